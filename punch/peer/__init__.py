@@ -1,0 +1,1 @@
+"""The client: registers, calls, answers, and holds links."""

@@ -1,0 +1,1 @@
+"""The public service that introduces peers: control channel, registry, reflector."""

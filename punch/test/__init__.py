@@ -1,0 +1,1 @@
+"""`trial punch`: unit tests, and the simulated internet they run on."""

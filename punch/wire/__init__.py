@@ -1,0 +1,1 @@
+"""From bytes to values and back: STUN, control messages, sealed envelopes, demultiplexing."""

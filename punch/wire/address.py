@@ -1,0 +1,42 @@
+"""Transport addresses and datagrams, as every core passes them."""
+
+from __future__ import annotations
+
+from ipaddress import IPv6Address, ip_address
+from typing import NamedTuple
+
+
+class Address(NamedTuple):
+    """An IP address in canonical text form, and a port (0 to 65535)."""
+
+    host: str
+    port: int
+
+    @property
+    def is_ipv6(self) -> bool:
+        return ":" in self.host
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if self.is_ipv6 else f"{self.host}:{self.port}"
+
+
+class Transmit(NamedTuple):
+    """A datagram to send: from the socket bound to `local`, to `remote`."""
+
+    data: bytes
+    remote: Address
+    local: Address
+
+
+def canonical(host: str, port: int) -> Address:
+    """
+    The one form in which an address is compared: compressed IPv6, IPv4-mapped IPv6 as IPv4.
+
+    :raise ValueError: `host` is no IP address, or `port` is out of range.
+    """
+    address = ip_address(host)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port {port} is out of range")
+    return Address(str(address), port)

@@ -1,0 +1,17 @@
+"""What `twistd` offers when Punch is installed. It imports nothing heavy: the modules are named, not loaded."""
+
+from twisted.application.service import ServiceMaker
+
+rendezvous = ServiceMaker(
+    "Punch rendezvous",
+    "punch.rendezvous.tap",
+    "Introduce peers behind NATs to each other.",
+    "punch-rendezvous",
+)
+
+peer = ServiceMaker(
+    "Punch peer",
+    "punch.peer.tap",
+    "Punch through to another peer and chat with it, or wait for one.",
+    "punch-peer",
+)
