@@ -1,0 +1,1 @@
+"""End to end: real processes, real sockets, kernel NATs in network namespaces."""

@@ -1,0 +1,41 @@
+"""Parts that a test needs from the machine: a missing one skips with its reason, and under CI fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+PACKAGES = {
+    "nft": "nftables",
+    "ip": "iproute2",
+    "tcpdump": "tcpdump",
+    "turnutils_stunclient": "coturn",
+    "turnutils_natdiscovery": "coturn",
+    "gcore": "gdb",
+}
+
+
+def missing(reason: str) -> None:
+    """Skip with `reason`; under `CI=true` a missing part is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def need(*programs: str) -> None:
+    """Each program must be on the path."""
+    for program in programs:
+        if shutil.which(program) is None:
+            missing(f"{program} is not installed (Debian package {PACKAGES.get(program, program)})")
+
+
+def need_namespaces() -> None:
+    """Network namespaces with nftables, which only root can make."""
+    need("ip", "nft")
+    if os.geteuid() != 0:
+        missing("network namespaces need root")
+    if subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode != 0:
+        missing("this kernel or container does not allow network namespaces")

@@ -1,0 +1,138 @@
+"""
+Networks of real kernels: namespaces joined by Ethernet, with nftables NATs.
+
+A `Lab` owns everything it makes and removes all of it at the end, also after a failure.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+from collections.abc import Sequence
+from types import TracebackType
+
+_labs = itertools.count()
+
+
+def run(*arguments: str, text: str | None = None) -> str:
+    """Run a command to its end; an error shows what it printed."""
+    done = subprocess.run(arguments, input=text, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(arguments)}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+class Host:
+    """One namespace: a host, a router, or a switch."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        run("ip", "netns", "add", name)
+        self.run("ip", "link", "set", "lo", "up")
+
+    @property
+    def prefix(self) -> list[str]:
+        """Put before a command's words, this runs it here."""
+        return ["ip", "netns", "exec", self.name]
+
+    def run(self, *arguments: str, text: str | None = None) -> str:
+        return run(*self.prefix, *arguments, text=text)
+
+    def nft(self, rules: str) -> None:
+        self.run("nft", "-f", "-", text=rules)
+
+    def route(self, via: str) -> None:
+        self.run("ip", "route", "add", "default", "via", via)
+
+    def sysctl(self, *settings: str) -> None:
+        for setting in settings:
+            self.run("sysctl", "-qw", setting)
+
+
+class Lab:
+    """A set of namespaces, named after this process so that labs run side by side."""
+
+    def __init__(self) -> None:
+        self._tag = f"p{os.getpid() % 100000}x{next(_labs)}"
+        self._interfaces = itertools.count()
+        self.hosts: list[Host] = []
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for host in reversed(self.hosts):
+            for pid in run("ip", "netns", "pids", host.name).split():
+                subprocess.run(["kill", "-9", pid], check=False)
+            subprocess.run(["ip", "netns", "del", host.name], check=False)
+
+    def host(self, name: str) -> Host:
+        host = Host(f"{self._tag}-{name}")
+        self.hosts.append(host)
+        return host
+
+    def switch(self, name: str) -> Host:
+        """A namespace that holds one bridge, `br0`."""
+        switch = self.host(name)
+        switch.run("ip", "link", "add", "br0", "type", "bridge")
+        switch.run("ip", "link", "set", "br0", "up")
+        return switch
+
+    def plug(self, host: Host, switch: Host, interface: str, *addresses: str) -> None:
+        """A cable from `host` to `switch`; `addresses` with their prefix length."""
+        far = f"port{next(self._interfaces)}"
+        run("ip", "link", "add", interface, "netns", host.name, "type", "veth", "peer", "name", far, "netns", switch.name)
+        switch.run("ip", "link", "set", far, "master", "br0", "up")
+        for address in addresses:
+            flags = ["nodad"] if ":" in address else []
+            host.run("ip", "address", "add", address, "dev", interface, *flags)
+        host.run("ip", "link", "set", interface, "up")
+
+    def nat(self, name: str, public: Host, public_address: str, lan: Host, lan_address: str) -> Host:
+        """A home router: masquerades what leaves its `wan`, drops what nobody inside asked for."""
+        router = self.host(name)
+        self.plug(router, public, "wan", public_address)
+        self.plug(router, lan, "lan", lan_address)
+        router.sysctl("net.ipv4.ip_forward=1")
+        router.nft(
+            """
+            table ip nat {
+                chain post { type nat hook postrouting priority 100; oifname "wan" masquerade; }
+            }
+            table ip filter {
+                chain input {
+                    type filter hook input priority 0;
+                    iifname "wan" ct state established,related accept
+                    iifname "wan" drop
+                }
+                chain forward {
+                    type filter hook forward priority 0;
+                    iifname "wan" ct state new drop
+                }
+            }
+            """
+        )
+        return router
+
+
+class Capture:
+    """All packets that cross one interface, to a file (tcpdump)."""
+
+    def __init__(self, host: Host, interface: str, path: str, options: Sequence[str] = ()) -> None:
+        self.path = path
+        self._process = subprocess.Popen(
+            [*host.prefix, "tcpdump", "-i", interface, "-U", "-s", "0", "-w", path, "--immediate-mode", *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        assert self._process.stderr is not None
+        line = self._process.stderr.readline()  # "listening on …": the capture has begun
+        while b"listening on" not in line and self._process.poll() is None:
+            line = self._process.stderr.readline()
+
+    def stop(self) -> bytes:
+        self._process.terminate()
+        self._process.wait(10)
+        with open(self.path, "rb") as file:
+            return file.read()

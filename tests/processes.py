@@ -1,0 +1,140 @@
+"""Punch's own programs as a script drives them: `--json` on stdout, commands on stdin."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+Event = dict[str, Any]
+
+TWISTD = str(Path(sys.executable).with_name("twistd"))
+PUNCH = str(Path(sys.executable).with_name("punch"))
+
+
+class ProcessFailed(AssertionError):
+    """What was waited for did not happen; the message has all that the process printed."""
+
+
+class JSONProcess:
+    """One running program whose stdout is JSON lines. `prefix` puts it somewhere (`ip netns exec …`)."""
+
+    def __init__(self, arguments: Sequence[str], *, cwd: Path, prefix: Sequence[str] = (), env: dict[str, str] | None = None) -> None:
+        self.arguments = [*prefix, *arguments]
+        self.events: list[Event] = []
+        self._stderr_path = cwd / f"stderr-{time.monotonic_ns()}.log"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PUNCH_")} | (env or {})
+        with self._stderr_path.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                self.arguments,
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        self._queue: queue.Queue[Event | None] = queue.Queue()
+        self._seen = 0
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._queue.put(json.loads(line))
+        self._queue.put(None)
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr_path.read_text(errors="replace")
+
+    def _fail(self, what: str) -> ProcessFailed:
+        lines = "\n".join(json.dumps(event) for event in self.events)
+        return ProcessFailed(f"{what}\n{' '.join(self.arguments)}\nexit: {self.process.poll()}\n{lines}\n{self.stderr}")
+
+    def wait(self, name: str, timeout: float = 20.0, where: Callable[[Event], bool] = lambda event: True) -> Event:
+        """The next event called `name` (of those not yet waited past) for which `where` holds."""
+        end = time.monotonic() + timeout
+        while True:
+            while self._seen < len(self.events):
+                event = self.events[self._seen]
+                self._seen += 1
+                if event["event"] == name and where(event):
+                    return event
+            try:
+                new = self._queue.get(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                raise self._fail(f"no {name!r} event within {timeout} s") from None
+            if new is None:
+                self._queue.put(None)
+                raise self._fail(f"ended before a {name!r} event")
+            self.events.append(new)
+
+    def command(self, command: str, **fields: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def exit(self, timeout: float = 20.0) -> int:
+        """Wait for its end and give the exit status."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise self._fail(f"still running after {timeout} s") from None
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.kill(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(5)
+        self.kill()
+        self.process.wait()
+
+
+class Programs:
+    """Starts rendezvous and peers below one directory, and ends them all."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._running: list[JSONProcess] = []
+
+    def start(self, arguments: Sequence[str], *, prefix: Sequence[str] = (), env: dict[str, str] | None = None) -> JSONProcess:
+        process = JSONProcess(arguments, cwd=self.directory, prefix=prefix, env=env)
+        self._running.append(process)
+        return process
+
+    def rendezvous(self, *options: str, state: str = "state", prefix: Sequence[str] = ()) -> JSONProcess:
+        directory = str(self.directory / state)
+        return self.start([TWISTD, "-n", "punch-rendezvous", "--json", "--state-dir", directory, *options], prefix=prefix)
+
+    def peer(self, name: str, *options: str, state: str = "state", prefix: Sequence[str] = ()) -> JSONProcess:
+        directory = str(self.directory / state)
+        return self.start(
+            [TWISTD, "-n", "punch-peer", "--json", "--state-dir", directory, "--name", name, *options], prefix=prefix
+        )
+
+    def close(self) -> None:
+        for process in reversed(self._running):
+            process.close()
+
+
+@contextlib.contextmanager
+def programs(directory: Path) -> Iterator[Programs]:
+    running = Programs(directory)
+    try:
+        yield running
+    finally:
+        running.close()
