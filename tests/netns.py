@@ -61,7 +61,9 @@ class Lab:
     def __enter__(self) -> Lab:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for host in reversed(self.hosts):
             for pid in run("ip", "netns", "pids", host.name).split():
                 subprocess.run(["kill", "-9", pid], check=False)
@@ -82,7 +84,21 @@ class Lab:
     def plug(self, host: Host, switch: Host, interface: str, *addresses: str) -> None:
         """A cable from `host` to `switch`; `addresses` with their prefix length."""
         far = f"port{next(self._interfaces)}"
-        run("ip", "link", "add", interface, "netns", host.name, "type", "veth", "peer", "name", far, "netns", switch.name)
+        run(
+            "ip",
+            "link",
+            "add",
+            interface,
+            "netns",
+            host.name,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            far,
+            "netns",
+            switch.name,
+        )
         switch.run("ip", "link", "set", far, "master", "br0", "up")
         for address in addresses:
             flags = ["nodad"] if ":" in address else []
@@ -122,7 +138,19 @@ class Capture:
     def __init__(self, host: Host, interface: str, path: str, options: Sequence[str] = ()) -> None:
         self.path = path
         self._process = subprocess.Popen(
-            [*host.prefix, "tcpdump", "-i", interface, "-U", "-s", "0", "-w", path, "--immediate-mode", *options],
+            [
+                *host.prefix,
+                "tcpdump",
+                "-i",
+                interface,
+                "-U",
+                "-s",
+                "0",
+                "-w",
+                path,
+                "--immediate-mode",
+                *options,
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         )

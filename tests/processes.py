@@ -28,7 +28,14 @@ class ProcessFailed(AssertionError):
 class JSONProcess:
     """One running program whose stdout is JSON lines. `prefix` puts it somewhere (`ip netns exec …`)."""
 
-    def __init__(self, arguments: Sequence[str], *, cwd: Path, prefix: Sequence[str] = (), env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        cwd: Path,
+        prefix: Sequence[str] = (),
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.arguments = [*prefix, *arguments]
         self.events: list[Event] = []
         self._stderr_path = cwd / f"stderr-{time.monotonic_ns()}.log"
@@ -59,9 +66,13 @@ class JSONProcess:
 
     def _fail(self, what: str) -> ProcessFailed:
         lines = "\n".join(json.dumps(event) for event in self.events)
-        return ProcessFailed(f"{what}\n{' '.join(self.arguments)}\nexit: {self.process.poll()}\n{lines}\n{self.stderr}")
+        return ProcessFailed(
+            f"{what}\n{' '.join(self.arguments)}\nexit: {self.process.poll()}\n{lines}\n{self.stderr}"
+        )
 
-    def wait(self, name: str, timeout: float = 20.0, where: Callable[[Event], bool] = lambda event: True) -> Event:
+    def wait(
+        self, name: str, timeout: float = 20.0, where: Callable[[Event], bool] = lambda event: True
+    ) -> Event:
         """The next event called `name` (of those not yet waited past) for which `where` holds."""
         end = time.monotonic() + timeout
         while True:
@@ -111,19 +122,24 @@ class Programs:
         self.directory = directory
         self._running: list[JSONProcess] = []
 
-    def start(self, arguments: Sequence[str], *, prefix: Sequence[str] = (), env: dict[str, str] | None = None) -> JSONProcess:
+    def start(
+        self, arguments: Sequence[str], *, prefix: Sequence[str] = (), env: dict[str, str] | None = None
+    ) -> JSONProcess:
         process = JSONProcess(arguments, cwd=self.directory, prefix=prefix, env=env)
         self._running.append(process)
         return process
 
     def rendezvous(self, *options: str, state: str = "state", prefix: Sequence[str] = ()) -> JSONProcess:
         directory = str(self.directory / state)
-        return self.start([TWISTD, "-n", "punch-rendezvous", "--json", "--state-dir", directory, *options], prefix=prefix)
+        return self.start(
+            [TWISTD, "-n", "punch-rendezvous", "--json", "--state-dir", directory, *options], prefix=prefix
+        )
 
     def peer(self, name: str, *options: str, state: str = "state", prefix: Sequence[str] = ()) -> JSONProcess:
         directory = str(self.directory / state)
         return self.start(
-            [TWISTD, "-n", "punch-peer", "--json", "--state-dir", directory, "--name", name, *options], prefix=prefix
+            [TWISTD, "-n", "punch-peer", "--json", "--state-dir", directory, "--name", name, *options],
+            prefix=prefix,
         )
 
     def close(self) -> None:

@@ -1,0 +1,120 @@
+"""The layers of docs/architecture.md: imports point down, and protocol cores import no Twisted."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import punch
+
+ROOT = Path(punch.__file__).parent
+
+#: What each part may import besides itself. A part is a package or a module directly below `punch`.
+ALLOWED = {
+    "identity": set(),
+    "state": {"identity"},
+    "wire": {"identity"},
+    "traversal": {"wire", "identity"},
+    "link": {"traversal", "wire", "identity"},
+    "peer": {"link", "traversal", "wire", "identity"},
+    "apps": {"peer", "link", "wire", "identity"},
+    "ui": {"apps", "peer", "link", "wire", "identity"},
+    "rendezvous": {"wire", "identity"},
+}
+
+#: Composition roots: where a process is put together. They may import anything, and nothing imports them.
+ROOTS = {
+    "punch.cli",
+    "punch.demo",
+    "punch.twistd",
+    "punch.__main__",
+    "punch.rendezvous.tap",
+    "punch.peer.tap",
+}
+
+#: Packages, or modules in them, that must not know Twisted.
+PURE = ["punch.identity", "punch.wire", "punch.traversal"]
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        relative = path.relative_to(ROOT.parent).with_suffix("")
+        name = ".".join(relative.parts).removesuffix(".__init__")
+        if not name.startswith("punch.test"):
+            yield name, ast.parse(path.read_text(), str(path))
+
+
+def imports(name: str, tree: ast.Module, package: bool) -> Iterator[str]:
+    """Absolute names of all modules that a module imports, at any depth of its code."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = name.split(".")
+                parts = parts[: len(parts) - node.level + (1 if package else 0)]
+                base = ".".join([*parts, base] if base else parts)
+            yield base
+            for alias in node.names:
+                yield f"{base}.{alias.name}"
+
+
+class LayersTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.imports: dict[str, set[str]] = {}
+        for name, tree in modules():
+            package = (ROOT.parent / Path(*name.split("."))).is_dir()
+            self.imports[name] = set(imports(name, tree, package))
+
+    def test_imports_point_down(self) -> None:
+        wrong = []
+        for name, imported in self.imports.items():
+            if name in ROOTS or name == "punch":
+                continue
+            part = name.split(".")[1]
+            for target in imported:
+                if not target.startswith("punch.") or target == "punch.__version__":
+                    continue
+                if target.split(".")[1] not in ALLOWED[part] | {part}:
+                    wrong.append(f"{name} imports {target}")
+        self.assertEqual(wrong, [])
+
+    def test_nothing_imports_a_composition_root(self) -> None:
+        wrong = [
+            f"{name} imports {root}"
+            for name, imported in self.imports.items()
+            for root in ROOTS & imported
+            if name not in ROOTS
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_pure_parts_do_not_import_twisted(self) -> None:
+        wrong = [
+            name
+            for name, imported in self.imports.items()
+            if any(name == pure or name.startswith(pure + ".") for pure in PURE)
+            and any(target.split(".")[0] in ("twisted", "asyncio") for target in imported)
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_the_global_reactor_is_named_only_where_a_process_starts(self) -> None:
+        wrong = [
+            name
+            for name, imported in self.imports.items()
+            if "twisted.internet.reactor" in imported and name not in ROOTS
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_every_part_is_placed(self) -> None:
+        parts = {name.split(".")[1] for name in self.imports if name != "punch"} - {
+            "cli",
+            "demo",
+            "twistd",
+            "__main__",
+        }
+        self.assertEqual(parts - set(ALLOWED), set())
