@@ -54,7 +54,7 @@ class Lab:
     """A set of namespaces, named after this process so that labs run side by side."""
 
     def __init__(self) -> None:
-        self._tag = f"p{os.getpid() % 100000}x{next(_labs)}"
+        self._tag = f"punch{os.getpid()}-{next(_labs)}"
         self._interfaces = itertools.count()
         self.hosts: list[Host] = []
 

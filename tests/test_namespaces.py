@@ -189,8 +189,6 @@ import socket, sys
 connection = socket.create_connection((sys.argv[1], 9))
 connection.sendall(sys.stdin.buffer.read())
 """
-    "import socket, sys; s = socket.create_connection((sys.argv[1], 9)); s.sendall(sys.stdin.buffer.read())"
-)
 
 
 def test_the_search_finds_plaintext(lab: Lab, tmp_path: Path) -> None:
@@ -258,6 +256,6 @@ def test_two_addresses_on_a_lan(lab: Lab, running: Programs) -> None:
 
 def test_this_file_leaves_nothing_behind() -> None:
     need_namespaces()
-    mine = f"p{os.getpid() % 100000}x"
+    mine = f"punch{os.getpid()}-"
     names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     assert mine not in names
