@@ -1,0 +1,335 @@
+"""
+STUN messages (RFC 8489), strictly: bytes to values and back.
+
+`parse` takes only what the RFC allows and raises `STUNError` for everything else, so that nobody further on
+has to wonder. `encode` writes a message, protected by a key if one is given. The attributes are in
+`punch.wire.stun_attributes`; those used everywhere can be imported from here too.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from hashlib import md5
+from hashlib import sha256 as _sha256
+from struct import Struct
+from struct import error as StructError
+from typing import Any
+from zlib import crc32
+
+from punch.wire.stun_attributes import CODECS, MAGIC_COOKIE, REQUIRED_BELOW, Attribute, STUNError
+
+__all__ = [
+    "HEADER_SIZE",
+    "MAGIC_COOKIE",
+    "Attribute",
+    "Message",
+    "MessageClass",
+    "Method",
+    "PasswordAlgorithm",
+    "STUNError",
+    "encode",
+    "error",
+    "long_term_key",
+    "parse",
+    "success",
+    "userhash",
+]
+
+HEADER_SIZE = 20
+"""Bytes before the first attribute: type, length, magic cookie, transaction ID."""
+
+FINGERPRINT_MASK = 0x5354554E
+"""What the CRC-32 of FINGERPRINT is XORed with: "STUN" (RFC 8489, section 14.7)."""
+
+
+class Method(IntEnum):
+    """What a message is about (RFC 8489, section 18.2; RFC 8656, section 17)."""
+
+    BINDING = 1
+    ALLOCATE = 3
+    REFRESH = 4
+    SEND = 6
+    DATA = 7
+    CREATE_PERMISSION = 8
+    CHANNEL_BIND = 9
+
+
+class MessageClass(IntEnum):
+    """Question, statement or answer (RFC 8489, section 5)."""
+
+    REQUEST = 0
+    INDICATION = 1
+    SUCCESS = 2
+    ERROR = 3
+
+
+class PasswordAlgorithm(IntEnum):
+    """How a long-term key is made from a password (RFC 8489, section 18.5)."""
+
+    MD5 = 1
+    SHA256 = 2
+
+
+_HEADER = Struct(">HHI")
+_ATTRIBUTE = Struct(">HH")
+_CLASSES = tuple(MessageClass)
+_COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
+_MESSAGE_INTEGRITY = int(Attribute.MESSAGE_INTEGRITY)
+_MESSAGE_INTEGRITY_SHA256 = int(Attribute.MESSAGE_INTEGRITY_SHA256)
+_FINGERPRINT = int(Attribute.FINGERPRINT)
+_PROTECTION = (_MESSAGE_INTEGRITY, _MESSAGE_INTEGRITY_SHA256, _FINGERPRINT)
+_SHA1_SIZE = 20
+_SHA256_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Message:
+    """
+    One STUN message.
+
+    `attributes` are pairs of type and value, in order, duplicates included. MESSAGE-INTEGRITY, -SHA256 and
+    FINGERPRINT are not among them: `encode` writes them, and of a parsed message `has_integrity`,
+    `check_integrity` and `has_fingerprint` tell. Values are typed: addresses are `Address`, numbers `int`,
+    texts `str`, flags `True`, ERROR-CODE is `(code, reason)`, UNKNOWN-ATTRIBUTES a tuple of numbers, and the
+    bytes of a type that isn't known stay `bytes`.
+    """
+
+    method: int
+    message_class: MessageClass
+    transaction_id: bytes
+    attributes: tuple[tuple[int, Any], ...] = ()
+    has_fingerprint: bool = field(default=False, compare=False)
+    """Whether the parsed message had a FINGERPRINT, which then was right."""
+    _raw: bytes = field(default=b"", compare=False, repr=False)
+    # Where these attributes begin in `_raw`, 0 for those it does not have.
+    _sha1_at: int = field(default=0, compare=False, repr=False)
+    _sha256_at: int = field(default=0, compare=False, repr=False)
+
+    def get(self, attribute: int) -> Any | None:
+        """
+        The value of the first attribute of this type (RFC 8489, section 14: others are ignored), or None.
+        """
+        for kind, value in self.attributes:
+            if kind == attribute:
+                return value
+        return None
+
+    def get_all(self, attribute: int) -> Iterator[Any]:
+        """Every value of this type, for the few attributes that may stand in a message more than once."""
+        return (value for kind, value in self.attributes if kind == attribute)
+
+    def __contains__(self, attribute: int) -> bool:
+        return any(kind == attribute for kind, _ in self.attributes)
+
+    def unknown_required(self) -> tuple[int, ...]:
+        """The types that must be understood and are not, once each: what a 420 answer lists."""
+        return tuple(
+            dict.fromkeys(kind for kind, _ in self.attributes if kind < REQUIRED_BELOW and kind not in CODECS)
+        )
+
+    def has_integrity(self) -> bool:
+        """
+        Whether the parsed message has a MESSAGE-INTEGRITY of either kind. Says nothing about its being right.
+        """
+        return bool(self._sha1_at or self._sha256_at)
+
+    def check_integrity(self, key: bytes, *, shortest_sha256: int = _SHA256_SIZE) -> bool:
+        """
+        Whether this message, which was parsed, is protected by `key` (RFC 8489, sections 14.5 and 14.6).
+
+        Whatever is there must be right, and something must be there: False for a message without, and for one
+        that was not parsed. Compares in constant time.
+
+        :param shortest_sha256: bytes that a MESSAGE-INTEGRITY-SHA256 must have at least. A usage may allow it
+            truncated, down to 16; none of ours does.
+        """
+        raw = self._raw
+        right = self.has_integrity()
+        if at := self._sha1_at:
+            expected = _digest(raw, at, at + 4 + _SHA1_SIZE, key, "sha1")
+            right &= hmac.compare_digest(expected, raw[at + 4 : at + 4 + _SHA1_SIZE])
+        if at := self._sha256_at:
+            size = int.from_bytes(raw[at + 2 : at + 4], "big")
+            expected = _digest(raw, at, at + 4 + size, key, "sha256")[:size]
+            right &= size >= shortest_sha256 and hmac.compare_digest(expected, raw[at + 4 : at + 4 + size])
+        return right
+
+
+def _digest(raw: bytes, at: int, end: int, key: bytes, algorithm: str) -> bytes:
+    """The HMAC of what stands before `at`, with the header's length as if the message ended at `end`."""
+    length = (end - HEADER_SIZE).to_bytes(2, "big")
+    return hmac.digest(key, raw[:2] + length + raw[4:at], algorithm)
+
+
+def _fingerprint(covered: bytes) -> bytes:
+    return (crc32(covered) ^ FINGERPRINT_MASK).to_bytes(4, "big")
+
+
+def parse(data: bytes) -> Message:
+    """
+    Read one message, which `data` must be from its first byte to its last.
+
+    What follows MESSAGE-INTEGRITY, but for MESSAGE-INTEGRITY-SHA256 and FINGERPRINT, is ignored, as sections
+    14.5 and 14.6 say: nobody vouches for it. Nothing may follow FINGERPRINT (section 14.7).
+
+    :raise STUNError: this is no STUN message, one of its attributes has no lawful value, or its FINGERPRINT
+        is wrong.
+    """
+    size = len(data)
+    if size < HEADER_SIZE:
+        raise STUNError(f"{size} bytes are too few for a header")
+    message_type, length, cookie = _HEADER.unpack_from(data)
+    if message_type > 0x3FFF:
+        raise STUNError("the first two bits are not zero")
+    if cookie != MAGIC_COOKIE:
+        raise STUNError("the magic cookie is missing")
+    if length & 3 or length + HEADER_SIZE != size:
+        raise STUNError(f"the header says {length} bytes follow, and {size - HEADER_SIZE} do")
+    mask = data[4:HEADER_SIZE]
+    attributes: list[tuple[int, Any]] = []
+    sha1_at = sha256_at = 0
+    has_fingerprint = False
+    position = HEADER_SIZE
+    while position < size:
+        kind, value_size = _ATTRIBUTE.unpack_from(data, position)
+        start = position + 4
+        end = start + value_size
+        if end > size:
+            raise STUNError(f"attribute 0x{kind:04x} runs over the end of the message")
+        if kind == _FINGERPRINT:
+            if value_size != 4 or end != size:
+                raise STUNError("FINGERPRINT is not 4 bytes at the end of the message")
+            if _fingerprint(data[:position]) != data[start:]:
+                raise STUNError("FINGERPRINT is wrong")
+            has_fingerprint = True
+        elif sha256_at:
+            pass
+        elif kind == _MESSAGE_INTEGRITY_SHA256:
+            if not 16 <= value_size <= _SHA256_SIZE or value_size & 3:
+                raise STUNError(f"MESSAGE-INTEGRITY-SHA256 has {value_size} bytes")
+            sha256_at = position
+        elif sha1_at:
+            pass
+        elif kind == _MESSAGE_INTEGRITY:
+            if value_size != _SHA1_SIZE:
+                raise STUNError(f"MESSAGE-INTEGRITY has {value_size} bytes")
+            sha1_at = position
+        elif (codec := CODECS.get(kind)) is not None:
+            attributes.append((kind, codec.decode(data[start:end], mask)))
+        else:
+            attributes.append((kind, data[start:end]))
+        position = end + 3 & ~3
+    return Message(
+        method=message_type & 0xF | message_type >> 1 & 0x70 | message_type >> 2 & 0xF80,
+        message_class=_CLASSES[message_type >> 4 & 1 | message_type >> 7 & 2],
+        transaction_id=data[8:HEADER_SIZE],
+        attributes=tuple(attributes),
+        has_fingerprint=has_fingerprint,
+        _raw=data,
+        _sha1_at=sha1_at,
+        _sha256_at=sha256_at,
+    )
+
+
+def encode(
+    message: Message, key: bytes | None = None, *, fingerprint: bool = True, sha256: bool = False
+) -> bytes:
+    """
+    Write a message.
+
+    :param key: protects it with MESSAGE-INTEGRITY: the password itself for short-term credentials,
+        `long_term_key` for long-term ones.
+    :param fingerprint: end it with a FINGERPRINT.
+    :param sha256: protect it with MESSAGE-INTEGRITY-SHA256 instead.
+    :raise STUNError: a value is not lawful, or the whole is too long.
+    """
+    method = message.method
+    if not 0 <= method <= 0xFFF:
+        raise STUNError(f"there is no method {method}")
+    if len(message.transaction_id) != 12:
+        raise STUNError("a transaction ID has 12 bytes")
+    mask = _COOKIE + message.transaction_id
+    message_class = message.message_class
+    message_type = (
+        method & 0xF
+        | (method & 0x70) << 1
+        | (method & 0xF80) << 2
+        | (message_class & 1) << 4
+        | (message_class & 2) << 7
+    )
+    parts = [message_type.to_bytes(2, "big"), b"", mask]
+    length = 0
+    for kind, value in message.attributes:
+        if kind in _PROTECTION:
+            raise STUNError("MESSAGE-INTEGRITY and FINGERPRINT are written by encode itself")
+        codec = CODECS.get(kind)
+        try:
+            octets: bytes = value if codec is None else codec.encode(value, mask)
+            size = len(octets)
+            padding = -size & 3
+            parts += (_ATTRIBUTE.pack(kind, size), octets, bytes(padding))
+        except STUNError:
+            raise
+        except (StructError, TypeError, ValueError, OverflowError, AttributeError) as wrong:
+            raise STUNError(f"attribute 0x{kind:04x} can't have the value {value!r}") from wrong
+        length += 4 + size + padding
+    if key is not None:
+        kind, algorithm, size = (
+            (_MESSAGE_INTEGRITY_SHA256, "sha256", _SHA256_SIZE)
+            if sha256
+            else (_MESSAGE_INTEGRITY, "sha1", _SHA1_SIZE)
+        )
+        length += 4 + size
+        parts[1] = _length(length)
+        digest = hmac.digest(key, b"".join(parts), algorithm)
+        parts += (_ATTRIBUTE.pack(kind, size), digest)
+    if fingerprint:
+        length += 8
+        parts[1] = _length(length)
+        covered = b"".join(parts)
+        return covered + b"\x80\x28\x00\x04" + _fingerprint(covered)
+    parts[1] = _length(length)
+    return b"".join(parts)
+
+
+def _length(length: int) -> bytes:
+    if length > 0xFFFF:
+        raise STUNError(f"{length} bytes of attributes are too many for one message")
+    return length.to_bytes(2, "big")
+
+
+def success(request: Message, *attributes: tuple[int, Any]) -> Message:
+    """The success response to `request`, with `attributes`."""
+    return Message(request.method, MessageClass.SUCCESS, request.transaction_id, attributes)
+
+
+def error(request: Message, code: int, reason: str, *attributes: tuple[int, Any]) -> Message:
+    """The error response to `request`: ERROR-CODE, then `attributes`."""
+    return Message(
+        request.method,
+        MessageClass.ERROR,
+        request.transaction_id,
+        ((Attribute.ERROR_CODE, (code, reason)), *attributes),
+    )
+
+
+def long_term_key(
+    username: str, realm: str, password: str, algorithm: PasswordAlgorithm = PasswordAlgorithm.MD5
+) -> bytes:
+    """
+    The key for MESSAGE-INTEGRITY from long-term credentials (RFC 8489, section 9.2.2).
+
+    All three texts are taken as they are; whoever lets people type them prepares them first (RFC 8265).
+    """
+    credentials = f"{username}:{realm}:{password}".encode()
+    if algorithm is PasswordAlgorithm.SHA256:
+        return _sha256(credentials).digest()
+    return md5(credentials, usedforsecurity=False).digest()
+
+
+def userhash(username: str, realm: str) -> bytes:
+    """The value of USERHASH, which stands for a USERNAME that is to stay unseen (RFC 8489, section 14.4)."""
+    return _sha256(f"{username}:{realm}".encode()).digest()
