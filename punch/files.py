@@ -1,0 +1,79 @@
+"""
+Files that only their owner may read, written so that no crash and no second process leaves half of one.
+
+It stands below everything else and imports nothing of Punch. All functions raise `OSError` and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+
+def make_private_directory(path: Path) -> None:
+    """Create `path` and what is missing above it, each new directory with mode 0700."""
+    if path.is_dir():
+        return
+    make_private_directory(path.parent)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+
+
+def create_private(path: Path, content: bytes) -> bool:
+    """
+    Create `path` with mode 0600 and all of `content` at once.
+
+    :return: False if something of this name is there already: it is left alone.
+    """
+    temporary = _write_temporary(path, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:
+        return _create_in_place(path, content)  # a file system without hard links
+    finally:
+        os.unlink(temporary)
+    return True
+
+
+def replace_private(path: Path, content: bytes) -> None:
+    """Write `content` to `path` with mode 0600: afterwards it is the old or the new one, never a part."""
+    temporary = _write_temporary(path, content)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _write_temporary(path: Path, content: bytes) -> Path:
+    # The name only has to be unused; it decides nothing, so it needs no seeded source.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}")
+    if not _create_in_place(temporary, content):
+        raise FileExistsError(f"{temporary} exists")
+    return temporary
+
+
+def _create_in_place(path: Path, content: bytes) -> bool:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileExistsError:
+        return False
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        raise
+    return True

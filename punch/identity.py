@@ -1,0 +1,322 @@
+"""
+Who a peer is: an Ed25519 key, its text form, its key file, and what it signs.
+
+The peer ID is the public key as 56 characters of lower-case base32, in the manner of Tor v3 onion addresses:
+key (32 bytes), checksum (2), version (1). The same text form with another version is a rendezvous's pin.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import unicodedata
+from base64 import b32decode, b32encode
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha3_256, sha256
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+
+from punch.curve25519 import montgomery_scalar, montgomery_u
+from punch.files import create_private, make_private_directory
+
+RandomBytes = Callable[[int], bytes]
+"""A source of that many random bytes: `os.urandom`, or a seeded one in tests."""
+
+PEER_ID_VERSION = 1
+PIN_VERSION = 2
+TEXT_LENGTH = 56
+LABEL_PREFIX = b"punch/1 "
+MAX_KEY_FILE = 16384
+"""Bytes of a key file that are read; a key has about 120."""
+
+_ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz234567")
+
+
+class PeerIDError(ValueError):
+    """A text, key or certificate is no peer ID; `str()` is a sentence for the user."""
+
+
+class IdentityError(Exception):
+    """A key can't be loaded, created or used; `str()` is a sentence for the user."""
+
+
+def key_to_text(payload: bytes, version: int) -> str:
+    """32 bytes (a key or the hash of one) as 56 characters: payload, checksum, version."""
+    return b32encode(payload + _checksum(payload, version) + bytes([version])).decode("ascii").lower()
+
+
+def key_from_text(text: str, what: str) -> tuple[bytes, int]:
+    """
+    Read what `key_to_text` wrote: in either case, spaces and dashes ignored. The caller judges the version.
+
+    :param what: what the text should be ("peer ID"), for the messages.
+    :raise PeerIDError: it is not of this form, or there is a typo in it.
+    """
+    characters = [c for c in text if not c.isspace() and unicodedata.category(c) != "Pd"]
+    compact = "".join(characters).lower()
+    if not compact:
+        raise PeerIDError(f"The {what} is empty: paste the {TEXT_LENGTH} characters as they were printed.")
+    for character in characters:
+        if character.lower() not in _ALPHABET:
+            raise PeerIDError(
+                f"There is a typo in the {what}: it has the letters a to z and the digits 2 to 7, "
+                f"not {character!a}. Copy it again."
+            )
+    if len(compact) != TEXT_LENGTH:
+        some = "characters are missing" if len(compact) < TEXT_LENGTH else "there is too much"
+        raise PeerIDError(
+            f"There is a typo in the {what}: {some}, it has {TEXT_LENGTH} characters and this has "
+            f"{len(compact)}. Copy it again."
+        )
+    raw = b32decode(compact.upper())
+    payload, checksum, version = raw[:32], raw[32:34], raw[34]
+    if checksum != _checksum(payload, version):
+        raise PeerIDError(
+            f"There is a typo in the {what} {compact[:8]}…: its checksum does not match. Copy it again."
+        )
+    return payload, version
+
+
+def _checksum(payload: bytes, version: int) -> bytes:
+    return sha3_256(b".punch checksum" + payload + bytes([version])).digest()[:2]
+
+
+@dataclass(frozen=True, order=True)
+class PeerID:
+    """A peer's Ed25519 public key (32 bytes). The order is that of the bytes."""
+
+    key: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.key) != 32:
+            raise PeerIDError(f"A peer's key has 32 bytes, this one has {len(self.key)}.")
+
+    @classmethod
+    def parse(cls, text: str) -> PeerID:
+        """
+        Read a peer ID as a person typed or pasted it.
+
+        :raise PeerIDError: it is none; a typo is named as a typo.
+        """
+        if "://" in text:
+            raise PeerIDError(
+                "This is an address, not a peer ID: a peer prints its ID when it starts, and a rendezvous "
+                "address goes with --rendezvous."
+            )
+        key, version = key_from_text(text, "peer ID")
+        if version == PIN_VERSION:
+            raise PeerIDError(
+                "This is the pin of a rendezvous, not a peer ID: a peer prints its ID when it starts."
+            )
+        if version != PEER_ID_VERSION:
+            raise PeerIDError(
+                f"This peer ID has version {version} and this Punch knows version {PEER_ID_VERSION}: "
+                "install a newer Punch."
+            )
+        return cls(key)._checked()
+
+    @classmethod
+    def from_certificate(cls, certificate: x509.Certificate) -> PeerID:
+        """
+        Whose key a certificate carries. Nothing else in it is looked at: names and dates prove nothing here.
+
+        :raise PeerIDError: it is not a usable Ed25519 key.
+        """
+        try:
+            key = certificate.public_key()
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise PeerIDError("The certificate's key can't be read; a peer's is an Ed25519 key.") from error
+        if not isinstance(key, Ed25519PublicKey):
+            raise PeerIDError("The certificate's key is not an Ed25519 key, as a peer's must be.")
+        return cls(key.public_bytes_raw())._checked()
+
+    def __str__(self) -> str:
+        return key_to_text(self.key, PEER_ID_VERSION)
+
+    def __repr__(self) -> str:
+        return f"<PeerID {self.short}>"
+
+    @property
+    def short(self) -> str:
+        """The first 8 characters, for messages to people only: anyone can make another key that has them."""
+        return str(self)[:8]
+
+    def verify(self, label: bytes, message: bytes, signature: bytes) -> bool:
+        """Whether this peer signed `message` for the purpose `label`."""
+        try:
+            Ed25519PublicKey.from_public_bytes(self.key).verify(signature, label + b"\0" + message)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+    def x25519(self) -> X25519PublicKey:
+        """
+        The key that what is meant for this peer is sealed to.
+
+        :raise PeerIDError: the key is no point of the prime-order group in canonical form.
+        """
+        try:
+            return X25519PublicKey.from_public_bytes(montgomery_u(self.key))
+        except ValueError as error:
+            raise PeerIDError(f"The peer ID {self.short}… is no usable Ed25519 key: {error}.") from error
+
+    def _checked(self) -> PeerID:
+        self.x25519()
+        return self
+
+
+class Identity:
+    """A peer's, or a rendezvous service's, private key."""
+
+    def __init__(self, private_key: Ed25519PrivateKey) -> None:
+        self.private_key = private_key
+        self.peer_id = PeerID(private_key.public_key().public_bytes_raw())
+
+    @classmethod
+    def generate(cls, random: RandomBytes = os.urandom) -> Identity:
+        """A new key from 32 random bytes."""
+        return cls(Ed25519PrivateKey.from_private_bytes(random(32)))
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> Identity:
+        """
+        Read a PKCS #8 private key in PEM form.
+
+        :raise IdentityError: it is none, it is encrypted, or it is not an Ed25519 key.
+        """
+        try:
+            key = load_pem_private_key(pem, None)
+        except TypeError as error:
+            raise IdentityError(
+                "The private key is encrypted with a passphrase, which Punch can't ask for."
+            ) from error
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise IdentityError("There is no private key in PEM form in it.") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise IdentityError("The private key in it is not an Ed25519 key.")
+        return cls(key)
+
+    def to_pem(self) -> bytes:
+        """The private key as unencrypted PKCS #8 in PEM form, as `openssl genpkey` writes it."""
+        return self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    def sign(self, label: bytes, message: bytes) -> bytes:
+        """
+        Sign `message` (64 bytes come back) for one purpose, so that no signature can serve another.
+
+        :param label: begins with ``punch/1 `` and has no zero byte.
+        """
+        if not label.startswith(LABEL_PREFIX) or b"\0" in label:
+            raise ValueError(f"{label!r} is no label for a signature")
+        return self.private_key.sign(label + b"\0" + message)
+
+    def x25519(self) -> X25519PrivateKey:
+        """The key that opens what was sealed to `peer_id`."""
+        return X25519PrivateKey.from_private_bytes(montgomery_scalar(self.private_key.private_bytes_raw()))
+
+    def certificate(
+        self, not_before: datetime, days: int = 3650, hosts: Sequence[str] = ()
+    ) -> x509.Certificate:
+        """
+        A self-signed certificate that carries the key and says nothing about its owner.
+
+        The same arguments give the same bytes.
+
+        :param not_before: an aware datetime.
+        :param hosts: DNS names and IP addresses a service is reached at.
+        """
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "punch")])
+        public_key = self.private_key.public_key()
+        spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        serial = sha256(spki + not_before.isoformat().encode("ascii")).digest()[:16]
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(public_key)
+            .serial_number(int.from_bytes(serial, "big") >> 1 | 1)
+            .not_valid_before(not_before)
+            .not_valid_after(not_before + timedelta(days=days))
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        )
+        if hosts:
+            names = [_general_name(host) for host in hosts]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(self.private_key, None)
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def load_identity(path: Path, random: RandomBytes = os.urandom) -> Identity:
+    """
+    The identity whose key file is `path`, created (mode 0600) if there is none yet.
+
+    Two processes that do this at once get the same key.
+
+    :raise IdentityError: the file can't be read or created, others can read it, or it holds no Ed25519 key.
+    """
+    try:
+        pem = _read_key_file(path)
+        if pem is None:
+            make_private_directory(path.parent)
+            create_private(path, Identity.generate(random).to_pem())
+            pem = _read_key_file(path)
+    except OSError as error:
+        raise IdentityError(
+            f"The key file {path} can't be used: {error.strerror or error}. "
+            "Choose another directory with --state-dir."
+        ) from error
+    if pem is None:
+        raise IdentityError(f"The key file {path} vanished while it was being read. Start again.")
+    try:
+        return Identity.from_pem(pem)
+    except IdentityError as error:
+        raise IdentityError(
+            f"The key file {path} can't be used: {error} Move it away and a new key (a new ID) will be made."
+        ) from error
+
+
+def _read_key_file(path: Path) -> bytes | None:
+    """The file's content; None if there is no such file."""
+    # Without O_NONBLOCK, opening a named pipe would wait for somebody to write.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        return None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise IdentityError(
+                f"The key file {path} is a directory or a device, not a file. "
+                "Move it away, or choose another directory with --state-dir."
+            )
+        if os.name == "posix" and mode & 0o077:
+            raise IdentityError(
+                f"Other users can read or change the key file {path} (mode {stat.S_IMODE(mode):04o}). "
+                f"Run: chmod 600 {shlex.quote(str(path))}"
+            )
+        return os.read(descriptor, MAX_KEY_FILE)
+    finally:
+        os.close(descriptor)

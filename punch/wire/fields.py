@@ -1,0 +1,216 @@
+"""
+Typed reading of the fields of a JSON object: the one place that says what a name, a key or a number may be.
+
+Every reader takes a JSON value and returns the typed one, or raises `FieldError` with the rest of a sentence
+that begins with the field's name.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from punch.identity import PeerID, PeerIDError
+
+MAX_NAME = 64
+MAX_TEXT = 500
+
+T = TypeVar("T")
+Reader = Callable[[object], T]
+
+_BAD_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+_REQUIRED = object()
+
+
+class FieldError(ValueError):
+    """A field has a wrong type or value."""
+
+
+def field(container: Mapping[str, Any], name: str, read: Reader[T], default: Any = _REQUIRED) -> T:
+    """
+    Read one field; an absent one has its default, or is an error without one.
+
+    :raise FieldError: with a text that names the field.
+    """
+    if name not in container:
+        if default is _REQUIRED:
+            raise FieldError(f"{name} is missing")
+        value: T = default
+        return value
+    try:
+        return read(container[name])
+    except FieldError as error:
+        raise FieldError(f"{name} {error}") from error
+
+
+def is_visible(text: str) -> bool:
+    """
+    Whether a text can be shown as it is: no control characters (terminal escapes among them), no invisible
+    formatting (bidirectional overrides among it), no line breaks, no space but U+0020.
+    """
+    for character in text:
+        category = unicodedata.category(character)
+        if category in _BAD_CATEGORIES or (category == "Zs" and character != " "):
+            return False
+    return True
+
+
+def clean(text: str, limit: int = MAX_TEXT) -> str:
+    """A text of ours made fit to send: what can't be shown is replaced, what is too long is cut."""
+    return "".join(c if is_visible(c) else "\N{REPLACEMENT CHARACTER}" for c in text[:limit])
+
+
+def string(value: object) -> str:
+    """Any string."""
+    if not isinstance(value, str):
+        raise FieldError("must be a string")
+    return value
+
+
+def name(value: object) -> str:
+    """A person's or machine's name: 1 to 64 visible characters, with no space at either end."""
+    text = string(value)
+    if not 1 <= len(text) <= MAX_NAME:
+        raise FieldError(f"must have 1 to {MAX_NAME} characters")
+    if not is_visible(text):
+        raise FieldError("has a character that can't be shown")
+    if text != text.strip():
+        raise FieldError("begins or ends with a space")
+    return text
+
+
+def check_name(text: str) -> str:
+    """
+    The same as a check for what a user typed.
+
+    :raise ValueError: with a whole sentence.
+    """
+    try:
+        return name(text)
+    except FieldError as error:
+        raise ValueError(f"The name {text[:MAX_NAME]!a} can't be used: it {error}.") from error
+
+
+def sentence(value: object) -> str:
+    """A text for a person: at most 500 visible characters."""
+    text = string(value)
+    if len(text) > MAX_TEXT:
+        raise FieldError(f"has more than {MAX_TEXT} characters")
+    if not is_visible(text):
+        raise FieldError("has a character that can't be shown")
+    return text
+
+
+def integer(low: int, high: int) -> Reader[int]:
+    """An integer from `low` to `high`, both included."""
+
+    def read(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise FieldError("must be an integer")
+        if not low <= value <= high:
+            raise FieldError(f"must be {low} to {high}")
+        return value
+
+    return read
+
+
+def number(low: float, high: float) -> Reader[float]:
+    """A number from `low` to `high`, both included."""
+
+    def read(value: object) -> float:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise FieldError("must be a number")
+        if not low <= value <= high:
+            raise FieldError(f"must be {low:g} to {high:g}")
+        return float(value)
+
+    return read
+
+
+def boolean(value: object) -> bool:
+    """`true` or `false`."""
+    if not isinstance(value, bool):
+        raise FieldError("must be true or false")
+    return value
+
+
+def matching(pattern: str, what: str) -> Reader[str]:
+    """A string of which all matches `pattern`."""
+    compiled = re.compile(pattern)
+
+    def read(value: object) -> str:
+        text = string(value)
+        if compiled.fullmatch(text) is None:
+            raise FieldError(f"must be {what}")
+        return text
+
+    return read
+
+
+def binary(low: int, high: int) -> Reader[bytes]:
+    """
+    From `low` to `high` bytes as base64url (RFC 4648, section 5), unpadded and in its one canonical form.
+    """
+
+    def read(value: object) -> bytes:
+        text = string(value)
+        if len(text) > (high * 4 + 2) // 3:
+            raise FieldError(f"has more than {high} bytes")
+        if re.fullmatch(r"[A-Za-z0-9_-]*", text) is None:
+            raise FieldError("must be base64url without padding")
+        if len(text) % 4 == 1:
+            raise FieldError("must be base64url without padding")
+        data = urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        if to_base64(data) != text:
+            raise FieldError("is not in canonical base64url")
+        if not low <= len(data) <= high:
+            raise FieldError(f"must have {low} bytes" if low == high else f"must have {low} to {high} bytes")
+        return data
+
+    return read
+
+
+def to_base64(data: bytes) -> str:
+    """base64url without padding."""
+    return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def peer_id(value: object) -> PeerID:
+    """A peer ID in its one printed form: programs don't add dashes or change case."""
+    text = string(value)
+    try:
+        peer = PeerID.parse(text)
+    except PeerIDError as error:
+        raise FieldError(f"is not a peer ID. {error}") from error
+    if str(peer) != text:
+        raise FieldError("must be a peer ID in lower case, without spaces or dashes")
+    return peer
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """A JSON object."""
+    if not isinstance(value, dict):
+        raise FieldError("must be an object")
+    return value
+
+
+def sequence(read: Reader[T], limit: int) -> Reader[tuple[T, ...]]:
+    """An array of at most `limit` values."""
+
+    def read_all(value: object) -> tuple[T, ...]:
+        if not isinstance(value, list):
+            raise FieldError("must be an array")
+        if len(value) > limit:
+            raise FieldError(f"has more than {limit} entries")
+        result = []
+        for index, entry in enumerate(value):
+            try:
+                result.append(read(entry))
+            except FieldError as error:
+                raise FieldError(f"[{index}] {error}") from error
+        return tuple(result)
+
+    return read_all

@@ -1,0 +1,334 @@
+"""
+Offers, answers and trickled candidates: sealed to who may read them, signed by who wrote them.
+
+Sealing is HPKE in base mode (RFC 9180) with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and ChaCha20Poly1305.
+What is sealed is a JSON object, filled up with spaces to a multiple of 256 bytes so that its size says
+little. What is signed is `label ‖ 0 ‖ recipient's key ‖ context ‖ body`; HPKE's `info` is `label ‖ 0 ‖
+sender's key ‖ recipient's key ‖ context`, so nobody can put their own name under a body that someone else
+sealed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
+
+from punch.identity import Identity, PeerID, PeerIDError
+from punch.wire import strict_json
+from punch.wire.candidate import Candidate, UnsupportedCandidate
+from punch.wire.fields import (
+    FieldError,
+    binary,
+    boolean,
+    check_name,
+    field,
+    integer,
+    mapping,
+    matching,
+    name,
+    peer_id,
+    sequence,
+    string,
+    to_base64,
+)
+
+MAX_CANDIDATES = 32
+"""Candidates in one offer, answer or trickled message."""
+MAX_BODY = 10240
+"""Bytes of a sealed body: with base64, keys and signature it fits a control line."""
+PADDING = 256
+"""What is sealed has a multiple of so many bytes."""
+
+OFFER_LABEL = b"punch/1 offer"
+ANSWER_LABEL = b"punch/1 answer"
+CANDIDATE_LABEL = b"punch/1 candidate"
+
+_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
+_OVERHEAD = 32 + 16  # the encapsulated key and the tag
+
+_ufrag = matching("[A-Za-z0-9+/]{4,256}", "4 to 256 ICE characters")
+_password = matching("[A-Za-z0-9+/]{22,256}", "22 to 256 ICE characters")
+_pacing = integer(5, 1000)
+
+
+class SealError(Exception):
+    """
+    Something sealed can't be opened, is not signed by its sender, or makes no sense; or can't be sealed.
+    """
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What the rendezvous carries and can't read: `sig` is by the sender, over the exact bytes of `body`."""
+
+    to: PeerID
+    body: bytes
+    sig: bytes
+
+    def to_json(self) -> dict[str, str]:
+        """As a value for `strict_json.dumps`."""
+        return {"to": str(self.to), "body": to_base64(self.body), "sig": to_base64(self.sig)}
+
+    @classmethod
+    def from_json(cls, value: object) -> Envelope:
+        """:raise FieldError: it is no envelope."""
+        fields = mapping(value)
+        return cls(
+            field(fields, "to", peer_id),
+            field(fields, "body", binary(_OVERHEAD + PADDING, MAX_BODY)),
+            field(fields, "sig", binary(64, 64)),
+        )
+
+    def digest(self) -> bytes:
+        """SHA-256 over recipient, body and signature: what an answer and a link proof are bound to."""
+        return sha256(self.to.key + self.body + self.sig).digest()
+
+
+@dataclass(frozen=True)
+class Offer:
+    """
+    What a caller tells the one it calls.
+
+    `reply_key` is a fresh X25519 public key (32 bytes): what comes back is sealed to it, and can't be
+    opened later by someone who gets the identity key. `complete`: no more candidates will be trickled.
+    """
+
+    name: str
+    ufrag: str
+    password: str
+    candidates: tuple[Candidate, ...]
+    reply_key: bytes
+    pacing_ms: int = 50
+    generation: int = 0
+    complete: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the called peer tells the caller. `certificate_sha256` is of its link certificate in DER form."""
+
+    name: str
+    ufrag: str
+    password: str
+    candidates: tuple[Candidate, ...]
+    certificate_sha256: bytes
+    pacing_ms: int = 50
+    complete: bool = False
+
+
+@dataclass(frozen=True)
+class TrickledCandidates:
+    """Candidates found later (RFC 8838). `complete`: these were the last."""
+
+    candidates: tuple[Candidate, ...]
+    complete: bool
+
+
+def seal_offer(identity: Identity, to: PeerID, offer: Offer) -> Envelope:
+    """
+    Seal an offer to the called peer's identity key.
+
+    :raise SealError: the offer or the recipient's key is not usable.
+    """
+    value = {
+        **_common_to_json(offer),
+        "reply_key": to_base64(offer.reply_key),
+        "generation": offer.generation,
+    }
+    return _seal(identity, to, _key_of(to), OFFER_LABEL, b"", value)
+
+
+def open_offer(identity: Identity, sender: PeerID, envelope: Envelope) -> Offer:
+    """:raise SealError: it is not a usable offer from `sender` to `identity`."""
+    fields = _open(identity.peer_id, identity.x25519(), sender, OFFER_LABEL, b"", envelope)
+    try:
+        return Offer(
+            name=field(fields, "name", name),
+            ufrag=field(fields, "ufrag", _ufrag),
+            password=field(fields, "password", _password),
+            candidates=field(fields, "candidates", _candidates),
+            reply_key=field(fields, "reply_key", binary(32, 32)),
+            pacing_ms=field(fields, "pacing", _pacing, 50),
+            generation=field(fields, "generation", integer(0, 2**31 - 1), 0),
+            complete=field(fields, "complete", boolean, False),
+        )
+    except FieldError as error:
+        raise SealError(f"The offer makes no sense: {error}.") from error
+
+
+def seal_answer(
+    identity: Identity, to: PeerID, reply_key: bytes, offer_digest: bytes, answer: Answer
+) -> Envelope:
+    """
+    Seal an answer to the key that came with the offer.
+
+    :raise SealError: the answer or the key is not usable.
+    """
+    value = {**_common_to_json(answer), "certificate": to_base64(answer.certificate_sha256)}
+    try:
+        key = X25519PublicKey.from_public_bytes(reply_key)
+    except ValueError as error:
+        raise SealError("The offer's reply key is no key.") from error
+    return _seal(identity, to, key, ANSWER_LABEL, offer_digest, value)
+
+
+def open_answer(
+    me: PeerID, reply_private: X25519PrivateKey, sender: PeerID, offer_digest: bytes, envelope: Envelope
+) -> Answer:
+    """:raise SealError: it is not a usable answer from `sender` to this offer of mine."""
+    fields = _open(me, reply_private, sender, ANSWER_LABEL, offer_digest, envelope)
+    try:
+        return Answer(
+            name=field(fields, "name", name),
+            ufrag=field(fields, "ufrag", _ufrag),
+            password=field(fields, "password", _password),
+            candidates=field(fields, "candidates", _candidates),
+            certificate_sha256=field(fields, "certificate", binary(32, 32)),
+            pacing_ms=field(fields, "pacing", _pacing, 50),
+            complete=field(fields, "complete", boolean, False),
+        )
+    except FieldError as error:
+        raise SealError(f"The answer makes no sense: {error}.") from error
+
+
+def seal_trickle(
+    identity: Identity,
+    to: PeerID,
+    recipient_key: X25519PublicKey,
+    call: str,
+    offer_digest: bytes,
+    sequence: int,
+    trickle: TrickledCandidates,
+) -> Envelope:
+    """
+    Seal later candidates: to the called peer's identity key, or to the caller's reply key.
+
+    :param sequence: how many such messages this side has sent before in this call.
+    :raise SealError: the candidates or the key are not usable.
+    """
+    context = _trickle_context(call, offer_digest, sequence)
+    value = {"candidates": _candidate_texts(trickle.candidates), "complete": trickle.complete}
+    return _seal(identity, to, recipient_key, CANDIDATE_LABEL, context, value)
+
+
+def open_trickle(
+    me: PeerID,
+    recipient_private: X25519PrivateKey,
+    sender: PeerID,
+    call: str,
+    offer_digest: bytes,
+    sequence: int,
+    envelope: Envelope,
+) -> TrickledCandidates:
+    """:raise SealError: it is not the trickled message with this number from `sender` in this call."""
+    context = _trickle_context(call, offer_digest, sequence)
+    fields = _open(me, recipient_private, sender, CANDIDATE_LABEL, context, envelope)
+    try:
+        return TrickledCandidates(
+            candidates=field(fields, "candidates", _candidates),
+            complete=field(fields, "complete", boolean, False),
+        )
+    except FieldError as error:
+        raise SealError(f"The candidates make no sense: {error}.") from error
+
+
+def _trickle_context(call: str, offer_digest: bytes, sequence: int) -> bytes:
+    return bytes.fromhex(call) + offer_digest + sequence.to_bytes(4, "big")
+
+
+def _key_of(peer: PeerID) -> X25519PublicKey:
+    try:
+        return peer.x25519()
+    except PeerIDError as error:
+        raise SealError(str(error)) from error
+
+
+def _seal(
+    identity: Identity,
+    to: PeerID,
+    key: X25519PublicKey,
+    label: bytes,
+    context: bytes,
+    value: Mapping[str, Any],
+) -> Envelope:
+    plain = strict_json.dumps(value)
+    plain += b" " * (-len(plain) % PADDING)
+    if len(plain) + _OVERHEAD > MAX_BODY:
+        raise SealError(f"There is too much to seal: {len(plain)} bytes.")
+    try:
+        body = _SUITE.encrypt(plain, key, _info(label, identity.peer_id, to, context))
+    except ValueError as error:
+        raise SealError("The recipient's key is of small order: nothing can be sealed to it.") from error
+    return Envelope(to, body, identity.sign(label, to.key + context + body))
+
+
+def _open(
+    me: PeerID,
+    private_key: X25519PrivateKey,
+    sender: PeerID,
+    label: bytes,
+    context: bytes,
+    envelope: Envelope,
+) -> Mapping[str, Any]:
+    if envelope.to != me:
+        raise SealError("It is meant for another peer.")
+    if not sender.verify(label, me.key + context + envelope.body, envelope.sig):
+        raise SealError("Its signature is not by the sender.")
+    try:
+        plain = _SUITE.decrypt(envelope.body, private_key, _info(label, sender, me, context))
+    except (InvalidTag, ValueError) as error:
+        raise SealError("It was not sealed for this use.") from error
+    try:
+        return mapping(strict_json.loads(plain))
+    except ValueError as error:
+        raise SealError(f"What was sealed is not a JSON object: {error}.") from error
+
+
+def _info(label: bytes, sender: PeerID, to: PeerID, context: bytes) -> bytes:
+    return label + b"\0" + sender.key + to.key + context
+
+
+def _common_to_json(value: Offer | Answer) -> dict[str, Any]:
+    try:
+        check_name(value.name)
+    except ValueError as error:
+        raise SealError(str(error)) from error
+    return {
+        "name": value.name,
+        "ufrag": value.ufrag,
+        "password": value.password,
+        "candidates": _candidate_texts(value.candidates),
+        "pacing": value.pacing_ms,
+        "complete": value.complete,
+    }
+
+
+def _candidate_texts(candidates: tuple[Candidate, ...]) -> list[str]:
+    if len(candidates) > MAX_CANDIDATES:
+        raise SealError(
+            f"There are {len(candidates)} candidates; at most {MAX_CANDIDATES} go into one message."
+        )
+    return [str(candidate) for candidate in candidates]
+
+
+def _candidates(value: object) -> tuple[Candidate, ...]:
+    """Those that can be used: candidates of kinds not known here are left out, as RFC 8839 wants."""
+    found = sequence(_candidate, MAX_CANDIDATES)(value)
+    return tuple(candidate for candidate in found if candidate is not None)
+
+
+def _candidate(value: object) -> Candidate | None:
+    try:
+        return Candidate.parse(string(value))
+    except UnsupportedCandidate:
+        return None
+    except FieldError:
+        raise
+    except ValueError as error:
+        raise FieldError(f"is wrong: {error}") from error
