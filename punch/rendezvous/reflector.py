@@ -1,0 +1,198 @@
+"""
+The reflector: tells whoever asks which address a datagram came from (STUN Binding, RFC 8489).
+
+It talks to strangers who may lie about where they are, so it gives nobody a lever:
+
+- A plain Binding request of 20 bytes is answered with 32 (IPv6: 44): the header and XOR-MAPPED-ADDRESS, no
+  SOFTWARE, no MAPPED-ADDRESS, no OTHER-ADDRESS. No answer is ever longer than three times its question.
+- Everything that isn't a well-formed Binding request gets silence: noise, responses, indications, other
+methods,
+  RFC 3489 clients, whose requests lack the magic cookie.
+- What it answers is limited by a token bucket for each IPv4 /24 and IPv6 /64.
+- It answers from where it was asked and to where it was asked from. RFC 5780's CHANGE-REQUEST, RESPONSE-PORT
+and
+  PADDING would let strangers aim it elsewhere or make it send more. They are answered with 420 (Unknown
+  Attribute), as RFC 8489, section 6.3.1 asks of a server that doesn't have them; `turnutils_natdiscovery`
+  takes that, and the lack of OTHER-ADDRESS in every answer, as "this server has no RFC 5780".
+
+No address is kept or logged. What stays in memory is the prefixes whose token buckets are not full.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from ipaddress import IPv6Address
+from struct import Struct
+from traceback import extract_tb
+
+from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import Logger
+
+from punch.rendezvous.limits import TokenBuckets
+from punch.wire.address import Address, canonical
+from punch.wire.stun import (
+    HEADER_SIZE,
+    MAGIC_COOKIE,
+    Attribute,
+    Message,
+    STUNError,
+    encode,
+    error,
+    parse,
+    success,
+)
+
+RATE = 100.0
+"""Answers a second to one prefix, in the long run."""
+BURST = 500.0
+"""Answers to one prefix at once, after a pause."""
+CAPACITY = 16384
+"""Prefixes whose bucket is remembered."""
+
+MAX_QUESTION = 2048
+"""Bytes: longer datagrams are not looked at. RFC 5780's padded requests have about 1,530."""
+AMPLIFICATION = 3
+"""No answer is longer than this many times its question."""
+
+_BINDING_REQUEST = b"\x00\x01"
+_COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
+_PLAIN_REQUEST = _BINDING_REQUEST + b"\x00\x00" + _COOKIE
+# Type and length of the answer to a plain request, and its one attribute up to the value.
+_ANSWER4, _ANSWER6 = b"\x01\x01\x00\x0c", b"\x01\x01\x00\x18"
+_MAPPED4 = Struct(">HHHHI")
+_MAPPED6 = Struct(">HHHH")
+_XOR_MAPPED_ADDRESS = int(Attribute.XOR_MAPPED_ADDRESS)
+_PORT_MASK = MAGIC_COOKIE >> 16
+_REFUSED = (Attribute.CHANGE_REQUEST, Attribute.RESPONSE_PORT, Attribute.PADDING)
+
+
+class Reflector:
+    """
+    What to answer to a datagram, if anything. Pure: no socket, no clock.
+
+    :param buckets: how much each prefix may ask. Keys are opaque numbers, one for each IPv4 /24 and IPv6 /64.
+    """
+
+    def __init__(self, buckets: TokenBuckets | None = None) -> None:
+        self._buckets = TokenBuckets(RATE, BURST, CAPACITY) if buckets is None else buckets
+
+    def handle(self, data: bytes, remote: tuple[str, int], now: float) -> bytes | None:
+        """
+        The answer to `data`, to be sent to where it came from, or None for silence.
+
+        :param remote: where it came from: host and port. An IPv6 host may have a zone ("%eth0").
+        :param now: monotonic seconds.
+        :raise ValueError: `remote` is no IP address.
+        """
+        plain = len(data) == HEADER_SIZE and data.startswith(_PLAIN_REQUEST)
+        if not plain and not (
+            HEADER_SIZE < len(data) <= MAX_QUESTION
+            and data.startswith(_BINDING_REQUEST)
+            and data.startswith(_COOKIE, 4)
+        ):
+            return None
+        host, port = remote
+        if ":" not in host:
+            a, b, c, d = host.split(".")
+            number = int(a) << 24 | int(b) << 16 | int(c) << 8 | int(d)
+            wide = False
+        else:
+            number = int(IPv6Address(host.partition("%")[0]))
+            wide = number >> 32 != 0xFFFF
+            if not wide:
+                # An IPv4 sender, as a socket for both families shows it.
+                number &= 0xFFFFFFFF
+        # Not negative for IPv4, negative for IPv6: the two never share a bucket.
+        if not self._buckets.allow(~(number >> 64) if wide else number >> 8, now):
+            return None
+        if not plain:
+            return _answer(data, canonical(host.partition("%")[0], port))
+        # Nearly every question is a plain one, so its answer is put together by hand.
+        if wide:
+            mapped = (number ^ int.from_bytes(data[4:], "big")).to_bytes(16, "big")
+            head = _MAPPED6.pack(_XOR_MAPPED_ADDRESS, 20, 2, port ^ _PORT_MASK)
+            return b"%b%b%b%b" % (_ANSWER6, data[4:], head, mapped)
+        return (
+            _ANSWER4
+            + data[4:]
+            + _MAPPED4.pack(_XOR_MAPPED_ADDRESS, 8, 1, port ^ _PORT_MASK, number ^ MAGIC_COOKIE)
+        )
+
+
+def _answer(data: bytes, remote: Address) -> bytes | None:
+    """The answer to a Binding request with attributes, or None if it is malformed."""
+    try:
+        request = parse(data)
+    except STUNError:
+        return None
+    unknown = _not_supported(request)
+    if unknown:
+        response = error(request, 420, "", (Attribute.UNKNOWN_ATTRIBUTES, unknown))
+    else:
+        response = success(request, (Attribute.XOR_MAPPED_ADDRESS, remote))
+    answer = encode(response, fingerprint=request.has_fingerprint)
+    return answer if len(answer) <= AMPLIFICATION * len(data) else None
+
+
+def _not_supported(request: Message) -> tuple[int, ...]:
+    """
+    What the request demands and doesn't get.
+
+    A CHANGE-REQUEST without a flag, like an empty PADDING, demands nothing. Attributes of ICE, TURN and
+    authentication are known and have no meaning here, so they are ignored (RFC 8489, section 6.3.1).
+    """
+    return tuple(int(kind) for kind in _REFUSED if request.get(kind)) + request.unknown_required()
+
+
+class ReflectorProtocol(DatagramProtocol):
+    """
+    A reflector on a UDP port: `reactor.listenUDP(3478, ReflectorProtocol(Reflector()))`.
+
+    :param monotonic: the time, in seconds.
+    """
+
+    noisy = False
+    _log = Logger()
+
+    def __init__(
+        self, reflector: Reflector | None = None, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._reflector = Reflector() if reflector is None else reflector
+        self._monotonic = monotonic
+        self._failures = 0
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        """Answer one datagram. Never raises: a stranger's datagram must not end anything."""
+        try:
+            answer = self._reflector.handle(datagram, addr, self._monotonic())
+            if answer is not None:
+                self._send(answer, addr)
+        except Exception as failure:
+            self._failed(failure)
+
+    def _send(self, answer: bytes, addr: tuple[str, int]) -> None:
+        if self.transport is None:
+            return
+        try:
+            self.transport.write(answer, addr)
+        except OSError:
+            # Whatever the system has against it (no route, no buffer, port 0), it is one datagram that was
+            # lost.
+            return
+
+    def _failed(self, failure: Exception) -> None:
+        """
+        Log a mistake of ours by its type and place: its text might hold the sender's address.
+
+        Only the first, second, fourth, eighth… are logged, so that nobody can fill the log by repeating it.
+        """
+        self._failures += 1
+        if self._failures & (self._failures - 1) == 0:
+            frames = extract_tb(failure.__traceback__)
+            self._log.error(
+                "The reflector could not answer a datagram, and goes on: {kind} in {place}, {count} so far",
+                kind=type(failure).__name__,
+                place=f"{frames[-1].name}, line {frames[-1].lineno}" if frames else "an unknown place",
+                count=self._failures,
+            )
