@@ -6,6 +6,7 @@ It stands below everything else and imports nothing of Punch. All functions rais
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from contextlib import suppress
@@ -19,9 +20,9 @@ def make_private_directory(path: Path) -> None:
     make_private_directory(path.parent)
     try:
         path.mkdir(mode=0o700)
-    except FileExistsError:
+    except FileExistsError as error:
         if not path.is_dir():
-            raise
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from error
 
 
 def create_private(path: Path, content: bytes) -> bool:

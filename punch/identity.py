@@ -14,7 +14,7 @@ import unicodedata
 from base64 import b32decode, b32encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from hashlib import sha3_256, sha256
 from ipaddress import ip_address
 from pathlib import Path
@@ -241,6 +241,7 @@ class Identity:
         :param not_before: an aware datetime.
         :param hosts: DNS names and IP addresses a service is reached at.
         """
+        not_before = not_before.astimezone(timezone.utc).replace(microsecond=0)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "punch")])
         public_key = self.private_key.public_key()
         spki = public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

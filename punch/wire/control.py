@@ -2,8 +2,7 @@
 The messages of the control channel: one JSON object a line, between a peer and its rendezvous.
 
 `docs/protocol.md` has the whole protocol. A message here is a frozen dataclass; `encode` writes it,
-`decode_request` reads what a service accepts, `decode_reply` what a peer accepts. Fields that are not known are
-ignored.
+`decode_request` reads what a service accepts, `decode_reply` what a peer accepts. Unknown fields are ignored.
 """
 
 from __future__ import annotations

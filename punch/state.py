@@ -1,0 +1,356 @@
+"""
+What Punch keeps between runs: keys, the address book, the rendezvous used last. All below one directory.
+
+    ROOT/rendezvous/       identity.key, certificate.pem, address, rendezvous.log
+    ROOT/peers/NAME/       identity.key, known.json, last-rendezvous, peer.log, .lock
+
+Directories are made when something is first written to them, for their owner only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from punch.files import make_private_directory, replace_private
+from punch.identity import Identity, IdentityError, PeerID, PeerIDError, RandomBytes, load_identity
+
+MAX_NAME = 64
+MAX_KNOWN_FILE = 16 * 1024 * 1024
+"""Bytes of an address book that are read: about a hundred thousand peers."""
+
+
+class StateError(Exception):
+    """Something kept can't be read or written; `str()` is a sentence for the user."""
+
+
+def default_state_dir(environ: Mapping[str, str], platform: str, home: Path) -> Path:
+    """
+    The platform's own place for a program's state.
+
+    :param platform: as `sys.platform`.
+    """
+    if platform == "win32":
+        local = environ.get("LOCALAPPDATA")
+        return (Path(local) if local else home / "AppData" / "Local") / "punch"
+    if platform == "darwin":
+        return home / "Library" / "Application Support" / "punch"
+    # The XDG specification wants relative paths to be ignored.
+    configured = environ.get("XDG_STATE_HOME", "")
+    return (Path(configured) if configured.startswith("/") else home / ".local" / "state") / "punch"
+
+
+class StateDirectory:
+    """The root of everything kept. Nothing is touched before something is asked for."""
+
+    def __init__(self, root: Path) -> None:
+        # twistd may change its working directory between the command line and the first use.
+        self.root = root.expanduser().absolute()
+
+    @property
+    def rendezvous(self) -> RendezvousState:
+        """What a rendezvous service keeps."""
+        return RendezvousState(self.root / "rendezvous")
+
+    def peer(self, name: str) -> PeerState:
+        """
+        What the peer of this name keeps.
+
+        :param name: 1 to 64 letters, digits, dots, dashes and underscores, the first of them not a dot.
+        :raise StateError: the name is not like that.
+        """
+        name = unicodedata.normalize("NFC", name)
+        allowed = all(c in "._-" or unicodedata.category(c)[0] in "LMN" for c in name)
+        if not 1 <= len(name) <= MAX_NAME or not allowed or name.startswith(".") or len(name.encode()) > 255:
+            raise StateError(
+                f"The name {name[:MAX_NAME]!a} can't be used: --name takes 1 to {MAX_NAME} letters, "
+                "digits, dots, dashes and underscores, and does not begin with a dot."
+            )
+        return PeerState(self.root / "peers" / name, name)
+
+
+class RendezvousState:
+    """What a rendezvous service keeps."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.log_path = directory / "rendezvous.log"
+        self._certificate_path = directory / "certificate.pem"
+        self._address_path = directory / "address"
+
+    def identity(self, random: RandomBytes = os.urandom) -> Identity:
+        """
+        The service's key, made on first use.
+
+        :raise StateError: it can't be loaded or made.
+        """
+        return _identity(self.directory, random)
+
+    def certificate(self, identity: Identity, hosts: Sequence[str], now: datetime) -> bytes:
+        """
+        The self-signed certificate of the service's key, in PEM form.
+
+        It is kept, and made anew when the key or a host has changed, or within 30 days of its end.
+
+        :param now: an aware datetime.
+        :raise StateError: it can't be written.
+        """
+        kept = _read(self._certificate_path)
+        if kept is not None and _still_good(kept, identity, hosts, now):
+            return kept
+        certificate = identity.certificate(now - timedelta(days=1), hosts=hosts)
+        pem = certificate.public_bytes(Encoding.PEM)
+        _write(self._certificate_path, pem)
+        return pem
+
+    def write_address(self, address: str) -> None:
+        """
+        Leave the service's address for this user's peers on this machine.
+
+        :raise StateError: it can't be written.
+        """
+        _write(self._address_path, address.encode() + b"\n")
+
+    def read_address(self) -> str | None:
+        """
+        The address that a service on this machine has left, if one ever ran.
+
+        :raise StateError: it can't be read.
+        """
+        return _read_line(self._address_path)
+
+
+class PeerState:
+    """What the peer of one name keeps. Two names of one user are two identities."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.directory = directory
+        self.name = name
+        self.log_path = directory / "peer.log"
+        self._last_path = directory / "last-rendezvous"
+        self._known: KnownPeers | None = None
+
+    def identity(self, random: RandomBytes = os.urandom) -> Identity:
+        """
+        The peer's key, made on first use.
+
+        :raise StateError: it can't be loaded or made.
+        """
+        return _identity(self.directory, random)
+
+    def lock(self) -> Lock:
+        """
+        Keep other processes from running with this identity, until released or until this process ends.
+
+        :raise StateError: another process has it.
+        """
+        path = self.directory / ".lock"
+        with _sentences(path):
+            make_private_directory(path.parent)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            with _sentences(path):
+                locked = _try_lock(descriptor)
+            if not locked:
+                raise StateError(
+                    f"Another process already runs with the identity {self.name!r}. "
+                    "End that one, or give this one an identity of its own with --name."
+                )
+        except StateError:
+            os.close(descriptor)
+            raise
+        return Lock(descriptor)
+
+    @property
+    def known(self) -> KnownPeers:
+        """
+        The address book.
+
+        :raise StateError: it can't be read.
+        """
+        if self._known is None:
+            self._known = KnownPeers(self.directory / "known.json")
+        return self._known
+
+    @property
+    def last_rendezvous(self) -> str | None:
+        """
+        The address of the rendezvous used last.
+
+        :raise StateError: it can't be read.
+        """
+        return _read_line(self._last_path)
+
+    def remember_rendezvous(self, address: str) -> None:
+        """
+        Make this the rendezvous used last.
+
+        :raise StateError: it can't be written.
+        """
+        if self.last_rendezvous != address:
+            _write(self._last_path, address.encode() + b"\n")
+
+
+class Lock:
+    """
+    A lock that the operating system drops when its process ends, however that happens.
+
+    The file stays: it is the open descriptor that holds the lock, so one left behind blocks nobody.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def release(self) -> None:
+        """Let another process have the identity. It does no harm to call it again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class KnownPeers:
+    """
+    The peers that the user has called or accepted, each with the name it had then.
+
+    :param path: where they are kept; None keeps them in memory.
+    :raise StateError: the file is there and can't be read. It is left as it is.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._names: dict[PeerID, str] = {} if path is None else _read_known(path)
+
+    def __contains__(self, peer: PeerID) -> bool:
+        return peer in self._names
+
+    def __iter__(self) -> Iterator[PeerID]:
+        return iter(sorted(self._names))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name_of(self, peer: PeerID) -> str | None:
+        """The name it had when last seen."""
+        return self._names.get(peer)
+
+    def add(self, peer: PeerID, name: str) -> None:
+        """
+        Add a peer, or give a known one its new name.
+
+        :raise StateError: it can't be written; until the process ends, the peer is known all the same.
+        """
+        if self._names.get(peer) == name:
+            return
+        self._names[peer] = name
+        if self._path is not None:
+            peers = {str(known): {"name": self._names[known]} for known in self}
+            content = json.dumps({"version": 1, "peers": peers}, indent=1)
+            _write(self._path, content.encode("ascii") + b"\n")
+
+
+class _sentences:
+    """Turns an `OSError` about a path into a sentence."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, OSError):
+            raise StateError(
+                f"The state file {self._path} can't be used: {error.strerror or error}. "
+                "Choose another directory with --state-dir."
+            ) from error
+
+
+def _identity(directory: Path, random: RandomBytes) -> Identity:
+    try:
+        return load_identity(directory / "identity.key", random)
+    except IdentityError as error:
+        raise StateError(str(error)) from error
+
+
+def _read(path: Path, limit: int = 65536) -> bytes | None:
+    """The content of a file, at most `limit` bytes of it; None if there is no such file."""
+    with _sentences(path):
+        try:
+            with path.open("rb") as file:
+                return file.read(limit)
+        except FileNotFoundError:
+            return None
+
+
+def _read_line(path: Path) -> str | None:
+    content = _read(path)
+    if content is None:
+        return None
+    lines = content.decode("utf-8", "replace").strip().splitlines()
+    return lines[0] if lines else None
+
+
+def _write(path: Path, content: bytes) -> None:
+    with _sentences(path):
+        make_private_directory(path.parent)
+        replace_private(path, content)
+
+
+def _still_good(pem: bytes, identity: Identity, hosts: Sequence[str], now: datetime) -> bool:
+    try:
+        kept = x509.load_pem_x509_certificate(pem)
+        same_key = PeerID.from_certificate(kept) == identity.peer_id
+    except ValueError:  # PeerIDError is one
+        return False
+    start, end = kept.not_valid_before_utc, kept.not_valid_after_utc
+    # Certificates are signed deterministically: the same key, dates and hosts make the same bytes.
+    remade = identity.certificate(start, days=(end - start).days, hosts=hosts)
+    return same_key and remade == kept and start <= now <= end - timedelta(days=30)
+
+
+def _read_known(path: Path) -> dict[PeerID, str]:
+    content = _read(path, MAX_KNOWN_FILE)
+    if content is None:
+        return {}
+    try:
+        entries = json.loads(content)["peers"].items()
+        return {PeerID.parse(text): _known_name(entry["name"]) for text, entry in entries}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PeerIDError) as error:
+        raise StateError(
+            f"The address book {path} is damaged. Repair it, or move it away and it will be begun anew."
+        ) from error
+
+
+def _known_name(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a name is a string")
+    return value
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int) -> bool:
+        # flock, not lockf: it belongs to the open file, so it outlives the fork of a process that daemonizes.
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

@@ -1,0 +1,168 @@
+"""
+Where a rendezvous is, and how it proves that it is the one: ``punch://host:port`` or
+``punch://host:port/PIN``.
+
+With a pin, the service's key must have exactly that hash; without one, a certificate authority vouches for
+the name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from ipaddress import ip_address
+
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from punch.identity import (
+    PEER_ID_VERSION,
+    PIN_VERSION,
+    PeerIDError,
+    key_from_text,
+    key_to_text,
+)
+
+DEFAULT_PORT = 7001
+SCHEME = "punch"
+
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+
+
+class RendezvousAddressError(ValueError):
+    """A text is no rendezvous address; `str()` is a sentence for the user."""
+
+
+def pin_of(public_key: CertificatePublicKeyTypes) -> bytes:
+    """The pin of a service's key: SHA-256 of its SubjectPublicKeyInfo in DER form (32 bytes)."""
+    return sha256(public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+
+
+@dataclass(frozen=True)
+class RendezvousAddress:
+    """
+    `host` is an IP address in canonical text form, or a DNS name in lower case (A-labels); `pin` as `pin_of`
+    gives it, or None: then a certificate authority is asked for.
+    """
+
+    host: str
+    port: int = DEFAULT_PORT
+    pin: bytes | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        pin = "" if self.pin is None else "/" + key_to_text(self.pin, PIN_VERSION)
+        return f"{SCHEME}://{host}:{self.port}{pin}"
+
+    @classmethod
+    def parse(cls, text: str) -> RendezvousAddress:
+        """
+        Read an address as a person pasted it, or typed it: the scheme and the port may be missing.
+
+        :raise RendezvousAddressError: it is none; the text says which part is wrong.
+        """
+        rest = text.strip()
+        if not rest:
+            raise RendezvousAddressError(
+                "The rendezvous address is empty: the service prints it when it starts, "
+                "as punch://host:port/PIN."
+            )
+        if "://" in rest:
+            scheme, rest = rest.split("://", 1)
+            if scheme.lower() != SCHEME:
+                raise RendezvousAddressError(
+                    f"A rendezvous address begins with punch://, not with {scheme[:20]!a}."
+                )
+        location, slash, pin_text = rest.partition("/")
+        for character, meaning in (("@", "user name"), ("?", "query"), ("#", "fragment")):
+            if character in rest:
+                raise RendezvousAddressError(
+                    f"A rendezvous address has no {meaning} ({character}): it is punch://host:port/PIN."
+                )
+        host_text, port = _split_port(location)
+        host = _host(host_text)
+        pin = _pin(pin_text) if slash and pin_text else None
+        return cls(host, port, pin)
+
+
+def _split_port(location: str) -> tuple[str, int]:
+    if location.startswith("["):
+        host, bracket, port_text = location[1:].partition("]")
+        if not bracket:
+            raise RendezvousAddressError(f"The ] after the IPv6 address is missing in {location[:60]!a}.")
+        if ":" not in host:
+            raise RendezvousAddressError(f"In brackets stands an IPv6 address, not {host[:60]!a}.")
+        if port_text and not port_text.startswith(":"):
+            raise RendezvousAddressError(f"After the ] comes a colon and a port, not {port_text[:20]!a}.")
+        return host, _port(port_text[1:]) if port_text else DEFAULT_PORT
+    if location.count(":") > 1:
+        raise RendezvousAddressError(
+            f"An IPv6 address stands in brackets, as in punch://[2001:db8::1]:7001, unlike {location[:60]!a}."
+        )
+    host, colon, port_text = location.partition(":")
+    return host, _port(port_text) if colon else DEFAULT_PORT
+
+
+def _port(text: str) -> int:
+    if re.fullmatch("[0-9]{1,5}", text) is None or not 1 <= int(text) <= 65535:
+        raise RendezvousAddressError(
+            f"The port of a rendezvous address is a number from 1 to 65535, not {text[:20]!a}."
+        )
+    return int(text)
+
+
+def _host(text: str) -> str:
+    if not text:
+        raise RendezvousAddressError(
+            "The host is missing in the rendezvous address: it is punch://host:port/PIN."
+        )
+    if ":" in text or re.fullmatch(r"[0-9.]*", text.rsplit(".", 1)[-1] or "-"):
+        try:
+            address = ip_address(text)
+        except ValueError as error:
+            raise RendezvousAddressError(f"{text[:60]!a} is no IP address.") from error
+        if address.is_unspecified or address.is_multicast:
+            raise RendezvousAddressError(
+                f"{address} is not the address of one host: give the one that the rendezvous is reached at."
+            )
+        return str(address)
+    try:
+        name = text.encode("idna").decode("ascii").lower().removesuffix(".")
+    except UnicodeError:
+        name = ""
+    if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        raise RendezvousAddressError(
+            f"{text[:60]!a} is no host name and no IP address. A rendezvous address is punch://host:port/PIN."
+        )
+    if _is_peer_id(name):
+        raise RendezvousAddressError(
+            "This is a peer ID, not a rendezvous address: the service prints its address when it starts, "
+            "as punch://host:port/PIN."
+        )
+    return name
+
+
+def _is_peer_id(name: str) -> bool:
+    try:
+        return key_from_text(name, "peer ID")[1] in (PEER_ID_VERSION, PIN_VERSION)
+    except PeerIDError:
+        return False
+
+
+def _pin(text: str) -> bytes:
+    try:
+        pin, version = key_from_text(text, "pin of the rendezvous")
+    except PeerIDError as error:
+        raise RendezvousAddressError(str(error)) from error
+    if version == PEER_ID_VERSION:
+        raise RendezvousAddressError(
+            "What follows the host is a peer ID, not the pin of the rendezvous: copy the address again "
+            "as the service prints it when it starts."
+        )
+    if version != PIN_VERSION:
+        raise RendezvousAddressError(
+            f"The pin of the rendezvous has version {version} and this Punch knows version {PIN_VERSION}: "
+            "install a newer Punch."
+        )
+    return pin
