@@ -240,7 +240,7 @@ own_log = _OwnLog()
 
 def use_own_files(options: usage.Options, directory: Path, log_path: Path) -> None:
     """
-    In `postOptions`: let `twistd` log to `log_path` and keep its pid (as a daemon only) in `directory`, unless
+    In `postOptions`: `twistd` logs to `log_path` and keeps its pid (as a daemon only) in `directory`, unless
     the user said otherwise, so that several programs started in one directory do not clash.
     Both directories exist. Does nothing when `options` were not parsed by `twistd`.
     """
