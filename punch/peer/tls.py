@@ -1,0 +1,205 @@
+"""
+TLS towards the rendezvous: TLS 1.3, ALPN `punch/1`, our identity as client certificate (DESIGN 4.2).
+
+The server is checked in one of two ways, never none: its key against the pin in the address, or its
+certificate against the authorities this machine trusts and the name or IP address that was asked for. What
+goes wrong is told apart here, in sentences, because a person has to act on it differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from ipaddress import ip_address
+
+from cryptography import x509
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from service_identity import CertificateError, VerificationError
+from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from punch.identity import Identity
+from punch.peer.events import Reason
+from punch.wire.rendezvous_address import RendezvousAddress, pin_of
+
+ALPN = b"punch/1"
+
+# Our certificate only carries the key: with dates that no clock can miss, a wrong clock does no harm.
+_NOT_BEFORE = datetime(2020, 1, 1, tzinfo=timezone.utc)
+_DAYS = 100 * 365
+
+_NOT_YET_VALID = 9
+_EXPIRED = 10
+
+
+class ControlProblem(Exception):
+    """
+    Why there is no usable connection to the rendezvous.
+
+    :ivar reason: a code (`Reason` or `ErrorCode` value).
+    :ivar text: one sentence for a person.
+    :ivar fatal: trying again cannot help until somebody changes something.
+    """
+
+    def __init__(self, reason: str, text: str, *, fatal: bool = False) -> None:
+        super().__init__(text)
+        self.reason = str(reason)
+        self.text = text
+        self.fatal = fatal
+
+
+class Verdict:
+    """What the check of one server's certificate found; it hangs on the `SSL.Connection` as its app data."""
+
+    problem: ControlProblem | None = None
+
+
+def place(address: RendezvousAddress) -> str:
+    """`host:port` for messages, without the pin."""
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return f"{host}:{address.port}"
+
+
+def not_a_rendezvous(address: RendezvousAddress) -> ControlProblem:
+    """Whatever answers at the address is something else."""
+    return ControlProblem(
+        Reason.PROTOCOL,
+        f"What answers at {place(address)} is not a Punch rendezvous; check host and port of the address.",
+        fatal=True,
+    )
+
+
+def certificate_refused(address: RendezvousAddress) -> ControlProblem:
+    """The server refused our certificate: under TLS 1.3, seen only after our handshake is done."""
+    return ControlProblem(
+        Reason.CERTIFICATE,
+        f"The rendezvous at {place(address)} refused this peer's certificate; "
+        "check that both run the same version of Punch, then start again.",
+        fatal=True,
+    )
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class ControlConnectionCreator:
+    """Makes the TLS side of each control connection to one rendezvous."""
+
+    def __init__(
+        self, address: RendezvousAddress, identity: Identity, roots: Sequence[x509.Certificate] | None = None
+    ) -> None:
+        """
+        :param roots: the authorities to trust where the address has no pin; None for the platform's.
+        """
+        self._address = address
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        context.set_options(SSL.OP_NO_TICKET)
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.set_alpn_protos([ALPN])
+        context.use_certificate(identity.certificate(_NOT_BEFORE, _DAYS))
+        context.use_privatekey(identity.private_key)
+        if address.pin is None:
+            if roots is None:
+                context.set_default_verify_paths()
+            else:
+                store = context.get_cert_store()
+                assert store is not None
+                for root in roots:
+                    store.add_cert(X509.from_cryptography(root))
+            context.set_verify(SSL.VERIFY_PEER, self._check_authority)
+        else:
+            context.set_verify(SSL.VERIFY_PEER, self._check_pin)
+        self._context = context
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """A connection whose app data is its `Verdict`."""
+        connection = SSL.Connection(self._context, None)
+        connection.set_app_data(Verdict())
+        try:
+            ip_address(self._address.host)
+        except ValueError:
+            connection.set_tlsext_host_name(self._address.host.encode("idna"))
+        return connection
+
+    def _check_pin(
+        self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
+    ) -> bool:
+        # The key is what is pinned: names, dates and issuers say nothing more about it.
+        if depth > 0 or pin_of(certificate.to_cryptography().public_key()) == self._address.pin:
+            return True
+        self._refuse(
+            connection,
+            Reason.BAD_PIN,
+            f"The rendezvous at {place(self._address)} has another key than its address says (a wrong pin): "
+            "it was set up anew, or somebody is in between; get its current address from whoever runs it.",
+        )
+        return False
+
+    def _check_authority(
+        self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
+    ) -> bool:
+        where = place(self._address)
+        parsed = certificate.to_cryptography()
+        if error == _EXPIRED:
+            self._refuse(
+                connection,
+                Reason.CERTIFICATE,
+                f"The certificate of the rendezvous at {where} expired on "
+                f"{parsed.not_valid_after_utc:%Y-%m-%d}; ask whoever runs it for a new one, and check this clock.",
+            )
+        elif error == _NOT_YET_VALID:
+            self._refuse(
+                connection,
+                Reason.CERTIFICATE,
+                f"The certificate of the rendezvous at {where} is valid only from "
+                f"{parsed.not_valid_before_utc:%Y-%m-%d} on; check this machine's clock.",
+            )
+        elif not ok:
+            self._refuse(
+                connection,
+                Reason.CERTIFICATE,
+                f"The certificate of the rendezvous at {where} is from nobody this machine "
+                "trusts; use the full address with its pin (punch://host:port/PIN) that it prints at its start.",
+            )
+        elif depth == 0 and not self._names_match(parsed):
+            self._refuse(
+                connection,
+                Reason.CERTIFICATE,
+                f"The certificate of the rendezvous at {where} is for another name ({_names(parsed)}); "
+                "use the name it is for, or the full address with its pin.",
+            )
+        else:
+            return True
+        return False
+
+    def _names_match(self, certificate: x509.Certificate) -> bool:
+        host = self._address.host
+        try:
+            try:
+                ip_address(host)
+            except ValueError:
+                verify_certificate_hostname(certificate, host)
+            else:
+                verify_certificate_ip_address(certificate, host)
+        except (VerificationError, CertificateError, ValueError):
+            return False
+        return True
+
+    def _refuse(self, connection: SSL.Connection, reason: Reason, text: str) -> None:
+        verdict = connection.get_app_data()
+        assert isinstance(verdict, Verdict)
+        if verdict.problem is None:
+            verdict.problem = ControlProblem(reason, text, fatal=True)
+
+
+def _names(certificate: x509.Certificate) -> str:
+    """The names a certificate is for, for a message: bounded, because a stranger wrote them."""
+    try:
+        san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return "it names none"
+    names = [*san.get_values_for_type(x509.DNSName), *map(str, san.get_values_for_type(x509.IPAddress))]
+    printable = [name for name in names if name.isprintable()][:3]
+    return ", ".join(printable)[:120] or "it names none"
