@@ -267,7 +267,7 @@ def encode(
             raise STUNError("MESSAGE-INTEGRITY and FINGERPRINT are written by encode itself")
         codec = CODECS.get(kind)
         try:
-            octets: bytes = value if codec is None else codec.encode(value, mask)
+            octets = codec.encode(value, mask) if codec is not None else _opaque(value)
             size = len(octets)
             padding = -size & 3
             parts += (_ATTRIBUTE.pack(kind, size), octets, bytes(padding))
@@ -293,6 +293,12 @@ def encode(
         return covered + b"\x80\x28\x00\x04" + _fingerprint(covered)
     parts[1] = _length(length)
     return b"".join(parts)
+
+
+def _opaque(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise STUNError("an attribute that isn't known carries bytes")
+    return value
 
 
 def _length(length: int) -> bytes:
