@@ -1,0 +1,124 @@
+"""
+What a person reads: each event as one line, and a stranger's text made harmless.
+
+Whatever comes from another peer (names, messages) is shown by `printable` only: it can't move the cursor,
+change colours, or look like a line of ours.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from punch.identity import PeerID
+from punch.peer.events import (
+    Calling,
+    Checking,
+    Connected,
+    Disconnected,
+    Event,
+    Failed,
+    IncomingCall,
+    Introduced,
+    PathChanged,
+    Ready,
+    Registered,
+    Unregistered,
+)
+
+#: Longest name that is shown, in characters.
+MAX_NAME = 40
+
+#: Characters that reorder the text around them, so that it reads as something else.
+_REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+#: Unicode categories that do something instead of being seen: controls, surrogates, private, line separators.
+_INVISIBLE = frozenset({"Cc", "Cs", "Co", "Zl", "Zp"})
+
+
+def printable(text: str, newline: str = "\\n") -> str:
+    """
+    `text` with all that could act on a terminal written out as escapes.
+
+    :param newline: what a line feed becomes; `"\\n    "` shows further lines indented.
+    """
+    return "".join(_printable(character, newline) for character in text.replace("\r\n", "\n"))
+
+
+def _printable(character: str, newline: str) -> str:
+    if character == "\n":
+        return newline
+    if character == "\t" or (
+        unicodedata.category(character) not in _INVISIBLE and character not in _REORDERING
+    ):
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def shown_name(name: str, peer: PeerID) -> str:
+    """The name that a peer gave itself, short and harmless; without one, the beginning of its ID."""
+    shown = " ".join(printable(name).split())
+    if not shown:
+        return peer.short
+    return shown if len(shown) <= MAX_NAME else shown[: MAX_NAME - 1] + "…"
+
+
+def milliseconds(seconds: float) -> str:
+    """A round-trip time, as exact as it is interesting."""
+    value = seconds * 1000
+    return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"
+
+
+def count(number: int, thing: str) -> str:
+    """`1 pair`, `2 pairs`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+_PATHS = {
+    "host": "directly, on the same network",
+    "srflx": "directly, through the NATs",
+    "prflx": "directly, through the NATs",
+    "relay": "through a relay",
+}
+
+
+def path_in_words(path: str) -> str:
+    """What a path's kind means to a person."""
+    return _PATHS.get(path, path)
+
+
+def describe(event: Event, name: str = "") -> str:
+    """
+    One line for an event.
+
+    :param name: what the peer that it concerns is called, already harmless.
+    """
+    if isinstance(event, Ready):
+        return f"Your ID: {event.peer_id}"
+    if isinstance(event, Registered):
+        return f"Registered at {printable(event.rendezvous)}"
+    if isinstance(event, Unregistered):
+        again = "" if event.retry_in is None else f" Trying again in {max(1, round(event.retry_in))} s."
+        return printable(event.text) + again
+    if isinstance(event, Calling):
+        return f"Calling {event.peer}"
+    if isinstance(event, IncomingCall):
+        return f"{name} is calling, ID {event.peer}"
+    if isinstance(event, Introduced):
+        return f"Introduced to {name}"
+    if isinstance(event, Checking):
+        return f"Checking {count(event.pairs, 'pair')}"
+    if isinstance(event, Connected):
+        return f"Connected to {name} {_path(event)}, encrypted to {event.peer}"
+    if isinstance(event, PathChanged):
+        return f"The path to {name} changed: {_path(event)}"
+    if isinstance(event, (Disconnected, Failed)):
+        return printable(event.text)
+    return type(event).__name__
+
+
+def _path(event: Connected | PathChanged) -> str:
+    return (
+        f"{path_in_words(event.path)}: {event.path} path {event.local} → {event.remote} "
+        f"over {event.protocol.upper()}, round trip {milliseconds(event.rtt)}"
+    )
