@@ -1,0 +1,127 @@
+"""What hypothesis draws for the tests of the wire formats."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from punch.identity import Identity, PeerID
+from punch.wire.address import Address, canonical
+from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.control import (
+    Accept,
+    Answer,
+    Answered,
+    Cancel,
+    Candidates,
+    Ended,
+    Error,
+    ErrorCode,
+    Establish,
+    Incoming,
+    Message,
+    Ping,
+    Pong,
+    Register,
+    Reject,
+    Reply,
+    Request,
+    Trickle,
+    Welcome,
+)
+from punch.wire.fields import is_visible
+from punch.wire.sealed import MAX_BODY, Envelope
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=100)
+
+
+def identity(seed: int) -> Identity:
+    """The same identity for the same number."""
+    return Identity.generate(lambda size: sha256(b"test identity %d" % seed).digest()[:size])
+
+
+IDENTITIES = [identity(seed) for seed in range(8)]
+
+peer_ids: st.SearchStrategy[PeerID] = st.sampled_from([known.peer_id for known in IDENTITIES])
+names = (
+    st.text(
+        st.characters(exclude_categories=["Cc", "Cf", "Cs", "Co", "Zl", "Zp", "Zs"]), min_size=1, max_size=64
+    )
+    .filter(is_visible)
+    .filter(lambda text: text == text.strip())
+)
+sentences = st.text(st.characters(codec="utf-8"), max_size=500).filter(is_visible)
+calls = st.binary(min_size=16, max_size=16).map(bytes.hex)
+hosts = st.one_of(
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(str),
+).filter(lambda text: "%" not in text)
+ports = st.integers(1, 65535)
+
+
+@st.composite
+def addresses(draw: st.DrawFn) -> Address:
+    """The address of one host, in canonical form."""
+    host = draw(st.sampled_from(["192.0.2.7", "10.1.2.3", "203.0.113.255", "2001:db8::7", "fd00::1", "::1"]))
+    return canonical(host, draw(ports))
+
+
+candidates = st.builds(
+    Candidate,
+    type=st.sampled_from(CandidateType),
+    address=addresses(),
+    priority=st.integers(1, 2**31 - 1),
+    foundation=st.from_regex(r"[A-Za-z0-9+/]{1,32}", fullmatch=True),
+    related=st.none() | st.builds(canonical, hosts, st.integers(0, 65535)),
+    component=st.integers(1, 256),
+)
+
+
+@st.composite
+def envelopes(draw: st.DrawFn, to: PeerID | None = None) -> Envelope:
+    """Of the right form; no signature in it verifies."""
+    return Envelope(
+        to or draw(peer_ids),
+        draw(st.binary(min_size=304, max_size=400) | st.just(bytes(MAX_BODY))),
+        draw(st.binary(min_size=64, max_size=64)),
+    )
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Request:
+    """Anything that a peer may send."""
+    to, call = draw(peer_ids), draw(calls)
+    choices: list[st.SearchStrategy[Request]] = [
+        st.builds(Register, names, st.sampled_from(Accept)),
+        st.just(Ping()),
+        st.builds(Establish, st.just(call), st.just(to), envelopes(to)),
+        st.builds(Answer, st.just(call), st.just(to), envelopes(to)),
+        st.builds(Trickle, st.just(call), st.just(to), envelopes(to)),
+        st.builds(Reject, st.just(call), st.just(to), st.sampled_from([ErrorCode.REFUSED, ErrorCode.BUSY])),
+        st.just(Cancel(call, to)),
+    ]
+    return draw(st.one_of(choices))
+
+
+@st.composite
+def replies(draw: st.DrawFn) -> Reply:
+    """Anything that a service may send."""
+    call, sender, code = draw(calls), draw(peer_ids), draw(st.sampled_from(ErrorCode))
+    address = draw(addresses()).host
+    choices: list[st.SearchStrategy[Reply]] = [
+        st.builds(
+            Welcome, st.just(sender), st.just(address), st.integers(0, 65535), st.floats(0.1, 3600, width=32)
+        ),
+        st.just(Pong()),
+        st.builds(Incoming, st.just(call), st.just(sender), names, envelopes()),
+        st.builds(Answered, st.just(call), st.just(sender), envelopes()),
+        st.builds(Candidates, st.just(call), st.just(sender), envelopes()),
+        st.builds(Ended, st.just(call), st.just(code), sentences, st.none() | st.just(sender)),
+        st.builds(Error, st.just(code), sentences, st.none() | st.just(call)),
+    ]
+    return draw(st.one_of(choices))
+
+
+messages: st.SearchStrategy[Message] = st.one_of(requests(), replies())
