@@ -1,0 +1,21 @@
+"""The address of the other side of a link, as Twisted sees it: a peer, wherever it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twisted.internet.interfaces import IAddress
+from zope.interface import implementer
+
+from punch.identity import PeerID
+
+
+@implementer(IAddress)
+@dataclass(frozen=True)
+class LinkAddress:
+    """A peer at one end of a stream. Its path may change at any time and is not part of it."""
+
+    peer: PeerID
+
+    def __str__(self) -> str:
+        return str(self.peer)

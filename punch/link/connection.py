@@ -1,0 +1,275 @@
+"""
+One QUIC connection of a link until it is proved, and the hand-over to its session then.
+
+The caller's is proved when the handshake is done with the certificate that the callee's answer named. The
+callee's is proved when the caller's proof, the first 65 bytes of stream 0, verifies; what arrives on other
+streams before (because datagrams overtake each other) waits here, within the 64 KiB that an unproved
+connection may send at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Final
+
+from punch.identity import Identity, PeerID
+from punch.link.events import CloseCode, Limits, Role
+from punch.link.frames import encode_close
+from punch.link.proof import (
+    PROOF_LENGTH,
+    ProofError,
+    check_proof,
+    check_proof_version,
+    make_proof,
+)
+from punch.link.quic import ALPN, QuicConnection
+from punch.link.session import CONTROL_STREAM, Session, known_code
+
+APPLICATION_CODES: Final = 0x5000
+"""Our close codes in QUIC begin here: "P", and no code of QUIC's own."""
+_CRYPTO_ERRORS: Final = range(0x100, 0x200)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a link was agreed on: by whom, and the SHA-256 of the sealed offer and answer."""
+
+    role: Role
+    identity: Identity
+    remote: PeerID
+    offer_digest: bytes
+    answer_digest: bytes
+    certificate_sha256: bytes | None
+    """Of the callee's certificate, on the caller's side."""
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Whom a connection tells what became of it."""
+
+    proved: Callable[[Connection, float], Session]
+    """It is proved, at that time: asks for its session."""
+    ended: Callable[[Connection, CloseCode, str, bool], None]
+    """It is over: code, reason, whether the other side said so."""
+    connection_id: Callable[[Connection, bytes, bool], None]
+    """A connection ID of it came into use, or went out of it."""
+
+
+class Connection:
+    """
+    A QUIC connection with its proof: the sink of the library's events, passed to its session once there is
+    one.
+    """
+
+    def __init__(
+        self, quic: QuicConnection, terms: Terms, limits: Limits, callbacks: Callbacks, now: float
+    ) -> None:
+        self.quic = quic
+        self.connection_ids: set[bytes] = set()
+        self.session: Session | None = None
+        self.over = False
+        is_callee = terms.role is Role.CALLEE
+        self.deadline = now + (limits.unproved_seconds if is_callee else limits.prove_seconds)
+        self._terms = terms
+        self._budget = limits.unproved_bytes if is_callee else None
+        self._callbacks = callbacks
+        self._now = now
+        self._handshake_done = False
+        self._proof = bytearray()
+        self._last: list[bytes] = []
+        # What arrived on other streams before the proof: calls of the session's methods, in order.
+        self._held: list[Callable[[Session], None]] = []
+
+    def receive(self, datagrams: Sequence[bytes], now: float) -> None:
+        """Take in datagrams and do what they ask for."""
+        self._at(now)
+        if self._budget is not None and not self.over:
+            self._budget -= sum(map(len, datagrams))
+            if self._budget < 0:
+                self.close(CloseCode.REFUSED, "Too much was sent before the link proof.")
+                return
+        self.quic.receive(datagrams, now)
+        self.quic.deliver(self)
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` wants to be called."""
+        times = [self.quic.get_timer()]
+        if not self.over:
+            times.append(self.deadline if self.session is None else self.session.next_deadline())
+        return min((time for time in times if time is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Run the library's timer if it is due, and the deadlines: of the proof, of streams' names."""
+        self._at(now)
+        timer = self.quic.get_timer()
+        if timer is not None and now >= timer:
+            self.quic.handle_timer(now)
+            self.quic.deliver(self)
+        if self.over:
+            return
+        if self.session is not None:
+            self.session.handle_deadline(now)
+        elif now >= self.deadline:
+            self.close(CloseCode.TIMEOUT, "The link was not proved in time.")
+
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        """What may be sent now."""
+        self._at(now)
+        if self.session is not None and not self.over:
+            return self.session.pump(now)
+        last, self._last = self._last, []
+        return last + self.quic.datagrams_to_send(now)
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """End it from our side, once."""
+        if not self.over:
+            self.shut(code, reason)
+            self._callbacks.ended(self, code, reason, False)
+
+    def shut(self, code: CloseCode, reason: str) -> None:
+        """
+        Close the QUIC connection without telling the core, which asked for it.
+
+        The libraries report a CONNECTION_CLOSE only when the connection has drained, so the same words go ahead
+        of it on the control stream.
+        """
+        if self.session is not None:
+            self.session.say_goodbye(code, reason)
+            self._last = self.session.pump(self._now)
+        elif self._proof:
+            self.quic.send(CONTROL_STREAM, encode_close(code, reason), False)
+            self._last = self.quic.datagrams_to_send(self._now)
+        self._forget()
+        self.quic.close(APPLICATION_CODES + code, reason)
+
+    def _forget(self) -> None:
+        self.over = True
+        self._held.clear()
+        self.quic.erase_secrets()
+
+    def _at(self, now: float) -> None:
+        self._now = now
+        if self.session is not None:
+            self.session.now = now
+
+    # The sink of the QUIC library
+
+    def on_handshake(self, alpn: str | None, resumed: bool) -> None:
+        if self.over:
+            return
+        self._handshake_done = True
+        if resumed:
+            # It has no peer certificate, and may have carried early data, which can be replayed.
+            self.close(CloseCode.PROOF, "A link is never resumed.")
+        elif alpn != ALPN:
+            self.close(CloseCode.PROTOCOL, "The other side does not speak the protocol of a link.")
+        elif self._terms.role is Role.CALLER:
+            self._prove_ourselves()
+
+    def _prove_ourselves(self) -> None:
+        terms, certificate = self._terms, self.quic.peer_certificate()
+        digest = b"" if certificate is None else sha256(certificate).digest()
+        if not compare_digest(digest, terms.certificate_sha256 or b"\0" * 32):
+            self.close(CloseCode.PROOF, "The other side has not the certificate that its answer named.")
+            return
+        try:
+            binding = self.quic.binding()
+        except ProofError as error:
+            self.close(CloseCode.PROOF, str(error))
+            return
+        proof = make_proof(terms.identity, terms.remote, terms.offer_digest, terms.answer_digest, binding)
+        self.quic.send(self.quic.open_stream(), proof, False)
+        self._begin()
+
+    def _take_proof(self, data: bytes, fin: bool) -> None:
+        self._proof += data
+        try:
+            if self._proof:
+                check_proof_version(self._proof[0])
+            if len(self._proof) < PROOF_LENGTH:
+                if fin:
+                    raise ProofError("The link proof is cut short.")
+                return
+            terms = self._terms
+            check_proof(
+                bytes(self._proof[:PROOF_LENGTH]),
+                caller=terms.remote,
+                callee=terms.identity.peer_id,
+                offer_digest=terms.offer_digest,
+                answer_digest=terms.answer_digest,
+                binding=self.quic.binding(),
+            )
+        except ProofError as error:
+            self.close(CloseCode.PROOF, str(error))
+            return
+        rest = bytes(self._proof[PROOF_LENGTH:])
+        self._proof.clear()
+        session = self._begin()
+        if rest or fin:
+            session.on_stream_data(CONTROL_STREAM, rest, fin)
+
+    def _begin(self) -> Session:
+        self._budget = None
+        self.quic.erase_secrets()
+        session = self.session = self._callbacks.proved(self, self._now)
+        held, self._held = self._held, []
+        for call in held:
+            call(session)
+        return session
+
+    def on_stream_data(self, stream_id: int, data: bytes, fin: bool) -> None:
+        if self.over:
+            return
+        if self.session is not None:
+            self.session.on_stream_data(stream_id, data, fin)
+        elif not self._handshake_done:
+            self.close(CloseCode.PROTOCOL, "The other side sent data before the handshake was done.")
+        elif self._terms.role is Role.CALLEE and stream_id == CONTROL_STREAM:
+            self._take_proof(data, fin)
+        else:
+            self._held.append(partial(Session.on_stream_data, stream_id=stream_id, data=data, fin=fin))
+
+    def on_stream_reset(self, stream_id: int, code: int) -> None:
+        if self.over:
+            return
+        if self.session is not None:
+            self.session.on_stream_reset(stream_id, code)
+        elif stream_id == CONTROL_STREAM:
+            self.close(CloseCode.PROOF, "The link proof was broken off.")
+        else:
+            self._held.append(partial(Session.on_stream_reset, stream_id=stream_id, code=code))
+
+    def on_datagram(self, data: bytes) -> None:
+        if self.over:
+            return
+        if self.session is not None:
+            self.session.on_datagram(data)
+        else:
+            self._held.append(partial(Session.on_datagram, data=data))
+
+    def on_connection_id(self, connection_id: bytes, added: bool) -> None:
+        self._callbacks.connection_id(self, connection_id, added)
+
+    def on_terminated(self, code: int, application: bool, reason: str) -> None:
+        if self.over:
+            return
+        self._forget()
+        self._callbacks.ended(self, *explain(code, application, reason))
+
+
+def explain(code: int, application: bool, reason: str) -> tuple[CloseCode, str, bool]:
+    """
+    The end of a QUIC connection in a link's words: code, reason, whether the other side's application said
+    so.
+    """
+    if application and APPLICATION_CODES <= code < APPLICATION_CODES + 256:
+        return known_code(code - APPLICATION_CODES), reason, True
+    if not application and code in _CRYPTO_ERRORS:
+        return CloseCode.PROOF, f"The handshake failed: {reason or hex(code)}.", False
+    if "idle" in reason.lower():
+        return CloseCode.LOST, "The other side has not been heard of for too long.", False
+    return CloseCode.PROTOCOL, f"QUIC ended the connection: {reason or hex(code)}.", False

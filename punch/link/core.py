@@ -1,0 +1,332 @@
+"""
+The link between two peers, sans I/O: QUIC connections in, one proved session out.
+
+The caller makes one connection. The callee takes up to four unproved ones (anybody who can send from an
+address that passed a check may try), and the first that proves itself is the link; the others are closed.
+`now` is monotonic seconds everywhere, and never goes back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+
+from punch.identity import Identity, PeerID, RandomBytes
+from punch.link.certificate import LinkCertificate
+from punch.link.connection import Callbacks, Connection, Terms
+from punch.link.events import (
+    CloseCode,
+    Closed,
+    ConnectionIDAdded,
+    ConnectionIDRemoved,
+    Event,
+    Limits,
+    LinkError,
+    Proved,
+    Role,
+)
+from punch.link.frames import clip_reason
+from punch.link.lifecycle import Ending, Lifecycle, LifecycleActions, make_lifecycle
+from punch.link.packet import destination_id, is_client_initial, is_long, is_retry
+from punch.link.quic import Qh3Backend, QuicBackend
+from punch.link.session import Session
+
+
+class LinkCore:
+    """
+    One link.
+
+    :param remote: the peer that the other side must prove to be.
+    :param offer_digest: SHA-256 of the sealed offer that led here, 32 bytes; `answer_digest` likewise.
+    :param certificate: the callee's own, whose hash stands in its answer.
+    :param certificate_sha256: that hash, for the caller.
+    """
+
+    def __init__(
+        self,
+        *,
+        role: Role,
+        identity: Identity,
+        remote: PeerID,
+        offer_digest: bytes,
+        answer_digest: bytes,
+        certificate: LinkCertificate | None = None,
+        certificate_sha256: bytes | None = None,
+        backend: QuicBackend | None = None,
+        random: RandomBytes = os.urandom,
+        limits: Limits | None = None,
+        now: float,
+    ) -> None:
+        if role is Role.CALLEE and certificate is None:
+            certificate = LinkCertificate.generate(random)
+        if role is Role.CALLER and (certificate_sha256 is None or len(certificate_sha256) != 32):
+            raise ValueError("a caller needs the hash of the callee's certificate")
+        self.role = role
+        self.local = identity.peer_id
+        self.remote = remote
+        self.certificate = certificate
+        self.limits = Limits() if limits is None else limits
+        self._backend: QuicBackend = Qh3Backend() if backend is None else backend
+        self._terms = Terms(role, identity, remote, offer_digest, answer_digest, certificate_sha256)
+        self._callbacks = Callbacks(self._proved, self._ended, self._connection_id)
+        self._connections: list[Connection] = []
+        self._routes: dict[bytes, Connection] = {}
+        self._link: Connection | None = None
+        self._session: Session | None = None
+        self._events: deque[Event] = deque()
+        self._closed = False
+        self._now = now
+        self._deadline: float | None = None
+        self._lifecycle: Lifecycle = make_lifecycle(
+            LifecycleActions(self._begin, self._say_goodbye, self._finish)
+        )
+
+    # Life
+
+    def start(self, now: float) -> None:
+        """
+        Begin, once a path exists: the caller sends its Initial. From now on the link must be proved in time.
+        """
+        if self._deadline is not None or self._closed:
+            return
+        self._now = now
+        self._deadline = now + self.limits.prove_seconds
+        if self.role is Role.CALLER:
+            self._add(Connection(self._backend.client(now), self._terms, self.limits, self._callbacks, now))
+
+    def close(self, code: CloseCode, reason: str, now: float) -> None:
+        """
+        End the link in good order: the other side is told, reliably while there is a path, and `Closed`
+        follows when it knows, one second later at most. What is queued on streams is not waited for.
+        """
+        self._now = now
+        self._lifecycle.close(Ending(code, clip_reason(reason)))
+
+    def fail(self, code: CloseCode, reason: str, now: float) -> None:
+        """End the link at once, for example because no path is left."""
+        self._now = now
+        self._lifecycle.end(Ending(code, clip_reason(reason)))
+
+    def ping(self, now: float) -> None:
+        """Make the other side answer now: after a path change, and after a sleep."""
+        self._now = now
+        for connection in self._connections:
+            if not connection.over:
+                connection.quic.ping()
+
+    # Datagrams
+
+    @property
+    def connection_ids(self) -> set[bytes]:
+        """The connection IDs of datagrams that are for this link."""
+        return set(self._routes)
+
+    def accepts(self, data: bytes) -> bool:
+        """Whether a datagram is for one of this link's connections, by its connection ID."""
+        connection_id = destination_id(data)
+        return connection_id is not None and connection_id in self._routes
+
+    def receive_datagrams(
+        self, datagrams: Sequence[bytes], now: float, *, initial_allowed: bool = True
+    ) -> None:
+        """
+        Take in datagrams of any content.
+
+        :param initial_allowed: they come from an address that passed an authenticated check, so that a
+            caller's Initial among them may begin a connection.
+        """
+        self._now = now
+        link = self._link
+        if link is not None:
+            # The library drops what is not for it, so that a bulk transfer costs nothing here.
+            link.receive(datagrams, now)
+            return
+        for data in datagrams:
+            connection = self._route(data, initial_allowed)
+            if connection is not None:
+                connection.receive([data], now)
+
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        """What to send now, at most 1,200 bytes each."""
+        self._now = now
+        link = self._link
+        if link is not None and len(self._connections) == 1:
+            return link.datagrams_to_send(now)
+        out: list[bytes] = []
+        for connection in list(self._connections):
+            out += connection.datagrams_to_send(now)
+            if connection.over and connection is not link:
+                # Its CONNECTION_CLOSE is on its way; whoever was refused may learn it late, from its own
+                # timer.
+                self._remove(connection)
+        return out
+
+    def get_timer(self) -> float | None:
+        """When `handle_timer` wants to be called."""
+        times = [connection.next_timer() for connection in self._connections]
+        if not self._closed:
+            times.append(self._deadline)
+        return min((time for time in times if time is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due."""
+        self._now = now
+        for connection in list(self._connections):
+            connection.handle_timer(now)
+        if self._deadline is not None and now >= self._deadline:
+            self._deadline = None
+            self._lifecycle.end(Ending(CloseCode.TIMEOUT, "The other side did not prove itself in time."))
+
+    def next_event(self) -> Event | None:
+        """What happened, in order."""
+        return self._events.popleft() if self._events else None
+
+    @property
+    def rtt(self) -> float | None:
+        """The smoothed round-trip time in seconds, once known."""
+        return None if self._link is None else self._link.quic.rtt
+
+    # Streams and datagrams of the application
+
+    def open_stream(self, name: str) -> int:
+        """
+        Open a stream for what `name` says.
+
+        :raise LinkError: the link is not proved, or over; or too many streams are open (`StreamLimitError`).
+        :raise ValueError: the name is empty, or longer than 255 bytes of UTF-8.
+        """
+        return self._require_session().open_stream(name)
+
+    def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
+        """Queue bytes on a stream, and with `fin` its end. Nothing happens on a stream that is over."""
+        if self._session is not None:
+            self._session.send(stream_id, data, fin)
+
+    def consumed(self, stream_id: int, size: int) -> None:
+        """The application has used `size` bytes of a stream's data: the other side may send as many again."""
+        if self._session is not None:
+            self._session.consumed(stream_id, size)
+
+    def is_full(self, stream_id: int) -> bool:
+        """More is queued on a stream than is worth it; `StreamSendable` follows when there is room."""
+        return self._session is not None and self._session.is_full(stream_id)
+
+    def queued(self, stream_id: int) -> int:
+        """Bytes of a stream that wait on this side to be sent for the first time."""
+        return 0 if self._session is None else self._session.queued(stream_id)
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Give up a stream in both directions at once."""
+        if self._session is not None:
+            self._session.reset(stream_id, code)
+
+    def send_datagram(self, data: bytes) -> None:
+        """
+        Send an unreliable message of at most `MAX_DATAGRAM` bytes.
+
+        :raise LinkError: the link is not proved, or over.
+        :raise ValueError: it is too long.
+        """
+        self._require_session().send_datagram(data)
+
+    def send_control(self, frame_type: int, payload: bytes) -> None:
+        """
+        Send a control frame of a layer above: `FrameType.CANDIDATES`, `FrameType.RESTART`, or an optional
+        one.
+
+        :raise LinkError: the link is not proved, or over.
+        :raise ValueError: the type is the link's own, or the payload longer than 16,384 bytes.
+        """
+        self._require_session().send_control(frame_type, payload)
+
+    # Inside
+
+    def _require_session(self) -> Session:
+        if self._session is None or self._closed:
+            raise LinkError("The link is not connected.")
+        return self._session
+
+    def _route(self, data: bytes, initial_allowed: bool) -> Connection | None:
+        if self.role is Role.CALLER and is_long(data) and is_retry(data):
+            # No callee of ours sends one; only somebody in between would.
+            return None
+        connection_id = destination_id(data)
+        if connection_id is None:
+            return None
+        connection = self._routes.get(connection_id)
+        if connection is not None or self.role is Role.CALLER:
+            return connection
+        if self._closed or not initial_allowed or not is_client_initial(data):
+            return None
+        return self._accept(connection_id)
+
+    def _accept(self, original_destination_id: bytes) -> Connection | None:
+        if sum(not connection.over for connection in self._connections) >= self.limits.unproved:
+            return None
+        assert self.certificate is not None
+        quic = self._backend.server(self.certificate, original_destination_id)
+        connection = Connection(quic, self._terms, self.limits, self._callbacks, self._now)
+        self._connection_id(connection, original_destination_id, True)
+        self._add(connection)
+        return connection
+
+    def _add(self, connection: Connection) -> None:
+        self._connections.append(connection)
+        self._connection_id(connection, connection.quic.connection_id, True)
+
+    def _remove(self, connection: Connection) -> None:
+        self._connections.remove(connection)
+        for connection_id in sorted(connection.connection_ids):
+            self._connection_id(connection, connection_id, False)
+
+    def _connection_id(self, connection: Connection, connection_id: bytes, added: bool) -> None:
+        if added and connection_id not in self._routes:
+            self._routes[connection_id] = connection
+            connection.connection_ids.add(connection_id)
+            self._events.append(ConnectionIDAdded(connection_id))
+        elif not added and self._routes.get(connection_id) is connection:
+            del self._routes[connection_id]
+            connection.connection_ids.discard(connection_id)
+            self._events.append(ConnectionIDRemoved(connection_id))
+
+    def _emit(self, event: Event) -> None:
+        if not self._closed:
+            self._events.append(event)
+
+    def _proved(self, connection: Connection, now: float) -> Session:
+        self._link = connection
+        self._deadline = None
+        self._session = Session(
+            connection.quic,
+            role=self.role,
+            limits=self.limits,
+            emit=self._emit,
+            end=partial(self._ended, connection),
+            now=now,
+        )
+        for other in self._connections:
+            if other is not connection and not other.over:
+                other.shut(CloseCode.REFUSED, "Another connection proved itself first.")
+        self._lifecycle.proved()
+        return self._session
+
+    def _ended(self, connection: Connection, code: CloseCode, reason: str, by_peer: bool) -> None:
+        if connection is self._link or self.role is Role.CALLER:
+            self._lifecycle.end(Ending(code, clip_reason(reason), by_peer))
+
+    def _begin(self) -> None:
+        self._emit(Proved(self.remote))
+
+    def _say_goodbye(self, ending: Ending) -> None:
+        self._require_session().say_goodbye(ending.code, ending.reason)
+        self._deadline = self._now + self.limits.close_seconds
+
+    def _finish(self, ending: Ending) -> None:
+        self._emit(Closed(ending.code, ending.reason, ending.by_peer))
+        self._closed = True
+        self._deadline = None
+        for connection in self._connections:
+            if not connection.over:
+                connection.shut(ending.code, ending.reason)

@@ -1,0 +1,131 @@
+"""
+The frames of the control stream: what follows the proof on a link's first stream, in both directions.
+
+A frame is: type (1 byte) ‖ length (2 bytes, big-endian, at most 16,384) ‖ payload. A type with the top bit
+set is optional: who doesn't know it skips it. Any other unknown type is an error, as is a payload that is not
+as written here.
+
+==== ========== ======================================================================================
+type name       payload
+==== ========== ======================================================================================
+0x01 ACCEPTED   empty; the callee, once and first: the proof is good
+0x02 CREDIT     stream ID (8 bytes) ‖ limit (8 bytes): the receiver of this frame may have sent `limit`
+                bytes on that stream in all, its name included; a limit only grows
+0x03 CLOSE      code (1 byte) ‖ reason (UTF-8, at most 256 bytes): the sender ends the link
+0x10 CANDIDATES for the layer above: more candidates, sealed (reserved)
+0x11 RESTART    for the layer above: an ICE restart, sealed (reserved)
+==== ========== ======================================================================================
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final
+
+from punch.link.events import MAX_REASON
+
+MAX_FRAME: Final = 16 * 1024
+OPTIONAL: Final = 0x80
+_HEADER: Final = struct.Struct("!BH")
+_CREDIT: Final = struct.Struct("!QQ")
+_MAX_VARINT: Final = (1 << 62) - 1
+
+
+class FrameError(Exception):
+    """The control stream is not as it must be; `str()` says what is wrong."""
+
+
+class FrameType(IntEnum):
+    """Frames that must be understood."""
+
+    ACCEPTED = 0x01
+    CREDIT = 0x02
+    CLOSE = 0x03
+    CANDIDATES = 0x10
+    RESTART = 0x11
+
+
+def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:
+    """
+    One frame.
+
+    :raise ValueError: the type or the payload's length is out of range.
+    """
+    if not 0 <= frame_type <= 0xFF or len(payload) > MAX_FRAME:
+        raise ValueError("a control frame has a type of one byte and at most 16,384 bytes")
+    return _HEADER.pack(frame_type, len(payload)) + payload
+
+
+def encode_credit(stream_id: int, limit: int) -> bytes:
+    """A CREDIT frame; `limit` in bytes since the stream's beginning."""
+    return encode_frame(FrameType.CREDIT, _CREDIT.pack(stream_id, limit))
+
+
+def decode_credit(payload: bytes) -> tuple[int, int]:
+    """
+    Stream ID and limit of a CREDIT frame.
+
+    :raise FrameError: it is malformed.
+    """
+    if len(payload) != _CREDIT.size:
+        raise FrameError("a CREDIT frame has 16 bytes")
+    stream_id, limit = _CREDIT.unpack(payload)
+    if stream_id > _MAX_VARINT or limit > _MAX_VARINT:
+        raise FrameError("a CREDIT frame is out of range")
+    return stream_id, limit
+
+
+def clip_reason(reason: str) -> str:
+    """A close reason that fits: cut at a character, at most 256 bytes of UTF-8, lone surrogates replaced."""
+    data = reason.encode("utf-8", "replace")
+    return data[:MAX_REASON].decode("utf-8", "ignore")
+
+
+def encode_close(code: int, reason: str) -> bytes:
+    """A CLOSE frame."""
+    return encode_frame(FrameType.CLOSE, bytes([code]) + clip_reason(reason).encode("utf-8"))
+
+
+def decode_close(payload: bytes) -> tuple[int, str]:
+    """
+    Code and reason of a CLOSE frame.
+
+    :raise FrameError: it is malformed.
+    """
+    if not 1 <= len(payload) <= 1 + MAX_REASON:
+        raise FrameError("a CLOSE frame has a code and at most 256 bytes of reason")
+    try:
+        return payload[0], payload[1:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise FrameError("the reason of a CLOSE frame is not UTF-8") from error
+
+
+class FrameReader:
+    """Frames out of a byte stream that arrives in any pieces. It holds one incomplete frame at most."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """
+        The frames that are complete now: (type, payload).
+
+        :raise FrameError: a frame announces more bytes than a frame can have.
+        """
+        self._buffer += data
+        offset = 0
+        try:
+            while len(self._buffer) - offset >= _HEADER.size:
+                frame_type, length = _HEADER.unpack_from(self._buffer, offset)
+                if length > MAX_FRAME:
+                    raise FrameError("a control frame is longer than 16,384 bytes")
+                end = offset + _HEADER.size + length
+                if len(self._buffer) < end:
+                    break
+                payload = bytes(self._buffer[offset + _HEADER.size : end])
+                offset = end
+                yield frame_type, payload
+        finally:
+            del self._buffer[:offset]

@@ -1,0 +1,332 @@
+"""
+The link as Twisted programs use it: the shell around `LinkCore` that owns its timers and delivers its events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
+from twisted.logger import Logger
+
+from punch.identity import PeerID
+from punch.link.core import LinkCore
+from punch.link.events import (
+    CloseCode,
+    Closed,
+    ConnectionIDAdded,
+    ConnectionIDRemoved,
+    ControlFrame,
+    Datagram,
+    Event,
+    LinkError,
+    Proved,
+    Role,
+    StreamData,
+    StreamOpened,
+    StreamReset,
+    StreamSendable,
+)
+from punch.link.session import UNKNOWN_STREAM
+from punch.link.stream import StreamTransport
+
+EARLY_TIMER = 0.002
+"""Seconds by which a timer may be early and still count: clocks and their timers differ by as much."""
+
+
+@dataclass(frozen=True)
+class LinkClosed:
+    """How a link ended."""
+
+    code: CloseCode
+    reason: str
+    by_peer: bool
+
+
+class LinkClosedError(LinkError):
+    """The link ended before it was proved; `closed` says how."""
+
+    def __init__(self, closed: LinkClosed) -> None:
+        super().__init__(closed.reason or f"The link was closed ({closed.code.name.lower()}).")
+        self.closed = closed
+
+
+StreamFactory = Callable[["Link"], IProtocol]
+
+
+class Link:
+    """
+    A link to one peer.
+
+    :param clock: for timers; `monotonic` for the time, in seconds.
+    :param send: sends datagrams to the other side, on whatever path is best now. An error is a lost datagram.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        core: LinkCore,
+        *,
+        clock: IReactorTime,
+        monotonic: Callable[[], float],
+        send: Callable[[Sequence[bytes]], None],
+    ) -> None:
+        self.core = core
+        self.remote: PeerID = core.remote
+        self.local: PeerID = core.local
+        self.role: Role = core.role
+        self.closed: LinkClosed | None = None
+        self.on_datagram: Callable[[bytes], None] | None = None
+        """Called with every unreliable message."""
+        self.on_control: Callable[[int, bytes], None] | None = None
+        """Called with the type and payload of control frames for a layer above."""
+        self.on_connection_id: Callable[[bytes, bool], None] | None = None
+        """
+        Called when a connection ID comes into use (True) or goes out of it, so that a socket can route by it.
+        """
+        self._clock = clock
+        self._monotonic = monotonic
+        self._latest = monotonic()
+        self._send = send
+        self._streams: dict[int, StreamTransport] = {}
+        self._handlers: dict[str, StreamFactory] = {}
+        self._proved = False
+        self._proved_waiters: list[Deferred[None]] = []
+        self._closed_waiters: list[Deferred[LinkClosed]] = []
+        self._timer: IDelayedCall | None = None
+        self._timer_at = 0.0
+        self._flush_scheduled = False
+        self._soon: list[Callable[[], None]] = []
+
+    # What the layer above does
+
+    def start(self) -> None:
+        """Begin to secure the link, once a path exists."""
+        self.core.start(self._now())
+        self.schedule_flush()
+
+    def when_proved(self) -> Deferred[None]:
+        """
+        Fires when the other side has proved who it is; fails with `LinkClosedError` if the link ends before.
+        """
+        if self._proved:
+            return succeed(None)
+        waiter: Deferred[None] = Deferred()
+        if self.closed is not None:
+            waiter.errback(LinkClosedError(self.closed))
+        else:
+            self._proved_waiters.append(waiter)
+        return waiter
+
+    def when_closed(self) -> Deferred[LinkClosed]:
+        """Fires when the link is over. It never fails."""
+        if self.closed is not None:
+            return succeed(self.closed)
+        waiter: Deferred[LinkClosed] = Deferred()
+        self._closed_waiters.append(waiter)
+        return waiter
+
+    def receive(self, datagrams: Sequence[bytes], initial_allowed: bool = True) -> None:
+        """All datagrams that were read in this turn; `initial_allowed` as in `LinkCore.receive_datagrams`."""
+        self.core.receive_datagrams(datagrams, self._now(), initial_allowed=initial_allowed)
+        self._deliver()
+        self._flush()
+
+    def path_changed(self) -> None:
+        """The link takes another path, or a path is back: ask the other side for an answer at once."""
+        self.core.ping(self._now())
+        self.schedule_flush()
+
+    def open_stream(self, name: str, protocol: IProtocol) -> StreamTransport:
+        """
+        Open a stream for what `name` says, and connect `protocol` to it.
+
+        :raise LinkError: the link is not proved or is over, or too many streams are open.
+        :raise ValueError: the name is empty or longer than 255 bytes.
+        """
+        stream_id = self.core.open_stream(name)
+        return self._connect(stream_id, name, protocol)
+
+    def handle(self, name: str, factory: StreamFactory) -> None:
+        """Answer streams that the other side opens under this name; those of other names are reset."""
+        self._handlers[name] = factory
+
+    def send_datagram(self, data: bytes) -> None:
+        """
+        Send an unreliable message of at most `MAX_DATAGRAM` bytes.
+
+        :raise LinkError: the link is not proved, or over.
+        :raise ValueError: it is too long.
+        """
+        self.core.send_datagram(data)
+        self.schedule_flush()
+
+    def send_control(self, frame_type: int, payload: bytes) -> None:
+        """Send a control frame of a layer above; see `LinkCore.send_control`."""
+        self.core.send_control(frame_type, payload)
+        self.schedule_flush()
+
+    def close(self, code: CloseCode = CloseCode.OK, reason: str = "") -> None:
+        """End the link in good order; `when_closed` fires within a second."""
+        self.core.close(code, reason, self._now())
+        self.schedule_flush()
+
+    def fail(self, code: CloseCode, reason: str) -> None:
+        """End the link at once, for example because no path is left."""
+        self.core.fail(code, reason, self._now())
+        self.schedule_flush()
+
+    @property
+    def rtt(self) -> float | None:
+        """The smoothed round-trip time in seconds, once known."""
+        return self.core.rtt
+
+    @property
+    def proved(self) -> bool:
+        """The other side has proved who it is."""
+        return self._proved
+
+    # What its streams do
+
+    def schedule_flush(self) -> None:
+        """
+        Deliver events and send at the end of this turn: all that is written until then goes out together.
+        """
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._clock.callLater(0, self._turn)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Run something at the end of this turn, before sending."""
+        self._soon.append(call)
+        self.schedule_flush()
+
+    def stream_over(self, stream_id: int) -> None:
+        """A stream has told its protocol that it is lost."""
+        self._streams.pop(stream_id, None)
+
+    # Inside
+
+    def _now(self) -> float:
+        self._latest = max(self._latest, self._monotonic())
+        return self._latest
+
+    def _turn(self) -> None:
+        self._flush_scheduled = False
+        self._deliver()
+        self._flush()
+
+    def _flush(self) -> None:
+        datagrams = self.core.datagrams_to_send(self._now())
+        if datagrams:
+            self._send(datagrams)
+        # Sending makes room: producers that were paused go on, and what they write goes out in the next turn.
+        self._deliver()
+        self._arm()
+
+    def _arm(self) -> None:
+        at = self.core.get_timer()
+        if self._timer is not None and self._timer.active():
+            if at is not None and self._timer_at <= at:
+                # It fires early and is armed again then, which is cheaper than moving it with every flush.
+                return
+            self._timer.cancel()
+        self._timer = None
+        if at is not None:
+            self._timer_at = at
+            self._timer = self._clock.callLater(max(0.0, at - self._now()), self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        now = self._now()
+        due = self.core.get_timer()
+        if due is not None and due <= now + EARLY_TIMER:
+            now = self._latest = max(now, due)
+            self.core.handle_timer(now)
+            self._deliver()
+            self._flush()
+        else:
+            self._arm()
+
+    def _deliver(self) -> None:
+        while True:
+            while (event := self.core.next_event()) is not None:
+                self._handle(event)
+            if not self._soon:
+                break
+            soon, self._soon = self._soon, []
+            for call in soon:
+                call()
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, StreamData):
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                stream.data_received(event.data, event.fin)
+            else:
+                self.core.consumed(event.stream_id, len(event.data))
+        elif isinstance(event, StreamSendable):
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                stream.sendable()
+        elif isinstance(event, StreamOpened):
+            self._stream_opened(event.stream_id, event.name)
+        elif isinstance(event, StreamReset):
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                stream.stream_reset()
+        elif isinstance(event, Datagram):
+            if self.on_datagram is not None:
+                self._guard(self.on_datagram, event.data)
+        elif isinstance(event, ControlFrame):
+            if self.on_control is not None:
+                self._guard(self.on_control, event.frame_type, event.payload)
+        elif isinstance(event, (ConnectionIDAdded, ConnectionIDRemoved)):
+            if self.on_connection_id is not None:
+                self.on_connection_id(event.connection_id, isinstance(event, ConnectionIDAdded))
+        elif isinstance(event, Proved):
+            self._proved = True
+            waiters, self._proved_waiters = self._proved_waiters, []
+            for waiter in waiters:
+                waiter.callback(None)
+        else:
+            self._link_closed(event)
+
+    def _stream_opened(self, stream_id: int, name: str) -> None:
+        factory = self._handlers.get(name)
+        if factory is None:
+            self.core.reset(stream_id, UNKNOWN_STREAM)
+            return
+        try:
+            protocol = factory(self)
+        except Exception:
+            self._log.failure("Nothing could be built to answer stream {name!r}.", name=name)
+            self.core.reset(stream_id, UNKNOWN_STREAM)
+            return
+        self._connect(stream_id, name, protocol)
+
+    def _connect(self, stream_id: int, name: str, protocol: IProtocol) -> StreamTransport:
+        transport = self._streams[stream_id] = StreamTransport(self, stream_id, name, protocol)
+        transport.connect()
+        self.schedule_flush()
+        return transport
+
+    def _guard(self, call: Callable[..., object], *args: object) -> None:
+        try:
+            call(*args)
+        except Exception:
+            self._log.failure("The application of the link to {peer} failed.", peer=self.remote)
+
+    def _link_closed(self, event: Closed) -> None:
+        closed = self.closed = LinkClosed(event.code, event.reason, event.by_peer)
+        for stream in list(self._streams.values()):
+            stream.link_closed(closed)
+        proved, self._proved_waiters = self._proved_waiters, []
+        for waiter in proved:
+            waiter.errback(LinkClosedError(closed))
+        done, self._closed_waiters = self._closed_waiters, []
+        for waiting in done:
+            waiting.callback(closed)
