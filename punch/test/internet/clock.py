@@ -1,0 +1,224 @@
+"""Simulated time: one heap of events, and `IReactorTime` on top of it."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from zope.interface import implementer
+
+_COMPACT_AT = 1024
+_LIVELOCK_AT = 1_000_000
+
+Event = tuple[float, int, Callable[..., Any], tuple[Any, ...]]
+
+
+class Livelock(AssertionError):
+    """A million events happened without time moving: something calls itself later, by 0 s, forever."""
+
+
+class Scheduler:
+    """
+    Events ordered by (time, the order in which they were scheduled), so that one program gives one run.
+
+    Times are seconds since the simulation began. Exceptions leave through whoever runs the events.
+    """
+
+    __slots__ = ("_heap", "_instant", "_sequence", "_stale", "now")
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._heap: list[Event] = []
+        self._sequence = 0
+        self._stale = 0
+        self._instant = 0
+
+    def at(self, time: float, function: Callable[..., Any], *args: Any) -> int:
+        """Have `function(*args)` called at `time`; gives the event's number. It can't be cancelled."""
+        self._sequence = sequence = self._sequence + 1
+        heapq.heappush(self._heap, (time, sequence, function, args))
+        return sequence
+
+    def after(self, delay: float, function: Callable[..., Any], *args: Any) -> None:
+        """Have `function(*args)` called `delay` seconds from now."""
+        self.at(self.now + delay, function, *args)
+
+    def next_time(self) -> float | None:
+        """When the next event happens; None if nothing will ever happen again."""
+        return self._heap[0][0] if self._heap else None
+
+    def step(self) -> None:
+        """
+        Let the next event happen, moving time forward to it.
+
+        :raise Livelock: time has stopped moving.
+        """
+        time, _, function, args = heapq.heappop(self._heap)
+        if time > self.now:
+            self.now = time
+            self._instant = 0
+        else:
+            self._instant += 1
+            if self._instant > _LIVELOCK_AT:
+                raise Livelock(f"time does not move on from {self.now} s: {function!r}")
+        function(*args)
+
+    def run_until(self, time: float) -> None:
+        """Let everything up to and including `time` happen; then it is `time`."""
+        heap = self._heap
+        while heap and heap[0][0] <= time:
+            self.step()
+        self.now = max(self.now, time)
+
+    def forget_one(self) -> None:
+        """Note that one event in the heap does nothing any more; many of them are swept out."""
+        self._stale += 1
+        if self._stale > _COMPACT_AT and self._stale * 2 > len(self._heap):
+            self._heap[:] = [event for event in self._heap if not _is_stale(event)]
+            heapq.heapify(self._heap)
+            self._stale = 0
+
+    def forgot_one(self) -> None:
+        """Note that an event which did nothing has left the heap."""
+        self._stale = max(0, self._stale - 1)
+
+
+def _is_stale(event: Event) -> bool:
+    owner = getattr(event[2], "__self__", None)
+    return isinstance(owner, Timer) and not owner.expects(event[1])
+
+
+@implementer(IDelayedCall)
+class Timer:
+    """A call in the future, as `callLater` returns it."""
+
+    __slots__ = (
+        "_called",
+        "_cancelled",
+        "_clock",
+        "_function",
+        "_queued",
+        "_token",
+        "time",
+    )
+
+    def __init__(self, clock: Clock, time: float, function: Callable[[], Any]) -> None:
+        self._clock = clock
+        self._function: Callable[[], Any] | None = function
+        self._cancelled = False
+        self._called = False
+        self.time = time
+        self._queue(time)
+
+    def _queue(self, time: float) -> None:
+        self._queued = time
+        # The event carries its own number, so that an event that was overtaken by a reset can be told.
+        scheduler = self._clock.scheduler
+        self._token = scheduler.at(time, self._fire)
+
+    def expects(self, token: int) -> bool:
+        """Whether the event numbered `token` is the one that will make the call."""
+        return token == self._token and self._function is not None
+
+    def _fire(self) -> None:
+        function = self._function
+        now = self._clock.scheduler.now
+        if function is None or self._queued > now:
+            self._clock.scheduler.forgot_one()
+            return
+        if self.time > now:
+            self._queue(self.time)
+            return
+        resume = self._clock.paused_until
+        if resume > now:
+            self._queue(resume)
+            return
+        self._called = True
+        self._function = None
+        self._clock.timers.pop(self, None)
+        function()
+
+    def _check(self) -> None:
+        if self._cancelled:
+            raise AlreadyCancelled
+        if self._called:
+            raise AlreadyCalled
+
+    def cancel(self) -> None:
+        self._check()
+        self._cancelled = True
+        self._function = None
+        self._clock.timers.pop(self, None)
+        self._clock.scheduler.forget_one()
+
+    def getTime(self) -> float:
+        return self.time
+
+    def _move(self, time: float) -> None:
+        self.time = time
+        if time < self._queued:
+            self._clock.scheduler.forget_one()
+            self._queue(time)
+
+    def reset(self, secondsFromNow: float) -> None:
+        self._check()
+        self._move(self._clock.scheduler.now + secondsFromNow)
+
+    def delay(self, secondsLater: float) -> None:
+        self._check()
+        self._move(self.time + secondsLater)
+
+    def active(self) -> bool:
+        return not (self._cancelled or self._called)
+
+
+@implementer(IReactorTime)
+class Clock:
+    """
+    `IReactorTime` in simulated time; each host has its own, all run by one scheduler.
+
+    While it is paused (the host sleeps) no timer fires; those that came due fire at the end of the pause, in their order.
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        # A dict and not a set: sets have no order that is the same from run to run.
+        self.timers: dict[Timer, None] = {}
+        self.paused_until = 0.0
+        self._slept = 0.0
+
+    def seconds(self) -> float:
+        """Wall time: seconds since the simulation began."""
+        return self.scheduler.now
+
+    def monotonic(self) -> float:
+        """Like `time.monotonic`: seconds, without those that were slept."""
+        now = self.scheduler.now
+        return now - self._slept + max(0.0, self.paused_until - now)
+
+    def pause(self, seconds: float) -> None:
+        """Let no timer fire for so many seconds."""
+        until = self.scheduler.now + seconds
+        start = max(self.paused_until, self.scheduler.now)
+        if until > start:
+            self._slept += until - start
+            self.paused_until = until
+
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> Timer:
+        if not delay >= 0:
+            raise ValueError(f"cannot call {callable!r} {delay} seconds from now")
+        function = (lambda: callable(*args, **kwargs)) if args or kwargs else callable
+        timer = Timer(self, self.scheduler.now + delay, function)
+        self.timers[timer] = None
+        return timer
+
+    def getDelayedCalls(self) -> Sequence[IDelayedCall]:
+        return list(self.timers)
+
+    def cancel_all(self) -> None:
+        """Cancel every timer, as the end of a process does."""
+        for timer in list(self.timers):
+            timer.cancel()

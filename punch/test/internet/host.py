@@ -1,0 +1,206 @@
+"""Hosts: addresses, routes, sockets by port, and what can befall a machine."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.internet.defer import Deferred
+
+from punch.test.internet.clock import Clock
+from punch.test.internet.links import LinkSpec
+from punch.test.internet.network import Attachment, Lan, Network
+from punch.test.internet.packet import (
+    Endpoint,
+    Packet,
+    header_size,
+    is_ipv6,
+    is_loopback,
+    os_error,
+)
+from punch.test.internet.ports import PortTable
+from punch.test.internet.reactor import HostReactor
+from punch.test.internet.tcp import TCPStack
+
+if TYPE_CHECKING:
+    from punch.test.internet.world import Internet
+
+_LOOPBACK_LINK = LinkSpec(mtu=65536)
+
+
+class DatagramReceiver(Protocol):
+    """A bound UDP socket."""
+
+    def receive(self, packet: Packet) -> None: ...
+
+
+class Host:
+    """A machine with one process: what runs on `reactor` runs there."""
+
+    def __init__(self, net: Internet, name: str) -> None:
+        self.net = net
+        self.name = name
+        self.interfaces: list[Attachment] = []
+        self.kernel_clock = Clock(net.scheduler)
+        random = net.random(f"host {name}")
+        self.udp: PortTable[DatagramReceiver] = PortTable(self.owns, random)
+        self.tcp = TCPStack(self, random)
+        self._loopback = net.wire(f"{name} loopback", _LOOPBACK_LINK)
+        self.reactor = HostReactor(self)
+
+    # -- addresses and routes --
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses of all interfaces, without loopback."""
+        return [address for interface in self.interfaces for address in interface.addresses]
+
+    @property
+    def address(self) -> str:
+        """The first address."""
+        return self.addresses[0]
+
+    def monotonic(self) -> float:
+        """This machine's `time.monotonic`: does not count sleep, as on Linux."""
+        return self.reactor.monotonic()
+
+    def attach(
+        self, network: Network, addresses: Iterable[str] = (), link: LinkSpec | None = None
+    ) -> Attachment:
+        """Add an interface, on a LAN or the public internet."""
+        if link is None:
+            link = network.host_link if isinstance(network, Lan) else LinkSpec()
+        name = f"{self.name}" if not self.interfaces else f"{self.name} {network.name}"
+        given = list(addresses) or network.free_addresses()
+        interface = Attachment(name, network, given, self._receive, link, link)
+        self.interfaces.append(interface)
+        return interface
+
+    def detach(self, network: Network) -> None:
+        """Remove the interface on a network."""
+        for interface in [each for each in self.interfaces if each.network is network]:
+            interface.detach()
+            self.interfaces.remove(interface)
+
+    def move(self, network: Network, *addresses: str, link: LinkSpec | None = None) -> None:
+        """Leave all networks for another one, as a laptop does; sockets stay, their addresses may not."""
+        for interface in self.interfaces:
+            interface.detach()
+        self.interfaces.clear()
+        self.attach(network, addresses, link)
+
+    def owns(self, address: str) -> bool:
+        """Whether packets to an address end here."""
+        return is_loopback(address) or any(address in interface.addresses for interface in self.interfaces)
+
+    def route(self, destination: str, source: str | None = None) -> Attachment | None:
+        """
+        The interface by which packets leave for `destination`: a given source address's own,
+        else one on whose network it lies, else the first that leads outside.
+        """
+        ipv6 = is_ipv6(destination)
+        fallback = None
+        for interface in self.interfaces:
+            if interface.address(ipv6) is None or (source is not None and source not in interface.addresses):
+                continue
+            if interface.network.is_local(destination):
+                return interface
+            if fallback is None and interface.network.has_route(destination):
+                fallback = interface
+        return fallback
+
+    def source_for(self, destination: str) -> str:
+        """
+        The address that a socket which is not bound to one sends from.
+
+        :raise OSError: ENETUNREACH.
+        """
+        if self.owns(destination):
+            return destination
+        interface = self.route(destination)
+        address = None if interface is None else interface.address(is_ipv6(destination))
+        if address is None:
+            raise os_error(errno.ENETUNREACH)
+        return address
+
+    # -- packets --
+
+    def send(
+        self, protocol: str, source: Endpoint, destination: Endpoint, payload: object, length: int
+    ) -> None:
+        """
+        Send `length` bytes of payload.
+
+        :raise OSError: ENETUNREACH, EINVAL (from loopback to elsewhere), EADDRNOTAVAIL (the source address has gone).
+        """
+        size = length + header_size(protocol, destination[0])
+        packet = Packet(protocol, source, destination, payload, size)
+        if self.owns(destination[0]):
+            self._loopback.carry(packet, self._receive, later=True)
+            return
+        if is_loopback(source[0]):
+            raise os_error(errno.EINVAL)
+        interface = self.route(destination[0], source[0])
+        if interface is None:
+            raise os_error(errno.ENETUNREACH if self.owns(source[0]) else errno.EADDRNOTAVAIL)
+        interface.send(packet)
+
+    def mtu_towards(self, destination: str) -> int:
+        """Bytes of the largest packet that our own link takes."""
+        if self.owns(destination):
+            return self._loopback.spec.mtu
+        interface = self.route(destination)
+        return 1500 if interface is None else interface.up.spec.mtu
+
+    def _receive(self, packet: Packet) -> None:
+        if self.is_asleep or not self.owns(packet.destination[0]):
+            return
+        if packet.protocol == "udp":
+            receiver = self.udp.find(packet.destination)
+            if receiver is not None:
+                receiver.receive(packet)
+        else:
+            self.tcp.receive(packet)
+
+    # -- what can befall a machine --
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether `sleep` has not ended yet."""
+        return self.kernel_clock.paused_until > self.net.scheduler.now
+
+    def sleep(self, seconds: float) -> None:
+        """Suspend the machine: no timer fires, packets to it are lost; then it goes on as if nothing had been."""
+        self.kernel_clock.pause(seconds)
+        self.reactor.pause(seconds)
+
+    def down(self) -> None:
+        """Cut all cables: packets are lost both ways, nobody is told."""
+        for interface in self.interfaces:
+            interface.set_up(False)
+
+    def up(self) -> None:
+        """Undo `down`."""
+        for interface in self.interfaces:
+            interface.set_up(True)
+
+    def kill(self) -> None:
+        """End the process at once, as SIGKILL does: its protocols hear nothing, the kernel closes its sockets."""
+        self.reactor.end()
+        self.udp.clear()
+        self.tcp.close_all()
+
+    def crash(self) -> None:
+        """Lose power: everything is gone and nobody is told. After `up` a new process may use `reactor`."""
+        self.down()
+        self.reactor.end()
+        self.udp.clear()
+        self.tcp.vanish()
+
+    def shutdown(self) -> Deferred[None]:
+        """End the process in good order, as SIGTERM does: fires when its shutdown triggers have run."""
+        return self.reactor.shut_down()
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name}: {', '.join(self.addresses)}>"

@@ -1,0 +1,322 @@
+"""
+Network address translators, in the terms of RFC 4787 (UDP) and RFC 5382 (TCP), and stateful firewalls.
+
+A NAT maps an internal endpoint X:x to an external X':x' (mapping, §4.1), lets packets to X':x' in or not (filtering, §5),
+chooses x' (port assignment, §4.2), forgets (§4.3), and may send packets from inside to X':x' back in (hairpinning, §6).
+The filtering rule belongs to the mapping: what another mapping of the same internal endpoint has sent opens nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from random import Random
+
+from punch.test.internet.packet import Endpoint, Packet
+
+
+class Mapping(Enum):
+    """When a mapping is used again (RFC 4787 §4.1)."""
+
+    EIM = "endpoint-independent"
+    ADM = "address-dependent"
+    APDM = "address-and-port-dependent"
+
+
+class Filtering(Enum):
+    """Whose packets are let in (RFC 4787 §5)."""
+
+    EIF = "endpoint-independent"
+    ADF = "address-dependent"
+    APDF = "address-and-port-dependent"
+
+
+class Hairpin(Enum):
+    """What happens to packets from inside to an external endpoint of the same NAT (RFC 4787 §6)."""
+
+    NONE = "dropped"
+    INTERNAL = "internal source address and port"
+    EXTERNAL = "external source address and port"
+
+
+class Ports(Enum):
+    """How external ports are chosen (RFC 4787 §4.2)."""
+
+    PRESERVING = "preserving"
+    """The internal port if it is free, else the next free one."""
+    SEQUENTIAL = "sequential"
+    RANDOM = "random"
+
+
+class Unsolicited(Enum):
+    """What answers packets from outside that are not let in."""
+
+    DROP = "drop"
+    REJECT = "reject"
+    """TCP gets a reset, UDP nothing that a peer would notice (ICMP is not simulated)."""
+
+
+RemoteKey = tuple[str, int]
+"""What a mapping or a filter remembers of a remote endpoint; the parts that don't count are blank."""
+
+_TCP_TIMEOUT = 7440.0  # RFC 5382 §5: at least two hours and four minutes
+
+
+def _mapping_key(mapping: Mapping, remote: Endpoint) -> RemoteKey:
+    if mapping is Mapping.EIM:
+        return ("", 0)
+    return (remote[0], 0) if mapping is Mapping.ADM else remote
+
+
+class Permissions:
+    """Which remote endpoints may send in, each until its time is over."""
+
+    __slots__ = ("_filtering", "_until")
+
+    def __init__(self, filtering: Filtering) -> None:
+        self._filtering = filtering
+        self._until: dict[RemoteKey, float] = {}
+
+    def _key(self, remote: Endpoint) -> RemoteKey:
+        if self._filtering is Filtering.EIF:
+            return ("", 0)
+        return (remote[0], 0) if self._filtering is Filtering.ADF else remote
+
+    def grant(self, remote: Endpoint, until: float) -> None:
+        """Something was sent to `remote`."""
+        self._until[self._key(remote)] = until
+
+    def allows(self, remote: Endpoint, now: float) -> bool:
+        """Whether packets from `remote` are let in."""
+        until = self._until.get(self._key(remote))
+        return until is not None and until > now
+
+
+class Entry:
+    """One mapping in a NAT's table."""
+
+    __slots__ = ("expires", "external_port", "internal", "permissions", "protocol", "remote_key")
+
+    def __init__(
+        self,
+        protocol: str,
+        internal: Endpoint,
+        external_port: int,
+        remote_key: RemoteKey,
+        filtering: Filtering,
+    ) -> None:
+        self.protocol = protocol
+        self.internal = internal
+        self.external_port = external_port
+        self.remote_key = remote_key
+        self.permissions = Permissions(filtering)
+        self.expires = 0.0
+
+
+@dataclass
+class NAT:
+    """
+    The NAT of one LAN. IPv4 only, as NATs are; IPv6 passes by it (see `Firewall`).
+
+    `public` is its external address, None for the next free one of the network outside.
+    """
+
+    public: str | None = None
+    mapping: Mapping = Mapping.EIM
+    filtering: Filtering = Filtering.APDF
+    hairpin: Hairpin = Hairpin.EXTERNAL
+    ports: Ports = Ports.PRESERVING
+    timeout: float = 120.0
+    """Seconds without use after which a UDP mapping is forgotten."""
+    tcp_timeout: float = _TCP_TIMEOUT
+    refresh_inbound: bool = False
+    """Whether packets from outside are use, too (RFC 4787 §4.3)."""
+    unsolicited: Unsolicited = Unsolicited.DROP
+    port_parity: bool = False
+    """Whether even ports are mapped to even ones, odd to odd (RFC 4787 §4.2.2)."""
+    overload: bool = False
+    """Whether mappings to different remotes may share a port (RFC 4787 §4.2.1); only if the mapping depends on the remote."""
+    port_range: tuple[int, int] = (1024, 65535)
+    block_udp: bool = False
+    _by_internal: dict[tuple[str, Endpoint, RemoteKey], Entry] = field(default_factory=dict, repr=False)
+    _by_port: dict[tuple[str, int], dict[RemoteKey, Entry]] = field(default_factory=dict, repr=False)
+    _forwards: dict[tuple[str, int], Endpoint] = field(default_factory=dict, repr=False)
+    _next_port: int = field(default=0, repr=False)
+    _random: Random = field(default_factory=lambda: Random(0), repr=False)
+
+    def seed(self, random: Random) -> None:
+        """Draw random ports from `random` from now on."""
+        self._random = random
+        low, high = self.port_range
+        self._next_port = random.randint(low, high)
+
+    def forget(self) -> None:
+        """Lose the table, as a reboot does; forwarded ports stay."""
+        self._by_internal.clear()
+        self._by_port.clear()
+
+    def forward(self, protocol: str, port: int, internal: Endpoint) -> None:
+        """Send what comes for an external port to an internal endpoint, whoever it comes from."""
+        self._forwards[protocol, port] = internal
+
+    def unforward(self, protocol: str, port: int) -> None:
+        """End what `forward` began."""
+        del self._forwards[protocol, port]
+
+    def mappings(self, now: float) -> list[tuple[str, Endpoint, Endpoint]]:
+        """The living mappings: protocol, internal endpoint, external endpoint."""
+        public = self.public or ""
+        return [
+            (entry.protocol, entry.internal, (public, entry.external_port))
+            for entry in self._by_internal.values()
+            if entry.expires > now
+        ]
+
+    # -- what a router asks --
+
+    def outbound(self, packet: Packet, now: float) -> Packet | None:
+        """Translate a packet that goes out; None if it is dropped."""
+        entry = self._entry_for(packet, now)
+        if entry is None or self.public is None:
+            return None
+        return packet.translated((self.public, entry.external_port), packet.destination)
+
+    def inbound(self, packet: Packet, now: float) -> Packet | None:
+        """Translate a packet that comes in; None if it is not let in."""
+        if self.block_udp and packet.protocol == "udp":
+            return None
+        internal = self._admit(packet.protocol, packet.destination[1], packet.source, now)
+        return None if internal is None else packet.translated(packet.source, internal)
+
+    def hairpinned(self, packet: Packet, now: float) -> Packet | None:
+        """Translate a packet from inside to our own external address; None if it is dropped."""
+        if self.hairpin is Hairpin.NONE:
+            return None
+        out = self.outbound(packet, now)
+        if out is None:
+            return None
+        back = self.inbound(out, now)
+        if back is None or self.hairpin is Hairpin.EXTERNAL:
+            return back
+        return back.translated(packet.source, back.destination)
+
+    def _entry_for(self, packet: Packet, now: float) -> Entry | None:
+        protocol, source, remote = packet.protocol, packet.source, packet.destination
+        if self.block_udp and protocol == "udp":
+            return None
+        remote_key = _mapping_key(self.mapping, remote)
+        key = (protocol, source, remote_key)
+        entry = self._by_internal.get(key)
+        if entry is not None and entry.expires <= now:
+            self._drop(entry)
+            entry = None
+        if entry is None:
+            port = self._allocate(protocol, source, remote_key, now)
+            if port is None:
+                return None
+            entry = Entry(protocol, source, port, remote_key, self.filtering)
+            self._by_internal[key] = entry
+            self._by_port.setdefault((protocol, port), {})[remote_key] = entry
+        entry.expires = now + self._lifetime(protocol)
+        entry.permissions.grant(remote, entry.expires)
+        return entry
+
+    def _lifetime(self, protocol: str) -> float:
+        return self.timeout if protocol == "udp" else self.tcp_timeout
+
+    def _drop(self, entry: Entry) -> None:
+        del self._by_internal[entry.protocol, entry.internal, entry.remote_key]
+        sharing = self._by_port[entry.protocol, entry.external_port]
+        del sharing[entry.remote_key]
+        if not sharing:
+            del self._by_port[entry.protocol, entry.external_port]
+
+    def _admit(self, protocol: str, port: int, remote: Endpoint, now: float) -> Endpoint | None:
+        sharing = self._by_port.get((protocol, port))
+        if sharing:
+            # The mapping made for this very remote comes first; with a shared port only that one can be meant.
+            entry = sharing.get(_mapping_key(self.mapping, remote))
+            if entry is None and len(sharing) == 1:
+                entry = next(iter(sharing.values()))
+            if entry is not None and entry.expires > now and entry.permissions.allows(remote, now):
+                if self.refresh_inbound:
+                    entry.expires = now + self._lifetime(protocol)
+                    entry.permissions.grant(remote, entry.expires)
+                return entry.internal
+        return self._forwards.get((protocol, port))
+
+    # -- ports --
+
+    def _allocate(self, protocol: str, internal: Endpoint, remote_key: RemoteKey, now: float) -> int | None:
+        low, high = self.port_range
+        parity = internal[1] % 2 if self.port_parity else None
+
+        def is_free(port: int) -> bool:
+            return (parity is None or port % 2 == parity) and self._is_free(protocol, port, remote_key, now)
+
+        if self.ports is Ports.PRESERVING:
+            start = internal[1] if low <= internal[1] <= high else self._random.randint(low, high)
+            return self._next_free(start, is_free)
+        if self.ports is Ports.SEQUENTIAL:
+            port = self._next_free(self._next_port or low, is_free)
+            if port is not None:
+                self._next_port = port + 1 if port < high else low
+            return port
+        for _ in range(64):
+            port = self._random.randint(low, high)
+            if is_free(port):
+                return port
+        return self._next_free(self._random.randint(low, high), is_free)
+
+    def _next_free(self, start: int, is_free: Callable[[int], bool]) -> int | None:
+        low, high = self.port_range
+        size = high - low + 1
+        for step in range(size):
+            port = low + (start - low + step) % size
+            if is_free(port):
+                return port
+        return None
+
+    def _is_free(self, protocol: str, port: int, remote_key: RemoteKey, now: float) -> bool:
+        if (protocol, port) in self._forwards:
+            return False
+        sharing = self._by_port.get((protocol, port))
+        if not sharing:
+            return True
+        for entry in [entry for entry in sharing.values() if entry.expires <= now]:
+            self._drop(entry)
+        if self.overload and self.mapping is not Mapping.EIM:
+            return remote_key not in sharing
+        return not sharing
+
+
+@dataclass
+class Firewall:
+    """A stateful packet filter without translation: for IPv6, and for IPv4 networks with addresses of their own."""
+
+    filtering: Filtering = Filtering.APDF
+    timeout: float = 120.0
+    tcp_timeout: float = _TCP_TIMEOUT
+    block_udp: bool = False
+    _sessions: dict[tuple[str, Endpoint], Permissions] = field(default_factory=dict, repr=False)
+
+    def outbound(self, packet: Packet, now: float) -> Packet | None:
+        """The packet, if it may go out."""
+        if self.block_udp and packet.protocol == "udp":
+            return None
+        session = self._sessions.setdefault((packet.protocol, packet.source), Permissions(self.filtering))
+        lifetime = self.timeout if packet.protocol == "udp" else self.tcp_timeout
+        session.grant(packet.destination, now + lifetime)
+        return packet
+
+    def inbound(self, packet: Packet, now: float) -> Packet | None:
+        """The packet, if it may come in."""
+        if self.block_udp and packet.protocol == "udp":
+            return None
+        session = self._sessions.get((packet.protocol, packet.destination))
+        return packet if session is not None and session.allows(packet.source, now) else None
+
+    def forget(self) -> None:
+        """Lose all state, as a reboot does."""
+        self._sessions.clear()

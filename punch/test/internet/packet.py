@@ -1,0 +1,122 @@
+"""Packets, what a capture shows of them, and addresses as text."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Any, NamedTuple, Union
+
+Endpoint = tuple[str, int]
+"""An IP address in canonical text, and a port."""
+
+IPNetwork = Union[IPv4Network, IPv6Network]
+
+IPV4_ANY = "0.0.0.0"
+IPV6_ANY = "::"
+
+
+class Packet:
+    """
+    One IP packet. Never changed once it is made: a NAT makes another.
+
+    `payload` is bytes for UDP, a `Segment` for TCP; `size` counts all headers.
+    """
+
+    __slots__ = ("destination", "payload", "protocol", "size", "source")
+
+    def __init__(
+        self, protocol: str, source: Endpoint, destination: Endpoint, payload: Any, size: int
+    ) -> None:
+        self.protocol = protocol
+        self.source = source
+        self.destination = destination
+        self.payload = payload
+        self.size = size
+
+    def translated(self, source: Endpoint, destination: Endpoint) -> Packet:
+        """The same packet between other endpoints."""
+        return Packet(self.protocol, source, destination, self.payload, self.size)
+
+    @property
+    def data(self) -> bytes:
+        """The bytes that the application sent."""
+        return bytes(self.payload if self.protocol == "udp" else self.payload.data)
+
+    def __repr__(self) -> str:
+        return f"<{self.protocol} {self.source} → {self.destination}, {self.size} bytes: {self.payload!r}>"
+
+
+class Seen(NamedTuple):
+    """
+    What a capture shows of a packet on one link. A packet is seen once on each link that it takes.
+
+    `fate` is "sent", or why it got no further: "lost", "mtu", "queue", "down".
+    """
+
+    time: float
+    size: int
+    source: Endpoint
+    destination: Endpoint
+    protocol: str
+    payload: bytes
+    link: str
+    fate: str
+
+
+@lru_cache(maxsize=65536)
+def canonical_host(host: str) -> str:
+    """
+    The one text form of an IP address; IPv4-mapped IPv6 stays as it is.
+
+    :raise ValueError: it is no IP address.
+    """
+    address = ip_address(host)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return f"::ffff:{mapped}" if mapped is not None else str(address)
+
+
+@lru_cache(maxsize=65536)
+def contains(network: IPNetwork, host: str) -> bool:
+    """Whether `host` lies in `network`."""
+    return ip_address(host) in network
+
+
+def is_ipv6(host: str) -> bool:
+    """Whether an IP address in text form is an IPv6 address."""
+    return ":" in host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an IP address stands for the host itself."""
+    return host.startswith("127.") or host == "::1"
+
+
+def mapped(host: str) -> str:
+    """An IPv4 address as an IPv6 socket shows it."""
+    return f"::ffff:{host}"
+
+
+def unmapped(host: str) -> str:
+    """The IPv4 address that an IPv6 socket shows as `host`; any other address unchanged."""
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
+def network_of(text: str) -> IPNetwork:
+    """Read `192.168.1.0/24` or `2001:db8::/64`."""
+    return ip_network(text)
+
+
+def header_size(protocol: str, host: str) -> int:
+    """The bytes of IP and transport headers of a packet to `host`."""
+    return (40 if is_ipv6(host) else 20) + (8 if protocol == "udp" else 20)
+
+
+def local_form(address: str) -> str:
+    """Read an address to bind to as Twisted gives it: blank stands for all of IPv4."""
+    return canonical_host(address) if address else IPV4_ANY
+
+
+def os_error(code: int) -> OSError:
+    """What a system call that fails with this errno raises."""
+    return OSError(code, os.strerror(code))

@@ -1,0 +1,221 @@
+"""The simulated internet as a whole: who is in it, and the passing of time."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Coroutine, Generator
+from random import Random
+from typing import Any, TypeVar, Union
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from punch.test.internet.clock import Clock, Scheduler
+from punch.test.internet.host import Host
+from punch.test.internet.links import LinkSpec, Tracer, Wire
+from punch.test.internet.nat import NAT, Firewall
+from punch.test.internet.network import Attachment, Lan, Network
+from punch.test.internet.packet import Packet, Seen
+
+T = TypeVar("T")
+Awaited = Union[Deferred[T], Coroutine[Deferred[Any], Any, T], Generator[Deferred[Any], Any, T]]
+
+UPLINK = LinkSpec(delay=0.01)
+"""What a LAN's link to the network outside is like unless something else is said."""
+
+
+class SimulationTimeout(AssertionError):
+    """What was waited for did not happen in the simulated time that it was given."""
+
+
+class Internet:
+    """
+    A simulated internet. One seed gives one run; `PUNCH_SEED` in the environment replaces every seed, to replay a failure.
+
+    :ivar dns: names and their addresses, as hosts resolve them; `dns_delay` seconds later.
+    :ivar drop: asked about every packet in every network; what it says True to is lost.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = int(os.environ.get("PUNCH_SEED", seed))
+        self.scheduler = Scheduler()
+        self.clock = Clock(self.scheduler)
+        self.dns: dict[str, list[str]] = {}
+        self.dns_delay = 0.0
+        self.drop: Callable[[Packet], bool] | None = None
+        self.hosts: dict[str, Host] = {}
+        self.lans: dict[str, Lan] = {}
+        self._wires: list[Wire] = []
+        self._trace: list[Seen] | Callable[[Seen], object] | None = None
+        self._sequence = 0
+        self._told_seed = False
+        self.public = Network(self, "internet")
+
+    # -- building --
+
+    def host(self, name: str, *addresses: str, link: LinkSpec | None = None) -> Host:
+        """A new host on the public internet, under the given addresses or else a free one."""
+        return self.new_host(name, self.public, addresses, link)
+
+    def new_host(
+        self, name: str, network: Network, addresses: tuple[str, ...], link: LinkSpec | None = None
+    ) -> Host:
+        """
+        A new host.
+
+        :raise ValueError: its name or an address is taken.
+        """
+        if name in self.hosts:
+            raise ValueError(f"there is a host {name} already")
+        host = Host(self, name)
+        host.attach(network, addresses, link)
+        self.hosts[name] = host
+        return host
+
+    def lan(
+        self,
+        name: str,
+        subnet: str | None = None,
+        *,
+        ipv6: str | None = None,
+        nat: NAT | None = None,
+        firewall: Firewall | None = None,
+        link: LinkSpec | None = None,
+        link_down: LinkSpec | None = None,
+        host_link: LinkSpec | None = None,
+        parent: Network | None = None,
+        isolated: bool = False,
+    ) -> Lan:
+        """
+        A new LAN behind a router.
+
+        :param subnet: its IPv4 subnet, for instance `192.168.1.0/24`.
+        :param ipv6: its IPv6 prefix; its hosts are reached without translation.
+        :param nat: without one, IPv4 is routed like IPv6.
+        :param firewall: what the router lets through, both families.
+        :param link: from the router to the network outside, and back unless `link_down` says something else.
+        :param host_link: of its hosts' own cables, by default instant.
+        :param parent: the network outside, by default the public internet.
+        :param isolated: no router at all.
+        :raise ValueError: no subnet at all, or the name or an address is taken.
+        """
+        subnets = [each for each in (subnet, ipv6) if each is not None]
+        if not subnets or name in self.lans:
+            raise ValueError(f"a LAN needs a subnet, and a name of its own: {name}")
+        up = UPLINK if link is None else link
+        down = up if link_down is None else link_down
+        outside = None if isolated else parent or self.public
+        lan = Lan(self, name, subnets, outside, nat, firewall, up, down, host_link or LinkSpec())
+        self.lans[name] = lan
+        return lan
+
+    def wire(self, name: str, spec: LinkSpec) -> Wire:
+        """One direction of a new link."""
+        wire = Wire(name, spec, self.scheduler, self.random(f"wire {name}"))
+        wire.tracer = self._tracer
+        self._wires.append(wire)
+        return wire
+
+    def cut(self, *attachments: Attachment) -> None:
+        """Let these links carry nothing."""
+        for attachment in attachments:
+            attachment.set_up(False)
+
+    # -- randomness --
+
+    def random(self, purpose: str) -> Random:
+        """A source of its own for each purpose, so that what one part draws changes nothing elsewhere."""
+        return Random(f"{self.seed} {purpose}")
+
+    def random_bytes(self, purpose: str) -> Callable[[int], bytes]:
+        """What production code takes instead of `os.urandom`: reproducible bytes."""
+        return self.random(f"bytes {purpose}").randbytes
+
+    def initial_sequence(self) -> int:
+        """Where a TCP connection starts to count; far from all others, so that none is mistaken for another."""
+        self._sequence += 1
+        return self._sequence << 48
+
+    # -- watching --
+
+    @property
+    def trace(self) -> list[Seen] | Callable[[Seen], object] | None:
+        """Where every packet on every link is noted: a list, something to call, or None."""
+        return self._trace
+
+    @trace.setter
+    def trace(self, trace: list[Seen] | Callable[[Seen], object] | None) -> None:
+        self._trace = trace
+        for wire in self._wires:
+            wire.tracer = self._tracer
+
+    @property
+    def _tracer(self) -> Tracer | None:
+        return self._trace.append if isinstance(self._trace, list) else self._trace
+
+    # -- time --
+
+    @property
+    def now(self) -> float:
+        """Seconds since the simulation began."""
+        return self.scheduler.now
+
+    def monotonic(self) -> float:
+        """Like `time.monotonic`, on a machine that never sleeps."""
+        return self.scheduler.now
+
+    def advance(self, seconds: float) -> None:
+        """Let so many seconds pass. Exceptions of what happens in them come out here, as they were raised."""
+        try:
+            self.scheduler.run_until(self.scheduler.now + seconds)
+        except BaseException:
+            self._tell_seed()
+            raise
+
+    def run_until(self, condition: Callable[[], object], timeout: float, what: str = "") -> None:
+        """
+        Let time pass until a condition holds; it is looked at after every event.
+
+        :param what: what is waited for, for the message.
+        :raise SimulationTimeout: after `timeout` seconds it still does not hold.
+        """
+        scheduler = self.scheduler
+        deadline = scheduler.now + timeout
+        try:
+            while not condition():
+                following = scheduler.next_time()
+                if following is None or following > deadline:
+                    scheduler.run_until(deadline)
+                    if condition():
+                        return
+                    raise SimulationTimeout(
+                        f"{what or 'the condition'} did not come true in {timeout} s (it is {scheduler.now} s)"
+                    )
+                scheduler.step()
+        except BaseException:
+            self._tell_seed()
+            raise
+
+    def wait(self, awaited: Awaited[T], timeout: float, what: str = "") -> T:
+        """
+        Let time pass until a Deferred or coroutine has its result; gives the result, or raises the failure's exception.
+
+        :raise SimulationTimeout: after `timeout` seconds there is none.
+        """
+        deferred = awaited if isinstance(awaited, Deferred) else Deferred.fromCoroutine(awaited)
+        results: list[Any] = []
+        deferred.addBoth(results.append)
+        self.run_until(lambda: results, timeout, what or repr(deferred))
+        if isinstance(results[0], Failure):
+            self._tell_seed()
+            results[0].raiseException()
+        result: T = results[0]
+        return result
+
+    def _tell_seed(self) -> None:
+        if not self._told_seed:
+            self._told_seed = True
+            sys.stderr.write(
+                f"\nsimulation failed with seed {self.seed}: replay it with PUNCH_SEED={self.seed}\n"
+            )
