@@ -1,0 +1,494 @@
+"""
+The ICE agent (RFC 8445 for one component, trickled candidates of RFC 8838): finds a path to a peer, keeps it.
+
+A pure core: it is given addresses, datagrams and the time, and says what to send and what happened. After any
+input, send `datagrams_to_send(now)`, take the events, and call `handle_timer` at `get_timer()`.
+
+Choices where the RFCs leave some, or where we differ:
+
+- Between ourselves the controlling side nominates its first success at once, and again, with a growing
+  number, when a clearly better pair works (`Nomination`). Each side may send as soon as a check of its own
+  succeeded.
+- Remote candidates of different types take turns in being checked (`CheckList.next_pair`).
+- Gathering has a pacer of its own (`Gatherer`).
+- Failure waits for the patience of RFC 8863, and for `GIVE_UP` at most: a check that waits longer because its
+  RTO grew with the number of pairs isn't worth a user's time.
+- Requests of those who don't know our ufrag get silence (`punch.traversal.responder`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Sequence
+from typing import Literal
+
+from punch.identity import RandomBytes
+from punch.traversal.candidates import LocalCandidates, RemoteCandidates
+from punch.traversal.checker import Checker, Outcome, Verdict
+from punch.traversal.checklist import CheckList
+from punch.traversal.checks import Check, Role, is_for, keepalive, read_check
+from punch.traversal.credentials import Credentials
+from punch.traversal.events import (
+    CheckingStarted,
+    ConsentLost,
+    Event,
+    Failed,
+    GatheringDone,
+    LocalCandidate,
+    RoleChanged,
+    Selected,
+)
+from punch.traversal.gathering import Gatherer
+from punch.traversal.lifecycle import AgentState, LifecycleState, new_lifecycle
+from punch.traversal.pairs import CandidatePair, Pair, PairState
+from punch.traversal.reasons import why_not
+from punch.traversal.responder import respond
+from punch.traversal.selection import Nomination, Selector
+from punch.traversal.transactions import RTO, Purpose
+from punch.wire.address import Address, Transmit
+from punch.wire.candidate import Candidate
+from punch.wire.stun import MAGIC_COOKIE, Message, MessageClass, Method, STUNError, parse
+
+__all__ = ["Agent", "AgentState", "Credentials", "Pair"]
+
+PACING = 0.05
+"""Seconds between two new checks, unless both sides signal another (RFC 8445, section 14.2)."""
+MIN_PACING = 0.005
+"""The least that RFC 8445, section 14.2 allows."""
+PATIENCE = 39.5
+"""Seconds of checking before failure may be declared (RFC 8863, section 4)."""
+GIVE_UP = 60.0
+"""Seconds of checking after which it is declared, whatever is still under way."""
+MAX_EARLY = 32
+"""Checks from different addresses that are remembered before the peer's credentials are known."""
+KEEPALIVE = 15.0
+"""Seconds between keepalives where consent is not asked for (RFC 8445, section 11)."""
+
+_COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
+_ENDED = (AgentState.FAILED, AgentState.CLOSED)
+
+
+class Agent:
+    """
+    One side of one ICE session.
+
+    :param controlling: the role to begin with; the side that calls has it, and a conflict is repaired.
+    :param credentials: ours, which the peer is told.
+    :param pacing: Ta that we signal, in seconds; the greater one of both sides is used.
+    :param nomination: "renomination" between ourselves, "regular" towards others.
+    :param consent: ask for consent on the selected pair (RFC 7675); without, it is only kept alive.
+    """
+
+    def __init__(
+        self,
+        *,
+        controlling: bool,
+        credentials: Credentials,
+        random: RandomBytes = os.urandom,
+        pacing: float = PACING,
+        nomination: Literal["renomination", "regular"] = "renomination",
+        consent: bool = True,
+    ) -> None:
+        self._ours = credentials
+        self._theirs: Credentials | None = None
+        self._pacing = max(pacing, MIN_PACING)
+        self._locals = LocalCandidates()
+        self._remotes = RemoteCandidates()
+        self._checklist = CheckList()
+        self._checklist.controlling = controlling
+        role = Role.CONTROLLING if controlling else Role.CONTROLLED
+        self._checker = Checker(credentials, self._locals, role, random)
+        self._gatherer = Gatherer(random, self._pacing)
+        self._selector = Selector(self._checklist, Nomination(nomination), random, consent=consent)
+        self._state = LifecycleState()
+        self._lifecycle = new_lifecycle(self._state)
+        self._early: dict[tuple[Address, Address], Check] = {}
+        self._locals_ended = False
+        self._remotes_ended = False
+        self._started_at = 0.0
+        self._judged = 0.0
+        self._announced = False
+        self._next_check = 0.0
+        self._keepalive_at: float | None = None
+        self._consent = consent
+        self._random = random
+        self._shown: Pair | None = None
+        self._output: list[Transmit] = []
+        self._events: deque[Event] = deque()
+
+    # What can be seen
+
+    @property
+    def state(self) -> AgentState:
+        """Where the session is."""
+        return self._state.now
+
+    @property
+    def controlling(self) -> bool:
+        """Our role now."""
+        return self._checker.role is Role.CONTROLLING
+
+    @property
+    def credentials(self) -> Credentials:
+        """Ours."""
+        return self._ours
+
+    @property
+    def local_candidates(self) -> list[Candidate]:
+        """What to tell the peer: all candidates so far."""
+        return self._locals.signalled
+
+    @property
+    def pair_count(self) -> int:
+        """How many pairs the checklist has."""
+        return len(self._checklist)
+
+    @property
+    def selected(self) -> Pair | None:
+        """The path to send on now."""
+        pair = self._selector.selected
+        return None if pair is None else self._show(pair)
+
+    def validated(self, local: Address, remote: Address) -> bool:
+        """Whether an authenticated check came or was answered between these addresses, and consent holds."""
+        pair = self._checklist.get(local, remote)
+        return pair is not None and not pair.revoked and (pair.heard or pair.valid)
+
+    # Candidates
+
+    def add_local_address(self, base: Address) -> None:
+        """
+        A socket was bound to `base`: it is a host candidate.
+
+        :raise ValueError: it is no address that a peer could send to.
+        """
+        candidate = self._locals.add_host(base)
+        if candidate is None:
+            return
+        self._events.append(LocalCandidate(candidate))
+        for remote in self._remotes:
+            self._checklist.add(candidate, remote)
+
+    def gather(self, reflectors: Sequence[Address], now: float) -> None:
+        """Ask the reflectors for server-reflexive candidates; `GatheringDone` comes within 3.5 s."""
+        self._gatherer.start([base.address for base in self._locals.bases], reflectors, now)
+        self._take_gathering_done(now)
+
+    def add_reflexive(self, base: Address, mapped: Address, source: str = "") -> None:
+        """
+        A mapping of `base` that was learned elsewhere.
+
+        :param source: where, so that mappings of one kind share a foundation.
+        """
+        candidate = self._locals.add_reflexive(base, mapped, source)
+        if candidate is not None:
+            self._events.append(LocalCandidate(candidate))
+            self._publish()
+
+    def end_of_local_candidates(self) -> None:
+        """No more are coming; `gather` says so itself."""
+        self._locals_ended = True
+
+    def set_remote(self, credentials: Credentials, pacing: float, now: float) -> None:
+        """
+        The peer's credentials and the Ta that it signals, in seconds: checking starts.
+
+        :raise ValueError: other credentials are already in use: that would be a restart.
+        """
+        if self._theirs is not None:
+            if credentials != self._theirs:
+                raise ValueError("the peer's credentials can't change within a session")
+            return
+        self._theirs = credentials
+        self._checker.set_remote(credentials)
+        self._pacing = max(self._pacing, pacing)
+        self._started_at = now
+        self._lifecycle.start()
+        early, self._early = self._early, {}
+        for check in early.values():
+            if check.username.partition(":")[2] == credentials.ufrag:
+                self._take_check(check, now)
+
+    def add_remote_candidate(self, candidate: Candidate, now: float) -> None:
+        """A candidate that the peer signalled; useless ones and those beyond 32 are ignored."""
+        if not self._remotes.add(candidate):
+            return
+        self._checklist.update_remote(candidate)
+        for local in self._locals.bases:
+            self._checklist.add(local, candidate)
+        self._publish()
+
+    def end_of_remote_candidates(self, now: float) -> None:
+        """The peer has signalled all of its candidates (RFC 8838, section 14)."""
+        self._remotes_ended = True
+
+    # Datagrams and time
+
+    def wants(self, data: bytes, remote: Address) -> bool:
+        """
+        Whether this is a STUN message for this session: an answer to one of our requests, or a request whose
+        USERNAME begins with our ufrag. Says nothing about its being authentic.
+        """
+        if self.state in _ENDED or len(data) < 20 or data[0] > 1 or data[4:8] != _COOKIE:
+            return False
+        if data[0] & 1:
+            transaction_id = bytes(data[8:20])
+            return self._checker.owns(transaction_id) or self._gatherer.owns(transaction_id)
+        try:
+            request = parse(data)
+        except STUNError:
+            return False
+        return request.message_class is MessageClass.REQUEST and is_for(request, self._ours, self._theirs)
+
+    def receive_datagram(self, data: bytes, remote: Address, local: Address, now: float) -> None:
+        """Take a datagram that came from `remote` to the socket bound to `local`."""
+        if self.state in _ENDED or local not in self._locals:
+            return
+        try:
+            message = parse(data)
+        except STUNError:
+            return
+        if message.method != Method.BINDING:
+            return
+        if message.message_class is MessageClass.REQUEST:
+            self._receive_request(message, len(data), remote, local, now)
+        elif self._gatherer.owns(message.transaction_id):
+            self._receive_reflection(message, remote, local, now)
+        elif message.message_class is not MessageClass.INDICATION:
+            outcome = self._checker.receive(message, remote, local, now)
+            if outcome is not None:
+                self._take_outcome(outcome, now)
+
+    def datagrams_to_send(self, now: float) -> list[Transmit]:
+        """What to send now; checks that are due start here."""
+        self._work(now)
+        output, self._output = self._output, []
+        return output + self._checker.datagrams_to_send() + self._gatherer.datagrams_to_send()
+
+    def get_timer(self) -> float | None:
+        """When to call `handle_timer`, in monotonic seconds."""
+        if self.state in _ENDED:
+            return None
+        times = [self._gatherer.get_timer()]
+        if self._theirs is not None:
+            times += [self._checker.get_timer(), self._selector.get_timer(), self._keepalive_at]
+            if self._checklist.has_work(self._selector.needed):
+                times.append(self._next_check)
+            nominate_at = self._selector.nominate_at
+            if nominate_at is not None:
+                times.append(max(nominate_at, self._next_check))
+        if self.state is AgentState.CHECKING:
+            times += [self._started_at + limit for limit in (PATIENCE, GIVE_UP) if self._judged < limit]
+        return min((time for time in times if time is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Time has passed."""
+        self._work(now)
+
+    def next_event(self) -> Event | None:
+        """The oldest event that was not taken yet."""
+        return self._events.popleft() if self._events else None
+
+    def close(self, now: float) -> None:
+        """End the session: nothing is sent or answered any more."""
+        self._lifecycle.close()
+        self._rest()
+
+    # Requests of the peer (RFC 8445, section 7.3)
+
+    def _receive_request(
+        self, request: Message, size: int, remote: Address, local: Address, now: float
+    ) -> None:
+        pair = self._checklist.get(local, remote)
+        if not is_for(request, self._ours, self._theirs) or (pair is not None and pair.revoked):
+            return
+        reply = respond(request, size, remote, self._ours, self._checker.role, self._checker.tiebreaker)
+        if reply.answer is not None:
+            self._output.append(Transmit(reply.answer, remote, local))
+        if not reply.accepted:
+            return
+        if reply.role is not self._checker.role:
+            self._take_role(reply.role, now, refused=False)
+        check = read_check(request, remote, local)
+        if self._theirs is not None:
+            self._take_check(check, now)
+        elif (local, remote) in self._early or len(self._early) < MAX_EARLY:
+            self._early[local, remote] = check
+
+    def _take_check(self, check: Check, now: float) -> None:
+        candidate = self._remotes.learn(check.remote, check.priority)
+        local = self._locals.base(check.local)
+        pair = None if candidate is None or local is None else self._checklist.add(local, candidate)
+        if pair is None:
+            return
+        pair.heard = True
+        if not self.controlling and check.nomination is not None:
+            pair.nomination = max(check.nomination, pair.nomination or 0)
+        if pair.state is PairState.SUCCEEDED:
+            self._choose(now)
+        elif not pair.revoked:
+            # Whatever was sent before may have met a closed NAT, so it starts anew (section 7.3.1.4)
+            self._checker.stop(pair, now)
+            self._checklist.trigger(pair)
+
+    # Answers of the peer (RFC 8445, section 7.2.5)
+
+    def _take_outcome(self, outcome: Outcome, now: float) -> None:
+        pair, transaction = outcome.pair, outcome.transaction
+        if pair.revoked or self._checklist.get(pair.base, pair.remote.address) is not pair:
+            return
+        if outcome.verdict is Verdict.ROLE_CONFLICT:
+            self._take_role_conflict(outcome, now)
+        elif outcome.verdict is Verdict.FAILED:
+            self._pair_failed(pair, now)
+        else:
+            pair.mapped = outcome.mapped
+            self._locals.at(pair.base, pair.mapped or pair.base)
+            if transaction.purpose is Purpose.CHECK:
+                self._checklist.succeeded(pair)
+            self._selector.answered(pair, now)
+            if transaction.nomination is not None and transaction.controlling == self.controlling:
+                self._selector.acknowledged(pair, transaction.nomination)
+            self._choose(now)
+
+    def _take_role_conflict(self, outcome: Outcome, now: float) -> None:
+        pair, transaction = outcome.pair, outcome.transaction
+        ours = transaction.controlling == self.controlling
+        if ours and not self._take_role(self._checker.role.other, now, refused=True):
+            self._pair_failed(pair, now)
+        elif transaction.purpose is Purpose.CHECK and pair.state is not PairState.SUCCEEDED:
+            self._checklist.trigger(pair)
+
+    def _take_role(self, role: Role, now: float, *, refused: bool) -> bool:
+        if not self._checker.switch_role(role, refused=refused):
+            return False
+        self._checklist.controlling = self.controlling
+        self._events.append(RoleChanged(self.controlling))
+        self._selector.role_changed(now)
+        return True
+
+    def _pair_failed(self, pair: CandidatePair, now: float) -> None:
+        self._checker.forget(pair)
+        self._checklist.forget_trigger(pair)
+        pair.state = PairState.FAILED
+        self._choose(now)
+
+    # Gathering
+
+    def _receive_reflection(self, answer: Message, remote: Address, local: Address, now: float) -> None:
+        reflection = self._gatherer.receive(answer, remote, local, now)
+        if reflection is not None:
+            self.add_reflexive(reflection.base, reflection.mapped, str(reflection.reflector))
+        self._take_gathering_done(now)
+
+    def _take_gathering_done(self, now: float) -> None:
+        if self._gatherer.take_done(now):
+            self._locals_ended = True
+            self._events.append(GatheringDone())
+
+    # What time brings
+
+    def _work(self, now: float) -> None:
+        if self.state in _ENDED:
+            return
+        self._gatherer.handle_timer(now)
+        self._take_gathering_done(now)
+        if self._theirs is None:
+            return
+        for pair in self._checker.expire(now):
+            self._pair_failed(pair, now)
+        self._keep_paths(now)
+        self._start_check(now)
+        self._judge(now)
+
+    def _start_check(self, now: float) -> None:
+        needed = self._selector.needed
+        self._checklist.unfreeze(needed)
+        if now < self._next_check or self.state in _ENDED:
+            return
+        nominated = self._selector.take_nomination(now)
+        pair = nominated or self._checklist.next_pair(needed)
+        if pair is None:
+            return
+        if not self._announced:
+            self._announced = True
+            self._events.append(CheckingStarted(len(self._checklist)))
+        rto = max(RTO, self._pacing * self._checklist.pending(needed))
+        self._checker.start(pair, now, rto, self._selector.nomination if nominated is not None else None)
+        self._next_check = now + self._pacing
+
+    def _keep_paths(self, now: float) -> None:
+        lost = self._selector.expire(now)
+        if lost is not None:
+            shown = self._show(lost)
+            self._checker.forget(lost)
+            self._choose(now)
+            if self._selector.selected is None:
+                self._events.append(ConsentLost(shown))
+                self._lifecycle.fail()
+                self._rest()
+                return
+        selected, consent = self._selector.selected, self._selector.consent
+        if selected is not None and consent is not None and now >= consent.check_at:
+            self._checker.ask(selected, now, self._selector.repeated_nomination)
+            consent.asked(now)
+        for pair in self._selector.spares():
+            if now >= pair.refresh_at:
+                self._checker.ask(pair, now)
+                self._selector.refreshed(pair, now)
+        if selected is not None and self._keepalive_at is not None and now >= self._keepalive_at:
+            self._output.append(Transmit(keepalive(self._random(12)), selected.remote.address, selected.base))
+            self._keepalive_at = now + KEEPALIVE
+
+    def _judge(self, now: float) -> None:
+        """RFC 8863: a session fails when its patience has run out and nothing is left to hope for."""
+        if self.state is not AgentState.CHECKING:
+            return
+        self._judged = now - self._started_at
+        hopeless = self._locals_ended and self._remotes_ended and self._checklist.exhausted()
+        if self._judged >= GIVE_UP or (self._judged >= PATIENCE and hopeless):
+            reason = why_not(self._locals.bases, list(self._remotes), len(self._checklist))
+            self._events.append(Failed(reason))
+            self._lifecycle.fail()
+            self._rest()
+
+    # The selected pair
+
+    def _choose(self, now: float) -> None:
+        before = self._selector.selected
+        self._selector.choose(now)
+        selected = self._selector.selected
+        if selected is None:
+            return
+        if selected is not before:
+            for pair in self._checklist:
+                if pair.state is PairState.IN_PROGRESS and not self._selector.needed(pair):
+                    self._checker.stop(pair, now)
+                    pair.state = PairState.WAITING
+            if not self._consent:
+                self._keepalive_at = now + KEEPALIVE
+        self._publish()
+
+    def _publish(self) -> None:
+        """Tell about the selected pair if what is shown of it has changed."""
+        pair = self.selected
+        if pair is None:
+            return
+        shown = self._shown
+        known = shown and (shown.local, shown.remote, shown.local_base)
+        if known == (pair.local, pair.remote, pair.local_base):
+            return
+        self._shown = pair
+        self._lifecycle.connect()
+        self._gatherer.stop()
+        self._events.append(Selected(pair))
+
+    def _show(self, pair: CandidatePair) -> Pair:
+        local = self._locals.at(pair.base, pair.mapped or pair.base)
+        return Pair(local, pair.remote, pair.base, pair.rtt)
+
+    def _rest(self) -> None:
+        self._output.clear()
+        self._early.clear()
+        self._gatherer.stop()

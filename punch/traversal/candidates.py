@@ -1,0 +1,239 @@
+"""
+Candidates: their priorities and foundations, our own ones and the peer's (RFC 8445, section 5.1).
+
+Loopback addresses are candidates only for machines that have nothing else: they are paired with loopback
+addresses alone, and a peer's loopback candidate is ignored unless we have one ourselves, so that nobody can
+point our checks at the services of our own machine. Link-local addresses are not used: a zone is needed to
+reach them, which candidates can't carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
+
+from punch.wire.address import Address
+from punch.wire.candidate import Candidate, CandidateType
+
+MAX_SIGNALLED = 32
+"""Candidates of a peer that are taken from signalling."""
+MAX_REFLEXIVE = 32
+"""Peer-reflexive candidates that are learned from checks, of each side."""
+
+TYPE_PREFERENCE = {
+    CandidateType.HOST: 126,
+    CandidateType.PRFLX: 110,
+    CandidateType.SRFLX: 100,
+    CandidateType.RELAY: 0,
+}
+"""RFC 8445, section 5.1.2.2."""
+
+_COMPONENT = 1
+_BROADCAST = IPv4Address("255.255.255.255")
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
+# RFC 6724, section 2.1: addresses that rank below IPv4 in the default policy table, or are meant for one site
+_LOW_IPV6 = [IPv6Network(text) for text in ("fc00::/7", "2001::/32", "2002::/16", "fec0::/10", "3ffe::/16")]
+
+
+def candidate_priority(kind: CandidateType, local_preference: int, component: int = _COMPONENT) -> int:
+    """RFC 8445, section 5.1.2.1."""
+    return (TYPE_PREFERENCE[kind] << 24) + (local_preference << 8) + (256 - component)
+
+
+def preference_class(host: str) -> int:
+    """
+    How an address ranks (RFC 6724): 0 global IPv6, 1 IPv4, 2 IPv6 of one site or a tunnel, 3 loopback.
+    """
+    ip = ip_address(host)
+    if ip.is_loopback:
+        return 3
+    if isinstance(ip, IPv4Address):
+        return 1
+    return 2 if any(ip in network for network in _LOW_IPV6) else 0
+
+
+def usable(address: Address) -> bool:
+    """Whether checks may go to this address at all: that of one host, with a port, and not link-local."""
+    ip = ip_address(address.host)
+    useless = ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip == _BROADCAST
+    if isinstance(ip, IPv4Address) and ip in _THIS_NETWORK:
+        useless = True
+    return not useless and 0 < address.port < 65536
+
+
+def may_pair(base: Address, remote: Address) -> bool:
+    """Whether checks may go from `base` to `remote`: within one family, and loopback only with loopback."""
+    if base.is_ipv6 != remote.is_ipv6 or base == remote or not usable(remote):
+        return False
+    return ip_address(base.host).is_loopback == ip_address(remote.host).is_loopback
+
+
+@dataclass(frozen=True)
+class _Base:
+    candidate: Candidate
+    local_preference: int
+
+
+class LocalCandidates:
+    """Our own candidates, and the bases that they send from."""
+
+    def __init__(self) -> None:
+        self._bases: dict[Address, _Base] = {}
+        self._reflexive: dict[tuple[Address, Address], Candidate] = {}
+        self._foundations: dict[tuple[CandidateType, str, str], str] = {}
+
+    @property
+    def bases(self) -> list[Candidate]:
+        """The candidates that are their own base, in the order they were added."""
+        return [base.candidate for base in self._bases.values()]
+
+    @property
+    def signalled(self) -> list[Candidate]:
+        """All that the peer is told: peer-reflexive ones it finds by itself."""
+        reflexive = (known for known in self._reflexive.values() if known.type is not CandidateType.PRFLX)
+        return [*self.bases, *reflexive]
+
+    def __contains__(self, base: Address) -> bool:
+        return base in self._bases
+
+    def base(self, base: Address) -> Candidate | None:
+        """The candidate whose base is this address."""
+        known = self._bases.get(base)
+        return None if known is None else known.candidate
+
+    def add_host(self, base: Address) -> Candidate | None:
+        """
+        The host candidate of a bound socket; None if it is known.
+
+        :raise ValueError: the address can't be a candidate (a wildcard, say).
+        """
+        if base in self._bases:
+            return None
+        if not usable(base):
+            raise ValueError(f"{base} can't be a candidate")
+        preference = self._free_preference(base.host)
+        candidate = Candidate(
+            CandidateType.HOST,
+            base,
+            candidate_priority(CandidateType.HOST, preference),
+            self._foundation(CandidateType.HOST, base.host),
+        )
+        self._bases[base] = _Base(candidate, preference)
+        return candidate
+
+    def add_reflexive(self, base: Address, mapped: Address, server: str = "") -> Candidate | None:
+        """
+        The server-reflexive candidate that `mapped` is for the host candidate of `base`.
+
+        :param server: who saw the mapping, which is part of the foundation.
+        :return: None if it is redundant (RFC 8445, section 5.1.3), useless or one too many.
+        """
+        known = self._reflexive.get((base, mapped))
+        redundant = known is not None and known.type is not CandidateType.PRFLX
+        full = known is None and len(self._reflexive) >= 2 * MAX_REFLEXIVE
+        if base not in self._bases or mapped == base or redundant or full or not usable(mapped):
+            return None
+        return self._learn(CandidateType.SRFLX, base, mapped, server)
+
+    def at(self, base: Address, mapped: Address) -> Candidate:
+        """
+        The candidate that the peer sees as `mapped` when we send from `base`.
+
+        If there was none, it is a peer-reflexive one from now on (RFC 8445, section 7.2.5.3.1).
+        """
+        known = self._bases[base].candidate if mapped == base else self._reflexive.get((base, mapped))
+        if known is not None:
+            return known
+        if len(self._reflexive) >= MAX_REFLEXIVE:
+            return self._bases[base].candidate
+        return self._learn(CandidateType.PRFLX, base, mapped, "")
+
+    def check_priority(self, base: Address) -> int:
+        """The PRIORITY of a check: of the peer-reflexive candidate it may find (RFC 8445, section 7.1.1)."""
+        return candidate_priority(CandidateType.PRFLX, self._bases[base].local_preference)
+
+    def _learn(self, kind: CandidateType, base: Address, mapped: Address, server: str) -> Candidate:
+        priority = candidate_priority(kind, self._bases[base].local_preference)
+        candidate = Candidate(kind, mapped, priority, self._foundation(kind, base.host, server), related=base)
+        self._reflexive[base, mapped] = candidate
+        return candidate
+
+    def _foundation(self, kind: CandidateType, base_host: str, server: str = "") -> str:
+        """RFC 8445, section 5.1.1.3; numbers, which tell nothing about us."""
+        return self._foundations.setdefault((kind, base_host, server), str(len(self._foundations) + 1))
+
+    def _free_preference(self, host: str) -> int:
+        """
+        Distinct for each base, as section 5.1.2.1 demands. Families take turns, IPv6 first, so that one that
+        doesn't work can't hold up the other (RFC 8421, section 4).
+        """
+        preference = 65535 - preference_class(host)
+        taken = {base.local_preference for base in self._bases.values()}
+        while preference in taken and preference >= 4:
+            preference -= 4
+        return preference
+
+
+class RemoteCandidates:
+    """The peer's candidates, signalled and learned; however many it sends, so many are kept."""
+
+    def __init__(self) -> None:
+        self._candidates: dict[Address, Candidate] = {}
+        self._signalled = 0
+        self._learned = 0
+
+    def __len__(self) -> int:
+        return len(self._candidates)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(tuple(self._candidates.values()))
+
+    def get(self, address: Address) -> Candidate | None:
+        """The candidate with this address."""
+        return self._candidates.get(address)
+
+    def add(self, candidate: Candidate) -> bool:
+        """
+        Take one from signalling; it replaces a peer-reflexive one of the same address (RFC 8838, 11.4).
+
+        :return: whether that changed anything.
+        """
+        known = self._candidates.get(candidate.address)
+        if known is not None and known.type is not CandidateType.PRFLX:
+            return False
+        if candidate.type is CandidateType.PRFLX or self._signalled >= MAX_SIGNALLED:
+            return False
+        if candidate.component != _COMPONENT or candidate.protocol.lower() != "udp":
+            return False
+        if not usable(candidate.address) or not 0 < candidate.priority < 2**31:
+            return False
+        if known is not None:
+            self._learned -= 1
+        self._signalled += 1
+        self._candidates[candidate.address] = candidate
+        return True
+
+    def learn(self, address: Address, priority: int) -> Candidate | None:
+        """
+        The candidate that an authenticated check came from, made peer-reflexive if it is new (RFC 8445,
+        section 7.3.1.3); None if there are too many.
+        """
+        known = self._candidates.get(address)
+        if known is not None:
+            return known
+        if self._learned >= MAX_REFLEXIVE or not usable(address):
+            return None
+        self._learned += 1
+        candidate = Candidate(
+            CandidateType.PRFLX, address, min(max(priority, 1), 2**31 - 1), self._unlike_all()
+        )
+        self._candidates[address] = candidate
+        return candidate
+
+    def _unlike_all(self) -> str:
+        taken = {candidate.foundation for candidate in self._candidates.values()}
+        number = 1
+        while f"prflx{number}" in taken:
+            number += 1
+        return f"prflx{number}"

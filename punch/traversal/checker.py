@@ -1,0 +1,225 @@
+"""The client side of connectivity checks: requests under way and their answers (RFC 8445, section 7.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from punch.identity import RandomBytes
+from punch.traversal.candidates import LocalCandidates
+from punch.traversal.checks import Role, build_check
+from punch.traversal.credentials import Credentials
+from punch.traversal.pairs import CandidatePair, PairState
+from punch.traversal.transactions import RTO, Purpose, Transaction
+from punch.wire.address import Address, Transmit
+from punch.wire.stun import Attribute, Message, MessageClass
+
+MAX_ROLE_SWITCHES = 16
+"""Role conflicts that are believed: honest agents have one, a hostile peer could have them for ever."""
+_ROLE_CONFLICT = 487
+_CONSENT_WAIT = 8.0
+
+
+class Verdict(Enum):
+    """What an answer said about its pair."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ROLE_CONFLICT = "role-conflict"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of one transaction. `mapped` is what the peer saw us as, if it succeeded."""
+
+    pair: CandidatePair
+    transaction: Transaction
+    verdict: Verdict
+    mapped: Address | None = None
+
+
+class Checker:
+    """Sends checks on pairs, keeps them coming until answered, and judges the answers."""
+
+    def __init__(
+        self, ours: Credentials, candidates: LocalCandidates, role: Role, random: RandomBytes
+    ) -> None:
+        self.role = role
+        self.tiebreaker = int.from_bytes(random(8), "big")
+        self._ours = ours
+        self._theirs: Credentials | None = None
+        self._candidates = candidates
+        self._random = random
+        self._switches = 0
+        self._transactions: dict[bytes, tuple[Transaction, CandidatePair]] = {}
+        self._output: list[Transmit] = []
+
+    def set_remote(self, theirs: Credentials) -> None:
+        """What the peer's agent is called, and its key."""
+        self._theirs = theirs
+
+    def owns(self, transaction_id: bytes) -> bool:
+        """Whether an answer with this ID is expected here."""
+        return transaction_id in self._transactions
+
+    def switch_role(self, role: Role, *, refused: bool) -> bool:
+        """
+        Take this role.
+
+        :param refused: because the peer answered 487, which asks for a new tiebreaker too (RFC 8445, section
+            7.2.5.1).
+        :return: False if there were too many conflicts already.
+        """
+        if self._switches >= MAX_ROLE_SWITCHES:
+            return False
+        self._switches += 1
+        self.role = role
+        if refused:
+            self.tiebreaker = int.from_bytes(self._random(8), "big")
+        return True
+
+    def start(self, pair: CandidatePair, now: float, rto: float = RTO, nomination: int | None = None) -> None:
+        """
+        Check `pair`, and nominate it if `nomination` is given.
+
+        A check already on its way is sent no more; its answer still counts.
+        """
+        self.stop(pair, now)
+        if pair.state is not PairState.SUCCEEDED:
+            pair.state = PairState.IN_PROGRESS
+        pair.transaction = self._send(pair, Purpose.CHECK, now, rto, nomination)
+
+    def ask(self, pair: CandidatePair, now: float, nomination: int | None = None) -> None:
+        """Ask once for consent on a valid pair (RFC 7675), or keep it alive."""
+        self._send(pair, Purpose.CONSENT, now, RTO, nomination)
+
+    def stop(self, pair: CandidatePair, now: float) -> None:
+        """Send the check of this pair no more, though its answer would count."""
+        if pair.transaction is None:
+            return
+        if pair.superseded is not None:
+            self._transactions.pop(pair.superseded.transaction_id, None)
+        pair.transaction.stop_retransmitting(now)
+        pair.superseded, pair.transaction = pair.transaction, None
+
+    def forget(self, pair: CandidatePair) -> None:
+        """No answer on this pair counts any more."""
+        for transaction_id, (_, asked) in list(self._transactions.items()):
+            if asked is pair:
+                del self._transactions[transaction_id]
+        pair.transaction = pair.superseded = None
+
+    def receive(self, answer: Message, remote: Address, local: Address, now: float) -> Outcome | None:
+        """
+        Judge an answer; None if it is none of ours, not authentic, or changes nothing.
+        """
+        known = self._transactions.get(answer.transaction_id)
+        if known is None:
+            return None
+        transaction, pair = known
+        if transaction.key is None or not answer.check_integrity(transaction.key):
+            return None
+        self._drop(transaction, pair)
+        verdict, mapped = self._judge(answer, transaction, remote, local)
+        if verdict is Verdict.SUCCEEDED:
+            pair.answered_at = now
+            _measure(pair, *transaction.rtt(now))
+            if transaction.purpose is Purpose.CHECK:
+                self._finish(pair)
+        elif transaction.purpose is Purpose.CONSENT and verdict is Verdict.FAILED:
+            return None
+        return Outcome(pair, transaction, verdict, mapped)
+
+    def expire(self, now: float) -> list[CandidatePair]:
+        """Send again what is due; returns the pairs whose check nobody answered."""
+        unanswered = []
+        for transaction, pair in list(self._transactions.values()):
+            transmit = transaction.handle_timer(now)
+            if transmit is not None:
+                self._output.append(transmit)
+            if transaction.expired(now):
+                decisive = pair.transaction is transaction
+                self._drop(transaction, pair)
+                if decisive:
+                    unanswered.append(pair)
+        return unanswered
+
+    def datagrams_to_send(self) -> list[Transmit]:
+        """What to send now."""
+        output, self._output = self._output, []
+        return output
+
+    def get_timer(self) -> float | None:
+        """When to call `expire`."""
+        return min((transaction.next_at for transaction, _ in self._transactions.values()), default=None)
+
+    def _send(
+        self, pair: CandidatePair, purpose: Purpose, now: float, rto: float, nomination: int | None
+    ) -> Transaction:
+        if self._theirs is None:
+            raise RuntimeError("no check can be made before the peer's credentials are known")
+        transaction_id = self._random(12)
+        request = build_check(
+            transaction_id,
+            self._ours,
+            self._theirs,
+            self.role,
+            self.tiebreaker,
+            self._candidates.check_priority(pair.base),
+            nomination,
+        )
+        transaction = Transaction(
+            purpose,
+            transaction_id,
+            request,
+            pair.remote.address,
+            pair.base,
+            now,
+            key=self._theirs.key,
+            controlling=self.role is Role.CONTROLLING,
+            nomination=nomination,
+            rto=rto,
+        )
+        if purpose is Purpose.CONSENT:
+            transaction.requests, transaction.last_wait = 1, _CONSENT_WAIT / rto
+        self._transactions[transaction_id] = (transaction, pair)
+        transmit = transaction.handle_timer(now)
+        if transmit is not None:
+            self._output.append(transmit)
+        return transaction
+
+    def _judge(
+        self, answer: Message, transaction: Transaction, remote: Address, local: Address
+    ) -> tuple[Verdict, Address | None]:
+        if (remote, local) != (transaction.remote, transaction.local) or answer.unknown_required():
+            return Verdict.FAILED, None
+        if answer.message_class is MessageClass.ERROR:
+            code = answer.get(Attribute.ERROR_CODE)
+            conflict = isinstance(code, tuple) and code[0] == _ROLE_CONFLICT
+            return (Verdict.ROLE_CONFLICT if conflict else Verdict.FAILED), None
+        mapped = answer.get(Attribute.XOR_MAPPED_ADDRESS)
+        return (Verdict.SUCCEEDED, mapped) if isinstance(mapped, Address) else (Verdict.FAILED, None)
+
+    def _finish(self, pair: CandidatePair) -> None:
+        """One answer decides: the other check of the same pair is waited for no more."""
+        for transaction in (pair.transaction, pair.superseded):
+            # A nomination has to arrive, whatever an earlier check said
+            if transaction is not None and (transaction is pair.superseded or transaction.nomination is None):
+                self._drop(transaction, pair)
+
+    def _drop(self, transaction: Transaction, pair: CandidatePair) -> None:
+        self._transactions.pop(transaction.transaction_id, None)
+        if pair.transaction is transaction:
+            pair.transaction = None
+        if pair.superseded is transaction:
+            pair.superseded = None
+
+
+def _measure(pair: CandidatePair, sample: float, exact: bool) -> None:
+    """Exact samples are smoothed as in RFC 6298; an upper bound is better than nothing, and only that."""
+    if not exact:
+        if pair.rtt is None:
+            pair.rtt = sample
+        return
+    pair.rtt = sample if pair.rtt is None or not pair.rtt_exact else 0.875 * pair.rtt + 0.125 * sample
+    pair.rtt_exact = True

@@ -1,0 +1,85 @@
+"""Connectivity checks as messages: writing them, and judging those that arrive (RFC 8445, section 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from punch.traversal.credentials import Credentials
+from punch.wire.address import Address
+from punch.wire.stun import Attribute, Message, MessageClass, Method, encode
+
+
+class Role(Enum):
+    """Who nominates (RFC 8445, section 6.1.1)."""
+
+    CONTROLLING = Attribute.ICE_CONTROLLING
+    CONTROLLED = Attribute.ICE_CONTROLLED
+
+    @property
+    def other(self) -> Role:
+        """The role that the other side should have."""
+        return Role.CONTROLLED if self is Role.CONTROLLING else Role.CONTROLLING
+
+
+@dataclass(frozen=True)
+class Check:
+    """An authenticated check of the peer."""
+
+    remote: Address
+    local: Address
+    username: str
+    priority: int
+    nomination: int | None
+    """None: it nominates nothing. 0: it nominates, in the regular way. Else the value of its nomination."""
+
+
+def build_check(
+    transaction_id: bytes,
+    ours: Credentials,
+    theirs: Credentials,
+    role: Role,
+    tiebreaker: int,
+    priority: int,
+    nomination: int | None = None,
+) -> bytes:
+    """
+    A Binding request to the peer (RFC 8445, section 7.2.2).
+
+    :param nomination: nominates the pair; a value above 0 also goes along as the NOMINATION attribute.
+    """
+    attributes: list[tuple[int, object]] = [
+        (Attribute.USERNAME, f"{theirs.ufrag}:{ours.ufrag}"),
+        (Attribute.PRIORITY, priority),
+        (role.value, tiebreaker),
+    ]
+    if nomination is not None:
+        attributes.append((Attribute.USE_CANDIDATE, True))
+        if nomination > 0:
+            attributes.append((Attribute.NOMINATION, nomination))
+    request = Message(Method.BINDING, MessageClass.REQUEST, transaction_id, tuple(attributes))
+    return encode(request, theirs.key)
+
+
+def is_for(request: Message, ours: Credentials, theirs: Credentials | None) -> bool:
+    """Whether a request names this session; if not, it deserves no answer."""
+    username = request.get(Attribute.USERNAME)
+    if not isinstance(username, str) or not request.has_fingerprint:
+        return False
+    first, colon, second = username.partition(":")
+    return first == ours.ufrag and colon == ":" and (theirs is None or second == theirs.ufrag)
+
+
+def read_check(request: Message, remote: Address, local: Address) -> Check:
+    """What an authenticated request says."""
+    nomination: int | None = None
+    if Attribute.USE_CANDIDATE in request:
+        nomination = request.get(Attribute.NOMINATION) or 0
+    return Check(
+        remote, local, request.get(Attribute.USERNAME) or "", request.get(Attribute.PRIORITY) or 0, nomination
+    )
+
+
+def keepalive(transaction_id: bytes) -> bytes:
+    """A Binding indication, which nobody answers (RFC 8445, section 11)."""
+    return encode(Message(Method.BINDING, MessageClass.INDICATION, transaction_id))

@@ -1,0 +1,216 @@
+"""
+The addresses of this machine that peers may reach: the host candidates.
+
+`local_addresses` is the only thing in `punch.traversal` that looks at the machine. Loopback addresses are
+returned only if there is nothing else (or if they are asked for): two peers on one machine have the addresses
+of its interfaces, and a machine without any is a laboratory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import errno
+import os
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from ctypes import POINTER, Structure, c_char_p, c_ubyte, c_uint, c_ushort, c_void_p
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from pathlib import Path
+from typing import NamedTuple
+
+from punch.traversal.candidates import preference_class
+
+LIMIT = 8
+"""How many addresses are used: the pairs with a peer's are their product."""
+PER_SUBNET = 2
+"""How many IPv6 addresses of one /64 are used: a host may have many temporary ones."""
+
+_UP = 0x1
+_LOOPBACK = 0x8
+_IF_INET6 = Path("/proc/net/if_inet6")
+# linux/if_addr.h: temporary; duplicate found, deprecated, not yet usable
+_TEMPORARY = 0x01
+_UNUSABLE = 0x08 | 0x20 | 0x40
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
+# What names the bridges and links of containers and virtual machines have
+_VIRTUAL = ("docker", "br-", "veth", "virbr", "lxc", "lxd", "podman", "cni", "vmnet", "vboxnet", "vnet")
+
+
+class Interface(NamedTuple):
+    """One address of this machine; `flags` are those of Linux's if_addr.h, 0 where unknown."""
+
+    name: str
+    host: str
+    flags: int = 0
+
+
+def local_addresses(include_loopback: bool | None = None) -> list[str]:
+    """
+    The usable unicast addresses of this machine, best first, at most `LIMIT`.
+
+    :param include_loopback: True: loopback addresses too. False: never. None: only if there is nothing else.
+    """
+    return usable_addresses(_interfaces(), include_loopback)
+
+
+def usable_addresses(interfaces: Sequence[Interface], include_loopback: bool | None = None) -> list[str]:
+    """
+    Choose from all addresses of a machine: those of real interfaces before those of virtual ones, temporary
+    IPv6 addresses before those that tell the hardware's (RFC 8445, section 5.1.1.1), none that is deprecated.
+    """
+    usable = [interface for interface in interfaces if not interface.flags & _UNUSABLE]
+    usable.sort(key=lambda interface: (interface.name.startswith(_VIRTUAL), not interface.flags & _TEMPORARY))
+    hosts = [interface.host for interface in usable]
+    chosen = select(host for host in hosts if not _is_loopback(host))
+    if include_loopback or (include_loopback is None and not chosen):
+        chosen += select(host for host in hosts if _is_loopback(host))
+    return chosen
+
+
+def select(addresses: Sequence[str] | Iterator[str], limit: int = LIMIT) -> list[str]:
+    """
+    The addresses worth a socket, best first.
+
+    Global IPv6 and IPv4 take turns, IPv6 first (RFC 8421, section 4); the gateway addresses of private IPv4
+    networks, which is what the bridges of containers and virtual machines have, come last. Wildcard,
+    multicast and link-local addresses are dropped, and loopback ones if there are others.
+
+    :param limit: how many at most.
+    :raise ValueError: one of them is no IP address.
+    """
+    usable = [host for host in dict.fromkeys(_plain(address) for address in addresses) if _is_usable(host)]
+    if any(not _is_loopback(host) for host in usable):
+        usable = [host for host in usable if not _is_loopback(host)]
+    subnets: dict[bytes, int] = {}
+    families: dict[bool, list[str]] = {True: [], False: []}
+    for host in sorted(usable, key=lambda host: (_is_gateway(host), preference_class(host))):
+        ip = ip_address(host)
+        if isinstance(ip, IPv6Address):
+            subnet = ip.packed[:8]
+            subnets[subnet] = subnets.get(subnet, 0) + 1
+            if subnets[subnet] > PER_SUBNET:
+                continue
+        families[ip.version == 6].append(host)
+    turns = [
+        (_is_gateway(host), turn, preference_class(host), host)
+        for hosts in families.values()
+        for turn, host in enumerate(hosts)
+    ]
+    turns.sort(key=lambda entry: entry[:3])
+    return [host for *_, host in turns][:limit]
+
+
+def _plain(address: str) -> str:
+    """Without a zone, which only link-local addresses need."""
+    return str(ip_address(address.partition("%")[0]))
+
+
+def _is_loopback(host: str) -> bool:
+    return ip_address(host).is_loopback
+
+
+def _is_usable(host: str) -> bool:
+    ip = ip_address(host)
+    if isinstance(ip, IPv6Address):
+        return not (ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip.ipv4_mapped is not None)
+    broadcast = ip == IPv4Address("255.255.255.255")
+    return not (ip.is_multicast or ip in _THIS_NETWORK or ip.is_link_local or broadcast)
+
+
+def _is_gateway(host: str) -> bool:
+    ip = ip_address(host)
+    return isinstance(ip, IPv4Address) and ip.is_private and ip.packed[3] == 1 and not ip.is_loopback
+
+
+# The machine
+
+
+class _SockAddr(Structure):
+    # Where sa_family is one byte, the byte before it is the length (BSD, macOS)
+    _fields_ = [("head", c_ubyte * 2), ("port", c_ushort), ("data", c_ubyte * 24)]
+
+
+class _IfAddrs(Structure):
+    pass
+
+
+_IfAddrs._fields_ = [
+    ("next", POINTER(_IfAddrs)),
+    ("name", c_char_p),
+    ("flags", c_uint),
+    ("address", POINTER(_SockAddr)),
+    ("netmask", c_void_p),
+    ("destination", c_void_p),
+    ("data", c_void_p),
+]
+
+
+def _interfaces() -> list[Interface]:
+    """All addresses of interfaces that are up; where the system can't say, those that its name has."""
+    try:
+        found = list(_getifaddrs())
+    except (OSError, AttributeError):
+        return [Interface("", host) for host in _by_name()]
+    flags = _inet6_flags()
+    return [Interface(name, host, flags.get(host, 0)) for name, host in found]
+
+
+def _getifaddrs() -> Iterator[tuple[str, str]]:
+    libc = ctypes.CDLL(ctypes.util.find_library("c") or None, use_errno=True)
+    head = POINTER(_IfAddrs)()
+    if libc.getifaddrs(ctypes.byref(head)) != 0:
+        code = ctypes.get_errno() or errno.EIO
+        raise OSError(code, os.strerror(code))
+    try:
+        entry = head
+        while entry:
+            contents = entry.contents
+            if contents.flags & _UP and contents.address:
+                host = _host(contents.address.contents)
+                if host is not None:
+                    yield contents.name.decode(errors="replace"), host
+            entry = contents.next
+    finally:
+        libc.freeifaddrs(head)
+
+
+def _host(address: _SockAddr) -> str | None:
+    head, data = bytes(address.head), bytes(address.data)
+    bsd = sys.platform.startswith(("darwin", "freebsd", "openbsd", "netbsd"))
+    family = head[1] if bsd else int.from_bytes(head, sys.byteorder)
+    if family == socket.AF_INET:
+        return str(IPv4Address(data[:4]))
+    if family == socket.AF_INET6:
+        return str(IPv6Address(data[4:20]))
+    return None
+
+
+def _inet6_flags() -> dict[str, int]:
+    """Linux tells here which IPv6 addresses are temporary, deprecated or not usable yet."""
+    try:
+        lines = _IF_INET6.read_text().splitlines()
+    except OSError:
+        return {}
+    rows = (line.split() for line in lines)
+    return {str(IPv6Address(bytes.fromhex(row[0]))): int(row[4], 16) for row in rows if len(row) == 6}
+
+
+def _by_name() -> list[str]:
+    """What the machine's name stands for, which on Windows is all of its addresses."""
+    hosts: list[str] = []
+    try:
+        found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_DGRAM)
+    except OSError:
+        found = []
+    hosts += [str(address[0]) for *_, address in found]
+    # Where a datagram to the internet would come from; connecting a UDP socket sends nothing
+    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((target, 9))
+                hosts.append(str(probe.getsockname()[0]))
+        except OSError:
+            continue
+    return [*hosts, "127.0.0.1"]

@@ -1,0 +1,152 @@
+"""Candidate pairs: one local base, one remote candidate, and what the checks between them said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from punch.wire.address import Address
+from punch.wire.candidate import Candidate, CandidateType
+
+if TYPE_CHECKING:
+    from punch.traversal.transactions import Transaction
+
+
+class PairState(Enum):
+    """RFC 8445, section 6.1.2.6."""
+
+    FROZEN = "frozen"
+    WAITING = "waiting"
+    IN_PROGRESS = "in-progress"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class PathKind(int, Enum):
+    """How good a path is by its candidates alone; a greater one is worth moving to."""
+
+    RELAYED_TWICE = 0
+    RELAYED = 1
+    REFLEXIVE = 2
+    HOST = 3
+
+
+def path_kind(local: CandidateType, remote: CandidateType) -> PathKind:
+    """The kind of a path between candidates of these types."""
+    relays = (local, remote).count(CandidateType.RELAY)
+    if relays:
+        return PathKind.RELAYED if relays == 1 else PathKind.RELAYED_TWICE
+    return PathKind.HOST if local == remote == CandidateType.HOST else PathKind.REFLEXIVE
+
+
+def pair_priority(controlling: int, controlled: int) -> int:
+    """
+    RFC 8445, section 6.1.2.3.
+
+    :param controlling: the priority of the controlling side's candidate.
+    :param controlled: that of the controlled side's candidate.
+    """
+    return (
+        (min(controlling, controlled) << 32) + 2 * max(controlling, controlled) + (controlling > controlled)
+    )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """
+    A path, as it is shown to whoever sends on it: a validated candidate pair.
+
+    `local` is the candidate that the peer sees us as, `local_base` the address of the socket (or allocation)
+    to send from. `rtt` is in seconds, None if it could not be measured yet.
+    """
+
+    local: Candidate
+    remote: Candidate
+    local_base: Address
+    rtt: float | None = None
+
+    @property
+    def remote_address(self) -> Address:
+        """Where to send to."""
+        return self.remote.address
+
+    @property
+    def path(self) -> str:
+        """
+        "relay" if either candidate is relayed, "host" if both are host candidates, else "prflx" if either is
+        peer-reflexive, else "srflx".
+        """
+        types = {self.local.type, self.remote.type}
+        if CandidateType.RELAY in types:
+            return "relay"
+        if types == {CandidateType.HOST}:
+            return "host"
+        return "prflx" if CandidateType.PRFLX in types else "srflx"
+
+
+@dataclass(eq=False)
+class CandidatePair:
+    """
+    An entry of the checklist.
+
+    The local candidate is always one that is its own base (host or relayed): a reflexive one sends from its
+    base, so that its pairs would all be redundant (RFC 8445, section 6.1.2.4).
+    """
+
+    local: Candidate
+    remote: Candidate
+    state: PairState = PairState.FROZEN
+    heard: bool = False
+    """An authenticated check came over this pair."""
+    mapped: Address | None = None
+    """The address that the peer saw our check come from: the local candidate of the valid pair."""
+    nomination: int | None = None
+    """The value the controlling side nominated this pair with, 0 without renomination; None: it did not."""
+    rtt: float | None = None
+    rtt_exact: bool = False
+    answered_at: float = 0.0
+    """When the newest success response came, in seconds."""
+    refresh_at: float = 0.0
+    """When a valid pair that is not selected has to be checked again, in seconds."""
+    revoked: bool = False
+    """Consent expired: nothing may be sent with these credentials any more (RFC 7675, section 5.1)."""
+    transaction: Transaction | None = None
+    """The check that decides about this pair now."""
+    superseded: Transaction | None = None
+    """An earlier check, not retransmitted any more, whose answer would still count."""
+
+    @property
+    def base(self) -> Address:
+        """The local address that its checks are sent from."""
+        return self.local.address
+
+    @property
+    def foundation(self) -> tuple[str, str]:
+        """RFC 8445, section 6.1.2.6: pairs of one foundation are likely to fare alike."""
+        return self.local.foundation, self.remote.foundation
+
+    @property
+    def valid(self) -> bool:
+        """Whether application data may take it now."""
+        return self.state is PairState.SUCCEEDED and not self.revoked
+
+    @property
+    def kind(self) -> PathKind:
+        """What kind of path this would be if there were no NAT on our side."""
+        return path_kind(self.local.type, self.remote.type)
+
+    @property
+    def valid_kind(self) -> PathKind:
+        """What kind of path the valid pair is, as far as it is known."""
+        behind_nat = self.mapped is not None and self.mapped != self.base
+        return min(self.kind, PathKind.REFLEXIVE) if behind_nat else self.kind
+
+    def priority(self, controlling: bool) -> int:
+        """
+        Its priority in the checklist.
+
+        :param controlling: our role.
+        """
+        local, remote = self.local.priority, self.remote.priority
+        return pair_priority(local, remote) if controlling else pair_priority(remote, local)
