@@ -1,0 +1,117 @@
+"""What the rendezvous is told when it starts: where to listen, which key to show, what strangers may use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from ipaddress import IPv6Address, ip_address
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+from punch.identity import Identity
+from punch.wire.rendezvous_address import DEFAULT_PORT
+
+DEFAULT_REFLECTOR_PORT = 3478
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    Bounds on everything a stranger can make grow. Times are seconds; an address is an IPv4 address or an
+    IPv6 /64.
+    """
+
+    handshakes: int = 512
+    """Connections in all that have not finished their TLS handshake; beyond, the longest silent one ends."""
+    handshakes_per_address: int = 32
+    handshake_time: float = 10.0
+    handshake_bytes: int = 65_536
+    connections: int = 12_000
+    connections_per_address: int = 256
+    register_time: float = 10.0
+    """From the handshake to the `register` line."""
+    registrations: int = 10_000
+    registrations_per_address: int = 256
+    message_rate: float = 20.0
+    """Lines a second that one peer may send for long…"""
+    message_burst: float = 200.0
+    """…and at once."""
+    address_rate: float = 400.0
+    """The same for all peers at one address together."""
+    address_burst: float = 4000.0
+    introductions: int = 2_000
+    """Introductions going on in all."""
+    calls_per_caller: int = 16
+    calls_per_callee: int = 16
+    incoming_rate: float = 5.0
+    """Calls a second that one peer is told of for long…"""
+    incoming_burst: float = 40.0
+    """…and at once; beyond, it is busy."""
+    ring_time: float = 60.0
+    answered_time: float = 60.0
+    """How long candidates are forwarded after an answer."""
+    keepalive: float = 20.0
+    """After so long without a message a peer sends a ping…"""
+    silence: float = 50.0
+    """…and after so long without a line its connection is given up."""
+    unread_bytes: int = 262_144
+    """What may wait for a peer that does not read."""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            if getattr(self, entry.name) <= 0:
+                raise ValueError(f"{entry.name} must be more than zero")
+
+
+@dataclass(frozen=True)
+class ServerCertificate:
+    """What the service shows in TLS: its certificate, those of the authorities between, and the key."""
+
+    chain: tuple[x509.Certificate, ...]
+    key: PrivateKeyTypes
+
+
+@dataclass(frozen=True)
+class RendezvousConfig:
+    """All that `make_service` needs to know."""
+
+    identity: Identity
+    """The service's own key, whose hash is the pin."""
+    control: str | Sequence[str] | None = None
+    """Twisted server endpoint strings; None: `port` on all IPv4 and IPv6 addresses."""
+    port: int = DEFAULT_PORT
+    reflector_port: int = DEFAULT_REFLECTOR_PORT
+    """0 takes any free one."""
+    reflector_host: str | None = None
+    """The only address that the reflector answers on; None: all."""
+    host: str | None = None
+    """The name or address that peers will use; None: the one listened on, or `primary_address`."""
+    public_port: int | None = None
+    """The TCP port that peers will use; None: the one listened on."""
+    primary_address: str = "127.0.0.1"
+    certificate: ServerCertificate | None = None
+    """One kept from before for `identity`; None makes one."""
+    authority_certificate: ServerCertificate | None = None
+    """One issued by an authority, shown instead: peers then check names, and need no pin."""
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def endpoints(self) -> Sequence[str]:
+        """The endpoint strings, none for the default."""
+        if self.control is None:
+            return ()
+        return (self.control,) if isinstance(self.control, str) else self.control
+
+
+def address_key(host: str) -> str:
+    """What is one address to the limits: an IPv4 address, the /64 of an IPv6 address, or the text itself."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+    return str(address)

@@ -1,0 +1,140 @@
+"""
+One introduction: an offer rings at the called peer, is answered, and both trickle candidates for a while.
+
+    ringing ──answered──> answered ──expired──> over
+       └──ended, lost, expired──────┴──ended, lost──> over
+
+Pure: what is to be delivered goes to `deliver`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from automat import TypeMachineBuilder
+
+from punch.identity import PeerID
+from punch.wire.control import Answered, Candidates, Ended, ErrorCode, Incoming, Reply
+from punch.wire.sealed import Envelope
+
+Deliver = Callable[[PeerID, Reply], None]
+
+IntroductionKey = tuple[str, PeerID, PeerID]
+"""The call ID and both peers, the smaller first: either of them may name the call."""
+
+
+def introduction_key(call: str, one: PeerID, other: PeerID) -> IntroductionKey:
+    """Where the introduction of `one` and `other` under `call` is found."""
+    return (call, min(one, other), max(one, other))
+
+
+class Inputs(Protocol):
+    """What can happen to an introduction."""
+
+    def answered(self, answer: Envelope, deadline: float) -> None:
+        """The called peer said yes: candidates are forwarded until `deadline`."""
+
+    def trickled(self, sender: PeerID, envelope: Envelope) -> None:
+        """Either peer has more candidates for the other."""
+
+    def ended(self, by: PeerID, code: ErrorCode, text: str) -> None:
+        """`by` needs it no longer, and the other one is told."""
+
+    def lost(self, peer: PeerID) -> None:
+        """The connection of `peer` is gone."""
+
+    def returned(self, peer: PeerID) -> None:
+        """`peer` registered again on another connection: what the old one may not have got is sent again."""
+
+    def expired(self) -> None:
+        """The time of its state is up."""
+
+
+@dataclass
+class Core:
+    """What an introduction knows."""
+
+    call: str
+    caller: PeerID
+    caller_name: str
+    callee: PeerID
+    offer: Envelope
+    deadline: float
+    """Monotonic seconds."""
+    deliver: Deliver
+    answer: Envelope | None = None
+    over: bool = field(default=False)
+
+    def other(self, peer: PeerID) -> PeerID:
+        """The one that is not `peer`."""
+        return self.callee if peer == self.caller else self.caller
+
+    def tell_end(self, to: PeerID, code: ErrorCode, text: str) -> None:
+        """Tell one side that it is over."""
+        self.deliver(to, Ended(self.call, code, text, self.other(to)))
+
+
+_builder = TypeMachineBuilder(Inputs, Core)
+_ringing = _builder.state("ringing")
+_answered = _builder.state("answered")
+_over = _builder.state("over")
+
+
+@_ringing.upon(Inputs.answered).to(_answered)
+def _answer(inputs: Inputs, core: Core, answer: Envelope, deadline: float) -> None:
+    core.answer = answer
+    core.deadline = deadline
+    core.deliver(core.caller, Answered(core.call, core.callee, answer))
+
+
+@_ringing.upon(Inputs.trickled).loop()
+@_answered.upon(Inputs.trickled).loop()
+def _trickle(inputs: Inputs, core: Core, sender: PeerID, envelope: Envelope) -> None:
+    core.deliver(core.other(sender), Candidates(core.call, sender, envelope))
+
+
+@_ringing.upon(Inputs.ended).to(_over)
+@_answered.upon(Inputs.ended).to(_over)
+def _end(inputs: Inputs, core: Core, by: PeerID, code: ErrorCode, text: str) -> None:
+    core.over = True
+    core.tell_end(core.other(by), code, text)
+
+
+@_ringing.upon(Inputs.lost).to(_over)
+@_answered.upon(Inputs.lost).to(_over)
+def _lose(inputs: Inputs, core: Core, peer: PeerID) -> None:
+    core.over = True
+    core.tell_end(core.other(peer), ErrorCode.GONE, "The other peer lost its connection to the rendezvous.")
+
+
+@_ringing.upon(Inputs.returned).loop()
+def _ring_again(inputs: Inputs, core: Core, peer: PeerID) -> None:
+    if peer == core.callee:
+        core.deliver(core.callee, Incoming(core.call, core.caller, core.caller_name, core.offer))
+
+
+@_answered.upon(Inputs.returned).loop()
+def _answer_again(inputs: Inputs, core: Core, peer: PeerID) -> None:
+    if peer == core.caller and core.answer is not None:
+        core.deliver(core.caller, Answered(core.call, core.callee, core.answer))
+
+
+@_ringing.upon(Inputs.expired).to(_over)
+def _time_out(inputs: Inputs, core: Core) -> None:
+    core.over = True
+    core.tell_end(core.caller, ErrorCode.TIMEOUT, "Nobody answered the call.")
+    core.tell_end(core.callee, ErrorCode.TIMEOUT, "The call was not answered in time.")
+
+
+@_answered.upon(Inputs.expired).to(_over)
+def _finish(inputs: Inputs, core: Core) -> None:
+    core.over = True
+
+
+# A second answer is the same answer, sent again over a new connection.
+_answered.upon(Inputs.answered).loop().returns(None)
+
+introduce: Callable[[Core], Inputs] = _builder.build()
+"""Make the machine of one introduction, ringing; the offer is delivered by whoever makes it."""

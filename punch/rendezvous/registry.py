@@ -1,0 +1,313 @@
+"""
+Who is registered, and who is being introduced to whom. Pure: it is told what happened and when, and
+`next_output` says what to do about it. Everything in it is bounded (`Limits`).
+
+A peer is registered by one connection at a time. The newest wins, at once: there is no moment at which the
+peer can't be called, and its introductions go on over the new connection.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+
+from punch.identity import PeerID
+from punch.rendezvous.config import Limits, address_key
+from punch.rendezvous.introduction import (
+    Core,
+    Inputs,
+    IntroductionKey,
+    introduce,
+    introduction_key,
+)
+from punch.rendezvous.limits import Counters, TokenBuckets
+from punch.wire.control import (
+    Accept,
+    Answer,
+    Cancel,
+    Error,
+    ErrorCode,
+    Establish,
+    Incoming,
+    Reject,
+    Reply,
+    Trickle,
+)
+
+Introducing = Establish | Answer | Trickle | Reject | Cancel
+"""The requests that concern an introduction."""
+
+
+@dataclass(frozen=True)
+class Deliver:
+    """Send `reply` on this connection."""
+
+    connection: int
+    reply: Reply
+
+
+@dataclass(frozen=True)
+class Disconnect:
+    """Send `error` on this connection and close it."""
+
+    connection: int
+    error: Error
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A peer is there now; `again` if it was there already and came back on another connection."""
+
+    peer: PeerID
+    name: str
+    again: bool
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A peer is no longer there."""
+
+    peer: PeerID
+    reason: str
+
+
+Output = Deliver | Disconnect | Registered | Gone
+
+
+class Refusal(Exception):
+    """A request is not granted: `code` and `text` are what the peer is told."""
+
+    def __init__(self, code: ErrorCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+@dataclass
+class Registration:
+    """One peer that is there."""
+
+    peer: PeerID
+    connection: int
+    name: str
+    accept: Accept
+    address: str
+    calls: dict[IntroductionKey, None] = field(default_factory=dict)
+    """Introductions that it takes part in, oldest first."""
+
+
+@dataclass(frozen=True)
+class _Introduction:
+    core: Core
+    machine: Inputs
+
+
+class Registry:
+    """The memory of one rendezvous. All times are monotonic seconds."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._peers: dict[PeerID, Registration] = {}
+        self._introductions: dict[IntroductionKey, _Introduction] = {}
+        self._addresses = Counters(limits.registrations_per_address, limits.registrations)
+        self._callers = Counters(limits.calls_per_caller, limits.introductions)
+        self._callees = Counters(limits.calls_per_callee, limits.introductions)
+        self._deadlines: list[tuple[float, int, IntroductionKey]] = []
+        self._order = count()
+        self._outputs: deque[Output] = deque()
+        # Four times as many as can be there at once: whoever comes back keeps the bucket it emptied.
+        capacity = 4 * limits.registrations
+        self._peer_rate = TokenBuckets(limits.message_rate, limits.message_burst, capacity)
+        self._address_rate = TokenBuckets(limits.address_rate, limits.address_burst, capacity)
+        self._incoming_rate = TokenBuckets(limits.incoming_rate, limits.incoming_burst, capacity)
+
+    # -- what is known --
+
+    def __contains__(self, peer: PeerID) -> bool:
+        return peer in self._peers
+
+    def __len__(self) -> int:
+        """How many peers are registered."""
+        return len(self._peers)
+
+    @property
+    def introduction_count(self) -> int:
+        """How many introductions are going on."""
+        return len(self._introductions)
+
+    def next_output(self) -> Output | None:
+        """The next thing to do, if any."""
+        return self._outputs.popleft() if self._outputs else None
+
+    # -- what happens --
+
+    def allow_message(self, peer: PeerID, address: str, now: float) -> bool:
+        """Whether this peer, at this IP address, may send one more message now."""
+        return self._peer_rate.allow(peer, now) and self._address_rate.allow(address_key(address), now)
+
+    def register(
+        self, connection: int, peer: PeerID, name: str, accept: Accept, address: str, now: float
+    ) -> None:
+        """
+        `peer` proved its key on `connection`, from IP `address`. An older registration of it is replaced.
+
+        :raise Refusal: there are too many.
+        """
+        key = address_key(address)
+        old = self._peers.get(peer)
+        if old is not None:
+            self._addresses.leave(old.address)
+        if not self._addresses.enter(key):
+            if old is not None:
+                self._addresses.enter(old.address)
+            raise Refusal(ErrorCode.TOO_MANY, "Too many peers are registered here; try again later.")
+        new = Registration(peer, connection, name, accept, key)
+        self._peers[peer] = new
+        if old is not None and old.connection != connection:
+            new.calls = old.calls
+            self._outputs.append(
+                Disconnect(
+                    old.connection,
+                    Error(ErrorCode.REPLACED, "A newer connection with the same identity replaced this one."),
+                )
+            )
+        self._outputs.append(Registered(peer, name, old is not None))
+
+    def resume(self, peer: PeerID) -> None:
+        """Send again on a new connection what the replaced one may not have got (after its `welcome`)."""
+        registration = self._peers.get(peer)
+        if registration is not None:
+            for key in list(registration.calls):
+                self._introductions[key].machine.returned(peer)
+
+    def request(self, peer: PeerID, connection: int, request: Introducing, now: float) -> None:
+        """
+        A registered peer asks for something about an introduction.
+
+        :raise Refusal: it is not granted, and nothing has changed.
+        """
+        registration = self._peers.get(peer)
+        if registration is None or registration.connection != connection:
+            raise Refusal(ErrorCode.FORBIDDEN, "Register first.")
+        if isinstance(request, Establish):
+            self._establish(registration, request, now)
+            return
+        key = introduction_key(request.call, peer, request.to)
+        introduction = self._introductions.get(key)
+        if introduction is None:
+            if isinstance(request, Answer):
+                raise Refusal(ErrorCode.CANCELLED, "This call is over already.")
+            return  # It crossed the end of the introduction on its way: no mistake.
+        called = peer == introduction.core.callee
+        if isinstance(request, Trickle):
+            introduction.machine.trickled(peer, request.envelope)
+        elif isinstance(request, Cancel):
+            introduction.machine.ended(peer, ErrorCode.CANCELLED, "The other peer ended the introduction.")
+        elif not called:
+            raise Refusal(ErrorCode.FORBIDDEN, "Only the called peer answers or rejects a call.")
+        elif isinstance(request, Answer):
+            introduction.machine.answered(request.answer, now + self._limits.answered_time)
+            self._watch(key, introduction)
+        else:
+            text = (
+                "The called peer is busy." if request.code is ErrorCode.BUSY else "The called peer said no."
+            )
+            introduction.machine.ended(peer, request.code, text)
+        self._sweep(key, introduction)
+
+    def disconnected(self, peer: PeerID, connection: int, reason: str) -> None:
+        """A connection is gone. Only the one that holds the registration matters."""
+        registration = self._peers.get(peer)
+        if registration is None or registration.connection != connection:
+            return
+        del self._peers[peer]
+        self._addresses.leave(registration.address)
+        for key in list(registration.calls):
+            introduction = self._introductions[key]
+            introduction.machine.lost(peer)
+            self._sweep(key, introduction)
+        self._outputs.append(Gone(peer, reason))
+
+    # -- time --
+
+    def get_timer(self) -> float | None:
+        """When `handle_timer` is to be called next."""
+        while self._deadlines:
+            deadline, _, key = self._deadlines[0]
+            introduction = self._introductions.get(key)
+            if introduction is not None and introduction.core.deadline == deadline:
+                return deadline
+            heappop(self._deadlines)  # over by now, or answered: its new deadline stands further down
+        return None
+
+    def handle_timer(self, now: float) -> None:
+        """End the introductions whose time is up."""
+        while (deadline := self.get_timer()) is not None and deadline <= now:
+            _, _, key = heappop(self._deadlines)
+            introduction = self._introductions[key]
+            introduction.machine.expired()
+            self._sweep(key, introduction)
+
+    # -- within --
+
+    def _establish(self, caller: Registration, request: Establish, now: float) -> None:
+        if request.to == caller.peer:
+            raise Refusal(ErrorCode.FORBIDDEN, "That is your own ID; call another peer.")
+        callee = self._peers.get(request.to)
+        if callee is None:
+            raise Refusal(ErrorCode.NOT_REGISTERED, "No peer of this ID is registered here now.")
+        key = introduction_key(request.call, caller.peer, request.to)
+        if key in self._introductions:
+            raise Refusal(ErrorCode.FORBIDDEN, "A call of this ID is going on already.")
+        if len(self._introductions) >= self._limits.introductions:
+            raise Refusal(ErrorCode.TOO_MANY, "Too many calls are going on here; try again later.")
+        if not self._callers.enter(caller.peer):
+            raise Refusal(ErrorCode.TOO_MANY, "You have too many calls going on; end some of them first.")
+        if not self._callees.enter(callee.peer):
+            self._callers.leave(caller.peer)
+            raise Refusal(ErrorCode.BUSY, "Too many calls wait for this peer; try again later.")
+        if not self._incoming_rate.allow(callee.peer, now):
+            self._callers.leave(caller.peer)
+            self._callees.leave(callee.peer)
+            raise Refusal(ErrorCode.BUSY, "This peer was called too often just now; try again later.")
+        core = Core(
+            request.call,
+            caller.peer,
+            caller.name,
+            callee.peer,
+            request.offer,
+            now + self._limits.ring_time,
+            self._deliver,
+        )
+        introduction = _Introduction(core, introduce(core))
+        self._introductions[key] = introduction
+        caller.calls[key] = None
+        callee.calls[key] = None
+        self._watch(key, introduction)
+        self._deliver(callee.peer, Incoming(core.call, core.caller, core.caller_name, core.offer))
+
+    def _watch(self, key: IntroductionKey, introduction: _Introduction) -> None:
+        heappush(self._deadlines, (introduction.core.deadline, next(self._order), key))
+        # Calls that end early leave their deadlines behind; a caller must not pile them up.
+        if len(self._deadlines) > 4 * self._limits.introductions:
+            self._deadlines = sorted(
+                (entry.core.deadline, next(self._order), key) for key, entry in self._introductions.items()
+            )
+
+    def _sweep(self, key: IntroductionKey, introduction: _Introduction) -> None:
+        core = introduction.core
+        if not core.over or self._introductions.pop(key, None) is None:
+            return
+        self._callers.leave(core.caller)
+        self._callees.leave(core.callee)
+        for peer in (core.caller, core.callee):
+            registration = self._peers.get(peer)
+            if registration is not None:
+                registration.calls.pop(key, None)
+
+    def _deliver(self, peer: PeerID, reply: Reply) -> None:
+        registration = self._peers.get(peer)
+        if registration is not None:
+            self._outputs.append(Deliver(registration.connection, reply))

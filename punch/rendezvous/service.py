@@ -1,0 +1,330 @@
+"""
+The rendezvous as a Twisted service: its ports, its connections, and the registry they share.
+
+What happens is reported as it does: `listening` (address), `registered` (peer, name), `gone` (peer, reason), and
+`failed` (reason, text) if it can't listen.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from ipaddress import ip_address
+from typing import Any, Protocol, cast
+
+from OpenSSL import SSL
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IListeningPort,
+    IReactorTime,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from punch.identity import PeerID, RandomBytes
+from punch.rendezvous.config import RendezvousConfig, ServerCertificate
+from punch.rendezvous.control import ControlProtocol
+from punch.rendezvous.gate import TLS, GateFactory
+from punch.rendezvous.listen import listen, parse_endpoints
+from punch.rendezvous.reflector import Reflector, ReflectorProtocol
+from punch.rendezvous.registry import Deliver, Disconnect, Gone, Registered, Registry
+from punch.rendezvous.session import Session
+from punch.rendezvous.tls import CONTROL_ALPN, tls_route
+from punch.rendezvous.udp import UDPPort, errno_of, open_ports
+from punch.wire.control import Error, ErrorCode
+from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
+
+_GOODBYE_TIME = 1.0
+"""Seconds that the peers have to read that the service ends."""
+
+# A pinned key needs no dates: these keep a wrong clock harmless.
+_NOT_BEFORE = datetime(2020, 1, 1, tzinfo=timezone.utc)
+_DAYS = 100 * 365
+
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "127.0.0.1"}
+
+
+class Report(Protocol):
+    """Is told what happens."""
+
+    def __call__(self, event: str, **fields: object) -> None: ...
+
+
+class RendezvousService(Service):
+    """
+    Introduces peers, and tells them which address they are seen from.
+
+    :ivar address: what peers use to find it; known when it listens.
+    :ivar local_address: the same for peers on this machine.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        config: RendezvousConfig,
+        *,
+        reactor: Any,
+        monotonic: Callable[[], float],
+        random: RandomBytes,
+        report: Report,
+    ) -> None:
+        """
+        :param reactor: provides `IReactorTCP`, `IReactorUDP` and `IReactorTime`.
+        :raise EndpointError: `config.control` is not usable.
+        :raise ValueError: certificate and key do not fit together.
+        """
+        self.config = config
+        self.clock: IReactorTime = reactor
+        self.monotonic = monotonic
+        self.random = random
+        self.unread_bytes = config.limits.unread_bytes
+        self.address: RendezvousAddress | None = None
+        self.local_address: RendezvousAddress | None = None
+        self.registry = Registry(config.limits)
+        self.reflector_port = 0
+        self._reactor = reactor
+        self._report = report
+        self._endpoints = parse_endpoints(reactor, config.endpoints)
+        self._pin = pin_of(config.identity.private_key.public_key())
+        shown = config.authority_certificate or config.certificate or self._own_certificate()
+        self._shown_pin = pin_of(shown.chain[0].public_key())
+        try:
+            route = tls_route(shown, {CONTROL_ALPN: lambda _: ControlProtocol(self)}, reactor)
+        except SSL.Error as problem:
+            raise ValueError("The key is not the key of the certificate.") from problem
+        # The relay adds its routes here: 0 and 1 for STUN over TCP, `stun.turn` and none beneath TLS.
+        self._gate = GateFactory({TLS: route}, config.limits, clock=reactor, monotonic=monotonic)
+        self._controls: dict[int, ControlProtocol] = {}
+        self._last_connection = 0
+        self._timer: IDelayedCall | None = None
+        self._delivering = False
+        self._begun = False
+        self._starting: Deferred[None] | None = None
+        self._ports: list[IListeningPort] = []
+        self._udp_ports: list[UDPPort] = []
+
+    # -- the service --
+
+    def privilegedStartService(self) -> None:
+        """Listen while we may still take low ports."""
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        self._begin()
+
+    def startService(self) -> None:
+        """Listen."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._begin()
+
+    def stopService(self) -> Deferred[None]:
+        """Say goodbye to the peers and close everything; takes a second at most."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._begun = False
+        return Deferred.fromCoroutine(self._stop())
+
+    # -- ControlOwner --
+
+    def opened(self, protocol: ControlProtocol, peer: PeerID, address: str) -> Session:
+        """A peer proved its key on a new connection."""
+        self._last_connection += 1
+        self._controls[self._last_connection] = protocol
+        return Session(
+            self.registry,
+            self._last_connection,
+            peer,
+            address,
+            reflector_port=self.reflector_port,
+            limits=self.config.limits,
+            now=self.monotonic(),
+        )
+
+    def happened(self) -> None:
+        """Do what the registry says is to be done."""
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            touched: dict[int, ControlProtocol] = {}
+            while (output := self.registry.next_output()) is not None:
+                if isinstance(output, Registered):
+                    self._log.info("registered {peer} {name}", peer=output.peer.short, name=output.name)
+                    self._report("registered", peer=str(output.peer), name=output.name)
+                elif isinstance(output, Gone):
+                    self._log.info("gone {peer} ({reason})", peer=output.peer.short, reason=output.reason)
+                    self._report("gone", peer=str(output.peer), reason=output.reason)
+                else:
+                    self._pass_on(output, touched)
+            for control in touched.values():
+                control.flush()
+        finally:
+            self._delivering = False
+        self._schedule()
+
+    def lost(self, session: Session) -> None:
+        """The connection of a session is gone."""
+        self._controls.pop(session.connection, None)
+
+    def _pass_on(self, output: Deliver | Disconnect, touched: dict[int, ControlProtocol]) -> None:
+        control = self._controls.get(output.connection)
+        if control is None or control.session is None:
+            return
+        touched[output.connection] = control
+        if isinstance(output, Deliver):
+            control.session.send(output.reply)
+        else:
+            control.session.close(output.error)
+
+    def _schedule(self) -> None:
+        deadline = self.registry.get_timer()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if deadline is not None:
+            self._timer = self.clock.callLater(max(0.0, deadline - self.monotonic()), self._timed_out)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self.registry.handle_timer(self.monotonic())
+        self.happened()
+
+    # -- starting and stopping --
+
+    def _begin(self) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        try:
+            self._udp_ports = self._open_reflector()
+        except (OSError, CannotListenError) as problem:
+            port = self.config.reflector_port
+            self._failed(problem, f"UDP port {port}", "--reflector-port PORT")
+            return
+        self.reflector_port = self._udp_ports[0].port
+        listening = listen(self._reactor, self._endpoints, self.config.port, self._gate)
+        self._starting = listening.addCallbacks(self._listening, self._not_listening)
+
+    def _open_reflector(self) -> list[UDPPort]:
+        reflector = Reflector()
+        return open_ports(
+            self._reactor,
+            self.config.reflector_host,
+            self.config.reflector_port,
+            lambda: ReflectorProtocol(reflector, monotonic=self.monotonic),
+        )
+
+    def _listening(self, ports: list[IListeningPort]) -> None:
+        self._ports = ports
+        config = self.config
+        bound_host, bound_port = _bound(ports)
+        own = config.authority_certificate is None
+        host = config.host or (config.primary_address if bound_host in _LOOPBACK else bound_host)
+        self.address = RendezvousAddress(host, config.public_port or bound_port, self._pin if own else None)
+        self.local_address = RendezvousAddress(
+            _LOOPBACK.get(bound_host, bound_host), bound_port, self._shown_pin
+        )
+        self._log.info("listening at {address}", address=str(self.address))
+        self._report("listening", address=str(self.address))
+
+    def _not_listening(self, failure: Failure) -> None:
+        problem = failure.value
+        if isinstance(problem, CancelledError):
+            return
+        if isinstance(problem, (CannotListenError, OSError)):
+            port = getattr(problem, "port", None)
+            where = f"TCP port {port}" if isinstance(port, int) else f"The address {port}"
+            self._failed(problem, where, "--control tcp:PORT")
+        else:
+            self._log.failure("The control endpoint failed", failure)
+            self._report(
+                "failed",
+                reason="endpoint",
+                text=f"The service can't listen where --control says ({failure.getErrorMessage()[:200]}); "
+                "change the endpoint.",
+            )
+
+    def _failed(self, problem: Exception, where: str, option: str) -> None:
+        number = errno_of(problem)
+        if number == errno.EADDRINUSE:
+            reason = "port-in-use"
+            text = (
+                f"{where} is in use already; stop the program that has it, or choose another with {option}."
+            )
+        elif number == errno.EACCES:
+            reason = "permission"
+            text = f"{where} may not be used by this user; choose one above 1023 with {option}."
+        else:
+            reason = "endpoint"
+            why = os.strerror(number) if number is not None else str(problem)[:200]
+            text = f"The service can't listen on {where} ({why}); choose another with {option}."
+        self._log.error("{text}", text=text)
+        self._report("failed", reason=reason, text=text)
+
+    async def _stop(self) -> None:
+        if self._starting is not None:
+            self._starting.cancel()
+            self._starting = None
+        closing = [maybeDeferred(cast(Callable[[], Any], port.stopListening)) for port in self._ports]
+        closing += [port.close() for port in self._udp_ports]
+        self._ports, self._udp_ports = [], []
+        self.address = self.local_address = None
+        goodbye = Error(ErrorCode.SHUTDOWN, "The rendezvous is shutting down; come back later.")
+        for control in list(self._controls.values()):
+            if control.session is not None:
+                control.session.close(goodbye)
+                control.flush()
+        self.happened()
+        await self._gate.emptied(_GOODBYE_TIME)
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        await gatherResults(closing)
+
+    def _own_certificate(self) -> ServerCertificate:
+        identity = self.config.identity
+        return ServerCertificate((identity.certificate(_NOT_BEFORE, _DAYS),), identity.private_key)
+
+
+def _bound(ports: Sequence[IListeningPort]) -> tuple[str, int]:
+    """The address listened on: of several, a wildcard if there is one, else the first that is TCP."""
+    found: list[tuple[str, int]] = []
+    for each in ports:
+        address: IAddress = each.getHost()
+        host, port = getattr(address, "host", None), getattr(address, "port", None)
+        if isinstance(host, str) and isinstance(port, int):
+            found.append((_plain(host), port))
+    wildcards = [each for each in found if each[0] in _LOOPBACK]
+    return (wildcards or found or [("0.0.0.0", DEFAULT_PORT)])[0]
+
+
+def _plain(host: str) -> str:
+    try:
+        return str(ip_address(host.partition("%")[0]))
+    except ValueError:
+        return host
+
+
+def make_service(
+    config: RendezvousConfig,
+    *,
+    reactor: Any,
+    monotonic: Callable[[], float],
+    random: RandomBytes,
+    report: Report,
+) -> RendezvousService:
+    """
+    The rendezvous service, not started.
+
+    :param reactor: provides `IReactorTCP`, `IReactorUDP` and `IReactorTime`.
+    :param monotonic: monotonic seconds.
+    :param random: where randomness comes from that is not TLS's own.
+    :param report: is told what happens: `listening`, `registered`, `gone`, `failed`.
+    :raise EndpointError: `config.control` is not usable.
+    :raise ValueError: certificate and key do not fit together.
+    """
+    return RendezvousService(config, reactor=reactor, monotonic=monotonic, random=random, report=report)
