@@ -8,7 +8,7 @@ Deferred, and the ack goes out when that fires.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
@@ -39,6 +39,7 @@ __all__ = [
     "ChatProtocol",
     "ChatProtocolError",
     "Chats",
+    "Conversation",
     "check_text",
 ]
 
@@ -46,6 +47,27 @@ __all__ = [
 MAX_UNHANDLED = 64
 
 OnMessage = Callable[[int, str], "Deferred[None] | None"]
+
+
+class Conversation:
+    """The chat with one peer, and the stream that carries it now."""
+
+    def __init__(self, random: Callable[[int], bytes] = os.urandom) -> None:
+        self.core = ChatCore(random)
+        self.stream: ChatProtocol | None = None
+
+    def acknowledge(self, message: MessageReceived) -> None:
+        """The application has `message`, whichever stream brought it."""
+        self.core.acknowledge(message)
+        if self.stream is not None:
+            self.stream.moved()
+
+    def send(self, text: str) -> int:
+        """Say `text`, now or when a stream is there; as `ChatCore.send`."""
+        number = self.core.send(text)
+        if self.stream is not None:
+            self.stream.moved()
+        return number
 
 
 class ChatProtocol(Protocol):
@@ -57,7 +79,7 @@ class ChatProtocol(Protocol):
     :param on_delivered: is given the id of each message of ours that the other side's application has.
     :param on_closed: is called once, when the stream has ended, with the reason if the other side broke the
         protocol.
-    :param core: the chat that this stream carries on; by default a new one.
+    :param conversation: the chat that this stream carries on; by default a new one.
     """
 
     _log = Logger()
@@ -67,9 +89,10 @@ class ChatProtocol(Protocol):
         on_message: OnMessage,
         on_delivered: Callable[[int], None],
         on_closed: Callable[[str | None], None],
-        core: ChatCore | None = None,
+        conversation: Conversation | None = None,
     ) -> None:
-        self.core = core if core is not None else ChatCore()
+        self.conversation = conversation if conversation is not None else Conversation()
+        self.core = self.conversation.core
         self._on_message = on_message
         self._on_delivered = on_delivered
         self._on_closed = on_closed
@@ -78,7 +101,10 @@ class ChatProtocol(Protocol):
         self._paused = False
 
     def connectionMade(self) -> None:
+        if (old := self.conversation.stream) is not None:
+            old.detach()
         self._live = True
+        self.conversation.stream = self
         self.core.open()
         self._flush()
 
@@ -89,9 +115,12 @@ class ChatProtocol(Protocol):
         :return: the id that `on_delivered` will be given.
         :raise ChatError: it can't be said; nothing was sent.
         """
-        number = self.core.send(text)
+        return self.conversation.send(text)
+
+    def moved(self) -> None:
+        """The conversation has something to send, or the application caught up."""
         self._flush()
-        return number
+        self._balance()
 
     def dataReceived(self, data: bytes) -> None:
         if not self._live:
@@ -106,9 +135,8 @@ class ChatProtocol(Protocol):
                 self._hand_over(event)
             else:
                 self._on_delivered(event.id)
-        if self._error is not None:
-            self._live = False
-            self.core.close()
+        if self._error is not None and self._live:
+            self._end()
             assert self.transport is not None
             abort = getattr(self.transport, "abortConnection", self.transport.loseConnection)
             abort()
@@ -117,14 +145,18 @@ class ChatProtocol(Protocol):
     def detach(self) -> None:
         """Another stream carries the chat on: this one is closed and says nothing more."""
         if self._live:
-            self._live = False
+            self._end()
             assert self.transport is not None
             self.transport.loseConnection()
 
+    def _end(self) -> None:
+        self._live = False
+        self.conversation.stream = None
+        self.core.close()
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._live:
-            self._live = False
-            self.core.close()
+            self._end()
         self._on_closed(self._error)
 
     def _hand_over(self, message: MessageReceived) -> None:
@@ -135,17 +167,12 @@ class ChatProtocol(Protocol):
             self._log.failure("the application failed at a message")
             return
         if had is None:
-            self._acknowledge(message)
+            self.conversation.acknowledge(message)
         else:
             had.addCallbacks(
-                lambda _: self._acknowledge(message),
+                lambda _: self.conversation.acknowledge(message),
                 lambda failure: self._log.failure("the application failed at a message", failure),
             )
-
-    def _acknowledge(self, message: MessageReceived) -> None:
-        self.core.acknowledge(message)
-        self._flush()
-        self._balance()
 
     def _flush(self) -> None:
         if self._live and (data := self.core.data_to_send()):
@@ -166,7 +193,7 @@ class ChatProtocol(Protocol):
 
 class Chats:
     """
-    All chats of one node: a `ChatCore` for each peer, and the stream that carries it now.
+    All chats of one node.
 
     :param on_message: is given the peer, id and text of each message; returns as `ChatProtocol`'s.
     :param on_delivered: is given the peer and the id.
@@ -181,8 +208,7 @@ class Chats:
         self._on_message = on_message
         self._on_delivered = on_delivered
         self._random = random
-        self._cores: dict[PeerID, ChatCore] = {}
-        self._streams: dict[PeerID, ChatProtocol] = {}
+        self._conversations: dict[PeerID, Conversation] = {}
 
     def accept(self, link: Link) -> ChatProtocol:
         """The protocol for a stream that the other side opened: `node.handle(STREAM_NAME, chats.accept)`."""
@@ -199,53 +225,26 @@ class Chats:
         :return: the message's id, unique for this peer.
         :raise ChatError: it can't be said.
         """
-        if (stream := self._streams.get(peer)) is not None:
-            return stream.send(text)
-        return self._core(peer).send(text)
-
-    def core(self, peer: PeerID) -> ChatCore | None:
-        """The chat with `peer`, if there has been one."""
-        return self._cores.get(peer)
+        return self._conversation(peer).send(text)
 
     def undelivered(self, peer: PeerID | None = None) -> int:
         """How many messages have no mark yet, to `peer` or to anyone."""
-        return sum(core.undelivered for core in self._which(peer))
+        which = self._conversations if peer is None else {peer} & self._conversations.keys()
+        return sum(self._conversations[one].core.undelivered for one in which)
 
     def undelivered_bytes(self) -> int:
         """Bytes of text that have no mark yet, to anyone."""
-        return sum(core.undelivered_bytes for core in self._cores.values())
+        return sum(chat.core.undelivered_bytes for chat in self._conversations.values())
 
-    def forget(self, peer: PeerID) -> None:
-        """Drop what was not delivered to `peer`, and all that is remembered of the chat."""
-        self._cores.pop(peer, None)
-        if (stream := self._streams.pop(peer, None)) is not None:
-            stream.detach()
-
-    def _which(self, peer: PeerID | None) -> Iterator[ChatCore]:
-        if peer is None:
-            yield from self._cores.values()
-        elif (core := self._cores.get(peer)) is not None:
-            yield core
-
-    def _core(self, peer: PeerID) -> ChatCore:
-        if peer not in self._cores:
-            self._cores[peer] = ChatCore(self._random)
-        return self._cores[peer]
+    def _conversation(self, peer: PeerID) -> Conversation:
+        if peer not in self._conversations:
+            self._conversations[peer] = Conversation(self._random)
+        return self._conversations[peer]
 
     def _protocol(self, peer: PeerID) -> ChatProtocol:
-        stream: ChatProtocol
-
-        def closed(_error: str | None) -> None:
-            if self._streams.get(peer) is stream:
-                del self._streams[peer]
-
-        if (old := self._streams.pop(peer, None)) is not None:
-            old.detach()
-        stream = ChatProtocol(
+        return ChatProtocol(
             lambda number, text: self._on_message(peer, number, text),
             lambda number: self._on_delivered(peer, number),
-            closed,
-            self._core(peer),
+            lambda error: None,
+            self._conversation(peer),
         )
-        self._streams[peer] = stream
-        return stream

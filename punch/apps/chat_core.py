@@ -13,9 +13,9 @@ ack       3     id (8 bytes): the application has every message up to and includ
 
 Unknown types are skipped, and so are bytes after the fields of a `hello` or an `ack`: both are room to grow.
 
-When a link is replaced, the chat goes on over a new stream: every message without an ack is sent again, and the
-receiver drops those whose id it has had in that session. So a message arrives once, in order, whatever happens
-to the links beneath it.
+When a link is replaced, the chat goes on over a new stream: every message without an ack is sent again, and
+the receiver drops those whose id it has had in that session. So a message arrives once, in order, whatever
+happens to the links beneath it.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class ChatCore:
         """
         Bytes from the stream.
 
-        :raise ChatProtocolError: the other side broke the rules; what it said before is still in `next_event`.
+        :raise ChatProtocolError: the other side broke the rules; what it said before is in `next_event`.
         """
         if not self._open:
             return

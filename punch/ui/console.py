@@ -68,6 +68,16 @@ class Streams:
         return cls(stdin, stdout, kind, os.isatty(stdout))
 
 
+def occupy_standard_descriptors() -> None:
+    """
+    Put the null device where stdin, stdout or stderr are missing, before their numbers go to other files:
+    a process that becomes a daemon closes whatever has them.
+    """
+    for descriptor in range(3):
+        if not _is_open(descriptor):
+            os.open(os.devnull, os.O_RDWR)
+
+
 def _is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)
