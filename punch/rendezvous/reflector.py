@@ -15,7 +15,7 @@ and
   Attribute), as RFC 8489, section 6.3.1 asks of a server that doesn't have them; `turnutils_natdiscovery`
   takes that, and the lack of OTHER-ADDRESS in every answer, as "this server has no RFC 5780".
 
-No address is kept or logged. What stays in memory is the prefixes whose token buckets are not full.
+No address is kept or logged. What stays in memory is the /24 or /64, as a number, of those who asked lately.
 """
 
 from __future__ import annotations

@@ -121,7 +121,9 @@ class Codec(NamedTuple):
     """
     How the value of one attribute is read and written.
 
-    Both functions are given the XOR mask too: the magic cookie and the transaction ID, 16 bytes.
+    Both functions are given the XOR mask too: the magic cookie and the transaction ID, 16 bytes. `decode`
+    raises STUNError for bytes that are no value. `encode` raises that for a value out of range, and for one
+    of another type whatever Python does: `punch.wire.stun.encode` makes a STUNError of both.
     """
 
     decode: Callable[[bytes, bytes], Any]
@@ -165,14 +167,11 @@ def _decode_xored(value: bytes, mask: bytes, port_mask: int) -> Address:
 
 def _encode_xored(address: Address, mask: bytes, port_mask: int) -> bytes:
     host, port = address
-    try:
-        if ":" in host:
-            packed = int(IPv6Address(host)) ^ int.from_bytes(mask, "big")
-            return _ADDRESS.pack(0, IPV6, port ^ port_mask) + packed.to_bytes(16, "big")
-        packed = int(IPv4Address(host)) ^ int.from_bytes(mask[:4], "big")
-        return _ADDRESS.pack(0, IPV4, port ^ port_mask) + packed.to_bytes(4, "big")
-    except Exception as error:
-        raise STUNError(f"{address!r} is no transport address") from error
+    if ":" in host:
+        number = int(IPv6Address(host)) ^ int.from_bytes(mask, "big")
+        return _ADDRESS.pack(0, IPV6, port ^ port_mask) + number.to_bytes(16, "big")
+    number = int(IPv4Address(host)) ^ int.from_bytes(mask[:4], "big")
+    return _ADDRESS.pack(0, IPV4, port ^ port_mask) + number.to_bytes(4, "big")
 
 
 def _decode_address(value: bytes, _mask: bytes) -> Address:
