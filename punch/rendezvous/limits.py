@@ -20,8 +20,8 @@ class TokenBuckets:
     One token bucket for each key, for at most `capacity` keys.
 
     A bucket that has filled up again is the same as none, so it is forgotten when new keys come. When all of
-    `capacity` are in use, the one longest not asked for makes room: whoever can send from that many prefixes at
-    once gets a fresh bucket for each anyway.
+    `capacity` are in use, the one longest not asked for makes room: whoever can send from that many prefixes
+    at once gets a fresh bucket for each anyway.
 
     :param rate: tokens that a bucket gains each second.
     :param burst: tokens that a bucket holds at most, and at first.
