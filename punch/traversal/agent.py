@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from punch.identity import RandomBytes
-from punch.traversal.candidates import LocalCandidates, RemoteCandidates
+from punch.traversal.candidates import LocalCandidates, RemoteCandidates, behind_another_nat
 from punch.traversal.checker import Checker, Outcome, Verdict
 from punch.traversal.checklist import CheckList
 from punch.traversal.checks import Check, Role, is_for, keepalive, read_check
@@ -106,8 +106,9 @@ class Agent:
         self._early: dict[tuple[Address, Address], Check] = {}
         self._locals_ended = False
         self._remotes_ended = False
-        self._started_at = 0.0
-        self._judged = 0.0
+        self._patient_until = 0.0
+        self._give_up_at = 0.0
+        self._judged_at = 0.0
         self._announced = False
         self._next_check = 0.0
         self._keepalive_at: float | None = None
@@ -116,8 +117,6 @@ class Agent:
         self._shown: Pair | None = None
         self._output: list[Transmit] = []
         self._events: deque[Event] = deque()
-
-    # What can be seen
 
     @property
     def state(self) -> AgentState:
@@ -203,7 +202,9 @@ class Agent:
         self._theirs = credentials
         self._checker.set_remote(credentials)
         self._pacing = max(self._pacing, pacing)
-        self._started_at = now
+        self._patient_until = now + PATIENCE
+        self._give_up_at = now + GIVE_UP
+        self._judged_at = now
         self._lifecycle.start()
         early, self._early = self._early, {}
         for check in early.values():
@@ -279,7 +280,8 @@ class Agent:
             if nominate_at is not None:
                 times.append(max(nominate_at, self._next_check))
         if self.state is AgentState.CHECKING:
-            times += [self._started_at + limit for limit in (PATIENCE, GIVE_UP) if self._judged < limit]
+            limits = (self._patient_until, self._give_up_at)
+            times += [limit for limit in limits if self._judged_at < limit]
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -348,8 +350,6 @@ class Agent:
             if transaction.purpose is Purpose.CHECK:
                 self._checklist.succeeded(pair)
             self._selector.answered(pair, now)
-            if transaction.nomination is not None and transaction.controlling == self.controlling:
-                self._selector.acknowledged(pair, transaction.nomination)
             self._choose(now)
 
     def _take_role_conflict(self, outcome: Outcome, now: float) -> None:
@@ -408,7 +408,9 @@ class Agent:
         if now < self._next_check or self.state in _ENDED:
             return
         nominated = self._selector.take_nomination(now)
-        pair = nominated or self._checklist.next_pair(needed)
+        pair = nominated or self._checklist.next_pair(
+            needed, lambda pair: behind_another_nat(pair.remote, self._locals, self._remotes)
+        )
         if pair is None:
             return
         if not self._announced:
@@ -423,6 +425,7 @@ class Agent:
         if lost is not None:
             shown = self._show(lost)
             self._checker.forget(lost)
+            self._checklist.forget_trigger(lost)
             self._choose(now)
             if self._selector.selected is None:
                 self._events.append(ConsentLost(shown))
@@ -445,9 +448,9 @@ class Agent:
         """RFC 8863: a session fails when its patience has run out and nothing is left to hope for."""
         if self.state is not AgentState.CHECKING:
             return
-        self._judged = now - self._started_at
+        self._judged_at = now
         hopeless = self._locals_ended and self._remotes_ended and self._checklist.exhausted()
-        if self._judged >= GIVE_UP or (self._judged >= PATIENCE and hopeless):
+        if now >= self._give_up_at or (now >= self._patient_until and hopeless):
             reason = why_not(self._locals.bases, list(self._remotes), len(self._checklist))
             self._events.append(Failed(reason))
             self._lifecycle.fail()

@@ -97,6 +97,11 @@ class LocalCandidates:
     def __contains__(self, base: Address) -> bool:
         return base in self._bases
 
+    @property
+    def reflexive_hosts(self) -> set[str]:
+        """The addresses that others see us as, without ports, of all families."""
+        return {mapped.host for _, mapped in self._reflexive}
+
     def base(self, base: Address) -> Candidate | None:
         """The candidate whose base is this address."""
         known = self._bases.get(base)
@@ -189,6 +194,12 @@ class RemoteCandidates:
     def __iter__(self) -> Iterator[Candidate]:
         return iter(tuple(self._candidates.values()))
 
+    @property
+    def reflexive_hosts(self) -> set[str]:
+        """The addresses that reflectors see the peer as, without ports, of all families."""
+        candidates = self._candidates.values()
+        return {known.address.host for known in candidates if known.type is CandidateType.SRFLX}
+
     def get(self, address: Address) -> Candidate | None:
         """The candidate with this address."""
         return self._candidates.get(address)
@@ -237,3 +248,15 @@ class RemoteCandidates:
         while f"prflx{number}" in taken:
             number += 1
         return f"prflx{number}"
+
+
+def behind_another_nat(candidate: Candidate, ours: LocalCandidates, theirs: RemoteCandidates) -> bool:
+    """
+    Whether this candidate of the peer is a private address behind another NAT than ours, by what is known.
+
+    That may be wrong (there are private networks that hold several NATs), so it decides only what comes first.
+    """
+    if candidate.type is not CandidateType.HOST or not ip_address(candidate.address.host).is_private:
+        return False
+    here, there = ours.reflexive_hosts, theirs.reflexive_hosts
+    return bool(here and there) and here.isdisjoint(there)

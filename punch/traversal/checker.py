@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from punch.identity import RandomBytes
-from punch.traversal.candidates import LocalCandidates
+from punch.traversal.candidates import LocalCandidates, usable
 from punch.traversal.checks import Role, build_check
 from punch.traversal.credentials import Credentials
 from punch.traversal.pairs import CandidatePair, PairState
@@ -198,7 +198,9 @@ class Checker:
             conflict = isinstance(code, tuple) and code[0] == _ROLE_CONFLICT
             return (Verdict.ROLE_CONFLICT if conflict else Verdict.FAILED), None
         mapped = answer.get(Attribute.XOR_MAPPED_ADDRESS)
-        return (Verdict.SUCCEEDED, mapped) if isinstance(mapped, Address) else (Verdict.FAILED, None)
+        if not isinstance(mapped, Address) or not usable(mapped):
+            return Verdict.FAILED, None
+        return Verdict.SUCCEEDED, mapped
 
     def _finish(self, pair: CandidatePair) -> None:
         """One answer decides: the other check of the same pair is waited for no more."""

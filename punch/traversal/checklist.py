@@ -98,20 +98,25 @@ class CheckList:
             pair.state is PairState.WAITING and needed(pair) for pair in self._pairs.values()
         )
 
-    def next_pair(self, needed: Callable[[CandidatePair], bool]) -> CandidatePair | None:
+    def next_pair(
+        self, needed: Callable[[CandidatePair], bool], unlikely: Callable[[CandidatePair], bool]
+    ) -> CandidatePair | None:
         """
         Take the pair to check now: a triggered one, else the best that waits (RFC 8445, section 6.1.4.2).
 
         Remote candidates of different types take turns. By priority alone, a peer with many interfaces
         (bridges of containers, say) would be tried at all of its private addresses before the one that
-        crosses the NAT.
+        crosses the NAT. For the same reason pairs that are `unlikely` to work come last.
         """
         if self._triggered:
             return self._triggered.popleft()
         waiting = [pair for pair in self._pairs.values() if pair.state is PairState.WAITING and needed(pair)]
         if not waiting:
             return None
-        pair = min(waiting, key=lambda pair: (self._started[pair.remote.type], -self._priority(pair)))
+        pair = min(
+            waiting,
+            key=lambda pair: (unlikely(pair), self._started[pair.remote.type], -self._priority(pair)),
+        )
         self._started[pair.remote.type] += 1
         return pair
 

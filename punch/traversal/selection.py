@@ -45,7 +45,8 @@ class Selector:
         self._random = random
         self._value = 0
         self._nominate_at: float | None = None
-        self._nominated = False
+        # Whether the selected pair was nominated in the regular way, which is final while it works
+        self._committed = False
 
     @property
     def nomination(self) -> int:
@@ -74,6 +75,7 @@ class Selector:
         if due is None or now < due:
             return None
         self._nominate_at = None
+        self._committed = not self._renominates
         return self.selected
 
     def choose(self, now: float) -> None:
@@ -83,12 +85,6 @@ class Selector:
         else:
             nominated = self._checklist.best_nominated()
             self._select(nominated or self._current() or self._checklist.best_valid(), now)
-
-    def acknowledged(self, pair: CandidatePair, nomination: int) -> None:
-        """The peer has the nomination of this pair."""
-        if pair is self.selected and nomination == self._value:
-            pair.nomination = nomination
-            self._nominated = True
 
     def answered(self, pair: CandidatePair, now: float) -> None:
         """A check on this pair was answered."""
@@ -104,7 +100,7 @@ class Selector:
         """Nominations of the other role mean nothing any more."""
         for pair in self._checklist:
             pair.nomination = None
-        self._nominated = False
+        self._committed = False
         self._nominate_at = now
         if self._checklist.controlling and self._renominates:
             self._value += 1
@@ -150,7 +146,7 @@ class Selector:
         current = self._current()
         if current is None:
             return self._checklist.best_valid()
-        if self._nominated and not self._renominates:
+        if self._committed:
             return current
         for pair in self._checklist:
             if pair.valid and _clearly_better(pair, current):
@@ -163,7 +159,7 @@ class Selector:
         first = self.selected is None
         self.selected = pair
         self.consent = None
-        self._nominated = False
+        self._committed = False
         if pair is None:
             return
         if self._wants_consent:
