@@ -21,7 +21,7 @@ ALLOWED = {
     "wire": {"identity"},
     "traversal": {"wire", "identity"},
     "link": {"traversal", "wire", "identity"},
-    "peer": {"link", "traversal", "wire", "identity"},
+    "peer": {"state", "link", "traversal", "wire", "identity"},
     "apps": {"peer", "link", "wire", "identity"},
     "ui": {"apps", "peer", "link", "wire", "identity"},
     "rendezvous": {"wire", "identity"},
