@@ -59,11 +59,12 @@ def tampered(peer: PeerID, name: str | None) -> str:
     )
 
 
-def unreachable(peer: PeerID, name: str | None) -> str:
-    """No candidate pair worked: what a person can do without a relay."""
+def unreachable(peer: PeerID, name: str | None, cause: str | None = None) -> str:
+    """No candidate pair worked: what a person can do without a relay. `cause` is the ICE agent's."""
+    cause = cause or "nothing came through in time, so try another network on one side"
     return (
-        f"No direct path to {who(peer, name)} was found: both NATs may change ports for each destination, "
-        "or a firewall may block UDP, and Punch has no relay yet; try another network on one side."
+        f"There is no direct path to {who(peer, name)}: {cause}; a relay, for NATs that change ports with "
+        "every destination and firewalls that block UDP, comes in a later version."
     )
 
 

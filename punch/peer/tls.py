@@ -147,7 +147,7 @@ class ControlConnectionCreator:
                 connection,
                 Reason.CERTIFICATE,
                 f"The certificate of the rendezvous at {where} expired on "
-                f"{parsed.not_valid_after_utc:%Y-%m-%d}; ask whoever runs it for a new one, and check this clock.",
+                f"{parsed.not_valid_after_utc:%Y-%m-%d}; ask whoever runs it to renew it.",
             )
         elif error == _NOT_YET_VALID:
             self._refuse(
@@ -161,7 +161,7 @@ class ControlConnectionCreator:
                 connection,
                 Reason.CERTIFICATE,
                 f"The certificate of the rendezvous at {where} is from nobody this machine "
-                "trusts; use the full address with its pin (punch://host:port/PIN) that it prints at its start.",
+                "trusts; use the full address with its pin (punch://host:port/PIN) that it prints.",
             )
         elif depth == 0 and not self._names_match(parsed):
             self._refuse(

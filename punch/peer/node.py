@@ -1,0 +1,478 @@
+"""
+A peer on the network: registered with one rendezvous, with any number of calls and links.
+
+`Node` decides who may call, which of two calls between the same peers counts (DESIGN 4.7), and tells what
+happens in events. A call is a `Session`; its link outlives the rendezvous.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cryptography import x509
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.logger import Logger
+
+from punch.identity import Identity, PeerID, RandomBytes
+from punch.link.events import CloseCode
+from punch.link.link import Link
+from punch.peer import sentences
+from punch.peer.batched import open_socket as open_best_socket
+from punch.peer.call import SeenOffers, glare
+from punch.peer.call_machine import Side
+from punch.peer.control_client import ControlClient
+from punch.peer.events import (
+    Calling,
+    Checking,
+    Connected,
+    Disconnected,
+    Event,
+    Failed,
+    IncomingCall,
+    Introduced,
+    PathChanged,
+    Ready,
+    Reason,
+    Registered,
+    Unregistered,
+)
+from punch.peer.mappings import MappingKeeper
+from punch.peer.policy import Decision, decide
+from punch.peer.reflectors import ReflectorFinder
+from punch.peer.router import Router
+from punch.peer.session import ProtocolFactory, Session, Surroundings
+from punch.peer.sockets import OpenSocket, SocketSet
+from punch.peer.tls import ControlProblem
+from punch.state import KnownPeers, StateError
+from punch.traversal.interfaces import local_addresses
+from punch.wire.address import Address
+from punch.wire.control import (
+    Accept,
+    Answered,
+    Candidates,
+    Ended,
+    Error,
+    ErrorCode,
+    Incoming,
+    Register,
+    Reject,
+    Reply,
+    Welcome,
+)
+from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.sealed import SealError
+
+MAX_RINGING = 8
+"""Incoming calls that wait for the user at once; further callers hear `busy`."""
+MAX_SESSIONS = 64
+"""Calls and links at once."""
+MAX_QUEUED = 32
+"""Calls that wait for the rendezvous at once."""
+QUEUE_TIME = 12.0
+"""Seconds a call waits for the rendezvous."""
+STOP_TIME = 1.2
+"""Seconds that closing the links in good order may take."""
+
+
+class Node(Service):
+    """
+    The peer as a service; see `punch.peer.events` for what it tells `on_event`.
+
+    :param name: what other peers see.
+    :param accept: who may call besides known peers.
+    :param known: peers that were called or accepted before; grows with each one.
+    :param addresses: the local addresses to use, asked anew for every call.
+    :param pacing: ICE's Ta that we signal, in seconds.
+    :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
+    :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        identity: Identity,
+        name: str,
+        accept: Accept,
+        known: KnownPeers,
+        rendezvous: RendezvousAddress,
+        on_event: Callable[[Event], None],
+        addresses: Callable[[], list[str]] = local_addresses,
+        open_socket: OpenSocket = open_best_socket,
+        random: RandomBytes = os.urandom,
+        monotonic: Callable[[], float] = time.monotonic,
+        pacing: float = 0.05,
+        roots: Sequence[x509.Certificate] | None = None,
+        control_endpoint: IStreamClientEndpoint | None = None,
+    ) -> None:
+        self.identity = identity
+        self._accept = accept
+        self._known = known
+        self._rendezvous = rendezvous
+        self._on_event = on_event
+        self._clock = reactor
+        self._keeper = MappingKeeper(
+            reactor,
+            monotonic,
+            random,
+            pacing,
+            lambda transmit: self._sockets.send([transmit.data], transmit.remote, transmit.local),
+        )
+        router = Router(self._keeper)
+        self._sockets = SocketSet(reactor, open_socket, addresses, router.receive)
+        self._reflectors = ReflectorFinder(reactor, rendezvous.host, self._reflectors_found)
+        self._control = ControlClient(
+            reactor=reactor,
+            address=rendezvous,
+            identity=identity,
+            register=Register(name, accept),
+            handler=self,
+            random=random,
+            roots=roots,
+            endpoint=control_endpoint,
+        )
+        self._around = Surroundings(
+            identity=identity,
+            name=name,
+            clock=reactor,
+            monotonic=monotonic,
+            random=random,
+            pacing=pacing,
+            sockets=self._sockets,
+            router=router,
+            send_control=self._control.send,
+            refresh_sockets=self._refresh_sockets,
+            mappings=self._keeper.mappings,
+        )
+        self._seen = SeenOffers()
+        self._queue: dict[PeerID, IDelayedCall] = {}
+        self._attempts: dict[PeerID, Session] = {}
+        self._links: dict[PeerID, Session] = {}
+        self._calls: dict[str, Session] = {}
+        self._replaced: dict[PeerID, Disconnected] = {}
+        self._problem: ControlProblem | None = None
+        self._gave_up = False
+
+    # What the user does
+
+    def startService(self) -> None:
+        """Register, and take calls."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._on_event(Ready(self.identity.peer_id))
+        self._control.start()
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Say goodbye on every link and to the rendezvous, then close the sockets.
+
+        :return: fires when all is closed, within about a second.
+        """
+        super().stopService()  # type: ignore[no-untyped-call]
+        for timer in self._queue.values():
+            timer.cancel()
+        self._queue.clear()
+        for session in list(self._attempts.values()):
+            session.withdraw()
+        self._attempts.clear()
+        closing: list[Deferred[Any]] = []
+        for session in list(self._links.values()):
+            if session.link is not None:
+                closing.append(session.link.when_closed())
+                session.hang_up(CloseCode.SHUTDOWN)
+        closing.append(self._control.stop())
+        done: Deferred[Any] = DeferredList(closing)
+        done.addTimeout(STOP_TIME, self._clock, onTimeoutCancel=lambda result, timeout: None)
+        return done.addCallback(self._close_sockets)
+
+    def call(self, peer: PeerID) -> None:
+        """
+        Call `peer`, at once or as soon as the rendezvous is there (for up to 12 s). It is a known peer from
+        now on.
+
+        Where there is a link to it already, or a call under way, nothing happens; a call of its that rings is
+        accepted.
+        """
+        if peer == self.identity.peer_id:
+            self._on_event(Failed(peer, Reason.SELF.value, sentences.own_id()))
+        elif self._gave_up and self._problem is not None:
+            self._on_event(Failed(peer, self._problem.reason, self._problem.text))
+        elif peer in self._attempts:
+            self.accept(peer)
+        elif peer not in self._links and peer not in self._queue:
+            if len(self._queue) >= MAX_QUEUED or self._full:
+                self._on_event(Failed(peer, ErrorCode.TOO_MANY.value, sentences.too_many_calls()))
+                return
+            if peer not in self._known:
+                self._remember(peer, "")
+            self._on_event(Calling(peer))
+            self._place_or_queue(peer)
+
+    def accept(self, peer: PeerID) -> None:
+        """Let `peer`, whose call rings, in. It is a known peer from now on."""
+        session = self._attempts.get(peer)
+        if session is None or not session.ringing:
+            return
+        self._remember(peer, session.name or "")
+        self._let_in(session)
+
+    def reject(self, peer: PeerID) -> None:
+        """Refuse the call of `peer` that rings."""
+        session = self._attempts.get(peer)
+        if session is not None and session.ringing:
+            session.hang_up()
+
+    def hangup(self, peer: PeerID) -> None:
+        """End whatever there is with `peer`: the link, or the call in whatever stage."""
+        timer = self._queue.pop(peer, None)
+        if timer is not None:
+            timer.cancel()
+            self._on_event(Failed(peer, ErrorCode.CANCELLED.value, sentences.hung_up_early(peer, None)))
+        for sessions in (self._attempts, self._links):
+            session = sessions.get(peer)
+            if session is not None:
+                session.hang_up()
+
+    def link(self, peer: PeerID) -> Link | None:
+        """The live link to `peer`, if there is one."""
+        session = self._links.get(peer)
+        return None if session is None else session.link
+
+    def handle(self, name: str, factory: ProtocolFactory) -> None:
+        """Answer streams called `name`, on every link, before it is announced."""
+        self._around.handlers[name] = factory
+        for session in (*self._attempts.values(), *self._links.values()):
+            if session.link is not None:
+                session.link.handle(name, factory)
+
+    # What the rendezvous says (ControlHandler)
+
+    def control_welcome(self, welcome: Welcome, host: str) -> None:
+        """Registered."""
+        self._problem = None
+        self._reflectors.find(host, welcome.reflector)
+        self._on_event(Registered(str(self._rendezvous)))
+        for peer, timer in list(self._queue.items()):
+            del self._queue[peer]
+            timer.cancel()
+            self._place(peer)
+
+    def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
+        """
+        Not registered: links and introduced calls live on, calls that were not answered yet are placed anew.
+        """
+        self._problem = problem
+        self._gave_up = retry_in is None
+        self._on_event(Unregistered(problem.reason, problem.text, retry_in))
+        for peer, session in list(self._attempts.items()):
+            if session.waiting:
+                self._drop(session)
+                self._place_or_queue(peer)
+            elif session.ringing:
+                session.receive_end(ErrorCode.GONE)
+        if self._gave_up:
+            self._on_event(Failed(None, problem.reason, problem.text))
+            for peer in list(self._queue):
+                self._queue.pop(peer).cancel()
+                self._on_event(Failed(peer, problem.reason, problem.text))
+
+    def control_reply(self, reply: Reply) -> None:
+        """Something about a call. What does not fit any call of ours is nobody's, and is dropped."""
+        if isinstance(reply, Incoming):
+            self._receive_call(reply)
+        elif isinstance(reply, (Answered, Candidates, Ended, Error)) and reply.call is not None:
+            session = self._calls.get(reply.call)
+            if session is None or getattr(reply, "sender", None) not in (None, session.peer):
+                return
+            if isinstance(reply, Answered):
+                session.receive_answer(reply.answer)
+            elif isinstance(reply, Candidates):
+                session.receive_candidates(reply.envelope)
+            else:
+                session.receive_end(reply.code)
+
+    # What sessions say (SessionObserver)
+
+    def session_introduced(self, session: Session) -> None:
+        """Both sides know each other's candidates."""
+        if session.call.side is Side.CALLER:
+            self._remember(session.peer, session.name or "")
+        self._on_event(Introduced(session.peer, session.name or ""))
+
+    def session_checking(self, session: Session, pairs: int) -> None:
+        """Checks began."""
+        self._on_event(Checking(session.peer, pairs))
+
+    def session_connected(self, session: Session) -> None:
+        """A link is proved. It takes the place of an older one with the same peer (DESIGN 4.7)."""
+        peer, link, pair = session.peer, session.link, session.pair
+        assert link is not None
+        assert pair is not None
+        if self._attempts.get(peer) is session:
+            del self._attempts[peer]
+        older = self._links.pop(peer, None)
+        self._links[peer] = session
+        self._replaced.pop(peer, None)
+        if older is not None:
+            older.hang_up(CloseCode.REPLACED, "A newer link with the same peer took over.")
+        self._on_event(
+            Connected(
+                peer,
+                session.name or "",
+                pair.path,
+                pair.local.address,
+                pair.remote_address,
+                pair.local.protocol,
+                pair.rtt or link.rtt or 0.0,
+                link,
+            )
+        )
+
+    def session_path_changed(self, session: Session) -> None:
+        """The link moved."""
+        pair = session.pair
+        if pair is None or self._links.get(session.peer) is not session:
+            return
+        rtt = pair.rtt or (session.link.rtt if session.link is not None else None) or 0.0
+        self._on_event(
+            PathChanged(
+                session.peer, pair.path, pair.local.address, pair.remote_address, pair.local.protocol, rtt
+            )
+        )
+
+    def session_ended(self, session: Session, reason: str, text: str) -> None:
+        """A call or a link is over."""
+        self._forget_call(session)
+        peer = session.peer
+        if self._links.get(peer) is session:
+            del self._links[peer]
+            over = Disconnected(peer, reason, text)
+            if reason == ErrorCode.REPLACED.value and peer in self._attempts:
+                # The other side has proved the newer link before we have: one `Connected` will tell of both.
+                self._replaced[peer] = over
+            else:
+                self._on_event(over)
+        elif self._attempts.get(peer) is session:
+            del self._attempts[peer]
+            replaced = self._replaced.pop(peer, None)
+            if replaced is not None:
+                self._on_event(replaced)
+            self._on_event(Failed(peer, reason, text))
+
+    # The inside
+
+    @property
+    def _full(self) -> bool:
+        return len(self._attempts) + len(self._links) >= MAX_SESSIONS
+
+    def _place_or_queue(self, peer: PeerID) -> None:
+        if self._control.registered:
+            self._place(peer)
+        else:
+            self._queue[peer] = self._clock.callLater(QUEUE_TIME, self._expire, peer)
+
+    def _place(self, peer: PeerID) -> None:
+        if peer in self._attempts or peer in self._links:
+            return
+        try:
+            session = Session.outgoing(peer, self._around, self)
+        except SealError:
+            text = sentences.tampered(peer, None)
+            self._on_event(Failed(peer, Reason.PROTOCOL.value, text))
+            return
+        self._attempts[peer] = session
+        self._calls[session.call.call_id] = session
+
+    def _expire(self, peer: PeerID) -> None:
+        del self._queue[peer]
+        cause = "" if self._problem is None else self._problem.text
+        reason = Reason.RENDEZVOUS_UNREACHABLE.value if self._problem is None else self._problem.reason
+        self._on_event(Failed(peer, reason, sentences.no_rendezvous(peer, None, cause)))
+
+    def _receive_call(self, incoming: Incoming) -> None:
+        peer = incoming.sender
+        if peer == self.identity.peer_id or incoming.call in self._calls:
+            return
+        if not self._seen.add(incoming.offer.digest()):
+            self._refuse(incoming, ErrorCode.REFUSED)
+            return
+        before = self._attempts.get(peer)
+        # A call of ours may still wait for the rendezvous: then theirs was first.
+        wanted = (before is not None and before.call.side is Side.CALLER) or peer in self._queue
+        if before is not None and before.waiting and glare(self.identity.peer_id, peer) is Side.CALLER:
+            return  # Our offer wins: the other side answers it, and withdraws its own.
+        decision = decide(self._accept, wanted or peer in self._known)
+        if decision is Decision.REFUSE:
+            self._refuse(incoming, ErrorCode.REFUSED)
+            return
+        ringing = sum(session.ringing for session in self._attempts.values())
+        if before is None and (self._full or (decision is Decision.ASK and ringing >= MAX_RINGING)):
+            self._refuse(incoming, ErrorCode.BUSY)
+            return
+        try:
+            session = Session.incoming(peer, incoming.call, incoming.offer, self._around, self)
+        except SealError:
+            self._refuse(incoming, ErrorCode.REFUSED)
+            return
+        if before is not None:
+            self._drop(before)
+        queued = self._queue.pop(peer, None)
+        if queued is not None:
+            queued.cancel()
+        self._attempts[peer] = session
+        self._calls[incoming.call] = session
+        asked = decision is Decision.ASK
+        if not wanted:
+            self._on_event(IncomingCall(peer, session.name or "", peer in self._known, decided=not asked))
+        if not asked and self._attempts.get(peer) is session:
+            self._let_in(session)
+
+    def _let_in(self, session: Session) -> None:
+        try:
+            session.accept()
+        except SealError:
+            text = sentences.tampered(session.peer, session.name)
+            session.reject(ErrorCode.REFUSED, Reason.PROTOCOL.value, text)
+
+    def _refuse(self, incoming: Incoming, code: ErrorCode) -> None:
+        self._control.send(Reject(incoming.call, incoming.sender, code))
+
+    def _drop(self, session: Session) -> None:
+        """Another call takes the place of this one, and nobody is told."""
+        self._forget_call(session)
+        if self._attempts.get(session.peer) is session:
+            del self._attempts[session.peer]
+        session.withdraw()
+
+    def _forget_call(self, session: Session) -> None:
+        if self._calls.get(session.call.call_id) is session:
+            del self._calls[session.call.call_id]
+
+    def _remember(self, peer: PeerID, name: str) -> None:
+        try:
+            self._known.add(peer, name)
+        except StateError as error:
+            # The call is worth more than the memory of it.
+            self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
+
+    def _refresh_sockets(self) -> list[Address]:
+        in_use = {session.pair.local_base for session in self._links.values() if session.pair is not None}
+        bases = self._sockets.refresh(in_use)
+        self._keeper.keep(bases, self._around.reflectors)
+        return bases
+
+    def _reflectors_found(self, reflectors: list[Address]) -> None:
+        self._around.reflectors = reflectors
+        if self.running:
+            self._refresh_sockets()
+
+    def _close_sockets(self, result: object) -> None:
+        self._reflectors.stop()
+        self._keeper.stop()
+        self._sockets.close()

@@ -1,0 +1,86 @@
+"""Where the reflector of a rendezvous is: the same host, in each address family that its name has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from ipaddress import ip_address
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import (
+    IAddress,
+    IHostResolution,
+    IReactorPluggableNameResolver,
+    IResolutionReceiver,
+)
+from zope.interface import implementer
+
+from punch.wire.address import Address, canonical
+
+
+class ReflectorFinder:
+    """
+    Tells the reflectors of one rendezvous, at most one a family.
+
+    The address that the control connection goes to is the first and known at once; the other family's comes
+    from the name, when that is resolved.
+
+    :param found: called with all reflectors, each time more are known.
+    """
+
+    def __init__(
+        self, reactor: IReactorPluggableNameResolver, host: str, found: Callable[[list[Address]], None]
+    ) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._found = found
+        self._round = 0
+
+    def find(self, connected: str, port: int) -> None:
+        """
+        :param connected: the IP address of the control connection.
+        :param port: the reflector's UDP port; 0: there is none.
+        """
+        self._round += 1
+        if port == 0:
+            self._found([])
+            return
+        first = canonical(connected, port)
+        self._found([first])
+        try:
+            ip_address(self._host)
+        except ValueError:
+            receiver = _Receiver(partial(self._resolved, self._round, first))
+            self._reactor.nameResolver.resolveHostName(receiver, self._host, port, [IPv4Address, IPv6Address])
+
+    def stop(self) -> None:
+        """Tell nothing more."""
+        self._round += 1
+
+    def _resolved(self, turn: int, first: Address, hosts: Sequence[str]) -> None:
+        if turn != self._round:
+            return
+        for host in hosts:
+            other = canonical(host, first.port)
+            if other.is_ipv6 != first.is_ipv6:
+                self._found([first, other])
+                return
+
+
+@implementer(IResolutionReceiver)
+class _Receiver:
+    def __init__(self, done: Callable[[list[str]], None]) -> None:
+        self._done = done
+        self._hosts: list[str] = []
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        """It began."""
+
+    def addressResolved(self, address: IAddress) -> None:
+        """One address is known."""
+        if isinstance(address, (IPv4Address, IPv6Address)) and "%" not in address.host:
+            self._hosts.append(address.host)
+
+    def resolutionComplete(self) -> None:
+        """That was all."""
+        self._done(self._hosts)

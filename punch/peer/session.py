@@ -1,0 +1,498 @@
+"""
+One call and the link it becomes: joins the call's messages, the ICE agent and the link with the node's
+sockets.
+
+QUIC sees one constant peer. Here it is decided which way its datagrams take: the pair that the agent has
+selected, or, until it has, the way an Initial came from an address that passed an authenticated check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
+from twisted.python.failure import Failure
+
+from punch.identity import Identity, PeerID, RandomBytes
+from punch.link.certificate import LinkCertificate
+from punch.link.core import LinkCore
+from punch.link.events import CloseCode, Role
+from punch.link.link import Link, LinkClosed
+from punch.peer import sentences
+from punch.peer.call import Call
+from punch.peer.call_machine import CallEnded, Description, Introduction, MoreCandidates, Side
+from punch.peer.events import Reason
+from punch.peer.router import Router
+from punch.peer.sockets import SocketSet
+from punch.traversal import events as ice
+from punch.traversal.agent import Agent, Credentials
+from punch.traversal.pairs import Pair
+from punch.wire.address import Address
+from punch.wire.candidate import Candidate
+from punch.wire.control import ErrorCode, Request
+from punch.wire.sealed import Envelope
+
+ProtocolFactory = Callable[[Link], IProtocol]
+
+
+@dataclass
+class Surroundings:
+    """What all sessions of a node share."""
+
+    identity: Identity
+    name: str
+    clock: IReactorTime
+    monotonic: Callable[[], float]
+    random: RandomBytes
+    pacing: float
+    sockets: SocketSet
+    router: Router
+    send_control: Callable[[Request], bool]
+    refresh_sockets: Callable[[], list[Address]]
+    """Opens what is missing; returns the local addresses to use."""
+    mappings: Callable[[], list[tuple[Address, Address]]]
+    """What is known about how reflectors see our sockets: local address, mapped address."""
+    reflectors: list[Address] = field(default_factory=list)
+    handlers: dict[str, ProtocolFactory] = field(default_factory=dict)
+
+
+class SessionObserver(Protocol):
+    """Whoever runs sessions. Nothing follows `session_ended`."""
+
+    def session_introduced(self, session: Session) -> None: ...
+
+    def session_checking(self, session: Session, pairs: int) -> None: ...
+
+    def session_connected(self, session: Session) -> None: ...
+
+    def session_path_changed(self, session: Session) -> None: ...
+
+    def session_ended(self, session: Session, reason: str, text: str) -> None: ...
+
+
+class Session:
+    """
+    One call with one peer, from the offer to the end of the link.
+
+    :ivar call: its signalling.
+    :ivar agent: its ICE agent; None while an incoming call rings.
+    :ivar link: the link, from the introduction on.
+    :ivar proved: the other side has proved its ID.
+    :ivar pair: the path that is selected now.
+    """
+
+    def __init__(self, call: Call, around: Surroundings, observer: SessionObserver) -> None:
+        self.call = call
+        self.agent: Agent | None = None
+        self.link: Link | None = None
+        self.proved = False
+        self.connected = False
+        self.pair: Pair | None = None
+        self._around = around
+        self._observer = observer
+        self._certificate: LinkCertificate | None = None
+        self._way: tuple[Address, Address] | None = None
+        self._over = False
+        self._pumping = False
+        self._found: list[Candidate] = []
+        self._gathered = False
+        self._timer: IDelayedCall | None = None
+        self._timer_at: float | None = None
+
+    # Making one
+
+    @classmethod
+    def outgoing(cls, peer: PeerID, around: Surroundings, observer: SessionObserver) -> Session:
+        """
+        Call `peer`: the offer leaves at once, with the candidates that are known now.
+
+        :raise SealError: its key cannot be sealed to.
+        """
+        now = around.monotonic()
+        agent = _new_agent(around, controlling=True)
+        candidates = _candidates_now(agent)
+        description = _description(agent, around, candidates)
+        call = Call.outgoing(around.identity, peer, description, random=around.random, now=now)
+        session = cls(call, around, observer)
+        session._take_agent(agent, now)
+        return session
+
+    @classmethod
+    def incoming(
+        cls, sender: PeerID, call_id: str, offer: Envelope, around: Surroundings, observer: SessionObserver
+    ) -> Session:
+        """
+        A call came in: it rings until `accept` or `reject`.
+
+        :raise SealError: the offer is not from `sender` to us.
+        """
+        now = around.monotonic()
+        call = Call.incoming(around.identity, sender, call_id, offer, random=around.random, now=now)
+        session = cls(call, around, observer)
+        session._pump()
+        return session
+
+    @property
+    def peer(self) -> PeerID:
+        """The other side."""
+        return self.call.peer
+
+    @property
+    def name(self) -> str | None:
+        """The name the other side signed, if it is known yet."""
+        return self.call.name
+
+    @property
+    def ringing(self) -> bool:
+        """An incoming call that was not decided yet."""
+        return self.call.side is Side.CALLEE and self.agent is None and not self._over
+
+    @property
+    def waiting(self) -> bool:
+        """An outgoing call that was not answered yet."""
+        return self.call.side is Side.CALLER and self.link is None and not self._over
+
+    # What the user decides
+
+    def accept(self) -> None:
+        """
+        Say yes to a ringing call: only now do candidates of ours leave, and only to the caller.
+
+        :raise SealError: the caller's reply key is unusable.
+        """
+        if not self.ringing:
+            return
+        around = self._around
+        now = around.monotonic()
+        agent = _new_agent(around, controlling=False)
+        certificate = LinkCertificate.generate(around.random)
+        description = _description(agent, around, _candidates_now(agent))
+        self.call.accept(description, certificate.sha256, now)
+        self._certificate = certificate
+        self._take_agent(agent, now)
+
+    def reject(self, code: ErrorCode, reason: str, text: str) -> None:
+        """Say no to a ringing call, or give up one that is not linked yet."""
+        self.call.reject(code, reason, text, self._around.monotonic())
+        self._pump()
+
+    def withdraw(self) -> None:
+        """Give the call up without a word to the observer, because another one takes its place."""
+        if self._over:
+            return
+        self.call.reject(ErrorCode.REFUSED, "", "", self._around.monotonic())
+        for request in self.call.messages_to_send():
+            self._around.send_control(request)
+        self._finish()
+        if self.link is not None:
+            self.link.close(CloseCode.REPLACED, "Another call took its place.")
+
+    def hang_up(self, code: CloseCode = CloseCode.OK, reason: str = "") -> None:
+        """End the link, or the call if there is none yet."""
+        if self.proved and self.link is not None:
+            self.link.close(code, reason)
+        else:
+            text = (
+                sentences.declined(self.peer, self.name)
+                if self.ringing
+                else sentences.hung_up_early(self.peer, self.name)
+            )
+            self.reject(ErrorCode.REFUSED, ErrorCode.CANCELLED.value, text)
+
+    # What the rendezvous brings
+
+    def receive_answer(self, envelope: Envelope) -> None:
+        """The callee's answer."""
+        self.call.receive_answer(envelope, self._around.monotonic())
+        self._pump()
+
+    def receive_candidates(self, envelope: Envelope) -> None:
+        """Trickled candidates."""
+        self.call.receive_candidates(envelope, self._around.monotonic())
+        self._pump()
+
+    def receive_end(self, code: ErrorCode) -> None:
+        """The introduction is over, says the rendezvous."""
+        self.call.receive_end(code, self._around.monotonic())
+        self._pump()
+
+    # What the sockets bring
+
+    def receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
+        """A STUN message for our agent."""
+        if self.agent is not None:
+            self.agent.receive_datagram(data, remote, local, self._around.monotonic())
+            self._pump()
+
+    def awaits_initial(self, local: Address, remote: Address) -> bool:
+        """Whether a first Initial that came this way may be for this link."""
+        return (
+            self.call.side is Side.CALLEE
+            and self.link is not None
+            and not self.proved
+            and self.agent is not None
+            and self.agent.validated(local, remote)
+        )
+
+    def receive_link(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        """QUIC for our link."""
+        if self.link is None or self.agent is None:
+            return
+        allowed = False
+        if not self.proved:
+            allowed = self.agent.validated(local, remote)
+            if allowed and self._way is None:
+                self._way = local, remote
+        self.link.receive(datagrams, allowed)
+
+    # The inside
+
+    def _take_agent(self, agent: Agent, now: float) -> None:
+        self.agent = agent
+        self._around.router.add(agent.credentials.ufrag, self)
+        if self._around.reflectors:
+            agent.gather(self._around.reflectors, now)
+        else:
+            agent.end_of_local_candidates()
+            self._gathered = True
+        self._pump()
+
+    def _pump(self) -> None:
+        """Carry everything that waits inside to where it belongs."""
+        if self._pumping or self._over:
+            return
+        self._pumping = True
+        try:
+            now = self._around.monotonic()
+            while self._step(now):
+                pass
+        finally:
+            self._pumping = False
+        self._rearm()
+
+    def _step(self, now: float) -> bool:
+        progress = False
+        for request in self.call.messages_to_send():
+            self._around.send_control(request)
+        agent = self.agent
+        if agent is not None:
+            for transmit in agent.datagrams_to_send(now):
+                self._around.sockets.send([transmit.data], transmit.remote, transmit.local)
+            while not self._over and (event := agent.next_event()) is not None:
+                progress = True
+                self._take_agent_event(event, now)
+            if self._found or self._gathered:
+                found, self._found = self._found, []
+                gathered, self._gathered = self._gathered, False
+                self.call.add_candidates(found, gathered, now)
+                progress = True
+        while not self._over and (call_event := self.call.next_event()) is not None:
+            progress = True
+            self._take_call_event(call_event, now)
+        return progress and not self._over
+
+    def _take_agent_event(self, event: ice.Event, now: float) -> None:
+        if isinstance(event, ice.LocalCandidate):
+            self._found.append(event.candidate)
+        elif isinstance(event, ice.GatheringDone):
+            self._gathered = True
+        elif isinstance(event, ice.CheckingStarted):
+            self._observer.session_checking(self, event.pairs)
+        elif isinstance(event, ice.Selected):
+            self._take_path(event.pair, now)
+        elif isinstance(event, ice.ConsentLost):
+            self._lose_path()
+        elif isinstance(event, ice.Failed):
+            self._fail(event.reason, now)
+
+    def _take_call_event(self, event: Introduction | MoreCandidates | CallEnded, now: float) -> None:
+        if isinstance(event, Introduction):
+            self._introduce(event, now)
+        elif isinstance(event, MoreCandidates):
+            self._add_remote(event.candidates, event.complete, now)
+        else:
+            self._end(event.reason, event.text)
+
+    def _introduce(self, event: Introduction, now: float) -> None:
+        around, agent, remote = self._around, self.agent, event.remote
+        assert agent is not None
+        caller = self.call.side is Side.CALLER
+        core = LinkCore(
+            role=Role.CALLER if caller else Role.CALLEE,
+            identity=around.identity,
+            remote=self.peer,
+            offer_digest=event.offer_digest,
+            answer_digest=event.answer_digest,
+            certificate=self._certificate,
+            certificate_sha256=event.certificate_sha256,
+            random=around.random,
+            now=now,
+        )
+        self.link = Link(core, clock=around.clock, monotonic=around.monotonic, send=self._send)
+        self.link.on_connection_id = self._route
+        for name, factory in around.handlers.items():
+            self.link.handle(name, factory)
+        self.link.when_proved().addCallbacks(self._link_proved, _ignore)
+        self.link.when_closed().addCallbacks(self._link_closed, _ignore)
+        self._observer.session_introduced(self)
+        agent.set_remote(Credentials(remote.ufrag, remote.password), remote.pacing, now)
+        self._add_remote(remote.candidates, remote.complete, now)
+
+    def _add_remote(self, candidates: Sequence[Candidate], complete: bool, now: float) -> None:
+        assert self.agent is not None
+        for candidate in candidates:
+            self.agent.add_remote_candidate(candidate, now)
+        if complete:
+            self.agent.end_of_remote_candidates(now)
+
+    def _take_path(self, pair: Pair, now: float) -> None:
+        previous, self.pair = self.pair, pair
+        way = pair.local_base, pair.remote_address
+        moved, self._way = self._way != way, way
+        assert self.link is not None
+        if previous is None:
+            self.link.start()
+            self._announce()
+            return
+        if moved:
+            self.link.path_changed()
+        if self.connected and _shown(previous) != _shown(pair):
+            self._observer.session_path_changed(self)
+
+    def _lose_path(self) -> None:
+        self._way = None
+        if self.link is not None and self.proved:
+            self.link.fail(CloseCode.LOST, "The other side does not answer on any path.")
+
+    def _fail(self, reason: str, now: float) -> None:
+        if self.proved:
+            self._lose_path()
+        else:
+            text = sentences.unreachable(self.peer, self.name, reason)
+            self.call.reject(ErrorCode.REFUSED, Reason.UNREACHABLE, text, now)
+
+    def _route(self, connection_id: bytes, added: bool) -> None:
+        if not self._over:
+            self._around.router.route(connection_id, self, added)
+
+    def _send(self, datagrams: Sequence[bytes]) -> None:
+        if self._way is not None:
+            self._around.sockets.send(datagrams, self._way[1], self._way[0])
+
+    def _link_proved(self, result: object) -> None:
+        if self._over:
+            return
+        self.proved = True
+        self.call.link_proved(self._around.monotonic())
+        self._announce()
+        self._pump()
+
+    def _announce(self) -> None:
+        if self.proved and self.pair is not None and not self.connected:
+            self.connected = True
+            self._observer.session_connected(self)
+
+    def _link_closed(self, closed: LinkClosed) -> None:
+        if self._over:
+            return
+        reason, text = link_ended(closed, self.peer, self.name, self.proved)
+        if self.proved:
+            self._end(reason, text)
+        else:
+            self.reject(ErrorCode.REFUSED, reason, text)
+
+    def _end(self, reason: str, text: str) -> None:
+        self._finish()
+        if self.link is not None:
+            self.link.fail(CloseCode.LOST, "The call is over.")
+        self._observer.session_ended(self, reason, text)
+
+    def _finish(self) -> None:
+        self._over = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        if self.agent is not None:
+            self.agent.close(self._around.monotonic())
+        self._around.router.remove(self)
+
+    def _rearm(self) -> None:
+        if self._over:
+            return
+        times = [self.call.get_timer(), None if self.agent is None else self.agent.get_timer()]
+        due = min((time for time in times if time is not None), default=None)
+        if due == self._timer_at and self._timer is not None and self._timer.active():
+            return
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer_at = due
+        if due is not None:
+            delay = max(0.0, due - self._around.monotonic())
+            self._timer = self._around.clock.callLater(delay, self._wake)
+
+    def _wake(self) -> None:
+        now = self._around.monotonic()
+        self.call.handle_timer(now)
+        if self.agent is not None:
+            self.agent.handle_timer(now)
+        self._pump()
+
+
+def link_ended(closed: LinkClosed, peer: PeerID, name: str | None, proved: bool) -> tuple[str, str]:
+    """Why a link ended: the reason's code, and the sentence."""
+    code = closed.code
+    if code is CloseCode.PROOF:
+        return Reason.PROOF.value, sentences.not_proved(peer, name)
+    if code is CloseCode.REPLACED:
+        return ErrorCode.REPLACED.value, sentences.replaced(peer, name)
+    if code in (CloseCode.OK, CloseCode.SHUTDOWN):
+        return Reason.BYE.value, sentences.goodbye(peer, name, closed.by_peer)
+    if code in (CloseCode.LOST, CloseCode.TIMEOUT):
+        if proved:
+            return Reason.LOST.value, sentences.lost(peer, name)
+        return Reason.UNREACHABLE.value, sentences.no_link(peer, name)
+    return Reason.PROTOCOL.value, sentences.link_broken(peer, name)
+
+
+def _new_agent(around: Surroundings, *, controlling: bool) -> Agent:
+    agent = Agent(
+        controlling=controlling,
+        credentials=Credentials.generate(around.random),
+        random=around.random,
+        pacing=around.pacing,
+    )
+    bases = around.refresh_sockets()
+    for base in bases:
+        agent.add_local_address(base)
+    for base, mapped in around.mappings():
+        if base in bases:
+            agent.add_reflexive(base, mapped)
+    return agent
+
+
+def _candidates_now(agent: Agent) -> tuple[Candidate, ...]:
+    """What the offer or answer tells at once: these events are used up here."""
+    while agent.next_event() is not None:
+        pass
+    return tuple(agent.local_candidates)
+
+
+def _description(agent: Agent, around: Surroundings, candidates: tuple[Candidate, ...]) -> Description:
+    credentials = agent.credentials
+    return Description(
+        around.name,
+        credentials.ufrag,
+        credentials.password,
+        around.pacing,
+        candidates,
+        complete=not around.reflectors,
+    )
+
+
+def _shown(pair: Pair) -> tuple[str, Address, Address]:
+    return pair.path, pair.local.address, pair.remote_address
+
+
+def _ignore(failure: Failure) -> None:
+    """A link that is never proved, or was closed: `when_closed` has told."""
