@@ -232,7 +232,7 @@ class GateFactory(ServerFactory):
 
     def emptied(self, grace: float) -> Deferred[None]:
         """
-        For the end: connections without a handshake are closed at once, what is left after `grace` seconds too.
+        For the end: connections without a handshake are closed at once, those left after `grace` seconds too.
 
         :return: fires when no connection is left.
         """

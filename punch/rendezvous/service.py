@@ -1,8 +1,8 @@
 """
 The rendezvous as a Twisted service: its ports, its connections, and the registry they share.
 
-What happens is reported as it does: `listening` (address), `registered` (peer, name), `gone` (peer, reason), and
-`failed` (reason, text) if it can't listen.
+What happens is reported as it does: `listening` (address), `registered` (peer, name), `gone` (peer, reason),
+and `failed` (reason, text) if it can't listen.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ _GOODBYE_TIME = 1.0
 _NOT_BEFORE = datetime(2020, 1, 1, tzinfo=timezone.utc)
 _DAYS = 100 * 365
 
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "127.0.0.1"}
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""For each wildcard address, the one at which this machine reaches itself."""
 
 
 class Report(Protocol):
@@ -298,7 +299,7 @@ def _bound(ports: Sequence[IListeningPort]) -> tuple[str, int]:
         host, port = getattr(address, "host", None), getattr(address, "port", None)
         if isinstance(host, str) and isinstance(port, int):
             found.append((_plain(host), port))
-    wildcards = [each for each in found if each[0] in _LOOPBACK]
+    wildcards = sorted(each for each in found if each[0] in _LOOPBACK)
     return (wildcards or found or [("0.0.0.0", DEFAULT_PORT)])[0]
 
 

@@ -3,8 +3,8 @@ A UDP port on all addresses of a host that answers from the address it was asked
 
 A plain wildcard socket answers from whichever address the routing table prefers; on a host with several, that
 is another one, and NATs and clients drop such answers. Where the system tells where a datagram came in
-(IP_PKTINFO, IPV6_PKTINFO; RFC 3542, section 6.2), the answer leaves from there. Elsewhere, a plain port has to
-do.
+(IP_PKTINFO, IPV6_PKTINFO; RFC 3542, section 6.2), the answer leaves from there. Elsewhere, a plain port
+has to do.
 """
 
 from __future__ import annotations

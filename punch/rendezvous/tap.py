@@ -1,0 +1,329 @@
+"""`twistd -n punch-rendezvous`: the command line of the rendezvous."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+from dataclasses import fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cryptography import x509
+from twisted.application.service import IService
+from twisted.logger import Logger
+from twisted.python import usage
+
+from punch import twistd
+from punch.files import make_private_directory
+from punch.rendezvous.certificates import CertificateProblem, load_certificate, names_of
+from punch.rendezvous.config import DEFAULT_REFLECTOR_PORT, Limits, RendezvousConfig, ServerCertificate
+from punch.rendezvous.listen import EndpointError, check_kind
+from punch.rendezvous.service import RendezvousService, make_service
+from punch.state import RendezvousState, StateDirectory, StateError, default_state_dir
+from punch.wire.address import canonical
+from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, RendezvousAddressError
+
+PROGRAM = "punch-rendezvous"
+
+_OTHER_FILES = 256
+"""Descriptors that are not for connections: ports, logs, files of a moment."""
+
+_LIMITS = {
+    "connections": "connections at the same time, in all",
+    "connections_per_address": "connections from one IPv4 address or IPv6 /64",
+    "handshakes": "connections in all that have not finished their TLS handshake",
+    "handshakes_per_address": "the same, from one IPv4 address or IPv6 /64",
+    "registrations": "registered peers in all",
+    "registrations_per_address": "registered peers at one IPv4 address or IPv6 /64",
+    "introductions": "introductions going on, in all",
+    "calls_per_caller": "introductions that one peer may have asked for",
+    "calls_per_callee": "calls that may wait for one peer; beyond, it is busy",
+    "message_rate": "messages a second that one peer may send for long",
+    "message_burst": "messages that one peer may send at once",
+}
+"""The limits that the command line can change, with what each counts."""
+
+_log = Logger()
+
+
+def _number(text: str) -> float:
+    """A whole number of one or more."""
+    if re.fullmatch(r"[1-9][0-9]{0,8}", text) is None:
+        raise ValueError("must be a whole number of one or more")
+    return int(text)
+
+
+_number.coerceDoc = "Must be a whole number of one or more."  # type: ignore[attr-defined]
+
+
+class Options(usage.Options):
+    """What `twistd punch-rendezvous` takes."""
+
+    synopsis = f"[options] {PROGRAM} [options]"
+    longdesc = (
+        "Introduces peers behind NATs to each other. Works without options: it makes its key on the first start and "
+        "prints the address that peers use, with the pin of that key."
+    )
+    optFlags = [
+        ["json", None, "Print events as JSON, one object a line."],
+    ]
+    optParameters = [
+        [
+            "reflector-port",
+            None,
+            str(DEFAULT_REFLECTOR_PORT),
+            "UDP port of the reflector on all IPv4 and IPv6 addresses, 0 for any free one; ADDRESS:PORT for one "
+            "address only.",
+        ],
+        [
+            "host",
+            None,
+            None,
+            "Name or IP address (or HOST:PORT, if a router maps the port) that peers will use. [default: the "
+            "address listened on, or this machine's own; with --certificate the first name in it]",
+        ],
+        [
+            "certificate",
+            None,
+            None,
+            "PEM file with the certificate chain from an authority; peers then check the name instead of a pin. "
+            "[default: a certificate of its own key, with a pin]",
+        ],
+        ["key", None, None, "PEM file with the private key of --certificate."],
+        [
+            "state-dir",
+            None,
+            None,
+            "Directory for the key, the log and the address. [default: the platform's own place, such as "
+            "~/.local/state/punch]",
+        ],
+        *(
+            [name.replace("_", "-"), None, int(getattr(Limits(), name)), f"Limit: {meaning}.", _number]
+            for name, meaning in _LIMITS.items()
+        ),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self["control"] = []
+        self.state: RendezvousState | None = None
+        self.certificate: ServerCertificate | None = None
+        self.host: str | None = None
+        self.public_port: int | None = None
+        self.reflector: tuple[str | None, int] = (None, DEFAULT_REFLECTOR_PORT)
+
+    def opt_control(self, endpoint: str) -> None:
+        """
+        Twisted server endpoint (a stream transport) for control connections, such as
+        tcp:7001:interface=192.0.2.1; may be given several times. ssl: is refused, because the service does TLS
+        itself. [default: TCP port 7001 on all IPv4 and IPv6 addresses]
+        """
+        self["control"].append(endpoint)
+
+    def opt_reflector(self, where: str) -> None:
+        """The same as --reflector-port."""
+        self["reflector-port"] = where
+
+    def opt_version(self) -> None:
+        """Display the version of Punch and exit."""
+        from punch import __version__
+
+        print(f"Punch {__version__}")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """Check everything that can be checked now, and claim the state directory's files."""
+        for endpoint in self["control"]:
+            try:
+                check_kind(endpoint)
+            except EndpointError as problem:
+                self._fail(str(problem))
+        self.reflector = self._reflector(self["reflector-port"])
+        self._read_host()
+        self._read_certificate()
+        root = self["state-dir"]
+        if root == "":
+            self._fail("--state-dir is empty; name a directory.")
+        directory = StateDirectory(
+            Path(root) if root else default_state_dir(os.environ, sys.platform, Path.home())
+        )
+        self.state = directory.rendezvous
+        try:
+            make_private_directory(self.state.directory)
+            with self.state.log_path.open("ab"):
+                pass
+        except OSError as problem:
+            self._fail(
+                f"The state directory {self.state.directory} can't be written ({problem.strerror}); give another "
+                "with --state-dir.",
+                "state",
+            )
+        twistd.use_own_files(self, self.state.directory, self.state.log_path)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits, as changed on the command line."""
+        kinds = {each.name: type(each.default) for each in fields(Limits)}
+        return replace(Limits(), **{name: kinds[name](self[name.replace("_", "-")]) for name in _LIMITS})
+
+    def _fail(self, sentence: str, reason: str = "usage") -> NoReturn:
+        twistd.fail(PROGRAM, sentence, reason=reason, as_json=bool(self["json"]))
+
+    def _reflector(self, text: str) -> tuple[str | None, int]:
+        host, colon, port = text.rpartition(":")
+        try:
+            if re.fullmatch(r"[0-9]{1,5}", port) is None:
+                raise ValueError
+            address = canonical(host.removeprefix("[").removesuffix("]") if colon else "0.0.0.0", int(port))
+        except ValueError:
+            self._fail(
+                f"--reflector-port {text[:100]!a} is neither a UDP port (0 to 65535) nor an IP address and a port; "
+                "write something like 3478 or 192.0.2.1:3478."
+            )
+        return (address.host if colon else None), address.port
+
+    def _read_host(self) -> None:
+        text = self["host"]
+        if text is None:
+            return
+        try:
+            address = RendezvousAddress.parse(text)
+        except RendezvousAddressError as problem:
+            self._fail(f"--host: {problem}")
+        if address.pin is not None:
+            self._fail("--host takes a name or IP address, without a pin; the service adds its own.")
+        self.host = address.host
+        if re.fullmatch(r"(punch://)?(\[[^]]*\]|[^:\[\]]+):[0-9]+/?", text.strip()):
+            self.public_port = address.port
+
+    def _read_certificate(self) -> None:
+        certificate, key = self["certificate"], self["key"]
+        if (certificate is None) != (key is None):
+            self._fail("--certificate and --key belong together; give both or neither.")
+        if certificate is None:
+            return
+        now = datetime.now(timezone.utc)
+        try:
+            self.certificate = load_certificate(Path(certificate), Path(key), self.host, now)
+        except CertificateProblem as problem:
+            self._fail(str(problem), "certificate")
+        if self.host is None:
+            names = names_of(self.certificate.chain[0])
+            if not names:
+                self._fail("The certificate names no single host; say with --host which one peers will use.")
+            self.host = names[0]
+
+
+def primary_address() -> str:
+    """The address from which this machine reaches others; loopback if it reaches none. Sends nothing."""
+    for family, anyone in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((anyone, 9))
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    return "127.0.0.1"
+
+
+def makeService(options: Options) -> IService:
+    """The service of this process, for `twistd`."""
+    from twisted.internet import reactor
+
+    state = options.state
+    assert state is not None, "options that were not parsed"
+    as_json = bool(options["json"])
+    limits = options.limits
+    room = twistd.raise_descriptor_limit(limits.connections + _OTHER_FILES) - _OTHER_FILES
+    limits = replace(limits, connections=max(1, min(limits.connections, room)))
+    try:
+        identity = state.identity()
+        kept = state.certificate(identity, [options.host] if options.host else [], datetime.now(timezone.utc))
+    except StateError as problem:
+        twistd.fail(PROGRAM, str(problem), reason="state", as_json=as_json)
+    host, port = options.reflector
+    config = RendezvousConfig(
+        identity=identity,
+        control=options["control"] or None,
+        port=DEFAULT_PORT,
+        reflector_port=port,
+        reflector_host=host,
+        host=options.host,
+        public_port=options.public_port,
+        primary_address=primary_address(),
+        certificate=ServerCertificate((x509.load_pem_x509_certificate(kept),), identity.private_key),
+        authority_certificate=options.certificate,
+        limits=limits,
+    )
+    twistd.end_on_signals(reactor)  # type: ignore[arg-type]
+    announcer = Announcer(reactor, state, as_json=as_json, host_given=options["host"] is not None)
+    try:
+        service = make_service(
+            config, reactor=reactor, monotonic=time.monotonic, random=os.urandom, report=announcer
+        )
+    except EndpointError as problem:
+        twistd.fail(PROGRAM, str(problem), as_json=as_json)
+    announcer.service = service
+    reactor.addSystemEventTrigger("after", "shutdown", announcer.close)  # type: ignore[attr-defined]
+    return service
+
+
+class Announcer:
+    """Tells the user, or a script, what the service reports."""
+
+    service: RendezvousService
+
+    def __init__(self, reactor: Any, state: RendezvousState, *, as_json: bool, host_given: bool) -> None:
+        self._reactor = reactor
+        self._state = state
+        self._json = as_json
+        self._host_given = host_given
+        self._start = time.monotonic()
+        self._out = twistd.Console(1)
+        self._error = twistd.Console(2)
+
+    def __call__(self, event: str, **fields: object) -> None:
+        """The service reports something."""
+        if event == "listening":
+            self._leave_address(str(fields["address"]))
+        if self._json:
+            elapsed = round(time.monotonic() - self._start, 6)
+            self._out.event({"event": event, "time": elapsed, **fields})
+        else:
+            self._print(event, fields)
+        if event == "failed":
+            self._error.line(f"{PROGRAM}: {fields['text']}")
+            twistd.end(self._reactor, 1)
+
+    def close(self) -> None:
+        """Nothing more will be reported."""
+        self._out.close()
+        self._error.close()
+
+    def _print(self, event: str, fields: dict[str, object]) -> None:
+        # Names were checked when they came in: they hold nothing that could play with a terminal.
+        if event == "listening":
+            self._out.line("The rendezvous is ready. Peers find it at this address:")
+            self._out.line("")
+            self._out.line(f"    {fields['address']}")
+            self._out.line("")
+            if not self._host_given:
+                self._out.line("If they reach this machine by another name or address, give it with --host.")
+        elif event == "registered":
+            self._out.line(f"{fields['name']} registered ({fields['peer']})")
+        elif event == "gone":
+            self._out.line(f"{str(fields['peer'])[:8]}… is gone ({fields['reason']})")
+
+    def _leave_address(self, address: str) -> None:
+        try:
+            # The user's own peers on this machine need no name, no router and no authority to find it.
+            self._state.write_address(str(self.service.local_address))
+            (self._state.directory / "public-address").write_text(address + "\n")
+        except (StateError, OSError) as problem:
+            _log.error(
+                "The address could not be left in the state directory: {problem}", problem=str(problem)
+            )
