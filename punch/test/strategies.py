@@ -34,7 +34,7 @@ from punch.wire.control import (
 from punch.wire.fields import is_visible
 from punch.wire.sealed import MAX_BODY, Envelope
 
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=100)
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=50)
 
 
 def identity(seed: int) -> Identity:
@@ -111,9 +111,7 @@ def replies(draw: st.DrawFn) -> Reply:
     call, sender, code = draw(calls), draw(peer_ids), draw(st.sampled_from(ErrorCode))
     address = draw(addresses()).host
     choices: list[st.SearchStrategy[Reply]] = [
-        st.builds(
-            Welcome, st.just(sender), st.just(address), st.integers(0, 65535), st.floats(0.1, 3600, width=32)
-        ),
+        st.builds(Welcome, st.just(sender), st.just(address), st.integers(0, 65535), st.floats(0.125, 3600)),
         st.just(Pong()),
         st.builds(Incoming, st.just(call), st.just(sender), names, envelopes()),
         st.builds(Answered, st.just(call), st.just(sender), envelopes()),

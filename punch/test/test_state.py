@@ -1,0 +1,301 @@
+"""What Punch keeps between runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from cryptography import x509
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.identity import PeerID
+from punch.state import KnownPeers, StateDirectory, StateError, default_state_dir
+from punch.test.strategies import IDENTITIES, identity
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
+HOME = Path("/home/alice")
+ALICE, BOB = (known.peer_id for known in IDENTITIES[:2])
+
+
+class StateTestCase(SynchronousTestCase):
+    """With an empty state directory, not made yet."""
+
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp()).absolute()
+        self.state = StateDirectory(self.root)
+
+    def assert_private(self) -> None:
+        """Nobody but the owner can read anything below the root, and no temporary file is left."""
+        for path in [self.root, *self.root.rglob("*")]:
+            mode = 0o700 if path.is_dir() else 0o600
+            self.assertEqual(stat.S_IMODE(path.stat().st_mode), mode, path)
+            self.assertTrue(path.name == ".lock" or not path.name.startswith("."), path)
+
+
+class DefaultTests(SynchronousTestCase):
+    """Where the root is if nobody says."""
+
+    def test_platforms(self) -> None:
+        """Each platform's own place."""
+        for environ, platform, expected in (
+            ({}, "linux", "/home/alice/.local/state/punch"),
+            ({"XDG_STATE_HOME": "/var/x"}, "linux", "/var/x/punch"),
+            ({"XDG_STATE_HOME": "/var/x"}, "freebsd14", "/var/x/punch"),
+            ({"XDG_STATE_HOME": ""}, "linux", "/home/alice/.local/state/punch"),
+            ({"XDG_STATE_HOME": "relative"}, "linux", "/home/alice/.local/state/punch"),
+            ({"XDG_STATE_HOME": "/var/x"}, "darwin", "/home/alice/Library/Application Support/punch"),
+            ({"LOCALAPPDATA": "/c/local"}, "win32", "/c/local/punch"),
+            ({}, "win32", "/home/alice/AppData/Local/punch"),
+        ):
+            self.assertEqual(default_state_dir(environ, platform, HOME), Path(expected))
+
+    def test_absolute(self) -> None:
+        """A relative root stays where it was when the working directory changes."""
+        self.assertEqual(StateDirectory(Path("x")).root, Path.cwd() / "x")
+
+
+class PeerStateTests(StateTestCase):
+    """What one peer keeps."""
+
+    def test_nothing_before_it_is_asked_for(self) -> None:
+        """Looking makes nothing."""
+        peer = self.state.peer("alice")
+        self.assertIsNone(peer.last_rendezvous)
+        self.assertEqual(list(peer.known), [])
+        self.assertIsNone(self.state.rendezvous.read_address())
+        self.assertFalse(self.root.exists())
+
+    def test_identities(self) -> None:
+        """One key a name, kept."""
+        alice = self.state.peer("alice").identity().peer_id
+        self.assertEqual(self.state.peer("alice").identity().peer_id, alice)
+        self.assertNotEqual(self.state.peer("bob").identity().peer_id, alice)
+        self.assertEqual(self.state.peer("alice").directory, self.root / "peers" / "alice")
+        self.assert_private()
+
+    def test_names(self) -> None:
+        """Names that are one directory, in any script."""
+        for good in (
+            "a",
+            "alice.smith",
+            "A_b-c.9",
+            "Zo\u00eb",
+            "\u0905\u092e\u093f\u0924",
+            "\u674e",
+            "x" * 64,
+        ):
+            self.assertEqual(self.state.peer(good).name, good)
+        self.assertEqual(self.state.peer("Zoe\u0308").directory, self.state.peer("Zo\u00eb").directory)
+        for bad in (
+            "",
+            ".",
+            "..",
+            ".x",
+            "a/b",
+            "../x",
+            "a\\b",
+            "a b",
+            "a\0",
+            "a\n",
+            "\x1b[2J",
+            "x" * 65,
+            "a:b",
+            "\u674e" * 65,
+        ):
+            message = str(self.assertRaises(StateError, self.state.peer, bad))
+            self.assertIn("--name", message)
+            self.assertTrue(message.isprintable() and message.endswith("."), message)
+        self.assertRaises(StateError, self.state.peer, "\U0001f1e6" * 64)
+        self.assertFalse(self.root.exists())
+
+    def test_bad_key_file(self) -> None:
+        """What is wrong with a key file is said in its own words."""
+        peer = self.state.peer("alice")
+        peer.identity()
+        (peer.directory / "identity.key").chmod(0o644)
+        message = str(self.assertRaises(StateError, peer.identity))
+        self.assertIn(f"chmod 600 {peer.directory / 'identity.key'}", message)
+
+    def test_last_rendezvous(self) -> None:
+        """The address used last; the file isn't touched when it is the same."""
+        peer = self.state.peer("alice")
+        peer.remember_rendezvous("punch://example.org:7001")
+        self.assertEqual(self.state.peer("alice").last_rendezvous, "punch://example.org:7001")
+        before = (peer.directory / "last-rendezvous").stat().st_ino
+        peer.remember_rendezvous("punch://example.org:7001")
+        self.assertEqual((peer.directory / "last-rendezvous").stat().st_ino, before)
+        peer.remember_rendezvous("punch://example.net:7001")
+        self.assertEqual(peer.last_rendezvous, "punch://example.net:7001")
+        self.assert_private()
+        (peer.directory / "last-rendezvous").write_bytes(b"\n")
+        self.assertIsNone(peer.last_rendezvous)
+
+    def test_cannot_be_written(self) -> None:
+        """Below a regular file: every use ends in a sentence with the path and --state-dir."""
+        self.root.write_bytes(b"")
+        state = StateDirectory(self.root / "state")
+        peer, service = state.peer("alice"), state.rendezvous
+        for use in (
+            peer.identity,
+            peer.lock,
+            lambda: peer.remember_rendezvous("x"),
+            lambda: peer.known.add(ALICE, "a"),
+            service.identity,
+            lambda: service.write_address("x"),
+            lambda: service.certificate(IDENTITIES[0], [], NOW),
+        ):
+            message = str(self.assertRaises(StateError, use))
+            self.assertIn(str(self.root / "state"), message)
+            self.assertIn("Not a directory", message)
+            self.assertIn("--state-dir", message)
+
+
+class LockTests(StateTestCase):
+    """One process an identity."""
+
+    def test_second_is_refused(self) -> None:
+        """The sentence names the identity and what to do; after the release it is free."""
+        lock = self.state.peer("alice").lock()
+        message = str(self.assertRaises(StateError, self.state.peer("alice").lock))
+        self.assertIn("'alice'", message)
+        self.assertIn("--name", message)
+        self.state.peer("bob").lock().release()
+        lock.release()
+        lock.release()
+        self.state.peer("alice").lock().release()
+        self.assert_private()
+
+    def test_left_behind(self) -> None:
+        """A lock file of a process that is no more blocks nobody, whatever is in it."""
+        path = self.root / "peers" / "alice" / ".lock"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"12345")
+        self.state.peer("alice").lock().release()
+
+
+class KnownPeersTests(StateTestCase):
+    """The address book."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = self.root / "peers" / "alice" / "known.json"
+
+    def test_kept(self) -> None:
+        """Who was added is known in the next run, by the newest name."""
+        known = self.state.peer("alice").known
+        self.assertNotIn(ALICE, known)
+        known.add(ALICE, "Alice")
+        known.add(BOB, "B\u00f6b \U0001f600")
+        known.add(ALICE, "Alice 2")
+        again = self.state.peer("alice").known
+        self.assertEqual(list(again), sorted([ALICE, BOB]))
+        self.assertEqual((again.name_of(ALICE), again.name_of(BOB)), ("Alice 2", "B\u00f6b \U0001f600"))
+        self.assertIn(ALICE, again)
+        self.assertEqual(len(again), 2)
+        self.assertIsNone(again.name_of(identity(9).peer_id))
+        self.assert_private()
+
+    def test_in_memory(self) -> None:
+        """Without a path nothing is written."""
+        known = KnownPeers(None)
+        known.add(ALICE, "Alice")
+        self.assertEqual(list(known), [ALICE])
+
+    def test_unchanged(self) -> None:
+        """Adding what is there writes nothing."""
+        known = KnownPeers(self.path)
+        known.add(ALICE, "Alice")
+        before = self.path.stat().st_ino
+        known.add(ALICE, "Alice")
+        self.assertEqual(self.path.stat().st_ino, before)
+
+    def test_damaged(self) -> None:
+        """A file that can't be read is named, and stays as it is."""
+        self.path.parent.mkdir(parents=True)
+        good = {"peers": {str(ALICE): {"name": "Alice"}}}
+        for content in (
+            b"",
+            b"{",
+            b"\xff",
+            b"[]",
+            b"{}",
+            b'{"peers":[]}',
+            b'{"peers":{"x":{"name":"X"}}}',
+            json.dumps(good).encode()[:-3],
+            json.dumps({"peers": {str(ALICE): {}}}).encode(),
+            json.dumps({"peers": {str(ALICE): {"name": 1}}}).encode(),
+            json.dumps({"peers": {str(ALICE): "Alice"}}).encode(),
+            b"[" * 100_000,
+        ):
+            self.path.write_bytes(content)
+            message = str(self.assertRaises(StateError, lambda: self.state.peer("alice").known))
+            self.assertIn(str(self.path), message)
+            self.assertEqual(self.path.read_bytes(), content)
+        self.path.write_text(json.dumps(good))
+        self.assertEqual(list(self.state.peer("alice").known), [ALICE])
+
+    def test_interrupted(self) -> None:
+        """When writing fails, the old file is whole, nothing else is left, and the peer is known for now."""
+        known = KnownPeers(self.path)
+        known.add(ALICE, "Alice")
+        before = self.path.read_bytes()
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        self.patch(os, "fsync", full)
+        message = str(self.assertRaises(StateError, known.add, BOB, "Bob"))
+        self.assertIn("No space left on device", message)
+        self.assertEqual(self.path.read_bytes(), before)
+        self.assertEqual(os.listdir(self.path.parent), ["known.json"])
+        self.assertIn(BOB, known)
+
+
+class RendezvousStateTests(StateTestCase):
+    """What a service keeps."""
+
+    def test_address(self) -> None:
+        """The address is left for others of the same user, and replaced."""
+        service = self.state.rendezvous
+        service.write_address("punch://192.0.2.1:7001/x")
+        service.write_address("punch://192.0.2.2:7001/x")
+        self.assertEqual(StateDirectory(self.root).rendezvous.read_address(), "punch://192.0.2.2:7001/x")
+        self.assert_private()
+
+    def test_certificate_is_kept(self) -> None:
+        """The same bytes, until something changes."""
+        service = self.state.rendezvous
+        who = service.identity()
+        hosts = ["example.org", "2001:db8::1"]
+        pem = service.certificate(who, hosts, NOW)
+        self.assertEqual(service.certificate(who, hosts, NOW + timedelta(days=365)), pem)
+        certificate = x509.load_pem_x509_certificate(pem)
+        self.assertEqual(PeerID.from_certificate(certificate), who.peer_id)
+        self.assertLess(certificate.not_valid_before_utc, NOW)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        self.assertEqual(names.get_values_for_type(x509.DNSName), ["example.org"])
+        self.assert_private()
+
+    def test_certificate_is_remade(self) -> None:
+        """For other hosts, another key, near its end, before its beginning, and when it is damaged."""
+        service = self.state.rendezvous
+        first = service.certificate(IDENTITIES[0], ["a.example"], NOW)
+        path = service.directory / "certificate.pem"
+        for who, hosts, now in (
+            (IDENTITIES[0], ["b.example"], NOW),
+            (IDENTITIES[1], ["a.example"], NOW),
+            (IDENTITIES[0], ["a.example"], NOW + timedelta(days=3640)),
+            (IDENTITIES[0], ["a.example"], NOW - timedelta(days=2)),
+        ):
+            path.write_bytes(first)
+            remade = x509.load_pem_x509_certificate(service.certificate(who, hosts, now))
+            self.assertNotEqual(remade, x509.load_pem_x509_certificate(first))
+            self.assertTrue(remade.not_valid_before_utc <= now <= remade.not_valid_after_utc)
+            self.assertEqual(PeerID.from_certificate(remade), who.peer_id)
+        for damaged in (b"", b"x", first[:100], first.replace(b"A", b"B")):
+            path.write_bytes(damaged)
+            self.assertEqual(service.certificate(IDENTITIES[0], ["a.example"], NOW), first)
+            self.assertEqual(path.read_bytes(), first)
