@@ -12,6 +12,7 @@ from punch.test.internet.nat import NAT, Filtering, Firewall, Hairpin, Mapping, 
 from punch.test.internet.network import Lan, Network
 from punch.test.internet.packet import Packet, Seen
 from punch.test.internet.reactor import HostReactor
+from punch.test.internet.testcase import InternetTestCase
 from punch.test.internet.world import UPLINK, Internet, SimulationTimeout
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Host",
     "HostReactor",
     "Internet",
+    "InternetTestCase",
     "Lan",
     "LinkSpec",
     "Mapping",

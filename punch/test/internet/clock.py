@@ -180,7 +180,8 @@ class Clock:
     """
     `IReactorTime` in simulated time; each host has its own, all run by one scheduler.
 
-    While it is paused (the host sleeps) no timer fires; those that came due fire at the end of the pause, in their order.
+    While it is paused (the host sleeps) no timer fires; those that came due fire when the pause ends,
+    in their order.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:

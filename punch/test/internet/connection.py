@@ -1,8 +1,9 @@
 """
 One TCP connection (RFC 9293) as a kernel keeps it.
 
-Retransmission (RFC 6298), fast retransmission, flow control with window probes, half-close, resets and time-outs are
-there; congestion control, delayed acknowledgements, Nagle's algorithm, simultaneous open and TIME-WAIT are not.
+Retransmission (RFC 6298), fast retransmission, flow control with window probes, half-close, resets and
+time-outs are there; congestion control, delayed acknowledgements, Nagle's algorithm, simultaneous open
+and TIME-WAIT are not.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class Connection:
         self.on_ready()
 
     def _forget_if_over(self) -> None:
-        """Once the application has closed, and the other side has everything: wait for its end, not for ever."""
+        """Once the application has closed and the other side has everything: wait a while for its end."""
         if (
             self.closed
             and self.state is State.OPEN

@@ -132,7 +132,8 @@ class Host:
         """
         Send `length` bytes of payload.
 
-        :raise OSError: ENETUNREACH, EINVAL (from loopback to elsewhere), EADDRNOTAVAIL (the source address has gone).
+        :raise OSError: ENETUNREACH, EINVAL (from loopback to elsewhere), EADDRNOTAVAIL (the source
+            address has gone).
         """
         size = length + header_size(protocol, destination[0])
         packet = Packet(protocol, source, destination, payload, size)
@@ -171,7 +172,7 @@ class Host:
         return self.kernel_clock.paused_until > self.net.scheduler.now
 
     def sleep(self, seconds: float) -> None:
-        """Suspend the machine: no timer fires, packets to it are lost; then it goes on as if nothing had been."""
+        """Suspend the machine: no timer fires, packets to it are lost; then it goes on."""
         self.kernel_clock.pause(seconds)
         self.reactor.pause(seconds)
 
@@ -186,7 +187,7 @@ class Host:
             interface.set_up(True)
 
     def kill(self) -> None:
-        """End the process at once, as SIGKILL does: its protocols hear nothing, the kernel closes its sockets."""
+        """End the process, as SIGKILL does: its protocols hear nothing, the kernel closes its sockets."""
         self.reactor.end()
         self.udp.clear()
         self.tcp.close_all()

@@ -1,9 +1,10 @@
 """
 Network address translators, in the terms of RFC 4787 (UDP) and RFC 5382 (TCP), and stateful firewalls.
 
-A NAT maps an internal endpoint X:x to an external X':x' (mapping, §4.1), lets packets to X':x' in or not (filtering, §5),
-chooses x' (port assignment, §4.2), forgets (§4.3), and may send packets from inside to X':x' back in (hairpinning, §6).
-The filtering rule belongs to the mapping: what another mapping of the same internal endpoint has sent opens nothing here.
+A NAT maps an internal endpoint X:x to an external X':x' (mapping, §4.1), lets packets to X':x' in or not
+(filtering, §5), chooses x' (port assignment, §4.2), forgets (§4.3), and may send packets from inside to X':x'
+back in (hairpinning, §6). The filtering rule belongs to the mapping: what went out by another mapping of the
+same internal endpoint opens nothing here.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
 
-from punch.test.internet.packet import Endpoint, Packet
+from punch.test.internet.packet import Endpoint, Packet, canonical_host
 
 
 class Mapping(Enum):
@@ -136,17 +137,25 @@ class NAT:
     port_parity: bool = False
     """Whether even ports are mapped to even ones, odd to odd (RFC 4787 §4.2.2)."""
     overload: bool = False
-    """Whether mappings to different remotes may share a port (RFC 4787 §4.2.1); only if the mapping depends on the remote."""
+    """Whether mappings to different remotes may share a port (RFC 4787 §4.2.1); not with EIM."""
     port_range: tuple[int, int] = (1024, 65535)
     block_udp: bool = False
     _by_internal: dict[tuple[str, Endpoint, RemoteKey], Entry] = field(default_factory=dict, repr=False)
     _by_port: dict[tuple[str, int], dict[RemoteKey, Entry]] = field(default_factory=dict, repr=False)
     _forwards: dict[tuple[str, int], Endpoint] = field(default_factory=dict, repr=False)
     _next_port: int = field(default=0, repr=False)
+    _readdress: Callable[[str, str], None] | None = field(default=None, repr=False)
     _random: Random = field(default_factory=lambda: Random(0), repr=False)
 
-    def seed(self, random: Random) -> None:
-        """Draw random ports from `random` from now on."""
+    def install(self, readdress: Callable[[str, str], None], random: Random) -> None:
+        """
+        Serve in a router, with `random` for ports; `readdress(old, new)` is called when we are renumbered.
+
+        :raise ValueError: we serve in another already.
+        """
+        if self._readdress is not None:
+            raise ValueError("a NAT serves one LAN")
+        self._readdress = readdress
         self._random = random
         low, high = self.port_range
         self._next_port = random.randint(low, high)
@@ -155,6 +164,18 @@ class NAT:
         """Lose the table, as a reboot does; forwarded ports stay."""
         self._by_internal.clear()
         self._by_port.clear()
+
+    def renumber(self, public: str) -> None:
+        """
+        Get another external address, as after a reconnect; the table is lost, too.
+
+        :raise ValueError: no router has us yet.
+        """
+        if self._readdress is None or self.public is None:
+            raise ValueError("a NAT without a LAN has no address to change")
+        self._readdress(self.public, public)
+        self.public = canonical_host(public)
+        self.forget()
 
     def forward(self, protocol: str, port: int, internal: Endpoint) -> None:
         """Send what comes for an external port to an internal endpoint, whoever it comes from."""
@@ -235,7 +256,7 @@ class NAT:
     def _admit(self, protocol: str, port: int, remote: Endpoint, now: float) -> Endpoint | None:
         sharing = self._by_port.get((protocol, port))
         if sharing:
-            # The mapping made for this very remote comes first; with a shared port only that one can be meant.
+            # The mapping made for this very remote comes first; a shared port has no other.
             entry = sharing.get(_mapping_key(self.mapping, remote))
             if entry is None and len(sharing) == 1:
                 entry = next(iter(sharing.values()))
@@ -293,7 +314,7 @@ class NAT:
 
 @dataclass
 class Firewall:
-    """A stateful packet filter without translation: for IPv6, and for IPv4 networks with addresses of their own."""
+    """A stateful packet filter without translation: for IPv6, and for IPv4 with public addresses."""
 
     filtering: Filtering = Filtering.APDF
     timeout: float = 120.0

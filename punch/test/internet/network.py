@@ -84,7 +84,7 @@ class Attachment:
 
 
 class Network:
-    """A network whose members reach each other directly. This class is the public internet; `Lan` is the rest."""
+    """A network whose members reach each other directly: the public internet, or a `Lan`."""
 
     def __init__(self, net: Internet, name: str) -> None:
         self.net = net
@@ -255,20 +255,13 @@ class Router:
             if nat.public is None:
                 nat.public = outside.free_addresses()[0]
             nat.public = canonical_host(nat.public)
-            nat.seed(lan.net.random(f"nat {lan.name}"))
             addresses.append(nat.public)
         self.wan = Attachment(f"{lan.name} uplink", outside, addresses, self.inbound, up, down)
         for subnet in lan.subnets:
             if subnet.version == 6 or nat is None:
                 outside.add_route(subnet, self)
-
-    def renumber(self, public: str) -> None:
-        """Get another external address, as after a reconnect: the table is lost, too."""
-        if self.nat is None or self.nat.public is None:
-            raise ValueError(f"{self.lan.name} has no NAT")
-        self.wan.readdress(self.nat.public, public)
-        self.nat.public = canonical_host(public)
-        self.nat.forget()
+        if nat is not None:
+            nat.install(self.wan.readdress, lan.net.random(f"nat {lan.name}"))
 
     def outbound(self, packet: Packet) -> None:
         """A packet from the LAN to elsewhere."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple, TypeAlias
 
 Endpoint = tuple[str, int]
 """An IP address in canonical text, and a port."""
 
-IPNetwork = Union[IPv4Network, IPv6Network]
+IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
 IPV4_ANY = "0.0.0.0"
 IPV6_ANY = "::"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet import error
-from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IConnector,
     IHalfCloseableDescriptor,
@@ -45,11 +45,12 @@ Trigger = tuple[str, str, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 )
 class HostReactor(Clock):
     """
-    A reactor whose time, sockets and names are simulated. It runs from the start, as `Internet` lets time pass.
+    A reactor whose time, sockets and names are simulated. It runs from the start, as `Internet` lets time
+    pass.
 
-    TCP transports are Twisted's own on simulated sockets; for them there are `addReader` and the like, but it does not
-    provide `IReactorFDSet`: nothing here has a file descriptor. Exceptions that Twisted's reactors would log go
-    through to whoever lets time pass.
+    TCP transports are Twisted's own on simulated sockets; for them there are `addReader` and the like, but it
+    does not provide `IReactorFDSet`: nothing here has a file descriptor. Exceptions that Twisted's reactors
+    would log go through to whoever lets time pass.
     """
 
     def __init__(self, host: Host) -> None:
@@ -81,22 +82,22 @@ class HostReactor(Clock):
         self._triggers.remove(triggerID)
 
     def fireSystemEvent(self, eventType: str) -> None:
-        self._fire(eventType)
+        Deferred.fromCoroutine(self._fire(eventType))
 
-    def _fire(self, event: str) -> Deferred[None]:
+    async def _fire(self, event: str) -> None:
+        """Run an event's triggers, phase by phase; in the end, raise the first error."""
         triggers = [trigger for trigger in self._triggers if trigger[1] == event]
         self._triggers = [trigger for trigger in self._triggers if trigger[1] != event]
-
-        def run(phase: str) -> list[Deferred[Any]]:
-            return [maybeDeferred(call, *args, **kw) for each, _, call, args, kw in triggers if each == phase]
-
-        def rest(_: object) -> Deferred[Any]:
-            return gatherResults(run("during") + run("after"), consumeErrors=True)
-
-        def done(_: object) -> None:
-            return None
-
-        return gatherResults(run("before"), consumeErrors=True).addCallback(rest).addCallback(done)
+        failures: list[Failure] = []
+        for phase in _PHASES:
+            running = [
+                maybeDeferred(call, *args, **kw) for each, _, call, args, kw in triggers if each == phase
+            ]
+            for succeeded, result in await DeferredList(running, consumeErrors=True):
+                if not succeeded:
+                    failures.append(result)
+        if failures:
+            failures[0].raiseException()
 
     def stop(self) -> None:
         if not self.running:
@@ -110,10 +111,10 @@ class HostReactor(Clock):
             self.host.kill()
             return result
 
-        return self._fire("shutdown").addBoth(ended)
+        return Deferred.fromCoroutine(self._fire("shutdown")).addBoth(ended)
 
     def end(self) -> None:
-        """Be a reactor where nothing has run yet: timers, sockets and triggers are gone, none of them is told."""
+        """Be a reactor where nothing has run yet: timers, sockets and triggers are gone, untold."""
         self.cancel_all()
         self._triggers.clear()
         self._readers.clear()
@@ -186,7 +187,7 @@ class HostReactor(Clock):
 
     @property
     def open_ports(self) -> list[Any]:
-        """The listening ports that have not been closed, in the order of opening: a test may ask that none is left."""
+        """The listening ports that are not closed, in the order of opening."""
         return list(self._open)
 
     # -- readiness of simulated sockets, for Twisted's transports --

@@ -28,7 +28,7 @@ class Resolution:
 
 @implementer(IHostnameResolver)
 class Resolver:
-    """Looks names up in `Internet.dns`, which takes `Internet.dns_delay` seconds; addresses stand for themselves."""
+    """Looks names up in `Internet.dns`, in `Internet.dns_delay` seconds; addresses stand for themselves."""
 
     def __init__(self, net: Internet) -> None:
         self._net = net

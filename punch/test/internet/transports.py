@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 class SimulatedClient(tcp.Client):
     """An outgoing connection."""
 
-    reactor: HostReactor
-
     def createInternetSocket(self) -> TCPSocket:
         reactor: HostReactor = self.connector.reactor
         return TCPSocket(reactor.host, self.addressFamily)
@@ -45,7 +43,7 @@ class SimulatedPort(tcp.Port):
 
     def doRead(self) -> None:
         """Accept what waits. Twisted's own logs exceptions here; this one lets them through."""
-        listening: TCPSocket = self.socket
+        listening: Any = self.socket
         while True:
             try:
                 accepted, address = listening.accept()

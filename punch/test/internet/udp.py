@@ -35,7 +35,7 @@ _MAX_PAYLOAD = 65507
 @implementer(IListeningPort, IUDPTransport)
 class UDPPort:
     """
-    A UDP socket. Unlike Twisted's own, it lets exceptions of `datagramReceived` through, so that a test fails there.
+    A UDP socket. Unlike Twisted's own, it lets exceptions of `datagramReceived` through: a test fails there.
 
     `::` takes IPv4, too, and shows it as IPv4-mapped, as on Linux.
     """

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Generator
 from random import Random
-from typing import Any, TypeVar, Union
+from typing import Any, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -15,11 +15,11 @@ from punch.test.internet.clock import Clock, Scheduler
 from punch.test.internet.host import Host
 from punch.test.internet.links import LinkSpec, Tracer, Wire
 from punch.test.internet.nat import NAT, Firewall
-from punch.test.internet.network import Attachment, Lan, Network
+from punch.test.internet.network import Lan, Network
 from punch.test.internet.packet import Packet, Seen
 
 T = TypeVar("T")
-Awaited = Union[Deferred[T], Coroutine[Deferred[Any], Any, T], Generator[Deferred[Any], Any, T]]
+Awaited: TypeAlias = Deferred[T] | Coroutine[Deferred[Any], Any, T] | Generator[Deferred[Any], Any, T]
 
 UPLINK = LinkSpec(delay=0.01)
 """What a LAN's link to the network outside is like unless something else is said."""
@@ -31,7 +31,7 @@ class SimulationTimeout(AssertionError):
 
 class Internet:
     """
-    A simulated internet. One seed gives one run; `PUNCH_SEED` in the environment replaces every seed, to replay a failure.
+    A simulated internet. One seed gives one run; `PUNCH_SEED` in the environment replaces every seed.
 
     :ivar dns: names and their addresses, as hosts resolve them; `dns_delay` seconds later.
     :ivar drop: asked about every packet in every network; what it says True to is lost.
@@ -117,11 +117,6 @@ class Internet:
         self._wires.append(wire)
         return wire
 
-    def cut(self, *attachments: Attachment) -> None:
-        """Let these links carry nothing."""
-        for attachment in attachments:
-            attachment.set_up(False)
-
     # -- randomness --
 
     def random(self, purpose: str) -> Random:
@@ -133,7 +128,7 @@ class Internet:
         return self.random(f"bytes {purpose}").randbytes
 
     def initial_sequence(self) -> int:
-        """Where a TCP connection starts to count; far from all others, so that none is mistaken for another."""
+        """Where a TCP connection starts to count; far from all others, so that none is mistaken."""
         self._sequence += 1
         return self._sequence << 48
 
@@ -170,7 +165,7 @@ class Internet:
         try:
             self.scheduler.run_until(self.scheduler.now + seconds)
         except BaseException:
-            self._tell_seed()
+            self.tell_seed()
             raise
 
     def run_until(self, condition: Callable[[], object], timeout: float, what: str = "") -> None:
@@ -190,17 +185,18 @@ class Internet:
                     if condition():
                         return
                     raise SimulationTimeout(
-                        f"{what or 'the condition'} did not come true in {timeout} s (it is {scheduler.now} s)"
+                        f"{what or 'the condition'}: not in {timeout} s (it is {scheduler.now} s)"
                     )
                 scheduler.step()
         except BaseException:
-            self._tell_seed()
+            self.tell_seed()
             raise
 
     def wait(self, awaited: Awaited[T], timeout: float, what: str = "") -> T:
         """
-        Let time pass until a Deferred or coroutine has its result; gives the result, or raises the failure's exception.
+        Let time pass until a Deferred or coroutine has its result.
 
+        :return: the result; a failure is raised, with its traceback.
         :raise SimulationTimeout: after `timeout` seconds there is none.
         """
         deferred = awaited if isinstance(awaited, Deferred) else Deferred.fromCoroutine(awaited)
@@ -208,12 +204,13 @@ class Internet:
         deferred.addBoth(results.append)
         self.run_until(lambda: results, timeout, what or repr(deferred))
         if isinstance(results[0], Failure):
-            self._tell_seed()
+            self.tell_seed()
             results[0].raiseException()
         result: T = results[0]
         return result
 
-    def _tell_seed(self) -> None:
+    def tell_seed(self) -> None:
+        """Print the seed, once, for a failure to be replayed."""
         if not self._told_seed:
             self._told_seed = True
             sys.stderr.write(

@@ -1,0 +1,52 @@
+"""A base class for tests on the simulated internet."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.test.internet.world import Internet
+from punch.test.no_reactor import no_reactor
+
+
+class InternetTestCase(SynchronousTestCase):
+    """
+    A test on the simulated internet: the global reactor is banned while it runs, and if it fails, the seeds
+    of its simulations are printed.
+    """
+
+    def internet(self, seed: int = 0) -> Internet:
+        """A simulated internet whose seed is printed if this test fails."""
+        net = Internet(seed)
+        self._internets.append(net)
+        return net
+
+    def run(self, result: unittest.TestResult | None = None) -> Any:
+        self._internets: list[Internet] = []
+        watched = ("setUp", self._testMethodName, "tearDown")
+        for name in watched:
+            setattr(self, name, self._watch(getattr(self, name)))
+        try:
+            return super().run(result)
+        finally:
+            for name in watched:
+                delattr(self, name)
+
+    def _watch(self, method: Callable[[], object]) -> Callable[[], object]:
+        @wraps(method)
+        def watched() -> object:
+            try:
+                with no_reactor():
+                    return method()
+            except unittest.SkipTest:
+                raise
+            except BaseException:
+                for net in self._internets:
+                    net.tell_seed()
+                raise
+
+        return watched
