@@ -17,7 +17,7 @@ from OpenSSL import SSL
 from twisted.application.internet import ClientService
 from twisted.internet import error
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -30,6 +30,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.basic import LineReceiver
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -39,7 +40,6 @@ from punch.peer.tls import (
     ALPN,
     ControlConnectionCreator,
     ControlProblem,
-    Verdict,
     certificate_refused,
     not_a_rendezvous,
     place,
@@ -125,13 +125,19 @@ class ControlProtocol(LineReceiver):
     MAX_LENGTH = MAX_LINE
 
     def __init__(
-        self, address: RendezvousAddress, register: Register, clock: IReactorTime, owner: _Owner
+        self,
+        address: RendezvousAddress,
+        register: Register,
+        creator: ControlConnectionCreator,
+        clock: IReactorTime,
+        owner: _Owner,
     ) -> None:
+        self._creator = creator
         self._address = address
         self._register = register
         self._clock = clock
         self._owner = owner
-        self._verdict: Verdict | None = None
+        self._connection: SSL.Connection | None = None
         self._problem: ControlProblem | None = None
         self._last_error: Error | None = None
         self._secured = False
@@ -155,9 +161,7 @@ class ControlProtocol(LineReceiver):
 
     def connectionMade(self) -> None:
         """TCP is up; TLS follows."""
-        verdict = self._tls.getHandle().get_app_data()
-        assert isinstance(verdict, Verdict)
-        self._verdict = verdict
+        self._connection = self._tls.getHandle()
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         self._timer = self._clock.callLater(WELCOME_TIME, self._silent)
@@ -211,8 +215,9 @@ class ControlProtocol(LineReceiver):
         self._owner.lost(self._why(reason))
 
     def _why(self, reason: Failure) -> ControlProblem:
-        if self._verdict is not None and self._verdict.problem is not None:
-            return self._verdict.problem
+        found = None if self._connection is None else self._creator.problem(self._connection)
+        if found is not None:
+            return found
         if self._problem is not None:
             return self._problem
         if self._last_error is not None:
@@ -332,6 +337,8 @@ def _failure(problem: ControlProblem) -> Failure:
 class _Attempt:
     """One connection attempt and the connection it becomes, as `ClientService` sees them."""
 
+    _log = Logger()
+
     def __init__(
         self, client: ControlClient, factory: IProtocolFactory, endpoint: IStreamClientEndpoint
     ) -> None:
@@ -345,10 +352,12 @@ class _Attempt:
 
     def _build(self) -> ControlProtocol:
         client = self._client
-        self._protocol = ControlProtocol(client.address, client.register, client.clock, self)
+        self._protocol = ControlProtocol(client.address, client.register, client.creator, client.clock, self)
         return self._protocol
 
     def _unconnected(self, failure: Failure) -> None:
+        if not isinstance(failure.value, (error.ConnectError, error.DNSLookupError, CancelledError, OSError)):
+            self._log.failure("Connecting to the rendezvous failed.", failure)
         self.lost(problem_of_failure(self._client.address, failure))
 
     def _cancel(self, result: Deferred[IProtocol]) -> None:
@@ -429,9 +438,9 @@ class ControlClient:
         self._stopped = False
         self._notice: IDelayedCall | None = None
         tcp = endpoint or HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIME)
-        creator = ControlConnectionCreator(address, identity, roots)
+        self.creator = ControlConnectionCreator(address, identity, roots)
         self._service = ClientService(
-            _WelcomeEndpoint(self, wrapClientTLS(creator, tcp, clock=reactor)),
+            _WelcomeEndpoint(self, wrapClientTLS(self.creator, tcp, clock=reactor)),
             Factory.forProtocol(Protocol),
             retryPolicy=self._retry_in,
             clock=reactor,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from ipaddress import ip_address
+from weakref import WeakKeyDictionary
 
 from cryptography import x509
 from OpenSSL import SSL
@@ -51,12 +52,6 @@ class ControlProblem(Exception):
         self.fatal = fatal
 
 
-class Verdict:
-    """What the check of one server's certificate found; it hangs on the `SSL.Connection` as its app data."""
-
-    problem: ControlProblem | None = None
-
-
 def place(address: RendezvousAddress) -> str:
     """`host:port` for messages, without the pin."""
     host = f"[{address.host}]" if ":" in address.host else address.host
@@ -93,6 +88,8 @@ class ControlConnectionCreator:
         :param roots: the authorities to trust where the address has no pin; None for the platform's.
         """
         self._address = address
+        # Twisted uses the connection's app data itself.
+        self._problems: WeakKeyDictionary[SSL.Connection, ControlProblem] = WeakKeyDictionary()
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.set_options(SSL.OP_NO_TICKET)
@@ -114,14 +111,17 @@ class ControlConnectionCreator:
         self._context = context
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """A connection whose app data is its `Verdict`."""
+        """What Twisted asks for a new connection's TLS."""
         connection = SSL.Connection(self._context, None)
-        connection.set_app_data(Verdict())
         try:
             ip_address(self._address.host)
         except ValueError:
             connection.set_tlsext_host_name(self._address.host.encode("idna"))
         return connection
+
+    def problem(self, connection: SSL.Connection) -> ControlProblem | None:
+        """What was wrong with the server's certificate on this connection."""
+        return self._problems.get(connection)
 
     def _check_pin(
         self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
@@ -188,10 +188,8 @@ class ControlConnectionCreator:
         return True
 
     def _refuse(self, connection: SSL.Connection, reason: Reason, text: str) -> None:
-        verdict = connection.get_app_data()
-        assert isinstance(verdict, Verdict)
-        if verdict.problem is None:
-            verdict.problem = ControlProblem(reason, text, fatal=True)
+        # OpenSSL may ask several times about one certificate; the first objection is the reason.
+        self._problems.setdefault(connection, ControlProblem(reason, text, fatal=True))
 
 
 def _names(certificate: x509.Certificate) -> str:

@@ -1,0 +1,220 @@
+"""
+The whole system on the simulated internet: a rendezvous, peers, and an application that notes what it is told.
+
+Nothing under `punch` is patched here: services and nodes get a host's reactor, the simulation's time and its seeded
+randomness, as every part takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from punch.apps.chat import STREAM_NAME, Chats
+from punch.identity import Identity, PeerID
+from punch.link.events import Role
+from punch.link.link import Link
+from punch.peer.events import Connected, Disconnected, Event, Failed, IncomingCall, Registered
+from punch.peer.node import Node
+from punch.rendezvous.config import Limits, RendezvousConfig
+from punch.rendezvous.service import RendezvousService, make_service
+from punch.state import KnownPeers
+from punch.test.internet import Host, Internet
+from punch.wire.control import Accept
+from punch.wire.rendezvous_address import RendezvousAddress
+
+E = TypeVar("E", bound=Event)
+
+SERVICE = "198.51.100.1"
+
+
+class Rendezvous:
+    """A rendezvous on a simulated host, that can be stopped and started again with the same key."""
+
+    def __init__(self, net: Internet, host: Host, limits: Limits | None = None) -> None:
+        self.net = net
+        self.host = host
+        self.reports: list[tuple[str, dict[str, object]]] = []
+        self.identity = Identity.generate(net.random_bytes("rendezvous key"))
+        self._limits = limits or Limits()
+        self._starts = 0
+        self.service = self.start()
+
+    def start(self) -> RendezvousService:
+        """Start it, anew after `stop`."""
+        self._starts += 1
+        config = RendezvousConfig(
+            identity=self.identity,
+            control="tcp:7001",
+            host=SERVICE,
+            limits=self._limits,
+        )
+        self.service = make_service(
+            config,
+            reactor=self.host.reactor,
+            monotonic=self.net.monotonic,
+            random=self.net.random_bytes(f"rendezvous {self._starts}"),
+            report=self._report,
+        )
+        self.service.startService()
+        self.net.run_until(lambda: self.service.address is not None, 1.0, "the rendezvous listens")
+        return self.service
+
+    def stop(self) -> None:
+        """Stop it in good order."""
+        self.net.wait(self.service.stopService(), 5.0, "the rendezvous stops")
+
+    @property
+    def address(self) -> RendezvousAddress:
+        """What it prints when it starts."""
+        assert self.service.address is not None
+        return self.service.address
+
+    def _report(self, event: str, **fields: object) -> None:
+        self.reports.append((event, fields))
+
+
+class Peer:
+    """
+    A node on a simulated host with a chat on it.
+
+    :ivar events: all that the node told, with the time of each.
+    :ivar messages: what the chat received: sender and text, in order.
+    :ivar delivered: when each of our messages got its mark: peer and number.
+    """
+
+    def __init__(
+        self,
+        net: Internet,
+        host: Host,
+        rendezvous: RendezvousAddress,
+        *,
+        name: str | None = None,
+        accept: Accept = Accept.ASK,
+        identity: Identity | None = None,
+        known: KnownPeers | None = None,
+        pacing: float = 0.05,
+        salt: str = "",
+    ) -> None:
+        self.net = net
+        self.host = host
+        self.name = name or host.name
+        random = net.random_bytes(f"peer {host.name} {salt}")
+        self.identity = identity or Identity.generate(net.random_bytes(f"key {host.name}"))
+        self.known = known or KnownPeers(None)
+        self.events: list[tuple[float, Event]] = []
+        self.messages: list[tuple[PeerID, str]] = []
+        self.message_times: list[float] = []
+        self.delivered: list[tuple[float, PeerID, int]] = []
+        self.on_event: Callable[[Event], None] | None = None
+        self.on_connected: Callable[[Connected], None] | None = None
+        self.node = Node(
+            reactor=host.reactor,
+            identity=self.identity,
+            name=self.name,
+            accept=accept,
+            known=self.known,
+            rendezvous=rendezvous,
+            on_event=self._event,
+            addresses=lambda: host.addresses,
+            random=random,
+            monotonic=net.monotonic,
+            pacing=pacing,
+        )
+        self.chats = Chats(self._message, self._mark, random=random)
+        self.node.handle(STREAM_NAME, self.chats.accept)
+
+    @property
+    def id(self) -> PeerID:
+        """Its peer ID."""
+        return self.identity.peer_id
+
+    def start(self) -> Peer:
+        """Start it, without waiting for the registration."""
+        self.node.startService()
+        return self
+
+    def register(self) -> Peer:
+        """Start it, and wait until it is registered."""
+        self.start()
+        self.wait_for(Registered, 5.0)
+        return self
+
+    def stop(self) -> None:
+        """Stop it in good order."""
+        self.net.wait(self.node.stopService(), 3.0, f"{self.name} stops")
+
+    def of(self, kind: type[E]) -> list[E]:
+        """All events of one kind so far."""
+        return [event for _, event in self.events if isinstance(event, kind)]
+
+    def last(self, kind: type[E]) -> E:
+        """The newest event of one kind."""
+        return self.of(kind)[-1]
+
+    def wait_for(self, kind: type[E], timeout: float, count: int = 1) -> E:
+        """Let time pass until there were so many events of one kind; returns the last."""
+        what = f"{self.name}: {kind.__name__}"
+        self.net.run_until(lambda: len(self.of(kind)) >= count, timeout, what)
+        return self.last(kind)
+
+    def wait_for_end(self, timeout: float) -> Connected | Failed:
+        """Let time pass until a call came to something or nothing."""
+        self.net.run_until(lambda: self.of(Connected) or self.of(Failed), timeout, f"{self.name}: an end")
+        return (self.of(Connected) or self.of(Failed))[-1]
+
+    def link_to(self, other: Peer) -> Link:
+        """The live link."""
+        link = self.node.link(other.id)
+        assert link is not None
+        return link
+
+    def texts(self) -> list[str]:
+        """What was received."""
+        return [text for _, text in self.messages]
+
+    def _event(self, event: Event) -> None:
+        self.events.append((self.net.now, event))
+        if isinstance(event, Connected):
+            if event.link.role is Role.CALLER:
+                self.chats.open(event.link)
+            if self.on_connected is not None:
+                self.on_connected(event)
+        if self.on_event is not None:
+            self.on_event(event)
+
+    def _message(self, peer: PeerID, number: int, text: str) -> None:
+        self.messages.append((peer, text))
+        self.message_times.append(self.net.now)
+
+    def _mark(self, peer: PeerID, number: int) -> None:
+        self.delivered.append((self.net.now, peer, number))
+
+
+def introduce(caller: Peer, callee: Peer) -> None:
+    """Make the caller somebody that the callee has accepted before."""
+    callee.known.add(caller.id, caller.name)
+
+
+def connect(caller: Peer, callee: Peer, timeout: float = 30.0) -> tuple[Connected, Connected]:
+    """Call a peer that knows the caller, and wait for the link on both sides."""
+    introduce(caller, callee)
+    before = len(caller.of(Connected)), len(callee.of(Connected))
+    caller.node.call(callee.id)
+    here = caller.wait_for(Connected, timeout, before[0] + 1)
+    there = callee.wait_for(Connected, timeout, before[1] + 1)
+    return here, there
+
+
+__all__ = [
+    "SERVICE",
+    "Connected",
+    "Disconnected",
+    "Failed",
+    "IncomingCall",
+    "Peer",
+    "Registered",
+    "Rendezvous",
+    "connect",
+    "introduce",
+]
