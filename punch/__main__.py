@@ -1,0 +1,10 @@
+"""`python -m punch` is the console script."""
+
+from __future__ import annotations
+
+import sys
+
+from punch.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

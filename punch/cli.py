@@ -1,0 +1,99 @@
+"""
+The console script `punch`: the twistd plugins under shorter names, and a demonstration.
+
+`punch peer …` is `twistd -n punch-peer …`, run by twistd's own machinery, so that there is one reference for
+the options. Nothing heavy is imported before it is known what is wanted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from punch import __version__
+
+USAGE = f"""\
+Punch {__version__}: direct, private links between machines behind NATs.
+
+Usage: punch COMMAND [options]
+
+Commands:
+  demo         start a rendezvous and two peers on this machine, and let them chat
+  rendezvous   introduce peers to each other (the same as twistd -n punch-rendezvous)
+  peer         wait for a peer, or call one with --peer ID, and chat (twistd -n punch-peer)
+  id           print your peer ID, making a key if there is none yet
+
+punch COMMAND --help explains the options of a command.
+punch --version prints the version."""
+
+PLUGINS = {"rendezvous": "punch-rendezvous", "peer": "punch-peer"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run one command.
+
+    :param arguments: by default those of the process.
+    :return: the exit status.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    command, rest = words[0], words[1:]
+    if command in ("-V", "--version", "version"):
+        print(f"Punch {__version__}")
+        return 0
+    if command in PLUGINS:
+        return _plugin(PLUGINS[command], rest)
+    if command == "id":
+        return _id(rest)
+    if command == "demo":
+        from punch.demo import main as demo
+
+        return demo(rest)
+    print(f"punch: there is no command {command!a}; punch --help lists them.", file=sys.stderr)
+    return 2
+
+
+def _plugin(plugin: str, rest: Sequence[str]) -> int:
+    """`twistd -n PLUGIN …`, in this process."""
+    from twisted.scripts import twistd
+
+    from punch.twistd import quiet_interrupt
+
+    quiet_interrupt()
+    # twistd reads the command line itself, and may start again from it.
+    sys.argv = ["twistd", "-n", plugin, *rest]
+    twistd.run()
+    return 0
+
+
+def _id(rest: Sequence[str]) -> int:
+    import argparse
+    import os
+    from pathlib import Path
+
+    from punch.peer.tap import login_name
+    from punch.state import StateDirectory, StateError, default_state_dir
+
+    login = login_name(os.environ)
+    root = default_state_dir(os.environ, sys.platform, Path.home())
+    parser = argparse.ArgumentParser(
+        "punch id", description="Print the ID of this user's peer, making its key if there is none yet."
+    )
+    parser.add_argument("--name", default=login, help="the identity of that name [default: %(default)s]")
+    parser.add_argument(
+        "--state-dir", default=str(root), metavar="DIR", help="where keys are kept [default: %(default)s]"
+    )
+    options = parser.parse_args(list(rest))
+    try:
+        print(StateDirectory(Path(options.state_dir)).peer(options.name).identity().peer_id)
+    except StateError as error:
+        print(f"punch id: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,471 @@
+"""The chat for people and shells: what is shown, what is sent, when it ends; and the line being typed."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.chat import MAX_TEXT
+from punch.identity import PeerID
+from punch.peer.events import (
+    Calling,
+    Checking,
+    Disconnected,
+    Failed,
+    Introduced,
+    PathChanged,
+    Registered,
+    Unregistered,
+)
+from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
+from punch.ui.console import InputKind
+from punch.ui.front_end import MAX_PENDING, PATIENCE
+from punch.ui.line_editor import EndOfInput, Entered, LineEditor, display_width
+from punch.ui.sentences import printable, shown_name
+from punch.ui.stdio import StdioFrontEnd, split_text
+from punch.ui.terminal import Style
+from punch.wire.address import Address
+
+
+class StdioCase(SynchronousTestCase):
+    kind = InputKind.STREAM
+    terminal = False
+    environ: dict[str, str] = {}
+
+    def begin(self, target: PeerID | None = None, kind: InputKind | None = None) -> None:
+        self.stage = Stage(target)
+        self.front_end = StdioFrontEnd(self.stage.settings, self.stage.surroundings, self.environ)
+        self.front_end.attach(self.stage.node, self.stage.screen, kind or self.kind, self.terminal)
+        self.stage.start(self.front_end)
+
+    def shown(self) -> str:
+        return self.stage.screen.take()
+
+    def type(self, text: str) -> None:
+        self.front_end.input_received(text.encode())
+
+    def connect(self, peer: PeerID = BOB, name: str = "bob") -> Wire:
+        wire = Wire(peer)
+        self.front_end.handle(connected(wire, name))
+        wire.run()
+        return wire
+
+
+class PipeTests(StdioCase):
+    def test_stages_are_shown(self) -> None:
+        self.begin(target=BOB)
+        self.front_end.handle(Registered("punch://192.0.2.7:7001/abc"))
+        self.front_end.handle(Calling(BOB))
+        self.front_end.handle(Introduced(BOB, "bob"))
+        self.front_end.handle(Checking(BOB, 4))
+        self.connect()
+        self.front_end.handle(
+            PathChanged(BOB, "prflx", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02)
+        )
+        shown = self.shown()
+        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        for part in (
+            f"Your ID: {ME}",
+            "Registered at punch://192.0.2.7:7001/abc",
+            f"Calling {BOB}",
+            "Introduced to bob",
+            "Checking 4 pairs",
+            "host path 192.0.2.1:4000 → 192.0.2.2:5000 over UDP",
+            "round trip 0.4 ms",
+            f"encrypted to {BOB}",
+            "prflx path",
+        ):
+            self.assertIn(part, shown)
+        self.assertNotIn("\x1b", shown)
+
+    def test_a_line_is_delivered_and_the_process_done(self) -> None:
+        self.begin(target=BOB)
+        self.type("hi\n")
+        self.front_end.input_over()
+        self.assertEqual(self.stage.ends, [])
+        wire = self.connect()
+        self.assertEqual(wire.heard, ["hi"])
+        self.assertIn("✓ delivered: hi\n", self.shown())
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_nothing_to_say_is_done_once_connected(self) -> None:
+        self.begin(target=BOB, kind=InputKind.NOTHING)
+        self.front_end.input_over()
+        self.assertEqual(self.stage.ends, [])
+        self.connect()
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_lines_of_all_kinds(self) -> None:
+        self.begin(target=BOB)
+        self.type("one\r\n\n/quit\nlast")
+        self.front_end.input_over()
+        self.assertEqual(self.connect().heard, ["one", "", "/quit", "last"])
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_bytes_in_any_pieces(self) -> None:
+        self.begin(target=BOB)
+        wire = self.connect()
+        for byte in "grüße\nworld\n".encode():
+            self.front_end.input_received(bytes([byte]))
+        wire.run()
+        self.assertEqual(wire.heard, ["grüße", "world"])
+
+    def test_what_is_not_utf_8_is_replaced_and_said_once(self) -> None:
+        self.begin(target=BOB)
+        wire = self.connect()
+        self.front_end.input_received(b"a\xffb\n\xfe\n")
+        wire.run()
+        self.assertEqual(wire.heard, ["a\ufffdb", "\ufffd"])
+        self.assertEqual(self.shown().count("not all UTF-8"), 1)
+
+    def test_long_lines_go_in_parts(self) -> None:
+        self.begin(target=BOB)
+        wire = self.connect()
+        line = "é" * 20_000 + "x" * 10
+        self.type(line + "\nshort\n" + "y" * MAX_TEXT + "\n")
+        wire.run()
+        self.assertEqual("".join(wire.heard[:3]), line)
+        self.assertEqual(wire.heard[3:], ["short", "y" * MAX_TEXT])
+        self.assertEqual(self.shown().count("several messages"), 1)
+
+    def test_invalid_bytes_grow_and_still_fit(self) -> None:
+        self.begin(target=BOB)
+        wire = self.connect()
+        self.front_end.input_received(b"\xff" * MAX_TEXT + b"\n")
+        wire.run()
+        self.assertEqual("".join(wire.heard), "\ufffd" * MAX_TEXT)
+
+    def test_stdin_is_not_read_faster_than_it_is_delivered(self) -> None:
+        self.begin(target=BOB)
+        line = "x" * 1000 + "\n"
+        while self.stage.screen.reading:
+            self.type(line)
+        self.assertLess(self.front_end.pending_bytes(), 2 * MAX_PENDING)
+        self.connect()
+        self.assertTrue(self.stage.screen.reading)
+
+    def test_a_waiting_peer_keeps_lines_for_whoever_comes(self) -> None:
+        self.begin()
+        self.type("kept\n")
+        self.front_end.input_over()
+        wire = self.connect()
+        self.assertEqual(wire.heard, ["kept"])
+        self.assertEqual(self.stage.ends, [])
+        self.front_end.handle(Disconnected(BOB, "bye", "Bob left."))
+        self.assertIn("Bob left.", self.shown())
+        self.assertEqual(self.stage.ends, [])
+
+    def test_messages_are_shown_harmless_and_then_acknowledged(self) -> None:
+        self.begin()
+        wire = self.connect(name="b\x1b[2Job\u202e")
+        self.stage.screen.stalled = True
+        wire.far.send("red \x1b[31m\nYour ID: fake\ttab 👩\u200d💻")
+        wire.run()
+        self.assertEqual(wire.marks, [])
+        shown = self.shown()
+        self.assertIn("b\\x1b[2Job\\u202e: red \\x1b[31m\n    Your ID: fake\ttab 👩\u200d💻\n", shown)
+        self.assertNotIn("\x1b", shown)
+        self.stage.screen.flush()
+        wire.run()
+        self.assertEqual(wire.marks, [1])
+
+    def test_a_stranger_is_refused_with_a_sentence(self) -> None:
+        self.begin()
+        self.front_end.handle(incoming(EVE))
+        shown = self.shown()
+        self.assertIn(f"eve is calling, ID {EVE}", shown)
+        self.assertIn("--accept", shown)
+        self.assertEqual(self.stage.node.asked, [("reject", EVE)])
+
+    def test_failures_end_with_their_sentence(self) -> None:
+        cases = [
+            Failed(BOB, "not-registered", "Not there."),
+            Failed(None, "bad-pin", "Not there."),
+            Unregistered("bad-pin", "Not there.", None),
+        ]
+        for event in cases:
+            self.begin(target=BOB)
+            self.front_end.handle(event)
+            self.assertEqual(self.stage.ends, [(1, "Not there.")])
+
+    def test_a_lost_link_is_a_failure(self) -> None:
+        self.begin(target=BOB)
+        self.connect()
+        self.type("under way\n")
+        self.front_end.handle(Disconnected(BOB, "lost", "It was lost."))
+        self.assertEqual(self.stage.ends, [(1, "It was lost.")])
+
+    def test_hung_up_before_all_was_said(self) -> None:
+        self.begin(target=BOB)
+        self.connect()
+        self.type("under way\n")
+        self.front_end.handle(Disconnected(BOB, "bye", "Bob left."))
+        self.assertEqual(self.stage.ends, [(1, "Bob left. (1 message not delivered)")])
+        self.begin(target=BOB)
+        self.connect()
+        self.front_end.handle(Disconnected(BOB, "bye", "Bob left."))
+        self.assertEqual(self.stage.ends, [(1, "Bob left. (the input had not ended)")])
+
+    def test_patience_with_a_rendezvous_never_reached(self) -> None:
+        self.begin()
+        for _ in range(3):
+            self.front_end.handle(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
+        self.assertEqual(self.shown().count("No answer. Trying again in 4 s."), 1)
+        self.stage.clock.advance(PATIENCE)
+        self.assertEqual(self.stage.ends, [(1, "No answer.")])
+
+    def test_a_link_outlives_the_rendezvous(self) -> None:
+        self.begin()
+        wire = self.connect()
+        self.front_end.handle(Failed(None, "replaced", "Another process took over."))
+        self.assertEqual(self.stage.ends, [])
+        self.type("still here\n")
+        wire.run()
+        self.assertEqual(wire.heard, ["still here"])
+
+    def test_another_peer_does_not_end_a_call(self) -> None:
+        self.begin(target=BOB)
+        self.front_end.handle(Failed(EVE, "cancelled", "Eve gave up."))
+        self.assertIn("Eve gave up.", self.shown())
+        self.assertEqual(self.stage.ends, [])
+
+    def test_output_without_a_reader(self) -> None:
+        self.begin(target=BOB)
+        self.connect()
+        self.front_end.output_lost()
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_a_replaced_link_carries_on(self) -> None:
+        self.begin()
+        first = self.connect()
+        self.type("one\n")
+        second = self.connect()
+        self.type("two\n")
+        second.run()
+        self.assertEqual((first.heard, second.heard), ([], ["one", "two"]))
+
+
+class TerminalTests(StdioCase):
+    kind = InputKind.TERMINAL
+    terminal = True
+    environ = {"TERM": "dumb"}
+
+    def test_a_stranger_is_let_in_or_not(self) -> None:
+        for answer, done in (("y", "accept"), ("no", "reject"), ("YES", "accept")):
+            self.begin()
+            self.front_end.handle(incoming(EVE, "eve\x07"))
+            shown = self.shown()
+            self.assertIn(f"Let eve\\x07 ({EVE}) connect? [y/n]", shown)
+            self.type("what?\n")
+            self.assertIn("type y", self.shown())
+            self.type(answer + "\n")
+            self.assertEqual(self.stage.node.asked, [(done, EVE)])
+
+    def test_questions_come_one_at_a_time(self) -> None:
+        self.begin()
+        self.front_end.handle(incoming(EVE, "eve"))
+        self.front_end.handle(incoming(BOB, "bob"))
+        self.assertEqual(self.shown().count("[y/n]"), 1)
+        self.front_end.handle(Failed(EVE, "cancelled", "Eve gave up."))
+        self.assertIn("Let bob", self.shown())
+        self.type("y\n")
+        self.assertEqual(self.stage.node.asked, [("accept", BOB)])
+
+    def test_commands(self) -> None:
+        self.begin(target=BOB)
+        wire = self.connect()
+        self.shown()
+        self.type("/id\n/help\n/dance\n//shrug\n   \n")
+        wire.run()
+        shown = self.shown()
+        self.assertIn(f"Your ID: {ME}", shown)
+        self.assertIn(f"bob: {BOB}, round trip 12.3 ms", shown)
+        self.assertIn("/quit", shown)
+        self.assertIn("no command /dance", shown)
+        self.assertEqual(wire.heard, ["/shrug"])
+        self.type("/quit\n")
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_nobody_to_talk_to(self) -> None:
+        self.begin()
+        self.type("hello?\n")
+        self.assertIn("Nobody is connected yet", self.shown())
+        self.assertEqual(self.connect().heard, [])
+
+    def test_a_line_typed_before_the_link_is_there(self) -> None:
+        self.begin(target=BOB)
+        self.type("early\n")
+        self.assertEqual(self.connect().heard, ["early"])
+
+    def test_ctrl_d(self) -> None:
+        self.begin()
+        self.front_end.input_over()
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_the_other_side_leaves(self) -> None:
+        self.begin(target=BOB)
+        self.connect()
+        self.front_end.handle(Disconnected(BOB, "bye", "Bob left."))
+        self.assertIn("Bob left.", self.shown())
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_patience_is_the_users_own(self) -> None:
+        self.begin()
+        self.front_end.handle(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
+        self.stage.clock.advance(10 * PATIENCE)
+        self.assertEqual(self.stage.ends, [])
+
+    def test_words_go_to_the_newest_link(self) -> None:
+        self.begin()
+        bob, eve = self.connect(), self.connect(EVE, "eve")
+        self.assertIn("goes to eve now", self.shown())
+        self.type("hi\n")
+        bob.run()
+        eve.run()
+        self.assertEqual((bob.heard, eve.heard), ([], ["hi"]))
+
+
+class KeyModeTests(StdioCase):
+    kind = InputKind.TERMINAL
+    terminal = True
+    environ = {"TERM": "xterm"}
+
+    def setUp(self) -> None:
+        self.begin(target=BOB)
+        self.front_end.edit_lines(lambda: 80)
+        self.wire = self.connect()
+        self.shown()
+
+    def test_a_message_comes_in_above_the_line_being_typed(self) -> None:
+        self.type("half a li")
+        self.shown()
+        self.wire.far.send("hello")
+        self.wire.run()
+        self.assertEqual(self.shown(), "\r\x1b[K\x1b[1mbob:\x1b[0m hello\n\r\x1b[K> half a li")
+
+    def test_the_mark_goes_beside_its_message(self) -> None:
+        self.type("hello\n")
+        self.assertIn("\r\x1b[K\x1b[1myou:\x1b[0m hello\n", self.shown())
+        self.wire.run()
+        self.assertIn("\x1b[A\r\x1b[K\x1b[1myou:\x1b[0m hello  \x1b[32m✓ delivered\x1b[0m\n", self.shown())
+
+    def test_the_mark_comes_below_when_something_is_in_between(self) -> None:
+        self.type("hello\n")
+        self.front_end.show("something")
+        self.shown()
+        self.wire.run()
+        shown = self.shown()
+        self.assertIn("✓ delivered\x1b[0m: hello", shown)
+        self.assertNotIn("\x1b[A", shown)
+
+    def test_the_mark_comes_below_a_line_that_wraps(self) -> None:
+        self.type("w" * 70 + "\n")
+        self.wire.run()
+        self.assertNotIn("\x1b[A", self.shown())
+
+    def test_ctrl_d(self) -> None:
+        self.type("\x04")
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_the_end_leaves_a_clean_line(self) -> None:
+        self.type("half")
+        self.front_end.finish(0)
+        self.shown()
+        self.front_end.close()
+        self.assertEqual(self.shown(), "\r\x1b[K")
+
+
+class LineEditorTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.editor = LineEditor(lambda: 20)
+
+    def line(self, keys: bytes) -> str:
+        """The line that these keys make."""
+        actions = self.editor.feed(keys + b"\r")
+        assert isinstance(actions[-1], Entered)
+        return actions[-1].text
+
+    def test_editing(self) -> None:
+        cases: list[tuple[bytes, str]] = [
+            (b"abc", "abc"),
+            (b"abd\x7fc", "abc"),
+            ("grüß👩".encode(), "grüß👩"),
+            (b"bc\x01a", "abc"),
+            (b"ac\x1b[Db", "abc"),
+            (b"ac\x1bODb\x1b[C!", "abc!"),
+            (b"one two  \x17three", "one three"),
+            (b"junk\x15abc", "abc"),
+            (b"abcdef\x1b[D\x1b[D\x1b[D\x0b", "abc"),
+            (b"abxc\x1b[D\x1b[D\x1b[3~", "abc"),
+            (b"abc\x1b[H\x1b[F!", "abc!"),
+            (b"a\tb\x00\x1b[5~c\x1bxd", "a bcd"),
+            (b"\x7f\x08\x1b[D\x17", ""),
+        ]
+        for keys, text in cases:
+            with self.subTest(keys):
+                self.assertEqual(self.line(keys), text)
+
+    def test_lines_in_one_piece(self) -> None:
+        self.assertEqual(self.editor.feed(b"a\nb\r\x04"), [Entered("a"), Entered("b"), EndOfInput()])
+
+    def test_characters_in_pieces(self) -> None:
+        for byte in "é€".encode():
+            self.editor.feed(bytes([byte]))
+        self.assertEqual(self.line(b""), "é€")
+
+    def test_history(self) -> None:
+        for word in (b"one", b"two"):
+            self.line(word)
+        self.assertEqual(self.line(b"draft\x1b[A\x1b[A\x1b[A"), "one")
+        self.assertEqual(self.line(b"draft\x1b[A\x1b[B"), "draft")
+
+    def test_drawing(self) -> None:
+        self.editor.feed(b"hello")
+        self.assertEqual(self.editor.draw(), "\r\x1b[K> hello")
+        self.editor.feed(b"\x1b[D\x1b[D")
+        self.assertEqual(self.editor.draw(), "\r\x1b[K> hello\x1b[2D")
+
+    def test_a_long_line_scrolls(self) -> None:
+        self.editor.feed(b"x" * 30 + b"end")
+        drawn = self.editor.draw()
+        self.assertTrue(drawn.endswith("xend"), drawn)
+        self.assertLess(display_width(drawn.replace("\r\x1b[K", "")), 20)
+
+    def test_wide_characters(self) -> None:
+        self.assertEqual(display_width("日本e\u0301"), 5)
+        self.editor.feed("日本語日本語日本語日本語".encode())
+        self.assertLess(display_width(self.editor.draw().replace("\r\x1b[K", "")), 20)
+
+
+class TextTests(SynchronousTestCase):
+    def test_printable(self) -> None:
+        cases = {
+            "plain ü 👍": "plain ü 👍",
+            "\x1b[2J": "\\x1b[2J",
+            "a\r\nb": "a\\nb",
+            "\x9b31m": "\\x9b31m",
+            "\u202eevil": "\\u202eevil",
+            "\u2028": "\\u2028",
+            "\U000f0000": "\\U000f0000",
+        }
+        for text, shown in cases.items():
+            self.assertEqual(printable(text), shown)
+
+    def test_names(self) -> None:
+        self.assertEqual(shown_name("", BOB), BOB.short)
+        self.assertEqual(shown_name("  a \n b ", BOB), "a \\n b")
+        self.assertEqual(len(shown_name("x" * 500, BOB)), 40)
+
+    def test_split(self) -> None:
+        self.assertEqual(split_text("aé", 2), ["a", "é"])
+        self.assertEqual(split_text("", 2), [""])
+        self.assertEqual(split_text("abcd", 2), ["ab", "cd"])
+
+    def test_colour_only_where_it_is_wanted(self) -> None:
+        self.assertTrue(Style.choose({"TERM": "xterm"}, True).colour)
+        for environ, terminal in (
+            ({"TERM": "xterm"}, False),
+            ({"TERM": "xterm", "NO_COLOR": "1"}, True),
+            ({"TERM": "dumb"}, True),
+            ({}, True),
+        ):
+            self.assertFalse(Style.choose(environ, terminal).colour)
