@@ -134,8 +134,8 @@ class Connection:
         """
         Close the QUIC connection without telling the core, which asked for it.
 
-        The libraries report a CONNECTION_CLOSE only when the connection has drained, so the same words go ahead
-        of it on the control stream.
+        The libraries report a CONNECTION_CLOSE only when the connection has drained, so the same words go
+        ahead of it on the control stream.
         """
         if self.session is not None:
             self.session.say_goodbye(code, reason)

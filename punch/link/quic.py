@@ -279,6 +279,18 @@ class Qh3Connection(LibraryConnection):
         # An empty datagram is skipped: it says nothing, and the library has to be told none.
         self._quic.receive_many_datagrams([data for data in datagrams if data], LOGICAL_ADDRESS, now)
 
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        # The library's own method parses each packet again for a log that nobody reads, which takes a third
+        # of a sender's time; this is the rest of that method.
+        core = self._quic._core
+        if core is None:
+            return []
+        poll = core.poll_transmit
+        datagrams: list[bytes] = []
+        while (transmit := poll(now)) is not None:
+            datagrams.append(transmit[0])
+        return datagrams
+
     def open_stream(self) -> int:
         try:
             return super().open_stream()
