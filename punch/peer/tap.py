@@ -53,6 +53,14 @@ def login_name(environ: Mapping[str, str]) -> str:
     return kept.lstrip(".-")[:64] or "peer"
 
 
+def _state_root() -> Path:
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without a home: --state-dir will have to say
+        home = Path("/nonexistent")
+    return default_state_dir(os.environ, sys.platform, home)
+
+
 class Options(usage.Options):
     """What `twistd punch-peer` takes."""
 
@@ -71,47 +79,42 @@ class Options(usage.Options):
         ]
     ]
 
-    def __init__(self) -> None:
-        self.state_root = default_state_dir(os.environ, sys.platform, _home())
-        login = login_name(os.environ)
-        # Descriptions hold the defaults that are computed, in their own words; twistd adds the plain ones.
-        self.optParameters = [
-            [
-                "peer",
-                None,
-                None,
-                "ID of the peer to call, as it printed it; upper case, spaces and dashes do not matter. "
-                "[default: wait to be called]",
-            ],
-            [
-                "rendezvous",
-                None,
-                None,
-                "Address of the rendezvous, as it printed it: punch://host:port/PIN. [default: "
-                "PUNCH_RENDEZVOUS of the environment, else the one used last, else your own on this machine]",
-            ],
-            [
-                "name",
-                None,
-                None,
-                "Name that the other side sees. It also chooses the identity: another name is another ID. "
-                f"[default: your login name, {login}]",
-            ],
-            [
-                "accept",
-                None,
-                "ask",
-                "Who may connect besides those you called or accepted before: ask (you are asked about "
-                "each), known (nobody else) or anyone.",
-            ],
-            [
-                "state-dir",
-                None,
-                None,
-                f"Directory for keys, known peers and logs. [default: {self.state_root}]",
-            ],
-        ]
-        super().__init__()
+    optParameters = [
+        [
+            "peer",
+            None,
+            None,
+            "ID of the peer to call, as it printed it; upper case, spaces and dashes do not matter. "
+            "[default: wait to be called]",
+        ],
+        [
+            "rendezvous",
+            None,
+            None,
+            "Address of the rendezvous, as it printed it: punch://host:port/PIN. [default: "
+            "PUNCH_RENDEZVOUS of the environment, else the one used last, else your own on this machine]",
+        ],
+        [
+            "name",
+            None,
+            None,
+            "Name that the other side sees. It also chooses the identity: another name is another ID. "
+            f"[default: your login name, {login_name(os.environ)}]",
+        ],
+        [
+            "accept",
+            None,
+            "ask",
+            "Who may connect besides those you called or accepted before: ask (you are asked about "
+            "each), known (nobody else) or anyone.",
+        ],
+        [
+            "state-dir",
+            None,
+            None,
+            f"Directory for keys, known peers and logs. [default: {_state_root()}]",
+        ],
+    ]
 
     def opt_version(self) -> None:
         """Show the version and exit."""
@@ -125,9 +128,9 @@ class Options(usage.Options):
         occupy_standard_descriptors()
         if self["name"] is None:
             self["name"] = login_name(os.environ)
-        self.state = StateDirectory(
-            Path(self["state-dir"]) if self["state-dir"] is not None else self.state_root
-        )
+        if self["state-dir"] == "":
+            self.fail("usage", "--state-dir is empty: name a directory.")
+        self.state = StateDirectory(Path(self["state-dir"] or _state_root()))
         try:
             self.accept = Accept(self["accept"].strip().lower())
         except ValueError:
@@ -137,6 +140,8 @@ class Options(usage.Options):
         try:
             self.peer = self.state.peer(self["name"])
             make_private_directory(self.peer.directory)
+            with self.peer.log_path.open("ab"):
+                pass
         except StateError as error:
             self.fail("state", str(error))
         except OSError as error:
@@ -158,13 +163,6 @@ class Options(usage.Options):
             return PeerID.parse(self["peer"])
         except PeerIDError as error:
             self.fail("bad-peer-id", str(error))
-
-
-def _home() -> Path:
-    try:
-        return Path.home()
-    except RuntimeError:
-        return Path("/nonexistent")
 
 
 def choose_rendezvous(options: Options, environ: Mapping[str, str]) -> RendezvousAddress:
