@@ -46,6 +46,11 @@ class Scheduler:
         """Have `function(*args)` called `delay` seconds from now."""
         self.at(self.now + delay, function, *args)
 
+    @property
+    def pending(self) -> int:
+        """How many events are still to come, void ones included."""
+        return len(self._heap)
+
     def next_time(self) -> float | None:
         """When the next event happens; None if nothing will ever happen again."""
         return self._heap[0][0] if self._heap else None

@@ -22,6 +22,7 @@ class InternetTestCase(SynchronousTestCase):
     def internet(self, seed: int = 0) -> Internet:
         """A simulated internet whose seed is printed if this test fails."""
         net = Internet(seed)
+        net.announce = False
         self._internets.append(net)
         return net
 
@@ -46,6 +47,7 @@ class InternetTestCase(SynchronousTestCase):
                 raise
             except BaseException:
                 for net in self._internets:
+                    net.announce = True
                     net.tell_seed()
                 raise
 

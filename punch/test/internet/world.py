@@ -34,6 +34,7 @@ class Internet:
     A simulated internet. One seed gives one run; `PUNCH_SEED` in the environment replaces every seed.
 
     :ivar dns: names and their addresses, as hosts resolve them; `dns_delay` seconds later.
+    :ivar announce: whether an exception that comes out of `advance` and the like prints the seed, once.
     :ivar drop: asked about every packet in every network; what it says True to is lost.
     """
 
@@ -49,7 +50,7 @@ class Internet:
         self._wires: list[Wire] = []
         self._trace: list[Seen] | Callable[[Seen], object] | None = None
         self._sequence = 0
-        self._told_seed = False
+        self.announce = True
         self.public = Network(self, "internet")
 
     # -- building --
@@ -211,8 +212,8 @@ class Internet:
 
     def tell_seed(self) -> None:
         """Print the seed, once, for a failure to be replayed."""
-        if not self._told_seed:
-            self._told_seed = True
+        if self.announce:
+            self.announce = False
             sys.stderr.write(
                 f"\nsimulation failed with seed {self.seed}: replay it with PUNCH_SEED={self.seed}\n"
             )
