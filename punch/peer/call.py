@@ -137,6 +137,11 @@ class Call:
         self._core.now = now
         self._machine.reject(code, reason, text)
 
+    def fail(self, reason: str, text: str, now: float) -> None:
+        """No link comes of an introduced call."""
+        self._core.now = now
+        self._machine.fail(reason, text)
+
     def add_candidates(self, candidates: Sequence[Candidate], complete: bool, now: float) -> None:
         """Trickle candidates of ours; those beyond 32 a generation stay here."""
         self._core.now = now

@@ -143,6 +143,9 @@ class CallMachine(Protocol):
     def expire(self) -> None:
         """The time of this state is over."""
 
+    def fail(self, reason: str, text: str) -> None:
+        """No link comes of it."""
+
     def link_proved(self) -> None:
         """The link is up: nothing of the call is needed any more."""
 
@@ -360,9 +363,13 @@ def _build() -> Callable[[CallCore], CallMachine]:
         core.outbox.append(Reject(core.call_id, core.peer, ErrorCode.REFUSED))
         core.end(ErrorCode.TIMEOUT.value, sentences.unanswered(core.peer, core.name))
 
+    # The other side finds out by itself, with its own reason: a word from here would look like hanging up.
+    @pep614(introduced.upon(CallMachine.fail).to(over))
+    def end_unlinked(machine: CallMachine, core: CallCore, reason: str, text: str) -> None:
+        core.end(reason, text)
+
     @pep614(introduced.upon(CallMachine.expire).to(over))
     def give_up_linking(machine: CallMachine, core: CallCore) -> None:
-        core.cancel()
         core.end(Reason.UNREACHABLE, sentences.unreachable(core.peer, core.name))
 
     @pep614(introduced.upon(CallMachine.link_proved).to(linked))
@@ -394,6 +401,7 @@ def _build() -> Callable[[CallCore], CallMachine]:
         CallMachine.cancelled,
         CallMachine.broken,
         CallMachine.expire,
+        CallMachine.fail,
         CallMachine.link_proved,
     )
     # What is left out below cannot happen in that state: `Call` never asks for it.

@@ -371,7 +371,7 @@ class Session:
             self._lose_path()
         else:
             text = sentences.unreachable(self.peer, self.name, reason)
-            self.call.reject(ErrorCode.REFUSED, Reason.UNREACHABLE, text, now)
+            self.call.fail(Reason.UNREACHABLE.value, text, now)
 
     def _route(self, connection_id: bytes, added: bool) -> None:
         if not self._over:
@@ -401,7 +401,8 @@ class Session:
         if self.proved:
             self._end(reason, text)
         else:
-            self.reject(ErrorCode.REFUSED, reason, text)
+            self.call.fail(reason, text, self._around.monotonic())
+            self._pump()
 
     def _end(self, reason: str, text: str) -> None:
         self._finish()

@@ -1,8 +1,9 @@
 """
-The whole system on the simulated internet: a rendezvous, peers, and an application that notes what it is told.
+The whole system on the simulated internet: a rendezvous, peers, and an application that notes what it is
+told.
 
-Nothing under `punch` is patched here: services and nodes get a host's reactor, the simulation's time and its seeded
-randomness, as every part takes them.
+Nothing under `punch` is patched here: services and nodes get a host's reactor, the simulation's time and its
+seeded randomness, as every part takes them.
 """
 
 from __future__ import annotations
@@ -160,8 +161,14 @@ class Peer:
 
     def wait_for_end(self, timeout: float) -> Connected | Failed:
         """Let time pass until a call came to something or nothing."""
-        self.net.run_until(lambda: self.of(Connected) or self.of(Failed), timeout, f"{self.name}: an end")
-        return (self.of(Connected) or self.of(Failed))[-1]
+        ends: list[Connected | Failed] = []
+
+        def ended() -> bool:
+            ends[:] = [*self.of(Connected), *self.of(Failed)]
+            return bool(ends)
+
+        self.net.run_until(ended, timeout, f"{self.name}: an end")
+        return ends[0]
 
     def link_to(self, other: Peer) -> Link:
         """The live link."""

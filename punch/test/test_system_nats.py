@@ -1,0 +1,215 @@
+"""Which NATs two peers get through, on the simulated internet with everything else real."""
+
+from __future__ import annotations
+
+import sys
+
+from punch.peer.events import Connected, Failed
+from punch.test.internet import (
+    NAT,
+    Filtering,
+    Firewall,
+    Hairpin,
+    Host,
+    Internet,
+    InternetTestCase,
+    LinkSpec,
+    Mapping,
+)
+from punch.test.nat_pairs import KINDS, PLACES, must_connect, nat
+from punch.test.system import SERVICE, Peer, Rendezvous, connect, introduce
+from punch.wire.control import Accept
+
+LINK = LinkSpec(delay=0.02)
+
+
+class GridTests(InternetTestCase):
+    """Every pair of mapping and filtering on both sides against the table in `nat_pairs`."""
+
+    def test_every_pair_of_nats(self) -> None:
+        """Each caller calls every callee; the run prints what became of each pair."""
+        net = self.internet()
+        rendezvous = Rendezvous(net, net.host("rendezvous", SERVICE))
+        sides: list[list[Peer]] = []
+        for side in (1, 2):
+            peers = []
+            for number, kind in enumerate(KINDS):
+                lan = net.lan(
+                    f"{side} {kind}",
+                    f"10.{side}.{number}.0/24",
+                    nat=nat(kind, f"203.0.{side}.{10 + number}"),
+                    link=LINK,
+                )
+                host = lan.host(f"{side}-{number}")
+                peers.append(Peer(net, host, rendezvous.address, accept=Accept.ANYONE, pacing=0.02).start())
+            sides.append(peers)
+        callers, callees = sides
+        net.advance(5.0)
+        for caller in callers:
+            for callee in callees:
+                caller.node.call(callee.id)
+        net.run_until(
+            lambda: all(len(peer.of(Connected)) + len(peer.of(Failed)) == len(KINDS) for peer in callers),
+            70.0,
+            "an end of every call",
+        )
+        expected = must_connect()
+        self.assertEqual(len(expected), len(KINDS) ** 2)
+        wrong = []
+        lines = ["", f"{'caller / callee':<15}" + "".join(f"{kind:<10}" for kind in KINDS)]
+        for caller, row in zip(callers, KINDS, strict=True):
+            paths = {event.peer: event.path for event in caller.of(Connected)}
+            failures = {event.peer: event for event in caller.of(Failed)}
+            line = f"{row:<15}"
+            for callee, column in zip(callees, KINDS, strict=True):
+                path = paths.get(callee.id)
+                line += f"{path or 'no':<10}"
+                if (path is not None) != expected[row, column]:
+                    wrong.append(f"{row} to {column}: {path or failures[callee.id].text}")
+                if path is None:
+                    failure = failures[callee.id]
+                    self.assertEqual(failure.reason, "unreachable")
+                    self.assertIn("There is no direct path", failure.text)
+                    self.assertIn("relay", failure.text)
+                    self.assertIn("another network", failure.text)
+            lines.append(line)
+        sys.stdout.write("\n".join(lines) + "\n")
+        self.assertEqual(wrong, [])
+
+
+class PlaceTests(InternetTestCase):
+    """Where two peers may be, beyond one NAT each."""
+
+    def setUp(self) -> None:
+        self.net: Internet = self.internet()
+        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
+
+    def home(
+        self,
+        name: str,
+        number: int,
+        mapping: Mapping = Mapping.EIM,
+        filtering: Filtering = Filtering.APDF,
+    ) -> Peer:
+        """A registered peer alone behind a NAT."""
+        nat = NAT(public=f"203.0.113.{number}", mapping=mapping, filtering=filtering)
+        lan = self.net.lan(f"home-{name}", f"192.168.{number}.0/24", nat=nat, link=LINK)
+        return Peer(self.net, lan.host(name), self.rendezvous.address, pacing=0.02).register()
+
+    def peer(self, host: Host) -> Peer:
+        """A registered peer on a host."""
+        return Peer(self.net, host, self.rendezvous.address, pacing=0.02).register()
+
+    def check(self, place: str, caller: Peer, callee: Peer) -> Connected | None:
+        """Call, print what came of it, and compare with the table."""
+        expected = PLACES[place]
+        if expected == "no":
+            self.both_fail(caller, callee)
+            sys.stdout.write(f"\n{place}: no\n")
+            return None
+        here, there = connect(caller, callee)
+        sys.stdout.write(f"\n{place}: {here.path}\n")
+        for event in (here, there):
+            found = "host" if event.path == "host" else "direct"
+            self.assertEqual(found, expected, place)
+        return here
+
+    def both_fail(self, caller: Peer, callee: Peer) -> None:
+        """The call ends on both sides with the sentence that says so."""
+        introduce(caller, callee)
+        caller.node.call(callee.id)
+        for peer, other in ((caller, callee), (callee, caller)):
+            failed = peer.wait_for(Failed, 70.0)
+            self.assertEqual((failed.peer, failed.reason), (other.id, "unreachable"))
+            self.assertIn("There is no direct path", failed.text)
+            self.assertEqual(peer.of(Connected), [])
+
+    def test_same_nat_uses_the_lan(self) -> None:
+        """
+        Two peers behind one NAT connect by their host candidates, and nothing of the link leaves the LAN.
+        """
+        lan = self.net.lan("home", "192.168.1.0/24", nat=NAT(public="203.0.113.1"), link=LINK)
+        alice, bob = self.peer(lan.host("alice")), self.peer(lan.host("bob"))
+        here = self.check("same NAT", alice, bob)
+        there = bob.last(Connected)
+        assert here is not None
+        self.assertEqual(here.local.host, alice.host.addresses[0])
+        self.assertEqual(here.remote.host, bob.host.addresses[0])
+        self.assertEqual((there.local, there.remote), (here.remote, here.local))
+
+    def test_same_nat_without_hairpinning(self) -> None:
+        """The LAN does not need the NAT's help."""
+        home = NAT(public="203.0.113.1", hairpin=Hairpin.NONE, mapping=Mapping.APDM)
+        lan = self.net.lan("home", "192.168.1.0/24", nat=home, link=LINK)
+        self.check("same NAT that does not hairpin", self.peer(lan.host("alice")), self.peer(lan.host("bob")))
+
+    def carrier(self, hairpin: Hairpin) -> tuple[Peer, Peer]:
+        """Two homes behind one carrier-grade NAT."""
+        cgn = self.net.lan(
+            "carrier", "100.64.0.0/16", nat=NAT(public="203.0.113.9", hairpin=hairpin), link=LINK
+        )
+        peers = []
+        for number, name in enumerate(("alice", "bob"), 1):
+            lan = self.net.lan(
+                f"home-{name}",
+                f"192.168.{number}.0/24",
+                nat=NAT(public=f"100.64.1.{number}"),
+                link=LINK,
+                parent=cgn,
+            )
+            peers.append(self.peer(lan.host(name)))
+        return peers[0], peers[1]
+
+    def test_two_homes_behind_a_carrier_that_hairpins(self) -> None:
+        """RFC 4787 §6, REQ-9: external source address and port."""
+        alice, bob = self.carrier(Hairpin.EXTERNAL)
+        here = self.check("two homes behind a carrier that hairpins", alice, bob)
+        assert here is not None
+        self.assertEqual(here.remote.host, "203.0.113.9")
+
+    def test_two_homes_behind_a_carrier_that_does_not_hairpin(self) -> None:
+        """Their only common address is the carrier's own, which it does not turn round."""
+        self.check("two homes behind a carrier that does not hairpin", *self.carrier(Hairpin.NONE))
+
+    def test_double_nat_and_single_nat(self) -> None:
+        """Stacked endpoint-independent mappings are one."""
+        cgn = self.net.lan("carrier", "100.64.0.0/16", nat=NAT(public="203.0.113.9"), link=LINK)
+        lan = self.net.lan("inner", "192.168.7.0/24", nat=NAT(public="100.64.1.1"), link=LINK, parent=cgn)
+        self.check("double NAT to single NAT", self.peer(lan.host("alice")), self.home("bob", 2))
+
+    def test_open_internet_with_every_nat(self) -> None:
+        """A peer with a public address and no filter is reached from behind any NAT, and reaches it."""
+        server = self.peer(self.net.host("server", "198.51.100.77", link=LINK))
+        for number, kind in enumerate(KINDS, 1):
+            lan = self.net.lan(
+                kind, f"192.168.{number}.0/24", nat=nat(kind, f"203.0.113.{number}"), link=LINK
+            )
+            client = self.peer(lan.host(f"client-{number}"))
+            caller, callee = (client, server) if number % 2 else (server, client)
+            self.check("open internet to every NAT", caller, callee)
+
+    def test_both_on_the_open_internet(self) -> None:
+        """No NAT at all: host candidates."""
+        hosts = [self.net.host(name, link=LINK) for name in ("alice", "bob")]
+        self.check("open internet to open internet", self.peer(hosts[0]), self.peer(hosts[1]))
+
+    def test_public_addresses_behind_firewalls(self) -> None:
+        """Stateful firewalls filter as APDF does, and checks from both sides open them."""
+        peers = []
+        for number, name in enumerate(("alice", "bob"), 1):
+            lan = self.net.lan(
+                name, f"198.18.{number}.0/24", firewall=Firewall(filtering=Filtering.APDF), link=LINK
+            )
+            peers.append(self.peer(lan.host(name)))
+        self.check("public addresses behind firewalls", peers[0], peers[1])
+
+    def test_udp_blocked(self) -> None:
+        """A network that lets only TCP out: registered, called, and no path."""
+        lan = self.net.lan("office", "10.9.0.0/24", nat=NAT(public="203.0.113.5", block_udp=True), link=LINK)
+        bob = self.home("bob", 2, filtering=Filtering.EIF)
+        self.check("UDP blocked to EIM/EIF", self.peer(lan.host("alice")), bob)
+
+    def test_mappings_that_look_at_ports_on_both_sides(self) -> None:
+        """What needs a relay says so, on both sides."""
+        worst = Mapping.APDM, Filtering.APDF
+        self.both_fail(self.home("alice", 1, *worst), self.home("bob", 2, *worst))
