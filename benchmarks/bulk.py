@@ -96,11 +96,15 @@ def measure(transport: Transport) -> Sample:
     return Sample(transport.size / results[0]["seconds"] / 1e6, cpu / (transport.size / 2**30))
 
 
-def describe_machine() -> str: model = platform.processor() or platform.machine() cpuinfo =
-    Path("/proc/cpuinfo") if cpuinfo.exists(): names = [ line.partition(":")[2].strip() for line in
-    cpuinfo.read_text().splitlines() if "model name" in line ] model = names[0] if names else model return
-    f"{os.cpu_count()} × {model}, {platform.system()} {platform.release()}, Python
-    {platform.python_version()}"
+def describe_machine() -> str:
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+        model = names[0] if names else model
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} × {model}, {system}"
 
 
 def describe_versions() -> str:

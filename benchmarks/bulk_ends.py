@@ -172,17 +172,28 @@ def tls_end(sending: bool, size: int) -> None:
 
     from punch.identity import Identity
 
-    def start(reactor: Any) -> None: sender, receiver = make_protocols(reactor, size) if sending: signal =
-        hear() options = CertificateOptions( raiseMinimumTo=TLSVersion.TLSv1_3,
-        trustRoot=Certificate.loadPEM(signal["certificate"]), ) factory = ClientFactory.forProtocol(sender)
-        factory.noisy = False reactor.connectTCP("127.0.0.1", signal["port"], TLSMemoryBIOFactory(options,
-        True, factory)) else: identity = Identity.generate() certificate =
-        identity.certificate(datetime.now(timezone.utc)) pem = certificate.public_bytes(Encoding.PEM).decode()
-        loaded = PrivateCertificate.loadPEM(pem + identity.to_pem().decode())  # type: ignore[no-untyped-call]
-        options = loaded.options() options.getContext().set_min_proto_version(SSL.TLS1_3_VERSION) factory =
-        Factory.forProtocol(receiver) factory.noisy = False port = reactor.listenTCP(0,
-        TLSMemoryBIOFactory(options, False, factory), interface="127.0.0.1") say(signal={"port":
-        port.getHost().port, "certificate": pem})
+    def start(reactor: Any) -> None:
+        sender, receiver = make_protocols(reactor, size)
+        if sending:
+            signal = hear()
+            options = CertificateOptions(
+                raiseMinimumTo=TLSVersion.TLSv1_3,
+                trustRoot=Certificate.loadPEM(signal["certificate"]),
+            )
+            factory = ClientFactory.forProtocol(sender)
+            factory.noisy = False
+            reactor.connectTCP("127.0.0.1", signal["port"], TLSMemoryBIOFactory(options, True, factory))
+            return
+        identity = Identity.generate()
+        pem = identity.certificate(datetime.now(timezone.utc)).public_bytes(Encoding.PEM).decode()
+        both = pem + identity.to_pem().decode()
+        private = PrivateCertificate.loadPEM(both)  # type: ignore[no-untyped-call]
+        options = private.options()
+        options.getContext().set_min_proto_version(SSL.TLS1_3_VERSION)
+        factory = Factory.forProtocol(receiver)
+        factory.noisy = False
+        port = reactor.listenTCP(0, TLSMemoryBIOFactory(options, False, factory), interface="127.0.0.1")
+        say(signal={"port": port.getHost().port, "certificate": pem})
 
     run_twisted(start)
 

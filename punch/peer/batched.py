@@ -113,10 +113,10 @@ class BatchedSocket:
 
     def close(self) -> None:
         if self._open:
-            self._open = False
-            self._queue.clear()
             self._reactor.removeReader(self)
             self._reactor.removeWriter(self)
+            self._open = False
+            self._queue.clear()
             self._socket.close()
 
     def _send_batch(self, datagrams: Sequence[bytes], remote: Address) -> bool:
