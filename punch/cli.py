@@ -7,8 +7,9 @@ the options. Nothing heavy is imported before it is known what is wanted.
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from punch import __version__
 
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: by default those of the process.
     :return: the exit status.
     """
+    if arguments is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # An interrupt while the program still loads ends it without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -60,12 +64,10 @@ def _plugin(plugin: str, rest: Sequence[str]) -> int:
     """`twistd -n PLUGIN …`, in this process."""
     from twisted.scripts import twistd
 
-    from punch.twistd import quiet_interrupt
-
-    quiet_interrupt()
     # twistd reads the command line itself, and may start again from it.
     sys.argv = ["twistd", "-n", plugin, *rest]
-    twistd.run()
+    run: Callable[[], None] = twistd.run
+    run()
     return 0
 
 
