@@ -42,6 +42,8 @@ class Host:
         self.net = net
         self.name = name
         self.interfaces: list[Attachment] = []
+        self._owned: frozenset[str] = frozenset()
+        self._routes: dict[tuple[str, str | None], Attachment | None] = {}
         self.kernel_clock = Clock(net.scheduler)
         random = net.random(f"host {name}")
         self.udp: PortTable[DatagramReceiver] = PortTable(self.owns, random)
@@ -75,6 +77,7 @@ class Host:
         given = list(addresses) or network.free_addresses()
         interface = Attachment(name, network, given, self._receive, link, link)
         self.interfaces.append(interface)
+        self._readdressed()
         return interface
 
     def detach(self, network: Network) -> None:
@@ -82,6 +85,7 @@ class Host:
         for interface in [each for each in self.interfaces if each.network is network]:
             interface.detach()
             self.interfaces.remove(interface)
+        self._readdressed()
 
     def move(self, network: Network, *addresses: str, link: LinkSpec | None = None) -> None:
         """Leave all networks for another one, as a laptop does; sockets stay, their addresses may not."""
@@ -92,17 +96,28 @@ class Host:
 
     def owns(self, address: str) -> bool:
         """Whether packets to an address end here."""
-        return is_loopback(address) or any(address in interface.addresses for interface in self.interfaces)
+        return address in self._owned or is_loopback(address)
+
+    def _readdressed(self) -> None:
+        self._owned = frozenset(self.addresses)
+        self._routes.clear()
 
     def route(self, destination: str, source: str | None = None) -> Attachment | None:
         """
         The interface by which packets leave for `destination`: a given source address's own,
         else one on whose network it lies, else the first that leads outside.
         """
+        asked = (destination, source)
+        if asked not in self._routes:
+            self._routes[asked] = self._find_route(destination, source)
+        return self._routes[asked]
+
+    def _find_route(self, destination: str, source: str | None) -> Attachment | None:
         ipv6 = is_ipv6(destination)
         fallback = None
         for interface in self.interfaces:
-            if interface.address(ipv6) is None or (source is not None and source not in interface.addresses):
+            addresses = interface.addresses
+            if all(is_ipv6(each) != ipv6 for each in addresses) or (source and source not in addresses):
                 continue
             if interface.network.is_local(destination):
                 return interface
@@ -119,10 +134,9 @@ class Host:
         if self.owns(destination):
             return destination
         interface = self.route(destination)
-        address = None if interface is None else interface.address(is_ipv6(destination))
-        if address is None:
+        if interface is None:
             raise os_error(errno.ENETUNREACH)
-        return address
+        return next(each for each in interface.addresses if is_ipv6(each) == is_ipv6(destination))
 
     # -- packets --
 

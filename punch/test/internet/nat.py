@@ -143,6 +143,7 @@ class NAT:
     _by_internal: dict[tuple[str, Endpoint, RemoteKey], Entry] = field(default_factory=dict, repr=False)
     _by_port: dict[tuple[str, int], dict[RemoteKey, Entry]] = field(default_factory=dict, repr=False)
     _forwards: dict[tuple[str, int], Endpoint] = field(default_factory=dict, repr=False)
+    _forwarded: dict[tuple[str, Endpoint], int] = field(default_factory=dict, repr=False)
     _next_port: int = field(default=0, repr=False)
     _readdress: Callable[[str, str], None] | None = field(default=None, repr=False)
     _random: Random = field(default_factory=lambda: Random(0), repr=False)
@@ -180,10 +181,11 @@ class NAT:
     def forward(self, protocol: str, port: int, internal: Endpoint) -> None:
         """Send what comes for an external port to an internal endpoint, whoever it comes from."""
         self._forwards[protocol, port] = internal
+        self._forwarded[protocol, internal] = port
 
     def unforward(self, protocol: str, port: int) -> None:
         """End what `forward` began."""
-        del self._forwards[protocol, port]
+        del self._forwarded[protocol, self._forwards.pop((protocol, port))]
 
     def mappings(self, now: float) -> list[tuple[str, Endpoint, Endpoint]]:
         """The living mappings: protocol, internal endpoint, external endpoint."""
@@ -198,10 +200,15 @@ class NAT:
 
     def outbound(self, packet: Packet, now: float) -> Packet | None:
         """Translate a packet that goes out; None if it is dropped."""
-        entry = self._entry_for(packet, now)
-        if entry is None or self.public is None:
+        if self.public is None or (self.block_udp and packet.protocol == "udp"):
             return None
-        return packet.translated((self.public, entry.external_port), packet.destination)
+        port = self._forwarded.get((packet.protocol, packet.source))
+        if port is None:
+            entry = self._entry_for(packet, now)
+            if entry is None:
+                return None
+            port = entry.external_port
+        return packet.translated((self.public, port), packet.destination)
 
     def inbound(self, packet: Packet, now: float) -> Packet | None:
         """Translate a packet that comes in; None if it is not let in."""
@@ -224,8 +231,6 @@ class NAT:
 
     def _entry_for(self, packet: Packet, now: float) -> Entry | None:
         protocol, source, remote = packet.protocol, packet.source, packet.destination
-        if self.block_udp and protocol == "udp":
-            return None
         remote_key = _mapping_key(self.mapping, remote)
         key = (protocol, source, remote_key)
         entry = self._by_internal.get(key)

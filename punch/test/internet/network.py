@@ -66,10 +66,6 @@ class Attachment:
     def wires(self) -> tuple[Wire, Wire]:
         return (self.up, self.down)
 
-    def address(self, ipv6: bool) -> str | None:
-        """The first address of a family."""
-        return next((address for address in self.addresses if is_ipv6(address) == ipv6), None)
-
     def readdress(self, old: str, new: str) -> None:
         """Have another address instead of one of ours."""
         self.network.leave(old, self)

@@ -1,0 +1,601 @@
+"""The simulated internet: TCP as Twisted's own transports and endpoints see it, TLS on top, equal runs."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from OpenSSL import SSL
+from twisted.application.internet import ClientService
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    serverFromString,
+    wrapClientTLS,
+)
+from twisted.internet.error import (
+    CannotListenError,
+    ConnectError,
+    ConnectionAborted,
+    ConnectionDone,
+    ConnectionLost,
+    ConnectionRefusedError,
+    DNSLookupError,
+    TCPTimedOutError,
+    TimeoutError,
+)
+from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
+    IListeningPort,
+    IProtocol,
+    IPushProducer,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.ssl import Certificate, PrivateCertificate, optionsForClientTLS
+from twisted.protocols.basic import LineReceiver
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+from zope.interface.verify import verifyObject
+
+from punch.test.internet import NAT, Host, Internet, InternetTestCase, LinkSpec, Seen, Unsolicited
+from punch.test.internet.connection import State
+
+SERVER = "198.51.100.1"
+
+
+class Collector(Protocol):
+    """Keeps what it gets, and why it ended."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self.lost: Failure | None = None
+        self.made = 0
+
+    def connectionMade(self) -> None:
+        self.made += 1
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
+        self.lost = reason
+
+    @property
+    def tcp(self) -> Any:
+        """The transport, whose interfaces are several."""
+        return self.transport
+
+
+class Echo(Collector):
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.tcp.write(data)
+
+
+@implementer(IHalfCloseableProtocol)
+class HalfCloser(Collector):
+    """Answers once the other side has said that it is done."""
+
+    ended = ""
+
+    def readConnectionLost(self) -> None:
+        self.ended += "r"
+        self.tcp.write(bytes(reversed(self.received)))
+        self.tcp.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        self.ended += "w"
+
+
+@implementer(IHalfCloseableProtocol)
+class Listener(Collector):
+    """Stays when the other side says that it is done."""
+
+    def readConnectionLost(self) -> None:
+        """Nothing more comes."""
+
+    def writeConnectionLost(self) -> None:
+        """Nothing more goes."""
+
+
+@implementer(IHalfCloseableProtocol)
+class Asker(Collector):
+    """Says what it has to say, closes its side, and listens."""
+
+    ended = ""
+
+    def readConnectionLost(self) -> None:
+        self.ended += "r"
+        self.tcp.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        self.ended += "w"
+
+
+class Serving(Factory):
+    """Makes protocols of one class, and keeps them."""
+
+    def __init__(self, make: Callable[[], Collector]) -> None:
+        self.make = make
+        self.made: list[Collector] = []
+
+    def buildProtocol(self, addr: object) -> Collector:
+        self.made.append(self.make())
+        return self.made[-1]
+
+
+class TCPTestCase(InternetTestCase):
+    link = LinkSpec(delay=0.05)
+
+    def setUp(self) -> None:
+        self.build(self.internet())
+
+    def build(self, net: Internet) -> None:
+        self.net = net
+        self.server = net.host("server", SERVER, "2001:db8::1")
+        self.nat = NAT(public="203.0.113.1")
+        self.lan = net.lan("home", "192.168.1.0/24", ipv6="2001:db8:1::/64", nat=self.nat, link=self.link)
+        self.client = self.lan.host("client")
+
+    def listen(
+        self, make: Callable[[], Collector] = Collector, port: int = 7001
+    ) -> tuple[Serving, IListeningPort]:
+        serving = Serving(make)
+        return serving, self.net.wait(TCP4ServerEndpoint(self.server.reactor, port).listen(serving), 1)
+
+    def connect(
+        self, make: Callable[[], Collector] = Collector, host: str = SERVER, port: int = 7001
+    ) -> Collector:
+        protocol = make()
+        endpoint = HostnameEndpoint(self.client.reactor, host, port)
+        self.net.wait(endpoint.connect(Factory.forProtocol(lambda: protocol)), 60)
+        return protocol
+
+    def both(
+        self, server: Callable[[], Collector] = Collector, client: Callable[[], Collector] = Collector
+    ) -> tuple[Collector, Collector]:
+        """A connection; gives its server and client end."""
+        serving, _ = self.listen(server)
+        connected = self.connect(client)
+        self.net.run_until(lambda: serving.made, 600)
+        return serving.made[0], connected
+
+    def assert_lost(self, protocol: Collector, error: type[Exception]) -> None:
+        assert protocol.lost is not None, "still connected"
+        self.assertIsInstance(protocol.lost.value, error)
+
+    def assert_no_sockets(self, *hosts: Host) -> None:
+        for host in hosts or (self.client, self.server):
+            left = [each for each in host.tcp.sockets if each.state is not State.LISTENING]
+            self.assertEqual((list(host.tcp.flows), left), ([], []))
+
+
+class ConnectTests(TCPTestCase):
+    def test_echo(self) -> None:
+        _, client = self.both(Echo)
+        start = self.net.now
+        client.tcp.write(b"hello")
+        self.net.run_until(lambda: client.received, 5)
+        self.assertEqual((client.received, round(self.net.now - start, 6)), (b"hello", 0.1))
+
+    def test_connecting_takes_a_round_trip(self) -> None:
+        self.both()
+        self.assertAlmostEqual(self.net.now, 0.15)
+
+    def test_addresses(self) -> None:
+        server, client = self.both()
+        verifyObject(ITCPTransport, client.tcp)
+        self.assertEqual(client.tcp.getPeer(), IPv4Address("TCP", SERVER, 7001))
+        self.assertEqual(server.tcp.getHost(), IPv4Address("TCP", SERVER, 7001))
+        self.assertEqual(client.tcp.getHost().host, "192.168.1.2")
+        self.assertEqual(server.tcp.getPeer().host, "203.0.113.1")
+        client.tcp.setTcpNoDelay(True)
+        client.tcp.setTcpKeepAlive(True)
+        self.assertTrue(client.tcp.getTcpNoDelay() and client.tcp.getTcpKeepAlive())
+
+    def test_string_and_names(self) -> None:
+        """`tcp:7001`, by a name that takes time to look up."""
+        self.net.dns["rv.example"], self.net.dns_delay = [SERVER], 0.5
+        serving = Serving(Echo)
+        self.net.wait(serverFromString(self.server.reactor, "tcp:7001").listen(serving), 1)
+        self.connect(host="rv.example")
+        self.assertAlmostEqual(self.net.now, 0.6)
+
+    def test_ipv6(self) -> None:
+        serving = Serving(Echo)
+        self.net.wait(TCP6ServerEndpoint(self.server.reactor, 7001).listen(serving), 1)
+        client = self.connect(host="2001:db8::1")
+        self.assertIsInstance(client.tcp.getHost(), IPv6Address)
+        self.assertEqual(client.tcp.getHost().host, "2001:db8:1::2")
+
+    def test_dual_stack_listener(self) -> None:
+        """`::` takes IPv4, too, and shows it in mapped form; a name with both families is tried in turn."""
+        serving = Serving(Echo)
+        self.net.wait(TCP6ServerEndpoint(self.server.reactor, 7001).listen(serving), 1)
+        self.net.dns["rv.example"] = ["2001:db8:dead::1", SERVER]
+        client = self.connect(host="rv.example")
+        self.net.advance(1)
+        self.assertEqual(client.tcp.getPeer().host, SERVER)
+        self.assertEqual(serving.made[0].tcp.getPeer().host, "::ffff:203.0.113.1")
+
+    def test_port_in_use(self) -> None:
+        _, port = self.listen()
+        self.assertRaises(CannotListenError, self.listen)
+        self.net.wait(port.stopListening() or Deferred(), 1)
+        self.listen()
+
+    def test_refused(self) -> None:
+        connecting = TCP4ClientEndpoint(self.client.reactor, SERVER, 7001).connect(Serving(Collector))
+        self.assertRaises(ConnectionRefusedError, self.net.wait, connecting, 10)
+        self.assertAlmostEqual(self.net.now, 0.1)
+        self.assert_no_sockets()
+
+    def test_no_such_name(self) -> None:
+        self.assertRaises(DNSLookupError, self.connect, host="nowhere.example")
+
+    def test_silence(self) -> None:
+        """A filtered server: the endpoint gives up after its 30 s."""
+        self.listen()
+        self.server.down()
+        self.assertRaises(TimeoutError, self.connect)
+        self.assertAlmostEqual(self.net.now, 30)
+        self.assert_no_sockets(self.client)
+
+    def test_silence_without_a_limit(self) -> None:
+        """The kernel gives up by itself after 1 + 2 + 4 + … + 64 s."""
+        self.server.down()
+        endpoint = TCP4ClientEndpoint(self.client.reactor, SERVER, 7001, timeout=1000)
+        self.assertRaises(TCPTimedOutError, self.net.wait, endpoint.connect(Serving(Collector)), 1000)
+        self.assertAlmostEqual(self.net.now, 127)
+
+    def test_no_route(self) -> None:
+        self.client.detach(self.lan)
+        self.assertRaises(ConnectError, self.connect)
+
+    def test_cancel(self) -> None:
+        self.server.down()
+        connecting = TCP4ClientEndpoint(self.client.reactor, SERVER, 7001).connect(Serving(Collector))
+        self.net.advance(1)
+        connecting.cancel()
+        self.assertTrue(connecting.called)
+        connecting.addErrback(lambda _: None)
+        self.assert_no_sockets(self.client)
+
+    def test_into_a_nat(self) -> None:
+        """Nobody gets in unasked: dropped or, by a NAT that rejects, refused; a forwarded port leads in."""
+        self.net.wait(TCP4ServerEndpoint(self.client.reactor, 7001).listen(Serving(Echo)), 1)
+
+        def attempt() -> Deferred[IProtocol]:
+            return TCP4ClientEndpoint(self.server.reactor, "203.0.113.1", 7001).connect(Serving(Collector))
+
+        self.assertRaises(TimeoutError, self.net.wait, attempt(), 60)
+        self.nat.unsolicited = Unsolicited.REJECT
+        self.assertRaises(ConnectionRefusedError, self.net.wait, attempt(), 60)
+        self.nat.forward("tcp", 7001, ("192.168.1.2", 7001))
+        self.net.wait(attempt(), 60)
+
+    def test_many_half_open(self) -> None:
+        """A thousand connections that say nothing."""
+        serving, _ = self.listen()
+        crowd = self.net.host("crowd", "198.51.100.66")
+        made = [
+            TCP4ClientEndpoint(crowd.reactor, SERVER, 7001).connect(Serving(Collector)) for _ in range(1_000)
+        ]
+        self.net.advance(1)
+        self.assertEqual((len(serving.made), sum(each.called for each in made)), (1_000, 1_000))
+        crowd.kill()
+        self.net.advance(1)
+        self.assert_no_sockets()
+
+
+class CloseTests(TCPTestCase):
+    def test_lose_connection(self) -> None:
+        server, client = self.both()
+        client.tcp.write(b"last words")
+        client.tcp.loseConnection()
+        self.net.advance(1)
+        self.assertEqual(server.received, b"last words")
+        self.assert_lost(server, ConnectionDone)
+        self.assert_lost(client, ConnectionDone)
+        self.net.advance(100)
+        self.assertEqual(len(self.client.tcp.sockets), 0)
+
+    def test_abort(self) -> None:
+        server, client = self.both()
+        client.tcp.abortConnection()
+        self.net.advance(1)
+        self.assert_lost(client, ConnectionAborted)
+        self.assert_lost(server, ConnectionLost)
+        self.assert_no_sockets(self.client)
+
+    def test_half_close(self) -> None:
+        server, client = self.both(HalfCloser, Asker)
+        client.tcp.write(b"abc")
+        client.tcp.loseWriteConnection()
+        self.net.advance(1)
+        self.assertEqual((server.received, client.received), (b"abc", b"cba"))
+        assert isinstance(server, HalfCloser)
+        assert isinstance(client, Asker)
+        self.assertEqual((server.ended, client.ended), ("r", "wr"))
+        self.assert_lost(server, ConnectionDone)
+        self.assert_lost(client, ConnectionDone)
+
+    def test_killed(self) -> None:
+        """The kernel of a killed process ends its connections; a crashed machine says nothing."""
+        server, client = self.both()
+        self.server.kill()
+        self.net.advance(1)
+        self.assert_lost(client, ConnectionDone)
+        self.assertIsNone(server.lost)
+
+    def test_crashed(self) -> None:
+        _, client = self.both()
+        self.server.crash()
+        client.tcp.write(b"anybody there?")
+        self.net.advance(60)
+        self.assertIsNone(client.lost)
+        self.server.up()
+        self.net.advance(60)
+        self.assert_lost(client, ConnectionLost)
+
+    def test_gone_for_good(self) -> None:
+        """As Linux does, the kernel retransmits for a quarter of an hour or so."""
+        _, client = self.both()
+        self.server.crash()
+        client.tcp.write(b"anybody there?")
+        self.net.advance(800)
+        self.assertIsNone(client.lost)
+        self.net.advance(600)
+        self.assert_lost(client, ConnectionLost)
+        self.assert_no_sockets()
+
+    def test_nat_forgets(self) -> None:
+        """The same flow from another port is unknown to the server: it resets it."""
+        server, client = self.both()
+        self.nat.forget()
+        self.nat.port_range = (1024, 2048)
+        client.tcp.write(b"hello?")
+        self.net.advance(1)
+        self.assert_lost(client, ConnectionLost)
+        self.assertIsNone(server.lost)
+
+    def test_data_for_one_who_has_closed(self) -> None:
+        server, client = self.both(Listener)
+        client.tcp.loseConnection()
+        server.tcp.write(b"too late")
+        self.net.advance(1)
+        self.assert_lost(client, ConnectionDone)
+        server.tcp.write(b"still there?")
+        self.net.advance(1)
+        self.assert_lost(server, ConnectionLost)
+        self.assert_no_sockets()
+
+    def test_exceptions_come_out_and_end_the_connection(self) -> None:
+        class Broken(Collector):
+            def dataReceived(self, data: bytes) -> None:
+                raise ZeroDivisionError
+
+        server, client = self.both(Broken)
+        client.tcp.write(b"boom")
+        self.assertRaises(ZeroDivisionError, self.net.advance, 1)
+        self.assert_lost(server, ZeroDivisionError)
+        self.net.advance(1)
+        self.assert_lost(client, ConnectionDone)
+
+    def test_client_service_returns(self) -> None:
+        serving, _ = self.listen()
+        service = ClientService(
+            TCP4ClientEndpoint(self.client.reactor, SERVER, 7001),
+            Serving(Collector),
+            retryPolicy=lambda attempt: 2.0,
+            clock=self.client.reactor,
+        )
+        service.startService()
+        self.net.advance(1)
+        self.server.kill()
+        self.net.advance(10)
+        self.listen()
+        self.net.wait(service.whenConnected(), 10)
+        self.net.wait(service.stopService(), 10)
+        self.assertEqual(len(serving.made), 1)
+
+
+@implementer(IPushProducer)
+class Source:
+    """Writes as long as it may."""
+
+    def __init__(self, consumer: Any) -> None:
+        self.consumer = consumer
+        self.log: list[str] = []
+        self.running = False
+        self.written = 0
+
+    def resumeProducing(self) -> None:
+        self.log.append("resume")
+        self.running = True
+        while self.running:
+            self.written += 16384
+            self.consumer.write(bytes(16384))
+
+    def pauseProducing(self) -> None:
+        self.log.append("pause")
+        self.running = False
+
+    def stopProducing(self) -> None:
+        self.log.append("stop")
+        self.running = False
+
+
+class FlowTests(TCPTestCase):
+    def test_back_pressure(self) -> None:
+        """A reader that stops stops the writer, after what the buffers between them hold."""
+        server, client = self.both()
+        source = Source(client.tcp)
+        client.tcp.registerProducer(source, True)
+        server.tcp.pauseProducing()
+        source.resumeProducing()
+        self.net.advance(600)
+        held = source.written
+        self.assertFalse(source.running)
+        self.assertTrue(128 * 1024 < held < 512 * 1024, held)
+        self.assertIsNone(server.lost)
+        server.tcp.resumeProducing()
+        self.net.run_until(lambda: len(server.received) > 4 * held, 60)
+        source.pauseProducing()
+        client.tcp.unregisterProducer()
+        client.tcp.loseConnection()
+        self.net.advance(10)
+        self.assertEqual(len(server.received), source.written)
+
+    def test_lost_connection_stops_the_producer(self) -> None:
+        server, client = self.both()
+        source = Source(client.tcp)
+        client.tcp.registerProducer(source, True)
+        server.tcp.abortConnection()
+        self.net.advance(1)
+        self.assertEqual(source.log, ["stop"])
+
+    def test_window_probe_survives_loss(self) -> None:
+        """The announcement that a closed window is open again is lost: a probe finds out."""
+        server, client = self.both()
+        server.tcp.pauseProducing()
+        client.tcp.write(bytes(1_000_000))
+        self.net.advance(30)
+        self.lan.uplink.set_up(False)
+        server.tcp.resumeProducing()
+        self.net.advance(1)
+        self.lan.uplink.set_up(True)
+        self.net.run_until(lambda: len(server.received) == 1_000_000, 200)
+
+    @settings(derandomize=True, deadline=None, max_examples=25)
+    @given(
+        seed=st.integers(0, 2**32),
+        loss=st.floats(0, 0.3),
+        jitter=st.floats(0, 0.2),
+        reorder=st.floats(0, 0.3),
+        duplicate=st.floats(0, 0.3),
+        sizes=st.lists(st.integers(1, 60_000), min_size=1, max_size=5),
+    )
+    def test_all_in_order_whatever_the_link(
+        self, seed: int, loss: float, jitter: float, reorder: float, duplicate: float, sizes: Sequence[int]
+    ) -> None:
+        self.link = LinkSpec(0.02, jitter, loss, reorder, duplicate, rate=20e6)
+        self.build(self.internet(seed))
+        server, client = self.both(Echo)
+        sent = b"".join(bytes([number + 1]) * size for number, size in enumerate(sizes))
+        for number, size in enumerate(sizes):
+            client.tcp.write(bytes([number + 1]) * size)
+            self.net.advance(0.01)
+        self.net.run_until(lambda: len(client.received) == len(sent), 3600)
+        self.assertEqual((bytes(server.received), bytes(client.received)), (sent, sent))
+        client.tcp.loseConnection()
+        self.net.run_until(lambda: server.lost and client.lost, 3600)
+        self.net.advance(3600)
+        self.assert_no_sockets()
+
+
+def certificate() -> PrivateCertificate:
+    """A key and self-signed certificate for `rv.example`."""
+    key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rv.example")])
+    start = datetime.datetime(2020, 1, 1)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=36500))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("rv.example")]), critical=False)
+        .sign(key, None)
+    )
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    loaded: PrivateCertificate = PrivateCertificate.loadPEM(private + made.public_bytes(Encoding.PEM))
+    return loaded
+
+
+class EchoLines(LineReceiver):
+    def lineReceived(self, line: bytes) -> None:
+        self.sendLine(line)
+
+
+class Lines(LineReceiver):
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+        self.lost: Failure | None = None
+
+    def lineReceived(self, line: bytes) -> None:
+        self.received.append(line)
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008
+        self.lost = reason
+
+
+class TLSTests(InternetTestCase):
+    def session(self, seed: int, link: LinkSpec) -> tuple[Lines, list[Seen], str]:
+        """A client behind a NAT sends a server fifty lines; gives the client, the trace, the TLS version."""
+        net = self.internet(seed)
+        seen: list[Seen] = []
+        net.trace = seen
+        net.dns["rv.example"] = [SERVER]
+        server = net.host("server", SERVER)
+        client = net.lan("home", "192.168.1.0/24", nat=NAT(), link=link).host("client")
+        own = certificate()
+        factory = TLSMemoryBIOFactory(
+            own.options(), False, Factory.forProtocol(EchoLines), clock=server.reactor
+        )
+        net.wait(serverFromString(server.reactor, "tcp:7001").listen(factory), 1)
+        endpoint = wrapClientTLS(
+            optionsForClientTLS("rv.example", trustRoot=Certificate(own.original)),
+            HostnameEndpoint(client.reactor, "rv.example", 7001),
+            clock=client.reactor,
+        )
+        lines = Lines()
+        net.wait(endpoint.connect(Factory.forProtocol(lambda: lines)), 60)
+        for number in range(50):
+            lines.sendLine(b"secret line %d" % number)
+            net.advance(0.05)
+        net.run_until(lambda: len(lines.received) == 50, 600)
+        transport: Any = lines.transport
+        version = transport.getHandle().get_protocol_version_name()
+        transport.loseConnection()
+        net.run_until(lambda: lines.lost, 60)
+        return lines, seen, version
+
+    def test_echo(self) -> None:
+        """Unmodified Twisted TLS 1.3, without the global reactor; nothing of it is in clear on any link."""
+        lines, seen, version = self.session(0, LinkSpec(delay=0.05))
+        self.assertEqual(lines.received, [b"secret line %d" % number for number in range(50)])
+        self.assertEqual(version, "TLSv1.3")
+        assert lines.lost is not None
+        self.assertIsInstance(lines.lost.value, (ConnectionDone, SSL.Error))
+        self.assertFalse(any(b"secret" in each.payload for each in seen))
+        self.assertTrue(any(b"rv.example" in each.payload for each in seen), "the capture is blind")
+
+    def test_one_seed_gives_one_run(self) -> None:
+        """Time, size and fate of every packet are the same from run to run, loss included."""
+        link = LinkSpec(delay=0.02, jitter=0.01, loss=0.1, reorder=0.05, duplicate=0.05, rate=10e6)
+
+        def run(seed: int) -> list[tuple[float, int, str, str]]:
+            seen = self.session(seed, link)[1]
+            return [(each.time, each.size, each.link, each.fate) for each in seen]
+
+        first = run(1)
+        self.assertIn("lost", {fate for *_, fate in first})
+        self.assertGreater(len(first), 200)
+        self.assertEqual(run(1), first)
+        self.assertNotEqual(run(2), first)
