@@ -2,8 +2,7 @@
 `punch demo`: a rendezvous and two peers, real processes on this machine, that really punch and chat.
 
 The processes are driven as any script would drive them, through `--json`. All that they keep lies in a
-temporary directory, they listen on free ports of the loopback address, and whatever ends the demonstration ends
-them too.
+temporary directory, they listen on free ports, and whatever ends the demonstration ends them too.
 """
 
 from __future__ import annotations

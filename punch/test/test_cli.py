@@ -1,0 +1,73 @@
+"""The console script: which command does what, without starting anything."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from pathlib import Path
+
+from twisted.scripts import twistd
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch import __version__, cli
+from punch.identity import PeerID
+
+
+class CommandTests(SynchronousTestCase):
+    def run_command(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = cli.main(arguments)
+            except SystemExit as ended:
+                status = ended.code if isinstance(ended.code, int) else 1
+        return status, out.getvalue(), err.getvalue()
+
+    def test_help_names_every_command(self) -> None:
+        for arguments in ([], ["--help"], ["-h"], ["help"]):
+            status, out, err = self.run_command(*arguments)
+            self.assertEqual((status, err), (0, ""))
+            for command in ("demo", "rendezvous", "peer", "id"):
+                self.assertIn(f"\n  {command} ", out)
+
+    def test_version(self) -> None:
+        self.assertEqual(self.run_command("--version"), (0, f"Punch {__version__}\n", ""))
+
+    def test_an_unknown_command(self) -> None:
+        status, out, err = self.run_command("dance\x1b")
+        self.assertEqual((status, out), (2, ""))
+        self.assertIn("dance\\x1b", err)
+
+    def test_id_is_made_once_for_each_name(self) -> None:
+        root = self.mktemp()
+        first = self.run_command("id", "--state-dir", root, "--name", "a")
+        self.assertEqual(first[0], 0)
+        self.assertEqual(str(PeerID.parse(first[1])), first[1].strip())
+        self.assertEqual(self.run_command("id", "--state-dir", root, "--name", "a"), first)
+        self.assertNotEqual(self.run_command("id", "--state-dir", root, "--name", "b"), first)
+
+    def test_id_that_cannot_be_made(self) -> None:
+        root = Path(self.mktemp())
+        root.write_text("a file")
+        status, out, err = self.run_command("id", "--state-dir", str(root))
+        self.assertEqual((status, out), (1, ""))
+        self.assertEqual(len(err.splitlines()), 1)
+        self.assertEqual(self.run_command("id", "--dance")[0], 2)
+
+    def test_plugins_run_under_twistd(self) -> None:
+        started: list[list[str]] = []
+        self.patch(sys, "argv", ["punch"])
+        self.patch(twistd, "run", lambda: started.append(sys.argv))
+        self.run_command("peer", "--peer", "ID")
+        self.run_command("rendezvous")
+        self.assertEqual(
+            started,
+            [["twistd", "-n", "punch-peer", "--peer", "ID"], ["twistd", "-n", "punch-rendezvous"]],
+        )
+
+    def test_demo_explains_itself(self) -> None:
+        status, out, _err = self.run_command("demo", "--help")
+        self.assertEqual(status, 0)
+        self.assertIn("rendezvous and two peers", out)
