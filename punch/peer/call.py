@@ -11,24 +11,34 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.peer.call_machine import CallCore, CallEvent, Description, Side, new_machine
 from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode, Request, new_call
-from punch.wire.sealed import MAX_CANDIDATES, Envelope, SealError, open_answer, open_offer, open_trickle
+from punch.wire.sealed import (
+    MAX_CANDIDATES,
+    Envelope,
+    SealError,
+    TrickledCandidates,
+    open_answer,
+    open_offer,
+    open_trickle,
+)
 
 MAX_TRICKLES = 64
 """Trickled messages that are taken from the other side in one call."""
-SEEN_OFFERS = 4096
+MAX_GAP = 8
+"""Trickled messages in a row that may be missing, for example after a control connection broke."""
+SEEN_ENVELOPES = 4096
 """Offers that are remembered in order to refuse them a second time."""
 
 
-class SeenOffers:
-    """A bounded memory of offers, so that a recorded one is not taken again."""
+class SeenEnvelopes:
+    """A bounded memory of sealed messages, so that a recorded one is not taken again."""
 
-    def __init__(self, limit: int = SEEN_OFFERS) -> None:
+    def __init__(self, limit: int = SEEN_ENVELOPES) -> None:
         self._order: deque[bytes] = deque()
         self._seen: set[bytes] = set()
         self._limit = limit
@@ -59,6 +69,7 @@ class Call:
     def __init__(self, core: CallCore) -> None:
         self._core = core
         self._machine = new_machine(core)
+        self._trickles = SeenEnvelopes(MAX_TRICKLES)
 
     @classmethod
     def outgoing(
@@ -168,30 +179,53 @@ class Call:
             self._machine.answered(answer, envelope.digest())
 
     def receive_candidates(self, envelope: Envelope, now: float) -> None:
-        """A trickled message came; its place in the sequence is part of what was signed."""
+        """
+        A trickled message came. Its place in the sequence is part of what was signed: gaps are possible,
+        going back is not.
+        """
         core = self._core
         core.now = now
         key = core.reply_private if core.side is Side.CALLER else core.identity.x25519()
         assert key is not None
-        try:
-            trickle = open_trickle(
-                core.identity.peer_id,
-                key,
-                core.peer,
-                core.call_id,
-                core.offer_digest,
-                core.received_trickles,
-                envelope,
-            )
-        except SealError:
+        if not self._trickles.add(envelope.digest()):
+            return
+        trickle = self._open_trickle(key, envelope)
+        if trickle is None:
             self._machine.broken()
             return
-        core.received_trickles += 1
         core.received_candidates += len(trickle.candidates)
         if core.received_trickles > MAX_TRICKLES or core.received_candidates > MAX_CANDIDATES:
             self._machine.broken()
         else:
             self._machine.trickled(trickle)
+
+    def _open_trickle(self, key: X25519PrivateKey, envelope: Envelope) -> TrickledCandidates | None:
+        core = self._core
+        first = core.received_trickles
+        for sequence in range(first, first + MAX_GAP):
+            try:
+                trickle = open_trickle(
+                    core.identity.peer_id,
+                    key,
+                    core.peer,
+                    core.call_id,
+                    core.offer_digest,
+                    sequence,
+                    envelope,
+                )
+            except SealError:
+                continue
+            core.received_trickles = sequence + 1
+            return trickle
+        return None
+
+    def repeat_answer(self) -> None:
+        """
+        The offer came once more, over a new control connection: the answer may have been lost with the old.
+        """
+        core = self._core
+        if core.answer_message is not None and core.deadline is not None:
+            core.outbox.append(core.answer_message)
 
     def receive_end(self, code: ErrorCode, now: float) -> None:
         """The rendezvous says that the introduction is over."""

@@ -164,6 +164,7 @@ class CallCore:
     offer: Offer | None = None
     offer_digest: bytes = b""
     reply_private: X25519PrivateKey | None = None
+    answer_message: AnswerMessage | None = None
     sent_candidates: int = 0
     sent_trickles: int = 0
     received_candidates: int = 0
@@ -274,7 +275,8 @@ def _build() -> Callable[[CallCore], CallMachine]:
         )
         core.local_complete = description.complete
         envelope = seal_answer(core.identity, core.peer, core.offer.reply_key, core.offer_digest, answer)
-        core.outbox.append(AnswerMessage(core.call_id, core.peer, envelope))
+        core.answer_message = AnswerMessage(core.call_id, core.peer, envelope)
+        core.outbox.append(core.answer_message)
         core.deadline = core.now + INTRODUCED_TIME
         remote = Description(
             core.offer.name,

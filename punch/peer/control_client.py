@@ -29,21 +29,22 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.protocols.basic import LineReceiver
 from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import Identity, RandomBytes
 from punch.peer.events import Reason
-from punch.peer.tls import (
-    ALPN,
-    ControlConnectionCreator,
+from punch.peer.problems import (
     ControlProblem,
     certificate_refused,
     not_a_rendezvous,
     place,
+    problem_of_error,
+    problem_of_failure,
 )
+from punch.peer.tls import ALPN, ControlConnectionCreator
 from punch.wire.control import (
     MAX_LINE,
     ControlError,
@@ -276,58 +277,6 @@ class ControlProtocol(LineReceiver):
         if self._problem is None:
             self._problem = problem
         self._tls.abortConnection()
-
-
-def problem_of_error(address: RendezvousAddress, reply: Error) -> ControlProblem:
-    """The sentence for an error after which the rendezvous closed the connection."""
-    where = place(address)
-    if reply.code is ErrorCode.BAD_CERTIFICATE:
-        return certificate_refused(address)
-    if reply.code is ErrorCode.REPLACED:
-        return ControlProblem(
-            ErrorCode.REPLACED.value,
-            "Another process registered with this same identity and replaced this one; "
-            "stop one of the two, or give one another --name or --state-dir.",
-            fatal=True,
-        )
-    if reply.code is ErrorCode.VERSION:
-        return ControlProblem(
-            ErrorCode.VERSION.value,
-            f"The rendezvous at {where} speaks another version of the protocol; update the older of the two.",
-            fatal=True,
-        )
-    if reply.code is ErrorCode.SHUTDOWN:
-        text = f"The rendezvous at {where} is shutting down; it is tried again by itself."
-    elif reply.code in (ErrorCode.TOO_MANY, ErrorCode.RATE):
-        text = f"The rendezvous at {where} takes no more from this peer now; it is tried again."
-    else:
-        text = f"The rendezvous at {where} closed the connection ({reply.code.value}); it is tried again."
-    return ControlProblem(reply.code.value, text)
-
-
-def problem_of_failure(address: RendezvousAddress, failure: Failure) -> ControlProblem:
-    """The sentence for a TCP connection that never was."""
-    if isinstance(failure.value, ControlProblem):
-        return failure.value
-    where = place(address)
-    if isinstance(failure.value, (error.DNSLookupError, ValueError)):
-        text = (
-            f"The name {address.host} of the rendezvous is not known here; "
-            "check the address, and that this machine is online."
-        )
-    elif isinstance(failure.value, error.ConnectionRefusedError):
-        text = (
-            f"Nothing listens at {where}; check that the rendezvous runs there and that the address is right."
-        )
-    elif isinstance(failure.value, error.TimeoutError):
-        text = (
-            f"Nothing answers at {where}; check the address, the firewall, and that this machine is online."
-        )
-    else:
-        text = (
-            f"The rendezvous at {where} cannot be reached; check the address and that this machine is online."
-        )
-    return ControlProblem(Reason.RENDEZVOUS_UNREACHABLE, text)
 
 
 def _failure(problem: ControlProblem) -> Failure:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from punch.link.events import CloseCode
 from punch.link.link import Link
 from punch.peer import sentences
 from punch.peer.batched import open_socket as open_best_socket
-from punch.peer.call import SeenOffers, glare
+from punch.peer.call import SeenEnvelopes, glare
 from punch.peer.call_machine import Side
 from punch.peer.control_client import ControlClient
 from punch.peer.events import (
@@ -43,11 +44,11 @@ from punch.peer.events import (
 )
 from punch.peer.mappings import MappingKeeper
 from punch.peer.policy import Decision, decide
+from punch.peer.problems import ControlProblem
 from punch.peer.reflectors import ReflectorFinder
 from punch.peer.router import Router
 from punch.peer.session import ProtocolFactory, Session, Surroundings
 from punch.peer.sockets import OpenSocket, SocketSet
-from punch.peer.tls import ControlProblem
 from punch.state import KnownPeers, StateError
 from punch.traversal.interfaces import local_addresses
 from punch.wire.address import Address
@@ -58,10 +59,12 @@ from punch.wire.control import (
     Ended,
     Error,
     ErrorCode,
+    Establish,
     Incoming,
     Register,
     Reject,
     Reply,
+    Request,
     Welcome,
 )
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -75,6 +78,8 @@ MAX_QUEUED = 32
 """Calls that wait for the rendezvous at once."""
 QUEUE_TIME = 12.0
 """Seconds a call waits for the rendezvous."""
+MAX_UNSENT = 64
+"""Control messages of calls under way that are kept while the rendezvous is away."""
 STOP_TIME = 1.2
 """Seconds that closing the links in good order may take."""
 
@@ -147,11 +152,12 @@ class Node(Service):
             pacing=pacing,
             sockets=self._sockets,
             router=router,
-            send_control=self._control.send,
+            send_control=self._send_control,
             refresh_sockets=self._refresh_sockets,
             mappings=self._keeper.mappings,
         )
-        self._seen = SeenOffers()
+        self._seen = SeenEnvelopes()
+        self._unsent: deque[Request] = deque(maxlen=MAX_UNSENT)
         self._queue: dict[PeerID, IDelayedCall] = {}
         self._attempts: dict[PeerID, Session] = {}
         self._links: dict[PeerID, Session] = {}
@@ -258,6 +264,9 @@ class Node(Service):
         self._problem = None
         self._reflectors.find(host, welcome.reflector)
         self._on_event(Registered(str(self._rendezvous)))
+        unsent, self._unsent = list(self._unsent), deque(maxlen=MAX_UNSENT)
+        for request in unsent:
+            self._control.send(request)
         for peer, timer in list(self._queue.items()):
             del self._queue[peer]
             timer.cancel()
@@ -265,7 +274,8 @@ class Node(Service):
 
     def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
         """
-        Not registered: links and introduced calls live on, calls that were not answered yet are placed anew.
+        Not registered: links, introduced calls and those that ring here live on, calls of ours that were not
+        answered yet are placed anew.
         """
         self._problem = problem
         self._gave_up = retry_in is None
@@ -274,8 +284,6 @@ class Node(Service):
             if session.waiting:
                 self._drop(session)
                 self._place_or_queue(peer)
-            elif session.ringing:
-                session.receive_end(ErrorCode.GONE)
         if self._gave_up:
             self._on_event(Failed(None, problem.reason, problem.text))
             for peer in list(self._queue):
@@ -397,7 +405,12 @@ class Node(Service):
 
     def _receive_call(self, incoming: Incoming) -> None:
         peer = incoming.sender
-        if peer == self.identity.peer_id or incoming.call in self._calls:
+        if peer == self.identity.peer_id:
+            return
+        same = self._calls.get(incoming.call)
+        if same is not None:
+            if same.peer == peer:
+                same.repeat_answer()
             return
         if not self._seen.add(incoming.offer.digest()):
             self._refuse(incoming, ErrorCode.REFUSED)
@@ -420,6 +433,7 @@ class Node(Service):
         except SealError:
             self._refuse(incoming, ErrorCode.REFUSED)
             return
+        rang = before is not None and before.ringing
         if before is not None:
             self._drop(before)
         queued = self._queue.pop(peer, None)
@@ -428,7 +442,7 @@ class Node(Service):
         self._attempts[peer] = session
         self._calls[incoming.call] = session
         asked = decision is Decision.ASK
-        if not wanted:
+        if not wanted and not rang:
             self._on_event(IncomingCall(peer, session.name or "", peer in self._known, decided=not asked))
         if not asked and self._attempts.get(peer) is session:
             self._let_in(session)
@@ -439,6 +453,13 @@ class Node(Service):
         except SealError:
             text = sentences.tampered(session.peer, session.name)
             session.reject(ErrorCode.REFUSED, Reason.PROTOCOL.value, text)
+
+    def _send_control(self, request: Request) -> bool:
+        if self._control.send(request):
+            return True
+        if not isinstance(request, Establish):
+            self._unsent.append(request)
+        return False
 
     def _refuse(self, incoming: Incoming, code: ErrorCode) -> None:
         self._control.send(Reject(incoming.call, incoming.sender, code))

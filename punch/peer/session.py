@@ -23,6 +23,7 @@ from punch.link.link import Link, LinkClosed
 from punch.peer import sentences
 from punch.peer.call import Call
 from punch.peer.call_machine import CallEnded, Description, Introduction, MoreCandidates, Side
+from punch.peer.endings import link_ended
 from punch.peer.events import Reason
 from punch.peer.router import Router
 from punch.peer.sockets import SocketSet
@@ -206,6 +207,11 @@ class Session:
     def receive_answer(self, envelope: Envelope) -> None:
         """The callee's answer."""
         self.call.receive_answer(envelope, self._around.monotonic())
+        self._pump()
+
+    def repeat_answer(self) -> None:
+        """The same offer came again: the rendezvous may have lost our answer."""
+        self.call.repeat_answer()
         self._pump()
 
     def receive_candidates(self, envelope: Envelope) -> None:
@@ -438,22 +444,6 @@ class Session:
         if self.agent is not None:
             self.agent.handle_timer(now)
         self._pump()
-
-
-def link_ended(closed: LinkClosed, peer: PeerID, name: str | None, proved: bool) -> tuple[str, str]:
-    """Why a link ended: the reason's code, and the sentence."""
-    code = closed.code
-    if code is CloseCode.PROOF:
-        return Reason.PROOF.value, sentences.not_proved(peer, name)
-    if code is CloseCode.REPLACED:
-        return ErrorCode.REPLACED.value, sentences.replaced(peer, name)
-    if code in (CloseCode.OK, CloseCode.SHUTDOWN):
-        return Reason.BYE.value, sentences.goodbye(peer, name, closed.by_peer)
-    if code in (CloseCode.LOST, CloseCode.TIMEOUT):
-        if proved:
-            return Reason.LOST.value, sentences.lost(peer, name)
-        return Reason.UNREACHABLE.value, sentences.no_link(peer, name)
-    return Reason.PROTOCOL.value, sentences.link_broken(peer, name)
 
 
 def _new_agent(around: Surroundings, *, controlling: bool) -> Agent:

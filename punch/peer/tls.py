@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from punch.identity import Identity
 from punch.peer.events import Reason
+from punch.peer.problems import ControlProblem, place
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
 ALPN = b"punch/1"
@@ -34,47 +35,6 @@ _DAYS = 100 * 365
 
 _NOT_YET_VALID = 9
 _EXPIRED = 10
-
-
-class ControlProblem(Exception):
-    """
-    Why there is no usable connection to the rendezvous.
-
-    :ivar reason: a code (`Reason` or `ErrorCode` value).
-    :ivar text: one sentence for a person.
-    :ivar fatal: trying again cannot help until somebody changes something.
-    """
-
-    def __init__(self, reason: str, text: str, *, fatal: bool = False) -> None:
-        super().__init__(text)
-        self.reason = str(reason)
-        self.text = text
-        self.fatal = fatal
-
-
-def place(address: RendezvousAddress) -> str:
-    """`host:port` for messages, without the pin."""
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"{host}:{address.port}"
-
-
-def not_a_rendezvous(address: RendezvousAddress) -> ControlProblem:
-    """Whatever answers at the address is something else."""
-    return ControlProblem(
-        Reason.PROTOCOL,
-        f"What answers at {place(address)} is not a Punch rendezvous; check host and port of the address.",
-        fatal=True,
-    )
-
-
-def certificate_refused(address: RendezvousAddress) -> ControlProblem:
-    """The server refused our certificate: under TLS 1.3, seen only after our handshake is done."""
-    return ControlProblem(
-        Reason.CERTIFICATE,
-        f"The rendezvous at {place(address)} refused this peer's certificate; "
-        "check that both run the same version of Punch, then start again.",
-        fatal=True,
-    )
 
 
 @implementer(IOpenSSLClientConnectionCreator)
