@@ -125,7 +125,8 @@ def end_on_signals(reactor: Reactor) -> None:
 
     def install() -> None:
         for number in _END_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+            # Whoever started us with one ignored (nohup, a shell's background job) means it.
+            if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, handle)
 
     install()

@@ -7,7 +7,7 @@ import re
 import socket
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from punch import twistd
-from punch.files import make_private_directory
+from punch.files import make_private_directory, replace_private
 from punch.rendezvous.certificates import CertificateProblem, load_certificate, names_of
 from punch.rendezvous.config import DEFAULT_REFLECTOR_PORT, Limits, RendezvousConfig, ServerCertificate
 from punch.rendezvous.listen import EndpointError, check_kind
@@ -50,7 +50,7 @@ _LIMITS = {
 _log = Logger()
 
 
-def _number(text: str) -> float:
+def _number(text: str) -> int:
     """A whole number of one or more."""
     if re.fullmatch(r"[1-9][0-9]{0,8}", text) is None:
         raise ValueError("must be a whole number of one or more")
@@ -65,8 +65,8 @@ class Options(usage.Options):
 
     synopsis = f"[options] {PROGRAM} [options]"
     longdesc = (
-        "Introduces peers behind NATs to each other. Works without options: it makes its key on the first start and "
-        "prints the address that peers use, with the pin of that key."
+        "Introduces peers behind NATs to each other. Works without options: it makes its key on the first "
+        "start and prints the address that peers use, with the pin of that key."
     )
     optFlags = [
         ["json", None, "Print events as JSON, one object a line."],
@@ -76,8 +76,8 @@ class Options(usage.Options):
             "reflector-port",
             None,
             str(DEFAULT_REFLECTOR_PORT),
-            "UDP port of the reflector on all IPv4 and IPv6 addresses, 0 for any free one; ADDRESS:PORT for one "
-            "address only.",
+            "UDP port of the reflector on all IPv4 and IPv6 addresses, 0 for any free one; ADDRESS:PORT for "
+            "one address only.",
         ],
         [
             "host",
@@ -90,8 +90,8 @@ class Options(usage.Options):
             "certificate",
             None,
             None,
-            "PEM file with the certificate chain from an authority; peers then check the name instead of a pin. "
-            "[default: a certificate of its own key, with a pin]",
+            "PEM file with the certificate chain from an authority; peers then check the name instead of a "
+            "pin. [default: a certificate of its own key, with a pin]",
         ],
         ["key", None, None, "PEM file with the private key of --certificate."],
         [
@@ -117,11 +117,9 @@ class Options(usage.Options):
         self.reflector: tuple[str | None, int] = (None, DEFAULT_REFLECTOR_PORT)
 
     def opt_control(self, endpoint: str) -> None:
-        """
-        Twisted server endpoint (a stream transport) for control connections, such as
-        tcp:7001:interface=192.0.2.1; may be given several times. ssl: is refused, because the service does TLS
-        itself. [default: TCP port 7001 on all IPv4 and IPv6 addresses]
-        """
+        """Twisted server endpoint (a stream transport) for control connections, such as \
+tcp:7001:interface=192.0.2.1; may be given several times. ssl: is refused, because the service does TLS \
+itself. [default: TCP port 7001 on all IPv4 and IPv6 addresses]"""
         self["control"].append(endpoint)
 
     def opt_reflector(self, where: str) -> None:
@@ -158,8 +156,8 @@ class Options(usage.Options):
                 pass
         except OSError as problem:
             self._fail(
-                f"The state directory {self.state.directory} can't be written ({problem.strerror}); give another "
-                "with --state-dir.",
+                f"The state directory {self.state.directory} can't be written ({problem.strerror}); give "
+                "another with --state-dir.",
                 "state",
             )
         twistd.use_own_files(self, self.state.directory, self.state.log_path)
@@ -167,8 +165,7 @@ class Options(usage.Options):
     @property
     def limits(self) -> Limits:
         """The limits, as changed on the command line."""
-        kinds = {each.name: type(each.default) for each in fields(Limits)}
-        return replace(Limits(), **{name: kinds[name](self[name.replace("_", "-")]) for name in _LIMITS})
+        return replace(Limits(), **{name: self[name.replace("_", "-")] for name in _LIMITS})
 
     def _fail(self, sentence: str, reason: str = "usage") -> NoReturn:
         twistd.fail(PROGRAM, sentence, reason=reason, as_json=bool(self["json"]))
@@ -181,8 +178,8 @@ class Options(usage.Options):
             address = canonical(host.removeprefix("[").removesuffix("]") if colon else "0.0.0.0", int(port))
         except ValueError:
             self._fail(
-                f"--reflector-port {text[:100]!a} is neither a UDP port (0 to 65535) nor an IP address and a port; "
-                "write something like 3478 or 192.0.2.1:3478."
+                f"--reflector-port {text[:100]!a} is neither a UDP port (0 to 65535) nor an IP address and a "
+                "port; write something like 3478 or 192.0.2.1:3478."
             )
         return (address.host if colon else None), address.port
 
@@ -259,7 +256,7 @@ def makeService(options: Options) -> IService:
         authority_certificate=options.certificate,
         limits=limits,
     )
-    twistd.end_on_signals(reactor)  # type: ignore[arg-type]
+    twistd.end_on_signals(reactor)
     announcer = Announcer(reactor, state, as_json=as_json, host_given=options["host"] is not None)
     try:
         service = make_service(
@@ -322,8 +319,6 @@ class Announcer:
         try:
             # The user's own peers on this machine need no name, no router and no authority to find it.
             self._state.write_address(str(self.service.local_address))
-            (self._state.directory / "public-address").write_text(address + "\n")
+            replace_private(self._state.directory / "public-address", address.encode() + b"\n")
         except (StateError, OSError) as problem:
-            _log.error(
-                "The address could not be left in the state directory: {problem}", problem=str(problem)
-            )
+            _log.error("The address can't be left in the state directory: {problem}", problem=str(problem))
