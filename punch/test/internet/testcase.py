@@ -29,13 +29,18 @@ class InternetTestCase(SynchronousTestCase):
     def run(self, result: unittest.TestResult | None = None) -> Any:
         self._internets: list[Internet] = []
         watched = ("setUp", self._testMethodName, "tearDown")
+        own = dict(vars(self))
         for name in watched:
             setattr(self, name, self._watch(getattr(self, name)))
         try:
             return super().run(result)
         finally:
             for name in watched:
-                delattr(self, name)
+                # Other runners put wrappers of their own there.
+                if name in own:
+                    setattr(self, name, own[name])
+                else:
+                    delattr(self, name)
 
     def _watch(self, method: Callable[[], object]) -> Callable[[], object]:
         @wraps(method)
