@@ -39,8 +39,6 @@ class Reactor(Protocol):
 
     def callWhenRunning(self, function: Callable[..., Any], /, *args: Any) -> Any: ...
 
-    def callFromThread(self, function: Callable[..., Any], /, *args: Any) -> Any: ...
-
 
 # -- the end of the process --
 
@@ -110,10 +108,12 @@ _END_SIGNALS = tuple(
 )
 
 
-def end_on_signals(reactor: Reactor) -> None:
+def end_on_signals(reactor: Any) -> None:
     """
     SIGINT, SIGTERM and SIGHUP stop the reactor as soon as it runs; the process then dies of that signal, as
     its parent expects. A second one ends it at once. Called from the main thread, before the reactor runs.
+
+    :param reactor: provides `IReactorCore` and `IReactorFromThreads`.
     """
     _ending.hook()
 

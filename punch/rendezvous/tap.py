@@ -265,7 +265,7 @@ def makeService(options: Options) -> IService:
     except EndpointError as problem:
         twistd.fail(PROGRAM, str(problem), as_json=as_json)
     announcer.service = service
-    reactor.addSystemEventTrigger("after", "shutdown", announcer.close)  # type: ignore[attr-defined]
+    reactor.addSystemEventTrigger("after", "shutdown", announcer.close)
     return service
 
 
