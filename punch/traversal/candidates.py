@@ -132,13 +132,19 @@ class LocalCandidates:
         The server-reflexive candidate that `mapped` is for the host candidate of `base`.
 
         :param server: who saw the mapping, which is part of the foundation.
-        :return: None if it is redundant (RFC 8445, section 5.1.3), useless or one too many.
+        The oldest one is forgotten if there are too many.
+
+        :return: None if it is redundant (RFC 8445, section 5.1.3) or useless.
         """
-        known = self._reflexive.get((base, mapped))
-        redundant = known is not None and known.type is not CandidateType.PRFLX
-        full = known is None and len(self._reflexive) >= 2 * MAX_REFLEXIVE
-        if base not in self._bases or mapped == base or redundant or full or not usable(mapped):
+        if base not in self._bases or mapped == base or not usable(mapped):
             return None
+        known = self._reflexive.pop((base, mapped), None)
+        if known is not None and known.type is CandidateType.SRFLX:
+            # Seen again, so it is the newest one
+            self._reflexive[base, mapped] = known
+            return None
+        if len(self._reflexive) >= 2 * MAX_REFLEXIVE:
+            del self._reflexive[next(iter(self._reflexive))]
         return self._learn(CandidateType.SRFLX, base, mapped, server)
 
     def at(self, base: Address, mapped: Address) -> Candidate:
@@ -254,7 +260,7 @@ def behind_another_nat(candidate: Candidate, ours: LocalCandidates, theirs: Remo
     """
     Whether this candidate of the peer is a private address behind another NAT than ours, by what is known.
 
-    That may be wrong (there are private networks that hold several NATs), so it decides only what comes first.
+    That may be wrong (private networks may hold several NATs), so it decides only what comes first.
     """
     if candidate.type is not CandidateType.HOST or not ip_address(candidate.address.host).is_private:
         return False

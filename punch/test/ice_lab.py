@@ -1,0 +1,238 @@
+"""
+A small network in virtual time that joins ICE agents, for the tests of `punch.traversal` alone.
+
+The simulated internet runs whole systems; this knows hosts, NATs and loss, passes datagrams between cores, and
+nothing else.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from random import Random
+
+from punch.traversal.agent import Agent, Credentials
+from punch.traversal.events import Event, Selected
+from punch.traversal.pairs import Pair
+from punch.wire.address import Address, Transmit
+from punch.wire.candidate import Candidate
+from punch.wire.stun import Attribute, encode, parse, success
+
+REFLECTOR = Address("198.51.100.1", 3478)
+"""Answers Binding requests on the public side."""
+
+
+@dataclass
+class NAT:
+    """
+    A NAT of RFC 4787.
+
+    :param mapping: "EIM" or "APDM".
+    :param filtering: "EIF", "ADF" or "APDF".
+    """
+
+    public: str
+    mapping: str = "EIM"
+    filtering: str = "APDF"
+    hairpin: bool = False
+    ports: count[int] = field(default_factory=lambda: count(40001))
+    mappings: dict[tuple[Address, Address | None], int] = field(default_factory=dict)
+    inside: dict[int, Address] = field(default_factory=dict)
+    contacted: dict[int, set[Address]] = field(default_factory=dict)
+
+    def outbound(self, source: Address, target: Address) -> Address:
+        """What the world sees `source` as when it sends to `target`."""
+        key = (source, target if self.mapping == "APDM" else None)
+        if key not in self.mappings:
+            port = self.mappings[key] = next(self.ports)
+            self.inside[port] = source
+            self.contacted[port] = set()
+        port = self.mappings[key]
+        self.contacted[port].add(target)
+        return Address(self.public, port)
+
+    def inbound(self, source: Address, port: int) -> Address | None:
+        """Where inside a datagram from `source` goes."""
+        contacted = self.contacted.get(port, set())
+        hosts = {address.host for address in contacted}
+        allowed = {"EIF": port in self.inside, "ADF": source.host in hosts, "APDF": source in contacted}
+        return self.inside.get(port) if allowed[self.filtering] else None
+
+
+class Host:
+    """An agent with its bases, behind `nat` or on the public side, and what it told."""
+
+    def __init__(self, name: str, agent: Agent, bases: list[Address], nat: NAT | None) -> None:
+        self.name, self.agent, self.bases, self.nat = name, agent, bases, nat
+        self.events: list[tuple[float, Event]] = []
+        self.sent: list[tuple[float, Transmit]] = []
+
+    @property
+    def path(self) -> Pair:
+        """The selected pair, which there must be."""
+        selected = self.agent.selected
+        if selected is None:
+            raise AssertionError(f"{self.name} has no path: {self.events}")
+        return selected
+
+    def of(self, kind: type[Event]) -> list[Event]:
+        """The events of one type so far."""
+        return [event for _, event in self.events if isinstance(event, kind)]
+
+    def when(self, kind: type[Event] = Selected) -> float:
+        """When the first event of this type came."""
+        return next(when for when, event in self.events if isinstance(event, kind))
+
+
+class Lab:
+    """
+    Hosts, and the network between them.
+
+    :param delay: one way, in seconds.
+    :param loss: the part of datagrams that get lost.
+    """
+
+    def __init__(self, seed: int = 1, delay: float = 0.05, loss: float = 0.0) -> None:
+        self.random = Random(seed)
+        self.delay, self.loss = delay, loss
+        self.now = 100.0
+        self.hosts: list[Host] = []
+        self.blocked: Callable[[Address, Address], bool] = lambda source, target: False
+        self.answered_by: Address | None = None
+        """Where all datagrams seem to come from, for the test of asymmetry."""
+        self._wire: list[tuple[float, int, Host, bytes, Address, Address]] = []
+        self._order = count()
+
+    def host(
+        self,
+        name: str,
+        *bases: str,
+        nat: NAT | None = None,
+        controlling: bool = True,
+        pacing: float = 0.05,
+        regular: bool = False,
+        consent: bool = True,
+    ) -> Host:
+        """Add a host with these addresses."""
+        agent = Agent(
+            controlling=controlling,
+            credentials=Credentials.generate(self.random.randbytes),
+            random=self.random.randbytes,
+            pacing=pacing,
+            nomination="regular" if regular else "renomination",
+            consent=consent,
+        )
+        port = 5000 + 1000 * len(self.hosts)
+        host = Host(name, agent, [Address(base, port) for base in bases], nat)
+        for base in host.bases:
+            agent.add_local_address(base)
+        self.hosts.append(host)
+        return host
+
+    def pair(self, first: Host, second: Host, gather: bool = True) -> None:
+        """Gather on both sides, then exchange everything at once."""
+        if gather:
+            for host in (first, second):
+                host.agent.gather([REFLECTOR], self.now)
+            self.run(4.0)
+        self.introduce(first, second)
+        self.introduce(second, first)
+
+    def introduce(self, host: Host, peer: Host, end: bool = True) -> None:
+        """Tell `host` all about `peer`."""
+        host.agent.set_remote(peer.agent.credentials, 0.05, self.now)
+        for candidate in peer.agent.local_candidates:
+            self.tell(host, candidate)
+        if end:
+            peer.agent.end_of_local_candidates()
+            host.agent.end_of_remote_candidates(self.now)
+
+    def tell(self, host: Host, candidate: Candidate) -> None:
+        """Signal a candidate, as text, the way it travels."""
+        host.agent.add_remote_candidate(Candidate.parse(str(candidate)), self.now)
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
+        """Let time pass."""
+        end = self.now + seconds
+        self._flush()
+        while not until():
+            upcoming = [timer for host in self.hosts if (timer := host.agent.get_timer()) is not None]
+            upcoming += [self._wire[0][0]] if self._wire else []
+            if not upcoming or min(upcoming) > end:
+                break
+            then = min(upcoming)
+            self.now = max(self.now, then)
+            while self._wire and self._wire[0][0] <= self.now:
+                _, _, host, data, source, base = heapq.heappop(self._wire)
+                host.agent.receive_datagram(data, source, base, self.now)
+                self._flush()
+            for host in self.hosts:
+                host.agent.handle_timer(self.now)
+            self._flush()
+        else:
+            return
+        self.now = end
+
+    def connected(self) -> bool:
+        """Whether every host has a path."""
+        return all(host.agent.selected is not None for host in self.hosts)
+
+    def inject(self, host: Host, data: bytes, source: Address, base: Address | None = None) -> list[Transmit]:
+        """Let `host` receive something from anywhere, and take what it sends at once."""
+        host.agent.receive_datagram(data, source, base or host.bases[0], self.now)
+        sent = host.agent.datagrams_to_send(self.now)
+        for transmit in sent:
+            self._send(host, transmit)
+        self._take_events(host)
+        return sent
+
+    def _flush(self) -> None:
+        for host in self.hosts:
+            for transmit in host.agent.datagrams_to_send(self.now):
+                self._send(host, transmit)
+            self._take_events(host)
+
+    def _take_events(self, host: Host) -> None:
+        while (event := host.agent.next_event()) is not None:
+            host.events.append((self.now, event))
+
+    def _send(self, host: Host, transmit: Transmit) -> None:
+        host.sent.append((self.now, transmit))
+        if self.random.random() < self.loss or self.blocked(transmit.local, transmit.remote):
+            return
+        inside = self._inside(host.nat, transmit.remote)
+        if inside is not None:
+            self._arrive(inside, transmit.data, transmit.local, transmit.remote)
+            return
+        source = transmit.local if host.nat is None else host.nat.outbound(transmit.local, transmit.remote)
+        if transmit.remote == REFLECTOR:
+            answer = encode(success(parse(transmit.data), (Attribute.XOR_MAPPED_ADDRESS, source)))
+            self._arrive(host, answer, REFLECTOR, transmit.local, 2 * self.delay)
+            return
+        for other in self.hosts:
+            if other.nat is None and transmit.remote in other.bases:
+                self._arrive(other, transmit.data, source, transmit.remote)
+                return
+        nat = next((other.nat for other in self.hosts if other.nat and self._is_public(other.nat, transmit)), None)
+        if nat is None or (nat is host.nat and not nat.hairpin):
+            return
+        base = nat.inbound(source, transmit.remote.port)
+        receiver = None if base is None else self._inside(nat, base)
+        if receiver is not None and base is not None:
+            self._arrive(receiver, transmit.data, source, base)
+
+    def _is_public(self, nat: NAT, transmit: Transmit) -> bool:
+        return nat.public == transmit.remote.host
+
+    def _inside(self, nat: NAT | None, address: Address) -> Host | None:
+        if nat is None:
+            return None
+        return next((other for other in self.hosts if other.nat is nat and address in other.bases), None)
+
+    def _arrive(
+        self, host: Host, data: bytes, source: Address, base: Address, delay: float | None = None
+    ) -> None:
+        when = self.now + (self.delay if delay is None else delay)
+        heapq.heappush(self._wire, (when, next(self._order), host, data, self.answered_by or source, base))
