@@ -175,7 +175,7 @@ class PointTests(SynchronousTestCase):
     def test_with_a_part_of_small_order(self) -> None:
         """A point outside the prime-order group is refused, whatever is added: no key has two IDs."""
         for who in IDENTITIES[:2]:
-            for torsion in SMALL_ORDER[1:3]:
+            for torsion in SMALL_ORDER[1:]:
                 self.assert_refused(nacl.bindings.crypto_core_ed25519_add(who.peer_id.key, torsion))
 
     def test_not_canonical(self) -> None:
@@ -188,7 +188,7 @@ class PointTests(SynchronousTestCase):
     def test_not_on_the_curve(self) -> None:
         """About half of all strings are no point: none of them passes, and libsodium agrees on each."""
         refused = 0
-        for number in range(2, 40):
+        for number in range(2, 200):
             key = number.to_bytes(32, "little")
             try:
                 expected = nacl.bindings.crypto_sign_ed25519_pk_to_curve25519(key)
@@ -197,7 +197,7 @@ class PointTests(SynchronousTestCase):
                 self.assert_refused(key)
             else:
                 self.assertEqual(montgomery_u(key), expected)
-        self.assertGreater(refused, 10)
+        self.assertGreater(refused, 100)
 
     def assert_refused(self, key: bytes) -> None:
         """Nothing takes this key."""
