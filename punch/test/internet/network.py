@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from punch.test.internet.links import LinkSpec, Wire
+from punch.test.internet.links import LinkSpec
 from punch.test.internet.nat import NAT, Firewall, Unsolicited
 from punch.test.internet.packet import IPNetwork, Packet, canonical_host, contains, is_ipv6, network_of
 
@@ -61,10 +61,6 @@ class Attachment:
         """Change the link's properties; packets under way are not affected."""
         self.up.spec = up
         self.down.spec = up if down is None else down
-
-    @property
-    def wires(self) -> tuple[Wire, Wire]:
-        return (self.up, self.down)
 
     def readdress(self, old: str, new: str) -> None:
         """Have another address instead of one of ours."""
