@@ -408,8 +408,8 @@ def _build() -> Callable[[CallCore], CallMachine]:
     )
     # What is left out below cannot happen in that state: `Call` never asks for it.
     for state, ignored in (
-        (calling, (CallMachine.accept, CallMachine.trickled, CallMachine.link_proved)),
-        (ringing, (CallMachine.answered, CallMachine.found, CallMachine.link_proved)),
+        (calling, (CallMachine.accept, CallMachine.trickled, CallMachine.fail, CallMachine.link_proved)),
+        (ringing, (CallMachine.answered, CallMachine.found, CallMachine.fail, CallMachine.link_proved)),
         # The two know each other's candidates now: what becomes of the rendezvous, or of the other's
         # connection to it, changes nothing any more.
         (introduced, (CallMachine.accept, CallMachine.answered, CallMachine.ended)),
