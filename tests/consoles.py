@@ -63,8 +63,13 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What it has shown, without colours and movements."""
-        return _ESCAPES.sub("", self.output).replace("\r", "")
+        """What is on its screen: without colours, and without lines that were drawn over."""
+        lines: list[str] = []
+        for line in self.output.replace("\r\n", "\n").split("\n"):
+            if line.startswith("\x1b[A") and lines:
+                lines.pop()
+            lines.append(line.rpartition("\r\x1b[K")[2])
+        return _ESCAPES.sub("", "\n".join(lines)).replace("\r", "")
 
     def wait(self, pattern: str, timeout: float = 20.0) -> re.Match[str]:
         """Until `pattern` has been shown."""

@@ -323,7 +323,8 @@ def test_signals_at_every_stage(place: Place, name: str) -> None:
         time.sleep(delay)
         starting.process.send_signal(number)
         assert starting.exit(10) == -number
-        assert "Traceback" not in starting.stderr
+        # Until it has read its options, Python's and twistd's own manners hold.
+        assert name == "SIGINT" or starting.stderr == ""
     ready = place.running.peer("alice")
     ready.wait("ready")
     ends_well(ready)

@@ -23,7 +23,6 @@ from twisted.python import usage
 from punch.files import make_private_directory
 from punch.identity import PeerID, PeerIDError
 from punch.peer.events import Event, Registered
-from punch.peer.node import Node
 from punch.state import Lock, PeerState, StateDirectory, StateError, default_state_dir
 from punch.twistd import Console as PlainConsole
 from punch.twistd import end, end_on_signals, fail, use_own_files
@@ -186,7 +185,7 @@ def choose_rendezvous(options: Options, environ: Mapping[str, str]) -> Rendezvou
     try:
         return RendezvousAddress.parse(text)
     except RendezvousAddressError as error:
-        options.fail("bad-address", f"{error} (It came from {source}.)")
+        options.fail("bad-address", f"{source}: {error}")
 
 
 class PeerService(Service):
@@ -219,6 +218,9 @@ class PeerService(Service):
             self.front_end = JSONFrontEnd(settings, surroundings, lambda: time.monotonic() - _started)
         else:
             self.front_end = StdioFrontEnd(settings, surroundings)
+        # Not earlier: it takes long to load, and an interrupt is quiet only since the options were read.
+        from punch.peer.node import Node
+
         self.node = Node(
             reactor=reactor,
             identity=identity,
@@ -230,7 +232,7 @@ class PeerService(Service):
         )
 
     def startService(self) -> None:
-        super().startService()
+        super().startService()  # type: ignore[no-untyped-call]
         streams = Streams.of_this_process()
         front_end = self.front_end
         self._console = Console(
@@ -257,7 +259,7 @@ class PeerService(Service):
 
     def stopService(self) -> Deferred[Any]:
         """Tell the other sides goodbye, let the last output out, give everything back."""
-        super().stopService()
+        super().stopService()  # type: ignore[no-untyped-call]
         self.front_end.stopped()
         if self._keys is not None:
             # First of all: a second signal ends the process at once.
@@ -308,5 +310,5 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     service = PeerService(options, reactor)
-    end_on_signals(reactor)  # type: ignore[arg-type]
+    end_on_signals(reactor)
     return service
