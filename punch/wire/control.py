@@ -29,8 +29,10 @@ from punch.wire.fields import (
     number,
     peer_id,
     sentence,
+    sequence,
     string,
 )
+from punch.wire.relays import MAX_RELAYS, RelayServer
 from punch.wire.sealed import Envelope
 
 VERSION = 1
@@ -171,6 +173,11 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class RenewRelays:
+    """The credentials for the relays expire soon: new ones, please."""
+
+
+@dataclass(frozen=True)
 class Welcome:
     """
     The peer is registered.
@@ -184,6 +191,15 @@ class Welcome:
     reflector: int
     keepalive: float
     version: int = VERSION
+    relays: tuple[RelayServer, ...] = ()
+    """Where a link can be relayed, none if nowhere."""
+
+
+@dataclass(frozen=True)
+class Relays:
+    """The answer to `RenewRelays`: where a link can be relayed, with new credentials."""
+
+    relays: tuple[RelayServer, ...]
 
 
 @dataclass(frozen=True)
@@ -238,8 +254,8 @@ class Error:
     call: str | None = None
 
 
-Request = Register | Ping | Establish | Answer | Trickle | Reject | Cancel
-Reply = Welcome | Pong | Incoming | Answered | Candidates | Ended | Error
+Request = Register | Ping | Establish | Answer | Trickle | Reject | Cancel | RenewRelays
+Reply = Welcome | Relays | Pong | Incoming | Answered | Candidates | Ended | Error
 Message = Request | Reply
 
 
@@ -258,7 +274,7 @@ def encode(message: Message) -> bytes:
     value: dict[str, Any] = {"type": shape.type}
     for entry in shape.fields:
         content = getattr(message, entry.attribute)
-        if content is not None:
+        if content is not None and (entry.required or content != ()):
             value[entry.key] = _to_json(content)
     if "text" in value:
         value["text"] = clean(value["text"])
@@ -352,6 +368,7 @@ _TEXT = _Field("text", "text", sentence)
 _OFFER = _Field("offer", "offer", _envelope)
 _ANSWER = _Field("answer", "answer", _envelope)
 _ENVELOPE = _Field("envelope", "envelope", _envelope)
+_RELAYS = _Field("relays", "relays", sequence(RelayServer.from_json, MAX_RELAYS))
 _DECISION = _Field("code", "code", _one_of(ErrorCode.REFUSED, ErrorCode.BUSY))
 
 _REQUESTS = {
@@ -364,6 +381,7 @@ _REQUESTS = {
         _Shape(Trickle, "candidate", (_CALL, _TO, _ENVELOPE)),
         _Shape(Reject, "reject", (_CALL, _TO, _DECISION)),
         _Shape(Cancel, "cancel", (_CALL, _TO)),
+        _Shape(RenewRelays, "relay", ()),
     )
 }
 _REPLIES = {
@@ -378,8 +396,10 @@ _REPLIES = {
                 _Field("address", "address", _ip),
                 _Field("reflector", "reflector", integer(0, 65535)),
                 _Field("keepalive", "keepalive", number(0.1, MAX_KEEPALIVE)),
+                _RELAYS._replace(required=False),
             ),
         ),
+        _Shape(Relays, "relay", (_RELAYS,)),
         _Shape(Pong, "pong", ()),
         _Shape(Incoming, "incoming", (_CALL, _FROM, _NAME, _OFFER)),
         _Shape(Answered, "answered", (_CALL, _FROM, _ANSWER)),
@@ -400,6 +420,8 @@ def _to_json(content: object) -> object:
         return content.to_json()
     if isinstance(content, Enum):
         return content.value
+    if isinstance(content, tuple):
+        return [relay.to_json() for relay in content]
     return content
 
 
