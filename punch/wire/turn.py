@@ -1,0 +1,94 @@
+"""
+What TURN adds to STUN messages: ChannelData (RFC 8656, section 12.4), and how both travel on a byte stream
+(section 3.1 of RFC 8656; RFC 8489, section 6.2.2).
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import NamedTuple
+
+from punch.wire.stun import HEADER_SIZE, MAGIC_COOKIE
+
+FIRST_CHANNEL = 0x4000
+LAST_CHANNEL = 0x4FFF
+"""RFC 8656, section 12: what RFC 5766 allowed above is used by others now (RFC 7983)."""
+MAX_CHANNEL_DATA = 65535
+"""Bytes of data in one message."""
+
+_HEADER = Struct(">HH")
+_COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
+_PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+
+
+class FramingError(ValueError):
+    """What came on a stream is no STUN message and no ChannelData: where the next one begins is unknown."""
+
+
+class ChannelData(NamedTuple):
+    """Data that is from a peer of the relay, or for one, by the number of its channel."""
+
+    number: int
+    data: bytes
+
+
+def encode_channel_data(number: int, data: bytes, *, padded: bool) -> bytes:
+    """
+    Write a ChannelData message.
+
+    :param padded: to a multiple of 4 bytes, as streams demand.
+    """
+    header = _HEADER.pack(number, len(data))
+    return header + data + _PADDING[len(data) & 3] if padded else header + data
+
+
+def parse_channel_data(message: bytes) -> ChannelData | None:
+    """
+    Read a ChannelData message, padded or not; None if it is none, or cut short.
+    """
+    if len(message) < 4:
+        return None
+    number, length = _HEADER.unpack_from(message)
+    if not FIRST_CHANNEL <= number <= LAST_CHANNEL or len(message) < 4 + length:
+        return None
+    return ChannelData(number, message[4 : 4 + length])
+
+
+class StreamSplitter:
+    """Cuts a byte stream into STUN messages and ChannelData, each as it would be in a datagram."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of a message that is not complete yet; at most 65,556."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """
+        Take what was read; returns the messages that are complete now, ChannelData without its padding.
+
+        :raise FramingError: the stream is of no use any more.
+        """
+        buffer = self._buffer
+        buffer += data
+        messages: list[bytes] = []
+        position, size = 0, len(buffer)
+        while size - position >= 4:
+            first, length = _HEADER.unpack_from(buffer, position)
+            if first <= 0x3FFF:
+                end = padded_end = position + HEADER_SIZE + length
+                if length & 3 or (size - position >= 8 and buffer[position + 4 : position + 8] != _COOKIE):
+                    raise FramingError("no STUN message")
+            elif first <= LAST_CHANNEL:
+                end = position + 4 + length
+                padded_end = end + (-length & 3)
+            else:
+                raise FramingError("neither a STUN message nor ChannelData")
+            if padded_end > size:
+                break
+            messages.append(bytes(buffer[position:end]))
+            position = padded_end
+        del buffer[:position]
+        return messages
