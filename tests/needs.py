@@ -12,6 +12,7 @@ PACKAGES = {
     "nft": "nftables",
     "ip": "iproute2",
     "tcpdump": "tcpdump",
+    "conntrack": "conntrack",
     "turnutils_stunclient": "coturn",
     "turnutils_natdiscovery": "coturn",
     "gcore": "gdb",

@@ -105,6 +105,13 @@ class Lab:
             host.run("ip", "address", "add", address, "dev", interface, *flags)
         host.run("ip", "link", "set", interface, "up")
 
+    def join(self, one: Host, interface: str, other: Host, other_interface: str) -> None:
+        """A cable between two hosts, both ends up."""
+        ends = ["netns", one.name, "type", "veth", "peer", "name", other_interface, "netns", other.name]
+        run("ip", "link", "add", interface, *ends)
+        one.run("ip", "link", "set", interface, "up")
+        other.run("ip", "link", "set", other_interface, "up")
+
     def nat(self, name: str, public: Host, public_address: str, lan: Host, lan_address: str) -> Host:
         """A home router: masquerades what leaves its `wan`, drops what nobody inside asked for."""
         router = self.host(name)

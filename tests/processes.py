@@ -71,15 +71,19 @@ class JSONProcess:
         )
 
     def wait(
-        self, name: str, timeout: float = 20.0, where: Callable[[Event], bool] = lambda event: True
+        self,
+        name: str | Sequence[str],
+        timeout: float = 20.0,
+        where: Callable[[Event], bool] = lambda event: True,
     ) -> Event:
-        """The next event called `name` (of those not yet waited past) for which `where` holds."""
+        """The next event called `name` (or one of them; of those not yet waited past) for which `where` holds."""
+        names = (name,) if isinstance(name, str) else name
         end = time.monotonic() + timeout
         while True:
             while self._seen < len(self.events):
                 event = self.events[self._seen]
                 self._seen += 1
-                if event["event"] == name and where(event):
+                if event["event"] in names and where(event):
                     return event
             try:
                 new = self._queue.get(timeout=max(0.0, end - time.monotonic()))
@@ -89,6 +93,15 @@ class JSONProcess:
                 self._queue.put(None)
                 raise self._fail(f"ended before a {name!r} event")
             self.events.append(new)
+
+    def settle(self) -> list[Event]:
+        """All events so far, read without waiting; `wait` will look at none of them."""
+        with contextlib.suppress(queue.Empty):
+            while (new := self._queue.get_nowait()) is not None:
+                self.events.append(new)
+            self._queue.put(None)
+        self._seen = len(self.events)
+        return self.events
 
     def command(self, command: str, **fields: Any) -> None:
         assert self.process.stdin is not None

@@ -1,0 +1,286 @@
+"""Runs pairs of places through calls of the real programs, several side by side, and notes what comes of each."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..processes import Event, JSONProcess, ProcessFailed, Programs
+from .profiles import PROFILES, build
+from .world import CONTROL_PORT, LEFT, REFLECTOR_PORT, RIGHT, SERVICE4, SERVICE6, Place, Weather, World
+
+Pair = tuple[str, str]
+
+PATIENCE = 12.0
+"""Seconds after which a call has failed."""
+SETTLED = 5.0
+"""Seconds after `connected` at which the best path must have been found."""
+AT_ONCE = 10
+"""Calls side by side; most of them wait for `SETTLED`."""
+CONNECTING = 2
+"""Calls that connect at the same moment: more would measure the machine."""
+
+
+def all_pairs(names: Iterable[str] = PROFILES) -> list[Pair]:
+    """Every pair of the profiles, each once, in the order of `PROFILES`."""
+    names = [name for name in PROFILES if name in set(names)]
+    return [(one, other) for index, one in enumerate(names) for other in names[index:]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    One call.
+
+    :ivar seconds: from the call to `connected` on the caller's side; None if that never came.
+    :ivar first: the paths on both sides when they were connected.
+    :ivar settled: the paths `SETTLED` seconds later.
+    :ivar problem: what went wrong, "" if nothing did.
+    """
+
+    seconds: float | None
+    first: tuple[str, ...] = ()
+    settled: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def relayed(self) -> bool:
+        """Whether either side was on the relay in the end."""
+        return "relay" in self.settled
+
+
+@dataclass
+class Results:
+    """All outcomes of a grid, run by run."""
+
+    weather: Weather
+    runs: int
+    pairs: list[Pair]
+    outcomes: dict[Pair, list[Outcome]] = field(default_factory=dict)
+
+    def seconds(self) -> list[float]:
+        """All times to connect."""
+        return [
+            outcome.seconds
+            for outcomes in self.outcomes.values()
+            for outcome in outcomes
+            if outcome.seconds is not None
+        ]
+
+    @property
+    def worst(self) -> float:
+        return max(self.seconds(), default=0.0)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds() or [0.0])
+
+
+class Grid:
+    """A world with a rendezvous and a peer in every place that the pairs need."""
+
+    def __init__(self, programs: Programs, world: World, pairs: Sequence[Pair], options: Sequence[str] = ()):
+        self.world = world
+        self.pairs = list(pairs)
+        names = [name for name in PROFILES if any(name in pair for pair in pairs)]
+        self.places = build(world, names)
+        world.start()
+        self._programs = programs
+        self._options = list(options)
+        self.rendezvous, self.address = start_rendezvous(programs, world)
+        self._peers: dict[str, JSONProcess] = {}
+        self._connecting = threading.Semaphore(CONNECTING)
+        needed = {name for one, other in pairs for name in ((one, LEFT), (other, RIGHT))}
+        starting = [place for key, place in self.places.items() if key in needed]
+        for first in range(0, len(starting), 4):
+            batch = starting[first : first + 4]
+            for place in batch:
+                self._peers[place.name] = start_peer(programs, place, self.address, self._options)
+            for place in batch:
+                self._peers[place.name].wait("registered", 60.0)
+
+    def run(self, runs: int, tell: Callable[[Pair, int, Outcome], None] = lambda *_: None) -> Results:
+        """Call every pair so many times; `tell` is called with each outcome, from any thread."""
+        results = Results(self.world.weather, runs, self.pairs, {pair: [] for pair in self.pairs})
+        for number in range(runs):
+            self._run(number, results, tell)
+        return results
+
+    def _run(self, number: int, results: Results, tell: Callable[[Pair, int, Outcome], None]) -> None:
+        left = list(self.pairs)
+        busy: set[str] = set()
+        changed = threading.Condition()
+        problems: list[BaseException] = []
+
+        def call(pair: Pair, needs: set[str]) -> None:
+            try:
+                outcome = self._call(pair, number)
+                results.outcomes[pair].append(outcome)
+                tell(pair, number, outcome)
+            except BaseException as problem:
+                problems.append(problem)
+            finally:
+                with changed:
+                    busy.difference_update(needs)
+                    changed.notify()
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            running = []
+            while left and not problems:
+                with changed:
+                    pair = self._next(left, busy)
+                    if pair is None or sum(not each.done() for each in running) >= AT_ONCE:
+                        changed.wait(0.5)
+                        continue
+                    left.remove(pair)
+                    needs = self._needs(pair)
+                    busy |= needs
+                running.append(pool.submit(call, pair, needs))
+        if problems:
+            raise problems[0]
+
+    def _next(self, left: Sequence[Pair], busy: set[str]) -> Pair | None:
+        """A pair whose places and routers nobody uses; first those whose places have most to do."""
+        work: dict[str, int] = {}
+        for pair in left:
+            for name in self._needs(pair):
+                work[name] = work.get(name, 0) + 1
+        free = [pair for pair in left if not self._needs(pair) & busy]
+        return max(free, key=lambda pair: max(work[name] for name in self._needs(pair)), default=None)
+
+    def _sides(self, pair: Pair) -> tuple[Place, Place]:
+        return self.places[pair[0], LEFT], self.places[pair[1], RIGHT]
+
+    def _needs(self, pair: Pair) -> set[str]:
+        """What no other call may use at the same time: both hosts and all routers before them."""
+        hosts = [host.name for place in self._sides(pair) for host in (place.host, *place.routers)]
+        return set(hosts)
+
+    def _call(self, pair: Pair, number: int) -> Outcome:
+        places = self._sides(pair)
+        caller, callee = (self._peers[place.name] for place in (places if number % 2 == 0 else places[::-1]))
+        with self._connecting:
+            for place in places:
+                place.forget()
+            started, outcome = connect(caller, callee)
+        if outcome.seconds is None:
+            hang_up(caller, callee)
+            return outcome
+        time.sleep(max(0.0, started + outcome.seconds + SETTLED - time.monotonic()))
+        settled = tuple(path_now(one, other) for one, other in ((caller, callee), (callee, caller)))
+        hang_up(caller, callee)
+        problem = "the link was lost" if "" in settled else ""
+        return Outcome(outcome.seconds, outcome.first, settled, problem)
+
+
+def start_rendezvous(programs: Programs, world: World) -> tuple[JSONProcess, str]:
+    """The rendezvous of a world, and its address."""
+    six = SERVICE6.replace(":", "\\:")
+    rendezvous = programs.rendezvous(
+        *("--host", SERVICE4, "--reflector-port", str(REFLECTOR_PORT)),
+        *("--control", f"tcp:{CONTROL_PORT}", "--control", f"tcp:{CONTROL_PORT}:interface={six}"),
+        state="state-rendezvous",
+        prefix=world.service.prefix,
+    )
+    return rendezvous, str(rendezvous.wait("listening", 60.0)["address"])
+
+
+def start_peer(programs: Programs, place: Place, address: str, options: Sequence[str] = ()) -> JSONProcess:
+    """A peer in a place, that lets everybody in."""
+    if place.sees6:
+        address = address.replace(SERVICE4, f"[{SERVICE6}]")
+    return programs.peer(
+        place.name,
+        *("--rendezvous", address, "--accept", "anyone", *options),
+        state=f"state-{place.name}",
+        prefix=place.host.prefix,
+    )
+
+
+def peer_id(process: JSONProcess) -> str:
+    """The ID of a peer that is ready."""
+    return str(process.events[0]["id"])
+
+
+def connect(caller: JSONProcess, callee: JSONProcess) -> tuple[float, Outcome]:
+    """Call, and wait for both sides; also when the call was made, by our clock."""
+    here, there = peer_id(caller), peer_id(callee)
+    for process in (caller, callee):
+        process.settle()
+    started = time.monotonic()
+    caller.command("call", peer=there)
+    calling = caller.wait("calling", PATIENCE, lambda event: event["peer"] == there)
+    ended = None
+    try:
+        ended = caller.wait(("connected", "failed"), PATIENCE, lambda event: event.get("peer") == there)
+        if ended["event"] == "failed":
+            return started, Outcome(None, problem=f"{ended['reason']}: {ended['text']}")
+        seconds = float(ended["time"] - calling["time"])
+        other = callee.wait("connected", PATIENCE, lambda event: event["peer"] == here)
+    except ProcessFailed as problem:
+        if caller.process.poll() is not None or callee.process.poll() is not None:
+            raise
+        return started, Outcome(None, problem=str(problem).partition("\n")[0])
+    return started, Outcome(seconds, (ended["path"], other["path"]))
+
+
+def hang_up(caller: JSONProcess, callee: JSONProcess) -> None:
+    """End the link or the call between two peers, and wait until both sides know."""
+    if not any(_talking(one, other) for one, other in ((caller, callee), (callee, caller))):
+        return
+    caller.command("hangup", peer=peer_id(callee))
+    deadline = time.monotonic() + 5.0
+    while time.monotonic() < deadline:
+        if not any(_talking(one, other) for one, other in ((caller, callee), (callee, caller))):
+            return
+        time.sleep(0.02)
+
+
+def _about(process: JSONProcess, other: JSONProcess) -> list[Event]:
+    there = peer_id(other)
+    return [event for event in process.settle() if event.get("peer") == there]
+
+
+def _talking(process: JSONProcess, other: JSONProcess) -> bool:
+    """Whether a process has a link or a call to the other, by its own events."""
+    last = [
+        event["event"]
+        for event in _about(process, other)
+        if event["event"] in ("calling", "call", "checking", "connected", "disconnected", "failed", "refused")
+    ]
+    return bool(last) and last[-1] not in ("disconnected", "failed", "refused")
+
+
+def path_now(process: JSONProcess, other: JSONProcess) -> str:
+    """The path that a link has now, "" if there is no link."""
+    path: Any = ""
+    for event in _about(process, other):
+        if event["event"] in ("connected", "path"):
+            path = event["path"]
+        elif event["event"] == "disconnected":
+            path = ""
+    return str(path)
+
+
+def run_grid(
+    directory: Path,
+    pairs: Sequence[Pair],
+    *,
+    runs: int = 1,
+    weather: Weather | None = None,
+    options: Sequence[str] = (),
+    tell: Callable[[Pair, int, Outcome], None] = lambda *_: None,
+) -> Results:
+    """Build a world, run the pairs in it, and remove everything again."""
+    programs = Programs(directory)
+    with World(weather) as world:
+        try:
+            return Grid(programs, world, pairs, options).run(runs, tell)
+        finally:
+            programs.close()
