@@ -26,11 +26,12 @@ from punch.link.proof import (
     check_proof_version,
     make_proof,
 )
-from punch.link.quic import ALPN, QuicConnection
+from punch.link.quic import ALPN, QuicConnection, QuicError
 from punch.link.session import CONTROL_STREAM, Session, known_code
 
 APPLICATION_CODES: Final = 0x5000
 """Our close codes in QUIC begin here: "P", and no code of QUIC's own."""
+_APPLICATION_ERROR: Final = 0x0C
 _CRYPTO_ERRORS: Final = range(0x100, 0x200)
 
 
@@ -92,7 +93,10 @@ class Connection:
             if self._budget < 0:
                 self.close(CloseCode.REFUSED, "Too much was sent before the link proof.")
                 return
-        self.quic.receive(datagrams, now)
+        try:
+            self.quic.receive(datagrams, now)
+        except QuicError as error:
+            self.close(CloseCode.INTERNAL, f"The QUIC library failed: {error}.")
         self.quic.deliver(self)
 
     def next_timer(self) -> float | None:
@@ -270,6 +274,9 @@ def explain(code: int, application: bool, reason: str) -> tuple[CloseCode, str, 
         return known_code(code - APPLICATION_CODES), reason, True
     if not application and code in _CRYPTO_ERRORS:
         return CloseCode.PROOF, f"The handshake failed: {reason or hex(code)}.", False
+    if not application and code == _APPLICATION_ERROR:
+        # What is left of our own code when the connection was closed during the handshake.
+        return CloseCode.REFUSED, "The other side closed the connection.", True
     if "idle" in reason.lower():
         return CloseCode.LOST, "The other side has not been heard of for too long.", False
     return CloseCode.PROTOCOL, f"QUIC ended the connection: {reason or hex(code)}.", False

@@ -1,0 +1,582 @@
+"""
+Streams, credits, datagrams and the close of a link, and what happens to a peer that keeps no rule of them.
+"""
+
+from __future__ import annotations
+
+from punch.link.events import (
+    INITIAL_CREDIT,
+    MAX_DATAGRAM,
+    CloseCode,
+    ControlFrame,
+    Datagram,
+    Limits,
+    LinkError,
+    StreamData,
+    StreamLimitError,
+    StreamOpened,
+    StreamReset,
+    StreamSendable,
+)
+from punch.link.frames import MAX_FRAME, FrameType, encode_close, encode_credit, encode_frame
+from punch.link.quic import QuicStreamLimit
+from punch.link.streams import encode_name
+from punch.test.link_pair import AioquicMixin, CoreNode, LinkTestCase, Pipe, RogueCallee
+
+MIB = 1024 * 1024
+
+
+class StreamTests(LinkTestCase):
+    def test_both_ways_and_both_ends(self) -> None:
+        caller, callee, pipe = self.connect()
+        stream_id = caller.core.open_stream("chat/1")
+        caller.core.send(stream_id, b"question", fin=True)
+        pipe.run(0.1)
+        self.assertEqual(callee.of(StreamOpened), [StreamOpened(stream_id, "chat/1")])
+        callee.core.send(stream_id, b"ans")
+        callee.core.send(stream_id, b"wer", fin=True)
+        pipe.run(0.1)
+        self.assertEqual(callee.received, {stream_id: b"question"})
+        self.assertEqual(caller.received, {stream_id: b"answer"})
+        self.assertTrue(caller.of(StreamData)[-1].fin)
+        for node in (caller, callee):
+            assert node.core._session is not None
+            self.assertEqual(node.core._session._streams, {})
+
+    def test_the_callee_opens_streams_too(self) -> None:
+        caller, callee, pipe = self.connect()
+        stream_id = callee.core.open_stream("größe")
+        callee.core.send(stream_id, b"hello")
+        pipe.run(0.1)
+        self.assertEqual(stream_id & 1, 1)
+        self.assertEqual(caller.of(StreamOpened), [StreamOpened(stream_id, "größe")])
+        self.assertEqual(caller.received, {stream_id: b"hello"})
+
+    def test_an_empty_stream(self) -> None:
+        caller, callee, pipe = self.connect()
+        stream_id = caller.core.open_stream("x")
+        caller.core.send(stream_id, b"", fin=True)
+        pipe.run(0.1)
+        self.assertEqual(callee.of(StreamData), [StreamData(stream_id, b"", True)])
+
+    def test_names(self) -> None:
+        caller, _, _ = self.connect()
+        for name in ("", "x" * 256, "é" * 128):
+            with self.assertRaises(ValueError):
+                caller.core.open_stream(name)
+        caller.core.open_stream("x" * 255)
+
+    def test_before_the_proof_and_after_the_end(self) -> None:
+        caller = self.make_caller()
+        with self.assertRaises(LinkError):
+            caller.core.open_stream("chat/1")
+        with self.assertRaises(LinkError):
+            caller.core.send_datagram(b"x")
+        caller.core.send(4, b"x")
+        caller.core.reset(4, 0)
+        caller.core.consumed(4, 1)
+        caller, _, pipe = self.connect()
+        caller.core.close(CloseCode.OK, "", pipe.now)
+        pipe.run(1.0)
+        with self.assertRaises(LinkError):
+            caller.core.open_stream("chat/1")
+
+    def test_reset(self) -> None:
+        for by_opener in (True, False):
+            caller, callee, pipe = self.connect()
+            stream_id = caller.core.open_stream("chat/1")
+            caller.core.send(stream_id, b"hello")
+            pipe.run(0.1)
+            here, there = (caller, callee) if by_opener else (callee, caller)
+            here.core.send(stream_id, b"never mind" * 10_000)
+            here.core.reset(stream_id, 7)
+            here.core.reset(stream_id, 7)
+            here.core.send(stream_id, b"too late")
+            there.core.send(stream_id, b"crossing")
+            pipe.run(0.2)
+            self.assertEqual(there.of(StreamReset), [StreamReset(stream_id, 7)])
+            self.assertEqual(here.of(StreamReset), [])
+            for node in (caller, callee):
+                self.assertIsNone(node.closed)
+                assert node.core._session is not None
+                self.assertEqual(node.core._session._streams, {})
+                self.assertEqual(node.core._session._remote_count, 0)
+
+    def test_reset_before_the_name_arrived(self) -> None:
+        caller, callee, pipe = self.connect()
+        for _ in range(300):
+            caller.core.reset(caller.core.open_stream("x"), 1)
+            pipe.run(0.05)
+        self.assertEqual(callee.of(StreamOpened), [])
+        stream_id = caller.core.open_stream("y")
+        pipe.run(0.1)
+        self.assertEqual(callee.of(StreamOpened), [StreamOpened(stream_id, "y")])
+
+    def test_many_streams_one_after_another(self) -> None:
+        caller, callee, pipe = self.connect()
+        for _ in range(300):
+            stream_id = caller.core.open_stream("x")
+            caller.core.send(stream_id, b"hello", fin=True)
+            pipe.run(0.05)
+            callee.core.send(stream_id, b"", fin=True)
+            pipe.run(0.05)
+        self.assertEqual(len(callee.of(StreamOpened)), 300)
+
+    def test_our_own_limit(self) -> None:
+        caller, _, _ = self.connect(Limits(streams=3))
+        for _ in range(3):
+            stream_id = caller.core.open_stream("x")
+        with self.assertRaises(StreamLimitError):
+            caller.core.open_stream("x")
+        self.assertEqual(stream_id, 12)
+
+    def test_the_librarys_limit_is_one_too(self) -> None:
+        caller, callee, pipe = self.connect()
+        opened = 0
+        try:
+            for _ in range(257):
+                caller.core.open_stream("x")
+                opened += 1
+        except StreamLimitError as error:
+            self.assertIn("close one first", str(error))
+        self.assertIn(opened, (99, 256))
+        pipe.run(1.0)
+        self.assertIsNone(callee.closed)
+        self.assertGreaterEqual(len(callee.of(StreamOpened)), 99)
+
+    def test_loss(self) -> None:
+        caller, callee, pipe = self.connect()
+        pipe.lose = lambda data, target: self.random.random() < 0.1
+        stream_id = caller.core.open_stream("x")
+        data = self.random.randbytes(300_000)
+        caller.core.send(stream_id, data, fin=True)
+        callee.core.send(stream_id, data)
+        self.assertTrue(pipe.run(60.0, lambda: len(callee.received.get(stream_id, b"")) == len(data)))
+        self.assertEqual(callee.received[stream_id], data)
+        self.assertLess(pipe.now, 30)
+
+
+class AioquicStreamTests(AioquicMixin, StreamTests):
+    __test__ = True
+
+
+class CreditTests(LinkTestCase):
+    """Back-pressure from end to end."""
+
+    bulk = 8 * MIB
+
+    def test_a_paused_reader_bounds_both_sides(self) -> None:
+        caller, callee, pipe = self.connect()
+        callee.reading = False
+        stream_id = caller.core.open_stream("x")
+        left, most = [self.bulk], [0]
+
+        def fill() -> None:
+            while left[0] and not caller.core.is_full(stream_id):
+                caller.core.send(stream_id, bytes(16384))
+                left[0] -= 16384
+
+        caller.on_event = lambda event: fill() if isinstance(event, StreamSendable) else None
+        fill()
+
+        def measure() -> bool:
+            most[0] = max(most[0], caller.core.queued(stream_id) + len(callee.received.get(stream_id, b"")))
+            return False
+
+        pipe.run(5.0, measure)
+        self.assertLessEqual(len(callee.received[stream_id]), INITIAL_CREDIT)
+        self.assertLessEqual(most[0], INITIAL_CREDIT + 64 * 1024 + 16384)
+        # It reads on, and gets all.
+        callee.reading = True
+        callee.core.consumed(stream_id, len(callee.received[stream_id]))
+        self.assertTrue(pipe.run(30.0, lambda: len(callee.received[stream_id]) == self.bulk))
+        self.assertEqual(left, [0])
+
+    def test_the_window_grows_to_the_path(self) -> None:
+        """With 100 ms of round trip, 16 KiB a round trip would be 160 kB/s."""
+        caller, callee, pipe = self.connect()
+        pipe.delay = 0.05
+        stream_id = caller.core.open_stream("x")
+        caller.core.send(stream_id, bytes(self.bulk))
+        begin = pipe.now
+        self.assertTrue(pipe.run(20.0, lambda: len(callee.received.get(stream_id, b"")) == self.bulk))
+        self.assertLess(pipe.now - begin, 2.5)
+
+    def test_the_window_has_an_end(self) -> None:
+        caller, callee, pipe = self.connect(Limits(max_window=65536))
+        stream_id = caller.core.open_stream("x")
+        caller.core.send(stream_id, bytes(self.bulk // 4))
+        pipe.run(5.0)
+        callee.reading = False
+        before = len(callee.received[stream_id])
+        caller.core.send(stream_id, bytes(MIB))
+        pipe.run(5.0)
+        unread = len(callee.received[stream_id]) - before
+        self.assertTrue(32768 < unread <= 65536, unread)
+
+    def test_windows_share_a_budget(self) -> None:
+        """Many streams together hold no more than the budget beyond their initial credit."""
+        total = 128 * 1024
+        caller, callee, pipe = self.connect(Limits(total_window=total))
+        streams = [caller.core.open_stream("x") for _ in range(8)]
+        for stream_id in streams:
+            caller.core.send(stream_id, bytes(self.bulk // 4))
+        pipe.run(30.0, lambda: sum(map(len, callee.received.values())) == 2 * self.bulk)
+        assert callee.core._session is not None
+        windows = [stream.window.window for stream in callee.core._session._streams.values()]
+        self.assertLessEqual(sum(windows), total + 8 * INITIAL_CREDIT)
+        # Streams that end give their part back.
+        for stream_id in streams:
+            caller.core.send(stream_id, b"", fin=True)
+        pipe.run(1.0)
+        self.assertEqual(callee.core._session._budget._left, total)
+
+    def test_an_idle_stream_keeps_its_small_window(self) -> None:
+        caller, callee, pipe = self.connect()
+        stream_id = caller.core.open_stream("x")
+        for _ in range(100):
+            caller.core.send(stream_id, bytes(1000))
+            pipe.run(1.0)
+        assert callee.core._session is not None
+        self.assertEqual(callee.core._session._streams[stream_id].window.window, INITIAL_CREDIT)
+
+    def test_a_caller_sends_little_before_it_is_accepted(self) -> None:
+        """
+        The callee's answer to the proof is lost for a while; what was sent meanwhile is far below 64 KiB.
+        """
+        caller, callee = self.make_caller(), self.make_callee()
+        pipe = Pipe(caller, callee)
+        caller.core.start(0.0)
+        self.assertTrue(pipe.run(1.0, lambda: caller.proved))
+        pipe.lose = lambda data, target: target == 0
+        for _ in range(5):
+            stream_id = caller.core.open_stream("x")
+            caller.core.send(stream_id, bytes(INITIAL_CREDIT))
+            caller.core.send_datagram(bytes(1000))
+        pipe.run(0.3)
+        self.assertLessEqual(sum(map(len, callee.received.values())), 24 * 1024)
+        pipe.lose = lambda data, target: False
+        pipe.run(5.0)
+        self.assertEqual([len(data) for data in callee.received.values()], [INITIAL_CREDIT] * 5)
+
+
+class AioquicCreditTests(AioquicMixin, CreditTests):
+    __test__ = True
+    # Pure Python takes its time over mebibytes, and half of one shows the same.
+    bulk = MIB // 2
+
+
+class DatagramTests(LinkTestCase):
+    def test_both_ways(self) -> None:
+        caller, callee, pipe = self.connect()
+        caller.core.send_datagram(b"")
+        caller.core.send_datagram(b"x" * MAX_DATAGRAM)
+        callee.core.send_datagram(b"y")
+        pipe.run(0.1)
+        self.assertEqual(callee.of(Datagram), [Datagram(b""), Datagram(b"x" * MAX_DATAGRAM)])
+        self.assertEqual(caller.of(Datagram), [Datagram(b"y")])
+
+    def test_too_long(self) -> None:
+        caller, callee, pipe = self.connect()
+        with self.assertRaises(ValueError):
+            caller.core.send_datagram(bytes(MAX_DATAGRAM + 1))
+        stream_id = caller.core.open_stream("x")
+        caller.core.send(stream_id, b"still alive")
+        pipe.run(0.1)
+        self.assertEqual(callee.received, {stream_id: b"still alive"})
+
+    def test_too_many_lose_the_oldest(self) -> None:
+        caller, callee, pipe = self.connect()
+        pipe.run(0.5)
+        for number in range(1000):
+            caller.core.send_datagram(number.to_bytes(2, "big") + bytes(998))
+        pipe.run(5.0)
+        numbers = [int.from_bytes(event.data[:2], "big") for event in callee.of(Datagram)]
+        self.assertEqual(numbers, list(range(1000 - len(numbers), 1000)))
+        self.assertEqual(len(numbers), 128)
+
+
+class AioquicDatagramTests(AioquicMixin, DatagramTests):
+    __test__ = True
+
+
+class CloseTests(LinkTestCase):
+    """Every end has a code and a reason, and arrives."""
+
+    def assert_closed(self, node: CoreNode, code: CloseCode, reason: str, by_peer: bool) -> None:
+        assert node.closed is not None
+        self.assertEqual((node.closed.code, node.closed.reason), (code, reason))
+        self.assertEqual(node.closed.by_peer, by_peer)
+
+    def test_reason_arrives(self) -> None:
+        for swap in (False, True):
+            caller, callee, pipe = self.connect()
+            here, there = (callee, caller) if swap else (caller, callee)
+            begin = pipe.now
+            here.core.close(CloseCode.REPLACED, "a newer link – größer", pipe.now)
+            here.core.close(CloseCode.OK, "a second time", pipe.now)
+            pipe.run(0.045)
+            self.assert_closed(here, CloseCode.REPLACED, "a newer link – größer", False)
+            self.assert_closed(there, CloseCode.REPLACED, "a newer link – größer", True)
+            self.assertApproximates(pipe.now - begin, 0.045, 1e-6)
+
+    def test_reason_is_cut_at_a_character(self) -> None:
+        caller, callee, pipe = self.connect()
+        caller.core.close(CloseCode.OK, "ü" * 200, pipe.now)
+        pipe.run(1.0)
+        self.assert_closed(callee, CloseCode.OK, "ü" * 128, True)
+        caller, callee, pipe = self.connect()
+        caller.core.close(CloseCode.OK, "x" + "ü" * 200 + "\ud800", pipe.now)
+        pipe.run(1.0)
+        self.assert_closed(callee, CloseCode.OK, "x" + "ü" * 127, True)
+
+    def test_reason_survives_loss(self) -> None:
+        for seed in range(5):
+            caller, callee, pipe = self.connect()
+            self.random.seed(seed)
+            pipe.lose = lambda data, target: self.random.random() < 0.3
+            caller.core.close(CloseCode.OK, "bye", pipe.now)
+            pipe.run(2.0)
+            self.assert_closed(callee, CloseCode.OK, "bye", True)
+
+    def test_nobody_answers(self) -> None:
+        caller, _, pipe = self.connect()
+        pipe.lose = lambda data, target: True
+        begin = pipe.now
+        caller.core.close(CloseCode.SHUTDOWN, "bye", pipe.now)
+        self.assertTrue(pipe.run(5.0, lambda: caller.closed is not None))
+        self.assertApproximates(pipe.now - begin, 1.0, 0.01)
+        self.assert_closed(caller, CloseCode.SHUTDOWN, "bye", False)
+
+    def test_both_at_once(self) -> None:
+        caller, callee, pipe = self.connect()
+        caller.core.close(CloseCode.OK, "I first", pipe.now)
+        callee.core.close(CloseCode.SHUTDOWN, "no, I", pipe.now)
+        pipe.run(1.0)
+        self.assert_closed(caller, CloseCode.OK, "I first", False)
+        self.assert_closed(callee, CloseCode.SHUTDOWN, "no, I", False)
+
+    def test_before_the_proof(self) -> None:
+        caller = self.make_caller()
+        caller.core.start(0.0)
+        caller.core.close(CloseCode.OK, "changed my mind", 0.0)
+        caller.take()
+        self.assert_closed(caller, CloseCode.OK, "changed my mind", False)
+        self.assertIsNone(caller.core.next_event())
+
+    def test_at_once(self) -> None:
+        caller, callee, pipe = self.connect()
+        caller.core.fail(CloseCode.LOST, "no path is left", pipe.now)
+        caller.take()
+        self.assert_closed(caller, CloseCode.LOST, "no path is left", False)
+        pipe.run(1.0)
+        self.assert_closed(callee, CloseCode.LOST, "no path is left", True)
+
+    def test_timers_end(self) -> None:
+        caller, callee, pipe = self.connect()
+        caller.core.close(CloseCode.OK, "", pipe.now)
+        pipe.run(5.0)
+        self.assertIsNone(caller.core.get_timer())
+        self.assertIsNone(callee.core.get_timer())
+
+    def test_after_an_hour_of_darkness(self) -> None:
+        """With a ping on both sides at the return, what was pending arrives at once."""
+        caller, callee, pipe = self.connect()
+        pipe.lose = lambda data, target: True
+        stream_id = caller.core.open_stream("x")
+        caller.core.send(stream_id, b"hello")
+        pipe.run(3600.0)
+        self.assertIsNone(caller.closed)
+        pipe.lose = lambda data, target: False
+        begin = pipe.now
+        caller.core.ping(pipe.now)
+        callee.core.ping(pipe.now)
+        self.assertTrue(pipe.run(10.0, lambda: bool(callee.received)))
+        self.assertLess(pipe.now - begin, 0.5)
+
+    def test_silence_alone_ends_nothing(self) -> None:
+        caller, callee, pipe = self.connect()
+        pipe.run(1.0)
+        pipe.now += 6 * 86400.0
+        stream_id = caller.core.open_stream("x")
+        caller.core.send(stream_id, b"good morning")
+        pipe.run(1.0)
+        self.assertEqual(callee.received, {stream_id: b"good morning"})
+
+
+class AioquicCloseTests(AioquicMixin, CloseTests):
+    __test__ = True
+
+
+class AbuseTests(LinkTestCase):
+    """A caller that has proved who it is, and then breaks the rules; and a callee that does."""
+
+    def assert_ended(self, callee: CoreNode, words: str) -> None:
+        assert callee.closed is not None
+        self.assertEqual((callee.closed.code, callee.closed.by_peer), (CloseCode.PROTOCOL, False))
+        self.assertIn(words, callee.closed.reason)
+
+    def control(self, data: bytes, words: str) -> None:
+        callee = self.make_callee()
+        rogue, pipe = self.rogue(callee, prove=True)
+        rogue.quic.send(0, data, False)
+        self.assertTrue(pipe.run(2.0, lambda: callee.closed is not None))
+        self.assert_ended(callee, words)
+        pipe.run(1.0)
+        assert rogue.refused is not None
+        self.assertEqual(rogue.refused[0], CloseCode.PROTOCOL)
+        self.assertIn(words, rogue.refused[1])
+
+    def test_exceeds_its_credit(self) -> None:
+        callee = self.make_callee()
+        callee.reading = False
+        rogue, pipe = self.rogue(callee, prove=True)
+        rogue.quic.send(rogue.quic.open_stream(), encode_name("x") + bytes(INITIAL_CREDIT), False)
+        self.assertTrue(pipe.run(2.0, lambda: callee.closed is not None))
+        self.assert_ended(callee, "more on a stream than it was allowed")
+
+    def test_opens_too_many_streams(self) -> None:
+        callee = self.make_callee(limits=Limits(streams=8))
+        rogue, pipe = self.rogue(callee, prove=True)
+        for _ in range(9):
+            rogue.quic.send(rogue.quic.open_stream(), encode_name("x"), False)
+        self.assertTrue(pipe.run(2.0, lambda: callee.closed is not None))
+        self.assert_ended(callee, "more than 8 streams")
+
+    def test_no_more_than_256_streams_ever(self) -> None:
+        callee = self.make_callee()
+        rogue, pipe = self.rogue(callee, prove=True)
+        try:
+            for _ in range(300):
+                rogue.quic.send(rogue.quic.open_stream(), encode_name("x"), False)
+        except QuicStreamLimit:
+            # The library keeps it from more than 100.
+            pipe.run(1.0)
+            self.assertIsNone(callee.closed)
+        pipe.run(1.0)
+        self.assertLessEqual(len(callee.of(StreamOpened)), 256)
+
+    def test_a_name_that_never_ends(self) -> None:
+        callee = self.make_callee()
+        rogue, pipe = self.rogue(callee, prove=True)
+        stream_id = rogue.quic.open_stream()
+        rogue.quic.send(stream_id, b"\xff", False)
+        begin = pipe.now
+        for _ in range(30):
+            rogue.quic.send(stream_id, b"x", False)
+            if pipe.run(0.5, lambda: callee.closed is not None):
+                break
+        self.assert_ended(callee, "never said its name")
+        self.assertApproximates(pipe.now - begin, 10.0, 0.1)
+
+    def test_bad_names(self) -> None:
+        for data, fin, words in (
+            (b"\0", False, "no name"),
+            (b"\x02\xff\xfe", False, "not UTF-8"),
+            (b"\x05abc", True, "ended within its name"),
+            (b"", True, "ended within its name"),
+        ):
+            callee = self.make_callee()
+            rogue, pipe = self.rogue(callee, prove=True)
+            rogue.quic.send(rogue.quic.open_stream(), data, fin)
+            pipe.run(0.5)
+            self.assert_ended(callee, words)
+            self.assertEqual(callee.of(StreamOpened), [])
+
+    def test_one_way_stream(self) -> None:
+        callee = self.make_callee()
+        rogue, pipe = self.rogue(callee, prove=True)
+        rogue.quic.send(2, encode_name("x"), False)
+        self.assertTrue(pipe.run(2.0, lambda: callee.closed is not None))
+        self.assert_ended(callee, "one-way stream")
+
+    def test_ends_the_control_stream(self) -> None:
+        callee = self.make_callee()
+        rogue, pipe = self.rogue(callee, prove=True)
+        rogue.quic.send(0, b"", True)
+        self.assertTrue(pipe.run(2.0, lambda: callee.closed is not None))
+        self.assert_ended(callee, "ended the control stream")
+
+    def test_resets_the_control_stream(self) -> None:
+        callee = self.make_callee()
+        rogue, pipe = self.rogue(callee, prove=True)
+        rogue.quic.reset(0, 0)
+        self.assertTrue(pipe.run(2.0, lambda: callee.closed is not None))
+        self.assert_ended(callee, "gave up the control stream")
+
+    def test_unknown_frame(self) -> None:
+        self.control(encode_frame(0x42, b"?"), "type 0x42 is unknown")
+
+    def test_frame_too_long(self) -> None:
+        self.control(b"\x80\xff\xff", "longer than 16,384 bytes")
+
+    def test_malformed_credit(self) -> None:
+        self.control(encode_frame(FrameType.CREDIT, b"short"), "16 bytes")
+        self.control(encode_frame(FrameType.CREDIT, b"\xff" * 16), "out of range")
+
+    def test_malformed_close(self) -> None:
+        self.control(encode_frame(FrameType.CLOSE, b""), "a code and at most")
+        self.control(encode_frame(FrameType.CLOSE, bytes(258)), "a code and at most")
+        self.control(encode_frame(FrameType.CLOSE, b"\0\xff"), "not UTF-8")
+
+    def test_accepted_from_a_caller(self) -> None:
+        self.control(encode_frame(FrameType.ACCEPTED), "out of place")
+
+    def test_credit_that_does_not_grow(self) -> None:
+        callee = self.make_callee()
+        rogue, pipe = self.rogue(callee, prove=True)
+        stream_id = rogue.quic.open_stream()
+        rogue.quic.send(stream_id, encode_name("x"), False)
+        pipe.run(0.1)
+        rogue.quic.send(0, encode_credit(stream_id, INITIAL_CREDIT), False)
+        self.assertTrue(pipe.run(2.0, lambda: callee.closed is not None))
+        self.assert_ended(callee, "did not grow")
+
+    def test_flood_of_control_frames(self) -> None:
+        self.control(encode_frame(0x80) * 6000, "too many of them")
+        self.control(encode_credit(4096, 1 << 40) * 6000, "too many of them")
+
+    def test_optional_frames_are_passed_on_and_mean_nothing(self) -> None:
+        callee = self.make_callee()
+        rogue, pipe = self.rogue(callee, prove=True)
+        rogue.quic.send(0, encode_frame(0x80, b"future") + encode_frame(0xFF, bytes(MAX_FRAME)), False)
+        pipe.run(1.0)
+        self.assertIsNone(callee.closed)
+        self.assertEqual(callee.of(ControlFrame)[0], ControlFrame(0x80, b"future"))
+
+    def test_a_newer_close_code(self) -> None:
+        callee = self.make_callee()
+        rogue, pipe = self.rogue(callee, prove=True)
+        rogue.quic.send(0, encode_close(200, "for a reason of the future"), False)
+        pipe.run(1.0)
+        assert callee.closed is not None
+        self.assertEqual(
+            (callee.closed.code, callee.closed.reason), (CloseCode.OK, "for a reason of the future")
+        )
+
+    def test_a_callee_that_breaks_the_rules(self) -> None:
+        caller = self.make_caller()
+        rogue = RogueCallee(self.backend, self.certificate)
+        pipe = Pipe(caller, rogue)
+        caller.core.start(0.0)
+        self.assertTrue(pipe.run(1.0, lambda: bool(rogue.streams.get(0))))
+        rogue.quic.send(0, encode_frame(FrameType.ACCEPTED) * 2, False)
+        self.assertTrue(pipe.run(1.0, lambda: caller.closed is not None))
+        self.assert_ended(caller, "ACCEPTED is out of place")
+
+    def test_control_frames_of_the_layer_above(self) -> None:
+        caller, callee, pipe = self.connect()
+        caller.core.send_control(FrameType.CANDIDATES, b"sealed")
+        callee.core.send_control(FrameType.RESTART, b"too")
+        pipe.run(0.1)
+        self.assertEqual(callee.of(ControlFrame), [ControlFrame(FrameType.CANDIDATES, b"sealed")])
+        self.assertEqual(caller.of(ControlFrame), [ControlFrame(FrameType.RESTART, b"too")])
+        for frame_type in (FrameType.CREDIT, 0x42, 0x100):
+            with self.assertRaises(ValueError):
+                caller.core.send_control(frame_type, b"")
+        with self.assertRaises(ValueError):
+            caller.core.send_control(0x80, bytes(MAX_FRAME + 1))
+
+
+class AioquicAbuseTests(AioquicMixin, AbuseTests):
+    __test__ = True
