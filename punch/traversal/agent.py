@@ -264,6 +264,8 @@ class Agent:
     def datagrams_to_send(self, now: float) -> list[Transmit]:
         """What to send now; checks that are due start here."""
         self._work(now)
+        if self.state in _ENDED:
+            return []
         output, self._output = self._output, []
         return output + self._checker.datagrams_to_send() + self._gatherer.datagrams_to_send()
 
@@ -492,6 +494,5 @@ class Agent:
         return Pair(local, pair.remote, pair.base, pair.rtt)
 
     def _rest(self) -> None:
-        self._output.clear()
         self._early.clear()
         self._gatherer.stop()
