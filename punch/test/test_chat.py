@@ -11,12 +11,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import MAX_UNHANDLED, ChatProtocol
 from punch.apps.chat_core import (
     ACK,
+    BYE,
     HELLO,
     MAX_TEXT,
     MESSAGE,
     ChatCore,
     ChatError,
     ChatProtocolError,
+    Farewell,
     MessageDelivered,
     MessageReceived,
 )
@@ -151,10 +153,32 @@ class CoreTests(SynchronousTestCase):
         self.assertEqual(self.hear(frame(HELLO, SESSION + b"later") + frame(99, b"new")), [])
         self.assertEqual(self.hear(message(1, b"")), [(1, "")])
 
+    def test_bye(self) -> None:
+        self.core.receive_data(GREETING)
+        self.core.say_bye()
+        self.core.say_bye()
+        self.assertEqual(self.core.data_to_send(), frame(BYE, b""))
+        self.assertIsNone(self.core.next_event())
+        self.core.receive_data(frame(BYE, b"") + frame(BYE, b"later"))
+        self.assertEqual(self.core.next_event(), Farewell())
+        self.assertIsNone(self.core.next_event())
+        self.assertEqual(self.core.data_to_send(), b"")
+
+    def test_bye_is_answered_when_all_is_delivered(self) -> None:
+        self.core.send("wait")
+        self.core.data_to_send()
+        self.core.receive_data(GREETING + frame(BYE, b""))
+        self.assertEqual(self.core.data_to_send(), b"")
+        self.core.receive_data(ack(1))
+        self.assertEqual(self.core.data_to_send(), frame(BYE, b""))
+        self.assertEqual(self.core.next_event(), MessageDelivered(1))
+        self.assertEqual(self.core.next_event(), Farewell())
+
     def test_hostile_input(self) -> None:
         cases = {
             "no hello": message(1, b"a"),
             "ack first": ack(0),
+            "bye first": frame(BYE, b""),
             "two hellos": GREETING + GREETING,
             "short hello": frame(HELLO, b"short"),
             "not UTF-8": GREETING + message(1, b"\xff"),
@@ -202,7 +226,7 @@ class CoreTests(SynchronousTestCase):
                     if isinstance(event, MessageReceived):
                         heard.append(event.text)
                         receiver.acknowledge(event)
-                    else:
+                    elif isinstance(event, MessageDelivered):
                         delivered.append(event.id)
 
         for text in texts:
