@@ -42,6 +42,11 @@ INITIAL_RTT: Final = 0.2
 Seconds; a path that ICE has found has answered well within the 333 ms that RFC 9002 assumes of an unknown
 one.
 """
+KEY_UPDATE_AFTER: Final = 1 << 22
+"""
+Packets sent under one key, half of what RFC 9001, section 6.6, allows with AES-GCM: some five gigabytes.
+Neither library counts.
+"""
 LOGICAL_ADDRESS: Final = ("192.0.2.1", 443)
 _ED25519: Final = 0x0807
 _VERSION_1: Final = 1
@@ -166,6 +171,8 @@ class LibraryConnection:
     since one class can't be typed against both.
     """
 
+    key_update_after = KEY_UPDATE_AFTER
+
     def __init__(
         self,
         quic: Any,
@@ -188,6 +195,7 @@ class LibraryConnection:
             events.ConnectionTerminated: self._terminated,
         }
         self._ping_uid = 0
+        self._sent = 0
         self._refusals = refusals
         self.connection_id: bytes = quic.host_cid
 
@@ -240,6 +248,13 @@ class LibraryConnection:
         sink.on_terminated(event.error_code, event.frame_type is None, event.reason_phrase)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
+        datagrams = self._poll(now)
+        self._sent += len(datagrams)
+        if self._sent >= self.key_update_after and self._try(self._quic.request_key_update):
+            self._sent = 0
+        return datagrams
+
+    def _poll(self, now: float) -> list[bytes]:
         return [data for data, _ in self._quic.datagrams_to_send(now)]
 
     def get_timer(self) -> float | None:
@@ -309,7 +324,7 @@ class Qh3Connection(LibraryConnection):
         # An empty datagram is skipped: it says nothing, and the library has to be told none.
         self._quic.receive_many_datagrams([data for data in datagrams if data], LOGICAL_ADDRESS, now)
 
-    def datagrams_to_send(self, now: float) -> list[bytes]:
+    def _poll(self, now: float) -> list[bytes]:
         # The library's own method parses each packet again for a log that nobody reads, which takes a third
         # of a sender's time; this is the rest of that method.
         core = self._quic._core

@@ -35,9 +35,9 @@ class AioquicConnection(LibraryConnection):
     here.
     """
 
-    def datagrams_to_send(self, now: float) -> list[bytes]:
+    def _poll(self, now: float) -> list[bytes]:
         # A server has no path before the first datagram, for which the library is not prepared.
-        return super().datagrams_to_send(now) if self._quic._network_paths else []
+        return super()._poll(now) if self._quic._network_paths else []
 
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
         super().send(stream_id, bytes(data), fin)

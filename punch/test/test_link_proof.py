@@ -276,6 +276,19 @@ class ProofTests(LinkTestCase):
         rogue.quic.send(stream_id, bytes(100_000), False)
         self.assert_refused(rogue, callee, pipe, CloseCode.REFUSED)
 
+    def test_too_many_pieces_before_the_proof(self) -> None:
+        """A flood of the smallest pieces is cut off by their number."""
+        callee = self.make_callee()
+        rogue, pipe = self.rogue(callee)
+        rogue.quic.open_stream()
+        streams = [rogue.quic.open_stream() for _ in range(40)]
+        for _ in range(40):
+            for stream_id in streams:
+                rogue.quic.send(stream_id, b"x", False)
+                rogue.quic.send_datagram(b"")
+            pipe.run(0.05)
+        self.assert_refused(rogue, callee, pipe, CloseCode.REFUSED)
+
     def test_nothing_is_heard_before_the_proof(self) -> None:
         """Other streams and datagrams wait for it, and then come in order."""
         callee = self.make_callee()

@@ -4,6 +4,8 @@ Streams, credits, datagrams and the close of a link, and what happens to a peer 
 
 from __future__ import annotations
 
+from typing import Any
+
 from punch.link.events import (
     INITIAL_CREDIT,
     MAX_DATAGRAM,
@@ -143,6 +145,34 @@ class StreamTests(LinkTestCase):
         pipe.run(1.0)
         self.assertIsNone(callee.closed)
         self.assertGreaterEqual(len(callee.of(StreamOpened)), 99)
+
+    def test_keys_are_updated(self) -> None:
+        """As they must be after some gigabytes, here after 60 packets; some of them lost."""
+        caller, callee, pipe = self.connect()
+        pipe.run(0.5)
+        updates = [0, 0]
+        for index, node in enumerate((caller, callee)):
+            connection: Any = node.core._connections[0].quic
+            connection.key_update_after = 60
+            request = connection._quic.request_key_update
+
+            def count(index: int = index, request: Any = request) -> None:
+                request()
+                updates[index] += 1
+
+            connection._quic.request_key_update = count
+        pipe.lose = lambda data, target: self.random.random() < 0.02
+        stream_id = caller.core.open_stream("x")
+        data = self.random.randbytes(400_000)
+        caller.core.send(stream_id, data)
+        callee.core.send(stream_id, data)
+        self.assertTrue(pipe.run(60.0, lambda: len(callee.received.get(stream_id, b"")) == len(data)))
+        pipe.run(10.0)
+        self.assertEqual(callee.received[stream_id], data)
+        self.assertGreater(updates[0], 3)
+        self.assertIsNone(caller.closed)
+        caller.core.send(stream_id, b"the end", fin=True)
+        self.assertTrue(pipe.run(10.0, lambda: callee.received[stream_id].endswith(b"the end")))
 
     def test_loss(self) -> None:
         caller, callee, pipe = self.connect()
