@@ -239,8 +239,9 @@ def makeService(options: Options) -> IService:
     assert state is not None, "options that were not parsed"
     as_json = bool(options["json"])
     limits = options.limits
-    room = twistd.raise_descriptor_limit(limits.connections + _OTHER_FILES) - _OTHER_FILES
-    limits = replace(limits, connections=max(1, min(limits.connections, room)))
+    files = twistd.raise_descriptor_limit(limits.connections + _OTHER_FILES)
+    room = files - min(_OTHER_FILES, files // 4)
+    limits = replace(limits, connections=min(limits.connections, room))
     try:
         identity = state.identity()
         kept = state.certificate(identity, [options.host] if options.host else [], datetime.now(timezone.utc))
