@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from ipaddress import ip_address
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -153,7 +154,8 @@ class ScriptedService:
         self.answer: Callable[[ScriptedConnection, Request], None] = self.obliging
         self.keepalive = 20.0
         factory = Factory.forProtocol(self._build)
-        self.port = host.reactor.listenTCP(port, TLSMemoryBIOFactory(tls, False, factory, clock=host.reactor))
+        secured: Any = TLSMemoryBIOFactory(tls, False, factory, clock=host.reactor)
+        self.port = host.reactor.listenTCP(port, secured)
 
     @classmethod
     def with_key(cls, host: Host, identity: Identity) -> ScriptedService:
