@@ -187,6 +187,24 @@ def test_closed_by_its_receiver(loop: Loop, kind: Open) -> None:
     assert len(batches) == 1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_receiver_that_fails(loop: Loop, kind: Open) -> None:
+    """It is logged; what others sent arrives, and so does what comes later."""
+    heard: list[bytes] = []
+
+    def receive(datagrams: Sequence[bytes], remote: Address, sock: object) -> None:
+        heard.extend(datagrams)
+        raise ZeroDivisionError("a fault of the receiver")
+
+    there = kind(loop.reactor, "127.0.0.1", 0, receive)
+    loop.sockets.append(there)
+    for _ in range(2):
+        heard.clear()
+        for _ in range(2):
+            loop.open(kind)[0].send([b"x"], there.local)
+        assert loop.run_until(lambda: len(heard) == 2)
+
+
 @needs_segmentation
 def test_the_best_one_is_chosen(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(loop.open(open_socket)[0], BatchedSocket)

@@ -130,6 +130,22 @@ class PortableTests(InternetTestCase):
         self.net.advance(0.1)
         self.assertEqual(len(batches), 1)
 
+    def test_a_receiver_that_fails(self) -> None:
+        """It is logged; what others sent arrives, and so does what comes later."""
+        heard: list[bytes] = []
+
+        def receive(datagrams: Sequence[bytes], remote: Address, socket: object) -> None:
+            heard.extend(datagrams)
+            raise ZeroDivisionError("a fault of the receiver")
+
+        here = open_portable(self.alice.reactor, "198.51.100.1", 0, receive)
+        for _ in range(2):
+            for data in (b"a", b"b"):
+                self.open(self.bob)[0].send([data], here.local)
+            self.net.advance(0.1)
+        self.assertEqual(heard, [b"a", b"b", b"a", b"b"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 4)
+
 
 class AddressTests(SynchronousTestCase):
     def test_forms(self) -> None:
