@@ -1,7 +1,7 @@
 """
 A small network in virtual time that joins ICE agents, for the tests of `punch.traversal` alone.
 
-The simulated internet runs whole systems; this knows hosts, NATs and loss, and passes datagrams between cores.
+The simulated internet runs whole systems; this knows hosts, NATs and loss, and joins cores.
 """
 
 from __future__ import annotations

@@ -240,6 +240,17 @@ class LatencyTests(SynchronousTestCase):
         self.assertAlmostEqual(alice.when() - answered, 2 * DELAY)
         self.assertAlmostEqual(bob.when() - answered, 3 * DELAY)
 
+    def test_paths_that_are_slower_than_the_rto(self) -> None:
+        """What is sent again meanwhile does not start the checks anew, and every answer counts."""
+        lab = Lab(delay=1.0)
+        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
+        lab.pair(alice, bob)
+        began = lab.now
+        lab.run(10)
+        for host in (alice, bob):
+            self.assertAlmostEqual(host.when() - began, 2.0)
+            self.assertLess(len([when for when, _ in host.sent if when > began]), 20)
+
     def test_pacing(self) -> None:
         """RFC 8445, section 14.2: new transactions are Ta apart, and Ta is the greater of both."""
         for ours, theirs, expected in [

@@ -152,7 +152,7 @@ class Agent:
     def validated(self, local: Address, remote: Address) -> bool:
         """Whether an authenticated check came or was answered between these addresses, and consent holds."""
         pair = self._checklist.get(local, remote)
-        return pair is not None and not pair.revoked and (pair.heard or pair.valid)
+        return pair is not None and not pair.revoked and (pair.heard is not None or pair.valid)
 
     # Candidates
 
@@ -326,12 +326,12 @@ class Agent:
         pair = None if candidate is None or local is None else self._checklist.add(local, candidate)
         if pair is None:
             return
-        pair.heard = True
+        repeated, pair.heard = pair.heard == check.transaction_id, check.transaction_id
         if not self.controlling and check.nomination is not None:
             pair.nomination = max(check.nomination, pair.nomination or 0)
         if pair.state is PairState.SUCCEEDED:
             self._choose(now)
-        elif not pair.revoked:
+        elif not pair.revoked and not (repeated and pair.state is PairState.IN_PROGRESS):
             # Whatever was sent before may have met a closed NAT, so it starts anew (section 7.3.1.4)
             self._checker.stop(pair, now)
             self._checklist.trigger(pair)
