@@ -1,6 +1,4 @@
-"""
-Streams, credits, datagrams and the close of a link, and what happens to a peer that keeps no rule of them.
-"""
+"""Streams, credits, datagrams and the close of a link."""
 
 from __future__ import annotations
 
