@@ -47,6 +47,9 @@ __all__ = [
 #: Reading from the stream stops while this many messages wait for the application.
 MAX_UNHANDLED = 64
 
+#: Chats that are remembered; of those without a link and anything undelivered, the oldest go first.
+MAX_CONVERSATIONS = 256
+
 OnMessage = Callable[[int, str], "Deferred[None] | None"]
 
 
@@ -285,6 +288,10 @@ class Chats:
         self._conversations[peer].say_bye()
         return True
 
+    def __len__(self) -> int:
+        """How many chats are remembered."""
+        return len(self._conversations)
+
     def undelivered(self, peer: PeerID | None = None) -> int:
         """How many messages have no mark yet, to `peer` or to anyone."""
         which = self._conversations if peer is None else {peer} & self._conversations.keys()
@@ -296,8 +303,16 @@ class Chats:
 
     def _conversation(self, peer: PeerID) -> Conversation:
         if peer not in self._conversations:
+            self._forget_some()
             self._conversations[peer] = Conversation(self._random, self._on_handled)
         return self._conversations[peer]
+
+    def _forget_some(self) -> None:
+        for peer, conversation in list(self._conversations.items()):
+            if len(self._conversations) < MAX_CONVERSATIONS:
+                return
+            if conversation.stream is None and not conversation.core.undelivered:
+                del self._conversations[peer]
 
     def _protocol(self, peer: PeerID) -> ChatProtocol:
         return ChatProtocol(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.chat import MAX_UNHANDLED, ChatProtocol
+from punch.apps.chat import MAX_CONVERSATIONS, MAX_UNHANDLED, ChatProtocol, Chats
 from punch.apps.chat_core import (
     ACK,
     BYE,
@@ -22,6 +25,8 @@ from punch.apps.chat_core import (
     MessageDelivered,
     MessageReceived,
 )
+from punch.identity import PeerID
+from punch.link.link import Link
 
 SESSION = b"\x01" * 8
 
@@ -251,6 +256,20 @@ class Transport(StringTransport):
     def abortConnection(self) -> None:
         self.aborted = True
         self.loseConnection()
+
+
+class ChatsTests(SynchronousTestCase):
+    def test_old_chats_are_forgotten_unless_something_is_undelivered(self) -> None:
+        def nothing(*arguments: object) -> None:
+            pass
+
+        chats = Chats(nothing, nothing)
+        peers = [PeerID(number.to_bytes(32, "big")) for number in range(MAX_CONVERSATIONS + 10)]
+        chats.send(peers[0], "kept")
+        for peer in peers[1:]:
+            chats.accept(cast(Link, SimpleNamespace(remote=peer)))
+        self.assertEqual(chats.undelivered(peers[0]), 1)
+        self.assertLessEqual(len(chats), MAX_CONVERSATIONS)
 
 
 class ProtocolTests(SynchronousTestCase):

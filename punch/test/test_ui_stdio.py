@@ -20,7 +20,7 @@ from punch.peer.events import (
 )
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
 from punch.ui.console import InputKind
-from punch.ui.front_end import CHATLESS, FAREWELL, MAX_PENDING, PATIENCE
+from punch.ui.front_end import CHATLESS, FAREWELL, MAX_NAMES, MAX_PENDING, PATIENCE
 from punch.ui.line_editor import EndOfInput, Entered, LineEditor, display_width
 from punch.ui.sentences import printable, shown_name
 from punch.ui.stdio import StdioFrontEnd, split_text
@@ -78,6 +78,22 @@ class PipeTests(StdioCase):
         ):
             self.assertIn(part, shown)
         self.assertNotIn("\x1b", shown)
+
+    def test_a_call_is_told_when_it_goes_out(self) -> None:
+        self.begin(target=BOB)
+        self.front_end.handle(Calling(BOB))
+        self.assertNotIn("Calling", self.shown())
+        self.front_end.handle(Registered("punch://x:1"))
+        self.assertRegex(self.shown(), r"Registered.*\nCalling")
+
+    def test_strangers_do_not_add_up(self) -> None:
+        self.begin()
+        self.connect(name="a friend")
+        for number in range(MAX_NAMES + 50):
+            stranger = PeerID(number.to_bytes(32, "big"))
+            self.front_end.handle(incoming(stranger, decided=True))
+        self.assertLessEqual(len(self.front_end.names), MAX_NAMES)
+        self.assertEqual(self.front_end.name_of(BOB), "a friend")
 
     def test_a_line_is_delivered_and_the_process_done(self) -> None:
         self.begin(target=BOB)

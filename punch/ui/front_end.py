@@ -47,6 +47,9 @@ FAREWELL = 1.5
 #: How long a link may be up without its chat, once that has ended, in seconds.
 CHATLESS = 1.0
 
+#: Names of peers that are remembered, of those not connected.
+MAX_NAMES = 256
+
 #: stdin is not read while this many bytes of text wait for their marks.
 MAX_PENDING = 256 * 1024
 
@@ -179,7 +182,7 @@ class FrontEnd:
         name = getattr(event, "name", None)
         peer: PeerID | None = getattr(event, "peer", None)
         if isinstance(name, str) and peer is not None:
-            self.names[peer] = name
+            self._learn(peer, name)
         if isinstance(event, Ready):
             self.on_ready(event)
         elif isinstance(event, Registered):
@@ -354,6 +357,15 @@ class FrontEnd:
             self._drop_question(event.peer)
             self.calling.discard(event.peer)
             self.on_failed(event)
+
+    def _learn(self, peer: PeerID, name: str) -> None:
+        self.names[peer] = name
+        for old in list(self.names):
+            # Strangers who only tried to call must not add up.
+            if len(self.names) <= MAX_NAMES:
+                return
+            if old not in self.links and old not in self.questions and old != peer:
+                del self.names[old]
 
     def _drop_question(self, peer: PeerID) -> None:
         if peer in self.questions:

@@ -74,6 +74,7 @@ class StdioFrontEnd(FrontEnd):
         self._last_sent: tuple[PeerID, int, str] | None = None
         self._told: set[str] = set()
         self._trouble: str | None = None
+        self._to_tell: Calling | None = None
 
     def attach(self, node: NodeLike, output: Output, input_kind: InputKind, terminal: bool) -> None:
         super().attach(node, output, input_kind, terminal)
@@ -112,6 +113,9 @@ class StdioFrontEnd(FrontEnd):
     def on_registered(self, event: Registered) -> None:
         self._trouble = None
         self._stage(describe(event))
+        if self._to_tell is not None:
+            self._stage(describe(self._to_tell))
+            self._to_tell = None
         if self.target is None and not self.links:
             self._stage("Waiting for a call: give your ID to the other side")
 
@@ -125,7 +129,9 @@ class StdioFrontEnd(FrontEnd):
     def on_stage(self, event: Event) -> None:
         peer = getattr(event, "peer", None)
         name = self.name_of(peer) if peer is not None else ""
-        if isinstance(event, Calling) and event.peer != self.target:
+        if isinstance(event, Calling) and not self.ever_registered:
+            # It waits for the rendezvous, and is told when it goes out.
+            self._to_tell = event
             return
         self._stage(describe(event, name))
 
