@@ -83,12 +83,15 @@ class ServerTLS:
         *,
         alpn: bytes | None = b"punch/1",
         refuse_client: bool = False,
+        extra: x509.Certificate | None = None,
         highest: int = SSL.TLS1_3_VERSION,
     ) -> None:
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_max_proto_version(highest)
         context.use_certificate(certificate)
         context.use_privatekey(key)  # type: ignore[arg-type]
+        if extra is not None:
+            context.add_extra_chain_cert(extra)
         if alpn is not None:
             chosen = alpn
             context.set_alpn_select_callback(lambda connection, offered: chosen)
@@ -153,6 +156,7 @@ class ScriptedService:
         self.requests: list[Request] = []
         self.answer: Callable[[ScriptedConnection, Request], None] = self.obliging
         self.keepalive = 20.0
+        self.reflector = 0
         factory = Factory.forProtocol(self._build)
         secured: Any = TLSMemoryBIOFactory(tls, False, factory, clock=host.reactor)
         self.port = host.reactor.listenTCP(port, secured)
@@ -167,7 +171,7 @@ class ScriptedService:
         """Welcome whoever registers, answer pings."""
         if isinstance(request, Register):
             assert connection.peer is not None
-            connection.reply(Welcome(connection.peer, "203.0.113.1", 0, self.keepalive))
+            connection.reply(Welcome(connection.peer, "203.0.113.1", self.reflector, self.keepalive))
         elif isinstance(request, Ping):
             connection.reply(Pong())
 

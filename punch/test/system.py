@@ -105,6 +105,7 @@ class Peer:
         identity: Identity | None = None,
         known: KnownPeers | None = None,
         pacing: float = 0.05,
+        addresses: Callable[[], list[str]] | None = None,
         salt: str = "",
     ) -> None:
         self.net = net
@@ -127,7 +128,7 @@ class Peer:
             known=self.known,
             rendezvous=rendezvous,
             on_event=self._event,
-            addresses=lambda: host.addresses,
+            addresses=addresses or (lambda: host.addresses),
             random=random,
             monotonic=net.monotonic,
             pacing=pacing,

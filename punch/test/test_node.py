@@ -5,13 +5,16 @@ else.
 
 from __future__ import annotations
 
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import TypeVar
 
 from punch.identity import Identity, PeerID
 from punch.peer.events import Connected, Event, Failed, IncomingCall, Introduced
 from punch.peer.node import MAX_QUEUED, MAX_RINGING, MAX_SESSIONS
+from punch.rendezvous.reflector import Reflector, ReflectorProtocol
 from punch.state import KnownPeers, StateError
 from punch.test.internet import NAT, Internet, InternetTestCase, LinkSpec
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
@@ -30,6 +33,7 @@ from punch.wire.control import (
     Reply,
     Request,
     Trickle,
+    encode,
 )
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 from punch.wire.sealed import Envelope, Offer, seal_offer
@@ -100,7 +104,10 @@ class MiddlemanTestCase(InternetTestCase):
     def setUp(self) -> None:
         self.net: Internet = self.internet()
         key = Identity.generate(self.net.random_bytes("service key"))
-        service = ScriptedService.with_key(self.net.host("service", SERVICE), key)
+        host = self.net.host("service", SERVICE)
+        service = ScriptedService.with_key(host, key)
+        service.reflector = 3478
+        host.reactor.listenUDP(3478, ReflectorProtocol(Reflector(), monotonic=self.net.monotonic))
         self.middle = Middleman(service)
         self.address = RendezvousAddress(SERVICE, 7001, pin_of(key.private_key.public_key()))
         self.homes = 0
@@ -118,11 +125,11 @@ class MiddlemanTestCase(InternetTestCase):
         for peer in self.peers:
             self.assertEqual(peer.host.reactor.getDelayedCalls(), [], peer.name)
 
-    def peer(self, name: str, accept: Accept = Accept.ASK) -> Peer:
+    def peer(self, name: str, accept: Accept = Accept.ASK, known: KnownPeers | None = None) -> Peer:
         """A peer that is not started. All homes are public enough to need no reflector."""
         self.homes += 1
         lan = self.net.lan(f"home-{name}", f"198.18.{self.homes}.0/24", link=LinkSpec(delay=0.05))
-        peer = Peer(self.net, lan.host(name), self.address, accept=accept, pacing=0.02)
+        peer = Peer(self.net, lan.host(name), self.address, accept=accept, known=known, pacing=0.02)
         self.peers.append(peer)
         return peer
 
@@ -157,6 +164,23 @@ class DishonestRendezvousTests(MiddlemanTestCase):
         self.assertIsInstance(self.call(5.0), Connected)
         self.net.advance(5.0)
         self.assertEqual(len(self.middle.requests(Cancel)), 1)
+
+    def test_what_the_rendezvous_can_read(self) -> None:
+        """Not one address of either peer stands in the lines it handles, in any common encoding."""
+        self.assertIsInstance(self.call(5.0), Connected)
+        self.net.advance(5.0)
+        kinds = {type(request) for request in self.middle.service.requests}
+        self.assertLessEqual({Establish, Answer, Trickle}, kinds)
+        lines = b"\n".join(encode(request) for request in self.middle.service.requests)
+        for peer in (self.alice, self.bob):
+            for host in peer.host.addresses:
+                packed = ip_address(host).packed
+                for form in (host.encode(), packed, packed.hex().encode()):
+                    self.assertNotIn(form, lines)
+                for encoding in (b64encode, urlsafe_b64encode):
+                    # The middle of the text, so that its place in what was encoded makes no difference
+                    for start in range(3):
+                        self.assertNotIn(encoding(host.encode()[start:][: len(host) // 3 * 3 - 3]), lines)
 
     def test_changed_offer(self) -> None:
         """The callee refuses, silently for its user."""
@@ -253,6 +277,7 @@ class DishonestRendezvousTests(MiddlemanTestCase):
         self.on(Candidates, lambda to, reply: [(to, replace(reply, envelope=changed(reply.envelope)))])
         self.alice.node.call(self.bob.id)
         outcome = self.alice.wait_for_end(130.0)
+        self.assertGreater(len(self.middle.requests(Trickle)), 0)
         if isinstance(outcome, Failed):
             self.assertIn(outcome.reason, ("protocol", "cancelled"))
 
@@ -431,8 +456,11 @@ class UserTests(MiddlemanTestCase):
             def add(self, peer: PeerID, name: str) -> None:
                 raise StateError("The disk is full.")
 
-        self.alice.node._known = FullDisk(None)
-        self.assertIsInstance(self.call(5.0), Connected)
+        carol = self.peer("carol", known=FullDisk(None)).register()
+        carol.node.call(self.bob.id)
+        self.bob.wait_for(IncomingCall, 5.0)
+        self.bob.node.accept(carol.id)
+        carol.wait_for(Connected, 5.0)
 
     def test_call_twice(self) -> None:
         """A second call to a peer that is being called, or linked, is the first."""
@@ -473,9 +501,9 @@ class AddressTests(InternetTestCase):
         key = Identity.generate(net.random_bytes("service key"))
         Middleman(ScriptedService.with_key(net.host("service", SERVICE), key))
         address = RendezvousAddress(SERVICE, 7001, pin_of(key.private_key.public_key()))
-        alice, bob = (Peer(net, net.host(name), address) for name in ("alice", "bob"))
+        alice = Peer(net, net.host("alice"), address, addresses=list)
+        bob = Peer(net, net.host("bob"), address)
         introduce(alice, bob)
-        alice.node._sockets._addresses = list
         for peer in (alice, bob):
             peer.register()
         alice.node.call(bob.id)

@@ -134,10 +134,9 @@ class PinTests(ControlTestCase):
     def test_pin_of_another_certificate_in_the_chain(self) -> None:
         """Whoever shows the pinned certificate behind its own does not get by."""
         other = Identity.generate(self.net.random_bytes("attacker"))
-        tls = ServerTLS(self.key.certificate(Authority().now), self.key.private_key)
-        tls = ServerTLS(other.certificate(Authority().now), other.private_key)
-        tls._context.add_extra_chain_cert(self.key.certificate(Authority().now))
-        ScriptedService(self.server, tls)
+        now = Authority().now
+        shown = self.key.certificate(now)
+        ScriptedService(self.server, ServerTLS(other.certificate(now), other.private_key, extra=shown))
         self.client(pin=self.pin)
         self.assert_refused("bad-pin")
 
