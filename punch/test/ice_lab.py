@@ -99,6 +99,8 @@ class Lab:
         self.now = 100.0
         self.hosts: list[Host] = []
         self.blocked: Callable[[Address, Address], bool] = lambda source, target: False
+        self.detour: Callable[[Address, Address], float] = lambda source, target: 0.0
+        """How many seconds longer than `delay` it takes between these addresses."""
         self.answered_by: Address | None = None
         """Where all datagrams seem to come from, for the test of asymmetry."""
         self._wire: list[tuple[float, int, Callable[[], None]]] = []
@@ -202,9 +204,10 @@ class Lab:
         if self.random.random() < self.loss or self.blocked(transmit.local, transmit.remote):
             return
         data, target, source = transmit
+        delay = self.delay + self.detour(source, target)
         inside = self._inside(host.nat, target)
         if inside is not None:
-            self._later(self.delay, lambda: self._arrive(inside, data, source, target))
+            self._later(delay, lambda: self._arrive(inside, data, source, target))
             return
         if host.nat is not None:
             source = host.nat.outbound(source, target)
@@ -212,7 +215,7 @@ class Lab:
             answer = encode(success(parse(data), (Attribute.XOR_MAPPED_ADDRESS, source)))
             self._later(2 * self.delay, lambda: self._arrive(host, answer, REFLECTOR, transmit.local))
         else:
-            self._later(self.delay, lambda: self._cross(host, data, source, target))
+            self._later(delay, lambda: self._cross(host, data, source, target))
 
     def _cross(self, sender: Host, data: bytes, source: Address, target: Address) -> None:
         """A datagram from the public side reaches its target, or the NAT before it."""

@@ -136,6 +136,17 @@ class FallbackTests(SynchronousTestCase):
         self.lab.run(300)
         self.assertIs(self.alice.agent.state, AgentState.CONNECTED)
 
+    def test_a_much_faster_spare_is_moved_to(self) -> None:
+        first = self.alice.path.local_base
+        self.lab.delay = 0.02
+        self.lab.run(100)
+        self.assertEqual(self.alice.path.local_base, first)
+        self.lab.detour = lambda source, target: 0.3 if source.is_ipv6 == first.is_ipv6 else 0.0
+        self.lab.run(100)
+        for host in (self.alice, self.bob):
+            self.assertNotEqual(host.path.local_base.is_ipv6, first.is_ipv6)
+            self.assertEqual(len(host.of(Selected)), 2)
+
     def test_a_dead_spare_is_none(self) -> None:
         self.lab.run(10)
         self.lab.blocked = lambda source, target: True

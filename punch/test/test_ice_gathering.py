@@ -63,6 +63,15 @@ class GatheringTests(SynchronousTestCase):
         offsets = [round(when - began, 6) for when, _ in self.alice.sent]
         self.assertEqual(offsets, [0, 0.5, 1.5])
 
+    def test_a_reflector_that_comes_back_is_heard(self) -> None:
+        self.lab.blocked = lambda source, target: True
+        self.gather()
+        self.lab.run(10)
+        self.lab.blocked = lambda source, target: False
+        self.lab.run(20)
+        self.assertEqual(self.candidates(), [CandidateType.HOST, CandidateType.SRFLX])
+        self.assertEqual(len(self.alice.of(GatheringDone)), 1)
+
     def test_questions_are_short_and_paced(self) -> None:
         began = self.lab.now
         many = self.lab.host("many", "192.168.5.2", "192.168.6.2", "192.168.7.2", nat=NAT("203.0.113.5"))

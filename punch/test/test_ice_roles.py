@@ -185,6 +185,21 @@ class RenominationTests(SynchronousTestCase):
         lab.run(10)
         self.assertEqual(alice.path.remote_address, bob.path.local_base)
 
+    def test_a_nomination_that_fails_leaves_the_path(self) -> None:
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), Lab().host("bob", "192.0.2.2")
+        lab.introduce(alice, bob)
+        lab.run(0.01)
+        key = bob.agent.credentials.key
+        check = alice.sent[-1][1]
+        right = success(parse(check.data), (Attribute.XOR_MAPPED_ADDRESS, alice.bases[0]))
+        lab.inject(alice, encode(right, key), check.remote)
+        lab.run(0.1)
+        nomination = alice.sent[-1][1]
+        self.assertIn(Attribute.USE_CANDIDATE, parse(nomination.data))
+        lab.inject(alice, encode(error(parse(nomination.data), 400, "Bad Request"), key), nomination.remote)
+        self.assertEqual(alice.path.remote_address, bob.bases[0])
+
     def test_the_controlled_side_never_nominates(self) -> None:
         self.lab.pair(self.alice, self.bob)
         self.lab.run(30)

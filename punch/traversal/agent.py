@@ -371,6 +371,8 @@ class Agent:
         return True
 
     def _pair_failed(self, pair: CandidatePair, now: float) -> None:
+        if pair.valid:
+            return  # Only a nomination failed: whether the path still works is for consent to say
         self._checker.forget(pair)
         self._checklist.forget_trigger(pair)
         pair.state = PairState.FAILED
@@ -463,10 +465,7 @@ class Agent:
     def _choose(self, now: float) -> None:
         before = self._selector.selected
         self._selector.choose(now)
-        selected = self._selector.selected
-        if selected is None:
-            return
-        if selected is not before:
+        if self._selector.selected is not before:
             for pair in self._checklist:
                 if pair.state is PairState.IN_PROGRESS and not self._selector.needed(pair):
                     self._checker.stop(pair, now)
