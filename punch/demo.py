@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import queue
@@ -306,6 +307,9 @@ def main(arguments: Sequence[str]) -> int:
         "--keep", action="store_true", help="keep the directory with logs and keys [default: no]"
     )
     options = parser.parse_args(list(arguments))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal has a check mark
     directory = Path(tempfile.mkdtemp(prefix="punch-demo-"))
     terminal = sys.stdout is not None and sys.stdout.isatty()
     demo = Demo(directory, Style.choose(os.environ, terminal))

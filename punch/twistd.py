@@ -148,6 +148,11 @@ def _die_of(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+if Path(sys.argv[0]).stem == "twistd":
+    # What a plugin imports after this takes most of the time that a program needs to start.
+    quiet_interrupt()
+
+
 # -- stdout and stderr as they were before `twistd` turned them into log streams --
 
 

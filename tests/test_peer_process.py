@@ -227,6 +227,35 @@ def drain(process: JSONProcess) -> list[Event]:
     return process.events
 
 
+def test_both_call_at_once(place: Place) -> None:
+    """One link; and what each has to say arrives, although both leave as soon as it has."""
+    for _ in range(3):
+        both = {name: place.running.peer(name) for name in ("alice", "bob")}
+        ids = {name: process.wait("ready")["id"] for name, process in both.items()}
+        for process in both.values():
+            process.wait("registered")
+        both["alice"].command("call", peer=ids["bob"])
+        both["bob"].command("call", peer=ids["alice"])
+        for process in both.values():
+            process.wait("connected")
+        for process in both.values():
+            process.process.send_signal(signal.SIGSTOP)
+        for name, process in both.items():
+            process.command("send", text=f"from {name}")
+            assert process.process.stdin is not None
+            process.process.stdin.close()
+        for process in both.values():
+            process.process.send_signal(signal.SIGCONT)
+        for process, other in ((both["alice"], "bob"), (both["bob"], "alice")):
+            process.wait("disconnected")
+            assert process.exit() == 0
+            assert process.stderr == ""
+            happened = [event["event"] for event in process.events]
+            assert [happened.count(event) for event in ("connected", "message", "delivered")] == [1, 1, 1]
+            assert {"failed", "error"}.isdisjoint(happened)
+            assert any(event.get("text") == f"from {other}" for event in process.events)
+
+
 # -- in a terminal --
 
 

@@ -9,9 +9,15 @@ frame     type  body
 hello     1     session (8 bytes, random): which run of the sender's ids begins or goes on. First, once.
 message   2     id (8 bytes, big-endian, from 1, growing by one) ‖ text (UTF-8, at most 16,384 bytes)
 ack       3     id (8 bytes): the application has every message up to and including this one
+bye       4     empty: I have said all I wanted to, and every ack I waited for has come
 ========  ====  =======================================================================================
 
-Unknown types are skipped, and so are bytes after the fields of a `hello` or an `ack`: both are room to grow.
+Unknown types are skipped, and so are bytes after the fields of a `hello`, an `ack` or a `bye`: that is room
+to grow.
+
+Who wants to leave says `bye` and waits a moment for the other side's: a side that hears `bye` answers with
+its own as soon as all its messages have their acks. So nothing that is under way is lost when both leave at
+once. A side that said `bye` may still say more.
 
 When a link is replaced, the chat goes on over a new stream: every message without an ack is sent again, and
 the receiver drops those whose id it has had in that session. So a message arrives once, in order, whatever
@@ -36,7 +42,7 @@ MAX_OUTBOX = 8 * 1024 * 1024
 #: Most messages that may wait for their acks.
 MAX_OUTBOX_MESSAGES = 100_000
 
-HELLO, MESSAGE, ACK = 1, 2, 3
+HELLO, MESSAGE, ACK, BYE = 1, 2, 3, 4
 
 _HEADER = 3
 _SESSION = 8
@@ -72,7 +78,12 @@ class MessageDelivered:
     id: int
 
 
-Event = MessageReceived | MessageDelivered
+@dataclass(frozen=True)
+class Farewell:
+    """Both sides have said `bye`: the link can be closed and nothing is lost."""
+
+
+Event = MessageReceived | MessageDelivered | Farewell
 
 
 def check_text(text: str) -> bytes:
@@ -114,6 +125,8 @@ class ChatCore:
         self._out = bytearray()
         self._open = False
         self._heard_hello = False
+        self._said_bye = False
+        self._heard_bye = False
         self._events: deque[Event] = deque()
 
     @property
@@ -137,6 +150,8 @@ class ChatCore:
         self._out.clear()
         self._open = True
         self._heard_hello = False
+        self._said_bye = False
+        self._heard_bye = False
         self._frame(HELLO, self._session)
         for number, data in self._outbox:
             self._frame(MESSAGE, number.to_bytes(_ID, "big") + data)
@@ -183,6 +198,13 @@ class ChatCore:
         if last is not None and self._open:
             self._frame(ACK, last.to_bytes(_ID, "big"))
 
+    def say_bye(self) -> None:
+        """All was said. `Farewell` comes when the other side agrees."""
+        if self._open and not self._said_bye:
+            self._said_bye = True
+            self._frame(BYE, b"")
+            self._check_farewell()
+
     def receive_data(self, data: bytes) -> None:
         """
         Bytes from the stream.
@@ -228,6 +250,18 @@ class ChatCore:
             self._handle_message(body)
         elif kind == ACK:
             self._handle_ack(body)
+        elif kind == BYE and not self._heard_bye:
+            self._heard_bye = True
+            self._check_farewell()
+            self._answer_bye()
+
+    def _answer_bye(self) -> None:
+        if self._heard_bye and not self._outbox:
+            self.say_bye()
+
+    def _check_farewell(self) -> None:
+        if self._said_bye and self._heard_bye:
+            self._events.append(Farewell())
 
     def _handle_hello(self, body: bytes) -> None:
         if self._heard_hello:
@@ -272,3 +306,4 @@ class ChatCore:
             delivered, data = self._outbox.popleft()
             self._outbox_bytes -= len(data)
             self._events.append(MessageDelivered(delivered))
+        self._answer_bye()

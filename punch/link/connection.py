@@ -26,11 +26,14 @@ from punch.link.proof import (
     check_proof_version,
     make_proof,
 )
-from punch.link.quic import ALPN, QuicConnection
+from punch.link.quic import ALPN, QuicConnection, QuicError
 from punch.link.session import CONTROL_STREAM, Session, known_code
 
 APPLICATION_CODES: Final = 0x5000
 """Our close codes in QUIC begin here: "P", and no code of QUIC's own."""
+MOST_HELD: Final = 1024
+"""Pieces of streams that wait for the proof of one connection."""
+_APPLICATION_ERROR: Final = 0x0C
 _CRYPTO_ERRORS: Final = range(0x100, 0x200)
 
 
@@ -92,7 +95,10 @@ class Connection:
             if self._budget < 0:
                 self.close(CloseCode.REFUSED, "Too much was sent before the link proof.")
                 return
-        self.quic.receive(datagrams, now)
+        try:
+            self.quic.receive(datagrams, now)
+        except QuicError as error:
+            self.close(CloseCode.INTERNAL, f"The QUIC library failed: {error}.")
         self.quic.deliver(self)
 
     def next_timer(self) -> float | None:
@@ -231,7 +237,7 @@ class Connection:
         elif self._terms.role is Role.CALLEE and stream_id == CONTROL_STREAM:
             self._take_proof(data, fin)
         else:
-            self._held.append(partial(Session.on_stream_data, stream_id=stream_id, data=data, fin=fin))
+            self._hold(partial(Session.on_stream_data, stream_id=stream_id, data=data, fin=fin))
 
     def on_stream_reset(self, stream_id: int, code: int) -> None:
         if self.over:
@@ -241,14 +247,24 @@ class Connection:
         elif stream_id == CONTROL_STREAM:
             self.close(CloseCode.PROOF, "The link proof was broken off.")
         else:
-            self._held.append(partial(Session.on_stream_reset, stream_id=stream_id, code=code))
+            self._hold(partial(Session.on_stream_reset, stream_id=stream_id, code=code))
+
+    def _hold(self, call: Callable[[Session], None]) -> None:
+        """
+        Keep something for the session; its count is bounded like its bytes, since the smallest have overhead.
+        """
+        if len(self._held) >= MOST_HELD:
+            self.close(CloseCode.REFUSED, "Too much was sent before the link proof.")
+        else:
+            self._held.append(call)
 
     def on_datagram(self, data: bytes) -> None:
         if self.over:
             return
         if self.session is not None:
             self.session.on_datagram(data)
-        else:
+        elif len(self._held) < MOST_HELD // 4:
+            # Unreliable, so that one too many is lost and not a fault.
             self._held.append(partial(Session.on_datagram, data=data))
 
     def on_connection_id(self, connection_id: bytes, added: bool) -> None:
@@ -270,6 +286,9 @@ def explain(code: int, application: bool, reason: str) -> tuple[CloseCode, str, 
         return known_code(code - APPLICATION_CODES), reason, True
     if not application and code in _CRYPTO_ERRORS:
         return CloseCode.PROOF, f"The handshake failed: {reason or hex(code)}.", False
+    if not application and code == _APPLICATION_ERROR:
+        # What is left of our own code when the connection was closed during the handshake.
+        return CloseCode.REFUSED, "The other side closed the connection.", True
     if "idle" in reason.lower():
         return CloseCode.LOST, "The other side has not been heard of for too long.", False
     return CloseCode.PROTOCOL, f"QUIC ended the connection: {reason or hex(code)}.", False

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from punch.link.certificate import LinkCertificate
@@ -42,6 +42,11 @@ INITIAL_RTT: Final = 0.2
 Seconds; a path that ICE has found has answered well within the 333 ms that RFC 9002 assumes of an unknown
 one.
 """
+KEY_UPDATE_AFTER: Final = 1 << 22
+"""
+Packets sent under one key, half of what RFC 9001, section 6.6, allows with AES-GCM: some five gigabytes.
+Neither library counts.
+"""
 LOGICAL_ADDRESS: Final = ("192.0.2.1", 443)
 _ED25519: Final = 0x0807
 _VERSION_1: Final = 1
@@ -51,10 +56,10 @@ logging.getLogger("quic").addHandler(logging.NullHandler())
 
 
 class QuicError(Exception):
-    """The QUIC library refused or failed; `str()` says why."""
+    """The QUIC library failed on a connection, which is of no more use; `str()` says why."""
 
 
-class QuicStreamLimit(QuicError):
+class QuicStreamLimit(Exception):
     """The other side allows no more streams now."""
 
 
@@ -81,13 +86,20 @@ class QuicSink(Protocol):
 
 
 class QuicConnection(Protocol):
-    """One QUIC connection, sans I/O. `now` is in monotonic seconds."""
+    """
+    One QUIC connection, sans I/O. `now` is in monotonic seconds. What is asked of a connection or stream that
+    is over has no effect.
+    """
 
     connection_id: bytes
     """The first of our own connection IDs."""
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
-        """Datagrams of any content; what is not for this connection is ignored."""
+        """
+        Datagrams of any content; what is not for this connection is ignored.
+
+        :raise QuicError: something in them was too much for the library.
+        """
 
     def deliver(self, sink: QuicSink) -> None:
         """Tell what happened since the last time."""
@@ -159,7 +171,16 @@ class LibraryConnection:
     since one class can't be typed against both.
     """
 
-    def __init__(self, quic: Any, events: Any, configuration: Any, secrets: SecretsLog) -> None:
+    key_update_after = KEY_UPDATE_AFTER
+
+    def __init__(
+        self,
+        quic: Any,
+        events: Any,
+        configuration: Any,
+        secrets: SecretsLog,
+        refusals: tuple[type[Exception], ...],
+    ) -> None:
         self._quic = quic
         self._configuration = configuration
         self._secrets = secrets
@@ -174,9 +195,18 @@ class LibraryConnection:
             events.ConnectionTerminated: self._terminated,
         }
         self._ping_uid = 0
+        self._sent = 0
+        self._refusals = refusals
         self.connection_id: bytes = quic.host_cid
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
+        try:
+            self._take_in(datagrams, now)
+        except Exception as error:
+            # The libraries' parsers raise whatever they stumble over, and not only their own kinds.
+            raise QuicError(f"{type(error).__name__}: {error}") from error
+
+    def _take_in(self, datagrams: Sequence[bytes], now: float) -> None:
         for data in datagrams:
             self._quic.receive_datagram(data, LOGICAL_ADDRESS, now)
 
@@ -218,6 +248,13 @@ class LibraryConnection:
         sink.on_terminated(event.error_code, event.frame_type is None, event.reason_phrase)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
+        datagrams = self._poll(now)
+        self._sent += len(datagrams)
+        if self._sent >= self.key_update_after and self._try(self._quic.request_key_update):
+            self._sent = 0
+        return datagrams
+
+    def _poll(self, now: float) -> list[bytes]:
         return [data for data, _ in self._quic.datagrams_to_send(now)]
 
     def get_timer(self) -> float | None:
@@ -229,32 +266,40 @@ class LibraryConnection:
 
     def open_stream(self) -> int:
         stream_id: int = self._quic.get_next_available_stream_id()
-        self.send(stream_id, b"", False)
+        if not self._try(self._quic.send_stream_data, stream_id, b"", False):
+            raise QuicStreamLimit("no more streams can be opened now")
         return stream_id
 
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
-        self._quic.send_stream_data(stream_id, data, fin)
+        self._try(self._quic.send_stream_data, stream_id, data, fin)
 
     def unsent(self, stream_id: int) -> int:
         raise NotImplementedError
 
     def reset(self, stream_id: int, code: int) -> None:
-        for give_up in (self._quic.reset_stream, self._quic.stop_stream):
-            try:
-                give_up(stream_id, code)
-            except ValueError:
-                # That direction is over already, which is all that was wanted.
-                continue
+        self._try(self._quic.reset_stream, stream_id, code)
+        self._try(self._quic.stop_stream, stream_id, code)
 
     def send_datagram(self, data: bytes) -> None:
-        self._quic.send_datagram_frame(data)
+        self._try(self._quic.send_datagram_frame, data)
 
     def ping(self) -> None:
         self._ping_uid += 1
-        self._quic.send_ping(self._ping_uid)
+        self._try(self._quic.send_ping, self._ping_uid)
+
+    def _try(self, operation: Callable[..., object], *arguments: object) -> bool:
+        """
+        Ask something of the library, which refuses it if the connection, or that direction of a stream, is
+        over.
+        """
+        try:
+            operation(*arguments)
+        except self._refusals:
+            return False
+        return True
 
     def close(self, code: int, reason: str) -> None:
-        self._quic.close(error_code=code, frame_type=None, reason_phrase=reason)
+        self._try(self._quic.close, code, None, reason)
 
     def peer_certificate(self) -> bytes | None:
         raise NotImplementedError
@@ -275,11 +320,11 @@ class LibraryConnection:
 class Qh3Connection(LibraryConnection):
     """A connection of qh3."""
 
-    def receive(self, datagrams: Sequence[bytes], now: float) -> None:
+    def _take_in(self, datagrams: Sequence[bytes], now: float) -> None:
         # An empty datagram is skipped: it says nothing, and the library has to be told none.
         self._quic.receive_many_datagrams([data for data in datagrams if data], LOGICAL_ADDRESS, now)
 
-    def datagrams_to_send(self, now: float) -> list[bytes]:
+    def _poll(self, now: float) -> list[bytes]:
         # The library's own method parses each packet again for a log that nobody reads, which takes a third
         # of a sender's time; this is the rest of that method.
         core = self._quic._core
@@ -290,12 +335,6 @@ class Qh3Connection(LibraryConnection):
         while (transmit := poll(now)) is not None:
             datagrams.append(transmit[0])
         return datagrams
-
-    def open_stream(self) -> int:
-        try:
-            return super().open_stream()
-        except ValueError as error:
-            raise QuicStreamLimit(str(error)) from error
 
     def unsent(self, stream_id: int) -> int:
         size: int = self._quic.get_send_buffer_size(stream_id)
@@ -322,6 +361,7 @@ class Qh3Backend:
     def client(self, now: float) -> QuicConnection:
         from qh3.quic import events
         from qh3.quic.connection import QuicConnection as Library
+        from qh3.quic.connection import QuicConnectionError
 
         secrets = SecretsLog()
         configuration = self._configuration(True, secrets)
@@ -329,13 +369,14 @@ class Qh3Backend:
         configuration.signature_algorithms = [_ED25519]
         quic = Library(configuration=configuration)
         quic.connect(LOGICAL_ADDRESS, now)
-        return Qh3Connection(quic, events, configuration, secrets)
+        return Qh3Connection(quic, events, configuration, secrets, (QuicConnectionError, ValueError))
 
     def server(
         self, certificate: LinkCertificate, original_destination_connection_id: bytes
     ) -> QuicConnection:
         from qh3.quic import events
         from qh3.quic.connection import QuicConnection as Library
+        from qh3.quic.connection import QuicConnectionError
 
         secrets = SecretsLog()
         configuration = self._configuration(False, secrets)
@@ -345,7 +386,7 @@ class Qh3Backend:
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
         )
-        return Qh3Connection(quic, events, configuration, secrets)
+        return Qh3Connection(quic, events, configuration, secrets, (QuicConnectionError, ValueError))
 
     def _configuration(self, is_client: bool, secrets: SecretsLog) -> QuicConfiguration:
         from qh3.quic.configuration import QuicConfiguration

@@ -35,6 +35,10 @@ class AioquicConnection(LibraryConnection):
     here.
     """
 
+    def _poll(self, now: float) -> list[bytes]:
+        # A server has no path before the first datagram, for which the library is not prepared.
+        return super()._poll(now) if self._quic._network_paths else []
+
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
         super().send(stream_id, bytes(data), fin)
 
@@ -68,7 +72,7 @@ class AioquicBackend:
         configuration.verify_mode = ssl.CERT_NONE
         quic = Library(configuration=configuration)
         quic.connect(LOGICAL_ADDRESS, now)
-        return AioquicConnection(quic, events, configuration, secrets)
+        return AioquicConnection(quic, events, configuration, secrets, (RuntimeError, ValueError))
 
     def server(
         self, certificate: LinkCertificate, original_destination_connection_id: bytes
@@ -84,7 +88,7 @@ class AioquicBackend:
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
         )
-        return AioquicConnection(quic, events, configuration, secrets)
+        return AioquicConnection(quic, events, configuration, secrets, (RuntimeError, ValueError))
 
     def _configuration(self, is_client: bool, secrets: SecretsLog) -> QuicConfiguration:
         from aioquic.quic.configuration import QuicConfiguration

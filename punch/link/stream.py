@@ -187,7 +187,8 @@ class StreamTransport:
             data = self._unread.popleft()
             self._guard(self.protocol.dataReceived, data)
             self.link.core.consumed(self.stream_id, len(data))
-        if self._peer_done and not self._unread and self.connected:
+        paused = self._read_paused and not self.disconnecting
+        if self._peer_done and not self._unread and self.connected and not paused:
             self._deliver_end()
 
     def _deliver_end(self) -> None:

@@ -27,6 +27,7 @@ from punch.peer.udp import (
     Receiver,
     datagram_address,
     enlarge_buffer,
+    hand_over,
     open_portable,
 )
 from punch.wire.address import Address, canonical
@@ -199,7 +200,7 @@ class BatchedSocket:
         for address, datagrams in waiting.items():
             remote = datagram_address(address)
             if remote is not None and self._open:
-                self._receiver(datagrams, remote, self)
+                hand_over(self._receiver, datagrams, remote, self)
 
 
 def open_batched(reactor: IReactorFDSet, host: str, port: int, receiver: Receiver) -> DatagramSocket:

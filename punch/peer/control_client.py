@@ -70,6 +70,14 @@ _FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
 _SHORTEST_KEEPALIVE, _LONGEST_KEEPALIVE = 1.0, 120.0
 _CLOSE_TIME = 0.5
 
+_EXPECTED = (
+    error.ConnectError,
+    error.ConnectingCancelledError,
+    error.DNSLookupError,
+    CancelledError,
+    OSError,
+)
+
 
 class ControlHandler(TypingProtocol):
     """Whoever uses a `ControlClient`."""
@@ -305,7 +313,7 @@ class _Attempt:
         return self._protocol
 
     def _unconnected(self, failure: Failure) -> None:
-        if not isinstance(failure.value, (error.ConnectError, error.DNSLookupError, CancelledError, OSError)):
+        if not isinstance(failure.value, _EXPECTED):
             self._log.failure("Connecting to the rendezvous failed.", failure)
         self.lost(problem_of_failure(self._client.address, failure))
 

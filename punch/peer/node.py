@@ -193,7 +193,7 @@ class Node(Service):
                 closing.append(session.link.when_closed())
                 session.hang_up(CloseCode.SHUTDOWN)
         closing.append(self._control.stop())
-        done: Deferred[Any] = DeferredList(closing)
+        done: Deferred[Any] = DeferredList(closing, consumeErrors=True)
         done.addTimeout(STOP_TIME, self._clock, onTimeoutCancel=lambda result, timeout: None)
         return done.addCallback(self._close_sockets)
 

@@ -139,8 +139,8 @@ class Options(usage.Options):
         try:
             self.peer = self.state.peer(self["name"])
             make_private_directory(self.peer.directory)
-            with self.peer.log_path.open("ab"):
-                pass
+            # The log names peers: it is for its owner, from the first line on.
+            os.close(os.open(self.peer.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
         except StateError as error:
             self.fail("state", str(error))
         except OSError as error:
@@ -294,6 +294,8 @@ class PeerService(Service):
 
     def _finish(self, status: int, sentence: str | None) -> None:
         self._sentence = sentence
+        if sentence is not None:
+            self._log.error("{sentence}", sentence=sentence)
         end(self._reactor, status)
 
 

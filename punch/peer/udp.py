@@ -12,6 +12,7 @@ from typing import Protocol
 from twisted.internet.error import MessageLengthError
 from twisted.internet.interfaces import IReactorTime, IReactorUDP, IUDPTransport
 from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import Logger
 
 from punch.wire.address import Address, canonical
 
@@ -39,6 +40,8 @@ class DatagramSocket(Protocol):
 Receiver = Callable[[Sequence[bytes], Address, DatagramSocket], None]
 """Called with all datagrams that were read from one address in a turn of the reactor, in order."""
 
+_log = Logger()
+
 # What a portable socket raises on sending: the system's errors (ValueError covers Twisted's for an address
 # that isn't one of the socket's family), and a datagram too long for it.
 _SEND_ERRORS = (OSError, ValueError, MessageLengthError)
@@ -52,6 +55,16 @@ def datagram_address(address: object) -> Address | None:
         return canonical(str(address[0]).partition("%")[0], int(address[1]))
     except ValueError:
         return None
+
+
+def hand_over(receiver: Receiver, datagrams: Sequence[bytes], remote: Address, sock: DatagramSocket) -> None:
+    """
+    Call the receiver. An exception of it is logged, and neither ends the socket nor keeps others' datagrams.
+    """
+    try:
+        receiver(datagrams, remote, sock)
+    except Exception:
+        _log.failure("Datagrams from {remote} could not be handled.", remote=remote)
 
 
 class PortableSocket(DatagramProtocol):
@@ -103,7 +116,7 @@ class PortableSocket(DatagramProtocol):
         waiting, self._waiting = self._waiting, {}
         for remote, datagrams in waiting.items():
             if self._open:
-                self._receiver(datagrams, remote, self)
+                hand_over(self._receiver, datagrams, remote, self)
 
 
 def open_portable(reactor: IReactorUDP, host: str, port: int, receiver: Receiver) -> DatagramSocket:

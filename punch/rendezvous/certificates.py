@@ -28,15 +28,16 @@ def load_certificate(certificate: Path, key: Path, host: str | None, now: dateti
     :param now: an aware datetime.
     :raise CertificateProblem: they can't be read, do not fit together, or no peer would take them.
     """
+    certificate_pem, key_pem = _read(certificate, "--certificate"), _read(key, "--key")
     try:
-        chain = tuple(x509.load_pem_x509_certificates(_read(certificate, "--certificate")))
+        chain = tuple(x509.load_pem_x509_certificates(certificate_pem))
     except ValueError as problem:
         raise CertificateProblem(
             f"There is no certificate in PEM form in {certificate}; give the full chain, as the authority "
             "issued it."
         ) from problem
     try:
-        private_key = load_pem_private_key(_read(key, "--key"), None)
+        private_key = load_pem_private_key(key_pem, None)
     except TypeError as problem:
         raise CertificateProblem(
             f"The key in {key} is locked with a passphrase; give one without (openssl pkey -in OLD -out NEW)."

@@ -151,21 +151,27 @@ class RendezvousService(Service):
             return
         self._delivering = True
         try:
-            touched: dict[int, ControlProtocol] = {}
-            while (output := self.registry.next_output()) is not None:
-                if isinstance(output, Registered):
-                    self._log.info("registered {peer} {name}", peer=output.peer.short, name=output.name)
-                    self._report("registered", peer=str(output.peer), name=output.name)
-                elif isinstance(output, Gone):
-                    self._log.info("gone {peer} ({reason})", peer=output.peer.short, reason=output.reason)
-                    self._report("gone", peer=str(output.peer), reason=output.reason)
-                else:
-                    self._pass_on(output, touched)
-            for control in touched.values():
-                control.flush()
+            # To send may end a connection, which may leave more to deliver.
+            while self._deliver_all():
+                pass
         finally:
             self._delivering = False
         self._schedule()
+
+    def _deliver_all(self) -> bool:
+        touched: dict[int, ControlProtocol] = {}
+        while (output := self.registry.next_output()) is not None:
+            if isinstance(output, Registered):
+                self._log.info("registered {peer} {name}", peer=output.peer.short, name=output.name)
+                self._report("registered", peer=str(output.peer), name=output.name)
+            elif isinstance(output, Gone):
+                self._log.info("gone {peer} ({reason})", peer=output.peer.short, reason=output.reason)
+                self._report("gone", peer=str(output.peer), reason=output.reason)
+            else:
+                self._pass_on(output, touched)
+        for control in touched.values():
+            control.flush()
+        return bool(touched)
 
     def lost(self, session: Session) -> None:
         """The connection of a session is gone."""

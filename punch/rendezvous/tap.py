@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -9,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import datetime, timezone
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -63,7 +65,7 @@ _number.coerceDoc = "Must be a whole number of one or more."  # type: ignore[att
 class Options(usage.Options):
     """What `twistd punch-rendezvous` takes."""
 
-    synopsis = f"[options] {PROGRAM} [options]"
+    synopsis = "[options]"
     longdesc = (
         "Introduces peers behind NATs to each other. Works without options: it makes its key on the first "
         "start and prints the address that peers use, with the pin of that key."
@@ -187,6 +189,8 @@ itself. [default: TCP port 7001 on all IPv4 and IPv6 addresses]"""
         text = self["host"]
         if text is None:
             return
+        with contextlib.suppress(ValueError):
+            text = f"[{IPv6Address(text)}]"
         try:
             address = RendezvousAddress.parse(text)
         except RendezvousAddressError as problem:
@@ -235,8 +239,9 @@ def makeService(options: Options) -> IService:
     assert state is not None, "options that were not parsed"
     as_json = bool(options["json"])
     limits = options.limits
-    room = twistd.raise_descriptor_limit(limits.connections + _OTHER_FILES) - _OTHER_FILES
-    limits = replace(limits, connections=max(1, min(limits.connections, room)))
+    files = twistd.raise_descriptor_limit(limits.connections + _OTHER_FILES)
+    room = files - min(_OTHER_FILES, files // 4)
+    limits = replace(limits, connections=min(limits.connections, room))
     try:
         identity = state.identity()
         kept = state.certificate(identity, [options.host] if options.host else [], datetime.now(timezone.utc))

@@ -121,12 +121,11 @@ class Wire:
         """Let everything cross, both ways, until nothing is under way."""
         assert self.near is not None
         while self.near_transport.value() or self.far_transport.value():
-            data = self.near_transport.value()
-            self.near_transport.clear()
-            self.far.dataReceived(data)
-            data = self.far_transport.value()
-            self.far_transport.clear()
-            self.near.dataReceived(data)
+            for source, sink in ((self.near_transport, self.far), (self.far_transport, self.near)):
+                data = source.value()
+                source.clear()
+                if data:
+                    sink.dataReceived(data)
 
 
 def connected(wire: Wire, name: str = "bob") -> Connected:

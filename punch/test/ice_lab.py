@@ -1,8 +1,7 @@
 """
 A small network in virtual time that joins ICE agents, for the tests of `punch.traversal` alone.
 
-The simulated internet runs whole systems; this knows hosts, NATs and loss, passes datagrams between cores, and
-nothing else.
+The simulated internet runs whole systems; this knows hosts, NATs and loss, and joins cores.
 """
 
 from __future__ import annotations
@@ -100,9 +99,11 @@ class Lab:
         self.now = 100.0
         self.hosts: list[Host] = []
         self.blocked: Callable[[Address, Address], bool] = lambda source, target: False
+        self.detour: Callable[[Address, Address], float] = lambda source, target: 0.0
+        """How many seconds longer than `delay` it takes between these addresses."""
         self.answered_by: Address | None = None
         """Where all datagrams seem to come from, for the test of asymmetry."""
-        self._wire: list[tuple[float, int, Host, bytes, Address, Address]] = []
+        self._wire: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
 
     def host(
@@ -141,12 +142,12 @@ class Lab:
         self.introduce(second, first)
 
     def introduce(self, host: Host, peer: Host, end: bool = True) -> None:
-        """Tell `host` all about `peer`."""
+        """Tell `host` all about `peer`; with `end`, neither has anything to add."""
         host.agent.set_remote(peer.agent.credentials, 0.05, self.now)
         for candidate in peer.agent.local_candidates:
             self.tell(host, candidate)
         if end:
-            peer.agent.end_of_local_candidates()
+            host.agent.end_of_local_candidates()
             host.agent.end_of_remote_candidates(self.now)
 
     def tell(self, host: Host, candidate: Candidate) -> None:
@@ -165,8 +166,8 @@ class Lab:
             then = min(upcoming)
             self.now = max(self.now, then)
             while self._wire and self._wire[0][0] <= self.now:
-                _, _, host, data, source, base = heapq.heappop(self._wire)
-                host.agent.receive_datagram(data, source, base, self.now)
+                _, _, work = heapq.heappop(self._wire)
+                work()
                 self._flush()
             for host in self.hosts:
                 host.agent.handle_timer(self.now)
@@ -202,37 +203,42 @@ class Lab:
         host.sent.append((self.now, transmit))
         if self.random.random() < self.loss or self.blocked(transmit.local, transmit.remote):
             return
-        inside = self._inside(host.nat, transmit.remote)
+        data, target, source = transmit
+        delay = self.delay + self.detour(source, target)
+        inside = self._inside(host.nat, target)
         if inside is not None:
-            self._arrive(inside, transmit.data, transmit.local, transmit.remote)
+            self._later(delay, lambda: self._arrive(inside, data, source, target))
             return
-        source = transmit.local if host.nat is None else host.nat.outbound(transmit.local, transmit.remote)
-        if transmit.remote == REFLECTOR:
-            answer = encode(success(parse(transmit.data), (Attribute.XOR_MAPPED_ADDRESS, source)))
-            self._arrive(host, answer, REFLECTOR, transmit.local, 2 * self.delay)
-            return
-        for other in self.hosts:
-            if other.nat is None and transmit.remote in other.bases:
-                self._arrive(other, transmit.data, source, transmit.remote)
-                return
-        nat = next((other.nat for other in self.hosts if other.nat and self._is_public(other.nat, transmit)), None)
-        if nat is None or (nat is host.nat and not nat.hairpin):
-            return
-        base = nat.inbound(source, transmit.remote.port)
-        receiver = None if base is None else self._inside(nat, base)
-        if receiver is not None and base is not None:
-            self._arrive(receiver, transmit.data, source, base)
+        if host.nat is not None:
+            source = host.nat.outbound(source, target)
+        if target == REFLECTOR:
+            answer = encode(success(parse(data), (Attribute.XOR_MAPPED_ADDRESS, source)))
+            self._later(2 * self.delay, lambda: self._arrive(host, answer, REFLECTOR, transmit.local))
+        else:
+            self._later(delay, lambda: self._cross(host, data, source, target))
 
-    def _is_public(self, nat: NAT, transmit: Transmit) -> bool:
-        return nat.public == transmit.remote.host
+    def _cross(self, sender: Host, data: bytes, source: Address, target: Address) -> None:
+        """A datagram from the public side reaches its target, or the NAT before it."""
+        for host in self.hosts:
+            nat = host.nat
+            if nat is None:
+                if target in host.bases:
+                    self._arrive(host, data, source, target)
+                    return
+            elif nat.public == target.host and (nat is not sender.nat or nat.hairpin):
+                base = nat.inbound(source, target.port)
+                receiver = None if base is None else self._inside(nat, base)
+                if receiver is not None and base is not None:
+                    self._arrive(receiver, data, source, base)
+                return
 
     def _inside(self, nat: NAT | None, address: Address) -> Host | None:
         if nat is None:
             return None
         return next((other for other in self.hosts if other.nat is nat and address in other.bases), None)
 
-    def _arrive(
-        self, host: Host, data: bytes, source: Address, base: Address, delay: float | None = None
-    ) -> None:
-        when = self.now + (self.delay if delay is None else delay)
-        heapq.heappush(self._wire, (when, next(self._order), host, data, self.answered_by or source, base))
+    def _arrive(self, host: Host, data: bytes, source: Address, base: Address) -> None:
+        host.agent.receive_datagram(data, self.answered_by or source, base, self.now)
+
+    def _later(self, delay: float, work: Callable[[], None]) -> None:
+        heapq.heappush(self._wire, (self.now + delay, next(self._order), work))

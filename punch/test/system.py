@@ -32,12 +32,22 @@ SERVICE = "198.51.100.1"
 class Rendezvous:
     """A rendezvous on a simulated host, that can be stopped and started again with the same key."""
 
-    def __init__(self, net: Internet, host: Host, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        net: Internet,
+        host: Host,
+        limits: Limits | None = None,
+        *,
+        control: str | None = "tcp:7001",
+        name: str = SERVICE,
+    ) -> None:
         self.net = net
         self.host = host
         self.reports: list[tuple[str, dict[str, object]]] = []
         self.identity = Identity.generate(net.random_bytes("rendezvous key"))
         self._limits = limits or Limits()
+        self._control = control
+        self._name = name
         self._starts = 0
         self.service = self.start()
 
@@ -46,8 +56,8 @@ class Rendezvous:
         self._starts += 1
         config = RendezvousConfig(
             identity=self.identity,
-            control="tcp:7001",
-            host=SERVICE,
+            control=self._control,
+            host=self._name,
             limits=self._limits,
         )
         self.service = make_service(
@@ -95,6 +105,7 @@ class Peer:
         identity: Identity | None = None,
         known: KnownPeers | None = None,
         pacing: float = 0.05,
+        addresses: Callable[[], list[str]] | None = None,
         salt: str = "",
     ) -> None:
         self.net = net
@@ -117,7 +128,7 @@ class Peer:
             known=self.known,
             rendezvous=rendezvous,
             on_event=self._event,
-            addresses=lambda: host.addresses,
+            addresses=addresses or (lambda: host.addresses),
             random=random,
             monotonic=net.monotonic,
             pacing=pacing,

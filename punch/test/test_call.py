@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -36,7 +37,16 @@ from punch.wire.control import (
     Request,
     Trickle,
 )
-from punch.wire.sealed import MAX_CANDIDATES, Envelope, Offer, SealError, seal_offer
+from punch.wire.sealed import (
+    MAX_CANDIDATES,
+    Envelope,
+    Offer,
+    SealError,
+    TrickledCandidates,
+    open_offer,
+    seal_offer,
+    seal_trickle,
+)
 
 ALICE, BOB, MALLORY = IDENTITIES[:3]
 PASSWORD = "p" * 24
@@ -399,14 +409,35 @@ class DishonestRendezvousTests(SynchronousTestCase):
         """A peer that floods ends its call."""
         wire = Wire()
         wire.introduce()
-        wire.callee._core.sent_candidates = -1000
+        for number in range(MAX_CANDIDATES // 3 + 1):
+            wire.caller.receive_candidates(self.flood(wire, number, *map(candidate, range(3))), wire.now)
+        self.assertEqual(self.ends(wire), ["protocol"])
+
+    def test_too_many_messages(self) -> None:
+        """Nor may they be empty without end."""
+        wire = Wire()
+        wire.introduce()
         for number in range(MAX_TRICKLES + 1):
-            envelope = wire.trickle(wire.callee, *map(candidate, range(3)), complete=False)
-            wire.caller.receive_candidates(envelope, wire.now)
-            if number * 3 > MAX_CANDIDATES:
-                break
-        last = [event for event in events(wire.caller) if isinstance(event, CallEnded)]
-        self.assertEqual([end.reason for end in last], ["protocol"])
+            self.assertEqual(self.ends(wire), [])
+            wire.caller.receive_candidates(self.flood(wire, number), wire.now)
+        self.assertEqual(self.ends(wire), ["protocol"])
+
+    def flood(self, wire: Wire, number: int, *candidates: Candidate) -> Envelope:
+        """A trickled message of a callee that knows no bounds."""
+        offer = open_offer(BOB, ALICE.peer_id, wire.establish.offer)
+        return seal_trickle(
+            BOB,
+            ALICE.peer_id,
+            X25519PublicKey.from_public_bytes(offer.reply_key),
+            wire.establish.call,
+            wire.establish.offer.digest(),
+            number,
+            TrickledCandidates(candidates, False),
+        )
+
+    def ends(self, wire: Wire) -> list[str]:
+        """Why the caller's side ended, if it did."""
+        return [event.reason for event in events(wire.caller) if isinstance(event, CallEnded)]
 
     @SETTINGS
     @given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 3)), max_size=20))

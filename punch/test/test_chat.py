@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.chat import MAX_UNHANDLED, ChatProtocol
+from punch.apps.chat import MAX_CONVERSATIONS, MAX_UNHANDLED, ChatProtocol, Chats
 from punch.apps.chat_core import (
     ACK,
+    BYE,
     HELLO,
     MAX_TEXT,
     MESSAGE,
     ChatCore,
     ChatError,
     ChatProtocolError,
+    Farewell,
     MessageDelivered,
     MessageReceived,
 )
+from punch.identity import PeerID
+from punch.link.link import Link
 
 SESSION = b"\x01" * 8
 
@@ -151,10 +158,32 @@ class CoreTests(SynchronousTestCase):
         self.assertEqual(self.hear(frame(HELLO, SESSION + b"later") + frame(99, b"new")), [])
         self.assertEqual(self.hear(message(1, b"")), [(1, "")])
 
+    def test_bye(self) -> None:
+        self.core.receive_data(GREETING)
+        self.core.say_bye()
+        self.core.say_bye()
+        self.assertEqual(self.core.data_to_send(), frame(BYE, b""))
+        self.assertIsNone(self.core.next_event())
+        self.core.receive_data(frame(BYE, b"") + frame(BYE, b"later"))
+        self.assertEqual(self.core.next_event(), Farewell())
+        self.assertIsNone(self.core.next_event())
+        self.assertEqual(self.core.data_to_send(), b"")
+
+    def test_bye_is_answered_when_all_is_delivered(self) -> None:
+        self.core.send("wait")
+        self.core.data_to_send()
+        self.core.receive_data(GREETING + frame(BYE, b""))
+        self.assertEqual(self.core.data_to_send(), b"")
+        self.core.receive_data(ack(1))
+        self.assertEqual(self.core.data_to_send(), frame(BYE, b""))
+        self.assertEqual(self.core.next_event(), MessageDelivered(1))
+        self.assertEqual(self.core.next_event(), Farewell())
+
     def test_hostile_input(self) -> None:
         cases = {
             "no hello": message(1, b"a"),
             "ack first": ack(0),
+            "bye first": frame(BYE, b""),
             "two hellos": GREETING + GREETING,
             "short hello": frame(HELLO, b"short"),
             "not UTF-8": GREETING + message(1, b"\xff"),
@@ -202,7 +231,7 @@ class CoreTests(SynchronousTestCase):
                     if isinstance(event, MessageReceived):
                         heard.append(event.text)
                         receiver.acknowledge(event)
-                    else:
+                    elif isinstance(event, MessageDelivered):
                         delivered.append(event.id)
 
         for text in texts:
@@ -227,6 +256,20 @@ class Transport(StringTransport):
     def abortConnection(self) -> None:
         self.aborted = True
         self.loseConnection()
+
+
+class ChatsTests(SynchronousTestCase):
+    def test_old_chats_are_forgotten_unless_something_is_undelivered(self) -> None:
+        def nothing(*arguments: object) -> None:
+            pass
+
+        chats = Chats(nothing, nothing)
+        peers = [PeerID(number.to_bytes(32, "big")) for number in range(MAX_CONVERSATIONS + 10)]
+        chats.send(peers[0], "kept")
+        for peer in peers[1:]:
+            chats.accept(cast(Link, SimpleNamespace(remote=peer)))
+        self.assertEqual(chats.undelivered(peers[0]), 1)
+        self.assertLessEqual(len(chats), MAX_CONVERSATIONS)
 
 
 class ProtocolTests(SynchronousTestCase):

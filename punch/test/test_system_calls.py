@@ -4,8 +4,6 @@ Calls and links of whole peers on the simulated internet: who gets through, what
 
 from __future__ import annotations
 
-from base64 import b64encode, urlsafe_b64encode
-
 from punch.link.events import CloseCode
 from punch.peer.events import (
     Calling,
@@ -194,30 +192,6 @@ class PolicyTests(SystemTestCase):
         bob.wait_for(Connected, 5.0)
         self.assertIn(alice.id, bob.known)
         self.assertIn(bob.id, alice.known)
-
-    def test_what_the_rendezvous_can_read(self) -> None:
-        """Not one candidate stands in what the service handles, whatever the encoding."""
-        lines: list[bytes] = []
-        alice, bob = self.pair()
-        self.net.advance(2.0)
-        connection = self.rendezvous.service._controls
-        for control in connection.values():
-            received = control.lineReceived
-
-            def note(line: bytes, pass_on: object = received) -> None:
-                lines.append(line)
-                pass_on(line)  # type: ignore[operator]
-
-            control.lineReceived = note  # type: ignore[method-assign]
-        connect(alice, bob)
-        self.net.advance(5.0)
-        everything = b"\n".join(lines)
-        self.assertIn(b'"establish"', everything)
-        self.assertIn(b'"answer"', everything)
-        for event in (alice.last(Connected), bob.last(Connected)):
-            for host in (event.local.host, *alice.host.addresses, *bob.host.addresses):
-                for form in (host.encode(), b64encode(host.encode()), urlsafe_b64encode(host.encode())):
-                    self.assertNotIn(form.rstrip(b"="), everything)
 
     def test_refused_by_the_user(self) -> None:
         """The caller hears `refused`; the callee's question is over."""

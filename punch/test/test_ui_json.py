@@ -177,10 +177,11 @@ class CommandTests(JSONCase):
         self.assertEqual(marks, [("delivered", number, str(BOB)) for number in (1, "my-2", 3)])
 
     def test_hangup_and_quit(self) -> None:
-        self.connect()
+        wire = self.connect()
         self.command("hangup")
         self.assertEqual(self.stage.node.asked, [("hangup", BOB)])
         self.command("quit")
+        wire.run()
         self.assertEqual(self.stage.ends, [(0, None)])
 
     def test_hangup_of_a_call(self) -> None:
@@ -314,6 +315,8 @@ class EndTests(JSONCase):
         self.assertEqual(self.stage.ends, [])
 
     def test_a_node_that_cannot_go_on(self) -> None:
+        self.front_end.handle(Unregistered("bad-pin", "Wrong key.", None))
+        self.assertEqual(self.event()["retry_in"], None)
         self.front_end.handle(Failed(None, "bad-pin", "Wrong key."))
         self.assertEqual(self.event()["reason"], "bad-pin")
         self.assertEqual(self.stage.ends, [(1, "Wrong key.")])
@@ -323,8 +326,11 @@ class EndTests(JSONCase):
         self.stage.clock.advance(PATIENCE - 1)
         self.front_end.handle(Unregistered("rendezvous-unreachable", "Still none.", 1.0))
         self.assertEqual(self.stage.ends, [])
+        self.events()
         self.stage.clock.advance(1)
         self.assertEqual(self.stage.ends, [(1, "Still none.")])
+        event = self.event()
+        self.assertEqual((event["event"], event["reason"]), ("failed", "rendezvous-unreachable"))
 
     def test_patience_ends_with_registration(self) -> None:
         self.front_end.handle(Unregistered("rendezvous-unreachable", "No answer.", 1.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from twisted.internet.error import ConnectionAborted, ConnectionDone
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import MAX_TEXT
@@ -18,7 +20,7 @@ from punch.peer.events import (
 )
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
 from punch.ui.console import InputKind
-from punch.ui.front_end import MAX_PENDING, PATIENCE
+from punch.ui.front_end import CHATLESS, FAREWELL, MAX_NAMES, MAX_PENDING, PATIENCE
 from punch.ui.line_editor import EndOfInput, Entered, LineEditor, display_width
 from punch.ui.sentences import printable, shown_name
 from punch.ui.stdio import StdioFrontEnd, split_text
@@ -76,6 +78,22 @@ class PipeTests(StdioCase):
         ):
             self.assertIn(part, shown)
         self.assertNotIn("\x1b", shown)
+
+    def test_a_call_is_told_when_it_goes_out(self) -> None:
+        self.begin(target=BOB)
+        self.front_end.handle(Calling(BOB))
+        self.assertNotIn("Calling", self.shown())
+        self.front_end.handle(Registered("punch://x:1"))
+        self.assertRegex(self.shown(), r"Registered.*\nCalling")
+
+    def test_strangers_do_not_add_up(self) -> None:
+        self.begin()
+        self.connect(name="a friend")
+        for number in range(MAX_NAMES + 50):
+            stranger = PeerID(number.to_bytes(32, "big"))
+            self.front_end.handle(incoming(stranger, decided=True))
+        self.assertLessEqual(len(self.front_end.names), MAX_NAMES)
+        self.assertEqual(self.front_end.name_of(BOB), "a friend")
 
     def test_a_line_is_delivered_and_the_process_done(self) -> None:
         self.begin(target=BOB)
@@ -180,7 +198,6 @@ class PipeTests(StdioCase):
         cases = [
             Failed(BOB, "not-registered", "Not there."),
             Failed(None, "bad-pin", "Not there."),
-            Unregistered("bad-pin", "Not there.", None),
         ]
         for event in cases:
             self.begin(target=BOB)
@@ -221,6 +238,45 @@ class PipeTests(StdioCase):
         self.type("still here\n")
         wire.run()
         self.assertEqual(wire.heard, ["still here"])
+
+    def test_the_last_link_of_a_peer_that_cannot_register_again(self) -> None:
+        self.begin()
+        self.connect()
+        self.front_end.handle(Failed(None, "replaced", "Another process took over."))
+        self.front_end.handle(Disconnected(BOB, "bye", "Bob left."))
+        self.assertEqual(self.stage.ends, [(1, "Another process took over.")])
+
+    def test_what_the_other_side_still_says_is_heard(self) -> None:
+        """Both have one line and leave: neither is lost, whoever is first."""
+        self.begin(target=BOB)
+        self.type("mine\n")
+        self.front_end.input_over()
+        self.stage.screen.stalled = True
+        wire = Wire(BOB)
+        wire.far.send("theirs")
+        self.front_end.handle(connected(wire))
+        wire.run()
+        self.assertEqual((wire.heard, wire.marks, self.stage.ends), (["mine"], [], []))
+        self.stage.screen.flush()
+        wire.run()
+        self.assertEqual((wire.marks, self.stage.ends), ([1], [(0, None)]))
+
+    def test_a_peer_that_chats_nonsense_is_hung_up(self) -> None:
+        self.begin(target=BOB)
+        wire = self.connect()
+        assert wire.near is not None
+        wire.near.dataReceived(b"\x02\x00\x00")
+        wire.near.connectionLost(Failure(ConnectionAborted()))
+        self.assertEqual(self.stage.node.asked[-1], ("hangup", BOB))
+
+    def test_a_link_without_its_chat_is_hung_up(self) -> None:
+        self.begin(target=BOB)
+        wire = self.connect()
+        assert wire.near is not None
+        wire.near.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.stage.clock.advance(CHATLESS)
+        self.assertEqual(self.stage.node.asked[-1], ("hangup", BOB))
 
     def test_another_peer_does_not_end_a_call(self) -> None:
         self.begin(target=BOB)
@@ -283,7 +339,18 @@ class TerminalTests(StdioCase):
         self.assertIn("no command /dance", shown)
         self.assertEqual(wire.heard, ["/shrug"])
         self.type("/quit\n")
+        wire.run()
         self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_quit_does_not_wait_long_for_the_other_side(self) -> None:
+        self.begin(target=BOB)
+        self.connect()
+        self.type("/quit\nignored\n")
+        self.stage.clock.advance(FAREWELL - 0.1)
+        self.assertEqual(self.stage.ends, [])
+        self.stage.clock.advance(0.1)
+        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.stage.clock.getDelayedCalls(), [])
 
     def test_nobody_to_talk_to(self) -> None:
         self.begin()
@@ -364,6 +431,7 @@ class KeyModeTests(StdioCase):
 
     def test_ctrl_d(self) -> None:
         self.type("\x04")
+        self.wire.run()
         self.assertEqual(self.stage.ends, [(0, None)])
 
     def test_the_end_leaves_a_clean_line(self) -> None:

@@ -152,7 +152,7 @@ class Agent:
     def validated(self, local: Address, remote: Address) -> bool:
         """Whether an authenticated check came or was answered between these addresses, and consent holds."""
         pair = self._checklist.get(local, remote)
-        return pair is not None and not pair.revoked and (pair.heard or pair.valid)
+        return pair is not None and not pair.revoked and (pair.heard is not None or pair.valid)
 
     # Candidates
 
@@ -264,6 +264,8 @@ class Agent:
     def datagrams_to_send(self, now: float) -> list[Transmit]:
         """What to send now; checks that are due start here."""
         self._work(now)
+        if self.state in _ENDED:
+            return []
         output, self._output = self._output, []
         return output + self._checker.datagrams_to_send() + self._gatherer.datagrams_to_send()
 
@@ -324,12 +326,12 @@ class Agent:
         pair = None if candidate is None or local is None else self._checklist.add(local, candidate)
         if pair is None:
             return
-        pair.heard = True
+        repeated, pair.heard = pair.heard == check.transaction_id, check.transaction_id
         if not self.controlling and check.nomination is not None:
             pair.nomination = max(check.nomination, pair.nomination or 0)
         if pair.state is PairState.SUCCEEDED:
             self._choose(now)
-        elif not pair.revoked:
+        elif not pair.revoked and not (repeated and pair.state is PairState.IN_PROGRESS):
             # Whatever was sent before may have met a closed NAT, so it starts anew (section 7.3.1.4)
             self._checker.stop(pair, now)
             self._checklist.trigger(pair)
@@ -369,6 +371,8 @@ class Agent:
         return True
 
     def _pair_failed(self, pair: CandidatePair, now: float) -> None:
+        if pair.valid:
+            return  # Only a nomination failed: whether the path still works is for consent to say
         self._checker.forget(pair)
         self._checklist.forget_trigger(pair)
         pair.state = PairState.FAILED
@@ -461,10 +465,7 @@ class Agent:
     def _choose(self, now: float) -> None:
         before = self._selector.selected
         self._selector.choose(now)
-        selected = self._selector.selected
-        if selected is None:
-            return
-        if selected is not before:
+        if self._selector.selected is not before:
             for pair in self._checklist:
                 if pair.state is PairState.IN_PROGRESS and not self._selector.needed(pair):
                     self._checker.stop(pair, now)
@@ -492,6 +493,5 @@ class Agent:
         return Pair(local, pair.remote, pair.base, pair.rtt)
 
     def _rest(self) -> None:
-        self._output.clear()
         self._early.clear()
         self._gatherer.stop()

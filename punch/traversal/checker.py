@@ -16,6 +16,8 @@ from punch.wire.stun import Attribute, Message, MessageClass
 
 MAX_ROLE_SWITCHES = 16
 """Role conflicts that are believed: honest agents have one, a hostile peer could have them for ever."""
+MAX_SUPERSEDED = 4
+"""Earlier checks of a pair whose answers are still waited for, where the path takes longer than the RTO."""
 _ROLE_CONFLICT = 487
 _CONSENT_WAIT = 8.0
 
@@ -97,17 +99,19 @@ class Checker:
         """Send the check of this pair no more, though its answer would count."""
         if pair.transaction is None:
             return
-        if pair.superseded is not None:
-            self._transactions.pop(pair.superseded.transaction_id, None)
         pair.transaction.stop_retransmitting(now)
-        pair.superseded, pair.transaction = pair.transaction, None
+        pair.superseded.append(pair.transaction)
+        pair.transaction = None
+        for forgotten in pair.superseded[:-MAX_SUPERSEDED]:
+            self._drop(forgotten, pair)
 
     def forget(self, pair: CandidatePair) -> None:
         """No answer on this pair counts any more."""
         for transaction_id, (_, asked) in list(self._transactions.items()):
             if asked is pair:
                 del self._transactions[transaction_id]
-        pair.transaction = pair.superseded = None
+        pair.transaction = None
+        pair.superseded.clear()
 
     def receive(self, answer: Message, remote: Address, local: Address, now: float) -> Outcome | None:
         """
@@ -203,18 +207,19 @@ class Checker:
         return Verdict.SUCCEEDED, mapped
 
     def _finish(self, pair: CandidatePair) -> None:
-        """One answer decides: the other check of the same pair is waited for no more."""
-        for transaction in (pair.transaction, pair.superseded):
-            # A nomination has to arrive, whatever an earlier check said
-            if transaction is not None and (transaction is pair.superseded or transaction.nomination is None):
-                self._drop(transaction, pair)
+        """One answer decides: the other checks of the same pair are waited for no more."""
+        for transaction in list(pair.superseded):
+            self._drop(transaction, pair)
+        # A nomination has to arrive, whatever an earlier check said
+        if pair.transaction is not None and pair.transaction.nomination is None:
+            self._drop(pair.transaction, pair)
 
     def _drop(self, transaction: Transaction, pair: CandidatePair) -> None:
         self._transactions.pop(transaction.transaction_id, None)
         if pair.transaction is transaction:
             pair.transaction = None
-        if pair.superseded is transaction:
-            pair.superseded = None
+        if transaction in pair.superseded:
+            pair.superseded.remove(transaction)
 
 
 def _measure(pair: CandidatePair, sample: float, exact: bool) -> None:

@@ -26,6 +26,7 @@ class Role(Enum):
 class Check:
     """An authenticated check of the peer."""
 
+    transaction_id: bytes
     remote: Address
     local: Address
     username: str
@@ -75,9 +76,8 @@ def read_check(request: Message, remote: Address, local: Address) -> Check:
     nomination: int | None = None
     if Attribute.USE_CANDIDATE in request:
         nomination = request.get(Attribute.NOMINATION) or 0
-    return Check(
-        remote, local, request.get(Attribute.USERNAME) or "", request.get(Attribute.PRIORITY) or 0, nomination
-    )
+    username, priority = request.get(Attribute.USERNAME) or "", request.get(Attribute.PRIORITY) or 0
+    return Check(request.transaction_id, remote, local, username, priority, nomination)
 
 
 def keepalive(transaction_id: bytes) -> bytes:

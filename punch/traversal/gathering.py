@@ -18,7 +18,10 @@ LAST_WAIT = 4
 DEADLINE = 3.5
 """Seconds after which gathering is done, answered or not."""
 REFRESH = 15.0
-"""Seconds between requests that keep a mapping alive while the peer is called (RFC 8445, section 11)."""
+"""
+Seconds between requests that keep a mapping alive while the peer is called (RFC 8445, section 11), or that
+ask a silent reflector again.
+"""
 MAX_QUESTIONS = 32
 """Questions to reflectors in all, one a base and reflector."""
 
@@ -93,10 +96,13 @@ class Gatherer:
         self._deadline = None
         self._queue.clear()
         self._transactions.clear()
+        silent = self._asked.difference(self._refreshes)
+        for number, question in enumerate(sorted(silent)):
+            self._refreshes[question] = now + REFRESH + number * self._pacing
         return True
 
     def stop(self) -> None:
-        """Keep no mapping alive any more: a path was found, or none is wanted."""
+        """Ask no more of that kind: a path was found, or none is wanted."""
         self._refreshes.clear()
 
     def datagrams_to_send(self) -> list[Transmit]:

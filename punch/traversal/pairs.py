@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -97,8 +97,8 @@ class CandidatePair:
     local: Candidate
     remote: Candidate
     state: PairState = PairState.FROZEN
-    heard: bool = False
-    """An authenticated check came over this pair."""
+    heard: bytes | None = None
+    """The transaction ID of the newest authenticated check that came over this pair."""
     mapped: Address | None = None
     """The address that the peer saw our check come from: the local candidate of the valid pair."""
     nomination: int | None = None
@@ -113,8 +113,8 @@ class CandidatePair:
     """Consent expired: nothing may be sent with these credentials any more (RFC 7675, section 5.1)."""
     transaction: Transaction | None = None
     """The check that decides about this pair now."""
-    superseded: Transaction | None = None
-    """An earlier check, not retransmitted any more, whose answer would still count."""
+    superseded: list[Transaction] = field(default_factory=list)
+    """Earlier checks, not retransmitted any more, whose answers would still count."""
 
     @property
     def base(self) -> Address:

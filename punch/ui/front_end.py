@@ -41,6 +41,15 @@ if TYPE_CHECKING:
 #: A peer that nobody watches gives up if it was never registered, this many seconds after its first failure.
 PATIENCE = 10.0
 
+#: How long the other sides may take to agree that all was said, in seconds.
+FAREWELL = 1.5
+
+#: How long a link may be up without its chat, once that has ended, in seconds.
+CHATLESS = 1.0
+
+#: Names of peers that are remembered, of those not connected.
+MAX_NAMES = 256
+
 #: stdin is not read while this many bytes of text wait for their marks.
 MAX_PENDING = 256 * 1024
 
@@ -119,12 +128,23 @@ class FrontEnd:
         self.input_kind = InputKind.NOTHING
         self.input_ended = False
         self.finished = False
+        self.leaving: int | None = None
         self.ever_registered = False
-        self.last_trouble: str | None = None
-        self.chats = Chats(self.on_message, self.on_delivered, surroundings.random)
+        self.last_trouble: Unregistered | None = None
+        self.chats = Chats(
+            self.on_message,
+            self.on_delivered,
+            surroundings.random,
+            on_handled=lambda: self.check_done(),
+            on_farewell=self._farewell,
+            on_ended=self._chat_ended,
+        )
         self._finish = surroundings.finish
         self._clock = surroundings.clock
         self._patience: IDelayedCall | None = None
+        self._timers: list[IDelayedCall] = []
+        self._doomed: str | None = None
+        self._farewells: set[PeerID] = set()
         self._paused = False
 
     # -- what it is connected to --
@@ -162,7 +182,7 @@ class FrontEnd:
         name = getattr(event, "name", None)
         peer: PeerID | None = getattr(event, "peer", None)
         if isinstance(name, str) and peer is not None:
-            self.names[peer] = name
+            self._learn(peer, name)
         if isinstance(event, Ready):
             self.on_ready(event)
         elif isinstance(event, Registered):
@@ -199,10 +219,13 @@ class FrontEnd:
 
     def on_unregistered(self, event: Unregistered) -> None:
         """The rendezvous was lost or not reached. Nobody watching, the first registration must come soon."""
-        self.last_trouble = event.text
-        if event.retry_in is None:
-            self._cannot_go_on(event.text)
-        elif not self.ever_registered and not self.watched and self._patience is None:
+        self.last_trouble = event
+        if (
+            event.retry_in is not None
+            and not self.ever_registered
+            and not self.watched
+            and self._patience is None
+        ):
             self._patience = self._clock.callLater(PATIENCE, self._out_of_patience)
 
     def on_stage(self, event: Event) -> None:
@@ -258,11 +281,21 @@ class FrontEnd:
         """How much of the input waits for something."""
         return self.chats.undelivered_bytes()
 
+    def leave(self, status: int = 0) -> None:
+        """End the process, but let both sides finish first what is under way: a moment."""
+        if self.finished or self.leaving is not None:
+            return
+        self.leaving = status
+        self._farewells = {peer for peer in self.links if self.chats.streaming(peer)}
+        self._timers.append(self._clock.callLater(FAREWELL, self.finish, status))
+        for peer in list(self._farewells):
+            self.chats.say_bye(peer)
+        self._check_farewells()
+
     def finish(self, status: int, sentence: str | None = None) -> None:
-        """End the process. The first call counts."""
+        """End the process now. The first call counts."""
         if not self.finished:
-            self.finished = True
-            self._be_patient_no_more()
+            self.stopped()
             self._finish(status, sentence)
 
     def check_done(self) -> None:
@@ -272,8 +305,33 @@ class FrontEnd:
         """The service stops: nothing may be left on the clock."""
         self.finished = True
         self._be_patient_no_more()
+        for timer in self._timers:
+            if timer.active():
+                timer.cancel()
+        self._timers.clear()
 
     # -- inside --
+
+    def _farewell(self, peer: PeerID) -> None:
+        self._farewells.discard(peer)
+        self._check_farewells()
+
+    def _check_farewells(self) -> None:
+        if self.leaving is not None and not self._farewells:
+            self.finish(self.leaving)
+
+    def _chat_ended(self, peer: PeerID, error: str | None) -> None:
+        if self.finished or peer not in self.links:
+            return
+        if error is not None:
+            self.node.hangup(peer)
+        else:
+            # Links take their streams along; one that stays without its chat is of no use here.
+            self._timers.append(self._clock.callLater(CHATLESS, self._check_chat, peer, self.links[peer]))
+
+    def _check_chat(self, peer: PeerID, link: Link) -> None:
+        if self.links.get(peer) is link and not self.chats.streaming(peer):
+            self.node.hangup(peer)
 
     def _connected(self, event: Connected) -> None:
         self._drop_question(event.peer)
@@ -287,6 +345,9 @@ class FrontEnd:
     def _disconnected(self, event: Disconnected) -> None:
         self.links.pop(event.peer, None)
         self.on_disconnected(event)
+        self._farewell(event.peer)
+        if self._doomed is not None:
+            self._cannot_go_on(self._doomed)
 
     def _failed(self, event: Failed) -> None:
         if event.peer is None:
@@ -297,18 +358,29 @@ class FrontEnd:
             self.calling.discard(event.peer)
             self.on_failed(event)
 
+    def _learn(self, peer: PeerID, name: str) -> None:
+        self.names[peer] = name
+        for old in list(self.names):
+            # Strangers who only tried to call must not add up.
+            if len(self.names) <= MAX_NAMES:
+                return
+            if old not in self.links and old not in self.questions and old != peer:
+                del self.names[old]
+
     def _drop_question(self, peer: PeerID) -> None:
         if peer in self.questions:
             self.questions.remove(peer)
 
     def _cannot_go_on(self, text: str) -> None:
         # Live links don't need the rendezvous: whoever talks may finish.
+        self._doomed = text
         if not self.links:
             self.finish(1, printable(text))
 
     def _out_of_patience(self) -> None:
         self._patience = None
-        self.finish(1, printable(self.last_trouble or "The rendezvous can't be reached: check its address."))
+        if self.last_trouble is not None:
+            self.handle(Failed(None, self.last_trouble.reason, self.last_trouble.text))
 
     def _be_patient_no_more(self) -> None:
         if self._patience is not None and self._patience.active():

@@ -82,7 +82,7 @@ class JSONFrontEnd(FrontEnd):
 
     def input_received(self, data: bytes) -> None:
         self._buffer += data
-        while not self.finished:
+        while not self.finished and self.leaving is None:
             line, newline, rest = self._buffer.partition(b"\n")
             if not newline:
                 break
@@ -226,7 +226,7 @@ class JSONFrontEnd(FrontEnd):
         self.node.hangup(peer)
 
     def _quit(self, fields: dict[str, Any]) -> None:
-        self.finish(0)
+        self.leave(0)
 
     # -- events --
 
@@ -303,13 +303,15 @@ class JSONFrontEnd(FrontEnd):
 
     def check_done(self) -> None:
         """After the last command: end when every call has come to something and all was delivered."""
-        if self.finished or not self.input_ended or self.input_kind is InputKind.NOTHING:
+        if self.finished or self.leaving is not None or not self.input_ended:
+            return
+        if self.input_kind is InputKind.NOTHING:
             return
         if self.calling:
             return
-        if any(self.chats.undelivered(peer) for peer in self.links):
+        if any(self.chats.undelivered(peer) or self.chats.unhandled(peer) for peer in self.links):
             return
-        self.finish(1 if self._something_failed else 0)
+        self.leave(1 if self._something_failed else 0)
 
 
 def _read(line: bytes) -> dict[str, Any]:

@@ -74,6 +74,7 @@ class StdioFrontEnd(FrontEnd):
         self._last_sent: tuple[PeerID, int, str] | None = None
         self._told: set[str] = set()
         self._trouble: str | None = None
+        self._to_tell: Calling | None = None
 
     def attach(self, node: NodeLike, output: Output, input_kind: InputKind, terminal: bool) -> None:
         super().attach(node, output, input_kind, terminal)
@@ -112,6 +113,9 @@ class StdioFrontEnd(FrontEnd):
     def on_registered(self, event: Registered) -> None:
         self._trouble = None
         self._stage(describe(event))
+        if self._to_tell is not None:
+            self._stage(describe(self._to_tell))
+            self._to_tell = None
         if self.target is None and not self.links:
             self._stage("Waiting for a call: give your ID to the other side")
 
@@ -125,7 +129,9 @@ class StdioFrontEnd(FrontEnd):
     def on_stage(self, event: Event) -> None:
         peer = getattr(event, "peer", None)
         name = self.name_of(peer) if peer is not None else ""
-        if isinstance(event, Calling) and event.peer != self.target:
+        if isinstance(event, Calling) and not self.ever_registered:
+            # It waits for the rendezvous, and is told when it goes out.
+            self._to_tell = event
             return
         self._stage(describe(event, name))
 
@@ -165,7 +171,7 @@ class StdioFrontEnd(FrontEnd):
             self._send(event.peer, text)
 
     def on_disconnected(self, event: Disconnected) -> None:
-        if self.finished:
+        if self.finished or self.leaving is not None:
             return
         lost = self.chats.undelivered(event.peer)
         if event.peer != self.target:
@@ -210,7 +216,7 @@ class StdioFrontEnd(FrontEnd):
     # -- what is typed --
 
     def input_received(self, data: bytes) -> None:
-        if self.finished:
+        if self.finished or self.leaving is not None:
             return
         if self._editor is not None:
             for action in self._editor.feed(data):
@@ -221,7 +227,7 @@ class StdioFrontEnd(FrontEnd):
             self.redraw()
             return
         self._buffer += data
-        while not self.finished:
+        while not self.finished and self.leaving is None:
             end = self._buffer.find(b"\n")
             if 0 <= end <= MAX_TEXT + 1:
                 line = bytes(self._buffer[:end]).removesuffix(b"\r")
@@ -278,7 +284,7 @@ class StdioFrontEnd(FrontEnd):
         elif answer in ("n", "no"):
             self.node.reject(self.questions.pop(0))
         elif answer in ("/quit", "/q"):
-            self.finish(0)
+            self.leave()
             return
         else:
             self.show("Please type y to let them connect, or n to refuse.")
@@ -286,7 +292,7 @@ class StdioFrontEnd(FrontEnd):
 
     def _command(self, command: str) -> None:
         if command in ("quit", "q", "exit"):
-            self.finish(0)
+            self.leave()
         elif command == "id":
             self.show(f"Your ID: {self.settings.me}")
             for peer, link in self.links.items():
@@ -335,15 +341,12 @@ class StdioFrontEnd(FrontEnd):
         After the end of the input: a peer that calls ends when all it said was delivered; in a terminal
         Ctrl-D also ends one that waits; otherwise a peer that waits goes on waiting, as a service does.
         """
-        if self.finished or not self.input_ended:
+        if self.finished or self.leaving is not None or not self.input_ended:
             return
         if self.target is None:
-            if self.input_kind is InputKind.TERMINAL and not any(
-                self.chats.undelivered(peer) for peer in self.links
-            ):
-                self.finish(0)
-        elif self.target in self.links:
-            if not self._kept and not self.chats.undelivered(self.target):
-                self.finish(0)
-        elif self.watched and not self.chats.undelivered(self.target):
-            self.finish(0)
+            if self.input_kind is InputKind.TERMINAL and not any(map(self.chats.undelivered, self.links)):
+                self.leave()
+        elif self.chats.undelivered(self.target):
+            return
+        elif self.watched or (self.target in self.links and not self.chats.unhandled(self.target)):
+            self.leave()

@@ -1,4 +1,4 @@
-"""What `twistd` offers when Punch is installed. It imports nothing heavy: the modules are named, not loaded."""
+"""What `twistd` offers when Punch is installed. Nothing heavy is imported: modules are named, not loaded."""
 
 from twisted.application.service import ServiceMaker
 

@@ -1,0 +1,157 @@
+"""A control client made by hand, for tests of the rendezvous: it can be wrong in every way."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from typing import Any, cast
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IOpenSSLClientConnectionCreator,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.identity import Identity
+from punch.wire.control import Message, encode
+
+EPOCH = datetime(2020, 1, 1, tzinfo=timezone.utc)
+"""When the certificates of tests begin to be valid."""
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class ClientCreator:
+    """
+    The client's side of TLS; it takes any server.
+
+    :param key: a private key with its certificate, or None for a client that shows none.
+    """
+
+    def __init__(
+        self,
+        key: tuple[Any, x509.Certificate] | None,
+        alpn: list[bytes] | None = None,
+        maximum: int = SSL.TLS1_3_VERSION,
+    ) -> None:
+        self._context = SSL.Context(SSL.TLS_METHOD)
+        self._context.set_max_proto_version(maximum)
+        if alpn:
+            self._context.set_alpn_protos(alpn)
+        if key is not None:
+            self._context.use_certificate(key[1])
+            self._context.use_privatekey(key[0])
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """A connection that trusts whoever answers."""
+        return SSL.Connection(self._context, None)
+
+
+@implementer(IHandshakeListener)
+class ControlClient(Protocol):
+    """Notes all lines it gets, and how it ended."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.secured = False
+        self.ended: Failure | None = None
+
+    def handshakeCompleted(self) -> None:
+        """As far as the client can see."""
+        self.secured = True
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.ended = reason
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """All messages that came."""
+        return [json.loads(line) for line in self.data.split(b"\n")[:-1]]
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The latest message."""
+        return self.lines[-1]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """All messages of a type."""
+        return [line for line in self.lines if line["type"] == kind]
+
+    def send(self, *messages: Message | bytes) -> None:
+        """Send lines."""
+        assert self.transport is not None
+        for message in messages:
+            self.transport.write((message if isinstance(message, bytes) else encode(message)) + b"\n")
+
+    def stop_reading(self) -> None:
+        """Read nothing more."""
+        cast(Any, self.transport).pauseProducing()
+
+    def abort(self) -> None:
+        """Vanish with a reset."""
+        cast(ITCPTransport, self.transport).abortConnection()
+
+
+def key_of(identity: Identity) -> tuple[Any, x509.Certificate]:
+    """What a proper peer shows."""
+    return identity.private_key, identity.certificate(EPOCH)
+
+
+def key_of_another_kind() -> tuple[Any, x509.Certificate]:
+    """A key that is no Ed25519 key, with a certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "punch")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(EPOCH)
+        .not_valid_after(EPOCH + timedelta(days=20_000))
+        .sign(key, hashes.SHA256())
+    )
+    return key, certificate
+
+
+def connect_control(
+    reactor: Any,
+    host: str,
+    port: int,
+    key: tuple[Any, x509.Certificate] | None,
+    alpn: list[bytes] | None = None,
+    maximum: int = SSL.TLS1_3_VERSION,
+) -> ControlClient:
+    """Connect a client with TLS; it has no transport before time has passed."""
+    client = ControlClient()
+    creator = ClientCreator(key, [b"punch/1"] if alpn is None else alpn, maximum)
+    endpoint = wrapClientTLS(creator, HostnameEndpoint(reactor, host, port), clock=reactor)
+    _connect(endpoint, client)
+    return client
+
+
+def connect_raw(reactor: Any, host: str, port: int) -> ControlClient:
+    """Connect a client without TLS."""
+    client = ControlClient()
+    _connect(HostnameEndpoint(reactor, host, port), client)
+    return client
+
+
+def _connect(endpoint: Any, client: ControlClient) -> None:
+    def failed(failure: Failure) -> None:
+        client.ended = failure
+
+    connecting = endpoint.connect(Factory.forProtocol(lambda: client))
+    connecting.addCallbacks(lambda _: None, failed)

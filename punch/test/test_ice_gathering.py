@@ -1,0 +1,135 @@
+"""What the ICE agent learns from reflectors."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.test.ice_lab import NAT, REFLECTOR, Lab
+from punch.traversal.events import GatheringDone, LocalCandidate
+from punch.wire.address import Address
+from punch.wire.candidate import CandidateType
+from punch.wire.stun import Attribute, encode, error, parse, success
+
+DELAY = 0.05
+
+
+class GatheringTests(SynchronousTestCase):
+    """Server-reflexive candidates (RFC 8445, section 5.1.1.2)."""
+
+    def setUp(self) -> None:
+        self.lab = Lab()
+        self.alice = self.lab.host("alice", "192.168.1.2", nat=NAT("203.0.113.1"))
+
+    def candidates(self) -> list[CandidateType]:
+        events = self.alice.of(LocalCandidate)
+        return [event.candidate.type for event in events if isinstance(event, LocalCandidate)]
+
+    def gather(self, *reflectors: Address) -> None:
+        self.alice.agent.gather(reflectors or [REFLECTOR], self.lab.now)
+
+    def test_answered(self) -> None:
+        began = self.lab.now
+        self.gather()
+        self.lab.run(1)
+        self.assertEqual(self.candidates(), [CandidateType.HOST, CandidateType.SRFLX])
+        srflx = self.alice.agent.local_candidates[1]
+        self.assertEqual(srflx.address, Address("203.0.113.1", 40001))
+        self.assertEqual(srflx.related, self.alice.bases[0])
+        self.assertAlmostEqual(self.alice.when(GatheringDone) - began, 2 * DELAY)
+
+    def test_no_nat_no_candidate(self) -> None:
+        public = self.lab.host("public", "192.0.2.1")
+        public.agent.gather([REFLECTOR], self.lab.now)
+        self.lab.run(1)
+        self.assertEqual(len(public.agent.local_candidates), 1)
+        self.assertEqual(len(public.of(GatheringDone)), 1)
+
+    def test_nothing_to_ask(self) -> None:
+        self.gather(Address("2001:db8::1", 3478))
+        self.lab.run(0)
+        self.assertEqual(self.alice.when(GatheringDone), self.lab.now)
+        self.assertEqual(self.alice.sent, [])
+        loopback = self.lab.host("loopback", "127.0.0.1")
+        loopback.agent.gather([REFLECTOR, Address("127.0.0.1", 3478)], self.lab.now)
+        self.lab.run(0)
+        self.assertEqual(len(loopback.of(GatheringDone)), 1)
+        self.assertEqual(loopback.sent, [])
+
+    def test_silence_ends_after_3_5_seconds(self) -> None:
+        began = self.lab.now
+        self.gather(Address("198.51.100.99", 3478))
+        self.lab.run(10)
+        self.assertAlmostEqual(self.alice.when(GatheringDone) - began, 3.5)
+        offsets = [round(when - began, 6) for when, _ in self.alice.sent]
+        self.assertEqual(offsets, [0, 0.5, 1.5])
+
+    def test_a_reflector_that_comes_back_is_heard(self) -> None:
+        self.lab.blocked = lambda source, target: True
+        self.gather()
+        self.lab.run(10)
+        self.lab.blocked = lambda source, target: False
+        self.lab.run(20)
+        self.assertEqual(self.candidates(), [CandidateType.HOST, CandidateType.SRFLX])
+        self.assertEqual(len(self.alice.of(GatheringDone)), 1)
+
+    def test_questions_are_short_and_paced(self) -> None:
+        began = self.lab.now
+        many = self.lab.host("many", "192.168.5.2", "192.168.6.2", "192.168.7.2", nat=NAT("203.0.113.5"))
+        many.agent.gather([REFLECTOR], began)
+        self.lab.run(1)
+        self.assertEqual([round(when - began, 6) for when, _ in many.sent], [0, 0.05, 0.1])
+        self.assertEqual({len(transmit.data) for _, transmit in many.sent}, {20})
+
+    def test_checks_are_not_delayed(self) -> None:
+        bob = self.lab.host("bob", "192.0.2.2", controlling=False)
+        self.gather(Address("198.51.100.99", 3478))
+        self.lab.pair(self.alice, bob, gather=False)
+        began = self.lab.now
+        self.lab.run(0.5, lambda: self.alice.agent.selected is not None)
+        self.assertAlmostEqual(self.lab.now - began, 2 * DELAY)
+
+    def test_the_mapping_is_kept_while_the_peer_is_called_and_no_longer(self) -> None:
+        self.gather()
+        self.lab.run(61)
+        self.assertEqual(len(self.alice.sent), 5)
+        bob = self.lab.host("bob", "192.0.2.2", controlling=False)
+        self.lab.pair(self.alice, bob, gather=False)
+        self.lab.run(61)
+        to_reflector = [when for when, transmit in self.alice.sent if transmit.remote == REFLECTOR]
+        self.assertEqual(len(to_reflector), 5)
+
+    def test_a_changed_mapping_is_a_new_candidate(self) -> None:
+        self.gather()
+        self.lab.run(1)
+        assert self.alice.nat is not None
+        self.alice.nat.mappings.clear()
+        self.lab.run(20)
+        ports = [candidate.address.port for candidate in self.alice.agent.local_candidates[1:]]
+        self.assertEqual(ports, [40001, 40002])
+
+    def test_a_mapping_learned_elsewhere(self) -> None:
+        self.alice.agent.add_reflexive(self.alice.bases[0], Address("203.0.113.1", 7))
+        self.alice.agent.add_reflexive(self.alice.bases[0], Address("203.0.113.1", 7))
+        self.lab.run(0)
+        self.assertEqual(self.candidates(), [CandidateType.HOST, CandidateType.SRFLX])
+
+    def test_answers_from_elsewhere_and_errors_are_not_believed(self) -> None:
+        self.gather()
+        (question,) = self.alice.agent.datagrams_to_send(self.lab.now)
+        right = encode(
+            success(parse(question.data), (Attribute.XOR_MAPPED_ADDRESS, Address("192.0.2.66", 6)))
+        )
+        stranger = Address(REFLECTOR.host, 3479)
+        self.lab.inject(self.alice, right, stranger)
+        self.lab.inject(self.alice, right[:-1], REFLECTOR)
+        self.assertEqual(len(self.alice.agent.local_candidates), 1)
+        wrong = encode(error(parse(question.data), 400, "Bad Request"))
+        self.lab.inject(self.alice, wrong, REFLECTOR)
+        self.lab.inject(self.alice, right, REFLECTOR)
+        self.assertEqual(len(self.alice.agent.local_candidates), 1)
+        self.assertEqual(len(self.alice.of(GatheringDone)), 1)
+
+    def test_bounded(self) -> None:
+        self.gather(*(Address("198.51.100.9", port) for port in range(1, 1000)))
+        self.lab.run(10)
+        self.assertLessEqual(len({transmit.remote for _, transmit in self.alice.sent}), 32)

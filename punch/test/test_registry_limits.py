@@ -1,0 +1,166 @@
+"""What strangers can't make grow in the registry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.rendezvous.config import Limits, address_key
+from punch.rendezvous.registry import Refusal, Registry
+from punch.test.test_registry import ALICE, BOB, CAROL, KEYS, RegistryCase, envelope
+from punch.wire.control import Cancel, ErrorCode, Establish
+
+
+class LimitTests(RegistryCase):
+    """What strangers can't make grow."""
+
+    limits = replace(
+        Limits(),
+        registrations=6,
+        registrations_per_address=3,
+        introductions=6,
+        calls_per_caller=3,
+        calls_per_callee=4,
+        incoming_rate=1.0,
+        incoming_burst=5.0,
+        message_rate=2.0,
+        message_burst=4.0,
+        address_rate=4.0,
+        address_burst=6.0,
+    )
+
+    def call(self, number: int) -> str:
+        return f"{number:032x}"
+
+    def test_registrations_in_all_and_at_one_address(self) -> None:
+        for index in range(3):
+            self.join(KEYS[index].peer_id, index)
+        refusal = self.assertRaises(Refusal, self.join, KEYS[3].peer_id, 3)
+        self.assertIs(refusal.code, ErrorCode.TOO_MANY)
+        for index in range(3, 6):
+            self.join(KEYS[index].peer_id, index, "2001:db8::1")
+        self.assertRaises(Refusal, self.join, KEYS[6].peer_id, 6, "198.51.100.9")
+        self.assertEqual(len(self.registry), 6)
+
+    def test_full_registry_lets_its_own_come_back(self) -> None:
+        for index in range(6):
+            self.join(KEYS[index].peer_id, index, f"203.0.113.{index}")
+        self.join(KEYS[0].peer_id, 10, "203.0.113.0")
+        self.assertEqual(len(self.registry), 6)
+
+    def test_coming_back_from_a_full_address_keeps_the_older_registration(self) -> None:
+        for index in range(3):
+            self.join(KEYS[index].peer_id, index)
+        self.join(KEYS[3].peer_id, 3, "198.51.100.9")
+        self.outputs()
+        self.assertRaises(Refusal, self.join, KEYS[3].peer_id, 4)
+        self.assertIn(KEYS[3].peer_id, self.registry)
+        self.assertEqual(self.outputs(), [])
+        self.registry.disconnected(KEYS[3].peer_id, 3, "closed")
+        self.join(KEYS[3].peer_id, 5, "198.51.100.9")
+
+    def test_place_is_free_again_after_leaving(self) -> None:
+        for turn in range(20):
+            self.join(ALICE, turn)
+            self.registry.disconnected(ALICE, turn, "closed")
+        self.join(ALICE, 99)
+
+    def test_calls_of_one_caller(self) -> None:
+        self.join(ALICE, 1)
+        self.join(BOB, 2)
+        self.outputs()
+        for number in range(3):
+            self.ask(ALICE, 1, Establish(self.call(number), BOB, envelope(BOB)))
+        self.outputs()
+        self.assertEqual(
+            self.refused(ALICE, 1, Establish(self.call(9), BOB, envelope(BOB))), ErrorCode.TOO_MANY
+        )
+        self.ask(ALICE, 1, Cancel(self.call(0), BOB))
+        self.ask(ALICE, 1, Establish(self.call(9), BOB, envelope(BOB)))
+
+    def test_calls_for_one_callee_make_it_busy(self) -> None:
+        for index, peer in enumerate((ALICE, BOB, CAROL)):
+            self.join(peer, index)
+        for number in range(4):
+            self.ask(
+                (ALICE, BOB)[number % 2], number % 2, Establish(self.call(number), CAROL, envelope(CAROL))
+            )
+        self.outputs()
+        self.assertEqual(
+            self.refused(ALICE, 0, Establish(self.call(9), CAROL, envelope(CAROL))), ErrorCode.BUSY
+        )
+        # What was refused counts for nobody.
+        self.ask(ALICE, 0, Establish(self.call(9), BOB, envelope(BOB)))
+
+    def test_introductions_in_all(self) -> None:
+        for index, peer in enumerate((ALICE, BOB, CAROL)):
+            self.join(peer, index)
+        self.outputs()
+        for number in range(6):
+            to = (BOB, CAROL, ALICE)[number % 3]
+            self.ask(
+                (ALICE, BOB, CAROL)[number % 3], number % 3, Establish(self.call(number), to, envelope(to))
+            )
+        self.outputs()
+        self.assertEqual(
+            self.refused(ALICE, 0, Establish(self.call(9), BOB, envelope(BOB))), ErrorCode.TOO_MANY
+        )
+
+    def test_calling_and_cancelling_does_not_flood_the_callee(self) -> None:
+        self.join(ALICE, 1)
+        self.join(BOB, 2)
+        told = 0
+        for number in range(100):
+            try:
+                self.ask(ALICE, 1, Establish(self.call(number), BOB, envelope(BOB)))
+            except Refusal as refusal:
+                self.assertIs(refusal.code, ErrorCode.BUSY)
+            else:
+                told += 1
+                self.ask(ALICE, 1, Cancel(self.call(number), BOB))
+            self.now += 0.1
+        self.assertEqual(told, 5 + 9)
+        self.assertLessEqual(len(self.registry._deadlines), 4 * self.limits.introductions + 1)
+
+    def test_deadlines_of_ended_calls_are_forgotten(self) -> None:
+        self.registry = Registry(replace(self.limits, incoming_rate=1e6, incoming_burst=1e6))
+        self.ring(self.call(10_000))
+        for number in range(100):
+            self.ask(ALICE, 1, Establish(self.call(number), BOB, envelope(BOB)))
+            self.ask(ALICE, 1, Cancel(self.call(number), BOB))
+        self.assertLessEqual(len(self.registry._deadlines), 4 * self.limits.introductions + 1)
+        self.outputs()
+        self.wait(60)
+        self.assertEqual(len(self.replies()), 2)
+
+    def test_messages_of_one_peer(self) -> None:
+        allowed = [self.registry.allow_message(ALICE, "192.0.2.1", self.now) for _ in range(6)]
+        self.assertEqual(allowed, [True] * 4 + [False] * 2)
+        self.assertTrue(self.registry.allow_message(BOB, "192.0.2.9", self.now))
+        self.assertTrue(self.registry.allow_message(ALICE, "192.0.2.1", self.now + 0.5))
+
+    def test_messages_from_one_address(self) -> None:
+        allowed = [
+            self.registry.allow_message(KEYS[number // 2].peer_id, f"2001:db8::{number}", self.now)
+            for number in range(8)
+        ]
+        self.assertEqual(allowed, [True] * 6 + [False] * 2)
+
+
+class AddressKeyTests(SynchronousTestCase):
+    """What counts as one address."""
+
+    def test_keys(self) -> None:
+        for host, key in (
+            ("192.0.2.1", "192.0.2.1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+            ("fe80::1%eth0", "fe80::/64"),
+            ("", ""),
+            ("/run/socket", "/run/socket"),
+        ):
+            self.assertEqual(address_key(host), key)
+
+    def test_limits_are_more_than_zero(self) -> None:
+        self.assertRaises(ValueError, Limits, handshakes=0)

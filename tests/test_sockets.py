@@ -1,0 +1,306 @@
+"""Batched and portable sockets over the real loopback, on the reactors that POSIX systems have."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorFDSet
+from twisted.internet.pollreactor import PollReactor
+from twisted.internet.selectreactor import SelectReactor
+
+from punch.peer import batched
+from punch.peer.batched import BatchedSocket, has_segmentation, open_batched, open_socket
+from punch.peer.udp import DatagramSocket, PortableSocket, open_portable
+from punch.wire.address import Address
+
+Open = Callable[[Any, str, int, Any], DatagramSocket]
+
+needs_segmentation = pytest.mark.skipif(
+    not has_segmentation(), reason="this kernel has no UDP_SEGMENT (Linux 4.18 has)"
+)
+KINDS = [
+    pytest.param(open_portable, id="portable"),
+    pytest.param(open_batched, id="batched", marks=needs_segmentation),
+]
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+HOSTS = ["127.0.0.1"] + (["::1"] if has_ipv6() else [])
+
+
+class Inbox:
+    def __init__(self) -> None:
+        self.batches: list[tuple[list[bytes], Address]] = []
+
+    def __call__(self, datagrams: Sequence[bytes], remote: Address, sock: object) -> None:
+        self.batches.append((list(datagrams), remote))
+
+    @property
+    def data(self) -> list[bytes]:
+        return [data for datagrams, _ in self.batches for data in datagrams]
+
+
+class Loop:
+    """A reactor of one's own, turned by hand."""
+
+    def __init__(self, reactor: Any) -> None:
+        self.reactor = reactor
+        self.sockets: list[DatagramSocket] = []
+
+    def open(self, how: Open, host: str = "127.0.0.1", port: int = 0) -> tuple[Any, Inbox]:
+        inbox = Inbox()
+        self.sockets.append(how(self.reactor, host, port, inbox))
+        return self.sockets[-1], inbox
+
+    def run_until(self, condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                return False
+            self.reactor.iterate(0.01)
+        return True
+
+
+@pytest.fixture(params=["epoll", "poll", "select"])
+def loop(request: pytest.FixtureRequest) -> Iterator[Loop]:
+    if request.param == "epoll":
+        epollreactor = pytest.importorskip("twisted.internet.epollreactor", reason="epoll is Linux's")
+        reactor = epollreactor.EPollReactor()
+    else:
+        reactor = PollReactor() if request.param == "poll" else SelectReactor()
+    loop = Loop(reactor)
+    yield loop
+    for opened in loop.sockets:
+        opened.close()
+    reactor.iterate(0)
+    reactor.removeAll()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("receive", KINDS)
+@pytest.mark.parametrize("send", KINDS)
+def test_every_size_between_every_two_kinds(loop: Loop, send: Open, receive: Open, host: str) -> None:
+    here, _ = loop.open(send, host)
+    there, inbox = loop.open(receive, host)
+    assert there.local.host == host
+    assert there.local.port > 0
+    sent = [bytes([number % 256]) * 1200 for number in range(70)]
+    sent += [b"short", b"", b"x", b"", b"y" * 1300, b"z" * 65507 if host == "127.0.0.1" else b"z" * 60000]
+    here.send(sent, there.local)
+    assert loop.run_until(lambda: len(inbox.data) >= len(sent))
+    assert inbox.data == sent
+    assert {remote for _, remote in inbox.batches} == {here.local}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_by_sender(loop: Loop, kind: Open) -> None:
+    there, inbox = loop.open(kind)
+    senders = [loop.open(kind)[0] for _ in range(3)]
+    for number in range(5):
+        for sender in senders:
+            sender.send([b"%d" % number], there.local)
+    assert loop.run_until(lambda: len(inbox.data) >= 15)
+    assert sorted(remote for _, remote in inbox.batches) == sorted(sender.local for sender in senders)
+    assert all(datagrams == [b"0", b"1", b"2", b"3", b"4"] for datagrams, _ in inbox.batches)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_send_errors_are_losses(loop: Loop, kind: Open) -> None:
+    here, _ = loop.open(kind)
+    there, inbox = loop.open(kind)
+    for wrong in (
+        Address("::1", 9),
+        Address("255.255.255.255", 9),
+        Address("127.0.0.1", 0),
+        Address("no address", 9),
+    ):
+        here.send([b"x"], wrong)
+        here.send([b"x" * 1200] * 20, wrong)
+    here.send([b"x" * 65508, b"x" * 100_000, b"good"], there.local)
+    assert loop.run_until(lambda: bool(inbox.data))
+    assert inbox.data == [b"good"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nobody_listens_there(loop: Loop, kind: Open) -> None:
+    """An ICMP error that comes back is nobody's business."""
+    here, inbox = loop.open(kind)
+    gone, _ = loop.open(kind)
+    gone.close()
+    there, others = loop.open(kind)
+    for _ in range(3):
+        here.send([b"x" * 1200] * 10, gone.local)
+        loop.run_until(lambda: False, 0.02)
+    here.send([b"good"], there.local)
+    there.send([b"good"], here.local)
+    assert loop.run_until(lambda: bool(others.data) and bool(inbox.data))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_addresses_that_cannot_be_had(loop: Loop, kind: Open) -> None:
+    taken, _ = loop.open(kind)
+    with pytest.raises(CannotListenError):
+        loop.open(kind, "127.0.0.1", taken.local.port)
+    with pytest.raises(CannotListenError):
+        loop.open(kind, "192.0.2.1")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_close(loop: Loop, kind: Open) -> None:
+    here, inbox = loop.open(kind)
+    there, _ = loop.open(kind)
+    there.send([b"on its way"], here.local)
+    here.close()
+    here.close()
+    here.send([b"x"], there.local)
+    assert not loop.run_until(lambda: bool(inbox.batches), 0.05)
+    again, _ = loop.open(kind, "127.0.0.1", here.local.port)
+    assert again.local == here.local
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_closed_by_its_receiver(loop: Loop, kind: Open) -> None:
+    batches: list[Sequence[bytes]] = []
+
+    def receive(datagrams: Sequence[bytes], remote: Address, sock: Any) -> None:
+        batches.append(datagrams)
+        sock.close()
+
+    there = kind(loop.reactor, "127.0.0.1", 0, receive)
+    for _ in range(2):
+        loop.open(kind)[0].send([b"x"], there.local)
+    assert not loop.run_until(lambda: len(batches) > 1, 0.1)
+    assert len(batches) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_receiver_that_fails(loop: Loop, kind: Open) -> None:
+    """It is logged; what others sent arrives, and so does what comes later."""
+    heard: list[bytes] = []
+
+    def receive(datagrams: Sequence[bytes], remote: Address, sock: object) -> None:
+        heard.extend(datagrams)
+        raise ZeroDivisionError("a fault of the receiver")
+
+    there = kind(loop.reactor, "127.0.0.1", 0, receive)
+    loop.sockets.append(there)
+    for _ in range(2):
+        heard.clear()
+        for _ in range(2):
+            loop.open(kind)[0].send([b"x"], there.local)
+        assert loop.run_until(lambda: len(heard) == 2)
+
+
+@needs_segmentation
+def test_the_best_one_is_chosen(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(loop.open(open_socket)[0], BatchedSocket)
+    # An option that no kernel has, as this one is on an older kernel or another system.
+    monkeypatch.setattr(batched, "UDP_SEGMENT", 9999)
+    assert not has_segmentation()
+    assert isinstance(loop.open(open_socket)[0], PortableSocket)
+
+
+@needs_segmentation
+def test_one_call_carries_many(loop: Loop) -> None:
+    """That is what the batched socket is for: the kernel is called once for 54 datagrams, on both sides."""
+    calls = {"sendmsg": 0, "recvmsg_into": 0}
+
+    class Counting(socket.socket):
+        def sendmsg(self, *arguments: Any) -> int:
+            calls["sendmsg"] += 1
+            return super().sendmsg(*arguments)
+
+        def recvmsg_into(self, *arguments: Any) -> Any:
+            calls["recvmsg_into"] += 1
+            return super().recvmsg_into(*arguments)
+
+    sock = Counting(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    sock.bind(("127.0.0.1", 0))
+    sock.setsockopt(batched.SOL_UDP, batched.UDP_GRO, 1)
+    inbox = Inbox()
+    counted = BatchedSocket(loop.reactor, sock, inbox)
+    loop.sockets.append(counted)
+    counted.send([b"x" * 1200] * 108, counted.local)
+    assert loop.run_until(lambda: len(inbox.data) == 108)
+    assert calls["sendmsg"] == 2
+    assert calls["recvmsg_into"] <= 6
+
+
+class Refusing(socket.socket):
+    """A socket whose kernel says something else than yes."""
+
+    refusals: list[tuple[str, int]]
+
+    def _refuse(self, name: str) -> None:
+        if self.refusals and self.refusals[0][0] == name:
+            raise OSError(self.refusals.pop(0)[1], "refused")
+
+    def sendmsg(self, *arguments: Any) -> int:
+        self._refuse("sendmsg")
+        return super().sendmsg(*arguments)
+
+    def sendto(self, *arguments: Any) -> int:
+        self._refuse("sendto")
+        return super().sendto(*arguments)
+
+
+def open_refusing(loop: Loop, *refusals: tuple[str, int]) -> BatchedSocket:
+    sock = Refusing(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.refusals = list(refusals)
+    sock.setblocking(False)
+    sock.bind(("127.0.0.1", 0))
+    opened = BatchedSocket(loop.reactor, sock, Inbox())
+    loop.sockets.append(opened)
+    return opened
+
+
+@needs_segmentation
+@pytest.mark.parametrize(
+    ("code", "kept"), [(errno.EIO, False), (errno.EINVAL, True), (errno.EMSGSIZE, True)], ids=str
+)
+def test_a_device_that_cannot_segment(loop: Loop, code: int, kept: bool) -> None:
+    """The datagrams go singly; for good, if it is the device that can't."""
+    here = open_refusing(loop, ("sendmsg", code))
+    there, inbox = loop.open(open_batched)
+    sent = [bytes([number]) * 1200 for number in range(20)]
+    here.send(sent, there.local)
+    assert loop.run_until(lambda: len(inbox.data) == 20)
+    assert inbox.data == sent
+    assert here.segments is kept
+    here.send(sent, there.local)
+    assert loop.run_until(lambda: len(inbox.data) == 40)
+
+
+@needs_segmentation
+def test_a_full_buffer_of_the_kernel(loop: Loop) -> None:
+    """What finds no room waits and keeps its order; what is too much is lost."""
+    here = open_refusing(
+        loop, ("sendmsg", errno.EAGAIN), ("sendmsg", errno.ENOBUFS), ("sendto", errno.EAGAIN)
+    )
+    there, inbox = loop.open(open_batched)
+    sent = [number.to_bytes(2, "big") * 600 for number in range(100)] + [b"last"]
+    here.send(sent[:60], there.local)
+    here.send(sent[60:], there.local)
+    assert inbox.data == []
+    assert loop.run_until(lambda: len(inbox.data) == len(sent))
+    assert inbox.data == sent
+    writer = IReactorFDSet(loop.reactor)
+    assert here not in writer.getWriters()
+    flooded = open_refusing(loop, ("sendto", errno.EAGAIN))
+    flooded.send([b"x"] + [b""] * 10_000, there.local)
+    assert len(flooded._queue) == batched.SEND_QUEUE
