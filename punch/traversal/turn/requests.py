@@ -1,0 +1,195 @@
+"""
+Requests of a TURN client: authenticated, sent again until answered, made anew for a new nonce (RFC 8489,
+sections 6.2 and 9.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from punch.identity import RandomBytes
+from punch.traversal.turn.events import RelayCredentials
+from punch.wire.stun import Attribute, Message, MessageClass, Method, encode, long_term_key
+
+RTO = 0.5
+"""Seconds before a request is sent again for the first time; then twice as long each time (section 6.2.1)."""
+LAST_WAIT = 8
+"""How many times that an answer is waited for after the last one."""
+RELIABLE_WAIT = 10.0
+"""Seconds an answer is waited for over TCP, where nothing is sent twice."""
+MAX_TRIES = 4
+"""How often one request is made anew for another nonce or realm: a server could ask for ever."""
+
+SUCCESS = 0
+# Errors from before the server knows who asks; all others are signed, or they are somebody else's
+_UNSIGNED = frozenset({400, 401, 420, 438})
+
+
+@dataclass(eq=False)
+class Request:
+    """One request, whatever transactions it takes. `about` is for whoever made it."""
+
+    method: Method
+    attributes: tuple[tuple[int, Any], ...]
+    about: Any
+    sends: int
+    """How often one transaction is sent at most."""
+    started: float
+    tries: int = field(default=0, init=False)
+    sent: int = field(default=0, init=False)
+    next_at: float = field(default=0.0, init=False)
+    transaction_id: bytes = field(default=b"", init=False)
+    data: bytes = field(default=b"", init=False)
+    credentials: RelayCredentials | None = field(default=None, init=False)
+    """What it was signed with, if it was."""
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the very first datagram was the one that was answered, as far as can be known."""
+        return self.tries == 1 and self.sent == 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The end of a request: `code` is 0 for success."""
+
+    request: Request
+    code: int
+    text: str
+    message: Message
+
+
+class Requests:
+    """The requests under way to one server."""
+
+    def __init__(self, credentials: RelayCredentials, random: RandomBytes, *, reliable: bool) -> None:
+        self._random = random
+        self._reliable = reliable
+        self._under_way: dict[bytes, Request] = {}
+        self._output: list[bytes] = []
+        self.renew(credentials)
+
+    def renew(self, credentials: RelayCredentials) -> None:
+        """Use these credentials from the next request on."""
+        self._credentials = credentials
+        self._key = long_term_key(credentials.username, credentials.realm, credentials.password)
+
+    def start(
+        self, method: Method, attributes: tuple[tuple[int, Any], ...], about: Any, now: float, sends: int = 5
+    ) -> Request:
+        """Make a request, and send it for the first time."""
+        request = Request(method, attributes, about, 1 if self._reliable else sends, now)
+        self._make(request, now)
+        return request
+
+    def drop(self, about: object) -> None:
+        """No answer about this is waited for any more."""
+        for transaction_id, request in list(self._under_way.items()):
+            if request.about is about:
+                del self._under_way[transaction_id]
+
+    def clear(self) -> None:
+        """No answer is waited for any more."""
+        self._under_way.clear()
+
+    def receive(self, message: Message, now: float) -> Answer | None:
+        """
+        Take a response; None if it ends nothing: it is none of ours, not authentic, or led to a new try.
+        """
+        request = self._under_way.get(message.transaction_id)
+        if request is None or message.method != request.method:
+            return None
+        code, text = SUCCESS, ""
+        if message.message_class is MessageClass.ERROR:
+            found = message.get(Attribute.ERROR_CODE)
+            if not isinstance(found, tuple):
+                return None
+            code, text = found
+        signed = request.credentials is not None and message.check_integrity(_key(request.credentials))
+        if not signed and (code not in _UNSIGNED or message.has_integrity()):
+            return None
+        del self._under_way[message.transaction_id]
+        if code in (401, 438) and self._learn(request, code, message):
+            self._make(request, now)
+            return None
+        if message.unknown_required():
+            code, text = 420, "unknown attributes in the answer"
+        return Answer(request, code, text, message)
+
+    def expire(self, now: float) -> list[Request]:
+        """Send again what is due; returns the requests that nobody answered."""
+        unanswered = []
+        for transaction_id, request in list(self._under_way.items()):
+            if now < request.next_at:
+                continue
+            if request.sent < request.sends:
+                self._send(request, now)
+            else:
+                del self._under_way[transaction_id]
+                unanswered.append(request)
+        return unanswered
+
+    def get_timer(self) -> float | None:
+        """When to call `expire`."""
+        return min((request.next_at for request in self._under_way.values()), default=None)
+
+    def data_to_send(self) -> list[bytes]:
+        """Messages to send now."""
+        output, self._output = self._output, []
+        return output
+
+    def _learn(self, request: Request, code: int, message: Message) -> bool:
+        """Whether it is worth trying once more, with what the server has told."""
+        if request.tries >= MAX_TRIES:
+            return False
+        used, known = request.credentials, self._credentials
+        if used is not None and used != known:
+            return True  # Another answer, or fresh credentials, came in the meantime
+        realm, nonce = message.get(Attribute.REALM), message.get(Attribute.NONCE)
+        if not isinstance(nonce, str) or not nonce:
+            return False
+        if code == 438:
+            realm = known.realm
+        if not isinstance(realm, str) or not realm:
+            return False
+        # Refused with this realm means that name or password are wrong: another nonce would not help
+        if used is not None and (nonce == known.nonce or (code == 401 and realm == known.realm)):
+            return False
+        self.renew(RelayCredentials(known.username, known.password, realm, nonce))
+        return True
+
+    def _make(self, request: Request, now: float) -> None:
+        known = self._credentials
+        attributes, key = request.attributes, None
+        request.credentials = None
+        if known.realm and known.nonce:
+            attributes += (
+                (Attribute.USERNAME, known.username),
+                (Attribute.REALM, known.realm),
+                (Attribute.NONCE, known.nonce),
+            )
+            key = self._key
+            request.credentials = known
+        request.tries += 1
+        request.sent = 0
+        request.transaction_id = self._random(12)
+        message = Message(request.method, MessageClass.REQUEST, request.transaction_id, attributes)
+        request.data = encode(message, key)
+        self._under_way[request.transaction_id] = request
+        self._send(request, now)
+
+    def _send(self, request: Request, now: float) -> None:
+        self._output.append(request.data)
+        if self._reliable:
+            wait = RELIABLE_WAIT
+        elif request.sent + 1 == request.sends:
+            wait = RTO * LAST_WAIT
+        else:
+            wait = RTO * 2**request.sent
+        request.sent += 1
+        request.next_at = now + wait
+
+
+def _key(credentials: RelayCredentials) -> bytes:
+    return long_term_key(credentials.username, credentials.realm, credentials.password)
