@@ -237,7 +237,6 @@ class AllocationTests(SynchronousTestCase):
         table.give(Message(Method.ALLOCATE, MessageClass.SUCCESS, bytes(12), (victim,)))
         for code in (437, 441, 442, 486, 508, 403, 500):
             table.refuse(request, code, signed=False)
-        table.refuse(request, 401, (Attribute.REALM, "punch"), (Attribute.NONCE, "x"))
         honest = encode(success(request, (Attribute.XOR_RELAYED_ADDRESS, RELAYED)), KEY)
         for end in range(len(honest)):
             table.client.receive(honest[:end], table.now)
