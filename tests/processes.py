@@ -76,7 +76,7 @@ class JSONProcess:
         timeout: float = 20.0,
         where: Callable[[Event], bool] = lambda event: True,
     ) -> Event:
-        """The next event called `name` (or one of them; of those not yet waited past) for which `where` holds."""
+        """The next event of a name, or one of several, for which `where` holds; none is looked at twice."""
         names = (name,) if isinstance(name, str) else name
         end = time.monotonic() + timeout
         while True:

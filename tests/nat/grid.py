@@ -1,4 +1,4 @@
-"""Runs pairs of places through calls of the real programs, several side by side, and notes what comes of each."""
+"""Calls of the real programs between pairs of places, several side by side, and what came of each."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..processes import Event, JSONProcess, ProcessFailed, Programs
+from tests.processes import Event, JSONProcess, ProcessFailed, Programs
+
 from .profiles import PROFILES, build
 from .world import CONTROL_PORT, LEFT, REFLECTOR_PORT, RIGHT, SERVICE4, SERVICE6, Place, Weather, World
 
@@ -29,8 +30,9 @@ CONNECTING = 2
 
 def all_pairs(names: Iterable[str] = PROFILES) -> list[Pair]:
     """Every pair of the profiles, each once, in the order of `PROFILES`."""
-    names = [name for name in PROFILES if name in set(names)]
-    return [(one, other) for index, one in enumerate(names) for other in names[index:]]
+    wanted = set(names)
+    ordered = [name for name in PROFILES if name in wanted]
+    return [(one, other) for index, one in enumerate(ordered) for other in ordered[index:]]
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Grid:
                     changed.notify()
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            running = []
+            running: list[Future[None]] = []
             while left and not problems:
                 with changed:
                     pair = self._next(left, busy)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ..netns import Host
+from tests.netns import Host
+
 from .world import CORE6, LEFT, MARK, RIGHT, Place, World, cone_nat, forward_rules, input_rules, source_nat
 
 Builder = Callable[[World, str, int], list[Place]]
@@ -99,9 +100,7 @@ def carrier(world: World, profile: str, number: int, *, hairpin: bool) -> list[P
     world.lab.plug(middle, inside, "lan", "100.64.0.1/24")
     places = []
     for side in (LEFT, RIGHT):
-        router = _router(
-            world, f"{profile}-{side}r", [source_nat(), input_rules("drop"), forward_rules()]
-        )
+        router = _router(world, f"{profile}-{side}r", [source_nat(), input_rules("drop"), forward_rules()])
         world.access(router, "wan", f"100.64.0.1{side}/24", outside=inside)
         router.route("100.64.0.1")
         host = world.lab.host(f"{profile}-{side}")
@@ -204,9 +203,9 @@ PROFILES: dict[str, Builder] = {
 }
 
 ABOUT = {
-    "masq-drop": "masquerade (endpoint-independent mapping, port-dependent filtering), unsolicited packets dropped",
+    "masq-drop": "masquerade: mapping endpoint-independent, filtering by port; unsolicited packets dropped",
     "masq-reject": "the same, unsolicited packets rejected (ICMP)",
-    "masq-accept": "the same, unsolicited packets taken by the router itself, which answers that nothing listens",
+    "masq-accept": "the same, unsolicited packets taken by the router, which says that nothing listens",
     "random-drop": "masquerade random: another port for every destination",
     "random-reject": "the same, unsolicited packets rejected",
     "random-accept": "the same, unsolicited packets taken by the router",

@@ -10,6 +10,7 @@ Prints `ready` when all cables carry frames, and ends with stdin.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -100,10 +101,8 @@ class Cables:
 
 
 def _write(end: int, frame: bytes) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the interface is down or its queue is full: a lost frame
         os.write(end, frame)
-    except OSError:
-        pass  # the interface is down or its queue is full: a lost frame
 
 
 def main(arguments: Sequence[str]) -> None:

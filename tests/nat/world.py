@@ -13,9 +13,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
-from ..netns import Host, Lab
+from tests.netns import Host, Lab
 
 SERVICE4 = "198.51.100.1"
 SERVICE4_SECOND = "198.51.100.2"
@@ -152,6 +153,7 @@ class World:
             return
         self._wire = subprocess.Popen(
             [sys.executable, "-m", "tests.nat.wire", str(self.weather.delay), *self._cables],
+            cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

@@ -1,0 +1,14 @@
+"""Options of the tests that use the machine."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--nat",
+        choices=["quick", "whole"],
+        default="quick",
+        help="how much of the grid of kernel NATs is run: a selection of its pairs, or all, five times each",
+    )

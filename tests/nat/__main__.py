@@ -1,0 +1,87 @@
+"""The command line of the grid: `python -m tests.nat --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from .grid import Outcome, Pair, all_pairs, run_grid
+from .profiles import PROFILES
+from .report import failures, markdown, pair_row, profiles_table, replace_section
+from .world import Weather
+
+LIMIT = 2.0
+"""Seconds within which every pair connects where there is neither delay nor loss."""
+
+
+def parse_pairs(text: str) -> list[Pair]:
+    """
+    `all`; names, for all pairs of them; or pairs as `one:other`; separated by commas.
+
+    :raise ValueError: there is no such profile.
+    """
+    if text == "all":
+        return all_pairs()
+    words = text.split(",")
+    for name in (name for word in words for name in word.split(":")):
+        if name not in PROFILES:
+            raise ValueError(f"there is no profile {name!r}; the profiles are {', '.join(PROFILES)}")
+    order = list(PROFILES)
+    given = {tuple(sorted(word.split(":"), key=order.index)) for word in words if ":" in word}
+    return [pair for pair in all_pairs() if pair in given] + all_pairs(
+        word for word in words if ":" not in word
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run pairs, print what became of each, and return 1 if something is not as it must be."""
+    parser = argparse.ArgumentParser(prog="python -m tests.nat", description=__doc__)
+    parser.add_argument(
+        "--pairs", default="all", help="all, or names (all pairs of them), or one:other, by commas"
+    )
+    parser.add_argument("--runs", type=int, default=1, help="how often each pair is called")
+    parser.add_argument(
+        "--delay", type=float, default=0.0, help="milliseconds that an access link takes, each way"
+    )
+    parser.add_argument("--loss", type=float, default=0.0, help="percent of packets that it loses, each way")
+    parser.add_argument("--write", metavar="SECTION", help="put the tables in this section of docs/nat.md")
+    parser.add_argument(
+        "--peer-option", action="append", default=[], help="an option for every peer: --relay=only"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        pairs = parse_pairs(given.pairs)
+    except ValueError as problem:
+        parser.error(str(problem))
+    weather = Weather(given.delay / 1000, given.loss / 100)
+
+    def tell(pair: Pair, number: int, outcome: Outcome) -> None:
+        problem = f" {outcome.problem}" if outcome.problem else ""
+        print(f"{number + 1} {pair_row(pair, [outcome])}{problem}", file=sys.stderr, flush=True)
+
+    with tempfile.TemporaryDirectory(prefix="punch-grid-") as directory:
+        results = run_grid(
+            Path(directory),
+            pairs,
+            runs=given.runs,
+            weather=weather,
+            options=[word for option in given.peer_option for word in option.split("=", 1)],
+            tell=tell,
+        )
+    text = markdown(results)
+    print(text)
+    if given.write:
+        page = Path(__file__).parents[2] / "docs" / "nat.md"
+        replace_section(page, given.write, text)
+        replace_section(page, "profiles", profiles_table())
+    wrong = failures(results, None if weather.delay or weather.loss else LIMIT)
+    for sentence in wrong:
+        print(sentence, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

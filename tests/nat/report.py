@@ -1,0 +1,152 @@
+"""What a run of the grid says: judgement against the table, and markdown."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from .grid import SETTLED, Outcome, Pair, Results
+from .profiles import ABOUT
+from .table import DIRECT, RACE, RELAY, expected
+
+WORDS = {DIRECT: "direct", RELAY: "relay", RACE: "race"}
+
+
+def failures(results: Results, limit: float | None = None) -> list[str]:
+    """
+    What is wrong, a sentence each: no link, or one on the relay that must be direct, or a pair is missing.
+
+    :param limit: seconds within which every pair must have connected.
+    """
+    table = expected()
+    found = []
+    for pair in results.pairs:
+        name = " to ".join(pair)
+        outcomes = results.outcomes.get(pair, [])
+        if len(outcomes) != results.runs:
+            found.append(f"{name}: {len(outcomes)} of {results.runs} runs")
+        for number, outcome in enumerate(outcomes, 1):
+            if outcome.seconds is None:
+                found.append(f"{name}, run {number}: no link ({outcome.problem})")
+            elif outcome.problem:
+                found.append(f"{name}, run {number}: {outcome.problem}")
+            elif outcome.relayed and table[pair] == DIRECT:
+                found.append(
+                    f"{name}, run {number}: on the relay {SETTLED:g} s later, but a direct path exists"
+                )
+            if outcome.seconds is not None and limit is not None and outcome.seconds > limit:
+                found.append(
+                    f"{name}, run {number}: {outcome.seconds:.2f} s to connect, more than {limit:g} s"
+                )
+    return found
+
+
+def path_of(paths: Sequence[str]) -> str:
+    """The paths of both sides in a word or two."""
+    return "no" if not paths else " / ".join(dict.fromkeys(path or "lost" for path in paths))
+
+
+def _in_one(texts: Sequence[str]) -> str:
+    """Several runs' words: each once, with how often if they differ."""
+    counted = {text: texts.count(text) for text in texts}
+    if len(counted) == 1:
+        return texts[0]
+    return ", ".join(f"{count} × {text}" for text, count in counted.items())
+
+
+def _time(outcomes: Sequence[Outcome]) -> tuple[str, str]:
+    """Median and worst time to connect."""
+    seconds = [outcome.seconds for outcome in outcomes if outcome.seconds is not None]
+    if not seconds:
+        return "–", "–"
+    return f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}"
+
+
+def summary(results: Results) -> str:
+    """A sentence on the whole run."""
+    outcomes = [outcome for each in results.outcomes.values() for outcome in each]
+    connected = [outcome for outcome in outcomes if outcome.seconds is not None]
+    direct = [outcome for outcome in connected if not outcome.relayed]
+    return (
+        f"{len(results.pairs)} pairs, {results.runs} runs each, {results.weather}: {len(connected)} of "
+        f"{len(outcomes)} calls connected, {len(direct)} of them direct {SETTLED:g} s later; "
+        f"median {results.median:.2f} s, worst {results.worst:.2f} s."
+    )
+
+
+def pair_row(pair: Pair, outcomes: Sequence[Outcome]) -> str:
+    """One pair as a row of a markdown table."""
+    median, worst = _time(outcomes)
+    first = _in_one([path_of(outcome.first) for outcome in outcomes] or ["missing"])
+    settled = _in_one([path_of(outcome.settled) for outcome in outcomes] or ["missing"])
+    return f"| {pair[0]} | {pair[1]} | {WORDS[expected()[pair]]} | {first} | {median} | {worst} | {settled} |"
+
+
+def pair_table(results: Results) -> str:
+    """All pairs, a row each."""
+    head = (
+        "| one side | other side | by the table | path when connected | median s | worst s "
+        f"| path {SETTLED:g} s later |\n|---|---|---|---|---|---|---|"
+    )
+    return "\n".join([head, *(pair_row(pair, results.outcomes[pair]) for pair in results.pairs)])
+
+
+def _mark(outcomes: Sequence[Outcome]) -> str:
+    """A cell of the matrix."""
+    if not outcomes or any(outcome.seconds is None for outcome in outcomes):
+        return "no"
+    relayed = sum(outcome.relayed for outcome in outcomes)
+    if 0 < relayed < len(outcomes):
+        return f"R{relayed}"
+    return "R" if relayed else "D"
+
+
+def matrix(results: Results) -> str:
+    """All pairs as a triangle: D direct in all runs, R on the relay in all, R3 in three of them, no link."""
+    names = list(dict.fromkeys(name for pair in results.pairs for name in pair))
+    names.sort(key=list(ABOUT).index)
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for name in names:
+        cells = [
+            _mark(results.outcomes[name, other]) if (name, other) in results.outcomes else ""
+            for other in names
+        ]
+        lines.append(f"| **{name}** | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def markdown(results: Results) -> str:
+    """What docs/nat.md shows of one run."""
+    return "\n\n".join(
+        [
+            summary(results),
+            f"Path {SETTLED:g} s after the link came up: D direct in every run, R on the relay in every run, "
+            "R2 on the relay in two of them.",
+            matrix(results),
+            "<details><summary>Pair by pair</summary>",
+            pair_table(results),
+            "</details>",
+        ]
+    )
+
+
+def profiles_table() -> str:
+    """What each profile is."""
+    rows = [f"| {name} | {text} |" for name, text in ABOUT.items()]
+    return "\n".join(["| profile | what it is |", "|---|---|", *rows])
+
+
+def replace_section(path: Path, section: str, text: str) -> None:
+    """
+    Put `text` between `<!-- begin section -->` and `<!-- end section -->` of a page.
+
+    :raise ValueError: the page has no such place.
+    """
+    page = path.read_text()
+    begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    if len(pattern.findall(page)) != 1:
+        raise ValueError(f"{path} has no place for {section!r}")
+    path.write_text(pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", page))
