@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -31,43 +30,25 @@ from punch.peer.udp import (
     open_portable,
 )
 from punch.wire.address import Address, canonical
+from punch.wire.segments import (
+    MAX_SEGMENTS,
+    NO_SEGMENTATION,
+    NOT_TOGETHER,
+    SEGMENT_SIZE,
+    SOL_UDP,
+    UDP_GRO,
+    UDP_SEGMENT,
+    batch_end,
+    segment_size,
+)
 
-SOL_UDP: Final = 17
-UDP_SEGMENT: Final = 103
-UDP_GRO: Final = 104
-MAX_SEGMENTS: Final = 64
-"""Datagrams of one call, by the oldest kernels that have it."""
-MAX_BATCH: Final = 65_000
-"""Bytes of one call: below the 65,507 that an IPv4 datagram can have."""
 READS_A_TURN: Final = 24
 """Calls to `recvmsg` before others in the reactor get their turn."""
 SEND_QUEUE: Final = 4096
 """Datagrams that wait while the kernel's buffer is full; what comes then is lost, as on any path."""
 
-_SEGMENT_SIZE: Final = struct.Struct("=H")
-_GRO_SIZE: Final = struct.Struct("=i")
 _ANCILLARY: Final = 64
-# The kernel or the device can't segment, now or ever.
-_NO_SEGMENTATION: Final = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
-# These segments are too large for the path, or there is something else about them or their address.
-_NOT_TOGETHER: Final = frozenset({errno.EMSGSIZE, errno.EINVAL}) | _NO_SEGMENTATION
 _WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
-
-
-def batch_end(sizes: Sequence[int], start: int) -> int:
-    """
-    Up to which index (exclusive) datagrams of these sizes can go in one call, from `start`: all of one size,
-    but that the last may be shorter.
-    """
-    size = sizes[start]
-    most = start + (max(1, min(MAX_SEGMENTS, MAX_BATCH // size)) if size else 1)
-    run = sizes[start:most]
-    if run.count(size) == len(run):
-        return start + len(run)
-    end = start + 1
-    while sizes[end] == size:
-        end += 1
-    return end + 1 if 0 < sizes[end] < size else end
 
 
 @implementer(IReadDescriptor, IWriteDescriptor)
@@ -124,15 +105,15 @@ class BatchedSocket:
         """One call. False if the kernel has no room now; any other error is a loss."""
         if len(datagrams) == 1:
             return self._send_one(datagrams[0], remote)
-        size = _SEGMENT_SIZE.pack(len(datagrams[0]))
+        size = SEGMENT_SIZE.pack(len(datagrams[0]))
         try:
             self._socket.sendmsg(datagrams, [(SOL_UDP, UDP_SEGMENT, size)], 0, tuple(remote))
         except OSError as error:
             if error.errno in _WOULD_BLOCK:
                 return False
-            if error.errno in _NO_SEGMENTATION:
+            if error.errno in NO_SEGMENTATION:
                 self.segments = False
-            if error.errno in _NOT_TOGETHER:
+            if error.errno in NOT_TOGETHER:
                 # Singly, each is sent or lost by itself.
                 for data in datagrams:
                     self._send_one(data, remote)
@@ -188,10 +169,7 @@ class BatchedSocket:
                 # Nothing left; or an error of an earlier datagram, which is reported here and was a loss.
                 break
             datagrams = waiting.setdefault(address, [])
-            segment = size
-            for level, kind, value in ancillary:
-                if level == SOL_UDP and kind == UDP_GRO and len(value) >= _GRO_SIZE.size:
-                    segment = _GRO_SIZE.unpack_from(value)[0]
+            segment = segment_size(ancillary)
             if 0 < segment < size:
                 view = self._view[:size]
                 datagrams += [bytes(view[at : at + segment]) for at in range(0, size, segment)]

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from twisted.internet.error import CannotListenError
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.peer.batched import MAX_BATCH, MAX_SEGMENTS, batch_end, open_socket
+from punch.peer.batched import open_socket
 from punch.peer.udp import PortableSocket, datagram_address, open_portable
 from punch.test.internet.host import Host
 from punch.test.internet.links import LinkSpec
 from punch.test.internet.testcase import InternetTestCase
 from punch.wire.address import Address
+from punch.wire.segments import MAX_BATCH, MAX_SEGMENTS, batch_end
 
 
 class Inbox:

@@ -1,0 +1,54 @@
+"""
+Many datagrams in one call of the system: UDP_SEGMENT and UDP_GRO (Linux 4.18 and 5.0).
+
+Most of what a datagram costs is the system call. With segmentation offload one `sendmsg` carries up to 64
+datagrams of one size to one address, and one `recvmsg` returns as many from one.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Sequence
+from struct import Struct
+from typing import Final
+
+SOL_UDP: Final = 17
+UDP_SEGMENT: Final = 103
+UDP_GRO: Final = 104
+MAX_SEGMENTS: Final = 64
+"""Datagrams of one call, by the oldest kernels that have it."""
+MAX_BATCH: Final = 65_000
+"""Bytes of one call: below the 65,507 that an IPv4 datagram can have."""
+
+SEGMENT_SIZE: Final = Struct("=H")
+"""The value of UDP_SEGMENT."""
+_GRO_SIZE: Final = Struct("=i")
+
+NO_SEGMENTATION: Final = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
+"""The kernel or the device can't segment, now or ever."""
+NOT_TOGETHER: Final = frozenset({errno.EMSGSIZE, errno.EINVAL}) | NO_SEGMENTATION
+"""These segments are too large for the path, or there is something else about them or their address."""
+
+
+def batch_end(sizes: Sequence[int], start: int) -> int:
+    """
+    Up to which index (exclusive) datagrams of these sizes can go in one call, from `start`: all of one size,
+    but that the last may be shorter.
+    """
+    size = sizes[start]
+    most = start + (max(1, min(MAX_SEGMENTS, MAX_BATCH // size)) if size else 1)
+    run = sizes[start:most]
+    if run.count(size) == len(run):
+        return start + len(run)
+    end = start + 1
+    while sizes[end] == size:
+        end += 1
+    return end + 1 if 0 < sizes[end] < size else end
+
+
+def segment_size(ancillary: Iterable[tuple[int, int, bytes]]) -> int:
+    """The size of the datagrams that were read together, by what came with them; 0 for a single one."""
+    for level, kind, value in ancillary:
+        if level == SOL_UDP and kind == UDP_GRO and len(value) >= _GRO_SIZE.size:
+            return int(_GRO_SIZE.unpack_from(value)[0])
+    return 0
