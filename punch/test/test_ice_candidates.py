@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.traversal.candidates import (
+    MAX_PER_HOST,
     MAX_REFLEXIVE,
     MAX_SIGNALLED,
     LocalCandidates,
@@ -193,9 +194,22 @@ class RemoteTests(SynchronousTestCase):
 
     def test_bounds(self) -> None:
         for port in range(1, 1000):
-            self.remote.add(signalled("192.0.2.1", port))
+            self.remote.add(signalled(f"192.0.{port % 250}.1", port))
             self.remote.learn(Address("192.0.2.2", port), 1000)
         self.assertEqual(len(self.remote), MAX_SIGNALLED + MAX_REFLEXIVE)
+
+    def test_one_address_many_times(self) -> None:
+        """A peer that names a victim's address with 200 ports gets few of them, and room for its others."""
+        for port in range(1, 201):
+            self.remote.add(signalled("192.0.2.1", port))
+        self.assertEqual(len(self.remote), MAX_PER_HOST)
+        self.assertTrue(self.remote.add(signalled("192.0.2.2")))
+
+    def test_what_checks_found_takes_no_room(self) -> None:
+        """A NAT may show many ports before its reflexive candidate is told."""
+        for port in range(1, 20):
+            self.remote.learn(Address("192.0.2.1", port), 1000)
+        self.assertTrue(self.remote.add(signalled("192.0.2.1", 50)))
 
     def test_doubles_are_ignored(self) -> None:
         self.assertTrue(self.remote.add(signalled("192.0.2.1")))

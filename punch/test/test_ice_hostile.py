@@ -282,13 +282,30 @@ class PeerTests(SynchronousTestCase):
             agent.add_remote_candidate(candidate, now)
         self.assertLessEqual(agent.pair_count, MAX_PAIRS)
 
+    def test_a_victim_listed_two_hundred_times(self) -> None:
+        """What a stranger's address gets from us, relays included, is a trickle that ends."""
+        lab = Lab()
+        alice = lab.host("alice", "192.0.2.1")
+        alice.agent.set_remote(self.it.theirs, 0.05, lab.now)
+        alice.agent.add_relayed(Address("198.51.100.1", 50000), None, "relay", lab.now)
+        for port in range(1, 201):
+            candidate = Candidate(CandidateType.HOST, Address("203.0.113.66", port), 1000 + port, str(port))
+            alice.agent.add_remote_candidate(candidate, lab.now)
+        lab.run(120)
+        sent = [(when, transmit) for when, transmit in alice.sent if transmit.remote.host == "203.0.113.66"]
+        self.assertLessEqual(len({transmit.remote for _, transmit in sent}), 8)
+        self.assertLessEqual(sum(len(transmit.data) for _, transmit in sent), 16_000)
+        for start, _ in sent:
+            self.assertLessEqual(sum(start <= when < start + 1 for when, _ in sent), 36)
+
     def test_the_best_pairs_are_kept(self) -> None:
         """RFC 8445, section 6.1.2.5."""
         lab = Lab()
         alice = lab.host("alice", *(f"192.0.2.{number}" for number in range(1, 9)))
         alice.agent.set_remote(self.it.theirs, 0.05, lab.now)
         for port in range(1, 33):
-            candidate = Candidate(CandidateType.HOST, Address("203.0.113.66", port), port, str(port))
+            host = f"203.0.113.{port // 8}"
+            candidate = Candidate(CandidateType.HOST, Address(host, port), port, str(port))
             alice.agent.add_remote_candidate(candidate, lab.now)
         self.assertEqual(alice.agent.pair_count, MAX_PAIRS)
         lab.run(10)

@@ -47,7 +47,7 @@ from punch.traversal.responder import respond
 from punch.traversal.selection import Nomination, Selector
 from punch.traversal.transactions import RTO, Purpose
 from punch.wire.address import Address, Transmit
-from punch.wire.candidate import Candidate
+from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun import MAGIC_COOKIE, Message, MessageClass, Method, STUNError, parse
 
 __all__ = ["Agent", "AgentState", "Credentials", "Pair"]
@@ -106,6 +106,8 @@ class Agent:
         self._early: dict[tuple[Address, Address], Check] = {}
         self._locals_ended = False
         self._remotes_ended = False
+        self._awaits_relayed = False
+        self._reflected = False
         self._patient_until = 0.0
         self._give_up_at = 0.0
         self._judged_at = 0.0
@@ -169,9 +171,54 @@ class Agent:
         for remote in self._remotes:
             self._checklist.add(candidate, remote)
 
-    def gather(self, reflectors: Sequence[Address], now: float) -> None:
-        """Ask the reflectors for server-reflexive candidates; `GatheringDone` comes within 3.5 s."""
-        self._gatherer.start([base.address for base in self._locals.bases], reflectors, now)
+    def add_relayed(self, relayed: Address, mapped: Address | None, source: str, now: float) -> None:
+        """
+        A relay gave us `relayed`, which is a local address like any other from now on: what is to be sent
+        from it goes through the relay, what the relay hands over came to it.
+
+        :param mapped: what the relay sees us as; None if the peer is not to know.
+        :param source: which relay, and how it is reached.
+        """
+        candidate = self._locals.add_relayed(relayed, mapped, source)
+        if candidate is None:
+            return
+        self._events.append(LocalCandidate(candidate))
+        for remote in self._remotes:
+            self._checklist.add(candidate, remote)
+        self._publish()
+
+    def remove_local(self, base: Address, now: float) -> None:
+        """
+        A socket or an allocation is gone, and all pairs with it. If the selected one was among them, another
+        takes its place, or consent is lost.
+        """
+        if self.state in _ENDED or base not in self._locals:
+            return
+        selected = self._selector.selected
+        shown = None if selected is None or selected.base != base else self._show(selected)
+        for pair in [pair for pair in self._checklist if pair.base == base]:
+            self._checker.forget(pair)
+            self._checklist.remove(pair)
+            pair.state, pair.revoked = PairState.FAILED, True
+        self._locals.remove(base)
+        if shown is not None:
+            self._choose(now)
+            self._lose(shown)
+
+    def gather(self, reflectors: Sequence[Address], now: float, *, relays: bool = False) -> None:
+        """
+        Ask the reflectors for server-reflexive candidates; `GatheringDone` comes within 3.5 s.
+
+        :param relays: relayed candidates may come too (`add_relayed`), until `end_of_relayed_candidates`.
+        """
+        self._awaits_relayed = relays
+        hosts = [base.address for base in self._locals.bases if base.type is not CandidateType.RELAY]
+        self._gatherer.start(hosts, reflectors, now)
+        self._take_gathering_done(now)
+
+    def end_of_relayed_candidates(self, now: float) -> None:
+        """No more relayed candidates are coming."""
+        self._awaits_relayed = False
         self._take_gathering_done(now)
 
     def add_reflexive(self, base: Address, mapped: Address, source: str = "") -> None:
@@ -218,7 +265,8 @@ class Agent:
         self._checklist.update_remote(candidate)
         for local in self._locals.bases:
             self._checklist.add(local, candidate)
-        self._publish()
+        # An address that was learned from a check may turn out to be a relay's
+        self._choose(now)
 
     def end_of_remote_candidates(self, now: float) -> None:
         """The peer has signalled all of its candidates (RFC 8838, section 14)."""
@@ -347,8 +395,9 @@ class Agent:
         elif outcome.verdict is Verdict.FAILED:
             self._pair_failed(pair, now)
         else:
-            pair.mapped = outcome.mapped
-            self._locals.at(pair.base, pair.mapped or pair.base)
+            if pair.local.type is not CandidateType.RELAY:
+                pair.mapped = outcome.mapped
+                self._locals.at(pair.base, pair.mapped or pair.base)
             if transaction.purpose is Purpose.CHECK:
                 self._checklist.succeeded(pair)
             self._selector.answered(pair, now)
@@ -387,7 +436,9 @@ class Agent:
         self._take_gathering_done(now)
 
     def _take_gathering_done(self, now: float) -> None:
-        if self._gatherer.take_done(now):
+        self._reflected |= self._gatherer.take_done(now)
+        if self._reflected and not self._awaits_relayed:
+            self._reflected = False
             self._locals_ended = True
             self._events.append(GatheringDone())
 
@@ -431,10 +482,7 @@ class Agent:
             self._checker.forget(lost)
             self._checklist.forget_trigger(lost)
             self._choose(now)
-            if self._selector.selected is None:
-                self._events.append(ConsentLost(shown))
-                self._lifecycle.fail()
-                self._rest()
+            if self._lose(shown):
                 return
         selected, consent = self._selector.selected, self._selector.consent
         if selected is not None and consent is not None and now >= consent.check_at:
@@ -447,6 +495,15 @@ class Agent:
         if selected is not None and self._keepalive_at is not None and now >= self._keepalive_at:
             self._output.append(Transmit(keepalive(self._random(12)), selected.remote.address, selected.base))
             self._keepalive_at = now + KEEPALIVE
+
+    def _lose(self, shown: Pair) -> bool:
+        """The selected pair is gone; returns whether there is no other."""
+        if self._selector.selected is not None:
+            return False
+        self._events.append(ConsentLost(shown))
+        self._lifecycle.fail()
+        self._rest()
+        return True
 
     def _judge(self, now: float) -> None:
         """RFC 8863: a session fails when its patience has run out and nothing is left to hope for."""

@@ -18,6 +18,11 @@ from punch.wire.candidate import Candidate, CandidateType
 
 MAX_SIGNALLED = 32
 """Candidates of a peer that are taken from signalling."""
+MAX_PER_HOST = 8
+"""
+Of these, with one IP address: as many as a peer may have sockets behind one NAT. More would only turn our
+checks, which go out before anybody there has agreed, against whoever has that address.
+"""
 MAX_REFLEXIVE = 32
 """Peer-reflexive candidates that are learned from checks, of each side."""
 
@@ -32,6 +37,12 @@ TYPE_PREFERENCE = {
 _COMPONENT = 1
 _BROADCAST = IPv4Address("255.255.255.255")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
+_NOWHERE = {False: Address("0.0.0.0", 9), True: Address("::", 9)}
+# What a relay on the internet refuses to send to (RFC 8656, section 9 lets it): networks of one site or host
+_LOCAL_NETWORKS: list[IPv4Network | IPv6Network] = [
+    *map(IPv4Network, ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
+    *map(IPv6Network, ("::1/128", "fc00::/7")),
+]
 # RFC 6724, section 2.1: addresses that rank below IPv4 in the default policy table, or are meant for one site
 _LOW_IPV6 = [IPv6Network(text) for text in ("fc00::/7", "2001::/32", "2002::/16", "fec0::/10", "3ffe::/16")]
 
@@ -67,6 +78,22 @@ def may_pair(base: Address, remote: Address) -> bool:
     if base.is_ipv6 != remote.is_ipv6 or base == remote or not usable(remote):
         return False
     return ip_address(base.host).is_loopback == ip_address(remote.host).is_loopback
+
+
+def may_relay(relayed: Address, remote: Address) -> bool:
+    """
+    Whether a check from a relayed address to `remote` can be of use: the relay has to reach it.
+
+    A relay with an address of some private network is a laboratory's, and may reach others like it.
+    """
+    if relayed.is_ipv6 != remote.is_ipv6 or relayed == remote or not usable(remote):
+        return False
+    return not _is_local(remote.host) or _is_local(relayed.host)
+
+
+def _is_local(host: str) -> bool:
+    ip = ip_address(host)
+    return any(ip in network for network in _LOCAL_NETWORKS)
 
 
 @dataclass(frozen=True)
@@ -126,6 +153,33 @@ class LocalCandidates:
         )
         self._bases[base] = _Base(candidate, preference)
         return candidate
+
+    def add_relayed(self, relayed: Address, mapped: Address | None, server: str) -> Candidate | None:
+        """
+        The relayed candidate of an allocation; None if it is known, or useless.
+
+        :param mapped: what the relay sees us as, which the peer is told; None: nothing is told.
+        :param server: which relay, and how it is reached; part of the foundation.
+        """
+        if relayed in self._bases or not usable(relayed):
+            return None
+        preference = self._free_preference(relayed.host)
+        candidate = Candidate(
+            CandidateType.RELAY,
+            relayed,
+            candidate_priority(CandidateType.RELAY, preference),
+            self._foundation(CandidateType.RELAY, relayed.host, server),
+            # RFC 8839, section 5.1: a related address has to be there, and this stands for a secret one
+            related=mapped or _NOWHERE[relayed.is_ipv6],
+        )
+        self._bases[relayed] = _Base(candidate, preference)
+        return candidate
+
+    def remove(self, base: Address) -> None:
+        """That base is gone, with all candidates that send from it."""
+        self._bases.pop(base, None)
+        for known in [known for known in self._reflexive if known[0] == base]:
+            del self._reflexive[known]
 
     def add_reflexive(self, base: Address, mapped: Address, server: str = "") -> Candidate | None:
         """
@@ -224,6 +278,11 @@ class RemoteCandidates:
         if candidate.component != _COMPONENT or candidate.protocol.lower() != "udp":
             return False
         if not usable(candidate.address) or not 0 < candidate.priority < 2**31:
+            return False
+        hosts = [
+            each.address.host for each in self._candidates.values() if each.type is not CandidateType.PRFLX
+        ]
+        if hosts.count(candidate.address.host) >= MAX_PER_HOST:
             return False
         if known is not None:
             self._learned -= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
-from punch.traversal.candidates import may_pair
+from punch.traversal.candidates import may_pair, may_relay
 from punch.traversal.pairs import CandidatePair, PairState
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
@@ -25,7 +25,7 @@ class CheckList:
         """Our role, which priorities depend on."""
         self._pairs: dict[tuple[Address, Address], CandidatePair] = {}
         self._triggered: deque[CandidatePair] = deque()
-        self._started: Counter[CandidateType] = Counter()
+        self._started: Counter[tuple[bool, CandidateType]] = Counter()
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -46,7 +46,8 @@ class CheckList:
         known = self._pairs.get((local.address, remote.address))
         if known is not None:
             return known
-        if not may_pair(local.address, remote.address):
+        may = may_relay if local.type is CandidateType.RELAY else may_pair
+        if not may(local.address, remote.address):
             return None
         pair = CandidatePair(local, remote)
         if len(self._pairs) >= MAX_PAIRS and not self._make_room(pair):
@@ -59,6 +60,11 @@ class CheckList:
         for pair in self._pairs.values():
             if pair.remote.address == candidate.address:
                 pair.remote = candidate
+
+    def remove(self, pair: CandidatePair) -> None:
+        """There is no such pair any more."""
+        self.forget_trigger(pair)
+        self._pairs.pop((pair.base, pair.remote.address), None)
 
     def trigger(self, pair: CandidatePair) -> None:
         """Check this pair as soon as pacing allows, before all others."""
@@ -104,9 +110,10 @@ class CheckList:
         """
         Take the pair to check now: a triggered one, else the best that waits (RFC 8445, section 6.1.4.2).
 
-        Remote candidates of different types take turns. By priority alone, a peer with many interfaces
-        (bridges of containers, say) would be tried at all of its private addresses before the one that
-        crosses the NAT. For the same reason pairs that are `unlikely` to work come last.
+        Remote candidates of different types take turns, and so do our own addresses with relayed ones. By
+        priority alone, a peer with many interfaces (bridges of containers, say) would be tried at all of its
+        private addresses before the one that crosses the NAT, and at all of those before any relay. For the
+        same reason pairs that are `unlikely` to work come last.
         """
         if self._triggered:
             return self._triggered.popleft()
@@ -115,9 +122,9 @@ class CheckList:
             return None
         pair = min(
             waiting,
-            key=lambda pair: (unlikely(pair), self._started[pair.remote.type], -self._priority(pair)),
+            key=lambda pair: (unlikely(pair), self._started[_class_of(pair)], -self._priority(pair)),
         )
-        self._started[pair.remote.type] += 1
+        self._started[_class_of(pair)] += 1
         return pair
 
     def pending(self, needed: Callable[[CandidatePair], bool]) -> int:
@@ -161,3 +168,7 @@ class CheckList:
             return False
         del self._pairs[worst.base, worst.remote.address]
         return True
+
+
+def _class_of(pair: CandidatePair) -> tuple[bool, CandidateType]:
+    return pair.local.type is CandidateType.RELAY, pair.remote.type
