@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
 from punch.link.link import Link
-from punch.peer import sentences
+from punch.peer import bounds, sentences
 from punch.peer.batched import open_socket as open_best_socket
 from punch.peer.call import SeenEnvelopes, glare
 from punch.peer.call_machine import Side
@@ -69,19 +69,6 @@ from punch.wire.control import (
 )
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.sealed import SealError
-
-MAX_RINGING = 8
-"""Incoming calls that wait for the user at once; further callers hear `busy`."""
-MAX_SESSIONS = 64
-"""Calls and links at once."""
-MAX_QUEUED = 32
-"""Calls that wait for the rendezvous at once."""
-QUEUE_TIME = 12.0
-"""Seconds a call waits for the rendezvous."""
-MAX_UNSENT = 64
-"""Control messages of calls under way that are kept while the rendezvous is away."""
-STOP_TIME = 1.2
-"""Seconds that closing the links in good order may take."""
 
 
 class Node(Service):
@@ -157,7 +144,7 @@ class Node(Service):
             mappings=self._keeper.mappings,
         )
         self._seen = SeenEnvelopes()
-        self._unsent: deque[Request] = deque(maxlen=MAX_UNSENT)
+        self._unsent: deque[Request] = deque(maxlen=bounds.MAX_UNSENT)
         self._queue: dict[PeerID, IDelayedCall] = {}
         self._attempts: dict[PeerID, Session] = {}
         self._links: dict[PeerID, Session] = {}
@@ -194,7 +181,7 @@ class Node(Service):
                 session.hang_up(CloseCode.SHUTDOWN)
         closing.append(self._control.stop())
         done: Deferred[Any] = DeferredList(closing, consumeErrors=True)
-        done.addTimeout(STOP_TIME, self._clock, onTimeoutCancel=lambda result, timeout: None)
+        done.addTimeout(bounds.STOP_TIME, self._clock, onTimeoutCancel=lambda result, timeout: None)
         return done.addCallback(self._close_sockets)
 
     def call(self, peer: PeerID) -> None:
@@ -212,7 +199,7 @@ class Node(Service):
         elif peer in self._attempts:
             self.accept(peer)
         elif peer not in self._links and peer not in self._queue:
-            if len(self._queue) >= MAX_QUEUED or self._full:
+            if len(self._queue) >= bounds.MAX_QUEUED or self._full:
                 self._on_event(Failed(peer, ErrorCode.TOO_MANY.value, sentences.too_many_calls()))
                 return
             if peer not in self._known:
@@ -264,7 +251,7 @@ class Node(Service):
         self._problem = None
         self._reflectors.find(host, welcome.reflector)
         self._on_event(Registered(str(self._rendezvous)))
-        unsent, self._unsent = list(self._unsent), deque(maxlen=MAX_UNSENT)
+        unsent, self._unsent = list(self._unsent), deque(maxlen=bounds.MAX_UNSENT)
         for request in unsent:
             self._control.send(request)
         for peer, timer in list(self._queue.items()):
@@ -377,13 +364,13 @@ class Node(Service):
 
     @property
     def _full(self) -> bool:
-        return len(self._attempts) + len(self._links) >= MAX_SESSIONS
+        return len(self._attempts) + len(self._links) >= bounds.MAX_SESSIONS
 
     def _place_or_queue(self, peer: PeerID) -> None:
         if self._control.registered:
             self._place(peer)
         else:
-            self._queue[peer] = self._clock.callLater(QUEUE_TIME, self._expire, peer)
+            self._queue[peer] = self._clock.callLater(bounds.QUEUE_TIME, self._expire, peer)
 
     def _place(self, peer: PeerID) -> None:
         if peer in self._attempts or peer in self._links:
@@ -402,6 +389,17 @@ class Node(Service):
         cause = "" if self._problem is None else self._problem.text
         reason = Reason.RENDEZVOUS_UNREACHABLE.value if self._problem is None else self._problem.reason
         self._on_event(Failed(peer, reason, sentences.no_rendezvous(peer, None, cause)))
+
+    def _is_busy(self, caller: PeerID, decision: Decision) -> bool:
+        if caller in self._known:
+            return self._full
+        ringing = sum(session.ringing for session in self._attempts.values())
+        strangers = sum(peer not in self._known for peer in self._attempts)
+        return (
+            self._full
+            or strangers >= bounds.MAX_STRANGERS
+            or (decision is Decision.ASK and ringing >= bounds.MAX_RINGING)
+        )
 
     def _receive_call(self, incoming: Incoming) -> None:
         peer = incoming.sender
@@ -424,8 +422,7 @@ class Node(Service):
         if decision is Decision.REFUSE:
             self._refuse(incoming, ErrorCode.REFUSED)
             return
-        ringing = sum(session.ringing for session in self._attempts.values())
-        if before is None and (self._full or (decision is Decision.ASK and ringing >= MAX_RINGING)):
+        if before is None and self._is_busy(peer, decision):
             self._refuse(incoming, ErrorCode.BUSY)
             return
         try:

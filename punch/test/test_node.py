@@ -12,8 +12,8 @@ from ipaddress import ip_address
 from typing import TypeVar
 
 from punch.identity import Identity, PeerID
+from punch.peer.bounds import MAX_QUEUED, MAX_RINGING, MAX_SESSIONS, MAX_STRANGERS
 from punch.peer.events import Connected, Event, Failed, IncomingCall, Introduced
-from punch.peer.node import MAX_QUEUED, MAX_RINGING, MAX_SESSIONS
 from punch.rendezvous.reflector import Reflector, ReflectorProtocol
 from punch.state import KnownPeers, StateError
 from punch.test.internet import NAT, Internet, InternetTestCase, LinkSpec
@@ -349,14 +349,24 @@ class BoundTests(MiddlemanTestCase):
         busy = [request for request in self.middle.requests(Reject) if isinstance(request, Reject)]
         self.assertEqual([request.code for request in busy], [ErrorCode.BUSY] * (50 - MAX_RINGING))
 
-    def test_sessions(self) -> None:
-        """A node that lets anyone in has at most 64 calls under way."""
+    def test_strangers(self) -> None:
+        """A node that lets anyone in still has room for those it knows."""
         carol = self.peer("carol", Accept.ANYONE).register()
+        introduce(self.alice, carol)
         for number in range(80):
             self.ring(number, carol)
         self.net.advance(2.0)
-        self.assertEqual(len(carol.of(Introduced)), MAX_SESSIONS)
-        self.assertEqual(len(self.middle.requests(Reject)), 80 - MAX_SESSIONS)
+        self.assertEqual(len(carol.of(Introduced)), MAX_STRANGERS)
+        self.assertEqual(len(self.middle.requests(Reject)), 80 - MAX_STRANGERS)
+        self.alice.node.call(carol.id)
+        self.alice.wait_for(Connected, 5.0)
+
+    def test_sessions(self) -> None:
+        """All calls together have a bound, too."""
+        dave = self.peer("dave").register()
+        for number in range(MAX_SESSIONS + 3):
+            dave.node.call(Identity.generate(self.net.random_bytes(f"someone {number}")).peer_id)
+        self.assertEqual([event.reason for event in dave.of(Failed)], ["too-many"] * 3)
 
     def test_queue(self) -> None:
         """Calls that wait for the rendezvous."""
