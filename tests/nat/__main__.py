@@ -8,9 +8,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from punch.test.pages import replace_section
+
 from .grid import Outcome, Pair, all_pairs, run_grid
 from .profiles import PROFILES
-from .report import failures, markdown, pair_row, profiles_table, replace_section
+from .report import failures, markdown, pair_row, profiles_table
 from .world import Weather
 
 LIMIT = 2.0
@@ -60,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def tell(pair: Pair, number: int, outcome: Outcome) -> None:
         problem = f" {outcome.problem}" if outcome.problem else ""
-        print(f"{number + 1} {pair_row(pair, [outcome])}{problem}", file=sys.stderr, flush=True)
+        print(
+            f"run {number + 1}: {', '.join(pair_row(pair, [outcome]))}{problem}", file=sys.stderr, flush=True
+        )
 
     with tempfile.TemporaryDirectory(prefix="punch-grid-") as directory:
         results = run_grid(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
+
+from punch.test.pages import table
 
 from .grid import SETTLED, Outcome, Pair, Results
 from .profiles import ABOUT
@@ -20,7 +20,7 @@ def failures(results: Results, limit: float | None = None) -> list[str]:
 
     :param limit: seconds within which every pair must have connected.
     """
-    table = expected()
+    marks = expected()
     found = []
     for pair in results.pairs:
         name = " to ".join(pair)
@@ -32,7 +32,7 @@ def failures(results: Results, limit: float | None = None) -> list[str]:
                 found.append(f"{name}, run {number}: no link ({outcome.problem})")
             elif outcome.problem:
                 found.append(f"{name}, run {number}: {outcome.problem}")
-            elif outcome.relayed and table[pair] == DIRECT:
+            elif outcome.relayed and marks[pair] == DIRECT:
                 found.append(
                     f"{name}, run {number}: on the relay {SETTLED:g} s later, but a direct path exists"
                 )
@@ -76,21 +76,19 @@ def summary(results: Results) -> str:
     )
 
 
-def pair_row(pair: Pair, outcomes: Sequence[Outcome]) -> str:
-    """One pair as a row of a markdown table."""
+def pair_row(pair: Pair, outcomes: Sequence[Outcome]) -> list[str]:
+    """One pair as a row of the table."""
     median, worst = _time(outcomes)
     first = _in_one([path_of(outcome.first) for outcome in outcomes] or ["missing"])
     settled = _in_one([path_of(outcome.settled) for outcome in outcomes] or ["missing"])
-    return f"| {pair[0]} | {pair[1]} | {WORDS[expected()[pair]]} | {first} | {median} | {worst} | {settled} |"
+    return [*pair, WORDS[expected()[pair]], first, median, worst, settled]
 
 
 def pair_table(results: Results) -> str:
     """All pairs, a row each."""
-    head = (
-        "| one side | other side | by the table | path when connected | median s | worst s "
-        f"| path {SETTLED:g} s later |\n|---|---|---|---|---|---|---|"
-    )
-    return "\n".join([head, *(pair_row(pair, results.outcomes[pair]) for pair in results.pairs)])
+    head = ["one side", "other side", "by the table", "when connected", "median s", "worst s"]
+    rows = [pair_row(pair, results.outcomes[pair]) for pair in results.pairs]
+    return table([*head, f"{SETTLED:g} s later"], rows)
 
 
 def _mark(outcomes: Sequence[Outcome]) -> str:
@@ -107,14 +105,14 @@ def matrix(results: Results) -> str:
     """All pairs as a triangle: D direct in all runs, R on the relay in all, R3 in three of them, no link."""
     names = list(dict.fromkeys(name for pair in results.pairs for name in pair))
     names.sort(key=list(ABOUT).index)
-    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    rows = []
     for name in names:
         cells = [
             _mark(results.outcomes[name, other]) if (name, other) in results.outcomes else ""
             for other in names
         ]
-        lines.append(f"| **{name}** | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([f"**{name}**", *cells])
+    return table(["", *names], rows)
 
 
 def markdown(results: Results) -> str:
@@ -134,19 +132,4 @@ def markdown(results: Results) -> str:
 
 def profiles_table() -> str:
     """What each profile is."""
-    rows = [f"| {name} | {text} |" for name, text in ABOUT.items()]
-    return "\n".join(["| profile | what it is |", "|---|---|", *rows])
-
-
-def replace_section(path: Path, section: str, text: str) -> None:
-    """
-    Put `text` between `<!-- begin section -->` and `<!-- end section -->` of a page.
-
-    :raise ValueError: the page has no such place.
-    """
-    page = path.read_text()
-    begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    if len(pattern.findall(page)) != 1:
-        raise ValueError(f"{path} has no place for {section!r}")
-    path.write_text(pattern.sub(lambda _: f"{begin}\n\n{text}\n\n{end}", page))
+    return table(["profile", "what it is"], [list(row) for row in ABOUT.items()])

@@ -1,0 +1,117 @@
+"""Every combination of RFC 4787 on the simulated internet, against the hand-written table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.test.grid import (
+    BAD,
+    CALM,
+    NO_UDP,
+    PLACES,
+    SEEDS,
+    Outcome,
+    Results,
+    must_be_direct,
+    run_grid,
+)
+from punch.test.internet import InternetTestCase
+from punch.test.nat_pairs import KINDS
+from punch.test.pages import replace_section, table
+
+
+class GridTests(InternetTestCase):
+    """`python -m punch.test.grid` runs the same with more ways of choosing ports."""
+
+    def test_no_delay(self) -> None:
+        """Every pair connects within 2 s, and what can be direct is."""
+        results = run_grid(seeds=SEEDS[:1], link=CALM)
+        sys.stdout.write(f"\n{results.summary()}\n{results.matrix()}\n")
+        self.assertEqual(results.failures(), [])
+        self.assertEqual(len(results.outcomes), len(PLACES) ** 2)
+        self.assertLess(results.worst, 2.0)
+
+    def test_bad_weather(self) -> None:
+        """25 ms and 5 % loss on each access link, five seeds: every pair connects, half within 0.8 s."""
+        results = run_grid(KINDS, seeds=SEEDS, link=BAD)
+        sys.stdout.write(f"\n{results.summary()}\n{results.matrix()}\n")
+        self.assertEqual(results.failures(), [])
+        self.assertEqual(len(results.outcomes), len(KINDS) ** 2)
+        self.assertLess(results.median, 0.8)
+
+
+class JudgementTests(SynchronousTestCase):
+    """What the grid finds wrong."""
+
+    def results(self, outcome: Outcome, one: str = "EIM/EIF", other: str = "EIM/APDF") -> Results:
+        """A grid of one pair, once in each direction and with itself."""
+        good = Outcome(0.1, "srflx")
+        names = [one, other]
+        outcomes = {(a, b): [good] for a in names for b in names}
+        outcomes[one, other] = [outcome]
+        return Results(names, CALM, outcomes)
+
+    def test_relay_where_a_direct_path_exists(self) -> None:
+        """A pair that the table calls direct must not be on the relay."""
+        found = self.results(Outcome(0.1, "relay")).failures()
+        self.assertEqual(
+            found, ["EIM/EIF to EIM/APDF, try 1: on the relay after 5 s, but a direct path exists"]
+        )
+        self.assertEqual(self.results(Outcome(0.1, "relay"), "EIM/APDF", "APDM/APDF").failures(), [])
+
+    def test_no_link(self) -> None:
+        """A call that came to nothing, and one whose link is gone."""
+        self.assertEqual(self.results(Outcome(None)).failures(), ["EIM/EIF to EIM/APDF, try 1: no link"])
+        self.assertEqual(
+            self.results(Outcome(0.2, "")).failures(), ["EIM/EIF to EIM/APDF, try 1: the link was lost"]
+        )
+
+    def test_missing_pair(self) -> None:
+        """A pair that did not run."""
+        results = self.results(Outcome(0.1, "srflx"))
+        del results.outcomes["EIM/APDF", "EIM/EIF"]
+        self.assertEqual(results.failures(), ["EIM/APDF to EIM/EIF: missing"])
+
+    def test_other_places(self) -> None:
+        """The rules beside the table are the same in both directions."""
+        for one in PLACES:
+            self.assertFalse(must_be_direct(one, NO_UDP))
+            for other in PLACES:
+                self.assertEqual(must_be_direct(one, other), must_be_direct(other, one), (one, other))
+
+    def test_matrix(self) -> None:
+        """A cell says the path and the worst time."""
+        results = self.results(Outcome(0.25, "relay"))
+        results.outcomes["EIM/EIF", "EIM/APDF"].append(Outcome(1.5, "srflx"))
+        self.assertIn("| R1 1.50 |", results.matrix())
+        results.outcomes["EIM/EIF", "EIM/APDF"].append(Outcome(None))
+        self.assertIn("| 1 × no |", results.matrix())
+
+
+class PageTests(SynchronousTestCase):
+    """Tables in the documentation."""
+
+    def setUp(self) -> None:
+        self.page = Path(self.mktemp())
+
+    def test_replace(self) -> None:
+        r"""Only what is between the marks changes, and \1 is text."""
+        self.page.write_text("a <!-- begin x -->old<!-- end x --> b <!-- begin y -->keep<!-- end y -->")
+        replace_section(self.page, "x", r"new \1")
+        self.assertEqual(
+            self.page.read_text(),
+            "a <!-- begin x -->\n\nnew \\1\n\n<!-- end x --> b <!-- begin y -->keep<!-- end y -->",
+        )
+
+    def test_no_such_section(self) -> None:
+        """A page without the marks is left as it is."""
+        self.page.write_text("nothing")
+        self.assertRaises(ValueError, replace_section, self.page, "x", "new")
+        self.assertEqual(self.page.read_text(), "nothing")
+
+    def test_table(self) -> None:
+        """Markdown."""
+        self.assertEqual(table(["a", "b"], [["1", "2"]]), "| a | b |\n| --- | --- |\n| 1 | 2 |")
