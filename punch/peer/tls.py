@@ -28,6 +28,7 @@ from punch.peer.problems import ControlProblem, place
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
 ALPN = b"punch/1"
+RELAY_ALPN = b"stun.turn"
 
 # Our certificate only carries the key: with dates that no clock can miss, a wrong clock does no harm.
 _NOT_BEFORE = datetime(2020, 1, 1, tzinfo=timezone.utc)
@@ -38,26 +39,38 @@ _EXPIRED = 10
 
 
 @implementer(IOpenSSLClientConnectionCreator)
-class ControlConnectionCreator:
-    """Makes the TLS side of each control connection to one rendezvous."""
+class _ConnectionCreator:
+    """
+    The TLS side of connections to one server, whose key is pinned or whose name an authority vouches for.
+
+    :param what: what the server is, for the sentences.
+    :param place: where it is, for the same.
+    :param otherwise: what a person can do where no authority vouches for it.
+    """
 
     def __init__(
-        self, address: RendezvousAddress, identity: Identity, roots: Sequence[x509.Certificate] | None = None
+        self,
+        host: str,
+        pin: bytes | None,
+        roots: Sequence[x509.Certificate] | None,
+        alpn: bytes,
+        *,
+        what: str,
+        place: str,
+        otherwise: str,
     ) -> None:
-        """
-        :param roots: the authorities to trust where the address has no pin; None for the platform's.
-        """
-        self._address = address
+        self._host = host
+        self._pin = pin
+        self._server = f"the {what} at {place}"
+        self._otherwise = otherwise
         # Twisted uses the connection's app data itself.
         self._problems: WeakKeyDictionary[SSL.Connection, ControlProblem] = WeakKeyDictionary()
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.set_options(SSL.OP_NO_TICKET)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-        context.set_alpn_protos([ALPN])
-        context.use_certificate(identity.certificate(_NOT_BEFORE, _DAYS))
-        context.use_privatekey(identity.private_key)
-        if address.pin is None:
+        context.set_alpn_protos([alpn])
+        if pin is None:
             if roots is None:
                 context.set_default_verify_paths()
             else:
@@ -74,9 +87,9 @@ class ControlConnectionCreator:
         """What Twisted asks for a new connection's TLS."""
         connection = SSL.Connection(self._context, None)
         try:
-            ip_address(self._address.host)
+            ip_address(self._host)
         except ValueError:
-            connection.set_tlsext_host_name(self._address.host.encode("idna"))
+            connection.set_tlsext_host_name(self._host.encode("idna"))
         return connection
 
     def problem(self, connection: SSL.Connection) -> ControlProblem | None:
@@ -87,12 +100,12 @@ class ControlConnectionCreator:
         self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
     ) -> bool:
         # The key is what is pinned: names, dates and issuers say nothing more about it.
-        if depth > 0 or pin_of(certificate.to_cryptography().public_key()) == self._address.pin:
+        if depth > 0 or pin_of(certificate.to_cryptography().public_key()) == self._pin:
             return True
         self._refuse(
             connection,
             Reason.BAD_PIN,
-            f"The rendezvous at {place(self._address)} has another key than its address says (a wrong pin): "
+            f"{_capital(self._server)} has another key than its address says (a wrong pin): "
             "it was set up anew, or somebody is in between; get its current address from whoever runs it.",
         )
         return False
@@ -100,34 +113,33 @@ class ControlConnectionCreator:
     def _check_authority(
         self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
     ) -> bool:
-        where = place(self._address)
+        server = self._server
         parsed = certificate.to_cryptography()
         if error == _EXPIRED:
             self._refuse(
                 connection,
                 Reason.CERTIFICATE,
-                f"The certificate of the rendezvous at {where} expired on "
+                f"The certificate of {server} expired on "
                 f"{parsed.not_valid_after_utc:%Y-%m-%d}; ask whoever runs it to renew it.",
             )
         elif error == _NOT_YET_VALID:
             self._refuse(
                 connection,
                 Reason.CERTIFICATE,
-                f"The certificate of the rendezvous at {where} is valid only from "
+                f"The certificate of {server} is valid only from "
                 f"{parsed.not_valid_before_utc:%Y-%m-%d} on; check this machine's clock.",
             )
         elif not ok:
             self._refuse(
                 connection,
                 Reason.CERTIFICATE,
-                f"The certificate of the rendezvous at {where} is from nobody this machine "
-                "trusts; use the full address with its pin (punch://host:port/PIN) that it prints.",
+                f"The certificate of {server} is from nobody this machine trusts; {self._otherwise}.",
             )
         elif depth == 0 and not self._names_match(parsed):
             self._refuse(
                 connection,
                 Reason.CERTIFICATE,
-                f"The certificate of the rendezvous at {where} is for another name ({_names(parsed)}); "
+                f"The certificate of {server} is for another name ({_names(parsed)}); "
                 "use the name it is for, or the full address with its pin.",
             )
         else:
@@ -135,14 +147,13 @@ class ControlConnectionCreator:
         return False
 
     def _names_match(self, certificate: x509.Certificate) -> bool:
-        host = self._address.host
         try:
             try:
-                ip_address(host)
+                ip_address(self._host)
             except ValueError:
-                verify_certificate_hostname(certificate, host)
+                verify_certificate_hostname(certificate, self._host)
             else:
-                verify_certificate_ip_address(certificate, host)
+                verify_certificate_ip_address(certificate, self._host)
         except (VerificationError, CertificateError, ValueError):
             return False
         return True
@@ -150,6 +161,53 @@ class ControlConnectionCreator:
     def _refuse(self, connection: SSL.Connection, reason: Reason, text: str) -> None:
         # OpenSSL may ask several times about one certificate; the first objection is the reason.
         self._problems.setdefault(connection, ControlProblem(reason, text, fatal=True))
+
+
+class ControlConnectionCreator(_ConnectionCreator):
+    """Makes the TLS side of each control connection to one rendezvous."""
+
+    def __init__(
+        self, address: RendezvousAddress, identity: Identity, roots: Sequence[x509.Certificate] | None = None
+    ) -> None:
+        """
+        :param roots: the authorities to trust where the address has no pin; None for the platform's.
+        """
+        super().__init__(
+            address.host,
+            address.pin,
+            roots,
+            ALPN,
+            what="rendezvous",
+            place=place(address),
+            otherwise="use the full address with its pin (punch://host:port/PIN) that it prints",
+        )
+        self._context.use_certificate(identity.certificate(_NOT_BEFORE, _DAYS))
+        self._context.use_privatekey(identity.private_key)
+
+
+class RelayConnectionCreator(_ConnectionCreator):
+    """Makes the TLS side of connections to a TURN server (ALPN of RFC 7443), to which we are nobody."""
+
+    def __init__(
+        self, host: str, port: int, pin: bytes | None, roots: Sequence[x509.Certificate] | None = None
+    ) -> None:
+        """
+        :param host: the name or IP address that it has to be for, where no `pin` is given.
+        :param roots: the authorities to trust where there is no pin; None for the platform's.
+        """
+        super().__init__(
+            host,
+            pin,
+            roots,
+            RELAY_ALPN,
+            what="relay",
+            place=place(RendezvousAddress(host, port)),
+            otherwise="ask whoever runs it for a certificate that others trust",
+        )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _names(certificate: x509.Certificate) -> str:

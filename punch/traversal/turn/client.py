@@ -89,6 +89,11 @@ class TurnClient:
         """Where the allocation is."""
         return self._state.now
 
+    @property
+    def changes(self) -> int:
+        """Grows whenever `get_timer()` may have changed: it need not be asked for every datagram."""
+        return self._requests.changes
+
     # What the user does
 
     def allocate(self, now: float) -> None:
@@ -120,7 +125,7 @@ class TurnClient:
             self._bind(channel, peer, now)
 
     def renew(self, credentials: RelayCredentials) -> None:
-        """Use new credentials from now on: the old ones expire."""
+        """Use new credentials when the old ones have expired."""
         self._requests.renew(credentials)
 
     def probe(self, now: float) -> None:
@@ -213,7 +218,8 @@ class TurnClient:
         for channel in channels:
             self._ask_for_channel(channel, now)
         if self._keepalive_at is not None and now >= self._keepalive_at:
-            self._output.append(encode(Message(Method.BINDING, MessageClass.INDICATION, self._random(12))))
+            keepalive = Message(Method.BINDING, MessageClass.INDICATION, self._random(12))
+            self._output.append(encode(keepalive))
             self._keepalive_at = now + KEEPALIVE
 
     def next_event(self) -> Event | None:

@@ -68,10 +68,19 @@ class Requests:
         self._reliable = reliable
         self._under_way: dict[bytes, Request] = {}
         self._output: list[bytes] = []
-        self.renew(credentials)
+        self._fresh: RelayCredentials | None = None
+        self.changes = 0
+        """Grows whenever `get_timer` may have changed."""
+        self._use(credentials)
 
     def renew(self, credentials: RelayCredentials) -> None:
-        """Use these credentials from the next request on."""
+        """
+        Use these credentials when the server takes the others no longer. Not before: it may know the
+        allocation by the user name, as RFC 8656, section 5 has it.
+        """
+        self._fresh = credentials
+
+    def _use(self, credentials: RelayCredentials) -> None:
         self._credentials = credentials
         self._key = long_term_key(credentials.username, credentials.realm, credentials.password)
 
@@ -110,6 +119,7 @@ class Requests:
         if not signed and (code not in _UNSIGNED or message.has_integrity()):
             return None
         del self._under_way[message.transaction_id]
+        self.changes += 1
         if code in (401, 438) and self._learn(request, code, message):
             self._make(request, now)
             return None
@@ -145,7 +155,7 @@ class Requests:
             return False
         used, known = request.credentials, self._credentials
         if used is not None and used != known:
-            return True  # Another answer, or fresh credentials, came in the meantime
+            return True  # Another answer has told us in the meantime
         realm, nonce = message.get(Attribute.REALM), message.get(Attribute.NONCE)
         if not isinstance(nonce, str) or not nonce:
             return False
@@ -155,8 +165,12 @@ class Requests:
             return False
         # Refused with this realm means that name or password are wrong: another nonce would not help
         if used is not None and (nonce == known.nonce or (code == 401 and realm == known.realm)):
-            return False
-        self.renew(RelayCredentials(known.username, known.password, realm, nonce))
+            fresh, self._fresh = self._fresh, None
+            if fresh is None:
+                return False
+            self._use(fresh)
+            return True
+        self._use(RelayCredentials(known.username, known.password, realm, nonce))
         return True
 
     def _make(self, request: Request, now: float) -> None:
@@ -173,6 +187,7 @@ class Requests:
             request.credentials = known
         request.tries += 1
         request.sent = 0
+        self.changes += 1
         request.transaction_id = self._random(12)
         message = Message(request.method, MessageClass.REQUEST, request.transaction_id, attributes)
         request.data = encode(message, key)
