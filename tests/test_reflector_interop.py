@@ -23,23 +23,24 @@ import sys
 from twisted.internet import reactor, stdio
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Protocol
-from punch.rendezvous.reflector import Reflector, ReflectorProtocol
+from punch.rendezvous.udp import PlainPort
+from punch.rendezvous.udp_server import UDPServer
 
 class Parent(Protocol):
     def connectionLost(self, reason):
         reactor.stop()
 
 hosts = sys.argv[1:]
-core = Reflector()
+server = UDPServer()
 for attempt in range(20):
-    first = reactor.listenUDP(0, ReflectorProtocol(core), interface=hosts[0])
-    port = first.getHost().port
+    first = PlainPort(reactor, hosts[0], 0, server)
+    port = first.port
     try:
         for host in hosts[1:]:
-            reactor.listenUDP(port, ReflectorProtocol(core), interface=host)
+            PlainPort(reactor, host, port, server)
         break
     except CannotListenError:
-        first.stopListening()
+        first.close()
 stdio.StandardIO(Parent())
 print(port, flush=True)
 reactor.run()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from punch.identity import Identity
+from punch.wire.relays import RelayURL
 from punch.wire.rendezvous_address import DEFAULT_PORT
 
 DEFAULT_REFLECTOR_PORT = 3478
@@ -57,6 +58,21 @@ class Limits:
     """…and after so long without a line its connection is given up."""
     unread_bytes: int = 262_144
     """What may wait for a peer that does not read."""
+    relay_allocations: int = 2_000
+    """Relayed addresses in all."""
+    relay_allocations_per_peer: int = 64
+    relay_rate: float = 125_000_000.0
+    """Bytes a second that are relayed for all peers together…"""
+    relay_rate_per_peer: float = 12_500_000.0
+    """…and for one; what comes beyond is lost."""
+    relay_lifetime: float = 3600.0
+    """The longest that an allocation lives without a refresh."""
+    relay_credentials_time: float = 86_400.0
+    """How long credentials for the relay are good…"""
+    relay_nonce_time: float = 3600.0
+    """…and how long the nonce that comes with them: after this time a peer asks for new ones."""
+    relay_idle_time: float = 10.0
+    """How long a TCP connection without an allocation stays."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -94,6 +110,20 @@ class RendezvousConfig:
     """One kept from before for `identity`; None makes one."""
     authority_certificate: ServerCertificate | None = None
     """One issued by an authority, shown instead: peers then check names, and need no pin."""
+    relay: bool = True
+    """Whether to be a relay."""
+    relay_addresses: Sequence[str] = ()
+    """What a 1:1 NAT in front makes of our addresses, at most one of each family; peers are shown these."""
+    relay_allow: Sequence[IPv4Network | IPv6Network] = ()
+    """Networks that are relayed to although they are private: for laboratories."""
+    relay_ports: tuple[int, int] = (49152, 65535)
+    """The first and last UDP port of relayed addresses."""
+    machine_addresses: Sequence[str] = ()
+    """Addresses of this machine that others reach, at most one of each family."""
+    turn: Sequence[RelayURL] = ()
+    """TURN servers elsewhere that peers are told of."""
+    turn_secret: bytes | None = None
+    """What is shared with those; the service's own relay accepts credentials made with it, too."""
     limits: Limits = field(default_factory=Limits)
 
     @property

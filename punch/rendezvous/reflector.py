@@ -20,14 +20,8 @@ No address is kept or logged. What stays in memory is the /24 or /64, as a numbe
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from ipaddress import IPv6Address
 from struct import Struct
-from traceback import extract_tb
-
-from twisted.internet.protocol import DatagramProtocol
-from twisted.logger import Logger
 
 from punch.rendezvous.limits import TokenBuckets
 from punch.wire.address import Address, canonical
@@ -143,56 +137,3 @@ def _not_supported(request: Message) -> tuple[int, ...]:
     authentication are known and have no meaning here, so they are ignored (RFC 8489, section 6.3.1).
     """
     return tuple(int(kind) for kind in _REFUSED if request.get(kind)) + request.unknown_required()
-
-
-class ReflectorProtocol(DatagramProtocol):
-    """
-    A reflector on a UDP port: `reactor.listenUDP(3478, ReflectorProtocol(Reflector()))`.
-
-    :param monotonic: the time, in seconds.
-    """
-
-    noisy = False
-    _log = Logger()
-
-    def __init__(
-        self, reflector: Reflector | None = None, *, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._reflector = Reflector() if reflector is None else reflector
-        self._monotonic = monotonic
-        self._failures = 0
-
-    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
-        """Answer one datagram. Never raises: a stranger's datagram must not end anything."""
-        try:
-            answer = self._reflector.handle(datagram, addr, self._monotonic())
-            if answer is not None:
-                self._send(answer, addr)
-        except Exception as failure:
-            self._failed(failure)
-
-    def _send(self, answer: bytes, addr: tuple[str, int]) -> None:
-        if self.transport is None:
-            return
-        try:
-            self.transport.write(answer, addr)
-        except OSError:
-            # Whatever the system has against it (no route, no buffer, port 0), it is one datagram that was
-            # lost.
-            return
-
-    def _failed(self, failure: Exception) -> None:
-        """
-        Log a mistake of ours by its type and place: its text might hold the sender's address.
-
-        Only the first, second, fourth, eighth… are logged, so that nobody can fill the log by repeating it.
-        """
-        self._failures += 1
-        if self._failures & (self._failures - 1) == 0:
-            frames = extract_tb(failure.__traceback__)
-            self._log.error(
-                "The reflector could not answer a datagram, and goes on: {kind} in {place}, {count} so far",
-                kind=type(failure).__name__,
-                place=f"{frames[-1].name}, line {frames[-1].lineno}" if frames else "an unknown place",
-                count=self._failures,
-            )

@@ -30,13 +30,15 @@ from twisted.python.failure import Failure
 from punch.identity import PeerID, RandomBytes
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control import ControlProtocol
-from punch.rendezvous.gate import TLS, GateFactory
+from punch.rendezvous.gate import STUN, TLS, GateFactory
 from punch.rendezvous.listen import listen, parse_endpoints
-from punch.rendezvous.reflector import Reflector, ReflectorProtocol
+from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.registry import Deliver, Disconnect, Gone, Registered, Registry
+from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.session import Session
-from punch.rendezvous.tls import CONTROL_ALPN, tls_route
+from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, SecureRoute, tls_route
 from punch.rendezvous.udp import UDPPort, errno_of, open_ports
+from punch.rendezvous.udp_server import UDPServer
 from punch.wire.control import Error, ErrorCode
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
 
@@ -75,6 +77,7 @@ class RendezvousService(Service):
         monotonic: Callable[[], float],
         random: RandomBytes,
         report: Report,
+        wall: Callable[[], float] | None = None,
     ) -> None:
         """
         :param reactor: provides `IReactorTCP`, `IReactorUDP` and `IReactorTime`.
@@ -96,12 +99,25 @@ class RendezvousService(Service):
         self._pin = pin_of(config.identity.private_key.public_key())
         shown = config.authority_certificate or config.certificate or self._own_certificate()
         self._shown_pin = pin_of(shown.chain[0].public_key())
+        self._reflector = Reflector()
+        self._relay = RelayService(
+            config,
+            self._reflector,
+            reactor=reactor,
+            monotonic=monotonic,
+            wall=wall or monotonic,
+            random=random,
+        )
+        beneath_tls: dict[bytes | None, SecureRoute] = {CONTROL_ALPN: lambda _: ControlProtocol(self)}
+        if self._relay.relay is not None:
+            beneath_tls |= dict.fromkeys((TURN_ALPN, None), self._relay.relay.secure_route)
         try:
-            route = tls_route(shown, {CONTROL_ALPN: lambda _: ControlProtocol(self)}, reactor)
+            routes = {TLS: tls_route(shown, beneath_tls, reactor)}
         except SSL.Error as problem:
             raise ValueError("The key is not the key of the certificate.") from problem
-        # The relay adds its routes here: 0 and 1 for STUN over TCP, `stun.turn` and none beneath TLS.
-        self._gate = GateFactory({TLS: route}, config.limits, clock=reactor, monotonic=monotonic)
+        if self._relay.relay is not None:
+            routes |= dict.fromkeys(STUN, self._relay.relay.route)
+        self._gate = GateFactory(routes, config.limits, clock=reactor, monotonic=monotonic)
         self._controls: dict[int, ControlProtocol] = {}
         self._last_connection = 0
         self._timer: IDelayedCall | None = None
@@ -141,6 +157,7 @@ class RendezvousService(Service):
             peer,
             address,
             reflector_port=self.reflector_port,
+            relays=self._relay.servers,
             limits=self.config.limits,
             now=self.monotonic(),
         )
@@ -217,13 +234,9 @@ class RendezvousService(Service):
         self._starting = listening.addCallbacks(self._listening, self._not_listening)
 
     def _open_reflector(self) -> list[UDPPort]:
-        reflector = Reflector()
-        return open_ports(
-            self._reactor,
-            self.config.reflector_host,
-            self.config.reflector_port,
-            lambda: ReflectorProtocol(reflector, monotonic=self.monotonic),
-        )
+        server = UDPServer(self._reflector, relay=self._relay.relay, monotonic=self.monotonic)
+        config = self.config
+        return open_ports(self._reactor, config.reflector_host, config.reflector_port, server)
 
     def _listening(self, ports: list[IListeningPort]) -> None:
         self._ports = ports
@@ -232,6 +245,7 @@ class RendezvousService(Service):
         own = config.authority_certificate is None
         host = config.host or (config.primary_address if bound_host in _LOOPBACK else bound_host)
         self.address = RendezvousAddress(host, config.public_port or bound_port, self._pin if own else None)
+        self._relay.listening(self.reflector_port, self.address.port, self._shown_pin if own else None)
         self.local_address = RendezvousAddress(
             _LOOPBACK.get(bound_host, bound_host), bound_port, self._shown_pin
         )
@@ -279,6 +293,7 @@ class RendezvousService(Service):
         closing = [maybeDeferred(cast(Callable[[], Any], port.stopListening)) for port in self._ports]
         closing += [port.close() for port in self._udp_ports]
         self._ports, self._udp_ports = [], []
+        self._relay.stop()
         self.address = self.local_address = None
         goodbye = Error(ErrorCode.SHUTDOWN, "The rendezvous is shutting down; come back later.")
         for control in list(self._controls.values()):
@@ -323,6 +338,7 @@ def make_service(
     monotonic: Callable[[], float],
     random: RandomBytes,
     report: Report,
+    wall: Callable[[], float] | None = None,
 ) -> RendezvousService:
     """
     The rendezvous service, not started.
@@ -331,7 +347,11 @@ def make_service(
     :param monotonic: monotonic seconds.
     :param random: where randomness comes from that is not TLS's own.
     :param report: is told what happens: `listening`, `registered`, `gone`, `failed`.
+    :param wall: Unix seconds, which credentials for relays expire by. None takes `monotonic`, which will do
+        where nobody else makes or checks them.
     :raise EndpointError: `config.control` is not usable.
     :raise ValueError: certificate and key do not fit together.
     """
-    return RendezvousService(config, reactor=reactor, monotonic=monotonic, random=random, report=report)
+    return RendezvousService(
+        config, reactor=reactor, monotonic=monotonic, random=random, report=report, wall=wall
+    )

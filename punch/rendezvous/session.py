@@ -25,12 +25,15 @@ from punch.wire.control import (
     Ping,
     Pong,
     Register,
+    Relays,
+    RenewRelays,
     Reply,
     UnknownType,
     Welcome,
     decode_request,
     encode,
 )
+from punch.wire.relays import RelayServer
 
 
 class Inputs(Protocol):
@@ -41,6 +44,9 @@ class Inputs(Protocol):
 
     def requested(self, request: Introducing, now: float) -> None:
         """A line about an introduction came."""
+
+    def relays_wanted(self) -> None:
+        """A `relay` line came."""
 
     def pinged(self) -> None:
         """A `ping` line came."""
@@ -63,6 +69,7 @@ class Core:
     reflector_port: int
     limits: Limits
     deadline: float
+    relays: Callable[[PeerID], tuple[RelayServer, ...]]
     patience: float | None = None
     """Seconds that each line moves the deadline on by; None before registering."""
     lines: list[bytes] = field(default_factory=list)
@@ -95,7 +102,8 @@ def _register(inputs: Inputs, core: Core, request: Register, now: float) -> None
         return
     core.patience = core.limits.silence
     core.deadline = now + core.patience
-    core.send(Welcome(core.peer, core.address, core.reflector_port, core.limits.keepalive))
+    relays = core.relays(core.peer)
+    core.send(Welcome(core.peer, core.address, core.reflector_port, core.limits.keepalive, relays=relays))
     core.registry.resume(core.peer)
 
 
@@ -115,6 +123,16 @@ def _request(inputs: Inputs, core: Core, request: Introducing, now: float) -> No
 @_unregistered.upon(Inputs.requested).loop()
 def _request_early(inputs: Inputs, core: Core, request: Introducing, now: float) -> None:
     core.send(Error(ErrorCode.FORBIDDEN, "Register first.", request.call))
+
+
+@_registered.upon(Inputs.relays_wanted).loop()
+def _renew_relays(inputs: Inputs, core: Core) -> None:
+    core.send(Relays(core.relays(core.peer)))
+
+
+@_unregistered.upon(Inputs.relays_wanted).loop()
+def _renew_relays_early(inputs: Inputs, core: Core) -> None:
+    core.send(Error(ErrorCode.FORBIDDEN, "Register first."))
 
 
 @_unregistered.upon(Inputs.pinged).loop()
@@ -142,6 +160,7 @@ def _close(inputs: Inputs, core: Core, error: Error | None, reason: str) -> None
 
 _closed.upon(Inputs.registering).loop().returns(None)
 _closed.upon(Inputs.requested).loop().returns(None)
+_closed.upon(Inputs.relays_wanted).loop().returns(None)
 _closed.upon(Inputs.pinged).loop().returns(None)
 _closed.upon(Inputs.silent).loop().returns(None)
 _closed.upon(Inputs.closing).loop().returns(None)
@@ -154,6 +173,7 @@ class Session:
     The service's side of one control connection.
 
     :param address: the IP address that the peer is seen from.
+    :param relays: what a peer is told of relays, with fresh credentials.
     :param now: monotonic seconds, as everywhere here.
     """
 
@@ -167,9 +187,10 @@ class Session:
         reflector_port: int,
         limits: Limits,
         now: float,
+        relays: Callable[[PeerID], tuple[RelayServer, ...]] = lambda _: (),
     ) -> None:
         self._core = Core(
-            registry, connection, peer, address, reflector_port, limits, now + limits.register_time
+            registry, connection, peer, address, reflector_port, limits, now + limits.register_time, relays
         )
         self._machine = _machine(self._core)
 
@@ -208,6 +229,8 @@ class Session:
         self._heard(now)
         if isinstance(request, Register):
             self._machine.registering(request, now)
+        elif isinstance(request, RenewRelays):
+            self._machine.relays_wanted()
         elif isinstance(request, Ping):
             self._machine.pinged()
         else:

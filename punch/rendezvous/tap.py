@@ -8,6 +8,7 @@ import re
 import socket
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from ipaddress import IPv6Address
@@ -24,6 +25,7 @@ from punch.files import make_private_directory, replace_private
 from punch.rendezvous.certificates import CertificateProblem, load_certificate, names_of
 from punch.rendezvous.config import DEFAULT_REFLECTOR_PORT, Limits, RendezvousConfig, ServerCertificate
 from punch.rendezvous.listen import EndpointError, check_kind
+from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
 from punch.rendezvous.service import RendezvousService, make_service
 from punch.state import RendezvousState, StateDirectory, StateError, default_state_dir
 from punch.wire.address import canonical
@@ -46,6 +48,11 @@ _LIMITS = {
     "calls_per_callee": "calls that may wait for one peer; beyond, it is busy",
     "message_rate": "messages a second that one peer may send for long",
     "message_burst": "messages that one peer may send at once",
+    "relay_allocations": "relayed addresses in all",
+    "relay_allocations_per_peer": "relayed addresses of one peer",
+    "relay_rate": "bytes a second that are relayed for all peers together",
+    "relay_rate_per_peer": "bytes a second that are relayed for one peer",
+    "relay_lifetime": "seconds that a relayed address lives without a refresh",
 }
 """The limits that the command line can change, with what each counts."""
 
@@ -96,6 +103,14 @@ class Options(usage.Options):
             "pin. [default: a certificate of its own key, with a pin]",
         ],
         ["key", None, None, "PEM file with the private key of --certificate."],
+        ["relay", None, "on", "Whether to relay for peers that no direct path joins (TURN): on or off."],
+        ["relay-ports", None, "49152-65535", "First and last UDP port of relayed addresses."],
+        [
+            "turn-secret-file",
+            None,
+            None,
+            "File with the secret that is shared with the servers of --turn (coturn's static-auth-secret).",
+        ],
         [
             "state-dir",
             None,
@@ -112,11 +127,15 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self["control"] = []
+        self["relay-address"] = []
+        self["relay-allow"] = []
+        self["turn"] = []
         self.state: RendezvousState | None = None
         self.certificate: ServerCertificate | None = None
         self.host: str | None = None
         self.public_port: int | None = None
         self.reflector: tuple[str | None, int] = (None, DEFAULT_REFLECTOR_PORT)
+        self.relay = RelayOptions()
 
     def opt_control(self, endpoint: str) -> None:
         """Twisted server endpoint (a stream transport) for control connections, such as \
@@ -127,6 +146,22 @@ itself. [default: TCP port 7001 on all IPv4 and IPv6 addresses]"""
     def opt_reflector(self, where: str) -> None:
         """The same as --reflector-port."""
         self["reflector-port"] = where
+
+    def opt_relay_address(self, address: str) -> None:
+        """IP address that peers see instead of this machine's own, if a 1:1 NAT is in front of it (clouds); \
+may be given once for each address family."""
+        self["relay-address"].append(address)
+
+    def opt_relay_allow(self, network: str) -> None:
+        """Network, such as 10.0.0.0/8, that may be relayed to although it is private, for laboratories; may \
+be given several times."""
+        self["relay-allow"].append(network)
+
+    def opt_turn(self, server: str) -> None:
+        """TURN server elsewhere that peers are told of, such as turn:host:3478?transport=udp or \
+turns:host:5349; needs --turn-secret-file, and may be given several times. With --relay off it stands in for \
+the relay of this service, else beside it."""
+        self["turn"].append(server)
 
     def opt_version(self) -> None:
         """Display the version of Punch and exit."""
@@ -145,6 +180,10 @@ itself. [default: TCP port 7001 on all IPv4 and IPv6 addresses]"""
         self.reflector = self._reflector(self["reflector-port"])
         self._read_host()
         self._read_certificate()
+        try:
+            self.relay = RelayOptions.read(self)
+        except RelayOptionError as problem:
+            self._fail(str(problem))
         root = self["state-dir"]
         if root == "":
             self._fail("--state-dir is empty; name a directory.")
@@ -219,16 +258,22 @@ itself. [default: TCP port 7001 on all IPv4 and IPv6 addresses]"""
             self.host = names[0]
 
 
-def primary_address() -> str:
-    """The address from which this machine reaches others; loopback if it reaches none. Sends nothing."""
+def machine_addresses() -> list[str]:
+    """The addresses from which this machine reaches others, at most one of each family. Sends nothing."""
+    found = []
     for family, anyone in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as probe:
                 probe.connect((anyone, 9))
-                return str(probe.getsockname()[0])
+                found.append(str(probe.getsockname()[0]))
         except OSError:
             continue
-    return "127.0.0.1"
+    return found
+
+
+def primary_address() -> str:
+    """The address from which this machine reaches others; loopback if it reaches none. Sends nothing."""
+    return next(iter(machine_addresses()), "127.0.0.1")
 
 
 def makeService(options: Options) -> IService:
@@ -259,19 +304,47 @@ def makeService(options: Options) -> IService:
         primary_address=primary_address(),
         certificate=ServerCertificate((x509.load_pem_x509_certificate(kept),), identity.private_key),
         authority_certificate=options.certificate,
+        relay=options.relay.enabled,
+        relay_addresses=options.relay.addresses,
+        relay_allow=options.relay.allow,
+        relay_ports=options.relay.ports,
+        machine_addresses=machine_addresses(),
+        turn=options.relay.turn,
+        turn_secret=options.relay.secret,
         limits=limits,
     )
     twistd.end_on_signals(reactor)
     announcer = Announcer(reactor, state, as_json=as_json, host_given=options["host"] is not None)
     try:
         service = make_service(
-            config, reactor=reactor, monotonic=time.monotonic, random=os.urandom, report=announcer
+            config,
+            reactor=reactor,
+            monotonic=time.monotonic,
+            random=os.urandom,
+            report=announcer,
+            wall=time.time,
         )
     except EndpointError as problem:
         twistd.fail(PROGRAM, str(problem), as_json=as_json)
     announcer.service = service
     reactor.addSystemEventTrigger("after", "shutdown", announcer.close)
     return service
+
+
+def within_descriptors(limits: Limits, raise_limit: Callable[[int], int], *, relay: bool) -> Limits:
+    """
+    The limits, cut down to the descriptors that there are: each connection takes one, each relayed address
+    too.
+
+    :param raise_limit: asks the system for so many, and gives what it allows.
+    """
+    relayed = limits.relay_allocations if relay else 0
+    wanted = limits.connections + relayed
+    room = max(2, raise_limit(wanted + _OTHER_FILES) - _OTHER_FILES)
+    if room >= wanted:
+        return limits
+    relayed = relayed * room // wanted
+    return replace(limits, connections=max(1, room - relayed), relay_allocations=max(1, relayed))
 
 
 class Announcer:

@@ -14,27 +14,43 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from typing import Protocol, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IReactorFDSet, IReactorUDP, IReadDescriptor
+from twisted.internet.error import CannotListenError, MessageLengthError
+from twisted.internet.interfaces import IReactorFDSet, IReactorUDP, IReadDescriptor, IUDPTransport
 from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-_READS = 256
-"""Datagrams that are answered before others get their turn."""
-_READ_BYTES = 4096
-"""No question to a reflector is longer; what is gets cut, and so refused."""
+from punch.rendezvous.batches import (
+    ANCILLARY_SIZE,
+    BUFFERS,
+    MAX_UDP,
+    BatchSender,
+    ControlMessage,
+    coalesce,
+    take,
+)
+from punch.wire.address import Address, canonical
+
+_READS = 32
+"""Calls to `recvmsg` before others get their turn: up to 64 datagrams each."""
+_RECEIVE_BUFFER = 4 * 1024 * 1024
+"""Bytes asked of the kernel, so that a burst which comes while we are busy finds room. It may give less."""
 _TRIES = 16
 
 # Linux's number; the socket module has no name for it before Python 3.14.
 _IP_PKTINFO = 8
 _PKTINFO4 = struct.Struct("=I4s4s")
 _PKTINFO6 = struct.Struct("=16sI")
+_ORIGINS = 1024
+"""Our own addresses that are remembered: loopback alone has 16 million."""
+
+# What Twisted's ports raise on sending: the system's errors, and its own for what no socket would take.
+SEND_ERRORS = (OSError, ValueError, MessageLengthError)
 
 
 class UDPPort(Protocol):
@@ -42,41 +58,57 @@ class UDPPort(Protocol):
 
     port: int
 
+    def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        """Send them from `local`, at which datagrams came in. What can't be sent is lost."""
+
     def close(self) -> Deferred[None]:
         """Stop listening."""
+
+
+class Server(Protocol):
+    """What is told of datagrams. It never raises."""
+
+    def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
+        """Datagrams came from `remote`, to our address `local`."""
+
+    def turn_over(self) -> None:
+        """That was all for this turn of the reactor."""
 
 
 @implementer(IReadDescriptor)
 class PacketInfoPort:
     """
-    One wildcard socket. It is the transport of `protocol`, which may call `write` within `datagramReceived`,
-    to answer the datagram it was given.
+    One wildcard socket, which knows where each datagram came in.
 
     :raise OSError: the address family does not exist here, or the port is in use.
     """
 
     def __init__(
-        self, reactor: IReactorFDSet, family: socket.AddressFamily, port: int, protocol: DatagramProtocol
+        self, reactor: IReactorFDSet, family: socket.AddressFamily, port: int, server: Server
     ) -> None:
         self._reactor = reactor
-        self._family = family
-        self._protocol = protocol
-        self._origin: tuple[int, int, bytes] | None = None
+        self._server = server
+        self._ipv6 = family == socket.AF_INET6
+        # Our own addresses by what the kernel says, and what the kernel is told by our own addresses.
+        self._locals: dict[bytes, Address] = {}
+        self._origins: dict[Address, Sequence[ControlMessage]] = {}
         self.socket = socket.socket(family, socket.SOCK_DGRAM)
         try:
             self.socket.setblocking(False)
-            if family == socket.AF_INET6:
+            if self._ipv6:
                 self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
                 self.socket.bind(("::", port))
             else:
                 self.socket.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
                 self.socket.bind(("0.0.0.0", port))
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            coalesce(self.socket)
         except OSError:
             self.socket.close()
             raise
+        self._sender = BatchSender(self.socket)
         self.port = int(self.socket.getsockname()[1])
-        protocol.makeConnection(cast(Any, self))
         reactor.addReader(self)
 
     def fileno(self) -> int:
@@ -88,27 +120,30 @@ class PacketInfoPort:
         return "reflector"
 
     def doRead(self) -> None:
-        """Datagrams are there."""
+        """Datagrams are there: all that wait, by who sent them, in order."""
+        waiting: dict[tuple[tuple[str, int], bytes], list[bytes]] = {}
+        read = self.socket.recvmsg_into
         for _ in range(_READS):
             try:
-                data, ancillary, flags, remote = self.socket.recvmsg(_READ_BYTES, 128)
+                size, ancillary, _, remote = read(BUFFERS, ANCILLARY_SIZE)
             except BlockingIOError:
-                return
+                break
             except OSError:
                 continue  # An earlier answer was not wanted (ICMP): that datagram is lost.
-            if flags & socket.MSG_TRUNC:
-                continue
-            self._origin = self._answer_from(ancillary)
-            self._protocol.datagramReceived(data, remote[:2])
-            self._origin = None
+            # The kernel's order: how many there are, then where they came in.
+            key = (remote[:2], ancillary[-1][2] if ancillary else b"")
+            datagrams = waiting.get(key)
+            if datagrams is None:
+                datagrams = waiting[key] = []
+            take(datagrams, size, ancillary)
+        server = self._server
+        for (remote, information), datagrams in waiting.items():
+            server.received(datagrams, Address._make(remote), self._local(information), self)
+        server.turn_over()
 
-    def write(self, data: bytes, address: tuple[str, int]) -> None:
-        """
-        Answer, from where the question came in.
-
-        :raise OSError: the datagram is lost.
-        """
-        self.socket.sendmsg([data], [] if self._origin is None else [self._origin], 0, address)
+    def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        """Send them from the address that they are an answer of."""
+        self._sender.send(datagrams, remote, self._origins.get(local, ()))
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor gave the socket up, or `close` was called."""
@@ -120,17 +155,31 @@ class PacketInfoPort:
         self.socket.close()
         return succeed(None)
 
-    def _answer_from(self, ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int, bytes] | None:
-        for level, kind, content in ancillary:
-            if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
-                _interface, _local, destination = _PKTINFO4.unpack_from(content)
-                # The routing table chooses the interface, we choose the source address.
-                return level, kind, _PKTINFO4.pack(0, destination, bytes(4))
-            if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO:
-                destination, interface = _PKTINFO6.unpack_from(content)
-                link_local = destination[0] == 0xFE and destination[1] & 0xC0 == 0x80
-                return level, kind, _PKTINFO6.pack(destination, interface if link_local else 0)
-        return None
+    def _local(self, information: bytes) -> Address:
+        """Which of our addresses that is, from IP_PKTINFO or IPV6_PKTINFO."""
+        known = self._locals.get(information)
+        if known is not None:
+            return known
+        if not information:
+            return Address("::" if self._ipv6 else "0.0.0.0", self.port)
+        if len(self._locals) >= _ORIGINS:
+            self._locals.clear()
+            self._origins.clear()
+        origin: ControlMessage
+        if self._ipv6:
+            destination, interface = _PKTINFO6.unpack_from(information)
+            link_local = destination[0] == 0xFE and destination[1] & 0xC0 == 0x80
+            content = _PKTINFO6.pack(destination, interface if link_local else 0)
+            origin = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, content)
+            host = socket.inet_ntop(socket.AF_INET6, destination)
+        else:
+            _interface, _local, destination = _PKTINFO4.unpack_from(information)
+            # The routing table chooses the interface, we choose the source address.
+            origin = (socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO4.pack(0, destination, bytes(4)))
+            host = socket.inet_ntop(socket.AF_INET, destination)
+        local = self._locals[information] = Address(host, self.port)
+        self._origins[local] = (origin,)
+        return local
 
 
 class PlainPort:
@@ -141,18 +190,44 @@ class PlainPort:
     :raise CannotListenError: the address does not exist here, or the port is in use.
     """
 
-    def __init__(self, reactor: IReactorUDP, host: str, port: int, protocol: DatagramProtocol) -> None:
-        self._listening = reactor.listenUDP(port, protocol, interface=host, maxPacketSize=_READ_BYTES)
+    def __init__(self, reactor: IReactorUDP, host: str, port: int, server: Server) -> None:
+        self._protocol = _PlainProtocol(self, server)
+        self._listening = reactor.listenUDP(port, self._protocol, interface=host, maxPacketSize=MAX_UDP)
         self.port = int(cast(IPv4Address, self._listening.getHost()).port)
+
+    def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        """Send them, from where the system thinks best."""
+        transport = cast(IUDPTransport, self._listening)
+        for data in datagrams:
+            try:
+                transport.write(data, remote)
+            except SEND_ERRORS:
+                continue
 
     def close(self) -> Deferred[None]:
         """Stop listening."""
         return succeed(None).addCallback(lambda _: self._listening.stopListening())
 
 
-def open_ports(
-    reactor: IReactorUDP, host: str | None, port: int, make_protocol: Callable[[], DatagramProtocol]
-) -> list[UDPPort]:
+class _PlainProtocol(DatagramProtocol):
+    noisy = False
+
+    def __init__(self, port: PlainPort, server: Server) -> None:
+        self._port = port
+        self._server = server
+        self._local = Address("", 0)
+
+    def startProtocol(self) -> None:
+        assert self.transport is not None
+        own = self.transport.getHost()
+        self._local = canonical(own.host.partition("%")[0], own.port)
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        self._server.received((datagram,), Address(*addr[:2]), self._local, self._port)
+        self._server.turn_over()
+
+
+def open_ports(reactor: IReactorUDP, host: str | None, port: int, server: Server) -> list[UDPPort]:
     """
     Listen on `port` of `host`, or of all addresses of both families as far as they exist here.
 
@@ -161,9 +236,9 @@ def open_ports(
     :raise CannotListenError: the same.
     """
     if host is not None:
-        return [PlainPort(reactor, host, port, make_protocol())]
+        return [PlainPort(reactor, host, port, server)]
     if not (IReactorFDSet.providedBy(reactor) and sys.platform == "linux"):
-        return _open_plain(reactor, port, make_protocol)
+        return _open_plain(reactor, port, server)
     for attempt in range(_TRIES):
         opened: list[UDPPort] = []
         try:
@@ -174,7 +249,7 @@ def open_ports(
                             cast(IReactorFDSet, reactor),
                             family,
                             opened[0].port if opened else port,
-                            make_protocol(),
+                            server,
                         )
                     )
                 except OSError as problem:
@@ -192,18 +267,16 @@ def open_ports(
     raise AssertionError("the last attempt returns or raises")
 
 
-def _open_plain(
-    reactor: IReactorUDP, port: int, make_protocol: Callable[[], DatagramProtocol]
-) -> list[UDPPort]:
+def _open_plain(reactor: IReactorUDP, port: int, server: Server) -> list[UDPPort]:
     opened: list[UDPPort] = []
     try:
-        opened.append(PlainPort(reactor, "::", port, make_protocol()))
+        opened.append(PlainPort(reactor, "::", port, server))
         port = opened[0].port
     except CannotListenError as problem:
         if errno_of(problem) not in NO_FAMILY:
             raise
     try:
-        opened.append(PlainPort(reactor, "0.0.0.0", port, make_protocol()))
+        opened.append(PlainPort(reactor, "0.0.0.0", port, server))
     except CannotListenError as problem:
         # Many systems give an IPv6 wildcard the IPv4 addresses too.
         if not opened or errno_of(problem) != errno.EADDRINUSE:

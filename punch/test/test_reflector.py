@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.limits import TokenBuckets
-from punch.rendezvous.reflector import BURST, CAPACITY, Reflector, ReflectorProtocol
+from punch.rendezvous.reflector import BURST, CAPACITY, Reflector
+from punch.rendezvous.udp import PlainPort
+from punch.rendezvous.udp_server import UDPServer
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, Message, MessageClass, Method, encode, parse
 
 TRANSACTION = bytes(range(100, 112))
 PLAIN = bytes.fromhex("000100002112a442") + TRANSACTION
 ALICE = Address("203.0.113.1", 50000)
+HERE = Address("198.51.100.1", 3478)
 ALICE6 = Address("2001:db8::a", 50000)
 
 
@@ -272,79 +278,102 @@ class LimitTests(SynchronousTestCase):
 
 
 class FakePort:
-    """Takes what a protocol sends. `error` is raised by the next `write`."""
+    """Takes what a server sends. `error` is raised by the next `send`."""
+
+    port = 3478
 
     def __init__(self) -> None:
-        self.sent: list[tuple[bytes, tuple[str, int]]] = []
+        self.sent: list[tuple[bytes, Address, Address]] = []
         self.error: Exception | None = None
 
-    def write(self, data: bytes, remote: tuple[str, int]) -> None:
+    def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         if self.error is not None:
             raise self.error
-        self.sent.append((data, remote))
+        self.sent += [(data, remote, local) for data in datagrams]
+
+    def close(self) -> Deferred[None]:
+        return succeed(None)
 
 
-class ProtocolTests(SynchronousTestCase):
+class ServerTests(SynchronousTestCase):
     """The shell: answers to where it was asked from, survives everything, tells the log nothing."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.port = FakePort()
-        self.protocol = ReflectorProtocol(Reflector(TokenBuckets(1, 3, 10)), monotonic=self.clock.seconds)
-        self.protocol.transport = cast(Any, self.port)
+        self.server = UDPServer(Reflector(TokenBuckets(1, 3, 10)), monotonic=self.clock.seconds)
         capture = capturedLogs()
         self.events = capture.__enter__()
         self.addCleanup(capture.__exit__, None, None, None)
 
+    def receive(self, *datagrams: bytes, remote: Address = ALICE) -> None:
+        """These came in one turn."""
+        self.server.received(datagrams, remote, HERE, self.port)
+        self.server.turn_over()
+
     def logged(self) -> list[LogEvent]:
-        """What the reflector logged."""
-        return [event for event in self.events if "reflector" in event.get("log_namespace", "")]
+        """What the server logged."""
+        return [event for event in self.events if "udp_server" in event.get("log_namespace", "")]
 
     def test_answers(self) -> None:
-        """To the very address it was asked from."""
-        self.protocol.datagramReceived(PLAIN, ALICE)
-        self.protocol.datagramReceived(b"noise", ALICE)
-        ((data, remote),) = self.port.sent
-        self.assertEqual(remote, ALICE)
-        self.assertEqual(parse(data).get(Attribute.XOR_MAPPED_ADDRESS), ALICE)
+        """To the very address it was asked from, from the very address it was asked at."""
+        self.receive(PLAIN, b"noise", PLAIN)
+        self.assertEqual(len(self.port.sent), 2)
+        for data, remote, local in self.port.sent:
+            self.assertEqual((remote, local), (ALICE, HERE))
+            self.assertEqual(parse(data).get(Attribute.XOR_MAPPED_ADDRESS), ALICE)
 
     def test_time(self) -> None:
         """Buckets fill by the clock that was given."""
         for seconds, answers in [(0, 3), (2, 5), (0, 5), (1, 6)]:
             self.clock.advance(seconds)
             for _ in range(4):
-                self.protocol.datagramReceived(PLAIN, ALICE)
+                self.receive(PLAIN)
             self.assertEqual(len(self.port.sent), answers)
 
     def test_send_errors(self) -> None:
         """A datagram that can't be sent is lost, and that is all."""
-        for error in (OSError(101, "unreachable"), PermissionError(1, "no"), BlockingIOError()):
-            self.port.error = error
-            self.protocol.datagramReceived(PLAIN, ALICE)
-        self.assertEqual(self.logged(), [])
-
-    def test_not_connected(self) -> None:
-        """A datagram read while the port closes is dropped."""
-        self.protocol.transport = None
-        self.protocol.datagramReceived(PLAIN, ALICE)
-        self.assertEqual(self.logged(), [])
+        reactor = FailingReactor()
+        port = PlainPort(cast(Any, reactor), "", 3478, self.server)
+        for error in (OSError(101, "unreachable"), PermissionError(1, "no"), BlockingIOError(), ValueError()):
+            reactor.error = error
+            port.send([PLAIN, PLAIN], ALICE, HERE)
+        self.assertEqual(reactor.attempts, 8)
 
     def test_mistakes(self) -> None:
         """A mistake of ours is logged by type and place, without the address, and less and less often."""
         for _ in range(9):
-            self.protocol.datagramReceived(PLAIN, ("no address 203.0.113.77", 1))
+            self.receive(PLAIN, remote=Address("no address 203.0.113.77", 1))
         self.port.error = TypeError("what 203.0.113.77 wanted")
-        self.protocol.datagramReceived(PLAIN, ALICE)
+        self.receive(PLAIN)
         events = self.logged()
         self.assertEqual([event["count"] for event in events], [1, 2, 4, 8])
         self.assertEqual(events[0]["kind"], "ValueError")
         self.assertNotIn("203.0.113", repr(events))
         self.port.error = None
-        self.protocol.datagramReceived(PLAIN, ALICE)
+        self.receive(PLAIN)
         self.assertEqual(len(self.port.sent), 1)
 
     def test_nothing_is_logged(self) -> None:
         """Neither questions nor noise leave a line."""
         for data in (PLAIN, b"", bytes(65507), question((0x7777, b"")), b"\x16\x03\x01"):
-            self.protocol.datagramReceived(data, ALICE)
+            self.receive(data)
         self.assertEqual(self.logged(), [])
+
+
+class FailingReactor:
+    """Opens a UDP port on which nothing can be sent."""
+
+    def __init__(self) -> None:
+        self.error: Exception = OSError()
+        self.attempts = 0
+
+    def listenUDP(self, port: int, protocol: object, interface: str, maxPacketSize: int) -> FailingReactor:
+        return self
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("UDP", "0.0.0.0", 3478)
+
+    def write(self, data: bytes, remote: tuple[str, int]) -> None:
+        self.attempts += 1
+        raise self.error

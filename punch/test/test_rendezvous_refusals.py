@@ -31,23 +31,28 @@ class RefusalTests(RendezvousCase):
         self.assertIsNotNone(client.ended)
 
     def test_other_protocols(self) -> None:
-        for alpn in ([b"h2"], [b"stun.turn"], [b"punch/2"]):
+        for alpn in ([b"h2"], [b"punch/2"]):
             client = self.connect(self.alice, alpn=alpn)
             self.assertFalse(client.secured)
             assert client.ended is not None
             self.assertIn("no application protocol", str(client.ended.value).replace("_", " "))
 
-    def test_no_protocol(self) -> None:
-        client = self.connect(self.alice, alpn=[])
-        self.assertIsNotNone(client.ended)
-        self.assertEqual(client.data, b"")
+    def test_a_relay_client_that_says_nothing(self) -> None:
+        """`stun.turn` and no protocol at all are for TURN, which needs no certificate, but an allocation."""
+        for alpn in ([b"stun.turn"], []):
+            client = self.connect(None, alpn=alpn)
+            self.assertTrue(client.secured)
+            self.assertIsNone(client.ended)
+            self.net.advance(11)
+            self.assertIsNotNone(client.ended)
+            self.assertEqual(client.data, b"")
 
     def test_our_protocol_among_others(self) -> None:
         client = self.connect(self.alice, alpn=[b"h2", b"punch/1"])
         self.assertIsNone(client.ended)
 
     def test_no_tls(self) -> None:
-        for data in (b"GET / HTTP/1.1\r\n\r\n", b'{"type":"register"}\n', b"\x00\x01\x00\x00", b"\x80"):
+        for data in (b"GET / HTTP/1.1\r\n\r\n", b'{"type":"register"}\n', b"\x02\x01\x00\x00", b"\x80"):
             client = connect_raw(self.home.reactor, SERVICE, 7001)
             self.net.advance(0.2)
             assert client.transport is not None

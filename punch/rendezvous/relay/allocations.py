@@ -1,0 +1,363 @@
+"""
+The allocations of the relay, and all that bounds them: how many, whose, how long, how much. Pure.
+
+An allocation belongs to a five-tuple (RFC 8656, section 2.2) and to the user whose credentials asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from punch.identity import RandomBytes
+from punch.rendezvous.relay.bandwidth import Bandwidth
+from punch.rendezvous.relay.deadlines import Deadlines
+from punch.rendezvous.relay.settings import RelaySettings
+from punch.wire.address import Address
+
+RESERVATION_TIME = 30.0
+"""Seconds that a reserved port waits for its RESERVATION-TOKEN (RFC 8656, section 7.2)."""
+_PORT_TRIES = 512
+"""Ports that are tried for an allocation, from a random one on (RFC 6056, section 3.3.1)."""
+_TOKEN_SIZE = 8
+
+
+class FiveTuple(NamedTuple):
+    """Who asks: the two addresses, and which connection it is on a stream transport (0: UDP)."""
+
+    remote: Address
+    local: Address
+    connection: int = 0
+
+
+class Refusal(Exception):
+    """A request is refused with an error code of RFC 8489 or 8656, and a reason for a person."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+
+class RelayedPort(Protocol):
+    """A bound UDP socket. What arrives there is for `allocation`."""
+
+    allocation: Allocation | None
+
+    def send(self, datagrams: Sequence[bytes], peer: Address) -> None:
+        """Send them; whatever goes wrong, they are lost."""
+
+    def close(self) -> None:
+        """Stop."""
+
+
+class Ports(Protocol):
+    """Opens sockets for the table."""
+
+    def open(self, host: str, port: int) -> RelayedPort | None:
+        """A socket bound to `host` and `port`, or None if it can't be had."""
+
+
+@dataclass(slots=True, eq=False)
+class User:
+    """One user of the relay: a peer, as its credentials name it."""
+
+    name: str
+    bandwidth: Bandwidth
+    ports: int = 0
+    """Allocations and reservations."""
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """
+    Datagrams on their way: to `peer`, or to the client if that is None. They wait for the end of the turn.
+    """
+
+    allocation: Allocation
+    peer: Address | None
+    waiting: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Binding:
+    """A channel: its two bytes on the wire, and its end."""
+
+    number: bytes
+    peer: Address
+    expires: float
+
+
+@dataclass(slots=True, eq=False)
+class Allocation:
+    """
+    What one client was given.
+
+    `channels` and `numbers` hold the channels that are open now, that is, whose binding and permission both
+    live: looking a datagram up there is all that relaying it takes.
+    """
+
+    client: FiveTuple
+    user: User
+    key: bytes
+    """The long-term key of who asked for it."""
+    transaction: bytes
+    port: RelayedPort
+    bound: Address
+    relayed: Address
+    """What peers see: `bound`, unless a NAT is in front."""
+    expires: float
+    token: bytes | None = None
+    """The RESERVATION-TOKEN that came with it."""
+    permissions: dict[str, float] = field(default_factory=dict)
+    bindings: dict[bytes, Binding] = field(default_factory=dict)
+    channels: dict[bytes, Flow] = field(default_factory=dict)
+    numbers: dict[Address, bytes] = field(default_factory=dict)
+    sends: dict[Address, Flow] = field(default_factory=dict)
+    """Send indications of this turn, by peer."""
+    to_client: Flow = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.to_client = Flow(self, None)
+
+    @property
+    def is_ipv6(self) -> bool:
+        """The family of the relayed address."""
+        return self.relayed.is_ipv6
+
+    def arrange(self) -> None:
+        """Bring `channels` and `numbers` into line with bindings and permissions."""
+        self.channels = {
+            number: self.channels.get(number) or Flow(self, binding.peer)
+            for number, binding in self.bindings.items()
+            if binding.peer.host in self.permissions
+        }
+        self.numbers = {self.bindings[number].peer: number for number in self.channels}
+
+    def expire(self, now: float) -> None:
+        """Forget permissions and bindings whose time is over."""
+        self.permissions = {host: end for host, end in self.permissions.items() if end > now}
+        self.bindings = {number: each for number, each in self.bindings.items() if each.expires > now}
+        self.arrange()
+
+    def next_end(self) -> float:
+        """When the first part of it ends."""
+        ends = [self.expires, *self.permissions.values(), *(each.expires for each in self.bindings.values())]
+        return min(ends)
+
+
+@dataclass(slots=True, eq=False)
+class _Reservation:
+    user: User
+    port: RelayedPort
+    bound: Address
+    expires: float
+
+
+class Wanted(NamedTuple):
+    """What an Allocate request asks for."""
+
+    ipv6: bool = False
+    even: bool = False
+    reserve: bool = False
+    """The next higher port too, for a later request with the token (EVEN-PORT)."""
+    token: bytes | None = None
+
+
+class Allocations:
+    """
+    All allocations, reservations and users. Deadlines are in `get_timer`; `now` is monotonic seconds.
+    """
+
+    def __init__(self, settings: RelaySettings, ports: Ports, random: RandomBytes, now: float) -> None:
+        self.bandwidth = Bandwidth(settings.rate, settings.rate * settings.burst_time, now)
+        """Of all users together."""
+        self.by_client: dict[tuple[Address, Address, int], Allocation] = {}
+        self.by_relayed: dict[Address, Allocation] = {}
+        self.users: dict[str, User] = {}
+        self._settings = settings
+        self._ports = ports
+        self._random = random
+        self._bound: set[Address] = set()
+        self._reservations: dict[bytes, _Reservation] = {}
+        self._deadlines = Deadlines()
+
+    def __len__(self) -> int:
+        """Ports in use: allocations and reservations."""
+        return len(self.by_client) + len(self._reservations)
+
+    def open(
+        self,
+        client: FiveTuple,
+        user_name: str,
+        key: bytes,
+        transaction: bytes,
+        wanted: Wanted,
+        expires: float,
+        now: float,
+    ) -> Allocation:
+        """
+        A new allocation for `client`, which has none.
+
+        :raise Refusal: 440, 486 or 508.
+        """
+        if wanted.token is not None:
+            reservation = self._take_reservation(wanted.token, user_name)
+            user, port, bound = reservation.user, reservation.port, reservation.bound
+            shown = self._settings.shown_host(bound.host, client.local.host)
+            token = None
+        else:
+            hosts = self._settings.hosts(client.local.host, wanted.ipv6)
+            if hosts is None:
+                raise Refusal(440, "No such address family here")
+            user = self._admit(user_name, 2 if wanted.reserve else 1, now)
+            try:
+                bound, port, token = self._open_port(hosts.bound, user, wanted, now)
+            except Refusal:
+                self._release(user, 0, now)
+                raise
+            shown = hosts.shown
+        allocation = Allocation(
+            client, user, key, transaction, port, bound, Address(shown, bound.port), expires, token
+        )
+        port.allocation = allocation
+        self.by_client[client] = allocation
+        self.by_relayed[allocation.relayed] = allocation
+        self.by_relayed[bound] = allocation
+        self.watch(allocation)
+        return allocation
+
+    def close(self, allocation: Allocation, now: float) -> None:
+        """End an allocation: its five-tuple and its port are free at once."""
+        if self.by_client.get(allocation.client) is not allocation:
+            return
+        del self.by_client[allocation.client]
+        self._deadlines.discard(allocation)
+        self.by_relayed.pop(allocation.relayed, None)
+        self.by_relayed.pop(allocation.bound, None)
+        self._bound.discard(allocation.bound)
+        allocation.expires = now
+        allocation.channels = {}
+        allocation.numbers = {}
+        allocation.port.allocation = None
+        allocation.port.close()
+        self._release(allocation.user, 1, now)
+
+    def watch(self, allocation: Allocation) -> None:
+        """Its deadlines have changed."""
+        self._deadlines.set(allocation, allocation.next_end())
+
+    def get_timer(self) -> float | None:
+        """When to call `handle_timer`."""
+        return self._deadlines.next()
+
+    def handle_timer(self, now: float) -> None:
+        """End what is over."""
+        while (due := self._deadlines.pop(now)) is not None:
+            if isinstance(due, Allocation):
+                self._look_at(due, now)
+            elif isinstance(due, User):
+                self._forget(due)
+            elif isinstance(due, bytes):
+                self._end_reservation(due, now)
+
+    def close_all(self, now: float) -> None:
+        """The service ends."""
+        for allocation in list(self.by_client.values()):
+            self.close(allocation, now)
+        for token in list(self._reservations):
+            self._end_reservation(token, now)
+        self.users.clear()
+        self._deadlines.clear()
+
+    # -- within --
+
+    def _look_at(self, allocation: Allocation, now: float) -> None:
+        if allocation.expires <= now:
+            self.close(allocation, now)
+        else:
+            allocation.expire(now)
+            self.watch(allocation)
+
+    def _admit(self, name: str, ports: int, now: float) -> User:
+        settings = self._settings
+        user = self.users.get(name)
+        if (user.ports if user else 0) + ports > settings.allocations_per_user:
+            raise Refusal(486, "Allocation quota reached")
+        if len(self) + ports > settings.allocations:
+            raise Refusal(508, "The relay is full")
+        if user is None:
+            rate = settings.rate_per_user
+            user = self.users[name] = User(name, Bandwidth(rate, rate * settings.burst_time, now))
+        return user
+
+    def _release(self, user: User, ports: int, now: float) -> None:
+        user.ports -= ports
+        if not user.ports:
+            # Whoever comes back at once finds its bucket as it was.
+            self._deadlines.set(user, user.bandwidth.full_at(now))
+
+    def _forget(self, user: User) -> None:
+        if not user.ports and self.users.get(user.name) is user:
+            del self.users[user.name]
+
+    def _open_port(
+        self, host: str, user: User, wanted: Wanted, now: float
+    ) -> tuple[Address, RelayedPort, bytes | None]:
+        """
+        :raise Refusal: 508, there is none.
+        """
+        low, high = self._settings.ports
+        total = high - low + 1
+        start = int.from_bytes(self._random(4), "big") % total
+        for step in range(min(total, _PORT_TRIES)):
+            number = low + (start + step) % total
+            if wanted.even and number & 1:
+                continue
+            bound = Address(host, number)
+            port = self._bind(bound)
+            if port is None:
+                continue
+            if not wanted.reserve:
+                user.ports += 1
+                return bound, port, None
+            following = Address(host, number + 1)
+            second = self._bind(following) if number < high else None
+            if second is None:
+                self._bound.discard(bound)
+                port.close()
+                continue
+            user.ports += 2
+            return bound, port, self._reserve(user, second, following, now)
+        raise Refusal(508, "No port is free")
+
+    def _bind(self, bound: Address) -> RelayedPort | None:
+        if bound in self._bound:
+            return None
+        port = self._ports.open(*bound)
+        if port is not None:
+            self._bound.add(bound)
+        return port
+
+    def _reserve(self, user: User, port: RelayedPort, bound: Address, now: float) -> bytes:
+        token = self._random(_TOKEN_SIZE)
+        end = now + RESERVATION_TIME
+        self._reservations[token] = _Reservation(user, port, bound, end)
+        self._deadlines.set(token, end)
+        return token
+
+    def _end_reservation(self, token: bytes, now: float) -> None:
+        reservation = self._reservations.pop(token, None)
+        if reservation is not None:
+            self._deadlines.discard(token)
+            self._bound.discard(reservation.bound)
+            reservation.port.close()
+            self._release(reservation.user, 1, now)
+
+    def _take_reservation(self, token: bytes, user_name: str) -> _Reservation:
+        reservation = self._reservations.get(token)
+        if reservation is None or reservation.user.name != user_name:
+            raise Refusal(508, "No such reservation")
+        self._deadlines.discard(token)
+        return self._reservations.pop(token)

@@ -1,0 +1,243 @@
+"""
+The TURN server (RFC 8656), without sockets and without a clock.
+
+Datagrams go in by `receive` (from clients, whatever carried them) and `receive_from_peers` (at relayed
+addresses), many at a time. What is to be sent gathers until `outputs` is asked, at the end of a turn of the
+reactor: so whoever sends has whole batches for one address, and bytes are counted once a batch. Relaying a
+datagram is one look-up and one `append`; all that can be checked beforehand was checked when its channel or
+its permission came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from punch.identity import RandomBytes
+from punch.rendezvous.limits import TokenBuckets, prefix_key
+from punch.rendezvous.relay.allocations import (
+    Allocation,
+    Allocations,
+    FiveTuple,
+    Flow,
+    Ports,
+    RelayedPort,
+)
+from punch.rendezvous.relay.authentication import Authenticator
+from punch.rendezvous.relay.bandwidth import admit
+from punch.rendezvous.relay.destinations import Destinations
+from punch.rendezvous.relay.requests import Requests
+from punch.rendezvous.relay.settings import RelaySettings
+from punch.wire.address import Address
+from punch.wire.stun import (
+    Attribute,
+    Message,
+    MessageClass,
+    Method,
+    STUNError,
+    encode,
+    parse,
+)
+
+STRANGERS_RATE = 100.0
+"""Answers a second to those of one /24 or /64 who have not proved who they are."""
+STRANGERS_BURST = 500.0
+STRANGERS_CAPACITY = 16_384
+"""Prefixes whose bucket is remembered."""
+AMPLIFICATION = 3
+"""No answer to a stranger is longer than this many times its question."""
+
+_HIGHEST_STUN = 3
+_NO_CHANNELS: dict[bytes, Flow] = {}
+_PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+
+
+class ToClient(NamedTuple):
+    """Messages for a client: each a datagram, or for a stream one after the other."""
+
+    client: FiveTuple
+    messages: Sequence[bytes]
+
+
+class ToPeer(NamedTuple):
+    """Datagrams to send from a relayed address."""
+
+    port: RelayedPort
+    datagrams: Sequence[bytes]
+    peer: Address
+
+
+class RelayCore:
+    """
+    One TURN server. `now` is monotonic seconds.
+
+    :param ports: opens the sockets behind relayed addresses.
+    :param is_own: whether an address is one of this machine's.
+    :ivar epoch: what to add to `now` to have Unix seconds, which credentials expire by.
+    """
+
+    def __init__(
+        self,
+        settings: RelaySettings,
+        ports: Ports,
+        destinations: Destinations,
+        *,
+        random: RandomBytes,
+        now: float,
+        epoch: float,
+    ) -> None:
+        self.epoch = epoch
+        self.allocations = Allocations(settings, ports, random, now)
+        self.authenticator = Authenticator(settings)
+        self._requests = Requests(settings, self.authenticator, self.allocations, destinations)
+        self._strangers = TokenBuckets(STRANGERS_RATE, STRANGERS_BURST, STRANGERS_CAPACITY)
+        self._random = random
+        self._clients = self.allocations.by_client
+        self._answers: list[ToClient] = []
+        self._flows: list[Flow] = []
+
+    def receive(
+        self,
+        datagrams: Sequence[bytes],
+        remote: Address,
+        local: Address,
+        now: float,
+        connection: int = 0,
+    ) -> None:
+        """
+        Messages of one client, in order: datagrams, or what a stream was cut into.
+
+        :param connection: the number of its connection, 0 for UDP.
+        """
+        # A plain tuple is the same key as a FiveTuple, and made faster.
+        allocation = self._clients.get((remote, local, connection))
+        channels = _NO_CHANNELS if allocation is None else allocation.channels
+        for data in datagrams:
+            flow = channels.get(data[:2])
+            if flow is not None:
+                if len(data) > 3 and (end := 4 + (data[2] << 8 | data[3])) <= len(data):
+                    waiting = flow.waiting
+                    if not waiting:
+                        self._flows.append(flow)
+                    waiting.append(data[4:end])
+            elif data and data[0] <= _HIGHEST_STUN:
+                client = FiveTuple(remote, local, connection)
+                self._receive_stun(data, client, now)
+                allocation = self._clients.get(client)
+                channels = _NO_CHANNELS if allocation is None else allocation.channels
+
+    def receive_from_peers(self, allocation: Allocation, datagrams: Sequence[bytes], peer: Address) -> None:
+        """
+        Datagrams that came from `peer` at the relayed address of an allocation.
+        """
+        number = allocation.numbers.get(peer)
+        flow = allocation.to_client
+        if number is not None:
+            if not flow.waiting:
+                self._flows.append(flow)
+            append = flow.waiting.append
+            if allocation.client.connection:
+                for data in datagrams:
+                    size = len(data)
+                    append(b"%b%b%b%b" % (number, size.to_bytes(2, "big"), data, _PADDING[size & 3]))
+                return
+            last, header = -1, b""
+            for data in datagrams:
+                if len(data) != last:
+                    last = len(data)
+                    header = number + last.to_bytes(2, "big")
+                append(header + data)
+        elif peer.host in allocation.permissions:
+            if not flow.waiting:
+                self._flows.append(flow)
+            for data in datagrams:
+                flow.waiting.append(self._data_indication(data, peer))
+
+    def outputs(self, now: float) -> tuple[list[ToClient], list[ToPeer]]:
+        """All that is to be sent now."""
+        to_clients, self._answers = self._answers, []
+        to_peers: list[ToPeer] = []
+        flows, total = self._flows, self.allocations.bandwidth
+        # What is for another allocation of ours appends to it while we go.
+        for flow in flows:
+            allocation, peer = flow.allocation, flow.peer
+            waiting, flow.waiting = flow.waiting, []
+            if allocation.sends:
+                allocation.sends.clear()
+            datagrams = admit(waiting, (total, allocation.user.bandwidth), now)
+            if not datagrams or allocation.port.allocation is not allocation:
+                continue
+            if peer is None:
+                to_clients.append(ToClient(allocation.client, datagrams))
+                continue
+            inner = self.allocations.by_relayed.get(peer)
+            if inner is None:
+                to_peers.append(ToPeer(allocation.port, datagrams, peer))
+            else:
+                self.receive_from_peers(inner, datagrams, allocation.relayed)
+        flows.clear()
+        return to_clients, to_peers
+
+    def disconnected(self, client: FiveTuple, now: float) -> None:
+        """A stream is gone, and its allocation with it (RFC 8656, section 3.1)."""
+        allocation = self._clients.get(client)
+        if allocation is not None:
+            self.allocations.close(allocation, now)
+
+    def get_timer(self) -> float | None:
+        """When to call `handle_timer`."""
+        return self.allocations.get_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """End what is over."""
+        self.allocations.handle_timer(now)
+
+    # -- within --
+
+    def _receive_stun(self, data: bytes, client: FiveTuple, now: float) -> None:
+        known = client in self._clients
+        # Whoever has no allocation may be anybody, anywhere.
+        if not known and not self._may_answer(client, now):
+            return
+        try:
+            message = parse(data)
+        except STUNError:
+            return
+        if message.message_class == MessageClass.INDICATION:
+            if message.method == Method.SEND:
+                self._send_indication(message, self._clients.get(client))
+        elif message.message_class == MessageClass.REQUEST:
+            answered = self._requests.answer(message, client, now, now + self.epoch)
+            if answered is None:
+                return
+            answer, key = answered
+            if key is None and known and not self._may_answer(client, now):
+                return
+            encoded = encode(answer, key, fingerprint=message.has_fingerprint)
+            if key is None and not client.connection and len(encoded) > AMPLIFICATION * len(data):
+                return
+            self._answers.append(ToClient(client, (encoded,)))
+
+    def _may_answer(self, client: FiveTuple, now: float) -> bool:
+        return bool(client.connection) or self._strangers.allow(prefix_key(client.remote.host), now)
+
+    def _send_indication(self, message: Message, allocation: Allocation | None) -> None:
+        """RFC 8656, section 11.2: anything unusual is dropped without a word."""
+        if allocation is None:
+            return
+        peer: Address | None = message.get(Attribute.XOR_PEER_ADDRESS)
+        data: bytes | None = message.get(Attribute.DATA)
+        if peer is None or data is None or peer.host not in allocation.permissions:
+            return
+        if message.unknown_required() or Attribute.DONT_FRAGMENT in message:
+            return
+        flow = allocation.sends.get(peer)
+        if flow is None:
+            flow = allocation.sends[peer] = Flow(allocation, peer)
+            self._flows.append(flow)
+        flow.waiting.append(data)
+
+    def _data_indication(self, data: bytes, peer: Address) -> bytes:
+        attributes = ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.DATA, data))
+        message = Message(Method.DATA, MessageClass.INDICATION, self._random(12), attributes)
+        return encode(message, fingerprint=False)

@@ -1,0 +1,59 @@
+"""Many deadlines, of which the next is asked for: a heap that does not grow with what is cancelled."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+from itertools import count
+
+_SPARE = 64
+"""
+Entries that nobody waits for any more are cleared away when there are more of them than of others and this.
+"""
+
+
+class Deadlines:
+    """One time, in monotonic seconds, for each key."""
+
+    def __init__(self) -> None:
+        self._times: dict[Hashable, float] = {}
+        self._heap: list[tuple[float, int, Hashable]] = []
+        self._order = count()
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def set(self, key: Hashable, when: float) -> None:
+        """`key` is due at `when`, and no longer at another time."""
+        if self._times.get(key) == when:
+            return
+        self._times[key] = when
+        heapq.heappush(self._heap, (when, next(self._order), key))
+        if len(self._heap) > 2 * len(self._times) + _SPARE:
+            self._heap = [(when, next(self._order), key) for key, when in self._times.items()]
+            heapq.heapify(self._heap)
+
+    def discard(self, key: Hashable) -> None:
+        """`key` is due no more."""
+        self._times.pop(key, None)
+
+    def next(self) -> float | None:
+        """When the first is due."""
+        heap = self._heap
+        while heap and self._times.get(heap[0][2]) != heap[0][0]:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def pop(self, now: float) -> Hashable | None:
+        """One key that is due, which then has no deadline; None if there is none."""
+        when = self.next()
+        if when is None or when > now:
+            return None
+        key = heapq.heappop(self._heap)[2]
+        del self._times[key]
+        return key
+
+    def clear(self) -> None:
+        """Nothing is due."""
+        self._times.clear()
+        self._heap.clear()

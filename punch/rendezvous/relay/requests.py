@@ -1,0 +1,225 @@
+"""
+The requests of TURN: Allocate, Refresh, CreatePermission, ChannelBind (RFC 8656, sections 7, 8, 10 and 12).
+
+Each takes a request that parsed and whose sender is known, and gives the answer. Retransmissions find the
+same answer, because the state they asked for is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from punch.rendezvous.relay.allocations import (
+    Allocation,
+    Allocations,
+    Binding,
+    FiveTuple,
+    Refusal,
+    Wanted,
+)
+from punch.rendezvous.relay.authentication import Authenticator, Login, Refused
+from punch.rendezvous.relay.destinations import Destinations
+from punch.rendezvous.relay.settings import DEFAULT_LIFETIME, RelaySettings
+from punch.wire.address import Address
+from punch.wire.stun import Attribute, Message, Method, error, success
+from punch.wire.stun_attributes import IPV6, AddressError
+from punch.wire.turn import FIRST_CHANNEL, LAST_CHANNEL
+
+PERMISSION_TIME = 300.0
+"""Seconds (RFC 8656, section 9)."""
+CHANNEL_TIME = 600.0
+"""Seconds (RFC 8656, section 12)."""
+
+_UDP = 17
+Answer = tuple[Message, bytes | None]
+"""An answer, and the key it is protected with."""
+
+
+class Requests:
+    """
+    Answers requests. Pure: `now` is monotonic seconds, `unix` Unix seconds.
+    """
+
+    def __init__(
+        self,
+        settings: RelaySettings,
+        authenticator: Authenticator,
+        allocations: Allocations,
+        destinations: Destinations,
+    ) -> None:
+        self._settings = settings
+        self._authenticator = authenticator
+        self._allocations = allocations
+        self._destinations = destinations
+        self._methods: dict[int, Callable[[Message, FiveTuple, Login, float, float], Message]] = {
+            Method.ALLOCATE: self._allocate,
+            Method.REFRESH: self._refresh,
+            Method.CREATE_PERMISSION: self._create_permission,
+            Method.CHANNEL_BIND: self._channel_bind,
+        }
+
+    def answer(self, request: Message, client: FiveTuple, now: float, unix: float) -> Answer | None:
+        """
+        The answer to a request, or None if its method is no business of ours.
+        """
+        method = self._methods.get(request.method)
+        if method is None:
+            return None
+        allocation = self._allocations.by_client.get(client)
+        login = self._authenticator.check(request, client, allocation, unix)
+        if isinstance(login, Refused):
+            return login.answer, login.key
+        unknown = request.unknown_required()
+        if Attribute.DONT_FRAGMENT in request:
+            # The fragments of what we relay are the system's business (RFC 8656, section 7.2)
+            unknown += (int(Attribute.DONT_FRAGMENT),)
+        if unknown:
+            refusal = error(request, 420, "Unknown attribute", (Attribute.UNKNOWN_ATTRIBUTES, unknown))
+            return refusal, login.key
+        try:
+            return method(request, client, login, now, unix), login.key
+        except Refusal as refused:
+            return error(request, refused.code, refused.reason), login.key
+
+    def _allocate(
+        self, request: Message, client: FiveTuple, login: Login, now: float, unix: float
+    ) -> Message:
+        allocations = self._allocations
+        existing = allocations.by_client.get(client)
+        if existing is not None:
+            if existing.transaction != request.transaction_id:
+                raise Refusal(437, "This five-tuple has an allocation")
+            return self._allocated(request, existing, now)
+        transport = request.get(Attribute.REQUESTED_TRANSPORT)
+        if transport is None:
+            raise Refusal(400, "No transport requested")
+        if transport != _UDP:
+            raise Refusal(442, "Only UDP is relayed")
+        lifetime = self._lifetime(request, login, unix)
+        if lifetime <= 0:
+            raise Refusal(400, "An allocation without a lifetime")
+        allocation = allocations.open(
+            client, login.user, login.key, request.transaction_id, _wanted(request), now + lifetime, now
+        )
+        self._authenticator.done(request, login.user)
+        return self._allocated(request, allocation, now)
+
+    def _allocated(self, request: Message, allocation: Allocation, now: float) -> Message:
+        attributes = [
+            (Attribute.XOR_RELAYED_ADDRESS, allocation.relayed),
+            (Attribute.LIFETIME, max(0, round(allocation.expires - now))),
+            (Attribute.XOR_MAPPED_ADDRESS, allocation.client.remote),
+        ]
+        if allocation.token is not None:
+            attributes.append((Attribute.RESERVATION_TOKEN, allocation.token))
+        if Attribute.ADDITIONAL_ADDRESS_FAMILY in request:
+            refusal = AddressError(IPV6, 440, "One family an allocation")
+            attributes.append((Attribute.ADDRESS_ERROR_CODE, refusal))
+        return success(request, *attributes)
+
+    def _refresh(self, request: Message, client: FiveTuple, login: Login, now: float, unix: float) -> Message:
+        allocation = self._allocation(client)
+        family = request.get(Attribute.REQUESTED_ADDRESS_FAMILY)
+        if family is not None and (family == IPV6) != allocation.is_ipv6:
+            raise Refusal(443, "The allocation is of the other address family")
+        if request.get(Attribute.LIFETIME) == 0:
+            self._allocations.close(allocation, now)
+            self._authenticator.done(request, login.user)
+            return success(request, (Attribute.LIFETIME, 0))
+        lifetime = self._lifetime(request, login, unix)
+        allocation.expires = now + lifetime
+        self._allocations.watch(allocation)
+        return success(request, (Attribute.LIFETIME, round(lifetime)))
+
+    def _create_permission(
+        self, request: Message, client: FiveTuple, login: Login, now: float, unix: float
+    ) -> Message:
+        allocation = self._allocation(client)
+        peers = list(request.get_all(Attribute.XOR_PEER_ADDRESS))
+        if not peers:
+            raise Refusal(400, "No peer address")
+        for peer in peers:
+            self._check_peer(allocation, peer)
+        self._permit(allocation, peers, now)
+        return success(request)
+
+    def _channel_bind(
+        self, request: Message, client: FiveTuple, login: Login, now: float, unix: float
+    ) -> Message:
+        allocation = self._allocation(client)
+        number: int | None = request.get(Attribute.CHANNEL_NUMBER)
+        peer: Address | None = request.get(Attribute.XOR_PEER_ADDRESS)
+        if number is None or peer is None:
+            raise Refusal(400, "A channel has a number and a peer address")
+        if not FIRST_CHANNEL <= number <= LAST_CHANNEL:
+            raise Refusal(400, "Channel numbers are 0x4000 to 0x4FFF")
+        wire = number.to_bytes(2, "big")
+        bound = allocation.bindings.get(wire)
+        if bound is not None and bound.peer != peer:
+            raise Refusal(400, "The channel is bound to another peer")
+        if bound is None and any(each.peer == peer for each in allocation.bindings.values()):
+            raise Refusal(400, "The peer has another channel")
+        self._check_peer(allocation, peer)
+        if bound is None and len(allocation.bindings) >= self._settings.channels:
+            raise Refusal(508, "Too many channels")
+        if bound is None:
+            allocation.bindings[wire] = Binding(wire, peer, now + CHANNEL_TIME)
+        else:
+            bound.expires = now + CHANNEL_TIME
+        try:
+            self._permit(allocation, [peer], now)
+        except Refusal:
+            if bound is None:
+                del allocation.bindings[wire]
+            raise
+        return success(request)
+
+    # -- within --
+
+    def _allocation(self, client: FiveTuple) -> Allocation:
+        allocation = self._allocations.by_client.get(client)
+        if allocation is None:
+            raise Refusal(437, "This five-tuple has no allocation")
+        return allocation
+
+    def _lifetime(self, request: Message, login: Login, unix: float) -> float:
+        """Seconds: what is asked for, within bounds, and never longer than the credentials are good."""
+        asked: int | None = request.get(Attribute.LIFETIME)
+        longest = self._settings.lifetime
+        lifetime = max(DEFAULT_LIFETIME, min(float(asked or 0), longest))
+        return min(lifetime, longest, login.expires - unix)
+
+    def _check_peer(self, allocation: Allocation, peer: Address) -> None:
+        """:raise Refusal: 443 or 403."""
+        if peer.is_ipv6 != allocation.is_ipv6:
+            raise Refusal(443, "The peer is of the other address family")
+        # Two peers whose networks pass nothing else meet at the relay: from one relayed address to another.
+        if peer not in self._allocations.by_relayed and self._destinations.refuses(peer.host):
+            raise Refusal(403, "Not to this address")
+
+    def _permit(self, allocation: Allocation, peers: list[Address], now: float) -> None:
+        """:raise Refusal: 508, these would be too many permissions."""
+        hosts = {peer.host for peer in peers}
+        if len(allocation.permissions.keys() | hosts) > self._settings.permissions:
+            raise Refusal(508, "Too many permissions")
+        for host in hosts:
+            allocation.permissions[host] = now + PERMISSION_TIME
+        allocation.arrange()
+        self._allocations.watch(allocation)
+
+
+def _wanted(request: Message) -> Wanted:
+    """
+    What kind of port an Allocate request asks for.
+
+    :raise Refusal: 400, these attributes don't go together (RFC 8656, section 7.2).
+    """
+    family = request.get(Attribute.REQUESTED_ADDRESS_FAMILY)
+    additional = request.get(Attribute.ADDITIONAL_ADDRESS_FAMILY)
+    even: bool | None = request.get(Attribute.EVEN_PORT)
+    token: bytes | None = request.get(Attribute.RESERVATION_TOKEN)
+    if token is not None and (even is not None or family is not None or additional is not None):
+        raise Refusal(400, "A reservation token stands for all else")
+    if additional is not None and (additional != IPV6 or family is not None or even):
+        raise Refusal(400, "Attributes that don't go together")
+    return Wanted(family == IPV6, even is not None, bool(even), token)

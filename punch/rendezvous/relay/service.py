@@ -1,0 +1,122 @@
+"""
+The relay as a part of the rendezvous: from its configuration to what peers are told of it.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorFDSet, IReactorUDP
+from twisted.internet.protocol import DatagramProtocol
+
+from punch.identity import PeerID, RandomBytes
+from punch.rendezvous.config import RendezvousConfig
+from punch.rendezvous.reflector import Reflector
+from punch.rendezvous.relay.destinations import Destinations
+from punch.rendezvous.relay.handout import Handout, OwnRelay
+from punch.rendezvous.relay.settings import RelaySettings
+from punch.rendezvous.relay.shell import Relay
+from punch.rendezvous.relay.sockets import is_own_address
+from punch.wire.relays import RelayServer
+
+_SECRET_LABEL = b"punch/1 relay secret"
+
+
+class RelayService:
+    """
+    The relay and the hand-out of credentials.
+
+    :ivar relay: the service's own relay, or None if it is switched off.
+    """
+
+    def __init__(
+        self,
+        config: RendezvousConfig,
+        reflector: Reflector,
+        *,
+        reactor: Any,
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+        random: RandomBytes,
+    ) -> None:
+        limits = config.limits
+        # From the key, so that credentials outlive a restart.
+        key = config.identity.private_key.private_bytes_raw()
+        self._secret = hmac.digest(key, _SECRET_LABEL, "sha256")
+        shared = config.turn_secret
+        self._settings = RelaySettings(
+            secrets=(self._secret,) if shared is None else (self._secret, shared),
+            machine=tuple(config.machine_addresses),
+            shown=tuple(config.relay_addresses),
+            ports=config.relay_ports,
+            allocations=limits.relay_allocations,
+            allocations_per_user=limits.relay_allocations_per_peer,
+            rate=limits.relay_rate,
+            rate_per_user=limits.relay_rate_per_peer,
+            lifetime=limits.relay_lifetime,
+            nonce_time=limits.relay_nonce_time,
+        )
+        self._handout = Handout(
+            own=None,
+            others=config.turn,
+            secret=shared or b"",
+            wall=wall,
+            credentials_time=limits.relay_credentials_time,
+            nonce_time=limits.relay_nonce_time,
+        )
+        self.relay: Relay | None = None
+        if config.relay:
+            shown = set(config.relay_addresses)
+            self.relay = Relay(
+                self._settings,
+                Destinations(config.relay_allow, is_own=lambda host: host in shown or _is_own(reactor, host)),
+                reactor=reactor,
+                monotonic=monotonic,
+                wall=wall,
+                random=random,
+                reflector=reflector,
+                idle_time=limits.relay_idle_time,
+            )
+
+    def servers(self, peer: PeerID) -> tuple[RelayServer, ...]:
+        """What a peer is told."""
+        return self._handout.servers(peer)
+
+    def listening(self, udp_port: int, tcp_port: int, pin: bytes | None) -> None:
+        """
+        The service's ports are known.
+
+        :param pin: of the key that it shows in TLS, None if an authority vouches for it.
+        """
+        if self.relay is not None:
+            own = OwnRelay(
+                self._secret,
+                self._settings.realm,
+                self.relay.core.authenticator.nonces,
+                udp_port,
+                tcp_port,
+                pin,
+            )
+            self._handout = replace(self._handout, own=own)
+
+    def stop(self) -> None:
+        """End all allocations."""
+        if self.relay is not None:
+            self.relay.stop()
+
+
+def _is_own(reactor: Any, host: str) -> bool:
+    """Whether an address is one of this machine's."""
+    if IReactorFDSet.providedBy(reactor):
+        return is_own_address(host)
+    # Only one's own addresses can be listened on.
+    try:
+        probe = cast(IReactorUDP, reactor).listenUDP(0, DatagramProtocol(), host, 8192)
+    except CannotListenError:
+        return False
+    probe.stopListening()
+    return True

@@ -1,0 +1,157 @@
+"""
+TURN over TCP and TLS (RFC 8656, section 3.1): one connection of one client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+from twisted.internet import protocol
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IDelayedCall,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.rendezvous.relay.allocations import FiveTuple
+from punch.wire.address import Address, canonical
+from punch.wire.turn import FramingError, StreamSplitter
+
+TURN_BYTES = 60 * 1024
+"""
+Bytes that are written in one turn of the reactor; the rest is dropped. The transport tells when more than 64
+KiB wait in it, and nothing is written then: so there are never more than 128 KiB, TLS's own buffer included.
+"""
+
+
+class StreamOwner(Protocol):
+    """What a connection needs from the relay."""
+
+    clock: IReactorTime
+    idle_time: float
+
+    def stream_opened(self, stream: RelayStream, remote: Address, local: Address) -> FiveTuple:
+        """A connection came."""
+
+    def stream_received(self, client: FiveTuple, messages: Sequence[bytes]) -> None:
+        """It brought messages."""
+
+    def stream_closed(self, client: FiveTuple) -> None:
+        """It is gone."""
+
+    def has_allocation(self, client: FiveTuple) -> bool:
+        """Whether it is of use to anyone."""
+
+
+@implementer(IPushProducer)
+class RelayStream(protocol.Protocol):
+    """
+    One connection. It is a producer to its own transport, to learn when that is full: what comes then is
+    lost.
+
+    :param established: called when the client has an allocation.
+    """
+
+    def __init__(self, owner: StreamOwner, established: Callable[[], None]) -> None:
+        self._owner = owner
+        self._established: Callable[[], None] | None = established
+        self._client: FiveTuple | None = None
+        self._splitter = StreamSplitter()
+        self._full = False
+        self._written = 0
+        self._reset: IDelayedCall | None = None
+        self._idle: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        """A client came; it has some seconds to prove that it may."""
+        assert self.transport is not None
+        cast(IConsumer, self.transport).registerProducer(self, True)
+        try:
+            remote, local = _address(self.transport.getPeer()), _address(self.transport.getHost())
+        except ValueError:
+            # A UNIX socket: there is nothing to relay from.
+            self._abort()
+            return
+        self._client = self._owner.stream_opened(self, remote, local)
+        self._check_later()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Some of the stream."""
+        if self._client is None:
+            return
+        try:
+            messages = self._splitter.feed(data)
+        except FramingError:
+            self._abort()
+            return
+        if messages:
+            self._owner.stream_received(self._client, messages)
+            if self._established is not None and self._owner.has_allocation(self._client):
+                established, self._established = self._established, None
+                established()
+
+    def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
+        """The connection is gone, and so is its allocation."""
+        client, self._client = self._client, None
+        for timer in (self._reset, self._idle):
+            if timer is not None and timer.active():
+                timer.cancel()
+        if client is not None:
+            self._owner.stream_closed(client)
+
+    def send(self, messages: Sequence[bytes]) -> None:
+        """Send messages, or lose those that there is no room for."""
+        if self._client is None:
+            return
+        batch: list[bytes] = []
+        for message in messages:
+            if self._full or self._written + len(message) > TURN_BYTES:
+                continue
+            if not self._written:
+                self._reset = self._owner.clock.callLater(0, self._turn_over)
+            self._written += len(message)
+            batch.append(message)
+        if batch:
+            assert self.transport is not None
+            self.transport.write(b"".join(batch))
+
+    # -- IPushProducer --
+
+    def pauseProducing(self) -> None:
+        """The transport is full."""
+        self._full = True
+
+    def resumeProducing(self) -> None:
+        """The transport is empty."""
+        self._full = False
+
+    def stopProducing(self) -> None:
+        """The transport is going away and says so by itself."""
+
+    # -- within --
+
+    def _turn_over(self) -> None:
+        self._written = 0
+
+    def _check_later(self) -> None:
+        self._idle = self._owner.clock.callLater(self._owner.idle_time, self._check)
+
+    def _check(self) -> None:
+        if self._client is not None and self._owner.has_allocation(self._client):
+            self._check_later()
+        else:
+            self._abort()
+
+    def _abort(self) -> None:
+        cast(ITCPTransport, self.transport).abortConnection()
+
+
+def _address(end: IAddress) -> Address:
+    """:raise ValueError: it is no IP address and port."""
+    return canonical(str(getattr(end, "host", "")).partition("%")[0], int(getattr(end, "port", -1)))
