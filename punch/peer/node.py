@@ -43,12 +43,14 @@ from punch.peer.events import (
     Unregistered,
 )
 from punch.peer.mappings import MappingKeeper
-from punch.peer.policy import Decision, decide
+from punch.peer.policy import Decision, RelayPolicy, decide
 from punch.peer.problems import ControlProblem
 from punch.peer.reflectors import ReflectorFinder
+from punch.peer.relays import RelayPool
 from punch.peer.router import Router
-from punch.peer.session import ProtocolFactory, Session, Surroundings
+from punch.peer.session import Session
 from punch.peer.sockets import OpenSocket, SocketSet
+from punch.peer.surroundings import ProtocolFactory, Surroundings
 from punch.state import KnownPeers, StateError
 from punch.traversal.interfaces import local_addresses
 from punch.wire.address import Address
@@ -63,6 +65,8 @@ from punch.wire.control import (
     Incoming,
     Register,
     Reject,
+    Relays,
+    RenewRelays,
     Reply,
     Request,
     Welcome,
@@ -80,6 +84,7 @@ class Node(Service):
     :param known: peers that were called or accepted before; grows with each one.
     :param addresses: the local addresses to use, asked anew for every call.
     :param pacing: ICE's Ta that we signal, in seconds.
+    :param relay: whether links may be relayed.
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
     :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
     """
@@ -101,6 +106,7 @@ class Node(Service):
         random: RandomBytes = os.urandom,
         monotonic: Callable[[], float] = time.monotonic,
         pacing: float = 0.05,
+        relay: RelayPolicy = RelayPolicy.AUTO,
         roots: Sequence[x509.Certificate] | None = None,
         control_endpoint: IStreamClientEndpoint | None = None,
     ) -> None:
@@ -117,8 +123,25 @@ class Node(Service):
             pacing,
             lambda transmit: self._sockets.send([transmit.data], transmit.remote, transmit.local),
         )
-        router = Router(self._keeper)
-        self._sockets = SocketSet(reactor, open_socket, addresses, router.receive)
+        router = Router(self._keeper, lambda *arrived: self._relays.receive(*arrived))
+        self._sockets = SocketSet(
+            reactor,
+            open_socket,
+            addresses,
+            router.receive_from_socket,
+            lambda *leaving: self._relays.send(*leaving),
+        )
+        self._relays = RelayPool(
+            reactor,
+            monotonic=monotonic,
+            random=random,
+            roots=roots,
+            name=rendezvous.host,
+            bases=lambda: self._sockets.bases,
+            send=self._sockets.send,
+            received=router.receive,
+            renew=lambda: self._control.send(RenewRelays()),
+        )
         self._reflectors = ReflectorFinder(reactor, rendezvous.host, self._reflectors_found)
         self._control = ControlClient(
             reactor=reactor,
@@ -139,6 +162,8 @@ class Node(Service):
             pacing=pacing,
             sockets=self._sockets,
             router=router,
+            relays=self._relays,
+            relay_policy=relay,
             send_control=self._send_control,
             refresh_sockets=self._refresh_sockets,
             mappings=self._keeper.mappings,
@@ -250,6 +275,8 @@ class Node(Service):
         """Registered."""
         self._problem = None
         self._reflectors.find(host, welcome.reflector)
+        if self._around.relay_policy is not RelayPolicy.NEVER:
+            self._relays.update(welcome.relays, host)
         self._on_event(Registered(str(self._rendezvous)))
         unsent, self._unsent = list(self._unsent), deque(maxlen=bounds.MAX_UNSENT)
         for request in unsent:
@@ -281,6 +308,9 @@ class Node(Service):
         """Something about a call. What does not fit any call of ours is nobody's, and is dropped."""
         if isinstance(reply, Incoming):
             self._receive_call(reply)
+        elif isinstance(reply, Relays):
+            if self._around.relay_policy is not RelayPolicy.NEVER:
+                self._relays.update(reply.relays)
         elif isinstance(reply, (Answered, Candidates, Ended, Error)) and reply.call is not None:
             session = self._calls.get(reply.call)
             if session is None or getattr(reply, "sender", None) not in (None, session.peer):
@@ -480,9 +510,10 @@ class Node(Service):
             self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
 
     def _refresh_sockets(self) -> list[Address]:
-        in_use = {session.pair.local_base for session in self._links.values() if session.pair is not None}
-        bases = self._sockets.refresh(in_use)
-        self._keeper.keep(bases, self._around.reflectors)
+        paths = [session.pair.local_base for session in self._links.values() if session.pair is not None]
+        bases = self._sockets.refresh({self._relays.base_of(local) or local for local in paths})
+        if self._around.relay_policy is not RelayPolicy.ONLY:
+            self._keeper.keep(bases, self._around.reflectors)
         return bases
 
     def _reflectors_found(self, reflectors: list[Address]) -> None:
@@ -493,4 +524,5 @@ class Node(Service):
     def _close_sockets(self, result: object) -> None:
         self._reflectors.stop()
         self._keeper.stop()
+        self._relays.stop()
         self._sockets.close()

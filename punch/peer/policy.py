@@ -1,4 +1,4 @@
-"""Who may call: what is done with an incoming call before anyone is asked (DESIGN 4.6)."""
+"""What a peer has decided before anything happens: who may call, and whether links may be relayed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ class Decision(Enum):
     ACCEPT = "accept"
     ASK = "ask"
     REFUSE = "refuse"
+
+
+class RelayPolicy(str, Enum):
+    """
+    AUTO: a link may be relayed while there is no direct path. NEVER: nothing of a link goes through a relay,
+    ours or the other side's. ONLY: everything does, so that the other side never learns our addresses.
+    """
+
+    AUTO = "auto"
+    NEVER = "never"
+    ONLY = "only"
 
 
 def decide(accept: Accept, known: bool) -> Decision:

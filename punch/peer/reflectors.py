@@ -50,8 +50,7 @@ class ReflectorFinder:
         try:
             ip_address(self._host)
         except ValueError:
-            receiver = _Receiver(partial(self._resolved, self._round, first))
-            self._reactor.nameResolver.resolveHostName(receiver, self._host, port, [IPv4Address, IPv6Address])
+            look_up(self._reactor, self._host, partial(self._resolved, self._round, first))
 
     def stop(self) -> None:
         """Tell nothing more."""
@@ -65,6 +64,11 @@ class ReflectorFinder:
             if other.is_ipv6 != first.is_ipv6:
                 self._found([first, other])
                 return
+
+
+def look_up(reactor: IReactorPluggableNameResolver, name: str, done: Callable[[list[str]], None]) -> None:
+    """Call `done` with the IP addresses of a host, none if it is not known."""
+    reactor.nameResolver.resolveHostName(_Receiver(done), name, 0, [IPv4Address, IPv6Address])
 
 
 @implementer(IResolutionReceiver)

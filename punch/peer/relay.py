@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol as TypingProtocol
 from typing import cast
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
@@ -87,6 +87,11 @@ class Relay:
         if self._relayed is None:
             raise RuntimeError("nothing is allocated yet")
         return self._relayed
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is under way any more."""
+        return self._client.state is ClientState.OVER
 
     @property
     def mapped(self) -> Address | None:
@@ -304,8 +309,8 @@ class StreamRelay(Relay):
         return _Stream(self, self._clock)
 
     def _unconnected(self, failure: Failure) -> None:
-        if not isinstance(failure.value, CancelledError):
-            self._fail()
+        self._connecting = None
+        self._fail()
 
     def _fail(self) -> None:
         if self._client.state is ClientState.NEW:

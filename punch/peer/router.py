@@ -9,7 +9,7 @@ achieve.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from punch.link.packet import destination_id, is_client_initial
@@ -22,11 +22,18 @@ if TYPE_CHECKING:
     from punch.peer.session import Session
 
 
+Unwrap = Callable[[Sequence[bytes], Address, Address], Sequence[bytes]]
+
+
 class Router:
     """Hands datagrams to sessions."""
 
-    def __init__(self, keeper: MappingKeeper) -> None:
+    def __init__(self, keeper: MappingKeeper, relays: Unwrap) -> None:
+        """
+        :param relays: takes what relays send to our sockets; returns the rest.
+        """
         self._keeper = keeper
+        self._relays = relays
         self._sessions: dict[str, Session] = {}
         self._connection_ids: dict[bytes, Session] = {}
 
@@ -48,15 +55,21 @@ class Router:
             key: other for key, other in self._connection_ids.items() if other is not session
         }
 
+    def receive_from_socket(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        """Datagrams came from `remote` to the socket of `local`: from a relay, or for a session."""
+        datagrams = self._relays(datagrams, remote, local)
+        if datagrams:
+            self.receive(datagrams, remote, local)
+
     def receive(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """Datagrams came from `remote` to the socket of `local`."""
+        """Datagrams came from `remote` to the address `local` of ours, relayed or not."""
         links: dict[Session, list[bytes]] = {}
         for data in datagrams:
             kind = classify(data)
             if kind is Kind.STUN:
                 self._receive_stun(data, remote, local)
             elif kind is not Kind.UNKNOWN:
-                # There is no TURN server of ours yet, so that 0x40 to 0x4F is QUIC too.
+                # What relays sent has been taken out already, so that 0x40 to 0x4F is QUIC too.
                 session = self._session_of(data, remote, local)
                 if session is not None:
                     links.setdefault(session, []).append(data)

@@ -59,13 +59,13 @@ def tampered(peer: PeerID, name: str | None) -> str:
     )
 
 
-def unreachable(peer: PeerID, name: str | None, cause: str | None = None) -> str:
-    """No candidate pair worked: what a person can do without a relay. `cause` is the ICE agent's."""
+def unreachable(peer: PeerID, name: str | None, cause: str | None = None, relay: str = "") -> str:
+    """
+    No candidate pair worked. `cause` is the ICE agent's clause, `relay` says why no relay helped, if it does.
+    """
     cause = cause or "nothing came through in time, so try another network on one side"
-    return (
-        f"There is no direct path to {who(peer, name)}: {cause}; a relay, for NATs that change ports with "
-        "every destination and firewalls that block UDP, comes in a later version."
-    )
+    end = f"; of relays, {relay}" if relay else ""
+    return f"There is no path to {who(peer, name)}: {cause}{end}."
 
 
 def no_link(peer: PeerID, name: str | None) -> str:

@@ -8,55 +8,44 @@ selected, or, until it has, the way an Initial came from an address that passed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Protocol
 
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from punch.identity import Identity, PeerID, RandomBytes
+from punch.identity import PeerID
 from punch.link.certificate import LinkCertificate
 from punch.link.core import LinkCore
 from punch.link.events import CloseCode, Role
 from punch.link.link import Link, LinkClosed
 from punch.peer import sentences
 from punch.peer.call import Call
-from punch.peer.call_machine import CallEnded, Description, Introduction, MoreCandidates, Side
+from punch.peer.call_machine import CallEnded, Introduction, MoreCandidates, Side
 from punch.peer.endings import link_ended
 from punch.peer.events import Reason
-from punch.peer.router import Router
-from punch.peer.sockets import SocketSet
+from punch.peer.policy import RelayPolicy
+from punch.peer.relay import Relay
+from punch.peer.surroundings import (
+    Surroundings,
+    add_relay,
+    candidates_now,
+    describe,
+    new_agent,
+    reachable,
+    relay_clause,
+    sources,
+)
 from punch.traversal import events as ice
 from punch.traversal.agent import Agent, Credentials
 from punch.traversal.pairs import Pair
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate
-from punch.wire.control import ErrorCode, Request
+from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.control import ErrorCode
 from punch.wire.sealed import Envelope
 
-ProtocolFactory = Callable[[Link], IProtocol]
-
-
-@dataclass
-class Surroundings:
-    """What all sessions of a node share."""
-
-    identity: Identity
-    name: str
-    clock: IReactorTime
-    monotonic: Callable[[], float]
-    random: RandomBytes
-    pacing: float
-    sockets: SocketSet
-    router: Router
-    send_control: Callable[[Request], bool]
-    refresh_sockets: Callable[[], list[Address]]
-    """Opens what is missing; returns the local addresses to use."""
-    mappings: Callable[[], list[tuple[Address, Address]]]
-    """What is known about how reflectors see our sockets: local address, mapped address."""
-    reflectors: list[Address] = field(default_factory=list)
-    handlers: dict[str, ProtocolFactory] = field(default_factory=dict)
+STABLE = 20.0
+"""Seconds of a direct path after which the session needs no relay any more."""
 
 
 class SessionObserver(Protocol):
@@ -99,6 +88,9 @@ class Session:
         self._pumping = False
         self._found: list[Candidate] = []
         self._gathered = False
+        self._remote_addresses: list[Address] = []
+        self._relayed: list[Address] = []
+        self._release_at: float | None = None
         self._timer: IDelayedCall | None = None
         self._timer_at: float | None = None
 
@@ -112,9 +104,9 @@ class Session:
         :raise SealError: its key cannot be sealed to.
         """
         now = around.monotonic()
-        agent = _new_agent(around, controlling=True)
-        candidates = _candidates_now(agent)
-        description = _description(agent, around, candidates)
+        agent = new_agent(around, controlling=True)
+        candidates = candidates_now(agent)
+        description = describe(agent, around, candidates)
         call = Call.outgoing(around.identity, peer, description, random=around.random, now=now)
         session = cls(call, around, observer)
         session._take_agent(agent, now)
@@ -167,9 +159,9 @@ class Session:
             return
         around = self._around
         now = around.monotonic()
-        agent = _new_agent(around, controlling=False)
+        agent = new_agent(around, controlling=False)
         certificate = LinkCertificate.generate(around.random)
-        description = _description(agent, around, _candidates_now(agent))
+        description = describe(agent, around, candidates_now(agent))
         self.call.accept(description, certificate.sha256, now)
         self._certificate = certificate
         self._take_agent(agent, now)
@@ -253,16 +245,48 @@ class Session:
                 self._way = local, remote
         self.link.receive(datagrams, allowed)
 
+    # What relays bring (RelayUser)
+
+    def relay_found(self, relay: Relay) -> None:
+        """There is a relayed address: it is a candidate from now on."""
+        agent, now = self.agent, self._around.monotonic()
+        if agent is None or self._over:
+            return
+        add_relay(agent, relay, self._around, now)
+        self._relayed.append(relay.local)
+        relay.permit(reachable(relay.local, self._remote_addresses))
+        self._pump()
+
+    def relay_lost(self, local: Address) -> None:
+        """A relayed address is gone, and every path through it."""
+        if local in self._relayed and self.agent is not None:
+            self._relayed.remove(local)
+            self.agent.remove_local(local, self._around.monotonic())
+            self._pump()
+
+    def relays_done(self) -> None:
+        """No more relayed addresses are coming."""
+        if self.agent is not None and not self._over:
+            self.agent.end_of_relayed_candidates(self._around.monotonic())
+            self._pump()
+
+    def _release_relays(self) -> None:
+        """A direct path has been working for a while."""
+        self._release_at = None
+        self._around.relays.leave(self)
+        for local in list(self._relayed):
+            self.relay_lost(local)
+
     # The inside
 
     def _take_agent(self, agent: Agent, now: float) -> None:
+        around = self._around
         self.agent = agent
-        self._around.router.add(agent.credentials.ufrag, self)
-        if self._around.reflectors:
-            agent.gather(self._around.reflectors, now)
-        else:
-            agent.end_of_local_candidates()
-            self._gathered = True
+        around.router.add(agent.credentials.ufrag, self)
+        reflectors, relays = sources(around)
+        agent.gather(reflectors, now, relays=relays)
+        if relays:
+            around.relays.join(self)
         self._pump()
 
     def _pump(self) -> None:
@@ -348,13 +372,25 @@ class Session:
 
     def _add_remote(self, candidates: Sequence[Candidate], complete: bool, now: float) -> None:
         assert self.agent is not None
+        never = self._around.relay_policy is RelayPolicy.NEVER
         for candidate in candidates:
+            if never and candidate.type is CandidateType.RELAY:
+                self.agent.refuse_remote(candidate.address, now)
+                continue
+            self._remote_addresses.append(candidate.address)
             self.agent.add_remote_candidate(candidate, now)
+        for relay in self._around.relays.current:
+            if relay.local in self._relayed:
+                relay.permit(reachable(relay.local, self._remote_addresses))
         if complete:
             self.agent.end_of_remote_candidates(now)
 
     def _take_path(self, pair: Pair, now: float) -> None:
         previous, self.pair = self.pair, pair
+        if pair.path == "relay":
+            self._release_at = None
+        elif self._release_at is None and self._relayed:
+            self._release_at = now + STABLE
         way = pair.local_base, pair.remote_address
         moved, self._way = self._way != way, way
         assert self.link is not None
@@ -376,7 +412,7 @@ class Session:
         if self.proved:
             self._lose_path()
         else:
-            text = sentences.unreachable(self.peer, self.name, reason)
+            text = sentences.unreachable(self.peer, self.name, reason, relay_clause(self._around))
             self.call.fail(Reason.UNREACHABLE.value, text, now)
 
     def _route(self, connection_id: bytes, added: bool) -> None:
@@ -422,12 +458,17 @@ class Session:
             self._timer.cancel()
         if self.agent is not None:
             self.agent.close(self._around.monotonic())
+        self._around.relays.leave(self)
         self._around.router.remove(self)
 
     def _rearm(self) -> None:
         if self._over:
             return
-        times = [self.call.get_timer(), None if self.agent is None else self.agent.get_timer()]
+        times = [
+            self.call.get_timer(),
+            None if self.agent is None else self.agent.get_timer(),
+            self._release_at if self.connected else None,
+        ]
         due = min((time for time in times if time is not None), default=None)
         if due == self._timer_at and self._timer is not None and self._timer.active():
             return
@@ -443,42 +484,9 @@ class Session:
         self.call.handle_timer(now)
         if self.agent is not None:
             self.agent.handle_timer(now)
+        if self.connected and self._release_at is not None and now >= self._release_at:
+            self._release_relays()
         self._pump()
-
-
-def _new_agent(around: Surroundings, *, controlling: bool) -> Agent:
-    agent = Agent(
-        controlling=controlling,
-        credentials=Credentials.generate(around.random),
-        random=around.random,
-        pacing=around.pacing,
-    )
-    bases = around.refresh_sockets()
-    for base in bases:
-        agent.add_local_address(base)
-    for base, mapped in around.mappings():
-        if base in bases:
-            agent.add_reflexive(base, mapped)
-    return agent
-
-
-def _candidates_now(agent: Agent) -> tuple[Candidate, ...]:
-    """What the offer or answer tells at once: these events are used up here."""
-    while agent.next_event() is not None:
-        pass
-    return tuple(agent.local_candidates)
-
-
-def _description(agent: Agent, around: Surroundings, candidates: tuple[Candidate, ...]) -> Description:
-    credentials = agent.credentials
-    return Description(
-        around.name,
-        credentials.ufrag,
-        credentials.password,
-        around.pacing,
-        candidates,
-        complete=not around.reflectors,
-    )
 
 
 def _shown(pair: Pair) -> tuple[str, Address, Address]:

@@ -27,8 +27,17 @@ class SocketSet:
     """Opens sockets for the local addresses, and sends through them."""
 
     def __init__(
-        self, reactor: object, open_socket: OpenSocket, addresses: Callable[[], list[str]], receive: Receive
+        self,
+        reactor: object,
+        open_socket: OpenSocket,
+        addresses: Callable[[], list[str]],
+        receive: Receive,
+        relay: Callable[[Sequence[bytes], Address, Address], bool],
     ) -> None:
+        """
+        :param relay: sends what is to leave from a relayed address; False if it knows no such address.
+        """
+        self._relay = relay
         self._reactor = reactor
         self._open_socket = open_socket
         self._addresses = addresses
@@ -64,10 +73,15 @@ class SocketSet:
         return [by_host[host] for host in hosts if host in by_host]
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """Send from the socket of `local`; where that is closed, they are lost like any datagram."""
+        """
+        Send from the socket of `local`, or through the relay that has this address; where that is closed,
+        they are lost like any datagram.
+        """
         socket = self._sockets.get(local)
         if socket is not None:
             socket.send(datagrams, remote)
+        else:
+            self._relay(datagrams, remote, local)
 
     def close(self) -> None:
         """Close them all."""

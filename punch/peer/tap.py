@@ -23,6 +23,7 @@ from twisted.python import usage
 from punch.files import make_private_directory
 from punch.identity import PeerID, PeerIDError
 from punch.peer.events import Event, Registered
+from punch.peer.policy import RelayPolicy
 from punch.state import Lock, PeerState, StateDirectory, StateError, default_state_dir
 from punch.twistd import Console as PlainConsole
 from punch.twistd import end, end_on_signals, fail, use_own_files
@@ -108,6 +109,13 @@ class Options(usage.Options):
             "each), known (nobody else) or anyone.",
         ],
         [
+            "relay",
+            None,
+            "auto",
+            "Whether a relay may carry links: auto (while there is no direct path), never, or only (always: "
+            "the other side does not learn your addresses).",
+        ],
+        [
             "state-dir",
             None,
             None,
@@ -134,6 +142,10 @@ class Options(usage.Options):
             self.accept = Accept(self["accept"].strip().lower())
         except ValueError:
             self.fail("usage", f"--accept takes ask, known or anyone, not {self['accept']!a}.")
+        try:
+            self.relay = RelayPolicy(self["relay"].strip().lower())
+        except ValueError:
+            self.fail("usage", f"--relay takes auto, never or only, not {self['relay']!a}.")
         self.target = self._target()
         self.rendezvous = choose_rendezvous(self, os.environ)
         try:
@@ -229,6 +241,7 @@ class PeerService(Service):
             known=known,
             rendezvous=options.rendezvous,
             on_event=self._event,
+            relay=options.relay,
         )
 
     def startService(self) -> None:

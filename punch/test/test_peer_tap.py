@@ -15,6 +15,7 @@ from twisted.scripts import twistd
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
+from punch.peer.policy import RelayPolicy
 from punch.peer.tap import Options, choose_rendezvous, login_name
 from punch.state import StateDirectory
 from punch.test.front_ends import BOB, ME
@@ -56,9 +57,12 @@ class OptionsTests(OptionsCase):
 
     def test_values(self) -> None:
         identity = " ".join(str(BOB).upper()[i : i + 4] for i in range(0, 56, 4))
-        options = self.parse("--peer", identity, "--accept", "Known", "--name", "dave", "--json")
+        options = self.parse(
+            "--peer", identity, "--accept", "Known", "--name", "dave", "--json", "--relay", "Only"
+        )
         self.assertEqual(options.target, BOB)
         self.assertEqual(options.accept, Accept.KNOWN)
+        self.assertEqual(options.relay, RelayPolicy.ONLY)
         self.assertEqual(options.peer.name, "dave")
         self.assertEqual(options["json"], 1)
 
@@ -70,6 +74,7 @@ class OptionsTests(OptionsCase):
             (["--peer", "punch://192.0.2.1"], "address"),
             (["--peer", PIN[1:]], "pin"),
             (["--accept", "nobody"], "--accept"),
+            (["--relay", "maybe"], "--relay"),
             (["--name", "a/b"], "--name"),
             (["--name", ""], "--name"),
             (["--state-dir", ""], "--state-dir"),
@@ -93,10 +98,18 @@ class OptionsTests(OptionsCase):
     def test_every_option_is_explained_with_its_default(self) -> None:
         options: Any = Options
         text = " ".join(str(options()).split())
-        for option in ("--peer=", "--rendezvous=", "--name=", "--accept=", "--state-dir=", "--json"):
+        for option in (
+            "--peer=",
+            "--rendezvous=",
+            "--name=",
+            "--accept=",
+            "--relay=",
+            "--state-dir=",
+            "--json",
+        ):
             after = text.split(option, 1)[1].split(" --", 1)[0]
             self.assertIn("[default: ", text.split(option, 1)[1][: len(after) + 200], option)
-        self.assertEqual(text.count("[default: "), 6)
+        self.assertEqual(text.count("[default: "), 7)
 
     def test_login_name(self) -> None:
         cases = {"alice": "alice", "DOMAIN\\bob": "DOMAIN-bob", "..x": "x", "//": "peer", "x" * 80: "x" * 64}

@@ -194,16 +194,8 @@ class Agent:
         """
         if self.state in _ENDED or base not in self._locals:
             return
-        selected = self._selector.selected
-        shown = None if selected is None or selected.base != base else self._show(selected)
-        for pair in [pair for pair in self._checklist if pair.base == base]:
-            self._checker.forget(pair)
-            self._checklist.remove(pair)
-            pair.state, pair.revoked = PairState.FAILED, True
+        self._drop_pairs([pair for pair in self._checklist if pair.base == base], now)
         self._locals.remove(base)
-        if shown is not None:
-            self._choose(now)
-            self._lose(shown)
 
     def gather(self, reflectors: Sequence[Address], now: float, *, relays: bool = False) -> None:
         """
@@ -267,6 +259,11 @@ class Agent:
             self._checklist.add(local, candidate)
         # An address that was learned from a check may turn out to be a relay's
         self._choose(now)
+
+    def refuse_remote(self, address: Address, now: float) -> None:
+        """Neither send to this address of the peer nor answer checks from it: no path may lead there."""
+        self._remotes.refuse(address)
+        self._drop_pairs([pair for pair in self._checklist if pair.remote.address == address], now)
 
     def end_of_remote_candidates(self, now: float) -> None:
         """The peer has signalled all of its candidates (RFC 8838, section 14)."""
@@ -355,6 +352,8 @@ class Agent:
         pair = self._checklist.get(local, remote)
         if not is_for(request, self._ours, self._theirs) or (pair is not None and pair.revoked):
             return
+        if self._remotes.refuses(remote):
+            return
         reply = respond(request, size, remote, self._ours, self._checker.role, self._checker.tiebreaker)
         if reply.answer is not None:
             self._output.append(Transmit(reply.answer, remote, local))
@@ -441,6 +440,17 @@ class Agent:
             self._reflected = False
             self._locals_ended = True
             self._events.append(GatheringDone())
+
+    def _drop_pairs(self, pairs: Sequence[CandidatePair], now: float) -> None:
+        selected = self._selector.selected
+        shown = self._show(selected) if selected is not None and selected in pairs else None
+        for pair in pairs:
+            self._checker.forget(pair)
+            self._checklist.remove(pair)
+            pair.state, pair.revoked = PairState.FAILED, True
+        if shown is not None:
+            self._choose(now)
+            self._lose(shown)
 
     # What time brings
 

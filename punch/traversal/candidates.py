@@ -245,8 +245,19 @@ class RemoteCandidates:
 
     def __init__(self) -> None:
         self._candidates: dict[Address, Candidate] = {}
+        self._refused: set[Address] = set()
         self._signalled = 0
         self._learned = 0
+
+    def refuse(self, address: Address) -> None:
+        """Have nothing to do with this address, whoever names it; of those there can be 32."""
+        if len(self._refused) < MAX_SIGNALLED:
+            self._refused.add(address)
+        self._candidates.pop(address, None)
+
+    def refuses(self, address: Address) -> bool:
+        """Whether `refuse` was called for it."""
+        return address in self._refused
 
     def __len__(self) -> int:
         return len(self._candidates)
@@ -272,6 +283,8 @@ class RemoteCandidates:
         """
         known = self._candidates.get(candidate.address)
         if known is not None and known.type is not CandidateType.PRFLX:
+            return False
+        if candidate.address in self._refused:
             return False
         if candidate.type is CandidateType.PRFLX or self._signalled >= MAX_SIGNALLED:
             return False

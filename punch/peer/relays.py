@@ -1,0 +1,431 @@
+"""
+The relays of a node: which there are, when they are asked for an allocation, and when it is given back.
+
+An allocation is shared by all sessions, as sockets are: a relayed address is nothing that belongs to one
+peer. It is asked for when the first session wants it, at the start of a call, and given back soon after the
+last one needs it no longer: while a direct path works, all that it would save is the second that a new one
+takes, and it costs the relay a port, and both sides packets for as long as it is kept. Whoever lost the
+direct path asks again.
+
+UDP is asked first. If it has not answered after `HEAD_START`, because a firewall drops it or just one packet
+was lost, TCP and TLS are asked as well, and the first of them that answers wins. A late answer over UDP is
+still taken: it is the better carrier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from cryptography import x509
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from punch.identity import RandomBytes
+from punch.peer.reflectors import look_up
+from punch.peer.relay import DatagramRelay, Received, Relay, StreamRelay
+from punch.peer.tls import RelayConnectionCreator
+from punch.traversal.turn.events import Trouble
+from punch.wire.address import Address, canonical
+from punch.wire.relays import RelayServer, RelayTransport, RelayURL
+
+HEAD_START = 0.2
+"""Seconds after which TCP and TLS are asked too."""
+CONNECT_TIME = 10.0
+"""Seconds for one TCP connection."""
+LINGER = 5.0
+"""Seconds that an allocation is kept when no session needs it: another call may follow."""
+MAX_DATAGRAM_TRIES = 4
+"""Sockets from which UDP relays are asked at once: machines may have many."""
+_RENEW_AT = 0.75
+"""The part of the credentials' lifetime after which new ones are asked for."""
+_FIRST_DELAY, _LAST_DELAY = 1.0, 30.0
+_FULL_DELAY = 60.0
+"""Seconds until a relay that had no room for us is asked again."""
+
+
+class RelayUser(Protocol):
+    """A session, as far as it needs relays."""
+
+    def relay_found(self, relay: Relay) -> None:
+        """There is a relayed address."""
+
+    def relay_lost(self, local: Address) -> None:
+        """That relayed address is gone."""
+
+    def relays_done(self) -> None:
+        """No more are coming for now."""
+
+
+class RelayPool:
+    """Asks for allocations, shares them, and gives them back."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        monotonic: Callable[[], float],
+        random: RandomBytes,
+        roots: Sequence[x509.Certificate] | None,
+        name: str,
+        bases: Callable[[], list[Address]],
+        send: Callable[[Sequence[bytes], Address, Address], None],
+        received: Received,
+        renew: Callable[[], object],
+    ) -> None:
+        """
+        :param reactor: the clock; connects TCP and resolves names.
+        :param roots: the authorities for relays without a pin; None for the platform's.
+        :param name: the host of the rendezvous as the user gave it, where its own relay is.
+        :param bases: the local addresses of the node's sockets.
+        :param send: sends datagrams to an address, from a local address.
+        :param received: takes what relays hand over.
+        :param renew: asks the rendezvous for new credentials.
+        """
+        self._reactor = reactor
+        self._monotonic = monotonic
+        self._random = random
+        self._roots = roots
+        self._name = name
+        self._bases = bases
+        self._send = send
+        self._received = received
+        self._renew = renew
+        self._servers: tuple[RelayServer, ...] = ()
+        self._host = ""
+        self._expires: dict[RelayURL, float] = {}
+        self._hosts: dict[str, list[str]] = {}
+        self._users: list[RelayUser] = []
+        self._attempts: list[Relay] = []
+        self._relays: dict[Address, Relay] = {}
+        self._closing: list[Relay] = []
+        self._flows: dict[tuple[Address, Address], DatagramRelay] = {}
+        self._troubles: dict[RelayURL, tuple[Trouble, str]] = {}
+        self._full_until: dict[RelayURL, float] = {}
+        self._streams_due: IDelayedCall | None = None
+        self._again: IDelayedCall | None = None
+        self._linger: IDelayedCall | None = None
+        self._renewal: IDelayedCall | None = None
+        self._delay = _FIRST_DELAY
+
+    # What the rendezvous says
+
+    def update(self, servers: tuple[RelayServer, ...], host: str | None = None) -> None:
+        """
+        These relays may be used.
+
+        :param host: the IP address of the rendezvous, if it may have changed.
+        """
+        now = self._monotonic()
+        self._host = host or self._host
+        self._servers = servers
+        self._expires = {server.url: now + server.lifetime for server in servers}
+        self._cancel("_renewal")
+        if servers:
+            soonest = min(server.lifetime for server in servers)
+            self._renewal = self._reactor.callLater(soonest * _RENEW_AT, self._renew)
+        by_url = {server.url: server for server in servers}
+        for relay in (*self._relays.values(), *self._attempts):
+            renewed = by_url.get(relay.server.url)
+            if renewed is not None:
+                relay.renew(renewed)
+        for server in servers:
+            self._resolve(server.url)
+        if self._users and not self._relays and not self._attempts:
+            self._gather()
+
+    # What sessions want
+
+    @property
+    def available(self) -> bool:
+        """Whether there is a relay to ask."""
+        return bool(self._relays or self._usable())
+
+    def join(self, user: RelayUser) -> None:
+        """`user` needs a relay; it is told of those there are, and of every one to come."""
+        if user in self._users:
+            return
+        self._users.append(user)
+        self._cancel("_linger")
+        for relay in list(self._relays.values()):
+            # It may have died since it was used last: then this is noticed soon
+            relay.probe()
+            if relay in self._relays.values():
+                user.relay_found(relay)
+        if not self._relays and not self._attempts:
+            self._gather()
+        elif not self._attempts:
+            user.relays_done()
+
+    def leave(self, user: RelayUser) -> None:
+        """`user` needs no relay any more."""
+        if user not in self._users:
+            return
+        self._users.remove(user)
+        if not self._users:
+            self._cancel("_again")
+            self._cancel("_linger")
+            self._linger = self._reactor.callLater(LINGER, self._close_all)
+
+    @property
+    def current(self) -> list[Relay]:
+        """The relays that have an address now."""
+        return list(self._relays.values())
+
+    def permit(self, hosts: Iterable[str]) -> None:
+        """Let these IP addresses send to our relayed addresses."""
+        hosts = list(hosts)
+        for relay in list(self._relays.values()):
+            relay.permit(hosts)
+
+    def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> bool:
+        """Send from a relayed address; False if `local` is none of ours."""
+        relay = self._relays.get(local)
+        if relay is None:
+            return False
+        relay.send(datagrams, remote)
+        return True
+
+    def base_of(self, local: Address) -> Address | None:
+        """The socket that this relayed address depends on."""
+        relay = self._relays.get(local)
+        return None if relay is None else relay.base
+
+    def why_not(self) -> str:
+        """Why there is no relayed address, in a clause; empty if there is one, or was none to be had."""
+        if self._relays or not self._troubles:
+            return ""
+        troubles = {trouble for trouble, _ in self._troubles.values()}
+        for trouble, clause in _CLAUSES.items():
+            if trouble in troubles:
+                return clause
+        return _CLAUSES[Trouble.REFUSED]
+
+    def hosts(self) -> set[str]:
+        """The IP addresses at which there are relays, as far as they are known."""
+        return {host for server in self._servers for host in self._addresses(server.url)}
+
+    def stop(self) -> None:
+        """Give everything back, at once."""
+        for name in ("_renewal", "_again", "_linger", "_streams_due"):
+            self._cancel(name)
+        self._servers = ()
+        self._users.clear()
+        self._close_all()
+        for relay in self._closing:
+            relay.abandon()
+        self._closing.clear()
+        self._flows.clear()
+
+    # What the sockets bring
+
+    def receive(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> Sequence[bytes]:
+        """
+        Datagrams came: returns those that are not a relay's. ChannelData, which can look like QUIC, is taken
+        from exactly the address and port of a relay that we use from this very socket (RFC 9443).
+        """
+        flow = self._flows.get((local, remote)) if self._flows else None
+        return datagrams if flow is None else flow.receive(datagrams)
+
+    # What relays say (RelayOwner)
+
+    def relay_allocated(self, relay: Relay) -> None:
+        """There is an address."""
+        self._log.info("relayed by {source}: {local}", source=relay.source, local=str(relay.local))
+        self._attempts.remove(relay)
+        self._relays[relay.local] = relay
+        self._troubles.pop(relay.server.url, None)
+        self._delay = _FIRST_DELAY
+        # One carrier of a kind is enough; over UDP it makes those over streams needless
+        for other in list(self._attempts):
+            if relay.base is not None or other.base is None:
+                self._attempts.remove(other)
+                self._close(other)
+        if relay.base is not None or not self._attempts:
+            self._cancel("_streams_due")
+        for user in list(self._users):
+            user.relay_found(relay)
+        if not self._users and self._linger is None:
+            self._close_all()
+        self._finish()
+
+    def relay_failed(self, relay: Relay, trouble: Trouble, text: str) -> None:
+        """There is none (any more)."""
+        self._log.info(
+            "no relay by {source}: {trouble} {text}", source=relay.source, trouble=trouble.value, text=text
+        )
+        url = relay.server.url
+        self._troubles[url] = trouble, text
+        if trouble in (Trouble.QUOTA, Trouble.CAPACITY):
+            self._full_until[url] = self._monotonic() + _FULL_DELAY
+        self._forget_flow(relay)
+        if relay in self._attempts:
+            self._attempts.remove(relay)
+            if not self._attempts and self._streams_due is not None:
+                self._try_streams()
+            self._finish()
+        elif self._relays.get(relay.local) is relay:
+            del self._relays[relay.local]
+            for user in list(self._users):
+                user.relay_lost(relay.local)
+            if self._users and not self._relays and not self._attempts:
+                self._gather()
+
+    # The inside
+
+    def _usable(self) -> list[RelayServer]:
+        now = self._monotonic()
+        return [
+            server
+            for server in self._servers
+            if self._expires[server.url] > now and self._full_until.get(server.url, 0.0) <= now
+        ]
+
+    def _gather(self) -> None:
+        """Ask for allocations; every user hears `relays_done` when all have been answered."""
+        self._cancel("_again")
+        self._cancel("_streams_due")
+        servers = self._usable()
+        datagram_tries = self._datagram_tries(servers)
+        self._streams_due = self._reactor.callLater(HEAD_START, self._try_streams)
+        for server, base, address in datagram_tries:
+            replaced = self._flows.get((base, address))
+            if replaced is not None:
+                # What it would still say would end the new allocation, which has the same five-tuple
+                replaced.abandon()
+            relay = DatagramRelay(
+                server,
+                self,
+                self._received,
+                base=base,
+                address=address,
+                send=self._send,
+                clock=self._reactor,
+                monotonic=self._monotonic,
+                random=self._random,
+            )
+            self._flows[base, address] = relay
+            self._attempts.append(relay)
+        for attempt in list(self._attempts):
+            if isinstance(attempt, DatagramRelay):
+                attempt.start()
+        if not datagram_tries:
+            self._try_streams()
+        self._finish()
+
+    def _datagram_tries(self, servers: list[RelayServer]) -> list[tuple[RelayServer, Address, Address]]:
+        return [
+            (server, base, address)
+            for server in servers
+            if server.url.transport is RelayTransport.UDP
+            for address in (canonical(host, server.url.port) for host in self._addresses(server.url))
+            for base in self._bases()
+            if base.is_ipv6 == address.is_ipv6
+        ][:MAX_DATAGRAM_TRIES]
+
+    def _try_streams(self) -> None:
+        self._cancel("_streams_due")
+        for server in self._usable():
+            if server.url.transport is RelayTransport.UDP:
+                continue
+            relay = StreamRelay(
+                server,
+                self,
+                self._received,
+                endpoint=self._endpoint(server),
+                clock=self._reactor,
+                monotonic=self._monotonic,
+                random=self._random,
+            )
+            self._attempts.append(relay)
+        for attempt in list(self._attempts):
+            if isinstance(attempt, StreamRelay) and attempt in self._attempts:
+                attempt.start()
+        self._finish()
+
+    def _endpoint(self, server: RelayServer) -> Any:
+        url = server.url
+        host = url.host or self._name
+        tcp = HostnameEndpoint(self._reactor, host, url.port, timeout=CONNECT_TIME)
+        if url.transport is RelayTransport.TCP:
+            return tcp
+        creator = RelayConnectionCreator(host, url.port, server.pin, self._roots)
+        return wrapClientTLS(creator, tcp, clock=self._reactor)
+
+    def _finish(self) -> None:
+        """If nothing is under way any more, say so; try again later if there is nothing to show for it."""
+        if self._attempts or self._streams_due is not None:
+            return
+        for user in list(self._users):
+            user.relays_done()
+        if self._users and not self._relays and self._servers and self._again is None:
+            self._again = self._reactor.callLater(self._delay, self._try_again)
+            self._delay = min(self._delay * 2, _LAST_DELAY)
+
+    def _try_again(self) -> None:
+        self._again = None
+        if self._users and not self._relays and not self._attempts:
+            self._gather()
+
+    def _close_all(self) -> None:
+        self._cancel("_linger")
+        self._cancel("_streams_due")
+        relays = [*self._attempts, *self._relays.values()]
+        self._attempts.clear()
+        self._relays.clear()
+        for relay in relays:
+            self._close(relay)
+
+    def _close(self, relay: Relay) -> None:
+        for other in [other for other in self._closing if other.over]:
+            self._closing.remove(other)
+            self._forget_flow(other)
+        self._closing.append(relay)
+        relay.close()
+
+    def _forget_flow(self, relay: Relay) -> None:
+        for flow, other in list(self._flows.items()):
+            if other is relay:
+                del self._flows[flow]
+
+    def _addresses(self, url: RelayURL) -> list[str]:
+        """The IP addresses of a relay that are known now."""
+        name = self._name if url.host is None else url.host
+        known = self._hosts.get(name, [])
+        return list(dict.fromkeys([self._host, *known])) if url.host is None else known
+
+    def _resolve(self, url: RelayURL) -> None:
+        name = self._name if url.host is None else url.host
+        if name in self._hosts:
+            return
+        try:
+            self._hosts[name] = [canonical(name, 1).host]
+        except ValueError:
+            self._hosts[name] = []
+            look_up(self._reactor, name, lambda hosts: self._resolved(name, hosts))
+
+    def _resolved(self, name: str, hosts: list[str]) -> None:
+        if hosts:
+            self._hosts[name] = [canonical(host, 1).host for host in hosts]
+        else:
+            del self._hosts[name]  # To be asked again with the next credentials
+
+    def _cancel(self, name: str) -> None:
+        timer: IDelayedCall | None = getattr(self, name)
+        setattr(self, name, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+
+
+_CLAUSES = {
+    Trouble.CAPACITY: "the relay has no room now",
+    Trouble.QUOTA: "this peer has used up what the relay grants it",
+    Trouble.UNAUTHORIZED: "the relay did not take the credentials that the rendezvous gave",
+    Trouble.WRONG_CREDENTIALS: "the relay did not take the credentials that the rendezvous gave",
+    Trouble.TIMEOUT: "the relay does not answer",
+    Trouble.DISCONNECTED: "the relay can't be reached from here",
+    Trouble.REFUSED: "the relay refused to help",
+}

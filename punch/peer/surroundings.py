@@ -1,0 +1,117 @@
+"""What all sessions of a node share, and how a session's agent gets its candidates from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from twisted.internet.interfaces import IProtocol, IReactorTime
+
+from punch.identity import Identity, RandomBytes
+from punch.link.link import Link
+from punch.peer.call_machine import Description
+from punch.peer.policy import RelayPolicy
+from punch.peer.relay import Relay
+from punch.peer.relays import RelayPool
+from punch.peer.router import Router
+from punch.peer.sockets import SocketSet
+from punch.traversal.agent import Agent, Credentials
+from punch.traversal.candidates import may_relay
+from punch.wire.address import Address
+from punch.wire.candidate import Candidate
+from punch.wire.control import Request
+
+ProtocolFactory = Callable[[Link], IProtocol]
+
+
+@dataclass
+class Surroundings:
+    """What all sessions of a node share."""
+
+    identity: Identity
+    name: str
+    clock: IReactorTime
+    monotonic: Callable[[], float]
+    random: RandomBytes
+    pacing: float
+    sockets: SocketSet
+    router: Router
+    relays: RelayPool
+    relay_policy: RelayPolicy
+    send_control: Callable[[Request], bool]
+    refresh_sockets: Callable[[], list[Address]]
+    """Opens what is missing; returns the local addresses to use."""
+    mappings: Callable[[], list[tuple[Address, Address]]]
+    """What is known about how reflectors see our sockets: local address, mapped address."""
+    reflectors: list[Address] = field(default_factory=list)
+    handlers: dict[str, ProtocolFactory] = field(default_factory=dict)
+
+
+def new_agent(around: Surroundings, *, controlling: bool) -> Agent:
+    """An agent with all candidates that are known at once."""
+    agent = Agent(
+        controlling=controlling,
+        credentials=Credentials.generate(around.random),
+        random=around.random,
+        pacing=around.pacing,
+    )
+    bases = around.refresh_sockets()
+    if around.relay_policy is not RelayPolicy.ONLY:
+        for base in bases:
+            agent.add_local_address(base)
+        for base, mapped in around.mappings():
+            if base in bases:
+                agent.add_reflexive(base, mapped)
+    if around.relay_policy is not RelayPolicy.NEVER:
+        for relay in around.relays.current:
+            add_relay(agent, relay, around, around.monotonic())
+    return agent
+
+
+def add_relay(agent: Agent, relay: Relay, around: Surroundings, now: float) -> None:
+    """There is a relayed candidate, and, unless that is to stay hidden, a server-reflexive one."""
+    hidden = around.relay_policy is RelayPolicy.ONLY
+    if relay.base is not None and relay.mapped is not None and not hidden:
+        agent.add_reflexive(relay.base, relay.mapped, relay.source)
+    agent.add_relayed(relay.local, None if hidden else relay.mapped, relay.source, now)
+
+
+def sources(around: Surroundings) -> tuple[list[Address], bool]:
+    """The reflectors to ask, and whether there are relays to ask."""
+    policy = around.relay_policy
+    reflectors = [] if policy is RelayPolicy.ONLY else around.reflectors
+    return reflectors, policy is not RelayPolicy.NEVER and around.relays.available
+
+
+def reachable(relayed: Address, remotes: Sequence[Address]) -> list[str]:
+    """The IP addresses that may send to us by that relay."""
+    return list(dict.fromkeys(remote.host for remote in remotes if may_relay(relayed, remote)))
+
+
+def relay_clause(around: Surroundings) -> str:
+    """What there is to say about relays when no path was found."""
+    if around.relay_policy is RelayPolicy.NEVER:
+        return "relays are switched off here (--relay never)"
+    if not around.relays.available and not around.relays.why_not():
+        return "the rendezvous has no relay to offer"
+    return around.relays.why_not() or "not even the relay led there"
+
+
+def candidates_now(agent: Agent) -> tuple[Candidate, ...]:
+    """What the offer or answer tells at once: these events are used up here."""
+    while agent.next_event() is not None:
+        pass
+    return tuple(agent.local_candidates)
+
+
+def describe(agent: Agent, around: Surroundings, candidates: tuple[Candidate, ...]) -> Description:
+    """What the offer or answer says of us."""
+    credentials = agent.credentials
+    return Description(
+        around.name,
+        credentials.ufrag,
+        credentials.password,
+        around.pacing,
+        candidates,
+        complete=not any(sources(around)),
+    )
