@@ -24,6 +24,8 @@ from punch.wire.control import (
     Message,
     Ping,
     Pong,
+    Probe,
+    Probed,
     Register,
     Reject,
     Reply,
@@ -32,6 +34,7 @@ from punch.wire.control import (
     Welcome,
 )
 from punch.wire.fields import is_visible
+from punch.wire.probing import ProbeOutcome, Vantage
 from punch.wire.sealed import MAX_BODY, Envelope
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=50)
@@ -89,6 +92,11 @@ def envelopes(draw: st.DrawFn, to: PeerID | None = None) -> Envelope:
     )
 
 
+def octets(size: int) -> st.SearchStrategy[bytes]:
+    """Exactly so many bytes."""
+    return st.binary(min_size=size, max_size=size)
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
     """Anything that a peer may send."""
@@ -101,6 +109,15 @@ def requests(draw: st.DrawFn) -> Request:
         st.builds(Trickle, st.just(call), st.just(to), envelopes(to)),
         st.builds(Reject, st.just(call), st.just(to), st.sampled_from([ErrorCode.REFUSED, ErrorCode.BUSY])),
         st.just(Cancel(call, to)),
+        st.builds(
+            Probe,
+            addresses().map(lambda address: address.host),
+            st.integers(1, 65535),
+            st.sampled_from(Vantage),
+            octets(12),
+            octets(16),
+            octets(16),
+        ),
     ]
     return draw(st.one_of(choices))
 
@@ -111,7 +128,16 @@ def replies(draw: st.DrawFn) -> Reply:
     call, sender, code = draw(calls), draw(peer_ids), draw(st.sampled_from(ErrorCode))
     address = draw(addresses()).host
     choices: list[st.SearchStrategy[Reply]] = [
-        st.builds(Welcome, st.just(sender), st.just(address), st.integers(0, 65535), st.floats(0.125, 3600)),
+        st.builds(
+            Welcome,
+            st.just(sender),
+            st.just(address),
+            st.integers(0, 65535),
+            st.floats(0.125, 3600),
+            second_reflector=st.integers(0, 65535),
+            reflector_addresses=st.lists(addresses().map(lambda each: each.host), max_size=8).map(tuple),
+        ),
+        st.builds(Probed, octets(12), st.sampled_from(ProbeOutcome)),
         st.just(Pong()),
         st.builds(Incoming, st.just(call), st.just(sender), names, envelopes()),
         st.builds(Answered, st.just(call), st.just(sender), envelopes()),

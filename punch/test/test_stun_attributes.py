@@ -47,6 +47,7 @@ VALUES: dict[Attribute, st.SearchStrategy[Any]] = {
     Attribute.ICE_CONTROLLED: st.integers(0, 2**64 - 1),
     Attribute.ICE_CONTROLLING: st.integers(0, 2**64 - 1),
     Attribute.NOMINATION: st.integers(0, 2**32 - 1),
+    Attribute.PROBE: st.binary(min_size=16, max_size=16),
     Attribute.CHANNEL_NUMBER: st.integers(0, 65535),
     Attribute.LIFETIME: st.integers(0, 2**32 - 1),
     Attribute.XOR_PEER_ADDRESS: ADDRESSES,

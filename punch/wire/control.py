@@ -20,6 +20,7 @@ from punch.wire.address import canonical
 from punch.wire.fields import (
     FieldError,
     Reader,
+    binary,
     clean,
     field,
     integer,
@@ -31,7 +32,9 @@ from punch.wire.fields import (
     sentence,
     sequence,
     string,
+    to_base64,
 )
+from punch.wire.probing import NONCE_SIZE, PROOF_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage
 from punch.wire.relays import MAX_RELAYS, RelayServer
 from punch.wire.sealed import Envelope
 
@@ -41,6 +44,8 @@ MAX_LINE = 16384
 """Bytes of a line, without its newline."""
 MAX_KEEPALIVE = 3600.0
 """Seconds."""
+MAX_REFLECTORS = 8
+"""How many further addresses of its reflector a service tells of."""
 
 
 class Accept(str, Enum):
@@ -178,6 +183,23 @@ class RenewRelays:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """
+    Send one datagram to my own reflexive address: an answer to a Binding request with this transaction ID.
+
+    `address` and `port` are what a reflector of this service told, and `proof` is what came with that, for
+    `nonce` (see `punch.wire.probing`).
+    """
+
+    address: str
+    port: int
+    vantage: Vantage
+    transaction: bytes
+    nonce: bytes
+    proof: bytes
+
+
+@dataclass(frozen=True)
 class Welcome:
     """
     The peer is registered.
@@ -193,6 +215,10 @@ class Welcome:
     version: int = VERSION
     relays: tuple[RelayServer, ...] = ()
     """Where a link can be relayed, none if nowhere."""
+    second_reflector: int = 0
+    """The UDP port of a second reflector on the same host, for RFC 5780's tests; 0 if there is none."""
+    reflector_addresses: tuple[str, ...] = ()
+    """Further IP addresses of the service at which the same ports are."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +226,14 @@ class Relays:
     """The answer to `RenewRelays`: where a link can be relayed, with new credentials."""
 
     relays: tuple[RelayServer, ...]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """The answer to `Probe`."""
+
+    transaction: bytes
+    outcome: ProbeOutcome
 
 
 @dataclass(frozen=True)
@@ -254,8 +288,8 @@ class Error:
     call: str | None = None
 
 
-Request = Register | Ping | Establish | Answer | Trickle | Reject | Cancel | RenewRelays
-Reply = Welcome | Relays | Pong | Incoming | Answered | Candidates | Ended | Error
+Request = Register | Ping | Establish | Answer | Trickle | Reject | Cancel | RenewRelays | Probe
+Reply = Welcome | Relays | Probed | Pong | Incoming | Answered | Candidates | Ended | Error
 Message = Request | Reply
 
 
@@ -274,7 +308,7 @@ def encode(message: Message) -> bytes:
     value: dict[str, Any] = {"type": shape.type}
     for entry in shape.fields:
         content = getattr(message, entry.attribute)
-        if content is not None and (entry.required or content != ()):
+        if entry.required or content not in _NOTHING:
             value[entry.key] = _to_json(content)
     if "text" in value:
         value["text"] = clean(value["text"])
@@ -304,6 +338,10 @@ def decode_reply(line: bytes) -> Reply:
     :raise Malformed: say why and close.
     """
     return cast(Reply, _decode(line, _REPLIES))
+
+
+# What a field that may be missing has where it is.
+_NOTHING = (None, (), 0)
 
 
 class _Field(NamedTuple):
@@ -369,6 +407,7 @@ _OFFER = _Field("offer", "offer", _envelope)
 _ANSWER = _Field("answer", "answer", _envelope)
 _ENVELOPE = _Field("envelope", "envelope", _envelope)
 _RELAYS = _Field("relays", "relays", sequence(RelayServer.from_json, MAX_RELAYS))
+_TRANSACTION = _Field("transaction", "transaction", binary(TRANSACTION_SIZE, TRANSACTION_SIZE))
 _DECISION = _Field("code", "code", _one_of(ErrorCode.REFUSED, ErrorCode.BUSY))
 
 _REQUESTS = {
@@ -382,6 +421,18 @@ _REQUESTS = {
         _Shape(Reject, "reject", (_CALL, _TO, _DECISION)),
         _Shape(Cancel, "cancel", (_CALL, _TO)),
         _Shape(RenewRelays, "relay", ()),
+        _Shape(
+            Probe,
+            "probe",
+            (
+                _Field("address", "address", _ip),
+                _Field("port", "port", integer(1, 65535)),
+                _Field("vantage", "from", _one_of(*Vantage)),
+                _TRANSACTION,
+                _Field("nonce", "nonce", binary(NONCE_SIZE, NONCE_SIZE)),
+                _Field("proof", "proof", binary(PROOF_SIZE, PROOF_SIZE)),
+            ),
+        ),
     )
 }
 _REPLIES = {
@@ -397,9 +448,17 @@ _REPLIES = {
                 _Field("reflector", "reflector", integer(0, 65535)),
                 _Field("keepalive", "keepalive", number(0.1, MAX_KEEPALIVE)),
                 _RELAYS._replace(required=False),
+                _Field("second_reflector", "second_reflector", integer(0, 65535), required=False),
+                _Field(
+                    "reflector_addresses",
+                    "reflector_addresses",
+                    sequence(_ip, MAX_REFLECTORS),
+                    required=False,
+                ),
             ),
         ),
         _Shape(Relays, "relay", (_RELAYS,)),
+        _Shape(Probed, "probed", (_TRANSACTION, _Field("outcome", "outcome", _one_of(*ProbeOutcome)))),
         _Shape(Pong, "pong", ()),
         _Shape(Incoming, "incoming", (_CALL, _FROM, _NAME, _OFFER)),
         _Shape(Answered, "answered", (_CALL, _FROM, _ANSWER)),
@@ -420,8 +479,12 @@ def _to_json(content: object) -> object:
         return content.to_json()
     if isinstance(content, Enum):
         return content.value
+    if isinstance(content, bytes):
+        return to_base64(content)
+    if isinstance(content, RelayServer):
+        return content.to_json()
     if isinstance(content, tuple):
-        return [relay.to_json() for relay in content]
+        return [_to_json(entry) for entry in content]
     return content
 
 

@@ -70,6 +70,8 @@ class Attribute(IntEnum):
     ICE_CONTROLLING = 0x802A
     # libwebrtc's GOOG-NOMINATION: a number that grows with each nomination
     NOMINATION = 0xC001
+    # Ours (docs/protocol.md, section 7): a commitment in a Binding request, a proof in its answer
+    PROBE = 0xC0BE
     # RFC 8656
     CHANNEL_NUMBER = 0x000C
     LIFETIME = 0x000D
@@ -424,6 +426,7 @@ CODECS: dict[int, Codec] = {
     Attribute.ICE_CONTROLLED: _NUMBER64,
     Attribute.ICE_CONTROLLING: _NUMBER64,
     Attribute.NOMINATION: _NUMBER32,
+    Attribute.PROBE: _octets(16),
     Attribute.CHANNEL_NUMBER: _leading(2, 0xFFFF),
     Attribute.LIFETIME: _NUMBER32,
     Attribute.XOR_PEER_ADDRESS: _XOR_ADDRESS,
