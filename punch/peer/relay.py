@@ -110,11 +110,11 @@ class Relay:
             self._client.send(data, remote, now)
         self._flush()
 
-    def permit(self, hosts: Iterable[str]) -> None:
-        """Let these IP addresses send to us."""
+    def permit(self, peers: Iterable[Address]) -> None:
+        """Let these peers send to us."""
         now = self._monotonic()
-        for host in hosts:
-            self._client.permit(host, now)
+        for peer in peers:
+            self._client.permit(peer, now)
         self._flush()
 
     def renew(self, server: RelayServer) -> None:

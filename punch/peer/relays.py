@@ -14,7 +14,7 @@ still taken: it is the better carrier.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from cryptography import x509
@@ -175,12 +175,6 @@ class RelayPool:
         """The relays that have an address now."""
         return list(self._relays.values())
 
-    def permit(self, hosts: Iterable[str]) -> None:
-        """Let these IP addresses send to our relayed addresses."""
-        hosts = list(hosts)
-        for relay in list(self._relays.values()):
-            relay.permit(hosts)
-
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> bool:
         """Send from a relayed address; False if `local` is none of ours."""
         relay = self._relays.get(local)
@@ -203,10 +197,6 @@ class RelayPool:
             if trouble in troubles:
                 return clause
         return _CLAUSES[Trouble.REFUSED]
-
-    def hosts(self) -> set[str]:
-        """The IP addresses at which there are relays, as far as they are known."""
-        return {host for server in self._servers for host in self._addresses(server.url)}
 
     def stop(self) -> None:
         """Give everything back, at once."""

@@ -83,9 +83,9 @@ def sources(around: Surroundings) -> tuple[list[Address], bool]:
     return reflectors, policy is not RelayPolicy.NEVER and around.relays.available
 
 
-def reachable(relayed: Address, remotes: Sequence[Address]) -> list[str]:
-    """The IP addresses that may send to us by that relay."""
-    return list(dict.fromkeys(remote.host for remote in remotes if may_relay(relayed, remote)))
+def reachable(relayed: Address, remotes: Sequence[Address]) -> list[Address]:
+    """Which of the peer's addresses that relay can reach."""
+    return [remote for remote in remotes if may_relay(relayed, remote)]
 
 
 def relay_clause(around: Surroundings) -> str:

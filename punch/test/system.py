@@ -17,6 +17,7 @@ from punch.link.events import Role
 from punch.link.link import Link
 from punch.peer.events import Connected, Disconnected, Event, Failed, IncomingCall, Registered
 from punch.peer.node import Node
+from punch.peer.policy import RelayPolicy
 from punch.rendezvous.config import Limits, RendezvousConfig
 from punch.rendezvous.service import RendezvousService, make_service
 from punch.state import KnownPeers
@@ -106,6 +107,7 @@ class Peer:
         known: KnownPeers | None = None,
         pacing: float = 0.05,
         addresses: Callable[[], list[str]] | None = None,
+        relay: RelayPolicy = RelayPolicy.AUTO,
         salt: str = "",
     ) -> None:
         self.net = net
@@ -132,6 +134,7 @@ class Peer:
             random=random,
             monotonic=net.monotonic,
             pacing=pacing,
+            relay=relay,
         )
         self.chats = Chats(self._message, self._mark, random=random)
         self.node.handle(STREAM_NAME, self.chats.accept)

@@ -147,8 +147,8 @@ class AllocationTests(SynchronousTestCase):
         """438: the same once more with the new nonce, for each request under way."""
         table = Table().allocated()
         table.nonce = "nonce-2"
-        table.client.permit(PEER.host, table.now)
-        table.client.permit("203.0.113.3", table.now)
+        table.client.permit(PEER, table.now)
+        table.client.permit(Address("203.0.113.3", 1), table.now)
         before = table.requests()
         for request in before:
             table.answer(request)
@@ -393,7 +393,7 @@ class DataTests(SynchronousTestCase):
     def test_data_indications(self) -> None:
         """Before a channel is bound, and from addresses that checks come from."""
         table = Table().allocated()
-        table.client.permit(PEER.host, table.now)
+        table.client.permit(PEER, table.now)
         attributes = ((Attribute.XOR_PEER_ADDRESS, OTHER), (Attribute.DATA, b"hello"))
         message = Message(Method.DATA, MessageClass.INDICATION, bytes(12), attributes)
         self.assertEqual(table.give(message, None), Data(b"hello", OTHER))
@@ -425,18 +425,29 @@ class DataTests(SynchronousTestCase):
         table = Table().allocated()
         table.client.send(CHECK, STRANGER, table.now)
         table.refuse(table.requests()[0], 403)
-        self.assertEqual(table.events(), [Refused(STRANGER.host)])
+        self.assertEqual(table.events(), [Refused(STRANGER)])
         table.client.send(CHECK, STRANGER, table.now)
         self.assertEqual(table.requests(), [])
         table.client.send(CHECK, PEER, table.now)
         self.assertEqual(len(table.requests()), 2)
         self.assertEqual(table.client.state, ClientState.ALLOCATED)
 
+    def test_another_client_of_the_same_server(self) -> None:
+        """
+        Two peers that see nothing but the relay meet there: a permission for each relayed address, since the
+        server relays to nothing else at its own.
+        """
+        table = Table().allocated()
+        for port in (50002, 50004):
+            table.client.permit(Address(RELAYED.host, port), table.now)
+        asked = [_value(request, Attribute.XOR_PEER_ADDRESS) for request in table.requests()]
+        self.assertEqual(asked, [Address(RELAYED.host, 50002), Address(RELAYED.host, 50004)])
+
     def test_other_family(self) -> None:
         """An IPv4 relay can't reach IPv6 addresses."""
         table = Table().allocated()
         table.client.send(CHECK, Address("2001:db8::1", 5), table.now)
-        table.client.permit("2001:db8::1", table.now)
+        table.client.permit(Address("2001:db8::1", 5), table.now)
         self.assertEqual(table.requests(), [])
 
     def test_two_hundred_addresses(self) -> None:
@@ -469,7 +480,7 @@ class DataTests(SynchronousTestCase):
     def test_a_dead_server_is_noticed(self) -> None:
         """A permission that nobody answers leads to the question whether the server is there."""
         table = Table().allocated()
-        table.client.permit(PEER.host, table.now)
+        table.client.permit(PEER, table.now)
         start = table.now
         while table.client.state is ClientState.ALLOCATED:
             table.now = table.client.get_timer() or 0.0

@@ -101,10 +101,10 @@ class TurnClient:
         self._lifecycle.start()
         self._ask_for_allocation(now)
 
-    def permit(self, host: str, now: float) -> None:
-        """Let this IP address send to us."""
-        if self.relayed is not None and (":" in host) == self.relayed.is_ipv6:
-            self._permission(host, now)
+    def permit(self, peer: Address, now: float) -> None:
+        """Let this peer, and who else has its IP address, send to us."""
+        if self.relayed is not None and peer.is_ipv6 == self.relayed.is_ipv6:
+            self._permission(peer, now)
 
     def send(self, data: bytes, peer: Address, now: float) -> None:
         """Relay a datagram to `peer`. Where that can't be, it is lost, like any datagram."""
@@ -115,7 +115,7 @@ class TurnClient:
             return
         if self.relayed is None or peer.is_ipv6 != self.relayed.is_ipv6:
             return
-        permission = self._permission(peer.host, now)
+        permission = self._permission(peer, now)
         if permission is None or permission.grant is Grant.REFUSED:
             return
         self._indicate(data, peer)
@@ -277,6 +277,7 @@ class TurnClient:
             self._fail(Trouble.REFUSED, "no relayed address")
             return
         self.relayed = relayed
+        self._peers = Peers(relayed.host)
         mapped = message.get(Attribute.XOR_MAPPED_ADDRESS)
         self.mapped = mapped if isinstance(mapped, Address) else None
         self._lifecycle.allocated()
@@ -328,10 +329,10 @@ class TurnClient:
 
     # Permissions and channels
 
-    def _permission(self, host: str, now: float) -> Permission | None:
-        permission = self._peers.permission(host)
+    def _permission(self, peer: Address, now: float) -> Permission | None:
+        permission = self._peers.permission(peer)
         if permission is None:
-            permission = self._peers.add_permission(host, now)
+            permission = self._peers.add_permission(peer, now)
             if permission is not None:
                 self._ask_for_permission(permission, now)
         elif permission.use(now):
@@ -340,16 +341,15 @@ class TurnClient:
 
     def _ask_for_permission(self, permission: Permission, now: float) -> None:
         # A request for each address: one that the server refuses would spoil it for the others
-        address = Address(permission.host, 0)
         self._requests.start(
-            Method.CREATE_PERMISSION, ((Attribute.XOR_PEER_ADDRESS, address),), permission, now
+            Method.CREATE_PERMISSION, ((Attribute.XOR_PEER_ADDRESS, permission.peer),), permission, now
         )
 
     def _take_permission(self, permission: Permission, answer: Answer, now: float) -> None:
         waiting = list(permission.waiting)
         permission.waiting.clear()
         if answer.code == SUCCESS:
-            self._peers.granted(permission.host, now)
+            self._peers.granted(permission.peer, now)
             if not answer.request.at_once:
                 for data, peer in waiting:
                     self._indicate(data, peer)
@@ -357,7 +357,7 @@ class TurnClient:
         if permission.grant is not Grant.GRANTED:
             permission.grant = Grant.REFUSED
             permission.expires_at = now + TRY_AGAIN_AFTER
-            self._events.append(Refused(permission.host))
+            self._events.append(Refused(permission.peer))
 
     def _bind(self, channel: Channel | None, peer: Address, now: float) -> None:
         if channel is None:
@@ -394,4 +394,4 @@ class TurnClient:
         if not isinstance(peer, Address) or not isinstance(data, bytes):
             return None
         # A server lets in only whom we have permitted; we don't rely on it (section 11.3)
-        return Data(data, peer) if self._peers.permission(peer.host) is not None else None
+        return Data(data, peer) if self._peers.permission(peer) is not None else None

@@ -70,9 +70,9 @@ class Allocated:
 
 @dataclass(frozen=True)
 class Refused:
-    """The server does not relay to this IP address (403)."""
+    """The server does not relay to this peer (403)."""
 
-    host: str
+    peer: Address
 
 
 @dataclass(frozen=True)

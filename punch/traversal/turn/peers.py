@@ -18,7 +18,7 @@ RENEW_AFTER = 240.0
 TRY_AGAIN_AFTER = 60.0
 """Seconds until a channel that the server did not bind is asked for again."""
 MAX_HOSTS = 128
-"""IP addresses with a permission at once: a peer tells 32 at most, but an allocation may serve many."""
+"""Permissions at once: a peer tells 32 at most, but an allocation may serve many."""
 WAITING = 4
 """Messages for an address whose permission is on its way that are kept, in case the request got lost."""
 
@@ -33,9 +33,14 @@ class Grant(Enum):
 
 @dataclass(eq=False)
 class Permission:
-    """The leave of one IP address to send to us, and ours to send to it."""
+    """
+    The leave of one IP address to send to us, and ours to send to it.
 
-    host: str
+    `peer` is one address there. Servers look at its IP address alone, but for their own: from there they
+    relay only what another allocation of theirs sends, so that there each port is a case of its own.
+    """
+
+    peer: Address
     used_at: float
     grant: Grant = Grant.PENDING
     renew_at: float | None = None
@@ -72,21 +77,28 @@ class Channel:
 class Peers:
     """The tables, and their times; the client makes the requests."""
 
-    def __init__(self) -> None:
-        self._permissions: dict[str, Permission] = {}
+    def __init__(self, server: str = "") -> None:
+        """
+        :param server: the IP address that relays.
+        """
+        self._server = server
+        self._permissions: dict[Address, Permission] = {}
         self._channels: dict[Address, Channel] = {}
         self._by_number: dict[int, Channel] = {}
 
-    def permission(self, host: str) -> Permission | None:
-        """The one for this IP address."""
-        return self._permissions.get(host)
+    def permission(self, peer: Address) -> Permission | None:
+        """The one for this peer."""
+        return self._permissions.get(self._key(peer))
 
-    def add_permission(self, host: str, now: float) -> Permission | None:
+    def add_permission(self, peer: Address, now: float) -> Permission | None:
         """A new one to ask for; None if there are too many."""
         if len(self._permissions) >= MAX_HOSTS:
             return None
-        permission = self._permissions[host] = Permission(host, now)
+        permission = self._permissions[self._key(peer)] = Permission(peer, now)
         return permission
+
+    def _key(self, peer: Address) -> Address:
+        return peer if peer.host == self._server else Address(peer.host, 0)
 
     def channel(self, peer: Address) -> Channel | None:
         """The one for this peer."""
@@ -107,9 +119,9 @@ class Peers:
         channel = self._channels[peer] = self._by_number[number] = Channel(number, peer, now)
         return channel
 
-    def granted(self, host: str, now: float) -> None:
+    def granted(self, peer: Address, now: float) -> None:
         """The server has (re)newed a permission, by whatever request."""
-        permission = self._permissions.get(host)
+        permission = self._permissions.get(self._key(peer))
         if permission is not None:
             permission.grant = Grant.GRANTED
             permission.renew_at = now + RENEW_AFTER
@@ -120,7 +132,7 @@ class Peers:
         channel.bound = True
         channel.renew_at = now + RENEW_AFTER
         channel.expires_at = now + CHANNEL_LIFETIME
-        self.granted(channel.peer.host, now)
+        self.granted(channel.peer, now)
 
     def not_bound(self, channel: Channel, now: float) -> None:
         """It has not; what is bound stays bound until it expires."""
@@ -147,13 +159,13 @@ class Peers:
                 else:
                     # Its permission, which it would have renewed, ends before it does
                     channel.bound = False
-        renewed = {channel.peer.host for channel in channels}
+        renewed = {self._key(channel.peer) for channel in channels}
         permissions = []
-        for permission in list(self._permissions.values()):
+        for key, permission in list(self._permissions.items()):
             if permission.expires_at is not None and now >= permission.expires_at:
-                del self._permissions[permission.host]
+                del self._permissions[key]
             elif permission.renew_at is not None and now >= permission.renew_at:
                 permission.renew_at = None
-                if permission.used_at > now - RENEW_AFTER and permission.host not in renewed:
+                if permission.used_at > now - RENEW_AFTER and key not in renewed:
                     permissions.append(permission)
         return permissions, channels
