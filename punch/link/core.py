@@ -89,8 +89,8 @@ class LinkCore:
         """
         Begin, once a path exists: the caller sends its Initial. From now on the link must be proved in time.
         """
-        if self._deadline is not None or self._closed:
-            return
+        if self._deadline is not None or self._link is not None or self._closed:
+            return  # A callee may be proved to before it has a path of its own choice
         self._now = now
         self._deadline = now + self.limits.prove_seconds
         if self.role is Role.CALLER:

@@ -33,6 +33,17 @@ class VanishTests(LinkTestCase):
         assert callee.closed is not None
         self.assertEqual(callee.closed.code, CloseCode.TIMEOUT)
 
+    def test_callee_that_is_proved_to_before_it_starts(self) -> None:
+        """The caller's path may work, and carry the whole handshake, before the callee has chosen one."""
+        caller, callee = self.make_caller(), self.make_callee()
+        pipe = Pipe(caller, callee)
+        caller.core.start(0.0)
+        self.assertTrue(pipe.run(5.0, lambda: callee.proved))
+        callee.core.start(pipe.now)
+        pipe.run(60.0)
+        self.assertIsNone(callee.closed)
+        self.assertIsNone(caller.closed)
+
     def vanish(self, survivor: int, packets: int) -> None:
         """All datagrams after the first `packets` are lost."""
         caller, callee = self.make_caller(), self.make_callee()
