@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from types import TracebackType
@@ -21,6 +22,22 @@ def run(*arguments: str, text: str | None = None) -> str:
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(arguments)}: {done.stderr or done.stdout}")
     return done.stdout
+
+
+def remove(namespace: str) -> None:
+    """End all that runs in a network namespace, and the namespace."""
+    pids = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
+    for pid in pids.stdout.split():
+        subprocess.run(["kill", "-9", pid], check=False)
+    subprocess.run(["ip", "netns", "del", namespace], check=False)
+
+
+def remove_orphans() -> None:
+    """Remove what labs of processes left behind that were killed before they could."""
+    for line in run("ip", "netns", "list").splitlines():
+        match = re.match(r"punch(\d+)-", line)
+        if match is not None and not os.path.exists(f"/proc/{match[1]}"):
+            remove(line.split()[0])
 
 
 class Host:
@@ -54,6 +71,7 @@ class Lab:
     """A set of namespaces, named after this process so that labs run side by side."""
 
     def __init__(self) -> None:
+        remove_orphans()
         self._tag = f"punch{os.getpid()}-{next(_labs)}"
         self._interfaces = itertools.count()
         self.hosts: list[Host] = []
@@ -65,9 +83,7 @@ class Lab:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for host in reversed(self.hosts):
-            for pid in run("ip", "netns", "pids", host.name).split():
-                subprocess.run(["kill", "-9", pid], check=False)
-            subprocess.run(["ip", "netns", "del", host.name], check=False)
+            remove(host.name)
 
     def host(self, name: str) -> Host:
         host = Host(f"{self._tag}-{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--peer-option", action="append", default=[], help="an option for every peer: --relay=only"
     )
     given = parser.parse_args(arguments)
+    # Ended from outside, it removes its namespaces and processes as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         pairs = parse_pairs(given.pairs)
     except ValueError as problem:

@@ -32,6 +32,21 @@ def _cable(world: World, router: Host, host: Host, gateway: str, address: str) -
     host.route(gateway)
 
 
+def home_router(
+    world: World,
+    name: str,
+    *,
+    nat: Callable[[str], str] = lambda public: source_nat(),
+    unsolicited: str = "drop",
+    forward: Sequence[str] = (),
+) -> Host:
+    """A router with a public address on its access link, by default with plain masquerading."""
+    public = world.public4()
+    router = _router(world, name, [nat(public), input_rules(unsolicited), forward_rules(*forward)])
+    world.access(router, "wan", f"{public}/24")
+    return router
+
+
 def _home(
     world: World,
     profile: str,
@@ -44,10 +59,7 @@ def _home(
     subnet: str | None = None,
 ) -> Place:
     """A router with a public address and one host behind it, by default behind plain masquerading."""
-    public = world.public4()
-    rules = [nat(public), input_rules(unsolicited), forward_rules(*forward)]
-    router = _router(world, f"{profile}-{side}r", rules)
-    world.access(router, "wan", f"{public}/24")
+    router = home_router(world, f"{profile}-{side}r", nat=nat, unsolicited=unsolicited, forward=forward)
     host = world.lab.host(f"{profile}-{side}")
     subnet = subnet or f"10.{number}.{side}"
     _cable(world, router, host, f"{subnet}.1", f"{subnet}.2")
