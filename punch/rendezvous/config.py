@@ -74,6 +74,11 @@ class Limits:
     relay_idle_time: float = 10.0
     """How long a TCP connection without an allocation stays."""
 
+    probe_rate: float = 2.0
+    """Probes of its own NAT that a peer may ask for each second, for long…"""
+    probe_burst: float = 40.0
+    """…and at once; the same for all peers at one IPv4 /24 or IPv6 /64 together."""
+
     def __post_init__(self) -> None:
         for entry in fields(self):
             if getattr(self, entry.name) <= 0:
@@ -89,6 +94,14 @@ class ServerCertificate:
 
 
 @dataclass(frozen=True)
+class AlternateAddress:
+    """A further address of the reflector: `shown` to peers, and what this machine has it as, its `own`."""
+
+    shown: str
+    own: str
+
+
+@dataclass(frozen=True)
 class RendezvousConfig:
     """All that `make_service` needs to know."""
 
@@ -101,6 +114,12 @@ class RendezvousConfig:
     """0 takes any free one."""
     reflector_host: str | None = None
     """The only address that the reflector answers on; None: all."""
+    second_reflector: bool = True
+    """Whether to have a second port for the reflector, by which peers learn what their NATs do."""
+    second_reflector_port: int | None = None
+    """None: the port after the first, or any free one if that is; without it if it is taken."""
+    alternate_addresses: Sequence[AlternateAddress] = ()
+    """Further addresses of the reflector, for the same purpose."""
     host: str | None = None
     """The name or address that peers will use; None: the one listened on, or `primary_address`."""
     public_port: int | None = None

@@ -13,13 +13,15 @@ methods,
 and
   PADDING would let strangers aim it elsewhere or make it send more. They are answered with 420 (Unknown
   Attribute), as RFC 8489, section 6.3.1 asks of a server that doesn't have them; `turnutils_natdiscovery`
-  takes that, and the lack of OTHER-ADDRESS in every answer, as "this server has no RFC 5780".
+  takes that, and the lack of OTHER-ADDRESS in every answer, as "this server has no RFC 5780". Peers get what
+  these are for over the control channel, for addresses at which they receive: see `punch.rendezvous.probing`.
 
 No address is kept or logged. What stays in memory is the /24 or /64, as a number, of those who asked lately.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv6Address
 from struct import Struct
 
@@ -61,22 +63,31 @@ _PORT_MASK = MAGIC_COOKIE >> 16
 _REFUSED = (Attribute.CHANGE_REQUEST, Attribute.RESPONSE_PORT, Attribute.PADDING)
 
 
+Prove = Callable[[bytes, Address, str, float], bytes]
+"""Makes a proof for a commitment, where it came from, our own address where it came to, and the time."""
+
+
 class Reflector:
     """
     What to answer to a datagram, if anything. Pure: no socket, no clock.
 
     :param buckets: how much each prefix may ask. Keys are opaque numbers, one for each IPv4 /24 and IPv6 /64.
+    :param prove: makes the proofs with which peers may ask for probes; None if there are none.
     """
 
-    def __init__(self, buckets: TokenBuckets | None = None) -> None:
+    def __init__(self, buckets: TokenBuckets | None = None, *, prove: Prove | None = None) -> None:
         self._buckets = TokenBuckets(RATE, BURST, CAPACITY) if buckets is None else buckets
+        self._prove = prove
 
-    def handle(self, data: bytes, remote: tuple[str, int], now: float) -> bytes | None:
+    def handle(
+        self, data: bytes, remote: tuple[str, int], now: float, local: str | None = None
+    ) -> bytes | None:
         """
         The answer to `data`, to be sent to where it came from, or None for silence.
 
         :param remote: where it came from: host and port. An IPv6 host may have a zone ("%eth0").
         :param now: monotonic seconds.
+        :param local: our own address at which it came in, as a datagram.
         :raise ValueError: `remote` is no IP address.
         """
         plain = len(data) == HEADER_SIZE and data.startswith(_PLAIN_REQUEST)
@@ -101,7 +112,7 @@ class Reflector:
         if not self._buckets.allow(~(number >> 64) if wide else number >> 8, now):
             return None
         if not plain:
-            return _answer(data, canonical(host.partition("%")[0], port))
+            return self._answer(data, canonical(host.partition("%")[0], port), now, local)
         # Nearly every question is a plain one, so its answer is put together by hand.
         if wide:
             mapped = (number ^ int.from_bytes(data[4:], "big")).to_bytes(16, "big")
@@ -113,20 +124,23 @@ class Reflector:
             + _MAPPED4.pack(_XOR_MAPPED_ADDRESS, 8, 1, port ^ _PORT_MASK, number ^ MAGIC_COOKIE)
         )
 
-
-def _answer(data: bytes, remote: Address) -> bytes | None:
-    """The answer to a Binding request with attributes, or None if it is malformed."""
-    try:
-        request = parse(data)
-    except STUNError:
-        return None
-    unknown = _not_supported(request)
-    if unknown:
-        response = error(request, 420, "", (Attribute.UNKNOWN_ATTRIBUTES, unknown))
-    else:
-        response = success(request, (Attribute.XOR_MAPPED_ADDRESS, remote))
-    answer = encode(response, fingerprint=request.has_fingerprint)
-    return answer if len(answer) <= AMPLIFICATION * len(data) else None
+    def _answer(self, data: bytes, remote: Address, now: float, local: str | None) -> bytes | None:
+        """The answer to a Binding request with attributes, or None if it is malformed."""
+        try:
+            request = parse(data)
+        except STUNError:
+            return None
+        unknown = _not_supported(request)
+        if unknown:
+            response = error(request, 420, "", (Attribute.UNKNOWN_ATTRIBUTES, unknown))
+        else:
+            attributes: list[tuple[int, object]] = [(Attribute.XOR_MAPPED_ADDRESS, remote)]
+            committed = request.get(Attribute.PROBE)
+            if self._prove is not None and committed is not None and local is not None:
+                attributes.append((Attribute.PROBE, self._prove(committed, remote, local, now)))
+            response = success(request, *attributes)
+        answer = encode(response, fingerprint=request.has_fingerprint)
+        return answer if len(answer) <= AMPLIFICATION * len(data) else None
 
 
 def _not_supported(request: Message) -> tuple[int, ...]:

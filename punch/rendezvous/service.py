@@ -35,10 +35,11 @@ from punch.rendezvous.listen import listen, parse_endpoints
 from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.registry import Deliver, Disconnect, Gone, Registered, Registry
 from punch.rendezvous.relay.service import RelayService
+from punch.rendezvous.second_reflector import SecondReflector
 from punch.rendezvous.session import Session
 from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, SecureRoute, tls_route
 from punch.rendezvous.udp import UDPPort, errno_of, open_ports
-from punch.rendezvous.udp_server import UDPServer
+from punch.rendezvous.udp_server import DatagramRelay, UDPServer
 from punch.wire.control import Error, ErrorCode
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
 
@@ -99,7 +100,8 @@ class RendezvousService(Service):
         self._pin = pin_of(config.identity.private_key.public_key())
         shown = config.authority_certificate or config.certificate or self._own_certificate()
         self._shown_pin = pin_of(shown.chain[0].public_key())
-        self._reflector = Reflector()
+        self._second = SecondReflector(config, reactor=reactor, random=random)
+        self._reflector = Reflector(prove=self._second.prober.prove)
         self._relay = RelayService(
             config,
             self._reflector,
@@ -158,6 +160,7 @@ class RendezvousService(Service):
             address,
             reflector_port=self.reflector_port,
             relays=self._relay.servers,
+            probing=self._second,
             limits=self.config.limits,
             now=self.monotonic(),
         )
@@ -230,13 +233,21 @@ class RendezvousService(Service):
             self._failed(problem, f"UDP port {port}", "--reflector-port PORT")
             return
         self.reflector_port = self._udp_ports[0].port
+        try:
+            self._second.listen(self._udp_ports, self._udp_server())
+        except (OSError, CannotListenError) as problem:
+            self._not_second(problem)
+            return
         listening = listen(self._reactor, self._endpoints, self.config.port, self._gate)
         self._starting = listening.addCallbacks(self._listening, self._not_listening)
 
     def _open_reflector(self) -> list[UDPPort]:
-        server = UDPServer(self._reflector, relay=self._relay.relay, monotonic=self.monotonic)
         config = self.config
+        server = self._udp_server(self._relay.relay)
         return open_ports(self._reactor, config.reflector_host, config.reflector_port, server)
+
+    def _udp_server(self, relay: DatagramRelay | None = None) -> UDPServer:
+        return UDPServer(self._reflector, relay=relay, monotonic=self.monotonic)
 
     def _listening(self, ports: list[IListeningPort]) -> None:
         self._ports = ports
@@ -269,6 +280,17 @@ class RendezvousService(Service):
                 "change the endpoint.",
             )
 
+    def _not_second(self, problem: Exception) -> None:
+        """The second port, or an address besides the first, can't be had."""
+        interface = getattr(problem, "interface", None)
+        if errno_of(problem) == errno.EADDRNOTAVAIL and interface:
+            text = f"{interface} is no address of this machine; name another with --alternate-address."
+            self._log.error("{text}", text=text)
+            self._report("failed", reason="endpoint", text=text)
+            return
+        port = getattr(problem, "port", None) or self.config.second_reflector_port
+        self._failed(problem, f"UDP port {port}", "--second-reflector-port PORT")
+
     def _failed(self, problem: Exception, where: str, option: str) -> None:
         number = errno_of(problem)
         if number == errno.EADDRINUSE:
@@ -292,6 +314,7 @@ class RendezvousService(Service):
             self._starting = None
         closing = [maybeDeferred(cast(Callable[[], Any], port.stopListening)) for port in self._ports]
         closing += [port.close() for port in self._udp_ports]
+        closing += self._second.close()
         self._ports, self._udp_ports = [], []
         self._relay.stop()
         self.address = self.local_address = None

@@ -24,6 +24,8 @@ from punch.wire.control import (
     ErrorCode,
     Ping,
     Pong,
+    Probe,
+    Probed,
     Register,
     Relays,
     RenewRelays,
@@ -48,6 +50,9 @@ class Inputs(Protocol):
     def relays_wanted(self) -> None:
         """A `relay` line came."""
 
+    def probe_wanted(self, request: Probe, now: float) -> None:
+        """A `probe` line came."""
+
     def pinged(self) -> None:
         """A `ping` line came."""
 
@@ -56,6 +61,16 @@ class Inputs(Protocol):
 
     def closing(self, error: Error | None, reason: str) -> None:
         """The connection is to end, after `error` was sent; `reason` is for the log."""
+
+
+class Probing(Protocol):
+    """The reflector's second port, and what is sent from there."""
+
+    port: int
+    addresses: tuple[str, ...]
+
+    def probe(self, peer: PeerID, request: Probe, now: float) -> Probed:
+        """Do what a registered peer asks for, if it is granted."""
 
 
 @dataclass
@@ -70,6 +85,7 @@ class Core:
     limits: Limits
     deadline: float
     relays: Callable[[PeerID], tuple[RelayServer, ...]]
+    probing: Probing
     patience: float | None = None
     """Seconds that each line moves the deadline on by; None before registering."""
     lines: list[bytes] = field(default_factory=list)
@@ -102,8 +118,17 @@ def _register(inputs: Inputs, core: Core, request: Register, now: float) -> None
         return
     core.patience = core.limits.silence
     core.deadline = now + core.patience
-    relays = core.relays(core.peer)
-    core.send(Welcome(core.peer, core.address, core.reflector_port, core.limits.keepalive, relays=relays))
+    core.send(
+        Welcome(
+            core.peer,
+            core.address,
+            core.reflector_port,
+            core.limits.keepalive,
+            relays=core.relays(core.peer),
+            second_reflector=core.probing.port,
+            reflector_addresses=core.probing.addresses,
+        )
+    )
     core.registry.resume(core.peer)
 
 
@@ -128,6 +153,16 @@ def _request_early(inputs: Inputs, core: Core, request: Introducing, now: float)
 @_registered.upon(Inputs.relays_wanted).loop()
 def _renew_relays(inputs: Inputs, core: Core) -> None:
     core.send(Relays(core.relays(core.peer)))
+
+
+@_registered.upon(Inputs.probe_wanted).loop()
+def _probe(inputs: Inputs, core: Core, request: Probe, now: float) -> None:
+    core.send(core.probing.probe(core.peer, request, now))
+
+
+@_unregistered.upon(Inputs.probe_wanted).loop()
+def _probe_early(inputs: Inputs, core: Core, request: Probe, now: float) -> None:
+    core.send(Error(ErrorCode.FORBIDDEN, "Register first."))
 
 
 @_unregistered.upon(Inputs.relays_wanted).loop()
@@ -161,6 +196,7 @@ def _close(inputs: Inputs, core: Core, error: Error | None, reason: str) -> None
 _closed.upon(Inputs.registering).loop().returns(None)
 _closed.upon(Inputs.requested).loop().returns(None)
 _closed.upon(Inputs.relays_wanted).loop().returns(None)
+_closed.upon(Inputs.probe_wanted).loop().returns(None)
 _closed.upon(Inputs.pinged).loop().returns(None)
 _closed.upon(Inputs.silent).loop().returns(None)
 _closed.upon(Inputs.closing).loop().returns(None)
@@ -174,6 +210,7 @@ class Session:
 
     :param address: the IP address that the peer is seen from.
     :param relays: what a peer is told of relays, with fresh credentials.
+    :param probing: what it is told of the reflector's second port, and who sends its probes.
     :param now: monotonic seconds, as everywhere here.
     """
 
@@ -187,10 +224,19 @@ class Session:
         reflector_port: int,
         limits: Limits,
         now: float,
+        probing: Probing,
         relays: Callable[[PeerID], tuple[RelayServer, ...]] = lambda _: (),
     ) -> None:
         self._core = Core(
-            registry, connection, peer, address, reflector_port, limits, now + limits.register_time, relays
+            registry,
+            connection,
+            peer,
+            address,
+            reflector_port,
+            limits,
+            now + limits.register_time,
+            relays,
+            probing,
         )
         self._machine = _machine(self._core)
 
@@ -231,6 +277,8 @@ class Session:
             self._machine.registering(request, now)
         elif isinstance(request, RenewRelays):
             self._machine.relays_wanted()
+        elif isinstance(request, Probe):
+            self._machine.probe_wanted(request, now)
         elif isinstance(request, Ping):
             self._machine.pinged()
         else:

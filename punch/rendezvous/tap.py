@@ -23,12 +23,19 @@ from twisted.python import usage
 from punch import twistd
 from punch.files import make_private_directory, replace_private
 from punch.rendezvous.certificates import CertificateProblem, load_certificate, names_of
-from punch.rendezvous.config import DEFAULT_REFLECTOR_PORT, Limits, RendezvousConfig, ServerCertificate
+from punch.rendezvous.config import (
+    DEFAULT_REFLECTOR_PORT,
+    AlternateAddress,
+    Limits,
+    RendezvousConfig,
+    ServerCertificate,
+)
 from punch.rendezvous.listen import EndpointError, check_kind
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
 from punch.rendezvous.service import RendezvousService, make_service
 from punch.state import RendezvousState, StateDirectory, StateError, default_state_dir
 from punch.wire.address import canonical
+from punch.wire.control import MAX_REFLECTORS
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, RendezvousAddressError
 
 PROGRAM = "punch-rendezvous"
@@ -89,6 +96,13 @@ class Options(usage.Options):
             "one address only.",
         ],
         [
+            "second-reflector-port",
+            None,
+            None,
+            "UDP port from which punch netcheck has its NAT probed, 0 for any free one, none to do without. "
+            "[default: the port after --reflector-port, none if that is taken]",
+        ],
+        [
             "host",
             None,
             None,
@@ -130,11 +144,14 @@ class Options(usage.Options):
         self["relay-address"] = []
         self["relay-allow"] = []
         self["turn"] = []
+        self["alternate-address"] = []
         self.state: RendezvousState | None = None
         self.certificate: ServerCertificate | None = None
         self.host: str | None = None
         self.public_port: int | None = None
         self.reflector: tuple[str | None, int] = (None, DEFAULT_REFLECTOR_PORT)
+        self.second_reflector: tuple[bool, int | None] = (True, None)
+        self.alternates: list[AlternateAddress] = []
         self.relay = RelayOptions()
 
     def opt_control(self, endpoint: str) -> None:
@@ -146,6 +163,11 @@ itself. [default: TCP port 7001 on all IPv4 and IPv6 addresses]"""
     def opt_reflector(self, where: str) -> None:
         """The same as --reflector-port."""
         self["reflector-port"] = where
+
+    def opt_alternate_address(self, address: str) -> None:
+        """Another IP address of this machine that peers reach: with two of a family, punch netcheck can \
+tell all that a NAT does. Behind a 1:1 NAT (clouds) PUBLIC/OWN. May be given several times."""
+        self["alternate-address"].append(address)
 
     def opt_relay_address(self, address: str) -> None:
         """IP address that peers see instead of this machine's own, if a 1:1 NAT is in front of it (clouds); \
@@ -178,6 +200,10 @@ the relay of this service, else beside it."""
             except EndpointError as problem:
                 self._fail(str(problem))
         self.reflector = self._reflector(self["reflector-port"])
+        self.second_reflector = self._second_reflector(self["second-reflector-port"])
+        self.alternates = [self._alternate(text) for text in self["alternate-address"]]
+        if len(self.alternates) > MAX_REFLECTORS:
+            self._fail(f"--alternate-address can be given {MAX_REFLECTORS} times at most.")
         self._read_host()
         self._read_certificate()
         try:
@@ -223,6 +249,31 @@ the relay of this service, else beside it."""
                 "port; write something like 3478 or 192.0.2.1:3478."
             )
         return (address.host if colon else None), address.port
+
+    def _second_reflector(self, text: str | None) -> tuple[bool, int | None]:
+        if text is None or text == "none":
+            return text is None, None
+        if re.fullmatch(r"[0-9]{1,5}", text) is None or int(text) > 65535:
+            self._fail(
+                f"--second-reflector-port {text[:100]!a} is neither a UDP port (0 to 65535) nor none; write "
+                "something like 3479."
+            )
+        if int(text) == self.reflector[1] != 0:
+            self._fail("--second-reflector-port is the port of --reflector-port; choose another.")
+        return True, int(text)
+
+    def _alternate(self, text: str) -> AlternateAddress:
+        shown, slash, own = text.partition("/")
+        try:
+            pair = AlternateAddress(canonical(shown, 0).host, canonical(own if slash else shown, 0).host)
+            if (":" in pair.shown) != (":" in pair.own) or "%" in text:
+                raise ValueError
+        except ValueError:
+            self._fail(
+                f"--alternate-address {text[:100]!a} is neither an IP address nor PUBLIC/OWN, two of one "
+                "family; write something like 192.0.2.2 or 192.0.2.2/10.0.0.2."
+            )
+        return pair
 
     def _read_host(self) -> None:
         text = self["host"]
@@ -299,6 +350,9 @@ def makeService(options: Options) -> IService:
         port=DEFAULT_PORT,
         reflector_port=port,
         reflector_host=host,
+        second_reflector=options.second_reflector[0],
+        second_reflector_port=options.second_reflector[1],
+        alternate_addresses=options.alternates,
         host=options.host,
         public_port=options.public_port,
         primary_address=primary_address(),

@@ -54,12 +54,17 @@ SEND_ERRORS = (OSError, ValueError, MessageLengthError)
 
 
 class UDPPort(Protocol):
-    """Something that listens."""
+    """
+    Something that listens.
 
+    :ivar host: the address it is bound to.
+    """
+
+    host: str
     port: int
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """Send them from `local`, at which datagrams came in. What can't be sent is lost."""
+        """Send them from `local`, one of our addresses. What can't be sent is lost."""
 
     def close(self) -> Deferred[None]:
         """Stop listening."""
@@ -108,6 +113,7 @@ class PacketInfoPort:
             self.socket.close()
             raise
         self._sender = BatchSender(self.socket)
+        self.host = "::" if self._ipv6 else "0.0.0.0"
         self.port = int(self.socket.getsockname()[1])
         reactor.addReader(self)
 
@@ -142,8 +148,9 @@ class PacketInfoPort:
         server.turn_over()
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """Send them from the address that they are an answer of."""
-        self._sender.send(datagrams, remote, self._origins.get(local, ()))
+        """Send them from one of our addresses."""
+        origin = self._origins.get(local)
+        self._sender.send(datagrams, remote, self._origin(local.host) if origin is None else origin)
 
     def connectionLost(self, reason: Failure) -> None:
         """The reactor gave the socket up, or `close` was called."""
@@ -154,6 +161,16 @@ class PacketInfoPort:
         self._reactor.removeReader(self)
         self.socket.close()
         return succeed(None)
+
+    def _origin(self, host: str) -> Sequence[ControlMessage]:
+        """What makes the kernel send from an address at which nothing has come in yet."""
+        if host == self.host:
+            return ()
+        if self._ipv6:
+            content = _PKTINFO6.pack(socket.inet_pton(socket.AF_INET6, host), 0)
+            return ((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, content),)
+        content = _PKTINFO4.pack(0, socket.inet_aton(host), bytes(4))
+        return ((socket.IPPROTO_IP, _IP_PKTINFO, content),)
 
     def _local(self, information: bytes) -> Address:
         """Which of our addresses that is, from IP_PKTINFO or IPV6_PKTINFO."""
@@ -191,6 +208,7 @@ class PlainPort:
     """
 
     def __init__(self, reactor: IReactorUDP, host: str, port: int, server: Server) -> None:
+        self.host = host
         self._protocol = _PlainProtocol(self, server)
         self._listening = reactor.listenUDP(port, self._protocol, interface=host, maxPacketSize=MAX_UDP)
         self.port = int(cast(IPv4Address, self._listening.getHost()).port)

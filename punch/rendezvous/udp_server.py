@@ -68,7 +68,9 @@ class UDPServer:
     def _reflect(self, questions: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
         now = self._monotonic()
         handle = self._reflector.handle
-        answers = [answer for each in questions if (answer := handle(each, remote, now)) is not None]
+        answers = [
+            answer for each in questions if (answer := handle(each, remote, now, local.host)) is not None
+        ]
         if answers:
             port.send(answers, remote, local)
 

@@ -308,7 +308,7 @@ class LifeTests(RendezvousCase):
         self.register(self.alice)
 
     def test_control_port_in_use(self) -> None:
-        other = self.make(reflector_port=3479)
+        other = self.make(reflector_port=3500)
         other.startService()
         self.net.advance(0.1)
         event, fields = self.reports[-1]

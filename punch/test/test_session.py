@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.identity import PeerID
 from punch.rendezvous.config import Limits
 from punch.rendezvous.registry import Deliver, Disconnect, Registry
 from punch.rendezvous.session import Session
@@ -25,12 +26,29 @@ from punch.wire.control import (
     Message,
     Ping,
     Pong,
+    Probe,
+    Probed,
     Register,
     Trickle,
     encode,
 )
+from punch.wire.probing import ProbeOutcome, Vantage
 
 REGISTER = Register("alice", Accept.ASK)
+
+
+class Probes:
+    """Sends nothing, and says that it was sent."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.addresses: tuple[str, ...] = ()
+        self.asked: list[tuple[PeerID, Probe]] = []
+
+    def probe(self, peer: PeerID, request: Probe, now: float) -> Probed:
+        """One more."""
+        self.asked.append((peer, request))
+        return Probed(request.transaction, ProbeOutcome.SENT)
 
 
 class SessionTests(SynchronousTestCase):
@@ -38,6 +56,7 @@ class SessionTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.now = 500.0
+        self.probes = Probes()
         self.registry = Registry(Limits())
         self.session = self.open(ALICE, 1)
 
@@ -50,6 +69,7 @@ class SessionTests(SynchronousTestCase):
             reflector_port=3478,
             limits=limits or Limits(),
             now=self.now,
+            probing=self.probes,
         )
 
     def send(self, *messages: Message | bytes, session: Session | None = None) -> list[dict[str, Any]]:
@@ -67,6 +87,23 @@ class SessionTests(SynchronousTestCase):
 
     def codes(self, session: Session) -> list[str]:
         return [line["code"] for line in self.read(session)]
+
+    def test_welcome_tells_where_reflectors_are(self) -> None:
+        """A second port and further addresses, if there are any."""
+        self.probes.port, self.probes.addresses = 3479, ("192.0.2.2", "2001:db8::2")
+        [welcome] = self.send(REGISTER)
+        self.assertEqual(welcome["second_reflector"], 3479)
+        self.assertEqual(welcome["reflector_addresses"], ["192.0.2.2", "2001:db8::2"])
+
+    def test_probes(self) -> None:
+        """They are passed on for peers that have registered, with the key that was proved."""
+        probe = Probe("203.0.113.7", 4000, Vantage.PORT, b"t" * 12, bytes(16), bytes(16))
+        self.assertEqual([line["code"] for line in self.send(probe)], ["forbidden"])
+        self.assertEqual(self.probes.asked, [])
+        self.send(REGISTER)
+        [probed] = self.send(probe)
+        self.assertEqual((probed["type"], probed["outcome"]), ("probed", "sent"))
+        self.assertEqual(self.probes.asked, [(ALICE, probe)])
 
     def test_register(self) -> None:
         [welcome] = self.send(REGISTER)
