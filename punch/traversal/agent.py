@@ -32,14 +32,18 @@ from punch.traversal.credentials import Credentials
 from punch.traversal.events import (
     CheckingStarted,
     ConsentLost,
+    Doubtful,
     Event,
     Failed,
     GatheringDone,
     LocalCandidate,
+    Recovered,
     RoleChanged,
     Selected,
+    Silent,
 )
 from punch.traversal.gathering import Gatherer
+from punch.traversal.keeper import Finding, PathKeeper
 from punch.traversal.lifecycle import AgentState, LifecycleState, new_lifecycle
 from punch.traversal.pairs import CandidatePair, Pair, PairState
 from punch.traversal.reasons import why_not
@@ -62,6 +66,12 @@ GIVE_UP = 60.0
 """Seconds of checking after which it is declared, whatever is still under way."""
 MAX_EARLY = 32
 """Checks from different addresses that are remembered before the peer's credentials are known."""
+MAX_ECHOES = 4
+"""
+Failed pairs of one base with addresses that checks of one host came from, after which a further one is not
+tried. Where both NATs give each destination another port and let everything in, each check that answers a
+check comes from a new address, which would go on for ever.
+"""
 KEEPALIVE = 15.0
 """Seconds between keepalives where consent is not asked for (RFC 8445, section 11)."""
 
@@ -78,6 +88,8 @@ class Agent:
     :param pacing: Ta that we signal, in seconds; the greater one of both sides is used.
     :param nomination: "renomination" between ourselves, "regular" towards others.
     :param consent: ask for consent on the selected pair (RFC 7675); without, it is only kept alive.
+    :param steady: send checks every 2 s until they are answered, instead of backing off: after a restart a
+        peer may be back at any moment.
     """
 
     def __init__(
@@ -89,6 +101,7 @@ class Agent:
         pacing: float = PACING,
         nomination: Literal["renomination", "regular"] = "renomination",
         consent: bool = True,
+        steady: bool = False,
     ) -> None:
         self._ours = credentials
         self._theirs: Credentials | None = None
@@ -98,9 +111,10 @@ class Agent:
         self._checklist = CheckList()
         self._checklist.controlling = controlling
         role = Role.CONTROLLING if controlling else Role.CONTROLLED
-        self._checker = Checker(credentials, self._locals, role, random)
+        self._checker = Checker(credentials, self._locals, role, random, steady=steady)
         self._gatherer = Gatherer(random, self._pacing)
         self._selector = Selector(self._checklist, Nomination(nomination), random, consent=consent)
+        self._keeper = PathKeeper(self._checker, self._checklist, self._selector)
         self._state = LifecycleState()
         self._lifecycle = new_lifecycle(self._state)
         self._early: dict[tuple[Address, Address], Check] = {}
@@ -269,6 +283,29 @@ class Agent:
         """The peer has signalled all of its candidates (RFC 8838, section 14)."""
         self._remotes_ended = True
 
+    # What is known about paths from elsewhere
+
+    def probe(self, now: float) -> None:
+        """Data on the selected pair got no answer, or came by another: ask whether it is still there."""
+        if self.state is AgentState.CONNECTED:
+            self._keeper.probe(now)
+
+    def suspect(self, base: Address, now: float) -> None:
+        """The machine has this local address no more, perhaps for a moment: nothing sent from it arrives."""
+        if self.state in _ENDED:
+            return
+        selected = self._selector.selected
+        for pair in self._checklist:
+            if pair.base == base and pair.valid:
+                pair.suspect, pair.refresh_at = True, now
+        if selected is not None and selected.base == base:
+            self._doubt(now)
+
+    @property
+    def bases(self) -> list[Address]:
+        """The local addresses that checks are sent from."""
+        return [candidate.address for candidate in self._locals.bases]
+
     # Datagrams and time
 
     def wants(self, data: bytes, remote: Address) -> bool:
@@ -321,6 +358,7 @@ class Agent:
         times = [self._gatherer.get_timer()]
         if self._theirs is not None:
             times += [self._checker.get_timer(), self._selector.get_timer(), self._keepalive_at]
+            times.append(self._keeper.get_timer())
             if self._checklist.has_work(self._selector.needed):
                 times.append(self._next_check)
             nominate_at = self._selector.nominate_at
@@ -378,10 +416,25 @@ class Agent:
             pair.nomination = max(check.nomination, pair.nomination or 0)
         if pair.state is PairState.SUCCEEDED:
             self._choose(now)
+        elif self._is_echo(pair):
+            pair.state = PairState.FAILED
         elif not pair.revoked and not (repeated and pair.state is PairState.IN_PROGRESS):
             # Whatever was sent before may have met a closed NAT, so it starts anew (section 7.3.1.4)
             self._checker.stop(pair, now)
             self._checklist.trigger(pair)
+
+    def _is_echo(self, pair: CandidatePair) -> bool:
+        if pair.remote.type is not CandidateType.PRFLX or pair.state is PairState.IN_PROGRESS:
+            return False
+        alike = [
+            other
+            for other in self._checklist
+            if other.base == pair.base
+            and other.remote.address.host == pair.remote.address.host
+            and other.remote.type is CandidateType.PRFLX
+            and other.state is PairState.FAILED
+        ]
+        return len(alike) >= MAX_ECHOES
 
     # Answers of the peer (RFC 8445, section 7.2.5)
 
@@ -399,8 +452,12 @@ class Agent:
                 self._locals.at(pair.base, pair.mapped or pair.base)
             if transaction.purpose is Purpose.CHECK:
                 self._checklist.succeeded(pair)
+            recovered = pair.suspect and pair is self._selector.selected
+            self._keeper.answered(pair)
             self._selector.answered(pair, now)
             self._choose(now)
+            if recovered and pair is self._selector.selected:
+                self._events.append(Recovered(self._show(pair)))
 
     def _take_role_conflict(self, outcome: Outcome, now: float) -> None:
         pair, transaction = outcome.pair, outcome.transaction
@@ -494,17 +551,24 @@ class Agent:
             self._choose(now)
             if self._lose(shown):
                 return
-        selected, consent = self._selector.selected, self._selector.consent
-        if selected is not None and consent is not None and now >= consent.check_at:
-            self._checker.ask(selected, now, self._selector.repeated_nomination)
-            consent.asked(now)
-        for pair in self._selector.spares():
-            if now >= pair.refresh_at:
-                self._checker.ask(pair, now)
-                self._selector.refreshed(pair, now)
+        finding = self._keeper.work(now)
+        selected = self._selector.selected
+        if finding is Finding.SILENT and selected is not None:
+            self._events.append(Silent(self._show(selected)))
+        elif finding is Finding.SUSPECT:
+            self._doubt(now)
+            selected = self._selector.selected
         if selected is not None and self._keepalive_at is not None and now >= self._keepalive_at:
             self._output.append(Transmit(keepalive(self._random(12)), selected.remote.address, selected.base))
             self._keepalive_at = now + KEEPALIVE
+
+    def _doubt(self, now: float) -> None:
+        """The selected pair is suspect: take another, or try everything again."""
+        self._choose(now)
+        selected = self._selector.selected
+        if selected is not None and selected.suspect:
+            self._checklist.revive()
+            self._events.append(Doubtful(self._show(selected)))
 
     def _lose(self, shown: Pair) -> bool:
         """The selected pair is gone; returns whether there is no other."""

@@ -20,6 +20,10 @@ MAX_SUPERSEDED = 4
 """Earlier checks of a pair whose answers are still waited for, where the path takes longer than the RTO."""
 _ROLE_CONFLICT = 487
 _CONSENT_WAIT = 8.0
+STEADY_WAIT = 2.0
+"""Seconds between two requests of a steady check, at most."""
+STEADY_REQUESTS = 60
+"""How often a steady check is sent: for two minutes, which is longer than any session is without a path."""
 
 
 class Verdict(Enum):
@@ -44,9 +48,19 @@ class Checker:
     """Sends checks on pairs, keeps them coming until answered, and judges the answers."""
 
     def __init__(
-        self, ours: Credentials, candidates: LocalCandidates, role: Role, random: RandomBytes
+        self,
+        ours: Credentials,
+        candidates: LocalCandidates,
+        role: Role,
+        random: RandomBytes,
+        *,
+        steady: bool = False,
     ) -> None:
+        """
+        :param steady: send checks on and on, instead of backing off.
+        """
         self.role = role
+        self._steady = steady
         self.tiebreaker = int.from_bytes(random(8), "big")
         self._ours = ours
         self._theirs: Credentials | None = None
@@ -186,6 +200,8 @@ class Checker:
         )
         if purpose is Purpose.CONSENT:
             transaction.requests, transaction.last_wait = 1, _CONSENT_WAIT / rto
+        elif self._steady:
+            transaction.requests, transaction.longest_wait = STEADY_REQUESTS, STEADY_WAIT
         self._transactions[transaction_id] = (transaction, pair)
         transmit = transaction.handle_timer(now)
         if transmit is not None:

@@ -98,6 +98,12 @@ class CheckList:
                 busy.add(pair.foundation)
                 pair.state = PairState.WAITING
 
+    def revive(self) -> None:
+        """Try again all that failed before, but where consent was lost."""
+        for pair in self._pairs.values():
+            if pair.state is PairState.FAILED and not pair.revoked:
+                pair.state = PairState.WAITING
+
     def has_work(self, needed: Callable[[CandidatePair], bool]) -> bool:
         """Whether `next_pair` would return one."""
         return bool(self._triggered) or any(
@@ -136,16 +142,16 @@ class CheckList:
         return all(pair.state is PairState.FAILED for pair in self._pairs.values())
 
     def best_valid(self) -> CandidatePair | None:
-        """The valid pair to use if there were no other reason to choose."""
-        valid = [pair for pair in self._pairs.values() if pair.valid]
+        """The pair to use if there were no other reason to choose."""
+        valid = [pair for pair in self._pairs.values() if pair.usable]
         return max(valid, key=lambda pair: (pair.valid_kind, self._priority(pair)), default=None)
 
     def best_nominated(self) -> CandidatePair | None:
         """
-        The valid pair that the controlling side wants: of the newest nomination, and of several without
+        The pair that the controlling side wants: of the newest nomination, and of several without
         renomination (the aggressive nomination of RFC 5245) the one of highest priority.
         """
-        nominated = [pair for pair in self._pairs.values() if pair.valid and pair.nomination is not None]
+        nominated = [pair for pair in self._pairs.values() if pair.usable and pair.nomination is not None]
         return max(nominated, key=lambda pair: (pair.nomination or 0, self._priority(pair)), default=None)
 
     def _priority(self, pair: CandidatePair) -> int:

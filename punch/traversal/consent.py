@@ -20,14 +20,19 @@ class Consent:
         self._random = random
         self.expires_at = answered_at + EXPIRY
         self.check_at = answered_at + self._interval()
+        self.unanswered_since: float | None = None
+        """When the first check left that nothing has been heard after."""
 
     def answered(self, now: float) -> None:
         """A check on this pair was answered, so everything is well for another 30 s."""
         self.expires_at = now + EXPIRY
+        self.unanswered_since = None
 
     def asked(self, now: float) -> None:
         """A consent check left; each is a transaction of its own and not sent again."""
         self.check_at = now + self._interval()
+        if self.unanswered_since is None:
+            self.unanswered_since = now
 
     def _interval(self) -> float:
         chance = int.from_bytes(self._random(2), "big") / 65535

@@ -47,6 +47,31 @@ class RoleChanged:
 
 
 @dataclass(frozen=True)
+class Silent:
+    """The selected pair did not answer at once. `Doubtful` or another `Selected` may follow, or nothing."""
+
+    pair: Pair
+
+
+@dataclass(frozen=True)
+class Doubtful:
+    """
+    The selected pair stopped answering, and there is no other that works.
+
+    It stays selected while consent holds; `Recovered` says that it answers again.
+    """
+
+    pair: Pair
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The selected pair, which was doubtful, answers again."""
+
+    pair: Pair
+
+
+@dataclass(frozen=True)
 class ConsentLost:
     """
     The peer no longer answers on the selected pair, and there is no other that works (RFC 7675).
@@ -64,4 +89,15 @@ class Failed:
     reason: str
 
 
-Event = LocalCandidate | GatheringDone | CheckingStarted | Selected | RoleChanged | ConsentLost | Failed
+Event = (
+    LocalCandidate
+    | GatheringDone
+    | CheckingStarted
+    | Selected
+    | RoleChanged
+    | Silent
+    | Doubtful
+    | Recovered
+    | ConsentLost
+    | Failed
+)

@@ -111,6 +111,10 @@ class CandidatePair:
     """When a valid pair that is not selected has to be checked again, in seconds."""
     revoked: bool = False
     """Consent expired: nothing may be sent with these credentials any more (RFC 7675, section 5.1)."""
+    used: bool = False
+    """It was selected once: when its consent expires, it is revoked."""
+    suspect: bool = False
+    """It stopped answering: others are used instead until it answers again."""
     transaction: Transaction | None = None
     """The check that decides about this pair now."""
     superseded: list[Transaction] = field(default_factory=list)
@@ -130,6 +134,11 @@ class CandidatePair:
     def valid(self) -> bool:
         """Whether application data may take it now."""
         return self.state is PairState.SUCCEEDED and not self.revoked
+
+    @property
+    def usable(self) -> bool:
+        """Whether data on it would arrive, as far as is known."""
+        return self.valid and not self.suspect
 
     @property
     def kind(self) -> PathKind:

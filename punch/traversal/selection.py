@@ -15,6 +15,8 @@ SPARES = 2
 """Valid pairs besides the selected one that are kept alive to fall back to."""
 REFRESH = 10.0
 """Seconds between the checks that do so."""
+RETRY = 2.0
+"""The same for pairs that stopped answering."""
 CLEARLY_FASTER = 0.5
 """What part of the selected pair's round-trip time makes another one worth moving to."""
 WORTH_MOVING = 0.01
@@ -67,7 +69,8 @@ class Selector:
         """Whether a check on this pair could lead to something better than what is there."""
         if pair.revoked:
             return False
-        return self.selected is None or pair.kind > self.selected.valid_kind
+        selected = self.selected
+        return selected is None or selected.suspect or pair.kind > selected.valid_kind
 
     def take_nomination(self, now: float) -> CandidatePair | None:
         """The pair to nominate now, with `nomination`."""
@@ -83,18 +86,20 @@ class Selector:
         if self._checklist.controlling:
             self._select(self._controlling_choice(), now)
         else:
-            nominated = self._checklist.best_nominated()
-            self._select(nominated or self._current() or self._checklist.best_valid(), now)
+            checklist, current = self._checklist, self._current()
+            usable = current if current is not None and current.usable else None
+            self._select(checklist.best_nominated() or usable or checklist.best_valid() or current, now)
 
     def answered(self, pair: CandidatePair, now: float) -> None:
         """A check on this pair was answered."""
         pair.refresh_at = now + REFRESH
+        pair.suspect = False
         if pair is self.selected and self.consent is not None:
             self.consent.answered(now)
 
     def refreshed(self, pair: CandidatePair, now: float) -> None:
         """A check left that keeps this pair alive."""
-        pair.refresh_at = now + REFRESH
+        pair.refresh_at = now + (RETRY if pair.suspect else REFRESH)
 
     def role_changed(self, now: float) -> None:
         """Nominations of the other role mean nothing any more."""
@@ -114,7 +119,7 @@ class Selector:
         """
         for pair in self._checklist:
             if pair.valid and pair is not self.selected and now >= pair.answered_at + EXPIRY:
-                pair.state = PairState.FAILED
+                pair.state, pair.revoked = PairState.FAILED, pair.used
         lost = self.selected
         if lost is None or self.consent is None or now < self.consent.expires_at:
             return None
@@ -126,17 +131,16 @@ class Selector:
         """The valid pairs to fall back to, best first."""
         valid = [pair for pair in self._checklist if pair.valid and pair is not self.selected]
         controlling = self._checklist.controlling
-        valid.sort(key=lambda pair: (pair.valid_kind, pair.priority(controlling)), reverse=True)
+        valid.sort(key=lambda pair: (pair.usable, pair.valid_kind, pair.priority(controlling)), reverse=True)
         return valid[:SPARES]
 
     def get_timer(self) -> float | None:
-        """When consent has to be looked after, in seconds."""
-        times = [pair.refresh_at for pair in self.spares()]
-        times += [
+        """When to call `expire`."""
+        times = [
             pair.answered_at + EXPIRY for pair in self._checklist if pair.valid and pair is not self.selected
         ]
         if self.consent is not None:
-            times += (self.consent.check_at, self.consent.expires_at)
+            times.append(self.consent.expires_at)
         return min(times, default=None)
 
     def _current(self) -> CandidatePair | None:
@@ -144,12 +148,12 @@ class Selector:
 
     def _controlling_choice(self) -> CandidatePair | None:
         current = self._current()
-        if current is None:
-            return self._checklist.best_valid()
+        if current is None or current.suspect:
+            return self._checklist.best_valid() or current
         if self._committed:
             return current
         for pair in self._checklist:
-            if pair.valid and _clearly_better(pair, current):
+            if pair.usable and _clearly_better(pair, current):
                 current = pair
         return current
 
@@ -162,6 +166,7 @@ class Selector:
         self._committed = False
         if pair is None:
             return
+        pair.used = True
         if self._wants_consent:
             self.consent = Consent(pair.answered_at, self._random)
         if not self._checklist.controlling:

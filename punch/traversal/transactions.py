@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 
 from punch.wire.address import Address, Transmit
 
@@ -33,6 +34,7 @@ class Transaction:
     :param key: what the answer must be protected with, None if answers are not.
     :param requests: how often it is sent at most.
     :param last_wait: how many RTOs to wait after that.
+    :param longest_wait: seconds to wait at most between two of them.
     """
 
     purpose: Purpose
@@ -49,6 +51,7 @@ class Transaction:
     rto: float = RTO
     requests: int = REQUESTS
     last_wait: float = LAST_WAIT
+    longest_wait: float = inf
     sent: int = field(default=0, init=False)
     next_at: float = field(init=False)
     """When to call `handle_timer`."""
@@ -65,8 +68,9 @@ class Transaction:
             self.retransmitting = False
             return None
         self.sent += 1
-        wait = self.rto * self.last_wait if self.sent == self.requests else self.rto * 2 ** (self.sent - 1)
-        self.next_at = now + wait
+        last = self.sent == self.requests
+        wait = self.rto * self.last_wait if last else self.rto * 2 ** min(self.sent - 1, 16)
+        self.next_at = now + min(wait, self.longest_wait)
         return Transmit(self.request, self.remote, self.local)
 
     def expired(self, now: float) -> bool:

@@ -1,0 +1,138 @@
+"""
+Keeping paths: consent on the selected pair (RFC 7675), the spares, and what is done when a pair falls silent.
+
+A pair whose consent check, or whose data (`PathKeeper.probe`), got no answer is asked again in quick
+succession, and so are the spares. If it still doesn't answer it is *suspect*: the best pair that did answer
+takes its place, and whatever failed before is tried again. It is asked on, because darkness may be short.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from punch.traversal.checker import Checker
+from punch.traversal.checklist import CheckList
+from punch.traversal.pairs import CandidatePair
+from punch.traversal.selection import Selector
+
+ASK_AGAIN = 0.3
+"""Seconds between two questions to a silent pair."""
+VERDICT = 1.5
+"""
+Seconds of them after which it is suspect. With the half second before the first one, and what the next best
+pair needs, a dead path is left within three seconds.
+"""
+SLOW = 1.5, 3.0
+"""Round-trip times that the next question and the verdict wait at least, where the path takes so long."""
+
+
+class Finding(Enum):
+    """What the keeper found out about the selected pair."""
+
+    SILENT = "silent"
+    """It did not answer at once: it may be time to prepare for the worst."""
+    SUSPECT = "suspect"
+    """It did not answer at all."""
+
+
+class PathKeeper:
+    """Asks on the valid pairs of one session."""
+
+    def __init__(self, checker: Checker, checklist: CheckList, selector: Selector) -> None:
+        self._checker = checker
+        self._checklist = checklist
+        self._selector = selector
+        self._probed: CandidatePair | None = None
+        self._began = 0.0
+        self._ask_at = 0.0
+        self._asked = 0
+
+    @property
+    def probing(self) -> bool:
+        """Whether the selected pair is being asked whether it is still there."""
+        return self._probed is not None and self._probed is self._selector.selected
+
+    def probe(self, now: float) -> None:
+        """The selected pair may be dead: ask, unless that is under way."""
+        selected = self._selector.selected
+        if selected is None or self.probing or selected.suspect:
+            return
+        self._probed, self._began, self._ask_at, self._asked = selected, now, now, 0
+        for pair in self._selector.spares():
+            self._ask(pair, now)
+
+    def answered(self, pair: CandidatePair) -> None:
+        """A check on this pair was answered."""
+        if pair is self._probed:
+            self._probed = None
+
+    def work(self, now: float) -> Finding | None:
+        """Ask what is due; says what there is to know, once."""
+        selected = self._selector.selected
+        finding = None
+        if selected is not None:
+            self._ask_for_consent(selected, now)
+            finding = self._continue_probe(selected, now)
+        for pair in self._asked_on():
+            if now >= pair.refresh_at:
+                self._ask(pair, now)
+        return finding
+
+    def get_timer(self) -> float | None:
+        """When to call `work`."""
+        times = [pair.refresh_at for pair in self._asked_on()]
+        selected, consent = self._selector.selected, self._selector.consent
+        if selected is not None and consent is not None:
+            times.append(consent.check_at)
+            if consent.unanswered_since is not None and not selected.suspect and not self.probing:
+                times.append(consent.unanswered_since + _patience(selected))
+        if selected is not None and self.probing:
+            times += (self._ask_at, self._began + _verdict(selected))
+        return min(times, default=None)
+
+    def _ask_for_consent(self, selected: CandidatePair, now: float) -> None:
+        consent = self._selector.consent
+        if consent is None:
+            return
+        if now >= consent.check_at:
+            self._checker.ask(selected, now, self._selector.repeated_nomination)
+            consent.asked(now)
+        since = consent.unanswered_since
+        if since is not None and now >= since + _patience(selected):
+            self.probe(now)
+
+    def _continue_probe(self, selected: CandidatePair, now: float) -> Finding | None:
+        if not self.probing:
+            return None
+        if now >= self._began + _verdict(selected):
+            self._probed = None
+            for pair in self._checklist:
+                if pair.valid and pair.answered_at < self._began:
+                    pair.suspect = True
+                    pair.refresh_at = min(pair.refresh_at, now)
+            return Finding.SUSPECT
+        if now < self._ask_at:
+            return None
+        self._checker.ask(selected, now, self._selector.repeated_nomination)
+        self._ask_at = now + max(ASK_AGAIN, SLOW[0] * (selected.rtt or 0.0))
+        self._asked += 1
+        return Finding.SILENT if self._asked == 2 else None
+
+    def _asked_on(self) -> list[CandidatePair]:
+        """The spares, and the selected pair if all that is left of it is hope."""
+        selected = self._selector.selected
+        spares = self._selector.spares()
+        return [*spares, selected] if selected is not None and selected.suspect else spares
+
+    def _ask(self, pair: CandidatePair, now: float) -> None:
+        self._checker.ask(pair, now)
+        self._selector.refreshed(pair, now)
+
+
+def _patience(pair: CandidatePair) -> float:
+    """Seconds until an answer is late."""
+    return max(0.5, SLOW[0] * (pair.rtt or 0.0))
+
+
+def _verdict(pair: CandidatePair) -> float:
+    return max(VERDICT, SLOW[1] * (pair.rtt or 0.0))
