@@ -172,7 +172,8 @@ class RelayCore:
                 continue
             inner = self.allocations.by_relayed.get(peer)
             if inner is None:
-                to_peers.append(ToPeer(allocation.port, datagrams, peer))
+                if peer.host not in allocation.inside:
+                    to_peers.append(ToPeer(allocation.port, datagrams, peer))
             else:
                 self.receive_from_peers(inner, datagrams, allocation.relayed)
         flows.clear()

@@ -193,9 +193,12 @@ class Requests:
         """:raise Refusal: 443 or 403."""
         if peer.is_ipv6 != allocation.is_ipv6:
             raise Refusal(443, "The peer is of the other address family")
-        # Two peers whose networks pass nothing else meet at the relay: from one relayed address to another.
-        if peer not in self._allocations.by_relayed and self._destinations.refuses(peer.host):
-            raise Refusal(403, "Not to this address")
+        if self._destinations.refuses(peer.host):
+            # Two peers whose networks pass nothing else meet at the relay: from one relayed address to
+            # another, and to nothing else that listens there.
+            if peer not in self._allocations.by_relayed:
+                raise Refusal(403, "Not to this address")
+            allocation.inside.add(peer.host)
 
     def _permit(self, allocation: Allocation, peers: list[Address], now: float) -> None:
         """:raise Refusal: 508, these would be too many permissions."""

@@ -1,0 +1,200 @@
+"""A TURN server without sockets, and clients that talk to it by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+from punch.rendezvous.relay.allocations import Allocation
+from punch.rendezvous.relay.core import RelayCore, ToPeer
+from punch.rendezvous.relay.credentials import issue
+from punch.rendezvous.relay.destinations import Destinations, IPNetwork
+from punch.rendezvous.relay.settings import RelaySettings
+from punch.wire.address import Address
+from punch.wire.stun import Attribute, Message, MessageClass, Method, encode, long_term_key, parse
+
+SECRET = b"the secret of the laboratory"
+EPOCH = 1_700_000_000.0
+"""Unix time of the laboratory's time zero."""
+HERE = Address("198.51.100.1", 3478)
+HERE6 = Address("2001:db8::1", 3478)
+ALICE = Address("203.0.113.1", 50000)
+BOB = Address("203.0.113.2", 60000)
+UDP = (Attribute.REQUESTED_TRANSPORT, 17)
+
+
+class FakePort:
+    """A relayed port that keeps what is sent."""
+
+    def __init__(self, ports: FakePorts, host: str, port: int) -> None:
+        self.allocation: Allocation | None = None
+        self.address = Address(host, port)
+        self._ports = ports
+
+    def send(self, datagrams: Sequence[bytes], peer: Address) -> None:
+        raise AssertionError("the core sends nothing itself")
+
+    def close(self) -> None:
+        del self._ports.open_ports[self.address]
+
+
+class FakePorts:
+    """
+    The laboratory's kernel.
+
+    :ivar taken: ports that others have.
+    :ivar descriptors: how many sockets there may be.
+    """
+
+    def __init__(self) -> None:
+        self.open_ports: dict[Address, FakePort] = {}
+        self.taken: set[int] = set()
+        self.descriptors = 1_000_000
+
+    def open(self, host: str, port: int) -> FakePort | None:
+        address = Address(host, port)
+        if address in self.open_ports or port in self.taken or len(self.open_ports) >= self.descriptors:
+            return None
+        return self.open_ports.setdefault(address, FakePort(self, host, port))
+
+
+class Lab:
+    """
+    A server in a world of its own.
+
+    :ivar now: monotonic seconds; set it, then call `tick`.
+    """
+
+    def __init__(self, allow: Sequence[IPNetwork] = (), own: Sequence[str] = (), **settings: Any) -> None:
+        self.now = 100.0
+        self.settings = replace(RelaySettings((SECRET,), machine=(HERE.host, HERE6.host)), **settings)
+        self.ports = FakePorts()
+        self._random = count(1)
+        self.core = RelayCore(
+            self.settings,
+            self.ports,
+            Destinations(allow, is_own={HERE.host, HERE6.host, *own}.__contains__),
+            random=self.random,
+            now=self.now,
+            epoch=EPOCH,
+        )
+
+    def random(self, size: int) -> bytes:
+        """Deterministic, and never the same."""
+        return (
+            (next(self._random) * 0x9E3779B97F4A7C15 % (1 << 64))
+            .to_bytes(16, "big")[-size:]
+            .rjust(size, b"\x5a")
+        )
+
+    @property
+    def unix(self) -> float:
+        """Unix seconds."""
+        return self.now + EPOCH
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and the server notice."""
+        end = self.now + seconds
+        while (timer := self.core.get_timer()) is not None and timer <= end:
+            self.now = max(self.now, timer)
+            self.core.handle_timer(self.now)
+        self.now = end
+
+    def client(self, remote: Address = ALICE, user: str = "alice", **options: Any) -> Client:
+        """A client with good credentials."""
+        return Client(self, remote, user, **options)
+
+    def from_peer(self, relayed: Address, *datagrams: bytes, peer: Address = BOB) -> None:
+        """Datagrams come at a relayed address."""
+        allocation = self.ports.open_ports[relayed].allocation
+        if allocation is not None:
+            self.core.receive_from_peers(allocation, datagrams, peer)
+
+
+class Client:
+    """One five-tuple."""
+
+    def __init__(
+        self, lab: Lab, remote: Address, user: str, *, local: Address = HERE, connection: int = 0
+    ) -> None:
+        self.lab = lab
+        self.remote = remote
+        self.local = local
+        self.connection = connection
+        self.user = user
+        self.username, self.password = issue(SECRET, user, lab.unix + 86400)
+        self.realm = lab.settings.realm
+        self.nonce = lab.core.authenticator.nonces.for_user(user, lab.unix)
+        self.to_peers: list[ToPeer] = []
+
+    @property
+    def key(self) -> bytes:
+        """For MESSAGE-INTEGRITY."""
+        return long_term_key(self.username, self.realm, self.password)
+
+    def request(self, method: int, *attributes: tuple[int, Any], transaction: bytes | None = None) -> bytes:
+        """A request with credentials."""
+        login = (
+            (Attribute.USERNAME, self.username),
+            (Attribute.REALM, self.realm),
+            (Attribute.NONCE, self.nonce),
+        )
+        if transaction is None:
+            transaction = self.lab.random(12)
+        message = Message(method, MessageClass.REQUEST, transaction, (*attributes, *login))
+        return encode(message, self.key, fingerprint=False)
+
+    def send(self, *datagrams: bytes) -> list[bytes]:
+        """Send messages; what comes back to this client. What goes to peers is in `to_peers`."""
+        self.lab.core.receive(datagrams, self.remote, self.local, self.lab.now, self.connection)
+        return self.collect()
+
+    def collect(self) -> list[bytes]:
+        """What the server has for this client now."""
+        to_clients, self.to_peers = self.lab.core.outputs(self.lab.now)
+        me = (self.remote, self.local, self.connection)
+        return [data for client, messages in to_clients if client == me for data in messages]
+
+    def ask(self, method: int, *attributes: tuple[int, Any], transaction: bytes | None = None) -> Message:
+        """The answer to a request, whose integrity was right unless it said who the client should be."""
+        (answer,) = self.send(self.request(method, *attributes, transaction=transaction))
+        message = parse(answer)
+        if code_of(message) not in (400, 401, 438):
+            assert message.check_integrity(self.key), message
+        return message
+
+    def allocate(self, *attributes: tuple[int, Any]) -> Address:
+        """A relayed address."""
+        answer = self.ask(Method.ALLOCATE, UDP, *attributes)
+        relayed = answer.get(Attribute.XOR_RELAYED_ADDRESS)
+        assert isinstance(relayed, Address), answer
+        return relayed
+
+    def permit(self, *peers: Address) -> Message:
+        """Ask for permissions."""
+        return self.ask(Method.CREATE_PERMISSION, *((Attribute.XOR_PEER_ADDRESS, peer) for peer in peers))
+
+    def bind(self, number: int, peer: Address) -> Message:
+        """Ask for a channel."""
+        return self.ask(
+            Method.CHANNEL_BIND, (Attribute.CHANNEL_NUMBER, number), (Attribute.XOR_PEER_ADDRESS, peer)
+        )
+
+    def indicate(self, peer: Address, data: bytes, *more: tuple[int, Any]) -> list[bytes]:
+        """Send by Send indication."""
+        attributes = ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.DATA, data), *more)
+        message = Message(Method.SEND, MessageClass.INDICATION, b"indication..", attributes)
+        return self.send(encode(message))
+
+    @property
+    def relayed(self) -> list[tuple[bytes, Address]]:
+        """What the last `send` sent to peers."""
+        return [(data, each.peer) for each in self.to_peers for data in each.datagrams]
+
+
+def code_of(message: Message) -> int:
+    """The error code of an answer, 0 for success."""
+    error = message.get(Attribute.ERROR_CODE)
+    return int(error[0]) if error is not None else 0
