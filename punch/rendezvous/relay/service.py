@@ -21,6 +21,7 @@ from punch.rendezvous.relay.handout import Handout, OwnRelay
 from punch.rendezvous.relay.settings import RelaySettings
 from punch.rendezvous.relay.shell import Relay
 from punch.rendezvous.relay.sockets import is_own_address
+from punch.wire.address import canonical
 from punch.wire.relays import RelayServer
 
 _SECRET_LABEL = b"punch/1 relay secret"
@@ -50,7 +51,7 @@ class RelayService:
         shared = config.turn_secret
         self._settings = RelaySettings(
             secrets=(self._secret,) if shared is None else (self._secret, shared),
-            machine=tuple(config.machine_addresses),
+            machine=tuple(config.machine_addresses) or _addresses(config.host, config.primary_address),
             shown=tuple(config.relay_addresses),
             ports=config.relay_ports,
             allocations=limits.relay_allocations,
@@ -107,6 +108,17 @@ class RelayService:
         """End all allocations."""
         if self.relay is not None:
             self.relay.stop()
+
+
+def _addresses(*hosts: str | None) -> tuple[str, ...]:
+    """Those that are IP addresses, one of each family."""
+    found: dict[bool, str] = {}
+    for host in hosts:
+        try:
+            found.setdefault(":" in str(host), canonical(str(host), 0).host)
+        except ValueError:
+            continue
+    return tuple(found.values())
 
 
 def _is_own(reactor: Any, host: str) -> bool:
