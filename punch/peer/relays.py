@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from cryptography import x509
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.logger import Logger
 
 from punch.identity import RandomBytes
@@ -325,7 +325,7 @@ class RelayPool:
                 server,
                 self,
                 self._received,
-                endpoint=self._endpoint(server),
+                endpoint=relay_endpoint(self._reactor, server, self._name, self._roots),
                 clock=self._reactor,
                 monotonic=self._monotonic,
                 random=self._random,
@@ -335,15 +335,6 @@ class RelayPool:
             if isinstance(attempt, StreamRelay) and attempt in self._attempts:
                 attempt.start()
         self._finish()
-
-    def _endpoint(self, server: RelayServer) -> Any:
-        url = server.url
-        host = url.host or self._name
-        tcp = HostnameEndpoint(self._reactor, host, url.port, timeout=CONNECT_TIME)
-        if url.transport is RelayTransport.TCP:
-            return tcp
-        creator = RelayConnectionCreator(host, url.port, server.pin, self._roots)
-        return wrapClientTLS(creator, tcp, clock=self._reactor)
 
     def _finish(self) -> None:
         """If nothing is under way any more, say so; try again later if there is nothing to show for it."""
@@ -408,6 +399,23 @@ class RelayPool:
         setattr(self, name, None)
         if timer is not None and timer.active():
             timer.cancel()
+
+
+def relay_endpoint(
+    reactor: Any, server: RelayServer, name: str, roots: Sequence[x509.Certificate] | None
+) -> IStreamClientEndpoint:
+    """
+    Where a relay is reached over TCP or TLS.
+
+    :param name: the host of the rendezvous, where its own relay is.
+    :param roots: the authorities for relays without a pin; None for the platform's.
+    """
+    url = server.url
+    host = url.host or name
+    tcp = HostnameEndpoint(reactor, host, url.port, timeout=CONNECT_TIME)
+    if url.transport is RelayTransport.TCP:
+        return tcp
+    return wrapClientTLS(RelayConnectionCreator(host, url.port, server.pin, roots), tcp, clock=reactor)
 
 
 _CLAUSES = {

@@ -22,6 +22,7 @@ from twisted.python import usage
 
 from punch.files import make_private_directory
 from punch.identity import PeerID, PeerIDError
+from punch.peer.choice import NoRendezvous, choose_rendezvous
 from punch.peer.events import Event, Registered
 from punch.peer.policy import RelayPolicy
 from punch.state import Lock, PeerState, StateDirectory, StateError, default_state_dir
@@ -33,7 +34,6 @@ from punch.ui.json_lines import JSONFrontEnd
 from punch.ui.stdio import StdioFrontEnd
 from punch.ui.terminal import KeyMode, columns
 from punch.wire.control import Accept
-from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 
 PROGRAM = "punch-peer"
 
@@ -147,7 +147,10 @@ class Options(usage.Options):
         except ValueError:
             self.fail("usage", f"--relay takes auto, never or only, not {self['relay']!a}.")
         self.target = self._target()
-        self.rendezvous = choose_rendezvous(self, os.environ)
+        try:
+            self.rendezvous = choose_rendezvous(self["rendezvous"], self.state, self["name"], os.environ)
+        except NoRendezvous as error:
+            self.fail(error.reason, str(error))
         try:
             self.peer = self.state.peer(self["name"])
             make_private_directory(self.peer.directory)
@@ -174,30 +177,6 @@ class Options(usage.Options):
             return PeerID.parse(self["peer"])
         except PeerIDError as error:
             self.fail("bad-peer-id", str(error))
-
-
-def choose_rendezvous(options: Options, environ: Mapping[str, str]) -> RendezvousAddress:
-    """The rendezvous: from the command line, the environment, the last run, or the one on this machine."""
-    text, source = options["rendezvous"], "--rendezvous"
-    if text is None:
-        text, source = environ.get("PUNCH_RENDEZVOUS") or None, "PUNCH_RENDEZVOUS"
-    try:
-        if text is None:
-            text, source = options.state.peer(options["name"]).last_rendezvous, "the one used last"
-        if text is None:
-            text, source = options.state.rendezvous.read_address(), "the one on this machine"
-    except StateError as error:
-        options.fail("state", str(error))
-    if text is None:
-        options.fail(
-            "no-rendezvous",
-            "No rendezvous is known: start one with twistd -n punch-rendezvous, or give the address of one "
-            "with --rendezvous punch://host:port/PIN.",
-        )
-    try:
-        return RendezvousAddress.parse(text)
-    except RendezvousAddressError as error:
-        options.fail("bad-address", f"{source}: {error}")
 
 
 class PeerService(Service):

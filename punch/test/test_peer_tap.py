@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.peer.policy import RelayPolicy
-from punch.peer.tap import Options, choose_rendezvous, login_name
+from punch.peer.tap import Options, login_name
 from punch.state import StateDirectory
 from punch.test.front_ends import BOB, ME
 from punch.wire.control import Accept
@@ -142,8 +142,7 @@ class ChoiceTests(OptionsCase):
     def test_a_mistake_names_its_source(self) -> None:
         self.patch(os, "environ", {**os.environ, "PUNCH_RENDEZVOUS": "ftp://x"})
         self.assertIn("PUNCH_RENDEZVOUS", self.sentence(rendezvous=None))
-        options = self.parse()
-        self.assertEqual(choose_rendezvous(options, {}).host, "192.0.2.1")
+        self.assertEqual(self.parse().rendezvous.host, "192.0.2.1")
 
 
 class PluginTests(SynchronousTestCase):
