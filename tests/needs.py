@@ -15,6 +15,8 @@ PACKAGES = {
     "conntrack": "conntrack",
     "turnutils_stunclient": "coturn",
     "turnutils_natdiscovery": "coturn",
+    "turnutils_uclient": "coturn",
+    "turnutils_peer": "coturn",
     "gcore": "gdb",
 }
 
