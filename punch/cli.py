@@ -22,6 +22,7 @@ Commands:
   demo         start a rendezvous and two peers on this machine, and let them chat
   rendezvous   introduce peers to each other (the same as twistd -n punch-rendezvous)
   peer         wait for a peer, or call one with --peer ID, and chat (twistd -n punch-peer)
+  netcheck     say what this network does to links: NAT, UDP, relays
   id           print your peer ID, making a key if there is none yet
 
 punch COMMAND --help explains the options of a command.
@@ -52,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _plugin(PLUGINS[command], rest)
     if command == "id":
         return _id(rest)
+    if command == "netcheck":
+        from punch.netcheck import main as netcheck
+
+        return netcheck(rest)
     if command == "demo":
         from punch.demo import main as demo
 

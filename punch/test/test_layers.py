@@ -31,6 +31,7 @@ ALLOWED = {
 ROOTS = {
     "punch.cli",
     "punch.demo",
+    "punch.netcheck",
     "punch.twistd",
     "punch.__main__",
     "punch.rendezvous.tap",
@@ -116,6 +117,7 @@ class LayersTests(SynchronousTestCase):
         parts = {name.split(".")[1] for name in self.imports if name != "punch"} - {
             "cli",
             "demo",
+            "netcheck",
             "twistd",
             "__main__",
         }

@@ -1,0 +1,244 @@
+"""The experiments of RFC 5780, on one address family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from punch.traversal.netcheck.behaviour import filtering_of, hairpinning_of, mapping_of, ports_of
+from punch.traversal.netcheck.laboratory import PROBE_TRIES, PROBE_WAIT, Laboratory, Seen
+from punch.traversal.netcheck.report import FamilyReport, Lifetime
+from punch.traversal.netcheck.tasks import Later
+from punch.wire.address import Address
+from punch.wire.probing import Vantage
+
+GRACE = 0.2
+"""Seconds that a preferred interface may answer later than another."""
+NEW_MAPPINGS = 6
+"""Sockets by which port allocation is seen."""
+HAIRPIN_ROUNDS = 4
+SETTLING = 2.5
+"""
+Seconds between the two exchanges after which a mapping is left alone: Linux keeps one longer that is still in
+use after two.
+"""
+SAMPLES = 8
+"""Mappings that are left alone at the same time."""
+SHORTEST = 5.0
+"""Seconds: a shorter life is no life."""
+LONGEST = 540.0
+"""Seconds: a proof is not good for longer."""
+PRECISION = 1.0
+"""Seconds: nearer than this nobody wants to know."""
+OVERHEAD = SETTLING + PROBE_TRIES * (PROBE_WAIT + 0.3)
+"""Seconds that a sample takes besides the time in which it is left alone."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the reflectors are that one address family reaches; None for those that there are not."""
+
+    first: Address
+    second: Address | None = None
+    third: Address | None = None
+    fourth: Address | None = None
+
+    @classmethod
+    def of(cls, hosts: Sequence[str], port: int, second: int) -> Places:
+        """
+        :param hosts: the service's addresses, of one family; the first is the main one.
+        :param port: the reflector's port.
+        :param second: its second port, 0 if there is none.
+        """
+        main = hosts[0]
+        other = next((host for host in hosts if host != main), None)
+        return cls(
+            Address(main, port),
+            Address(main, second) if second else None,
+            None if other is None else Address(other, port),
+            Address(other, second) if other is not None and second else None,
+        )
+
+
+async def examine(
+    lab: Laboratory, places: Places, hosts: Sequence[str], lifetime: float | None
+) -> FamilyReport:
+    """
+    Find out what there is to know.
+
+    :param hosts: our own addresses of this family, in order of preference.
+    :param lifetime: seconds that measuring the lifetime of mappings may take; None leaves it out.
+    """
+    home = await _find_home(lab, places.first, hosts)
+    if home is None:
+        return FamilyReport(local_addresses=tuple(hosts))
+    host = home.local.host
+    translated = home.mapped != home.local
+    mapping = lab.spawn(_see_elsewhere(lab, home, places))
+    filtering = lab.spawn(_probe(lab, host, places))
+    others = lab.spawn(_open_more(lab, host, places.first)) if translated else None
+    crossing = lab.spawn(_cross(lab, host, places.first)) if translated else None
+    second, third, fourth = await mapping
+    port, address = await filtering
+    # Silence says something only where an answer could have come from.
+    mappings = mapping_of(home.mapped, second, third, fourth)
+    filterings = filtering_of(
+        None if port is False and second is None else port,
+        None if address is False and fourth is None else address,
+    )
+    seen = [home] if others is None else [home, *await others]
+    hairpinning = None
+    if crossing is not None:
+        crossed = await crossing
+        hairpinning = None if crossed is None else hairpinning_of(crossed, mappings, filterings)
+    lived = None
+    if lifetime is not None and (translated or address is not True):
+        lived = await measure_lifetime(lab, host, places.first, lifetime)
+    rtts = [rtt for remote, rtt in lab.rtts if remote == places.first]
+    return FamilyReport(
+        udp=True,
+        local_addresses=(host, *(each for each in hosts if each != host)),
+        public_addresses=tuple(dict.fromkeys(each.mapped.host for each in seen)),
+        translated=translated,
+        mapping=mappings if translated else frozenset(),
+        filtering=filterings,
+        hairpinning=hairpinning,
+        ports=ports_of([(each.local, each.mapped) for each in seen]) if translated else None,
+        lifetime=lived,
+        latency=median(rtts) if rtts else None,
+    )
+
+
+async def measure_lifetime(lab: Laboratory, host: str, first: Address, budget: float) -> Lifetime | None:
+    """
+    How long a mapping that was in use is kept when it is not.
+
+    Many mappings are left alone at once, each for another time, and then a datagram from the service must get
+    in. The next round looks closer between the longest that lived and the shortest that did not, as long as
+    there is time.
+
+    :param budget: seconds, for all rounds together.
+    """
+    end = lab.now + budget
+    low: float | None = None
+    high: float | None = None
+    ages = _growing(SHORTEST, min(LONGEST, budget - OVERHEAD))
+    while ages:
+        samples = [(age, lab.spawn(_survives(lab, host, first, age))) for age in ages]
+        for age, sample in samples:
+            lives = await sample
+            if lives:
+                low = age
+            elif lives is False:
+                high = age
+                break
+        left = min(LONGEST, end - lab.now - OVERHEAD)
+        bottom = low or 0.0
+        if high is None or high - bottom <= PRECISION or left <= bottom + PRECISION:
+            break
+        ages = _between(bottom, high, left)
+    return None if low is None and high is None else Lifetime(low or 0.0, high)
+
+
+def _growing(shortest: float, longest: float) -> list[float]:
+    """Times to leave mappings alone for, each longer than the one before by the same factor."""
+    if longest <= shortest:
+        return [longest] if longest > 0 else []
+    factor = (longest / shortest) ** (1 / (SAMPLES - 1))
+    return [shortest * factor**number for number in range(SAMPLES)]
+
+
+def _between(low: float, high: float, longest: float) -> list[float]:
+    """Times between two others, evenly, none above `longest`."""
+    step = (high - low) / (SAMPLES + 1)
+    ages = [low + step * number for number in range(1, SAMPLES + 1)]
+    return [age for age in ages if age <= longest]
+
+
+async def _find_home(lab: Laboratory, first: Address, hosts: Sequence[str]) -> Seen | None:
+    """The first of our own addresses from which the reflector answers, by a new socket."""
+    tries: list[Later[Seen | None]] = []
+    settled: Later[None] = Later()
+
+    def one_more() -> None:
+        if all(each.done for each in tries) or any(each.done and each.value for each in tries):
+            settled.set(None)
+
+    for host in hosts:
+        local = lab.bind(host)
+        if local is not None:
+            tries.append(lab.spawn(lab.ask(local, first)))
+    if not tries:
+        return None
+    for each in tries:
+        each.then(one_more)
+    await settled
+    if not (tries[0].done and tries[0].value) and not all(each.done for each in tries):
+        await lab.sleep(GRACE)
+    return next((each.value for each in tries if each.done and each.value is not None), None)
+
+
+async def _see_elsewhere(
+    lab: Laboratory, home: Seen, places: Places
+) -> tuple[Address | None, Address | None, Address | None]:
+    """What the other reflectors see of the same socket."""
+    asked = [
+        None if place is None else lab.spawn(lab.ask(home.local, place))
+        for place in (places.second, places.third, places.fourth)
+    ]
+    seen = [None if each is None else await each for each in asked]
+    second, third, fourth = (None if each is None else each.mapped for each in seen)
+    return second, third, fourth
+
+
+async def _probe(lab: Laboratory, host: str, places: Places) -> tuple[bool | None, bool | None]:
+    """Whether datagrams from the other port, and from another address, get in."""
+    port = lab.spawn(_gets_in(lab, host, places.first, Vantage.PORT)) if places.second else None
+    address = lab.spawn(_gets_in(lab, host, places.first, Vantage.ADDRESS)) if places.fourth else None
+    return None if port is None else await port, None if address is None else await address
+
+
+async def _gets_in(lab: Laboratory, host: str, first: Address, vantage: Vantage) -> bool | None:
+    """
+    Whether a datagram gets in from where nothing was sent to; by a new socket, that has sent nothing there.
+    """
+    seen = await _seen_anew(lab, host, first)
+    # Where not even this arrives, probes say nothing.
+    if seen is None or not await lab.probed(seen, Vantage.SAME):
+        return None
+    return await lab.probed(seen, vantage)
+
+
+async def _cross(lab: Laboratory, host: str, first: Address) -> bool | None:
+    """Whether two sockets of ours reach each other by their mapped addresses."""
+    asked = [lab.spawn(_seen_anew(lab, host, first)) for _ in range(2)]
+    one, other = [await each for each in asked]
+    if one is None or other is None:
+        return None
+    return await lab.crossed(one, other, HAIRPIN_ROUNDS)
+
+
+async def _open_more(lab: Laboratory, host: str, first: Address) -> list[Seen]:
+    """What the reflector sees of some more new sockets."""
+    asked = [lab.spawn(_seen_anew(lab, host, first)) for _ in range(NEW_MAPPINGS - 1)]
+    seen = [await each for each in asked]
+    return [each for each in seen if each is not None]
+
+
+async def _survives(lab: Laboratory, host: str, first: Address, age: float) -> bool | None:
+    """Whether a mapping that was in use still is there when nobody has used it for `age` seconds."""
+    seen = await _seen_anew(lab, host, first)
+    if seen is None:
+        return None
+    await lab.sleep(SETTLING)
+    seen = await lab.ask(seen.local, first)
+    if seen is None:
+        return None
+    await lab.sleep(age)
+    return await lab.probed(seen, Vantage.SAME)
+
+
+async def _seen_anew(lab: Laboratory, host: str, first: Address) -> Seen | None:
+    local = lab.bind(host)
+    return None if local is None else await lab.ask(local, first)

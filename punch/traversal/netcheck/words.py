@@ -1,0 +1,152 @@
+"""What netcheck found out, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import TypeVar
+
+from punch.traversal.netcheck.behaviour import Filtering, Hairpinning, Mapping, Ports
+from punch.traversal.netcheck.report import Direct, FamilyReport, Report, Transport
+
+_MAPPING = {
+    Mapping.ENDPOINT_INDEPENDENT: "one port for all destinations",
+    Mapping.ADDRESS_DEPENDENT: "another port for each destination address",
+    Mapping.ADDRESS_AND_PORT_DEPENDENT: "another port for each destination",
+}
+_FILTERING = {
+    Filtering.ENDPOINT_INDEPENDENT: "lets everybody in",
+    Filtering.ADDRESS_DEPENDENT: "lets in addresses that were sent to",
+    Filtering.ADDRESS_AND_PORT_DEPENDENT: "lets in addresses and ports that were sent to",
+}
+_PORTS = {
+    Ports.PRESERVING: "preserved",
+    Ports.SEQUENTIAL: "sequential",
+    Ports.RANDOM: "random",
+    Ports.UNKNOWN: "unknown",
+}
+_TRANSPORTS = {
+    Transport.UDP: "UDP",
+    Transport.CONTROL: "TCP",
+    Transport.TURN_UDP: "a relay over UDP",
+    Transport.TURN_TCP: "a relay over TCP",
+    Transport.TURN_TLS: "a relay over TLS",
+}
+_DIRECT = {
+    Direct.ALL: "direct links to all peers whose network lets UDP through.",
+    Direct.MOST: "direct links to most peers; a relay is needed with those whose NAT has another port for "
+    "each destination, or whose network lets no UDP through.",
+    Direct.SOME: "direct links to few peers, as the NAT has another port for each destination; a relay is "
+    "needed with all that have no public address and no NAT that lets in what comes from another port.",
+}
+_WIDTH = 14
+
+B = TypeVar("B", bound=Enum)
+
+
+def conclusions(report: Report) -> list[str]:
+    """What follows, in sentences."""
+    found = [] if report.problem is None else [report.problem]
+    if report.udp is None:
+        found.append("The rendezvous has no reflector, so nothing is known about UDP.")
+    elif not report.udp and report.families:
+        found.append("No UDP gets through to the rendezvous and back: every link needs a relay.")
+    if report.ipv4 is not None and report.ipv4.udp:
+        found += _direct(report.ipv4, "IPv4")
+    if report.ipv6 is not None and report.ipv6.udp:
+        if report.ipv6.translated:
+            found += _direct(report.ipv6, "IPv6")
+        else:
+            found.append("Over IPv6: direct links to peers that have it, too.")
+        if report.ipv4 is None or not report.ipv4.udp:
+            found.append("There is no UDP over IPv4: peers that have no IPv6 need a relay.")
+    if any(each.hairpinning is Hairpinning.NO for each in report.families):
+        found.append(
+            "The NAT does not hairpin: behind it, peers in different networks reach each other by a relay."
+        )
+    offered = [report.transports.get(each) for each in Transport if each.value.startswith("turn")]
+    if report.relays:
+        ways = [each.value.removeprefix("turn-").upper() for each in report.relays]
+        found.append(f"A relay can be reached over {_and(ways)}.")
+    elif any(each is False for each in offered):
+        found.append("The relay that the rendezvous offers can't be reached.")
+    elif report.problem is None:
+        found.append("This rendezvous offers no relay.")
+    return found
+
+
+def text(report: Report) -> str:
+    """All of it, for a person."""
+    lines = [_line("Rendezvous", report.rendezvous)]
+    lines.append(_line("UDP", {True: "yes", False: "no", None: "unknown"}[report.udp]))
+    for name, family in (("IPv4", report.ipv4), ("IPv6", report.ipv6)):
+        lines += _family(name, family)
+    reached = [_TRANSPORTS[each] for each, works in report.transports.items() if works]
+    failed = [_TRANSPORTS[each] for each, works in report.transports.items() if works is False]
+    lines.append(_line("Reached by", _and(reached) or "nothing"))
+    if failed:
+        lines.append(_line("Not by", _and(failed)))
+    if report.control_latency is not None:
+        lines.append(_line("Control", f"{report.control_latency * 1000:.1f} ms to the rendezvous and back"))
+    lines += ["", *(f"* {sentence}" for sentence in conclusions(report))]
+    return "\n".join(lines)
+
+
+def _direct(family: FamilyReport, name: str) -> list[str]:
+    probably = "" if family.certain else "probably "
+    found = [f"Over {name}: {probably}{_DIRECT[family.direct]}"]
+    if not family.certain:
+        found.append("The rendezvous can't tell more: it needs a second port and a second address for that.")
+    return found
+
+
+def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
+    if family is None:
+        return [_line(name, "not tested, the rendezvous has no such address that is known")]
+    if not family.local_addresses:
+        return [_line(name, "no, this machine has no such address")]
+    if not family.udp:
+        return [_line(name, f"no UDP from {_and(family.local_addresses)}")]
+    local = family.local_addresses[0]
+    if not family.translated:
+        lines = [_line(name, f"{local}, seen as it is: no NAT")]
+    else:
+        lines = [_line(name, f"{local}, seen as {_and(family.public_addresses)}: behind a NAT")]
+        lines.append(_item("mapping", _behaviour(family.mapping, _MAPPING)))
+    lines.append(_item("filtering", _behaviour(family.filtering, _FILTERING)))
+    if family.translated:
+        hairpinning = family.hairpinning or Hairpinning.UNKNOWN
+        lines.append(_item("hairpinning", hairpinning.value))
+        lines.append(_item("ports", _PORTS[family.ports or Ports.UNKNOWN]))
+    if family.lifetime is not None:
+        lived, below = family.lifetime.at_least, family.lifetime.below
+        least = f"at least {lived:.0f} s" if lived else ""
+        most = "" if below is None else f"less than {below:.0f} s"
+        lines.append(_item("lifetime", ", ".join(each for each in (least, most) if each)))
+    if family.latency is not None:
+        lines.append(_item("latency", f"{family.latency * 1000:.1f} ms to the rendezvous and back"))
+    return lines
+
+
+def _behaviour(possible: Iterable[B], meanings: dict[B, str]) -> str:
+    known = set(possible)
+    values = [each for each in meanings if each in known]
+    if len(values) == 1:
+        return f"{values[0].value}: {meanings[values[0]]}"
+    return "unknown" if len(values) == len(meanings) else f"unknown: {_or([each.value for each in values])}"
+
+
+def _line(name: str, content: str) -> str:
+    return f"{name:<{_WIDTH}}{content}"
+
+
+def _item(name: str, content: str) -> str:
+    return _line(f"  {name}", content)
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+
+
+def _or(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
