@@ -143,7 +143,9 @@ class Relay:
         self._schedule()
 
     def stop(self) -> None:
-        """End all allocations. Connections are for the gate to end."""
+        """End all allocations and all connections that had one."""
+        for stream in list(self._streams.values()):
+            stream.abort()
         self.core.allocations.close_all(self._monotonic())
         self._schedule()
 

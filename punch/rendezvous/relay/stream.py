@@ -76,7 +76,7 @@ class RelayStream(protocol.Protocol):
             remote, local = _address(self.transport.getPeer()), _address(self.transport.getHost())
         except ValueError:
             # A UNIX socket: there is nothing to relay from.
-            self._abort()
+            self.abort()
             return
         self._client = self._owner.stream_opened(self, remote, local)
         self._check_later()
@@ -88,7 +88,7 @@ class RelayStream(protocol.Protocol):
         try:
             messages = self._splitter.feed(data)
         except FramingError:
-            self._abort()
+            self.abort()
             return
         if messages:
             self._owner.stream_received(self._client, messages)
@@ -121,6 +121,10 @@ class RelayStream(protocol.Protocol):
             assert self.transport is not None
             self.transport.write(b"".join(batch))
 
+    def abort(self) -> None:
+        """Close at once."""
+        cast(ITCPTransport, self.transport).abortConnection()
+
     # -- IPushProducer --
 
     def pauseProducing(self) -> None:
@@ -146,10 +150,7 @@ class RelayStream(protocol.Protocol):
         if self._client is not None and self._owner.has_allocation(self._client):
             self._check_later()
         else:
-            self._abort()
-
-    def _abort(self) -> None:
-        cast(ITCPTransport, self.transport).abortConnection()
+            self.abort()
 
 
 def _address(end: IAddress) -> Address:
