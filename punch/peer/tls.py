@@ -46,6 +46,7 @@ class _ConnectionCreator:
     :param what: what the server is, for the sentences.
     :param place: where it is, for the same.
     :param otherwise: what a person can do where no authority vouches for it.
+    :param oldest: the oldest version of TLS to speak.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class _ConnectionCreator:
         what: str,
         place: str,
         otherwise: str,
+        oldest: int = SSL.TLS1_3_VERSION,
     ) -> None:
         self._host = host
         self._pin = pin
@@ -66,7 +68,7 @@ class _ConnectionCreator:
         # Twisted uses the connection's app data itself.
         self._problems: WeakKeyDictionary[SSL.Connection, ControlProblem] = WeakKeyDictionary()
         context = SSL.Context(SSL.TLS_METHOD)
-        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        context.set_min_proto_version(oldest)
         context.set_options(SSL.OP_NO_TICKET)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_alpn_protos([alpn])
@@ -203,7 +205,11 @@ class RelayConnectionCreator(_ConnectionCreator):
             what="relay",
             place=place(RendezvousAddress(host, port)),
             otherwise="ask whoever runs it for a certificate that others trust",
+            # coturn 4.6.1, which many run, breaks off handshakes of TLS 1.3; what passes through is sealed
+            # between the peers anyway
+            oldest=SSL.TLS1_2_VERSION,
         )
+        self._context.set_cipher_list(b"ECDHE+AESGCM:ECDHE+CHACHA20")
 
 
 def _capital(text: str) -> str:

@@ -1,0 +1,161 @@
+"""
+Two relay pools in one process, as peers have them, that talk to each other through a TURN server.
+
+`python -m tests.relay_pools SERVERS` with SERVERS as in control messages, a JSON array; `--root PEM` trusts
+that authority. Prints JSON lines: `found` and `lost` (who, local, source), `echoed` (count, of), `done`.
+Lines on stdin: `send COUNT` makes the first send so many datagrams that the second sends back, `probe` leaves
+and joins again, as a session does that lost its path, `leave` gives the allocations back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from twisted.internet import reactor as global_reactor
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.stdio import StandardIO
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
+
+from punch.peer.batched import open_socket
+from punch.peer.relay import Relay
+from punch.peer.relays import RelayPool
+from punch.peer.sockets import SocketSet
+from punch.wire.address import Address
+from punch.wire.relays import RelayServer
+
+reactor: Any = global_reactor
+QUIC_LIKE = b"\x41"
+
+
+def tell(event: str, **fields: object) -> None:
+    """One line."""
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+class Side:
+    """One pool, its socket, and its only user."""
+
+    def __init__(self, name: str, servers: Sequence[RelayServer], roots: Sequence[x509.Certificate]) -> None:
+        self.name = name
+        self.received = 0
+        self.relay: Relay | None = None
+        self.peer: Side | None = None
+        self.echoes = False
+        self.sockets = SocketSet(
+            reactor,
+            open_socket,
+            lambda: ["127.0.0.1"],
+            lambda datagrams, remote, local: self._arrived(datagrams, remote, local),
+            lambda datagrams, remote, local: self.pool.send(datagrams, remote, local),
+        )
+        self.pool = RelayPool(
+            reactor,
+            monotonic=time.monotonic,
+            random=os.urandom,
+            roots=list(roots) or None,
+            name="127.0.0.1",
+            bases=lambda: self.sockets.bases,
+            send=self.sockets.send,
+            received=self._take,
+            renew=lambda: None,
+        )
+        self.sockets.refresh()
+        self.pool.update(tuple(servers), "127.0.0.1")
+
+    def relay_found(self, relay: Relay) -> None:
+        """As a session is told."""
+        self.relay = relay
+        tell("found", who=self.name, local=str(relay.local), source=relay.source)
+        assert self.peer is not None
+        if self.peer.relay is not None:
+            relay.permit([self.peer.relay.local])
+            self.peer.relay.permit([relay.local])
+
+    def relay_lost(self, local: Address) -> None:
+        """As a session is told."""
+        self.relay = None
+        tell("lost", who=self.name, local=str(local))
+
+    def relays_done(self) -> None:
+        """As a session is told."""
+        tell("done", who=self.name)
+
+    def send(self, datagrams: Sequence[bytes]) -> None:
+        """To the other side's relayed address."""
+        assert self.relay is not None
+        assert self.peer is not None
+        assert self.peer.relay is not None
+        self.sockets.send(datagrams, self.peer.relay.local, self.relay.local)
+
+    def _arrived(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        self.pool.receive(datagrams, remote, local)
+
+    def _take(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        self.received += len(datagrams)
+        if self.echoes and self.relay is not None:
+            self.sockets.send(datagrams, remote, self.relay.local)
+
+
+class Commands(LineOnlyReceiver):
+    """Stdin."""
+
+    delimiter = b"\n"
+
+    def __init__(self, sides: Sequence[Side]) -> None:
+        self._sides = sides
+
+    def lineReceived(self, line: bytes) -> None:
+        """One command."""
+        words = line.decode().split()
+        first = self._sides[0]
+        if words[0] == "send":
+            count = int(words[1])
+            first.received = 0
+            for number in range(count):
+                data = QUIC_LIKE + number.to_bytes(4, "big") + bytes(1195)
+                reactor.callLater(0.005 * number, first.send, [data])
+            reactor.callLater(0.005 * count + 1.5, lambda: tell("echoed", count=first.received, of=count))
+        elif words[0] == "probe":
+            for side in self._sides:
+                side.pool.leave(side)
+                side.pool.join(side)
+        elif words[0] == "leave":
+            for side in self._sides:
+                side.pool.leave(side)
+                side.pool.stop()
+            tell("left")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The test is over."""
+        if reactor.running:
+            reactor.stop()
+
+
+def main() -> None:
+    """Run until stdin ends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("servers")
+    parser.add_argument("--root", action="append", default=[])
+    given = parser.parse_args()
+    servers = [RelayServer.from_json(value) for value in json.loads(given.servers)]
+    roots = [x509.load_pem_x509_certificate(Path(path).read_bytes()) for path in given.root]
+    sides = [Side("one", servers, roots), Side("two", servers, roots)]
+    sides[0].peer, sides[1].peer = sides[1], sides[0]
+    sides[1].echoes = True
+    protocol: Protocol = Commands(sides)
+    StandardIO(protocol)
+    for side in sides:
+        side.pool.join(side)
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main()

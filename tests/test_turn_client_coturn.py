@@ -1,0 +1,279 @@
+"""The TURN client against a stock coturn: over UDP, TCP and TLS, and when it dies while it relays."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import socket
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from punch.wire.relays import RelayServer, RelayTransport, RelayURL
+from punch.wire.rendezvous_address import pin_of
+from tests.needs import need
+from tests.processes import JSONProcess
+
+HOST = "127.0.0.1"
+SECRET = "north of the tests"
+REALM = "example.org"
+
+
+def free_port() -> int:
+    """A port that is free for UDP and TCP."""
+    with socket.socket() as probe, socket.socket(type=socket.SOCK_DGRAM) as other:
+        probe.bind((HOST, 0))
+        other.bind((HOST, probe.getsockname()[1]))
+        return int(probe.getsockname()[1])
+
+
+def credentials(expires: float = 3600.0) -> tuple[str, str]:
+    """By the convention of coturn's use-auth-secret."""
+    username = f"{int(time.time() + expires)}:tests"
+    return username, b64encode(hmac.digest(SECRET.encode(), username.encode(), "sha1")).decode()
+
+
+class Coturn:
+    """A running turnserver with a certificate of its own."""
+
+    def __init__(self, directory: Path, *options: str, protocols: str = "") -> None:
+        need("turnserver")
+        self.port, self.tls_port = free_port(), free_port()
+        self.certificate, self.pin = _certificate(directory)
+        self._process = subprocess.Popen(
+            [
+                *(
+                    "turnserver",
+                    "-n",
+                    "--log-file",
+                    "stdout",
+                    "--simple-log",
+                    "--no-cli",
+                    "--no-multicast-peers",
+                ),
+                *("--listening-ip", HOST, "--relay-ip", HOST, "--allow-loopback-peers", "--realm", REALM),
+                *("--listening-port", str(self.port), "--tls-listening-port", str(self.tls_port)),
+                *("--use-auth-secret", "--static-auth-secret", SECRET, "--fingerprint"),
+                *("--cert", str(directory / "certificate.pem"), "--pkey", str(directory / "key.pem")),
+                *("--pidfile", str(directory / "pid"), "--userdb", str(directory / "users"), *options),
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+        )
+        deadline = time.monotonic() + 10.0
+        while True:
+            try:
+                socket.create_connection((HOST, self.port), 1.0).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, "coturn does not listen"
+                assert self._process.poll() is None, "coturn ended"
+                time.sleep(0.05)
+
+    def server(self, transport: RelayTransport, **changes: Any) -> RelayServer:
+        """What a rendezvous would hand out for it."""
+        port = self.tls_port if transport is RelayTransport.TLS else self.port
+        username, password = credentials()
+        known: dict[str, Any] = {
+            "url": RelayURL(HOST, port, transport),
+            "username": username,
+            "password": password,
+            "realm": REALM,
+            "nonce": "",
+            "lifetime": 3600.0,
+            "pin": self.pin if transport is RelayTransport.TLS else None,
+        }
+        return RelayServer(**(known | changes))
+
+    def kill(self) -> None:
+        """End it without a word."""
+        self._process.kill()
+        self._process.wait()
+
+
+def _certificate(directory: Path) -> tuple[Path, bytes]:
+    """Signed by itself, for our address; its key and the pin."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "coturn")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, SHA256())
+    )
+    path = directory / "certificate.pem"
+    path.write_bytes(certificate.public_bytes(Encoding.PEM))
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (directory / "key.pem").write_bytes(pem)
+    return path, pin_of(key.public_key())
+
+
+@pytest.fixture
+def coturn(tmp_path: Path) -> Iterator[Coturn]:
+    """One that lives as long as the test, or less."""
+    server = Coturn(tmp_path)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@dataclass
+class Pools:
+    """The two pools of `tests.relay_pools`."""
+
+    process: JSONProcess
+
+    def wait(self, event: str, count: int = 1, timeout: float = 20.0) -> list[dict[str, Any]]:
+        """So many events of a kind, as they come."""
+        return [self.process.wait(event, timeout=timeout) for _ in range(count)]
+
+    def command(self, line: str) -> None:
+        """One line on its stdin."""
+        assert self.process.process.stdin is not None
+        self.process.process.stdin.write(line.encode() + b"\n")
+        self.process.process.stdin.flush()
+
+    def echoed(self, count: int = 50) -> int:
+        """How many of these datagrams made both ways."""
+        self.command(f"send {count}")
+        return int(self.wait("echoed")[0]["count"])
+
+
+@pytest.fixture
+def pools(tmp_path: Path) -> Iterator[Any]:
+    """Starts them."""
+    started: list[JSONProcess] = []
+
+    def start(*servers: RelayServer, root: Path | None = None) -> Pools:
+        text = json.dumps([server.to_json() for server in servers])
+        options = [] if root is None else ["--root", str(root)]
+        process = JSONProcess(
+            [sys.executable, "-m", "tests.relay_pools", text, *options], cwd=tmp_path, env=_environment()
+        )
+        started.append(process)
+        return Pools(process)
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def _environment() -> dict[str, str]:
+    return {"PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
+@pytest.mark.parametrize("transport", list(RelayTransport))
+def test_relays(coturn: Coturn, pools: Any, transport: RelayTransport) -> None:
+    """An allocation each, data both ways, and both given back."""
+    both = pools(coturn.server(transport))
+    found = both.wait("found", 2)
+    assert {event["source"] for event in found} == {str(coturn.server(transport).url)}
+    assert both.echoed() >= 49
+    both.command("leave")
+    both.wait("left")
+
+
+def test_a_certificate_by_name(coturn: Coturn, pools: Any) -> None:
+    """Without a pin, an authority has to vouch for the name."""
+    server = coturn.server(RelayTransport.TLS, pin=None)
+    pools(server, root=coturn.certificate).wait("found", 2)
+
+
+def test_a_wrong_pin(coturn: Coturn, pools: Any) -> None:
+    """Nothing is asked of a server with another key; without any word for it, neither."""
+    for server in (
+        coturn.server(RelayTransport.TLS, pin=bytes(32)),
+        coturn.server(RelayTransport.TLS, pin=None),
+    ):
+        both = pools(server)
+        both.wait("done", 2)
+        assert all(event["event"] != "found" for event in both.process.events)
+
+
+def test_tcp_where_udp_gets_no_answer(coturn: Coturn, pools: Any) -> None:
+    """The other carriers begin 0.2 s later, and the answer is there well within a second."""
+    dead = coturn.server(RelayTransport.UDP, url=RelayURL(HOST, free_port(), RelayTransport.UDP))
+    both = pools(dead, coturn.server(RelayTransport.TCP), coturn.server(RelayTransport.TLS))
+    found = both.wait("found", 2)
+    assert "transport=tcp" in found[0]["source"]
+    assert both.echoed() >= 49
+
+
+def test_udp_first(coturn: Coturn, pools: Any) -> None:
+    """Where UDP works, nothing else is used."""
+    both = pools(*(coturn.server(transport) for transport in RelayTransport))
+    found = both.wait("found", 2)
+    assert {event["source"] for event in found} == {str(coturn.server(RelayTransport.UDP).url)}
+
+
+def test_wrong_password(coturn: Coturn, pools: Any) -> None:
+    """Asked once, then let be; the pools say that there is none."""
+    both = pools(coturn.server(RelayTransport.UDP, password="wrong"))
+    both.wait("done", 2)
+    assert all(event["event"] != "found" for event in both.process.events)
+
+
+def test_expired_credentials(coturn: Coturn, pools: Any) -> None:
+    """coturn reads the time in the user name."""
+    username, password = credentials(-60.0)
+    both = pools(coturn.server(RelayTransport.UDP, username=username, password=password))
+    both.wait("done", 2)
+    assert all(event["event"] != "found" for event in both.process.events)
+
+
+@pytest.mark.parametrize("transport", [RelayTransport.TCP, RelayTransport.TLS])
+def test_dies_while_it_relays_over_a_stream(tmp_path: Path, pools: Any, transport: RelayTransport) -> None:
+    """The connection tells at once, and another server takes over by itself."""
+    directories = [tmp_path / name for name in ("first", "second")]
+    for directory in directories:
+        directory.mkdir()
+    first, second = (Coturn(directory) for directory in directories)
+    try:
+        both = pools(first.server(transport))
+        both.wait("found", 2)
+        assert both.echoed() >= 49
+        start = time.monotonic()
+        first.kill()
+        both.wait("lost", 2, timeout=5.0)
+        assert time.monotonic() - start < 2.0
+        both.wait("done", 2)
+        both = pools(first.server(transport), second.server(transport))
+        found = both.wait("found", 2, timeout=5.0)
+        assert {event["source"] for event in found} == {str(second.server(transport).url)}
+    finally:
+        first.kill()
+        second.kill()
+
+
+def test_dies_while_it_relays_over_udp(coturn: Coturn, pools: Any) -> None:
+    """Nothing tells: the next request that nobody answers does, here one for a permission."""
+    both = pools(coturn.server(RelayTransport.UDP))
+    both.wait("found", 2)
+    assert both.echoed() >= 49
+    coturn.kill()
+    assert both.echoed() == 0
+    both.command("probe")
+    both.wait("lost", 2, timeout=10.0)
