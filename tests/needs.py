@@ -17,6 +17,7 @@ PACKAGES = {
     "turnutils_natdiscovery": "coturn",
     "turnutils_uclient": "coturn",
     "turnutils_peer": "coturn",
+    "turnserver": "coturn",
     "gcore": "gdb",
 }
 
