@@ -1,9 +1,9 @@
 """
-Which pairs of NATs must let two peers connect directly: written by hand from RFC 4787 and RFC 8445.
+Which pairs of NATs must let two peers connect directly: written by hand from RFC 4787 and RFC 8445. All
+others connect through a relay, since every peer here reaches the rendezvous.
 
 The names are mapping/filtering (RFC 4787 §4.1 and §5). Both peers have host and server-reflexive candidates
-and learn peer-reflexive ones from checks; nobody predicts ports, nobody relays. Why each mark stands where it
-does:
+and learn peer-reflexive ones from checks; nobody predicts ports. Why each mark stands where it does:
 
 - Both mappings endpoint-independent: each side's reflexive candidate is the address that its checks come
   from, so the first check of one side, even if it is dropped, opens that side's filter for the other (§5):
@@ -49,20 +49,21 @@ PLACES: Final = {
     "same NAT": "host",
     "same NAT that does not hairpin": "host",
     "two homes behind a carrier that hairpins": "direct",
-    "two homes behind a carrier that does not hairpin": "no",
+    "two homes behind a carrier that does not hairpin": "relay",
     "double NAT to single NAT": "direct",
     "open internet to every NAT": "direct",
     "open internet to open internet": "host",
     "public addresses behind firewalls": "host",
-    "UDP blocked to EIM/EIF": "no",
+    "UDP blocked to EIM/EIF": "relay",
+    "UDP blocked to UDP blocked": "relay",
 }
 """
-Other places. "host": by host candidates. "direct": by others.
+Other places. "host": by host candidates. "direct": by others. "relay": by no direct path.
 
 Without hairpinning (RFC 4787 §6) two homes behind one carrier-grade NAT have no address in common that either
 can send to; double NAT behaves as one whose mapping and filtering are the strictest of both; stateful
 firewalls filter as APDF with public addresses as host candidates; where UDP is blocked there is nothing to
-check.
+check but what a relay, reached over TCP, has to offer.
 """
 
 
