@@ -41,6 +41,7 @@ class Rendezvous:
         *,
         control: str | None = "tcp:7001",
         name: str = SERVICE,
+        relay: bool = True,
     ) -> None:
         self.net = net
         self.host = host
@@ -49,6 +50,7 @@ class Rendezvous:
         self._limits = limits or Limits()
         self._control = control
         self._name = name
+        self._relay = relay
         self._starts = 0
         self.service = self.start()
 
@@ -60,6 +62,7 @@ class Rendezvous:
             control=self._control,
             host=self._name,
             limits=self._limits,
+            relay=self._relay,
         )
         self.service = make_service(
             config,
