@@ -115,5 +115,9 @@ class SecondReflector:
         exact = [port for port in ports if port.host == send.local]
         family = [port for port in ports if port.host == ("::" if send.remote.is_ipv6 else "0.0.0.0")]
         both = [port for port in ports if port.host in _WILDCARDS]
+        remote = send.remote
         for port in (exact or family or both)[:1]:
-            port.send([send.data], send.remote, Address(send.local, port.port))
+            if ":" in port.host and not remote.is_ipv6:
+                # As a socket for both families knows it.
+                remote = Address(f"::ffff:{remote.host}", remote.port)
+            port.send([send.data], remote, Address(send.local, port.port))

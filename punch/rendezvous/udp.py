@@ -83,37 +83,35 @@ class Server(Protocol):
 @implementer(IReadDescriptor)
 class PacketInfoPort:
     """
-    One wildcard socket, which knows where each datagram came in.
+    One socket, which knows where each datagram came in.
 
-    :raise OSError: the address family does not exist here, or the port is in use.
+    :param host: the address to listen on, or the wildcard of its family.
+    :raise OSError: the address or its family does not exist here, or the port is in use.
     """
 
-    def __init__(
-        self, reactor: IReactorFDSet, family: socket.AddressFamily, port: int, server: Server
-    ) -> None:
+    def __init__(self, reactor: IReactorFDSet, host: str, port: int, server: Server) -> None:
+        self.host = host
         self._reactor = reactor
         self._server = server
-        self._ipv6 = family == socket.AF_INET6
+        self._ipv6 = ":" in host
         # Our own addresses by what the kernel says, and what the kernel is told by our own addresses.
         self._locals: dict[bytes, Address] = {}
         self._origins: dict[Address, Sequence[ControlMessage]] = {}
-        self.socket = socket.socket(family, socket.SOCK_DGRAM)
+        self.socket = socket.socket(socket.AF_INET6 if self._ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
         try:
             self.socket.setblocking(False)
             if self._ipv6:
                 self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-                self.socket.bind(("::", port))
             else:
                 self.socket.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-                self.socket.bind(("0.0.0.0", port))
+            self.socket.bind((host, port))
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             coalesce(self.socket)
         except OSError:
             self.socket.close()
             raise
         self._sender = BatchSender(self.socket)
-        self.host = "::" if self._ipv6 else "0.0.0.0"
         self.port = int(self.socket.getsockname()[1])
         reactor.addReader(self)
 
@@ -178,7 +176,7 @@ class PacketInfoPort:
         if known is not None:
             return known
         if not information:
-            return Address("::" if self._ipv6 else "0.0.0.0", self.port)
+            return Address(self.host, self.port)
         if len(self._locals) >= _ORIGINS:
             self._locals.clear()
             self._origins.clear()
@@ -201,8 +199,7 @@ class PacketInfoPort:
 
 class PlainPort:
     """
-    A port of `listenUDP`, for reactors without file descriptors, systems without packet information, and a
-    single address.
+    A port of `listenUDP`, for reactors without file descriptors and systems without packet information.
 
     :raise CannotListenError: the address does not exist here, or the port is in use.
     """
@@ -253,23 +250,21 @@ def open_ports(reactor: IReactorUDP, host: str | None, port: int, server: Server
     :raise OSError: the port is in use, or not allowed.
     :raise CannotListenError: the same.
     """
+    watching = IReactorFDSet(reactor, None) if sys.platform == "linux" else None
+    if watching is None:
+        return [PlainPort(reactor, host, port, server)] if host else _open_plain(reactor, port, server)
     if host is not None:
-        return [PlainPort(reactor, host, port, server)]
-    if not (IReactorFDSet.providedBy(reactor) and sys.platform == "linux"):
-        return _open_plain(reactor, port, server)
+        try:
+            return [PacketInfoPort(watching, host, port, server)]
+        except OSError as problem:
+            raise CannotListenError(host, port, problem) from problem  # type: ignore[no-untyped-call]
     for attempt in range(_TRIES):
         opened: list[UDPPort] = []
         try:
-            for family in (socket.AF_INET6, socket.AF_INET):
+            for wildcard in ("::", "0.0.0.0"):
                 try:
-                    opened.append(
-                        PacketInfoPort(
-                            cast(IReactorFDSet, reactor),
-                            family,
-                            opened[0].port if opened else port,
-                            server,
-                        )
-                    )
+                    number = opened[0].port if opened else port
+                    opened.append(PacketInfoPort(watching, wildcard, number, server))
                 except OSError as problem:
                     if problem.errno not in NO_FAMILY:
                         raise

@@ -130,7 +130,10 @@ class Relay:
 
     def flush(self) -> None:
         """Send what has gathered."""
-        to_clients, to_peers = self.core.outputs(self._monotonic())
+        now = self._monotonic()
+        # Wall time may have been set since.
+        self.core.epoch = self._wall() - now
+        to_clients, to_peers = self.core.outputs(now)
         for port, datagrams, peer in to_peers:
             port.send(datagrams, peer)
         for (remote, local, connection), messages in to_clients:
@@ -162,8 +165,5 @@ class Relay:
 
     def _timed_out(self) -> None:
         self._timer = None
-        now = self._monotonic()
-        # Wall time may have been set since.
-        self.core.epoch = self._wall() - now
-        self.core.handle_timer(now)
+        self.core.handle_timer(self._monotonic())
         self.flush()
