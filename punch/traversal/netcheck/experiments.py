@@ -121,24 +121,23 @@ async def measure_lifetime(lab: Laboratory, host: str, first: Address, budget: f
     :param budget: seconds, for all rounds together.
     """
     end = lab.now + budget
-    low: float | None = None
-    high: float | None = None
+    low = high = below = None
     ages = _growing(SHORTEST, min(LONGEST, budget - OVERHEAD))
     while ages:
         samples = [(age, lab.spawn(_survives(lab, host, first, age))) for age in ages]
         for age, sample in samples:
-            lives = await sample
+            lives, silent = await sample
             if lives:
                 low = age
             elif lives is False:
-                high = age
+                high, below = age, silent
                 break
         left = min(LONGEST, end - lab.now - OVERHEAD)
         bottom = low or 0.0
         if high is None or high - bottom <= PRECISION or left <= bottom + PRECISION:
             break
         ages = _between(bottom, high, left)
-    return None if low is None and high is None else Lifetime(low or 0.0, high)
+    return None if low is None and below is None else Lifetime(low or 0.0, below)
 
 
 def _growing(shortest: float, longest: float) -> list[float]:
@@ -226,17 +225,21 @@ async def _open_more(lab: Laboratory, host: str, first: Address) -> list[Seen]:
     return [each for each in seen if each is not None]
 
 
-async def _survives(lab: Laboratory, host: str, first: Address, age: float) -> bool | None:
-    """Whether a mapping that was in use still is there when nobody has used it for `age` seconds."""
+async def _survives(lab: Laboratory, host: str, first: Address, age: float) -> tuple[bool | None, float]:
+    """
+    Whether a mapping that was in use still is there when nobody has used it for `age` seconds; and how many
+    it had not been used for when the answer was certain.
+    """
     seen = await _seen_anew(lab, host, first)
     if seen is None:
-        return None
+        return None, 0.0
     await lab.sleep(SETTLING)
+    used = lab.now
     seen = await lab.ask(seen.local, first)
     if seen is None:
-        return None
+        return None, 0.0
     await lab.sleep(age)
-    return await lab.probed(seen, Vantage.SAME)
+    return await lab.probed(seen, Vantage.SAME), lab.now - used
 
 
 async def _seen_anew(lab: Laboratory, host: str, first: Address) -> Seen | None:
