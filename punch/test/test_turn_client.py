@@ -302,6 +302,34 @@ class AllocationTests(SynchronousTestCase):
         (again,) = table.requests()
         self.assertTrue(again.check_integrity(long_term_key("1999999999:alice", "punch", "secret-2")))
 
+    def test_credentials_that_end_the_allocation(self) -> None:
+        """
+        A server that gives a short lifetime, because the credentials expire, is shown the new ones; one that
+        knows its clients by their user names says 441, and gets the old ones again.
+        """
+        fresh = RelayCredentials("1999999999:alice", "secret-2", "punch", "nonce-1")
+        key = long_term_key("1999999999:alice", "punch", "secret-2")
+        for objects in (False, True):
+            table = Table().allocated()
+            table.client.renew(fresh)
+            table.client.probe(table.now)
+            table.lifetime = 60
+            table.answer(table.requests()[0])
+            self.assertEqual(table.client.get_timer(), table.now)
+            table.client.handle_timer(table.now)
+            (request,) = table.requests()
+            self.assertTrue(request.check_integrity(key))
+            if objects:
+                table.give(error(request, 441, "Wrong Credentials"), key)
+                (request,) = table.requests()
+                self.assertTrue(request.check_integrity(KEY))
+                table.answer(request)
+            else:
+                table.give(success(request, (Attribute.LIFETIME, 600)), key)
+            self.assertEqual(table.client.state, ClientState.ALLOCATED)
+            self.assertEqual(table.events(), [])
+            self.assertGreater(table.client.get_timer() or 0.0, table.now)
+
     def test_giving_it_back(self) -> None:
         """`close` deletes it; a lost request is sent again, for a while."""
         table = Table().allocated()

@@ -42,6 +42,11 @@ KEEPALIVE = 15.0
 """Seconds of silence after which the way to the server is kept open (RFC 8445, section 11)."""
 PROBE_SENDS = 3
 """How often a request that asks whether the server is still there is sent."""
+SHORT_LIFETIME = 300.0
+"""
+Seconds; half of what an allocation lives unless somebody says otherwise. A server that gives less may do so
+because our credentials expire.
+"""
 MAX_LIFETIME = 3600.0
 """Seconds: an allocation is renewed at least this often, whatever the server says."""
 
@@ -294,6 +299,8 @@ class TurnClient:
             return 0.0
         self._refresh_at = now + (lifetime - 60 if lifetime > 120 else lifetime / 2)
         self._expires_at = now + lifetime
+        if lifetime < SHORT_LIFETIME and self._requests.adopt():
+            self._refresh_at = now
         return lifetime
 
     def _unanswered(self, request: Request, now: float) -> None:

@@ -69,16 +69,26 @@ class Requests:
         self._under_way: dict[bytes, Request] = {}
         self._output: list[bytes] = []
         self._fresh: RelayCredentials | None = None
+        self._previous: RelayCredentials | None = None
         self.changes = 0
         """Grows whenever `get_timer` may have changed."""
         self._use(credentials)
 
     def renew(self, credentials: RelayCredentials) -> None:
         """
-        Use these credentials when the server takes the others no longer. Not before: it may know the
-        allocation by the user name, as RFC 8656, section 5 has it.
+        Have these credentials ready for when the others expire (`adopt`). Not before: a server may know the
+        allocation by the user name, as RFC 8656, section 5 has it, and that tells the time in some.
         """
         self._fresh = credentials
+
+    def adopt(self) -> bool:
+        """Use the new credentials now, if there are any; should the server object, the old ones again."""
+        fresh, self._fresh = self._fresh, None
+        if fresh is None:
+            return False
+        self._previous = self._credentials
+        self._use(fresh)
+        return True
 
     def _use(self, credentials: RelayCredentials) -> None:
         self._credentials = credentials
@@ -120,7 +130,7 @@ class Requests:
             return None
         del self._under_way[message.transaction_id]
         self.changes += 1
-        if code in (401, 438) and self._learn(request, code, message):
+        if code in (401, 438, 441) and self._learn(request, code, message):
             self._make(request, now)
             return None
         if message.unknown_required():
@@ -156,6 +166,11 @@ class Requests:
         used, known = request.credentials, self._credentials
         if used is not None and used != known:
             return True  # Another answer has told us in the meantime
+        if code == 441:
+            previous, self._previous = self._previous, None
+            if previous is not None:
+                self._use(previous)
+            return previous is not None
         realm, nonce = message.get(Attribute.REALM), message.get(Attribute.NONCE)
         if not isinstance(nonce, str) or not nonce:
             return False
@@ -165,11 +180,7 @@ class Requests:
             return False
         # Refused with this realm means that name or password are wrong: another nonce would not help
         if used is not None and (nonce == known.nonce or (code == 401 and realm == known.realm)):
-            fresh, self._fresh = self._fresh, None
-            if fresh is None:
-                return False
-            self._use(fresh)
-            return True
+            return self.adopt()
         self._use(RelayCredentials(known.username, known.password, realm, nonce))
         return True
 
