@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.rendezvous.config import Limits
+from punch.identity import Identity
+from punch.rendezvous.config import Limits, RendezvousConfig
 from punch.rendezvous.relay.bandwidth import HEADERS, Bandwidth, admit
 from punch.rendezvous.relay.deadlines import Deadlines
 from punch.rendezvous.relay.destinations import REFUSED, Destinations
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
+from punch.rendezvous.relay.service import shown_addresses
 from punch.rendezvous.relay.settings import Hosts, RelaySettings
 from punch.rendezvous.tap import within_descriptors
 from punch.wire.relays import RelayTransport, RelayURL
@@ -146,6 +148,22 @@ class HostTests(SynchronousTestCase):
             ),
         ):
             self.assertEqual(settings_.hosts(local, ipv6), expected, (local, ipv6))
+
+    def test_shown(self) -> None:
+        """A private machine at a public address shows that, without being told."""
+        identity = Identity.generate(lambda size: bytes(size))
+        for host, machine, said, expected in (
+            ("203.0.113.5", ["10.0.0.5"], [], ["203.0.113.5"]),
+            ("203.0.113.5", ["10.0.0.5"], ["203.0.113.6"], ["203.0.113.6"]),
+            ("203.0.113.5", ["10.0.0.5"], ["2001:db8::6"], ["2001:db8::6", "203.0.113.5"]),
+            ("203.0.113.5", ["198.51.100.1"], [], []),
+            ("203.0.113.5", [], [], []),
+            ("127.0.0.1", ["10.0.0.5"], [], []),
+            ("punch.example.org", ["10.0.0.5"], [], []),
+            (None, ["10.0.0.5"], [], []),
+        ):
+            config = RendezvousConfig(identity, host=host, machine_addresses=machine, relay_addresses=said)
+            self.assertEqual(list(shown_addresses(config)), expected, host)
 
 
 class OptionTests(SynchronousTestCase):

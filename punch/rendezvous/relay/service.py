@@ -52,7 +52,7 @@ class RelayService:
         self._settings = RelaySettings(
             secrets=(self._secret,) if shared is None else (self._secret, shared),
             machine=tuple(config.machine_addresses) or _addresses(config.host, config.primary_address),
-            shown=tuple(config.relay_addresses),
+            shown=shown_addresses(config),
             ports=config.relay_ports,
             allocations=limits.relay_allocations,
             allocations_per_user=limits.relay_allocations_per_peer,
@@ -108,6 +108,20 @@ class RelayService:
         """End all allocations."""
         if self.relay is not None:
             self.relay.stop()
+
+
+def shown_addresses(config: RendezvousConfig) -> tuple[str, ...]:
+    """
+    What peers are shown instead of the machine's own addresses: what was said; and if peers are to find the
+    service at a public address, and the machine has only a private one, that public one.
+    """
+    shown = {":" in each: each for each in config.relay_addresses}
+    private = Destinations(is_own=lambda host: False).refuses
+    for host in _addresses(config.host):
+        own = [each for each in config.machine_addresses if (":" in each) == (":" in host)]
+        if own and not private(host) and all(map(private, own)):
+            shown.setdefault(":" in host, host)
+    return tuple(shown.values())
 
 
 def _addresses(*hosts: str | None) -> tuple[str, ...]:
