@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 from .profiles import home_router
-from .world import Place, World
+from .world import Place, World, route_by_core
 
 
 def flush(place: Place) -> None:
@@ -18,7 +18,9 @@ def renumber(world: World, place: Place) -> None:
     """The router gets another public address, and forgets its table."""
     router, interface = place.access
     router.run("ip", "-4", "address", "flush", "dev", interface)
-    router.run("ip", "address", "add", f"{world.public4()}/24", "dev", interface)
+    address = f"{world.public4()}/24"
+    router.run("ip", "address", "add", address, "dev", interface)
+    route_by_core(router, [address])
     flush(place)
 
 

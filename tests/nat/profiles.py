@@ -8,7 +8,18 @@ from typing import Any
 
 from tests.netns import Host
 
-from .world import CORE6, LEFT, MARK, RIGHT, Place, World, cone_nat, forward_rules, input_rules, source_nat
+from .world import (
+    LEFT,
+    MARK,
+    RIGHT,
+    Place,
+    World,
+    cone_nat,
+    forward_rules,
+    input_rules,
+    route_by_core,
+    source_nat,
+)
 
 Builder = Callable[[World, str, int], list[Place]]
 """Makes the places on both sides: given the world, the profile's name and a number that no other has."""
@@ -108,6 +119,7 @@ def carrier(world: World, profile: str, number: int, *, hairpin: bool) -> list[P
     nat = cone_nat(public, ["lan"]) if hairpin else source_nat()
     middle = _router(world, f"{profile}-cgn", [nat, input_rules("drop"), forward_rules()])
     world.lab.plug(middle, world.public, "wan", f"{public}/24")
+    route_by_core(middle, [public])
     inside = world.lab.switch(f"{profile}-net")
     world.lab.plug(middle, inside, "lan", "100.64.0.1/24")
     places = []
@@ -127,7 +139,6 @@ def open_internet(world: World, profile: str, number: int) -> list[Place]:
     for side in (LEFT, RIGHT):
         host = world.lab.host(f"{profile}-{side}")
         world.access(host, "eth0", f"{world.public4()}/24", f"{world.public6()}/64")
-        host.run("ip", "route", "add", "default", "via", CORE6)
         places.append(Place(profile, side, host, (host, "eth0")))
     return places
 
@@ -143,7 +154,6 @@ def ipv6(world: World, profile: str, number: int, *, ipv4: bool) -> list[Place]:
         router = _router(world, f"{profile}-{side}r", [*nat, input_rules("drop"), forward_rules()])
         addresses = [f"{public4}/24"] if ipv4 else []
         world.access(router, "wan", *addresses, f"{public6}/64")
-        router.run("ip", "route", "add", "default", "via", CORE6)
         world.route6(f"{prefix}::/64", public6)
         host = world.lab.host(f"{profile}-{side}")
         if ipv4:
@@ -152,7 +162,7 @@ def ipv6(world: World, profile: str, number: int, *, ipv4: bool) -> list[Place]:
             world.lab.join(router, "lan", host, "eth0")
         router.run("ip", "address", "add", f"{prefix}::1/64", "dev", "lan", "nodad")
         host.run("ip", "address", "add", f"{prefix}::2/64", "dev", "eth0", "nodad")
-        host.run("ip", "route", "add", "default", "via", f"{prefix}::1")
+        host.route(f"{prefix}::1")
         places.append(Place(profile, side, host, (router, "wan"), [router], sees6=not ipv4))
     return places
 

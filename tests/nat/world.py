@@ -21,6 +21,7 @@ from tests.netns import Host, Lab
 SERVICE4 = "198.51.100.1"
 SERVICE4_SECOND = "198.51.100.2"
 SERVICE6 = "2001:db8::1"
+CORE4 = "198.51.100.254"
 CORE6 = "2001:db8::ffff"
 CONTROL_PORT = 443
 REFLECTOR_PORT = 3478
@@ -94,13 +95,14 @@ class World:
         self._next_public = 10
         self._ports = 0
         self.public = self.lab.switch("public")
-        # The public network's IPv6 router is the switch itself.
-        self.public.sysctl("net.ipv6.conf.all.forwarding=1")
+        # The public network's router is the switch itself; for IPv4 it knows of nothing else, and drops.
+        self.public.sysctl("net.ipv6.conf.all.forwarding=1", "net.ipv4.ip_forward=0")
+        self.public.run("ip", "address", "add", f"{CORE4}/24", "dev", "br0")
         self.public.run("ip", "address", "add", f"{CORE6}/64", "dev", "br0", "nodad")
         self.service = self.lab.host("service")
         addresses = (f"{SERVICE4}/24", f"{SERVICE4_SECOND}/24", f"{SERVICE6}/64")
         self.lab.plug(self.service, self.public, "eth0", *addresses)
-        self.service.run("ip", "route", "add", "default", "via", CORE6)
+        route_by_core(self.service, addresses)
 
     def __enter__(self) -> World:
         return self
@@ -140,6 +142,8 @@ class World:
             self._cables.append(f"{host.name}/{interface}:{outside.name}/{far}")
         else:
             self.lab.plug(host, outside, interface, *addresses)
+        if outside is self.public:
+            route_by_core(host, addresses)
         if self.weather.loss:
             host.nft(loss_rules(interface, self.weather.loss))
 
@@ -160,6 +164,12 @@ class World:
         assert self._wire.stdout is not None
         if self._wire.stdout.readline() != b"ready\n":
             raise RuntimeError("the access links did not start")
+
+
+def route_by_core(host: Host, addresses: Sequence[str]) -> None:
+    """Default routes to the public network's router, for each family that there is an address of."""
+    for core in {CORE6 if ":" in address else CORE4 for address in addresses}:
+        host.route(core)
 
 
 def loss_rules(interface: str, loss: float) -> str:
