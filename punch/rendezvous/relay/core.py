@@ -196,10 +196,6 @@ class RelayCore:
     # -- within --
 
     def _receive_stun(self, data: bytes, client: FiveTuple, now: float) -> None:
-        known = client in self._clients
-        # Whoever has no allocation may be anybody, anywhere.
-        if not known and not self._may_answer(client, now):
-            return
         try:
             message = parse(data)
         except STUNError:
@@ -212,15 +208,21 @@ class RelayCore:
             if answered is None:
                 return
             answer, key = answered
-            if key is None and known and not self._may_answer(client, now):
-                return
             encoded = encode(answer, key, fingerprint=message.has_fingerprint)
-            if key is None and not client.connection and len(encoded) > AMPLIFICATION * len(data):
+            if key is None and not self._may_answer(client, len(data), len(encoded), now):
                 return
             self._answers.append(ToClient(client, (encoded,)))
 
-    def _may_answer(self, client: FiveTuple, now: float) -> bool:
-        return bool(client.connection) or self._strangers.allow(prefix_key(client.remote.host), now)
+    def _may_answer(self, client: FiveTuple, question: int, answer: int, now: float) -> bool:
+        """
+        Whether a request that proves nothing gets its answer. Over UDP it may have come from anybody,
+        anywhere; those who prove who they are do not suffer from others in their network.
+        """
+        if client.connection:
+            return True
+        return answer <= AMPLIFICATION * question and self._strangers.allow(
+            prefix_key(client.remote.host), now
+        )
 
     def _send_indication(self, message: Message, allocation: Allocation | None) -> None:
         """RFC 8656, section 11.2: anything unusual is dropped without a word."""
