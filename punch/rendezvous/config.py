@@ -77,7 +77,10 @@ class Limits:
     probe_rate: float = 2.0
     """Probes of its own NAT that a peer may ask for each second, for long…"""
     probe_burst: float = 40.0
-    """…and at once; the same for all peers at one IPv4 /24 or IPv6 /64 together."""
+    """…and at once."""
+    probe_prefix_rate: float = 20.0
+    """The same for all peers whose NATs are in one IPv4 /24 or IPv6 /64."""
+    probe_prefix_burst: float = 400.0
 
     def __post_init__(self) -> None:
         for entry in fields(self):

@@ -68,7 +68,7 @@ class Prober:
         # Our own addresses at which somebody asked: a proof names one by its number.
         self._locals: dict[str, int] = {}
         self._by_peer = TokenBuckets(limits.probe_rate, limits.probe_burst, _CAPACITY)
-        self._by_prefix = TokenBuckets(limits.probe_rate, limits.probe_burst, _CAPACITY)
+        self._by_prefix = TokenBuckets(limits.probe_prefix_rate, limits.probe_prefix_burst, _CAPACITY)
 
     def prove(self, committed: bytes, remote: Address, local: str, now: float) -> bytes:
         """
