@@ -73,7 +73,8 @@ def add_relay(agent: Agent, relay: Relay, around: Surroundings, now: float) -> N
     hidden = around.relay_policy is RelayPolicy.ONLY
     if relay.base is not None and relay.mapped is not None and not hidden:
         agent.add_reflexive(relay.base, relay.mapped, relay.source)
-    agent.add_relayed(relay.local, None if hidden else relay.mapped, relay.source, now)
+    mapped = None if hidden else relay.mapped
+    agent.add_relayed(relay.local, mapped, relay.source, now, streamed=relay.base is None)
 
 
 def sources(around: Surroundings) -> tuple[list[Address], bool]:

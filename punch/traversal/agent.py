@@ -185,15 +185,18 @@ class Agent:
         for remote in self._remotes:
             self._checklist.add(candidate, remote)
 
-    def add_relayed(self, relayed: Address, mapped: Address | None, source: str, now: float) -> None:
+    def add_relayed(
+        self, relayed: Address, mapped: Address | None, source: str, now: float, *, streamed: bool = False
+    ) -> None:
         """
         A relay gave us `relayed`, which is a local address like any other from now on: what is to be sent
         from it goes through the relay, what the relay hands over came to it.
 
         :param mapped: what the relay sees us as; None if the peer is not to know.
         :param source: which relay, and how it is reached.
+        :param streamed: it is reached over a stream, which makes it the last resort.
         """
-        candidate = self._locals.add_relayed(relayed, mapped, source)
+        candidate = self._locals.add_relayed(relayed, mapped, source, streamed)
         if candidate is None:
             return
         self._events.append(LocalCandidate(candidate))

@@ -16,6 +16,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
 
+STREAM_PREFERENCE = 0x7FFF
+"""The greatest local preference of relayed candidates whose relay is reached over TCP or TLS."""
 MAX_SIGNALLED = 32
 """Candidates of a peer that are taken from signalling."""
 MAX_PER_HOST = 8
@@ -154,16 +156,19 @@ class LocalCandidates:
         self._bases[base] = _Base(candidate, preference)
         return candidate
 
-    def add_relayed(self, relayed: Address, mapped: Address | None, server: str) -> Candidate | None:
+    def add_relayed(
+        self, relayed: Address, mapped: Address | None, server: str, streamed: bool = False
+    ) -> Candidate | None:
         """
         The relayed candidate of an allocation; None if it is known, or useless.
 
         :param mapped: what the relay sees us as, which the peer is told; None: nothing is told.
         :param server: which relay, and how it is reached; part of the foundation.
+        :param streamed: it is reached over TCP or TLS.
         """
         if relayed in self._bases or not usable(relayed):
             return None
-        preference = self._free_preference(relayed.host)
+        preference = self._free_preference(relayed.host) - (STREAM_PREFERENCE + 1 if streamed else 0)
         candidate = Candidate(
             CandidateType.RELAY,
             relayed,
@@ -234,7 +239,7 @@ class LocalCandidates:
         doesn't work can't hold up the other (RFC 8421, section 4).
         """
         preference = 65535 - preference_class(host)
-        taken = {base.local_preference for base in self._bases.values()}
+        taken = {base.local_preference | STREAM_PREFERENCE + 1 for base in self._bases.values()}
         while preference in taken and preference >= 4:
             preference -= 4
         return preference

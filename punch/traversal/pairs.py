@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from punch.traversal.candidates import STREAM_PREFERENCE
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
 
@@ -27,17 +28,31 @@ class PathKind(int, Enum):
     """How good a path is by its candidates alone; a greater one is worth moving to."""
 
     RELAYED_TWICE = 0
-    RELAYED = 1
-    REFLEXIVE = 2
-    HOST = 3
+    STREAMED = 1
+    """Relayed over TCP, where a lost packet holds up all that follow."""
+    RELAYED = 2
+    REFLEXIVE = 3
+    HOST = 4
 
 
-def path_kind(local: CandidateType, remote: CandidateType) -> PathKind:
-    """The kind of a path between candidates of these types."""
+def path_kind(local: CandidateType, remote: CandidateType, streamed: bool = False) -> PathKind:
+    """
+    The kind of a path between candidates of these types.
+
+    :param streamed: the relay is reached over a stream.
+    """
     relays = (local, remote).count(CandidateType.RELAY)
+    if relays == 2:
+        return PathKind.RELAYED_TWICE
     if relays:
-        return PathKind.RELAYED if relays == 1 else PathKind.RELAYED_TWICE
+        return PathKind.STREAMED if streamed else PathKind.RELAYED
     return PathKind.HOST if local == remote == CandidateType.HOST else PathKind.REFLEXIVE
+
+
+def _is_streamed(candidate: Candidate) -> bool:
+    """What a relayed candidate's priority says (RFC 8445, section 5.1.2): there is no other sign of it."""
+    preference = candidate.priority >> 8 & 0xFFFF
+    return candidate.type is CandidateType.RELAY and preference <= STREAM_PREFERENCE
 
 
 def pair_priority(controlling: int, controlled: int) -> int:
@@ -143,7 +158,8 @@ class CandidatePair:
     @property
     def kind(self) -> PathKind:
         """What kind of path this would be if there were no NAT on our side."""
-        return path_kind(self.local.type, self.remote.type)
+        streamed = _is_streamed(self.local) or _is_streamed(self.remote)
+        return path_kind(self.local.type, self.remote.type, streamed)
 
     @property
     def valid_kind(self) -> PathKind:
