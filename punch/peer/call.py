@@ -130,6 +130,16 @@ class Call:
         return self._core.side
 
     @property
+    def generation(self) -> int:
+        """Of an incoming call: above 0 it is a restart for the link `link`."""
+        return 0 if self._core.offer is None else self._core.offer.generation
+
+    @property
+    def link(self) -> bytes:
+        """Of an incoming call: the digest of the offer that began the link to restart."""
+        return b"" if self._core.offer is None else self._core.offer.link
+
+    @property
     def name(self) -> str | None:
         """The name that the other side signed, once it is known."""
         return self._core.name

@@ -59,7 +59,11 @@ class Side(Enum):
 
 @dataclass(frozen=True)
 class Description:
-    """What one side tells the other about its ICE agent. `pacing` is in seconds."""
+    """
+    What one side tells the other about its ICE agent. `pacing` is in seconds.
+
+    `generation` above 0: it is a restart for the live link whose offer had the digest `link`.
+    """
 
     name: str
     ufrag: str
@@ -67,6 +71,8 @@ class Description:
     pacing: float
     candidates: tuple[Candidate, ...] = ()
     complete: bool = False
+    generation: int = 0
+    link: bytes = b""
 
     @property
     def pacing_ms(self) -> int:
@@ -246,8 +252,9 @@ def _build() -> Callable[[CallCore], CallMachine]:
             core.limit(description.candidates),
             core.reply_private.public_key().public_bytes_raw(),
             description.pacing_ms,
-            0,
+            description.generation,
             description.complete,
+            description.link,
         )
         core.local_complete = description.complete
         envelope = seal_offer(core.identity, core.peer, offer)

@@ -8,7 +8,7 @@ reset by a welcome and by nothing less.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol as TypingProtocol
 from typing import cast
 
@@ -69,6 +69,8 @@ WELCOME_TIME = 15.0
 _FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
 _SHORTEST_KEEPALIVE, _LONGEST_KEEPALIVE = 1.0, 120.0
 _CLOSE_TIME = 0.5
+_YOUNG = 2.0
+"""Seconds for which a connection attempt is not given up for another one."""
 
 _EXPECTED = (
     error.ConnectError,
@@ -110,6 +112,8 @@ class _TLSTransport(TypingProtocol):
     def getHandle(self) -> SSL.Connection: ...
 
     def getPeer(self) -> IPv4Address | IPv6Address: ...
+
+    def getHost(self) -> IPv4Address | IPv6Address: ...
 
     def write(self, data: bytes) -> None: ...
 
@@ -162,6 +166,23 @@ class ControlProtocol(LineReceiver):
     def host(self) -> str:
         """The IP address of the rendezvous."""
         return self._tls.getPeer().host
+
+    @property
+    def local_host(self) -> str:
+        """The IP address of ours that it comes from."""
+        return self._tls.getHost().host
+
+    def check(self, patience: float) -> None:
+        """Expect a sign of life within so many seconds; without one, the connection is lost."""
+        if self._welcome is None or self._problem is not None:
+            return
+        self._heard = False
+        self.send(Ping())
+        self._schedule_ping(patience)
+
+    def lose(self) -> None:
+        """Whatever its end may look like, the connection is known to be dead."""
+        self._silent()
 
     def abort(self) -> None:
         """Drop the connection without another word."""
@@ -248,12 +269,12 @@ class ControlProtocol(LineReceiver):
             f"The connection to the rendezvous at {where} was lost; it is tried again by itself.",
         )
 
-    def _schedule_ping(self) -> None:
+    def _schedule_ping(self, within: float | None = None) -> None:
         assert self._welcome is not None
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         interval = min(max(self._welcome.keepalive, _SHORTEST_KEEPALIVE), _LONGEST_KEEPALIVE)
-        self._timer = self._clock.callLater(interval, self._keepalive)
+        self._timer = self._clock.callLater(within or interval, self._keepalive)
 
     def _keepalive(self) -> None:
         if not self._heard:
@@ -304,6 +325,8 @@ class _Attempt:
         self._watched: IProtocol | None = None
         self._protocol: ControlProtocol | None = None
         self.result: Deferred[IProtocol] = Deferred(self._cancel)
+        self.began = client.clock.seconds()
+        client.attempt = self
         self._connecting = endpoint.connect(Factory.forProtocol(self._build))
         self._connecting.addCallbacks(lambda _: None, self._unconnected)
 
@@ -316,6 +339,11 @@ class _Attempt:
         if not isinstance(failure.value, _EXPECTED):
             self._log.failure("Connecting to the rendezvous failed.", failure)
         self.lost(problem_of_failure(self._client.address, failure))
+
+    def give_up(self) -> None:
+        """Another attempt has better prospects; nothing happens once it was welcomed."""
+        if not self.result.called:
+            self._cancel(self.result)
 
     def _cancel(self, result: Deferred[IProtocol]) -> None:
         self._connecting.cancel()
@@ -394,6 +422,9 @@ class ControlClient:
         self._was_registered = False
         self._stopped = False
         self._notice: IDelayedCall | None = None
+        self._at_once_until = 0.0
+        self.attempt: _Attempt | None = None
+        """The newest connection or attempt; None while the next one is waited for."""
         tcp = endpoint or HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIME)
         self.creator = ControlConnectionCreator(address, identity, roots)
         self._service = ClientService(
@@ -436,6 +467,33 @@ class ControlClient:
             stopped.addCallback(in_time)
         return stopped
 
+    def check(self, patience: float, addresses: Collection[str] | None = None) -> None:
+        """
+        The network may have changed: make sure that the connection lives, or connect at once.
+
+        :param patience: seconds within which a connection must show that it is alive.
+        :param addresses: those of this machine now: a connection from another one is dead for sure.
+        """
+        if self._stopped or not self._service.running:
+            return
+        self._at_once_until = self.clock.seconds() + patience + 1.0
+        protocol = self._protocol
+        if protocol is None:
+            self._connect_now()
+        elif addresses is not None and protocol.local_host not in addresses:
+            protocol.lose()
+        else:
+            protocol.check(patience)
+
+    def _connect_now(self) -> None:
+        """Whatever is waited for, it is waited for no longer."""
+        attempt = self.attempt
+        if attempt is None:
+            self._service.stopService()
+            self._service.startService()
+        elif self.clock.seconds() > attempt.began + _YOUNG:
+            attempt.give_up()
+
     def send(self, request: Request) -> bool:
         """Send one control message; False where there is nobody to send it to now."""
         if self._protocol is None:
@@ -463,7 +521,10 @@ class ControlClient:
 
     def _retry_in(self, attempt: int) -> float:
         # ClientService asks in the middle of its own transition: nobody may be called within it.
-        delay = backoff(attempt, self._random)
+        self.attempt = None
+        soon = self.clock.seconds() < self._at_once_until
+        self._at_once_until = 0.0
+        delay = 0.0 if soon else backoff(attempt, self._random)
         problem = self._problem
         if problem is not None and not self._stopped:
             self._notice = self.clock.callLater(0, self._tell, problem, delay)

@@ -137,6 +137,14 @@ class PathChanged(Event):
 
 
 @dataclass(frozen=True)
+class PathLost(Event):
+    """The link has no path now. It is kept, and `PathChanged` says when there is one again."""
+
+    peer: PeerID
+    text: str
+
+
+@dataclass(frozen=True)
 class Disconnected(Event):
     """A link that was connected is over."""
 

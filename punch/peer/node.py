@@ -37,6 +37,7 @@ from punch.peer.events import (
     IncomingCall,
     Introduced,
     PathChanged,
+    PathLost,
     Ready,
     Reason,
     Registered,
@@ -50,7 +51,8 @@ from punch.peer.relays import RelayPool
 from punch.peer.router import Router
 from punch.peer.session import Session
 from punch.peer.sockets import OpenSocket, SocketSet
-from punch.peer.surroundings import ProtocolFactory, Surroundings
+from punch.peer.surroundings import CallUser, ProtocolFactory, Surroundings
+from punch.peer.watch import Watch
 from punch.state import KnownPeers, StateError
 from punch.traversal.interfaces import local_addresses
 from punch.wire.address import Address
@@ -73,6 +75,10 @@ from punch.wire.control import (
 )
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.sealed import SealError
+
+
+CHECK_TIME = 1.2
+"""Seconds within which the rendezvous must answer when a path is in doubt, or it is connected to anew."""
 
 
 class Node(Service):
@@ -122,7 +128,10 @@ class Node(Service):
             random,
             pacing,
             lambda transmit: self._sockets.send([transmit.data], transmit.remote, transmit.local),
+            self._network_back,
         )
+        self._addresses = addresses
+        self._watch = Watch(reactor, monotonic, addresses, self._network_changed, self._woke)
         router = Router(self._keeper, lambda *arrived: self._relays.receive(*arrived))
         self._sockets = SocketSet(
             reactor,
@@ -153,6 +162,7 @@ class Node(Service):
             roots=roots,
             endpoint=control_endpoint,
         )
+        self._calls: dict[str, CallUser] = {}
         self._around = Surroundings(
             identity=identity,
             name=name,
@@ -165,6 +175,8 @@ class Node(Service):
             relays=self._relays,
             relay_policy=relay,
             send_control=self._send_control,
+            registered=lambda: self._control.registered,
+            calls=self._calls,
             refresh_sockets=self._refresh_sockets,
             mappings=self._keeper.mappings,
         )
@@ -173,7 +185,7 @@ class Node(Service):
         self._queue: dict[PeerID, IDelayedCall] = {}
         self._attempts: dict[PeerID, Session] = {}
         self._links: dict[PeerID, Session] = {}
-        self._calls: dict[str, Session] = {}
+        self._dark: set[Session] = set()
         self._replaced: dict[PeerID, Disconnected] = {}
         self._problem: ControlProblem | None = None
         self._gave_up = False
@@ -185,6 +197,7 @@ class Node(Service):
         super().startService()  # type: ignore[no-untyped-call]
         self._on_event(Ready(self.identity.peer_id))
         self._control.start()
+        self._watch.start()
 
     def stopService(self) -> Deferred[None]:
         """
@@ -193,6 +206,8 @@ class Node(Service):
         :return: fires when all is closed, within about a second.
         """
         super().stopService()  # type: ignore[no-untyped-call]
+        self._watch.stop()
+        self._keeper.listen(False)
         for timer in self._queue.values():
             timer.cancel()
         self._queue.clear()
@@ -223,7 +238,9 @@ class Node(Service):
             self._on_event(Failed(peer, self._problem.reason, self._problem.text))
         elif peer in self._attempts:
             self.accept(peer)
-        elif peer not in self._links and peer not in self._queue:
+        elif peer in self._links:
+            self._links[peer].network_back()
+        elif peer not in self._queue:
             if len(self._queue) >= bounds.MAX_QUEUED or self._full:
                 self._on_event(Failed(peer, ErrorCode.TOO_MANY.value, sentences.too_many_calls()))
                 return
@@ -285,6 +302,8 @@ class Node(Service):
             del self._queue[peer]
             timer.cancel()
             self._place(peer)
+        for session in list(self._links.values()):
+            session.network_back()
 
     def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
         """
@@ -371,9 +390,29 @@ class Node(Service):
             )
         )
 
+    def session_path_lost(self, session: Session) -> None:
+        """The link has no path, and waits for one."""
+        if self._links.get(session.peer) is session:
+            self._on_event(PathLost(session.peer, sentences.path_lost(session.peer, session.name)))
+
+    def session_silent(self, session: Session) -> None:
+        """The path may be dead, and the network with it: then the rendezvous is needed soon."""
+        self._control.check(CHECK_TIME)
+
+    def session_dark(self, session: Session, dark: bool) -> None:
+        """A link has no path, or has one again."""
+        if dark:
+            self._dark.add(session)
+            self._control.check(CHECK_TIME)
+        else:
+            self._dark.discard(session)
+        self._keeper.listen(bool(self._dark))
+
     def session_ended(self, session: Session, reason: str, text: str) -> None:
         """A call or a link is over."""
         self._forget_call(session)
+        self._dark.discard(session)
+        self._keeper.listen(bool(self._dark))
         peer = session.peer
         if self._links.get(peer) is session:
             del self._links[peer]
@@ -443,6 +482,9 @@ class Node(Service):
         if not self._seen.add(incoming.offer.digest()):
             self._refuse(incoming, ErrorCode.REFUSED)
             return
+        live = self._links.get(peer)
+        if live is not None and live.receive_restart(incoming.call, incoming.offer):
+            return
         before = self._attempts.get(peer)
         # A call of ours may still wait for the rendezvous: then theirs was first.
         wanted = (before is not None and before.call.side is Side.CALLER) or peer in self._queue
@@ -459,6 +501,10 @@ class Node(Service):
             session = Session.incoming(peer, incoming.call, incoming.offer, self._around, self)
         except SealError:
             self._refuse(incoming, ErrorCode.REFUSED)
+            return
+        if session.call.generation:
+            # A restart of a link that isn't here any more, or not yet
+            self._refuse(incoming, ErrorCode.REFUSED if before is None else ErrorCode.BUSY)
             return
         rang = before is not None and before.ringing
         if before is not None:
@@ -509,11 +555,34 @@ class Node(Service):
             # The call is worth more than the memory of it.
             self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
 
-    def _refresh_sockets(self) -> list[Address]:
+    # What happens to the network
+
+    def _network_changed(self) -> None:
+        """This machine has other addresses."""
+        bases = self._refresh_sockets()
+        self._control.check(CHECK_TIME, self._addresses())
+        for session in (*self._attempts.values(), *self._links.values()):
+            session.network_changed(bases)
+
+    def _network_back(self) -> None:
+        """A reflector answers again."""
+        self._control.check(CHECK_TIME)
+        self._refresh_sockets(anew=True)
+        for session in list(self._links.values()):
+            session.network_back()
+
+    def _woke(self, seconds: float) -> None:
+        """The machine slept for so many seconds."""
+        self._control.check(CHECK_TIME)
+        self._refresh_sockets(anew=True)
+        for session in list(self._links.values()):
+            session.woke()
+
+    def _refresh_sockets(self, *, anew: bool = False) -> list[Address]:
         paths = [session.pair.local_base for session in self._links.values() if session.pair is not None]
         bases = self._sockets.refresh({self._relays.base_of(local) or local for local in paths})
-        if self._around.relay_policy is not RelayPolicy.ONLY:
-            self._keeper.keep(bases, self._around.reflectors)
+        gather = self._around.relay_policy is not RelayPolicy.ONLY
+        self._keeper.keep(bases, self._around.reflectors, gather=gather, anew=anew)
         return bases
 
     def _reflectors_found(self, reflectors: list[Address]) -> None:

@@ -10,7 +10,7 @@ achieve.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from punch.link.packet import destination_id, is_client_initial
 from punch.wire.address import Address
@@ -19,10 +19,24 @@ from punch.wire.stun import Attribute, MessageClass, STUNError, parse
 
 if TYPE_CHECKING:
     from punch.peer.mappings import MappingKeeper
-    from punch.peer.session import Session
-
 
 Unwrap = Callable[[Sequence[bytes], Address, Address], Sequence[bytes]]
+
+
+class Routed(Protocol):
+    """A session, to which datagrams are handed."""
+
+    def wants(self, data: bytes, remote: Address) -> bool:
+        """Whether this STUN response answers it."""
+
+    def receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
+        """STUN for one of its ufrags, or a response that it wanted."""
+
+    def awaits_initial(self, local: Address, remote: Address) -> bool:
+        """Whether a first Initial that came this way may be for its link."""
+
+    def receive_link(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        """QUIC for its link."""
 
 
 class Router:
@@ -34,23 +48,24 @@ class Router:
         """
         self._keeper = keeper
         self._relays = relays
-        self._sessions: dict[str, Session] = {}
-        self._connection_ids: dict[bytes, Session] = {}
+        self._sessions: dict[str, Routed] = {}
+        self._connection_ids: dict[bytes, Routed] = {}
 
-    def add(self, ufrag: str, session: Session) -> None:
-        """From now on, the checks to `ufrag` are for `session`."""
-        self._sessions[ufrag] = session
+    def listen(self, session: Routed, ufrags: Sequence[str]) -> None:
+        """From now on, the checks to these ufrags, and to no others, are for `session`."""
+        self._sessions = {ufrag: other for ufrag, other in self._sessions.items() if other is not session}
+        self._sessions.update(dict.fromkeys(ufrags, session))
 
-    def route(self, connection_id: bytes, session: Session, added: bool) -> None:
+    def route(self, connection_id: bytes, session: Routed, added: bool) -> None:
         """A connection ID comes into use for `session`'s link, or goes out of it."""
         if added:
             self._connection_ids.setdefault(connection_id, session)
         elif self._connection_ids.get(connection_id) is session:
             del self._connection_ids[connection_id]
 
-    def remove(self, session: Session) -> None:
+    def remove(self, session: Routed) -> None:
         """Nothing is for that session any more."""
-        self._sessions = {ufrag: other for ufrag, other in self._sessions.items() if other is not session}
+        self.listen(session, ())
         self._connection_ids = {
             key: other for key, other in self._connection_ids.items() if other is not session
         }
@@ -63,7 +78,7 @@ class Router:
 
     def receive(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         """Datagrams came from `remote` to the address `local` of ours, relayed or not."""
-        links: dict[Session, list[bytes]] = {}
+        links: dict[Routed, list[bytes]] = {}
         for data in datagrams:
             kind = classify(data)
             if kind is Kind.STUN:
@@ -80,8 +95,8 @@ class Router:
         if data[0] & 1:  # A response, success or error: by transaction.
             if self._keeper.receive(data, remote, local):
                 return
-            for session in list(self._sessions.values()):
-                if session.agent is not None and session.agent.wants(data, remote):
+            for session in list(dict.fromkeys(self._sessions.values())):
+                if session.wants(data, remote):
                     session.receive_stun(data, remote, local)
                     return
             return
@@ -95,7 +110,7 @@ class Router:
             if session_called is not None:
                 session_called.receive_stun(data, remote, local)
 
-    def _session_of(self, data: bytes, remote: Address, local: Address) -> Session | None:
+    def _session_of(self, data: bytes, remote: Address, local: Address) -> Routed | None:
         connection_id = destination_id(data)
         if connection_id is None:
             return None

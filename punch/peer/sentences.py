@@ -86,6 +86,11 @@ def lost(peer: PeerID, name: str | None) -> str:
     return f"The connection to {who(peer, name)} was lost; call again when both are online."
 
 
+def path_lost(peer: PeerID, name: str | None) -> str:
+    """No path works now."""
+    return f"The path to {who(peer, name)} was lost; trying again, and what you send waits."
+
+
 def goodbye(peer: PeerID, name: str | None, by_peer: bool) -> str:
     """An orderly end."""
     end = f"{who(peer, name)} hung up" if by_peer else f"The link to {who(peer, name)} was closed here"

@@ -24,28 +24,17 @@ from punch.peer.call import Call
 from punch.peer.call_machine import CallEnded, Introduction, MoreCandidates, Side
 from punch.peer.endings import link_ended
 from punch.peer.events import Reason
-from punch.peer.policy import RelayPolicy
-from punch.peer.relay import Relay
-from punch.peer.surroundings import (
-    Surroundings,
-    add_relay,
-    candidates_now,
-    describe,
-    new_agent,
-    reachable,
-    relay_clause,
-    sources,
-)
+from punch.peer.paths import Paths
+from punch.peer.roaming import LinkTerms, Roaming
+from punch.peer.surroundings import Surroundings, candidates_now, describe, new_agent, relay_clause
 from punch.traversal import events as ice
-from punch.traversal.agent import Agent, Credentials
+from punch.traversal.agent import Agent
 from punch.traversal.pairs import Pair
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
-from punch.wire.sealed import Envelope
-
-STABLE = 20.0
-"""Seconds of a direct path after which the session needs no relay any more."""
+from punch.wire.restart import RestartError
+from punch.wire.sealed import Envelope, SealError
 
 
 class SessionObserver(Protocol):
@@ -59,6 +48,12 @@ class SessionObserver(Protocol):
 
     def session_path_changed(self, session: Session) -> None: ...
 
+    def session_path_lost(self, session: Session) -> None: ...
+
+    def session_silent(self, session: Session) -> None: ...
+
+    def session_dark(self, session: Session, dark: bool) -> None: ...
+
     def session_ended(self, session: Session, reason: str, text: str) -> None: ...
 
 
@@ -67,7 +62,8 @@ class Session:
     One call with one peer, from the offer to the end of the link.
 
     :ivar call: its signalling.
-    :ivar agent: its ICE agent; None while an incoming call rings.
+    :ivar paths: its paths; None while an incoming call rings.
+    :ivar roaming: what keeps the link, from its proof on.
     :ivar link: the link, from the introduction on.
     :ivar proved: the other side has proved its ID.
     :ivar pair: the path that is selected now.
@@ -75,7 +71,8 @@ class Session:
 
     def __init__(self, call: Call, around: Surroundings, observer: SessionObserver) -> None:
         self.call = call
-        self.agent: Agent | None = None
+        self.paths: Paths | None = None
+        self.roaming: Roaming | None = None
         self.link: Link | None = None
         self.proved = False
         self.connected = False
@@ -83,14 +80,11 @@ class Session:
         self._around = around
         self._observer = observer
         self._certificate: LinkCertificate | None = None
-        self._way: tuple[Address, Address] | None = None
         self._over = False
         self._pumping = False
         self._found: list[Candidate] = []
         self._gathered = False
-        self._remote_addresses: list[Address] = []
-        self._relayed: list[Address] = []
-        self._release_at: float | None = None
+        self._terms: LinkTerms | None = None
         self._timer: IDelayedCall | None = None
         self._timer_at: float | None = None
 
@@ -140,7 +134,7 @@ class Session:
     @property
     def ringing(self) -> bool:
         """An incoming call that was not decided yet."""
-        return self.call.side is Side.CALLEE and self.agent is None and not self._over
+        return self.call.side is Side.CALLEE and self.paths is None and not self._over
 
     @property
     def waiting(self) -> bool:
@@ -219,10 +213,14 @@ class Session:
     # What the sockets bring
 
     def receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
-        """A STUN message for our agent."""
-        if self.agent is not None:
-            self.agent.receive_datagram(data, remote, local, self._around.monotonic())
+        """A STUN message for one of our agents."""
+        if self.paths is not None:
+            self.paths.receive_stun(data, remote, local)
             self._pump()
+
+    def wants(self, data: bytes, remote: Address) -> bool:
+        """Whether this STUN response is for one of our agents."""
+        return self.paths is not None and self.paths.generations.wants(data, remote)
 
     def awaits_initial(self, local: Address, remote: Address) -> bool:
         """Whether a first Initial that came this way may be for this link."""
@@ -230,63 +228,94 @@ class Session:
             self.call.side is Side.CALLEE
             and self.link is not None
             and not self.proved
-            and self.agent is not None
-            and self.agent.validated(local, remote)
+            and self.paths is not None
+            and self.paths.generations.validated(local, remote)
         )
 
     def receive_link(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         """QUIC for our link."""
-        if self.link is None or self.agent is None:
+        paths = self.paths
+        if self.link is None or paths is None:
             return
         allowed = False
         if not self.proved:
-            allowed = self.agent.validated(local, remote)
-            if allowed and self._way is None:
-                self._way = local, remote
+            allowed = paths.generations.validated(local, remote)
+            if allowed and paths.way is None:
+                paths.way = local, remote
         self.link.receive(datagrams, allowed)
+        paths.heard(remote, local)
 
-    # What relays bring (RelayUser)
+    # What happens to the network
 
-    def relay_found(self, relay: Relay) -> None:
-        """There is a relayed address: it is a candidate from now on."""
-        agent, now = self.agent, self._around.monotonic()
-        if agent is None or self._over:
+    def network_changed(self, bases: Sequence[Address]) -> None:
+        """
+        The addresses of this machine have changed.
+
+        :param bases: the local addresses of its sockets.
+        """
+        if self.paths is None or self._over:
             return
-        add_relay(agent, relay, self._around, now)
-        self._relayed.append(relay.local)
-        relay.permit(reachable(relay.local, self._remote_addresses))
+        now = self._around.monotonic()
+        if self.paths.bases_changed(bases, now) and self.roaming is not None:
+            self.roaming.network_changed(now)
         self._pump()
 
-    def relay_lost(self, local: Address) -> None:
-        """A relayed address is gone, and every path through it."""
-        if local in self._relayed and self.agent is not None:
-            self._relayed.remove(local)
-            self.agent.remove_local(local, self._around.monotonic())
+    def network_back(self) -> None:
+        """The network, or the rendezvous, was away and is back."""
+        if self.roaming is not None and not self._over:
+            self.roaming.network_back(self._around.monotonic())
             self._pump()
 
-    def relays_done(self) -> None:
-        """No more relayed addresses are coming."""
-        if self.agent is not None and not self._over:
-            self.agent.end_of_relayed_candidates(self._around.monotonic())
-            self._pump()
+    def woke(self) -> None:
+        """The machine has slept: nobody knows what is left of the path."""
+        if self.paths is None or self.roaming is None or self.link is None or self._over:
+            return
+        now = self._around.monotonic()
+        self.paths.probe(now)
+        self.roaming.restart(now)
+        self.link.path_changed()
+        self._pump()
 
-    def _release_relays(self) -> None:
-        """A direct path has been working for a while."""
-        self._release_at = None
-        self._around.relays.leave(self)
-        for local in list(self._relayed):
-            self.relay_lost(local)
+    def receive_restart(self, call_id: str, offer: Envelope) -> bool:
+        """An offer of the peer came: whether it restarts this very link, and was taken."""
+        if self.roaming is None or self._over:
+            return False
+        around, now = self._around, self._around.monotonic()
+        try:
+            call = Call.incoming(around.identity, self.peer, call_id, offer, random=around.random, now=now)
+        except SealError:
+            return False
+        if not call.generation or not self.roaming.is_about(call):
+            return False
+        self.roaming.receive_offer(call, now)
+        self._pump()
+        return True
+
+    # What roaming and paths say (RoamingOwner, PathsOwner)
+
+    def paths_changed(self) -> None:
+        """Something waits inside."""
+        self._pump()
+
+    def path_missing(self, missing: bool) -> None:
+        """There is no path, or there is one again."""
+        self._observer.session_dark(self, missing)
+
+    def path_lost(self) -> None:
+        """There has been no path for a while."""
+        self._observer.session_path_lost(self)
+
+    def roaming_over(self, gone: bool) -> None:
+        """No path will come back."""
+        assert self.link is not None
+        text = "The other side has this link no more." if gone else "There was no path for too long."
+        self.link.fail(CloseCode.LOST, text)
 
     # The inside
 
     def _take_agent(self, agent: Agent, now: float) -> None:
-        around = self._around
-        self.agent = agent
-        around.router.add(agent.credentials.ufrag, self)
-        reflectors, relays = sources(around)
-        agent.gather(reflectors, now, relays=relays)
-        if relays:
-            around.relays.join(self)
+        self.paths = Paths(agent, self._around, self)
+        self.paths.start(now)
         self._pump()
 
     def _pump(self) -> None:
@@ -306,34 +335,41 @@ class Session:
         progress = False
         for request in self.call.messages_to_send():
             self._around.send_control(request)
-        agent = self.agent
-        if agent is not None:
-            for transmit in agent.datagrams_to_send(now):
-                self._around.sockets.send([transmit.data], transmit.remote, transmit.local)
-            while not self._over and (event := agent.next_event()) is not None:
+        paths = self.paths
+        if paths is not None:
+            if self.roaming is not None:
+                self.roaming.take_events(now)
+            paths.flush(now)
+            while not self._over and (event := paths.next_event(now)) is not None:
                 progress = True
-                self._take_agent_event(event, now)
+                self._take_path_event(event, now)
             if self._found or self._gathered:
                 found, self._found = self._found, []
                 gathered, self._gathered = self._gathered, False
-                self.call.add_candidates(found, gathered, now)
+                if paths.generations.number and self.roaming is not None:
+                    self.roaming.found(found, gathered)
+                else:
+                    self.call.add_candidates(found, gathered, now)
                 progress = True
         while not self._over and (call_event := self.call.next_event()) is not None:
             progress = True
             self._take_call_event(call_event, now)
         return progress and not self._over
 
-    def _take_agent_event(self, event: ice.Event, now: float) -> None:
+    def _take_path_event(self, event: ice.Event, now: float) -> None:
         if isinstance(event, ice.LocalCandidate):
             self._found.append(event.candidate)
         elif isinstance(event, ice.GatheringDone):
             self._gathered = True
         elif isinstance(event, ice.CheckingStarted):
-            self._observer.session_checking(self, event.pairs)
-        elif isinstance(event, ice.Selected):
+            if not self.connected:
+                self._observer.session_checking(self, event.pairs)
+        elif isinstance(event, (ice.Selected, ice.Recovered)):
             self._take_path(event.pair, now)
-        elif isinstance(event, ice.ConsentLost):
-            self._lose_path()
+        elif isinstance(event, ice.Silent):
+            self._prepare()
+        elif isinstance(event, (ice.Doubtful, ice.ConsentLost)):
+            self._lose_path(event, now)
         elif isinstance(event, ice.Failed):
             self._fail(event.reason, now)
 
@@ -341,13 +377,14 @@ class Session:
         if isinstance(event, Introduction):
             self._introduce(event, now)
         elif isinstance(event, MoreCandidates):
-            self._add_remote(event.candidates, event.complete, now)
+            if self.paths is not None and not self.paths.generations.number:
+                self.paths.add_remote(event.candidates, event.complete, now)
         else:
             self._end(event.reason, event.text)
 
     def _introduce(self, event: Introduction, now: float) -> None:
-        around, agent, remote = self._around, self.agent, event.remote
-        assert agent is not None
+        around, paths, remote = self._around, self.paths, event.remote
+        assert paths is not None
         caller = self.call.side is Side.CALLER
         core = LinkCore(
             role=Role.CALLER if caller else Role.CALLEE,
@@ -360,57 +397,54 @@ class Session:
             random=around.random,
             now=now,
         )
-        self.link = Link(core, clock=around.clock, monotonic=around.monotonic, send=self._send)
+        digest = event.certificate_sha256 if self._certificate is None else self._certificate.sha256
+        assert digest is not None
+        self._terms = LinkTerms(event.offer_digest, digest)
+        self.link = Link(core, clock=around.clock, monotonic=around.monotonic, send=paths.send)
         self.link.on_connection_id = self._route
+        self.link.on_control = self._receive_frame
         for name, factory in around.handlers.items():
             self.link.handle(name, factory)
         self.link.when_proved().addCallbacks(self._link_proved, _ignore)
         self.link.when_closed().addCallbacks(self._link_closed, _ignore)
         self._observer.session_introduced(self)
-        agent.set_remote(Credentials(remote.ufrag, remote.password), remote.pacing, now)
-        self._add_remote(remote.candidates, remote.complete, now)
-
-    def _add_remote(self, candidates: Sequence[Candidate], complete: bool, now: float) -> None:
-        assert self.agent is not None
-        never = self._around.relay_policy is RelayPolicy.NEVER
-        for candidate in candidates:
-            if never and candidate.type is CandidateType.RELAY:
-                self.agent.refuse_remote(candidate.address, now)
-                continue
-            self._remote_addresses.append(candidate.address)
-            self.agent.add_remote_candidate(candidate, now)
-        for relay in self._around.relays.current:
-            if relay.local in self._relayed:
-                relay.permit(reachable(relay.local, self._remote_addresses))
-        if complete:
-            self.agent.end_of_remote_candidates(now)
+        paths.set_remote(remote.ufrag, remote.password, remote.pacing, now)
+        paths.add_remote(remote.candidates, remote.complete, now)
 
     def _take_path(self, pair: Pair, now: float) -> None:
         previous, self.pair = self.pair, pair
-        if pair.path == "relay":
-            self._release_at = None
-        elif self._release_at is None and self._relayed:
-            self._release_at = now + STABLE
-        way = pair.local_base, pair.remote_address
-        moved, self._way = self._way != way, way
         assert self.link is not None
+        assert self.paths is not None
+        moved = self.paths.take(pair, now)
         if previous is None:
             self.link.start()
             self._announce()
             return
-        if moved:
+        roaming = self.roaming
+        dark, told = roaming is not None and roaming.dark, roaming is not None and roaming.told_lost
+        if roaming is not None:
+            roaming.path_found(now)
+        if moved or dark:
             self.link.path_changed()
-        if self.connected and _shown(previous) != _shown(pair):
+        if self.connected and (told or _shown(previous) != _shown(pair)):
             self._observer.session_path_changed(self)
 
-    def _lose_path(self) -> None:
-        self._way = None
-        if self.link is not None and self.proved:
-            self.link.fail(CloseCode.LOST, "The other side does not answer on any path.")
+    def _prepare(self) -> None:
+        """The path does not answer at once: see to it that there are other ways, should it be dead."""
+        if self.roaming is not None and self.paths is not None:
+            self.paths.join_relays()
+            self._observer.session_silent(self)
+
+    def _lose_path(self, event: ice.Event, now: float) -> None:
+        assert self.paths is not None
+        if isinstance(event, ice.ConsentLost):
+            self.paths.way = None
+        if self.roaming is not None:
+            self.roaming.doubt(now)
 
     def _fail(self, reason: str, now: float) -> None:
-        if self.proved:
-            self._lose_path()
+        if self.roaming is not None:
+            self.roaming.session_failed(now)
         else:
             text = sentences.unreachable(self.peer, self.name, reason, relay_clause(self._around))
             self.call.fail(Reason.UNREACHABLE.value, text, now)
@@ -419,15 +453,28 @@ class Session:
         if not self._over:
             self._around.router.route(connection_id, self, added)
 
-    def _send(self, datagrams: Sequence[bytes]) -> None:
-        if self._way is not None:
-            self._around.sockets.send(datagrams, self._way[1], self._way[0])
+    def _receive_frame(self, frame_type: int, payload: bytes) -> None:
+        if self.roaming is None or self._over:
+            return
+        try:
+            self.roaming.receive_frame(frame_type, payload, self._around.monotonic())
+        except RestartError as error:
+            assert self.link is not None
+            self.link.fail(CloseCode.PROTOCOL, f"The other side's control frames are wrong: {error}.")
+        else:
+            self._pump()
 
     def _link_proved(self, result: object) -> None:
         if self._over:
             return
+        assert self._terms is not None
+        assert self.link is not None
+        assert self.paths is not None
+        now = self._around.monotonic()
         self.proved = True
-        self.call.link_proved(self._around.monotonic())
+        self.roaming = Roaming(self.peer, self._terms, self.link, self.paths, self._around, self)
+        self.roaming.path_found(now)
+        self.call.link_proved(now)
         self._announce()
         self._pump()
 
@@ -456,9 +503,10 @@ class Session:
         self._over = True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        if self.agent is not None:
-            self.agent.close(self._around.monotonic())
-        self._around.relays.leave(self)
+        if self.roaming is not None:
+            self.roaming.close()
+        if self.paths is not None:
+            self.paths.close()
         self._around.router.remove(self)
 
     def _rearm(self) -> None:
@@ -466,8 +514,8 @@ class Session:
             return
         times = [
             self.call.get_timer(),
-            None if self.agent is None else self.agent.get_timer(),
-            self._release_at if self.connected else None,
+            None if self.paths is None else self.paths.get_timer(),
+            None if self.roaming is None else self.roaming.get_timer(),
         ]
         due = min((time for time in times if time is not None), default=None)
         if due == self._timer_at and self._timer is not None and self._timer.active():
@@ -482,10 +530,10 @@ class Session:
     def _wake(self) -> None:
         now = self._around.monotonic()
         self.call.handle_timer(now)
-        if self.agent is not None:
-            self.agent.handle_timer(now)
-        if self.connected and self._release_at is not None and now >= self._release_at:
-            self._release_relays()
+        if self.paths is not None:
+            self.paths.handle_timer(now)
+        if self.roaming is not None:
+            self.roaming.handle_timer(now)
         self._pump()
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from twisted.internet.interfaces import IProtocol, IReactorTime
 
-from punch.identity import Identity, RandomBytes
+from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.link import Link
 from punch.peer.call_machine import Description
 from punch.peer.policy import RelayPolicy
@@ -19,9 +20,30 @@ from punch.traversal.agent import Agent, Credentials
 from punch.traversal.candidates import may_relay
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate
-from punch.wire.control import Request
+from punch.wire.control import ErrorCode, Request
+from punch.wire.sealed import Envelope
 
 ProtocolFactory = Callable[[Link], IProtocol]
+
+
+class CallUser(Protocol):
+    """Whoever takes part in an introduction: what the rendezvous says in it is handed here."""
+
+    @property
+    def peer(self) -> PeerID:
+        """The other side."""
+
+    def receive_answer(self, envelope: Envelope) -> None:
+        """The callee's answer."""
+
+    def receive_candidates(self, envelope: Envelope) -> None:
+        """Trickled candidates."""
+
+    def receive_end(self, code: ErrorCode) -> None:
+        """The introduction is over."""
+
+    def repeat_answer(self) -> None:
+        """The same offer came again."""
 
 
 @dataclass
@@ -39,6 +61,10 @@ class Surroundings:
     relays: RelayPool
     relay_policy: RelayPolicy
     send_control: Callable[[Request], bool]
+    registered: Callable[[], bool]
+    """Whether the rendezvous is there now."""
+    calls: dict[str, CallUser]
+    """Who takes part in which introduction, by call ID."""
     refresh_sockets: Callable[[], list[Address]]
     """Opens what is missing; returns the local addresses to use."""
     mappings: Callable[[], list[tuple[Address, Address]]]
@@ -47,13 +73,14 @@ class Surroundings:
     handlers: dict[str, ProtocolFactory] = field(default_factory=dict)
 
 
-def new_agent(around: Surroundings, *, controlling: bool) -> Agent:
-    """An agent with all candidates that are known at once."""
+def new_agent(around: Surroundings, *, controlling: bool, steady: bool = False) -> Agent:
+    """An agent with all candidates that are known at once; `steady` as there."""
     agent = Agent(
         controlling=controlling,
         credentials=Credentials.generate(around.random),
         random=around.random,
         pacing=around.pacing,
+        steady=steady,
     )
     bases = around.refresh_sockets()
     if around.relay_policy is not RelayPolicy.ONLY:

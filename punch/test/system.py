@@ -135,7 +135,7 @@ class Peer:
             on_event=self._event,
             addresses=addresses or (lambda: host.addresses),
             random=random,
-            monotonic=net.monotonic,
+            monotonic=host.monotonic,
             pacing=pacing,
             relay=relay,
         )

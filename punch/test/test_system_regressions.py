@@ -96,8 +96,8 @@ class StrayPacketTests(SystemTestCase):
     def ufrag(self) -> str:
         """The one that checks to Bob need."""
         session = self.session()
-        assert session.agent is not None
-        return session.agent.credentials.ufrag
+        assert session.paths is not None
+        return session.paths.generations.use.credentials.ufrag
 
     def assert_unharmed(self) -> None:
         """The link lives, nothing was delivered, and it still works."""
@@ -174,8 +174,9 @@ class StrayPacketTests(SystemTestCase):
         """Packets from a thousand addresses leave nothing behind."""
         connect(self.alice, self.bob)
         node = self.bob.node
-        agent = self.session().agent
-        assert agent is not None
+        paths = self.session().paths
+        assert paths is not None
+        agent = paths.generations.use
         before = len(node._around.router._connection_ids), agent.pair_count
         for number in range(1000):
             source = Address(f"192.0.2.{number % 250 + 1}", 1024 + number)

@@ -28,6 +28,7 @@ from punch.peer.events import (
     IncomingCall,
     Introduced,
     PathChanged,
+    PathLost,
     Ready,
     Registered,
     Unregistered,
@@ -201,7 +202,7 @@ class FrontEnd:
             self.on_stage(event)
         elif isinstance(event, Connected):
             self._connected(event)
-        elif isinstance(event, PathChanged):
+        elif isinstance(event, (PathChanged, PathLost)):
             self.on_stage(event)
         elif isinstance(event, Disconnected):
             self._disconnected(event)

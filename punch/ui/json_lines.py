@@ -23,6 +23,7 @@ from punch.peer.events import (
     IncomingCall,
     Introduced,
     PathChanged,
+    PathLost,
     Ready,
     Registered,
     Unregistered,
@@ -250,6 +251,8 @@ class JSONFrontEnd(FrontEnd):
             self.emit("checking", peer=str(event.peer), pairs=event.pairs)
         elif isinstance(event, PathChanged):
             self.emit("path", peer=str(event.peer), **_path(event))
+        elif isinstance(event, PathLost):
+            self.emit("path-lost", peer=str(event.peer), text=event.text)
 
     def on_incoming(self, event: IncomingCall) -> None:
         self.emit("call", peer=str(event.peer), name=event.name, known=event.known, decided=event.decided)

@@ -20,6 +20,7 @@ from punch.peer.events import (
     IncomingCall,
     Introduced,
     PathChanged,
+    PathLost,
     Ready,
     Registered,
     Unregistered,
@@ -112,7 +113,7 @@ def describe(event: Event, name: str = "") -> str:
         return f"Connected to {name} {_path(event)}, encrypted to {event.peer}"
     if isinstance(event, PathChanged):
         return f"The path to {name} changed: {_path(event)}"
-    if isinstance(event, (Disconnected, Failed)):
+    if isinstance(event, (PathLost, Disconnected, Failed)):
         return printable(event.text)
     return type(event).__name__
 

@@ -52,9 +52,14 @@ CANDIDATE_LABEL = b"punch/1 candidate"
 _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 _OVERHEAD = 32 + 16  # the encapsulated key and the tag
 
-_ufrag = matching("[A-Za-z0-9+/]{4,256}", "4 to 256 ICE characters")
-_password = matching("[A-Za-z0-9+/]{22,256}", "22 to 256 ICE characters")
-_pacing = integer(5, 1000)
+_LINK_SIZE = 32
+MAX_GENERATION = 2**31 - 1
+"""The greatest number that an ICE generation may have."""
+
+read_ufrag = matching("[A-Za-z0-9+/]{4,256}", "4 to 256 ICE characters")
+read_password = matching("[A-Za-z0-9+/]{22,256}", "22 to 256 ICE characters")
+read_pacing = integer(5, 1000)
+read_generation = integer(0, MAX_GENERATION)
 
 
 class SealError(Exception):
@@ -97,6 +102,8 @@ class Offer:
 
     `reply_key` is a fresh X25519 public key (32 bytes): what comes back is sealed to it, and can't be
     opened later by someone who gets the identity key. `complete`: no more candidates will be trickled.
+
+    `generation` above 0: an ICE restart for a live link, whose own offer had the digest `link`.
     """
 
     name: str
@@ -107,6 +114,7 @@ class Offer:
     pacing_ms: int = 50
     generation: int = 0
     complete: bool = False
+    link: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,8 @@ def seal_offer(identity: Identity, to: PeerID, offer: Offer) -> Envelope:
         "reply_key": to_base64(offer.reply_key),
         "generation": offer.generation,
     }
+    if offer.link:
+        value["link"] = to_base64(offer.link)
     return _seal(identity, to, _key_of(to), OFFER_LABEL, b"", value)
 
 
@@ -150,13 +160,14 @@ def open_offer(identity: Identity, sender: PeerID, envelope: Envelope) -> Offer:
     try:
         return Offer(
             name=field(fields, "name", name),
-            ufrag=field(fields, "ufrag", _ufrag),
-            password=field(fields, "password", _password),
-            candidates=field(fields, "candidates", _candidates),
+            ufrag=field(fields, "ufrag", read_ufrag),
+            password=field(fields, "password", read_password),
+            candidates=field(fields, "candidates", read_candidates),
             reply_key=field(fields, "reply_key", binary(32, 32)),
-            pacing_ms=field(fields, "pacing", _pacing, 50),
-            generation=field(fields, "generation", integer(0, 2**31 - 1), 0),
+            pacing_ms=field(fields, "pacing", read_pacing, 50),
+            generation=field(fields, "generation", read_generation, 0),
             complete=field(fields, "complete", boolean, False),
+            link=field(fields, "link", binary(_LINK_SIZE, _LINK_SIZE), b""),
         )
     except FieldError as error:
         raise SealError(f"The offer makes no sense: {error}.") from error
@@ -186,11 +197,11 @@ def open_answer(
     try:
         return Answer(
             name=field(fields, "name", name),
-            ufrag=field(fields, "ufrag", _ufrag),
-            password=field(fields, "password", _password),
-            candidates=field(fields, "candidates", _candidates),
+            ufrag=field(fields, "ufrag", read_ufrag),
+            password=field(fields, "password", read_password),
+            candidates=field(fields, "candidates", read_candidates),
             certificate_sha256=field(fields, "certificate", binary(32, 32)),
-            pacing_ms=field(fields, "pacing", _pacing, 50),
+            pacing_ms=field(fields, "pacing", read_pacing, 50),
             complete=field(fields, "complete", boolean, False),
         )
     except FieldError as error:
@@ -213,7 +224,7 @@ def seal_trickle(
     :raise SealError: the candidates or the key are not usable.
     """
     context = _trickle_context(call, offer_digest, sequence)
-    value = {"candidates": _candidate_texts(trickle.candidates), "complete": trickle.complete}
+    value = {"candidates": write_candidates(trickle.candidates), "complete": trickle.complete}
     return _seal(identity, to, recipient_key, CANDIDATE_LABEL, context, value)
 
 
@@ -231,7 +242,7 @@ def open_trickle(
     fields = _open(me, recipient_private, sender, CANDIDATE_LABEL, context, envelope)
     try:
         return TrickledCandidates(
-            candidates=field(fields, "candidates", _candidates),
+            candidates=field(fields, "candidates", read_candidates),
             complete=field(fields, "complete", boolean, False),
         )
     except FieldError as error:
@@ -303,13 +314,18 @@ def _common_to_json(value: Offer | Answer) -> dict[str, Any]:
         "name": value.name,
         "ufrag": value.ufrag,
         "password": value.password,
-        "candidates": _candidate_texts(value.candidates),
+        "candidates": write_candidates(value.candidates),
         "pacing": value.pacing_ms,
         "complete": value.complete,
     }
 
 
-def _candidate_texts(candidates: tuple[Candidate, ...]) -> list[str]:
+def write_candidates(candidates: tuple[Candidate, ...]) -> list[str]:
+    """
+    Candidates as JSON has them.
+
+    :raise SealError: they are more than go into one message.
+    """
     if len(candidates) > MAX_CANDIDATES:
         raise SealError(
             f"There are {len(candidates)} candidates; at most {MAX_CANDIDATES} go into one message."
@@ -317,7 +333,7 @@ def _candidate_texts(candidates: tuple[Candidate, ...]) -> list[str]:
     return [str(candidate) for candidate in candidates]
 
 
-def _candidates(value: object) -> tuple[Candidate, ...]:
+def read_candidates(value: object) -> tuple[Candidate, ...]:
     """Those that can be used: candidates of kinds not known here are left out, as RFC 8839 wants."""
     found = sequence(_candidate, MAX_CANDIDATES)(value)
     return tuple(candidate for candidate in found if candidate is not None)

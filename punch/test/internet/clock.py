@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
+from math import inf, nextafter
 from typing import Any
 
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
@@ -217,7 +218,11 @@ class Clock:
         if not delay >= 0:
             raise ValueError(f"cannot call {callable!r} {delay} seconds from now")
         function = (lambda: callable(*args, **kwargs)) if args or kwargs else callable
-        timer = Timer(self, self.scheduler.now + delay, function)
+        time = self.scheduler.now + delay
+        if delay and time == self.scheduler.now:
+            # However little that is: who waits for it must not find that time stands still
+            time = nextafter(time, inf)
+        timer = Timer(self, time, function)
         self.timers[timer] = None
         return timer
 

@@ -1,0 +1,71 @@
+"""
+Noticing that the world around a peer has changed: other addresses, or time that passed without it.
+
+The addresses are compared every second, which costs a system call or two and works everywhere. Wall time that
+runs ahead of what was waited for says that the machine has slept, or that the process was stopped: nothing
+that was known about the network counts then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+INTERVAL = 1.0
+"""Seconds between two looks."""
+SLEPT = 5.0
+"""Seconds that a look may come late before that counts as sleep."""
+
+
+class Watch:
+    """
+    Looks at addresses and clocks.
+
+    :param addresses: the usable addresses of this machine.
+    :param changed: called when they are others than before.
+    :param slept: called after a sleep, with its length in seconds.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        monotonic: Callable[[], float],
+        addresses: Callable[[], list[str]],
+        changed: Callable[[], None],
+        slept: Callable[[float], None],
+    ) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._addresses = addresses
+        self._changed = changed
+        self._slept = slept
+        self._known: set[str] = set()
+        self._wall = self._inner = 0.0
+        self._timer: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Look from now on."""
+        self._known = set(self._addresses())
+        self._rearm()
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _rearm(self) -> None:
+        self._wall, self._inner = self._clock.seconds(), self._monotonic()
+        self._timer = self._clock.callLater(INTERVAL, self._look)
+
+    def _look(self) -> None:
+        # Clocks differ in whether they count sleep: time.monotonic does not on Linux, but may elsewhere
+        wall, inner = self._clock.seconds() - self._wall, self._monotonic() - self._inner
+        self._rearm()
+        away = max(wall, inner) - INTERVAL
+        known, self._known = self._known, set(self._addresses())
+        if known != self._known:
+            self._changed()
+        if away > SLEPT:
+            self._slept(away)

@@ -1,0 +1,102 @@
+"""
+What two peers tell each other over their own link about ICE restarts (RFC 8445, section 9): the payloads of
+the control frames RESTART and CANDIDATES.
+
+They are JSON objects like the sealed messages, but neither sealed nor signed: the link is both. Each names
+its ICE generation; the one that the call began with is 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from punch.wire import strict_json
+from punch.wire.candidate import Candidate
+from punch.wire.fields import boolean, field, integer, mapping
+from punch.wire.sealed import (
+    MAX_GENERATION,
+    read_candidates,
+    read_pacing,
+    read_password,
+    read_ufrag,
+    write_candidates,
+)
+
+_later_generation = integer(1, MAX_GENERATION)
+
+
+class RestartError(Exception):
+    """A payload is not as it must be; `str()` says what is wrong."""
+
+
+@dataclass(frozen=True)
+class Restart:
+    """What one side's ICE agent of a new generation is called, and where it is."""
+
+    generation: int
+    ufrag: str
+    password: str
+    candidates: tuple[Candidate, ...]
+    pacing_ms: int = 50
+    complete: bool = False
+
+    def encode(self) -> bytes:
+        """As the payload of a RESTART frame."""
+        return strict_json.dumps(
+            {
+                "generation": self.generation,
+                "ufrag": self.ufrag,
+                "password": self.password,
+                "candidates": write_candidates(self.candidates),
+                "pacing": self.pacing_ms,
+                "complete": self.complete,
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Restart:
+        """:raise RestartError: the payload is malformed."""
+        try:
+            fields = mapping(strict_json.loads(payload))
+            return cls(
+                field(fields, "generation", _later_generation),
+                field(fields, "ufrag", read_ufrag),
+                field(fields, "password", read_password),
+                field(fields, "candidates", read_candidates),
+                field(fields, "pacing", read_pacing, 50),
+                field(fields, "complete", boolean, False),
+            )
+        except ValueError as error:
+            raise RestartError(f"a RESTART frame is wrong: {error}") from error
+
+
+@dataclass(frozen=True)
+class LateCandidates:
+    """Candidates that were found after the restart was told. `complete`: these were the last."""
+
+    generation: int
+    candidates: tuple[Candidate, ...]
+    complete: bool = False
+
+    def encode(self) -> bytes:
+        """As the payload of a CANDIDATES frame."""
+        return strict_json.dumps(
+            {
+                "generation": self.generation,
+                "candidates": write_candidates(self.candidates),
+                "complete": self.complete,
+            }
+        )
+
+    @classmethod
+    def decode(cls, payload: bytes) -> LateCandidates:
+        """:raise RestartError: the payload is malformed."""
+        try:
+            fields = mapping(strict_json.loads(payload))
+            return cls(
+                field(fields, "generation", _later_generation),
+                field(fields, "candidates", read_candidates),
+                field(fields, "complete", boolean, False),
+            )
+        except ValueError as error:
+            raise RestartError(f"a CANDIDATES frame is wrong: {error}") from error
