@@ -22,7 +22,7 @@ PATIENCE = 12.0
 """Seconds after which a call has failed."""
 SETTLED = 5.0
 """Seconds after `connected` at which the best path must have been found."""
-AT_ONCE = 10
+AT_ONCE = 16
 """Calls side by side; most of them wait for `SETTLED`."""
 CONNECTING = 2
 """Calls that connect at the same moment: more would measure the machine."""
