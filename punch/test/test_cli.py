@@ -29,7 +29,7 @@ class CommandTests(SynchronousTestCase):
         for arguments in ([], ["--help"], ["-h"], ["help"]):
             status, out, err = self.run_command(*arguments)
             self.assertEqual((status, err), (0, ""))
-            for command in ("demo", "rendezvous", "peer", "id"):
+            for command in ("demo", "rendezvous", "peer", "netcheck", "id"):
                 self.assertIn(f"\n  {command} ", out)
 
     def test_version(self) -> None:
