@@ -1,15 +1,15 @@
 """
 What reflectors see our sockets as, known before anybody calls, for as long as that is worth its price.
 
-**Kept or gathered anew?** NATs forget a UDP mapping after as little as 30 s, so that one is kept only by asking
-the reflector every 15 s: 5,760 questions and answers a day for each socket, 620 kB with their headers, a radio
-that never sleeps, and 6,700 datagrams a second at a service with 100,000 idle peers. Gathering anew costs one
-question and answer for each socket when a call comes, beside the offer and not before it: the peer's own
-candidates leave at once, and the reflexive one follows a round trip later. A peer is called a few times a day
-and not every 15 s, so gathering anew costs less, but for the moments in which a call is likely: for `KEEP`
-seconds after it registered, called, was called or changed its network, a peer keeps its mappings, and its
-offers and answers carry reflexive candidates at once. On links nothing has to be kept: consent is asked for
-every 4 to 6 s (RFC 7675), which keeps mappings of 15 s alive.
+**Kept or gathered anew?** NATs forget a UDP mapping after as little as 30 s, so that one is kept only by
+asking the reflector every 15 s: 5,760 questions and answers a day for each socket, 620 kB with their
+headers, a radio that never sleeps, and 6,700 datagrams a second at a service with 100,000 idle peers.
+Gathering anew costs one question and answer for each socket when a call comes, beside the offer and not
+before it: the peer's own candidates leave at once, and the reflexive one follows a round trip later. A peer
+is called a few times a day and not every 15 s, so gathering anew costs less, but for the moments in which a
+call is likely: for `KEEP` seconds after it registered, called, was called or changed its network, a peer
+keeps its mappings, and its offers and answers carry reflexive candidates at once. On links nothing has to
+be kept: consent is asked for every 4 to 6 s (RFC 7675), which keeps mappings of 15 s alive.
 
 While a link has no path, the reflector is also what tells when the network is back (`MappingKeeper.listen`).
 """

@@ -76,7 +76,6 @@ from punch.wire.control import (
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.sealed import SealError
 
-
 CHECK_TIME = 1.2
 """Seconds within which the rendezvous must answer when a path is in doubt, or it is connected to anew."""
 

@@ -6,8 +6,8 @@ tells the other its credentials and candidates for it: over the link while that 
 or answer over the rendezvous. Neither side has to be first: if both begin the same generation at once, each
 has what the other needs, and of two generations the higher number counts. So there is no glare to resolve.
 
-A link without a path stays for `MAX_DARK`. Meanwhile whoever can reach the rendezvous tries, and whoever comes
-back to it begins anew.
+A link without a path stays for `MAX_DARK`. Meanwhile whoever can reach the rendezvous tries, and whoever
+comes back to it begins anew.
 """
 
 from __future__ import annotations

@@ -311,8 +311,8 @@ class EndTests(SystemTestCase):
 
     def test_peer_vanishes(self) -> None:
         """
-        A peer whose machine goes dark is noticed by the next consent check (RFC 7675); the link waits for it, and
-        goes on when it is back.
+        A peer whose machine goes dark is noticed by the next consent check (RFC 7675); the link waits for it,
+        and goes on when it is back.
         """
         alice, bob = self.linked()
         bob.host.down()

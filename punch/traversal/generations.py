@@ -39,8 +39,8 @@ class Generations:
     """
     The sessions of one link: the one in `use`, the one on `trial`, and perhaps one that lingers.
 
-    Events come as from one agent: paths from the session in use, candidates from the newest one. `Failed` says
-    that the newest one is over without a path.
+    Events come as from one agent: paths from the session in use, candidates from the newest one. `Failed`
+    says that the newest one is over without a path.
 
     :ivar number: of the newest generation; 0 is that of the call.
     """
