@@ -94,6 +94,11 @@ class Relay:
         return self._client.state is ClientState.OVER
 
     @property
+    def answered_at(self) -> float:
+        """When the relay's last authentic answer came, in seconds."""
+        return self._client.answered_at
+
+    @property
     def mapped(self) -> Address | None:
         """What the relay sees us as."""
         return self._client.mapped

@@ -32,8 +32,12 @@ from punch.wire.relays import RelayServer, RelayTransport, RelayURL
 
 HEAD_START = 0.2
 """Seconds after which TCP and TLS are asked too."""
+DOUBT = 0.6
+"""Seconds for a relay that is needed anew to show that it is alive; then others are asked as well."""
 CONNECT_TIME = 10.0
 """Seconds for one TCP connection."""
+PATIENCE = 20.0
+"""Seconds of failing tries after which sessions are told that no relay is coming."""
 LINGER = 5.0
 """Seconds that an allocation is kept when no session needs it: another call may follow."""
 MAX_DATAGRAM_TRIES = 4
@@ -106,10 +110,12 @@ class RelayPool:
         self._troubles: dict[RelayURL, tuple[Trouble, str]] = {}
         self._full_until: dict[RelayURL, float] = {}
         self._streams_due: IDelayedCall | None = None
+        self._doubt: IDelayedCall | None = None
         self._again: IDelayedCall | None = None
         self._linger: IDelayedCall | None = None
         self._renewal: IDelayedCall | None = None
         self._delay = _FIRST_DELAY
+        self._failing_since: float | None = None
 
     # What the rendezvous says
 
@@ -150,15 +156,17 @@ class RelayPool:
             return
         self._users.append(user)
         self._cancel("_linger")
-        for relay in list(self._relays.values()):
-            # It may have died since it was used last: then this is noticed soon
+        relays = self.current
+        for relay in relays:
+            # It may have died since it was used last
             relay.probe()
-            if relay in self._relays.values():
-                user.relay_found(relay)
-        if not self._relays and not self._attempts:
+            user.relay_found(relay)
+        if self._attempts:
+            return
+        if not relays:
             self._gather()
-        elif not self._attempts:
-            user.relays_done()
+        elif self._doubt is None:
+            self._doubt = self._reactor.callLater(DOUBT, self._end_doubt, self._monotonic())
 
     def leave(self, user: RelayUser) -> None:
         """`user` needs no relay any more."""
@@ -166,6 +174,7 @@ class RelayPool:
             return
         self._users.remove(user)
         if not self._users:
+            self._delay, self._failing_since = _FIRST_DELAY, None
             self._cancel("_again")
             self._cancel("_linger")
             self._linger = self._reactor.callLater(LINGER, self._close_all)
@@ -200,7 +209,7 @@ class RelayPool:
 
     def stop(self) -> None:
         """Give everything back, at once."""
-        for name in ("_renewal", "_again", "_linger", "_streams_due"):
+        for name in ("_renewal", "_again"):
             self._cancel(name)
         self._servers = ()
         self._users.clear()
@@ -228,7 +237,7 @@ class RelayPool:
         self._attempts.remove(relay)
         self._relays[relay.local] = relay
         self._troubles.pop(relay.server.url, None)
-        self._delay = _FIRST_DELAY
+        self._delay, self._failing_since = _FIRST_DELAY, None
         # One carrier of a kind is enough; over UDP it makes those over streams needless
         for other in list(self._attempts):
             if relay.base is not None or other.base is None:
@@ -307,13 +316,15 @@ class RelayPool:
         self._finish()
 
     def _datagram_tries(self, servers: list[RelayServer]) -> list[tuple[RelayServer, Address, Address]]:
+        """From which socket to ask which relay, but those that we have asked successfully."""
+        in_use = [flow for flow, relay in self._flows.items() if relay in self._relays.values()]
         return [
             (server, base, address)
             for server in servers
             if server.url.transport is RelayTransport.UDP
             for address in (canonical(host, server.url.port) for host in self._addresses(server.url))
             for base in self._bases()
-            if base.is_ipv6 == address.is_ipv6
+            if base.is_ipv6 == address.is_ipv6 and (base, address) not in in_use
         ][:MAX_DATAGRAM_TRIES]
 
     def _try_streams(self) -> None:
@@ -337,14 +348,32 @@ class RelayPool:
         self._finish()
 
     def _finish(self) -> None:
-        """If nothing is under way any more, say so; try again later if there is nothing to show for it."""
-        if self._attempts or self._streams_due is not None:
+        """
+        If nothing is under way any more, say so. If there is nothing to show for it, try again, and say it
+        later.
+        """
+        if self._attempts or self._streams_due is not None or self._doubt is not None:
             return
+        now = self._monotonic()
+        if self._users and not self._relays and self._servers:
+            if self._again is None:
+                self._again = self._reactor.callLater(self._delay, self._try_again)
+                self._delay = min(self._delay * 2, _LAST_DELAY)
+            if self._failing_since is None:
+                self._failing_since = now
+            if self._usable() and now < self._failing_since + PATIENCE:
+                return
         for user in list(self._users):
             user.relays_done()
-        if self._users and not self._relays and self._servers and self._again is None:
-            self._again = self._reactor.callLater(self._delay, self._try_again)
-            self._delay = min(self._delay * 2, _LAST_DELAY)
+
+    def _end_doubt(self, since: float) -> None:
+        """Ask other relays, unless one of those we have is known to be alive."""
+        self._doubt = None
+        alive = any(relay.answered_at >= since for relay in self._relays.values())
+        if self._users and not alive and not self._attempts:
+            self._gather()
+        else:
+            self._finish()
 
     def _try_again(self) -> None:
         self._again = None
@@ -352,8 +381,8 @@ class RelayPool:
             self._gather()
 
     def _close_all(self) -> None:
-        self._cancel("_linger")
-        self._cancel("_streams_due")
+        for name in ("_linger", "_streams_due", "_doubt"):
+            self._cancel(name)
         relays = [*self._attempts, *self._relays.values()]
         self._attempts.clear()
         self._relays.clear()

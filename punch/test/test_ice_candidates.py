@@ -15,11 +15,12 @@ from punch.traversal.candidates import (
     behind_another_nat,
     candidate_priority,
     may_pair,
+    may_relay,
     preference_class,
     usable,
 )
 from punch.traversal.credentials import Credentials
-from punch.traversal.pairs import Pair, PathKind, pair_priority, path_kind
+from punch.traversal.pairs import CandidatePair, Pair, PathKind, pair_priority, path_kind
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
 
@@ -122,6 +123,43 @@ class LocalTests(SynchronousTestCase):
         (candidate,) = self.local.bases
         self.assertEqual((candidate.type, candidate.address, candidate.related), (HOST, BASE, None))
         self.assertIsNone(self.local.add_host(BASE))
+
+    def test_relayed(self) -> None:
+        """Last of all, those over streams after the others; the address behind it is told or kept."""
+        mapped = Address("203.0.113.1", 40000)
+        first = self.local.add_relayed(Address("198.51.100.1", 50000), mapped, "udp")
+        second = self.local.add_relayed(Address("198.51.100.1", 50002), None, "tcp", streamed=True)
+        third = self.local.add_relayed(Address("198.51.100.2", 50000), None, "udp elsewhere")
+        assert first is not None
+        assert second is not None
+        assert third is not None
+        self.assertEqual((first.type, first.related), (RELAY, mapped))
+        self.assertEqual(second.related, Address("0.0.0.0", 9))
+        priorities = [candidate.priority for candidate in (first, third, second)]
+        self.assertEqual(priorities, sorted(set(priorities), reverse=True))
+        self.assertLess(priorities[0], 1 << 24)
+        self.assertEqual(len({candidate.foundation for candidate in (first, second, third)}), 3)
+        self.assertEqual(Candidate.parse(str(second)), second)
+        self.assertIsNone(self.local.add_relayed(first.address, mapped, "udp"))
+        pairs = [CandidatePair(relayed, signalled("192.0.2.1")) for relayed in (first, second)]
+        self.assertEqual([pair.kind for pair in pairs], [PathKind.RELAYED, PathKind.STREAMED])
+
+    def test_what_relays_reach(self) -> None:
+        """No private address, unless the relay has one itself; nothing of the other family."""
+        public, private = Address("198.51.100.1", 50000), Address("10.0.0.1", 50000)
+        for host in ("192.168.1.2", "10.0.0.2", "100.64.0.1", "127.0.0.1"):
+            self.assertFalse(may_relay(public, Address(host, 5)), host)
+            self.assertTrue(may_relay(private, Address(host, 5)), host)
+        self.assertTrue(may_relay(public, Address("203.0.113.1", 5)))
+        self.assertFalse(may_relay(public, public))
+        self.assertFalse(may_relay(public, Address("2001:db8::1", 5)))
+        self.assertFalse(may_relay(Address("2001:db8::1", 5), Address("fd00::1", 5)))
+
+    def test_a_base_that_is_gone(self) -> None:
+        """With all that was seen of it."""
+        self.local.add_reflexive(BASE, Address("203.0.113.1", 40000))
+        self.local.remove(BASE)
+        self.assertEqual(self.local.signalled, [])
 
     def test_foundations(self) -> None:
         """RFC 8445, section 5.1.1.3: the same for the same type, base address and server."""
@@ -261,6 +299,8 @@ class PathTests(SynchronousTestCase):
         self.assertEqual(path_kind(SRFLX, SRFLX), PathKind.REFLEXIVE)
         self.assertEqual(path_kind(RELAY, HOST), PathKind.RELAYED)
         self.assertEqual(path_kind(RELAY, RELAY), PathKind.RELAYED_TWICE)
+        self.assertEqual(path_kind(HOST, RELAY, True), PathKind.STREAMED)
+        self.assertLess(PathKind.STREAMED, PathKind.RELAYED)
 
     def test_names(self) -> None:
         names = {

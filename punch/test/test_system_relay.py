@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+
 from punch.peer.events import Connected, Disconnected, Failed, PathChanged
 from punch.peer.policy import RelayPolicy
 from punch.rendezvous.config import Limits
@@ -9,6 +14,10 @@ from punch.test.internet import Host, Internet, InternetTestCase, LinkSpec, Pack
 from punch.test.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous, connect, introduce
 from punch.test.test_system_nats import path_now
+from punch.wire.address import Address
+from punch.wire.relays import RelayTransport, RelayURL
+from punch.wire.stun import Attribute, Message, MessageClass, Method, encode
+from punch.wire.turn import encode_channel_data
 
 HARD = "APDM/APDF"
 EASY = "EIM/APDF"
@@ -132,6 +141,125 @@ class ConnectTests(RelayTestCase):
             alice.chats.send(bob.id, text)
         self.net.run_until(lambda: len(alice.delivered) == 100, 30.0)
         self.assertEqual(bob.texts(), [text] * 100)
+
+
+class CarrierTests(RelayTestCase):
+    """UDP, TCP or TLS: what answers first is taken, and what is better later."""
+
+    def relays(self, peer: Peer) -> list[str]:
+        """How the peer reaches its relays now."""
+        return sorted(relay.source.partition("=")[2] for relay in peer.node._relays.current)
+
+    def test_a_first_request_that_is_lost(self) -> None:
+        """TCP wins; the late answer over UDP is taken all the same, and the link moves to it."""
+        self.start()
+        alice, bob = self.pair()
+        start = self.net.now
+        self.net.drop = lambda packet: (
+            packet.protocol == "udp"
+            and SERVICE in (packet.source[0], packet.destination[0])
+            and self.net.now < start + 0.5
+        )
+        here, _ = connect(alice, bob)
+        self.assertEqual(here.path, "relay")
+        self.assertIn("tcp", self.relays(alice) + self.relays(bob))
+        self.net.advance(3.0)
+        self.assertIn("udp", self.relays(alice))
+        self.assertIn("udp", self.relays(bob))
+        for peer, other in ((alice, bob), (bob, alice)):
+            session = peer.node._links[other.id]
+            assert session.pair is not None
+            best = max(
+                session.pair.local.priority if session.pair.local.type.value == "relay" else 0,
+                session.pair.remote.priority if session.pair.remote.type.value == "relay" else 0,
+            )
+            self.assertGreater(best >> 8 & 0xFFFF, 0x7FFF)
+        self.chat(alice, bob)
+
+    def test_udp_alone_where_it_works(self) -> None:
+        """No TCP connection is made for nothing."""
+        self.start()
+        alice, bob = self.pair()
+        connect(alice, bob)
+        self.net.advance(1.0)
+        self.assertEqual((self.relays(alice), self.relays(bob)), (["udp"], ["udp"]))
+
+
+class HostileTests(RelayTestCase):
+    """Who is not our relay can't play it."""
+
+    def test_strangers_with_channel_data(self) -> None:
+        """
+        From another port of the relay's own host, from elsewhere, or to another socket: what looks like
+        ChannelData, Data indications or answers of TURN is dropped, and the link goes on.
+        """
+        self.start()
+        alice = self.peer(self.net.host("alice", "198.51.100.77", link=self.link))
+        bob = self.peer(self.home("bob"))
+        alice.node._around.relay_policy = RelayPolicy.ONLY
+        connect(alice, bob)
+        self.chat(alice, bob)
+        (relay,) = alice.node._relays.current
+        assert relay.base is not None
+        heard: list[object] = []
+        session = alice.node._links[bob.id]
+        original = session.receive_link
+        peer = Address(path.remote.host, path.remote.port) if (path := alice.last(Connected)) else None
+        assert peer is not None
+        indication = Message(
+            Method.DATA,
+            MessageClass.INDICATION,
+            bytes(12),
+            ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.DATA, b"\x41" + bytes(30))),
+        )
+        forged = [
+            encode_channel_data(0x4000 + number, b"\x41" + bytes(30), padded=False) for number in range(4)
+        ]
+        forged += [encode(indication), b"\x40", b"\x40\x00\xff\xff", b""]
+
+        def spy(datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+            heard.extend((data, remote, local) for data in datagrams if len(data) == 31)
+            original(datagrams, remote, local)
+
+        self.patch(session, "receive_link", spy)
+        stranger = self.net.host("stranger", "198.51.100.99", link=self.link)
+        for host in (stranger, self.rendezvous.host):
+            sender = DatagramProtocol()
+            host.reactor.listenUDP(7777, sender)
+            assert sender.transport is not None
+            for data in forged:
+                sender.transport.write(data, (relay.base.host, relay.base.port))
+        self.net.advance(1.0)
+        self.assertEqual(heard, [])
+        self.chat(alice, bob)
+
+    def test_a_stream_that_is_no_turn(self) -> None:
+        """What answers at the relay's port speaks something else: the connection ends, and that was all."""
+        self.start()
+        alice = self.peer(self.home("alice", block_udp=True))
+        bob = self.peer(self.home("bob", EASY))
+
+        class Nonsense(Protocol):
+            def connectionMade(self) -> None:
+                assert self.transport is not None
+                self.transport.write(b"SSH-2.0-OpenSSH_9.2p1\r\n" * 10)
+
+        elsewhere = self.net.host("elsewhere", "198.51.100.50", link=self.link)
+        elsewhere.reactor.listenTCP(443, Factory.forProtocol(Nonsense))
+        known = alice.node._relays._servers
+        bad = tuple(
+            replace(server, url=RelayURL("198.51.100.50", 443, server.url.transport), pin=None)
+            for server in known
+            if server.url.transport is not RelayTransport.UDP
+        )
+        self.assertEqual(len(bad), 2)
+        alice.node._relays.update(bad)
+        introduce(alice, bob)
+        alice.node.call(bob.id)
+        self.net.advance(5.0)
+        self.assertEqual(self.ports(), self.idle + 1)
+        alice.node._relays.update(known)
+        alice.wait_for(Connected, 10.0)
 
 
 class PolicyTests(RelayTestCase):

@@ -68,6 +68,7 @@ class TurnClient:
 
     :ivar relayed: the address that relays for us; None if there is none (any more).
     :ivar mapped: what the server sees us as, if it said so.
+    :ivar answered_at: when its last authentic answer came, in seconds.
     """
 
     def __init__(self, credentials: RelayCredentials, random: RandomBytes, *, reliable: bool = False) -> None:
@@ -76,6 +77,7 @@ class TurnClient:
         """
         self.relayed: Address | None = None
         self.mapped: Address | None = None
+        self.answered_at = float("-inf")
         self._random = random
         self._reliable = reliable
         self._requests = Requests(credentials, random, reliable=reliable)
@@ -186,6 +188,7 @@ class TurnClient:
         if stun.message_class is not MessageClass.REQUEST:
             answer = self._requests.receive(stun, now)
             if answer is not None:
+                self.answered_at = now
                 self._take_answer(answer, now)
         return None
 
