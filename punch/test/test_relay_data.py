@@ -171,6 +171,15 @@ class IndicationTests(DataCase):
         (message,) = map(parse, six.collect())
         self.assertEqual(message.get(Attribute.XOR_PEER_ADDRESS), peer)
 
+    def test_sizes(self) -> None:
+        """The longest datagrams that IPv4 and IPv6 have fit no message, and do no harm."""
+        for size in (65_480, 65_481, 65_507, 65_527):
+            self.lab.from_peer(self.relayed, bytes(size))
+        self.assertEqual([parse(data).get(Attribute.DATA) for data in self.alice.collect()], [bytes(65_480)])
+        self.alice.bind(0x4000, BOB)
+        self.lab.from_peer(self.relayed, bytes(65_527))
+        self.assertEqual([len(data) for data in self.alice.collect()], [65_531])
+
     def test_what_is_dropped(self) -> None:
         """What demands something that we do not do, and what has no data."""
         self.alice.indicate(BOB, b"one", (Attribute.DONT_FRAGMENT, True))

@@ -10,6 +10,7 @@ its permission came.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -48,6 +49,8 @@ AMPLIFICATION = 3
 """No answer to a stranger is longer than this many times its question."""
 
 _HIGHEST_STUN = 3
+_LONGEST_INDICATED = 65_480
+"""Bytes: with its addresses, a longer datagram fits no message."""
 _NO_CHANNELS: dict[bytes, Flow] = {}
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
@@ -72,7 +75,7 @@ class RelayCore:
     One TURN server. `now` is monotonic seconds.
 
     :param ports: opens the sockets behind relayed addresses.
-    :param is_own: whether an address is one of this machine's.
+    :param destinations: says where nothing is relayed to.
     :ivar epoch: what to add to `now` to have Unix seconds, which credentials expire by.
     """
 
@@ -94,7 +97,7 @@ class RelayCore:
         self._random = random
         self._clients = self.allocations.by_client
         self._answers: list[ToClient] = []
-        self._flows: list[Flow] = []
+        self._flows: deque[Flow] = deque()
 
     def receive(
         self,
@@ -148,9 +151,11 @@ class RelayCore:
                     header = number + last.to_bytes(2, "big")
                 append(header + data)
         elif peer.host in allocation.permissions:
-            if not flow.waiting:
-                self._flows.append(flow)
             for data in datagrams:
+                if len(data) > _LONGEST_INDICATED:
+                    continue
+                if not flow.waiting:
+                    self._flows.append(flow)
                 flow.waiting.append(self._data_indication(data, peer))
 
     def outputs(self, now: float) -> tuple[list[ToClient], list[ToPeer]]:
@@ -159,7 +164,8 @@ class RelayCore:
         to_peers: list[ToPeer] = []
         flows, total = self._flows, self.allocations.bandwidth
         # What is for another allocation of ours appends to it while we go.
-        for flow in flows:
+        while flows:
+            flow = flows.popleft()
             allocation, peer = flow.allocation, flow.peer
             waiting, flow.waiting = flow.waiting, []
             if allocation.sends:
@@ -176,7 +182,6 @@ class RelayCore:
                     to_peers.append(ToPeer(allocation.port, datagrams, peer))
             else:
                 self.receive_from_peers(inner, datagrams, allocation.relayed)
-        flows.clear()
         return to_clients, to_peers
 
     def disconnected(self, client: FiveTuple, now: float) -> None:
