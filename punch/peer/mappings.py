@@ -29,7 +29,9 @@ from punch.wire.stun import Message, MessageClass, Method, encode
 KEEP = 120.0
 """Seconds for which mappings are kept after they were asked for."""
 LISTEN = 2.5
-"""Seconds between two questions whether the network is back."""
+"""Seconds between two questions whether the network is back…"""
+CALM = 10.0
+"""…and after an answer, whether it is still there."""
 MAX_QUESTIONS = 8
 """Questions of that kind at once."""
 
@@ -132,6 +134,8 @@ class MappingKeeper:
         """Take a STUN response; False if it answers no question of ours."""
         if self._questions.get(bytes(data[8:20])) == remote:
             self._questions.clear()
+            if self._listening is not None:
+                self._listening.reset(CALM)
             if self._silent:
                 self._silent = False
                 self._back()
