@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -55,6 +56,28 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual((status, out), (1, ""))
         self.assertEqual(len(err.splitlines()), 1)
         self.assertEqual(self.run_command("id", "--dance")[0], 2)
+
+    def test_netcheck_without_a_rendezvous(self) -> None:
+        """It says where one would come from."""
+        self.patch(os, "environ", {"PATH": os.environ.get("PATH", "")})
+        options = ["--state-dir", self.mktemp(), "--name", "a"]
+        for arguments, word in ((options, "--rendezvous"), ([*options, "--rendezvous", "ftp://x"], "ftp")):
+            with self.assertRaises(SystemExit) as ended:
+                cli.main(["netcheck", *arguments])
+            sentence = str(ended.exception.code)
+            self.assertTrue(sentence.startswith("punch netcheck: "), sentence)
+            self.assertIn(word, sentence)
+
+    def test_netcheck_options(self) -> None:
+        """Wrong ones are named."""
+        for arguments in (["--lifetime", "5"], ["--lifetime", "x"], ["--dance"], ["--lifetime", "601"]):
+            status, out, err = self.run_command("netcheck", *arguments)
+            self.assertEqual((status, out), (2, ""))
+            self.assertIn(arguments[0], err)
+        status, out, _ = self.run_command("netcheck", "--help")
+        self.assertEqual(status, 0)
+        for option in ("--json", "--rendezvous", "--state-dir", "--name", "--lifetime"):
+            self.assertIn(option, out)
 
     def test_plugins_run_under_twistd(self) -> None:
         started: list[list[str]] = []

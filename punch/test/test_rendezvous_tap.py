@@ -119,6 +119,32 @@ class OptionTests(TapCase):
         for text in ("", "x", "65536", "-1", "example.org:3478", "1.2.3.4:", "3478x"):
             self.assertIn("UDP port", self.refused("--reflector-port", text))
 
+    def test_second_reflector(self) -> None:
+        """A port, any, or none; by default the service chooses."""
+        for arguments, expected in (
+            ((), (True, None)),
+            (("--second-reflector-port", "3500"), (True, 3500)),
+            (("--second-reflector-port", "0"), (True, 0)),
+            (("--second-reflector-port", "none"), (False, None)),
+        ):
+            self.assertEqual(self.parse(*arguments).second_reflector, expected)
+        for text in ("3478", "65536", "-1", "off", "", "192.0.2.1:3479"):
+            self.assertIn("--second-reflector-port", self.refused("--second-reflector-port", text))
+
+    def test_alternate_addresses(self) -> None:
+        """As they are, or as a 1:1 NAT shows them."""
+        options = self.parse(
+            *("--alternate-address", "192.0.2.2", "--alternate-address", "2001:DB8::0:2"),
+            *("--alternate-address", "203.0.113.9/10.0.0.9"),
+        )
+        self.assertEqual(
+            [(each.shown, each.own) for each in options.alternates],
+            [("192.0.2.2", "192.0.2.2"), ("2001:db8::2", "2001:db8::2"), ("203.0.113.9", "10.0.0.9")],
+        )
+        for text in ("", "/", "host", "192.0.2.2/", "192.0.2.2/2001:db8::1", "192.0.2.0/24", "fe80::1%eth0"):
+            self.assertIn("--alternate-address", self.refused("--alternate-address", text))
+        self.refused(*(word for number in range(9) for word in ("--alternate-address", f"192.0.2.{number}")))
+
     def test_host(self) -> None:
         for text, host, port in (
             ("rendezvous.example.org", "rendezvous.example.org", None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from math import ceil, floor
 from typing import TypeVar
 
 from punch.traversal.netcheck.behaviour import Filtering, Hairpinning, Mapping, Ports
@@ -120,8 +121,8 @@ def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
         lines.append(_item("ports", _PORTS[family.ports or Ports.UNKNOWN]))
     if family.lifetime is not None:
         lived, below = family.lifetime.at_least, family.lifetime.below
-        least = f"at least {lived:.0f} s" if lived else ""
-        most = "" if below is None else f"less than {below:.0f} s"
+        least = f"at least {floor(lived)} s" if lived else ""
+        most = "" if below is None else f"less than {ceil(below)} s"
         lines.append(_item("lifetime", ", ".join(each for each in (least, most) if each)))
     if family.latency is not None:
         lines.append(_item("latency", f"{family.latency * 1000:.1f} ms to the rendezvous and back"))

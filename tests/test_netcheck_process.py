@@ -1,0 +1,94 @@
+"""`punch netcheck` as a process, against a rendezvous on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import PUNCH, JSONProcess, Programs, programs
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Programs]:
+    with programs(tmp_path) as started:
+        yield started
+
+
+def free_port() -> int:
+    """A TCP port that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(running: Programs) -> JSONProcess:
+    """A rendezvous that local programs find by its state directory."""
+    rendezvous = running.rendezvous("--control", f"tcp:{free_port()}", "--reflector-port", "0")
+    rendezvous.wait("listening")
+    return rendezvous
+
+
+def netcheck(directory: Path, *options: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    return subprocess.run(
+        [PUNCH, "netcheck", "--state-dir", str(directory / "state"), *options],
+        env={key: value for key, value in os.environ.items() if not key.startswith("PUNCH_")},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_in_words_and_as_json(running: Programs, tmp_path: Path) -> None:
+    """A machine reaches itself without a NAT, by every transport; nothing else is on stdout or stderr."""
+    rendezvous = start(running)
+    done = netcheck(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in ("UDP           yes", ": no NAT", "a relay over UDP", "* A relay can be reached over"):
+        assert words in done.stdout
+    done = netcheck(tmp_path, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    [line] = done.stdout.splitlines()
+    report = json.loads(line)
+    assert (report["event"], report["problem"], report["udp"]) == ("netcheck", None, True)
+    assert report["transports"] == dict.fromkeys(("udp", "tcp", "turn-udp", "turn-tcp", "turn-tls"), True)
+    assert 0 < report["control_latency"] < 1
+    family = report["ipv4"] or report["ipv6"]
+    assert (family["nat"], family["mapping"]) == (False, None)
+    assert "address-and-port-dependent" not in family["filtering_may_be"]
+    gone = [rendezvous.wait(("registered", "gone"))["event"] for _ in range(4)]
+    assert gone == ["registered", "gone"] * 2
+
+
+def test_rendezvous_that_is_gone(running: Programs, tmp_path: Path) -> None:
+    """Status 1 and a sentence; the report comes all the same."""
+    rendezvous = start(running)
+    rendezvous.kill(signal.SIGTERM)
+    rendezvous.exit()
+    done = netcheck(tmp_path, "--json")
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert report["transports"]["tcp"] is False
+    assert done.stderr == f"punch netcheck: {report['problem']}\n"
+
+
+def test_interrupt(running: Programs, tmp_path: Path) -> None:
+    """It dies of the signal, without a traceback."""
+    rendezvous = start(running)
+    process = subprocess.Popen(
+        [PUNCH, "netcheck", "--state-dir", str(tmp_path / "state"), "--lifetime", "60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    rendezvous.wait("registered")
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=20)
+    assert (process.returncode, out, error) == (-signal.SIGINT, b"", b"")
