@@ -14,6 +14,7 @@ from punch.link.certificate import LinkCertificate
 from punch.link.core import LinkCore
 from punch.link.events import Role
 from punch.peer.events import Connected, Disconnected, Failed, IncomingCall, Registered
+from punch.peer.policy import RelayPolicy
 from punch.peer.session import Session
 from punch.test.internet import NAT, Filtering, Host, LinkSpec, Packet
 from punch.test.system import Peer, Rendezvous, connect, introduce
@@ -239,8 +240,13 @@ class PersistenceTests(SystemTestCase):
         connect(alice, bob)
 
     def test_checks_are_not_given_up_after_seconds(self) -> None:
-        """UDP that comes through only after 20 s still makes a link."""
-        alice, bob = self.pair()
+        """UDP that comes through only after 20 s still makes a link, without the relay's TCP too."""
+        direct = RelayPolicy.NEVER
+        alice, bob = (
+            Peer(self.net, self.host(name), self.rendezvous.address, pacing=0.02, relay=direct).register()
+            for name in ("alice", "bob")
+        )
+        self.peers += [alice, bob]
         introduce(alice, bob)
         self.net.advance(2.0)
         start = self.net.now
@@ -275,9 +281,9 @@ class IPv6Tests(SystemTestCase):
         self.dual.stop()
         super().tearDown()
 
-    def start(self, host: Host) -> Peer:
+    def start(self, host: Host, relay: RelayPolicy = RelayPolicy.AUTO) -> Peer:
         """A peer of the service that has both families."""
-        peer = Peer(self.net, host, self.dual.address, pacing=0.02)
+        peer = Peer(self.net, host, self.dual.address, pacing=0.02, relay=relay)
         self.peers.append(peer)
         return peer.register()
 
@@ -302,10 +308,13 @@ class IPv6Tests(SystemTestCase):
         self.assertIn(":", here.remote.host)
 
     def test_no_family_in_common(self) -> None:
-        """The sentence says what is missing."""
+        """The relay has both. Without it, the sentence says what is missing."""
         one = self.net.lan("one", "192.168.1.0/24", nat=NAT(public="203.0.113.1"))
         two = self.net.lan("two", ipv6="2001:db8:2::/64")
-        alice, bob = self.start(one.host("alice")), self.start(two.host("bob"))
+        here, _ = connect(self.start(one.host("anna")), self.start(two.host("ben")))
+        self.assertEqual(here.path, "relay")
+        never = RelayPolicy.NEVER
+        alice, bob = self.start(one.host("alice"), never), self.start(two.host("bob"), never)
         introduce(alice, bob)
         alice.node.call(bob.id)
         failed = alice.wait_for(Failed, 130.0)
