@@ -14,7 +14,9 @@ from typing import TypeVar
 from punch.identity import Identity, PeerID
 from punch.peer.bounds import MAX_QUEUED, MAX_RINGING, MAX_SESSIONS, MAX_STRANGERS
 from punch.peer.events import Connected, Event, Failed, IncomingCall, Introduced
-from punch.rendezvous.reflector import Reflector, ReflectorProtocol
+from punch.rendezvous.reflector import Reflector
+from punch.rendezvous.udp import PlainPort
+from punch.rendezvous.udp_server import UDPServer
 from punch.state import KnownPeers, StateError
 from punch.test.internet import NAT, Internet, InternetTestCase, LinkSpec
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
@@ -107,7 +109,7 @@ class MiddlemanTestCase(InternetTestCase):
         host = self.net.host("service", SERVICE)
         service = ScriptedService.with_key(host, key)
         service.reflector = 3478
-        host.reactor.listenUDP(3478, ReflectorProtocol(Reflector(), monotonic=self.net.monotonic))
+        PlainPort(host.reactor, SERVICE, 3478, UDPServer(Reflector(), monotonic=self.net.monotonic))
         self.middle = Middleman(service)
         self.address = RendezvousAddress(SERVICE, 7001, pin_of(key.private_key.public_key()))
         self.homes = 0
