@@ -280,6 +280,7 @@ class LimitTests(SynchronousTestCase):
 class FakePort:
     """Takes what a server sends. `error` is raised by the next `send`."""
 
+    host = "0.0.0.0"
     port = 3478
 
     def __init__(self) -> None:
