@@ -68,6 +68,20 @@ class CheckListTests(SynchronousTestCase):
         self.list.unfreeze(always)
         self.assertIs(low.state, PairState.WAITING)
 
+    def test_a_check_without_answer_holds_up_nobody(self) -> None:
+        """A steady check goes on for minutes: what is like it gets its turn at the first retransmission."""
+        low, high = self.add(candidate("192.0.2.2", 10), candidate("192.0.2.3", 20))
+        self.list.unfreeze(always)
+        high.state = PairState.IN_PROGRESS
+        remote, local = high.remote.address, high.base
+        high.transaction = Transaction(Purpose.CHECK, b"1" * 12, b"request", remote, local, 0.0)
+        self.assertIsNotNone(high.transaction.handle_timer(0.0))
+        self.list.unfreeze(always)
+        self.assertIs(low.state, PairState.FROZEN)
+        self.assertIsNotNone(high.transaction.handle_timer(high.transaction.next_at))
+        self.list.unfreeze(always)
+        self.assertIs(low.state, PairState.WAITING)
+
     def test_success_unfreezes_what_is_like_it(self) -> None:
         """RFC 8445, section 7.2.5.3.3."""
         pairs = self.add(*(candidate(f"192.0.2.{number}", number) for number in range(2, 6)))

@@ -88,11 +88,12 @@ class CheckList:
     def unfreeze(self, needed: Callable[[CandidatePair], bool]) -> None:
         """
         RFC 8445, sections 6.1.2.6 and 6.1.4.2: of each foundation that is not being tried, one pair waits.
+        Where a try was not answered in time, so does the next.
         """
         frozen = [pair for pair in self._pairs.values() if pair.state is PairState.FROZEN and needed(pair)]
         if not frozen:
             return
-        busy = {pair.foundation for pair in self._pairs.values() if pair.state in _PENDING and needed(pair)}
+        busy = {pair.foundation for pair in self._pairs.values() if pair.holds_others and needed(pair)}
         for pair in sorted(frozen, key=self._priority, reverse=True):
             if pair.foundation not in busy:
                 busy.add(pair.foundation)

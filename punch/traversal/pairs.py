@@ -146,6 +146,17 @@ class CandidatePair:
         return self.local.foundation, self.remote.foundation
 
     @property
+    def holds_others(self) -> bool:
+        """
+        Whether frozen pairs of the same foundation wait for what becomes of this one (RFC 8445, section
+        6.1.4.2). Not if its first request was not answered in time: checks may go on for minutes, and the
+        other may be a relay that has started anew, on the same machine as the dead one that this pair is for.
+        """
+        if self.state is PairState.IN_PROGRESS:
+            return self.transaction is None or self.transaction.sent < 2
+        return self.state is PairState.WAITING
+
+    @property
     def valid(self) -> bool:
         """Whether application data may take it now."""
         return self.state is PairState.SUCCEEDED and not self.revoked
