@@ -78,8 +78,6 @@ class Paths:
         self.generations.begin(agent, number, now)
         self._remote_addresses.clear()
         self._relayed = [relay.local for relay in self._around.relays.current if relay.local in agent.bases]
-        self._joined = False
-        self._around.relays.leave(self)
         self.start(now)
 
     def set_remote(self, ufrag: str, password: str, pacing: float, now: float) -> None:
@@ -127,10 +125,12 @@ class Paths:
     # Relays (RelayUser)
 
     def join_relays(self) -> None:
-        """Take part in relays from now on."""
+        """Take part in relays from now on; if that was so already, see that they are alive."""
         self._release_at = None
-        if not self._joined and sources(self._around)[1]:
-            self._joined = True
+        if self._joined:
+            self._around.relays.leave(self)
+        self._joined = sources(self._around)[1]
+        if self._joined:
             self._around.relays.join(self)
 
     def relay_found(self, relay: Relay) -> None:

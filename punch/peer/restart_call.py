@@ -61,14 +61,9 @@ class RestartCall:
         self._call.reject(code, code.value, "", self._around.monotonic())
         self.drop()
 
-    def add_candidates(self, candidates: Sequence[Candidate], complete: bool) -> None:
+    def add_candidates(self, candidates: Sequence[Candidate]) -> None:
         """Trickle candidates of ours."""
-        self._call.add_candidates(candidates, complete, self._around.monotonic())
-        self._send()
-
-    def finish(self) -> None:
-        """A path was found."""
-        self._call.link_proved(self._around.monotonic())
+        self._call.add_candidates(candidates, False, self._around.monotonic())
         self._send()
 
     def drop(self) -> None:

@@ -100,7 +100,6 @@ class Roaming:
         self._around = around
         self._owner = owner
         self._ours: Description | None = None
-        self._complete = False
         self._theirs = True
         self._over_link = False
         self._began_at = -RESTART_GAP
@@ -138,8 +137,8 @@ class Roaming:
 
     def path_found(self, now: float) -> None:
         """There is a path that works."""
-        for call in self._calls:
-            call.finish()
+        if not self._pending:
+            self._drop_calls()
         if self._dark_since is not None and self.working:
             self._dark_since = self._retry_at = None
             self.told_lost = False
@@ -185,15 +184,12 @@ class Roaming:
         else:
             self._establish(now)
 
-    def found(self, candidates: Sequence[Candidate], complete: bool) -> None:
+    def found(self, candidates: Sequence[Candidate]) -> None:
         """The newest generation has found candidates of ours."""
-        self._complete |= complete
         for call in self._calls:
-            call.add_candidates(candidates, complete)
-        if self._over_link:
-            late = LateCandidates(
-                self._paths.generations.number, tuple(candidates)[:MAX_CANDIDATES], complete
-            )
+            call.add_candidates(candidates)
+        if self._over_link and candidates:
+            late = LateCandidates(self._paths.generations.number, tuple(candidates)[:MAX_CANDIDATES])
             self._send_frame(FrameType.CANDIDATES, late.encode())
 
     def receive_frame(self, frame_type: int, payload: bytes, now: float) -> None:
@@ -211,7 +207,6 @@ class Roaming:
                 restart.password,
                 restart.pacing_ms / 1000,
                 restart.candidates,
-                restart.complete,
                 now,
             )
             if not self._over_link:
@@ -219,7 +214,7 @@ class Roaming:
         elif frame_type == FrameType.CANDIDATES:
             late = LateCandidates.decode(payload)
             if late.generation == self._paths.generations.number and self._theirs:
-                self._paths.add_remote(late.candidates, late.complete, now)
+                self._paths.add_remote(late.candidates, False, now)
 
     def receive_offer(self, call: Call, now: float) -> None:
         """The other side restarts over the rendezvous; it is this link that it means."""
@@ -319,7 +314,6 @@ class Roaming:
         around, paths = self._around, self._paths
         agent = new_agent(around, controlling=paths.generations.use.controlling, steady=True)
         self._ours = describe(agent, around, candidates_now(agent))
-        self._complete = self._ours.complete
         self._theirs = self._over_link = False
         self._began_at = now
         paths.begin(agent, number, now)
@@ -331,7 +325,7 @@ class Roaming:
         return replace(
             self._ours,
             candidates=tuple(generations.newest.local_candidates),
-            complete=self._complete,
+            complete=False,
             generation=generations.number,
             link=self._terms.offer_digest,
         )
@@ -345,7 +339,6 @@ class Roaming:
             ours.password,
             ours.candidates[:MAX_CANDIDATES],
             ours.pacing_ms,
-            ours.complete,
         )
         self._send_frame(FrameType.RESTART, restart.encode())
 
@@ -380,9 +373,7 @@ class Roaming:
         remote = event.remote
         if event.certificate_sha256 not in (None, self._terms.certificate_sha256):
             return
-        self._take_theirs(
-            remote.ufrag, remote.password, remote.pacing, remote.candidates, remote.complete, now
-        )
+        self._take_theirs(remote.ufrag, remote.password, remote.pacing, remote.candidates, now)
 
     def _take_theirs(
         self,
@@ -390,14 +381,13 @@ class Roaming:
         password: str,
         pacing: float,
         candidates: Sequence[Candidate],
-        complete: bool,
         now: float,
     ) -> None:
         if self._theirs or not self._pending:
             return
         self._theirs = True
         self._paths.set_remote(ufrag, password, pacing, now)
-        self._paths.add_remote(candidates, complete, now)
+        self._paths.add_remote(candidates, False, now)
 
     def _call_ended(self, call: RestartCall, event: CallEnded, now: float) -> None:
         self._calls.remove(call)

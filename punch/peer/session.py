@@ -347,7 +347,7 @@ class Session:
                 found, self._found = self._found, []
                 gathered, self._gathered = self._gathered, False
                 if paths.generations.number and self.roaming is not None:
-                    self.roaming.found(found, gathered)
+                    self.roaming.found(found)
                 else:
                     self.call.add_candidates(found, gathered, now)
                 progress = True

@@ -3,7 +3,8 @@ What two peers tell each other over their own link about ICE restarts (RFC 8445,
 the control frames RESTART and CANDIDATES.
 
 They are JSON objects like the sealed messages, but neither sealed nor signed: the link is both. Each names
-its ICE generation; the one that the call began with is 0.
+its ICE generation; the one that the call began with is 0. Nobody says that these were all candidates: a
+network that changes brings new ones at any time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from punch.wire import strict_json
 from punch.wire.candidate import Candidate
-from punch.wire.fields import boolean, field, integer, mapping
+from punch.wire.fields import field, integer, mapping
 from punch.wire.sealed import (
     MAX_GENERATION,
     read_candidates,
@@ -38,7 +39,6 @@ class Restart:
     password: str
     candidates: tuple[Candidate, ...]
     pacing_ms: int = 50
-    complete: bool = False
 
     def encode(self) -> bytes:
         """As the payload of a RESTART frame."""
@@ -49,7 +49,6 @@ class Restart:
                 "password": self.password,
                 "candidates": write_candidates(self.candidates),
                 "pacing": self.pacing_ms,
-                "complete": self.complete,
             }
         )
 
@@ -64,7 +63,6 @@ class Restart:
                 field(fields, "password", read_password),
                 field(fields, "candidates", read_candidates),
                 field(fields, "pacing", read_pacing, 50),
-                field(fields, "complete", boolean, False),
             )
         except ValueError as error:
             raise RestartError(f"a RESTART frame is wrong: {error}") from error
@@ -72,20 +70,15 @@ class Restart:
 
 @dataclass(frozen=True)
 class LateCandidates:
-    """Candidates that were found after the restart was told. `complete`: these were the last."""
+    """Candidates that were found after the restart was told."""
 
     generation: int
     candidates: tuple[Candidate, ...]
-    complete: bool = False
 
     def encode(self) -> bytes:
         """As the payload of a CANDIDATES frame."""
         return strict_json.dumps(
-            {
-                "generation": self.generation,
-                "candidates": write_candidates(self.candidates),
-                "complete": self.complete,
-            }
+            {"generation": self.generation, "candidates": write_candidates(self.candidates)}
         )
 
     @classmethod
@@ -96,7 +89,6 @@ class LateCandidates:
             return cls(
                 field(fields, "generation", _later_generation),
                 field(fields, "candidates", read_candidates),
-                field(fields, "complete", boolean, False),
             )
         except ValueError as error:
             raise RestartError(f"a CANDIDATES frame is wrong: {error}") from error
