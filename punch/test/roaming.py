@@ -67,7 +67,7 @@ class Transfer(Protocol):
 
 @dataclass
 class Outcome:
-    """How a transfer went. `stall`: seconds from the event to the next bytes, of the side that waits longer."""
+    """How a transfer went. `stall`: seconds from the event to the next bytes, on the slower side."""
 
     seed: int
     places: str
