@@ -180,7 +180,7 @@ class HostileTests(SynchronousTestCase):
         return self.core.ipv4
 
     def test_silence(self) -> None:
-        """Three requests, then it is over: no UDP."""
+        """Three seconds, then it is over: no UDP."""
         self.assertEqual(self.finish(3.5), FamilyReport(local_addresses=("10.0.0.2",)))
         self.assertIsNone(self.core.ipv6)
 
