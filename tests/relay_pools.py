@@ -4,7 +4,8 @@ Two relay pools in one process, as peers have them, that talk to each other thro
 `python -m tests.relay_pools SERVERS` with SERVERS as in control messages, a JSON array; `--root PEM` trusts
 that authority. Prints JSON lines: `found` and `lost` (who, local, source), `echoed` (count, of), `done`.
 Lines on stdin: `send COUNT` makes the first send so many datagrams that the second sends back, `probe` leaves
-and joins again, as a session does that lost its path, `leave` gives the allocations back.
+and joins again, as a session does that lost its path, `why` prints why there is no relay, `leave` gives the
+allocations back.
 """
 
 from __future__ import annotations
@@ -127,6 +128,8 @@ class Commands(LineOnlyReceiver):
             for side in self._sides:
                 side.pool.leave(side)
                 side.pool.join(side)
+        elif words[0] == "why":
+            tell("why", clause=first.pool.why_not())
         elif words[0] == "leave":
             for side in self._sides:
                 side.pool.leave(side)
