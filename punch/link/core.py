@@ -33,6 +33,9 @@ from punch.link.packet import destination_id, is_client_initial, is_long, is_ret
 from punch.link.quic import Qh3Backend, QuicBackend
 from punch.link.session import Session
 
+PINGS = 4
+"""Packets that ask for an answer after a path change."""
+
 
 class LinkCore:
     """
@@ -79,6 +82,7 @@ class LinkCore:
         self._closed = False
         self._now = now
         self._deadline: float | None = None
+        self._pings = 0
         self._lifecycle: Lifecycle = make_lifecycle(
             LifecycleActions(self._begin, self._say_goodbye, self._finish)
         )
@@ -110,11 +114,15 @@ class LinkCore:
         self._lifecycle.end(Ending(code, clip_reason(reason)))
 
     def ping(self, now: float) -> None:
-        """Make the other side answer now: after a path change, and after a sleep."""
+        """
+        Make the other side answer now: after a path change, and after a sleep.
+
+        It takes several packets: what was sent before counts as lost when three later ones are acknowledged
+        (RFC 9002, section 6.1.1), while waiting for its time would mean as long as the darkness was, which the
+        other side's late acknowledgements make the path's round-trip time.
+        """
         self._now = now
-        for connection in self._connections:
-            if not connection.over:
-                connection.quic.ping()
+        self._pings = PINGS
 
     # Datagrams
 
@@ -152,9 +160,15 @@ class LinkCore:
         """What to send now, at most 1,200 bytes each."""
         self._now = now
         link = self._link
-        if link is not None and len(self._connections) == 1:
-            return link.datagrams_to_send(now)
         out: list[bytes] = []
+        while self._pings:
+            self._pings -= 1
+            for connection in self._connections:
+                if not connection.over:
+                    connection.quic.ping()
+                    out += connection.datagrams_to_send(now)
+        if link is not None and len(self._connections) == 1:
+            return out + link.datagrams_to_send(now)
         for connection in list(self._connections):
             out += connection.datagrams_to_send(now)
             if connection.over and connection is not link:
