@@ -29,6 +29,8 @@ SILENCE = 0.5
 """Seconds that sent data may go without anything coming back before the path is asked whether it works."""
 SLOW = 1.5
 """Round-trip times that this takes at least."""
+LONG_HEADER = 0x80
+"""The bit of a QUIC packet's first byte that those of a handshake have (RFC 9000, section 17.2)."""
 HINT_GAP = 2.0
 """Seconds between two questions to our path because the other side takes another."""
 
@@ -185,7 +187,12 @@ class Paths:
         """Send to the other side; without a path, datagrams are lost."""
         if self.way is None:
             return
-        self._around.sockets.send(datagrams, self.way[1], self.way[0])
+        remote, local = self.way[1], self.way[0]
+        self._around.sockets.send(datagrams, remote, local)
+        handshake = [data for data in datagrams if data[0] & LONG_HEADER]
+        if handshake:
+            # Twice: they are few, and the loss of one costs the handshake from half a second to several
+            self._around.sockets.send(handshake, remote, local)
         if self._unanswered_since is None:
             self._unanswered_since = self._around.monotonic()
             if self._listening is None:
