@@ -66,12 +66,6 @@ GIVE_UP = 60.0
 """Seconds of checking after which it is declared, whatever is still under way."""
 MAX_EARLY = 32
 """Checks from different addresses that are remembered before the peer's credentials are known."""
-MAX_ECHOES = 4
-"""
-Failed pairs of one base with addresses that checks of one host came from, after which a further one is not
-tried. Where both NATs give each destination another port and let everything in, each check that answers a
-check comes from a new address, which would go on for ever.
-"""
 KEEPALIVE = 15.0
 """Seconds between keepalives where consent is not asked for (RFC 8445, section 11)."""
 
@@ -419,25 +413,12 @@ class Agent:
             pair.nomination = max(check.nomination, pair.nomination or 0)
         if pair.state is PairState.SUCCEEDED:
             self._choose(now)
-        elif self._is_echo(pair):
+        elif self._checklist.is_echo(pair):
             pair.state = PairState.FAILED
         elif not pair.revoked and not (repeated and pair.state is PairState.IN_PROGRESS):
             # Whatever was sent before may have met a closed NAT, so it starts anew (section 7.3.1.4)
             self._checker.stop(pair, now)
             self._checklist.trigger(pair)
-
-    def _is_echo(self, pair: CandidatePair) -> bool:
-        if pair.remote.type is not CandidateType.PRFLX or pair.state is PairState.IN_PROGRESS:
-            return False
-        alike = [
-            other
-            for other in self._checklist
-            if other.base == pair.base
-            and other.remote.address.host == pair.remote.address.host
-            and other.remote.type is CandidateType.PRFLX
-            and other.state is PairState.FAILED
-        ]
-        return len(alike) >= MAX_ECHOES
 
     # Answers of the peer (RFC 8445, section 7.2.5)
 

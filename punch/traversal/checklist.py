@@ -13,6 +13,13 @@ from punch.wire.candidate import Candidate, CandidateType
 MAX_PAIRS = 100
 """RFC 8445, section 6.1.2.5."""
 
+MAX_ECHOES = 4
+"""
+Failed pairs of one base with addresses that checks of one host came from, after which a further one is not
+tried. Where both NATs give each destination another port and let everything in, each check that answers a
+check comes from a new address, which would go on for ever.
+"""
+
 _UNTRIED = (PairState.FROZEN, PairState.WAITING)
 _PENDING = (PairState.WAITING, PairState.IN_PROGRESS)
 
@@ -133,6 +140,20 @@ class CheckList:
         )
         self._started[_class_of(pair)] += 1
         return pair
+
+    def is_echo(self, pair: CandidatePair) -> bool:
+        """Whether a check from this address only answers checks of ours, and `MAX_ECHOES` did before."""
+        if pair.remote.type is not CandidateType.PRFLX or pair.state is PairState.IN_PROGRESS:
+            return False
+        alike = [
+            other
+            for other in self._pairs.values()
+            if other.base == pair.base
+            and other.remote.address.host == pair.remote.address.host
+            and other.remote.type is CandidateType.PRFLX
+            and other.state is PairState.FAILED
+        ]
+        return len(alike) >= MAX_ECHOES
 
     def pending(self, needed: Callable[[CandidatePair], bool]) -> int:
         """How many pairs are waiting or being checked, which the RTO depends on (RFC 8445, section 14.3)."""
