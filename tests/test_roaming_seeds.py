@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from punch.test.roaming import run
+from punch.test.roaming import Scenario, both_dark_for_twelve_hours, run, slept_for_twelve_hours
 
 SEEDS = 100
 BATCH = 10
@@ -17,3 +19,12 @@ def test_seeds(first: int) -> None:
     for outcome in outcomes:
         print(outcome)
     assert [str(outcome) for outcome in outcomes if outcome.wrong] == []
+
+
+@pytest.mark.parametrize("event", [both_dark_for_twelve_hours, slept_for_twelve_hours])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_twelve_hours(seed: int, event: Callable[[Scenario], None]) -> None:
+    """What was pending arrives within 5 s of the return."""
+    outcome = run(seed, event)
+    print(outcome)
+    assert outcome.wrong == []

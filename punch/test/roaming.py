@@ -125,14 +125,14 @@ class Scenario:
     def _answer(self, link: Link) -> Transfer:
         return self._transfer()
 
-    def run(self) -> Outcome:
-        """Connect, begin to transfer, let something happen, and see."""
+    def run(self, event: Callable[[Scenario], None] | None = None) -> Outcome:
+        """Connect, begin to transfer, let something happen (else what the seed says), and see."""
         alice, bob = self.peers
         connect(alice, bob)
         links = alice.link_to(bob), bob.link_to(alice)
         links[0].open_stream(STREAM, self._transfer())
         self.net.advance(self.random.uniform(2.0, 5.0))
-        event = EVENTS[self.net.seed % len(EVENTS)]
+        event = event or EVENTS[self.net.seed % len(EVENTS)]
         outcome = Outcome(self.net.seed, " - ".join(self.kinds), event.__name__)
         event(self)
         back = self.net.now
@@ -252,6 +252,20 @@ def slept(scenario: Scenario) -> None:
     scenario.net.advance(seconds / 2)
 
 
+def both_dark_for_twelve_hours(scenario: Scenario) -> None:
+    for host in scenario.hosts:
+        host.down()
+    scenario.net.advance(12 * 3600.0)
+    for side, host in enumerate(scenario.hosts):
+        scenario.nat(side).forget()
+        host.up()
+
+
+def slept_for_twelve_hours(scenario: Scenario) -> None:
+    scenario.hosts[0].sleep(12 * 3600.0)
+    scenario.net.advance(12 * 3600.0)
+
+
 EVENTS: Sequence[Callable[[Scenario], None]] = (
     nat_flushed,
     both_nats_flushed,
@@ -272,10 +286,10 @@ def _to_service(packet: Packet) -> bool:
     return SERVICE in (packet.source[0], packet.destination[0])
 
 
-def run(seed: int) -> Outcome:
+def run(seed: int, event: Callable[[Scenario], None] | None = None) -> Outcome:
     """One scenario, from beginning to end."""
     scenario = Scenario(seed)
-    outcome = scenario.run()
+    outcome = scenario.run(event)
     scenario.stop()
     return outcome
 

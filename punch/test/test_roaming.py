@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from punch.peer.events import Connected, Disconnected, PathChanged, PathLost
+from punch.link.frames import FrameType
+from punch.peer.events import Connected, Disconnected, IncomingCall, PathChanged, PathLost
+from punch.peer.roaming import RESTARTS_A_MINUTE
+from punch.rendezvous.config import Limits
 from punch.test.internet import NAT, Filtering, Host, Lan, LinkSpec, Mapping, Ports
-from punch.test.system import SERVICE, Peer
+from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.test.test_system_calls import SystemTestCase
+from punch.wire.control import Incoming, new_call
+from punch.wire.restart import LateCandidates, Restart
+from punch.wire.sealed import Offer, seal_offer
 
+CALM = "198.51.100.2"
+"""A rendezvous that rarely pings, so that simulated hours take less time."""
 HOUR = 3600.0
 RETURN = 5.0
 """Seconds in which a link is to work again."""
@@ -171,19 +179,17 @@ class DarkTests(RoamingTestCase):
         self.assertLess(self.talk(), 0.5)
 
     def test_a_minute(self) -> None:
+        """The user is told of the end and of the return, and of nothing between."""
         self.start()
         self.dark(60.0, self.alice)
         for peer in (self.alice, self.bob):
             self.assertEqual(len(peer.of(PathLost)), 1)
             self.assertTrue(peer.of(PathChanged))
 
-    def test_an_hour(self) -> None:
+    def test_an_hour_on_both_sides(self) -> None:
+        """`tests/test_roaming_seeds.py` has twelve."""
         self.start()
-        self.dark(HOUR, self.alice)
-
-    def test_twelve_hours_on_both_sides(self) -> None:
-        self.start()
-        self.dark(12 * HOUR, self.alice, self.bob)
+        self.dark(HOUR, self.alice, self.bob)
 
     def test_between_the_two(self) -> None:
         """The rendezvous is there for both, but nothing gets through between them."""
@@ -212,10 +218,141 @@ class SleepTests(RoamingTestCase):
         self.assert_same_link()
 
     def test_twenty_seconds(self) -> None:
+        """Not long enough for the NAT or the rendezvous to forget anything."""
         self.sleep(20.0)
 
-    def test_an_hour(self) -> None:
-        self.sleep(HOUR)
-
     def test_twelve_hours(self) -> None:
+        """Nothing is as it was."""
+        self.rendezvous.stop()
+        self.rendezvous = Rendezvous(
+            self.net, self.net.host("calm", CALM), Limits(keepalive=600.0, silence=1500.0), name=CALM
+        )
         self.sleep(12 * HOUR)
+
+
+class RendezvousTests(RoamingTestCase):
+    """The rendezvous is not always there when it is needed."""
+
+    def test_it_comes_back(self) -> None:
+        """A link that needs it waits, and goes on soon after it is back."""
+        self.start()
+        self.rendezvous.host.down()
+        self.nat(self.alice).renumber("203.0.113.66")
+        self.alice.chats.send(self.bob.id, "where are you?")
+        self.net.advance(100.0)
+        self.assertEqual(self.bob.messages, [])
+        self.rendezvous.host.up()
+        self.net.run_until(lambda: self.bob.messages, 2 * RETURN, "what was waiting arrives")
+        self.assert_same_link()
+
+    def test_it_is_restarted_in_mid_restart(self) -> None:
+        """Nothing that it forgot is needed."""
+        self.start()
+        self.nat(self.alice).renumber("203.0.113.66")
+        self.alice.chats.send(self.bob.id, "where are you?")
+        self.net.run_until(lambda: self.introductions, RETURN, "a restart is under way")
+        self.rendezvous.stop()
+        self.rendezvous.start()
+        self.net.run_until(lambda: self.bob.messages, 2 * RETURN, "what was waiting arrives")
+        self.assert_same_link()
+
+    @property
+    def introductions(self) -> int:
+        """How many the rendezvous has now."""
+        return len(self.alice.node._calls)
+
+    def test_it_is_not_needed(self) -> None:
+        """Checks from a new address reach a peer that filters nothing, and are all that it takes."""
+        self.start()
+        self.nat(self.bob).filtering = Filtering.EIF
+        self.nat(self.bob).forget()
+        self.net.advance(30.0)
+        self.talk()
+        self.rendezvous.host.down()
+        self.alice.host.move(self.home("cafe"))
+        self.talk()
+        self.assert_same_link()
+
+
+class OtherSideTests(RoamingTestCase):
+    """What the other side says about restarts is judged."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.start()
+
+    def restart(self, generation: int) -> bytes:
+        """A RESTART frame of an agent that does not exist."""
+        return Restart(generation, "AAAAAAAA", "A" * 24, ()).encode()
+
+    def send(self, payload: bytes, frame: FrameType = FrameType.RESTART) -> None:
+        """Alice's program says so; what Bob answers is nothing to her."""
+        self.links[0].on_control = None
+        self.links[0].send_control(frame, payload)
+        self.net.advance(1.0)
+
+    @property
+    def generation(self) -> int:
+        """Bob's newest."""
+        paths = self.bob.node._links[self.alice.id].paths
+        assert paths is not None
+        return paths.generations.number
+
+    def test_nonsense_ends_the_link(self) -> None:
+        """It is no link of ours that says so."""
+        self.send(b"[]")
+        self.assertEqual(self.bob.last(Disconnected).reason, "protocol")
+
+    def test_a_restart_that_leads_nowhere(self) -> None:
+        """The path that works is kept."""
+        self.send(self.restart(1))
+        self.assertEqual(self.generation, 1)
+        self.net.advance(120.0)
+        self.talk()
+        self.assert_same_link()
+
+    def test_old_generations(self) -> None:
+        """Only a newer one counts, and candidates only for the newest."""
+        self.send(self.restart(7))
+        self.send(self.restart(3))
+        self.send(LateCandidates(3, ()).encode(), FrameType.CANDIDATES)
+        self.assertEqual(self.generation, 7)
+        self.talk()
+
+    def test_many_restarts(self) -> None:
+        """Thirty a minute are followed."""
+        for generation in range(1, 101):
+            self.links[0].send_control(FrameType.RESTART, self.restart(generation))
+        self.links[0].on_control = None
+        self.net.advance(5.0)
+        self.assertEqual(self.generation, RESTARTS_A_MINUTE)
+        self.talk()
+        self.assert_same_link()
+
+    def offer(self, generation: int, link: bytes) -> None:
+        """A sealed offer of Alice comes from the rendezvous."""
+        offer = Offer("alice", "AAAAAAAA", "A" * 24, (), bytes([9]) + bytes(31), 50, generation, False, link)
+        envelope = seal_offer(self.alice.identity, self.bob.id, offer)
+        call = new_call(self.net.random_bytes(f"{generation} {link.hex()}"))
+        self.bob.node.control_reply(Incoming(call, self.alice.id, "alice", envelope))
+        self.net.advance(1.0)
+
+    def test_restarts_of_other_links(self) -> None:
+        """They are refused, whatever their number; nobody is asked, and the link stays."""
+        self.offer(5, bytes(32))
+        self.assertEqual(self.generation, 0)
+        self.talk()
+        self.assert_same_link()
+        self.assertEqual(len(self.bob.of(IncomingCall)), 1)
+
+    def test_an_old_restart_again(self) -> None:
+        """What the rendezvous has recorded is worth nothing."""
+        terms = self.bob.node._links[self.alice.id].roaming
+        assert terms is not None
+        link = terms._terms.offer_digest
+        self.offer(2, link)
+        self.assertEqual(self.generation, 2)
+        self.offer(1, link)
+        self.assertEqual(self.generation, 2)
+        self.talk()
+        self.assert_same_link()
