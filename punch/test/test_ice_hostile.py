@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.test.ice_lab import REFLECTOR, Host, Lab
+from punch.test.ice_lab import NAT, REFLECTOR, Host, Lab
 from punch.traversal.agent import MAX_EARLY, AgentState, Credentials
 from punch.traversal.checklist import MAX_PAIRS
 from punch.traversal.checks import Role, build_check
@@ -297,6 +297,28 @@ class PeerTests(SynchronousTestCase):
         self.assertLessEqual(sum(len(transmit.data) for _, transmit in sent), 16_000)
         for start, _ in sent:
             self.assertLessEqual(sum(start <= when < start + 1 for when, _ in sent), 36)
+
+    def test_nats_that_answer_each_other(self) -> None:
+        """
+        Both give each destination another port and let everything in: a check that answers a check comes from
+        a new address each time, which stops after a few.
+        """
+        lab = Lab()
+        hosts = [
+            lab.host(
+                name,
+                f"10.0.{number}.2",
+                nat=NAT(f"203.0.113.{number}", "APDM", "EIF"),
+                controlling=not number,
+            )
+            for number, name in enumerate(("alice", "bob"))
+        ]
+        lab.pair(hosts[0], hosts[1])
+        lab.run(30.0)
+        for host, peer in (hosts, hosts[::-1]):
+            assert peer.nat is not None
+            tried = {sent.remote for _, sent in host.sent if sent.remote.host == peer.nat.public}
+            self.assertLess(len(tried), 16)
 
     def test_the_best_pairs_are_kept(self) -> None:
         """RFC 8445, section 6.1.2.5."""
