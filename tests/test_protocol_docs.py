@@ -166,6 +166,7 @@ def test_frames_and_close_codes() -> None:
         str(chat_core.HELLO): "hello",
         str(chat_core.MESSAGE): "message",
         str(chat_core.ACK): "ack",
+        str(chat_core.BYE): "bye",
     }
 
 
