@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import socket
-import sys
 import time
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -25,7 +24,7 @@ from punch.rendezvous.certificates import CertificateProblem, load_certificate, 
 from punch.rendezvous.config import DEFAULT_REFLECTOR_PORT, Limits, RendezvousConfig, ServerCertificate
 from punch.rendezvous.listen import EndpointError, check_kind
 from punch.rendezvous.service import RendezvousService, make_service
-from punch.state import RendezvousState, StateDirectory, StateError, default_state_dir
+from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
 from punch.wire.address import canonical
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, RendezvousAddressError
 
@@ -148,10 +147,10 @@ itself. [default: TCP port 7001 on all IPv4 and IPv6 addresses]"""
         root = self["state-dir"]
         if root == "":
             self._fail("--state-dir is empty; name a directory.")
-        directory = StateDirectory(
-            Path(root) if root else default_state_dir(os.environ, sys.platform, Path.home())
-        )
-        self.state = directory.rendezvous
+        try:
+            self.state = StateDirectory(Path(root) if root else own_state_dir(os.environ)).rendezvous
+        except StateError as problem:
+            self._fail(str(problem), "state")
         try:
             make_private_directory(self.state.directory)
             with self.state.log_path.open("ab"):

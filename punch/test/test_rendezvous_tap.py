@@ -108,6 +108,9 @@ class OptionTests(TapCase):
         for default in ("7001", "3478", "512", "10000", "own key"):
             self.assertIn(default, text)
 
+    def test_state_directory_of_nobody(self) -> None:
+        self.assertIn("--state-dir", self.refused("--state-dir", "~nobody-of-this-name/state"))
+
     def test_reflector(self) -> None:
         for text, expected in (
             ("0", (None, 0)),
