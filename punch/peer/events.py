@@ -81,6 +81,13 @@ class Calling(Event):
 
 
 @dataclass(frozen=True)
+class AlreadyConnected(Event):
+    """A call to a peer whose link is there already, and which has just answered on it: nothing else happens."""
+
+    peer: PeerID
+
+
+@dataclass(frozen=True)
 class IncomingCall(Event):
     """
     Someone calls. `name` is the caller's own choice.
