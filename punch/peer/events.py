@@ -82,7 +82,7 @@ class Calling(Event):
 
 @dataclass(frozen=True)
 class AlreadyConnected(Event):
-    """A call to a peer whose link is there already, and which has just answered on it: nothing else happens."""
+    """A call to a peer that has just answered on the link that is there already: nothing else happens."""
 
     peer: PeerID
 

@@ -50,7 +50,8 @@ def incoming_ended(code: ErrorCode, peer: PeerID, name: str | None) -> str:
         return _INCOMING_ENDED[code].replace("{who}", who(peer, name))
     if code is ErrorCode.CANCELLED:
         return call_ended(code, peer, name)
-    return f"The call of {who(peer, name)} was ended by the rendezvous ({code.value}); call them back in a minute."
+    end = f"The call of {who(peer, name)} was ended by the rendezvous ({code.value})"
+    return f"{end}; call them back in a minute."
 
 
 def unanswered(peer: PeerID, name: str | None) -> str:
