@@ -195,6 +195,9 @@ def test_numbers() -> None:
             limits.calls_per_callee,
             limits.incoming_rate,
             limits.incoming_burst,
+            limits.calls_per_source,
+            limits.source_rate,
+            limits.source_burst,
         ],
         "5": [sealed.MAX_BODY, sealed.PADDING, sealed.MAX_CANDIDATES],
         "8": [

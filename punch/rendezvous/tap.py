@@ -43,6 +43,7 @@ _LIMITS = {
     "introductions": "introductions going on, in all",
     "calls_per_caller": "introductions that one peer may have asked for",
     "calls_per_callee": "calls that may wait for one peer; beyond, it is busy",
+    "calls_per_source": "of these, those from one IPv4 address or IPv6 /64",
     "message_rate": "messages a second that one peer may send for long",
     "message_burst": "messages that one peer may send at once",
 }
