@@ -37,8 +37,37 @@ ROOTS = {
     "punch.peer.tap",
 }
 
-#: Packages, or modules in them, that must not know Twisted.
-PURE = ["punch.files", "punch.curve25519", "punch.identity", "punch.state", "punch.wire", "punch.traversal"]
+#: Packages, or modules in them, that must not know Twisted. (Automat's state machines are pure, too.)
+PURE = [
+    "punch.files",
+    "punch.curve25519",
+    "punch.identity",
+    "punch.state",
+    "punch.wire",
+    "punch.traversal",
+    *(
+        f"punch.link.{name}"
+        for name in (
+            "connection",
+            "core",
+            "credit",
+            "events",
+            "frames",
+            "lifecycle",
+            "packet",
+            "proof",
+            "quic",
+            "quic_aioquic",
+            "session",
+            "streams",
+        )
+    ),
+    *(f"punch.peer.{name}" for name in ("call", "call_machine", "policy", "router")),
+    "punch.apps.chat_core",
+    *(f"punch.rendezvous.{name}" for name in ("introduction", "limits", "registry", "session")),
+]
+#: Of these, the only ones that ask the system anything: files, and the addresses of this machine.
+ASKING = ["punch.files", "punch.identity", "punch.state", "punch.traversal.interfaces"]
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -103,6 +132,20 @@ class LayersTests(SynchronousTestCase):
             and any(target.split(".")[0] in ("twisted", "asyncio") for target in imported)
         ]
         self.assertEqual(wrong, [])
+
+    def test_cores_have_no_socket_no_clock_and_no_thread(self) -> None:
+        impure = {"socket", "time", "threading", "select", "subprocess", "random"}
+        wrong = [
+            f"{name} imports {target}"
+            for name, imported in self.imports.items()
+            if any(name == pure or name.startswith(pure + ".") for pure in PURE) and name not in ASKING
+            for target in imported
+            if target.split(".")[0] in impure
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_pure_parts_exist(self) -> None:
+        self.assertEqual([name for name in (*PURE, *ASKING) if name not in self.imports], [])
 
     def test_the_global_reactor_is_named_only_where_a_process_starts(self) -> None:
         wrong = [
