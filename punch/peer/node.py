@@ -1,7 +1,7 @@
 """
 A peer on the network: registered with one rendezvous, with any number of calls and links.
 
-`Node` decides who may call, which of two calls between the same peers counts (DESIGN 4.7), and tells what
+`Node` decides who may call, which of two calls between the same peers counts, and tells what
 happens in events. A call is a `Session`; its link outlives the rendezvous.
 """
 
@@ -301,7 +301,7 @@ class Node(Service):
         self._on_event(Checking(session.peer, pairs))
 
     def session_connected(self, session: Session) -> None:
-        """A link is proved. It takes the place of an older one with the same peer (DESIGN 4.7)."""
+        """A link is proved. It takes the place of an older one with the same peer."""
         peer, link, pair = session.peer, session.link, session.pair
         assert link is not None
         assert pair is not None

@@ -1,4 +1,4 @@
-"""Who may call: what is done with an incoming call before anyone is asked (DESIGN 4.6)."""
+"""Who may call: what is done with an incoming call before anyone is asked."""
 
 from __future__ import annotations
 

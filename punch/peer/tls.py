@@ -1,5 +1,5 @@
 """
-TLS towards the rendezvous: TLS 1.3, ALPN `punch/1`, our identity as client certificate (DESIGN 4.2).
+TLS towards the rendezvous: TLS 1.3, ALPN `punch/1`, our identity as client certificate.
 
 The server is checked in one of two ways, never none: its key against the pin in the address, or its
 certificate against the authorities this machine trusts and the name or IP address that was asked for. What

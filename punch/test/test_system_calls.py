@@ -118,7 +118,7 @@ class StageTests(SystemTestCase):
         self.assertEqual(len(alice.of(Calling)), 1)
 
     def test_both_call_at_once(self) -> None:
-        """Glare ends in one link, whose caller has the smaller key, and nobody is asked (DESIGN 4.7)."""
+        """Glare ends in one link, whose caller has the smaller key, and nobody is asked."""
         alice, bob = self.pair()
         alice.node.call(bob.id)
         bob.node.call(alice.id)
@@ -163,7 +163,7 @@ class StageTests(SystemTestCase):
 
 
 class PolicyTests(SystemTestCase):
-    """Who is let in, and what leaves before (DESIGN 4.6)."""
+    """Who is let in, and what leaves before."""
 
     def watch(self) -> list[Seen]:
         """Everything that crosses any link from now on."""
@@ -412,7 +412,7 @@ class EndTests(SystemTestCase):
         self.peers.remove(alice)
 
     def test_same_identity_twice(self) -> None:
-        """The newer registration wins; the older is told, and does not come back (DESIGN 4.1)."""
+        """The newer registration wins; the older is told, and does not come back."""
         alice = self.peer("alice").register()
         other = Peer(
             self.net, self.host("elsewhere"), self.rendezvous.address, identity=alice.identity, salt="2"
