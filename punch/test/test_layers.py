@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -95,12 +96,19 @@ def imports(name: str, tree: ast.Module, package: bool) -> Iterator[str]:
                 yield f"{base}.{alias.name}"
 
 
+@cache
+def all_imports() -> dict[str, set[str]]:
+    """What each module imports."""
+    found = {}
+    for name, tree in modules():
+        package = (ROOT.parent / Path(*name.split("."))).is_dir()
+        found[name] = set(imports(name, tree, package))
+    return found
+
+
 class LayersTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.imports: dict[str, set[str]] = {}
-        for name, tree in modules():
-            package = (ROOT.parent / Path(*name.split("."))).is_dir()
-            self.imports[name] = set(imports(name, tree, package))
+        self.imports = all_imports()
 
     def test_imports_point_down(self) -> None:
         wrong = []
