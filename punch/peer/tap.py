@@ -6,6 +6,9 @@ This is a composition root: the one place where node, front end, state directory
 
 from __future__ import annotations
 
+import punch.interrupt  # noqa: F401 (before all that takes its time)
+
+# isort: split
 import atexit
 import getpass
 import os

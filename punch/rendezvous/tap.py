@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import punch.interrupt  # noqa: F401 (before all that takes its time)
+
+# isort: split
 import contextlib
 import os
 import re
@@ -327,3 +330,7 @@ class Announcer:
             replace_private(self._state.directory / "public-address", address.encode() + b"\n")
         except (StateError, OSError) as problem:
             _log.error("The address can't be left in the state directory: {problem}", problem=str(problem))
+            self._error.line(
+                f"{PROGRAM}: The address can't be left in {self._state.directory}, so peers on this machine "
+                "need --rendezvous; make that directory writable and start again."
+            )

@@ -33,6 +33,7 @@ ROOTS = {
     "punch.cli",
     "punch.demo",
     "punch.twistd",
+    "punch.interrupt",
     "punch.__main__",
     "punch.rendezvous.tap",
     "punch.peer.tap",
@@ -163,11 +164,18 @@ class LayersTests(SynchronousTestCase):
         ]
         self.assertEqual(wrong, [])
 
+    def test_plugins_are_ready_for_an_interrupt_before_they_load_anything(self) -> None:
+        for name in ("rendezvous", "peer"):
+            tree = ast.parse((ROOT / name / "tap.py").read_text())
+            found = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+            self.assertEqual(ast.unparse(found[1]), "import punch.interrupt")
+
     def test_every_part_is_placed(self) -> None:
         parts = {name.split(".")[1] for name in self.imports if name != "punch"} - {
             "cli",
             "demo",
             "twistd",
+            "interrupt",
             "__main__",
         }
         self.assertEqual(parts - set(ALLOWED), set())
