@@ -363,6 +363,13 @@ class AnnouncerTests(TapCase):
         self.assertEqual(state.read_address(), self.local_address)
         self.assertIn("punch://h:1/PIN", (state.directory / "public-address").read_text())
 
+    def test_address_that_cannot_be_left(self) -> None:
+        (self.state / "rendezvous" / "address").mkdir(parents=True)
+        out, error, reactor = self.announce(as_json=False, event="listening", address="punch://h:1/PIN")
+        self.assertIn("punch://h:1/PIN", out)
+        self.assertIn("--rendezvous", error)
+        self.assertEqual(reactor.stops, 0)
+
     def test_json(self) -> None:
         out, _, _ = self.announce(as_json=True, event="registered", peer="p", name="n")
         event = json.loads(out)
