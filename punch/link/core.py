@@ -17,6 +17,7 @@ from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.certificate import LinkCertificate
 from punch.link.connection import Callbacks, Connection, Terms
 from punch.link.events import (
+    Answered,
     CloseCode,
     Closed,
     ConnectionIDAdded,
@@ -70,7 +71,7 @@ class LinkCore:
         self.limits = Limits() if limits is None else limits
         self._backend: QuicBackend = Qh3Backend() if backend is None else backend
         self._terms = Terms(role, identity, remote, offer_digest, answer_digest, certificate_sha256)
-        self._callbacks = Callbacks(self._proved, self._ended, self._connection_id)
+        self._callbacks = Callbacks(self._proved, self._ended, self._answered, self._connection_id)
         self._connections: list[Connection] = []
         self._routes: dict[bytes, Connection] = {}
         self._link: Connection | None = None
@@ -110,7 +111,10 @@ class LinkCore:
         self._lifecycle.end(Ending(code, clip_reason(reason)))
 
     def ping(self, now: float) -> None:
-        """Make the other side answer now: after a path change, and after a sleep."""
+        """
+        Make the other side answer now: after a path change, after a sleep, and to know whether it is there.
+        `Answered` follows when it has, on a proved link.
+        """
         self._now = now
         for connection in self._connections:
             if not connection.over:
@@ -315,6 +319,10 @@ class LinkCore:
     def _ended(self, connection: Connection, code: CloseCode, reason: str, by_peer: bool) -> None:
         if connection is self._link or self.role is Role.CALLER:
             self._lifecycle.end(Ending(code, clip_reason(reason), by_peer))
+
+    def _answered(self, connection: Connection) -> None:
+        if connection is self._link:
+            self._emit(Answered())
 
     def _begin(self) -> None:
         self._emit(Proved(self.remote))
