@@ -82,10 +82,10 @@ def _id(rest: Sequence[str]) -> int:
     from pathlib import Path
 
     from punch.peer.tap import login_name
-    from punch.state import StateDirectory, StateError, default_state_dir
+    from punch.state import StateDirectory, StateError, own_state_dir
 
     login = login_name(os.environ)
-    root = default_state_dir(os.environ, sys.platform, Path.home())
+    root = own_state_dir(os.environ)
     parser = argparse.ArgumentParser(
         "punch id", description="Print the ID of this user's peer, making its key if there is none yet."
     )

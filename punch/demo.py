@@ -58,6 +58,33 @@ def _environment() -> dict[str, str]:
     return environment
 
 
+#: What the programs run: `guarded`, in this same Punch.
+_GUARDED = "from punch.demo import guarded; guarded()"
+
+
+def guarded() -> None:
+    """
+    The `punch` command in a process that ends with the one that started it, even if that is killed: it then
+    holds the other end of the pipe no more whose descriptor is the first argument.
+    """
+    pipe = int(sys.argv.pop(1))
+    threading.Thread(target=_end_after, args=(pipe,), name="guard", daemon=True).start()
+    from punch.cli import main as punch
+
+    sys.exit(punch())
+
+
+def _end_after(pipe: int) -> None:
+    os.read(pipe, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _command(pipe: int) -> list[str]:
+    if os.name == "posix":
+        return [sys.executable, "-c", _GUARDED, str(pipe)]
+    return [sys.executable, "-m", "punch"]  # Windows passes no descriptors on
+
+
 class Program:
     """One running part: its events come into a queue shared by all."""
 
@@ -67,13 +94,12 @@ class Program:
         self.name = name
         self._events = events
         self._stderr = directory / f"{name}.stderr"
+        pipe, self._guard = os.pipe()
         # Its own session: what is typed at the terminal, interrupts too, is for the demonstration.
         with self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [
-                    sys.executable,
-                    "-m",
-                    "punch",
+                    *_command(pipe),
                     *arguments,
                     "--json",
                     "--state-dir",
@@ -85,7 +111,9 @@ class Program:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 start_new_session=True,
+                pass_fds=[pipe] if os.name == "posix" else [],
             )
+        os.close(pipe)
         threading.Thread(target=self._read, name=f"read {name}", daemon=True).start()
 
     def _read(self) -> None:
@@ -120,6 +148,7 @@ class Program:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        os.close(self._guard)
 
 
 class Demo:

@@ -21,7 +21,7 @@ from punch.peer.batched import open_socket
 from punch.peer.choice import NoRendezvous, choose_rendezvous
 from punch.peer.netcheck import NetcheckRun
 from punch.peer.tap import login_name
-from punch.state import StateDirectory, default_state_dir
+from punch.state import StateDirectory, own_state_dir
 from punch.traversal.interfaces import local_addresses
 from punch.traversal.netcheck.report import Report
 from punch.traversal.netcheck.words import conclusions, text
@@ -87,9 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     :return: the exit status: 0, or 1 if the rendezvous can't be reached.
     """
     login = login_name(os.environ)
-    options = _parser(default_state_dir(os.environ, sys.platform, Path.home()), login).parse_args(
-        list(arguments)
-    )
+    options = _parser(own_state_dir(os.environ), login).parse_args(list(arguments))
     try:
         state = StateDirectory(Path(options.state_dir))
         rendezvous = choose_rendezvous(options.rendezvous, state, options.name, os.environ)

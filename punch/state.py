@@ -48,12 +48,28 @@ def default_state_dir(environ: Mapping[str, str], platform: str, home: Path) -> 
     return (Path(configured) if configured.startswith("/") else home / ".local" / "state") / "punch"
 
 
+def own_state_dir(environ: Mapping[str, str]) -> Path:
+    """`default_state_dir` for the user and the system that this process runs on."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without a home: --state-dir will have to say
+        home = Path("/nonexistent")
+    return default_state_dir(environ, sys.platform, home)
+
+
 class StateDirectory:
     """The root of everything kept. Nothing is touched before something is asked for."""
 
     def __init__(self, root: Path) -> None:
-        # twistd may change its working directory between the command line and the first use.
-        self.root = root.expanduser().absolute()
+        """:raise StateError: `root` begins with the ``~`` of somebody who has no home."""
+        try:
+            # twistd may change its working directory between the command line and the first use.
+            self.root = root.expanduser().absolute()
+        except RuntimeError as error:
+            raise StateError(
+                f"The state directory {root} can't be found: there is no such user, or no home. "
+                "Choose another directory with --state-dir."
+            ) from error
 
     @property
     def rendezvous(self) -> RendezvousState:

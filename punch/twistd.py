@@ -26,6 +26,8 @@ from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python import usage
 from twisted.python.logfile import LogFile
 
+from punch.interrupt import quiet_interrupt
+
 LOG_BYTES = 1_000_000
 """A log file of ours is rotated at this size…"""
 LOG_FILES = 4
@@ -134,23 +136,9 @@ def end_on_signals(reactor: Any) -> None:
     reactor.callWhenRunning(install)
 
 
-def quiet_interrupt() -> None:
-    """An interrupt while the program still loads ends it without a traceback."""
-    if (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def _die_of(number: int) -> None:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
-
-
-if Path(sys.argv[0]).stem == "twistd":
-    # What a plugin imports after this takes most of the time that a program needs to start.
-    quiet_interrupt()
 
 
 # -- stdout and stderr as they were before `twistd` turned them into log streams --

@@ -78,6 +78,19 @@ def test_a_signal_ends_all_of_it(place: Path, name: str, stage: str) -> None:
     assert_nothing_is_left(place)
 
 
+@pytest.mark.parametrize("stage", ["Starting a rendezvous", "Starting two peers", "you are Alice"])
+def test_killed_it_leaves_no_process(place: Path, stage: str) -> None:
+    """SIGKILL lets nobody clean up: the parts notice by themselves. (The directory stays.)"""
+    with terminal([PUNCH, "demo"], place.parent) as demo:
+        demo.wait(stage)
+        os.kill(demo.pid, signal.SIGKILL)
+        assert demo.exit() == -signal.SIGKILL
+    end = time.monotonic() + 10
+    while left := descendants_of(place):
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
+
+
 def test_ctrl_c_and_ctrl_d(place: Path) -> None:
     for key, status in (("\x03", -signal.SIGINT), ("\x04", 0)):
         with terminal([PUNCH, "demo"], place.parent) as demo:

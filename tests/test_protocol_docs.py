@@ -166,6 +166,7 @@ def test_frames_and_close_codes() -> None:
         str(chat_core.HELLO): "hello",
         str(chat_core.MESSAGE): "message",
         str(chat_core.ACK): "ack",
+        str(chat_core.BYE): "bye",
     }
 
 
@@ -194,6 +195,9 @@ def test_numbers() -> None:
             limits.calls_per_callee,
             limits.incoming_rate,
             limits.incoming_burst,
+            limits.calls_per_source,
+            limits.source_rate,
+            limits.source_burst,
         ],
         "5": [sealed.MAX_BODY, sealed.PADDING, sealed.MAX_CANDIDATES],
         "8": [

@@ -242,6 +242,8 @@ def run(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (("--control", "ssl:7001"), "TLS itself"),
         (("--control", "nonsense:1"), "endpoint"),
+        (("--control", "tcp:7001:interface=::1"), r"2001\:db8\:\:1"),
+        (("--control", "unix:/nonexistent/socket", "--reflector-port", "0"), "address of --control"),
         (("--reflector-port", "many"), "UDP port"),
         (("--host", "no host"), "--host"),
         (("--certificate", "missing.pem", "--key", "missing.pem"), "missing.pem"),

@@ -18,6 +18,7 @@ from punch.peer import batched
 from punch.peer.batched import BatchedSocket, has_segmentation, open_batched, open_socket
 from punch.peer.udp import DatagramSocket, PortableSocket, open_portable
 from punch.wire.address import Address
+from punch.wire.segments import SOL_UDP, UDP_GRO
 
 Open = Callable[[Any, str, int, Any], DatagramSocket]
 
@@ -231,7 +232,7 @@ def test_one_call_carries_many(loop: Loop) -> None:
     sock = Counting(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setblocking(False)
     sock.bind(("127.0.0.1", 0))
-    sock.setsockopt(batched.SOL_UDP, batched.UDP_GRO, 1)
+    sock.setsockopt(SOL_UDP, UDP_GRO, 1)
     inbox = Inbox()
     counted = BatchedSocket(loop.reactor, sock, inbox)
     loop.sockets.append(counted)

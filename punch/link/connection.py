@@ -58,6 +58,8 @@ class Callbacks:
     """It is proved, at that time: asks for its session."""
     ended: Callable[[Connection, CloseCode, str, bool], None]
     """It is over: code, reason, whether the other side said so."""
+    answered: Callable[[Connection], None]
+    """The other side answered a ping on it, after the proof."""
     connection_id: Callable[[Connection, bytes, bool], None]
     """A connection ID of it came into use, or went out of it."""
 
@@ -266,6 +268,10 @@ class Connection:
         elif len(self._held) < MOST_HELD // 4:
             # Unreliable, so that one too many is lost and not a fault.
             self._held.append(partial(Session.on_datagram, data=data))
+
+    def on_ping_answered(self) -> None:
+        if self.session is not None and not self.over:
+            self._callbacks.answered(self)
 
     def on_connection_id(self, connection_id: bytes, added: bool) -> None:
         self._callbacks.connection_id(self, connection_id, added)

@@ -17,6 +17,7 @@ from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.certificate import LinkCertificate
 from punch.link.connection import Callbacks, Connection, Terms
 from punch.link.events import (
+    Answered,
     CloseCode,
     Closed,
     ConnectionIDAdded,
@@ -73,7 +74,7 @@ class LinkCore:
         self.limits = Limits() if limits is None else limits
         self._backend: QuicBackend = Qh3Backend() if backend is None else backend
         self._terms = Terms(role, identity, remote, offer_digest, answer_digest, certificate_sha256)
-        self._callbacks = Callbacks(self._proved, self._ended, self._connection_id)
+        self._callbacks = Callbacks(self._proved, self._ended, self._answered, self._connection_id)
         self._connections: list[Connection] = []
         self._routes: dict[bytes, Connection] = {}
         self._link: Connection | None = None
@@ -115,11 +116,12 @@ class LinkCore:
 
     def ping(self, now: float) -> None:
         """
-        Make the other side answer now: after a path change, and after a sleep.
+        Make the other side answer now: after a path change, after a sleep, and to know whether it is there.
+        `Answered` follows when it has, on a proved link.
 
         It takes several packets: what was sent before counts as lost when three later ones are acknowledged
-        (RFC 9002, section 6.1.1), while waiting for its time would mean as long as the darkness was, which the
-        other side's late acknowledgements make the path's round-trip time.
+        (RFC 9002, section 6.1.1). Waiting for its time would mean as long as the darkness was, since the
+        other side's late acknowledgements make that the path's round-trip time.
         """
         self._now = now
         self._pings = PINGS
@@ -329,6 +331,10 @@ class LinkCore:
     def _ended(self, connection: Connection, code: CloseCode, reason: str, by_peer: bool) -> None:
         if connection is self._link or self.role is Role.CALLER:
             self._lifecycle.end(Ending(code, clip_reason(reason), by_peer))
+
+    def _answered(self, connection: Connection) -> None:
+        if connection is self._link:
+            self._emit(Answered())
 
     def _begin(self) -> None:
         self._emit(Proved(self.remote))

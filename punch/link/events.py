@@ -141,6 +141,11 @@ class ControlFrame:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """The other side has answered a `LinkCore.ping`: it is there."""
+
+
+@dataclass(frozen=True)
 class ConnectionIDAdded:
     """Datagrams with this connection ID are for this link from now on."""
 
@@ -171,6 +176,7 @@ Event = (
     | StreamSendable
     | Datagram
     | ControlFrame
+    | Answered
     | ConnectionIDAdded
     | ConnectionIDRemoved
     | Closed

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from punch.identity import PeerID
 from punch.link.core import LinkCore
 from punch.link.events import (
+    Answered,
     CloseCode,
     Closed,
     ConnectionIDAdded,
@@ -96,6 +97,7 @@ class Link:
         self._proved = False
         self._proved_waiters: list[Deferred[None]] = []
         self._closed_waiters: list[Deferred[LinkClosed]] = []
+        self._answer_waiters: list[Deferred[bool]] = []
         self._timer: IDelayedCall | None = None
         self._timer_at = 0.0
         self._flush_scheduled = False
@@ -139,6 +141,22 @@ class Link:
         """The link takes another path, or a path is back: ask the other side for an answer at once."""
         self.core.ping(self._now())
         self.schedule_flush()
+
+    def answers(self, seconds: float) -> Deferred[bool]:
+        """
+        Ask the other side whether it is still there.
+
+        :param seconds: how long it has to answer.
+        :return: fires with whether it did; with False at once when the link is over.
+        """
+        if self.closed is not None:
+            return succeed(False)
+        waiter: Deferred[bool] = Deferred()
+        self._answer_waiters.append(waiter)
+        self.path_changed()
+        return waiter.addTimeout(seconds, self._clock, onTimeoutCancel=lambda result, timeout: False).addBoth(
+            self._waited, waiter
+        )
 
     def open_stream(self, name: str, protocol: IProtocol) -> StreamTransport:
         """
@@ -284,6 +302,8 @@ class Link:
         elif isinstance(event, ControlFrame):
             if self.on_control is not None:
                 self._guard(self.on_control, event.frame_type, event.payload)
+        elif isinstance(event, Answered):
+            self._tell_waiters(True)
         elif isinstance(event, (ConnectionIDAdded, ConnectionIDRemoved)):
             if self.on_connection_id is not None:
                 self.on_connection_id(event.connection_id, isinstance(event, ConnectionIDAdded))
@@ -314,6 +334,16 @@ class Link:
         self.schedule_flush()
         return transport
 
+    def _waited(self, answered: bool, waiter: Deferred[bool]) -> bool:
+        if waiter in self._answer_waiters:
+            self._answer_waiters.remove(waiter)
+        return answered
+
+    def _tell_waiters(self, answered: bool) -> None:
+        waiters, self._answer_waiters = self._answer_waiters, []
+        for waiter in waiters:
+            waiter.callback(answered)
+
     def _guard(self, call: Callable[..., object], *args: object) -> None:
         try:
             call(*args)
@@ -330,3 +360,4 @@ class Link:
         done, self._closed_waiters = self._closed_waiters, []
         for waiting in done:
             waiting.callback(closed)
+        self._tell_waiters(False)

@@ -78,6 +78,9 @@ class QuicSink(Protocol):
     def on_datagram(self, data: bytes) -> None:
         """An unreliable message (RFC 9221)."""
 
+    def on_ping_answered(self) -> None:
+        """The other side acknowledged a ping of ours."""
+
     def on_connection_id(self, connection_id: bytes, added: bool) -> None:
         """A connection ID of ours came into use, or went out of it."""
 
@@ -190,6 +193,7 @@ class LibraryConnection:
             events.StreamReset: self._reset,
             events.StopSendingReceived: self._reset,
             events.DatagramFrameReceived: lambda event, sink: sink.on_datagram(event.data),
+            events.PingAcknowledged: lambda event, sink: sink.on_ping_answered(),
             events.ConnectionIdIssued: lambda event, sink: sink.on_connection_id(event.connection_id, True),
             events.ConnectionIdRetired: lambda event, sink: sink.on_connection_id(event.connection_id, False),
             events.ConnectionTerminated: self._terminated,

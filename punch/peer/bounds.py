@@ -12,6 +12,8 @@ MAX_QUEUED = 32
 """Calls that wait for the rendezvous at once."""
 QUEUE_TIME = 12.0
 """Seconds a call waits for the rendezvous."""
+ANSWER_TIME = 3.0
+"""Seconds that a link has to answer when its peer is called again, before a new call is placed."""
 MAX_UNSENT = 64
 """Control messages of calls under way that are kept while the rendezvous is away."""
 STOP_TIME = 1.2

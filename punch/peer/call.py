@@ -3,7 +3,7 @@ One call, from the offer to the introduction: which sealed messages go out, and 
 
 Pure: whoever holds a `Call` carries `messages_to_send()` to the rendezvous, takes `next_event()`, and wakes
 `handle_timer` at `get_timer()`. Envelopes are opened and checked before the machine hears of them, so what
-the rendezvous changed, mixed up or sent twice ends a call cleanly and reaches nothing else (DESIGN 4.6, 4.7).
+the rendezvous changed, mixed up or sent twice ends a call cleanly and reaches nothing else.
 """
 
 from __future__ import annotations

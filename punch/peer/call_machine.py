@@ -341,9 +341,12 @@ def _build() -> Callable[[CallCore], CallMachine]:
         core.end(reason, text)
 
     @pep614(calling.upon(CallMachine.ended).to(over))
-    @pep614(ringing.upon(CallMachine.ended).to(over))
     def hear_end(machine: CallMachine, core: CallCore, code: ErrorCode) -> None:
         core.end(code.value, sentences.call_ended(code, core.peer, core.name))
+
+    @pep614(ringing.upon(CallMachine.ended).to(over))
+    def hear_end_of_ringing(machine: CallMachine, core: CallCore, code: ErrorCode) -> None:
+        core.end(code.value, sentences.incoming_ended(code, core.peer, core.name))
 
     @pep614(calling.upon(CallMachine.cancelled).to(over))
     @pep614(ringing.upon(CallMachine.cancelled).to(over))

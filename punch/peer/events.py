@@ -81,6 +81,13 @@ class Calling(Event):
 
 
 @dataclass(frozen=True)
+class AlreadyConnected(Event):
+    """A call to a peer that has just answered on the link that is there already: nothing else happens."""
+
+    peer: PeerID
+
+
+@dataclass(frozen=True)
 class IncomingCall(Event):
     """
     Someone calls. `name` is the caller's own choice.

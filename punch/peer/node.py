@@ -1,7 +1,7 @@
 """
 A peer on the network: registered with one rendezvous, with any number of calls and links.
 
-`Node` decides who may call, which of two calls between the same peers counts (DESIGN 4.7), and tells what
+`Node` decides who may call, which of two calls between the same peers counts, and tells what
 happens in events. A call is a `Session`; its link outlives the rendezvous.
 """
 
@@ -28,6 +28,7 @@ from punch.peer.call import SeenEnvelopes, glare
 from punch.peer.call_machine import Side
 from punch.peer.control_client import ControlClient
 from punch.peer.events import (
+    AlreadyConnected,
     Calling,
     Checking,
     Connected,
@@ -228,25 +229,19 @@ class Node(Service):
         Call `peer`, at once or as soon as the rendezvous is there (for up to 12 s). It is a known peer from
         now on.
 
-        Where there is a link to it already, or a call under way, nothing happens; a call of its that rings is
-        accepted.
+        Where a call is under way nothing happens; a call of its that rings is accepted. A link that is there
+        already is asked first: if the other side answers on it, that is told (`AlreadyConnected`), if not, a
+        new call is placed, whose link will take the place of the dead one.
         """
         if peer == self.identity.peer_id:
             self._on_event(Failed(peer, Reason.SELF.value, sentences.own_id()))
-        elif self._gave_up and self._problem is not None:
-            self._on_event(Failed(peer, self._problem.reason, self._problem.text))
         elif peer in self._attempts:
             self.accept(peer)
         elif peer in self._links:
             self._links[peer].network_back()
+            self._links[peer].ask(self._asked)
         elif peer not in self._queue:
-            if len(self._queue) >= bounds.MAX_QUEUED or self._full:
-                self._on_event(Failed(peer, ErrorCode.TOO_MANY.value, sentences.too_many_calls()))
-                return
-            if peer not in self._known:
-                self._remember(peer, "")
-            self._on_event(Calling(peer))
-            self._place_or_queue(peer)
+            self._call(peer)
 
     def accept(self, peer: PeerID) -> None:
         """Let `peer`, whose call rings, in. It is a known peer from now on."""
@@ -353,7 +348,7 @@ class Node(Service):
         self._on_event(Checking(session.peer, pairs))
 
     def session_connected(self, session: Session) -> None:
-        """A link is proved. It takes the place of an older one with the same peer (DESIGN 4.7)."""
+        """A link is proved. It takes the place of an older one with the same peer."""
         peer, link, pair = session.peer, session.link, session.pair
         assert link is not None
         assert pair is not None
@@ -434,6 +429,28 @@ class Node(Service):
     def _full(self) -> bool:
         return len(self._attempts) + len(self._links) >= bounds.MAX_SESSIONS
 
+    def _call(self, peer: PeerID) -> None:
+        if self._gave_up and self._problem is not None:
+            self._on_event(Failed(peer, self._problem.reason, self._problem.text))
+            return
+        if len(self._queue) >= bounds.MAX_QUEUED or self._full:
+            self._on_event(Failed(peer, ErrorCode.TOO_MANY.value, sentences.too_many_calls()))
+            return
+        if peer not in self._known:
+            self._remember(peer, "")
+        self._on_event(Calling(peer))
+        self._place_or_queue(peer)
+
+    def _asked(self, session: Session, answered: bool) -> None:
+        """A link was asked because its peer is called again. It may be over or replaced by now."""
+        peer = session.peer
+        if not self.running or peer in self._attempts or peer in self._queue:
+            return
+        if answered or self._links.get(peer, session) is not session:
+            self._on_event(AlreadyConnected(peer))
+        else:
+            self._call(peer)
+
     def _place_or_queue(self, peer: PeerID) -> None:
         if self._control.registered:
             self._place(peer)
@@ -441,7 +458,7 @@ class Node(Service):
             self._queue[peer] = self._clock.callLater(bounds.QUEUE_TIME, self._expire, peer)
 
     def _place(self, peer: PeerID) -> None:
-        if peer in self._attempts or peer in self._links:
+        if peer in self._attempts:
             return
         try:
             session = Session.outgoing(peer, self._around, self)

@@ -1,5 +1,5 @@
 """
-Which session a datagram is for (RFC 7983, RFC 9443, DESIGN 4.3).
+Which session a datagram is for (RFC 7983, RFC 9443).
 
 STUN goes to a session by its ufrag or transaction, QUIC by its connection ID, whatever address it comes from.
 Only a first Initial, whose connection ID nobody knows yet, goes by address: to a called session in which that

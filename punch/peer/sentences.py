@@ -36,6 +36,24 @@ def call_ended(code: ErrorCode, peer: PeerID, name: str | None) -> str:
     return sentence.replace("{who}", who(peer, name))
 
 
+_INCOMING_ENDED = {
+    ErrorCode.GONE: "{who} left the rendezvous while calling; call them when they are back.",
+    ErrorCode.SHUTDOWN: "The rendezvous shut down during the call of {who}; call them in a minute.",
+}
+
+
+def incoming_ended(code: ErrorCode, peer: PeerID, name: str | None) -> str:
+    """Why the rendezvous or the other side ended a call that rang here."""
+    if code is ErrorCode.TIMEOUT:
+        return unanswered(peer, name)
+    if code in _INCOMING_ENDED:
+        return _INCOMING_ENDED[code].replace("{who}", who(peer, name))
+    if code is ErrorCode.CANCELLED:
+        return call_ended(code, peer, name)
+    end = f"The call of {who(peer, name)} was ended by the rendezvous ({code.value})"
+    return f"{end}; call them back in a minute."
+
+
 def unanswered(peer: PeerID, name: str | None) -> str:
     """A ringing call that nobody accepted on this side."""
     return f"The call of {who(peer, name)} was not accepted within {RING_SECONDS} seconds; call them back."

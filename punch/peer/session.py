@@ -8,7 +8,7 @@ selected, or, until it has, the way an Initial came from an address that passed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall
@@ -19,7 +19,7 @@ from punch.link.certificate import LinkCertificate
 from punch.link.core import LinkCore
 from punch.link.events import CloseCode, Role
 from punch.link.link import Link, LinkClosed
-from punch.peer import sentences
+from punch.peer import bounds, sentences
 from punch.peer.call import Call
 from punch.peer.call_machine import CallEnded, Introduction, MoreCandidates, Side
 from punch.peer.endings import link_ended
@@ -87,6 +87,7 @@ class Session:
         self._terms: LinkTerms | None = None
         self._timer: IDelayedCall | None = None
         self._timer_at: float | None = None
+        self._asker: Callable[[Session, bool], None] | None = None
 
     # Making one
 
@@ -176,8 +177,18 @@ class Session:
         if self.link is not None:
             self.link.close(CloseCode.REPLACED, "Another call took its place.")
 
+    def ask(self, answered: Callable[[Session, bool], None]) -> None:
+        """
+        Find out whether the other side is still there, and tell `answered` within `bounds.ANSWER_TIME`; never
+        after `hang_up`, and once for all who ask meanwhile.
+        """
+        if self.link is not None and self._asker is None:
+            self._asker = answered
+            self.link.answers(bounds.ANSWER_TIME).addCallback(self._answered)
+
     def hang_up(self, code: CloseCode = CloseCode.OK, reason: str = "") -> None:
         """End the link, or the call if there is none yet."""
+        self._asker = None
         if self.proved and self.link is not None:
             self.link.close(code, reason)
         else:
@@ -482,6 +493,11 @@ class Session:
         if self.proved and self.pair is not None and not self.connected:
             self.connected = True
             self._observer.session_connected(self)
+
+    def _answered(self, answered: bool) -> None:
+        asker, self._asker = self._asker, None
+        if asker is not None:
+            asker(self, answered)
 
     def _link_closed(self, closed: LinkClosed) -> None:
         if self._over:

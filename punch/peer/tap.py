@@ -6,6 +6,9 @@ This is a composition root: the one place where node, front end, state directory
 
 from __future__ import annotations
 
+import punch.interrupt  # noqa: F401 (before all that takes its time)
+
+# isort: split
 import atexit
 import getpass
 import os
@@ -25,7 +28,7 @@ from punch.identity import PeerID, PeerIDError
 from punch.peer.choice import NoRendezvous, choose_rendezvous
 from punch.peer.events import Event, Registered
 from punch.peer.policy import RelayPolicy
-from punch.state import Lock, PeerState, StateDirectory, StateError, default_state_dir
+from punch.state import Lock, PeerState, StateDirectory, StateError, own_state_dir
 from punch.twistd import Console as PlainConsole
 from punch.twistd import end, end_on_signals, fail, use_own_files
 from punch.ui.console import Console, InputKind, Streams, occupy_standard_descriptors
@@ -51,14 +54,6 @@ def login_name(environ: Mapping[str, str]) -> str:
         name = environ.get("USER", "")
     kept = "".join(character if character.isalnum() or character in "._-" else "-" for character in name)
     return kept.lstrip(".-")[:64] or "peer"
-
-
-def _state_root() -> Path:
-    try:
-        home = Path.home()
-    except RuntimeError:  # a user without a home: --state-dir will have to say
-        home = Path("/nonexistent")
-    return default_state_dir(os.environ, sys.platform, home)
 
 
 class Options(usage.Options):
@@ -119,7 +114,7 @@ class Options(usage.Options):
             "state-dir",
             None,
             None,
-            f"Directory for keys, known peers and logs. [default: {_state_root()}]",
+            f"Directory for keys, known peers and logs. [default: {own_state_dir(os.environ)}]",
         ],
     ]
 
@@ -137,7 +132,10 @@ class Options(usage.Options):
             self["name"] = login_name(os.environ)
         if self["state-dir"] == "":
             self.fail("usage", "--state-dir is empty: name a directory.")
-        self.state = StateDirectory(Path(self["state-dir"] or _state_root()))
+        try:
+            self.state = StateDirectory(Path(self["state-dir"] or own_state_dir(os.environ)))
+        except StateError as error:
+            self.fail("state", str(error))
         try:
             self.accept = Accept(self["accept"].strip().lower())
         except ValueError:

@@ -1,5 +1,5 @@
 """
-TLS towards the rendezvous: TLS 1.3, ALPN `punch/1`, our identity as client certificate (DESIGN 4.2).
+TLS towards the rendezvous: TLS 1.3, ALPN `punch/1`, our identity as client certificate.
 
 The server is checked in one of two ways, never none: its key against the pin in the address, or its
 certificate against the authorities this machine trusts and the name or IP address that was asked for. What
@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from weakref import WeakKeyDictionary
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from service_identity import CertificateError, VerificationError
@@ -102,7 +103,7 @@ class _ConnectionCreator:
         self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
     ) -> bool:
         # The key is what is pinned: names, dates and issuers say nothing more about it.
-        if depth > 0 or pin_of(certificate.to_cryptography().public_key()) == self._pin:
+        if depth > 0 or _pin(certificate) == self._pin:
             return True
         self._refuse(
             connection,
@@ -116,28 +117,29 @@ class _ConnectionCreator:
         self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
     ) -> bool:
         server = self._server
-        parsed = certificate.to_cryptography()
-        if error == _EXPIRED:
+        # Those of authorities are OpenSSL's business as long as it is content with them.
+        parsed = None if ok and depth > 0 else _parsed(certificate)
+        if parsed is not None and error == _EXPIRED:
             self._refuse(
                 connection,
                 Reason.CERTIFICATE,
                 f"The certificate of {server} expired on "
                 f"{parsed.not_valid_after_utc:%Y-%m-%d}; ask whoever runs it to renew it.",
             )
-        elif error == _NOT_YET_VALID:
+        elif parsed is not None and error == _NOT_YET_VALID:
             self._refuse(
                 connection,
                 Reason.CERTIFICATE,
                 f"The certificate of {server} is valid only from "
                 f"{parsed.not_valid_before_utc:%Y-%m-%d} on; check this machine's clock.",
             )
-        elif not ok:
+        elif not ok or (depth == 0 and parsed is None):
             self._refuse(
                 connection,
                 Reason.CERTIFICATE,
                 f"The certificate of {server} is from nobody this machine trusts; {self._otherwise}.",
             )
-        elif depth == 0 and not self._names_match(parsed):
+        elif depth == 0 and parsed is not None and not self._names_match(parsed):
             self._refuse(
                 connection,
                 Reason.CERTIFICATE,
@@ -214,6 +216,23 @@ class RelayConnectionCreator(_ConnectionCreator):
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
+
+
+def _parsed(certificate: X509) -> x509.Certificate | None:
+    """None for a certificate that OpenSSL takes and this parser refuses: strangers can make such."""
+    try:
+        return certificate.to_cryptography()
+    except Exception:  # an exception in the callback would end as an error of ours
+        return None
+
+
+def _pin(certificate: X509) -> bytes | None:
+    """The pin of a certificate's key; None if there is no telling."""
+    parsed = _parsed(certificate)
+    try:
+        return None if parsed is None else pin_of(parsed.public_key())
+    except (ValueError, UnsupportedAlgorithm):
+        return None
 
 
 def _names(certificate: x509.Certificate) -> str:

@@ -31,7 +31,7 @@ def load_certificate(certificate: Path, key: Path, host: str | None, now: dateti
     certificate_pem, key_pem = _read(certificate, "--certificate"), _read(key, "--key")
     try:
         chain = tuple(x509.load_pem_x509_certificates(certificate_pem))
-    except ValueError as problem:
+    except (ValueError, x509.InvalidVersion) as problem:
         raise CertificateProblem(
             f"There is no certificate in PEM form in {certificate}; give the full chain, as the authority "
             "issued it."

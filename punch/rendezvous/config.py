@@ -49,6 +49,12 @@ class Limits:
     """Calls a second that one peer is told of for long…"""
     incoming_burst: float = 40.0
     """…and at once; beyond, it is busy."""
+    calls_per_source: int = 8
+    """Of the calls that wait for one peer, those from one address: no stranger alone makes another busy…"""
+    source_rate: float = 2.0
+    """…not with calls that follow each other, either: a second, for long, from one address to one peer…"""
+    source_burst: float = 20.0
+    """…and at once."""
     ring_time: float = 60.0
     answered_time: float = 60.0
     """How long candidates are forwarded after an answer."""

@@ -183,7 +183,10 @@ class ControlProtocol(LineReceiver):
     def _proved_peer(self) -> PeerID:
         """:raise PeerIDError: with a sentence for the client."""
         connection = cast(Connection, self.transport.getHandle())  # type: ignore[union-attr]
-        certificate = connection.get_peer_certificate(as_cryptography=True)
+        try:
+            certificate = connection.get_peer_certificate(as_cryptography=True)
+        except Exception as problem:  # OpenSSL takes certificates that this parser refuses, in many ways
+            raise PeerIDError("The client certificate can't be read; make it anew, as X.509 v3.") from problem
         if certificate is None:
             raise PeerIDError("A peer shows a client certificate with its Ed25519 identity key; none came.")
         return PeerID.from_certificate(certificate)

@@ -102,6 +102,8 @@ class Registration:
 class _Introduction:
     core: Core
     machine: Inputs
+    source: tuple[str, PeerID]
+    """The caller's address when it called, and the callee."""
 
 
 class Registry:
@@ -114,6 +116,7 @@ class Registry:
         self._addresses = Counters(limits.registrations_per_address, limits.registrations)
         self._callers = Counters(limits.calls_per_caller, limits.introductions)
         self._callees = Counters(limits.calls_per_callee, limits.introductions)
+        self._sources = Counters(limits.calls_per_source, limits.introductions)
         self._deadlines: list[tuple[float, int, IntroductionKey]] = []
         self._order = count()
         self._outputs: deque[Output] = deque()
@@ -122,6 +125,7 @@ class Registry:
         self._peer_rate = TokenBuckets(limits.message_rate, limits.message_burst, capacity)
         self._address_rate = TokenBuckets(limits.address_rate, limits.address_burst, capacity)
         self._incoming_rate = TokenBuckets(limits.incoming_rate, limits.incoming_burst, capacity)
+        self._source_rate = TokenBuckets(limits.source_rate, limits.source_burst, capacity)
 
     # -- what is known --
 
@@ -263,14 +267,11 @@ class Registry:
             raise Refusal(ErrorCode.FORBIDDEN, "A call of this ID is going on already.")
         if len(self._introductions) >= self._limits.introductions:
             raise Refusal(ErrorCode.TOO_MANY, "Too many calls are going on here; try again later.")
-        if not self._callers.enter(caller.peer):
-            raise Refusal(ErrorCode.TOO_MANY, "You have too many calls going on; end some of them first.")
-        if not self._callees.enter(callee.peer):
-            self._callers.leave(caller.peer)
-            raise Refusal(ErrorCode.BUSY, "Too many calls wait for this peer; try again later.")
-        if not self._incoming_rate.allow(callee.peer, now):
-            self._callers.leave(caller.peer)
-            self._callees.leave(callee.peer)
+        source = (caller.address, callee.peer)
+        self._enter(caller.peer, callee.peer, source)
+        # The caller's own share first: what exceeds it costs the callee nothing.
+        if not (self._source_rate.allow(source, now) and self._incoming_rate.allow(callee.peer, now)):
+            self._leave(caller.peer, callee.peer, source)
             raise Refusal(ErrorCode.BUSY, "This peer was called too often just now; try again later.")
         core = Core(
             request.call,
@@ -281,12 +282,31 @@ class Registry:
             now + self._limits.ring_time,
             self._deliver,
         )
-        introduction = _Introduction(core, introduce(core))
+        introduction = _Introduction(core, introduce(core), source)
         self._introductions[key] = introduction
         caller.calls[key] = None
         callee.calls[key] = None
         self._watch(key, introduction)
         self._deliver(callee.peer, Incoming(core.call, core.caller, core.caller_name, core.offer))
+
+    def _enter(self, caller: PeerID, callee: PeerID, source: tuple[str, PeerID]) -> None:
+        """Count one more introduction for all whom it concerns, or for none."""
+        if not self._callers.enter(caller):
+            raise Refusal(ErrorCode.TOO_MANY, "You have too many calls going on; end some of them first.")
+        if not self._sources.enter(source):
+            self._callers.leave(caller)
+            raise Refusal(
+                ErrorCode.BUSY, "Too many calls from your address wait for this peer; try again later."
+            )
+        if not self._callees.enter(callee):
+            self._callers.leave(caller)
+            self._sources.leave(source)
+            raise Refusal(ErrorCode.BUSY, "Too many calls wait for this peer; try again later.")
+
+    def _leave(self, caller: PeerID, callee: PeerID, source: tuple[str, PeerID]) -> None:
+        self._callers.leave(caller)
+        self._callees.leave(callee)
+        self._sources.leave(source)
 
     def _watch(self, key: IntroductionKey, introduction: _Introduction) -> None:
         heappush(self._deadlines, (introduction.core.deadline, next(self._order), key))
@@ -300,8 +320,7 @@ class Registry:
         core = introduction.core
         if not core.over or self._introductions.pop(key, None) is None:
             return
-        self._callers.leave(core.caller)
-        self._callees.leave(core.callee)
+        self._leave(core.caller, core.callee, introduction.source)
         for peer in (core.caller, core.callee):
             registration = self._peers.get(peer)
             if registration is not None:

@@ -269,7 +269,8 @@ class RendezvousService(Service):
             return
         if isinstance(problem, (CannotListenError, OSError)):
             port = getattr(problem, "port", None)
-            where = f"TCP port {port}" if isinstance(port, int) else f"The address {port}"
+            # The path of a UNIX socket, if it was the socket that failed and not the lock beside it.
+            where = f"TCP port {port}" if isinstance(port, int) else str(port or "the address of --control")
             self._failed(problem, where, "--control tcp:PORT")
         else:
             self._log.failure("The control endpoint failed", failure)
@@ -293,14 +294,15 @@ class RendezvousService(Service):
 
     def _failed(self, problem: Exception, where: str, option: str) -> None:
         number = errno_of(problem)
+        start = where[0].upper() + where[1:]
         if number == errno.EADDRINUSE:
             reason = "port-in-use"
             text = (
-                f"{where} is in use already; stop the program that has it, or choose another with {option}."
+                f"{start} is in use already; stop the program that has it, or choose another with {option}."
             )
         elif number == errno.EACCES:
             reason = "permission"
-            text = f"{where} may not be used by this user; choose one above 1023 with {option}."
+            text = f"{start} may not be used by this user; choose one above 1023 with {option}."
         else:
             reason = "endpoint"
             why = os.strerror(number) if number is not None else str(problem)[:200]

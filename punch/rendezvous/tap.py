@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import punch.interrupt  # noqa: F401 (before all that takes its time)
+
+# isort: split
 import contextlib
 import os
 import re
 import socket
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +35,7 @@ from punch.rendezvous.config import (
 from punch.rendezvous.listen import EndpointError, check_kind
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
 from punch.rendezvous.service import RendezvousService, make_service
-from punch.state import RendezvousState, StateDirectory, StateError, default_state_dir
+from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
 from punch.wire.address import canonical
 from punch.wire.control import MAX_REFLECTORS
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, RendezvousAddressError
@@ -53,6 +55,7 @@ _LIMITS = {
     "introductions": "introductions going on, in all",
     "calls_per_caller": "introductions that one peer may have asked for",
     "calls_per_callee": "calls that may wait for one peer; beyond, it is busy",
+    "calls_per_source": "of these, those from one IPv4 address or IPv6 /64",
     "message_rate": "messages a second that one peer may send for long",
     "message_burst": "messages that one peer may send at once",
     "relay_allocations": "relayed addresses in all",
@@ -213,10 +216,10 @@ the relay of this service, else beside it."""
         root = self["state-dir"]
         if root == "":
             self._fail("--state-dir is empty; name a directory.")
-        directory = StateDirectory(
-            Path(root) if root else default_state_dir(os.environ, sys.platform, Path.home())
-        )
-        self.state = directory.rendezvous
+        try:
+            self.state = StateDirectory(Path(root) if root else own_state_dir(os.environ)).rendezvous
+        except StateError as problem:
+            self._fail(str(problem), "state")
         try:
             make_private_directory(self.state.directory)
             with self.state.log_path.open("ab"):
@@ -454,3 +457,7 @@ class Announcer:
             replace_private(self._state.directory / "public-address", address.encode() + b"\n")
         except (StateError, OSError) as problem:
             _log.error("The address can't be left in the state directory: {problem}", problem=str(problem))
+            self._error.line(
+                f"{PROGRAM}: The address can't be left in {self._state.directory}, so peers on this machine "
+                "need --rendezvous; make that directory writable and start again."
+            )

@@ -1,5 +1,5 @@
 """
-TLS on the service's side (DESIGN 4.2): TLS 1.3 only, no tickets, no session cache; the client's ALPN chooses.
+TLS on the service's side: TLS 1.3 only, no tickets, no session cache; the client's ALPN chooses.
 
 `punch/1` asks for the client's certificate, whatever it is: whether it will do is said in a line, after the
 handshake, because under TLS 1.3 a client has finished its handshake when it would get the alert, and an alert

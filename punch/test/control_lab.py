@@ -9,8 +9,9 @@ from typing import Any, cast
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IHandshakeListener,
@@ -39,7 +40,7 @@ class ClientCreator:
 
     def __init__(
         self,
-        key: tuple[Any, x509.Certificate] | None,
+        key: tuple[Any, Any] | None,
         alpn: list[bytes] | None = None,
         maximum: int = SSL.TLS1_3_VERSION,
     ) -> None:
@@ -126,11 +127,20 @@ def key_of_another_kind() -> tuple[Any, x509.Certificate]:
     return key, certificate
 
 
+def keys_with_unreadable_certificates(identity: Identity) -> list[tuple[Any, Any]]:
+    """Certificates that OpenSSL takes and `cryptography` can't parse: of version 10, and of month 99."""
+    key, certificate = key_of(identity)
+    good = certificate.public_bytes(Encoding.DER)
+    version, date = good.index(b"\xa0\x03\x02\x01\x02") + 4, good.index(b"\x17\x0d") + 4
+    odd = [good[:version] + b"\x09" + good[version + 1 :], good[:date] + b"99" + good[date + 2 :]]
+    return [(key, crypto.load_certificate(crypto.FILETYPE_ASN1, der)) for der in odd]
+
+
 def connect_control(
     reactor: Any,
     host: str,
     port: int,
-    key: tuple[Any, x509.Certificate] | None,
+    key: tuple[Any, Any] | None,
     alpn: list[bytes] | None = None,
     maximum: int = SSL.TLS1_3_VERSION,
 ) -> ControlClient:

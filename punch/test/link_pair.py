@@ -168,6 +168,9 @@ class Rogue(Node):
     def on_datagram(self, data: bytes) -> None:
         self.streams.setdefault(-1, bytearray()).extend(data)
 
+    def on_ping_answered(self) -> None:
+        return
+
     def on_connection_id(self, connection_id: bytes, added: bool) -> None:
         return
 

@@ -253,6 +253,18 @@ class CallTests(SynchronousTestCase):
                 self.assertNotIn("{", end.text)
                 self.assertEqual(call.messages_to_send(), [])
 
+    def test_each_side_is_told_its_own_part(self) -> None:
+        """Who called did not fail to answer: the sentence for the callee is not the caller's."""
+        wire = Wire()
+        for call, words in (
+            (wire.caller, "did not answer within 60 s; ask them to"),
+            (wire.callee, "was not accepted within 60 seconds; call them back"),
+        ):
+            call.receive_end(ErrorCode.TIMEOUT, wire.now)
+            (end,) = events(call)
+            assert isinstance(end, CallEnded)
+            self.assertIn(words, end.text)
+
     def test_introduced_calls_outlive_the_rendezvous(self) -> None:
         """Only the other side's own word ends them."""
         wire = Wire()

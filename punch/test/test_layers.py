@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -33,13 +34,43 @@ ROOTS = {
     "punch.demo",
     "punch.netcheck",
     "punch.twistd",
+    "punch.interrupt",
     "punch.__main__",
     "punch.rendezvous.tap",
     "punch.peer.tap",
 }
 
-#: Packages, or modules in them, that must not know Twisted.
-PURE = ["punch.files", "punch.curve25519", "punch.identity", "punch.state", "punch.wire", "punch.traversal"]
+#: Packages, or modules in them, that must not know Twisted. (Automat's state machines are pure, too.)
+PURE = [
+    "punch.files",
+    "punch.curve25519",
+    "punch.identity",
+    "punch.state",
+    "punch.wire",
+    "punch.traversal",
+    *(
+        f"punch.link.{name}"
+        for name in (
+            "connection",
+            "core",
+            "credit",
+            "events",
+            "frames",
+            "lifecycle",
+            "packet",
+            "proof",
+            "quic",
+            "quic_aioquic",
+            "session",
+            "streams",
+        )
+    ),
+    *(f"punch.peer.{name}" for name in ("call", "call_machine", "policy", "router")),
+    "punch.apps.chat_core",
+    *(f"punch.rendezvous.{name}" for name in ("introduction", "limits", "registry", "session")),
+]
+#: Of these, the only ones that ask the system anything: files, and the addresses of this machine.
+ASKING = ["punch.files", "punch.identity", "punch.state", "punch.traversal.interfaces"]
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -67,12 +98,19 @@ def imports(name: str, tree: ast.Module, package: bool) -> Iterator[str]:
                 yield f"{base}.{alias.name}"
 
 
+@cache
+def all_imports() -> dict[str, set[str]]:
+    """What each module imports."""
+    found = {}
+    for name, tree in modules():
+        package = (ROOT.parent / Path(*name.split("."))).is_dir()
+        found[name] = set(imports(name, tree, package))
+    return found
+
+
 class LayersTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.imports: dict[str, set[str]] = {}
-        for name, tree in modules():
-            package = (ROOT.parent / Path(*name.split("."))).is_dir()
-            self.imports[name] = set(imports(name, tree, package))
+        self.imports = all_imports()
 
     def test_imports_point_down(self) -> None:
         wrong = []
@@ -105,6 +143,20 @@ class LayersTests(SynchronousTestCase):
         ]
         self.assertEqual(wrong, [])
 
+    def test_cores_have_no_socket_no_clock_and_no_thread(self) -> None:
+        impure = {"socket", "time", "threading", "select", "subprocess", "random"}
+        wrong = [
+            f"{name} imports {target}"
+            for name, imported in self.imports.items()
+            if any(name == pure or name.startswith(pure + ".") for pure in PURE) and name not in ASKING
+            for target in imported
+            if target.split(".")[0] in impure
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_pure_parts_exist(self) -> None:
+        self.assertEqual([name for name in (*PURE, *ASKING) if name not in self.imports], [])
+
     def test_the_global_reactor_is_named_only_where_a_process_starts(self) -> None:
         wrong = [
             name
@@ -113,12 +165,19 @@ class LayersTests(SynchronousTestCase):
         ]
         self.assertEqual(wrong, [])
 
+    def test_plugins_are_ready_for_an_interrupt_before_they_load_anything(self) -> None:
+        for name in ("rendezvous", "peer"):
+            tree = ast.parse((ROOT / name / "tap.py").read_text())
+            found = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+            self.assertEqual(ast.unparse(found[1]), "import punch.interrupt")
+
     def test_every_part_is_placed(self) -> None:
         parts = {name.split(".")[1] for name in self.imports if name != "punch"} - {
             "cli",
             "demo",
             "netcheck",
             "twistd",
+            "interrupt",
             "__main__",
         }
         self.assertEqual(parts - set(ALLOWED), set())

@@ -253,6 +253,25 @@ class TwistedTests(LinkTestCase):
         self.assertEqual(near.calls, ["made", "lost"])
         self.open()
 
+    def test_whether_the_other_side_answers(self) -> None:
+        self.secure()
+        self.advance(0.1)
+        for link in self.links:
+            asked = [link.answers(3.0), link.answers(3.0)]
+            self.advance(0.05)
+            self.assertEqual([self.successResultOf(answer) for answer in asked], [True, True])
+        self.dead = True
+        answer = self.caller.answers(3.0)
+        self.clock.advance(2.9)
+        self.assertNoResult(answer)
+        self.clock.advance(0.2)
+        self.assertIs(self.successResultOf(answer), False)
+        waiting = self.caller.answers(3.0)
+        self.caller.fail(CloseCode.LOST, "")
+        self.advance(0.01)
+        self.assertIs(self.successResultOf(waiting), False)
+        self.assertIs(self.successResultOf(self.caller.answers(3.0)), False)
+
     def test_exceptions_end_only_their_stream(self) -> None:
         class Faulty(Recorder):
             def dataReceived(self, data: bytes) -> None:

@@ -91,6 +91,8 @@ class OptionsTests(OptionsCase):
     def test_a_state_directory_that_cannot_be_written(self) -> None:
         self.root.write_text("a file")
         self.assertIn("--state-dir", self.sentence())
+        self.root = Path("~nobody-of-this-name/state")
+        self.assertIn("--state-dir", self.sentence())
 
     def test_an_unknown_option(self) -> None:
         self.assertRaises(usage.UsageError, self.parse, "--dance")

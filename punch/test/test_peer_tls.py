@@ -10,6 +10,7 @@ from twisted.internet.protocol import Factory, Protocol
 from punch.identity import Identity
 from punch.peer.control_client import ControlClient
 from punch.peer.problems import ControlProblem
+from punch.test.control_lab import keys_with_unreadable_certificates
 from punch.test.internet import Internet, InternetTestCase, LinkSpec
 from punch.test.scripted_service import Authority, Plain, ScriptedService, ServerTLS
 from punch.wire.control import Accept, Register, Reply, Welcome
@@ -140,6 +141,17 @@ class PinTests(ControlTestCase):
         self.client(pin=self.pin)
         self.assert_refused("bad-pin")
 
+    def test_certificates_that_cannot_be_read(self) -> None:
+        """OpenSSL takes more than we can parse: it is nobody's pinned key, and no error of ours."""
+        for key, certificate in keys_with_unreadable_certificates(self.key):
+            service = ScriptedService(self.server, ServerTLS(certificate, key))
+            client = self.client(pin=self.pin)
+            self.assert_refused("bad-pin", "wrong pin")
+            self.assertEqual((service.requests, service.last.peer), ([], None))
+            self.net.wait(client.stop(), 5.0)
+            service.stop(self.net)
+            self.watcher.problems.clear()
+
     def test_no_alpn(self) -> None:
         """A TLS server that knows nothing of Punch."""
         tls = ServerTLS(self.key.certificate(Authority().now), self.key.private_key, alpn=None)
@@ -193,6 +205,16 @@ class AuthorityTests(ControlTestCase):
     def connect(self, host: str = NAME) -> None:
         """Trust the authority."""
         self.client(host=host, roots=[self.authority.certificate])
+
+    def test_certificates_that_cannot_be_read(self) -> None:
+        """From nobody who is trusted, and no error of ours."""
+        for key, certificate in keys_with_unreadable_certificates(Identity.generate()):
+            service = self.serve((certificate, key))
+            self.connect()
+            self.assert_refused("certificate", "nobody this machine trusts")
+            self.net.wait(self.running.stop(), 5.0)
+            service.stop(self.net)
+            self.watcher.problems.clear()
 
     def test_name(self) -> None:
         """A DNS name that the certificate is for."""

@@ -320,7 +320,9 @@ class PropertyTests(SynchronousTestCase):
     @settings(derandomize=True, deadline=None, max_examples=100)
     @given(st.lists(actions, max_size=60))
     def test_bookkeeping_holds(self, steps: list[tuple[str, int, int, int]]) -> None:
-        registry = Registry(replace(Limits(), introductions=5, calls_per_caller=2, calls_per_callee=2))
+        registry = Registry(
+            replace(Limits(), introductions=5, calls_per_caller=2, calls_per_callee=2, calls_per_source=1)
+        )
         connections: dict[PeerID, int] = {}
         now, next_connection = 0.0, 0
         for action, one, other, number in steps:
@@ -357,5 +359,7 @@ class PropertyTests(SynchronousTestCase):
         self.assertEqual(registry.introduction_count, 0)
         self.assertIsNone(registry.get_timer())
         self.assertEqual(
-            (registry._callers.total, registry._callees.total, registry._addresses.total), (0, 0, 0)
+            [counters.total for counters in (registry._callers, registry._callees, registry._sources)],
+            [0] * 3,
         )
+        self.assertEqual(registry._addresses.total, 0)

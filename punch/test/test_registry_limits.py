@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.config import Limits, address_key
 from punch.rendezvous.registry import Refusal, Registry
-from punch.test.test_registry import ALICE, BOB, CAROL, KEYS, RegistryCase, envelope
+from punch.test.test_registry import ALICE, BOB, CAROL, KEYS, OTHERS, RegistryCase, envelope
 from punch.wire.control import Cancel, ErrorCode, Establish
 
 
@@ -93,6 +94,41 @@ class LimitTests(RegistryCase):
         # What was refused counts for nobody.
         self.ask(ALICE, 0, Establish(self.call(9), BOB, envelope(BOB)))
 
+    def test_one_address_alone_makes_nobody_busy(self) -> None:
+        """Identities cost nothing, addresses do: however many call from one, others still get through."""
+        self.registry = Registry(Limits())
+        for index, peer in enumerate((ALICE, BOB)):
+            self.join(peer, index, f"2001:db8::{index}")
+        self.join(CAROL, 2, "192.0.2.1")
+        self.join(OTHERS[0], 3, "192.0.2.1")
+        codes = set()
+        for number in range(16):
+            try:
+                self.ask(
+                    (ALICE, BOB)[number % 2], number % 2, Establish(self.call(number), CAROL, envelope(CAROL))
+                )
+            except Refusal as refusal:
+                codes.add(refusal.code)
+        self.assertEqual(codes, {ErrorCode.BUSY})
+        self.ask(OTHERS[0], 3, Establish(self.call(99), CAROL, envelope(CAROL)))
+        # What was refused counts for nobody.
+        self.ask(ALICE, 0, Establish(self.call(98), BOB, envelope(BOB)))
+
+    def test_one_address_alone_keeps_nobody_busy(self) -> None:
+        """Not by calling and cancelling all the time, either."""
+        self.registry = Registry(Limits())
+        self.join(ALICE, 1, "192.0.2.1")
+        self.join(CAROL, 2, "192.0.2.2")
+        self.join(BOB, 3)
+        for number in range(1000):
+            with contextlib.suppress(Refusal):
+                self.ask(ALICE, 1, Establish(self.call(number), BOB, envelope(BOB)))
+                self.ask(ALICE, 1, Cancel(self.call(number), BOB))
+            self.now += 0.05
+            if number % 20 == 19:
+                self.ask(CAROL, 2, Establish(self.call(number), BOB, envelope(BOB)))
+                self.ask(CAROL, 2, Cancel(self.call(number), BOB))
+
     def test_introductions_in_all(self) -> None:
         for index, peer in enumerate((ALICE, BOB, CAROL)):
             self.join(peer, index)
@@ -124,7 +160,9 @@ class LimitTests(RegistryCase):
         self.assertLessEqual(len(self.registry._deadlines), 4 * self.limits.introductions + 1)
 
     def test_deadlines_of_ended_calls_are_forgotten(self) -> None:
-        self.registry = Registry(replace(self.limits, incoming_rate=1e6, incoming_burst=1e6))
+        self.registry = Registry(
+            replace(self.limits, incoming_rate=1e6, incoming_burst=1e6, source_rate=1e6, source_burst=1e6)
+        )
         self.ring(self.call(10_000))
         for number in range(100):
             self.ask(ALICE, 1, Establish(self.call(number), BOB, envelope(BOB)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -13,7 +14,8 @@ from twisted.internet.protocol import DatagramProtocol, ServerFactory
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.listen import listen_everywhere
-from punch.rendezvous.udp import open_ports
+from punch.rendezvous.udp import UDPPort, open_ports
+from punch.wire.address import Address
 
 Kind = Literal["TCP", "UDP"]
 
@@ -64,6 +66,16 @@ class Reactor:
         return Port(self, kind, host, port)
 
 
+class Deaf:
+    """A server that nobody asks."""
+
+    def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
+        raise AssertionError("nothing was sent")
+
+    def turn_over(self) -> None:
+        raise AssertionError("nothing was sent")
+
+
 def refuse(host: str, number: int, port: int = 0) -> dict[tuple[str, int], int]:
     """A refusal, of one port or (0) of all."""
     return {(host, port): number}
@@ -75,7 +87,7 @@ class FamilyTests(SynchronousTestCase):
     def open(self, port: int, refusals: dict[tuple[str, int], int]) -> tuple[Reactor, Reactor]:
         tcp, udp = Reactor(refusals), Reactor(refusals)
         listen_everywhere(self.as_any(tcp), port, ServerFactory())
-        open_ports(self.as_any(udp), None, port, DatagramProtocol)
+        open_ports(self.as_any(udp), None, port, Deaf())
         return tcp, udp
 
     def refused(self, port: int, refusals: dict[tuple[str, int], int]) -> None:
@@ -86,9 +98,7 @@ class FamilyTests(SynchronousTestCase):
                     CannotListenError, listen_everywhere, self.as_any(reactor), port, ServerFactory()
                 )
             else:
-                self.assertRaises(
-                    CannotListenError, open_ports, self.as_any(reactor), None, port, DatagramProtocol
-                )
+                self.assertRaises(CannotListenError, open_ports, self.as_any(reactor), None, port, Deaf())
 
     def as_any(self, reactor: Reactor) -> Any:
         return reactor
@@ -124,7 +134,7 @@ class FamilyTests(SynchronousTestCase):
 
     def test_one_address(self) -> None:
         reactor = Reactor({})
-        [port] = open_ports(self.as_any(reactor), "192.0.2.1", 3478, DatagramProtocol)
+        [port] = open_ports(self.as_any(reactor), "192.0.2.1", 3478, Deaf())
         self.assertEqual((port.port, self.hosts(reactor)), (3478, ["192.0.2.1"]))
         port.close()
         self.assertEqual(reactor.listening, [])

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from OpenSSL import SSL
 
-from punch.test.control_lab import connect_control, connect_raw, key_of, key_of_another_kind
+from punch.test.control_lab import (
+    connect_control,
+    connect_raw,
+    key_of,
+    key_of_another_kind,
+    keys_with_unreadable_certificates,
+)
 from punch.test.test_rendezvous import SERVICE, RendezvousCase
 from punch.wire.control import Ping
 
@@ -24,6 +30,15 @@ class RefusalTests(RendezvousCase):
         self.assertEqual(client.last["code"], "bad-certificate")
         self.assertIn("Ed25519", client.last["text"])
         self.assertIsNotNone(client.ended)
+
+    def test_with_a_certificate_that_cannot_be_read(self) -> None:
+        """OpenSSL takes more than we can parse: it is refused like any other, and no error of ours."""
+        for key in keys_with_unreadable_certificates(self.alice):
+            client = connect_control(self.home.reactor, SERVICE, 7001, key)
+            self.net.advance(0.5)
+            self.assertEqual(client.last["code"], "bad-certificate")
+            self.assertIsNotNone(client.ended)
+        self.register(self.alice)
 
     def test_older_tls(self) -> None:
         client = self.connect(self.alice, maximum=SSL.TLS1_2_VERSION)

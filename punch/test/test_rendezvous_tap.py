@@ -108,6 +108,9 @@ class OptionTests(TapCase):
         for default in ("7001", "3478", "512", "10000", "own key"):
             self.assertIn(default, text)
 
+    def test_state_directory_of_nobody(self) -> None:
+        self.assertIn("--state-dir", self.refused("--state-dir", "~nobody-of-this-name/state"))
+
     def test_reflector(self) -> None:
         for text, expected in (
             ("0", (None, 0)),
@@ -385,6 +388,13 @@ class AnnouncerTests(TapCase):
         state = StateDirectory(self.state).rendezvous
         self.assertEqual(state.read_address(), self.local_address)
         self.assertIn("punch://h:1/PIN", (state.directory / "public-address").read_text())
+
+    def test_address_that_cannot_be_left(self) -> None:
+        (self.state / "rendezvous" / "address").mkdir(parents=True)
+        out, error, reactor = self.announce(as_json=False, event="listening", address="punch://h:1/PIN")
+        self.assertIn("punch://h:1/PIN", out)
+        self.assertIn("--rendezvous", error)
+        self.assertEqual(reactor.stops, 0)
 
     def test_json(self) -> None:
         out, _, _ = self.announce(as_json=True, event="registered", peer="p", name="n")

@@ -76,6 +76,11 @@ class PeerStateTests(StateTestCase):
         self.assertEqual(self.state.peer("alice").directory, self.root / "peers" / "alice")
         self.assert_private()
 
+    def test_home_of_nobody(self) -> None:
+        """A user that does not exist has no home to keep anything in."""
+        problem = self.assertRaises(StateError, StateDirectory, Path("~nobody-of-this-name/state"))
+        self.assertIn("--state-dir", str(problem))
+
     def test_names(self) -> None:
         """Names that are one directory, in any script."""
         for good in (

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from punch.link.events import CloseCode
 from punch.peer.events import (
+    AlreadyConnected,
     Calling,
     Checking,
     Connected,
@@ -119,7 +120,7 @@ class StageTests(SystemTestCase):
         self.assertEqual(len(alice.of(Calling)), 1)
 
     def test_both_call_at_once(self) -> None:
-        """Glare ends in one link, whose caller has the smaller key, and nobody is asked (DESIGN 4.7)."""
+        """Glare ends in one link, whose caller has the smaller key, and nobody is asked."""
         alice, bob = self.pair()
         alice.node.call(bob.id)
         bob.node.call(alice.id)
@@ -164,7 +165,7 @@ class StageTests(SystemTestCase):
 
 
 class PolicyTests(SystemTestCase):
-    """Who is let in, and what leaves before (DESIGN 4.6)."""
+    """Who is let in, and what leaves before."""
 
     def watch(self) -> list[Seen]:
         """Everything that crosses any link from now on."""
@@ -390,8 +391,57 @@ class EndTests(SystemTestCase):
         self.assertEqual(old.closed.code, CloseCode.REPLACED)
         self.assertEqual(bob.of(Disconnected), [])
 
+    def test_calling_over_a_live_link(self) -> None:
+        """It is asked, it answers, and all stays as it was."""
+        alice, bob = self.linked()
+        for caller, called in ((alice, bob), (bob, alice)):
+            old = caller.link_to(called)
+            caller.node.call(called.id)
+            caller.node.call(called.id)
+            caller.wait_for(AlreadyConnected, 3 * D)
+            self.net.advance(10.0)
+            self.assertEqual(len(caller.of(AlreadyConnected)), 1)
+            self.assertIs(caller.link_to(called), old)
+
+    def test_calling_over_a_dead_link(self) -> None:
+        """The other side died and came back: a call replaces the link long before its consent expires."""
+        alice, bob = self.linked()
+        old = bob.link_to(alice)
+        alice.host.kill()
+        self.net.advance(1.0)
+        again = Peer(
+            self.net,
+            self.host("alice-2"),
+            self.rendezvous.address,
+            name="alice",
+            identity=alice.identity,
+            accept=Accept.ANYONE,
+            salt="again",
+            pacing=0.02,
+        ).register()
+        self.peers.remove(alice)
+        self.peers.append(again)
+        bob.node.call(again.id)
+        bob.wait_for(Connected, 5.0, 2)
+        again.wait_for(Connected, 1.0)
+        self.assertIsNot(bob.link_to(again), old)
+        self.net.advance(60.0)
+        self.assertEqual((bob.of(Disconnected), bob.of(AlreadyConnected)), ([], []))
+
+    def test_hanging_up_while_a_link_is_asked(self) -> None:
+        """Then no new call is wanted."""
+        alice, bob = self.linked()
+        alice.host.kill()
+        calls = len(bob.of(Calling))
+        bob.node.call(alice.id)
+        bob.node.hangup(alice.id)
+        self.net.advance(10.0)
+        self.assertEqual(len(bob.of(Calling)), calls)
+        self.assertIsNone(bob.node.link(alice.id))
+        self.peers.remove(alice)
+
     def test_same_identity_twice(self) -> None:
-        """The newer registration wins; the older is told, and does not come back (DESIGN 4.1)."""
+        """The newer registration wins; the older is told, and does not come back."""
         alice = self.peer("alice").register()
         other = Peer(
             self.net, self.host("elsewhere"), self.rendezvous.address, identity=alice.identity, salt="2"

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
 from punch.peer.events import (
+    AlreadyConnected,
     Calling,
     Checking,
     Disconnected,
@@ -261,8 +262,30 @@ class CommandTests(JSONCase):
         self.connect(EVE)
         self.command("send", text="x")
         self.assertEqual(self.event()["reason"], "ambiguous")
+
+    def test_calling_who_is_connected(self) -> None:
+        """The node asks the link; only its answer makes the call an error."""
+        self.connect()
         self.command("call", peer=str(BOB))
-        self.assertEqual(self.event()["reason"], "already-connected")
+        self.assertEqual(self.stage.node.asked[-1], ("call", BOB))
+        self.assertEqual(self.events(), [])
+        self.front_end.input_over()
+        self.assertEqual(self.stage.ends, [])
+        self.front_end.handle(AlreadyConnected(BOB))
+        event = self.event()
+        self.assertEqual(
+            (event["event"], event["reason"], event["command"], event["peer"]),
+            ("error", "already-connected", "call", str(BOB)),
+        )
+        self.stage.clock.advance(2.0)
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_hanging_up_a_link_and_the_call_that_replaces_it(self) -> None:
+        """Both are with one peer, so it need not be named."""
+        self.connect()
+        self.command("call", peer=str(BOB))
+        self.command("hangup")
+        self.assertEqual(self.stage.node.asked[-1], ("hangup", BOB))
 
 
 class EndTests(JSONCase):

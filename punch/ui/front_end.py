@@ -19,6 +19,7 @@ from punch.apps.chat import STREAM_NAME, Chats
 from punch.identity import PeerID
 from punch.link.events import Role
 from punch.peer.events import (
+    AlreadyConnected,
     Calling,
     Checking,
     Connected,
@@ -194,6 +195,9 @@ class FrontEnd:
             self.on_unregistered(event)
         elif isinstance(event, Calling):
             self.calling.add(event.peer)
+            self.on_stage(event)
+        elif isinstance(event, AlreadyConnected):
+            self.calling.discard(event.peer)
             self.on_stage(event)
         elif isinstance(event, IncomingCall):
             self.on_incoming(event)

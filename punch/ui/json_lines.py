@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from punch.apps.chat import ChatError
 from punch.identity import PeerID, PeerIDError
 from punch.peer.events import (
+    AlreadyConnected,
     Calling,
     Checking,
     Connected,
@@ -175,8 +176,6 @@ class JSONFrontEnd(FrontEnd):
         peer = self._peer(fields)
         if peer == self.settings.me:
             raise CommandError("self", "This is your own ID: call the ID that the other side printed.")
-        if peer in self.links:
-            raise CommandError("already-connected", f"There is a link to {peer.short} already: send over it.")
         self.place_call(peer)
 
     def _accept(self, fields: dict[str, Any]) -> None:
@@ -219,8 +218,8 @@ class JSONFrontEnd(FrontEnd):
             peer = self._peer(fields)
             if peer not in self.links and peer not in self.calling:
                 raise CommandError("not-connected", f"There is neither a link nor a call to {peer.short}.")
-        elif len(self.links) + len(self.calling) == 1:
-            peer = next(iter([*self.links, *self.calling]))
+        elif len(both := self.links.keys() | self.calling) == 1:
+            (peer,) = both
         else:
             peer = self._linked(fields)
         self.calling.discard(peer)
@@ -245,6 +244,14 @@ class JSONFrontEnd(FrontEnd):
     def on_stage(self, event: Event) -> None:
         if isinstance(event, Calling):
             self.emit("calling", peer=str(event.peer))
+        elif isinstance(event, AlreadyConnected):
+            self.emit(
+                "error",
+                reason="already-connected",
+                text=f"There is a link to {event.peer.short} already, and it answers: send over it.",
+                command="call",
+                peer=str(event.peer),
+            )
         elif isinstance(event, Introduced):
             self.emit("introduced", peer=str(event.peer), name=event.name)
         elif isinstance(event, Checking):

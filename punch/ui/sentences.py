@@ -11,6 +11,7 @@ import unicodedata
 
 from punch.identity import PeerID
 from punch.peer.events import (
+    AlreadyConnected,
     Calling,
     Checking,
     Connected,
@@ -103,6 +104,8 @@ def describe(event: Event, name: str = "") -> str:
         return printable(event.text) + again
     if isinstance(event, Calling):
         return f"Calling {event.peer}"
+    if isinstance(event, AlreadyConnected):
+        return f"There is a link to {name} already, and they answer on it: what you type goes there"
     if isinstance(event, IncomingCall):
         return f"{name} is calling, ID {event.peer}"
     if isinstance(event, Introduced):

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from zope.interface import implementer
 
 _COMPACT_AT = 1024
-_LIVELOCK_AT = 1_000_000
+_LIVELOCK_AT = 200_000
 
 Event = tuple[float, int, Callable[..., Any], tuple[Any, ...]]
 
