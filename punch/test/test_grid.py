@@ -35,8 +35,12 @@ class GridTests(InternetTestCase):
         self.assertLess(results.worst, 2.0)
 
     def test_bad_weather(self) -> None:
-        """25 ms and 5 % loss on each access link, five seeds: every pair connects, half within 0.8 s."""
-        results = run_grid(KINDS, seeds=SEEDS, link=BAD)
+        """
+        25 ms and 5 % loss on each access link: every pair connects, half within 0.8 s.
+
+        One seed of the five; `tests/test_simulated_grid.py` takes its time for all of them.
+        """
+        results = run_grid(KINDS, seeds=SEEDS[:1], link=BAD)
         sys.stdout.write(f"\n{results.summary()}\n{results.matrix()}\n")
         self.assertEqual(results.failures(), [])
         self.assertEqual(len(results.outcomes), len(KINDS) ** 2)
