@@ -1,0 +1,84 @@
+"""What access links do to packets: the grid's delay and loss are what they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.needs import need_namespaces
+
+from .profiles import build
+from .world import LEFT, RIGHT, Weather, World
+
+ECHO = """
+import socket
+here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+here.bind(("0.0.0.0", 7))
+print("up", flush=True)
+while True:
+    data, address = here.recvfrom(2000)
+    here.sendto(data, address)
+"""
+ASK = """
+import json, socket, sys, threading, time
+host, count = sys.argv[1], int(sys.argv[2])
+here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+here.settimeout(1.0)
+times = []
+def listen():
+    try:
+        while True:
+            sent = float(here.recv(2000))
+            times.append(time.monotonic() - sent)
+    except TimeoutError:
+        pass
+here.sendto(repr(time.monotonic()).encode(), (host, 7))
+listener = threading.Thread(target=listen)
+listener.start()
+for _ in range(count - 1):
+    time.sleep(0.002)
+    here.sendto(repr(time.monotonic()).encode(), (host, 7))
+listener.join()
+print(json.dumps(times))
+"""
+
+
+def echoes(weather: Weather, count: int) -> list[float]:
+    """The round trips of so many datagrams from one open place to another, those that came back."""
+    need_namespaces()
+    with World(weather) as world:
+        places = build(world, ["open"])
+        world.start()
+        left, right = places["open", LEFT], places["open", RIGHT]
+        echo = subprocess.Popen([*right.host.prefix, sys.executable, "-c", ECHO], stdout=subprocess.PIPE)
+        try:
+            assert echo.stdout is not None
+            echo.stdout.readline()
+            answer = left.host.run(sys.executable, "-c", ASK, "198.51.100.12", str(count))
+        finally:
+            echo.kill()
+            echo.wait()
+    times: list[float] = json.loads(answer)
+    return times
+
+
+def test_delay() -> None:
+    """25 ms four times, and nothing is lost or overtaken by itself."""
+    times = echoes(Weather(delay=0.025), 200)
+    assert len(times) == 200
+    assert min(times) >= 0.1
+    assert sorted(times)[100] < 0.12
+
+
+def test_loss() -> None:
+    """Of what crosses four links that lose a fifth, 41 % comes back."""
+    times = echoes(Weather(loss=0.2), 1000)
+    assert 330 < len(times) < 490
+
+
+def test_calm() -> None:
+    """Nothing is lost, and it takes no time."""
+    times = echoes(Weather(), 200)
+    assert len(times) == 200
+    assert sorted(times)[100] < 0.01
