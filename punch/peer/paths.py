@@ -111,18 +111,21 @@ class Paths:
         if self._around.relay_policy is RelayPolicy.ONLY:
             return False
         changed = False
-        carriers = {self._around.relays.base_of(relayed) or relayed for relayed in self._relayed}
         for agent in self.generations.agents:
             selected = agent.selected
-            for base in agent.bases:
-                if base not in bases and base not in carriers and base not in self._relayed:
-                    changed = changed or (selected is not None and selected.local_base == base)
-                    agent.suspect(base, now)
+            sockets = {base: self._socket_of(base) for base in agent.bases}
+            gone = {base for base, socket in sockets.items() if socket is not None and socket not in bases}
+            changed = changed or (selected is not None and selected.local_base in gone)
+            agent.suspect(gone, now)
             for base in bases:
                 if base not in agent.bases:
                     agent.add_local_address(base)
                     changed = True
         return changed
+
+    def _socket_of(self, base: Address) -> Address | None:
+        """The socket that is sent from, None for a relay that is reached over a stream."""
+        return self._around.relays.base_of(base) if base in self._relayed else base
 
     # Relays (RelayUser)
 

@@ -14,6 +14,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 INTERVAL = 1.0
 """Seconds between two looks."""
+SOON = 0.2
+"""The same after a change, because more is about to happen then…"""
+RESTLESS = 5.0
+"""…for so many seconds."""
 SLEPT = 5.0
 """Seconds that a look may come late before that counts as sleep."""
 
@@ -41,7 +45,8 @@ class Watch:
         self._changed = changed
         self._slept = slept
         self._known: set[str] = set()
-        self._wall = self._inner = 0.0
+        self._wall = self._inner = self._interval = 0.0
+        self._restless_until = 0.0
         self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
@@ -57,14 +62,17 @@ class Watch:
 
     def _rearm(self) -> None:
         self._wall, self._inner = self._clock.seconds(), self._monotonic()
-        self._timer = self._clock.callLater(INTERVAL, self._look)
+        self._interval = SOON if self._inner < self._restless_until else INTERVAL
+        self._timer = self._clock.callLater(self._interval, self._look)
 
     def _look(self) -> None:
         # Clocks differ in whether they count sleep: time.monotonic does not on Linux, but may elsewhere
         wall, inner = self._clock.seconds() - self._wall, self._monotonic() - self._inner
-        self._rearm()
-        away = max(wall, inner) - INTERVAL
+        away = max(wall, inner) - self._interval
         known, self._known = self._known, set(self._addresses())
+        if known != self._known:
+            self._restless_until = self._monotonic() + RESTLESS
+        self._rearm()
         if known != self._known:
             self._changed()
         if away > SLEPT:

@@ -71,7 +71,7 @@ class TwoPathsTests(SynchronousTestCase):
     def test_an_address_that_is_gone(self) -> None:
         """Then nothing needs to be asked."""
         self.block()
-        self.alice.agent.suspect(self.first, self.lab.now)
+        self.alice.agent.suspect([self.first], self.lab.now)
         self.lab.run(0.1)
         self.assertNotEqual(self.alice.path.local_base, self.first)
 
@@ -131,7 +131,7 @@ class OnePathTests(SynchronousTestCase):
         self.lab.blocked = lambda source, target: self.alice.bases[0] in (source, target)
         self.alice.bases.append(new)
         self.alice.agent.add_local_address(new)
-        self.alice.agent.suspect(self.alice.bases[0], self.lab.now)
+        self.alice.agent.suspect([self.alice.bases[0]], self.lab.now)
         self.lab.run(1.0)
         self.assertEqual(self.alice.path.local_base, new)
         self.assertEqual(self.bob.path.remote_address, new)

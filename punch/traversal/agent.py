@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 from punch.identity import RandomBytes
@@ -287,15 +287,15 @@ class Agent:
         if self.state is AgentState.CONNECTED:
             self._keeper.probe(now)
 
-    def suspect(self, base: Address, now: float) -> None:
-        """The machine has this local address no more, perhaps for a moment: nothing sent from it arrives."""
+    def suspect(self, bases: Collection[Address], now: float) -> None:
+        """The machine has these local addresses no more, perhaps for a moment: what they send arrives nowhere."""
         if self.state in _ENDED:
             return
         selected = self._selector.selected
         for pair in self._checklist:
-            if pair.base == base and pair.valid:
+            if pair.base in bases and pair.valid:
                 pair.suspect, pair.refresh_at = True, now
-        if selected is not None and selected.base == base:
+        if selected is not None and selected.base in bases:
             self._doubt(now)
 
     @property
