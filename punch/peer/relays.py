@@ -140,7 +140,12 @@ class RelayPool:
                 relay.renew(renewed)
         for server in servers:
             self._resolve(server.url)
-        if self._users and not self._relays and not self._attempts:
+        if self._users and not self._relays:
+            # What was asked of a relay that is back, or with credentials of its last life, is asked anew
+            for attempt in self._attempts:
+                attempt.abandon()
+            self._attempts.clear()
+            self._delay = _FIRST_DELAY
             self._gather()
 
     # What sessions want
@@ -161,11 +166,9 @@ class RelayPool:
             # It may have died since it was used last
             relay.probe()
             user.relay_found(relay)
-        if self._attempts:
-            return
         if not relays:
-            self._gather()
-        elif self._doubt is None:
+            self._seek()
+        elif self._doubt is None and not self._attempts:
             self._doubt = self._reactor.callLater(DOUBT, self._end_doubt, self._monotonic())
 
     def leave(self, user: RelayUser) -> None:
@@ -270,8 +273,8 @@ class RelayPool:
             del self._relays[relay.local]
             for user in list(self._users):
                 user.relay_lost(relay.local)
-            if self._users and not self._relays and not self._attempts:
-                self._gather()
+            if self._users and not self._relays:
+                self._seek()
 
     # The inside
 
@@ -352,7 +355,7 @@ class RelayPool:
         If nothing is under way any more, say so. If there is nothing to show for it, try again, and say it
         later.
         """
-        if self._attempts or self._streams_due is not None or self._doubt is not None:
+        if self._streaming or self._streams_due is not None or self._doubt is not None:
             return
         now = self._monotonic()
         if self._users and not self._relays and self._servers:
@@ -363,8 +366,9 @@ class RelayPool:
                 self._failing_since = now
             if self._usable() and now < self._failing_since + PATIENCE:
                 return
-        for user in list(self._users):
-            user.relays_done()
+        if not self._attempts:
+            for user in list(self._users):
+                user.relays_done()
 
     def _end_doubt(self, since: float) -> None:
         """Ask other relays, unless one of those we have is known to be alive."""
@@ -377,8 +381,20 @@ class RelayPool:
 
     def _try_again(self) -> None:
         self._again = None
-        if self._users and not self._relays and not self._attempts:
+        if self._users and not self._relays:
+            self._seek()
+
+    def _seek(self) -> None:
+        """Ask anew; over UDP, requests that are under way go on being sent by themselves."""
+        if not self._attempts:
             self._gather()
+        elif not self._streaming and self._streams_due is None:
+            self._try_streams()
+
+    @property
+    def _streaming(self) -> bool:
+        """Whether an allocation over a stream is under way."""
+        return any(relay.base is None for relay in self._attempts)
 
     def _close_all(self) -> None:
         for name in ("_linger", "_streams_due", "_doubt"):

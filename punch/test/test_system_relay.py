@@ -62,13 +62,11 @@ class RelayTestCase(InternetTestCase):
 
     def chat(self, alice: Peer, bob: Peer, count: int = 20) -> None:
         """Messages cross, each way, in order."""
-        before = len(alice.delivered), len(bob.delivered)
+        wanted = len(alice.messages) + count, len(bob.messages) + count
         for number in range(count):
             alice.chats.send(bob.id, f"a{number}")
             bob.chats.send(alice.id, f"b{number}")
-        self.net.run_until(
-            lambda: (len(alice.delivered) - before[0], len(bob.delivered) - before[1]) == (count, count), 20.0
-        )
+        self.net.run_until(lambda: (len(alice.messages), len(bob.messages)) == wanted, 20.0, "the messages")
         self.assertEqual(bob.texts()[-count:], [f"a{number}" for number in range(count)])
         self.assertEqual(alice.texts()[-count:], [f"b{number}" for number in range(count)])
 
@@ -400,6 +398,53 @@ class AllocationTests(RelayTestCase):
         self.pair()
         self.net.advance(600.0)
         self.assertEqual(self.ports(), self.idle)
+
+
+class RestartTests(RelayTestCase):
+    """The rendezvous, and the relay with it, goes and comes back."""
+
+    def test_in_the_middle_of_a_relayed_link(self) -> None:
+        """Over UDP and TCP: the same link goes on within five seconds of the return, nothing is lost."""
+        for block, outage in ((False, 1.0), (True, 1.0), (False, 4.0), (True, 4.0)):
+            self.setUp()
+            self.start()
+            alice, bob = self.pair(block_udp=block)
+            connect(alice, bob)
+            link = alice.link_to(bob)
+            self.net.advance(10.0)
+            self.rendezvous.stop()
+            alice.chats.send(bob.id, "while it is away")
+            self.net.advance(outage)
+            self.rendezvous.start()
+            self.net.run_until(lambda: bob.messages, 5.0, f"the message ({block}, {outage})")  # noqa: B023
+            self.chat(alice, bob)
+            self.assertIs(alice.node.link(bob.id), link)
+            self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+
+    def test_in_the_middle_of_an_introduction(self) -> None:
+        """At whatever moment: the call ends in a link or in a sentence, and the next one in a link."""
+        self.start()
+        for number in range(8):
+            alice, bob = (
+                self.peer(self.home(f"{name}-{number}", block_udp=bool(number % 2)))
+                for name in ("alice", "bob")
+            )
+            introduce(alice, bob)
+            alice.node.call(bob.id)
+            self.net.advance(0.03 + 0.06 * number)
+            self.rendezvous.stop()
+            self.net.advance(0.5)
+            self.rendezvous.start()
+            alice.wait_for_end(120.0)
+            self.net.advance(60.0)
+            if alice.node.link(bob.id) is None:
+                for peer in (alice, bob):
+                    ends = [event.text for event in (*peer.of(Failed), *peer.of(Disconnected))]
+                    self.assertTrue(ends[-1].endswith("."), ends)
+                connect(alice, bob)
+            self.chat(alice, bob, 3)
+            alice.stop()
+            bob.stop()
 
 
 class MoveTests(RelayTestCase):
