@@ -439,7 +439,8 @@ class RestartTests(RelayTestCase):
             self.net.advance(60.0)
             if alice.node.link(bob.id) is None:
                 for peer in (alice, bob):
-                    ends = [event.text for event in (*peer.of(Failed), *peer.of(Disconnected))]
+                    ends = [event.text for event in peer.of(Failed)]
+                    ends += [event.text for event in peer.of(Disconnected)]
                     self.assertTrue(ends[-1].endswith("."), ends)
                 connect(alice, bob)
             self.chat(alice, bob, 3)
