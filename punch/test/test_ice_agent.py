@@ -7,11 +7,12 @@ from itertools import pairwise, product
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.ice_lab import NAT, REFLECTOR, Host, Lab
-from punch.traversal.agent import GIVE_UP, Agent, AgentState, Credentials
+from punch.traversal.agent import Agent, AgentState, Credentials
 from punch.traversal.events import (
     CheckingStarted,
     Selected,
 )
+from punch.traversal.patience import GIVE_UP
 from punch.wire.address import Address
 from punch.wire.candidate import CandidateType
 from punch.wire.stun import Attribute, MessageClass, parse

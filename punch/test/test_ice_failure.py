@@ -5,8 +5,9 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.ice_lab import REFLECTOR, Host, Lab
-from punch.traversal.agent import GIVE_UP, PATIENCE, AgentState
+from punch.traversal.agent import AgentState
 from punch.traversal.events import ConsentLost, Failed
+from punch.traversal.patience import GIVE_UP, PATIENCE
 from punch.wire.stun import encode, error, parse
 
 DELAY = 0.05

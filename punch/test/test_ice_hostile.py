@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.ice_lab import NAT, REFLECTOR, Host, Lab
-from punch.traversal.agent import MAX_EARLY, AgentState, Credentials
+from punch.traversal.agent import AgentState, Credentials
 from punch.traversal.checklist import MAX_PAIRS
-from punch.traversal.checks import Role, build_check
+from punch.traversal.checks import MAX_EARLY, Role, build_check
 from punch.traversal.events import Selected
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType

@@ -27,25 +27,14 @@ from punch.identity import RandomBytes
 from punch.traversal.candidates import LocalCandidates, RemoteCandidates, behind_another_nat
 from punch.traversal.checker import Checker, Outcome, Verdict
 from punch.traversal.checklist import CheckList
-from punch.traversal.checks import Check, Role, is_for, keepalive, read_check
+from punch.traversal.checks import Check, EarlyChecks, Role, is_check_for, is_for, read_check
+from punch.traversal.chosen import ChosenPath
 from punch.traversal.credentials import Credentials
-from punch.traversal.events import (
-    CheckingStarted,
-    ConsentLost,
-    Doubtful,
-    Event,
-    Failed,
-    GatheringDone,
-    LocalCandidate,
-    Recovered,
-    RoleChanged,
-    Selected,
-    Silent,
-)
+from punch.traversal.events import CheckingStarted, Event, Failed, GatheringDone, LocalCandidate, RoleChanged
 from punch.traversal.gathering import Gatherer
-from punch.traversal.keeper import Finding, PathKeeper
 from punch.traversal.lifecycle import AgentState, LifecycleState, new_lifecycle
 from punch.traversal.pairs import CandidatePair, Pair, PairState
+from punch.traversal.patience import Patience
 from punch.traversal.reasons import why_not
 from punch.traversal.responder import respond
 from punch.traversal.selection import Nomination, Selector
@@ -60,14 +49,6 @@ PACING = 0.05
 """Seconds between two new checks, unless both sides signal another (RFC 8445, section 14.2)."""
 MIN_PACING = 0.005
 """The least that RFC 8445, section 14.2 allows."""
-PATIENCE = 39.5
-"""Seconds of checking before failure may be declared (RFC 8863, section 4)."""
-GIVE_UP = 60.0
-"""Seconds of checking after which it is declared, whatever is still under way."""
-MAX_EARLY = 32
-"""Checks from different addresses that are remembered before the peer's credentials are known."""
-KEEPALIVE = 15.0
-"""Seconds between keepalives where consent is not asked for (RFC 8445, section 11)."""
 
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
 _ENDED = (AgentState.FAILED, AgentState.CLOSED)
@@ -108,25 +89,26 @@ class Agent:
         self._checker = Checker(credentials, self._locals, role, random, steady=steady)
         self._gatherer = Gatherer(random, self._pacing)
         self._selector = Selector(self._checklist, Nomination(nomination), random, consent=consent)
-        self._keeper = PathKeeper(self._checker, self._checklist, self._selector)
+        self._events: deque[Event] = deque()
+        self._path = ChosenPath(
+            self._checker,
+            self._checklist,
+            self._selector,
+            self._locals,
+            random,
+            self._events,
+            self._connected,
+            consent=consent,
+        )
         self._state = LifecycleState()
         self._lifecycle = new_lifecycle(self._state)
-        self._early: dict[tuple[Address, Address], Check] = {}
+        self._early = EarlyChecks()
         self._locals_ended = False
         self._remotes_ended = False
-        self._awaits_relayed = False
-        self._reflected = False
-        self._patient_until = 0.0
-        self._give_up_at = 0.0
-        self._judged_at = 0.0
+        self._patience = Patience()
         self._announced = False
         self._next_check = 0.0
-        self._keepalive_at: float | None = None
-        self._consent = consent
-        self._random = random
-        self._shown: Pair | None = None
         self._output: list[Transmit] = []
-        self._events: deque[Event] = deque()
 
     @property
     def state(self) -> AgentState:
@@ -156,8 +138,7 @@ class Agent:
     @property
     def selected(self) -> Pair | None:
         """The path to send on now."""
-        pair = self._selector.selected
-        return None if pair is None else self._show(pair)
+        return self._path.selected
 
     def validated(self, local: Address, remote: Address) -> bool:
         """Whether an authenticated check came or was answered between these addresses, and consent holds."""
@@ -196,7 +177,7 @@ class Agent:
         self._events.append(LocalCandidate(candidate))
         for remote in self._remotes:
             self._checklist.add(candidate, remote)
-        self._publish()
+        self._path.publish()
 
     def remove_local(self, base: Address, now: float) -> None:
         """
@@ -214,14 +195,13 @@ class Agent:
 
         :param relays: relayed candidates may come too (`add_relayed`), until `end_of_relayed_candidates`.
         """
-        self._awaits_relayed = relays
         hosts = [base.address for base in self._locals.bases if base.type is not CandidateType.RELAY]
-        self._gatherer.start(hosts, reflectors, now)
+        self._gatherer.start(hosts, reflectors, now, relays=relays)
         self._take_gathering_done(now)
 
     def end_of_relayed_candidates(self, now: float) -> None:
         """No more relayed candidates are coming."""
-        self._awaits_relayed = False
+        self._gatherer.awaits_relayed = False
         self._take_gathering_done(now)
 
     def add_reflexive(self, base: Address, mapped: Address, source: str = "") -> None:
@@ -233,7 +213,7 @@ class Agent:
         candidate = self._locals.add_reflexive(base, mapped, source)
         if candidate is not None:
             self._events.append(LocalCandidate(candidate))
-            self._publish()
+            self._path.publish()
 
     def end_of_local_candidates(self) -> None:
         """No more are coming; `gather` says so itself."""
@@ -252,14 +232,10 @@ class Agent:
         self._theirs = credentials
         self._checker.set_remote(credentials)
         self._pacing = max(self._pacing, pacing)
-        self._patient_until = now + PATIENCE
-        self._give_up_at = now + GIVE_UP
-        self._judged_at = now
+        self._patience.start(now)
         self._lifecycle.start()
-        early, self._early = self._early, {}
-        for check in early.values():
-            if check.username.partition(":")[2] == credentials.ufrag:
-                self._take_check(check, now)
+        for check in self._early.take(credentials.ufrag):
+            self._take_check(check, now)
 
     def add_remote_candidate(self, candidate: Candidate, now: float) -> None:
         """A candidate that the peer signalled; useless ones and those beyond 32 are ignored."""
@@ -269,7 +245,7 @@ class Agent:
         for local in self._locals.bases:
             self._checklist.add(local, candidate)
         # An address that was learned from a check may turn out to be a relay's
-        self._choose(now)
+        self._path.choose(now)
 
     def refuse_remote(self, address: Address, now: float) -> None:
         """Neither send to this address of the peer nor answer checks from it: no path may lead there."""
@@ -285,18 +261,12 @@ class Agent:
     def probe(self, now: float) -> None:
         """Data on the selected pair got no answer, or came by another: ask whether it is still there."""
         if self.state is AgentState.CONNECTED:
-            self._keeper.probe(now)
+            self._path.probe(now)
 
     def suspect(self, bases: Collection[Address], now: float) -> None:
-        """The machine has these local addresses no more, perhaps for a moment: what they send arrives nowhere."""
-        if self.state in _ENDED:
-            return
-        selected = self._selector.selected
-        for pair in self._checklist:
-            if pair.base in bases and pair.valid:
-                pair.suspect, pair.refresh_at = True, now
-        if selected is not None and selected.base in bases:
-            self._doubt(now)
+        """The machine has these local addresses no more, perhaps for a moment."""
+        if self.state not in _ENDED:
+            self._path.suspect(bases, now)
 
     @property
     def bases(self) -> list[Address]:
@@ -315,11 +285,7 @@ class Agent:
         if data[0] & 1:
             transaction_id = bytes(data[8:20])
             return self._checker.owns(transaction_id) or self._gatherer.owns(transaction_id)
-        try:
-            request = parse(data)
-        except STUNError:
-            return False
-        return request.message_class is MessageClass.REQUEST and is_for(request, self._ours, self._theirs)
+        return is_check_for(data, self._ours, self._theirs)
 
     def receive_datagram(self, data: bytes, remote: Address, local: Address, now: float) -> None:
         """Take a datagram that came from `remote` to the socket bound to `local`."""
@@ -345,7 +311,7 @@ class Agent:
         self._work(now)
         if self.state in _ENDED:
             return []
-        output, self._output = self._output, []
+        output, self._output = self._output + self._path.datagrams_to_send(), []
         return output + self._checker.datagrams_to_send() + self._gatherer.datagrams_to_send()
 
     def get_timer(self) -> float | None:
@@ -354,16 +320,14 @@ class Agent:
             return None
         times = [self._gatherer.get_timer()]
         if self._theirs is not None:
-            times += [self._checker.get_timer(), self._selector.get_timer(), self._keepalive_at]
-            times.append(self._keeper.get_timer())
+            times += [self._checker.get_timer(), self._path.get_timer()]
             if self._checklist.has_work(self._selector.needed):
                 times.append(self._next_check)
             nominate_at = self._selector.nominate_at
             if nominate_at is not None:
                 times.append(max(nominate_at, self._next_check))
         if self.state is AgentState.CHECKING:
-            limits = (self._patient_until, self._give_up_at)
-            times += [limit for limit in limits if self._judged_at < limit]
+            times.append(self._patience.get_timer())
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -399,8 +363,8 @@ class Agent:
         check = read_check(request, remote, local)
         if self._theirs is not None:
             self._take_check(check, now)
-        elif (local, remote) in self._early or len(self._early) < MAX_EARLY:
-            self._early[local, remote] = check
+        else:
+            self._early.add(check)
 
     def _take_check(self, check: Check, now: float) -> None:
         candidate = self._remotes.learn(check.remote, check.priority)
@@ -412,7 +376,7 @@ class Agent:
         if not self.controlling and check.nomination is not None:
             pair.nomination = max(check.nomination, pair.nomination or 0)
         if pair.state is PairState.SUCCEEDED:
-            self._choose(now)
+            self._path.choose(now)
         elif self._checklist.is_echo(pair):
             pair.state = PairState.FAILED
         elif not pair.revoked and not (repeated and pair.state is PairState.IN_PROGRESS):
@@ -436,12 +400,7 @@ class Agent:
                 self._locals.at(pair.base, pair.mapped or pair.base)
             if transaction.purpose is Purpose.CHECK:
                 self._checklist.succeeded(pair)
-            recovered = pair.suspect and pair is self._selector.selected
-            self._keeper.answered(pair)
-            self._selector.answered(pair, now)
-            self._choose(now)
-            if recovered and pair is self._selector.selected:
-                self._events.append(Recovered(self._show(pair)))
+            self._path.answered(pair, now)
 
     def _take_role_conflict(self, outcome: Outcome, now: float) -> None:
         pair, transaction = outcome.pair, outcome.transaction
@@ -465,7 +424,7 @@ class Agent:
         self._checker.forget(pair)
         self._checklist.forget_trigger(pair)
         pair.state = PairState.FAILED
-        self._choose(now)
+        self._path.choose(now)
 
     # Gathering
 
@@ -476,22 +435,9 @@ class Agent:
         self._take_gathering_done(now)
 
     def _take_gathering_done(self, now: float) -> None:
-        self._reflected |= self._gatherer.take_done(now)
-        if self._reflected and not self._awaits_relayed:
-            self._reflected = False
+        if self._gatherer.take_done(now):
             self._locals_ended = True
             self._events.append(GatheringDone())
-
-    def _drop_pairs(self, pairs: Sequence[CandidatePair], now: float) -> None:
-        selected = self._selector.selected
-        shown = self._show(selected) if selected is not None and selected in pairs else None
-        for pair in pairs:
-            self._checker.forget(pair)
-            self._checklist.remove(pair)
-            pair.state, pair.revoked = PairState.FAILED, True
-        if shown is not None:
-            self._choose(now)
-            self._lose(shown)
 
     # What time brings
 
@@ -504,7 +450,8 @@ class Agent:
             return
         for pair in self._checker.expire(now):
             self._pair_failed(pair, now)
-        self._keep_paths(now)
+        if self._path.work(now):
+            self._fail()
         self._start_check(now)
         self._judge(now)
 
@@ -526,87 +473,28 @@ class Agent:
         self._checker.start(pair, now, rto, self._selector.nomination if nominated is not None else None)
         self._next_check = now + self._pacing
 
-    def _keep_paths(self, now: float) -> None:
-        lost = self._selector.expire(now)
-        if lost is not None:
-            shown = self._show(lost)
-            self._checker.forget(lost)
-            self._checklist.forget_trigger(lost)
-            self._choose(now)
-            if self._lose(shown):
-                return
-        finding = self._keeper.work(now)
-        selected = self._selector.selected
-        if finding is Finding.SILENT and selected is not None:
-            self._events.append(Silent(self._show(selected)))
-        elif finding is Finding.SUSPECT:
-            self._doubt(now)
-            selected = self._selector.selected
-        if selected is not None and self._keepalive_at is not None and now >= self._keepalive_at:
-            self._output.append(Transmit(keepalive(self._random(12)), selected.remote.address, selected.base))
-            self._keepalive_at = now + KEEPALIVE
-
-    def _doubt(self, now: float) -> None:
-        """The selected pair is suspect: take another, or try everything again."""
-        self._choose(now)
-        selected = self._selector.selected
-        if selected is not None and selected.suspect:
-            self._checklist.revive()
-            self._events.append(Doubtful(self._show(selected)))
-
-    def _lose(self, shown: Pair) -> bool:
-        """The selected pair is gone; returns whether there is no other."""
-        if self._selector.selected is not None:
-            return False
-        self._events.append(ConsentLost(shown))
-        self._lifecycle.fail()
-        self._rest()
-        return True
-
     def _judge(self, now: float) -> None:
         """RFC 8863: a session fails when its patience has run out and nothing is left to hope for."""
         if self.state is not AgentState.CHECKING:
             return
-        self._judged_at = now
         hopeless = self._locals_ended and self._remotes_ended and self._checklist.exhausted()
-        if now >= self._give_up_at or (now >= self._patient_until and hopeless):
+        if self._patience.is_over(now, hopeless):
             reason = why_not(self._locals.bases, list(self._remotes), len(self._checklist))
             self._events.append(Failed(reason))
-            self._lifecycle.fail()
-            self._rest()
+            self._fail()
 
-    # The selected pair
+    def _drop_pairs(self, pairs: Sequence[CandidatePair], now: float) -> None:
+        if self._path.drop(pairs, now):
+            self._fail()
 
-    def _choose(self, now: float) -> None:
-        before = self._selector.selected
-        self._selector.choose(now)
-        if self._selector.selected is not before:
-            for pair in self._checklist:
-                if pair.state is PairState.IN_PROGRESS and not self._selector.needed(pair):
-                    self._checker.stop(pair, now)
-                    pair.state = PairState.WAITING
-            if not self._consent:
-                self._keepalive_at = now + KEEPALIVE
-        self._publish()
-
-    def _publish(self) -> None:
-        """Tell about the selected pair if what is shown of it has changed."""
-        pair = self.selected
-        if pair is None:
-            return
-        shown = self._shown
-        known = shown and (shown.local, shown.remote, shown.local_base)
-        if known == (pair.local, pair.remote, pair.local_base):
-            return
-        self._shown = pair
+    def _connected(self) -> None:
         self._lifecycle.connect()
         self._gatherer.stop()
-        self._events.append(Selected(pair))
 
-    def _show(self, pair: CandidatePair) -> Pair:
-        local = self._locals.at(pair.base, pair.mapped or pair.base)
-        return Pair(local, pair.remote, pair.base, pair.rtt)
+    def _fail(self) -> None:
+        self._lifecycle.fail()
+        self._rest()
 
     def _rest(self) -> None:
-        self._early.clear()
+        self._early = EarlyChecks()
         self._gatherer.stop()

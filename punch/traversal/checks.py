@@ -7,7 +7,10 @@ from enum import Enum
 
 from punch.traversal.credentials import Credentials
 from punch.wire.address import Address
-from punch.wire.stun import Attribute, Message, MessageClass, Method, encode
+from punch.wire.stun import Attribute, Message, MessageClass, Method, STUNError, encode, parse
+
+MAX_EARLY = 32
+"""Checks from different addresses that are remembered before the peer's credentials are known."""
 
 
 class Role(Enum):
@@ -71,6 +74,15 @@ def is_for(request: Message, ours: Credentials, theirs: Credentials | None) -> b
     return first == ours.ufrag and colon == ":" and (theirs is None or second == theirs.ufrag)
 
 
+def is_check_for(data: bytes, ours: Credentials, theirs: Credentials | None) -> bool:
+    """Whether a datagram is a STUN request that names this session."""
+    try:
+        request = parse(data)
+    except STUNError:
+        return False
+    return request.message_class is MessageClass.REQUEST and is_for(request, ours, theirs)
+
+
 def read_check(request: Message, remote: Address, local: Address) -> Check:
     """What an authenticated request says."""
     nomination: int | None = None
@@ -78,6 +90,24 @@ def read_check(request: Message, remote: Address, local: Address) -> Check:
         nomination = request.get(Attribute.NOMINATION) or 0
     username, priority = request.get(Attribute.USERNAME) or "", request.get(Attribute.PRIORITY) or 0
     return Check(request.transaction_id, remote, local, username, priority, nomination)
+
+
+class EarlyChecks:
+    """Checks that came before the peer's credentials were known."""
+
+    def __init__(self) -> None:
+        self._checks: dict[tuple[Address, Address], Check] = {}
+
+    def add(self, check: Check) -> None:
+        """Keep the newest of each pair of addresses."""
+        way = check.local, check.remote
+        if way in self._checks or len(self._checks) < MAX_EARLY:
+            self._checks[way] = check
+
+    def take(self, ufrag: str) -> list[Check]:
+        """Those of the peer with this ufrag."""
+        checks, self._checks = self._checks, {}
+        return [check for check in checks.values() if check.username.partition(":")[2] == ufrag]
 
 
 def keepalive(transaction_id: bytes) -> bytes:

@@ -43,6 +43,9 @@ class Gatherer:
     """
 
     def __init__(self, random: RandomBytes, pacing: float) -> None:
+        self.awaits_relayed = False
+        """Whether relayed candidates may still come, which are gathered elsewhere."""
+        self._reflected = False
         self._random = random
         self._pacing = pacing
         self._queue: deque[tuple[Address, Address]] = deque()
@@ -53,10 +56,15 @@ class Gatherer:
         self._deadline: float | None = None
         self._output: list[Transmit] = []
 
-    def start(self, bases: Iterable[Address], reflectors: Sequence[Address], now: float) -> None:
+    def start(
+        self, bases: Iterable[Address], reflectors: Sequence[Address], now: float, *, relays: bool = False
+    ) -> None:
         """
         Ask each reflector from every base of its family, but for loopback, which nobody sees from outside.
+
+        :param relays: relayed candidates are waited for as well, until `awaits_relayed` is taken back.
         """
+        self.awaits_relayed = relays
         for reflector in reflectors:
             for base in bases:
                 question = (base, reflector)
@@ -88,6 +96,13 @@ class Gatherer:
 
     def take_done(self, now: float) -> bool:
         """Whether gathering has ended since this was last asked."""
+        self._reflected |= self._end_reflection(now)
+        if not self._reflected or self.awaits_relayed:
+            return False
+        self._reflected = False
+        return True
+
+    def _end_reflection(self, now: float) -> bool:
         busy = self._queue or any(
             transaction.purpose is Purpose.REFLECTION for transaction in self._transactions.values()
         )

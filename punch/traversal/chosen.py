@@ -1,0 +1,172 @@
+"""The selected pair of a session: choosing it, telling of it, keeping it, and losing it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+
+from punch.identity import RandomBytes
+from punch.traversal.candidates import LocalCandidates
+from punch.traversal.checker import Checker
+from punch.traversal.checklist import CheckList
+from punch.traversal.checks import keepalive
+from punch.traversal.events import ConsentLost, Doubtful, Event, Recovered, Selected, Silent
+from punch.traversal.keeper import Finding, PathKeeper
+from punch.traversal.pairs import CandidatePair, Pair, PairState
+from punch.traversal.selection import Selector
+from punch.wire.address import Address, Transmit
+
+KEEPALIVE = 15.0
+"""Seconds between keepalives where consent is not asked for (RFC 8445, section 11)."""
+
+
+class ChosenPath:
+    """
+    What an agent does about its selected pair.
+
+    :param events: where to tell of it.
+    :param connected: called when a pair is selected.
+    """
+
+    def __init__(
+        self,
+        checker: Checker,
+        checklist: CheckList,
+        selector: Selector,
+        candidates: LocalCandidates,
+        random: RandomBytes,
+        events: deque[Event],
+        connected: Callable[[], None],
+        *,
+        consent: bool,
+    ) -> None:
+        self._checker = checker
+        self._checklist = checklist
+        self._selector = selector
+        self._keeper = PathKeeper(checker, checklist, selector)
+        self._candidates = candidates
+        self._random = random
+        self._events = events
+        self._connected = connected
+        self._consent = consent
+        self._shown: Pair | None = None
+        self._keepalive_at: float | None = None
+        self._output: list[Transmit] = []
+
+    @property
+    def selected(self) -> Pair | None:
+        """The path to send on now."""
+        pair = self._selector.selected
+        return None if pair is None else self._show(pair)
+
+    def choose(self, now: float) -> None:
+        """Something about the pairs has changed: select again."""
+        before = self._selector.selected
+        self._selector.choose(now)
+        if self._selector.selected is not before:
+            for pair in self._checklist:
+                if pair.state is PairState.IN_PROGRESS and not self._selector.needed(pair):
+                    self._checker.stop(pair, now)
+                    pair.state = PairState.WAITING
+            if not self._consent:
+                self._keepalive_at = now + KEEPALIVE
+        self.publish()
+
+    def publish(self) -> None:
+        """Tell about the selected pair if what is shown of it has changed."""
+        pair = self.selected
+        if pair is None:
+            return
+        shown = self._shown
+        known = shown and (shown.local, shown.remote, shown.local_base)
+        if known == (pair.local, pair.remote, pair.local_base):
+            return
+        self._shown = pair
+        self._connected()
+        self._events.append(Selected(pair))
+
+    def answered(self, pair: CandidatePair, now: float) -> None:
+        """A check on this pair was answered."""
+        recovered = pair.suspect and pair is self._selector.selected
+        self._keeper.answered(pair)
+        self._selector.answered(pair, now)
+        self.choose(now)
+        if recovered and pair is self._selector.selected:
+            self._events.append(Recovered(self._show(pair)))
+
+    def probe(self, now: float) -> None:
+        """The selected pair may be dead: ask."""
+        self._keeper.probe(now)
+
+    def suspect(self, bases: Collection[Address], now: float) -> None:
+        """What is sent from these addresses arrives nowhere."""
+        for pair in self._checklist:
+            if pair.base in bases and pair.valid:
+                pair.suspect, pair.refresh_at = True, now
+        selected = self._selector.selected
+        if selected is not None and selected.base in bases:
+            self._doubt(now)
+
+    def drop(self, pairs: Sequence[CandidatePair], now: float) -> bool:
+        """There are no such pairs any more; returns whether the last path is lost with them."""
+        selected = self._selector.selected
+        shown = self._show(selected) if selected is not None and selected in pairs else None
+        for pair in pairs:
+            self._checker.forget(pair)
+            self._checklist.remove(pair)
+            pair.state, pair.revoked = PairState.FAILED, True
+        if shown is None:
+            return False
+        self.choose(now)
+        return self._lose(shown)
+
+    def work(self, now: float) -> bool:
+        """Do what is due; returns whether the last path is lost."""
+        lost = self._selector.expire(now)
+        if lost is not None:
+            shown = self._show(lost)
+            self._checker.forget(lost)
+            self._checklist.forget_trigger(lost)
+            self.choose(now)
+            if self._lose(shown):
+                return True
+        finding = self._keeper.work(now)
+        selected = self._selector.selected
+        if finding is Finding.SILENT and selected is not None:
+            self._events.append(Silent(self._show(selected)))
+        elif finding is Finding.SUSPECT:
+            self._doubt(now)
+            selected = self._selector.selected
+        if selected is not None and self._keepalive_at is not None and now >= self._keepalive_at:
+            self._output.append(Transmit(keepalive(self._random(12)), selected.remote.address, selected.base))
+            self._keepalive_at = now + KEEPALIVE
+        return False
+
+    def datagrams_to_send(self) -> list[Transmit]:
+        """What to send now."""
+        output, self._output = self._output, []
+        return output
+
+    def get_timer(self) -> float | None:
+        """When to call `work`."""
+        times = (self._selector.get_timer(), self._keeper.get_timer(), self._keepalive_at)
+        return min((time for time in times if time is not None), default=None)
+
+    def _doubt(self, now: float) -> None:
+        """The selected pair is suspect: take another, or try everything again."""
+        self.choose(now)
+        selected = self._selector.selected
+        if selected is not None and selected.suspect:
+            self._checklist.revive()
+            self._events.append(Doubtful(self._show(selected)))
+
+    def _lose(self, shown: Pair) -> bool:
+        """The selected pair is gone; returns whether there is no other."""
+        if self._selector.selected is not None:
+            return False
+        self._events.append(ConsentLost(shown))
+        return True
+
+    def _show(self, pair: CandidatePair) -> Pair:
+        local = self._candidates.at(pair.base, pair.mapped or pair.base)
+        return Pair(local, pair.remote, pair.base, pair.rtt)
