@@ -82,7 +82,7 @@ def unreachable(peer: PeerID, name: str | None, cause: str | None = None, relay:
     No candidate pair worked. `cause` is the ICE agent's clause, `relay` says why no relay helped, if it does.
     """
     cause = cause or "nothing came through in time, so try another network on one side"
-    end = f"; of relays, {relay}" if relay else ""
+    end = f" ({relay})" if relay else ""
     return f"There is no path to {who(peer, name)}: {cause}{end}."
 
 

@@ -457,7 +457,9 @@ class Session:
         if self.roaming is not None:
             self.roaming.session_failed(now)
         else:
-            text = sentences.unreachable(self.peer, self.name, reason, relay_clause(self._around))
+            text = sentences.unreachable(
+                self.peer, self.name, cause_of(self._around, reason), relay_clause(self._around)
+            )
             self.call.fail(Reason.UNREACHABLE.value, text, now)
 
     def _route(self, connection_id: bytes, added: bool) -> None:

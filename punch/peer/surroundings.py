@@ -116,7 +116,19 @@ def reachable(relayed: Address, remotes: Sequence[Address]) -> list[Address]:
     return [remote for remote in remotes if may_relay(relayed, remote)]
 
 
-def relay_clause(around: Surroundings) -> str:
+def explain(around: Surroundings, reason: str) -> tuple[str, str]:
+    """
+    Why no path was found, in two clauses: the cause, for which `reason` is the agent's, that knows of no
+    policy; and what there is to say about relays.
+    """
+    if around.relay_policy is RelayPolicy.ONLY and not around.relays.current:
+        reason = (
+            "--relay only leaves no way but a relay, so use a rendezvous that has one, or call without it"
+        )
+    return reason, _relay_clause(around)
+
+
+def _relay_clause(around: Surroundings) -> str:
     """What there is to say about relays when no path was found."""
     if around.relay_policy is RelayPolicy.NEVER:
         return "relays are switched off here (--relay never)"
