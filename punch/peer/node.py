@@ -238,7 +238,6 @@ class Node(Service):
         elif peer in self._attempts:
             self.accept(peer)
         elif peer in self._links:
-            self._links[peer].network_back()
             self._links[peer].ask(self._asked)
         elif peer not in self._queue:
             self._call(peer)
