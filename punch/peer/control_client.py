@@ -10,64 +10,44 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import Protocol as TypingProtocol
-from typing import cast
 
 from cryptography import x509
-from OpenSSL import SSL
 from twisted.application.internet import ClientService
 from twisted.internet import error
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IDelayedCall,
-    IHandshakeListener,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
-    ITCPTransport,
 )
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
-from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import Identity, RandomBytes
-from punch.peer.events import Reason
+from punch.peer.control_protocol import ControlProtocol
 from punch.peer.problems import (
     ControlProblem,
-    certificate_refused,
-    not_a_rendezvous,
     place,
-    problem_of_error,
     problem_of_failure,
 )
-from punch.peer.tls import ALPN, ControlConnectionCreator
+from punch.peer.tls import ControlConnectionCreator
 from punch.wire.control import (
-    MAX_LINE,
-    ControlError,
-    Error,
     ErrorCode,
-    Ping,
-    Pong,
     Register,
     Reply,
     Request,
-    UnknownType,
     Welcome,
-    decode_reply,
-    encode,
 )
 from punch.wire.rendezvous_address import RendezvousAddress
 
 CONNECT_TIME = 10.0
 """Seconds for one TCP connection attempt."""
-WELCOME_TIME = 15.0
-"""Seconds from the TCP connection to the `welcome`."""
 _FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
-_SHORTEST_KEEPALIVE, _LONGEST_KEEPALIVE = 1.0, 120.0
 _CLOSE_TIME = 0.5
 _YOUNG = 2.0
 """Seconds for which a connection attempt is not given up for another one."""
@@ -102,210 +82,6 @@ def backoff(attempt: int, random: RandomBytes) -> float:
     """
     delay = min(_LAST_DELAY, _FIRST_DELAY * _FACTOR ** min(attempt - 1, 30))
     return delay * (0.5 + int.from_bytes(random(4), "big") / 2**32)
-
-
-class _TLSTransport(TypingProtocol):
-    """What is used of Twisted's TLS transport."""
-
-    negotiatedProtocol: bytes | None
-
-    def getHandle(self) -> SSL.Connection: ...
-
-    def getPeer(self) -> IPv4Address | IPv6Address: ...
-
-    def getHost(self) -> IPv4Address | IPv6Address: ...
-
-    def write(self, data: bytes) -> None: ...
-
-    def abortConnection(self) -> None: ...
-
-
-class _Owner(TypingProtocol):
-    """What a `ControlProtocol` reports to."""
-
-    def welcomed(self, protocol: ControlProtocol, welcome: Welcome) -> None: ...
-
-    def received(self, reply: Reply) -> None: ...
-
-    def lost(self, problem: ControlProblem) -> None: ...
-
-
-@implementer(IHandshakeListener)
-class ControlProtocol(LineReceiver):
-    """One control connection: registers when TLS is up, pings, and says why it ended."""
-
-    delimiter = b"\n"
-    MAX_LENGTH = MAX_LINE
-
-    def __init__(
-        self,
-        address: RendezvousAddress,
-        register: Register,
-        creator: ControlConnectionCreator,
-        clock: IReactorTime,
-        owner: _Owner,
-    ) -> None:
-        self._creator = creator
-        self._address = address
-        self._register = register
-        self._clock = clock
-        self._owner = owner
-        self._connection: SSL.Connection | None = None
-        self._problem: ControlProblem | None = None
-        self._last_error: Error | None = None
-        self._secured = False
-        self._welcome: Welcome | None = None
-        self._heard = False
-        self._timer: IDelayedCall | None = None
-
-    @property
-    def _tls(self) -> _TLSTransport:
-        return cast(_TLSTransport, self.transport)
-
-    @property
-    def host(self) -> str:
-        """The IP address of the rendezvous."""
-        return self._tls.getPeer().host
-
-    @property
-    def local_host(self) -> str:
-        """The IP address of ours that it comes from."""
-        return self._tls.getHost().host
-
-    def check(self, patience: float) -> None:
-        """Expect a sign of life within so many seconds; without one, the connection is lost."""
-        if self._welcome is None or self._problem is not None:
-            return
-        self._heard = False
-        self.send(Ping())
-        self._schedule_ping(patience)
-
-    def lose(self) -> None:
-        """Whatever its end may look like, the connection is known to be dead."""
-        self._silent()
-
-    def abort(self) -> None:
-        """Drop the connection without another word."""
-        if self.transport is not None:
-            self._tls.abortConnection()
-
-    def connectionMade(self) -> None:
-        """TCP is up; TLS follows."""
-        self._connection = self._tls.getHandle()
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.setTcpNoDelay(True)
-        self._timer = self._clock.callLater(WELCOME_TIME, self._silent)
-
-    def handshakeCompleted(self) -> None:
-        """TLS is up as far as we can see: the server may still refuse our certificate."""
-        if self._tls.negotiatedProtocol != ALPN:
-            self._abort(not_a_rendezvous(self._address))
-            return
-        self._secured = True
-        self.send(self._register)
-
-    def send(self, request: Request) -> None:
-        """Send one control message."""
-        self._tls.write(encode(request) + b"\n")
-
-    def lineReceived(self, line: bytes) -> None:
-        """One control message of the rendezvous."""
-        if self._problem is not None:
-            return
-        self._heard = True
-        try:
-            reply = decode_reply(line)
-        except UnknownType:
-            return  # A newer rendezvous may say more than we know.
-        except ControlError as reason:
-            self._abort(self._nonsense(str(reason)))
-            return
-        self._last_error = reply if isinstance(reply, Error) and reply.call is None else None
-        if isinstance(reply, Welcome):
-            if self._welcome is None:
-                self._welcome = reply
-                self._schedule_ping()
-                self._owner.welcomed(self, reply)
-            return
-        if self._last_error is not None or isinstance(reply, Pong):
-            return
-        if self._welcome is None:
-            self._abort(self._nonsense(f"{type(reply).__name__} before welcome"))
-            return
-        self._owner.received(reply)
-
-    def lineLengthExceeded(self, line: bytes) -> None:
-        """A line of more than 16 KiB is nobody's control message."""
-        self._abort(self._nonsense("a line is too long"))
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection ended: tell why."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._owner.lost(self._why(reason))
-
-    def _why(self, reason: Failure) -> ControlProblem:
-        found = None if self._connection is None else self._creator.problem(self._connection)
-        if found is not None:
-            return found
-        if self._problem is not None:
-            return self._problem
-        if self._last_error is not None:
-            return problem_of_error(self._address, self._last_error)
-        where = place(self._address)
-        if isinstance(reason.value, SSL.Error):
-            if not self._secured:
-                return not_a_rendezvous(self._address)
-            if self._welcome is None:
-                return certificate_refused(self._address)
-        if self._welcome is None:
-            return ControlProblem(
-                Reason.RENDEZVOUS_UNREACHABLE,
-                f"The rendezvous at {where} closed the connection at once; "
-                "check that the address is right, or wait: it may be too busy.",
-            )
-        return ControlProblem(
-            Reason.RENDEZVOUS_UNREACHABLE,
-            f"The connection to the rendezvous at {where} was lost; it is tried again by itself.",
-        )
-
-    def _schedule_ping(self, within: float | None = None) -> None:
-        assert self._welcome is not None
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        interval = min(max(self._welcome.keepalive, _SHORTEST_KEEPALIVE), _LONGEST_KEEPALIVE)
-        self._timer = self._clock.callLater(within or interval, self._keepalive)
-
-    def _keepalive(self) -> None:
-        if not self._heard:
-            self._silent()
-            return
-        self._heard = False
-        self.send(Ping())
-        self._schedule_ping()
-
-    def _silent(self) -> None:
-        where = place(self._address)
-        self._abort(
-            ControlProblem(
-                Reason.RENDEZVOUS_UNREACHABLE,
-                f"The rendezvous at {where} does not answer any more; it is tried again by itself."
-                if self._welcome is not None
-                else f"What answers at {where} did not greet this peer; check the address of the rendezvous.",
-            )
-        )
-
-    def _nonsense(self, what: str) -> ControlProblem:
-        return ControlProblem(
-            Reason.PROTOCOL,
-            f"The rendezvous at {place(self._address)} sent what is no control message ({what[:80]}); "
-            "check that both run the same version of Punch.",
-        )
-
-    def _abort(self, problem: ControlProblem) -> None:
-        if self._problem is None:
-            self._problem = problem
-        self._tls.abortConnection()
 
 
 def _failure(problem: ControlProblem) -> Failure:

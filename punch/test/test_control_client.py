@@ -5,7 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
-from punch.peer.control_client import WELCOME_TIME, ControlClient, backoff
+from punch.peer.control_client import ControlClient, backoff
+from punch.peer.control_protocol import WELCOME_TIME
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.test_peer_tls import ControlTestCase
 from punch.wire.control import (
