@@ -26,7 +26,7 @@ from punch.peer.endings import link_ended
 from punch.peer.events import Reason
 from punch.peer.paths import Paths
 from punch.peer.roaming import LinkTerms, Roaming
-from punch.peer.surroundings import Surroundings, candidates_now, describe, new_agent, relay_clause
+from punch.peer.surroundings import Surroundings, candidates_now, describe, explain, new_agent
 from punch.traversal import events as ice
 from punch.traversal.agent import Agent
 from punch.traversal.pairs import Pair
@@ -457,9 +457,8 @@ class Session:
         if self.roaming is not None:
             self.roaming.session_failed(now)
         else:
-            text = sentences.unreachable(
-                self.peer, self.name, cause_of(self._around, reason), relay_clause(self._around)
-            )
+            cause, relay = explain(self._around, reason)
+            text = sentences.unreachable(self.peer, self.name, cause, relay)
             self.call.fail(Reason.UNREACHABLE.value, text, now)
 
     def _route(self, connection_id: bytes, added: bool) -> None:
