@@ -21,6 +21,7 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -59,6 +60,8 @@ class Relay:
     """
 
     base: Address | None = None
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -178,6 +181,9 @@ class Relay:
                 self._owner.relay_allocated(self)
             elif isinstance(event, Failed):
                 self._owner.relay_failed(self, event.trouble, event.text)
+            else:
+                # A candidate that is none, or a relay that is set up too strictly
+                self._log.info("{source} does not relay to {peer}", source=self.source, peer=str(event.peer))
         if self._client.changes != self._changes:
             self._rearm()
 
