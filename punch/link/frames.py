@@ -12,8 +12,8 @@ type name       payload
 0x02 CREDIT     stream ID (8 bytes) ‖ limit (8 bytes): the receiver of this frame may have sent `limit`
                 bytes on that stream in all, its name included; a limit only grows
 0x03 CLOSE      code (1 byte) ‖ reason (UTF-8, at most 256 bytes): the sender ends the link
-0x10 CANDIDATES for the layer above: more candidates, sealed (reserved)
-0x11 RESTART    for the layer above: an ICE restart, sealed (reserved)
+0x10 CANDIDATES for the layer above (`punch.wire.restart`): candidates found after an ICE restart
+0x11 RESTART    for the layer above: an ICE restart
 ==== ========== ======================================================================================
 """
 
