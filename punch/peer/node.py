@@ -261,7 +261,7 @@ class Node(Service):
         timer = self._queue.pop(peer, None)
         if timer is not None:
             timer.cancel()
-            self._on_event(Failed(peer, ErrorCode.CANCELLED.value, sentences.hung_up_early(peer, None)))
+            self._failed(peer, ErrorCode.CANCELLED.value, sentences.hung_up_early(peer, None))
         for sessions in (self._attempts, self._links):
             session = sessions.get(peer)
             if session is not None:
@@ -314,7 +314,7 @@ class Node(Service):
             self._on_event(Failed(None, problem.reason, problem.text))
             for peer in list(self._queue):
                 self._queue.pop(peer).cancel()
-                self._on_event(Failed(peer, problem.reason, problem.text))
+                self._failed(peer, problem.reason, problem.text)
 
     def control_reply(self, reply: Reply) -> None:
         """Something about a call. What does not fit any call of ours is nobody's, and is dropped."""
@@ -410,17 +410,16 @@ class Node(Service):
         if self._links.get(peer) is session:
             del self._links[peer]
             over = Disconnected(peer, reason, text)
-            if reason == ErrorCode.REPLACED.value and peer in self._attempts:
-                # The other side has proved the newer link before we have: one `Connected` will tell of both.
+            newer = reason == ErrorCode.REPLACED.value and peer in self._attempts
+            if newer or session.asked:
+                # The other side has proved the newer link before we have, or its peer is being called again:
+                # what comes of that, one `Connected` for example, tells of both.
                 self._replaced[peer] = over
             else:
                 self._on_event(over)
         elif self._attempts.get(peer) is session:
             del self._attempts[peer]
-            replaced = self._replaced.pop(peer, None)
-            if replaced is not None:
-                self._on_event(replaced)
-            self._on_event(Failed(peer, reason, text))
+            self._failed(peer, reason, text)
 
     # The inside
 
@@ -430,15 +429,22 @@ class Node(Service):
 
     def _call(self, peer: PeerID) -> None:
         if self._gave_up and self._problem is not None:
-            self._on_event(Failed(peer, self._problem.reason, self._problem.text))
+            self._failed(peer, self._problem.reason, self._problem.text)
             return
         if len(self._queue) >= bounds.MAX_QUEUED or self._full:
-            self._on_event(Failed(peer, ErrorCode.TOO_MANY.value, sentences.too_many_calls()))
+            self._failed(peer, ErrorCode.TOO_MANY.value, sentences.too_many_calls())
             return
         if peer not in self._known:
             self._remember(peer, "")
         self._on_event(Calling(peer))
         self._place_or_queue(peer)
+
+    def _failed(self, peer: PeerID, reason: str, text: str) -> None:
+        """A call came to nothing; so did what it was to replace."""
+        replaced = self._replaced.pop(peer, None)
+        if replaced is not None:
+            self._on_event(replaced)
+        self._on_event(Failed(peer, reason, text))
 
     def _asked(self, session: Session, answered: bool) -> None:
         """A link was asked because its peer is called again. It may be over or replaced by now."""
@@ -463,7 +469,7 @@ class Node(Service):
             session = Session.outgoing(peer, self._around, self)
         except SealError:
             text = sentences.tampered(peer, None)
-            self._on_event(Failed(peer, Reason.PROTOCOL.value, text))
+            self._failed(peer, Reason.PROTOCOL.value, text)
             return
         self._attempts[peer] = session
         self._calls[session.call.call_id] = session
@@ -472,7 +478,7 @@ class Node(Service):
         del self._queue[peer]
         cause = "" if self._problem is None else self._problem.text
         reason = Reason.RENDEZVOUS_UNREACHABLE.value if self._problem is None else self._problem.reason
-        self._on_event(Failed(peer, reason, sentences.no_rendezvous(peer, None, cause)))
+        self._failed(peer, reason, sentences.no_rendezvous(peer, None, cause))
 
     def _is_busy(self, caller: PeerID, decision: Decision) -> bool:
         if caller in self._known:

@@ -186,6 +186,11 @@ class Session:
             self._asker = answered
             self.link.answers(bounds.ANSWER_TIME).addCallback(self._answered)
 
+    @property
+    def asked(self) -> bool:
+        """Somebody waits to hear whether the other side is still there."""
+        return self._asker is not None
+
     def hang_up(self, code: CloseCode = CloseCode.OK, reason: str = "") -> None:
         """End the link, or the call if there is none yet."""
         self._asker = None
