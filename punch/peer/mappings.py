@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from punch.identity import RandomBytes
+from punch.peer.wakeup import Wakeup
 from punch.traversal.agent import Agent, Credentials
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import CandidateType
@@ -64,7 +65,7 @@ class MappingKeeper:
         self._agent: Agent | None = None
         self._asked: tuple[frozenset[Address], frozenset[Address]] | None = None
         self._until = 0.0
-        self._timer: IDelayedCall | None = None
+        self._wakeup = Wakeup(clock, monotonic, self._wake)
         self._listening: IDelayedCall | None = None
         self._questions: dict[bytes, Address] = {}
         self._silent = False
@@ -164,11 +165,10 @@ class MappingKeeper:
         self._listening = self._clock.callLater(LISTEN, self._ask)
 
     def _let_go(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._wakeup.at(None)
         if self._agent is not None:
             self._agent.close(self._monotonic())
-        self._timer = self._agent = self._asked = None
+        self._agent = self._asked = None
 
     def _pump(self) -> None:
         agent = self._agent
@@ -177,12 +177,7 @@ class MappingKeeper:
             self._send(transmit)
         while agent.next_event() is not None:
             pass
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        due = agent.get_timer()
-        self._timer = (
-            None if due is None else self._clock.callLater(max(0.0, due - self._monotonic()), self._wake)
-        )
+        self._wakeup.at(agent.get_timer())
 
     def _wake(self) -> None:
         if self._agent is None:

@@ -30,7 +30,7 @@ from punch.peer.surroundings import Surroundings, candidates_now, describe, new_
 from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
 from punch.wire.restart import LateCandidates, Restart
-from punch.wire.sealed import MAX_CANDIDATES, SealError
+from punch.wire.sealed import MAX_CANDIDATES, Envelope, SealError
 
 LOST_AFTER = 3.0
 """Seconds without a path after which the user is told."""
@@ -216,8 +216,19 @@ class Roaming:
             if late.generation == self._paths.generations.number and self._theirs:
                 self._paths.add_remote(late.candidates, False, now)
 
-    def receive_offer(self, call: Call, now: float) -> None:
-        """The other side restarts over the rendezvous; it is this link that it means."""
+    def receive_offer(self, call_id: str, offer: Envelope, now: float) -> bool:
+        """An offer of the other side came: whether it is about this very link, and was taken."""
+        around = self._around
+        try:
+            call = Call.incoming(around.identity, self._peer, call_id, offer, random=around.random, now=now)
+        except SealError:
+            return False
+        if not call.generation or call.link != self._terms.offer_digest:
+            return False
+        self._receive_call(call, now)
+        return True
+
+    def _receive_call(self, call: Call, now: float) -> None:
         restart = RestartCall(call, self._around, self._happened)
         follows = self._follow(call.generation, now)
         if not follows or self._ours is None:
@@ -233,10 +244,6 @@ class Roaming:
             return
         self._calls.append(restart)
         self._happened()
-
-    def is_about(self, call: Call) -> bool:
-        """Whether an incoming call is a restart of this very link."""
-        return call.link == self._terms.offer_digest
 
     # Time
 

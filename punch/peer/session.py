@@ -9,24 +9,24 @@ selected, or, until it has, the way an Initial came from an address that passed 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
-from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from punch.identity import PeerID
 from punch.link.certificate import LinkCertificate
-from punch.link.core import LinkCore
-from punch.link.events import CloseCode, Role
+from punch.link.events import CloseCode
 from punch.link.link import Link, LinkClosed
 from punch.peer import bounds, sentences
 from punch.peer.call import Call
 from punch.peer.call_machine import CallEnded, Introduction, MoreCandidates, Side
 from punch.peer.endings import link_ended
 from punch.peer.events import Reason
+from punch.peer.linking import make_link
+from punch.peer.observer import SessionObserver
 from punch.peer.paths import Paths
 from punch.peer.roaming import LinkTerms, Roaming
 from punch.peer.surroundings import Surroundings, candidates_now, describe, explain, new_agent
+from punch.peer.wakeup import Wakeup
 from punch.traversal import events as ice
 from punch.traversal.agent import Agent
 from punch.traversal.pairs import Pair
@@ -34,27 +34,7 @@ from punch.wire.address import Address
 from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
 from punch.wire.restart import RestartError
-from punch.wire.sealed import Envelope, SealError
-
-
-class SessionObserver(Protocol):
-    """Whoever runs sessions. Nothing follows `session_ended`."""
-
-    def session_introduced(self, session: Session) -> None: ...
-
-    def session_checking(self, session: Session, pairs: int) -> None: ...
-
-    def session_connected(self, session: Session) -> None: ...
-
-    def session_path_changed(self, session: Session) -> None: ...
-
-    def session_path_lost(self, session: Session) -> None: ...
-
-    def session_silent(self, session: Session) -> None: ...
-
-    def session_dark(self, session: Session, dark: bool) -> None: ...
-
-    def session_ended(self, session: Session, reason: str, text: str) -> None: ...
+from punch.wire.sealed import Envelope
 
 
 class Session:
@@ -85,8 +65,7 @@ class Session:
         self._found: list[Candidate] = []
         self._gathered = False
         self._terms: LinkTerms | None = None
-        self._timer: IDelayedCall | None = None
-        self._timer_at: float | None = None
+        self._wakeup = Wakeup(around.clock, around.monotonic, self._wake)
         self._asker: Callable[[Session, bool], None] | None = None
 
     # Making one
@@ -296,16 +275,9 @@ class Session:
         """An offer of the peer came: whether it restarts this very link, and was taken."""
         if self.roaming is None or self._over:
             return False
-        around, now = self._around, self._around.monotonic()
-        try:
-            call = Call.incoming(around.identity, self.peer, call_id, offer, random=around.random, now=now)
-        except SealError:
-            return False
-        if not call.generation or not self.roaming.is_about(call):
-            return False
-        self.roaming.receive_offer(call, now)
+        taken = self.roaming.receive_offer(call_id, offer, self._around.monotonic())
         self._pump()
-        return True
+        return taken
 
     # What roaming and paths say (RoamingOwner, PathsOwner)
 
@@ -399,28 +371,11 @@ class Session:
             self._end(event.reason, event.text)
 
     def _introduce(self, event: Introduction, now: float) -> None:
-        around, paths, remote = self._around, self.paths, event.remote
+        paths, remote = self.paths, event.remote
         assert paths is not None
-        caller = self.call.side is Side.CALLER
-        core = LinkCore(
-            role=Role.CALLER if caller else Role.CALLEE,
-            identity=around.identity,
-            remote=self.peer,
-            offer_digest=event.offer_digest,
-            answer_digest=event.answer_digest,
-            certificate=self._certificate,
-            certificate_sha256=event.certificate_sha256,
-            random=around.random,
-            now=now,
-        )
-        digest = event.certificate_sha256 if self._certificate is None else self._certificate.sha256
-        assert digest is not None
-        self._terms = LinkTerms(event.offer_digest, digest)
-        self.link = Link(core, clock=around.clock, monotonic=around.monotonic, send=paths.send)
+        self.link, self._terms = make_link(self.call, event, self._certificate, paths, self._around)
         self.link.on_connection_id = self._route
         self.link.on_control = self._receive_frame
-        for name, factory in around.handlers.items():
-            self.link.handle(name, factory)
         self.link.when_proved().addCallbacks(self._link_proved, _ignore)
         self.link.when_closed().addCallbacks(self._link_closed, _ignore)
         self._observer.session_introduced(self)
@@ -523,8 +478,7 @@ class Session:
 
     def _finish(self) -> None:
         self._over = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._wakeup.at(None)
         if self.roaming is not None:
             self.roaming.close()
         if self.paths is not None:
@@ -539,15 +493,7 @@ class Session:
             None if self.paths is None else self.paths.get_timer(),
             None if self.roaming is None else self.roaming.get_timer(),
         ]
-        due = min((time for time in times if time is not None), default=None)
-        if due == self._timer_at and self._timer is not None and self._timer.active():
-            return
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer_at = due
-        if due is not None:
-            delay = max(0.0, due - self._around.monotonic())
-            self._timer = self._around.clock.callLater(delay, self._wake)
+        self._wakeup.at(min((time for time in times if time is not None), default=None))
 
     def _wake(self) -> None:
         now = self._around.monotonic()
