@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from cryptography import x509
@@ -44,16 +44,12 @@ from punch.peer.events import (
     Registered,
     Unregistered,
 )
-from punch.peer.mappings import MappingKeeper
+from punch.peer.network import Network
 from punch.peer.policy import Decision, RelayPolicy, decide
 from punch.peer.problems import ControlProblem
-from punch.peer.reflectors import ReflectorFinder
-from punch.peer.relays import RelayPool
-from punch.peer.router import Router
 from punch.peer.session import Session
-from punch.peer.sockets import OpenSocket, SocketSet
+from punch.peer.sockets import OpenSocket
 from punch.peer.surroundings import CallUser, ProtocolFactory, Surroundings
-from punch.peer.watch import Watch
 from punch.state import KnownPeers, StateError
 from punch.traversal.interfaces import local_addresses
 from punch.wire.address import Address
@@ -122,36 +118,18 @@ class Node(Service):
         self._rendezvous = rendezvous
         self._on_event = on_event
         self._clock = reactor
-        self._keeper = MappingKeeper(
+        self._network = Network(
             reactor,
-            monotonic,
-            random,
-            pacing,
-            lambda transmit: self._sockets.send([transmit.data], transmit.remote, transmit.local),
-            self._network_back,
-        )
-        self._addresses = addresses
-        self._watch = Watch(reactor, monotonic, addresses, self._network_changed, self._woke)
-        router = Router(self._keeper, lambda *arrived: self._relays.receive(*arrived))
-        self._sockets = SocketSet(
-            reactor,
-            open_socket,
-            addresses,
-            router.receive_from_socket,
-            lambda *leaving: self._relays.send(*leaving),
-        )
-        self._relays = RelayPool(
-            reactor,
-            monotonic=monotonic,
+            self,
+            addresses=addresses,
+            open_socket=open_socket,
             random=random,
+            monotonic=monotonic,
+            pacing=pacing,
+            relay_policy=relay,
+            rendezvous=rendezvous.host,
             roots=roots,
-            name=rendezvous.host,
-            bases=lambda: self._sockets.bases,
-            send=self._sockets.send,
-            received=router.receive,
-            renew=lambda: self._control.send(RenewRelays()),
         )
-        self._reflectors = ReflectorFinder(reactor, rendezvous.host, self._reflectors_found)
         self._control = ControlClient(
             reactor=reactor,
             address=rendezvous,
@@ -170,15 +148,16 @@ class Node(Service):
             monotonic=monotonic,
             random=random,
             pacing=pacing,
-            sockets=self._sockets,
-            router=router,
-            relays=self._relays,
+            sockets=self._network.sockets,
+            router=self._network.router,
+            relays=self._network.relays,
             relay_policy=relay,
             send_control=self._send_control,
             registered=lambda: self._control.registered,
             calls=self._calls,
-            refresh_sockets=self._refresh_sockets,
-            mappings=self._keeper.mappings,
+            refresh_sockets=self._network.refresh,
+            mappings=self._network.keeper.mappings,
+            reflectors=self._network.reflectors,
         )
         self._seen = SeenEnvelopes()
         self._unsent: deque[Request] = deque(maxlen=bounds.MAX_UNSENT)
@@ -197,7 +176,7 @@ class Node(Service):
         super().startService()  # type: ignore[no-untyped-call]
         self._on_event(Ready(self.identity.peer_id))
         self._control.start()
-        self._watch.start()
+        self._network.start()
 
     def stopService(self) -> Deferred[None]:
         """
@@ -206,8 +185,7 @@ class Node(Service):
         :return: fires when all is closed, within about a second.
         """
         super().stopService()  # type: ignore[no-untyped-call]
-        self._watch.stop()
-        self._keeper.listen(False)
+        self._network.stop()
         for timer in self._queue.values():
             timer.cancel()
         self._queue.clear()
@@ -222,7 +200,7 @@ class Node(Service):
         closing.append(self._control.stop())
         done: Deferred[Any] = DeferredList(closing, consumeErrors=True)
         done.addTimeout(bounds.STOP_TIME, self._clock, onTimeoutCancel=lambda result, timeout: None)
-        return done.addCallback(self._close_sockets)
+        return done.addCallback(lambda _: self._network.close())
 
     def call(self, peer: PeerID) -> None:
         """
@@ -284,9 +262,7 @@ class Node(Service):
     def control_welcome(self, welcome: Welcome, host: str) -> None:
         """Registered."""
         self._problem = None
-        self._reflectors.find(host, welcome.reflector)
-        if self._around.relay_policy is not RelayPolicy.NEVER:
-            self._relays.update(welcome.relays, host)
+        self._network.welcomed(welcome, host)
         self._on_event(Registered(str(self._rendezvous)))
         unsent, self._unsent = list(self._unsent), deque(maxlen=bounds.MAX_UNSENT)
         for request in unsent:
@@ -322,7 +298,7 @@ class Node(Service):
             self._receive_call(reply)
         elif isinstance(reply, Relays):
             if self._around.relay_policy is not RelayPolicy.NEVER:
-                self._relays.update(reply.relays)
+                self._network.relays.update(reply.relays)
         elif isinstance(reply, (Answered, Candidates, Ended, Error)) and reply.call is not None:
             session = self._calls.get(reply.call)
             if session is None or getattr(reply, "sender", None) not in (None, session.peer):
@@ -399,13 +375,13 @@ class Node(Service):
             self._control.check(CHECK_TIME)
         else:
             self._dark.discard(session)
-        self._keeper.listen(bool(self._dark))
+        self._network.keeper.listen(bool(self._dark))
 
     def session_ended(self, session: Session, reason: str, text: str) -> None:
         """A call or a link is over."""
         self._forget_call(session)
         self._dark.discard(session)
-        self._keeper.listen(bool(self._dark))
+        self._network.keeper.listen(bool(self._dark))
         peer = session.peer
         if self._links.get(peer) is session:
             del self._links[peer]
@@ -576,43 +552,30 @@ class Node(Service):
             # The call is worth more than the memory of it.
             self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
 
-    # What happens to the network
+    # What happens to the network (NetworkOwner)
 
-    def _network_changed(self) -> None:
+    def paths_in_use(self) -> list[Address]:
+        """The local addresses of the paths that links have."""
+        return [session.pair.local_base for session in self._links.values() if session.pair is not None]
+
+    def network_changed(self, bases: list[Address], hosts: Collection[str]) -> None:
         """This machine has other addresses."""
-        bases = self._refresh_sockets()
-        self._control.check(CHECK_TIME, self._addresses())
+        self._control.check(CHECK_TIME, hosts)
         for session in (*self._attempts.values(), *self._links.values()):
             session.network_changed(bases)
 
-    def _network_back(self) -> None:
+    def network_back(self) -> None:
         """A reflector answers again."""
         self._control.check(CHECK_TIME)
-        self._refresh_sockets(anew=True)
         for session in list(self._links.values()):
             session.network_back()
 
-    def _woke(self, seconds: float) -> None:
-        """The machine slept for so many seconds."""
+    def woke(self) -> None:
+        """The machine has slept."""
         self._control.check(CHECK_TIME)
-        self._refresh_sockets(anew=True)
         for session in list(self._links.values()):
             session.woke()
 
-    def _refresh_sockets(self, *, anew: bool = False) -> list[Address]:
-        paths = [session.pair.local_base for session in self._links.values() if session.pair is not None]
-        bases = self._sockets.refresh({self._relays.base_of(local) or local for local in paths})
-        gather = self._around.relay_policy is not RelayPolicy.ONLY
-        self._keeper.keep(bases, self._around.reflectors, gather=gather, anew=anew)
-        return bases
-
-    def _reflectors_found(self, reflectors: list[Address]) -> None:
-        self._around.reflectors = reflectors
-        if self.running:
-            self._refresh_sockets()
-
-    def _close_sockets(self, result: object) -> None:
-        self._reflectors.stop()
-        self._keeper.stop()
-        self._relays.stop()
-        self._sockets.close()
+    def renew_relays(self) -> None:
+        """The relays' credentials end soon."""
+        self._control.send(RenewRelays())

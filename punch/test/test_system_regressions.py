@@ -58,7 +58,7 @@ class StrayPacketTests(SystemTestCase):
 
     def target(self) -> Address:
         """Bob's socket."""
-        return self.bob.node._sockets.bases[0]
+        return self.bob.node._network.sockets.bases[0]
 
     def send(self, data: bytes) -> None:
         """The stranger sends to Bob."""
@@ -126,7 +126,7 @@ class StrayPacketTests(SystemTestCase):
         Nothing that is not encrypted for this link is ever taken, even from the address of the other side.
         """
         connect(self.alice, self.bob)
-        source = self.alice.node._sockets.bases[0]
+        source = self.alice.node._network.sockets.bases[0]
         for data in self.garbage():
             if len(data) < 1400:
                 self.inject(data, source)
@@ -136,7 +136,7 @@ class StrayPacketTests(SystemTestCase):
     def test_nobody_changes_the_keys(self) -> None:
         """New handshakes from the right address, as soon as there is a link, change nothing."""
         connect(self.alice, self.bob)
-        source = self.alice.node._sockets.bases[0]
+        source = self.alice.node._network.sockets.bases[0]
         for _ in range(10):
             self.inject(self.initial(), source)
         self.net.advance(10.0)
@@ -151,7 +151,7 @@ class StrayPacketTests(SystemTestCase):
         for _ in range(80):
             self.net.advance(0.01)
             self.send(self.initial())
-            self.inject(self.initial(), self.alice.node._sockets.bases[0])
+            self.inject(self.initial(), self.alice.node._network.sockets.bases[0])
         self.alice.wait_for(Connected, 20.0)
         self.bob.wait_for(Connected, 20.0)
         self.assertEqual(self.stray.received, [])

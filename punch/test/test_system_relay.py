@@ -146,7 +146,7 @@ class CarrierTests(RelayTestCase):
 
     def relays(self, peer: Peer) -> list[str]:
         """How the peer reaches its relays now."""
-        return sorted(relay.source.partition("=")[2] for relay in peer.node._relays.current)
+        return sorted(relay.source.partition("=")[2] for relay in peer.node._network.relays.current)
 
     def test_a_first_request_that_is_lost(self) -> None:
         """TCP wins; the late answer over UDP is taken all the same, and the link moves to it."""
@@ -197,7 +197,7 @@ class HostileTests(RelayTestCase):
         alice.node._around.relay_policy = RelayPolicy.ONLY
         connect(alice, bob)
         self.chat(alice, bob)
-        (relay,) = alice.node._relays.current
+        (relay,) = alice.node._network.relays.current
         assert relay.base is not None
         heard: list[object] = []
         session = alice.node._links[bob.id]
@@ -244,19 +244,19 @@ class HostileTests(RelayTestCase):
 
         elsewhere = self.net.host("elsewhere", "198.51.100.50", link=self.link)
         elsewhere.reactor.listenTCP(443, Factory.forProtocol(Nonsense))
-        known = alice.node._relays._servers
+        known = alice.node._network.relays._servers
         bad = tuple(
             replace(server, url=RelayURL("198.51.100.50", 443, server.url.transport), pin=None)
             for server in known
             if server.url.transport is not RelayTransport.UDP
         )
         self.assertEqual(len(bad), 2)
-        alice.node._relays.update(bad)
+        alice.node._network.relays.update(bad)
         introduce(alice, bob)
         alice.node.call(bob.id)
         self.net.advance(5.0)
         self.assertEqual(self.ports(), self.idle + 1)
-        alice.node._relays.update(known)
+        alice.node._network.relays.update(known)
         alice.wait_for(Connected, 10.0)
 
 

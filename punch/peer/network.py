@@ -1,0 +1,147 @@
+"""The network that a node is in: its sockets, its relays, what is known about them, and when that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Protocol
+
+from cryptography import x509
+
+from punch.identity import RandomBytes
+from punch.peer.mappings import MappingKeeper
+from punch.peer.policy import RelayPolicy
+from punch.peer.reflectors import ReflectorFinder
+from punch.peer.relays import RelayPool
+from punch.peer.router import Router
+from punch.peer.sockets import OpenSocket, SocketSet
+from punch.peer.watch import Watch
+from punch.wire.address import Address, Transmit
+from punch.wire.control import Welcome
+
+
+class NetworkOwner(Protocol):
+    """The node."""
+
+    def paths_in_use(self) -> Collection[Address]:
+        """The local addresses that links have their paths from, relayed ones among them."""
+
+    def network_changed(self, bases: list[Address], hosts: Collection[str]) -> None:
+        """This machine has other addresses: those of its sockets, and all."""
+
+    def network_back(self) -> None:
+        """A reflector answers again."""
+
+    def woke(self) -> None:
+        """The machine has slept."""
+
+    def renew_relays(self) -> object:
+        """The relays' credentials end soon."""
+
+
+class Network:
+    """
+    What all sessions of a node send through.
+
+    :ivar reflectors: where to ask for our own addresses.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        owner: NetworkOwner,
+        *,
+        addresses: Callable[[], list[str]],
+        open_socket: OpenSocket,
+        random: RandomBytes,
+        monotonic: Callable[[], float],
+        pacing: float,
+        relay_policy: RelayPolicy,
+        rendezvous: str,
+        roots: Sequence[x509.Certificate] | None,
+    ) -> None:
+        """
+        :param rendezvous: its host, as the user gave it.
+        """
+        self.reflectors: list[Address] = []
+        self._owner = owner
+        self._addresses = addresses
+        self._relay_policy = relay_policy
+        self._running = False
+        self.keeper = MappingKeeper(reactor, monotonic, random, pacing, self._send, self._back)
+        self.router = Router(self.keeper, lambda *arrived: self.relays.receive(*arrived))
+        self.sockets = SocketSet(
+            reactor,
+            open_socket,
+            addresses,
+            self.router.receive_from_socket,
+            lambda *leaving: self.relays.send(*leaving),
+        )
+        self.relays = RelayPool(
+            reactor,
+            monotonic=monotonic,
+            random=random,
+            roots=roots,
+            name=rendezvous,
+            bases=lambda: self.sockets.bases,
+            send=self.sockets.send,
+            received=self.router.receive,
+            renew=owner.renew_relays,
+        )
+        self._finder = ReflectorFinder(reactor, rendezvous, self._found)
+        self._watch = Watch(reactor, monotonic, addresses, self._changed, self._woke)
+
+    def start(self) -> None:
+        """Notice changes from now on."""
+        self._running = True
+        self._watch.start()
+
+    def stop(self) -> None:
+        """Notice nothing any more; the sockets stay open."""
+        self._running = False
+        self._watch.stop()
+        self.keeper.listen(False)
+
+    def close(self) -> None:
+        """Close everything."""
+        self._finder.stop()
+        self.keeper.stop()
+        self.relays.stop()
+        self.sockets.close()
+
+    def welcomed(self, welcome: Welcome, host: str) -> None:
+        """The rendezvous at the IP address `host` says where reflectors and relays are."""
+        self._finder.find(host, welcome.reflector)
+        if self._relay_policy is not RelayPolicy.NEVER:
+            self.relays.update(welcome.relays, host)
+
+    def refresh(self, *, anew: bool = False) -> list[Address]:
+        """
+        Open the sockets that are missing, and see what reflectors make of them.
+
+        :param anew: what reflectors said may be wrong by now.
+        :return: the local addresses to use.
+        """
+        in_use = self._owner.paths_in_use()
+        bases = self.sockets.refresh({self.relays.base_of(local) or local for local in in_use})
+        gather = self._relay_policy is not RelayPolicy.ONLY
+        self.keeper.keep(bases, self.reflectors, gather=gather, anew=anew)
+        return bases
+
+    def _send(self, transmit: Transmit) -> None:
+        self.sockets.send([transmit.data], transmit.remote, transmit.local)
+
+    def _found(self, reflectors: list[Address]) -> None:
+        self.reflectors[:] = reflectors
+        if self._running:
+            self.refresh()
+
+    def _changed(self) -> None:
+        self._owner.network_changed(self.refresh(), self._addresses())
+
+    def _back(self) -> None:
+        self.refresh(anew=True)
+        self._owner.network_back()
+
+    def _woke(self, seconds: float) -> None:
+        self.refresh(anew=True)
+        self._owner.woke()
