@@ -49,6 +49,8 @@ CONNECT_TIME = 10.0
 """Seconds for one TCP connection attempt."""
 _FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
 _CLOSE_TIME = 0.5
+_HURRY = 30.0
+"""Seconds in which the delay between two attempts does not grow, because a link needs the rendezvous."""
 _YOUNG = 2.0
 """Seconds for which a connection attempt is not given up for another one."""
 
@@ -198,7 +200,7 @@ class ControlClient:
         self._was_registered = False
         self._stopped = False
         self._notice: IDelayedCall | None = None
-        self._at_once_until = 0.0
+        self._at_once_until = self._hurry_until = 0.0
         self.attempt: _Attempt | None = None
         """The newest connection or attempt; None while the next one is waited for."""
         tcp = endpoint or HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIME)
@@ -253,6 +255,7 @@ class ControlClient:
         if self._stopped or not self._service.running:
             return
         self._at_once_until = self.clock.seconds() + patience + 1.0
+        self._hurry_until = self.clock.seconds() + _HURRY
         protocol = self._protocol
         if protocol is None:
             self._connect_now()
@@ -300,6 +303,8 @@ class ControlClient:
         self.attempt = None
         soon = self.clock.seconds() < self._at_once_until
         self._at_once_until = 0.0
+        if self.clock.seconds() < self._hurry_until:
+            attempt = 1
         delay = 0.0 if soon else backoff(attempt, self._random)
         problem = self._problem
         if problem is not None and not self._stopped:
