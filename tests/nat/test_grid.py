@@ -32,8 +32,8 @@ QUICK = (
     "open:tcp443,masq-drop:no-udp,fully-drop:tcp443,docker:docker,docker:overlap,overlap:overlap,lan:lan,"
     "cgnat:lan,docker:lan"
 )
-# Pairs with `cone` are for the whole run: of 1,155 calls in bad weather 4, all of them with it, were still on the
-# relay after 5 s although a direct path exists. That is open; docs/nat.md shows the table.
+# Pairs with `cone` are for the whole run: of 1,155 calls in bad weather 4, all of them with it, were still
+# on the relay after 5 s although a direct path exists. That is open; docs/nat.md shows the table.
 QUICK_WEATHER = (
     "masq-drop:masq-drop,masq-drop:masq-reject,fully-drop:open,masq-reject:fully-reject,cgnat:cgnat,ipv6:ipv6,"
     "open:tcp443,docker:docker"
