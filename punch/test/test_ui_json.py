@@ -17,6 +17,7 @@ from punch.peer.events import (
     Failed,
     Introduced,
     PathChanged,
+    PathLost,
     Registered,
     Unregistered,
 )
@@ -78,6 +79,7 @@ class EventTests(JSONCase):
                 PathChanged(BOB, "prflx", Address("192.0.2.1", 1), Address("2001:db8::1", 2), "udp", 0.5),
                 {"event": "path", "peer": str(BOB), **there, "rtt": 0.5},
             ),
+            (PathLost(BOB, "Waiting."), {"event": "path-lost", "peer": str(BOB), "text": "Waiting."}),
             (
                 Failed(BOB, "refused", "They said no."),
                 {"event": "failed", "peer": str(BOB), "reason": "refused", "text": "They said no."},
@@ -296,6 +298,25 @@ class EndTests(JSONCase):
         self.assertEqual(self.stage.ends, [])
         wire.run()
         self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_end_of_input_does_not_wait_for_a_lost_path_for_ever(self) -> None:
+        """After a minute the link is hung up, unless the path is back; nothing else that waits ends so."""
+        self.connect()
+        back = PathChanged(BOB, "host", Address("192.0.2.1", 1), Address("192.0.2.2", 2), "udp", 0.1)
+        self.front_end.handle(PathLost(BOB, "Waiting."))
+        self.stage.clock.advance(100.0)
+        self.front_end.handle(back)
+        self.command("send", text="x")
+        self.front_end.input_over()
+        self.stage.clock.advance(100.0)
+        self.assertEqual(self.stage.node.asked, [])
+        self.front_end.handle(PathLost(BOB, "Waiting."))
+        self.stage.clock.advance(59.0)
+        self.assertEqual(self.stage.node.asked, [])
+        self.stage.clock.advance(2.0)
+        self.assertEqual(self.stage.node.asked, [("hangup", BOB)])
+        self.front_end.handle(Disconnected(BOB, "bye", "Closed here."))
+        self.assertEqual([status for status, _ in self.stage.ends], [1])
 
     def test_the_last_command_needs_no_newline(self) -> None:
         self.front_end.input_received(b'{"command":"dance"}')

@@ -15,6 +15,7 @@ from punch.peer.events import (
     Failed,
     Introduced,
     PathChanged,
+    PathLost,
     Registered,
     Unregistered,
 )
@@ -63,6 +64,7 @@ class PipeTests(StdioCase):
         self.front_end.handle(
             PathChanged(BOB, "prflx", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02)
         )
+        self.front_end.handle(PathLost(BOB, "The path was lost; trying again."))
         shown = self.shown()
         self.assertEqual(self.stage.node.asked, [("call", BOB)])
         for part in (
@@ -71,6 +73,7 @@ class PipeTests(StdioCase):
             f"Calling {BOB}",
             "Introduced to bob",
             "Checking 4 pairs",
+            "The path was lost; trying again.",
             "host path 192.0.2.1:4000 → 192.0.2.2:5000 over UDP",
             "round trip 0.4 ms",
             f"encrypted to {BOB}",

@@ -10,10 +10,9 @@ Choices where the RFCs leave some, or where we differ:
   number, when a clearly better pair works (`Nomination`). Each side may send as soon as a check of its own
   succeeded.
 - Remote candidates of different types take turns in being checked (`CheckList.next_pair`).
-- Gathering has a pacer of its own (`Gatherer`).
-- Failure waits for the patience of RFC 8863, and for `GIVE_UP` at most: a check that waits longer because its
-  RTO grew with the number of pairs isn't worth a user's time.
+- Gathering has a pacer of its own (`Gatherer`), and failure a limit of its own (`Patience`).
 - Requests of those who don't know our ufrag get silence (`punch.traversal.responder`).
+- A pair that falls silent is left before its consent expires (`PathKeeper`).
 """
 
 from __future__ import annotations
@@ -63,8 +62,7 @@ class Agent:
     :param pacing: Ta that we signal, in seconds; the greater one of both sides is used.
     :param nomination: "renomination" between ourselves, "regular" towards others.
     :param consent: ask for consent on the selected pair (RFC 7675); without, it is only kept alive.
-    :param steady: send checks every 2 s until they are answered, instead of backing off: after a restart a
-        peer may be back at any moment.
+    :param steady: check every 2 s instead of backing off: after a restart a peer may be back at any moment.
     """
 
     def __init__(
@@ -140,6 +138,11 @@ class Agent:
         """The path to send on now."""
         return self._path.selected
 
+    @property
+    def working(self) -> bool:
+        """Whether there is a path, and no doubt about it."""
+        return self._path.working
+
     def validated(self, local: Address, remote: Address) -> bool:
         """Whether an authenticated check came or was answered between these addresses, and consent holds."""
         pair = self._checklist.get(local, remote)
@@ -153,12 +156,7 @@ class Agent:
 
         :raise ValueError: it is no address that a peer could send to.
         """
-        candidate = self._locals.add_host(base)
-        if candidate is None:
-            return
-        self._events.append(LocalCandidate(candidate))
-        for remote in self._remotes:
-            self._checklist.add(candidate, remote)
+        self._pair_up(self._locals.add_host(base))
 
     def add_relayed(
         self, relayed: Address, mapped: Address | None, source: str, now: float, *, streamed: bool = False
@@ -171,13 +169,15 @@ class Agent:
         :param source: which relay, and how it is reached.
         :param streamed: it is reached over a stream, which makes it the last resort.
         """
-        candidate = self._locals.add_relayed(relayed, mapped, source, streamed)
-        if candidate is None:
-            return
-        self._events.append(LocalCandidate(candidate))
-        for remote in self._remotes:
-            self._checklist.add(candidate, remote)
+        self._pair_up(self._locals.add_relayed(relayed, mapped, source, streamed))
         self._path.publish()
+
+    def _pair_up(self, candidate: Candidate | None) -> None:
+        """There is a new base, unless it is None."""
+        if candidate is not None:
+            self._events.append(LocalCandidate(candidate))
+            for remote in self._remotes:
+                self._checklist.add(candidate, remote)
 
     def remove_local(self, base: Address, now: float) -> None:
         """

@@ -59,6 +59,12 @@ class ChosenPath:
         pair = self._selector.selected
         return None if pair is None else self._show(pair)
 
+    @property
+    def working(self) -> bool:
+        """Whether there is a path, and no doubt about it."""
+        pair = self._selector.selected
+        return pair is not None and pair.usable
+
     def choose(self, now: float) -> None:
         """Something about the pairs has changed: select again."""
         before = self._selector.selected

@@ -33,6 +33,7 @@ LINGER = 10.0
 
 _RANKS = {"relay": 0, "host": 2}
 _LATE = (ConsentLost, Failed)
+_PATHS = (Selected, Silent, Doubtful, Recovered, *_LATE)
 
 
 class Generations:
@@ -51,8 +52,6 @@ class Generations:
         self.number = 0
         self._old: Agent | None = None
         self._old_until = 0.0
-        self._doubtful = False
-        self._lost = False
         self._settle_at = 0.0
         self._output: list[Transmit] = []
         self._events: deque[Event] = deque()
@@ -70,7 +69,7 @@ class Generations:
     @property
     def working(self) -> bool:
         """Whether there is a path, and no doubt about it."""
-        return self.use.selected is not None and not self._doubtful and not self._lost
+        return self.use.working
 
     @property
     def selected(self) -> Pair | None:
@@ -145,8 +144,8 @@ class Generations:
         newest = self.newest
         for agent in self.agents:
             while (event := agent.next_event()) is not None:
-                if agent is self.use:
-                    self._take_path_event(event)
+                if agent is self.use and isinstance(event, _PATHS):
+                    self._events.append(event)
                 elif agent is self.trial and isinstance(event, _LATE):
                     self._events.append(event if isinstance(event, Failed) else Failed(""))
                 if agent is newest and isinstance(event, (LocalCandidate, GatheringDone, CheckingStarted)):
@@ -154,16 +153,6 @@ class Generations:
         if self.trial is not None and self.trial.state in (AgentState.FAILED, AgentState.CLOSED):
             self.trial = None
         self._move(now)
-
-    def _take_path_event(self, event: Event) -> None:
-        if isinstance(event, Doubtful):
-            self._doubtful = True
-        elif isinstance(event, (Selected, Recovered)):
-            self._doubtful = False
-        elif isinstance(event, ConsentLost):
-            self._lost = True
-        if isinstance(event, (Selected, Silent, Doubtful, Recovered, ConsentLost, Failed)):
-            self._events.append(event)
 
     def _move(self, now: float) -> None:
         """Take the new session into use if it has a path, and it is time."""
@@ -178,7 +167,6 @@ class Generations:
             self._old.close(now)
         self._old, self._old_until = self.use, now + LINGER
         self.use, self.trial = trial, None
-        self._doubtful = self._lost = False
         self._events.append(Selected(pair))
 
 

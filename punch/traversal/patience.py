@@ -5,7 +5,10 @@ from __future__ import annotations
 PATIENCE = 39.5
 """Seconds of checking before failure may be declared (RFC 8863, section 4)."""
 GIVE_UP = 60.0
-"""Seconds of checking after which it is declared, whatever is still under way."""
+"""
+Seconds of checking after which it is declared, whatever is still under way: a check that waits longer because
+its RTO grew with the number of pairs isn't worth a user's time.
+"""
 
 
 class Patience:

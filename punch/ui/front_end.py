@@ -49,6 +49,9 @@ FAREWELL = 1.5
 #: How long a link may be up without its chat, once that has ended, in seconds.
 CHATLESS = 1.0
 
+#: How long a peer whose input has ended waits for a lost path, in seconds.
+DARK = 60.0
+
 #: Names of peers that are remembered, of those not connected.
 MAX_NAMES = 256
 
@@ -145,6 +148,7 @@ class FrontEnd:
         self._clock = surroundings.clock
         self._patience: IDelayedCall | None = None
         self._timers: list[IDelayedCall] = []
+        self._dark: dict[PeerID, IDelayedCall] = {}
         self._doomed: str | None = None
         self._farewells: set[PeerID] = set()
         self._paused = False
@@ -206,7 +210,11 @@ class FrontEnd:
             self.on_stage(event)
         elif isinstance(event, Connected):
             self._connected(event)
-        elif isinstance(event, (PathChanged, PathLost)):
+        elif isinstance(event, PathChanged):
+            self._path_is_back(event.peer)
+            self.on_stage(event)
+        elif isinstance(event, PathLost):
+            self._dark[event.peer] = self._clock.callLater(DARK, self._still_dark, event.peer)
             self.on_stage(event)
         elif isinstance(event, Disconnected):
             self._disconnected(event)
@@ -310,12 +318,26 @@ class FrontEnd:
         """The service stops: nothing may be left on the clock."""
         self.finished = True
         self._be_patient_no_more()
+        for peer in list(self._dark):
+            self._path_is_back(peer)
         for timer in self._timers:
             if timer.active():
                 timer.cancel()
         self._timers.clear()
 
     # -- inside --
+
+    def _path_is_back(self, peer: PeerID) -> None:
+        timer = self._dark.pop(peer, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _still_dark(self, peer: PeerID) -> None:
+        """A person, or a service, can wait for days; whoever only wanted to deliver its input is told."""
+        if self.input_ended and self.input_kind is not InputKind.NOTHING and not self.watched:
+            self.node.hangup(peer)
+        else:
+            self._dark[peer] = self._clock.callLater(DARK, self._still_dark, peer)
 
     def _farewell(self, peer: PeerID) -> None:
         self._farewells.discard(peer)
@@ -349,6 +371,7 @@ class FrontEnd:
 
     def _disconnected(self, event: Disconnected) -> None:
         self.links.pop(event.peer, None)
+        self._path_is_back(event.peer)
         self.on_disconnected(event)
         self._farewell(event.peer)
         if self._doomed is not None:
