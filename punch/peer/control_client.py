@@ -245,12 +245,12 @@ class ControlClient:
             stopped.addCallback(in_time)
         return stopped
 
-    def check(self, patience: float, addresses: Collection[str] | None = None) -> None:
+    def check(self, patience: float, gone: Collection[str] = ()) -> None:
         """
         The network may have changed: make sure that the connection lives, or connect at once.
 
         :param patience: seconds within which a connection must show that it is alive.
-        :param addresses: those of this machine now: a connection from another one is dead for sure.
+        :param gone: addresses that this machine had: a connection from one of these is dead for sure.
         """
         if self._stopped or not self._service.running:
             return
@@ -259,7 +259,7 @@ class ControlClient:
         protocol = self._protocol
         if protocol is None:
             self._connect_now()
-        elif addresses is not None and protocol.local_host not in addresses:
+        elif protocol.local_host in gone:
             protocol.lose()
         else:
             protocol.check(patience)

@@ -25,8 +25,8 @@ class NetworkOwner(Protocol):
     def paths_in_use(self) -> Collection[Address]:
         """The local addresses that links have their paths from, relayed ones among them."""
 
-    def network_changed(self, bases: list[Address], hosts: Collection[str]) -> None:
-        """This machine has other addresses: those of its sockets, and all."""
+    def network_changed(self, bases: list[Address], gone: Collection[str]) -> None:
+        """This machine has other addresses: those of its sockets now, and those that are gone."""
 
     def network_back(self) -> None:
         """A reflector answers again."""
@@ -64,7 +64,6 @@ class Network:
         """
         self.reflectors: list[Address] = []
         self._owner = owner
-        self._addresses = addresses
         self._relay_policy = relay_policy
         self._running = False
         self.keeper = MappingKeeper(reactor, monotonic, random, pacing, self._send, self._back)
@@ -135,8 +134,8 @@ class Network:
         if self._running:
             self.refresh()
 
-    def _changed(self) -> None:
-        self._owner.network_changed(self.refresh(), self._addresses())
+    def _changed(self, gone: Collection[str]) -> None:
+        self._owner.network_changed(self.refresh(), gone)
 
     def _back(self) -> None:
         self.refresh(anew=True)

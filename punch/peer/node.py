@@ -558,9 +558,9 @@ class Node(Service):
         """The local addresses of the paths that links have."""
         return [session.pair.local_base for session in self._links.values() if session.pair is not None]
 
-    def network_changed(self, bases: list[Address], hosts: Collection[str]) -> None:
+    def network_changed(self, bases: list[Address], gone: Collection[str]) -> None:
         """This machine has other addresses."""
-        self._control.check(CHECK_TIME, hosts)
+        self._control.check(CHECK_TIME, gone)
         for session in (*self._attempts.values(), *self._links.values()):
             session.network_changed(bases)
 

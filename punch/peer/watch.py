@@ -8,7 +8,7 @@ that was known about the network counts then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -27,7 +27,7 @@ class Watch:
     Looks at addresses and clocks.
 
     :param addresses: the usable addresses of this machine.
-    :param changed: called when they are others than before.
+    :param changed: called when they are others than before, with those that are gone.
     :param slept: called after a sleep, with its length in seconds.
     """
 
@@ -36,7 +36,7 @@ class Watch:
         clock: IReactorTime,
         monotonic: Callable[[], float],
         addresses: Callable[[], list[str]],
-        changed: Callable[[], None],
+        changed: Callable[[Collection[str]], None],
         slept: Callable[[float], None],
     ) -> None:
         self._clock = clock
@@ -74,6 +74,6 @@ class Watch:
             self._restless_until = self._monotonic() + RESTLESS
         self._rearm()
         if known != self._known:
-            self._changed()
+            self._changed(known - self._known)
         if away > SLEPT:
             self._slept(away)

@@ -249,6 +249,49 @@ class ClientTests(ControlTestCase):
         self.net.advance(60.0)
         self.assertEqual(len(self.watcher.problems), 1)
 
+    def test_checked_and_alive(self) -> None:
+        """A sign of life is all that it takes."""
+        client = self.registered()
+        client.check(1.0)
+        self.net.advance(60.0)
+        self.assertEqual(self.watcher.problems, [])
+        self.assertTrue(client.registered)
+
+    def test_checked_and_dead(self) -> None:
+        """Without one, the connection is lost, and the next one begins at once."""
+        client = self.registered()
+        self.server.down()
+        start = self.net.now
+        client.check(1.0)
+        self.net.run_until(lambda: self.watcher.problems, 2.0)
+        self.assertAlmostEqual(self.net.now - start, 1.0, places=1)
+        self.assertEqual(self.watcher.problems[-1][2], 0.0)
+
+    def test_checked_without_the_address_it_came_from(self) -> None:
+        """Nothing has to be waited for then."""
+        client = self.registered()
+        start = self.net.now
+        client.check(1.0, ["192.0.2.200"])
+        self.assertEqual(self.watcher.problems, [])
+        client.check(1.0, self.machine.addresses)
+        self.returns()
+        self.assertLess(self.net.now - start, 1.0)
+
+    def test_checked_while_waiting(self) -> None:
+        """The next try comes at once, and those after it soon, but not without a pause."""
+        self.server.down()
+        client = self.start()
+        self.net.run_until(lambda: self.watcher.problems, 15.0)
+        tries = len(self.watcher.problems)
+        self.server.kill()
+        self.server.up()
+        client.check(1.0)
+        self.net.advance(20.0)
+        self.assertTrue(10 <= len(self.watcher.problems) - tries <= 40, len(self.watcher.problems))
+        self.net.wait(client.stop(), 1.0)
+        client.check(1.0)
+        self.net.advance(60.0)
+
     def test_name_that_is_not_known(self) -> None:
         """Told as that."""
         self.client(host="nowhere.example", pin=bytes(32))

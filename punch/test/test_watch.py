@@ -21,7 +21,7 @@ class WatchTests(SynchronousTestCase):
             self.clock,
             lambda: self.clock.seconds() - self.slept_before,
             self.look,
-            lambda: self.happened.append("changed"),
+            lambda gone: self.happened.append(sorted(gone)),
             self.happened.append,
         )
         self.watch.start()
@@ -42,7 +42,7 @@ class WatchTests(SynchronousTestCase):
         self.addresses += ["192.0.2.2"]
         self.clock.pump([INTERVAL])
         self.addresses.reverse()
-        self.assertEqual(self.happened, ["changed"])
+        self.assertEqual(self.happened, [[]])
         looks = self.looks
         self.clock.pump([SOON] * 10)
         self.assertEqual(self.looks - looks, 10)
@@ -52,7 +52,7 @@ class WatchTests(SynchronousTestCase):
         self.assertLessEqual(self.looks - looks, 2)
         self.addresses.clear()
         self.clock.pump([INTERVAL])
-        self.assertEqual(self.happened, ["changed", "changed"])
+        self.assertEqual(self.happened, [[], ["192.0.2.1", "192.0.2.2"]])
 
     def test_sleep_that_monotonic_time_does_not_count(self) -> None:
         """As on Linux."""
