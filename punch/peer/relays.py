@@ -237,6 +237,10 @@ class RelayPool:
     def relay_allocated(self, relay: Relay) -> None:
         """There is an address."""
         self._log.info("relayed by {source}: {local}", source=relay.source, local=str(relay.local))
+        if relay not in self._attempts:
+            # It was given up, or ended, while its answer was on the way
+            self._close(relay)
+            return
         self._attempts.remove(relay)
         self._relays[relay.local] = relay
         self._troubles.pop(relay.server.url, None)
