@@ -23,6 +23,8 @@ from punch.wire.control import Accept
 
 STREAM = "transfer/1"
 CHUNK = 2000
+DIRECTIONS = ((120, 120), (0, 120), (120, 0))
+"""Chunks that the caller and the callee send."""
 PERIOD = 0.1
 """A chunk leaves every so many seconds: slow enough to be in the middle when something happens."""
 STALL = 5.0
@@ -32,11 +34,12 @@ STALL = 5.0
 class Transfer(Protocol):
     """Sends chunks for a while, and notes what comes."""
 
-    def __init__(self, net: Internet, random: Random, chunks: int) -> None:
+    def __init__(self, net: Internet, random: Random, chunks: int, expected: int) -> None:
         self._net = net
         self._random = random
         self._left = chunks
-        self._missing = chunks * CHUNK
+        self._missing = expected * CHUNK
+        self.one_way = expected == 0
         self.sent = sha256()
         self.received = sha256()
         self.arrivals: list[float] = []
@@ -118,7 +121,11 @@ class Scenario:
 
     def _transfer(self) -> Transfer:
         random = Random(f"data {self.net.seed} {len(self.transfers)}")
-        transfer = Transfer(self.net, random, 120)
+        # Those who only listen have to notice, too
+        here, there = DIRECTIONS[self.net.seed // len(EVENTS) % len(DIRECTIONS)]
+        if self.transfers:
+            here, there = there, here
+        transfer = Transfer(self.net, random, here, there)
         self.transfers.append(transfer)
         return transfer
 
@@ -138,6 +145,8 @@ class Scenario:
         back = self.net.now
         self.net.advance(STALL)
         for transfer in self.transfers:
+            if transfer.one_way:
+                continue
             after = [time for time in transfer.arrivals if time > back]
             outcome.stall = max(outcome.stall, after[0] - back if after else 99.0)
         self.net.drop = None
