@@ -35,7 +35,9 @@ from punch.link.quic import Qh3Backend, QuicBackend
 from punch.link.session import Session
 
 PINGS = 4
-"""Packets that ask for an answer after a path change."""
+"""Packets that ask for an answer after a path change…"""
+PING_AGAIN = (0.3, 1.0)
+"""…and so many seconds later once more."""
 
 
 class LinkCore:
@@ -84,6 +86,7 @@ class LinkCore:
         self._now = now
         self._deadline: float | None = None
         self._pings = 0
+        self._ping_at: list[float] = []
         self._lifecycle: Lifecycle = make_lifecycle(
             LifecycleActions(self._begin, self._say_goodbye, self._finish)
         )
@@ -121,10 +124,13 @@ class LinkCore:
 
         It takes several packets: what was sent before counts as lost when three later ones are acknowledged
         (RFC 9002, section 6.1.1). Waiting for its time would mean as long as the darkness was, since the
-        other side's late acknowledgements make that the path's round-trip time.
+        other side's late acknowledgements make that the path's round-trip time. And it takes several turns,
+        because the other side may find its way back a moment later: its first acknowledgements are lost then.
         """
         self._now = now
-        self._pings = PINGS
+        proved = self._link is not None
+        self._pings = PINGS if proved else 1
+        self._ping_at = [now + delay for delay in PING_AGAIN] if proved else []
 
     # Datagrams
 
@@ -164,11 +170,13 @@ class LinkCore:
         link = self._link
         out: list[bytes] = []
         while self._pings:
-            self._pings -= 1
+            before = len(out)
             for connection in self._connections:
                 if not connection.over:
                     connection.quic.ping()
                     out += connection.datagrams_to_send(now)
+            # What the library may not send now it keeps, in a place of limited size
+            self._pings = self._pings - 1 if len(out) > before else 0
         if link is not None and len(self._connections) == 1:
             return out + link.datagrams_to_send(now)
         for connection in list(self._connections):
@@ -184,6 +192,7 @@ class LinkCore:
         times = [connection.next_timer() for connection in self._connections]
         if not self._closed:
             times.append(self._deadline)
+            times += self._ping_at[:1]
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -191,6 +200,9 @@ class LinkCore:
         self._now = now
         for connection in list(self._connections):
             connection.handle_timer(now)
+        if self._ping_at and now >= self._ping_at[0]:
+            del self._ping_at[0]
+            self._pings = PINGS
         if self._deadline is not None and now >= self._deadline:
             self._deadline = None
             self._lifecycle.end(Ending(CloseCode.TIMEOUT, "The other side did not prove itself in time."))
