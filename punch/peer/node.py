@@ -52,6 +52,7 @@ from punch.peer.sockets import OpenSocket
 from punch.peer.surroundings import CallUser, ProtocolFactory, Surroundings
 from punch.state import KnownPeers, StateError
 from punch.traversal.interfaces import local_addresses
+from punch.traversal.snapshot import PairStatus
 from punch.wire.address import Address
 from punch.wire.control import (
     Accept,
@@ -249,6 +250,14 @@ class Node(Service):
         """The live link to `peer`, if there is one."""
         session = self._links.get(peer)
         return None if session is None else session.link
+
+    def pairs(self, peer: PeerID) -> list[PairStatus]:
+        """
+        The candidate pairs between here and `peer` as they are now: of the call that is under way, else of
+        the link; none if there is neither. A snapshot, to be looked at.
+        """
+        session = self._attempts.get(peer) or self._links.get(peer)
+        return [] if session is None else session.pairs
 
     def handle(self, name: str, factory: ProtocolFactory) -> None:
         """Answer streams called `name`, on every link, before it is announced."""

@@ -30,6 +30,7 @@ from punch.peer.wakeup import Wakeup
 from punch.traversal import events as ice
 from punch.traversal.agent import Agent
 from punch.traversal.pairs import Pair
+from punch.traversal.snapshot import PairStatus
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
@@ -120,6 +121,11 @@ class Session:
     def waiting(self) -> bool:
         """An outgoing call that was not answered yet."""
         return self.call.side is Side.CALLER and self.link is None and not self._over
+
+    @property
+    def pairs(self) -> list[PairStatus]:
+        """The candidate pairs of its newest ICE session, as they are now; none while it rings."""
+        return [] if self.paths is None else self.paths.generations.newest.pairs
 
     # What the user decides
 

@@ -37,6 +37,7 @@ from punch.traversal.patience import Patience
 from punch.traversal.reasons import why_not
 from punch.traversal.responder import respond
 from punch.traversal.selection import Nomination, Selector
+from punch.traversal.snapshot import PairStatus, take_snapshot
 from punch.traversal.transactions import RTO, Purpose
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType
@@ -132,6 +133,11 @@ class Agent:
     def pair_count(self) -> int:
         """How many pairs the checklist has."""
         return len(self._checklist)
+
+    @property
+    def pairs(self) -> list[PairStatus]:
+        """All pairs as they are now, to be looked at."""
+        return take_snapshot(self._checklist, self._locals, self.selected)
 
     @property
     def selected(self) -> Pair | None:

@@ -131,6 +131,10 @@ class LocalCandidates:
         """The addresses that others see us as, without ports, of all families."""
         return {mapped.host for _, mapped in self._reflexive}
 
+    def seen_as(self, base: Address) -> Address | None:
+        """The address that others see `base` as: the newest mapping; None if there is none."""
+        return next((mapped for known, mapped in reversed(self._reflexive) if known == base), None)
+
     def base(self, base: Address) -> Candidate | None:
         """The candidate whose base is this address."""
         known = self._bases.get(base)
