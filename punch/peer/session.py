@@ -124,8 +124,8 @@ class Session:
 
     @property
     def pairs(self) -> list[PairStatus]:
-        """The candidate pairs of its newest ICE session, as they are now; none while it rings."""
-        return [] if self.paths is None else self.paths.generations.newest.pairs
+        """The candidate pairs as they are now; none while it rings."""
+        return [] if self.paths is None else self.paths.generations.pairs
 
     # What the user decides
 

@@ -9,6 +9,7 @@ old session lingers a little, because the other side may still use it.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 from punch.traversal.agent import Agent, AgentState
 from punch.traversal.events import (
@@ -24,6 +25,7 @@ from punch.traversal.events import (
     Silent,
 )
 from punch.traversal.pairs import Pair
+from punch.traversal.snapshot import PairStatus
 from punch.wire.address import Address, Transmit
 
 SETTLE = 2.0
@@ -75,6 +77,17 @@ class Generations:
     def selected(self) -> Pair | None:
         """The path to send on now."""
         return self.use.selected
+
+    @property
+    def pairs(self) -> list[PairStatus]:
+        """All pairs as they are now, to be looked at: of one that both sessions have, the newer try."""
+        pairs = {(pair.local, pair.remote): pair for pair in self.use.pairs}
+        if self.trial is not None:
+            for pair in self.trial.pairs:
+                before = pairs.get((pair.local, pair.remote))
+                if before is None or not before.selected:
+                    pairs[pair.local, pair.remote] = replace(pair, selected=False)
+        return list(pairs.values())
 
     def begin(self, agent: Agent, number: int, now: float) -> None:
         """Restart: try a new session; one that was on trial is given up."""
