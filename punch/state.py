@@ -20,7 +20,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from punch.files import make_private_directory, replace_private
+from punch.files import make_private_directory, replace_private, try_lock
 from punch.identity import Identity, IdentityError, PeerID, PeerIDError, RandomBytes, load_identity
 
 MAX_NAME = 64
@@ -174,7 +174,7 @@ class PeerState:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             with _sentences(path):
-                locked = _try_lock(descriptor)
+                locked = try_lock(descriptor)
             if not locked:
                 raise StateError(
                     f"Another process already runs with the identity {self.name!r}. "
@@ -349,24 +349,3 @@ def _known_name(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("a name is a string")
     return value
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(descriptor: int) -> bool:
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except PermissionError:
-            return False
-        return True
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int) -> bool:
-        # flock, not lockf: it belongs to the open file, so it outlives the fork of a process that daemonizes.
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from punch.apps.chat import ChatProtocol, Conversation
+from punch.apps.chat_v1 import ChatProtocol, Conversation
 from punch.identity import Identity, PeerID
 from punch.link.events import Role
 from punch.link.link import Link

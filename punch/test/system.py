@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from punch.apps.chat import STREAM_NAME, Chats
+from punch.apps.chat_v1 import STREAM_NAME, Chats
 from punch.identity import Identity, PeerID
 from punch.link.events import Role
 from punch.link.link import Link

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.chat import MAX_CONVERSATIONS, MAX_UNHANDLED, ChatProtocol, Chats
+from punch.apps.chat_v1 import MAX_CONVERSATIONS, MAX_UNHANDLED, ChatProtocol, Chats
 from punch.apps.chat_core import (
     ACK,
     BYE,

@@ -6,7 +6,7 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.chat import MAX_TEXT
+from punch.apps.chat_v1 import MAX_TEXT
 from punch.identity import PeerID
 from punch.peer.events import (
     Calling,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
 
-from punch.apps.chat import STREAM_NAME, Chats
+from punch.apps.chat_v1 import STREAM_NAME, Chats
 from punch.identity import PeerID
 from punch.link.events import Role
 from punch.peer.events import (

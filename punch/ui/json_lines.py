@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from punch.apps.chat import ChatError
+from punch.apps.chat_v1 import ChatError
 from punch.identity import PeerID, PeerIDError
 from punch.peer.events import (
     AlreadyConnected,

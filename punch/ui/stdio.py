@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from twisted.internet.defer import Deferred
 
-from punch.apps.chat import MAX_TEXT, ChatError
+from punch.apps.chat_v1 import MAX_TEXT, ChatError
 from punch.identity import PeerID
 from punch.peer.events import (
     Calling,

@@ -1,0 +1,353 @@
+"""
+The address book: whom the user has called or accepted, what he calls them, and whom he has blocked.
+
+A *petname* is this side's own name for a peer. It is usable wherever an ID is, so it is unique, can't be taken
+for an ID, and the peer can't change it: a peer that is met for the first time gets the name that it claims,
+cut to what a petname may be, if nobody else has it; whatever it calls itself later changes nothing.
+
+Several processes may use one book: each change is made under a lock, upon what is in the file then, and what
+others have changed is read again when it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from punch.files import make_private_directory, replace_private, try_lock
+from punch.identity import PeerID, PeerIDError
+
+#: Longest petname, in characters.
+MAX_NAME = 64
+
+#: Longest claimed name that is kept, in characters.
+MAX_CLAIMED = 64
+
+#: Bytes of an address book that are read: about a hundred thousand peers.
+MAX_FILE = 16 * 1024 * 1024
+
+VERSION = 2
+
+#: How long another process may hold the lock, in seconds.
+LOCK_TIME = 1.0
+
+#: Names from this length on that consist of nothing but an ID's letters look too much like one.
+_ID_LIKE = 24
+_ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz234567")
+
+
+class AddressBookError(ValueError):
+    """The book can't be used or does not take something; `str()` is a sentence, `code` is for programs."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Entry:
+    """
+    What is kept about a peer.
+
+    :ivar claimed: what it called itself last.
+    :ivar name: its petname.
+    :ivar known: called or accepted before.
+    :ivar named: the petname was given or taken away by the user or at the first meeting, and stays so.
+    """
+
+    claimed: str = ""
+    name: str | None = None
+    known: bool = False
+    blocked: bool = False
+    named: bool = False
+
+
+def check_name(name: str) -> str:
+    """
+    A petname in its normal form.
+
+    :raise AddressBookError: it can't be one.
+    """
+    name = unicodedata.normalize("NFC", name.strip())
+    if not 1 <= len(name) <= MAX_NAME or not all(map(_allowed, name)) or not name[0].isalnum():
+        raise AddressBookError(
+            "bad-name",
+            f"The name {name[:MAX_NAME]!a} can't be used: names have 1 to {MAX_NAME} letters, digits, dots, "
+            "dashes and underscores, and begin with a letter or a digit.",
+        )
+    if _looks_like_an_id(name):
+        raise AddressBookError(
+            "bad-name", f"The name {name!a} looks like a peer ID: choose one that can't be taken for one."
+        )
+    return name
+
+
+def _allowed(character: str) -> bool:
+    return character in "._-" or unicodedata.category(character)[0] in "LMN"
+
+
+def _looks_like_an_id(name: str) -> bool:
+    letters = unicodedata.normalize("NFKC", name).casefold().replace("-", "")
+    return len(letters) >= _ID_LIKE and set(letters) <= _ID_LETTERS
+
+
+def name_from(claimed: str) -> str | None:
+    """A petname made of what a peer calls itself; None if nothing of it can be used."""
+    kept = "".join(c if _allowed(c) else "-" for c in unicodedata.normalize("NFC", claimed[:MAX_CLAIMED]))
+    kept = kept[:MAX_NAME].strip("-")
+    try:
+        return check_name(kept)
+    except AddressBookError:
+        return None
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+class AddressBook:
+    """
+    All entries.
+
+    :param path: where they are kept; None keeps them in memory.
+    :raise AddressBookError: the file is there and can't be read. It is left as it is.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._entries: dict[PeerID, Entry] = {}
+        self._by_name: dict[str, PeerID] = {}
+        self._stamp: tuple[int, ...] | None = None
+        if path is not None:
+            self._read(path)
+
+    def __contains__(self, peer: PeerID) -> bool:
+        """Whether it is known: called or accepted before."""
+        return self.entry(peer).known
+
+    def __iter__(self) -> Iterator[PeerID]:
+        self.refresh()
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entry(self, peer: PeerID) -> Entry:
+        """What is kept about it; an empty entry if that is nothing."""
+        self.refresh()
+        return self._entries.get(peer, Entry())
+
+    def blocked(self, peer: PeerID) -> bool:
+        """Whether its calls are refused."""
+        return self.entry(peer).blocked
+
+    def name_of(self, peer: PeerID) -> str | None:
+        """Its petname."""
+        return self.entry(peer).name
+
+    def find(self, name: str) -> PeerID | None:
+        """Who has this petname, in whatever case."""
+        self.refresh()
+        return self._by_name.get(_key(name.strip()))
+
+    # -- changes: all raise `AddressBookError` if they can't be written; in this process they hold even so --
+
+    def add(self, peer: PeerID, claimed: str) -> bool:
+        """
+        It was called or accepted, and calls itself `claimed` ("": not known yet).
+
+        :return: whether anything changed.
+        """
+        return self._change(peer, lambda entry: self._met(peer, entry, claimed))
+
+    def rename(self, peer: PeerID, name: str | None) -> bool:
+        """Give it a petname, or take it away."""
+        if name is not None:
+            name = check_name(name)
+        return self._change(peer, lambda entry: replace(entry, name=self._free(peer, name), named=True))
+
+    def block(self, peer: PeerID, blocked: bool = True) -> bool:
+        """Refuse its calls from now on, or no more."""
+        return self._change(peer, lambda entry: replace(entry, blocked=blocked))
+
+    def forget(self, peer: PeerID) -> bool:
+        """Take it out of the book. If it was blocked it is blocked no more."""
+        return self._change(peer, lambda entry: Entry())
+
+    # -- inside --
+
+    def _met(self, peer: PeerID, entry: Entry, claimed: str) -> Entry:
+        entry = replace(entry, known=True, claimed=claimed[:MAX_CLAIMED] or entry.claimed)
+        if entry.claimed and not entry.named:
+            name = name_from(entry.claimed)
+            if name is not None and self._by_name.get(_key(name), peer) == peer:
+                entry = replace(entry, name=name)
+            entry = replace(entry, named=True)
+        return entry
+
+    def _free(self, peer: PeerID, name: str | None) -> str | None:
+        if name is not None and self._by_name.get(_key(name), peer) != peer:
+            other = self._by_name[_key(name)]
+            raise AddressBookError(
+                "name-taken", f"The name {name!a} is {other.short}'s already: choose another one."
+            )
+        return name
+
+    def _change(self, peer: PeerID, change: Callable[[Entry], Entry]) -> bool:
+        if self._path is None:
+            return self._put(peer, change(self._entries.get(peer, Entry())))
+        if change(self.entry(peer)) == self._entries.get(peer, Entry()):
+            return False
+        try:
+            descriptor = self._lock(self._path)
+            try:
+                self.refresh()
+                changed = self._put(peer, change(self._entries.get(peer, Entry())))
+                replace_private(self._path, _encode(self._entries))
+                self._stamp = _stamp(self._path)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._put(peer, change(self._entries.get(peer, Entry())))
+            raise AddressBookError("state", _unusable(self._path, error)) from error
+        return changed
+
+    def _put(self, peer: PeerID, entry: Entry) -> bool:
+        before = self._entries.get(peer, Entry())
+        if before.name is not None:
+            del self._by_name[_key(before.name)]
+        if entry.name is not None:
+            self._by_name[_key(entry.name)] = peer
+        if entry == Entry():
+            self._entries.pop(peer, None)
+        else:
+            self._entries[peer] = entry
+        return entry != before
+
+    def refresh(self) -> bool:
+        """
+        Read what other processes have changed. A file that is damaged meanwhile changes nothing here.
+
+        :return: whether it was read.
+        """
+        if self._path is None or _stamp(self._path) == self._stamp:
+            return False
+        try:
+            self._read(self._path)
+        except AddressBookError:
+            return False
+        return True
+
+    def _read(self, path: Path) -> None:
+        stamp = _stamp(path)
+        try:
+            with path.open("rb") as file:
+                entries = _decode(file.read(MAX_FILE))
+        except FileNotFoundError:
+            entries = {}
+        except OSError as error:
+            raise AddressBookError("state", _unusable(path, error)) from error
+        except _Newer as error:
+            raise AddressBookError(
+                "state",
+                f"The address book {path} was written by a newer version of Punch: use that one, or choose "
+                "another directory with --state-dir.",
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PeerIDError) as error:
+            raise AddressBookError(
+                "state",
+                f"The address book {path} is damaged. Repair it, or move it away and it will be begun anew.",
+            ) from error
+        self._entries = entries
+        self._by_name = {_key(e.name): peer for peer, e in entries.items() if e.name is not None}
+        self._stamp = stamp
+
+    def _lock(self, path: Path) -> int:
+        make_private_directory(path.parent)
+        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            end = time.monotonic() + LOCK_TIME
+            while not try_lock(descriptor):
+                if time.monotonic() > end:
+                    raise AddressBookError(
+                        "state", f"The address book {path} is held by another process: try again."
+                    )
+                time.sleep(0.01)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+class _Newer(Exception):
+    """The file has a version from the future."""
+
+
+def _unusable(path: Path, error: OSError) -> str:
+    return (
+        f"The address book {path} can't be used: {error.strerror or error}. "
+        "Choose another directory with --state-dir."
+    )
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _encode(entries: dict[PeerID, Entry]) -> bytes:
+    peers = {}
+    for peer in sorted(entries):
+        entry = entries[peer]
+        value: dict[str, object] = {"claimed": entry.claimed, "known": entry.known, "blocked": entry.blocked}
+        if entry.named:
+            value["name"] = entry.name
+        peers[str(peer)] = value
+    return json.dumps({"version": VERSION, "peers": peers}, indent=1).encode("ascii") + b"\n"
+
+
+def _decode(content: bytes) -> dict[PeerID, Entry]:
+    book = json.loads(content)
+    version = book["version"]
+    if not isinstance(version, int) or version < 1:
+        raise ValueError("no version")
+    if version > VERSION:
+        raise _Newer
+    entries: dict[PeerID, Entry] = {}
+    taken: set[str] = set()
+    for text, value in book["peers"].items():
+        entry = _entry_v1(value, taken) if version == 1 else _entry(value)
+        if entry.name is not None:
+            if _key(entry.name) in taken:
+                raise ValueError("one name for two")
+            taken.add(_key(entry.name))
+        entries[PeerID.parse(text)] = entry
+    return entries
+
+
+def _entry(value: dict[str, object]) -> Entry:
+    claimed, known, blocked = value["claimed"], value["known"], value["blocked"]
+    name = value.get("name")
+    if not (isinstance(claimed, str) and isinstance(known, bool) and isinstance(blocked, bool)):
+        raise TypeError("an entry has other fields")
+    if name is not None and not isinstance(name, str):
+        raise TypeError("a name is a string")
+    return Entry(claimed, None if name is None else check_name(name), known, blocked, "name" in value)
+
+
+def _entry_v1(value: dict[str, object], taken: set[str]) -> Entry:
+    claimed = value["name"]
+    if not isinstance(claimed, str):
+        raise TypeError("a name is a string")
+    name = name_from(claimed)
+    if name is not None and _key(name) in taken:
+        name = None
+    return Entry(claimed[:MAX_CLAIMED], name, known=True, named=bool(claimed))

@@ -1,0 +1,33 @@
+"""
+The chat: one application object (`punch.apps.chat.chat.Chat`) and its views.
+
+`model` has its values, `events` what it tells.
+"""
+
+from punch.apps.chat.chat import Chat
+from punch.apps.chat.model import (
+    MAX_CLIENT_ID,
+    MAX_TEXT,
+    ChatError,
+    Contact,
+    Conversation,
+    LinkStatus,
+    Message,
+    Stage,
+    State,
+    check_text,
+)
+
+__all__ = [
+    "MAX_CLIENT_ID",
+    "MAX_TEXT",
+    "Chat",
+    "ChatError",
+    "Contact",
+    "Conversation",
+    "LinkStatus",
+    "Message",
+    "Stage",
+    "State",
+    "check_text",
+]

@@ -1,0 +1,156 @@
+"""The values of the chat: what a view shows. They know nothing of disks, streams or Twisted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from punch.identity import PeerID
+from punch.wire.address import Address
+
+#: Longest text of a message, in bytes of UTF-8.
+MAX_TEXT = 16_384
+
+#: Longest id that a client may give a message, in characters.
+MAX_CLIENT_ID = 128
+
+ClientID = str | int
+
+
+class ChatError(ValueError):
+    """What was asked of a chat can't be done; `str()` is a sentence for the user, `code` is for programs."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class State(str, Enum):
+    """How far a message has come. Ours go from WAITING to READ; the other side's are UNREAD, then READ."""
+
+    WAITING = "waiting"
+    """It is kept here, and goes when the peer is there."""
+    SENT = "sent"
+    """It was given to a live stream. If that ends before the peer has it, the message waits again."""
+    DELIVERED = "delivered"
+    """The other side's application has it."""
+    READ = "read"
+    """A person, there or here, has seen it."""
+    UNREAD = "unread"
+    """The other side's, and nobody has seen it here."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Message:
+    """
+    One message of a conversation, ours or the other side's.
+
+    :ivar number: its place in the history of this peer's chats: unique, growing. What views use.
+    :ivar id: the sender's number of it in this conversation.
+    :ivar time: when it was written here or arrived here, in seconds since the epoch, by this machine's clock.
+    :ivar time_sent: when its sender wrote it, by the sender's clock, if it says so.
+    :ivar client_id: the name that a script gave it, if it is ours.
+    """
+
+    number: int
+    peer: PeerID
+    id: int
+    outgoing: bool
+    text: str
+    time: float
+    state: State
+    time_sent: float | None = None
+    client_id: ClientID | None = None
+
+
+@dataclass(frozen=True)
+class Contact:
+    """
+    Somebody.
+
+    :ivar name: the name that this side's user gave; usable wherever an ID is.
+    :ivar claimed: what it calls itself: anyone may call himself anything.
+    :ivar known: called or accepted before.
+    :ivar blocked: its calls are refused, and it isn't called.
+    """
+
+    peer: PeerID
+    name: str | None = None
+    claimed: str = ""
+    known: bool = False
+    blocked: bool = False
+
+
+@dataclass(frozen=True)
+class LinkStatus:
+    """
+    The link to a peer as it is now.
+
+    :ivar path: the path's kind (host, srflx, prflx or relay).
+    :ivar rtt: round trip, in seconds.
+    :ivar since: when the link came up, in seconds since the epoch.
+    :ivar dark: the path is lost; the link waits for another one.
+    """
+
+    path: str
+    local: Address
+    remote: Address
+    protocol: str
+    rtt: float
+    since: float
+    dark: bool = False
+
+
+class Stage(str, Enum):
+    """How far a call has come that is no link yet."""
+
+    RINGING = "ringing"
+    """Its call waits for an answer here."""
+    CALLING = "calling"
+    INTRODUCED = "introduced"
+    CHECKING = "checking"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """
+    One line of the list of chats.
+
+    :ivar unread: messages of the other side that nobody has seen here.
+    :ivar waiting: messages of ours that the other side does not have.
+    :ivar last: the newest message.
+    :ivar stage: the call that is under way.
+    """
+
+    contact: Contact
+    unread: int = 0
+    waiting: int = 0
+    last: Message | None = None
+    link: LinkStatus | None = None
+    stage: Stage | None = None
+
+
+def check_text(text: str) -> bytes:
+    """
+    `text` as it will travel.
+
+    :raise ChatError: it is too long, or holds what UTF-8 can't carry.
+    """
+    try:
+        data = text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ChatError(
+            "bad-text", "The text holds half a character (a lone surrogate): send it whole."
+        ) from None
+    if len(data) > MAX_TEXT:
+        raise ChatError(
+            "too-long", f"The message has {len(data):,} bytes, the most is {MAX_TEXT:,}: send it in parts."
+        )
+    return data
