@@ -1,0 +1,421 @@
+"""
+All that a person or a script can ask of a chat: one table, for `--json`, the browser and typed commands.
+
+A command is given *fields*, a dictionary as it came out of JSON, and is done by the `Chat`. What can't be
+done is a `ChatError`, whose code is the `reason` of JSON's `error` event. What a command answers is a
+dictionary that can be written as JSON; `None` if nothing is to be said but that it was done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, succeed
+
+from punch.apps.chat import MAX_CLIENT_ID, ChatError
+from punch.files import create_private
+from punch.identity import PeerID
+from punch.ui.json_events import contact_fields, conversation_fields, message_fields
+
+if TYPE_CHECKING:
+    from punch.apps.chat import Chat
+
+#: Messages that one answer holds at most.
+MAX_LIMIT = 1000
+
+#: Messages of an answer when nothing else is asked for.
+LIMIT = 50
+
+Fields = Mapping[str, Any]
+Answer = dict[str, Any]
+
+
+class Kind(Enum):
+    """What a field holds."""
+
+    PEER = "an ID or a name from the address book"
+    TEXT = "text"
+    NAME = "a name"
+    CLIENT_ID = f"an integer, or text of at most {MAX_CLIENT_ID} characters"
+    NUMBER = "a message's number"
+    LIMIT = f"how many, 1 to {MAX_LIMIT}"
+    DAYS = "a number of days, or null for ever"
+    FILE = "a path"
+    FLAG = "true or false"
+
+
+@dataclass(frozen=True)
+class Field:
+    """
+    One field of a command.
+
+    :ivar nullable: whether null is a value of its own, and not the same as leaving the field out.
+    """
+
+    name: str
+    kind: Kind
+    required: bool = False
+    nullable: bool = False
+
+
+@dataclass(frozen=True)
+class Desk:
+    """
+    Where a command is given: the chat, from one of its views.
+
+    :ivar quit: ends the process, in order.
+    """
+
+    chat: Chat
+    quit: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Command:
+    """
+    One line of the table.
+
+    :ivar typed: its fields in the order in which a person types them; `text` takes the rest of the line.
+    :ivar help: what it does, for a person.
+    :ivar asks: it answers something (else it just is done).
+    :ivar current: a person who names no peer means the one the chat is with.
+    """
+
+    name: str
+    fields: tuple[Field, ...]
+    run: Callable[[Desk, Fields], Deferred[Answer | None]]
+    help: str
+    typed: tuple[str, ...] = ()
+    asks: bool = False
+    current: bool = False
+
+    def field(self, name: str) -> Field:
+        """The field of that name."""
+        return next(field for field in self.fields if field.name == name)
+
+
+def perform(desk: Desk, name: object, fields: Fields) -> Deferred[Answer | None]:
+    """
+    Do a command.
+
+    :param fields: from a stranger to this program: anything may be in there. Unknown ones are ignored.
+    :return: its answer, or a failure with `ChatError`.
+    :raise ChatError: it can't be done, as far as that is known at once.
+    """
+    if not isinstance(name, str):
+        raise ChatError("malformed", 'A command needs a field "command" with its name, as text.')
+    command = COMMANDS.get(name)
+    if command is None:
+        known = ", ".join(COMMANDS)
+        raise ChatError("unknown-command", f"There is no command {name[:64]!a}: use one of {known}.")
+    return command.run(desk, _checked(desk.chat, command, fields))
+
+
+def is_client_id(value: object) -> bool:
+    """Whether a client may call a message that."""
+    if isinstance(value, str):
+        return len(value) <= MAX_CLIENT_ID
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+def _checked(chat: Chat, command: Command, fields: Fields) -> Fields:
+    checked: dict[str, Any] = {}
+    for field in command.fields:
+        if field.name not in fields or (fields[field.name] is None and not field.nullable):
+            if field.required:
+                raise ChatError(
+                    "malformed", f'The command needs a field "{field.name}" with {field.kind.value}.'
+                )
+            continue
+        checked[field.name] = _value(chat, field, fields[field.name])
+    return checked
+
+
+def _value(chat: Chat, field: Field, value: Any) -> Any:
+    if value is None:
+        return None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    good = {
+        Kind.PEER: isinstance(value, str),
+        Kind.TEXT: isinstance(value, str),
+        Kind.NAME: isinstance(value, str),
+        Kind.FILE: isinstance(value, str) and "\0" not in str(value) and value != "",
+        Kind.CLIENT_ID: is_client_id(value),
+        Kind.NUMBER: number and isinstance(value, int) and 0 <= value < 2**63,
+        Kind.LIMIT: number and isinstance(value, int) and 1 <= value <= MAX_LIMIT,
+        Kind.DAYS: number and 0 < value < 1e6,
+        Kind.FLAG: isinstance(value, bool),
+    }[field.kind]
+    if not good:
+        raise ChatError("malformed", f'The field "{field.name}" must be {field.kind.value}.')
+    return chat.peer(value) if field.kind is Kind.PEER else value
+
+
+# -- what they do --
+
+
+def _done(_: object = None) -> Deferred[Answer | None]:
+    return succeed(None)
+
+
+def _call(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    desk.chat.call(fields["peer"])
+    return _done()
+
+
+def _accept(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    desk.chat.accept(fields["peer"])
+    return _done()
+
+
+def _reject(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    desk.chat.reject(fields["peer"])
+    return _done()
+
+
+def _send(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    peer = fields["peer"] if "peer" in fields else _only(desk.chat.links)
+    sent = desk.chat.send(peer, fields["text"], fields.get("id"))
+    return sent.addCallback(message_fields)
+
+
+def _hangup(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    chat = desk.chat
+    if "peer" in fields:
+        peer = fields["peer"]
+    elif len(both := chat.links.keys() | chat.calling) == 1:
+        (peer,) = both
+    else:
+        peer = _only(chat.links)
+    chat.hangup(peer)
+    return _done()
+
+
+def _only(links: Mapping[PeerID, object]) -> PeerID:
+    if not links:
+        raise ChatError("not-connected", "There is no link: call a peer, and wait for the connected event.")
+    if len(links) > 1:
+        raise ChatError("ambiguous", 'There are several links: say which with the field "peer".')
+    return next(iter(links))
+
+
+def _quit(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    desk.quit()
+    return _done()
+
+
+def _read(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    return desk.chat.read(fields["peer"], fields.get("up_to")).addCallback(lambda _: None)
+
+
+def _messages(messages: Any) -> Answer:
+    return {"messages": [message_fields(message) for message in messages]}
+
+
+def _history(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    return desk.chat.history(
+        fields["peer"],
+        before=fields.get("before"),
+        limit=fields.get("limit", LIMIT),
+        after=fields.get("after"),
+    ).addCallback(_messages)
+
+
+def _search(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    return desk.chat.search(
+        fields["text"], fields.get("peer"), before=fields.get("before"), limit=fields.get("limit", LIMIT)
+    ).addCallback(_messages)
+
+
+def _export(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    peer = fields.get("peer")
+    if "file" in fields:
+        return Deferred.fromCoroutine(_export_to(desk.chat, peer, Path(fields["file"])))
+    limit = fields.get("limit", MAX_LIMIT)
+
+    def page(lines: Any) -> Answer:
+        messages = list(lines)
+        more = messages[-1]["number"] if len(messages) == limit else None
+        return {"messages": messages, "next": more}
+
+    return desk.chat.export(peer, fields.get("after", 0), limit).addCallback(page)
+
+
+async def _export_to(chat: Chat, peer: PeerID | None, file: Path) -> Answer | None:
+    """All of it into a new file, one JSON object a line."""
+    lines: list[bytes] = []
+    after = 0
+    while True:
+        page = list(await chat.export(peer, after, MAX_LIMIT))
+        lines.extend(json.dumps(line).encode("ascii") + b"\n" for line in page)
+        if len(page) < MAX_LIMIT:
+            break
+        after = page[-1]["number"]
+    try:
+        created = create_private(file.expanduser(), b"".join(lines))
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ChatError("bad-file", f"The file {file} can't be written: {reason}.") from error
+    if not created:
+        raise ChatError("bad-file", f"There is a file {file} already: choose another name.")
+    return {"file": str(file), "messages": len(lines)}
+
+
+def _erase(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    if "peer" not in fields and not fields.get("all"):
+        raise ChatError(
+            "malformed", 'Say whose messages to erase with "peer", or "all": true for everything.'
+        )
+    return desk.chat.erase(fields.get("peer")).addCallback(lambda number: {"messages": number})
+
+
+def _retention(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    chat = desk.chat
+    if "days" in fields:
+        return chat.set_retention(fields["days"]).addCallback(lambda _: {"days": fields["days"]})
+    return chat.retention().addCallback(lambda days: {"days": days})
+
+
+def _peers(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    return succeed({"peers": [contact_fields(contact) for contact in desk.chat.contacts()]})
+
+
+def _name(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    return succeed(contact_fields(desk.chat.name_peer(fields["peer"], fields["name"])))
+
+
+def _block(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    return succeed(contact_fields(desk.chat.block(fields["peer"])))
+
+
+def _unblock(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    return succeed(contact_fields(desk.chat.unblock(fields["peer"])))
+
+
+def _forget(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    desk.chat.forget(fields["peer"])
+    return _done()
+
+
+def _rename(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    desk.chat.rename(fields["name"])
+    return succeed({"name": desk.chat.name})
+
+
+def _status(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    return succeed(desk.chat.status())
+
+
+def _netcheck(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    return desk.chat.netcheck().addCallback(dict)
+
+
+def _conversations(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    return desk.chat.conversations().addCallback(
+        lambda found: {"conversations": [conversation_fields(each) for each in found]}
+    )
+
+
+_PEER = Field("peer", Kind.PEER, required=True)
+_ANY_PEER = Field("peer", Kind.PEER)
+
+_TABLE = (
+    Command("call", (_PEER,), _call, "call somebody, by name or ID", ("peer",), current=True),
+    Command("accept", (_PEER,), _accept, "let a caller in", ("peer",), current=True),
+    Command("reject", (_PEER,), _reject, "refuse a caller", ("peer",), current=True),
+    Command(
+        "send",
+        (Field("text", Kind.TEXT, required=True), _ANY_PEER, Field("id", Kind.CLIENT_ID)),
+        _send,
+        "say something to somebody, who may be away",
+        ("peer", "text"),
+    ),
+    Command("hangup", (_ANY_PEER,), _hangup, "end the link, or the call", ("peer",), current=True),
+    Command("quit", (), _quit, "hang up everything and end"),
+    Command(
+        "read",
+        (_PEER, Field("up_to", Kind.NUMBER)),
+        _read,
+        "somebody's messages were seen",
+        ("peer",),
+        current=True,
+    ),
+    Command(
+        "history",
+        (_PEER, Field("before", Kind.NUMBER), Field("after", Kind.NUMBER), Field("limit", Kind.LIMIT)),
+        _history,
+        "earlier messages",
+        ("peer", "limit"),
+        asks=True,
+        current=True,
+    ),
+    Command(
+        "search",
+        (
+            Field("text", Kind.TEXT, required=True),
+            _ANY_PEER,
+            Field("before", Kind.NUMBER),
+            Field("limit", Kind.LIMIT),
+        ),
+        _search,
+        "messages with these words",
+        ("text",),
+        asks=True,
+    ),
+    Command(
+        "export",
+        (_ANY_PEER, Field("after", Kind.NUMBER), Field("limit", Kind.LIMIT), Field("file", Kind.FILE)),
+        _export,
+        "write the history to a new file",
+        ("file", "peer"),
+        asks=True,
+    ),
+    Command(
+        "erase",
+        (_ANY_PEER, Field("all", Kind.FLAG)),
+        _erase,
+        "erase the messages with somebody, or all",
+        ("peer",),
+        asks=True,
+    ),
+    Command(
+        "retention",
+        (Field("days", Kind.DAYS, nullable=True),),
+        _retention,
+        "how many days messages are kept, or for ever",
+        ("days",),
+        asks=True,
+    ),
+    Command("peers", (), _peers, "the address book", asks=True),
+    Command(
+        "name",
+        (_PEER, Field("name", Kind.NAME, required=True, nullable=True)),
+        _name,
+        "your own name for somebody",
+        ("peer", "name"),
+        asks=True,
+        current=True,
+    ),
+    Command("block", (_PEER,), _block, "refuse somebody's calls", ("peer",), asks=True, current=True),
+    Command("unblock", (_PEER,), _unblock, "refuse them no more", ("peer",), asks=True, current=True),
+    Command("forget", (_PEER,), _forget, "take somebody out of the address book", ("peer",), current=True),
+    Command(
+        "rename",
+        (Field("name", Kind.NAME, required=True),),
+        _rename,
+        "call yourself something else",
+        ("name",),
+        asks=True,
+    ),
+    Command("status", (), _status, "your ID, links, and what is waiting", asks=True),
+    Command("netcheck", (), _netcheck, "what this network does to links", asks=True),
+    Command("conversations", (), _conversations, "all chats, with what is unread and waiting", asks=True),
+)
+
+#: Every command by its name.
+COMMANDS: Mapping[str, Command] = {command.name: command for command in _TABLE}
