@@ -1,9 +1,9 @@
 """
 The address book: whom the user has called or accepted, what he calls them, and whom he has blocked.
 
-A *petname* is this side's own name for a peer. It is usable wherever an ID is, so it is unique, can't be taken
-for an ID, and the peer can't change it: a peer that is met for the first time gets the name that it claims,
-cut to what a petname may be, if nobody else has it; whatever it calls itself later changes nothing.
+A *petname* is this side's own name for a peer. It is usable wherever an ID is, so it is unique, can't be
+taken for an ID, and the peer can't change it: a peer that is met for the first time gets the name that it
+claims, cut to what a petname may be, if nobody else has it; whatever it calls itself later changes nothing.
 
 Several processes may use one book: each change is made under a lock, upon what is in the file then, and what
 others have changed is read again when it is asked for.
@@ -316,7 +316,7 @@ def _encode(entries: dict[PeerID, Entry]) -> bytes:
 
 def _decode(content: bytes) -> dict[PeerID, Entry]:
     book = json.loads(content)
-    version = book["version"]
+    version = book.get("version", 1)
     if not isinstance(version, int) or version < 1:
         raise ValueError("no version")
     if version > VERSION:

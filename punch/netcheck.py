@@ -19,12 +19,12 @@ from twisted.python.failure import Failure
 from punch import twistd
 from punch.peer.batched import open_socket
 from punch.peer.choice import NoRendezvous, choose_rendezvous
-from punch.peer.netcheck import NetcheckRun
+from punch.peer.netcheck import NetcheckRun, as_json
 from punch.peer.tap import login_name
 from punch.state import StateDirectory, own_state_dir
 from punch.traversal.interfaces import local_addresses
 from punch.traversal.netcheck.report import Report
-from punch.traversal.netcheck.words import conclusions, text
+from punch.traversal.netcheck.words import text
 
 PROGRAM = "punch netcheck"
 
@@ -74,12 +74,6 @@ def _parser(root: Path, login: str) -> argparse.ArgumentParser:
     return parser
 
 
-def as_json(report: Report) -> str:
-    """The report as one line."""
-    value = {"event": "netcheck", **report.to_json(), "conclusions": conclusions(report)}
-    return json.dumps(value, separators=(",", ":"))
-
-
 def main(arguments: Sequence[str]) -> int:
     """
     Run it.
@@ -122,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
     if isinstance(result, Failure):
         result.raiseException()
     assert isinstance(result, Report)
-    print(as_json(result) if options.json else text(result))
+    print(json.dumps(as_json(result), separators=(",", ":")) if options.json else text(result))
     if result.problem is not None and options.json:
         print(f"{PROGRAM}: {result.problem}", file=sys.stderr)
     return 0 if result.problem is None else 1

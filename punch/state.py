@@ -2,30 +2,29 @@
 What Punch keeps between runs: keys, the address book, the rendezvous used last. All below one directory.
 
     ROOT/rendezvous/       identity.key, certificate.pem, address, rendezvous.log
-    ROOT/peers/NAME/       identity.key, known.json, last-rendezvous, peer.log, .lock
+    ROOT/peers/NAME/       identity.key, known.json (the address book), history.sqlite, display-name,
+                           last-rendezvous, peer.log, .lock
 
 Directories are made when something is first written to them, for their owner only.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from punch.address_book import AddressBook, AddressBookError
 from punch.files import make_private_directory, replace_private, try_lock
-from punch.identity import Identity, IdentityError, PeerID, PeerIDError, RandomBytes, load_identity
+from punch.identity import Identity, IdentityError, PeerID, RandomBytes, load_identity
 
 MAX_NAME = 64
-MAX_KNOWN_FILE = 16 * 1024 * 1024
-"""Bytes of an address book that are read: about a hundred thousand peers."""
 
 
 class StateError(Exception):
@@ -152,7 +151,9 @@ class PeerState:
         self.name = name
         self.log_path = directory / "peer.log"
         self._last_path = directory / "last-rendezvous"
-        self._known: KnownPeers | None = None
+        self.history_path = directory / "history.sqlite"
+        self._display_name_path = directory / "display-name"
+        self._book: AddressBook | None = None
 
     def identity(self, random: RandomBytes = os.urandom) -> Identity:
         """
@@ -186,15 +187,35 @@ class PeerState:
         return Lock(descriptor)
 
     @property
-    def known(self) -> KnownPeers:
+    def book(self) -> AddressBook:
         """
         The address book.
 
         :raise StateError: it can't be read.
         """
-        if self._known is None:
-            self._known = KnownPeers(self.directory / "known.json")
-        return self._known
+        if self._book is None:
+            try:
+                self._book = AddressBook(self.directory / "known.json")
+            except AddressBookError as error:
+                raise StateError(str(error)) from error
+        return self._book
+
+    @property
+    def display_name(self) -> str:
+        """
+        What this peer calls itself: the name of its identity, until the user chose another one.
+
+        :raise StateError: it can't be read.
+        """
+        return _read_line(self._display_name_path) or self.name
+
+    def remember_display_name(self, name: str) -> None:
+        """
+        Be called so from now on.
+
+        :raise StateError: it can't be written.
+        """
+        _write(self._display_name_path, name.encode() + b"\n")
 
     @property
     def last_rendezvous(self) -> str | None:
@@ -230,46 +251,6 @@ class Lock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-class KnownPeers:
-    """
-    The peers that the user has called or accepted, each with the name it had then.
-
-    :param path: where they are kept; None keeps them in memory.
-    :raise StateError: the file is there and can't be read. It is left as it is.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._names: dict[PeerID, str] = {} if path is None else _read_known(path)
-
-    def __contains__(self, peer: PeerID) -> bool:
-        return peer in self._names
-
-    def __iter__(self) -> Iterator[PeerID]:
-        return iter(sorted(self._names))
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def name_of(self, peer: PeerID) -> str | None:
-        """The name it had when last seen."""
-        return self._names.get(peer)
-
-    def add(self, peer: PeerID, name: str) -> None:
-        """
-        Add a peer, or give a known one its new name.
-
-        :raise StateError: it can't be written; until the process ends, the peer is known all the same.
-        """
-        if self._names.get(peer) == name:
-            return
-        self._names[peer] = name
-        if self._path is not None:
-            peers = {str(known): {"name": self._names[known]} for known in self}
-            content = json.dumps({"version": 1, "peers": peers}, indent=1)
-            _write(self._path, content.encode("ascii") + b"\n")
 
 
 class _sentences:
@@ -330,22 +311,3 @@ def _still_good(pem: bytes, identity: Identity, hosts: Sequence[str], now: datet
     # Certificates are signed deterministically: the same key, dates and hosts make the same bytes.
     remade = identity.certificate(start, days=(end - start).days, hosts=hosts)
     return same_key and remade == kept and start <= now <= end - timedelta(days=30)
-
-
-def _read_known(path: Path) -> dict[PeerID, str]:
-    content = _read(path, MAX_KNOWN_FILE)
-    if content is None:
-        return {}
-    try:
-        entries = json.loads(content)["peers"].items()
-        return {PeerID.parse(text): _known_name(entry["name"]) for text, entry in entries}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PeerIDError) as error:
-        raise StateError(
-            f"The address book {path} is damaged. Repair it, or move it away and it will be begun anew."
-        ) from error
-
-
-def _known_name(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("a name is a string")
-    return value

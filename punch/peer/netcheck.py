@@ -26,6 +26,7 @@ from punch.peer.udp import DatagramSocket
 from punch.traversal.interfaces import select
 from punch.traversal.netcheck.core import Netcheck
 from punch.traversal.netcheck.report import Report, Transport
+from punch.traversal.netcheck.words import conclusions
 from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
 from punch.wire.probing import ProbeOutcome
@@ -42,6 +43,34 @@ _TURN = {
     RelayTransport.TCP: Transport.TURN_TCP,
     RelayTransport.TLS: Transport.TURN_TLS,
 }
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report for programs, as docs/json.md describes it."""
+    return {"event": "netcheck", **report.to_json(), "conclusions": conclusions(report)}
+
+
+def examine(
+    *,
+    reactor: Any,
+    rendezvous: RendezvousAddress,
+    addresses: Callable[[], list[str]],
+    open_socket: OpenSocket,
+    random: RandomBytes,
+    monotonic: Callable[[], float],
+    roots: Sequence[x509.Certificate] | None = None,
+) -> Deferred[dict[str, Any]]:
+    """A run with parameters as those of `NetcheckRun`; fires with its report `as_json`."""
+    run = NetcheckRun(
+        reactor=reactor,
+        rendezvous=rendezvous,
+        addresses=addresses,
+        open_socket=open_socket,
+        random=random,
+        monotonic=monotonic,
+        roots=roots,
+    )
+    return run.start().addCallback(as_json)
 
 
 class NetcheckRun:

@@ -19,6 +19,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.logger import Logger
 
+from punch.address_book import AddressBook, AddressBookError
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
 from punch.link.link import Link
@@ -44,13 +45,13 @@ from punch.peer.events import (
     Registered,
     Unregistered,
 )
+from punch.peer.netcheck import examine
 from punch.peer.network import Network
 from punch.peer.policy import Decision, RelayPolicy, decide
 from punch.peer.problems import ControlProblem
 from punch.peer.session import Session
 from punch.peer.sockets import OpenSocket
 from punch.peer.surroundings import CallUser, ProtocolFactory, Surroundings
-from punch.state import KnownPeers, StateError
 from punch.traversal.interfaces import local_addresses
 from punch.traversal.snapshot import PairStatus
 from punch.wire.address import Address
@@ -84,7 +85,7 @@ class Node(Service):
 
     :param name: what other peers see.
     :param accept: who may call besides known peers.
-    :param known: peers that were called or accepted before; grows with each one.
+    :param known: peers that were called or accepted before, and blocked ones; grows with each call.
     :param addresses: the local addresses to use, asked anew for every call.
     :param pacing: ICE's Ta that we signal, in seconds.
     :param relay: whether links may be relayed.
@@ -101,7 +102,7 @@ class Node(Service):
         identity: Identity,
         name: str,
         accept: Accept,
-        known: KnownPeers,
+        known: AddressBook,
         rendezvous: RendezvousAddress,
         on_event: Callable[[Event], None],
         addresses: Callable[[], list[str]] = local_addresses,
@@ -119,6 +120,9 @@ class Node(Service):
         self._rendezvous = rendezvous
         self._on_event = on_event
         self._clock = reactor
+        self._addresses = addresses
+        self._open_socket = open_socket
+        self._roots = roots
         self._network = Network(
             reactor,
             self,
@@ -245,6 +249,23 @@ class Node(Service):
             session = sessions.get(peer)
             if session is not None:
                 session.hang_up()
+
+    def rename(self, name: str) -> None:
+        """Be called `name` in calls from now on, and at the rendezvous from the next registration on."""
+        self._around.name = name
+        self._control.register = Register(name, self._accept)
+
+    def netcheck(self) -> Deferred[dict[str, Any]]:
+        """Find out what the network does: fires after some seconds with what `punch netcheck --json` prints."""
+        return examine(
+            reactor=self._clock,
+            rendezvous=self._rendezvous,
+            addresses=self._addresses,
+            open_socket=self._open_socket,
+            random=self._around.random,
+            monotonic=self._around.monotonic,
+            roots=self._roots,
+        )
 
     def link(self, peer: PeerID) -> Link | None:
         """The live link to `peer`, if there is one."""
@@ -496,7 +517,7 @@ class Node(Service):
         wanted = (before is not None and before.call.side is Side.CALLER) or peer in self._queue
         if before is not None and before.waiting and glare(self.identity.peer_id, peer) is Side.CALLER:
             return  # Our offer wins: the other side answers it, and withdraws its own.
-        decision = decide(self._accept, wanted or peer in self._known)
+        decision = decide(self._accept, wanted or peer in self._known, self._known.blocked(peer))
         if decision is Decision.REFUSE:
             self._refuse(incoming, ErrorCode.REFUSED)
             return
@@ -557,7 +578,7 @@ class Node(Service):
     def _remember(self, peer: PeerID, name: str) -> None:
         try:
             self._known.add(peer, name)
-        except StateError as error:
+        except AddressBookError as error:
             # The call is worth more than the memory of it.
             self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
 

@@ -26,12 +26,15 @@ class RelayPolicy(str, Enum):
     ONLY = "only"
 
 
-def decide(accept: Accept, known: bool) -> Decision:
+def decide(accept: Accept, known: bool, blocked: bool = False) -> Decision:
     """
-    Known peers are always accepted; `accept` says what happens to strangers.
+    Known peers are always accepted, blocked ones never; `accept` says what happens to strangers.
 
     :param known: this side called or accepted that peer before.
+    :param blocked: the user does not want to hear of it: not even a bell rings.
     """
+    if blocked:
+        return Decision.REFUSE
     if known or accept is Accept.ANYONE:
         return Decision.ACCEPT
     return Decision.ASK if accept is Accept.ASK else Decision.REFUSE

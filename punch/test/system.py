@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from punch.address_book import AddressBook
 from punch.apps.chat_v1 import STREAM_NAME, Chats
 from punch.identity import Identity, PeerID
 from punch.link.events import Role
@@ -20,7 +21,6 @@ from punch.peer.node import Node
 from punch.peer.policy import RelayPolicy
 from punch.rendezvous.config import Limits, RendezvousConfig
 from punch.rendezvous.service import RendezvousService, make_service
-from punch.state import KnownPeers
 from punch.test.internet import Host, Internet
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -107,7 +107,7 @@ class Peer:
         name: str | None = None,
         accept: Accept = Accept.ASK,
         identity: Identity | None = None,
-        known: KnownPeers | None = None,
+        known: AddressBook | None = None,
         pacing: float = 0.05,
         addresses: Callable[[], list[str]] | None = None,
         relay: RelayPolicy = RelayPolicy.AUTO,
@@ -118,7 +118,7 @@ class Peer:
         self.name = name or host.name
         random = net.random_bytes(f"peer {host.name} {salt}")
         self.identity = identity or Identity.generate(net.random_bytes(f"key {host.name}"))
-        self.known = known or KnownPeers(None)
+        self.known = AddressBook(None) if known is None else known
         self.events: list[tuple[float, Event]] = []
         self.messages: list[tuple[PeerID, str]] = []
         self.message_times: list[float] = []

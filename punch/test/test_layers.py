@@ -18,13 +18,14 @@ ALLOWED = {
     "files": set(),
     "curve25519": set(),
     "identity": {"files", "curve25519"},
-    "state": {"identity", "files"},
+    "address_book": {"identity", "files"},
+    "state": {"address_book", "identity", "files"},
     "wire": {"identity"},
     "traversal": {"wire", "identity"},
     "link": {"traversal", "wire", "identity"},
-    "peer": {"state", "link", "traversal", "wire", "identity"},
-    "apps": {"peer", "link", "wire", "identity"},
-    "ui": {"apps", "peer", "link", "wire", "identity"},
+    "peer": {"address_book", "state", "link", "traversal", "wire", "identity"},
+    "apps": {"address_book", "files", "peer", "link", "wire", "identity"},
+    "ui": {"address_book", "files", "apps", "peer", "link", "wire", "identity"},
     "rendezvous": {"wire", "identity"},
 }
 

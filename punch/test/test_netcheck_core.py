@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.netcheck import as_json
+from punch.peer.netcheck import as_json
 from punch.test.strategies import IDENTITIES
 from punch.traversal.netcheck.behaviour import (
     ANY_FILTERING,
@@ -286,7 +286,7 @@ class WordTests(SynchronousTestCase):
         for sentence in sentences:
             self.assertIn(f"\n* {sentence}", text(report))
             self.assertTrue(sentence.endswith("."), sentence)
-        value = json.loads(as_json(report))
+        value = json.loads(json.dumps(as_json(report)))
         self.assertEqual((value["event"], value["conclusions"]), ("netcheck", sentences))
         return "\n".join(sentences)
 
@@ -306,7 +306,7 @@ class WordTests(SynchronousTestCase):
             "IPv6          no, this machine has no such address",
         ):
             self.assertIn(part, written)
-        value = json.loads(as_json(report))
+        value = json.loads(json.dumps(as_json(report)))
         self.assertEqual(value["direct"], "most")
         self.assertEqual(
             value["ipv4"],

@@ -11,13 +11,13 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import TypeVar
 
+from punch.address_book import AddressBook, AddressBookError
 from punch.identity import Identity, PeerID
 from punch.peer.bounds import MAX_QUEUED, MAX_RINGING, MAX_SESSIONS, MAX_STRANGERS
 from punch.peer.events import Connected, Event, Failed, IncomingCall, Introduced
 from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.udp import PlainPort
 from punch.rendezvous.udp_server import UDPServer
-from punch.state import KnownPeers, StateError
 from punch.test.internet import NAT, Internet, InternetTestCase, LinkSpec
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.system import SERVICE, Peer, introduce
@@ -127,7 +127,7 @@ class MiddlemanTestCase(InternetTestCase):
         for peer in self.peers:
             self.assertEqual(peer.host.reactor.getDelayedCalls(), [], peer.name)
 
-    def peer(self, name: str, accept: Accept = Accept.ASK, known: KnownPeers | None = None) -> Peer:
+    def peer(self, name: str, accept: Accept = Accept.ASK, known: AddressBook | None = None) -> Peer:
         """A peer that is not started. All homes are public enough to need no reflector."""
         self.homes += 1
         lan = self.net.lan(f"home-{name}", f"198.18.{self.homes}.0/24", link=LinkSpec(delay=0.05))
@@ -464,9 +464,9 @@ class UserTests(MiddlemanTestCase):
     def test_known_peers_that_cannot_be_kept(self) -> None:
         """A full disk does not end a call."""
 
-        class FullDisk(KnownPeers):
-            def add(self, peer: PeerID, name: str) -> None:
-                raise StateError("The disk is full.")
+        class FullDisk(AddressBook):
+            def add(self, peer: PeerID, claimed: str) -> bool:
+                raise AddressBookError("state", "The disk is full.")
 
         carol = self.peer("carol", known=FullDisk(None)).register()
         carol.node.call(self.bob.id)

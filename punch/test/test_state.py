@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import stat
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -12,8 +10,8 @@ from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
-from punch.state import KnownPeers, StateDirectory, StateError, default_state_dir
-from punch.test.strategies import IDENTITIES, identity
+from punch.state import StateDirectory, StateError, default_state_dir
+from punch.test.strategies import IDENTITIES
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
 HOME = Path("/home/alice")
@@ -64,7 +62,7 @@ class PeerStateTests(StateTestCase):
         """Looking makes nothing."""
         peer = self.state.peer("alice")
         self.assertIsNone(peer.last_rendezvous)
-        self.assertEqual(list(peer.known), [])
+        self.assertEqual(list(peer.book), [])
         self.assertIsNone(self.state.rendezvous.read_address())
         self.assertFalse(self.root.exists())
 
@@ -147,7 +145,7 @@ class PeerStateTests(StateTestCase):
             peer.identity,
             peer.lock,
             lambda: peer.remember_rendezvous("x"),
-            lambda: peer.known.add(ALICE, "a"),
+            lambda: peer.book.add(ALICE, "a"),
             service.identity,
             lambda: service.write_address("x"),
             lambda: service.certificate(IDENTITIES[0], [], NOW),
@@ -179,84 +177,6 @@ class LockTests(StateTestCase):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"12345")
         self.state.peer("alice").lock().release()
-
-
-class KnownPeersTests(StateTestCase):
-    """The address book."""
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.path = self.root / "peers" / "alice" / "known.json"
-
-    def test_kept(self) -> None:
-        """Who was added is known in the next run, by the newest name."""
-        known = self.state.peer("alice").known
-        self.assertNotIn(ALICE, known)
-        known.add(ALICE, "Alice")
-        known.add(BOB, "B\u00f6b \U0001f600")
-        known.add(ALICE, "Alice 2")
-        again = self.state.peer("alice").known
-        self.assertEqual(list(again), sorted([ALICE, BOB]))
-        self.assertEqual((again.name_of(ALICE), again.name_of(BOB)), ("Alice 2", "B\u00f6b \U0001f600"))
-        self.assertIn(ALICE, again)
-        self.assertEqual(len(again), 2)
-        self.assertIsNone(again.name_of(identity(9).peer_id))
-        self.assert_private()
-
-    def test_in_memory(self) -> None:
-        """Without a path nothing is written."""
-        known = KnownPeers(None)
-        known.add(ALICE, "Alice")
-        self.assertEqual(list(known), [ALICE])
-
-    def test_unchanged(self) -> None:
-        """Adding what is there writes nothing."""
-        known = KnownPeers(self.path)
-        known.add(ALICE, "Alice")
-        before = self.path.stat().st_ino
-        known.add(ALICE, "Alice")
-        self.assertEqual(self.path.stat().st_ino, before)
-
-    def test_damaged(self) -> None:
-        """A file that can't be read is named, and stays as it is."""
-        self.path.parent.mkdir(parents=True)
-        good = {"peers": {str(ALICE): {"name": "Alice"}}}
-        for content in (
-            b"",
-            b"{",
-            b"\xff",
-            b"[]",
-            b"{}",
-            b'{"peers":[]}',
-            b'{"peers":{"x":{"name":"X"}}}',
-            json.dumps(good).encode()[:-3],
-            json.dumps({"peers": {str(ALICE): {}}}).encode(),
-            json.dumps({"peers": {str(ALICE): {"name": 1}}}).encode(),
-            json.dumps({"peers": {str(ALICE): "Alice"}}).encode(),
-            b"[" * 100_000,
-        ):
-            self.path.write_bytes(content)
-            message = str(self.assertRaises(StateError, lambda: self.state.peer("alice").known))
-            self.assertIn(str(self.path), message)
-            self.assertEqual(self.path.read_bytes(), content)
-        self.path.write_text(json.dumps(good))
-        self.assertEqual(list(self.state.peer("alice").known), [ALICE])
-
-    def test_interrupted(self) -> None:
-        """When writing fails, the old file is whole, nothing else is left, and the peer is known for now."""
-        known = KnownPeers(self.path)
-        known.add(ALICE, "Alice")
-        before = self.path.read_bytes()
-
-        def full(*_: object) -> None:
-            raise OSError(28, "No space left on device")
-
-        self.patch(os, "fsync", full)
-        message = str(self.assertRaises(StateError, known.add, BOB, "Bob"))
-        self.assertIn("No space left on device", message)
-        self.assertEqual(self.path.read_bytes(), before)
-        self.assertEqual(os.listdir(self.path.parent), ["known.json"])
-        self.assertIn(BOB, known)
 
 
 class RendezvousStateTests(StateTestCase):

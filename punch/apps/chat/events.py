@@ -42,6 +42,13 @@ class MessageChanged(ChatEvent):
 
 
 @dataclass(frozen=True)
+class Handled(ChatEvent):
+    """All views have had messages of `peer`, and it is told so. For those who wait to be done."""
+
+    peer: PeerID
+
+
+@dataclass(frozen=True)
 class ContactChanged(ChatEvent):
     """The address book, or what a peer calls itself, changed."""
 

@@ -1,0 +1,587 @@
+"""
+The history of all chats, in SQLite. Everything here blocks: `punch.apps.chat.worker` runs it beside the
+reactor.
+
+What must not be half done is one call here, and each call is a transaction (or, in a `group`, a part of one).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from punch.apps.chat import schema
+from punch.apps.chat.model import ChatError, ClientID, Message, State
+from punch.files import create_private, make_private_directory
+from punch.identity import PeerID
+
+#: How many messages one call changes at most; whoever wants more calls again.
+PAGE = 500
+
+#: A day, in seconds.
+DAY = 86_400.0
+
+_WAITING, _DELIVERED, _READ_THERE, _UNREAD, _READ_HERE = range(5)
+_STATES = {
+    _WAITING: State.WAITING,
+    _DELIVERED: State.DELIVERED,
+    _READ_THERE: State.READ,
+    _UNREAD: State.UNREAD,
+    _READ_HERE: State.READ,
+}
+_COLUMNS = "m.number, c.peer, m.id, m.state, m.text, m.time, m.time_sent, m.client"
+_FROM = "FROM message m JOIN conversation c ON c.key = m.conversation"
+
+
+class StoreError(ChatError):
+    """The history can't be read or written; `str()` is a sentence for the user. The code is `state`."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("state", text)
+
+
+@dataclass(frozen=True)
+class Record:
+    """
+    The state of the protocol with one peer.
+
+    :ivar sent: the last id that we used in our `epoch`.
+    :ivar had: the last id of `remote_epoch` that a view has had.
+    :ivar seen: the last one that somebody has read.
+    :ivar waiting: our messages without an ack, oldest first.
+    """
+
+    epoch: bytes
+    sent: int
+    remote_epoch: bytes | None
+    had: int
+    seen: int
+    waiting: Sequence[Message]
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A message as it came from the other side."""
+
+    id: int
+    text: str
+    time_sent: float | None = None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """How a conversation stands."""
+
+    peer: PeerID
+    unread: int
+    waiting: int
+    last: Message | None
+
+
+class Store:
+    """
+    The history in one file.
+
+    :param path: the file; None keeps everything in memory.
+    :raise StoreError: the file can't be used. It is left as it is.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._where = "in memory" if path is None else str(path)
+        if path is not None:
+            try:
+                make_private_directory(path.parent)
+                create_private(path, b"")
+            except OSError as error:
+                raise StoreError(self._sentence(error.strerror or str(error))) from error
+        self._untidy = False
+        self._in_group = False
+        self._lost: StoreError | None = None
+        with self._errors():
+            self._db = sqlite3.connect(
+                ":memory:" if path is None else path, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._errors():
+                self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._db.close()
+
+    # -- one side's part of the protocol --
+
+    def record(self, peer: PeerID, epoch: bytes) -> Record:
+        """
+        The state of the protocol with `peer`.
+
+        :param epoch: becomes our epoch if there is none yet.
+        """
+        with self.transaction():
+            key = self._key(peer)
+            if key is None:
+                self._run("INSERT INTO conversation (peer, epoch) VALUES (?, ?)", peer.key, epoch)
+                key = self._key(peer)
+            row = self._row(
+                "SELECT epoch, sent, remote_epoch, shown, seen FROM conversation WHERE key = ?", key
+            )
+            waiting = self._messages("WHERE m.conversation = ? AND m.state = 0 ORDER BY m.id", key)
+        return Record(row[0], row[1], row[2], row[3], row[4], waiting)
+
+    def renew(self, peer: PeerID, epoch: bytes) -> None:
+        """Our state is older than the other side's memory of it: take another epoch. Ids grow on."""
+        with self.transaction():
+            self._run("UPDATE conversation SET epoch = ? WHERE peer = ?", epoch, peer.key)
+
+    def add(
+        self, peer: PeerID, epoch: bytes, text: str, time: float, client_id: ClientID | None = None
+    ) -> Message:
+        """
+        Keep a message of ours, and give it its id.
+
+        :param epoch: as in `record`.
+        """
+        with self.transaction():
+            self._run(
+                "INSERT INTO conversation (peer, epoch) VALUES (?, ?) ON CONFLICT (peer) DO NOTHING",
+                peer.key,
+                epoch,
+            )
+            key, sent = self._row("SELECT key, sent + 1 FROM conversation WHERE peer = ?", peer.key)
+            self._run("UPDATE conversation SET sent = ? WHERE key = ?", sent, key)
+            client = None if client_id is None else json.dumps(client_id)
+            number = self._insert(key, sent, 0, _WAITING, text, time, None, client)
+        return Message(number, peer, sent, True, text, time, State.WAITING, None, client_id)
+
+    def receive(
+        self, peer: PeerID, remote_epoch: bytes, messages: Iterable[Incoming], time: float
+    ) -> list[Message]:
+        """
+        Keep messages of the other side, all or none; those that are here already are left out.
+
+        :return: those that are new, oldest first.
+        """
+        with self.transaction():
+            key, epoch, received, generation = self._row(
+                "SELECT key, remote_epoch, received, generation FROM conversation WHERE peer = ?", peer.key
+            )
+            if epoch != remote_epoch:
+                received, generation = 0, generation + 1
+                self._run(
+                    "UPDATE conversation SET remote_epoch = ?, generation = ?, received = 0, shown = 0, "
+                    "seen = 0 WHERE key = ?",
+                    remote_epoch,
+                    generation,
+                    key,
+                )
+            added = []
+            for message in messages:
+                if message.id > received:
+                    received = message.id
+                    number = self._insert(
+                        key, message.id, generation, _UNREAD, message.text, time, message.time_sent, None
+                    )
+                    added.append(
+                        Message(
+                            number,
+                            peer,
+                            message.id,
+                            False,
+                            message.text,
+                            time,
+                            State.UNREAD,
+                            message.time_sent,
+                        )
+                    )
+            self._run("UPDATE conversation SET received = ? WHERE key = ?", received, key)
+        return added
+
+    def shown(self, peer: PeerID, remote_epoch: bytes, up_to: int) -> None:
+        """A view has had the other side's messages up to this id."""
+        with self.transaction():
+            self._run(
+                "UPDATE conversation SET shown = max(shown, ?) WHERE peer = ? AND remote_epoch = ?",
+                up_to,
+                peer.key,
+                remote_epoch,
+            )
+
+    def unshown(self) -> list[tuple[bytes, Message]]:
+        """Messages of others that no view may have had, oldest first, each with its sender's epoch."""
+        found = []
+        for key, epoch in self._rows("SELECT key, remote_epoch FROM conversation WHERE received > shown"):
+            messages = self._messages(
+                "WHERE m.conversation = ? AND m.state > 2 AND m.generation = c.generation "
+                "AND m.id > c.shown ORDER BY m.number",
+                key,
+            )
+            found += [(epoch, message) for message in messages]
+        return found
+
+    def delivered(self, peer: PeerID, up_to: int) -> list[Message]:
+        """
+        The other side has our messages up to this id.
+
+        :return: those of which that is new, at most `PAGE`.
+        """
+        return self._advance(peer, 0, "id", up_to, _DELIVERED)
+
+    def read_there(self, peer: PeerID, up_to: int) -> list[Message]:
+        """Somebody there has seen our messages up to this id; returns as `delivered`."""
+        return self._advance(peer, 1, "id", up_to, _READ_THERE)
+
+    def read_here(self, peer: PeerID, up_to: int | None) -> tuple[list[Message], int]:
+        """
+        Somebody here has seen the messages up to this number (None: all).
+
+        :return: those of which that is new, at most `PAGE`, and what the other side is to be told: an id.
+        """
+        with self.transaction():
+            last = 2**63 - 1 if up_to is None else up_to
+            changed = self._advance(peer, 3, "number", last, _READ_HERE)
+            seen = 0
+            if changed:
+                row = self._row(
+                    "SELECT max(m.id), c.key FROM message m JOIN conversation c ON c.key = m.conversation "
+                    "WHERE c.peer = ? AND m.number BETWEEN ? AND ? AND m.state = 4 "
+                    "AND m.generation = c.generation",
+                    peer.key,
+                    changed[0].number,
+                    changed[-1].number,
+                )
+                if row[0] is not None:
+                    seen = row[0]
+                    self._run("UPDATE conversation SET seen = max(seen, ?) WHERE key = ?", seen, row[1])
+        return changed, seen
+
+    # -- what views ask --
+
+    def waiting(self) -> dict[PeerID, tuple[int, int]]:
+        """Of each peer for whom messages wait: how many, and how many characters."""
+        rows = self._rows(
+            f"SELECT c.peer, count(*), total(length(m.text)) {_FROM} WHERE m.state = 0 GROUP BY c.key"
+        )
+        return {PeerID(peer): (count, int(size)) for peer, count, size in rows}
+
+    def waiting_for(self, peer: PeerID) -> list[Message]:
+        """Our messages that `peer` doesn't have, oldest first."""
+        return self._messages("WHERE m.conversation = ? AND m.state = 0 ORDER BY m.id", self._key(peer))
+
+    def overviews(self, peer: PeerID | None = None) -> list[Overview]:
+        """How all conversations that have messages stand, or one of them."""
+        found = []
+        where = "" if peer is None else "WHERE peer = ?"
+        arguments = () if peer is None else (peer.key,)
+        for key, owner in self._rows(f"SELECT key, peer FROM conversation {where}", *arguments):
+            last = self._messages("WHERE m.conversation = ? ORDER BY m.number DESC LIMIT 1", key)
+            if last:
+                (unread,) = self._row(
+                    "SELECT count(*) FROM message WHERE conversation = ? AND state = 3", key
+                )
+                (waiting,) = self._row(
+                    "SELECT count(*) FROM message WHERE conversation = ? AND state = 0", key
+                )
+                found.append(Overview(PeerID(owner), unread, waiting, last[0]))
+        return found
+
+    def history(
+        self, peer: PeerID, before: int | None = None, after: int | None = None, limit: int = 50
+    ) -> list[Message]:
+        """
+        Messages with `peer`, oldest first: the newest ones, those before a number, or those after one.
+        """
+        key = self._key(peer)
+        where, arguments = "WHERE m.conversation = ?", [key]
+        if before is not None:
+            where += " AND m.number < ?"
+            arguments.append(before)
+        if after is not None:
+            where += " AND m.number > ?"
+            arguments.append(after)
+        order = "ASC" if after is not None and before is None else "DESC"
+        found = self._messages(f"{where} ORDER BY m.number {order} LIMIT ?", *arguments, limit)
+        return found if order == "ASC" else found[::-1]
+
+    def search(
+        self, text: str, peer: PeerID | None = None, before: int | None = None, limit: int = 50
+    ) -> list[Message]:
+        """Messages with `text` in them, whatever the case, newest first."""
+        # The plain text is compared in one pass: no index to keep, and nothing to erase twice. A hundred
+        # thousand messages take some ten milliseconds.
+        wanted = folded(text)
+        if not wanted:
+            return []
+        where, arguments = "WHERE instr(coalesce(m.folded, m.text), ?)", [wanted]
+        if peer is not None:
+            where += " AND m.conversation = ?"
+            arguments.append(self._key(peer))  # type: ignore[arg-type]
+        if before is not None:
+            where += " AND m.number < ?"
+            arguments.append(before)  # type: ignore[arg-type]
+        return self._messages(f"{where} ORDER BY m.number DESC LIMIT ?", *arguments, limit)
+
+    def export(self, peer: PeerID | None = None, after: int = 0, limit: int = PAGE) -> list[Message]:
+        """Messages with a number after that one, oldest first."""
+        where, arguments = "WHERE m.number > ?", [after]
+        if peer is not None:
+            where += " AND m.conversation = ?"
+            arguments.append(self._key(peer))  # type: ignore[arg-type]
+        return self._messages(f"{where} ORDER BY m.number LIMIT ?", *arguments, limit)
+
+    # -- what is not kept --
+
+    def erase(self, peer: PeerID | None = None) -> int:
+        """
+        Erase all messages, or all with one peer, those that wait too.
+
+        :return: how many.
+        """
+        with self.transaction():
+            if peer is None:
+                count = self._run("DELETE FROM message").rowcount
+            else:
+                count = self._run("DELETE FROM message WHERE conversation = ?", self._key(peer)).rowcount
+            # What no view had can't be had any more.
+            where, arguments = ("", ()) if peer is None else (" WHERE peer = ?", (peer.key,))
+            self._run(f"UPDATE conversation SET shown = received{where}", *arguments)
+            self._untidy = True
+        return count
+
+    def retention(self) -> float | None:
+        """For how many days messages are kept; None: for ever."""
+        rows = self._rows("SELECT value FROM setting WHERE name = 'retention'")
+        return None if not rows or rows[0][0] is None else float(rows[0][0])
+
+    def set_retention(self, days: float | None) -> None:
+        """Keep messages for so many days."""
+        with self.transaction():
+            self._run("INSERT OR REPLACE INTO setting VALUES ('retention', ?)", days)
+
+    def expire(self, before: float) -> int:
+        """
+        Erase what is older than a time, at most `PAGE` messages; but never what still waits to be delivered.
+
+        :return: how many.
+        """
+        with self.transaction():
+            count = self._run(
+                "DELETE FROM message WHERE number IN "
+                "(SELECT number FROM message WHERE time < ? AND state != 0 ORDER BY time LIMIT ?)",
+                before,
+                PAGE,
+            ).rowcount
+            self._untidy = self._untidy or count > 0
+        return count
+
+    # -- transactions --
+
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """
+        One transaction around several calls: each succeeds or fails by itself, and all reach the disk at the
+        end.
+
+        :raise StoreError: at the end: none of them did.
+        """
+        self._lost = None
+        self._in_group = True
+        try:
+            with self._errors():
+                self._db.execute("BEGIN IMMEDIATE")
+            yield
+            if self._lost is not None:
+                raise self._lost
+            with self._errors():
+                self._db.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        finally:
+            self._in_group = False
+        self._tidy()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing."""
+        inner = self._db.in_transaction
+        if self._in_group and not inner:
+            raise self._lost or StoreError(self._sentence("the transaction was lost"))
+        begin, end = ("SAVEPOINT call", "RELEASE call") if inner else ("BEGIN IMMEDIATE", "COMMIT")
+        try:
+            with self._errors():
+                self._db.execute(begin)
+                yield
+                self._db.execute(end)
+        except BaseException as error:
+            if not inner:
+                self._roll_back()
+            elif self._db.in_transaction:
+                self._db.execute("ROLLBACK TO call")
+                self._db.execute("RELEASE call")
+            elif isinstance(error, StoreError):
+                # When the disk is full SQLite may end the whole transaction, and what others did in it.
+                self._lost = error
+            raise
+        if not inner:
+            self._tidy()
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def _tidy(self) -> None:
+        """Nothing of what was erased stays in the file, nor beside it."""
+        if self._untidy and self._path is not None:
+            # Not `execute`: it would stop after the first page.
+            self._db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
+        self._untidy = False
+
+    # -- inside --
+
+    def _prepare(self) -> None:
+        one = self._db.execute
+        one("PRAGMA secure_delete = ON").fetchall()
+        one("PRAGMA foreign_keys = ON")
+        one("PRAGMA cache_size = -4096")
+        one("PRAGMA temp_store = MEMORY")
+        (version,) = one("PRAGMA user_version").fetchone()
+        (application,) = one("PRAGMA application_id").fetchone()
+        (tables,) = one("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and application != schema.APPLICATION_ID:
+            raise StoreError(
+                f"The file {self._where} is a database, but not a chat's history. "
+                "Move it away and the history will be begun anew, or use --no-history."
+            )
+        if version > schema.VERSION:
+            raise StoreError(
+                f"The history {self._where} was written by a newer version of Punch: use that one, choose "
+                "another directory with --state-dir, or use --no-history."
+            )
+        if not tables:
+            one("PRAGMA auto_vacuum = INCREMENTAL")
+        if self._path is not None:
+            one("PRAGMA journal_mode = WAL").fetchall()
+            one("PRAGMA synchronous = FULL")
+        # Also finds out whether it can be written.
+        with self.transaction():
+            for migration in schema.MIGRATIONS[version:]:
+                for statement in schema.statements(migration):
+                    one(statement)
+            one(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            one(f"PRAGMA user_version = {schema.VERSION}")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(self._sentence(str(error), damaged=_is_damage(error))) from error
+
+    def _sentence(self, cause: str, damaged: bool = False) -> str:
+        if damaged:
+            return (
+                f"The history {self._where} is damaged ({cause}). Move it away, with the files beside it "
+                "that begin with its name, and it will be begun anew, or use --no-history."
+            )
+        return (
+            f"The history {self._where} can't be used: {cause}. Make room or make it writable, choose "
+            "another directory with --state-dir, or use --no-history."
+        )
+
+    def _run(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
+        return self._db.execute(statement, arguments)
+
+    def _rows(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        with self._errors():
+            return self._db.execute(statement, arguments).fetchall()
+
+    def _row(self, statement: str, *arguments: Any) -> tuple[Any, ...]:
+        (row,) = self._rows(statement, *arguments)
+        return row
+
+    def _key(self, peer: PeerID) -> int | None:
+        rows = self._rows("SELECT key FROM conversation WHERE peer = ?", peer.key)
+        return rows[0][0] if rows else None
+
+    def _messages(self, rest: str, *arguments: Any) -> list[Message]:
+        return [_message(row) for row in self._rows(f"SELECT {_COLUMNS} {_FROM} {rest}", *arguments)]
+
+    def _insert(
+        self,
+        key: int,
+        number: int,
+        generation: int,
+        state: int,
+        text: str,
+        time: float,
+        time_sent: float | None,
+        client: str | None,
+    ) -> int:
+        searched = folded(text)
+        inserted = self._run(
+            "INSERT INTO message "
+            "(conversation, id, generation, state, text, time, time_sent, client, folded) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            key,
+            number,
+            generation,
+            state,
+            text,
+            time,
+            time_sent,
+            client,
+            None if searched == text else searched,
+        )
+        assert inserted.lastrowid is not None
+        return inserted.lastrowid
+
+    def _advance(self, peer: PeerID, state: int, column: str, up_to: int, to: int) -> list[Message]:
+        """
+        Give messages in one state another one, at most `PAGE`: those up to an id or number, oldest first.
+        The state stands in the statements as it is: so SQLite sees which of its partial indices fits.
+        """
+        with self.transaction():
+            key = self._key(peer)
+            which = f"m.conversation = ? AND m.state = {state} AND m.{column} <= ?"
+            changed = self._messages(f"WHERE {which} ORDER BY m.{column} LIMIT ?", key, up_to, PAGE)
+            if changed:
+                last = changed[-1].id if column == "id" else changed[-1].number
+                self._run(f"UPDATE message AS m SET state = {to} WHERE {which}", key, last)
+        return [replace(message, state=_STATES[to]) for message in changed]
+
+
+def folded(text: str) -> str:
+    """What a search compares: without case, and each character in one form only."""
+    if text.isascii():
+        return text.lower()
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def _message(row: tuple[Any, ...]) -> Message:
+    number, peer, sender_id, state, text, time, time_sent, client = row
+    return Message(
+        number,
+        PeerID(peer),
+        sender_id,
+        state <= _READ_THERE,
+        text,
+        time,
+        _STATES[state],
+        time_sent,
+        None if client is None else json.loads(client),
+    )
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    text = str(error)
+    return "malformed" in text or "not a database" in text

@@ -1,0 +1,372 @@
+"""
+The chat with one peer while this process runs: between its stream, the store and the views.
+
+The order of things for a message of the other side: it is stored, the views are told, they have it, the ack
+goes out. For one of ours: it is stored, it goes to the stream, its ack comes, that is stored, the views are
+told.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from punch.apps.chat import protocol
+from punch.apps.chat.events import ChatEvent, MessageAdded, MessageChanged
+from punch.apps.chat.model import Message, State
+from punch.apps.chat.protocol import ChatCore, Hello, Outgoing
+from punch.apps.chat.store import PAGE, Incoming, Record, Store, StoreError
+from punch.apps.chat.stream import ChatStream
+from punch.identity import PeerID
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Reading from the stream stops while this many messages wait for the store and the views.
+MAX_UNHANDLED = 64
+
+
+class TalkOwner(Protocol):
+    """What a talk needs of the chat around it."""
+
+    def ask(
+        self, call: Callable[Concatenate[Store, P], T], *arguments: P.args, **named: P.kwargs
+    ) -> Deferred[T]:
+        """As `Worker.run`; once the chat has stopped it never fires."""
+
+    def tell(self, event: ChatEvent) -> list[Deferred[None]]:
+        """Tell all views; what returns are those that need time for it."""
+
+    def new_epoch(self) -> bytes:
+        """A random one."""
+
+    def wall(self) -> float:
+        """Seconds since 1970."""
+
+    def store_failed(self, error: StoreError) -> None:
+        """The disk did not take something; `Talk.retry` is called after a while."""
+
+    def talk_heard(self, talk: Talk, event: protocol.Named | protocol.Farewell) -> None:
+        """The other side said something that is not about messages."""
+
+    def talk_moved(self, talk: Talk, delivered: int) -> None:
+        """Views had messages of the other side, or that many of ours were delivered."""
+
+    def talk_ended(self, talk: Talk, error: str | None) -> None:
+        """Its stream is over and no other took its place; `error`: how the other side broke the protocol."""
+
+    def talk_outdated(self, talk: Talk) -> None:
+        """A new epoch was begun: a new stream is needed."""
+
+
+@dataclass
+class _Shown:
+    """A message that the views are told of."""
+
+    epoch: bytes
+    id: int
+    done: bool = False
+
+
+class Talk:
+    """
+    The chat with one peer.
+
+    :ivar undelivered: how many of our messages have no ack.
+    :ivar undelivered_bytes: about how much text that is.
+    """
+
+    def __init__(self, peer: PeerID, owner: TalkOwner) -> None:
+        self.peer = peer
+        self.undelivered = 0
+        self.undelivered_bytes = 0
+        self._owner = owner
+        self._stream: ChatStream | None = None
+        self._remote_epoch: bytes | None = None
+        self._shown = 0
+        self._pending: deque[tuple[bytes, Incoming]] = deque()
+        self._storing = False
+        self._telling: deque[_Shown] = deque()
+        self._marks = _Marks(self)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a stream carries this chat now."""
+        return self._stream is not None and self._stream.ready
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can be forgotten: all there is to know is in the store."""
+        return (
+            self._stream is None and not self.undelivered and not self.unhandled and not self._marks.pending
+        )
+
+    @property
+    def unhandled(self) -> int:
+        """How many messages of the other side are not yet stored, or not yet had by the views."""
+        return len(self._pending) + len(self._telling)
+
+    # -- what this side says --
+
+    def added(self, message: Message) -> Message:
+        """A message of ours was stored: it goes out if there is a stream. Returned is how it stands then."""
+        if self._stream is not None and self._stream.ready and self._stream.core is not None:
+            message = replace(message, state=State.SENT)
+            self._stream.core.send(_outgoing(message))
+            self._owner.tell(MessageAdded(message))
+            self._say()
+        else:
+            self._owner.tell(MessageAdded(message))
+        return message
+
+    def as_now(self, message: Message) -> Message:
+        """A message from the store with the state that it has now."""
+        if message.state is State.WAITING and self.ready:
+            return replace(message, state=State.SENT)
+        return message
+
+    def say_read(self, number: int) -> None:
+        """Somebody here has seen the messages up to this id."""
+        if self._stream is not None and self._stream.ready and self._stream.core is not None:
+            self._stream.core.read(number)
+            self._say()
+
+    def say_name(self, name: str) -> None:
+        """This side calls itself something else."""
+        if self._stream is not None and self._stream.ready and self._stream.core is not None:
+            self._stream.core.rename(name)
+            self._say()
+
+    def say_bye(self) -> bool:
+        """All was said; whether there is a stream to say so."""
+        if self._stream is None or not self._stream.ready or self._stream.core is None:
+            return False
+        self._stream.core.say_bye()
+        self._say()
+        return True
+
+    def _say(self) -> None:
+        if self._stream is not None:
+            self._stream.say()
+
+    # -- its streams (StreamOwner) --
+
+    def stream_opened(self, stream: ChatStream) -> None:
+        """It takes the place of an older one."""
+        older, self._stream = self._stream, stream
+        if older is not None:
+            older.close()
+        self._owner.ask(Store.record, self.peer, self._owner.new_epoch()).addCallbacks(
+            self._loaded, self._not_loaded, callbackArgs=(stream,), errbackArgs=(stream,)
+        )
+
+    def _loaded(self, record: Record, stream: ChatStream) -> None:
+        if stream is not self._stream:
+            return
+        self._remote_epoch = record.remote_epoch
+        self._shown = record.had
+        hello = Hello(record.epoch, record.remote_epoch or protocol.NO_EPOCH, record.had, record.seen)
+        stream.begin(ChatCore(hello, record.sent, [_outgoing(message) for message in record.waiting]))
+        for message in record.waiting:
+            self._owner.tell(MessageChanged(replace(message, state=State.SENT), message.client_id))
+        self._balance()
+
+    def _not_loaded(self, failure: object, stream: ChatStream) -> None:
+        error = _store_error(failure)
+        if stream is self._stream:
+            stream.close()
+            self.stream_ended(stream, None)
+        self._owner.store_failed(error)
+
+    def stream_ended(self, stream: ChatStream, error: str | None) -> None:
+        """What has no ack waits again."""
+        if stream is not self._stream:
+            return
+        self._stream = None
+        if self.undelivered:
+            self._owner.ask(Store.waiting_for, self.peer).addCallbacks(self._wait_again, _store_error)
+        self._owner.talk_ended(self, error)
+
+    def _wait_again(self, messages: list[Message]) -> None:
+        if not self.ready:
+            for message in messages:
+                self._owner.tell(MessageChanged(message, message.client_id))
+
+    def stream_event(self, stream: ChatStream, event: protocol.Event) -> None:
+        """The other side said something."""
+        if stream is not self._stream:
+            return
+        if isinstance(event, protocol.Greeted):
+            self._greeted(event)
+        elif isinstance(event, protocol.MessageReceived):
+            assert self._remote_epoch is not None
+            self._pending.append((self._remote_epoch, Incoming(event.id, event.text, event.time)))
+            self._balance()
+            self._store_some()
+        elif isinstance(event, protocol.Delivered):
+            self._marks.reach(State.DELIVERED, event.id)
+        elif isinstance(event, protocol.ReadThere):
+            self._marks.reach(State.READ, event.id)
+        else:
+            self._owner.talk_heard(self, event)
+
+    def _greeted(self, event: protocol.Greeted) -> None:
+        if event.epoch != self._remote_epoch:
+            self._remote_epoch = event.epoch
+            self._shown = 0
+        if event.outdated:
+            self._owner.ask(Store.renew, self.peer, self._owner.new_epoch()).addCallbacks(
+                lambda _: self._owner.talk_outdated(self), self.failed
+            )
+
+    # -- messages of the other side --
+
+    def _store_some(self) -> None:
+        """All that has come goes to the disk at once, or none of it; the next only after that: else one could
+        be stored without the one before it."""
+        if self._storing or not self._pending:
+            return
+        self._storing = True
+        epoch = self._pending[0][0]
+        batch = [incoming for _, incoming in takewhile(lambda item: item[0] == epoch, self._pending)]
+        self._owner.ask(Store.receive, self.peer, epoch, batch, self._owner.wall()).addCallbacks(
+            self._stored, self._not_stored, callbackArgs=(epoch, batch)
+        )
+
+    def _stored(self, added: list[Message], epoch: bytes, batch: list[Incoming]) -> None:
+        self._storing = False
+        for _ in batch:
+            self._pending.popleft()
+        for message in added:
+            self._show(epoch, message, again=False)
+        if len(added) < len(batch) and batch[0].id <= self._shown and epoch == self._remote_epoch:
+            # Its ack was lost with an earlier stream.
+            self._acknowledge()
+        self._balance()
+        self._store_some()
+
+    def _not_stored(self, failure: object) -> None:
+        self._storing = False
+        self._owner.store_failed(_store_error(failure))
+
+    def show_again(self, epoch: bytes, message: Message) -> None:
+        """A message of an earlier process, which may have ended before a view had it."""
+        self._show(epoch, message, again=True)
+
+    def _show(self, epoch: bytes, message: Message, again: bool) -> None:
+        entry = _Shown(epoch, message.id)
+        self._telling.append(entry)
+        slow = self._owner.tell(MessageAdded(message, again))
+
+        def had(results: list[tuple[bool, None]]) -> None:
+            # A view that fails is no reason to let the sender wait: the history has it.
+            entry.done = True
+            self._check_shown()
+
+        DeferredList(slow, consumeErrors=True).addCallback(had)
+
+    def _check_shown(self) -> None:
+        last = None
+        while self._telling and self._telling[0].done:
+            last = self._telling.popleft()
+        if last is None:
+            return
+        self._owner.ask(Store.shown, self.peer, last.epoch, last.id).addErrback(self.failed)
+        if self._remote_epoch in (None, last.epoch):
+            self._shown = max(self._shown, last.id)
+            self._acknowledge()
+        self._balance()
+        self._owner.talk_moved(self, 0)
+
+    def _acknowledge(self) -> None:
+        if self._stream is not None and self._stream.ready and self._stream.core is not None:
+            self._stream.core.acknowledge(self._shown)
+            self._say()
+
+    def _balance(self) -> None:
+        if self._stream is not None and self._stream.ready:
+            self._stream.pause(self.unhandled >= MAX_UNHANDLED)
+
+    # -- marks --
+
+    def mark(self, state: State, up_to: int) -> Deferred[list[Message]]:
+        """Store how far the other side is; fires with a page of messages of which that is new."""
+        call = Store.delivered if state is State.DELIVERED else Store.read_there
+        return self._owner.ask(call, self.peer, up_to)
+
+    def marked(self, messages: list[Message]) -> None:
+        """Marks of the other side are stored."""
+        delivered = sum(message.state is State.DELIVERED for message in messages)
+        self.undelivered = max(0, self.undelivered - delivered)
+        for message in messages:
+            if message.state is State.DELIVERED:
+                self.undelivered_bytes = max(0, self.undelivered_bytes - len(message.text))
+            self._owner.tell(MessageChanged(message, message.client_id))
+        if delivered:
+            self._owner.talk_moved(self, delivered)
+
+    def failed(self, failure: object) -> None:
+        """A call of the store failed."""
+        self._owner.store_failed(_store_error(failure))
+
+    def retry(self) -> None:
+        """The disk may take again what it did not take."""
+        self._store_some()
+        self._marks.go_on()
+
+
+class _Marks:
+    """How far the other side has our messages, and has read them: what the store does not know yet."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
+        self._reached = {State.DELIVERED: 0, State.READ: 0}
+        self._stored = {State.DELIVERED: 0, State.READ: 0}
+        self._busy = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether the store must still be told."""
+        return self._stored != self._reached
+
+    def reach(self, state: State, number: int) -> None:
+        """It is so far now."""
+        self._reached[state] = max(self._reached[state], number)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Tell the store, in pages; and what is delivered before what is read."""
+        for state in (State.DELIVERED, State.READ):
+            to = self._reached[state]
+            if self._stored[state] < to and not self._busy:
+                self._busy = True
+                self._talk.mark(state, to).addCallbacks(self._done, self._failed, callbackArgs=(state, to))
+
+    def _done(self, changed: list[Message], state: State, to: int) -> None:
+        self._busy = False
+        if len(changed) < PAGE:
+            self._stored[state] = to
+        self._talk.marked(changed)
+        self.go_on()
+
+    def _failed(self, failure: object) -> None:
+        self._busy = False
+        self._talk.failed(failure)
+
+
+def _outgoing(message: Message) -> Outgoing:
+    return Outgoing(message.id, message.time, message.text.encode("utf-8"))
+
+
+def _store_error(failure: object) -> StoreError:
+    """The error of a failure; what isn't the store's own is a mistake here, and is raised."""
+    error = getattr(failure, "value", failure)
+    if isinstance(error, StoreError):
+        return error
+    assert isinstance(error, BaseException)
+    raise error

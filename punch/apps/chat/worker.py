@@ -1,0 +1,121 @@
+"""
+Runs the store beside the reactor, one call after the other.
+
+The results come in the order of the calls. Calls that pile up while the disk is busy go to it as one group:
+they cost one write together, and each still succeeds or fails by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python.failure import Failure
+
+from punch.apps.chat.store import Store, StoreError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Most calls that share a transaction.
+MAX_GROUP = 256
+
+
+class Worker(Protocol):
+    """Where the store's calls are made."""
+
+    def run(
+        self, call: Callable[Concatenate[Store, P], T], *arguments: P.args, **named: P.kwargs
+    ) -> Deferred[T]:
+        """Make a call of the store, `run(Store.history, peer)`; fires with what it returns or raises."""
+
+    def stop(self) -> Deferred[None]:
+        """Finish what was asked for, then close the store."""
+
+
+class ImmediateWorker:
+    """Makes each call at once: for a store in memory, which never waits for a disk."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def run(
+        self, call: Callable[Concatenate[Store, P], T], *arguments: P.args, **named: P.kwargs
+    ) -> Deferred[T]:
+        """Make the call; the Deferred has fired already."""
+        return execute(call, self._store, *arguments, **named)
+
+    def stop(self) -> Deferred[None]:
+        """Close the store."""
+        return execute(self._store.close)
+
+
+class ThreadWorker:
+    """
+    Makes the calls in a thread of its own.
+
+    :param reactor: fires the Deferreds in its thread.
+    """
+
+    def __init__(self, reactor: IReactorFromThreads, store: Store) -> None:
+        self._reactor = reactor
+        self._store = store
+        self._queue: SimpleQueue[tuple[Deferred[Any], Callable[[], Any]] | None] = SimpleQueue()
+        # A process that has to end at once does not wait for it: SQLite survives that.
+        self._thread = Thread(target=self._work, name="punch chat store", daemon=True)
+        self._stopped: Deferred[None] = Deferred()
+        self._thread.start()
+
+    def run(
+        self, call: Callable[Concatenate[Store, P], T], *arguments: P.args, **named: P.kwargs
+    ) -> Deferred[T]:
+        """Make the call when those before it are done."""
+        done: Deferred[T] = Deferred()
+        self._queue.put((done, partial(call, self._store, *arguments, **named)))
+        return done
+
+    def stop(self) -> Deferred[None]:
+        """Finish the calls that were made, then end the thread. No call may follow."""
+        self._queue.put(None)
+        return self._stopped
+
+    def _work(self) -> None:
+        going = True
+        while going:
+            group = [self._queue.get()]
+            while len(group) < MAX_GROUP and not self._queue.empty():
+                group.append(self._queue.get())
+            going = None not in group
+            results = self._make([work for work in group if work is not None])
+            if results:
+                self._reactor.callFromThread(_deliver, results)
+        self._store.close()
+        self._reactor.callFromThread(self._stopped.callback, None)
+
+    def _make(self, group: list[tuple[Deferred[Any], Callable[[], Any]]]) -> list[tuple[Deferred[Any], Any]]:
+        results: list[tuple[Deferred[Any], Any]] = []
+        try:
+            with self._store.group():
+                for done, call in group:
+                    try:
+                        results.append((done, call()))
+                    except Exception:
+                        results.append((done, Failure()))  # type: ignore[no-untyped-call]
+        except StoreError:
+            # Nothing of it has reached the disk.
+            failure = Failure()  # type: ignore[no-untyped-call]
+            results = [(done, failure) for done, _ in group]
+        return results
+
+
+def _deliver(results: list[tuple[Deferred[Any], Any]]) -> None:
+    for done, result in results:
+        if isinstance(result, Failure):
+            done.errback(result)
+        else:
+            done.callback(result)

@@ -1,0 +1,288 @@
+"""
+Two or more chats in memory: real stores, streams and schedules; only calls and links are played by an `Exchange`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from punch.address_book import AddressBook
+from punch.apps.chat import Chat, Message
+from punch.apps.chat.events import ChatEvent, Event, MessageAdded, MessageChanged
+from punch.apps.chat.store import Store
+from punch.apps.chat.worker import ImmediateWorker, Worker
+from punch.identity import Identity, PeerID
+from punch.link.events import Role
+from punch.link.link import Link
+from punch.peer import events as node_events
+from punch.wire.address import Address
+
+E = TypeVar("E", bound=Event)
+T = TypeVar("T")
+
+
+def peer_id(seed: int) -> PeerID:
+    """The same one for the same seed."""
+    return Identity.generate(lambda count: bytes([seed]) * count).peer_id
+
+
+class Pipe(StringTransport):
+    """One end of a stream."""
+
+    aborted = False
+
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        self.line = line
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        self.loseConnection()
+
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        self.line.exchange.later(self.line.close)
+
+
+class Line:
+    """One stream between two chats: bytes cross when the exchange runs."""
+
+    def __init__(self, exchange: Exchange, near: IProtocol, far: IProtocol) -> None:
+        self.exchange = exchange
+        self.ends = (near, far)
+        self.transports = (Pipe(self), Pipe(self))
+        self.open = True
+        exchange.lines.append(self)
+        for end, transport in zip(self.ends, self.transports):
+            end.makeConnection(transport)
+
+    def run(self) -> bool:
+        """Let what was written cross; whether anything did."""
+        moved = False
+        for here, there in ((0, 1), (1, 0)):
+            data = self.transports[here].value()
+            if data and self.open and self.transports[there].producerState == "producing":
+                self.transports[here].clear()
+                self.ends[there].dataReceived(data)  # type: ignore[attr-defined]
+                moved = True
+        return moved
+
+    def close(self) -> None:
+        """It is over, for both; what was under way is lost."""
+        if self.open:
+            self.open = False
+            self.exchange.lines.remove(self)
+            for end in self.ends:
+                end.connectionLost(None)  # type: ignore[arg-type, call-arg]
+
+
+class Connection:
+    """One end of a link."""
+
+    rtt = 0.01
+
+    def __init__(self, exchange: Exchange, local: Side, remote: Side, role: Role) -> None:
+        self.exchange = exchange
+        self.local_side = local
+        self.remote_side = remote
+        self.remote = remote.id
+        self.role = role
+
+    def open_stream(self, name: str, protocol: IProtocol) -> None:
+        other = self.remote_side.links[self.local_side.id]
+        Line(self.exchange, protocol, self.remote_side.handlers[name](cast(Link, other)))
+
+
+class Exchange:
+    """
+    Stands where the rendezvous and the links are.
+
+    :ivar up: the sides that can be called.
+    """
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.up: dict[PeerID, Side] = {}
+        self.lines: list[Line] = []
+        self._soon: list[Callable[[], None]] = []
+
+    def later(self, call: Callable[[], None]) -> None:
+        """In the next turn."""
+        self._soon.append(call)
+
+    def run(self, seconds: float = 0.0) -> None:
+        """Let everything cross until nothing is under way, and then time pass."""
+        step = 0.25
+        while True:
+            while self._soon or any([line.run() for line in list(self.lines)]):
+                soon, self._soon = self._soon, []
+                for call in soon:
+                    call()
+            if seconds <= 0:
+                return
+            self.clock.advance(min(step, seconds))
+            seconds -= step
+
+    def connect(self, caller: Side, callee: Side) -> None:
+        """A link comes up."""
+        for near, far, role in ((caller, callee, Role.CALLER), (callee, caller, Role.CALLEE)):
+            near.links[far.id] = Connection(self, near, far, role)
+        for near, far in ((callee, caller), (caller, callee)):
+            link = cast(Link, near.links[far.id])
+            here, there = Address("192.0.2.1", 4000), Address("192.0.2.2", 5000)
+            near.happen(node_events.Connected(far.id, far.chat.name, "host", here, there, "udp", 0.01, link))
+
+    def cut(self, one: Side, other: Side, reason: str = "lost") -> None:
+        """The link ends, and what is under way is lost."""
+        for line in list(self.lines):
+            line.close()
+        for near, far in ((one, other), (other, one)):
+            if near.links.pop(far.id, None) is not None:
+                near.happen(node_events.Disconnected(far.id, reason, "The link ended."))
+
+
+class Side:
+    """
+    One chat, the node that it believes to have, and a view that notes what it is told.
+
+    :ivar slow: the view takes its time: `answers` has a Deferred for each message of the other side.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        seed: int,
+        name: str = "",
+        *,
+        store: Store | None = None,
+        worker: Worker | None = None,
+        book: AddressBook | None = None,
+    ) -> None:
+        self.exchange = exchange
+        self.id = peer_id(seed)
+        self.links: dict[PeerID, Connection] = {}
+        self.handlers: dict[str, Callable[[Link], IProtocol]] = {}
+        self.asked: list[tuple[str, PeerID]] = []
+        self.events: list[Event] = []
+        self.can_answer = True
+        self.slow = False
+        self.answers: list[Deferred[None]] = []
+        self.saved: list[str] = []
+        self.store = store or Store(None)
+        self.book = AddressBook(None) if book is None else book
+        self._random = seed
+        self.chat = Chat(
+            me=self.id,
+            name=name or f"side-{seed}",
+            node=self,
+            book=self.book,
+            worker=worker or ImmediateWorker(self.store),
+            clock=exchange.clock,
+            wall=lambda: 1_000_000.0 + exchange.clock.seconds(),
+            random=self._bytes,
+            save_name=self.saved.append,
+        )
+        self.chat.attach(self)
+
+    def _bytes(self, count: int) -> bytes:
+        self._random += 1
+        return self._random.to_bytes(count, "big")
+
+    def start(self) -> Side:
+        """Load, and be there."""
+        self.chat.start()
+        self.exchange.up[self.id] = self
+        self.happen(node_events.Registered("punch://rendezvous"))
+        return self
+
+    def happen(self, event: node_events.Event) -> None:
+        """The node says something."""
+        self.chat.handle(event)
+
+    # NodeLike
+
+    def call(self, peer: PeerID) -> None:
+        self.asked.append(("call", peer))
+        self.happen(node_events.Calling(peer))
+        self.exchange.later(lambda: self._called(peer))
+
+    def _called(self, peer: PeerID) -> None:
+        other = self.exchange.up.get(peer)
+        if peer in self.links:
+            self.happen(node_events.AlreadyConnected(peer))
+        elif other is None:
+            self.happen(node_events.Failed(peer, "not-registered", "They are not there."))
+        elif other.book.blocked(self.id):
+            self.happen(node_events.Failed(peer, "refused", "They said no."))
+        else:
+            self.exchange.connect(self, other)
+
+    def accept(self, peer: PeerID) -> None:
+        self.asked.append(("accept", peer))
+
+    def reject(self, peer: PeerID) -> None:
+        self.asked.append(("reject", peer))
+
+    def hangup(self, peer: PeerID) -> None:
+        self.asked.append(("hangup", peer))
+        if peer in self.links:
+            other = self.links[peer].remote_side
+            self.exchange.later(lambda: self.exchange.cut(self, other, "bye"))
+
+    def handle(self, name: Any, factory: Any = None) -> Any:
+        # Both a node's and a view's: streams are named, events are not.
+        if factory is not None:
+            self.handlers[name] = factory
+            return None
+        self.events.append(name)
+        if self.slow and isinstance(name, MessageAdded) and not name.message.outgoing:
+            self.answers.append(Deferred())
+            return self.answers[-1]
+        return None
+
+    def rename(self, name: str) -> None:
+        self.asked.append(("rename", self.id))
+
+    def netcheck(self) -> Deferred[Mapping[str, Any]]:
+        return succeed({"event": "netcheck"})
+
+    # What it was told
+
+    def of(self, kind: type[E]) -> list[E]:
+        """All events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def heard(self) -> list[str]:
+        """The other sides' messages, in order, as the view was told."""
+        return [e.message.text for e in self.of(MessageAdded) if not e.message.outgoing]
+
+    def states(self, number: int) -> list[str]:
+        """All states that the view saw of one message."""
+        changes: list[MessageAdded | MessageChanged] = [
+            event for event in self.events if isinstance(event, (MessageAdded, MessageChanged))
+        ]
+        return [str(e.message.state) for e in changes if e.message.number == number]
+
+    def calls(self, to: Side) -> int:
+        """How often it called."""
+        return self.asked.count(("call", to.id))
+
+
+def result(done: Deferred[T]) -> T:
+    """What a Deferred has fired with."""
+    results: list[Any] = []
+    done.addBoth(results.append)
+    if not results:
+        raise AssertionError("it has not fired")
+    if hasattr(results[0], "raiseException"):
+        results[0].raiseException()
+    return cast(T, results[0])
+
+
+__all__ = ["ChatEvent", "Exchange", "Message", "Side", "peer_id", "result"]
