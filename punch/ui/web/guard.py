@@ -1,0 +1,170 @@
+"""
+Bounds for whoever connects: everyone on this machine can.
+
+A connection is a plain one until its request has become a WebSocket. Plain ones live shortly and send little;
+when there are too many, the oldest goes, so that a stranger who opens them all does not lock the user out.
+WebSockets are only those of browsers that were let in, and are bounded for the sake of mistakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IPushProducer, IReactorTime
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+#: Plain connections at a time.
+MAX_PLAIN = 64
+
+#: Seconds that a plain connection may last, and bytes that it may send.
+PLAIN_TIME = 30.0
+PLAIN_BYTES = 128 * 1024
+
+#: WebSockets at a time: tabs, of all browsers.
+MAX_SOCKETS = 32
+
+#: Bytes that a WebSocket may send before a message of its is complete.
+MAX_MESSAGE = 256 * 1024
+
+#: A browser that reads nothing for so many seconds, or leaves so many bytes unread, is dropped.
+UNREAD_TIME = 30.0
+UNREAD_BYTES = 8 * 1024 * 1024
+
+
+@implementer(IPushProducer)
+class Guarded(ProtocolWrapper):
+    """One connection, between its transport and the HTTP server."""
+
+    _log = Logger()
+
+    factory: Guards
+    transport: Any
+
+    def __init__(self, factory: Guards, wrapped: IProtocol) -> None:
+        super().__init__(factory, wrapped)
+        self.is_socket = False
+        self._received = 0
+        self._unread = 0
+        self._congested = False
+        self._deadline: IDelayedCall | None = factory.clock.callLater(PLAIN_TIME, self.drop)
+
+    def drop(self) -> None:
+        """End the connection now, whatever still waits to be sent."""
+        self._stop_timer()
+        self.transport.abortConnection()
+
+    def become_socket(self) -> None:
+        """The request was one for a WebSocket, and there is room."""
+        self.factory.take_socket(self)
+        self.is_socket = True
+        self._received = 0
+        self._stop_timer()
+        # The HTTP server was the producer, to hold back answers. It has given its last one.
+        self.transport.unregisterProducer()
+        self.transport.registerProducer(self, True)
+
+    def message_complete(self) -> None:
+        """What was received until now has become something."""
+        self._received = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > (MAX_MESSAGE if self.is_socket else PLAIN_BYTES):
+            self.drop()
+            return
+        try:
+            super().dataReceived(data)
+        except Exception:
+            # A browser sends nothing that the WebSocket library chokes on: this is someone who tries.
+            self._log.failure("A connection to the page was dropped for what it sent.")
+            self.drop()
+
+    def write(self, data: bytes) -> None:
+        if self._congested:
+            self._unread += len(data)
+            if self._unread > UNREAD_BYTES:
+                self.drop()
+                return
+        super().write(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_timer()
+        super().connectionLost(reason)
+
+    # What the transport says of a WebSocket: whether the browser reads
+
+    def pauseProducing(self) -> None:
+        """The browser does not keep up. It is said again at every write."""
+        if not self._congested:
+            self._congested = True
+            self._unread = 0
+        if self._deadline is None:
+            self._deadline = self.factory.clock.callLater(UNREAD_TIME, self.drop)
+
+    def resumeProducing(self) -> None:
+        """The browser has read all."""
+        self._congested = False
+        self._stop_timer()
+
+    def stopProducing(self) -> None:
+        """The connection is over."""
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
+        timer, self._deadline = self._deadline, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+
+class Guards(WrappingFactory[Guarded]):
+    """
+    All connections to the page.
+
+    :param site: makes the HTTP server's side of each.
+    """
+
+    protocol: Callable[..., Guarded] = Guarded
+    noisy = False
+
+    def __init__(self, site: Factory[Any], clock: IReactorTime) -> None:
+        super().__init__(site)
+        self.clock = clock
+        self._plain: dict[Guarded, None] = {}
+        self.sockets: set[Guarded] = set()
+
+    def buildProtocol(self, address: IAddress | None) -> Guarded:
+        connection = super().buildProtocol(address)
+        self._plain[connection] = None
+        return connection
+
+    def registerProtocol(self, connection: Any) -> None:
+        super().registerProtocol(connection)
+        while len(self._plain) > MAX_PLAIN:
+            oldest = next(iter(self._plain))
+            del self._plain[oldest]
+            oldest.drop()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more WebSocket may be."""
+        return len(self.sockets) < MAX_SOCKETS
+
+    def take_socket(self, connection: Guarded) -> None:
+        """A plain connection has become a WebSocket."""
+        self._plain.pop(connection, None)
+        self.sockets.add(connection)
+
+    def unregisterProtocol(self, connection: Any) -> None:
+        super().unregisterProtocol(connection)
+        self._plain.pop(connection, None)
+        self.sockets.discard(connection)
+
+    def drop_all(self) -> None:
+        """End every connection."""
+        for connection in list(self.protocols):
+            connection.drop()

@@ -1,0 +1,256 @@
+"""
+The HTTP server of the page: twisted.web on loopback, and who gets what from it.
+
+Every request must name this server's own address in `Host`: a name of somebody else's that resolves to
+127.0.0.1 (DNS rebinding) gets nothing. What changes or tells anything goes over the WebSocket, which only a
+page of this origin opens, in a browser that was let in. All answers forbid the page what it does not need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from importlib.resources import files
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IListeningPort, IReactorTCP, IReactorTime
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+from twisted.web.websocket import WebSocketProtocol, WebSocketResource
+
+from punch.ui.web.admission import Admission
+from punch.ui.web.guard import Guarded, Guards
+
+LOOPBACK = "127.0.0.1"
+
+#: Seconds that an idle connection is kept.
+IDLE = 15.0
+
+_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self' ws://{host}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+
+# A browser sends a strict cookie with what its own site began, not with a redirect that another site led to.
+_ONWARD = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>Punch</title>'
+    '<meta http-equiv="refresh" content="0; url={target}"></html>'
+)
+
+
+class WebServer:
+    """
+    The page's server.
+
+    :param admission: who may come in.
+    :param make_socket: makes what speaks on a WebSocket.
+    :ivar files: the page, by file name.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        admission: Admission,
+        make_socket: Callable[[Guarded], WebSocketProtocol],
+    ) -> None:
+        self._listening: IListeningPort | None = None
+        self._reactor: IReactorTCP = reactor
+        self.admission = admission
+        self.files = _static_files()
+        site = _Site(_Page(self, make_socket), reactor)
+        self.guards = Guards(site, reactor)
+
+    def listen(self, port: int) -> None:
+        """
+        Take connections, of this machine only.
+
+        :param port: 0 for any that is free.
+        :raise CannotListenError: that port is taken.
+        """
+        self._listening = self._reactor.listenTCP(port, self.guards, interface=LOOPBACK)  # type: ignore[arg-type]
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        assert self._listening is not None
+        address = self._listening.getHost()
+        assert isinstance(address, IPv4Address)
+        return address.port
+
+    @property
+    def hosts(self) -> list[str]:
+        """What `Host` may be."""
+        return [f"{LOOPBACK}:{self.port}", f"localhost:{self.port}"]
+
+    @property
+    def cookie_name(self) -> str:
+        """Cookies go to all ports of a host, so that each has its own."""
+        return f"punch-{self.port}"
+
+    def new_url(self) -> str:
+        """An address that lets one browser in, once."""
+        return f"http://{LOOPBACK}:{self.port}/?token={self.admission.ticket()}"
+
+    def stop(self) -> Any:
+        """Take no more connections and end those that are there; fires when the port is free."""
+        self.guards.drop_all()
+        return None if self._listening is None else self._listening.stopListening()
+
+
+class _Request(Request):
+    """A request without a body: everything that has one is refused before it is read."""
+
+    def gotLength(self, length: int | None) -> None:
+        if length == 0:
+            super().gotLength(length)
+            return
+        connection = self.channel.transport
+        assert isinstance(connection, Guarded)
+        super().gotLength(0)
+        connection.drop()
+
+
+class _Site(Site):
+    """No access log: it would be full of tickets."""
+
+    displayTracebacks = False
+    noisy = False
+
+    def __init__(self, resource: Resource, reactor: IReactorTime) -> None:
+        super().__init__(resource, requestFactory=_Request, timeout=IDLE, reactor=reactor)
+
+    def log(self, request: HTTPRequest) -> None:
+        """Say nothing."""
+
+
+class _Page(Resource):
+    """Everything there is to get."""
+
+    isLeaf = True
+
+    def __init__(self, server: WebServer, make_socket: Callable[[Guarded], WebSocketProtocol]) -> None:
+        super().__init__()
+        self._server = server
+        self._files = server.files
+        self._socket = WebSocketResource(_SocketFactory(make_socket))
+
+    def render(self, request: Request) -> bytes | int:
+        """Answer one request."""
+        for name in ("server", "date"):
+            request.responseHeaders.removeHeader(name)
+        host = request.getHeader("host") or ""
+        if host not in self._server.hosts:
+            return _plain(request, HTTPStatus.MISDIRECTED_REQUEST, "This address is not Punch's.")
+        for name, value in _HEADERS.items():
+            request.setHeader(name, value)
+        request.setHeader("Content-Security-Policy", _POLICY.format(host=host))
+        if request.method not in (b"GET", b"HEAD"):
+            request.setHeader("Allow", "GET, HEAD")
+            return _plain(request, HTTPStatus.METHOD_NOT_ALLOWED, "Only GET.")
+        path = request.path
+        if path == b"/":
+            return self._entrance(request)
+        if path == b"/ws":
+            return self._open_socket(request, host)
+        name = path[1:].decode("ascii", "replace")
+        if name in self._files and not name.endswith(".html"):
+            return self._file(request, name)
+        return _plain(request, HTTPStatus.NOT_FOUND, "There is no such page.")
+
+    def _entrance(self, request: Request) -> bytes:
+        known = self._server.admission.knows(_cookie(request, self._server.cookie_name))
+        if b"token" not in request.args:
+            if known:
+                return self._file(request, "index.html")
+            return self._file(request, "locked.html", HTTPStatus.FORBIDDEN)
+        if request.method == b"HEAD" or request.getHeader("sec-purpose") or request.getHeader("purpose"):
+            # Somebody only looks ahead, and would use the ticket up.
+            return _plain(request, HTTPStatus.SERVICE_UNAVAILABLE, "Open the page to see it.")
+        tokens = request.args[b"token"]
+        browser = self._server.admission.admit(tokens[0].decode("utf-8", "replace"))
+        if browser is not None:
+            request.addCookie(
+                self._server.cookie_name, browser.cookie, path="/", httpOnly=True, sameSite="strict"
+            )
+            return self._onward(request, f"/#key={browser.key}")
+        if known:
+            # The printed address once more, in the browser that was let in by it.
+            return self._onward(request, "/")
+        return self._file(request, "locked.html", HTTPStatus.FORBIDDEN)
+
+    def _onward(self, request: Request, target: str) -> bytes:
+        if request.getHeader("sec-fetch-site") == "cross-site":
+            request.setHeader("Content-Type", _TYPES["html"])
+            return _ONWARD.format(target=target).encode()
+        request.setHeader("Location", target)
+        return _plain(request, HTTPStatus.SEE_OTHER, "")
+
+    def _open_socket(self, request: Request, host: str) -> bytes | int:
+        admission = self._server.admission
+        key = request.args.get(b"key", [b""])[0].decode("utf-8", "replace")
+        if not admission.trusts(_cookie(request, self._server.cookie_name), key):
+            return _plain(request, HTTPStatus.FORBIDDEN, "This browser was not let in.")
+        if request.method != b"GET" or (request.getHeader("upgrade") or "").lower() != "websocket":
+            return _plain(request, HTTPStatus.UPGRADE_REQUIRED, "Only WebSockets.")
+        if request.getHeader("origin") != f"http://{host}":
+            return _plain(request, HTTPStatus.FORBIDDEN, "Another page may not use this one's WebSocket.")
+        if not self._server.guards.has_room:
+            return _plain(request, HTTPStatus.SERVICE_UNAVAILABLE, "There are too many pages open.")
+        return self._socket.render_GET(request)
+
+    def _file(self, request: Request, name: str, status: HTTPStatus = HTTPStatus.OK) -> bytes:
+        content = self._files[name]
+        request.setResponseCode(status, status.phrase.encode())
+        request.setHeader("Content-Type", _TYPES[name.rpartition(".")[2]])
+        return content
+
+
+class _SocketFactory:
+    """Makes the WebSocket's protocol, when the request has been found right."""
+
+    def __init__(self, make_socket: Callable[[Guarded], WebSocketProtocol]) -> None:
+        self._make_socket = make_socket
+
+    def buildProtocol(self, request: Request) -> WebSocketProtocol:
+        connection = request.channel.transport
+        assert isinstance(connection, Guarded)
+        connection.become_socket()
+        return self._make_socket(connection)
+
+
+def _static_files() -> dict[str, bytes]:
+    directory = files("punch.ui.web") / "static"
+    return {
+        each.name: each.read_bytes() for each in directory.iterdir() if each.name.rpartition(".")[2] in _TYPES
+    }
+
+
+def _cookie(request: Request, name: str) -> str:
+    value = request.getCookie(name.encode("ascii"))
+    return "" if value is None else value.decode("utf-8", "replace")
+
+
+def _plain(request: Request, status: HTTPStatus, text: str) -> bytes:
+    request.setResponseCode(status, status.phrase.encode())
+    request.setHeader("Content-Type", "text/plain; charset=utf-8")
+    return text.encode()

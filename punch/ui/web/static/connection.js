@@ -1,0 +1,109 @@
+// The WebSocket: JSON commands out, JSON events in; it comes back by itself.
+
+const KEY = "punch-key";
+const FIRST_WAIT = 300;
+const LONGEST_WAIT = 5000;
+const MAX_ASKED = 64;
+
+/** The address this page was opened with may carry its key: keep it, and take it out of sight. */
+export function keepKey() {
+  const match = /^#key=([\w-]+)$/.exec(location.hash);
+  if (match) {
+    localStorage.setItem(KEY, match[1]);
+    history.replaceState(null, "", "/");
+  }
+}
+
+export class CommandError extends Error {
+  constructor(reason, text) {
+    super(text);
+    this.reason = reason;
+  }
+}
+
+/**
+ * `onEvent` gets every event that is no answer. `onState` gets "open", "lost" (it tries again) or "locked": this
+ * browser is not, or no longer, let in.
+ */
+export class Connection {
+  #socket = null;
+  #asked = new Map();
+  #number = 0;
+  #wait = FIRST_WAIT;
+  #timer = null;
+
+  constructor(onEvent, onState) {
+    this.onEvent = onEvent;
+    this.onState = onState;
+    // A laptop that wakes up, or a tab that comes to the front, shall not wait for the next try.
+    addEventListener("online", () => this.hurry());
+    addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.hurry());
+  }
+
+  get open() {
+    return this.#socket?.readyState === WebSocket.OPEN;
+  }
+
+  connect() {
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    const key = localStorage.getItem(KEY) ?? "";
+    const socket = new WebSocket(`ws://${location.host}/ws?key=${encodeURIComponent(key)}`);
+    this.#socket = socket;
+    let opened = false;
+    socket.addEventListener("open", () => {
+      opened = true;
+      this.#wait = FIRST_WAIT;
+      this.onState("open");
+    });
+    socket.addEventListener("message", (message) => this.#receive(JSON.parse(message.data)));
+    socket.addEventListener("close", () => this.#lost(opened));
+  }
+
+  hurry() {
+    if (this.#timer !== null) this.connect();
+  }
+
+  /** Give a command; what it results in, or a `CommandError`. */
+  ask(command, fields = {}) {
+    if (!this.open) return Promise.reject(new CommandError("lost", "Punch is not connected to this page right now."));
+    if (this.#asked.size >= MAX_ASKED) return Promise.reject(new CommandError("busy", "Too much at once: try again."));
+    const request = (this.#number += 1);
+    this.#socket.send(JSON.stringify({ command, request, ...fields }));
+    return new Promise((resolve, reject) => this.#asked.set(request, { resolve, reject }));
+  }
+
+  #receive(event) {
+    const asked = this.#asked.get(event.request);
+    if (asked && (event.event === "result" || event.event === "error")) {
+      this.#asked.delete(event.request);
+      if (event.event === "result") asked.resolve(event);
+      else asked.reject(new CommandError(event.reason, event.text));
+    } else {
+      this.onEvent(event);
+    }
+  }
+
+  async #lost(opened) {
+    this.#socket = null;
+    const asked = [...this.#asked.values()];
+    this.#asked.clear();
+    for (const { reject } of asked) reject(new CommandError("lost", "Punch went away before it answered."));
+    this.onState("lost");
+    if (!opened && (await this.#refused())) {
+      this.onState("locked");
+      return;
+    }
+    this.#timer = setTimeout(() => this.connect(), this.#wait);
+    this.#wait = Math.min(LONGEST_WAIT, this.#wait * 1.7);
+  }
+
+  async #refused() {
+    try {
+      const key = localStorage.getItem(KEY) ?? "";
+      return (await fetch(`/ws?key=${encodeURIComponent(key)}`)).status === 403;
+    } catch {
+      return false; // nobody answers: Punch does not run
+    }
+  }
+}

@@ -1,0 +1,311 @@
+// The page as a whole: what is shown when, calls that come in, and the keyboard.
+
+import { ChatView } from "./chat.js";
+import { CommandError, Connection, keepKey } from "./connection.js";
+import { h, icon, replace } from "./dom.js";
+import { NetworkPage, SettingsPage, YouPage } from "./pages.js";
+import { Side } from "./side.js";
+import { Store } from "./store.js";
+import { grouped, plain, visible } from "./text.js";
+import { announce, arrange, avatar, notice, prompt, tell } from "./widgets.js";
+
+const PAGES = { you: YouPage, network: NetworkPage, settings: SettingsPage };
+
+class App {
+  constructor() {
+    this.root = document.getElementById("app");
+    this.side = document.getElementById("side");
+    this.main = document.getElementById("main");
+    this.banner = document.getElementById("banner");
+    this.calls = document.getElementById("calls");
+    this.cards = new Map();
+    this.online = false;
+    this.route = { page: "", peer: null, at: null };
+    this.connection = new Connection(
+      (event) => this.heard(event),
+      (state) => this.state(state),
+    );
+    this.store = new Store(this.connection);
+    addEventListener("hashchange", () => this.follow());
+    addEventListener("keydown", (event) => this.key(event));
+    addEventListener("focus", () => this.view?.seen?.());
+    addEventListener("visibilitychange", () => this.view?.seen?.());
+    this.connection.connect();
+  }
+
+  // The connection to Punch
+
+  state(state) {
+    this.online = state === "open" && this.store.me !== null;
+    document.body.dataset.connection = state;
+    if (state === "locked") {
+      this.locked();
+      return;
+    }
+    if (state === "lost") {
+      const text = this.store.me ? "Punch does not answer. This page comes back by itself when it does." : "Punch does not run. Start it again, and open the address that it prints.";
+      if (!this.banner.firstChild) replace(this.banner, h("p", { class: "banner" }, text));
+      if (!this.store.me) this.root.hidden = false;
+    }
+    this.side_?.later();
+    this.view?.typed?.();
+  }
+
+  locked() {
+    this.root.hidden = true;
+    for (const element of document.querySelectorAll("main.card")) element.remove();
+    document.body.classList.add("center");
+    document.body.append(
+      h(
+        "main",
+        { class: "card locked" },
+        h("h1", {}, "This browser has no key"),
+        h("p", {}, "Each address that Punch prints opens the page once, in one browser. Punch was started anew, or this is another browser."),
+        h("p", {}, "Open the address that Punch printed last. For a new one, type ", h("kbd", {}, "/web"), " in Punch’s terminal, or end Punch and start it again."),
+      ),
+    );
+  }
+
+  heard(event) {
+    const first = event.event === "snapshot" && !this.store.me;
+    this.store.apply(event);
+    if (event.event === "snapshot") {
+      this.online = true;
+      replace(this.banner);
+      this.root.hidden = false;
+      if (first) {
+        this.side_ = new Side(this);
+        this.follow();
+      } else {
+        this.view?.typed?.();
+      }
+    }
+    this.trouble();
+    this.showCalls();
+    this.title();
+    this.tellOf(event);
+  }
+
+  trouble() {
+    const trouble = this.store.historyTrouble;
+    if (trouble) replace(this.banner, h("p", { class: "banner" }, trouble));
+    else if (this.online) replace(this.banner);
+  }
+
+  title() {
+    const { unread, questions } = this.store;
+    const here = this.route.page === "chat" ? `${this.store.nameOf(this.route.peer)} · ` : "";
+    document.title = `${questions.length ? "Call! " : ""}${unread ? `(${unread}) ` : ""}${here}Punch`;
+  }
+
+  // What is told apart from where it is shown
+
+  tellOf(event) {
+    const name = event.peer ? this.store.nameOf(event.peer) : "";
+    const elsewhere = this.route.page !== "chat" || this.route.peer !== event.peer;
+    if (event.event === "call" && !event.decided) {
+      announce(`${name} is calling. Alt Y accepts, Alt N refuses.`);
+      this.notify(`${name} is calling`, "Open the page to accept or refuse.");
+    } else if (event.event === "message") {
+      if (elsewhere) announce(`New message from ${name}`);
+      this.notify(name, plain(event.text, 120));
+    } else if (event.event === "failed" && elsewhere) {
+      notice(plain(event.text));
+    } else if (event.event === "connected" && elsewhere) {
+      notice(`Connected to ${name}`);
+    } else if (event.event === "error") {
+      notice(plain(event.text));
+    }
+  }
+
+  notify(title, body) {
+    if (!("Notification" in window) || document.visibilityState === "visible") return;
+    if (Notification.permission !== "granted" || localStorage.getItem("punch-notify") !== "yes") return;
+    const shown = new Notification(title, { body, icon: "icon.svg", tag: title });
+    shown.addEventListener("click", () => window.focus());
+  }
+
+  // Doing things
+
+  /** Give a command; what goes wrong is told. Its answer, or null. */
+  async try(command, fields = {}) {
+    try {
+      return await this.store.ask(command, fields);
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
+      notice(error.message);
+      return null;
+    }
+  }
+
+  async call(peer, { strict = false } = {}) {
+    if (/^[a-z2-7]{56}$/.test(peer)) {
+      if (peer !== this.store.me.id) this.go(`/chat/${peer}`);
+      if (!strict) {
+        await this.try("call", { peer });
+        return;
+      }
+    }
+    await this.store.ask("call", { peer });
+  }
+
+  async rename(peer) {
+    const person = this.store.person(peer);
+    await prompt(`A name for ${this.store.nameOf(peer)}`, {
+      text: "Only you see it. It can be used wherever an ID can.",
+      label: "Name",
+      value: person.petname ?? person.name,
+      send: async (text) => {
+        await this.store.ask("name", { peer, name: text.trim() || null });
+      },
+    });
+  }
+
+  async export(peer) {
+    const lines = [];
+    let after = 0;
+    while (after !== null) {
+      const answer = await this.try("export", peer ? { peer, after } : { after });
+      if (!answer) return;
+      for (const message of answer.messages) lines.push(`${JSON.stringify(message)}\n`);
+      after = answer.next;
+    }
+    const url = URL.createObjectURL(new Blob(lines, { type: "application/x-ndjson" }));
+    const day = new Date().toISOString().slice(0, 10);
+    h("a", { href: url, download: `punch-${peer ? peer.slice(0, 8) : "all"}-${day}.jsonl` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 60000);
+    notice(lines.length ? `Exported ${lines.length.toLocaleString("en")} messages` : "There are no messages to export");
+  }
+
+  // Calls
+
+  showCalls() {
+    const { questions } = this.store;
+    for (const [peer, card] of this.cards) {
+      if (!questions.includes(peer)) {
+        const had = card.contains(document.activeElement);
+        this.cards.delete(peer);
+        if (had) this.main.focus();
+      }
+    }
+    for (const peer of questions) if (!this.cards.has(peer)) this.cards.set(peer, this.card(peer));
+    arrange(this.calls, [...this.cards.values()]);
+  }
+
+  card(peer) {
+    const person = this.store.person(peer);
+    const name = this.store.nameOf(peer);
+    const who = person.petname
+      ? "You know them by this name."
+      : person.known
+        ? "You have talked before."
+        : "Nobody you know. Anyone can choose any name: compare the ID.";
+    const answer = async (command) => {
+      if (await this.try(command, { peer })) {
+        this.store.questions = this.store.questions.filter((each) => each !== peer);
+        this.showCalls();
+        this.title();
+        if (command === "accept") this.go(`/chat/${peer}`);
+      }
+    };
+    const card = h(
+      "section",
+      { class: "call", "aria-label": `Call from ${name}` },
+      h("div", { class: "who" }, avatar(peer, name, "wait"), h("div", { class: "two-lines" }, h("h2", {}, h("span", { class: "name", dir: "auto" }, name), " is calling"), h("p", { class: "soft small" }, who))),
+      h("p", { class: "id", "aria-label": "ID of the caller" }, grouped(peer)),
+      h(
+        "div",
+        { class: "row" },
+        h("button", { type: "button", class: "button main", "aria-keyshortcuts": "Alt+Y", onclick: () => answer("accept") }, icon("call"), "Accept"),
+        h("button", { type: "button", class: "button", "aria-keyshortcuts": "Alt+N", onclick: () => answer("reject") }, "Refuse"),
+      ),
+    );
+    card.answer = answer;
+    return card;
+  }
+
+  // Where we are
+
+  go(path) {
+    if (location.hash === `#${path}`) this.follow();
+    else location.hash = path;
+  }
+
+  follow() {
+    if (!this.store.me) return;
+    const [, page = "", peer = null, at = null] = location.hash.split("/");
+    const target = page === "chat" && /^[a-z2-7]{56}$/.test(peer ?? "") ? { page, peer, at: at ? Number(at) : null } : { page: page in PAGES ? page : "", peer: null, at: null };
+    if (!target.page && this.store.chats().length === 0) target.page = "you";
+    const home = !target.page;
+    const shown = home ? "you" : target.page;
+    const before = this.route;
+    this.route = target;
+    document.body.dataset.pane = home ? "side" : "main";
+    this.view?.close();
+    this.view = shown === "chat" ? new ChatView(this, target.peer, target.at) : new PAGES[shown](this);
+    replace(this.main, this.view.element);
+    if (shown === "chat") this.view.typed();
+    // On the first page, the focus stays where reading begins.
+    if (before.page !== "" || !home) this.view.focus();
+    this.side_.render();
+    this.title();
+  }
+
+  // The keyboard
+
+  key(event) {
+    if (document.querySelector("dialog[open]") || !this.store.me) return;
+    const { key, code, altKey, ctrlKey, metaKey } = event;
+    const done = () => event.preventDefault();
+    if ((ctrlKey || metaKey) && !altKey && code === "KeyK") {
+      done();
+      if (getComputedStyle(this.side).display === "none") this.go("/");
+      this.side_.find.focus();
+      this.side_.find.select();
+    } else if ((ctrlKey || metaKey) && key === "/") {
+      done();
+      this.shortcuts();
+    } else if (altKey && (code === "KeyY" || code === "KeyN") && this.cards.size) {
+      done();
+      [...this.cards.values()][0].answer(code === "KeyY" ? "accept" : "reject");
+    } else if (altKey && (key === "ArrowDown" || key === "ArrowUp")) {
+      done();
+      this.step(key === "ArrowDown" ? 1 : -1);
+    } else if (altKey && code === "KeyP" && this.view?.togglePicture) {
+      done();
+      this.view.togglePicture();
+    } else if (key === "Escape") {
+      if (this.route.page === "chat" && document.activeElement?.id !== "write") this.view.box.focus();
+      else if (this.route.page) this.go("/");
+    }
+  }
+
+  step(by) {
+    const chats = this.store.chats();
+    if (!chats.length) return;
+    const at = chats.findIndex((person) => person.peer === this.route.peer);
+    const next = at < 0 ? 0 : (at + by + chats.length) % chats.length;
+    this.go(`/chat/${chats[next].peer}`);
+  }
+
+  shortcuts() {
+    const keys = [
+      ["Ctrl K", "Find or call somebody, search messages"],
+      ["Alt ↓  Alt ↑", "Next chat, previous chat"],
+      ["Alt Y  Alt N", "Accept a call, refuse it"],
+      ["Alt P", "Show or hide how you are connected"],
+      ["Enter", "Send; with Shift, a new line"],
+      ["Escape", "Close, go back"],
+      ["Ctrl /", "This list"],
+    ];
+    tell(
+      "Keyboard",
+      h("dl", { class: "keys" }, keys.map(([key, what]) => [h("dt", {}, key.split("  ").map((each, index) => [index ? " " : "", h("kbd", {}, each)])), h("dd", {}, what)])),
+    );
+  }
+}
+
+keepKey();
+new App();
+
+export { visible };

@@ -1,0 +1,209 @@
+// The live picture of a call: who is there, which ways are tried, and the one that is taken.
+
+import { h, replace, s } from "./dom.js";
+import { count, milliseconds, pathInWords } from "./text.js";
+
+const TRYING = new Set(["frozen", "waiting", "in-progress"]);
+
+const STATES = {
+  frozen: "will be tried",
+  waiting: "will be tried",
+  "in-progress": "is tried",
+  succeeded: "works",
+  failed: "does not work",
+  silent: "stopped answering",
+};
+
+const KINDS = { host: "own address", srflx: "NAT", prflx: "NAT", relay: "relay" };
+
+const hostOf = (address) => address.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
+
+/** Which of the three ways on the picture a pair takes. */
+function lane(pair) {
+  if (pair.local_kind === "relay" || pair.remote_kind === "relay") return "relay";
+  if (pair.remote_kind === "host" && (pair.selected || pair.state === "succeeded" || isPrivate(pair.remote))) return "host";
+  return "direct";
+}
+
+const isPrivate = (address) => /^(10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|127\.|100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])\.|\[f[cd]|\[::1)/.test(address);
+
+/** What is known of each way: the best that a pair on it has come to. */
+function lanes(pairs) {
+  const found = { host: null, direct: null, relay: null };
+  const rank = { failed: 0, silent: 1, trying: 2, works: 3, taken: 4 };
+  for (const pair of pairs) {
+    const way = lane(pair);
+    let state = pair.state === "succeeded" ? "works" : TRYING.has(pair.state) ? "trying" : pair.state;
+    if (pair.selected) state = "taken";
+    if (found[way] === null || rank[state] > rank[found[way]]) found[way] = state;
+  }
+  return found;
+}
+
+/** One sentence on where the call is. */
+export function caption(person, name) {
+  const { link, stage, pairs } = person;
+  if (stage === "ringing") return `${name} is calling. Nothing of yours is told before you accept.`;
+  if (stage === "calling") return `Calling ${name}: the rendezvous passes on a sealed offer.`;
+  if (stage === "introduced") return "Introduced: each side has the other’s addresses.";
+  if (stage === "checking") {
+    const works = pairs.filter((pair) => pair.state === "succeeded").length;
+    return `Trying ${count(pairs.length, "pair")} of addresses${works ? `, ${works} work${works === 1 ? "s" : ""}` : ""}.`;
+  }
+  if (link?.dark) return "No path right now. Others are looked for, and what you write waits.";
+  if (link) return `${pathInWords(link.path)}, ${milliseconds(link.rtt)} there and back.`;
+  return "Not connected.";
+}
+
+const GLYPHS = {
+  person: ["M0 -8.500a4.200 4.200 0 1 0 .01 0", "M-8.500 9.500c.6-5 4-7.500 8.500-7.500s7.900 2.500 8.500 7.500"],
+  nat: ["M-10 -8h20", "M-10 0h20", "M-10 8h20", "M-4 -8v8", "M5 0v8", "M5 -8v0"],
+  rendezvous: ["M-8.500 1.500l5 5 4-3.500", "M8.500 1.500l-5 5-7-6.500 4-4.500", "M8.500 -3l-4-1.500-4 3"],
+  relay: ["M-8 -3.500h15", "M3 -7.500l4 4-4 4", "M8 4.500h-15", "M-3 .5l-4 4 4 4"],
+};
+
+function node(kind, x, y, { label, address, used, absent, side }) {
+  const shape = kind === "nat" ? s("rect", { x: -19, y: -19, width: 38, height: 38, rx: 11 }) : s("circle", { r: 20 });
+  const texts = [];
+  if (side) {
+    texts.push(s("text", { x: 30, y: 4.500, "text-anchor": "start", style: null, class: "beside" }, label));
+  } else {
+    texts.push(s("text", { y: 38 }, label));
+    if (address) texts.push(s("text", { y: 54, class: "address" }, address));
+  }
+  return s(
+    "g",
+    { class: `node ${kind}${used ? " used" : ""}${absent ? " absent" : ""}`, transform: `translate(${x} ${y})` },
+    shape,
+    GLYPHS[kind].map((d) => s("path", { d })),
+    texts,
+  );
+}
+
+function scene(person, me, name, registered, width) {
+  const wide = width >= 560;
+  const height = wide ? 246 : 214;
+  const middle = wide ? 112 : 104;
+  const top = 28;
+  const bottom = height - 44;
+  const [you, ours, theirs, them, centre] = wide
+    ? [width * 0.1, width * 0.3, width * 0.7, width * 0.9, width / 2]
+    : [38, width * 0.335, width * 0.665, width - 38, width / 2];
+  const { pairs, link, stage } = person;
+  const found = lanes(pairs);
+  const taken = link && Object.keys(found).find((way) => found[way] === "taken");
+  const selected = pairs.find((pair) => pair.selected);
+
+  const seenAs = (selected ?? pairs.find((pair) => pair.seen_as))?.seen_as;
+  const remoteNat = (selected && ["srflx", "prflx"].includes(selected.remote_kind) ? selected : pairs.find((pair) => ["srflx", "prflx"].includes(pair.remote_kind)))?.remote;
+  const local = (selected?.local_kind === "host" ? selected : pairs.find((pair) => pair.local_kind === "host"))?.local;
+  const remote = pairs.find((pair) => pair.remote_kind === "host")?.remote;
+
+  const straight = `M${you} ${middle}H${them}`;
+  const above = `M${you} ${middle}C${ours} ${middle - 66} ${theirs} ${middle - 66} ${them} ${middle}`;
+  const below = `M${you} ${middle}H${ours}C${ours + (centre - ours) * 0.5} ${middle} ${centre - 70} ${bottom} ${centre} ${bottom}S${theirs - (theirs - centre) * 0.5} ${middle} ${theirs} ${middle}H${them}`;
+  const ways = { host: above, direct: straight, relay: below };
+
+  const drawn = [];
+  const signal = (from) => `M${from} ${middle}Q${from} ${top + 6} ${centre} ${top}`;
+  const talking = ["calling", "introduced", "ringing"].includes(stage);
+  drawn.push(s("path", { d: straight, class: "wire" }));
+  if (registered) drawn.push(s("path", { d: signal(ours), class: `signal${talking ? " talking" : ""}` }));
+  if (stage && stage !== "calling") drawn.push(s("path", { d: signal(theirs), class: `signal${talking ? " talking" : ""}` }));
+  for (const [way, state] of Object.entries(found)) {
+    if (state && state !== "taken") {
+      drawn.push(s("path", { d: ways[way], class: { trying: "try", silent: "failed" }[state] ?? state }));
+    }
+  }
+  const way = taken ?? (link ? { host: "host", relay: "relay" }[link.path] ?? "direct" : null);
+  if (way) {
+    drawn.push(s("path", { d: ways[way], class: `taken${link.dark ? " dark" : ""}`, id: "way" }));
+    if (!link.dark) {
+      drawn.push(
+        s("circle", { r: 5.500, class: "pulse" }, s("animateMotion", { dur: "2.6s", repeatCount: "indefinite", path: ways[way] })),
+      );
+    }
+  }
+  const through = way === "direct" || way === "relay";
+  const short = (text) => (text && wide ? text : null);
+  const initials = name.length > 12 && !wide ? `${name.slice(0, 11)}…` : name.length > 24 ? `${name.slice(0, 23)}…` : name;
+  const near = wide ? "Your NAT" : "Your NAT";
+  drawn.push(
+    node("rendezvous", centre, top, { label: "Rendezvous", side: true, absent: !registered, used: talking }),
+    node("relay", centre, bottom, { label: "Relay", side: true, used: way === "relay", absent: found.relay === null && way !== "relay" }),
+    node("nat", ours, middle, { label: near, address: short(seenAs && hostOf(seenAs)), used: through, absent: way === "host" || (link && !seenAs && way === "direct") }),
+    node("nat", theirs, middle, { label: "Their NAT", address: short(remoteNat && hostOf(remoteNat)), used: through, absent: way === "host" || (link && !remoteNat && way === "direct") }),
+    node("person", you, middle, { label: "You", address: short(local && hostOf(local)), used: way !== null }),
+    node("person", them, middle, { label: initials, address: short(remote && hostOf(remote)), used: way !== null }),
+  );
+  return s(
+    "svg",
+    { class: "scene", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `How you are connected: ${caption(person, name)}` },
+    drawn,
+  );
+}
+
+/** A figure that shows one peer's call, and follows it. */
+export class Picture {
+  constructor() {
+    this.scene = h("div");
+    this.words = h("span", { class: "words" });
+    this.summary = h("summary");
+    this.rows = h("tbody");
+    this.details = h(
+      "details",
+      {},
+      this.summary,
+      h(
+        "div",
+        { class: "pairs", tabindex: "0", role: "region", "aria-label": "Pairs of addresses" },
+        h(
+          "table",
+          {},
+          h("thead", {}, h("tr", {}, ["From", "To", "Kind", "State"].map((text) => h("th", { scope: "col" }, text)))),
+          this.rows,
+        ),
+      ),
+    );
+    this.element = h("figure", { class: "picture", id: "picture" }, this.scene, h("figcaption", {}, this.words, this.details));
+    this.element.style.margin = "0";
+    this.width = 0;
+    this.drawn = "";
+    new ResizeObserver((entries) => {
+      const width = Math.min(820, Math.round(entries[0].contentRect.width));
+      if (width && width !== this.width) {
+        this.width = width;
+        this.again?.();
+      }
+    }).observe(this.element);
+  }
+
+  show(person, me, name, registered) {
+    this.again = () => this.show(person, me, name, registered);
+    const width = this.width || 360;
+    // Drawing anew restarts the animation: only when something has changed.
+    const { path, dark } = person.link ?? {};
+    const state = JSON.stringify([person.pairs.map(({ rtt, ...pair }) => pair), path, dark, person.stage, name, registered, width]);
+    if (state !== this.drawn) {
+      this.drawn = state;
+      replace(this.scene, scene(person, me, name, registered, width));
+      this.details.hidden = person.pairs.length === 0;
+      this.summary.textContent = `Show ${count(person.pairs.length, "pair")} of addresses`;
+      replace(
+        this.rows,
+        person.pairs.map((pair) =>
+          h(
+            "tr",
+            { class: pair.selected ? "selected" : null },
+            h("td", { class: "mono" }, pair.local),
+            h("td", { class: "mono" }, pair.remote),
+            h("td", {}, `${KINDS[pair.local_kind]} → ${KINDS[pair.remote_kind]}`),
+            h("td", {}, pair.selected ? "taken" : (STATES[pair.state] ?? pair.state)),
+          ),
+        ),
+      );
+    }
+    const words = caption(person, name);
+    if (this.words.textContent !== words) this.words.textContent = words;
+  }
+}

@@ -1,0 +1,256 @@
+// The side: who you are, one box to find or call somebody, and the list of chats.
+
+import { h, icon, iconButton, replace } from "./dom.js";
+import { stateOf } from "./store.js";
+import { asId, plain, shortId, visible, whenOf } from "./text.js";
+import { announce, arrange, avatar, nameElement } from "./widgets.js";
+
+const TYPING = 200;
+
+const THEMES = { auto: ["auto", "Theme: like the system"], light: ["sun", "Theme: light"], dark: ["moon", "Theme: dark"] };
+
+export const themeNow = () => document.documentElement.dataset.theme ?? "auto";
+
+export function setTheme(theme) {
+  if (theme === "auto") {
+    delete document.documentElement.dataset.theme;
+    localStorage.removeItem("punch-theme");
+  } else {
+    document.documentElement.dataset.theme = theme;
+    localStorage.setItem("punch-theme", theme);
+  }
+  dispatchEvent(new Event("themechange"));
+}
+
+/** Where a text has these words: fragments with marks. */
+export function marked(text, words) {
+  const wanted = words.trim().toLowerCase();
+  const at = text.toLowerCase().indexOf(wanted);
+  if (!wanted || at < 0) return visible(text.slice(0, 300));
+  const start = Math.max(0, at - 40);
+  const fragment = document.createDocumentFragment();
+  fragment.append(
+    visible((start ? "…" : "") + text.slice(start, at)),
+    h("mark", {}, visible(text.slice(at, at + wanted.length))),
+    visible(text.slice(at + wanted.length, at + 260)),
+  );
+  return fragment;
+}
+
+export class Side {
+  constructor(app) {
+    this.app = app;
+    this.store = app.store;
+    this.hits = [];
+    this.rows = new Map();
+    this.me = h("a", { class: "me", href: "#/you" });
+    this.find = h("input", {
+      class: "field",
+      id: "find",
+      type: "search",
+      placeholder: "Find or call somebody",
+      "aria-label": "Find a chat or a message, or call by ID or name",
+      "aria-keyshortcuts": "Control+K",
+      autocomplete: "off",
+      spellcheck: "false",
+      oninput: () => this.typed(),
+      onkeydown: (event) => this.key(event),
+    });
+    this.found = h("div", { class: "found" });
+    this.theme = iconButton("auto", "", () => this.nextTheme());
+    this.links = ["network", "settings"].map((page) =>
+      h("a", { href: `#/${page}`, "aria-label": page === "network" ? "Network check" : "Settings", title: page === "network" ? "Network check" : "Settings" }, icon(page)),
+    );
+    replace(
+      app.side,
+      this.me,
+      h("div", { class: "find", role: "search" }, icon("search"), this.find),
+      this.found,
+      h("div", { class: "foot" }, this.links, iconButton("keyboard", "Keyboard shortcuts", () => app.shortcuts()), this.theme),
+    );
+    this.theme.classList.add("push");
+    addEventListener("themechange", () => this.showTheme());
+    this.showTheme();
+    this.store.watch((event) => event.event === "pairs" || this.later());
+  }
+
+  showTheme() {
+    const [name, label] = THEMES[themeNow()];
+    this.theme.setAttribute("aria-label", label);
+    this.theme.title = label;
+    replace(this.theme, icon(name));
+  }
+
+  nextTheme() {
+    setTheme({ auto: "light", light: "dark", dark: "auto" }[themeNow()]);
+    announce(THEMES[themeNow()][1]);
+  }
+
+  later() {
+    if (this.pending) return;
+    this.pending = requestAnimationFrame(() => {
+      this.pending = null;
+      this.render();
+    });
+  }
+
+  typed() {
+    clearTimeout(this.timer);
+    const text = this.find.value.trim();
+    if (text.length < 2 || asId(text)) {
+      this.hits = [];
+    } else {
+      this.timer = setTimeout(() => this.search(text), TYPING);
+    }
+    this.render();
+  }
+
+  async search(text) {
+    try {
+      const { messages } = await this.store.ask("search", { text, limit: 30 });
+      if (this.find.value.trim() !== text) return;
+      this.hits = messages;
+      this.render();
+    } catch (error) {
+      this.hits = [];
+    }
+  }
+
+  clear() {
+    this.find.value = "";
+    this.typed();
+  }
+
+  key(event) {
+    if (event.key === "Escape" && this.find.value) {
+      event.stopPropagation();
+      event.preventDefault();
+      this.clear();
+    } else if (event.key === "Enter") {
+      event.preventDefault();
+      this.found.querySelector("button, a")?.click();
+    } else if (event.key === "ArrowDown") {
+      event.preventDefault();
+      this.found.querySelector("button, a")?.focus();
+    }
+  }
+
+  moved(event) {
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    const all = [...this.found.querySelectorAll("button, a")];
+    const next = all.indexOf(document.activeElement) + step;
+    event.preventDefault();
+    (next < 0 ? this.find : all[Math.min(next, all.length - 1)]).focus();
+  }
+
+  render() {
+    const { store, app } = this;
+    if (!store.me) return;
+    this.renderMe();
+    const text = this.find.value.trim();
+    const wanted = text.toLowerCase();
+    const id = asId(text);
+    const chats = store.chats().filter((person) => this.matches(person, wanted, id));
+    const parts = [];
+    if (id && id !== store.me.id && !store.people.get(id)?.link) {
+      parts.push(this.callAction(id, `Call ${store.people.has(id) ? store.nameOf(id) : shortId(id)}`));
+    } else if (text && !id && text.replace(/\s/g, "").length > 40) {
+      parts.push(h("p", { class: "problem" }, `An ID has 56 letters and digits; this has ${text.replace(/[\s-]/g, "").length}.`));
+    } else if (id === store.me.id) {
+      parts.push(h("p", { class: "problem" }, "This is your own ID. Call the one that the other side sees."));
+    }
+    if (chats.length) {
+      if (text && this.hits.length) parts.push(h("h2", {}, "People"));
+      parts.push(h("ul", { "aria-label": "Chats" }, chats.map((person) => this.row(person))));
+    }
+    if (this.hits.length) {
+      parts.push(h("h2", {}, "Messages"), h("ul", {}, this.hits.map((message) => h("li", {}, this.hit(message, text)))));
+    }
+    if (!parts.length) {
+      parts.push(
+        text
+          ? h("div", { class: "empty" }, h("h2", {}, "Nothing found"), h("p", {}, "To call somebody, paste their whole ID here."))
+          : h("div", { class: "empty" }, h("h2", {}, "No chats yet"), h("p", {}, "Paste an ID above to call somebody, or give yours to them.")),
+      );
+    }
+    const active = document.activeElement;
+    const focused = this.found.contains(active) ? (active.dataset.key ?? null) : null;
+    replace(this.found, parts);
+    if (focused) this.found.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+    this.found.onkeydown = (event) => this.moved(event);
+    for (const link of this.links) this.current(link, `#/${app.route.page}` === link.getAttribute("href"));
+  }
+
+  matches(person, wanted, id) {
+    if (id) return person.peer === id;
+    if (!wanted) return true;
+    return [person.petname ?? "", person.name, person.peer].some((text) => text.toLowerCase().includes(wanted));
+  }
+
+  current(element, is) {
+    if (is) element.setAttribute("aria-current", "page");
+    else element.removeAttribute("aria-current");
+  }
+
+  renderMe() {
+    const { store, app } = this;
+    const here = store.registration?.event === "registered";
+    const state = !app.online ? ["off", "Punch does not answer"] : here ? ["on", "Can be called"] : ["wait", "The rendezvous is not reached"];
+    const key = JSON.stringify([store.me.name, state, app.route.page]);
+    if (key === this.shownMe) return;
+    this.shownMe = key;
+    replace(
+      this.me,
+      avatar(store.me.id, store.me.name),
+      h("span", { class: "two-lines" }, nameElement(plain(store.me.name, 40)), h("span", { class: "state-line" }, h("span", { class: `dot ${state[0]}` }), h("span", {}, state[1]))),
+    );
+    this.me.setAttribute("aria-label", `You are ${plain(store.me.name, 40)}. ${state[1]}. Show your ID`);
+    this.current(this.me, app.route.page === "you");
+  }
+
+  callAction(id, label) {
+    return h(
+      "button",
+      { type: "button", class: "action", "data-key": "call", onclick: () => (this.clear(), this.app.call(id)) },
+      icon("call"),
+      h("span", {}, label),
+    );
+  }
+
+  row(person) {
+    const { store, app } = this;
+    const name = store.nameOf(person.peer);
+    const state = stateOf(person);
+    const last = person.last;
+    const preview = last ? plain((last.outgoing ? "You: " : "") + last.text.slice(0, 200), 120) : state.text;
+    const line = person.stage || person.link?.dark ? state.text : preview;
+    const link = h(
+      "a",
+      {
+        class: `person${person.unread ? " unread" : ""}`,
+        href: `#/chat/${person.peer}`,
+        "data-key": person.peer,
+        onclick: () => this.find.value && this.clear(),
+      },
+      avatar(person.peer, name, state.kind === "off" ? null : state.kind),
+      h("span", { class: "name", dir: "auto" }, name),
+      h("span", { class: "when" }, last ? whenOf(last.time) : ""),
+      h("span", { class: "last", dir: "auto" }, line),
+      person.unread ? h("span", { class: "badge" }, person.unread > 999 ? "999+" : String(person.unread), h("span", { class: "unseen" }, " unread")) : null,
+    );
+    this.current(link, app.route.page === "chat" && app.route.peer === person.peer);
+    return h("li", {}, link);
+  }
+
+  hit(message, words) {
+    return h(
+      "a",
+      { class: "hit", href: `#/chat/${message.peer}/${message.number}`, "data-key": `m${message.number}` },
+      h("span", { class: "top" }, h("span", { class: "name", dir: "auto" }, message.outgoing ? `You to ${this.store.nameOf(message.peer)}` : this.store.nameOf(message.peer)), h("span", {}, whenOf(message.time))),
+      h("span", { class: "quoted", dir: "auto" }, marked(message.text, words)),
+    );
+  }
+}
+
+export { arrange };

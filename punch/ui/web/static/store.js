@@ -1,0 +1,408 @@
+// What this page knows: a copy of the chat's state, kept true by its events.
+
+import { CommandError } from "./connection.js";
+import { count, milliseconds, pathInWords, plain, shortId, MAX_NAME } from "./text.js";
+
+const PAGE = 50;
+const MANY = 400;
+
+const now = () => Date.now() / 1000;
+
+/** The part of a chat's history that is here. `earlier` and `later`: there is more on that side. */
+class Log {
+  constructor() {
+    this.messages = [];
+    this.notes = [];
+    this.loaded = false;
+    this.earlier = true;
+    this.later = false;
+    this.loading = null;
+  }
+
+  get first() {
+    return this.messages[0]?.number;
+  }
+
+  get last() {
+    return this.messages.at(-1)?.number;
+  }
+
+  find(number) {
+    return this.messages.find((message) => message.number === number);
+  }
+
+  add(message) {
+    const known = this.find(message.number);
+    if (known) {
+      Object.assign(known, message);
+      return;
+    }
+    const after = this.messages.findLastIndex((each) => each.number < message.number);
+    this.messages.splice(after + 1, 0, message);
+  }
+
+  note(text) {
+    this.notes.push({ text, time: now(), after: this.last ?? 0 });
+    if (this.notes.length > 100) this.notes.shift();
+  }
+}
+
+export class Store {
+  constructor(connection) {
+    this.connection = connection;
+    this.me = null;
+    this.connected = false;
+    this.registration = null;
+    this.historyTrouble = null;
+    this.questions = [];
+    this.people = new Map();
+    this.logs = new Map();
+    this.retention = null;
+    this.watchers = new Set();
+  }
+
+  watch(watcher) {
+    this.watchers.add(watcher);
+    return () => this.watchers.delete(watcher);
+  }
+
+  tell(change) {
+    for (const watcher of [...this.watchers]) watcher(change);
+  }
+
+  // Who
+
+  person(peer) {
+    let person = this.people.get(peer);
+    if (!person) {
+      person = {
+        peer,
+        petname: null,
+        name: "",
+        known: false,
+        blocked: false,
+        unread: 0,
+        waiting: 0,
+        last: null,
+        link: null,
+        stage: null,
+        pairs: [],
+        away: null,
+        listed: false,
+      };
+      this.people.set(peer, person);
+    }
+    return person;
+  }
+
+  /** The name to show, harmless: ours for them, else their own choice, else the beginning of the ID. */
+  nameOf(peer) {
+    const person = this.people.get(peer);
+    return plain(person?.petname || person?.name || "", MAX_NAME) || shortId(peer);
+  }
+
+  named(text) {
+    const wanted = text.trim().toLowerCase();
+    const all = [...this.people.values()];
+    return (
+      all.find((person) => person.petname?.toLowerCase() === wanted) ??
+      all.find((person) => person.name.toLowerCase() === wanted)
+    );
+  }
+
+  /** Everybody there is a chat, a link or an address with; the newest first. */
+  chats() {
+    const when = (person) => Math.max(person.last?.time ?? 0, person.touched ?? 0);
+    return [...this.people.values()]
+      .filter((person) => person.listed || person.link || person.stage)
+      .sort((one, other) => when(other) - when(one) || (one.peer < other.peer ? -1 : 1));
+  }
+
+  get unread() {
+    let sum = 0;
+    for (const person of this.people.values()) sum += person.unread;
+    return sum;
+  }
+
+  log(peer) {
+    let log = this.logs.get(peer);
+    if (!log) this.logs.set(peer, (log = new Log()));
+    return log;
+  }
+
+  ask(command, fields) {
+    return this.connection.ask(command, fields);
+  }
+
+  // History
+
+  /** The newest messages, or those around one. */
+  async load(peer, around = null) {
+    const log = this.log(peer);
+    const fields = { peer, limit: PAGE };
+    if (around !== null) fields.before = around + PAGE / 2;
+    const { messages } = await this.ask("history", fields);
+    log.messages = messages;
+    log.loaded = true;
+    log.earlier = messages.length === PAGE;
+    const person = this.person(peer);
+    log.later = around !== null && (person.last?.number ?? 0) > (log.last ?? 0);
+    this.tell({ event: "loaded", peer });
+  }
+
+  async more(peer, direction) {
+    const log = this.log(peer);
+    if (log.loading || !log[direction] || !log.loaded) return;
+    const fields = { peer, limit: PAGE };
+    if (direction === "earlier") fields.before = log.first;
+    else fields.after = log.last;
+    log.loading = this.ask("history", fields);
+    try {
+      const { messages } = await log.loading;
+      for (const message of messages) log.add(message);
+      log[direction] = messages.length === PAGE;
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
+    } finally {
+      log.loading = null;
+    }
+    this.tell({ event: "more", peer, direction });
+  }
+
+  /** Someone looks at the end of a log: what was loaded of the past is not needed. */
+  trim(peer) {
+    const log = this.log(peer);
+    if (log.messages.length > MANY && !log.later) {
+      log.messages = log.messages.slice(-2 * PAGE);
+      log.earlier = true;
+    }
+  }
+
+  // Events
+
+  apply(event) {
+    const handler = this[`on_${event.event.replaceAll("-", "_")}`];
+    if (handler) handler.call(this, event);
+    this.tell(event);
+  }
+
+  on_snapshot(event) {
+    this.me = { id: event.id, name: event.name, qr: event.qr, version: event.version, longest: event.longest };
+    this.registration = event.registration;
+    this.retention = event.retention;
+    this.questions = event.questions;
+    const before = this.people;
+    this.people = new Map();
+    for (const fields of event.peers) Object.assign(this.person(fields.peer), fields, { listed: true });
+    for (const fields of event.conversations) Object.assign(this.person(fields.peer), fields, { listed: true });
+    for (const peer of event.questions) this.person(peer);
+    for (const [peer, pairs] of Object.entries(event.pairs)) this.person(peer).pairs = pairs;
+    for (const [peer, person] of before) {
+      if (this.people.has(peer)) this.people.get(peer).touched = person.touched;
+    }
+    for (const log of this.logs.values()) log.loaded = false;
+    this.connected = true;
+  }
+
+  on_registered(event) {
+    this.registration = event;
+  }
+
+  on_unregistered(event) {
+    this.registration = event;
+  }
+
+  on_renamed(event) {
+    this.me.name = event.name;
+  }
+
+  on_history_failed(event) {
+    this.historyTrouble = event.text;
+  }
+
+  #learn(event) {
+    const person = this.person(event.peer);
+    if (typeof event.name === "string") person.name = event.name;
+    if ("petname" in event) person.petname = event.petname;
+    return person;
+  }
+
+  on_contact(event) {
+    const { event: _, ...fields } = event;
+    Object.assign(this.person(event.peer), fields, { listed: true });
+  }
+
+  on_forgotten(event) {
+    const person = this.person(event.peer);
+    Object.assign(person, { petname: null, known: false, blocked: false, listed: person.last !== null });
+  }
+
+  on_erased(event) {
+    for (const [peer, log] of this.logs) {
+      if (event.peer !== null && event.peer !== peer) continue;
+      log.messages = event.before ? log.messages.filter((message) => message.time >= event.before) : [];
+      log.notes = [];
+      log.earlier = false;
+    }
+    for (const person of this.people.values()) {
+      if (event.peer !== null && event.peer !== person.peer) continue;
+      if (event.before && person.last && person.last.time >= event.before) continue;
+      Object.assign(person, { last: null, unread: 0, waiting: 0 });
+    }
+  }
+
+  on_call(event) {
+    const person = this.#learn(event);
+    person.known = event.known;
+    if (!event.decided) {
+      person.stage = "ringing";
+      if (!this.questions.includes(event.peer)) this.questions.push(event.peer);
+    }
+  }
+
+  #answered(peer) {
+    this.questions = this.questions.filter((each) => each !== peer);
+  }
+
+  on_calling(event) {
+    const person = this.#learn(event);
+    Object.assign(person, { stage: "calling", away: null, touched: now(), listed: true });
+  }
+
+  on_introduced(event) {
+    this.#answered(event.peer);
+    const person = this.#learn(event);
+    person.stage = "introduced";
+    person.listed = true;
+  }
+
+  on_checking(event) {
+    this.#answered(event.peer);
+    this.#learn(event).stage = "checking";
+  }
+
+  on_connected(event) {
+    this.#answered(event.peer);
+    const person = this.#learn(event);
+    const { path, local, remote, protocol, rtt } = event;
+    person.link = { path, local, remote, protocol, rtt, since: now(), dark: false };
+    Object.assign(person, { stage: null, away: null, known: true, listed: true, touched: now() });
+    this.log(event.peer).note(`Connected. ${pathInWords(path)}, ${milliseconds(rtt)}`);
+  }
+
+  on_path(event) {
+    const person = this.#learn(event);
+    const { path, local, remote, protocol, rtt } = event;
+    const before = person.link;
+    person.link = { ...before, path, local, remote, protocol, rtt, dark: false, changed: now() };
+    if (before?.dark) this.log(event.peer).note(`There is a path again. ${pathInWords(path)}, ${milliseconds(rtt)}`);
+    else this.log(event.peer).note(`The path changed. ${pathInWords(path)}, ${milliseconds(rtt)}`);
+  }
+
+  on_path_lost(event) {
+    const person = this.#learn(event);
+    if (person.link) person.link = { ...person.link, dark: true };
+    this.log(event.peer).note("The path is lost. What you write waits, and goes when there is one again.");
+  }
+
+  on_disconnected(event) {
+    const person = this.#learn(event);
+    person.link = null;
+    person.pairs = [];
+    this.log(event.peer).note(plain(event.text));
+  }
+
+  on_failed(event) {
+    if (!event.peer) return;
+    this.#answered(event.peer);
+    const person = this.#learn(event);
+    const wasQuestion = person.stage === "ringing";
+    person.stage = null;
+    if (!person.link) person.pairs = [];
+    if (!wasQuestion || person.listed) this.log(event.peer).note(plain(event.text));
+  }
+
+  on_refused(event) {
+    this.#answered(event.peer);
+    this.person(event.peer).stage = null;
+  }
+
+  on_away(event) {
+    this.#learn(event).away = { text: event.text, until: event.retry_in === null ? null : now() + event.retry_in };
+  }
+
+  on_broken(event) {
+    this.log(event.peer).note(plain(event.text));
+  }
+
+  on_pairs(event) {
+    this.person(event.peer).pairs = event.pairs;
+  }
+
+  #arrived(message) {
+    const person = this.person(message.peer);
+    person.listed = true;
+    if (!person.last || person.last.number <= message.number) person.last = message;
+    const log = this.log(message.peer);
+    if (log.loaded && !log.later) log.add(message);
+    return person;
+  }
+
+  on_added(event) {
+    const { event: _, ...message } = event;
+    const person = this.#arrived(message);
+    person.waiting += 1;
+  }
+
+  on_message(event) {
+    const person = this.#learn(event);
+    if (event.again && this.log(event.peer).find(event.number)) return;
+    const { peer, number, id, text, time_sent } = event;
+    this.#arrived({ peer, number, id, text, time_sent, time: now(), outgoing: false, state: "unread" });
+    person.unread += 1;
+  }
+
+  #advance(event) {
+    const person = this.person(event.peer);
+    const message = this.log(event.peer).find(event.number);
+    const before = message ?? (person.last?.number === event.number ? person.last : null);
+    if (message) message.state = event.event;
+    if (person.last?.number === event.number) person.last = { ...person.last, state: event.event };
+    return before;
+  }
+
+  on_waiting(event) {
+    this.#advance(event);
+  }
+
+  on_sent(event) {
+    this.#advance(event);
+  }
+
+  on_delivered(event) {
+    this.#advance(event);
+    const person = this.person(event.peer);
+    person.waiting = Math.max(0, person.waiting - 1);
+  }
+
+  on_read(event) {
+    this.#advance(event);
+    if (event.outgoing === false) {
+      const person = this.person(event.peer);
+      person.unread = Math.max(0, person.unread - 1);
+    }
+  }
+}
+
+/** One line about how things are with somebody: a kind for the dot, and words. */
+export function stateOf(person) {
+  if (person.link?.dark) return { kind: "wait", text: "No path right now, looking for another" };
+  if (person.link) return { kind: "on", text: `${pathInWords(person.link.path)} · ${milliseconds(person.link.rtt)}` };
+  if (person.stage === "ringing") return { kind: "wait", text: "Is calling you" };
+  if (person.stage === "calling") return { kind: "wait", text: "Calling…" };
+  if (person.stage === "introduced") return { kind: "wait", text: "Introduced, looking for a path…" };
+  if (person.stage === "checking") return { kind: "wait", text: "Trying paths…" };
+  if (person.blocked) return { kind: "off", text: "Blocked" };
+  if (person.waiting) return { kind: "off", text: `Away · ${count(person.waiting, "message")} will go when both are there` };
+  return { kind: "off", text: "Not connected" };
+}

@@ -1,0 +1,209 @@
+"""
+The chat's view in browsers: what happens goes to every open page, what a page asks is done by the chat.
+
+A page begins with a snapshot and follows the events from there, so that one which was reloaded, or a second
+one, shows the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from punch import __version__
+from punch.apps.chat import MAX_TEXT, Chat
+from punch.apps.chat import events as chat_events
+from punch.identity import PeerID
+from punch.peer import events as peer_events
+from punch.traversal.snapshot import PairStatus
+from punch.ui.commands import Desk, perform
+from punch.ui.json_events import render
+from punch.ui.web.admission import Admission
+from punch.ui.web.code import qr_code
+from punch.ui.web.guard import Guarded
+from punch.ui.web.server import WebServer
+from punch.ui.web.socket import PageSocket
+
+#: Seconds between two looks at the candidate pairs, while someone watches.
+LOOK = 0.25
+
+#: Seconds that a question waits for a page that is being reloaded.
+RELOAD = 15.0
+
+JSON = dict[str, Any]
+
+_WATCHED = (peer_events.Calling, peer_events.Introduced, peer_events.Checking, peer_events.Connected)
+
+
+class WebView:
+    """
+    All open pages.
+
+    :param pairs: `Node.pairs`.
+    :param quit: ends the process, in order.
+    :param random: a source of random bytes, for tickets.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        chat: Chat,
+        *,
+        reactor: Any,
+        pairs: Callable[[PeerID], Sequence[PairStatus]],
+        quit: Callable[[], None],
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._chat = chat
+        self._clock: IReactorTime = reactor
+        self._pairs = pairs
+        self._desk = Desk(chat, quit)
+        self._pages: dict[PageSocket, None] = {}
+        self._left_at: float | None = None
+        self._looking: IDelayedCall | None = None
+        self._watched: dict[PeerID, list[JSON]] = {}
+        self._registration: JSON = {"event": "unregistered", "reason": "", "text": "", "retry_in": None}
+        self.server = WebServer(reactor, Admission(random), self._page)
+
+    # -- what it runs in --
+
+    def start(self, port: int) -> str:
+        """
+        Take browsers, and be a view of the chat.
+
+        :param port: 0 for any that is free.
+        :return: the address to open, once.
+        :raise CannotListenError: that port is taken.
+        """
+        self.server.listen(port)
+        self._chat.attach(self)
+        return self.server.new_url()
+
+    def stop(self) -> Any:
+        """Close all pages; fires when the port is free."""
+        self._chat.detach(self)
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        return self.server.stop()
+
+    def new_url(self) -> str:
+        """An address that lets in one more browser."""
+        return self.server.new_url()
+
+    def _page(self, connection: Guarded) -> PageSocket:
+        return PageSocket(connection, self, self._clock)
+
+    # -- what the chat tells (View) --
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether a page is open, or may come back in a moment."""
+        if self._pages:
+            return True
+        return self._left_at is not None and self._clock.seconds() - self._left_at < RELOAD
+
+    def handle(self, event: chat_events.Event) -> Deferred[None] | None:
+        """Something happened. Messages are in the history: a page that is not open will see them later."""
+        if isinstance(event, _WATCHED):
+            self._watched.setdefault(event.peer, [])
+        event_fields = render(event, self._chat)
+        if event_fields is None:
+            return None
+        if event_fields["event"] in ("registered", "unregistered"):
+            self._registration = event_fields
+        self._tell_all(event_fields)
+        peer = getattr(event, "peer", None)
+        if peer in self._watched and isinstance(event, peer_events.Event):
+            # A stage and what it looks like are shown together.
+            self._look_at(peer)
+        return None
+
+    # -- what pages do (Room) --
+
+    def joined(self, page: PageSocket) -> None:
+        """A page was opened: tell it how things are."""
+        self._pages[page] = None
+        self._look_later()
+        snapshot = gatherResults(
+            [perform(self._desk, name, {}) for name in ("status", "conversations", "peers", "retention")],
+            consumeErrors=True,
+        )
+        snapshot.addCallback(lambda answers: self._snapshot(answers, page))
+        snapshot.addErrback(lambda failure: self._no_snapshot(failure, page))
+
+    def left(self, page: PageSocket) -> None:
+        """A page was closed."""
+        if self._pages.pop(page, page) is None:
+            self._left_at = self._clock.seconds()
+
+    def perform(self, name: object, fields: JSON) -> Deferred[JSON | None]:
+        """Do a command of a page."""
+        return perform(self._desk, name, fields)
+
+    def _snapshot(self, answers: list[Any], page: PageSocket) -> None:
+        status, conversations, peers, retention = answers
+        page.start(
+            {
+                "event": "snapshot",
+                "id": str(self._chat.me),
+                "name": self._chat.name,
+                "version": __version__,
+                "qr": qr_code(self._chat.me),
+                "longest": MAX_TEXT,
+                "status": status,
+                "registration": self._registration,
+                "questions": [str(peer) for peer in self._chat.questions],
+                "pairs": {str(peer): pairs for peer, pairs in self._watched.items() if pairs},
+                **conversations,
+                **peers,
+                "retention": retention["days"],
+            }
+        )
+
+    def _no_snapshot(self, failure: Any, page: PageSocket) -> None:
+        self._log.failure("A page could not be told how things are", failure)
+        page.close()
+
+    def _tell_all(self, event: JSON) -> None:
+        for page in list(self._pages):
+            page.tell(event)
+
+    # -- the live picture --
+
+    def _look_later(self) -> None:
+        if self._looking is None:
+            self._looking = self._clock.callLater(LOOK, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        if self._pages:
+            for peer in list(self._watched):
+                self._look_at(peer)
+            self._look_later()
+
+    def _look_at(self, peer: PeerID) -> None:
+        pairs = [_pair_fields(pair) for pair in self._pairs(peer)]
+        if pairs != self._watched[peer]:
+            self._watched[peer] = pairs
+            self._tell_all({"event": "pairs", "peer": str(peer), "pairs": pairs})
+        if not pairs and peer not in self._chat.links and peer not in self._chat.calling:
+            del self._watched[peer]
+
+
+def _pair_fields(pair: PairStatus) -> JSON:
+    return {
+        "local": str(pair.local),
+        "local_kind": pair.local_kind.value,
+        "seen_as": None if pair.seen_as is None else str(pair.seen_as),
+        "remote": str(pair.remote),
+        "remote_kind": pair.remote_kind.value,
+        "state": pair.state,
+        "selected": pair.selected,
+        "rtt": None if pair.rtt is None else round(pair.rtt, 3),
+    }
