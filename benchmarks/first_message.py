@@ -61,7 +61,7 @@ def measure(delay: float, warm: bool, seed: int = 0) -> tuple[float, float, str]
 
 
 def _say(alice: Peer, bob: Peer) -> None:
-    alice.chats.send(bob.id, "hello")
+    alice.chat.send(bob.id, "hello")
 
 
 def main() -> int:

@@ -12,9 +12,12 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from punch.address_book import AddressBook
-from punch.apps.chat_v1 import STREAM_NAME, Chats
+from punch.apps.chat import Chat, State
+from punch.apps.chat.events import Event as ChatEvent
+from punch.apps.chat.events import MessageAdded, MessageChanged
+from punch.apps.chat.store import Store
+from punch.apps.chat.worker import ImmediateWorker, Worker
 from punch.identity import Identity, PeerID
-from punch.link.events import Role
 from punch.link.link import Link
 from punch.peer.events import Connected, Disconnected, Event, Failed, IncomingCall, Registered
 from punch.peer.node import Node
@@ -28,6 +31,9 @@ from punch.wire.rendezvous_address import RendezvousAddress
 E = TypeVar("E", bound=Event)
 
 SERVICE = "198.51.100.1"
+
+EPOCH = 1_700_000_000.0
+"""What the clocks of all machines say when a simulation begins, in seconds since 1970."""
 
 
 class Rendezvous:
@@ -112,6 +118,7 @@ class Peer:
         addresses: Callable[[], list[str]] | None = None,
         relay: RelayPolicy = RelayPolicy.AUTO,
         salt: str = "",
+        worker: Worker | None = None,
     ) -> None:
         self.net = net
         self.host = host
@@ -139,8 +146,17 @@ class Peer:
             pacing=pacing,
             relay=relay,
         )
-        self.chats = Chats(self._message, self._mark, random=random)
-        self.node.handle(STREAM_NAME, self.chats.accept)
+        self.chat = Chat(
+            me=self.id,
+            name=self.name,
+            node=self.node,
+            book=self.known,
+            worker=worker or ImmediateWorker(Store(None)),
+            clock=host.reactor,
+            wall=lambda: EPOCH + net.now,
+            random=net.random_bytes(f"chat {host.name} {salt}"),
+        )
+        self.chat.attach(self)
 
     @property
     def id(self) -> PeerID:
@@ -149,6 +165,7 @@ class Peer:
 
     def start(self) -> Peer:
         """Start it, without waiting for the registration."""
+        self.chat.start()
         self.node.startService()
         return self
 
@@ -161,6 +178,7 @@ class Peer:
     def stop(self) -> None:
         """Stop it in good order."""
         self.net.wait(self.node.stopService(), 3.0, f"{self.name} stops")
+        self.net.wait(self.chat.stop(), 1.0, f"the chat of {self.name} stops")
 
     def of(self, kind: type[E]) -> list[E]:
         """All events of one kind so far."""
@@ -199,20 +217,23 @@ class Peer:
 
     def _event(self, event: Event) -> None:
         self.events.append((self.net.now, event))
-        if isinstance(event, Connected):
-            if event.link.role is Role.CALLER:
-                self.chats.open(event.link)
-            if self.on_connected is not None:
-                self.on_connected(event)
+        self.chat.handle(event)
+        if isinstance(event, Connected) and self.on_connected is not None:
+            self.on_connected(event)
         if self.on_event is not None:
             self.on_event(event)
 
-    def _message(self, peer: PeerID, number: int, text: str) -> None:
-        self.messages.append((peer, text))
-        self.message_times.append(self.net.now)
+    # What a view of the chat does
 
-    def _mark(self, peer: PeerID, number: int) -> None:
-        self.delivered.append((self.net.now, peer, number))
+    can_answer = True
+
+    def handle(self, event: ChatEvent) -> None:
+        """The chat tells something."""
+        if isinstance(event, MessageAdded) and not event.message.outgoing:
+            self.messages.append((event.message.peer, event.message.text))
+            self.message_times.append(self.net.now)
+        elif isinstance(event, MessageChanged) and event.message.state is State.DELIVERED:
+            self.delivered.append((self.net.now, event.message.peer, event.message.id))
 
 
 def introduce(caller: Peer, callee: Peer) -> None:

@@ -302,7 +302,7 @@ class DishonestRendezvousTests(MiddlemanTestCase):
         self.net.advance(5.0)
         for peer in (self.alice, self.bob):
             self.assertEqual(peer.of(Failed), [])
-        self.alice.chats.send(self.bob.id, "still private")
+        self.alice.chat.send(self.bob.id, "still private")
         self.net.run_until(lambda: self.alice.delivered, 5.0)
 
     def test_everything_late(self) -> None:

@@ -58,8 +58,8 @@ class RoamingTestCase(SystemTestCase):
         """A message each way; returns how long it took."""
         before = self.net.now
         counts = len(self.alice.delivered), len(self.bob.delivered)
-        self.alice.chats.send(self.bob.id, f"from alice at {before}")
-        self.bob.chats.send(self.alice.id, f"from bob at {before}")
+        self.alice.chat.send(self.bob.id, f"from alice at {before}")
+        self.bob.chat.send(self.alice.id, f"from bob at {before}")
         self.net.run_until(
             lambda: len(self.alice.delivered) > counts[0] and len(self.bob.delivered) > counts[1],
             timeout,
@@ -163,8 +163,8 @@ class DarkTests(RoamingTestCase):
         """Cables are cut, data waits, cables are there again: how soon does it arrive?"""
         for peer in peers:
             peer.host.down()
-        self.alice.chats.send(self.bob.id, "are you there?")
-        self.bob.chats.send(self.alice.id, "where are you?")
+        self.alice.chat.send(self.bob.id, "are you there?")
+        self.bob.chat.send(self.alice.id, "where are you?")
         self.net.advance(seconds)
         for peer in peers:
             self.nat(peer).forget()
@@ -195,7 +195,7 @@ class DarkTests(RoamingTestCase):
         """The rendezvous is there for both, but nothing gets through between them."""
         self.start()
         self.net.drop = lambda packet: SERVICE not in (packet.source[0], packet.destination[0])
-        self.alice.chats.send(self.bob.id, "are you there?")
+        self.alice.chat.send(self.bob.id, "are you there?")
         self.net.advance(600.0)
         self.net.drop = None
         self.net.run_until(lambda: self.alice.delivered, RETURN, "what was waiting arrives")
@@ -208,9 +208,9 @@ class SleepTests(RoamingTestCase):
     def sleep(self, seconds: float) -> None:
         """Alice sleeps, and Bob has something to say."""
         self.start()
-        self.alice.chats.send(self.bob.id, "good night")
+        self.alice.chat.send(self.bob.id, "good night")
         self.alice.host.sleep(seconds)
-        self.bob.chats.send(self.alice.id, "are you there?")
+        self.bob.chat.send(self.alice.id, "are you there?")
         self.net.advance(seconds)
         self.net.run_until(
             lambda: self.alice.messages and self.alice.delivered, RETURN, "what was waiting arrives"
@@ -238,7 +238,7 @@ class RendezvousTests(RoamingTestCase):
         self.start()
         self.rendezvous.host.down()
         self.nat(self.alice).renumber("203.0.113.66")
-        self.alice.chats.send(self.bob.id, "where are you?")
+        self.alice.chat.send(self.bob.id, "where are you?")
         self.net.advance(100.0)
         self.assertEqual(self.bob.messages, [])
         self.rendezvous.host.up()
@@ -249,7 +249,7 @@ class RendezvousTests(RoamingTestCase):
         """Nothing that it forgot is needed."""
         self.start()
         self.nat(self.alice).renumber("203.0.113.66")
-        self.alice.chats.send(self.bob.id, "where are you?")
+        self.alice.chat.send(self.bob.id, "where are you?")
         self.net.run_until(lambda: self.introductions, RETURN, "a restart is under way")
         self.rendezvous.stop()
         self.rendezvous.start()

@@ -102,7 +102,7 @@ class StageTests(SystemTestCase):
         alice.start()
         bob.start()
         self.net.run_until(lambda: alice.of(Registered) and bob.of(Registered), 5.0)
-        alice.chats.send(bob.id, "hello")
+        alice.chat.send(bob.id, "hello")
         start = self.net.now
         alice.node.call(bob.id)
         self.net.run_until(lambda: alice.delivered, 5.0)

@@ -106,7 +106,7 @@ class StrayPacketTests(SystemTestCase):
             self.assertEqual(peer.of(Disconnected) + peer.of(Failed), [])
             self.assertEqual(len(peer.of(Connected)), 1)
         self.assertEqual(self.bob.messages, [])
-        self.alice.chats.send(self.bob.id, "well")
+        self.alice.chat.send(self.bob.id, "well")
         self.net.run_until(lambda: self.alice.delivered, 5.0)
         self.assertEqual(self.bob.texts(), ["well"])
 
@@ -229,7 +229,7 @@ class PersistenceTests(SystemTestCase):
         connect(alice, bob)
         self.net.advance(3600.0)
         self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
-        alice.chats.send(bob.id, "an hour later")
+        alice.chat.send(bob.id, "an hour later")
         self.net.run_until(lambda: alice.delivered, 5.0)
 
     def test_idle_peer_can_be_called(self) -> None:

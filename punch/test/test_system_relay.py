@@ -64,8 +64,8 @@ class RelayTestCase(InternetTestCase):
         """Messages cross, each way, in order."""
         wanted = len(alice.messages) + count, len(bob.messages) + count
         for number in range(count):
-            alice.chats.send(bob.id, f"a{number}")
-            bob.chats.send(alice.id, f"b{number}")
+            alice.chat.send(bob.id, f"a{number}")
+            bob.chat.send(alice.id, f"b{number}")
         self.net.run_until(lambda: (len(alice.messages), len(bob.messages)) == wanted, 20.0, "the messages")
         self.assertEqual(bob.texts()[-count:], [f"a{number}" for number in range(count)])
         self.assertEqual(alice.texts()[-count:], [f"b{number}" for number in range(count)])
@@ -136,7 +136,7 @@ class ConnectTests(RelayTestCase):
         connect(alice, bob)
         text = "x" * 1000
         for _ in range(100):
-            alice.chats.send(bob.id, text)
+            alice.chat.send(bob.id, text)
         self.net.run_until(lambda: len(alice.delivered) == 100, 30.0)
         self.assertEqual(bob.texts(), [text] * 100)
 
@@ -413,7 +413,7 @@ class RestartTests(RelayTestCase):
             link = alice.link_to(bob)
             self.net.advance(10.0)
             self.rendezvous.stop()
-            alice.chats.send(bob.id, "while it is away")
+            alice.chat.send(bob.id, "while it is away")
             self.net.advance(outage)
             self.rendezvous.start()
             self.net.run_until(lambda: bob.messages, 5.0, f"the message ({block}, {outage})")  # noqa: B023
@@ -464,7 +464,7 @@ class MoveTests(RelayTestCase):
         here, _ = connect(alice, bob)
         self.assertEqual(here.path, "relay")
         for number in range(200):
-            alice.chats.send(bob.id, str(number))
+            alice.chat.send(bob.id, str(number))
             self.net.advance(0.02)
         self.net.run_until(lambda: len(bob.messages) == 200, 10.0)
         self.assertEqual(bob.texts(), [str(number) for number in range(200)])

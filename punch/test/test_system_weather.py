@@ -27,8 +27,8 @@ class LossTests(SystemTestCase):
                 peer.wait_for(Registered, 60.0)
             connect(alice, bob, 60.0)
             for number in range(100):
-                alice.chats.send(bob.id, f"a{number}")
-                bob.chats.send(alice.id, f"b{number}")
+                alice.chat.send(bob.id, f"a{number}")
+                bob.chat.send(alice.id, f"b{number}")
             self.net.run_until(lambda: len(alice.delivered) == len(bob.delivered) == 100, 120.0)  # noqa: B023
             self.assertEqual(bob.texts(), [f"a{number}" for number in range(100)])
             self.assertEqual(alice.texts(), [f"b{number}" for number in range(100)])
@@ -54,8 +54,8 @@ class ChatTests(SystemTestCase):
         """Complete, once, in order, and each gets its mark."""
         alice, bob = self.linked()
         for number in range(1000):
-            alice.chats.send(bob.id, f"from alice {number}")
-            bob.chats.send(alice.id, f"from bob {number}")
+            alice.chat.send(bob.id, f"from alice {number}")
+            bob.chat.send(alice.id, f"from bob {number}")
             if number % 50 == 0:
                 self.net.advance(0.05)
         self.net.run_until(lambda: len(alice.delivered) == len(bob.delivered) == 1000, 120.0)
@@ -70,7 +70,7 @@ class ChatTests(SystemTestCase):
         trace: list[Seen] = []
         self.net.trace = trace
         alice, bob = self.linked()
-        alice.chats.send(bob.id, text)
+        alice.chat.send(bob.id, text)
         self.net.run_until(lambda: bob.messages, 5.0)
         self.assertEqual(bob.texts(), [text])
         everything = b"".join(seen.payload for seen in trace)
@@ -95,14 +95,14 @@ class RendezvousTests(SystemTestCase):
         for peer in (alice, bob, carol):
             lost = peer.wait_for(Unregistered, 5.0)
             self.assertIsNotNone(lost.retry_in)
-        alice.chats.send(bob.id, "still here")
+        alice.chat.send(bob.id, "still here")
         self.net.run_until(lambda: alice.delivered, 5.0)
         self.net.advance(20.0)
         self.rendezvous.start()
         for peer in (alice, bob, carol):
             peer.wait_for(Registered, 60.0, 2)
         self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
-        bob.chats.send(alice.id, "me too")
+        bob.chat.send(alice.id, "me too")
         self.net.run_until(lambda: alice.messages, 5.0)
         connect(carol, alice)
 
