@@ -110,6 +110,14 @@ _END_SIGNALS = tuple(
 )
 
 
+_last_acts: list[Callable[[], None]] = []
+
+
+def before_sudden_death(act: Callable[[], None]) -> None:
+    """Have `act` called when a second signal ends the process at once. It must not wait for anything."""
+    _last_acts.append(act)
+
+
 def end_on_signals(reactor: Any) -> None:
     """
     SIGINT, SIGTERM and SIGHUP stop the reactor as soon as it runs; the process then dies of that signal, as
@@ -121,6 +129,8 @@ def end_on_signals(reactor: Any) -> None:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if _ending.signal is not None:
+            for act in _last_acts:
+                act()
             _die_of(number)
         _ending.signal = number
         reactor.callFromThread(_stop, reactor)

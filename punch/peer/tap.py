@@ -1,7 +1,7 @@
 """
 The `twistd` plugin `punch-peer`: options, and what a running peer is put together from.
 
-This is a composition root: the one place where node, front end, state directory and reactor meet.
+This is a composition root: the one place where node, chat, front end, state directory and reactor meet.
 """
 
 from __future__ import annotations
@@ -9,39 +9,41 @@ from __future__ import annotations
 import punch.interrupt  # noqa: F401 (before all that takes its time)
 
 # isort: split
-import atexit
 import getpass
 import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python import usage
 
+from punch.apps.chat import Chat, ChatError
+from punch.apps.chat.store import Store, StoreError
+from punch.apps.chat.worker import ImmediateWorker, ThreadWorker, Worker
 from punch.files import make_private_directory
 from punch.identity import PeerID, PeerIDError
 from punch.peer.choice import NoRendezvous, choose_rendezvous
-from punch.peer.events import Event, Registered
+from punch.peer.events import Event, Failed, Ready, Registered
 from punch.peer.policy import RelayPolicy
 from punch.state import Lock, PeerState, StateDirectory, StateError, own_state_dir
 from punch.twistd import Console as PlainConsole
-from punch.twistd import end, end_on_signals, fail, use_own_files
-from punch.ui.console import Console, InputKind, Streams, occupy_standard_descriptors
-from punch.ui.front_end import FrontEnd, Settings, Surroundings
-from punch.ui.json_lines import JSONFrontEnd
-from punch.ui.stdio import StdioFrontEnd
-from punch.ui.terminal import KeyMode, columns
+from punch.twistd import before_sudden_death, end, end_on_signals, fail, use_own_files
+from punch.ui.console import occupy_standard_descriptors
+from punch.ui.face import Face, Wish, choose
+from punch.ui.front_end import Settings, Surroundings
 from punch.wire.control import Accept
 
-PROGRAM = "punch-peer"
+if TYPE_CHECKING:
+    from punch.ui.web.view import WebView
 
-#: How long the last output may take to be read, once the links are closed, in seconds.
-LAST_WORDS = 1.0
+PROGRAM = "punch-peer"
 
 _started = time.monotonic()
 
@@ -71,7 +73,18 @@ class Options(usage.Options):
             None,
             "Events as JSON lines on stdout, commands as JSON lines on stdin, for scripts; docs/json.md "
             "explains them. [default: a chat for people]",
-        ]
+        ],
+        [
+            "no-history",
+            None,
+            "Keep nothing of what is said on disk: what is not delivered when the process ends is lost. "
+            "[default: messages are kept, see --retention]",
+        ],
+        [
+            "web",
+            None,
+            "Also open the chat to a browser on this machine: prints the address to open. [default: no]",
+        ],
     ]
 
     optParameters = [
@@ -79,8 +92,8 @@ class Options(usage.Options):
             "peer",
             None,
             None,
-            "ID of the peer to call, as it printed it; upper case, spaces and dashes do not matter. "
-            "[default: wait to be called]",
+            "Whom to call: the ID that the other side printed (upper case, spaces and dashes do not matter), "
+            "or a name from the address book. [default: wait to be called]",
         ],
         [
             "rendezvous",
@@ -114,7 +127,20 @@ class Options(usage.Options):
             "state-dir",
             None,
             None,
-            f"Directory for keys, known peers and logs. [default: {own_state_dir(os.environ)}]",
+            f"Directory for keys, address book, messages and logs. [default: {own_state_dir(os.environ)}]",
+        ],
+        [
+            "retention",
+            None,
+            None,
+            "How many days messages are kept from now on, or off: until they are erased. [default: as it was "
+            "set last, at first off]",
+        ],
+        [
+            "web-port",
+            None,
+            "0",
+            "Port of the page on 127.0.0.1; 0 is any that is free.",
         ],
     ]
 
@@ -144,18 +170,21 @@ class Options(usage.Options):
             self.relay = RelayPolicy(self["relay"].strip().lower())
         except ValueError:
             self.fail("usage", f"--relay takes auto, never or only, not {self['relay']!a}.")
+        self.retention = self._retention()
+        self.web_port = self._web_port()
+        try:
+            self.peer = self.state.peer(self["name"])
+        except StateError as error:
+            self.fail("state", str(error))
         self.target = self._target()
         try:
             self.rendezvous = choose_rendezvous(self["rendezvous"], self.state, self["name"], os.environ)
         except NoRendezvous as error:
             self.fail(error.reason, str(error))
         try:
-            self.peer = self.state.peer(self["name"])
             make_private_directory(self.peer.directory)
             # The log names peers: it is for its owner, from the first line on.
             os.close(os.open(self.peer.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-        except StateError as error:
-            self.fail("state", str(error))
         except OSError as error:
             self.fail(
                 "state",
@@ -172,102 +201,194 @@ class Options(usage.Options):
         if self["peer"] is None:
             return None
         try:
+            named = self.peer.book.find(self["peer"])
+        except StateError as error:
+            self.fail("state", str(error))
+        if named is not None:
+            return named
+        try:
             return PeerID.parse(self["peer"])
         except PeerIDError as error:
             self.fail("bad-peer-id", str(error))
 
+    def _retention(self) -> Retention | None:
+        text = self["retention"]
+        if text is None:
+            return None
+        if text.strip().lower() in ("off", "never", "forever"):
+            return Retention(None)
+        try:
+            days = float(text)
+        except ValueError:
+            days = 0.0
+        if not 0 < days < 1_000_000:
+            self.fail("usage", f"--retention takes a number of days, or off, not {text!a}.")
+        return Retention(days)
+
+    def _web_port(self) -> int:
+        try:
+            port = int(self["web-port"])
+        except ValueError:
+            port = -1
+        if not 0 <= port < 65536:
+            self.fail("usage", f"--web-port takes a port from 0 to 65535, not {self['web-port']!a}.")
+        if self["web"]:
+            try:
+                import punch.ui.web.view  # noqa: F401
+            except ImportError as error:
+                self.fail(
+                    "usage",
+                    f"--web needs a package that is not there, {error.name}: pip install 'txpunch[web]'.",
+                )
+        return port
+
+
+@dataclass(frozen=True)
+class Retention:
+    """For how many days messages are to be kept; None: until they are erased."""
+
+    days: float | None
+
 
 class PeerService(Service):
-    """A peer with its front end, from start to last words."""
+    """A peer with its chat and front end, from start to last words."""
 
     _log = Logger()
 
     def __init__(self, options: Options, reactor: Any) -> None:
         self._reactor = reactor
+        self._options = options
         self._state: PeerState = options.peer
-        self._json = bool(options["json"])
         self._rendezvous = options.rendezvous
         self._sentence: str | None = None
-        self._console: Console | None = None
-        self._keys: KeyMode | None = None
+        self._face: Face | None = None
+        self._chat: Chat | None = None
+        self._web: WebView | None = None
+        self._url: str | None = None
+        self._history = not options["no-history"]
         try:
             identity = self._state.identity()
             self._lock: Lock = self._state.lock()
-            known = self._state.known
-        except StateError as error:
+            self._book = self._state.book
+            self._name = self._state.display_name
+            # Only to see that it can be used: a daemon will be another process.
+            Store(self._history_path).close()
+        except (StateError, StoreError) as error:
             options.fail("state", str(error))
         if options.target == identity.peer_id:
             options.fail(
                 "self", "This is your own ID: give --peer the ID that the other side's punch-peer prints."
             )
-        settings = Settings(identity.peer_id, options["name"], options.target)
-        surroundings = Surroundings(reactor, self._finish)
-        self.front_end: FrontEnd
-        if self._json:
-            self.front_end = JSONFrontEnd(settings, surroundings, lambda: time.monotonic() - _started)
-        else:
-            self.front_end = StdioFrontEnd(settings, surroundings)
+        self._identity = identity
         # Not earlier: it takes long to load, and an interrupt is quiet only since the options were read.
         from punch.peer.node import Node
 
         self.node = Node(
             reactor=reactor,
             identity=identity,
-            name=options["name"],
+            name=self._name,
             accept=options.accept,
-            known=known,
+            known=self._book,
             rendezvous=options.rendezvous,
             on_event=self._event,
             relay=options.relay,
         )
 
+    @property
+    def _history_path(self) -> Path | None:
+        return self._state.history_path if self._history else None
+
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
-        streams = Streams.of_this_process()
-        front_end = self.front_end
-        self._console = Console(
+        options = self._options
+        face = self._face = choose(
             self._reactor,
-            streams,
-            front_end.input_received,
-            front_end.input_over,
-            front_end.output_lost,
+            Wish(
+                Settings(self._identity.peer_id, self._name, options.target, self._history),
+                Surroundings(self._reactor, self._finish),
+                os.environ,
+                lambda: time.monotonic() - _started,
+                bool(options["json"]),
+                self._state.directory / "typed-lines" if self._history else None,
+            ),
         )
-        terminal = streams.output_is_terminal
-        front_end.attach(self.node, self._console, streams.input_kind, terminal)
-        if isinstance(front_end, StdioFrontEnd) and terminal and streams.input_kind is InputKind.TERMINAL:
-            self._edit_lines(front_end, streams)
-        self.node.startService()
-
-    def _edit_lines(self, front_end: StdioFrontEnd, streams: Streams) -> None:
-        if not KeyMode.possible(os.environ):
+        try:
+            chat = self._chat = self._make_chat()
+        except StoreError as error:
+            self._finish(1, str(error))
             return
-        keys = KeyMode(streams.stdin, lambda: self._reactor.callFromThread(front_end.redraw))
-        if keys.start():
-            self._keys = keys
-            atexit.register(keys.end)
-            front_end.edit_lines(lambda: columns(streams.stdout))
+        face.open(chat)
+        before_sudden_death(face.rescue)
+        if options["web"] and not self._open_web(chat, face):
+            return
+        chat.start().addCallbacks(self._started, self._cannot_start)
+
+    def _make_chat(self) -> Chat:
+        store = Store(self._history_path)
+        worker: Worker = ThreadWorker(self._reactor, store) if self._history else ImmediateWorker(store)
+        return Chat(
+            me=self._identity.peer_id,
+            name=self._name,
+            node=self.node,
+            book=self._book,
+            worker=worker,
+            clock=self._reactor,
+            wall=time.time,
+            random=os.urandom,
+            save_name=self._save_name,
+            keeps_history=self._history,
+        )
+
+    def _save_name(self, name: str) -> None:
+        try:
+            self._state.remember_display_name(name)
+        except StateError as error:
+            raise ChatError("state", str(error)) from error
+
+    def _open_web(self, chat: Chat, face: Face) -> bool:
+        from punch.ui.web.view import WebView
+
+        self._web = web = WebView(
+            chat,
+            reactor=self._reactor,
+            pairs=self.node.pairs,
+            quit=face.front_end.leave,
+            random=os.urandom,
+        )
+        try:
+            url = web.start(self._options.web_port)
+        except CannotListenError as error:
+            self._web = None
+            self._finish(
+                1, f"The page can't be served: {error.socketError}. Choose another port with --web-port."
+            )
+            return False
+        self._url = url
+        return True
+
+    def _started(self, _: object) -> None:
+        assert self._chat is not None
+        if self._options.retention is not None:
+            self._chat.set_retention(self._options.retention.days).addErrback(self._cannot_start)
+        if self.running:
+            self.node.startService()
+
+    def _cannot_start(self, failure: Any) -> None:
+        self._log.failure("the history could not be used", failure)
+        self._event(Failed(None, "state", failure.getErrorMessage()))
 
     def stopService(self) -> Deferred[Any]:
-        """Tell the other sides goodbye, let the last output out, give everything back."""
+        """Give the terminal back, tell the other sides goodbye, let the last output out."""
         super().stopService()  # type: ignore[no-untyped-call]
-        self.front_end.stopped()
-        if self._keys is not None:
-            # First of all: a second signal ends the process at once.
-            self._keys.end()
-        return DeferredList([_as_deferred(self.node.stopService())]).addBoth(self._last_words)
-
-    def _last_words(self, _: object) -> Deferred[None]:
-        console = self._console
-        assert console is not None
-        if isinstance(self.front_end, StdioFrontEnd):
-            self.front_end.close()
-        done: Deferred[None] = console.written()
-        done.addTimeout(LAST_WORDS, self._reactor)
-        return done.addBoth(self._give_back)
+        # First of all the terminal: a second signal ends the process at once.
+        closed = succeed(None) if self._face is None else self._face.close()
+        closed.addBoth(lambda _: maybeDeferred(self.node.stopService))
+        closed.addBoth(lambda _: None if self._web is None else self._web.stop())
+        closed.addBoth(lambda _: None if self._chat is None else self._chat.stop())
+        closed.addBoth(lambda _: None if self._face is None else self._face.last_words())
+        return closed.addBoth(self._give_back)
 
     def _give_back(self, _: object) -> None:
-        assert self._console is not None
-        self._console.restore()
         self._lock.release()
         if self._sentence is not None:
             stderr = PlainConsole(2)
@@ -280,21 +401,16 @@ class PeerService(Service):
                 self._state.remember_rendezvous(str(self._rendezvous))
             except StateError as error:
                 self._log.warn("{error}", error=error)
-        self.front_end.handle(event)
+        assert self._chat is not None
+        self._chat.handle(event)
+        if isinstance(event, Ready) and self._url is not None and self._face is not None:
+            self._face.front_end.web_opened(self._url)
 
     def _finish(self, status: int, sentence: str | None) -> None:
         self._sentence = sentence
         if sentence is not None:
             self._log.error("{sentence}", sentence=sentence)
         end(self._reactor, status)
-
-
-def _as_deferred(value: object) -> Deferred[Any]:
-    if isinstance(value, Deferred):
-        return value
-    done: Deferred[Any] = Deferred()
-    done.callback(value)
-    return done
 
 
 def makeService(options: Options) -> IService:

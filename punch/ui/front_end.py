@@ -1,30 +1,38 @@
 """
-What every front end of a peer does: keep the chats, follow the links, know when the process is done.
+What every front end that owns the process's stdin and stdout does: know when the process is done.
 
-A peer that was started to call (`--peer`) ends when its input has ended and all it said was delivered, or
-with a sentence and status 1 when that can't happen. A peer that waits goes on waiting.
+All that concerns peers and messages is done by the `Chat`; a front end is a view of it. A peer that was
+started to call (`--peer`) ends when its input has ended and all it said was delivered, or with a sentence and
+status 1 when that can't happen. A peer that waits goes on waiting.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from punch.apps.chat_v1 import STREAM_NAME, Chats
+from punch.apps.chat import Chat, ChatError, Message, State
+from punch.apps.chat.events import (
+    Event,
+    HistoryErased,
+    MessageAdded,
+    MessageChanged,
+    NobodyToAsk,
+)
 from punch.identity import PeerID
-from punch.link.events import Role
 from punch.peer.events import (
     AlreadyConnected,
     Calling,
     Checking,
     Connected,
     Disconnected,
-    Event,
     Failed,
     IncomingCall,
     Introduced,
@@ -34,28 +42,17 @@ from punch.peer.events import (
     Registered,
     Unregistered,
 )
+from punch.ui.commands import Desk
 from punch.ui.console import InputKind
 from punch.ui.sentences import count, printable, shown_name
-
-if TYPE_CHECKING:
-    from punch.link.link import Link
 
 #: A peer that nobody watches gives up if it was never registered, this many seconds after its first failure.
 PATIENCE = 10.0
 
-#: How long the other sides may take to agree that all was said, in seconds.
-FAREWELL = 1.5
-
-#: How long a link may be up without its chat, once that has ended, in seconds.
-CHATLESS = 1.0
-
 #: How long a peer whose input has ended waits for a lost path, in seconds.
 DARK = 60.0
 
-#: Names of peers that are remembered, of those not connected.
-MAX_NAMES = 256
-
-#: stdin is not read while this many bytes of text wait for their marks.
+#: stdin is not read while this many characters of its text wait for their marks.
 MAX_PENDING = 256 * 1024
 
 
@@ -75,25 +72,6 @@ class Output(Protocol):
         """Read stdin on."""
 
 
-class NodeLike(Protocol):
-    """What front ends need of `punch.peer.node.Node`."""
-
-    def call(self, peer: PeerID) -> None:
-        """Call `peer`."""
-
-    def accept(self, peer: PeerID) -> None:
-        """Say yes to its call."""
-
-    def reject(self, peer: PeerID) -> None:
-        """Say no to its call."""
-
-    def hangup(self, peer: PeerID) -> None:
-        """End the link or the call."""
-
-    def handle(self, name: str, factory: Callable[[Link], IProtocol]) -> None:
-        """Take streams called `name`."""
-
-
 @dataclass(frozen=True)
 class Settings:
     """What the user asked for."""
@@ -102,6 +80,8 @@ class Settings:
     name: str
     target: PeerID | None = None
     """Whom to call at the start (`--peer`)."""
+    history: bool = True
+    """Whether messages are kept on disk."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +91,17 @@ class Surroundings:
     clock: IReactorTime
     finish: Callable[[int, str | None], None]
     """Ends the process with a status and, if not None, a sentence on stderr."""
-    random: Callable[[int], bytes] = os.urandom
+    wall: Callable[[], float] = time.time
+    """Seconds since the epoch."""
 
 
 class FrontEnd:
     """
-    The part that the terminal and the JSON interface share. Subclasses override the `on_…` methods and call
-    the inherited ones.
+    The part that terminal, pipe and JSON share: a `punch.apps.chat.events.View`. Subclasses override the
+    `on_…` methods and call the inherited ones.
     """
+
+    _log = Logger()
 
     #: Whether a person looks at it now, who can wait and decide.
     watched = False
@@ -126,41 +109,39 @@ class FrontEnd:
     def __init__(self, settings: Settings, surroundings: Surroundings) -> None:
         self.settings = settings
         self.target = settings.target
-        self.links: dict[PeerID, Link] = {}
-        self.names: dict[PeerID, str] = {}
-        self.calling: set[PeerID] = set()
-        self.questions: list[PeerID] = []
         self.input_kind = InputKind.NOTHING
         self.input_ended = False
         self.finished = False
         self.leaving: int | None = None
+        self._early: list[tuple[MessageAdded, Deferred[None]]] | None = []
+        self.registered = False
         self.ever_registered = False
         self.last_trouble: Unregistered | None = None
-        self.chats = Chats(
-            self.on_message,
-            self.on_delivered,
-            surroundings.random,
-            on_handled=lambda: self.check_done(),
-            on_farewell=self._farewell,
-            on_ended=self._chat_ended,
-        )
         self._finish = surroundings.finish
         self._clock = surroundings.clock
+        self._wall = surroundings.wall
         self._patience: IDelayedCall | None = None
-        self._timers: list[IDelayedCall] = []
         self._dark: dict[PeerID, IDelayedCall] = {}
         self._doomed: str | None = None
-        self._farewells: set[PeerID] = set()
+        self._pending: dict[int, tuple[PeerID, int]] = {}
+        self._being_stored = 0
+        self._storing_bytes = 0
         self._paused = False
 
     # -- what it is connected to --
 
-    def attach(self, node: NodeLike, output: Output, input_kind: InputKind, terminal: bool) -> None:
-        """Before anything happens: the node it runs, and where it reads and writes."""
-        self.node = node
+    def attach(self, chat: Chat, output: Output, input_kind: InputKind, terminal: bool) -> None:
+        """Before anything happens: the chat that it shows, and where it reads and writes."""
+        self.chat = chat
+        self.desk = Desk(chat, self.leave)
         self.output = output
         self.input_kind = input_kind
-        node.handle(STREAM_NAME, self.chats.accept)
+        chat.attach(self)
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether someone can answer a question here now."""
+        return self.input_kind is not InputKind.NOTHING and not self.input_ended
 
     def input_received(self, data: bytes) -> None:
         """Bytes from stdin."""
@@ -169,50 +150,63 @@ class FrontEnd:
     def input_over(self) -> None:
         """stdin has ended."""
         self.input_ended = True
+        if not self.chat.can_answer():
+            # Nobody can answer any more.
+            for peer in list(self.chat.questions):
+                self.chat.tell(NobodyToAsk(peer))
+                self.chat.reject(peer)
         self.check_done()
 
     def output_lost(self) -> None:
         """Nobody reads stdout any more: there is no point in going on."""
-        waiting = self.chats.undelivered()
+        waiting = len(self._pending) + self._being_stored
         if waiting:
             self.finish(1, f"The output was closed before {count(waiting, 'message')} could be delivered.")
         else:
             self.finish(0)
 
-    # -- what happens on the node --
+    # -- what happens --
 
-    def handle(self, event: Event) -> None:
-        """One event of the node."""
+    def handle(self, event: Event) -> Deferred[None] | None:
+        """One event of the chat or its node."""
         if self.finished and not isinstance(event, Disconnected):
-            return
-        name = getattr(event, "name", None)
-        peer: PeerID | None = getattr(event, "peer", None)
-        if isinstance(name, str) and peer is not None:
-            self._learn(peer, name)
+            return Deferred() if isinstance(event, MessageAdded) else None
+        if isinstance(event, MessageAdded) and self._early is not None and not event.message.outgoing:
+            # It is from an earlier process; first things first.
+            later: Deferred[None] = Deferred()
+            self._early.append((event, later))
+            return later
+        had = self._handle(event)
         if isinstance(event, Ready):
+            self._tell_early()
+        self.balance()
+        self.check_done()
+        return had
+
+    def _handle(self, event: Event) -> Deferred[None] | None:
+        if isinstance(event, MessageAdded):
+            message = event.message
+            if message.outgoing:
+                self._pending[message.number] = message.peer, len(message.text)
+            return self.on_message(message, event.again)
+        if isinstance(event, MessageChanged):
+            self._changed(event.message)
+        elif isinstance(event, HistoryErased):
+            self._erased(event)
+            self.on_other(event)
+        elif isinstance(event, Ready):
             self.on_ready(event)
         elif isinstance(event, Registered):
-            self.ever_registered = True
+            self.registered = self.ever_registered = True
             self._be_patient_no_more()
             self.on_registered(event)
         elif isinstance(event, Unregistered):
+            self.registered = False
             self.on_unregistered(event)
-        elif isinstance(event, Calling):
-            self.calling.add(event.peer)
-            self.on_stage(event)
-        elif isinstance(event, AlreadyConnected):
-            self.calling.discard(event.peer)
-            self.on_stage(event)
         elif isinstance(event, IncomingCall):
             self.on_incoming(event)
-        elif isinstance(event, (Introduced, Checking)):
-            self._drop_question(event.peer)
-            self.on_stage(event)
         elif isinstance(event, Connected):
-            self._connected(event)
-        elif isinstance(event, PathChanged):
-            self._path_is_back(event.peer)
-            self.on_stage(event)
+            self.on_connected(event)
         elif isinstance(event, PathLost):
             self._dark[event.peer] = self._clock.callLater(DARK, self._still_dark, event.peer)
             self.on_stage(event)
@@ -220,12 +214,30 @@ class FrontEnd:
             self._disconnected(event)
         elif isinstance(event, Failed):
             self._failed(event)
-        self.check_done()
+        elif isinstance(event, _STAGES):
+            if isinstance(event, PathChanged):
+                self._path_is_back(event.peer)
+            self.on_stage(event)
+        else:
+            self.on_other(event)
+        return None
+
+    def _tell_early(self) -> None:
+        early, self._early = self._early or [], None
+        for event, later in early:
+            had = self._handle(event)
+            if had is None:
+                later.callback(None)
+            else:
+                had.chainDeferred(later)
 
     def on_ready(self, event: Ready) -> None:
         """The node runs: call whom the command line names."""
         if self.target is not None:
-            self.place_call(self.target)
+            try:
+                self.chat.call(self.target)
+            except ChatError as error:
+                self.handle(Failed(self.target, error.code, str(error)))
 
     def on_registered(self, event: Registered) -> None:
         """The rendezvous knows this peer."""
@@ -241,7 +253,7 @@ class FrontEnd:
         ):
             self._patience = self._clock.callLater(PATIENCE, self._out_of_patience)
 
-    def on_stage(self, event: Event) -> None:
+    def on_stage(self, event: Stage) -> None:
         """A call or a link went one step on."""
 
     def on_incoming(self, event: IncomingCall) -> None:
@@ -256,29 +268,76 @@ class FrontEnd:
     def on_failed(self, event: Failed) -> None:
         """A call came to nothing."""
 
-    def on_message(self, peer: PeerID, number: int, text: str) -> Deferred[None] | None:
-        """A message came; what is returned says when this application has it."""
+    def on_message(self, message: Message, again: bool) -> Deferred[None] | None:
+        """A message of either side is in the history; returned is when this view has it."""
         raise NotImplementedError
 
-    def on_delivered(self, peer: PeerID, number: int) -> None:
-        """The other side's application has our message."""
-        self.balance()
-        self.check_done()
+    def on_changed(self, message: Message) -> None:
+        """A message has another state."""
+
+    def on_other(self, event: Event) -> None:
+        """Whatever else the chat tells."""
+
+    def web_opened(self, url: str) -> None:
+        """A browser can show the chat, once, at this address."""
 
     # -- doing things --
 
-    def place_call(self, peer: PeerID) -> None:
-        """Call `peer`."""
-        self.calling.add(peer)
-        self.node.call(peer)
+    def send(
+        self,
+        peer: PeerID,
+        text: str,
+        client_id: str | int | None = None,
+        refused: Callable[[ChatError], None] = lambda error: None,
+    ) -> None:
+        """
+        Say something, in the order of the calls; it counts as pending until it has its mark.
+
+        :param refused: is called if it can't be said.
+        """
+        self._being_stored += 1
+        self._storing_bytes += len(text)
+
+        def over() -> None:
+            self._being_stored -= 1
+            self._storing_bytes -= len(text)
+
+        def stored(_: Message) -> None:
+            over()
+            self.balance()
+            self.check_done()
+
+        def failed(failure: Failure) -> None:
+            over()
+            error = failure.value
+            if not isinstance(error, ChatError):
+                self._log.failure("a message could not be sent", failure)
+                error = ChatError("internal", f"The message could not be sent: {error}.")
+            refused(error)
+            self.check_done()
+
+        try:
+            sent = self.chat.send(peer, text, client_id)
+        except ChatError:
+            sent = _failed_at_once()
+        sent.addCallbacks(stored, failed)
 
     def name_of(self, peer: PeerID) -> str:
-        """What to call `peer` in front of a person."""
-        return shown_name(self.names.get(peer, ""), peer)
+        """What to call `peer` in front of a person, harmless."""
+        contact = self.chat.contact(peer)
+        if contact.name is not None:
+            return shown_name(contact.name, peer)
+        claimed = shown_name(contact.claimed, peer)
+        try:
+            taken = self.chat.peer(claimed) != peer
+        except ChatError:
+            taken = False
+        # Anyone may call himself anything: who has no name from us does not pass for one who has.
+        return f"{claimed} ({peer.short})" if taken else claimed
 
-    def current(self) -> PeerID | None:
-        """Whom words go to that name nobody: the peer whose link is the newest."""
-        return next(reversed(self.links), None)
+    def newest(self) -> PeerID | None:
+        """The peer whose link is the newest."""
+        return next(reversed(self.chat.links), None)
 
     def balance(self) -> None:
         """Read stdin only while what it said is delivered."""
@@ -291,19 +350,37 @@ class FrontEnd:
                 self.output.resume()
 
     def pending_bytes(self) -> int:
-        """How much of the input waits for something."""
-        return self.chats.undelivered_bytes()
+        """How much of the input waits for something, in characters."""
+        return self._storing_bytes + sum(size for _, size in self._pending.values())
+
+    def undelivered(self, peer: PeerID) -> int:
+        """How many messages to `peer` have no mark yet."""
+        return self.chat.undelivered(peer)
+
+    def bytes_for(self, peers: Container[PeerID]) -> int:
+        """How much of it waits for some of the peers."""
+        return sum(size for peer, size in self._pending.values() if peer in peers)
+
+    def pending_peers(self) -> set[PeerID]:
+        """For whom messages wait that were sent since the process started."""
+        return {peer for peer, _ in self._pending.values()}
+
+    @property
+    def storing(self) -> bool:
+        """Whether messages of ours are on their way to the disk."""
+        return self._being_stored > 0
+
+    @property
+    def pending(self) -> int:
+        """How many messages that were sent since the process started have no mark yet."""
+        return len(self._pending) + self._being_stored
 
     def leave(self, status: int = 0) -> None:
         """End the process, but let both sides finish first what is under way: a moment."""
         if self.finished or self.leaving is not None:
             return
         self.leaving = status
-        self._farewells = {peer for peer in self.links if self.chats.streaming(peer)}
-        self._timers.append(self._clock.callLater(FAREWELL, self.finish, status))
-        for peer in list(self._farewells):
-            self.chats.say_bye(peer)
-        self._check_farewells()
+        self.chat.leave().addBoth(lambda _: self.finish(status))
 
     def finish(self, status: int, sentence: str | None = None) -> None:
         """End the process now. The first call counts."""
@@ -320,12 +397,18 @@ class FrontEnd:
         self._be_patient_no_more()
         for peer in list(self._dark):
             self._path_is_back(peer)
-        for timer in self._timers:
-            if timer.active():
-                timer.cancel()
-        self._timers.clear()
 
     # -- inside --
+
+    def _changed(self, message: Message) -> None:
+        if message.outgoing and message.state not in _UNDELIVERED:
+            self._pending.pop(message.number, None)
+        self.on_changed(message)
+
+    def _erased(self, event: HistoryErased) -> None:
+        if event.before is None:
+            kept = {n: sent for n, sent in self._pending.items() if event.peer not in (None, sent[0])}
+            self._pending = kept
 
     def _path_is_back(self, peer: PeerID) -> None:
         timer = self._dark.pop(peer, None)
@@ -335,74 +418,25 @@ class FrontEnd:
     def _still_dark(self, peer: PeerID) -> None:
         """A person, or a service, can wait for days; whoever only wanted to deliver its input is told."""
         if self.input_ended and self.input_kind is not InputKind.NOTHING and not self.watched:
-            self.node.hangup(peer)
+            self.chat.hangup(peer)
         else:
             self._dark[peer] = self._clock.callLater(DARK, self._still_dark, peer)
 
-    def _farewell(self, peer: PeerID) -> None:
-        self._farewells.discard(peer)
-        self._check_farewells()
-
-    def _check_farewells(self) -> None:
-        if self.leaving is not None and not self._farewells:
-            self.finish(self.leaving)
-
-    def _chat_ended(self, peer: PeerID, error: str | None) -> None:
-        if self.finished or peer not in self.links:
-            return
-        if error is not None:
-            self.node.hangup(peer)
-        else:
-            # Links take their streams along; one that stays without its chat is of no use here.
-            self._timers.append(self._clock.callLater(CHATLESS, self._check_chat, peer, self.links[peer]))
-
-    def _check_chat(self, peer: PeerID, link: Link) -> None:
-        if self.links.get(peer) is link and not self.chats.streaming(peer):
-            self.node.hangup(peer)
-
-    def _connected(self, event: Connected) -> None:
-        self._drop_question(event.peer)
-        self.calling.discard(event.peer)
-        self.links.pop(event.peer, None)
-        self.links[event.peer] = event.link
-        self.on_connected(event)
-        if event.link.role is Role.CALLER:
-            self.chats.open(event.link)
-
     def _disconnected(self, event: Disconnected) -> None:
-        self.links.pop(event.peer, None)
         self._path_is_back(event.peer)
         self.on_disconnected(event)
-        self._farewell(event.peer)
         if self._doomed is not None:
             self._cannot_go_on(self._doomed)
 
     def _failed(self, event: Failed) -> None:
+        self.on_failed(event)
         if event.peer is None:
-            self.on_failed(event)
             self._cannot_go_on(event.text)
-        else:
-            self._drop_question(event.peer)
-            self.calling.discard(event.peer)
-            self.on_failed(event)
-
-    def _learn(self, peer: PeerID, name: str) -> None:
-        self.names[peer] = name
-        for old in list(self.names):
-            # Strangers who only tried to call must not add up.
-            if len(self.names) <= MAX_NAMES:
-                return
-            if old not in self.links and old not in self.questions and old != peer:
-                del self.names[old]
-
-    def _drop_question(self, peer: PeerID) -> None:
-        if peer in self.questions:
-            self.questions.remove(peer)
 
     def _cannot_go_on(self, text: str) -> None:
         # Live links don't need the rendezvous: whoever talks may finish.
         self._doomed = text
-        if not self.links:
+        if not self.chat.links:
             self.finish(1, printable(text))
 
     def _out_of_patience(self) -> None:
@@ -414,3 +448,15 @@ class FrontEnd:
         if self._patience is not None and self._patience.active():
             self._patience.cancel()
         self._patience = None
+
+
+_UNDELIVERED = (State.WAITING, State.SENT)
+
+Stage = Calling | AlreadyConnected | Introduced | Checking | PathChanged | PathLost
+_STAGES = (Calling, AlreadyConnected, Introduced, Checking, PathChanged, PathLost)
+
+
+def _failed_at_once() -> Deferred[Message]:
+    failed: Deferred[Message] = Deferred()
+    failed.errback(Failure())  # type: ignore[no-untyped-call]
+    return failed

@@ -1,133 +1,317 @@
-"""A terminal's modes and looks: single keys while a chat runs, everything as before afterwards."""
+"""
+The chat in a terminal with a line editor: what is typed stays whole whatever comes in above it, and a status
+line tells who it goes to and how.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import FrameType
-from typing import Any
+from functools import partial
+from typing import Protocol
 
-try:
-    import termios
-except ImportError:  # Windows: its console keeps its own line mode
-    termios = None  # type: ignore[assignment]
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
 
+from punch.apps.chat import Chat, Conversation, Message, State
+from punch.apps.chat.events import ContactChanged, ContactForgotten, Event, HistoryErased
+from punch.identity import PeerID
+from punch.peer.events import Ready
+from punch.ui import answers
+from punch.ui.commands import MAX_LIMIT
+from punch.ui.console import InputKind
+from punch.ui.front_end import Settings, Surroundings
+from punch.ui.json_events import message_fields
+from punch.ui.line_history import LineHistory
+from punch.ui.people import PeopleFrontEnd, shortened
+from punch.ui.sentences import count, milliseconds, path_in_words, printable
 
-@dataclass(frozen=True)
-class Style:
-    """Colours, or none."""
+#: How often the round trip in the status line is looked at, in seconds.
+STATUS_INTERVAL = 2.0
 
-    colour: bool
+#: Messages of the history that are shown when a chat is opened.
+EARLIER = 6
 
-    @classmethod
-    def choose(cls, environ: Mapping[str, str], terminal: bool) -> Style:
-        """Colours only in a terminal that has them, and not against the user's wish (NO_COLOR)."""
-        return cls(terminal and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb")
+#: Characters of a name in the prompt.
+MAX_PROMPT = 20
 
-    def dim(self, text: str) -> str:
-        return self._wrap("2", text)
-
-    def bold(self, text: str) -> str:
-        return self._wrap("1", text)
-
-    def good(self, text: str) -> str:
-        return self._wrap("32", text)
-
-    def bad(self, text: str) -> str:
-        return self._wrap("31", text)
-
-    def _wrap(self, code: str, text: str) -> str:
-        return f"\x1b[{code}m{text}\x1b[0m" if self.colour else text
+Fragments = list[tuple[str, str]]
 
 
-class KeyMode:
+class Bottom(Protocol):
+    """What this needs of `punch.ui.prompt.Prompt`, whose methods say what they do."""
+
+    def show(self, text: str, key: object = None) -> tuple[int, Deferred[None]]: ...
+    def mark(self, key: object, beside: str, alone: str | None) -> None: ...
+    def set_prompt(self, text: str) -> None: ...
+    def set_status(self, fragments: Fragments) -> None: ...
+    def set_history(self, lines: list[str]) -> None: ...
+    def put_in_line(self, text: str) -> None: ...
+    def refresh(self) -> None: ...
+
+
+class TerminalFrontEnd(PeopleFrontEnd):
     """
-    While it is on, the terminal gives each key at once and shows none. Ctrl-C and Ctrl-Z stay signals.
+    The chat as a person has it; also the `punch.ui.prompt.PromptUser`.
 
-    :param redraw: is called when the process comes back from a stop (Ctrl-Z, then `fg`), or the size changed.
+    :param history: the lines typed before.
+    :param stop_process: stops it as Ctrl-Z does, and returns when it goes on.
     """
 
-    def __init__(self, descriptor: int, redraw: Callable[[], None]) -> None:
-        self._descriptor = descriptor
-        self._redraw = redraw
-        self._before: list[Any] | None = None
-        self._on = False
+    def __init__(
+        self,
+        settings: Settings,
+        surroundings: Surroundings,
+        history: LineHistory,
+        environ: Mapping[str, str] = os.environ,
+        stop_process: Callable[[], None] = lambda: os.kill(0, signal.SIGTSTP),
+        interrupt: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGINT),
+    ) -> None:
+        super().__init__(settings, surroundings, environ)
+        self.lines = history
+        self._stop_process = stop_process
+        self._interrupt = interrupt
+        self._shown: Deferred[None] = succeed(None)
+        #: Names that a command may be given; read by the prompt's thread.
+        self.names: tuple[str, ...] = ()
+        self._number = 0
+        self._unread: dict[PeerID, int] = {}
+        self._live: dict[PeerID, int] = {}
+        self._opened: set[PeerID] = set()
+        self._switched = 0
+        self._before: PeerID | None = None
+        self._timer: IDelayedCall | None = None
+        self._status: Fragments = []
+        self._prompt = ""
 
-    @staticmethod
-    def possible(environ: Mapping[str, str]) -> bool:
-        """Whether this system and this terminal can do it."""
-        return termios is not None and environ.get("TERM", "dumb") != "dumb"
+    def attach_bottom(self, chat: Chat, bottom: Bottom) -> None:
+        """Before anything happens: the chat that it shows, and the prompt."""
+        self.bottom = bottom
+        super().attach(chat, _Nowhere(), InputKind.TERMINAL, True)
+        self._names()
+        self.changed()
+        self._tick()
 
-    def start(self) -> bool:
-        """Turn it on; whether that worked."""
-        if termios is None:
-            return False
-        try:
-            self._before = termios.tcgetattr(self._descriptor)
-        except termios.error:
-            return False
-        self._on = True
-        self._apply()
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTSTP, self._stop)
-            signal.signal(signal.SIGCONT, self._go_on)
-            signal.signal(signal.SIGWINCH, self._resized)
-        return True
+    # -- what is shown --
 
-    def end(self) -> None:
-        """Put the terminal back."""
-        if self._on:
-            self._on = False
-            self._put_back()
-            for number in (signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH):
-                if threading.current_thread() is threading.main_thread():
-                    signal.signal(number, signal.SIG_DFL)
+    def show(self, text: str) -> int:
+        return self._show(text)
 
-    def _apply(self) -> None:
-        assert self._before is not None
-        modes = [*self._before[:6], list(self._before[6])]
-        modes[3] &= ~(termios.ICANON | termios.ECHO)
-        modes[6][termios.VMIN] = 1
-        modes[6][termios.VTIME] = 0
-        # Writing modes from the background would stop the process: then it is the shell's terminal.
-        if self._in_foreground():
-            with contextlib.suppress(termios.error):
-                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, modes)
+    def _show(self, text: str, key: object = None) -> int:
+        self._number, self._shown = self.bottom.show(text, key)
+        return self._number
 
-    def _put_back(self) -> None:
-        if self._before is not None and self._in_foreground():
-            with contextlib.suppress(termios.error):
-                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)
+    def written(self) -> Deferred[None]:
+        return self._shown
 
-    def _in_foreground(self) -> bool:
-        try:
-            return os.tcgetpgrp(self._descriptor) == os.getpgrp()
-        except OSError:
-            return True
+    def give_back(self, text: str) -> None:
+        self.bottom.put_in_line(text)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._put_back()
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTSTP)
+    def on_ready(self, event: Ready) -> None:
+        super().on_ready(event)
+        if self.current is not None:
+            self._open(self.current)
+        self.chat.conversations().addCallbacks(self._greet, self._refused)
 
-    def _go_on(self, number: int, frame: FrameType | None) -> None:
-        if self._on:
-            signal.signal(signal.SIGTSTP, self._stop)
-            self._apply()
-            self._redraw()
+    def _greet(self, conversations: list[Conversation]) -> None:
+        for each in conversations:
+            peer = each.contact.peer
+            if each.unread and peer not in self._opened and not self.finished:
+                self._unread[peer] = each.unread
+                name = self.name_of(peer)
+                self.stage(f"{count(each.unread, 'message')} from {name} not read yet: /to {name} shows them")
+        self.changed()
 
-    def _resized(self, number: int, frame: FrameType | None) -> None:
-        if self._on:
-            self._redraw()
+    def on_message(self, message: Message, again: bool) -> Deferred[None] | None:
+        self._live.setdefault(message.peer, message.number)
+        if not message.outgoing:
+            return super().on_message(message, again)
+        to = "" if message.peer == self.current else f" to {self.name_of(message.peer)}"
+        line = f"{self.style.bold(f'you{to}:')} {printable(message.text, newline=chr(10) + '    ')}"
+        self._show(line, key=message.number)
+        self._mark(message, alone=False)
+        return None
+
+    def on_changed(self, message: Message) -> None:
+        if message.outgoing:
+            self._mark(message, alone=message.state is State.DELIVERED)
+
+    def _mark(self, message: Message, alone: bool) -> None:
+        text = answers.MARKS[str(message.state)]
+        good = message.state in (State.DELIVERED, State.READ)
+        mark = self.style.good(text) if good else self.style.dim(text)
+        self.bottom.mark(message.number, f"  {mark}", f"{mark}: {shortened(message.text)}" if alone else None)
+
+    def on_other(self, event: Event) -> None:
+        super().on_other(event)
+        if isinstance(event, HistoryErased):
+            self._forget_lines(event)
+        elif isinstance(event, (ContactChanged, ContactForgotten)):
+            self._names()
+
+    def _forget_lines(self, event: HistoryErased) -> None:
+        # What was typed says what messages said.
+        if event.before is None:
+            self.lines.erase()
+        else:
+            self.lines.forget_before(event.before)
+        self.bottom.set_history(list(self.lines))
+
+    def _names(self) -> None:
+        names = [contact.name or str(contact.peer) for contact in self.chat.contacts()]
+        self.names = tuple(sorted(names, key=str.lower))
+
+    # -- a chat is opened --
+
+    def talk_to(self, peer: PeerID, chosen: bool = True) -> None:
+        if peer != self.current and self.current is not None and not chosen:
+            # What is being typed was meant for somebody else.
+            self._before, self._switched = self.current, self._number + 1
+        super().talk_to(peer, chosen)
+        self._open(peer)
+
+    def _open(self, peer: PeerID) -> None:
+        if peer not in self._opened:
+            self._opened.add(peer)
+            limit = min(MAX_LIMIT, max(EARLIER, self._unread.pop(peer, 0)))
+            found = self.chat.history(peer, limit=limit)
+            found.addCallbacks(partial(self._opened_with, peer), self._refused)
+
+    def _opened_with(self, peer: PeerID, messages: list[Message]) -> None:
+        live = self._live.get(peer)
+        earlier = [message for message in messages if live is None or message.number < live]
+        if not earlier or self.finished:
+            return
+        now = self._wall()
+        lines = [answers.message_line(message_fields(m), self.name_of, now) for m in earlier]
+        shown = self.show("\n".join(map(self.style.dim, lines)))
+        theirs = [message for message in earlier if not message.outgoing]
+        if theirs:
+            self.seen_with(shown, theirs[-1])
+        self.changed()
+
+    # -- the status line --
+
+    def changed(self) -> None:
+        name = "" if self.current is None else self.name_of(self.current)
+        prompt = f"{name[:MAX_PROMPT]}> "
+        if prompt != self._prompt:
+            self._prompt = prompt
+            self.bottom.set_prompt(prompt)
+        status = self._facts(name)
+        if status != self._status:
+            self._status = status
+            self.bottom.set_status(status)
+
+    def _facts(self, name: str) -> Fragments:
+        facts: list[tuple[str, str]] = []
+        if self.question is not None:
+            facts.append(("bad", "a question waits: y or n"))
+        if self.current is not None:
+            facts.append(self._link_fact(self.current, name))
+            waiting = self.undelivered(self.current)
+            if waiting:
+                facts.append(("", f"{waiting:,} waiting"))
+        elif self.registered:
+            facts.append(("", "waiting for a call"))
+        for peer in self.chat.links:
+            if peer != self.current:
+                facts.append(("", f"{self.name_of(peer)} is connected"))
+        for peer, unread in self._unread.items():
+            facts.append(("good", f"{unread:,} unread from {self.name_of(peer)}"))
+        if not self.registered:
+            facts.append(("bad", "rendezvous not reached" if self._trouble else "registering"))
+        fragments: Fragments = []
+        for look, text in facts:
+            if fragments:
+                fragments.append(("dim", " · "))
+            fragments.append((look, text))
+        return fragments
+
+    def _link_fact(self, peer: PeerID, name: str) -> tuple[str, str]:
+        link = self.chat.link_status(peer)
+        if link is not None and link.dark:
+            return "bad", f"{name}: path lost, looking for another"
+        if link is not None:
+            return "good", f"{name} {path_in_words(link.path)}, {milliseconds(link.rtt)}"
+        if peer in self.chat.calling:
+            return "", f"calling {name}"
+        return "dim", f"{name} is away"
+
+    def _tick(self) -> None:
+        self.changed()
+        self._timer = self._clock.callLater(STATUS_INTERVAL, self._tick)
+
+    def stopped(self) -> None:
+        super().stopped()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    # -- PromptUser: what is typed --
+
+    def entered(self, text: str, seen: int) -> None:
+        """A line."""
+        if self.finished or self.leaving is not None:
+            return
+        if text.strip() and self.settings.history:
+            self.lines.add(text, self._wall())
+        if seen < self._switched and not text.startswith("/") and text.strip() and self._before is not None:
+            # It was begun for somebody else.
+            self._switched = 0
+            self.show(
+                f"That was begun when the chat was with {self.name_of(self._before)}: "
+                f"press Enter again if it is for {self._prompt[:-2]}."
+            )
+            self.give_back(text)
+            return
+        self.typed(text, seen)
+
+    def ended(self) -> None:
+        """Ctrl-D."""
+        if self.chat.undelivered() and not self.settings.history:
+            self.quit()
+        else:
+            self.input_over()
+
+    def interrupted(self) -> None:
+        """Ctrl-C: as if the terminal had sent the signal."""
+        self._interrupt()
+
+    def suspended(self) -> None:
+        """Ctrl-Z."""
+        self._stop_process()
+        self.bottom.refresh()
+
+    def lost(self, failure: Failure | None) -> None:
+        """The terminal is gone."""
+        if failure is not None:
+            self._log.failure("the prompt failed", failure)
+            self.finish(
+                1, f"The terminal could not be used: {failure.getErrorMessage()}. The log tells more."
+            )
+        else:
+            self.output_lost()
+
+    def check_done(self) -> None:
+        """After Ctrl-D: end, and keep what waits."""
+        if self.input_ended and not self.finished and self.leaving is None and not self.storing:
+            self.leave()
 
 
-def columns(descriptor: int) -> int:
-    """The terminal's width; 80 where it doesn't say."""
-    try:
-        return os.get_terminal_size(descriptor).columns or 80
-    except OSError:
-        return 80
+class _Nowhere:
+    """The prompt has the terminal; nothing else reads or writes."""
+
+    def write(self, data: bytes) -> None:
+        """Nowhere."""
+
+    def written(self) -> Deferred[None]:
+        """At once."""
+        return succeed(None)
+
+    def pause(self) -> None:
+        """What is typed waits on the disk, not here."""
+
+    def resume(self) -> None:
+        """As `pause`."""

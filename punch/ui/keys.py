@@ -1,0 +1,127 @@
+"""
+What a terminal sends, told apart: keys that were pressed, and text that was pasted.
+
+A paste may be of any size and comes between two marks ("bracketed paste"): it is collected here up to a
+limit, so that megabytes cost neither memory nor time. Terminals without those marks send a paste as if it was
+typed: long runs of plain characters are taken as one piece as well.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from dataclasses import dataclass
+
+PASTE_BEGINS = "\x1b[200~"
+PASTE_ENDS = "\x1b[201~"
+
+#: Longest text that is taken from one paste, in characters. What is longer is dropped, and said.
+MAX_PASTE = 65_536
+
+#: So many plain characters at once were not typed by a person.
+LONG_RUN = 64
+
+_RUN = re.compile(f"[^\x00-\x1f\x7f]{{{LONG_RUN},}}")
+
+
+@dataclass(frozen=True)
+class Pressed:
+    """Keys, as the characters and escape sequences that the terminal sends for them."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """Text that came at once. `length` is how many characters it had, `text` holds them if they fit."""
+
+    text: str
+    length: int
+
+
+class KeySplitter:
+    """
+    Takes the bytes of a terminal, in any pieces.
+
+    :param limit: longest paste that is kept, in characters.
+    """
+
+    def __init__(self, limit: int = MAX_PASTE) -> None:
+        self._limit = limit
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+        self._pasting = False
+        self._parts: list[str] = []
+        self._length = 0
+
+    @property
+    def pasting(self) -> bool:
+        """Whether a paste has begun and not ended."""
+        return self._pasting
+
+    def feed(self, data: bytes) -> list[Pressed | Pasted]:
+        """What the bytes mean, in order."""
+        text = self._rest + self._decoder.decode(data)
+        self._rest = ""
+        found: list[Pressed | Pasted] = []
+        while text:
+            text = self._paste(text, found) if self._pasting else self._keys(text, found)
+        return found
+
+    def _keys(self, text: str, found: list[Pressed | Pasted]) -> str:
+        keys, begins, rest = text.partition(PASTE_BEGINS)
+        if begins:
+            self._pasting = True
+        else:
+            # A lone Escape is a key: only what can hardly be anything else is held back.
+            kept = _tail(keys, PASTE_BEGINS, at_least=4)
+            self._rest = keys[len(keys) - kept :]
+            keys = keys[: len(keys) - kept]
+        self._runs(keys, found)
+        return rest
+
+    def _runs(self, keys: str, found: list[Pressed | Pasted]) -> None:
+        start = 0
+        for run in _RUN.finditer(keys):
+            if "\x1b" in keys[max(start, run.start() - 8) : run.start()]:
+                continue  # It may be the end of an escape sequence.
+            if run.start() > start:
+                found.append(Pressed(keys[start : run.start()]))
+            found.append(Pasted(run[0], len(run[0])))
+            start = run.end()
+        if start < len(keys):
+            found.append(Pressed(keys[start:]))
+
+    def _paste(self, text: str, found: list[Pressed | Pasted]) -> str:
+        pasted, ends, rest = text.partition(PASTE_ENDS)
+        if not ends:
+            kept = _tail(pasted, PASTE_ENDS, at_least=1)
+            self._rest = pasted[len(pasted) - kept :]
+            pasted = pasted[: len(pasted) - kept]
+        if self._length <= self._limit:
+            self._parts.append(pasted[: self._limit + 1 - self._length])
+        self._length += len(pasted)
+        if ends:
+            whole = "".join(self._parts) if self._length <= self._limit else ""
+            found.append(Pasted(whole, self._length))
+            self._pasting = False
+            self._parts = []
+            self._length = 0
+        return rest
+
+
+def _tail(text: str, mark: str, at_least: int) -> int:
+    """How many characters at the end of `text` may be the beginning of `mark`."""
+    for length in range(min(len(mark) - 1, len(text)), at_least - 1, -1):
+        if text.endswith(mark[:length]):
+            return length
+    return 0
+
+
+def tame(text: str) -> str:
+    """A paste as it goes into the line: line ends as one character, no other controls but tabs."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(
+        character for character in text if character in "\n\t" or unicodedata.category(character) != "Cc"
+    )

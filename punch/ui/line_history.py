@@ -1,0 +1,110 @@
+"""
+The lines that were typed, for the arrow keys, over restarts.
+
+One file in the peer's state directory, a JSON array `[time, line]` each line, for its owner only. It holds
+what messages say, so what erases or limits those does so here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from punch.files import replace_private
+
+#: Lines that are kept.
+MAX_LINES = 1000
+
+#: Longest line that is kept, in characters.
+MAX_LENGTH = 4096
+
+_MAX_FILE = MAX_LINES * (6 * MAX_LENGTH + 32)
+
+
+class LineHistory:
+    """
+    Typed lines, oldest first.
+
+    :param path: where they are kept; None keeps them in memory.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lines: list[tuple[float, str]] = []
+        if path is not None:
+            with contextlib.suppress(OSError):
+                self._lines = list(_read(path))[-MAX_LINES:]
+        self._written = len(self._lines)
+
+    def __iter__(self) -> Iterator[str]:
+        return (line for _, line in self._lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, line: str, now: float) -> bool:
+        """
+        Keep a line, unless it is empty, very long or the same as the last.
+
+        :param now: wall time in seconds.
+        :return: whether it was kept.
+        """
+        if not line.strip() or len(line) > MAX_LENGTH or (self._lines and self._lines[-1][1] == line):
+            return False
+        self._lines.append((now, line))
+        del self._lines[:-MAX_LINES]
+        self._written += 1
+        if self._written > 2 * MAX_LINES:
+            self._rewrite()
+        else:
+            self._append(now, line)
+        return True
+
+    def erase(self) -> None:
+        """Forget all, on disk as well."""
+        self._lines.clear()
+        self._written = 0
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+    def forget_before(self, time: float) -> None:
+        """Forget what was typed before `time` (wall time in seconds)."""
+        kept = [(when, line) for when, line in self._lines if when >= time]
+        if len(kept) < len(self._lines):
+            self._lines = kept
+            self._rewrite()
+
+    # A line that can't be kept is not worth a word: the message itself is kept elsewhere.
+
+    def _append(self, now: float, line: str) -> None:
+        if self._path is None:
+            return
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(_entry(now, line))
+
+    def _rewrite(self) -> None:
+        self._written = len(self._lines)
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                replace_private(self._path, b"".join(_entry(*entry) for entry in self._lines))
+
+
+def _entry(now: float, line: str) -> bytes:
+    return json.dumps([round(now, 3), line]).encode("ascii") + b"\n"
+
+
+def _read(path: Path) -> Iterator[tuple[float, str]]:
+    with path.open("rb") as file:
+        content = file.read(_MAX_FILE)
+    for entry in content.splitlines():
+        # A line cut short by a crash, or anything else, is skipped.
+        with contextlib.suppress(ValueError, TypeError):
+            when, line = json.loads(entry)
+            if isinstance(when, (int, float)) and isinstance(line, str):
+                yield float(when), line

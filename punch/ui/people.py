@@ -1,0 +1,459 @@
+"""
+A chat for a person: what is told in sentences, and what a typed line means.
+
+Where the lines come from and go to is up to the subclasses: `punch.ui.stdio` for pipes and plain terminals,
+`punch.ui.terminal` for those with a line editor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from punch.apps.chat import MAX_TEXT, Chat, ChatError, Message, State
+from punch.apps.chat.events import ChatBroken, Event, NobodyToAsk, StillAway, StoreFailed
+from punch.identity import PeerID
+from punch.peer.events import (
+    Calling,
+    Connected,
+    Disconnected,
+    Failed,
+    IncomingCall,
+    Ready,
+    Registered,
+    Unregistered,
+)
+from punch.ui import answers, slash
+from punch.ui.commands import Answer, perform
+from punch.ui.console import InputKind
+from punch.ui.front_end import FrontEnd, Output, Settings, Stage, Surroundings
+from punch.ui.sentences import count, describe, printable
+from punch.ui.style import Style
+
+#: How much of a message its mark repeats, in characters.
+MARK_LENGTH = 60
+
+
+def split_text(text: str, most: int = MAX_TEXT) -> list[str]:
+    """`text` in parts of at most `most` bytes of UTF-8, cut between characters."""
+    data = text.encode("utf-8", "replace")
+    parts = []
+    while len(data) > most:
+        cut = most
+        while data[cut] & 0xC0 == 0x80:
+            cut -= 1
+        parts.append(data[:cut].decode("utf-8"))
+        data = data[cut:]
+    return [*parts, data.decode("utf-8")]
+
+
+def shortened(text: str) -> str:
+    """A message as its mark repeats it: harmless, on one line."""
+    shown = printable(text[: MARK_LENGTH + 1])
+    return shown if len(shown) <= MARK_LENGTH else shown[: MARK_LENGTH - 1] + "…"
+
+
+@dataclass
+class Question:
+    """
+    Something that the next typed line may answer.
+
+    :ivar peer: whose call it is about, if it is about one.
+    :ivar asked: the number of the line that asked it; None: not asked yet.
+    """
+
+    text: Callable[[], str]
+    yes: Callable[[], object]
+    no: Callable[[], object]
+    peer: PeerID | None = None
+    asked: int | None = None
+
+
+class PeopleFrontEnd(FrontEnd):
+    """
+    The chat in words.
+
+    :param environ: for the looks (`TERM`, `NO_COLOR`).
+    """
+
+    def __init__(
+        self, settings: Settings, surroundings: Surroundings, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        super().__init__(settings, surroundings)
+        self.environ = environ
+        self.style = Style(False)
+        self.current: PeerID | None = settings.target
+        self.chosen = settings.target is not None
+        self._questions: list[Question] = []
+        self._unseen: list[tuple[int, PeerID, int]] = []
+        self._told: set[str] = set()
+        self._told_away: set[PeerID] = set()
+        self._trouble: str | None = None
+        self._to_tell: Calling | None = None
+
+    def attach(self, chat: Chat, output: Output, input_kind: InputKind, terminal: bool) -> None:
+        self.watched = terminal and input_kind is InputKind.TERMINAL
+        self.style = Style.choose(self.environ, terminal)
+        super().attach(chat, output, input_kind, terminal)
+
+    @property
+    def can_answer(self) -> bool:
+        return self.watched and not self.input_ended
+
+    # -- for subclasses --
+
+    def show(self, text: str) -> int:
+        """One or more lines, harmless. Returns a number that grows with each call."""
+        raise NotImplementedError
+
+    def written(self) -> Deferred[None]:
+        """Fires when all that was shown is out."""
+        return self.output.written()
+
+    def give_back(self, text: str) -> None:
+        """A typed line that came to nothing: where it can be, it is put into the line again."""
+
+    def changed(self) -> None:
+        """Something that a status line tells has changed."""
+
+    # -- what is told --
+
+    def handle(self, event: Event) -> Deferred[None] | None:
+        had = super().handle(event)
+        if not self.finished:
+            self._drop_answered()
+            self.changed()
+        return had
+
+    def on_ready(self, event: Ready) -> None:
+        self.show(f"{describe(event)} {self.style.dim(f'({printable(self.settings.name)})')}")
+        super().on_ready(event)
+
+    def web_opened(self, url: str) -> None:
+        self.show(f"Open this in a browser on this machine, it works once: {url}")
+
+    def on_registered(self, event: Registered) -> None:
+        self._trouble = None
+        self.stage(describe(event))
+        if self._to_tell is not None:
+            self.stage(describe(self._to_tell))
+            self._to_tell = None
+        if self.target is None and not self.chat.links:
+            self.stage("Waiting for a call: give your ID to the other side")
+
+    def on_unregistered(self, event: Unregistered) -> None:
+        # Every try that fails the same way is not worth a line.
+        if event.text != self._trouble and event.retry_in is not None:
+            self._trouble = event.text
+            self.show(self.style.bad(describe(event)))
+        super().on_unregistered(event)
+
+    def on_stage(self, event: Stage) -> None:
+        if isinstance(event, Calling) and not self.ever_registered:
+            # It waits for the rendezvous, and is told when it goes out.
+            self._to_tell = event
+            return
+        self.stage(describe(event, self.name_of(event.peer)))
+
+    def stage(self, text: str) -> None:
+        """A line of less weight."""
+        self.show(self.style.dim(text))
+
+    def on_incoming(self, event: IncomingCall) -> None:
+        peer = event.peer
+        self.show(describe(event, self.style.bold(self.name_of(peer))))
+        if event.decided or peer not in self.chat.questions or not self.watched:
+            return
+        self.ask(
+            Question(
+                lambda: f"Let {self.style.bold(self.name_of(peer))} ({peer}) connect? [y/n]",
+                partial(self.chat.accept, peer),
+                partial(self.chat.reject, peer),
+                peer,
+            )
+        )
+
+    def on_connected(self, event: Connected) -> None:
+        name = self.name_of(event.peer)
+        self._told_away.discard(event.peer)
+        self.show(self.style.good(describe(event, name)))
+        if not self.watched:
+            return
+        if self.current is None or not (self.chosen or self.current in self.chat.links):
+            first = self.current is None
+            self.talk_to(event.peer, chosen=False)
+            self.stage(
+                "Type a line and press Enter to send it, /quit to end"
+                if first
+                else f"What you type goes to {name} now"
+            )
+        elif self.current != event.peer:
+            self.stage(f"What you type still goes to {self.name_of(self.current)}: /to {name} changes that")
+
+    def on_disconnected(self, event: Disconnected) -> None:
+        if self.leaving is not None or self.finished:
+            return
+        waiting = self.undelivered(event.peer)
+        if self.watched or event.peer != self.target:
+            self.show(describe(event))
+            if waiting:
+                self.show(f"{count(waiting, 'message')} not delivered: sent again when they are back.")
+        elif str(event.reason) != "bye":
+            self.finish(1, self._with_what_is_left(printable(event.text)))
+        elif waiting or self.storing:
+            self.finish(
+                1, f"{printable(event.text)} ({count(waiting, 'message')} not delivered{self._keeping()})"
+            )
+        elif not self.input_ended:
+            self.finish(1, f"{printable(event.text)} (the input had not ended)")
+        else:
+            self.show(describe(event))
+            self.finish(0)
+
+    def on_failed(self, event: Failed) -> None:
+        if event.peer is None or event.peer in self.chat.links:
+            return
+        if self.watched:
+            self.show(self.style.bad(describe(event)))
+            self.ask_again()
+        elif event.peer == self.target:
+            self.finish(1, self._with_what_is_left(printable(event.text)))
+        else:
+            self.show(self.style.bad(describe(event)))
+
+    def _with_what_is_left(self, text: str) -> str:
+        waiting = 0 if self.target is None else self.undelivered(self.target)
+        if not waiting:
+            return text
+        return f"{text} {count(waiting, 'message')} not delivered{self._keeping()}."
+
+    def _keeping(self) -> str:
+        return ": kept here, and sent when both are there next" if self.settings.history else ""
+
+    def on_message(self, message: Message, again: bool) -> Deferred[None] | None:
+        if message.outgoing:
+            return None
+        name = self.style.bold(self.name_of(message.peer) + ":")
+        shown = self.show(f"{name} {printable(message.text, newline=chr(10) + '    ')}")
+        self.seen_with(shown, message)
+        return self.written()
+
+    def on_changed(self, message: Message) -> None:
+        if message.outgoing and message.state is State.DELIVERED:
+            self.show(f"{self.style.good('✓ delivered')}: {shortened(message.text)}")
+
+    def on_other(self, event: Event) -> None:
+        if isinstance(event, NobodyToAsk):
+            self.show(
+                f"Refused the call of {self.name_of(event.peer)}, as nobody is here to ask: "
+                "start with --accept known or --accept anyone to let calls in."
+            )
+        elif isinstance(event, StillAway):
+            if event.peer not in self._told_away:
+                self._told_away.add(event.peer)
+                self.stage(f"{printable(event.text)} They are called again until they are there.")
+        elif isinstance(event, StoreFailed):
+            self.show(
+                "The history can be written again." if event.text is None else self.style.bad(event.text)
+            )
+        elif isinstance(event, ChatBroken):
+            self.show(self.style.bad(printable(event.text)))
+
+    # -- questions --
+
+    def ask(self, question: Question) -> None:
+        """Ask it, as soon as no other is open."""
+        self._questions.append(question)
+        if len(self._questions) == 1:
+            self.ask_again()
+
+    def ask_again(self) -> None:
+        """Show the question that is open."""
+        if self._questions:
+            self._questions[0].asked = self.show(self._questions[0].text())
+
+    @property
+    def question(self) -> Question | None:
+        """The one that is open."""
+        return self._questions[0] if self._questions else None
+
+    def _drop_answered(self) -> None:
+        """Of calls that were answered elsewhere, or given up."""
+        first = self.question
+        self._questions = [q for q in self._questions if q.peer is None or q.peer in self.chat.questions]
+        if self.question is not first:
+            self.ask_again()
+
+    def _answer(self, yes: bool) -> None:
+        question = self._questions.pop(0)
+        self._try(question.yes if yes else question.no)
+        self.ask_again()
+
+    # -- what is typed --
+
+    def typed(self, text: str, seen: int | None = None) -> None:
+        """
+        One line.
+
+        :param seen: the last `show` that whoever typed it had seen when he began; None: not known.
+        """
+        if self.finished or self.leaving is not None:
+            return
+        self.noticed(seen)
+        word = text.strip().lower()
+        question = self.question
+        if question is not None and self.watched and not text.startswith("/"):
+            in_time = seen is None or (question.asked is not None and seen >= question.asked)
+            if word in ("y", "yes", "n", "no") and in_time:
+                self._answer(word[0] == "y")
+                return
+            if seen is None or self.current is None:
+                if word:
+                    self.show(
+                        "Please type y to let them connect, or n to refuse." if question.peer else "y or n?"
+                    )
+                    self.give_back(text)
+                    self.ask_again()
+                return
+        if not self.watched:
+            self.say(text)
+        elif text.startswith("//"):
+            self.say(text[1:])
+        elif text.startswith("/"):
+            self._command(text[1:])
+        elif word:
+            self.say(text)
+
+    def seen_with(self, shown: int, message: Message) -> None:
+        """Who has seen `show` number `shown` has read this message, and those before it."""
+        if self.watched:
+            self._unseen.append((shown, message.peer, message.number))
+
+    def noticed(self, seen: int | None = None) -> None:
+        """A person is there, and has seen what is shown, up to `show` number `seen`."""
+        read: dict[PeerID, int] = {}
+        left = []
+        for shown, peer, number in self._unseen:
+            if seen is None or shown <= seen:
+                read[peer] = max(number, read.get(peer, 0))
+            else:
+                left.append((shown, peer, number))
+        self._unseen = left
+        for peer, number in read.items():
+            self._try(partial(self._read, peer, number))
+
+    def _read(self, peer: PeerID, number: int) -> None:
+        self.chat.read(peer, number).addErrback(self._refused)
+
+    def talk_to(self, peer: PeerID, chosen: bool = True) -> None:
+        """From now on lines go to `peer`."""
+        self.current = peer
+        self.chosen = chosen
+        self.changed()
+
+    def say(self, text: str) -> None:
+        """A line is a message."""
+        peer = self.current
+        if peer is None:
+            self.show("Nobody is connected yet, so that was not sent: wait for a call, or /call somebody.")
+            self.give_back(text)
+            return
+        self.send_parts(peer, text)
+
+    def send_parts(self, peer: PeerID, text: str) -> None:
+        """Send it, as several messages if it is too long for one."""
+        parts = split_text(text)
+        if len(parts) > 1:
+            self.tell_once(f"A line of more than {MAX_TEXT:,} bytes goes as several messages.")
+        for part in parts:
+            self.send(peer, part, refused=partial(self._not_sent, part))
+        self.balance()
+
+    def _not_sent(self, text: str, error: ChatError) -> None:
+        self.show(self.style.bad(str(error)))
+        self.give_back(text)
+
+    def tell_once(self, text: str) -> None:
+        """A sentence that is said once."""
+        if text not in self._told:
+            self._told.add(text)
+            self.show(text)
+
+    def _command(self, line: str) -> None:
+        caller = next((q.peer for q in self._questions if q.peer is not None), None)
+        try:
+            order = slash.parse(line, self.chat, self.current, caller)
+            if isinstance(order, slash.Help):
+                self.show("\n".join(slash.help_lines(order.about)))
+            elif isinstance(order, slash.TalkTo):
+                self.talk_to(order.peer)
+                self.stage(f"What you type goes to {self.name_of(order.peer)} now")
+            elif order.name == "erase":
+                self._confirm_erase(order)
+            elif order.name == "quit":
+                self.quit()
+            else:
+                self._perform(order)
+        except ChatError as error:
+            self.show(str(error))
+
+    def _perform(self, order: slash.Order) -> None:
+        perform(self.desk, order.name, order.fields).addCallbacks(
+            partial(self._done, order.name), self._refused
+        )
+        if order.name == "call":
+            self.talk_to(self.chat.peer(order.fields["peer"]))
+
+    def _done(self, name: str, answer: Answer | None) -> None:
+        if answer is not None and not self.finished:
+            told = "\n".join(answers.lines(name, answer, self.name_of, self._wall()))
+            if told:
+                self.show(told)
+        self.changed()
+
+    def quit(self) -> None:
+        """End, unless something would be lost that whoever sits here may want to wait for."""
+        waiting = self.chat.undelivered()
+        if not waiting or self.settings.history:
+            self.leave()
+            return
+        self.ask(
+            Question(
+                lambda: f"{count(waiting, 'message')} not delivered, and nothing is kept: end even so? [y/n]",
+                self.leave,
+                lambda: None,
+            )
+        )
+
+    def _confirm_erase(self, order: slash.Order) -> None:
+        peer = order.fields.get("peer")
+        what = (
+            "all messages of everybody"
+            if peer is None
+            else f"all messages with {self.name_of(self.chat.peer(peer))}"
+        )
+        self.ask(
+            Question(
+                lambda: f"Erase {what} on this machine? [y/n]",
+                partial(self._perform, order),
+                lambda: self.stage("Nothing was erased."),
+            )
+        )
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except ChatError as error:
+            self.show(str(error))
+
+    def _refused(self, failure: Failure) -> None:
+        error = failure.value
+        if not isinstance(error, ChatError):
+            self._log.failure("a command failed", failure)
+        if not self.finished:
+            self.show(str(error))

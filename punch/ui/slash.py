@@ -1,0 +1,244 @@
+"""
+Typed commands: a line that begins with a slash, as a command of `punch.ui.commands` with its fields.
+
+What a person may type differs from what a script writes in little: fields come in the order of
+`Command.typed`, the peer may be left out where the chat's own is meant, and there are shorter words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from punch.apps.chat import ChatError
+from punch.identity import PeerID
+from punch.ui.commands import COMMANDS, Command, Field, Kind
+
+if TYPE_CHECKING:
+    from punch.apps.chat import Chat
+
+#: Other words for commands.
+SHORT = {"q": "quit", "exit": "quit", "?": "help", "id": "status", "msg": "send", "chats": "conversations"}
+
+#: `/history search …` is `/search …`, and so on.
+HISTORY = ("search", "export", "erase", "retention")
+
+#: What only a typed line needs: whom to talk to, and help.
+VIEW = {"to": "talk to somebody, who may be away", "help": "this list; /help COMMAND tells more"}
+
+#: Takes a value away: `/name bob -`.
+NOTHING = "-"
+
+_FOR_EVER = ("off", "never", "forever", "ever", NOTHING)
+
+_SHOWN = {
+    Kind.PEER: "WHO",
+    Kind.TEXT: "TEXT",
+    Kind.NAME: "NAME",
+    Kind.LIMIT: "COUNT",
+    Kind.DAYS: "DAYS",
+    Kind.FILE: "FILE",
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was typed, as `punch.ui.commands.perform` takes it."""
+
+    name: str
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Help:
+    """`/help`, about one command or all."""
+
+    about: str
+
+
+@dataclass(frozen=True)
+class TalkTo:
+    """`/to`: from now on lines go to this peer."""
+
+    peer: PeerID
+
+
+def parse(line: str, chat: Chat, current: PeerID | None, caller: PeerID | None) -> Order | Help | TalkTo:
+    """
+    What a typed command means.
+
+    :param line: without its slash.
+    :param current: whom the chat is with.
+    :param caller: whose call waits for an answer, if there is one.
+    :raise ChatError: it can't be understood; the sentence says what would be.
+    """
+    word, _, rest = line.strip().partition(" ")
+    word, rest = word.lower(), rest.strip()
+    word = SHORT.get(word, word) or "help"
+    if word == "history" and rest:
+        sub, _, after = rest.partition(" ")
+        if sub.lower() in HISTORY:
+            word, rest = sub.lower(), after.strip()
+    if word == "help":
+        return Help(rest.removeprefix("/").lower())
+    if word == "to":
+        if not rest:
+            raise ChatError("malformed", "Say to whom: /to NAME.")
+        return TalkTo(chat.peer(rest))
+    command = COMMANDS.get(word)
+    if command is None:
+        raise ChatError("unknown-command", f"There is no command /{word[:20]}: /help shows what there is.")
+    meant = caller if word in ("accept", "reject") and caller is not None else current
+    return Order(word, _fields(command, rest, chat, meant))
+
+
+def _fields(command: Command, rest: str, chat: Chat, current: PeerID | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if command.name == "erase" and rest.lower() in ("all", "everything"):
+        return {"all": True}
+    typed = [command.field(name) for name in command.typed]
+    for index, field in enumerate(typed):
+        later = typed[index + 1 :]
+        taken, rest = _take(command, field, rest, later, chat, current)
+        fields.update(taken)
+    if rest:
+        raise ChatError("malformed", f"That is more than /{command.name} takes: {usage(command)}.")
+    return fields
+
+
+def _take(
+    command: Command, field: Field, rest: str, later: list[Field], chat: Chat, current: PeerID | None
+) -> tuple[dict[str, Any], str]:
+    if field.kind is Kind.TEXT or (field.kind in (Kind.FILE, Kind.PEER) and not later):
+        # IDs may be written in groups, files may have spaces.
+        word, after = rest, ""
+    else:
+        word, _, after = rest.partition(" ")
+        after = after.strip()
+    if field.kind is Kind.PEER:
+        default = {"peer": str(current)} if command.current and current is not None else {}
+        needed = sum(other.required for other in later)
+        if default and len(rest.split()) <= needed:
+            return default, rest
+        if word:
+            try:
+                return {field.name: str(chat.peer(word))}, after
+            except ChatError:
+                if default and later and len(rest.split()) <= len(later):
+                    return default, rest
+                raise
+        if default:
+            return default, rest
+    elif word:
+        return {field.name: _typed_value(command, field, word)}, after
+    if field.required or (command.name == "erase" and field.name == "peer"):
+        raise ChatError("malformed", f"Something is missing: {usage(command)}.")
+    return {}, rest
+
+
+def _typed_value(command: Command, field: Field, word: str) -> Any:
+    if field.kind is Kind.NAME and field.nullable and word == NOTHING:
+        return None
+    if field.kind is Kind.DAYS:
+        if word.lower() in _FOR_EVER:
+            return None
+        try:
+            return float(word)
+        except ValueError:
+            raise ChatError("malformed", f"Say how many days, or off: {usage(command)}.") from None
+    if field.kind is Kind.LIMIT:
+        try:
+            return int(word)
+        except ValueError:
+            raise ChatError("malformed", f"Say how many: {usage(command)}.") from None
+    return word
+
+
+def usage(command: Command) -> str:
+    """How a command is typed: `/name [WHO] NAME`."""
+    words = [f"/{command.name}"]
+    for name in command.typed:
+        field = command.field(name)
+        shown = _SHOWN.get(field.kind, name.upper())
+        if command.name == "erase":
+            shown = "WHO|all"
+        elif field.kind is Kind.DAYS:
+            shown = "DAYS|off"
+        optional = not field.required or (field.kind is Kind.PEER and command.current)
+        words.append(f"[{shown}]" if optional and command.name != "erase" else shown)
+    return " ".join(words)
+
+
+def help_lines(about: str) -> Iterator[str]:
+    """
+    What `/help` shows.
+
+    :param about: a command's name, or "" for all of them.
+    """
+    about = SHORT.get(about, about)
+    chosen = [command for command in COMMANDS.values() if about in ("", command.name)]
+    pairs = [(usage(command), command.help) for command in chosen]
+    pairs += [
+        (f"/{name}{' WHO' if name == 'to' else ''}", text)
+        for name, text in VIEW.items()
+        if about in ("", name)
+    ]
+    if not pairs:
+        yield f"There is no command /{about[:20]}: /help shows what there is."
+        return
+    if not about:
+        yield "What you type goes to the one named before the cursor; Alt-Enter begins a new line. Commands:"
+    width = max(len(typed) for typed, _ in pairs)
+    for typed, text in pairs:
+        yield f"  {typed:<{width}}  {text}"
+    if not about:
+        yield "WHO is a name or an ID; where it is in [ ] and left out, it is the one you talk to."
+        yield "A line that begins with // is sent with one slash. Ctrl-R searches what you typed before."
+
+
+def completions(text: str, names: Iterable[str]) -> Iterator[tuple[str, int, str]]:
+    """
+    What may follow a line that is being typed.
+
+    :param text: the line up to the cursor.
+    :param names: names from the address book.
+    :return: word, how many characters before the cursor it replaces, and what it means.
+    """
+    if not text.startswith("/") or text.startswith("//") or "\n" in text:
+        return
+    word, space, rest = text[1:].partition(" ")
+    if not space:
+        for name, meaning in [*((c.name, c.help) for c in COMMANDS.values()), *VIEW.items()]:
+            if name.startswith(word.lower()):
+                yield f"/{name}", len(text), meaning
+        return
+    word = SHORT.get(word.lower(), word.lower())
+    before, _, partial = rest.rpartition(" ")
+    if word == "history" and not before:
+        for name in HISTORY:
+            if name.startswith(partial.lower()):
+                yield name, len(partial), COMMANDS[name].help
+    if word == "help":
+        for name in COMMANDS:
+            if name.startswith(partial.lower()) and not before:
+                yield name, len(partial), ""
+        return
+    if _takes_peer(word, rest):
+        for name in names:
+            if name.lower().startswith(partial.lower()):
+                yield name, len(partial), ""
+
+
+def _takes_peer(word: str, rest: str) -> bool:
+    """Whether the last word of `rest` may be a peer."""
+    parts = rest.split(" ")
+    if word == "history" and len(parts) > 1 and parts[0] in HISTORY:
+        return _takes_peer(parts[0], " ".join(parts[1:]))
+    place = len(parts) - 1
+    if word == "to":
+        return place == 0
+    command = COMMANDS.get(word)
+    if command is None or place >= len(command.typed):
+        return False
+    return command.field(command.typed[place]).kind is Kind.PEER

@@ -1,0 +1,33 @@
+"""The looks of a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Style:
+    """Colours, or none."""
+
+    colour: bool
+
+    @classmethod
+    def choose(cls, environ: Mapping[str, str], terminal: bool) -> Style:
+        """Colours only in a terminal that has them, and not against the user's wish (NO_COLOR)."""
+        return cls(terminal and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb")
+
+    def dim(self, text: str) -> str:
+        return self._wrap("2", text)
+
+    def bold(self, text: str) -> str:
+        return self._wrap("1", text)
+
+    def good(self, text: str) -> str:
+        return self._wrap("32", text)
+
+    def bad(self, text: str) -> str:
+        return self._wrap("31", text)
+
+    def _wrap(self, code: str, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colour else text

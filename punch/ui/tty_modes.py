@@ -1,0 +1,61 @@
+"""The modes of a terminal: kept when a program begins with it, put back whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from typing import Any
+
+try:
+    import termios
+except ImportError:  # Windows: its console keeps its own modes
+    termios = None  # type: ignore[assignment]
+
+#: No bracketed paste, the cursor seen, plain colours: what a line editor may have left on.
+_PLAIN = b"\x1b[?2004l\x1b[?25h\x1b[0m"
+
+
+class TerminalModes:
+    """
+    Remembers the modes of the terminal that stdin is.
+
+    :param stdin: its descriptor.
+    :param stdout: the descriptor that shows on the same terminal.
+    """
+
+    def __init__(self, stdin: int, stdout: int) -> None:
+        self._stdin = stdin
+        self._stdout = stdout
+        self._before: list[Any] | None = None
+        if termios is not None:
+            with contextlib.suppress(termios.error):
+                self._before = termios.tcgetattr(stdin)
+
+    @property
+    def known(self) -> bool:
+        """Whether this is a terminal whose modes can be changed."""
+        return self._before is not None
+
+    def put_back(self, *, drawn: bool = False) -> None:
+        """
+        As they were. It never waits and may be called at any time, from a signal handler as well.
+
+        :param drawn: whether a line editor ended without putting back what it had switched on.
+        """
+        if self._before is None or not self.in_foreground():
+            return
+        # A terminal whose output is held (Ctrl-S) would make TCSADRAIN wait.
+        with contextlib.suppress(termios.error, OSError):
+            termios.tcsetattr(self._stdin, termios.TCSANOW, self._before)
+        if drawn:
+            with contextlib.suppress(OSError, ValueError):
+                if select.select([], [self._stdout], [], 0)[1]:
+                    os.write(self._stdout, _PLAIN)
+
+    def in_foreground(self) -> bool:
+        """Whether the terminal is ours now: writing modes from the background would stop the process."""
+        try:
+            return os.tcgetpgrp(self._stdin) == os.getpgrp()
+        except OSError:
+            return True
