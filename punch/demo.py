@@ -27,7 +27,7 @@ from types import FrameType
 from typing import Any
 
 from punch.ui.sentences import count, milliseconds, path_in_words, printable
-from punch.ui.terminal import Style
+from punch.ui.style import Style
 
 #: Seconds that one step may take on a slow machine.
 STEP = 30.0
