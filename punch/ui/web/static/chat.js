@@ -50,6 +50,8 @@ export class ChatView {
   }
 
   build() {
+    this.roomy = matchMedia("(min-width: 760px) and (min-height: 640px)");
+    this.roomy.onchange = () => this.showPicture();
     this.title = h("h1", { class: "name", dir: "auto" });
     this.state = h("div", { class: "state-line" });
     this.face = h("span");
@@ -90,6 +92,7 @@ export class ChatView {
     );
     this.showPicture();
     new ResizeObserver(() => this.stick && this.toEnd()).observe(this.list);
+
   }
 
   focus() {
@@ -99,6 +102,7 @@ export class ChatView {
 
   close() {
     this.stop();
+    this.roomy.onchange = null;
     drafts.set(this.peer, this.box.value);
   }
 
@@ -109,7 +113,7 @@ export class ChatView {
     if (this.override !== undefined) return this.override;
     if (this.person.stage || this.person.link?.dark) return true;
     if (chosen) return chosen === "open" && Boolean(this.person.link);
-    return Boolean(this.person.link) && matchMedia("(min-width: 760px) and (min-height: 700px)").matches;
+    return Boolean(this.person.link) && this.roomy.matches;
   }
 
   togglePicture() {
@@ -140,7 +144,7 @@ export class ChatView {
     if (key === this.shownHead) return;
     this.shownHead = key;
     this.title.textContent = name;
-    replace(this.face, avatar(this.peer, name, state.kind === "off" ? null : state.kind));
+    replace(this.face, avatar(this.peer, name));
     replace(this.state, h("span", { class: `dot ${state.kind}` }), h("span", {}, state.text));
     this.list.setAttribute("aria-label", `Messages with ${name}`);
     this.box.placeholder = `Write to ${name}`;

@@ -211,20 +211,17 @@ export class NetworkPage extends Page {
   }
 
   family(name, family) {
+    if (!family) return h("div", { class: "card" }, h("h2", {}, name), h("p", { class: "soft" }, `Not in use between here and the rendezvous.`));
     const facts = [];
     const fact = (term, text) => text && facts.push(h("dt", {}, term), h("dd", {}, text));
-    if (!family) {
-      facts.push(h("dt", {}, "Not used here"), h("dd", {}, "–"));
-    } else {
-      fact("UDP", family.udp ? "Gets through" : "Is blocked");
-      fact("This machine", family.local_addresses.slice(0, 2).join(", "));
-      fact("Seen as", family.public_addresses.join(", "));
-      if (family.udp) fact("NAT", family.nat ? "Yes" : "None");
-      if (family.nat) fact("Port outside", WORDS[family.mapping] ?? "Not known");
-      if (family.filtering) fact("Lets in", LETS_IN[family.filtering] ?? "Not known");
-      if (family.nat) fact("Port number", WORDS[family.port_allocation] ?? "Not known");
-      if (family.latency !== null) fact("There and back", milliseconds(family.latency));
-    }
+    fact("UDP", family.udp ? "Gets through" : "Is blocked");
+    fact("This machine", family.local_addresses.slice(0, 2).join(", "));
+    fact("Seen as", family.public_addresses.join(", "));
+    if (family.udp) fact("NAT", family.nat ? "Yes" : "None");
+    if (family.nat) fact("Port outside", WORDS[family.mapping] ?? "Not known");
+    if (family.filtering) fact("Lets in", LETS_IN[family.filtering] ?? "Not known");
+    if (family.nat) fact("Port number", WORDS[family.port_allocation] ?? "Not known");
+    if (family.latency !== null) fact("There and back", milliseconds(family.latency));
     return h("div", { class: "card" }, h("h2", {}, name), h("dl", { class: "facts" }, facts));
   }
 }
@@ -355,7 +352,7 @@ export class SettingsPage extends Page {
   entry(person) {
     const { store, app } = this;
     const name = store.nameOf(person.peer);
-    const claims = person.petname && person.name ? h("span", { class: "small soft" }, "Calls itself ", nameElement(plain(person.name, 40))) : null;
+    const claims = person.petname && person.name && person.petname !== person.name ? h("span", { class: "small soft" }, "Calls itself ", nameElement(plain(person.name, 40))) : null;
     return h(
       "li",
       {},

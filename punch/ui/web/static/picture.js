@@ -66,7 +66,7 @@ function node(kind, x, y, { label, address, used, absent, side }) {
   const shape = kind === "nat" ? s("rect", { x: -19, y: -19, width: 38, height: 38, rx: 11 }) : s("circle", { r: 20 });
   const texts = [];
   if (side) {
-    texts.push(s("text", { x: 30, y: 4.500, "text-anchor": "start", style: null, class: "beside" }, label));
+    texts.push(s("text", { x: 28, y: 4.500, class: "beside" }, label));
   } else {
     texts.push(s("text", { y: 38 }, label));
     if (address) texts.push(s("text", { y: 54, class: "address" }, address));
@@ -82,13 +82,13 @@ function node(kind, x, y, { label, address, used, absent, side }) {
 
 function scene(person, me, name, registered, width) {
   const wide = width >= 560;
-  const height = wide ? 246 : 214;
-  const middle = wide ? 112 : 104;
+  const height = wide ? 226 : 198;
+  const middle = wide ? 104 : 100;
   const top = 28;
-  const bottom = height - 44;
+  const bottom = height - 30;
   const [you, ours, theirs, them, centre] = wide
     ? [width * 0.1, width * 0.3, width * 0.7, width * 0.9, width / 2]
-    : [38, width * 0.335, width * 0.665, width - 38, width / 2];
+    : [44, width * 0.345, width * 0.655, width - 44, width / 2];
   const { pairs, link, stage } = person;
   const found = lanes(pairs);
   const taken = link && Object.keys(found).find((way) => found[way] === "taken");
@@ -112,7 +112,9 @@ function scene(person, me, name, registered, width) {
   if (stage && stage !== "calling") drawn.push(s("path", { d: signal(theirs), class: `signal${talking ? " talking" : ""}` }));
   for (const [way, state] of Object.entries(found)) {
     if (state && state !== "taken") {
-      drawn.push(s("path", { d: ways[way], class: { trying: "try", silent: "failed" }[state] ?? state }));
+      // While there is a link, others are tried in its background.
+      const trying = link && !link.dark ? "try quiet" : "try";
+      drawn.push(s("path", { d: ways[way], class: { trying, silent: "failed" }[state] ?? state }));
     }
   }
   const way = taken ?? (link ? { host: "host", relay: "relay" }[link.path] ?? "direct" : null);
@@ -126,12 +128,11 @@ function scene(person, me, name, registered, width) {
   }
   const through = way === "direct" || way === "relay";
   const short = (text) => (text && wide ? text : null);
-  const initials = name.length > 12 && !wide ? `${name.slice(0, 11)}…` : name.length > 24 ? `${name.slice(0, 23)}…` : name;
-  const near = wide ? "Your NAT" : "Your NAT";
+  const initials = name.length > 10 && !wide ? `${name.slice(0, 9)}…` : name.length > 24 ? `${name.slice(0, 23)}…` : name;
   drawn.push(
     node("rendezvous", centre, top, { label: "Rendezvous", side: true, absent: !registered, used: talking }),
     node("relay", centre, bottom, { label: "Relay", side: true, used: way === "relay", absent: found.relay === null && way !== "relay" }),
-    node("nat", ours, middle, { label: near, address: short(seenAs && hostOf(seenAs)), used: through, absent: way === "host" || (link && !seenAs && way === "direct") }),
+    node("nat", ours, middle, { label: "Your NAT", address: short(seenAs && hostOf(seenAs)), used: through, absent: way === "host" || (link && !seenAs && way === "direct") }),
     node("nat", theirs, middle, { label: "Their NAT", address: short(remoteNat && hostOf(remoteNat)), used: through, absent: way === "host" || (link && !remoteNat && way === "direct") }),
     node("person", you, middle, { label: "You", address: short(local && hostOf(local)), used: way !== null }),
     node("person", them, middle, { label: initials, address: short(remote && hostOf(remote)), used: way !== null }),

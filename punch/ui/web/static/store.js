@@ -1,7 +1,7 @@
 // What this page knows: a copy of the chat's state, kept true by its events.
 
 import { CommandError } from "./connection.js";
-import { count, milliseconds, pathInWords, plain, shortId, MAX_NAME } from "./text.js";
+import { count, milliseconds, pathInWords, plain, shortId, shortPath, MAX_NAME } from "./text.js";
 
 const PAGE = 50;
 const MANY = 400;
@@ -336,7 +336,10 @@ export class Store {
   }
 
   on_pairs(event) {
-    this.person(event.peer).pairs = event.pairs;
+    const person = this.person(event.peer);
+    person.pairs = event.pairs;
+    const rtt = event.pairs.find((pair) => pair.selected)?.rtt;
+    if (rtt && person.link) person.link.rtt = rtt;
   }
 
   #arrived(message) {
@@ -397,7 +400,7 @@ export class Store {
 /** One line about how things are with somebody: a kind for the dot, and words. */
 export function stateOf(person) {
   if (person.link?.dark) return { kind: "wait", text: "No path right now, looking for another" };
-  if (person.link) return { kind: "on", text: `${pathInWords(person.link.path)} · ${milliseconds(person.link.rtt)}` };
+  if (person.link) return { kind: "on", text: `${shortPath(person.link.path)} · ${milliseconds(person.link.rtt)}` };
   if (person.stage === "ringing") return { kind: "wait", text: "Is calling you" };
   if (person.stage === "calling") return { kind: "wait", text: "Calling…" };
   if (person.stage === "introduced") return { kind: "wait", text: "Introduced, looking for a path…" };

@@ -73,6 +73,8 @@ const PATHS = {
 
 export const pathInWords = (path) => PATHS[path] ?? plain(path, 20);
 
+export const shortPath = (path) => ({ host: "Same network", relay: "Relayed" })[path] ?? "Direct";
+
 /** Parts of a text that fit into one message each, cut at lines or spaces where there are some. */
 export function inParts(text, limit) {
   const parts = [];

@@ -1,0 +1,111 @@
+"""Chromium, one for each peer, in the peer's own network namespace, and what a person does in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import Locator, Page, Playwright, Request, sync_playwright
+
+PHONE = {"width": 360, "height": 740}
+DESKTOP = {"width": 1180, "height": 800}
+
+#: Milliseconds that something may take on a slow machine.
+PATIENCE = 30_000.0
+
+
+class Visitor:
+    """
+    A person at a browser.
+
+    :ivar requests: all that the page asked for, with its size.
+    :ivar complaints: what the console showed as errors, and exceptions of the page.
+    """
+
+    def __init__(self, chromium: Chromium, url: str, size: dict[str, int] = DESKTOP) -> None:
+        self.context = chromium.new_context(
+            viewport={"width": size["width"], "height": size["height"]},
+            locale="en-GB",
+            timezone_id="Europe/Berlin",
+        )
+        self.context.set_default_timeout(PATIENCE)
+        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.requests: list[Request] = []
+        self.sockets: list[str] = []
+        self.complaints: list[str] = []
+        self.page = self.tab()
+        self.page.goto(url)
+
+    def tab(self) -> Page:
+        """One more tab of the same browser."""
+        page = self.context.new_page()
+        page.on("request", lambda request: self.requests.append(request))
+        page.on("websocket", lambda socket: self.sockets.append(socket.url))
+        page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        return page
+
+    def show(self, size: dict[str, int], theme: str) -> None:
+        """Another window, another taste."""
+        self.page.set_viewport_size({"width": size["width"], "height": size["height"]})
+        self.page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+
+    @property
+    def id(self) -> str:
+        """The ID that this person sees."""
+        self.page.evaluate("location.hash = '#/you'")
+        return self.page.locator("#my-id").inner_text().replace(" ", "")
+
+    def name(self, name: str) -> None:
+        """Choose a name."""
+        field = self.page.get_by_label("Your name, as others see it")
+        field.fill(name)
+        self.page.get_by_role("button", name="Save").click()
+
+    def call(self, whom: str) -> None:
+        """Call somebody from the box at the side, with the keyboard alone."""
+        self.page.keyboard.press("Control+k")
+        self.page.keyboard.type(whom)
+        self.page.keyboard.press("Enter")
+
+    def say(self, text: str) -> Locator:
+        """Write a message; returns where it stands."""
+        box = self.page.locator("#write")
+        box.fill(text)
+        box.press("Enter")
+        return self.message(text)
+
+    def message(self, text: str) -> Locator:
+        """A message that is shown."""
+        return self.page.locator(".message", has=self.page.locator(".body", has_text=text)).last
+
+    def sees(self, text: str, timeout: float = PATIENCE) -> None:
+        """A text stands on the page, now or soon."""
+        self.page.get_by_text(text).first.wait_for(timeout=timeout)
+
+    def mark(self, text: str, state: str, timeout: float = PATIENCE) -> None:
+        """A message of ours has come so far."""
+        self.page.locator(f'.message.ours[data-state="{state}"]', has_text=text).last.wait_for(timeout=timeout)
+
+
+@contextlib.contextmanager
+def playing() -> Iterator[Playwright]:
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+def chromium_in(playwright: Playwright, prefix: Sequence[str], directory: Path) -> Chromium:
+    """Chromium, started by a command that puts it somewhere (`ip netns exec …`)."""
+    program = shutil.which("chromium")
+    assert program is not None
+    start = directory / f"chromium-{len(list(directory.glob('chromium-*')))}"
+    start.write_text(f'#!/bin/sh\nexec {" ".join(prefix)} {program} "$@"\n')
+    os.chmod(start, stat.S_IRWXU)
+    return playwright.chromium.launch(
+        executable_path=str(start), args=["--no-sandbox", "--disable-dev-shm-usage"], headless=True
+    )
