@@ -70,6 +70,10 @@ def _search(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
     yield count(found, "message") + " found" if found else "Nothing was found."
 
 
+def _web(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    yield f"Open this in a browser on this machine, it works once: {answer['url']}"
+
+
 def _export(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
     yield f"{count(answer['messages'], 'message')} written to {printable(answer['file'])}"
 
@@ -170,4 +174,5 @@ _TELLERS: Mapping[str, Callable[[Answer, Callable[[PeerID], str], float], Iterat
     "conversations": _conversations,
     "status": _status,
     "netcheck": _netcheck,
+    "web": _web,
 }
