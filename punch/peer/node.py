@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from cryptography import x509
@@ -255,8 +255,8 @@ class Node(Service):
         self._around.name = name
         self._control.register = Register(name, self._accept)
 
-    def netcheck(self) -> Deferred[dict[str, Any]]:
-        """Find out what the network does: fires after some seconds with what `punch netcheck --json` prints."""
+    def netcheck(self) -> Deferred[Mapping[str, Any]]:
+        """Find out what the network does: fires with what `punch netcheck --json` prints, some seconds later."""
         return examine(
             reactor=self._clock,
             rendezvous=self._rendezvous,

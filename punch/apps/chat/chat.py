@@ -90,21 +90,6 @@ class Chat(History):
 
     # -- what it runs in --
 
-    @property
-    def questions(self) -> list[PeerID]:
-        """Whose calls wait for an answer here, oldest first."""
-        return self.calls.questions
-
-    @property
-    def links(self) -> dict[PeerID, Link]:
-        """The links that are up, the newest last."""
-        return self.calls.links
-
-    @property
-    def calling(self) -> set[PeerID]:
-        """Whom this side's user called, until that comes to something."""
-        return self.calls.calling
-
     def start(self) -> Deferred[None]:
         """
         Load what waits, and tell the views what earlier processes may not have shown. Before the node starts,
