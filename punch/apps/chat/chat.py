@@ -55,6 +55,7 @@ class Chat(History):
     :param random: random bytes.
     :param save_name: keeps a new name for the next start; may raise `ChatError`.
     :param keeps_history: whether the store outlives this process.
+    :ivar new_page: makes an address that lets one more browser in; None where no page is served.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Chat(History):
             save_name=save_name,
         )
         self.keeps_history = keeps_history
+        self.new_page: Callable[[], str] | None = None
         self._random = random
         self._farewells: set[PeerID] = set()
         self._leaving: Deferred[None] | None = None
