@@ -103,10 +103,15 @@ class JSONFrontEnd(FrontEnd):
         answer.addCallbacks(partial(self._answered, fields), partial(self._failed_command, fields))
 
     def _perform(self, fields: dict[str, Any]) -> Deferred[Answer | None]:
-        answer = perform(self.desk, fields.get("command"), fields)
-        if fields["command"] == "send" and not answer.called:
-            self._sending.append(fields["text"])
-        return answer
+        name = fields.get("command")
+        if name != "send":
+            return perform(self.desk, name, fields)
+        self._sending.append(str(fields.get("text")))
+        try:
+            return perform(self.desk, name, fields)
+        except ChatError:
+            self._sending.pop()
+            raise
 
     def _answered(self, fields: dict[str, Any], answer: Answer | None) -> None:
         self._asked -= 1
