@@ -53,8 +53,7 @@ class JSONFrontEnd(FrontEnd):
         """Write one event."""
         line = {"event": event, "time": round(self._elapsed(), 6)}
         line.update((key, value) for key, value in fields.items() if key not in line)
-        if not self.finished:
-            self.output.write(strict_json.dumps(line) + b"\n")
+        self.output.write(strict_json.dumps(line) + b"\n")
 
     # -- commands --
 
@@ -117,7 +116,7 @@ class JSONFrontEnd(FrontEnd):
         self._asked -= 1
         command = COMMANDS[fields["command"]]
         request = _request(fields)
-        if command.asks or request:
+        if (command.asks or request) and not self.finished:
             self.emit("result", **{**(answer or {}), **request, "command": command.name})
         self.check_done()
 
@@ -134,6 +133,8 @@ class JSONFrontEnd(FrontEnd):
         self.check_done()
 
     def _error(self, fields: dict[str, Any], error: ChatError) -> None:
+        if self.finished:
+            return
         extra = _request(fields)
         name = fields.get("command")
         if isinstance(name, str):
@@ -145,7 +146,7 @@ class JSONFrontEnd(FrontEnd):
     # -- events --
 
     def handle(self, event: Event) -> Deferred[None] | None:
-        if not self.finished and not isinstance(event, MessageAdded):
+        if isinstance(event, Disconnected) or not (self.finished or isinstance(event, MessageAdded)):
             fields = render(event, self.chat)
             if fields is not None:
                 self.emit(fields["event"], **fields)

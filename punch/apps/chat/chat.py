@@ -6,6 +6,7 @@ Views call its methods and are told its events; none of them keeps anything that
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -87,6 +88,7 @@ class Chat(History):
         self._random = random
         self._farewells: set[PeerID] = set()
         self._leaving: Deferred[None] | None = None
+        self._held: deque[peer_events.Event] = deque()
         self.calls = Calls(self, node, clock, wall, lambda: random(1)[0] / 255)
         node.handle(protocol.STREAM_NAME, self._answer_stream)
 
@@ -116,6 +118,8 @@ class Chat(History):
         """Nothing happens any more; fires when the store is closed. After the node has stopped."""
         if self._stopped:
             return succeed(None)
+        while self._held:
+            self._happened(self._held.popleft())
         self._end()
         self.calls.stop()
         return self._worker.stop()
@@ -152,6 +156,29 @@ class Chat(History):
         """One event of the node."""
         if self._stopped:
             return
+        if self._held or (isinstance(event, peer_events.Disconnected) and self._settling(event.peer)):
+            self._held.append(event)
+            if len(self._held) == 1:
+                self._settle()
+        else:
+            self._happened(event)
+
+    def _settling(self, peer: PeerID) -> bool:
+        """Whether something that came before the end of a link is not on the disk yet."""
+        return peer in self._talks and self._talks[peer].settling and not self._store_trouble
+
+    def _settle(self) -> None:
+        """What a peer said, and what it had, is told before the end of the link that brought it."""
+        while self._held and not self._stopped:
+            event = self._held[0]
+            if isinstance(event, peer_events.Disconnected) and self._settling(event.peer):
+                # The store's calls are done in order: this one is after those that are waited for.
+                self.ask(Store.retention).addBoth(lambda _: self._settle())
+                return
+            self._held.popleft()
+            self._happened(event)
+
+    def _happened(self, event: peer_events.Event) -> None:
         if self.calls.handle(event):
             self.tell(event)
         if isinstance(event, peer_events.IncomingCall):

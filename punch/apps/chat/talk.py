@@ -108,6 +108,11 @@ class Talk:
         )
 
     @property
+    def settling(self) -> bool:
+        """Whether the store is being told of messages or acks that came."""
+        return bool(self._pending) or self._marks.pending
+
+    @property
     def unhandled(self) -> int:
         """How many messages of the other side are not yet stored, or not yet had by the views."""
         return len(self._pending) + len(self._telling)
