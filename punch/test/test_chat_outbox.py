@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat.outbox import FIRST, HOUR, LONGEST, SLOW, Outbox
@@ -29,7 +31,7 @@ class OutboxTests(SynchronousTestCase):
     def test_less_and_less_often(self) -> None:
         self.outbox.want("bob", 0.0)
         calls = self.fail_until(3 * HOUR)
-        gaps = [round(later - earlier, 6) for earlier, later in zip(calls, calls[1:], strict=False)]
+        gaps = [round(later - earlier, 6) for earlier, later in pairwise(calls)]
         self.assertEqual(calls[0], 0.0)
         self.assertEqual(gaps[0], FIRST)
         self.assertEqual(sorted(gaps), gaps)

@@ -178,8 +178,10 @@ class Database:
         if not tables:
             one("PRAGMA auto_vacuum = INCREMENTAL")
         if self._path is not None:
+            if not tables:
+                # A power failure now leaves an empty file: there is nothing to wait for the disk for.
+                one("PRAGMA synchronous = OFF")
             one("PRAGMA journal_mode = WAL").fetchall()
-            one("PRAGMA synchronous = FULL")
         # Also finds out whether it can be written.
         with self.transaction():
             for migration in schema.MIGRATIONS[version:]:
@@ -187,6 +189,8 @@ class Database:
                     one(statement)
             one(f"PRAGMA application_id = {schema.APPLICATION_ID}")
             one(f"PRAGMA user_version = {schema.VERSION}")
+        # What is committed from now on is safe even if the power fails.
+        one("PRAGMA synchronous = FULL")
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
