@@ -113,7 +113,7 @@ export class ChatView {
     if (this.override !== undefined) return this.override;
     if (this.person.stage || this.person.link?.dark) return true;
     if (chosen) return chosen === "open" && Boolean(this.person.link);
-    return Boolean(this.person.link) && this.roomy.matches;
+    return Boolean(this.person.link) && (this.roomy.matches || (this.log.loaded && !this.log.messages.length));
   }
 
   togglePicture() {
@@ -431,12 +431,20 @@ export class ChatView {
       replace(this.hint, this.problem);
       bad = true;
     } else if (!this.person.link && !this.person.stage && this.person.waiting) {
-      replace(this.hint, this.person.away?.text ? plain(this.person.away.text) : "They are away. Punch keeps calling while something waits.");
+      replace(this.hint, this.waiting());
     } else {
       replace(this.hint);
     }
     this.hint.classList.toggle("bad", bad);
     this.sendButton.disabled = !online || bytes > longest || !text.trim() || this.person.blocked;
+  }
+
+  /** Why what was written still waits. */
+  waiting() {
+    const { away } = this.person;
+    const name = this.store.nameOf(this.peer);
+    if (!this.app.online || !away || away.reason === "not-registered") return `${name} is away. This goes by itself as soon as you are both there.`;
+    return plain(away.text);
   }
 
   pasted(event) {

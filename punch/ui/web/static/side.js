@@ -1,6 +1,6 @@
 // The side: who you are, one box to find or call somebody, and the list of chats.
 
-import { h, icon, iconButton, replace } from "./dom.js";
+import { h, icon, iconButton, replace, unseen } from "./dom.js";
 import { stateOf } from "./store.js";
 import { asId, plain, shortId, visible, whenOf } from "./text.js";
 import { announce, arrange, avatar, nameElement } from "./widgets.js";
@@ -63,6 +63,7 @@ export class Side {
     );
     replace(
       app.side,
+      h("h1", { class: "unseen" }, "Chats"),
       this.me,
       h("div", { class: "find", role: "search" }, icon("search"), this.find),
       this.found,
@@ -204,8 +205,8 @@ export class Side {
       this.me,
       avatar(store.me.id, store.me.name),
       h("span", { class: "two-lines" }, nameElement(plain(store.me.name, 40)), h("span", { class: "state-line" }, h("span", { class: `dot ${state[0]}` }), h("span", {}, state[1]))),
+      unseen("Show your ID"),
     );
-    this.me.setAttribute("aria-label", `You are ${plain(store.me.name, 40)}. ${state[1]}. Show your ID`);
     this.current(this.me, app.route.page === "you");
   }
 

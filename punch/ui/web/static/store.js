@@ -328,7 +328,7 @@ export class Store {
   }
 
   on_away(event) {
-    this.#learn(event).away = { text: event.text, until: event.retry_in === null ? null : now() + event.retry_in };
+    this.#learn(event).away = { reason: event.reason, text: event.text, until: event.retry_in === null ? null : now() + event.retry_in };
   }
 
   on_broken(event) {
@@ -406,6 +406,6 @@ export function stateOf(person) {
   if (person.stage === "introduced") return { kind: "wait", text: "Introduced, looking for a path…" };
   if (person.stage === "checking") return { kind: "wait", text: "Trying paths…" };
   if (person.blocked) return { kind: "off", text: "Blocked" };
-  if (person.waiting) return { kind: "off", text: `Away · ${count(person.waiting, "message")} will go when both are there` };
+  if (person.waiting) return { kind: "off", text: `Away · ${count(person.waiting, "message")} waiting` };
   return { kind: "off", text: "Not connected" };
 }
