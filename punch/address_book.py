@@ -33,9 +33,6 @@ MAX_FILE = 16 * 1024 * 1024
 
 VERSION = 2
 
-#: How long another process may hold the lock, in seconds.
-LOCK_TIME = 1.0
-
 #: Names from this length on that consist of nothing but an ID's letters look too much like one.
 _ID_LIKE = 24
 _ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz234567")
@@ -117,6 +114,9 @@ class AddressBook:
     :param path: where they are kept; None keeps them in memory.
     :raise AddressBookError: the file is there and can't be read. It is left as it is.
     """
+
+    LOCK_TIME = 1.0
+    """How long another process may hold the lock, in seconds."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -204,17 +204,27 @@ class AddressBook:
         if change(self.entry(peer)) == self._entries.get(peer, Entry()):
             return False
         try:
-            descriptor = self._lock(self._path)
+            return self._change_file(self._path, peer, change)
+        except AddressBookError as error:
+            if error.code == "state":
+                # It can't be kept, but it holds as long as this process.
+                self._put(peer, change(self._entries.get(peer, Entry())))
+            raise
+
+    def _change_file(self, path: Path, peer: PeerID, change: Callable[[Entry], Entry]) -> bool:
+        try:
+            descriptor = self._lock(path)
             try:
-                self.refresh()
+                if _stamp(path) != self._stamp:
+                    # What can't be read is not written over.
+                    self._read(path)
                 changed = self._put(peer, change(self._entries.get(peer, Entry())))
-                replace_private(self._path, _encode(self._entries))
-                self._stamp = _stamp(self._path)
+                replace_private(path, _encode(self._entries))
+                self._stamp = _stamp(path)
             finally:
                 os.close(descriptor)
         except OSError as error:
-            self._put(peer, change(self._entries.get(peer, Entry())))
-            raise AddressBookError("state", _unusable(self._path, error)) from error
+            raise AddressBookError("state", _unusable(path, error)) from error
         return changed
 
     def _put(self, peer: PeerID, entry: Entry) -> bool:
@@ -271,7 +281,7 @@ class AddressBook:
         make_private_directory(path.parent)
         descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            end = time.monotonic() + LOCK_TIME
+            end = time.monotonic() + self.LOCK_TIME
             while not try_lock(descriptor):
                 if time.monotonic() > end:
                     raise AddressBookError(

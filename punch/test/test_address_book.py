@@ -1,0 +1,301 @@
+"""The address book: petnames, blocked peers, versions of its file, several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.address_book import (
+    MAX_CLAIMED,
+    AddressBook,
+    AddressBookError,
+    Entry,
+    check_name,
+    name_from,
+)
+from punch.files import try_lock
+from punch.peer.policy import Decision, decide
+from punch.test.chat_lab import peer_id
+from punch.wire.control import Accept
+
+ALICE, BOB, EVE = peer_id(1), peer_id(2), peer_id(3)
+
+
+class BookTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp()) / "known.json"
+        self.book = AddressBook(self.path)
+
+    def refused(self, code: str, *arguments: object) -> str:
+        error = self.assertRaises(AddressBookError, self.book.rename, *arguments)
+        self.assertEqual(error.code, code)
+        return str(error)
+
+
+class NameTests(BookTestCase):
+    """What this side calls others."""
+
+    def test_given_at_the_first_meeting(self) -> None:
+        self.assertTrue(self.book.add(BOB, "Bob"))
+        self.assertEqual(self.book.entry(BOB), Entry("Bob", "Bob", known=True, named=True))
+        self.assertEqual((self.book.find("bob"), self.book.find(" BOB ")), (BOB, BOB))
+
+    def test_never_changed_by_the_peer(self) -> None:
+        self.book.add(BOB, "Bob")
+        self.book.add(BOB, "Alice")
+        self.assertEqual(self.book.entry(BOB), Entry("Alice", "Bob", known=True, named=True))
+
+    def test_called_before_its_name_is_known(self) -> None:
+        self.book.add(BOB, "")
+        self.assertIsNone(self.book.name_of(BOB))
+        self.book.add(BOB, "Bob")
+        self.assertEqual(self.book.name_of(BOB), "Bob")
+        self.book.add(BOB, "")
+        self.assertEqual(self.book.entry(BOB).claimed, "Bob")
+
+    def test_taken(self) -> None:
+        """The second Bob gets no name of ours, and is not called Bob when the first one is forgotten."""
+        self.book.add(BOB, "Bob")
+        self.book.add(EVE, "BOB")
+        self.assertEqual(self.book.entry(EVE), Entry("BOB", None, known=True, named=True))
+        self.book.forget(BOB)
+        self.book.add(EVE, "Bob")
+        self.assertIsNone(self.book.name_of(EVE))
+
+    def test_taken_away(self) -> None:
+        self.book.add(BOB, "Bob")
+        self.book.rename(BOB, None)
+        self.book.add(BOB, "Bobby")
+        self.assertIsNone(self.book.name_of(BOB))
+        self.assertIsNone(self.book.find("Bob"))
+
+    def test_given_by_the_user(self) -> None:
+        self.book.rename(BOB, "  Robert ")
+        self.assertEqual(self.book.entry(BOB), Entry(name="Robert", named=True))
+        self.assertNotIn(BOB, self.book)
+        self.assertIn("2", self.refused("name-taken", EVE, "ROBERT") + "2")
+        self.book.rename(BOB, "robert")
+        self.assertEqual(self.book.name_of(BOB), "robert")
+
+    def test_what_looks_the_same_is_the_same(self) -> None:
+        self.book.rename(BOB, "Straße")
+        self.refused("name-taken", EVE, "STRASSE")
+        self.book.rename(BOB, "ﬁnn")
+        self.refused("name-taken", EVE, "finn")
+        self.assertEqual(self.book.find("FINN"), BOB)
+
+    def test_what_is_no_name(self) -> None:
+        bad = [
+            "",
+            " ",
+            "two words",
+            "a" * 65,
+            "-dash",
+            ".dot",
+            "/call",
+            "a\nb",
+            "\u202eevil",
+            "a\x1b[31m",
+            "<b>",
+            "@x",
+        ]
+        for name in bad:
+            self.refused("bad-name", BOB, name)
+        for name in (
+            str(ALICE),
+            str(ALICE).upper(),
+            str(ALICE)[:30],
+            "-".join(str(ALICE)[i : i + 8] for i in (0, 8, 16)),
+        ):
+            self.assertIn("peer ID", self.refused("bad-name", BOB, name))
+        for name in ("a", "Zoë", "日本", "bob.2", "a_b-c", "0x0"):
+            self.assertEqual(check_name(name), name)
+
+    def test_what_a_stranger_may_call_himself(self) -> None:
+        cases = {
+            "Anna Maria": "Anna-Maria",
+            "\u202eevil\x1b[31m": "evil--31m",
+            "é" * 10_000: "é" * MAX_CLAIMED,
+            "<script>": "script",
+            "   ": None,
+            "😀": None,
+            str(ALICE): None,
+            "..": None,
+        }
+        for claimed, name in cases.items():
+            self.assertEqual(name_from(claimed), name, claimed[:20])
+
+    @settings(derandomize=True, deadline=None, max_examples=200)
+    @given(st.text(max_size=100))
+    def test_whatever_a_stranger_calls_himself(self, claimed: str) -> None:
+        """The name that it gets is one that the user could have given."""
+        name = name_from(claimed)
+        if name is not None:
+            self.assertEqual(check_name(name), name)
+
+    def test_a_name_of_10000_characters(self) -> None:
+        self.book.add(BOB, "b" * 10_000)
+        self.assertEqual(len(self.book.entry(BOB).claimed), MAX_CLAIMED)
+        self.assertLess(self.path.stat().st_size, 1000)
+
+
+class BlockTests(BookTestCase):
+    """Whose calls ring no bell."""
+
+    def test_kept(self) -> None:
+        self.book.add(BOB, "Bob")
+        self.book.block(BOB)
+        again = AddressBook(self.path)
+        self.assertTrue(again.blocked(BOB))
+        self.assertIn(BOB, again)
+        again.block(BOB, False)
+        self.assertFalse(self.book.blocked(BOB))
+
+    def test_before_everything_else(self) -> None:
+        for accept in Accept:
+            for known in (True, False):
+                self.assertIs(decide(accept, known, blocked=True), Decision.REFUSE)
+
+    def test_strangers_can_be_blocked(self) -> None:
+        self.book.block(EVE)
+        self.assertNotIn(EVE, self.book)
+        self.assertTrue(AddressBook(self.path).blocked(EVE))
+        self.book.forget(EVE)
+        self.assertFalse(AddressBook(self.path).blocked(EVE))
+        self.assertEqual(len(AddressBook(self.path)), 0)
+
+
+class FileTests(BookTestCase):
+    """What is on the disk."""
+
+    def test_kept(self) -> None:
+        self.book.add(ALICE, "Alice")
+        self.book.add(BOB, "B\u00f6b \U0001f600")
+        again = AddressBook(self.path)
+        self.assertEqual(list(again), sorted([ALICE, BOB]))
+        self.assertEqual(
+            (again.entry(ALICE), again.entry(BOB)), (self.book.entry(ALICE), self.book.entry(BOB))
+        )
+        self.assertEqual(self.path.stat().st_mode & 0o077, 0)
+        self.assertEqual(json.loads(self.path.read_bytes())["version"], 2)
+
+    def test_the_first_version(self) -> None:
+        """Who was known is known, by the name that it had, if that is free and can be one."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        names = {ALICE: "Bob", BOB: "bob", EVE: ""}
+        peers = {str(peer): {"name": name} for peer, name in names.items()}
+        for content in ({"version": 1, "peers": peers}, {"peers": peers}):
+            self.path.write_text(json.dumps(content))
+            book = AddressBook(self.path)
+            self.assertTrue(all(peer in book for peer in names))
+            self.assertEqual([book.name_of(peer) for peer in names], ["Bob", None, None])
+            book.add(EVE, "Eve")
+            self.assertEqual(json.loads(self.path.read_bytes())["version"], 2)
+            self.assertEqual(AddressBook(self.path).find("eve"), EVE)
+
+    def test_in_memory(self) -> None:
+        book = AddressBook(None)
+        book.add(ALICE, "Alice")
+        self.assertEqual((list(book), book.find("alice")), ([ALICE], ALICE))
+
+    def test_unchanged(self) -> None:
+        self.book.add(ALICE, "Alice")
+        before = self.path.stat().st_ino
+        self.assertFalse(self.book.add(ALICE, "Alice"))
+        self.assertFalse(self.book.rename(ALICE, "Alice"))
+        self.assertEqual(self.path.stat().st_ino, before)
+
+    def test_damaged(self) -> None:
+        """A file that can't be read is named, and stays as it is."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        entry = {"claimed": "Alice", "known": True, "blocked": False}
+        good = {"version": 2, "peers": {str(ALICE): entry}}
+        for content in (
+            b"",
+            b"{",
+            b"\xff",
+            b"[]",
+            b"{}",
+            b'{"version":2,"peers":[]}',
+            b'{"version":"2","peers":{}}',
+            b'{"peers":{"x":{"name":"X"}}}',
+            json.dumps(good).encode()[:-3],
+            json.dumps({"version": 2, "peers": {str(ALICE): {}}}).encode(),
+            json.dumps({"version": 2, "peers": {str(ALICE): {**entry, "name": 1}}}).encode(),
+            json.dumps({"version": 2, "peers": {str(ALICE): {**entry, "name": str(BOB)}}}).encode(),
+            json.dumps({"version": 2, "peers": {str(ALICE): {**entry, "known": "yes"}}}).encode(),
+            json.dumps(
+                {"version": 2, "peers": {str(p): {**entry, "name": "x"} for p in (ALICE, BOB)}}
+            ).encode(),
+            json.dumps({"peers": {str(ALICE): {"name": 1}}}).encode(),
+            json.dumps({"peers": {str(ALICE): "Alice"}}).encode(),
+            b"[" * 100_000,
+        ):
+            self.path.write_bytes(content)
+            message = str(self.assertRaises(AddressBookError, AddressBook, self.path))
+            self.assertIn(str(self.path), message)
+            self.assertIn("damaged", message)
+            self.assertEqual(self.path.read_bytes(), content)
+        self.path.write_text(json.dumps(good))
+        self.assertEqual(list(AddressBook(self.path)), [ALICE])
+
+    def test_newer(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text('{"version": 3, "peers": {"new": 1}}')
+        self.assertIn("newer version", str(self.assertRaises(AddressBookError, AddressBook, self.path)))
+
+    def test_interrupted(self) -> None:
+        """When writing fails, the old file is whole, nothing else is left, and the change holds for now."""
+        self.book.add(ALICE, "Alice")
+        before = self.path.read_bytes()
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        self.patch(os, "fsync", full)
+        message = str(self.assertRaises(AddressBookError, self.book.add, BOB, "Bob"))
+        self.assertIn("No space left on device", message)
+        self.assertEqual(self.path.read_bytes(), before)
+        self.assertEqual(sorted(os.listdir(self.path.parent)), [".known.json.lock", "known.json"])
+        self.assertIn(BOB, self.book)
+
+
+class TwoProcessesTests(BookTestCase):
+    """`punch peers` beside a running peer."""
+
+    def test_both_change_it(self) -> None:
+        other = AddressBook(self.path)
+        self.book.add(ALICE, "Alice")
+        other.add(BOB, "Bob")
+        self.book.rename(EVE, "Eve")
+        for book in (self.book, other, AddressBook(self.path)):
+            self.assertEqual([book.find(name) for name in ("alice", "bob", "eve")], [ALICE, BOB, EVE])
+
+    def test_one_name_for_both(self) -> None:
+        other = AddressBook(self.path)
+        self.book.rename(ALICE, "Al")
+        error = self.assertRaises(AddressBookError, other.rename, BOB, "al")
+        self.assertEqual(error.code, "name-taken")
+
+    def test_a_lock_that_stays(self) -> None:
+        self.book.add(ALICE, "Alice")
+        descriptor = os.open(self.path.with_name(".known.json.lock"), os.O_RDWR)
+        self.addCleanup(os.close, descriptor)
+        self.assertTrue(try_lock(descriptor))
+        self.patch(AddressBook, "LOCK_TIME", 0.03)
+        error = self.assertRaises(AddressBookError, self.book.add, BOB, "Bob")
+        self.assertIn("another process", str(error))
+
+    def test_damaged_meanwhile(self) -> None:
+        """A running peer keeps what it knows, and does not write over what it can't read."""
+        self.book.add(ALICE, "Alice")
+        self.path.write_bytes(b"oops, an editor")
+        self.assertEqual(self.book.find("alice"), ALICE)
+        self.assertRaises(AddressBookError, self.book.add, BOB, "Bob")
+        self.assertEqual(self.path.read_bytes(), b"oops, an editor")
+        self.assertIn(BOB, self.book)
