@@ -12,27 +12,29 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import PeerID
 from punch.test.strategies import IDENTITIES, SETTINGS, messages, replies, requests
 from punch.wire.control import (
-    MAX_LINE,
     Accept,
     Cancel,
-    ControlError,
     Ended,
     Error,
     ErrorCode,
     Establish,
-    Malformed,
     Message,
     Ping,
     Register,
     Reject,
     Reply,
     Request,
-    UnknownType,
     Welcome,
+    new_call,
+)
+from punch.wire.control_codec import (
+    MAX_LINE,
+    ControlError,
+    Malformed,
+    UnknownType,
     decode_reply,
     decode_request,
     encode,
-    new_call,
 )
 from punch.wire.fields import check_name
 from punch.wire.sealed import MAX_BODY, Envelope

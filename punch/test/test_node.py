@@ -35,8 +35,8 @@ from punch.wire.control import (
     Reply,
     Request,
     Trickle,
-    encode,
 )
+from punch.wire.control_codec import encode
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 from punch.wire.sealed import Envelope, Offer, seal_offer
 
