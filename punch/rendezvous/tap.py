@@ -337,10 +337,7 @@ def makeService(options: Options) -> IService:
     state = options.state
     assert state is not None, "options that were not parsed"
     as_json = bool(options["json"])
-    limits = options.limits
-    files = twistd.raise_descriptor_limit(limits.connections + _OTHER_FILES)
-    room = files - min(_OTHER_FILES, files // 4)
-    limits = replace(limits, connections=min(limits.connections, room))
+    limits = within_descriptors(options.limits, twistd.raise_descriptor_limit, relay=options.relay.enabled)
     try:
         identity = state.identity()
         kept = state.certificate(identity, [options.host] if options.host else [], datetime.now(timezone.utc))
@@ -397,7 +394,8 @@ def within_descriptors(limits: Limits, raise_limit: Callable[[int], int], *, rel
     """
     relayed = limits.relay_allocations if relay else 0
     wanted = limits.connections + relayed
-    room = max(2, raise_limit(wanted + _OTHER_FILES) - _OTHER_FILES)
+    files = raise_limit(wanted + _OTHER_FILES)
+    room = max(2, files - min(_OTHER_FILES, files // 4))
     if room >= wanted:
         return limits
     relayed = relayed * room // wanted
