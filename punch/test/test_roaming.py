@@ -259,7 +259,7 @@ class RendezvousTests(RoamingTestCase):
     @property
     def introductions(self) -> int:
         """How many the rendezvous has now."""
-        return len(self.alice.node._calls)
+        return len(self.alice.node._sessions.calls)
 
     def test_it_is_not_needed(self) -> None:
         """Checks from a new address reach a peer that filters nothing, and are all that it takes."""
@@ -294,7 +294,7 @@ class OtherSideTests(RoamingTestCase):
     @property
     def generation(self) -> int:
         """Bob's newest."""
-        paths = self.bob.node._links[self.alice.id].paths
+        paths = self.bob.node._sessions.links[self.alice.id].paths
         assert paths is not None
         return paths.generations.number
 
@@ -347,7 +347,7 @@ class OtherSideTests(RoamingTestCase):
 
     def test_an_old_restart_again(self) -> None:
         """What the rendezvous has recorded is worth nothing."""
-        terms = self.bob.node._links[self.alice.id].roaming
+        terms = self.bob.node._sessions.links[self.alice.id].roaming
         assert terms is not None
         link = terms._terms.offer_digest
         self.offer(2, link)

@@ -165,7 +165,7 @@ class CarrierTests(RelayTestCase):
         self.assertIn("udp", self.relays(alice))
         self.assertIn("udp", self.relays(bob))
         for peer, other in ((alice, bob), (bob, alice)):
-            session = peer.node._links[other.id]
+            session = peer.node._sessions.links[other.id]
             assert session.pair is not None
             best = max(
                 session.pair.local.priority if session.pair.local.type.value == "relay" else 0,
@@ -200,7 +200,7 @@ class HostileTests(RelayTestCase):
         (relay,) = alice.node._network.relays.current
         assert relay.base is not None
         heard: list[object] = []
-        session = alice.node._links[bob.id]
+        session = alice.node._sessions.links[bob.id]
         original = session.receive_link
         peer = Address(path.remote.host, path.remote.port) if (path := alice.last(Connected)) else None
         assert peer is not None
