@@ -232,6 +232,7 @@ class OptionTests(SynchronousTestCase):
             ("--turn-secret-file", {"turn": [url]}),
             ("--turn-secret-file", {"turn": [url], "turn_secret_file": "/nowhere/at/all"}),
             ("empty", {"turn": [url], "turn_secret_file": self.secret(b" \n")}),
+            ("one line", {"turn": [url], "turn_secret_file": self.secret(b"shared\nrealm=x\n")}),
             ("too long", {"turn": [url], "turn_secret_file": self.secret(b"x" * 5000)}),
             ("--turn", {"turn": [url] * 6, "turn_secret_file": good}),
         ]
