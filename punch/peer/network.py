@@ -107,6 +107,11 @@ class Network:
         self.relays.stop()
         self.sockets.close()
 
+    def look_out(self, wanted: bool) -> None:
+        """A link has no path, and waits for the network to be back; or none does any more."""
+        self.keeper.listen(wanted)
+        self.relays.need(wanted)
+
     def welcomed(self, welcome: Welcome, host: str) -> None:
         """The rendezvous at the IP address `host` says where reflectors and relays are."""
         self._finder.find(host, welcome.reflector)

@@ -353,14 +353,14 @@ class Node(Service):
             self._control.check(CHECK_TIME)
         else:
             self._dark.discard(session)
-        self._network.keeper.listen(bool(self._dark))
+        self._look_out()
 
     def session_ended(self, session: Session, reason: str, text: str) -> None:
         """A call or a link is over."""
         sessions, peer = self._sessions, session.peer
         sessions.forget_call(session)
         self._dark.discard(session)
-        self._network.keeper.listen(bool(self._dark))
+        self._look_out()
         if sessions.links.get(peer) is session:
             del sessions.links[peer]
             over = Disconnected(peer, reason, text)
@@ -417,6 +417,12 @@ class Node(Service):
         except StateError as error:
             # The call is worth more than the memory of it.
             self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
+
+    def _look_out(self) -> None:
+        """While a link has no path, whoever could bring one back is asked often."""
+        wanted = bool(self._dark)
+        self._network.look_out(wanted)
+        self._control.need(wanted)
 
     # What happens to the network (NetworkOwner)
 
