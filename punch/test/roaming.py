@@ -6,6 +6,7 @@ each.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from hashlib import sha256
 from random import Random
 
 from twisted.internet.protocol import Protocol
+from twisted.logger import capturedLogs
 
 from punch.link.link import Link
 from punch.peer.events import Connected, Disconnected, Registered
@@ -297,9 +299,12 @@ def _to_service(packet: Packet) -> bool:
 
 def run(seed: int, event: Callable[[Scenario], None] | None = None) -> Outcome:
     """One scenario, from beginning to end."""
-    scenario = Scenario(seed)
-    outcome = scenario.run(event)
-    scenario.stop()
+    with capturedLogs() as logged:
+        scenario = Scenario(seed)
+        outcome = scenario.run(event)
+        scenario.stop()
+        gc.collect()  # Failures that nobody takes are told when they are collected
+    outcome.wrong += [f"logged {entry['log_failure'].value!r}" for entry in logged if "log_failure" in entry]
     return outcome
 
 
