@@ -122,7 +122,13 @@ def main(arguments: Sequence[str]) -> int:
     if isinstance(result, Failure):
         result.raiseException()
     assert isinstance(result, Report)
-    print(as_json(result) if options.json else text(result))
+    try:
+        print(as_json(result) if options.json else text(result), flush=True)
+    except OSError as problem:
+        # What could not be written must not be tried again when Python ends.
+        sys.stdout = None
+        if not isinstance(problem, BrokenPipeError):
+            twistd.fail(PROGRAM, f"The report can't be written: {problem.strerror}.", reason="output")
     if result.problem is not None and options.json:
         print(f"{PROGRAM}: {result.problem}", file=sys.stderr)
     return 0 if result.problem is None else 1
