@@ -228,6 +228,8 @@ def cone_nat(public: str, inside: Sequence[str]) -> str:
     """
     A NAT that maps each internal UDP port to the same external one, and lets everybody in at the interfaces
     `inside`: `wan` for the internet (RFC 4787: endpoint-independent filtering), `lan` for hairpinning (§6).
+
+    Only what is hairpinned gets the public address as its source: what comes from outside keeps its own.
     """
     names = ", ".join(f'"{name}"' for name in inside)
     return f"""
@@ -245,7 +247,7 @@ def cone_nat(public: str, inside: Sequence[str]) -> str:
             type nat hook postrouting priority 100;
             oifname "wan" meta l4proto udp update @owner {{ udp sport : ip saddr . udp sport }}
             oifname "wan" masquerade
-            oifname "lan" ct status dnat snat to {public}
+            iifname "lan" oifname "lan" ct status dnat snat to {public}
         }}
     }}
     """
