@@ -237,7 +237,7 @@ class Agent:
         """A candidate that the peer signalled; useless ones and those beyond 32 are ignored."""
         if not self._remotes.add(candidate):
             return
-        self._checklist.update_remote(candidate)
+        self._checklist.update_remotes(self._remotes)
         for local in self._locals.bases:
             self._checklist.add(local, candidate)
         # An address that was learned from a check may turn out to be a relay's
