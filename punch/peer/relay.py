@@ -365,8 +365,9 @@ class _Stream(Protocol):
         """Too much waits to be sent already: what is added now would only be late."""
 
     def connectionMade(self) -> None:
-        if ITCPTransport.providedBy(self.transport):
-            cast(ITCPTransport, self.transport).setTcpNoDelay(True)
+        transport = self.transport
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
         self._transport.registerProducer(self, True)
         if self._relay is not None:
             self._relay.connected(self)
