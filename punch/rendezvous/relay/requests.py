@@ -95,6 +95,9 @@ class Requests:
             raise Refusal(400, "No transport requested")
         if transport != _UDP:
             raise Refusal(442, "Only UDP is relayed")
+        if client.remote in allocations.by_relayed:
+            # With a forged source: two allocations that are each other's clients would never stop talking.
+            raise Refusal(403, "Not for a relayed address")
         lifetime = self._lifetime(request, login, unix)
         if lifetime <= 0:
             raise Refusal(400, "An allocation without a lifetime")
