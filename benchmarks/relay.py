@@ -121,7 +121,7 @@ def punch(directory: Path, cores: set[int]) -> contextlib.AbstractContextManager
         *("--state-dir", str(directory / "state"), "--control", f"tcp:0:interface={HOST}"),
         *("--reflector-port", str(port), "--turn-secret-file", str(secret)),
         *("--relay-allow", "127.0.0.0/8", "--relay-rate", "999999999", "--relay-rate-per-peer", "999999999"),
-        *("--relay-allocations-per-peer", "2000"),
+        *("--relay-allocations-per-peer", "2000", "--relay-allocations-per-address", "2000"),
     ]
     return running("punch", command, port, cores)
 

@@ -211,6 +211,28 @@ class QuotaTests(RequestCase):
         self.lab_with(allocations_per_user=1)
         self.refused(486, self.alice.ask(Method.ALLOCATE, UDP, (Attribute.EVEN_PORT, True)))
 
+    def test_per_address(self) -> None:
+        """486: who makes himself many identities has no more; a reservation counts for who asked for it."""
+        self.lab_with(allocations_per_address=3)
+        even = (Attribute.EVEN_PORT, True)
+        answer = self.lab.client(Address(ALICE.host, 1), "one").ask(Method.ALLOCATE, UDP, even)
+        self.lab.client(Address(ALICE.host, 2), "two").allocate()
+        third = self.lab.client(Address(ALICE.host, 3), "three")
+        self.refused(486, third.ask(Method.ALLOCATE, UDP))
+        token = (Attribute.RESERVATION_TOKEN, answer.get(Attribute.RESERVATION_TOKEN))
+        taken = self.lab.client(BOB, "one")
+        taken.allocate(token)
+        self.refused(486, third.ask(Method.ALLOCATE, UDP))
+        self.lab.client(Address(BOB.host, 1), "three").allocate()
+        taken.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
+        third.allocate()
+        self.lab.advance(601)
+        self.assertEqual((len(self.lab.core.allocations), self.lab.ports.open_ports), (0, {}))
+        for number in range(4):
+            six = self.lab.client(Address(f"2001:db8:7::{number}", 1), f"user{number}", local=HERE6)
+            code = code_of(six.ask(Method.ALLOCATE, UDP))
+            self.assertEqual(code, 486 if number == 3 else 0)
+
     def test_in_all(self) -> None:
         """508."""
         self.lab_with(allocations=3)
