@@ -6,9 +6,11 @@ from punch.link.frames import FrameType
 from punch.peer.events import Connected, Disconnected, IncomingCall, PathChanged, PathLost
 from punch.peer.roaming import RESTARTS_A_MINUTE
 from punch.rendezvous.config import Limits
-from punch.test.internet import NAT, Filtering, Host, Lan, LinkSpec, Mapping, Ports
+from punch.test.internet import NAT, Filtering, Host, Lan, LinkSpec, Mapping, Ports, Seen
 from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.test.test_system_calls import SystemTestCase
+from punch.wire.address import Address
+from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.control import Incoming, new_call
 from punch.wire.restart import LateCandidates, Restart
 from punch.wire.sealed import Offer, seal_offer
@@ -326,6 +328,44 @@ class OtherSideTests(RoamingTestCase):
         self.links[0].on_control = None
         self.net.advance(5.0)
         self.assertEqual(self.generation, RESTARTS_A_MINUTE)
+        self.talk()
+        self.assert_same_link()
+
+    def test_a_victim_in_every_restart(self) -> None:
+        """
+        Two thousand times in a minute she names a stranger's address: it hears two kilobytes a second from
+        us, and nothing any more when she has stopped for two minutes.
+        """
+        victim = self.net.host("victim")
+        trace: list[Seen] = []
+
+        def heard() -> int:
+            found = sum(seen.size for seen in trace if seen.destination[0] == victim.address)
+            trace.clear()
+            return found
+
+        def named(port: int) -> tuple[Candidate, ...]:
+            address = victim.address
+            return tuple(
+                Candidate(CandidateType.HOST, Address(address, each), 2**31 - 1 - each, str(each))
+                for each in range(port, port + 32)
+            )
+
+        self.links[0].on_control = None
+        (wire,) = victim.interfaces
+        self.net.trace = trace
+        for generation in range(1, 31):
+            restart = Restart(generation, "AAAAAAAA", "A" * 24, named(1000 + 64 * generation))
+            self.links[0].send_control(FrameType.RESTART, restart.encode())
+            more = LateCandidates(generation, named(1032 + 64 * generation))
+            self.links[0].send_control(FrameType.CANDIDATES, more.encode())
+            self.net.advance(2.0)
+            trace[:] = [seen for seen in trace if seen.link == wire.down.name]
+            self.assertTrue(0 < heard() < 5_000)
+        self.net.advance(120.0)
+        trace.clear()
+        self.net.advance(120.0)
+        self.assertEqual(heard(), 0)
         self.talk()
         self.assert_same_link()
 
