@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
 
 from tests.needs import need_namespaces
 
@@ -68,3 +70,20 @@ def test_hairpinning_shows_the_public_address() -> None:
         place = places["cone", LEFT]
         words = heard(place, 1, [(place, 5000, "hello")])
         assert words == [f"hello from {public_address(place)}:5000"]
+
+
+def test_a_mapping_lives_while_it_is_used() -> None:
+    """Also by a flow that is older than it: a peer says something to its rendezvous every now and then."""
+    need_namespaces()
+    with World() as world:
+        places = build(world, ["cone"])
+        world.start()
+        place = places["cone", LEFT]
+        for pause in (3.0, 0.0):
+            place.host.run(sys.executable, "-c", SEND, SERVICE4, "3478", str(PORT), "again")
+            time.sleep(pause)
+        shown = json.loads(place.routers[0].run("nft", "-j", "list", "map", "ip", "nat", "owner"))
+        ((element, inside),) = next(each["map"]["elem"] for each in shown["nftables"] if "map" in each)
+        assert (element["elem"]["val"], inside["concat"][1]) == (PORT, PORT)
+        # Seconds, rounded down, of 300: the first packet alone would have left 297 at most
+        assert element["elem"]["expires"] >= 298
