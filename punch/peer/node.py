@@ -254,6 +254,7 @@ class Node(Service):
     def control_welcome(self, welcome: Welcome, host: str) -> None:
         """Registered."""
         self._network.welcomed(welcome, host)
+        self._look_out()
         self._on_event(Registered(str(self._rendezvous)))
         unsent, self._unsent = list(self._unsent), deque(maxlen=bounds.MAX_UNSENT)
         for request in unsent:
@@ -419,9 +420,12 @@ class Node(Service):
             self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
 
     def _look_out(self) -> None:
-        """While a link has no path, whoever could bring one back is asked often."""
+        """
+        While a link has no path, whoever could bring one back is asked often; relays only if the rendezvous
+        is there, since its return makes them be asked at once.
+        """
         wanted = bool(self._dark)
-        self._network.look_out(wanted)
+        self._network.look_out(wanted, wanted and self._control.registered)
         self._control.need(wanted)
 
     # What happens to the network (NetworkOwner)
