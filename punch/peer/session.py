@@ -9,6 +9,7 @@ selected, or, until it has, the way an Initial came from an address that passed 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from twisted.python.failure import Failure
 
@@ -24,6 +25,7 @@ from punch.peer.events import Reason
 from punch.peer.inquiry import Inquiry
 from punch.peer.linking import make_link
 from punch.peer.observer import SessionObserver
+from punch.peer.path_news import PathNews
 from punch.peer.paths import Paths
 from punch.peer.pump import Pump, Timed
 from punch.peer.roaming import LinkTerms, Roaming
@@ -66,6 +68,7 @@ class Session:
         self._terms: LinkTerms | None = None
         self._pump = Pump(around.clock, around.monotonic, self._step, self._timed)
         self._inquiry = Inquiry()
+        self._news = PathNews(partial(observer.session_path_changed, self))
 
     # Making one
 
@@ -288,6 +291,7 @@ class Session:
 
     def path_lost(self) -> None:
         """There has been no path for a while."""
+        self._news.lost()
         self._observer.session_path_lost(self)
 
     def roaming_over(self, gone: bool) -> None:
@@ -304,7 +308,7 @@ class Session:
         self._pump.run()
 
     def _timed(self) -> list[Timed]:
-        return [part for part in (self.call, self.paths, self.roaming) if part is not None]
+        return [part for part in (self.call, self.paths, self.roaming, self._news) if part is not None]
 
     def _step(self, now: float) -> bool:
         progress = False
@@ -369,13 +373,13 @@ class Session:
             self._announce()
             return
         roaming = self.roaming
-        dark, told = roaming is not None and roaming.dark, roaming is not None and roaming.told_lost
+        dark = roaming is not None and roaming.dark
         if roaming is not None:
             roaming.path_found(now)
         if moved or dark:
             self.link.path_changed()
-        if self.connected and (told or _shown(previous) != _shown(pair)):
-            self._observer.session_path_changed(self)
+        if self.connected and not (roaming is not None and roaming.dark):
+            self._news.changed(pair, now)
 
     def _prepare(self) -> None:
         """The path does not answer at once: see to it that there are other ways, should it be dead."""
@@ -430,6 +434,7 @@ class Session:
     def _announce(self) -> None:
         if self.proved and self.pair is not None and not self.connected:
             self.connected = True
+            self._news.told(self.pair)
             self._observer.session_connected(self)
 
     def _link_closed(self, closed: LinkClosed) -> None:
@@ -456,10 +461,6 @@ class Session:
         if self.paths is not None:
             self.paths.close()
         self._around.router.remove(self)
-
-
-def _shown(pair: Pair) -> tuple[str, Address, Address]:
-    return pair.path, pair.local.address, pair.remote_address
 
 
 def _ignore(failure: Failure) -> None:

@@ -60,8 +60,8 @@ class RoamingTestCase(SystemTestCase):
         """A message each way; returns how long it took."""
         before = self.net.now
         counts = len(self.alice.delivered), len(self.bob.delivered)
-        self.alice.chats.send(self.bob.id, f"from alice at {before}")
-        self.bob.chats.send(self.alice.id, f"from bob at {before}")
+        self.alice.chats.send(self.bob.id, f"from alice {counts[0]}")
+        self.bob.chats.send(self.alice.id, f"from bob {counts[1]}")
         self.net.run_until(
             lambda: len(self.alice.delivered) > counts[0] and len(self.bob.delivered) > counts[1],
             timeout,
