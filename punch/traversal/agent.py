@@ -234,9 +234,6 @@ class Agent:
         self._checker.set_remote(credentials)
         self._pacer.slow_down(pacing)
         self._patience.start(now)
-        if self._gatherer.unanswered:
-            # We have only begun, so the peer learns of us about when the reflector's first answer is here
-            self._pacer.hold(now)
         self._lifecycle.start()
         for check in self._early.take(credentials.ufrag):
             self._take_check(check, now)
@@ -430,7 +427,6 @@ class Agent:
     def _receive_reflection(self, answer: Message, remote: Address, local: Address, now: float) -> None:
         reflection = self._gatherer.receive(answer, remote, local, now)
         if reflection is not None:
-            self._pacer.release()
             self.add_reflexive(reflection.base, reflection.mapped, str(reflection.reflector))
         self._take_gathering_done(now)
 
