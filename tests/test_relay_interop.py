@@ -13,6 +13,7 @@ import subprocess
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class TestLoadClient:
         return output
 
     @pytest.mark.parametrize("transport", [(), ("-t",)], ids=["udp", "tcp"])
-    def test_twice_at_once(self, service: Service, transport: tuple[str, ...]) -> None:
+    def test_twice_in_a_row(self, service: Service, transport: tuple[str, ...]) -> None:
         """Nothing is lost, and five-tuples are free again the moment they are given back."""
         for _ in range(2):
             output = self.run(service, "-s", "-y", *transport, "-m", "4", "-n", "50", "-z", "5", "-l", "500")
@@ -96,6 +97,15 @@ class TestLoadClient:
             assert sent == received > 0, output
             assert "Total lost packets 0 " in output
             assert "error" not in output.lower(), output
+
+    @pytest.mark.parametrize("transport", [(), ("-t",)], ids=["udp", "tcp"])
+    def test_twice_at_the_same_time(self, service: Service, transport: tuple[str, ...]) -> None:
+        """Two of them do not get in each other's way."""
+        options = ("-s", "-y", *transport, "-m", "2", "-n", "50", "-z", "5", "-l", "500")
+        with ThreadPoolExecutor(2) as pool:
+            for output in pool.map(lambda _: self.run(service, *options), range(2)):
+                assert "Total lost packets 0 " in output
+                assert "error" not in output.lower(), output
 
     def test_without_rtcp(self, service: Service) -> None:
         """Without EVEN-PORT and RESERVATION-TOKEN."""
