@@ -21,10 +21,10 @@ from typing import Any, NoReturn
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
-from twisted.python import usage
 
 from punch.files import make_private_directory
 from punch.identity import PeerID, PeerIDError
+from punch.options import Options as BaseOptions
 from punch.peer.choice import NoRendezvous, choose_rendezvous
 from punch.peer.events import Event, Registered
 from punch.peer.policy import RelayPolicy
@@ -56,10 +56,10 @@ def login_name(environ: Mapping[str, str]) -> str:
     return kept.lstrip(".-")[:64] or "peer"
 
 
-class Options(usage.Options):
+class Options(BaseOptions):
     """What `twistd punch-peer` takes."""
 
-    synopsis = "[options]"
+    plugin = PROGRAM
     longdesc = (
         "Waits for other peers to call, or with --peer calls one, connects directly through the NATs in "
         "between, and chats: every line of stdin is a message. Prints its own ID, which others call."

@@ -20,10 +20,11 @@ from typing import Any, NoReturn
 from cryptography import x509
 from twisted.application.service import IService
 from twisted.logger import Logger
-from twisted.python import usage
 
 from punch import twistd
 from punch.files import make_private_directory, replace_private
+from punch.options import Options as BaseOptions
+from punch.options import whole_number
 from punch.rendezvous.certificates import CertificateProblem, load_certificate, names_of
 from punch.rendezvous.config import (
     DEFAULT_REFLECTOR_PORT,
@@ -70,20 +71,10 @@ _LIMITS = {
 _log = Logger()
 
 
-def _number(text: str) -> int:
-    """A whole number of one or more."""
-    if re.fullmatch(r"[1-9][0-9]{0,8}", text) is None:
-        raise ValueError("must be a whole number of one or more")
-    return int(text)
-
-
-_number.coerceDoc = "Must be a whole number of one or more."  # type: ignore[attr-defined]
-
-
-class Options(usage.Options):
+class Options(BaseOptions):
     """What `twistd punch-rendezvous` takes."""
 
-    synopsis = "[options]"
+    plugin = PROGRAM
     longdesc = (
         "Introduces peers behind NATs to each other. Works without options: it makes its key on the first "
         "start and prints the address that peers use, with the pin of that key."
@@ -137,8 +128,9 @@ class Options(usage.Options):
             "~/.local/state/punch]",
         ],
         *(
-            [name.replace("_", "-"), None, int(getattr(Limits(), name)), f"Limit: {meaning}.", _number]
+            [option, None, int(getattr(Limits(), name)), f"Limit: {meaning}.", whole_number(option)]
             for name, meaning in _LIMITS.items()
+            for option in [name.replace("_", "-")]
         ),
     ]
 
