@@ -86,13 +86,13 @@ class RoundTripTests(SynchronousTestCase):
     """Every message that can be written can be read by the other side, and by it alone."""
 
     @SETTINGS
-    @given(requests())
+    @given(requests)
     def test_requests(self, message: Request) -> None:
         """A service reads what a peer writes."""
         self.assertEqual(decode_request(encode(message)), message)
 
     @SETTINGS
-    @given(replies())
+    @given(replies)
     def test_replies(self, message: Reply) -> None:
         """A peer reads what a service writes."""
         self.assertEqual(decode_reply(encode(message)), message)
@@ -106,7 +106,7 @@ class RoundTripTests(SynchronousTestCase):
         self.assertTrue(data.isascii() and data.decode("ascii").isprintable())
 
     @SETTINGS
-    @given(requests(), st.text(st.characters(codec="utf-8"), max_size=20), st.integers(0, 9) | st.booleans())
+    @given(requests, st.text(st.characters(codec="utf-8"), max_size=20), st.integers(0, 9) | st.booleans())
     def test_unknown_fields(self, message: Request, key: str, value: object) -> None:
         """A field that isn't known changes nothing."""
         fields = json.loads(encode(message))
