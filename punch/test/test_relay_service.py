@@ -248,12 +248,14 @@ class StreamTests(RelayServiceCase):
 
     def test_half_a_message(self) -> None:
         """Of 64 KiB that begin and never end, nothing is kept; who has an allocation may send as much."""
+        request = b"\x00\x03\xff\xfc\x21\x12\xa4\x42" + bytes(5000)
         beginning = b"\x40\x00\xff\xff" + bytes(5000)
         for transport in (RelayTransport.TCP, RelayTransport.TLS):
-            stream = self.stream(transport, 7001)
-            self.writer(stream)(beginning)
-            self.net.advance(0.5)
-            self.assertIsNotNone(stream.ended)
+            for data, kept in ((request[:4000], True), (request, False), (beginning, False)):
+                stream = self.stream(transport, 7001)
+                self.writer(stream)(data)
+                self.net.advance(0.5)
+                self.assertEqual(stream.ended is None, kept)
             client = self.client(transport)
             client.allocate()
             client.send(beginning)
