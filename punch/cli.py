@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from punch import __version__
 from punch.interrupt import quiet_interrupt
+from punch.usage import Parser, show
 
 USAGE = f"""\
 Punch {__version__}: direct, private links between machines behind NATs.
@@ -45,11 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quiet_interrupt()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(USAGE)
+        show(USAGE)
         return 0
     command, rest = words[0], words[1:]
     if command in ("-V", "--version", "version"):
-        print(f"Punch {__version__}")
+        show(f"Punch {__version__}")
         return 0
     if command in PLUGINS:
         return _plugin(command, rest)
@@ -88,7 +89,6 @@ def _id(rest: Sequence[str]) -> int:
 
     from punch.peer.tap import login_name
     from punch.state import StateDirectory, StateError, own_state_dir
-    from punch.usage import Parser
 
     login = login_name(os.environ)
     root = own_state_dir(os.environ)
@@ -101,7 +101,7 @@ def _id(rest: Sequence[str]) -> int:
     )
     options = parser.parse(rest)
     try:
-        print(StateDirectory(Path(options.state_dir)).peer(options.name).identity().peer_id)
+        show(str(StateDirectory(Path(options.state_dir)).peer(options.name).identity().peer_id))
     except StateError as error:
         print(f"punch id: {error}", file=sys.stderr)
         return 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from twisted.python import usage
 
-from punch import twistd
-from punch.usage import wrong
+from punch import __version__, twistd
+from punch.usage import show, wrong
 
 commands: dict[str, str] = {}
 """What the user calls a plugin by in this process, where that is not `twistd PLUGIN`."""
@@ -42,6 +43,16 @@ class Options(usage.Options):
             # What it would have set isn't set: the rest was not read.
             as_json = "--json" in given
             twistd.fail(self.plugin, wrong(str(problem), self.command), as_json=as_json)
+
+    def opt_help(self) -> NoReturn:
+        """Display this help and exit."""
+        show(str(self))
+        raise SystemExit(0)
+
+    def opt_version(self) -> NoReturn:
+        """Display the version of Punch and exit."""
+        show(f"Punch {__version__}")
+        raise SystemExit(0)
 
     def parseArgs(self, *arguments: str) -> None:
         """There are options only."""

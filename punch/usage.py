@@ -1,5 +1,5 @@
 """
-A wrong command line, in one sentence that says where the right one is explained.
+What a program says of its command line: help, and what is wrong, in one sentence.
 
 For the commands that `argparse` reads, and the words for those that Twisted reads (`punch.options`). Nothing
 heavy is imported.
@@ -12,7 +12,10 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _SHOWN = 100
 """Characters that are repeated of what was typed."""
@@ -31,6 +34,15 @@ _WORDS: Sequence[tuple[str, str]] = (
     (r"argument (\S+): ignored explicit argument .*", r"\1 takes no value"),
     (r"argument (\S+): invalid (.*) value: (.*)", r"\1 takes a \2, not \3"),
 )
+
+
+def show(text: str) -> None:
+    """Print; a reader that has closed its end, as `| head` does, is no failure."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Nor is there anything left to be written when Python ends.
+        sys.stdout = None
 
 
 def wrong(problem: str, command: str) -> str:
@@ -67,10 +79,17 @@ class Parser(argparse.ArgumentParser):
         self._json = "--json" in arguments
         return self.parse_args(list(arguments))
 
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Explain everything."""
+        if file is None:
+            show(self.format_help().rstrip("\n"))
+        else:
+            super().print_help(file)
+
     def error(self, message: str) -> NoReturn:
         """End with a sentence."""
         text = wrong(message, self.prog)
         if self._json:
-            print(json.dumps({"event": "failed", "time": 0.0, "reason": "usage", "text": text}), flush=True)
+            show(json.dumps({"event": "failed", "time": 0.0, "reason": "usage", "text": text}))
         print(f"{self.prog}: {text}", file=sys.stderr)
         raise SystemExit(2)

@@ -1,7 +1,7 @@
 """
-SIGINT while a program still loads: it dies of it, and says nothing.
+Ends before anything began: SIGINT while a program still loads, help that nobody reads.
 
-When a process is how far depends on the machine, so the interpreter tells (`-X importtime`): the interrupt is
+When a process is how far depends on the machine, so the interpreter tells (`-X importtime`): an interrupt is
 sent so many imports after `punch.interrupt`, from where on it is ours to decide. What happens before that is
 Python's and, for the plugins, `twistd`'s own.
 """
@@ -69,3 +69,17 @@ def test_while_it_loads(tmp_path: Path, name: str) -> None:
     state = ["--state-dir", str(tmp_path / "state")] if name != "punch demo" else []
     for later in LATER:
         assert interrupted([*COMMANDS[name], *state], tmp_path, later) == (-signal.SIGINT, b""), later
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--help", "--version", "id --help", "peer --help", "rendezvous --version"]
+)
+def test_nobody_reads_the_help(arguments: str) -> None:
+    """As with `| head`: that is no failure, and no traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [PUNCH, *arguments.split()], stdout=writing, stderr=subprocess.PIPE, timeout=30, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")

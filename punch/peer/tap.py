@@ -12,7 +12,6 @@ import punch.interrupt  # noqa: F401 (before all that takes its time)
 import atexit
 import getpass
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,13 +116,6 @@ class Options(BaseOptions):
             f"Directory for keys, known peers and logs. [default: {own_state_dir(os.environ)}]",
         ],
     ]
-
-    def opt_version(self) -> None:
-        """Show the version and exit."""
-        from punch import __version__
-
-        print(f"Punch {__version__}")
-        sys.exit(0)
 
     def postOptions(self) -> None:
         """Check what was given, and take the identity: what fails here needs no reactor and no log."""

@@ -181,13 +181,6 @@ turns:host:5349; needs --turn-secret-file, and may be given several times. With 
 the relay of this service, else beside it."""
         self["turn"].append(server)
 
-    def opt_version(self) -> None:
-        """Display the version of Punch and exit."""
-        from punch import __version__
-
-        print(f"Punch {__version__}")
-        raise SystemExit(0)
-
     def postOptions(self) -> None:
         """Check everything that can be checked now, and claim the state directory's files."""
         for endpoint in self["control"]:
