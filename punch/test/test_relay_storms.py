@@ -91,9 +91,9 @@ class StormTests(SynchronousTestCase):
         self.assertEqual(len(table), len(open_ports))
         self.assertEqual(len(table), len(live) + len(reserved))
         self.assertLessEqual(len(table), IN_ALL)
-        users = Counter(each.user.name for each in (*live, *reserved))
+        users = Counter(each.user.name for each in live) + Counter(each.user.name for each in reserved)
         self.assertEqual({name: user.ports for name, user in table.users.items() if user.ports}, users)
-        places = Counter(each.place for each in (*live, *reserved))
+        places = Counter(each.place for each in live) + Counter(each.place for each in reserved)
         for place, count in places.items():
             self.assertEqual(table._places[place], count)
         self.assertLessEqual(max(users.values(), default=0), PER_USER)
