@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from .places import Place
+from .processes import programs
 
 
 def pytest_sessionstart() -> None:
@@ -19,3 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="quick",
         help="how much of the grid of kernel NATs is run: a selection of its pairs, or all, five times each",
     )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with programs(tmp_path) as running:
+        yield Place(running)
