@@ -25,7 +25,10 @@ Usage: punch COMMAND [options]
 Commands:
   demo         start a rendezvous and two peers on this machine, and let them chat
   rendezvous   introduce peers to each other (the same as twistd -n punch-rendezvous)
-  peer         wait for a peer, or call one with --peer ID, and chat (twistd -n punch-peer)
+  chat [WHO]   chat in this terminal, and call WHO, a name or an ID (twistd -n punch-peer)
+  web [WHO]    chat in a browser: prints the address to open (twistd -n punch-peer --web)
+  peer         the same for scripts: wait, or call with --peer WHO; --json (twistd -n punch-peer)
+  peers        the address book: list, name, block, unblock, forget, add
   netcheck     say what this network does to links: NAT, UDP, relays
   id           print your peer ID, making a key if there is none yet
 
@@ -33,6 +36,9 @@ punch COMMAND --help explains the options of a command.
 punch --version prints the version."""
 
 PLUGINS = {"rendezvous": "punch-rendezvous", "peer": "punch-peer"}
+
+#: Short for the plugin `punch-peer` with these options, and whom to call as a word of its own.
+CHATS: dict[str, list[str]] = {"chat": [], "web": ["--web"]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,9 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(f"Punch {__version__}")
         return 0
     if command in PLUGINS:
-        return _plugin(command, rest)
+        return _plugin(command, PLUGINS[command], rest)
+    if command in CHATS:
+        who = ["--peer", rest.pop(0)] if rest and not rest[0].startswith("-") else []
+        return _plugin(command, "punch-peer", [*CHATS[command], *who, *rest])
     if command == "id":
         return _id(rest)
+    if command == "peers":
+        from punch.peers import main as peers
+
+        return peers(rest)
     if command == "netcheck":
         from punch.netcheck import main as netcheck
 
@@ -68,9 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _plugin(command: str, rest: Sequence[str]) -> int:
-    """`twistd -n PLUGIN …`, in this process."""
-    plugin = PLUGINS[command]
+def _plugin(command: str, plugin: str, rest: Sequence[str]) -> int:
+    """`twistd -n PLUGIN …`, in this process, that was asked for as `punch COMMAND …`."""
     from twisted.scripts import twistd
 
     from punch.options import commands

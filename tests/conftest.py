@@ -24,6 +24,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="quick",
         help="how much of the grid of kernel NATs is run: a selection of its pairs, or all, five times each",
     )
+    parser.addoption(
+        "--screenshots",
+        metavar="DIR",
+        help="keep a picture of each state of the page there",
+    )
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ PACKAGES = {
     "turnutils_peer": "coturn",
     "turnserver": "coturn",
     "gcore": "gdb",
+    "chromium": "chromium",
+    "npm": "npm",
 }
 
 

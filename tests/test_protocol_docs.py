@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from punch.apps import chat_core
+from punch.apps.chat import protocol as chat
+from punch.apps.chat.chat import FAREWELL
 from punch.identity import Identity, PeerID
 from punch.link import events as link
 from punch.link import frames, proof, quic
@@ -163,10 +164,12 @@ def test_frames_and_close_codes() -> None:
     assert [int(code) for code in first_cells(section("8.5"))] == [code.value for code in link.CloseCode]
     assert f"0x{APPLICATION_CODES:04x}" in section("8.5")
     assert dict(re.findall(r"^\| ([0-9]) \| ([a-z]+) \|", section("9"), re.M)) == {
-        str(chat_core.HELLO): "hello",
-        str(chat_core.MESSAGE): "message",
-        str(chat_core.ACK): "ack",
-        str(chat_core.BYE): "bye",
+        str(chat.HELLO): "hello",
+        str(chat.MESSAGE): "message",
+        str(chat.ACK): "ack",
+        str(chat.BYE): "bye",
+        str(chat.READ): "read",
+        str(chat.NAME): "name",
     }
 
 
@@ -214,13 +217,15 @@ def test_numbers() -> None:
             link_limits.close_seconds,
             frames.MAX_FRAME,
         ],
-        "9": [chat_core.MAX_TEXT],
+        "9": [chat.MAX_TEXT, chat.MAX_NAME, chat.EPOCH],
     }
     for number, values in expected.items():
         written = set(re.findall(r"[0-9]+", section(number).replace(",", "")))
         for value in values:
             assert f"{value:g}" in written or str(value) in written, (number, value)
     assert quic.ALPN in section("8")
+    assert f"`{chat.STREAM_NAME}`" in section("9")
+    assert f"({FAREWELL:g} s)" in section("9")
     assert f"{link_limits.early_bytes // 1024} KiB" in section("8.2")
     assert f"{link_limits.unproved_bytes // 1024} KiB" in section("8")
 

@@ -7,7 +7,7 @@ runs, keeps its registration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -46,7 +46,7 @@ _TURN = {
 }
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: Report) -> Mapping[str, Any]:
     """The report for programs, as docs/json.md describes it."""
     return {"event": "netcheck", **report.to_json(), "conclusions": conclusions(report)}
 
@@ -60,7 +60,7 @@ def examine(
     random: RandomBytes,
     monotonic: Callable[[], float],
     roots: Sequence[x509.Certificate] | None = None,
-) -> Deferred[dict[str, Any]]:
+) -> Deferred[Mapping[str, Any]]:
     """A run with parameters as those of `NetcheckRun`; fires with its report `as_json`."""
     run = NetcheckRun(
         reactor=reactor,

@@ -23,7 +23,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from punch.apps.chat import Chat, ChatError
-from punch.apps.chat.store import Store, StoreError
+from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, ThreadWorker, Worker
 from punch.files import make_private_directory
 from punch.identity import PeerID, PeerIDError
@@ -265,7 +265,7 @@ class PeerService(Service):
             self._name = self._state.display_name
             # Only to see that it can be used: a daemon will be another process.
             Store(self._history_path).close()
-        except (StateError, StoreError) as error:
+        except (StateError, ChatError) as error:
             options.fail("state", str(error))
         if options.target == identity.peer_id:
             options.fail(
@@ -306,7 +306,7 @@ class PeerService(Service):
         )
         try:
             chat = self._chat = self._make_chat()
-        except StoreError as error:
+        except ChatError as error:
             self._finish(1, str(error))
             return
         face.open(chat)

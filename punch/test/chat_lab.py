@@ -1,5 +1,6 @@
 """
-Two or more chats in memory: real stores, streams and schedules; only calls and links are played by an `Exchange`.
+Two or more chats in memory: real stores, streams and schedules; only calls and links are played by an
+`Exchange`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Line:
         self.transports = (Pipe(self), Pipe(self))
         self.open = True
         exchange.lines.append(self)
-        for end, transport in zip(self.ends, self.transports):
+        for end, transport in zip(self.ends, self.transports, strict=True):
             end.makeConnection(transport)
 
     def run(self) -> bool:
@@ -69,7 +70,7 @@ class Line:
             data = self.transports[here].value()
             if data and self.open and self.transports[there].producerState == "producing":
                 self.transports[here].clear()
-                self.ends[there].dataReceived(data)  # type: ignore[attr-defined]
+                self.ends[there].dataReceived(data)
                 moved = True
         return moved
 
@@ -79,7 +80,7 @@ class Line:
             self.open = False
             self.exchange.lines.remove(self)
             for end in self.ends:
-                end.connectionLost(None)  # type: ignore[arg-type, call-arg]
+                end.connectionLost(None)  # type: ignore[arg-type]
 
 
 class Connection:
@@ -120,7 +121,7 @@ class Exchange:
         """Let everything cross until nothing is under way, and then time pass."""
         step = 0.25
         while True:
-            while self._soon or any([line.run() for line in list(self.lines)]):
+            while self._soon or self._cross():
                 soon, self._soon = self._soon, []
                 for call in soon:
                     call()
@@ -128,6 +129,10 @@ class Exchange:
                 return
             self.clock.advance(min(step, seconds))
             seconds -= step
+
+    def _cross(self) -> bool:
+        moved = [line.run() for line in list(self.lines)]
+        return any(moved)
 
     def connect(self, caller: Side, callee: Side) -> None:
         """A link comes up."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from punch.apps.chat_v1 import ChatProtocol, Conversation
+from punch.address_book import AddressBook
+from punch.apps.chat import Chat, State
+from punch.apps.chat.events import Event, MessageAdded, MessageChanged
+from punch.apps.chat.store import Store
+from punch.apps.chat.worker import ImmediateWorker
 from punch.identity import Identity, PeerID
 from punch.link.events import Role
 from punch.link.link import Link
@@ -27,6 +31,9 @@ def identity(seed: int) -> Identity:
 ME = identity(1).peer_id
 BOB = identity(2).peer_id
 EVE = identity(3).peer_id
+
+#: When the tests take place, in seconds since the epoch.
+NOW = 1_700_000_000.0
 
 
 class Screen:
@@ -74,6 +81,7 @@ class Switchboard:
     def __init__(self) -> None:
         self.asked: list[tuple[str, PeerID]] = []
         self.handlers: dict[str, Callable[[Link], IProtocol]] = {}
+        self.names: list[str] = []
 
     def call(self, peer: PeerID) -> None:
         self.asked.append(("call", peer))
@@ -90,6 +98,34 @@ class Switchboard:
     def handle(self, name: str, factory: Callable[[Link], IProtocol]) -> None:
         self.handlers[name] = factory
 
+    def rename(self, name: str) -> None:
+        self.names.append(name)
+
+    def netcheck(self) -> Deferred[Any]:
+        return succeed({"event": "netcheck", "conclusions": ["All is well."]})
+
+
+class Far:
+    """The other side of a link: a chat as real as ours, and a view that hears."""
+
+    can_answer = True
+
+    def __init__(self, me: PeerID, clock: Clock) -> None:
+        self.node = Switchboard()
+        self.heard: list[str] = []
+        self.marks: list[int] = []
+        self.chat = make_chat(me, "bob", self.node, clock, seed=7)
+        self.chat.attach(self)
+
+    def handle(self, event: Event) -> None:
+        if isinstance(event, MessageAdded) and not event.message.outgoing:
+            self.heard.append(event.message.text)
+        elif isinstance(event, MessageChanged) and event.message.state is State.DELIVERED:
+            self.marks.append(event.message.id)
+
+    def send(self, text: str) -> None:
+        self.chat.send(ME, text)
+
 
 class Wire:
     """
@@ -101,31 +137,64 @@ class Wire:
 
     def __init__(self, remote: PeerID) -> None:
         self.remote = remote
-        self.heard: list[str] = []
-        self.marks: list[int] = []
-        self.far = ChatProtocol(self._hear, self.marks.append, lambda error: None, Conversation())
-        self.far_transport = StringTransport()
+        self.far = Far(remote, Clock())
         self.near: IProtocol | None = None
         self.near_transport = StringTransport()
+        self.far_transport = StringTransport()
+        self._far_protocol: IProtocol | None = None
 
-    def _hear(self, number: int, text: str) -> None:
-        self.heard.append(text)
+    @property
+    def heard(self) -> list[str]:
+        """What the other side heard."""
+        return self.far.heard
+
+    @property
+    def marks(self) -> list[int]:
+        """Which of its messages have come to us."""
+        return self.far.marks
 
     def open_stream(self, name: str, protocol: IProtocol) -> StringTransport:
         self.near = protocol
+        self._far_protocol = self.far.node.handlers[name](cast(Link, _Back()))
         protocol.makeConnection(self.near_transport)
-        self.far.makeConnection(self.far_transport)
+        self._far_protocol.makeConnection(self.far_transport)
         return self.near_transport
 
     def run(self) -> None:
         """Let everything cross, both ways, until nothing is under way."""
         assert self.near is not None
+        assert self._far_protocol is not None
         while self.near_transport.value() or self.far_transport.value():
-            for source, sink in ((self.near_transport, self.far), (self.far_transport, self.near)):
+            for source, sink in (
+                (self.near_transport, self._far_protocol),
+                (self.far_transport, self.near),
+            ):
                 data = source.value()
                 source.clear()
                 if data:
                     sink.dataReceived(data)
+
+
+class _Back:
+    """The link as the other side has it."""
+
+    remote = ME
+    role = Role.CALLEE
+    rtt = 0.0123
+
+
+def make_chat(me: PeerID, name: str, node: Switchboard, clock: Clock, seed: int = 5) -> Chat:
+    """A chat that keeps everything in memory."""
+    return Chat(
+        me=me,
+        name=name,
+        node=node,
+        book=AddressBook(None),
+        worker=ImmediateWorker(Store(None)),
+        clock=clock,
+        wall=lambda: NOW + clock.seconds(),
+        random=lambda count: bytes([seed]) * count,
+    )
 
 
 def connected(wire: Wire, name: str = "bob") -> Connected:
@@ -150,18 +219,20 @@ def incoming(peer: PeerID, name: str = "eve", decided: bool = False) -> Incoming
 class Stage:
     """A front end and all its edges."""
 
-    def __init__(self, target: PeerID | None = None) -> None:
+    def __init__(self, target: PeerID | None = None, history: bool = True) -> None:
         self.clock = Clock()
         self.screen = Screen()
         self.node = Switchboard()
+        self.chat = make_chat(ME, "alice", self.node, self.clock)
         self.ends: list[tuple[int, str | None]] = []
-        self.settings = Settings(ME, "alice", target)
+        self.settings = Settings(ME, "alice", target, history)
         self.surroundings = Surroundings(
             self.clock,
             lambda status, sentence: self.ends.append((status, sentence)),
-            lambda count: b"s" * count,
+            lambda: NOW + self.clock.seconds(),
         )
 
-    def start(self, front_end: Any) -> None:
+    def start(self) -> None:
         """As the service does."""
-        front_end.handle(Ready(ME))
+        self.chat.start()
+        self.chat.handle(Ready(ME))

@@ -1,4 +1,4 @@
-"""The chat's application object: what waits, what is sent, delivered and read, and what others may do to it."""
+"""The chat as one object: what waits, what is sent, delivered and read, and what others may do to it."""
 
 from __future__ import annotations
 

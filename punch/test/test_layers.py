@@ -25,7 +25,7 @@ ALLOWED = {
     "link": {"traversal", "wire", "identity"},
     "peer": {"address_book", "state", "link", "traversal", "wire", "identity"},
     "apps": {"address_book", "files", "peer", "link", "wire", "identity"},
-    "ui": {"address_book", "files", "apps", "peer", "link", "wire", "identity"},
+    "ui": {"address_book", "files", "apps", "peer", "link", "traversal", "wire", "identity"},
     "rendezvous": {"wire", "identity"},
 }
 
@@ -34,6 +34,7 @@ ROOTS = {
     "punch.cli",
     "punch.demo",
     "punch.netcheck",
+    "punch.peers",
     "punch.twistd",
     "punch.interrupt",
     "punch.options",
@@ -48,6 +49,7 @@ PURE = [
     "punch.files",
     "punch.curve25519",
     "punch.identity",
+    "punch.address_book",
     "punch.state",
     "punch.wire",
     "punch.traversal",
@@ -69,11 +71,11 @@ PURE = [
         )
     ),
     *(f"punch.peer.{name}" for name in ("call", "call_machine", "policy", "router")),
-    "punch.apps.chat_core",
+    *(f"punch.apps.chat.{name}" for name in ("database", "model", "outbox", "protocol", "schema", "store")),
     *(f"punch.rendezvous.{name}" for name in ("introduction", "limits", "registry", "session")),
 ]
 #: Of these, the only ones that ask the system anything: files, and the addresses of this machine.
-ASKING = ["punch.files", "punch.identity", "punch.state", "punch.traversal.interfaces"]
+ASKING = ["punch.files", "punch.address_book", "punch.identity", "punch.state", "punch.traversal.interfaces"]
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -179,6 +181,7 @@ class LayersTests(SynchronousTestCase):
             "cli",
             "demo",
             "netcheck",
+            "peers",
             "twistd",
             "interrupt",
             "options",

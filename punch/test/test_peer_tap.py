@@ -77,10 +77,19 @@ class OptionsTests(OptionsCase):
             (["--name", "a/b"], "--name"),
             (["--name", ""], "--name"),
             (["--state-dir", ""], "--state-dir"),
+            (["--retention", "some"], "--retention"),
+            (["--retention", "-1"], "--retention"),
+            (["--web-port", "65536"], "--web-port"),
         ]
         for arguments, part in cases:
             with self.subTest(arguments):
                 self.assertIn(part, self.sentence(*arguments))
+
+    def test_a_name_from_the_address_book(self) -> None:
+        book = StateDirectory(self.root).peer("dave").book
+        book.add(BOB, "bob")
+        self.assertEqual(self.parse("--name", "dave", "--peer", "Bob").target, BOB)
+        self.assertIn("typo", self.sentence("--name", "erin", "--peer", "bob"))
 
     def test_refused_addresses(self) -> None:
         for address in ("", "http://192.0.2.1", "punch://192.0.2.1:0", "punch://[::1", "punch://h:1/pin"):
@@ -125,10 +134,14 @@ class OptionsTests(OptionsCase):
             "--relay=",
             "--state-dir=",
             "--json",
+            "--no-history",
+            "--retention=",
+            "--web",
+            "--web-port=",
         ):
             after = text.split(option, 1)[1].split(" --", 1)[0]
             self.assertIn("[default: ", text.split(option, 1)[1][: len(after) + 200], option)
-        self.assertEqual(text.count("[default: "), 7)
+        self.assertEqual(text.count("[default: "), 11)
 
     def test_login_name(self) -> None:
         cases = {"alice": "alice", "DOMAIN\\bob": "DOMAIN-bob", "..x": "x", "//": "peer", "x" * 80: "x" * 64}

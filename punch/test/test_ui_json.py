@@ -34,15 +34,23 @@ class JSONCase(SynchronousTestCase):
     def begin(self, kind: InputKind = InputKind.STREAM, target: PeerID | None = None) -> None:
         self.stage = Stage(target)
         self.front_end = JSONFrontEnd(self.stage.settings, self.stage.surroundings, lambda: 1.25)
-        self.front_end.attach(self.stage.node, self.stage.screen, kind, False)
-        self.stage.start(self.front_end)
+        self.front_end.attach(self.stage.chat, self.stage.screen, kind, False)
+        self.stage.start()
 
     def setUp(self) -> None:
         self.begin()
         self.events()
 
-    def events(self) -> list[Fields]:
+    def happen(self, event: Event) -> None:
+        """The node says something."""
+        self.stage.chat.handle(event)
+
+    def everything(self) -> list[Fields]:
         return [json.loads(line) for line in self.stage.screen.take().splitlines()]
+
+    def events(self) -> list[Fields]:
+        """All but what the address book learns on the way."""
+        return [event for event in self.everything() if event["event"] != "contact"]
 
     def event(self) -> Fields:
         (event,) = self.events()
@@ -53,7 +61,7 @@ class JSONCase(SynchronousTestCase):
 
     def connect(self, peer: PeerID = BOB) -> Wire:
         wire = Wire(peer)
-        self.front_end.handle(connected(wire))
+        self.happen(connected(wire))
         wire.run()
         self.events()
         return wire
@@ -86,12 +94,12 @@ class EventTests(JSONCase):
             ),
         ]
         for event, fields in cases:
-            self.front_end.handle(event)
+            self.happen(event)
             self.assertEqual(self.event(), {"time": 1.25, **fields})
         self.assertEqual(self.stage.ends, [])
 
     def test_connected_and_disconnected(self) -> None:
-        self.front_end.handle(connected(Wire(BOB)))
+        self.happen(connected(Wire(BOB)))
         self.assertEqual(
             self.event(),
             {
@@ -108,7 +116,7 @@ class EventTests(JSONCase):
         )
         self.command("send", text="x")
         self.events()
-        self.front_end.handle(Disconnected(BOB, "lost", "Gone."))
+        self.happen(Disconnected(BOB, "lost", "Gone."))
         event = self.event()
         self.assertEqual(
             (event["event"], event["reason"], event["text"], event["undelivered"]),
@@ -132,7 +140,7 @@ class EventTests(JSONCase):
         self.assertEqual(wire.marks, [1])
 
     def test_a_call_waits_for_its_answer(self) -> None:
-        self.front_end.handle(incoming(EVE))
+        self.happen(incoming(EVE))
         event = self.event()
         self.assertEqual((event["event"], event["peer"], event["decided"]), ("call", str(EVE), False))
         self.assertEqual(self.stage.node.asked, [])
@@ -142,12 +150,12 @@ class EventTests(JSONCase):
         self.assertEqual(self.event()["reason"], "no-call")
 
     def test_a_call_is_rejected(self) -> None:
-        self.front_end.handle(incoming(EVE))
+        self.happen(incoming(EVE))
         self.command("reject", peer=str(EVE))
         self.assertEqual(self.stage.node.asked, [("reject", EVE)])
 
     def test_a_decided_call_asks_nobody(self) -> None:
-        self.front_end.handle(incoming(EVE, decided=True))
+        self.happen(incoming(EVE, decided=True))
         self.events()
         self.command("accept", peer=str(EVE))
         self.assertEqual(self.event()["reason"], "no-call")
@@ -155,7 +163,7 @@ class EventTests(JSONCase):
     def test_a_call_without_anyone_to_ask_is_refused(self) -> None:
         self.begin(InputKind.NOTHING)
         self.events()
-        self.front_end.handle(incoming(EVE))
+        self.happen(incoming(EVE))
         call, refused = self.events()
         self.assertEqual((call["event"], refused["event"]), ("call", "refused"))
         self.assertIn("--accept", refused["text"])
@@ -178,6 +186,53 @@ class CommandTests(JSONCase):
         self.assertEqual(wire.heard, ["one", "two", "three"])
         marks = [(event["event"], event["id"], event["peer"]) for event in self.events()]
         self.assertEqual(marks, [("delivered", number, str(BOB)) for number in (1, "my-2", 3)])
+
+    def test_a_message_for_somebody_who_is_away_waits(self) -> None:
+        self.command("send", text="later", peer=str(BOB), id="mine")
+        waiting = self.event()
+        self.assertEqual((waiting["event"], waiting["id"], waiting["number"]), ("waiting", "mine", 1))
+        wire = Wire(BOB)
+        self.happen(connected(wire))
+        wire.run()
+        self.assertEqual(wire.heard, ["later"])
+        wire.far.chat.read(ME)
+        wire.run()
+        told = [(e["event"], e["id"]) for e in self.events() if e.get("number") == 1]
+        self.assertEqual(told, [("sent", "mine"), ("delivered", "mine"), ("read", "mine")])
+
+    def test_what_another_view_sends_is_told_in_full(self) -> None:
+        self.connect()
+        self.stage.chat.send(BOB, "from a browser")
+        added, sent = self.events()
+        self.assertEqual((added["event"], added["text"], added["number"]), ("added", "from a browser", 1))
+        self.assertEqual((sent["event"], sent["number"]), ("sent", 1))
+
+    def test_requests_are_answered(self) -> None:
+        wire = self.connect()
+        wire.far.send("hello")
+        wire.run()
+        self.events()
+        self.command("history", peer=str(BOB), request="r1")
+        result = self.event()
+        self.assertEqual((result["event"], result["command"], result["request"]), ("result", "history", "r1"))
+        self.assertEqual([(m["text"], m["state"]) for m in result["messages"]], [("hello", "unread")])
+        self.command("read", peer=str(BOB), request=2)
+        read, result = self.events()
+        self.assertEqual((read["event"], read["outgoing"]), ("read", False))
+        self.assertEqual((result["event"], result["request"]), ("result", 2))
+        self.command("history", peer="nobody", request="r3")
+        error = self.event()
+        self.assertEqual((error["event"], error["reason"], error["request"]), ("error", "bad-peer-id", "r3"))
+
+    def test_the_end_of_the_input_lets_a_waiting_message_try(self) -> None:
+        """Its peer is called once; what came of that decides."""
+        self.happen(Registered("punch://x:1"))
+        self.command("send", text="later", peer=str(BOB))
+        self.front_end.input_over()
+        self.stage.clock.advance(1.0)
+        self.assertEqual((self.stage.node.asked, self.stage.ends), ([("call", BOB)], []))
+        self.happen(Failed(BOB, "not-registered", "Not there."))
+        self.assertEqual(self.stage.ends, [(1, None)])
 
     def test_hangup_and_quit(self) -> None:
         wire = self.connect()
@@ -217,7 +272,7 @@ class CommandTests(JSONCase):
             (json.dumps({"command": "call", "peer": str(ME)}).encode(), "self"),
             (json.dumps({"command": "accept", "peer": str(BOB)}).encode(), "no-call"),
             (b'{"command":"send","text":"early"}', "not-connected"),
-            (json.dumps({"command": "send", "text": "x", "peer": str(BOB)}).encode(), "not-connected"),
+            (json.dumps({"command": "send", "text": "x", "peer": str(ME)}).encode(), "self"),
             (b'{"command":"send"}', "malformed"),
             (b'{"command":"send","text":"x","id":[]}', "malformed"),
             (b'{"command":"send","text":"x","id":true}', "malformed"),
@@ -273,7 +328,7 @@ class CommandTests(JSONCase):
         self.assertEqual(self.events(), [])
         self.front_end.input_over()
         self.assertEqual(self.stage.ends, [])
-        self.front_end.handle(AlreadyConnected(BOB))
+        self.happen(AlreadyConnected(BOB))
         event = self.event()
         self.assertEqual(
             (event["event"], event["reason"], event["command"], event["peer"]),
@@ -303,19 +358,19 @@ class EndTests(JSONCase):
         """After a minute the link is hung up, unless the path is back; nothing else that waits ends so."""
         self.connect()
         back = PathChanged(BOB, "host", Address("192.0.2.1", 1), Address("192.0.2.2", 2), "udp", 0.1)
-        self.front_end.handle(PathLost(BOB, "Waiting."))
+        self.happen(PathLost(BOB, "Waiting."))
         self.stage.clock.advance(100.0)
-        self.front_end.handle(back)
+        self.happen(back)
         self.command("send", text="x")
         self.front_end.input_over()
         self.stage.clock.advance(100.0)
         self.assertEqual(self.stage.node.asked, [])
-        self.front_end.handle(PathLost(BOB, "Waiting."))
+        self.happen(PathLost(BOB, "Waiting."))
         self.stage.clock.advance(59.0)
         self.assertEqual(self.stage.node.asked, [])
         self.stage.clock.advance(2.0)
         self.assertEqual(self.stage.node.asked, [("hangup", BOB)])
-        self.front_end.handle(Disconnected(BOB, "bye", "Closed here."))
+        self.happen(Disconnected(BOB, "bye", "Closed here."))
         self.assertEqual([status for status, _ in self.stage.ends], [1])
 
     def test_the_last_command_needs_no_newline(self) -> None:
@@ -328,47 +383,47 @@ class EndTests(JSONCase):
         self.command("call", peer=str(BOB))
         self.front_end.input_over()
         self.assertEqual(self.stage.ends, [])
-        self.front_end.handle(Failed(BOB, "not-registered", "Not there."))
+        self.happen(Failed(BOB, "not-registered", "Not there."))
         self.assertEqual(self.stage.ends, [(1, None)])
 
     def test_end_of_input_with_a_link_that_dies(self) -> None:
         self.connect()
         self.command("send", text="x")
         self.front_end.input_over()
-        self.front_end.handle(Disconnected(BOB, "lost", "Gone."))
+        self.happen(Disconnected(BOB, "lost", "Gone."))
         self.assertEqual(self.stage.ends, [(1, None)])
 
     def test_a_service_goes_on(self) -> None:
         self.begin(InputKind.NOTHING)
         self.front_end.input_over()
-        self.front_end.handle(Registered("punch://x:1"))
+        self.happen(Registered("punch://x:1"))
         self.assertEqual(self.stage.ends, [])
 
     def test_the_call_of_the_command_line_must_succeed(self) -> None:
         self.begin(target=BOB)
         self.assertEqual(self.stage.node.asked, [("call", BOB)])
-        self.front_end.handle(Failed(BOB, "not-registered", "Not there."))
+        self.happen(Failed(BOB, "not-registered", "Not there."))
         self.assertEqual(self.stage.ends, [(1, "Not there.")])
 
     def test_a_call_that_once_succeeded_may_fail_later(self) -> None:
         self.begin(target=BOB)
         self.connect()
-        self.front_end.handle(Disconnected(BOB, "bye", "Left."))
+        self.happen(Disconnected(BOB, "bye", "Left."))
         self.command("call", peer=str(BOB))
-        self.front_end.handle(Failed(BOB, "not-registered", "Not there."))
+        self.happen(Failed(BOB, "not-registered", "Not there."))
         self.assertEqual(self.stage.ends, [])
 
     def test_a_node_that_cannot_go_on(self) -> None:
-        self.front_end.handle(Unregistered("bad-pin", "Wrong key.", None))
+        self.happen(Unregistered("bad-pin", "Wrong key.", None))
         self.assertEqual(self.event()["retry_in"], None)
-        self.front_end.handle(Failed(None, "bad-pin", "Wrong key."))
+        self.happen(Failed(None, "bad-pin", "Wrong key."))
         self.assertEqual(self.event()["reason"], "bad-pin")
         self.assertEqual(self.stage.ends, [(1, "Wrong key.")])
 
     def test_patience_with_a_rendezvous_never_reached(self) -> None:
-        self.front_end.handle(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
+        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
         self.stage.clock.advance(PATIENCE - 1)
-        self.front_end.handle(Unregistered("rendezvous-unreachable", "Still none.", 1.0))
+        self.happen(Unregistered("rendezvous-unreachable", "Still none.", 1.0))
         self.assertEqual(self.stage.ends, [])
         self.events()
         self.stage.clock.advance(1)
@@ -377,15 +432,18 @@ class EndTests(JSONCase):
         self.assertEqual((event["event"], event["reason"]), ("failed", "rendezvous-unreachable"))
 
     def test_patience_ends_with_registration(self) -> None:
-        self.front_end.handle(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
-        self.front_end.handle(Registered("punch://x:1"))
-        self.front_end.handle(Unregistered("rendezvous-unreachable", "Lost.", 1.0))
+        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
+        self.happen(Registered("punch://x:1"))
+        self.happen(Unregistered("rendezvous-unreachable", "Lost.", 1.0))
         self.stage.clock.advance(10 * PATIENCE)
+        self.stage.chat.stop()
         self.assertEqual((self.stage.ends, self.stage.clock.getDelayedCalls()), ([], []))
 
     def test_stopping_leaves_no_timer(self) -> None:
-        self.front_end.handle(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
+        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
+        self.happen(PathLost(BOB, "Waiting."))
         self.front_end.stopped()
+        self.stage.chat.stop()
         self.assertEqual(self.stage.clock.getDelayedCalls(), [])
 
     def test_output_without_a_reader(self) -> None:

@@ -6,12 +6,14 @@ from twisted.internet.error import ConnectionAborted, ConnectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.chat_v1 import MAX_TEXT
+from punch.apps.chat import MAX_TEXT
+from punch.apps.chat.chat import CHATLESS, FAREWELL
 from punch.identity import PeerID
 from punch.peer.events import (
     Calling,
     Checking,
     Disconnected,
+    Event,
     Failed,
     Introduced,
     PathChanged,
@@ -21,8 +23,11 @@ from punch.peer.events import (
 )
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
 from punch.ui.console import InputKind
-from punch.ui.front_end import CHATLESS, FAREWELL, MAX_NAMES, MAX_PENDING, PATIENCE
+from punch.ui.front_end import MAX_PENDING, PATIENCE
+from punch.ui.people import split_text
+from punch.ui.sentences import printable, shown_name
 from punch.ui.stdio import StdioFrontEnd
+from punch.ui.style import Style
 from punch.wire.address import Address
 
 
@@ -31,11 +36,17 @@ class StdioCase(SynchronousTestCase):
     terminal = False
     environ: dict[str, str] = {}
 
-    def begin(self, target: PeerID | None = None, kind: InputKind | None = None) -> None:
-        self.stage = Stage(target)
+    def begin(
+        self, target: PeerID | None = None, kind: InputKind | None = None, history: bool = True
+    ) -> None:
+        self.stage = Stage(target, history)
         self.front_end = StdioFrontEnd(self.stage.settings, self.stage.surroundings, self.environ)
-        self.front_end.attach(self.stage.node, self.stage.screen, kind or self.kind, self.terminal)
-        self.stage.start(self.front_end)
+        self.front_end.attach(self.stage.chat, self.stage.screen, kind or self.kind, self.terminal)
+        self.stage.start()
+
+    def happen(self, event: Event) -> None:
+        """The node says something."""
+        self.stage.chat.handle(event)
 
     def shown(self) -> str:
         return self.stage.screen.take()
@@ -45,7 +56,7 @@ class StdioCase(SynchronousTestCase):
 
     def connect(self, peer: PeerID = BOB, name: str = "bob") -> Wire:
         wire = Wire(peer)
-        self.front_end.handle(connected(wire, name))
+        self.happen(connected(wire, name))
         wire.run()
         return wire
 
@@ -53,15 +64,13 @@ class StdioCase(SynchronousTestCase):
 class PipeTests(StdioCase):
     def test_stages_are_shown(self) -> None:
         self.begin(target=BOB)
-        self.front_end.handle(Registered("punch://192.0.2.7:7001/abc"))
-        self.front_end.handle(Calling(BOB))
-        self.front_end.handle(Introduced(BOB, "bob"))
-        self.front_end.handle(Checking(BOB, 4))
+        self.happen(Registered("punch://192.0.2.7:7001/abc"))
+        self.happen(Calling(BOB))
+        self.happen(Introduced(BOB, "bob"))
+        self.happen(Checking(BOB, 4))
         self.connect()
-        self.front_end.handle(
-            PathChanged(BOB, "prflx", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02)
-        )
-        self.front_end.handle(PathLost(BOB, "The path was lost; trying again."))
+        self.happen(PathChanged(BOB, "prflx", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
+        self.happen(PathLost(BOB, "The path was lost; trying again."))
         shown = self.shown()
         self.assertEqual(self.stage.node.asked, [("call", BOB)])
         for part in (
@@ -81,19 +90,10 @@ class PipeTests(StdioCase):
 
     def test_a_call_is_told_when_it_goes_out(self) -> None:
         self.begin(target=BOB)
-        self.front_end.handle(Calling(BOB))
+        self.happen(Calling(BOB))
         self.assertNotIn("Calling", self.shown())
-        self.front_end.handle(Registered("punch://x:1"))
+        self.happen(Registered("punch://x:1"))
         self.assertRegex(self.shown(), r"Registered.*\nCalling")
-
-    def test_strangers_do_not_add_up(self) -> None:
-        self.begin()
-        self.connect(name="a friend")
-        for number in range(MAX_NAMES + 50):
-            stranger = PeerID(number.to_bytes(32, "big"))
-            self.front_end.handle(incoming(stranger, decided=True))
-        self.assertLessEqual(len(self.front_end.names), MAX_NAMES)
-        self.assertEqual(self.front_end.name_of(BOB), "a friend")
 
     def test_a_line_is_delivered_and_the_process_done(self) -> None:
         self.begin(target=BOB)
@@ -168,9 +168,17 @@ class PipeTests(StdioCase):
         wire = self.connect()
         self.assertEqual(wire.heard, ["kept"])
         self.assertEqual(self.stage.ends, [])
-        self.front_end.handle(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Disconnected(BOB, "bye", "Bob left."))
         self.assertIn("Bob left.", self.shown())
         self.assertEqual(self.stage.ends, [])
+
+    def test_words_go_to_the_newest_link(self) -> None:
+        self.begin()
+        bob, eve = self.connect(), self.connect(EVE, "eve")
+        self.type("hi\n")
+        bob.run()
+        eve.run()
+        self.assertEqual((bob.heard, eve.heard), ([], ["hi"]))
 
     def test_messages_are_shown_harmless_and_then_acknowledged(self) -> None:
         self.begin()
@@ -188,7 +196,7 @@ class PipeTests(StdioCase):
 
     def test_a_stranger_is_refused_with_a_sentence(self) -> None:
         self.begin()
-        self.front_end.handle(incoming(EVE))
+        self.happen(incoming(EVE))
         shown = self.shown()
         self.assertIn(f"eve is calling, ID {EVE}", shown)
         self.assertIn("--accept", shown)
@@ -201,31 +209,38 @@ class PipeTests(StdioCase):
         ]
         for event in cases:
             self.begin(target=BOB)
-            self.front_end.handle(event)
+            self.happen(event)
             self.assertEqual(self.stage.ends, [(1, "Not there.")])
 
     def test_a_lost_link_is_a_failure(self) -> None:
         self.begin(target=BOB)
         self.connect()
         self.type("under way\n")
-        self.front_end.handle(Disconnected(BOB, "lost", "It was lost."))
-        self.assertEqual(self.stage.ends, [(1, "It was lost.")])
+        self.happen(Disconnected(BOB, "lost", "It was lost."))
+        kept = "1 message not delivered: kept here, and sent when both are there next"
+        self.assertEqual(self.stage.ends, [(1, f"It was lost. {kept}.")])
 
     def test_hung_up_before_all_was_said(self) -> None:
         self.begin(target=BOB)
         self.connect()
         self.type("under way\n")
-        self.front_end.handle(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        kept = "1 message not delivered: kept here, and sent when both are there next"
+        self.assertEqual(self.stage.ends, [(1, f"Bob left. ({kept})")])
+        self.begin(target=BOB, history=False)
+        self.connect()
+        self.type("under way\n")
+        self.happen(Disconnected(BOB, "bye", "Bob left."))
         self.assertEqual(self.stage.ends, [(1, "Bob left. (1 message not delivered)")])
         self.begin(target=BOB)
         self.connect()
-        self.front_end.handle(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Disconnected(BOB, "bye", "Bob left."))
         self.assertEqual(self.stage.ends, [(1, "Bob left. (the input had not ended)")])
 
     def test_patience_with_a_rendezvous_never_reached(self) -> None:
         self.begin()
         for _ in range(3):
-            self.front_end.handle(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
+            self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
         self.assertEqual(self.shown().count("No answer. Trying again in 4 s."), 1)
         self.stage.clock.advance(PATIENCE)
         self.assertEqual(self.stage.ends, [(1, "No answer.")])
@@ -233,7 +248,7 @@ class PipeTests(StdioCase):
     def test_a_link_outlives_the_rendezvous(self) -> None:
         self.begin()
         wire = self.connect()
-        self.front_end.handle(Failed(None, "replaced", "Another process took over."))
+        self.happen(Failed(None, "replaced", "Another process took over."))
         self.assertEqual(self.stage.ends, [])
         self.type("still here\n")
         wire.run()
@@ -242,8 +257,8 @@ class PipeTests(StdioCase):
     def test_the_last_link_of_a_peer_that_cannot_register_again(self) -> None:
         self.begin()
         self.connect()
-        self.front_end.handle(Failed(None, "replaced", "Another process took over."))
-        self.front_end.handle(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Failed(None, "replaced", "Another process took over."))
+        self.happen(Disconnected(BOB, "bye", "Bob left."))
         self.assertEqual(self.stage.ends, [(1, "Another process took over.")])
 
     def test_what_the_other_side_still_says_is_heard(self) -> None:
@@ -254,7 +269,7 @@ class PipeTests(StdioCase):
         self.stage.screen.stalled = True
         wire = Wire(BOB)
         wire.far.send("theirs")
-        self.front_end.handle(connected(wire))
+        self.happen(connected(wire))
         wire.run()
         self.assertEqual((wire.heard, wire.marks, self.stage.ends), (["mine"], [], []))
         self.stage.screen.flush()
@@ -280,7 +295,7 @@ class PipeTests(StdioCase):
 
     def test_another_peer_does_not_end_a_call(self) -> None:
         self.begin(target=BOB)
-        self.front_end.handle(Failed(EVE, "cancelled", "Eve gave up."))
+        self.happen(Failed(EVE, "cancelled", "Eve gave up."))
         self.assertIn("Eve gave up.", self.shown())
         self.assertEqual(self.stage.ends, [])
 
@@ -308,7 +323,7 @@ class TerminalTests(StdioCase):
     def test_a_stranger_is_let_in_or_not(self) -> None:
         for answer, done in (("y", "accept"), ("no", "reject"), ("YES", "accept")):
             self.begin()
-            self.front_end.handle(incoming(EVE, "eve\x07"))
+            self.happen(incoming(EVE, "eve\x07"))
             shown = self.shown()
             self.assertIn(f"Let eve\\x07 ({EVE}) connect? [y/n]", shown)
             self.type("what?\n")
@@ -318,10 +333,10 @@ class TerminalTests(StdioCase):
 
     def test_questions_come_one_at_a_time(self) -> None:
         self.begin()
-        self.front_end.handle(incoming(EVE, "eve"))
-        self.front_end.handle(incoming(BOB, "bob"))
+        self.happen(incoming(EVE, "eve"))
+        self.happen(incoming(BOB, "bob"))
         self.assertEqual(self.shown().count("[y/n]"), 1)
-        self.front_end.handle(Failed(EVE, "cancelled", "Eve gave up."))
+        self.happen(Failed(EVE, "cancelled", "Eve gave up."))
         self.assertIn("Let bob", self.shown())
         self.type("y\n")
         self.assertEqual(self.stage.node.asked, [("accept", BOB)])
@@ -334,7 +349,7 @@ class TerminalTests(StdioCase):
         wire.run()
         shown = self.shown()
         self.assertIn(f"Your ID: {ME}", shown)
-        self.assertIn(f"bob: {BOB}, round trip 12.3 ms", shown)
+        self.assertIn(f"bob: {BOB}, directly, on the same network, round trip 12 ms", shown)
         self.assertIn("/quit", shown)
         self.assertIn("no command /dance", shown)
         self.assertEqual(wire.heard, ["/shrug"])
@@ -350,6 +365,7 @@ class TerminalTests(StdioCase):
         self.assertEqual(self.stage.ends, [])
         self.stage.clock.advance(0.1)
         self.assertEqual(self.stage.ends, [(0, None)])
+        self.stage.chat.stop()
         self.assertEqual(self.stage.clock.getDelayedCalls(), [])
 
     def test_nobody_to_talk_to(self) -> None:
@@ -371,72 +387,83 @@ class TerminalTests(StdioCase):
     def test_the_other_side_leaves(self) -> None:
         self.begin(target=BOB)
         self.connect()
-        self.front_end.handle(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Disconnected(BOB, "bye", "Bob left."))
         self.assertIn("Bob left.", self.shown())
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.stage.ends, [])
+
+    def test_what_is_typed_while_the_other_side_is_away_waits_for_it(self) -> None:
+        self.begin(target=BOB)
+        self.happen(Failed(BOB, "not-registered", "Bob is not there."))
+        self.assertIn("Bob is not there.", self.shown())
+        self.type("later\n")
+        self.assertEqual(self.stage.ends, [])
+        self.assertEqual(self.connect().heard, ["later"])
 
     def test_patience_is_the_users_own(self) -> None:
         self.begin()
-        self.front_end.handle(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
+        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
         self.stage.clock.advance(10 * PATIENCE)
         self.assertEqual(self.stage.ends, [])
 
-    def test_words_go_to_the_newest_link(self) -> None:
+    def test_words_go_on_to_whom_they_went(self) -> None:
+        """Somebody else who connects must not get a line that is being typed; one word changes that."""
         self.begin()
         bob, eve = self.connect(), self.connect(EVE, "eve")
-        self.assertIn("goes to eve now", self.shown())
-        self.type("hi\n")
+        self.assertIn("still goes to bob: /to eve", self.shown())
+        self.type("hi\n/to eve\nhello\n")
         bob.run()
         eve.run()
-        self.assertEqual((bob.heard, eve.heard), ([], ["hi"]))
+        self.assertEqual((bob.heard, eve.heard), (["hi"], ["hello"]))
+        self.assertIn("goes to eve now", self.shown())
+
+    def test_who_comes_after_the_other_one_left_is_talked_to(self) -> None:
+        self.begin()
+        self.connect()
+        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        eve = self.connect(EVE, "eve")
+        self.assertIn("goes to eve now", self.shown())
+        self.type("hi\n")
+        eve.run()
+        self.assertEqual(eve.heard, ["hi"])
+
+    def test_the_hint_is_the_first_line(self) -> None:
+        self.stage = Stage()
+        self.front_end = StdioFrontEnd(self.stage.settings, self.stage.surroundings, {}, "Install more.")
+        self.front_end.attach(self.stage.chat, self.stage.screen, InputKind.TERMINAL, True)
+        self.stage.start()
+        self.assertEqual(self.shown().splitlines()[0], "Install more.")
 
 
-class KeyModeTests(StdioCase):
-    kind = InputKind.TERMINAL
-    terminal = True
-    environ = {"TERM": "xterm"}
+class TextTests(SynchronousTestCase):
+    def test_printable(self) -> None:
+        cases = {
+            "plain ü 👍": "plain ü 👍",
+            "\x1b[2J": "\\x1b[2J",
+            "a\r\nb": "a\\nb",
+            "\x9b31m": "\\x9b31m",
+            "\u202eevil": "\\u202eevil",
+            "\u2028": "\\u2028",
+            "\U000f0000": "\\U000f0000",
+        }
+        for text, shown in cases.items():
+            self.assertEqual(printable(text), shown)
 
-    def setUp(self) -> None:
-        self.begin(target=BOB)
-        self.front_end.edit_lines(lambda: 80)
-        self.wire = self.connect()
-        self.shown()
+    def test_names(self) -> None:
+        self.assertEqual(shown_name("", BOB), BOB.short)
+        self.assertEqual(shown_name("  a \n b ", BOB), "a \\n b")
+        self.assertEqual(len(shown_name("x" * 500, BOB)), 40)
 
-    def test_a_message_comes_in_above_the_line_being_typed(self) -> None:
-        self.type("half a li")
-        self.shown()
-        self.wire.far.send("hello")
-        self.wire.run()
-        self.assertEqual(self.shown(), "\r\x1b[K\x1b[1mbob:\x1b[0m hello\n\r\x1b[K> half a li")
+    def test_split(self) -> None:
+        self.assertEqual(split_text("aé", 2), ["a", "é"])
+        self.assertEqual(split_text("", 2), [""])
+        self.assertEqual(split_text("abcd", 2), ["ab", "cd"])
 
-    def test_the_mark_goes_beside_its_message(self) -> None:
-        self.type("hello\n")
-        self.assertIn("\r\x1b[K\x1b[1myou:\x1b[0m hello\n", self.shown())
-        self.wire.run()
-        self.assertIn("\x1b[A\r\x1b[K\x1b[1myou:\x1b[0m hello  \x1b[32m✓ delivered\x1b[0m\n", self.shown())
-
-    def test_the_mark_comes_below_when_something_is_in_between(self) -> None:
-        self.type("hello\n")
-        self.front_end.show("something")
-        self.shown()
-        self.wire.run()
-        shown = self.shown()
-        self.assertIn("✓ delivered\x1b[0m: hello", shown)
-        self.assertNotIn("\x1b[A", shown)
-
-    def test_the_mark_comes_below_a_line_that_wraps(self) -> None:
-        self.type("w" * 70 + "\n")
-        self.wire.run()
-        self.assertNotIn("\x1b[A", self.shown())
-
-    def test_ctrl_d(self) -> None:
-        self.type("\x04")
-        self.wire.run()
-        self.assertEqual(self.stage.ends, [(0, None)])
-
-    def test_the_end_leaves_a_clean_line(self) -> None:
-        self.type("half")
-        self.front_end.finish(0)
-        self.shown()
-        self.front_end.close()
-        self.assertEqual(self.shown(), "\r\x1b[K")
+    def test_colour_only_where_it_is_wanted(self) -> None:
+        self.assertTrue(Style.choose({"TERM": "xterm"}, True).colour)
+        for environ, terminal in (
+            ({"TERM": "xterm"}, False),
+            ({"TERM": "xterm", "NO_COLOR": "1"}, True),
+            ({"TERM": "dumb"}, True),
+            ({}, True),
+        ):
+            self.assertFalse(Style.choose(environ, terminal).colour)

@@ -70,6 +70,10 @@ def _search(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
     yield count(found, "message") + " found" if found else "Nothing was found."
 
 
+def _web(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    yield f"Open this in a browser on this machine, it works once: {answer['url']}"
+
+
 def _export(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
     yield f"{count(answer['messages'], 'message')} written to {printable(answer['file'])}"
 
@@ -85,7 +89,8 @@ def _retention(answer: Answer, name: Callable[[PeerID], str], now: float) -> Ite
     )
 
 
-def _contact(answer: Answer) -> str:
+def contact_line(answer: Answer) -> str:
+    """Somebody, as `punch.ui.json_events.contact_fields` gives it."""
     peer = PeerID.parse(answer["peer"])
     shown = shown_name(answer["petname"] or answer["name"], peer)
     calls = ""
@@ -97,13 +102,13 @@ def _contact(answer: Answer) -> str:
 
 def _peers(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
     for contact in answer["peers"]:
-        yield _contact(contact)
+        yield contact_line(contact)
     if not answer["peers"]:
         yield "Nobody is in the address book yet: whom you call or let in is known from then on."
 
 
 def _one_contact(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
-    yield _contact(answer)
+    yield contact_line(answer)
 
 
 def _rename(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
@@ -127,15 +132,13 @@ def link_in_words(link: Answer) -> str:
     """A link as `punch.ui.json_events.link_fields` gives it."""
     if link["dark"]:
         return "path lost, looking for another"
-    return f"{path_in_words(link['path'])}, {milliseconds(link['rtt'])}"
+    return f"{path_in_words(link['path'])}, round trip {milliseconds(link['rtt'])}"
 
 
 def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
     yield f"Your ID: {answer['id']} ({printable(answer['name'])})"
-    registered = answer.get("registered")
-    where = printable(str(answer.get("rendezvous") or ""))
-    if registered is not None:
-        yield f"Registered at {where}" if registered else f"Not registered at {where}"
+    where = answer.get("rendezvous")
+    yield f"Registered at {printable(where)}" if where else "Not registered: nobody can call"
     for link in answer.get("links", ()):
         peer = PeerID.parse(link["peer"])
         yield f"{name(peer)}: {peer}, {link_in_words(link)}"
@@ -170,4 +173,5 @@ _TELLERS: Mapping[str, Callable[[Answer, Callable[[PeerID], str], float], Iterat
     "conversations": _conversations,
     "status": _status,
     "netcheck": _netcheck,
+    "web": _web,
 }

@@ -321,6 +321,12 @@ def _conversations(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
     )
 
 
+def _web(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+    if desk.chat.new_page is None:
+        raise ChatError("no-page", "No page is served: start with --web, or punch web.")
+    return succeed({"url": desk.chat.new_page()})
+
+
 _PEER = Field("peer", Kind.PEER, required=True)
 _ANY_PEER = Field("peer", Kind.PEER)
 
@@ -415,6 +421,7 @@ _TABLE = (
     Command("status", (), _status, "your ID, links, and what is waiting", asks=True),
     Command("netcheck", (), _netcheck, "what this network does to links", asks=True),
     Command("conversations", (), _conversations, "all chats, with what is unread and waiting", asks=True),
+    Command("web", (), _web, "an address that lets one more browser in, once", asks=True),
 )
 
 #: Every command by its name.

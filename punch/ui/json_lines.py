@@ -53,8 +53,7 @@ class JSONFrontEnd(FrontEnd):
         """Write one event."""
         line = {"event": event, "time": round(self._elapsed(), 6)}
         line.update((key, value) for key, value in fields.items() if key not in line)
-        if not self.finished:
-            self.output.write(strict_json.dumps(line) + b"\n")
+        self.output.write(strict_json.dumps(line) + b"\n")
 
     # -- commands --
 
@@ -103,16 +102,21 @@ class JSONFrontEnd(FrontEnd):
         answer.addCallbacks(partial(self._answered, fields), partial(self._failed_command, fields))
 
     def _perform(self, fields: dict[str, Any]) -> Deferred[Answer | None]:
-        answer = perform(self.desk, fields.get("command"), fields)
-        if fields["command"] == "send" and not answer.called:
-            self._sending.append(fields["text"])
-        return answer
+        name = fields.get("command")
+        if name != "send":
+            return perform(self.desk, name, fields)
+        self._sending.append(str(fields.get("text")))
+        try:
+            return perform(self.desk, name, fields)
+        except ChatError:
+            self._sending.pop()
+            raise
 
     def _answered(self, fields: dict[str, Any], answer: Answer | None) -> None:
         self._asked -= 1
         command = COMMANDS[fields["command"]]
         request = _request(fields)
-        if command.asks or request:
+        if (command.asks or request) and not self.finished:
             self.emit("result", **{**(answer or {}), **request, "command": command.name})
         self.check_done()
 
@@ -129,6 +133,8 @@ class JSONFrontEnd(FrontEnd):
         self.check_done()
 
     def _error(self, fields: dict[str, Any], error: ChatError) -> None:
+        if self.finished:
+            return
         extra = _request(fields)
         name = fields.get("command")
         if isinstance(name, str):
@@ -140,7 +146,7 @@ class JSONFrontEnd(FrontEnd):
     # -- events --
 
     def handle(self, event: Event) -> Deferred[None] | None:
-        if not self.finished and not isinstance(event, MessageAdded):
+        if isinstance(event, Disconnected) or not (self.finished or isinstance(event, MessageAdded)):
             fields = render(event, self.chat)
             if fields is not None:
                 self.emit(fields["event"], **fields)

@@ -30,6 +30,9 @@ VIEW = {"to": "talk to somebody, who may be away", "help": "this list; /help COM
 #: Takes a value away: `/name bob -`.
 NOTHING = "-"
 
+#: What a script may leave out, and a person may not.
+_NEEDED = {("send", "peer"), ("erase", "peer"), ("export", "file")}
+
 _FOR_EVER = ("off", "never", "forever", "ever", NOTHING)
 
 _SHOWN = {
@@ -85,12 +88,28 @@ def parse(line: str, chat: Chat, current: PeerID | None, caller: PeerID | None) 
     if word == "to":
         if not rest:
             raise ChatError("malformed", "Say to whom: /to NAME.")
-        return TalkTo(chat.peer(rest))
+        return TalkTo(find(chat, rest))
     command = COMMANDS.get(word)
     if command is None:
         raise ChatError("unknown-command", f"There is no command /{word[:20]}: /help shows what there is.")
     meant = caller if word in ("accept", "reject") and caller is not None else current
     return Order(word, _fields(command, rest, chat, meant))
+
+
+def find(chat: Chat, text: str) -> PeerID:
+    """
+    Whom a person means: by a name of the address book, an ID, or what somebody who is here calls itself.
+
+    :raise ChatError: nobody, or several.
+    """
+    try:
+        return chat.peer(text)
+    except ChatError:
+        here = dict.fromkeys([*chat.links, *chat.questions, *chat.calling])
+        named = [peer for peer in here if chat.contact(peer).claimed.casefold() == text.strip().casefold()]
+        if len(named) == 1:
+            return named[0]
+        raise
 
 
 def _fields(command: Command, rest: str, chat: Chat, current: PeerID | None) -> dict[str, Any]:
@@ -123,7 +142,7 @@ def _take(
             return default, rest
         if word:
             try:
-                return {field.name: str(chat.peer(word))}, after
+                return {field.name: str(find(chat, word))}, after
             except ChatError:
                 if default and later and len(rest.split()) <= len(later):
                     return default, rest
@@ -132,7 +151,7 @@ def _take(
             return default, rest
     elif word:
         return {field.name: _typed_value(command, field, word)}, after
-    if field.required or (command.name == "erase" and field.name == "peer"):
+    if field.required or (command.name, field.name) in _NEEDED:
         raise ChatError("malformed", f"Something is missing: {usage(command)}.")
     return {}, rest
 
@@ -166,7 +185,7 @@ def usage(command: Command) -> str:
         elif field.kind is Kind.DAYS:
             shown = "DAYS|off"
         optional = not field.required or (field.kind is Kind.PEER and command.current)
-        words.append(f"[{shown}]" if optional and command.name != "erase" else shown)
+        words.append(f"[{shown}]" if optional and (command.name, name) not in _NEEDED else shown)
     return " ".join(words)
 
 

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from punch.apps.chat import Chat, Conversation, Message, State
 from punch.apps.chat.events import ContactChanged, ContactForgotten, Event, HistoryErased
 from punch.identity import PeerID
-from punch.peer.events import Ready
+from punch.peer.events import Connected, Ready
 from punch.ui import answers
 from punch.ui.commands import MAX_LIMIT
 from punch.ui.console import InputKind
@@ -124,6 +124,10 @@ class TerminalFrontEnd(PeopleFrontEnd):
                 self.stage(f"{count(each.unread, 'message')} from {name} not read yet: /to {name} shows them")
         self.changed()
 
+    def on_connected(self, event: Connected) -> None:
+        super().on_connected(event)
+        self._names()
+
     def on_message(self, message: Message, again: bool) -> Deferred[None] | None:
         self._live.setdefault(message.peer, message.number)
         if not message.outgoing:
@@ -160,8 +164,9 @@ class TerminalFrontEnd(PeopleFrontEnd):
         self.bottom.set_history(list(self.lines))
 
     def _names(self) -> None:
-        names = [contact.name or str(contact.peer) for contact in self.chat.contacts()]
-        self.names = tuple(sorted(names, key=str.lower))
+        contacts = [*self.chat.contacts(), *map(self.chat.contact, self.chat.links)]
+        names = {contact.name or contact.claimed or str(contact.peer) for contact in contacts}
+        self.names = tuple(sorted((name for name in names if printable(name) == name), key=str.lower))
 
     # -- a chat is opened --
 

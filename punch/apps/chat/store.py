@@ -8,17 +8,16 @@ What must not be half done is one call here, and each call is a transaction (or,
 from __future__ import annotations
 
 import json
-import sqlite3
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from punch.apps.chat import schema
-from punch.apps.chat.model import ChatError, ClientID, Message, State
-from punch.files import create_private, make_private_directory
+from punch.apps.chat.database import Database
+from punch.apps.chat.database import StoreError as StoreError
+from punch.apps.chat.model import ClientID, Message, State
 from punch.identity import PeerID
 
 #: How many messages one call changes at most; whoever wants more calls again.
@@ -37,13 +36,6 @@ _STATES = {
 }
 _COLUMNS = "m.number, c.peer, m.id, m.state, m.text, m.time, m.time_sent, m.client"
 _FROM = "FROM message m JOIN conversation c ON c.key = m.conversation"
-
-
-class StoreError(ChatError):
-    """The history can't be read or written; `str()` is a sentence for the user. The code is `state`."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__("state", text)
 
 
 @dataclass(frozen=True)
@@ -93,31 +85,19 @@ class Store:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._where = "in memory" if path is None else str(path)
-        if path is not None:
-            try:
-                make_private_directory(path.parent)
-                create_private(path, b"")
-            except OSError as error:
-                raise StoreError(self._sentence(error.strerror or str(error))) from error
-        self._untidy = False
-        self._in_group = False
-        self._lost: StoreError | None = None
-        with self._errors():
-            self._db = sqlite3.connect(
-                ":memory:" if path is None else path, isolation_level=None, check_same_thread=False
-            )
-        try:
-            with self._errors():
-                self._prepare()
-        except BaseException:
-            self._db.close()
-            raise
+        self.database = Database(path)
+        self._run = self.database.run
+        self._rows = self.database.rows
+        self._row = self.database.row
+        self._transaction = self.database.transaction
 
     def close(self) -> None:
         """Give the file back."""
-        self._db.close()
+        self.database.close()
+
+    def group(self) -> AbstractContextManager[None]:
+        """Several calls in one transaction: `Database.group`."""
+        return self.database.group()
 
     # -- one side's part of the protocol --
 
@@ -127,7 +107,7 @@ class Store:
 
         :param epoch: becomes our epoch if there is none yet.
         """
-        with self.transaction():
+        with self._transaction():
             key = self._key(peer)
             if key is None:
                 self._run("INSERT INTO conversation (peer, epoch) VALUES (?, ?)", peer.key, epoch)
@@ -140,7 +120,7 @@ class Store:
 
     def renew(self, peer: PeerID, epoch: bytes) -> None:
         """Our state is older than the other side's memory of it: take another epoch. Ids grow on."""
-        with self.transaction():
+        with self._transaction():
             self._run("UPDATE conversation SET epoch = ? WHERE peer = ?", epoch, peer.key)
 
     def add(
@@ -151,7 +131,7 @@ class Store:
 
         :param epoch: as in `record`.
         """
-        with self.transaction():
+        with self._transaction():
             self._run(
                 "INSERT INTO conversation (peer, epoch) VALUES (?, ?) ON CONFLICT (peer) DO NOTHING",
                 peer.key,
@@ -171,7 +151,7 @@ class Store:
 
         :return: those that are new, oldest first.
         """
-        with self.transaction():
+        with self._transaction():
             key, epoch, received, generation = self._row(
                 "SELECT key, remote_epoch, received, generation FROM conversation WHERE peer = ?", peer.key
             )
@@ -208,7 +188,7 @@ class Store:
 
     def shown(self, peer: PeerID, remote_epoch: bytes, up_to: int) -> None:
         """A view has had the other side's messages up to this id."""
-        with self.transaction():
+        with self._transaction():
             self._run(
                 "UPDATE conversation SET shown = max(shown, ?) WHERE peer = ? AND remote_epoch = ?",
                 up_to,
@@ -246,7 +226,7 @@ class Store:
 
         :return: those of which that is new, at most `PAGE`, and what the other side is to be told: an id.
         """
-        with self.transaction():
+        with self._transaction():
             last = 2**63 - 1 if up_to is None else up_to
             changed = self._advance(peer, 3, "number", last, _READ_HERE)
             seen = 0
@@ -346,7 +326,7 @@ class Store:
 
         :return: how many.
         """
-        with self.transaction():
+        with self._transaction():
             if peer is None:
                 count = self._run("DELETE FROM message").rowcount
             else:
@@ -354,7 +334,7 @@ class Store:
             # What no view had can't be had any more.
             where, arguments = ("", ()) if peer is None else (" WHERE peer = ?", (peer.key,))
             self._run(f"UPDATE conversation SET shown = received{where}", *arguments)
-            self._untidy = True
+            self.database.untidy = True
         return count
 
     def retention(self) -> float | None:
@@ -364,7 +344,7 @@ class Store:
 
     def set_retention(self, days: float | None) -> None:
         """Keep messages for so many days."""
-        with self.transaction():
+        with self._transaction():
             self._run("INSERT OR REPLACE INTO setting VALUES ('retention', ?)", days)
 
     def expire(self, before: float) -> int:
@@ -373,141 +353,17 @@ class Store:
 
         :return: how many.
         """
-        with self.transaction():
+        with self._transaction():
             count = self._run(
                 "DELETE FROM message WHERE number IN "
                 "(SELECT number FROM message WHERE time < ? AND state != 0 ORDER BY time LIMIT ?)",
                 before,
                 PAGE,
             ).rowcount
-            self._untidy = self._untidy or count > 0
+            self.database.untidy |= count > 0
         return count
 
-    # -- transactions --
-
-    @contextmanager
-    def group(self) -> Iterator[None]:
-        """
-        One transaction around several calls: each succeeds or fails by itself, and all reach the disk at the
-        end.
-
-        :raise StoreError: at the end: none of them did.
-        """
-        self._lost = None
-        self._in_group = True
-        try:
-            with self._errors():
-                self._db.execute("BEGIN IMMEDIATE")
-            yield
-            if self._lost is not None:
-                raise self._lost
-            with self._errors():
-                self._db.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
-            raise
-        finally:
-            self._in_group = False
-        self._tidy()
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All of it or nothing."""
-        inner = self._db.in_transaction
-        if self._in_group and not inner:
-            raise self._lost or StoreError(self._sentence("the transaction was lost"))
-        begin, end = ("SAVEPOINT call", "RELEASE call") if inner else ("BEGIN IMMEDIATE", "COMMIT")
-        try:
-            with self._errors():
-                self._db.execute(begin)
-                yield
-                self._db.execute(end)
-        except BaseException as error:
-            if not inner:
-                self._roll_back()
-            elif self._db.in_transaction:
-                self._db.execute("ROLLBACK TO call")
-                self._db.execute("RELEASE call")
-            elif isinstance(error, StoreError):
-                # When the disk is full SQLite may end the whole transaction, and what others did in it.
-                self._lost = error
-            raise
-        if not inner:
-            self._tidy()
-
-    def _roll_back(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
-
-    def _tidy(self) -> None:
-        """Nothing of what was erased stays in the file, nor beside it."""
-        if self._untidy and self._path is not None:
-            # Not `execute`: it would stop after the first page.
-            self._db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
-        self._untidy = False
-
     # -- inside --
-
-    def _prepare(self) -> None:
-        one = self._db.execute
-        one("PRAGMA secure_delete = ON").fetchall()
-        one("PRAGMA foreign_keys = ON")
-        one("PRAGMA cache_size = -4096")
-        one("PRAGMA temp_store = MEMORY")
-        (version,) = one("PRAGMA user_version").fetchone()
-        (application,) = one("PRAGMA application_id").fetchone()
-        (tables,) = one("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and application != schema.APPLICATION_ID:
-            raise StoreError(
-                f"The file {self._where} is a database, but not a chat's history. "
-                "Move it away and the history will be begun anew, or use --no-history."
-            )
-        if version > schema.VERSION:
-            raise StoreError(
-                f"The history {self._where} was written by a newer version of Punch: use that one, choose "
-                "another directory with --state-dir, or use --no-history."
-            )
-        if not tables:
-            one("PRAGMA auto_vacuum = INCREMENTAL")
-        if self._path is not None:
-            one("PRAGMA journal_mode = WAL").fetchall()
-            one("PRAGMA synchronous = FULL")
-        # Also finds out whether it can be written.
-        with self.transaction():
-            for migration in schema.MIGRATIONS[version:]:
-                for statement in schema.statements(migration):
-                    one(statement)
-            one(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-            one(f"PRAGMA user_version = {schema.VERSION}")
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreError(self._sentence(str(error), damaged=_is_damage(error))) from error
-
-    def _sentence(self, cause: str, damaged: bool = False) -> str:
-        if damaged:
-            return (
-                f"The history {self._where} is damaged ({cause}). Move it away, with the files beside it "
-                "that begin with its name, and it will be begun anew, or use --no-history."
-            )
-        return (
-            f"The history {self._where} can't be used: {cause}. Make room or make it writable, choose "
-            "another directory with --state-dir, or use --no-history."
-        )
-
-    def _run(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
-        return self._db.execute(statement, arguments)
-
-    def _rows(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
-        with self._errors():
-            return self._db.execute(statement, arguments).fetchall()
-
-    def _row(self, statement: str, *arguments: Any) -> tuple[Any, ...]:
-        (row,) = self._rows(statement, *arguments)
-        return row
 
     def _key(self, peer: PeerID) -> int | None:
         rows = self._rows("SELECT key FROM conversation WHERE peer = ?", peer.key)
@@ -550,7 +406,7 @@ class Store:
         Give messages in one state another one, at most `PAGE`: those up to an id or number, oldest first.
         The state stands in the statements as it is: so SQLite sees which of its partial indices fits.
         """
-        with self.transaction():
+        with self._transaction():
             key = self._key(peer)
             which = f"m.conversation = ? AND m.state = {state} AND m.{column} <= ?"
             changed = self._messages(f"WHERE {which} ORDER BY m.{column} LIMIT ?", key, up_to, PAGE)
@@ -580,8 +436,3 @@ def _message(row: tuple[Any, ...]) -> Message:
         time_sent,
         None if client is None else json.loads(client),
     )
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    text = str(error)
-    return "malformed" in text or "not a database" in text

@@ -17,10 +17,11 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 from twisted.internet.defer import Deferred, DeferredList
 
 from punch.apps.chat import protocol
+from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import ChatEvent, MessageAdded, MessageChanged
 from punch.apps.chat.model import Message, State
 from punch.apps.chat.protocol import ChatCore, Hello, Outgoing
-from punch.apps.chat.store import PAGE, Incoming, Record, Store, StoreError
+from punch.apps.chat.store import PAGE, Incoming, Record, Store
 from punch.apps.chat.stream import ChatStream
 from punch.identity import PeerID
 
@@ -105,6 +106,11 @@ class Talk:
         return (
             self._stream is None and not self.undelivered and not self.unhandled and not self._marks.pending
         )
+
+    @property
+    def settling(self) -> bool:
+        """Whether the store is being told of messages or acks that came."""
+        return bool(self._pending) or self._marks.pending
 
     @property
     def unhandled(self) -> int:

@@ -17,7 +17,8 @@ from twisted.internet.defer import Deferred, execute
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
-from punch.apps.chat.store import Store, StoreError
+from punch.apps.chat.database import StoreError
+from punch.apps.chat.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")

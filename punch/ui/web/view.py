@@ -82,19 +82,17 @@ class WebView:
         """
         self.server.listen(port)
         self._chat.attach(self)
+        self._chat.new_page = self.server.new_url
         return self.server.new_url()
 
     def stop(self) -> Any:
         """Close all pages; fires when the port is free."""
         self._chat.detach(self)
+        self._chat.new_page = None
         if self._looking is not None:
             self._looking.cancel()
             self._looking = None
         return self.server.stop()
-
-    def new_url(self) -> str:
-        """An address that lets in one more browser."""
-        return self.server.new_url()
 
     def _page(self, connection: Guarded) -> PageSocket:
         return PageSocket(connection, self, self._clock)

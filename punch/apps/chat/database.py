@@ -1,0 +1,194 @@
+"""
+The file of a chat's history: opening and migrating it, transactions, and sentences for what goes wrong.
+SQLite itself makes sure that a crash leaves the whole of a transaction or nothing.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from punch.apps.chat import schema
+from punch.apps.chat.model import ChatError
+from punch.files import create_private, make_private_directory
+
+
+class StoreError(ChatError):
+    """The history can't be read or written; `str()` is a sentence for the user. The code is `state`."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("state", text)
+
+
+class Database:
+    """
+    An SQLite file with the tables of today.
+
+    :param path: the file; None keeps everything in memory.
+    :raise StoreError: the file can't be used. It is left as it is.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._where = "in memory" if path is None else str(path)
+        if path is not None:
+            try:
+                make_private_directory(path.parent)
+                create_private(path, b"")
+            except OSError as error:
+                raise StoreError(self._sentence(error.strerror or str(error))) from error
+        self.untidy = False
+        """Whether something was erased in this transaction."""
+        self._in_group = False
+        self._lost: StoreError | None = None
+        with self._errors():
+            self._db = sqlite3.connect(
+                ":memory:" if path is None else path, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._errors():
+                self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._db.close()
+
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """
+        One transaction around several calls: each succeeds or fails by itself, and all reach the disk at the
+        end.
+
+        :raise StoreError: at the end: none of them did.
+        """
+        self._lost = None
+        self._in_group = True
+        try:
+            with self._errors():
+                self._db.execute("BEGIN IMMEDIATE")
+            yield
+            if self._lost is not None:
+                raise self._lost
+            with self._errors():
+                self._db.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        finally:
+            self._in_group = False
+        self._tidy()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing."""
+        inner = self._db.in_transaction
+        if self._in_group and not inner:
+            raise self._lost or StoreError(self._sentence("the transaction was lost"))
+        begin, end = ("SAVEPOINT call", "RELEASE call") if inner else ("BEGIN IMMEDIATE", "COMMIT")
+        try:
+            with self._errors():
+                self._db.execute(begin)
+                yield
+                self._db.execute(end)
+        except BaseException as error:
+            if not inner:
+                self._roll_back()
+            elif self._db.in_transaction:
+                self._db.execute("ROLLBACK TO call")
+                self._db.execute("RELEASE call")
+            elif isinstance(error, StoreError):
+                # When the disk is full SQLite may end the whole transaction, and what others did in it.
+                self._lost = error
+            raise
+        if not inner:
+            self._tidy()
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def _tidy(self) -> None:
+        """Nothing of what was erased stays in the file, nor beside it."""
+        if self.untidy and self._path is not None:
+            try:
+                # Not `execute`: it would stop after the first page.
+                self._db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error:
+                # The transaction itself is safe: this is done after the next one.
+                return
+        self.untidy = False
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(self._sentence(str(error), damaged=_is_damage(error))) from error
+
+    def _sentence(self, cause: str, damaged: bool = False) -> str:
+        if damaged:
+            return (
+                f"The history {self._where} is damaged ({cause}). Move it away, with the files beside it "
+                "that begin with its name, and it will be begun anew, or use --no-history."
+            )
+        return (
+            f"The history {self._where} can't be used: {cause}. Make room or make it writable, choose "
+            "another directory with --state-dir, or use --no-history."
+        )
+
+    def run(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
+        """Execute a statement, within a `transaction`."""
+        return self._db.execute(statement, arguments)
+
+    def rows(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        """All rows that a query finds."""
+        with self._errors():
+            return self._db.execute(statement, arguments).fetchall()
+
+    def row(self, statement: str, *arguments: Any) -> tuple[Any, ...]:
+        """The one row that a query finds."""
+        (row,) = self.rows(statement, *arguments)
+        return row
+
+    def _prepare(self) -> None:
+        one = self._db.execute
+        one("PRAGMA secure_delete = ON").fetchall()
+        one("PRAGMA foreign_keys = ON")
+        one("PRAGMA cache_size = -4096")
+        one("PRAGMA temp_store = MEMORY")
+        (version,) = one("PRAGMA user_version").fetchone()
+        (application,) = one("PRAGMA application_id").fetchone()
+        (tables,) = one("SELECT count(*) FROM sqlite_master").fetchone()
+        if tables and application != schema.APPLICATION_ID:
+            raise StoreError(
+                f"The file {self._where} is a database, but not a chat's history. "
+                "Move it away and the history will be begun anew, or use --no-history."
+            )
+        if version > schema.VERSION:
+            raise StoreError(
+                f"The history {self._where} was written by a newer version of Punch: use that one, choose "
+                "another directory with --state-dir, or use --no-history."
+            )
+        if not tables:
+            one("PRAGMA auto_vacuum = INCREMENTAL")
+        if self._path is not None:
+            one("PRAGMA journal_mode = WAL").fetchall()
+            one("PRAGMA synchronous = FULL")
+        # Also finds out whether it can be written.
+        with self.transaction():
+            for migration in schema.MIGRATIONS[version:]:
+                for statement in schema.statements(migration):
+                    one(statement)
+            one(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            one(f"PRAGMA user_version = {schema.VERSION}")
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    text = str(error)
+    return "malformed" in text or "not a database" in text

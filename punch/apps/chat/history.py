@@ -1,0 +1,180 @@
+"""The part of the chat about what was said: reading, searching, exporting and erasing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from punch.apps.chat.events import Handled, HistoryErased, MessageChanged
+from punch.apps.chat.model import ChatError, Conversation, Message
+from punch.apps.chat.people import People
+from punch.apps.chat.store import DAY, PAGE, Overview, Store
+from punch.apps.chat.talk import Talk
+from punch.identity import PeerID
+
+#: Between two looks for messages that are older than the retention, in seconds.
+TIDY = 3600.0
+
+#: Most messages in one answer.
+MAX_LIMIT = 1000
+
+
+class History(People):
+    """What `Chat` does with the store."""
+
+    def conversations(self) -> Deferred[list[Conversation]]:
+        """All chats: those with messages, links or calls, and the address book; the newest first."""
+
+        def merge(overviews: list[Overview]) -> list[Conversation]:
+            found = {overview.peer: overview for overview in overviews}
+            peers = dict.fromkeys([*self.questions, *self.links, *self.calling, *found, *self.book])
+            chats = [self._conversation(peer, found.get(peer)) for peer in peers]
+            return sorted(chats, key=lambda chat: -chat.last.number if chat.last is not None else 0)
+
+        return self.ask(Store.overviews).addCallback(merge)
+
+    def conversation(self, who: str | PeerID) -> Deferred[Conversation]:
+        """The chat with one peer."""
+        peer = self.peer(who)
+        return self.ask(Store.overviews, peer).addCallback(
+            lambda found: self._conversation(peer, found[0] if found else None)
+        )
+
+    def _conversation(self, peer: PeerID, overview: Overview | None) -> Conversation:
+        contact, link, stage = self.contact(peer), self.calls.status(peer), self.calls.stage(peer)
+        if overview is None:
+            return Conversation(contact, link=link, stage=stage)
+        last = None if overview.last is None else self._as_now(overview.last)
+        return Conversation(contact, overview.unread, overview.waiting, last, link, stage)
+
+    def history(
+        self, who: str | PeerID, before: int | None = None, limit: int = 50, after: int | None = None
+    ) -> Deferred[list[Message]]:
+        """
+        What was said, oldest first: the newest messages, those before a number, or those after one.
+        """
+        limit = max(1, min(limit, MAX_LIMIT))
+        found = self.ask(Store.history, self.peer(who), before, after, limit)
+        return found.addCallback(self._all_as_now)
+
+    def search(
+        self, text: str, who: str | PeerID | None = None, before: int | None = None, limit: int = 50
+    ) -> Deferred[list[Message]]:
+        """Messages with `text` in them, whatever the case, newest first."""
+        peer = None if who is None else self.peer(who)
+        found = self.ask(Store.search, text, peer, before, max(1, min(limit, MAX_LIMIT)))
+        return found.addCallback(self._all_as_now)
+
+    def export(
+        self, who: str | PeerID | None = None, after: int = 0, limit: int = PAGE
+    ) -> Deferred[list[dict[str, Any]]]:
+        """
+        What was said, with all or one, oldest first, a page at a time: the next one begins `after` the last
+        number of this one, and an empty page is the end.
+        """
+        peer = None if who is None else self.peer(who)
+        page = self.ask(Store.export, peer, after, max(1, min(limit, MAX_LIMIT)))
+        return page.addCallback(lambda messages: [as_dict(m) for m in self._all_as_now(messages)])
+
+    def erase(self, who: str | PeerID | None = None) -> Deferred[int]:
+        """
+        Erase what was said with all or one; what waits is never sent.
+
+        :return: how many messages that were.
+        """
+        peer = None if who is None else self.peer(who)
+
+        def erased(count: int) -> Deferred[int]:
+            self.tell(HistoryErased(peer))
+            return self.ask(Store.waiting).addCallback(self._recount).addCallback(lambda _: count)
+
+        return self.ask(Store.erase, peer).addCallback(erased)
+
+    def retention(self) -> Deferred[float | None]:
+        """For how many days messages are kept; None: until they are erased."""
+        return self.ask(Store.retention)
+
+    def set_retention(self, days: float | None) -> Deferred[None]:
+        """
+        Keep messages for so many days, and erase what is older now. What waits for its peer is kept.
+
+        :raise ChatError: no number of days.
+        """
+        if days is not None and not 0 < days < 1_000_000:
+            raise ChatError("malformed", "The retention is a number of days above 0, or none.")
+        return self.ask(Store.set_retention, days).addCallback(lambda _: self._expire(days))
+
+    def _tidy(self) -> None:
+        self._quietly(self.retention().addCallback(self._expire))
+        self._later(TIDY, self._tidy)
+
+    def _expire(self, days: float | None, so_far: int = 0) -> Deferred[None] | None:
+        if days is None:
+            return None
+        before = self._wall() - days * DAY
+
+        def page(count: int) -> Deferred[None] | None:
+            if count >= PAGE:
+                return self._expire(days, so_far + count)
+            if so_far + count:
+                self.tell(HistoryErased(None, before))
+            return None
+
+        return self.ask(Store.expire, before).addCallback(page)
+
+    def read(self, who: str | PeerID, up_to: int | None = None) -> Deferred[None]:
+        """
+        Somebody here has seen what the peer said, up to a message's number; the peer is told.
+
+        :param up_to: None: all.
+        """
+        peer = self.peer(who)
+        last = 0
+
+        def page(result: tuple[list[Message], int]) -> Deferred[None] | None:
+            nonlocal last
+            changed, seen = result
+            last = max(last, seen)
+            for message in changed:
+                self.tell(MessageChanged(message))
+            if len(changed) >= PAGE:
+                return self.ask(Store.read_here, peer, up_to).addCallback(page)
+            if last and peer in self._talks:
+                self._talks[peer].say_read(last)
+            return None
+
+        return self.ask(Store.read_here, peer, up_to).addCallback(page)
+
+    def _recount(self, waiting: dict[PeerID, tuple[int, int]]) -> None:
+        for peer, talk in self._talks.items():
+            talk.undelivered, talk.undelivered_bytes = waiting.get(peer, (0, 0))
+            self.talk_moved(talk, 0)
+
+    def talk_moved(self, talk: Talk, delivered: int) -> None:
+        """Views had messages of the other side, or ours were delivered."""
+        if delivered or not talk.undelivered:
+            self.calls.delivered(talk.peer)
+        self.tell(Handled(talk.peer))
+
+    def _as_now(self, message: Message) -> Message:
+        talk = self._talks.get(message.peer)
+        return message if talk is None else talk.as_now(message)
+
+    def _all_as_now(self, messages: Iterable[Message]) -> list[Message]:
+        return [self._as_now(message) for message in messages]
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """A message as exports and `--json` show it."""
+    return {
+        "number": message.number,
+        "peer": str(message.peer),
+        "id": message.id if message.client_id is None else message.client_id,
+        "outgoing": message.outgoing,
+        "text": message.text,
+        "time": message.time,
+        "time_sent": message.time_sent,
+        "state": str(message.state),
+    }

@@ -1,0 +1,219 @@
+"""The part of the chat about people: the address book, who is meant by a name, and what one calls oneself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol, IReactorTime
+
+from punch.address_book import AddressBook, AddressBookError
+from punch.apps.chat.calls import Calls
+from punch.apps.chat.desk import Desk
+from punch.apps.chat.events import ContactChanged, ContactForgotten, NameChanged
+from punch.apps.chat.model import ChatError, Contact
+from punch.apps.chat.talk import Talk
+from punch.apps.chat.worker import Worker
+from punch.identity import PeerID, PeerIDError
+from punch.link.link import Link
+from punch.wire.fields import check_name
+
+#: Contacts of which it is remembered what the views were told.
+MAX_TOLD = 1000
+
+
+class NodeLike(Protocol):
+    """What the chat needs of `punch.peer.node.Node`."""
+
+    def call(self, peer: PeerID) -> None:
+        """Call `peer`."""
+
+    def accept(self, peer: PeerID) -> None:
+        """Say yes to its call."""
+
+    def reject(self, peer: PeerID) -> None:
+        """Say no to its call."""
+
+    def hangup(self, peer: PeerID) -> None:
+        """End the link or the call."""
+
+    def handle(self, name: str, factory: Callable[[Link], IProtocol]) -> None:
+        """Take streams called `name`."""
+
+    def rename(self, name: str) -> None:
+        """Be called `name` from now on."""
+
+    def netcheck(self) -> Deferred[Mapping[str, Any]]:
+        """Find out what the network does, as `punch netcheck --json` tells it."""
+
+
+class People(Desk):
+    """
+    :ivar me: this side's ID.
+    :ivar name: what it calls itself.
+    :ivar book: the address book.
+    :ivar calls: the calls and links beneath.
+    """
+
+    calls: Calls
+
+    def __init__(
+        self,
+        *,
+        me: PeerID,
+        name: str,
+        node: NodeLike,
+        book: AddressBook,
+        worker: Worker,
+        clock: IReactorTime,
+        wall: Callable[[], float],
+        save_name: Callable[[str], None],
+    ) -> None:
+        super().__init__(worker, clock, wall)
+        self.me = me
+        self.name = name
+        self.book = book
+        self._node = node
+        self._save_name = save_name
+        self._talks: dict[PeerID, Talk] = {}
+        self._told_contacts: dict[PeerID, Contact] = {}
+
+    @property
+    def questions(self) -> list[PeerID]:
+        """Whose calls wait for an answer here, oldest first."""
+        return self.calls.questions
+
+    @property
+    def links(self) -> dict[PeerID, Link]:
+        """The links that are up, the newest last."""
+        return self.calls.links
+
+    @property
+    def calling(self) -> set[PeerID]:
+        """Whom this side's user called, until that comes to something."""
+        return self.calls.calling
+
+    def peer(self, who: str | PeerID) -> PeerID:
+        """
+        Whom an ID or a name of the address book means.
+
+        :raise ChatError: nobody.
+        """
+        if isinstance(who, PeerID):
+            return who
+        named = self.book.find(who)
+        if named is not None:
+            return named
+        try:
+            return PeerID.parse(who)
+        except PeerIDError as error:
+            if " " in who.strip() or len(who) > 40:
+                raise ChatError("bad-peer-id", str(error)) from None
+            raise ChatError(
+                "bad-peer-id", f"{who.strip()!a} is neither a name in the address book nor a peer ID: {error}"
+            ) from None
+
+    def contact(self, who: str | PeerID) -> Contact:
+        """What is known about somebody."""
+        peer = self.peer(who)
+        entry = self.book.entry(peer)
+        claimed = self.calls.names.get(peer) or entry.claimed
+        return Contact(peer, entry.name, claimed, entry.known, entry.blocked)
+
+    def contacts(self) -> list[Contact]:
+        """All of the address book, those with names first."""
+        contacts = [self.contact(peer) for peer in self.book]
+        return sorted(
+            contacts, key=lambda one: (one.name is None, (one.name or one.claimed).casefold(), one.peer)
+        )
+
+    def name_peer(self, who: str | PeerID, name: str | None) -> Contact:
+        """Give somebody a name, or take it away."""
+        peer = self._other(who)
+        return self._book(peer, lambda: self.book.rename(peer, name))
+
+    def block(self, who: str | PeerID) -> Contact:
+        """Refuse the calls of somebody from now on, and end what there is."""
+        peer = self._other(who)
+        contact = self._book(peer, lambda: self.book.block(peer))
+        if peer in self.questions:
+            self.calls.answered(peer)
+            self._node.reject(peer)
+        elif peer in self.links or self.calls.stage(peer) is not None:
+            self._node.hangup(peer)
+        return contact
+
+    def unblock(self, who: str | PeerID) -> Contact:
+        """Refuse them no more."""
+        peer = self.peer(who)
+        contact = self._book(peer, lambda: self.book.block(peer, False))
+        if self.waits(peer):
+            self.calls.waiting(peer)
+        return contact
+
+    def forget(self, who: str | PeerID) -> None:
+        """Take somebody out of the address book. What was said stays, until it is erased."""
+        peer = self.peer(who)
+        if self.book.entry(peer) == self.book.entry(self.me):
+            raise ChatError("unknown-peer", f"{peer.short} is not in the address book.")
+        try:
+            self.book.forget(peer)
+        except AddressBookError as error:
+            raise ChatError(error.code, str(error)) from error
+        self._told_contacts.pop(peer, None)
+        self.tell(ContactForgotten(peer))
+
+    def _book(self, peer: PeerID, change: Callable[[], bool]) -> Contact:
+        try:
+            change()
+        except AddressBookError as error:
+            raise ChatError(error.code, str(error)) from error
+        finally:
+            self._tell_contact(peer)
+        return self.contact(peer)
+
+    def _tell_contact(self, peer: PeerID) -> None:
+        contact = self.contact(peer)
+        if self._told_contacts.get(peer) != contact:
+            if len(self._told_contacts) >= MAX_TOLD:
+                self._told_contacts.clear()
+            self._told_contacts[peer] = contact
+            self.tell(ContactChanged(contact))
+
+    def _other(self, who: str | PeerID) -> PeerID:
+        peer = self.peer(who)
+        if peer == self.me:
+            raise ChatError("self", "This is your own ID: use the ID that the other side printed.")
+        return peer
+
+    def rename(self, name: str) -> None:
+        """Call oneself something else: peers that are connected hear it at once, others at the next call."""
+        try:
+            name = check_name(name.strip())
+        except ValueError as error:
+            raise ChatError("bad-name", str(error)) from error
+        if name == self.name:
+            return
+        self._save_name(name)
+        self.name = name
+        self._node.rename(name)
+        for talk in self._talks.values():
+            talk.say_name(name)
+        self.tell(NameChanged(name))
+
+    def _open(self, who: str | PeerID) -> PeerID:
+        peer = self._other(who)
+        if self.book.blocked(peer):
+            raise ChatError("blocked", f"You have blocked {peer.short}: unblock them first.")
+        return peer
+
+    def undelivered(self, peer: PeerID | None = None) -> int:
+        """How many messages have no ack yet, to `peer` or to anyone."""
+        if peer is not None:
+            return self._talks[peer].undelivered if peer in self._talks else 0
+        return sum(talk.undelivered for talk in self._talks.values())
+
+    def waits(self, peer: PeerID) -> bool:
+        """Whether messages wait for `peer`, who is not blocked."""
+        return self.undelivered(peer) > 0 and not self.book.blocked(peer)
