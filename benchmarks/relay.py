@@ -7,9 +7,8 @@ Each server runs on one core and the load comes from another, over loopback. Pac
 through UDP channels (RFC 8656, section 12) of several clients, as many as the server takes; what is counted
 is what arrives. "singly" means that each datagram is sent by a system call of its own; "together", that the
 load uses UDP_SEGMENT, as QUIC peers with large windows do. CPU is that of the server alone. Binding requests
-come
-from a thousand prefixes, so that the limit for each (RATE in `punch.rendezvous.reflector`) stays out of the
-way. Rounds are interleaved, and the median is reported.
+come from a thousand prefixes, so that the limit for each (RATE in `punch.rendezvous.reflector`) stays out of
+the way. Rounds are interleaved, and the median is reported.
 
 The status is 1 if an aim is missed: a third of coturn's packets a second (singly, from client to peer), 0.35
 of its answers a second. Without coturn there is nothing to compare with, and the status is 2.
@@ -121,7 +120,7 @@ def punch(directory: Path, cores: set[int]) -> contextlib.AbstractContextManager
         *("--state-dir", str(directory / "state"), "--control", f"tcp:0:interface={HOST}"),
         *("--reflector-port", str(port), "--turn-secret-file", str(secret)),
         *("--relay-allow", "127.0.0.0/8", "--relay-rate", "999999999", "--relay-rate-per-peer", "999999999"),
-        *("--relay-allocations-per-peer", "2000"),
+        *("--relay-allocations-per-peer", "2000", "--relay-allocations-per-address", "2000"),
     ]
     return running("punch", command, port, cores)
 

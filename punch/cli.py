@@ -7,11 +7,15 @@ the options. Nothing heavy is imported before it is known what is wanted.
 
 from __future__ import annotations
 
-import signal
+import punch.interrupt  # noqa: F401 (before all that takes its time)
+
+# isort: split
 import sys
 from collections.abc import Callable, Sequence
 
 from punch import __version__
+from punch.interrupt import quiet_interrupt
+from punch.usage import Parser, show
 
 USAGE = f"""\
 Punch {__version__}: direct, private links between machines behind NATs.
@@ -44,22 +48,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :param arguments: by default those of the process.
     :return: the exit status.
     """
-    if arguments is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # An interrupt while the program still loads ends it without a traceback.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if arguments is None:
+        quiet_interrupt()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
-        print(USAGE)
+        show(USAGE)
         return 0
     command, rest = words[0], words[1:]
     if command in ("-V", "--version", "version"):
-        print(f"Punch {__version__}")
+        show(f"Punch {__version__}")
         return 0
     if command in PLUGINS:
-        return _plugin(PLUGINS[command], rest)
+        return _plugin(command, PLUGINS[command], rest)
     if command in CHATS:
         who = ["--peer", rest.pop(0)] if rest and not rest[0].startswith("-") else []
-        return _plugin("punch-peer", [*CHATS[command], *who, *rest])
+        return _plugin(command, "punch-peer", [*CHATS[command], *who, *rest])
     if command == "id":
         return _id(rest)
     if command == "peers":
@@ -78,10 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _plugin(plugin: str, rest: Sequence[str]) -> int:
-    """`twistd -n PLUGIN …`, in this process."""
+def _plugin(command: str, plugin: str, rest: Sequence[str]) -> int:
+    """`twistd -n PLUGIN …`, in this process, that was asked for as `punch COMMAND …`."""
     from twisted.scripts import twistd
 
+    from punch.options import commands
+
+    commands[plugin] = f"punch {command}"
     # twistd reads the command line itself, and may start again from it.
     sys.argv = ["twistd", "-n", plugin, *rest]
     run: Callable[[], None] = twistd.run
@@ -90,7 +96,6 @@ def _plugin(plugin: str, rest: Sequence[str]) -> int:
 
 
 def _id(rest: Sequence[str]) -> int:
-    import argparse
     import os
     from pathlib import Path
 
@@ -99,16 +104,16 @@ def _id(rest: Sequence[str]) -> int:
 
     login = login_name(os.environ)
     root = own_state_dir(os.environ)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "punch id", description="Print the ID of this user's peer, making its key if there is none yet."
     )
     parser.add_argument("--name", default=login, help="the identity of that name [default: %(default)s]")
     parser.add_argument(
         "--state-dir", default=str(root), metavar="DIR", help="where keys are kept [default: %(default)s]"
     )
-    options = parser.parse_args(list(rest))
+    options = parser.parse(rest)
     try:
-        print(StateDirectory(Path(options.state_dir)).peer(options.name).identity().peer_id)
+        show(str(StateDirectory(Path(options.state_dir)).peer(options.name).identity().peer_id))
     except StateError as error:
         print(f"punch id: {error}", file=sys.stderr)
         return 1

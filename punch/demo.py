@@ -7,7 +7,6 @@ temporary directory, they listen on free ports, and whatever ends the demonstrat
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -28,6 +27,7 @@ from typing import Any
 
 from punch.ui.sentences import count, milliseconds, path_in_words, printable
 from punch.ui.style import Style
+from punch.usage import Parser
 
 #: Seconds that one step may take on a slow machine.
 STEP = 30.0
@@ -327,7 +327,7 @@ def main(arguments: Sequence[str]) -> int:
 
     :return: the exit status. After a signal the process dies of it instead.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "punch demo",
         description="Start a rendezvous and two peers on this machine, let them connect and chat, and in a "
         "terminal chat along. Everything is in a temporary directory and ends with the demonstration.",
@@ -335,7 +335,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--keep", action="store_true", help="keep the directory with logs and keys [default: no]"
     )
-    options = parser.parse_args(list(arguments))
+    options = parser.parse(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # not every terminal has a check mark

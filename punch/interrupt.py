@@ -1,8 +1,8 @@
 """
 An interrupt while a program still loads ends it without a traceback.
 
-The plugins' modules import this before anything else, because what follows takes most of the time that a
-program needs to start. So it imports nothing heavy itself.
+The console script and the plugins' modules import this before anything else, because what follows takes most
+of the time that a program needs to start. So it imports nothing heavy itself.
 """
 
 import os
@@ -20,5 +20,11 @@ def quiet_interrupt() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-if os.path.splitext(os.path.basename(sys.argv[0]))[0] == "twistd":
+def _program() -> str:
+    """What was started: a script's name, or for `python -m` that of the package."""
+    name = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    return os.path.basename(os.path.dirname(sys.argv[0])) if name == "__main__" else name
+
+
+if _program() in ("punch", "twistd"):
     quiet_interrupt()

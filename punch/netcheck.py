@@ -6,7 +6,6 @@ A composition root: here reactor, sockets, state directory and output meet.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -25,6 +24,7 @@ from punch.state import StateDirectory, own_state_dir
 from punch.traversal.interfaces import local_addresses
 from punch.traversal.netcheck.report import Report
 from punch.traversal.netcheck.words import text
+from punch.usage import Parser
 
 PROGRAM = "punch netcheck"
 
@@ -43,8 +43,8 @@ def _seconds(written: str) -> float:
 _seconds.__name__ = f"number of seconds from {SHORTEST_SEARCH:g} to {LONGEST_SEARCH:g}"
 
 
-def _parser(root: Path, login: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser(root: Path, login: str) -> Parser:
+    parser = Parser(
         PROGRAM,
         description="Find out what this network does to links: whether UDP works, what the NAT does, how the "
         "rendezvous is reached, and with whom direct links come about. Takes a few seconds.",
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     :return: the exit status: 0, or 1 if the rendezvous can't be reached.
     """
     login = login_name(os.environ)
-    options = _parser(own_state_dir(os.environ), login).parse_args(list(arguments))
+    options = _parser(own_state_dir(os.environ), login).parse(arguments)
     try:
         state = StateDirectory(Path(options.state_dir))
         rendezvous = choose_rendezvous(options.rendezvous, state, options.name, os.environ)
@@ -116,7 +116,14 @@ def main(arguments: Sequence[str]) -> int:
     if isinstance(result, Failure):
         result.raiseException()
     assert isinstance(result, Report)
-    print(json.dumps(as_json(result), separators=(",", ":")) if options.json else text(result))
+    written = json.dumps(as_json(result), separators=(",", ":")) if options.json else text(result)
+    try:
+        print(written, flush=True)
+    except OSError as problem:
+        # What could not be written must not be tried again when Python ends.
+        sys.stdout = None
+        if not isinstance(problem, BrokenPipeError):
+            twistd.fail(PROGRAM, f"The report can't be written: {problem.strerror}.", reason="output")
     if result.problem is not None and options.json:
         print(f"{PROGRAM}: {result.problem}", file=sys.stderr)
     return 0 if result.problem is None else 1

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from .places import Place
+from .processes import programs
 
 
 def pytest_sessionstart() -> None:
@@ -24,3 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="keep a picture of each state of the page there",
     )
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with programs(tmp_path) as running:
+        yield Place(running)

@@ -52,7 +52,13 @@ def test_in_words_and_as_json(running: Programs, tmp_path: Path) -> None:
     rendezvous = start(running)
     done = netcheck(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    for words in ("UDP           yes", ": no NAT", "a relay over UDP", "* A relay can be reached over"):
+    for words in (
+        "UDP           yes",
+        ": no NAT",
+        "a relay over UDP",
+        "* The rendezvous is on this machine or in a private network",
+        "* A relay can be reached over",
+    ):
         assert words in done.stdout
     done = netcheck(tmp_path, "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -62,7 +68,8 @@ def test_in_words_and_as_json(running: Programs, tmp_path: Path) -> None:
     assert report["transports"] == dict.fromkeys(("udp", "tcp", "turn-udp", "turn-tcp", "turn-tls"), True)
     assert 0 < report["control_latency"] < 1
     family = report["ipv4"] or report["ipv6"]
-    assert (family["nat"], family["mapping"]) == (False, None)
+    assert (family["nat"], family["mapping"], family["near"]) == (False, None, True)
+    assert report["direct"] == "unknown"
     assert "address-and-port-dependent" not in family["filtering_may_be"]
     gone = [rendezvous.wait(("registered", "gone"))["event"] for _ in range(4)]
     assert gone == ["registered", "gone"] * 2
@@ -78,6 +85,24 @@ def test_rendezvous_that_is_gone(running: Programs, tmp_path: Path) -> None:
     report = json.loads(done.stdout)
     assert report["transports"]["tcp"] is False
     assert done.stderr == f"punch netcheck: {report['problem']}\n"
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_nobody_reads_it(running: Programs, tmp_path: Path, form: list[str]) -> None:
+    """A reader that is gone is no failure; a full disk is one, in a sentence."""
+    start(running)
+    command = [PUNCH, "netcheck", "--state-dir", str(tmp_path / "state"), *form]
+    reading, writing = os.pipe()
+    os.close(reading)
+    for out, status, said in (
+        (writing, 0, ""),
+        (os.open("/dev/full", os.O_WRONLY), 1, "punch netcheck: The report can't be written: No space left"),
+    ):
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        os.close(out)
+        assert done.returncode == status, done.stderr
+        assert done.stderr.startswith(said)
+        assert done.stderr.count("\n") == bool(said)
 
 
 def test_interrupt(running: Programs, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The peer as a process: every kind of stdin and stdout, every signal, every sentence."""
+"""The peer as a process: every kind of stdin and stdout, every signal."""
 
 from __future__ import annotations
 
@@ -13,59 +13,8 @@ from pathlib import Path
 import pytest
 
 from .consoles import environment, peer, run, terminal
-from .processes import PUNCH, TWISTD, Event, JSONProcess, Programs, programs
-
-
-class Place:
-    """A rendezvous of one user, and who wants to talk."""
-
-    def __init__(self, running: Programs) -> None:
-        self.running = running
-        self.directory = running.directory
-        self.rendezvous = running.rendezvous(
-            *("--control", "tcp:0:interface=127.0.0.1"),
-            *("--reflector-port", "127.0.0.1:0"),
-            *("--host", "127.0.0.1"),
-        )
-        self.address = self.rendezvous.wait("listening")["address"]
-
-    def bob(self, *options: str) -> tuple[JSONProcess, str]:
-        """A waiting peer that a script drives, and its ID."""
-        bob = self.running.peer("bob", *(options or ("--accept", "anyone")))
-        identity = bob.wait("ready")["id"]
-        bob.wait("registered")
-        return bob, identity
-
-    def id_of(self, name: str) -> str:
-        done = run(
-            [PUNCH, "id", "--name", name, "--state-dir", str(self.directory / "state")], self.directory
-        )
-        return done.stdout.decode().strip()
-
-    def call(
-        self, who: str, text: bytes | None, *options: str, redirect: str | None = None
-    ) -> subprocess.CompletedProcess[bytes]:
-        """Alice calls, with that on her stdin, and ends."""
-        arguments = peer(self.directory, "alice", "--peer", who, *options)
-        return run(arguments, self.directory, text, redirect=redirect)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    with programs(tmp_path) as running:
-        yield Place(running)
-
-
-def one_sentence(done: subprocess.CompletedProcess[bytes], *parts: str) -> None:
-    """It failed, and said why in one line on stderr, without a traceback."""
-    text = done.stderr.decode()
-    assert done.returncode == 1, (done.returncode, done.stdout, text)
-    assert len(text.strip().splitlines()) == 1, text
-    assert "Traceback" not in text + done.stdout.decode()
-    assert text.strip().endswith("."), text
-    for part in parts:
-        assert part in text, text
-
+from .places import Place
+from .processes import PUNCH, TWISTD, Event, JSONProcess
 
 # -- through pipes --
 
@@ -398,102 +347,7 @@ def run_under(program: str, place: Place, name: str) -> subprocess.Popen[bytes]:
     )
 
 
-# -- sentences --
-
-
-def test_bad_ids(place: Place) -> None:
-    bob, identity = place.bob()
-    typo = identity[:10] + ("a" if identity[10] != "a" else "b") + identity[11:]
-    one_sentence(place.call(typo, b"x\n"), "typo")
-    one_sentence(place.call(identity[:-1], b"x\n"), "typo")
-    one_sentence(place.call(place.id_of("alice"), b"x\n"), "own ID")
-    one_sentence(place.call(place.id_of("nobody"), b"x\n"), "not registered")
-    spaced = "-".join(identity[i : i + 8].upper() for i in range(0, 56, 8))
-    assert place.call(spaced, b"typed by hand\n").returncode == 0
-    assert bob.wait("message")["text"] == "typed by hand"
-
-
-def test_bad_rendezvous(place: Place) -> None:
-    _bob, identity = place.bob()
-    wrong_pin = place.address.rpartition("/")[0] + "/" + "x" * 56
-    for address, part in [
-        ("http://example.org", "punch://"),
-        (wrong_pin, "typo"),
-        ("punch://127.0.0.1:99999", "port"),
-        ("", "empty"),
-    ]:
-        one_sentence(place.call(identity, b"x\n", "--rendezvous", address), part)
-    done = place.call(
-        identity, b"x\n", "--rendezvous", "punch://127.0.0.1:1/" + place.address.rpartition("/")[2]
-    )
-    assert done.returncode == 1
-    assert "127.0.0.1:1" in done.stderr.decode()
-    one_sentence(done)
-
-
-def test_another_key_than_the_pin_says(place: Place, tmp_path: Path) -> None:
-    other = place.running.rendezvous(
-        *("--control", "tcp:0:interface=127.0.0.1"), *("--reflector-port", "127.0.0.1:0"), state="other"
-    )
-    pin = other.wait("listening")["address"].rpartition("/")[2]
-    begin = time.monotonic()
-    done = place.call(
-        place.id_of("nobody"), b"x\n", "--rendezvous", place.address.rpartition("/")[0] + "/" + pin
-    )
-    one_sentence(done, "key")
-    assert time.monotonic() - begin < 8
-    waiting = run(
-        peer(place.directory, "waiting", "--rendezvous", place.address.rpartition("/")[0] + "/" + pin),
-        tmp_path,
-    )
-    one_sentence(waiting, "key")
-
-
-def test_no_rendezvous_at_all(tmp_path: Path) -> None:
-    one_sentence(run(peer(tmp_path, "alice"), tmp_path), "--rendezvous", "punch-rendezvous")
-
-
-def test_where_the_rendezvous_comes_from(place: Place) -> None:
-    """From the command line, the environment, the last run, the same machine: the first that there is."""
-
-    def registered_at(*options: str, **extra: str) -> str:
-        with terminal(peer(place.directory, "carol", *options), place.directory, extra=extra) as carol:
-            address = carol.wait(r"Registered at (\S+)")[1]
-            carol.type("/quit\n")
-            assert carol.exit() == 0
-            return address
-
-    other = place.running.rendezvous(
-        *("--control", "tcp:0:interface=127.0.0.1"),
-        *("--reflector-port", "127.0.0.1:0"),
-        *("--host", "127.0.0.1"),
-        state="other",
-    ).wait("listening")["address"]
-    assert registered_at() == place.address
-    assert registered_at(PUNCH_RENDEZVOUS=other) == other
-    assert registered_at() == other
-    assert registered_at("--rendezvous", place.address, PUNCH_RENDEZVOUS=other) == place.address
-    assert registered_at() == place.address
-
-
-def test_one_identity_one_process(place: Place) -> None:
-    bob, _identity = place.bob()
-    again = run(peer(place.directory, "bob"), place.directory)
-    one_sentence(again, "already runs", "--name")
-    bob.command("quit")
-    assert bob.exit() == 0
-    again_json = run(peer(place.directory, "bob", "--json", "--peer", "zzz"), place.directory)
-    assert b'"event": "failed"' in again_json.stdout or b'"event":"failed"' in again_json.stdout
-    one_sentence(again_json)
-
-
-def test_a_state_directory_that_cannot_be(tmp_path: Path) -> None:
-    (tmp_path / "state").write_text("a file")
-    one_sentence(run(peer(tmp_path, "alice", "--rendezvous", "punch://127.0.0.1:1"), tmp_path), "--state-dir")
-    one_sentence(
-        run([TWISTD, "-n", "punch-peer", "--name", "a/b", "--rendezvous", "punch://127.0.0.1:1"], tmp_path),
-        "--name",
-    )
+# -- what else a process is --
 
 
 def test_nothing_but_the_chat_in_the_directory_and_on_stdout(place: Place) -> None:

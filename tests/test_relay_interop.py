@@ -13,6 +13,7 @@ import subprocess
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from punch.wire.segments import SEGMENT_SIZE, SOL_UDP, UDP_SEGMENT
 from punch.wire.stun import Attribute, Message, MessageClass, Method, encode, long_term_key, parse
 from punch.wire.turn import StreamSplitter, encode_channel_data, parse_channel_data
 from tests.needs import missing, need
-from tests.processes import JSONProcess, programs
+from tests.processes import TWISTD, JSONProcess, programs
 
 HOST = "127.0.0.1"
 SECRET = "north of the tests"
@@ -86,7 +87,7 @@ class TestLoadClient:
         return output
 
     @pytest.mark.parametrize("transport", [(), ("-t",)], ids=["udp", "tcp"])
-    def test_twice_at_once(self, service: Service, transport: tuple[str, ...]) -> None:
+    def test_twice_in_a_row(self, service: Service, transport: tuple[str, ...]) -> None:
         """Nothing is lost, and five-tuples are free again the moment they are given back."""
         for _ in range(2):
             output = self.run(service, "-s", "-y", *transport, "-m", "4", "-n", "50", "-z", "5", "-l", "500")
@@ -96,6 +97,15 @@ class TestLoadClient:
             assert sent == received > 0, output
             assert "Total lost packets 0 " in output
             assert "error" not in output.lower(), output
+
+    @pytest.mark.parametrize("transport", [(), ("-t",)], ids=["udp", "tcp"])
+    def test_twice_at_the_same_time(self, service: Service, transport: tuple[str, ...]) -> None:
+        """Two of them do not get in each other's way."""
+        options = ("-s", "-y", *transport, "-m", "2", "-n", "50", "-z", "5", "-l", "500")
+        with ThreadPoolExecutor(2) as pool:
+            for output in pool.map(lambda _: self.run(service, *options), range(2)):
+                assert "Total lost packets 0 " in output
+                assert "error" not in output.lower(), output
 
     def test_without_rtcp(self, service: Service) -> None:
         """Without EVEN-PORT and RESERVATION-TOKEN."""
@@ -360,3 +370,31 @@ def test_descriptors(service: Service) -> None:
         client.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
         client.socket.close()
     assert len(list(directory.iterdir())) <= before + 2
+
+
+def test_descriptors_are_shared(tmp_path: Path) -> None:
+    """Relays take no more of the few open files than their part: connections still come in."""
+    secret = tmp_path / "secret"
+    secret.write_text(SECRET + "\n")
+    udp = free_port()
+    with programs(tmp_path) as running:
+        process = running.start(
+            [
+                *("sh", "-c", 'ulimit -n 300 && exec "$@"', "sh", TWISTD, "-n", "punch-rendezvous", "--json"),
+                *("--state-dir", str(tmp_path / "state"), "--control", "tcp:0", "--reflector-port", str(udp)),
+                *("--host", HOST, "--turn-secret-file", str(secret), "--relay-allow", "127.0.0.0/8"),
+            ]
+        )
+        tcp = RendezvousAddress.parse(process.wait("listening")["address"]).port
+        service = Service(process, udp, tcp)
+        with contextlib.ExitStack() as opened:
+            codes = [
+                code_of(opened.enter_context(Client(service, user=f"user {n % 5}")).ask(Method.ALLOCATE, UDP))
+                for n in range(310)
+            ]
+            assert codes[0] == 0
+            assert set(codes) == {0, 508}
+            assert codes.count(0) < 100
+            with Client(service, tcp=True) as late:
+                assert code_of(late.ask(Method.REFRESH)) == 437
+        assert "Traceback" not in process.stderr

@@ -21,7 +21,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from punch.identity import Identity
 from punch.test.control_lab import key_of, key_of_another_kind
-from punch.wire.control import Accept, Message, Ping, Register, encode
+from punch.wire.control import (
+    Accept,
+    Message,
+    Ping,
+    Register,
+)
+from punch.wire.control_codec import encode
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 from punch.wire.stun import Message as STUNMessage
 from punch.wire.stun import MessageClass, Method, parse

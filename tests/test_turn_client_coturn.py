@@ -2,147 +2,46 @@
 
 from __future__ import annotations
 
-import hmac
+import contextlib
 import json
 import socket
-import subprocess
 import sys
 import time
-from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from punch.wire.relays import RelayServer, RelayTransport, RelayURL
-from punch.wire.rendezvous_address import pin_of
-from tests.needs import need
+from tests.coturn import SECRET, Coturn, credentials
 from tests.processes import JSONProcess, Programs, programs
 
 HOST = "127.0.0.1"
-SECRET = "north of the tests"
-REALM = "example.org"
 
 
 def free_port() -> int:
     """A port that is free for UDP and TCP."""
-    with socket.socket() as probe, socket.socket(type=socket.SOCK_DGRAM) as other:
-        probe.bind((HOST, 0))
-        other.bind((HOST, probe.getsockname()[1]))
-        return int(probe.getsockname()[1])
+    while True:
+        with socket.socket() as probe, socket.socket(type=socket.SOCK_DGRAM) as other:
+            probe.bind((HOST, 0))
+            # Somebody may have it for UDP alone
+            with contextlib.suppress(OSError):
+                other.bind((HOST, probe.getsockname()[1]))
+                return int(probe.getsockname()[1])
 
 
-def credentials(expires: float = 3600.0) -> tuple[str, str]:
-    """By the convention of coturn's use-auth-secret."""
-    username = f"{int(time.time() + expires)}:tests"
-    return username, b64encode(hmac.digest(SECRET.encode(), username.encode(), "sha1")).decode()
-
-
-class Coturn:
-    """A running turnserver with a certificate of its own."""
-
-    def __init__(self, directory: Path, *, start: bool = True) -> None:
-        need("turnserver")
-        self.port, self.tls_port = free_port(), free_port()
-        self.certificate, self.pin = _certificate(directory)
-        self._directory = directory
-        self._process: subprocess.Popen[bytes] | None = None
-        if start:
-            self.start()
-
-    def start(self) -> None:
-        """Run it, and wait until it listens."""
-        directory = self._directory
-        self._process = subprocess.Popen(
-            [
-                *(
-                    "turnserver",
-                    "-n",
-                    "--log-file",
-                    "stdout",
-                    "--simple-log",
-                    "--no-cli",
-                    "--no-multicast-peers",
-                ),
-                *("--listening-ip", HOST, "--relay-ip", HOST, "--allow-loopback-peers", "--realm", REALM),
-                *("--listening-port", str(self.port), "--tls-listening-port", str(self.tls_port)),
-                *("--use-auth-secret", "--static-auth-secret", SECRET, "--fingerprint"),
-                *("--cert", str(directory / "certificate.pem"), "--pkey", str(directory / "key.pem")),
-                *("--pidfile", str(directory / "pid"), "--userdb", str(directory / "users")),
-            ],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.STDOUT,
-            cwd=directory,
-        )
-        deadline = time.monotonic() + 10.0
-        while True:
-            try:
-                socket.create_connection((HOST, self.port), 1.0).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "coturn does not listen"
-                assert self._process.poll() is None, "coturn ended"
-                time.sleep(0.05)
-
-    def server(self, transport: RelayTransport, **changes: Any) -> RelayServer:
-        """What a rendezvous would hand out for it."""
-        port = self.tls_port if transport is RelayTransport.TLS else self.port
-        username, password = credentials()
-        known: dict[str, Any] = {
-            "url": RelayURL(HOST, port, transport),
-            "username": username,
-            "password": password,
-            "realm": REALM,
-            "nonce": "",
-            "lifetime": 3600.0,
-            "pin": self.pin if transport is RelayTransport.TLS else None,
-        }
-        return RelayServer(**(known | changes))
-
-    def kill(self) -> None:
-        """End it without a word."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-
-def _certificate(directory: Path) -> tuple[Path, bytes]:
-    """Signed by itself, for our address; its key and the pin."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "coturn")])
-    now = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, SHA256())
-    )
-    path = directory / "certificate.pem"
-    path.write_bytes(certificate.public_bytes(Encoding.PEM))
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (directory / "key.pem").write_bytes(pem)
-    return path, pin_of(key.public_key())
+def local_coturn(directory: Path) -> Coturn:
+    """One for loopback, not started."""
+    return Coturn(directory, HOST, free_port(), free_port())
 
 
 @pytest.fixture
 def coturn(tmp_path: Path) -> Iterator[Coturn]:
     """One that lives as long as the test, or less."""
-    server = Coturn(tmp_path)
+    server = local_coturn(tmp_path)
+    server.start()
     try:
         yield server
     finally:
@@ -265,8 +164,10 @@ def test_dies_while_it_relays_over_a_stream(tmp_path: Path, pools: Any, transpor
     directories = [tmp_path / name for name in ("first", "second")]
     for directory in directories:
         directory.mkdir()
-    first, second = (Coturn(directory) for directory in directories)
+    first, second = map(local_coturn, directories)
     try:
+        first.start()
+        second.start()
         both = pools(first.server(transport))
         both.wait("found", 2)
         assert both.echoed() >= 49
@@ -329,8 +230,9 @@ def test_a_link_whose_relays_die(tmp_path: Path) -> None:
     directories = [tmp_path / name for name in ("first", "second")]
     for directory in directories:
         directory.mkdir()
-    first, second = Coturn(directories[0]), Coturn(directories[1], start=False)
+    first, second = map(local_coturn, directories)
     try:
+        first.start()
         with programs(tmp_path) as running:
             urls = [server.server(RelayTransport.TCP).url for server in (first, second)]
             alice, bob = programs_with(running, *urls)

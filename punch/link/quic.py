@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -168,7 +169,7 @@ class QuicBackend(Protocol):
         """A connection for a client's first Initial, whose destination connection ID is given."""
 
 
-class LibraryConnection:
+class LibraryConnection(ABC):
     """
     A connection of either library: aioquic's API, which qh3 follows. The library's objects are `Any` here,
     since one class can't be typed against both.
@@ -277,8 +278,8 @@ class LibraryConnection:
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
         self._try(self._quic.send_stream_data, stream_id, data, fin)
 
-    def unsent(self, stream_id: int) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def unsent(self, stream_id: int) -> int: ...
 
     def reset(self, stream_id: int, code: int) -> None:
         self._try(self._quic.reset_stream, stream_id, code)
@@ -305,8 +306,8 @@ class LibraryConnection:
     def close(self, code: int, reason: str) -> None:
         self._try(self._quic.close, code, None, reason)
 
-    def peer_certificate(self) -> bytes | None:
-        raise NotImplementedError
+    @abstractmethod
+    def peer_certificate(self) -> bytes | None: ...
 
     def binding(self) -> bytes:
         self._configuration.secrets_log_file = None
@@ -317,8 +318,8 @@ class LibraryConnection:
         self._secrets.erase()
 
     @property
-    def rtt(self) -> float | None:
-        raise NotImplementedError
+    @abstractmethod
+    def rtt(self) -> float | None: ...
 
 
 class Qh3Connection(LibraryConnection):

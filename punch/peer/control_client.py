@@ -50,7 +50,13 @@ CONNECT_TIME = 10.0
 _FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
 _CLOSE_TIME = 0.5
 _HURRY = 30.0
-"""Seconds in which the delay between two attempts does not grow, because a link needs the rendezvous."""
+"""Seconds in which the delay between two attempts does not grow, because a link may need the rendezvous."""
+_NEEDED = 2
+"""
+The try whose delay is the longest while a link has no path: its data waits for the rendezvous, and where no
+UDP passes nothing else tells that it is back. Only as long as nobody answers TCP, which costs little; who
+answers and sends us away, being too busy, is left alone for longer and longer.
+"""
 _YOUNG = 2.0
 """Seconds for which a connection attempt is not given up for another one."""
 
@@ -117,6 +123,11 @@ class _Attempt:
         if not isinstance(failure.value, _EXPECTED):
             self._log.failure("Connecting to the rendezvous failed.", failure)
         self.lost(problem_of_failure(self._client.address, failure))
+
+    @property
+    def reached(self) -> bool:
+        """Whether the TCP connection came about."""
+        return self._protocol is not None
 
     def give_up(self) -> None:
         """Another attempt has better prospects; nothing happens once it was welcomed."""
@@ -201,6 +212,7 @@ class ControlClient:
         self._stopped = False
         self._notice: IDelayedCall | None = None
         self._at_once_until = self._hurry_until = 0.0
+        self._needed = False
         self.attempt: _Attempt | None = None
         """The newest connection or attempt; None while the next one is waited for."""
         tcp = endpoint or HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIME)
@@ -264,6 +276,10 @@ class ControlClient:
         else:
             protocol.check(patience)
 
+    def need(self, needed: bool) -> None:
+        """A link waits for the rendezvous, or none does any more."""
+        self._needed = needed
+
     def _connect_now(self) -> None:
         """Whatever is waited for, it is waited for no longer."""
         attempt = self.attempt
@@ -300,11 +316,13 @@ class ControlClient:
 
     def _retry_in(self, attempt: int) -> float:
         # ClientService asks in the middle of its own transition: nobody may be called within it.
-        self.attempt = None
+        failed, self.attempt = self.attempt, None
         soon = self.clock.seconds() < self._at_once_until
         self._at_once_until = 0.0
         if self.clock.seconds() < self._hurry_until:
             attempt = 1
+        elif self._needed and failed is not None and not failed.reached:
+            attempt = min(attempt, _NEEDED)
         delay = 0.0 if soon else backoff(attempt, self._random)
         problem = self._problem
         if problem is not None and not self._stopped:

@@ -8,6 +8,7 @@ runs, keeps its registration.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ from punch.peer.sockets import OpenSocket
 from punch.peer.udp import DatagramSocket
 from punch.traversal.interfaces import select
 from punch.traversal.netcheck.core import Netcheck
-from punch.traversal.netcheck.report import Report, Transport
+from punch.traversal.netcheck.report import FamilyReport, Report, Transport
 from punch.traversal.netcheck.words import conclusions
 from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
@@ -198,7 +199,6 @@ class NetcheckRun:
             self._examined.callback(None)
 
     def _examine_alone(self, found: list[str]) -> None:
-        self._reflector = bool(found)
         self._examine(found, select(self._addresses()), USUAL_REFLECTOR, 0)
 
     def _examine(self, services: list[str], hosts: list[str], port: int, second: int) -> None:
@@ -291,15 +291,20 @@ class NetcheckRun:
 
     def _report(self) -> Report:
         core = self._core
-        families = [each for each in (core.ipv4, core.ipv6) if each is not None]
-        if self._reflector:
-            self._transports[Transport.UDP] = any(each.udp for each in families)
-        return Report(
+        report = Report(
             str(self._rendezvous),
-            core.ipv4,
-            core.ipv6,
+            self._judged(core.ipv4),
+            self._judged(core.ipv6),
             problem=self._problem,
             reflector=self._reflector,
             control_latency=min(self._round_trips, default=None),
             transports=self._transports,
         )
+        self._transports[Transport.UDP] = report.udp
+        return report
+
+    def _judged(self, family: FamilyReport | None) -> FamilyReport | None:
+        """Silence where the rendezvous did not say that it has a reflector may have any cause."""
+        if family is None or family.udp or self._problem is None or not family.local_addresses:
+            return family
+        return replace(family, udp=None)

@@ -107,6 +107,15 @@ class Network:
         self.relays.stop()
         self.sockets.close()
 
+    def look_out(self, wanted: bool, relays: bool) -> None:
+        """
+        A link has no path, and waits for the network to be back; or none does any more.
+
+        :param relays: and for relays, which may be gone for reasons of their own.
+        """
+        self.keeper.listen(wanted)
+        self.relays.need(relays)
+
     def welcomed(self, welcome: Welcome, host: str) -> None:
         """The rendezvous at the IP address `host` says where reflectors and relays are."""
         self._finder.find(host, welcome.reflector)

@@ -1,8 +1,9 @@
 """
 A peer on the network: registered with one rendezvous, with any number of calls and links.
 
-`Node` decides who may call, which of two calls between the same peers counts, and tells what
-happens in events. A call is a `Session`; its link outlives the rendezvous.
+`Node` is what front ends talk to: it joins calls of ours (`Outgoing`), calls of others (`Reception`) and what
+came of them (`Sessions`) with the rendezvous and the network, and tells what happens in events. A call is a
+`Session`; its link outlives the rendezvous.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cryptography import x509
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 
 from punch.address_book import AddressBook, AddressBookError
@@ -25,7 +27,6 @@ from punch.link.events import CloseCode
 from punch.link.link import Link
 from punch.peer import bounds, sentences
 from punch.peer.batched import open_socket as open_best_socket
-from punch.peer.call import SeenEnvelopes, glare
 from punch.peer.call_machine import Side
 from punch.peer.control_client import ControlClient
 from punch.peer.events import (
@@ -36,7 +37,6 @@ from punch.peer.events import (
     Disconnected,
     Event,
     Failed,
-    IncomingCall,
     Introduced,
     PathChanged,
     PathLost,
@@ -47,11 +47,14 @@ from punch.peer.events import (
 )
 from punch.peer.netcheck import examine
 from punch.peer.network import Network
-from punch.peer.policy import Decision, RelayPolicy, decide
+from punch.peer.outgoing import Outgoing
+from punch.peer.policy import RelayPolicy
 from punch.peer.problems import ControlProblem
+from punch.peer.reception import Reception
 from punch.peer.session import Session
+from punch.peer.sessions import Sessions
 from punch.peer.sockets import OpenSocket
-from punch.peer.surroundings import CallUser, ProtocolFactory, Surroundings
+from punch.peer.surroundings import ProtocolFactory, Surroundings
 from punch.traversal.interfaces import local_addresses
 from punch.traversal.snapshot import PairStatus
 from punch.wire.address import Address
@@ -65,7 +68,6 @@ from punch.wire.control import (
     Establish,
     Incoming,
     Register,
-    Reject,
     Relays,
     RenewRelays,
     Reply,
@@ -73,7 +75,6 @@ from punch.wire.control import (
     Welcome,
 )
 from punch.wire.rendezvous_address import RendezvousAddress
-from punch.wire.sealed import SealError
 
 CHECK_TIME = 1.2
 """Seconds within which the rendezvous must answer when a path is in doubt, or it is connected to anew."""
@@ -115,7 +116,6 @@ class Node(Service):
         control_endpoint: IStreamClientEndpoint | None = None,
     ) -> None:
         self.identity = identity
-        self._accept = accept
         self._known = known
         self._rendezvous = rendezvous
         self._on_event = on_event
@@ -145,7 +145,7 @@ class Node(Service):
             roots=roots,
             endpoint=control_endpoint,
         )
-        self._calls: dict[str, CallUser] = {}
+        self._sessions = Sessions()
         self._around = Surroundings(
             identity=identity,
             name=name,
@@ -159,20 +159,18 @@ class Node(Service):
             relay_policy=relay,
             send_control=self._send_control,
             registered=lambda: self._control.registered,
-            calls=self._calls,
+            calls=self._sessions.calls,
             refresh_sockets=self._network.refresh,
             mappings=self._network.keeper.mappings,
             reflectors=self._network.reflectors,
         )
-        self._seen = SeenEnvelopes()
+        self._outgoing = Outgoing(self._around, self._sessions, self, self._failed)
+        self._reception = Reception(
+            self._around, self._sessions, self._outgoing, self, accept, known, on_event
+        )
         self._unsent: deque[Request] = deque(maxlen=bounds.MAX_UNSENT)
-        self._queue: dict[PeerID, IDelayedCall] = {}
-        self._attempts: dict[PeerID, Session] = {}
-        self._links: dict[PeerID, Session] = {}
         self._dark: set[Session] = set()
         self._replaced: dict[PeerID, Disconnected] = {}
-        self._problem: ControlProblem | None = None
-        self._gave_up = False
 
     # What the user does
 
@@ -191,14 +189,11 @@ class Node(Service):
         """
         super().stopService()  # type: ignore[no-untyped-call]
         self._network.stop()
-        for timer in self._queue.values():
-            timer.cancel()
-        self._queue.clear()
-        for session in list(self._attempts.values()):
-            session.withdraw()
-        self._attempts.clear()
+        self._outgoing.stop()
+        for session in list(self._sessions.attempts.values()):
+            self._sessions.drop(session)
         closing: list[Deferred[Any]] = []
-        for session in list(self._links.values()):
+        for session in list(self._sessions.links.values()):
             if session.link is not None:
                 closing.append(session.link.when_closed())
                 session.hang_up(CloseCode.SHUTDOWN)
@@ -218,34 +213,32 @@ class Node(Service):
         """
         if peer == self.identity.peer_id:
             self._on_event(Failed(peer, Reason.SELF.value, sentences.own_id()))
-        elif peer in self._attempts:
+        elif peer in self._sessions.attempts:
             self.accept(peer)
-        elif peer in self._links:
-            self._links[peer].ask(self._asked)
-        elif peer not in self._queue:
+        elif peer in self._sessions.links:
+            self._sessions.links[peer].ask(self._asked)
+        elif peer not in self._outgoing:
             self._call(peer)
 
     def accept(self, peer: PeerID) -> None:
         """Let `peer`, whose call rings, in. It is a known peer from now on."""
-        session = self._attempts.get(peer)
+        session = self._sessions.attempts.get(peer)
         if session is None or not session.ringing:
             return
         self._remember(peer, session.name or "")
-        self._let_in(session)
+        self._reception.let_in(session)
 
     def reject(self, peer: PeerID) -> None:
         """Refuse the call of `peer` that rings."""
-        session = self._attempts.get(peer)
+        session = self._sessions.attempts.get(peer)
         if session is not None and session.ringing:
             session.hang_up()
 
     def hangup(self, peer: PeerID) -> None:
         """End whatever there is with `peer`: the link, or the call in whatever stage."""
-        timer = self._queue.pop(peer, None)
-        if timer is not None:
-            timer.cancel()
+        if self._outgoing.withdraw(peer):
             self._failed(peer, ErrorCode.CANCELLED.value, sentences.hung_up_early(peer, None))
-        for sessions in (self._attempts, self._links):
+        for sessions in (self._sessions.attempts, self._sessions.links):
             session = sessions.get(peer)
             if session is not None:
                 session.hang_up()
@@ -253,10 +246,10 @@ class Node(Service):
     def rename(self, name: str) -> None:
         """Be called `name` in calls from now on, and at the rendezvous from the next registration on."""
         self._around.name = name
-        self._control.register = Register(name, self._accept)
+        self._control.register = replace(self._control.register, name=name)
 
     def netcheck(self) -> Deferred[Mapping[str, Any]]:
-        """Find out what the network does: fires with what `punch netcheck --json` prints, some seconds later."""
+        """Find out what the network does; fires after seconds with what `punch netcheck --json` prints."""
         return examine(
             reactor=self._clock,
             rendezvous=self._rendezvous,
@@ -269,7 +262,7 @@ class Node(Service):
 
     def link(self, peer: PeerID) -> Link | None:
         """The live link to `peer`, if there is one."""
-        session = self._links.get(peer)
+        session = self._sessions.links.get(peer)
         return None if session is None else session.link
 
     def pairs(self, peer: PeerID) -> list[PairStatus]:
@@ -277,13 +270,13 @@ class Node(Service):
         The candidate pairs between here and `peer` as they are now: of the call that is under way, else of
         the link; none if there is neither. A snapshot, to be looked at.
         """
-        session = self._attempts.get(peer) or self._links.get(peer)
+        session = self._sessions.attempts.get(peer) or self._sessions.links.get(peer)
         return [] if session is None else session.pairs
 
     def handle(self, name: str, factory: ProtocolFactory) -> None:
         """Answer streams called `name`, on every link, before it is announced."""
         self._around.handlers[name] = factory
-        for session in (*self._attempts.values(), *self._links.values()):
+        for session in self._sessions:
             if session.link is not None:
                 session.link.handle(name, factory)
 
@@ -291,17 +284,14 @@ class Node(Service):
 
     def control_welcome(self, welcome: Welcome, host: str) -> None:
         """Registered."""
-        self._problem = None
         self._network.welcomed(welcome, host)
+        self._look_out()
         self._on_event(Registered(str(self._rendezvous)))
         unsent, self._unsent = list(self._unsent), deque(maxlen=bounds.MAX_UNSENT)
         for request in unsent:
             self._control.send(request)
-        for peer, timer in list(self._queue.items()):
-            del self._queue[peer]
-            timer.cancel()
-            self._place(peer)
-        for session in list(self._links.values()):
+        self._outgoing.registered()
+        for session in list(self._sessions.links.values()):
             session.network_back()
 
     def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
@@ -309,28 +299,21 @@ class Node(Service):
         Not registered: links, introduced calls and those that ring here live on, calls of ours that were not
         answered yet are placed anew.
         """
-        self._problem = problem
-        self._gave_up = retry_in is None
         self._on_event(Unregistered(problem.reason, problem.text, retry_in))
-        for peer, session in list(self._attempts.items()):
-            if session.waiting:
-                self._drop(session)
-                self._place_or_queue(peer)
-        if self._gave_up:
+        self._outgoing.unregistered(problem)
+        if retry_in is None:
             self._on_event(Failed(None, problem.reason, problem.text))
-            for peer in list(self._queue):
-                self._queue.pop(peer).cancel()
-                self._failed(peer, problem.reason, problem.text)
+            self._outgoing.give_up(problem)
 
     def control_reply(self, reply: Reply) -> None:
         """Something about a call. What does not fit any call of ours is nobody's, and is dropped."""
         if isinstance(reply, Incoming):
-            self._receive_call(reply)
+            self._reception.receive(reply)
         elif isinstance(reply, Relays):
             if self._around.relay_policy is not RelayPolicy.NEVER:
                 self._network.relays.update(reply.relays)
         elif isinstance(reply, (Answered, Candidates, Ended, Error)) and reply.call is not None:
-            session = self._calls.get(reply.call)
+            session = self._sessions.calls.get(reply.call)
             if session is None or getattr(reply, "sender", None) not in (None, session.peer):
                 return
             if isinstance(reply, Answered):
@@ -357,10 +340,7 @@ class Node(Service):
         peer, link, pair = session.peer, session.link, session.pair
         assert link is not None
         assert pair is not None
-        if self._attempts.get(peer) is session:
-            del self._attempts[peer]
-        older = self._links.pop(peer, None)
-        self._links[peer] = session
+        older = self._sessions.connect(session)
         self._replaced.pop(peer, None)
         if older is not None:
             older.hang_up(CloseCode.REPLACED, "A newer link with the same peer took over.")
@@ -380,7 +360,7 @@ class Node(Service):
     def session_path_changed(self, session: Session) -> None:
         """The link moved."""
         pair = session.pair
-        if pair is None or self._links.get(session.peer) is not session:
+        if pair is None or self._sessions.links.get(session.peer) is not session:
             return
         rtt = pair.rtt or (session.link.rtt if session.link is not None else None) or 0.0
         self._on_event(
@@ -391,7 +371,7 @@ class Node(Service):
 
     def session_path_lost(self, session: Session) -> None:
         """The link has no path, and waits for one."""
-        if self._links.get(session.peer) is session:
+        if self._sessions.links.get(session.peer) is session:
             self._on_event(PathLost(session.peer, sentences.path_lost(session.peer, session.name)))
 
     def session_silent(self, session: Session) -> None:
@@ -405,45 +385,39 @@ class Node(Service):
             self._control.check(CHECK_TIME)
         else:
             self._dark.discard(session)
-        self._network.keeper.listen(bool(self._dark))
+        self._look_out()
 
     def session_ended(self, session: Session, reason: str, text: str) -> None:
         """A call or a link is over."""
-        self._forget_call(session)
+        sessions, peer = self._sessions, session.peer
+        sessions.forget_call(session)
         self._dark.discard(session)
-        self._network.keeper.listen(bool(self._dark))
-        peer = session.peer
-        if self._links.get(peer) is session:
-            del self._links[peer]
+        self._look_out()
+        if sessions.links.get(peer) is session:
+            del sessions.links[peer]
             over = Disconnected(peer, reason, text)
-            newer = reason == ErrorCode.REPLACED.value and peer in self._attempts
+            newer = reason == ErrorCode.REPLACED.value and peer in sessions.attempts
             if newer or session.asked:
                 # The other side has proved the newer link before we have, or its peer is being called again:
                 # what comes of that, one `Connected` for example, tells of both.
                 self._replaced[peer] = over
             else:
                 self._on_event(over)
-        elif self._attempts.get(peer) is session:
-            del self._attempts[peer]
+        elif sessions.attempts.get(peer) is session:
+            del sessions.attempts[peer]
             self._failed(peer, reason, text)
 
     # The inside
 
-    @property
-    def _full(self) -> bool:
-        return len(self._attempts) + len(self._links) >= bounds.MAX_SESSIONS
-
     def _call(self, peer: PeerID) -> None:
-        if self._gave_up and self._problem is not None:
-            self._failed(peer, self._problem.reason, self._problem.text)
-            return
-        if len(self._queue) >= bounds.MAX_QUEUED or self._full:
-            self._failed(peer, ErrorCode.TOO_MANY.value, sentences.too_many_calls())
+        refusal = self._outgoing.refusal()
+        if refusal is not None:
+            self._failed(peer, *refusal)
             return
         if peer not in self._known:
             self._remember(peer, "")
         self._on_event(Calling(peer))
-        self._place_or_queue(peer)
+        self._outgoing.place(peer)
 
     def _failed(self, peer: PeerID, reason: str, text: str) -> None:
         """A call came to nothing; so did what it was to replace."""
@@ -455,104 +429,12 @@ class Node(Service):
     def _asked(self, session: Session, answered: bool) -> None:
         """A link was asked because its peer is called again. It may be over or replaced by now."""
         peer = session.peer
-        if not self.running or peer in self._attempts or peer in self._queue:
+        if not self.running or peer in self._sessions.attempts or peer in self._outgoing:
             return
-        if answered or self._links.get(peer, session) is not session:
+        if answered or self._sessions.links.get(peer, session) is not session:
             self._on_event(AlreadyConnected(peer))
         else:
             self._call(peer)
-
-    def _place_or_queue(self, peer: PeerID) -> None:
-        if self._control.registered:
-            self._place(peer)
-        else:
-            self._queue[peer] = self._clock.callLater(bounds.QUEUE_TIME, self._expire, peer)
-
-    def _place(self, peer: PeerID) -> None:
-        if peer in self._attempts:
-            return
-        try:
-            session = Session.outgoing(peer, self._around, self)
-        except SealError:
-            text = sentences.tampered(peer, None)
-            self._failed(peer, Reason.PROTOCOL.value, text)
-            return
-        self._attempts[peer] = session
-        self._calls[session.call.call_id] = session
-
-    def _expire(self, peer: PeerID) -> None:
-        del self._queue[peer]
-        cause = "" if self._problem is None else self._problem.text
-        reason = Reason.RENDEZVOUS_UNREACHABLE.value if self._problem is None else self._problem.reason
-        self._failed(peer, reason, sentences.no_rendezvous(peer, None, cause))
-
-    def _is_busy(self, caller: PeerID, decision: Decision) -> bool:
-        if caller in self._known:
-            return self._full
-        ringing = sum(session.ringing for session in self._attempts.values())
-        strangers = sum(peer not in self._known for peer in self._attempts)
-        return (
-            self._full
-            or strangers >= bounds.MAX_STRANGERS
-            or (decision is Decision.ASK and ringing >= bounds.MAX_RINGING)
-        )
-
-    def _receive_call(self, incoming: Incoming) -> None:
-        peer = incoming.sender
-        if peer == self.identity.peer_id:
-            return
-        same = self._calls.get(incoming.call)
-        if same is not None:
-            if same.peer == peer:
-                same.repeat_answer()
-            return
-        if not self._seen.add(incoming.offer.digest()):
-            self._refuse(incoming, ErrorCode.REFUSED)
-            return
-        live = self._links.get(peer)
-        if live is not None and live.receive_restart(incoming.call, incoming.offer):
-            return
-        before = self._attempts.get(peer)
-        # A call of ours may still wait for the rendezvous: then theirs was first.
-        wanted = (before is not None and before.call.side is Side.CALLER) or peer in self._queue
-        if before is not None and before.waiting and glare(self.identity.peer_id, peer) is Side.CALLER:
-            return  # Our offer wins: the other side answers it, and withdraws its own.
-        decision = decide(self._accept, wanted or peer in self._known, self._known.blocked(peer))
-        if decision is Decision.REFUSE:
-            self._refuse(incoming, ErrorCode.REFUSED)
-            return
-        if before is None and self._is_busy(peer, decision):
-            self._refuse(incoming, ErrorCode.BUSY)
-            return
-        try:
-            session = Session.incoming(peer, incoming.call, incoming.offer, self._around, self)
-        except SealError:
-            self._refuse(incoming, ErrorCode.REFUSED)
-            return
-        if session.call.generation:
-            # A restart of a link that isn't here any more, or not yet
-            self._refuse(incoming, ErrorCode.REFUSED if before is None else ErrorCode.BUSY)
-            return
-        rang = before is not None and before.ringing
-        if before is not None:
-            self._drop(before)
-        queued = self._queue.pop(peer, None)
-        if queued is not None:
-            queued.cancel()
-        self._attempts[peer] = session
-        self._calls[incoming.call] = session
-        asked = decision is Decision.ASK
-        if not wanted and not rang:
-            self._on_event(IncomingCall(peer, session.name or "", peer in self._known, decided=not asked))
-        if not asked and self._attempts.get(peer) is session:
-            self._let_in(session)
-
-    def _let_in(self, session: Session) -> None:
-        try:
-            session.accept()
-        except SealError:
-            text = sentences.tampered(session.peer, session.name)
-            session.reject(ErrorCode.REFUSED, Reason.PROTOCOL.value, text)
 
     def _send_control(self, request: Request) -> bool:
         if self._control.send(request):
@@ -561,20 +443,6 @@ class Node(Service):
             self._unsent.append(request)
         return False
 
-    def _refuse(self, incoming: Incoming, code: ErrorCode) -> None:
-        self._control.send(Reject(incoming.call, incoming.sender, code))
-
-    def _drop(self, session: Session) -> None:
-        """Another call takes the place of this one, and nobody is told."""
-        self._forget_call(session)
-        if self._attempts.get(session.peer) is session:
-            del self._attempts[session.peer]
-        session.withdraw()
-
-    def _forget_call(self, session: Session) -> None:
-        if self._calls.get(session.call.call_id) is session:
-            del self._calls[session.call.call_id]
-
     def _remember(self, peer: PeerID, name: str) -> None:
         try:
             self._known.add(peer, name)
@@ -582,28 +450,39 @@ class Node(Service):
             # The call is worth more than the memory of it.
             self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
 
+    def _look_out(self) -> None:
+        """
+        While a link has no path, whoever could bring one back is asked often; relays only if the rendezvous
+        is there, since its return makes them be asked at once.
+        """
+        wanted = bool(self._dark)
+        self._network.look_out(wanted, wanted and self._control.registered)
+        self._control.need(wanted)
+
     # What happens to the network (NetworkOwner)
 
     def paths_in_use(self) -> list[Address]:
         """The local addresses of the paths that links have."""
-        return [session.pair.local_base for session in self._links.values() if session.pair is not None]
+        return [
+            session.pair.local_base for session in self._sessions.links.values() if session.pair is not None
+        ]
 
     def network_changed(self, bases: list[Address], gone: Collection[str]) -> None:
         """This machine has other addresses."""
         self._control.check(CHECK_TIME, gone)
-        for session in (*self._attempts.values(), *self._links.values()):
+        for session in self._sessions:
             session.network_changed(bases)
 
     def network_back(self) -> None:
         """A reflector answers again."""
         self._control.check(CHECK_TIME)
-        for session in list(self._links.values()):
+        for session in list(self._sessions.links.values()):
             session.network_back()
 
     def woke(self) -> None:
         """The machine has slept."""
         self._control.check(CHECK_TIME)
-        for session in list(self._links.values()):
+        for session in list(self._sessions.links.values()):
             session.woke()
 
     def renew_relays(self) -> None:

@@ -6,6 +6,7 @@ connection, with or without TLS.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol as TypingProtocol
 from typing import cast
@@ -18,7 +19,6 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
     ITCPTransport,
-    ITransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -51,7 +51,7 @@ class RelayOwner(TypingProtocol):
     def relay_failed(self, relay: Relay, trouble: Trouble, text: str) -> None: ...
 
 
-class Relay:
+class Relay(ABC):
     """
     An allocation, from asking for it to giving it back; how its messages travel, subclasses know.
 
@@ -203,9 +203,11 @@ class Relay:
         self._changes = -1
         self._flush()
 
+    @abstractmethod
     def _write(self, messages: list[bytes]) -> None:
-        raise NotImplementedError
+        """Send these to the relay."""
 
+    @abstractmethod
     def _over(self) -> None:
         """There is no allocation, and never will be."""
 
@@ -252,6 +254,9 @@ class DatagramRelay(Relay):
 
     def _write(self, messages: list[bytes]) -> None:
         self._send(messages, self.address, self._base)
+
+    def _over(self) -> None:
+        """The socket belongs to others, too, and stays."""
 
 
 class StreamRelay(Relay):
@@ -320,8 +325,9 @@ class StreamRelay(Relay):
         return _Stream(self, self._clock)
 
     def _unconnected(self, failure: Failure) -> None:
-        self._connecting = None
-        self._fail()
+        if self._connecting is not None:  # Else it was given up, and nobody waits to hear of it
+            self._connecting = None
+            self._fail()
 
     def _fail(self) -> None:
         if self._client.state is ClientState.NEW:
@@ -359,10 +365,10 @@ class _Stream(Protocol):
         """Too much waits to be sent already: what is added now would only be late."""
 
     def connectionMade(self) -> None:
-        transport = cast(ITransport, self.transport)
+        transport = self.transport
         if ITCPTransport.providedBy(transport):
             transport.setTcpNoDelay(True)
-        transport.registerProducer(self, True)  # type: ignore[attr-defined]
+        self._transport.registerProducer(self, True)
         if self._relay is not None:
             self._relay.connected(self)
 
@@ -431,6 +437,8 @@ class _Transport(TypingProtocol):
     def loseConnection(self) -> None: ...
 
     def abortConnection(self) -> None: ...
+
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
 
     def unregisterProducer(self) -> None: ...
 

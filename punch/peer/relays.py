@@ -45,6 +45,8 @@ MAX_DATAGRAM_TRIES = 4
 _RENEW_AT = 0.75
 """The part of the credentials' lifetime after which new ones are asked for."""
 _FIRST_DELAY, _LAST_DELAY = 1.0, 30.0
+_NEEDED_DELAY = 3.0
+"""The longest delay between two tries while a link has no path."""
 _FULL_DELAY = 60.0
 """Seconds until a relay that had no room for us is asked again."""
 
@@ -114,7 +116,7 @@ class RelayPool:
         self._again: IDelayedCall | None = None
         self._linger: IDelayedCall | None = None
         self._renewal: IDelayedCall | None = None
-        self._delay = _FIRST_DELAY
+        self._delay, self._last_delay = _FIRST_DELAY, _LAST_DELAY
         self._failing_since: float | None = None
 
     # What the rendezvous says
@@ -170,6 +172,11 @@ class RelayPool:
             self._seek()
         elif self._doubt is None and not self._attempts:
             self._doubt = self._reactor.callLater(DOUBT, self._end_doubt, self._monotonic())
+
+    def need(self, needed: bool) -> None:
+        """A link has no path and waits for a relay, or none does any more."""
+        self._last_delay = _NEEDED_DELAY if needed else _LAST_DELAY
+        self._delay = min(self._delay, self._last_delay)
 
     def leave(self, user: RelayUser) -> None:
         """`user` needs no relay any more."""
@@ -273,7 +280,7 @@ class RelayPool:
             if not self._attempts and self._streams_due is not None:
                 self._try_streams()
             self._finish()
-        elif self._relays.get(relay.local) is relay:
+        elif relay in self._relays.values():
             del self._relays[relay.local]
             for user in list(self._users):
                 user.relay_lost(relay.local)
@@ -365,7 +372,7 @@ class RelayPool:
         if self._users and not self._relays and self._servers:
             if self._again is None:
                 self._again = self._reactor.callLater(self._delay, self._try_again)
-                self._delay = min(self._delay * 2, _LAST_DELAY)
+                self._delay = min(self._delay * 2, self._last_delay)
             if self._failing_since is None:
                 self._failing_since = now
             if self._usable() and now < self._failing_since + PATIENCE:

@@ -26,7 +26,7 @@ from punch.peer.call_machine import CallEnded, Description, Introduction, MoreCa
 from punch.peer.paths import Paths
 from punch.peer.policy import RelayPolicy
 from punch.peer.restart_call import RestartCall
-from punch.peer.surroundings import Surroundings, candidates_now, describe, new_agent
+from punch.peer.surroundings import Surroundings, new_agent
 from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
 from punch.wire.restart import LateCandidates, Restart
@@ -319,8 +319,8 @@ class Roaming:
         self._drop_calls()
         self._planned_at = self._retry_at = None
         around, paths = self._around, self._paths
-        agent = new_agent(around, controlling=paths.generations.use.controlling, steady=True)
-        self._ours = describe(agent, around, candidates_now(agent))
+        controlling = paths.generations.use.controlling
+        agent, self._ours = new_agent(around, controlling=controlling, steady=True)
         self._theirs = self._over_link = False
         self._began_at = now
         paths.begin(agent, number, now)

@@ -9,6 +9,7 @@ selected, or, until it has, the way an Initial came from an address that passed 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from twisted.python.failure import Failure
 
@@ -16,23 +17,25 @@ from punch.identity import PeerID
 from punch.link.certificate import LinkCertificate
 from punch.link.events import CloseCode
 from punch.link.link import Link, LinkClosed
-from punch.peer import bounds, sentences
+from punch.peer import sentences
 from punch.peer.call import Call
 from punch.peer.call_machine import CallEnded, Introduction, MoreCandidates, Side
 from punch.peer.endings import link_ended
 from punch.peer.events import Reason
+from punch.peer.inquiry import Inquiry
 from punch.peer.linking import make_link
 from punch.peer.observer import SessionObserver
+from punch.peer.path_news import PathNews
 from punch.peer.paths import Paths
+from punch.peer.pump import Pump, Timed
 from punch.peer.roaming import LinkTerms, Roaming
-from punch.peer.surroundings import Surroundings, candidates_now, describe, explain, new_agent
-from punch.peer.wakeup import Wakeup
+from punch.peer.surroundings import Surroundings, explain, new_agent
+from punch.peer.trickle import Trickle
 from punch.traversal import events as ice
 from punch.traversal.agent import Agent
 from punch.traversal.pairs import Pair
 from punch.traversal.snapshot import PairStatus
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
 from punch.wire.restart import RestartError
 from punch.wire.sealed import Envelope
@@ -62,12 +65,11 @@ class Session:
         self._observer = observer
         self._certificate: LinkCertificate | None = None
         self._over = False
-        self._pumping = False
-        self._found: list[Candidate] = []
-        self._gathered = False
+        self._trickle = Trickle()
         self._terms: LinkTerms | None = None
-        self._wakeup = Wakeup(around.clock, around.monotonic, self._wake)
-        self._asker: Callable[[Session, bool], None] | None = None
+        self._pump = Pump(around.clock, around.monotonic, self._step, self._timed)
+        self._inquiry = Inquiry()
+        self._news = PathNews(partial(observer.session_path_changed, self))
 
     # Making one
 
@@ -79,9 +81,7 @@ class Session:
         :raise SealError: its key cannot be sealed to.
         """
         now = around.monotonic()
-        agent = new_agent(around, controlling=True)
-        candidates = candidates_now(agent)
-        description = describe(agent, around, candidates)
+        agent, description = new_agent(around, controlling=True)
         call = Call.outgoing(around.identity, peer, description, random=around.random, now=now)
         session = cls(call, around, observer)
         session._take_agent(agent, now)
@@ -99,7 +99,7 @@ class Session:
         now = around.monotonic()
         call = Call.incoming(around.identity, sender, call_id, offer, random=around.random, now=now)
         session = cls(call, around, observer)
-        session._pump()
+        session._pump.run()
         return session
 
     @property
@@ -139,9 +139,8 @@ class Session:
             return
         around = self._around
         now = around.monotonic()
-        agent = new_agent(around, controlling=False)
+        agent, description = new_agent(around, controlling=False)
         certificate = LinkCertificate.generate(around.random)
-        description = describe(agent, around, candidates_now(agent))
         self.call.accept(description, certificate.sha256, now)
         self._certificate = certificate
         self._take_agent(agent, now)
@@ -149,7 +148,7 @@ class Session:
     def reject(self, code: ErrorCode, reason: str, text: str) -> None:
         """Say no to a ringing call, or give up one that is not linked yet."""
         self.call.reject(code, reason, text, self._around.monotonic())
-        self._pump()
+        self._pump.run()
 
     def withdraw(self) -> None:
         """Give the call up without a word to the observer, because another one takes its place."""
@@ -164,21 +163,20 @@ class Session:
 
     def ask(self, answered: Callable[[Session, bool], None]) -> None:
         """
-        Find out whether the other side is still there, and tell `answered` within `bounds.ANSWER_TIME`; never
-        after `hang_up`, and once for all who ask meanwhile.
+        Find out whether the other side is still there, and tell `answered` soon; never after `hang_up`, and
+        once for all who ask meanwhile.
         """
-        if self.link is not None and self._asker is None:
-            self._asker = answered
-            self.link.answers(bounds.ANSWER_TIME).addCallback(self._answered)
+        if self.link is not None:
+            self._inquiry.ask(self.link, lambda there: answered(self, there))
 
     @property
     def asked(self) -> bool:
         """Somebody waits to hear whether the other side is still there."""
-        return self._asker is not None
+        return self._inquiry.pending
 
     def hang_up(self, code: CloseCode = CloseCode.OK, reason: str = "") -> None:
         """End the link, or the call if there is none yet."""
-        self._asker = None
+        self._inquiry.cancel()
         if self.proved and self.link is not None:
             self.link.close(code, reason)
         else:
@@ -194,22 +192,22 @@ class Session:
     def receive_answer(self, envelope: Envelope) -> None:
         """The callee's answer."""
         self.call.receive_answer(envelope, self._around.monotonic())
-        self._pump()
+        self._pump.run()
 
     def repeat_answer(self) -> None:
         """The same offer came again: the rendezvous may have lost our answer."""
         self.call.repeat_answer()
-        self._pump()
+        self._pump.run()
 
     def receive_candidates(self, envelope: Envelope) -> None:
         """Trickled candidates."""
         self.call.receive_candidates(envelope, self._around.monotonic())
-        self._pump()
+        self._pump.run()
 
     def receive_end(self, code: ErrorCode) -> None:
         """The introduction is over, says the rendezvous."""
         self.call.receive_end(code, self._around.monotonic())
-        self._pump()
+        self._pump.run()
 
     # What the sockets bring
 
@@ -217,7 +215,7 @@ class Session:
         """A STUN message for one of our agents."""
         if self.paths is not None:
             self.paths.receive_stun(data, remote, local)
-            self._pump()
+            self._pump.run()
 
     def wants(self, data: bytes, remote: Address) -> bool:
         """Whether this STUN response is for one of our agents."""
@@ -261,13 +259,13 @@ class Session:
         now = self._around.monotonic()
         if self.paths.bases_changed(bases, now) and self.roaming is not None:
             self.roaming.network_changed(now)
-        self._pump()
+        self._pump.run()
 
     def network_back(self) -> None:
         """The network, or the rendezvous, was away and is back."""
         if self.roaming is not None and not self._over:
             self.roaming.network_back(self._around.monotonic())
-            self._pump()
+            self._pump.run()
 
     def woke(self) -> None:
         """The machine has slept: nobody knows what is left of the path."""
@@ -277,21 +275,21 @@ class Session:
         self.paths.probe(now)
         self.roaming.restart(now)
         self.link.path_changed()
-        self._pump()
+        self._pump.run()
 
     def receive_restart(self, call_id: str, offer: Envelope) -> bool:
         """An offer of the peer came: whether it restarts this very link, and was taken."""
         if self.roaming is None or self._over:
             return False
         taken = self.roaming.receive_offer(call_id, offer, self._around.monotonic())
-        self._pump()
+        self._pump.run()
         return taken
 
     # What roaming and paths say (RoamingOwner, PathsOwner)
 
     def paths_changed(self) -> None:
         """Something waits inside."""
-        self._pump()
+        self._pump.run()
 
     def path_missing(self, missing: bool) -> None:
         """There is no path, or there is one again."""
@@ -299,6 +297,7 @@ class Session:
 
     def path_lost(self) -> None:
         """There has been no path for a while."""
+        self._news.lost()
         self._observer.session_path_lost(self)
 
     def roaming_over(self, gone: bool) -> None:
@@ -312,20 +311,10 @@ class Session:
     def _take_agent(self, agent: Agent, now: float) -> None:
         self.paths = Paths(agent, self._around, self)
         self.paths.start(now)
-        self._pump()
+        self._pump.run()
 
-    def _pump(self) -> None:
-        """Carry everything that waits inside to where it belongs."""
-        if self._pumping or self._over:
-            return
-        self._pumping = True
-        try:
-            now = self._around.monotonic()
-            while self._step(now):
-                pass
-        finally:
-            self._pumping = False
-        self._rearm()
+    def _timed(self) -> list[Timed]:
+        return [part for part in (self.call, self.paths, self.roaming, self._news) if part is not None]
 
     def _step(self, now: float) -> bool:
         progress = False
@@ -338,26 +327,16 @@ class Session:
             paths.flush(now)
             while not self._over and (event := paths.next_event(now)) is not None:
                 progress = True
-                self._take_path_event(event, now)
-            if self._found or self._gathered:
-                found, self._found = self._found, []
-                gathered, self._gathered = self._gathered, False
-                if paths.generations.number and self.roaming is not None:
-                    self.roaming.found(found)
-                else:
-                    self.call.add_candidates(found, gathered, now)
-                progress = True
+                if not self._trickle.take(event):
+                    self._take_path_event(event, now)
+            progress |= self._trickle.tell(self.call, self.roaming if paths.generations.number else None, now)
         while not self._over and (call_event := self.call.next_event()) is not None:
             progress = True
             self._take_call_event(call_event, now)
-        return progress and not self._over
+        return progress
 
     def _take_path_event(self, event: ice.Event, now: float) -> None:
-        if isinstance(event, ice.LocalCandidate):
-            self._found.append(event.candidate)
-        elif isinstance(event, ice.GatheringDone):
-            self._gathered = True
-        elif isinstance(event, ice.CheckingStarted):
+        if isinstance(event, ice.CheckingStarted):
             if not self.connected:
                 self._observer.session_checking(self, event.pairs)
         elif isinstance(event, (ice.Selected, ice.Recovered)):
@@ -400,13 +379,13 @@ class Session:
             self._announce()
             return
         roaming = self.roaming
-        dark, told = roaming is not None and roaming.dark, roaming is not None and roaming.told_lost
+        dark = roaming is not None and roaming.dark
         if roaming is not None:
             roaming.path_found(now)
         if moved or dark:
             self.link.path_changed()
-        if self.connected and (told or _shown(previous) != _shown(pair)):
-            self._observer.session_path_changed(self)
+        if self.connected and not (roaming is not None and roaming.dark):
+            self._news.changed(pair, now)
 
     def _prepare(self) -> None:
         """The path does not answer at once: see to it that there are other ways, should it be dead."""
@@ -442,7 +421,7 @@ class Session:
             assert self.link is not None
             self.link.fail(CloseCode.PROTOCOL, f"The other side's control frames are wrong: {error}.")
         else:
-            self._pump()
+            self._pump.run()
 
     def _link_proved(self, result: object) -> None:
         if self._over:
@@ -456,17 +435,13 @@ class Session:
         self.roaming.path_found(now)
         self.call.link_proved(now)
         self._announce()
-        self._pump()
+        self._pump.run()
 
     def _announce(self) -> None:
         if self.proved and self.pair is not None and not self.connected:
             self.connected = True
+            self._news.told(self.pair)
             self._observer.session_connected(self)
-
-    def _answered(self, answered: bool) -> None:
-        asker, self._asker = self._asker, None
-        if asker is not None:
-            asker(self, answered)
 
     def _link_closed(self, closed: LinkClosed) -> None:
         if self._over:
@@ -476,7 +451,7 @@ class Session:
             self._end(reason, text)
         else:
             self.call.fail(reason, text, self._around.monotonic())
-            self._pump()
+            self._pump.run()
 
     def _end(self, reason: str, text: str) -> None:
         self._finish()
@@ -486,35 +461,12 @@ class Session:
 
     def _finish(self) -> None:
         self._over = True
-        self._wakeup.at(None)
+        self._pump.stop()
         if self.roaming is not None:
             self.roaming.close()
         if self.paths is not None:
             self.paths.close()
         self._around.router.remove(self)
-
-    def _rearm(self) -> None:
-        if self._over:
-            return
-        times = [
-            self.call.get_timer(),
-            None if self.paths is None else self.paths.get_timer(),
-            None if self.roaming is None else self.roaming.get_timer(),
-        ]
-        self._wakeup.at(min((time for time in times if time is not None), default=None))
-
-    def _wake(self) -> None:
-        now = self._around.monotonic()
-        self.call.handle_timer(now)
-        if self.paths is not None:
-            self.paths.handle_timer(now)
-        if self.roaming is not None:
-            self.roaming.handle_timer(now)
-        self._pump()
-
-
-def _shown(pair: Pair) -> tuple[str, Address, Address]:
-    return pair.path, pair.local.address, pair.remote_address
 
 
 def _ignore(failure: Failure) -> None:

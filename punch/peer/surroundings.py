@@ -19,7 +19,6 @@ from punch.peer.sockets import SocketSet
 from punch.traversal.agent import Agent, Credentials
 from punch.traversal.candidates import may_relay
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode, Request
 from punch.wire.sealed import Envelope
 
@@ -73,8 +72,12 @@ class Surroundings:
     handlers: dict[str, ProtocolFactory] = field(default_factory=dict)
 
 
-def new_agent(around: Surroundings, *, controlling: bool, steady: bool = False) -> Agent:
-    """An agent with all candidates that are known at once; `steady` as there."""
+def new_agent(around: Surroundings, *, controlling: bool, steady: bool = False) -> tuple[Agent, Description]:
+    """
+    An agent with all candidates that are known at once, and what an offer or answer says of it.
+
+    :param steady: as there.
+    """
     agent = Agent(
         controlling=controlling,
         credentials=Credentials.generate(around.random),
@@ -92,7 +95,9 @@ def new_agent(around: Surroundings, *, controlling: bool, steady: bool = False) 
     if around.relay_policy is not RelayPolicy.NEVER:
         for relay in around.relays.current:
             add_relay(agent, relay, around, around.monotonic())
-    return agent
+    while agent.next_event() is not None:
+        pass  # These candidates are in the description
+    return agent, _describe(agent, around)
 
 
 def add_relay(agent: Agent, relay: Relay, around: Surroundings, now: float) -> None:
@@ -137,21 +142,13 @@ def _relay_clause(around: Surroundings) -> str:
     return around.relays.why_not() or "not even the relay led there"
 
 
-def candidates_now(agent: Agent) -> tuple[Candidate, ...]:
-    """What the offer or answer tells at once: these events are used up here."""
-    while agent.next_event() is not None:
-        pass
-    return tuple(agent.local_candidates)
-
-
-def describe(agent: Agent, around: Surroundings, candidates: tuple[Candidate, ...]) -> Description:
-    """What the offer or answer says of us."""
+def _describe(agent: Agent, around: Surroundings) -> Description:
     credentials = agent.credentials
     return Description(
         around.name,
         credentials.ufrag,
         credentials.password,
         around.pacing,
-        candidates,
+        tuple(agent.local_candidates),
         complete=not any(sources(around)),
     )

@@ -11,7 +11,6 @@ import punch.interrupt  # noqa: F401 (before all that takes its time)
 # isort: split
 import getpass
 import os
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,13 +21,13 @@ from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
-from twisted.python import usage
 
 from punch.apps.chat import Chat, ChatError
 from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, ThreadWorker, Worker
 from punch.files import make_private_directory
 from punch.identity import PeerID, PeerIDError
+from punch.options import Options as BaseOptions
 from punch.peer.choice import NoRendezvous, choose_rendezvous
 from punch.peer.events import Event, Failed, Ready, Registered
 from punch.peer.policy import RelayPolicy
@@ -58,10 +57,10 @@ def login_name(environ: Mapping[str, str]) -> str:
     return kept.lstrip(".-")[:64] or "peer"
 
 
-class Options(usage.Options):
+class Options(BaseOptions):
     """What `twistd punch-peer` takes."""
 
-    synopsis = "[options]"
+    plugin = PROGRAM
     longdesc = (
         "Waits for other peers to call, or with --peer calls one, connects directly through the NATs in "
         "between, and chats: every line of stdin is a message. Prints its own ID, which others call."
@@ -143,13 +142,6 @@ class Options(usage.Options):
             "Port of the page on 127.0.0.1; 0 is any that is free.",
         ],
     ]
-
-    def opt_version(self) -> None:
-        """Show the version and exit."""
-        from punch import __version__
-
-        print(f"Punch {__version__}")
-        sys.exit(0)
 
     def postOptions(self) -> None:
         """Check what was given, and take the identity: what fails here needs no reactor and no log."""

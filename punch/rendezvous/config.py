@@ -67,6 +67,8 @@ class Limits:
     relay_allocations: int = 2_000
     """Relayed addresses in all."""
     relay_allocations_per_peer: int = 64
+    relay_allocations_per_address: int = 512
+    """Identities cost nothing: without this, one machine could have all of them."""
     relay_rate: float = 125_000_000.0
     """Bytes a second that are relayed for all peers together…"""
     relay_rate_per_peer: float = 12_500_000.0

@@ -24,7 +24,8 @@ from zope.interface import implementer
 from punch.identity import PeerID, PeerIDError
 from punch.rendezvous.session import Session
 from punch.wire.address import canonical
-from punch.wire.control import MAX_LINE, Error, ErrorCode, encode
+from punch.wire.control import Error, ErrorCode
+from punch.wire.control_codec import MAX_LINE, encode
 
 _GOODBYE_TIME = 3.0
 """Seconds for the last lines to be read and TLS to be closed."""

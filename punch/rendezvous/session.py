@@ -19,7 +19,6 @@ from punch.identity import PeerID
 from punch.rendezvous.config import Limits
 from punch.rendezvous.registry import Introducing, Refusal, Registry
 from punch.wire.control import (
-    ControlError,
     Error,
     ErrorCode,
     Ping,
@@ -30,11 +29,9 @@ from punch.wire.control import (
     Relays,
     RenewRelays,
     Reply,
-    UnknownType,
     Welcome,
-    decode_request,
-    encode,
 )
+from punch.wire.control_codec import ControlError, UnknownType, decode_request, encode
 from punch.wire.relays import RelayServer
 
 

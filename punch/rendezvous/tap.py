@@ -20,10 +20,11 @@ from typing import Any, NoReturn
 from cryptography import x509
 from twisted.application.service import IService
 from twisted.logger import Logger
-from twisted.python import usage
 
 from punch import twistd
 from punch.files import make_private_directory, replace_private
+from punch.options import Options as BaseOptions
+from punch.options import whole_number
 from punch.rendezvous.certificates import CertificateProblem, load_certificate, names_of
 from punch.rendezvous.config import (
     DEFAULT_REFLECTOR_PORT,
@@ -60,6 +61,7 @@ _LIMITS = {
     "message_burst": "messages that one peer may send at once",
     "relay_allocations": "relayed addresses in all",
     "relay_allocations_per_peer": "relayed addresses of one peer",
+    "relay_allocations_per_address": "relayed addresses of all peers at one IPv4 address or IPv6 /64",
     "relay_rate": "bytes a second that are relayed for all peers together",
     "relay_rate_per_peer": "bytes a second that are relayed for one peer",
     "relay_lifetime": "seconds that a relayed address lives without a refresh",
@@ -69,20 +71,10 @@ _LIMITS = {
 _log = Logger()
 
 
-def _number(text: str) -> int:
-    """A whole number of one or more."""
-    if re.fullmatch(r"[1-9][0-9]{0,8}", text) is None:
-        raise ValueError("must be a whole number of one or more")
-    return int(text)
-
-
-_number.coerceDoc = "Must be a whole number of one or more."  # type: ignore[attr-defined]
-
-
-class Options(usage.Options):
+class Options(BaseOptions):
     """What `twistd punch-rendezvous` takes."""
 
-    synopsis = "[options]"
+    plugin = PROGRAM
     longdesc = (
         "Introduces peers behind NATs to each other. Works without options: it makes its key on the first "
         "start and prints the address that peers use, with the pin of that key."
@@ -136,8 +128,9 @@ class Options(usage.Options):
             "~/.local/state/punch]",
         ],
         *(
-            [name.replace("_", "-"), None, int(getattr(Limits(), name)), f"Limit: {meaning}.", _number]
+            [option, None, int(getattr(Limits(), name)), f"Limit: {meaning}.", whole_number(option)]
             for name, meaning in _LIMITS.items()
+            for option in [name.replace("_", "-")]
         ),
     ]
 
@@ -187,13 +180,6 @@ be given several times."""
 turns:host:5349; needs --turn-secret-file, and may be given several times. With --relay off it stands in for \
 the relay of this service, else beside it."""
         self["turn"].append(server)
-
-    def opt_version(self) -> None:
-        """Display the version of Punch and exit."""
-        from punch import __version__
-
-        print(f"Punch {__version__}")
-        raise SystemExit(0)
 
     def postOptions(self) -> None:
         """Check everything that can be checked now, and claim the state directory's files."""
@@ -337,10 +323,7 @@ def makeService(options: Options) -> IService:
     state = options.state
     assert state is not None, "options that were not parsed"
     as_json = bool(options["json"])
-    limits = options.limits
-    files = twistd.raise_descriptor_limit(limits.connections + _OTHER_FILES)
-    room = files - min(_OTHER_FILES, files // 4)
-    limits = replace(limits, connections=min(limits.connections, room))
+    limits = within_descriptors(options.limits, twistd.raise_descriptor_limit, relay=options.relay.enabled)
     try:
         identity = state.identity()
         kept = state.certificate(identity, [options.host] if options.host else [], datetime.now(timezone.utc))
@@ -397,7 +380,8 @@ def within_descriptors(limits: Limits, raise_limit: Callable[[int], int], *, rel
     """
     relayed = limits.relay_allocations if relay else 0
     wanted = limits.connections + relayed
-    room = max(2, raise_limit(wanted + _OTHER_FILES) - _OTHER_FILES)
+    files = raise_limit(wanted + _OTHER_FILES)
+    room = max(2, files - min(_OTHER_FILES, files // 4))
     if room >= wanted:
         return limits
     relayed = relayed * room // wanted

@@ -30,16 +30,20 @@ class NAT:
 
     :param mapping: "EIM" or "APDM".
     :param filtering: "EIF", "ADF" or "APDF".
+    :param rewrites: what nobody inside asked for comes in with the NAT's own address as its source, as from
+        the proxies before containers.
     """
 
     public: str
     mapping: str = "EIM"
     filtering: str = "APDF"
     hairpin: bool = False
+    rewrites: bool = False
     ports: count[int] = field(default_factory=lambda: count(40001))
     mappings: dict[tuple[Address, Address | None], int] = field(default_factory=dict)
     inside: dict[int, Address] = field(default_factory=dict)
     contacted: dict[int, set[Address]] = field(default_factory=dict)
+    rewritten: dict[Address, Address] = field(default_factory=dict)
 
     def outbound(self, source: Address, target: Address) -> Address:
         """What the world sees `source` as when it sends to `target`."""
@@ -58,6 +62,13 @@ class NAT:
         hosts = {address.host for address in contacted}
         allowed = {"EIF": port in self.inside, "ADF": source.host in hosts, "APDF": source in contacted}
         return self.inside.get(port) if allowed[self.filtering] else None
+
+    def source_shown(self, source: Address, port: int) -> Address:
+        """Where a datagram that was let in at `port` seems to come from, inside."""
+        shown = Address(self.public, source.port)
+        if self.rewrites and source not in self.contacted[port]:
+            self.rewritten[shown] = source
+        return shown if shown in self.rewritten else source
 
 
 class Host:
@@ -210,6 +221,7 @@ class Lab:
             self._later(delay, lambda: self._arrive(inside, data, source, target))
             return
         if host.nat is not None:
+            target = host.nat.rewritten.get(target, target)
             source = host.nat.outbound(source, target)
         if target == REFLECTOR:
             answer = encode(success(parse(data), (Attribute.XOR_MAPPED_ADDRESS, source)))
@@ -229,7 +241,7 @@ class Lab:
                 base = nat.inbound(source, target.port)
                 receiver = None if base is None else self._inside(nat, base)
                 if receiver is not None and base is not None:
-                    self._arrive(receiver, data, source, base)
+                    self._arrive(receiver, data, nat.source_shown(source, target.port), base)
                 return
 
     def _inside(self, nat: NAT | None, address: Address) -> Host | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -65,6 +65,7 @@ class Lab:
     A server in a world of its own.
 
     :ivar now: monotonic seconds; set it, then call `tick`.
+    :ivar own_addresses: asked whether an address is the server's.
     """
 
     def __init__(self, allow: Sequence[IPNetwork] = (), own: Sequence[str] = (), **settings: Any) -> None:
@@ -72,10 +73,12 @@ class Lab:
         self.settings = replace(RelaySettings((SECRET,), machine=(HERE.host, HERE6.host)), **settings)
         self.ports = FakePorts()
         self._random = count(1)
+        own_addresses = {HERE.host, HERE6.host, *own}
+        self.own_addresses: Callable[[str], object] = own_addresses.__contains__
         self.core = RelayCore(
             self.settings,
             self.ports,
-            Destinations(allow, is_own={HERE.host, HERE6.host, *own}.__contains__),
+            Destinations(allow, is_own=lambda host: bool(self.own_addresses(host))),
             random=self.random,
             now=self.now,
             epoch=EPOCH,

@@ -6,16 +6,20 @@ each.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import pairwise
 from random import Random
 
 from twisted.internet.protocol import Protocol
+from twisted.logger import capturedLogs
 
 from punch.link.link import Link
-from punch.peer.events import Connected, Disconnected, Registered
+from punch.peer.events import Connected, Disconnected, PathChanged, Registered
+from punch.peer.path_news import HOLD
 from punch.test.internet import NAT, Filtering, Host, Internet, Lan, LinkSpec, Mapping, Packet, Ports
 from punch.test.nat_pairs import KINDS
 from punch.test.system import SERVICE, Peer, Rendezvous, connect
@@ -27,6 +31,7 @@ DIRECTIONS = ((120, 120), (0, 120), (120, 0))
 """Chunks that the caller and the callee send."""
 PERIOD = 0.1
 """A chunk leaves every so many seconds: slow enough to be in the middle when something happens."""
+HOUR = 3600.0
 STALL = 5.0
 """Seconds in which a transfer goes on after anything."""
 
@@ -170,6 +175,9 @@ class Scenario:
         for peer in self.peers:
             if len(peer.of(Connected)) != 1 or peer.of(Disconnected):
                 outcome.wrong.append("connected anew")
+            told = [time for time, told in peer.events if isinstance(told, PathChanged)]
+            if any(later - time < 2 * HOLD for time, later in pairwise(told)):
+                outcome.wrong.append("told of paths that did not last")
 
     def stop(self) -> None:
         """End it in good order."""
@@ -261,18 +269,34 @@ def slept(scenario: Scenario) -> None:
     scenario.net.advance(seconds / 2)
 
 
-def both_dark_for_twelve_hours(scenario: Scenario) -> None:
+def _both_dark(scenario: Scenario, seconds: float) -> None:
     for host in scenario.hosts:
         host.down()
-    scenario.net.advance(12 * 3600.0)
+    scenario.net.advance(seconds)
     for side, host in enumerate(scenario.hosts):
         scenario.nat(side).forget()
         host.up()
 
 
+def _slept(scenario: Scenario, seconds: float) -> None:
+    scenario.hosts[0].sleep(seconds)
+    scenario.net.advance(seconds)
+
+
+def both_dark_for_an_hour(scenario: Scenario) -> None:
+    _both_dark(scenario, HOUR)
+
+
+def both_dark_for_twelve_hours(scenario: Scenario) -> None:
+    _both_dark(scenario, 12 * HOUR)
+
+
+def slept_for_an_hour(scenario: Scenario) -> None:
+    _slept(scenario, HOUR)
+
+
 def slept_for_twelve_hours(scenario: Scenario) -> None:
-    scenario.hosts[0].sleep(12 * 3600.0)
-    scenario.net.advance(12 * 3600.0)
+    _slept(scenario, 12 * HOUR)
 
 
 EVENTS: Sequence[Callable[[Scenario], None]] = (
@@ -297,9 +321,12 @@ def _to_service(packet: Packet) -> bool:
 
 def run(seed: int, event: Callable[[Scenario], None] | None = None) -> Outcome:
     """One scenario, from beginning to end."""
-    scenario = Scenario(seed)
-    outcome = scenario.run(event)
-    scenario.stop()
+    with capturedLogs() as logged:
+        scenario = Scenario(seed)
+        outcome = scenario.run(event)
+        scenario.stop()
+        gc.collect()  # Failures that nobody takes are told when they are collected
+    outcome.wrong += [f"logged {entry['log_failure'].value!r}" for entry in logged if "log_failure" in entry]
     return outcome
 
 

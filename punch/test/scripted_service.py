@@ -24,7 +24,15 @@ from zope.interface import implementer
 
 from punch.identity import Identity, PeerID
 from punch.test.internet import Host, Internet
-from punch.wire.control import Ping, Pong, Register, Reply, Request, Welcome, decode_request, encode
+from punch.wire.control import (
+    Ping,
+    Pong,
+    Register,
+    Reply,
+    Request,
+    Welcome,
+)
+from punch.wire.control_codec import decode_request, encode
 
 
 class Authority:

@@ -28,6 +28,7 @@ from punch.wire.control import (
     Probed,
     Register,
     Reject,
+    RenewRelays,
     Reply,
     Request,
     Trickle,
@@ -64,17 +65,15 @@ hosts = st.one_of(
 ports = st.integers(1, 65535)
 
 
-@st.composite
-def addresses(draw: st.DrawFn) -> Address:
-    """The address of one host, in canonical form."""
-    host = draw(st.sampled_from(["192.0.2.7", "10.1.2.3", "203.0.113.255", "2001:db8::7", "fd00::1", "::1"]))
-    return canonical(host, draw(ports))
-
-
+addresses: st.SearchStrategy[Address] = st.builds(
+    canonical,
+    st.sampled_from(["192.0.2.7", "10.1.2.3", "203.0.113.255", "2001:db8::7", "fd00::1", "::1"]),
+    ports,
+)
 candidates = st.builds(
     Candidate,
     type=st.sampled_from(CandidateType),
-    address=addresses(),
+    address=addresses,
     priority=st.integers(1, 2**31 - 1),
     foundation=st.from_regex(r"[A-Za-z0-9+/]{1,32}", fullmatch=True),
     related=st.none() | st.builds(canonical, hosts, st.integers(0, 65535)),
@@ -82,70 +81,49 @@ candidates = st.builds(
 )
 
 
-@st.composite
-def envelopes(draw: st.DrawFn, to: PeerID | None = None) -> Envelope:
-    """Of the right form; no signature in it verifies."""
-    return Envelope(
-        to or draw(peer_ids),
-        draw(st.binary(min_size=304, max_size=400) | st.just(bytes(MAX_BODY))),
-        draw(st.binary(min_size=64, max_size=64)),
-    )
-
-
 def octets(size: int) -> st.SearchStrategy[bytes]:
     """Exactly so many bytes."""
     return st.binary(min_size=size, max_size=size)
 
 
-@st.composite
-def requests(draw: st.DrawFn) -> Request:
-    """Anything that a peer may send."""
-    to, call = draw(peer_ids), draw(calls)
-    choices: list[st.SearchStrategy[Request]] = [
-        st.builds(Register, names, st.sampled_from(Accept)),
-        st.just(Ping()),
-        st.builds(Establish, st.just(call), st.just(to), envelopes(to)),
-        st.builds(Answer, st.just(call), st.just(to), envelopes(to)),
-        st.builds(Trickle, st.just(call), st.just(to), envelopes(to)),
-        st.builds(Reject, st.just(call), st.just(to), st.sampled_from([ErrorCode.REFUSED, ErrorCode.BUSY])),
-        st.just(Cancel(call, to)),
-        st.builds(
-            Probe,
-            addresses().map(lambda address: address.host),
-            st.integers(1, 65535),
-            st.sampled_from(Vantage),
-            octets(12),
-            octets(16),
-            octets(16),
-        ),
-    ]
-    return draw(st.one_of(choices))
+#: Of the right form; no signature in them verifies.
+envelopes = st.builds(
+    Envelope, peer_ids, st.binary(min_size=304, max_size=400) | st.just(bytes(MAX_BODY)), octets(64)
+)
+own_hosts = addresses.map(lambda address: address.host)
+codes = st.sampled_from(ErrorCode)
 
+#: Anything that a peer may send. (Built once: building strategies costs more than drawing from them.)
+requests: st.SearchStrategy[Request] = st.one_of(
+    st.builds(Register, names, st.sampled_from(Accept)),
+    st.just(Ping()),
+    st.builds(lambda call, envelope: Establish(call, envelope.to, envelope), calls, envelopes),
+    st.builds(lambda call, envelope: Answer(call, envelope.to, envelope), calls, envelopes),
+    st.builds(lambda call, envelope: Trickle(call, envelope.to, envelope), calls, envelopes),
+    st.builds(Reject, calls, peer_ids, st.sampled_from([ErrorCode.REFUSED, ErrorCode.BUSY])),
+    st.builds(Cancel, calls, peer_ids),
+    st.just(RenewRelays()),
+    st.builds(Probe, own_hosts, ports, st.sampled_from(Vantage), octets(12), octets(16), octets(16)),
+)
 
-@st.composite
-def replies(draw: st.DrawFn) -> Reply:
-    """Anything that a service may send."""
-    call, sender, code = draw(calls), draw(peer_ids), draw(st.sampled_from(ErrorCode))
-    address = draw(addresses()).host
-    choices: list[st.SearchStrategy[Reply]] = [
-        st.builds(
-            Welcome,
-            st.just(sender),
-            st.just(address),
-            st.integers(0, 65535),
-            st.floats(0.125, 3600),
-            second_reflector=st.integers(0, 65535),
-            reflector_addresses=st.lists(addresses().map(lambda each: each.host), max_size=8).map(tuple),
-        ),
-        st.builds(Probed, octets(12), st.sampled_from(ProbeOutcome)),
-        st.just(Pong()),
-        st.builds(Incoming, st.just(call), st.just(sender), names, envelopes()),
-        st.builds(Answered, st.just(call), st.just(sender), envelopes()),
-        st.builds(Candidates, st.just(call), st.just(sender), envelopes()),
-        st.builds(Ended, st.just(call), st.just(code), sentences, st.none() | st.just(sender)),
-        st.builds(Error, st.just(code), sentences, st.none() | st.just(call)),
-    ]
-    return draw(st.one_of(choices))
+#: Anything that a service may send.
+replies: st.SearchStrategy[Reply] = st.one_of(
+    st.builds(
+        Welcome,
+        peer_ids,
+        own_hosts,
+        st.integers(0, 65535),
+        st.floats(0.125, 3600),
+        second_reflector=st.integers(0, 65535),
+        reflector_addresses=st.lists(own_hosts, max_size=8).map(tuple),
+    ),
+    st.builds(Probed, octets(12), st.sampled_from(ProbeOutcome)),
+    st.just(Pong()),
+    st.builds(Incoming, calls, peer_ids, names, envelopes),
+    st.builds(Answered, calls, peer_ids, envelopes),
+    st.builds(Candidates, calls, peer_ids, envelopes),
+    st.builds(Ended, calls, codes, sentences, st.none() | peer_ids),
+    st.builds(Error, codes, sentences, st.none() | calls),
+)
 
-
-messages: st.SearchStrategy[Message] = st.one_of(requests(), replies())
+messages: st.SearchStrategy[Message] = st.one_of(requests, replies)

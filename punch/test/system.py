@@ -127,6 +127,7 @@ class Peer:
         self.identity = identity or Identity.generate(net.random_bytes(f"key {host.name}"))
         self.known = AddressBook(None) if known is None else known
         self.events: list[tuple[float, Event]] = []
+        self._told = 0
         self.messages: list[tuple[PeerID, str]] = []
         self.message_times: list[float] = []
         self.delivered: list[tuple[float, PeerID, int]] = []
@@ -191,7 +192,7 @@ class Peer:
     def wait_for(self, kind: type[E], timeout: float, count: int = 1) -> E:
         """Let time pass until there were so many events of one kind; returns the last."""
         what = f"{self.name}: {kind.__name__}"
-        self.net.run_until(lambda: len(self.of(kind)) >= count, timeout, what)
+        self._run_until(lambda: len(self.of(kind)) >= count, timeout, what)
         return self.last(kind)
 
     def wait_for_end(self, timeout: float) -> Connected | Failed:
@@ -202,8 +203,21 @@ class Peer:
             ends[:] = [*self.of(Connected), *self.of(Failed)]
             return bool(ends)
 
-        self.net.run_until(ended, timeout, f"{self.name}: an end")
+        self._run_until(ended, timeout, f"{self.name}: an end")
         return ends[0]
+
+    def _run_until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
+        """Let time pass until a condition on the events holds; it is looked at when there is a new one."""
+        looked_at = -1
+
+        def holds() -> bool:
+            nonlocal looked_at
+            if looked_at == self._told:
+                return False
+            looked_at = self._told
+            return condition()
+
+        self.net.run_until(holds, timeout, what)
 
     def link_to(self, other: Peer) -> Link:
         """The live link."""
@@ -216,6 +230,7 @@ class Peer:
         return [text for _, text in self.messages]
 
     def _event(self, event: Event) -> None:
+        self._told += 1
         self.events.append((self.net.now, event))
         self.chat.handle(event)
         if isinstance(event, Connected) and self.on_connected is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from twisted.scripts import twistd
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch import __version__, cli
+from punch import __version__, cli, options
 from punch.identity import PeerID
 
 
@@ -68,6 +69,34 @@ class CommandTests(SynchronousTestCase):
             self.assertTrue(sentence.startswith("punch netcheck: "), sentence)
             self.assertIn(word, sentence)
 
+    def test_a_wrong_command_line(self) -> None:
+        """One sentence, which says where the right one is explained."""
+        for command, arguments, problem in (
+            ("netcheck", ["--dance\x1b"], "unknown option --dance\\x1b"),
+            ("netcheck", ["--rendezvous"], "--rendezvous needs a value"),
+            ("netcheck", ["--lifetime", "5"], "--lifetime takes a number of seconds from 10 to 600, not '5'"),
+            ("id", ["me", "you"], "unexpected argument me"),
+            ("demo", ["--keep=1"], "--keep takes no value"),
+        ):
+            said = f"punch {command}: {problem}; see punch {command} --help\n"
+            self.assertEqual(self.run_command(command, *arguments), (2, "", said))
+        status, out, err = self.run_command("netcheck", "--dance", "--json")
+        event = json.loads(out)
+        self.assertEqual((status, event["event"], event["reason"]), (2, "failed", "usage"))
+        self.assertEqual(err, f"punch netcheck: {event['text']}\n")
+
+    def test_a_wrong_command_line_of_a_plugin(self) -> None:
+        """It names the command that was typed."""
+        self.addCleanup(options.commands.clear)
+        self.patch(sys, "argv", ["punch"])
+        for command in ("peer", "rendezvous"):
+            with self.assertRaises(SystemExit) as ended:
+                cli.main([command, "--dance"])
+            self.assertEqual(
+                ended.exception.code,
+                f"punch-{command}: unknown option --dance; see punch {command} --help",
+            )
+
     def test_netcheck_options(self) -> None:
         """Wrong ones are named."""
         for arguments in (["--lifetime", "5"], ["--lifetime", "x"], ["--dance"], ["--lifetime", "601"]):
@@ -81,6 +110,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_plugins_run_under_twistd(self) -> None:
         started: list[list[str]] = []
+        self.addCleanup(options.commands.clear)
         self.patch(sys, "argv", ["punch"])
         self.patch(twistd, "run", lambda: started.append(sys.argv))
         self.run_command("peer", "--peer", "ID")

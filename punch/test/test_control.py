@@ -12,27 +12,29 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import PeerID
 from punch.test.strategies import IDENTITIES, SETTINGS, messages, replies, requests
 from punch.wire.control import (
-    MAX_LINE,
     Accept,
     Cancel,
-    ControlError,
     Ended,
     Error,
     ErrorCode,
     Establish,
-    Malformed,
     Message,
     Ping,
     Register,
     Reject,
     Reply,
     Request,
-    UnknownType,
     Welcome,
+    new_call,
+)
+from punch.wire.control_codec import (
+    MAX_LINE,
+    ControlError,
+    Malformed,
+    UnknownType,
     decode_reply,
     decode_request,
     encode,
-    new_call,
 )
 from punch.wire.fields import check_name
 from punch.wire.sealed import MAX_BODY, Envelope
@@ -84,13 +86,13 @@ class RoundTripTests(SynchronousTestCase):
     """Every message that can be written can be read by the other side, and by it alone."""
 
     @SETTINGS
-    @given(requests())
+    @given(requests)
     def test_requests(self, message: Request) -> None:
         """A service reads what a peer writes."""
         self.assertEqual(decode_request(encode(message)), message)
 
     @SETTINGS
-    @given(replies())
+    @given(replies)
     def test_replies(self, message: Reply) -> None:
         """A peer reads what a service writes."""
         self.assertEqual(decode_reply(encode(message)), message)
@@ -104,7 +106,7 @@ class RoundTripTests(SynchronousTestCase):
         self.assertTrue(data.isascii() and data.decode("ascii").isprintable())
 
     @SETTINGS
-    @given(requests(), st.text(st.characters(codec="utf-8"), max_size=20), st.integers(0, 9) | st.booleans())
+    @given(requests, st.text(st.characters(codec="utf-8"), max_size=20), st.integers(0, 9) | st.booleans())
     def test_unknown_fields(self, message: Request, key: str, value: object) -> None:
         """A field that isn't known changes nothing."""
         fields = json.loads(encode(message))

@@ -10,7 +10,6 @@ from punch.peer.control_protocol import WELCOME_TIME
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.test_peer_tls import ControlTestCase
 from punch.wire.control import (
-    MAX_LINE,
     Cancel,
     Ended,
     Error,
@@ -20,6 +19,7 @@ from punch.wire.control import (
     Request,
     Welcome,
 )
+from punch.wire.control_codec import MAX_LINE
 from punch.wire.rendezvous_address import pin_of
 
 

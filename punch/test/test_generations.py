@@ -55,11 +55,11 @@ class GenerationsTests(SynchronousTestCase):
             agent.add_relayed(RELAY, None, "relay", self.lab.now)
         return agent
 
-    def restart(self, *, relayed: bool = False) -> Agent:
+    def restart(self, *, relayed: bool = False, controlling: bool = True) -> Agent:
         """Both sides begin a generation."""
-        agent = self.agent(self.alice, relayed=relayed)
+        agent = self.agent(self.alice, relayed=relayed, controlling=controlling)
         self.generations.begin(agent, self.generations.number + 1, self.lab.now)
-        self.bob.agent = self.agent(self.bob, controlling=False)
+        self.bob.agent = self.agent(self.bob, controlling=not controlling)
         self.introduce(agent, self.bob.agent)
         self.events.clear()
         return agent
@@ -98,6 +98,20 @@ class GenerationsTests(SynchronousTestCase):
         self.assertIs(self.generations.use, first)
         self.lab.run(0.5)
         self.assertIs(self.generations.use, agent)
+
+    def test_the_choice_of_the_other_side_is_waited_for(self) -> None:
+        """What works for us first may not be what the controlling side wants."""
+        first = self.generations.use
+        agent = self.restart(controlling=False)
+        waited = False
+        for _ in range(100):
+            self.lab.run(0.01)
+            if self.generations.use is first:
+                self.assertFalse(agent.agreed)
+                waited = waited or agent.selected is not None
+        self.assertTrue(waited)
+        self.assertIs(self.generations.use, agent)
+        self.assertTrue(agent.agreed)
 
     def test_but_not_if_the_old_one_is_in_doubt(self) -> None:
         """Then anything is better."""

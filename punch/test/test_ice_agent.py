@@ -117,6 +117,40 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual(bob.path.remote.type, CandidateType.PRFLX)
         self.assertEqual({alice.path.path, bob.path.path}, {"prflx"})
 
+    def hidden_relay(self, credentials_first: bool) -> None:
+        """
+        Alice's NAT shows the checks of Bob's relay as its own. They come first; taken for a direct path, the
+        relay would be kept.
+        """
+        lab = Lab()
+        alice = lab.host("alice", "192.168.1.2", nat=NAT("203.0.113.1", filtering="EIF", rewrites=True))
+        bob = lab.host("bob", "192.0.2.2", controlling=False)
+        relayed = Address("198.51.100.9", 50000)
+        bob.bases.append(relayed)
+        bob.agent.add_relayed(relayed, None, "relay", lab.now)
+        lab.blocked = lambda source, target: lab.now < 105.0 and bob.bases[0] in (source, target)
+        alice.agent.gather([REFLECTOR], lab.now)
+        lab.run(0.5)
+        if credentials_first:
+            alice.agent.set_remote(bob.agent.credentials, DELAY, lab.now)
+        lab.introduce(bob, alice)
+        lab.run(0.3)
+        lab.introduce(alice, bob)
+        lab.run(1.0)
+        self.assertEqual((alice.path.path, bob.path.path), ("relay", "relay"))
+        self.assertEqual(alice.path.remote_address.port, relayed.port)
+        lab.run(10.0)
+        self.assertEqual((alice.path.path, bob.path.path), ("prflx", "prflx"))
+        self.assertEqual(alice.path.remote_address.port, bob.bases[0].port)
+
+    def test_a_relay_whose_address_a_nat_hides(self) -> None:
+        """Its checks are the first that is heard of the peer."""
+        self.hidden_relay(credentials_first=False)
+
+    def test_a_relay_whose_address_a_nat_hides_is_told_late(self) -> None:
+        """It was a path already, and for all that was known a direct one."""
+        self.hidden_relay(credentials_first=True)
+
     def test_loopback_connects_a_machine_with_nothing_else(self) -> None:
         lab = Lab()
         alice, bob = lab.host("alice", "127.0.0.1"), lab.host("bob", "127.0.0.1", controlling=False)

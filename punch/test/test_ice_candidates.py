@@ -262,6 +262,43 @@ class RemoteTests(SynchronousTestCase):
         self.assertTrue(self.remote.add(signalled("192.0.2.1")))
         self.assertEqual([candidate.type for candidate in self.remote], [HOST])
 
+    def test_a_relay_that_is_seen_elsewhere(self) -> None:
+        """The local preference in a check's PRIORITY says which base sent it, told before or after."""
+        here = LocalCandidates()
+        host = here.add_host(BASE)
+        relay = here.add_relayed(Address("198.51.100.9", 50000), None, "relay")
+        assert host is not None
+        assert relay is not None
+        seen, other = Address("203.0.113.1", 50000), Address("203.0.113.1", 50001)
+        self.remote.learn(seen, here.check_priority(relay.address))
+        self.remote.learn(other, here.check_priority(BASE))
+        before = [candidate.foundation for candidate in self.remote]
+        self.assertEqual([candidate.type for candidate in self.remote], [PRFLX, PRFLX])
+        self.remote.add(relay)
+        self.remote.add(host)
+        self.assertEqual([candidate.type for candidate in self.remote], [RELAY, PRFLX, RELAY, HOST])
+        known = self.remote.get(seen)
+        assert known is not None
+        self.assertEqual((known.address, known.priority), (seen, relay.priority))
+        self.assertEqual([candidate.foundation for candidate in self.remote][:2], before)
+        again = self.remote.learn(Address("203.0.113.1", 50002), here.check_priority(relay.address))
+        assert again is not None
+        self.assertEqual(again.type, RELAY)
+
+    def test_a_relay_with_the_preference_of_a_host(self) -> None:
+        """Others give both the same, so that a check may come from either."""
+        for candidate in (signalled("192.0.2.1", kind=RELAY), signalled("192.0.2.2")):
+            self.remote.add(candidate)
+            self.remote.learn(Address("203.0.113.1", 1), 110 << 24 | 1000)
+        self.assertEqual([candidate.type for candidate in self.remote], [RELAY, PRFLX, HOST])
+
+    def test_a_relay_that_is_seen_elsewhere_may_be_named(self) -> None:
+        """RFC 8838, section 11.4, holds for it as well."""
+        self.remote.add(signalled("192.0.2.1", kind=RELAY))
+        self.remote.learn(Address("203.0.113.1", 1), 110 << 24 | 1000)
+        self.assertTrue(self.remote.add(signalled("203.0.113.1", 1, kind=SRFLX, priority=5)))
+        self.assertEqual([candidate.type for candidate in self.remote], [RELAY, SRFLX])
+
     def test_foundations_of_learned_ones_are_unlike_all_others(self) -> None:
         """RFC 8445, section 7.3.1.3."""
         self.remote.add(Candidate(HOST, Address("192.0.2.9", 1), 1, "prflx1"))

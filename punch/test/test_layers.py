@@ -37,6 +37,8 @@ ROOTS = {
     "punch.peers",
     "punch.twistd",
     "punch.interrupt",
+    "punch.options",
+    "punch.usage",
     "punch.__main__",
     "punch.rendezvous.tap",
     "punch.peer.tap",
@@ -168,9 +170,9 @@ class LayersTests(SynchronousTestCase):
         ]
         self.assertEqual(wrong, [])
 
-    def test_plugins_are_ready_for_an_interrupt_before_they_load_anything(self) -> None:
-        for name in ("rendezvous", "peer"):
-            tree = ast.parse((ROOT / name / "tap.py").read_text())
+    def test_programs_are_ready_for_an_interrupt_before_they_load_anything(self) -> None:
+        for name in ("rendezvous/tap.py", "peer/tap.py", "cli.py"):
+            tree = ast.parse((ROOT / name).read_text())
             found = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
             self.assertEqual(ast.unparse(found[1]), "import punch.interrupt")
 
@@ -182,6 +184,8 @@ class LayersTests(SynchronousTestCase):
             "peers",
             "twistd",
             "interrupt",
+            "options",
+            "usage",
             "__main__",
         }
         self.assertEqual(parts - set(ALLOWED), set())

@@ -168,7 +168,8 @@ class LittleHelpTests(InternetTestCase):
         lab = NetcheckLab(net)
         lab.host.detach(net.public)
         report = lab.run(net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1")).host("alice"))
-        self.assertEqual((report.udp, report.direct), (False, Direct.NONE))
+        self.assertEqual((report.udp, report.direct), (None, Direct.UNKNOWN))
+        self.assertEqual(set(report.transports.values()), {None, False})
         self.assertIsNotNone(report.problem)
 
 
@@ -282,6 +283,17 @@ class PlaceTests(InternetTestCase):
         before = len(lab.host.reactor.open_ports)
         self.net.advance(5.0)
         self.assertEqual(len(lab.host.reactor.open_ports), before)
+
+    def test_a_rendezvous_next_door(self) -> None:
+        """On the own machine, or in a private network: what holds there is no promise for the internet."""
+        lab = NetcheckLab(self.net)
+        report = self.net.wait(lab.begin(lab.host), 30.0, "a report")
+        self.assertTrue(ipv4(report).near)
+        self.assertEqual(report.direct, Direct.UNKNOWN)
+        report = lab.run(self.net.host("printer", "10.0.0.7"))
+        self.assertTrue(ipv4(report).near)
+        report = lab.run(self.net.host("alice", "203.0.113.1"))
+        self.assertFalse(ipv4(report).near)
 
     def test_many_interfaces(self) -> None:
         """Interfaces that lead nowhere are passed over, also if they come first."""

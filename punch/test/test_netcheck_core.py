@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping as Pairs
 from dataclasses import replace
 from itertools import product
 from random import Random
@@ -235,15 +236,24 @@ class HostileTests(SynchronousTestCase):
             self.core.receive_probed(Probed(probe.transaction, ProbeOutcome.REFUSED), self.now)
         self.assertEqual(self.finish().filtering, ANY_FILTERING)
 
-    def answer_all(self, proof: bytes | None) -> None:
-        """Be the reflectors, and no NAT that filters or forgets."""
+    def test_several_public_addresses(self) -> None:
+        """A NAT that has two, and another for each destination: both are told."""
+        self.answer_all(proof=None, public={FIRST: "203.0.113.1", SECOND: "203.0.113.2"})
+        self.assertEqual(self.finish().public_addresses, ("203.0.113.1", "203.0.113.2"))
+
+    def answer_all(self, proof: bytes | None, public: Pairs[Address, str] | None = None) -> None:
+        """
+        Be the reflectors, and no NAT that filters or forgets.
+
+        :param public: its address, by which reflector is asked.
+        """
         while requests := self.core.datagrams_to_send(self.now):
             for request in requests:
                 parsed = parse(request.data)
                 if request.remote not in (FIRST, SECOND) or parsed.message_class is not MessageClass.REQUEST:
                     continue
                 self.assertEqual(len(parsed.get(Attribute.PROBE) or b""), len(commitment(ALICE, bytes(16))))
-                mapped = Address("203.0.113.1", request.local.port)
+                mapped = Address((public or {}).get(request.remote, "203.0.113.1"), request.local.port)
                 attributes: list[tuple[int, object]] = [(Attribute.XOR_MAPPED_ADDRESS, mapped)]
                 if proof is not None:
                     attributes.append((Attribute.PROBE, proof))
@@ -307,11 +317,12 @@ class WordTests(SynchronousTestCase):
         ):
             self.assertIn(part, written)
         value = json.loads(json.dumps(as_json(report)))
-        self.assertEqual(value["direct"], "most")
+        self.assertEqual((value["direct"], value["certain"]), ("most", True))
         self.assertEqual(
             value["ipv4"],
             {
                 "udp": True,
+                "near": False,
                 "local_addresses": ["192.168.1.2"],
                 "public_addresses": ["203.0.113.7"],
                 "nat": True,
@@ -339,6 +350,29 @@ class WordTests(SynchronousTestCase):
         value = report.to_json()["ipv4"]
         self.assertEqual(value["mapping"], "unknown")
         self.assertEqual(value["mapping_may_be"], ["endpoint-independent", "address-dependent"])
+        self.assertEqual((report.direct, report.certain), (Direct.MOST, False))
+
+    def test_mapping_unknown(self) -> None:
+        """With nothing known of the mapping, nothing follows; what would help is said."""
+        family = replace(HOME, mapping=ANY_MAPPING, filtering=ANY_FILTERING, ports=Ports.RANDOM)
+        report = Report(PUNCH, family, transports=ALL_WAYS)
+        said = self.said(report)
+        self.assertIn("Over IPv4: it can't be told with whom links will be direct", said)
+        self.assertIn("a second port and a second address", said)
+        self.assertEqual((report.direct, report.certain), (Direct.UNKNOWN, False))
+        unreached = self.said(replace(report, problem="It is gone."))
+        self.assertNotIn("second port", unreached)
+        self.assertIn("More can be told when the rendezvous can be reached.", unreached)
+
+    def test_near(self) -> None:
+        """A rendezvous on this machine or in its network shows nothing of the internet."""
+        for ipv4, ipv6 in ((replace(HOME, near=True), None), (None, replace(WALLED6, near=True))):
+            report = Report(PUNCH, ipv4, ipv6, transports=ALL_WAYS)
+            said = self.said(report)
+            self.assertIn("nothing is known of the way to peers on the internet", said)
+            self.assertNotIn("direct links", said)
+            self.assertEqual((report.direct, report.certain), (Direct.UNKNOWN, False))
+        self.assertNotIn("IPv6", self.said(Report(PUNCH, HOME, replace(WALLED6, near=True))))
 
     def test_another_port_for_each_destination(self) -> None:
         """Few direct links, and that is certain without knowing more."""
@@ -365,7 +399,7 @@ class WordTests(SynchronousTestCase):
         nothing = FamilyReport(local_addresses=("10.0.0.2",))
         ways: dict[Transport, bool | None] = {**ALL_WAYS, Transport.UDP: False, Transport.TURN_UDP: False}
         said = self.said(Report(PUNCH, nothing, transports=ways))
-        self.assertIn("every link needs a relay", said)
+        self.assertIn("every link to another network needs a relay", said)
         self.assertIn("A relay can be reached over TCP and TLS.", said)
         none: dict[Transport, bool | None] = dict.fromkeys(Transport, False)
         self.assertIn("can't be reached", self.said(Report(PUNCH, nothing, transports=none)))
@@ -384,6 +418,28 @@ class WordTests(SynchronousTestCase):
         report = Report(PUNCH, reflector=False, transports={Transport.CONTROL: True})
         self.assertIn("nothing is known about UDP", self.said(report))
         self.assertEqual((report.udp, report.direct), (None, Direct.UNKNOWN))
+
+    def test_silence_without_a_rendezvous(self) -> None:
+        """Where nobody need have been there to answer, silence says nothing about UDP."""
+        silent = FamilyReport(udp=None, local_addresses=("10.0.0.2",))
+        report = Report(PUNCH, silent, FamilyReport(), problem="It is gone.")
+        self.assertEqual((report.udp, report.direct, report.certain), (None, Direct.UNKNOWN, False))
+        said = self.said(report)
+        self.assertIn("Nothing answers over UDP either", said)
+        self.assertNotIn("needs a relay", said)
+        self.assertIn("IPv4          unknown, nothing answers 10.0.0.2\n", text(report))
+        self.assertIsNone(report.to_json()["ipv4"]["filtering"])
+
+    def test_no_address_in_the_family(self) -> None:
+        """An IPv6-only machine can't tell by an IPv4 address whether it has UDP."""
+        report = Report(PUNCH, FamilyReport(), problem="It can't be reached.")
+        self.assertEqual((report.udp, report.direct), (None, Direct.UNKNOWN))
+        self.assertIn("This machine has no IPv4 address", self.said(report))
+
+    def test_no_address_at_all(self) -> None:
+        """A name that nobody knows says nothing of reflectors."""
+        report = Report(PUNCH, problem="The name is not known here.")
+        self.assertEqual(self.said(report), "The name is not known here.\nSo nothing is known about UDP.")
 
     def test_problem(self) -> None:
         """The reason comes first."""

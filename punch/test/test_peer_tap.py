@@ -10,7 +10,6 @@ from typing import Any
 
 from twisted.application.service import IServiceMaker
 from twisted.plugin import getPlugins
-from twisted.python import usage
 from twisted.scripts import twistd
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -103,8 +102,26 @@ class OptionsTests(OptionsCase):
         self.root = Path("~nobody-of-this-name/state")
         self.assertIn("--state-dir", self.sentence())
 
-    def test_an_unknown_option(self) -> None:
-        self.assertRaises(usage.UsageError, self.parse, "--dance")
+    def test_a_wrong_command_line(self) -> None:
+        """One sentence, which says where the right one is explained, and not all options."""
+        for arguments, sentence in (
+            (["--dance"], "unknown option --dance"),
+            (["-d"], "unknown option -d"),
+            (["--peer"], "--peer needs a value"),
+            (["--json=1"], "--json takes no value"),
+            (["--re", "x"], "--re is short for several options"),
+            (["alice", "bob"], "unexpected argument alice"),
+            (["--\x1b[31m"], "unknown option --\\x1b[31m"),
+        ):
+            with self.assertRaises(SystemExit) as ended:
+                self.parse(*arguments)
+            self.assertEqual(
+                ended.exception.code, f"punch-peer: {sentence}; see twistd punch-peer --help", arguments
+            )
+
+    def test_the_help_names_the_command(self) -> None:
+        options: Any = Options
+        self.assertTrue(str(options()).startswith("Usage: twistd punch-peer [options]\n"))
 
     def test_every_option_is_explained_with_its_default(self) -> None:
         options: Any = Options
@@ -186,11 +203,16 @@ class PluginTests(SynchronousTestCase):
             return len(data)
 
         self.patch(os, "write", write)
-        options: Any = Options
-        parsed = options()
-        self.assertRaises(SystemExit, parsed.parseOptions, ["--json", "--peer", "nonsense"])
-        event = json.loads(b"".join(written))
-        self.assertEqual((event["event"], event["reason"]), ("failed", "bad-peer-id"))
+        for arguments, reason in (
+            (["--json", "--peer", "nonsense"], "bad-peer-id"),
+            (["--dance", "--json"], "usage"),
+        ):
+            options: Any = Options
+            parsed = options()
+            self.assertRaises(SystemExit, parsed.parseOptions, arguments)
+            event = json.loads(b"".join(written))
+            written.clear()
+            self.assertEqual((event["event"], event["reason"]), ("failed", reason))
 
     def test_ids_are_different(self) -> None:
         self.assertNotEqual(PeerID.parse(str(BOB)), ME)

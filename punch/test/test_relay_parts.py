@@ -232,6 +232,7 @@ class OptionTests(SynchronousTestCase):
             ("--turn-secret-file", {"turn": [url]}),
             ("--turn-secret-file", {"turn": [url], "turn_secret_file": "/nowhere/at/all"}),
             ("empty", {"turn": [url], "turn_secret_file": self.secret(b" \n")}),
+            ("one line", {"turn": [url], "turn_secret_file": self.secret(b"shared\nrealm=x\n")}),
             ("too long", {"turn": [url], "turn_secret_file": self.secret(b"x" * 5000)}),
             ("--turn", {"turn": [url] * 6, "turn_secret_file": good}),
         ]
@@ -244,8 +245,10 @@ class OptionTests(SynchronousTestCase):
         """Connections and relayed addresses share what the system allows."""
         limits = Limits(connections=1000, relay_allocations=500)
         self.assertEqual(within_descriptors(limits, lambda wanted: wanted, relay=True), limits)
-        less = within_descriptors(limits, lambda wanted: 1006, relay=True)
-        self.assertEqual((less.connections, less.relay_allocations), (500, 250))
-        alone = within_descriptors(limits, lambda wanted: 756, relay=False)
-        self.assertEqual(alone.connections, 500)
-        self.assertEqual(within_descriptors(limits, lambda wanted: 10, relay=True).connections, 2)
+        less = within_descriptors(limits, lambda wanted: 1024, relay=True)
+        self.assertEqual((less.connections, less.relay_allocations), (512, 256))
+        alone = within_descriptors(limits, lambda wanted: 1024, relay=False)
+        self.assertEqual(alone.connections, 768)
+        self.assertEqual(within_descriptors(limits, lambda wanted: 40, relay=False).connections, 30)
+        none = within_descriptors(limits, lambda wanted: 1, relay=True)
+        self.assertEqual((none.connections, none.relay_allocations), (2, 1))

@@ -211,6 +211,28 @@ class QuotaTests(RequestCase):
         self.lab_with(allocations_per_user=1)
         self.refused(486, self.alice.ask(Method.ALLOCATE, UDP, (Attribute.EVEN_PORT, True)))
 
+    def test_per_address(self) -> None:
+        """486: who makes himself many identities has no more; a reservation counts for who asked for it."""
+        self.lab_with(allocations_per_address=3)
+        even = (Attribute.EVEN_PORT, True)
+        answer = self.lab.client(Address(ALICE.host, 1), "one").ask(Method.ALLOCATE, UDP, even)
+        self.lab.client(Address(ALICE.host, 2), "two").allocate()
+        third = self.lab.client(Address(ALICE.host, 3), "three")
+        self.refused(486, third.ask(Method.ALLOCATE, UDP))
+        token = (Attribute.RESERVATION_TOKEN, answer.get(Attribute.RESERVATION_TOKEN))
+        taken = self.lab.client(BOB, "one")
+        taken.allocate(token)
+        self.refused(486, third.ask(Method.ALLOCATE, UDP))
+        self.lab.client(Address(BOB.host, 1), "three").allocate()
+        taken.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
+        third.allocate()
+        self.lab.advance(601)
+        self.assertEqual((len(self.lab.core.allocations), self.lab.ports.open_ports), (0, {}))
+        for number in range(4):
+            six = self.lab.client(Address(f"2001:db8:7::{number}", 1), f"user{number}", local=HERE6)
+            code = code_of(six.ask(Method.ALLOCATE, UDP))
+            self.assertEqual(code, 486 if number == 3 else 0)
+
     def test_in_all(self) -> None:
         """508."""
         self.lab_with(allocations=3)
@@ -389,6 +411,19 @@ class PermissionTests(RequestCase):
         self.assertEqual(code_of(self.alice.permit(Address("203.0.113.1", 1))), 0)
         self.lab.advance(301)
         self.assertEqual(code_of(self.alice.bind(0x4000, Address("203.0.113.77", 1))), 0)
+
+    def test_thousands_in_one_request(self) -> None:
+        """To look at an address costs system calls: too many are refused before the first of them."""
+        self.lab_with(permissions=16)
+        self.alice.allocate()
+        looked_at: list[str] = []
+        self.lab.own_addresses = looked_at.append
+        addresses = [Address(f"203.0.{number >> 8}.{number & 255}", 1) for number in range(5000)]
+        self.refused(508, self.alice.permit(*addresses))
+        self.assertEqual(looked_at, [])
+        for _ in range(100):
+            self.assertEqual(code_of(self.alice.permit(*addresses[:16], *addresses[:16])), 0)
+        self.assertEqual(len(looked_at), 16)
 
 
 class ChannelTests(RequestCase):

@@ -246,6 +246,34 @@ class StreamTests(RelayServiceCase):
             self.net.advance(0.5)
             self.assertIsNotNone(stream.ended)
 
+    def test_half_a_message(self) -> None:
+        """Of 64 KiB that begin and never end, nothing is kept; who has an allocation may send as much."""
+        request = b"\x00\x03\xff\xfc\x21\x12\xa4\x42" + bytes(5000)
+        beginning = b"\x40\x00\xff\xff" + bytes(5000)
+        for transport in (RelayTransport.TCP, RelayTransport.TLS):
+            for data, kept in ((request[:4000], True), (request, False), (beginning, False)):
+                stream = self.stream(transport, 7001)
+                self.writer(stream)(data)
+                self.net.advance(0.5)
+                self.assertEqual(stream.ended is None, kept)
+            client = self.client(transport)
+            client.allocate()
+            client.send(beginning)
+            client.send(bytes(65_535 + 1 - 5000))
+            self.assertEqual(code_of(client.ask(Method.REFRESH)), 0)
+
+    def test_drop_by_drop(self) -> None:
+        """A byte a second is too slow, in a request and in a TLS handshake."""
+        request = encode(Message(Method.ALLOCATE, MessageClass.REQUEST, b"transaction."))
+        for data in (request, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(20)):
+            stream = self.stream(RelayTransport.TCP, 7001)
+            for number in range(9):
+                self.writer(stream)(data[number : number + 1])
+                self.net.advance(1.0)
+            self.assertIsNone(stream.ended)
+            self.net.advance(1.5)
+            self.assertIsNotNone(stream.ended)
+
     def test_idle(self) -> None:
         """Ten seconds without an allocation, whatever is said."""
         for transport in (RelayTransport.TCP, RelayTransport.TLS):

@@ -7,7 +7,8 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
-from punch.wire.control import Relays, RenewRelays, Welcome, decode_reply, decode_request, encode
+from punch.wire.control import Relays, RenewRelays, Welcome
+from punch.wire.control_codec import decode_reply, decode_request, encode
 from punch.wire.fields import FieldError
 from punch.wire.relays import MAX_RELAYS, RelayServer, RelayTransport, RelayURL, RelayURLError
 
@@ -33,14 +34,47 @@ class URLTests(SynchronousTestCase):
             self.assertEqual(RelayURL.parse(text), url)
             self.assertEqual(RelayURL.parse(str(url)), url)
 
+    def test_hosts(self) -> None:
+        """Names and addresses, each in its one form."""
+        cases = {
+            "turn:localhost": "localhost",
+            "turn:B\u00fccher.example.:3478": "xn--bcher-kva.example",
+            "turn:[2001:DB8:0::1]:3478": "2001:db8::1",
+            "turn:[::ffff:192.0.2.1]": "192.0.2.1",
+            " turns:192.0.2.1 \n": "192.0.2.1",
+        }
+        for text, host in cases.items():
+            self.assertEqual(RelayURL.parse(text).host, host)
+
     def test_what_is_none(self) -> None:
-        """Each mistake is a sentence."""
-        for text in (
-            "", "turn:", "stun:example.org", "turn:example.org:0", "turn:a b", "turn:x.org?transport=sctp",
-            "turns:x.org?transport=udp", "turn:2001:db8::1", "turn:user@example.org", "turn:example.org/x",
-        ):  # fmt: skip
-            error = self.assertRaises(RelayURLError, RelayURL.parse, text)
-            self.assertTrue(str(error).endswith("."), error)
+        """Each mistake is one sentence, about TURN URIs, that says what is wrong."""
+        cases = {
+            "": "no TURN URI", "turn": "no TURN URI", "stun:example.org": "no TURN URI",
+            "example.org:3478": "no TURN URI", "https://example.org": "no TURN URI",
+            "punch://example.org:7001": "no TURN URI", "turn:x.org?transport=": "no TURN URI",
+            "turn:x.org?transport=udp&x=1": "no TURN URI", "turn:x.org?tls": "no TURN URI",
+            "turn:": "host is missing", "turn::3478": "host is missing", "turn:[]:3478": "host is missing",
+            "turn://example.org": "no slash", "turn:example.org/x": "no slash", "turn:punch://x": "no slash",
+            "turn:user@example.org": "no user name", "turn:user:word@example.org": "no user name",
+            "turn:x.org#1": "no fragment", "turn:[fe80::1%eth0]": "no interface",
+            "turn:x.org?transport=sctp": "udp or tcp", "turn:x.org?transport=tls": "udp or tcp",
+            "turns:x.org?transport=udp": "TLS over TCP",
+            "turn:example.org:0": "1 to 65535", "turn:example.org:65536": "1 to 65535",
+            "turn:example.org:": "1 to 65535", "turn:example.org:x": "1 to 65535",
+            "turn:example.org:123456": "1 to 65535", "turn:[2001:db8::1]:-1": "1 to 65535",
+            "turn:2001:db8::1": "in brackets", "turn:2001:db8::1:3478": "in brackets",
+            "turn:[2001:db8::1": "host and port", "turn:[2001:db8::1]3478": "host and port",
+            "turn:[192.0.2.1]": "no DNS name", "turn:a b": "no DNS name", "turn:-x-.org": "no DNS name",
+            "turn:1.2.3": "no DNS name", "turn:256.0.0.1": "no DNS name", "turn:.": "no DNS name",
+            "turn:x\0.org": "no DNS name", "turn:0.0.0.0": "no DNS name", "turn:224.0.0.1": "no DNS name",
+            f"turn:{'x' * 300}.org": "no DNS name",
+        }  # fmt: skip
+        for text, word in cases.items():
+            message = str(self.assertRaises(RelayURLError, RelayURL.parse, text))
+            self.assertIn(word, message)
+            self.assertTrue(message.endswith(".") and message.isprintable() and len(message) < 200, message)
+            self.assertNotIn("punch://host", message)
+            self.assertNotIn("rendezvous", message)
 
 
 class MessageTests(SynchronousTestCase):

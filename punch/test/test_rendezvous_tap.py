@@ -171,7 +171,18 @@ class OptionTests(TapCase):
         options = self.parse("--handshakes", "7", "--message-rate", "3")
         self.assertEqual((options.limits.handshakes, options.limits.message_rate), (7, 3))
         for text in ("0", "-1", "x", "1.5", "99999999999"):
-            self.assertRaises(usage.UsageError, self.parse, "--handshakes", text)
+            sentence = self.refused("--handshakes", text)
+            self.assertIn(f"--handshakes takes a whole number of one or more, not {text};", sentence)
+
+    def test_a_wrong_command_line(self) -> None:
+        """One sentence, which says where the right one is explained, and not all options."""
+        for arguments, problem in (
+            (["--dance"], "unknown option --dance"),
+            (["--host"], "--host needs a value"),
+            (["7001"], "unexpected argument 7001"),
+        ):
+            sentence = f"punch-rendezvous: {problem}; see twistd punch-rendezvous --help"
+            self.assertEqual(self.refused(*arguments), sentence)
 
     def test_state_directory_that_cannot_be_written(self) -> None:
         self.state.write_text("a file")

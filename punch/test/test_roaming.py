@@ -6,9 +6,11 @@ from punch.link.frames import FrameType
 from punch.peer.events import Connected, Disconnected, IncomingCall, PathChanged, PathLost
 from punch.peer.roaming import RESTARTS_A_MINUTE
 from punch.rendezvous.config import Limits
-from punch.test.internet import NAT, Filtering, Host, Lan, LinkSpec, Mapping, Ports
+from punch.test.internet import NAT, Filtering, Host, Lan, LinkSpec, Mapping, Ports, Seen
 from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.test.test_system_calls import SystemTestCase
+from punch.wire.address import Address
+from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.control import Incoming, new_call
 from punch.wire.restart import LateCandidates, Restart
 from punch.wire.sealed import Offer, seal_offer
@@ -58,8 +60,8 @@ class RoamingTestCase(SystemTestCase):
         """A message each way; returns how long it took."""
         before = self.net.now
         counts = len(self.alice.delivered), len(self.bob.delivered)
-        self.alice.chat.send(self.bob.id, f"from alice at {before}")
-        self.bob.chat.send(self.alice.id, f"from bob at {before}")
+        self.alice.chat.send(self.bob.id, f"from alice {counts[0]}")
+        self.bob.chat.send(self.alice.id, f"from bob {counts[1]}")
         self.net.run_until(
             lambda: len(self.alice.delivered) > counts[0] and len(self.bob.delivered) > counts[1],
             timeout,
@@ -259,7 +261,7 @@ class RendezvousTests(RoamingTestCase):
     @property
     def introductions(self) -> int:
         """How many the rendezvous has now."""
-        return len(self.alice.node._calls)
+        return len(self.alice.node._sessions.calls)
 
     def test_it_is_not_needed(self) -> None:
         """Checks from a new address reach a peer that filters nothing, and are all that it takes."""
@@ -294,7 +296,7 @@ class OtherSideTests(RoamingTestCase):
     @property
     def generation(self) -> int:
         """Bob's newest."""
-        paths = self.bob.node._links[self.alice.id].paths
+        paths = self.bob.node._sessions.links[self.alice.id].paths
         assert paths is not None
         return paths.generations.number
 
@@ -329,6 +331,44 @@ class OtherSideTests(RoamingTestCase):
         self.talk()
         self.assert_same_link()
 
+    def test_a_victim_in_every_restart(self) -> None:
+        """
+        Two thousand times in a minute she names a stranger's address: it hears two kilobytes a second from
+        us, and nothing any more when she has stopped for two minutes.
+        """
+        victim = self.net.host("victim")
+        trace: list[Seen] = []
+
+        def heard() -> int:
+            found = sum(seen.size for seen in trace if seen.destination[0] == victim.address)
+            trace.clear()
+            return found
+
+        def named(port: int) -> tuple[Candidate, ...]:
+            address = victim.address
+            return tuple(
+                Candidate(CandidateType.HOST, Address(address, each), 2**31 - 1 - each, str(each))
+                for each in range(port, port + 32)
+            )
+
+        self.links[0].on_control = None
+        (wire,) = victim.interfaces
+        self.net.trace = trace
+        for generation in range(1, 31):
+            restart = Restart(generation, "AAAAAAAA", "A" * 24, named(1000 + 64 * generation))
+            self.links[0].send_control(FrameType.RESTART, restart.encode())
+            more = LateCandidates(generation, named(1032 + 64 * generation))
+            self.links[0].send_control(FrameType.CANDIDATES, more.encode())
+            self.net.advance(2.0)
+            trace[:] = [seen for seen in trace if seen.link == wire.down.name]
+            self.assertTrue(0 < heard() < 5_000)
+        self.net.advance(120.0)
+        trace.clear()
+        self.net.advance(120.0)
+        self.assertEqual(heard(), 0)
+        self.talk()
+        self.assert_same_link()
+
     def offer(self, generation: int, link: bytes) -> None:
         """A sealed offer of Alice comes from the rendezvous."""
         offer = Offer("alice", "AAAAAAAA", "A" * 24, (), bytes([9]) + bytes(31), 50, generation, False, link)
@@ -347,7 +387,7 @@ class OtherSideTests(RoamingTestCase):
 
     def test_an_old_restart_again(self) -> None:
         """What the rendezvous has recorded is worth nothing."""
-        terms = self.bob.node._links[self.alice.id].roaming
+        terms = self.bob.node._sessions.links[self.alice.id].roaming
         assert terms is not None
         link = terms._terms.offer_digest
         self.offer(2, link)

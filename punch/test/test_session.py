@@ -16,7 +16,6 @@ from punch.rendezvous.registry import Deliver, Disconnect, Registry
 from punch.rendezvous.session import Session
 from punch.test.test_registry import ALICE, BOB, CALL, envelope
 from punch.wire.control import (
-    MAX_LINE,
     Accept,
     Answer,
     Cancel,
@@ -30,8 +29,8 @@ from punch.wire.control import (
     Probed,
     Register,
     Trickle,
-    encode,
 )
+from punch.wire.control_codec import MAX_LINE, encode
 from punch.wire.probing import ProbeOutcome, Vantage
 
 REGISTER = Register("alice", Accept.ASK)

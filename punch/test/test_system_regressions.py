@@ -54,7 +54,7 @@ class StrayPacketTests(SystemTestCase):
 
     def session(self) -> Session:
         """Bob's side of the link."""
-        return self.bob.node._links[self.alice.id]
+        return self.bob.node._sessions.links[self.alice.id]
 
     def target(self) -> Address:
         """Bob's socket."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -165,7 +166,7 @@ class CarrierTests(RelayTestCase):
         self.assertIn("udp", self.relays(alice))
         self.assertIn("udp", self.relays(bob))
         for peer, other in ((alice, bob), (bob, alice)):
-            session = peer.node._links[other.id]
+            session = peer.node._sessions.links[other.id]
             assert session.pair is not None
             best = max(
                 session.pair.local.priority if session.pair.local.type.value == "relay" else 0,
@@ -200,7 +201,7 @@ class HostileTests(RelayTestCase):
         (relay,) = alice.node._network.relays.current
         assert relay.base is not None
         heard: list[object] = []
-        session = alice.node._links[bob.id]
+        session = alice.node._sessions.links[bob.id]
         original = session.receive_link
         peer = Address(path.remote.host, path.remote.port) if (path := alice.last(Connected)) else None
         assert peer is not None
@@ -404,8 +405,11 @@ class RestartTests(RelayTestCase):
     """The rendezvous, and the relay with it, goes and comes back."""
 
     def test_in_the_middle_of_a_relayed_link(self) -> None:
-        """Over UDP and TCP: the same link goes on within five seconds of the return, nothing is lost."""
-        for block, outage in ((False, 1.0), (True, 1.0), (False, 4.0), (True, 4.0)):
+        """
+        Over UDP and TCP: the same link goes on within five seconds of the return, nothing is lost. Over TCP
+        nothing tells of the return but another try.
+        """
+        for block, outage in ((False, 1.0), (True, 1.0), (False, 4.0), (True, 4.0), (True, 100.0)):
             self.setUp()
             self.start()
             alice, bob = self.pair(block_udp=block)
@@ -420,6 +424,24 @@ class RestartTests(RelayTestCase):
             self.chat(alice, bob)
             self.assertIs(alice.node.link(bob.id), link)
             self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+
+    def test_attempts_that_hang(self) -> None:
+        """Those of before the return are given up, all of them, and end without a word."""
+        self.start()
+        alice, bob = self.pair(block_udp=True)
+        connect(alice, bob)
+        self.rendezvous.host.down()
+        alice.chat.send(bob.id, "while it is away")
+        self.net.advance(40.0)
+        pool = alice.node._network.relays
+        hanging = list(pool._attempts)
+        self.assertGreater(len(hanging), 1)
+        pool.update(pool._servers)
+        self.assertEqual([relay for relay in hanging if relay in pool._attempts], [])
+        self.net.advance(15.0)
+        gc.collect()  # Failures that nobody takes are told when they are collected
+        self.rendezvous.host.up()
+        self.net.run_until(lambda: bob.messages, 6.0, "the message")
 
     def test_in_the_middle_of_an_introduction(self) -> None:
         """At whatever moment: the call ends in a link or in a sentence, and the next one in a link."""

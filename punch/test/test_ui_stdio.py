@@ -1,4 +1,4 @@
-"""The chat for people and shells: what is shown, what is sent, when it ends; and the line being typed."""
+"""The chat for people and shells: what is shown, what is sent, when it ends."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ Choices where the RFCs leave some, or where we differ:
   number, when a clearly better pair works (`Nomination`). Each side may send as soon as a check of its own
   succeeded.
 - Remote candidates of different types take turns in being checked (`CheckList.next_pair`).
-- Gathering has a pacer of its own (`Gatherer`), and failure a limit of its own (`Patience`).
+- Gathering has a pacer of its own (`Gatherer`) beside that of checks (`Pacer`), and failure a limit
+  of its own (`Patience`).
 - Requests of those who don't know our ufrag get silence (`punch.traversal.responder`).
 - A pair that falls silent is left before its consent expires (`PathKeeper`).
 """
@@ -32,23 +33,19 @@ from punch.traversal.credentials import Credentials
 from punch.traversal.events import CheckingStarted, Event, Failed, GatheringDone, LocalCandidate, RoleChanged
 from punch.traversal.gathering import Gatherer
 from punch.traversal.lifecycle import AgentState, LifecycleState, new_lifecycle
+from punch.traversal.pacer import PACING, Pacer
 from punch.traversal.pairs import CandidatePair, Pair, PairState
 from punch.traversal.patience import Patience
 from punch.traversal.reasons import why_not
 from punch.traversal.responder import respond
 from punch.traversal.selection import Nomination, Selector
 from punch.traversal.snapshot import PairStatus, take_snapshot
-from punch.traversal.transactions import RTO, Purpose
+from punch.traversal.transactions import Purpose
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun import MAGIC_COOKIE, Message, MessageClass, Method, STUNError, parse
 
 __all__ = ["Agent", "AgentState", "Credentials", "Pair"]
-
-PACING = 0.05
-"""Seconds between two new checks, unless both sides signal another (RFC 8445, section 14.2)."""
-MIN_PACING = 0.005
-"""The least that RFC 8445, section 14.2 allows."""
 
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
 _ENDED = (AgentState.FAILED, AgentState.CLOSED)
@@ -79,15 +76,15 @@ class Agent:
     ) -> None:
         self._ours = credentials
         self._theirs: Credentials | None = None
-        self._pacing = max(pacing, MIN_PACING)
         self._locals = LocalCandidates()
         self._remotes = RemoteCandidates()
         self._checklist = CheckList()
         self._checklist.controlling = controlling
         role = Role.CONTROLLING if controlling else Role.CONTROLLED
         self._checker = Checker(credentials, self._locals, role, random, steady=steady)
-        self._gatherer = Gatherer(random, self._pacing)
         self._selector = Selector(self._checklist, Nomination(nomination), random, consent=consent)
+        self._pacer = Pacer(self._checklist, self._checker, self._selector, self._is_unlikely, pacing)
+        self._gatherer = Gatherer(random, self._pacer.interval)
         self._events: deque[Event] = deque()
         self._path = ChosenPath(
             self._checker,
@@ -106,7 +103,6 @@ class Agent:
         self._remotes_ended = False
         self._patience = Patience()
         self._announced = False
-        self._next_check = 0.0
         self._output: list[Transmit] = []
 
     @property
@@ -148,6 +144,11 @@ class Agent:
     def working(self) -> bool:
         """Whether there is a path, and no doubt about it."""
         return self._path.working
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the path is the controlling side's choice, and not only the first that works."""
+        return self._path.agreed
 
     def validated(self, local: Address, remote: Address) -> bool:
         """Whether an authenticated check came or was answered between these addresses, and consent holds."""
@@ -237,7 +238,7 @@ class Agent:
             return
         self._theirs = credentials
         self._checker.set_remote(credentials)
-        self._pacing = max(self._pacing, pacing)
+        self._pacer.slow_down(pacing)
         self._patience.start(now)
         self._lifecycle.start()
         for check in self._early.take(credentials.ufrag):
@@ -247,7 +248,7 @@ class Agent:
         """A candidate that the peer signalled; useless ones and those beyond 32 are ignored."""
         if not self._remotes.add(candidate):
             return
-        self._checklist.update_remote(candidate)
+        self._checklist.update_remotes(self._remotes)
         for local in self._locals.bases:
             self._checklist.add(local, candidate)
         # An address that was learned from a check may turn out to be a relay's
@@ -326,12 +327,7 @@ class Agent:
             return None
         times = [self._gatherer.get_timer()]
         if self._theirs is not None:
-            times += [self._checker.get_timer(), self._path.get_timer()]
-            if self._checklist.has_work(self._selector.needed):
-                times.append(self._next_check)
-            nominate_at = self._selector.nominate_at
-            if nominate_at is not None:
-                times.append(max(nominate_at, self._next_check))
+            times += [self._checker.get_timer(), self._path.get_timer(), self._pacer.get_timer()]
         if self.state is AgentState.CHECKING:
             times.append(self._patience.get_timer())
         return min((time for time in times if time is not None), default=None)
@@ -462,22 +458,13 @@ class Agent:
         self._judge(now)
 
     def _start_check(self, now: float) -> None:
-        needed = self._selector.needed
-        self._checklist.unfreeze(needed)
-        if now < self._next_check or self.state in _ENDED:
+        if self.state in _ENDED or not self._pacer.start_check(now) or self._announced:
             return
-        nominated = self._selector.take_nomination(now)
-        pair = nominated or self._checklist.next_pair(
-            needed, lambda pair: behind_another_nat(pair.remote, self._locals, self._remotes)
-        )
-        if pair is None:
-            return
-        if not self._announced:
-            self._announced = True
-            self._events.append(CheckingStarted(len(self._checklist)))
-        rto = max(RTO, self._pacing * self._checklist.pending(needed))
-        self._checker.start(pair, now, rto, self._selector.nomination if nominated is not None else None)
-        self._next_check = now + self._pacing
+        self._announced = True
+        self._events.append(CheckingStarted(len(self._checklist)))
+
+    def _is_unlikely(self, pair: CandidatePair) -> bool:
+        return behind_another_nat(pair.remote, self._locals, self._remotes)
 
     def _judge(self, now: float) -> None:
         """RFC 8863: a session fails when its patience has run out and nothing is left to hope for."""

@@ -10,7 +10,7 @@ reach them, which candidates can't carry.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
 
 from punch.wire.address import Address
@@ -37,6 +37,8 @@ TYPE_PREFERENCE = {
 """RFC 8445, section 5.1.2.2."""
 
 _COMPONENT = 1
+_BASE_BITS = 0xFFFFFF
+"""Of a priority: the local preference and the component, without the type preference (section 5.1.2.1)."""
 _BROADCAST = IPv4Address("255.255.255.255")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _NOWHERE = {False: Address("0.0.0.0", 9), True: Address("::", 9)}
@@ -90,10 +92,11 @@ def may_relay(relayed: Address, remote: Address) -> bool:
     """
     if relayed.is_ipv6 != remote.is_ipv6 or relayed == remote or not usable(remote):
         return False
-    return not _is_local(remote.host) or _is_local(relayed.host)
+    return not is_local(remote.host) or is_local(relayed.host)
 
 
-def _is_local(host: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether an IP address is one of a private network, or of this machine alone."""
     ip = ip_address(host)
     return any(ip in network for network in _LOCAL_NETWORKS)
 
@@ -256,13 +259,15 @@ class RemoteCandidates:
         self._candidates: dict[Address, Candidate] = {}
         self._refused: set[Address] = set()
         self._signalled = 0
-        self._learned = 0
+        # The PRIORITY of the first check from each address that is not signalled
+        self._learned: dict[Address, int] = {}
 
     def refuse(self, address: Address) -> None:
         """Have nothing to do with this address, whoever names it; of those there can be 32."""
         if len(self._refused) < MAX_SIGNALLED:
             self._refused.add(address)
         self._candidates.pop(address, None)
+        self._learned.pop(address, None)
 
     def refuses(self, address: Address) -> bool:
         """Whether `refuse` was called for it."""
@@ -290,8 +295,7 @@ class RemoteCandidates:
 
         :return: whether that changed anything.
         """
-        known = self._candidates.get(candidate.address)
-        if known is not None and known.type is not CandidateType.PRFLX:
+        if candidate.address in self._candidates and candidate.address not in self._learned:
             return False
         if candidate.address in self._refused:
             return False
@@ -301,33 +305,53 @@ class RemoteCandidates:
             return False
         if not usable(candidate.address) or not 0 < candidate.priority < 2**31:
             return False
-        hosts = [
-            each.address.host for each in self._candidates.values() if each.type is not CandidateType.PRFLX
-        ]
+        hosts = [address.host for address in self._candidates if address not in self._learned]
         if hosts.count(candidate.address.host) >= MAX_PER_HOST:
             return False
-        if known is not None:
-            self._learned -= 1
+        self._learned.pop(candidate.address, None)
         self._signalled += 1
         self._candidates[candidate.address] = candidate
+        for address, priority in self._learned.items():
+            self._candidates[address] = self._learn(address, priority, self._candidates[address].foundation)
         return True
 
     def learn(self, address: Address, priority: int) -> Candidate | None:
         """
         The candidate that an authenticated check came from, made peer-reflexive if it is new (RFC 8445,
         section 7.3.1.3); None if there are too many.
+
+        It may be a relayed one: some NATs, and proxies before containers, put an address of their own in the
+        place of where a datagram came from, so that what a relay sends looks like a new address of the peer.
         """
         known = self._candidates.get(address)
         if known is not None:
             return known
-        if self._learned >= MAX_REFLEXIVE or not usable(address):
+        if len(self._learned) >= MAX_REFLEXIVE or not usable(address):
             return None
-        self._learned += 1
-        candidate = Candidate(
-            CandidateType.PRFLX, address, min(max(priority, 1), 2**31 - 1), self._unlike_all()
-        )
-        self._candidates[address] = candidate
+        self._learned[address] = priority
+        candidate = self._candidates[address] = self._learn(address, priority, self._unlike_all())
         return candidate
+
+    def _learn(self, address: Address, priority: int, foundation: str) -> Candidate:
+        relayed = self._relayed_with(priority)
+        if relayed is not None:
+            return replace(relayed, address=address, foundation=foundation)
+        return Candidate(CandidateType.PRFLX, address, min(max(priority, 1), 2**31 - 1), foundation)
+
+    def _relayed_with(self, priority: int) -> Candidate | None:
+        """
+        The signalled candidate that a check with this PRIORITY was sent from, if that is relayed.
+
+        A check's PRIORITY has the type preference of a peer-reflexive candidate, and else what the candidate
+        has that it is sent from (RFC 8445, section 7.1.1). Peers may give host and relayed candidates the
+        same local preference; then it says nothing.
+        """
+        alike = {
+            each.type: each
+            for address, each in self._candidates.items()
+            if address not in self._learned and each.priority & _BASE_BITS == priority & _BASE_BITS
+        }
+        return None if CandidateType.HOST in alike else alike.get(CandidateType.RELAY)
 
     def _unlike_all(self) -> str:
         taken = {candidate.foundation for candidate in self._candidates.values()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 
-from punch.traversal.candidates import may_pair, may_relay
+from punch.traversal.candidates import RemoteCandidates, may_pair, may_relay
 from punch.traversal.pairs import CandidatePair, PairState
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
@@ -62,11 +62,10 @@ class CheckList:
         self._pairs[local.address, remote.address] = pair
         return pair
 
-    def update_remote(self, candidate: Candidate) -> None:
-        """The peer told more about a candidate that was found by its checks."""
+    def update_remotes(self, candidates: RemoteCandidates) -> None:
+        """The peer told more about candidates that were found by its checks."""
         for pair in self._pairs.values():
-            if pair.remote.address == candidate.address:
-                pair.remote = candidate
+            pair.remote = candidates.get(pair.remote.address) or pair.remote
 
     def remove(self, pair: CandidatePair) -> None:
         """There is no such pair any more."""

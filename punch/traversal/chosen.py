@@ -65,6 +65,11 @@ class ChosenPath:
         pair = self._selector.selected
         return pair is not None and pair.usable
 
+    @property
+    def agreed(self) -> bool:
+        """Whether the controlling side has chosen the selected pair."""
+        return self._selector.agreed
+
     def choose(self, now: float) -> None:
         """Something about the pairs has changed: select again."""
         before = self._selector.selected

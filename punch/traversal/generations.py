@@ -2,8 +2,9 @@
 The ICE sessions of one link, one after the other (RFC 8445, section 9).
 
 A restart is another session with new credentials, beside the one in use. Its first path takes over from the
-old one's: at once where that is in doubt, else as soon as it is no worse, and after a moment in any case. The
-old session lingers a little, because the other side may still use it.
+old one's: at once where that is in doubt, else as soon as the controlling side has chosen it and it is no
+worse, and after a moment in any case. The old session lingers a little, because the other side may still use
+it.
 """
 
 from __future__ import annotations
@@ -174,7 +175,9 @@ class Generations:
         if trial is None or pair is None:
             return
         before = self.use.selected
-        if self.working and before is not None and now < self._settle_at and _rank(pair) < _rank(before):
+        # What works is kept until a better path is found, and until the controlling side's choice has arrived
+        keep = before is not None and (not trial.agreed or _rank(pair) < _rank(before))
+        if keep and self.working and now < self._settle_at:
             return
         if self._old is not None:
             self._old.close(now)

@@ -65,6 +65,12 @@ class Selector:
         """When the selected pair is to be nominated, in seconds; None if that is not needed."""
         return self._nominate_at if self._checklist.controlling and self.selected is not None else None
 
+    @property
+    def agreed(self) -> bool:
+        """Whether the selected pair is what the controlling side wants."""
+        pair = self.selected
+        return pair is not None and (self._checklist.controlling or pair.nomination is not None)
+
     def needed(self, pair: CandidatePair) -> bool:
         """Whether a check on this pair could lead to something better than what is there."""
         if pair.revoked:

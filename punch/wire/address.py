@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ class Transmit(NamedTuple):
     local: Address
 
 
+@lru_cache(maxsize=1024)  # Every datagram's source comes through here, and most came from there before
 def canonical(host: str, port: int) -> Address:
     """
     The one form in which an address is compared: compressed IPv6, IPv4-mapped IPv6 as IPv4.

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from punch.identity import PIN_VERSION, PeerIDError, key_from_text, key_to_text
+from punch.wire.address import canonical
 from punch.wire.fields import FieldError, integer, mapping, matching, number, string
 from punch.wire.fields import field as read_field
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
@@ -34,6 +36,8 @@ class RelayTransport(str, Enum):
 
 _DEFAULT_PORTS = {RelayTransport.UDP: 3478, RelayTransport.TCP: 3478, RelayTransport.TLS: 5349}
 _URI = re.compile(r"(turns?):([^?]*)(?:\?transport=([A-Za-z0-9]+))?", re.IGNORECASE)
+_LOCATION = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::([^:]*))?")
+_FORM = "it is turn:host:port?transport=udp (or tcp), or turns:host:port."
 
 
 class RelayURLError(ValueError):
@@ -60,10 +64,7 @@ class RelayURL:
         """
         found = _URI.fullmatch(text.strip())
         if found is None:
-            raise RelayURLError(
-                f"{text[:80]!a} is no TURN URI: it is turn:host:port?transport=udp (or tcp), or "
-                "turns:host:port."
-            )
+            raise RelayURLError(f"{text[:80]!a} is no TURN URI: {_FORM}")
         scheme, location, transport_text = found[1].lower(), found[2], (found[3] or "").lower()
         if scheme == "turns":
             if transport_text not in ("", "tcp"):
@@ -75,16 +76,8 @@ class RelayURL:
             transport = RelayTransport(transport_text or "udp")
         else:
             raise RelayURLError(f"The transport of a TURN URI is udp or tcp, not {transport_text!a}.")
-        bracket = location.rfind("]")
-        if ":" not in location[bracket + 1 :]:
-            location += f":{_DEFAULT_PORTS[transport]}"
-        try:
-            place = RendezvousAddress.parse(location)
-        except RendezvousAddressError as error:
-            raise RelayURLError(f"{text[:80]!a} names no host and port of a TURN server: {error}") from error
-        if place.pin is not None:
-            raise RelayURLError(f"{text[:80]!a} is no TURN URI: nothing but ?transport= follows the port.")
-        return cls(place.host, place.port, transport)
+        host, port = _location(location, transport)
+        return cls(host, port, transport)
 
     def __str__(self) -> str:
         host = self.host or ""
@@ -92,6 +85,38 @@ class RelayURL:
         if self.transport is RelayTransport.TLS:
             return f"turns:{host}:{self.port}?transport=tcp"
         return f"turn:{host}:{self.port}?transport={self.transport.value}"
+
+
+def _location(text: str, transport: RelayTransport) -> tuple[str, int]:
+    """
+    What stands between the scheme and the transport of a TURN URI.
+
+    :raise RelayURLError: it is no host, or no port.
+    """
+    for sign, name in (("/", "slash"), ("@", "user name"), ("#", "fragment"), ("%", "interface")):
+        if sign in text:
+            raise RelayURLError(f"There is no {name} ({sign}) in a TURN URI: {_FORM}")
+    if text.count(":") > 1 and "[" not in text:
+        raise RelayURLError(
+            f"An IPv6 address stands in brackets, as in turn:[2001:db8::1]:3478, unlike {text[:60]!a}."
+        )
+    found = _LOCATION.fullmatch(text)
+    if found is None:
+        raise RelayURLError(f"{text[:60]!a} is not the host and port of a TURN URI: {_FORM}")
+    six, other, port = found[1], found[2], found[3]
+    if not (six or other):
+        raise RelayURLError(f"The host is missing in the TURN URI: {_FORM}")
+    if port is None:
+        port = str(_DEFAULT_PORTS[transport])
+    if re.fullmatch("[0-9]{1,5}", port) is None or not 1 <= int(port) <= 65535:
+        raise RelayURLError(f"The port of a TURN URI is a number from 1 to 65535, not {port[:20]!a}.")
+    try:
+        host = RendezvousAddress.parse(f"[{six}]:1" if six else f"{other}:1").host
+    except RendezvousAddressError as error:
+        raise RelayURLError(f"{(six or other)[:60]!a} is no DNS name and no address of one host.") from error
+    with suppress(ValueError):
+        host = canonical(host, 1).host
+    return host, int(port)
 
 
 @dataclass(frozen=True)

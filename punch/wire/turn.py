@@ -60,6 +60,11 @@ class StreamSplitter:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of a message that is not complete."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> list[bytes]:
         """
         Take what was read; returns the messages that are complete now, ChannelData without its padding.

@@ -181,12 +181,15 @@ class Grid:
         return Outcome(outcome.seconds, outcome.first, settled, problem)
 
 
-def start_rendezvous(programs: Programs, world: World) -> tuple[JSONProcess, str]:
+def start_rendezvous(
+    programs: Programs, world: World, options: Sequence[str] = ()
+) -> tuple[JSONProcess, str]:
     """The rendezvous of a world, and its address."""
     six = SERVICE6.replace(":", "\\:")
     rendezvous = programs.rendezvous(
         *("--host", SERVICE4, "--reflector-port", str(REFLECTOR_PORT)),
         *("--control", f"tcp:{CONTROL_PORT}", "--control", f"tcp:{CONTROL_PORT}:interface={six}"),
+        *options,
         state="state-rendezvous",
         prefix=world.service.prefix,
     )

@@ -228,6 +228,11 @@ def cone_nat(public: str, inside: Sequence[str]) -> str:
     """
     A NAT that maps each internal UDP port to the same external one, and lets everybody in at the interfaces
     `inside`: `wan` for the internet (RFC 4787: endpoint-independent filtering), `lan` for hairpinning (§6).
+
+    Every packet that goes out keeps the mapping alive (REQ-6), which a chain of type nat would not see: it is
+    shown only the first of each flow, and those to the rendezvous last longer than the mapping.
+
+    Only what is hairpinned gets the public address as its source: what comes from outside keeps its own.
     """
     names = ", ".join(f'"{name}"' for name in inside)
     return f"""
@@ -241,11 +246,14 @@ def cone_nat(public: str, inside: Sequence[str]) -> str:
             type nat hook prerouting priority -100;
             iifname {{ {names} }} fib daddr type local meta l4proto udp dnat to udp dport map @owner
         }}
+        chain out {{
+            type filter hook postrouting priority 90;
+            oifname "wan" meta l4proto udp update @owner {{ udp sport : ip saddr . udp sport }}
+        }}
         chain post {{
             type nat hook postrouting priority 100;
-            oifname "wan" meta l4proto udp update @owner {{ udp sport : ip saddr . udp sport }}
             oifname "wan" masquerade
-            oifname "lan" ct status dnat snat to {public}
+            iifname "lan" oifname "lan" ct status dnat snat to {public}
         }}
     }}
     """

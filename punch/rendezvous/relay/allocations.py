@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from punch.identity import RandomBytes
+from punch.rendezvous.config import address_key
+from punch.rendezvous.limits import Counters
 from punch.rendezvous.relay.bandwidth import Bandwidth
 from punch.rendezvous.relay.deadlines import Deadlines
 from punch.rendezvous.relay.settings import RelaySettings
@@ -100,6 +102,8 @@ class Allocation:
 
     client: FiveTuple
     user: User
+    place: str
+    """The address that it counts for: not the client's, if it took a reservation of another."""
     key: bytes
     """The long-term key of who asked for it."""
     transaction: bytes
@@ -152,6 +156,7 @@ class Allocation:
 @dataclass(slots=True, eq=False)
 class _Reservation:
     user: User
+    place: str
     port: RelayedPort
     bound: Address
     expires: float
@@ -181,13 +186,15 @@ class Allocations:
         self._settings = settings
         self._ports = ports
         self._random = random
+        self._places = Counters(settings.allocations_per_address, settings.allocations)
+        """Ports in use: in all, and for each address that asked for them."""
         self._bound: set[Address] = set()
         self._reservations: dict[bytes, _Reservation] = {}
         self._deadlines = Deadlines()
 
     def __len__(self) -> int:
         """Ports in use: allocations and reservations."""
-        return len(self.by_client) + len(self._reservations)
+        return self._places.total
 
     def open(
         self,
@@ -206,23 +213,24 @@ class Allocations:
         """
         if wanted.token is not None:
             reservation = self._take_reservation(wanted.token, user_name)
-            user, port, bound = reservation.user, reservation.port, reservation.bound
+            user, place = reservation.user, reservation.place
+            port, bound = reservation.port, reservation.bound
             shown = self._settings.shown_host(bound.host, client.local.host)
             token = None
         else:
             hosts = self._settings.hosts(client.local.host, wanted.ipv6)
             if hosts is None:
                 raise Refusal(440, "No such address family here")
-            user = self._admit(user_name, 2 if wanted.reserve else 1, now)
+            place, ports = address_key(client.remote.host), 2 if wanted.reserve else 1
+            user = self._admit(user_name, place, ports, now)
             try:
-                bound, port, token = self._open_port(hosts.bound, user, wanted, now)
+                bound, port, token = self._open_port(hosts.bound, user, place, wanted, now)
             except Refusal:
-                self._release(user, 0, now)
+                self._release(user, place, ports, now)
                 raise
             shown = hosts.shown
-        allocation = Allocation(
-            client, user, key, transaction, port, bound, Address(shown, bound.port), expires, token
-        )
+        relayed = Address(shown, bound.port)
+        allocation = Allocation(client, user, place, key, transaction, port, bound, relayed, expires, token)
         port.allocation = allocation
         self.by_client[client] = allocation
         self.by_relayed[allocation.relayed] = allocation
@@ -244,7 +252,7 @@ class Allocations:
         allocation.numbers = {}
         allocation.port.allocation = None
         allocation.port.close()
-        self._release(allocation.user, 1, now)
+        self._release(allocation.user, allocation.place, 1, now)
 
     def watch(self, allocation: Allocation) -> None:
         """Its deadlines have changed."""
@@ -282,20 +290,32 @@ class Allocations:
             allocation.expire(now)
             self.watch(allocation)
 
-    def _admit(self, name: str, ports: int, now: float) -> User:
+    def _admit(self, name: str, place: str, ports: int, now: float) -> User:
+        """
+        Count these ports for a user and its address.
+
+        :raise Refusal: 486 or 508.
+        """
         settings = self._settings
         user = self.users.get(name)
         if (user.ports if user else 0) + ports > settings.allocations_per_user:
             raise Refusal(486, "Allocation quota reached")
         if len(self) + ports > settings.allocations:
             raise Refusal(508, "The relay is full")
+        if self._places[place] + ports > settings.allocations_per_address:
+            raise Refusal(486, "Allocation quota of this address reached")
         if user is None:
             rate = settings.rate_per_user
             user = self.users[name] = User(name, Bandwidth(rate, rate * settings.burst_time, now))
+        user.ports += ports
+        for _ in range(ports):
+            self._places.enter(place)
         return user
 
-    def _release(self, user: User, ports: int, now: float) -> None:
+    def _release(self, user: User, place: str, ports: int, now: float) -> None:
         user.ports -= ports
+        for _ in range(ports):
+            self._places.leave(place)
         if not user.ports:
             # Whoever comes back at once finds its bucket as it was.
             self._deadlines.set(user, user.bandwidth.full_at(now))
@@ -305,7 +325,7 @@ class Allocations:
             del self.users[user.name]
 
     def _open_port(
-        self, host: str, user: User, wanted: Wanted, now: float
+        self, host: str, user: User, place: str, wanted: Wanted, now: float
     ) -> tuple[Address, RelayedPort, bytes | None]:
         """
         :raise Refusal: 508, there is none.
@@ -322,7 +342,6 @@ class Allocations:
             if port is None:
                 continue
             if not wanted.reserve:
-                user.ports += 1
                 return bound, port, None
             following = Address(host, number + 1)
             second = self._bind(following) if number < high else None
@@ -330,8 +349,7 @@ class Allocations:
                 self._bound.discard(bound)
                 port.close()
                 continue
-            user.ports += 2
-            return bound, port, self._reserve(user, second, following, now)
+            return bound, port, self._reserve(user, place, second, following, now)
         raise Refusal(508, "No port is free")
 
     def _bind(self, bound: Address) -> RelayedPort | None:
@@ -342,10 +360,10 @@ class Allocations:
             self._bound.add(bound)
         return port
 
-    def _reserve(self, user: User, port: RelayedPort, bound: Address, now: float) -> bytes:
+    def _reserve(self, user: User, place: str, port: RelayedPort, bound: Address, now: float) -> bytes:
         token = self._random(_TOKEN_SIZE)
         end = now + RESERVATION_TIME
-        self._reservations[token] = _Reservation(user, port, bound, end)
+        self._reservations[token] = _Reservation(user, place, port, bound, end)
         self._deadlines.set(token, end)
         return token
 
@@ -355,7 +373,7 @@ class Allocations:
             self._deadlines.discard(token)
             self._bound.discard(reservation.bound)
             reservation.port.close()
-            self._release(reservation.user, 1, now)
+            self._release(reservation.user, reservation.place, 1, now)
 
     def _take_reservation(self, token: bytes, user_name: str) -> _Reservation:
         reservation = self._reservations.get(token)

@@ -114,6 +114,8 @@ def _secret(path: Path) -> bytes:
         ) from problem
     if not secret:
         raise RelayOptionError(f"{path} is empty; write the secret that is shared with the server into it.")
+    if len(secret.splitlines()) > 1:
+        raise RelayOptionError(f"{path} has several lines; it holds the secret alone, in one line.")
     if len(secret) > 4096:
         raise RelayOptionError(f"{path} is too long for a secret; the file holds nothing else.")
     return secret

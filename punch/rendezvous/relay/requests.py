@@ -95,6 +95,9 @@ class Requests:
             raise Refusal(400, "No transport requested")
         if transport != _UDP:
             raise Refusal(442, "Only UDP is relayed")
+        if client.remote in allocations.by_relayed:
+            # With a forged source: two allocations that are each other's clients would never stop talking.
+            raise Refusal(403, "Not for a relayed address")
         lifetime = self._lifetime(request, login, unix)
         if lifetime <= 0:
             raise Refusal(400, "An allocation without a lifetime")
@@ -135,9 +138,10 @@ class Requests:
         self, request: Message, client: FiveTuple, login: Login, now: float, unix: float
     ) -> Message:
         allocation = self._allocation(client)
-        peers = list(request.get_all(Attribute.XOR_PEER_ADDRESS))
+        peers = list(dict.fromkeys(request.get_all(Attribute.XOR_PEER_ADDRESS)))
         if not peers:
             raise Refusal(400, "No peer address")
+        self._check_room(allocation, peers)
         for peer in peers:
             self._check_peer(allocation, peer)
         self._permit(allocation, peers, now)
@@ -159,19 +163,15 @@ class Requests:
             raise Refusal(400, "The channel is bound to another peer")
         if bound is None and any(each.peer == peer for each in allocation.bindings.values()):
             raise Refusal(400, "The peer has another channel")
-        self._check_peer(allocation, peer)
         if bound is None and len(allocation.bindings) >= self._settings.channels:
             raise Refusal(508, "Too many channels")
+        self._check_room(allocation, [peer])
+        self._check_peer(allocation, peer)
         if bound is None:
             allocation.bindings[wire] = Binding(wire, peer, now + CHANNEL_TIME)
         else:
             bound.expires = now + CHANNEL_TIME
-        try:
-            self._permit(allocation, [peer], now)
-        except Refusal:
-            if bound is None:
-                del allocation.bindings[wire]
-            raise
+        self._permit(allocation, [peer], now)
         return success(request)
 
     # -- within --
@@ -193,6 +193,9 @@ class Requests:
         """:raise Refusal: 443 or 403."""
         if peer.is_ipv6 != allocation.is_ipv6:
             raise Refusal(443, "The peer is of the other address family")
+        if peer.host in allocation.permissions and peer.host not in allocation.inside:
+            # It was looked at when the permission came, which may be renewed a thousand times a second.
+            return
         if self._destinations.refuses(peer.host):
             # Two peers whose networks pass nothing else meet at the relay: from one relayed address to
             # another, and to nothing else that listens there.
@@ -200,13 +203,19 @@ class Requests:
                 raise Refusal(403, "Not to this address")
             allocation.inside.add(peer.host)
 
-    def _permit(self, allocation: Allocation, peers: list[Address], now: float) -> None:
-        """:raise Refusal: 508, these would be too many permissions."""
+    def _check_room(self, allocation: Allocation, peers: list[Address]) -> None:
+        """
+        Before the addresses are looked at one by one: a request has room for thousands of them.
+
+        :raise Refusal: 508, these would be too many permissions.
+        """
         hosts = {peer.host for peer in peers}
         if len(allocation.permissions.keys() | hosts) > self._settings.permissions:
             raise Refusal(508, "Too many permissions")
-        for host in hosts:
-            allocation.permissions[host] = now + PERMISSION_TIME
+
+    def _permit(self, allocation: Allocation, peers: list[Address], now: float) -> None:
+        for peer in peers:
+            allocation.permissions[peer.host] = now + PERMISSION_TIME
         allocation.arrange()
         self._allocations.watch(allocation)
 

@@ -56,6 +56,7 @@ class RelayService:
             ports=config.relay_ports,
             allocations=limits.relay_allocations,
             allocations_per_user=limits.relay_allocations_per_peer,
+            allocations_per_address=limits.relay_allocations_per_address,
             rate=limits.relay_rate,
             rate_per_user=limits.relay_rate_per_peer,
             lifetime=limits.relay_lifetime,

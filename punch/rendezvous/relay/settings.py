@@ -39,6 +39,8 @@ class RelaySettings:
     ports: tuple[int, int] = (49152, 65535)
     allocations: int = Limits.relay_allocations
     allocations_per_user: int = Limits.relay_allocations_per_peer
+    allocations_per_address: int = Limits.relay_allocations_per_address
+    """Of all users at one IPv4 address or IPv6 /64."""
     rate: float = Limits.relay_rate
     rate_per_user: float = Limits.relay_rate_per_peer
     burst_time: float = 0.5

@@ -29,6 +29,12 @@ Bytes that are written in one turn of the reactor; the rest is dropped. The tran
 KiB wait in it, and nothing is written then: so there are never more than 128 KiB, TLS's own buffer included.
 """
 
+STRANGERS_BYTES = 4096
+"""
+Bytes that a message may have as long as there is no allocation: requests are shorter, and whoever has proved
+nothing should not make us keep 64 KiB.
+"""
+
 
 class StreamOwner(Protocol):
     """What a connection needs from the relay."""
@@ -95,6 +101,8 @@ class RelayStream(protocol.Protocol):
             if self._established is not None and self._owner.has_allocation(self._client):
                 established, self._established = self._established, None
                 established()
+        if self._splitter.waiting > STRANGERS_BYTES and not self._owner.has_allocation(self._client):
+            self.abort()
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         """The connection is gone, and so is its allocation."""

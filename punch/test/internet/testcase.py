@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import unittest
 from collections.abc import Callable
 from functools import wraps
@@ -16,7 +17,7 @@ from punch.test.no_reactor import no_reactor
 class InternetTestCase(SynchronousTestCase):
     """
     A test on the simulated internet: the global reactor is banned while it runs, and if it fails, the seeds
-    of its simulations are printed.
+    of its simulations are printed. Its worlds, which are large and full of cycles, end with it.
     """
 
     def internet(self, seed: int = 0) -> Internet:
@@ -32,6 +33,8 @@ class InternetTestCase(SynchronousTestCase):
         own = dict(vars(self))
         for name in watched:
             setattr(self, name, self._watch(getattr(self, name)))
+        # All that was there before, the modules above all, isn't looked through again and again for garbage
+        gc.freeze()
         try:
             return super().run(result)
         finally:
@@ -41,6 +44,12 @@ class InternetTestCase(SynchronousTestCase):
                     setattr(self, name, own[name])
                 else:
                     delattr(self, name)
+            self._internets = []
+            for name in vars(self).keys() - own.keys():
+                if not name.startswith("_"):
+                    delattr(self, name)
+            gc.collect()
+            gc.unfreeze()
 
     def _watch(self, method: Callable[[], object]) -> Callable[[], object]:
         @wraps(method)

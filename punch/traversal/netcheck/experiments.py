@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from punch.traversal.candidates import is_local
 from punch.traversal.netcheck.behaviour import filtering_of, hairpinning_of, mapping_of, ports_of
 from punch.traversal.netcheck.laboratory import PROBE_TRIES, PROBE_WAIT, Laboratory, Seen
 from punch.traversal.netcheck.report import FamilyReport, Lifetime
@@ -88,6 +89,8 @@ async def examine(
         None if address is False and fourth is None else address,
     )
     seen = [home] if others is None else [home, *await others]
+    # Others than the main one may see another address: a NAT may have several.
+    mapped = [*(each.mapped for each in seen), second, third, fourth]
     hairpinning = None
     if crossing is not None:
         crossed = await crossing
@@ -99,7 +102,8 @@ async def examine(
     return FamilyReport(
         udp=True,
         local_addresses=(host, *(each for each in hosts if each != host)),
-        public_addresses=tuple(dict.fromkeys(each.mapped.host for each in seen)),
+        near=places.first.host in hosts or is_local(places.first.host) or is_local(home.mapped.host),
+        public_addresses=tuple(dict.fromkeys(each.host for each in mapped if each is not None)),
         translated=translated,
         mapping=mappings if translated else frozenset(),
         filtering=filterings,

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from punch.traversal.netcheck.behaviour import (
+    ANY_MAPPING,
     Filtering,
     Filterings,
     Hairpinning,
@@ -28,11 +29,12 @@ class Direct(str, Enum):
     """With all but those whose NAT has another port for each destination, or that have no UDP."""
     SOME = "some"
     """
-    With peers that have a public address, or whose NAT lets in what comes from another port; over IPv6 alone,
-    with those that have it, too.
+    With peers that anybody reaches, or whose NAT lets in what comes from another port; over IPv6 alone, with
+    those that have it, too.
     """
     NONE = "none"
     UNKNOWN = "unknown"
+    """It can't be told: of the NAT too little is known, or the service is not on the internet."""
 
 
 class Transport(str, Enum):
@@ -64,7 +66,9 @@ class FamilyReport:
     """
     What is known of one address family.
 
-    :ivar udp: whether UDP reaches the service and comes back.
+    :ivar udp: whether UDP reaches the service and comes back; None if nobody need have been there to answer.
+    :ivar near: whether the service is on this machine or in a private network: then what was found out says
+        nothing of the way to the internet.
     :ivar local_addresses: this machine's; the first is the one that was examined.
     :ivar translated: whether a NAT is in between.
     :ivar mapping: those that are possible; none without a NAT.
@@ -72,7 +76,8 @@ class FamilyReport:
     :ivar latency: seconds, to the service and back.
     """
 
-    udp: bool = False
+    udp: bool | None = False
+    near: bool = False
     local_addresses: tuple[str, ...] = ()
     public_addresses: tuple[str, ...] = ()
     translated: bool = False
@@ -86,8 +91,10 @@ class FamilyReport:
     @property
     def direct(self) -> Direct:
         """With whom direct links come about over this family, as ICE makes them."""
-        if not self.udp:
+        if self.udp is False:
             return Direct.NONE
+        if self.udp is None or self.near or (self.translated and self.mapping == ANY_MAPPING):
+            return Direct.UNKNOWN
         if self.translated and Mapping.ENDPOINT_INDEPENDENT not in self.mapping:
             return Direct.SOME
         if self.filtering and Filtering.ADDRESS_AND_PORT_DEPENDENT not in self.filtering:
@@ -97,6 +104,8 @@ class FamilyReport:
     @property
     def certain(self) -> bool:
         """Whether all that `direct` depends on is known."""
+        if self.direct is Direct.UNKNOWN or not self.udp:
+            return self.udp is False
         if self.translated and self.mapping != {Mapping.ENDPOINT_INDEPENDENT}:
             return Mapping.ENDPOINT_INDEPENDENT not in self.mapping
         return bool(self.filtering) and (
@@ -108,6 +117,7 @@ class FamilyReport:
         lifetime = self.lifetime
         return {
             "udp": self.udp,
+            "near": self.near if self.udp else None,
             "local_addresses": list(self.local_addresses),
             "public_addresses": list(self.public_addresses),
             "nat": self.translated if self.udp else None,
@@ -152,7 +162,10 @@ class Report:
     @property
     def udp(self) -> bool | None:
         """Whether UDP works at all; None if that can't be told."""
-        return any(each.udp for each in self.families) if self.reflector else None
+        tried = [each.udp for each in self.families if each.local_addresses]
+        if any(tried):
+            return True
+        return None if not self.reflector or not tried or None in tried else False
 
     @property
     def relays(self) -> list[Transport]:
@@ -167,7 +180,16 @@ class Report:
             return Direct.UNKNOWN
         if self.ipv4 is not None and self.ipv4.udp:
             return self.ipv4.direct
-        return Direct.SOME if self.udp else Direct.NONE
+        if not self.udp:
+            return Direct.NONE
+        return Direct.UNKNOWN if self.ipv6 is not None and self.ipv6.near else Direct.SOME
+
+    @property
+    def certain(self) -> bool:
+        """Whether `direct` is known, rather than probable."""
+        if self.direct is Direct.UNKNOWN:
+            return False
+        return self.ipv4 is None or not self.ipv4.udp or self.ipv4.certain
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the output, but for the conclusions."""
@@ -179,6 +201,7 @@ class Report:
             "transports": {each.value: self.transports.get(each) for each in Transport},
             "control_latency": _rounded(self.control_latency),
             "direct": self.direct.value,
+            "certain": self.certain,
             "problem": self.problem,
         }
 

@@ -37,8 +37,8 @@ _DIRECT = {
     Direct.ALL: "direct links to all peers whose network lets UDP through.",
     Direct.MOST: "direct links to most peers; a relay is needed with those whose NAT has another port for "
     "each destination, or whose network lets no UDP through.",
-    Direct.SOME: "direct links to few peers, as the NAT has another port for each destination; a relay is "
-    "needed with all that have no public address and no NAT that lets in what comes from another port.",
+    Direct.SOME: "direct links to few peers, as the NAT has another port for each destination: to those that "
+    "anybody reaches, or whose NAT lets in what comes from another port; a relay is needed with all others.",
 }
 _WIDTH = 14
 
@@ -49,18 +49,12 @@ def conclusions(report: Report) -> list[str]:
     """What follows, in sentences."""
     found = [] if report.problem is None else [report.problem]
     if report.udp is None:
-        found.append("The rendezvous has no reflector, so nothing is known about UDP.")
-    elif not report.udp and report.families:
-        found.append("No UDP gets through to the rendezvous and back: every link needs a relay.")
-    if report.ipv4 is not None and report.ipv4.udp:
-        found += _direct(report.ipv4, "IPv4")
-    if report.ipv6 is not None and report.ipv6.udp:
-        if report.ipv6.translated:
-            found += _direct(report.ipv6, "IPv6")
-        else:
-            found.append("Over IPv6: direct links to peers that have it, too.")
-        if report.ipv4 is None or not report.ipv4.udp:
-            found.append("There is no UDP over IPv4: peers that have no IPv6 need a relay.")
+        found.append(_nothing_of_udp(report))
+    elif not report.udp:
+        found.append(
+            "No UDP gets through to the rendezvous and back: every link to another network needs a relay."
+        )
+    found += _direct(report)
     if any(each.hairpinning is Hairpinning.NO for each in report.families):
         found.append(
             "The NAT does not hairpin: behind it, peers in different networks reach each other by a relay."
@@ -80,7 +74,7 @@ def text(report: Report) -> str:
     """All of it, for a person."""
     lines = [_line("Rendezvous", report.rendezvous)]
     lines.append(_line("UDP", {True: "yes", False: "no", None: "unknown"}[report.udp]))
-    for name, family in (("IPv4", report.ipv4), ("IPv6", report.ipv6)):
+    for name, family in _named(report):
         lines += _family(name, family)
     reached = [_TRANSPORTS[each] for each, works in report.transports.items() if works]
     failed = [_TRANSPORTS[each] for each, works in report.transports.items() if works is False]
@@ -93,12 +87,56 @@ def text(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _direct(family: FamilyReport, name: str) -> list[str]:
-    probably = "" if family.certain else "probably "
-    found = [f"Over {name}: {probably}{_DIRECT[family.direct]}"]
-    if not family.certain:
-        found.append("The rendezvous can't tell more: it needs a second port and a second address for that.")
+def _nothing_of_udp(report: Report) -> str:
+    """Why it can't be told whether UDP works."""
+    if not report.reflector:
+        return "The rendezvous has no reflector, so nothing is known about UDP."
+    if not report.families:
+        return "So nothing is known about UDP."
+    missing = [name for name, family in _named(report) if family is not None and not family.local_addresses]
+    if missing and len(missing) == len(report.families):
+        return (
+            f"This machine has no {_and(missing)} address, and no other address of the rendezvous is known: "
+            "give a name or another address of it."
+        )
+    return "Nothing answers over UDP either, so nothing is known about this network."
+
+
+def _direct(report: Report) -> list[str]:
+    """With whom links are direct."""
+    ipv4, ipv6 = (family if family is not None and family.udp else None for _, family in _named(report))
+    if (ipv4 or ipv6 or FamilyReport()).near:
+        return [
+            "The rendezvous is on this machine or in a private network, so nothing is known of the way to "
+            "peers on the internet: ask one that is there, with --rendezvous."
+        ]
+    if ipv6 is not None and ipv6.near:
+        ipv6 = None
+    found = [] if ipv4 is None else _direct_over(ipv4, "IPv4")
+    if ipv6 is not None:
+        if ipv6.translated:
+            found += _direct_over(ipv6, "IPv6")
+        else:
+            found.append("Over IPv6: direct links to peers that have it, too.")
+        if ipv4 is None:
+            found.append("There is no UDP over IPv4: peers that have no IPv6 need a relay.")
+    judged = [each for each in (ipv4, ipv6) if each is not None and (each is ipv4 or each.translated)]
+    if not all(each.certain for each in judged):
+        if report.problem is None:
+            found.append("A rendezvous that has a second port and a second address can tell more.")
+        else:
+            found.append("More can be told when the rendezvous can be reached.")
     return found
+
+
+def _direct_over(family: FamilyReport, name: str) -> list[str]:
+    if family.direct is Direct.UNKNOWN:
+        return [f"Over {name}: it can't be told with whom links will be direct, as the mapping is unknown."]
+    return [f"Over {name}: {'' if family.certain else 'probably '}{_DIRECT[family.direct]}"]
+
+
+def _named(report: Report) -> list[tuple[str, FamilyReport | None]]:
+    return [("IPv4", report.ipv4), ("IPv6", report.ipv6)]
 
 
 def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
@@ -106,6 +144,8 @@ def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
         return [_line(name, "not tested, the rendezvous has no such address that is known")]
     if not family.local_addresses:
         return [_line(name, "no, this machine has no such address")]
+    if family.udp is None:
+        return [_line(name, f"unknown, nothing answers {_and(family.local_addresses)}")]
     if not family.udp:
         return [_line(name, f"no UDP from {_and(family.local_addresses)}")]
     local = family.local_addresses[0]

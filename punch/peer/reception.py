@@ -1,0 +1,126 @@
+"""Calls of other peers: who is let in, who is asked about, who hears no."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from punch.address_book import AddressBook
+from punch.identity import PeerID
+from punch.peer import bounds, sentences
+from punch.peer.call import SeenEnvelopes, glare
+from punch.peer.call_machine import Side
+from punch.peer.events import Event, IncomingCall, Reason
+from punch.peer.observer import SessionObserver
+from punch.peer.outgoing import Outgoing
+from punch.peer.policy import Decision, decide
+from punch.peer.session import Session
+from punch.peer.sessions import Sessions
+from punch.peer.surroundings import Surroundings
+from punch.wire.control import Accept, ErrorCode, Incoming, Reject
+from punch.wire.sealed import SealError
+
+
+class Reception:
+    """
+    Receives calls.
+
+    :param outgoing: calls of ours that may cross with theirs.
+    :param observer: of the sessions made here.
+    :param accept: who may call besides known peers.
+    :param known: peers that were called or accepted before, and blocked ones.
+    :param on_event: told `IncomingCall`.
+    """
+
+    def __init__(
+        self,
+        around: Surroundings,
+        sessions: Sessions,
+        outgoing: Outgoing,
+        observer: SessionObserver,
+        accept: Accept,
+        known: AddressBook,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._around = around
+        self._sessions = sessions
+        self._outgoing = outgoing
+        self._observer = observer
+        self._accept = accept
+        self._known = known
+        self._on_event = on_event
+        self._seen = SeenEnvelopes()
+
+    def receive(self, incoming: Incoming) -> None:
+        """The rendezvous says that somebody calls."""
+        peer, us = incoming.sender, self._around.identity.peer_id
+        if peer == us:
+            return
+        same = self._sessions.calls.get(incoming.call)
+        if same is not None:
+            if same.peer == peer:
+                same.repeat_answer()
+            return
+        if not self._seen.add(incoming.offer.digest()):
+            self._refuse(incoming, ErrorCode.REFUSED)
+            return
+        live = self._sessions.links.get(peer)
+        if live is not None and live.receive_restart(incoming.call, incoming.offer):
+            return
+        before = self._sessions.attempts.get(peer)
+        # A call of ours may still wait for the rendezvous: then theirs was first.
+        wanted = (before is not None and before.call.side is Side.CALLER) or peer in self._outgoing
+        if before is not None and before.waiting and glare(us, peer) is Side.CALLER:
+            return  # Our offer wins: the other side answers it, and withdraws its own.
+        decision = decide(self._accept, wanted or peer in self._known, self._known.blocked(peer))
+        if decision is Decision.REFUSE:
+            self._refuse(incoming, ErrorCode.REFUSED)
+        elif before is None and self._is_busy(peer, decision):
+            self._refuse(incoming, ErrorCode.BUSY)
+        else:
+            self._take(incoming, before, decision, wanted=wanted)
+
+    def let_in(self, session: Session) -> None:
+        """Say yes to a call that rings."""
+        try:
+            session.accept()
+        except SealError:
+            text = sentences.tampered(session.peer, session.name)
+            session.reject(ErrorCode.REFUSED, Reason.PROTOCOL.value, text)
+
+    def _take(self, incoming: Incoming, before: Session | None, decision: Decision, *, wanted: bool) -> None:
+        """The call rings, in the place of the one before."""
+        peer = incoming.sender
+        try:
+            session = Session.incoming(peer, incoming.call, incoming.offer, self._around, self._observer)
+        except SealError:
+            self._refuse(incoming, ErrorCode.REFUSED)
+            return
+        if session.call.generation:
+            # A restart of a link that isn't here any more, or not yet
+            self._refuse(incoming, ErrorCode.REFUSED if before is None else ErrorCode.BUSY)
+            return
+        rang = before is not None and before.ringing
+        if before is not None:
+            self._sessions.drop(before)
+        self._outgoing.withdraw(peer)
+        self._sessions.begin(session)
+        asked = decision is Decision.ASK
+        if not wanted and not rang:
+            self._on_event(IncomingCall(peer, session.name or "", peer in self._known, decided=not asked))
+        if not asked and self._sessions.attempts.get(peer) is session:
+            self.let_in(session)
+
+    def _is_busy(self, caller: PeerID, decision: Decision) -> bool:
+        full, attempts = self._sessions.full, self._sessions.attempts
+        if caller in self._known:
+            return full
+        ringing = sum(session.ringing for session in attempts.values())
+        strangers = sum(peer not in self._known for peer in attempts)
+        return (
+            full
+            or strangers >= bounds.MAX_STRANGERS
+            or (decision is Decision.ASK and ringing >= bounds.MAX_RINGING)
+        )
+
+    def _refuse(self, incoming: Incoming, code: ErrorCode) -> None:
+        self._around.send_control(Reject(incoming.call, incoming.sender, code))

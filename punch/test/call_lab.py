@@ -1,0 +1,94 @@
+"""Both ends of one call, with the test in the middle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from punch.identity import Identity
+from punch.peer.call import Call
+from punch.peer.call_machine import CallEvent, Description, Introduction
+from punch.test.strategies import IDENTITIES
+from punch.wire.address import Address
+from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.control import Answer, Establish, Trickle
+from punch.wire.sealed import Envelope
+
+ALICE, BOB, MALLORY = IDENTITIES[:3]
+PASSWORD = "p" * 24
+CERTIFICATE = b"c" * 32
+
+
+def candidate(number: int) -> Candidate:
+    """A host candidate."""
+    return Candidate(CandidateType.HOST, Address(f"192.0.2.{number + 1}", 1000 + number), 100 + number, "1")
+
+
+def description(name: str, *candidates: Candidate, complete: bool = False) -> Description:
+    """What a side says of its agent."""
+    return Description(name, f"{name}Ufrag", PASSWORD, 0.02, candidates, complete)
+
+
+class Wire:
+    """Both ends of one call, with the test in the middle."""
+
+    def __init__(self, caller: Identity = ALICE, callee: Identity = BOB) -> None:
+        self.now = 100.0
+        self._drawn = 0
+        self.caller = Call.outgoing(
+            caller,
+            callee.peer_id,
+            description("alice", candidate(0)),
+            random=self._random,
+            now=self.now,
+        )
+        (establish,) = self.caller.messages_to_send()
+        assert isinstance(establish, Establish)
+        self.establish = establish
+        self.callee = Call.incoming(
+            callee,
+            caller.peer_id,
+            establish.call,
+            establish.offer,
+            random=self._random,
+            now=self.now,
+        )
+
+    def _random(self, size: int) -> bytes:
+        self._drawn += 1
+        return bytes([self._drawn]) * size
+
+    def accept(self, *candidates: Candidate) -> Envelope:
+        """The callee says yes; its answer is not delivered."""
+        self.callee.accept(description("bob", *candidates), CERTIFICATE, self.now)
+        (answer,) = self.callee.messages_to_send()
+        assert isinstance(answer, Answer)
+        return answer.answer
+
+    def introduce(self) -> tuple[Introduction, Introduction]:
+        """Up to the introduction on both sides."""
+        self.caller.receive_answer(self.accept(candidate(1)), self.now)
+        here, there = self.caller.next_event(), self.callee.next_event()
+        assert isinstance(here, Introduction)
+        assert isinstance(there, Introduction)
+        return here, there
+
+    def trickle(self, sender: Call, *candidates: Candidate, complete: bool = False) -> Envelope:
+        """One trickled message of a side; not delivered."""
+        sender.add_candidates(candidates, complete, self.now)
+        (message,) = (each for each in sender.messages_to_send() if isinstance(each, Trickle))
+        return message.envelope
+
+
+def events(call: Call) -> list[CallEvent]:
+    """All that a call has to tell."""
+    told = []
+    while (event := call.next_event()) is not None:
+        told.append(event)
+    return told
+
+
+def changed(envelope: Envelope, position: int = 20) -> Envelope:
+    """The envelope with one bit of its body turned."""
+    body = bytearray(envelope.body)
+    body[position] ^= 1
+    return replace(envelope, body=bytes(body))

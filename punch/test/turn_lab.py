@@ -1,0 +1,107 @@
+"""The TURN client's core against a server that is played by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from punch.traversal.turn.client import TurnClient
+from punch.traversal.turn.events import Data, Event, RelayCredentials
+from punch.wire.address import Address
+from punch.wire.stun import (
+    Attribute,
+    Message,
+    MessageClass,
+    Method,
+    encode,
+    error,
+    long_term_key,
+    parse,
+    success,
+)
+
+RELAYED = Address("198.51.100.1", 50000)
+MAPPED = Address("203.0.113.1", 40000)
+PEER = Address("203.0.113.2", 6000)
+OTHER = Address("203.0.113.2", 6001)
+STRANGER = Address("192.0.2.66", 53)
+CREDENTIALS = RelayCredentials("1900000000:alice", "secret", "punch", "nonce-1")
+KEY = long_term_key("1900000000:alice", "punch", "secret")
+CHECK = encode(Message(Method.BINDING, MessageClass.REQUEST, bytes(12)))
+QUIC = b"\x41" + bytes(99)
+
+
+class Table:
+    """A client, and everything that it did."""
+
+    def __init__(self, credentials: RelayCredentials = CREDENTIALS, *, reliable: bool = False) -> None:
+        self.client = TurnClient(credentials, Random(7).randbytes, reliable=reliable)
+        self.now = 1000.0
+        self.nonce = "nonce-1"
+        self.lifetime = 600
+
+    def events(self) -> list[Event]:
+        """Those not taken yet."""
+        found = []
+        while (event := self.client.next_event()) is not None:
+            found.append(event)
+        return found
+
+    def sent(self) -> list[bytes]:
+        """What leaves now."""
+        return self.client.data_to_send()
+
+    def requests(self) -> list[Message]:
+        """What leaves now, without ChannelData."""
+        return [parse(data) for data in self.sent() if data[0] < 0x40]
+
+    def give(self, message: Message, key: bytes | None = KEY) -> Data | None:
+        """The server says this."""
+        return self.client.receive(encode(message, key), self.now)
+
+    def answer(self, request: Message) -> None:
+        """What an honest server says."""
+        attributes: dict[int, list[tuple[int, Any]]] = {
+            Method.ALLOCATE: [
+                (Attribute.XOR_RELAYED_ADDRESS, RELAYED),
+                (Attribute.XOR_MAPPED_ADDRESS, MAPPED),
+                (Attribute.LIFETIME, self.lifetime),
+            ],
+            Method.REFRESH: [(Attribute.LIFETIME, self.lifetime)],
+        }
+        if request.message_class is not MessageClass.REQUEST:
+            return
+        if request.get(Attribute.NONCE) != self.nonce:
+            code = 438 if request.has_integrity() else 401
+            told = ((Attribute.REALM, "punch"), (Attribute.NONCE, self.nonce))
+            self.give(error(request, code, "no", *told), None)
+        else:
+            self.give(success(request, *attributes.get(request.method, [])))
+
+    def refuse(self, request: Message, code: int, *attributes: tuple[int, Any], signed: bool = True) -> None:
+        """The server says no."""
+        self.give(error(request, code, "no", *attributes), KEY if signed else None)
+
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> list[Message]:
+        """An honest server, for a while; returns what it was asked, with time in between."""
+        end, asked = self.now + seconds, []
+        while not until():
+            for request in self.requests():
+                asked.append(request)
+                self.answer(request)
+            timer = self.client.get_timer()
+            if timer is None or timer > end:
+                break
+            self.now = max(self.now, timer)
+            self.client.handle_timer(self.now)
+        self.now = end if not until() else self.now
+        return asked
+
+    def allocated(self) -> Table:
+        """With its allocation."""
+        self.client.allocate(self.now)
+        (request,) = self.requests()
+        self.answer(request)
+        self.events()
+        return self

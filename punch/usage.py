@@ -1,0 +1,95 @@
+"""
+What a program says of its command line: help, and what is wrong, in one sentence.
+
+For the commands that `argparse` reads, and the words for those that Twisted reads (`punch.options`). Nothing
+heavy is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+_SHOWN = 100
+"""Characters that are repeated of what was typed."""
+
+_WORDS: Sequence[tuple[str, str]] = (
+    # getopt, and Twisted around it
+    (r"option (\S+) not recognized", r"unknown option \1"),
+    (r"option (\S+) requires argument", r"\1 needs a value"),
+    (r"option (\S+) must not have an argument", r"\1 takes no value"),
+    (r"option (\S+) not a unique prefix", r"\1 is short for several options"),
+    (r"Parameter type enforcement failed: (.*)", r"\1"),
+    # argparse
+    (r"unrecognized arguments: (-\S+).*", r"unknown option \1"),
+    (r"unrecognized arguments: (\S+).*", r"unexpected argument \1"),
+    (r"argument (\S+): expected one argument", r"\1 needs a value"),
+    (r"argument (\S+): ignored explicit argument .*", r"\1 takes no value"),
+    (r"argument (\S+): invalid (.*) value: (.*)", r"\1 takes a \2, not \3"),
+)
+
+
+def show(text: str) -> None:
+    """Print; a reader that has closed its end, as `| head` does, is no failure."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Nor is there anything left to be written when Python ends.
+        sys.stdout = None
+
+
+def wrong(problem: str, command: str) -> str:
+    """
+    The sentence for a problem with a command line.
+
+    :param problem: as getopt, argparse or Twisted say it.
+    :param command: what explains its options if `--help` follows.
+    """
+    # What was typed may hold anything, and goes to a terminal.
+    said = ascii(problem[:_SHOWN])[1:-1].replace("\\'", "'").rstrip(".")
+    for pattern, words in _WORDS:
+        if re.fullmatch(pattern, said):
+            said = re.sub(pattern, words, said)
+            break
+    return f"{said}; see {command} --help"
+
+
+class Parser(argparse.ArgumentParser):
+    """
+    Says what is wrong in a sentence, with `--json` also as a `failed` event on stdout; the status is 2.
+    """
+
+    def __init__(self, prog: str, *, description: str) -> None:
+        super().__init__(prog, description=description)
+        self._json = False
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """
+        Read a command line.
+
+        :raise SystemExit: it is wrong, or asks for help.
+        """
+        self._json = "--json" in arguments
+        return self.parse_args(list(arguments))
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Explain everything."""
+        if file is None:
+            show(self.format_help().rstrip("\n"))
+        else:
+            super().print_help(file)
+
+    def error(self, message: str) -> NoReturn:
+        """End with a sentence."""
+        text = wrong(message, self.prog)
+        if self._json:
+            show(json.dumps({"event": "failed", "time": 0.0, "reason": "usage", "text": text}))
+        print(f"{self.prog}: {text}", file=sys.stderr)
+        raise SystemExit(2)

@@ -1,0 +1,104 @@
+"""
+A coturn that is killed (SIGKILL) while it relays a transfer between two places that need a relay. The
+transfer goes on over another coturn, or over our own relay, as in `test_events`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from punch.wire.relays import RelayTransport
+from tests.coturn import SECRET, Coturn
+from tests.needs import need_namespaces
+from tests.processes import Programs
+
+from .grid import path_now, start_peer, start_rendezvous
+from .test_events import Scenario, Scene, judge, link, places, play
+from .world import REFLECTOR_PORT, World, route_by_core
+
+SIDES = ("fully-drop", "masq-drop")
+
+DEAF = f"""
+table inet deaf {{
+    chain input {{
+        type filter hook input priority 0;
+        udp dport {REFLECTOR_PORT} drop
+    }}
+}}
+"""
+"""For the rendezvous's host: no UDP reaches the service, so its relay has TCP alone."""
+
+
+@dataclass
+class Stage:
+    """A world with a rendezvous to come, and two coturns that do not run yet."""
+
+    world: World
+    programs: Programs
+    coturns: tuple[Coturn, Coturn]
+
+    def play(
+        self, options: list[str], event: Callable[[], None], *turn: tuple[Coturn, RelayTransport]
+    ) -> None:
+        """A relayed transfer, with `event` in the middle."""
+        secret = self.programs.directory / "secret"
+        secret.write_text(SECRET + "\n")
+        servers = [word for each, how in turn for word in ("--turn", str(each.server(how).url))]
+        options = [*options, "--turn-secret-file", str(secret), *servers]
+        _, address = start_rendezvous(self.programs, self.world, options)
+        left, right = places(self.world, "turn", 1, SIDES)
+        alice, bob = (start_peer(self.programs, place, address) for place in (left, right))
+        for peer in (alice, bob):
+            peer.wait("registered", 60.0)
+        scene = Scene(self.world, 1, left, right, alice, bob)
+        link(scene)
+        assert path_now(alice, bob) == "relay"
+        judge(play(scene, Scenario(SIDES, lambda _: event())))
+        assert path_now(alice, bob) == "relay"
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """One for each test."""
+    need_namespaces()
+    programs = Programs(tmp_path)
+    with World() as world:
+        coturns: list[Coturn] = []
+        try:
+            for name in ("turn-one", "turn-two"):
+                host, address = world.lab.host(name), world.public4()
+                world.lab.plug(host, world.public, "eth0", f"{address}/24")
+                route_by_core(host, [address])
+                directory = tmp_path / name
+                directory.mkdir()
+                coturns.append(Coturn(directory, address, 3478, 5349, prefix=host.prefix))
+            yield Stage(world, programs, (coturns[0], coturns[1]))
+        finally:
+            programs.close()
+            for coturn in coturns:
+                coturn.kill()
+
+
+@pytest.mark.parametrize("how", [RelayTransport.UDP, RelayTransport.TCP])
+def test_another_coturn_takes_over(stage: Stage, how: RelayTransport) -> None:
+    """There is no other relay: the rendezvous hands out two coturns instead of its own."""
+    one, two = stage.coturns
+    one.start()
+
+    def kill() -> None:
+        two.start()
+        one.kill()
+
+    stage.play(["--relay", "off"], kill, (one, how), (two, how))
+
+
+def test_our_own_takes_over(stage: Stage) -> None:
+    """coturn is used over UDP, where our own can't be reached; then our own has to do, over TCP."""
+    stage.world.service.nft(DEAF)
+    one, _ = stage.coturns
+    one.start()
+    stage.play([], one.kill, (one, RelayTransport.UDP))

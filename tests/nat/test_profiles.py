@@ -1,0 +1,89 @@
+"""What the routers of the grid do to packets: exactly what the profiles say, and no more."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+from tests.needs import need_namespaces
+
+from .events import public_address
+from .profiles import build
+from .world import LEFT, RIGHT, SERVICE4, Place, World
+
+PORT = 4000
+
+# Sends one datagram outwards, and tells where each that comes in seems to come from.
+LISTEN = """
+import socket, sys
+here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+here.bind(("0.0.0.0", int(sys.argv[2])))
+here.sendto(b"out", (sys.argv[1], 9))
+print("up", flush=True)
+while True:
+    data, address = here.recvfrom(2000)
+    print(f"{data.decode()} from {address[0]}:{address[1]}", flush=True)
+"""
+SEND = """
+import socket, sys
+here = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+here.bind(("0.0.0.0", int(sys.argv[3])))
+here.sendto(sys.argv[4].encode(), (sys.argv[1], int(sys.argv[2])))
+"""
+
+
+def heard(listener: Place, count: int, senders: list[tuple[Place, int, str]]) -> list[str]:
+    """What a host hears at its mapped port when others, each from a port of its own, send it a word."""
+    command = [*listener.host.prefix, sys.executable, "-c", LISTEN, SERVICE4, str(PORT)]
+    listening = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert listening.stdout is not None
+        assert listening.stdout.readline() == "up\n"
+        target = public_address(listener)
+        for place, port, word in senders:
+            place.host.run(sys.executable, "-c", SEND, target, str(PORT), str(port), word)
+        return [listening.stdout.readline().strip() for _ in range(count)]
+    finally:
+        listening.kill()
+        listening.wait()
+
+
+def test_a_cone_leaves_the_source_of_what_comes_in() -> None:
+    """A peer sees where a check really comes from; a relay must not look like the own NAT."""
+    need_namespaces()
+    with World() as world:
+        places = build(world, ["cone", "open"])
+        world.start()
+        stranger = places["open", RIGHT]
+        words = heard(places["cone", LEFT], 1, [(stranger, 5000, "hello")])
+        assert words == [f"hello from {public_address(stranger)}:5000"]
+
+
+def test_hairpinning_shows_the_public_address() -> None:
+    """What a host sends to its own public address comes back from there (RFC 4787, REQ-9)."""
+    need_namespaces()
+    with World() as world:
+        places = build(world, ["cone"])
+        world.start()
+        place = places["cone", LEFT]
+        words = heard(place, 1, [(place, 5000, "hello")])
+        assert words == [f"hello from {public_address(place)}:5000"]
+
+
+def test_a_mapping_lives_while_it_is_used() -> None:
+    """Also by a flow that is older than it: a peer says something to its rendezvous every now and then."""
+    need_namespaces()
+    with World() as world:
+        places = build(world, ["cone"])
+        world.start()
+        place = places["cone", LEFT]
+        for pause in (3.0, 0.0):
+            place.host.run(sys.executable, "-c", SEND, SERVICE4, "3478", str(PORT), "again")
+            time.sleep(pause)
+        shown = json.loads(place.routers[0].run("nft", "-j", "list", "map", "ip", "nat", "owner"))
+        ((element, inside),) = next(each["map"]["elem"] for each in shown["nftables"] if "map" in each)
+        assert (element["elem"]["val"], inside["concat"][1]) == (PORT, PORT)
+        # Seconds, rounded down, of 300: the first packet alone would have left 297 at most
+        assert element["elem"]["expires"] >= 298

@@ -1,0 +1,85 @@
+"""
+Ends before anything began: SIGINT while a program still loads, help that nobody reads.
+
+When a process is how far depends on the machine, so the interpreter tells (`-X importtime`): an interrupt is
+sent so many imports after `punch.interrupt`, from where on it is ours to decide. What happens before that is
+Python's and, for the plugins, `twistd`'s own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.processes import PUNCH, TWISTD
+
+#: After how many imports; every command makes more.
+LATER = (0, 1, 5, 25, 50, 100, 150)
+
+ADDRESS = "punch://127.0.0.1:9"
+COMMANDS = {
+    "punch id": [PUNCH, "id"],
+    "punch netcheck": [PUNCH, "netcheck", "--rendezvous", ADDRESS],
+    "punch demo": [PUNCH, "demo"],
+    "punch peer": [PUNCH, "peer", "--rendezvous", ADDRESS],
+    "python -m punch": ["-m", "punch", "netcheck", "--rendezvous", ADDRESS],
+    "twistd punch-peer": [TWISTD, "-n", "punch-peer", "--rendezvous", ADDRESS],
+    "twistd punch-rendezvous": [
+        *(TWISTD, "-n", "punch-rendezvous", "--control", "tcp:0:interface=127.0.0.1"),
+        *("--reflector-port", "127.0.0.1:0"),
+    ],
+}
+
+
+def interrupted(arguments: list[str], directory: Path, later: int) -> tuple[int, bytes]:
+    """Run it, interrupt it, and give its status and what it wrote to stderr besides the imports."""
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", *arguments],
+        cwd=directory,
+        env={key: value for key, value in os.environ.items() if not key.startswith("PUNCH_")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr is not None
+        watchdog = threading.Timer(30, process.kill)
+        watchdog.start()
+        lines = iter(process.stderr.readline, b"")
+        before = list(
+            itertools.takewhile(lambda line: not line.rstrip().endswith(b" punch.interrupt"), lines)
+        )
+        before += itertools.islice(lines, later)
+        process.send_signal(signal.SIGINT)
+        said = b"".join(line for line in [*before, *lines] if not line.startswith(b"import time:"))
+        status = process.wait()
+        watchdog.cancel()
+    return status, said
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_while_it_loads(tmp_path: Path, name: str) -> None:
+    """Whatever it imports at that moment."""
+    state = ["--state-dir", str(tmp_path / "state")] if name != "punch demo" else []
+    for later in LATER:
+        assert interrupted([*COMMANDS[name], *state], tmp_path, later) == (-signal.SIGINT, b""), later
+
+
+@pytest.mark.parametrize(
+    "arguments", ["--help", "--version", "id --help", "peer --help", "rendezvous --version"]
+)
+def test_nobody_reads_the_help(arguments: str) -> None:
+    """As with `| head`: that is no failure, and no traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [PUNCH, *arguments.split()], stdout=writing, stderr=subprocess.PIPE, timeout=30, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -1,0 +1,105 @@
+"""The rendezvous is killed (SIGKILL) in the middle of an introduction, and started again; real programs."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import JSONProcess, Programs, programs
+
+PATIENCE = 70.0
+"""Seconds for a call to end in one way or the other: ringing alone may last 60."""
+
+
+class Introduction:
+    """A rendezvous that can be killed and comes back at the same port, and two registered peers."""
+
+    def __init__(self, running: Programs, accept: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self._running = running
+        self.address = self.start()
+        self.bob = running.peer("bob", "--rendezvous", self.address, "--accept", accept)
+        self.alice = running.peer("alice", "--rendezvous", self.address, "--accept", "anyone")
+        self.ids = {peer: str(peer.wait("ready")["id"]) for peer in (self.alice, self.bob)}
+        for peer in self.ids:
+            peer.wait("registered")
+
+    def start(self) -> str:
+        """Start it."""
+        self._rendezvous = self._running.rendezvous(
+            *("--control", f"tcp:{self._port}:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"),
+            *("--host", "127.0.0.1"),
+        )
+        return str(self._rendezvous.wait("listening")["address"])
+
+    def restart(self) -> None:
+        """Kill it, and start it again."""
+        self._rendezvous.kill(signal.SIGKILL)
+        self._rendezvous.process.wait()
+        assert self.start() == self.address
+
+    def call(self) -> None:
+        """Alice calls Bob."""
+        self.alice.command("call", peer=self.ids[self.bob])
+
+    def end(self) -> str:
+        """How the call ended for Alice, with a sentence if it failed."""
+        event = self.alice.wait(("connected", "failed"), PATIENCE)
+        if event["event"] == "failed":
+            assert event["peer"] == self.ids[self.bob]
+            assert event["text"].endswith(".")
+        return str(event["event"])
+
+    def talk(self) -> None:
+        """A message each way; if there is no link, one is made first."""
+        for here, there in ((self.alice, self.bob), (self.bob, self.alice)):
+            here.command("send", peer=self.ids[there], text="hello")
+            assert there.wait("message", where=lambda event: event["text"] == "hello")
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Programs]:
+    with programs(tmp_path) as started:
+        yield started
+
+
+def registered_again(peer: JSONProcess) -> None:
+    """It has lost the rendezvous and found it."""
+    peer.wait("registered", PATIENCE)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.1])
+def test_at_any_moment(running: Programs, delay: float) -> None:
+    """The call ends in a link or in a sentence; the next one in a link."""
+    scene = Introduction(running, "anyone")
+    scene.call()
+    time.sleep(delay)
+    scene.restart()
+    if scene.end() == "failed":
+        for peer in scene.ids:
+            registered_again(peer)
+        scene.call()
+        assert scene.end() == "connected"
+    scene.talk()
+
+
+def test_while_it_rings(running: Programs) -> None:
+    """Bob says yes to a call that the new process knows nothing of: both hear that, and can call again."""
+    scene = Introduction(running, "ask")
+    scene.call()
+    scene.bob.wait("call")
+    scene.restart()
+    for peer in scene.ids:
+        registered_again(peer)
+    scene.bob.command("accept", peer=scene.ids[scene.alice])
+    if scene.end() == "failed":
+        scene.call()
+        assert scene.end() == "connected"
+    scene.talk()
