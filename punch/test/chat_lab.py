@@ -152,6 +152,13 @@ class Exchange:
                 near.happen(node_events.Disconnected(far.id, reason, "The link ended."))
 
 
+class DiskInMemory(ImmediateWorker):
+    """A store that outlives its process, as a file does."""
+
+    def stop(self) -> Deferred[None]:
+        return succeed(None)
+
+
 class Side:
     """
     One chat, the node that it believes to have, and a view that notes what it is told.
@@ -179,6 +186,8 @@ class Side:
         self.slow = False
         self.answers: list[Deferred[None]] = []
         self.saved: list[str] = []
+        self.killed = False
+        self._attempts: set[PeerID] = set()
         self.store = store or Store(None)
         self.book = AddressBook(None) if book is None else book
         self._random = seed
@@ -187,7 +196,7 @@ class Side:
             name=name or f"side-{seed}",
             node=self,
             book=self.book,
-            worker=worker or ImmediateWorker(self.store),
+            worker=worker or DiskInMemory(self.store),
             clock=exchange.clock,
             wall=lambda: 1_000_000.0 + exchange.clock.seconds(),
             random=self._bytes,
@@ -206,6 +215,14 @@ class Side:
         self.happen(node_events.Registered("punch://rendezvous"))
         return self
 
+    def kill(self) -> None:
+        """Its process ends, at once; the other sides find out."""
+        for connection in list(self.links.values()):
+            self.exchange.cut(self, connection.remote_side)
+        self.exchange.up.pop(self.id, None)
+        self.killed = True
+        self.chat.stop()
+
     def happen(self, event: node_events.Event) -> None:
         """The node says something."""
         self.chat.handle(event)
@@ -214,10 +231,15 @@ class Side:
 
     def call(self, peer: PeerID) -> None:
         self.asked.append(("call", peer))
-        self.happen(node_events.Calling(peer))
-        self.exchange.later(lambda: self._called(peer))
+        if peer not in self._attempts:
+            self._attempts.add(peer)
+            self.happen(node_events.Calling(peer))
+            self.exchange.later(lambda: self._called(peer))
 
     def _called(self, peer: PeerID) -> None:
+        if self.killed:
+            return
+        self._attempts.discard(peer)
         other = self.exchange.up.get(peer)
         if peer in self.links:
             self.happen(node_events.AlreadyConnected(peer))
