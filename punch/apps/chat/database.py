@@ -71,7 +71,8 @@ class Database:
         self._in_group = True
         try:
             with self._errors():
-                self._db.execute("BEGIN IMMEDIATE")
+                # Not IMMEDIATE: what can't be written may still be read.
+                self._db.execute("BEGIN")
             yield
             if self._lost is not None:
                 raise self._lost

@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred, execute, fail
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
@@ -69,6 +69,7 @@ class ThreadWorker:
         self._queue: SimpleQueue[tuple[Deferred[Any], Callable[[], Any]] | None] = SimpleQueue()
         # A process that has to end at once does not wait for it: SQLite survives that.
         self._thread = Thread(target=self._work, name="punch chat store", daemon=True)
+        self._stopping = False
         self._stopped: Deferred[None] = Deferred()
         self._thread.start()
 
@@ -76,14 +77,20 @@ class ThreadWorker:
         self, call: Callable[Concatenate[Store, P], T], *arguments: P.args, **named: P.kwargs
     ) -> Deferred[T]:
         """Make the call when those before it are done."""
+        if self._stopping:
+            return fail(StoreError("The history is closed: this process ends."))
         done: Deferred[T] = Deferred()
         self._queue.put((done, partial(call, self._store, *arguments, **named)))
         return done
 
     def stop(self) -> Deferred[None]:
-        """Finish the calls that were made, then end the thread. No call may follow."""
-        self._queue.put(None)
-        return self._stopped
+        """Finish the calls that were made, then end the thread. Later ones fail."""
+        if not self._stopping:
+            self._stopping = True
+            self._queue.put(None)
+        done: Deferred[None] = Deferred()
+        self._stopped.addCallback(done.callback)
+        return done
 
     def _work(self) -> None:
         going = True
