@@ -1,4 +1,4 @@
-"""axe-core, which finds what makes a page hard to use for people with disabilities. From npm, for tests only."""
+"""axe-core, which finds what makes a page hard to use for some people. From npm, for tests only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ def source() -> str:
     need("npm")
     with tempfile.TemporaryDirectory() as directory:
         fetched = subprocess.run(
-            ["npm", "install", "--prefix", directory, "--ignore-scripts", "--no-audit", "--no-fund", f"axe-core@{VERSION}"],
+            [
+                "npm",
+                "install",
+                "--prefix",
+                directory,
+                "--ignore-scripts",
+                "--no-audit",
+                "--no-fund",
+                f"axe-core@{VERSION}",
+            ],
             capture_output=True,
             text=True,
             timeout=120,
@@ -38,6 +47,9 @@ def violations(page: Page) -> list[str]:
         page.evaluate(source())
     found: list[dict[str, Any]] = page.evaluate("axe.run().then(results => results.violations)")
     return [
-        f"{each['id']}: {each['help']}: " + "; ".join(f"{node['html'][:200]} ({node.get('failureSummary', '')[:300]})" for node in each["nodes"][:3])
+        f"{each['id']}: {each['help']}: "
+        + "; ".join(
+            f"{node['html'][:200]} ({node.get('failureSummary', '')[:300]})" for node in each["nodes"][:3]
+        )
         for each in found
     ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import Locator, Page, Playwright, Request, sync_playwright
+from playwright.sync_api import ConsoleMessage, Locator, Page, Playwright, Request, sync_playwright
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1180, "height": 800}
@@ -46,9 +46,13 @@ class Visitor:
         page = self.context.new_page()
         page.on("request", lambda request: self.requests.append(request))
         page.on("websocket", lambda socket: self.sockets.append(socket.url))
-        page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        page.on("console", self._printed)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         return page
+
+    def _printed(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
 
     def show(self, size: dict[str, int], theme: str) -> None:
         """Another window, another taste."""
@@ -90,7 +94,9 @@ class Visitor:
 
     def mark(self, text: str, state: str, timeout: float = PATIENCE) -> None:
         """A message of ours has come so far."""
-        self.page.locator(f'.message.ours[data-state="{state}"]', has_text=text).last.wait_for(timeout=timeout)
+        self.page.locator(f'.message.ours[data-state="{state}"]', has_text=text).last.wait_for(
+            timeout=timeout
+        )
 
 
 @contextlib.contextmanager

@@ -181,7 +181,7 @@ def test_the_whole_story(story: Story, album: Album) -> None:
     bob.sees("Connected. Direct, through the NATs")
     expect(alice.page.locator("h1.name")).to_have_text("Bob")
     expect(alice.page.locator("#way")).to_have_class("taken")
-    expect(alice.page.locator(".scene .node.nat.used")).to_have_count(2)
+    expect(alice.page.locator(".scene .node.n-nat.used")).to_have_count(2)
     alice.page.locator(".picture summary").click()
     expect(alice.page.locator(".pairs tr.selected")).to_contain_text("taken")
     album.look("4-connected", alice)
@@ -202,7 +202,7 @@ def test_the_whole_story(story: Story, album: Album) -> None:
     alice.say("Now I pull the plug on the direct path.")
     alice.sees("The path changed. Through a relay")
     alice.mark("pull the plug", "read")
-    expect(alice.page.locator(".scene .node.relay.used")).to_have_count(1)
+    expect(alice.page.locator(".scene .node.n-relay.used")).to_have_count(1)
     bob.say("I noticed nothing but the picture.")
     alice.sees("noticed nothing")
     alice.page.keyboard.press("Alt+p")
@@ -267,12 +267,14 @@ def test_every_other_page(story: Story, album: Album) -> None:
     page = alice.page
     for number in range(3):
         alice.say(f"Message {number} about the weather in Łódź")
-        alice.mark(f"Message {number}", "delivered")
+        alice.mark(f"Message {number}", "read")
 
+    page.evaluate("location.hash = '#/'")
     page.keyboard.press("Control+k")
     page.keyboard.type("weather")
     expect(page.locator(".hit")).to_have_count(3)
     album.look("20-search", alice)
+    page.keyboard.press("Control+k")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     expect(page.locator(".message.found-one")).to_have_count(1)
@@ -300,7 +302,9 @@ def test_every_other_page(story: Story, album: Album) -> None:
     with page.expect_download() as download:
         page.get_by_role("button", name="Export everything").click()
     lines = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
-    assert [line["text"] for line in lines] == [f"Message {each} about the weather in Łódź" for each in range(3)]
+    assert [line["text"] for line in lines] == [
+        f"Message {each} about the weather in Łódź" for each in range(3)
+    ]
 
     page.keyboard.press("Control+/")
     expect(page.locator("dialog kbd").first).to_be_visible()
@@ -340,7 +344,7 @@ def test_every_other_page(story: Story, album: Album) -> None:
 
 
 def test_what_a_stranger_says(story: Story) -> None:
-    """Markup, controls and overrides from the other side are shown, not done; long texts stay in one's own box."""
+    """Markup, controls and overrides from the other side are shown, not done; long texts stay in the box."""
     story.connect()
     alice, bob = story.alice.visitor, story.bob.visitor
     alice_id = alice.id
@@ -373,7 +377,9 @@ def test_what_a_stranger_says(story: Story) -> None:
     box.press("Enter")
     assert len(box.input_value()) == 65536
     page.get_by_role("button", name="Send it in 4 parts").click()
-    expect(page.locator('.message.ours[data-state="delivered"], .message.ours[data-state="read"]')).to_have_count(4)
+    expect(
+        page.locator('.message.ours[data-state="delivered"], .message.ours[data-state="read"]')
+    ).to_have_count(4)
     page.evaluate("navigator.clipboard.writeText('y'.repeat(10_000_000))")
     box.press("Control+v")
     expect(page.locator("#hint")).to_contain_text("10.0 MB of text, too much for a chat")

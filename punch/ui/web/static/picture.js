@@ -73,7 +73,7 @@ function node(kind, x, y, { label, address, used, absent, side }) {
   }
   return s(
     "g",
-    { class: `node ${kind}${used ? " used" : ""}${absent ? " absent" : ""}`, transform: `translate(${x} ${y})` },
+    { class: `node n-${kind}${used ? " used" : ""}${absent ? " absent" : ""}`, transform: `translate(${x} ${y})` },
     shape,
     GLYPHS[kind].map((d) => s("path", { d })),
     texts,
@@ -101,7 +101,7 @@ function scene(person, me, name, registered, width) {
 
   const straight = `M${you} ${middle}H${them}`;
   const above = `M${you} ${middle}C${ours} ${middle - 66} ${theirs} ${middle - 66} ${them} ${middle}`;
-  const below = `M${you} ${middle}H${ours}C${ours + (centre - ours) * 0.5} ${middle} ${centre - 70} ${bottom} ${centre} ${bottom}S${theirs - (theirs - centre) * 0.5} ${middle} ${theirs} ${middle}H${them}`;
+  const below = `M${you} ${middle}H${ours}C${(ours + centre) / 2} ${middle} ${(ours + centre) / 2} ${bottom} ${centre} ${bottom}S${(theirs + centre) / 2} ${middle} ${theirs} ${middle}H${them}`;
   const ways = { host: above, direct: straight, relay: below };
 
   const drawn = [];

@@ -1,7 +1,7 @@
 // What this page knows: a copy of the chat's state, kept true by its events.
 
 import { CommandError } from "./connection.js";
-import { count, milliseconds, pathInWords, plain, shortId, shortPath, MAX_NAME } from "./text.js";
+import { milliseconds, pathInWords, plain, shortId, shortPath, MAX_NAME } from "./text.js";
 
 const PAGE = 50;
 const MANY = 400;
@@ -406,6 +406,6 @@ export function stateOf(person) {
   if (person.stage === "introduced") return { kind: "wait", text: "Introduced, looking for a path…" };
   if (person.stage === "checking") return { kind: "wait", text: "Trying paths…" };
   if (person.blocked) return { kind: "off", text: "Blocked" };
-  if (person.waiting) return { kind: "off", text: `Away · ${count(person.waiting, "message")} waiting` };
+  if (person.waiting) return { kind: "off", text: `Away · ${person.waiting.toLocaleString("en")} waiting` };
   return { kind: "off", text: "Not connected" };
 }
