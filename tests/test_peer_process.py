@@ -15,6 +15,7 @@ import pytest
 from .consoles import environment, peer, run, terminal
 from .places import Place
 from .processes import PUNCH, TWISTD, Event, JSONProcess
+from .tmux import screen
 
 # -- through pipes --
 
@@ -209,27 +210,41 @@ def test_both_call_at_once(place: Place) -> None:
 
 
 def test_two_terminals(place: Place) -> None:
-    with terminal(peer(place.directory, "bob"), place.directory) as bob:
+    with screen(peer(place.directory, "bob"), place.directory) as bob:
         identity = bob.wait(r"Your ID: (\w{56})")[1]
         bob.wait("Waiting for a call")
-        with terminal(peer(place.directory, "alice", "--peer", identity), place.directory) as alice:
+        with screen(peer(place.directory, "alice", "--peer", identity), place.directory) as alice:
             bob.wait(r"Let alice \(\w{56}\) connect\? \[y/n\]")
-            bob.type("y\n")
+            bob.line("y")
             alice.wait("Connected to bob")
             bob.wait("Connected to alice")
-            alice.type("hello bob\r")
+            alice.line("hello bob")
             bob.wait("^alice: hello bob$")
             alice.wait("you: hello bob  ✓ delivered")
             bob.type("half a li")
             bob.wait("> half a li$")
-            alice.type("a message in between\n")
-            bob.wait("^alice: a message in between\n> half a li$")
-            bob.type("ne\n")
+            alice.line("a message in between")
+            bob.wait("^alice: a message in between\nalice> half a li$")
+            bob.line("ne")
             alice.wait("^bob: half a line$")
-            alice.type("/help\n/quit\n")
+            alice.line("/help")
+            alice.line("/quit")
             assert alice.exit() == 0
         bob.wait("hung up")
-        bob.type("\x04")
+        bob.press("C-d")
+        assert bob.exit() == 0
+
+
+def test_a_terminal_that_can_do_nothing_has_plain_lines(place: Place) -> None:
+    """The terminal's own line mode, and every command."""
+    with terminal(peer(place.directory, "bob"), place.directory, extra={"TERM": "dumb"}) as bob:
+        bob.wait("Waiting for a call")
+        assert "\x1b" not in bob.output
+        modes = bob.modes()
+        bob.type("/status\n")
+        bob.wait(r"(?s)^Registered at .*^Registered at ")
+        assert bob.modes() == modes
+        bob.type("/quit\n")
         assert bob.exit() == 0
 
 

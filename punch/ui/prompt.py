@@ -142,12 +142,18 @@ class Prompt:
         self._over: Deferred[None] | None = None
         self._inside = _Inside(stdin, stdout, self._tell, in_reactor, complete, list(history), colour, term)
         self._thread = threading.Thread(target=self._run, name="terminal", daemon=True)
+        self._wanted = False
         self._running = False
 
     def start(self) -> None:
-        """Take the terminal."""
-        self._running = True
-        self._thread.start()
+        """Take the terminal, as soon as there is something to show: a prompt alone has nothing to say."""
+        self._wanted = True
+
+    def _start(self) -> None:
+        if self._wanted:
+            self._wanted = False
+            self._running = True
+            self._thread.start()
 
     def show(self, text: str, key: object = None) -> tuple[int, Deferred[None]]:
         """
@@ -160,6 +166,7 @@ class Prompt:
         number = self._numbers
         shown: Deferred[None] = Deferred()
         self._inside.post(lambda inside: inside.show(number, text, key, shown))
+        self._start()
         return number, shown
 
     def mark(self, key: object, beside: str, alone: str | None) -> None:
@@ -194,6 +201,7 @@ class Prompt:
 
     def stop(self) -> Deferred[None]:
         """Give the terminal back. Fires when that is done."""
+        self._wanted = False
         if self._over is None:
             self._over = Deferred()
             if self._running:
@@ -257,6 +265,7 @@ class _Inside:
         self._last: tuple[object, str, int] | None = None
         self._written: list[Deferred[None]] = []
         self._drawing = False
+        self._away = False
         self._full = False
         self._stdin = stdin
         self._stdout = stdout
@@ -314,8 +323,11 @@ class _Inside:
         self._context = contextvars.copy_context()
         with self._lock:
             self._loop = loop
-            if self._posted:
-                loop.call_soon(self._do_posted, context=self._context)
+            waiting = bool(self._posted)
+        if waiting:
+            # Before the prompt is drawn for the first time.
+            self._do_posted()
+        self._app.key_processor.before_key_press += lambda _: self._notice()
 
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception") or RuntimeError(str(context.get("message")))
@@ -333,6 +345,7 @@ class _Inside:
         self._begin_drawing()
         self._end_drawing()
         self._last = None
+        self._away = True
         self._modes.__exit__(None, None, None)
         # The other thread stops the process, and with it this one: `refresh` follows.
         self._tell(lambda user: user.suspended())
@@ -340,7 +353,12 @@ class _Inside:
     def refresh(self) -> None:
         """Modes and prompt again."""
         self._modes.__enter__()
-        self._app.renderer.reset()
+        if self._away:
+            self._away = False
+            self._app.renderer.reset()
+        else:
+            # It was stopped from elsewhere, or this is the second time.
+            self._app.renderer.erase()
         self._last = None
         self._app.invalidate()
 
@@ -398,7 +416,7 @@ class _Inside:
     def _begin_drawing(self) -> None:
         if not self._drawing:
             self._drawing = True
-            if self._app.is_running:
+            if self._app.renderer.last_rendered_screen is not None:
                 self._app.renderer.erase()
 
     def _end_drawing(self) -> None:
@@ -446,7 +464,6 @@ class _Inside:
     def _text_changed(self, _: object) -> None:
         if len(self._buffer.text) <= 1:
             self._began = self._seen
-        self._notice()
 
     def _notice(self) -> None:
         if self._noticed != self._seen:

@@ -135,7 +135,8 @@ class TerminalFrontEnd(PeopleFrontEnd):
         to = "" if message.peer == self.current else f" to {self.name_of(message.peer)}"
         line = f"{self.style.bold(f'you{to}:')} {printable(message.text, newline=chr(10) + '    ')}"
         self._show(line, key=message.number)
-        self._mark(message, alone=False)
+        if message.state is not State.SENT:
+            self._mark(message, alone=False)
         return None
 
     def on_changed(self, message: Message) -> None:
@@ -143,6 +144,10 @@ class TerminalFrontEnd(PeopleFrontEnd):
             self._mark(message, alone=message.state is State.DELIVERED)
 
     def _mark(self, message: Message, alone: bool) -> None:
+        if message.state is State.SENT:
+            # It waits no more; what counts is the next mark, a moment later.
+            self.bottom.mark(message.number, "", None)
+            return
         text = answers.MARKS[str(message.state)]
         good = message.state in (State.DELIVERED, State.READ)
         mark = self.style.good(text) if good else self.style.dim(text)

@@ -1,0 +1,155 @@
+"""Real terminals: each a tmux server of its own, whose screen is read as a person would read it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from .consoles import environment
+from .needs import need
+
+_names = itertools.count()
+
+_CONFIGURATION = """\
+set -g remain-on-exit on
+set -g history-limit 100000
+set -g status off
+set -g default-terminal screen-256color
+set -sg escape-time 0
+"""
+
+
+class Screen:
+    """A program in a terminal that tmux draws."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        size: tuple[int, int],
+        extra: Mapping[str, str],
+    ) -> None:
+        self._name = f"punch-{os.getpid()}-{next(_names)}"
+        self.arguments = list(arguments)
+        settings = cwd / f"{self._name}.conf"
+        settings.write_text(_CONFIGURATION)
+        variables = environment(**extra)
+        variables.pop("TERM")
+        given = [f"{name}={value}" for name, value in extra.items()]
+        self._tmux(
+            *("-f", str(settings), "new-session", "-d", "-x", str(size[0]), "-y", str(size[1])),
+            *("-c", str(cwd), shlex.join(["env", *given, *arguments])),
+            env=variables,
+        )
+
+    def _tmux(self, *words: str, text: str | None = None, env: Mapping[str, str] | None = None) -> str:
+        done = subprocess.run(
+            ["tmux", "-L", self._name, *words],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+            env=env,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"tmux {' '.join(words)}: {done.stderr}")
+        return done.stdout
+
+    def type(self, text: str) -> None:
+        """Keys, one character each."""
+        self._tmux("send-keys", "-l", "--", text)
+
+    def press(self, *keys: str) -> None:
+        """Keys by name: Enter, C-c, Up, Tab."""
+        self._tmux("send-keys", *keys)
+
+    def line(self, text: str) -> None:
+        """A line, and Enter."""
+        self.type(text)
+        self.press("Enter")
+
+    def paste(self, text: str) -> None:
+        """As a mouse would: between the marks of a paste, if the program asked for them."""
+        self._tmux("load-buffer", "-", text=text)
+        self._tmux("paste-buffer", "-p")
+
+    def resize(self, columns: int, rows: int) -> None:
+        self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
+
+    @property
+    def text(self) -> str:
+        """All that was shown, what has scrolled away included, wrapped lines as one."""
+        shown = self._tmux("capture-pane", "-p", "-J", "-S", "-")
+        return "\n".join(line.rstrip() for line in shown.splitlines()).rstrip("\n")
+
+    @property
+    def visible(self) -> list[str]:
+        """The rows that are seen now, without empty ones at the end."""
+        rows = [row.rstrip() for row in self._tmux("capture-pane", "-p").splitlines()]
+        while rows and not rows[-1]:
+            rows.pop()
+        return rows
+
+    def picture(self) -> str:
+        """What is seen now, with its colours as escape sequences."""
+        return self._tmux("capture-pane", "-p", "-e")
+
+    @property
+    def pid(self) -> int:
+        """The program's."""
+        return int(self._tmux("display-message", "-p", "#{pane_pid}"))
+
+    def wait(self, pattern: str, timeout: float = 30.0) -> re.Match[str]:
+        """Until `pattern` stands on the screen or above it."""
+        end = time.monotonic() + timeout
+        while True:
+            text = self.text
+            found = re.search(pattern, text, re.MULTILINE)
+            if found:
+                return found
+            if time.monotonic() > end:
+                raise AssertionError(f"{pattern!r} was not shown by {self.arguments}:\n{text}")
+            time.sleep(0.1)
+
+    def exit(self, timeout: float = 20.0) -> int:
+        """Its exit status, negative after a signal."""
+        end = time.monotonic() + timeout
+        while True:
+            dead, status, number = (
+                self._tmux("display-message", "-p", "#{pane_dead},#{pane_dead_status},#{pane_dead_signal}")
+                .strip()
+                .split(",")
+            )
+            if dead == "1" and (status or number):
+                return -int(number) if number else int(status)
+            if time.monotonic() > end:
+                raise AssertionError(f"still running: {self.arguments}\n{self.text}")
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._tmux("kill-server")
+
+
+@contextlib.contextmanager
+def screen(
+    arguments: Sequence[str],
+    cwd: Path,
+    size: tuple[int, int] = (120, 40),
+    extra: Mapping[str, str] | None = None,
+) -> Iterator[Screen]:
+    """A program in a terminal, until the end of the block."""
+    need("tmux")
+    shown = Screen(arguments, cwd, size, extra or {})
+    try:
+        yield shown
+    finally:
+        shown.close()
