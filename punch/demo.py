@@ -165,7 +165,9 @@ class Demo:
         self._unread: dict[str, deque[Event]] = {}
         self._programs: dict[str, Program] = {}
         self._ids: dict[str, str] = {}
+        self._urls: dict[str, str] = {}
         self._starting = False
+        self._patient = False
         self._signal: int | None = None
 
     # -- the parts --
@@ -221,8 +223,10 @@ class Demo:
             if event["event"] == "ended":
                 words = self._programs[name].last_words() or f"exit status {event['status']}"
                 raise DemoError(f"The program {name} ended too early: {printable(words)}")
-            if event["event"] in ("failed", "error"):
+            if event["event"] in ("failed", "error") and not self._patient:
                 raise DemoError(f"The program {name} failed: {printable(event['text'])}")
+            if event["event"] == "web":
+                self._urls[name] = event["url"]
             self._unread[name].append(event)
 
     # -- what is shown --
@@ -237,8 +241,8 @@ class Demo:
 
     # -- the story --
 
-    def connect(self) -> None:
-        """Everything until the two are connected."""
+    def _start_all(self, *peers: tuple[str, ...]) -> None:
+        """A rendezvous and two peers, each with its name and options."""
         self.step("Starting a rendezvous, as a server on the internet would run it")
         here = (
             "--control",
@@ -252,14 +256,36 @@ class Demo:
         address = self.wait("rendezvous", "listening")["address"]
         self.say(f"    address: {address}")
         self.step("Starting two peers, Alice and Bob")
-        for name, accept in (("bob", "anyone"), ("alice", "known")):
-            self.start(name, "peer", "--name", name, "--accept", accept, "--rendezvous", address)
+        for name, *options in peers:
+            self.start(name, "peer", "--name", name, *options, "--rendezvous", address)
         for name in ("alice", "bob"):
             self._ids[name] = self.wait(name, "ready")["id"]
             self.say(f"    {name}'s ID: {self._ids[name]}")
         for name in ("alice", "bob"):
             self.wait(name, "registered")
         self.step("Registered: the rendezvous knows that they are there, and can introduce them")
+
+    def pages(self) -> None:
+        """Two people with a browser each, who know each other's names; until a signal comes."""
+        self._start_all(("bob", "--web"), ("alice", "--web"))
+        for name, other in (("alice", "bob"), ("bob", "alice")):
+            self._programs[name].command("rename", name=name.title())
+            self._programs[name].command("name", peer=self._ids[other], name=other.title(), request=1)
+            self.wait(name, "result")
+        self.step("Open these two addresses, each in a window of its own; each works once")
+        for name in ("alice", "bob"):
+            self.say(f"    {self._style.bold(name.title() + ':')} {self._urls[name]}")
+        self.step("Let one of them call the other. Ctrl-C ends the demonstration")
+        # What fails from now on, one of the two has seen.
+        self._patient = True
+        while True:
+            self._pump(3600.0)
+            for unread in self._unread.values():
+                unread.clear()
+
+    def connect(self) -> None:
+        """Everything until the two are connected."""
+        self._start_all(("bob", "--accept", "anyone"), ("alice", "--accept", "known"))
         self.step("Alice calls Bob, who lets anyone in")
         self._programs["alice"].command("call", peer=self._ids["bob"])
         self.wait("alice", "introduced")
@@ -335,6 +361,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--keep", action="store_true", help="keep the directory with logs and keys [default: no]"
     )
+    parser.add_argument(
+        "--web",
+        action="store_true",
+        help="serve two pages instead, one for each of two people to chat in a browser [default: no]",
+    )
     options = parser.parse(arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -348,7 +379,7 @@ def main(arguments: Sequence[str]) -> int:
             signal.signal(number, demo.receive_signal)
     died_of: int | None = None
     try:
-        return _tell(demo)
+        return _tell(demo, options.web)
     except Ended as ended:
         died_of = ended.number
     finally:
@@ -365,8 +396,10 @@ def main(arguments: Sequence[str]) -> int:
     return 1
 
 
-def _tell(demo: Demo) -> int:
+def _tell(demo: Demo, web: bool) -> int:
     try:
+        if web:
+            demo.pages()
         demo.connect()
         demo.exchange()
         if sys.stdin is not None and sys.stdin.isatty():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from . import axe
 from .browsers import DESKTOP, PHONE, Visitor, chromium_in, playing
 from .needs import need, need_namespaces
 from .netns import Host, Lab
-from .processes import JSONProcess, Programs, programs
+from .processes import PUNCH, JSONProcess, Programs, programs
 from .test_namespaces import SERVICE, two_homes
 
 #: What opening the page may load, in bytes.
@@ -467,3 +469,31 @@ def new_url(story: Story) -> str:
     story.alice.peer.command("web", request=1)
     url: str = story.alice.peer.wait("result")["url"]
     return url
+
+
+def test_three_commands_lead_to_a_chat(tmp_path: Path) -> None:
+    """`punch demo --web`: two addresses, a click, a yes, and two people talk."""
+    need("chromium")
+    demo = subprocess.Popen([PUNCH, "demo", "--web"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert demo.stdout is not None
+    try:
+        urls: list[str] = []
+        for line in demo.stdout:
+            urls += re.findall(r"http://\S+", line)
+            if "Ctrl-C" in line:
+                break
+        assert len(urls) == 2
+        with playing() as playwright:
+            chromium = chromium_in(playwright, [], tmp_path)
+            alice, bob = (Visitor(chromium, url) for url in urls)
+            alice.page.locator("a.person", has_text="Bob").click()
+            alice.page.get_by_role("button", name="Call: Bob").click()
+            bob.page.get_by_role("button", name="Accept").click()
+            alice.sees("Connected. Direct")
+            alice.say("Three commands, and here we are.")
+            bob.sees("here we are")
+            alice.mark("here we are", "read")
+            assert alice.complaints + bob.complaints == []
+    finally:
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(20) == -signal.SIGINT
