@@ -105,10 +105,12 @@ class Exchange:
     Stands where the rendezvous and the links are.
 
     :ivar up: the sides that can be called.
+    :ivar step: how time passes, in seconds.
     """
 
     def __init__(self) -> None:
         self.clock = Clock()
+        self.step = 0.25
         self.up: dict[PeerID, Side] = {}
         self.lines: list[Line] = []
         self._soon: list[Callable[[], None]] = []
@@ -119,7 +121,6 @@ class Exchange:
 
     def run(self, seconds: float = 0.0) -> None:
         """Let everything cross until nothing is under way, and then time pass."""
-        step = 0.25
         while True:
             while self._soon or self._cross():
                 soon, self._soon = self._soon, []
@@ -127,8 +128,8 @@ class Exchange:
                     call()
             if seconds <= 0:
                 return
-            self.clock.advance(min(step, seconds))
-            seconds -= step
+            self.clock.advance(min(self.step, seconds))
+            seconds -= self.step
 
     def _cross(self) -> bool:
         moved = [line.run() for line in list(self.lines)]

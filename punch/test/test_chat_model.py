@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -34,6 +35,7 @@ from punch.link.events import Role
 from punch.link.link import Link
 from punch.peer.events import Calling, Disconnected, Failed, IncomingCall, PathLost
 from punch.test.chat_lab import Connection, Exchange, Side, peer_id, result
+from punch.test.chat_torture import SlowDisk
 from punch.test.test_chat_protocol import THEIRS, ack, frame, hello, message
 
 
@@ -250,7 +252,7 @@ class MessageTests(ChatTestCase):
         self.assertEqual(self.say("é" * 8192).id, 2)
 
     def test_an_outbox_that_is_full(self) -> None:
-        self.alice.chat._talk(self.bob.id).undelivered = MAX_OUTBOX_MESSAGES
+        self.alice.chat._talk(self.bob.id).counted(MAX_OUTBOX_MESSAGES, 0)
         self.assert_error("outbox-full", self.alice.chat.send, self.bob.id, "x")
 
     def test_chats_in_memory_are_few(self) -> None:
@@ -583,14 +585,6 @@ class CallTests(ChatTestCase):
         self.assertIsNone(self.alice.chat.link_status(self.bob.id))
         self.assert_error("not-connected", self.alice.chat.hangup, self.bob.id)
 
-    def test_what_came_is_told_before_the_end_of_the_link(self) -> None:
-        self.connect()
-        self.say("bye")
-        self.run_for()
-        self.cut()
-        kinds = [type(event) for event in self.bob.events]
-        self.assertLess(kinds.index(MessageAdded), kinds.index(Disconnected))
-
     def test_netcheck(self) -> None:
         self.assertEqual(result(self.alice.chat.netcheck()), {"event": "netcheck"})
         self.assertEqual(len(self.alice.of(NetcheckDone)), 1)
@@ -759,10 +753,49 @@ class HistoryTests(ChatTestCase):
         self.assert_error("malformed", self.alice.chat.set_retention, float("nan"))
 
 
-class WaitingStartTests(ChatTestCase):
-    """A disk that can't be read at the start."""
+class SlowDiskTests(ChatTestCase):
+    """What is counted while the disk takes its time."""
 
-    def test_start(self) -> None:
+    def slow(self) -> Side:
+        """Alice's next process."""
+        self.exchange.step = 0.01
+        self.alice.kill()
+        worker = SlowDisk(self.exchange.clock, self.alice.store, Random(1))
+        return Side(self.exchange, 1, "alice", store=self.alice.store, worker=worker)
+
+    def test_said_before_all_is_loaded(self) -> None:
+        self.say("one")
+        side = self.slow().start()
+        side.chat.send(self.bob.id, "two")
+        self.assertEqual(side.chat.undelivered(), 1)
+        self.run_for(1.0)
+        self.assertEqual(side.chat.undelivered(), 2)
+        self.bob.start()
+        self.run_for(10.0)
+        self.assertEqual((self.bob.heard(), side.chat.undelivered()), (["one", "two"], 0))
+
+    def test_said_while_all_is_erased(self) -> None:
+        self.say("one")
+        side = self.slow().start()
+        self.run_for(1.0)
+        side.chat.erase()
+        side.chat.send(self.bob.id, "two")
+        self.run_for(1.0)
+        self.assertEqual((side.chat.undelivered(), len(side.store.waiting_for(self.bob.id))), (1, 1))
+
+    def test_what_came_is_told_before_the_end_of_the_link(self) -> None:
+        side = self.slow().start()
+        self.bob.start()
+        self.exchange.connect(self.bob, side)
+        self.run_for(1.0)
+        self.bob.chat.send(side.id, "last words")
+        self.exchange.run()
+        self.exchange.cut(side, self.bob)
+        self.run_for(1.0)
+        kinds = [type(event) for event in side.events]
+        self.assertLess(kinds.index(MessageAdded), kinds.index(Disconnected))
+
+    def test_a_disk_that_cannot_be_read(self) -> None:
         self.say("x")
         side = Side(self.exchange, 1, store=self.alice.store)
         side.store.close()

@@ -108,6 +108,13 @@ class FrameTests(SynchronousTestCase):
             ],
         )
 
+    def test_times_that_no_calendar_has(self) -> None:
+        made = core()
+        made.receive_data(message(1, b"a", 2**62) + message(2, b"b", 253_402_300_799_000))
+        self.assertEqual(
+            events(made), [MessageReceived(1, "a", None), MessageReceived(2, "b", 253_402_300_799.0)]
+        )
+
     def test_a_hello_marks_what_was_marked_on_an_earlier_stream(self) -> None:
         made = core(sent=3, waiting=[Outgoing(2, 0.0, b"a"), Outgoing(3, 0.0, b"b")], greeted=False)
         made.receive_data(hello(known=OURS, had=2, read=1))

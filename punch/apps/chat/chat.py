@@ -104,7 +104,7 @@ class Chat(History):
     def _wait(self, waiting: dict[PeerID, tuple[int, int]]) -> Deferred[list[tuple[bytes, Message]]]:
         for peer, (count, size) in waiting.items():
             talk = self._talk(peer)
-            talk.undelivered, talk.undelivered_bytes = count, size
+            talk.counted(count, size)
             if self.waits(peer):
                 self.calls.waiting(peer)
         return self.ask(Store.unshown)
@@ -294,8 +294,7 @@ class Chat(History):
                 f"{self.undelivered():,} messages wait for their marks: send again when they have come.",
             )
         talk = self._talk(peer)
-        talk.undelivered += 1
-        talk.undelivered_bytes += len(text)
+        talk.adding(text)
 
         def kept(message: Message) -> Message:
             self._store_works()
@@ -305,8 +304,7 @@ class Chat(History):
             return message
 
         def not_kept(failure: Any) -> Any:
-            talk.undelivered -= 1
-            talk.undelivered_bytes -= len(text)
+            talk.not_added(text)
             return failure
 
         added = self.ask(Store.add, peer, self.new_epoch(), text, self._wall(), client_id)
@@ -314,7 +312,7 @@ class Chat(History):
 
     def undelivered_bytes(self) -> int:
         """How much text has no ack yet, in characters."""
-        return sum(talk.undelivered_bytes for talk in self._talks.values())
+        return sum(talk.undelivered_size for talk in self._talks.values())
 
     def unhandled(self, peer: PeerID) -> int:
         """How many messages of `peer` the views have not had yet."""

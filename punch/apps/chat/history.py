@@ -149,7 +149,7 @@ class History(People):
 
     def _recount(self, waiting: dict[PeerID, tuple[int, int]]) -> None:
         for peer, talk in self._talks.items():
-            talk.undelivered, talk.undelivered_bytes = waiting.get(peer, (0, 0))
+            talk.counted(*waiting.get(peer, (0, 0)))
             self.talk_moved(talk, 0)
 
     def talk_moved(self, talk: Talk, delivered: int) -> None:

@@ -58,6 +58,7 @@ NO_EPOCH = bytes(EPOCH)
 _HEADER = 3
 _NUMBER = 8
 _MAX_NUMBER = 2**63 - 1  # what a database can keep
+_LATEST = 253_402_300_799_000  # the end of the year 9999: what calendars can show
 _MAX_BODY = 2 * _NUMBER + MAX_TEXT
 
 
@@ -283,7 +284,8 @@ class ChatCore:
         if number <= self._last_heard:
             raise ChatProtocolError("messages out of order")
         self._last_heard = number
-        self._events.append(MessageReceived(number, text, milliseconds / 1000 if milliseconds else None))
+        told = 0 < milliseconds <= _LATEST
+        self._events.append(MessageReceived(number, text, milliseconds / 1000 if told else None))
 
     def _had(self, number: int, what: str) -> None:
         if self._outdated:

@@ -66,6 +66,19 @@ class TalkOwner(Protocol):
 
 
 @dataclass
+class _Load:
+    """How many messages, and how much text."""
+
+    messages: int = 0
+    characters: int = 0
+
+    def add(self, messages: int, characters: int) -> None:
+        """More of it, or less."""
+        self.messages += messages
+        self.characters += characters
+
+
+@dataclass
 class _Shown:
     """A message that the views are told of."""
 
@@ -75,17 +88,12 @@ class _Shown:
 
 
 class Talk:
-    """
-    The chat with one peer.
-
-    :ivar undelivered: how many of our messages have no ack.
-    :ivar undelivered_bytes: about how much text that is.
-    """
+    """The chat with one peer."""
 
     def __init__(self, peer: PeerID, owner: TalkOwner) -> None:
         self.peer = peer
-        self.undelivered = 0
-        self.undelivered_bytes = 0
+        self._kept = _Load()
+        self._coming = _Load()
         self._owner = owner
         self._stream: ChatStream | None = None
         self._remote_epoch: bytes | None = None
@@ -94,6 +102,16 @@ class Talk:
         self._storing = False
         self._telling: deque[_Shown] = deque()
         self._marks = _Marks(self)
+
+    @property
+    def undelivered(self) -> int:
+        """How many of our messages have no ack."""
+        return self._kept.messages + self._coming.messages
+
+    @property
+    def undelivered_size(self) -> int:
+        """How much text that is, in characters."""
+        return self._kept.characters + self._coming.characters
 
     @property
     def ready(self) -> bool:
@@ -110,7 +128,7 @@ class Talk:
     @property
     def settling(self) -> bool:
         """Whether the store is being told of messages or acks that came."""
-        return bool(self._pending) or self._marks.pending
+        return self._storing or self._marks.busy
 
     @property
     def unhandled(self) -> int:
@@ -119,8 +137,22 @@ class Talk:
 
     # -- what this side says --
 
+    def counted(self, messages: int, characters: int) -> None:
+        """So many messages wait on the disk, said the store just now."""
+        self._kept = _Load(messages, characters)
+
+    def adding(self, text: str) -> None:
+        """The store is asked to keep a message of ours."""
+        self._coming.add(1, len(text))
+
+    def not_added(self, text: str) -> None:
+        """It did not."""
+        self._coming.add(-1, -len(text))
+
     def added(self, message: Message) -> Message:
         """A message of ours was stored: it goes out if there is a stream. Returned is how it stands then."""
+        self._coming.add(-1, -len(message.text))
+        self._kept.add(1, len(message.text))
         if self._stream is not None and self._stream.ready and self._stream.core is not None:
             message = replace(message, state=State.SENT)
             self._stream.core.send(_outgoing(message))
@@ -308,10 +340,9 @@ class Talk:
     def marked(self, messages: list[Message]) -> None:
         """Marks of the other side are stored."""
         delivered = sum(message.state is State.DELIVERED for message in messages)
-        self.undelivered = max(0, self.undelivered - delivered)
         for message in messages:
             if message.state is State.DELIVERED:
-                self.undelivered_bytes = max(0, self.undelivered_bytes - len(message.text))
+                self._kept.add(-1, -len(message.text))
             self._owner.tell(MessageChanged(message, message.client_id))
         if delivered:
             self._owner.talk_moved(self, delivered)
@@ -339,6 +370,11 @@ class _Marks:
     def pending(self) -> bool:
         """Whether the store must still be told."""
         return self._stored != self._reached
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is being told."""
+        return self._busy
 
     def reach(self, state: State, number: int) -> None:
         """It is so far now."""
