@@ -66,7 +66,7 @@ function node(kind, x, y, { label, address, used, absent, side }) {
   const shape = kind === "nat" ? s("rect", { x: -19, y: -19, width: 38, height: 38, rx: 11 }) : s("circle", { r: 20 });
   const texts = [];
   if (side) {
-    texts.push(s("text", { x: 28, y: 4.500, class: "beside" }, label));
+    texts.push(s("text", { x: 32, y: 4.500, class: "beside" }, label));
   } else {
     texts.push(s("text", { y: 38 }, label));
     if (address) texts.push(s("text", { y: 54, class: "address" }, address));
@@ -94,7 +94,7 @@ function scene(person, me, name, registered, width) {
   const taken = link && Object.keys(found).find((way) => found[way] === "taken");
   const selected = pairs.find((pair) => pair.selected);
 
-  const seenAs = (selected ?? pairs.find((pair) => pair.seen_as))?.seen_as;
+  const seenAs = selected?.seen_as ?? (selected?.local_kind === "host" ? null : pairs.find((pair) => pair.seen_as)?.seen_as);
   const remoteNat = (selected && ["srflx", "prflx"].includes(selected.remote_kind) ? selected : pairs.find((pair) => ["srflx", "prflx"].includes(pair.remote_kind)))?.remote;
   const local = (selected?.local_kind === "host" ? selected : pairs.find((pair) => pair.local_kind === "host"))?.local;
   const remote = pairs.find((pair) => pair.remote_kind === "host")?.remote;
