@@ -293,6 +293,7 @@ class PeopleFrontEnd(FrontEnd):
         question = self._questions.pop(0)
         self._try(question.yes if yes else question.no)
         self.ask_again()
+        self.changed()
 
     # -- what is typed --
 
@@ -305,6 +306,7 @@ class PeopleFrontEnd(FrontEnd):
         if self.finished or self.leaving is not None:
             return
         self.noticed(seen)
+        self._drop_answered()
         word = text.strip().lower()
         question = self.question
         if question is not None and self.watched and not text.startswith("/"):
@@ -414,7 +416,8 @@ class PeopleFrontEnd(FrontEnd):
             told = "\n".join(answers.lines(name, answer, self.name_of, self._wall()))
             if told:
                 self.show(told)
-        self.changed()
+            self._drop_answered()
+            self.changed()
 
     def quit(self) -> None:
         """End, unless something would be lost that whoever sits here may want to wait for."""

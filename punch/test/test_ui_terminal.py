@@ -1,0 +1,381 @@
+"""The chat at a prompt: what is shown above it, whom a line goes to, what the status line tells."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.chat import Message
+from punch.apps.chat.chat import CHATLESS
+from punch.identity import PeerID
+from punch.peer.events import (
+    Disconnected,
+    Event,
+    Failed,
+    Introduced,
+    PathChanged,
+    PathLost,
+    Ready,
+    Registered,
+    Unregistered,
+)
+from punch.test.front_ends import BOB, EVE, ME, NOW, Stage, Wire, connected, incoming
+from punch.ui.line_history import LineHistory
+from punch.ui.terminal import Fragments, TerminalFrontEnd
+from punch.wire.address import Address
+
+
+class Bottom:
+    """Stands where the prompt is, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.marks: list[tuple[object, str, str | None]] = []
+        self.keys: list[object] = []
+        self.given_back: list[str] = []
+        self.prompt = ""
+        self.status = ""
+        self.lines: list[str] | None = None
+        self.refreshed = 0
+        self.taken = 0
+        self.stalled = False
+        self.waiting: list[Deferred[None]] = []
+
+    def show(self, text: str, key: object = None) -> tuple[int, Deferred[None]]:
+        self.shown.append(text)
+        self.keys.append(key)
+        done: Deferred[None] = Deferred()
+        if self.stalled:
+            self.waiting.append(done)
+        else:
+            done.callback(None)
+        return len(self.shown), done
+
+    def mark(self, key: object, beside: str, alone: str | None) -> None:
+        self.marks.append((key, beside.strip(), alone))
+
+    def set_prompt(self, text: str) -> None:
+        self.prompt = text
+
+    def set_status(self, fragments: Fragments) -> None:
+        self.status = "".join(text for _, text in fragments)
+
+    def set_history(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def put_in_line(self, text: str) -> None:
+        self.given_back.append(text)
+
+    def refresh(self) -> None:
+        self.refreshed += 1
+
+    def take(self) -> str:
+        """What was shown since the last time."""
+        begin, self.taken = self.taken, len(self.shown)
+        return "\n".join(self.shown[begin:])
+
+
+class TerminalCase(SynchronousTestCase):
+    def begin(self, target: PeerID | None = None, history: bool = True) -> None:
+        self.stage = Stage(target, history)
+        self.bottom = Bottom()
+        self.stops = 0
+        self.interrupts = 0
+        self.path = Path(self.mktemp())
+        self.front_end = TerminalFrontEnd(
+            self.stage.settings,
+            self.stage.surroundings,
+            LineHistory(self.path if history else None),
+            {"TERM": "dumb"},
+            self.stop,
+            self.interrupt,
+        )
+        self.front_end.attach_bottom(self.stage.chat, self.bottom)
+        self.stage.start()
+
+    def setUp(self) -> None:
+        self.begin()
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
+
+    def happen(self, event: Event) -> None:
+        self.stage.chat.handle(event)
+
+    def type(self, text: str, seen: int | None = None) -> None:
+        """A line that was begun just now, or when so much had been seen."""
+        self.front_end.entered(text, len(self.bottom.shown) if seen is None else seen)
+
+    def connect(self, peer: PeerID = BOB, name: str = "bob") -> Wire:
+        wire = Wire(peer)
+        self.happen(connected(wire, name))
+        wire.run()
+        return wire
+
+
+class SayingTests(TerminalCase):
+    def test_a_message_and_its_marks(self) -> None:
+        wire = self.connect()
+        self.type("hello")
+        self.assertEqual(self.bottom.shown[-1], "you: hello")
+        self.assertEqual(self.bottom.keys[-1], 1)
+        wire.run()
+        wire.far.chat.read(ME)
+        wire.run()
+        self.assertEqual(self.bottom.marks, [(1, "✓ delivered", "✓ delivered: hello"), (1, "✓✓ read", None)])
+
+    def test_to_somebody_who_is_away(self) -> None:
+        self.type(f"/to {BOB}")
+        self.type("later")
+        self.assertEqual(self.bottom.marks, [(1, "· waiting", None)])
+        self.assertIn("is away · 1 waiting", self.bottom.status)
+        wire = self.connect()
+        self.assertEqual(wire.heard, ["later"])
+        self.assertEqual(self.bottom.marks[1][:2], (1, ""))
+        self.assertEqual(self.bottom.marks[2][:2], (1, "✓ delivered"))
+
+    def test_nobody_to_talk_to_gives_the_line_back(self) -> None:
+        self.type("hello?")
+        self.assertIn("Nobody is connected yet", self.bottom.take())
+        self.assertEqual(self.bottom.given_back, ["hello?"])
+
+    def test_a_line_begun_for_somebody_else_is_not_sent(self) -> None:
+        self.connect()
+        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        begun = len(self.bottom.shown)
+        eve = self.connect(EVE, "eve")
+        self.assertEqual(self.bottom.prompt, "eve> ")
+        self.type("for bob only", seen=begun)
+        self.assertIn("That was begun when the chat was with bob", self.bottom.take())
+        self.assertEqual(self.bottom.given_back, ["for bob only"])
+        self.type("for bob only")
+        eve.run()
+        self.assertEqual(eve.heard, ["for bob only"])
+
+    def test_what_a_browser_sends_is_shown_as_well(self) -> None:
+        self.connect()
+        self.stage.chat.send(EVE, "from a browser")
+        self.assertEqual(self.bottom.shown[-1], f"you to {EVE.short}: from a browser")
+
+    def test_a_message_is_acknowledged_when_the_terminal_has_it(self) -> None:
+        wire = self.connect()
+        self.bottom.stalled = True
+        wire.far.send("hello")
+        wire.run()
+        self.assertEqual((self.bottom.shown[-1], wire.marks), ("bob: hello", []))
+        self.bottom.waiting.pop().callback(None)
+        wire.run()
+        self.assertEqual(wire.marks, [1])
+
+    def test_read_is_what_somebody_saw(self) -> None:
+        """Not what came after the last key that was pressed."""
+        wire = self.connect()
+        for text in ("one", "two"):
+            wire.far.send(text)
+        wire.run()
+        self.front_end.noticed(len(self.bottom.shown) - 1)
+        unread = [message.state for message in self.history()]
+        self.assertEqual([str(state) for state in unread], ["read", "unread"])
+        self.front_end.noticed(len(self.bottom.shown))
+        self.assertEqual({str(message.state) for message in self.history()}, {"read"})
+
+    def history(self) -> list[Message]:
+        found: list[Message] = []
+        self.stage.chat.history(BOB).addCallback(found.extend)
+        return found
+
+    def test_nothing_of_a_peer_acts_on_the_terminal(self) -> None:
+        wire = self.connect(name="b\x1b[2Job\u202e" + "x" * 10_000)
+        wire.far.send("\x1b[31mred\x07\n\u2066Your ID: fake")
+        wire.run()
+        self.type("/peers")
+        self.type("/status")
+        self.type("/history")
+        told = "\n".join([*self.bottom.shown, self.bottom.status, self.bottom.prompt, *self.front_end.names])
+        self.assertNotRegex(told, "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+        self.assertLess(max(map(len, self.bottom.shown[:3])), 500)
+
+    def test_who_calls_himself_like_a_friend_is_told_apart(self) -> None:
+        self.type(f"/name {BOB} bob")
+        self.connect(EVE, "bob")
+        self.assertIn(f"Connected to bob ({EVE.short}", self.bottom.take())
+
+
+class QuestionTests(TerminalCase):
+    def test_an_answer(self) -> None:
+        self.happen(incoming(EVE))
+        self.assertIn(f"Let eve ({EVE}) connect? [y/n]", self.bottom.take())
+        self.assertIn("a question waits: y or n", self.bottom.status)
+        self.type("y")
+        self.assertEqual(self.stage.node.asked, [("accept", EVE)])
+        self.assertNotIn("question", self.bottom.status)
+
+    def test_commands_answer_as_well(self) -> None:
+        self.happen(incoming(EVE))
+        self.type("/reject")
+        self.assertEqual(self.stage.node.asked, [("reject", EVE)])
+        self.assertIsNone(self.front_end.question)
+
+    def test_a_line_begun_before_the_question_is_no_answer(self) -> None:
+        wire = self.connect()
+        begun = len(self.bottom.shown)
+        self.happen(incoming(EVE))
+        self.type("y", seen=begun)
+        self.type("is that you?")
+        wire.run()
+        self.assertEqual((wire.heard, self.stage.node.asked), (["y", "is that you?"], []))
+        self.type("y")
+        self.assertEqual(self.stage.node.asked, [("accept", EVE)])
+
+    def test_another_view_answers(self) -> None:
+        self.happen(incoming(EVE))
+        self.stage.chat.accept(EVE)
+        self.happen(Introduced(EVE, "eve"))
+        self.assertIsNone(self.front_end.question)
+
+    def test_erasing_is_asked_about(self) -> None:
+        self.connect()
+        self.type("a secret")
+        self.type("/erase")
+        self.assertIn("Something is missing", self.bottom.take())
+        self.type("/erase all")
+        self.assertIn("Erase all messages of everybody", self.bottom.take())
+        self.type("n")
+        self.assertEqual(self.bottom.shown[-1], "Nothing was erased.")
+        self.assertIn(b"a secret", self.path.read_bytes())
+        self.type("/history erase all")
+        self.type("y")
+        self.assertIn("1 message erased", self.bottom.take())
+        self.assertEqual(self.bottom.lines, [])
+        self.assertFalse(self.path.exists())
+
+    def test_quitting_without_a_history_asks_about_what_would_be_lost(self) -> None:
+        self.begin(history=False)
+        self.type(f"/to {BOB}")
+        self.type("later")
+        self.assertFalse(self.path.exists())
+        for give_up in (lambda: self.type("/quit"), self.front_end.ended):
+            give_up()
+            self.assertIn("1 message not delivered, and nothing is kept", self.bottom.take())
+            self.type("n")
+            self.assertEqual(self.stage.ends, [])
+        self.type("/quit")
+        self.type("y")
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+
+class StatusTests(TerminalCase):
+    def test_the_path(self) -> None:
+        self.happen(Registered("punch://x:1"))
+        self.assertEqual((self.bottom.prompt, self.bottom.status), ("> ", "waiting for a call"))
+        self.connect()
+        self.assertEqual(self.bottom.prompt, "bob> ")
+        self.assertEqual(self.bottom.status, "bob directly, on the same network, 12 ms")
+        self.happen(PathLost(BOB, "It was lost."))
+        self.assertEqual(self.bottom.status, "bob: path lost, looking for another")
+        self.happen(PathChanged(BOB, "relay", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
+        self.assertEqual(self.bottom.status, "bob through a relay, 12 ms")
+        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
+        self.assertEqual(self.bottom.status, "bob through a relay, 12 ms · rendezvous not reached")
+        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        self.assertTrue(self.bottom.status.startswith("bob is away"))
+
+    def test_the_round_trip_is_looked_at(self) -> None:
+        wire = self.connect()
+        wire.rtt = 0.25
+        self.stage.clock.advance(2.0)
+        self.assertIn("250 ms", self.bottom.status)
+
+    def test_others(self) -> None:
+        self.connect()
+        self.connect(EVE, "eve")
+        self.assertIn("eve is connected", self.bottom.status)
+
+    def test_a_long_name_leaves_room(self) -> None:
+        self.connect(name="x" * 10_000)
+        self.assertLess(len(self.bottom.prompt), 30)
+        self.assertLess(len(self.bottom.status), 200)
+
+
+class HistoryTests(TerminalCase):
+    def reopen(self) -> tuple[TerminalFrontEnd, Bottom]:
+        """Another terminal on the same chat, as after a restart."""
+        chat, bottom = self.stage.chat, Bottom()
+        chat.detach(self.front_end)
+        later = TerminalFrontEnd(self.stage.settings, self.stage.surroundings, LineHistory(None), {})
+        later.attach_bottom(chat, bottom)
+        later.handle(Ready(ME))
+        return later, bottom
+
+    def test_earlier_messages_are_shown_when_a_chat_is_opened(self) -> None:
+        for number in range(20):
+            self.stage.chat.send(BOB, f"message {number}")
+        later, bottom = self.reopen()
+        later.entered(f"/to {BOB}", len(bottom.shown))
+        shown = bottom.take()
+        self.assertEqual(re.findall(r"message \d+", shown), [f"message {number}" for number in range(14, 20)])
+        self.assertIn("· waiting", shown)
+
+    def test_unread_messages_are_told_of_and_shown(self) -> None:
+        wire = self.connect()
+        for number in range(10):
+            wire.far.send(f"message {number}")
+        wire.run()
+        later, bottom = self.reopen()
+        chat = self.stage.chat
+        self.assertIn("10 messages from bob not read yet: /to bob shows them", bottom.take())
+        self.assertIn("10 unread from bob", bottom.status)
+        later.entered("/to bob", len(bottom.shown))
+        shown = bottom.take()
+        self.assertEqual(len(re.findall(r"message \d+  \(new\)", shown)), 10)
+        later.entered("thanks", len(bottom.shown))
+        states: list[str] = []
+        chat.history(BOB).addCallback(
+            lambda found: states.extend(str(m.state) for m in found if not m.outgoing)
+        )
+        self.assertEqual(set(states), {"read"})
+        self.assertNotIn("unread", bottom.status)
+
+    def test_typed_lines_are_kept(self) -> None:
+        self.connect()
+        self.type("hello")
+        self.type("/help")
+        self.assertEqual(list(LineHistory(self.path)), ["hello", "/help"])
+        self.assertIn(str(NOW).encode()[:8], self.path.read_bytes())
+
+
+class LifeTests(TerminalCase):
+    def test_the_other_side_comes_and_goes(self) -> None:
+        self.begin(target=BOB)
+        self.happen(Failed(BOB, "not-registered", "Bob is not there."))
+        self.type("one")
+        wire = self.connect()
+        self.assertEqual(wire.heard, ["one"])
+        self.happen(Disconnected(BOB, "lost", "It was lost."))
+        self.type("two")
+        self.assertEqual(self.stage.ends, [])
+        self.assertEqual(self.connect().heard, ["one", "two"][1:])
+
+    def test_keys_that_are_not_text(self) -> None:
+        self.front_end.suspended()
+        self.front_end.interrupted()
+        self.assertEqual((self.stops, self.bottom.refreshed, self.interrupts), (1, 1, 1))
+        self.front_end.ended()
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_a_terminal_that_is_gone(self) -> None:
+        self.front_end.lost(None)
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_nothing_is_left_on_the_clock(self) -> None:
+        self.connect()
+        self.stage.clock.advance(CHATLESS)
+        self.front_end.stopped()
+        self.stage.chat.stop()
+        self.assertEqual(self.stage.clock.getDelayedCalls(), [])
