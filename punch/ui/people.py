@@ -416,8 +416,8 @@ class PeopleFrontEnd(FrontEnd):
             told = "\n".join(answers.lines(name, answer, self.name_of, self._wall()))
             if told:
                 self.show(told)
-            self._drop_answered()
-            self.changed()
+        self._drop_answered()
+        self.changed()
 
     def quit(self) -> None:
         """End, unless something would be lost that whoever sits here may want to wait for."""
