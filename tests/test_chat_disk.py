@@ -1,0 +1,146 @@
+"""Disks that are full, read-only or damaged, under real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.processes import JSONProcess, Programs, programs
+
+RENDEZVOUS = (
+    *("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"),
+    *("--host", "127.0.0.1"),
+)
+SIZE = 4 * 2**20
+"""Bytes of the small disk."""
+
+needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Programs]:
+    with programs(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small file system of its own."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(place)], check=True, capture_output=True
+    )
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True, capture_output=True)
+
+
+def pair(run: Programs) -> tuple[JSONProcess, JSONProcess, str]:
+    """Alice, whose state is on the small disk, connected to bob; and bob's ID."""
+    address = run.rendezvous(*RENDEZVOUS).wait("listening")["address"]
+    bob = run.peer("bob", "--rendezvous", address, "--accept", "anyone", state="bob")
+    other = bob.wait("ready")["id"]
+    bob.wait("registered")
+    alice = run.peer("alice", "--rendezvous", address, "--accept", "anyone", state="disk")
+    alice.wait("registered")
+    alice.command("call", peer=other)
+    alice.wait("connected")
+    bob.wait("connected")
+    return alice, bob, other
+
+
+def fill(disk: Path) -> Path:
+    """Use what is left of it."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (65_536, 4096, 1):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError:
+                continue
+    return ballast
+
+
+@needs_mounts
+def test_full(run: Programs, disk: Path) -> None:
+    """Nothing is lost silently: what is typed is refused, what comes waits at its sender."""
+    alice, bob, other = pair(run)
+    me = str(alice.events[0]["id"])
+    alice.command("send", peer=other, text="fits", id="a1")
+    assert alice.wait("delivered")["id"] == "a1"
+    ballast = fill(disk)
+    alice.command("send", peer=other, text="no room " * 2000, id="a2")
+    error = alice.wait("error")
+    assert (error["reason"], error["id"]) == ("state", "a2")
+    assert "full" in error["text"]
+    bob.command("send", peer=me, text="for alice " * 1000, id="b1")
+    bob.wait("sent")
+    assert "full" in alice.wait("history-failed")["text"]
+    assert not [event for event in bob.settle() if event["event"] == "delivered"]
+    ballast.unlink()
+    assert alice.wait("message", timeout=30.0)["text"] == "for alice " * 1000
+    assert bob.wait("delivered")["id"] == "b1"
+    alice.command("send", peer=other, text="room again", id="a3")
+    assert alice.wait("delivered")["id"] == "a3"
+    alice.command("history", peer=other)
+    texts = [message["text"][:10] for message in alice.wait("result")["messages"]]
+    assert texts == ["fits", "for alice ", "room again"]
+
+
+@needs_mounts
+def test_read_only(run: Programs, disk: Path) -> None:
+    """A peer whose directory can't be written says so, and leaves it as it is."""
+    alice, _, _ = pair(run)
+    alice.command("quit")
+    assert alice.exit() == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True, capture_output=True)
+    again = run.peer("alice", "--rendezvous", "punch://127.0.0.1:1", state="disk")
+    failed = again.wait("failed")
+    assert failed["reason"] == "state"
+    assert "read-only" in failed["text"].lower()
+    assert again.exit() == 1
+
+
+@pytest.mark.parametrize("history", [True, False])
+def test_damaged(run: Programs, tmp_path: Path, history: bool) -> None:
+    """A damaged history is named and left alone; without history it doesn't matter."""
+    first = run.peer("alice", "--rendezvous", "punch://127.0.0.1:1")
+    first.wait("ready")
+    first.kill()
+    first.exit()
+    path = tmp_path / "state" / "peers" / "alice" / "history.sqlite"
+    for beside in path.parent.glob("history.sqlite-*"):
+        beside.unlink()
+    path.write_bytes(b"damage" * 1000)
+    again = run.peer("alice", "--rendezvous", "punch://127.0.0.1:1", *(() if history else ("--no-history",)))
+    if history:
+        failed = again.wait("failed")
+        assert failed["reason"] == "state"
+        assert str(path) in failed["text"]
+        assert again.exit() == 1
+    else:
+        again.wait("ready")
+    assert path.read_bytes() == b"damage" * 1000
+
+
+def test_no_history(run: Programs, tmp_path: Path) -> None:
+    """What is said with --no-history is in no file."""
+    address = run.rendezvous(*RENDEZVOUS).wait("listening")["address"]
+    bob = run.peer("bob", "--rendezvous", address, "--accept", "anyone", "--no-history")
+    other = bob.wait("ready")["id"]
+    bob.wait("registered")
+    alice = run.peer("alice", "--rendezvous", address, "--no-history")
+    alice.wait("registered")
+    alice.command("send", peer=other, text="whisper-4711")
+    alice.wait("delivered")
+    bob.wait("message")
+    files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    assert len(files) > 4
+    assert [path for path in files if b"whisper-4711" in path.read_bytes()] == []
