@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from punch.apps.chat import protocol as chat
 from punch.apps.chat.chat import FAREWELL
+from punch.apps.chat.model import MAX_TEXT
 from punch.identity import Identity, PeerID
 from punch.link import events as link
 from punch.link import frames, proof, quic
@@ -217,7 +218,7 @@ def test_numbers() -> None:
             link_limits.close_seconds,
             frames.MAX_FRAME,
         ],
-        "9": [chat.MAX_TEXT, chat.MAX_NAME, chat.EPOCH],
+        "9": [MAX_TEXT, chat.MAX_NAME, chat.EPOCH],
     }
     for number, values in expected.items():
         written = set(re.findall(r"[0-9]+", section(number).replace(",", "")))
