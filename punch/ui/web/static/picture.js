@@ -82,10 +82,10 @@ function node(kind, x, y, { label, address, used, absent, side }) {
 
 function scene(person, me, name, registered, width) {
   const wide = width >= 560;
-  const height = wide ? 226 : 198;
+  const height = wide ? 238 : 214;
   const middle = wide ? 104 : 100;
   const top = 28;
-  const bottom = height - 30;
+  const bottom = height - 44;
   const [you, ours, theirs, them, centre] = wide
     ? [width * 0.1, width * 0.3, width * 0.7, width * 0.9, width / 2]
     : [44, width * 0.345, width * 0.655, width - 44, width / 2];
@@ -131,7 +131,7 @@ function scene(person, me, name, registered, width) {
   const initials = name.length > 10 && !wide ? `${name.slice(0, 9)}…` : name.length > 24 ? `${name.slice(0, 23)}…` : name;
   drawn.push(
     node("rendezvous", centre, top, { label: "Rendezvous", side: true, absent: !registered, used: talking }),
-    node("relay", centre, bottom, { label: "Relay", side: true, used: way === "relay", absent: found.relay === null && way !== "relay" }),
+    node("relay", centre, bottom, { label: "Relay", used: way === "relay", absent: found.relay === null && way !== "relay" }),
     node("nat", ours, middle, { label: "Your NAT", address: short(seenAs && hostOf(seenAs)), used: through, absent: way === "host" || (link && !seenAs && way === "direct") }),
     node("nat", theirs, middle, { label: "Their NAT", address: short(remoteNat && hostOf(remoteNat)), used: through, absent: way === "host" || (link && !remoteNat && way === "direct") }),
     node("person", you, middle, { label: "You", address: short(local && hostOf(local)), used: way !== null }),

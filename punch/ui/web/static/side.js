@@ -152,10 +152,13 @@ export class Side {
     const text = this.find.value.trim();
     const wanted = text.toLowerCase();
     const id = asId(text);
+    const named = text && !id ? store.named(text) : null;
     const chats = store.chats().filter((person) => this.matches(person, wanted, id));
     const parts = [];
     if (id && id !== store.me.id && !store.people.get(id)?.link) {
       parts.push(this.callAction(id, `Call ${store.people.has(id) ? store.nameOf(id) : shortId(id)}`));
+    } else if (named && !named.link && !named.stage && !named.blocked) {
+      parts.push(this.callAction(named.peer, `Call ${store.nameOf(named.peer)}`));
     } else if (text && !id && text.replace(/\s/g, "").length > 40) {
       parts.push(h("p", { class: "problem" }, `An ID has 56 letters and digits; this has ${text.replace(/[\s-]/g, "").length}.`));
     } else if (id === store.me.id) {
