@@ -54,6 +54,19 @@ class SlowDisk:
         self._random = random
         self._calls: deque[tuple[Deferred[Any], Callable[[], Any]]] = deque()
         self._busy = False
+        self._steps = 0
+        self._end: Callable[[], None] | None = None
+
+    def end_process(self, steps: int, end: Callable[[], None] | None) -> None:
+        """Call `end` so many steps from now, in the middle of a call: that is when it hurts; None: don't."""
+        self._steps, self._end = steps, end
+
+    def _dies(self) -> bool:
+        self._steps -= 1
+        if self._end is None or self._steps > 0:
+            return False
+        self._end()
+        return True
 
     def run(
         self, call: Callable[Concatenate[Store, P], T], *arguments: P.args, **named: P.kwargs
@@ -66,6 +79,8 @@ class SlowDisk:
         return done
 
     def _make(self) -> None:
+        if self._dies():
+            return
         done, call = self._calls.popleft()
         try:
             result = call()
@@ -74,6 +89,8 @@ class SlowDisk:
         self._clock.callLater(self._random.uniform(0.0, 0.01), self._tell, done, result)
 
     def _tell(self, done: Deferred[Any], result: Any) -> None:
+        if self._dies():
+            return
         self._busy = bool(self._calls)
         if self._busy:
             self._clock.callLater(self._random.uniform(0.0, 0.02), self._make)
@@ -119,6 +136,7 @@ class Person:
         """A new process on the old disk."""
         if self.peer is None:
             self.starts += 1
+            self.disk = SlowDisk(self.host.reactor, self.store, self.random)
             self.peer = Peer(
                 self.net,
                 self.host,
@@ -127,7 +145,7 @@ class Person:
                 identity=self.identity,
                 known=self.book,
                 salt=str(self.starts),
-                worker=SlowDisk(self.host.reactor, self.store, self.random),
+                worker=self.disk,
             )
             self.peer.chat.attach(self)
             self.peer.start()
@@ -142,6 +160,7 @@ class Person:
         """As /quit does."""
         if self.peer is not None:
             peer, self.peer = self.peer, None
+            self.disk.end_process(0, None)
             peer.stop()
             self.host.kill()
 
@@ -292,6 +311,14 @@ def killed_at_once_again(scene: Torture, person: Person, when: float, length: fl
     return [(when, person.kill), (when + 0.2, person.start), (soon, person.kill), (soon + 1.0, person.start)]
 
 
+def killed_while_the_disk_works(scene: Torture, person: Person, when: float, length: float) -> Plan:
+    def arm() -> None:
+        if person.peer is not None:
+            person.disk.end_process(scene.random.randint(1, 8), person.kill)
+
+    return [(when - 0.1, arm), (when + length, person.kill), (when + length + 0.5, person.start)]
+
+
 def both_killed(scene: Torture, person: Person, when: float, length: float) -> Plan:
     other = person.other
     return [
@@ -346,7 +373,9 @@ def hung_up(scene: Torture, person: Person, when: float, length: float) -> Plan:
 
 TROUBLE: list[Callable[[Torture, Person, float, float], Plan]] = [
     killed,
-    killed,
+    killed_while_the_disk_works,
+    killed_while_the_disk_works,
+    killed_while_the_disk_works,
     killed_at_once_again,
     both_killed,
     stopped,

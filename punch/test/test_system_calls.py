@@ -214,6 +214,33 @@ class PolicyTests(SystemTestCase):
         self.assertEqual(bob.of(IncomingCall) + bob.of(Failed), [])
         connect(alice, bob)
 
+    def test_blocked(self) -> None:
+        """Not even a bell rings, however well it is known and whoever else is let in."""
+        alice, bob = self.peer("alice").register(), self.peer("bob", Accept.ANYONE).register()
+        introduce(alice, bob)
+        bob.chat.block(alice.id)
+        alice.chat.call(bob.id)
+        self.assertEqual(alice.wait_for(Failed, 5.0).reason, "refused")
+        self.assertEqual(bob.of(IncomingCall) + bob.of(Failed), [])
+        bob.chat.unblock(alice.id)
+        alice.chat.call(bob.id)
+        bob.wait_for(Connected, 5.0)
+        bob.chat.block(alice.id)
+        self.assertEqual(alice.wait_for(Disconnected, 5.0).reason, "bye")
+
+    def test_renamed(self) -> None:
+        """Peers that are called hear the new name, and what they call it stays."""
+        alice, bob = self.pair()
+        alice.chat.rename("Alicia")
+        alice.chat.call(bob.id)
+        self.assertEqual(bob.wait_for(IncomingCall, 5.0).name, "Alicia")
+        bob.chat.accept(alice.id)
+        bob.wait_for(Connected, 5.0)
+        alice.chat.rename("Al")
+        self.net.advance(1.0)
+        contact = bob.chat.contact("alicia")
+        self.assertEqual((contact.peer, contact.name, contact.claimed), (alice.id, "Alicia", "Al"))
+
     def test_anyone(self) -> None:
         """A stranger is let in, and does not become known by that."""
         alice, bob = self.peer("alice").register(), self.peer("bob", Accept.ANYONE).register()
