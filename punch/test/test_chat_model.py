@@ -462,7 +462,13 @@ class HostileTests(ChatTestCase):
         ours = self.transport.value()[3:11]
         self.hear(hello(THEIRS, ours, 99, 99) + ack(1))
         self.assertEqual(self.alice.chat.undelivered(), 1)
-        self.assertNotEqual(self.alice.store.record(self.bob.id, b"x" * 8).epoch, ours)
+        renewed = self.alice.store.record(self.bob.id, b"x" * 8).epoch
+        self.assertNotEqual(renewed, ours)
+        self.stream = self.alice.handlers[STREAM_NAME](self.link)
+        self.stream.makeConnection(StringTransport())
+        self.hear(hello(THEIRS, renewed, 99, 99))
+        self.broken("never sent")
+        self.assertEqual(self.alice.store.record(self.bob.id, b"x" * 8).epoch, renewed)
 
     def test_names(self) -> None:
         """What a stranger calls himself is cut, and changes no petname."""

@@ -98,6 +98,7 @@ class Talk:
         self._stream: ChatStream | None = None
         self._remote_epoch: bytes | None = None
         self._shown = 0
+        self._renewed = False
         self._pending: deque[tuple[bytes, Incoming]] = deque()
         self._storing = False
         self._telling: deque[_Shown] = deque()
@@ -153,13 +154,12 @@ class Talk:
         """A message of ours was stored: it goes out if there is a stream. Returned is how it stands then."""
         self._coming.add(-1, -len(message.text))
         self._kept.add(1, len(message.text))
-        if self._stream is not None and self._stream.ready and self._stream.core is not None:
+        core = self._core
+        if core is not None:
             message = replace(message, state=State.SENT)
-            self._stream.core.send(_outgoing(message))
-            self._owner.tell(MessageAdded(message))
-            self._say()
-        else:
-            self._owner.tell(MessageAdded(message))
+            core.send(_outgoing(message))
+        self._owner.tell(MessageAdded(message))
+        self._say()
         return message
 
     def as_now(self, message: Message) -> Message:
@@ -170,23 +170,28 @@ class Talk:
 
     def say_read(self, number: int) -> None:
         """Somebody here has seen the messages up to this id."""
-        if self._stream is not None and self._stream.ready and self._stream.core is not None:
-            self._stream.core.read(number)
+        if (core := self._core) is not None:
+            core.read(number)
             self._say()
 
     def say_name(self, name: str) -> None:
         """This side calls itself something else."""
-        if self._stream is not None and self._stream.ready and self._stream.core is not None:
-            self._stream.core.rename(name)
+        if (core := self._core) is not None:
+            core.rename(name)
             self._say()
 
     def say_bye(self) -> bool:
         """All was said; whether there is a stream to say so."""
-        if self._stream is None or not self._stream.ready or self._stream.core is None:
+        if (core := self._core) is None:
             return False
-        self._stream.core.say_bye()
+        core.say_bye()
         self._say()
         return True
+
+    @property
+    def _core(self) -> ChatCore | None:
+        """Where to say something now, if that is possible; `_say` must follow."""
+        return self._stream.core if self._stream is not None and self._stream.ready else None
 
     def _say(self) -> None:
         if self._stream is not None:
@@ -227,7 +232,7 @@ class Talk:
             return
         self._stream = None
         if self.undelivered:
-            self._owner.ask(Store.waiting_for, self.peer).addCallbacks(self._wait_again, _store_error)
+            self._owner.ask(Store.waiting_for, self.peer).addCallbacks(self._wait_again, self.failed)
         self._owner.talk_ended(self, error)
 
     def _wait_again(self, messages: list[Message]) -> None:
@@ -240,7 +245,7 @@ class Talk:
         if stream is not self._stream:
             return
         if isinstance(event, protocol.Greeted):
-            self._greeted(event)
+            self._greeted(stream, event)
         elif isinstance(event, protocol.MessageReceived):
             assert self._remote_epoch is not None
             self._pending.append((self._remote_epoch, Incoming(event.id, event.text, event.time)))
@@ -253,11 +258,18 @@ class Talk:
         else:
             self._owner.talk_heard(self, event)
 
-    def _greeted(self, event: protocol.Greeted) -> None:
+    def _greeted(self, stream: ChatStream, event: protocol.Greeted) -> None:
         if event.epoch != self._remote_epoch:
             self._remote_epoch = event.epoch
             self._shown = 0
-        if event.outdated:
+        if not event.outdated:
+            return
+        if self._renewed:
+            # Once is a restored backup; who says so again of an epoch that is minutes old makes it up.
+            stream.close()
+            self.stream_ended(stream, "marks of messages that were never sent")
+        else:
+            self._renewed = True
             self._owner.ask(Store.renew, self.peer, self._owner.new_epoch()).addCallbacks(
                 lambda _: self._owner.talk_outdated(self), self.failed
             )
@@ -322,8 +334,8 @@ class Talk:
         self._owner.talk_moved(self, 0)
 
     def _acknowledge(self) -> None:
-        if self._stream is not None and self._stream.ready and self._stream.core is not None:
-            self._stream.core.acknowledge(self._shown)
+        if (core := self._core) is not None:
+            core.acknowledge(self._shown)
             self._say()
 
     def _balance(self) -> None:
