@@ -431,6 +431,12 @@ class EndTests(JSONCase):
         event = self.event()
         self.assertEqual((event["event"], event["reason"]), ("failed", "rendezvous-unreachable"))
 
+    def test_a_page_is_patient(self) -> None:
+        self.stage.chat.new_page = lambda: "http://127.0.0.1:1/"
+        self.happen(Unregistered("rendezvous-unreachable", "It can't be reached.", 1.0))
+        self.stage.clock.advance(10 * PATIENCE)
+        self.assertEqual(self.stage.ends, [])
+
     def test_patience_ends_with_registration(self) -> None:
         self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
         self.happen(Registered("punch://x:1"))

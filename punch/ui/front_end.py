@@ -249,6 +249,7 @@ class FrontEnd:
             event.retry_in is not None
             and not self.ever_registered
             and not self.watched
+            and self.chat.new_page is None  # else somebody may look at it in a browser
             and self._patience is None
         ):
             self._patience = self._clock.callLater(PATIENCE, self._out_of_patience)
