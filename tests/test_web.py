@@ -328,7 +328,9 @@ def test_every_other_page(story: Story, album: Album) -> None:
     page.evaluate("location.hash = '#/you'")
     page.get_by_label("Call somebody").fill("nobody")
     page.keyboard.press("Enter")
-    expect(page.locator("#call-peer-problem")).to_contain_text("neither a name in the address book nor a peer ID")
+    expect(page.locator("#call-peer-problem")).to_contain_text(
+        "neither a name in the address book nor a peer ID"
+    )
     page.get_by_label("Call somebody").fill("robert")
     page.keyboard.press("Enter")
     expect(page.locator("h1.name")).to_have_text("Robert")
@@ -443,6 +445,55 @@ def test_tabs_and_strangers(story: Story) -> None:
     page.goto(origin(story.alice.url))
     expect(page.locator("h1")).to_have_text("This browser has no key")
     expect(page.locator("#app")).to_be_hidden()
+
+
+def test_a_connection_that_breaks(story: Story) -> None:
+    """What was typed meanwhile is not lost, and the page comes back by itself."""
+    story.connect()
+    alice, page = story.alice.visitor, story.alice.page
+    port = urlsplit(story.alice.url).port
+    story.alice.host.nft(
+        f"""
+        table inet cut {{
+            chain input {{
+                type filter hook input priority 0;
+                iifname "lo" tcp dport {port} reject with tcp reset
+            }}
+        }}
+        """
+    )
+    box = page.locator("#write")
+    box.fill("Into the void")
+    box.press("Enter")
+    expect(page.locator(".banner")).to_contain_text("Punch does not answer")
+    expect(box).to_have_value("Into the void")
+    expect(page.get_by_role("button", name="Send", exact=True)).to_be_disabled()
+    assert axe.violations(page) == []
+    story.alice.host.run("nft", "delete", "table", "inet", "cut")
+    expect(page.locator(".banner")).to_have_count(0, timeout=20_000)
+    box.press("Enter")
+    alice.mark("Into the void", "read")
+    story.bob.visitor.sees("Into the void")
+    assert page.locator(".message").count() == 1
+
+    # Only the answer is lost: the message was taken, and is not to be said twice.
+    story.alice.host.nft(
+        f"""
+        table inet cut {{
+            chain input {{
+                type filter hook input priority 0;
+                iifname "lo" tcp sport {port} reject with tcp reset
+            }}
+        }}
+        """
+    )
+    box.fill("Once and no more")
+    box.press("Enter")
+    story.bob.visitor.sees("Once and no more")
+    story.alice.host.run("nft", "delete", "table", "inet", "cut")
+    alice.mark("Once and no more", "read")
+    expect(box).to_have_value("")
+    assert page.locator(".message").count() == 2
 
 
 def test_what_the_page_loads(story: Story) -> None:

@@ -26,6 +26,9 @@ const BODIES = {
 
 const drafts = new Map();
 
+/** What was said when the connection broke: perhaps it was taken, and only the answer did not come. */
+const unsure = new Map();
+
 export class ChatView {
   constructor(app, peer, at) {
     this.app = app;
@@ -225,6 +228,7 @@ export class ChatView {
   }
 
   loaded() {
+    this.makeSure();
     if (this.newFrom === null) {
       const first = this.log.messages.find((message) => !message.outgoing && message.state === "unread");
       this.newFrom = first?.number ?? 0;
@@ -476,17 +480,32 @@ export class ChatView {
     box.focus();
     if (this.log.later) await this.newest();
     const waiting = parts ?? [text];
+    let id = null;
     try {
       while (waiting.length) {
-        await this.store.ask("send", { peer: this.peer, text: waiting[0] });
+        id = crypto.randomUUID();
+        await this.store.ask("send", { peer: this.peer, text: waiting[0], id });
         waiting.shift();
       }
     } catch (error) {
       // What was not taken is not lost: it is in the box again, before what was typed since.
       box.value = waiting.join("") + (box.value ? `\n${box.value}` : "");
+      if (error.reason === "lost") unsure.set(this.peer, { id, text: waiting[0] });
       this.problem = error.message;
       this.typed();
     }
+  }
+
+  /** The history is here again: what was taken all the same is not to be said twice. */
+  makeSure() {
+    const said = unsure.get(this.peer);
+    if (!said) return;
+    unsure.delete(this.peer);
+    this.problem = null;
+    if (this.log.messages.some((message) => message.client_id === said.id) && this.box.value.startsWith(said.text)) {
+      this.box.value = this.box.value.slice(said.text.length).replace(/^\n/, "");
+    }
+    this.typed();
   }
 }
 

@@ -259,7 +259,7 @@ class App {
     const done = () => event.preventDefault();
     if ((ctrlKey || metaKey) && !altKey && code === "KeyK") {
       done();
-      if (getComputedStyle(this.side).display === "none") this.go("/");
+      if (this.narrow) this.go("/");
       this.side_.find.focus();
       this.side_.find.select();
     } else if ((ctrlKey || metaKey) && key === "/") {
@@ -276,8 +276,13 @@ class App {
       this.view.togglePicture();
     } else if (key === "Escape") {
       if (this.route.page === "chat" && document.activeElement?.id !== "write") this.view.box.focus();
-      else if (this.route.page) this.go("/");
+      else if (this.route.page && (this.route.page !== "chat" || this.narrow)) this.go("/");
     }
+  }
+
+  /** Whether there is room for the chat or the list, not both, and the list is not shown now. */
+  get narrow() {
+    return getComputedStyle(this.side).display === "none";
   }
 
   step(by) {
