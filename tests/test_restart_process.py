@@ -72,7 +72,8 @@ def running(tmp_path: Path) -> Iterator[Programs]:
 
 def registered_again(peer: JSONProcess) -> None:
     """It has lost the rendezvous and found it."""
-    peer.wait("registered", PATIENCE)
+    if sum(event["event"] == "registered" for event in peer.events) < 2:
+        peer.wait("registered", PATIENCE)
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.1])

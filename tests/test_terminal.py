@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -364,35 +363,32 @@ def test_the_terminal_is_resized(place: Place) -> None:
         ]
 
 
-def in_a_shell(command: list[str]) -> list[str]:
-    return ["bash", "--norc", "--noprofile", "-i", "-c", f"{' '.join(command)}; echo status $?; stty -a; cat"]
-
-
 MODES = re.compile(r"(?<![-\w])(icanon|echo|isig|ixon|icrnl|opost)\b")
 
 
 @pytest.mark.parametrize("end", ["C-c", "C-d", "/quit", "TERM", "HUP"])
 def test_the_terminal_is_given_back(place: Place, end: str) -> None:
-    with screen(in_a_shell(place.peer("bob")), place.directory) as shell:
+    """Whatever ends the chat, the shell has its terminal as it was."""
+    with screen(["bash", "--norc", "--noprofile", "-i"], place.directory, extra={"PS1": "$ "}) as shell:
+        shell.line(" ".join(place.peer("bob")))
         shell.wait("Waiting for a call")
+        shell.type("" if end == "/quit" else "half")
         if end.startswith("C-"):
-            shell.press(end)
+            shell.press("C-u", end)
         elif end == "/quit":
             shell.line(end)
         else:
-            os.kill(child_of(shell.pid), getattr(signal, f"SIG{end}"))
+            subprocess.run(
+                ["pkill", f"-{end}", "-f", f"state-dir {place.directory}/state --name bob"], check=True
+            )
+        shell.wait(r"\$\Z")
+        shell.line("echo status $?; stty -a; echo done")
+        shell.wait("^done$")
         status = {"C-c": 130, "TERM": 143, "HUP": 129}.get(end, 0)
-        shell.wait(rf"^status {status}$" if end != "C-c" else "^status 130$|^$")
-        if end != "C-c":
-            shell.wait("icanon")
-            modes = shell.text.rpartition("status")[2]
-            assert set(MODES.findall(modes)) == {"icanon", "echo", "isig", "ixon", "icrnl", "opost"}
-
-
-def child_of(pid: int) -> int:
-    """The twistd process that a shell runs."""
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=True)
-    return int(found.stdout.split()[0])
+        shell.wait(rf"^status {status}$")
+        modes = shell.text.rpartition("status")[2]
+        assert set(MODES.findall(modes)) == {"icanon", "echo", "isig", "ixon", "icrnl", "opost"}
+        shell.line("exit")
 
 
 def test_stopped_and_continued(place: Place) -> None:

@@ -43,9 +43,12 @@ class Screen:
         variables = environment(**extra)
         variables.pop("TERM")
         given = [f"{name}={value}" for name, value in extra.items()]
+        # tmux itself does not always hear how it ended.
+        self._status = cwd / f"{self._name}.status"
+        command = f"{shlex.join(['env', *given, *arguments])}; echo $? > {shlex.quote(str(self._status))}"
         self._tmux(
             *("-f", str(settings), "new-session", "-d", "-x", str(size[0]), "-y", str(size[1])),
-            *("-c", str(cwd), shlex.join(["env", *given, *arguments])),
+            *("-c", str(cwd), command),
             env=variables,
         )
 
@@ -102,11 +105,6 @@ class Screen:
         """What is seen now, with its colours as escape sequences."""
         return self._tmux("capture-pane", "-p", "-e")
 
-    @property
-    def pid(self) -> int:
-        """The program's."""
-        return int(self._tmux("display-message", "-p", "#{pane_pid}"))
-
     def wait(self, pattern: str, timeout: float = 30.0) -> re.Match[str]:
         """Until `pattern` stands on the screen or above it."""
         end = time.monotonic() + timeout
@@ -122,17 +120,12 @@ class Screen:
     def exit(self, timeout: float = 20.0) -> int:
         """Its exit status, negative after a signal."""
         end = time.monotonic() + timeout
-        while True:
-            dead, status, number = (
-                self._tmux("display-message", "-p", "#{pane_dead},#{pane_dead_status},#{pane_dead_signal}")
-                .strip()
-                .split(",")
-            )
-            if dead == "1" and (status or number):
-                return -int(number) if number else int(status)
+        while not (self._status.exists() and self._status.read_text().endswith("\n")):
             if time.monotonic() > end:
                 raise AssertionError(f"still running: {self.arguments}\n{self.text}")
             time.sleep(0.1)
+        status = int(self._status.read_text())
+        return status if status <= 128 else 128 - status
 
     def close(self) -> None:
         with contextlib.suppress(RuntimeError):

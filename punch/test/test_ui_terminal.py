@@ -24,7 +24,8 @@ from punch.peer.events import (
 )
 from punch.test.front_ends import BOB, EVE, ME, NOW, Stage, Wire, connected, incoming
 from punch.ui.line_history import LineHistory
-from punch.ui.terminal import Fragments, TerminalFrontEnd
+from punch.ui.prompt_user import Fragments
+from punch.ui.terminal import TerminalFrontEnd
 from punch.wire.address import Address
 
 

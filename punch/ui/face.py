@@ -24,6 +24,7 @@ from punch.ui.console import Console, InputKind, Streams
 from punch.ui.front_end import FrontEnd, Settings, Surroundings
 from punch.ui.json_lines import JSONFrontEnd
 from punch.ui.line_history import LineHistory
+from punch.ui.prompt_user import Suggestion
 from punch.ui.stdio import StdioFrontEnd
 from punch.ui.style import Style
 from punch.ui.terminal import TerminalFrontEnd
@@ -148,7 +149,7 @@ class TerminalFace:
     def open(self, chat: Chat) -> None:
         """Take the terminal."""
         # Not earlier: it takes long to load, and only terminals need it.
-        from punch.ui.prompt import Prompt, Suggestion
+        from punch.ui.prompt import Prompt
 
         front_end = self.front_end
         self._prompt = prompt = Prompt(

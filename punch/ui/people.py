@@ -35,6 +35,9 @@ from punch.ui.front_end import FrontEnd, Output, Settings, Stage, Surroundings
 from punch.ui.sentences import count, describe, printable
 from punch.ui.style import Style
 
+#: Reasons of a call that came to nothing that say no more than that.
+_NOT_THERE = ("not-registered", "gone", "timeout")
+
 #: How much of a message its mark repeats, in characters.
 MARK_LENGTH = 60
 
@@ -144,7 +147,8 @@ class PeopleFrontEnd(FrontEnd):
             self.stage(describe(self._to_tell))
             self._to_tell = None
         if self.target is None and not self.chat.links:
-            self.stage("Waiting for a call: give your ID to the other side")
+            how = ", or /call theirs; /help shows more" if self.watched else ""
+            self.stage(f"Waiting for a call: give your ID to the other side{how}")
 
     def on_unregistered(self, event: Unregistered) -> None:
         # Every try that fails the same way is not worth a line.
@@ -256,7 +260,9 @@ class PeopleFrontEnd(FrontEnd):
         elif isinstance(event, StillAway):
             if event.peer not in self._told_away:
                 self._told_away.add(event.peer)
-                self.stage(f"{printable(event.text)} They are called again until they are there.")
+                name = self.name_of(event.peer)
+                why = "" if str(event.reason) in _NOT_THERE else f" {printable(event.text)}"
+                self.stage(f"{name} is not there: what you type waits here, and they are called again.{why}")
         elif isinstance(event, StoreFailed):
             self.show(
                 "The history can be written again." if event.text is None else self.style.bad(event.text)

@@ -26,6 +26,7 @@ from punch.ui.front_end import Settings, Surroundings
 from punch.ui.json_events import message_fields
 from punch.ui.line_history import LineHistory
 from punch.ui.people import PeopleFrontEnd, shortened
+from punch.ui.prompt_user import Fragments
 from punch.ui.sentences import count, milliseconds, path_in_words, printable
 
 #: How often the round trip in the status line is looked at, in seconds.
@@ -36,8 +37,6 @@ EARLIER = 6
 
 #: Characters of a name in the prompt.
 MAX_PROMPT = 20
-
-Fragments = list[tuple[str, str]]
 
 
 class Bottom(Protocol):
@@ -83,7 +82,7 @@ class TerminalFrontEnd(PeopleFrontEnd):
         self._switched = 0
         self._before: PeerID | None = None
         self._timer: IDelayedCall | None = None
-        self._status: Fragments = []
+        self._status: Fragments = ()
         self._prompt = ""
 
     def attach_bottom(self, chat: Chat, bottom: Bottom) -> None:
@@ -233,7 +232,7 @@ class TerminalFrontEnd(PeopleFrontEnd):
             facts.append(("good", f"{unread:,} unread from {self.name_of(peer)}"))
         if not self.registered:
             facts.append(("bad", "rendezvous not reached" if self._trouble else "registering"))
-        fragments: Fragments = []
+        fragments: list[tuple[str, str]] = []
         for look, text in facts:
             if fragments:
                 fragments.append(("dim", " · "))
