@@ -8,6 +8,7 @@ with a sentence and status 1 when that can't happen. A peer that waits goes on w
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -114,7 +115,7 @@ class Surroundings:
     random: Callable[[int], bytes] = os.urandom
 
 
-class FrontEnd:
+class FrontEnd(ABC):
     """
     The part that the terminal and the JSON interface share. Subclasses override the `on_…` methods and call
     the inherited ones.
@@ -162,9 +163,9 @@ class FrontEnd:
         self.input_kind = input_kind
         node.handle(STREAM_NAME, self.chats.accept)
 
+    @abstractmethod
     def input_received(self, data: bytes) -> None:
         """Bytes from stdin."""
-        raise NotImplementedError
 
     def input_over(self) -> None:
         """stdin has ended."""
@@ -227,6 +228,7 @@ class FrontEnd:
         if self.target is not None:
             self.place_call(self.target)
 
+    @abstractmethod
     def on_registered(self, event: Registered) -> None:
         """The rendezvous knows this peer."""
 
@@ -241,24 +243,29 @@ class FrontEnd:
         ):
             self._patience = self._clock.callLater(PATIENCE, self._out_of_patience)
 
+    @abstractmethod
     def on_stage(self, event: Event) -> None:
         """A call or a link went one step on."""
 
+    @abstractmethod
     def on_incoming(self, event: IncomingCall) -> None:
         """Someone calls."""
 
+    @abstractmethod
     def on_connected(self, event: Connected) -> None:
         """A link is up."""
 
+    @abstractmethod
     def on_disconnected(self, event: Disconnected) -> None:
         """A link is over."""
 
+    @abstractmethod
     def on_failed(self, event: Failed) -> None:
         """A call came to nothing."""
 
+    @abstractmethod
     def on_message(self, peer: PeerID, number: int, text: str) -> Deferred[None] | None:
         """A message came; what is returned says when this application has it."""
-        raise NotImplementedError
 
     def on_delivered(self, peer: PeerID, number: int) -> None:
         """The other side's application has our message."""
@@ -311,6 +318,7 @@ class FrontEnd:
             self.stopped()
             self._finish(status, sentence)
 
+    @abstractmethod
     def check_done(self) -> None:
         """End if nothing is left to do."""
 
