@@ -1,7 +1,7 @@
 """
 All tables of docs/nat.md, measured anew: `python -m tests.nat.page`, as root.
 
-Takes the better part of an hour, on a machine that has nothing else to do: what is measured is time, too.
+Takes about an hour, on a machine that has nothing else to do: what is measured is time, too.
 """
 
 from __future__ import annotations
