@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
 
 import pytest
@@ -45,3 +47,11 @@ def need_namespaces() -> None:
         missing("network namespaces need root")
     if subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode != 0:
         missing("this kernel or container does not allow network namespaces")
+
+
+def has_ipv6() -> bool:
+    """Whether this machine has IPv6, if only on its loopback interface."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False

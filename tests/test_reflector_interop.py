@@ -15,7 +15,7 @@ import pytest
 
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, Message, MessageClass, Method, encode, parse
-from tests.needs import missing, need
+from tests.needs import has_ipv6, missing, need
 
 # The reflector alone, on one free port of both loopback addresses, until stdin ends.
 SERVER = """
@@ -25,7 +25,6 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Protocol
 from punch.rendezvous.udp import PlainPort
 from punch.rendezvous.udp_server import UDPServer
-
 class Parent(Protocol):
     def connectionLost(self, reason):
         reactor.stop()
@@ -48,14 +47,6 @@ reactor.run()
 
 TRANSACTION = b"interop test"
 TIMEOUT = 20.0
-
-
-def has_ipv6() -> bool:
-    """Whether this machine has the IPv6 loopback."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        probe.bind(("::1", 0))
-        return True
-    return False
 
 
 HOSTS = ("127.0.0.1", "::1")

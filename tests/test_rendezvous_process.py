@@ -33,7 +33,7 @@ from punch.wire.stun import Message as STUNMessage
 from punch.wire.stun import MessageClass, Method, parse
 from punch.wire.stun import encode as encode_stun
 from punch.wire.stun_attributes import Attribute
-from tests.needs import missing
+from tests.needs import has_ipv6, missing
 from tests.processes import TWISTD, JSONProcess, Programs, programs
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and descriptors of POSIX")
@@ -90,15 +90,6 @@ class Client:
 def listening(service: JSONProcess) -> RendezvousAddress:
     """Where it listens, once it does."""
     return RendezvousAddress.parse(service.wait("listening")["address"])
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 def ask_reflector(host: str, port: int) -> tuple[Any, str]:

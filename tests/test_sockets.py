@@ -19,6 +19,7 @@ from punch.peer.batched import BatchedSocket, has_segmentation, open_batched, op
 from punch.peer.udp import DatagramSocket, PortableSocket, open_portable
 from punch.wire.address import Address
 from punch.wire.segments import SOL_UDP, UDP_GRO
+from tests.needs import has_ipv6
 
 Open = Callable[[Any, str, int, Any], DatagramSocket]
 
@@ -29,15 +30,6 @@ KINDS = [
     pytest.param(open_portable, id="portable"),
     pytest.param(open_batched, id="batched", marks=needs_segmentation),
 ]
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 HOSTS = ["127.0.0.1"] + (["::1"] if has_ipv6() else [])

@@ -139,11 +139,6 @@ class LinkCore:
         """The connection IDs of datagrams that are for this link."""
         return set(self._routes)
 
-    def accepts(self, data: bytes) -> bool:
-        """Whether a datagram is for one of this link's connections, by its connection ID."""
-        connection_id = destination_id(data)
-        return connection_id is not None and connection_id in self._routes
-
     def receive_datagrams(
         self, datagrams: Sequence[bytes], now: float, *, initial_allowed: bool = True
     ) -> None:

@@ -71,7 +71,6 @@ class Session:
     ) -> None:
         self.now = now
         self._quic = quic
-        self._role = role
         self._limits = limits
         self._emit = emit
         self._end = end

@@ -35,6 +35,7 @@ from punch.peer.problems import (
     place,
     problem_of_failure,
 )
+from punch.peer.staggered import StaggeredEndpoint
 from punch.peer.tls import ControlConnectionCreator
 from punch.wire.control import (
     ErrorCode,
@@ -215,7 +216,8 @@ class ControlClient:
         self._needed = False
         self.attempt: _Attempt | None = None
         """The newest connection or attempt; None while the next one is waited for."""
-        tcp = endpoint or HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIME)
+        host = HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIME)
+        tcp = endpoint or StaggeredEndpoint(host, reactor)
         self.creator = ControlConnectionCreator(address, identity, roots)
         self._service = ClientService(
             _WelcomeEndpoint(self, wrapClientTLS(self.creator, tcp, clock=reactor)),

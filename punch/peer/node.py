@@ -301,6 +301,7 @@ class Node(Service):
         """
         self._on_event(Unregistered(problem.reason, problem.text, retry_in))
         self._outgoing.unregistered(problem)
+        self._look_out()
         if retry_in is None:
             self._on_event(Failed(None, problem.reason, problem.text))
             self._outgoing.give_up(problem)

@@ -2,7 +2,7 @@
 The paths of one session: its ICE sessions, joined with the node's sockets and relays.
 
 What leaves for the other side goes the way of the selected pair. Whether that way still works is noticed by
-what comes back: datagrams of the link that get no answer make the agent ask.
+what comes back: if datagrams of the link get no answer, or come no more, the agent asks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from punch.wire.candidate import Candidate, CandidateType
 STABLE = 20.0
 """Seconds of a direct path after which the session needs no relay any more."""
 SILENCE = 0.5
-"""Seconds that sent data may go without anything coming back before the path is asked whether it works."""
+"""Seconds of silence after data was sent, or came, before the path is asked, once, whether it works."""
 SLOW = 1.5
 """Round-trip times that this takes at least."""
 LONG_HEADER = 0x80
@@ -177,7 +177,8 @@ class Paths:
     def heard(self, remote: Address, local: Address) -> None:
         """Authentic datagrams of the link came this way."""
         if self.way == (local, remote):
-            self._unanswered_since = None
+            # From now on there is to be more: who only receives would else not notice that its path is gone
+            self._expect(self._around.monotonic())
         elif self.way is not None:
             now = self._around.monotonic()
             if now >= self._hinted_at + HINT_GAP:
@@ -197,9 +198,7 @@ class Paths:
             # Twice: they are few, and the loss of one costs the handshake from half a second to several
             self._around.sockets.send(handshake, remote, local)
         if self._unanswered_since is None:
-            self._unanswered_since = self._around.monotonic()
-            if self._listening is None:
-                self._listening = self._around.clock.callLater(SILENCE, self._listen)
+            self._expect(self._around.monotonic())
 
     def take(self, pair: Pair, now: float) -> bool:
         """
@@ -253,6 +252,12 @@ class Paths:
         self.way = None
         self.generations.close(self._around.monotonic())
         self._around.relays.leave(self)
+
+    def _expect(self, since: float) -> None:
+        """Ask whether the path works if nothing comes back soon."""
+        self._unanswered_since = since
+        if self._listening is None:
+            self._listening = self._around.clock.callLater(SILENCE, self._listen)
 
     def _listen(self) -> None:
         self._listening = None

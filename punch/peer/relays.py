@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from punch.identity import RandomBytes
 from punch.peer.reflectors import look_up
 from punch.peer.relay import DatagramRelay, Received, Relay, StreamRelay
+from punch.peer.staggered import StaggeredEndpoint
 from punch.peer.tls import RelayConnectionCreator
 from punch.traversal.turn.events import Trouble
 from punch.wire.address import Address, canonical
@@ -468,7 +469,7 @@ def relay_endpoint(
     """
     url = server.url
     host = url.host or name
-    tcp = HostnameEndpoint(reactor, host, url.port, timeout=CONNECT_TIME)
+    tcp = StaggeredEndpoint(HostnameEndpoint(reactor, host, url.port, timeout=CONNECT_TIME), reactor)
     if url.transport is RelayTransport.TCP:
         return tcp
     return wrapClientTLS(RelayConnectionCreator(host, url.port, server.pin, roots), tcp, clock=reactor)

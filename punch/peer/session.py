@@ -241,8 +241,6 @@ class Session:
             allowed = paths.generations.validated(local, remote)
             if allowed and paths.way is None:
                 paths.way = local, remote
-        # First, so that what is sent in answer, if only an acknowledgement, waits for something in its turn:
-        # who only receives would else not notice that its own path is gone
         paths.heard(remote, local)
         self.link.receive(datagrams, allowed)
 

@@ -20,8 +20,8 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReac
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.python.failure import Failure
 
-from punch.rendezvous.config import Limits, address_key
-from punch.rendezvous.limits import Counters
+from punch.rendezvous.config import Limits
+from punch.rendezvous.limits import Counters, address_key
 
 TLS = 0x16
 STUN = (0, 1)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
+
+from punch.wire.address import parsed
 
 # More than one: so the table shrinks again when a flood is over.
 _FORGET_AT_ONCE = 2
@@ -134,9 +136,20 @@ def prefix_key(host: str) -> str:
 
     :raise ValueError: `host` is no IP address.
     """
-    address = ip_address(host.partition("%")[0])
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is None:
-            return f"{IPv6Address(int(address) >> 64 << 64)}/64"
-        address = address.ipv4_mapped
-    return f"{str(address).rpartition('.')[0]}.0/24"
+    address = _ipv4_or_prefix(host)
+    return f"{str(address).rpartition('.')[0]}.0/24" if isinstance(address, IPv4Address) else address
+
+
+def address_key(host: str) -> str:
+    """What is one address to the limits: an IPv4 address, the /64 of an IPv6 address, or the text itself."""
+    try:
+        return str(_ipv4_or_prefix(host))
+    except ValueError:
+        return host
+
+
+def _ipv4_or_prefix(host: str) -> IPv4Address | str:
+    address = parsed(host.partition("%")[0])
+    if isinstance(address, IPv4Address):
+        return address
+    return address.ipv4_mapped or f"{IPv6Address(int(address) >> 64 << 64)}/64"

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from punch.identity import PeerID
-from punch.rendezvous.config import Limits, address_key
+from punch.rendezvous.config import Limits
 from punch.rendezvous.introduction import (
     Core,
     Inputs,
@@ -22,7 +22,7 @@ from punch.rendezvous.introduction import (
     introduce,
     introduction_key,
 )
-from punch.rendezvous.limits import Counters, TokenBuckets
+from punch.rendezvous.limits import Counters, TokenBuckets, address_key
 from punch.wire.control import (
     Accept,
     Answer,

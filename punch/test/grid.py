@@ -3,7 +3,8 @@ Every pair of RFC 4787's NAT behaviours on the simulated internet: `python -m pu
 
 For each seed there is one simulated internet with a rendezvous and, on the left and on the right, a peer in
 each kind of place. In as many rounds as there are kinds, every peer on the left calls another one on the
-right. A call is judged by when it connected, and by its path 5 s later.
+right. A call is judged by when it connected, and by both sides' paths 5 s later. So is a call between two
+homes behind one NAT, of each kind and with each way of hairpinning.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from punch.identity import PeerID
 from punch.peer.events import Connected, Disconnected, Event, Failed, PathChanged, Registered
 from punch.test.internet import NAT, Filtering, Firewall, Hairpin, Host, Internet, LinkSpec, Mapping, Ports
-from punch.test.nat_pairs import KINDS, must_connect
+from punch.test.nat_pairs import HAIRPINS, KINDS, must_connect, must_connect_behind_one
 from punch.test.pages import replace_section, table
 from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.wire.control import Accept
@@ -62,7 +64,8 @@ class Outcome:
     One call.
 
     :ivar seconds: from the call to `connected` at the caller, None if that did not come.
-    :ivar path: the caller's path `SETTLED` seconds after that, "" if there was no link then.
+    :ivar path: `SETTLED` seconds after both sides were connected: "relay" if one of them is on it, "" if
+        there was no link then, else the caller's path.
     """
 
     seconds: float | None
@@ -71,11 +74,24 @@ class Outcome:
 
 @dataclass
 class Results:
-    """What became of all pairs, one outcome for each seed."""
+    """
+    What became of all pairs, one outcome for each seed and each way of choosing ports.
+
+    :ivar names: the rows of the table.
+    :ivar columns: its columns.
+    :ivar direct: whether a pair of a row and a column must be direct.
+    :ivar corner: what rows and columns are.
+    """
 
     names: Sequence[str]
     link: LinkSpec
+    columns: Sequence[str] = ()
+    direct: Callable[[str, str], bool] = must_be_direct
+    corner: str = "caller ↓, callee →"
     outcomes: dict[Pair, list[Outcome]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.columns = self.columns or self.names
 
     @property
     def seconds(self) -> list[float]:
@@ -101,7 +117,7 @@ class Results:
         """What is wrong, a sentence each."""
         found = []
         for one in self.names:
-            for other in self.names:
+            for other in self.columns:
                 outcomes = self.outcomes.get((one, other), [])
                 if not outcomes:
                     found.append(f"{one} to {other}: missing")
@@ -111,7 +127,7 @@ class Results:
                         found.append(f"{where}: no link")
                     elif not outcome.path:
                         found.append(f"{where}: the link was lost")
-                    elif outcome.path == "relay" and must_be_direct(one, other):
+                    elif outcome.path == "relay" and self.direct(one, other):
                         found.append(f"{where}: on the relay after {SETTLED:g} s, but a direct path exists")
         return found
 
@@ -128,8 +144,8 @@ class Results:
 
     def matrix(self) -> str:
         """All pairs: the path in the end, and the worst time to connect."""
-        head = ["caller ↓, callee →", *self.names]
-        rows = [[f"**{one}**", *(self._cell((one, other)) for other in self.names)] for one in self.names]
+        head = [self.corner, *self.columns]
+        rows = [[f"**{one}**", *(self._cell((one, other)) for other in self.columns)] for one in self.names]
         return table(head, rows)
 
     def _cell(self, pair: Pair) -> str:
@@ -143,58 +159,26 @@ class Results:
 
 
 class World:
-    """One simulated internet with a peer in each place, left and right."""
+    """One simulated internet with a rendezvous, and calls side by side."""
 
-    def __init__(self, seed: int, names: Sequence[str], link: LinkSpec, ports: Ports) -> None:
+    def __init__(self, seed: int, link: LinkSpec) -> None:
         self.net = Internet(seed)
-        self._names = names
-        self._link = link
-        self._ports = ports
+        self.link = link
         self._rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
-        self._sides = [
-            [self._peer(side, number, name) for number, name in enumerate(names)] for side in (1, 2)
-        ]
-        for peer in (*self._sides[0], *self._sides[1]):
+
+    def start_peer(self, host: Host) -> Peer:
+        """A peer that lets everybody in."""
+        return Peer(self.net, host, self._rendezvous.address, accept=Accept.ANYONE).start()
+
+    def wait_for(self, peers: Iterable[Peer]) -> None:
+        """Until all are registered, and a bit more."""
+        for peer in peers:
             peer.wait_for(Registered, 60.0)
         self.net.advance(5.0)
 
-    def _peer(self, side: int, number: int, name: str) -> Peer:
-        host = self._host(f"{side} {name}", f"203.0.{side}.{10 + number}", f"10.{side}.{number}.0/24", name)
-        return Peer(self.net, host, self._rendezvous.address, accept=Accept.ANYONE).start()
-
-    def _host(self, label: str, public: str, subnet: str, name: str) -> Host:
-        if name == OPEN:
-            return self.net.host(label, public, link=self._link)
-        if name == FIREWALL:
-            firewall = Firewall(filtering=Filtering.APDF)
-            subnet = f"198.18.{subnet.split('.')[1]}.0/24"
-            return self.net.lan(label, subnet, firewall=firewall, link=self._link).host(label)
-        nat = NAT(public=public, ports=self._ports)
-        if name == CARRIER:
-            carrier = NAT(public=public, ports=self._ports, hairpin=Hairpin.NONE)
-            outer = self.net.lan(f"{label} carrier", "100.64.0.0/24", nat=carrier, link=CALM)
-            nat.public = None
-            return outer.lan(label, subnet, nat=nat, link=self._link).host(label)
-        if name == NO_UDP:
-            nat.block_udp = True
-        else:
-            mapping, filtering = name.split("/")
-            nat.mapping, nat.filtering = Mapping[mapping], Filtering[filtering]
-        return self.net.lan(label, subnet, nat=nat, link=self._link).host(label)
-
-    def run(self, results: Results) -> None:
-        """Call every pair once."""
-        count = len(self._names)
-        for shift in range(count):
-            calls = [(index, (index + shift) % count) for index in range(count)]
-            for pair, outcome in self._round(calls):
-                names = self._names[pair[0]], self._names[pair[1]]
-                results.outcomes.setdefault(names, []).append(outcome)
-
-    def _round(self, calls: Sequence[tuple[int, int]]) -> Iterable[tuple[tuple[int, int], Outcome]]:
+    def call(self, peers: Sequence[tuple[Peer, Peer]]) -> list[Outcome]:
+        """Call between all of these pairs at once; what became of each."""
         start = self.net.now
-        left, right = self._sides
-        peers = [(left[here], right[there]) for here, there in calls]
         for caller, callee in peers:
             caller.node.call(callee.id)
         deadline = start + PATIENCE
@@ -202,15 +186,102 @@ class World:
             _ended(caller, callee.id, start) for caller, callee in peers
         ):
             self.net.advance(0.1)
+        self.net.advance(SETTLED + 1.0)
         outcomes = []
-        self.net.advance(SETTLED)
         for caller, callee in peers:
             connected = _time_of(caller, callee.id, start, Connected)
-            path = "" if connected is None else _path(caller, callee.id, connected + SETTLED)
+            paths = [_path(caller, callee.id, start), _path(callee, caller.id, start)]
+            path = "" if "" in paths else "relay" if "relay" in paths else paths[0]
             outcomes.append(Outcome(None if connected is None else connected - start, path))
             caller.node.hangup(callee.id)
         self.net.advance(1.0)
-        return zip(calls, outcomes, strict=True)
+        return outcomes
+
+
+class Sides(World):
+    """A peer in each place, left and right."""
+
+    def __init__(self, seed: int, names: Sequence[str], link: LinkSpec, ports: Ports) -> None:
+        super().__init__(seed, link)
+        self._names = names
+        self._ports = ports
+        self._sides = [
+            [self._peer(side, number, name) for number, name in enumerate(names)] for side in (1, 2)
+        ]
+        self.wait_for([*self._sides[0], *self._sides[1]])
+
+    def _peer(self, side: int, number: int, name: str) -> Peer:
+        host = self._host(f"{side} {name}", f"203.0.{side}.{10 + number}", f"10.{side}.{number}.0/24", name)
+        return self.start_peer(host)
+
+    def _host(self, label: str, public: str, subnet: str, name: str) -> Host:
+        if name == OPEN:
+            return self.net.host(label, public, link=self.link)
+        if name == FIREWALL:
+            firewall = Firewall(filtering=Filtering.APDF)
+            subnet = f"198.18.{subnet.split('.')[1]}.0/24"
+            return self.net.lan(label, subnet, firewall=firewall, link=self.link).host(label)
+        nat = NAT(public=public, ports=self._ports)
+        if name == CARRIER:
+            carrier = NAT(public=public, ports=self._ports, hairpin=Hairpin.NONE)
+            outer = self.net.lan(f"{label} carrier", "100.64.0.0/24", nat=carrier, link=CALM)
+            nat.public = None
+            return outer.lan(label, subnet, nat=nat, link=self.link).host(label)
+        if name == NO_UDP:
+            nat.block_udp = True
+        else:
+            mapping, filtering = name.split("/")
+            nat.mapping, nat.filtering = Mapping[mapping], Filtering[filtering]
+        return self.net.lan(label, subnet, nat=nat, link=self.link).host(label)
+
+    def run(self, results: Results) -> None:
+        """Call every pair once."""
+        count = len(self._names)
+        left, right = self._sides
+        for shift in range(count):
+            calls = [(index, (index + shift) % count) for index in range(count)]
+            outcomes = self.call([(left[here], right[there]) for here, there in calls])
+            for (here, there), outcome in zip(calls, outcomes, strict=True):
+                results.outcomes.setdefault((self._names[here], self._names[there]), []).append(outcome)
+
+
+class Shared(World):
+    """Two homes behind one NAT of each kind, with each way of hairpinning."""
+
+    def __init__(self, seed: int, kinds: Sequence[str], link: LinkSpec, ports: Ports) -> None:
+        super().__init__(seed, link)
+        self._pairs = {
+            (kind, hairpin): self._homes(kind, hairpin, number, ports)
+            for number, (kind, hairpin) in enumerate(product(kinds, HAIRPINS))
+        }
+        self.wait_for(peer for pair in self._pairs.values() for peer in pair)
+
+    def _homes(self, kind: str, hairpin: str, number: int, ports: Ports) -> tuple[Peer, Peer]:
+        mapping, filtering = kind.split("/")
+        carrier = NAT(
+            public=f"203.0.1.{10 + number}",
+            mapping=Mapping[mapping],
+            filtering=Filtering[filtering],
+            hairpin=Hairpin[hairpin.upper()],
+            ports=ports,
+        )
+        name = f"{kind} {hairpin}"
+        inside = self.net.lan(name, "100.64.0.0/24", nat=carrier, link=CALM)
+        hosts = [
+            inside.lan(
+                f"{name} {side}",
+                f"10.{side}.{number}.0/24",
+                nat=NAT(filtering=Filtering.EIF, ports=ports),
+                link=self.link,
+            ).host(f"{name} {side}")
+            for side in (1, 2)
+        ]
+        return self.start_peer(hosts[0]), self.start_peer(hosts[1])
+
+    def run(self, results: Results) -> None:
+        """Call every pair once."""
+        for pair, outcome in zip(self._pairs, self.call(list(self._pairs.values())), strict=True):
+            results.outcomes.setdefault(pair, []).append(outcome)
 
 
 def _time_of(peer: Peer, other: PeerID, since: float, *kinds: type[Event]) -> float | None:
@@ -225,11 +296,14 @@ def _ended(peer: Peer, other: PeerID, since: float) -> bool:
     return _time_of(peer, other, since, Connected, Failed) is not None
 
 
-def _path(peer: Peer, other: PeerID, until: float) -> str:
-    """The path to another peer at a moment, "" if there is none."""
+def _path(peer: Peer, other: PeerID, since: float) -> str:
+    """The path to another peer `SETTLED` seconds after they were connected, "" if there is none."""
+    connected = _time_of(peer, other, since, Connected)
+    if connected is None:
+        return ""
     path = ""
     for time, event in peer.events:
-        if time <= until and getattr(event, "peer", None) == other:
+        if connected <= time <= connected + SETTLED and getattr(event, "peer", None) == other:
             if isinstance(event, (Connected, PathChanged)):
                 path = event.path
             elif isinstance(event, Disconnected):
@@ -248,7 +322,25 @@ def run_grid(
     results = Results(names, link)
     for allocation in ports:
         for seed in seeds:
-            World(seed, names, link, allocation).run(results)
+            Sides(seed, names, link, allocation).run(results)
+    return results
+
+
+def run_shared(
+    kinds: Sequence[str] = KINDS,
+    *,
+    seeds: Iterable[int] = SEEDS,
+    link: LinkSpec = CALM,
+    ports: Iterable[Ports] = (Ports.RANDOM,),
+) -> Results:
+    """Call between two homes behind one NAT of each kind, once for each seed and way of choosing ports."""
+    marks = must_connect_behind_one()
+    results = Results(
+        kinds, link, HAIRPINS, lambda kind, hairpin: marks[kind, hairpin], "shared NAT ↓, hairpinning →"
+    )
+    for allocation in ports:
+        for seed in seeds:
+            Shared(seed, kinds, link, allocation).run(results)
     return results
 
 
@@ -281,12 +373,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     link = LinkSpec(delay=given.delay / 1000, loss=given.loss / 100)
-    results = run_grid(seeds=given.seeds, link=link, ports=[Ports(value) for value in given.ports])
-    text = f"{results.summary()}\n\n{results.matrix()}"
+    ports = [Ports(value) for value in given.ports]
+    tables = [run(seeds=given.seeds, link=link, ports=ports) for run in (run_grid, run_shared)]
+    text = "\n\n".join(part for results in tables for part in (results.summary(), results.matrix()))
     print(text)
     if given.write:
         replace_section(Path(given.write[0]), given.write[1], text)
-    wrong = results.failures()
+    wrong = [sentence for results in tables for sentence in results.failures()]
     for sentence in wrong:
         print(sentence, file=sys.stderr)
     return 1 if wrong else 0

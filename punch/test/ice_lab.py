@@ -32,6 +32,8 @@ class NAT:
     :param filtering: "EIF", "ADF" or "APDF".
     :param rewrites: what nobody inside asked for comes in with the NAT's own address as its source, as from
         the proxies before containers.
+    :param takes: what nobody inside asked for is taken by the NAT itself, which remembers the sender, and
+        gives what its host sends there later another port.
     """
 
     public: str
@@ -39,15 +41,19 @@ class NAT:
     filtering: str = "APDF"
     hairpin: bool = False
     rewrites: bool = False
+    takes: bool = False
     ports: count[int] = field(default_factory=lambda: count(40001))
     mappings: dict[tuple[Address, Address | None], int] = field(default_factory=dict)
     inside: dict[int, Address] = field(default_factory=dict)
     contacted: dict[int, set[Address]] = field(default_factory=dict)
     rewritten: dict[Address, Address] = field(default_factory=dict)
+    taken: set[tuple[int, Address]] = field(default_factory=set)
 
     def outbound(self, source: Address, target: Address) -> Address:
         """What the world sees `source` as when it sends to `target`."""
         key = (source, target if self.mapping == "APDM" else None)
+        if (self.mappings.get(key), target) in self.taken:
+            key = (source, target)
         if key not in self.mappings:
             port = self.mappings[key] = next(self.ports)
             self.inside[port] = source
@@ -61,7 +67,11 @@ class NAT:
         contacted = self.contacted.get(port, set())
         hosts = {address.host for address in contacted}
         allowed = {"EIF": port in self.inside, "ADF": source.host in hosts, "APDF": source in contacted}
-        return self.inside.get(port) if allowed[self.filtering] else None
+        if not allowed[self.filtering]:
+            if self.takes:
+                self.taken.add((port, source))
+            return None
+        return self.inside.get(port)
 
     def source_shown(self, source: Address, port: int) -> Address:
         """Where a datagram that was let in at `port` seems to come from, inside."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from hashlib import sha256
 from importlib.util import find_spec
@@ -47,20 +48,20 @@ def aioquic_backend() -> QuicBackend | None:
     return AioquicBackend()
 
 
-class Node:
+class Node(ABC):
     """Whatever takes datagrams and gives some, in virtual time."""
 
-    def receive(self, datagrams: list[bytes], now: float) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def receive(self, datagrams: list[bytes], now: float) -> None: ...
 
-    def send(self, now: float) -> list[bytes]:
-        raise NotImplementedError
+    @abstractmethod
+    def send(self, now: float) -> list[bytes]: ...
 
-    def next_timer(self) -> float | None:
-        raise NotImplementedError
+    @abstractmethod
+    def next_timer(self) -> float | None: ...
 
-    def timer(self, now: float) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def timer(self, now: float) -> None: ...
 
 
 class CoreNode(Node):

@@ -45,6 +45,29 @@ APDM/ADF   y y -   y - -   - - -
 APDM/APDF  y y -   - - -   - - -
 """
 
+HAIRPINS: Final = ("external", "internal", "none")
+
+# Rows: the NAT that both peers share, each behind a home NAT that filters nothing; columns: its hairpinning.
+SHARED: Final = """
+EIM/EIF    y y -
+EIM/ADF    y y -
+EIM/APDF   y y -
+ADM/EIF    y y -
+ADM/ADF    - - -
+ADM/APDF   - - -
+APDM/EIF   - y -
+APDM/ADF   - - -
+APDM/APDF  - - -
+"""
+"""
+Two homes behind one NAT, a carrier's, which know each other only by its addresses (RFC 4787 §6).
+
+Hairpinning with the external source is the same as two such NATs: the diagonal of the table above. With the
+internal source (which REQ-9 forbids), whoever's check is let in, is seen at an address inside, where it can
+be reached without the NAT: direct if one check at a mapping for the reflector is let in. That is so without
+filtering, and with endpoint-independent mappings, to which the other side has sent as well.
+"""
+
 PLACES: Final = {
     "same NAT": "host",
     "same NAT that does not hairpin": "host",
@@ -71,6 +94,12 @@ def must_connect() -> dict[tuple[str, str], bool]:
     """The table: caller's kind and callee's kind, and whether they must be direct."""
     rows = [line.split() for line in TABLE.strip().splitlines()]
     return {(row[0], KINDS[column]): mark == "y" for row in rows for column, mark in enumerate(row[1:])}
+
+
+def must_connect_behind_one() -> dict[tuple[str, str], bool]:
+    """The table of shared NATs: the kind and how it hairpins, and whether two homes must be direct."""
+    rows = [line.split() for line in SHARED.strip().splitlines()]
+    return {(row[0], HAIRPINS[column]): mark == "y" for row in rows for column, mark in enumerate(row[1:])}
 
 
 def nat(kind: str, public: str) -> NAT:

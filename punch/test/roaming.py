@@ -176,7 +176,7 @@ class Scenario:
             if len(peer.of(Connected)) != 1 or peer.of(Disconnected):
                 outcome.wrong.append("connected anew")
             told = [time for time, told in peer.events if isinstance(told, PathChanged)]
-            if any(later - time < 2 * HOLD for time, later in pairwise(told)):
+            if any(later - time < 0.9 * HOLD for time, later in pairwise(told)):
                 outcome.wrong.append("told of paths that did not last")
 
     def stop(self) -> None:

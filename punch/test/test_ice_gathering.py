@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.test.ice_lab import NAT, REFLECTOR, Lab
-from punch.traversal.events import GatheringDone, LocalCandidate
+from punch.test.ice_lab import NAT, REFLECTOR, Host, Lab
+from punch.traversal.credentials import Credentials
+from punch.traversal.events import GatheringDone, LocalCandidate, Selected
+from punch.traversal.pacer import HEAD_START
 from punch.wire.address import Address
-from punch.wire.candidate import CandidateType
+from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun import Attribute, encode, error, parse, success
 
 DELAY = 0.05
@@ -133,3 +135,67 @@ class GatheringTests(SynchronousTestCase):
         self.gather(*(Address("198.51.100.9", port) for port in range(1, 1000)))
         self.lab.run(10)
         self.assertLessEqual(len({transmit.remote for _, transmit in self.alice.sent}), 32)
+
+
+class HoldTests(SynchronousTestCase):
+    """
+    Bob, who was called, knows both sides' candidates first. Routers that take what nobody asked for as meant
+    for themselves let the two connect only if neither's check arrives before the other has sent one.
+    """
+
+    def call(self, known: bool, *takers: str) -> tuple[Host, Host]:
+        """
+        A call, signalled in 100 ms, which is what the reflector takes, too.
+
+        :param known: whether Bob knows his mapping when the call comes.
+        """
+        self.lab = lab = Lab()
+        alice = lab.host("alice", "192.168.1.2", nat=NAT("203.0.113.1", takes="alice" in takers))
+        bob_nat = NAT("203.0.113.2", takes="bob" in takers)
+        bob = lab.host("bob", "192.168.2.2", nat=bob_nat, controlling=False)
+        alice.agent.gather([REFLECTOR], lab.now)
+        lab.run(4.0)
+        self.began = lab.now
+        if known:
+            bob.agent.add_reflexive(bob.bases[0], bob_nat.outbound(bob.bases[0], REFLECTOR))
+        answered = list(bob.agent.local_candidates)
+        bob.agent.gather([REFLECTOR], lab.now)
+        lab.introduce(bob, alice)
+        lab.run(2 * DELAY)
+        alice.agent.set_remote(bob.agent.credentials, DELAY, lab.now)
+        for candidate in answered:
+            lab.tell(alice, candidate)
+        lab.run(2 * DELAY)
+        for candidate in bob.agent.local_candidates:
+            lab.tell(alice, candidate)
+        lab.run(5.0)
+        return alice, bob
+
+    def test_routers_that_take_what_comes(self) -> None:
+        """On either side, or on both."""
+        for known in (True, False):
+            for takers in ([], ["alice"], ["bob"], ["alice", "bob"]):
+                alice, bob = self.call(known, *takers)
+                self.assertTrue(self.lab.connected(), (known, takers))
+                self.assertEqual((alice.path.path, bob.path.path), ("srflx", "srflx"))
+
+    def test_it_costs_nothing(self) -> None:
+        """The peer can't begin earlier."""
+        alice, bob = self.call(True)
+        self.assertAlmostEqual(alice.when(Selected) - self.began, 4 * DELAY)
+        self.assertAlmostEqual(bob.when(Selected) - self.began, 4 * DELAY)
+
+    def test_a_reflector_that_is_silent(self) -> None:
+        """It is not waited for long, and only with what goes through a NAT."""
+        lab = Lab()
+        alice = lab.host("alice", "192.168.1.2", nat=NAT("203.0.113.1"))
+        alice.agent.gather([Address("198.51.100.99", 3478)], lab.now)
+        alice.agent.set_remote(Credentials.generate(lab.random.randbytes), DELAY, lab.now)
+        began = lab.now
+        through, beside = Address("203.0.113.2", 40000), Address("192.0.2.1", 5000)
+        lab.tell(alice, Candidate(CandidateType.SRFLX, through, 2000, "1", related=Address("0.0.0.0", 9)))
+        lab.tell(alice, Candidate(CandidateType.HOST, beside, 1000, "2"))
+        lab.run(1.0)
+        first = {transmit.remote: when for when, transmit in reversed(alice.sent)}
+        self.assertEqual(first[beside], began)
+        self.assertAlmostEqual(first[through], began + HEAD_START)

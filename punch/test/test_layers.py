@@ -70,9 +70,32 @@ PURE = [
             "streams",
         )
     ),
-    *(f"punch.peer.{name}" for name in ("call", "call_machine", "policy", "router")),
+    *(
+        f"punch.peer.{name}"
+        for name in ("bounds", "call", "call_machine", "choice", "events", "policy", "router", "sentences")
+    ),
     *(f"punch.apps.chat.{name}" for name in ("database", "model", "outbox", "protocol", "schema", "store")),
-    *(f"punch.rendezvous.{name}" for name in ("introduction", "limits", "registry", "session")),
+    "punch.ui.sentences",
+    *(
+        f"punch.rendezvous.{name}"
+        for name in ("config", "introduction", "limits", "probing", "reflector", "registry", "session")
+    ),
+    *(
+        f"punch.rendezvous.relay.{name}"
+        for name in (
+            "allocations",
+            "authentication",
+            "bandwidth",
+            "core",
+            "credentials",
+            "deadlines",
+            "destinations",
+            "handout",
+            "nonces",
+            "requests",
+            "settings",
+        )
+    ),
 ]
 #: Of these, the only ones that ask the system anything: files, and the addresses of this machine.
 ASKING = ["punch.files", "punch.address_book", "punch.identity", "punch.state", "punch.traversal.interfaces"]

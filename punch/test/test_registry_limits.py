@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.rendezvous.config import Limits, address_key
+from punch.rendezvous.config import Limits
+from punch.rendezvous.limits import address_key
 from punch.rendezvous.registry import Refusal, Registry
 from punch.test.test_registry import ALICE, BOB, CAROL, KEYS, OTHERS, RegistryCase, envelope
 from punch.wire.control import Cancel, ErrorCode, Establish

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from punch.test.internet import InternetTestCase
-from punch.test.roaming import run
+from punch.test.roaming import both_nats_flushed, one_moved_while_the_other_was_flushed, run
 
 
 class SeedTests(InternetTestCase):
@@ -13,3 +13,13 @@ class SeedTests(InternetTestCase):
         """It goes on within 5 s, on the same link, with the same bytes."""
         outcomes = [run(seed) for seed in range(1, 13)]
         self.assertEqual([str(outcome) for outcome in outcomes if outcome.wrong], [])
+
+    def test_towards_those_who_only_receive(self) -> None:
+        """
+        They notice as soon as those who send, even if all that they have sent was answered: else the
+        rendezvous can't reach them, whose connection to it is gone as well, until they next ask for consent.
+        """
+        for seed, event in ((96, both_nats_flushed), (71, one_moved_while_the_other_was_flushed)):
+            outcome = run(seed, event)
+            self.assertEqual(outcome.wrong, [])
+            self.assertLess(outcome.stall, 3.0)

@@ -72,6 +72,24 @@ class SystemTestCase(InternetTestCase):
         connect(alice, bob)
         return alice, bob
 
+    def reborn(self, peer: Peer, accept: Accept = Accept.ASK) -> Peer:
+        """A peer that died without a word, registered again from elsewhere, without a memory."""
+        peer.host.kill()
+        self.net.advance(1.0)
+        again = Peer(
+            self.net,
+            self.host(f"{peer.name}-2"),
+            self.rendezvous.address,
+            name=peer.name,
+            identity=peer.identity,
+            accept=accept,
+            salt="again",
+            pacing=0.02,
+        )
+        self.peers.remove(peer)
+        self.peers.append(again)
+        return again.register()
+
     def kinds(self, peer: Peer) -> list[type[Event]]:
         """What a peer was told, in order."""
         return [type(event) for _, event in peer.events]
@@ -396,19 +414,7 @@ class EndTests(SystemTestCase):
         """A peer that lost its state calls again: the link it forgot is replaced, in one step."""
         alice, bob = self.linked()
         old = bob.link_to(alice)
-        alice.host.kill()
-        self.net.advance(2.0)
-        again = Peer(
-            self.net,
-            self.host("alice-2"),
-            self.rendezvous.address,
-            name="alice",
-            identity=alice.identity,
-            salt="again",
-            pacing=0.02,
-        ).register()
-        self.peers.remove(alice)
-        self.peers.append(again)
+        again = self.reborn(alice)
         again.node.call(bob.id)
         again.wait_for(Connected, 5.0)
         bob.wait_for(Connected, 5.0, 2)
@@ -434,20 +440,7 @@ class EndTests(SystemTestCase):
         """The other side died and came back: a call replaces the link long before its consent expires."""
         alice, bob = self.linked()
         old = bob.link_to(alice)
-        alice.host.kill()
-        self.net.advance(1.0)
-        again = Peer(
-            self.net,
-            self.host("alice-2"),
-            self.rendezvous.address,
-            name="alice",
-            identity=alice.identity,
-            accept=Accept.ANYONE,
-            salt="again",
-            pacing=0.02,
-        ).register()
-        self.peers.remove(alice)
-        self.peers.append(again)
+        again = self.reborn(alice, Accept.ANYONE)
         bob.node.call(again.id)
         bob.wait_for(Connected, 5.0, 2)
         again.wait_for(Connected, 1.0)

@@ -11,7 +11,7 @@ from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 from punch.peer.events import Connected, Disconnected, Failed, PathChanged
 from punch.peer.policy import RelayPolicy
 from punch.rendezvous.config import Limits
-from punch.test.internet import Host, Internet, InternetTestCase, LinkSpec, Packet, Seen
+from punch.test.internet import Host, Internet, InternetTestCase, Lan, LinkSpec, Packet, Seen
 from punch.test.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous, connect, introduce
 from punch.test.test_system_nats import path_now
@@ -303,6 +303,48 @@ class PolicyTests(RelayTestCase):
             if SERVICE not in (seen.source[0], seen.destination[0])
         }
         self.assertEqual([pair for pair in between if "203.0.113.1" in pair], [])
+
+    def changes(self, alice: Peer, bob: Peer, relayed: bool) -> None:
+        """Another public address, another network, and sleep: the path is always of the kind that it was."""
+        link = alice.link_to(bob)
+        network = alice.host.interfaces[0].network
+        assert isinstance(network, Lan)
+        assert network.nat is not None
+        network.nat.renumber("203.0.113.101")
+        self.chat(alice, bob)
+        cafe = self.net.lan("cafe", "192.168.200.0/24", nat=nat(EASY, "203.0.113.102"), link=self.link)
+        alice.host.move(cafe)
+        self.chat(alice, bob)
+        alice.host.sleep(400.0)
+        self.net.advance(400.0)
+        self.chat(alice, bob)
+        self.net.advance(30.0)
+        for here, there in ((alice, bob), (bob, alice)):
+            paths = [path_now(here, there), *(event.path for event in here.of(PathChanged))]
+            self.assertEqual({path == "relay" for path in paths}, {relayed})
+        self.assertIs(alice.link_to(bob), link)
+
+    def test_only_through_changes(self) -> None:
+        """Restarts tell no addresses either, and nothing passes by the relay."""
+        self.start()
+        alice = self.peer(self.home("alice", EASY), RelayPolicy.ONLY)
+        bob = self.peer(self.home("bob", EASY))
+        trace: list[Seen] = []
+        self.net.trace = trace
+        connect(alice, bob)
+        self.changes(alice, bob, True)
+        ends = {frozenset((seen.source[0], seen.destination[0])) for seen in trace}
+        hers = {"203.0.113.1", "203.0.113.101", "203.0.113.102"}
+        self.assertGreater(len([pair for pair in ends if pair & hers]), 2)
+        self.assertEqual([pair for pair in ends if pair & hers and SERVICE not in pair], [])
+
+    def test_never_through_changes(self) -> None:
+        """On one side it is enough: nothing goes through a relay, even if the path is gone for a moment."""
+        self.start()
+        alice = self.peer(self.home("alice", EASY), RelayPolicy.NEVER)
+        bob = self.peer(self.home("bob", EASY))
+        connect(alice, bob)
+        self.changes(alice, bob, False)
 
     def test_only_without_a_relay(self) -> None:
         """There is no way, and the sentence says so."""

@@ -211,16 +211,19 @@ class Agent:
         self._gatherer.awaits_relayed = False
         self._take_gathering_done(now)
 
-    def add_reflexive(self, base: Address, mapped: Address, source: str = "") -> None:
+    def add_reflexive(self, base: Address, mapped: Address, source: str = "") -> bool:
         """
         A mapping of `base` that was learned elsewhere.
 
         :param source: where, so that mappings of one kind share a foundation.
+        :return: whether that was news.
         """
         candidate = self._locals.add_reflexive(base, mapped, source)
-        if candidate is not None:
-            self._events.append(LocalCandidate(candidate))
-            self._path.publish()
+        if candidate is None:
+            return False
+        self._events.append(LocalCandidate(candidate))
+        self._path.publish()
+        return True
 
     def end_of_local_candidates(self) -> None:
         """No more are coming; `gather` says so itself."""
@@ -240,6 +243,8 @@ class Agent:
         self._checker.set_remote(credentials)
         self._pacer.slow_down(pacing)
         self._patience.start(now)
+        if self._gatherer.unanswered:
+            self._pacer.hold(now)
         self._lifecycle.start()
         for check in self._early.take(credentials.ufrag):
             self._take_check(check, now)
@@ -433,7 +438,8 @@ class Agent:
     def _receive_reflection(self, answer: Message, remote: Address, local: Address, now: float) -> None:
         reflection = self._gatherer.receive(answer, remote, local, now)
         if reflection is not None:
-            self.add_reflexive(reflection.base, reflection.mapped, str(reflection.reflector))
+            news = self.add_reflexive(reflection.base, reflection.mapped, str(reflection.reflector))
+            self._pacer.reflected(now, news=news)
         self._take_gathering_done(now)
 
     def _take_gathering_done(self, now: float) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from punch.wire.address import Address
+from punch.wire.address import Address, parsed
 from punch.wire.candidate import Candidate, CandidateType
 
 STREAM_PREFERENCE = 0x7FFF
@@ -60,7 +60,7 @@ def preference_class(host: str) -> int:
     """
     How an address ranks (RFC 6724): 0 global IPv6, 1 IPv4, 2 IPv6 of one site or a tunnel, 3 loopback.
     """
-    ip = ip_address(host)
+    ip = parsed(host)
     if ip.is_loopback:
         return 3
     if isinstance(ip, IPv4Address):
@@ -70,7 +70,7 @@ def preference_class(host: str) -> int:
 
 def usable(address: Address) -> bool:
     """Whether checks may go to this address at all: that of one host, with a port, and not link-local."""
-    ip = ip_address(address.host)
+    ip = parsed(address.host)
     useless = ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip == _BROADCAST
     if isinstance(ip, IPv4Address) and ip in _THIS_NETWORK:
         useless = True
@@ -81,7 +81,7 @@ def may_pair(base: Address, remote: Address) -> bool:
     """Whether checks may go from `base` to `remote`: within one family, and loopback only with loopback."""
     if base.is_ipv6 != remote.is_ipv6 or base == remote or not usable(remote):
         return False
-    return ip_address(base.host).is_loopback == ip_address(remote.host).is_loopback
+    return parsed(base.host).is_loopback == parsed(remote.host).is_loopback
 
 
 def may_relay(relayed: Address, remote: Address) -> bool:
@@ -97,7 +97,7 @@ def may_relay(relayed: Address, remote: Address) -> bool:
 
 def is_local(host: str) -> bool:
     """Whether an IP address is one of a private network, or of this machine alone."""
-    ip = ip_address(host)
+    ip = parsed(host)
     return any(ip in network for network in _LOCAL_NETWORKS)
 
 
@@ -367,7 +367,7 @@ def behind_another_nat(candidate: Candidate, ours: LocalCandidates, theirs: Remo
 
     That may be wrong (private networks may hold several NATs), so it decides only what comes first.
     """
-    if candidate.type is not CandidateType.HOST or not ip_address(candidate.address.host).is_private:
+    if candidate.type is not CandidateType.HOST or not parsed(candidate.address.host).is_private:
         return False
     here, there = ours.reflexive_hosts, theirs.reflexive_hosts
     return bool(here and there) and here.isdisjoint(there)

@@ -79,6 +79,11 @@ class Gatherer:
         """Whether an answer with this ID is expected here."""
         return transaction_id in self._transactions
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether reflectors were asked just now, and none has answered yet."""
+        return self._deadline is not None and not self._refreshes
+
     def receive(self, answer: Message, remote: Address, local: Address, now: float) -> Reflection | None:
         """
         Take an answer. Reflectors don't sign: the ID that nobody else knows and the address are the proof.

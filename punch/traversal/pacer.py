@@ -9,11 +9,14 @@ from punch.traversal.checklist import CheckList
 from punch.traversal.pairs import CandidatePair
 from punch.traversal.selection import Selector
 from punch.traversal.transactions import RTO
+from punch.wire.candidate import CandidateType
 
 PACING = 0.05
 """Seconds between two new checks, unless both sides signal another (RFC 8445, section 14.2)."""
 MIN_PACING = 0.005
 """The least that RFC 8445, section 14.2 allows."""
+HEAD_START = 0.25
+"""Seconds that checks through the peer's NAT are held back at most."""
 
 
 class Pacer:
@@ -40,19 +43,46 @@ class Pacer:
         self._selector = selector
         self._unlikely = unlikely
         self._next_at = 0.0
+        self._held_since: float | None = None
+        self._held_until: float | None = None
 
     def slow_down(self, interval: float) -> None:
         """The peer signals its Ta: the greater one counts."""
         self.interval = max(self.interval, interval)
 
+    def hold(self, now: float) -> None:
+        """
+        We know both sides' candidates, and the peer not yet: hold back the checks through its NAT until it
+        probably does (`reflected`), or `HEAD_START` is over. Others go on, and those that answer checks.
+
+        A router that takes what nobody inside asked for as meant for itself remembers the sender, and gives
+        what its own host sends there afterwards another port, which the peer's NAT does not let in. That is
+        avoided if both sides' first checks pass each other on the way.
+        """
+        self._held_since, self._held_until = now, now + HEAD_START
+
+    def reflected(self, now: float, *, news: bool) -> None:
+        """
+        A reflector has answered. The first answer took a round trip to the rendezvous, which is about what
+        our candidates take to the peer.
+
+        :param news: it told a candidate that the peer has not heard of yet: that takes as long once more.
+        """
+        if self._held_since is None or self._held_until is None:
+            return
+        self._held_until = min(self._held_until, 2 * now - self._held_since if news else now)
+        self._held_since = None
+
     def start_check(self, now: float) -> bool:
         """Check the next pair if its time has come; returns whether one is being checked now."""
+        if self._held_until is not None and now >= self._held_until:
+            self._held_since = self._held_until = None
         selector, checklist = self._selector, self._checklist
         checklist.unfreeze(selector.needed)
         if now < self._next_at:
             return False
         nominated = selector.take_nomination(now)
-        pair = nominated or checklist.next_pair(selector.needed, self._unlikely)
+        pair = nominated or checklist.next_pair(self._due, self._unlikely)
         if pair is None:
             return False
         rto = max(RTO, self.interval * checklist.pending(selector.needed))
@@ -62,10 +92,18 @@ class Pacer:
 
     def get_timer(self) -> float | None:
         """When to call `start_check`."""
-        times = []
-        if self._checklist.has_work(self._selector.needed):
+        times = [] if self._held_until is None else [self._held_until]
+        if self._checklist.has_work(self._due):
             times.append(self._next_at)
         nominate_at = self._selector.nominate_at
         if nominate_at is not None:
             times.append(max(nominate_at, self._next_at))
         return min(times, default=None)
+
+    def _due(self, pair: CandidatePair) -> bool:
+        if not self._selector.needed(pair):
+            return False
+        if self._held_until is None or pair.local.type is CandidateType.RELAY:
+            return True
+        # What is tried last anyway would only use up the moment at which the others may go
+        return pair.remote.type is not CandidateType.SRFLX and not self._unlikely(pair)

@@ -14,8 +14,6 @@ REQUESTS = 7
 """How often a request is sent in all (Rc of RFC 8489)."""
 LAST_WAIT = 16
 """After the last request, how many times the first RTO an answer is waited for (Rm of RFC 8489)."""
-SCHEDULE = 63 + LAST_WAIT
-"""From the first request to giving up, in RTOs."""
 
 
 class Purpose(Enum):

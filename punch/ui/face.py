@@ -100,15 +100,20 @@ def able(environ: Mapping[str, str]) -> bool:
 class PlainFace:
     """stdin and stdout, line by line."""
 
-    def __init__(self, reactor: Any, streams: Streams, front_end: FrontEnd) -> None:
-        self.front_end = front_end
+    def __init__(self, reactor: Any, streams: Streams, front_end: StdioFrontEnd | JSONFrontEnd) -> None:
+        self._reading = front_end
         self._reactor = reactor
         self._streams = streams
         self._console: Console | None = None
 
+    @property
+    def front_end(self) -> FrontEnd:
+        """The view."""
+        return self._reading
+
     def open(self, chat: Chat) -> None:
         """Read and write from now on."""
-        front_end, streams = self.front_end, self._streams
+        front_end, streams = self._reading, self._streams
         self._console = Console(
             self._reactor, streams, front_end.input_received, front_end.input_over, front_end.output_lost
         )

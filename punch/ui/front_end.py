@@ -143,10 +143,6 @@ class FrontEnd:
         """Whether someone can answer a question here now."""
         return self.input_kind is not InputKind.NOTHING and not self.input_ended
 
-    def input_received(self, data: bytes) -> None:
-        """Bytes from stdin."""
-        raise NotImplementedError
-
     def input_over(self) -> None:
         """stdin has ended."""
         self.input_ended = True
@@ -270,8 +266,8 @@ class FrontEnd:
         """A call came to nothing."""
 
     def on_message(self, message: Message, again: bool) -> Deferred[None] | None:
-        """A message of either side is in the history; returned is when this view has it."""
-        raise NotImplementedError
+        """A message of either side is in the history; returned is when this view has it, None: at once."""
+        return None
 
     def on_changed(self, message: Message) -> None:
         """A message has another state."""

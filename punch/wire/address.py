@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 
@@ -29,6 +29,16 @@ class Transmit(NamedTuple):
     local: Address
 
 
+@lru_cache(maxsize=1024)
+def parsed(host: str) -> IPv4Address | IPv6Address:
+    """
+    An IP address as a number that knows what it is, remembered: what one asks about is asked about often.
+
+    :raise ValueError: `host` is none.
+    """
+    return ip_address(host)
+
+
 @lru_cache(maxsize=1024)  # Every datagram's source comes through here, and most came from there before
 def canonical(host: str, port: int) -> Address:
     """
@@ -36,7 +46,7 @@ def canonical(host: str, port: int) -> Address:
 
     :raise ValueError: `host` is no IP address, or `port` is out of range.
     """
-    address = ip_address(host)
+    address = parsed(host)
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     if not 0 <= port <= 65535:

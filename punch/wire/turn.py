@@ -13,8 +13,6 @@ from punch.wire.stun import HEADER_SIZE, MAGIC_COOKIE
 FIRST_CHANNEL = 0x4000
 LAST_CHANNEL = 0x4FFF
 """RFC 8656, section 12: what RFC 5766 allowed above is used by others now (RFC 7983)."""
-MAX_CHANNEL_DATA = 65535
-"""Bytes of data in one message."""
 
 _HEADER = Struct(">HH")
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")

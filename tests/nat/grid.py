@@ -42,7 +42,7 @@ class Outcome:
 
     :ivar seconds: from the call to `connected` on the caller's side; None if that never came.
     :ivar first: the paths on both sides when they were connected.
-    :ivar settled: the paths `SETTLED` seconds later.
+    :ivar settled: the paths `SETTLED` seconds after that, on each side by its own clock.
     :ivar problem: what went wrong, "" if nothing did.
     """
 
@@ -170,12 +170,12 @@ class Grid:
         with self._connecting:
             for place in places:
                 place.forget()
-            started, outcome = connect(caller, callee)
+            _, outcome = connect(caller, callee)
         if outcome.seconds is None:
             hang_up(caller, callee)
             return outcome
-        time.sleep(max(0.0, started + outcome.seconds + SETTLED - time.monotonic()))
-        settled = tuple(path_now(one, other) for one, other in ((caller, callee), (callee, caller)))
+        time.sleep(SETTLED)
+        settled = tuple(path_settled(one, other) for one, other in ((caller, callee), (callee, caller)))
         hang_up(caller, callee)
         problem = "the link was lost" if "" in settled else ""
         return Outcome(outcome.seconds, outcome.first, settled, problem)
@@ -271,6 +271,19 @@ def path_now(process: JSONProcess, other: JSONProcess) -> str:
         elif event["event"] == "disconnected":
             path = ""
     return str(path)
+
+
+def path_settled(process: JSONProcess, other: JSONProcess) -> str:
+    """The path that a link had `SETTLED` seconds after it came up, "" if it was over then."""
+    since, path = 0.0, ""
+    for event in _about(process, other):
+        if event["event"] == "connected":
+            since, path = event["time"], event["path"]
+        elif event["event"] == "path" and event["time"] <= since + SETTLED:
+            path = event["path"]
+        elif event["event"] == "disconnected" and event["time"] <= since + SETTLED:
+            path = ""
+    return path
 
 
 def run_grid(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from punch.test.pages import table
 
@@ -14,15 +14,18 @@ from .table import DIRECT, RACE, RELAY, expected
 WORDS = {DIRECT: "direct", RELAY: "relay", RACE: "race"}
 
 
-def failures(results: Results, limit: float | None = None) -> list[str]:
+def failures(
+    results: Results, limit: float | None = None, wanted: Collection[Pair] | None = None
+) -> list[str]:
     """
     What is wrong, a sentence each: no link, or one on the relay that must be direct, or a pair is missing.
 
     :param limit: seconds within which every pair must have connected.
+    :param wanted: the pairs that have to be there, if not only those of the run.
     """
     marks = expected()
     found = []
-    for pair in results.pairs:
+    for pair in results.pairs if wanted is None else wanted:
         name = " to ".join(pair)
         outcomes = results.outcomes.get(pair, [])
         if len(outcomes) != results.runs:
@@ -87,7 +90,7 @@ def pair_row(pair: Pair, outcomes: Sequence[Outcome]) -> list[str]:
 def pair_table(results: Results) -> str:
     """All pairs, a row each."""
     head = ["one side", "other side", "by the table", "when connected", "median s", "worst s"]
-    rows = [pair_row(pair, results.outcomes[pair]) for pair in results.pairs]
+    rows = [pair_row(pair, results.outcomes.get(pair, [])) for pair in results.pairs]
     return table([*head, f"{SETTLED:g} s later"], rows)
 
 

@@ -17,9 +17,9 @@ predict no ports:
   for the reflector: relay. S to S: the same on both sides.
 - masq-accept: E, but a packet that comes before its own host has sent one is taken for a flow to the router
   itself, and the host's next packet can't have that flow's port and gets another: the pair looks like S to
-  E. Who is first, is a race of the first two checks, against E and against itself; a lost packet decides
-  it, too. Against a peer that filters nothing (cone, open), the other port is a peer-reflexive candidate:
-  direct.
+  E. That is a race, against E and against itself: it is won if both first checks are under way at the same
+  time, which a lost packet or a network without delay prevents. Against a peer that filters nothing (cone,
+  open), the other port is a peer-reflexive candidate: direct.
 - cone: endpoint-independent mapping and filtering. Checks of S come in, and the answers go where they came
   from: direct to all that have IPv4 and UDP.
 - open: as cone, with both families and no NAT.

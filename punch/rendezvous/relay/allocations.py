@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from punch.identity import RandomBytes
-from punch.rendezvous.config import address_key
-from punch.rendezvous.limits import Counters
+from punch.rendezvous.limits import Counters, address_key
 from punch.rendezvous.relay.bandwidth import Bandwidth
 from punch.rendezvous.relay.deadlines import Deadlines
 from punch.rendezvous.relay.settings import RelaySettings

@@ -1,0 +1,30 @@
+"""
+All tables of docs/nat.md, measured anew: `python -m tests.nat.page`, as root.
+
+Takes about an hour, on a machine that has nothing else to do: what is measured is time, too.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from punch.test import grid as simulated
+
+from . import __main__ as kernel
+
+PAGE = Path(__file__).parents[2] / "docs" / "nat.md"
+BAD = ["--delay", "25", "--loss", "5"]
+
+
+def main() -> int:
+    """Run both grids in both weathers, write the page, and return how many of the four were not right."""
+    wrong = 0
+    for weather, options in (("calm", []), ("bad weather", BAD)):
+        wrong += simulated.main([*options, "--write", str(PAGE), f"simulated, {weather}"])
+        wrong += kernel.main(["--runs", "5", *options, "--write", f"kernel, {weather}"])
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""What a run of the grid finds wrong; no network is needed for that."""
+
+from __future__ import annotations
+
+from .grid import Outcome, Pair, Results
+from .report import failures, matrix
+from .table import expected
+from .world import Weather
+
+DIRECT: Pair = ("masq-drop", "masq-drop")
+RELAYED: Pair = ("random-drop", "random-drop")
+RACE: Pair = ("masq-drop", "masq-accept")
+
+GOOD = Outcome(0.1, ("relay", "relay"), ("srflx", "srflx"))
+RELAY = Outcome(0.1, ("relay", "relay"), ("relay", "relay"))
+
+
+def results(pair: Pair, *outcomes: Outcome, runs: int | None = None) -> Results:
+    """A run of one pair."""
+    return Results(Weather(), runs or len(outcomes), [pair], {pair: list(outcomes)})
+
+
+def test_what_is_as_it_must_be() -> None:
+    """A direct pair, one that needs the relay, and a race."""
+    assert failures(results(DIRECT, GOOD, GOOD), 2.0) == []
+    assert failures(results(RELAYED, RELAY)) == []
+    assert failures(results(RACE, GOOD, RELAY)) == []
+
+
+def test_no_link() -> None:
+    """The call failed, or its link was lost."""
+    assert failures(results(DIRECT, GOOD, Outcome(None, problem="unreachable"))) == [
+        "masq-drop to masq-drop, run 2: no link (unreachable)"
+    ]
+    lost = Outcome(0.1, ("srflx", "srflx"), ("srflx", ""), "the link was lost")
+    assert failures(results(RACE, lost)) == ["masq-drop to masq-accept, run 1: the link was lost"]
+
+
+def test_on_the_relay() -> None:
+    """One side is enough."""
+    sides = Outcome(0.1, ("prflx", "relay"), ("prflx", "relay")), Outcome(0.1, ("relay",), ("relay", "srflx"))
+    sentence = "on the relay 5 s later, but a direct path exists"
+    assert failures(results(DIRECT, *sides)) == [
+        f"masq-drop to masq-drop, run 1: {sentence}",
+        f"masq-drop to masq-drop, run 2: {sentence}",
+    ]
+    assert "| R |" in matrix(results(DIRECT, *sides))
+
+
+def test_too_slow() -> None:
+    """Where there is a limit."""
+    slow = Outcome(2.5, ("srflx", "srflx"), ("srflx", "srflx"))
+    assert failures(results(DIRECT, slow)) == []
+    assert failures(results(DIRECT, slow), 2.0) == [
+        "masq-drop to masq-drop, run 1: 2.50 s to connect, more than 2 s"
+    ]
+
+
+def test_a_pair_is_missing() -> None:
+    """It did not run as often as it should, or is not among the pairs of the run at all."""
+    assert failures(results(DIRECT, GOOD, runs=5)) == ["masq-drop to masq-drop: 1 of 5 runs"]
+    found = failures(results(DIRECT, GOOD), wanted=list(expected()))
+    assert len(found) == len(expected()) - 1
+    assert "random-drop to random-drop: 0 of 1 runs" in found
