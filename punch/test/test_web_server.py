@@ -20,7 +20,7 @@ from punch.ui.web.socket import JSON, MAX_COMMAND, MAX_PENDING, PING, PageSocket
 
 
 class EchoRoom:
-    """A view whose only commands are `echo`, `fail` and `wait`."""
+    """A view whose only commands are `echo`, `fail`, `wait`, and `break`, which is a mistake."""
 
     def __init__(self) -> None:
         self.pages: list[PageSocket] = []
@@ -37,6 +37,8 @@ class EchoRoom:
         if name == "wait":
             self.waiting.append(Deferred())
             return self.waiting[-1]
+        if name == "break":
+            raise ZeroDivisionError("a mistake")
         if name == "fail":
             return fail(ChatError("no-call", "It can't be done."))
         if name != "echo":
@@ -317,6 +319,17 @@ class SocketTests(ServerTestCase):
                 },
             ],
         )
+
+    def test_a_mistake_of_ours(self) -> None:
+        """It is told, logged, and ends nothing."""
+        page = self.page()
+        page.say({"command": "break", "request": 1})
+        page.say({"command": "echo", "text": "still there"})
+        self.net.advance(0.2)
+        self.assertEqual([event.get("reason") for event in page.events[1:]], ["internal", None])
+        self.assertEqual(page.events[1]["request"], 1)
+        self.assertEqual(page.events[2]["text"], "still there")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_garbage(self) -> None:
         """What is no command is told so; the connection stays."""

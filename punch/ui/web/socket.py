@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.websocket import WebSocketTransport
 
 from punch.apps.chat import ChatError
+from punch.ui.commands import is_client_id
 from punch.ui.web.guard import Guarded
 from punch.wire import strict_json
 
@@ -107,8 +109,7 @@ class PageSocket:
     def textMessageReceived(self, message: str) -> None:
         """A command."""
         self._alive()
-        request: object = None
-        command: object = None
+        fields: JSON = {}
         try:
             if len(message) > MAX_COMMAND:
                 raise ChatError(
@@ -116,23 +117,14 @@ class PageSocket:
                     f"A command has more than {MAX_COMMAND:,} characters: send long texts in parts.",
                 )
             fields = _read(message)
-            given = fields.get("request")
-            if isinstance(given, (str, int)) and len(str(given)) <= 64:
-                request = given
-            command = fields.get("command")
             if self._pending >= MAX_PENDING:
                 raise ChatError("too-many", "Too many commands at once: wait for the answers.")
-            done = self._room.perform(command, fields)
         except ChatError as error:
-            self._fail(command, request, error)
+            self._fail(fields, error)
             return
         self._pending += 1
-        done.addBoth(self._finished)
-        done.addCallbacks(
-            lambda answer: self._answer(answer, command, request),
-            lambda failure: self._failed(failure, command, request),
-        )
-        done.addErrback(lambda failure: self._log.failure("A page's command failed", failure))
+        done = maybeDeferred(self._room.perform, fields.get("command"), fields)
+        done.addCallbacks(partial(self._answer, fields), partial(self._failed, fields))
 
     def bytesMessageReceived(self, data: bytes | bytearray) -> None:
         """Commands are text."""
@@ -152,26 +144,24 @@ class PageSocket:
 
     # -- inside --
 
-    def _finished(self, result: Any) -> Any:
+    def _answer(self, fields: JSON, answer: JSON | None) -> None:
         self._pending -= 1
-        return result
+        request = _request(fields)
+        if request or answer is not None:
+            self._send({**(answer or {}), **request, "event": "result", "command": fields["command"]})
 
-    def _answer(self, answer: JSON | None, command: object, request: object) -> None:
-        if request is not None:
-            self._send({**(answer or {}), "event": "result", "request": request, "command": command})
-
-    def _failed(self, failure: Failure, command: object, request: object) -> None:
+    def _failed(self, fields: JSON, failure: Failure) -> None:
+        self._pending -= 1
         error = failure.value
         if not isinstance(error, ChatError):
-            failure.raiseException()
-        self._fail(command, request, error)
+            self._log.failure("A page's command failed", failure)
+            error = ChatError("internal", f"The command failed: {error}.")
+        self._fail(fields, error)
 
-    def _fail(self, command: object, request: object, error: ChatError) -> None:
-        event: JSON = {"event": "error", "reason": error.code, "text": str(error)}
-        if isinstance(command, str):
-            event["command"] = command[:64]
-        if request is not None:
-            event["request"] = request
+    def _fail(self, fields: JSON, error: ChatError) -> None:
+        event = {"event": "error", "reason": error.code, "text": str(error), **_request(fields)}
+        if isinstance(fields.get("command"), str):
+            event["command"] = fields["command"][:64]
         self._send(event)
 
     def _close(self, code: int) -> None:
@@ -192,6 +182,10 @@ class PageSocket:
         if self._transport is not None:
             self._transport.ping()
         self._timer = self._clock.callLater(PING, self._ask)
+
+
+def _request(fields: JSON) -> JSON:
+    return {"request": fields["request"]} if is_client_id(fields.get("request")) else {}
 
 
 def _read(message: str) -> JSON:
