@@ -24,7 +24,7 @@ SEEDS = 100
 BATCH = 25
 HOURS = (both_dark_for_an_hour, slept_for_an_hour)
 HALF_DAYS = (both_dark_for_twelve_hours, slept_for_twelve_hours)
-FEW = 10
+FEW = 5
 """Seeds of half a day, which take several seconds each."""
 
 

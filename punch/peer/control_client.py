@@ -15,7 +15,7 @@ from cryptography import x509
 from twisted.application.internet import ClientService
 from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
@@ -35,7 +35,7 @@ from punch.peer.problems import (
     place,
     problem_of_failure,
 )
-from punch.peer.staggered import StaggeredEndpoint
+from punch.peer.staggered import tcp_endpoint
 from punch.peer.tls import ControlConnectionCreator
 from punch.wire.control import (
     ErrorCode,
@@ -46,8 +46,6 @@ from punch.wire.control import (
 )
 from punch.wire.rendezvous_address import RendezvousAddress
 
-CONNECT_TIME = 10.0
-"""Seconds for one TCP connection attempt."""
 _FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
 _CLOSE_TIME = 0.5
 _HURRY = 30.0
@@ -216,8 +214,7 @@ class ControlClient:
         self._needed = False
         self.attempt: _Attempt | None = None
         """The newest connection or attempt; None while the next one is waited for."""
-        host = HostnameEndpoint(reactor, address.host, address.port, timeout=CONNECT_TIME)
-        tcp = endpoint or StaggeredEndpoint(host, reactor)
+        tcp = endpoint or tcp_endpoint(reactor, address.host, address.port)
         self.creator = ControlConnectionCreator(address, identity, roots)
         self._service = ClientService(
             _WelcomeEndpoint(self, wrapClientTLS(self.creator, tcp, clock=reactor)),

@@ -18,14 +18,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from cryptography import x509
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.logger import Logger
 
 from punch.identity import RandomBytes
 from punch.peer.reflectors import look_up
 from punch.peer.relay import DatagramRelay, Received, Relay, StreamRelay
-from punch.peer.staggered import StaggeredEndpoint
+from punch.peer.staggered import tcp_endpoint
 from punch.peer.tls import RelayConnectionCreator
 from punch.traversal.turn.events import Trouble
 from punch.wire.address import Address, canonical
@@ -35,8 +35,6 @@ HEAD_START = 0.2
 """Seconds after which TCP and TLS are asked too."""
 DOUBT = 0.6
 """Seconds for a relay that is needed anew to show that it is alive; then others are asked as well."""
-CONNECT_TIME = 10.0
-"""Seconds for one TCP connection."""
 PATIENCE = 20.0
 """Seconds of failing tries after which sessions are told that no relay is coming."""
 LINGER = 5.0
@@ -469,7 +467,7 @@ def relay_endpoint(
     """
     url = server.url
     host = url.host or name
-    tcp = StaggeredEndpoint(HostnameEndpoint(reactor, host, url.port, timeout=CONNECT_TIME), reactor)
+    tcp = tcp_endpoint(reactor, host, url.port)
     if url.transport is RelayTransport.TCP:
         return tcp
     return wrapClientTLS(RelayConnectionCreator(host, url.port, server.pin, roots), tcp, clock=reactor)

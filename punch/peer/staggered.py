@@ -8,7 +8,11 @@ addresses, and the first that comes about is taken.
 
 from __future__ import annotations
 
+from typing import Any
+
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
@@ -23,6 +27,23 @@ AFTER = 0.5
 """Seconds until another connection is begun."""
 TRIES = 3
 """Connections at once, at most."""
+CONNECT_TIME = 10.0
+"""Seconds that a TCP connection may take."""
+
+
+def tcp_endpoint(reactor: Any, host: str, port: int) -> StaggeredEndpoint:
+    """
+    TCP to a host, by name or address, staggered.
+
+    Addresses are not left to Twisted's `HostnameEndpoint`: while a connection is under way it wakes three
+    times a second to try the next address, even if there is only one.
+    """
+    kind: Any = HostnameEndpoint
+    if isIPAddress(host):
+        kind = TCP4ClientEndpoint
+    elif isIPv6Address(host):
+        kind = TCP6ClientEndpoint
+    return StaggeredEndpoint(kind(reactor, host, port, timeout=CONNECT_TIME), reactor)
 
 
 @implementer(IStreamClientEndpoint)

@@ -179,6 +179,28 @@ class ConnectTests(SynchronousTestCase):
         self.assertLess(lab.now - began, 1.0)
         self.assertLessEqual(alice.agent.pair_count, 100)
 
+    def test_a_lost_check_is_soon_sent_again_beside_many_interfaces(self) -> None:
+        """Pairs that are unlikely to work don't make those through the NATs wait (RFC 8445, section 14.3)."""
+        bridges = [f"172.{number}.0.1" for number in range(17, 24)]
+        times = []
+        for seed in range(20):
+            lab = Lab(seed)
+            alice = lab.host("alice", "192.168.1.2", *bridges, nat=NAT("203.0.113.1"))
+            bob = lab.host("bob", "192.168.2.2", *bridges, nat=NAT("203.0.113.2"), controlling=False)
+            # The bridges lead nowhere
+            lab.blocked = lambda source, target: "172." in (source.host[:4], target.host[:4])
+            for host in (alice, bob):
+                host.agent.gather([REFLECTOR], lab.now)
+            lab.run(4.0)
+            lab.loss = 0.1
+            began = lab.now
+            lab.introduce(bob, alice)
+            lab.run(2 * DELAY)
+            lab.introduce(alice, bob)
+            lab.run(20.0, lab.connected)
+            times.append(lab.now - began)
+        self.assertLess(max(times), 2.5)
+
     def test_agents_are_deterministic(self) -> None:
         def trace() -> list[tuple[float, bytes]]:
             lab = Lab(5, loss=0.2)

@@ -1,4 +1,4 @@
-"""A dozen seeds of `punch.test.roaming`; `tests/test_roaming_seeds.py` runs a hundred."""
+"""A dozen seeds of `punch.test.roaming`; `tests/test_roaming_seeds.py` runs a hundred of each event."""
 
 from __future__ import annotations
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.error import ConnectionRefusedError, TimeoutError
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
@@ -11,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from punch.peer.events import Registered
-from punch.peer.staggered import AFTER, TRIES, StaggeredEndpoint
-from punch.test.internet import Packet
+from punch.peer.staggered import AFTER, CONNECT_TIME, TRIES, StaggeredEndpoint, tcp_endpoint
+from punch.test.internet import InternetTestCase, Packet
 from punch.test.system import SERVICE
 from punch.test.test_system_calls import SystemTestCase
 
@@ -78,6 +80,41 @@ class StaggeredTests(SynchronousTestCase):
         self.failureResultOf(self.result, CancelledError)
         self.assertEqual(self.network.cancelled, self.network.tries)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class EndpointTests(InternetTestCase):
+    """Names and addresses on a network."""
+
+    def test_names_and_addresses(self) -> None:
+        """Each leads to where it should."""
+        net = self.internet()
+        server, client = (
+            net.host("server", "198.51.100.1", "2001:db8::1"),
+            net.host("c", "198.51.100.2", "2001:db8::2"),
+        )
+        net.dns["server.example"] = ["198.51.100.1"]
+        server.reactor.listenTCP(7001, Factory.forProtocol(Protocol))
+        server.reactor.listenTCP(7001, Factory.forProtocol(Protocol), interface="2001:db8::1")
+        for host in ("198.51.100.1", "2001:db8::1", "server.example"):
+            connecting = tcp_endpoint(client.reactor, host, 7001).connect(Factory.forProtocol(Protocol))
+            protocol = net.wait(connecting, 1.0)
+            assert isinstance(protocol, Protocol)
+            assert protocol.transport is not None
+            reached: Any = protocol.transport.getPeer()
+            self.assertEqual(reached.port, 7001)
+            protocol.transport.loseConnection()
+
+    def test_waiting_wakes_nobody(self) -> None:
+        """Where nobody answers an address, the process sleeps until the next connection is begun."""
+        net = self.internet()
+        client = net.host("client", "198.51.100.2")
+        net.drop = lambda packet: True
+        connecting = tcp_endpoint(client.reactor, "198.51.100.1", 7001).connect(Factory.forProtocol(Protocol))
+        net.advance(TRIES * AFTER)
+        timers = [call.getTime() for call in client.reactor.getDelayedCalls()]
+        self.assertEqual([time for time in timers if time < CONNECT_TIME], [])
+        net.advance(CONNECT_TIME)
+        self.failureResultOf(connecting, TimeoutError)
 
 
 class LossTests(SystemTestCase):

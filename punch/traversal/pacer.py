@@ -85,7 +85,7 @@ class Pacer:
         pair = nominated or checklist.next_pair(self._due, self._unlikely)
         if pair is None:
             return False
-        rto = max(RTO, self.interval * checklist.pending(selector.needed))
+        rto = max(RTO, self.interval * checklist.pending(self._rivals(pair)))
         self._checker.start(pair, now, rto, selector.nomination if nominated is not None else None)
         self._next_at = now + self.interval
         return True
@@ -99,6 +99,17 @@ class Pacer:
         if nominate_at is not None:
             times.append(max(nominate_at, self._next_at))
         return min(times, default=None)
+
+    def _rivals(self, pair: CandidatePair) -> Callable[[CandidatePair], bool]:
+        """
+        Which pairs share the time between two requests on this one (RFC 8445, section 14.3, which allows
+        other ways to find it). Unlikely ones wait for others, and not the other way round: with two machines
+        full of containers, a lost check through the NATs would be sent again after four seconds.
+        """
+        needed, unlikely = self._selector.needed, self._unlikely
+        if unlikely(pair):
+            return needed
+        return lambda other: needed(other) and not unlikely(other)
 
     def _due(self, pair: CandidatePair) -> bool:
         if not self._selector.needed(pair):
