@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .consoles import peer
+from .consoles import peer, terminal
 from .needs import need_namespaces
 from .netns import Host, Lab
 from .processes import JSONProcess, Programs, programs
@@ -409,3 +410,27 @@ def test_stopped_and_continued(place: Place) -> None:
         shell.press("C-c")
         shell.line("/quit")
         shell.wait(r"\$\Z")
+
+
+def test_a_terminal_that_holds_its_output_holds_nobody(place: Place) -> None:
+    """Nobody reads what it shows: no mark comes for it, but calls are answered, and a signal ends it."""
+    with terminal(place.peer("bob", "--accept", "anyone"), place.directory) as bob:
+        bob_id = bob.wait(r"Your ID: (\w{56})")[1]
+        bob.wait("Waiting for a call")
+        alice, carol = place.running.peer("alice"), place.running.peer("carol")
+        for one in (alice, carol):
+            one.wait("registered")
+        alice.command("call", peer=bob_id)
+        alice.wait("connected")
+        for number in range(100):
+            alice.command("send", text="x" * 4000, id=number)
+        time.sleep(2.0)
+        assert sum(event["event"] == "delivered" for event in alice.settle()) < 50
+        carol.command("call", peer=bob_id)
+        carol.wait("connected")
+        os.kill(bob.pid, signal.SIGTERM)
+        end = time.monotonic() + 10
+        while not bob.ended():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert bob.status == -signal.SIGTERM
