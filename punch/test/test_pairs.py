@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from punch.peer.events import Checking, Connected
 from punch.peer.policy import RelayPolicy
+from punch.test.relayed import EASY, HARD, RelayTestCase
 from punch.test.system import connect, introduce
-from punch.test.test_system_relay import EASY, HARD, RelayTestCase
 from punch.traversal.snapshot import SILENT, PairStatus
 
 
