@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from .consoles import peer, terminal
+from .consoles import environment, peer, terminal
 from .needs import need_namespaces
 from .netns import Host, Lab
-from .processes import JSONProcess, Programs, programs
+from .processes import PUNCH, JSONProcess, Programs, programs
 from .test_namespaces import SERVICE, two_homes
 from .tmux import Screen, screen
 
@@ -434,3 +436,75 @@ def test_a_terminal_that_holds_its_output_holds_nobody(place: Place) -> None:
             assert time.monotonic() < end
             time.sleep(0.1)
         assert bob.status == -signal.SIGTERM
+
+
+def test_the_address_book_is_changed_beside_a_running_peer(place: Place) -> None:
+    carol = place_id(place, "carol")
+    shell = [PUNCH, "peers", "--name", "bob", "--state-dir", str(place.directory / "state")]
+    with screen(place.peer("bob"), place.directory) as bob:
+        bob.wait("Waiting for a call")
+        subprocess.run([*shell, "add", carol, "carol"], check=True, capture_output=True)
+        bob.line("/to carol")
+        bob.wait("What you type goes to carol now")
+        bob.line("/name caroline")
+        bob.wait("^caroline +")
+        listed = subprocess.run(shell, check=True, capture_output=True, text=True).stdout
+        assert listed.startswith(f"caroline         {carol}")
+
+
+def test_a_disk_that_is_full_loses_nothing(place: Place) -> None:
+    """What can't be kept is not sent, and stands in the line again; when there is room, it goes."""
+    need_namespaces()
+    small = place.directory / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=True)
+    try:
+        address = (place.directory / "state/rendezvous/address").read_text().strip()
+        with screen(peer(small, "bob", "--rendezvous", address), place.directory) as bob:
+            bob.wait("Waiting for a call")
+            bob.line(f"/to {place_id(place, 'carol')}")
+            bob.line("before")
+            bob.wait("^you: before  · waiting$")
+            filling = small / "filling"
+            with filling.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(b"x" * 4096):
+                    pass
+            bob.line("in between " + "y" * 9000)
+            bob.wait("(?i)disk|full|space")
+            bob.wait("^ {10}y{100}")
+            filling.unlink()
+            bob.press("Enter")
+            bob.wait("^you: in between y+")
+            bob.wait("2 waiting$", timeout=30)
+            bob.line("/quit")
+            assert bob.exit() == 0
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=False)
+
+
+@pytest.mark.parametrize("kind", ["damaged", "newer", "directory"])
+def test_a_history_that_cannot_be_used(place: Place, kind: str) -> None:
+    """One sentence, and the file stays as it was; with --no-history it is not touched."""
+    mine = place.directory / "state/peers/bob"
+    mine.mkdir(parents=True)
+    path = mine / "history.sqlite"
+    if kind == "damaged":
+        path.write_bytes(b"not a database, and long enough to be seen as one " * 100)
+    elif kind == "newer":
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA user_version = 9999")
+    else:
+        path.mkdir()
+    before = path.read_bytes() if path.is_file() else b""
+    done = subprocess.run(
+        place.peer("bob"), cwd=place.directory, env=environment(), capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.strip().endswith(".")
+    assert str(path) in done.stderr
+    assert (path.read_bytes() if path.is_file() else b"") == before
+    with screen(place.peer("bob", "--no-history"), place.directory) as bob:
+        bob.wait("Waiting for a call")
+        bob.line("/quit")
+        assert bob.exit() == 0

@@ -69,6 +69,7 @@ class LineHistory:
         self._written = 0
         if self._path is not None:
             with contextlib.suppress(OSError):
+                _overwrite(self._path)
                 self._path.unlink(missing_ok=True)
 
     def forget_before(self, time: float) -> None:
@@ -76,6 +77,9 @@ class LineHistory:
         kept = [(when, line) for when, line in self._lines if when >= time]
         if len(kept) < len(self._lines):
             self._lines = kept
+            if self._path is not None:
+                with contextlib.suppress(OSError):
+                    _overwrite(self._path)
             self._rewrite()
 
     # A line that can't be kept is not worth a word: the message itself is kept elsewhere.
@@ -93,6 +97,14 @@ class LineHistory:
         if self._path is not None:
             with contextlib.suppress(OSError):
                 replace_private(self._path, b"".join(_entry(*entry) for entry in self._lines))
+
+
+def _overwrite(path: Path) -> None:
+    """What is to be forgotten should not be left in blocks that are free."""
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _entry(now: float, line: str) -> bytes:
