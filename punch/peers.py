@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from punch.address_book import AddressBook, AddressBookError
 from punch.apps.chat import Contact
@@ -21,6 +22,7 @@ from punch.peer.tap import login_name
 from punch.state import StateDirectory, StateError, own_state_dir
 from punch.ui.answers import contact_line
 from punch.ui.json_events import contact_fields
+from punch.usage import Parser, show
 
 
 class _Refused(Exception):
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
     :return: the exit status.
     """
-    options = _parser().parse_args(list(arguments))
+    options = _parser().parse(arguments)
     try:
         state = StateDirectory(Path(options.state_dir)).peer(options.identity)
         me = state.identity().peer_id if state.directory.exists() else None
@@ -45,30 +47,38 @@ def main(arguments: Sequence[str]) -> int:
     except (StateError, AddressBookError, PeerIDError, _Refused) as error:
         reason = getattr(error, "code", None) or getattr(error, "reason", None) or "state"
         if options.json:
-            print(json.dumps({"event": "failed", "reason": reason, "text": str(error)}))
+            show(json.dumps({"event": "failed", "reason": reason, "text": str(error)}))
         print(f"punch peers: {error}", file=sys.stderr)
         return 1
     if options.json:
-        print(json.dumps({"event": "peers", "peers": [contact_fields(contact) for contact in changed]}))
+        show(json.dumps({"event": "peers", "peers": [contact_fields(contact) for contact in changed]}))
     else:
         for contact in changed:
-            print(contact_line(contact_fields(contact)))
+            show(contact_line(contact_fields(contact)))
         if not changed and not options.action:
-            print("Nobody is in the address book yet: whom you call or let in is known from then on.")
+            show("Nobody is in the address book yet: whom you call or let in is known from then on.")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     login = login_name(os.environ)
     root = str(own_state_dir(os.environ))
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "punch peers",
         description="The address book: names for peer IDs, usable wherever an ID is, and who is blocked. "
         "Works while a peer runs.",
     )
+
+    class Action(argparse.ArgumentParser):
+        """Its mistakes are told as the others."""
+
+        def error(self, message: str) -> NoReturn:
+            parser.error(message)
+
     # Options may stand before and after the action.
-    after = argparse.ArgumentParser(add_help=False)
-    for one in (parser, after):
+    after = Action(add_help=False)
+    both: tuple[argparse.ArgumentParser, ...] = (parser, after)
+    for one in both:
         no_default = one is after
 
         def default(value: object, no_default: bool = no_default) -> object:
@@ -90,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
             metavar="DIR",
             help=f"where it is kept [default: {root}]".replace("%", "%%"),
         )
-    actions = parser.add_subparsers(dest="action", title="actions", metavar="")
+
+    actions = parser.add_subparsers(dest="action", title="actions", metavar="", parser_class=Action)
     actions.add_parser("list", parents=[after], help="show all of it (also without any action)")
     name = actions.add_parser("name", parents=[after], help="give somebody a name, or take it away: -")
     name.add_argument("who", help="a name or an ID")

@@ -115,9 +115,20 @@ class CommandTests(SynchronousTestCase):
         self.patch(twistd, "run", lambda: started.append(sys.argv))
         self.run_command("peer", "--peer", "ID")
         self.run_command("rendezvous")
+        self.run_command("chat")
+        self.run_command("chat", "bob", "--name", "alice")
+        self.run_command("web", "--name", "alice")
+        self.run_command("web", "bob")
         self.assertEqual(
             started,
-            [["twistd", "-n", "punch-peer", "--peer", "ID"], ["twistd", "-n", "punch-rendezvous"]],
+            [
+                ["twistd", "-n", "punch-peer", "--peer", "ID"],
+                ["twistd", "-n", "punch-rendezvous"],
+                ["twistd", "-n", "punch-peer"],
+                ["twistd", "-n", "punch-peer", "--peer", "bob", "--name", "alice"],
+                ["twistd", "-n", "punch-peer", "--web", "--name", "alice"],
+                ["twistd", "-n", "punch-peer", "--web", "--peer", "bob"],
+            ],
         )
 
     def test_demo_explains_itself(self) -> None:

@@ -71,6 +71,25 @@ class PeersTests(SynchronousTestCase):
                 self.assertNotIn("\x1b", err)
                 self.assertTrue(err.rstrip().endswith("."), err)
 
+    def test_a_wrong_command_line(self) -> None:
+        for arguments, problem in (
+            (["--dance"], "unknown option --dance"),
+            (["list", "--dance"], "unknown option --dance"),
+            (["name"], "the following arguments are required: who, newname"),
+            (["dance"], "invalid choice"),
+        ):
+            out, err = io.StringIO(), io.StringIO()
+            with (
+                contextlib.redirect_stdout(out),
+                contextlib.redirect_stderr(err),
+                self.assertRaises(SystemExit) as ended,
+            ):
+                main(arguments)
+            self.assertEqual((ended.exception.code, out.getvalue()), (2, ""))
+            self.assertIn(problem, err.getvalue())
+            self.assertTrue(err.getvalue().startswith("punch peers: "))
+            self.assertTrue(err.getvalue().endswith("; see punch peers --help\n"), err.getvalue())
+
     def test_a_book_that_is_damaged(self) -> None:
         path = self.root / "peers" / "alice" / "known.json"
         path.parent.mkdir(parents=True)
