@@ -235,6 +235,20 @@ def test_two_terminals(place: Place) -> None:
         assert bob.exit() == 0
 
 
+def test_without_the_line_editor_there_are_plain_lines_and_a_hint(place: Place) -> None:
+    without = place.directory / "without"
+    without.mkdir()
+    (without / "sitecustomize.py").write_text("import sys\nsys.modules['prompt_toolkit'] = None\n")
+    arguments = peer(place.directory, "bob")
+    with terminal(arguments, place.directory, extra={"PYTHONPATH": str(without)}) as bob:
+        bob.wait(r"\AFor line editing, .*: pip install 'txpunch\[terminal\]'\nYour ID: ")
+        bob.wait("Waiting for a call")
+        bob.type("/status\n")
+        bob.wait(r"(?s)Registered at .*Registered at ")
+        bob.type("\x04")
+        assert bob.exit() == 0
+
+
 def test_a_terminal_that_can_do_nothing_has_plain_lines(place: Place) -> None:
     """The terminal's own line mode, and every command."""
     with terminal(peer(place.directory, "bob"), place.directory, extra={"TERM": "dumb"}) as bob:
