@@ -153,10 +153,9 @@ def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterat
 
 
 def _netcheck(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
-    for sentence in answer.get("conclusions", ()):
-        yield printable(str(sentence))
-    if answer.get("problem"):
-        yield printable(str(answer["problem"]))
+    told = [str(sentence) for sentence in (answer.get("problem"), *answer.get("conclusions", ())) if sentence]
+    for sentence in dict.fromkeys(told):
+        yield printable(sentence)
 
 
 _TELLERS: Mapping[str, Callable[[Answer, Callable[[PeerID], str], float], Iterator[str]]] = {

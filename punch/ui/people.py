@@ -411,6 +411,8 @@ class PeopleFrontEnd(FrontEnd):
             self.show(str(error))
 
     def _perform(self, order: slash.Order) -> None:
+        if order.name == "netcheck":
+            self.stage("Looking at the network: some seconds")
         perform(self.desk, order.name, order.fields).addCallbacks(
             partial(self._done, order.name), self._refused
         )
