@@ -447,6 +447,56 @@ def test_tabs_and_strangers(story: Story) -> None:
     expect(page.locator("#app")).to_be_hidden()
 
 
+def test_a_long_history(story: Story) -> None:
+    """Scrolling back loads more and stays where it was; a hit of long ago is shown among its neighbours."""
+    story.connect()
+    page, alice_id = story.alice.page, story.alice.visitor.id
+    for number in range(130):
+        story.bob.peer.command("send", peer=alice_id, text=f"Message {number:03}")
+    bodies = page.locator(".message .body")
+    expect(page.locator(".badge")).to_have_text("130 unread", timeout=30_000)
+    assert page.title().startswith("(130)")
+    page.reload()
+    page.locator("a.person").click()
+    expect(bodies.last).to_have_text("Message 129")
+    expect(bodies).to_have_count(50)
+    expect(page.locator(".badge")).to_have_count(0)
+
+    page.locator(".log").hover()
+    first = bodies.first
+    for _ in range(60):
+        page.mouse.wheel(0, -400)
+        page.wait_for_timeout(50)
+    expect(first).to_have_text("Message 000")
+    expect(bodies).to_have_count(130)
+    alike = bodies.all_inner_texts()
+    assert alike == [f"Message {number:03}" for number in range(130)]
+    in_view = page.get_by_text("Message 000")
+    expect(in_view).to_be_in_viewport()
+    story.bob.peer.command("send", peer=alice_id, text="While you read the past")
+    expect(bodies.last).to_have_text("While you read the past")
+    expect(in_view).to_be_in_viewport()
+    expect(page.locator(".badge")).to_have_text("1 unread")
+    assert axe.violations(page) == []
+    page.get_by_role("button", name="1 new message below").click()
+    expect(bodies.last).to_be_in_viewport()
+    expect(page.locator(".badge")).to_have_count(0)
+
+    page.reload()
+    expect(bodies.last).to_have_text("While you read the past")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("message 010")
+    page.locator(".hit").click()
+    expect(page.locator(".message.found-one")).to_have_text(re.compile("Message 010"))
+    expect(page.locator(".message.found-one")).to_be_in_viewport()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Go to the newest messages").click()
+    expect(bodies.last).to_be_in_viewport()
+    expect(bodies.last).to_have_text("While you read the past")
+    expect(page.locator(".badge")).to_have_count(0)
+    assert story.alice.visitor.complaints == []
+
+
 def test_a_connection_that_breaks(story: Story) -> None:
     """What was typed meanwhile is not lost, and the page comes back by itself."""
     story.connect()

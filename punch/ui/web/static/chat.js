@@ -338,8 +338,11 @@ export class ChatView {
       before = message;
     }
     shift(Infinity);
-    if (log.later) {
-      nodes.push(this.keyed("later", () => h("div", { class: "note" }, h("button", { type: "button", class: "link-button", onclick: () => this.newest() }, "Go to the newest messages"))));
+    const { unread } = this.person;
+    if (log.later || (unread && !this.stick)) {
+      const button = this.keyed("later", () => h("button", { type: "button", class: "button later", onclick: () => this.newest() }));
+      button.textContent = unread ? `${count(unread, "new message")} below` : "Go to the newest messages";
+      nodes.push(button);
     }
     const spacer = this.keyed("spacer", () => h("div", { class: "first" }));
     arrange(this.list, [spacer, ...nodes]);
@@ -352,7 +355,10 @@ export class ChatView {
 
   async newest() {
     this.stick = true;
-    await this.store.load(this.peer);
+    if (this.log.later) await this.store.load(this.peer);
+    else this.render();
+    this.list.focus();
+    this.seen();
   }
 
   beginning() {

@@ -17,6 +17,7 @@ class Log {
     this.earlier = true;
     this.later = false;
     this.loading = null;
+    this.turn = 0;
   }
 
   get first() {
@@ -141,7 +142,9 @@ export class Store {
     const log = this.log(peer);
     const fields = { peer, limit: PAGE };
     if (around !== null) fields.before = around + PAGE / 2;
+    const turn = (log.turn += 1);
     const { messages } = await this.ask("history", fields);
+    if (turn !== log.turn) return; // somebody has gone elsewhere since
     log.messages = messages;
     log.loaded = true;
     log.earlier = messages.length === PAGE;
@@ -156,9 +159,11 @@ export class Store {
     const fields = { peer, limit: PAGE };
     if (direction === "earlier") fields.before = log.first;
     else fields.after = log.last;
+    const { turn } = log;
     log.loading = this.ask("history", fields);
     try {
       const { messages } = await log.loading;
+      if (turn !== log.turn) return;
       for (const message of messages) log.add(message);
       log[direction] = messages.length === PAGE;
     } catch (error) {
