@@ -801,6 +801,21 @@ class SlowDiskTests(ChatTestCase):
         kinds = [type(event) for event in side.events]
         self.assertLess(kinds.index(MessageAdded), kinds.index(Disconnected))
 
+    def test_had_while_a_new_stream_begins(self) -> None:
+        """What a view has at the moment of a new stream gets its mark on that one, without another message."""
+        side = self.slow().start()
+        self.bob.start()
+        self.exchange.connect(self.bob, side)
+        self.run_for(1.0)
+        side.slow = True
+        said = result(self.bob.chat.send(side.id, "hi"))
+        self.run_for(1.0)
+        self.exchange.connect(self.bob, side)
+        side.answers[0].callback(None)
+        self.run_for(2.0)
+        self.assertEqual(self.bob.states(said.number)[-1], "delivered")
+        self.assertEqual(side.heard(), ["hi"])
+
     def test_a_disk_that_cannot_be_read(self) -> None:
         self.say("x")
         side = Side(self.exchange, 1, store=self.alice.store)

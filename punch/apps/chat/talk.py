@@ -211,9 +211,10 @@ class Talk:
     def _loaded(self, record: Record, stream: ChatStream) -> None:
         if stream is not self._stream:
             return
+        # The views may have had more since the store was asked.
+        self._shown = max(record.had, self._shown if record.remote_epoch == self._remote_epoch else 0)
         self._remote_epoch = record.remote_epoch
-        self._shown = record.had
-        hello = Hello(record.epoch, record.remote_epoch or protocol.NO_EPOCH, record.had, record.seen)
+        hello = Hello(record.epoch, record.remote_epoch or protocol.NO_EPOCH, self._shown, record.seen)
         stream.begin(ChatCore(hello, record.sent, [_outgoing(message) for message in record.waiting]))
         for message in record.waiting:
             self._owner.tell(MessageChanged(replace(message, state=State.SENT), message.client_id))
