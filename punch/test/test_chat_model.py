@@ -802,7 +802,7 @@ class SlowDiskTests(ChatTestCase):
         self.assertLess(kinds.index(MessageAdded), kinds.index(Disconnected))
 
     def test_had_while_a_new_stream_begins(self) -> None:
-        """What a view has at the moment of a new stream gets its mark on that one, without another message."""
+        """What a view has at the moment of a new stream gets its mark on that one."""
         side = self.slow().start()
         self.bob.start()
         self.exchange.connect(self.bob, side)

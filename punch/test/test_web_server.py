@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from punch.apps.chat import ChatError
 from punch.test.internet import InternetTestCase
@@ -125,6 +126,21 @@ class AdmissionTests(ServerTestCase):
         self.assertEqual(self.browser.get(target, sec_purpose="prefetch;prerender").status, 503)
         self.assertEqual(self.browser.get(target, method="HEAD").status, 503)
         self.assertEqual(self.browser.enter(url).status, 303)
+
+    def test_no_ticket_in_the_log(self) -> None:
+        """Twisted's own words about a request name all of its address."""
+        heard: list[str] = []
+
+        def hear(event: LogEvent) -> None:
+            heard.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(hear)
+        self.addCleanup(globalLogPublisher.removeObserver, hear)
+        target = self.server.new_url().partition(self.browser.authority)[2]
+        for method in ("HEAD", "GET", "POST", "BREW"):
+            self.browser.get(target, method=method)
+            self.browser.get(target, method=method, host="elsewhere.example")
+        self.assertEqual([line for line in heard if "token" in line], [])
 
     def test_a_link_on_another_site(self) -> None:
         """Strict cookies don't follow a redirect that another site led to: the page goes on by itself."""

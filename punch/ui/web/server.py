@@ -156,6 +156,14 @@ class _Page(Resource):
 
     def render(self, request: Request) -> bytes | int:
         """Answer one request."""
+        answer = self._answer(request)
+        if request.method != b"HEAD" or isinstance(answer, int):
+            return answer
+        # Twisted leaves the body out as well, but tells the log so, with the whole address: a ticket.
+        request.setHeader("Content-Length", str(len(answer)))
+        return b""
+
+    def _answer(self, request: Request) -> bytes | int:
         for name in ("server", "date"):
             request.responseHeaders.removeHeader(name)
         host = request.getHeader("host") or ""
