@@ -21,7 +21,7 @@ from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import Condition, has_focus
+from prompt_toolkit.filters import Condition, has_focus, is_searching
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -364,7 +364,7 @@ class PromptLoop:
     def _application(self) -> Application[None]:
         search = SearchToolbar()
         line = Window(
-            BufferControl(self._buffer, search_buffer_control=search.control),
+            BufferControl(self._buffer, search_buffer_control=search.control, preview_search=True),
             height=Dimension(min=1, max=MAX_ROWS),
             wrap_lines=True,
             dont_extend_height=True,
@@ -415,10 +415,9 @@ class PromptLoop:
         def newline(event: KeyPressEvent) -> None:
             self._buffer.newline(copy_margin=False)
 
-        @keys.add("c-c")
+        @keys.add("c-c", filter=~is_searching)
         def interrupt(event: KeyPressEvent) -> None:
-            if self._buffer.text or not here():
-                event.app.layout.focus(self._buffer)
+            if self._buffer.text:
                 self._buffer.reset()
             else:
                 self._tell(lambda user: user.interrupted())
