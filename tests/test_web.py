@@ -227,6 +227,10 @@ def test_the_whole_story(story: Story, album: Album) -> None:
     alice.say("The rendezvous is gone, and we still talk.")
     alice.mark("we still talk", "read")
     album.look("8-no-rendezvous", alice)
+    alice.page.evaluate("location.hash = '#/you'")
+    alice.sees("Nobody can call you right now.")
+    assert axe.violations(alice.page) == []
+    alice.page.go_back()
     story.rendezvous = story.serve()
     alice.sees("Can be called", timeout=60_000)
     bob.sees("Can be called", timeout=60_000)

@@ -23,9 +23,6 @@ MAX_COMMAND = 128 * 1024
 #: Commands of one page that are being done at a time.
 MAX_PENDING = 64
 
-#: Events that wait for the page's snapshot.
-MAX_EARLY = 10_000
-
 #: Seconds between two questions whether the page is still there, of which one may stay without answer.
 PING = 20.0
 
@@ -52,7 +49,7 @@ class PageSocket:
     """
     What a page says and hears.
 
-    An event that happens while the snapshot is being made is told after it.
+    It begins with a snapshot: what happens before that is in there, and is not told.
     """
 
     _log = Logger()
@@ -62,7 +59,7 @@ class PageSocket:
         self._room = room
         self._clock = clock
         self._transport: WebSocketTransport | None = None
-        self._early: list[JSON] | None = []
+        self._started = False
         self._pending = 0
         self._heard = True
         self._timer: IDelayedCall | None = None
@@ -71,19 +68,13 @@ class PageSocket:
 
     def tell(self, event: JSON) -> None:
         """An event happened."""
-        if self._early is None:
+        if self._started:
             self._send(event)
-        elif len(self._early) < MAX_EARLY:
-            self._early.append(event)
-        else:
-            self._connection.drop()
 
     def start(self, snapshot: JSON) -> None:
-        """How things are, and all that happened while that was being found out."""
-        early, self._early = self._early or [], None
+        """How things are at this moment; all that happens from now on is told."""
+        self._started = True
         self._send(snapshot)
-        for event in early:
-            self._send(event)
 
     def close(self) -> None:
         """Nothing more will be said."""

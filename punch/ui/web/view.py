@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
@@ -21,7 +21,7 @@ from punch.identity import PeerID
 from punch.peer import events as peer_events
 from punch.traversal.snapshot import PairStatus
 from punch.ui.commands import Desk, perform
-from punch.ui.json_events import render
+from punch.ui.json_events import contact_fields, render
 from punch.ui.web.admission import Admission
 from punch.ui.web.code import qr_code
 from punch.ui.web.guard import Guarded
@@ -128,12 +128,18 @@ class WebView:
         """A page was opened: tell it how things are."""
         self._pages[page] = None
         self._look_later()
-        snapshot = gatherResults(
-            [perform(self._desk, name, {}) for name in ("status", "conversations", "peers", "retention")],
-            consumeErrors=True,
-        )
+        # What is in memory is looked at when the store has answered, in one moment: so nothing is missing,
+        # and nothing that happens later is in the snapshot already.
+        snapshot = perform(self._desk, "retention", {})
+        snapshot.addCallback(self._with_conversations)
         snapshot.addCallback(lambda answers: self._snapshot(answers, page))
         snapshot.addErrback(lambda failure: self._no_snapshot(failure, page))
+
+    def _with_conversations(self, retention: JSON | None) -> Deferred[JSON]:
+        conversations = perform(self._desk, "conversations", {})
+        return conversations.addCallback(
+            lambda found: {**(found or {}), "retention": (retention or {})["days"]}
+        )
 
     def left(self, page: PageSocket) -> None:
         """A page was closed."""
@@ -144,23 +150,22 @@ class WebView:
         """Do a command of a page."""
         return perform(self._desk, name, fields)
 
-    def _snapshot(self, answers: list[Any], page: PageSocket) -> None:
-        status, conversations, peers, retention = answers
+    def _snapshot(self, stored: JSON, page: PageSocket) -> None:
+        chat = self._chat
         page.start(
             {
                 "event": "snapshot",
-                "id": str(self._chat.me),
-                "name": self._chat.name,
+                "id": str(chat.me),
+                "name": chat.name,
                 "version": __version__,
-                "qr": qr_code(self._chat.me),
+                "qr": qr_code(chat.me),
                 "longest": MAX_TEXT,
-                "status": status,
+                "status": chat.status(),
                 "registration": self._registration,
-                "questions": [str(peer) for peer in self._chat.questions],
+                "questions": [str(peer) for peer in chat.questions],
                 "pairs": {str(peer): pairs for peer, pairs in self._watched.items() if pairs},
-                **conversations,
-                **peers,
-                "retention": retention["days"],
+                "peers": [contact_fields(contact) for contact in chat.contacts()],
+                **stored,
             }
         )
 

@@ -63,10 +63,19 @@ export class YouPage extends Page {
   changed(event) {
     if (event.event === "renamed" && document.activeElement?.id !== "my-name") this.build();
     if (event.event === "snapshot") this.build();
+    if (event.event === "registered" || event.event === "unregistered") this.showTrouble();
+  }
+
+  /** Why nobody can call. */
+  showTrouble() {
+    const { event, text } = this.store.registration;
+    replace(this.trouble, event === "unregistered" && text && h("p", { class: "trouble" }, h("b", {}, "Nobody can call you right now. "), plain(text)));
   }
 
   build() {
     const { me } = this.store;
+    this.trouble = h("div", { role: "status" });
+    this.showTrouble();
     const fresh = this.store.chats().length === 0;
     const name = lineForm({
       id: "my-name",
@@ -95,6 +104,7 @@ export class YouPage extends Page {
       this.inner,
       this.head(fresh ? "Welcome to Punch" : "You"),
       fresh && h("p", { class: "lead" }, "Talk directly, from this machine to theirs, with nobody in between. It takes a name, and one of you who calls the other."),
+      this.trouble,
       h("div", { class: "card" }, name),
       h(
         "div",
