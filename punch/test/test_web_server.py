@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from typing import cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
 from punch.apps.chat import ChatError
 from punch.test.internet import InternetTestCase
@@ -130,12 +131,9 @@ class AdmissionTests(ServerTestCase):
     def test_no_ticket_in_the_log(self) -> None:
         """Twisted's own words about a request name all of its address."""
         heard: list[str] = []
-
-        def hear(event: LogEvent) -> None:
-            heard.append(formatEvent(event))
-
-        globalLogPublisher.addObserver(hear)
-        self.addCleanup(globalLogPublisher.removeObserver, hear)
+        observer = cast(ILogObserver, lambda event: heard.append(formatEvent(event)))
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
         target = self.server.new_url().partition(self.browser.authority)[2]
         for method in ("HEAD", "GET", "POST", "BREW"):
             self.browser.get(target, method=method)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from random import Random
+from typing import Any, cast
 
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.chat.store import Store
 from punch.identity import PeerID
 from punch.peer.events import Connected, Registered
+from punch.test.chat_lab import Exchange, Side
+from punch.test.chat_torture import SlowDisk
 from punch.test.internet import InternetTestCase, LinkSpec
 from punch.test.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.test.web_client import Browser, Socket
 from punch.ui.commands import COMMANDS
 from punch.ui.web.code import qr_code
+from punch.ui.web.guard import Guarded
+from punch.ui.web.socket import PageSocket
 from punch.ui.web.view import RELOAD, WebView
 
 
@@ -188,3 +200,56 @@ class TalkTests(ViewTestCase):
             for x in range(7):
                 self.assertIn((corner[0] + x, corner[1]), drawn)
         self.assertNotEqual(code, qr_code(self.bob.id))
+
+
+class Paper:
+    """A WebSocket's transport that keeps what is said on it."""
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+
+    def sendTextMessage(self, text: str) -> None:
+        self.said.append(json.loads(text))
+
+    def ping(self, payload: bytes = b"") -> None:
+        """Nobody answers."""
+
+
+class SlowDiskTests(SynchronousTestCase):
+    """A page that is opened while the disk takes its time."""
+
+    def test_nothing_is_told_twice(self) -> None:
+        """What the snapshot counts is not told after it as something new; what it doesn't count is."""
+        exchange = Exchange()
+        exchange.step = 0.01
+        bob = Side(exchange, 2, "bob").start()
+        for delay in (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08):
+            with self.subTest(delay=delay):
+                store = Store(None)
+                alice = Side(exchange, 1, "alice", worker=SlowDisk(exchange.clock, store, Random(1))).start()
+                exchange.connect(bob, alice)
+                exchange.run(1.0)
+                view = WebView(
+                    alice.chat,
+                    reactor=exchange.clock,
+                    pairs=lambda peer: [],
+                    quit=lambda: None,
+                    random=lambda count: bytes(count),
+                )
+                alice.chat.attach(view)
+                paper = Paper()
+                page = PageSocket(cast(Guarded, StringTransport()), view, exchange.clock)
+                bob.chat.send(alice.id, "hi")
+                alice.chat.send(bob.id, "hello")
+                exchange.run()
+                exchange.clock.advance(delay)
+                page.negotiationStarted(cast(Any, paper))
+                page.negotiationFinished()
+                exchange.run(2.0)
+                (snapshot, *later) = [e for e in paper.said if e["event"] != "pairs"]
+                (chat,) = snapshot["conversations"]
+                told = [event["event"] for event in later]
+                self.assertEqual(chat["unread"] + told.count("message"), 1)
+                self.assertEqual(chat["waiting"] + told.count("added") - told.count("delivered"), 0)
+                page.connectionLost(Failure(ConnectionDone()))
+                alice.kill()

@@ -21,7 +21,7 @@ from punch.identity import PeerID
 from punch.peer import events as peer_events
 from punch.traversal.snapshot import PairStatus
 from punch.ui.commands import Desk, perform
-from punch.ui.json_events import contact_fields, render
+from punch.ui.json_events import contact_fields, conversation_fields, render
 from punch.ui.web.admission import Admission
 from punch.ui.web.code import qr_code
 from punch.ui.web.guard import Guarded
@@ -128,18 +128,7 @@ class WebView:
         """A page was opened: tell it how things are."""
         self._pages[page] = None
         self._look_later()
-        # What is in memory is looked at when the store has answered, in one moment: so nothing is missing,
-        # and nothing that happens later is in the snapshot already.
-        snapshot = perform(self._desk, "retention", {})
-        snapshot.addCallback(self._with_conversations)
-        snapshot.addCallback(lambda answers: self._snapshot(answers, page))
-        snapshot.addErrback(lambda failure: self._no_snapshot(failure, page))
-
-    def _with_conversations(self, retention: JSON | None) -> Deferred[JSON]:
-        conversations = perform(self._desk, "conversations", {})
-        return conversations.addCallback(
-            lambda found: {**(found or {}), "retention": (retention or {})["days"]}
-        )
+        Deferred.fromCoroutine(self._start(page)).addErrback(lambda failure: self._no_snapshot(failure, page))
 
     def left(self, page: PageSocket) -> None:
         """A page was closed."""
@@ -150,8 +139,12 @@ class WebView:
         """Do a command of a page."""
         return perform(self._desk, name, fields)
 
-    def _snapshot(self, stored: JSON, page: PageSocket) -> None:
+    async def _start(self, page: PageSocket) -> None:
         chat = self._chat
+        retention = await chat.retention()
+        conversations = await chat.conversations()
+        # The rest is looked at in the moment of the store's last answer: so nothing is missing, and nothing
+        # that is told later is in the snapshot already.
         page.start(
             {
                 "event": "snapshot",
@@ -164,8 +157,9 @@ class WebView:
                 "registration": self._registration,
                 "questions": [str(peer) for peer in chat.questions],
                 "pairs": {str(peer): pairs for peer, pairs in self._watched.items() if pairs},
+                "conversations": [conversation_fields(each) for each in conversations],
                 "peers": [contact_fields(contact) for contact in chat.contacts()],
-                **stored,
+                "retention": retention,
             }
         )
 
