@@ -37,6 +37,9 @@ VERSION = 2
 _ID_LIKE = 24
 _ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz234567")
 
+#: What stands before this side's own lines, and what means everybody where a name is expected.
+_TAKEN = frozenset({"you", "all", "everything"})
+
 
 class AddressBookError(ValueError):
     """The book can't be used or does not take something; `str()` is a sentence, `code` is for programs."""
@@ -84,6 +87,16 @@ def check_name(name: str) -> str:
     return name
 
 
+def _new_name(name: str) -> str:
+    """`check_name` of a name that is about to be given."""
+    name = check_name(name)
+    if _key(name) in _TAKEN:
+        raise AddressBookError(
+            "bad-name", f"The name {name!a} means something else here: choose another one."
+        )
+    return name
+
+
 def _allowed(character: str) -> bool:
     return character in "._-" or unicodedata.category(character)[0] in "LMN"
 
@@ -98,7 +111,7 @@ def name_from(claimed: str) -> str | None:
     kept = "".join(c if _allowed(c) else "-" for c in unicodedata.normalize("NFC", claimed[:MAX_CLAIMED]))
     kept = kept[:MAX_NAME].strip("-")
     try:
-        return check_name(kept)
+        return _new_name(kept)
     except AddressBookError:
         return None
 
@@ -168,7 +181,7 @@ class AddressBook:
     def rename(self, peer: PeerID, name: str | None) -> bool:
         """Give it a petname, or take it away."""
         if name is not None:
-            name = check_name(name)
+            name = _new_name(name)
         return self._change(peer, lambda entry: replace(entry, name=self._free(peer, name), named=True))
 
     def block(self, peer: PeerID, blocked: bool = True) -> bool:

@@ -74,6 +74,14 @@ class NameTests(BookTestCase):
         self.assertIsNone(self.book.name_of(BOB))
         self.assertIsNone(self.book.find("Bob"))
 
+    def test_words_that_mean_something_else(self) -> None:
+        """Nobody is called as this side is in front of its own lines, nor as all are."""
+        for name in ("you", "You", "ＹＯＵ", "all", "everything"):
+            self.book.add(BOB, name)
+            self.assertIsNone(self.book.name_of(BOB))
+            self.assertIn("means something else", self.refused("bad-name", EVE, name))
+            self.book.forget(BOB)
+
     def test_given_by_the_user(self) -> None:
         self.book.rename(BOB, "  Robert ")
         self.assertEqual(self.book.entry(BOB), Entry(name="Robert", named=True))

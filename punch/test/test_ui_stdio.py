@@ -21,7 +21,7 @@ from punch.peer.events import (
     Registered,
     Unregistered,
 )
-from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
+from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, identity, incoming
 from punch.ui.console import InputKind
 from punch.ui.front_end import MAX_PENDING, PATIENCE
 from punch.ui.people import split_text
@@ -193,6 +193,16 @@ class PipeTests(StdioCase):
         self.stage.screen.flush()
         wire.run()
         self.assertEqual(wire.marks, [1])
+
+    def test_nobody_speaks_in_our_name(self) -> None:
+        """Lines of ours begin with "you"; those of somebody who calls himself so don't."""
+        for number, name in enumerate(("you", "You to Bob", "YOU:")):
+            stranger = identity(40 + number).peer_id
+            self.begin()
+            wire = self.connect(stranger, name=name)
+            wire.far.send("I agree")
+            wire.run()
+            self.assertIn(f"{name} ({stranger.short}): I agree\n", self.shown())
 
     def test_a_stranger_is_refused_with_a_sentence(self) -> None:
         self.begin()

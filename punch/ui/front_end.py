@@ -8,6 +8,7 @@ status 1 when that can't happen. A peer that waits goes on waiting.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
@@ -329,7 +330,8 @@ class FrontEnd:
             taken = self.chat.peer(claimed) != peer
         except ChatError:
             taken = False
-        # Anyone may call himself anything: who has no name from us does not pass for one who has.
+        # Anyone may call himself anything: who has no name from us does not pass for one who has, nor for us.
+        taken = taken or re.match(r"you\b", claimed, re.IGNORECASE) is not None
         return f"{claimed} ({peer.short})" if taken else claimed
 
     def newest(self) -> PeerID | None:
