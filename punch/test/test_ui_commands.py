@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,14 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.chat import ChatError, State
+from punch.apps.chat import ChatError
 from punch.apps.chat.events import Event
 from punch.identity import PeerID
 from punch.peer.events import Registered
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
 from punch.test.strategies import SETTINGS
-from punch.ui import answers, json_events, json_lines, slash
+from punch.ui import answers, slash
 from punch.ui.commands import COMMANDS, MAX_LIMIT, Answer, Desk, Kind, perform
-
-ROOT = Path(__file__).parents[1]
 
 
 def result(done: Deferred[Answer | None]) -> Any:
@@ -137,24 +134,6 @@ class CommandTests(Case):
             assert isinstance(order, slash.Order)
             self.assertEqual((order.name, set(order.fields)), (name, set(command.typed)))
             self.assertTrue(any(name in line for line in slash.help_lines(name)))
-
-    def test_everything_is_in_the_description(self) -> None:
-        text = (ROOT.parent / "docs" / "json.md").read_text()
-        events, commands = text.split("## Events of the peer")[1].split("## Commands of the peer")
-        for name, command in COMMANDS.items():
-            found = re.search(rf"^\| `{name}` \|.*$", commands, re.MULTILINE)
-            assert found is not None, f"docs/json.md does not describe {name}"
-            for field in command.fields:
-                self.assertIn(f"`{field.name}`", found[0], name)
-        sources = [Path(json_events.__file__), Path(json_lines.__file__)]
-        told = {
-            name
-            for source in sources
-            for name in re.findall(r'(?:"event": |emit\()"([a-z-]+)"', source.read_text())
-        }
-        self.assertGreater(len(told), 20)
-        for name in told | {str(state) for state in State} - {"unread"}:
-            self.assertIsNotNone(re.search(rf"^\| `{name}` \|", events, re.MULTILINE), name)
 
     def test_names_are_good_wherever_ids_are(self) -> None:
         self.do("name", peer=str(BOB), name="robert")

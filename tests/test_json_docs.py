@@ -1,0 +1,36 @@
+"""What scripts can do and are told, and what docs/json.md promises them, are the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from punch.apps.chat import State
+from punch.ui import json_events, json_lines
+from punch.ui.commands import COMMANDS
+
+EVENTS, COMMANDS_SECTION = (
+    (Path(__file__).parents[1] / "docs" / "json.md")
+    .read_text()
+    .split("## Events of the peer")[1]
+    .split("## Commands of the peer")
+)
+
+
+def test_every_command_with_every_field() -> None:
+    for name, command in COMMANDS.items():
+        found = re.search(rf"^\| `{name}` \|.*$", COMMANDS_SECTION, re.MULTILINE)
+        assert found is not None, f"docs/json.md does not describe {name}"
+        for field in command.fields:
+            assert f"`{field.name}`" in found[0], (name, field.name)
+
+
+def test_every_event() -> None:
+    told = {
+        name
+        for module in (json_events, json_lines)
+        for name in re.findall(r'(?:"event": |emit\()"([a-z-]+)"', Path(module.__file__).read_text())
+    }
+    assert len(told) > 20
+    for name in told | {str(state) for state in State} - {"unread"}:
+        assert re.search(rf"^\| `{name}` \|", EVENTS, re.MULTILINE), f"docs/json.md does not describe {name}"
