@@ -10,7 +10,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import ChatError, Message, Stage, State
-from punch.apps.chat.chat import CHATLESS, FAREWELL, MAX_OUTBOX_MESSAGES, MAX_TALKS
+from punch.apps.chat.chat import CHATLESS, FAREWELL, MAX_OUTBOX_MESSAGES, MAX_TALKS, NAME_PAUSE
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.desk import RETRY
 from punch.apps.chat.events import (
@@ -476,7 +476,19 @@ class HostileTests(ChatTestCase):
         self.hear(hello() + frame(6, b"n" * 10_000) + frame(6, "\u202eevil".encode()))
         contact = self.alice.chat.contact("bob")
         self.assertEqual((contact.name, contact.claimed), ("bob", "\u202eevil"))
+        self.run_for(NAME_PAUSE)
         self.assertEqual([len(e.contact.claimed) for e in self.alice.of(ContactChanged)][-2:], [64, 5])
+
+    def test_many_names(self) -> None:
+        """Who changes his name all the time is no work for the views: they hear the last one, in a moment."""
+        self.hear(hello(THEIRS))
+        for number in range(2000):
+            self.hear(frame(6, f"name {number}".encode()))
+        self.assertEqual([e.contact.claimed for e in self.alice.of(ContactChanged)], ["name 0"])
+        self.run_for(NAME_PAUSE * 3)
+        self.assertEqual([e.contact.claimed for e in self.alice.of(ContactChanged)], ["name 0", "name 1999"])
+        self.hear(frame(6, b"Bob"))
+        self.assertEqual(self.alice.of(ContactChanged)[-1].contact.claimed, "Bob")
 
     def test_markup_is_only_text(self) -> None:
         text = "<script>alert(1)</script>\x1b[2J\u202e\0\r\n"

@@ -41,6 +41,9 @@ FAREWELL = 1.5
 #: How long a link may be up without its chat, once that has ended, in seconds.
 CHATLESS = 1.0
 
+#: The views hear of another name that a peer gives itself at most once in so many seconds.
+NAME_PAUSE = 1.0
+
 #: Chats that are remembered in memory; those that can be loaded again go first.
 MAX_TALKS = 256
 
@@ -87,6 +90,7 @@ class Chat(History):
         self.new_page: Callable[[], str] | None = None
         self._random = random
         self._farewells: set[PeerID] = set()
+        self._renamed: set[PeerID] = set()
         self._leaving: Deferred[None] | None = None
         self._held: deque[peer_events.Event] = deque()
         self.calls = Calls(self, node, clock, wall, lambda: random(1)[0] / 255)
@@ -343,7 +347,14 @@ class Chat(History):
             self._farewell(talk.peer)
         else:
             self.calls.learn(talk.peer, event.name)
-            self._tell_contact(talk.peer)
+            if talk.peer not in self._renamed:
+                self._tell_name(talk.peer)
+
+    def _tell_name(self, peer: PeerID) -> None:
+        self._renamed.discard(peer)
+        if self._tell_contact(peer):
+            self._renamed.add(peer)
+            self._later(NAME_PAUSE, self._tell_name, peer)
 
     def talk_ended(self, talk: Talk, error: str | None) -> None:
         """Its stream is over and no other took its place."""

@@ -173,13 +173,15 @@ class People(Desk):
             self._tell_contact(peer)
         return self.contact(peer)
 
-    def _tell_contact(self, peer: PeerID) -> None:
+    def _tell_contact(self, peer: PeerID) -> bool:
         contact = self.contact(peer)
-        if self._told_contacts.get(peer) != contact:
-            if len(self._told_contacts) >= MAX_TOLD:
-                self._told_contacts.clear()
-            self._told_contacts[peer] = contact
-            self.tell(ContactChanged(contact))
+        if self._told_contacts.get(peer) == contact:
+            return False
+        if len(self._told_contacts) >= MAX_TOLD:
+            self._told_contacts.clear()
+        self._told_contacts[peer] = contact
+        self.tell(ContactChanged(contact))
+        return True
 
     def _other(self, who: str | PeerID) -> PeerID:
         peer = self.peer(who)
