@@ -667,6 +667,16 @@ class PeopleTests(ChatTestCase):
         self.assertEqual(self.alice.chat.contacts(), [])
         self.assert_error("unknown-peer", self.alice.chat.forget, self.bob.id)
 
+    def test_forgotten_while_messages_wait(self) -> None:
+        """It would be called because of them, and be known again."""
+        self.alice.chat.name_peer(self.bob.id, "bob")
+        self.say("waits")
+        self.assertIn("1 message", self.assert_error("waiting", self.alice.chat.forget, "bob"))
+        self.assertEqual(self.alice.chat.contact(self.bob.id).name, "bob")
+        result(self.alice.chat.erase("bob"))
+        self.alice.chat.forget("bob")
+        self.assertEqual(self.alice.chat.contacts(), [])
+
     def test_contacts(self) -> None:
         for seed, name in ((7, "zoe"), (8, None), (9, "Adam")):
             self.alice.book.add(peer_id(seed), name or "")

@@ -96,8 +96,8 @@ class CommandTests(Case):
             "conversations": {},
             "web": {},
             "hangup": {"peer": "robert"},
-            "forget": {"peer": "ROBERT"},
             "erase": {"all": True},
+            "forget": {"peer": "ROBERT"},
             "quit": {},
         }
         found = {name: self.do(name, **fields) for name, fields in done.items()}

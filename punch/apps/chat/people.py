@@ -153,10 +153,21 @@ class People(Desk):
         return contact
 
     def forget(self, who: str | PeerID) -> None:
-        """Take somebody out of the address book. What was said stays, until it is erased."""
+        """
+        Take somebody out of the address book. What was said stays, until it is erased.
+
+        :raise ChatError: it isn't in there, or messages wait for it.
+        """
         peer = self.peer(who)
         if self.book.entry(peer) == self.book.entry(self.me):
             raise ChatError("unknown-peer", f"{peer.short} is not in the address book.")
+        if waiting := self.undelivered(peer):
+            # It is called because of them, and whom we call is known.
+            raise ChatError(
+                "waiting",
+                f"{waiting:,} {'message waits' if waiting == 1 else 'messages wait'} for {peer.short}, who "
+                "is called until they are delivered: wait for that, or erase them, then forget.",
+            )
         try:
             self.book.forget(peer)
         except AddressBookError as error:
