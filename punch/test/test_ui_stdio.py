@@ -409,6 +409,26 @@ class TerminalTests(StdioCase):
         self.assertEqual(self.stage.ends, [])
         self.assertEqual(self.connect().heard, ["later"])
 
+    def test_who_refuses_is_not_called_again(self) -> None:
+        """That is told, also if it was away before."""
+        self.begin(target=BOB)
+        self.happen(Registered("punch://x:1"))
+        self.happen(Failed(BOB, "not-registered", "Bob is not there."))
+        self.type("later\n")
+        self.stage.clock.advance(0)
+        for _ in range(2):
+            self.happen(Failed(BOB, "not-registered", "Bob is not there."))
+        self.assertEqual(self.shown().count("what you type waits here, and they are called again."), 1)
+        for _ in range(2):
+            self.stage.clock.advance(30)
+            self.happen(Failed(BOB, "refused", "Bob refused the call."))
+        self.assertEqual(self.stage.node.asked.count(("call", BOB)), 3)
+        shown = self.shown()
+        self.assertEqual(
+            shown.count("what you type waits here until one of you calls. Bob refused the call."), 1
+        )
+        self.assertNotIn("called again", shown)
+
     def test_patience_is_the_users_own(self) -> None:
         self.begin()
         self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))

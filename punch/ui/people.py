@@ -95,7 +95,7 @@ class PeopleFrontEnd(FrontEnd):
         self._questions: list[Question] = []
         self._unseen: list[tuple[int, PeerID, int]] = []
         self._told: set[str] = set()
-        self._told_away: set[PeerID] = set()
+        self._told_away: dict[PeerID, bool] = {}
         self._trouble: str | None = None
         self._to_tell: Calling | None = None
 
@@ -184,7 +184,7 @@ class PeopleFrontEnd(FrontEnd):
 
     def on_connected(self, event: Connected) -> None:
         name = self.name_of(event.peer)
-        self._told_away.discard(event.peer)
+        self._told_away.pop(event.peer, None)
         self.show(self.style.good(describe(event, name)))
         if not self.watched:
             return
@@ -258,11 +258,13 @@ class PeopleFrontEnd(FrontEnd):
                 "start with --accept known or --accept anyone to let calls in."
             )
         elif isinstance(event, StillAway):
-            if event.peer not in self._told_away:
-                self._told_away.add(event.peer)
+            again = event.retry_in is not None
+            if self._told_away.get(event.peer) is not again:
+                self._told_away[event.peer] = again
                 name = self.name_of(event.peer)
+                how = ", and they are called again." if again else " until one of you calls."
                 why = "" if str(event.reason) in _NOT_THERE else f" {printable(event.text)}"
-                self.stage(f"{name} is not there: what you type waits here, and they are called again.{why}")
+                self.stage(f"{name} is not there: what you type waits here{how}{why}")
         elif isinstance(event, StoreFailed):
             self.show(
                 "The history can be written again." if event.text is None else self.style.bad(event.text)
