@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Playwright, expect
+
+from punch.identity import Identity
 
 from . import axe
 from .browsers import DESKTOP, PHONE, Visitor, chromium_in, playing
@@ -408,6 +411,16 @@ def test_what_a_stranger_says(story: Story) -> None:
     story.bob.peer.command("rename", name="<b>\u202eecilA" + "x" * 40)
     story.bob.peer.wait(("renamed", "result", "error"))
     assert page.evaluate("document.querySelectorAll('b').length") == 0
+
+    # It does not make him one whom Alice has named herself, nor her.
+    robin = str(Identity.generate(os.urandom).peer_id)
+    story.alice.peer.command("name", peer=robin, name="Robin")
+    story.alice.peer.command("name", peer=bob.id, name=None)
+    for name in ("ROBIN", "You"):
+        story.bob.peer.command("rename", name=name)
+        expect(page.locator("h1.name")).to_have_text(f"{name} ({bob.id[:8]}…)")
+    story.bob.peer.command("rename", name="Bob")
+    expect(page.locator("h1.name")).to_have_text("Bob")
     assert alice.complaints == []
 
 

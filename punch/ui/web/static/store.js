@@ -8,6 +8,8 @@ const MANY = 400;
 
 const now = () => Date.now() / 1000;
 
+const folded = (name) => name.normalize("NFKC").toLowerCase();
+
 /** The part of a chat's history that is here. `earlier` and `later`: there is more on that side. */
 class Log {
   constructor() {
@@ -60,6 +62,7 @@ export class Store {
     this.logs = new Map();
     this.retention = null;
     this.watchers = new Set();
+    this.petnames = null;
   }
 
   watch(watcher) {
@@ -99,7 +102,16 @@ export class Store {
   /** The name to show, harmless: ours for them, else their own choice, else the beginning of the ID. */
   nameOf(peer) {
     const person = this.people.get(peer);
-    return plain(person?.petname || person?.name || "", MAX_NAME) || shortId(peer);
+    if (person?.petname) return plain(person.petname, MAX_NAME);
+    const claimed = plain(person?.name ?? "", MAX_NAME);
+    if (!claimed) return shortId(peer);
+    // Anyone may call himself anything: who has no name from us does not pass for one who has, nor for us.
+    return this.taken(claimed) ? `${claimed} (${shortId(peer)})` : claimed;
+  }
+
+  taken(name) {
+    this.petnames ??= new Set([...this.people.values()].map((person) => person.petname && folded(person.petname)));
+    return /^you\b/i.test(name) || this.petnames.has(folded(name));
   }
 
   named(text) {
@@ -188,6 +200,7 @@ export class Store {
   apply(event) {
     const handler = this[`on_${event.event.replaceAll("-", "_")}`];
     if (handler) handler.call(this, event);
+    this.petnames = null;
     this.tell(event);
   }
 
