@@ -12,6 +12,7 @@ import punch.interrupt  # noqa: F401 (before all that takes its time)
 # isort: split
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from punch import __version__
 from punch.interrupt import quiet_interrupt
@@ -61,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in PLUGINS:
         return _plugin(command, PLUGINS[command], rest)
     if command in CHATS:
-        who = ["--peer", rest.pop(0)] if rest and not rest[0].startswith("-") else []
-        return _plugin(command, "punch-peer", [*CHATS[command], *who, *rest])
+        return _plugin(command, "punch-peer", [*CHATS[command], *_with_peer(rest)])
     if command == "id":
         return _id(rest)
     if command == "peers":
@@ -79,6 +79,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return demo(rest)
     print(f"punch: there is no command {command!a}; punch --help lists them.", file=sys.stderr)
     return 2
+
+
+def _with_peer(rest: Sequence[str]) -> Sequence[str]:
+    """The command line of a chat, with `--peer WHO` for the word that may stand anywhere between options."""
+    import getopt
+
+    from punch.peer.tap import Options
+
+    known: Any = Options()
+    try:
+        options, words = getopt.gnu_getopt(list(rest), known.shortOpt, known.longOpt)
+    except getopt.GetoptError:
+        return rest  # The plugin says what is wrong with it.
+    takes_value = {f"--{name[:-1]}" for name in known.longOpt if name.endswith("=")}
+    who = ["--peer", words.pop(0)] if words else []
+    return [*who, *(f"{name}={value}" if name in takes_value else name for name, value in options), *words]
 
 
 def _plugin(command: str, plugin: str, rest: Sequence[str]) -> int:

@@ -119,15 +119,21 @@ class CommandTests(SynchronousTestCase):
         self.run_command("chat", "bob", "--name", "alice")
         self.run_command("web", "--name", "alice")
         self.run_command("web", "bob")
+        self.run_command("chat", "--name", "alice", "bob", "--no-history")
+        self.run_command("chat", "bob", "eve")
+        self.run_command("chat", "--dance", "bob")
         self.assertEqual(
             started,
             [
                 ["twistd", "-n", "punch-peer", "--peer", "ID"],
                 ["twistd", "-n", "punch-rendezvous"],
                 ["twistd", "-n", "punch-peer"],
-                ["twistd", "-n", "punch-peer", "--peer", "bob", "--name", "alice"],
-                ["twistd", "-n", "punch-peer", "--web", "--name", "alice"],
+                ["twistd", "-n", "punch-peer", "--peer", "bob", "--name=alice"],
+                ["twistd", "-n", "punch-peer", "--web", "--name=alice"],
                 ["twistd", "-n", "punch-peer", "--web", "--peer", "bob"],
+                ["twistd", "-n", "punch-peer", "--peer", "bob", "--name=alice", "--no-history"],
+                ["twistd", "-n", "punch-peer", "--peer", "bob", "eve"],
+                ["twistd", "-n", "punch-peer", "--dance", "bob"],
             ],
         )
 
