@@ -87,7 +87,7 @@ def _with_peer(rest: Sequence[str]) -> Sequence[str]:
 
     from punch.peer.tap import Options
 
-    known: Any = Options()
+    known: Any = Options()  # type: ignore[no-untyped-call]
     try:
         options, words = getopt.gnu_getopt(list(rest), known.shortOpt, known.longOpt)
     except getopt.GetoptError:
