@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import cast
 
@@ -33,7 +34,7 @@ from punch.apps.chat.talk import MAX_UNHANDLED
 from punch.identity import PeerID
 from punch.link.events import Role
 from punch.link.link import Link
-from punch.peer.events import Calling, Disconnected, Failed, IncomingCall, PathLost
+from punch.peer.events import Calling, Connected, Disconnected, Failed, IncomingCall, PathLost
 from punch.test.chat_lab import Connection, Exchange, Side, peer_id, result
 from punch.test.chat_torture import SlowDisk
 from punch.test.test_chat_protocol import THEIRS, ack, frame, hello, message
@@ -587,6 +588,18 @@ class CallTests(ChatTestCase):
         self.exchange.lines[0].close()
         self.run_for(CHATLESS + 0.3)
         self.assertIn(("hangup", self.bob.id), self.alice.asked)
+
+    def test_a_link_whose_chat_is_yet_to_come(self) -> None:
+        """The chat of the link before has ended; that of this one may take its time to arrive."""
+        self.connect()
+        line, before = self.exchange.lines[0], self.bob.links[self.alice.id]
+        after = Connection(self.exchange, self.bob, self.alice, Role.CALLEE)
+        self.bob.links[self.alice.id] = after
+        self.bob.happen(replace(self.bob.of(Connected)[-1], link=cast(Link, after)))
+        self.assertIsNot(before, after)
+        line.close()
+        self.run_for(3 * CHATLESS)
+        self.assertNotIn(("hangup", self.alice.id), self.bob.asked)
 
     def test_links(self) -> None:
         self.connect()

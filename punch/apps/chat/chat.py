@@ -190,7 +190,7 @@ class Chat(History):
         elif isinstance(event, peer_events.Connected):
             self._tell_contact(event.peer)
             if event.link.role is Role.CALLER and self.links.get(event.peer) is event.link:
-                event.link.open_stream(protocol.STREAM_NAME, ChatStream(self._talk(event.peer)))
+                self._open_stream(self._talk(event.peer), event.link)
         elif isinstance(event, peer_events.Disconnected):
             self._farewell(event.peer)
         if isinstance(event, (peer_events.Introduced, peer_events.IncomingCall)):
@@ -356,28 +356,32 @@ class Chat(History):
             self._renamed.add(peer)
             self._later(NAME_PAUSE, self._tell_name, peer)
 
-    def talk_ended(self, talk: Talk, error: str | None) -> None:
-        """Its stream is over and no other took its place."""
+    def talk_ended(self, talk: Talk, link: Link, error: str | None) -> None:
+        """Its stream, over that link, has ended, and no other took its place."""
         peer = talk.peer
         if self._stopped or peer not in self.links:
             return
         if error is not None:
             self.tell(ChatBroken(peer, f"The chat with {peer.short} was ended: they sent {error}."))
             self._node.hangup(peer)
-        else:
-            # Links take their streams along; one that stays without its chat is of no use here.
-            self._later(CHATLESS, self._check_chat, peer, self.links[peer])
+        elif self.links[peer] is link:
+            # Links take their streams along; one that stays without its chat is of no use here. Where another
+            # link has come, its chat may be on the way.
+            self._later(CHATLESS, self._check_chat, peer, link)
 
     def talk_outdated(self, talk: Talk) -> None:
         """A new stream is needed."""
         link = self.links.get(talk.peer)
         if link is not None:
-            link.open_stream(protocol.STREAM_NAME, ChatStream(talk))
+            self._open_stream(talk, link)
 
     # -- inside --
 
     def _answer_stream(self, link: Link) -> ChatStream:
-        return ChatStream(self._talk(link.remote))
+        return ChatStream(self._talk(link.remote), link)
+
+    def _open_stream(self, talk: Talk, link: Link) -> None:
+        link.open_stream(protocol.STREAM_NAME, ChatStream(talk, link))
 
     def _talk(self, peer: PeerID) -> Talk:
         talk = self._talks.get(peer)

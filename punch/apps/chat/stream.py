@@ -9,6 +9,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from punch.apps.chat.protocol import ChatCore, ChatProtocolError, Event
+from punch.link.link import Link
 
 
 class StreamOwner(Interface):
@@ -28,10 +29,12 @@ class ChatStream(Protocol):
     """
     A chat over one stream.
 
+    :param link: what carries it.
     :ivar core: what it says and hears, from `begin` on.
     """
 
-    def __init__(self, owner: StreamOwner) -> None:
+    def __init__(self, owner: StreamOwner, link: Link) -> None:
+        self.link = link
         self.core: ChatCore | None = None
         self._owner = owner
         self._live = False

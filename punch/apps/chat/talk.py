@@ -24,6 +24,7 @@ from punch.apps.chat.protocol import ChatCore, Hello, Outgoing
 from punch.apps.chat.store import PAGE, Incoming, Record, Store
 from punch.apps.chat.stream import ChatStream
 from punch.identity import PeerID
+from punch.link.link import Link
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,8 +59,11 @@ class TalkOwner(Protocol):
     def talk_moved(self, talk: Talk, delivered: int) -> None:
         """Views had messages of the other side, or that many of ours were delivered."""
 
-    def talk_ended(self, talk: Talk, error: str | None) -> None:
-        """Its stream is over and no other took its place; `error`: how the other side broke the protocol."""
+    def talk_ended(self, talk: Talk, link: Link, error: str | None) -> None:
+        """
+        Its stream, over that link, has ended, and no other took its place; `error`: how the other side broke
+        the protocol.
+        """
 
     def talk_outdated(self, talk: Talk) -> None:
         """A new epoch was begun: a new stream is needed."""
@@ -234,7 +238,7 @@ class Talk:
         self._stream = None
         if self.undelivered:
             self._owner.ask(Store.waiting_for, self.peer).addCallbacks(self._wait_again, self.failed)
-        self._owner.talk_ended(self, error)
+        self._owner.talk_ended(self, stream.link, error)
 
     def _wait_again(self, messages: list[Message]) -> None:
         if not self.ready:
