@@ -12,6 +12,7 @@ from punch.apps.chat import Message
 from punch.apps.chat.chat import CHATLESS
 from punch.identity import PeerID
 from punch.peer.events import (
+    Calling,
     Disconnected,
     Event,
     Failed,
@@ -24,6 +25,7 @@ from punch.peer.events import (
 )
 from punch.test.front_ends import BOB, EVE, ME, NOW, Stage, Wire, connected, incoming
 from punch.ui.line_history import LineHistory
+from punch.ui.people import MAX_UNSEEN
 from punch.ui.prompt_user import Fragments
 from punch.ui.terminal import TerminalFrontEnd
 from punch.wire.address import Address
@@ -186,9 +188,25 @@ class SayingTests(TerminalCase):
         self.front_end.noticed(len(self.bottom.shown))
         self.assertEqual({str(message.state) for message in self.history()}, {"read"})
 
-    def history(self) -> list[Message]:
+    def test_days_without_anybody_at_the_keyboard(self) -> None:
+        """What is noted of messages that nobody has seen does not grow with them, and is never too much."""
+        wire = self.connect()
+        begin = len(self.bottom.shown)
+        for number in range(500):
+            wire.far.send(f"message {number}")
+        wire.run()
+        self.assertLessEqual(len(self.front_end._unseen[BOB]), MAX_UNSEEN)
+        self.front_end.noticed(begin + 250)
+        states = [str(message.state) for message in self.history(500)]
+        self.assertEqual(states.index("unread"), states.count("read"))
+        self.assertLessEqual(states.count("read"), 250)
+        self.assertGreater(states.count("read"), 0)
+        self.front_end.noticed(len(self.bottom.shown))
+        self.assertEqual({str(message.state) for message in self.history(500)}, {"read"})
+
+    def history(self, limit: int = 50) -> list[Message]:
         found: list[Message] = []
-        self.stage.chat.history(BOB).addCallback(found.extend)
+        self.stage.chat.history(BOB, limit=limit).addCallback(found.extend)
         return found
 
     def test_nothing_of_a_peer_acts_on_the_terminal(self) -> None:
@@ -298,6 +316,24 @@ class StatusTests(TerminalCase):
         self.connect(EVE, "eve")
         self.assertIn("eve is connected", self.bottom.status)
 
+    def test_a_call_because_of_what_waits(self) -> None:
+        """Nobody is away while it rings at theirs."""
+        self.happen(Registered("punch://x:1"))
+        self.type(f"/to {BOB}")
+        self.type("later")
+        self.stage.clock.advance(5.0)
+        self.assertIn(("call", BOB), self.stage.node.asked)
+        self.happen(Calling(BOB))
+        self.stage.clock.advance(2.0)
+        self.assertRegex(self.bottom.status, r"^calling \S+ · 1 waiting$")
+        self.happen(Failed(BOB, "not-registered", "They are not there."))
+        self.assertRegex(self.bottom.status, r"^\S+ is away · 1 waiting$")
+
+    def test_a_call_that_waits_for_an_answer(self) -> None:
+        self.type(f"/to {BOB}")
+        self.happen(incoming(BOB, "bob"))
+        self.assertEqual(self.bottom.status, "a question waits: y or n · bob is calling · registering")
+
     def test_a_long_name_leaves_room(self) -> None:
         self.connect(name="x" * 10_000)
         self.assertLess(len(self.bottom.prompt), 30)
@@ -352,6 +388,18 @@ class HistoryTests(TerminalCase):
 
 
 class LifeTests(TerminalCase):
+    def test_who_was_here_is_found_by_the_name_they_gave(self) -> None:
+        """They are in no address book, as they were let in by --accept anyone."""
+        for peer, name in ((BOB, "bob"), (EVE, "eve")):
+            self.connect(peer, name)
+            self.type(f"/hangup {name}")
+            self.happen(Disconnected(peer, "bye", f"{name} left."))
+        self.stage.node.asked.clear()
+        self.type("/call eve")
+        self.type("/call Bob")
+        self.assertEqual(self.stage.node.asked, [("call", EVE), ("call", BOB)])
+        self.assertEqual(self.front_end.names, ("bob", "eve"))
+
     def test_the_other_side_comes_and_goes(self) -> None:
         self.begin(target=BOB)
         self.happen(Failed(BOB, "not-registered", "Bob is not there."))

@@ -38,6 +38,12 @@ from punch.ui.style import Style
 #: Reasons of a call that came to nothing that say no more than that.
 _NOT_THERE = ("not-registered", "gone", "timeout")
 
+#: Messages of one peer of which it is noted apart when each was shown: more can't come while a line is typed.
+MAX_UNSEEN = 64
+
+#: Who was connected here once is found by the name it gives itself: so many of them, the latest.
+MAX_MET = 256
+
 #: How much of a message its mark repeats, in characters.
 MARK_LENGTH = 60
 
@@ -93,7 +99,9 @@ class PeopleFrontEnd(FrontEnd):
         self.current: PeerID | None = settings.target
         self.chosen = settings.target is not None
         self._questions: list[Question] = []
-        self._unseen: list[tuple[int, PeerID, int]] = []
+        self._unseen: dict[PeerID, list[tuple[int, int]]] = {}
+        #: Who was connected here, the latest last.
+        self.met: dict[PeerID, None] = {}
         self._told: set[str] = set()
         self._told_away: dict[PeerID, bool] = {}
         self._trouble: str | None = None
@@ -185,6 +193,7 @@ class PeopleFrontEnd(FrontEnd):
     def on_connected(self, event: Connected) -> None:
         name = self.name_of(event.peer)
         self._told_away.pop(event.peer, None)
+        self._meet(event.peer)
         self.show(self.style.good(describe(event, name)))
         if not self.watched:
             return
@@ -198,6 +207,12 @@ class PeopleFrontEnd(FrontEnd):
             )
         elif self.current != event.peer:
             self.stage(f"What you type still goes to {self.name_of(self.current)}: /to {name} changes that")
+
+    def _meet(self, peer: PeerID) -> None:
+        self.met.pop(peer, None)
+        self.met[peer] = None
+        if len(self.met) > MAX_MET:
+            del self.met[next(iter(self.met))]
 
     def on_disconnected(self, event: Disconnected) -> None:
         if self.leaving is not None or self.finished:
@@ -341,21 +356,24 @@ class PeopleFrontEnd(FrontEnd):
 
     def seen_with(self, shown: int, message: Message) -> None:
         """Who has seen `show` number `shown` has read this message, and those before it."""
-        if self.watched:
-            self._unseen.append((shown, message.peer, message.number))
+        if not self.watched:
+            return
+        unseen = self._unseen.setdefault(message.peer, [])
+        unseen.append((shown, message.number))
+        if len(unseen) > MAX_UNSEEN:
+            # Nobody has come for long. Who has seen a later one has seen these, too.
+            del unseen[1:-1:2]
 
     def noticed(self, seen: int | None = None) -> None:
         """A person is there, and has seen what is shown, up to `show` number `seen`."""
-        read: dict[PeerID, int] = {}
-        left = []
-        for shown, peer, number in self._unseen:
-            if seen is None or shown <= seen:
-                read[peer] = max(number, read.get(peer, 0))
-            else:
-                left.append((shown, peer, number))
-        self._unseen = left
-        for peer, number in read.items():
-            self._try(partial(self._read, peer, number))
+        unseen, self._unseen = self._unseen, {}
+        for peer, lines in unseen.items():
+            numbers = [number for shown, number in lines if seen is None or shown <= seen]
+            left = [(shown, number) for shown, number in lines if seen is not None and shown > seen]
+            if left:
+                self._unseen[peer] = left
+            if numbers:
+                self._try(partial(self._read, peer, max(numbers)))
 
     def _read(self, peer: PeerID, number: int) -> None:
         self.chat.read(peer, number).addErrback(self._refused)
@@ -397,7 +415,7 @@ class PeopleFrontEnd(FrontEnd):
     def _command(self, line: str) -> None:
         caller = next((q.peer for q in self._questions if q.peer is not None), None)
         try:
-            order = slash.parse(line, self.chat, self.current, caller)
+            order = slash.parse(line, self.chat, self.current, caller, self.met)
             if isinstance(order, slash.Help):
                 self.show("\n".join(slash.help_lines(order.about)))
             elif isinstance(order, slash.TalkTo):

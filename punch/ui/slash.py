@@ -7,8 +7,9 @@ What a person may type differs from what a script writes in little: fields come 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from punch.apps.chat import ChatError
@@ -67,13 +68,16 @@ class TalkTo:
     peer: PeerID
 
 
-def parse(line: str, chat: Chat, current: PeerID | None, caller: PeerID | None) -> Order | Help | TalkTo:
+def parse(
+    line: str, chat: Chat, current: PeerID | None, caller: PeerID | None, met: Iterable[PeerID] = ()
+) -> Order | Help | TalkTo:
     """
     What a typed command means.
 
     :param line: without its slash.
     :param current: whom the chat is with.
     :param caller: whose call waits for an answer, if there is one.
+    :param met: who else may be meant by the name it gives itself: it was here.
     :raise ChatError: it can't be understood; the sentence says what would be.
     """
     word, _, rest = line.strip().partition(" ")
@@ -88,38 +92,47 @@ def parse(line: str, chat: Chat, current: PeerID | None, caller: PeerID | None) 
     if word == "to":
         if not rest:
             raise ChatError("malformed", "Say to whom: /to NAME.")
-        return TalkTo(find(chat, rest))
+        return TalkTo(find(chat, rest, _with(current, met)))
     command = COMMANDS.get(word)
     if command is None:
         raise ChatError("unknown-command", f"There is no command /{word[:20]}: /help shows what there is.")
     meant = caller if word in ("accept", "reject") and caller is not None else current
-    return Order(word, _fields(command, rest, chat, meant))
+    return Order(word, _fields(command, rest, chat, meant, _with(current, met)))
 
 
-def find(chat: Chat, text: str) -> PeerID:
+def _with(current: PeerID | None, met: Iterable[PeerID]) -> list[PeerID]:
+    return [*met] if current is None else [current, *met]
+
+
+def find(chat: Chat, text: str, met: Iterable[PeerID] = ()) -> PeerID:
     """
     Whom a person means: by a name of the address book, an ID, or what somebody who is here calls itself.
+
+    :param met: who was here, and is found as well.
 
     :raise ChatError: nobody, or several.
     """
     try:
         return chat.peer(text)
     except ChatError:
-        here = dict.fromkeys([*chat.links, *chat.questions, *chat.calling])
+        here = dict.fromkeys([*chat.links, *chat.questions, *chat.calling, *met])
         named = [peer for peer in here if chat.contact(peer).claimed.casefold() == text.strip().casefold()]
         if len(named) == 1:
             return named[0]
         raise
 
 
-def _fields(command: Command, rest: str, chat: Chat, current: PeerID | None) -> dict[str, Any]:
+def _fields(
+    command: Command, rest: str, chat: Chat, current: PeerID | None, met: list[PeerID]
+) -> dict[str, Any]:
     fields: dict[str, Any] = {}
+    find_peer = partial(find, chat, met=met)
     if command.name == "erase" and rest.lower() in ("all", "everything"):
         return {"all": True}
     typed = [command.field(name) for name in command.typed]
     for index, field in enumerate(typed):
         later = typed[index + 1 :]
-        taken, rest = _take(command, field, rest, later, chat, current)
+        taken, rest = _take(command, field, rest, later, find_peer, current)
         fields.update(taken)
     if rest:
         raise ChatError("malformed", f"That is more than /{command.name} takes: {usage(command)}.")
@@ -127,7 +140,12 @@ def _fields(command: Command, rest: str, chat: Chat, current: PeerID | None) -> 
 
 
 def _take(
-    command: Command, field: Field, rest: str, later: list[Field], chat: Chat, current: PeerID | None
+    command: Command,
+    field: Field,
+    rest: str,
+    later: list[Field],
+    find_peer: Callable[[str], PeerID],
+    current: PeerID | None,
 ) -> tuple[dict[str, Any], str]:
     if field.kind is Kind.TEXT or (field.kind in (Kind.FILE, Kind.PEER) and not later):
         # IDs may be written in groups, files may have spaces.
@@ -142,7 +160,7 @@ def _take(
             return default, rest
         if word:
             try:
-                return {field.name: str(find(chat, word))}, after
+                return {field.name: str(find_peer(word))}, after
             except ChatError:
                 if default and later and len(rest.split()) <= len(later):
                     return default, rest

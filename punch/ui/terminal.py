@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from punch.apps.chat import Chat, Conversation, Message, State
+from punch.apps.chat import Chat, Conversation, Message, Stage, State
 from punch.apps.chat.events import ContactChanged, ContactForgotten, Event, HistoryErased
 from punch.identity import PeerID
 from punch.peer.events import Connected, Ready
@@ -168,7 +168,7 @@ class TerminalFrontEnd(PeopleFrontEnd):
         self.bottom.set_history(list(self.lines))
 
     def _names(self) -> None:
-        contacts = [*self.chat.contacts(), *map(self.chat.contact, self.chat.links)]
+        contacts = [*self.chat.contacts(), *map(self.chat.contact, {**self.met, **self.chat.links})]
         names = {contact.name or contact.claimed or str(contact.peer) for contact in contacts}
         self.names = tuple(sorted((name for name in names if printable(name) == name), key=str.lower))
 
@@ -245,7 +245,11 @@ class TerminalFrontEnd(PeopleFrontEnd):
             return "bad", f"{name}: path lost, looking for another"
         if link is not None:
             return "good", f"{name} {path_in_words(link.path)}, {milliseconds(link.rtt)}"
-        if peer in self.chat.calling:
+        stage = self.chat.stage(peer)
+        if stage is Stage.RINGING:
+            return "", f"{name} is calling"
+        if stage is not None or peer in self.chat.calling:
+            # Also one that the chat placed by itself: it rings there.
             return "", f"calling {name}"
         return "dim", f"{name} is away"
 
