@@ -109,9 +109,19 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
             yield name, ast.parse(path.read_text(), str(path))
 
 
+def statements(tree: ast.AST) -> Iterator[ast.stmt]:
+    """All statements, at any depth. Expressions, which are most of a tree, hold none and are passed by."""
+    todo: list[ast.AST] = [tree]
+    for node in todo:
+        if isinstance(node, ast.stmt):
+            yield node
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            todo += getattr(node, field, ())
+
+
 def imports(name: str, tree: ast.Module, package: bool) -> Iterator[str]:
     """Absolute names of all modules that a module imports, at any depth of its code."""
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name
