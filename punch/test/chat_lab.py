@@ -207,7 +207,7 @@ class Side:
 
     def _bytes(self, count: int) -> bytes:
         self._random += 1
-        return self._random.to_bytes(count, "big")
+        return (self._random % (1 << 8 * count)).to_bytes(count, "big")
 
     def start(self) -> Side:
         """Load, and be there."""

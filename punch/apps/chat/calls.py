@@ -115,6 +115,7 @@ class Calls:
         self._hung_up.discard(peer)
         self._outbox.called(peer)
         self._node.call(peer)
+        self._set_timer(self._outbox.next())
 
     def answered(self, peer: PeerID) -> None:
         """A question is no question any more."""
@@ -154,15 +155,19 @@ class Calls:
     def _look(self) -> None:
         if self._stopped:
             return
-        for peer in self._outbox.due(self._clock.seconds()):
-            if peer in self.links or peer in self._stages:
-                continue
-            if not self._owner.waits(peer):
-                self._outbox.done(peer)
-                continue
+        peer = self._outbox.due(self._clock.seconds())
+        if peer is not None:
+            self._call_again(peer)
+        self._set_timer(self._outbox.next())
+
+    def _call_again(self, peer: PeerID) -> None:
+        if peer in self.links or peer in self._stages:
+            self._outbox.called(peer)
+        elif not self._owner.waits(peer):
+            self._outbox.done(peer)
+        else:
             self._automatic.add(peer)
             self._node.call(peer)
-        self._set_timer(self._outbox.next())
 
     def _set_timer(self, at: float | None) -> None:
         if self._timer is not None and self._timer.active():
@@ -179,6 +184,12 @@ class Calls:
 
         :return: whether the views are to be told.
         """
+        telling = self._note(event)
+        # Never at once: the views are to know of this event first.
+        self._set_timer(self._outbox.next())
+        return telling
+
+    def _note(self, event: NodeEvent) -> bool:
         name = getattr(event, "name", None)
         peer: PeerID | None = getattr(event, "peer", None)
         if isinstance(name, str) and peer is not None:
@@ -186,8 +197,6 @@ class Calls:
         if isinstance(event, Registered):
             self.rendezvous = event.rendezvous
             self._outbox.registered(self._clock.seconds())
-            # After the views know of it
-            self._set_timer(self._clock.seconds())
         elif isinstance(event, Unregistered):
             self.rendezvous = None
             self._outbox.unregistered()
@@ -200,6 +209,7 @@ class Calls:
         elif isinstance(event, AlreadyConnected):
             self.calling.discard(event.peer)
             self._stages.pop(event.peer, None)
+            self._outbox.called(event.peer)
             automatic = event.peer in self._automatic
             self._automatic.discard(event.peer)
             return not automatic
@@ -298,6 +308,4 @@ class Calls:
         self._outbox.want(peer, now, linked=True)
         if peer in self._hung_up:
             reason = ErrorCode.CANCELLED.value
-        retry_in = self._outbox.failed(peer, reason, now)
-        self._set_timer(self._outbox.next())
-        return retry_in
+        return self._outbox.failed(peer, reason, now)

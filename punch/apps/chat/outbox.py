@@ -6,11 +6,14 @@ often up to every 30 s; after an hour every 5 minutes. Where a bell rings and no
 minutes from the beginning. One that refuses is not called again until its user, or this one, does something.
 
 A link that ends again and again without a message getting through counts like calls that fail.
+
+However many wait, few are called at a time, and not in one moment: a node has room for some calls only, and
+a rendezvous sends away who says too much. Those who were called in vain less often go first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -29,6 +32,10 @@ SLOW = 300.0
 """Seconds between tries after the first hour, or while nobody answers."""
 JITTER = 0.2
 """A wait is up to this part shorter, by chance: so that two peers, or many, don't call in step."""
+MAX_CALLS = 8
+"""Calls under way at a time."""
+PACE = 0.2
+"""Seconds between the beginnings of two calls."""
 
 #: Somebody said no.
 _FINAL = {ErrorCode.REFUSED.value, ErrorCode.CANCELLED.value, Reason.SELF.value, Reason.PROOF.value}
@@ -56,6 +63,9 @@ class Outbox(Generic[P]):
         self._chance = chance
         self._wants: dict[P, _Want] = {}
         self._registered = False
+        self._under_way: set[P] = set()
+        self._pause = float("-inf")
+        """Until then nobody else is called."""
 
     def __contains__(self, peer: P) -> bool:
         return peer in self._wants
@@ -71,6 +81,7 @@ class Outbox(Generic[P]):
     def done(self, peer: P) -> None:
         """Nothing waits for it any more."""
         self._wants.pop(peer, None)
+        self._under_way.discard(peer)
 
     def progress(self, peer: P, now: float) -> None:
         """A message got through: if this ends, it is not because of the peer."""
@@ -93,6 +104,7 @@ class Outbox(Generic[P]):
 
     def called(self, peer: P) -> None:
         """Somebody calls it, or there is a link: nothing to do before `failed`."""
+        self._under_way.discard(peer)
         wanted = self._wants.get(peer)
         if wanted is not None:
             wanted.busy = True
@@ -103,6 +115,7 @@ class Outbox(Generic[P]):
 
         :return: after how many seconds it is called again; None: not by itself.
         """
+        self._under_way.discard(peer)
         wanted = self._wants.get(peer)
         if wanted is None:
             return None
@@ -117,22 +130,32 @@ class Outbox(Generic[P]):
         wanted.at = now + wait
         return wait
 
-    def due(self, now: float) -> list[P]:
-        """Whom to call now; `failed` or `done` must follow for each."""
-        if not self._registered:
-            return []
-        found = [
-            peer
-            for peer, wanted in self._wants.items()
-            if not wanted.busy and wanted.at is not None and wanted.at <= now
-        ]
-        for peer in found:
-            self._wants[peer].busy = True
-        return found
+    def due(self, now: float) -> P | None:
+        """Whom to call now, if anybody; `called`, `failed` or `done` must follow."""
+        if not self._may_call or now < self._pause:
+            return None
+        ready = [(peer, wanted.wait, at) for peer, wanted, at in self._idle() if at <= now]
+        if not ready:
+            return None
+        peer, _, _ = min(ready, key=lambda entry: entry[1:])
+        self._wants[peer].busy = True
+        self._under_way.add(peer)
+        self._pause = now + PACE
+        return peer
 
     def next(self) -> float | None:
-        """When `due` will have something; None: not before something happens."""
-        if not self._registered:
+        """When `due` will have somebody; None: not before something happens."""
+        if not self._may_call:
             return None
-        times = [wanted.at for wanted in self._wants.values() if not wanted.busy and wanted.at is not None]
-        return min(times, default=None)
+        first = min((at for _, _, at in self._idle()), default=None)
+        return None if first is None else max(first, self._pause)
+
+    @property
+    def _may_call(self) -> bool:
+        return self._registered and len(self._under_way) < MAX_CALLS
+
+    def _idle(self) -> Iterator[tuple[P, _Want, float]]:
+        """Who is to be called at some time, and when."""
+        for peer, wanted in self._wants.items():
+            if not wanted.busy and wanted.at is not None:
+                yield peer, wanted, wanted.at
