@@ -72,6 +72,15 @@ class EventTests(JSONCase):
         self.begin()
         self.assertEqual(self.events(), [{"event": "ready", "time": 1.25, "id": str(ME), "name": "alice"}])
 
+    def test_nothing_is_read_before(self) -> None:
+        """While the history is opened, commands wait where they are: in the pipe."""
+        stage = Stage()
+        front_end = JSONFrontEnd(stage.settings, stage.surroundings, lambda: 1.25)
+        front_end.attach(stage.chat, stage.screen, InputKind.STREAM, False)
+        self.assertFalse(stage.screen.reading)
+        stage.start()
+        self.assertTrue(stage.screen.reading)
+
     def test_stages(self) -> None:
         there = {"path": "prflx", "local": "192.0.2.1:1", "remote": "[2001:db8::1]:2", "protocol": "udp"}
         cases: list[tuple[Event, Fields]] = [
@@ -233,6 +242,26 @@ class CommandTests(JSONCase):
         self.assertEqual((self.stage.node.asked, self.stage.ends), ([("call", BOB)], []))
         self.happen(Failed(BOB, "not-registered", "Not there."))
         self.assertEqual(self.stage.ends, [(1, None)])
+
+    def test_the_end_of_the_input_before_the_rendezvous_is_there(self) -> None:
+        """The peer for whom a message waits is called all the same."""
+        self.command("send", peer=str(BOB), text="hi")
+        self.front_end.input_over()
+        self.assertEqual(self.stage.ends, [])
+        self.happen(Registered("punch://x:1"))
+        self.stage.clock.advance(0)
+        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.assertEqual(self.connect().heard, ["hi"])
+        self.stage.clock.advance(2)
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_the_end_of_the_input_without_a_rendezvous(self) -> None:
+        self.command("send", peer=str(BOB), text="hi")
+        self.front_end.input_over()
+        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.0))
+        self.assertEqual(self.stage.ends, [])
+        self.stage.clock.advance(PATIENCE)
+        self.assertEqual([status for status, _ in self.stage.ends], [1])
 
     def test_hangup_and_quit(self) -> None:
         wire = self.connect()

@@ -138,6 +138,7 @@ class FrontEnd:
         self.output = output
         self.input_kind = input_kind
         chat.attach(self)
+        self.balance()
 
     @property
     def can_answer(self) -> bool:
@@ -339,8 +340,8 @@ class FrontEnd:
         return next(reversed(self.chat.links), None)
 
     def balance(self) -> None:
-        """Read stdin only while what it said is delivered."""
-        paused = self.pending_bytes() >= MAX_PENDING
+        """Read stdin only when the node runs, and while what it said is delivered."""
+        paused = self._early is not None or self.pending_bytes() >= MAX_PENDING
         if paused != self._paused:
             self._paused = paused
             if paused:

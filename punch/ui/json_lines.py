@@ -212,8 +212,8 @@ class JSONFrontEnd(FrontEnd):
             return
         if any(chat.undelivered(peer) or chat.unhandled(peer) for peer in chat.links):
             return
-        if self.registered and self.pending_peers() - self._away:
-            return  # They are called.
+        if (self.registered or not self.ever_registered) and self.pending_peers() - self._away:
+            return  # They are called, or will be.
         # What waits for peers that are away is kept, but was not delivered.
         self.leave(1 if self._something_failed or self.pending else 0)
 
