@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from random import Random
 from typing import Any, cast
 
@@ -11,6 +13,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.apps.chat.desk import RETRY
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
 from punch.peer.events import Connected, Registered
@@ -215,8 +218,50 @@ class Paper:
         """Nobody answers."""
 
 
-class SlowDiskTests(SynchronousTestCase):
-    """A page that is opened while the disk takes its time."""
+class DiskTests(SynchronousTestCase):
+    """A page that is opened while the disk has its troubles."""
+
+    @contextmanager
+    def opened(self, view: WebView, exchange: Exchange) -> Iterator[list[dict[str, Any]]]:
+        """A page, and what it is told: the first when the disk has answered."""
+        paper = Paper()
+        page = PageSocket(cast(Guarded, StringTransport()), view, exchange.clock)
+        page.negotiationStarted(cast(Any, paper))
+        page.negotiationFinished()
+        yield paper.said
+        page.connectionLost(Failure(ConnectionDone()))
+
+    def view(self, side: Side) -> WebView:
+        """Served to nobody but the test."""
+        view = WebView(
+            side.chat,
+            reactor=side.exchange.clock,
+            pairs=lambda peer: [],
+            quit=lambda: None,
+            random=lambda count: bytes(count),
+        )
+        side.chat.attach(view)
+        return view
+
+    def test_it_takes_nothing(self) -> None:
+        """A page that comes later says so as well, until it is over."""
+        exchange = Exchange()
+        alice, bob = Side(exchange, 1, "alice").start(), Side(exchange, 2, "bob").start()
+        view = self.view(alice)
+        exchange.connect(bob, alice)
+        exchange.run()
+        with self.opened(view, exchange) as said:
+            self.assertIsNone(said[0]["history_failed"])
+        alice.store.database.rows("PRAGMA query_only = ON")
+        bob.chat.send(alice.id, "hi")
+        exchange.run()
+        with self.opened(view, exchange) as said:
+            self.assertIn("readonly", said[0]["history_failed"])
+            alice.store.database.rows("PRAGMA query_only = OFF")
+            exchange.run(RETRY + 1.0)
+            self.assertIn({"event": "history-failed", "text": None}, said)
+        with self.opened(view, exchange) as said:
+            self.assertIsNone(said[0]["history_failed"])
 
     def test_nothing_is_told_twice(self) -> None:
         """What the snapshot counts is not told after it as something new; what it doesn't count is."""
@@ -229,27 +274,16 @@ class SlowDiskTests(SynchronousTestCase):
                 alice = Side(exchange, 1, "alice", worker=SlowDisk(exchange.clock, store, Random(1))).start()
                 exchange.connect(bob, alice)
                 exchange.run(1.0)
-                view = WebView(
-                    alice.chat,
-                    reactor=exchange.clock,
-                    pairs=lambda peer: [],
-                    quit=lambda: None,
-                    random=lambda count: bytes(count),
-                )
-                alice.chat.attach(view)
-                paper = Paper()
-                page = PageSocket(cast(Guarded, StringTransport()), view, exchange.clock)
+                view = self.view(alice)
                 bob.chat.send(alice.id, "hi")
                 alice.chat.send(bob.id, "hello")
                 exchange.run()
                 exchange.clock.advance(delay)
-                page.negotiationStarted(cast(Any, paper))
-                page.negotiationFinished()
-                exchange.run(2.0)
-                (snapshot, *later) = [e for e in paper.said if e["event"] != "pairs"]
-                (chat,) = snapshot["conversations"]
-                told = [event["event"] for event in later]
-                self.assertEqual(chat["unread"] + told.count("message"), 1)
-                self.assertEqual(chat["waiting"] + told.count("added") - told.count("delivered"), 0)
-                page.connectionLost(Failure(ConnectionDone()))
+                with self.opened(view, exchange) as said:
+                    exchange.run(2.0)
+                    (snapshot, *later) = [e for e in said if e["event"] != "pairs"]
+                    (chat,) = snapshot["conversations"]
+                    told = [event["event"] for event in later]
+                    self.assertEqual(chat["unread"] + told.count("message"), 1)
+                    self.assertEqual(chat["waiting"] + told.count("added") - told.count("delivered"), 0)
                 alice.kill()

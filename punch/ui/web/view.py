@@ -67,6 +67,7 @@ class WebView:
         self._left_at: float | None = None
         self._looking: IDelayedCall | None = None
         self._watched: dict[PeerID, list[JSON]] = {}
+        self._history_failed: str | None = None
         self._registration: JSON = {"event": "unregistered", "reason": "", "text": "", "retry_in": None}
         self.server = WebServer(reactor, Admission(random), self._page)
 
@@ -115,6 +116,8 @@ class WebView:
             return None
         if event_fields["event"] in ("registered", "unregistered"):
             self._registration = event_fields
+        if isinstance(event, chat_events.StoreFailed):
+            self._history_failed = event.text
         self._tell_all(event_fields)
         peer = getattr(event, "peer", None)
         if peer in self._watched and isinstance(event, peer_events.Event):
@@ -160,6 +163,7 @@ class WebView:
                 "conversations": [conversation_fields(each) for each in conversations],
                 "peers": [contact_fields(contact) for contact in chat.contacts()],
                 "retention": retention,
+                "history_failed": self._history_failed,
             }
         )
 
