@@ -55,18 +55,81 @@ def replace_private(path: Path, content: bytes) -> None:
         raise
 
 
-def _write_temporary(path: Path, content: bytes) -> Path:
+class NewFile:
+    """
+    A file, mode 0600, that is written bit by bit and gets its name when it is complete.
+
+    :param path: its name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = _beside(path)
+        self._file = os.fdopen(_create(self._temporary), "wb")
+
+    def write(self, content: bytes) -> None:
+        """Add something."""
+        self._file.write(content)
+
+    def finish(self) -> bool:
+        """
+        Give it its name.
+
+        :return: False if something of this name is there already: it is left alone, and this file is gone.
+        """
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            try:
+                os.link(self._temporary, self._path)
+            except FileExistsError:
+                return False
+            except OSError:
+                return self._rename()  # a file system without hard links
+        finally:
+            self.discard()
+        return True
+
+    def discard(self) -> None:
+        """Nothing is left of it, unless it has its name already."""
+        with suppress(OSError):
+            # What is still to be written can't always be.
+            self._file.close()
+        with suppress(FileNotFoundError):
+            os.unlink(self._temporary)
+
+    def _rename(self) -> bool:
+        # Renaming replaces what is there; so let that be an empty file of ours.
+        if not _create_in_place(self._path, b""):
+            return False
+        try:
+            os.replace(self._temporary, self._path)
+        except OSError:
+            os.unlink(self._path)
+            raise
+        return True
+
+
+def _beside(path: Path) -> Path:
     # The name only has to be unused; it decides nothing, so it needs no seeded source.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}")
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}")
+
+
+def _create(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+
+
+def _write_temporary(path: Path, content: bytes) -> Path:
+    temporary = _beside(path)
     if not _create_in_place(temporary, content):
         raise FileExistsError(f"{temporary} exists")
     return temporary
 
 
 def _create_in_place(path: Path, content: bytes) -> bool:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = _create(path)
     except FileExistsError:
         return False
     try:

@@ -754,12 +754,10 @@ class HistoryTests(ChatTestCase):
         self.assertEqual([m.text for m in result(self.alice.chat.search("HELLO"))], ["hello again", "Hello"])
         self.assertEqual([m.text for m in result(self.alice.chat.search("HELLO", self.bob.id))], ["Hello"])
         first = result(self.alice.chat.export(limit=1))
-        self.assertEqual(
-            (first[0]["text"], first[0]["state"], first[0]["outgoing"]), ("Hello", "waiting", True)
-        )
-        second = result(self.alice.chat.export(after=first[-1]["number"]))
-        self.assertEqual([(m["text"], m["id"]) for m in second], [("hello again", 7)])
-        self.assertEqual(result(self.alice.chat.export(after=second[-1]["number"])), [])
+        self.assertEqual((first[0].text, first[0].state, first[0].outgoing), ("Hello", State.WAITING, True))
+        second = result(self.alice.chat.export(after=first[-1].number))
+        self.assertEqual([(m.text, m.client_id) for m in second], [("hello again", 7)])
+        self.assertEqual(result(self.alice.chat.export(after=second[-1].number)), [])
 
     def test_erase(self) -> None:
         """What waits is never sent, and the numbers go on."""

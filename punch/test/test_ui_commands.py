@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.chat import ChatError
+from punch.apps.chat import MAX_LIMIT, ChatError
 from punch.apps.chat.events import Event
 from punch.identity import PeerID
 from punch.peer.events import Registered
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
 from punch.test.strategies import SETTINGS
 from punch.ui import answers, slash
-from punch.ui.commands import COMMANDS, MAX_LIMIT, Answer, Desk, Kind, perform
+from punch.ui.commands import COMMANDS, Answer, Desk, Kind, perform
 
 
 def result(done: Deferred[Answer | None]) -> Any:

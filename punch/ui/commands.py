@@ -8,7 +8,6 @@ dictionary that can be written as JSON; `None` if nothing is to be said but that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -17,16 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from punch.apps.chat import MAX_CLIENT_ID, ChatError
-from punch.files import create_private
+from punch.apps.chat import MAX_CLIENT_ID, MAX_LIMIT, ChatError, Message
 from punch.identity import PeerID
+from punch.ui.export import export_to
 from punch.ui.json_events import contact_fields, conversation_fields, message_fields
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
-
-#: Messages that one answer holds at most.
-MAX_LIMIT = 1000
 
 #: Messages of an answer when nothing else is asked for.
 LIMIT = 50
@@ -213,7 +209,7 @@ def _read(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
     return desk.chat.read(fields["peer"], fields.get("up_to")).addCallback(lambda _: None)
 
 
-def _messages(messages: Any) -> Answer:
+def _messages(messages: list[Message]) -> Answer:
     return {"messages": [message_fields(message) for message in messages]}
 
 
@@ -235,35 +231,15 @@ def _search(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
 def _export(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
     peer = fields.get("peer")
     if "file" in fields:
-        return Deferred.fromCoroutine(_export_to(desk.chat, peer, Path(fields["file"])))
+        written = Deferred.fromCoroutine(export_to(desk.chat, peer, Path(fields["file"])))
+        return written.addCallback(lambda count: {"file": fields["file"], "messages": count})
     limit = fields.get("limit", MAX_LIMIT)
 
-    def page(lines: Any) -> Answer:
-        messages = list(lines)
-        more = messages[-1]["number"] if len(messages) == limit else None
-        return {"messages": messages, "next": more}
+    def page(messages: list[Message]) -> Answer:
+        more = messages[-1].number if len(messages) == limit else None
+        return {**_messages(messages), "next": more}
 
     return desk.chat.export(peer, fields.get("after", 0), limit).addCallback(page)
-
-
-async def _export_to(chat: Chat, peer: PeerID | None, file: Path) -> Answer | None:
-    """All of it into a new file, one JSON object a line."""
-    lines: list[bytes] = []
-    after = 0
-    while True:
-        page = list(await chat.export(peer, after, MAX_LIMIT))
-        lines.extend(json.dumps(line).encode("ascii") + b"\n" for line in page)
-        if len(page) < MAX_LIMIT:
-            break
-        after = page[-1]["number"]
-    try:
-        created = create_private(file.expanduser(), b"".join(lines))
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ChatError("bad-file", f"The file {file} can't be written: {reason}.") from error
-    if not created:
-        raise ChatError("bad-file", f"There is a file {file} already: choose another name.")
-    return {"file": str(file), "messages": len(lines)}
 
 
 def _erase(desk: Desk, fields: Fields) -> Deferred[Answer | None]:

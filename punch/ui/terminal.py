@@ -15,12 +15,11 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from punch.apps.chat import Chat, Conversation, Message, Stage, State
+from punch.apps.chat import MAX_LIMIT, Chat, Conversation, Message, Stage, State
 from punch.apps.chat.events import ContactChanged, ContactForgotten, Event, HistoryErased
 from punch.identity import PeerID
 from punch.peer.events import Connected, Ready
 from punch.ui import answers
-from punch.ui.commands import MAX_LIMIT
 from punch.ui.console import InputKind
 from punch.ui.front_end import Settings, Surroundings
 from punch.ui.json_events import message_fields

@@ -5,6 +5,7 @@ The chat: one application object (`punch.apps.chat.chat.Chat`) and its views.
 """
 
 from punch.apps.chat.chat import Chat
+from punch.apps.chat.history import MAX_LIMIT
 from punch.apps.chat.model import (
     MAX_CLIENT_ID,
     MAX_TEXT,
@@ -20,6 +21,7 @@ from punch.apps.chat.model import (
 
 __all__ = [
     "MAX_CLIENT_ID",
+    "MAX_LIMIT",
     "MAX_TEXT",
     "Chat",
     "ChatError",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from twisted.internet.defer import Deferred
 
@@ -69,14 +68,14 @@ class History(People):
 
     def export(
         self, who: str | PeerID | None = None, after: int = 0, limit: int = PAGE
-    ) -> Deferred[list[dict[str, Any]]]:
+    ) -> Deferred[list[Message]]:
         """
         What was said, with all or one, oldest first, a page at a time: the next one begins `after` the last
         number of this one, and an empty page is the end.
         """
         peer = None if who is None else self.peer(who)
         page = self.ask(Store.export, peer, after, max(1, min(limit, MAX_LIMIT)))
-        return page.addCallback(lambda messages: [as_dict(m) for m in self._all_as_now(messages)])
+        return page.addCallback(self._all_as_now)
 
     def erase(self, who: str | PeerID | None = None) -> Deferred[int]:
         """
@@ -164,17 +163,3 @@ class History(People):
 
     def _all_as_now(self, messages: Iterable[Message]) -> list[Message]:
         return [self._as_now(message) for message in messages]
-
-
-def as_dict(message: Message) -> dict[str, Any]:
-    """A message as exports and `--json` show it."""
-    return {
-        "number": message.number,
-        "peer": str(message.peer),
-        "id": message.id if message.client_id is None else message.client_id,
-        "outgoing": message.outgoing,
-        "text": message.text,
-        "time": message.time,
-        "time_sent": message.time_sent,
-        "state": str(message.state),
-    }

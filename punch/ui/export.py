@@ -1,0 +1,61 @@
+"""The history as a file: one JSON object a line, as docs/json.md describes a message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from punch.apps.chat import MAX_LIMIT, ChatError, Message
+from punch.apps.chat.store import Store
+from punch.files import NewFile
+from punch.identity import PeerID
+from punch.ui.json_events import message_fields
+
+if TYPE_CHECKING:
+    from punch.apps.chat import Chat
+
+
+async def export_to(chat: Chat, peer: PeerID | None, path: Path) -> int:
+    """
+    Write what was said, with all or one, to a new file. Nobody sees a part of it, and no file is replaced.
+
+    A page at a time is in memory, and the disk is waited for where the store's is: beside the reactor.
+
+    :return: how many messages that were.
+    :raise ChatError: the file can't be written or is there already (`bad-file`); the history can't be read.
+    """
+    try:
+        file = NewFile(path.expanduser())
+        try:
+            count = await _write_all(chat, peer, file)
+            finished = await chat.ask(_finish, file)
+        finally:
+            file.discard()
+    except (OSError, RuntimeError) as error:
+        # RuntimeError: there is no such home directory
+        reason = getattr(error, "strerror", None) or error
+        raise ChatError("bad-file", f"The file {path} can't be written: {reason}.") from error
+    if not finished:
+        raise ChatError("bad-file", f"There is a file {path} already: choose another name.")
+    return count
+
+
+async def _write_all(chat: Chat, peer: PeerID | None, file: NewFile) -> int:
+    count = after = 0
+    while page := await chat.export(peer, after, MAX_LIMIT):
+        await chat.ask(_write, file, page)
+        count += len(page)
+        after = page[-1].number
+    return count
+
+
+def _write(store: Store, file: NewFile, page: Sequence[Message]) -> None:
+    # Of the store nothing is wanted but its thread.
+    for message in page:
+        file.write(json.dumps(message_fields(message)).encode("ascii") + b"\n")
+
+
+def _finish(store: Store, file: NewFile) -> bool:
+    return file.finish()
