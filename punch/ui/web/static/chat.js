@@ -295,16 +295,19 @@ export class ChatView {
 
   /** The other side is told that a person has seen its messages: this page is in front, at the end. */
   async seen() {
-    if (!this.person.unread || !this.stick || !this.log.loaded || this.reading) return;
+    const upTo = this.shownUpTo;
+    if (!upTo || !this.person.unread || !this.stick || !this.log.loaded || this.reading) return;
     if (document.visibilityState !== "visible" || !document.hasFocus()) return;
     this.reading = true;
     try {
-      await this.store.ask("read", { peer: this.peer });
+      // What comes between this look and Punch's answer was not seen by it.
+      await this.store.ask("read", { peer: this.peer, up_to: upTo });
     } catch {
-      // The next chance comes with the next event.
+      return; // The next chance comes with the next event.
     } finally {
       this.reading = false;
     }
+    if (this.shownUpTo > upTo) this.seen();
   }
 
   render() {
@@ -346,6 +349,7 @@ export class ChatView {
     }
     const spacer = this.keyed("spacer", () => h("div", { class: "first" }));
     arrange(this.list, [spacer, ...nodes]);
+    this.shownUpTo = log.last ?? 0;
     this.joinMeta();
     if (this.stick) {
       this.store.trim(this.peer);

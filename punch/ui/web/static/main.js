@@ -26,6 +26,7 @@ class App {
       (state) => this.state(state),
     );
     this.store = new Store(this.connection);
+    this.store.watch((event) => event.event === "recounted" && this.title());
     addEventListener("hashchange", () => this.follow());
     addEventListener("keydown", (event) => this.key(event));
     addEventListener("focus", () => this.view?.seen?.());

@@ -8,6 +8,8 @@ const MANY = 400;
 
 const now = () => Date.now() / 1000;
 
+const isUnderWay = (message) => message.outgoing && (message.state === "waiting" || message.state === "sent");
+
 const folded = (name) => name.normalize("NFKC").toLowerCase();
 
 /** The part of a chat's history that is here. `earlier` and `later`: there is more on that side. */
@@ -208,6 +210,7 @@ export class Store {
     this.me = { id: event.id, name: event.name, qr: event.qr, version: event.version, longest: event.longest };
     this.registration = event.registration;
     this.retention = event.retention;
+    this.historyTrouble = event.history_failed;
     this.questions = event.questions;
     const before = this.people;
     this.people = new Map();
@@ -258,15 +261,36 @@ export class Store {
   on_erased(event) {
     for (const [peer, log] of this.logs) {
       if (event.peer !== null && event.peer !== peer) continue;
-      log.messages = event.before ? log.messages.filter((message) => message.time >= event.before) : [];
+      // What waits is kept, however old.
+      const kept = (message) => event.before && (message.time >= event.before || isUnderWay(message));
+      log.messages = log.messages.filter(kept);
       log.notes = [];
-      log.earlier = false;
+      if (!event.before) log.earlier = false;
+    }
+    if (event.before) {
+      this.recount();
+      return;
     }
     for (const person of this.people.values()) {
       if (event.peer !== null && event.peer !== person.peer) continue;
-      if (event.before && person.last && person.last.time >= event.before) continue;
       Object.assign(person, { last: null, unread: 0, waiting: 0 });
     }
+  }
+
+  /** Old messages are gone, also such as are not here: what is unread or waits now, only the history knows. */
+  async recount() {
+    try {
+      const { conversations } = await this.ask("conversations");
+      const left = new Map(conversations.map((each) => [each.peer, each]));
+      for (const person of this.people.values()) {
+        const { last = null, unread = 0, waiting = 0 } = left.get(person.peer) ?? {};
+        Object.assign(person, { last, unread, waiting });
+      }
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
+      return; // the next snapshot tells
+    }
+    this.tell({ event: "recounted" });
   }
 
   on_call(event) {
