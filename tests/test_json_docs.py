@@ -29,7 +29,7 @@ def test_every_event() -> None:
     told = {
         name
         for module in (json_events, json_lines)
-        for name in re.findall(r'(?:"event": |emit\()"([a-z-]+)"', Path(module.__file__).read_text())
+        for name in re.findall(r'(?:"event": |emit\()"([a-z-]+)"', Path(str(module.__file__)).read_text())
     }
     assert len(told) > 20
     for name in told | {str(state) for state in State} - {"unread"}:
