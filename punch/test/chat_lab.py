@@ -12,10 +12,11 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
 
 from punch.address_book import AddressBook
-from punch.apps.chat import Chat, Message
-from punch.apps.chat.events import ChatEvent, Event, MessageAdded, MessageChanged
+from punch.apps.chat import Chat, ChatError, Message
+from punch.apps.chat.events import Event, MessageAdded, MessageChanged
 from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, Worker
 from punch.identity import Identity, PeerID
@@ -313,4 +314,42 @@ def result(done: Deferred[T]) -> T:
     return cast(T, results[0])
 
 
-__all__ = ["ChatEvent", "Exchange", "Message", "Side", "peer_id", "result"]
+class ChatTestCase(SynchronousTestCase):
+    """Two sides; bob isn't there yet."""
+
+    def setUp(self) -> None:
+        self.exchange = Exchange()
+        self.alice = Side(self.exchange, 1, "alice").start()
+        self.bob = Side(self.exchange, 2, "bob")
+
+    def run_for(self, seconds: float = 0.0) -> None:
+        """Let things happen."""
+        self.exchange.run(seconds)
+
+    def connect(self) -> None:
+        """A link with a chat on it."""
+        self.bob.start()
+        self.exchange.connect(self.alice, self.bob)
+        self.run_for()
+
+    def cut(self) -> None:
+        """The link is lost."""
+        self.exchange.cut(self.alice, self.bob)
+
+    def say(self, text: str, side: Side | None = None) -> Message:
+        """Alice, or bob, says something; returned is what is on the disk then."""
+        side = side or self.alice
+        return result(side.chat.send((self.bob if side is self.alice else self.alice).id, text))
+
+    def restart(self, side: Side, seed: int) -> Side:
+        """Its process is killed, and another one begins on the same disk."""
+        side.kill()
+        again = Side(self.exchange, seed, side.chat.name, store=side.store, book=side.book)
+        again.id, again.chat.me = side.id, side.id
+        return again
+
+    def assert_error(self, code: str, call: object, *arguments: object) -> str:
+        """It is refused with that code; returned is the sentence."""
+        error = self.assertRaises(ChatError, call, *arguments)
+        self.assertEqual(error.code, code)
+        return str(error)

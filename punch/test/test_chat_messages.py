@@ -1,0 +1,230 @@
+"""Messages from one chat to the other: what waits, is sent, delivered and read, whatever ends meanwhile."""
+
+from __future__ import annotations
+
+from punch.apps.chat import State
+from punch.apps.chat.chat import FAREWELL, MAX_OUTBOX_MESSAGES, MAX_TALKS
+from punch.apps.chat.database import StoreError
+from punch.apps.chat.events import (
+    Handled,
+    MessageAdded,
+    MessageChanged,
+)
+from punch.apps.chat.talk import MAX_UNHANDLED
+from punch.identity import PeerID
+from punch.test.chat_lab import ChatTestCase, Side, result
+
+
+class MessageTests(ChatTestCase):
+    """From one disk to the other."""
+
+    def test_states(self) -> None:
+        """Typed to a peer who is away, it waits; then it is sent, delivered, and read."""
+        said = self.say("hello")
+        self.assertEqual((said.state, said.id), (State.WAITING, 1))
+        self.run_for(1.0)
+        self.assertEqual(self.alice.calls(self.bob), 1)
+        self.bob.start()
+        self.run_for(6.0)
+        self.assertEqual(self.bob.heard(), ["hello"])
+        self.assertEqual(self.alice.states(said.number), ["waiting", "sent", "delivered"])
+        self.assertEqual(self.alice.chat.undelivered(), 0)
+        result(self.bob.chat.read(self.alice.id))
+        self.run_for()
+        self.assertEqual(self.alice.states(said.number)[-1], "read")
+        (kept,) = result(self.alice.chat.history(self.bob.id))
+        self.assertEqual(kept.state, State.READ)
+        (theirs,) = result(self.bob.chat.history(self.alice.id))
+        self.assertEqual((theirs.state, theirs.text, theirs.time_sent), (State.READ, "hello", said.time))
+
+    def test_with_a_link(self) -> None:
+        self.connect()
+        said = self.say("now")
+        self.assertEqual(said.state, State.SENT)
+        self.run_for()
+        self.assertEqual(self.alice.states(said.number), ["sent", "delivered"])
+        self.assertEqual(self.alice.calls(self.bob), 0)
+
+    def test_nothing_goes_out_before_it_is_safe(self) -> None:
+        self.connect()
+        self.alice.store.database.rows("PRAGMA query_only = ON")
+        failed = self.alice.chat.send(self.bob.id, "lost?")
+        self.failureResultOf(failed, StoreError)
+        self.run_for(1.0)
+        self.assertEqual(self.bob.heard(), [])
+        self.assertEqual((self.alice.chat.undelivered(), self.alice.chat.undelivered_bytes()), (0, 0))
+        self.alice.store.database.rows("PRAGMA query_only = OFF")
+        self.say("kept")
+        self.run_for()
+        self.assertEqual(self.bob.heard(), ["kept"])
+
+    def test_both_ways_over_many_links(self) -> None:
+        self.connect()
+        for number in range(20):
+            self.say(f"a{number}")
+            self.say(f"b{number}", self.bob)
+            if number % 3 == 0:
+                self.cut()
+                self.exchange.connect(self.bob, self.alice)
+            if number % 2:
+                self.run_for()
+        self.run_for()
+        self.assertEqual(self.bob.heard(), [f"a{number}" for number in range(20)])
+        self.assertEqual(self.alice.heard(), [f"b{number}" for number in range(20)])
+        self.assertEqual((self.alice.chat.undelivered(), self.bob.chat.undelivered()), (0, 0))
+
+    def test_a_link_that_ends_under_way(self) -> None:
+        """What was sent waits again, and says so."""
+        self.connect()
+        said = self.say("under way")
+        self.cut()
+        self.assertEqual(self.alice.states(said.number), ["sent", "waiting"])
+        self.assertEqual(result(self.alice.chat.history(self.bob.id))[0].state, State.WAITING)
+        self.run_for(6.0)
+        self.assertEqual(self.alice.states(said.number), ["sent", "waiting", "sent", "delivered"])
+        self.assertEqual(self.bob.heard(), ["under way"])
+
+    def test_after_either_side_restarts(self) -> None:
+        self.say("one")
+        self.alice = self.restart(self.alice, 11).start()
+        self.assertEqual(self.alice.chat.undelivered(self.bob.id), 1)
+        self.say("two")
+        self.connect()
+        self.assertEqual(self.bob.heard(), ["one", "two"])
+        self.bob = self.restart(self.bob, 12).start()
+        self.say("three")
+        self.run_for(6.0)
+        self.assertEqual(self.bob.heard(), ["three"])
+        self.assertEqual([m.id for m in result(self.bob.chat.history(self.alice.id))], [1, 2, 3])
+        self.assertEqual({m.state for m in result(self.alice.chat.history(self.bob.id))}, {State.DELIVERED})
+
+    def test_a_scripts_own_id_outlives_its_process(self) -> None:
+        result(self.alice.chat.send(self.bob.id, "one", "order-7"))
+        self.alice = self.restart(self.alice, 11).start()
+        self.connect()
+        marks = [e for e in self.alice.of(MessageChanged) if e.message.state is State.DELIVERED]
+        self.assertEqual([e.client_id for e in marks], ["order-7"])
+
+    def test_the_mark_waits_for_the_views(self) -> None:
+        self.connect()
+        self.bob.slow = True
+        first, second = self.say("one"), self.say("two")
+        self.run_for()
+        self.assertEqual(self.bob.chat.unhandled(self.alice.id), 2)
+        self.bob.answers[1].callback(None)
+        self.run_for()
+        self.assertEqual(self.alice.states(first.number), ["sent"])
+        self.bob.answers[0].callback(None)
+        self.run_for()
+        self.assertEqual(self.alice.states(first.number), ["sent", "delivered"])
+        self.assertEqual(self.alice.states(second.number), ["sent", "delivered"])
+        self.assertTrue(self.bob.of(Handled))
+
+    def test_a_view_that_never_had_it(self) -> None:
+        """The next process shows it once more, and says so; the history has it once."""
+        self.connect()
+        self.bob.slow = True
+        said = self.say("seen?")
+        self.run_for()
+        self.bob = self.restart(self.bob, 12).start()
+        self.assertEqual([(e.message.text, e.again) for e in self.bob.of(MessageAdded)], [("seen?", True)])
+        self.run_for(6.0)
+        self.assertEqual(self.alice.states(said.number)[-1], "delivered")
+        self.assertEqual(self.bob.heard(), ["seen?"])
+        self.assertEqual(len(result(self.bob.chat.history(self.alice.id))), 1)
+        self.bob = self.restart(self.bob, 13).start()
+        self.assertEqual(self.bob.of(MessageAdded), [])
+
+    def test_a_view_that_fails(self) -> None:
+        class Broken:
+            can_answer = False
+
+            def handle(self, event: object) -> None:
+                raise RuntimeError("the view's own")
+
+        self.bob.chat.attach(Broken())
+        self.connect()
+        said = self.say("hi")
+        self.run_for()
+        self.assertEqual(self.bob.heard(), ["hi"])
+        self.assertEqual(self.alice.states(said.number)[-1], "delivered")
+        self.assertTrue(self.flushLoggedErrors(RuntimeError))
+
+    def test_reading_stops_while_views_are_behind(self) -> None:
+        self.connect()
+        self.bob.slow = True
+        for number in range(MAX_UNHANDLED + 10):
+            self.say(str(number))
+        self.run_for()
+        before = len(self.bob.answers)
+        self.say("later")
+        self.run_for()
+        self.assertEqual(len(self.bob.answers), before)
+        self.bob.slow = False
+        for answer in self.bob.answers:
+            answer.callback(None)
+        self.run_for()
+        self.assertEqual(len(self.bob.heard()), MAX_UNHANDLED + 11)
+
+    def test_a_second_view(self) -> None:
+        other = Side(self.exchange, 5)
+        self.alice.chat.attach(other)
+        said = self.say("mine")
+        self.assertEqual([e.message for e in other.of(MessageAdded)], [said])
+        self.alice.chat.detach(other)
+        self.say("not told")
+        self.assertEqual(len(other.of(MessageAdded)), 1)
+
+    def test_what_cannot_be_said(self) -> None:
+        send = self.alice.chat.send
+        self.assert_error("too-long", send, self.bob.id, "x" * 65_536)
+        self.assert_error("too-long", send, self.bob.id, "é" * 5_000_000)
+        self.assert_error("bad-text", send, self.bob.id, "\ud800")
+        self.assert_error("self", send, self.alice.id, "me")
+        self.assert_error("bad-peer-id", send, "nobody", "x")
+        self.assert_error("bad-peer-id", send, str(self.bob.id)[:-1] + "a", "x")
+        self.assertEqual(self.alice.chat.undelivered(), 0)
+        self.assertEqual(self.say("").text, "")
+        self.assertEqual(self.say("é" * 8192).id, 2)
+
+    def test_an_outbox_that_is_full(self) -> None:
+        self.alice.chat._talk(self.bob.id).counted(MAX_OUTBOX_MESSAGES, 0)
+        self.assert_error("outbox-full", self.alice.chat.send, self.bob.id, "x")
+
+    def test_chats_in_memory_are_few(self) -> None:
+        self.say("waits")
+        for number in range(MAX_TALKS + 20):
+            self.alice.chat._talk(PeerID((number + 1).to_bytes(32, "big")))
+        self.assertLessEqual(len(self.alice.chat._talks), MAX_TALKS)
+        self.assertEqual(self.alice.chat.undelivered(self.bob.id), 1)
+
+    def test_farewell(self) -> None:
+        self.connect()
+        self.say("last words")
+        left: list[object] = []
+        self.alice.chat.leave().addCallback(left.append)
+        self.assertEqual(left, [])
+        self.run_for()
+        self.assertEqual((left, self.bob.heard()), ([None], ["last words"]))
+
+    def test_farewell_of_somebody_who_does_not_answer(self) -> None:
+        self.connect()
+        self.bob.slow = True
+        self.say("wait", self.alice)
+        left: list[object] = []
+        self.bob.chat.send(self.alice.id, "me too")
+        self.exchange.lines[0].open = False
+        self.alice.chat.leave().addCallback(left.append)
+        self.run_for(FAREWELL - 0.3)
+        self.assertEqual(left, [])
+        self.run_for(0.6)
+        self.assertEqual(left, [None])
+
+    def test_stop(self) -> None:
+        self.connect()
+        self.say("x")
+        result(self.alice.chat.stop())
+        result(self.alice.chat.stop())
+        result(self.bob.chat.stop())
+        self.exchange.lines.clear()
+        self.assertEqual(self.exchange.clock.getDelayedCalls(), [])
