@@ -15,6 +15,7 @@ from base64 import b32decode, b32encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import cached_property, lru_cache
 from hashlib import sha3_256, sha256
 from ipaddress import ip_address
 from pathlib import Path
@@ -114,6 +115,11 @@ class PeerID:
 
         :raise PeerIDError: it is none; a typo is named as a typo.
         """
+        # Programs write all of them in one length, and name the same few all the time
+        return _remembered(text) if len(text) == TEXT_LENGTH else cls._read(text)
+
+    @classmethod
+    def _read(cls, text: str) -> PeerID:
         if "://" in text:
             raise PeerIDError(
                 "This is an address, not a peer ID: a peer prints its ID when it starts, and a rendezvous "
@@ -146,8 +152,12 @@ class PeerID:
             raise PeerIDError("The certificate's key is not an Ed25519 key, as a peer's must be.")
         return cls(key.public_bytes_raw())._checked()
 
-    def __str__(self) -> str:
+    @cached_property
+    def _text(self) -> str:
         return key_to_text(self.key, PEER_ID_VERSION)
+
+    def __str__(self) -> str:
+        return self._text
 
     def __repr__(self) -> str:
         return f"<PeerID {self.short}>"
@@ -179,6 +189,11 @@ class PeerID:
     def _checked(self) -> PeerID:
         self.x25519()
         return self
+
+
+@lru_cache(maxsize=1024)
+def _remembered(text: str) -> PeerID:
+    return PeerID._read(text)
 
 
 class Identity:
