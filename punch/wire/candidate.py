@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
 
-from punch.wire.address import Address, canonical
+from punch.wire.address import Address, canonical, parsed
 
 MAX_TEXT = 512
 """Characters of a candidate's text that are looked at, extensions included."""
@@ -91,7 +91,7 @@ def _address(host: str, port: int) -> Address:
     if "%" in host:
         raise ValueError("an address with a zone means nothing elsewhere")
     try:
-        ip_address(host)
+        parsed(host)
     except ValueError as error:
         if re.fullmatch(r"[0-9.]*|.*:.*", host):
             raise ValueError(f"{host!a} is no IP address") from error
@@ -100,6 +100,6 @@ def _address(host: str, port: int) -> Address:
 
 
 def _check_unicast(address: Address) -> None:
-    ip = ip_address(address.host)
+    ip = parsed(address.host)
     if ip.is_multicast or ip.is_unspecified or ip == IPv4Address("255.255.255.255"):
         raise ValueError(f"{address.host} is not the address of one host")

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv6Address
 from struct import Struct
 from typing import Any, NamedTuple
 
-from punch.wire.address import Address
+from punch.wire.address import Address, parsed
 
 MAGIC_COOKIE = 0x2112A442
 """The third to sixth byte of every message: how RFC 8489 differs from RFC 3489."""
@@ -170,9 +170,9 @@ def _decode_xored(value: bytes, mask: bytes, port_mask: int) -> Address:
 def _encode_xored(address: Address, mask: bytes, port_mask: int) -> bytes:
     host, port = address
     if ":" in host:
-        number = int(IPv6Address(host)) ^ int.from_bytes(mask, "big")
+        number = int(parsed(host)) ^ int.from_bytes(mask, "big")
         return _ADDRESS.pack(0, IPV6, port ^ port_mask) + number.to_bytes(16, "big")
-    number = int(IPv4Address(host)) ^ int.from_bytes(mask[:4], "big")
+    number = int(parsed(host)) ^ int.from_bytes(mask[:4], "big")
     return _ADDRESS.pack(0, IPV4, port ^ port_mask) + number.to_bytes(4, "big")
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import NamedTuple
 
 from punch.rendezvous.config import Limits
+from punch.wire.address import parsed
 
 DEFAULT_LIFETIME = 600.0
 """Seconds of an allocation whose client asks for none in particular (RFC 8656, section 3.2)."""
@@ -61,8 +61,8 @@ class RelaySettings:
         candidates = [local, *self.machine]
         fitting = [each for each in candidates if (":" in each) == ipv6]
         # Peers elsewhere can't reach loopback.
-        fitting.sort(key=lambda each: ip_address(each.partition("%")[0]).is_loopback)
-        usable = [each for each in fitting if not ip_address(each.partition("%")[0]).is_unspecified]
+        fitting.sort(key=lambda each: parsed(each.partition("%")[0]).is_loopback)
+        usable = [each for each in fitting if not parsed(each.partition("%")[0]).is_unspecified]
         if usable:
             return Hosts(usable[0], self.shown_host(usable[0], local))
         shown = _first(self.shown, ipv6)
@@ -76,7 +76,7 @@ class RelaySettings:
         shown = _first(self.shown, ipv6)
         if shown is not None:
             return shown
-        if not ip_address(bound.partition("%")[0]).is_unspecified:
+        if not parsed(bound.partition("%")[0]).is_unspecified:
             return bound
         return _first(self.machine, ipv6) or local
 
