@@ -65,7 +65,7 @@ class CheckList:
     def update_remotes(self, candidates: RemoteCandidates) -> None:
         """The peer told more about candidates that were found by its checks."""
         for pair in self._pairs.values():
-            pair.remote = candidates.get(pair.remote.address) or pair.remote
+            pair.learn(candidates.get(pair.remote.address) or pair.remote)
 
     def remove(self, pair: CandidatePair) -> None:
         """There is no such pair any more."""

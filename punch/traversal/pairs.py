@@ -134,6 +134,17 @@ class CandidatePair:
     """The check that decides about this pair now."""
     superseded: list[Transaction] = field(default_factory=list)
     """Earlier checks, not retransmitted any more, whose answers would still count."""
+    kind: PathKind = field(init=False)
+    """What kind of path this would be if there were no NAT on our side."""
+
+    def __post_init__(self) -> None:
+        self.learn(self.remote)
+
+    def learn(self, remote: Candidate) -> None:
+        """The peer told more about its candidate."""
+        self.remote = remote
+        streamed = _is_streamed(self.local) or _is_streamed(remote)
+        self.kind = path_kind(self.local.type, remote.type, streamed)
 
     @property
     def base(self) -> Address:
@@ -167,16 +178,10 @@ class CandidatePair:
         return self.valid and not self.suspect
 
     @property
-    def kind(self) -> PathKind:
-        """What kind of path this would be if there were no NAT on our side."""
-        streamed = _is_streamed(self.local) or _is_streamed(self.remote)
-        return path_kind(self.local.type, self.remote.type, streamed)
-
-    @property
     def valid_kind(self) -> PathKind:
         """What kind of path the valid pair is, as far as it is known."""
         behind_nat = self.mapped is not None and self.mapped != self.base
-        return min(self.kind, PathKind.REFLEXIVE) if behind_nat else self.kind
+        return PathKind.REFLEXIVE if behind_nat and self.kind > PathKind.REFLEXIVE else self.kind
 
     def priority(self, controlling: bool) -> int:
         """

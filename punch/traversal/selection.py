@@ -136,6 +136,8 @@ class Selector:
     def spares(self) -> list[CandidatePair]:
         """The valid pairs to fall back to, best first."""
         valid = [pair for pair in self._checklist if pair.valid and pair is not self.selected]
+        if len(valid) < 2:
+            return valid
         controlling = self._checklist.controlling
         valid.sort(key=lambda pair: (pair.usable, pair.valid_kind, pair.priority(controlling)), reverse=True)
         return valid[:SPARES]
