@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
+from heapq import heapify, heappop, heappush
 from math import inf, nextafter
 from typing import Any
 
@@ -40,7 +40,7 @@ class Scheduler:
     def at(self, time: float, function: Callable[..., Any], *args: Any) -> int:
         """Have `function(*args)` called at `time`; gives the event's number. It can't be cancelled."""
         self._sequence = sequence = self._sequence + 1
-        heapq.heappush(self._heap, (time, sequence, function, args))
+        heappush(self._heap, (time, sequence, function, args))
         return sequence
 
     def after(self, delay: float, function: Callable[..., Any], *args: Any) -> None:
@@ -62,7 +62,7 @@ class Scheduler:
 
         :raise Livelock: time has stopped moving.
         """
-        time, _, function, args = heapq.heappop(self._heap)
+        time, _, function, args = heappop(self._heap)
         if time > self.now:
             self.now = time
             self._instant = 0
@@ -74,9 +74,9 @@ class Scheduler:
 
     def run_until(self, time: float) -> None:
         """Let everything up to and including `time` happen; then it is `time`."""
-        heap = self._heap
+        heap, step = self._heap, self.step
         while heap and heap[0][0] <= time:
-            self.step()
+            step()
         self.now = max(self.now, time)
 
     def forget_one(self) -> None:
@@ -84,7 +84,7 @@ class Scheduler:
         self._stale += 1
         if self._stale > _COMPACT_AT and self._stale * 2 > len(self._heap):
             self._heap[:] = [event for event in self._heap if not _is_stale(event)]
-            heapq.heapify(self._heap)
+            heapify(self._heap)
             self._stale = 0
 
     def forgot_one(self) -> None:
@@ -204,7 +204,8 @@ class Clock:
     def monotonic(self) -> float:
         """Like `time.monotonic`: seconds, without those that were slept."""
         now = self.scheduler.now
-        return now - self._slept + max(0.0, self.paused_until - now)
+        paused_until = self.paused_until
+        return now - self._slept + (paused_until - now if paused_until > now else 0.0)
 
     def pause(self, seconds: float) -> None:
         """Let no timer fire for so many seconds."""
