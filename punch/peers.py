@@ -1,8 +1,8 @@
 """
 The command `punch peers`: the address book, also while a peer runs.
 
-A running peer reads what is changed here at the next thing that happens. Whom it is connected with it stays
-connected with: to end that, block them in the chat.
+A running peer reads what is changed here when it looks at it next. Every two seconds it looks whether who
+is connected, or calls, is blocked now, and ends that.
 """
 
 from __future__ import annotations

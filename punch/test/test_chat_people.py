@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from punch.address_book import AddressBook
 from punch.apps.chat.events import (
     ContactChanged,
     ContactForgotten,
     NameChanged,
     StillAway,
 )
+from punch.apps.chat.people import BOOK_LOOK
 from punch.peer.events import IncomingCall
-from punch.test.chat_lab import ChatTestCase, peer_id, result
+from punch.test.chat_lab import ChatTestCase, Side, peer_id, result
 
 
 class PeopleTests(ChatTestCase):
@@ -51,6 +55,28 @@ class PeopleTests(ChatTestCase):
         self.alice.happen(IncomingCall(peer_id(9), "eve", known=False))
         self.alice.chat.block(peer_id(9))
         self.assertEqual((self.alice.asked, self.alice.chat.questions), ([("reject", peer_id(9))], []))
+
+    def test_blocked_by_another_process(self) -> None:
+        """`punch peers block` ends the link and the call, and is told."""
+        path = Path(self.mktemp())
+        self.alice.kill()
+        self.alice = Side(self.exchange, 11, "alice", book=AddressBook(path)).start()
+        self.connect()
+        caller, bystander = peer_id(9), peer_id(10)
+        self.alice.happen(IncomingCall(caller, "eve", known=False, decided=False))
+        self.alice.happen(IncomingCall(bystander, "joe", known=False, decided=False))
+        self.run_for(BOOK_LOOK)
+        other = AddressBook(path)
+        other.block(self.bob.id)
+        other.block(caller)
+        self.assertIn(self.bob.id, self.alice.chat.links)
+        self.run_for(BOOK_LOOK + 1.0)
+        self.assertEqual(sorted(self.alice.asked), sorted([("hangup", self.bob.id), ("reject", caller)]))
+        self.assertEqual(self.alice.chat.questions, [bystander])
+        self.assertNotIn(self.bob.id, self.alice.chat.links)
+        told = {event.contact.peer: event.contact.blocked for event in self.alice.of(ContactChanged)}
+        self.assertTrue(told[self.bob.id])
+        self.assertTrue(told[caller])
 
     def test_what_waits_for_somebody_blocked(self) -> None:
         self.say("later")

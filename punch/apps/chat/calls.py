@@ -105,6 +105,11 @@ class Calls:
         """The call that is under way with `peer`."""
         return self._stages.get(peer)
 
+    @property
+    def everybody(self) -> set[PeerID]:
+        """With whom there is a link, a call or a question."""
+        return {*self.links, *self._stages}
+
     def call(self, peer: PeerID) -> None:
         """The user wants to talk to `peer`."""
         self.calling.add(peer)

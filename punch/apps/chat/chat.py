@@ -117,6 +117,7 @@ class Chat(History):
         for epoch, message in messages:
             self._talk(message.peer).show_again(epoch, message)
         self._tidy()
+        self._look_at_book()
 
     def stop(self) -> Deferred[None]:
         """Nothing happens any more; fires when the store is closed. After the node has stopped."""

@@ -19,6 +19,9 @@ from punch.identity import PeerID, PeerIDError
 from punch.link.link import Link
 from punch.wire.fields import check_name
 
+#: Between two looks whether another process has blocked somebody, in seconds.
+BOOK_LOOK = 2.0
+
 #: Contacts of which it is remembered what the views were told.
 MAX_TOLD = 1000
 
@@ -137,12 +140,23 @@ class People(Desk):
         """Refuse the calls of somebody from now on, and end what there is."""
         peer = self._other(who)
         contact = self._book(peer, lambda: self.book.block(peer))
+        self._end_all(peer)
+        return contact
+
+    def _end_all(self, peer: PeerID) -> None:
         if peer in self.questions:
             self.calls.answered(peer)
             self._node.reject(peer)
         elif peer in self.links or self.calls.stage(peer) is not None:
             self._node.hangup(peer)
-        return contact
+
+    def _look_at_book(self) -> None:
+        """`punch peers block` is another process: what there is with whom it blocked ends as well."""
+        for peer in self.calls.everybody:
+            if self.book.blocked(peer):
+                self._tell_contact(peer)
+                self._end_all(peer)
+        self._later(BOOK_LOOK, self._look_at_book)
 
     def unblock(self, who: str | PeerID) -> Contact:
         """Refuse them no more."""
