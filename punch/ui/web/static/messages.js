@@ -1,0 +1,247 @@
+// The messages of one chat: what of them is here, where the reader is among them, and what he has seen.
+
+import { CommandError } from "./connection.js";
+import { h, icon, replace, unseen } from "./dom.js";
+import { count, dayOf, timeOf, visible } from "./text.js";
+import { arrange } from "./widgets.js";
+
+const NEAR = 90;
+const TOGETHER = 240;
+const LONG = 2500;
+
+const STATES = {
+  waiting: ["clock", "Waiting: goes when both are there"],
+  sent: ["check", "Sent"],
+  delivered: ["checks", "Delivered"],
+  read: ["checks", "Read"],
+};
+
+/** What a message's body is made of. Other kinds of content, a file say, will have their own line here. */
+const BODIES = {
+  text: (message) => h("div", { class: `body${message.text.length > LONG ? " long" : ""}`, dir: "auto" }, visible(message.text)),
+};
+
+export class Messages {
+  /** `at`: the number of the message to show, null for the end. `onLoaded`: the history is here. */
+  constructor(app, peer, at, onLoaded) {
+    this.store = app.store;
+    this.peer = peer;
+    this.at = at;
+    this.onLoaded = onLoaded;
+    this.elements = new Map();
+    this.stick = at === null;
+    this.newFrom = null;
+    this.element = h("div", { class: "log", role: "log", tabindex: "0", "aria-live": "polite", onscroll: () => this.scrolled() });
+    new ResizeObserver(() => this.stick && this.toEnd()).observe(this.element);
+  }
+
+  get person() {
+    return this.store.person(this.peer);
+  }
+
+  get log() {
+    return this.store.log(this.peer);
+  }
+
+  named(name) {
+    this.element.setAttribute("aria-label", `Messages with ${name}`);
+  }
+
+  async load() {
+    if (this.log.loaded && this.at === null && !this.log.later) {
+      this.loaded();
+      return;
+    }
+    try {
+      await this.store.load(this.peer, this.at);
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
+    }
+  }
+
+  loaded() {
+    this.onLoaded();
+    if (this.newFrom === null) {
+      const first = this.log.messages.find((message) => !message.outgoing && message.state === "unread");
+      this.newFrom = first?.number ?? 0;
+    }
+    this.render();
+    if (this.at !== null) {
+      const element = this.elements.get(this.at);
+      element?.scrollIntoView({ block: "center" });
+      element?.classList.add("found-one");
+      this.at = null;
+      this.stick = !this.log.later && this.nearEnd;
+    } else if (this.stick) {
+      this.toEnd();
+    }
+    this.seen();
+  }
+
+  changed(event) {
+    if (event.event === "loaded") {
+      this.loaded();
+    } else if (event.event === "more") {
+      this.more(event.direction);
+    } else {
+      if (this.log.loaded && event.event !== "pairs") this.render();
+      this.seen();
+    }
+  }
+
+  more(direction) {
+    const before = this.element.scrollHeight - this.element.scrollTop;
+    this.element.setAttribute("aria-live", "off");
+    this.render();
+    if (direction === "earlier") this.element.scrollTop = this.element.scrollHeight - before;
+    requestAnimationFrame(() => this.element.setAttribute("aria-live", "polite"));
+  }
+
+  get nearEnd() {
+    return this.element.scrollHeight - this.element.scrollTop - this.element.clientHeight < NEAR;
+  }
+
+  toEnd() {
+    this.element.scrollTop = this.element.scrollHeight;
+  }
+
+  scrolled() {
+    this.stick = this.nearEnd && !this.log.later;
+    if (this.element.scrollTop < 400) this.store.more(this.peer, "earlier");
+    if (this.nearEnd && this.log.later) this.store.more(this.peer, "later");
+    this.seen();
+  }
+
+  /** The other side is told that a person has seen its messages: this page is in front, at the end. */
+  async seen() {
+    const upTo = this.shownUpTo;
+    if (!upTo || !this.person.unread || !this.stick || !this.log.loaded || this.reading) return;
+    if (document.visibilityState !== "visible" || !document.hasFocus()) return;
+    this.reading = true;
+    try {
+      // What comes between this look and Punch's answer was not seen by it.
+      await this.store.ask("read", { peer: this.peer, up_to: upTo });
+    } catch {
+      return; // The next chance comes with the next event.
+    } finally {
+      this.reading = false;
+    }
+    if (this.shownUpTo > upTo) this.seen();
+  }
+
+  render() {
+    const log = this.log;
+    const nodes = [];
+    if (!log.earlier) nodes.push(this.keyed("start", () => this.beginning()));
+    let day = null;
+    let before = null;
+    const notes = [...log.notes];
+    const shift = (number) => {
+      while (notes.length && notes[0].after < number) {
+        const note = notes.shift();
+        nodes.push(this.keyed(note, () => h("div", { class: "note" }, `${note.text} · ${timeOf(note.time)}`)));
+        before = null;
+      }
+    };
+    for (const message of log.messages) {
+      shift(message.number);
+      const today = dayOf(message.time);
+      if (today !== day) {
+        nodes.push(this.keyed(`day ${today}`, () => h("div", { class: "day" }, today)));
+        day = today;
+        before = null;
+      }
+      if (message.number === this.newFrom) {
+        nodes.push(this.keyed("new", () => h("div", { class: "note new" }, "New")));
+        before = null;
+      }
+      const follows = before !== null && before.outgoing === message.outgoing && message.time - before.time < TOGETHER;
+      nodes.push(this.message(message, follows));
+      before = message;
+    }
+    shift(Infinity);
+    const { unread } = this.person;
+    if (log.later || (unread && !this.stick)) {
+      const button = this.keyed("later", () => h("button", { type: "button", class: "button later", onclick: () => this.newest() }));
+      button.textContent = unread ? `${count(unread, "new message")} below` : "Go to the newest messages";
+      nodes.push(button);
+    }
+    const spacer = this.keyed("spacer", () => h("div", { class: "first" }));
+    arrange(this.element, [spacer, ...nodes]);
+    this.shownUpTo = log.last ?? 0;
+    this.joinMeta();
+    if (this.stick) {
+      this.store.trim(this.peer);
+      this.toEnd();
+    }
+  }
+
+  /** Something is about to be sent: whoever writes looks at the end. */
+  async writing() {
+    this.stick = true;
+    this.newFrom = 0;
+    if (this.log.later) await this.newest();
+  }
+
+  async newest() {
+    this.stick = true;
+    if (this.log.later) await this.store.load(this.peer);
+    else this.render();
+    this.element.focus();
+    this.seen();
+  }
+
+  beginning() {
+    return h(
+      "div",
+      { class: "empty" },
+      h("h2", {}, this.log.messages.length ? "The beginning" : "Say hello"),
+      h("p", {}, "Messages go from you to them, encrypted end to end. They are kept on your two machines and nowhere else."),
+    );
+  }
+
+  keyed(key, make) {
+    let element = this.elements.get(key);
+    if (!element) this.elements.set(key, (element = make()));
+    return element;
+  }
+
+  message(message, follows) {
+    let element = this.elements.get(message.number);
+    if (!element) {
+      const ours = message.outgoing;
+      const author = unseen(`${ours ? "You" : this.store.nameOf(this.peer)}: `);
+      const body = (BODIES[message.kind] ?? BODIES.text)(message);
+      element = h("div", { class: `message${ours ? " ours" : ""}` }, author, body);
+      if (body.classList.contains("long")) {
+        element.append(
+          h("button", { type: "button", class: "more-text", onclick: (event) => (body.classList.remove("long"), event.target.remove()) }, "Show all"),
+        );
+      }
+      element.meta = h("div", { class: "meta" }, h("time", { datetime: new Date(message.time * 1000).toISOString() }, timeOf(message.time)), (element.mark = h("span")));
+      element.append(element.meta);
+      this.elements.set(message.number, element);
+    }
+    element.classList.toggle("follows", follows);
+    if (message.outgoing && element.shown !== message.state) {
+      element.shown = message.state;
+      const [name, label] = STATES[message.state] ?? STATES.waiting;
+      element.mark.className = message.state;
+      element.mark.title = label;
+      element.dataset.state = message.state;
+      replace(element.mark, icon(name), unseen(label));
+    }
+    element.message = message;
+    return element;
+  }
+
+  /** Time and mark stand below the last of several messages, unless an earlier one is in another state. */
+  joinMeta() {
+    const messages = [...this.element.querySelectorAll(".message")];
+    messages.forEach((element, index) => {
+      const next = messages[index + 1];
+      const joined = next?.classList.contains("follows") && next.message.state === element.message.state && timeOf(next.message.time) === timeOf(element.message.time);
+      element.classList.toggle("joined", Boolean(joined));
+    });
+  }
+}
