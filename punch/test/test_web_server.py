@@ -257,6 +257,13 @@ class StrangerTests(ServerTestCase):
                     text, r"innerHTML|outerHTML|insertAdjacentHTML|\beval\b|document\.write", name
                 )
 
+    def test_the_page_asks_for_all_at_once(self) -> None:
+        """No module waits until another one that names it has come, and no style sheet is left out."""
+        page = self.server.files["index.html"].decode()
+        for name in self.server.files:
+            if name.endswith((".js", ".css")):
+                self.assertEqual(page.count(f'"{name}"'), 1, name)
+
     def test_no_way_out_of_the_files(self) -> None:
         browser = self.enter()
         for target in (
