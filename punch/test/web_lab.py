@@ -1,0 +1,68 @@
+"""The page's server on the simulated internet, with a view that only echoes behind it."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from punch.apps.chat import ChatError
+from punch.test.internet import InternetTestCase
+from punch.test.web_client import Browser, Socket
+from punch.ui.web.admission import Admission
+from punch.ui.web.server import WebServer
+from punch.ui.web.socket import JSON, PageSocket
+
+
+class EchoRoom:
+    """A view whose only commands are `echo`, `fail`, `wait`, and `break`, which is a mistake."""
+
+    def __init__(self) -> None:
+        self.pages: list[PageSocket] = []
+        self.waiting: list[Deferred[JSON | None]] = []
+
+    def joined(self, page: PageSocket) -> None:
+        self.pages.append(page)
+        page.start({"event": "snapshot"})
+
+    def left(self, page: PageSocket) -> None:
+        self.pages.remove(page)
+
+    def perform(self, name: object, fields: JSON) -> Deferred[JSON | None]:
+        if name == "wait":
+            self.waiting.append(Deferred())
+            return self.waiting[-1]
+        if name == "break":
+            raise ZeroDivisionError("a mistake")
+        if name == "fail":
+            return fail(ChatError("no-call", "It can't be done."))
+        if name != "echo":
+            raise ChatError("unknown-command", "There is no such command.")
+        return succeed({"text": fields.get("text")})
+
+
+class ServerTestCase(InternetTestCase):
+    def setUp(self) -> None:
+        self.net = self.internet()
+        self.machine = self.net.host("machine", "192.0.2.1")
+        self.room = EchoRoom()
+        clock = self.machine.reactor
+        self.server = WebServer(
+            clock,
+            Admission(self.net.random_bytes("tickets")),
+            lambda connection: PageSocket(connection, self.room, clock),
+        )
+        self.server.listen(8080)
+        self.addCleanup(self.server.stop)
+        self.browser = Browser(self.net, self.machine, 8080)
+
+    def enter(self) -> Browser:
+        """A browser that was let in."""
+        browser = Browser(self.net, self.machine, 8080)
+        self.assertEqual(browser.enter(self.server.new_url()).status, 303)
+        return browser
+
+    def page(self, browser: Browser | None = None) -> Socket:
+        """An open page."""
+        socket = (browser or self.enter()).socket()
+        self.assertTrue(socket.open, socket.refused)
+        self.net.advance(0.1)
+        return socket
