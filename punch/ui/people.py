@@ -8,6 +8,7 @@ Where the lines come from and go to is up to the subclasses: `punch.ui.stdio` fo
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -83,7 +84,7 @@ class Question:
     asked: int | None = None
 
 
-class PeopleFrontEnd(FrontEnd):
+class PeopleFrontEnd(FrontEnd, ABC):
     """
     The chat in words.
 
@@ -118,9 +119,9 @@ class PeopleFrontEnd(FrontEnd):
 
     # -- for subclasses --
 
+    @abstractmethod
     def show(self, text: str) -> int:
         """One or more lines, harmless. Returns a number that grows with each call."""
-        raise NotImplementedError
 
     def written(self) -> Deferred[None]:
         """Fires when all that was shown is out."""
