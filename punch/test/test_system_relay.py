@@ -216,11 +216,11 @@ class AllocationTests(RelayTestCase):
         """Permissions, channels, nonces and credentials expire many times over, and nobody notices."""
         for number, block in enumerate((False, True)):
             self.setUp()
-            self.start(Limits(relay_credentials_time=300.0, relay_nonce_time=90.0))
+            self.start(Limits(relay_credentials_time=180.0, relay_nonce_time=54.0))
             alice, bob = self.pair(block_udp=block)
             connect(alice, bob)
-            for _ in range(5):
-                self.net.advance(300.0)
+            for _ in range(3):
+                self.net.advance(310.0)
                 self.chat(alice, bob, 3)
             self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [], number)
             self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"))
