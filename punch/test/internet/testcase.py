@@ -33,8 +33,7 @@ class InternetTestCase(SynchronousTestCase):
         own = dict(vars(self))
         for name in watched:
             setattr(self, name, self._watch(getattr(self, name)))
-        # All that was there before, the modules above all, isn't looked through again and again for garbage
-        gc.freeze()
+        self._settled = False
         try:
             return super().run(result)
         finally:
@@ -49,12 +48,17 @@ class InternetTestCase(SynchronousTestCase):
                 if not name.startswith("_"):
                     delattr(self, name)
             gc.collect()
-            gc.unfreeze()
 
     def _watch(self, method: Callable[[], object]) -> Callable[[], object]:
         @wraps(method)
         def watched() -> object:
             try:
+                if not self._settled:
+                    self._settled = True
+                    # What is left now, the modules above all, isn't looked through for garbage any more,
+                    # neither in this test nor in those that come after it
+                    gc.collect()
+                    gc.freeze()
                 with no_reactor():
                     return method()
             except unittest.SkipTest:
