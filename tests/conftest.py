@@ -15,6 +15,8 @@ from .processes import programs
 def pytest_sessionstart() -> None:
     # Ended from outside, tests remove their namespaces and processes as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell starts what it puts into the background with SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
