@@ -15,8 +15,11 @@ from .processes import programs
 def pytest_sessionstart() -> None:
     # Ended from outside, tests remove their namespaces and processes as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # A shell starts what it puts into the background with SIGINT ignored, and children inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell starts what it puts into the background with SIGINT ignored, and nohup with SIGHUP: children
+    # inherit that, but not a handler that does nothing.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
