@@ -14,7 +14,7 @@ import pytest
 
 from .consoles import environment, peer, run, terminal
 from .places import Place
-from .processes import PUNCH, TWISTD, Event, JSONProcess
+from .processes import PUNCH, TWISTD, Event, JSONProcess, ProcessFailed
 from .tmux import screen
 
 # -- through pipes --
@@ -315,6 +315,21 @@ def test_colour_is_for_terminals_that_want_it(place: Place) -> None:
 # -- signals --
 
 
+def ends_sooner_or_later(process: JSONProcess) -> None:
+    """
+    It dies of the interrupt that came while it was loading. What looks for plugins in Twisted catches every
+    exception, an interrupt, too: then, and only then, it takes a second one.
+    """
+    try:
+        status = process.exit(10)
+    except ProcessFailed:
+        assert "KeyboardInterrupt" in process.stderr
+        assert os.path.join("twisted", "plugin.py") in process.stderr
+        process.process.send_signal(signal.SIGINT)
+        status = process.exit(10)
+    assert status == -signal.SIGINT
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signals_at_every_stage(place: Place, name: str) -> None:
     number = getattr(signal, name)
@@ -329,9 +344,12 @@ def test_signals_at_every_stage(place: Place, name: str) -> None:
         starting = place.running.peer("alice", "--peer", identity)
         time.sleep(delay)
         starting.process.send_signal(number)
-        assert starting.exit(10) == -number
         # Until it has read its options, Python's and twistd's own manners hold.
-        assert name == "SIGINT" or starting.stderr == ""
+        if name == "SIGINT":
+            ends_sooner_or_later(starting)
+        else:
+            assert starting.exit(10) == -number
+            assert starting.stderr == ""
     ready = place.running.peer("alice")
     ready.wait("ready")
     ends_well(ready)
