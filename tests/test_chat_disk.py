@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import missing
 from tests.processes import JSONProcess, Programs, programs
 
 RENDEZVOUS = (
@@ -17,8 +18,6 @@ RENDEZVOUS = (
 )
 SIZE = 4 * 2**20
 """Bytes of the small disk."""
-
-needs_mounts = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 
 
 @pytest.fixture
@@ -30,6 +29,8 @@ def run(tmp_path: Path) -> Iterator[Programs]:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own."""
+    if os.geteuid() != 0:
+        missing("mounting a small disk needs root")
     place = tmp_path / "disk"
     place.mkdir()
     subprocess.run(
@@ -68,7 +69,6 @@ def fill(disk: Path) -> Path:
     return ballast
 
 
-@needs_mounts
 def test_full(run: Programs, disk: Path) -> None:
     """Nothing is lost silently: what is typed is refused, what comes waits at its sender."""
     alice, bob, other = pair(run)
@@ -94,7 +94,6 @@ def test_full(run: Programs, disk: Path) -> None:
     assert texts == ["fits", "for alice ", "room again"]
 
 
-@needs_mounts
 def test_read_only(run: Programs, disk: Path) -> None:
     """A peer whose directory can't be written says so, and leaves it as it is."""
     alice, _, _ = pair(run)
