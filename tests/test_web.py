@@ -174,11 +174,12 @@ def test_every_other_page(story: Story, album: Album) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".person .name")).to_have_text("Robert")
     expect(page.locator("dialog")).to_have_count(0)
-    page.get_by_label("Keep messages").select_option(label="For 30 days")
+    page.get_by_label("Keep messages", exact=True).select_option(label="For 30 days")
     expect(page.locator("dialog")).to_contain_text("This can’t be undone")
     album.look("24-confirm", alice)
     page.keyboard.press("Escape")
-    expect(page.get_by_label("Keep messages")).to_have_value("null")
+    expect(page.locator("dialog")).to_have_count(0)
+    expect(page.get_by_label("Keep messages", exact=True)).to_have_value("null")
     with page.expect_download() as download:
         page.get_by_role("button", name="Export everything").click()
     lines = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
