@@ -2,8 +2,9 @@
 What a long history costs: opening the last page, searching, and memory, with 100,000 messages on the disk.
 
 First the store alone, then a whole peer (`twistd punch-peer --json`) that is asked over its pipe for what a
-view asks for when it opens: all conversations and the last page of one. Every round is a new process; the
-file system's cache is warm.
+view asks for when it opens: all conversations and the last page of one; then a chat in a terminal, from its
+first line to the last message. Every round is a new process; the file system's cache is warm. The page in the
+browser has a benchmark of its own, `web_history.py`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import argparse
 import json
 import os
 import platform
+import pty
 import resource
+import select
+import signal
 import sqlite3
 import statistics
 import subprocess
@@ -143,6 +147,34 @@ def whole(state: Path) -> dict[str, float]:
         peer_process.wait()
 
 
+def terminal(state: Path) -> float:
+    """Seconds from the first line of a chat in a terminal to the last message of the history there."""
+    who = peer().peer_id
+    store = Store(StateDirectory(state).peer(NAME).history_path)
+    words = store.history(who, limit=1)[0].text.encode()[:20]
+    store.close()
+    process, screen = pty.fork()
+    if process == 0:
+        twistd = str(Path(sys.executable).with_name("twistd"))
+        os.chdir(state)
+        os.environ["TERM"] = "xterm"
+        options = ["--state-dir", str(state), "--name", NAME, "--rendezvous", NOWHERE, "--peer", str(who)]
+        os.execv(twistd, [twistd, "-n", "punch-peer", *options])
+    seen, begun = b"", 0.0
+    try:
+        while words not in seen:
+            if not select.select([screen], [], [], 30.0)[0]:
+                raise RuntimeError(f"no history on the screen: {seen!r}")
+            seen += os.read(screen, 65536)
+            if not begun and b"Your ID" in seen:
+                begun = time.perf_counter()
+        return time.perf_counter() - begun
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        os.close(screen)
+
+
 def _resident(process: int) -> float:
     """The most that a process has used, in bytes; 0 where the system doesn't say."""
     try:
@@ -187,6 +219,7 @@ def main() -> int:
             ).stdout
             rounds.append(json.loads(output))
         peers = [whole(Path(directory)) for _ in range(ROUNDS)]
+        screens = [terminal(Path(directory)) for _ in range(ROUNDS)]
     median = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
     met = True
     for name, aim in (
@@ -206,7 +239,9 @@ def main() -> int:
     for name, aim in (("open", WHOLE_OPENING), ("search", SEARCHING)):
         met = met and whole_median[name] < aim
         print(f"{'a peer: ' + name:20}{whole_median[name] * 1000:9.1f} ms   aim {aim * 1000:.0f} ms")
-    met = met and whole_median["memory"] < MEMORY
+    screen = statistics.median(screens)
+    met = met and whole_median["memory"] < MEMORY and screen < WHOLE_OPENING
+    print(f"{'a terminal: open':20}{screen * 1000:9.1f} ms   aim {WHOLE_OPENING * 1000:.0f} ms")
     print(
         f"{'a peer: memory':20}{whole_median['memory'] / 2**20:9.0f} MiB  aim {MEMORY / 2**20:.0f} MiB "
         f"({whole_median['idle'] / 2**20:.0f} MiB before anything was asked)"
