@@ -30,6 +30,9 @@ LIMIT = 50
 Fields = Mapping[str, Any]
 Answer = dict[str, Any]
 
+Result = Answer | None | Deferred[Any]
+"""What running a command gives, at once or later. None: it is done, and there is nothing to say."""
+
 
 class Kind(Enum):
     """What a field holds."""
@@ -84,7 +87,7 @@ class Command:
 
     name: str
     fields: tuple[Field, ...]
-    run: Callable[[Desk, Fields], Deferred[Answer | None]]
+    run: Callable[[Desk, Fields], Result]
     help: str
     typed: tuple[str, ...] = ()
     asks: bool = False
@@ -109,7 +112,8 @@ def perform(desk: Desk, name: object, fields: Fields) -> Deferred[Answer | None]
     if command is None:
         known = ", ".join(COMMANDS)
         raise ChatError("unknown-command", f"There is no command {name[:64]!a}: use one of {known}.")
-    return command.run(desk, _checked(desk.chat, command, fields))
+    done = command.run(desk, _checked(desk.chat, command, fields))
+    return done if isinstance(done, Deferred) else succeed(done)
 
 
 def is_client_id(value: object) -> bool:
@@ -155,32 +159,25 @@ def _value(chat: Chat, field: Field, value: Any) -> Any:
 # -- what they do --
 
 
-def _done(_: object = None) -> Deferred[Answer | None]:
-    return succeed(None)
-
-
-def _call(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _call(desk: Desk, fields: Fields) -> None:
     desk.chat.call(fields["peer"])
-    return _done()
 
 
-def _accept(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _accept(desk: Desk, fields: Fields) -> None:
     desk.chat.accept(fields["peer"])
-    return _done()
 
 
-def _reject(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _reject(desk: Desk, fields: Fields) -> None:
     desk.chat.reject(fields["peer"])
-    return _done()
 
 
-def _send(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _send(desk: Desk, fields: Fields) -> Result:
     peer = fields["peer"] if "peer" in fields else _only(desk.chat.links)
     sent = desk.chat.send(peer, fields["text"], fields.get("id"))
     return sent.addCallback(message_fields)
 
 
-def _hangup(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _hangup(desk: Desk, fields: Fields) -> None:
     chat = desk.chat
     if "peer" in fields:
         peer = fields["peer"]
@@ -189,7 +186,6 @@ def _hangup(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
     else:
         peer = _only(chat.links)
     chat.hangup(peer)
-    return _done()
 
 
 def _only(links: Mapping[PeerID, object]) -> PeerID:
@@ -200,12 +196,11 @@ def _only(links: Mapping[PeerID, object]) -> PeerID:
     return next(iter(links))
 
 
-def _quit(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _quit(desk: Desk, fields: Fields) -> None:
     desk.quit()
-    return _done()
 
 
-def _read(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _read(desk: Desk, fields: Fields) -> Result:
     return desk.chat.read(fields["peer"], fields.get("up_to")).addCallback(lambda _: None)
 
 
@@ -213,7 +208,7 @@ def _messages(messages: list[Message]) -> Answer:
     return {"messages": [message_fields(message) for message in messages]}
 
 
-def _history(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _history(desk: Desk, fields: Fields) -> Result:
     return desk.chat.history(
         fields["peer"],
         before=fields.get("before"),
@@ -222,13 +217,13 @@ def _history(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
     ).addCallback(_messages)
 
 
-def _search(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _search(desk: Desk, fields: Fields) -> Result:
     return desk.chat.search(
         fields["text"], fields.get("peer"), before=fields.get("before"), limit=fields.get("limit", LIMIT)
     ).addCallback(_messages)
 
 
-def _export(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _export(desk: Desk, fields: Fields) -> Result:
     peer = fields.get("peer")
     if "file" in fields:
         written = Deferred.fromCoroutine(export_to(desk.chat, peer, Path(fields["file"])))
@@ -242,7 +237,7 @@ def _export(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
     return desk.chat.export(peer, fields.get("after", 0), limit).addCallback(page)
 
 
-def _erase(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _erase(desk: Desk, fields: Fields) -> Result:
     if "peer" not in fields and not fields.get("all"):
         raise ChatError(
             "malformed", 'Say whose messages to erase with "peer", or "all": true for everything.'
@@ -250,57 +245,56 @@ def _erase(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
     return desk.chat.erase(fields.get("peer")).addCallback(lambda number: {"messages": number})
 
 
-def _retention(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _retention(desk: Desk, fields: Fields) -> Result:
     chat = desk.chat
     if "days" in fields:
         return chat.set_retention(fields["days"]).addCallback(lambda _: {"days": fields["days"]})
     return chat.retention().addCallback(lambda days: {"days": days})
 
 
-def _peers(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
-    return succeed({"peers": [contact_fields(contact) for contact in desk.chat.contacts()]})
+def _peers(desk: Desk, fields: Fields) -> Answer:
+    return {"peers": [contact_fields(contact) for contact in desk.chat.contacts()]}
 
 
-def _name(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
-    return succeed(contact_fields(desk.chat.name_peer(fields["peer"], fields["name"])))
+def _name(desk: Desk, fields: Fields) -> Answer:
+    return contact_fields(desk.chat.name_peer(fields["peer"], fields["name"]))
 
 
-def _block(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
-    return succeed(contact_fields(desk.chat.block(fields["peer"])))
+def _block(desk: Desk, fields: Fields) -> Answer:
+    return contact_fields(desk.chat.block(fields["peer"]))
 
 
-def _unblock(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
-    return succeed(contact_fields(desk.chat.unblock(fields["peer"])))
+def _unblock(desk: Desk, fields: Fields) -> Answer:
+    return contact_fields(desk.chat.unblock(fields["peer"]))
 
 
-def _forget(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _forget(desk: Desk, fields: Fields) -> None:
     desk.chat.forget(fields["peer"])
-    return _done()
 
 
-def _rename(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _rename(desk: Desk, fields: Fields) -> Answer:
     desk.chat.rename(fields["name"])
-    return succeed({"name": desk.chat.name})
+    return {"name": desk.chat.name}
 
 
-def _status(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
-    return succeed(desk.chat.status())
+def _status(desk: Desk, fields: Fields) -> Answer:
+    return desk.chat.status()
 
 
-def _netcheck(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _netcheck(desk: Desk, fields: Fields) -> Result:
     return desk.chat.netcheck().addCallback(dict)
 
 
-def _conversations(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _conversations(desk: Desk, fields: Fields) -> Result:
     return desk.chat.conversations().addCallback(
         lambda found: {"conversations": [conversation_fields(each) for each in found]}
     )
 
 
-def _web(desk: Desk, fields: Fields) -> Deferred[Answer | None]:
+def _web(desk: Desk, fields: Fields) -> Answer:
     if desk.chat.new_page is None:
         raise ChatError("no-page", "No page is served: start with --web, or punch web.")
-    return succeed({"url": desk.chat.new_page()})
+    return {"url": desk.chat.new_page()}
 
 
 _PEER = Field("peer", Kind.PEER, required=True)
