@@ -24,7 +24,8 @@ from punch.peer.events import (
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
 from punch.ui.console import InputKind
 from punch.ui.front_end import PATIENCE
-from punch.ui.json_lines import MAX_COMMAND, JSONFrontEnd
+from punch.ui.json_commands import MAX_COMMAND
+from punch.ui.json_lines import JSONFrontEnd
 from punch.wire.address import Address
 
 Fields = dict[str, Any]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from punch.test.web_lab import ServerTestCase
+from punch.ui.json_commands import MAX_COMMAND
 from punch.ui.web.guard import MAX_SOCKETS, UNREAD_BYTES, UNREAD_TIME
-from punch.ui.web.socket import MAX_COMMAND, MAX_PENDING, PING
+from punch.ui.web.socket import MAX_PENDING, PING
 
 
 class SocketTests(ServerTestCase):

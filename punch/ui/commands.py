@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from punch.apps.chat import MAX_CLIENT_ID, MAX_LIMIT, ChatError, Message
 from punch.identity import PeerID
@@ -114,6 +116,15 @@ def perform(desk: Desk, name: object, fields: Fields) -> Deferred[Answer | None]
         raise ChatError("unknown-command", f"There is no command {name[:64]!a}: use one of {known}.")
     done = command.run(desk, _checked(desk.chat, command, fields))
     return done if isinstance(done, Deferred) else succeed(done)
+
+
+def why(failure: Failure, log: Logger) -> ChatError:
+    """Why a command failed; what nobody foresaw goes to the log as well."""
+    error = failure.value
+    if isinstance(error, ChatError):
+        return error
+    log.failure("a command failed", failure)
+    return ChatError("internal", f"The command failed: {error}.")
 
 
 def is_client_id(value: object) -> bool:

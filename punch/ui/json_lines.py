@@ -18,17 +18,12 @@ from punch.apps.chat import ChatError, Message
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged, StillAway
 from punch.identity import PeerID
 from punch.peer.events import Connected, Disconnected, Failed
-from punch.ui.commands import COMMANDS, Answer, is_client_id, perform
+from punch.ui.commands import COMMANDS, Answer, perform, why
 from punch.ui.console import InputKind
 from punch.ui.front_end import FrontEnd, Settings, Surroundings
+from punch.ui.json_commands import MAX_COMMAND, error_fields, read, request_fields, too_long
 from punch.ui.json_events import message_fields, render
 from punch.wire import strict_json
-
-#: Longest command line, in bytes: a message of 16 KiB fits with every byte written as an escape.
-MAX_COMMAND = 128 * 1024
-
-#: Characters of a `request` that an answer repeats.
-MAX_REQUEST = 128
 
 
 class JSONFrontEnd(FrontEnd):
@@ -70,7 +65,7 @@ class JSONFrontEnd(FrontEnd):
                 self._line(bytes(line))
         if len(self._buffer) > MAX_COMMAND:
             if not self._skipping:
-                self._too_long()
+                self._error({}, too_long())
             self._skipping = True
             self._buffer.clear()
 
@@ -81,19 +76,12 @@ class JSONFrontEnd(FrontEnd):
             self._line(line)
         super().input_over()
 
-    def _too_long(self) -> None:
-        text = f"A command has more than {MAX_COMMAND:,} bytes: send long texts in parts."
-        self._error({}, ChatError("too-long", text))
-
     def _line(self, line: bytes) -> None:
         if not line.strip():
             return
-        if len(line) > MAX_COMMAND:
-            self._too_long()
-            return
         fields: dict[str, Any] = {}
         try:
-            fields = _read(line)
+            fields = read(line)
             answer = self._perform(fields)
         except ChatError as error:
             self._error(fields, error)
@@ -115,17 +103,14 @@ class JSONFrontEnd(FrontEnd):
     def _answered(self, fields: dict[str, Any], answer: Answer | None) -> None:
         self._asked -= 1
         command = COMMANDS[fields["command"]]
-        request = _request(fields)
+        request = request_fields(fields)
         if (command.asks or request) and not self.finished:
             self.emit("result", **{**(answer or {}), **request, "command": command.name})
         self.check_done()
 
     def _failed_command(self, fields: dict[str, Any], failure: Failure) -> None:
         self._asked -= 1
-        error = failure.value
-        if not isinstance(error, ChatError):
-            self._log.failure("a command failed", failure)
-            error = ChatError("internal", f"The command failed: {error}.")
+        error = why(failure, self._log)
         if fields["command"] == "send":
             self._something_failed = True
             self._sent_here(fields["text"])
@@ -133,15 +118,8 @@ class JSONFrontEnd(FrontEnd):
         self.check_done()
 
     def _error(self, fields: dict[str, Any], error: ChatError) -> None:
-        if self.finished:
-            return
-        extra = _request(fields)
-        name = fields.get("command")
-        if isinstance(name, str):
-            extra["command"] = name[:64]
-        if is_client_id(fields.get("id")):
-            extra["id"] = fields["id"]
-        self.emit("error", reason=error.code, text=str(error), **extra)
+        if not self.finished:
+            self.emit("error", **error_fields(fields, error))
 
     # -- events --
 
@@ -216,21 +194,3 @@ class JSONFrontEnd(FrontEnd):
             return  # They are called, or will be.
         # What waits for peers that are away is kept, but was not delivered.
         self.leave(1 if self._something_failed or self.pending else 0)
-
-
-def _read(line: bytes) -> dict[str, Any]:
-    try:
-        value = strict_json.loads(line)
-    except strict_json.JSONError as error:
-        raise ChatError("malformed", f"A command must be one JSON object a line: {error}.") from None
-    if not isinstance(value, dict):
-        raise ChatError("malformed", 'A command must be a JSON object, such as {"command": "quit"}.')
-    return value
-
-
-def _request(fields: dict[str, Any]) -> dict[str, Any]:
-    """What the answer repeats, so that it is known what it answers."""
-    request = fields.get("request")
-    if isinstance(request, str):
-        return {"request": request[:MAX_REQUEST]}
-    return {"request": request} if is_client_id(request) else {}

@@ -13,12 +13,10 @@ from twisted.python.failure import Failure
 from twisted.web.websocket import WebSocketTransport
 
 from punch.apps.chat import ChatError
-from punch.ui.commands import is_client_id
+from punch.ui.commands import why
+from punch.ui.json_commands import error_fields, read, request_fields
 from punch.ui.web.guard import Guarded
 from punch.wire import strict_json
-
-#: Longest command, in characters: that of `--json`.
-MAX_COMMAND = 128 * 1024
 
 #: Commands of one page that are being done at a time.
 MAX_PENDING = 64
@@ -102,12 +100,7 @@ class PageSocket:
         self._alive()
         fields: JSON = {}
         try:
-            if len(message) > MAX_COMMAND:
-                raise ChatError(
-                    "too-long",
-                    f"A command has more than {MAX_COMMAND:,} characters: send long texts in parts.",
-                )
-            fields = _read(message)
+            fields = read(message.encode("utf-8", "surrogatepass"))
             if self._pending >= MAX_PENDING:
                 raise ChatError("too-many", "Too many commands at once: wait for the answers.")
         except ChatError as error:
@@ -137,23 +130,16 @@ class PageSocket:
 
     def _answer(self, fields: JSON, answer: JSON | None) -> None:
         self._pending -= 1
-        request = _request(fields)
+        request = request_fields(fields)
         if request or answer is not None:
             self._send({**(answer or {}), **request, "event": "result", "command": fields["command"]})
 
     def _failed(self, fields: JSON, failure: Failure) -> None:
         self._pending -= 1
-        error = failure.value
-        if not isinstance(error, ChatError):
-            self._log.failure("A page's command failed", failure)
-            error = ChatError("internal", f"The command failed: {error}.")
-        self._fail(fields, error)
+        self._fail(fields, why(failure, self._log))
 
     def _fail(self, fields: JSON, error: ChatError) -> None:
-        event = {"event": "error", "reason": error.code, "text": str(error), **_request(fields)}
-        if isinstance(fields.get("command"), str):
-            event["command"] = fields["command"][:64]
-        self._send(event)
+        self._send({"event": "error", **error_fields(fields, error)})
 
     def _close(self, code: int) -> None:
         if self._transport is not None:
@@ -173,17 +159,3 @@ class PageSocket:
         if self._transport is not None:
             self._transport.ping()
         self._timer = self._clock.callLater(PING, self._ask)
-
-
-def _request(fields: JSON) -> JSON:
-    return {"request": fields["request"]} if is_client_id(fields.get("request")) else {}
-
-
-def _read(message: str) -> JSON:
-    try:
-        value = strict_json.loads(message.encode("utf-8"))
-    except (strict_json.JSONError, UnicodeEncodeError) as error:
-        raise ChatError("malformed", f"A command must be one JSON object: {error}.") from None
-    if not isinstance(value, dict):
-        raise ChatError("malformed", 'A command must be a JSON object, such as {"command": "status"}.')
-    return value
