@@ -20,11 +20,11 @@ from punch.peer.batched import open_socket
 from punch.peer.choice import NoRendezvous, choose_rendezvous
 from punch.peer.netcheck import NetcheckRun, as_json
 from punch.peer.tap import login_name
-from punch.state import StateDirectory, own_state_dir
+from punch.state import StateDirectory, StateError, own_state_dir
 from punch.traversal.interfaces import local_addresses
 from punch.traversal.netcheck.report import Report
 from punch.traversal.netcheck.words import text
-from punch.usage import Parser
+from punch.usage import Parser, show
 
 PROGRAM = "punch netcheck"
 
@@ -85,6 +85,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         state = StateDirectory(Path(options.state_dir))
         rendezvous = choose_rendezvous(options.rendezvous, state, options.name, os.environ)
+    except StateError as problem:
+        twistd.fail(PROGRAM, str(problem), reason="state", as_json=options.json)
     except NoRendezvous as problem:
         twistd.fail(PROGRAM, str(problem), reason=problem.reason, as_json=options.json)
 
@@ -117,13 +119,7 @@ def main(arguments: Sequence[str]) -> int:
         result.raiseException()
     assert isinstance(result, Report)
     written = json.dumps(as_json(result), separators=(",", ":")) if options.json else text(result)
-    try:
-        print(written, flush=True)
-    except OSError as problem:
-        # What could not be written must not be tried again when Python ends.
-        sys.stdout = None
-        if not isinstance(problem, BrokenPipeError):
-            twistd.fail(PROGRAM, f"The report can't be written: {problem.strerror}.", reason="output")
+    show(written, f"{PROGRAM}: The report can't be written")
     if result.problem is not None and options.json:
         print(f"{PROGRAM}: {result.problem}", file=sys.stderr)
     return 0 if result.problem is None else 1

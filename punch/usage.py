@@ -36,13 +36,20 @@ _WORDS: Sequence[tuple[str, str]] = (
 )
 
 
-def show(text: str) -> None:
-    """Print; a reader that has closed its end, as `| head` does, is no failure."""
+def show(text: str, problem: str = "punch: The output can't be written") -> None:
+    """
+    Print; a reader that has closed its end, as `| head` does, is no failure.
+
+    :param problem: what is said of a disk that is full, with the cause behind it.
+    :raise SystemExit: it could not be written.
+    """
     try:
         print(text, flush=True)
-    except BrokenPipeError:
-        # Nor is there anything left to be written when Python ends.
+    except OSError as error:
+        # What could not be written must not be tried again when Python ends.
         sys.stdout = None
+        if not isinstance(error, BrokenPipeError):
+            raise SystemExit(f"{problem}: {error.strerror}.") from error
 
 
 def wrong(problem: str, command: str) -> str:

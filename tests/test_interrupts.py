@@ -83,3 +83,19 @@ def test_nobody_reads_the_help(arguments: str) -> None:
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("arguments", ["--version", "peer --help", "netcheck --help"])
+def test_a_full_disk(arguments: str) -> None:
+    """Status 1 and a sentence."""
+    with open("/dev/full", "w", encoding="ascii") as full:
+        done = subprocess.run(
+            [PUNCH, *arguments.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "punch: The output can't be written: No space left on device.\n"

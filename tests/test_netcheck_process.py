@@ -87,6 +87,14 @@ def test_rendezvous_that_is_gone(running: Programs, tmp_path: Path) -> None:
     assert done.stderr == f"punch netcheck: {report['problem']}\n"
 
 
+def test_a_state_directory_of_nobody(tmp_path: Path) -> None:
+    """A sentence, and with --json also an event."""
+    done = netcheck(tmp_path, "--state-dir", "~nobody-of-this-name/state", "--json")
+    failed = json.loads(done.stdout)
+    assert (done.returncode, failed["event"], failed["reason"]) == (1, "failed", "state")
+    assert done.stderr == f"punch netcheck: {failed['text']}\n"
+
+
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_nobody_reads_it(running: Programs, tmp_path: Path, form: list[str]) -> None:
     """A reader that is gone is no failure; a full disk is one, in a sentence."""
