@@ -51,29 +51,6 @@ def as_json(report: Report) -> Mapping[str, Any]:
     return {"event": "netcheck", **report.to_json(), "conclusions": conclusions(report)}
 
 
-def examine(
-    *,
-    reactor: Any,
-    rendezvous: RendezvousAddress,
-    addresses: Callable[[], list[str]],
-    open_socket: OpenSocket,
-    random: RandomBytes,
-    monotonic: Callable[[], float],
-    roots: Sequence[x509.Certificate] | None = None,
-) -> Deferred[Mapping[str, Any]]:
-    """A run with parameters as those of `NetcheckRun`; fires with its report `as_json`."""
-    run = NetcheckRun(
-        reactor=reactor,
-        rendezvous=rendezvous,
-        addresses=addresses,
-        open_socket=open_socket,
-        random=random,
-        monotonic=monotonic,
-        roots=roots,
-    )
-    return run.start().addCallback(as_json)
-
-
 class NetcheckRun:
     """One run, from `start` to its report."""
 

@@ -45,7 +45,7 @@ from punch.peer.events import (
     Registered,
     Unregistered,
 )
-from punch.peer.netcheck import examine
+from punch.peer.netcheck import NetcheckRun, as_json
 from punch.peer.network import Network
 from punch.peer.outgoing import Outgoing
 from punch.peer.policy import RelayPolicy
@@ -250,7 +250,7 @@ class Node(Service):
 
     def netcheck(self) -> Deferred[Mapping[str, Any]]:
         """Find out what the network does; fires after seconds with what `punch netcheck --json` prints."""
-        return examine(
+        run = NetcheckRun(
             reactor=self._clock,
             rendezvous=self._rendezvous,
             addresses=self._addresses,
@@ -259,6 +259,7 @@ class Node(Service):
             monotonic=self._around.monotonic,
             roots=self._roots,
         )
+        return run.start().addCallback(as_json)
 
     def link(self, peer: PeerID) -> Link | None:
         """The live link to `peer`, if there is one."""
