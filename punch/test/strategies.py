@@ -28,6 +28,7 @@ from punch.wire.control import (
     Probed,
     Register,
     Reject,
+    Relays,
     RenewRelays,
     Reply,
     Request,
@@ -36,6 +37,7 @@ from punch.wire.control import (
 )
 from punch.wire.fields import is_visible
 from punch.wire.probing import ProbeOutcome, Vantage
+from punch.wire.relays import MAX_LIFETIME, MAX_RELAYS, RelayServer, RelayTransport, RelayURL
 from punch.wire.sealed import MAX_BODY, Envelope
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=50)
@@ -92,38 +94,58 @@ envelopes = st.builds(
 )
 own_hosts = addresses.map(lambda address: address.host)
 codes = st.sampled_from(ErrorCode)
+printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=60)
+
+relay_urls = st.builds(
+    RelayURL, st.none() | own_hosts | st.just("relay.example"), ports, st.sampled_from(RelayTransport)
+)
+relay_servers = st.builds(
+    RelayServer,
+    relay_urls,
+    username=printable,
+    password=printable,
+    realm=printable,
+    nonce=st.just("") | printable,
+    lifetime=st.floats(1.0, MAX_LIFETIME),
+    pin=st.none() | octets(32),
+)
+relays = st.lists(relay_servers, max_size=MAX_RELAYS).map(tuple)
 
 #: Anything that a peer may send. (Built once: building strategies costs more than drawing from them.)
-requests: st.SearchStrategy[Request] = st.one_of(
-    st.builds(Register, names, st.sampled_from(Accept)),
-    st.just(Ping()),
-    st.builds(lambda call, envelope: Establish(call, envelope.to, envelope), calls, envelopes),
-    st.builds(lambda call, envelope: Answer(call, envelope.to, envelope), calls, envelopes),
-    st.builds(lambda call, envelope: Trickle(call, envelope.to, envelope), calls, envelopes),
-    st.builds(Reject, calls, peer_ids, st.sampled_from([ErrorCode.REFUSED, ErrorCode.BUSY])),
-    st.builds(Cancel, calls, peer_ids),
-    st.just(RenewRelays()),
-    st.builds(Probe, own_hosts, ports, st.sampled_from(Vantage), octets(12), octets(16), octets(16)),
-)
+REQUESTS: dict[type[Request], st.SearchStrategy[Request]] = {
+    Register: st.builds(Register, names, st.sampled_from(Accept)),
+    Ping: st.just(Ping()),
+    Establish: st.builds(lambda call, envelope: Establish(call, envelope.to, envelope), calls, envelopes),
+    Answer: st.builds(lambda call, envelope: Answer(call, envelope.to, envelope), calls, envelopes),
+    Trickle: st.builds(lambda call, envelope: Trickle(call, envelope.to, envelope), calls, envelopes),
+    Reject: st.builds(Reject, calls, peer_ids, st.sampled_from([ErrorCode.REFUSED, ErrorCode.BUSY])),
+    Cancel: st.builds(Cancel, calls, peer_ids),
+    RenewRelays: st.just(RenewRelays()),
+    Probe: st.builds(Probe, own_hosts, ports, st.sampled_from(Vantage), octets(12), octets(16), octets(16)),
+}
+requests: st.SearchStrategy[Request] = st.one_of(*REQUESTS.values())
 
 #: Anything that a service may send.
-replies: st.SearchStrategy[Reply] = st.one_of(
-    st.builds(
+REPLIES: dict[type[Reply], st.SearchStrategy[Reply]] = {
+    Welcome: st.builds(
         Welcome,
         peer_ids,
         own_hosts,
         st.integers(0, 65535),
         st.floats(0.125, 3600),
+        relays=relays,
         second_reflector=st.integers(0, 65535),
         reflector_addresses=st.lists(own_hosts, max_size=8).map(tuple),
     ),
-    st.builds(Probed, octets(12), st.sampled_from(ProbeOutcome)),
-    st.just(Pong()),
-    st.builds(Incoming, calls, peer_ids, names, envelopes),
-    st.builds(Answered, calls, peer_ids, envelopes),
-    st.builds(Candidates, calls, peer_ids, envelopes),
-    st.builds(Ended, calls, codes, sentences, st.none() | peer_ids),
-    st.builds(Error, codes, sentences, st.none() | calls),
-)
+    Relays: st.builds(Relays, relays),
+    Probed: st.builds(Probed, octets(12), st.sampled_from(ProbeOutcome)),
+    Pong: st.just(Pong()),
+    Incoming: st.builds(Incoming, calls, peer_ids, names, envelopes),
+    Answered: st.builds(Answered, calls, peer_ids, envelopes),
+    Candidates: st.builds(Candidates, calls, peer_ids, envelopes),
+    Ended: st.builds(Ended, calls, codes, sentences, st.none() | peer_ids),
+    Error: st.builds(Error, codes, sentences, st.none() | calls),
+}
+replies: st.SearchStrategy[Reply] = st.one_of(*REPLIES.values())
 
 messages: st.SearchStrategy[Message] = st.one_of(requests, replies)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
-from punch.test.strategies import IDENTITIES, SETTINGS, messages, replies, requests
+from punch.test.strategies import IDENTITIES, REPLIES, REQUESTS, SETTINGS, messages, replies, requests
 from punch.wire.control import (
     Accept,
     Cancel,
@@ -84,6 +84,11 @@ def line(value: object) -> bytes:
 
 class RoundTripTests(SynchronousTestCase):
     """Every message that can be written can be read by the other side, and by it alone."""
+
+    def test_all(self) -> None:
+        """None of the protocol is left out below."""
+        self.assertEqual(set(REQUESTS), set(get_args(Request)))
+        self.assertEqual(set(REPLIES), set(get_args(Reply)))
 
     @SETTINGS
     @given(requests)
