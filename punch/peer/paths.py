@@ -233,8 +233,8 @@ class Paths:
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`."""
-        due = self.generations.get_timer()
-        return due if self._release_at is None else min(self._release_at, due or self._release_at)
+        times = (self.generations.get_timer(), self._release_at)
+        return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         """Time has passed."""
