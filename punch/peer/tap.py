@@ -12,13 +12,13 @@ import punch.interrupt  # noqa: F401 (before all that takes its time)
 import getpass
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.application.service import IService, Service
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
@@ -372,15 +372,23 @@ class PeerService(Service):
     def stopService(self) -> Deferred[Any]:
         """Give the terminal back, tell the other sides goodbye, let the last output out."""
         super().stopService()  # type: ignore[no-untyped-call]
-        # First of all the terminal: a second signal ends the process at once.
-        closed = succeed(None) if self._face is None else self._face.close()
-        closed.addBoth(lambda _: maybeDeferred(self.node.stopService))
-        closed.addBoth(lambda _: None if self._web is None else self._web.stop())
-        closed.addBoth(lambda _: None if self._chat is None else self._chat.stop())
-        closed.addBoth(lambda _: None if self._face is None else self._face.last_words())
-        return closed.addBoth(self._give_back)
+        return Deferred.fromCoroutine(self._end())
 
-    def _give_back(self, _: object) -> None:
+    async def _end(self) -> None:
+        face, web, chat = self._face, self._web, self._chat
+        steps: list[Callable[[], object]] = [
+            # First of all the terminal: a second signal ends the process at once.
+            *([] if face is None else [face.close]),
+            self.node.stopService,
+            *([] if web is None else [web.stop]),
+            *([] if chat is None else [chat.stop]),
+            *([] if face is None else [face.last_words]),
+        ]
+        for step in steps:
+            try:
+                await maybeDeferred(step)
+            except Exception:  # the other steps are taken all the same
+                self._log.failure("the end was not in good order")
         self._lock.release()
         if self._sentence is not None:
             stderr = PlainConsole(2)
