@@ -3,7 +3,7 @@ From the call to the first message at the other application, and to its mark, in
 
     python benchmarks/first_message.py [--delay SECONDS]
 
-Both peers arebehind NATs with port-dependent filtering (endpoint-independent mapping), the callee knows the
+Both peers are behind NATs with port-dependent filtering (endpoint-independent mapping), the callee knows the
 caller, a Ta of 20 ms is signalled. A datagram takes D from peer to peer, and a control message takes D as
 well, since the rendezvous is in the middle: so asking the reflector costs one D. Time is simulated, and
 everything else is what runs in production. With checks before data nothing is faster than 7 D (offer 1,
