@@ -10,6 +10,7 @@ import pytest
 
 from .places import Place
 from .processes import programs
+from .workers import Workers
 
 
 def pytest_sessionstart() -> None:
@@ -40,3 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def place(tmp_path: Path) -> Iterator[Place]:
     with programs(tmp_path) as running:
         yield Place(running)
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    """For what takes long and measures no time: no other test runs meanwhile."""
+    running = Workers()
+    try:
+        yield running
+    finally:
+        running.close()

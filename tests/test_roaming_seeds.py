@@ -7,6 +7,7 @@ A seed draws both NATs, the delays, who sends, when it happens and on which side
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -20,6 +21,8 @@ from punch.test.roaming import (
     slept_for_twelve_hours,
 )
 
+from .workers import Workers
+
 SEEDS = 100
 BATCH = 25
 HOURS = (both_dark_for_an_hour, slept_for_an_hour)
@@ -28,9 +31,9 @@ FEW = 5
 """Seeds of half a day, which take several seconds each."""
 
 
-def check(event: Callable[[Scenario], None], seeds: range) -> None:
+def check(workers: Workers, event: Callable[[Scenario], None], seeds: range) -> None:
     """Each transfer goes on within 5 s, on the same link, with the same bytes."""
-    outcomes = [run(seed, event) for seed in seeds]
+    outcomes = workers.run(partial(run, event=event), seeds)
     for outcome in outcomes:
         print(outcome)
     assert [str(outcome) for outcome in outcomes if outcome.wrong] == []
@@ -38,12 +41,12 @@ def check(event: Callable[[Scenario], None], seeds: range) -> None:
 
 @pytest.mark.parametrize("first", range(1, SEEDS + 1, BATCH))
 @pytest.mark.parametrize("event", [*EVENTS, *HOURS])
-def test_events(event: Callable[[Scenario], None], first: int) -> None:
+def test_events(workers: Workers, event: Callable[[Scenario], None], first: int) -> None:
     """Networks change, are gone for an hour, or a machine sleeps."""
-    check(event, range(first, first + BATCH))
+    check(workers, event, range(first, first + BATCH))
 
 
 @pytest.mark.parametrize("event", HALF_DAYS)
-def test_twelve_hours(event: Callable[[Scenario], None]) -> None:
+def test_twelve_hours(workers: Workers, event: Callable[[Scenario], None]) -> None:
     """What was pending arrives within 5 s of the return."""
-    check(event, range(1, FEW + 1))
+    check(workers, event, range(1, FEW + 1))

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+
 import pytest
 
-from punch.test.grid import BAD, CALM, PLACES, SEEDS, Results, run_grid, run_shared
+from punch.test.grid import BAD, CALM, PLACES, SEEDS, Outcome, Pair, Results, run_grid, run_shared
 from punch.test.internet import LinkSpec, Ports
 from punch.test.nat_pairs import HAIRPINS, KINDS
+
+from .workers import Workers
+
+Run = Callable[..., Results]
 
 WEATHER = pytest.mark.parametrize(
     ("link", "worst", "median"),
     [(CALM, 2.0, 2.0), (BAD, 60.0, 0.8)],
     ids=["calm", "25 ms and 5 % loss"],
 )
+
+
+def part(run: Run, link: LinkSpec, case: tuple[Ports, int]) -> dict[Pair, list[Outcome]]:
+    """One simulated internet's calls."""
+    ports, seed = case
+    return run(seeds=[seed], link=link, ports=[ports]).outcomes
+
+
+def whole(workers: Workers, run: Run, link: LinkSpec) -> Results:
+    """All of them, in the order in which `run` itself makes them."""
+    results = run(seeds=[], link=link)
+    for outcomes in workers.run(partial(part, run, link), list(product(Ports, SEEDS))):
+        for pair, found in outcomes.items():
+            results.outcomes.setdefault(pair, []).extend(found)
+    return results
 
 
 def check(results: Results, count: int, worst: float, median: float) -> None:
@@ -27,12 +50,12 @@ def check(results: Results, count: int, worst: float, median: float) -> None:
 
 
 @WEATHER
-def test_every_pair_connects(link: LinkSpec, worst: float, median: float) -> None:
+def test_every_pair_connects(workers: Workers, link: LinkSpec, worst: float, median: float) -> None:
     """Of places, left and right."""
-    check(run_grid(link=link, ports=Ports), len(PLACES) ** 2, worst, median)
+    check(whole(workers, run_grid, link), len(PLACES) ** 2, worst, median)
 
 
 @WEATHER
-def test_homes_behind_one_nat_connect(link: LinkSpec, worst: float, median: float) -> None:
+def test_homes_behind_one_nat_connect(workers: Workers, link: LinkSpec, worst: float, median: float) -> None:
     """Of each kind, with each way of hairpinning."""
-    check(run_shared(link=link, ports=Ports), len(KINDS) * len(HAIRPINS), worst, median)
+    check(whole(workers, run_shared, link), len(KINDS) * len(HAIRPINS), worst, median)
