@@ -218,7 +218,7 @@ def test_numbers() -> None:
             link_limits.close_seconds,
             frames.MAX_FRAME,
         ],
-        "9": [MAX_TEXT, chat.MAX_NAME, chat.EPOCH],
+        "9": [MAX_TEXT, chat.MAX_NAME, chat.EPOCH, chat.MAX_KNOWN],
     }
     for number, values in expected.items():
         written = set(re.findall(r"[0-9]+", section(number).replace(",", "")))

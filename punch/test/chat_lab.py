@@ -107,11 +107,13 @@ class Exchange:
 
     :ivar up: the sides that can be called.
     :ivar step: how time passes, in seconds.
+    :ivar processes: how many sides there were so far.
     """
 
     def __init__(self) -> None:
         self.clock = Clock()
         self.step = 0.25
+        self.processes = 0
         self.up: dict[PeerID, Side] = {}
         self.lines: list[Line] = []
         self._soon: list[Callable[[], None]] = []
@@ -192,7 +194,9 @@ class Side:
         self._attempts: set[PeerID] = set()
         self.store = store or Store(None)
         self.book = AddressBook(None) if book is None else book
-        self._random = seed
+        # No two processes draw the same epoch, not even of the same seed.
+        self._random = seed + (exchange.processes << 16)
+        exchange.processes += 1
         self.chat = Chat(
             me=self.id,
             name=name or f"side-{seed}",
@@ -341,10 +345,10 @@ class ChatTestCase(SynchronousTestCase):
         side = side or self.alice
         return result(side.chat.send((self.bob if side is self.alice else self.alice).id, text))
 
-    def restart(self, side: Side, seed: int) -> Side:
-        """Its process is killed, and another one begins on the same disk."""
+    def restart(self, side: Side, seed: int, store: Store | None = None) -> Side:
+        """Its process is killed, and another one begins on the same disk, or on another one."""
         side.kill()
-        again = Side(self.exchange, seed, side.chat.name, store=side.store, book=side.book)
+        again = Side(self.exchange, seed, side.chat.name, store=store or side.store, book=side.book)
         again.id, again.chat.me = side.id, side.id
         return again
 

@@ -15,7 +15,7 @@ from punch.apps.chat.protocol import NO_EPOCH, STREAM_NAME
 from punch.link.events import Role
 from punch.link.link import Link
 from punch.test.chat_lab import ChatTestCase, Connection, result
-from punch.test.test_chat_protocol import THEIRS, ack, frame, hello, message
+from punch.test.test_chat_protocol import THEIRS, ack, frame, hello, knows, message
 
 
 class HostileTests(ChatTestCase):
@@ -97,13 +97,13 @@ class HostileTests(ChatTestCase):
         """It costs a new epoch and a new stream, and nothing is believed."""
         self.say("kept")
         ours = self.transport.value()[3:11]
-        self.hear(hello(THEIRS, ours, 99, 99) + ack(1))
+        self.hear(hello(THEIRS, knows(ours, 99, 99)) + ack(1))
         self.assertEqual(self.alice.chat.undelivered(), 1)
         renewed = self.alice.store.record(self.bob.id, b"x" * 8).epoch
         self.assertNotEqual(renewed, ours)
         self.stream = self.alice.handlers[STREAM_NAME](self.link)
         self.stream.makeConnection(StringTransport())
-        self.hear(hello(THEIRS, renewed, 99, 99))
+        self.hear(hello(THEIRS, knows(renewed, 99, 99)))
         self.broken("never sent")
         self.assertEqual(self.alice.store.record(self.bob.id, b"x" * 8).epoch, renewed)
 

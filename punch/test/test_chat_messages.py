@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from punch.apps.chat import State
 from punch.apps.chat.chat import FAREWELL, MAX_OUTBOX_MESSAGES, MAX_TALKS
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import (
+    ChatBroken,
     Handled,
     MessageAdded,
     MessageChanged,
 )
+from punch.apps.chat.store import Store
 from punch.apps.chat.talk import MAX_UNHANDLED
 from punch.identity import PeerID
 from punch.test.chat_lab import ChatTestCase, Side, result
@@ -134,6 +138,132 @@ class MessageTests(ChatTestCase):
         self.assertEqual(len(result(self.bob.chat.history(self.alice.id))), 1)
         self.bob = self.restart(self.bob, 13).start()
         self.assertEqual(self.bob.of(MessageAdded), [])
+
+    def test_back_to_an_earlier_state(self) -> None:
+        """What came before the sender was on another disk for a while comes once, and gets its mark."""
+        self.connect()
+        self.bob.slow = True
+        disk, said = self.alice.store, self.say("seven")
+        self.run_for()
+        self.alice.kill()
+        self.bob.answers.pop().callback(None)
+        self.bob.slow = False
+        for seed in (11, 12):
+            self.alice = self.restart(self.alice, seed, Store(None)).start()
+            self.say(f"without history {seed}")
+            self.run_for(6.0)
+        self.alice = self.restart(self.alice, 13, disk).start()
+        self.run_for(6.0)
+        self.assertEqual(self.bob.heard(), ["seven", "without history 11", "without history 12"])
+        self.assertEqual(self.alice.states(said.number), ["sent", "delivered"])
+
+    def test_back_to_an_earlier_state_before_it_was_shown(self) -> None:
+        """The mark of what came in one epoch comes even if views have it together with that of another."""
+        self.connect()
+        self.bob.slow = True
+        disk, said = self.alice.store, self.say("seven")
+        self.run_for()
+        self.alice = self.restart(self.alice, 11, Store(None)).start()
+        self.say("without history")
+        self.run_for(6.0)
+        self.alice = self.restart(self.alice, 12, disk).start()
+        self.run_for(6.0)
+        self.assertEqual(self.alice.states(said.number), ["sent"])
+        for answer in self.bob.answers[::-1]:
+            answer.callback(None)
+        self.run_for()
+        self.assertEqual(self.alice.states(said.number), ["sent", "delivered"])
+        self.assertEqual(self.bob.heard(), ["seven", "without history"])
+        self.assertEqual(self.bob.store.unshown(), [])
+
+    def test_back_to_a_backup_of_an_earlier_state(self) -> None:
+        """What has the id of another message is no repetition."""
+        self.connect()
+        self.say("before")
+        self.run_for()
+        backup = Store(None)
+        backup.record(self.bob.id, self.alice.store.record(self.bob.id, b"").epoch)
+        self.alice = self.restart(self.alice, 11, Store(None)).start()
+        self.say("without history")
+        self.run_for(6.0)
+        self.alice = self.restart(self.alice, 12, backup).start()
+        self.assertEqual([self.say("after").id, self.say("later").id], [1, 2])
+        self.run_for(6.0)
+        self.assertEqual(self.bob.heard(), ["before", "without history", "after", "later"])
+        self.assertEqual(self.alice.chat.undelivered(), 0)
+
+    def test_many_states_in_turn(self) -> None:
+        """Killed and back with another state again and again: everything once, in each state's order."""
+        for seed in range(20):
+            with self.subTest(seed):
+                self.setUp()
+                self.connect()
+                random, said, disks = Random(seed), 0, [self.alice.store, Store(None), Store(None)]
+                for step in range(60):
+                    self.bob.slow = random.random() < 0.3
+                    if random.random() < 0.4:
+                        self.alice = self.restart(self.alice, 100 + step, random.choice(disks)).start()
+                        if random.random() < 0.7:
+                            self.exchange.connect(*random.sample([self.alice, self.bob], 2))
+                    if random.random() < 0.6:
+                        said += 1
+                        self.say(f"{disks.index(self.alice.store)} {said}")
+                    for _ in range(random.randrange(4)):
+                        # One step of what is under way: the next kill may come in the middle.
+                        for line in list(self.exchange.lines):
+                            line.run()
+                    if self.bob.answers and random.random() < 0.5:
+                        self.bob.answers.pop(0).callback(None)
+                for answer in self.bob.answers:
+                    answer.callback(None)
+                self.bob.slow = False
+                for number, disk in enumerate(disks):
+                    self.alice = self.restart(self.alice, 200 + number, disk).start()
+                    self.alice.chat.call(self.bob.id)
+                    self.run_for(60.0)
+                    self.assertEqual(self.alice.chat.undelivered(), 0)
+                    mine = [text for text in self.bob.heard() if text.startswith(str(number))]
+                    kept = result(self.alice.chat.history(self.bob.id))
+                    self.assertEqual(mine, [message.text for message in kept])
+                self.assertEqual(len(self.bob.heard()), said)
+                self.assertEqual([*self.alice.of(ChatBroken), *self.bob.of(ChatBroken)], [])
+
+    def test_reading_while_the_sender_uses_another_state(self) -> None:
+        """The mark means nothing to the sender of today, and gets to that of tomorrow."""
+        self.connect()
+        disk, said = self.alice.store, self.say("seven")
+        self.run_for()
+        self.alice = self.restart(self.alice, 11, Store(None)).start()
+        self.alice.chat.call(self.bob.id)
+        self.run_for()
+        result(self.bob.chat.read(self.alice.id))
+        self.run_for()
+        self.assertEqual(self.alice.of(ChatBroken), [])
+        self.assertTrue(self.alice.chat.streaming(self.bob.id))
+        self.alice = self.restart(self.alice, 12, disk).start()
+        self.alice.chat.call(self.bob.id)
+        self.run_for()
+        self.assertEqual(self.alice.states(said.number), ["read"])
+
+    def test_marks_between_the_greetings(self) -> None:
+        """They wait until it is clear in which state the sender is."""
+        for back in (True, False):
+            with self.subTest(back=back):
+                self.setUp()
+                self.connect()
+                self.bob.slow = True
+                disk, said = self.alice.store, self.say("seven")
+                self.run_for()
+                store = disk if back else Store(None)
+                self.alice = self.restart(self.alice, 11, store).start()
+                self.exchange.connect(self.alice, self.bob)
+                self.bob.answers.pop().callback(None)
+                result(self.bob.chat.read(self.alice.id))
+                self.run_for()
+                self.assertEqual(self.alice.of(ChatBroken), [])
+                self.assertTrue(self.alice.chat.streaming(self.bob.id))
+                states = ["sent", "delivered", "read"] if back else []
+                self.assertEqual(self.alice.states(said.number), states)
 
     def test_a_view_that_fails(self) -> None:
         class Broken:

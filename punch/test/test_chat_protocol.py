@@ -11,6 +11,7 @@ from punch.apps.chat.protocol import (
     ACK,
     BYE,
     HELLO,
+    MAX_KNOWN,
     MAX_NAME,
     MESSAGE,
     NAME,
@@ -23,6 +24,7 @@ from punch.apps.chat.protocol import (
     Farewell,
     Greeted,
     Hello,
+    Known,
     MessageReceived,
     Named,
     Outgoing,
@@ -49,8 +51,13 @@ def ack(identity: int) -> bytes:
     return frame(ACK, number(identity))
 
 
-def hello(epoch: bytes = THEIRS, known: bytes = NO_EPOCH, had: int = 0, read: int = 0) -> bytes:
-    return frame(HELLO, epoch + known + number(had) + number(read))
+def hello(epoch: bytes = THEIRS, *known: bytes) -> bytes:
+    return frame(HELLO, epoch + bytes([len(known)]) + b"".join(known))
+
+
+def knows(epoch: bytes, had: int = 0, read: int = 0, stored: int | None = None, time: int = 0) -> bytes:
+    """What a hello says of an epoch of the other side."""
+    return epoch + number(had) + number(read) + number(had if stored is None else stored) + number(time)
 
 
 def core(sent: int = 0, waiting: list[Outgoing] | None = None, greeted: bool = True) -> ChatCore:
@@ -73,10 +80,13 @@ class FrameTests(SynchronousTestCase):
     """What goes over the wire."""
 
     def test_greets_first_and_repeats_what_has_no_mark(self) -> None:
-        made = ChatCore(Hello(OURS, THEIRS, 7, 5), 3, [Outgoing(2, 1.5, b"two"), Outgoing(3, 2.0, b"three")])
+        known = [Known(THEIRS, 7, 5, 8, 2.001), Known(b"elsewise")]
+        made = ChatCore(Hello(OURS, known), 3, [Outgoing(2, 1.5, b"two"), Outgoing(3, 2.0, b"three")])
         self.assertEqual(
             made.data_to_send(),
-            hello(OURS, THEIRS, 7, 5) + message(2, b"two", 1500) + message(3, b"three", 2000),
+            hello(OURS, knows(THEIRS, 7, 5, 8, 2001), knows(b"elsewise"))
+            + message(2, b"two", 1500)
+            + message(3, b"three", 2000),
         )
         self.assertEqual(made.data_to_send(), b"")
 
@@ -117,19 +127,46 @@ class FrameTests(SynchronousTestCase):
 
     def test_a_hello_marks_what_was_marked_on_an_earlier_stream(self) -> None:
         made = core(sent=3, waiting=[Outgoing(2, 0.0, b"a"), Outgoing(3, 0.0, b"b")], greeted=False)
-        made.receive_data(hello(known=OURS, had=2, read=1))
+        made.receive_data(hello(THEIRS, knows(b"elsewise", 99), knows(OURS, 2, 1)))
         self.assertEqual(events(made), [Greeted(THEIRS, outdated=False), Delivered(2), ReadThere(1)])
 
     def test_marks_of_another_epoch_mean_nothing(self) -> None:
         made = core(sent=1, waiting=[Outgoing(1, 0.0, b"a")], greeted=False)
-        made.receive_data(hello(known=b"elsewise", had=99))
+        made.receive_data(hello(THEIRS, knows(b"elsewise", 99)))
         self.assertEqual(events(made), [Greeted(THEIRS, outdated=False)])
 
     def test_who_knows_more_than_we_said(self) -> None:
         """A part of our state is lost: nothing that it marks is believed."""
         made = core(sent=1, waiting=[Outgoing(1, 0.0, b"a")], greeted=False)
-        made.receive_data(hello(known=OURS, had=2) + ack(1) + frame(READ, number(1)) + ack(77))
+        made.receive_data(hello(THEIRS, knows(OURS, 2)) + ack(1) + frame(READ, number(1)) + ack(77))
         self.assertEqual(events(made), [Greeted(THEIRS, outdated=True)])
+
+    def test_who_has_more_than_we_said(self) -> None:
+        """Stored there is enough: no view needs to have had it."""
+        made = core(sent=1, waiting=[Outgoing(1, 0.0, b"a")], greeted=False)
+        made.receive_data(hello(THEIRS, knows(OURS, 0, stored=2)) + ack(1))
+        self.assertEqual(events(made), [Greeted(THEIRS, outdated=True)])
+
+    def test_who_knows_another_message_under_an_id_of_ours(self) -> None:
+        """Their mark is for what this side has lost, not for what it says now."""
+        for time, outdated in ((2000, True), (3000, False), (0, False)):
+            with self.subTest(time):
+                waiting = [Outgoing(2, 2.5, b"b"), Outgoing(3, 3.0, b"c"), Outgoing(4, 4.0, b"d")]
+                made = core(sent=4, waiting=waiting, greeted=False)
+                made.receive_data(hello(THEIRS, knows(OURS, 2, 2, 3, time)))
+                marks = [] if outdated else [Delivered(2), ReadThere(2)]
+                self.assertEqual(events(made), [Greeted(THEIRS, outdated), *marks])
+
+    def test_who_says_another_message_under_an_id_that_we_know(self) -> None:
+        """They will find out, and say all of it again: nothing is taken twice."""
+        for time, heard in ((2000, [2]), (3000, [2, 3, 4]), (0, [2, 3, 4])):
+            with self.subTest(time):
+                made = ChatCore(Hello(OURS, [Known(THEIRS, 2, 2, 3, 3.0)]), 0)
+                made.receive_data(
+                    hello() + message(2, b"b", 1) + message(3, b"c", time) + message(4, b"d", 2)
+                )
+                found = [event.id for event in events(made) if isinstance(event, MessageReceived)]
+                self.assertEqual(found, heard)
 
     def test_a_long_name_is_cut(self) -> None:
         made = core()
@@ -138,7 +175,7 @@ class FrameTests(SynchronousTestCase):
 
     def test_room_to_grow(self) -> None:
         made = core(greeted=False)
-        made.receive_data(frame(HELLO, hello()[3:] + b"later") + frame(99, b"new"))
+        made.receive_data(frame(HELLO, hello(THEIRS, knows(OURS))[3:] + b"later") + frame(99, b"new"))
         self.assertEqual(events(made), [Greeted(THEIRS, outdated=False)])
 
 
@@ -176,6 +213,9 @@ class HostileTests(SynchronousTestCase):
             "bye first": frame(BYE, b""),
             "two hellos": hello() + hello(),
             "short hello": frame(HELLO, hello()[3:-1]),
+            "short of what it knows": frame(HELLO, hello(THEIRS, knows(OURS))[3:-1]),
+            "too much known": hello(THEIRS, *[knows(b"epoch %02d" % n) for n in range(MAX_KNOWN + 1)]),
+            "huge mark": hello(THEIRS, knows(b"elsewise", 2**63)),
             "no epoch": hello(epoch=NO_EPOCH),
             "not UTF-8": hello() + message(1, b"\xff"),
             "id 0": hello() + message(0, b"a"),

@@ -26,9 +26,8 @@ class LostStateTests(ChatTestCase):
         """What its disk holds now."""
         copy = Store(None)
         with copy.database.transaction():
-            for table in ("conversation", "message"):
-                columns = "*"
-                for row in side.store.database.rows(f"SELECT {columns} FROM {table}"):
+            for table in ("conversation", "epoch", "message"):
+                for row in side.store.database.rows(f"SELECT * FROM {table}"):
                     marks = ", ".join("?" for _ in row)
                     copy.database.run(f"INSERT INTO {table} VALUES ({marks})", *row)
         return copy
@@ -50,6 +49,23 @@ class LostStateTests(ChatTestCase):
         self.run_for(6.0)
         self.assertEqual(self.bob.heard()[-2:], ["after the backup", "and another"])
         self.assertEqual(self.alice.states(said.number)[-1], "delivered")
+        self.assertEqual(self.alice.chat.undelivered(), 0)
+
+    def test_more_is_said_after_a_backup_than_was_before(self) -> None:
+        """The ids alone don't show what was lost: the times do."""
+        self.connect()
+        self.say("old")
+        self.run_for()
+        copy = self.backup(self.alice)
+        self.say("newer")
+        self.say("newest")
+        self.run_for()
+        self.alice.store = copy
+        self.alice = self.restart(self.alice, 11).start()
+        said = [self.say(f"after {number}") for number in range(4)]
+        self.run_for(6.0)
+        self.assertEqual(self.bob.heard(), ["old", "newer", "newest", *(message.text for message in said)])
+        self.assertEqual(self.alice.states(said[0].number)[-1], "delivered")
         self.assertEqual(self.alice.chat.undelivered(), 0)
 
     def test_a_disk_that_forgot(self) -> None:

@@ -15,6 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import schema
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.model import Message, State
+from punch.apps.chat.protocol import MAX_KNOWN
 from punch.apps.chat.store import PAGE, Incoming, Store, folded
 from punch.test.chat_lab import peer_id
 
@@ -62,7 +63,7 @@ class KeepingTests(StoreTestCase):
         self.reopen()
         self.assertEqual(self.say("two").id, 2)
         record = self.store.record(BOB, b"another!")
-        self.assertEqual((record.epoch, record.sent, record.remote_epoch), (OURS, 2, None))
+        self.assertEqual((record.epoch, record.sent, record.known), (OURS, 2, []))
         self.assertEqual(
             [(m.id, m.text, m.client_id) for m in record.waiting], [(1, "one", "mine"), (2, "two", None)]
         )
@@ -78,10 +79,38 @@ class KeepingTests(StoreTestCase):
         self.hear((7, "old"))
         self.store.shown(BOB, THEIRS, 7)
         self.assertEqual(self.hear((1, "new"), epoch=b"restored"), ["new"])
-        record = self.store.record(BOB, OURS)
-        self.assertEqual((record.remote_epoch, record.had, record.seen), (b"restored", 0, 0))
+        newest, _ = self.store.record(BOB, OURS).known
+        self.assertEqual((newest.epoch, newest.had, newest.read), (b"restored", 0, 0))
         self.store.shown(BOB, THEIRS, 9)
-        self.assertEqual(self.store.record(BOB, OURS).had, 0)
+        self.assertEqual(self.store.record(BOB, OURS).known[0].had, 0)
+
+    def test_back_in_an_earlier_epoch(self) -> None:
+        self.hear((7, "old"))
+        self.store.shown(BOB, THEIRS, 7)
+        self.hear((1, "new"), epoch=b"restored")
+        self.reopen()
+        self.assertEqual(self.hear((7, "old"), (8, "older")), ["older"])
+        self.assertEqual(self.hear((1, "new"), (2, "newer"), epoch=b"restored"), ["newer"])
+        known = self.store.record(BOB, OURS).known
+        self.assertEqual([(k.epoch, k.had, k.stored) for k in known], [(b"restored", 0, 2), (THEIRS, 7, 8)])
+        self.assertEqual(
+            [(epoch, m.text) for epoch, m in self.store.unshown()],
+            [(b"restored", "new"), (THEIRS, "older"), (b"restored", "newer")],
+        )
+
+    def test_ever_more_epochs(self) -> None:
+        """Who has a new one all the time makes nothing grow, and makes nobody else's be forgotten."""
+        self.store.record(EVE, OURS)
+        self.store.receive(EVE, THEIRS, [Incoming(1, "eve")], 1.0)
+        epochs = [b"epoch%3d" % number for number in range(3 * MAX_KNOWN)]
+        for epoch in epochs:
+            self.assertEqual(self.hear((1, "a"), epoch=epoch), ["a"])
+        known = [k.epoch for k in self.store.record(BOB, OURS).known]
+        self.assertEqual(known, epochs[: -MAX_KNOWN - 1 : -1])
+        self.assertEqual(self.hear((1, "a"), epoch=epochs[-MAX_KNOWN]), [])
+        self.assertEqual(self.hear((1, "a"), epoch=epochs[0]), ["a"])
+        self.assertEqual(self.store.database.row("SELECT count(*) FROM epoch"), (MAX_KNOWN + 1,))
+        self.assertEqual([k.epoch for k in self.store.record(EVE, OURS).known], [THEIRS])
 
     def test_what_no_view_had(self) -> None:
         self.hear((1, "a"), (2, "b"))
@@ -108,17 +137,18 @@ class KeepingTests(StoreTestCase):
         self.hear((5, "a"), (6, "b"), (9, "c"))
         second = self.store.history(BOB)[1]
         changed, seen = self.store.read_here(BOB, second.number)
-        self.assertEqual((texts(changed), seen, changed[0].state), (["a", "b"], 6, State.READ))
+        self.assertEqual((texts(changed), seen, changed[0].state), (["a", "b"], {THEIRS: 6}, State.READ))
         self.assertEqual(self.store.overviews()[0].unread, 1)
-        self.assertEqual(self.store.record(BOB, OURS).seen, 6)
-        self.assertEqual(self.store.read_here(BOB, None)[1], 9)
-        self.assertEqual(self.store.read_here(BOB, None), ([], 0))
+        self.assertEqual(self.store.record(BOB, OURS).known[0].read, 6)
+        self.assertEqual(self.store.read_here(BOB, None)[1], {THEIRS: 9})
+        self.assertEqual(self.store.read_here(BOB, None), ([], {}))
 
     def test_reading_what_came_in_an_older_epoch(self) -> None:
-        """Its ids mean nothing to the peer of today."""
+        """Its ids mean nothing to the peer of today, but may to that of tomorrow."""
         self.hear((70, "old"))
         self.hear((1, "new"), epoch=b"restored")
-        self.assertEqual(self.store.read_here(BOB, None)[1], 1)
+        self.assertEqual(self.store.read_here(BOB, None)[1], {THEIRS: 70, b"restored": 1})
+        self.assertEqual([k.read for k in self.store.record(BOB, OURS).known], [1, 70])
 
     def test_all_or_nothing(self) -> None:
         """A batch of which one can't be kept leaves nothing behind."""

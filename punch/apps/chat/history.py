@@ -130,18 +130,17 @@ class History(People):
         :param up_to: None: all.
         """
         peer = self.peer(who)
-        last = 0
+        seen: dict[bytes, int] = {}
 
-        def page(result: tuple[list[Message], int]) -> Deferred[None] | None:
-            nonlocal last
-            changed, seen = result
-            last = max(last, seen)
+        def page(result: tuple[list[Message], dict[bytes, int]]) -> Deferred[None] | None:
+            changed, further = result
+            seen.update(further)
             for message in changed:
                 self.tell(MessageChanged(message))
             if len(changed) >= PAGE:
                 return self.ask(Store.read_here, peer, up_to).addCallback(page)
-            if last and peer in self._talks:
-                self._talks[peer].say_read(last)
+            if peer in self._talks:
+                self._talks[peer].say_read(seen)
             return None
 
         return self.ask(Store.read_here, peer, up_to).addCallback(page)

@@ -7,9 +7,10 @@ big-endian.
 ========  ====  =======================================================================================
 frame     type  body
 ========  ====  =======================================================================================
-hello     1     epoch (8 bytes) ‖ your epoch (8) ‖ had (8) ‖ read (8). First, once.
-message   2     id (8, from 1, growing) ‖ time (8, milliseconds since 1970, 0: not told) ‖ text (UTF-8, at
-                most 16,384 bytes)
+hello     1     epoch (8 bytes) ‖ count (1, at most 8) ‖ so many times: your epoch (8) ‖ had (8) ‖ read (8)
+                ‖ stored (8) ‖ time (8). First, once.
+message   2     id (8, from 1, growing) ‖ time (8, milliseconds since 1970, 0: not told; the same each time
+                that the message is said) ‖ text (UTF-8, at most 16,384 bytes)
 ack       3     id (8): the application has every message up to and including this one
 bye       4     empty: I have said all I wanted to, and every ack I waited for has come
 read      5     id (8): a person has seen every message up to and including this one
@@ -21,12 +22,15 @@ is room to grow.
 
 Each side numbers its messages to the other one from 1 and never uses a number again, as long as it keeps
 its state; the *epoch* is the random name of that state. A side that meets an epoch it doesn't know counts
-anew. `your epoch` is the one that the sender of the hello knows (zeros: none); `had` and `read` are what an
-ack and a read frame would say now, in that epoch: they repeat what may have been lost with an earlier
-stream.
+anew. A hello tells which epochs of the other side are remembered: the last 8 in which it said something, so
+that it may use another state for a while and come back. `had` and `read` are what an ack and a read frame
+would say now, in that epoch: they repeat what may have been lost with an earlier stream. `stored` is the last
+id that came in it, and `time` the time that was told with it.
 
-A side that hears it had sent more than it knows of has lost a part of its state, a backup was restored for
-example. Its next numbers would be taken for repetitions: it must choose a new epoch and begin a new stream.
+A side that hears it had sent more than it knows of, or at another time, has lost a part of its state, a
+backup was restored for example. Its next numbers would be taken for repetitions: it must choose a new epoch
+and begin a new stream. A side that hears `stored` said again with another time takes nothing more from this
+stream: all of it comes again.
 
 Whatever has no ack is said again on the next stream, and the receiver drops what it has had. So a message
 arrives once and in order, whatever happens to the links beneath or to the processes at the ends.
@@ -39,7 +43,7 @@ once. A side that said `bye` may still say more.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from punch.apps.chat.model import MAX_TEXT
@@ -55,8 +59,12 @@ EPOCH = 8
 """Bytes of an epoch."""
 NO_EPOCH = bytes(EPOCH)
 
+MAX_KNOWN = 8
+"""How many epochs of one peer are remembered."""
+
 _HEADER = 3
 _NUMBER = 8
+_KNOWN = EPOCH + 4 * _NUMBER
 _MAX_NUMBER = 2**63 - 1  # what a database can keep
 _LATEST = 253_402_300_799_000  # the end of the year 9999: what calendars can show
 _MAX_BODY = 2 * _NUMBER + MAX_TEXT
@@ -67,20 +75,34 @@ class ChatProtocolError(Exception):
 
 
 @dataclass(frozen=True)
+class Known:
+    """
+    What a side remembers of an epoch of the other one.
+
+    :ivar had: the last message that the application has.
+    :ivar read: the last one that somebody has seen.
+    :ivar stored: the last one that came.
+    :ivar time: when that one was written, as it was told, in seconds since 1970.
+    """
+
+    epoch: bytes
+    had: int = 0
+    read: int = 0
+    stored: int = 0
+    time: float | None = None
+
+
+@dataclass(frozen=True)
 class Hello:
     """
     How a side greets.
 
     :ivar epoch: the name of its own state.
-    :ivar known: the other side's epoch as it is remembered, or `NO_EPOCH`.
-    :ivar had: the last message of that epoch that the application has.
-    :ivar read: the last one that somebody has seen.
+    :ivar known: what it remembers of the other side's, at most `MAX_KNOWN`.
     """
 
     epoch: bytes
-    known: bytes = NO_EPOCH
-    had: int = 0
-    read: int = 0
+    known: Sequence[Known] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +119,7 @@ class Greeted:
     """
     The other side has greeted; comes before all else.
 
-    :ivar outdated: it knows of messages that this side does not know to have sent: a new epoch is needed.
+    :ivar outdated: it knows of messages that this side has not sent in its epoch: a new one is needed.
     """
 
     epoch: bytes
@@ -154,7 +176,10 @@ class ChatCore:
     def __init__(self, hello: Hello, sent: int, waiting: Iterable[Outgoing] = ()) -> None:
         self._epoch = hello.epoch
         self._sent = sent
-        self._unacked: deque[int] = deque()
+        self._unacked: deque[tuple[int, int]] = deque()
+        self._known = {known.epoch: known for known in hello.known}
+        self._stored = 0, 0
+        self._deaf = False
         self._in = bytearray()
         self._out = bytearray()
         self._heard_hello = False
@@ -163,15 +188,16 @@ class ChatCore:
         self._said_bye = False
         self._heard_bye = False
         self._events: deque[Event] = deque()
-        self._frame(HELLO, hello.epoch + hello.known + _number(hello.had) + _number(hello.read))
+        known = b"".join(map(_known, hello.known))
+        self._frame(HELLO, hello.epoch + bytes([len(hello.known)]) + known)
         for message in waiting:
             self.send(message)
 
     def send(self, message: Outgoing) -> None:
         """Say one more; its id is greater than all before."""
         self._sent = max(self._sent, message.id)
-        self._unacked.append(message.id)
         time = max(0, int(message.time * 1000))
+        self._unacked.append((message.id, time))
         self._frame(MESSAGE, _number(message.id) + _number(time) + message.data)
 
     def acknowledge(self, number: int) -> None:
@@ -257,20 +283,19 @@ class ChatCore:
     def _handle_hello(self, body: bytes) -> None:
         if self._heard_hello:
             raise ChatProtocolError("a second hello")
-        if len(body) < 2 * EPOCH + 2 * _NUMBER:
-            raise ChatProtocolError("a hello that is too short")
+        epoch, known = _read_hello(body)
         self._heard_hello = True
-        epoch, known = body[:EPOCH], body[EPOCH : 2 * EPOCH]
-        if epoch == NO_EPOCH:
-            raise ChatProtocolError("a hello without an epoch")
-        had = _read_number(body[2 * EPOCH :], "a hello")
-        read = _read_number(body[2 * EPOCH + _NUMBER :], "a hello")
-        self._outdated = known == self._epoch and max(had, read) > self._sent
+        if epoch in self._known:
+            self._stored = self._known[epoch].stored, _milliseconds(self._known[epoch].time)
+        had, read, stored, time = known.get(self._epoch, (0, 0, 0, 0))
+        self._outdated = max(had, read, stored) > self._sent or any(
+            number == stored and _another(time, told) for number, told in self._unacked
+        )
         self._events.append(Greeted(epoch, self._outdated))
-        if known == self._epoch:
+        if self._epoch in known:
             self._had(had, "a hello")
-            if read:
-                self._seen(read, "a hello")
+        if read:
+            self._seen(read, "a hello")
 
     def _handle_message(self, body: bytes) -> None:
         number = _read_number(body, "a message")
@@ -284,6 +309,12 @@ class ChatCore:
         if number <= self._last_heard:
             raise ChatProtocolError("messages out of order")
         self._last_heard = number
+        stored, time = self._stored
+        if number == stored and _another(time, milliseconds):
+            # Who says so has an old copy of its state, and finds that out from our hello.
+            self._deaf = True
+        if self._deaf:
+            return
         told = 0 < milliseconds <= _LATEST
         self._events.append(MessageReceived(number, text, milliseconds / 1000 if told else None))
 
@@ -293,8 +324,8 @@ class ChatCore:
         if number > self._sent:
             raise ChatProtocolError(f"{what} of a message that was never sent")
         last = None
-        while self._unacked and self._unacked[0] <= number:
-            last = self._unacked.popleft()
+        while self._unacked and self._unacked[0][0] <= number:
+            last, _ = self._unacked.popleft()
         if last is not None:
             self._events.append(Delivered(last))
         self._answer_bye()
@@ -303,6 +334,36 @@ class ChatCore:
         self._had(number, what)
         if not self._outdated:
             self._events.append(ReadThere(number))
+
+
+def _read_hello(body: bytes) -> tuple[bytes, dict[bytes, list[int]]]:
+    """An epoch, and what its side knows of epochs of ours: had, read, stored, time."""
+    epoch, count, rest = body[:EPOCH], body[EPOCH : EPOCH + 1], body[EPOCH + 1 :]
+    if not count or len(rest) < count[0] * _KNOWN:
+        raise ChatProtocolError("a hello that is too short")
+    if epoch == NO_EPOCH:
+        raise ChatProtocolError("a hello without an epoch")
+    if count[0] > MAX_KNOWN:
+        raise ChatProtocolError(f"a hello that knows {count[0]} epochs, more than {MAX_KNOWN}")
+    known = {}
+    for start in range(0, count[0] * _KNOWN, _KNOWN):
+        numbers = range(start + EPOCH, start + _KNOWN, _NUMBER)
+        known[rest[start : start + EPOCH]] = [_read_number(rest[place:], "a hello") for place in numbers]
+    return epoch, known
+
+
+def _known(known: Known) -> bytes:
+    numbers = (known.had, known.read, known.stored, _milliseconds(known.time))
+    return known.epoch + b"".join(map(_number, numbers))
+
+
+def _milliseconds(time: float | None) -> int:
+    return 0 if time is None else round(time * 1000)
+
+
+def _another(one: int, other: int) -> bool:
+    """Whether the times of two messages with the same id say that they are two."""
+    return 0 not in (one, other) and one != other
 
 
 def _number(value: int) -> bytes:

@@ -20,12 +20,21 @@ MIGRATIONS = [
         peer BLOB NOT NULL UNIQUE,
         epoch BLOB NOT NULL,                    -- ours
         sent INTEGER NOT NULL DEFAULT 0,        -- the last id that we used
-        generation INTEGER NOT NULL DEFAULT 0,  -- counts the epochs of theirs that we met
-        remote_epoch BLOB,
-        received INTEGER NOT NULL DEFAULT 0,    -- in that epoch: the last id that is stored,
-        shown INTEGER NOT NULL DEFAULT 0,       -- ... that a view has had,
-        seen INTEGER NOT NULL DEFAULT 0         -- ... that somebody has read
+        generation INTEGER NOT NULL DEFAULT 0   -- counts the epochs of theirs that we met
     );
+
+    -- What came in an epoch of theirs; of each peer the last few are remembered.
+    CREATE TABLE epoch (
+        conversation INTEGER NOT NULL REFERENCES conversation,
+        epoch BLOB NOT NULL,
+        generation INTEGER NOT NULL,
+        number INTEGER NOT NULL,                -- of the last message that came in it
+        received INTEGER NOT NULL,              -- that one's id
+        time_sent REAL,                         -- ... and what its sender told of its time
+        shown INTEGER NOT NULL DEFAULT 0,       -- the last id that a view has had
+        seen INTEGER NOT NULL DEFAULT 0,        -- ... that somebody has read
+        PRIMARY KEY (conversation, epoch)
+    ) WITHOUT ROWID;
 
     -- state: 0 waits for its ack, 1 delivered, 2 read there; 3 unread here, 4 read here
     CREATE TABLE message (

@@ -18,6 +18,7 @@ from typing import Any
 from punch.apps.chat.database import Database
 from punch.apps.chat.database import StoreError as StoreError
 from punch.apps.chat.model import ClientID, Message, State
+from punch.apps.chat.protocol import MAX_KNOWN, Known
 from punch.identity import PeerID
 
 #: How many messages one call changes at most; whoever wants more calls again.
@@ -44,16 +45,13 @@ class Record:
     The state of the protocol with one peer.
 
     :ivar sent: the last id that we used in our `epoch`.
-    :ivar had: the last id of `remote_epoch` that a view has had.
-    :ivar seen: the last one that somebody has read.
+    :ivar known: what came in the other side's epochs, the newest first.
     :ivar waiting: our messages without an ack, oldest first.
     """
 
     epoch: bytes
     sent: int
-    remote_epoch: bytes | None
-    had: int
-    seen: int
+    known: Sequence[Known]
     waiting: Sequence[Message]
 
 
@@ -112,11 +110,14 @@ class Store:
             if key is None:
                 self._run("INSERT INTO conversation (peer, epoch) VALUES (?, ?)", peer.key, epoch)
                 key = self._key(peer)
-            row = self._row(
-                "SELECT epoch, sent, remote_epoch, shown, seen FROM conversation WHERE key = ?", key
+            ours, sent = self._row("SELECT epoch, sent FROM conversation WHERE key = ?", key)
+            known = self._rows(
+                "SELECT epoch, shown, seen, received, time_sent FROM epoch WHERE conversation = ? "
+                "ORDER BY number DESC",
+                key,
             )
             waiting = self._messages("WHERE m.conversation = ? AND m.state = 0 ORDER BY m.id", key)
-        return Record(row[0], row[1], row[2], row[3], row[4], waiting)
+        return Record(ours, sent, [Known(*row) for row in known], waiting)
 
     def renew(self, peer: PeerID, epoch: bytes) -> None:
         """Our state is older than the other side's memory of it: take another epoch. Ids grow on."""
@@ -147,23 +148,19 @@ class Store:
         self, peer: PeerID, remote_epoch: bytes, messages: Iterable[Incoming], time: float
     ) -> list[Message]:
         """
-        Keep messages of the other side, all or none; those that are here already are left out.
+        Keep messages of the other side, all or none; those that are here already are left out, as long as
+        their epoch is among the last `MAX_KNOWN` in which something came.
 
         :return: those that are new, oldest first.
         """
         with self._transaction():
-            key, epoch, received, generation = self._row(
-                "SELECT key, remote_epoch, received, generation FROM conversation WHERE peer = ?", peer.key
+            key, generation, received = self._row(
+                "SELECT c.key, coalesce(e.generation, c.generation + 1), coalesce(e.received, 0) "
+                "FROM conversation c LEFT JOIN epoch e ON e.conversation = c.key AND e.epoch = ? "
+                "WHERE c.peer = ?",
+                remote_epoch,
+                peer.key,
             )
-            if epoch != remote_epoch:
-                received, generation = 0, generation + 1
-                self._run(
-                    "UPDATE conversation SET remote_epoch = ?, generation = ?, received = 0, shown = 0, "
-                    "seen = 0 WHERE key = ?",
-                    remote_epoch,
-                    generation,
-                    key,
-                )
             added = []
             for message in messages:
                 if message.id > received:
@@ -183,30 +180,55 @@ class Store:
                             message.time_sent,
                         )
                     )
-            self._run("UPDATE conversation SET received = ? WHERE key = ?", received, key)
+            if added:
+                self._come_to(key, remote_epoch, generation, added[-1])
         return added
+
+    def _come_to(self, key: int, epoch: bytes, generation: int, last: Message) -> None:
+        """This message is the last that came in an epoch of theirs; the oldest of too many is forgotten."""
+        self._run("UPDATE conversation SET generation = max(generation, ?) WHERE key = ?", generation, key)
+        self._run(
+            "INSERT INTO epoch (conversation, epoch, generation, number, received, time_sent) "
+            "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (conversation, epoch) DO UPDATE SET "
+            "number = excluded.number, received = excluded.received, time_sent = excluded.time_sent",
+            key,
+            epoch,
+            generation,
+            last.number,
+            last.id,
+            last.time_sent,
+        )
+        self._run(
+            "DELETE FROM epoch WHERE conversation = ?1 AND epoch NOT IN "
+            "(SELECT epoch FROM epoch WHERE conversation = ?1 ORDER BY number DESC LIMIT ?2)",
+            key,
+            MAX_KNOWN,
+        )
 
     def shown(self, peer: PeerID, remote_epoch: bytes, up_to: int) -> None:
         """A view has had the other side's messages up to this id."""
         with self._transaction():
             self._run(
-                "UPDATE conversation SET shown = max(shown, ?) WHERE peer = ? AND remote_epoch = ?",
+                "UPDATE epoch SET shown = max(shown, ?) WHERE conversation = ? AND epoch = ?",
                 up_to,
-                peer.key,
+                self._key(peer),
                 remote_epoch,
             )
 
     def unshown(self) -> list[tuple[bytes, Message]]:
         """Messages of others that no view may have had, oldest first, each with its sender's epoch."""
         found = []
-        for key, epoch in self._rows("SELECT key, remote_epoch FROM conversation WHERE received > shown"):
+        for key, epoch, generation, shown in self._rows(
+            "SELECT conversation, epoch, generation, shown FROM epoch WHERE received > shown"
+        ):
             messages = self._messages(
-                "WHERE m.conversation = ? AND m.state > 2 AND m.generation = c.generation "
-                "AND m.id > c.shown ORDER BY m.number",
+                "WHERE m.conversation = ? AND m.state > 2 AND m.generation = ? AND m.id > ?",
                 key,
+                generation,
+                shown,
             )
             found += [(epoch, message) for message in messages]
-        return found
+        return sorted(found, key=lambda item: item[1].number)
 
     def delivered(self, peer: PeerID, up_to: int) -> list[Message]:
         """
@@ -220,28 +242,37 @@ class Store:
         """Somebody there has seen our messages up to this id; returns as `delivered`."""
         return self._advance(peer, 1, "id", up_to, _READ_THERE)
 
-    def read_here(self, peer: PeerID, up_to: int | None) -> tuple[list[Message], int]:
+    def read_here(self, peer: PeerID, up_to: int | None) -> tuple[list[Message], dict[bytes, int]]:
         """
         Somebody here has seen the messages up to this number (None: all).
 
-        :return: those of which that is new, at most `PAGE`, and what the other side is to be told: an id.
+        :return: those of which that is new, at most `PAGE`, and what the other side is to be told: an id in
+            each epoch of theirs.
         """
         with self._transaction():
             last = 2**63 - 1 if up_to is None else up_to
             changed = self._advance(peer, 3, "number", last, _READ_HERE)
-            seen = 0
+            seen: dict[bytes, int] = {}
             if changed:
-                row = self._row(
-                    "SELECT max(m.id), c.key FROM message m JOIN conversation c ON c.key = m.conversation "
-                    "WHERE c.peer = ? AND m.number BETWEEN ? AND ? AND m.state = 4 "
-                    "AND m.generation = c.generation",
-                    peer.key,
-                    changed[0].number,
-                    changed[-1].number,
+                key = self._key(peer)
+                seen = dict(
+                    self._rows(
+                        "SELECT e.epoch, max(m.id) FROM message m "
+                        "JOIN epoch e ON e.conversation = m.conversation AND e.generation = m.generation "
+                        "WHERE m.conversation = ? AND m.number BETWEEN ? AND ? AND m.state = 4 "
+                        "GROUP BY e.epoch",
+                        key,
+                        changed[0].number,
+                        changed[-1].number,
+                    )
                 )
-                if row[0] is not None:
-                    seen = row[0]
-                    self._run("UPDATE conversation SET seen = max(seen, ?) WHERE key = ?", seen, row[1])
+            for epoch, number in seen.items():
+                self._run(
+                    "UPDATE epoch SET seen = max(seen, ?) WHERE conversation = ? AND epoch = ?",
+                    number,
+                    key,
+                    epoch,
+                )
         return changed, seen
 
     # -- what views ask --
@@ -281,7 +312,7 @@ class Store:
         Messages with `peer`, oldest first: the newest ones, those before a number, or those after one.
         """
         key = self._key(peer)
-        where, arguments = "WHERE m.conversation = ?", [key]
+        where, arguments = "WHERE m.conversation = ?", list[Any]([key])
         if before is not None:
             where += " AND m.number < ?"
             arguments.append(before)
@@ -301,21 +332,21 @@ class Store:
         wanted = folded(text)
         if not wanted:
             return []
-        where, arguments = "WHERE instr(coalesce(m.folded, m.text), ?)", [wanted]
+        where, arguments = "WHERE instr(coalesce(m.folded, m.text), ?)", list[Any]([wanted])
         if peer is not None:
             where += " AND m.conversation = ?"
-            arguments.append(self._key(peer))  # type: ignore[arg-type]
+            arguments.append(self._key(peer))
         if before is not None:
             where += " AND m.number < ?"
-            arguments.append(before)  # type: ignore[arg-type]
+            arguments.append(before)
         return self._messages(f"{where} ORDER BY m.number DESC LIMIT ?", *arguments, limit)
 
     def export(self, peer: PeerID | None = None, after: int = 0, limit: int = PAGE) -> list[Message]:
         """Messages with a number after that one, oldest first."""
-        where, arguments = "WHERE m.number > ?", [after]
+        where, arguments = "WHERE m.number > ?", list[Any]([after])
         if peer is not None:
             where += " AND m.conversation = ?"
-            arguments.append(self._key(peer))  # type: ignore[arg-type]
+            arguments.append(self._key(peer))
         return self._messages(f"{where} ORDER BY m.number LIMIT ?", *arguments, limit)
 
     # -- what is not kept --
@@ -327,13 +358,10 @@ class Store:
         :return: how many.
         """
         with self._transaction():
-            if peer is None:
-                count = self._run("DELETE FROM message").rowcount
-            else:
-                count = self._run("DELETE FROM message WHERE conversation = ?", self._key(peer)).rowcount
+            where, arguments = ("", ()) if peer is None else (" WHERE conversation = ?", (self._key(peer),))
+            count = self._run(f"DELETE FROM message{where}", *arguments).rowcount
             # What no view had can't be had any more.
-            where, arguments = ("", ()) if peer is None else (" WHERE peer = ?", (peer.key,))
-            self._run(f"UPDATE conversation SET shown = received{where}", *arguments)
+            self._run(f"UPDATE epoch SET shown = received{where}", *arguments)
             self.database.untidy = True
         return count
 

@@ -9,7 +9,7 @@ told.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -20,7 +20,7 @@ from punch.apps.chat import protocol
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import ChatEvent, MessageAdded, MessageChanged
 from punch.apps.chat.model import Message, State
-from punch.apps.chat.protocol import ChatCore, Hello, Outgoing
+from punch.apps.chat.protocol import ChatCore, Hello, Known, Outgoing
 from punch.apps.chat.store import PAGE, Incoming, Record, Store
 from punch.apps.chat.stream import ChatStream
 from punch.identity import PeerID
@@ -101,7 +101,8 @@ class Talk:
         self._owner = owner
         self._stream: ChatStream | None = None
         self._remote_epoch: bytes | None = None
-        self._shown = 0
+        self._known: dict[bytes, Known] = {}
+        self._told: dict[bytes, Known] = {}
         self._renewed = False
         self._pending: deque[tuple[bytes, Incoming]] = deque()
         self._storing = False
@@ -172,11 +173,13 @@ class Talk:
             return replace(message, state=State.SENT)
         return message
 
-    def say_read(self, number: int) -> None:
-        """Somebody here has seen the messages up to this id."""
-        if (core := self._core) is not None:
-            core.read(number)
-            self._say()
+    def say_read(self, seen: Mapping[bytes, int]) -> None:
+        """Somebody here has seen the messages up to an id in each of these epochs of theirs."""
+        for epoch, number in seen.items():
+            self._note(epoch, read=number)
+            if epoch == self._remote_epoch and (core := self._core) is not None:
+                core.read(number)
+                self._say()
 
     def say_name(self, name: str) -> None:
         """This side calls itself something else."""
@@ -215,10 +218,13 @@ class Talk:
     def _loaded(self, record: Record, stream: ChatStream) -> None:
         if stream is not self._stream:
             return
-        # The views may have had more since the store was asked.
-        self._shown = max(record.had, self._shown if record.remote_epoch == self._remote_epoch else 0)
-        self._remote_epoch = record.remote_epoch
-        hello = Hello(record.epoch, record.remote_epoch or protocol.NO_EPOCH, self._shown, record.seen)
+        before, self._known = self._known, {known.epoch: known for known in record.known}
+        for epoch in self._known.keys() & before.keys():
+            # The views may have had more since the store was asked.
+            self._note(epoch, before[epoch].had, before[epoch].read)
+        self._told = dict(self._known)
+        self._remote_epoch = None
+        hello = Hello(record.epoch, list(self._known.values()))
         stream.begin(ChatCore(hello, record.sent, [_outgoing(message) for message in record.waiting]))
         for message in record.waiting:
             self._owner.tell(MessageChanged(replace(message, state=State.SENT), message.client_id))
@@ -264,12 +270,10 @@ class Talk:
             self._owner.talk_heard(self, event)
 
     def _greeted(self, stream: ChatStream, event: protocol.Greeted) -> None:
-        if event.epoch != self._remote_epoch:
-            self._remote_epoch = event.epoch
-            self._shown = 0
+        self._remote_epoch = event.epoch
         if not event.outdated:
-            return
-        if self._renewed:
+            self._catch_up(event.epoch)
+        elif self._renewed:
             # Once is a restored backup; who says so again of an epoch that is minutes old makes it up.
             stream.close()
             self.stream_ended(stream, "marks of messages that were never sent")
@@ -278,6 +282,19 @@ class Talk:
             self._owner.ask(Store.renew, self.peer, self._owner.new_epoch()).addCallbacks(
                 lambda _: self._owner.talk_outdated(self), self.failed
             )
+
+    def _catch_up(self, epoch: bytes) -> None:
+        """Say what has come to pass since our hello: it was not clear in which epoch they are."""
+        now, told = (known.get(epoch, Known(epoch)) for known in (self._known, self._told))
+        if now.had > told.had:
+            self._acknowledge()
+        if now.read > told.read:
+            self.say_read({epoch: now.read})
+
+    def _note(self, epoch: bytes, had: int = 0, read: int = 0) -> None:
+        """Views have had, or somebody has read, the messages up to these ids."""
+        known = self._known.get(epoch, Known(epoch))
+        self._known[epoch] = replace(known, had=max(known.had, had), read=max(known.read, read))
 
     # -- messages of the other side --
 
@@ -299,8 +316,8 @@ class Talk:
             self._pending.popleft()
         for message in added:
             self._show(epoch, message, again=False)
-        if len(added) < len(batch) and batch[0].id <= self._shown and epoch == self._remote_epoch:
-            # Its ack was lost with an earlier stream.
+        if len(added) < len(batch) and epoch == self._remote_epoch:
+            # An ack was lost with an earlier stream.
             self._acknowledge()
         self._balance()
         self._store_some()
@@ -326,21 +343,24 @@ class Talk:
         DeferredList(slow, consumeErrors=True).addCallback(had)
 
     def _check_shown(self) -> None:
-        last = None
+        had: dict[bytes, int] = {}
         while self._telling and self._telling[0].done:
-            last = self._telling.popleft()
-        if last is None:
+            shown = self._telling.popleft()
+            had[shown.epoch] = shown.id
+        if not had:
             return
-        self._owner.ask(Store.shown, self.peer, last.epoch, last.id).addErrback(self.failed)
-        if self._remote_epoch in (None, last.epoch):
-            self._shown = max(self._shown, last.id)
+        for epoch, number in had.items():
+            self._owner.ask(Store.shown, self.peer, epoch, number).addErrback(self.failed)
+            self._note(epoch, had=number)
+        if self._remote_epoch in had:
             self._acknowledge()
         self._balance()
         self._owner.talk_moved(self, 0)
 
     def _acknowledge(self) -> None:
-        if (core := self._core) is not None:
-            core.acknowledge(self._shown)
+        known = None if self._remote_epoch is None else self._known.get(self._remote_epoch)
+        if known is not None and known.had and (core := self._core) is not None:
+            core.acknowledge(known.had)
             self._say()
 
     def _balance(self) -> None:
