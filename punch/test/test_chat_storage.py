@@ -59,7 +59,7 @@ class LostStateTests(ChatTestCase):
         copy = self.backup(self.alice)
         self.say("newer")
         self.say("newest")
-        self.run_for()
+        self.run_for(1.0)
         self.alice.store = copy
         self.alice = self.restart(self.alice, 11).start()
         said = [self.say(f"after {number}") for number in range(4)]
