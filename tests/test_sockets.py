@@ -19,20 +19,17 @@ from punch.peer.batched import BatchedSocket, has_segmentation, open_batched, op
 from punch.peer.udp import DatagramSocket, PortableSocket, open_portable
 from punch.wire.address import Address
 from punch.wire.segments import SOL_UDP, UDP_GRO
-from tests.needs import has_ipv6
+from tests.needs import has_ipv6, missing
 
 Open = Callable[[Any, str, int, Any], DatagramSocket]
 
-needs_segmentation = pytest.mark.skipif(
-    not has_segmentation(), reason="this kernel has no UDP_SEGMENT (Linux 4.18 has)"
-)
-KINDS = [
-    pytest.param(open_portable, id="portable"),
-    pytest.param(open_batched, id="batched", marks=needs_segmentation),
-]
+KINDS = [pytest.param(open_portable, id="portable"), pytest.param(open_batched, id="batched")]
+HOSTS = ["127.0.0.1", "::1"]
 
 
-HOSTS = ["127.0.0.1"] + (["::1"] if has_ipv6() else [])
+def need_segmentation() -> None:
+    if not has_segmentation():
+        missing("this kernel has no UDP_SEGMENT (Linux 4.18 has)")
 
 
 class Inbox:
@@ -70,9 +67,18 @@ class Loop:
 
 @pytest.fixture(params=["epoll", "poll", "select"])
 def loop(request: pytest.FixtureRequest) -> Iterator[Loop]:
+    parameters = request.node.callspec.params.values()
+    if open_batched in parameters:
+        need_segmentation()
+    if "::1" in parameters and not has_ipv6():
+        missing("this machine has no IPv6 loopback address")
+    reactor: Any
     if request.param == "epoll":
-        epollreactor = pytest.importorskip("twisted.internet.epollreactor", reason="epoll is Linux's")
-        reactor = epollreactor.EPollReactor()
+        try:
+            from twisted.internet.epollreactor import EPollReactor
+        except ImportError:
+            missing("epoll is Linux's")
+        reactor = EPollReactor()
     else:
         reactor = PollReactor() if request.param == "poll" else SelectReactor()
     loop = Loop(reactor)
@@ -198,8 +204,8 @@ def test_a_receiver_that_fails(loop: Loop, kind: Open) -> None:
         assert loop.run_until(lambda: len(heard) == 2)
 
 
-@needs_segmentation
 def test_the_best_one_is_chosen(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_segmentation()
     assert isinstance(loop.open(open_socket)[0], BatchedSocket)
     # An option that no kernel has, as this one is on an older kernel or another system.
     monkeypatch.setattr(batched, "UDP_SEGMENT", 9999)
@@ -207,9 +213,9 @@ def test_the_best_one_is_chosen(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(loop.open(open_socket)[0], PortableSocket)
 
 
-@needs_segmentation
 def test_one_call_carries_many(loop: Loop) -> None:
     """That is what the batched socket is for: the kernel is called once for 54 datagrams, on both sides."""
+    need_segmentation()
     calls = {"sendmsg": 0, "recvmsg_into": 0}
 
     class Counting(socket.socket):
@@ -262,12 +268,12 @@ def open_refusing(loop: Loop, *refusals: tuple[str, int]) -> BatchedSocket:
     return opened
 
 
-@needs_segmentation
 @pytest.mark.parametrize(
     ("code", "kept"), [(errno.EIO, False), (errno.EINVAL, True), (errno.EMSGSIZE, True)], ids=str
 )
 def test_a_device_that_cannot_segment(loop: Loop, code: int, kept: bool) -> None:
     """The datagrams go singly; for good, if it is the device that can't."""
+    need_segmentation()
     here = open_refusing(loop, ("sendmsg", code))
     there, inbox = loop.open(open_batched)
     sent = [bytes([number]) * 1200 for number in range(20)]
@@ -279,9 +285,9 @@ def test_a_device_that_cannot_segment(loop: Loop, code: int, kept: bool) -> None
     assert loop.run_until(lambda: len(inbox.data) == 40)
 
 
-@needs_segmentation
 def test_a_full_buffer_of_the_kernel(loop: Loop) -> None:
     """What finds no room waits and keeps its order; what is too much is lost."""
+    need_segmentation()
     here = open_refusing(
         loop, ("sendmsg", errno.EAGAIN), ("sendmsg", errno.ENOBUFS), ("sendto", errno.EAGAIN)
     )
