@@ -179,6 +179,16 @@ class SlowDiskTests(ChatTestCase):
         self.assertEqual(self.bob.states(said.number)[-1], "delivered")
         self.assertEqual(side.heard(), ["hi"])
 
+    def test_a_disk_that_fails_while_the_chat_ends(self) -> None:
+        """Nobody waits for its answer any more: the log tells it."""
+        side = self.slow().start()
+        self.run_for(1.0)
+        side.chat.send(self.bob.id, "last words")
+        side.store.database.rows("PRAGMA query_only = ON")
+        side.chat.stop()
+        self.run_for(1.0)
+        self.assertIn("readonly", str(self.flushLoggedErrors(StoreError)[0].value))
+
     def test_a_disk_that_cannot_be_read(self) -> None:
         self.say("x")
         side = Side(self.exchange, 1, store=self.alice.store)

@@ -10,6 +10,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import Event, StoreFailed, View
@@ -62,6 +63,9 @@ class Desk:
         def finished(value: Any) -> None:
             if not self._stopped:
                 result.callback(value)
+            elif isinstance(value, Failure):
+                # Nobody waits for it any more.
+                self._log.failure("the history failed while the chat ended", value)
 
         self._worker.run(call, *arguments, **named).addBoth(finished)
         return result
