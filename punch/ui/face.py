@@ -7,7 +7,6 @@ What stdin and stdout are is asked when the service starts: until then a daemon 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -198,5 +197,4 @@ class TerminalFace:
 
     def rescue(self) -> None:
         """The modes of the terminal, whatever the prompt's thread does."""
-        with contextlib.suppress(Exception):
-            self._modes.put_back(drawn=not self._clean)
+        self._modes.put_back(drawn=not self._clean)

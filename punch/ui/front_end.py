@@ -14,7 +14,7 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -43,7 +43,7 @@ from punch.peer.events import (
     Registered,
     Unregistered,
 )
-from punch.ui.commands import Desk
+from punch.ui.commands import Desk, why
 from punch.ui.console import InputKind
 from punch.ui.sentences import count, printable, shown_name
 
@@ -308,18 +308,10 @@ class FrontEnd:
 
         def failed(failure: Failure) -> None:
             over()
-            error = failure.value
-            if not isinstance(error, ChatError):
-                self._log.failure("a message could not be sent", failure)
-                error = ChatError("internal", f"The message could not be sent: {error}.")
-            refused(error)
+            refused(why(failure, self._log))
             self.check_done()
 
-        try:
-            sent = self.chat.send(peer, text, client_id)
-        except ChatError:
-            sent = _failed_at_once()
-        sent.addCallbacks(stored, failed)
+        maybeDeferred(self.chat.send, peer, text, client_id).addCallbacks(stored, failed)
 
     def name_of(self, peer: PeerID) -> str:
         """What to call `peer` in front of a person, harmless."""
@@ -454,9 +446,3 @@ _UNDELIVERED = (State.WAITING, State.SENT)
 
 Stage = Calling | AlreadyConnected | Introduced | Checking | PathChanged | PathLost
 _STAGES = (Calling, AlreadyConnected, Introduced, Checking, PathChanged, PathLost)
-
-
-def _failed_at_once() -> Deferred[Message]:
-    failed: Deferred[Message] = Deferred()
-    failed.errback(Failure())  # type: ignore[no-untyped-call]
-    return failed

@@ -30,7 +30,7 @@ from punch.peer.events import (
     Unregistered,
 )
 from punch.ui import answers, slash
-from punch.ui.commands import Answer, perform
+from punch.ui.commands import Answer, perform, why
 from punch.ui.console import InputKind
 from punch.ui.front_end import FrontEnd, Output, Settings, Stage, Surroundings
 from punch.ui.sentences import count, describe, printable
@@ -484,8 +484,6 @@ class PeopleFrontEnd(FrontEnd, ABC):
             self.show(str(error))
 
     def _refused(self, failure: Failure) -> None:
-        error = failure.value
-        if not isinstance(error, ChatError):
-            self._log.failure("a command failed", failure)
+        error = why(failure, self._log)
         if not self.finished:
             self.show(str(error))
