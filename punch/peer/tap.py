@@ -29,7 +29,7 @@ from punch.files import make_private_directory
 from punch.identity import PeerID, PeerIDError
 from punch.options import Options as BaseOptions
 from punch.peer.choice import NoRendezvous, choose_rendezvous
-from punch.peer.events import Event, Failed, Ready, Registered
+from punch.peer.events import Event, Failed, Ready, Reason, Registered
 from punch.peer.policy import RelayPolicy
 from punch.state import Lock, PeerState, StateDirectory, StateError, own_state_dir
 from punch.twistd import Console as PlainConsole
@@ -367,7 +367,7 @@ class PeerService(Service):
 
     def _cannot_start(self, failure: Any) -> None:
         self._log.failure("the history could not be used", failure)
-        self._event(Failed(None, "state", failure.getErrorMessage()))
+        self._event(Failed(None, Reason.STATE.value, failure.getErrorMessage()))
 
     def stopService(self) -> Deferred[Any]:
         """Give the terminal back, tell the other sides goodbye, let the last output out."""
