@@ -6,16 +6,17 @@ taken for an ID, and the peer can't change it: a peer that is met for the first 
 claims, cut to what a petname may be, if nobody else has it; whatever it calls itself later changes nothing.
 
 Several processes may use one book: each change is made under a lock, upon what is in the file then, and what
-others have changed is read again when it is asked for.
+others have changed is read again when it is asked for. A change waits for the disk where it is made, so that
+whoever made it knows that it is kept; they are few: a name, a block, somebody met for the first time.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import time
 import unicodedata
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,6 +33,9 @@ MAX_CLAIMED = 64
 MAX_FILE = 16 * 1024 * 1024
 
 VERSION = 2
+
+#: How long another process may hold the lock, and how often it is tried, in seconds.
+LOCK_TIME, LOCK_STEP = 1.0, 0.01
 
 #: Names from this length on that consist of nothing but an ID's letters look too much like one.
 _ID_LIKE = 24
@@ -125,14 +129,15 @@ class AddressBook:
     All entries.
 
     :param path: where they are kept; None keeps them in memory.
+    :ivar sleep: how to wait, in seconds, while another process changes the file. None where nothing may
+        wait, in a reactor's thread: what is changed then holds at once, and is written at the next look.
     :raise AddressBookError: the file is there and can't be read. It is left as it is.
     """
 
-    LOCK_TIME = 1.0
-    """How long another process may hold the lock, in seconds."""
-
     def __init__(self, path: Path | None) -> None:
+        self.sleep: Callable[[float], object] | None = None
         self._path = path
+        self._late: list[tuple[PeerID, Callable[[Entry], Entry]]] = []
         self._entries: dict[PeerID, Entry] = {}
         self._by_name: dict[str, PeerID] = {}
         self._stamp: tuple[int, ...] | None = None
@@ -212,33 +217,37 @@ class AddressBook:
         return name
 
     def _change(self, peer: PeerID, change: Callable[[Entry], Entry]) -> bool:
-        if self._path is None:
-            return self._put(peer, change(self._entries.get(peer, Entry())))
-        if change(self.entry(peer)) == self._entries.get(peer, Entry()):
+        if not self._put(peer, change(self.entry(peer))):
             return False
-        try:
-            return self._change_file(self._path, peer, change)
-        except AddressBookError as error:
-            if error.code == "state":
+        if self._path is not None:
+            self._late.append((peer, change))
+            try:
+                self._write(self._path)
+            except AddressBookError:
                 # It can't be kept, but it holds as long as this process.
-                self._put(peer, change(self._entries.get(peer, Entry())))
-            raise
+                self._late.clear()
+                raise
+            # Another process may have given the name away a moment ago.
+            change(self._entries.get(peer, Entry()))
+        return True
 
-    def _change_file(self, path: Path, peer: PeerID, change: Callable[[Entry], Entry]) -> bool:
+    def _write(self, path: Path) -> None:
+        """Make the changes that the file does not have yet, unless another process is at it just now."""
         try:
             descriptor = self._lock(path)
+            if descriptor is None:
+                return
             try:
                 if _stamp(path) != self._stamp:
                     # What can't be read is not written over.
                     self._read(path)
-                changed = self._put(peer, change(self._entries.get(peer, Entry())))
                 replace_private(path, _encode(self._entries))
                 self._stamp = _stamp(path)
+                self._late.clear()
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise AddressBookError("state", _unusable(path, error)) from error
-        return changed
 
     def _put(self, peer: PeerID, entry: Entry) -> bool:
         before = self._entries.get(peer, Entry())
@@ -252,19 +261,20 @@ class AddressBook:
             self._entries[peer] = entry
         return entry != before
 
-    def refresh(self) -> bool:
+    def refresh(self) -> None:
         """
-        Read what other processes have changed. A file that is damaged meanwhile changes nothing here.
-
-        :return: whether it was read.
+        Read what other processes have changed, and write what could not be written while they did. A file
+        that can't be used meanwhile changes nothing here: who changes something next is told.
         """
-        if self._path is None or _stamp(self._path) == self._stamp:
-            return False
+        if self._path is None:
+            return
         try:
-            self._read(self._path)
+            if self._late:
+                self._write(self._path)
+            if _stamp(self._path) != self._stamp:
+                self._read(self._path)
         except AddressBookError:
-            return False
-        return True
+            return
 
     def _read(self, path: Path) -> None:
         stamp = _stamp(path)
@@ -289,18 +299,25 @@ class AddressBook:
         self._entries = entries
         self._by_name = {_key(e.name): peer for peer, e in entries.items() if e.name is not None}
         self._stamp = stamp
+        for peer, change in self._late:
+            with suppress(AddressBookError):  # the name is another's now
+                self._put(peer, change(self._entries.get(peer, Entry())))
 
-    def _lock(self, path: Path) -> int:
+    def _lock(self, path: Path) -> int | None:
         make_private_directory(path.parent)
         descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            end = time.monotonic() + self.LOCK_TIME
+            waited = 0.0
             while not try_lock(descriptor):
-                if time.monotonic() > end:
+                if self.sleep is None:
+                    os.close(descriptor)
+                    return None
+                if waited >= LOCK_TIME:
                     raise AddressBookError(
                         "state", f"The address book {path} is held by another process: try again."
                     )
-                time.sleep(0.01)
+                self.sleep(LOCK_STEP)
+                waited += LOCK_STEP
         except BaseException:
             os.close(descriptor)
             raise

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         state = StateDirectory(Path(options.state_dir)).peer(options.identity)
         me = state.identity().peer_id if state.directory.exists() else None
+        state.book.sleep = time.sleep
         changed = _ACTIONS[options.action or "list"](state.book, options, me)
     except (StateError, AddressBookError, PeerIDError, _Refused) as error:
         reason = getattr(error, "code", None) or getattr(error, "reason", None) or "state"

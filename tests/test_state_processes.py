@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from punch.identity import Identity
 from punch.state import StateDirectory, StateError
 
 MAKE_IDENTITY = """
@@ -20,6 +21,14 @@ peer = StateDirectory(Path(sys.argv[1])).peer("alice")
 print("ready", flush=True)
 sys.stdin.readline()
 print(peer.identity().peer_id)
+"""
+
+NAME_PEER = """
+import sys
+from punch.peers import main
+print("ready", flush=True)
+sys.stdin.readline()
+sys.exit(main(["--state-dir", sys.argv[1], "--name", "alice", "name", *sys.argv[2:]]))
 """
 
 HOLD_LOCK = """
@@ -63,6 +72,23 @@ def test_started_at_once(tmp_path: Path) -> None:
         assert [process.returncode for process in processes] == [0] * 6
         assert len(identities) == 1
         assert [path.name for path in (root / "peers" / "alice").iterdir()] == ["identity.key"]
+
+
+def test_names_given_at_once(tmp_path: Path) -> None:
+    """However many change the address book at the same moment, it has all of their changes."""
+    peers = {f"peer-{number}": Identity.generate().peer_id for number in range(4)}
+    processes = [start(NAME_PEER, str(tmp_path), str(peer), name) for name, peer in peers.items()]
+    for process in processes:
+        assert first_line(process) == "ready"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=30)
+    assert [process.returncode for process in processes] == [0] * 4
+    book = StateDirectory(tmp_path).peer("alice").book
+    assert {name: book.find(name) for name in peers} == peers
 
 
 def test_killed_holder(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.address_book import (
+    LOCK_TIME,
     MAX_CLAIMED,
     AddressBook,
     AddressBookError,
@@ -290,14 +291,59 @@ class TwoProcessesTests(BookTestCase):
         error = self.assertRaises(AddressBookError, other.rename, BOB, "al")
         self.assertEqual(error.code, "name-taken")
 
+    def lock(self) -> int:
+        """Another process changes the book, until this is closed."""
+        descriptor = os.open(self.path.with_name(".known.json.lock"), os.O_RDWR)
+        self.assertTrue(try_lock(descriptor))
+        return descriptor
+
     def test_a_lock_that_stays(self) -> None:
         self.book.add(ALICE, "Alice")
-        descriptor = os.open(self.path.with_name(".known.json.lock"), os.O_RDWR)
-        self.addCleanup(os.close, descriptor)
-        self.assertTrue(try_lock(descriptor))
-        self.patch(AddressBook, "LOCK_TIME", 0.03)
+        self.addCleanup(os.close, self.lock())
+        waits: list[float] = []
+        self.book.sleep = waits.append
         error = self.assertRaises(AddressBookError, self.book.add, BOB, "Bob")
         self.assertIn("another process", str(error))
+        self.assertAlmostEqual(sum(waits), LOCK_TIME)
+        self.assertEqual(list(AddressBook(self.path)), [ALICE])
+
+    def test_a_lock_that_goes(self) -> None:
+        self.book.add(ALICE, "Alice")
+        descriptor = self.lock()
+        self.book.sleep = lambda delay: os.close(descriptor)
+        self.assertTrue(self.book.add(BOB, "Bob"))
+        self.assertIn(BOB, AddressBook(self.path))
+
+    def test_nothing_waits_in_a_reactor(self) -> None:
+        """What is changed while another process changes something holds at once, and is written after it."""
+        self.book.add(ALICE, "Alice")
+        other = AddressBook(self.path)
+        descriptor = self.lock()
+        self.assertTrue(self.book.add(BOB, "Bob"))
+        self.assertTrue(self.book.block(EVE))
+        self.assertFalse(self.book.block(EVE))
+        self.assertEqual([self.book.find("bob"), self.book.blocked(EVE)], [BOB, True])
+        self.assertEqual(list(AddressBook(self.path)), [ALICE])
+        os.close(descriptor)
+        other.rename(ALICE, "Al")
+        descriptor = self.lock()
+        self.assertEqual([self.book.name_of(ALICE), self.book.name_of(BOB)], ["Al", "Bob"])
+        self.assertEqual(list(AddressBook(self.path)), [ALICE])
+        os.close(descriptor)
+        self.assertIn(BOB, self.book)
+        found = AddressBook(self.path)
+        self.assertEqual([found.find(name) for name in ("al", "bob")], [ALICE, BOB])
+        self.assertTrue(found.blocked(EVE))
+
+    def test_a_name_that_another_process_gives_first(self) -> None:
+        self.book.add(ALICE, "Alice")
+        other = AddressBook(self.path)
+        descriptor = self.lock()
+        self.book.rename(BOB, "al")
+        os.close(descriptor)
+        other.rename(ALICE, "Al")
+        self.assertEqual((self.book.find("al"), self.book.name_of(BOB)), (ALICE, None))
+        self.assertEqual(AddressBook(self.path).find("al"), ALICE)
 
     def test_damaged_meanwhile(self) -> None:
         """A running peer keeps what it knows, and does not write over what it can't read."""
