@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
@@ -84,6 +85,23 @@ class ThreadWorkerTests(SynchronousTestCase):
         messages = self.loop.run(first, *rest)[1:]
         self.assertEqual([message.id for message in messages], list(range(1, 101)))
         self.assertLessEqual(self.loop.turns, 2)
+
+    def test_not_even_undoing_works(self) -> None:
+        """Whoever asked is told, and the thread goes on: else all who ask later would wait for ever."""
+        refused = ["COMMIT", "ROLLBACK"]
+
+        def authorize(action: int, what: str | None, *_: object) -> int:
+            no = action == sqlite3.SQLITE_TRANSACTION and what in refused
+            return sqlite3.SQLITE_DENY if no else sqlite3.SQLITE_OK
+
+        self.store.database._db.set_authorizer(authorize)
+        for _ in range(2):
+            (failure,) = self.loop.run(self.add("lost"))
+            self.assertIs(failure.type, StoreError)
+        refused.clear()
+        self.loop.run(self.add("still in the old transaction"))
+        self.assertEqual(self.loop.run(self.add("kept"))[0].text, "kept")
+        self.assertEqual([message.text for message in self.store.history(BOB)], ["kept"])
 
     def test_one_that_fails_is_alone(self) -> None:
         free = Event()

@@ -112,7 +112,8 @@ class Database:
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+            with self._errors():
+                self._db.execute("ROLLBACK")
 
     def _tidy(self) -> None:
         """Nothing of what was erased stays in the file, nor beside it."""
