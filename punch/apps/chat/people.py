@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IReactorTime
 
-from punch.address_book import AddressBook, AddressBookError
+from punch.address_book import AddressBook, AddressBookError, Entry
 from punch.apps.chat.calls import Calls
 from punch.apps.chat.desk import Desk
 from punch.apps.chat.events import ContactChanged, ContactForgotten, NameChanged
@@ -173,7 +173,7 @@ class People(Desk):
         :raise ChatError: it isn't in there, or messages wait for it.
         """
         peer = self.peer(who)
-        if self.book.entry(peer) == self.book.entry(self.me):
+        if self.book.entry(peer) == Entry():
             raise ChatError("unknown-peer", f"{peer.short} is not in the address book.")
         if waiting := self.undelivered(peer):
             # It is called because of them, and whom we call is known.
