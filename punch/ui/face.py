@@ -24,6 +24,7 @@ from punch.ui.front_end import FrontEnd, Settings, Surroundings
 from punch.ui.json_lines import JSONFrontEnd
 from punch.ui.line_history import LineHistory
 from punch.ui.prompt_user import Suggestion
+from punch.ui.reflow import reflows
 from punch.ui.stdio import StdioFrontEnd
 from punch.ui.style import Style
 from punch.ui.terminal import TerminalFrontEnd
@@ -165,6 +166,7 @@ class TerminalFace:
             history=front_end.lines,
             colour=Style.choose(self._environ, True).colour,
             term=self._environ.get("TERM", ""),
+            reflows=reflows(self._environ),
         )
         self._clean = False
         atexit.register(self.rescue)

@@ -31,6 +31,7 @@ class Prompt:
     :param in_reactor: runs a function in the reactor's thread (`callFromThread`).
     :param complete: what may follow the text before the cursor. It is called in the prompt's thread.
     :param history: lines for the arrow keys, oldest first.
+    :param reflows: whether the terminal wraps anew what it shows when it becomes narrower.
     """
 
     def __init__(
@@ -44,13 +45,14 @@ class Prompt:
         history: Iterable[str] = (),
         colour: bool = True,
         term: str = "xterm",
+        reflows: bool = True,
     ) -> None:
         self._user = user
         self._in_reactor = in_reactor
         self._numbers = 0
         self._over: Deferred[None] | None = None
         self._inside = PromptLoop(
-            stdin, stdout, self._tell, in_reactor, complete, list(history), colour, term
+            stdin, stdout, self._tell, in_reactor, complete, list(history), colour, term, reflows
         )
         self._thread = threading.Thread(target=self._run, name="terminal", daemon=True)
         self._wanted = False

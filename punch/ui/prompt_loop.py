@@ -14,12 +14,12 @@ import contextvars
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.data_structures import Size
 from prompt_toolkit.document import Document
 from prompt_toolkit.filters import Condition, has_focus, is_searching
 from prompt_toolkit.formatted_text import StyleAndTextTuples
@@ -30,6 +30,7 @@ from prompt_toolkit.layout import BufferControl, HSplit, Layout, VerticalAlign, 
 from prompt_toolkit.layout.controls import FormattedTextControl
 from prompt_toolkit.layout.dimension import Dimension
 from prompt_toolkit.layout.menus import CompletionsMenu
+from prompt_toolkit.layout.screen import Char
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.styles import Style
@@ -39,7 +40,9 @@ from twisted.internet.defer import Deferred
 
 from punch.ui.keyboard import Keyboard, Paste
 from punch.ui.keys import MAX_PASTE, tame
+from punch.ui.prompt_completion import Suggestions, common_start
 from punch.ui.prompt_user import Complete, Fragments, PromptUser
+from punch.ui.reflow import rows_above
 
 #: Most characters of the line that is typed.
 MAX_LINE = MAX_PASTE
@@ -85,6 +88,7 @@ class PromptLoop:
         history: list[str],
         colour: bool,
         term: str,
+        reflows: bool,
     ) -> None:
         self._tell = tell
         self._complete = complete
@@ -108,9 +112,11 @@ class PromptLoop:
         self._stdout = stdout
         self._colour = colour
         self._term = term
+        self._reflows = reflows
+        self._size: Size | None = None
         self._history = history
         self._buffer = Buffer(
-            completer=_Completer(complete),
+            completer=Suggestions(complete),
             complete_while_typing=Condition(lambda: self._buffer.text.startswith("/")),
             history=InMemoryHistory(history),
             multiline=True,
@@ -165,6 +171,8 @@ class PromptLoop:
             # Before the prompt is drawn for the first time.
             self._do_posted()
         self._app.key_processor.before_key_press += lambda _: self._notice()
+        self._app.before_render += lambda _: self._mind_size()
+        self._app.create_background_task(self._watch_size())
 
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception") or RuntimeError(str(context.get("message")))
@@ -191,9 +199,8 @@ class PromptLoop:
         """Modes and prompt again."""
         self._modes.__enter__()
         self._away = False
-        if self._app.renderer.last_rendered_screen is not None:
-            # It was stopped from elsewhere, or was quick enough to draw itself.
-            self._app.renderer.erase()
+        # It was stopped from elsewhere, or was quick enough to draw itself.
+        self._erase()
         self._last = None
         self._app.invalidate()
 
@@ -251,8 +258,31 @@ class PromptLoop:
     def _begin_drawing(self) -> None:
         if not self._drawing:
             self._drawing = True
-            if self._app.renderer.last_rendered_screen is not None:
-                self._app.renderer.erase()
+            self._erase()
+
+    def _erase(self) -> None:
+        """Take the prompt away as it stands there now."""
+        screen = self._app.renderer.last_rendered_screen
+        if screen is None:
+            return
+        cursor = screen.get_cursor_position(self._app.layout.current_window)
+        if self._reflows:
+            rows = [_widths(screen.data_buffer[row]) for row in range(cursor.y + 1)]
+            self._output.cursor_up(rows_above(rows, cursor.x, self._columns()) - cursor.y)
+        self._app.renderer.erase()
+
+    def _mind_size(self) -> None:
+        """Before it is drawn: not over what was drawn for another size."""
+        size = self._output.get_size()
+        if size != self._size:
+            self._size = size
+            self._erase()
+
+    async def _watch_size(self) -> None:
+        while True:
+            await asyncio.sleep(SIZE_INTERVAL)
+            if self._output.get_size() != self._size and not self._away:
+                self._app.invalidate()
 
     def _end_drawing(self) -> None:
         if not self._drawing:
@@ -347,7 +377,7 @@ class PromptLoop:
             self._buffer.complete_next()
             return
         typed = document.text_before_cursor[len(document.text_before_cursor) - found[0].replaces :]
-        common = _common([suggestion.text.lower() for suggestion in found])
+        common = common_start([suggestion.text.lower() for suggestion in found])
         if len(found) == 1 or len(common) > len(typed):
             self._buffer.delete_before_cursor(found[0].replaces)
             self._buffer.insert_text(found[0].text[: len(common)])
@@ -387,7 +417,7 @@ class PromptLoop:
             output=self._output,
             color_depth=None if self._colour else ColorDepth.DEPTH_1_BIT,
             erase_when_done=True,
-            terminal_size_polling_interval=SIZE_INTERVAL,
+            terminal_size_polling_interval=None,
         )
         # After Escape, keys are waited for as long as people wait.
         app.ttimeoutlen = 0.1
@@ -452,29 +482,13 @@ class PromptLoop:
         return keys
 
 
-class _Completer(Completer):
-    """What `Complete` says, for prompt_toolkit."""
-
-    def __init__(self, complete: Complete) -> None:
-        self._complete = complete
-
-    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
-        for suggestion in self._complete(document.text_before_cursor):
-            yield Completion(
-                suggestion.text,
-                start_position=-suggestion.replaces,
-                display_meta=suggestion.meaning,
-            )
-
-
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def _common(texts: list[str]) -> str:
-    """What all of them begin with."""
-    first, last = min(texts), max(texts)
-    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return first[:length]
+def _widths(row: Mapping[int, Char]) -> list[int]:
+    """Of the characters of a row that were drawn: spaces at its end are not."""
+    end = max((column for column, cell in row.items() if cell.char != " "), default=-1) + 1
+    return [row[column].width for column in range(end)]
 
 
 def _plain(text: str) -> str:
