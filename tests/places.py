@@ -21,12 +21,24 @@ class Place:
         )
         self.address = self.rendezvous.wait("listening")["address"]
 
+    def peer(self, name: str, *options: str) -> list[str]:
+        """The command line of a peer that finds the rendezvous by itself."""
+        return peer(self.directory, name, *options)
+
     def bob(self, *options: str) -> tuple[JSONProcess, str]:
         """A waiting peer that a script drives, and its ID."""
         bob = self.running.peer("bob", *(options or ("--accept", "anyone")))
         identity = bob.wait("ready")["id"]
         bob.wait("registered")
         return bob, identity
+
+    def stranger(self, name: str) -> str:
+        """The ID of somebody who isn't there."""
+        process = self.running.peer(name)
+        found: str = process.wait("ready")["id"]
+        process.command("quit")
+        process.exit()
+        return found
 
     def id_of(self, name: str) -> str:
         done = run(

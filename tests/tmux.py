@@ -9,11 +9,14 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from .consoles import environment
 from .needs import need
+
+T = TypeVar("T")
 
 _names = itertools.count()
 
@@ -107,14 +110,27 @@ class Screen:
 
     def wait(self, pattern: str, timeout: float = 30.0) -> re.Match[str]:
         """Until `pattern` stands on the screen or above it."""
+        return self._until(lambda: re.search(pattern, self.text, re.MULTILINE), pattern, timeout)
+
+    def wait_for_all(self, pattern: str, number: int) -> None:
+        """Until `pattern` stands there so many times, neither more nor fewer."""
+        self._until(
+            lambda: len(re.findall(pattern, self.text, re.MULTILINE)) == number, f"{number} times {pattern}"
+        )
+
+    def wait_for_rows(self, *rows: str) -> None:
+        """Until these are the last rows that are seen."""
+        self._until(lambda: self.visible[-len(rows) :] == [*rows], "\n".join(rows))
+
+    def _until(self, found: Callable[[], T | None], what: str, timeout: float = 30.0) -> T:
+        # A screen that is drawn just now is not one that stays: one look is none.
         end = time.monotonic() + timeout
         while True:
-            text = self.text
-            found = re.search(pattern, text, re.MULTILINE)
-            if found:
-                return found
+            result = found()
+            if result:
+                return result
             if time.monotonic() > end:
-                raise AssertionError(f"{pattern!r} was not shown by {self.arguments}:\n{text}")
+                raise AssertionError(f"{what!r} was not shown by {self.arguments}:\n{self.text}")
             time.sleep(0.1)
 
     def exit(self, timeout: float = 20.0) -> int:
