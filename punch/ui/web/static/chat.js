@@ -139,7 +139,7 @@ export class ChatView {
     this.composer.named(name);
     const label = busy ? (person.link ? "Hang up" : "Give up") : "Call";
     replace(this.main, icon(busy ? "hangup" : "call"), h("span", {}, label));
-    this.main.setAttribute("aria-label", `${label === "Call" ? "Call" : label}: ${name}`);
+    this.main.setAttribute("aria-label", `${label}: ${name}`);
     this.main.classList.toggle("danger", busy);
     this.main.classList.toggle("main", !busy);
     this.main.disabled = person.blocked && !busy;
@@ -163,7 +163,7 @@ export class ChatView {
         ? { label: "Unblock", run: () => this.app.try("unblock", { peer: this.peer }) }
         : { label: "Block", run: () => this.block(name) },
       { label: "Erase these messages", danger: true, run: () => this.erase(name) },
-      { label: "Forget this peer", danger: true, run: () => this.forget(name) },
+      { label: "Forget this peer", danger: true, run: () => this.app.forget(this.peer) },
     ];
   }
 
@@ -189,12 +189,6 @@ export class ChatView {
   async erase(name) {
     if (await confirm("Erase these messages?", `All messages with ${name} are erased from this machine, those that wait to be sent too. The other side keeps its own. This can’t be undone.`, "Erase", { danger: true })) {
       await this.app.try("erase", { peer: this.peer });
-    }
-  }
-
-  async forget(name) {
-    if (await confirm(`Forget ${name}?`, "They leave the address book: their name here is gone, and if they call, you are asked as with a stranger. Messages are kept.", "Forget")) {
-      await this.app.try("forget", { peer: this.peer });
     }
   }
 }

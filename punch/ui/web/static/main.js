@@ -6,8 +6,8 @@ import { h, icon, replace } from "./dom.js";
 import { NetworkPage, SettingsPage, YouPage } from "./pages.js";
 import { Side } from "./side.js";
 import { Store } from "./store.js";
-import { grouped, plain, visible } from "./text.js";
-import { announce, arrange, avatar, notice, prompt, tell } from "./widgets.js";
+import { grouped, plain } from "./text.js";
+import { announce, arrange, avatar, confirm, notice, prompt, tell } from "./widgets.js";
 
 const PAGES = { you: YouPage, network: NetworkPage, settings: SettingsPage };
 
@@ -162,6 +162,12 @@ class App {
     });
   }
 
+  async forget(peer) {
+    if (await confirm(`Forget ${this.store.nameOf(peer)}?`, "They leave the address book: their name here is gone, and if they call, you are asked as with a stranger. Messages are kept.", "Forget")) {
+      await this.try("forget", { peer });
+    }
+  }
+
   async export(peer) {
     const lines = [];
     let after = 0;
@@ -313,5 +319,3 @@ class App {
 
 keepKey();
 new App();
-
-export { visible };

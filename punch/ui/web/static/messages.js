@@ -121,7 +121,8 @@ export class Messages {
     try {
       // What comes between this look and Punch's answer was not seen by it.
       await this.store.ask("read", { peer: this.peer, up_to: upTo });
-    } catch {
+    } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
       return; // The next chance comes with the next event.
     } finally {
       this.reading = false;

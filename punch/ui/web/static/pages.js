@@ -1,7 +1,7 @@
 // The other pages: you and your ID, the network check, the settings.
 
 import { h, icon, iconButton, replace } from "./dom.js";
-import { setTheme, themeNow } from "./side.js";
+import { setTheme, themeNow, THEMES } from "./side.js";
 import { asId, count, grouped, milliseconds, plain, visible } from "./text.js";
 import { avatar, confirm, copy, nameElement, notice, qrCode } from "./widgets.js";
 
@@ -277,7 +277,7 @@ export class SettingsPage extends Page {
           h(
             "div",
             { class: "segments", role: "group", "aria-labelledby": "look" },
-            [["auto", "auto", "System"], ["light", "sun", "Light"], ["dark", "moon", "Dark"]].map(([theme, name, label]) =>
+            Object.entries(THEMES).map(([theme, [name, label]]) =>
               h("button", { type: "button", "data-key": `theme-${theme}`, "aria-pressed": String(themeNow() === theme), onclick: () => (setTheme(theme), this.build()) }, icon(name), label),
             ),
           ),
@@ -370,9 +370,7 @@ export class SettingsPage extends Page {
       h("span", { class: "two-lines" }, h("a", { class: "name", dir: "auto", href: `#/chat/${person.peer}` }, visible(name)), person.blocked && h("span", { class: "soft small" }, " · blocked"), h("span", { class: "state-line" }, claims ?? h("span", { class: "mono small" }, `${person.peer.slice(0, 16)}…`))),
       h("button", { type: "button", class: "button", "data-key": `name-${person.peer}`, "aria-label": `Name ${name}`, onclick: () => app.rename(person.peer) }, "Name"),
       h("button", { type: "button", class: "button", "data-key": `block-${person.peer}`, "aria-label": `${person.blocked ? "Unblock" : "Block"} ${name}`, onclick: () => app.try(person.blocked ? "unblock" : "block", { peer: person.peer }) }, person.blocked ? "Unblock" : "Block"),
-      iconButton("close", `Forget ${name}`, async () => {
-        if (await confirm(`Forget ${name}?`, "They leave the address book: their name here is gone, and if they call, you are asked as with a stranger. Messages are kept.", "Forget")) await app.try("forget", { peer: person.peer });
-      }),
+      iconButton("close", `Forget ${name}`, () => app.forget(person.peer)),
     );
   }
 

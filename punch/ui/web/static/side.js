@@ -1,5 +1,6 @@
 // The side: who you are, one box to find or call somebody, and the list of chats.
 
+import { CommandError } from "./connection.js";
 import { h, icon, iconButton, replace, unseen } from "./dom.js";
 import { stateOf } from "./store.js";
 import { asId, plain, shortId, visible, whenOf } from "./text.js";
@@ -7,7 +8,8 @@ import { announce, arrange, avatar, nameElement } from "./widgets.js";
 
 const TYPING = 200;
 
-const THEMES = { auto: ["auto", "Theme: like the system"], light: ["sun", "Theme: light"], dark: ["moon", "Theme: dark"] };
+/** Each theme with its icon, and what it is called. */
+export const THEMES = { auto: ["auto", "System"], light: ["sun", "Light"], dark: ["moon", "Dark"] };
 
 export const themeNow = () => document.documentElement.dataset.theme ?? "auto";
 
@@ -57,6 +59,7 @@ export class Side {
       onkeydown: (event) => this.key(event),
     });
     this.found = h("div", { class: "found" });
+    this.list = h("ul", { "aria-label": "Chats" });
     this.theme = iconButton("auto", "", () => this.nextTheme());
     this.links = ["network", "settings"].map((page) =>
       h("a", { href: `#/${page}`, "aria-label": page === "network" ? "Network check" : "Settings", title: page === "network" ? "Network check" : "Settings" }, icon(page)),
@@ -77,14 +80,14 @@ export class Side {
 
   showTheme() {
     const [name, label] = THEMES[themeNow()];
-    this.theme.setAttribute("aria-label", label);
-    this.theme.title = label;
+    this.theme.setAttribute("aria-label", `Theme: ${label.toLowerCase()}`);
+    this.theme.title = `Theme: ${label.toLowerCase()}`;
     replace(this.theme, icon(name));
   }
 
   nextTheme() {
     setTheme({ auto: "light", light: "dark", dark: "auto" }[themeNow()]);
-    announce(THEMES[themeNow()][1]);
+    announce(this.theme.title);
   }
 
   later() {
@@ -113,6 +116,7 @@ export class Side {
       this.hits = messages;
       this.render();
     } catch (error) {
+      if (!(error instanceof CommandError)) throw error;
       this.hits = [];
     }
   }
@@ -166,7 +170,8 @@ export class Side {
     }
     if (chats.length) {
       if (text && this.hits.length) parts.push(h("h2", {}, "People"));
-      parts.push(h("ul", { "aria-label": "Chats" }, chats.map((person) => this.row(person))));
+      arrange(this.list, chats.map((person) => this.row(person)));
+      parts.push(this.list);
     }
     if (this.hits.length) {
       parts.push(h("h2", {}, "Messages"), h("ul", {}, this.hits.map((message) => h("li", {}, this.hit(message, text)))));
@@ -180,7 +185,7 @@ export class Side {
     }
     const active = document.activeElement;
     const focused = this.found.contains(active) ? (active.dataset.key ?? null) : null;
-    replace(this.found, parts);
+    arrange(this.found, parts);
     if (focused) this.found.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
     this.found.onkeydown = (event) => this.moved(event);
     for (const link of this.links) this.current(link, `#/${app.route.page}` === link.getAttribute("href"));
@@ -222,29 +227,37 @@ export class Side {
     );
   }
 
+  /** The element stays, so that a click is not lost when its words change between press and release. */
   row(person) {
     const { store, app } = this;
+    let row = this.rows.get(person.peer);
+    if (!row) {
+      const link = h("a", { href: `#/chat/${person.peer}`, "data-key": person.peer, onclick: () => this.find.value && this.clear() });
+      row = { item: h("li", {}, link), link, shown: "" };
+      this.rows.set(person.peer, row);
+    }
+    const { item, link } = row;
     const name = store.nameOf(person.peer);
     const state = stateOf(person);
     const last = person.last;
     const preview = last ? plain((last.outgoing ? "You: " : "") + last.text.slice(0, 200), 120) : state.text;
     const line = person.stage || person.link?.dark ? state.text : preview;
-    const link = h(
-      "a",
-      {
-        class: `person${person.unread ? " unread" : ""}`,
-        href: `#/chat/${person.peer}`,
-        "data-key": person.peer,
-        onclick: () => this.find.value && this.clear(),
-      },
-      avatar(person.peer, name, state.kind === "off" ? null : state.kind),
-      h("span", { class: "name", dir: "auto" }, name),
-      h("span", { class: "when" }, last ? whenOf(last.time) : ""),
-      h("span", { class: "last", dir: "auto" }, line),
-      person.unread ? h("span", { class: "badge" }, person.unread > 999 ? "999+" : String(person.unread), h("span", { class: "unseen" }, " unread")) : null,
-    );
+    const when = last ? whenOf(last.time) : "";
+    const shown = JSON.stringify([name, state.kind, when, line, person.unread]);
+    if (row.shown !== shown) {
+      row.shown = shown;
+      link.className = `person${person.unread ? " unread" : ""}`;
+      replace(
+        link,
+        avatar(person.peer, name, state.kind === "off" ? null : state.kind),
+        h("span", { class: "name", dir: "auto" }, name),
+        h("span", { class: "when" }, when),
+        h("span", { class: "last", dir: "auto" }, line),
+        person.unread ? h("span", { class: "badge" }, person.unread > 999 ? "999+" : String(person.unread), h("span", { class: "unseen" }, " unread")) : null,
+      );
+    }
     this.current(link, app.route.page === "chat" && app.route.peer === person.peer);
-    return h("li", {}, link);
+    return item;
   }
 
   hit(message, words) {
@@ -256,5 +269,3 @@ export class Side {
     );
   }
 }
-
-export { arrange };

@@ -1,6 +1,6 @@
 // Parts that several views use: avatars, notices, dialogs, menus.
 
-import { h, icon, iconButton, replace, s } from "./dom.js";
+import { h, iconButton, replace, s } from "./dom.js";
 import { visible } from "./text.js";
 
 /** Elements in this order, touching only those that are elsewhere: focus and screen readers stay undisturbed. */
@@ -183,5 +183,3 @@ export function menuButton(label, entries) {
   });
   return place;
 }
-
-export { icon, iconButton };
