@@ -43,6 +43,14 @@ def source() -> str:
 
 def violations(page: Page) -> list[str]:
     """What axe objects to on the page as it is now, each with the first elements concerned."""
+    # Colours that are on their way are no colours of ours.
+    page.evaluate(
+        """Promise.allSettled(
+            document.getAnimations()
+                .filter(each => each.effect.getComputedTiming().endTime !== Infinity)
+                .map(each => each.finished)
+        )"""
+    )
     if not page.evaluate("'axe' in window"):
         page.evaluate(source())
     found: list[dict[str, Any]] = page.evaluate("axe.run().then(results => results.violations)")

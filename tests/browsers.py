@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import ConsoleMessage, Locator, Page, Playwright, Request, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, Playwright, Request, expect, sync_playwright
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1180, "height": 800}
 
 #: Milliseconds that something may take on a slow machine.
 PATIENCE = 30_000.0
+
+expect.set_options(timeout=PATIENCE)
 
 
 class Visitor:
@@ -59,38 +62,47 @@ class Visitor:
         self.page.set_viewport_size({"width": size["width"], "height": size["height"]})
         self.page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
 
+    def go(self, where: str) -> None:
+        """Open another part of the page: it is there, and has taken the focus."""
+        self.page.evaluate(
+            """where => new Promise(there => {
+                if (location.hash === where) return there();
+                addEventListener("hashchange", there, {once: true});
+                location.hash = where;
+            })""",
+            where,
+        )
+
     @property
     def id(self) -> str:
         """The ID that this person sees."""
-        self.page.evaluate("location.hash = '#/you'")
+        self.go("#/you")
         return self.page.locator("#my-id").inner_text().replace(" ", "")
 
     def name(self, name: str) -> None:
         """Choose a name."""
-        field = self.page.get_by_label("Your name, as others see it")
+        field = self.page.get_by_label("Your name, as others see it", exact=True)
         field.fill(name)
-        self.page.get_by_role("button", name="Save").click()
+        self.page.get_by_role("button", name="Save", exact=True).click()
+        expect(self.page.locator(".me .name")).to_have_text(name)
 
     def call(self, whom: str) -> None:
         """Call somebody from the box at the side, with the keyboard alone."""
         self.page.keyboard.press("Control+k")
+        expect(self.page.locator("#find")).to_be_focused()
         self.page.keyboard.type(whom)
         self.page.keyboard.press("Enter")
 
-    def say(self, text: str) -> Locator:
-        """Write a message; returns where it stands."""
+    def say(self, text: str) -> None:
+        """Write a message."""
         box = self.page.locator("#write")
         box.fill(text)
+        expect(self.page.get_by_role("button", name="Send", exact=True)).to_be_enabled()
         box.press("Enter")
-        return self.message(text)
 
-    def message(self, text: str) -> Locator:
-        """A message that is shown."""
-        return self.page.locator(".message", has=self.page.locator(".body", has_text=text)).last
-
-    def sees(self, text: str, timeout: float = PATIENCE) -> None:
+    def sees(self, text: str | re.Pattern[str], timeout: float = PATIENCE) -> None:
         """A text stands on the page, now or soon."""
-        self.page.get_by_text(text).first.wait_for(timeout=timeout)
+        self.page.get_by_text(text).filter(visible=True).first.wait_for(timeout=timeout)
 
     def mark(self, text: str, state: str, timeout: float = PATIENCE) -> None:
         """A message of ours has come so far."""
