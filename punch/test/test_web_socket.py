@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from punch.test.web_lab import ServerTestCase
-from punch.ui.json_commands import MAX_COMMAND
+from punch.ui.json_commands import MAX_COMMAND, MAX_REQUEST
 from punch.ui.web.guard import MAX_SOCKETS, UNREAD_BYTES, UNREAD_TIME
 from punch.ui.web.socket import MAX_PENDING, PING
 
@@ -36,6 +36,15 @@ class SocketTests(ServerTestCase):
                 },
             ],
         )
+
+    def test_what_an_answer_repeats(self) -> None:
+        """As on stdin: the message's name, and so much of the request as is one."""
+        page = self.page()
+        page.say({"command": "fail", "request": "r" * 200, "id": "mine"})
+        page.say({"command": "echo", "request": True, "text": "hello"})
+        self.net.advance(0.2)
+        self.assertEqual((page.events[1]["request"], page.events[1]["id"]), ("r" * MAX_REQUEST, "mine"))
+        self.assertNotIn("request", page.events[2])
 
     def test_a_mistake_of_ours(self) -> None:
         """It is told, logged, and ends nothing."""
