@@ -68,6 +68,29 @@ class LostStateTests(ChatTestCase):
         self.assertEqual(self.alice.states(said[0].number)[-1], "delivered")
         self.assertEqual(self.alice.chat.undelivered(), 0)
 
+    def test_a_disk_that_is_full_after_the_backup(self) -> None:
+        """The new epoch is chosen as soon as there is room for it."""
+        self.connect()
+        self.say("old")
+        self.run_for()
+        copy = self.backup(self.alice)
+        self.say("newer")
+        self.run_for(1.0)
+        self.alice.store = copy
+        self.alice = self.restart(self.alice, 11)
+        said = self.say("after the backup")
+        copy.database.run(
+            "CREATE TEMP TRIGGER full BEFORE UPDATE OF epoch ON conversation "
+            "BEGIN SELECT raise(ABORT, 'database or disk is full'); END"
+        )
+        self.alice.start()
+        self.run_for(CHATLESS + 1.0)
+        self.assertIn("disk is full", self.alice.of(StoreFailed)[0].text or "")
+        copy.database.run("DROP TRIGGER full")
+        self.run_for(20.0)
+        self.assertEqual(self.bob.heard(), ["old", "newer", "after the backup"])
+        self.assertEqual(self.alice.states(said.number)[-1], "delivered")
+
     def test_a_disk_that_forgot(self) -> None:
         self.connect()
         self.say("one")

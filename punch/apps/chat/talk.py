@@ -212,7 +212,7 @@ class Talk:
         if older is not None:
             older.close()
         self._owner.ask(Store.record, self.peer, self._owner.new_epoch()).addCallbacks(
-            self._loaded, self._not_loaded, callbackArgs=(stream,), errbackArgs=(stream,)
+            self._loaded, self._not_begun, callbackArgs=(stream,), errbackArgs=(stream,)
         )
 
     def _loaded(self, record: Record, stream: ChatStream) -> None:
@@ -230,7 +230,8 @@ class Talk:
             self._owner.tell(MessageChanged(replace(message, state=State.SENT), message.client_id))
         self._balance()
 
-    def _not_loaded(self, failure: object, stream: ChatStream) -> None:
+    def _not_begun(self, failure: object, stream: ChatStream) -> None:
+        """The disk does not take what a stream needs first: another one may do better."""
         error = _store_error(failure)
         if stream is self._stream:
             stream.close()
@@ -278,10 +279,13 @@ class Talk:
             stream.close()
             self.stream_ended(stream, "marks of messages that were never sent")
         else:
-            self._renewed = True
             self._owner.ask(Store.renew, self.peer, self._owner.new_epoch()).addCallbacks(
-                lambda _: self._owner.talk_outdated(self), self.failed
+                self._begin_anew, self._not_begun, errbackArgs=(stream,)
             )
+
+    def _begin_anew(self, _: None) -> None:
+        self._renewed = True
+        self._owner.talk_outdated(self)
 
     def _catch_up(self, epoch: bytes) -> None:
         """Say what has come to pass since our hello: it was not clear in which epoch they are."""
