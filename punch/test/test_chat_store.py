@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import schema
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.model import Message, State
-from punch.apps.chat.protocol import MAX_KNOWN
+from punch.apps.chat.protocol import MAX_KNOWN, Known
 from punch.apps.chat.store import PAGE, Incoming, Store, folded
 from punch.test.chat_lab import peer_id
 
@@ -23,7 +24,7 @@ BOB, EVE = peer_id(2), peer_id(3)
 OURS, THEIRS = b"ours" * 2, b"them" * 2
 
 
-def texts(messages: list[Message]) -> list[str]:
+def texts(messages: Sequence[Message]) -> list[str]:
     return [message.text for message in messages]
 
 
@@ -321,6 +322,14 @@ class FileTests(StoreTestCase):
         database.close()
         self.refused("newer version")
 
+    def test_other_tables_than_its_version_has(self) -> None:
+        """Room on the disk would not help."""
+        self.store.close()
+        with sqlite3.connect(self.path) as database:
+            database.execute("PRAGMA user_version = 1")
+        database.close()
+        self.refused("epoch already exists", "Move it away")
+
     def test_somebody_elses(self) -> None:
         self.store.close()
         self.path.unlink()
@@ -354,6 +363,42 @@ class FileTests(StoreTestCase):
             self.assertEqual(store.add(BOB, OURS, "hi", 1.0).id, 1)
             self.assertEqual(store.database.row("PRAGMA user_version"), (schema.VERSION,))
             store.close()
+
+    def test_a_history_of_version_1(self) -> None:
+        """It remembered only the newest epoch of each peer: nothing that came in that one comes twice."""
+        path = self.path.with_name("old.sqlite")
+        with sqlite3.connect(path) as database:
+            database.executescript(schema.MIGRATIONS[0])
+            database.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+            database.execute("PRAGMA user_version = 1")
+            conversations = [
+                (1, BOB.key, OURS, 4, 2, THEIRS, 9, 7, 5),
+                (2, EVE.key, OURS, 0, 0, None, 0, 0, 0),
+            ]
+            database.executemany(f"INSERT INTO conversation VALUES ({'?, ' * 8}?)", conversations)
+            messages = [
+                (3, 1, 9, 1, 4, 9.0, 99.0, None, "of an older epoch", None),
+                (4, 1, 4, 0, 0, 10.0, None, '"mine"', "waits", None),
+                (5, 1, 8, 2, 3, 11.0, 110.0, None, "not yet shown", None),
+                (6, 1, 9, 2, 3, 12.0, 120.5, None, "neither", None),
+            ]
+            database.executemany(f"INSERT INTO message VALUES ({'?, ' * 9}?)", messages)
+        database.close()
+        store = Store(path)
+        self.addCleanup(store.close)
+        record = store.record(BOB, b"another!")
+        self.assertEqual((record.epoch, record.sent, texts(record.waiting)), (OURS, 4, ["waits"]))
+        self.assertEqual(record.known, [Known(THEIRS, had=7, read=5, stored=9, time=120.5)])
+        self.assertEqual(
+            [(e, m.text) for e, m in store.unshown()], [(THEIRS, "not yet shown"), (THEIRS, "neither")]
+        )
+        self.assertEqual(
+            texts(store.receive(BOB, THEIRS, [Incoming(9, "neither"), Incoming(10, "new")], 13.0)), ["new"]
+        )
+        self.assertEqual(store.record(EVE, b"another!").known, [])
+        self.assertEqual(len(store.history(BOB)), 5)
+        self.assertEqual(store.database.rows("PRAGMA foreign_key_check"), [])
+        self.assertEqual(store.database.row("PRAGMA foreign_keys"), (1,))
 
     def test_full_disk(self) -> None:
         """The call fails as a whole, and works again when there is room."""

@@ -161,7 +161,6 @@ class Database:
     def _prepare(self) -> None:
         one = self._db.execute
         one("PRAGMA secure_delete = ON").fetchall()
-        one("PRAGMA foreign_keys = ON")
         one("PRAGMA cache_size = -4096")
         one("PRAGMA temp_store = MEMORY")
         (version,) = one("PRAGMA user_version").fetchone()
@@ -191,10 +190,14 @@ class Database:
                     one(statement)
             one(f"PRAGMA application_id = {schema.APPLICATION_ID}")
             one(f"PRAGMA user_version = {schema.VERSION}")
+        # Not before: `schema` tells why.
+        one("PRAGMA foreign_keys = ON")
         # What is committed from now on is safe even if the power fails.
         one("PRAGMA synchronous = FULL")
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
     text = str(error)
-    return "malformed" in text or "not a database" in text
+    # The last three: its tables are not those of the version that it says it has.
+    signs = ("malformed", "not a database", "no such table", "no such column", "already exists")
+    return any(sign in text for sign in signs)

@@ -1,8 +1,9 @@
 """
 The tables of a chat's history, and how an older file becomes one of today.
 
-`PRAGMA user_version` is the version of a file's tables; `MIGRATIONS[n]` makes version n + 1 out of version n.
-A file is never changed by a version that is older than the one which wrote it.
+`PRAGMA user_version` is the version of a file's tables; `MIGRATIONS[n]` makes version n + 1 out of version n,
+while foreign keys are not enforced: so a table can take another's place. A file is never changed by a version
+that is older than the one which wrote it.
 """
 
 from __future__ import annotations
@@ -20,21 +21,12 @@ MIGRATIONS = [
         peer BLOB NOT NULL UNIQUE,
         epoch BLOB NOT NULL,                    -- ours
         sent INTEGER NOT NULL DEFAULT 0,        -- the last id that we used
-        generation INTEGER NOT NULL DEFAULT 0   -- counts the epochs of theirs that we met
+        generation INTEGER NOT NULL DEFAULT 0,  -- counts the epochs of theirs that we met
+        remote_epoch BLOB,                      -- the newest of those
+        received INTEGER NOT NULL DEFAULT 0,    -- in that epoch: the last id that is stored,
+        shown INTEGER NOT NULL DEFAULT 0,       -- ... that a view has had,
+        seen INTEGER NOT NULL DEFAULT 0         -- ... that somebody has read
     );
-
-    -- What came in an epoch of theirs; of each peer the last few are remembered.
-    CREATE TABLE epoch (
-        conversation INTEGER NOT NULL REFERENCES conversation,
-        epoch BLOB NOT NULL,
-        generation INTEGER NOT NULL,
-        number INTEGER NOT NULL,                -- of the last message that came in it
-        received INTEGER NOT NULL,              -- that one's id
-        time_sent REAL,                         -- ... and what its sender told of its time
-        shown INTEGER NOT NULL DEFAULT 0,       -- the last id that a view has had
-        seen INTEGER NOT NULL DEFAULT 0,        -- ... that somebody has read
-        PRIMARY KEY (conversation, epoch)
-    ) WITHOUT ROWID;
 
     -- state: 0 waits for its ack, 1 delivered, 2 read there; 3 unread here, 4 read here
     CREATE TABLE message (
@@ -54,6 +46,38 @@ MIGRATIONS = [
     CREATE INDEX message_unfinished ON message (conversation, id) WHERE state = 1;
     CREATE INDEX message_unread ON message (conversation, number) WHERE state = 3;
     CREATE INDEX message_time ON message (time);
+    """,
+    """
+    -- What came in an epoch of theirs; of each peer the last few are remembered.
+    CREATE TABLE epoch (
+        conversation INTEGER NOT NULL REFERENCES conversation,
+        epoch BLOB NOT NULL,
+        generation INTEGER NOT NULL,
+        number INTEGER NOT NULL,                -- of the last message that came in it
+        received INTEGER NOT NULL,              -- that one's id
+        time_sent REAL,                         -- ... and what its sender told of its time
+        shown INTEGER NOT NULL DEFAULT 0,       -- the last id that a view has had
+        seen INTEGER NOT NULL DEFAULT 0,        -- ... that somebody has read
+        PRIMARY KEY (conversation, epoch)
+    ) WITHOUT ROWID;
+
+    INSERT INTO epoch
+        SELECT c.key, c.remote_epoch, c.generation, coalesce(m.number, 0), c.received, m.time_sent,
+            c.shown, c.seen
+        FROM conversation c LEFT JOIN message m
+        ON m.conversation = c.key AND m.id = c.received AND m.generation = c.generation
+        WHERE c.received > 0;
+
+    CREATE TABLE newer (
+        key INTEGER PRIMARY KEY,
+        peer BLOB NOT NULL UNIQUE,
+        epoch BLOB NOT NULL,
+        sent INTEGER NOT NULL DEFAULT 0,
+        generation INTEGER NOT NULL DEFAULT 0
+    );
+    INSERT INTO newer SELECT key, peer, epoch, sent, generation FROM conversation;
+    DROP TABLE conversation;
+    ALTER TABLE newer RENAME TO conversation;
     """,
 ]
 
