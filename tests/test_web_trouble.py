@@ -13,7 +13,7 @@ from playwright.sync_api import WebSocketRoute, expect
 from punch.identity import Identity
 
 from . import axe
-from .browsers import DESKTOP
+from .browsers import DESKTOP, PHONE
 from .web_story import Story, origin, story, wait_until
 
 __all__ = ["story"]
@@ -306,3 +306,24 @@ def test_old_messages_go(story: Story) -> None:
     expect(page.locator(".badge")).to_have_text("1 unread")
     expect(page).to_have_title(re.compile(r"^\(1\)"))
     assert alice.visitor.complaints == []
+
+
+def test_the_end_stays_in_view(story: Story) -> None:
+    """Who looks at the newest messages still does in a window of another size, whatever the picture does."""
+    story.connect()
+    alice = story.alice.visitor
+    page = alice.page
+    for number in range(12):
+        alice.say(f"Message {number} is so long that it takes several lines in the window of a telephone")
+    alice.mark("Message 11", "read")
+    last = alice.message("Message 11")
+    expect(last).to_be_in_viewport(ratio=1)
+    page.keyboard.press("Alt+p")
+    page.keyboard.press("Alt+p")
+    page.wait_for_timeout(250)
+    expect(last).to_be_in_viewport(ratio=1)
+    for size in (PHONE, DESKTOP, PHONE):
+        alice.show(size, "light")
+        page.wait_for_timeout(250)
+        expect(page.locator(".scene")).to_be_visible()
+        expect(last).to_be_in_viewport(ratio=1)

@@ -110,6 +110,7 @@ export class ChatView {
     this.override = open;
     localStorage.setItem("punch-picture", open ? "open" : "closed");
     this.showPicture();
+    this.messages.settle();
   }
 
   showPicture() {

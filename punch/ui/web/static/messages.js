@@ -31,8 +31,9 @@ export class Messages {
     this.elements = new Map();
     this.stick = at === null;
     this.newFrom = null;
+    this.end = {};
     this.element = h("div", { class: "log", role: "log", tabindex: "0", "aria-live": "polite", onscroll: () => this.scrolled() });
-    new ResizeObserver(() => this.stick && this.toEnd()).observe(this.element);
+    new ResizeObserver(() => this.settle()).observe(this.element);
   }
 
   get person() {
@@ -101,11 +102,24 @@ export class Messages {
     return this.element.scrollHeight - this.element.scrollTop - this.element.clientHeight < NEAR;
   }
 
+  /** Something around the log has another size: who was at its end still is. */
+  settle() {
+    if (this.stick) this.toEnd();
+  }
+
   toEnd() {
-    this.element.scrollTop = this.element.scrollHeight;
+    const { element } = this;
+    element.scrollTop = element.scrollHeight;
+    this.end = { box: element.clientHeight, content: element.scrollHeight };
   }
 
   scrolled() {
+    const { box, content } = this.end;
+    if (this.stick && (box !== this.element.clientHeight || content !== this.element.scrollHeight)) {
+      // That was the layout and not a person: the log has another size since it was last at its end.
+      this.toEnd();
+      return;
+    }
     this.stick = this.nearEnd && !this.log.later;
     if (this.element.scrollTop < 400) this.store.more(this.peer, "earlier");
     if (this.nearEnd && this.log.later) this.store.more(this.peer, "later");
