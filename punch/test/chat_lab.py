@@ -20,7 +20,7 @@ from punch.apps.chat.events import Event, MessageAdded, MessageChanged
 from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, Worker
 from punch.identity import Identity, PeerID
-from punch.link.events import Role
+from punch.link.events import LinkError, Role
 from punch.link.link import Link
 from punch.peer import events as node_events
 from punch.wire.address import Address
@@ -97,6 +97,8 @@ class Connection:
         self.role = role
 
     def open_stream(self, name: str, protocol: IProtocol) -> None:
+        if self.local_side.links.get(self.remote) is not self:
+            raise LinkError("The link is over.")
         other = self.remote_side.links[self.local_side.id]
         Line(self.exchange, protocol, self.remote_side.handlers[name](cast(Link, other)))
 

@@ -187,6 +187,37 @@ class SlowDiskTests(ChatTestCase):
         kinds = [type(event) for event in side.events]
         self.assertLess(kinds.index(MessageAdded), kinds.index(Disconnected))
 
+    def lose_two_links(self, side: Side) -> None:
+        """The disk is still busy with what one link brought when another one has come and gone."""
+        self.bob.start()
+        self.exchange.connect(self.bob, side)
+        self.run_for(1.0)
+        self.bob.chat.send(side.id, "last words")
+        self.exchange.run()
+        self.exchange.cut(side, self.bob)
+        self.exchange.connect(side, self.bob)
+        self.exchange.cut(side, self.bob)
+
+    def test_a_link_that_ends_while_the_disk_works(self) -> None:
+        """No chat can begin on it, and the next one has its chat."""
+        side = self.slow().start()
+        self.lose_two_links(side)
+        self.run_for(1.0)
+        self.assertEqual(len(side.of(Disconnected)), 2)
+        self.exchange.connect(side, self.bob)
+        said = result(self.bob.chat.send(side.id, "first words"))
+        self.run_for(1.0)
+        self.assertEqual(side.heard(), ["last words", "first words"])
+        self.assertEqual(self.bob.states(said.number)[-1], "delivered")
+
+    def test_stopped_while_such_a_link_is_not_told_yet(self) -> None:
+        side = self.slow().start()
+        self.lose_two_links(side)
+        stopped = side.chat.stop()
+        self.assertEqual(len(side.of(Disconnected)), 2)
+        self.run_for(1.0)
+        self.successResultOf(stopped)
+
     def test_had_while_a_new_stream_begins(self) -> None:
         """What a view has at the moment of a new stream gets its mark on that one."""
         side = self.slow().start()

@@ -25,7 +25,7 @@ from punch.apps.chat.stream import ChatStream
 from punch.apps.chat.talk import Talk
 from punch.apps.chat.worker import Worker
 from punch.identity import PeerID
-from punch.link.events import Role
+from punch.link.events import LinkError, Role
 from punch.link.link import Link
 from punch.peer import events as peer_events
 
@@ -382,7 +382,11 @@ class Chat(History):
         return ChatStream(self._talk(link.remote), link)
 
     def _open_stream(self, talk: Talk, link: Link) -> None:
-        link.open_stream(protocol.STREAM_NAME, ChatStream(talk, link))
+        try:
+            link.open_stream(protocol.STREAM_NAME, ChatStream(talk, link))
+        except LinkError:
+            # It is over, and its end is told in a moment; else it is of no use without its chat.
+            self._later(CHATLESS, self._check_chat, talk.peer, link)
 
     def _talk(self, peer: PeerID) -> Talk:
         talk = self._talks.get(peer)
