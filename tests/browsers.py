@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import ConsoleMessage, Page, Playwright, Request, expect, sync_playwright
+from playwright.sync_api import ConsoleMessage, Locator, Page, Playwright, Request, expect, sync_playwright
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1180, "height": 800}
@@ -99,6 +99,10 @@ class Visitor:
         box.fill(text)
         expect(self.page.get_by_role("button", name="Send", exact=True)).to_be_enabled()
         box.press("Enter")
+
+    def message(self, text: str) -> Locator:
+        """A message that is shown."""
+        return self.page.locator(".message", has=self.page.locator(".body", has_text=text)).last
 
     def sees(self, text: str | re.Pattern[str], timeout: float = PATIENCE) -> None:
         """A text stands on the page, now or soon."""
