@@ -21,11 +21,10 @@ from cryptography.x509.oid import NameOID
 from punch.wire.relays import RelayServer, RelayTransport, RelayURL
 from punch.wire.rendezvous_address import pin_of
 from tests.needs import need
+from tests.ports import wait_until_open
 
 SECRET = "north of the tests"
 REALM = "example.org"
-START_TIME = 10.0
-_LISTEN = "0A"
 
 
 def credentials(expires: float = 3600.0) -> tuple[str, str]:
@@ -71,18 +70,7 @@ class Coturn:
             stderr=subprocess.STDOUT,
             cwd=directory,
         )
-        deadline = time.monotonic() + START_TIME
-        while not self._listens(self._process.pid):
-            assert time.monotonic() < deadline, "coturn does not listen"
-            assert self._process.poll() is None, "coturn ended"
-            time.sleep(0.05)
-
-    def _listens(self, pid: int) -> bool:
-        """Whether its ports are open, as its own namespace sees it."""
-        lines = Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
-        sockets = [line.split() for line in lines]
-        ports = {int(each[1].rpartition(":")[2], 16) for each in sockets if each[3] == _LISTEN}
-        return {self.port, self.tls_port} <= ports
+        wait_until_open(self._process, ("udp", self.port), ("tcp", self.port), ("tcp", self.tls_port))
 
     def server(self, transport: RelayTransport, **changes: Any) -> RelayServer:
         """What a rendezvous would hand out for it."""

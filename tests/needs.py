@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+from typing import NoReturn
 
 import pytest
 
@@ -26,7 +27,7 @@ PACKAGES = {
 }
 
 
-def missing(reason: str) -> None:
+def missing(reason: str) -> NoReturn:
     """Skip with `reason`; under `CI=true` a missing part is a failure."""
     if os.environ.get("CI") == "true":
         pytest.fail(reason)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,16 +20,9 @@ def running(tmp_path: Path) -> Iterator[Programs]:
         yield started
 
 
-def free_port() -> int:
-    """A TCP port that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def start(running: Programs) -> JSONProcess:
     """A rendezvous that local programs find by its state directory."""
-    rendezvous = running.rendezvous("--control", f"tcp:{free_port()}", "--reflector-port", "0")
+    rendezvous = running.rendezvous("--control", "tcp:0", "--reflector-port", "0")
     rendezvous.wait("listening")
     return rendezvous
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.processes import JSONProcess, Programs, programs
 
 PATIENCE = 70.0
@@ -20,9 +20,7 @@ class Introduction:
     """A rendezvous that can be killed and comes back at the same port, and two registered peers."""
 
     def __init__(self, running: Programs, accept: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self._running = running
         self.address = self.start()
         self.bob = running.peer("bob", "--rendezvous", self.address, "--accept", accept)
