@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -183,6 +184,11 @@ class Capture:
             line = self._process.stderr.readline()
 
     def stop(self) -> bytes:
+        # What the kernel has seen and tcpdump has not written yet would be lost
+        size = -1
+        while size != (now := os.path.getsize(self.path)):
+            size = now
+            time.sleep(0.3)
         self._process.terminate()
         self._process.wait(10)
         with open(self.path, "rb") as file:
