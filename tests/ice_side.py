@@ -28,6 +28,8 @@ from punch.wire.stun import MessageClass, parse
 DATAGRAMS = 1000
 INTERVAL = 0.042
 """Seconds between two datagrams: 42 s for all, so that consent is asked for several times."""
+PATIENCE = 20.0
+"""Seconds in which the other side's last datagrams come: it may take longer for its own."""
 LINGER = 2.0
 
 Description = dict[str, Any]
@@ -188,6 +190,9 @@ async def session(side: Ours | Theirs, peer: asyncio.Future[Description]) -> Des
     for number in range(DATAGRAMS):
         # 0x80 and above is no STUN message (RFC 7983)
         await side.send(b"\x80" + number.to_bytes(4, "big"))
+        await asyncio.sleep(INTERVAL)
+    deadline = time.monotonic() + PATIENCE
+    while len(side.received) < DATAGRAMS and time.monotonic() < deadline:
         await asyncio.sleep(INTERVAL)
     await asyncio.sleep(LINGER)
     return await side.finish()
