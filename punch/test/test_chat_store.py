@@ -278,10 +278,22 @@ class ErasingTests(StoreTestCase):
         self.store.set_retention(None)
         self.assertIsNone(self.store.retention())
         self.hear(*((n, str(n)) for n in range(1, PAGE + 2)), time=10.0)
+        self.store.shown(BOB, THEIRS, PAGE + 1)
         self.say("waits", time=10.0)
         self.say("new", time=20.0)
         self.assertEqual([self.store.expire(15.0) for _ in range(3)], [PAGE, 1, 0])
         self.assertEqual(texts(self.store.history(BOB)), ["waits", "new"])
+
+    def test_what_no_view_had_is_kept(self) -> None:
+        """Else it would never be had, and its sender would wait for the mark for ever."""
+        self.hear((1, "had"), (2, "not had"), time=10.0)
+        self.store.shown(BOB, THEIRS, 1)
+        self.hear((1, "not had either"), epoch=b"restored", time=10.0)
+        self.assertEqual(self.store.expire(15.0), 1)
+        self.assertEqual([message.text for _, message in self.store.unshown()], ["not had", "not had either"])
+        self.store.shown(BOB, b"restored", 1)
+        self.store.shown(BOB, THEIRS, 2)
+        self.assertEqual(self.store.expire(15.0), 2)
 
 
 class FileTests(StoreTestCase):

@@ -97,7 +97,8 @@ class History(People):
 
     def set_retention(self, days: float | None) -> Deferred[None]:
         """
-        Keep messages for so many days, and erase what is older now. What waits for its peer is kept.
+        Keep messages for so many days, and erase what is older now. What waits for its peer, or for a view,
+        is kept.
 
         :raise ChatError: no number of days.
         """

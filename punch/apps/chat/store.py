@@ -377,14 +377,17 @@ class Store:
 
     def expire(self, before: float) -> int:
         """
-        Erase what is older than a time, at most `PAGE` messages; but never what still waits to be delivered.
+        Erase what is older than a time, at most `PAGE` messages; but never what still waits to be delivered,
+        or to be had by a view.
 
         :return: how many.
         """
         with self._transaction():
             count = self._run(
                 "DELETE FROM message WHERE number IN "
-                "(SELECT number FROM message WHERE time < ? AND state != 0 ORDER BY time LIMIT ?)",
+                "(SELECT number FROM message m WHERE time < ? AND state != 0 AND NOT EXISTS "
+                "(SELECT * FROM epoch e WHERE e.conversation = m.conversation "
+                "AND e.generation = m.generation AND e.shown < m.id) ORDER BY time LIMIT ?)",
                 before,
                 PAGE,
             ).rowcount
