@@ -91,6 +91,24 @@ class LostStateTests(ChatTestCase):
         self.assertEqual(self.bob.heard(), ["old", "newer", "after the backup"])
         self.assertEqual(self.alice.states(said.number)[-1], "delivered")
 
+    def test_a_backup_restored_while_the_other_disk_is_full(self) -> None:
+        """What that one did not take is not taken for what is said under the same id after the backup."""
+        self.connect()
+        self.say("old")
+        self.run_for()
+        copy = self.backup(self.alice)
+        self.bob.store.database.rows("PRAGMA query_only = ON")
+        self.say("newer")
+        self.run_for(1.0)
+        self.alice.store = copy
+        self.alice = self.restart(self.alice, 11)
+        said = self.say("after the backup")
+        self.bob.store.database.rows("PRAGMA query_only = OFF")
+        self.alice.start()
+        self.run_for(20.0)
+        self.assertEqual(self.bob.heard(), ["old", "after the backup"])
+        self.assertEqual(self.alice.states(said.number)[-1], "delivered")
+
     def test_a_disk_that_forgot(self) -> None:
         self.connect()
         self.say("one")

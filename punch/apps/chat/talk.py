@@ -105,7 +105,7 @@ class Talk:
         self._told: dict[bytes, Known] = {}
         self._renewed = False
         self._pending: deque[tuple[bytes, Incoming]] = deque()
-        self._storing = False
+        self._storing = 0
         self._telling: deque[_Shown] = deque()
         self._marks = _Marks(self)
 
@@ -134,12 +134,12 @@ class Talk:
     @property
     def settling(self) -> bool:
         """Whether the store is being told of messages or acks that came."""
-        return self._storing or self._marks.busy
+        return self._storing > 0 or self._marks.busy
 
     @property
     def unhandled(self) -> int:
         """How many messages of the other side are not yet stored, or not yet had by the views."""
-        return len(self._pending) + len(self._telling)
+        return len(self._pending) + self._storing + len(self._telling)
 
     # -- what this side says --
 
@@ -209,6 +209,9 @@ class Talk:
     def stream_opened(self, stream: ChatStream) -> None:
         """It takes the place of an older one."""
         older, self._stream = self._stream, stream
+        # What is not on the disk is not in our hello, so it is said again. Or, after a restored backup, others
+        # are under the same ids.
+        self._pending = deque()
         if older is not None:
             older.close()
         self._owner.ask(Store.record, self.peer, self._owner.new_epoch()).addCallbacks(
@@ -307,17 +310,20 @@ class Talk:
         be stored without the one before it."""
         if self._storing or not self._pending:
             return
-        self._storing = True
         epoch = self._pending[0][0]
         batch = [incoming for _, incoming in takewhile(lambda item: item[0] == epoch, self._pending)]
+        for _ in batch:
+            self._pending.popleft()
+        self._storing = len(batch)
         self._owner.ask(Store.receive, self.peer, epoch, batch, self._owner.wall()).addCallbacks(
-            self._stored, self._not_stored, callbackArgs=(epoch, batch)
+            self._stored,
+            self._not_stored,
+            callbackArgs=(epoch, batch),
+            errbackArgs=(epoch, batch, self._pending),
         )
 
     def _stored(self, added: list[Message], epoch: bytes, batch: list[Incoming]) -> None:
-        self._storing = False
-        for _ in batch:
-            self._pending.popleft()
+        self._storing = 0
         for message in added:
             self._show(epoch, message, again=False)
         if len(added) < len(batch) and epoch == self._remote_epoch:
@@ -326,8 +332,11 @@ class Talk:
         self._balance()
         self._store_some()
 
-    def _not_stored(self, failure: object) -> None:
-        self._storing = False
+    def _not_stored(
+        self, failure: object, epoch: bytes, batch: list[Incoming], pending: deque[tuple[bytes, Incoming]]
+    ) -> None:
+        self._storing = 0
+        pending.extendleft((epoch, incoming) for incoming in reversed(batch))
         self._owner.store_failed(_store_error(failure))
 
     def show_again(self, epoch: bytes, message: Message) -> None:
