@@ -209,8 +209,8 @@ class Talk:
     def stream_opened(self, stream: ChatStream) -> None:
         """It takes the place of an older one."""
         older, self._stream = self._stream, stream
-        # What is not on the disk is not in our hello, so it is said again. Or, after a restored backup, others
-        # are under the same ids.
+        # What is not on the disk is not in our hello, so it is said again. Or, after a restored backup,
+        # others are said under the same ids.
         self._pending = deque()
         if older is not None:
             older.close()
