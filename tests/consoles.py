@@ -45,6 +45,13 @@ class Terminal:
         """What `tcgetattr` says of the terminal now."""
         return list(termios.tcgetattr(self._master))
 
+    def wait_for_editor(self, timeout: float = 20.0) -> None:
+        """Until the program gets each key itself: a Ctrl-D that was typed before that may be lost."""
+        end = time.monotonic() + timeout
+        while termios.tcgetattr(self._master)[3] & termios.ICANON:
+            assert time.monotonic() < end, f"{self.arguments} reads whole lines:\n{self.text}"
+            self.pump(0.05)
+
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
@@ -129,7 +136,7 @@ def run(
     cwd: Path,
     text: bytes | None = None,
     *,
-    timeout: float = 30.0,
+    timeout: float = 60.0,
     redirect: str | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """

@@ -21,6 +21,26 @@ TWISTD = str(Path(sys.executable).with_name("twistd"))
 PUNCH = str(Path(sys.executable).with_name("punch"))
 
 
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far; 0 where /proc does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def comes_to_rest(pid: int, most: float, patience: float = 10.0) -> bool:
+    """Whether a process uses at most so many seconds in one, as soon as it has done what there is to do."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        before = cpu_seconds(pid)
+        time.sleep(1.0)
+        if cpu_seconds(pid) - before <= most:
+            return True
+    return False
+
+
 class ProcessFailed(AssertionError):
     """What was waited for did not happen; the message has all that the process printed."""
 
@@ -56,9 +76,12 @@ class JSONProcess:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self._queue.put(json.loads(line))
-        self._queue.put(None)
+        try:
+            for line in self.process.stdout:
+                if line.endswith(b"\n"):  # else it was killed in the middle of a line
+                    self._queue.put(json.loads(line))
+        finally:
+            self._queue.put(None)
 
     @property
     def stderr(self) -> str:
@@ -120,12 +143,21 @@ class JSONProcess:
             os.killpg(self.process.pid, number)
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.kill(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(5)
-        self.kill()
-        self.process.wait()
+        """End it, and wait until it has ended."""
+        close_all([self])
+
+
+def close_all(processes: Sequence[JSONProcess]) -> None:
+    """End them all at once, by SIGTERM if they can, and wait until they have ended."""
+    for process in processes:
+        if process.process.poll() is None:
+            process.kill(signal.SIGTERM)
+    deadline = time.monotonic() + 5.0
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.process.wait(max(0.0, deadline - time.monotonic()))
+        process.kill()
+        process.process.wait()
 
 
 class Programs:
@@ -156,8 +188,8 @@ class Programs:
         )
 
     def close(self) -> None:
-        for process in reversed(self._running):
-            process.close()
+        """End them all."""
+        close_all(self._running)
 
 
 @contextlib.contextmanager

@@ -113,8 +113,8 @@ def test_a_part_that_dies(place: Path) -> None:
     )
     try:
         assert demo.stdout is not None
-        while b"Starting two peers" not in demo.stdout.readline():
-            pass
+        while b"Starting two peers" not in (line := demo.stdout.readline()):
+            assert line
         end = time.monotonic() + 10
         while not (victims := [pid for pid in children(demo.pid) if "--name bob" in command(pid)]):
             assert time.monotonic() < end

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from typing import IO
 
 import pytest
 
 from .consoles import environment, peer, run, terminal
 from .places import Place
-from .processes import PUNCH, TWISTD, Event, JSONProcess, ProcessFailed
+from .processes import PUNCH, TWISTD, Event, JSONProcess, ProcessFailed, comes_to_rest
 from .tmux import screen
 
 # -- through pipes --
@@ -112,14 +112,8 @@ def test_a_waiting_peer_is_a_service(place: Place) -> None:
         )
         try:
             assert service.stdout is not None
-            line = b""
-            while b"Registered" not in line:
-                line = service.stdout.readline()
-                assert line, service.stderr
-            time.sleep(0.5)
-            before = cpu_seconds(service.pid)
-            time.sleep(1.0)
-            assert cpu_seconds(service.pid) - before < 0.3
+            wait_for_line(service.stdout, b"Registered")
+            assert comes_to_rest(service.pid, 0.3)
             done = place.call(place.id_of(name), b"hello\n")
             assert done.returncode == 0, done
             service.send_signal(signal.SIGTERM)
@@ -132,9 +126,12 @@ def test_a_waiting_peer_is_a_service(place: Place) -> None:
             service.wait()
 
 
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def wait_for_line(output: IO[bytes], part: bytes) -> None:
+    """Read up to a line with this in it."""
+    for line in iter(output.readline, b""):
+        if part in line:
+            return
+    raise AssertionError(f"ended without {part!r}")
 
 
 def test_delivered_means_shown(place: Place) -> None:
@@ -151,7 +148,8 @@ def test_delivered_means_shown(place: Place) -> None:
     )
     os.close(writer)
     try:
-        time.sleep(1.5)
+        output = os.fdopen(reader, "rb")
+        wait_for_line(output, b'"registered"')
         alice = place.running.peer("alice", "--peer", place.id_of(name))
         alice.wait("connected")
         for number in range(12):
@@ -159,10 +157,8 @@ def test_delivered_means_shown(place: Place) -> None:
         time.sleep(1.5)
         marked = sum(event["event"] == "delivered" for event in drain(alice))
         assert marked < 8
-        with os.fdopen(reader, "rb") as output:
-            for line in output:
-                if b'"id":12' in line:
-                    break
+        with output:
+            wait_for_line(output, b'"id":12')
             alice.wait("delivered", where=lambda event: event["id"] == 11)
     finally:
         slow.kill()
@@ -286,16 +282,17 @@ def test_a_stranger_is_refused(place: Place) -> None:
 def test_the_terminal_is_given_back(place: Place) -> None:
     for end in ("\x03", "\x04", "/quit\n", "TERM"):
         with terminal(peer(place.directory, "bob"), place.directory) as bob:
-            bob.wait("Your ID")
-            bob.wait("Waiting for a call")
             before = bob.modes()
+            bob.wait("Waiting for a call")
+            bob.wait_for_editor()
+            assert bob.modes() != before
             if end == "TERM":
                 os.kill(bob.pid, signal.SIGTERM)
             else:
                 bob.type(end)
             status = bob.exit()
             assert status == {"\x03": -signal.SIGINT, "TERM": -signal.SIGTERM}.get(end, 0)
-            assert before != bob.modes()
+            assert bob.modes() == before
 
 
 def test_colour_is_for_terminals_that_want_it(place: Place) -> None:
@@ -374,7 +371,8 @@ def test_signals_at_every_stage(place: Place, name: str) -> None:
 def test_nohup(place: Place) -> None:
     bob = run_under("nohup", place, "bob")
     try:
-        time.sleep(1.5)
+        assert bob.stdout is not None
+        wait_for_line(bob.stdout, b"Registered")
         bob.send_signal(signal.SIGHUP)
         time.sleep(0.5)
         assert bob.poll() is None
@@ -389,7 +387,7 @@ def run_under(program: str, place: Place, name: str) -> subprocess.Popen[bytes]:
         cwd=place.directory,
         env=environment(),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
 

@@ -34,9 +34,7 @@ from punch.wire.stun import MessageClass, Method, parse
 from punch.wire.stun import encode as encode_stun
 from punch.wire.stun_attributes import Attribute
 from tests.needs import has_ipv6, missing
-from tests.processes import TWISTD, JSONProcess, Programs, programs
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and descriptors of POSIX")
+from tests.processes import TWISTD, JSONProcess, Programs, comes_to_rest, programs
 
 FREE = ("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "0")
 
@@ -85,6 +83,22 @@ class Client:
     def close(self) -> None:
         self.file.close()
         self.socket.close()
+
+
+def register(address: RendezvousAddress, directory: Path, seconds: float, source: str = "") -> Client:
+    """A client that is registered within so many seconds; like a peer, it tries again when it is put off."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            client = Client(address, key_of(Identity.generate()), directory, source)
+            client.send(Register("x", Accept.ASK))
+            assert client.read()["type"] == "welcome"
+            assert time.monotonic() < deadline
+            return client
+        except (OSError, AssertionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def listening(service: JSONProcess) -> RendezvousAddress:
@@ -140,8 +154,7 @@ def test_no_flags_listens_on_both_families(running: Programs, tmp_path: Path) ->
     service = running.rendezvous()
     address = listening(service)
     assert address.port == 7001
-    hosts = ["127.0.0.1", *(["::1"] if has_ipv6() else [])]
-    for host in hosts:
+    for host in ["127.0.0.1", *(["::1"] if has_ipv6() else [])]:
         client = Client(RendezvousAddress(host, 7001), key_of(Identity.generate()), tmp_path)
         client.send(Register("x", Accept.ASK))
         welcome = client.read()
@@ -153,6 +166,8 @@ def test_no_flags_listens_on_both_families(running: Programs, tmp_path: Path) ->
     assert ask_reflector("127.0.0.77", 3478)[1] == "127.0.0.77"
     left = (tmp_path / "state" / "rendezvous" / "address").read_text().strip()
     assert RendezvousAddress.parse(left) == RendezvousAddress("127.0.0.1", 7001, address.pin)
+    if not has_ipv6():
+        missing("this machine has no IPv6 loopback address: only IPv4 was tried")
 
 
 def test_key_is_kept(running: Programs, tmp_path: Path) -> None:
@@ -185,7 +200,7 @@ def test_signals_end_it_cleanly(running: Programs, tmp_path: Path, number: int, 
         os.kill(service.process.pid, number)
         if client is not None:
             assert client.read()["code"] == "shutdown"
-        assert service.exit(5) in (0, -number)
+        assert service.exit(10) in (0, -number)
     if stage == "registered":
         assert service.wait("gone")["reason"] == "shutdown"
     assert "Traceback" not in service.stderr
@@ -197,7 +212,7 @@ def test_terminated_while_starting(running: Programs, delay: float) -> None:
     service = running.rendezvous(*FREE)
     time.sleep(delay)
     os.kill(service.process.pid, signal.SIGTERM)
-    assert service.exit(5) in (0, -signal.SIGTERM)
+    assert service.exit(10) in (0, -signal.SIGTERM)
     assert "Traceback" not in service.stderr
 
 
@@ -285,6 +300,7 @@ def test_text_for_a_person(tmp_path: Path) -> None:
         lines: list[str] = []
         while not (lines and lines[-1].strip().startswith("punch://")):
             lines.append(process.stdout.readline())
+            assert lines[-1], lines
         RendezvousAddress.parse(lines[-1].strip())
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
@@ -315,9 +331,7 @@ def test_stdout_that_nobody_reads(running: Programs, tmp_path: Path, how: str) -
             client.send(Register("x" * 64, Accept.ASK))
             assert client.read()["type"] == "welcome"
             client.close()
-        used = cpu_seconds(process.pid)
-        time.sleep(0.5)
-        assert cpu_seconds(process.pid) - used < 0.25
+        assert comes_to_rest(process.pid, 0.25)
         process.terminate()
         assert process.wait(10) in (0, -signal.SIGTERM)
     finally:
@@ -325,15 +339,6 @@ def test_stdout_that_nobody_reads(running: Programs, tmp_path: Path, how: str) -
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process has used so far; 0 where /proc does not tell."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def memory(pid: int) -> int:
@@ -394,11 +399,7 @@ def test_ten_thousand_half_open_connections(running: Programs, tmp_path: Path) -
                 with contextlib.suppress(OSError):
                     connection.send(b"\x16\x03\x01")
             if number == 8_000:
-                started = time.monotonic()
-                client = Client(address, key_of(Identity.generate()), tmp_path, source="127.0.255.1")
-                client.send(Register("x", Accept.ASK))
-                assert client.read()["type"] == "welcome"
-                assert time.monotonic() - started < 5
+                client = register(address, tmp_path, 5, source="127.0.255.1")
         assert memory(service.process.pid) - before < 100_000_000
         client.send(Ping())
         assert client.read() == {"type": "pong"}
@@ -424,20 +425,8 @@ def test_running_out_of_descriptors(running: Programs, tmp_path: Path) -> None:
         for _ in range(100):
             with contextlib.suppress(OSError):
                 flood.append(socket.create_connection((address.host, address.port), 2))
-        used = cpu_seconds(service.process.pid)
-        time.sleep(0.5)
-        assert cpu_seconds(service.process.pid) - used < 0.4
+        assert comes_to_rest(service.process.pid, 0.4)
     finally:
         for connection in flood:
             connection.close()
-    end = time.monotonic() + 10
-    while True:
-        try:
-            client = Client(address, key_of(Identity.generate()), tmp_path)
-            client.send(Register("x", Accept.ASK))
-            assert client.read()["type"] == "welcome"
-            break
-        except (OSError, AssertionError):
-            assert time.monotonic() < end
-            time.sleep(0.1)
-    client.close()
+    register(address, tmp_path, 10).close()
