@@ -34,6 +34,8 @@ from punch.wire.relays import RelayServer
 
 reactor: Any = global_reactor
 QUIC_LIKE = b"\x41"
+PATIENCE = 3.0
+"""Seconds in which the last datagram comes back, or doesn't."""
 
 
 def tell(event: str, **fields: object) -> None:
@@ -123,7 +125,7 @@ class Commands(LineOnlyReceiver):
             for number in range(count):
                 data = QUIC_LIKE + number.to_bytes(4, "big") + bytes(1195)
                 reactor.callLater(0.005 * number, first.send, [data])
-            reactor.callLater(0.005 * count + 1.5, lambda: tell("echoed", count=first.received, of=count))
+            self._tell_when_back(count, time.monotonic() + 0.005 * count + PATIENCE)
         elif words[0] == "probe":
             for side in self._sides:
                 side.pool.leave(side)
@@ -135,6 +137,13 @@ class Commands(LineOnlyReceiver):
                 side.pool.leave(side)
                 side.pool.stop()
             tell("left")
+
+    def _tell_when_back(self, count: int, deadline: float) -> None:
+        received = self._sides[0].received
+        if received >= count or time.monotonic() > deadline:
+            tell("echoed", count=received, of=count)
+        else:
+            reactor.callLater(0.02, self._tell_when_back, count, deadline)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The test is over."""
