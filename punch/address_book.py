@@ -138,6 +138,7 @@ class AddressBook:
         self.sleep: Callable[[float], object] | None = None
         self._path = path
         self._late: list[tuple[PeerID, Callable[[Entry], Entry]]] = []
+        self._locked_out = False
         self._entries: dict[PeerID, Entry] = {}
         self._by_name: dict[str, PeerID] = {}
         self._stamp: tuple[int, ...] | None = None
@@ -220,13 +221,9 @@ class AddressBook:
         if not self._put(peer, change(self.entry(peer))):
             return False
         if self._path is not None:
+            # What can't be written holds as long as this process, and is tried again with the next change.
             self._late.append((peer, change))
-            try:
-                self._write(self._path)
-            except AddressBookError:
-                # It can't be kept, but it holds as long as this process.
-                self._late.clear()
-                raise
+            self._write(self._path)
             # Another process may have given the name away a moment ago.
             change(self._entries.get(peer, Entry()))
         return True
@@ -235,6 +232,7 @@ class AddressBook:
         """Make the changes that the file does not have yet, unless another process is at it just now."""
         try:
             descriptor = self._lock(path)
+            self._locked_out = descriptor is None
             if descriptor is None:
                 return
             try:
@@ -269,12 +267,23 @@ class AddressBook:
         if self._path is None:
             return
         try:
-            if self._late:
+            if self._locked_out:
                 self._write(self._path)
             if _stamp(self._path) != self._stamp:
                 self._read(self._path)
         except AddressBookError:
             return
+
+    def close(self, sleep: Callable[[float], object]) -> None:
+        """
+        Write what could not be written before, at the end of a process.
+
+        :param sleep: how to wait, in seconds, while another process changes the file.
+        :raise AddressBookError: it still can't be.
+        """
+        self.sleep = sleep
+        if self._path is not None and self._late:
+            self._write(self._path)
 
     def _read(self, path: Path) -> None:
         stamp = _stamp(path)

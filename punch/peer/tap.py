@@ -382,6 +382,7 @@ class PeerService(Service):
             self.node.stopService,
             *([] if web is None else [web.stop]),
             *([] if chat is None else [chat.stop]),
+            lambda: self._book.close(time.sleep),
             *([] if face is None else [face.last_words]),
         ]
         for step in steps:

@@ -273,6 +273,23 @@ class FileTests(BookTestCase):
         self.assertEqual(sorted(os.listdir(self.path.parent)), [".known.json.lock", "known.json"])
         self.assertIn(BOB, self.book)
 
+    def test_written_later(self) -> None:
+        """What a full disk did not take still holds when others change the file, and is written later."""
+        other = AddressBook(self.path)
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        disk = self.patch(os, "fsync", full)
+        self.assertRaises(AddressBookError, self.book.block, EVE)
+        self.assertRaises(AddressBookError, self.book.close, self.fail)
+        disk.restore()
+        other.add(ALICE, "Alice")
+        self.assertEqual((self.book.blocked(EVE), ALICE in self.book), (True, True))
+        self.assertFalse(AddressBook(self.path).blocked(EVE))
+        self.book.add(BOB, "Bob")
+        self.assertTrue(AddressBook(self.path).blocked(EVE))
+
 
 class TwoProcessesTests(BookTestCase):
     """`punch peers` beside a running peer."""
@@ -334,6 +351,14 @@ class TwoProcessesTests(BookTestCase):
         found = AddressBook(self.path)
         self.assertEqual([found.find(name) for name in ("al", "bob")], [ALICE, BOB])
         self.assertTrue(found.blocked(EVE))
+
+    def test_the_end_while_another_process_changes_something(self) -> None:
+        """Who ends waits for it: what was changed is not lost."""
+        self.book.add(ALICE, "Alice")
+        descriptor = self.lock()
+        self.book.block(EVE)
+        self.book.close(lambda delay: os.close(descriptor))
+        self.assertTrue(AddressBook(self.path).blocked(EVE))
 
     def test_a_name_that_another_process_gives_first(self) -> None:
         self.book.add(ALICE, "Alice")
