@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
 from urllib.parse import urlsplit
 
-from playwright.sync_api import WebSocketRoute, expect
+from playwright.sync_api import Page, Route, WebSocketRoute, expect
 
 from punch.identity import Identity
 
@@ -245,6 +246,69 @@ def test_a_connection_that_breaks(story: Story) -> None:
     alice.mark("Once and no more", "read")
     expect(box).to_have_value("")
     assert page.locator(".message").count() == 2
+
+
+def drop(page: Page, part: str, times: float) -> list[str]:
+    """A part of the page does not come the first so many times, which are listed in the answer."""
+    dropped: list[str] = []
+
+    def answer(route: Route) -> None:
+        if len(dropped) < times:
+            dropped.append(route.request.url)
+            route.abort("connectionfailed")
+        else:
+            route.continue_()
+
+    page.route(f"**/{part}", answer)
+    return dropped
+
+
+def test_a_page_that_does_not_come_whole(story: Story) -> None:
+    """Chromium drops what it is fetching when the network changes; the page loads again by itself."""
+    for part in ("main.js", "store.js", "frame.css"):
+        page = story.alice.visitor.tab()
+        dropped = drop(page, part, 2)
+        page.goto(origin(story.alice.url))
+        expect(page.locator("#app")).to_have_css("display", "grid")
+        expect(page.locator(".me")).to_contain_text("alice")
+        assert len(dropped) == 2, part
+        # It has come whole now, and is left alone.
+        page.evaluate("window.untouched = true")
+        page.wait_for_timeout(1500)
+        assert page.evaluate("window.untouched") is True
+        expect(page.get_by_text("did not come whole")).to_be_hidden()
+
+
+def test_when_nothing_comes(story: Story) -> None:
+    """Not even what would load it again: the page says so."""
+    page = story.alice.visitor.tab()
+    page.route(re.compile(r"\.js$"), lambda route: route.abort("connectionfailed"))
+    page.goto(origin(story.alice.url))
+    text = page.get_by_text("This page did not come whole. Load it again.")
+    expect(text).to_be_visible()
+    page.unroute(re.compile(r"\.js$"))
+    page.reload()
+    expect(page.locator(".me")).to_contain_text("alice")
+    expect(text).to_be_hidden()
+
+
+def test_a_part_that_never_comes(story: Story) -> None:
+    """Something in the browser blocks it: the page is not loaded again for ever."""
+    page = story.alice.visitor.tab()
+    page.clock.install()
+    drop(page, "store.js", math.inf)
+    loads: list[str] = []
+    page.on("load", lambda loaded: loads.append(loaded.url))
+    page.goto(origin(story.alice.url))
+
+    def time_passes() -> int:
+        page.clock.run_for(15_000)
+        return len(loads)
+
+    wait_until(page, lambda: time_passes() == 9)
+    for _ in range(10):
+        page.wait_for_timeout(100)
+        assert time_passes() == 9
 
 
 def test_what_nobody_has_seen_is_not_called_read(story: Story) -> None:
