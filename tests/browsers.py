@@ -57,6 +57,11 @@ class Visitor:
         if message.type == "error":
             self.complaints.append(message.text)
 
+    def said(self) -> str:
+        """What stands on the page now, and what the console showed as errors."""
+        page = self.page
+        return "\n".join([page.url, page.locator("body").inner_text(), *self.complaints])
+
     def show(self, size: dict[str, int], theme: str) -> None:
         """Another window, another taste."""
         self.page.set_viewport_size({"width": size["width"], "height": size["height"]})

@@ -63,6 +63,14 @@ class Host:
     def route(self, via: str) -> None:
         self.run("ip", "route", "add", "default", "via", via)
 
+    def settle(self, timeout: float = 20.0) -> None:
+        """Wait until every interface has the addresses that it gives itself (RFC 4862, section 5.4)."""
+        deadline = time.monotonic() + timeout
+        while "inet6" in self.run("ip", "-6", "address", "show", "tentative"):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.name} still looks for duplicates of its addresses")
+            time.sleep(0.05)
+
     def sysctl(self, *settings: str) -> None:
         for setting in settings:
             self.run("sysctl", "-qw", setting)

@@ -88,10 +88,16 @@ class JSONProcess:
         return self._stderr_path.read_text(errors="replace")
 
     def _fail(self, what: str) -> ProcessFailed:
+        return ProcessFailed(f"{what}\n{self._said()}")
+
+    def _said(self) -> str:
         lines = "\n".join(json.dumps(event) for event in self.events)
-        return ProcessFailed(
-            f"{what}\n{' '.join(self.arguments)}\nexit: {self.process.poll()}\n{lines}\n{self.stderr}"
-        )
+        return f"{' '.join(self.arguments)}\nexit: {self.process.poll()}\n{lines}\n{self.stderr}"
+
+    def said(self) -> str:
+        """How it was started, and all that it has printed; `wait` will look at none of it."""
+        self.settle()
+        return self._said()
 
     def wait(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, Playwright
 
 from . import axe
@@ -35,6 +36,8 @@ class Person:
         self.host = host
         self.peer = self.start()
         self.url: str = self.peer.wait("web")["url"]
+        # Chromium drops what it is fetching when addresses come.
+        host.settle()
         self.chromium = chromium_in(story.playwright, host.prefix, story.directory)
         self.visitor = Visitor(self.chromium, self.url)
         self.page = self.visitor.page
@@ -72,14 +75,26 @@ class Story(Homes):
         self.bob = Person(self, "bob", self.home_of_bob)
 
     def connect(self) -> None:
-        """Alice calls Bob, who accepts."""
+        """
+        Alice calls Bob, who accepts.
+
+        :raise AssertionError: they do not come together; it has what pages and processes said.
+        """
         alice, bob = self.alice.visitor, self.bob.visitor
-        alice.sees("Can be called")
-        bob.sees("Can be called")
-        alice.call(bob.id)
-        bob.page.get_by_role("button", name="Accept", exact=True).click()
-        alice.sees(CONNECTED)
-        bob.sees(CONNECTED)
+        try:
+            alice.sees("Can be called")
+            bob.sees("Can be called")
+            alice.call(bob.id)
+            bob.page.get_by_role("button", name="Accept", exact=True).click()
+            alice.sees(CONNECTED)
+            bob.sees(CONNECTED)
+        except (AssertionError, PlaywrightError) as problem:
+            raise AssertionError("\n\n".join([str(problem), *self.said()])) from problem
+
+    def said(self) -> list[str]:
+        """What everybody has said so far: the pages, and the processes."""
+        pages = [person.visitor.said() for person in (self.alice, self.bob)]
+        return pages + [each.said() for each in (self.alice.peer, self.bob.peer, self.rendezvous)]
 
 
 @pytest.fixture
