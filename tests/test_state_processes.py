@@ -57,17 +57,22 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+def let_go(processes: list[subprocess.Popen[str]]) -> None:
+    """At the same moment, when all are ready."""
+    for process in processes:
+        assert first_line(process) == "ready"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
 def test_started_at_once(tmp_path: Path) -> None:
     """However many make the key at the same moment, all have the same one afterwards."""
     for attempt in range(3):
         root = tmp_path / str(attempt)
         processes = [start(MAKE_IDENTITY, str(root)) for _ in range(6)]
-        for process in processes:
-            assert first_line(process) == "ready"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
+        let_go(processes)
         identities = {process.communicate(timeout=30)[0] for process in processes}
         assert [process.returncode for process in processes] == [0] * 6
         assert len(identities) == 1
@@ -78,12 +83,7 @@ def test_names_given_at_once(tmp_path: Path) -> None:
     """However many change the address book at the same moment, it has all of their changes."""
     peers = {f"peer-{number}": Identity.generate().peer_id for number in range(4)}
     processes = [start(NAME_PEER, str(tmp_path), str(peer), name) for name, peer in peers.items()]
-    for process in processes:
-        assert first_line(process) == "ready"
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
+    let_go(processes)
     for process in processes:
         process.communicate(timeout=30)
     assert [process.returncode for process in processes] == [0] * 4

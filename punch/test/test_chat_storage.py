@@ -32,6 +32,13 @@ class LostStateTests(ChatTestCase):
                     copy.database.run(f"INSERT INTO {table} VALUES ({marks})", *row)
         return copy
 
+    def say_something_old(self) -> Store:
+        """Both are connected, and Bob has a message; returns what Alice's disk holds then."""
+        self.connect()
+        self.say("old")
+        self.run_for()
+        return self.backup(self.alice)
+
     def test_a_backup_restored_by_the_sender(self) -> None:
         """Its next messages would be taken for repetitions: they arrive all the same."""
         self.connect()
@@ -53,10 +60,7 @@ class LostStateTests(ChatTestCase):
 
     def test_more_is_said_after_a_backup_than_was_before(self) -> None:
         """The ids alone don't show what was lost: the times do."""
-        self.connect()
-        self.say("old")
-        self.run_for()
-        copy = self.backup(self.alice)
+        copy = self.say_something_old()
         self.say("newer")
         self.say("newest")
         self.run_for(1.0)
@@ -70,10 +74,7 @@ class LostStateTests(ChatTestCase):
 
     def test_a_disk_that_is_full_after_the_backup(self) -> None:
         """The new epoch is chosen as soon as there is room for it."""
-        self.connect()
-        self.say("old")
-        self.run_for()
-        copy = self.backup(self.alice)
+        copy = self.say_something_old()
         self.say("newer")
         self.run_for(1.0)
         self.alice.store = copy
@@ -93,10 +94,7 @@ class LostStateTests(ChatTestCase):
 
     def test_a_backup_restored_while_the_other_disk_is_full(self) -> None:
         """What that one did not take is not taken for what is said under the same id after the backup."""
-        self.connect()
-        self.say("old")
-        self.run_for()
-        copy = self.backup(self.alice)
+        copy = self.say_something_old()
         self.bob.store.database.rows("PRAGMA query_only = ON")
         self.say("newer")
         self.run_for(1.0)
