@@ -3,7 +3,8 @@ The address book: whom the user has called or accepted, what he calls them, and 
 
 A *petname* is this side's own name for a peer. It is usable wherever an ID is, so it is unique, can't be
 taken for an ID, and the peer can't change it: a peer that is met for the first time gets the name that it
-claims, cut to what a petname may be, if nobody else has it; whatever it calls itself later changes nothing.
+claims, cut to what a petname may be, if no other name looks like it (`punch.names`); whatever it calls itself
+later changes nothing. The user may give names that look alike, and views then show the ID as well.
 
 Several processes may use one book: each change is made under a lock, upon what is in the file then, and what
 others have changed is read again when it is asked for. A change waits for the disk where it is made, so that
@@ -14,12 +15,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from punch import names
 from punch.files import make_private_directory, replace_private, try_lock
 from punch.identity import PeerID, PeerIDError
 
@@ -34,15 +37,11 @@ MAX_FILE = 16 * 1024 * 1024
 
 VERSION = 2
 
+#: Names that no version of Punch has taken, since they could be IDs.
+_LIKE_AN_ID = re.compile("-*([a-z2-7]-*){24,}")
+
 #: How long another process may hold the lock, and how often it is tried, in seconds.
 LOCK_TIME, LOCK_STEP = 1.0, 0.01
-
-#: Names from this length on that consist of nothing but an ID's letters look too much like one.
-_ID_LIKE = 24
-_ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz234567")
-
-#: What stands before this side's own lines, and what means everybody where a name is expected.
-_TAKEN = frozenset({"you", "all", "everything"})
 
 
 class AddressBookError(ValueError):
@@ -73,28 +72,33 @@ class Entry:
 
 def check_name(name: str) -> str:
     """
-    A petname in its normal form.
+    A petname in its normal form, without what is not seen.
 
     :raise AddressBookError: it can't be one.
     """
-    name = unicodedata.normalize("NFC", name.strip())
-    if not 1 <= len(name) <= MAX_NAME or not all(map(_allowed, name)) or not name[0].isalnum():
+    seen = name if set(name) & names.REORDERING else names.without_ignorable(name)
+    name = unicodedata.normalize("NFC", seen.strip())
+    if not _has_form(name):
         raise AddressBookError(
             "bad-name",
             f"The name {name[:MAX_NAME]!a} can't be used: names have 1 to {MAX_NAME} letters, digits, dots, "
             "dashes and underscores, and begin with a letter or a digit.",
         )
-    if _looks_like_an_id(name):
+    if names.looks_like_an_id(name):
         raise AddressBookError(
             "bad-name", f"The name {name!a} looks like a peer ID: choose one that can't be taken for one."
         )
     return name
 
 
+def _has_form(name: str) -> bool:
+    return 1 <= len(name) <= MAX_NAME and all(map(_allowed, name)) and name[0].isalnum()
+
+
 def _new_name(name: str) -> str:
     """`check_name` of a name that is about to be given."""
     name = check_name(name)
-    if _key(name) in _TAKEN:
+    if _key(name) in names.RESERVED:
         raise AddressBookError(
             "bad-name", f"The name {name!a} means something else here: choose another one."
         )
@@ -105,23 +109,20 @@ def _allowed(character: str) -> bool:
     return character in "._-" or unicodedata.category(character)[0] in "LMN"
 
 
-def _looks_like_an_id(name: str) -> bool:
-    letters = unicodedata.normalize("NFKC", name).casefold().replace("-", "")
-    return len(letters) >= _ID_LIKE and set(letters) <= _ID_LETTERS
-
-
 def name_from(claimed: str) -> str | None:
     """A petname made of what a peer calls itself; None if nothing of it can be used."""
-    kept = "".join(c if _allowed(c) else "-" for c in unicodedata.normalize("NFC", claimed[:MAX_CLAIMED]))
-    kept = kept[:MAX_NAME].strip("-")
+    seen = names.without_ignorable(unicodedata.normalize("NFC", claimed[:MAX_CLAIMED]))
+    kept = "".join(c if _allowed(c) else "-" for c in seen)[:MAX_NAME].strip("-")
     try:
-        return _new_name(kept)
+        name = _new_name(kept)
     except AddressBookError:
         return None
+    return None if names.is_reserved(name) else name
 
 
 def _key(name: str) -> str:
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    folded = unicodedata.normalize("NFKC", names.without_ignorable(name)).casefold()
+    return unicodedata.normalize("NFKC", folded)
 
 
 class AddressBook:
@@ -141,6 +142,8 @@ class AddressBook:
         self._locked_out = False
         self._entries: dict[PeerID, Entry] = {}
         self._by_name: dict[str, PeerID] = {}
+        #: Who has a name that looks so, or an ID that begins so. Made when it is first asked for.
+        self._by_look: dict[str, set[PeerID]] | None = None
         self._stamp: tuple[int, ...] | None = None
         if path is not None:
             self._read(path)
@@ -174,6 +177,16 @@ class AddressBook:
         self.refresh()
         return self._by_name.get(_key(name.strip()))
 
+    def alike(self, peer: PeerID, name: str, given: bool = False) -> list[PeerID]:
+        """
+        Who else may be taken for `peer` when that is called `name`: their names look the same, or their ID
+        begins so.
+
+        :param given: the user himself gave the name: what others only call themselves does not matter.
+        """
+        self.refresh()
+        return self._alike(peer, name, given)
+
     # -- changes: all raise `AddressBookError` if they can't be written; in this process they hold even so --
 
     def add(self, peer: PeerID, claimed: str) -> bool:
@@ -200,11 +213,23 @@ class AddressBook:
 
     # -- inside --
 
+    def _alike(self, peer: PeerID, name: str, given: bool = False) -> list[PeerID]:
+        if self._by_look is None:
+            self._by_look = {}
+            for each, entry in self._entries.items():
+                self._look(each, entry, True)
+        found = set[PeerID]().union(*(self._by_look.get(look, ()) for look in names.looks(name)))
+        return sorted(
+            other
+            for other in found - {peer}
+            if not given or self._entries[other].name is not None or names.alike(other.short, name)
+        )
+
     def _met(self, peer: PeerID, entry: Entry, claimed: str) -> Entry:
         entry = replace(entry, known=True, claimed=claimed[:MAX_CLAIMED] or entry.claimed)
         if entry.claimed and not entry.named:
             name = name_from(entry.claimed)
-            if name is not None and self._by_name.get(_key(name), peer) == peer:
+            if name is not None and not self._alike(peer, name):
                 entry = replace(entry, name=name)
             entry = replace(entry, named=True)
         return entry
@@ -253,11 +278,26 @@ class AddressBook:
             del self._by_name[_key(before.name)]
         if entry.name is not None:
             self._by_name[_key(entry.name)] = peer
+        self._look(peer, before, False)
         if entry == Entry():
             self._entries.pop(peer, None)
         else:
             self._entries[peer] = entry
+            self._look(peer, entry, True)
         return entry != before
+
+    def _look(self, peer: PeerID, entry: Entry, there: bool) -> None:
+        """Put what `peer` is called into the index, or take it out."""
+        if self._by_look is None:
+            return
+        for look in names.looks(entry.name or entry.claimed) | names.looks(peer.short):
+            peers = self._by_look.setdefault(look, set())
+            if there:
+                peers.add(peer)
+            else:
+                peers.discard(peer)
+            if not peers:
+                del self._by_look[look]
 
     def refresh(self) -> None:
         """
@@ -307,6 +347,7 @@ class AddressBook:
             ) from error
         self._entries = entries
         self._by_name = {_key(e.name): peer for peer, e in entries.items() if e.name is not None}
+        self._by_look = None
         self._stamp = stamp
         for peer, change in self._late:
             with suppress(AddressBookError):  # the name is another's now
@@ -370,16 +411,37 @@ def _decode(content: bytes) -> dict[PeerID, Entry]:
         raise ValueError("no version")
     if version > VERSION:
         raise _Newer
-    entries: dict[PeerID, Entry] = {}
-    taken: set[str] = set()
-    for text, value in book["peers"].items():
-        entry = _entry_v1(value, taken) if version == 1 else _entry(value)
-        if entry.name is not None:
-            if _key(entry.name) in taken:
-                raise ValueError("one name for two")
-            taken.add(_key(entry.name))
-        entries[PeerID.parse(text)] = entry
-    return entries
+    if version == 1:
+        return dict(_entries_v1(book["peers"]))
+    entries = {PeerID.parse(text): _entry(value) for text, value in book["peers"].items()}
+    return dict(_with_distinct_names(entries))
+
+
+def _with_distinct_names(entries: dict[PeerID, Entry]) -> Iterator[tuple[PeerID, Entry]]:
+    """
+    Earlier versions kept names that are none today: those that nobody can tell from another's, since they
+    differ in what is not seen, or that look like an ID. Who has such a name has none now.
+    """
+    exact = [_old_key(entry.name) for entry in entries.values() if entry.name is not None]
+    if len(set(exact)) < len(exact):
+        raise ValueError("one name for two")
+    unchanged: dict[str, PeerID] = {}
+    checked: dict[PeerID, str] = {}
+    for peer, entry in entries.items():
+        if entry.name is None:
+            continue
+        with suppress(AddressBookError):
+            name = checked[peer] = check_name(entry.name)
+            # Whose name is as it is seen keeps it.
+            if name == entry.name or _key(name) not in unchanged:
+                unchanged[_key(name)] = peer
+    for peer, entry in entries.items():
+        kept = checked.get(peer)
+        yield peer, replace(entry, name=kept if kept and unchanged[_key(kept)] == peer else None)
+
+
+def _old_key(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _entry(value: dict[str, object]) -> Entry:
@@ -389,14 +451,20 @@ def _entry(value: dict[str, object]) -> Entry:
         raise TypeError("an entry has other fields")
     if name is not None and not isinstance(name, str):
         raise TypeError("a name is a string")
-    return Entry(claimed, None if name is None else check_name(name), known, blocked, "name" in value)
+    if name is not None and (not _has_form(name) or _LIKE_AN_ID.fullmatch(_old_key(name))):
+        raise ValueError("a name that no version gives")
+    return Entry(claimed, name, known, blocked, "name" in value)
 
 
-def _entry_v1(value: dict[str, object], taken: set[str]) -> Entry:
-    claimed = value["name"]
-    if not isinstance(claimed, str):
-        raise TypeError("a name is a string")
-    name = name_from(claimed)
-    if name is not None and _key(name) in taken:
-        name = None
-    return Entry(claimed[:MAX_CLAIMED], name, known=True, named=bool(claimed))
+def _entries_v1(peers: dict[str, dict[str, object]]) -> Iterator[tuple[PeerID, Entry]]:
+    """The first version kept no petnames: they are given as at a first meeting."""
+    taken: set[str] = set()
+    for text, value in peers.items():
+        claimed = value["name"]
+        if not isinstance(claimed, str):
+            raise TypeError("a name is a string")
+        name = name_from(claimed)
+        if name is not None:
+            name = name if taken.isdisjoint(names.looks(name)) else None
+            taken |= names.looks(claimed)
+        yield PeerID.parse(text), Entry(claimed[:MAX_CLAIMED], name, known=True, named=bool(claimed))

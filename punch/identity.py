@@ -64,12 +64,13 @@ def key_to_text(payload: bytes, version: int) -> str:
 
 def key_from_text(text: str, what: str) -> tuple[bytes, int]:
     """
-    Read what `key_to_text` wrote: in either case, spaces and dashes ignored. The caller judges the version.
+    Read what `key_to_text` wrote: in either case. Spaces, dashes, and what is not seen (Cf), are ignored. The
+    caller judges the version.
 
     :param what: what the text should be ("peer ID"), for the messages.
     :raise PeerIDError: it is not of this form, or there is a typo in it.
     """
-    characters = [c for c in text if not c.isspace() and unicodedata.category(c) != "Pd"]
+    characters = [c for c in text if not c.isspace() and unicodedata.category(c) not in ("Pd", "Cf")]
     compact = "".join(characters).lower()
     if not compact:
         raise PeerIDError(f"The {what} is empty: paste the {TEXT_LENGTH} characters as they were printed.")

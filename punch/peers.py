@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from punch import names
 from punch.address_book import AddressBook, AddressBookError
 from punch.apps.chat import Contact
 from punch.identity import PeerID, PeerIDError
@@ -138,7 +139,10 @@ def _who(book: AddressBook, text: str, me: PeerID | None) -> PeerID:
 
 def _contact(book: AddressBook, peer: PeerID) -> Contact:
     entry = book.entry(peer)
-    return Contact(peer, entry.name, entry.claimed, entry.known, entry.blocked)
+    given = entry.name is not None
+    called = entry.name or entry.claimed
+    alike = bool(book.alike(peer, called, given)) or (not given and names.is_reserved(called))
+    return Contact(peer, entry.name, entry.claimed, entry.known, entry.blocked, alike)
 
 
 def _list(book: AddressBook, options: argparse.Namespace, me: PeerID | None) -> list[Contact]:

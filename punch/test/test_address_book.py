@@ -83,6 +83,54 @@ class NameTests(BookTestCase):
             self.assertIn("means something else", self.refused("bad-name", EVE, name))
             self.book.forget(BOB)
 
+    def test_alike_never_automatically(self) -> None:
+        """Who claims a name that looks like one that is taken gets none, and no invisible name at all."""
+        self.book.add(BOB, "alice")
+        for claimed in (
+            "alice",
+            "ali\u034fce",
+            "\u0430lice",
+            "aIice",
+            "\u2066alice\u2069",
+            "ALlCE",
+            "a\u0301lice",
+            BOB.short,
+        ):
+            self.book.add(EVE, claimed)
+            self.assertIsNone(self.book.name_of(EVE), ascii(claimed))
+            self.assertEqual(self.book.alike(EVE, claimed), [BOB], ascii(claimed))
+            self.book.forget(EVE)
+        for claimed in (
+            "\u3164",
+            "\u034f",
+            "\u200b\u2060",
+            "\u0301\u0302",
+            "\U00013441",
+            "y\u043eu",
+            "He1p",
+            "\ufeff",
+        ):
+            self.book.add(EVE, claimed)
+            self.assertIsNone(self.book.name_of(EVE), ascii(claimed))
+            self.book.forget(EVE)
+        self.book.add(EVE, "e\u200bve\u2060")
+        self.assertEqual((self.book.name_of(EVE), self.book.find("Ev\xade")), ("eve", EVE))
+
+    def test_alike_by_the_user(self) -> None:
+        """He may: both are shown with their IDs then. What is not seen makes no difference."""
+        self.book.rename(BOB, "alice")
+        self.book.rename(EVE, "a1ice")
+        self.assertEqual(self.book.alike(BOB, "alice", given=True), [EVE])
+        self.assertEqual(self.book.alike(EVE, "a1ice", given=True), [BOB])
+        self.refused("name-taken", EVE, "ali\u034fce")
+        self.refused("bad-name", EVE, "\u3164")
+        self.refused("bad-name", EVE, "help")
+        self.book.add(ALICE, "Alice")
+        self.assertEqual(self.book.alike(BOB, "alice", given=True), [EVE])
+        self.book.forget(EVE)
+        self.assertEqual(self.book.alike(BOB, "alice", given=True), [])
+        self.assertEqual(self.book.alike(BOB, "alice"), [ALICE])
+
     def test_given_by_the_user(self) -> None:
         self.book.rename(BOB, "  Robert ")
         self.assertEqual(self.book.entry(BOB), Entry(name="Robert", named=True))
@@ -206,6 +254,26 @@ class FileTests(BookTestCase):
             book.add(EVE, "Eve")
             self.assertEqual(json.loads(self.path.read_bytes())["version"], 2)
             self.assertEqual(AddressBook(self.path).find("eve"), EVE)
+
+    def test_names_of_earlier_versions(self) -> None:
+        """Books with names that nobody would get today load; who can't be told from another has no name."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        mallory = peer_id(4)
+        entry = {"claimed": "x", "known": True, "blocked": False}
+        for names, found in (
+            (("ali\u034fce", "alice", "\u0430lice", "eve"), (None, "alice", "\u0430lice", "eve")),
+            (("ali\u034fce", "alice\u3164", "bob", None), (None, "alice", "bob", None)),
+            (("\u3164", "me", f"{ALICE!s:.20}_{ALICE!s:.20}", "peers"), (None, "me", None, "peers")),
+        ):
+            peers = dict(zip((ALICE, BOB, EVE, mallory), names, strict=True))
+            book = {"version": 2, "peers": {str(p): {**entry, "name": n} for p, n in peers.items()}}
+            self.path.write_text(json.dumps(book))
+            loaded = AddressBook(self.path)
+            got = sorted(str(loaded.name_of(peer)) for peer in peers)
+            self.assertEqual(got, sorted(map(str, found)))
+            self.assertTrue(all(peer in loaded for peer in peers))
+            self.assertTrue(loaded.block(ALICE))
+            self.assertEqual(sorted(str(AddressBook(self.path).name_of(peer)) for peer in peers), got)
 
     def test_in_memory(self) -> None:
         book = AddressBook(None)

@@ -33,6 +33,25 @@ class PeopleTests(ChatTestCase):
         self.alice.chat.name_peer("bob", None)
         self.assert_error("bad-peer-id", self.alice.chat.peer, "bob")
 
+    def test_alike(self) -> None:
+        """Who is called like somebody else is told from them; and both are, if we named them."""
+        mallory, other = peer_id(9), peer_id(10)
+        self.alice.chat.name_peer(self.bob.id, "Bob")
+        for claimed in ("B\u043eb", "b0b\u200b", "You", "he1p", "you, Bob", self.bob.id.short):
+            self.alice.happen(IncomingCall(mallory, claimed, known=False, decided=False))
+            self.assertTrue(self.alice.of(ContactChanged)[-1].contact.alike, ascii(claimed))
+        self.assertFalse(self.alice.chat.contact(self.bob.id).alike)
+        self.alice.happen(IncomingCall(mallory, "zoe", known=False, decided=False))
+        self.assertFalse(self.alice.chat.contact(mallory).alike)
+        self.alice.happen(IncomingCall(other, "z0e", known=False, decided=False))
+        self.assertTrue(self.alice.chat.contact(mallory).alike)
+        self.alice.chat.name_peer(mallory, "b0b")
+        told = {event.contact.peer: event.contact.alike for event in self.alice.of(ContactChanged)}
+        self.assertEqual((told[mallory], told[self.bob.id]), (True, True))
+        self.alice.chat.name_peer(mallory, "mallory")
+        told = {event.contact.peer: event.contact.alike for event in self.alice.of(ContactChanged)}
+        self.assertEqual((told[mallory], told[self.bob.id]), (False, False))
+
     def test_blocked(self) -> None:
         self.connect()
         self.bob.book.add(self.alice.id, "alice")

@@ -17,15 +17,17 @@ ROOT = Path(punch.__file__).parent
 ALLOWED = {
     "files": set(),
     "curve25519": set(),
+    "unicode_tables": set(),
+    "names": {"unicode_tables"},
     "identity": {"files", "curve25519"},
-    "address_book": {"identity", "files"},
+    "address_book": {"identity", "files", "names"},
     "state": {"address_book", "identity", "files"},
     "wire": {"identity"},
     "traversal": {"wire", "identity"},
     "link": {"traversal", "wire", "identity"},
     "peer": {"address_book", "state", "link", "traversal", "wire", "identity"},
-    "apps": {"address_book", "files", "peer", "link", "wire", "identity"},
-    "ui": {"address_book", "files", "apps", "peer", "link", "traversal", "wire", "identity"},
+    "apps": {"address_book", "files", "names", "peer", "link", "wire", "identity"},
+    "ui": {"address_book", "files", "names", "apps", "peer", "link", "traversal", "wire", "identity"},
     "rendezvous": {"wire", "identity"},
 }
 
@@ -48,6 +50,8 @@ ROOTS = {
 PURE = [
     "punch.files",
     "punch.curve25519",
+    "punch.names",
+    "punch.unicode_tables",
     "punch.identity",
     "punch.address_book",
     "punch.state",

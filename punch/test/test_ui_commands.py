@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import MAX_LIMIT, ChatError
 from punch.apps.chat.events import Event
 from punch.identity import PeerID
+from punch.names import is_reserved
 from punch.peer.events import Registered
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
 from punch.test.strategies import SETTINGS
@@ -68,6 +69,11 @@ class Case(SynchronousTestCase):
 
 
 class CommandTests(Case):
+    def test_nobody_is_called_like_a_command(self) -> None:
+        """Not automatically: what is typed would mean two things."""
+        words = {*COMMANDS, *slash.SHORT, *slash.VIEW, *slash.HISTORY} - {"?"}
+        self.assertEqual({word for word in words if not is_reserved(word)}, set())
+
     def test_every_command_is_done(self) -> None:
         """One after the other, each with what it needs: the table has no dead line."""
         file = str(Path(self.mktemp()).absolute())

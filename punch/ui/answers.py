@@ -92,7 +92,7 @@ def _retention(answer: Answer, name: Callable[[PeerID], str], now: float) -> Ite
 def contact_line(answer: Answer) -> str:
     """Somebody, as `punch.ui.json_events.contact_fields` gives it."""
     peer = PeerID.parse(answer["peer"])
-    shown = shown_name(answer["petname"] or answer["name"], peer)
+    shown = shown_name(answer["petname"] or answer["name"], peer, bool(answer.get("alike")))
     calls = ""
     if answer["petname"] and answer["name"] and answer["name"] != answer["petname"]:
         calls = f", calls itself {shown_name(answer['name'], peer)}"

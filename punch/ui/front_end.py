@@ -8,7 +8,6 @@ status 1 when that can't happen. A peer that waits goes on waiting.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
@@ -316,16 +315,7 @@ class FrontEnd:
     def name_of(self, peer: PeerID) -> str:
         """What to call `peer` in front of a person, harmless."""
         contact = self.chat.contact(peer)
-        if contact.name is not None:
-            return shown_name(contact.name, peer)
-        claimed = shown_name(contact.claimed, peer)
-        try:
-            taken = self.chat.peer(claimed) != peer
-        except ChatError:
-            taken = False
-        # Anyone may call himself anything: who has no name from us does not pass for one who has, nor for us.
-        taken = taken or re.match(r"you\b", claimed, re.IGNORECASE) is not None
-        return f"{claimed} ({peer.short})" if taken else claimed
+        return shown_name(contact.name or contact.claimed, peer, contact.alike)
 
     def newest(self) -> PeerID | None:
         """The peer whose link is the newest."""

@@ -52,6 +52,7 @@ def contact_fields(contact: Contact) -> JSON:
         "name": contact.claimed,
         "known": contact.known,
         "blocked": contact.blocked,
+        "alike": contact.alike,
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 
 from punch.identity import PeerID
+from punch.names import REORDERING, is_ignorable
 from punch.peer.events import (
     AlreadyConnected,
     Calling,
@@ -57,12 +58,19 @@ def _printable(character: str, newline: str) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
 
 
-def shown_name(name: str, peer: PeerID) -> str:
-    """The name that a peer gave itself, short and harmless; without one, the beginning of its ID."""
-    shown = " ".join(printable(name).split())
+def shown_name(name: str, peer: PeerID, alike: bool = False) -> str:
+    """
+    The name of a peer, short and harmless; without one, the beginning of its ID.
+
+    :param alike: others have a name that looks the same: the beginning of the ID stands beside it.
+    """
+    # What reorders text is not dropped but spelled out: nobody has it in his name by accident.
+    seen = "".join(c for c in name if c in REORDERING or not is_ignorable(c))
+    shown = " ".join(printable(seen).split())
     if not shown:
         return peer.short
-    return shown if len(shown) <= MAX_NAME else shown[: MAX_NAME - 1] + "…"
+    shown = shown if len(shown) <= MAX_NAME else shown[: MAX_NAME - 1] + "…"
+    return f"{shown} ({peer.short})" if alike else shown
 
 
 def milliseconds(seconds: float) -> str:

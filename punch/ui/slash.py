@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from punch.apps.chat import ChatError
 from punch.identity import PeerID
+from punch.names import without_ignorable
 from punch.ui.commands import COMMANDS, Command, Field, Kind
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def find(chat: Chat, text: str, met: Iterable[PeerID] = ()) -> PeerID:
         return chat.peer(text)
     except ChatError:
         here = dict.fromkeys([*chat.links, *chat.questions, *chat.calling, *met])
-        named = [peer for peer in here if chat.contact(peer).claimed.casefold() == text.strip().casefold()]
+        wanted = without_ignorable(text).strip().casefold()
+        named = [peer for peer in here if without_ignorable(chat.contact(peer).claimed).casefold() == wanted]
         if len(named) == 1:
             return named[0]
         raise

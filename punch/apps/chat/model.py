@@ -76,6 +76,8 @@ class Contact:
     :ivar claimed: what it calls itself: anyone may call himself anything.
     :ivar known: called or accepted before.
     :ivar blocked: its calls are refused, and it isn't called.
+    :ivar alike: what it is called looks like somebody else's name, or like a word of the interface: where it
+        is shown, the beginning of its ID belongs beside it.
     """
 
     peer: PeerID
@@ -83,6 +85,7 @@ class Contact:
     claimed: str = ""
     known: bool = False
     blocked: bool = False
+    alike: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IReactorTime
 
+from punch import names
 from punch.address_book import AddressBook, AddressBookError, Entry
 from punch.apps.chat.calls import Calls
 from punch.apps.chat.desk import Desk
@@ -122,7 +124,20 @@ class People(Desk):
         peer = self.peer(who)
         entry = self.book.entry(peer)
         claimed = self.calls.names.get(peer) or entry.claimed
-        return Contact(peer, entry.name, claimed, entry.known, entry.blocked)
+        alike = self._alike(peer, entry.name, claimed)
+        return Contact(peer, entry.name, claimed, entry.known, entry.blocked, alike)
+
+    def _alike(self, peer: PeerID, name: str | None, claimed: str) -> bool:
+        if name is not None:
+            return bool(self.book.alike(peer, name, given=True))
+        # Anyone may call himself anything: it must not pass for somebody else, nor for this program.
+        if not claimed:
+            return False
+        if names.is_reserved(re.split(r"\W", claimed, maxsplit=1)[0]) or names.is_reserved(claimed):
+            return True
+        here = {*self.questions, *self.links, *self.calling} - {peer}
+        others = (self.calls.names.get(other, "") for other in here if self.book.name_of(other) is None)
+        return bool(self.book.alike(peer, claimed)) or any(names.alike(claimed, other) for other in others)
 
     def contacts(self) -> list[Contact]:
         """All of the address book, those with names first."""
@@ -196,6 +211,9 @@ class People(Desk):
             raise ChatError(error.code, str(error)) from error
         finally:
             self._tell_contact(peer)
+            for other in [each for each, told in self._told_contacts.items() if told.alike or told.name]:
+                # The names of others may look like this one now, or do so no more.
+                self._tell_contact(other)
         return self.contact(peer)
 
     def _tell_contact(self, peer: PeerID) -> bool:

@@ -10,7 +10,7 @@ const now = () => Date.now() / 1000;
 
 const isUnderWay = (message) => message.outgoing && (message.state === "waiting" || message.state === "sent");
 
-const folded = (name) => name.normalize("NFKC").toLowerCase();
+const UNSEEN = /(?![\u202a-\u202e\u2066-\u2069])[\p{Cf}\p{Default_Ignorable_Code_Point}]/gu;
 
 /** The part of a chat's history that is here. `earlier` and `later`: there is more on that side. */
 class Log {
@@ -64,7 +64,6 @@ export class Store {
     this.logs = new Map();
     this.retention = null;
     this.watchers = new Set();
-    this.petnames = null;
   }
 
   watch(watcher) {
@@ -87,6 +86,7 @@ export class Store {
         name: "",
         known: false,
         blocked: false,
+        alike: false,
         unread: 0,
         waiting: 0,
         last: null,
@@ -104,20 +104,14 @@ export class Store {
   /** The name to show, harmless: ours for them, else their own choice, else the beginning of the ID. */
   nameOf(peer) {
     const person = this.people.get(peer);
-    if (person?.petname) return plain(person.petname, MAX_NAME);
-    const claimed = plain(person?.name ?? "", MAX_NAME);
-    if (!claimed) return shortId(peer);
-    // Anyone may call himself anything: who has no name from us does not pass for one who has, nor for us.
-    return this.taken(claimed) ? `${claimed} (${shortId(peer)})` : claimed;
-  }
-
-  taken(name) {
-    this.petnames ??= new Set([...this.people.values()].map((person) => person.petname && folded(person.petname)));
-    return /^you\b/i.test(name) || this.petnames.has(folded(name));
+    const name = plain((person?.petname || person?.name || "").replace(UNSEEN, ""), MAX_NAME);
+    if (!name) return shortId(peer);
+    // Who is called as somebody else looks, or as this page calls you, does not pass for them.
+    return person.alike ? `${name} (${shortId(peer)})` : name;
   }
 
   named(text) {
-    const wanted = text.trim().toLowerCase();
+    const wanted = text.replace(UNSEEN, "").trim().toLowerCase();
     const all = [...this.people.values()];
     return (
       all.find((person) => person.petname?.toLowerCase() === wanted) ??
@@ -202,7 +196,6 @@ export class Store {
   apply(event) {
     const handler = this[`on_${event.event.replaceAll("-", "_")}`];
     if (handler) handler.call(this, event);
-    this.petnames = null;
     this.tell(event);
   }
 

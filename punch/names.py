@@ -1,0 +1,139 @@
+"""
+What a name may look like: invisible characters, names that look alike, names that look like a peer ID.
+
+Two names look alike if their skeletons are the same (UTS #39, section 4), in whatever case each is written.
+Also the same are names that differ only in accents that any letter may carry (U+0300 to U+036F and such).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import cache, lru_cache
+
+_WORDS = """
+    you me myself all everything everyone everybody nobody anyone off never forever ever punch system y yes n
+    no to help chats list nick clear msg whois who id q exit
+    call accept reject send hangup quit read history search export erase retention peers name block unblock
+    forget rename status netcheck conversations web
+"""
+
+#: Words that the interface uses for something else, and its commands: nobody is called so automatically.
+RESERVED = frozenset(_WORDS.split())
+
+#: Names with this many of an ID's letters look too much like one, if there is little else in them.
+_ID_LIKE = 24
+_ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz234567")
+
+#: Letters and marks that are blank, though Unicode does not call them ignorable.
+_BLANK = frozenset("\u2800\U00013441\U00013442\U00016fe4\U0001d159")
+
+#: Characters that reorder the text around them, so that it reads as something else.
+REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+#: Marks that can stand over any letter: blocks of combining diacritical marks.
+_LOOSE_MARKS = ((0x300, 0x36F), (0x1AB0, 0x1AFF), (0x1DC0, 0x1DFF), (0x20D0, 0x20FF), (0xFE20, 0xFE2F))
+
+
+def is_ignorable(character: str) -> bool:
+    """Whether it is not seen: Default_Ignorable_Code_Point, category Cf, or a letter that is blank."""
+    return not character.isascii() and (
+        character in _ignorable() or character in _BLANK or unicodedata.category(character) == "Cf"
+    )
+
+
+def without_ignorable(text: str) -> str:
+    """`text` without what is not seen."""
+    return text if text.isascii() else "".join(c for c in text if not is_ignorable(c))
+
+
+def without_format(text: str) -> str:
+    """What a person typed or pasted, without format characters (Cf): zero-width spaces, soft hyphens."""
+    return text if text.isascii() else "".join(c for c in text if unicodedata.category(c) != "Cf")
+
+
+def skeleton(text: str) -> str:
+    """What `text` looks like: texts with the same skeleton look alike (UTS #39, section 4)."""
+    table = _prototypes()
+    seen = without_ignorable(unicodedata.normalize("NFD", text))
+    return unicodedata.normalize("NFD", "".join(table.get(c, c) for c in seen))
+
+
+@lru_cache(maxsize=4096)
+def looks(name: str) -> frozenset[str]:
+    """What a name looks like in each case: two names look alike if they have one of these in common."""
+    if name.isascii():
+        table = _ascii_prototypes()
+        return frozenset(
+            form.translate(table).casefold() for form in (name, name.lower(), name.upper()) if form
+        )
+    plain = without_ignorable(unicodedata.normalize("NFKC", name))
+    bare = "".join(c for c in unicodedata.normalize("NFD", plain) if not _is_loose_mark(c))
+    forms = {bare, bare.casefold(), bare.upper()}
+    return frozenset(found for form in forms if (found := _bare_skeleton(form)))
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two names look alike."""
+    return not looks(one).isdisjoint(looks(other))
+
+
+def is_reserved(name: str) -> bool:
+    """Whether it looks like a word that the interface uses itself."""
+    return not looks(name).isdisjoint(_reserved_looks())
+
+
+def looks_like_an_id(name: str) -> bool:
+    """Whether it could be taken for a peer ID, or for the beginning of one."""
+    for form in (name, name.casefold(), name.upper()):
+        plain = unicodedata.normalize("NFKC", form)
+        shown = "".join(c if c.isascii() else skeleton(c) for c in plain).casefold()
+        letters = [character for character in shown if character.isalnum()]
+        marks = sum(map(_is_mark, shown))
+        of_an_id = sum(letter in _ID_LETTERS for letter in letters)
+        if of_an_id >= _ID_LIKE and of_an_id >= 0.75 * len(letters) and marks <= 0.25 * len(letters):
+            return True
+    return False
+
+
+def _bare_skeleton(form: str) -> str:
+    # A prototype may have a mark of its own.
+    return "".join(c for c in skeleton(form) if not _is_loose_mark(c)).casefold()
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character)[0] == "M"
+
+
+def _is_loose_mark(character: str) -> bool:
+    return any(first <= ord(character) <= last for first, last in _LOOSE_MARKS)
+
+
+@cache
+def _reserved_looks() -> frozenset[str]:
+    return frozenset(look for word in RESERVED for look in looks(word))
+
+
+@cache
+def _ignorable() -> frozenset[str]:
+    from punch.unicode_tables import DEFAULT_IGNORABLE
+
+    return frozenset(chr(code) for first, last in DEFAULT_IGNORABLE for code in range(first, last + 1))
+
+
+@cache
+def _ascii_prototypes() -> dict[int, str]:
+    return {ord(c): prototype for c, prototype in _prototypes().items() if c.isascii()}
+
+
+@cache
+def _prototypes() -> dict[str, str]:
+    # Not earlier: only who compares names needs it.
+    from punch.unicode_tables import CONFUSABLES
+
+    table: dict[str, str] = {}
+    for line in CONFUSABLES.split("\n"):
+        prototype, _, sources = line.partition(" ")
+        if prototype:
+            text = "".join(chr(int(code, 16)) for code in prototype.split("+"))
+            table.update((chr(int(code, 16)), text) for code in sources.split())
+    return table
