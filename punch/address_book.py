@@ -23,7 +23,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from punch import names
-from punch.files import make_private_directory, replace_private, try_lock
+from punch.files import (
+    make_private_directory,
+    open_regular,
+    read_regular,
+    replace_private,
+    try_lock,
+    unusable,
+)
 from punch.identity import PeerID, PeerIDError
 
 #: Longest petname, in characters.
@@ -328,8 +335,7 @@ class AddressBook:
     def _read(self, path: Path) -> None:
         stamp = _stamp(path)
         try:
-            with path.open("rb") as file:
-                entries = _decode(file.read(MAX_FILE))
+            entries = _decode(read_regular(path, MAX_FILE))
         except FileNotFoundError:
             entries = {}
         except OSError as error:
@@ -355,7 +361,7 @@ class AddressBook:
 
     def _lock(self, path: Path) -> int | None:
         make_private_directory(path.parent)
-        descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = open_regular(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT)
         try:
             waited = 0.0
             while not try_lock(descriptor):
@@ -379,10 +385,9 @@ class _Newer(Exception):
 
 
 def _unusable(path: Path, error: OSError) -> str:
-    return (
-        f"The address book {path} can't be used: {error.strerror or error}. "
-        "Choose another directory with --state-dir."
-    )
+    # It may be the file beside it.
+    what = f"The address book's file {error.filename or path}"
+    return unusable(what, error, "choose another directory with --state-dir")
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

@@ -1,7 +1,9 @@
 """
 Files that only their owner may read, written so that no crash and no second process leaves half of one.
 
-It stands below everything else and imports nothing of Punch. All functions raise `OSError` and nothing else.
+Only regular files are opened, whoever put them there: a named pipe would let the process wait for ever, a
+device might do anything. It stands below everything else and imports nothing of Punch. All functions raise
+`OSError` and nothing else.
 """
 
 from __future__ import annotations
@@ -9,9 +11,90 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+
+class NotRegular(OSError):
+    """Something has the name of a file and is none that can be opened; `strerror` says what it is."""
+
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_regular(path: Path) -> None:
+    """
+    Nothing, if `path` is a regular file (or a link to one), or not there.
+
+    :raise NotRegular: it is something else.
+    """
+    with suppress(FileNotFoundError):
+        _check_mode(path, os.stat(path).st_mode)
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """
+    Open a file, which is created with mode 0600 if `flags` say so.
+
+    :return: the descriptor, which the caller closes.
+    :raise NotRegular: it is something else than a regular file. It was not opened, or only for a moment.
+    """
+    check_regular(path)
+    # It may be another one by now; without O_NONBLOCK a named pipe would wait for its other end.
+    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        _check_mode(path, os.fstat(descriptor).st_mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """
+    The content of a file.
+
+    :param limit: the most bytes that it may have.
+    :raise FileNotFoundError: there is none.
+    :raise NotRegular: it is something else than a regular file.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise NotRegular(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
+    return content
+
+
+def sqlite_files(path: Path) -> list[Path]:
+    """All files that SQLite opens for the database `path`."""
+    return [path.with_name(path.name + end) for end in ("", "-wal", "-shm", "-journal")]
+
+
+def unusable(what: str, error: OSError, advice: str) -> str:
+    """
+    A sentence for a file that can't be used, and what to do.
+
+    :param what: names it: "The key file /x/identity.key".
+    :param advice: what else helps, as it stands after "or": "choose another directory with --state-dir".
+    """
+    if isinstance(error, NotRegular):
+        return f"{what} can't be used: {error.strerror}. Move it away, or {advice}."
+    return f"{what} can't be used: {error.strerror or error}. {advice[0].upper()}{advice[1:]}."
+
+
+def _check_mode(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise NotRegular(errno.EINVAL, f"it is {kind}, not a file", str(path))
 
 
 def make_private_directory(path: Path) -> None:

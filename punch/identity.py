@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from punch.curve25519 import montgomery_scalar, montgomery_u
-from punch.files import create_private, make_private_directory
+from punch.files import create_private, make_private_directory, open_regular, unusable
 
 RandomBytes = Callable[[int], bytes]
 """A source of that many random bytes: `os.urandom`, or a seeded one in tests."""
@@ -300,10 +300,8 @@ def load_identity(path: Path, random: RandomBytes = os.urandom) -> Identity:
             create_private(path, Identity.generate(random).to_pem())
             pem = _read_key_file(path)
     except OSError as error:
-        raise IdentityError(
-            f"The key file {path} can't be used: {error.strerror or error}. "
-            "Choose another directory with --state-dir."
-        ) from error
+        what = f"The key file {path}"
+        raise IdentityError(unusable(what, error, "choose another directory with --state-dir")) from error
     if pem is None:
         raise IdentityError(f"The key file {path} vanished while it was being read. Start again.")
     try:
@@ -316,19 +314,12 @@ def load_identity(path: Path, random: RandomBytes = os.urandom) -> Identity:
 
 def _read_key_file(path: Path) -> bytes | None:
     """The file's content; None if there is no such file."""
-    # Without O_NONBLOCK, opening a named pipe would wait for somebody to write.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = open_regular(path)
     except FileNotFoundError:
         return None
     try:
         mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise IdentityError(
-                f"The key file {path} is a directory or a device, not a file. "
-                "Move it away, or choose another directory with --state-dir."
-            )
         if os.name == "posix" and mode & 0o077:
             raise IdentityError(
                 f"Other users can read or change the key file {path} (mode {stat.S_IMODE(mode):04o}). "

@@ -21,7 +21,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from punch.address_book import AddressBook, AddressBookError
-from punch.files import make_private_directory, replace_private, try_lock
+from punch.files import (
+    check_regular,
+    make_private_directory,
+    open_regular,
+    read_regular,
+    replace_private,
+    sqlite_files,
+    try_lock,
+    unusable,
+)
 from punch.identity import Identity, IdentityError, PeerID, RandomBytes, load_identity
 
 MAX_NAME = 64
@@ -98,6 +107,7 @@ class RendezvousState:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.log_path = directory / "rendezvous.log"
+        self.pid_path = directory / "twistd.pid"
         self._certificate_path = directory / "certificate.pem"
         self._address_path = directory / "address"
 
@@ -126,6 +136,14 @@ class RendezvousState:
         _write(self._certificate_path, pem)
         return pem
 
+    def prepare(self) -> None:
+        """
+        Make the directory and the log file, and see whether all that will be opened there is a file.
+
+        :raise StateError: it can't be made, or something else has the name of a file.
+        """
+        _prepare(self.log_path, [self.pid_path, self._certificate_path, self._address_path])
+
     def write_address(self, address: str) -> None:
         """
         Leave the service's address for this user's peers on this machine.
@@ -150,6 +168,8 @@ class PeerState:
         self.directory = directory
         self.name = name
         self.log_path = directory / "peer.log"
+        self.pid_path = directory / "twistd.pid"
+        self.typed_lines_path = directory / "typed-lines"
         self._last_path = directory / "last-rendezvous"
         self.history_path = directory / "history.sqlite"
         self._display_name_path = directory / "display-name"
@@ -163,6 +183,15 @@ class PeerState:
         """
         return _identity(self.directory, random)
 
+    def prepare(self) -> None:
+        """
+        Make the directory and the log file, and see whether all that will be opened there is a file.
+
+        :raise StateError: it can't be made, or something else has the name of a file.
+        """
+        others = [self.pid_path, self.typed_lines_path, self._last_path, self._display_name_path]
+        _prepare(self.log_path, [*others, *sqlite_files(self.history_path)])
+
     def lock(self) -> Lock:
         """
         Keep other processes from running with this identity, until released or until this process ends.
@@ -172,7 +201,7 @@ class PeerState:
         path = self.directory / ".lock"
         with _sentences(path):
             make_private_directory(path.parent)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
         try:
             with _sentences(path):
                 locked = try_lock(descriptor)
@@ -264,10 +293,18 @@ class _sentences:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if isinstance(error, OSError):
-            raise StateError(
-                f"The state file {self._path} can't be used: {error.strerror or error}. "
-                "Choose another directory with --state-dir."
-            ) from error
+            what = f"The state file {self._path}"
+            raise StateError(unusable(what, error, "choose another directory with --state-dir")) from error
+
+
+def _prepare(log: Path, others: Sequence[Path]) -> None:
+    for path in others:
+        with _sentences(path):
+            check_regular(path)
+    with _sentences(log):
+        make_private_directory(log.parent)
+        # A log names peers: it is for its owner, from the first line on.
+        os.close(open_regular(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
 
 
 def _identity(directory: Path, random: RandomBytes) -> Identity:
@@ -278,11 +315,10 @@ def _identity(directory: Path, random: RandomBytes) -> Identity:
 
 
 def _read(path: Path, limit: int = 65536) -> bytes | None:
-    """The content of a file, at most `limit` bytes of it; None if there is no such file."""
+    """The content of a file of at most `limit` bytes; None if there is no such file."""
     with _sentences(path):
         try:
-            with path.open("rb") as file:
-                return file.read(limit)
+            return read_regular(path, limit)
         except FileNotFoundError:
             return None
 

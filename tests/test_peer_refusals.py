@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .consoles import peer, run, terminal
@@ -89,6 +90,26 @@ def test_one_identity_one_process(place: Place) -> None:
     again_json = run(peer(place.directory, "bob", "--json", "--peer", "zzz"), place.directory)
     assert b'"event": "failed"' in again_json.stdout or b'"event":"failed"' in again_json.stdout
     one_sentence(again_json)
+
+
+def test_something_that_is_no_file(tmp_path: Path) -> None:
+    """A named pipe in the place of a file: the start would wait for its other end, without a word."""
+    state = tmp_path / "state" / "peers" / "alice"
+    state.mkdir(parents=True)
+    command = peer(tmp_path, "alice", "--rendezvous", "punch://127.0.0.1:1")
+    for name in ("known.json", "display-name", "peer.log", ".lock"):
+        (state / name).unlink(missing_ok=True)
+        os.mkfifo(state / name)
+        one_sentence(run(command, tmp_path), str(state / name), "named pipe", "Move it away")
+        (state / name).unlink()
+    service = tmp_path / "state" / "rendezvous"
+    service.mkdir()
+    for name in ("rendezvous.log", "identity.key"):
+        (service / name).unlink(missing_ok=True)
+        os.mkfifo(service / name)
+        started = [TWISTD, "-n", "punch-rendezvous", "--state-dir", str(tmp_path / "state")]
+        one_sentence(run(started, tmp_path), str(service / name), "named pipe", "Move it away")
+        (service / name).unlink()
 
 
 def test_a_state_directory_that_cannot_be(tmp_path: Path) -> None:

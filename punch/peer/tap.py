@@ -25,7 +25,6 @@ from twisted.logger import Logger
 from punch.apps.chat import Chat, ChatError
 from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, ThreadWorker, Worker
-from punch.files import make_private_directory
 from punch.identity import PeerID, PeerIDError
 from punch.options import Options as BaseOptions
 from punch.peer.choice import NoRendezvous, choose_rendezvous
@@ -174,15 +173,9 @@ class Options(BaseOptions):
         except NoRendezvous as error:
             self.fail(error.reason, str(error))
         try:
-            make_private_directory(self.peer.directory)
-            # The log names peers: it is for its owner, from the first line on.
-            os.close(os.open(self.peer.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-        except OSError as error:
-            self.fail(
-                "state",
-                f"The state directory {self.state.root} can't be written: {error.strerror or error}. "
-                "Choose another directory with --state-dir.",
-            )
+            self.peer.prepare()
+        except StateError as error:
+            self.fail("state", str(error))
         use_own_files(self, self.peer.directory, self.peer.log_path)
 
     def fail(self, reason: str, sentence: str) -> NoReturn:
@@ -301,7 +294,7 @@ class PeerService(Service):
                 os.environ,
                 lambda: time.monotonic() - _started,
                 bool(options["json"]),
-                self._state.directory / "typed-lines" if self._history else None,
+                self._state.typed_lines_path if self._history else None,
             ),
         )
         try:

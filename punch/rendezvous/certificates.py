@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from service_identity import CertificateError, VerificationError
 from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
 
+from punch.files import read_regular
 from punch.rendezvous.config import ServerCertificate
 
 _MAX_FILE = 1_000_000
@@ -95,8 +96,7 @@ def _is_for(certificate: x509.Certificate, host: str) -> bool:
 
 def _read(path: Path, option: str) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(_MAX_FILE)
+        return read_regular(path, _MAX_FILE)
     except OSError as problem:
         raise CertificateProblem(
             f"The file {path} that {option} names can't be read ({problem.strerror}); check its name and its "

@@ -22,7 +22,7 @@ from twisted.application.service import IService
 from twisted.logger import Logger
 
 from punch import twistd
-from punch.files import make_private_directory, replace_private
+from punch.files import replace_private
 from punch.options import Options as BaseOptions
 from punch.options import whole_number
 from punch.rendezvous.certificates import CertificateProblem, load_certificate, names_of
@@ -207,15 +207,9 @@ the relay of this service, else beside it."""
         except StateError as problem:
             self._fail(str(problem), "state")
         try:
-            make_private_directory(self.state.directory)
-            with self.state.log_path.open("ab"):
-                pass
-        except OSError as problem:
-            self._fail(
-                f"The state directory {self.state.directory} can't be written ({problem.strerror}); give "
-                "another with --state-dir.",
-                "state",
-            )
+            self.state.prepare()
+        except StateError as problem:
+            self._fail(str(problem), "state")
         twistd.use_own_files(self, self.state.directory, self.state.log_path)
 
     @property

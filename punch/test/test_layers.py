@@ -28,7 +28,7 @@ ALLOWED = {
     "peer": {"address_book", "state", "link", "traversal", "wire", "identity"},
     "apps": {"address_book", "files", "names", "peer", "link", "wire", "identity"},
     "ui": {"address_book", "files", "names", "apps", "peer", "link", "traversal", "wire", "identity"},
-    "rendezvous": {"wire", "identity"},
+    "rendezvous": {"files", "wire", "identity"},
 }
 
 #: Composition roots: where a process is put together. They may import anything, and nothing imports them.

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from punch.files import replace_private
+from punch.files import open_regular, read_regular, replace_private
 
 #: Lines that are kept.
 MAX_LINES = 1000
@@ -88,7 +88,7 @@ class LineHistory:
         if self._path is None:
             return
         with contextlib.suppress(OSError):
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            descriptor = open_regular(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(_entry(now, line))
 
@@ -101,7 +101,7 @@ class LineHistory:
 
 def _overwrite(path: Path) -> None:
     """What is to be forgotten should not be left in blocks that are free."""
-    with path.open("r+b") as file:
+    with os.fdopen(open_regular(path, os.O_RDWR), "r+b") as file:
         file.write(bytes(path.stat().st_size))
         file.flush()
         os.fsync(file.fileno())
@@ -112,8 +112,7 @@ def _entry(now: float, line: str) -> bytes:
 
 
 def _read(path: Path) -> Iterator[tuple[float, str]]:
-    with path.open("rb") as file:
-        content = file.read(_MAX_FILE)
+    content = read_regular(path, _MAX_FILE)
     for entry in content.splitlines():
         # A line cut short by a crash, or anything else, is skipped.
         with contextlib.suppress(ValueError, TypeError):

@@ -13,7 +13,7 @@ from typing import Any
 
 from punch.apps.chat import schema
 from punch.apps.chat.model import ChatError
-from punch.files import create_private, make_private_directory
+from punch.files import NotRegular, check_regular, create_private, make_private_directory, sqlite_files
 
 
 class StoreError(ChatError):
@@ -37,7 +37,15 @@ class Database:
         if path is not None:
             try:
                 make_private_directory(path.parent)
+                for each in sqlite_files(path):
+                    # SQLite opens whatever has these names, and would wait for the other end of a pipe.
+                    check_regular(each)
                 create_private(path, b"")
+            except NotRegular as error:
+                raise StoreError(
+                    f"The history's file {error.filename} can't be used: {error.strerror}. Move it away, "
+                    "choose another directory with --state-dir, or use --no-history."
+                ) from error
             except OSError as error:
                 raise StoreError(self._sentence(error.strerror or str(error))) from error
         self.untidy = False

@@ -9,6 +9,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from punch.files import read_regular
 from punch.rendezvous.relay.destinations import IPNetwork
 from punch.wire.address import canonical
 from punch.wire.relays import MAX_RELAYS, RelayURL, RelayURLError
@@ -106,8 +107,7 @@ def _ports(text: str) -> tuple[int, int]:
 
 def _secret(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            secret = file.read(4097).strip()
+        secret = read_regular(path, 65536).strip()
     except OSError as problem:
         raise RelayOptionError(
             f"The file of --turn-secret-file, {path}, can't be read ({problem.strerror})."
