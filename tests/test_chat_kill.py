@@ -137,3 +137,5 @@ def test_every_message_once_and_in_order(tmp_path: Path) -> None:
             fresh = [text for text, again in other.heard if not again]
             assert len(fresh) == len(set(fresh))
             assert {text for text, _ in other.heard} == set(texts)
+            # A mark that was stored when the process was killed was told by the next one.
+            assert person.marked == {text.replace(" ", "-") for text in texts}

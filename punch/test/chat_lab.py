@@ -170,6 +170,7 @@ class Side:
     One chat, the node that it believes to have, and a view that notes what it is told.
 
     :ivar slow: the view takes its time: `answers` has a Deferred for each message of the other side.
+    :ivar deaf: the view never has what it is told of marks.
     """
 
     def __init__(
@@ -190,6 +191,7 @@ class Side:
         self.events: list[Event] = []
         self.can_answer = True
         self.slow = False
+        self.deaf = False
         self.answers: list[Deferred[None]] = []
         self.saved: list[str] = []
         self.killed = False
@@ -279,7 +281,7 @@ class Side:
         if self.slow and isinstance(name, MessageAdded) and not name.message.outgoing:
             self.answers.append(Deferred())
             return self.answers[-1]
-        return None
+        return Deferred() if self.deaf and isinstance(name, MessageChanged) else None
 
     def rename(self, name: str) -> None:
         self.asked.append(("rename", self.id))

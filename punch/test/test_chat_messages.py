@@ -139,6 +139,27 @@ class MessageTests(ChatTestCase):
         self.bob = self.restart(self.bob, 13).start()
         self.assertEqual(self.bob.of(MessageAdded), [])
 
+    def test_a_mark_that_no_view_had(self) -> None:
+        """The process is killed after the mark was stored and before it was told: the next one tells it."""
+        self.connect()
+        self.say("told")
+        self.run_for()
+        self.alice.deaf = True
+        untold = [self.say(text) for text in ("delivered", "read")]
+        self.run_for()
+        result(self.bob.chat.read(self.alice.id))
+        self.run_for()
+        waiting = self.restart(self.alice, 11)
+        waiting.deaf = True
+        again = self.restart(waiting.start(), 12).start()
+        for side in (waiting, again):
+            told = [(e.message.text, str(e.message.state)) for e in side.of(MessageChanged) if e.again]
+            marks = [(text, "delivered") for text in ("delivered", "read")]
+            self.assertEqual(told, [*marks, *((text, "read") for text in ("told", "delivered", "read"))])
+        last = self.restart(again, 13).start()
+        self.assertEqual(last.of(MessageChanged), [])
+        self.assertEqual(len(untold), 2)
+
     def test_back_to_an_earlier_state(self) -> None:
         """What came before the sender was on another disk for a while comes once, and gets its mark."""
         self.connect()

@@ -113,7 +113,7 @@ class FrontEnd:
         self.input_ended = False
         self.finished = False
         self.leaving: int | None = None
-        self._early: list[tuple[MessageAdded, Deferred[None]]] | None = []
+        self._early: list[tuple[MessageAdded | MessageChanged, Deferred[None]]] | None = []
         self.registered = False
         self.ever_registered = False
         self.last_trouble: Unregistered | None = None
@@ -167,8 +167,11 @@ class FrontEnd:
     def handle(self, event: Event) -> Deferred[None] | None:
         """One event of the chat or its node."""
         if self.finished and not isinstance(event, Disconnected):
-            return Deferred() if isinstance(event, MessageAdded) else None
-        if isinstance(event, MessageAdded) and self._early is not None and not event.message.outgoing:
+            return Deferred() if isinstance(event, (MessageAdded, MessageChanged)) else None
+        if self._early is not None and (
+            (isinstance(event, MessageAdded) and not event.message.outgoing)
+            or (isinstance(event, MessageChanged) and event.again)
+        ):
             # It is from an earlier process; first things first.
             later: Deferred[None] = Deferred()
             self._early.append((event, later))
@@ -187,8 +190,8 @@ class FrontEnd:
                 self._pending[message.number] = message.peer, len(message.text)
             return self.on_message(message, event.again)
         if isinstance(event, MessageChanged):
-            self._changed(event.message)
-        elif isinstance(event, HistoryErased):
+            return self._changed(event)
+        if isinstance(event, HistoryErased):
             self._erased(event)
             self.on_other(event)
         elif isinstance(event, Ready):
@@ -270,8 +273,9 @@ class FrontEnd:
         """A message of either side is in the history; returned is when this view has it, None: at once."""
         return None
 
-    def on_changed(self, message: Message) -> None:
-        """A message has another state."""
+    def on_changed(self, event: MessageChanged) -> Deferred[None] | None:
+        """A message has another state; returned is when this view has it, None: at once."""
+        return None
 
     def on_other(self, event: Event) -> None:
         """Whatever else the chat tells."""
@@ -382,10 +386,11 @@ class FrontEnd:
 
     # -- inside --
 
-    def _changed(self, message: Message) -> None:
+    def _changed(self, event: MessageChanged) -> Deferred[None] | None:
+        message = event.message
         if message.outgoing and message.state not in _UNDELIVERED:
             self._pending.pop(message.number, None)
-        self.on_changed(message)
+        return self.on_changed(event)
 
     def _erased(self, event: HistoryErased) -> None:
         if event.before is None:

@@ -134,6 +134,8 @@ def _message_changed(event: chat_events.MessageChanged, chat: Chat) -> JSON | No
     }
     if not message.outgoing:
         fields["outgoing"] = False
+    if event.again:
+        fields["again"] = True
     return fields
 
 

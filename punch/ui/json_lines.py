@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from punch.apps.chat import ChatError, Message
+from punch.apps.chat import ChatError, Message, State
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged, StillAway
 from punch.identity import PeerID
 from punch.peer.events import Connected, Disconnected, Failed
@@ -124,7 +124,8 @@ class JSONFrontEnd(FrontEnd):
     # -- events --
 
     def handle(self, event: Event) -> Deferred[None] | None:
-        if isinstance(event, Disconnected) or not (self.finished or isinstance(event, MessageAdded)):
+        message = isinstance(event, (MessageAdded, MessageChanged))
+        if isinstance(event, Disconnected) or not (self.finished or message):
             fields = render(event, self.chat)
             if fields is not None:
                 self.emit(fields["event"], **fields)
@@ -143,6 +144,14 @@ class JSONFrontEnd(FrontEnd):
         assert state is not None
         self.emit(state["event"], **state)
         return None
+
+    def on_changed(self, event: MessageChanged) -> Deferred[None] | None:
+        fields = render(event, self.chat)
+        if fields is None:
+            return None
+        self.emit(fields["event"], **fields)
+        told = event.message.outgoing and event.message.state in (State.DELIVERED, State.READ)
+        return self.output.written() if told else None
 
     def _sent_here(self, text: str) -> bool:
         """Whether it is the next of the messages that this front end sent: they come back in order."""

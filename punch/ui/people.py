@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from punch.apps.chat import MAX_TEXT, Chat, ChatError, Message, State
-from punch.apps.chat.events import ChatBroken, Event, NobodyToAsk, StillAway, StoreFailed
+from punch.apps.chat.events import ChatBroken, Event, MessageChanged, NobodyToAsk, StillAway, StoreFailed
 from punch.identity import PeerID
 from punch.peer.events import (
     Calling,
@@ -263,9 +263,12 @@ class PeopleFrontEnd(FrontEnd, ABC):
         self.seen_with(shown, message)
         return self.written()
 
-    def on_changed(self, message: Message) -> None:
-        if message.outgoing and message.state is State.DELIVERED:
-            self.show(f"{self.style.good('✓ delivered')}: {shortened(message.text)}")
+    def on_changed(self, event: MessageChanged) -> Deferred[None] | None:
+        message = event.message
+        if not message.outgoing or message.state is not State.DELIVERED:
+            return None
+        self.show(f"{self.style.good('✓ delivered')}: {shortened(message.text)}")
+        return self.written()
 
     def on_other(self, event: Event) -> None:
         if isinstance(event, NobodyToAsk):

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from punch.apps.chat import MAX_LIMIT, Chat, Conversation, Message, Stage, State
-from punch.apps.chat.events import ContactChanged, ContactForgotten, Event, HistoryErased
+from punch.apps.chat.events import ContactChanged, ContactForgotten, Event, HistoryErased, MessageChanged
 from punch.identity import PeerID
 from punch.peer.events import Connected, Ready
 from punch.ui import answers
@@ -137,9 +137,11 @@ class TerminalFrontEnd(PeopleFrontEnd):
             self._mark(message, alone=False)
         return None
 
-    def on_changed(self, message: Message) -> None:
+    def on_changed(self, event: MessageChanged) -> Deferred[None] | None:
+        message = event.message
         if message.outgoing:
             self._mark(message, alone=message.state is State.DELIVERED)
+        return None
 
     def _mark(self, message: Message, alone: bool) -> None:
         if message.state is State.SENT:

@@ -103,14 +103,20 @@ class Chat(History):
         Load what waits, and tell the views what earlier processes may not have shown. Before the node starts,
         and after the views are attached.
         """
-        return self.ask(Store.waiting).addCallback(self._wait).addCallback(self._show_again)
+        loaded = self.ask(Store.waiting).addCallback(self._wait)
+        return loaded.addCallback(self._tell_again).addCallback(self._show_again)
 
-    def _wait(self, waiting: dict[PeerID, tuple[int, int]]) -> Deferred[list[tuple[bytes, Message]]]:
+    def _wait(self, waiting: dict[PeerID, tuple[int, int]]) -> Deferred[list[Message]]:
         for peer, (count, size) in waiting.items():
             talk = self._talk(peer)
             talk.counted(count, size)
             if self.waits(peer):
                 self.calls.waiting(peer)
+        return self.ask(Store.untold)
+
+    def _tell_again(self, messages: list[Message]) -> Deferred[list[tuple[bytes, Message]]]:
+        for peer in dict.fromkeys(message.peer for message in messages):
+            self._talk(peer).tell_marks([message for message in messages if message.peer == peer], again=True)
         return self.ask(Store.unshown)
 
     def _show_again(self, messages: list[tuple[bytes, Message]]) -> None:

@@ -35,10 +35,16 @@ class MessageAdded(ChatEvent):
 
 @dataclass(frozen=True)
 class MessageChanged(ChatEvent):
-    """A message's state changed. `client_id` is what a script called it, if it is ours."""
+    """
+    A message's state changed.
+
+    :ivar client_id: what a script called it, if it is ours.
+    :ivar again: it is delivered or read since an earlier process, which may not have told that.
+    """
 
     message: Message
     client_id: ClientID | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True)

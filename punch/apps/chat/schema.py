@@ -79,6 +79,17 @@ MIGRATIONS = [
     DROP TABLE conversation;
     ALTER TABLE newer RENAME TO conversation;
     """,
+    """
+    -- The last ids of ours of which views have had that they were delivered, and read.
+    ALTER TABLE conversation ADD COLUMN told_delivered INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE conversation ADD COLUMN told_read INTEGER NOT NULL DEFAULT 0;
+    UPDATE conversation SET
+        told_delivered = (SELECT coalesce(max(m.id), 0) FROM message m
+            WHERE m.conversation = conversation.key AND m.state IN (1, 2)),
+        told_read = (SELECT coalesce(max(m.id), 0) FROM message m
+            WHERE m.conversation = conversation.key AND m.state = 2);
+    CREATE INDEX message_read_there ON message (conversation, id) WHERE state = 2;
+    """,
 ]
 
 VERSION = len(MIGRATIONS)

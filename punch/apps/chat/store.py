@@ -242,6 +242,27 @@ class Store:
         """Somebody there has seen our messages up to this id; returns as `delivered`."""
         return self._advance(peer, 1, "id", up_to, _READ_THERE)
 
+    def told(self, peer: PeerID, state: State, up_to: int) -> None:
+        """Views have had that our messages up to this id were delivered, or read."""
+        column = "told_delivered" if state is State.DELIVERED else "told_read"
+        with self._transaction():
+            self._run(f"UPDATE conversation SET {column} = max({column}, ?) WHERE peer = ?", up_to, peer.key)
+
+    def untold(self) -> list[Message]:
+        """
+        Messages of ours that are delivered or read, which no view may have had yet: oldest first, first all
+        that are delivered, then all that are read.
+        """
+        found = []
+        for told, states in (("told_delivered", (_DELIVERED, _READ_THERE)), ("told_read", (_READ_THERE,))):
+            messages = []
+            for state in states:
+                # The state stands in the statement: so SQLite sees which of its partial indices fits.
+                messages += self._messages(f"WHERE m.state = {state} AND m.id > c.{told}")
+            messages.sort(key=lambda message: message.number)
+            found += [replace(message, state=_STATES[states[0]]) for message in messages]
+        return found
+
     def read_here(self, peer: PeerID, up_to: int | None) -> tuple[list[Message], dict[bytes, int]]:
         """
         Somebody here has seen the messages up to this number (None: all).

@@ -9,7 +9,7 @@ told.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
@@ -389,13 +389,25 @@ class Talk:
 
     def marked(self, messages: list[Message]) -> None:
         """Marks of the other side are stored."""
-        delivered = sum(message.state is State.DELIVERED for message in messages)
-        for message in messages:
-            if message.state is State.DELIVERED:
-                self._kept.add(-1, -len(message.text))
-            self._owner.tell(MessageChanged(message, message.client_id))
+        delivered = [message for message in messages if message.state is State.DELIVERED]
+        for message in delivered:
+            self._kept.add(-1, -len(message.text))
+        self.tell_marks(messages)
         if delivered:
-            self._owner.talk_moved(self, delivered)
+            self._owner.talk_moved(self, len(delivered))
+
+    def tell_marks(self, messages: Sequence[Message], again: bool = False) -> None:
+        """Tell the views that messages are delivered, or read, and keep on the disk that they have had it."""
+        slow: list[Deferred[None]] = []
+        for message in messages:
+            slow += self._owner.tell(MessageChanged(message, message.client_id, again))
+
+        def had(results: list[tuple[bool, None]]) -> None:
+            for state in {message.state for message in messages}:
+                last = max(message.id for message in messages if message.state is state)
+                self._owner.ask(Store.told, self.peer, state, last).addErrback(self.failed)
+
+        DeferredList(slow, consumeErrors=True).addCallback(had)
 
     def failed(self, failure: object) -> None:
         """A call of the store failed."""
