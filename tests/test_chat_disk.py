@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.consoles import peer
 from tests.needs import missing
+from tests.places import Place
 from tests.processes import JSONProcess, Programs, programs
 
 RENDEZVOUS = (
@@ -92,6 +96,32 @@ def test_full(run: Programs, disk: Path) -> None:
     alice.command("history", peer=other)
     texts = [message["text"][:10] for message in alice.wait("result")["messages"]]
     assert texts == ["fits", "for alice ", "room again"]
+
+
+def test_locked(place: Place) -> None:
+    """Another program holds the lock of the history for longer than SQLite waits: it is sent all the same."""
+    bob, identity = place.bob()
+    assert place.call(identity, b"first\n").returncode == 0
+    history = place.directory / "state" / "peers" / "alice" / "history.sqlite"
+    with subprocess.Popen(
+        peer(place.directory, "alice", "--peer", identity),
+        cwd=place.directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ) as alice:
+        assert alice.stdin is not None
+        bob.wait("connected")
+        bob.wait("connected")
+        other = sqlite3.connect(history, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        alice.stdin.write(b"only line\n")
+        alice.stdin.close()
+        time.sleep(6.5)
+        assert alice.poll() is None
+        other.execute("ROLLBACK")
+        other.close()
+        assert bob.wait("message", where=lambda event: event["text"] == "only line")
+        assert alice.wait(20.0) == 0
 
 
 def test_read_only(run: Programs, disk: Path) -> None:

@@ -384,6 +384,9 @@ class PeerService(Service):
             except Exception:  # the other steps are taken all the same
                 self._log.failure("the end was not in good order")
         self._lock.release()
+        if self._sentence is None and face is not None:
+            # A signal ends the process as well: it dies of that.
+            self._sentence = face.front_end.unsent()
         if self._sentence is not None:
             stderr = PlainConsole(2)
             stderr.line(self._sentence)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from punch.address_book import AddressBook
 from punch.apps.chat import Chat, State
+from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged
 from punch.apps.chat.store import Store
-from punch.apps.chat.worker import ImmediateWorker
+from punch.apps.chat.worker import ImmediateWorker, Worker
 from punch.identity import Identity, PeerID
 from punch.link.events import Role
 from punch.link.link import Link
@@ -27,6 +28,9 @@ def identity(seed: int) -> Identity:
     """The same one for the same seed."""
     return Identity.generate(lambda count: bytes([seed]) * count)
 
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ME = identity(1).peer_id
 BOB = identity(2).peer_id
@@ -127,6 +131,23 @@ class Far:
         self.chat.send(ME, text)
 
 
+class Disk(ImmediateWorker):
+    """
+    Where the store is.
+
+    :ivar full: nothing more is kept.
+    """
+
+    full = False
+
+    def run(
+        self, call: Callable[Concatenate[Store, P], T], *arguments: P.args, **named: P.kwargs
+    ) -> Deferred[T]:
+        if self.full and call in (Store.add, Store.add_all):
+            return fail(StoreError("The history can't be used: the disk is full."))
+        return super().run(call, *arguments, **named)
+
+
 class Wire:
     """
     A link to a peer whose side of the chat is real as well; bytes cross when `run` is called.
@@ -183,14 +204,16 @@ class _Back:
     rtt = 0.0123
 
 
-def make_chat(me: PeerID, name: str, node: Switchboard, clock: Clock, seed: int = 5) -> Chat:
+def make_chat(
+    me: PeerID, name: str, node: Switchboard, clock: Clock, seed: int = 5, worker: Worker | None = None
+) -> Chat:
     """A chat that keeps everything in memory."""
     return Chat(
         me=me,
         name=name,
         node=node,
         book=AddressBook(None),
-        worker=ImmediateWorker(Store(None)),
+        worker=worker or Disk(Store(None)),
         clock=clock,
         wall=lambda: NOW + clock.seconds(),
         random=lambda count: bytes([seed]) * count,
@@ -223,7 +246,8 @@ class Stage:
         self.clock = Clock()
         self.screen = Screen()
         self.node = Switchboard()
-        self.chat = make_chat(ME, "alice", self.node, self.clock)
+        self.disk = Disk(Store(None))
+        self.chat = make_chat(ME, "alice", self.node, self.clock, worker=self.disk)
         self.ends: list[tuple[int, str | None]] = []
         self.settings = Settings(ME, "alice", target, history)
         self.surroundings = Surroundings(

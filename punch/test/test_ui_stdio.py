@@ -112,6 +112,61 @@ class PipeTests(StdioCase):
         self.connect()
         self.assertEqual(self.stage.ends, [(0, None)])
 
+    def test_what_the_disk_refuses_is_tried_again(self) -> None:
+        """In order, and the process does not end before."""
+        self.begin(target=BOB)
+        wire = self.connect()
+        self.stage.disk.full = True
+        self.type("one\ntwo\n")
+        self.assertIn("is tried again: The history can't be used: the disk is full.", self.shown())
+        self.stage.clock.advance(3.0)
+        self.type("three\n")
+        self.front_end.input_over()
+        self.stage.clock.advance(8.0)
+        self.assertEqual((wire.heard, self.stage.ends, self.shown()), ([], [], ""))
+        self.stage.disk.full = False
+        self.stage.clock.advance(2.0)
+        wire.run()
+        self.assertEqual(wire.heard, ["one", "two", "three"])
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_a_disk_that_stays_full(self) -> None:
+        self.begin(target=BOB)
+        self.connect()
+        self.stage.disk.full = True
+        self.type("only \x1b[31mline\n")
+        self.front_end.input_over()
+        for _ in range(29):
+            self.stage.clock.advance(1.0)
+        self.assertEqual(self.stage.ends, [])
+        self.stage.clock.advance(2.0)
+        [(status, sentence)] = self.stage.ends
+        self.assertEqual(status, 1)
+        self.assertEqual(
+            sentence,
+            'The line "only \\x1b[31mline" was not stored, and not sent: '
+            "The history can't be used: the disk is full.",
+        )
+
+    def test_the_end_while_the_disk_is_full(self) -> None:
+        """Whatever ends the process, what was typed and not stored is named."""
+        self.begin(target=BOB)
+        self.connect()
+        self.stage.disk.full = True
+        self.type("first\nsecond\n")
+        self.happen(Disconnected(BOB, "bye", "Bob hung up."))
+        [(status, sentence)] = self.stage.ends
+        self.assertEqual(status, 1)
+        self.assertRegex(str(sentence), 'Bob hung up.* 2 lines, the first of them "first", were not stored')
+
+    def test_a_line_that_can_never_be_sent(self) -> None:
+        self.begin(target=BOB)
+        self.stage.chat.block(BOB)
+        self.type("a\nb\n")
+        [(status, sentence)] = self.stage.ends
+        self.assertEqual(status, 1)
+        self.assertRegex(str(sentence), 'The line "a" was not sent: You have blocked')
+
     def test_lines_of_all_kinds(self) -> None:
         self.begin(target=BOB)
         self.type("one\r\n\n/quit\nlast")

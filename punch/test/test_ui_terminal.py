@@ -148,6 +148,21 @@ class SayingTests(TerminalCase):
         self.assertIn("Nobody is connected yet", self.bottom.take())
         self.assertEqual(self.bottom.given_back, ["hello?"])
 
+    def test_what_the_disk_refuses(self) -> None:
+        """It is held, in order, whether it was typed as a line or with a command, and quitting asks."""
+        wire = self.connect()
+        self.stage.disk.full = True
+        for line in ("one", "/msg bob two", "three"):
+            self.type(line)
+        self.type("/quit")
+        self.assertIn('3 lines, the first of them "one", were not stored', self.bottom.take())
+        self.type("n")
+        self.assertEqual((wire.heard, self.stage.ends), ([], []))
+        self.stage.disk.full = False
+        self.stage.clock.advance(2.0)
+        wire.run()
+        self.assertEqual(wire.heard, ["one", "two", "three"])
+
     def test_a_line_begun_for_somebody_else_is_not_sent(self) -> None:
         self.connect()
         self.happen(Disconnected(BOB, "bye", "Bob left."))

@@ -13,10 +13,9 @@ from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from punch.apps.chat import Chat, ChatError, Message, State
 from punch.apps.chat.events import (
@@ -42,15 +41,19 @@ from punch.peer.events import (
     Registered,
     Unregistered,
 )
-from punch.ui.commands import Desk, why
+from punch.ui.commands import Desk
 from punch.ui.console import InputKind
-from punch.ui.sentences import count, printable, shown_name
+from punch.ui.send_queue import Line, SendQueue
+from punch.ui.sentences import count, name_lines, printable, shown_name
 
 #: A peer that nobody watches gives up if it was never registered, this many seconds after its first failure.
 PATIENCE = 10.0
 
 #: How long a peer whose input has ended waits for a lost path, in seconds.
 DARK = 60.0
+
+#: How long what the store refuses is tried again when nothing more can be read, in seconds.
+HOLD = 30.0
 
 #: stdin is not read while this many characters of its text wait for their marks.
 MAX_PENDING = 256 * 1024
@@ -124,8 +127,6 @@ class FrontEnd:
         self._dark: dict[PeerID, IDelayedCall] = {}
         self._doomed: str | None = None
         self._pending: dict[int, tuple[PeerID, int]] = {}
-        self._being_stored = 0
-        self._storing_bytes = 0
         self._paused = False
 
     # -- what it is connected to --
@@ -136,6 +137,7 @@ class FrontEnd:
         self.desk = Desk(chat, self.leave)
         self.output = output
         self.input_kind = input_kind
+        self._queue = SendQueue(chat, self._clock, self._moved, self.on_held)
         chat.attach(self)
         self.balance()
 
@@ -156,7 +158,7 @@ class FrontEnd:
 
     def output_lost(self) -> None:
         """Nobody reads stdout any more: there is no point in going on."""
-        waiting = len(self._pending) + self._being_stored
+        waiting = len(self._pending) + len(self._queue)
         if waiting:
             self.finish(1, f"The output was closed before {count(waiting, 'message')} could be delivered.")
         else:
@@ -286,35 +288,34 @@ class FrontEnd:
     # -- doing things --
 
     def send(
-        self,
-        peer: PeerID,
-        text: str,
-        client_id: str | int | None = None,
-        refused: Callable[[ChatError], None] = lambda error: None,
+        self, peer: PeerID, text: str, refused: Callable[[ChatError], None] = lambda error: None
     ) -> None:
         """
-        Say something, in the order of the calls; it counts as pending until it has its mark.
+        Say something, in the order of the calls; it counts as pending until it has its mark. While the store
+        refuses it, it is held and tried again.
 
-        :param refused: is called if it can't be said.
+        :param refused: is called if it can never be said.
         """
-        self._being_stored += 1
-        self._storing_bytes += len(text)
+        self._queue.add(Line(peer, text, refused))
 
-        def over() -> None:
-            self._being_stored -= 1
-            self._storing_bytes -= len(text)
+    def on_held(self, error: ChatError) -> None:
+        """What was said can't be stored for now."""
 
-        def stored(_: Message) -> None:
-            over()
-            self.balance()
-            self.check_done()
+    def _moved(self) -> None:
+        self.balance()
+        self.check_done()
+        trouble = self._queue.trouble
+        if trouble is not None and (self.input_ended or self._paused):
+            held = self._clock.seconds() - self._queue.held_since
+            if held >= HOLD:
+                self.finish(1)
 
-        def failed(failure: Failure) -> None:
-            over()
-            refused(why(failure, self._log))
-            self.check_done()
-
-        maybeDeferred(self.chat.send, peer, text, client_id).addCallbacks(stored, failed)
+    def unsent(self) -> str | None:
+        """A sentence that names what was typed and is not on the disk, if there is something."""
+        if not len(self._queue):
+            return None
+        why = self._queue.trouble or "this process ended before that."
+        return f"{name_lines(self._queue.texts)} not stored, and not sent: {why}"
 
     def name_of(self, peer: PeerID) -> str:
         """What to call `peer` in front of a person, harmless."""
@@ -337,7 +338,7 @@ class FrontEnd:
 
     def pending_bytes(self) -> int:
         """How much of the input waits for something, in characters."""
-        return self._storing_bytes + sum(size for _, size in self._pending.values())
+        return self._queue.size + sum(size for _, size in self._pending.values())
 
     def undelivered(self, peer: PeerID) -> int:
         """How many messages to `peer` have no mark yet."""
@@ -353,13 +354,13 @@ class FrontEnd:
 
     @property
     def storing(self) -> bool:
-        """Whether messages of ours are on their way to the disk."""
-        return self._being_stored > 0
+        """Whether messages of ours are not on the disk yet."""
+        return len(self._queue) > 0
 
     @property
     def pending(self) -> int:
         """How many messages that were sent since the process started have no mark yet."""
-        return len(self._pending) + self._being_stored
+        return len(self._pending) + len(self._queue)
 
     def leave(self, status: int = 0) -> None:
         """End the process, but let both sides finish first what is under way: a moment."""
@@ -369,8 +370,11 @@ class FrontEnd:
         self.chat.leave().addBoth(lambda _: self.finish(status))
 
     def finish(self, status: int, sentence: str | None = None) -> None:
-        """End the process now. The first call counts."""
+        """End the process now. The first call counts. What is not stored makes it a failure, and is named."""
         if not self.finished:
+            unsent = self.unsent()
+            if unsent is not None:
+                status, sentence = status or 1, f"{sentence} {unsent}" if sentence else unsent
             self.stopped()
             self._finish(status, sentence)
 
@@ -380,6 +384,7 @@ class FrontEnd:
     def stopped(self) -> None:
         """The service stops: nothing may be left on the clock."""
         self.finished = True
+        self._queue.stop()
         self._be_patient_no_more()
         for peer in list(self._dark):
             self._path_is_back(peer)

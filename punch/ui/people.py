@@ -33,7 +33,7 @@ from punch.ui import answers, slash
 from punch.ui.commands import Answer, perform, why
 from punch.ui.console import InputKind
 from punch.ui.front_end import FrontEnd, Output, Settings, Stage, Surroundings
-from punch.ui.sentences import count, describe, printable
+from punch.ui.sentences import count, describe, name_lines, printable, shortened
 from punch.ui.style import Style
 
 #: Reasons of a call that came to nothing that say no more than that.
@@ -44,9 +44,6 @@ MAX_UNSEEN = 64
 
 #: Who was connected here once is found by the name it gives itself: so many of them, the latest.
 MAX_MET = 256
-
-#: How much of a message its mark repeats, in characters.
-MARK_LENGTH = 60
 
 
 def split_text(text: str, most: int = MAX_TEXT) -> list[str]:
@@ -60,12 +57,6 @@ def split_text(text: str, most: int = MAX_TEXT) -> list[str]:
         parts.append(data[:cut].decode("utf-8"))
         data = data[cut:]
     return [*parts, data.decode("utf-8")]
-
-
-def shortened(text: str) -> str:
-    """A message as its mark repeats it: harmless, on one line."""
-    shown = printable(text[: MARK_LENGTH + 1])
-    return shown if len(shown) <= MARK_LENGTH else shown[: MARK_LENGTH - 1] + "…"
 
 
 @dataclass
@@ -408,7 +399,13 @@ class PeopleFrontEnd(FrontEnd, ABC):
 
     def _not_sent(self, text: str, error: ChatError) -> None:
         self.show(self.style.bad(str(error)))
-        self.give_back(text)
+        if self.watched:
+            self.give_back(text)
+        else:
+            self.finish(1, f"{name_lines([text])} not sent: {error}")
+
+    def on_held(self, error: ChatError) -> None:
+        self.show(self.style.bad(f"What you typed is not sent yet, and is tried again: {error}"))
 
     def tell_once(self, text: str) -> None:
         """A sentence that is said once."""
@@ -435,6 +432,11 @@ class PeopleFrontEnd(FrontEnd, ABC):
             self.show(str(error))
 
     def _perform(self, order: slash.Order) -> None:
+        if order.name == "send":
+            # As other lines that are typed, and after those.
+            peer, text = self.chat.peer(order.fields["peer"]), str(order.fields["text"])
+            self.send_parts(peer, text)
+            return
         if order.name == "netcheck":
             self.stage("Looking at the network: some seconds")
         perform(self.desk, order.name, order.fields).addCallbacks(
@@ -454,12 +456,14 @@ class PeopleFrontEnd(FrontEnd, ABC):
     def quit(self) -> None:
         """End, unless something would be lost that whoever sits here may want to wait for."""
         waiting = self.chat.undelivered()
-        if not waiting or self.settings.history:
+        unsent = self.unsent()
+        if unsent is None and (not waiting or self.settings.history):
             self.leave()
             return
+        lost = unsent or f"{count(waiting, 'message')} not delivered, and nothing is kept."
         self.ask(
             Question(
-                lambda: f"{count(waiting, 'message')} not delivered, and nothing is kept: end even so? [y/n]",
+                lambda: f"{lost} End even so? [y/n]",
                 self.leave,
                 lambda: None,
             )

@@ -8,6 +8,7 @@ change colours, or look like a line of ours.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 from punch.identity import PeerID
 from punch.names import REORDERING, is_ignorable
@@ -27,6 +28,9 @@ from punch.peer.events import (
     Registered,
     Unregistered,
 )
+
+#: How much of a message its mark repeats, in characters.
+MARK_LENGTH = 60
 
 #: Longest name that is shown, in characters.
 MAX_NAME = 40
@@ -71,6 +75,20 @@ def shown_name(name: str, peer: PeerID, alike: bool = False) -> str:
         return peer.short
     shown = shown if len(shown) <= MAX_NAME else shown[: MAX_NAME - 1] + "…"
     return f"{shown} ({peer.short})" if alike else shown
+
+
+def shortened(text: str) -> str:
+    """A message as its mark repeats it: harmless, on one line."""
+    shown = printable(text[: MARK_LENGTH + 1])
+    return shown if len(shown) <= MARK_LENGTH else shown[: MARK_LENGTH - 1] + "…"
+
+
+def name_lines(texts: Iterable[str]) -> str:
+    """The beginning of a sentence about lines, of which it names the first; the verb is there."""
+    first, *others = texts
+    if not others:
+        return f'The line "{shortened(first)}" was'
+    return f'{len(others) + 1:,} lines, the first of them "{shortened(first)}", were'
 
 
 def milliseconds(seconds: float) -> str:

@@ -15,6 +15,7 @@ from punch.apps.chat import MAX_TEXT
 from punch.peer.events import Connected
 from punch.ui.front_end import Settings, Surroundings
 from punch.ui.people import PeopleFrontEnd, split_text
+from punch.ui.sentences import name_lines
 
 
 class StdioFrontEnd(PeopleFrontEnd):
@@ -108,6 +109,11 @@ class StdioFrontEnd(PeopleFrontEnd):
 
     def pending_bytes(self) -> int:
         return super().pending_bytes() + self._kept_bytes
+
+    def unsent(self) -> str | None:
+        if not self._kept:
+            return super().unsent()
+        return f"{name_lines(self._kept)} not sent, since nobody was connected."
 
     def check_done(self) -> None:
         """

@@ -24,9 +24,9 @@ from punch.ui.console import InputKind
 from punch.ui.front_end import Settings, Surroundings
 from punch.ui.json_events import message_fields
 from punch.ui.line_history import LineHistory
-from punch.ui.people import PeopleFrontEnd, shortened
+from punch.ui.people import PeopleFrontEnd
 from punch.ui.prompt_user import Fragments
-from punch.ui.sentences import count, milliseconds, path_in_words, printable
+from punch.ui.sentences import count, milliseconds, path_in_words, printable, shortened
 
 #: How often the round trip in the status line is looked at, in seconds.
 STATUS_INTERVAL = 2.0
@@ -284,7 +284,7 @@ class TerminalFrontEnd(PeopleFrontEnd):
 
     def ended(self) -> None:
         """Ctrl-D."""
-        if self.chat.undelivered() and not self.settings.history:
+        if self.storing or (self.chat.undelivered() and not self.settings.history):
             self.quit()
         else:
             self.input_over()

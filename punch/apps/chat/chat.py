@@ -7,7 +7,7 @@ Views call its methods and are told its events; none of them keeps anything that
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -297,28 +297,54 @@ class Chat(History):
         :return: the message, when it is safe on the disk. It fails if that is not to be had.
         :raise ChatError: it can't be said; nothing was kept.
         """
+        peer = self._may_say(who, [text])
+        added = self.ask(Store.add, peer, self.new_epoch(), text, self._wall(), client_id)
+        return self._added(peer, [text], added.addCallback(lambda message: [message])).addCallback(
+            lambda messages: messages[0]
+        )
+
+    def send_all(self, who: str | PeerID, texts: Sequence[str]) -> Deferred[list[Message]]:
+        """
+        Say several things, in order: all of them, or none.
+
+        :return: as `send`.
+        :raise ChatError: as `send`.
+        """
+        peer = self._may_say(who, texts)
+        added = self.ask(Store.add_all, peer, self.new_epoch(), texts, self._wall())
+        return self._added(peer, texts, added)
+
+    def _may_say(self, who: str | PeerID, texts: Sequence[str]) -> PeerID:
         peer = self._open(who)
-        check_text(text)
-        if self.undelivered_bytes() + len(text) > MAX_OUTBOX or self.undelivered() >= MAX_OUTBOX_MESSAGES:
+        for text in texts:
+            check_text(text)
+        size = self.undelivered_bytes() + sum(map(len, texts))
+        if size > MAX_OUTBOX or self.undelivered() + len(texts) > MAX_OUTBOX_MESSAGES:
             raise ChatError(
                 "outbox-full",
                 f"{self.undelivered():,} messages wait for their marks: send again when they have come.",
             )
-        talk = self._talk(peer)
-        talk.adding(text)
+        return peer
 
-        def kept(message: Message) -> Message:
+    def _added(
+        self, peer: PeerID, texts: Sequence[str], added: Deferred[list[Message]]
+    ) -> Deferred[list[Message]]:
+        talk = self._talk(peer)
+        for text in texts:
+            talk.adding(text)
+
+        def kept(messages: list[Message]) -> list[Message]:
             self._store_works()
-            message = talk.added(message)
+            messages = [talk.added(message) for message in messages]
             if self.waits(peer):
                 self.calls.waiting(peer)
-            return message
+            return messages
 
         def not_kept(failure: Any) -> Any:
-            talk.not_added(text)
+            for text in texts:
+                talk.not_added(text)
             return failure
 
-        added = self.ask(Store.add, peer, self.new_epoch(), text, self._wall(), client_id)
         return added.addCallbacks(kept, not_kept)
 
     def undelivered_bytes(self) -> int:

@@ -144,6 +144,11 @@ class Store:
             number = self._insert(key, sent, 0, _WAITING, text, time, None, client)
         return Message(number, peer, sent, True, text, time, State.WAITING, None, client_id)
 
+    def add_all(self, peer: PeerID, epoch: bytes, texts: Sequence[str], time: float) -> list[Message]:
+        """Keep several messages of ours, all or none; as `add`."""
+        with self._transaction():
+            return [self.add(peer, epoch, text, time) for text in texts]
+
     def receive(
         self, peer: PeerID, remote_epoch: bytes, messages: Iterable[Incoming], time: float
     ) -> list[Message]:

@@ -1,0 +1,148 @@
+"""
+Lines that were typed and are not on the disk yet, in order.
+
+The store may refuse them for a while: another program holds its lock, the disk is full. They are held then,
+and tried again, and no later line overtakes an earlier one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice, takewhile
+
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from punch.apps.chat import Chat, ChatError
+from punch.identity import PeerID
+from punch.ui.commands import why
+
+#: Between two tries to store what is held, in seconds.
+RETRY = 1.0
+
+#: Most lines that are stored at once.
+MAX_BATCH = 256
+
+#: Reasons that may pass: the disk, and too many messages without a mark.
+_MAY_PASS = ("state", "outbox-full")
+
+
+@dataclass(frozen=True)
+class Line:
+    """
+    What was typed.
+
+    :ivar refused: is called if it can never be said.
+    """
+
+    peer: PeerID
+    text: str
+    refused: Callable[[ChatError], None]
+
+
+class SendQueue:
+    """
+    Sends lines in order.
+
+    :param moved: is called when lines were stored or refused.
+    :param held: is called with the reason when lines are held, once until some are stored.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        chat: Chat,
+        clock: IReactorTime,
+        moved: Callable[[], None],
+        held: Callable[[ChatError], None],
+    ) -> None:
+        self._chat = chat
+        self._clock = clock
+        self._moved = moved
+        self._held = held
+        self._lines: deque[Line] = deque()
+        self._size = 0
+        self._busy = False
+        self._most = MAX_BATCH
+        self._timer: IDelayedCall | None = None
+        self._stopped = False
+        self.trouble: ChatError | None = None
+        """Why lines are held now."""
+        self.held_since = 0.0
+        """Since when, by the clock."""
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @property
+    def size(self) -> int:
+        """How much text waits, in characters."""
+        return self._size
+
+    @property
+    def texts(self) -> Iterable[str]:
+        """What waits."""
+        return (line.text for line in self._lines)
+
+    def add(self, line: Line) -> None:
+        """Send it after all that were added before."""
+        self._lines.append(line)
+        self._size += len(line.text)
+        self._go()
+
+    def stop(self) -> None:
+        """Try nothing more."""
+        self._stopped = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def _go(self) -> None:
+        waiting = self._timer is not None and self._timer.active()
+        while self._lines and not (self._busy or waiting or self._stopped):
+            peer, texts = self._batch()
+            self._busy = True
+            maybeDeferred(self._chat.send_all, peer, texts).addCallbacks(
+                self._stored, self._failed, callbackArgs=(len(texts),), errbackArgs=(len(texts),)
+            )
+            waiting = self._timer is not None and self._timer.active()
+
+    def _batch(self) -> tuple[PeerID, list[str]]:
+        peer = self._lines[0].peer
+        same = takewhile(lambda line: line.peer == peer, islice(self._lines, self._most))
+        return peer, [line.text for line in same]
+
+    def _stored(self, _: object, count: int) -> None:
+        self._busy = False
+        self.trouble = None
+        self._most = MAX_BATCH
+        self._drop(count)
+
+    def _failed(self, failure: Failure, count: int) -> None:
+        self._busy = False
+        error = why(failure, self._log)
+        if error.code in _MAY_PASS:
+            if not self._stopped:
+                self._timer = self._clock.callLater(RETRY, self._go)
+            if self.trouble is None:
+                self.held_since = self._clock.seconds()
+                self.trouble = error
+                self._held(error)
+            self._moved()
+        elif count > 1:
+            # One of them can't be said, and the others can.
+            self._most = 1
+            self._go()
+        else:
+            self._lines[0].refused(error)
+            self._drop(1)
+
+    def _drop(self, count: int) -> None:
+        for _ in range(count):
+            self._size -= len(self._lines.popleft().text)
+        self._moved()
+        self._go()
