@@ -7,7 +7,6 @@ change colours, or look like a line of ours.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 
 from punch.identity import PeerID
@@ -28,6 +27,7 @@ from punch.peer.events import (
     Registered,
     Unregistered,
 )
+from punch.ui.shown import shown
 
 #: How much of a message its mark repeats, in characters.
 MARK_LENGTH = 60
@@ -35,31 +35,14 @@ MARK_LENGTH = 60
 #: Longest name that is shown, in characters.
 MAX_NAME = 40
 
-#: Characters that reorder the text around them, so that it reads as something else.
-_REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-#: Unicode categories that do something instead of being seen: controls, surrogates, private, line separators.
-_INVISIBLE = frozenset({"Cc", "Cs", "Co", "Zl", "Zp"})
-
 
 def printable(text: str, newline: str = "\\n") -> str:
     """
-    `text` with all that could act on a terminal written out as escapes.
+    `text` with all that could act on a terminal written out as escapes, by the table of `punch.ui.shown`.
 
     :param newline: what a line feed becomes; `"\\n    "` shows further lines indented.
     """
-    return "".join(_printable(character, newline) for character in text.replace("\r\n", "\n"))
-
-
-def _printable(character: str, newline: str) -> str:
-    if character == "\n":
-        return newline
-    if character == "\t" or (
-        unicodedata.category(character) not in _INVISIBLE and character not in _REORDERING
-    ):
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    return shown(text.replace("\r\n", "\n")).replace("\n", newline)
 
 
 def shown_name(name: str, peer: PeerID, alike: bool = False) -> str:
@@ -70,17 +53,17 @@ def shown_name(name: str, peer: PeerID, alike: bool = False) -> str:
     """
     # What reorders text is not dropped but spelled out: nobody has it in his name by accident.
     seen = "".join(c for c in name if c in REORDERING or not is_ignorable(c))
-    shown = " ".join(printable(seen).split())
-    if not shown:
+    name = " ".join(printable(seen).split())
+    if not name:
         return peer.short
-    shown = shown if len(shown) <= MAX_NAME else shown[: MAX_NAME - 1] + "…"
-    return f"{shown} ({peer.short})" if alike else shown
+    name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
+    return f"{name} ({peer.short})" if alike else name
 
 
 def shortened(text: str) -> str:
     """A message as its mark repeats it: harmless, on one line."""
-    shown = printable(text[: MARK_LENGTH + 1])
-    return shown if len(shown) <= MARK_LENGTH else shown[: MARK_LENGTH - 1] + "…"
+    begin = printable(text[: MARK_LENGTH + 1])
+    return begin if len(begin) <= MARK_LENGTH else begin[: MARK_LENGTH - 1] + "…"
 
 
 def name_lines(texts: Iterable[str]) -> str:

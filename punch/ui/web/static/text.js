@@ -1,12 +1,8 @@
 // Text of others, made harmless: it goes into text nodes only, and what would act unseen is spelled out.
 
-const REORDERING = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069";
-// eslint-disable-next-line no-control-regex
-const ACTING = new RegExp(
-  `([\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f${REORDERING}\\u2028\\u2029\\ud800-\\udfff\\ue000-\\uf8ff\\u{e0000}-\\u{e007f}])`,
-  "u",
-);
-const ACTING_ALL = new RegExp(ACTING.source, "gu");
+import { DROPPED, END_ISOLATE, ESCAPED, FLAG, ISOLATES } from "./shown.js";
+
+const ACTING = new RegExp(`${FLAG}|[${DROPPED}]|([${ESCAPED}])`, "gu");
 
 export const MAX_NAME = 40;
 
@@ -16,29 +12,60 @@ function escape(character) {
   return code < 0x10000 ? `\\u${code.toString(16).padStart(4, "0")}` : `\\U${code.toString(16).padStart(8, "0")}`;
 }
 
+const ISOLATE = new RegExp(`[${ISOLATES}\n]`, "gu");
+
+/** Without the isolates that begin and end in one line. */
+function withoutIsolates(text) {
+  let open = [];
+  const paired = new Set();
+  for (const { 0: character, index } of text.matchAll(ISOLATE)) {
+    if (character === "\n") open = [];
+    else if (character !== END_ISOLATE) open.push(index);
+    else if (open.length) paired.add(open.pop()).add(index);
+  }
+  return text.replace(ISOLATE, (character, index) => (paired.has(index) ? "" : character));
+}
+
+/** Text as it is shown, in pieces: strings, and `{ acting }` for each character that acts instead of being seen. */
+function pieces(text) {
+  const found = [];
+  let end = 0;
+  const whole = withoutIsolates(text.replace(/\r\n/g, "\n"));
+  for (const match of whole.matchAll(ACTING)) {
+    const flag = match[0].length > 2 ? match[0] : "";
+    found.push(whole.slice(end, match.index) + flag);
+    if (match[1] !== undefined) found.push({ acting: match[1] });
+    end = match.index + match[0].length;
+  }
+  found.push(whole.slice(end));
+  return found;
+}
+
 /** Text nodes, with a marked escape for each character that acts instead of being seen. */
 export function visible(text) {
   const fragment = document.createDocumentFragment();
-  text
-    .replace(/\r\n/g, "\n")
-    .split(ACTING)
-    .forEach((part, index) => {
-      if (index % 2) {
-        const mark = document.createElement("span");
-        mark.className = "escape";
-        mark.textContent = escape(part);
-        mark.title = "A character that would act instead of being seen";
-        fragment.append(mark);
-      } else if (part) {
-        fragment.append(part);
-      }
-    });
+  let plain = "";
+  for (const piece of pieces(text)) {
+    if (typeof piece === "string") {
+      plain += piece;
+      continue;
+    }
+    if (plain) fragment.append(plain);
+    plain = "";
+    const mark = document.createElement("span");
+    mark.className = "escape";
+    mark.textContent = escape(piece.acting);
+    mark.title = "A character that would act instead of being seen";
+    fragment.append(mark);
+  }
+  if (plain) fragment.append(plain);
   return fragment;
 }
 
 /** The same as one string, for titles and announcements. */
 export function plain(text, limit = Infinity) {
-  const shown = text.replace(ACTING_ALL, escape).replace(/\s+/g, " ").trim();
+  const whole = pieces(text).map((piece) => (typeof piece === "string" ? piece : escape(piece.acting)));
+  const shown = whole.join("").replace(/\s+/g, " ").trim();
   if (shown.length <= limit) return shown;
   return `${[...shown.slice(0, 2 * limit)].slice(0, limit - 1).join("")}…`;
 }
@@ -50,7 +77,7 @@ export const grouped = (id) => id.match(/.{1,4}/g).join(" ");
 
 /** What was typed, if it may be an ID: without what people put in between. */
 export function asId(typed) {
-  const compact = typed.replace(/[\s\p{Pd}]/gu, "").toLowerCase();
+  const compact = typed.replace(/[\s\p{Pd}\p{Cf}]/gu, "").toLowerCase();
   return /^[a-z2-7]{56}$/.test(compact) ? compact : null;
 }
 

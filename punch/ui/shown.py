@@ -1,0 +1,85 @@
+"""
+Which characters of others' text are shown as they are, which are left out, and which are written as escapes.
+
+This is the one table for terminals and for the page: `tools/make_shown_js.py` writes it for the latter.
+
+Escapes stand for what acts instead of being seen: controls, private characters, line separators, characters
+that override the direction of the text around them or its shapes, and hidden tags. Directional marks, and
+isolates that are closed, stand in honest text in Hebrew and Arabic; it can be read without them, so they are
+left out. Tags are kept where they make a flag (UTS #51, ED-14a).
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Left out: directional marks (ALM, LRM, RLM).
+DROPPED = ((0x61C, 0x61C), (0x200E, 0x200F))
+
+#: Left out in pairs: what begins an isolate (LRI, RLI, FSI), and what ends it (PDI). An isolate ends with its
+#: line as well; one that is not closed there is an escape, and so is an end without a beginning.
+BEGIN_ISOLATE, END_ISOLATE = (0x2066, 0x2068), 0x2069
+
+#: Written as escapes; a line feed and a tab are not.
+ESCAPED = (
+    (0x00, 0x08),
+    (0x0B, 0x1F),
+    (0x7F, 0x9F),
+    (0x2028, 0x2029),  # line and paragraph separator
+    (0x202A, 0x202E),  # directional embeddings and overrides
+    (0x2066, 0x206F),  # isolates; deprecated characters that change shapes and mirroring
+    (0xD800, 0xF8FF),  # surrogates and private use
+    (0xFDD0, 0xFDEF),  # noncharacters
+    (0xFFF9, 0xFFFB),  # interlinear annotations
+    (0xFFFE, 0xFFFF),
+    (0xE0000, 0xE007F),  # tags
+    (0xF0000, 0x10FFFF),  # private use
+)
+
+#: The base of a flag, and the tags that follow it: a region of two letters and a part of it, and the end.
+FLAG, LETTERS, DIGITS, END = 0x1F3F4, (0xE0061, 0xE007A), (0xE0030, 0xE0039), 0xE007F
+
+
+def _class(*ranges: tuple[int, int]) -> str:
+    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
+
+
+_FLAG = f"\\U{FLAG:08x}[{_class(LETTERS)}]{{2}}[{_class(LETTERS, DIGITS)}]{{1,4}}\\U{END:08x}"
+_ACTING = re.compile(f"({_FLAG})|[{_class(*DROPPED)}]|([{_class(*ESCAPED)}])")
+
+
+_ISOLATES = re.compile(f"[{_class(BEGIN_ISOLATE)}\\U{END_ISOLATE:08x}\n]")
+
+
+def shown(text: str) -> str:
+    """`text` as it is shown."""
+    if text.isascii() and text.isprintable():
+        return text
+    text = _without_isolates(text)
+
+    def replace(found: re.Match[str]) -> str:
+        flag, acting = found.groups()
+        return flag or (escaped(acting) if acting else "")
+
+    return _ACTING.sub(replace, text)
+
+
+def _without_isolates(text: str) -> str:
+    """Without those that begin and end in one line."""
+    open_ones: list[int] = []
+    paired: set[int] = set()
+    for found in _ISOLATES.finditer(text):
+        character = found[0]
+        if character == "\n":
+            open_ones.clear()
+        elif ord(character) != END_ISOLATE:
+            open_ones.append(found.start())
+        elif open_ones:
+            paired |= {open_ones.pop(), found.start()}
+    return "".join(c for index, c in enumerate(text) if index not in paired) if paired else text
+
+
+def escaped(character: str) -> str:
+    """A character as Python writes it in ASCII: `\\x1b`, `\\u202e`, `\\U000e0041`."""
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
