@@ -129,8 +129,13 @@ class Client:
         self.user = user
         self.username, self.password = issue(SECRET, user, lab.unix + 86400)
         self.realm = lab.settings.realm
-        self.nonce = lab.core.authenticator.nonces.for_user(user, lab.unix)
+        self.nonce = lab.core.authenticator.nonces.for_address(remote, lab.unix)
         self.to_peers: list[ToPeer] = []
+
+    @property
+    def handed_out(self) -> str:
+        """The nonce that comes with credentials."""
+        return self.lab.core.authenticator.nonces.for_user(self.user, self.lab.unix)
 
     @property
     def key(self) -> bytes:

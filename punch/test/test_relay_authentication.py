@@ -58,20 +58,20 @@ class NonceTests(SynchronousTestCase):
     def test_bound_to_an_address(self) -> None:
         nonce = self.nonces.for_address(ALICE, 1e9)
         self.assertEqual(len(nonce), NONCE_SIZE)
-        self.assertTrue(self.nonces.is_good(nonce, ALICE, "anyone", 1e9 + 3599))
+        self.assertTrue(self.nonces.is_for_address(nonce, ALICE, 1e9 + 3599))
         for remote, unix in ((BOB, 1e9), (Address(ALICE.host, 1), 1e9), (ALICE, 1e9 + 3600)):
-            self.assertFalse(self.nonces.is_good(nonce, remote, "anyone", unix))
+            self.assertFalse(self.nonces.is_for_address(nonce, remote, unix))
 
     def test_bound_to_a_user(self) -> None:
         nonce = self.nonces.for_user("alice", 1e9)
-        self.assertTrue(self.nonces.is_good(nonce, BOB, "alice", 1e9))
-        self.assertFalse(self.nonces.is_good(nonce, BOB, "bob", 1e9))
+        self.assertTrue(self.nonces.is_for_user(nonce, "alice", 1e9))
+        self.assertFalse(self.nonces.is_for_user(nonce, "bob", 1e9))
 
     def test_forged(self) -> None:
         good = self.nonces.for_user("alice", 1e9)
         other = Nonces(b"other", 3600.0).for_user("alice", 1e9)
         for nonce in ("", good[:-1], good + "A", other, "=" * 16, "é" * 16, good[:6] + other[6:], "\0" * 16):
-            self.assertFalse(self.nonces.is_good(nonce, ALICE, "alice", 1e9), nonce)
+            self.assertFalse(self.nonces.is_for_user(nonce, "alice", 1e9), nonce)
 
 
 class RefusalTests(SynchronousTestCase):

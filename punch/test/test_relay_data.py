@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.relay.bandwidth import HEADERS
-from punch.test.relay_lab import ALICE, BOB, EPOCH, HERE, HERE6, UDP, Lab, code_of
+from punch.test.relay_lab import ALICE, BOB, EPOCH, HERE, HERE6, Lab, code_of
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, Method, STUNError, parse
 from punch.wire.stun_attributes import IPV6
@@ -248,22 +248,6 @@ class RelayToRelayTests(DataCase):
         for host in (HERE.host, "192.0.2.99"):
             for port in (3478, 7001):
                 self.assertEqual(code_of(alice.permit(Address(host, port))), 403)
-
-    def test_a_loop(self) -> None:
-        """
-        Two allocations, each the other's client, would send one datagram to and fro for ever. That takes
-        forged sources, and a port that is known before it is used, which EVEN-PORT tells.
-        """
-        first = self.lab.client(BOB, "bob")
-        answer = first.ask(Method.ALLOCATE, UDP, (Attribute.EVEN_PORT, True))
-        relayed = answer.get(Attribute.XOR_RELAYED_ADDRESS)
-        token = answer.get(Attribute.RESERVATION_TOKEN)
-        assert isinstance(relayed, Address)
-        following = Address(relayed.host, relayed.port + 1)
-        second = self.lab.client(following, "bob").allocate()
-        third = self.lab.client(second, "bob")
-        for attributes in ((), ((Attribute.RESERVATION_TOKEN, token),)):
-            self.assertEqual(code_of(third.ask(Method.ALLOCATE, UDP, *attributes)), 403)
 
 
 class LimitTests(SynchronousTestCase):

@@ -234,10 +234,10 @@ class QuotaTests(RequestCase):
             self.assertEqual(code, 486 if number == 3 else 0)
 
     def test_in_all(self) -> None:
-        """508."""
+        """508, where no other source has two more."""
         self.lab_with(allocations=3)
         for number in range(3):
-            self.lab.client(Address("203.0.113.9", number), f"user{number}").allocate()
+            self.lab.client(Address(f"203.0.{number}.9", 1), f"user{number}").allocate()
         self.refused(508, self.alice.ask(Method.ALLOCATE, UDP))
 
     def test_a_client_that_never_refreshes(self) -> None:

@@ -81,6 +81,7 @@ class TURNClient:
     ) -> None:
         self.server = server
         self.key = long_term_key(server.username, server.realm, server.password)
+        self.nonce = server.nonce
         self.send = send
         self.padded = padded
         self._case = case
@@ -92,7 +93,7 @@ class TURNClient:
         login = (
             (Attribute.USERNAME, self.server.username),
             (Attribute.REALM, self.server.realm),
-            (Attribute.NONCE, self.server.nonce),
+            (Attribute.NONCE, self.nonce),
         )
         self._asked += 1
         transaction = self._case.net.random_bytes(f"{id(self)} {self._asked}")(12)
@@ -100,6 +101,7 @@ class TURNClient:
         self._case.net.advance(0.2)
         answers = [parse(data) for data in self._received() if data[8:20] == transaction]
         self._case.assertEqual(len(answers), 1)
+        self.nonce = answers[0].get(Attribute.NONCE) or self.nonce
         return answers[0]
 
     def allocate(self) -> Address:

@@ -24,7 +24,9 @@ Step = tuple[str, int, int]
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["allocate", "pair", "take", "refresh", "delete", "permit", "bind", "send", "wait"]),
+        st.sampled_from(
+            ["allocate", "claim", "pair", "take", "refresh", "delete", "permit", "bind", "send", "wait"]
+        ),
         st.integers(0, USERS - 1),
         st.integers(0, TUPLES - 1),
     ),
@@ -60,8 +62,11 @@ class Storm:
         """One thing that a client does."""
         what, user, number = step
         client = self.client(user, number)
-        peer = Address(f"198.18.0.{number}", 1 + user)
+        peer = Address(f"192.0.2.{number}", 1 + user)
         if what == "allocate":
+            client.ask(Method.ALLOCATE, UDP)
+        elif what == "claim":
+            client.nonce = client.handed_out
             client.ask(Method.ALLOCATE, UDP)
         elif what == "pair":
             answer = client.ask(Method.ALLOCATE, UDP, (Attribute.EVEN_PORT, True))
@@ -90,16 +95,23 @@ class StormTests(SynchronousTestCase):
     def check(self, storm: Storm) -> None:
         """What is counted is what there is, and within its bounds."""
         table, open_ports = storm.table, storm.lab.ports.open_ports
-        live = list(table.by_client.values())
+        unproved = list(table._unproved.values())
+        live = [*table.by_client.values(), *unproved]
         reserved = list(table._reservations.values())
         self.assertEqual(len(table), len(open_ports))
         self.assertEqual(len(table), len(live) + len(reserved))
-        self.assertLessEqual(len(table), IN_ALL)
+        self.assertLessEqual(len(table), IN_ALL + 1)
+        self.assertLessEqual(len(unproved), 1)
+        self.assertEqual(len(table._unproved_places), len(unproved))
         users = Counter(each.user.name for each in live) + Counter(each.user.name for each in reserved)
         self.assertEqual({name: user.ports for name, user in table.users.items() if user.ports}, users)
-        places = Counter(each.place for each in live) + Counter(each.place for each in reserved)
-        for place, count in places.items():
-            self.assertEqual(table._places[place], count)
+        holders = [each.place for each in live if each.place is not None]
+        holders += [each.place for each in reserved]
+        self.assertEqual(len(holders), len(table) - len(unproved))
+        self.assertEqual(len(table._places), len(holders))
+        places = Counter(each.source for each in holders)
+        for source, count in places.items():
+            self.assertEqual(table._places.count(source), count)
         self.assertLessEqual(max(users.values(), default=0), PER_USER)
         self.assertLessEqual(max(places.values(), default=0), PER_ADDRESS)
         self.assertEqual({each.relayed for each in live}, set(table.by_relayed))
@@ -128,6 +140,7 @@ class StormTests(SynchronousTestCase):
         client = lab.client()
         for port in range(10_000):
             client.remote = Address(BOB.host, 1 + port)
+            client.nonce = client.handed_out
             (answer,) = client.send(client.request(Method.ALLOCATE, UDP))
             codes[code_of(parse(answer))] += 1
         self.assertEqual(codes, {0: 64, 486: 10_000 - 64})

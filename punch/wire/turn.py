@@ -8,7 +8,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import NamedTuple
 
-from punch.wire.stun import HEADER_SIZE, MAGIC_COOKIE
+from punch.wire.stun import HEADER_SIZE, MAGIC_COOKIE, Method
 
 FIRST_CHANNEL = 0x4000
 LAST_CHANNEL = 0x4FFF
@@ -17,6 +17,21 @@ LAST_CHANNEL = 0x4FFF
 _HEADER = Struct(">HH")
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+
+
+def is_turn(data: bytes) -> bool:
+    """
+    Whether this is a STUN message with a method of TURN: any from Allocate to ConnectionAttempt (RFC 8656,
+    section 17; RFC 6062, section 6), of whatever class.
+    """
+    # The upper bits of the method, which is spread over the first two bytes around the class, are zero.
+    return (
+        len(data) >= HEADER_SIZE
+        and not data[0] & 0xFE
+        and not data[1] & 0xE0
+        and data[1] & 0x0F > Method.BINDING
+        and data[4:8] == _COOKIE
+    )
 
 
 class FramingError(ValueError):

@@ -2,6 +2,9 @@
 The allocations of the relay, and all that bounds them: how many, whose, how long, how much. Pure.
 
 An allocation belongs to a five-tuple (RFC 8656, section 2.2) and to the user whose credentials asked for it.
+As long as its client has not proved that it receives at its address, it belongs to the pair of both: it
+relays nothing, is in nobody's way, counts for its user alone, and is one of few (`UNPROVED_PART`). Whoever
+forges an address gets no more than that.
 """
 
 from __future__ import annotations
@@ -11,14 +14,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from punch.identity import RandomBytes
-from punch.rendezvous.limits import Counters, address_key
+from punch.rendezvous.limits import NoRoom, Shares, Source, SourceTable, source_of
 from punch.rendezvous.relay.bandwidth import Bandwidth
 from punch.rendezvous.relay.deadlines import Deadlines
 from punch.rendezvous.relay.settings import RelaySettings
-from punch.wire.address import Address
+from punch.wire.address import Address, parsed
 
 RESERVATION_TIME = 30.0
 """Seconds that a reserved port waits for its RESERVATION-TOKEN (RFC 8656, section 7.2)."""
+UNPROVED_PART = 8
+"""One unproved allocation may exist for this many that may exist in all."""
 _PORT_TRIES = 512
 """Ports that are tried for an allocation, from a random one on (RFC 6056, section 3.3.1)."""
 _TOKEN_SIZE = 8
@@ -91,6 +96,14 @@ class Binding:
 
 
 @dataclass(slots=True, eq=False)
+class Place:
+    """A place in the table of ports, and who has it: an allocation, or the token of a reservation."""
+
+    source: Source
+    holder: Allocation | bytes | None = None
+
+
+@dataclass(slots=True, eq=False)
 class Allocation:
     """
     What one client was given.
@@ -101,8 +114,8 @@ class Allocation:
 
     client: FiveTuple
     user: User
-    place: str
-    """The address that it counts for: not the client's, if it took a reservation of another."""
+    place: Place | None
+    """Its place in the table; None as long as its client has not proved that it receives at its address."""
     key: bytes
     """The long-term key of who asked for it."""
     transaction: bytes
@@ -155,7 +168,7 @@ class Allocation:
 @dataclass(slots=True, eq=False)
 class _Reservation:
     user: User
-    place: str
+    place: Place
     port: RelayedPort
     bound: Address
     expires: float
@@ -180,20 +193,48 @@ class Allocations:
         self.bandwidth = Bandwidth(settings.rate, settings.rate * settings.burst_time, now)
         """Of all users together."""
         self.by_client: dict[tuple[Address, Address, int], Allocation] = {}
+        """Those whose clients have proved that they receive."""
         self.by_relayed: dict[Address, Allocation] = {}
         self.users: dict[str, User] = {}
         self._settings = settings
         self._ports = ports
         self._random = random
-        self._places = Counters(settings.allocations_per_address, settings.allocations)
-        """Ports in use: in all, and for each address that asked for them."""
+        shares = Shares.growing(settings.allocations_per_address)
+        self._places: SourceTable[Place] = SourceTable(settings.allocations, shares)
+        """Ports in use, by where their clients are."""
+        self._unproved: dict[tuple[FiveTuple, str], Allocation] = {}
+        """The others by five-tuple and user, the oldest first."""
+        most = max(1, settings.allocations // UNPROVED_PART)
+        self._unproved_places: SourceTable[Allocation] = SourceTable(most, Shares.growing(most))
+        """The same by user: where they are is only a claim."""
+        self._hosts = {*settings.machine, *settings.shown}
+        """Where relayed ports are."""
         self._bound: set[Address] = set()
         self._reservations: dict[bytes, _Reservation] = {}
         self._deadlines = Deadlines()
 
     def __len__(self) -> int:
         """Ports in use: allocations and reservations."""
-        return self._places.total
+        return len(self._places) + len(self._unproved)
+
+    def of(self, client: FiveTuple, user: str) -> Allocation | None:
+        """
+        The allocation of a five-tuple: whoever's it is if its client has proved that it receives there; else
+        this user's own.
+        """
+        return self.by_client.get(client) or self._unproved.get((client, user))
+
+    def is_relay(self, remote: Address) -> bool:
+        """
+        Whether this is, or may become, a relayed address: one that is a client's, too, could make a loop.
+        Nobody outside can forge loopback, where clients of this machine have ports of the same range.
+        """
+        if remote in self.by_relayed or remote in self._bound:
+            return True
+        low, high = self._settings.ports
+        return (
+            low <= remote.port <= high and remote.host in self._hosts and not parsed(remote.host).is_loopback
+        )
 
     def open(
         self,
@@ -204,44 +245,86 @@ class Allocations:
         wanted: Wanted,
         expires: float,
         now: float,
+        *,
+        receives: bool,
     ) -> Allocation:
         """
         A new allocation for `client`, which has none.
 
+        :param receives: whether the client has proved that it receives at its address. Only then it may
+            reserve ports, or take a reserved one.
         :raise Refusal: 440, 486 or 508.
         """
+        place: Place | None = None
+        token = None
         if wanted.token is not None:
             reservation = self._take_reservation(wanted.token, user_name)
             user, place = reservation.user, reservation.place
             port, bound = reservation.port, reservation.bound
             shown = self._settings.shown_host(bound.host, client.local.host)
-            token = None
         else:
             hosts = self._settings.hosts(client.local.host, wanted.ipv6)
             if hosts is None:
                 raise Refusal(440, "No such address family here")
-            place, ports = address_key(client.remote.host), 2 if wanted.reserve else 1
-            user = self._admit(user_name, place, ports, now)
+            user = self._admit(user_name, 2 if wanted.reserve else 1, now)
+            source = source_of(client.remote.host)
+            taken: list[Place] = []
             try:
-                bound, port, token = self._open_port(hosts.bound, user, place, wanted, now)
+                if receives:
+                    place = self._take_place(source, taken, now)
+                    second = self._take_place(source, taken, now) if wanted.reserve else None
+                else:
+                    second = None
+                    self._make_room_for_unproved(source, user_name, now)
+                bound, port, token = self._open_port(hosts.bound, user, second, wanted, now)
             except Refusal:
-                self._release(user, place, ports, now)
+                for each in taken:
+                    self._places.leave(each)
+                self._release(user, 2 if wanted.reserve else 1, now)
                 raise
             shown = hosts.shown
         relayed = Address(shown, bound.port)
+        self._hosts |= {shown, bound.host}
         allocation = Allocation(client, user, place, key, transaction, port, bound, relayed, expires, token)
         port.allocation = allocation
-        self.by_client[client] = allocation
+        if place is not None:
+            place.holder = allocation
+            self.by_client[client] = allocation
+        else:
+            self._unproved[client, user_name] = allocation
+            self._unproved_places.enter((user_name,), allocation)
         self.by_relayed[allocation.relayed] = allocation
         self.by_relayed[bound] = allocation
         self.watch(allocation)
         return allocation
 
+    def prove(self, allocation: Allocation, now: float) -> None:
+        """
+        Its client has proved that it receives at its address: from now on it relays, and counts there.
+
+        :raise Refusal: 437, as it had to end: there is no room for it.
+        """
+        if allocation.place is not None:
+            return
+        try:
+            place = self._take_place(source_of(allocation.client.remote.host), [], now)
+        except Refusal as full:
+            self.close(allocation, now)
+            raise Refusal(437, full.reason) from full
+        self._forget_unproved(allocation)
+        allocation.place = place
+        place.holder = allocation
+        self.by_client[allocation.client] = allocation
+
     def close(self, allocation: Allocation, now: float) -> None:
         """End an allocation: its five-tuple and its port are free at once."""
-        if self.by_client.get(allocation.client) is not allocation:
+        if allocation.port.allocation is not allocation:
             return
-        del self.by_client[allocation.client]
+        if allocation.place is None:
+            self._forget_unproved(allocation)
+        else:
+            del self.by_client[allocation.client]
+            self._places.leave(allocation.place)
         self._deadlines.discard(allocation)
         self.by_relayed.pop(allocation.relayed, None)
         self.by_relayed.pop(allocation.bound, None)
@@ -251,7 +334,7 @@ class Allocations:
         allocation.numbers = {}
         allocation.port.allocation = None
         allocation.port.close()
-        self._release(allocation.user, allocation.place, 1, now)
+        self._release(allocation.user, 1, now)
 
     def watch(self, allocation: Allocation) -> None:
         """Its deadlines have changed."""
@@ -273,7 +356,7 @@ class Allocations:
 
     def close_all(self, now: float) -> None:
         """The service ends."""
-        for allocation in list(self.by_client.values()):
+        for allocation in [*self.by_client.values(), *self._unproved.values()]:
             self.close(allocation, now)
         for token in list(self._reservations):
             self._end_reservation(token, now)
@@ -289,32 +372,75 @@ class Allocations:
             allocation.expire(now)
             self.watch(allocation)
 
-    def _admit(self, name: str, place: str, ports: int, now: float) -> User:
+    def _admit(self, name: str, ports: int, now: float) -> User:
         """
-        Count these ports for a user and its address.
+        Count these ports for a user.
 
-        :raise Refusal: 486 or 508.
+        :raise Refusal: 486.
         """
         settings = self._settings
         user = self.users.get(name)
         if (user.ports if user else 0) + ports > settings.allocations_per_user:
             raise Refusal(486, "Allocation quota reached")
-        if len(self) + ports > settings.allocations:
-            raise Refusal(508, "The relay is full")
-        if self._places[place] + ports > settings.allocations_per_address:
-            raise Refusal(486, "Allocation quota of this address reached")
         if user is None:
             rate = settings.rate_per_user
             user = self.users[name] = User(name, Bandwidth(rate, rate * settings.burst_time, now))
         user.ports += ports
-        for _ in range(ports):
-            self._places.enter(place)
         return user
 
-    def _release(self, user: User, place: str, ports: int, now: float) -> None:
+    def _take_place(self, source: Source, taken: list[Place], now: float) -> Place:
+        """
+        Take a place in the table; if all are in use, the newest of the largest source makes room.
+
+        :param taken: the place is added to these.
+        :raise Refusal: 486 or 508.
+        """
+        self._make_room(source, now)
+        place = Place(source)
+        self._places.enter(source, place)
+        taken.append(place)
+        return place
+
+    def _make_room(self, source: Source, now: float) -> None:
+        """:raise Refusal: 486 or 508."""
+        while (leaving := self._leaving(source)) is not None:
+            if isinstance(leaving.holder, Allocation):
+                self.close(leaving.holder, now)
+            elif leaving.holder is not None:
+                self._end_reservation(leaving.holder, now)
+            else:
+                raise Refusal(508, "The relay is full")
+
+    def _leaving(self, source: Source) -> Place | None:
+        """:raise Refusal: 486 or 508."""
+        try:
+            return self._places.room(source)
+        except NoRoom as full:
+            if full.shared:
+                raise Refusal(508, "The relay is full") from full
+            raise Refusal(486, "Allocation quota of this address reached") from full
+
+    def _make_room_for_unproved(self, source: Source, user: str, now: float) -> None:
+        """
+        The newest of the user with the most makes room; if that is this one, its oldest; if nobody has two,
+        the oldest of all. Proofs take a round trip.
+
+        :raise Refusal: 486 or 508, there would be no place for the allocation once it is proved.
+        """
+        self._leaving(source)
+        try:
+            leaving = self._unproved_places.room((user,))
+        except NoRoom:
+            leaving = self._unproved_places.oldest((user,)) or next(iter(self._unproved.values()))
+        if leaving is not None:
+            self.close(leaving, now)
+
+    def _forget_unproved(self, allocation: Allocation) -> None:
+        del self._unproved[allocation.client, allocation.user.name]
+        self._unproved_places.leave(allocation)
+
+    def _release(self, user: User, ports: int, now: float) -> None:
         user.ports -= ports
-        for _ in range(ports):
-            self._places.leave(place)
         if not user.ports:
             # Whoever comes back at once finds its bucket as it was.
             self._deadlines.set(user, user.bandwidth.full_at(now))
@@ -324,9 +450,10 @@ class Allocations:
             del self.users[user.name]
 
     def _open_port(
-        self, host: str, user: User, place: str, wanted: Wanted, now: float
+        self, host: str, user: User, second_place: Place | None, wanted: Wanted, now: float
     ) -> tuple[Address, RelayedPort, bytes | None]:
         """
+        :param second_place: for the port that is reserved.
         :raise Refusal: 508, there is none.
         """
         low, high = self._settings.ports
@@ -340,7 +467,7 @@ class Allocations:
             port = self._bind(bound)
             if port is None:
                 continue
-            if not wanted.reserve:
+            if second_place is None:
                 return bound, port, None
             following = Address(host, number + 1)
             second = self._bind(following) if number < high else None
@@ -348,7 +475,7 @@ class Allocations:
                 self._bound.discard(bound)
                 port.close()
                 continue
-            return bound, port, self._reserve(user, place, second, following, now)
+            return bound, port, self._reserve(user, second_place, second, following, now)
         raise Refusal(508, "No port is free")
 
     def _bind(self, bound: Address) -> RelayedPort | None:
@@ -359,9 +486,10 @@ class Allocations:
             self._bound.add(bound)
         return port
 
-    def _reserve(self, user: User, place: str, port: RelayedPort, bound: Address, now: float) -> bytes:
+    def _reserve(self, user: User, place: Place, port: RelayedPort, bound: Address, now: float) -> bytes:
         token = self._random(_TOKEN_SIZE)
         end = now + RESERVATION_TIME
+        place.holder = token
         self._reservations[token] = _Reservation(user, place, port, bound, end)
         self._deadlines.set(token, end)
         return token
@@ -372,7 +500,8 @@ class Allocations:
             self._deadlines.discard(token)
             self._bound.discard(reservation.bound)
             reservation.port.close()
-            self._release(reservation.user, reservation.place, 1, now)
+            self._places.leave(reservation.place)
+            self._release(reservation.user, 1, now)
 
     def _take_reservation(self, token: bytes, user_name: str) -> _Reservation:
         reservation = self._reservations.get(token)

@@ -2,6 +2,10 @@
 Who may use the relay: the long-term credential mechanism (RFC 8489, section 9.2) with time-limited
 credentials.
 
+The nonce that is handed out with credentials is good for an Allocate request, from anywhere: it saves the
+round trip of a 401. Everything else takes a nonce that was sent to the address that the request comes from,
+in an Allocate answer, a 401 or a 438. So nobody can act for an address at which he does not receive.
+
 Nothing is remembered of those who fail. Of those who succeed, the transaction IDs of the last requests that
 made or ended an allocation: a copy of one of these, sent by somebody who has read it on its way, is stale.
 """
@@ -15,7 +19,7 @@ from punch.rendezvous.relay.allocations import Allocation, FiveTuple
 from punch.rendezvous.relay.credentials import password_of, read_username
 from punch.rendezvous.relay.nonces import Nonces
 from punch.rendezvous.relay.settings import RelaySettings
-from punch.wire.stun import Attribute, Message, error, long_term_key
+from punch.wire.stun import Attribute, Message, Method, error, long_term_key
 
 REMEMBERED = 16_384
 """Transactions that are remembered; a flood of them from one user costs it many round trips."""
@@ -28,6 +32,10 @@ class Login(NamedTuple):
     key: bytes
     expires: float
     """Of the credentials, in Unix seconds."""
+    has_own_nonce: bool
+    """Whether its nonce is one that was sent to its address, not the one that came with the credentials."""
+    receives: bool
+    """Whether the client has proved that it receives at its address: by such a nonce, or by a connection."""
 
 
 class Refused(NamedTuple):
@@ -48,13 +56,9 @@ class Authenticator:
         self.nonces = Nonces(settings.secrets[0], settings.nonce_time)
         self._done: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
-    def check(
-        self, request: Message, client: FiveTuple, allocation: Allocation | None, unix: float
-    ) -> Login | Refused:
+    def check(self, request: Message, client: FiveTuple, unix: float) -> Login | Refused:
         """
         Whose request it is, or the answer that refuses it.
-
-        :param allocation: the one that the client has.
         """
         if not request.has_integrity():
             return self.challenge(request, client, 401, unix)
@@ -64,19 +68,16 @@ class Authenticator:
         claim = read_username(username)
         if claim is None or claim.expires <= unix:
             return self.challenge(request, client, 401, unix)
-        if not self.nonces.is_good(nonce, client.remote, claim.user, unix):
+        own = self.nonces.is_for_address(nonce, client.remote, unix)
+        if not own and not (
+            _may_come_from_anywhere(request) and self.nonces.is_for_user(nonce, claim.user, unix)
+        ):
             return self.challenge(request, client, 438, unix)
         for secret in self._secrets:
             key = long_term_key(username, self._realm, password_of(secret, username))
             if request.check_integrity(key):
-                break
-        else:
-            return self.challenge(request, client, 401, unix)
-        if allocation is not None and allocation.user.name != claim.user:
-            return Refused(error(request, 441, "Wrong credentials"), key)
-        if self._is_copy(request, claim.user, allocation):
-            return self.challenge(request, client, 438, unix)
-        return Login(claim.user, key, claim.expires)
+                return Login(claim.user, key, claim.expires, own, own or client.connection != 0)
+        return self.challenge(request, client, 401, unix)
 
     def challenge(self, request: Message, client: FiveTuple, code: int, unix: float) -> Refused:
         """
@@ -92,8 +93,26 @@ class Authenticator:
         if len(self._done) > REMEMBERED:
             self._done.popitem(last=False)
 
-    def _is_copy(self, request: Message, user: str, allocation: Allocation | None) -> bool:
+    def is_copy(self, request: Message, user: str, allocation: Allocation | None) -> bool:
+        """
+        Whether this request has made or ended an allocation before.
+
+        :param allocation: the one that the client has.
+        """
         if (user, request.transaction_id) not in self._done:
             return False
         # A retransmission of the request that made this very allocation is answered as the first was.
         return allocation is None or allocation.transaction != request.transaction_id
+
+
+def _may_come_from_anywhere(request: Message) -> bool:
+    """
+    Whether a request is served with the nonce that came with the credentials: one for an allocation that
+    relays nothing before its client has proved that it receives. A reserved port is not for those who have
+    not: they would know a relayed address whose announcement somebody else received.
+    """
+    return (
+        request.method == Method.ALLOCATE
+        and Attribute.RESERVATION_TOKEN not in request
+        and not request.get(Attribute.EVEN_PORT)
+    )

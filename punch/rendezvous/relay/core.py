@@ -6,6 +6,10 @@ addresses), many at a time. What is to be sent gathers until `outputs` is asked,
 reactor: so whoever sends has whole batches for one address, and bytes are counted once a batch. Relaying a
 datagram is one look-up and one `append`; all that can be checked beforehand was checked when its channel or
 its permission came.
+
+Messages of TURN itself are not relayed, in neither direction. So a relayed address is never the client of
+another relay, and no relays can be arranged in a ring, in which datagrams would go round for ever: to become
+a client takes a message that was received there, and one that was sent from there.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ from punch.wire.stun import (
     encode,
     parse,
 )
+from punch.wire.turn import is_turn
 
 STRANGERS_RATE = 100.0
 """Answers a second to those of one /24 or /64 who have not proved who they are."""
@@ -49,6 +54,8 @@ AMPLIFICATION = 3
 """No answer to a stranger is longer than this many times its question."""
 
 _HIGHEST_STUN = 3
+_HIGHEST_TURN = b"\x01\xff"
+"""Data that is greater is no message of TURN."""
 _LONGEST_INDICATED = 65_480
 """Bytes: with its addresses, a longer datagram fits no message."""
 _NO_CHANNELS: dict[bytes, Flow] = {}
@@ -122,7 +129,9 @@ class RelayCore:
                     waiting = flow.waiting
                     if not waiting:
                         self._flows.append(flow)
-                    waiting.append(data[4:end])
+                    data = data[4:end]
+                    if data > _HIGHEST_TURN or not is_turn(data):
+                        waiting.append(data)
             elif data and data[0] <= _HIGHEST_STUN:
                 client = FiveTuple(remote, local, connection)
                 self._receive_stun(data, client, now)
@@ -135,6 +144,7 @@ class RelayCore:
         """
         number = allocation.numbers.get(peer)
         flow = allocation.to_client
+        datagrams = [data for data in datagrams if data > _HIGHEST_TURN or not is_turn(data)]
         if number is not None:
             if not flow.waiting:
                 self._flows.append(flow)
@@ -237,7 +247,7 @@ class RelayCore:
         data: bytes | None = message.get(Attribute.DATA)
         if peer is None or data is None or peer.host not in allocation.permissions:
             return
-        if message.unknown_required() or Attribute.DONT_FRAGMENT in message:
+        if message.unknown_required() or Attribute.DONT_FRAGMENT in message or is_turn(data):
             return
         flow = allocation.sends.get(peer)
         if flow is None:

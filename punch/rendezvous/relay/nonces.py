@@ -1,8 +1,9 @@
 """
 Nonces (RFC 8489, section 9.2) that the server need not remember: a time and a MAC over it.
 
-A nonce is bound either to the address that was refused without one, or to the user that it was handed to
-along with its credentials, whose address nobody knows beforehand. Anywhere else it is stale.
+A nonce is bound either to an address that it was sent to, or to the user that it was handed to along with its
+credentials, whose address nobody knows beforehand. The former proves that its user receives at the address
+that it asks from; the latter does not, and is good for an Allocate request only.
 """
 
 from __future__ import annotations
@@ -39,8 +40,15 @@ class Nonces:
         """A nonce for `user`, wherever it will ask from."""
         return self._make(_USER + user.encode(), int(unix))
 
-    def is_good(self, nonce: str, remote: Address, user: str, unix: float) -> bool:
-        """Whether this nonce was made for one of these two, and not too long ago."""
+    def is_for_address(self, nonce: str, remote: Address, unix: float) -> bool:
+        """Whether this nonce was made for who asks from `remote`, and not too long ago."""
+        return self._is_good(nonce, _ADDRESS + str(remote).encode(), unix)
+
+    def is_for_user(self, nonce: str, user: str, unix: float) -> bool:
+        """Whether this nonce was handed to `user`, and not too long ago."""
+        return self._is_good(nonce, _USER + user.encode(), unix)
+
+    def _is_good(self, nonce: str, bound_to: bytes, unix: float) -> bool:
         if len(nonce) != NONCE_SIZE or not nonce.isascii():
             return False
         try:
@@ -50,11 +58,7 @@ class Nonces:
         # A clock that was set back must not turn everybody away.
         if not made - self._lifetime <= unix < made + self._lifetime:
             return False
-        expected = (
-            self._make(_USER + user.encode(), made),
-            self._make(_ADDRESS + str(remote).encode(), made),
-        )
-        return any(hmac.compare_digest(nonce.encode(), each.encode()) for each in expected)
+        return hmac.compare_digest(nonce.encode(), self._make(bound_to, made).encode())
 
     def _make(self, bound_to: bytes, made: int) -> str:
         time = (made & 0xFFFFFFFF).to_bytes(_TIME_BYTES, "big")

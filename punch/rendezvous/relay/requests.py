@@ -65,10 +65,15 @@ class Requests:
         method = self._methods.get(request.method)
         if method is None:
             return None
-        allocation = self._allocations.by_client.get(client)
-        login = self._authenticator.check(request, client, allocation, unix)
+        login = self._authenticator.check(request, client, unix)
         if isinstance(login, Refused):
             return login.answer, login.key
+        allocation = self._allocations.of(client, login.user)
+        if allocation is not None and allocation.user.name != login.user:
+            return error(request, 441, "Wrong credentials"), login.key
+        if self._authenticator.is_copy(request, login.user, allocation):
+            stale = self._authenticator.challenge(request, client, 438, unix)
+            return stale.answer, stale.key
         unknown = request.unknown_required()
         if Attribute.DONT_FRAGMENT in request:
             # The fragments of what we relay are the system's business (RFC 8656, section 7.2)
@@ -77,6 +82,8 @@ class Requests:
             refusal = error(request, 420, "Unknown attribute", (Attribute.UNKNOWN_ATTRIBUTES, unknown))
             return refusal, login.key
         try:
+            if allocation is not None and login.receives:
+                self._allocations.prove(allocation, now)
             return method(request, client, login, now, unix), login.key
         except Refusal as refused:
             return error(request, refused.code, refused.reason), login.key
@@ -85,29 +92,38 @@ class Requests:
         self, request: Message, client: FiveTuple, login: Login, now: float, unix: float
     ) -> Message:
         allocations = self._allocations
-        existing = allocations.by_client.get(client)
+        existing = allocations.of(client, login.user)
         if existing is not None:
             if existing.transaction != request.transaction_id:
                 raise Refusal(437, "This five-tuple has an allocation")
-            return self._allocated(request, existing, now)
+            return self._allocated(request, existing, login, now, unix)
         transport = request.get(Attribute.REQUESTED_TRANSPORT)
         if transport is None:
             raise Refusal(400, "No transport requested")
         if transport != _UDP:
             raise Refusal(442, "Only UDP is relayed")
-        if client.remote in allocations.by_relayed:
+        if not client.connection and allocations.is_relay(client.remote):
             # With a forged source: two allocations that are each other's clients would never stop talking.
             raise Refusal(403, "Not for a relayed address")
         lifetime = self._lifetime(request, login, unix)
         if lifetime <= 0:
             raise Refusal(400, "An allocation without a lifetime")
         allocation = allocations.open(
-            client, login.user, login.key, request.transaction_id, _wanted(request), now + lifetime, now
+            client,
+            login.user,
+            login.key,
+            request.transaction_id,
+            _wanted(request),
+            now + lifetime,
+            now,
+            receives=login.receives,
         )
         self._authenticator.done(request, login.user)
-        return self._allocated(request, allocation, now)
+        return self._allocated(request, allocation, login, now, unix)
 
-    def _allocated(self, request: Message, allocation: Allocation, now: float) -> Message:
+    def _allocated(
+        self, request: Message, allocation: Allocation, login: Login, now: float, unix: float
+    ) -> Message:
         attributes = [
             (Attribute.XOR_RELAYED_ADDRESS, allocation.relayed),
             (Attribute.LIFETIME, max(0, round(allocation.expires - now))),
@@ -115,6 +131,10 @@ class Requests:
         ]
         if allocation.token is not None:
             attributes.append((Attribute.RESERVATION_TOKEN, allocation.token))
+        if not login.has_own_nonce:
+            # Whoever shows it receives at this address. Where it was not sent, requests are stale from now on
+            nonce = self._authenticator.nonces.for_address(allocation.client.remote, unix)
+            attributes.append((Attribute.NONCE, nonce))
         if Attribute.ADDITIONAL_ADDRESS_FAMILY in request:
             refusal = AddressError(IPV6, 440, "One family an allocation")
             attributes.append((Attribute.ADDRESS_ERROR_CODE, refusal))

@@ -11,6 +11,8 @@ Choices where the RFC leaves some:
   costs no round trip. If the request had to be repeated, the newest of them are sent again.
 - Application data asks for a channel; checks, which go to many addresses, do not. Until the server has bound
   it, Send indications carry the data.
+- An Allocate answer may bring another nonce (Punch's servers do, docs/protocol.md, section 7.2): all further
+  requests have that one. Over UDP a Refresh uses it at once.
 - Permissions and channels that were not used for four minutes are not renewed.
 """
 
@@ -290,6 +292,12 @@ class TurnClient:
         self.mapped = mapped if isinstance(mapped, Address) else None
         self._lifecycle.allocated()
         lifetime = self._take_lifetime(message, now)
+        nonce = message.get(Attribute.NONCE)
+        if isinstance(nonce, str) and nonce:
+            self._requests.use_nonce(nonce)
+            if not self._reliable:
+                # Whoever uses it proves that we receive here; until then the allocation is the first to go
+                self._refresh(now)
         if not self._reliable:
             self._keepalive_at = now + KEEPALIVE
         self._events.append(Allocated(relayed, self.mapped, lifetime))

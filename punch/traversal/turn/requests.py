@@ -90,6 +90,11 @@ class Requests:
         self._use(fresh)
         return True
 
+    def use_nonce(self, nonce: str) -> None:
+        """The server wants this nonce from now on."""
+        known = self._credentials
+        self._use(RelayCredentials(known.username, known.password, known.realm, nonce))
+
     def _use(self, credentials: RelayCredentials) -> None:
         self._credentials = credentials
         self._key = long_term_key(credentials.username, credentials.realm, credentials.password)
