@@ -16,10 +16,12 @@ from pathlib import Path
 from twisted.python.failure import Failure
 
 from punch import twistd
+from punch.clocks import use_monotonic_time
 from punch.peer.batched import open_socket
 from punch.peer.choice import NoRendezvous, choose_rendezvous
 from punch.peer.netcheck import NetcheckRun, as_json
 from punch.peer.tap import login_name
+from punch.resolver import install_resolver
 from punch.state import StateDirectory, StateError, own_state_dir
 from punch.traversal.interfaces import local_addresses
 from punch.traversal.netcheck.report import Report
@@ -91,6 +93,9 @@ def main(arguments: Sequence[str]) -> int:
         twistd.fail(PROGRAM, str(problem), reason=problem.reason, as_json=options.json)
 
     from twisted.internet import reactor
+
+    use_monotonic_time(reactor)
+    install_resolver(reactor)
 
     ended: list[Report | Failure] = []
 

@@ -54,6 +54,7 @@ class Network:
         open_socket: OpenSocket,
         random: RandomBytes,
         monotonic: Callable[[], float],
+        wall: Callable[[], float],
         pacing: float,
         relay_policy: RelayPolicy,
         rendezvous: str,
@@ -87,7 +88,7 @@ class Network:
             renew=owner.renew_relays,
         )
         self._finder = ReflectorFinder(reactor, rendezvous, self._found)
-        self._watch = Watch(reactor, monotonic, addresses, self._changed, self._woke)
+        self._watch = Watch(reactor, monotonic, wall, addresses, self._changed, self._woke)
 
     def start(self) -> None:
         """Notice changes from now on."""
@@ -153,3 +154,6 @@ class Network:
     def _woke(self, seconds: float) -> None:
         self.refresh(anew=True)
         self._owner.woke()
+        # Their lifetimes went on meanwhile.
+        if self.relays.available:
+            self._owner.renew_relays()

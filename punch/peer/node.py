@@ -88,6 +88,8 @@ class Node(Service):
     :param accept: who may call besides known peers.
     :param known: peers that were called or accepted before, and blocked ones; grows with each call.
     :param addresses: the local addresses to use, asked anew for every call.
+    :param wall: seconds of the wall clock, only to notice sleep; all intervals are `monotonic`, which is what
+        `reactor` counts, too (`punch.clocks`).
     :param pacing: ICE's Ta that we signal, in seconds.
     :param relay: whether links may be relayed.
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
@@ -110,6 +112,7 @@ class Node(Service):
         open_socket: OpenSocket = open_best_socket,
         random: RandomBytes = os.urandom,
         monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         pacing: float = 0.05,
         relay: RelayPolicy = RelayPolicy.AUTO,
         roots: Sequence[x509.Certificate] | None = None,
@@ -130,6 +133,7 @@ class Node(Service):
             open_socket=open_socket,
             random=random,
             monotonic=monotonic,
+            wall=wall,
             pacing=pacing,
             relay_policy=relay,
             rendezvous=rendezvous.host,

@@ -88,7 +88,7 @@ def problem_of_failure(address: RendezvousAddress, failure: Failure) -> ControlP
     where = place(address)
     if isinstance(failure.value, (error.DNSLookupError, ValueError)):
         text = (
-            f"The name {address.host} of the rendezvous is not known here; "
+            f"The name {address.host} of the rendezvous is not known here, or no name server answers; "
             "check the address, and that this machine is online."
         )
     elif isinstance(failure.value, error.ConnectionRefusedError):

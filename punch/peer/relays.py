@@ -43,6 +43,8 @@ MAX_DATAGRAM_TRIES = 4
 """Sockets from which UDP relays are asked at once: machines may have many."""
 _RENEW_AT = 0.75
 """The part of the credentials' lifetime after which new ones are asked for."""
+_SUSPECT = 60.0
+"""Seconds after which credentials that a relay refuses are not wrong, but may be old."""
 _FIRST_DELAY, _LAST_DELAY = 1.0, 30.0
 _NEEDED_DELAY = 3.0
 """The longest delay between two tries while a link has no path."""
@@ -101,6 +103,7 @@ class RelayPool:
         self._renew = renew
         self._servers: tuple[RelayServer, ...] = ()
         self._host = ""
+        self._updated = 0.0
         self._expires: dict[RelayURL, float] = {}
         self._hosts: dict[str, list[str]] = {}
         self._users: list[RelayUser] = []
@@ -129,6 +132,7 @@ class RelayPool:
         now = self._monotonic()
         self._host = host or self._host
         self._servers = servers
+        self._updated = now
         self._expires = {server.url: now + server.lifetime for server in servers}
         self._cancel("_renewal")
         if servers:
@@ -273,6 +277,9 @@ class RelayPool:
         self._troubles[url] = trouble, text
         if trouble in (Trouble.QUOTA, Trouble.CAPACITY):
             self._full_until[url] = self._monotonic() + _FULL_DELAY
+        elif trouble is Trouble.UNAUTHORIZED and self._monotonic() > self._updated + _SUSPECT:
+            # They may have ended early: for the relay, somebody has set the wall clock
+            self._renew()
         self._forget_flow(relay)
         if relay in self._attempts:
             self._attempts.remove(relay)

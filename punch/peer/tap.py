@@ -25,11 +25,13 @@ from twisted.logger import Logger
 from punch.apps.chat import Chat, ChatError
 from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, ThreadWorker, Worker
+from punch.clocks import use_monotonic_time
 from punch.identity import PeerID, PeerIDError
 from punch.options import Options as BaseOptions
 from punch.peer.choice import NoRendezvous, choose_rendezvous
 from punch.peer.events import Event, Failed, Ready, Reason, Registered
 from punch.peer.policy import RelayPolicy
+from punch.resolver import install_resolver
 from punch.state import Lock, PeerState, StateDirectory, StateError, own_state_dir
 from punch.twistd import Console as PlainConsole
 from punch.twistd import before_sudden_death, end, end_on_signals, fail, use_own_files
@@ -414,6 +416,8 @@ def makeService(options: Options) -> IService:
     """What `twistd` runs."""
     from twisted.internet import reactor
 
+    use_monotonic_time(reactor)
+    install_resolver(reactor)
     service = PeerService(options, reactor)
     end_on_signals(reactor)
     return service

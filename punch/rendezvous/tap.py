@@ -22,6 +22,7 @@ from twisted.application.service import IService
 from twisted.logger import Logger
 
 from punch import twistd
+from punch.clocks import use_monotonic_time
 from punch.files import replace_private
 from punch.options import Options as BaseOptions
 from punch.options import whole_number
@@ -36,6 +37,7 @@ from punch.rendezvous.config import (
 from punch.rendezvous.listen import EndpointError, check_kind
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
 from punch.rendezvous.service import RendezvousService, make_service
+from punch.resolver import install_resolver
 from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
 from punch.wire.address import canonical
 from punch.wire.control import MAX_REFLECTORS
@@ -314,6 +316,8 @@ def makeService(options: Options) -> IService:
     """The service of this process, for `twistd`."""
     from twisted.internet import reactor
 
+    use_monotonic_time(reactor)
+    install_resolver(reactor)
     state = options.state
     assert state is not None, "options that were not parsed"
     as_json = bool(options["json"])

@@ -76,6 +76,7 @@ class Rendezvous:
             monotonic=self.net.monotonic,
             random=self.net.random_bytes(f"rendezvous {self._starts}"),
             report=self._report,
+            wall=lambda: EPOCH + self.host.wall(),
         )
         self.service.startService()
         self.net.run_until(lambda: self.service.address is not None, 1.0, "the rendezvous listens")
@@ -144,6 +145,7 @@ class Peer:
             addresses=addresses or (lambda: host.addresses),
             random=random,
             monotonic=host.monotonic,
+            wall=host.wall,
             pacing=pacing,
             relay=relay,
         )
@@ -154,7 +156,7 @@ class Peer:
             book=self.known,
             worker=worker or ImmediateWorker(Store(None)),
             clock=host.reactor,
-            wall=lambda: EPOCH + net.now,
+            wall=lambda: EPOCH + host.wall(),
             random=net.random_bytes(f"chat {host.name} {salt}"),
         )
         self.chat.attach(self)

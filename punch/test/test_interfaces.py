@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from ipaddress import ip_address
 
 from hypothesis import given, settings
@@ -83,6 +84,26 @@ class MachineTests(SynchronousTestCase):
             Interface("eth0", "2001:db8::5", _TEMPORARY),
         ]
         self.assertEqual(usable_addresses(found), ["2001:db8::5", "2001:db8::2"])
+
+    def test_no_program_is_run(self) -> None:
+        """A peer looks every second."""
+        run: list[str] = []
+        watching = True
+
+        def audit(event: str, _: tuple[object, ...]) -> None:
+            if watching and event in (
+                "subprocess.Popen",
+                "os.posix_spawn",
+                "os.fork",
+                "os.exec",
+                "os.system",
+            ):
+                run.append(event)
+
+        sys.addaudithook(audit)  # for the rest of the process
+        local_addresses()
+        watching = False
+        self.assertEqual(run, [])
 
     def test_this_machine(self) -> None:
         found = local_addresses(include_loopback=True)

@@ -42,7 +42,8 @@ class ClockTests(SynchronousTestCase):
         return self.clock.callLater(delay, self.calls.append, name)
 
     def run_for(self, seconds: float) -> list[str]:
-        self.clock.scheduler.run_until(self.clock.seconds() + seconds)
+        scheduler = self.clock.scheduler
+        scheduler.run_until(scheduler.now + seconds)
         return self.calls
 
     def test_order(self) -> None:
@@ -104,16 +105,30 @@ class ClockTests(SynchronousTestCase):
         self.assertRaises(Livelock, self.run_for, 1)
 
     def test_pause(self) -> None:
-        """What came due in a pause happens at its end, in order; only wall time has gone on."""
+        """Time stands still in a pause, also for what is asked in it; the wall clock goes on."""
         self.later(20, "b")
         self.later(10, "a")
         self.run_for(5)
         self.clock.pause(100)
         self.assertEqual(self.run_for(50), [])
-        self.assertEqual(self.clock.monotonic(), 5)
-        self.assertEqual(self.run_for(50), ["a", "b"])
-        self.run_for(1)
-        self.assertEqual((self.clock.seconds(), self.clock.monotonic()), (106, 6))
+        self.assertEqual(self.clock.seconds(), 5)
+        self.later(2, "c")
+        self.assertEqual(self.run_for(50), [])
+        self.assertEqual(self.run_for(4), ["c"])
+        self.assertEqual((self.clock.seconds(), self.clock.wall()), (9, 109))
+        self.assertEqual(self.run_for(20), ["c", "a", "b"])
+
+    def test_a_wall_clock_that_is_set(self) -> None:
+        """Nothing that waits depends on it."""
+        for seconds in (1, -1, 3600, -3600, 365 * 86400, -365 * 86400):
+            self.later(10, "a")
+            self.run_for(5)
+            wall = self.clock.wall()
+            self.clock.set_wall(seconds)
+            self.assertEqual(self.clock.wall(), wall + seconds)
+            self.assertEqual(self.run_for(4), [])
+            self.assertEqual(self.run_for(2), ["a"])
+            self.calls.clear()
 
 
 class TimeTests(InternetTestCase):

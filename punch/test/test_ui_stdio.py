@@ -310,6 +310,21 @@ class PipeTests(StdioCase):
         self.stage.clock.advance(PATIENCE)
         self.assertEqual(self.stage.ends, [(1, "No answer.")])
 
+    def test_patience_counts_from_the_start(self) -> None:
+        """Whenever the first failure comes, or if none does: a name server may keep silent."""
+        for failed_after in (PATIENCE - 1, None):
+            self.begin()
+            if failed_after is not None:
+                self.stage.clock.advance(failed_after)
+                self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
+                self.stage.clock.advance(PATIENCE - failed_after)
+                self.assertEqual(self.stage.ends, [(1, "No answer.")])
+            else:
+                self.stage.clock.advance(PATIENCE)
+                ((status, sentence),) = self.stage.ends
+                self.assertEqual(status, 1)
+                self.assertIn("has not answered within 10 seconds; check its address", sentence)
+
     def test_a_link_outlives_the_rendezvous(self) -> None:
         self.begin()
         wire = self.connect()

@@ -13,13 +13,14 @@ class WatchTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.slept_before = 0.0
+        self.ahead = 0.0
         self.addresses = ["192.0.2.1"]
         self.looks = 0
         self.happened: list[object] = []
         self.watch = Watch(
             self.clock,
-            lambda: self.clock.seconds() - self.slept_before,
+            self.clock.seconds,
+            lambda: self.clock.seconds() + self.ahead,
             self.look,
             lambda gone: self.happened.append(sorted(gone)),
             self.happened.append,
@@ -56,8 +57,8 @@ class WatchTests(SynchronousTestCase):
 
     def test_sleep_that_monotonic_time_does_not_count(self) -> None:
         """As on Linux."""
-        self.slept_before = 3600.0
-        self.clock.advance(3600.0 + INTERVAL)
+        self.ahead = 3600.0
+        self.clock.advance(INTERVAL)
         self.assertEqual(self.happened, [3600.0])
         self.clock.pump([INTERVAL] * 5)
         self.assertEqual(len(self.happened), 1)
@@ -66,6 +67,17 @@ class WatchTests(SynchronousTestCase):
         """Monotonic time goes on, but nothing else did."""
         self.clock.advance(10.0 + INTERVAL)
         self.assertEqual(self.happened, [10.0])
+
+    def test_a_clock_that_is_set(self) -> None:
+        """Forward it can't be told from sleep; back it is nothing. Neither stops the looking."""
+        for ahead, happened in ((-3600.0, []), (-3601.0, []), (0.0, [3601.0]), (1.0, []), (-31536000.0, [])):
+            self.happened.clear()
+            self.ahead = ahead
+            self.clock.pump([INTERVAL] * 3)
+            self.assertEqual(self.happened, happened)
+        self.addresses += ["192.0.2.2"]
+        self.clock.advance(INTERVAL)
+        self.assertEqual(self.happened, [[]])
 
     def test_a_busy_moment(self) -> None:
         """A machine that is late by seconds has not slept."""

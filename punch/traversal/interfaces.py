@@ -9,16 +9,16 @@ of its interfaces, and a machine without any is a laboratory.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import errno
 import os
 import socket
 import sys
 from collections.abc import Iterator, Sequence
 from ctypes import POINTER, Structure, c_char_p, c_ubyte, c_uint, c_ushort, c_void_p
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from punch.traversal.candidates import preference_class
 
@@ -151,14 +151,20 @@ def _interfaces() -> list[Interface]:
     """All addresses of interfaces that are up; where the system can't say, those that its name has."""
     try:
         found = list(_getifaddrs())
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows has no such library
         return [Interface("", host) for host in _by_name()]
     flags = _inet6_flags()
     return [Interface(name, host, flags.get(host, 0)) for name, host in found]
 
 
+@cache
+def _libc() -> Any:
+    """The C library, which this process has loaded. (To find one by name, Python runs `ldconfig`.)"""
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _getifaddrs() -> Iterator[tuple[str, str]]:
-    libc = ctypes.CDLL(ctypes.util.find_library("c") or None, use_errno=True)
+    libc = _libc()
     head = POINTER(_IfAddrs)()
     if libc.getifaddrs(ctypes.byref(head)) != 0:
         code = ctypes.get_errno() or errno.EIO

@@ -38,6 +38,7 @@ from punch.peer.events import (
     PathChanged,
     PathLost,
     Ready,
+    Reason,
     Registered,
     Unregistered,
 )
@@ -46,7 +47,7 @@ from punch.ui.console import InputKind
 from punch.ui.send_queue import Line, SendQueue
 from punch.ui.sentences import count, name_lines, printable, shown_name
 
-#: A peer that nobody watches gives up if it was never registered, this many seconds after its first failure.
+#: A peer that nobody watches gives up if it is not registered this many seconds after its start.
 PATIENCE = 10.0
 
 #: How long a peer whose input has ended waits for a lost path, in seconds.
@@ -197,6 +198,8 @@ class FrontEnd:
             self._erased(event)
             self.on_other(event)
         elif isinstance(event, Ready):
+            if not self.watched:
+                self._patience = self._clock.callLater(PATIENCE, self._out_of_patience)
             self.on_ready(event)
         elif isinstance(event, Registered):
             self.registered = self.ever_registered = True
@@ -245,16 +248,8 @@ class FrontEnd:
         """The rendezvous knows this peer."""
 
     def on_unregistered(self, event: Unregistered) -> None:
-        """The rendezvous was lost or not reached. Nobody watching, the first registration must come soon."""
+        """The rendezvous was lost or not reached."""
         self.last_trouble = event
-        if (
-            event.retry_in is not None
-            and not self.ever_registered
-            and not self.watched
-            and self.chat.new_page is None  # else somebody may look at it in a browser
-            and self._patience is None
-        ):
-            self._patience = self._clock.callLater(PATIENCE, self._out_of_patience)
 
     def on_stage(self, event: Stage) -> None:
         """A call or a link went one step on."""
@@ -433,8 +428,13 @@ class FrontEnd:
 
     def _out_of_patience(self) -> None:
         self._patience = None
-        if self.last_trouble is not None:
-            self.handle(Failed(None, self.last_trouble.reason, self.last_trouble.text))
+        if self.chat.new_page is not None:
+            return  # somebody may look at it in a browser
+        trouble = self.last_trouble
+        if trouble is not None:
+            self.handle(Failed(None, trouble.reason, trouble.text))
+        else:
+            self.handle(Failed(None, Reason.RENDEZVOUS_UNREACHABLE.value, _NO_ANSWER))
 
     def _be_patient_no_more(self) -> None:
         if self._patience is not None and self._patience.active():
@@ -442,6 +442,10 @@ class FrontEnd:
         self._patience = None
 
 
+_NO_ANSWER = (
+    f"The rendezvous has not answered within {PATIENCE:.0f} seconds; check its address, and that this "
+    "machine is online."
+)
 _UNDELIVERED = (State.WAITING, State.SENT)
 
 Stage = Calling | AlreadyConnected | Introduced | Checking | PathChanged | PathLost

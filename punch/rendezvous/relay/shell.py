@@ -77,7 +77,7 @@ class Relay:
     ) -> None:
         """Datagrams of one client, on one of the service's ports. Call `flush` at the end of the turn."""
         self._ports[local.is_ipv6] = port
-        self.core.receive(datagrams, remote, local, self._monotonic())
+        self.core.receive(datagrams, remote, local, self._now())
 
     # -- streams --
 
@@ -97,7 +97,7 @@ class Relay:
 
     def stream_received(self, client: FiveTuple, messages: Sequence[bytes]) -> None:
         """It brought messages."""
-        now = self._monotonic()
+        now = self._now()
         for message in messages:
             if message.startswith(_BINDING_REQUEST):
                 answer = self._reflector.handle(message, client.remote, now)
@@ -131,8 +131,6 @@ class Relay:
     def flush(self) -> None:
         """Send what has gathered."""
         now = self._monotonic()
-        # Wall time may have been set since.
-        self.core.epoch = self._wall() - now
         to_clients, to_peers = self.core.outputs(now)
         for port, datagrams, peer in to_peers:
             port.send(datagrams, peer)
@@ -151,6 +149,12 @@ class Relay:
             stream.abort()
         self.core.allocations.close_all(self._monotonic())
         self._schedule()
+
+    def _now(self) -> float:
+        """Monotonic seconds; the core is told what they are in wall time, which may have been set since."""
+        now = self._monotonic()
+        self.core.epoch = self._wall() - now
+        return now
 
     def _schedule(self) -> None:
         deadline = self.core.get_timer()

@@ -138,10 +138,6 @@ class Timer:
         if self.time > now:
             self._queue(self.time)
             return
-        resume = self._clock.paused_until
-        if resume > now:
-            self._queue(resume)
-            return
         self._called = True
         self._function = None
         self._clock.timers.pop(self, None)
@@ -161,7 +157,7 @@ class Timer:
         self._clock.scheduler.forget_one()
 
     def getTime(self) -> float:
-        return self.time
+        return self._clock.own_time(self.time)
 
     def _move(self, time: float) -> None:
         self.time = time
@@ -171,11 +167,15 @@ class Timer:
 
     def reset(self, secondsFromNow: float) -> None:
         self._check()
-        self._move(self._clock.scheduler.now + secondsFromNow)
+        self._move(self._clock.awake_at + secondsFromNow)
 
     def delay(self, secondsLater: float) -> None:
         self._check()
         self._move(self.time + secondsLater)
+
+    def sleep(self, seconds: float) -> None:
+        """Be called so much later, as the clock stood still."""
+        self._move(self.time + seconds)
 
     def active(self) -> bool:
         return not (self._cancelled or self._called)
@@ -186,8 +186,9 @@ class Clock:
     """
     `IReactorTime` in simulated time; each host has its own, all run by one scheduler.
 
-    While it is paused (the host sleeps) no timer fires; those that came due fire when the pause ends,
-    in their order.
+    It is monotonic, and like `time.monotonic` on Linux it stands still while it is paused (the host sleeps):
+    what was to be called in three seconds is called three seconds after the pause. Beside it there is a wall
+    clock, which goes on in pauses, and can be set.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -196,31 +197,47 @@ class Clock:
         self.timers: dict[Timer, None] = {}
         self.paused_until = 0.0
         self._slept = 0.0
+        self._wall_is_ahead = 0.0
 
     def seconds(self) -> float:
-        """Wall time: seconds since the simulation began."""
-        return self.scheduler.now
-
-    def monotonic(self) -> float:
         """Like `time.monotonic`: seconds, without those that were slept."""
+        return self.own_time(self.awake_at)
+
+    def wall(self) -> float:
+        """Like `time.time`: seconds since the simulation began, unless the clock was set."""
+        return self.scheduler.now + self._wall_is_ahead
+
+    def set_wall(self, seconds: float) -> None:
+        """Set the wall clock forward by so many seconds, back if they are negative."""
+        self._wall_is_ahead += seconds
+
+    def own_time(self, time: float) -> float:
+        """What `seconds` gives at a time of the scheduler that is not slept through."""
+        return time - self._slept
+
+    @property
+    def awake_at(self) -> float:
+        """Now; while it is paused, the end of the pause."""
         now = self.scheduler.now
-        paused_until = self.paused_until
-        return now - self._slept + (paused_until - now if paused_until > now else 0.0)
+        return self.paused_until if self.paused_until > now else now
 
     def pause(self, seconds: float) -> None:
-        """Let no timer fire for so many seconds."""
+        """Stand still for so many seconds."""
         until = self.scheduler.now + seconds
-        start = max(self.paused_until, self.scheduler.now)
-        if until > start:
-            self._slept += until - start
+        more = until - self.awake_at
+        if more > 0:
+            self._slept += more
             self.paused_until = until
+            for timer in list(self.timers):
+                timer.sleep(more)
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: object, **kwargs: object) -> Timer:
         if not delay >= 0:
             raise ValueError(f"cannot call {callable!r} {delay} seconds from now")
         function = (lambda: callable(*args, **kwargs)) if args or kwargs else callable
-        time = self.scheduler.now + delay
-        if delay and time == self.scheduler.now:
+        start = self.awake_at
+        time = start + delay
+        if delay and time == start:
             # However little that is: who waits for it must not find that time stands still
             time = nextafter(time, inf)
         timer = Timer(self, time, function)

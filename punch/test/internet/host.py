@@ -65,7 +65,15 @@ class Host:
 
     def monotonic(self) -> float:
         """This machine's `time.monotonic`: does not count sleep, as on Linux."""
-        return self.reactor.monotonic()
+        return self.reactor.seconds()
+
+    def wall(self) -> float:
+        """This machine's `time.time`: seconds since the simulation began, unless its clock was set."""
+        return self.reactor.wall()
+
+    def set_wall(self, seconds: float) -> None:
+        """Set this machine's wall clock forward by so many seconds, back if they are negative."""
+        self.reactor.set_wall(seconds)
 
     def attach(
         self, network: Network, addresses: Iterable[str] = (), link: LinkSpec | None = None

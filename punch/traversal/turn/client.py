@@ -54,7 +54,7 @@ MAX_LIFETIME = 3600.0
 
 _UDP = 17
 _IPV6 = 2
-_MISMATCH, _FAMILY, _WRONG_CREDENTIALS = 437, 440, 441
+_UNAUTHORIZED, _MISMATCH, _FAMILY, _WRONG_CREDENTIALS = 401, 437, 440, 441
 
 
 class _About(Enum):
@@ -258,7 +258,7 @@ class TurnClient:
                 self._take_lifetime(answer.message, now)
             else:
                 self._fail_by(code, answer.text)
-        elif code in (_MISMATCH, _WRONG_CREDENTIALS):
+        elif code in (_UNAUTHORIZED, _MISMATCH, _WRONG_CREDENTIALS):
             self._fail_by(code, answer.text)
         elif isinstance(about, Permission):
             self._take_permission(about, answer, now)

@@ -1,0 +1,90 @@
+"""A name server that keeps silent: nothing waits for it longer than it must."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .needs import need_namespaces
+from .netns import Lab
+from .processes import PUNCH, JSONProcess, Programs, programs
+
+ADDRESS = "punch://rendezvous.example:7001/wzpekjwf5ih6byzm2vvnuwuofwsmdlmyfczishzucqfjgzgpsgaibfac"
+SOON = 5.0
+"""Seconds that an end may take on a slow machine; 1.5 is what is promised, and a look-up takes 20."""
+
+
+class Place:
+    """A host whose name server takes questions and answers none."""
+
+    def __init__(self, lab: Lab, running: Programs) -> None:
+        self.running = running
+        self.directory = running.directory
+        self.host = lab.host("silent")
+        self.host.nft("table inet f { chain i { type filter hook input priority 0; udp dport 53 drop; }; }")
+        configuration = self.directory / "resolv.conf"
+        configuration.write_text("nameserver 127.0.0.1\n")
+        mount = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+        self.prefix = [*self.host.prefix, "unshare", "-m", "sh", "-c", mount, str(configuration)]
+
+    def peer(self, *options: str) -> JSONProcess:
+        return self.running.peer("alice", "--rendezvous", ADDRESS, *options, prefix=self.prefix)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    need_namespaces()
+    with Lab() as lab, programs(tmp_path) as running:
+        yield Place(lab, running)
+
+
+def test_the_end_waits_for_no_look_up(place: Place) -> None:
+    """SIGTERM, `quit` and the end of the input, while a look-up is under way."""
+    for how in ("SIGTERM", "quit", "end of input"):
+        peer = place.peer()
+        peer.wait("ready")
+        time.sleep(0.5)
+        begin = time.monotonic()
+        if how == "SIGTERM":
+            peer.process.terminate()
+        elif how == "quit":
+            peer.command("quit")
+        else:
+            assert peer.process.stdin is not None
+            peer.process.stdin.close()
+        status = peer.exit()
+        took = time.monotonic() - begin
+        print(f"{how}: status {status} after {took:.2f} s")
+        assert status == (-signal.SIGTERM if how == "SIGTERM" else 0), peer.said()
+        assert took < SOON, peer.said()
+
+
+def test_patience_counts_from_the_start(place: Place) -> None:
+    """A peer that nobody watches ends ten seconds after its start, with a sentence, and at once."""
+    peer = place.peer()
+    ready = peer.wait("ready")
+    failed = peer.wait("failed")
+    begin = time.monotonic()
+    assert peer.exit() == 1
+    assert time.monotonic() - begin < SOON
+    assert 9.0 < failed["time"] - ready["time"] < 10.0 + SOON, peer.said()
+    assert failed["reason"] == "rendezvous-unreachable"
+    # It was tried before, and that try failed for a reason that a person can do something about.
+    (first,) = [event for event in peer.events if event["event"] == "unregistered"][:1]
+    assert first["time"] - ready["time"] < 10.0
+    assert "rendezvous.example" in first["text"]
+    assert "no name server answers" in first["text"]
+
+
+def test_netcheck(place: Place) -> None:
+    """It says what the trouble is, and ends."""
+    process = place.running.start(
+        [PUNCH, "netcheck", "--json", "--rendezvous", ADDRESS, "--state-dir", str(place.directory / "n")],
+        prefix=place.prefix,
+    )
+    assert process.exit(40.0) == 1
+    assert "no name server answers" in process.stderr
