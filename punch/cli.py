@@ -16,6 +16,7 @@ from typing import Any
 
 from punch import __version__
 from punch.interrupt import quiet_interrupt
+from punch.names import without_format
 from punch.usage import Parser, show
 
 USAGE = f"""\
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         show(USAGE)
         return 0
-    command, rest = words[0], words[1:]
+    # What is not seen comes along when a command is pasted.
+    command, rest = without_format(words[0]), words[1:]
     if command in ("-V", "--version", "version"):
         show(f"Punch {__version__}")
         return 0

@@ -51,6 +51,14 @@ def without_format(text: str) -> str:
     return text if text.isascii() else "".join(c for c in text if unicodedata.category(c) != "Cf")
 
 
+def without_leading_format(text: str) -> str:
+    """The same, of the beginning of a line only: what follows may be a message."""
+    for index, character in enumerate(text):
+        if unicodedata.category(character) != "Cf":
+            return text[index:]
+    return text
+
+
 def skeleton(text: str) -> str:
     """What `text` looks like: texts with the same skeleton look alike (UTS #39, section 4)."""
     table = _prototypes()

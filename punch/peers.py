@@ -20,6 +20,7 @@ from punch import names
 from punch.address_book import AddressBook, AddressBookError
 from punch.apps.chat import Contact
 from punch.identity import PeerID, PeerIDError
+from punch.lookup import UnknownPeer, find_peer
 from punch.peer.tap import login_name
 from punch.state import StateDirectory, StateError, own_state_dir
 from punch.ui.answers import contact_line
@@ -124,14 +125,10 @@ def _parser() -> Parser:
 
 
 def _who(book: AddressBook, text: str, me: PeerID | None) -> PeerID:
-    named = book.find(text)
     try:
-        peer = named or PeerID.parse(text)
-    except PeerIDError as error:
-        why = str(error) if len(text) > 24 else "punch peers lists the names."
-        raise _Refused(
-            "bad-peer-id", f"{text!a} is neither a name in the address book nor a peer ID: {why}"
-        ) from error
+        peer = find_peer(book, text)
+    except UnknownPeer as error:
+        raise _Refused("bad-peer-id", str(error)) from error
     if peer == me:
         raise _Refused("self", "This is your own ID.")
     return peer

@@ -32,6 +32,7 @@ from punch.files import (
     unusable,
 )
 from punch.identity import Identity, IdentityError, PeerID, RandomBytes, load_identity
+from punch.names import without_format, without_ignorable
 
 MAX_NAME = 64
 
@@ -91,9 +92,16 @@ class StateDirectory:
         :param name: 1 to 64 letters, digits, dots, dashes and underscores, the first of them not a dot.
         :raise StateError: the name is not like that.
         """
-        name = unicodedata.normalize("NFC", name)
+        name = unicodedata.normalize("NFC", without_format(name))
+        seen = without_ignorable(name)
         allowed = all(c in "._-" or unicodedata.category(c)[0] in "LMN" for c in name)
-        if not 1 <= len(name) <= MAX_NAME or not allowed or name.startswith(".") or len(name.encode()) > 255:
+        if (
+            not seen
+            or not 1 <= len(name) <= MAX_NAME
+            or not allowed
+            or name.startswith(".")
+            or len(name.encode()) > 255
+        ):
             raise StateError(
                 f"The name {name[:MAX_NAME]!a} can't be used: --name takes 1 to {MAX_NAME} letters, "
                 "digits, dots, dashes and underscores, and does not begin with a dot."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from punch.names import without_format
 from punch.state import StateDirectory, StateError
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 
@@ -43,6 +44,6 @@ def choose_rendezvous(
             "with --rendezvous punch://host:port/PIN.",
         )
     try:
-        return RendezvousAddress.parse(text)
+        return RendezvousAddress.parse(without_format(text))
     except RendezvousAddressError as error:
         raise NoRendezvous("bad-address", f"{source}: {error}") from error

@@ -26,7 +26,9 @@ from punch.apps.chat import Chat, ChatError
 from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, ThreadWorker, Worker
 from punch.clocks import use_monotonic_time
-from punch.identity import PeerID, PeerIDError
+from punch.identity import PeerID
+from punch.lookup import UnknownPeer, find_peer
+from punch.names import without_format
 from punch.options import Options as BaseOptions
 from punch.peer.choice import NoRendezvous, choose_rendezvous
 from punch.peer.events import Event, Failed, Ready, Reason, Registered
@@ -156,11 +158,11 @@ class Options(BaseOptions):
         except StateError as error:
             self.fail("state", str(error))
         try:
-            self.accept = Accept(self["accept"].strip().lower())
+            self.accept = Accept(without_format(self["accept"]).strip().lower())
         except ValueError:
             self.fail("usage", f"--accept takes ask, known or anyone, not {self['accept']!a}.")
         try:
-            self.relay = RelayPolicy(self["relay"].strip().lower())
+            self.relay = RelayPolicy(without_format(self["relay"]).strip().lower())
         except ValueError:
             self.fail("usage", f"--relay takes auto, never or only, not {self['relay']!a}.")
         self.retention = self._retention()
@@ -188,14 +190,10 @@ class Options(BaseOptions):
         if self["peer"] is None:
             return None
         try:
-            named = self.peer.book.find(self["peer"])
+            return find_peer(self.peer.book, self["peer"])
         except StateError as error:
             self.fail("state", str(error))
-        if named is not None:
-            return named
-        try:
-            return PeerID.parse(self["peer"])
-        except PeerIDError as error:
+        except UnknownPeer as error:
             self.fail("bad-peer-id", str(error))
 
     def _retention(self) -> Retention | None:

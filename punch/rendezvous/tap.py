@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from punch import twistd
 from punch.clocks import use_monotonic_time
 from punch.files import replace_private
+from punch.names import without_format
 from punch.options import Options as BaseOptions
 from punch.options import whole_number
 from punch.rendezvous.certificates import CertificateProblem, load_certificate, names_of
@@ -261,9 +262,9 @@ the relay of this service, else beside it."""
         return pair
 
     def _read_host(self) -> None:
-        text = self["host"]
-        if text is None:
+        if self["host"] is None:
             return
+        text = without_format(self["host"])
         with contextlib.suppress(ValueError):
             text = f"[{IPv6Address(text)}]"
         try:

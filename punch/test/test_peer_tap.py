@@ -89,7 +89,7 @@ class OptionsTests(OptionsCase):
         book = StateDirectory(self.root).peer("dave").book
         book.add(BOB, "bob")
         self.assertEqual(self.parse("--name", "dave", "--peer", "Bob").target, BOB)
-        self.assertIn("typo", self.sentence("--name", "erin", "--peer", "bob"))
+        self.assertIn("'bob' is neither a name", self.sentence("--name", "erin", "--peer", "bob"))
 
     def test_refused_addresses(self) -> None:
         for address in ("", "http://192.0.2.1", "punch://192.0.2.1:0", "punch://[::1", "punch://h:1/pin"):

@@ -223,6 +223,9 @@ class TypedTests(Case):
         cases: list[tuple[str, tuple[str, dict[str, Any]]]] = [
             ("call", ("call", {"peer": bob})),
             ("CALL Eve", ("call", {"peer": eve})),
+            ("ca\u200bll \u2060ev\xade\ufeff", ("call", {"peer": eve})),
+            (f"call {eve[:28]}\u200b{eve[28:]}\u200b", ("call", {"peer": eve})),
+            ("msg eve 👩\u200d💻", ("send", {"peer": eve, "text": "👩\u200d💻"})),
             (f"call {eve[:28].upper()} {eve[28:]}", ("call", {"peer": eve})),
             ("hangup", ("hangup", {"peer": bob})),
             ("history", ("history", {"peer": bob})),

@@ -24,7 +24,7 @@ from punch.peer.events import (
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, identity, incoming
 from punch.ui.console import InputKind
 from punch.ui.front_end import MAX_PENDING, PATIENCE
-from punch.ui.people import split_text
+from punch.ui.send_queue import split_text
 from punch.ui.sentences import printable, shown_name
 from punch.ui.stdio import StdioFrontEnd
 from punch.ui.style import Style

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from punch.apps.chat import MAX_TEXT, Chat, ChatError, Message, State
 from punch.apps.chat.events import ChatBroken, Event, MessageChanged, NobodyToAsk, StillAway, StoreFailed
 from punch.identity import PeerID
+from punch.names import without_format, without_leading_format
 from punch.peer.events import (
     Calling,
     Connected,
@@ -33,6 +34,7 @@ from punch.ui import answers, slash
 from punch.ui.commands import Answer, perform, why
 from punch.ui.console import InputKind
 from punch.ui.front_end import FrontEnd, Output, Settings, Stage, Surroundings
+from punch.ui.send_queue import split_text
 from punch.ui.sentences import count, describe, name_lines, printable, shortened
 from punch.ui.style import Style
 
@@ -44,19 +46,6 @@ MAX_UNSEEN = 64
 
 #: Who was connected here once is found by the name it gives itself: so many of them, the latest.
 MAX_MET = 256
-
-
-def split_text(text: str, most: int = MAX_TEXT) -> list[str]:
-    """`text` in parts of at most `most` bytes of UTF-8, cut between characters."""
-    data = text.encode("utf-8", "replace")
-    parts = []
-    while len(data) > most:
-        cut = most
-        while data[cut] & 0xC0 == 0x80:
-            cut -= 1
-        parts.append(data[:cut].decode("utf-8"))
-        data = data[cut:]
-    return [*parts, data.decode("utf-8")]
 
 
 @dataclass
@@ -325,7 +314,9 @@ class PeopleFrontEnd(FrontEnd, ABC):
             return
         self.noticed(seen)
         self._drop_answered()
-        word = text.strip().lower()
+        word = without_format(text).strip().lower()
+        if self.watched:
+            text = without_leading_format(text)
         question = self.question
         if question is not None and self.watched and not text.startswith("/"):
             in_time = seen is None or (question.asked is not None and seen >= question.asked)

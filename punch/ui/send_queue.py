@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.apps.chat import Chat, ChatError
+from punch.apps.chat import MAX_TEXT, Chat, ChatError
 from punch.identity import PeerID
 from punch.ui.commands import why
 
@@ -29,6 +29,19 @@ MAX_BATCH = 256
 
 #: Reasons that may pass: the disk, and too many messages without a mark.
 _MAY_PASS = ("state", "outbox-full")
+
+
+def split_text(text: str, most: int = MAX_TEXT) -> list[str]:
+    """`text` in parts of at most `most` bytes of UTF-8, cut between characters."""
+    data = text.encode("utf-8", "replace")
+    parts = []
+    while len(data) > most:
+        cut = most
+        while data[cut] & 0xC0 == 0x80:
+            cut -= 1
+        parts.append(data[:cut].decode("utf-8"))
+        data = data[cut:]
+    return [*parts, data.decode("utf-8")]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from punch.apps.chat import ChatError
 from punch.identity import PeerID
-from punch.names import without_ignorable
+from punch.names import without_format, without_ignorable
 from punch.ui.commands import COMMANDS, Command, Field, Kind
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def parse(
     :raise ChatError: it can't be understood; the sentence says what would be.
     """
     word, _, rest = line.strip().partition(" ")
-    word, rest = word.lower(), rest.strip()
+    word, rest = without_format(word).lower(), rest.strip()
     word = SHORT.get(word, word) or "help"
     if word == "history" and rest:
         sub, _, after = rest.partition(" ")
@@ -154,7 +154,7 @@ def _take(
         word, after = rest, ""
     else:
         word, _, after = rest.partition(" ")
-        after = after.strip()
+        word, after = without_format(word), after.strip()
     if field.kind is Kind.PEER:
         default = {"peer": str(current)} if command.current and current is not None else {}
         needed = sum(other.required for other in later)

@@ -14,7 +14,8 @@ from functools import partial
 from punch.apps.chat import MAX_TEXT
 from punch.peer.events import Connected
 from punch.ui.front_end import Settings, Surroundings
-from punch.ui.people import PeopleFrontEnd, split_text
+from punch.ui.people import PeopleFrontEnd
+from punch.ui.send_queue import split_text
 from punch.ui.sentences import name_lines
 
 

@@ -17,8 +17,9 @@ from punch.apps.chat.events import ContactChanged, ContactForgotten, NameChanged
 from punch.apps.chat.model import ChatError, Contact
 from punch.apps.chat.talk import Talk
 from punch.apps.chat.worker import Worker
-from punch.identity import PeerID, PeerIDError
+from punch.identity import PeerID
 from punch.link.link import Link
+from punch.lookup import UnknownPeer, find_peer
 from punch.wire.fields import check_name
 
 #: Between two looks whether another process has blocked somebody, in seconds.
@@ -107,17 +108,10 @@ class People(Desk):
         """
         if isinstance(who, PeerID):
             return who
-        named = self.book.find(who)
-        if named is not None:
-            return named
         try:
-            return PeerID.parse(who)
-        except PeerIDError as error:
-            if " " in who.strip() or len(who) > 40:
-                raise ChatError("bad-peer-id", str(error)) from None
-            raise ChatError(
-                "bad-peer-id", f"{who.strip()!a} is neither a name in the address book nor a peer ID: {error}"
-            ) from None
+            return find_peer(self.book, who, self.calls.names.values())
+        except UnknownPeer as error:
+            raise ChatError("bad-peer-id", str(error)) from None
 
     def contact(self, who: str | PeerID) -> Contact:
         """What is known about somebody."""
