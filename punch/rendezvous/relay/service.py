@@ -72,10 +72,10 @@ class RelayService:
         )
         self.relay: Relay | None = None
         if config.relay:
-            shown = set(config.relay_addresses)
+            own = own_addresses(config)
             self.relay = Relay(
                 self._settings,
-                Destinations(config.relay_allow, is_own=lambda host: host in shown or _is_own(reactor, host)),
+                Destinations(config.relay_allow, is_own=lambda host: host in own or _is_own(reactor, host)),
                 reactor=reactor,
                 monotonic=monotonic,
                 wall=wall,
@@ -123,6 +123,24 @@ def shown_addresses(config: RendezvousConfig) -> tuple[str, ...]:
         if own and not private(host) and all(map(private, own)):
             shown.setdefault(":" in host, host)
     return tuple(shown.values())
+
+
+def own_addresses(config: RendezvousConfig) -> frozenset[str]:
+    """
+    All addresses that stand for this machine, its own and those that a NAT in front of it has: there, its
+    other services listen.
+    """
+    found: set[str] = set()
+    for host in (
+        config.host,
+        config.primary_address,
+        config.reflector_host,
+        *config.machine_addresses,
+        *config.relay_addresses,
+        *(host for each in config.alternate_addresses for host in (each.shown, each.own)),
+    ):
+        found.update(_addresses(host))
+    return frozenset(found)
 
 
 def _addresses(*hosts: str | None) -> tuple[str, ...]:
