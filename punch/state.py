@@ -3,7 +3,7 @@ What Punch keeps between runs: keys, the address book, the rendezvous used last.
 
     ROOT/rendezvous/       identity.key, certificate.pem, address, rendezvous.log
     ROOT/peers/NAME/       identity.key, known.json (the address book), history.sqlite, display-name,
-                           last-rendezvous, peer.log, .lock
+                           last-rendezvous, offers.json (which offers were taken), peer.log, .lock
 
 Directories are made when something is first written to them, for their owner only.
 """
@@ -181,6 +181,8 @@ class PeerState:
         self._last_path = directory / "last-rendezvous"
         self.history_path = directory / "history.sqlite"
         self._display_name_path = directory / "display-name"
+        self._offers_path = directory / "offers.json"
+        self._new = False
         self._book: AddressBook | None = None
 
     def identity(self, random: RandomBytes = os.urandom) -> Identity:
@@ -189,6 +191,7 @@ class PeerState:
 
         :raise StateError: it can't be loaded or made.
         """
+        self._new = self._new or not (self.directory / "identity.key").exists()
         return _identity(self.directory, random)
 
     def prepare(self) -> None:
@@ -198,7 +201,29 @@ class PeerState:
         :raise StateError: it can't be made, or something else has the name of a file.
         """
         others = [self.pid_path, self.typed_lines_path, self._last_path, self._display_name_path]
+        others.append(self._offers_path)
         _prepare(self.log_path, [*others, *sqlite_files(self.history_path)])
+
+    @property
+    def new(self) -> bool:
+        """Whether the key was made by this process."""
+        return self._new
+
+    def read_offers(self) -> bytes | None:
+        """
+        What was kept about the offers of other peers, at most 64 KiB; None if nothing was.
+
+        :raise StateError: it can't be read.
+        """
+        return _read(self._offers_path)
+
+    def write_offers(self, content: bytes) -> None:
+        """
+        Keep this about the offers of other peers.
+
+        :raise StateError: it can't be written.
+        """
+        _write(self._offers_path, content)
 
     def lock(self) -> Lock:
         """

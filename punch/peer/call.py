@@ -20,6 +20,7 @@ from punch.wire.control import ErrorCode, Request, new_call
 from punch.wire.sealed import (
     MAX_CANDIDATES,
     Envelope,
+    Offer,
     SealError,
     TrickledCandidates,
     open_answer,
@@ -140,6 +141,22 @@ class Call:
         return b"" if self._core.offer is None else self._core.offer.link
 
     @property
+    def offer(self) -> Offer:
+        """Of an incoming call: what the caller sent."""
+        assert self._core.offer is not None
+        return self._core.offer
+
+    @property
+    def complete(self) -> bool:
+        """We have told that no more candidates of ours are coming."""
+        return self._core.local_complete
+
+    @property
+    def offer_digest(self) -> bytes:
+        """The digest of the offer that this call began with."""
+        return self._core.offer_digest
+
+    @property
     def name(self) -> str | None:
         """The name that the other side signed, once it is known."""
         return self._core.name
@@ -157,6 +174,11 @@ class Call:
         """Say no to a ringing call (`code` tells the other side why), or give up one not yet linked."""
         self._core.now = now
         self._machine.reject(code, reason, text)
+
+    def challenge(self, challenge: bytes, now: float) -> None:
+        """Don't take a ringing call: its offer may be a copy. One with this challenge is none."""
+        self._core.now = now
+        self._machine.challenge(challenge)
 
     def fail(self, reason: str, text: str, now: float) -> None:
         """No link comes of an introduced call."""
@@ -206,6 +228,8 @@ class Call:
         core.received_candidates += len(trickle.candidates)
         if core.received_trickles > MAX_TRICKLES or core.received_candidates > MAX_CANDIDATES:
             self._machine.broken()
+        elif trickle.challenge and core.repeatable:
+            self._machine.challenged(trickle.challenge)
         else:
             self._machine.trickled(trickle)
 

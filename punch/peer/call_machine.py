@@ -62,7 +62,8 @@ class Description:
     """
     What one side tells the other about its ICE agent. `pacing` is in seconds.
 
-    `generation` above 0: it is a restart for the live link whose offer had the digest `link`.
+    `generation` above 0: it is a restart for the live link whose offer had the digest `link`. `time` and
+    `challenge` are as in `Offer`.
     """
 
     name: str
@@ -73,6 +74,8 @@ class Description:
     complete: bool = False
     generation: int = 0
     link: bytes = b""
+    time: int | None = None
+    challenge: bytes = b""
 
     @property
     def pacing_ms(self) -> int:
@@ -103,6 +106,13 @@ class MoreCandidates:
 
 
 @dataclass(frozen=True)
+class Challenged:
+    """Event: the callee did not take the offer; it takes another one that has this challenge."""
+
+    challenge: bytes
+
+
+@dataclass(frozen=True)
 class CallEnded:
     """Event: the call is over without a link. `reason` is a code, `text` a sentence for a person."""
 
@@ -110,7 +120,7 @@ class CallEnded:
     text: str
 
 
-CallEvent = Introduction | MoreCandidates | CallEnded
+CallEvent = Introduction | MoreCandidates | Challenged | CallEnded
 
 
 class CallMachine(Protocol):
@@ -149,6 +159,12 @@ class CallMachine(Protocol):
     def expire(self) -> None:
         """The time of this state is over."""
 
+    def challenge(self, challenge: bytes) -> None:
+        """We don't take the offer, but would take one with this challenge."""
+
+    def challenged(self, challenge: bytes) -> None:
+        """The other side doesn't take our offer, but would take one with this challenge."""
+
     def fail(self, reason: str, text: str) -> None:
         """No link comes of it."""
 
@@ -179,6 +195,8 @@ class CallCore:
     """Candidates that came before we said yes."""
     remote_complete: bool = False
     local_complete: bool = False
+    repeatable: bool = False
+    """The callee may ask for our offer once more, with a challenge."""
     released: bool = False
     """The rendezvous has been told that the introduction is over."""
     now: float = 0.0
@@ -210,9 +228,9 @@ class CallCore:
         self.sent_candidates += len(taken)
         return taken
 
-    def trickle(self, candidates: Sequence[Candidate], complete: bool) -> None:
+    def trickle(self, candidates: Sequence[Candidate], complete: bool, challenge: bytes = b"") -> None:
         taken = self.limit(candidates)
-        if self.local_complete or not (taken or complete):
+        if self.local_complete or not (taken or complete or challenge):
             return
         self.local_complete = complete
         if self.side is Side.CALLER:
@@ -227,7 +245,7 @@ class CallCore:
             self.call_id,
             self.offer_digest,
             self.sent_trickles,
-            TrickledCandidates(taken, complete),
+            TrickledCandidates(taken, complete, challenge),
         )
         self.sent_trickles += 1
         self.outbox.append(Trickle(self.call_id, self.peer, envelope))
@@ -255,7 +273,10 @@ def _build() -> Callable[[CallCore], CallMachine]:
             description.generation,
             description.complete,
             description.link,
+            description.time,
+            description.challenge,
         )
+        core.repeatable = not description.challenge and not description.generation
         core.local_complete = description.complete
         envelope = seal_offer(core.identity, core.peer, offer)
         core.offer_digest = envelope.digest()
@@ -340,6 +361,16 @@ def _build() -> Callable[[CallCore], CallMachine]:
         core.outbox.append(Reject(core.call_id, core.peer, code))
         core.end(reason, text)
 
+    @pep614(ringing.upon(CallMachine.challenge).to(over))
+    def ask_again(machine: CallMachine, core: CallCore, challenge: bytes) -> None:
+        core.trickle((), False, challenge)
+        core.outbox.append(Reject(core.call_id, core.peer, ErrorCode.REFUSED))
+
+    @pep614(calling.upon(CallMachine.challenged).to(over))
+    def hear_challenge(machine: CallMachine, core: CallCore, challenge: bytes) -> None:
+        core.deadline = None
+        core.events.append(Challenged(challenge))
+
     @pep614(calling.upon(CallMachine.ended).to(over))
     def hear_end(machine: CallMachine, core: CallCore, code: ErrorCode) -> None:
         core.end(code.value, sentences.call_ended(code, core.peer, core.name))
@@ -413,6 +444,8 @@ def _build() -> Callable[[CallCore], CallMachine]:
         CallMachine.cancelled,
         CallMachine.broken,
         CallMachine.expire,
+        CallMachine.challenge,
+        CallMachine.challenged,
         CallMachine.fail,
         CallMachine.link_proved,
     )
@@ -422,7 +455,7 @@ def _build() -> Callable[[CallCore], CallMachine]:
         (ringing, (CallMachine.answered, CallMachine.found, CallMachine.fail, CallMachine.link_proved)),
         # The two know each other's candidates now: what becomes of the rendezvous, or of the other's
         # connection to it, changes nothing any more.
-        (introduced, (CallMachine.accept, CallMachine.answered, CallMachine.ended)),
+        (introduced, (CallMachine.accept, CallMachine.answered, CallMachine.ended, CallMachine.challenged)),
         (linked, tuple(e for e in everything if e not in (CallMachine.found, CallMachine.trickled))),
         (over, everything),
     ):

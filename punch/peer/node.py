@@ -45,6 +45,7 @@ from punch.peer.events import (
     Registered,
     Unregistered,
 )
+from punch.peer.freshness import KeptOffers, OfferMemory, OfferTimes, milliseconds
 from punch.peer.netcheck import NetcheckRun, as_json
 from punch.peer.network import Network
 from punch.peer.outgoing import Outgoing
@@ -87,9 +88,10 @@ class Node(Service):
     :param name: what other peers see.
     :param accept: who may call besides known peers.
     :param known: peers that were called or accepted before, and blocked ones; grows with each call.
+    :param offers: tells offers from copies of old ones; without, those made before now are all doubted.
     :param addresses: the local addresses to use, asked anew for every call.
-    :param wall: seconds of the wall clock, only to notice sleep; all intervals are `monotonic`, which is what
-        `reactor` counts, too (`punch.clocks`).
+    :param wall: seconds since 1970 by the wall clock, only to notice sleep and for the times of offers; all
+        intervals are `monotonic`, which is what `reactor` counts, too (`punch.clocks`).
     :param pacing: ICE's Ta that we signal, in seconds.
     :param relay: whether links may be relayed.
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
@@ -113,6 +115,7 @@ class Node(Service):
         random: RandomBytes = os.urandom,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        offers: OfferMemory | None = None,
         pacing: float = 0.05,
         relay: RelayPolicy = RelayPolicy.AUTO,
         roots: Sequence[x509.Certificate] | None = None,
@@ -166,11 +169,20 @@ class Node(Service):
             calls=self._sessions.calls,
             refresh_sockets=self._network.refresh,
             mappings=self._network.keeper.mappings,
+            offer_times=OfferTimes(wall),
             reflectors=self._network.reflectors,
         )
         self._outgoing = Outgoing(self._around, self._sessions, self, self._failed)
         self._reception = Reception(
-            self._around, self._sessions, self._outgoing, self, accept, known, on_event
+            self._around,
+            self._sessions,
+            self._outgoing,
+            self,
+            accept,
+            known,
+            offers or OfferMemory(KeptOffers(milliseconds(wall())), random, lambda content: True),
+            wall,
+            on_event,
         )
         self._unsent: deque[Request] = deque(maxlen=bounds.MAX_UNSENT)
         self._dark: set[Session] = set()

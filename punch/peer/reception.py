@@ -7,9 +7,10 @@ from collections.abc import Callable
 from punch.address_book import AddressBook
 from punch.identity import PeerID
 from punch.peer import bounds, sentences
-from punch.peer.call import SeenEnvelopes, glare
+from punch.peer.call import Call, SeenEnvelopes, glare
 from punch.peer.call_machine import Side
 from punch.peer.events import Event, IncomingCall, Reason
+from punch.peer.freshness import OfferMemory, Verdict
 from punch.peer.observer import SessionObserver
 from punch.peer.outgoing import Outgoing
 from punch.peer.policy import Decision, decide
@@ -28,6 +29,8 @@ class Reception:
     :param observer: of the sessions made here.
     :param accept: who may call besides known peers.
     :param known: peers that were called or accepted before, and blocked ones.
+    :param offers: tells new offers from copies of old ones.
+    :param wall: this machine's clock, in seconds since 1970.
     :param on_event: told `IncomingCall`.
     """
 
@@ -39,6 +42,8 @@ class Reception:
         observer: SessionObserver,
         accept: Accept,
         known: AddressBook,
+        offers: OfferMemory,
+        wall: Callable[[], float],
         on_event: Callable[[Event], None],
     ) -> None:
         self._around = around
@@ -47,6 +52,8 @@ class Reception:
         self._observer = observer
         self._accept = accept
         self._known = known
+        self._offers = offers
+        self._wall = wall
         self._on_event = on_event
         self._seen = SeenEnvelopes()
 
@@ -70,7 +77,11 @@ class Reception:
         # A call of ours may still wait for the rendezvous: then theirs was first.
         wanted = (before is not None and before.call.side is Side.CALLER) or peer in self._outgoing
         if before is not None and before.waiting and glare(us, peer) is Side.CALLER:
-            return  # Our offer wins: the other side answers it, and withdraws its own.
+            # Our offer wins: the other side answers it, and withdraws its own, which is used up by that.
+            call = self._open(incoming)
+            if call is not None:
+                self._judge(call)
+            return
         decision = decide(self._accept, wanted or peer in self._known, self._known.blocked(peer))
         if decision is Decision.REFUSE:
             self._refuse(incoming, ErrorCode.REFUSED)
@@ -90,15 +101,19 @@ class Reception:
     def _take(self, incoming: Incoming, before: Session | None, decision: Decision, *, wanted: bool) -> None:
         """The call rings, in the place of the one before."""
         peer = incoming.sender
-        try:
-            session = Session.incoming(peer, incoming.call, incoming.offer, self._around, self._observer)
-        except SealError:
+        call = self._open(incoming)
+        if call is None:
             self._refuse(incoming, ErrorCode.REFUSED)
             return
-        if session.call.generation:
+        if call.generation:
             # A restart of a link that isn't here any more, or not yet
             self._refuse(incoming, ErrorCode.REFUSED if before is None else ErrorCode.BUSY)
             return
+        verdict = self._judge(call)
+        if verdict is not Verdict.FRESH:
+            self._turn_away(incoming, call, verdict)
+            return
+        session = Session.incoming(call, self._around, self._observer)
         rang = before is not None and before.ringing
         if before is not None:
             self._sessions.drop(before)
@@ -109,6 +124,44 @@ class Reception:
             self._on_event(IncomingCall(peer, session.name or "", peer in self._known, decided=not asked))
         if not asked and self._sessions.attempts.get(peer) is session:
             self.let_in(session)
+
+    def _open(self, incoming: Incoming) -> Call | None:
+        around = self._around
+        try:
+            return Call.incoming(
+                around.identity,
+                incoming.sender,
+                incoming.call,
+                incoming.offer,
+                random=around.random,
+                now=around.monotonic(),
+            )
+        except SealError:
+            return None
+
+    def _judge(self, call: Call) -> Verdict:
+        return self._offers.judge(
+            call.peer,
+            call.offer,
+            call.offer_digest,
+            known=call.peer in self._known,
+            wall=self._wall(),
+            now=self._around.monotonic(),
+        )
+
+    def _turn_away(self, incoming: Incoming, call: Call, verdict: Verdict) -> None:
+        """The offer may be a copy: let the caller, if it is one, call again. Nothing else happens."""
+        now = self._around.monotonic()
+        try:
+            if verdict is Verdict.STALE:
+                call.challenge(self._offers.challenge(call.peer, now), now)
+        except SealError:
+            pass  # Its reply key is unusable
+        messages = call.messages_to_send()
+        for message in messages:
+            self._around.send_control(message)
+        if not messages:
+            self._refuse(incoming, ErrorCode.REFUSED)
 
     def _is_busy(self, caller: PeerID, decision: Decision) -> bool:
         full, attempts = self._sessions.full, self._sessions.attempts

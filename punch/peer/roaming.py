@@ -294,7 +294,7 @@ class Roaming:
                     self._introduced(event, now)
                 elif isinstance(event, MoreCandidates):
                     self._paths.add_remote(event.candidates, event.complete, now)
-                else:
+                elif isinstance(event, CallEnded):
                     self._call_ended(call, event, now)
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ selected, or, until it has, the way an Initial came from an address that passed 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from twisted.python.failure import Failure
@@ -19,7 +20,7 @@ from punch.link.events import CloseCode
 from punch.link.link import Link, LinkClosed
 from punch.peer import sentences
 from punch.peer.call import Call
-from punch.peer.call_machine import CallEnded, Introduction, MoreCandidates, Side
+from punch.peer.call_machine import CallEvent, Challenged, Introduction, MoreCandidates, Side
 from punch.peer.endings import link_ended
 from punch.peer.events import Reason
 from punch.peer.inquiry import Inquiry
@@ -29,7 +30,7 @@ from punch.peer.path_news import PathNews
 from punch.peer.paths import Paths
 from punch.peer.pump import Pump, Timed
 from punch.peer.roaming import LinkTerms, Roaming
-from punch.peer.surroundings import Surroundings, explain, new_agent
+from punch.peer.surroundings import Surroundings, describe, explain, new_agent
 from punch.peer.trickle import Trickle
 from punch.traversal import events as ice
 from punch.traversal.agent import Agent
@@ -82,22 +83,15 @@ class Session:
         """
         now = around.monotonic()
         agent, description = new_agent(around, controlling=True)
+        description = replace(description, time=around.offer_times.next())
         call = Call.outgoing(around.identity, peer, description, random=around.random, now=now)
         session = cls(call, around, observer)
         session._take_agent(agent, now)
         return session
 
     @classmethod
-    def incoming(
-        cls, sender: PeerID, call_id: str, offer: Envelope, around: Surroundings, observer: SessionObserver
-    ) -> Session:
-        """
-        A call came in: it rings until `accept` or `reject`.
-
-        :raise SealError: the offer is not from `sender` to us.
-        """
-        now = around.monotonic()
-        call = Call.incoming(around.identity, sender, call_id, offer, random=around.random, now=now)
+    def incoming(cls, call: Call, around: Surroundings, observer: SessionObserver) -> Session:
+        """A call came in: it rings until `accept` or `reject`."""
         session = cls(call, around, observer)
         session._pump.run()
         return session
@@ -346,14 +340,30 @@ class Session:
         elif isinstance(event, ice.Failed):
             self._fail(event.reason, now)
 
-    def _take_call_event(self, event: Introduction | MoreCandidates | CallEnded, now: float) -> None:
+    def _take_call_event(self, event: CallEvent, now: float) -> None:
         if isinstance(event, Introduction):
             self._introduce(event, now)
+        elif isinstance(event, Challenged):
+            self._call_again(event.challenge, now)
         elif isinstance(event, MoreCandidates):
             if self.paths is not None and not self.paths.generations.number:
                 self.paths.add_remote(event.candidates, event.complete, now)
         else:
             self._end(event.reason, event.text)
+
+    def _call_again(self, challenge: bytes, now: float) -> None:
+        """The callee could not tell our offer from a copy of an old one: send another, which says so."""
+        around, paths = self._around, self.paths
+        assert paths is not None
+        description = replace(
+            describe(paths.generations.newest, around),
+            complete=self.call.complete,
+            time=around.offer_times.next(),
+            challenge=challenge,
+        )
+        around.calls.pop(self.call.call_id, None)
+        self.call = Call.outgoing(around.identity, self.peer, description, random=around.random, now=now)
+        around.calls[self.call.call_id] = self
 
     def _introduce(self, event: Introduction, now: float) -> None:
         paths, remote = self.paths, event.remote

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IProtocol, IReactorTime
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.link import Link
 from punch.peer.call_machine import Description
+from punch.peer.freshness import OfferTimes
 from punch.peer.policy import RelayPolicy
 from punch.peer.relay import Relay
 from punch.peer.relays import RelayPool
@@ -68,6 +69,8 @@ class Surroundings:
     """Opens what is missing; returns the local addresses to use."""
     mappings: Callable[[], list[tuple[Address, Address]]]
     """What is known about how reflectors see our sockets: local address, mapped address."""
+    offer_times: OfferTimes
+    """The times that our offers carry."""
     reflectors: list[Address] = field(default_factory=list)
     handlers: dict[str, ProtocolFactory] = field(default_factory=dict)
 
@@ -97,7 +100,7 @@ def new_agent(around: Surroundings, *, controlling: bool, steady: bool = False) 
             add_relay(agent, relay, around, around.monotonic())
     while agent.next_event() is not None:
         pass  # These candidates are in the description
-    return agent, _describe(agent, around)
+    return agent, describe(agent, around)
 
 
 def add_relay(agent: Agent, relay: Relay, around: Surroundings, now: float) -> None:
@@ -142,7 +145,8 @@ def _relay_clause(around: Surroundings) -> str:
     return around.relays.why_not() or "not even the relay led there"
 
 
-def _describe(agent: Agent, around: Surroundings) -> Description:
+def describe(agent: Agent, around: Surroundings) -> Description:
+    """What an offer or answer says of an agent, with the candidates that it has now."""
     credentials = agent.credentials
     return Description(
         around.name,

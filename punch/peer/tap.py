@@ -43,6 +43,7 @@ from punch.ui.front_end import Settings, Surroundings
 from punch.wire.control import Accept
 
 if TYPE_CHECKING:
+    from punch.peer.freshness import OfferMemory
     from punch.ui.web.view import WebView
 
 PROGRAM = "punch-peer"
@@ -276,8 +277,31 @@ class PeerService(Service):
             known=self._book,
             rendezvous=options.rendezvous,
             on_event=self._event,
+            offers=self._remembered_offers(),
             relay=options.relay,
         )
+
+    def _remembered_offers(self) -> OfferMemory:
+        from punch.peer.freshness import OfferMemory, read_offers
+
+        try:
+            content = self._state.read_offers()
+        except StateError as error:
+            self._log.warn("{error}", error=error)
+            content = b""
+        kept = read_offers(content, time.time(), new=self._state.new)
+        if content is None:
+            self._save_offers(kept.encode())
+        return OfferMemory(kept, os.urandom, self._save_offers)
+
+    def _save_offers(self, content: bytes) -> bool:
+        try:
+            self._state.write_offers(content)
+        except StateError as error:
+            # Callers are asked then, which takes a round trip.
+            self._log.warn("{error}", error=error)
+            return False
+        return True
 
     @property
     def _history_path(self) -> Path | None:

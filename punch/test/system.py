@@ -20,6 +20,7 @@ from punch.apps.chat.worker import ImmediateWorker, Worker
 from punch.identity import Identity, PeerID
 from punch.link.link import Link
 from punch.peer.events import Connected, Disconnected, Event, Failed, IncomingCall, Registered
+from punch.peer.freshness import OfferMemory
 from punch.peer.node import Node
 from punch.peer.policy import RelayPolicy
 from punch.rendezvous.config import Limits, RendezvousConfig
@@ -120,6 +121,8 @@ class Peer:
         relay: RelayPolicy = RelayPolicy.AUTO,
         salt: str = "",
         worker: Worker | None = None,
+        wall: Callable[[], float] | None = None,
+        offers: OfferMemory | None = None,
     ) -> None:
         self.net = net
         self.host = host
@@ -145,7 +148,8 @@ class Peer:
             addresses=addresses or (lambda: host.addresses),
             random=random,
             monotonic=host.monotonic,
-            wall=host.wall,
+            wall=wall or host.wall,
+            offers=offers,
             pacing=pacing,
             relay=relay,
         )

@@ -56,10 +56,17 @@ _LINK_SIZE = 32
 MAX_GENERATION = 2**31 - 1
 """The greatest number that an ICE generation may have."""
 
+MAX_TIME = 2**53 - 1
+"""The greatest time of an offer, in milliseconds since 1970."""
+CHALLENGE_SIZE = 16
+"""Bytes of a challenge."""
+
 read_ufrag = matching("[A-Za-z0-9+/]{4,256}", "4 to 256 ICE characters")
 read_password = matching("[A-Za-z0-9+/]{22,256}", "22 to 256 ICE characters")
 read_pacing = integer(5, 1000)
 read_generation = integer(0, MAX_GENERATION)
+read_time = integer(0, MAX_TIME)
+read_challenge = binary(CHALLENGE_SIZE, CHALLENGE_SIZE)
 
 
 class SealError(Exception):
@@ -104,6 +111,9 @@ class Offer:
     opened later by someone who gets the identity key. `complete`: no more candidates will be trickled.
 
     `generation` above 0: an ICE restart for a live link, whose own offer had the digest `link`.
+
+    `time`: when it was made by the caller's clock, in milliseconds since 1970; None in offers of old
+    releases. `challenge`: what the callee asked for, because it could not tell an earlier offer from a copy.
     """
 
     name: str
@@ -115,6 +125,8 @@ class Offer:
     generation: int = 0
     complete: bool = False
     link: bytes = b""
+    time: int | None = None
+    challenge: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -132,10 +144,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class TrickledCandidates:
-    """Candidates found later (RFC 8838). `complete`: these were the last."""
+    """
+    Candidates found later (RFC 8838). `complete`: these were the last.
+
+    `challenge`, from a callee that refuses the offer: the caller may call again with it.
+    """
 
     candidates: tuple[Candidate, ...]
     complete: bool
+    challenge: bytes = b""
 
 
 def seal_offer(identity: Identity, to: PeerID, offer: Offer) -> Envelope:
@@ -151,6 +168,10 @@ def seal_offer(identity: Identity, to: PeerID, offer: Offer) -> Envelope:
     }
     if offer.link:
         value["link"] = to_base64(offer.link)
+    if offer.time is not None:
+        value["time"] = offer.time
+    if offer.challenge:
+        value["challenge"] = to_base64(offer.challenge)
     return _seal(identity, to, _key_of(to), OFFER_LABEL, b"", value)
 
 
@@ -168,6 +189,8 @@ def open_offer(identity: Identity, sender: PeerID, envelope: Envelope) -> Offer:
             generation=field(fields, "generation", read_generation, 0),
             complete=field(fields, "complete", boolean, False),
             link=field(fields, "link", binary(_LINK_SIZE, _LINK_SIZE), b""),
+            time=field(fields, "time", read_time, None),
+            challenge=field(fields, "challenge", read_challenge, b""),
         )
     except FieldError as error:
         raise SealError(f"The offer makes no sense: {error}.") from error
@@ -224,7 +247,12 @@ def seal_trickle(
     :raise SealError: the candidates or the key are not usable.
     """
     context = _trickle_context(call, offer_digest, sequence)
-    value = {"candidates": write_candidates(trickle.candidates), "complete": trickle.complete}
+    value: dict[str, Any] = {
+        "candidates": write_candidates(trickle.candidates),
+        "complete": trickle.complete,
+    }
+    if trickle.challenge:
+        value["challenge"] = to_base64(trickle.challenge)
     return _seal(identity, to, recipient_key, CANDIDATE_LABEL, context, value)
 
 
@@ -244,6 +272,7 @@ def open_trickle(
         return TrickledCandidates(
             candidates=field(fields, "candidates", read_candidates),
             complete=field(fields, "complete", boolean, False),
+            challenge=field(fields, "challenge", read_challenge, b""),
         )
     except FieldError as error:
         raise SealError(f"The candidates make no sense: {error}.") from error
