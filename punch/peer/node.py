@@ -56,6 +56,7 @@ from punch.peer.session import Session
 from punch.peer.sessions import Sessions
 from punch.peer.sockets import OpenSocket
 from punch.peer.surroundings import ProtocolFactory, Surroundings
+from punch.traversal.budget import Budgets
 from punch.traversal.interfaces import local_addresses
 from punch.traversal.snapshot import PairStatus
 from punch.wire.address import Address
@@ -170,6 +171,7 @@ class Node(Service):
             refresh_sockets=self._network.refresh,
             mappings=self._network.keeper.mappings,
             offer_times=OfferTimes(wall),
+            budgets=Budgets(),
             reflectors=self._network.reflectors,
         )
         self._outgoing = Outgoing(self._around, self._sessions, self, self._failed)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall
 
+from punch.identity import PeerID
 from punch.peer.policy import RelayPolicy
 from punch.peer.relay import Relay
 from punch.peer.router import Routed
@@ -31,6 +32,8 @@ SLOW = 1.5
 """Round-trip times that this takes at least."""
 LONG_HEADER = 0x80
 """The bit of a QUIC packet's first byte that those of a handshake have (RFC 9000, section 17.2)."""
+MAX_HELD = 8
+"""Datagrams of the link that wait for an address to answer; a handshake has fewer."""
 HINT_GAP = 2.0
 """Seconds between two questions to our path because the other side takes another."""
 
@@ -50,11 +53,13 @@ class Paths:
     :ivar way: the local and remote address to send from and to now, if there are any.
     """
 
-    def __init__(self, agent: Agent, around: Surroundings, owner: PathsOwner) -> None:
+    def __init__(self, agent: Agent, peer: PeerID, around: Surroundings, owner: PathsOwner) -> None:
         self.generations = Generations(agent)
         self.way: tuple[Address, Address] | None = None
         self._around = around
         self.owner = owner
+        self._budget = around.budgets.of(peer, around.monotonic())
+        self._held: list[bytes] = []
         self._remote_addresses: list[Address] = []
         self._relayed: list[Address] = []
         self._joined = False
@@ -188,10 +193,16 @@ class Paths:
                 self.owner.paths_changed()
 
     def send(self, datagrams: Sequence[bytes]) -> None:
-        """Send to the other side; without a path, datagrams are lost."""
+        """
+        Send to the other side; without a path, datagrams are lost. Those for an address that has not answered
+        a check, though one came from there, wait until it has: they are much larger than checks.
+        """
         if self.way is None:
             return
-        remote, local = self.way[1], self.way[0]
+        local, remote = self.way
+        if not self._budget.is_open(remote, self._around.monotonic()):
+            self._held = [*self._held, *datagrams][-MAX_HELD:]
+            return
         self._around.sockets.send(datagrams, remote, local)
         handshake = [data for data in datagrams if data[0] & LONG_HEADER]
         if handshake:
@@ -223,7 +234,10 @@ class Paths:
     # Time
 
     def flush(self, now: float) -> None:
-        """Send what the sessions have to send."""
+        """Send what the sessions have to send, and what waited for an answer."""
+        if self._held and self.way is not None and self._budget.is_open(self.way[1], now):
+            held, self._held = self._held, []
+            self.send(held)
         for transmit in self.generations.datagrams_to_send(now):
             self._around.sockets.send([transmit.data], transmit.remote, transmit.local)
 

@@ -320,7 +320,7 @@ class Roaming:
         self._planned_at = self._retry_at = None
         around, paths = self._around, self._paths
         controlling = paths.generations.use.controlling
-        agent, self._ours = new_agent(around, controlling=controlling, steady=True)
+        agent, self._ours = new_agent(around, self._peer, controlling=controlling, steady=True)
         self._theirs = self._over_link = False
         self._began_at = now
         paths.begin(agent, number, now)

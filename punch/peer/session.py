@@ -82,7 +82,7 @@ class Session:
         :raise SealError: its key cannot be sealed to.
         """
         now = around.monotonic()
-        agent, description = new_agent(around, controlling=True)
+        agent, description = new_agent(around, peer, controlling=True)
         description = replace(description, time=around.offer_times.next())
         call = Call.outgoing(around.identity, peer, description, random=around.random, now=now)
         session = cls(call, around, observer)
@@ -133,7 +133,7 @@ class Session:
             return
         around = self._around
         now = around.monotonic()
-        agent, description = new_agent(around, controlling=False)
+        agent, description = new_agent(around, self.peer, controlling=False)
         certificate = LinkCertificate.generate(around.random)
         self.call.accept(description, certificate.sha256, now)
         self._certificate = certificate
@@ -301,7 +301,7 @@ class Session:
     # The inside
 
     def _take_agent(self, agent: Agent, now: float) -> None:
-        self.paths = Paths(agent, self._around, self)
+        self.paths = Paths(agent, self.peer, self._around, self)
         self.paths.start(now)
         self._pump.run()
 

@@ -18,6 +18,7 @@ from punch.peer.relays import RelayPool
 from punch.peer.router import Router
 from punch.peer.sockets import SocketSet
 from punch.traversal.agent import Agent, Credentials
+from punch.traversal.budget import Budgets
 from punch.traversal.candidates import may_relay
 from punch.wire.address import Address
 from punch.wire.control import ErrorCode, Request
@@ -71,14 +72,19 @@ class Surroundings:
     """What is known about how reflectors see our sockets: local address, mapped address."""
     offer_times: OfferTimes
     """The times that our offers carry."""
+    budgets: Budgets
+    """What each peer may make us send to addresses that have not answered."""
     reflectors: list[Address] = field(default_factory=list)
     handlers: dict[str, ProtocolFactory] = field(default_factory=dict)
 
 
-def new_agent(around: Surroundings, *, controlling: bool, steady: bool = False) -> tuple[Agent, Description]:
+def new_agent(
+    around: Surroundings, peer: PeerID, *, controlling: bool, steady: bool = False
+) -> tuple[Agent, Description]:
     """
     An agent with all candidates that are known at once, and what an offer or answer says of it.
 
+    :param peer: the other side.
     :param steady: as there.
     """
     agent = Agent(
@@ -87,6 +93,7 @@ def new_agent(around: Surroundings, *, controlling: bool, steady: bool = False) 
         random=around.random,
         pacing=around.pacing,
         steady=steady,
+        budget=around.budgets.of(peer, around.monotonic()),
     )
     bases = around.refresh_sockets()
     if around.relay_policy is not RelayPolicy.ONLY:

@@ -13,6 +13,7 @@ from itertools import count
 from random import Random
 
 from punch.traversal.agent import Agent, Credentials
+from punch.traversal.budget import Budget
 from punch.traversal.events import Event, Selected
 from punch.traversal.pairs import Pair
 from punch.wire.address import Address, Transmit
@@ -112,11 +113,15 @@ class Lab:
 
     :param delay: one way, in seconds.
     :param loss: the part of datagrams that get lost.
+    :param budgets: agents have budgets, as those of nodes do.
     """
 
-    def __init__(self, seed: int = 1, delay: float = 0.05, loss: float = 0.0) -> None:
+    def __init__(
+        self, seed: int = 1, delay: float = 0.05, loss: float = 0.0, *, budgets: bool = False
+    ) -> None:
         self.random = Random(seed)
         self.delay, self.loss = delay, loss
+        self.budgets = budgets
         self.now = 100.0
         self.hosts: list[Host] = []
         self.blocked: Callable[[Address, Address], bool] = lambda source, target: False
@@ -136,6 +141,7 @@ class Lab:
         pacing: float = 0.05,
         regular: bool = False,
         consent: bool = True,
+        steady: bool = False,
     ) -> Host:
         """Add a host with these addresses."""
         agent = Agent(
@@ -145,6 +151,8 @@ class Lab:
             pacing=pacing,
             nomination="regular" if regular else "renomination",
             consent=consent,
+            steady=steady,
+            budget=Budget() if self.budgets else None,
         )
         port = 5000 + 1000 * len(self.hosts)
         host = Host(name, agent, [Address(base, port) for base in bases], nat)

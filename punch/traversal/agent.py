@@ -24,7 +24,8 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 from punch.identity import RandomBytes
-from punch.traversal.candidates import LocalCandidates, RemoteCandidates, behind_another_nat
+from punch.traversal.budget import Budget, Kind
+from punch.traversal.candidates import LocalCandidates, RemoteCandidates, is_unlikely
 from punch.traversal.checker import Checker, Outcome, Verdict
 from punch.traversal.checklist import CheckList
 from punch.traversal.checks import Check, EarlyChecks, Role, is_check_for, is_for, read_check
@@ -60,6 +61,8 @@ class Agent:
     :param pacing: Ta that we signal, in seconds; the greater one of both sides is used.
     :param nomination: "renomination" between ourselves, "regular" towards others.
     :param consent: ask for consent on the selected pair (RFC 7675); without, it is only kept alive.
+    :param budget: of the peer, for what is sent to addresses that have not answered; it outlives a session.
+        None: as much as the RFC has.
     :param steady: check every 2 s instead of backing off: after a restart a peer may be back at any moment.
     """
 
@@ -73,6 +76,7 @@ class Agent:
         nomination: Literal["renomination", "regular"] = "renomination",
         consent: bool = True,
         steady: bool = False,
+        budget: Budget | None = None,
     ) -> None:
         self._ours = credentials
         self._theirs: Credentials | None = None
@@ -81,7 +85,10 @@ class Agent:
         self._checklist = CheckList()
         self._checklist.controlling = controlling
         role = Role.CONTROLLING if controlling else Role.CONTROLLED
-        self._checker = Checker(credentials, self._locals, role, random, steady=steady)
+        self._budget = budget
+        self._checker = Checker(
+            credentials, self._locals, role, random, self._may_check, self._answered, steady=steady
+        )
         self._selector = Selector(self._checklist, Nomination(nomination), random, consent=consent)
         self._pacer = Pacer(self._checklist, self._checker, self._selector, self._is_unlikely, pacing)
         self._gatherer = Gatherer(random, self._pacer.interval)
@@ -361,7 +368,7 @@ class Agent:
         if self._remotes.refuses(remote):
             return
         reply = respond(request, size, remote, self._ours, self._checker.role, self._checker.tiebreaker)
-        if reply.answer is not None:
+        if reply.answer is not None and self._may_send(remote, reply.answer, Kind.ANSWER, now):
             self._output.append(Transmit(reply.answer, remote, local))
         if not reply.accepted:
             return
@@ -469,8 +476,24 @@ class Agent:
         self._announced = True
         self._events.append(CheckingStarted(len(self._checklist)))
 
+    def _may_check(self, pair: CandidatePair, request: bytes, now: float) -> bool:
+        if pair.heard is not None:
+            kind = Kind.TRIGGERED
+        elif pair.remote.type is CandidateType.RELAY:
+            kind = Kind.RELAYED
+        else:
+            kind = Kind.UNLIKELY if self._is_unlikely(pair) else Kind.DIRECT
+        return self._may_send(pair.remote.address, request, kind, now)
+
+    def _answered(self, remote: Address, now: float) -> None:
+        if self._budget is not None:
+            self._budget.answered(remote, now)
+
+    def _may_send(self, remote: Address, data: bytes, kind: Kind, now: float) -> bool:
+        return self._budget is None or self._budget.allows(remote, len(data), kind, now)
+
     def _is_unlikely(self, pair: CandidatePair) -> bool:
-        return behind_another_nat(pair.remote, self._locals, self._remotes)
+        return is_unlikely(pair.base, pair.remote, self._locals, self._remotes)
 
     def _judge(self, now: float) -> None:
         """RFC 8863: a session fails when its patience has run out and nothing is left to hope for."""

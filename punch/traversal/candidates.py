@@ -138,6 +138,10 @@ class LocalCandidates:
         """The address that others see `base` as: the newest mapping; None if there is none."""
         return next((mapped for known, mapped in reversed(self._reflexive) if known == base), None)
 
+    def sees_family(self, ipv6: bool) -> bool:
+        """Whether it is known as what others see one of our addresses of this family."""
+        return any(base.is_ipv6 == ipv6 for base, _ in self._reflexive)
+
     def base(self, base: Address) -> Candidate | None:
         """The candidate whose base is this address."""
         known = self._bases.get(base)
@@ -361,11 +365,31 @@ class RemoteCandidates:
         return f"prflx{number}"
 
 
+def is_unlikely(base: Address, candidate: Candidate, ours: LocalCandidates, theirs: RemoteCandidates) -> bool:
+    """
+    Whether a check from `base` to this candidate of the peer probably leads nowhere, by what is known.
+
+    That may be wrong (private networks may hold several NATs), so it decides only what comes first.
+    """
+    return behind_another_nat(candidate, ours, theirs) or _is_cut_off(base, candidate, ours)
+
+
+def _is_cut_off(base: Address, candidate: Candidate, ours: LocalCandidates) -> bool:
+    """
+    Whether this candidate is out of reach for `base`, a private address that no reflector has answered, while
+    one has answered another one of its family: that of a bridge of containers, say.
+    """
+    local = ours.base(base)
+    if local is None or local.type is CandidateType.RELAY or not is_local(base.host):
+        return False
+    if is_local(candidate.address.host):
+        return False
+    return ours.seen_as(base) is None and ours.sees_family(base.is_ipv6)
+
+
 def behind_another_nat(candidate: Candidate, ours: LocalCandidates, theirs: RemoteCandidates) -> bool:
     """
     Whether this candidate of the peer is a private address behind another NAT than ours, by what is known.
-
-    That may be wrong (private networks may hold several NATs), so it decides only what comes first.
     """
     if candidate.type is not CandidateType.HOST or not parsed(candidate.address.host).is_private:
         return False

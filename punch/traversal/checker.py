@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -53,10 +54,14 @@ class Checker:
         candidates: LocalCandidates,
         role: Role,
         random: RandomBytes,
+        may_send: Callable[[CandidatePair, bytes, float], bool],
+        answered: Callable[[Address, float], None],
         *,
         steady: bool = False,
     ) -> None:
         """
+        :param may_send: whether a request may leave now; if not, it counts as lost on its way.
+        :param answered: told of each address from which a request was answered.
         :param steady: send checks on and on, instead of backing off.
         """
         self.role = role
@@ -66,6 +71,8 @@ class Checker:
         self._theirs: Credentials | None = None
         self._candidates = candidates
         self._random = random
+        self._may_send = may_send
+        self._answered = answered
         self._switches = 0
         self._transactions: dict[bytes, tuple[Transaction, CandidatePair]] = {}
         self._output: list[Transmit] = []
@@ -138,6 +145,8 @@ class Checker:
         if transaction.key is None or not answer.check_integrity(transaction.key):
             return None
         self._drop(transaction, pair)
+        if (remote, local) == (transaction.remote, transaction.local):
+            self._answered(remote, now)
         verdict, mapped = self._judge(answer, transaction, remote, local)
         if verdict is Verdict.SUCCEEDED:
             pair.answered_at = now
@@ -152,9 +161,7 @@ class Checker:
         """Send again what is due; returns the pairs whose check nobody answered."""
         unanswered = []
         for transaction, pair in list(self._transactions.values()):
-            transmit = transaction.handle_timer(now)
-            if transmit is not None:
-                self._output.append(transmit)
+            self._transmit(transaction, pair, now)
             if transaction.expired(now):
                 decisive = pair.transaction is transaction
                 self._drop(transaction, pair)
@@ -203,10 +210,13 @@ class Checker:
         elif self._steady:
             transaction.requests, transaction.longest_wait = STEADY_REQUESTS, STEADY_WAIT
         self._transactions[transaction_id] = (transaction, pair)
-        transmit = transaction.handle_timer(now)
-        if transmit is not None:
-            self._output.append(transmit)
+        self._transmit(transaction, pair, now)
         return transaction
+
+    def _transmit(self, transaction: Transaction, pair: CandidatePair, now: float) -> None:
+        transmit = transaction.handle_timer(now)
+        if transmit is not None and self._may_send(pair, transmit.data, now):
+            self._output.append(transmit)
 
     def _judge(
         self, answer: Message, transaction: Transaction, remote: Address, local: Address
