@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from punch.identity import Identity, RandomBytes
 from punch.peer.control_client import ControlClient
+from punch.peer.host_policy import HostPolicy, VettedReactor
 from punch.peer.problems import ControlProblem
 from punch.peer.reflectors import look_up
 from punch.peer.relay_trial import RelayTrial
@@ -80,6 +81,7 @@ class NetcheckRun:
         self._monotonic = monotonic
         self._lifetime = lifetime
         self._roots = roots
+        self._policy = HostPolicy()
         identity = Identity.generate(random)
         self._core = Netcheck(peer=identity.peer_id, random=random, bind=self._bind, now=monotonic())
         self._control = ControlClient(
@@ -165,9 +167,11 @@ class NetcheckRun:
             then([literal])
 
     def _examine_with(self, welcome: Welcome, host: str, found: list[str]) -> None:
-        services = list(dict.fromkeys([canonical(host, 0).host, *found, *welcome.reflector_addresses]))
+        policy = self._policy
+        policy.reached(host)
+        services = policy.allowed([canonical(host, 0).host, *found, *welcome.reflector_addresses])
         hosts = select(self._addresses())
-        for server in welcome.relays:
+        for server in policy.take(welcome.relays, self._monotonic()) or ():
             self._try_relay(server, services, hosts)
         self._reflector = welcome.reflector != 0
         if self._reflector:
@@ -233,9 +237,9 @@ class NetcheckRun:
         def begin(addresses: list[str]) -> None:
             trial = RelayTrial(
                 server,
-                reactor=self._reactor,
+                reactor=VettedReactor(self._reactor, self._policy),
                 name=self._rendezvous.host,
-                addresses=addresses,
+                addresses=self._policy.allowed(addresses),
                 hosts=hosts,
                 open_socket=self._open_socket,
                 random=self._random,

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from cryptography import x509
 
 from punch.identity import RandomBytes
+from punch.peer.host_policy import HostPolicy
 from punch.peer.mappings import MappingKeeper
 from punch.peer.policy import RelayPolicy
 from punch.peer.reflectors import ReflectorFinder
@@ -17,6 +18,7 @@ from punch.peer.sockets import OpenSocket, SocketSet
 from punch.peer.watch import Watch
 from punch.wire.address import Address, Transmit
 from punch.wire.control import Welcome
+from punch.wire.relays import RelayServer
 
 
 class NetworkOwner(Protocol):
@@ -67,6 +69,8 @@ class Network:
         self._owner = owner
         self._relay_policy = relay_policy
         self._running = False
+        self._monotonic = monotonic
+        self._policy = HostPolicy()
         self.keeper = MappingKeeper(reactor, monotonic, random, pacing, self._send, self._back)
         self.router = Router(self.keeper, lambda *arrived: self.relays.receive(*arrived))
         self.sockets = SocketSet(
@@ -82,12 +86,13 @@ class Network:
             random=random,
             roots=roots,
             name=rendezvous,
+            policy=self._policy,
             bases=lambda: self.sockets.bases,
             send=self.sockets.send,
             received=self.router.receive,
             renew=owner.renew_relays,
         )
-        self._finder = ReflectorFinder(reactor, rendezvous, self._found)
+        self._finder = ReflectorFinder(reactor, rendezvous, self._policy.allows, self._found)
         self._watch = Watch(reactor, monotonic, wall, addresses, self._changed, self._woke)
 
     def start(self) -> None:
@@ -119,9 +124,21 @@ class Network:
 
     def welcomed(self, welcome: Welcome, host: str) -> None:
         """The rendezvous at the IP address `host` says where reflectors and relays are."""
+        self._policy.reached(host)
         self._finder.find(host, welcome.reflector)
-        if self._relay_policy is not RelayPolicy.NEVER:
-            self.relays.update(welcome.relays, host)
+        self.offered(welcome.relays, host)
+
+    def offered(self, servers: Sequence[RelayServer], host: str | None = None) -> None:
+        """
+        The rendezvous names relays.
+
+        :param host: its IP address, if that may have changed.
+        """
+        if self._relay_policy is RelayPolicy.NEVER:
+            return
+        taken = self._policy.take(servers, self._monotonic())
+        if taken is not None:
+            self.relays.update(taken, host)
 
     def refresh(self, *, anew: bool = False) -> list[Address]:
         """

@@ -330,8 +330,7 @@ class Node(Service):
         if isinstance(reply, Incoming):
             self._reception.receive(reply)
         elif isinstance(reply, Relays):
-            if self._around.relay_policy is not RelayPolicy.NEVER:
-                self._network.relays.update(reply.relays)
+            self._network.offered(reply.relays)
         elif isinstance(reply, (Answered, Candidates, Ended, Error)) and reply.call is not None:
             session = self._sessions.calls.get(reply.call)
             if session is None or getattr(reply, "sender", None) not in (None, session.peer):

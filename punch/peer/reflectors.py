@@ -25,14 +25,20 @@ class ReflectorFinder:
     The address that the control connection goes to is the first and known at once; the other family's comes
     from the name, when that is resolved.
 
+    :param allows: whether an IP address that the name has may be used.
     :param found: called with all reflectors, each time more are known.
     """
 
     def __init__(
-        self, reactor: IReactorPluggableNameResolver, host: str, found: Callable[[list[Address]], None]
+        self,
+        reactor: IReactorPluggableNameResolver,
+        host: str,
+        allows: Callable[[str], bool],
+        found: Callable[[list[Address]], None],
     ) -> None:
         self._reactor = reactor
         self._host = host
+        self._allows = allows
         self._found = found
         self._round = 0
 
@@ -61,7 +67,7 @@ class ReflectorFinder:
             return
         for host in hosts:
             other = canonical(host, first.port)
-            if other.is_ipv6 != first.is_ipv6:
+            if other.is_ipv6 != first.is_ipv6 and self._allows(other.host):
                 self._found([first, other])
                 return
 

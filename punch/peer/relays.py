@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.logger import Logger
 
 from punch.identity import RandomBytes
+from punch.peer.host_policy import HostPolicy, VettedReactor
 from punch.peer.reflectors import look_up
 from punch.peer.relay import DatagramRelay, Received, Relay, StreamRelay
 from punch.peer.staggered import tcp_endpoint
@@ -82,6 +83,7 @@ class RelayPool:
         send: Callable[[Sequence[bytes], Address, Address], None],
         received: Received,
         renew: Callable[[], object],
+        policy: HostPolicy | None = None,
     ) -> None:
         """
         :param reactor: the clock; connects TCP and resolves names.
@@ -91,12 +93,15 @@ class RelayPool:
         :param send: sends datagrams to an address, from a local address.
         :param received: takes what relays hand over.
         :param renew: asks the rendezvous for new credentials.
+        :param policy: which hosts the rendezvous may have us use; None: one of its own.
         """
         self._reactor = reactor
         self._monotonic = monotonic
         self._random = random
         self._roots = roots
         self._name = name
+        self._policy = policy or HostPolicy()
+        self._vetted = VettedReactor(reactor, self._policy)
         self._bases = bases
         self._send = send
         self._received = received
@@ -130,7 +135,9 @@ class RelayPool:
         :param host: the IP address of the rendezvous, if it may have changed.
         """
         now = self._monotonic()
-        self._host = host or self._host
+        if host is not None:
+            self._host = host
+            self._policy.reached(host)
         self._servers = servers
         self._updated = now
         self._expires = {server.url: now + server.lifetime for server in servers}
@@ -300,7 +307,9 @@ class RelayPool:
         return [
             server
             for server in self._servers
-            if self._expires[server.url] > now and self._full_until.get(server.url, 0.0) <= now
+            if self._expires[server.url] > now
+            and self._policy.may_use(server.url.host)
+            and self._full_until.get(server.url, 0.0) <= now
         ]
 
     def _gather(self) -> None:
@@ -356,7 +365,7 @@ class RelayPool:
                 server,
                 self,
                 self._received,
-                endpoint=relay_endpoint(self._reactor, server, self._name, self._roots),
+                endpoint=relay_endpoint(self._vetted, server, self._name, self._roots),
                 clock=self._reactor,
                 monotonic=self._monotonic,
                 random=self._random,
@@ -438,7 +447,7 @@ class RelayPool:
         """The IP addresses of a relay that are known now."""
         name = self._name if url.host is None else url.host
         known = self._hosts.get(name, [])
-        return list(dict.fromkeys([self._host, *known])) if url.host is None else known
+        return self._policy.allowed([self._host, *known] if url.host is None else known)
 
     def _resolve(self, url: RelayURL) -> None:
         name = self._name if url.host is None else url.host
