@@ -28,7 +28,7 @@ from punch.test.call_lab import Wire, description, events
 from punch.test.internet.packet import Seen
 from punch.test.middleman import MiddlemanTestCase
 from punch.test.strategies import IDENTITIES
-from punch.test.system import EPOCH, Peer, introduce
+from punch.test.system import Peer, introduce
 from punch.wire.control import Answer, Candidates, ErrorCode, Establish, Incoming, Reject, Reply, Trickle
 from punch.wire.sealed import MAX_TIME, Offer, open_offer, seal_offer
 
@@ -279,7 +279,7 @@ class ReplayTests(MiddlemanTestCase):
             known=peer.known,
             pacing=0.02,
             salt=f"again {len(self.peers)}",
-            wall=lambda: EPOCH + self.net.now + ahead,
+            wall=lambda: self.net.now + ahead,
             offers=offers,
         )
         self.peers.append(again)
