@@ -24,10 +24,21 @@ class Limits:
     """
 
     handshakes: int = 512
-    """Connections in all that have not finished their TLS handshake; beyond, the longest silent one ends."""
-    handshakes_per_address: int = 32
+    """Connections in all that have not finished their TLS handshake."""
+    handshakes_per_address: int = 256
+    """Beyond, the oldest of that address ends."""
+    handshake_share: float = 0.5
+    """Seconds of the processor a second that all handshakes together may take; they take turns by address."""
     handshake_time: float = 10.0
     handshake_bytes: int = 65_536
+    cpu_share: float = 0.75
+    """Seconds of the processor a second that all control connections together may take for long…"""
+    cpu_burst: float = 0.5
+    """…and at once…"""
+    cpu_share_per_address: float = 0.25
+    """…and those from one address for long…"""
+    cpu_burst_per_address: float = 0.25
+    """…and at once; beyond, those that take most are not read from for a while."""
     connections: int = 12_000
     connections_per_address: int = 256
     register_time: float = 10.0
@@ -39,7 +50,7 @@ class Limits:
     message_burst: float = 200.0
     """…and at once."""
     address_rate: float = 400.0
-    """The same for all peers at one address together."""
+    """The same for all peers at one address together; beyond, those that send most are slowed down."""
     address_burst: float = 4000.0
     introductions: int = 2_000
     """Introductions going on in all."""

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import PeerID, PeerIDError
+from punch.rendezvous.gate import Established
 from punch.rendezvous.session import Session
 from punch.wire.address import canonical
 from punch.wire.control import Error, ErrorCode
@@ -29,6 +30,9 @@ from punch.wire.control_codec import MAX_LINE, encode
 
 _GOODBYE_TIME = 3.0
 """Seconds for the last lines to be read and TLS to be closed."""
+
+_IGNORED_BYTES = 65_536
+"""What may come meanwhile; beyond, nothing more is read."""
 
 UNKNOWN_ADDRESS = "0.0.0.0"
 """What a peer is told it is seen from if that is no IP address (a UNIX socket without the PROXY protocol)."""
@@ -43,6 +47,9 @@ class ControlOwner(Protocol):
 
     def opened(self, protocol: ControlProtocol, peer: PeerID, address: str) -> Session:
         """A peer proved its key: the session for it."""
+
+    def line_came(self, session: Session) -> float:
+        """A line came for a session: for how many seconds it should read no other."""
 
     def happened(self) -> None:
         """The registry may have something to deliver."""
@@ -62,30 +69,48 @@ class ControlProtocol(LineReceiver):
     delimiter = b"\n"
     MAX_LENGTH = MAX_LINE
 
-    def __init__(self, owner: ControlOwner) -> None:
+    def __init__(self, owner: ControlOwner, established: Established) -> None:
         self._owner = owner
+        self._established = established
         self._session: Session | None = None
         self._timer: IDelayedCall | None = None
         self._unread: int | None = None
+        self._resume: IDelayedCall | None = None
         self._closing = False
+        self._ignored = 0
 
     def connectionMade(self) -> None:
         """Look at the client's certificate."""
         cast(IConsumer, self.transport).registerProducer(self, True)
+        refusal = self._established()
+        if refusal is not None:
+            self._refuse(Error(ErrorCode.TOO_MANY, refusal))
+            return
         try:
             peer = self._proved_peer()
         except PeerIDError as problem:
-            self._write(encode(Error(ErrorCode.BAD_CERTIFICATE, str(problem))) + b"\n")
-            self._close()
+            self._refuse(Error(ErrorCode.BAD_CERTIFICATE, str(problem)))
             return
         self._session = self._owner.opened(self, peer, self._seen_address())
         self.flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Lines of the peer; those that come after the end are not even looked at."""
+        if not self._closing:
+            super().dataReceived(data)  # type: ignore[no-untyped-call]
+            return
+        self._ignored += len(data)
+        if self._ignored > _IGNORED_BYTES:
+            cast(IPushProducer, self.transport).pauseProducing()
 
     def lineReceived(self, line: bytes) -> None:
         """One message of the peer."""
         if self._session is not None and not self._closing:
             self._session.receive_line(line, self._owner.monotonic())
             self._after()
+            wait = self._owner.line_came(self._session)
+            if wait > 0.0 and not self._closing:
+                self._hold(wait)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """A line that is longer than any message."""
@@ -97,6 +122,7 @@ class ControlProtocol(LineReceiver):
         """The connection is gone."""
         self._closing = True
         self._cancel_timer()
+        self._cancel_resume()
         if self._session is not None:
             self._session.connection_lost()
             self._owner.lost(self._session)
@@ -124,19 +150,39 @@ class ControlProtocol(LineReceiver):
     def pauseProducing(self) -> None:
         """The peer does not read: stop reading from it too."""
         self._unread = 0
-        if not self._closing:
-            super().pauseProducing()  # type: ignore[no-untyped-call]
+        self._stop_reading()
 
     def resumeProducing(self) -> None:
         """The peer has read what it was sent."""
         self._unread = None
-        if not self._closing:
-            super().resumeProducing()  # type: ignore[no-untyped-call]
+        self._read_on()
 
     def stopProducing(self) -> None:
         """The transport is going away and says so by itself."""
 
     # -- within --
+
+    def _hold(self, seconds: float) -> None:
+        """Read nothing for a while: this connection sends more than its share."""
+        self._cancel_resume()
+        self._resume = self._owner.clock.callLater(seconds, self._held_enough)
+        self._stop_reading()
+
+    def _held_enough(self) -> None:
+        self._resume = None
+        self._read_on()
+
+    def _stop_reading(self) -> None:
+        if not self._closing:
+            super().pauseProducing()  # type: ignore[no-untyped-call]
+
+    def _read_on(self) -> None:
+        if not self._closing and self._unread is None and self._resume is None:
+            super().resumeProducing()  # type: ignore[no-untyped-call]
+
+    def _refuse(self, error: Error) -> None:
+        self._write(encode(error) + b"\n")
+        self._close()
 
     def _after(self) -> None:
         self.flush()
@@ -155,7 +201,11 @@ class ControlProtocol(LineReceiver):
         assert self.transport is not None
         self._closing = True
         self._cancel_timer()
+        self._cancel_resume()
+        self.clearLineBuffer()  # type: ignore[no-untyped-call]
         cast(IConsumer, self.transport).unregisterProducer()
+        # The other side's close is to be read, if nothing else is.
+        cast(IPushProducer, self.transport).resumeProducing()
         self.transport.loseConnection()
         # The other side may never answer the close.
         self._timer = self._owner.clock.callLater(
@@ -180,6 +230,11 @@ class ControlProtocol(LineReceiver):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+
+    def _cancel_resume(self) -> None:
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
 
     def _proved_peer(self) -> PeerID:
         """:raise PeerIDError: with a sentence for the client."""

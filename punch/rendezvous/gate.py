@@ -1,188 +1,233 @@
 """
 The door of the TCP port: who may come in, and what their first byte asks for.
 
-0x16 is TLS, 0 and 1 are STUN over TCP (RFC 8489, section 6.2.2), anything else is closed. Until the first
-byte there is no TLS state, and until the handshake is over a connection is one of few: `Limits.handshakes` in
-all, `Limits.handshakes_per_address` from one address, `Limits.handshake_time` seconds each. When all places
-are taken, the connection that has been silent longest makes room, so that whoever holds many connections open
-and says nothing locks nobody out.
+0x16 is TLS, 0 and 1 are STUN over TCP (RFC 8489, section 6.2.2), anything else is closed. There is no TLS
+state before a ClientHello is complete and its turn has come (`handshakes`), and who has not finished its
+handshake has one of few places (`gatekeeper`). What a connection makes the service do is measured in time of
+the processor; who uses more than its share is not read from for a while (`fairness`), so that TCP's flow
+control slows it down.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import cast
+from typing import Any, Protocol, cast
 
+from twisted.internet import protocol
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReactorTime, ITCPTransport
-from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocol,
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import directlyProvides, providedBy
 
 from punch.rendezvous.config import Limits
-from punch.rendezvous.limits import Counters, address_key
+from punch.rendezvous.fairness import FairShares, SourceShares
+from punch.rendezvous.gatekeeper import Gatekeeper
+from punch.rendezvous.handshakes import HandshakeQueue, NotTLS, SeenHellos, first_record, random_of
 
 TLS = 0x16
 STUN = (0, 1)
 
-Established = Callable[[], None]
+_SLICE = 4096
+"""Bytes that are handled before it is looked at what they cost."""
+_HANDSHAKE_BURST = 0.005
+"""Seconds for which handshakes may keep everything else waiting."""
+_HELLOS = 16_384
+_HELLO_TIME = 300.0
+_SOURCES = 16_384
+
+
+class Established(Protocol):
+    """
+    What a route calls when the other side has proved to be more than a half-open connection.
+
+    :param metered: whether what it sends still counts as use of the processor.
+    :return: None if the connection may stay, else a sentence that says why not.
+    """
+
+    def __call__(self, *, metered: bool = True) -> str | None: ...
+
+
 Route = Callable[[IAddress, Established], IProtocol]
-"""
-Makes the protocol for a connection whose first byte chose it. It calls `Established` when the other side has
-proved to be more than a half-open connection.
-"""
+"""Makes the protocol for a connection whose first byte chose it."""
 
 
-@dataclass
-class _Waiting:
-    address: str
-    since: float
-
-
-class Gatekeeper:
+class _Reading:
     """
-    Which connections may stay. Pure: connections are numbers, `now` is monotonic seconds.
+    The transport of a connection, for which both the protocol behind the gate and the gate itself may stop
+    reading: it is read from while neither of them has stopped it. All else is the transport's own.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._connections = Counters(limits.connections_per_address, limits.connections)
-        self._handshakes = Counters(limits.handshakes_per_address, limits.handshakes)
-        self._addresses: dict[int, str] = {}
-        # Both in the order of arrival, which is that of their deadlines.
-        self._silent: OrderedDict[int, _Waiting] = OrderedDict()
-        self._speaking: OrderedDict[int, _Waiting] = OrderedDict()
-        self._next = 0
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._wanted = True
+        self._held = False
+        directlyProvides(self, providedBy(transport))
 
-    @property
-    def waiting(self) -> int:
-        """Connections that have not finished their handshake."""
-        return len(self._silent) + len(self._speaking)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
-    def __len__(self) -> int:
-        """All connections."""
-        return len(self._addresses)
+    def pauseProducing(self) -> None:
+        """The protocol wants nothing more."""
+        self._wanted = False
+        self._transport.pauseProducing()
 
-    def is_waiting(self, connection: int) -> bool:
-        """Whether its handshake is not over."""
-        return connection in self._silent or connection in self._speaking
+    def resumeProducing(self) -> None:
+        """The protocol wants more."""
+        self._wanted = True
+        if not self._held:
+            self._transport.resumeProducing()
 
-    def admit(self, host: str, now: float) -> tuple[int | None, int | None]:
-        """
-        A connection from `host` came.
+    def hold(self) -> None:
+        """The gate lets nothing more in."""
+        self._held = True
+        self._transport.pauseProducing()
 
-        :return: its number, or None if it is to be closed; and the number of another one to close for it.
-        """
-        address = address_key(host)
-        if (
-            self._handshakes[address] >= self._limits.handshakes_per_address
-            or self._connections[address] >= self._limits.connections_per_address
-        ):
-            return None, None
-        evicted = None
-        if self._handshakes.total >= self._limits.handshakes:
-            evicted = next(iter(self._silent or self._speaking))
-            self.closed(evicted)
-        if not self._connections.enter(address):
-            return None, evicted
-        self._handshakes.enter(address)
-        self._next += 1
-        self._addresses[self._next] = address
-        self._silent[self._next] = _Waiting(address, now)
-        return self._next, evicted
-
-    def spoke(self, connection: int) -> None:
-        """Its first byte came."""
-        waiting = self._silent.pop(connection, None)
-        if waiting is not None:
-            self._speaking[connection] = waiting
-
-    def established(self, connection: int) -> None:
-        """Its handshake is over."""
-        waiting = self._silent.pop(connection, None) or self._speaking.pop(connection, None)
-        if waiting is not None:
-            self._handshakes.leave(waiting.address)
-
-    def closed(self, connection: int) -> None:
-        """It is no more."""
-        self.established(connection)
-        address = self._addresses.pop(connection, None)
-        if address is not None:
-            self._connections.leave(address)
-
-    def get_timer(self) -> float | None:
-        """When `overdue` will have one."""
-        first = [next(iter(queue.values())).since for queue in (self._silent, self._speaking) if queue]
-        return min(first) + self._limits.handshake_time if first else None
-
-    def overdue(self, now: float) -> list[int]:
-        """The connections whose time is up; they count as closed."""
-        late = []
-        for queue in (self._silent, self._speaking):
-            for connection, waiting in queue.items():
-                if waiting.since + self._limits.handshake_time > now:
-                    break
-                late.append(connection)
-        for connection in late:
-            self.closed(connection)
-        return late
+    def release(self) -> None:
+        """The gate lets more in."""
+        self._held = False
+        if self._wanted:
+            self._transport.resumeProducing()
 
 
-class Gate(Protocol):
-    """One connection at the door; past it, the protocol that its first byte chose gets everything."""
+class Gate(protocol.Protocol):
+    """
+    One connection at the door; past it, the protocol that its first byte chose gets everything.
 
-    def __init__(self, factory: GateFactory, number: int, address: IAddress) -> None:
+    :param address: where it comes from; None if the transport knows that only when data comes (PROXY
+        protocol).
+    """
+
+    def __init__(self, factory: GateFactory, number: int, address: IAddress | None) -> None:
         self._gate_factory = factory
         self.number = number
         self._address = address
         self._inner: IProtocol | None = None
+        self._reading: _Reading | None = None
+        self._unread = bytearray()
+        self._hello_waits = False
+        self._metered = True
+        self._release: IDelayedCall | None = None
         self._unestablished_bytes: int | None = 0
-        self._aborted = False
+        self._over = False
 
     def connectionMade(self) -> None:
         """A connection that was let in."""
+        assert self.transport is not None
         if ITCPTransport.providedBy(self.transport):
-            assert self.transport is not None
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
+        self._reading = _Reading(self.transport)
         self._gate_factory.came(self)
 
     def dataReceived(self, data: bytes) -> None:
         """The first byte decides."""
-        if self._aborted:
+        if self._over or not data:
             return
+        if self._address is None:
+            assert self.transport is not None
+            self._address = self.transport.getPeer()
+            self._gate_factory.seen_from(self, self._address)
+            if self._over:
+                return
         if self._unestablished_bytes is not None:
             self._unestablished_bytes += len(data)
             if self._unestablished_bytes > self._gate_factory.limits.handshake_bytes:
                 self.abort()
                 return
+        if self._inner is not None and not self._metered:
+            self._inner.dataReceived(data)
+            return
+        self._unread += data
         if self._inner is None:
-            route = self._gate_factory.routes.get(data[0])
-            if route is None:
-                self.abort()
-                return
-            self._gate_factory.keeper.spoke(self.number)
-            self._inner = route(self._address, self._established)
-            assert self.transport is not None
-            self._inner.makeConnection(self.transport)
-        self._inner.dataReceived(data)
+            self._choose()
+        else:
+            self._hand_on()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Whoever is behind the door learns it too."""
+        self._over = True
+        if self._release is not None:
+            self._release.cancel()
+            self._release = None
         self._gate_factory.left(self)
         if self._inner is not None:
             self._inner.connectionLost(reason)
 
     def abort(self) -> None:
         """Close at once, without a word."""
-        self._aborted = True
+        self._over = True
         if self.transport is not None:
             cast(ITCPTransport, self.transport).abortConnection()
 
-    def _established(self) -> None:
+    def begin(self) -> None:
+        """Make the protocol behind the door, and give it what came."""
+        assert self._address is not None
+        self._hello_waits = False
+        self._inner = self._gate_factory.routes[self._unread[0]](self._address, self._established)
+        self._inner.makeConnection(cast(Any, self._reading))
+        # All at once: the caller measures what it costs.
+        data = bytes(self._unread)
+        self._unread.clear()
+        self._inner.dataReceived(data)
+
+    # -- within --
+
+    def _choose(self) -> None:
+        if self._hello_waits:
+            return
+        if self._unread[0] not in self._gate_factory.routes:
+            self.abort()
+            return
+        self._gate_factory.keeper.spoke(self.number)
+        if self._unread[0] != TLS:
+            self.begin()
+            return
+        try:
+            length = first_record(self._unread)
+        except NotTLS:
+            self.abort()
+            return
+        if length is not None:
+            self._hello_waits = True
+            self._gate_factory.hello(self, random_of(self._unread[:length]))
+
+    def _hand_on(self) -> None:
+        """Pass on what has come, a bit at a time, for as long as that keeps within its share."""
+        assert self._inner is not None
+        while self._unread and self._release is None and not self._over:
+            size = _SLICE if self._metered else len(self._unread)
+            data = bytes(self._unread[:size])
+            del self._unread[:size]
+            began = self._gate_factory.cpu()
+            self._inner.dataReceived(data)
+            if self._metered and not self._over:
+                wait = self._gate_factory.used(self.number, self._gate_factory.cpu() - began)
+                if wait > 0.0:
+                    self._hold(wait)
+
+    def _hold(self, seconds: float) -> None:
+        assert self._reading is not None
+        self._reading.hold()
+        self._release = self._gate_factory.clock.callLater(seconds, self._released)
+
+    def _released(self) -> None:
+        assert self._reading is not None
+        self._release = None
+        self._hand_on()
+        if self._release is None and not self._over:
+            self._reading.release()
+
+    def _established(self, *, metered: bool = True) -> str | None:
         self._unestablished_bytes = None
-        self._gate_factory.keeper.established(self.number)
+        self._metered = metered
+        return self._gate_factory.established(self.number, self._address)
 
 
 class GateFactory(ServerFactory):
@@ -191,6 +236,7 @@ class GateFactory(ServerFactory):
 
     :param routes: what a first byte leads to; bytes without a route are closed.
     :param monotonic: seconds, for the time a handshake may take.
+    :param cpu: seconds that this thread has used the processor.
     """
 
     noisy = False
@@ -202,22 +248,38 @@ class GateFactory(ServerFactory):
         *,
         clock: IReactorTime,
         monotonic: Callable[[], float],
+        cpu: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.routes = routes
         self.limits = limits
         self.keeper = Gatekeeper(limits)
-        self._clock = clock
+        self.clock = clock
+        self.cpu = cpu
         self._monotonic = monotonic
+        self._queue = HandshakeQueue(limits.handshake_share, _HANDSHAKE_BURST)
+        self._hellos = SeenHellos(_HELLOS, _HELLO_TIME)
+        self._use = SourceShares(limits.cpu_share_per_address, limits.cpu_burst_per_address, _SOURCES)
+        self._use_of_all = FairShares(limits.cpu_share, limits.cpu_burst, 1)
         self._open: dict[int, Gate] = {}
         self._timer: IDelayedCall | None = None
+        self._beginning: IDelayedCall | None = None
         self._emptied: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> Gate | None:
         """A gate, or None: the transport closes such a connection at once."""
-        number, evicted = self.keeper.admit(str(getattr(addr, "host", "")), self._monotonic())
-        if evicted is not None:
-            self._abort(evicted)
-        return None if number is None or addr is None else Gate(self, number, addr)
+        return None if addr is None else self._admit(addr)
+
+    def behind_balancer(self) -> ServerFactory:
+        """The same for connections whose transport learns from a header where they come from (PROXY)."""
+        return _Proxied(self._admit)
+
+    def _admit(self, addr: IAddress | None) -> Gate | None:
+        host = None if addr is None else _host(addr)
+        number, evicted = self.keeper.admit(host, self._monotonic())
+        self._evict(evicted)
+        return None if number is None else Gate(self, number, addr)
+
+    # -- of a gate --
 
     def came(self, gate: Gate) -> None:
         """A gate has its transport."""
@@ -227,8 +289,47 @@ class GateFactory(ServerFactory):
     def left(self, gate: Gate) -> None:
         """A gate lost its transport."""
         self._open.pop(gate.number, None)
+        self._queue.remove(gate.number)
         self.keeper.closed(gate.number)
         self._check_empty()
+
+    def seen_from(self, gate: Gate, address: IAddress) -> None:
+        """It is known now where a gate's connection comes from."""
+        stays, evicted = self.keeper.seen_from(gate.number, _host(address))
+        self._evict(evicted)
+        if not stays:
+            gate.abort()
+
+    def hello(self, gate: Gate, random: bytes) -> None:
+        """The ClientHello of a gate is complete, with these random bytes."""
+        if not self._hellos.is_new(random, self._monotonic()):
+            gate.abort()
+            return
+        self._queue.add(gate.number, self.keeper.source(gate.number))
+        if self._beginning is None:
+            self._begin_handshakes()
+
+    def used(self, number: int, seconds: float) -> float:
+        """A connection used the processor; for how many seconds it is to wait."""
+        now = self._monotonic()
+        source = self.keeper.source(number)
+        own = self._use.charge(source, number, seconds, now)
+        return max(own, self._use_of_all.charge(None, source[0], seconds, now))
+
+    def established(self, number: int, address: IAddress | None) -> str | None:
+        """The handshake of a connection is over; if it may not stay, the sentence that says why."""
+        stays, evicted = self.keeper.established(number)
+        self._evict(evicted)
+        if stays:
+            return None
+        return (
+            f"{self.limits.connections_per_address} connections are open from your address "
+            f"({_host(address)}), or several times as many from its network, which is all that this "
+            "rendezvous takes; try again later. Its operator can raise --connections-per-address, and needs "
+            "--control haproxy:tcp:PORT behind a load balancer."
+        )
+
+    # -- the end --
 
     def emptied(self, grace: float) -> Deferred[None]:
         """
@@ -241,7 +342,7 @@ class GateFactory(ServerFactory):
                 gate.abort()
         done: Deferred[None] = Deferred()
         self._emptied.append(done)
-        late = self._clock.callLater(grace, self._abort_all)
+        late = self.clock.callLater(grace, self._abort_all)
 
         def in_time(_: None) -> None:
             if late.active():
@@ -257,9 +358,10 @@ class GateFactory(ServerFactory):
 
     def _check_empty(self) -> None:
         if not self._open:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            for timer in (self._timer, self._beginning):
+                if timer is not None:
+                    timer.cancel()
+            self._timer = self._beginning = None
             waiting, self._emptied = self._emptied, []
             for each in waiting:
                 each.callback(None)
@@ -269,20 +371,56 @@ class GateFactory(ServerFactory):
         """Connections that are open."""
         return len(self._open)
 
+    # -- within --
+
+    def _begin_handshakes(self) -> None:
+        self._beginning = None
+        while (number := self._queue.next(self._monotonic())) is not None:
+            gate = self._open[number]
+            stays, evicted = self.keeper.answered(number)
+            self._evict(evicted)
+            if not stays:
+                gate.abort()
+                continue
+            began = self.cpu()
+            gate.begin()
+            self._queue.spent(self.cpu() - began, self._monotonic())
+        at = self._queue.get_timer()
+        if at is not None and self._open:
+            self._beginning = self.clock.callLater(max(0.0, at - self._monotonic()), self._begin_handshakes)
+
     def _schedule(self) -> None:
         # One timer for all. It may come early: the connection it was for may be gone.
         deadline = self.keeper.get_timer()
         if self._timer is None and deadline is not None:
             delay = max(0.0, deadline - self._monotonic())
-            self._timer = self._clock.callLater(delay, self._end_overdue)
+            self._timer = self.clock.callLater(delay, self._end_overdue)
 
     def _end_overdue(self) -> None:
         self._timer = None
         for number in self.keeper.overdue(self._monotonic()):
-            self._abort(number)
+            self._evict(number)
         self._schedule()
 
-    def _abort(self, number: int) -> None:
-        gate = self._open.get(number)
+    def _evict(self, number: int | None) -> None:
+        gate = None if number is None else self._open.get(number)
         if gate is not None:
+            self._queue.remove(gate.number)
             gate.abort()
+
+
+class _Proxied(ServerFactory):
+    """What `HAProxyEndpoint` listens with: the address that it names is the balancer's."""
+
+    noisy = False
+
+    def __init__(self, admit: Callable[[None], Gate | None]) -> None:
+        self._admit = admit
+
+    def buildProtocol(self, addr: IAddress | None) -> Gate | None:
+        """A gate that asks its transport for the address when data comes."""
+        return self._admit(None)
+
+
+def _host(address: IAddress | None) -> str:
+    return str(getattr(address, "host", ""))

@@ -192,7 +192,7 @@ def source_of(host: str) -> Source:
 _WIDTHS = {3: 2, 6: 2, 7: 1}
 
 
-def _width(prefix: Hashable) -> int:
+def width(prefix: Hashable) -> int:
     """0 for an address or an IPv6 /64, 1 for a /56, 2 for an IPv4 /24 or an IPv6 /48."""
     return _WIDTHS.get(len(prefix), 0) if isinstance(prefix, bytes) else 0
 
@@ -219,7 +219,7 @@ class Shares:
 
     def of(self, prefix: Hashable) -> int:
         """The share of one prefix of a `Source`."""
-        return (self.address, self.site, self.network)[_width(prefix)]
+        return (self.address, self.site, self.network)[width(prefix)]
 
 
 class _Node(Generic[K]):
@@ -399,7 +399,7 @@ class SourceBuckets:
         :param about: what the source asks about, for buckets of a source and something else together.
         :return: whether they had them. If not, they keep those that they have.
         """
-        wanted = [(self._buckets[_width(prefix)], (prefix, about)) for prefix in source]
+        wanted = [(self._buckets[width(prefix)], (prefix, about)) for prefix in source]
         lacking = [each for each in wanted if not each[0].has(each[1], now, cost)]
         # Those that lack tokens are asked, too: a bucket that is asked is not the next one to be forgotten.
         for buckets, key in lacking or wanted:

@@ -123,7 +123,6 @@ class Registry:
         # Four times as many as can be there at once: whoever comes back keeps the bucket it emptied.
         capacity = 4 * limits.registrations
         self._peer_rate = TokenBuckets(limits.message_rate, limits.message_burst, capacity)
-        self._address_rate = TokenBuckets(limits.address_rate, limits.address_burst, capacity)
         self._incoming_rate = TokenBuckets(limits.incoming_rate, limits.incoming_burst, capacity)
         self._source_rate = TokenBuckets(limits.source_rate, limits.source_burst, capacity)
 
@@ -147,9 +146,9 @@ class Registry:
 
     # -- what happens --
 
-    def allow_message(self, peer: PeerID, address: str, now: float) -> bool:
-        """Whether this peer, at this IP address, may send one more message now."""
-        return self._peer_rate.allow(peer, now) and self._address_rate.allow(address_key(address), now)
+    def allow_message(self, peer: PeerID, now: float) -> bool:
+        """Whether this peer may send one more message now."""
+        return self._peer_rate.allow(peer, now)
 
     def register(
         self, connection: int, peer: PeerID, name: str, accept: Accept, address: str, now: float

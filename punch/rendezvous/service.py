@@ -30,14 +30,16 @@ from twisted.python.failure import Failure
 from punch.identity import PeerID, RandomBytes
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control import ControlProtocol
-from punch.rendezvous.gate import STUN, TLS, GateFactory
+from punch.rendezvous.fairness import SourceShares
+from punch.rendezvous.gate import STUN, TLS, Established, GateFactory, Route
+from punch.rendezvous.limits import source_of
 from punch.rendezvous.listen import listen, parse_endpoints
 from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.registry import Deliver, Disconnect, Gone, Registered, Registry
 from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.second_reflector import SecondReflector
 from punch.rendezvous.session import Session
-from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, SecureRoute, tls_route
+from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, tls_route
 from punch.rendezvous.udp import UDPPort, errno_of, open_ports
 from punch.rendezvous.udp_server import DatagramRelay, UDPServer
 from punch.wire.control import Error, ErrorCode
@@ -79,6 +81,7 @@ class RendezvousService(Service):
         random: RandomBytes,
         report: Report,
         wall: Callable[[], float] | None = None,
+        cpu: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """
         :param reactor: provides `IReactorTCP`, `IReactorUDP` and `IReactorTime`.
@@ -110,16 +113,19 @@ class RendezvousService(Service):
             wall=wall or monotonic,
             random=random,
         )
-        beneath_tls: dict[bytes | None, SecureRoute] = {CONTROL_ALPN: lambda _: ControlProtocol(self)}
+        beneath_tls: dict[bytes | None, Route] = {CONTROL_ALPN: self._control_route}
         if self._relay.relay is not None:
-            beneath_tls |= dict.fromkeys((TURN_ALPN, None), self._relay.relay.secure_route)
+            beneath_tls |= dict.fromkeys((TURN_ALPN, None), self._relay.relay.route)
         try:
             routes = {TLS: tls_route(shown, beneath_tls, reactor)}
         except SSL.Error as problem:
             raise ValueError("The key is not the key of the certificate.") from problem
         if self._relay.relay is not None:
             routes |= dict.fromkeys(STUN, self._relay.relay.route)
-        self._gate = GateFactory(routes, config.limits, clock=reactor, monotonic=monotonic)
+        self._gate = GateFactory(routes, config.limits, clock=reactor, monotonic=monotonic, cpu=cpu)
+        self._lines = SourceShares(
+            config.limits.address_rate, config.limits.address_burst, 4 * config.limits.registrations
+        )
         self._controls: dict[int, ControlProtocol] = {}
         self._last_connection = 0
         self._timer: IDelayedCall | None = None
@@ -147,6 +153,9 @@ class RendezvousService(Service):
         self._begun = False
         return Deferred.fromCoroutine(self._stop())
 
+    def _control_route(self, address: IAddress, established: Established) -> ControlProtocol:
+        return ControlProtocol(self, established)
+
     # -- ControlOwner --
 
     def opened(self, protocol: ControlProtocol, peer: PeerID, address: str) -> Session:
@@ -164,6 +173,11 @@ class RendezvousService(Service):
             limits=self.config.limits,
             now=self.monotonic(),
         )
+
+    def line_came(self, session: Session) -> float:
+        """A line came for a session: for how many seconds it should read no other."""
+        source = source_of(session.address)
+        return self._lines.charge(source, session.connection, 1.0, self.monotonic())
 
     def happened(self) -> None:
         """Do what the registry says is to be done."""
@@ -364,6 +378,7 @@ def make_service(
     random: RandomBytes,
     report: Report,
     wall: Callable[[], float] | None = None,
+    cpu: Callable[[], float] = lambda: 0.0,
 ) -> RendezvousService:
     """
     The rendezvous service, not started.
@@ -374,9 +389,11 @@ def make_service(
     :param report: is told what happens: `listening`, `registered`, `gone`, `failed`.
     :param wall: Unix seconds, which credentials for relays expire by. None takes `monotonic`, which will do
         where nobody else makes or checks them.
+    :param cpu: seconds that this thread has used the processor, by which connections are slowed down that
+        make the service work too much. Without it only their lines are counted.
     :raise EndpointError: `config.control` is not usable.
     :raise ValueError: certificate and key do not fit together.
     """
     return RendezvousService(
-        config, reactor=reactor, monotonic=monotonic, random=random, report=report, wall=wall
+        config, reactor=reactor, monotonic=monotonic, random=random, report=report, wall=wall, cpu=cpu
     )

@@ -248,6 +248,11 @@ class Session:
         return self._core.connection
 
     @property
+    def address(self) -> str:
+        """The IP address that the peer is seen from."""
+        return self._core.address
+
+    @property
     def closed(self) -> bool:
         """Whether to close the connection, once the last lines are sent."""
         return self._core.closed
@@ -257,7 +262,7 @@ class Session:
         core = self._core
         if core.closed:
             return
-        if not core.registry.allow_message(core.peer, core.address, now):
+        if not core.registry.allow_message(core.peer, now):
             self.close(Error(ErrorCode.RATE, "Too many messages in too short a time."))
             return
         try:

@@ -53,7 +53,7 @@ _LIMITS = {
     "connections": "connections at the same time, in all",
     "connections_per_address": "connections from one IPv4 address or IPv6 /64",
     "handshakes": "connections in all that have not finished their TLS handshake",
-    "handshakes_per_address": "the same, from one IPv4 address or IPv6 /64",
+    "handshakes_per_address": "the same, from one IPv4 address or IPv6 /64; beyond, its oldest is closed",
     "registrations": "registered peers in all",
     "registrations_per_address": "registered peers at one IPv4 address or IPv6 /64",
     "introductions": "introductions going on, in all",
@@ -362,6 +362,7 @@ def makeService(options: Options) -> IService:
             random=os.urandom,
             report=announcer,
             wall=time.time,
+            cpu=time.thread_time,
         )
     except EndpointError as problem:
         twistd.fail(PROGRAM, str(problem), as_json=as_json)

@@ -9,7 +9,7 @@ the alert `no_application_protocol`, no ALPN without a route is closed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -31,9 +31,6 @@ from punch.rendezvous.gate import Established, Route
 
 CONTROL_ALPN = b"punch/1"
 TURN_ALPN = b"stun.turn"
-
-SecureRoute = Callable[[IAddress], IProtocol]
-"""Makes the protocol for a TLS connection whose ALPN chose it; when it is made, the handshake is over."""
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -87,7 +84,7 @@ class _Chooser(Protocol):
     """Waits for the end of the handshake, then passes everything on to what the ALPN chose."""
 
     def __init__(
-        self, address: IAddress, established: Established, routes: Mapping[bytes | None, SecureRoute]
+        self, address: IAddress, established: Established, routes: Mapping[bytes | None, Route]
     ) -> None:
         self._address = address
         self._established = established
@@ -102,8 +99,7 @@ class _Chooser(Protocol):
         if route is None:
             cast(ITCPTransport, transport).abortConnection()
             return
-        self._established()
-        self._inner = route(self._address)
+        self._inner = route(self._address, self._established)
         self._inner.makeConnection(transport)
 
     def dataReceived(self, data: bytes) -> None:
@@ -118,12 +114,12 @@ class _Chooser(Protocol):
 
 
 def tls_route(
-    certificate: ServerCertificate, routes: Mapping[bytes | None, SecureRoute], clock: IReactorTime
+    certificate: ServerCertificate, routes: Mapping[bytes | None, Route], clock: IReactorTime
 ) -> Route:
     """
     The gate's route for TLS.
 
-    :param routes: by ALPN; None is for clients that send none.
+    :param routes: by ALPN, called when the handshake is over; None is for clients that send none.
     :raise SSL.Error: the certificate and the key do not fit together.
     """
     creator = ServerConnectionCreator(certificate, frozenset(name for name in routes if name is not None))

@@ -28,8 +28,6 @@ class LimitTests(RegistryCase):
         incoming_burst=5.0,
         message_rate=2.0,
         message_burst=4.0,
-        address_rate=4.0,
-        address_burst=6.0,
     )
 
     def call(self, number: int) -> str:
@@ -174,17 +172,10 @@ class LimitTests(RegistryCase):
         self.assertEqual(len(self.replies()), 2)
 
     def test_messages_of_one_peer(self) -> None:
-        allowed = [self.registry.allow_message(ALICE, "192.0.2.1", self.now) for _ in range(6)]
+        allowed = [self.registry.allow_message(ALICE, self.now) for _ in range(6)]
         self.assertEqual(allowed, [True] * 4 + [False] * 2)
-        self.assertTrue(self.registry.allow_message(BOB, "192.0.2.9", self.now))
-        self.assertTrue(self.registry.allow_message(ALICE, "192.0.2.1", self.now + 0.5))
-
-    def test_messages_from_one_address(self) -> None:
-        allowed = [
-            self.registry.allow_message(KEYS[number // 2].peer_id, f"2001:db8::{number}", self.now)
-            for number in range(8)
-        ]
-        self.assertEqual(allowed, [True] * 6 + [False] * 2)
+        self.assertTrue(self.registry.allow_message(BOB, self.now))
+        self.assertTrue(self.registry.allow_message(ALICE, self.now + 0.5))
 
 
 class AddressKeyTests(SynchronousTestCase):

@@ -245,9 +245,42 @@ class LimitTests(RendezvousCase):
         self.assertEqual(sum(client.ended is None for client in connections), 0)
 
     def test_one_address(self) -> None:
-        connections = [connect_raw(self.office.reactor, SERVICE, 7001) for _ in range(100)]
+        connections = [connect_raw(self.office.reactor, SERVICE, 7001) for _ in range(300)]
         self.net.advance(1)
-        self.assertEqual(sum(client.ended is None for client in connections), 32)
+        self.assertEqual(sum(client.ended is None for client in connections), 256)
+        self.register(self.alice)
+        # Nor does it lock out its own neighbours: its oldest makes room.
+        self.register(self.bob, self.office)
+
+    def test_neighbours_behind_one_address(self) -> None:
+        """Together they send more than an address may: nobody is closed, and who sends little goes on."""
+        self.restart(limits=replace(self.limits, address_rate=20.0, address_burst=40.0))
+        crowd = [self.register(self.key(f"crowd {number}"), self.office) for number in range(4)]
+        quiet = self.register(self.bob, self.office)
+        for second in range(10):
+            for client in crowd:
+                client.send(*[Ping()] * 15)
+            quiet.send(Ping())
+            self.net.advance(0.1)
+            self.assertEqual(len(quiet.of("pong")), second + 1)
+            self.net.advance(0.9)
+        self.assertEqual([client.ended for client in (*crowd, quiet)], [None] * 5)
+        answered = [len(client.of("pong")) for client in crowd]
+        self.assertLess(sum(answered), 40 + 11 * 20)
+        self.assertLess(max(answered) - min(answered), 20)
+        # All of it is read in the end.
+        self.net.advance(30.0)
+        self.assertEqual([len(client.of("pong")) for client in crowd], [150] * 4)
+
+    def test_crowd_at_one_address_is_told_so(self) -> None:
+        self.restart(limits=replace(self.limits, connections_per_address=2))
+        for number in range(2):
+            self.register(self.key(f"crowd {number}"), self.office)
+        client = self.connect(self.bob, self.office)
+        self.assertEqual(client.last["code"], "too-many")
+        for word in ("203.0.113.2", "--connections-per-address", "haproxy"):
+            self.assertIn(word, client.last["text"])
+        self.assertIsNotNone(client.ended)
         self.register(self.alice)
 
     def test_half_open_connections_cost_little(self) -> None:

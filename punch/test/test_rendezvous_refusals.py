@@ -112,6 +112,21 @@ class RefusalTests(RendezvousCase):
         self.assertEqual(client.last["code"], "too-long")
         self.assertIsNotNone(client.ended)
 
+    def test_what_comes_after_the_end_is_not_read(self) -> None:
+        """Else whoever was refused could go on to make us work, for as long as the goodbye takes."""
+        client = self.register(self.alice)
+        client.send(b"")
+        client.send(b"\n" * 2_000_000)
+        self.net.advance(2)
+        self.assertEqual(client.last["code"], "malformed")
+        assert client.transport is not None
+        self.assertIsNone(client.ended)
+        unsent = sum(len(each.outgoing) for each in self.home.tcp.flows.values())
+        self.assertGreater(unsent, 0)
+        self.net.advance(3)
+        self.assertIsNotNone(client.ended)
+        self.register(self.alice)
+
     def test_longest_line(self) -> None:
         client = self.register(self.alice)
         client.send(b'{"type":"ping"}' + b" " * (16_384 - 15))

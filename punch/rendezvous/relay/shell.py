@@ -82,12 +82,8 @@ class Relay:
     # -- streams --
 
     def route(self, address: IAddress, established: Established) -> IProtocol:
-        """The gate's route for STUN over TCP."""
+        """The gate's route for STUN over TCP, plain or beneath TLS."""
         return RelayStream(self, established)
-
-    def secure_route(self, address: IAddress) -> IProtocol:
-        """The route for TURN beneath TLS."""
-        return RelayStream(self, lambda: None)
 
     def stream_opened(self, stream: RelayStream, remote: Address, local: Address) -> FiveTuple:
         """A connection came."""

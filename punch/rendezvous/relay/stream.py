@@ -4,7 +4,7 @@ TURN over TCP and TLS (RFC 8656, section 3.1): one connection of one client.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 from twisted.internet import protocol
@@ -19,6 +19,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from punch.rendezvous.gate import Established
 from punch.rendezvous.relay.allocations import FiveTuple
 from punch.wire.address import Address, canonical
 from punch.wire.turn import FramingError, StreamSplitter
@@ -64,9 +65,9 @@ class RelayStream(protocol.Protocol):
     :param established: called when the client has an allocation.
     """
 
-    def __init__(self, owner: StreamOwner, established: Callable[[], None]) -> None:
+    def __init__(self, owner: StreamOwner, established: Established) -> None:
         self._owner = owner
-        self._established: Callable[[], None] | None = established
+        self._established: Established | None = established
         self._client: FiveTuple | None = None
         self._splitter = StreamSplitter()
         self._full = False
@@ -100,7 +101,9 @@ class RelayStream(protocol.Protocol):
             self._owner.stream_received(self._client, messages)
             if self._established is not None and self._owner.has_allocation(self._client):
                 established, self._established = self._established, None
-                established()
+                if established(metered=False) is not None:
+                    self.abort()
+                    return
         if self._splitter.waiting > STRANGERS_BYTES and not self._owner.has_allocation(self._client):
             self.abort()
 
