@@ -410,16 +410,23 @@ class GateFactory(ServerFactory):
 
 
 class _Proxied(ServerFactory):
-    """What `HAProxyEndpoint` listens with: the address that it names is the balancer's."""
+    """For an endpoint of the PROXY protocol, which names the balancer as the address."""
 
     noisy = False
 
     def __init__(self, admit: Callable[[None], Gate | None]) -> None:
         self._admit = admit
 
-    def buildProtocol(self, addr: IAddress | None) -> Gate | None:
+    def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol:
         """A gate that asks its transport for the address when data comes."""
-        return self._admit(None)
+        return self._admit(None) or _Refused()
+
+
+class _Refused(protocol.Protocol):
+    """A connection for which there is no place: Twisted's wrapper for the header takes no None."""
+
+    def connectionMade(self) -> None:
+        cast(ITCPTransport, self.transport).abortConnection()
 
 
 def _host(address: IAddress | None) -> str:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, fail, gatherResults, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
+    IAddress,
     IListeningPort,
+    IProtocolFactory,
     IReactorSocket,
     IReactorTCP,
     IStreamServerEndpoint,
 )
 from twisted.internet.protocol import ServerFactory
+from twisted.protocols.haproxy import proxyEndpoint
+from zope.interface import implementer
 
 from punch.rendezvous.udp import NO_FAMILY, errno_of
 
@@ -27,16 +34,25 @@ BACKLOG = 511
 _TRIES = 16
 
 _TLS_KINDS = {"ssl", "tls", "txsni", "le", "lets"}
-_WRAPPERS = {"haproxy"}
+_BALANCER = "haproxy:"
 
 
 class EndpointError(ValueError):
     """An endpoint string can't be used; `str()` is a sentence for the user."""
 
 
-def parse_endpoints(reactor: object, descriptions: Sequence[str]) -> list[IStreamServerEndpoint]:
+@dataclass(frozen=True)
+class ControlEndpoint:
+    """Where control connections come in."""
+
+    server: IStreamServerEndpoint
+    behind_balancer: bool
+    """Whether each connection begins with a header that says where it comes from (PROXY protocol)."""
+
+
+def parse_endpoints(reactor: object, descriptions: Sequence[str]) -> list[ControlEndpoint]:
     """
-    The endpoints that the strings describe.
+    The endpoints that the strings describe. `tcp:` without an interface is all addresses of both families.
 
     :raise EndpointError: one is no endpoint, or none for this.
     """
@@ -45,9 +61,10 @@ def parse_endpoints(reactor: object, descriptions: Sequence[str]) -> list[IStrea
 
 def check_kind(description: str) -> None:
     """:raise EndpointError: an endpoint of this kind is of no use here."""
-    kind, _, rest = description.partition(":")
-    while kind.lower() in _WRAPPERS:
-        kind, _, rest = rest.partition(":")
+    inner = description
+    while inner.lower().startswith(_BALANCER):
+        inner = inner[len(_BALANCER) :]
+    kind = inner.partition(":")[0]
     if kind.lower() in _TLS_KINDS:
         raise EndpointError(
             f"--control takes no {kind}: endpoint, because the service does TLS itself (TLS 1.3 with client "
@@ -57,10 +74,20 @@ def check_kind(description: str) -> None:
         raise EndpointError("--control takes no stdio: endpoint, because it serves many peers; use tcp:.")
 
 
-def _parse(reactor: object, description: str) -> IStreamServerEndpoint:
+def _parse(reactor: object, description: str) -> ControlEndpoint:
     check_kind(description)
+    inner = description
+    while inner.lower().startswith(_BALANCER):
+        inner = inner[len(_BALANCER) :]
+    behind_balancer = inner != description
     try:
-        return cast(IStreamServerEndpoint, serverFromString(reactor, description))  # type: ignore[no-untyped-call]
+        server = cast(IStreamServerEndpoint, serverFromString(reactor, inner))  # type: ignore[no-untyped-call]
+        everywhere = _port_everywhere(inner)
+        if everywhere is not None:
+            server = _Everywhere(cast(IReactorTCP, reactor), *everywhere)
+        if behind_balancer:
+            server = cast(IStreamServerEndpoint, proxyEndpoint(server))
+        return ControlEndpoint(server, behind_balancer)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError) as problem:
         # Twisted's parsers raise whatever their arguments make them raise.
         raise EndpointError(
@@ -70,7 +97,72 @@ def _parse(reactor: object, description: str) -> IStreamServerEndpoint:
         ) from problem
 
 
-def listen_everywhere(reactor: IReactorTCP, port: int, factory: ServerFactory) -> list[IListeningPort]:
+def _port_everywhere(description: str) -> tuple[int, int] | None:
+    """Port and backlog of a `tcp:` endpoint that names no interface; None for any other endpoint."""
+    kind, *parts = re.split(r"(?<!\\):", description)
+    if kind.lower() != "tcp":
+        return None
+    values = dict(
+        zip(("port", "interface", "backlog"), [part for part in parts if "=" not in part], strict=False)
+    )
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if equals:
+            values[key] = value
+    if values.get("interface"):
+        return None
+    return int(values["port"]), int(values.get("backlog", BACKLOG))
+
+
+@implementer(IStreamServerEndpoint)
+class _Everywhere:
+    """One TCP port of all addresses of both families."""
+
+    def __init__(self, reactor: IReactorTCP, port: int, backlog: int) -> None:
+        self._reactor = reactor
+        self._port = port
+        self._backlog = backlog
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Listen; the port that comes is both."""
+        try:
+            factory = cast(ServerFactory, protocolFactory)
+            ports = listen_everywhere(self._reactor, self._port, factory, self._backlog)
+            return succeed(_Ports(ports, self._shown(ports[-1].getHost())))
+        except CannotListenError:
+            return fail()
+
+    def _shown(self, address: IAddress) -> IAddress:
+        if isinstance(address, IPv6Address) and not IReactorSocket.providedBy(self._reactor):
+            # It has taken the IPv4 addresses, too.
+            return IPv4Address("TCP", "0.0.0.0", address.port)
+        return address
+
+
+@implementer(IListeningPort)
+class _Ports:
+    """The ports of both families as one."""
+
+    def __init__(self, ports: Sequence[IListeningPort], address: IAddress) -> None:
+        self._ports = ports
+        self._address = address
+
+    def startListening(self) -> None:
+        """Nothing to do: they listen."""
+
+    def stopListening(self) -> Deferred[None]:
+        """Close all."""
+        closing = [maybeDeferred(cast(Callable[[], Any], port.stopListening)) for port in self._ports]
+        return gatherResults(closing).addCallback(lambda _: None)
+
+    def getHost(self) -> IAddress:
+        """The IPv4 address, if there is one."""
+        return self._address
+
+
+def listen_everywhere(
+    reactor: IReactorTCP, port: int, factory: ServerFactory, backlog: int = BACKLOG
+) -> list[IListeningPort]:
     """
     Listen on one TCP port of all IPv4 and IPv6 addresses, as far as the machine has both.
 
@@ -79,17 +171,19 @@ def listen_everywhere(reactor: IReactorTCP, port: int, factory: ServerFactory) -
     """
     for attempt in range(_TRIES):
         try:
-            return _listen_once(reactor, port, factory)
+            return _listen_once(reactor, port, factory, backlog)
         except CannotListenError as problem:
             if port != 0 or errno_of(problem) != errno.EADDRINUSE or attempt == _TRIES - 1:
                 raise
     raise AssertionError("the last attempt returns or raises")
 
 
-def _listen_once(reactor: IReactorTCP, port: int, factory: ServerFactory) -> list[IListeningPort]:
+def _listen_once(
+    reactor: IReactorTCP, port: int, factory: ServerFactory, backlog: int
+) -> list[IListeningPort]:
     opened: list[IListeningPort] = []
     try:
-        opened.append(_listen_ipv6(reactor, port, factory))
+        opened.append(_listen_ipv6(reactor, port, factory, backlog))
         port = opened[0].getHost().port  # type: ignore[attr-defined]
     except CannotListenError as problem:
         if errno_of(problem) not in NO_FAMILY:
@@ -99,7 +193,7 @@ def _listen_once(reactor: IReactorTCP, port: int, factory: ServerFactory) -> lis
         # That IPv6 port has taken the IPv4 addresses too, on most systems.
         absent.add(errno.EADDRINUSE)
     try:
-        opened.append(reactor.listenTCP(port, factory, BACKLOG, "0.0.0.0"))
+        opened.append(reactor.listenTCP(port, factory, backlog, "0.0.0.0"))
     except CannotListenError as problem:
         if not opened or errno_of(problem) not in absent:
             for each in opened:
@@ -108,9 +202,9 @@ def _listen_once(reactor: IReactorTCP, port: int, factory: ServerFactory) -> lis
     return opened
 
 
-def _listen_ipv6(reactor: IReactorTCP, port: int, factory: ServerFactory) -> IListeningPort:
+def _listen_ipv6(reactor: IReactorTCP, port: int, factory: ServerFactory, backlog: int) -> IListeningPort:
     if not IReactorSocket.providedBy(reactor):
-        return reactor.listenTCP(port, factory, BACKLOG, "::")
+        return reactor.listenTCP(port, factory, backlog, "::")
     # Twisted leaves it to the system whether such a socket takes IPv4, too.
     try:
         listening = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
@@ -123,33 +217,41 @@ def _listen_ipv6(reactor: IReactorTCP, port: int, factory: ServerFactory) -> ILi
             if os.name == "posix":
                 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(("::", port))
-            listening.listen(BACKLOG)
+            listening.listen(backlog)
         except OSError as problem:
             raise CannotListenError("::", port, problem) from problem  # type: ignore[no-untyped-call]
         return cast(IReactorSocket, reactor).adoptStreamPort(listening.fileno(), socket.AF_INET6, factory)
 
 
 def listen(
-    reactor: IReactorTCP, endpoints: Sequence[IStreamServerEndpoint], port: int, factory: ServerFactory
+    reactor: IReactorTCP,
+    endpoints: Sequence[ControlEndpoint],
+    port: int,
+    factory: ServerFactory,
+    behind_balancer: ServerFactory,
 ) -> Deferred[list[IListeningPort]]:
     """
     Listen on all `endpoints`, or everywhere on `port` if there are none. If one fails, none listens.
+
+    :param behind_balancer: the factory for connections whose address comes with a header.
     """
     if not endpoints:
         try:
             return succeed(listen_everywhere(reactor, port, factory))
         except CannotListenError:
             return fail()
-    return Deferred.fromCoroutine(_listen_all(endpoints, factory))
+    return Deferred.fromCoroutine(_listen_all(endpoints, factory, behind_balancer))
 
 
 async def _listen_all(
-    endpoints: Sequence[IStreamServerEndpoint], factory: ServerFactory
+    endpoints: Sequence[ControlEndpoint], factory: ServerFactory, behind_balancer: ServerFactory
 ) -> list[IListeningPort]:
     opened: list[IListeningPort] = []
     try:
         for endpoint in endpoints:
-            opened.append(await endpoint.listen(factory))
+            opened.append(
+                await endpoint.server.listen(behind_balancer if endpoint.behind_balancer else factory)
+            )
     except BaseException:
         for each in opened:
             await _stopped(each)

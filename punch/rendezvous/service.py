@@ -252,7 +252,9 @@ class RendezvousService(Service):
         except (OSError, CannotListenError) as problem:
             self._not_second(problem)
             return
-        listening = listen(self._reactor, self._endpoints, self.config.port, self._gate)
+        listening = listen(
+            self._reactor, self._endpoints, self.config.port, self._gate, self._gate.behind_balancer()
+        )
         self._starting = listening.addCallbacks(self._listening, self._not_listening)
 
     def _open_reflector(self) -> list[UDPPort]:

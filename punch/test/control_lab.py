@@ -16,9 +16,11 @@ from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IHandshakeListener,
     IOpenSSLClientConnectionCreator,
+    IStreamClientEndpoint,
     ITCPTransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -137,6 +139,32 @@ def keys_with_unreadable_certificates(identity: Identity) -> list[tuple[Any, Any
     return [(key, crypto.load_certificate(crypto.FILETYPE_ASN1, der)) for der in odd]
 
 
+class _HeaderFirst(ProtocolWrapper):
+    """Writes a header, then lets the protocol begin."""
+
+    header = b""
+
+    def makeConnection(self, transport: Any) -> None:
+        transport.write(self.header)
+        super().makeConnection(transport)
+
+
+@implementer(IStreamClientEndpoint)
+class _HeaderEndpoint:
+    """Connects, and writes a header first."""
+
+    def __init__(self, endpoint: HostnameEndpoint, header: bytes) -> None:
+        self._endpoint = endpoint
+        self._header = header
+
+    def connect(self, protocolFactory: Any) -> Any:
+        """Connect."""
+        if self._header:
+            protocolFactory = WrappingFactory(protocolFactory)
+            protocolFactory.protocol = type("Headed", (_HeaderFirst,), {"header": self._header})
+        return self._endpoint.connect(protocolFactory)
+
+
 def connect_control(
     reactor: Any,
     host: str,
@@ -144,11 +172,17 @@ def connect_control(
     key: tuple[Any, Any] | None,
     alpn: list[bytes] | None = None,
     maximum: int = SSL.TLS1_3_VERSION,
+    header: bytes = b"",
 ) -> ControlClient:
-    """Connect a client with TLS; it has no transport before time has passed."""
+    """
+    Connect a client with TLS; it has no transport before time has passed.
+
+    :param header: what is sent before TLS begins, as load balancers do.
+    """
     client = ControlClient()
     creator = ClientCreator(key, [b"punch/1"] if alpn is None else alpn, maximum)
-    endpoint = wrapClientTLS(creator, HostnameEndpoint(reactor, host, port), clock=reactor)
+    plain = _HeaderEndpoint(HostnameEndpoint(reactor, host, port), header)
+    endpoint = wrapClientTLS(creator, plain, clock=reactor)
     _connect(endpoint, client)
     return client
 

@@ -311,6 +311,80 @@ class LimitTests(RendezvousCase):
         self.assertIn(("gone", str(self.bob.peer_id)), self.events("gone"))
 
 
+class BalancerTests(RendezvousCase):
+    """Behind a load balancer that says in a header where connections come from (PROXY protocol)."""
+
+    limits = replace(
+        Limits(), connections_per_address=2, handshakes_per_address=3, registrations_per_address=2
+    )
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.restart(control="haproxy:tcp:7001")
+
+    def come(self, name: str, header: bytes) -> ControlClient:
+        """Through the balancer, at `home`."""
+        key = key_of(self.key(name))
+        client = connect_control(self.home.reactor, SERVICE, 7001, key, header=header)
+        self.net.advance(0.5)
+        if client.ended is None:
+            client.send(Register("x", Accept.ASK))
+            self.net.advance(0.5)
+        return client
+
+    def test_peers_are_counted_where_they_come_from(self) -> None:
+        for number in range(8):
+            header = b"PROXY TCP4 192.0.2.%d 198.51.100.1 4000 7001\r\n" % (number // 2)
+            client = self.come(f"peer {number}", header)
+            self.assertEqual(client.last["address"], f"192.0.2.{number // 2}")
+        client = self.come("one more", b"PROXY TCP4 192.0.2.3 198.51.100.1 4000 7001\r\n")
+        self.assertEqual(client.last["code"], "too-many")
+        self.assertIn("192.0.2.3", client.last["text"])
+        client = self.come("IPv6", b"PROXY TCP6 2001:db8:7::1 2001:db8::1 4000 7001\r\n")
+        self.assertEqual(client.last["address"], "2001:db8:7::1")
+        version_2 = (
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes((203, 0, 113, 99, 198, 51, 100, 1)) + bytes(4)
+        )
+        self.assertEqual(self.come("version 2", version_2).last["address"], "203.0.113.99")
+
+    def test_without_an_address_in_the_header_it_is_the_balancer(self) -> None:
+        self.assertEqual(self.come("checker", b"PROXY UNKNOWN x\r\n").last["address"], "203.0.113.1")
+
+    def test_headers_that_never_come(self) -> None:
+        """They have few places, for a few seconds, and lock nobody out."""
+        silent = [connect_raw(self.office.reactor, SERVICE, 7001) for _ in range(20)]
+        self.net.advance(0.5)
+        self.assertEqual(sum(each.ended is None for each in silent), 3)
+        client = self.come("peer", b"PROXY TCP4 192.0.2.1 198.51.100.1 4000 7001\r\n")
+        self.assertEqual(client.last["type"], "welcome")
+        self.net.advance(10)
+        self.assertEqual(sum(each.ended is None for each in silent), 0)
+
+    def test_headers_that_are_none(self) -> None:
+        for data in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"PROXY NONSENSE\r\n",
+            b"PROXY " + b"x" * 200,
+            b"\x16\x03\x01" * 9,
+        ):
+            client = connect_raw(self.office.reactor, SERVICE, 7001)
+            self.net.advance(0.2)
+            assert client.transport is not None
+            client.transport.write(data)
+            self.net.advance(1)
+            self.assertIsNotNone(client.ended, data)
+        self.assertEqual(
+            self.come("peer", b"PROXY TCP4 192.0.2.1 198.51.100.1 1 2\r\n").last["type"], "welcome"
+        )
+
+    def test_no_place_at_all(self) -> None:
+        self.restart(control="haproxy:tcp:7001", limits=replace(self.limits, connections=1))
+        self.come("first", b"PROXY TCP4 192.0.2.1 198.51.100.1 1 2\r\n")
+        client = connect_raw(self.office.reactor, SERVICE, 7001)
+        self.net.advance(0.5)
+        self.assertIsNotNone(client.ended)
+
+
 class LifeTests(RendezvousCase):
     """Starting and stopping."""
 
@@ -375,6 +449,25 @@ class LifeTests(RendezvousCase):
         assert self.service.local_address is not None
         self.assertEqual((self.service.address.host, self.service.address.port), (SERVICE, 7009))
         self.assertEqual(self.service.local_address.host, SERVICE)
+
+    def test_port_of_both_families(self) -> None:
+        """What `tcp:PORT` says: no interface, so all addresses."""
+        for control in ("tcp:7011", "tcp:port=7011:backlog=5", "haproxy:tcp:7011"):
+            self.restart(control=control, host=None)
+            header = b"PROXY UNKNOWN x\r\n" if control.startswith("haproxy") else b""
+            for host, source in (("2001:db8::1", "2001:db8:1::1"), (SERVICE, "203.0.113.1")):
+                key = key_of(self.alice)
+                client = connect_control(self.home.reactor, host, 7011, key, header=header)
+                self.net.advance(0.5)
+                client.send(Register("x", Accept.ASK))
+                self.net.advance(0.5)
+                self.assertEqual(client.last["address"], source)
+        assert self.service.local_address is not None
+        self.assertEqual(self.service.local_address.host, "127.0.0.1")
+        self.restart(control="tcp:7012:interface=0.0.0.0")
+        client = connect_control(self.home.reactor, "2001:db8::1", 7012, key_of(self.alice))
+        self.net.advance(0.5)
+        self.assertIsNotNone(client.ended)
 
     def test_several_endpoints(self) -> None:
         self.restart(control=["tcp:7003", "tcp:7004"], public_port=443)
