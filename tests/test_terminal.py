@@ -216,6 +216,48 @@ def test_long_pastes(place: Place) -> None:
         assert alice.wait("message")["text"] == "and on"
 
 
+def test_marks_of_text_whose_width_is_disputed(place: Place) -> None:
+    """The terminal wraps what the tables call one row: the mark must not go up into the wrapped line."""
+    with screen(place.peer("bob"), place.directory, size=(40, 30)) as bob:
+        alice = place.running.peer("alice")
+        alice.wait("registered")
+        alice.command("call", peer=identity(bob))
+        bob.wait(r"\[y/n\]")
+        bob.line("y")
+        alice.wait("connected")
+        for text in (
+            "❤\ufe0f" * 17,
+            "☎\ufe0f" * 16 + "x",
+            "1\ufe0f\u20e3" * 12,
+            "\U0001f3f4\u200d☠\ufe0f" * 7,
+        ):
+            bob.line(text)
+            assert alice.wait("message")["text"] == text
+            alice.command("read", peer=identity(bob))
+        bob.line("last")
+        alice.wait("message")
+        bob.wait("you: last  ✓ delivered")
+        rows = "\n".join(bob.visible)
+        assert rows.count("you: ") == 5, rows
+        assert "Connected" in bob.text
+
+
+def test_a_paste_of_several_lines_without_marks(place: Place) -> None:
+    """It stands in the line as one message, and is sent when somebody says so."""
+    with screen(place.peer("bob"), place.directory) as bob:
+        bob.wait("Waiting for a call")
+        bob.line(f"/to {place.stranger('carol')}")
+        bob.wait("What you type goes to")
+        bob.paste("first line\nsecond line\nthird\n", marked=False)
+        bob.wait("Several lines came at once")
+        bob.wait("> first line$")
+        bob.wait("^ +third$")
+        assert "you:" not in bob.text
+        time.sleep(0.5)
+        bob.press("Enter")
+        bob.wait("you: first line\n    second line\n    third")
+
+
 def test_keys(place: Place) -> None:
     """Editing, history over a restart, completion of commands and names."""
     with screen(place.peer("bob"), place.directory) as bob:

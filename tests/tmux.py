@@ -82,10 +82,10 @@ class Screen:
         self.type(text)
         self.press("Enter")
 
-    def paste(self, text: str) -> None:
+    def paste(self, text: str, marked: bool = True) -> None:
         """As a mouse would: between the marks of a paste, if the program asked for them."""
         self._tmux("load-buffer", "-", text=text)
-        self._tmux("paste-buffer", "-p")
+        self._tmux("paste-buffer", *(["-p"] if marked else []))
 
     def resize(self, columns: int, rows: int) -> None:
         self._tmux("resize-window", "-x", str(columns), "-y", str(rows))

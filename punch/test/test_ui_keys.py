@@ -10,15 +10,27 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.strategies import SETTINGS
-from punch.ui.keys import LONG_RUN, MAX_PASTE, KeySplitter, Pasted, Pressed, tame
+from punch.ui.keys import (
+    LONG_RUN,
+    MAX_PASTE,
+    REST_TIME,
+    Focus,
+    KeySplitter,
+    Pasted,
+    Pressed,
+    tame,
+)
 from punch.ui.line_history import MAX_LENGTH, MAX_LINES, LineHistory
 
 BEGIN, END = b"\x1b[200~", b"\x1b[201~"
 
 
-def joined(found: list[Pressed | Pasted]) -> list[Pressed | Pasted]:
+Piece = Pressed | Pasted | Focus
+
+
+def joined(found: list[Piece]) -> list[Piece]:
     """With keys that follow each other as one."""
-    whole: list[Pressed | Pasted] = []
+    whole: list[Piece] = []
     for piece in found:
         if whole and isinstance(piece, Pressed) and isinstance(whole[-1], Pressed):
             whole[-1] = Pressed(whole[-1].text + piece.text)
@@ -34,6 +46,39 @@ class KeySplitterTests(SynchronousTestCase):
             KeySplitter().feed(data),
             [Pressed("ab\x1b[A"), Pasted("grüß\x1b[31m\nhello", 15), Pressed("c\r")],
         )
+
+    def test_several_lines_at_once(self) -> None:
+        """Without marks they are a paste all the same: nobody types that. The last line end would send it."""
+        for data, text in (
+            (b"first\rsecond", "first\nsecond"),
+            (b"first\r\nsecond\r\n", "first\nsecond"),
+            (b"a\n\n\tb\r", "a\n\n\tb"),
+            ("日本\ré\r".encode(), "日本\né"),
+        ):
+            found = KeySplitter().feed(data, 5.0, at_once=True)
+            self.assertEqual(found, [Pasted(text, len(text), marked=False)])
+            self.assertEqual(
+                "".join(p.text for p in KeySplitter().feed(data, 5.0) if isinstance(p, Pressed)),
+                data.decode(),
+            )
+
+    def test_what_is_typed_is_no_paste(self) -> None:
+        for data in (b"hello\r", b"\r", b"\rhello", b"a\x1b[A\rb", b"y\r\r", b"a\x03\rb", b"\r\n"):
+            found = KeySplitter().feed(data, 5.0, at_once=True)
+            self.assertEqual(joined(found), [Pressed(data.decode())], data)
+
+    def test_the_rest_of_several_lines(self) -> None:
+        """It comes a moment later, in any pieces; Enter that is pressed after that is a key."""
+        splitter = KeySplitter()
+        pieces = [(5.0, b"a\rb\r"), (5.01, b"c"), (5.02, b"\r"), (5.03, b"d\re\r")]
+        found = [piece for now, data in pieces for piece in splitter.feed(data, now, at_once=True)]
+        self.assertTrue(all(isinstance(piece, Pasted) and not piece.marked for piece in found))
+        self.assertEqual("".join(piece.text for piece in found if isinstance(piece, Pasted)), "a\nb\nc\nd\ne")
+        self.assertEqual(splitter.feed(b"\r", 5.03 + REST_TIME / 2), [Pressed("\r")])
+        self.assertEqual(splitter.feed(b"x\r", 5.03 + 3 * REST_TIME, at_once=True), [Pressed("x\r")])
+
+    def test_focus(self) -> None:
+        self.assertEqual(KeySplitter().feed(b"a\x1b[Ob\x1b[I"), [Focus(False), Focus(True), Pressed("ab")])
 
     @SETTINGS
     @given(st.lists(st.integers(1, 9), max_size=60))
@@ -57,7 +102,7 @@ class KeySplitterTests(SynchronousTestCase):
             self.assertEqual(joined(found), joined(expected))
         else:
             # A mark that came in the middle of its first three bytes goes to the parser of keys, whole.
-            text = "".join(piece.text for piece in found)
+            text = "".join(piece.text for piece in found if not isinstance(piece, Focus))
             self.assertIn("日本", text)
 
     def test_a_lone_escape_is_a_key(self) -> None:

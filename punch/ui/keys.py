@@ -3,7 +3,8 @@ What a terminal sends, told apart: keys that were pressed, and text that was pas
 
 A paste may be of any size and comes between two marks ("bracketed paste"): it is collected here up to a
 limit, so that megabytes cost neither memory nor time. Terminals without those marks send a paste as if it was
-typed: long runs of plain characters are taken as one piece as well.
+typed: long runs of plain characters are taken as one piece as well, and so are several lines that came at
+once, which nobody types.
 """
 
 from __future__ import annotations
@@ -22,6 +23,19 @@ MAX_PASTE = 65_536
 #: So many plain characters at once were not typed by a person.
 LONG_RUN = 64
 
+#: What a terminal sends when somebody looks at it, and when no more.
+FOCUS_IN, FOCUS_OUT = "\x1b[I", "\x1b[O"
+
+#: How long after several lines came at once the rest of them may come, in seconds; and a line end alone,
+#: which a person may have typed.
+REST_TIME, END_TIME = 0.1, 0.02
+
+#: Text without other controls than tabs and line ends, and such text with a line and more after it.
+_TEXT = re.compile("[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*")
+_LINES = re.compile("[^\r\n]+[\r\n]+[^\r\n]")
+
+_FOCUS = re.compile(r"\x1b\[[IO]")
+
 _RUN = re.compile(f"[^\x00-\x1f\x7f]{{{LONG_RUN},}}")
 
 
@@ -34,10 +48,22 @@ class Pressed:
 
 @dataclass(frozen=True)
 class Pasted:
-    """Text that came at once. `length` is how many characters it had, `text` holds them if they fit."""
+    """
+    Text that came at once. `length` is how many characters it had, `text` holds them if they fit.
+
+    :ivar marked: the terminal said that it is a paste.
+    """
 
     text: str
     length: int
+    marked: bool = True
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Somebody looks at the terminal, or no more."""
+
+    gained: bool
 
 
 class KeySplitter:
@@ -46,6 +72,10 @@ class KeySplitter:
 
     :param limit: longest paste that is kept, in characters.
     """
+
+    #: Until when text belongs to lines that came at once, and whether a line end waits for what follows.
+    _lines_until = 0.0
+    _line_end = False
 
     def __init__(self, limit: int = MAX_PASTE) -> None:
         self._limit = limit
@@ -60,16 +90,38 @@ class KeySplitter:
         """Whether a paste has begun and not ended."""
         return self._pasting
 
-    def feed(self, data: bytes) -> list[Pressed | Pasted]:
-        """What the bytes mean, in order."""
+    def feed(self, data: bytes, now: float = 0.0, at_once: bool = False) -> list[Pressed | Pasted | Focus]:
+        """
+        What the bytes mean, in order.
+
+        :param now: monotonic seconds.
+        :param at_once: nothing waited to be read just before: the bytes have all come together.
+        """
         text = self._rest + self._decoder.decode(data)
         self._rest = ""
-        found: list[Pressed | Pasted] = []
+        found: list[Pressed | Pasted | Focus] = []
+        if not self._pasting and self._came_at_once(text, now, at_once):
+            self._lines_until = now + REST_TIME
+            whole = "\n" * self._line_end + text.replace("\r\n", "\n").replace("\r", "\n")
+            # The last line end is not for the line, but would have sent it.
+            lines = whole.removesuffix("\n")
+            self._line_end = len(lines) < len(whole)
+            found.append(Pasted(lines, len(lines), marked=False))
+            return found
+        self._line_end = False
         while text:
             text = self._paste(text, found) if self._pasting else self._keys(text, found)
         return found
 
-    def _keys(self, text: str, found: list[Pressed | Pasted]) -> str:
+    def _came_at_once(self, text: str, now: float, at_once: bool) -> bool:
+        """Whether it is several lines, or the rest of some."""
+        if not _TEXT.fullmatch(text):
+            return False
+        if now < self._lines_until:
+            return text not in ("\r", "\n") or now < self._lines_until - REST_TIME + END_TIME
+        return at_once and _LINES.search(text) is not None
+
+    def _keys(self, text: str, found: list[Pressed | Pasted | Focus]) -> str:
         keys, begins, rest = text.partition(PASTE_BEGINS)
         if begins:
             self._pasting = True
@@ -81,7 +133,10 @@ class KeySplitter:
         self._runs(keys, found)
         return rest
 
-    def _runs(self, keys: str, found: list[Pressed | Pasted]) -> None:
+    def _runs(self, keys: str, found: list[Pressed | Pasted | Focus]) -> None:
+        for focus in _FOCUS.finditer(keys):
+            found.append(Focus(focus[0] == FOCUS_IN))
+        keys = _FOCUS.sub("", keys)
         start = 0
         for run in _RUN.finditer(keys):
             if "\x1b" in keys[max(start, run.start() - 8) : run.start()]:
@@ -93,7 +148,7 @@ class KeySplitter:
         if start < len(keys):
             found.append(Pressed(keys[start:]))
 
-    def _paste(self, text: str, found: list[Pressed | Pasted]) -> str:
+    def _paste(self, text: str, found: list[Pressed | Pasted | Focus]) -> str:
         pasted, ends, rest = text.partition(PASTE_ENDS)
         if not ends:
             kept = _tail(pasted, PASTE_ENDS, at_least=1)

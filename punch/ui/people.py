@@ -451,10 +451,12 @@ class PeopleFrontEnd(FrontEnd, ABC):
         if unsent is None and (not waiting or self.settings.history):
             self.leave()
             return
-        lost = unsent or f"{count(waiting, 'message')} not delivered, and nothing is kept."
+        lost = f"{count(waiting, 'message')} not delivered, and nothing is kept: end even so?"
+        if unsent is not None:
+            lost = f"{unsent} End even so?"
         self.ask(
             Question(
-                lambda: f"{lost} End even so? [y/n]",
+                lambda: f"{lost} [y/n]",
                 self.leave,
                 lambda: None,
             )

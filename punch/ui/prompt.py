@@ -82,6 +82,23 @@ class Prompt:
         self._start()
         return number, shown
 
+    def replace(self, text: str, key: object) -> tuple[int, Deferred[None]]:
+        """As `show`, but instead of the last line if that has the same key and surely took one row."""
+        self._numbers += 1
+        number = self._numbers
+        shown: Deferred[None] = Deferred()
+        self._inside.post(lambda inside: inside.replace(number, text, key, shown))
+        self._start()
+        return number, shown
+
+    def notify(self, sequence: str) -> None:
+        """Write an escape sequence for whoever looks elsewhere, if the terminal says that somebody does."""
+        self._inside.post(lambda inside: inside.notify(sequence))
+
+    def clear(self) -> None:
+        """Clear the screen."""
+        self._inside.post(lambda inside: inside.clear())
+
     def mark(self, key: object, beside: str, alone: str | None) -> None:
         """
         Put `beside` at the end of the line shown with `key` if it is the last and has room, instead of an
@@ -126,12 +143,21 @@ class Prompt:
     def _run(self) -> None:
         failure: Failure | None = None
         try:
-            asyncio.run(self._inside.run())
+            self._loop()
         except (EOFError, OSError):
             pass  # The terminal is gone.
         except BaseException:
             failure = Failure()  # type: ignore[no-untyped-call]
         self._in_reactor(lambda: self._ended(failure))
+
+    def _loop(self) -> None:
+        # As `asyncio.run`, which takes no loop of ours in Python 3.10.
+        loop = asyncio.SelectorEventLoop(self._inside.selector)
+        try:
+            loop.run_until_complete(self._inside.run())
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
 
     def _ended(self, failure: Failure | None) -> None:
         self._running = False

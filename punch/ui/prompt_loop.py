@@ -11,68 +11,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import re
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.data_structures import Size
 from prompt_toolkit.document import Document
-from prompt_toolkit.filters import Condition, has_focus, is_searching
+from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import InMemoryHistory
-from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.keys import Keys
-from prompt_toolkit.layout import BufferControl, HSplit, Layout, VerticalAlign, Window
-from prompt_toolkit.layout.controls import FormattedTextControl
-from prompt_toolkit.layout.dimension import Dimension
-from prompt_toolkit.layout.menus import CompletionsMenu
-from prompt_toolkit.layout.screen import Char
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.output.vt100 import Vt100_Output
-from prompt_toolkit.styles import Style
 from prompt_toolkit.utils import get_cwidth
-from prompt_toolkit.widgets import SearchToolbar
 from twisted.internet.defer import Deferred
 
-from punch.ui.keyboard import Keyboard, Paste
+from punch.ui.keyboard import Keyboard, WatchedSelector
 from punch.ui.keys import MAX_PASTE, tame
+from punch.ui.prompt_above import Above
 from punch.ui.prompt_completion import Suggestions, common_start
+from punch.ui.prompt_keys import STYLE, key_bindings, layout
 from punch.ui.prompt_user import Complete, Fragments, PromptUser
-from punch.ui.reflow import rows_above
 
 #: Most characters of the line that is typed.
 MAX_LINE = MAX_PASTE
-
-#: Rows that the line may take before it scrolls.
-MAX_ROWS = 8
 
 #: Lines that were entered and not handled yet, before no more keys are read.
 MAX_ENTERED = 64
 
 #: How often the size of the terminal is looked at, in seconds: signals go to another thread.
 SIZE_INTERVAL = 0.25
-
-_STYLE = Style.from_dict(
-    {
-        "prompt": "bold",
-        "status": "noinherit",
-        "status.good": "fg:ansigreen",
-        "status.bad": "fg:ansired",
-        "status.dim": "fg:ansibrightblack",
-        "completion-menu": "noinherit",
-        "completion-menu.completion": "noinherit",
-        "completion-menu.completion.current": "reverse",
-        "completion-menu.meta.completion": "noinherit fg:ansibrightblack",
-        "completion-menu.meta.completion.current": "reverse",
-        "scrollbar.background": "noinherit",
-        "scrollbar.button": "noinherit",
-        "search-toolbar": "noinherit",
-    }
-)
 
 
 class PromptLoop:
@@ -91,7 +60,7 @@ class PromptLoop:
         reflows: bool,
     ) -> None:
         self._tell = tell
-        self._complete = complete
+        self._suggest = complete
         self._in_reactor = in_reactor
         self._posted: deque[Callable[[PromptLoop], None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -99,21 +68,18 @@ class PromptLoop:
         self._context = contextvars.copy_context()
         self._prompt = "> "
         self._status: StyleAndTextTuples = []
-        self._seen = 0
         self._noticed = 0
         self._began = 0
         self._entered = 0
-        self._last: tuple[object, str, int] | None = None
-        self._written: list[Deferred[None]] = []
-        self._drawing = False
-        self._away = False
         self._full = False
+        self._told_lines = False
         self._stdin = stdin
         self._stdout = stdout
         self._colour = colour
         self._term = term
         self._reflows = reflows
-        self._size: Size | None = None
+        self._focused = True
+        self.selector = WatchedSelector()
         self._history = history
         self._buffer = Buffer(
             completer=Suggestions(complete),
@@ -144,7 +110,7 @@ class PromptLoop:
             what(self)
             with self._lock:
                 self._posted.popleft()
-        self._end_drawing()
+        self._above.end()
 
     # -- life --
 
@@ -152,13 +118,30 @@ class PromptLoop:
         """Until `leave`, or until the terminal is gone (EOFError)."""
         input_file = open(self._stdin, encoding="utf-8", closefd=False)  # noqa: SIM115
         output_file = open(self._stdout, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-        self._input = Keyboard(input_file)
+        self._input = Keyboard(input_file, self.selector, self._focus)
         self._modes = self._input.raw_mode()
         size = Vt100_Output.from_pty(output_file).get_size
         # Without asking where the cursor is: answers would come in between what is typed.
         self._output = Vt100_Output(output_file, size, term=self._term, enable_cpr=False)
-        self._app = self._application()
-        await self._app.run_async(pre_run=self._begin, set_exception_handler=False, handle_sigint=False)
+        self._app = app = Application[None](
+            layout=layout(self._buffer, self._prefix, lambda: self._status),
+            key_bindings=key_bindings(self._buffer, self),
+            style=STYLE,
+            input=self._input,
+            output=self._output,
+            color_depth=None if self._colour else ColorDepth.DEPTH_1_BIT,
+            erase_when_done=True,
+            terminal_size_polling_interval=None,
+        )
+        # After Escape, keys are waited for as long as people wait.
+        app.ttimeoutlen = 0.1
+        self._above = Above(app, self._output, self._reflows, self._in_reactor)
+        self._report_focus(True)
+        try:
+            await app.run_async(pre_run=self._begin, set_exception_handler=False, handle_sigint=False)
+        finally:
+            with contextlib.suppress(OSError):
+                self._report_focus(False)
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()
@@ -171,7 +154,7 @@ class PromptLoop:
             # Before the prompt is drawn for the first time.
             self._do_posted()
         self._app.key_processor.before_key_press += lambda _: self._notice()
-        self._app.before_render += lambda _: self._mind_size()
+        self._app.before_render += lambda _: self._above.mind_size()
         self._app.create_background_task(self._watch_size())
 
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -182,15 +165,16 @@ class PromptLoop:
 
     def leave(self) -> None:
         """End; the prompt disappears."""
-        self._end_drawing()
+        self._above.end()
         if self._app.is_running and self._app.future is not None and not self._app.future.done():
             self._app.exit()
 
-    def _suspend(self) -> None:
-        self._away = True
-        self._begin_drawing()
-        self._end_drawing()
-        self._last = None
+    def suspend(self) -> None:
+        self._above.away = True
+        self._above.begin()
+        self._above.end()
+        self._above.forget()
+        self._report_focus(False)
         self._modes.__exit__(None, None, None)
         # The other thread stops the process, and with it this one: `refresh` follows.
         self._tell(lambda user: user.suspended())
@@ -198,39 +182,44 @@ class PromptLoop:
     def refresh(self) -> None:
         """Modes and prompt again."""
         self._modes.__enter__()
-        self._away = False
+        self._above.away = False
         # It was stopped from elsewhere, or was quick enough to draw itself.
-        self._erase()
-        self._last = None
+        self._above.erase()
+        self._above.forget()
+        self._report_focus(True)
         self._app.invalidate()
+
+    def _report_focus(self, wanted: bool) -> None:
+        """Have the terminal say when somebody looks at it, and when no more; many can."""
+        self._focused = True
+        self._output.write_raw("\x1b[?1004h" if wanted else "\x1b[?1004l")
+        self._output.flush()
+
+    async def _watch_size(self) -> None:
+        while True:
+            await asyncio.sleep(SIZE_INTERVAL)
+            if self._above.resized and not self._above.away:
+                self._app.invalidate()
 
     # -- what is shown --
 
     def show(self, number: int, text: str, key: object, shown: Deferred[None]) -> None:
         """Above the prompt."""
-        self._begin_drawing()
-        self._output.write_raw(text.replace("\n", "\r\n") + "\r\n")
-        self._seen = number
-        self._last = None if key is None or "\n" in text else (key, text, self._columns())
-        self._written.append(shown)
+        self._above.show(number, text, key, shown)
+
+    def replace(self, number: int, text: str, key: object, shown: Deferred[None]) -> None:
+        """Instead of the last line with that key."""
+        self._above.replace(number, text, key, shown)
 
     def mark(self, number: int, key: object, beside: str, alone: str | None) -> None:
         """Beside a line, or alone."""
-        last = self._last
-        if last is not None and last[0] == key and self._fits(last[1], beside, last[2]):
-            self._begin_drawing()
-            self._output.write_raw(f"\x1b[A\r\x1b[2K{last[1]}{beside}\r\n")
-        elif alone is not None:
-            self._begin_drawing()
-            self._output.write_raw(alone.replace("\n", "\r\n") + "\r\n")
-            self._last = None
-            self._seen = number
+        self._above.mark(number, key, beside, alone)
 
-    def _fits(self, text: str, beside: str, columns: int) -> bool:
-        return self._columns() == columns and get_cwidth(_plain(text + beside)) < columns
-
-    def _columns(self) -> int:
-        return self._output.get_size().columns
+    def notify(self, sequence: str) -> None:
+        """Something for whoever looks elsewhere: a bell, or what makes the terminal show a notice."""
+        if not self._focused and not self._above.away:
+            self._output.write_raw(sequence)
+            self._output.flush()
 
     def set_prompt(self, text: str) -> None:
         """Before the line."""
@@ -255,51 +244,6 @@ class PromptLoop:
         self._buffer.history = InMemoryHistory(lines)
         self._buffer.reset(document=typed)
 
-    def _begin_drawing(self) -> None:
-        if not self._drawing:
-            self._drawing = True
-            self._erase()
-
-    def _erase(self) -> None:
-        """Take the prompt away as it stands there now."""
-        screen = self._app.renderer.last_rendered_screen
-        if screen is None:
-            return
-        cursor = screen.get_cursor_position(self._app.layout.current_window)
-        if self._reflows:
-            rows = [_widths(screen.data_buffer[row]) for row in range(cursor.y + 1)]
-            self._output.cursor_up(rows_above(rows, cursor.x, self._columns()) - cursor.y)
-        self._app.renderer.erase()
-
-    def _mind_size(self) -> None:
-        """Before it is drawn: not over what was drawn for another size."""
-        size = self._output.get_size()
-        if size != self._size:
-            self._size = size
-            self._erase()
-
-    async def _watch_size(self) -> None:
-        while True:
-            await asyncio.sleep(SIZE_INTERVAL)
-            if self._output.get_size() != self._size and not self._away:
-                self._app.invalidate()
-
-    def _end_drawing(self) -> None:
-        if not self._drawing:
-            return
-        self._drawing = False
-        self._output.flush()
-        if not self._away:
-            self._app.invalidate()
-        written, self._written = self._written, []
-
-        def fire() -> None:
-            for deferred in written:
-                deferred.callback(None)
-
-        if written:
-            self._in_reactor(fire)
-
     # -- what is typed --
 
     def handled(self) -> None:
@@ -308,7 +252,7 @@ class PromptLoop:
         if self._entered < MAX_ENTERED:
             self._input.go_on()
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
         text = self._buffer.text
         if text.strip() and (not self._history or self._history[-1] != text):
             self._history.append(text)
@@ -329,11 +273,11 @@ class PromptLoop:
 
     def _text_changed(self, _: object) -> None:
         if len(self._buffer.text) <= 1:
-            self._began = self._seen
+            self._began = self._above.seen
 
     def _notice(self) -> None:
-        if self._noticed != self._seen:
-            self._noticed = seen = self._seen
+        if self._noticed != self._above.seen:
+            self._noticed = seen = self._above.seen
             self._tell(lambda user: user.noticed(seen))
 
     def _check_length(self) -> None:
@@ -348,31 +292,30 @@ class PromptLoop:
     def _say_full(self) -> None:
         if not self._full:
             self._full = True
-            self._say(f"The line is full at {MAX_LINE:,} characters: send it, then go on.")
+            self._above.say(f"The line is full at {MAX_LINE:,} characters: send it, then go on.")
 
-    def _pasted(self, text: str, length: int) -> None:
+    def pasted(self, text: str, length: int, marked: bool) -> None:
+        if not marked and not self._told_lines and "\n" in tame(text):
+            self._told_lines = True
+            self._above.say(
+                "Several lines came at once: they stand in the line as one message. Enter sends it."
+            )
         if not self._buffer.text:
-            self._began = self._seen
+            self._began = self._above.seen
         if length <= MAX_LINE - len(self._buffer.text):
             self._buffer.insert_text(tame(text))
         elif text:
             self._say_full()
         else:
-            self._say(
+            self._above.say(
                 f"What was pasted has {length:,} characters, and a line holds at most {MAX_LINE:,}: "
                 "nothing of it was taken."
             )
 
-    def _say(self, text: str) -> None:
-        self._begin_drawing()
-        self._output.write_raw(text + "\r\n")
-        self._last = None
-        self._end_drawing()
-
-    def _complete_now(self) -> None:
+    def complete(self) -> None:
         # At once: prompt_toolkit ignores the key while it looks for completions by itself.
         document = self._buffer.document
-        found = [] if self._choosing() else list(self._complete(document.text_before_cursor))
+        found = [] if self._choosing() else list(self._suggest(document.text_before_cursor))
         if not found:
             self._buffer.complete_next()
             return
@@ -386,111 +329,30 @@ class PromptLoop:
         else:
             self._buffer.start_completion(select_first=True)
 
+    def interrupt(self) -> None:
+        self._tell(lambda user: user.interrupted())
+
+    def end_of_input(self) -> None:
+        self._tell(lambda user: user.ended())
+
+    def clear(self) -> None:
+        """Nothing but the prompt is seen any more."""
+        self._above.forget()
+        self._app.renderer.clear()
+
+    def _focus(self, focused: bool) -> None:
+        self._focused = focused
+
     def _choosing(self) -> bool:
         """Whether a line of the menu is chosen."""
         state = self._buffer.complete_state
         return state is not None and state.current_completion is not None
 
-    def _application(self) -> Application[None]:
-        search = SearchToolbar()
-        line = Window(
-            BufferControl(self._buffer, search_buffer_control=search.control, preview_search=True),
-            height=Dimension(min=1, max=MAX_ROWS),
-            wrap_lines=True,
-            dont_extend_height=True,
-            get_line_prefix=self._prefix,
-        )
-        status = Window(
-            FormattedTextControl(lambda: self._status),
-            height=1,
-            style="class:status",
-            dont_extend_height=True,
-        )
-        below = HSplit(
-            [line, search, CompletionsMenu(max_height=8, scroll_offset=1), status], align=VerticalAlign.TOP
-        )
-        app: Application[None] = Application(
-            layout=Layout(below, focused_element=line),
-            key_bindings=self._keys(),
-            style=_STYLE,
-            input=self._input,
-            output=self._output,
-            color_depth=None if self._colour else ColorDepth.DEPTH_1_BIT,
-            erase_when_done=True,
-            terminal_size_polling_interval=None,
-        )
-        # After Escape, keys are waited for as long as people wait.
-        app.ttimeoutlen = 0.1
-        return app
-
     def _prefix(self, line: int, wrapped: int) -> StyleAndTextTuples:
         prompt = self._prompt
-        columns = self._columns()
+        columns = self._above.columns
         if get_cwidth(prompt) > columns // 2:
             prompt = "> "
         if line == 0 and wrapped == 0:
             return [("class:prompt", prompt)]
         return [("", " " * get_cwidth(prompt))]
-
-    def _keys(self) -> KeyBindings:
-        keys = KeyBindings()
-        here = has_focus(self._buffer)
-        empty = Condition(lambda: not self._buffer.text)
-
-        @keys.add("enter", filter=here)
-        def enter(event: KeyPressEvent) -> None:
-            self._enter()
-
-        @keys.add("escape", "enter", filter=here)
-        def newline(event: KeyPressEvent) -> None:
-            self._buffer.newline(copy_margin=False)
-
-        @keys.add("c-c", filter=~is_searching)
-        def interrupt(event: KeyPressEvent) -> None:
-            if self._buffer.text:
-                self._buffer.reset()
-            else:
-                self._tell(lambda user: user.interrupted())
-
-        @keys.add("c-d", filter=here & empty)
-        def end(event: KeyPressEvent) -> None:
-            self._tell(lambda user: user.ended())
-
-        @keys.add("c-z")
-        def suspend(event: KeyPressEvent) -> None:
-            self._suspend()
-
-        @keys.add("c-l")
-        def clear(event: KeyPressEvent) -> None:
-            self._last = None
-            event.app.renderer.clear()
-
-        @keys.add("tab", filter=here)
-        def complete(event: KeyPressEvent) -> None:
-            self._complete_now()
-
-        @keys.add("s-tab", filter=here)
-        def complete_back(event: KeyPressEvent) -> None:
-            if self._buffer.complete_state:
-                self._buffer.complete_previous()
-
-        @keys.add(Keys.BracketedPaste, filter=here)
-        def paste(event: KeyPressEvent) -> None:
-            data = event.data
-            self._pasted(data, data.length if isinstance(data, Paste) else len(data))
-
-        return keys
-
-
-_ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def _widths(row: Mapping[int, Char]) -> list[int]:
-    """Of the characters of a row that were drawn: spaces at its end are not."""
-    end = max((column for column, cell in row.items() if cell.char != " "), default=-1) + 1
-    return [row[column].width for column in range(end)]
-
-
-def _plain(text: str) -> str:
-    """Without colours, to measure it."""
-    return _ESCAPE.sub("", text)
