@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from punch.link.packet import destination_id, is_client_initial
 from punch.wire.address import Address
 from punch.wire.demux import Kind, classify
-from punch.wire.stun import Attribute, MessageClass, STUNError, parse
+from punch.wire.stun import MAX_ATTRIBUTES, Attribute, MessageClass, STUNError, parse
 
 if TYPE_CHECKING:
     from punch.peer.mappings import MappingKeeper
@@ -101,7 +101,7 @@ class Router:
                     return
             return
         try:
-            request = parse(data)
+            request = parse(data, most=MAX_ATTRIBUTES)
         except STUNError:
             return
         username = request.get(Attribute.USERNAME)

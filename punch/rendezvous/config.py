@@ -86,8 +86,8 @@ class Limits:
     """…and for one; what comes beyond is lost."""
     relay_lifetime: float = 3600.0
     """The longest that an allocation lives without a refresh."""
-    relay_credentials_time: float = 86_400.0
-    """How long credentials for the relay are good…"""
+    relay_credentials_time: float = 1800.0
+    """How long credentials for the relay are good: registered peers ask for new ones in time…"""
     relay_nonce_time: float = 3600.0
     """…and how long the nonce that comes with them: after this time a peer asks for new ones."""
     relay_idle_time: float = 10.0

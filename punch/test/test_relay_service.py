@@ -249,11 +249,15 @@ class StreamTests(RelayServiceCase):
             self.assertIsNotNone(stream.ended)
 
     def test_half_a_message(self) -> None:
-        """Of 64 KiB that begin and never end, nothing is kept; who has an allocation may send as much."""
+        """
+        Of 64 KiB that begin and never end, nothing is kept: the header says how long a message will be. Who
+        has an allocation may send data of that length, and no requests.
+        """
         request = b"\x00\x03\xff\xfc\x21\x12\xa4\x42" + bytes(5000)
         beginning = b"\x40\x00\xff\xff" + bytes(5000)
         for transport in (RelayTransport.TCP, RelayTransport.TLS):
-            for data, kept in ((request[:4000], True), (request, False), (beginning, False)):
+            short = b"\x00\x03\x07\xec" + request[4:2000]
+            for data, kept in ((short, True), (request[:4], False), (beginning[:4], False)):
                 stream = self.stream(transport, 7001)
                 self.writer(stream)(data)
                 self.net.advance(0.5)
@@ -263,6 +267,22 @@ class StreamTests(RelayServiceCase):
             client.send(beginning)
             client.send(bytes(65_535 + 1 - 5000))
             self.assertEqual(code_of(client.ask(Method.REFRESH)), 0)
+            allocations = len(self.relay.core.allocations)
+            client.send(request[:4])
+            self.net.advance(0.5)
+            self.assertEqual(len(self.relay.core.allocations), allocations - 1)
+
+    def test_many_messages(self) -> None:
+        """A connection is for an allocation: without one, it is closed after a few messages."""
+        request = encode(Message(Method.ALLOCATE, MessageClass.REQUEST, b"transaction."))
+        stream = self.stream(RelayTransport.TCP, 7001)
+        for _ in range(64):
+            self.writer(stream)(request)
+        self.net.advance(0.5)
+        self.assertEqual((len(stream.messages), stream.ended), (64, None))
+        self.writer(stream)(request)
+        self.net.advance(0.5)
+        self.assertIsNotNone(stream.ended)
 
     def test_drop_by_drop(self) -> None:
         """A byte a second is too slow, in a request and in a TLS handshake."""
@@ -361,7 +381,17 @@ class HandOutTests(RelayServiceCase):
         pin = pin_of(self.identity.private_key.public_key())
         self.assertEqual([server.pin for server in servers], [None, None, pin])
         self.assertNotIn(str(self.alice.peer_id), servers[0].username)
-        self.assertTrue(0 < servers[0].lifetime <= 3600)
+        self.assertEqual(servers[0].lifetime, 1800.0)
+
+    def test_a_peer_that_has_left(self) -> None:
+        """What it was given is good for half an hour, for what it has and for what it asks for."""
+        client = self.client(RelayTransport.UDP)
+        client.allocate()
+        answer = client.ask(Method.REFRESH, (Attribute.LIFETIME, 3600))
+        self.assertIn(answer.get(Attribute.LIFETIME), range(1790, 1801))
+        self.net.advance(1805)
+        self.assertEqual(len(self.relay.core.allocations), 0)
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 401)
 
     def test_renewed(self) -> None:
         """The user stays the same, all else is new; before registering there is nothing."""

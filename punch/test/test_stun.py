@@ -15,11 +15,13 @@ from punch.wire.address import Address
 from punch.wire.stun import (
     HEADER_SIZE,
     Attribute,
+    Invalid,
     Message,
     MessageClass,
     Method,
     PasswordAlgorithm,
     STUNError,
+    TooManyAttributesError,
     encode,
     error,
     long_term_key,
@@ -309,6 +311,24 @@ class StrictnessTests(SynchronousTestCase):
         count = 0xFFFC // 4
         message = parse(raw_message(raw_attribute(0xFFFE, b"") * count))
         self.assertEqual(message.attributes, ((0xFFFE, b""),) * count)
+
+    def test_no_more_than_wanted(self) -> None:
+        """What stands behind is not looked at, be it what it may."""
+        most = raw_attribute(0xFFFE, b"") * 64
+        self.assertEqual(len(parse(raw_message(most), most=64).attributes), 64)
+        for further in (raw_attribute(0xFFFE, b""), b"\xff" * 60_000):
+            self.assertRaises(TooManyAttributesError, parse, raw_message(most + further), most=64)
+
+    def test_leniently(self) -> None:
+        """Values that are not lawful are told of; what makes the message none still does."""
+        data = raw_message(
+            raw_attribute(Attribute.USERNAME, b"\xff") + raw_attribute(Attribute.LIFETIME, b"")
+        )
+        self.assertRaises(STUNError, parse, data)
+        message = parse(data, lenient=True)
+        self.assertEqual(message.invalid(), (Attribute.USERNAME, Attribute.LIFETIME))
+        self.assertEqual(message.get(Attribute.USERNAME), Invalid(b"\xff"))
+        self.assertRaises(STUNError, parse, data[:-4], lenient=True)
 
 
 class AttributeOrderTests(SynchronousTestCase):

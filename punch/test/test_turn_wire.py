@@ -60,3 +60,16 @@ class StreamTests(SynchronousTestCase):
             self.assertRaises(FramingError, StreamSplitter().feed, data)
         self.assertRaises(FramingError, StreamSplitter().feed, b"\0\x01\0\0\x21\x12\xa4\x43")
         self.assertRaises(FramingError, StreamSplitter().feed, b"\0\x01\0\x01")
+
+    def test_too_long(self) -> None:
+        """A header that announces too much is refused before anything of the rest is there."""
+        for first in (b"\x00\x03", b"\x00\x04", b"\x00\x01", b"\x01\x03", b"\x00\x16", b"\x40\x00"):
+            for size in (2028, 2032, 0xFFFC):
+                header = first + size.to_bytes(2, "big")
+                for bounds in ({"longest": 2048}, {"longest_request": 2048}, {}):
+                    carries_data = first in (b"\x00\x16", b"\x40\x00")
+                    whole = size + (4 if first == b"\x40\x00" else 20)
+                    if whole > 2048 and bounds and not (carries_data and "longest_request" in bounds):
+                        self.assertRaises(FramingError, StreamSplitter().feed, header, **bounds)
+                    else:
+                        self.assertEqual(StreamSplitter().feed(header, **bounds), [])

@@ -44,7 +44,15 @@ from punch.traversal.snapshot import PairStatus, take_snapshot
 from punch.traversal.transactions import Purpose
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType
-from punch.wire.stun import MAGIC_COOKIE, Message, MessageClass, Method, STUNError, parse
+from punch.wire.stun import (
+    MAGIC_COOKIE,
+    MAX_ATTRIBUTES,
+    Message,
+    MessageClass,
+    Method,
+    STUNError,
+    parse,
+)
 
 __all__ = ["Agent", "AgentState", "Credentials", "Pair"]
 
@@ -311,7 +319,7 @@ class Agent:
         if self.state in _ENDED or local not in self._locals:
             return
         try:
-            message = parse(data)
+            message = parse(data, most=MAX_ATTRIBUTES)
         except STUNError:
             return
         if message.method != Method.BINDING:

@@ -7,7 +7,16 @@ from enum import Enum
 
 from punch.traversal.credentials import Credentials
 from punch.wire.address import Address
-from punch.wire.stun import Attribute, Message, MessageClass, Method, STUNError, encode, parse
+from punch.wire.stun import (
+    MAX_ATTRIBUTES,
+    Attribute,
+    Message,
+    MessageClass,
+    Method,
+    STUNError,
+    encode,
+    parse,
+)
 
 MAX_EARLY = 32
 """Checks from different addresses that are remembered before the peer's credentials are known."""
@@ -77,7 +86,7 @@ def is_for(request: Message, ours: Credentials, theirs: Credentials | None) -> b
 def is_check_for(data: bytes, ours: Credentials, theirs: Credentials | None) -> bool:
     """Whether a datagram is a STUN request that names this session."""
     try:
-        request = parse(data)
+        request = parse(data, most=MAX_ATTRIBUTES)
     except STUNError:
         return False
     return request.message_class is MessageClass.REQUEST and is_for(request, ours, theirs)

@@ -24,14 +24,18 @@ from punch.wire.stun_attributes import CODECS, MAGIC_COOKIE, REQUIRED_BELOW, Att
 __all__ = [
     "HEADER_SIZE",
     "MAGIC_COOKIE",
+    "MAX_ATTRIBUTES",
     "Attribute",
+    "Invalid",
     "Message",
     "MessageClass",
     "Method",
     "PasswordAlgorithm",
     "STUNError",
+    "TooManyAttributesError",
     "encode",
     "error",
+    "header",
     "long_term_key",
     "parse",
     "success",
@@ -43,6 +47,18 @@ HEADER_SIZE = 20
 
 FINGERPRINT_MASK = 0x5354554E
 """What the CRC-32 of FINGERPRINT is XORed with: "STUN" (RFC 8489, section 14.7)."""
+
+
+MAX_ATTRIBUTES = 64
+"""What those who answer strangers read of one message."""
+
+
+class TooManyAttributesError(STUNError):
+    """A message has more attributes than are read."""
+
+
+class Invalid(bytes):
+    """What stands in an attribute of a known type, and is no lawful value of it."""
 
 
 class Method(IntEnum):
@@ -130,6 +146,10 @@ class Message:
             dict.fromkeys(kind for kind, _ in self.attributes if kind < REQUIRED_BELOW and kind not in CODECS)
         )
 
+    def invalid(self) -> tuple[int, ...]:
+        """The types of attributes whose values are not lawful, in a message that was parsed leniently."""
+        return tuple(kind for kind, value in self.attributes if isinstance(value, Invalid))
+
     def has_integrity(self) -> bool:
         """
         Whether the parsed message has a MESSAGE-INTEGRITY of either kind. Says nothing about its being right.
@@ -168,15 +188,35 @@ def _fingerprint(covered: bytes) -> bytes:
     return (crc32(covered) ^ FINGERPRINT_MASK).to_bytes(4, "big")
 
 
-def parse(data: bytes) -> Message:
+def header(data: bytes) -> Message | None:
+    """The message without its attributes, at which this does not look; None if it is no message."""
+    if len(data) < HEADER_SIZE or data[0] > 0x3F or data[4:8] != _COOKIE:
+        return None
+    length = data[2] << 8 | data[3]
+    if length & 3 or length + HEADER_SIZE != len(data):
+        return None
+    return Message(*_method_and_class(data[0] << 8 | data[1]), data[8:HEADER_SIZE])
+
+
+def _method_and_class(message_type: int) -> tuple[int, MessageClass]:
+    return (
+        message_type & 0xF | message_type >> 1 & 0x70 | message_type >> 2 & 0xF80,
+        _CLASSES[message_type >> 4 & 1 | message_type >> 7 & 2],
+    )
+
+
+def parse(data: bytes, *, lenient: bool = False, most: int | None = None) -> Message:
     """
     Read one message, which `data` must be from its first byte to its last.
 
     What follows MESSAGE-INTEGRITY, but for MESSAGE-INTEGRITY-SHA256 and FINGERPRINT, is ignored, as sections
     14.5 and 14.6 say: nobody vouches for it. Nothing may follow FINGERPRINT (section 14.7).
 
+    :param lenient: an attribute without a lawful value is `Invalid`, for those who answer to it.
+    :param most: how many attributes are read; None for as many as there are.
     :raise STUNError: this is no STUN message, one of its attributes has no lawful value, or its FINGERPRINT
         is wrong.
+    :raise TooManyAttributesError: it has more than `most`; those behind are not looked at.
     """
     size = len(data)
     if size < HEADER_SIZE:
@@ -193,7 +233,11 @@ def parse(data: bytes) -> Message:
     sha1_at = sha256_at = 0
     has_fingerprint = False
     position = HEADER_SIZE
+    room = size if most is None else most
     while position < size:
+        if not room:
+            raise TooManyAttributesError(f"more than {most} attributes")
+        room -= 1
         kind, value_size = _ATTRIBUTE.unpack_from(data, position)
         start = position + 4
         end = start + value_size
@@ -218,13 +262,19 @@ def parse(data: bytes) -> Message:
                 raise STUNError(f"MESSAGE-INTEGRITY has {value_size} bytes")
             sha1_at = position
         elif (codec := CODECS.get(kind)) is not None:
-            attributes.append((kind, codec.decode(data[start:end], mask)))
+            try:
+                attributes.append((kind, codec.decode(data[start:end], mask)))
+            except STUNError:
+                if not lenient:
+                    raise
+                attributes.append((kind, Invalid(data[start:end])))
         else:
             attributes.append((kind, data[start:end]))
         position = end + 3 & ~3
+    method, message_class = _method_and_class(message_type)
     return Message(
-        method=message_type & 0xF | message_type >> 1 & 0x70 | message_type >> 2 & 0xF80,
-        message_class=_CLASSES[message_type >> 4 & 1 | message_type >> 7 & 2],
+        method=method,
+        message_class=message_class,
         transaction_id=data[8:HEADER_SIZE],
         attributes=tuple(attributes),
         has_fingerprint=has_fingerprint,

@@ -10,6 +10,12 @@ from typing import NamedTuple
 
 from punch.wire.stun import HEADER_SIZE, MAGIC_COOKIE, Method
 
+MAX_REQUEST = 2048
+"""
+Bytes of a request to a TURN server. RFC 8489, section 6.1 has requests fit into one packet; those for an
+allocation, with the longest realm and nonce, have 700.
+"""
+
 FIRST_CHANNEL = 0x4000
 LAST_CHANNEL = 0x4FFF
 """RFC 8656, section 12: what RFC 5766 allowed above is used by others now (RFC 7983)."""
@@ -17,6 +23,7 @@ LAST_CHANNEL = 0x4FFF
 _HEADER = Struct(">HH")
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+_SEND_INDICATION = 0x0016
 
 
 def is_turn(data: bytes) -> bool:
@@ -78,11 +85,17 @@ class StreamSplitter:
         """Bytes of a message that is not complete."""
         return len(self._buffer)
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(
+        self, data: bytes, *, longest: int | None = None, longest_request: int | None = None
+    ) -> list[bytes]:
         """
         Take what was read; returns the messages that are complete now, ChannelData without its padding.
 
-        :raise FramingError: the stream is of no use any more.
+        :param longest: bytes of a message at most, None for what a message may have. Its header says how
+            long it will be, so none of a longer one is waited for.
+        :param longest_request: the same for messages that carry no data: neither ChannelData nor Send
+            indications.
+        :raise FramingError: the stream is of no use any more, or a message is too long.
         """
         buffer = self._buffer
         buffer += data
@@ -94,11 +107,19 @@ class StreamSplitter:
                 end = padded_end = position + HEADER_SIZE + length
                 if length & 3 or (size - position >= 8 and buffer[position + 4 : position + 8] != _COOKIE):
                     raise FramingError("no STUN message")
+                if (
+                    longest_request is not None
+                    and first != _SEND_INDICATION
+                    and end - position > longest_request
+                ):
+                    raise FramingError("a message is too long")
             elif first <= LAST_CHANNEL:
                 end = position + 4 + length
                 padded_end = end + (-length & 3)
             else:
                 raise FramingError("neither a STUN message nor ChannelData")
+            if longest is not None and end - position > longest:
+                raise FramingError("a message is too long")
             if padded_end > size:
                 break
             messages.append(bytes(buffer[position:end]))

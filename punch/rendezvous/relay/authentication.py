@@ -19,7 +19,7 @@ from punch.rendezvous.relay.allocations import Allocation, FiveTuple
 from punch.rendezvous.relay.credentials import password_of, read_username
 from punch.rendezvous.relay.nonces import Nonces
 from punch.rendezvous.relay.settings import RelaySettings
-from punch.wire.stun import Attribute, Message, Method, error, long_term_key
+from punch.wire.stun import Attribute, Invalid, Message, Method, error, long_term_key
 
 REMEMBERED = 16_384
 """Transactions that are remembered; a flood of them from one user costs it many round trips."""
@@ -65,9 +65,11 @@ class Authenticator:
         username, nonce = request.get(Attribute.USERNAME), request.get(Attribute.NONCE)
         if username is None or nonce is None or Attribute.REALM not in request:
             return Refused(error(request, 400, ""))
-        claim = read_username(username)
+        claim = None if isinstance(username, Invalid) else read_username(username)
         if claim is None or claim.expires <= unix:
             return self.challenge(request, client, 401, unix)
+        if isinstance(nonce, Invalid):
+            return self.challenge(request, client, 438, unix)
         own = self.nonces.is_for_address(nonce, client.remote, unix)
         if not own and not (
             _may_come_from_anywhere(request) and self.nonces.is_for_user(nonce, claim.user, unix)

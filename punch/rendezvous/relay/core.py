@@ -31,19 +31,23 @@ from punch.rendezvous.relay.allocations import (
 from punch.rendezvous.relay.authentication import Authenticator
 from punch.rendezvous.relay.bandwidth import admit
 from punch.rendezvous.relay.destinations import Destinations
-from punch.rendezvous.relay.requests import Requests
+from punch.rendezvous.relay.requests import REQUESTS, Requests
 from punch.rendezvous.relay.settings import RelaySettings
 from punch.wire.address import Address
 from punch.wire.stun import (
+    MAX_ATTRIBUTES,
     Attribute,
     Message,
     MessageClass,
     Method,
     STUNError,
+    TooManyAttributesError,
     encode,
+    error,
+    header,
     parse,
 )
-from punch.wire.turn import is_turn
+from punch.wire.turn import MAX_REQUEST, is_turn
 
 STRANGERS_RATE = 100.0
 """Answers a second to those of one /24 or /64 who have not proved who they are."""
@@ -54,6 +58,7 @@ AMPLIFICATION = 3
 """No answer to a stranger is longer than this many times its question."""
 
 _HIGHEST_STUN = 3
+_SEND_INDICATION = b"\x00\x16"
 _HIGHEST_TURN = b"\x01\xff"
 """Data that is greater is no message of TURN."""
 _LONGEST_INDICATED = 65_480
@@ -211,22 +216,37 @@ class RelayCore:
     # -- within --
 
     def _receive_stun(self, data: bytes, client: FiveTuple, now: float) -> None:
-        try:
-            message = parse(data)
-        except STUNError:
-            return
-        if message.message_class == MessageClass.INDICATION:
-            if message.method == Method.SEND:
-                self._send_indication(message, self._clients.get(client))
-        elif message.message_class == MessageClass.REQUEST:
-            answered = self._requests.answer(message, client, now, now + self.epoch)
+        kind = data[:2]
+        if kind == _SEND_INDICATION:
+            allocation = self._clients.get(client)
+            if allocation is not None:
+                self._send_indication(data, allocation)
+        elif kind in REQUESTS:
+            answered = self._answer(data, client, now)
             if answered is None:
                 return
-            answer, key = answered
-            encoded = encode(answer, key, fingerprint=message.has_fingerprint)
+            answer, key, fingerprint = answered
+            encoded = encode(answer, key, fingerprint=fingerprint)
             if key is None and not self._may_answer(client, len(data), len(encoded), now):
                 return
             self._answers.append(ToClient(client, (encoded,)))
+
+    def _answer(
+        self, data: bytes, client: FiveTuple, now: float
+    ) -> tuple[Message, bytes | None, bool] | None:
+        """An answer to a request, the key to protect it with, and whether it has a FINGERPRINT."""
+        try:
+            if len(data) > MAX_REQUEST:
+                raise TooManyAttributesError(f"{len(data)} bytes")
+            request = parse(data, lenient=True, most=MAX_ATTRIBUTES)
+        except TooManyAttributesError:
+            # Nothing of it was verified, nor will be.
+            unread = header(data)
+            return None if unread is None else (error(unread, 400, ""), None, False)
+        except STUNError:
+            return None
+        answer, key = self._requests.answer(request, client, now, now + self.epoch)
+        return answer, key, request.has_fingerprint
 
     def _may_answer(self, client: FiveTuple, question: int, answer: int, now: float) -> bool:
         """
@@ -239,9 +259,11 @@ class RelayCore:
             prefix_key(client.remote.host), now
         )
 
-    def _send_indication(self, message: Message, allocation: Allocation | None) -> None:
+    def _send_indication(self, encoded: bytes, allocation: Allocation) -> None:
         """RFC 8656, section 11.2: anything unusual is dropped without a word."""
-        if allocation is None:
+        try:
+            message = parse(encoded, most=MAX_ATTRIBUTES)
+        except STUNError:
             return
         peer: Address | None = message.get(Attribute.XOR_PEER_ADDRESS)
         data: bytes | None = message.get(Attribute.DATA)

@@ -30,6 +30,12 @@ PERMISSION_TIME = 300.0
 CHANNEL_TIME = 600.0
 """Seconds (RFC 8656, section 12)."""
 
+REQUESTS = frozenset(
+    int(method).to_bytes(2, "big")
+    for method in (Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND)
+)
+"""The first two bytes of all requests that are served."""
+
 _UDP = 17
 Answer = tuple[Message, bytes | None]
 """An answer, and the key it is protected with."""
@@ -58,13 +64,11 @@ class Requests:
             Method.CHANNEL_BIND: self._channel_bind,
         }
 
-    def answer(self, request: Message, client: FiveTuple, now: float, unix: float) -> Answer | None:
+    def answer(self, request: Message, client: FiveTuple, now: float, unix: float) -> Answer:
         """
-        The answer to a request, or None if its method is no business of ours.
+        The answer to one of the `REQUESTS`, which was parsed leniently.
         """
-        method = self._methods.get(request.method)
-        if method is None:
-            return None
+        method = self._methods[request.method]
         login = self._authenticator.check(request, client, unix)
         if isinstance(login, Refused):
             return login.answer, login.key
@@ -81,6 +85,11 @@ class Requests:
         if unknown:
             refusal = error(request, 420, "Unknown attribute", (Attribute.UNKNOWN_ATTRIBUTES, unknown))
             return refusal, login.key
+        invalid = request.invalid()
+        if invalid:
+            if request.method == Method.ALLOCATE and invalid == (Attribute.REQUESTED_ADDRESS_FAMILY,):
+                return error(request, 440, "No such address family"), login.key
+            return error(request, 400, "An attribute has no lawful value"), login.key
         try:
             if allocation is not None and login.receives:
                 self._allocations.prove(allocation, now)

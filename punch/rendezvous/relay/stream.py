@@ -22,7 +22,7 @@ from zope.interface import implementer
 from punch.rendezvous.gate import Established
 from punch.rendezvous.relay.allocations import FiveTuple
 from punch.wire.address import Address, canonical
-from punch.wire.turn import FramingError, StreamSplitter
+from punch.wire.turn import MAX_REQUEST, FramingError, StreamSplitter
 
 TURN_BYTES = 60 * 1024
 """
@@ -30,11 +30,8 @@ Bytes that are written in one turn of the reactor; the rest is dropped. The tran
 KiB wait in it, and nothing is written then: so there are never more than 128 KiB, TLS's own buffer included.
 """
 
-STRANGERS_BYTES = 4096
-"""
-Bytes that a message may have as long as there is no allocation: requests are shorter, and whoever has proved
-nothing should not make us keep 64 KiB.
-"""
+STRANGERS_MESSAGES = 64
+"""Messages on a connection that has no allocation yet: a client needs two."""
 
 
 class StreamOwner(Protocol):
@@ -70,6 +67,7 @@ class RelayStream(protocol.Protocol):
         self._established: Established | None = established
         self._client: FiveTuple | None = None
         self._splitter = StreamSplitter()
+        self._messages = 0
         self._full = False
         self._written = 0
         self._reset: IDelayedCall | None = None
@@ -92,20 +90,24 @@ class RelayStream(protocol.Protocol):
         """Some of the stream."""
         if self._client is None:
             return
+        # Whoever has no allocation has nothing to send but requests.
+        longest = None if self._owner.has_allocation(self._client) else MAX_REQUEST
         try:
-            messages = self._splitter.feed(data)
+            messages = self._splitter.feed(data, longest=longest, longest_request=MAX_REQUEST)
         except FramingError:
             self.abort()
             return
+        if longest is not None:
+            self._messages += len(messages)
+            if self._messages > STRANGERS_MESSAGES:
+                self.abort()
+                return
         if messages:
             self._owner.stream_received(self._client, messages)
             if self._established is not None and self._owner.has_allocation(self._client):
                 established, self._established = self._established, None
                 if established(metered=False) is not None:
                     self.abort()
-                    return
-        if self._splitter.waiting > STRANGERS_BYTES and not self._owner.has_allocation(self._client):
-            self.abort()
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         """The connection is gone, and so is its allocation."""
