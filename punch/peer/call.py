@@ -195,6 +195,11 @@ class Call:
         self._core.now = now
         self._machine.link_proved()
 
+    def link_ended(self, now: float) -> None:
+        """The link is over: the rendezvous need not keep the introduction any longer."""
+        self._core.now = now
+        self._machine.link_ended()
+
     def receive_answer(self, envelope: Envelope, now: float) -> None:
         """The other side's answer came."""
         core = self._core

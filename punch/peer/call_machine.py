@@ -171,6 +171,9 @@ class CallMachine(Protocol):
     def link_proved(self) -> None:
         """The link is up: nothing of the call is needed any more."""
 
+    def link_ended(self) -> None:
+        """The link is over, and so is what is left of the call."""
+
 
 @dataclass
 class CallCore:
@@ -434,6 +437,12 @@ def _build() -> Callable[[CallCore], CallMachine]:
         core.events.append(MoreCandidates(trickle.candidates, trickle.complete))
         core.settle()
 
+    @pep614(linked.upon(CallMachine.link_ended).to(over))
+    def free_rendezvous(machine: CallMachine, core: CallCore) -> None:
+        # The caller had its link before the callee: to it, this can't look like giving the call up.
+        if core.side is Side.CALLEE and not core.released:
+            core.cancel()
+
     everything = (
         CallMachine.accept,
         CallMachine.reject,
@@ -448,15 +457,27 @@ def _build() -> Callable[[CallCore], CallMachine]:
         CallMachine.challenged,
         CallMachine.fail,
         CallMachine.link_proved,
+        CallMachine.link_ended,
     )
+    proving = (CallMachine.fail, CallMachine.link_proved, CallMachine.link_ended)
+    working = (CallMachine.found, CallMachine.trickled, CallMachine.link_ended)
     # What is left out below cannot happen in that state: `Call` never asks for it.
     for state, ignored in (
-        (calling, (CallMachine.accept, CallMachine.trickled, CallMachine.fail, CallMachine.link_proved)),
-        (ringing, (CallMachine.answered, CallMachine.found, CallMachine.fail, CallMachine.link_proved)),
+        (calling, (CallMachine.accept, CallMachine.trickled, *proving)),
+        (ringing, (CallMachine.answered, CallMachine.found, *proving)),
         # The two know each other's candidates now: what becomes of the rendezvous, or of the other's
         # connection to it, changes nothing any more.
-        (introduced, (CallMachine.accept, CallMachine.answered, CallMachine.ended, CallMachine.challenged)),
-        (linked, tuple(e for e in everything if e not in (CallMachine.found, CallMachine.trickled))),
+        (
+            introduced,
+            (
+                CallMachine.accept,
+                CallMachine.answered,
+                CallMachine.ended,
+                CallMachine.challenged,
+                CallMachine.link_ended,
+            ),
+        ),
+        (linked, tuple(each for each in everything if each not in working)),
         (over, everything),
     ):
         for input_ in ignored:

@@ -149,8 +149,6 @@ class Session:
         if self._over:
             return
         self.call.reject(ErrorCode.REFUSED, "", "", self._around.monotonic())
-        for request in self.call.messages_to_send():
-            self._around.send_control(request)
         self._finish()
         if self.link is not None:
             self.link.close(CloseCode.REPLACED, "Another call took its place.")
@@ -310,8 +308,7 @@ class Session:
 
     def _step(self, now: float) -> bool:
         progress = False
-        for request in self.call.messages_to_send():
-            self._around.send_control(request)
+        self._send_requests()
         paths = self.paths
         if paths is not None:
             if self.roaming is not None:
@@ -326,6 +323,10 @@ class Session:
             progress = True
             self._take_call_event(call_event, now)
         return progress
+
+    def _send_requests(self) -> None:
+        for request in self.call.messages_to_send():
+            self._around.send_control(request)
 
     def _take_path_event(self, event: ice.Event, now: float) -> None:
         if isinstance(event, ice.CheckingStarted):
@@ -469,6 +470,8 @@ class Session:
 
     def _finish(self) -> None:
         self._over = True
+        self.call.link_ended(self._around.monotonic())
+        self._send_requests()
         self._pump.stop()
         if self.roaming is not None:
             self.roaming.close()

@@ -19,8 +19,8 @@ DEFAULT_REFLECTOR_PORT = 3478
 @dataclass(frozen=True)
 class Limits:
     """
-    Bounds on everything a stranger can make grow. Times are seconds; an address is an IPv4 address or an
-    IPv6 /64.
+    Bounds on everything a stranger can make grow. Times are seconds. An address is an IPv4 address or an
+    IPv6 /64; an IPv6 /56 has twice as much, an IPv4 /24 or an IPv6 /48 four times as much.
     """
 
     handshakes: int = 512
@@ -44,6 +44,7 @@ class Limits:
     register_time: float = 10.0
     """From the handshake to the `register` line."""
     registrations: int = 10_000
+    """Peers in all; one place in eight is kept for peers that were registered before."""
     registrations_per_address: int = 256
     message_rate: float = 20.0
     """Lines a second that one peer may send for long…"""
@@ -53,19 +54,25 @@ class Limits:
     """The same for all peers at one address together; beyond, those that send most are slowed down."""
     address_burst: float = 4000.0
     introductions: int = 2_000
-    """Introductions going on in all."""
+    """Introductions going on in all; one in eight is kept for peers that have talked before."""
+    introductions_per_address: int = 128
     calls_per_caller: int = 16
-    calls_per_callee: int = 16
+    """Calls of one peer that ring."""
+    calls_per_callee: int = 8
+    """Calls of strangers that ring at one peer. Callers that it has answered before have as many places."""
     incoming_rate: float = 5.0
     """Calls a second that one peer is told of for long…"""
     incoming_burst: float = 40.0
     """…and at once; beyond, it is busy."""
-    calls_per_source: int = 8
-    """Of the calls that wait for one peer, those from one address: no stranger alone makes another busy…"""
+    calls_per_source: int = 2
+    """Of the calls that ring at one peer, those from one address: no stranger alone makes another busy…"""
     source_rate: float = 2.0
     """…not with calls that follow each other, either: a second, for long, from one address to one peer…"""
     source_burst: float = 20.0
     """…and at once."""
+    answered_per_callee: int = 24
+    """Calls that one peer has answered, and that are not over; beyond, older ones end for newer ones."""
+    answered_per_source: int = 6
     ring_time: float = 60.0
     answered_time: float = 60.0
     """How long candidates are forwarded after an answer."""

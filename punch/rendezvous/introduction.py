@@ -2,7 +2,8 @@
 One introduction: an offer rings at the called peer, is answered, and both trickle candidates for a while.
 
     ringing ──answered──> answered ──expired──> over
-       └──ended, lost, expired──────┴──ended, lost──> over
+       └──ended, lost, expired,─────┴──ended, lost,──> over
+          displaced                    displaced
 
 Pure: what is to be delivered goes to `deliver`.
 """
@@ -50,6 +51,9 @@ class Inputs(Protocol):
 
     def expired(self) -> None:
         """The time of its state is up."""
+
+    def displaced(self) -> None:
+        """It has to make room for another introduction."""
 
 
 @dataclass
@@ -131,6 +135,22 @@ def _time_out(inputs: Inputs, core: Core) -> None:
 @_answered.upon(Inputs.expired).to(_over)
 def _finish(inputs: Inputs, core: Core) -> None:
     core.over = True
+
+
+@_ringing.upon(Inputs.displaced).to(_over)
+def _stop_ringing(inputs: Inputs, core: Core) -> None:
+    core.over = True
+    text = "Your network has more calls waiting than others, who call now; try again later."
+    core.tell_end(core.caller, ErrorCode.BUSY, text)
+    core.tell_end(core.callee, ErrorCode.CANCELLED, "The rendezvous ended the call to make room for others.")
+
+
+@_answered.upon(Inputs.displaced).to(_over)
+def _end_answered(inputs: Inputs, core: Core) -> None:
+    # Those who have their link ignore it. Nobody else would stop trying before the time is up.
+    core.over = True
+    for peer in (core.caller, core.callee):
+        core.tell_end(peer, ErrorCode.CANCELLED, "The rendezvous ended the call to make room for others.")
 
 
 # A second answer is the same answer, sent again over a new connection.

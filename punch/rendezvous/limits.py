@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Generic, TypeVar
 
@@ -147,16 +148,15 @@ class Counters:
         self.total -= 1
 
 
-class NoRoom(Exception):
-    """
-    A source may not have one more entry in a table, and no entry of another source has to leave for it.
+class Scope(Enum):
+    """What is full."""
 
-    :ivar shared: whether the table itself is full; else a share of the source is used up.
-    """
-
-    def __init__(self, *, shared: bool) -> None:
-        super().__init__("the table is full" if shared else "the share of this source is used up")
-        self.shared = shared
+    TABLE = "here"
+    """The whole table."""
+    NETWORK = "from your network"
+    """The share of a prefix that is wider than an address."""
+    ADDRESS = "from your address"
+    """The share of an IPv4 address or an IPv6 /64."""
 
 
 Source = tuple[Hashable, ...]
@@ -167,6 +167,25 @@ For IPv4 these are the /24, which can be rented as a whole, and the address. For
 a rented server has, the /56, which a home has, and the /64. What is no IP address has itself as its only
 prefix.
 """
+
+
+class NoRoom(Exception):
+    """
+    A source may not have one more entry in a table, and no entry of another source has to leave for it.
+
+    :ivar scope: what is full. For `ADDRESS` the source itself has its share; else others have the places.
+    :ivar prefix: the part of the source that has its share; empty for the whole table.
+    """
+
+    def __init__(self, source: Source, depth: int) -> None:
+        self.prefix = source[:depth]
+        self.scope = (Scope.ADDRESS if depth == len(source) else Scope.NETWORK) if depth else Scope.TABLE
+        super().__init__(f"no place is left {self.scope.value}")
+
+    @property
+    def shared(self) -> bool:
+        """Whether the whole table is full."""
+        return self.scope is Scope.TABLE
 
 
 def source_of(host: str) -> Source:
@@ -308,11 +327,7 @@ class SourceTable(Generic[K]):
         :raise NoRoom: no entry has to leave: the source has its share, or as much as the others.
         """
         path = self._path(source)
-        full = None
-        for depth, node in enumerate(path):
-            limit = self.shares.of(source[depth - 1]) if depth else self.capacity
-            if node.count >= limit:
-                full = depth
+        full = self._full(path, source)
         if full is None:
             return None
         # An entry that leaves the narrowest full prefix makes room in all that are wider.
@@ -323,7 +338,7 @@ class SourceTable(Generic[K]):
                 return self._newest(node)
             if not own:
                 break
-        raise NoRoom(shared=full == 0)
+        raise NoRoom(source, full)
 
     def enter(self, source: Source, key: K) -> None:
         """
@@ -334,8 +349,9 @@ class SourceTable(Generic[K]):
         """
         if key in self._sources:
             raise ValueError("this entry is there already")
-        if self.room(source) is not None:
-            raise NoRoom(shared=len(self) >= self.capacity)
+        full = self._full(self._path(source), source)
+        if full is not None:
+            raise NoRoom(source, full)
         node = self._root
         node.count += 1
         for prefix in source:
@@ -369,6 +385,15 @@ class SourceTable(Generic[K]):
             path.append(child)
         return path
 
+    def _full(self, path: list[_Node[K]], source: Source) -> int | None:
+        """The depth of the narrowest prefix of `source` that is full, 0 for the table."""
+        full = None
+        for depth, node in enumerate(path):
+            limit = self.shares.of(source[depth - 1]) if depth else self.capacity
+            if node.count >= limit:
+                full = depth
+        return full
+
     def _newest(self, node: _Node[K]) -> K:
         while node.children:
             node = node.largest_child()
@@ -383,13 +408,17 @@ class SourceBuckets:
         times as many.
     :param burst: tokens that an address holds at most; wider prefixes hold more in the same proportion.
     :param capacity: buckets at most, of each width.
+    :param growth: other factors than these for an address, a /56, and a /24 or a /48.
     """
 
-    def __init__(self, rate: float, burst: float, capacity: int) -> None:
-        self._buckets = [
-            TokenBuckets(growth * rate, growth * burst, capacity)
-            for growth in (1, SITE_GROWTH, NETWORK_GROWTH)
-        ]
+    def __init__(
+        self,
+        rate: float,
+        burst: float,
+        capacity: int,
+        growth: tuple[int, int, int] = (1, SITE_GROWTH, NETWORK_GROWTH),
+    ) -> None:
+        self._buckets = [TokenBuckets(times * rate, times * burst, capacity) for times in growth]
 
     def allow(self, source: Source, now: float, cost: float = 1.0, *, about: Hashable = None) -> bool:
         """

@@ -14,6 +14,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from punch.identity import PeerID
+from punch.rendezvous.admission import RESERVE, Admission, Refusal
 from punch.rendezvous.config import Limits
 from punch.rendezvous.introduction import (
     Core,
@@ -22,7 +23,15 @@ from punch.rendezvous.introduction import (
     introduce,
     introduction_key,
 )
-from punch.rendezvous.limits import Counters, TokenBuckets, address_key
+from punch.rendezvous.limits import (
+    NoRoom,
+    Shares,
+    Source,
+    SourceTable,
+    TokenBuckets,
+    source_of,
+)
+from punch.rendezvous.seen import Seen
 from punch.wire.control import (
     Accept,
     Answer,
@@ -35,6 +44,18 @@ from punch.wire.control import (
     Reply,
     Trickle,
 )
+
+__all__ = [
+    "Deliver",
+    "Disconnect",
+    "Gone",
+    "Introducing",
+    "Output",
+    "Refusal",
+    "Registered",
+    "Registration",
+    "Registry",
+]
 
 Introducing = Establish | Answer | Trickle | Reject | Cancel
 """The requests that concern an introduction."""
@@ -76,15 +97,6 @@ class Gone:
 Output = Deliver | Disconnect | Registered | Gone
 
 
-class Refusal(Exception):
-    """A request is not granted: `code` and `text` are what the peer is told."""
-
-    def __init__(self, code: ErrorCode, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-        self.text = text
-
-
 @dataclass
 class Registration:
     """One peer that is there."""
@@ -93,7 +105,7 @@ class Registration:
     connection: int
     name: str
     accept: Accept
-    address: str
+    source: Source
     calls: dict[IntroductionKey, None] = field(default_factory=dict)
     """Introductions that it takes part in, oldest first."""
 
@@ -102,8 +114,6 @@ class Registration:
 class _Introduction:
     core: Core
     machine: Inputs
-    source: tuple[str, PeerID]
-    """The caller's address when it called, and the callee."""
 
 
 class Registry:
@@ -113,18 +123,20 @@ class Registry:
         self._limits = limits
         self._peers: dict[PeerID, Registration] = {}
         self._introductions: dict[IntroductionKey, _Introduction] = {}
-        self._addresses = Counters(limits.registrations_per_address, limits.registrations)
-        self._callers = Counters(limits.calls_per_caller, limits.introductions)
-        self._callees = Counters(limits.calls_per_callee, limits.introductions)
-        self._sources = Counters(limits.calls_per_source, limits.introductions)
+        shares = Shares.growing(limits.registrations_per_address)
+        reserve = limits.registrations // RESERVE
+        self._places = [SourceTable[PeerID](limits.registrations - reserve, shares)]
+        """Of all peers, and of those that were registered before."""
+        if reserve:
+            self._places.append(SourceTable(reserve, Shares.growing(-(-shares.address // RESERVE))))
+        self._seen = Seen[PeerID](2 * limits.registrations, Shares.growing(2 * shares.address))
+        self._admission = Admission(limits, self._displace)
         self._deadlines: list[tuple[float, int, IntroductionKey]] = []
         self._order = count()
         self._outputs: deque[Output] = deque()
         # Four times as many as can be there at once: whoever comes back keeps the bucket it emptied.
         capacity = 4 * limits.registrations
         self._peer_rate = TokenBuckets(limits.message_rate, limits.message_burst, capacity)
-        self._incoming_rate = TokenBuckets(limits.incoming_rate, limits.incoming_burst, capacity)
-        self._source_rate = TokenBuckets(limits.source_rate, limits.source_burst, capacity)
 
     # -- what is known --
 
@@ -158,15 +170,18 @@ class Registry:
 
         :raise Refusal: there are too many.
         """
-        key = address_key(address)
+        source = source_of(address)
         old = self._peers.get(peer)
-        if old is not None:
-            self._addresses.leave(old.address)
-        if not self._addresses.enter(key):
-            if old is not None:
-                self._addresses.enter(old.address)
-            raise Refusal(ErrorCode.TOO_MANY, "Too many peers are registered here; try again later.")
-        new = Registration(peer, connection, name, accept, key)
+        table = self._leave_place(peer)
+        try:
+            self._enter_place(source, peer)
+        except NoRoom as problem:
+            if old is not None and table is not None:
+                table.enter(old.source, peer)
+            text = f"Too many peers are registered {problem.scope.value}; try again later."
+            raise Refusal(ErrorCode.TOO_MANY, text) from problem
+        self._seen.add(source, peer)
+        new = Registration(peer, connection, name, accept, source)
         self._peers[peer] = new
         if old is not None and old.connection != connection:
             new.calls = old.calls
@@ -212,6 +227,7 @@ class Registry:
             raise Refusal(ErrorCode.FORBIDDEN, "Only the called peer answers or rejects a call.")
         elif isinstance(request, Answer):
             introduction.machine.answered(request.answer, now + self._limits.answered_time)
+            self._admission.answered(key)
             self._watch(key, introduction)
         else:
             text = (
@@ -225,13 +241,7 @@ class Registry:
         registration = self._peers.get(peer)
         if registration is None or registration.connection != connection:
             return
-        del self._peers[peer]
-        self._addresses.leave(registration.address)
-        for key in list(registration.calls):
-            introduction = self._introductions[key]
-            introduction.machine.lost(peer)
-            self._sweep(key, introduction)
-        self._outputs.append(Gone(peer, reason))
+        self._remove(registration, reason)
 
     # -- time --
 
@@ -264,14 +274,7 @@ class Registry:
         key = introduction_key(request.call, caller.peer, request.to)
         if key in self._introductions:
             raise Refusal(ErrorCode.FORBIDDEN, "A call of this ID is going on already.")
-        if len(self._introductions) >= self._limits.introductions:
-            raise Refusal(ErrorCode.TOO_MANY, "Too many calls are going on here; try again later.")
-        source = (caller.address, callee.peer)
-        self._enter(caller.peer, callee.peer, source)
-        # The caller's own share first: what exceeds it costs the callee nothing.
-        if not (self._source_rate.allow(source, now) and self._incoming_rate.allow(callee.peer, now)):
-            self._leave(caller.peer, callee.peer, source)
-            raise Refusal(ErrorCode.BUSY, "This peer was called too often just now; try again later.")
+        self._admission.admit(key, caller.peer, callee.peer, caller.source, now)
         core = Core(
             request.call,
             caller.peer,
@@ -281,31 +284,55 @@ class Registry:
             now + self._limits.ring_time,
             self._deliver,
         )
-        introduction = _Introduction(core, introduce(core), source)
+        introduction = _Introduction(core, introduce(core))
         self._introductions[key] = introduction
         caller.calls[key] = None
         callee.calls[key] = None
         self._watch(key, introduction)
         self._deliver(callee.peer, Incoming(core.call, core.caller, core.caller_name, core.offer))
 
-    def _enter(self, caller: PeerID, callee: PeerID, source: tuple[str, PeerID]) -> None:
-        """Count one more introduction for all whom it concerns, or for none."""
-        if not self._callers.enter(caller):
-            raise Refusal(ErrorCode.TOO_MANY, "You have too many calls going on; end some of them first.")
-        if not self._sources.enter(source):
-            self._callers.leave(caller)
-            raise Refusal(
-                ErrorCode.BUSY, "Too many calls from your address wait for this peer; try again later."
-            )
-        if not self._callees.enter(callee):
-            self._callers.leave(caller)
-            self._sources.leave(source)
-            raise Refusal(ErrorCode.BUSY, "Too many calls wait for this peer; try again later.")
+    def _enter_place(self, source: Source, peer: PeerID) -> None:
+        """
+        :raise NoRoom: no place is left for this peer.
+        """
+        tables = self._places if peer in self._seen else self._places[:1]
+        for table in tables:
+            try:
+                displaced = table.room(source)
+            except NoRoom:
+                if table is tables[-1]:
+                    raise
+                continue
+            if displaced is not None:
+                text = "Your network has more peers here than others, who come now; try again later."
+                registration = self._peers[displaced]
+                self._outputs.append(Disconnect(registration.connection, Error(ErrorCode.TOO_MANY, text)))
+                self._remove(registration, ErrorCode.TOO_MANY.value)
+            table.enter(source, peer)
+            return
 
-    def _leave(self, caller: PeerID, callee: PeerID, source: tuple[str, PeerID]) -> None:
-        self._callers.leave(caller)
-        self._callees.leave(callee)
-        self._sources.leave(source)
+    def _leave_place(self, peer: PeerID) -> SourceTable[PeerID] | None:
+        """:return: the table that it was in."""
+        for table in self._places:
+            if peer in table:
+                table.leave(peer)
+                return table
+        return None
+
+    def _remove(self, registration: Registration, reason: str) -> None:
+        peer = registration.peer
+        del self._peers[peer]
+        self._leave_place(peer)
+        for key in list(registration.calls):
+            introduction = self._introductions[key]
+            introduction.machine.lost(peer)
+            self._sweep(key, introduction)
+        self._outputs.append(Gone(peer, reason))
+
+    def _displace(self, key: IntroductionKey) -> None:
+        introduction = self._introductions[key]
+        introduction.machine.displaced()
+        self._sweep(key, introduction)
 
     def _watch(self, key: IntroductionKey, introduction: _Introduction) -> None:
         heappush(self._deadlines, (introduction.core.deadline, next(self._order), key))
@@ -319,7 +346,7 @@ class Registry:
         core = introduction.core
         if not core.over or self._introductions.pop(key, None) is None:
             return
-        self._leave(core.caller, core.callee, introduction.source)
+        self._admission.leave(key)
         for peer in (core.caller, core.callee):
             registration = self._peers.get(peer)
             if registration is not None:

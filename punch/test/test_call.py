@@ -82,6 +82,29 @@ class CallTests(SynchronousTestCase):
         wire.caller.receive_end(ErrorCode.CANCELLED, wire.now)
         self.assertEqual([event for event in events(wire.caller) if isinstance(event, CallEnded)], [])
 
+    def test_callee_frees_the_rendezvous_when_the_link_ends(self) -> None:
+        """Though there was more to say; the caller, who may be linked before the callee is, never does."""
+        wire = Wire()
+        wire.introduce()
+        for call, kinds in ((wire.caller, []), (wire.callee, [Cancel])):
+            call.link_proved(wire.now)
+            self.assertEqual(call.messages_to_send(), [])
+            for _ in range(2):
+                call.link_ended(wire.now)
+            self.assertEqual([type(message) for message in call.messages_to_send()], kinds)
+
+    def test_no_link_ended(self) -> None:
+        """Before the link is proved, its end says nothing: the call has its own endings."""
+        wire = Wire()
+        for call in (wire.caller, wire.callee):
+            call.link_ended(wire.now)
+        wire.introduce()
+        for call in (wire.caller, wire.callee):
+            call.link_ended(wire.now)
+            self.assertEqual(call.messages_to_send(), [])
+            call.handle_timer(wire.now + INTRODUCED_TIME)
+            self.assertIsInstance(events(call)[-1], CallEnded)
+
     def test_at_most_32_candidates_leave(self) -> None:
         """One generation has 32 candidates, the offer's included."""
         wire = Wire()

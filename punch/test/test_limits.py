@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.rendezvous.limits import (
     Counters,
     NoRoom,
+    Scope,
     Shares,
     Source,
     SourceBuckets,
@@ -264,7 +265,7 @@ class SourceTableTests(SynchronousTestCase):
         self.assertEqual(table.count(source_of("2001:db8:0:1::3")), 0)
         with self.assertRaises(NoRoom) as caught:
             table.enter(source_of("192.0.2.1"), 99)
-        self.assertFalse(caught.exception.shared)
+        self.assertIs(caught.exception.scope, Scope.ADDRESS)
 
     def test_share_of_wider_prefixes(self) -> None:
         """A /56, a /48 and a /24 have some addresses' worth, however many they have."""
@@ -275,6 +276,10 @@ class SourceTableTests(SynchronousTestCase):
         self.assertEqual(len(table), 8 + 16)
         self.fill(table, [f"192.0.2.{number}" for number in range(256) for _ in range(8)])
         self.assertEqual(len(table), 8 + 16 + 16)
+        for host in ("192.0.2.255", "2001:db8:1:ff77::1", "2001:db8:0:77::1"):
+            with self.assertRaises(NoRoom) as caught:
+                table.room(source_of(host))
+            self.assertIs(caught.exception.scope, Scope.NETWORK)
 
     def test_the_largest_source_makes_room(self) -> None:
         """Its newest entry leaves."""
@@ -288,7 +293,7 @@ class SourceTableTests(SynchronousTestCase):
         # Nobody takes a place from a source that has as few: they would take turns for ever.
         with self.assertRaises(NoRoom) as caught:
             table.room(source_of("203.0.113.1"))
-        self.assertTrue(caught.exception.shared)
+        self.assertIs(caught.exception.scope, Scope.TABLE)
 
     def test_singles_are_not_replaced(self) -> None:
         """When every source has one place, who comes first has it."""

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.config import Limits
 from punch.rendezvous.limits import address_key
-from punch.rendezvous.registry import Refusal, Registry
+from punch.rendezvous.registry import Disconnect, Gone, Refusal, Registered, Registry
 from punch.test.test_registry import ALICE, BOB, CAROL, KEYS, OTHERS, RegistryCase, envelope
 from punch.wire.control import Cancel, ErrorCode, Establish
 
@@ -24,6 +24,7 @@ class LimitTests(RegistryCase):
         introductions=6,
         calls_per_caller=3,
         calls_per_callee=4,
+        calls_per_source=4,
         incoming_rate=1.0,
         incoming_burst=5.0,
         message_rate=2.0,
@@ -40,8 +41,24 @@ class LimitTests(RegistryCase):
         self.assertIs(refusal.code, ErrorCode.TOO_MANY)
         for index in range(3, 6):
             self.join(KEYS[index].peer_id, index, "2001:db8::1")
-        self.assertRaises(Refusal, self.join, KEYS[6].peer_id, 6, "198.51.100.9")
         self.assertEqual(len(self.registry), 6)
+
+    def test_full_registry_makes_room(self) -> None:
+        """The newest peer of the address that has most leaves, and is told why."""
+        for index in range(6):
+            self.join(KEYS[index].peer_id, index, ("203.0.113.1", "2001:db8::1")[index // 3])
+        self.outputs()
+        self.join(KEYS[6].peer_id, 6, "198.51.100.9")
+        told, gone, come = self.outputs()
+        assert isinstance(told, Disconnect)
+        self.assertEqual((told.connection, told.error.code), (5, ErrorCode.TOO_MANY))
+        self.assertEqual(gone, Gone(KEYS[5].peer_id, "too-many"))
+        self.assertEqual(come, Registered(KEYS[6].peer_id, "name 6", False))
+        self.assertEqual(len(self.registry), 6)
+        # Those that are left have as few as who comes now.
+        self.join(KEYS[7].peer_id, 7, "192.0.2.1")
+        self.assertNotIn(KEYS[2].peer_id, self.registry)
+        self.assertRaises(Refusal, self.join, KEYS[5].peer_id, 8, "192.0.2.1")
 
     def test_full_registry_lets_its_own_come_back(self) -> None:
         for index in range(6):

@@ -62,6 +62,13 @@ class SystemTestCase(InternetTestCase):
         self.peers.append(peer)
         return peer
 
+    def public(self, name: str) -> Peer:
+        """A peer that is not started, on a host that everybody reaches."""
+        host = self.net.host(name, "198.51.100.88", link=self.link)
+        peer = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
+        self.peers.append(peer)
+        return peer
+
     def pair(self) -> tuple[Peer, Peer]:
         """Two registered peers."""
         return self.peer("alice").register(), self.peer("bob").register()
@@ -326,6 +333,30 @@ class PolicyTests(SystemTestCase):
 
 class EndTests(SystemTestCase):
     """How links end."""
+
+    def test_calls_in_a_row(self) -> None:
+        """
+        Calls that are over count for nothing: ten in half a minute, each hung up by one side while it still
+        looks for addresses of its own, are not busy.
+        """
+        self.net.drop = lambda packet: (
+            packet.protocol == "udp"
+            and SERVICE
+            in (
+                packet.source[0],
+                packet.destination[0],
+            )
+        )
+        alice, carol = self.peer("alice").register(), self.public("carol").register()
+        for number in range(1, 11):
+            connect(alice, carol)
+            (carol, alice)[number % 2].node.hangup((alice, carol)[number % 2].id)
+            for peer in (alice, carol):
+                peer.wait_for(Disconnected, 2.0, number)
+            self.net.advance(2 * D)
+            self.assertEqual(self.rendezvous.service.registry.introduction_count, 0)
+        self.assertLess(self.net.now, 30.0)
+        self.assertEqual(alice.of(Failed), [])
 
     def test_hangup(self) -> None:
         """Both sides hear `bye`."""

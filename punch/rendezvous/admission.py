@@ -1,0 +1,273 @@
+"""
+Which introductions may begin, and which have to end so that they can. Pure.
+
+Two peers are *acquainted* when one has answered a call of the other here before. Restarts of links are
+introductions of acquainted peers, and so are calls of those who have talked before. A stranger can't make
+itself acquainted with anyone who does not answer.
+
+Acquainted peers have places of their own, and all places are shared between the sources of the callers
+(`SourceTable`). There are places
+
+- for all introductions together;
+- at each called peer for calls that ring. When other sources have all of them, and none has more than one, a
+  few more calls are passed on: the called peer lets those in that it knows, and is busy for others at once. A
+  call that it lets ring all the same gets the next place that is free;
+- at each called peer for calls that it has answered and that are not over: a peer that takes every call has
+  room for so many. None is refused for want of these: the oldest one of the address, of its network or of all
+  ends instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from punch.identity import PeerID
+from punch.rendezvous.config import Limits
+from punch.rendezvous.introduction import IntroductionKey
+from punch.rendezvous.limits import (
+    SITE_GROWTH,
+    Counters,
+    NoRoom,
+    Scope,
+    Shares,
+    Source,
+    SourceBuckets,
+    SourceTable,
+    TokenBuckets,
+)
+from punch.rendezvous.seen import Seen, pair_key
+from punch.wire.control import ErrorCode
+
+RESERVE = 8
+"""One place in so many is kept for those who were here before."""
+_UNDECIDED = 4
+"""How many times `calls_per_callee` are passed on for the called peer to decide."""
+_FIRST_PERIOD = 60.0
+"""Seconds after which a call of a source to a peer is the first one again."""
+_FIRST_GROWTH = (1, SITE_GROWTH, 64)
+"""How many first calls a /56, and a /24 or a /48, have in that time."""
+
+_Table = SourceTable[IntroductionKey]
+
+
+class Refusal(Exception):
+    """A request is not granted: `code` and `text` are what the peer is told."""
+
+    def __init__(self, code: ErrorCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class _Callee:
+    """The places at one called peer."""
+
+    def __init__(self, limits: Limits) -> None:
+        places, share = limits.calls_per_callee, limits.calls_per_source
+        self.strangers: _Table = SourceTable(places, Shares.growing(share))
+        self.acquainted: _Table = SourceTable(places, Shares.growing(share))
+        self.undecided: _Table = SourceTable(_UNDECIDED * places, Shares.growing(_UNDECIDED * share))
+        self._passed_on: dict[IntroductionKey, Source] = {}
+        """The calls in `undecided`, the oldest first."""
+        self._answered: _Table = SourceTable(
+            limits.answered_per_callee, Shares.growing(limits.answered_per_source)
+        )
+        self._order: dict[IntroductionKey, Source] = {}
+        """The answered calls, the oldest first."""
+
+    @property
+    def ringing(self) -> Sequence[_Table]:
+        """The tables of calls that ring."""
+        return self.strangers, self.acquainted, self.undecided
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing in any table."""
+        return not (self._answered or any(self.ringing))
+
+    def displaced(self, source: Source) -> IntroductionKey | None:
+        """Which answered call has to end so that there is room for one more call of `source`, if any."""
+        try:
+            return self._answered.room(source)
+        except NoRoom as problem:
+            full = problem.prefix
+        return next(key for key, other in self._order.items() if other[: len(full)] == full)
+
+    def answer(self, source: Source, key: IntroductionKey) -> None:
+        """Count a call that was answered, when what `displaced` said has left."""
+        self._answered.enter(source, key)
+        self._order[key] = source
+
+    def ring(self, table: _Table, source: Source, key: IntroductionKey) -> None:
+        """A call rings in the place that was found for it."""
+        table.enter(source, key)
+        if table is self.undecided:
+            self._passed_on[key] = source
+
+    def stop_ringing(self, key: IntroductionKey) -> None:
+        """A call is answered or over."""
+        for table in self.ringing:
+            table.leave(key)
+        self._passed_on.pop(key, None)
+        for waiting, source in list(self._passed_on.items()):
+            with suppress(NoRoom):
+                if self.strangers.room(source) is None:
+                    self.undecided.leave(waiting)
+                    del self._passed_on[waiting]
+                    self.strangers.enter(source, waiting)
+
+    def leave(self, key: IntroductionKey) -> None:
+        """An answered call is over."""
+        self._answered.leave(key)
+        self._order.pop(key, None)
+
+
+@dataclass
+class _Entry:
+    caller: PeerID
+    callee: PeerID
+    source: Source
+    ringing: bool = True
+
+
+class Admission:
+    """
+    The places of introductions, and the rates of calls.
+
+    :param end: ends an introduction to make room for another one, by which `leave` is called.
+    """
+
+    def __init__(self, limits: Limits, end: Callable[[IntroductionKey], None]) -> None:
+        self._limits = limits
+        self._end = end
+        self._entries: dict[IntroductionKey, _Entry] = {}
+        self._callers = Counters(limits.calls_per_caller, limits.introductions)
+        shares = Shares.growing(limits.introductions_per_address)
+        reserve = limits.introductions // RESERVE
+        self._strangers: _Table = SourceTable(limits.introductions - reserve, shares)
+        self._acquainted: _Table | None = SourceTable(reserve, shares) if reserve else None
+        self._callees: dict[PeerID, _Callee] = {}
+        remembered = 2 * limits.registrations
+        self._pairs = Seen[bytes](remembered, Shares.growing(-(-remembered // 16)))
+        self._source_rate = SourceBuckets(limits.source_rate, limits.source_burst, remembered)
+        self._first = SourceBuckets(1 / _FIRST_PERIOD, 1, remembered, growth=_FIRST_GROWTH)
+        self._incoming = {
+            (acquainted, first): TokenBuckets(limits.incoming_rate, limits.incoming_burst, remembered)
+            for acquainted in (False, True)
+            for first in (False, True)
+        }
+
+    def admit(self, key: IntroductionKey, caller: PeerID, callee: PeerID, source: Source, now: float) -> None:
+        """
+        Find places for a new introduction, which rings.
+
+        :param source: of the caller.
+        :raise Refusal: there are none, and nothing has changed.
+        """
+        if self._callers[caller] >= self._limits.calls_per_caller:
+            raise Refusal(ErrorCode.TOO_MANY, "You have too many calls going on; end some of them first.")
+        acquainted = pair_key(caller, callee) in self._pairs
+        going = [self._strangers]
+        if acquainted and self._acquainted is not None:
+            going.insert(0, self._acquainted)
+        try:
+            in_all, first_ended = _room(going, source)
+        except NoRoom as problem:
+            text = f"Too many calls are going on {problem.scope.value}; try again later."
+            raise Refusal(ErrorCode.TOO_MANY, text) from problem
+        places = self._callees.get(callee) or _Callee(self._limits)
+        at_callee, second_ended = self._ring(places, source, acquainted)
+        if not self._allow(callee, source, acquainted, now):
+            raise Refusal(ErrorCode.BUSY, "This peer was called too often just now; try again later.")
+        for ended in (first_ended, second_ended, places.displaced(source)):
+            if ended in self._entries:
+                self._end(ended)
+        self._callees[callee] = places
+        self._entries[key] = _Entry(caller, callee, source)
+        self._callers.enter(caller)
+        in_all.enter(source, key)
+        places.ring(at_callee, source, key)
+
+    def answered(self, key: IntroductionKey) -> None:
+        """The called peer has answered: the two are acquainted, and the call does not ring any more."""
+        entry = self._entries[key]
+        if not entry.ringing:
+            return
+        self._stop_ringing(key, entry)
+        self._pairs.add(entry.source, pair_key(entry.caller, entry.callee))
+        places = self._callees[entry.callee]
+        ended = places.displaced(entry.source)
+        if ended is not None:
+            self._end(ended)
+        self._callees[entry.callee] = places
+        places.answer(entry.source, key)
+
+    def leave(self, key: IntroductionKey) -> None:
+        """An introduction is over."""
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return
+        if entry.ringing:
+            self._stop_ringing(key, entry)
+        self._strangers.leave(key)
+        if self._acquainted is not None:
+            self._acquainted.leave(key)
+        places = self._callees[entry.callee]
+        places.leave(key)
+        if places.empty:
+            del self._callees[entry.callee]
+
+    def _stop_ringing(self, key: IntroductionKey, entry: _Entry) -> None:
+        entry.ringing = False
+        self._callers.leave(entry.caller)
+        self._callees[entry.callee].stop_ringing(key)
+
+    def _ring(
+        self, places: _Callee, source: Source, acquainted: bool
+    ) -> tuple[_Table, IntroductionKey | None]:
+        """
+        A place at the called peer, and what has to end for it.
+
+        :raise Refusal: there is none.
+        """
+        tables = [places.acquainted, places.strangers] if acquainted else [places.strangers]
+        try:
+            return _room(tables, source)
+        except NoRoom as problem:
+            full = problem
+        if full.scope is not Scope.ADDRESS and len(places.strangers) == places.strangers.capacity:
+            try:
+                return _room([places.undecided], source)
+            except NoRoom as problem:
+                full = problem
+        where = "" if full.scope is Scope.TABLE else f" {full.scope.value}"
+        text = f"Too many calls{where} wait for this peer; try again later."
+        raise Refusal(ErrorCode.BUSY, text) from full
+
+    def _allow(self, callee: PeerID, source: Source, acquainted: bool, now: float) -> bool:
+        """Whether the called peer may be told of one more call now."""
+        about = (callee, acquainted)
+        # The caller's own share first: what exceeds it costs the callee nothing.
+        if not self._source_rate.allow(source, now, about=about):
+            return False
+        # Those that call again and again leave something for those that call for the first time.
+        first = self._first.allow(source, now, about=about)
+        return self._incoming[acquainted, False].allow(callee, now) or (
+            first and self._incoming[acquainted, True].allow(callee, now)
+        )
+
+
+def _room(tables: Sequence[_Table], source: Source) -> tuple[_Table, IntroductionKey | None]:
+    """
+    The first table with room for an entry of `source`, and what has to leave it first.
+
+    :raise NoRoom: none has; it is what the last table says.
+    """
+    for table in tables[:-1]:
+        try:
+            return table, table.room(source)
+        except NoRoom:
+            continue
+    return tables[-1], tables[-1].room(source)
