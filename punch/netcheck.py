@@ -23,7 +23,7 @@ from punch.peer.netcheck import NetcheckRun, as_json
 from punch.peer.tap import login_name
 from punch.resolver import install_resolver
 from punch.state import StateDirectory, StateError, own_state_dir
-from punch.traversal.interfaces import local_addresses
+from punch.traversal.interfaces import local_addresses, source_address
 from punch.traversal.netcheck.report import Report
 from punch.traversal.netcheck.words import text
 from punch.usage import Parser, show
@@ -107,6 +107,7 @@ def main(arguments: Sequence[str]) -> int:
         reactor=reactor,
         rendezvous=rendezvous,
         addresses=local_addresses,
+        source=source_address,
         open_socket=open_socket,
         random=os.urandom,
         monotonic=time.monotonic,

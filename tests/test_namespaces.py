@@ -261,6 +261,36 @@ def test_two_addresses_on_a_lan(lab: Lab, running: Programs) -> None:
     meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "hello")
 
 
+def test_nothing_but_link_local_addresses(lab: Lab, running: Programs) -> None:
+    """A cable on which machines have given themselves addresses (RFC 3927)."""
+    cable = lab.switch("cable")
+    service, alice, bob = lab.host("service"), lab.host("alice"), lab.host("bob")
+    for host, address in ((service, "169.254.7.1"), (alice, "169.254.7.2"), (bob, "169.254.99.3")):
+        lab.plug(host, cable, "eth0", f"{address}/16")
+    meeting = Meeting(running, service, alice, bob, host="169.254.7.1")
+    at_alice, at_bob = meeting.call("host")
+    assert address_of(at_alice["local"])[0] == address_of(at_bob["remote"])[0] == "169.254.7.2"
+    meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "over the cable")
+
+
+def test_the_way_out_is_the_last_of_many_interfaces(lab: Lab, running: Programs) -> None:
+    """Ten networks without a router come before it, by name and by address."""
+    service, alice, bob, _ = two_homes(lab)
+    for host in (alice, bob):
+        nobody = lab.switch(f"nobody-{'alice' if host is alice else 'bob'}")
+        for number in range(10):
+            lab.plug(host, nobody, f"cut{number}", f"10.0.{number}.2/24")
+        host.run("ip", "address", "flush", "dev", "eth0")
+    alice.run("ip", "address", "add", "10.1.0.2/24", "dev", "eth0")
+    bob.run("ip", "address", "add", "10.2.0.2/24", "dev", "eth0")
+    alice.route("10.1.0.1")
+    bob.route("10.2.0.1")
+    meeting = Meeting(running, service, alice, bob)
+    at_alice, _ = meeting.call("srflx", "prflx")
+    assert address_of(at_alice["remote"])[0] == "198.51.100.12"
+    meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "by the way out")
+
+
 def test_this_file_leaves_nothing_behind() -> None:
     need_namespaces()
     mine = f"punch{os.getpid()}-"

@@ -228,6 +228,11 @@ class ControlClient:
         """Whether the rendezvous has welcomed us on a connection that still stands."""
         return self._protocol is not None
 
+    @property
+    def local_host(self) -> str | None:
+        """The IP address of ours that the connection comes from, if there is one."""
+        return None if self._protocol is None else self._protocol.local_host
+
     def start(self) -> None:
         """Connect, and keep connected."""
         self._service.startService()

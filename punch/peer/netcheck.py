@@ -61,6 +61,7 @@ class NetcheckRun:
         reactor: Any,
         rendezvous: RendezvousAddress,
         addresses: Callable[[], list[str]],
+        source: Callable[[str], str | None] | None = None,
         open_socket: OpenSocket,
         random: RandomBytes,
         monotonic: Callable[[], float],
@@ -70,12 +71,14 @@ class NetcheckRun:
         """
         :param reactor: provides `IReactorTCP`, `IReactorUDP`, `IReactorTime` and name resolution.
         :param addresses: tells this machine's IP addresses.
+        :param source: from which of them an IP address is reached; None: as the control connection.
         :param lifetime: seconds that measuring the lifetime of mappings may take; None leaves it out.
         :param roots: the authorities for a rendezvous and relays without a pin; None for the platform's.
         """
         self._reactor = reactor
         self._rendezvous = rendezvous
         self._addresses = addresses
+        self._source = source
         self._open_socket = open_socket
         self._random = random
         self._monotonic = monotonic
@@ -170,7 +173,7 @@ class NetcheckRun:
         policy = self._policy
         policy.reached(host)
         services = policy.allowed([canonical(host, 0).host, *found, *welcome.reflector_addresses])
-        hosts = select(self._addresses())
+        hosts = self._hosts(services)
         for server in policy.take(welcome.relays, self._monotonic()) or ():
             self._try_relay(server, services, hosts)
         self._reflector = welcome.reflector != 0
@@ -180,7 +183,14 @@ class NetcheckRun:
             self._examined.callback(None)
 
     def _examine_alone(self, found: list[str]) -> None:
-        self._examine(found, select(self._addresses()), USUAL_REFLECTOR, 0)
+        self._examine(found, self._hosts(found), USUAL_REFLECTOR, 0)
+
+    def _hosts(self, services: list[str]) -> list[str]:
+        """Our addresses, those from which the service's are reached first."""
+        sources = [self._control.local_host]
+        if self._source is not None:
+            sources += map(self._source, services)
+        return select(self._addresses(), ways_out=[host for host in sources if host is not None])
 
     def _examine(self, services: list[str], hosts: list[str], port: int, second: int) -> None:
         self._core.handle_timer(self._monotonic())

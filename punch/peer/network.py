@@ -61,9 +61,11 @@ class Network:
         relay_policy: RelayPolicy,
         rendezvous: str,
         roots: Sequence[x509.Certificate] | None,
+        source: Callable[[str], str | None],
     ) -> None:
         """
         :param rendezvous: its host, as the user gave it.
+        :param source: from which of our addresses an IP address is reached, None if that is not known.
         """
         self.reflectors: list[Address] = []
         self._owner = owner
@@ -71,6 +73,8 @@ class Network:
         self._running = False
         self._monotonic = monotonic
         self._policy = HostPolicy()
+        self._source = source
+        self._remotes: list[str] = []
         self.keeper = MappingKeeper(reactor, monotonic, random, pacing, self._send, self._back)
         self.router = Router(self.keeper, lambda *arrived: self.relays.receive(*arrived))
         self.sockets = SocketSet(
@@ -79,6 +83,7 @@ class Network:
             addresses,
             self.router.receive_from_socket,
             lambda *leaving: self.relays.send(*leaving),
+            lambda: self._ways_out(),
         )
         self.relays = RelayPool(
             reactor,
@@ -125,6 +130,7 @@ class Network:
     def welcomed(self, welcome: Welcome, host: str) -> None:
         """The rendezvous at the IP address `host` says where reflectors and relays are."""
         self._policy.reached(host)
+        self._remotes = [host]
         self._finder.find(host, welcome.reflector)
         self.offered(welcome.relays, host)
 
@@ -155,6 +161,12 @@ class Network:
 
     def _send(self, transmit: Transmit) -> None:
         self.sockets.send([transmit.data], transmit.remote, transmit.local)
+
+    def _ways_out(self) -> list[str]:
+        """The addresses from which the rendezvous is reached, that of the control channel first."""
+        remotes = dict.fromkeys([*self._remotes, *(reflector.host for reflector in self.reflectors)])
+        sources = (self._source(remote) for remote in remotes)
+        return list(dict.fromkeys(source for source in sources if source is not None))
 
     def _found(self, reflectors: list[Address]) -> None:
         self.reflectors[:] = reflectors

@@ -91,6 +91,7 @@ class Node(Service):
     :param known: peers that were called or accepted before, and blocked ones; grows with each call.
     :param offers: tells offers from copies of old ones; without, those made before now are all doubted.
     :param addresses: the local addresses to use, asked anew for every call.
+    :param source: from which of them an IP address is reached; None: as the control connection, or unknown.
     :param wall: seconds since 1970 by the wall clock, only to notice sleep and for the times of offers; all
         intervals are `monotonic`, which is what `reactor` counts, too (`punch.clocks`).
     :param pacing: ICE's Ta that we signal, in seconds.
@@ -112,6 +113,7 @@ class Node(Service):
         rendezvous: RendezvousAddress,
         on_event: Callable[[Event], None],
         addresses: Callable[[], list[str]] = local_addresses,
+        source: Callable[[str], str | None] | None = None,
         open_socket: OpenSocket = open_best_socket,
         random: RandomBytes = os.urandom,
         monotonic: Callable[[], float] = time.monotonic,
@@ -129,6 +131,7 @@ class Node(Service):
         self._clock = reactor
         self._addresses = addresses
         self._open_socket = open_socket
+        self._source = source
         self._roots = roots
         self._network = Network(
             reactor,
@@ -142,6 +145,7 @@ class Node(Service):
             relay_policy=relay,
             rendezvous=rendezvous.host,
             roots=roots,
+            source=self._source_for,
         )
         self._control = ControlClient(
             reactor=reactor,
@@ -272,6 +276,7 @@ class Node(Service):
             reactor=self._clock,
             rendezvous=self._rendezvous,
             addresses=self._addresses,
+            source=self._source,
             open_socket=self._open_socket,
             random=self._around.random,
             monotonic=self._around.monotonic,
@@ -454,6 +459,13 @@ class Node(Service):
             self._on_event(AlreadyConnected(peer))
         else:
             self._call(peer)
+
+    def _source_for(self, remote: str) -> str | None:
+        """From which of our addresses the system reaches the rendezvous, at one of its addresses."""
+        local = self._control.local_host
+        if local is not None and (":" in local) == (":" in remote):
+            return local
+        return None if self._source is None else self._source(remote)
 
     def _send_control(self, request: Request) -> bool:
         if self._control.send(request):

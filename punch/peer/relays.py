@@ -345,16 +345,25 @@ class RelayPool:
         self._finish()
 
     def _datagram_tries(self, servers: list[RelayServer]) -> list[tuple[RelayServer, Address, Address]]:
-        """From which socket to ask which relay, but those that we have asked successfully."""
+        """
+        From which socket to ask which relay, but those that we have asked successfully: every relay from the
+        first socket of its family, then from the others.
+        """
+        bases = self._bases()
+        ranks = {
+            base: [other.is_ipv6 for other in bases[:number]].count(base.is_ipv6)
+            for number, base in enumerate(bases)
+        }
         in_use = [flow for flow, relay in self._flows.items() if relay in self._relays.values()]
-        return [
+        tries = [
             (server, base, address)
             for server in servers
             if server.url.transport is RelayTransport.UDP
             for address in (canonical(host, server.url.port) for host in self._addresses(server.url))
-            for base in self._bases()
+            for base in bases
             if base.is_ipv6 == address.is_ipv6 and (base, address) not in in_use
-        ][:MAX_DATAGRAM_TRIES]
+        ]
+        return sorted(tries, key=lambda each: ranks[each[1]])[:MAX_DATAGRAM_TRIES]
 
     def _try_streams(self) -> None:
         self._cancel("_streams_due")

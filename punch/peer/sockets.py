@@ -33,21 +33,27 @@ class SocketSet:
         addresses: Callable[[], list[str]],
         receive: Receive,
         relay: Callable[[Sequence[bytes], Address, Address], bool],
+        ways_out: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """
+        :param ways_out: the local addresses from which the rendezvous is reached, as far as that is known.
         :param relay: sends what is to leave from a relayed address; False if it knows no such address.
         """
         self._relay = relay
         self._reactor = reactor
         self._open_socket = open_socket
         self._addresses = addresses
+        self._ways_out = ways_out
         self._receive = receive
+        self._hosts: list[str] = []
         self._sockets: dict[Address, DatagramSocket] = {}
 
     @property
     def bases(self) -> list[Address]:
-        """The local addresses of the open sockets."""
-        return list(self._sockets)
+        """The local addresses of the open sockets, those preferred first."""
+        by_host = {base.host: base for base in self._sockets}
+        best = [by_host.pop(host) for host in self._hosts if host in by_host]
+        return [*best, *by_host.values()]
 
     def refresh(self, in_use: Collection[Address] = ()) -> list[Address]:
         """
@@ -57,7 +63,7 @@ class SocketSet:
         :return: the local addresses that can be used now, in order of preference. An address that cannot be
             bound is left out.
         """
-        hosts = select(self._addresses())
+        hosts = self._hosts = select(self._addresses(), ways_out=self._ways_out())
         for base in [base for base in self._sockets if base.host not in hosts and base not in in_use]:
             self._sockets.pop(base).close()
         by_host = {base.host: base for base in self._sockets}

@@ -35,6 +35,7 @@ from punch.peer.events import Event, Failed, Ready, Reason, Registered
 from punch.peer.policy import RelayPolicy
 from punch.resolver import install_resolver
 from punch.state import Lock, PeerState, StateDirectory, StateError, own_state_dir
+from punch.traversal.interfaces import source_address
 from punch.twistd import Console as PlainConsole
 from punch.twistd import before_sudden_death, end, end_on_signals, fail, use_own_files
 from punch.ui.console import occupy_standard_descriptors
@@ -278,6 +279,7 @@ class PeerService(Service):
             rendezvous=options.rendezvous,
             on_event=self._event,
             offers=self._remembered_offers(),
+            source=source_address,
             relay=options.relay,
         )
 

@@ -3,8 +3,9 @@ Candidates: their priorities and foundations, our own ones and the peer's (RFC 8
 
 Loopback addresses are candidates only for machines that have nothing else: they are paired with loopback
 addresses alone, and a peer's loopback candidate is ignored unless we have one ourselves, so that nobody can
-point our checks at the services of our own machine. Link-local addresses are not used: a zone is needed to
-reach them, which candidates can't carry.
+point our checks at the services of our own machine. IPv6 link-local addresses are not used: a zone is needed
+to reach them, which candidates can't carry. Those of IPv4 need none; they are the last choice, and are paired
+with each other alone (RFC 3927, section 2.6.2).
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _NOWHERE = {False: Address("0.0.0.0", 9), True: Address("::", 9)}
 # What a relay on the internet refuses to send to (RFC 8656, section 9 lets it): networks of one site or host
 _LOCAL_NETWORKS: list[IPv4Network | IPv6Network] = [
-    *map(IPv4Network, ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")),
+    *map(IPv4Network, ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16")),
+    *map(IPv4Network, ("172.16.0.0/12", "192.168.0.0/16")),
     *map(IPv6Network, ("::1/128", "fc00::/7")),
 ]
 # RFC 6724, section 2.1: addresses that rank below IPv4 in the default policy table, or are meant for one site
@@ -58,10 +60,11 @@ def candidate_priority(kind: CandidateType, local_preference: int, component: in
 
 def preference_class(host: str) -> int:
     """
-    How an address ranks (RFC 6724): 0 global IPv6, 1 IPv4, 2 IPv6 of one site or a tunnel, 3 loopback.
+    How an address ranks (RFC 6724): 0 global IPv6, 1 IPv4, 2 IPv6 of one site or a tunnel, 3 addresses of one
+    link or of this machine alone.
     """
     ip = parsed(host)
-    if ip.is_loopback:
+    if ip.is_loopback or ip.is_link_local:
         return 3
     if isinstance(ip, IPv4Address):
         return 1
@@ -69,19 +72,22 @@ def preference_class(host: str) -> int:
 
 
 def usable(address: Address) -> bool:
-    """Whether checks may go to this address at all: that of one host, with a port, and not link-local."""
+    """Whether checks may go to this address at all: that of one host, with a port, that needs no zone."""
     ip = parsed(address.host)
-    useless = ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip == _BROADCAST
-    if isinstance(ip, IPv4Address) and ip in _THIS_NETWORK:
-        useless = True
+    useless = ip.is_multicast or ip.is_unspecified or ip == _BROADCAST
+    useless = useless or ip in _THIS_NETWORK if isinstance(ip, IPv4Address) else useless or ip.is_link_local
     return not useless and 0 < address.port < 65536
 
 
 def may_pair(base: Address, remote: Address) -> bool:
-    """Whether checks may go from `base` to `remote`: within one family, and loopback only with loopback."""
+    """
+    Whether checks may go from `base` to `remote`: within one family, loopback only with loopback, and
+    link-local only with link-local.
+    """
     if base.is_ipv6 != remote.is_ipv6 or base == remote or not usable(remote):
         return False
-    return parsed(base.host).is_loopback == parsed(remote.host).is_loopback
+    ours, theirs = parsed(base.host), parsed(remote.host)
+    return ours.is_loopback == theirs.is_loopback and ours.is_link_local == theirs.is_link_local
 
 
 def may_relay(relayed: Address, remote: Address) -> bool:

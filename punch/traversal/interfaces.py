@@ -13,7 +13,7 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from ctypes import POINTER, Structure, c_char_p, c_ubyte, c_uint, c_ushort, c_void_p
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
@@ -23,7 +23,10 @@ from typing import Any, NamedTuple
 from punch.traversal.candidates import preference_class
 
 LIMIT = 8
-"""How many addresses are used: the pairs with a peer's are their product."""
+"""
+How many addresses are used: the pairs with a peer's are their product. Those from which the system reaches
+the rendezvous are always among them.
+"""
 PER_SUBNET = 2
 """How many IPv6 addresses of one /64 are used: a host may have many temporary ones."""
 
@@ -48,11 +51,26 @@ class Interface(NamedTuple):
 
 def local_addresses(include_loopback: bool | None = None) -> list[str]:
     """
-    The usable unicast addresses of this machine, best first, at most `LIMIT`.
+    The usable unicast addresses of this machine, however many, those that are best by their looks first.
+    Which of them lead out is for `select` to be told.
 
     :param include_loopback: True: loopback addresses too. False: never. None: only if there is nothing else.
     """
     return usable_addresses(_interfaces(), include_loopback)
+
+
+def source_address(remote: str) -> str | None:
+    """
+    The address of this machine from which the system sends to `remote`, an IP address; None if it has no way
+    there. Connecting a UDP socket sends nothing.
+    """
+    family = socket.AF_INET6 if ":" in remote else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((remote, 9))
+            return str(probe.getsockname()[0]).partition("%")[0]
+    except OSError:
+        return None
 
 
 def usable_addresses(interfaces: Sequence[Interface], include_loopback: bool | None = None) -> list[str]:
@@ -63,21 +81,25 @@ def usable_addresses(interfaces: Sequence[Interface], include_loopback: bool | N
     usable = [interface for interface in interfaces if not interface.flags & _UNUSABLE]
     usable.sort(key=lambda interface: (interface.name.startswith(_VIRTUAL), not interface.flags & _TEMPORARY))
     hosts = [interface.host for interface in usable]
-    chosen = select(host for host in hosts if not _is_loopback(host))
+    chosen = select([host for host in hosts if not _is_loopback(host)], len(hosts))
     if include_loopback or (include_loopback is None and not chosen):
-        chosen += select(host for host in hosts if _is_loopback(host))
+        chosen += select([host for host in hosts if _is_loopback(host)], len(hosts))
     return chosen
 
 
-def select(addresses: Sequence[str] | Iterator[str], limit: int = LIMIT) -> list[str]:
+def select(
+    addresses: Sequence[str] | Iterator[str], limit: int = LIMIT, ways_out: Collection[str] = ()
+) -> list[str]:
     """
     The addresses worth a socket, best first.
 
-    Global IPv6 and IPv4 take turns, IPv6 first (RFC 8421, section 4); the gateway addresses of private IPv4
-    networks, which is what the bridges of containers and virtual machines have, come last. Wildcard,
-    multicast and link-local addresses are dropped, and loopback ones if there are others.
+    Those of `ways_out` come first. Then global IPv6 and IPv4 take turns, IPv6 first (RFC 8421, section 4);
+    the gateway addresses of private IPv4 networks, which is what the bridges of containers and virtual
+    machines have, come late, and IPv4 link-local addresses last. Wildcard, multicast and IPv6 link-local
+    addresses are dropped, and loopback ones if there are others.
 
-    :param limit: how many at most.
+    :param limit: how many at most, unless there are more ways out.
+    :param ways_out: the addresses from which this machine reaches the rendezvous, as far as that is known.
     :raise ValueError: one of them is no IP address.
     """
     usable = [host for host in dict.fromkeys(_plain(address) for address in addresses) if _is_usable(host)]
@@ -85,7 +107,8 @@ def select(addresses: Sequence[str] | Iterator[str], limit: int = LIMIT) -> list
         usable = [host for host in usable if not _is_loopback(host)]
     subnets: dict[bytes, int] = {}
     families: dict[bool, list[str]] = {True: [], False: []}
-    for host in sorted(usable, key=lambda host: (_is_gateway(host), preference_class(host))):
+    first = [host for host in dict.fromkeys(map(_plain, ways_out)) if host in usable]
+    for host in sorted(usable, key=lambda host: (host not in first, *_rank(host))):
         ip = ip_address(host)
         if isinstance(ip, IPv6Address):
             subnet = ip.packed[:8]
@@ -94,17 +117,26 @@ def select(addresses: Sequence[str] | Iterator[str], limit: int = LIMIT) -> list
                 continue
         families[ip.version == 6].append(host)
     turns = [
-        (_is_gateway(host), turn, preference_class(host), host)
+        (_is_link_local(host), _is_gateway(host), turn, preference_class(host), host)
         for hosts in families.values()
         for turn, host in enumerate(hosts)
     ]
-    turns.sort(key=lambda entry: entry[:3])
-    return [host for *_, host in turns][:limit]
+    turns.sort(key=lambda entry: entry[:4])
+    others = [host for *_, host in turns if host not in first]
+    return [*first, *others[: max(0, limit - len(first))]]
 
 
 def _plain(address: str) -> str:
     """Without a zone, which only link-local addresses need."""
     return str(ip_address(address.partition("%")[0]))
+
+
+def _rank(host: str) -> tuple[bool, bool, int]:
+    return _is_link_local(host), _is_gateway(host), preference_class(host)
+
+
+def _is_link_local(host: str) -> bool:
+    return ip_address(host).is_link_local
 
 
 def _is_loopback(host: str) -> bool:
@@ -116,7 +148,7 @@ def _is_usable(host: str) -> bool:
     if isinstance(ip, IPv6Address):
         return not (ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip.ipv4_mapped is not None)
     broadcast = ip == IPv4Address("255.255.255.255")
-    return not (ip.is_multicast or ip in _THIS_NETWORK or ip.is_link_local or broadcast)
+    return not (ip.is_multicast or ip in _THIS_NETWORK or broadcast)
 
 
 def _is_gateway(host: str) -> bool:
@@ -211,12 +243,6 @@ def _by_name() -> list[str]:
     except OSError:
         found = []
     hosts += [str(address[0]) for *_, address in found]
-    # Where a datagram to the internet would come from; connecting a UDP socket sends nothing
-    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((target, 9))
-                hosts.append(str(probe.getsockname()[0]))
-        except OSError:
-            continue
+    # Where a datagram to the internet would come from
+    hosts += [host for host in map(source_address, ("192.0.2.1", "2001:db8::1")) if host is not None]
     return [*hosts, "127.0.0.1"]
