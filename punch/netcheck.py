@@ -20,6 +20,7 @@ from punch.clocks import use_monotonic_time
 from punch.peer.batched import open_socket
 from punch.peer.choice import NoRendezvous, choose_rendezvous
 from punch.peer.netcheck import NetcheckRun, as_json
+from punch.peer.problems import proxy_variable
 from punch.peer.tap import login_name
 from punch.resolver import install_resolver
 from punch.state import StateDirectory, StateError, own_state_dir
@@ -108,6 +109,7 @@ def main(arguments: Sequence[str]) -> int:
         rendezvous=rendezvous,
         addresses=local_addresses,
         source=source_address,
+        proxy=proxy_variable(os.environ),
         open_socket=open_socket,
         random=os.urandom,
         monotonic=time.monotonic,

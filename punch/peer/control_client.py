@@ -121,7 +121,7 @@ class _Attempt:
     def _unconnected(self, failure: Failure) -> None:
         if not isinstance(failure.value, _EXPECTED):
             self._log.failure("Connecting to the rendezvous failed.", failure)
-        self.lost(problem_of_failure(self._client.address, failure))
+        self.lost(problem_of_failure(self._client.address, failure, self._client.proxy))
 
     @property
     def reached(self) -> bool:
@@ -194,14 +194,17 @@ class ControlClient:
         random: RandomBytes,
         roots: Sequence[x509.Certificate] | None = None,
         endpoint: IStreamClientEndpoint | None = None,
+        proxy: str | None = None,
     ) -> None:
         """
         :param reactor: connects TCP, resolves names, and is the clock of everything here.
         :param roots: see `ControlConnectionCreator`.
+        :param proxy: the variable of the environment that names a proxy, which is not used but spoken of.
         :param endpoint: where to connect instead of the address' host and port (TLS is put on top of it).
         """
         self.address = address
         self.register = register
+        self.proxy = proxy
         self.clock = reactor
         self._handler = handler
         self._random = random

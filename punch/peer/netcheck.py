@@ -67,12 +67,14 @@ class NetcheckRun:
         monotonic: Callable[[], float],
         lifetime: float | None = None,
         roots: Sequence[x509.Certificate] | None = None,
+        proxy: str | None = None,
     ) -> None:
         """
         :param reactor: provides `IReactorTCP`, `IReactorUDP`, `IReactorTime` and name resolution.
         :param addresses: tells this machine's IP addresses.
         :param source: from which of them an IP address is reached; None: as the control connection.
         :param lifetime: seconds that measuring the lifetime of mappings may take; None leaves it out.
+        :param proxy: the variable of the environment that names a proxy (`problems.proxy_variable`).
         :param roots: the authorities for a rendezvous and relays without a pin; None for the platform's.
         """
         self._reactor = reactor
@@ -95,6 +97,7 @@ class NetcheckRun:
             handler=self,
             random=random,
             roots=roots,
+            proxy=proxy,
         )
         self._sockets: dict[Address, DatagramSocket] = {}
         self._transports: dict[Transport, bool | None] = dict.fromkeys(Transport)

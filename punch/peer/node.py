@@ -97,6 +97,7 @@ class Node(Service):
     :param pacing: ICE's Ta that we signal, in seconds.
     :param relay: whether links may be relayed.
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
+    :param proxy: the variable of the environment that names a proxy (`problems.proxy_variable`).
     :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
     """
 
@@ -123,6 +124,7 @@ class Node(Service):
         relay: RelayPolicy = RelayPolicy.AUTO,
         roots: Sequence[x509.Certificate] | None = None,
         control_endpoint: IStreamClientEndpoint | None = None,
+        proxy: str | None = None,
     ) -> None:
         self.identity = identity
         self._known = known
@@ -156,6 +158,7 @@ class Node(Service):
             random=random,
             roots=roots,
             endpoint=control_endpoint,
+            proxy=proxy,
         )
         self._sessions = Sessions()
         self._around = Surroundings(

@@ -5,12 +5,15 @@ do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from twisted.internet import error
 from twisted.python.failure import Failure
 
 from punch.peer.events import Reason
 from punch.wire.control import Error, ErrorCode
 from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.special import Scope, scope_of
 
 
 class ControlProblem(Exception):
@@ -81,8 +84,24 @@ def problem_of_error(address: RendezvousAddress, reply: Error) -> ControlProblem
     return ControlProblem(reply.code.value, text)
 
 
-def problem_of_failure(address: RendezvousAddress, failure: Failure) -> ControlProblem:
-    """The sentence for a TCP connection that never was."""
+PROXY_VARIABLES = "https_proxy", "http_proxy", "all_proxy", "socks_proxy"
+"""Variables of the environment that name proxies to other programs, in lower or upper case."""
+
+
+def proxy_variable(environ: Mapping[str, str]) -> str | None:
+    """The variable of the environment that names a proxy, if there is one."""
+    names = (each for name in PROXY_VARIABLES for each in (name, name.upper()))
+    return next((name for name in names if environ.get(name, "").strip()), None)
+
+
+def problem_of_failure(
+    address: RendezvousAddress, failure: Failure, proxy: str | None = None
+) -> ControlProblem:
+    """
+    The sentence for a TCP connection that never was.
+
+    :param proxy: the variable of the environment that names a proxy, if there is one.
+    """
     if isinstance(failure.value, ControlProblem):
         return failure.value
     where = place(address)
@@ -103,4 +122,24 @@ def problem_of_failure(address: RendezvousAddress, failure: Failure) -> ControlP
         text = (
             f"The rendezvous at {where} cannot be reached; check the address and that this machine is online."
         )
+    answered = isinstance(failure.value, error.ConnectionRefusedError)
+    if not _is_here(address.host) and (proxy is not None or not answered):
+        text = f"{text} {_about_proxies(proxy)}"
     return ControlProblem(Reason.RENDEZVOUS_UNREACHABLE, text)
+
+
+def _is_here(host: str) -> bool:
+    """Whether it is this machine, to which no proxy leads."""
+    try:
+        return scope_of(host) is Scope.LOOPBACK
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost"
+
+
+def _about_proxies(proxy: str | None) -> str:
+    if proxy is None:
+        return "Punch uses no proxy: where only a proxy leads out, the rendezvous can't be reached."
+    return (
+        f"The environment names a proxy ({proxy}), but Punch uses none: it needs a TCP connection of its own "
+        "to the rendezvous, so use a network where that is allowed, or have it allowed in this one."
+    )

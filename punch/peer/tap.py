@@ -33,6 +33,7 @@ from punch.options import Options as BaseOptions
 from punch.peer.choice import NoRendezvous, choose_rendezvous
 from punch.peer.events import Event, Failed, Ready, Reason, Registered
 from punch.peer.policy import RelayPolicy
+from punch.peer.problems import proxy_variable
 from punch.resolver import install_resolver
 from punch.state import Lock, PeerState, StateDirectory, StateError, own_state_dir
 from punch.traversal.interfaces import source_address
@@ -280,6 +281,7 @@ class PeerService(Service):
             on_event=self._event,
             offers=self._remembered_offers(),
             source=source_address,
+            proxy=proxy_variable(os.environ),
             relay=options.relay,
         )
 
