@@ -9,7 +9,8 @@ connection may send at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -26,7 +27,8 @@ from punch.link.proof import (
     check_proof_version,
     make_proof,
 )
-from punch.link.quic import ALPN, QuicConnection, QuicError
+from punch.link.quic_interface import ALPN, QuicConnection, QuicError
+from punch.link.receive_limits import LimitExceeded
 from punch.link.session import CONTROL_STREAM, Session, known_code
 
 APPLICATION_CODES: Final = 0x5000
@@ -80,7 +82,7 @@ class Connection:
         is_callee = terms.role is Role.CALLEE
         self.deadline = now + (limits.unproved_seconds if is_callee else limits.prove_seconds)
         self._terms = terms
-        self._budget = limits.unproved_bytes if is_callee else None
+        self._budget: int | None = limits.unproved_bytes
         self._callbacks = callbacks
         self._now = now
         self._handshake_done = False
@@ -97,11 +99,10 @@ class Connection:
             if self._budget < 0:
                 self.close(CloseCode.REFUSED, "Too much was sent before the link proof.")
                 return
-        try:
+        with self._ending():
             self.quic.receive(datagrams, now)
-        except QuicError as error:
-            self.close(CloseCode.INTERNAL, f"The QUIC library failed: {error}.")
-        self.quic.deliver(self)
+        with self._ending():
+            self.quic.deliver(self)
 
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called."""
@@ -115,8 +116,9 @@ class Connection:
         self._at(now)
         timer = self.quic.get_timer()
         if timer is not None and now >= timer:
-            self.quic.handle_timer(now)
-            self.quic.deliver(self)
+            with self._ending():
+                self.quic.handle_timer(now)
+                self.quic.deliver(self)
         if self.over:
             return
         if self.session is not None:
@@ -127,10 +129,26 @@ class Connection:
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """What may be sent now."""
         self._at(now)
-        if self.session is not None and not self.over:
-            return self.session.pump(now)
+        out: list[bytes] = []
+        with self._ending():
+            if self.session is not None and not self.over:
+                self.session.pump(now, out)
+                return out
         last, self._last = self._last, []
-        return last + self.quic.datagrams_to_send(now)
+        out += last
+        with self._ending():
+            out += self.quic.datagrams_to_send(now)
+        return out
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """End the connection if the library fails, or the other side has sent more than it may."""
+        try:
+            yield
+        except LimitExceeded as error:
+            self.close(CloseCode.PROTOCOL, str(error))
+        except QuicError as error:
+            self.close(CloseCode.INTERNAL, f"The QUIC library failed: {error}.")
 
     def close(self, code: CloseCode, reason: str) -> None:
         """End it from our side, once."""
@@ -145,12 +163,14 @@ class Connection:
         The libraries report a CONNECTION_CLOSE only when the connection has drained, so the same words go
         ahead of it on the control stream.
         """
-        if self.session is not None:
-            self.session.say_goodbye(code, reason)
-            self._last = self.session.pump(self._now)
-        elif self._proof:
-            self.quic.send(CONTROL_STREAM, encode_close(code, reason), False)
-            self._last = self.quic.datagrams_to_send(self._now)
+        self.over = True
+        with self._ending():
+            if self.session is not None:
+                self.session.say_goodbye(code, reason)
+                self.session.pump(self._now, self._last)
+            elif self._proof:
+                self.quic.send(CONTROL_STREAM, encode_close(code, reason), False)
+                self._last += self.quic.datagrams_to_send(self._now)
         self._forget()
         self.quic.close(APPLICATION_CODES + code, reason)
 

@@ -31,7 +31,8 @@ from punch.link.events import (
 from punch.link.frames import clip_reason
 from punch.link.lifecycle import Ending, Lifecycle, LifecycleActions, make_lifecycle
 from punch.link.packet import destination_id, is_client_initial, is_long, is_retry
-from punch.link.quic import Qh3Backend, QuicBackend
+from punch.link.quic import Qh3Backend
+from punch.link.quic_interface import QuicBackend, QuicError
 from punch.link.session import Session
 
 PINGS = 4
@@ -102,7 +103,12 @@ class LinkCore:
         self._now = now
         self._deadline = now + self.limits.prove_seconds
         if self.role is Role.CALLER:
-            self._add(Connection(self._backend.client(now), self._terms, self.limits, self._callbacks, now))
+            try:
+                quic = self._backend.client(now)
+            except QuicError as error:
+                self.fail(CloseCode.INTERNAL, f"The QUIC library failed: {error}.", now)
+                return
+            self._add(Connection(quic, self._terms, self.limits, self._callbacks, now))
 
     def close(self, code: CloseCode, reason: str, now: float) -> None:
         """
@@ -289,7 +295,10 @@ class LinkCore:
         if sum(not connection.over for connection in self._connections) >= self.limits.unproved:
             return None
         assert self.certificate is not None
-        quic = self._backend.server(self.certificate, original_destination_id)
+        try:
+            quic = self._backend.server(self.certificate, original_destination_id)
+        except QuicError:
+            return None  # Nobody is answered; the link fails if nobody else proves himself in time.
         connection = Connection(quic, self._terms, self.limits, self._callbacks, self._now)
         self._connection_id(connection, original_destination_id, True)
         self._add(connection)

@@ -46,3 +46,34 @@ def is_client_initial(data: bytes) -> bool:
     if len(data) < MIN_INITIAL or data[0] & (_LONG | _FIXED | _TYPE) != _LONG | _FIXED:
         return False
     return data[1:5] == QUIC_V1 and 8 <= data[5] <= 20 and data[6 + data[5]] <= 20
+
+
+def packet_after_long_headers(data: bytes) -> int:
+    """
+    Where the 1-RTT packet of a datagram begins, behind the packets of the handshake that may be coalesced
+    with it (RFC 9000, section 12.2); the datagram's length if there is none.
+    """
+    start = 0
+    try:
+        while data[start] & _LONG:
+            at = start + 5
+            at += 1 + data[at]
+            at += 1 + data[at]
+            if data[start] & _TYPE == 0:
+                length, at = _integer(data, at)
+                at += length
+            elif data[start] & _TYPE == _RETRY:
+                return len(data)
+            length, at = _integer(data, at)
+            start = at + length
+    except IndexError:
+        return len(data)
+    return min(start, len(data))
+
+
+def _integer(data: bytes, at: int) -> tuple[int, int]:
+    """A variable-length integer (RFC 9000, section 16), and where it ends."""
+    end = at + (1 << (data[at] >> 6))
+    if end > len(data):
+        raise IndexError("an integer is cut short")
+    return int.from_bytes(data[at:end], "big") & ((1 << (8 * (end - at) - 2)) - 1), end

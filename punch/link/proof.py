@@ -60,6 +60,11 @@ class SecretsLog:
         self.erase()
         return value
 
+    def receiving(self, is_client: bool) -> bytes | None:
+        """The traffic secret of the other side, until it is erased."""
+        secret = self._secrets.get(_SERVER_SECRET if is_client else _CLIENT_SECRET)
+        return None if secret is None else bytes(secret)
+
     def erase(self) -> None:
         """Overwrite and forget the secrets."""
         for secret in self._secrets.values():

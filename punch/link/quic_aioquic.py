@@ -6,11 +6,13 @@ second opinion.
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from punch.link.certificate import LinkCertificate
+from punch.link.packet_protection import Frame, FrameType
 from punch.link.proof import SecretsLog
-from punch.link.quic import (
+from punch.link.quic_interface import (
     ALPN,
     CONNECTION_WINDOW,
     DATAGRAM_SIZE,
@@ -19,14 +21,124 @@ from punch.link.quic import (
     LOGICAL_ADDRESS,
     MAX_DATAGRAM_FRAME,
     STREAM_WINDOW,
-    LibraryConnection,
+    VERSION_1,
     QuicConnection,
+    library_errors,
 )
+from punch.link.quic_library import LibraryConnection
+from punch.link.receive_limits import ReceiveLimits
 
 if TYPE_CHECKING:
     from aioquic.quic.configuration import QuicConfiguration
 
-_VERSION_1 = 1
+MOST_GAPS: Final = 4096
+"""Gaps in streams: the library goes through all of them for each piece that arrives."""
+_ONE_RTT: Final = "1RTT"
+_CONTROL: Final = Frame(FrameType.PING)
+
+
+class FrameTrace:
+    """
+    What aioquic calls a logger of one connection, which it tells of every packet and frame: here, of
+    received ones, so that they can be counted.
+    """
+
+    def __init__(self) -> None:
+        self._packets: list[list[Frame]] = []
+
+    def take(self) -> list[list[Frame]]:
+        """The frames of each authentic new packet since the last time."""
+        packets, self._packets = self._packets, []
+        return packets
+
+    def log_event(self, *, category: str, event: str, data: dict[str, Any]) -> None:
+        """Something happened; the frames of a packet are added to its list afterwards."""
+        if event == "packet_received" and data["header"]["packet_type"] == _ONE_RTT:
+            self._packets.append(data["frames"])
+
+    def packet_type(self, packet_type: Any) -> str:
+        from aioquic.quic.packet import QuicPacketType
+
+        return _ONE_RTT if packet_type is QuicPacketType.ONE_RTT else ""
+
+    def encode_time(self, seconds: float) -> float:
+        return seconds
+
+    def encode_ack_frame(self, ranges: Any, delay: float) -> Frame:
+        return Frame(FrameType.ACK, len(ranges))
+
+    def encode_connection_close_frame(self, **fields: Any) -> Frame:
+        return _CONTROL
+
+    def encode_connection_limit_frame(self, frame_type: int, maximum: int) -> Frame:
+        return _CONTROL
+
+    def encode_crypto_frame(self, frame: Any) -> Frame:
+        return Frame(FrameType.CRYPTO, len(frame.data))
+
+    def encode_data_blocked_frame(self, limit: int) -> Frame:
+        return _CONTROL
+
+    def encode_datagram_frame(self, length: int) -> Frame:
+        return Frame(FrameType.DATAGRAM, length)
+
+    def encode_handshake_done_frame(self) -> Frame:
+        return Frame(FrameType.HANDSHAKE_DONE)
+
+    def encode_max_stream_data_frame(self, maximum: int, stream_id: int) -> Frame:
+        return _CONTROL
+
+    def encode_new_connection_id_frame(self, sequence_number: int, **fields: Any) -> Frame:
+        return Frame(FrameType.NEW_CONNECTION_ID, offset=sequence_number)
+
+    def encode_new_token_frame(self, token: bytes) -> Frame:
+        return Frame(FrameType.NEW_TOKEN, len(token))
+
+    def encode_padding_frame(self) -> Frame:
+        return Frame(FrameType.PADDING)
+
+    def encode_path_challenge_frame(self, data: bytes) -> Frame:
+        return Frame(FrameType.PATH_CHALLENGE)
+
+    def encode_path_response_frame(self, data: bytes) -> Frame:
+        return Frame(FrameType.PATH_RESPONSE)
+
+    def encode_ping_frame(self) -> Frame:
+        return _CONTROL
+
+    def encode_reset_stream_frame(self, **fields: Any) -> Frame:
+        return _CONTROL
+
+    def encode_retire_connection_id_frame(self, sequence_number: int) -> Frame:
+        return Frame(FrameType.RETIRE_CONNECTION_ID, offset=sequence_number)
+
+    def encode_stop_sending_frame(self, **fields: Any) -> Frame:
+        return _CONTROL
+
+    def encode_stream_frame(self, frame: Any, stream_id: int) -> Frame:
+        return Frame(FrameType.STREAM, len(frame.data), stream_id, frame.offset, frame.fin)
+
+    def encode_stream_data_blocked_frame(self, limit: int, stream_id: int) -> Frame:
+        return _CONTROL
+
+    def encode_streams_blocked_frame(self, **fields: Any) -> Frame:
+        return _CONTROL
+
+    def encode_transport_parameters(self, **fields: Any) -> dict[str, Any]:
+        return {}
+
+
+class FrameLog:
+    """What aioquic calls a logger, for one connection."""
+
+    def __init__(self) -> None:
+        self.trace = FrameTrace()
+
+    def start_trace(self, is_client: bool, odcid: bytes) -> FrameTrace:
+        return self.trace
+
+    def end_trace(self, trace: FrameTrace) -> None:
+        return
 
 
 class AioquicConnection(LibraryConnection):
@@ -35,25 +147,48 @@ class AioquicConnection(LibraryConnection):
     here.
     """
 
-    def _poll(self, now: float) -> list[bytes]:
+    def __init__(
+        self,
+        quic: Any,
+        events: Any,
+        configuration: Any,
+        secrets: SecretsLog,
+        refusals: tuple[type[Exception], ...],
+    ) -> None:
+        limits = ReceiveLimits(MOST_GAPS, joins=True)
+        super().__init__(quic, events, configuration, secrets, refusals, limits)
+        log = configuration.quic_logger
+        self._trace = log.trace if isinstance(log, FrameLog) else FrameTrace()
+
+    def _take_in(self, datagrams: Sequence[bytes], now: float) -> None:
+        for data in datagrams:
+            self._quic.receive_datagram(data, LOGICAL_ADDRESS, now)
+            packets = self._trace.take()
+            if packets:
+                self._arrived(len(packets), 0)
+                for frames in packets:
+                    self._limits.events(len(frames), now)
+                    self._limits.frames(frames, now)
+
+    def _poll(self, now: float, datagrams: list[bytes]) -> None:
         # A server has no path before the first datagram, for which the library is not prepared.
-        return super()._poll(now) if self._quic._network_paths else []
+        if self._quic._network_paths:
+            super()._poll(now, datagrams)
 
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
         super().send(stream_id, bytes(data), fin)
 
-    def unsent(self, stream_id: int) -> int:
+    def _unsent(self, stream_id: int) -> int:
         stream = self._quic._streams.get(stream_id)
         return 0 if stream is None else sum(len(pending) for pending in stream.sender._pending)
 
-    def peer_certificate(self) -> bytes | None:
+    def _peer_certificate(self) -> bytes | None:
         from cryptography.hazmat.primitives.serialization import Encoding
 
         certificate = self._quic.tls._peer_certificate
         return None if certificate is None else bytes(certificate.public_bytes(Encoding.DER))
 
-    @property
-    def rtt(self) -> float | None:
+    def _smoothed_rtt(self) -> float | None:
         loss = self._quic._loss
         return float(loss._rtt_smoothed) if loss._rtt_initialized else None
 
@@ -68,10 +203,11 @@ class AioquicBackend:
         from aioquic.quic.connection import QuicConnection as Library
 
         secrets = SecretsLog()
-        configuration = self._configuration(True, secrets)
-        configuration.verify_mode = ssl.CERT_NONE
-        quic = Library(configuration=configuration)
-        quic.connect(LOGICAL_ADDRESS, now)
+        with library_errors():
+            configuration = self._configuration(True, secrets)
+            configuration.verify_mode = ssl.CERT_NONE
+            quic = Library(configuration=configuration)
+            quic.connect(LOGICAL_ADDRESS, now)
         return AioquicConnection(quic, events, configuration, secrets, (RuntimeError, ValueError))
 
     def server(
@@ -81,13 +217,14 @@ class AioquicBackend:
         from aioquic.quic.connection import QuicConnection as Library
 
         secrets = SecretsLog()
-        configuration = self._configuration(False, secrets)
-        configuration.certificate = certificate.certificate
-        configuration.private_key = certificate.private_key
-        quic = Library(
-            configuration=configuration,
-            original_destination_connection_id=original_destination_connection_id,
-        )
+        with library_errors():
+            configuration = self._configuration(False, secrets)
+            configuration.certificate = certificate.certificate
+            configuration.private_key = certificate.private_key
+            quic = Library(
+                configuration=configuration,
+                original_destination_connection_id=original_destination_connection_id,
+            )
         return AioquicConnection(quic, events, configuration, secrets, (RuntimeError, ValueError))
 
     def _configuration(self, is_client: bool, secrets: SecretsLog) -> QuicConfiguration:
@@ -103,6 +240,7 @@ class AioquicBackend:
             max_stream_data=STREAM_WINDOW,
             max_datagram_size=DATAGRAM_SIZE,
             max_datagram_frame_size=MAX_DATAGRAM_FRAME,
+            quic_logger=FrameLog(),  # type: ignore[arg-type]  # only what it offers is used
             secrets_log_file=secrets,  # type: ignore[arg-type]  # only write() and flush() are used
-            supported_versions=[_VERSION_1],
+            supported_versions=[VERSION_1],
         )

@@ -37,12 +37,15 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
-from punch.link.quic import QuicConnection, QuicStreamLimit
+from punch.link.quic_interface import QuicConnection, QuicStreamLimit
+from punch.link.receive_limits import Allowance as ReceiveAllowance
 from punch.link.streams import Stream, StreamError, encode_name
 
 CONTROL_STREAM: Final = 0
 QUIC_QUEUE: Final = 256 * 1024
 """Bytes of a stream handed to the QUIC library ahead of what it can send."""
+CONTROL_QUEUE: Final = 256 * 1024
+"""Bytes of control frames that may wait to be sent, because the other side acknowledges nothing."""
 DATAGRAM_QUEUE: Final = 128
 """Unreliable messages that wait for the congestion controller; then the oldest is dropped."""
 UNKNOWN_STREAM: Final = 1
@@ -86,6 +89,11 @@ class Session:
         self._frames = FrameReader()
         self._goodbye_said = False
         self._allowance = Allowance(now)
+        # The sender keeps within less than the receiver allows, since what was sent in time may arrive at
+        # once.
+        self._remote_streams = ReceiveAllowance(2048, 500)
+        self._local_streams = ReceiveAllowance(1536, 400)
+        self._datagrams_left = ReceiveAllowance(4096, 2000)
         self._datagrams: deque[bytes] = deque()
         # A caller's streams may arrive ahead of its proof, and then wait in the callee's memory: until the
         # callee has accepted the proof, the caller sends little.
@@ -99,18 +107,21 @@ class Session:
         """
         A new stream, whose name goes first.
 
-        :raise StreamLimitError: too many are open.
+        :raise StreamLimitError: too many are open, or were opened in a short time.
         :raise ValueError: the name is empty or too long.
         """
         header = encode_name(name)
         if len(self._streams) - self._remote_count >= self._limits.streams:
             raise StreamLimitError(f"This link has {self._limits.streams} streams open: close one first.")
+        if self._local_streams.left(self.now) < 1:
+            raise StreamLimitError("Streams are opened on this link too fast: wait a moment.")
         try:
             stream_id = self._quic.open_stream()
         except QuicStreamLimit as error:
             raise StreamLimitError(
                 "The other side allows no more streams on this link now: close one first."
             ) from error
+        self._local_streams.spend(self.now)
         stream = self._new_stream(stream_id, local=True)
         stream.name = name
         stream.out.put(header)
@@ -190,14 +201,21 @@ class Session:
 
     # What goes out
 
-    def pump(self, now: float) -> list[bytes]:
-        """Everything that may be sent now, as datagrams."""
+    def pump(self, now: float, out: list[bytes]) -> None:
+        """
+        Append everything that may be sent now, as datagrams.
+
+        :raise QuicError: the QUIC library failed.
+        """
         self.now = now
         quic = self._quic
-        out: list[bytes] = []
         while True:
             progress = self._feed_streams(now)
             if self._control:
+                if not self._goodbye_said and quic.unsent(CONTROL_STREAM) > CONTROL_QUEUE:
+                    self._control.clear()
+                    self._violation("The other side takes no control frames.")
+                    return
                 quic.send(CONTROL_STREAM, bytes(self._control), False)
                 self._control.clear()
             datagrams = quic.datagrams_to_send(now)
@@ -210,7 +228,6 @@ class Session:
                 stream.out.full = False
                 del self._full[stream.stream_id]
                 self._emit(StreamSendable(stream.stream_id))
-        return out
 
     def _feed_streams(self, now: float) -> bool:
         """Grant what is due, and hand bytes to the QUIC library as far as credit and its queue have room."""
@@ -260,6 +277,11 @@ class Session:
                     self._datagrams.clear()
                     break
                 data = self._datagrams.popleft()
+                if self._datagrams_left.left(now) < 1:
+                    # More small ones than the other side takes: lost, as unreliable messages may be.
+                    continue
+                self._datagrams_left.spend(now)
+                self._datagrams_left.earn(len(data) / 128)
                 size += len(data) + 3
                 if self._early_left is not None:
                     self._early_left -= len(data)
@@ -327,6 +349,9 @@ class Session:
             return None
         if self._remote_count >= self._limits.streams:
             self._violation(f"The other side has more than {self._limits.streams} streams open.")
+            return None
+        if not self._remote_streams.spend(self.now):
+            self._violation("The other side opens streams too fast.")
             return None
         stream = self._new_stream(stream_id, local=False)
         self._unnamed[stream_id] = stream

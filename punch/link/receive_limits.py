@@ -1,0 +1,294 @@
+"""
+What the other side may make a QUIC library do: how much of each kind of frame, and how many packets and
+events for what they bring (RFC 9000, sections 5.1.2, 8.2 and 21; RFC 9221, section 5).
+
+The libraries answer or store whatever arrives: qh3 keeps each PATH_CHALLENGE until its response is
+acknowledged, never forgets a retired connection ID and compares each new one with all of them; both keep
+what they have sent until it is acknowledged, and hold any number of pieces of a stream behind a gap. So each
+kind has an `Allowance`: a burst, a steady rate, and more for what both sides' applications really exchange.
+An honest peer stays far below all of them: it gives a dozen connection IDs and sends no PATH_CHALLENGE in its
+life, and at most one acknowledgement for each of our packets. What it repeats after a darkness is counted as
+what it is: qh3 then sends the same small frames a thousand times over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from punch.identity import RandomBytes
+from punch.link.packet_protection import Frame, FrameType
+
+
+class LimitExceeded(Exception):
+    """The other side sent more than it may; `str()` is a sentence."""
+
+
+class Allowance:
+    """How many times something may happen: `burst` at once, and `per_second`. Times in seconds."""
+
+    def __init__(self, burst: float, per_second: float) -> None:
+        self.burst = burst
+        self._per_second = per_second
+        self._left = burst
+        self._at: float | None = None
+
+    def earn(self, amount: float) -> None:
+        """So many more, though never more than the burst at once."""
+        self._left = min(self.burst, self._left + amount)
+
+    def spend(self, now: float, amount: float = 1.0) -> bool:
+        """Account for `amount` times; False if that is more than was left, and the burst is owed at most."""
+        self._left = max(self.left(now) - amount, -self.burst)
+        return self._left >= 0
+
+    def left(self, now: float) -> float:
+        """How many times are left."""
+        if self._at is None:
+            self._at = now
+        elif now > self._at:
+            self._left = min(self.burst, self._left + (now - self._at) * self._per_second)
+            self._at = now
+        return self._left
+
+
+class Sampler:
+    """
+    Which packets are looked into: all while there are few, else one of 256 at random, since it takes longer
+    than the library does for a packet of bulk.
+    """
+
+    ONE_OF: Final = 256
+
+    def __init__(self, random: RandomBytes) -> None:
+        self._random = random
+        self._all = Allowance(512, 200)
+        self._skip = 0
+        self._closely = 0
+
+    def look_closely(self) -> None:
+        """Look into each of the next packets: those before made the library do much."""
+        self._closely = self.ONE_OF
+
+    def choose(self, count: int, now: float) -> Iterator[tuple[int, int]]:
+        """Of the next `count` packets, those to look into: (index, how many packets it stands for)."""
+        if self._closely or self._all.left(now) >= count:
+            self._closely = max(0, self._closely - count)
+            self._all.spend(now, count)
+            yield from ((index, 1) for index in range(count))
+            return
+        while self._skip < count:
+            index = self._skip
+            yield index, self.ONE_OF
+            # 1 to 511 further on, all alike: nobody can tell which packet is next.
+            self._skip = index + 1 + int.from_bytes(self._random(8), "big") % (2 * self.ONE_OF - 1)
+        self._skip -= count
+
+
+MOST_GAPS: Final = 65_536
+"""
+Pieces of streams that may wait behind gaps. An honest sender has at most its windows' 20 MiB on the way, in
+packets of 1,150 bytes, and they are counted over up to two windows.
+"""
+MOST_STREAMS: Final = 4096
+"""
+Streams whose progress is followed at once, and as many that are over: both libraries allow a peer 100 or 128
+open ones.
+"""
+UNANSWERED_PACKETS: Final = 65_536
+"""Packets that may arrive while none of our pings is acknowledged."""
+PING_EVERY: Final = 4096
+"""After so many packets, one of our packets asks for an acknowledgement."""
+
+_RARE: Final = {
+    FrameType.PATH_CHALLENGE: "PATH_CHALLENGE",
+    FrameType.PATH_RESPONSE: "PATH_RESPONSE",
+    FrameType.NEW_TOKEN: "NEW_TOKEN",
+    FrameType.CRYPTO: "CRYPTO",
+}
+"""Frames that a link has no use for once it is proved."""
+_RARE_BURST: Final = 2048.0
+_RARE_PER_SECOND: Final = 1 / 60
+_SMALL_PIECE: Final = 64
+"""Bytes from which a repeated piece of a stream is no more than a packet: a whole window may be repeated."""
+_ACK_RANGES: Final = 64
+"""Ranges that each library's acknowledgements have at most."""
+
+
+class _Gaps:
+    """
+    Pieces of one stream that wait behind a gap. They are counted in two spans: a span is forgotten when the
+    stream has been delivered up to where it ended when it began to be the first.
+    """
+
+    def __init__(self, joins: bool) -> None:
+        self.delivered = 0
+        self._joins = joins
+        self._end = 0
+        self._first = (0, 0)
+        self._second = (0, 0)
+
+    @property
+    def waiting(self) -> int:
+        return self._first[0] + self._second[0]
+
+    def deliver(self, size: int) -> None:
+        self.delivered += size
+        while self._first[0] and self.delivered >= self._first[1]:
+            self._first, self._second = self._second, (0, 0)
+
+    def add(self, offset: int, end: int, weight: int) -> None:
+        """A piece has arrived, ahead of what was delivered."""
+        joined = self._joins and offset == self._end and end - offset >= _SMALL_PIECE
+        self._end = max(self._end, end)
+        if joined:
+            return
+        if self._first[0]:
+            self._second = (self._second[0] + weight, self._end)
+        else:
+            self._first = (weight, self._end)
+
+
+class ReceiveLimits:
+    """
+    The limits of one connection.
+
+    Packets and events are counted all, frames as many as are shown to `frames`: each of them stands for
+    `weight`. The first four methods raise `LimitExceeded`.
+
+    :param most_gaps: pieces of streams that may wait behind gaps.
+    :param joins: the library makes one piece of two that follow each other.
+    """
+
+    def __init__(self, most_gaps: int = MOST_GAPS, joins: bool = False) -> None:
+        self._most_gaps = most_gaps
+        self._joins = joins
+        self._packets = Allowance(32_768, 1000)
+        self._events = Allowance(65_536, 4000)
+        self._control = Allowance(16_384, 1000)
+        self._acks = Allowance(8192, 1000)
+        self._rare = {frame_type: Allowance(_RARE_BURST, _RARE_PER_SECOND) for frame_type in _RARE}
+        self._peer_ids = Allowance(_RARE_BURST, _RARE_PER_SECOND)
+        self._our_ids = Allowance(_RARE_BURST, _RARE_PER_SECOND)
+        self._highest_id = 0
+        self._highest_retired = 0
+        self._handshake_done = Allowance(65_536, 10)
+        self._unreadable = Allowance(4, 1 / 60)
+        self._streams: dict[int, _Gaps] = {}
+        self._over: dict[int, None] = {}
+        self._waiting = 0
+        self._unanswered = 0
+
+    def packets(self, count: int, now: float) -> None:
+        """So many packets came, authentic and new."""
+        if not self._packets.spend(now, count):
+            raise LimitExceeded("The other side sent many packets that brought nothing.")
+        self._unanswered += count
+        if self._unanswered > UNANSWERED_PACKETS:
+            raise LimitExceeded("The other side acknowledges nothing.")
+
+    def events(self, count: int, now: float) -> None:
+        """So many events of the library, or frames where it does not tell, were made."""
+        if not self._events.spend(now, count):
+            raise LimitExceeded("The other side sent data in too many small pieces.")
+
+    def unreadable(self, now: float) -> None:
+        """
+        The library took a packet in that could not be looked into: its keys had changed twice since the one
+        that was looked into before.
+        """
+        if not self._unreadable.spend(now):
+            raise LimitExceeded("The other side changes its keys too often.")
+
+    def frames(self, frames: Iterable[Frame], now: float, weight: int = 1) -> None:
+        """A packet's frames."""
+        control = 0
+        for frame in frames:
+            frame_type = frame.frame_type
+            if FrameType.STREAM <= frame_type <= FrameType.STREAM_LAST:
+                brings = self._piece(frame, weight) if frame.size else frame.fin
+                control += not brings and frame.size < _SMALL_PIECE
+            elif frame_type in (FrameType.ACK, FrameType.ACK_ECN):
+                if not self._acks.spend(now, weight * (1 + (frame.size / _ACK_RANGES) ** 2)):
+                    raise LimitExceeded("The other side sent too many acknowledgements.")
+            elif frame_type in _RARE:
+                if not self._rare[frame_type].spend(now, weight * (1 + frame.size // 64)):
+                    raise LimitExceeded(f"The other side sent too many {_RARE[frame_type]} frames.")
+            elif frame_type == FrameType.NEW_CONNECTION_ID and frame.offset > self._highest_id:
+                # Counted by their sequence numbers, since qh3 repeats them many times after a darkness.
+                new, self._highest_id = frame.offset - self._highest_id, frame.offset
+                if not self._peer_ids.spend(now, new):
+                    raise LimitExceeded("The other side gave too many connection IDs.")
+            elif frame_type == FrameType.RETIRE_CONNECTION_ID and frame.offset > self._highest_retired:
+                new, self._highest_retired = frame.offset - self._highest_retired, frame.offset
+                if not self._our_ids.spend(now, new):
+                    raise LimitExceeded("The other side retired too many connection IDs.")
+            elif frame_type == FrameType.HANDSHAKE_DONE:
+                if not self._handshake_done.spend(now, weight):
+                    raise LimitExceeded("The other side sent too many HANDSHAKE_DONE frames.")
+            elif frame_type not in (FrameType.DATAGRAM, FrameType.DATAGRAM_WITH_LENGTH):
+                control += 1
+        if control and not self._control.spend(now, weight * control):
+            raise LimitExceeded("The other side sent too many control frames of QUIC.")
+
+    def _piece(self, frame: Frame, weight: int) -> bool:
+        """Count a piece of a stream; False if it brought nothing."""
+        stream_id, offset = frame.stream_id, frame.offset
+        gaps = self._streams.get(stream_id)
+        if stream_id in self._over or offset + frame.size <= (0 if gaps is None else gaps.delivered):
+            return False
+        if offset > (0 if gaps is None else gaps.delivered):
+            gaps = self._stream(stream_id)
+            self._waiting -= gaps.waiting
+            gaps.add(offset, offset + frame.size, weight)
+            self._waiting += gaps.waiting
+            if self._waiting > self._most_gaps:
+                raise LimitExceeded("The other side sent streams in too many pieces that do not join.")
+        return True
+
+    def _stream(self, stream_id: int) -> _Gaps:
+        gaps = self._streams.get(stream_id)
+        if gaps is None:
+            if len(self._streams) >= MOST_STREAMS:
+                # Repeated pieces of streams that ended long ago: those have the fewest.
+                self.forget(min(self._streams, key=lambda key: self._streams[key].waiting))
+            gaps = self._streams[stream_id] = _Gaps(self._joins)
+        return gaps
+
+    def delivered(self, stream_id: int, size: int, last: bool) -> None:
+        """The library delivered the next bytes of a stream; `last`: there are no more."""
+        self._exchanged(size)
+        gaps = self._stream(stream_id)
+        self._waiting -= gaps.waiting
+        gaps.deliver(size)
+        self._waiting += gaps.waiting
+        if last:
+            self.forget(stream_id)
+
+    def datagram(self, size: int) -> None:
+        """A datagram (RFC 9221) was delivered."""
+        self._exchanged(size)
+
+    def _exchanged(self, size: int) -> None:
+        self._packets.earn(size / 500)
+        self._events.earn(size / 64)
+        self._control.earn(size / 4096)
+
+    def sent(self, size: int) -> None:
+        """We gave the library so many bytes to send, which the other side acknowledges."""
+        self._packets.earn(size / 500)
+        self._acks.earn(size / 500)
+        self._control.earn(size / 2048)
+
+    def answered(self) -> None:
+        """One of our pings was acknowledged."""
+        self._unanswered = 0
+
+    def forget(self, stream_id: int) -> None:
+        """A stream's other direction is over."""
+        gaps = self._streams.pop(stream_id, None)
+        if gaps is not None:
+            self._waiting -= gaps.waiting
+        self._over[stream_id] = None
+        if len(self._over) > MOST_STREAMS:
+            del self._over[next(iter(self._over))]
