@@ -118,12 +118,13 @@ def before_sudden_death(act: Callable[[], None]) -> None:
     _last_acts.append(act)
 
 
-def end_on_signals(reactor: Any) -> None:
+def end_on_signals(reactor: Any, on_hangup: Callable[[], None] | None = None) -> None:
     """
     SIGINT, SIGTERM and SIGHUP stop the reactor as soon as it runs; the process then dies of that signal, as
     its parent expects. A second one ends it at once. Called from the main thread, before the reactor runs.
 
     :param reactor: provides `IReactorCore` and `IReactorFromThreads`.
+    :param on_hangup: what SIGHUP does instead, in the reactor's thread.
     """
     _ending.hook()
 
@@ -135,8 +136,15 @@ def end_on_signals(reactor: Any) -> None:
         _ending.signal = number
         reactor.callFromThread(_stop, reactor)
 
+    def hang_up(_number: int, _frame: FrameType | None) -> None:
+        assert on_hangup is not None
+        reactor.callFromThread(on_hangup)
+
     def install() -> None:
         for number in _END_SIGNALS:
+            if on_hangup is not None and number == getattr(signal, "SIGHUP", None):
+                signal.signal(number, hang_up)
+                continue
             # Whoever started us with one ignored (nohup, a shell's background job) means it.
             if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, handle)

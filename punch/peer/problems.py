@@ -77,6 +77,8 @@ def problem_of_error(address: RendezvousAddress, reply: Error) -> ControlProblem
         )
     if reply.code is ErrorCode.SHUTDOWN:
         text = f"The rendezvous at {where} is shutting down; it is tried again by itself."
+    elif reply.code is ErrorCode.DENIED:
+        text = f"The operator of the rendezvous at {where} refuses this peer or its network; ask there why."
     elif reply.code in (ErrorCode.TOO_MANY, ErrorCode.RATE):
         text = f"The rendezvous at {where} takes no more from this peer now; it is tried again."
     else:

@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from punch.identity import Identity
+from punch.rendezvous.deny import DenyList
 from punch.wire.relays import RelayURL
 from punch.wire.rendezvous_address import DEFAULT_PORT
 
@@ -172,6 +173,8 @@ class RendezvousConfig:
     """TURN servers elsewhere that peers are told of."""
     turn_secret: bytes | None = None
     """What is shared with those; the service's own relay accepts credentials made with it, too."""
+    deny: DenyList = field(default_factory=DenyList)
+    """Whom the operator refuses, at first."""
     limits: Limits = field(default_factory=Limits)
 
     @property

@@ -45,6 +45,9 @@ class ControlOwner(Protocol):
     monotonic: Callable[[], float]
     unread_bytes: int
 
+    def denied(self, peer: PeerID, address: str) -> Error | None:
+        """What a peer is told that the operator refuses; None for others."""
+
     def opened(self, protocol: ControlProtocol, peer: PeerID, address: str) -> Session:
         """A peer proved its key: the session for it."""
 
@@ -82,16 +85,20 @@ class ControlProtocol(LineReceiver):
     def connectionMade(self) -> None:
         """Look at the client's certificate."""
         cast(IConsumer, self.transport).registerProducer(self, True)
-        refusal = self._established()
-        if refusal is not None:
-            self._refuse(Error(ErrorCode.TOO_MANY, refusal))
-            return
         try:
             peer = self._proved_peer()
         except PeerIDError as problem:
             self._refuse(Error(ErrorCode.BAD_CERTIFICATE, str(problem)))
             return
-        self._session = self._owner.opened(self, peer, self._seen_address())
+        address = self._seen_address()
+        denied = self._owner.denied(peer, address)
+        too_many = None if denied is not None else self._established()
+        if too_many is not None:
+            denied = Error(ErrorCode.TOO_MANY, too_many)
+        if denied is not None:
+            self._refuse(denied)
+            return
+        self._session = self._owner.opened(self, peer, address)
         self.flush()
 
     def dataReceived(self, data: bytes) -> None:

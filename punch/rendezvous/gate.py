@@ -419,13 +419,14 @@ class _Proxied(ServerFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol:
         """A gate that asks its transport for the address when data comes."""
-        return self._admit(None) or _Refused()
+        return self._admit(None) or Refused()
 
 
-class _Refused(protocol.Protocol):
-    """A connection for which there is no place: Twisted's wrapper for the header takes no None."""
+class Refused(protocol.Protocol):
+    """Closes at once: for those who ask for a protocol and get none."""
 
     def connectionMade(self) -> None:
+        """A connection that nobody serves."""
         cast(ITCPTransport, self.transport).abortConnection()
 
 

@@ -22,6 +22,7 @@ from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
     IListeningPort,
+    IProtocol,
     IReactorTime,
 )
 from twisted.logger import Logger
@@ -30,8 +31,9 @@ from twisted.python.failure import Failure
 from punch.identity import PeerID, RandomBytes
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control import ControlProtocol
+from punch.rendezvous.deny import DenyList
 from punch.rendezvous.fairness import SourceShares
-from punch.rendezvous.gate import STUN, TLS, Established, GateFactory, Route
+from punch.rendezvous.gate import STUN, TLS, Established, GateFactory, Refused, Route
 from punch.rendezvous.limits import source_of
 from punch.rendezvous.listen import listen, parse_endpoints
 from punch.rendezvous.reflector import Reflector
@@ -104,6 +106,7 @@ class RendezvousService(Service):
         shown = config.authority_certificate or config.certificate or self._own_certificate()
         self._shown_pin = pin_of(shown.chain[0].public_key())
         self._second = SecondReflector(config, reactor=reactor, random=random)
+        self._deny = config.deny
         self._reflector = Reflector(prove=self._second.prober.prove)
         self._relay = RelayService(
             config,
@@ -113,15 +116,16 @@ class RendezvousService(Service):
             wall=wall or monotonic,
             random=random,
         )
+        self._relay.deny(config.deny)
         beneath_tls: dict[bytes | None, Route] = {CONTROL_ALPN: self._control_route}
         if self._relay.relay is not None:
-            beneath_tls |= dict.fromkeys((TURN_ALPN, None), self._relay.relay.route)
+            beneath_tls |= dict.fromkeys((TURN_ALPN, None), self._relay_route)
         try:
             routes = {TLS: tls_route(shown, beneath_tls, reactor)}
         except SSL.Error as problem:
             raise ValueError("The key is not the key of the certificate.") from problem
         if self._relay.relay is not None:
-            routes |= dict.fromkeys(STUN, self._relay.relay.route)
+            routes |= dict.fromkeys(STUN, self._relay_route)
         self._gate = GateFactory(routes, config.limits, clock=reactor, monotonic=monotonic, cpu=cpu)
         self._lines = SourceShares(
             config.limits.address_rate, config.limits.address_burst, 4 * config.limits.registrations
@@ -156,7 +160,44 @@ class RendezvousService(Service):
     def _control_route(self, address: IAddress, established: Established) -> ControlProtocol:
         return ControlProtocol(self, established)
 
+    def _relay_route(self, address: IAddress, established: Established) -> IProtocol:
+        if self._relay.relay is None or self._deny.has_host(str(getattr(address, "host", ""))):
+            return Refused()
+        return self._relay.relay.route(address, established)
+
+    def deny(self, deny: DenyList) -> int:
+        """
+        Refuse these peers and networks, and no others, from now on, and end at once what they have here:
+        registrations with their calls, and allocations.
+
+        :return: how many connections of peers were closed.
+        """
+        self._deny = deny
+        self._relay.deny(deny)
+        ended = 0
+        for control in list(self._controls.values()):
+            session = control.session
+            if session is None or session.closed:
+                continue
+            error = self.denied(session.peer, session.address)
+            if error is not None:
+                session.close(error)
+                control.flush()
+                ended += 1
+        self.happened()
+        return ended
+
     # -- ControlOwner --
+
+    def denied(self, peer: PeerID, address: str) -> Error | None:
+        """What a peer is told that the operator refuses; None for others."""
+        if self._deny.has_peer(peer):
+            return Error(ErrorCode.DENIED, "The operator of this rendezvous refuses this peer ID.")
+        if self._deny.has_host(address):
+            return Error(
+                ErrorCode.DENIED, f"The operator of this rendezvous refuses the network of {address}."
+            )
+        return None
 
     def opened(self, protocol: ControlProtocol, peer: PeerID, address: str) -> Session:
         """A peer proved its key on a new connection."""
@@ -263,7 +304,12 @@ class RendezvousService(Service):
         return open_ports(self._reactor, config.reflector_host, config.reflector_port, server)
 
     def _udp_server(self, relay: DatagramRelay | None = None) -> UDPServer:
-        return UDPServer(self._reflector, relay=relay, monotonic=self.monotonic)
+        return UDPServer(
+            self._reflector,
+            relay=relay,
+            monotonic=self.monotonic,
+            refuses=lambda host: self._deny.has_host(host),
+        )
 
     def _listening(self, ports: list[IListeningPort]) -> None:
         self._ports = ports

@@ -35,6 +35,8 @@ from punch.rendezvous.config import (
     RendezvousConfig,
     ServerCertificate,
 )
+from punch.rendezvous.deny import DenyList, DenyListError
+from punch.rendezvous.deny import read as read_deny_list
 from punch.rendezvous.listen import EndpointError, check_kind
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
 from punch.rendezvous.service import RendezvousService, make_service
@@ -125,6 +127,13 @@ class Options(BaseOptions):
             "File with the secret that is shared with the servers of --turn (coturn's static-auth-secret).",
         ],
         [
+            "deny",
+            None,
+            None,
+            "File with peer IDs and networks that are refused, one a line; read again on SIGHUP. "
+            "[default: nobody is refused]",
+        ],
+        [
             "state-dir",
             None,
             None,
@@ -153,6 +162,7 @@ class Options(BaseOptions):
         self.second_reflector: tuple[bool, int | None] = (True, None)
         self.alternates: list[AlternateAddress] = []
         self.relay = RelayOptions()
+        self.deny = DenyList()
 
     def opt_control(self, endpoint: str) -> None:
         """Twisted server endpoint (a stream transport) for control connections, such as \
@@ -203,6 +213,13 @@ the relay of this service, else beside it."""
             self.relay = RelayOptions.read(self)
         except RelayOptionError as problem:
             self._fail(str(problem))
+        if self["deny"] is not None:
+            # As a daemon the process may be in another directory.
+            self["deny"] = os.path.abspath(self["deny"])
+            try:
+                self.deny = read_deny_list(Path(self["deny"]))
+            except DenyListError as problem:
+                self._fail(str(problem), "deny-list")
         root = self["state-dir"]
         if root == "":
             self._fail("--state-dir is empty; name a directory.")
@@ -351,9 +368,9 @@ def makeService(options: Options) -> IService:
         machine_addresses=machine_addresses(),
         turn=options.relay.turn,
         turn_secret=options.relay.secret,
+        deny=options.deny,
         limits=limits,
     )
-    twistd.end_on_signals(reactor)
     announcer = Announcer(reactor, state, as_json=as_json, host_given=options["host"] is not None)
     try:
         service = make_service(
@@ -368,6 +385,8 @@ def makeService(options: Options) -> IService:
     except EndpointError as problem:
         twistd.fail(PROGRAM, str(problem), as_json=as_json)
     announcer.service = service
+    deny = options["deny"]
+    twistd.end_on_signals(reactor, None if deny is None else lambda: announcer.read_deny_list(Path(deny)))
     reactor.addSystemEventTrigger("after", "shutdown", announcer.close)
     return service
 
@@ -416,6 +435,20 @@ class Announcer:
             self._error.line(f"{PROGRAM}: {fields['text']}")
             twistd.end(self._reactor, 1)
 
+    def read_deny_list(self, path: Path) -> None:
+        """Read it again; if something is wrong with it, the old one stays."""
+        try:
+            deny = read_deny_list(path)
+        except DenyListError as problem:
+            text = f"{problem} The list that was read before stays."
+            _log.error("{text}", text=text)
+            self("deny-list-failed", text=text)
+            self._error.line(f"{PROGRAM}: {text}")
+            return
+        ended = self.service.deny(deny)
+        _log.info("deny list read: {entries} entries, {ended} peers ended", entries=len(deny), ended=ended)
+        self("deny-list", entries=len(deny), ended=ended)
+
     def close(self) -> None:
         """Nothing more will be reported."""
         self._out.close()
@@ -430,6 +463,10 @@ class Announcer:
             self._out.line("")
             if not self._host_given:
                 self._out.line("If they reach this machine by another name or address, give it with --host.")
+        elif event == "deny-list":
+            self._out.line(
+                f"The deny list was read again: {fields['entries']} entries, {fields['ended']} peers ended."
+            )
         elif event == "registered":
             self._out.line(f"{fields['name']} registered ({fields['peer']})")
         elif event == "gone":

@@ -36,6 +36,7 @@ class UDPServer:
 
     :param monotonic: the time, in seconds.
     :param relay: takes what the reflector does not; None drops it.
+    :param refuses: whether nothing from this host is served.
     """
 
     _log = Logger()
@@ -46,14 +47,18 @@ class UDPServer:
         *,
         relay: DatagramRelay | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        refuses: Callable[[str], bool] = lambda host: False,
     ) -> None:
         self._reflector = Reflector() if reflector is None else reflector
         self._relay = relay
         self._monotonic = monotonic
+        self._refuses = refuses
         self._failures = 0
 
     def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
         """Serve the datagrams of one sender. Never raises: a stranger's datagram must not end anything."""
+        if self._refuses(remote.host):
+            return
         questions = [data for data in datagrams if data.startswith(_BINDING_REQUEST)]
         try:
             if questions:

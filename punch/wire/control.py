@@ -65,6 +65,8 @@ class ErrorCode(str, Enum):
     """The service ends. Reconnect after a while."""
     BAD_CERTIFICATE = "bad-certificate"
     """The client certificate is missing or is no Ed25519 certificate."""
+    DENIED = "denied"
+    """The operator refuses this peer, or its network. The connection is closed."""
     FORBIDDEN = "forbidden"
     """This message is not allowed here: before registering, to oneself, in somebody else's introduction."""
     OTHER = "other"

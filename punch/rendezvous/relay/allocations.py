@@ -196,6 +196,8 @@ class Allocations:
         """Those whose clients have proved that they receive."""
         self.by_relayed: dict[Address, Allocation] = {}
         self.users: dict[str, User] = {}
+        self.denied: frozenset[str] = frozenset()
+        """Users who get no allocation."""
         self._settings = settings
         self._ports = ports
         self._random = random
@@ -253,10 +255,12 @@ class Allocations:
 
         :param receives: whether the client has proved that it receives at its address. Only then it may
             reserve ports, or take a reserved one.
-        :raise Refusal: 440, 486 or 508.
+        :raise Refusal: 403, 440, 486 or 508.
         """
         place: Place | None = None
         token = None
+        if user_name in self.denied:
+            raise Refusal(403, "The operator refuses this peer")
         if wanted.token is not None:
             reservation = self._take_reservation(wanted.token, user_name)
             user, place = reservation.user, reservation.place
@@ -354,9 +358,13 @@ class Allocations:
             elif isinstance(due, bytes):
                 self._end_reservation(due, now)
 
+    def all(self) -> list[Allocation]:
+        """All allocations, those too whose clients have not proved that they receive."""
+        return [*self.by_client.values(), *self._unproved.values()]
+
     def close_all(self, now: float) -> None:
         """The service ends."""
-        for allocation in [*self.by_client.values(), *self._unproved.values()]:
+        for allocation in self.all():
             self.close(allocation, now)
         for token in list(self._reservations):
             self._end_reservation(token, now)

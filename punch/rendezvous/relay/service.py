@@ -15,7 +15,9 @@ from twisted.internet.protocol import DatagramProtocol
 
 from punch.identity import PeerID, RandomBytes
 from punch.rendezvous.config import RendezvousConfig
+from punch.rendezvous.deny import DenyList
 from punch.rendezvous.reflector import Reflector
+from punch.rendezvous.relay.credentials import user_of
 from punch.rendezvous.relay.destinations import Destinations
 from punch.rendezvous.relay.handout import Handout, OwnRelay
 from punch.rendezvous.relay.settings import RelaySettings
@@ -104,6 +106,12 @@ class RelayService:
                 pin,
             )
             self._handout = replace(self._handout, own=own)
+
+    def deny(self, deny: DenyList) -> None:
+        """Make no allocation for these peers and networks from now on, and end those that they have."""
+        if self.relay is not None:
+            users = {user_of(secret, peer) for secret in self._settings.secrets for peer in deny.peers}
+            self.relay.deny(frozenset(users), deny.has_host)
 
     def stop(self) -> None:
         """End all allocations."""

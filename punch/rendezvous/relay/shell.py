@@ -139,6 +139,22 @@ class Relay:
                 self._ports[local.is_ipv6].send(messages, remote, local)
         self._schedule()
 
+    def deny(self, users: frozenset[str], has_host: Callable[[str], bool]) -> None:
+        """
+        Make no allocation for these users from now on, and end theirs and those of clients at these hosts.
+        """
+        now = self._monotonic()
+        allocations = self.core.allocations
+        allocations.denied = users
+        for allocation in allocations.all():
+            remote = allocation.client.remote
+            if allocation.user.name in users or has_host(remote.host):
+                allocations.close(allocation, now)
+                stream = self._streams.get(allocation.client.connection)
+                if stream is not None:
+                    stream.abort()
+        self._schedule()
+
     def stop(self) -> None:
         """End all allocations and all connections that had one."""
         for stream in list(self._streams.values()):

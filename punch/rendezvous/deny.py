@@ -1,0 +1,146 @@
+"""
+Whom the operator refuses: a file of peer IDs and networks, one a line.
+
+    # comments, and empty lines
+    txjl2ynp4nzcq3wdb44oy7lgmqcyy5fdrg7xyqpdzjv3ujyyrbfc5aid
+    203.0.113.9
+    198.51.100.0/24
+    2001:db8:7::/48
+
+Pure but for `read`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
+from pathlib import Path
+
+from punch.files import read_regular
+from punch.identity import PeerID, PeerIDError
+from punch.wire.address import parsed
+
+MAX_BYTES = 16 * 1024 * 1024
+"""A file that is longer is a mistake."""
+
+_MAPPED = IPv6Network("::ffff:0:0/96")
+_ADDRESS = "0123456789abcdefABCDEF.:/%"
+
+
+class DenyListError(ValueError):
+    """A deny list can't be used; `str()` is a sentence that names the place."""
+
+
+@dataclass(frozen=True)
+class DenyList:
+    """
+    Peers and networks that are refused.
+
+    :ivar networks: by address family (4 or 6) and length of the prefix, the first bits as a number.
+    """
+
+    peers: frozenset[PeerID] = frozenset()
+    networks: dict[tuple[int, int], frozenset[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, peers: Iterable[PeerID], networks: Iterable[IPv4Network | IPv6Network]) -> DenyList:
+        """The list of these."""
+        grouped: dict[tuple[int, int], set[int]] = {}
+        for network in networks:
+            shift = network.max_prefixlen - network.prefixlen
+            prefix = int(network.network_address) >> shift
+            grouped.setdefault((network.version, network.prefixlen), set()).add(prefix)
+        return cls(frozenset(peers), {key: frozenset(prefixes) for key, prefixes in grouped.items()})
+
+    @classmethod
+    def parse(cls, text: str) -> DenyList:
+        """
+        Read the text of a file.
+
+        :raise DenyListError: with the line and the column of the first mistake.
+        """
+        peers: list[PeerID] = []
+        networks: list[IPv4Network | IPv6Network] = []
+        for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+            content = line.partition("#")[0]
+            entry = content.strip()
+            if not entry:
+                continue
+            column = content.index(entry) + 1
+            try:
+                words = entry.split()
+                if len(words) > 1:
+                    column += entry.index(words[1], len(words[0]))
+                    raise ValueError("there is one entry a line, and comments begin with #")
+                if set(entry) <= set(_ADDRESS) and (":" in entry or "." in entry):
+                    networks.append(_network(entry))
+                else:
+                    peers.append(PeerID.parse(entry))
+            except PeerIDError as problem:
+                why = str(problem).rstrip(".")
+                raise DenyListError(
+                    f"line {number}, column {column}: {entry[:80]!a} is no peer ID and no network ({why})"
+                ) from problem
+            except ValueError as problem:
+                raise DenyListError(f"line {number}, column {column}: {problem}") from problem
+        return cls.of(peers, networks)
+
+    def __len__(self) -> int:
+        """How many entries there are."""
+        return len(self.peers) + sum(map(len, self.networks.values()))
+
+    def has_peer(self, peer: PeerID) -> bool:
+        """Whether a peer is refused."""
+        return peer in self.peers
+
+    def has_host(self, host: str) -> bool:
+        """Whether an address is refused; what is no IP address is not."""
+        if not self.networks:
+            return False
+        try:
+            address = parsed(host.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        version, bits, value = address.version, address.max_prefixlen, int(address)
+        return any(
+            family == version and value >> (bits - length) in prefixes
+            for (family, length), prefixes in self.networks.items()
+        )
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    """:raise ValueError: with what is wrong."""
+    try:
+        network = ip_network(text)
+    except ValueError as problem:
+        try:
+            meant = ip_network(text, strict=False)
+        except ValueError:
+            raise ValueError(f"{text[:80]!a} is no IP address or network") from problem
+        raise ValueError(f"{text[:80]!a} is an address within a network; write {meant}") from problem
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        return IPv4Network((int(network.network_address) & 0xFFFFFFFF, network.prefixlen - 96))
+    return network
+
+
+def read(path: Path) -> DenyList:
+    """
+    Read a file.
+
+    :raise DenyListError: it can't be read, or something in it is wrong; the sentence names the file.
+    """
+    try:
+        data = read_regular(path, MAX_BYTES)
+    except OSError as problem:
+        raise DenyListError(f"The deny list {path} can't be read ({problem.strerror}).") from problem
+    try:
+        return DenyList.parse(data.decode())
+    except UnicodeDecodeError as problem:
+        line = data.count(b"\n", 0, problem.start) + 1
+        column = problem.start - (data.rfind(b"\n", 0, problem.start) + 1) + 1
+        raise DenyListError(f"The deny list {path}, line {line}, column {column}: not UTF-8.") from problem
+    except DenyListError as problem:
+        raise DenyListError(f"The deny list {path}, {problem}.") from problem
