@@ -111,6 +111,9 @@ class _Callee:
         for table in self.ringing:
             table.leave(key)
         self._passed_on.pop(key, None)
+
+    def fill(self) -> None:
+        """Give calls that were passed on, and ring all the same, the places that are free."""
         for waiting, source in list(self._passed_on.items()):
             with suppress(NoRoom):
                 if self.strangers.room(source) is None:
@@ -232,6 +235,7 @@ class Admission:
 
         :raise Refusal: there is none.
         """
+        places.fill()
         tables = [places.acquainted, places.strangers] if acquainted else [places.strangers]
         try:
             return _room(tables, source)

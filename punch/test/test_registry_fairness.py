@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from random import Random
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -367,6 +369,18 @@ class CalleeTests(FairnessCase):
         self.assertIsNone(self.call(late, self.bob))
         self.assertIs(self.refusal, ErrorCode.BUSY)
 
+    def test_room_is_for_whom_it_was_made(self) -> None:
+        """A call that was passed on does not take the place of one that left for another source."""
+        self.decisions[self.bob] = lambda incoming: None
+        callers = [peer("caller", number) for number in range(10)]
+        for number, each in enumerate(callers):
+            self.join(each, f"10.{number}.0.1")
+        for each in (*callers[:8], callers[0], callers[8]):
+            self.assertIsNotNone(self.call(each, self.bob))
+        self.leave(callers[1])
+        self.assertIsNotNone(self.call(callers[9], self.bob))
+        self.assertEqual(list(self.ends(callers[0]).values()), [ErrorCode.BUSY])
+
     def test_known_callers(self) -> None:
         """60 addresses of one network or of many call all the time: all calls of known peers come through."""
         for hosts in (SIXTY, SIXTY_APART):
@@ -426,3 +440,63 @@ class CalleeTests(FairnessCase):
                 self.join(stranger, f"198.51.{int(self.now) % 250}.1")
                 self.assertIsNotNone(self.call(stranger, self.bob))
                 self.assertEqual(self.ends(stranger), {})
+
+
+class OrderTests(FairnessCase):
+    """Whatever happens in whatever order."""
+
+    limits = replace(
+        Limits(),
+        registrations=10,
+        registrations_per_address=3,
+        introductions=16,
+        introductions_per_address=5,
+        calls_per_caller=6,
+        calls_per_callee=3,
+        calls_per_source=2,
+        answered_per_callee=3,
+        answered_per_source=1,
+        incoming_rate=50.0,
+        source_rate=50.0,
+    )
+
+    def test_any_order(self) -> None:
+        """Whoever is refused hears so, all bounds hold, and nothing is left when all are gone."""
+        random = Random(8)
+        hosts = ["192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1", "2001:db8:0:1::1", "2001:db8:1::1"]
+        peers = [(peer(number), hosts[number % 6]) for number in range(18)]
+        calls: list[tuple[str, PeerID, PeerID]] = []
+        for _ in range(6000):
+            (who, host), (other, _) = random.sample(peers, 2)
+            action = random.choice(
+                ["join", "leave", "call", "call", "call", "answer", "answer", "end", "wait"]
+            )
+            if action == "join":
+                self.join(who, host)
+            elif action == "wait":
+                self.wait(random.choice([0.01, 0.1, 5.0]))
+            elif who not in self.connections:
+                continue
+            elif action == "leave" and random.random() < 0.3:
+                self.leave(who)
+            elif action == "call" and who in self.registry:
+                call = self.call(who, other)
+                if call is not None:
+                    calls.append((call, who, other))
+            elif calls:
+                call, caller, callee = random.choice(calls[-20:])
+                if caller in self.registry and callee in self.registry:
+                    request = (
+                        Answer(call, caller, envelope(caller)) if action == "answer" else Cancel(call, caller)
+                    )
+                    with contextlib.suppress(Refusal):
+                        self.ask(callee, request)
+                    self.deliver()
+            self.assertLessEqual(len(self.registry), 10)
+            self.assertLessEqual(self.registry.introduction_count, 16)
+        for who in self.connections:
+            self.leave(who)
+        self.assertEqual((len(self.registry), self.registry.introduction_count), (0, 0))
+        for who, host in peers[:6]:
+            self.assertTrue(self.join(who, host))
+            self.assertIsNotNone(self.call(who, peers[0][0]) if who != peers[0][0] else "")
