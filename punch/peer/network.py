@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from cryptography import x509
 
 from punch.identity import RandomBytes
+from punch.peer.host_addresses import FRESH
 from punch.peer.host_policy import HostPolicy
 from punch.peer.mappings import MappingKeeper
 from punch.peer.policy import RelayPolicy
@@ -72,6 +73,7 @@ class Network:
         self._relay_policy = relay_policy
         self._running = False
         self._monotonic = monotonic
+        self._looked_up_at = monotonic()
         self._policy = HostPolicy()
         self._source = source
         self._remotes: list[str] = []
@@ -131,6 +133,7 @@ class Network:
         """The rendezvous at the IP address `host` says where reflectors and relays are."""
         self._policy.reached(host)
         self._remotes = [host]
+        self._looked_up_at = self._monotonic()
         self._finder.find(host, welcome.reflector)
         self.offered(welcome.relays, host)
 
@@ -153,11 +156,19 @@ class Network:
         :param anew: what reflectors said may be wrong by now.
         :return: the local addresses to use.
         """
+        if self._monotonic() >= self._looked_up_at + FRESH:
+            self._look_up_again()
         in_use = self._owner.paths_in_use()
         bases = self.sockets.refresh({self.relays.base_of(local) or local for local in in_use})
         gather = self._relay_policy is not RelayPolicy.ONLY
         self.keeper.keep(bases, self.reflectors, gather=gather, anew=anew)
         return bases
+
+    def _look_up_again(self) -> None:
+        """Names may mean other addresses by now, or on this network."""
+        self._looked_up_at = self._monotonic()
+        self._finder.again()
+        self.relays.network_changed()
 
     def _send(self, transmit: Transmit) -> None:
         self.sockets.send([transmit.data], transmit.remote, transmit.local)
@@ -174,13 +185,16 @@ class Network:
             self.refresh()
 
     def _changed(self, gone: Collection[str]) -> None:
+        self._look_up_again()
         self._owner.network_changed(self.refresh(), gone)
 
     def _back(self) -> None:
+        self._look_up_again()
         self.refresh(anew=True)
         self._owner.network_back()
 
     def _woke(self, seconds: float) -> None:
+        self._look_up_again()
         self.refresh(anew=True)
         self._owner.woke()
         # Their lifetimes went on meanwhile.

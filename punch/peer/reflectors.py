@@ -23,7 +23,7 @@ class ReflectorFinder:
     Tells the reflectors of one rendezvous, at most one a family.
 
     The address that the control connection goes to is the first and known at once; the other family's comes
-    from the name, when that is resolved.
+    from the name, when that is resolved, and again when the network has changed.
 
     :param allows: whether an IP address that the name has may be used.
     :param found: called with all reflectors, each time more are known.
@@ -41,26 +41,31 @@ class ReflectorFinder:
         self._allows = allows
         self._found = found
         self._round = 0
+        self._first: Address | None = None
 
     def find(self, connected: str, port: int) -> None:
         """
         :param connected: the IP address of the control connection.
         :param port: the reflector's UDP port; 0: there is none.
         """
+        self._first = canonical(connected, port) if port else None
+        self._found([] if self._first is None else [self._first])
+        self.again()
+
+    def again(self) -> None:
+        """What the name was resolved to may be wrong: the network is another one."""
         self._round += 1
-        if port == 0:
-            self._found([])
+        if self._first is None:
             return
-        first = canonical(connected, port)
-        self._found([first])
         try:
             ip_address(self._host)
         except ValueError:
-            look_up(self._reactor, self._host, partial(self._resolved, self._round, first))
+            look_up(self._reactor, self._host, partial(self._resolved, self._round, self._first))
 
     def stop(self) -> None:
         """Tell nothing more."""
         self._round += 1
+        self._first = None
 
     def _resolved(self, turn: int, first: Address, hosts: Sequence[str]) -> None:
         if turn != self._round:

@@ -23,8 +23,8 @@ from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
 from twisted.logger import Logger
 
 from punch.identity import RandomBytes
+from punch.peer.host_addresses import HostAddresses
 from punch.peer.host_policy import HostPolicy, VettedReactor
-from punch.peer.reflectors import look_up
 from punch.peer.relay import DatagramRelay, Received, Relay, StreamRelay
 from punch.peer.staggered import tcp_endpoint
 from punch.peer.tls import RelayConnectionCreator
@@ -110,7 +110,7 @@ class RelayPool:
         self._host = ""
         self._updated = 0.0
         self._expires: dict[RelayURL, float] = {}
-        self._hosts: dict[str, list[str]] = {}
+        self._hosts = HostAddresses(reactor, monotonic, self._moved)
         self._users: list[RelayUser] = []
         self._attempts: list[Relay] = []
         self._relays: dict[Address, Relay] = {}
@@ -150,8 +150,10 @@ class RelayPool:
             renewed = by_url.get(relay.server.url)
             if renewed is not None:
                 relay.renew(renewed)
-        for server in servers:
-            self._resolve(server.url)
+        names = {self._host_of(server.url) for server in servers}
+        self._hosts.keep(names)
+        for name in names:
+            self._hosts.look_up(name)
         if self._users and not self._relays:
             # What was asked of a relay that is back, or with credentials of its last life, is asked anew
             for attempt in self._attempts:
@@ -159,6 +161,10 @@ class RelayPool:
             self._attempts.clear()
             self._delay = _FIRST_DELAY
             self._gather()
+
+    def network_changed(self) -> None:
+        """Names may mean other addresses here."""
+        self._hosts.look_up_all()
 
     # What sessions want
 
@@ -282,6 +288,8 @@ class RelayPool:
         )
         url = relay.server.url
         self._troubles[url] = trouble, text
+        # It may have moved, and its name with it
+        self._hosts.look_up(self._host_of(url))
         if trouble in (Trouble.QUOTA, Trouble.CAPACITY):
             self._full_until[url] = self._monotonic() + _FULL_DELAY
         elif trouble is Trouble.UNAUTHORIZED and self._monotonic() > self._updated + _SUSPECT:
@@ -312,6 +320,11 @@ class RelayPool:
             and self._full_until.get(server.url, 0.0) <= now
         ]
 
+    def _moved(self) -> None:
+        """A name has addresses that were not asked so far."""
+        if self._users and not self._relays:
+            self._try_datagrams(self._datagram_tries(self._usable()))
+
     def _gather(self) -> None:
         """Ask for allocations; every user hears `relays_done` when all have been answered."""
         self._cancel("_again")
@@ -319,7 +332,14 @@ class RelayPool:
         servers = self._usable()
         datagram_tries = self._datagram_tries(servers)
         self._streams_due = self._reactor.callLater(HEAD_START, self._try_streams)
-        for server, base, address in datagram_tries:
+        self._try_datagrams(datagram_tries)
+        if not datagram_tries:
+            self._try_streams()
+        self._finish()
+
+    def _try_datagrams(self, tries: list[tuple[RelayServer, Address, Address]]) -> None:
+        relays = []
+        for server, base, address in tries:
             replaced = self._flows.get((base, address))
             if replaced is not None:
                 # What it would still say would end the new allocation, which has the same five-tuple
@@ -337,24 +357,23 @@ class RelayPool:
             )
             self._flows[base, address] = relay
             self._attempts.append(relay)
-        for attempt in list(self._attempts):
-            if isinstance(attempt, DatagramRelay):
-                attempt.start()
-        if not datagram_tries:
-            self._try_streams()
-        self._finish()
+            relays.append(relay)
+        for relay in relays:
+            if relay in self._attempts:
+                relay.start()
 
     def _datagram_tries(self, servers: list[RelayServer]) -> list[tuple[RelayServer, Address, Address]]:
         """
-        From which socket to ask which relay, but those that we have asked successfully: every relay from the
-        first socket of its family, then from the others.
+        From which socket to ask which relay, but those that we have asked, and were not refused: every relay
+        from the first socket of its family, then from the others.
         """
         bases = self._bases()
         ranks = {
             base: [other.is_ipv6 for other in bases[:number]].count(base.is_ipv6)
             for number, base in enumerate(bases)
         }
-        in_use = [flow for flow, relay in self._flows.items() if relay in self._relays.values()]
+        asked = [*self._relays.values(), *self._attempts]
+        in_use = [flow for flow, relay in self._flows.items() if relay in asked]
         tries = [
             (server, base, address)
             for server in servers
@@ -452,27 +471,13 @@ class RelayPool:
             if other is relay:
                 del self._flows[flow]
 
+    def _host_of(self, url: RelayURL) -> str:
+        return self._name if url.host is None else url.host
+
     def _addresses(self, url: RelayURL) -> list[str]:
         """The IP addresses of a relay that are known now."""
-        name = self._name if url.host is None else url.host
-        known = self._hosts.get(name, [])
+        known = self._hosts.of(self._host_of(url))
         return self._policy.allowed([self._host, *known] if url.host is None else known)
-
-    def _resolve(self, url: RelayURL) -> None:
-        name = self._name if url.host is None else url.host
-        if name in self._hosts:
-            return
-        try:
-            self._hosts[name] = [canonical(name, 1).host]
-        except ValueError:
-            self._hosts[name] = []
-            look_up(self._reactor, name, lambda hosts: self._resolved(name, hosts))
-
-    def _resolved(self, name: str, hosts: list[str]) -> None:
-        if hosts:
-            self._hosts[name] = [canonical(host, 1).host for host in hosts]
-        else:
-            del self._hosts[name]  # To be asked again with the next credentials
 
     def _cancel(self, name: str) -> None:
         timer: IDelayedCall | None = getattr(self, name)

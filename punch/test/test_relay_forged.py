@@ -254,8 +254,8 @@ class RingTests(ForgerCase):
             self.assertEqual(client.relayed, [(data, CAROL)])
 
 
-class TwoServicesTests(RelayServiceCase):
-    """Two services, whose relays an attacker with credentials at both wants to have talk to each other."""
+class TwoServicesCase(RelayServiceCase):
+    """Two services, whose relays take credentials that are made with one secret."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -275,6 +275,13 @@ class TwoServicesTests(RelayServiceCase):
         self.other.startService()
         self.addCleanup(lambda: self.net.wait(self.other.stopService(), 2.0))
         self.restart(turn_secret=secret)
+
+
+class TwoServicesTests(TwoServicesCase):
+    """An attacker with credentials at both services wants to have their relays talk to each other."""
+
+    def setUp(self) -> None:
+        super().setUp()
         self.mallory = self.net.host("mallory", "203.0.113.66")
 
     def as_handed_out(self, host: str, user: str) -> RelayServer:
