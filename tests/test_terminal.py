@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .consoles import peer
+from .consoles import peer, terminal
 from .homes import Homes
 from .needs import need_namespaces
 from .netns import Lab
@@ -64,23 +64,23 @@ def test_the_story_of_two_people(story: Story, tmp_path: Path) -> None:
             alice.wait("^(Connected to robert|The path to robert changed:) directly, through the NATs")
             bob.wait("^(Connected to alice|The path to alice changed:) directly, through the NATs")
             alice.line("hello bob, 日本 👩‍💻")
-            bob.wait("^alice: hello bob, 日本 👩‍💻$")
-            alice.wait("^you: hello bob, 日本 👩‍💻  ✓")
+            bob.wait("^[0-9:]{5} alice: hello bob, 日本 👩‍💻$")
+            alice.wait("^[0-9:]{5} you: hello bob, 日本 👩‍💻  ✓")
             bob.line("hello alice")
-            alice.wait("^robert: hello alice$")
+            alice.wait("^[0-9:]{5} robert: hello alice$")
             alice.press("Space", "BSpace")
-            bob.wait("^you: hello alice  ✓✓ read$")
+            bob.wait("^[0-9:]{5} you: hello alice  ✓✓ read$")
 
             # The path changes under a line that is being typed
             bob.type("half a li")
             story.block_direct_paths()
             alice.line("are you still there?")
-            bob.wait("^alice: are you still there\\?$", timeout=60)
+            bob.wait("^[0-9:]{5} alice: are you still there\\?$", timeout=60)
             bob.wait("^The path to alice changed: through a relay")
             bob.wait(r"^alice> half a li\nalice through a relay.*\Z")
             bob.type("ne")
             bob.press("Enter")
-            alice.wait("^robert: half a line$")
+            alice.wait("^[0-9:]{5} robert: half a line$")
 
             # The rendezvous, which is also the relay, restarts
             bob.type("still ty")
@@ -89,18 +89,18 @@ def test_the_story_of_two_people(story: Story, tmp_path: Path) -> None:
             story.rendezvous = story.serve()
             story.rendezvous.wait("listening")
             alice.line("and now?")
-            bob.wait("^alice: and now\\?$", timeout=90)
+            bob.wait("^[0-9:]{5} alice: and now\\?$", timeout=90)
             bob.wait(r"^alice> still ty\n.+\Z")
             bob.type("ping")
             bob.press("Enter")
-            alice.wait("^robert: still typing$", timeout=60)
+            alice.wait("^[0-9:]{5} robert: still typing$", timeout=60)
             bob.line("/quit")
             assert bob.exit() == 0
 
         # Bob is away: what Alice types waits, also after she ends
         alice.wait("hung up")
         alice.line("one for later")
-        alice.wait("^you: one for later  · waiting$")
+        alice.wait("^[0-9:]{5} you: one for later  · waiting$")
         alice.wait("robert is away · 1 waiting")
         alice.press("C-d")
         assert alice.exit() == 0
@@ -109,7 +109,7 @@ def test_the_story_of_two_people(story: Story, tmp_path: Path) -> None:
         with screen(story.peer("alice", "--peer", "robert"), tmp_path, size) as alice:
             alice.wait("you: one for later")
             alice.line("two for later")
-            bob.wait("^alice: one for later\n(.+\n)*alice: two for later$", timeout=60)
+            bob.wait("^[0-9:]{5} alice: one for later\n(.+\n)*[0-9:]{5} alice: two for later$", timeout=60)
             assert bob.text.count("for later\n") <= 3
             alice.wait("✓ delivered")
             bob.line("/hangup")
@@ -146,10 +146,10 @@ def test_typing_while_messages_arrive_loses_and_breaks_nothing(place: Place) -> 
         while sum(event["event"] == "delivered" for event in alice.settle()) < 400:
             assert time.monotonic() < end
             time.sleep(0.1)
-        bob.wait("✓ delivered: line 39 |^you: line 39 .*✓")
-        bob.wait_for_all(r"^alice: message \d+ x{30}$", 400)
+        bob.wait("✓ delivered: line 39 |^[0-9:]{5} you: line 39 .*✓")
+        bob.wait_for_all(r"^[0-9:]{5} alice: message \d+ x{30}$", 400)
         for text in lines:
-            bob.wait_for_all(rf"^you: {re.escape(text.rstrip())}( *  ✓.*)?$", 1)
+            bob.wait_for_all(rf"^[0-9:]{{5}} you: {re.escape(text.rstrip())}( *  ✓.*)?$", 1)
 
 
 def test_a_call_comes_in_while_something_else_is_typed(place: Place) -> None:
@@ -258,6 +258,32 @@ def test_a_paste_of_several_lines_without_marks(place: Place) -> None:
         bob.wait("you: first line\n    second line\n    third")
 
 
+def test_a_bell_while_nobody_looks(place: Place) -> None:
+    """A terminal that reports its focus is asked to, and rings when it has lost it."""
+    with terminal(place.peer("bob", "--accept", "anyone"), place.directory) as bob:
+        bob.wait("Waiting for a call")
+        bob.wait_for_editor()
+        alice = place.running.peer("alice")
+        alice.wait("registered")
+        alice.command("call", peer=bob.wait(r"Your ID: (\w{56})")[1])
+        alice.wait("connected")
+        alice.command("send", text="one")
+        bob.wait("[0-9:]{5} alice: one")
+        assert "\x1b[?1004h" in bob.output
+        assert "\a" not in bob.output
+        bob.type("\x1b[O")
+        bob.pump(1.0)
+        alice.command("send", text="two")
+        bob.wait("[0-9:]{5} alice: two")
+        end = time.monotonic() + 10
+        while "\a" not in bob.output:
+            assert time.monotonic() < end
+            bob.pump(0.2)
+        bob.type("\x1b[I/quit\r")
+        assert bob.exit() == 0
+        assert "\x1b[?1004l" in bob.output
+
+
 def test_keys(place: Place) -> None:
     """Editing, history over a restart, completion of commands and names."""
     with screen(place.peer("bob"), place.directory) as bob:
@@ -280,7 +306,7 @@ def test_keys(place: Place) -> None:
         bob.type("o")
         bob.wait("^carol> hello world$")
         bob.press("Enter")
-        bob.wait("^you: hello world  · waiting$")
+        bob.wait("^[0-9:]{5} you: hello world  · waiting$")
         bob.press("Up", "Up")
         bob.wait("^carol> /to carol$")
         bob.press("C-c")
@@ -314,7 +340,7 @@ def test_nothing_is_kept_without_a_history(place: Place) -> None:
         bob.wait("Waiting for a call")
         bob.line(f"/to {place.stranger('carol')}")
         bob.line("a secret word")
-        bob.wait("^you: a secret word  · waiting$")
+        bob.wait("^[0-9:]{5} you: a secret word  · waiting$")
         bob.line("/quit")
         bob.wait("1 message not delivered, and nothing is kept: end even so")
         bob.line("n")
@@ -325,7 +351,15 @@ def test_nothing_is_kept_without_a_history(place: Place) -> None:
     kept = b"".join(path.read_bytes() for path in place.directory.rglob("*") if path.is_file())
     assert b"a secret word" not in kept
     mine = {path.name for path in (place.directory / "state/peers/bob").iterdir()}
-    assert mine == {"identity.key", "last-rendezvous", "known.json", ".known.json.lock", "peer.log", ".lock"}
+    assert mine == {
+        "identity.key",
+        "last-rendezvous",
+        "known.json",
+        ".known.json.lock",
+        "offers.json",
+        "peer.log",
+        ".lock",
+    }
 
 
 def test_the_terminal_is_resized(place: Place) -> None:

@@ -102,7 +102,7 @@ def test_a_disk_that_is_full_loses_nothing(place: Place) -> None:
             bob.wait("Waiting for a call")
             bob.line(f"/to {place.stranger('carol')}")
             bob.line("before")
-            bob.wait("^you: before  · waiting$")
+            bob.wait("^[0-9:]{5} you: before  · waiting$")
             filling = small / "filling"
             with filling.open("wb", buffering=0) as file, contextlib.suppress(OSError):
                 while file.write(b"x" * 4096):
@@ -112,7 +112,7 @@ def test_a_disk_that_is_full_loses_nothing(place: Place) -> None:
             bob.wait("is tried again")
             assert "you: in between" not in bob.text
             filling.unlink()
-            bob.wait("^you: in between y+")
+            bob.wait("^[0-9:]{5} you: in between y+")
             bob.wait("2 waiting$", timeout=30)
             bob.line("/quit")
             assert bob.exit() == 0

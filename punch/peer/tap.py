@@ -42,6 +42,7 @@ from punch.twistd import before_sudden_death, end, end_on_signals, fail, use_own
 from punch.ui.console import occupy_standard_descriptors
 from punch.ui.face import Face, Wish, choose
 from punch.ui.front_end import Settings, Surroundings
+from punch.ui.notices import Notice
 from punch.wire.control import Accept
 
 if TYPE_CHECKING:
@@ -142,6 +143,13 @@ class Options(BaseOptions):
             "set last, at first off]",
         ],
         [
+            "notify",
+            None,
+            "bell",
+            "What tells you of messages and calls while you look elsewhere, in a terminal that reports its "
+            "focus: bell, a notice by osc9 or osc777, whichever yours knows, or off.",
+        ],
+        [
             "web-port",
             None,
             "0",
@@ -168,6 +176,10 @@ class Options(BaseOptions):
             self.relay = RelayPolicy(without_format(self["relay"]).strip().lower())
         except ValueError:
             self.fail("usage", f"--relay takes auto, never or only, not {self['relay']!a}.")
+        try:
+            self.notice = Notice(without_format(self["notify"]).strip().lower())
+        except ValueError:
+            self.fail("usage", f"--notify takes bell, osc9, osc777 or off, not {self['notify']!a}.")
         self.retention = self._retention()
         self.web_port = self._web_port()
         try:
@@ -317,7 +329,7 @@ class PeerService(Service):
         face = self._face = choose(
             self._reactor,
             Wish(
-                Settings(self._identity.peer_id, self._name, options.target, self._history),
+                Settings(self._identity.peer_id, self._name, options.target, self._history, options.notice),
                 Surroundings(self._reactor, self._finish),
                 os.environ,
                 lambda: time.monotonic() - _started,

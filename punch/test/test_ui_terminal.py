@@ -13,6 +13,7 @@ from punch.apps.chat.chat import CHATLESS
 from punch.identity import PeerID
 from punch.peer.events import (
     Calling,
+    Checking,
     Disconnected,
     Event,
     Failed,
@@ -25,6 +26,7 @@ from punch.peer.events import (
 )
 from punch.test.front_ends import BOB, EVE, ME, NOW, Stage, Wire, connected, incoming
 from punch.ui.line_history import LineHistory
+from punch.ui.notices import Notice, sequence
 from punch.ui.people import MAX_UNSEEN
 from punch.ui.prompt_user import Fragments
 from punch.ui.terminal import TerminalFrontEnd
@@ -39,6 +41,9 @@ class Bottom:
         self.marks: list[tuple[object, str, str | None]] = []
         self.keys: list[object] = []
         self.given_back: list[str] = []
+        self.replaced: list[tuple[object, bool]] = []
+        self.notices: list[str] = []
+        self.cleared = 0
         self.prompt = ""
         self.status = ""
         self.lines: list[str] | None = None
@@ -59,6 +64,16 @@ class Bottom:
 
     def mark(self, key: object, beside: str, alone: str | None) -> None:
         self.marks.append((key, beside.strip(), alone))
+
+    def replace(self, text: str, key: object) -> tuple[int, Deferred[None]]:
+        self.replaced.append((key, bool(self.keys) and self.keys[-1] == key))
+        return self.show(text, key)
+
+    def notify(self, sequence: str) -> None:
+        self.notices.append(sequence)
+
+    def clear(self) -> None:
+        self.cleared += 1
 
     def set_prompt(self, text: str) -> None:
         self.prompt = text
@@ -126,7 +141,7 @@ class SayingTests(TerminalCase):
     def test_a_message_and_its_marks(self) -> None:
         wire = self.connect()
         self.type("hello")
-        self.assertEqual(self.bottom.shown[-1], "you: hello")
+        self.assertRegex(self.bottom.shown[-1], r"^\d\d:\d\d you: hello$")
         self.assertEqual(self.bottom.keys[-1], 1)
         wire.run()
         wire.far.chat.read(ME)
@@ -179,14 +194,15 @@ class SayingTests(TerminalCase):
     def test_what_a_browser_sends_is_shown_as_well(self) -> None:
         self.connect()
         self.stage.chat.send(EVE, "from a browser")
-        self.assertEqual(self.bottom.shown[-1], f"you to {EVE.short}: from a browser")
+        self.assertRegex(self.bottom.shown[-1], rf"^\d\d:\d\d you to {EVE.short}: from a browser$")
 
     def test_a_message_is_acknowledged_when_the_terminal_has_it(self) -> None:
         wire = self.connect()
         self.bottom.stalled = True
         wire.far.send("hello")
         wire.run()
-        self.assertEqual((self.bottom.shown[-1], wire.marks), ("bob: hello", []))
+        self.assertRegex(self.bottom.shown[-1], r"^\d\d:\d\d bob: hello$")
+        self.assertEqual(wire.marks, [])
         self.bottom.waiting.pop().callback(None)
         wire.run()
         self.assertEqual(wire.marks, [1])
@@ -239,6 +255,67 @@ class SayingTests(TerminalCase):
         self.type(f"/name {BOB} bob")
         self.connect(EVE, "bob")
         self.assertIn(f"Connected to bob ({EVE.short}", self.bottom.take())
+
+
+class CallTests(TerminalCase):
+    """What is told of calls, and to somebody who looks elsewhere."""
+
+    def test_the_stages_are_one_line(self) -> None:
+        self.happen(Registered("punch://x:1"))
+        for event in (Calling(BOB), Introduced(BOB, "bob"), Checking(BOB, 4)):
+            self.happen(event)
+        self.assertEqual(
+            self.bottom.shown[-3:],
+            [
+                f"Calling {BOB.short}",
+                f"Calling {BOB.short}: introduced",
+                f"Calling {BOB.short}: checking 4 pairs",
+            ],
+        )
+        self.connect()
+        line = next(line for line in self.bottom.shown if line.startswith("Connected"))
+        self.assertRegex(line, rf"^Connected to bob .* encrypted to {BOB.short} \(\d\d:\d\d\)$")
+        self.assertEqual([instead for _, instead in self.bottom.replaced], [False, True, True, True])
+
+    def test_the_stages_of_somebody_elses_call(self) -> None:
+        self.happen(Introduced(EVE, "eve"))
+        self.happen(Checking(EVE, 2))
+        self.assertRegex(self.bottom.shown[-1], "^eve: checking 2 pairs$")
+
+    def test_notices(self) -> None:
+        wire = self.connect(name="b\x1b]9;ob")
+        for text in ("one", "two"):
+            wire.far.send(text)
+            wire.run()
+        self.assertEqual(self.bottom.notices, ["\a", "\a"])
+        self.happen(incoming(EVE, decided=True))
+        self.assertEqual(len(self.bottom.notices), 2)
+        self.happen(incoming(EVE))
+        self.assertEqual(len(self.bottom.notices), 3)
+
+    def test_who_somebody_is(self) -> None:
+        self.type("/whois")
+        self.assertIn("Say whom you mean", self.bottom.take())
+        self.connect()
+        self.type("/whois")
+        self.assertRegex(self.bottom.take(), rf"(?s)bob +{BOB}  not known.*Connected directly")
+        self.type(f"/whois {EVE}")
+        self.assertRegex(self.bottom.take(), rf"(?s){EVE}.*Not connected")
+        self.type("/clear")
+        self.assertEqual(self.bottom.cleared, 1)
+
+
+class NoticeTests(SynchronousTestCase):
+    def test_what_is_written(self) -> None:
+        evil = "a;b\x1b\\\x07\n\u202e" + "x" * 500
+        self.assertEqual(sequence(Notice.BELL, evil), "\a")
+        self.assertEqual(sequence(Notice.OFF, evil), "")
+        for notice, begin in ((Notice.OSC9, "\x1b]9;"), (Notice.OSC777, "\x1b]777;notify;Punch;")):
+            told = sequence(notice, evil)
+            self.assertTrue(told.startswith(begin) and told.endswith("\x1b\\"), ascii(told))
+            inside = told[len(begin) : -2]
+            self.assertTrue(inside.isprintable() and len(inside) <= 100, ascii(inside))
+        self.assertNotIn(";", sequence(Notice.OSC777, evil).removeprefix("\x1b]777;notify;Punch;"))
 
 
 class QuestionTests(TerminalCase):

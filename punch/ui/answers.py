@@ -100,6 +100,19 @@ def contact_line(answer: Answer) -> str:
     return f"{shown:<16} {peer}  {kind}{calls}"
 
 
+def who_lines(contact: Answer, link: Answer | None) -> Iterator[str]:
+    """
+    Somebody in full.
+
+    :param contact: as `punch.ui.json_events.contact_fields` gives it.
+    :param link: as `punch.ui.json_events.link_fields` gives it.
+    """
+    yield contact_line(contact)
+    if contact["alike"]:
+        yield "Somebody else has a name that looks like this one, or it is a word of Punch: compare the IDs."
+    yield "Not connected" if link is None else f"Connected {link_in_words(link)}"
+
+
 def _peers(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
     for contact in answer["peers"]:
         yield contact_line(contact)

@@ -44,6 +44,7 @@ from punch.peer.events import (
 )
 from punch.ui.commands import Desk
 from punch.ui.console import InputKind
+from punch.ui.notices import Notice
 from punch.ui.send_queue import Line, SendQueue
 from punch.ui.sentences import count, name_lines, printable, shown_name
 
@@ -86,6 +87,8 @@ class Settings:
     """Whom to call at the start (`--peer`)."""
     history: bool = True
     """Whether messages are kept on disk."""
+    notice: Notice = Notice.BELL
+    """How a terminal that nobody looks at tells that something has come."""
 
 
 @dataclass(frozen=True)

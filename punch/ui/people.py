@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from twisted.internet.defer import Deferred
@@ -34,6 +33,8 @@ from punch.ui import answers, slash
 from punch.ui.commands import Answer, perform, why
 from punch.ui.console import InputKind
 from punch.ui.front_end import FrontEnd, Output, Settings, Stage, Surroundings
+from punch.ui.json_events import contact_fields, link_fields
+from punch.ui.questions import Question, Questions
 from punch.ui.send_queue import split_text
 from punch.ui.sentences import count, describe, name_lines, printable, shortened
 from punch.ui.style import Style
@@ -46,22 +47,6 @@ MAX_UNSEEN = 64
 
 #: Who was connected here once is found by the name it gives itself: so many of them, the latest.
 MAX_MET = 256
-
-
-@dataclass
-class Question:
-    """
-    Something that the next typed line may answer.
-
-    :ivar peer: whose call it is about, if it is about one.
-    :ivar asked: the number of the line that asked it; None: not asked yet.
-    """
-
-    text: Callable[[], str]
-    yes: Callable[[], object]
-    no: Callable[[], object]
-    peer: PeerID | None = None
-    asked: int | None = None
 
 
 class PeopleFrontEnd(FrontEnd, ABC):
@@ -79,7 +64,7 @@ class PeopleFrontEnd(FrontEnd, ABC):
         self.style = Style(False)
         self.current: PeerID | None = settings.target
         self.chosen = settings.target is not None
-        self._questions: list[Question] = []
+        self.questions = Questions(self.show)
         self._unseen: dict[PeerID, list[tuple[int, int]]] = {}
         #: Who was connected here, the latest last.
         self.met: dict[PeerID, None] = {}
@@ -133,7 +118,7 @@ class PeopleFrontEnd(FrontEnd, ABC):
         self._trouble = None
         self.stage(describe(event))
         if self._to_tell is not None:
-            self.stage(describe(self._to_tell))
+            self.show_stage(self._to_tell)
             self._to_tell = None
         if self.target is None and not self.chat.links:
             how = ", or /call theirs; /help shows more" if self.watched else ""
@@ -151,7 +136,19 @@ class PeopleFrontEnd(FrontEnd, ABC):
             # It waits for the rendezvous, and is told when it goes out.
             self._to_tell = event
             return
+        self.show_stage(event)
+
+    def show_stage(self, event: Stage) -> None:
+        """How far a call is, or what became of a link's path."""
         self.stage(describe(event, self.name_of(event.peer)))
+
+    def show_connected(self, event: Connected) -> None:
+        """A link is up."""
+        self.show(self.style.good(describe(event, self.name_of(event.peer))))
+
+    def timed(self, text: str) -> str:
+        """A line about something that happens now: where it is worth it, with the time."""
+        return text
 
     def stage(self, text: str) -> None:
         """A line of less weight."""
@@ -159,7 +156,7 @@ class PeopleFrontEnd(FrontEnd, ABC):
 
     def on_incoming(self, event: IncomingCall) -> None:
         peer = event.peer
-        self.show(describe(event, self.style.bold(self.name_of(peer))))
+        self.show(self.timed(describe(event, self.style.bold(self.name_of(peer)))))
         if event.decided or peer not in self.chat.questions or not self.watched:
             return
         self.ask(
@@ -175,7 +172,7 @@ class PeopleFrontEnd(FrontEnd, ABC):
         name = self.name_of(event.peer)
         self._told_away.pop(event.peer, None)
         self._meet(event.peer)
-        self.show(self.style.good(describe(event, name)))
+        self.show_connected(event)
         if not self.watched:
             return
         if self.current is None or not (self.chosen or self.current in self.chat.links):
@@ -200,7 +197,7 @@ class PeopleFrontEnd(FrontEnd, ABC):
             return
         waiting = self.undelivered(event.peer)
         if self.watched or event.peer != self.target:
-            self.show(describe(event))
+            self.show(self.timed(describe(event)))
             if waiting:
                 self.show(f"{count(waiting, 'message')} not delivered: sent again when they are back.")
         elif str(event.reason) != "bye":
@@ -219,8 +216,8 @@ class PeopleFrontEnd(FrontEnd, ABC):
         if event.peer is None or event.peer in self.chat.links:
             return
         if self.watched:
-            self.show(self.style.bad(describe(event)))
-            self.ask_again()
+            self.show(self.timed(self.style.bad(describe(event))))
+            self.questions.ask_again()
         elif event.peer == self.target:
             self.finish(1, self._with_what_is_left(printable(event.text)))
         else:
@@ -238,10 +235,13 @@ class PeopleFrontEnd(FrontEnd, ABC):
     def on_message(self, message: Message, again: bool) -> Deferred[None] | None:
         if message.outgoing:
             return None
-        name = self.style.bold(self.name_of(message.peer) + ":")
-        shown = self.show(f"{name} {printable(message.text, newline=chr(10) + '    ')}")
+        shown = self.show(self.message_line(message, self.name_of(message.peer)))
         self.seen_with(shown, message)
         return self.written()
+
+    def message_line(self, message: Message, who: str) -> str:
+        """A message of `who`, harmless; further lines are indented."""
+        return f"{self.style.bold(who + ':')} {printable(message.text, newline=chr(10) + '    ')}"
 
     def on_changed(self, event: MessageChanged) -> Deferred[None] | None:
         message = event.message
@@ -275,31 +275,20 @@ class PeopleFrontEnd(FrontEnd, ABC):
 
     def ask(self, question: Question) -> None:
         """Ask it, as soon as no other is open."""
-        self._questions.append(question)
-        if len(self._questions) == 1:
-            self.ask_again()
-
-    def ask_again(self) -> None:
-        """Show the question that is open."""
-        if self._questions:
-            self._questions[0].asked = self.show(self._questions[0].text())
+        self.questions.ask(question)
 
     @property
     def question(self) -> Question | None:
         """The one that is open."""
-        return self._questions[0] if self._questions else None
+        return self.questions.open
 
     def _drop_answered(self) -> None:
-        """Of calls that were answered elsewhere, or given up."""
-        first = self.question
-        self._questions = [q for q in self._questions if q.peer is None or q.peer in self.chat.questions]
-        if self.question is not first:
-            self.ask_again()
+        self.questions.keep(self.chat.questions)
 
     def _answer(self, yes: bool) -> None:
-        question = self._questions.pop(0)
+        question = self.questions.take()
         self._try(question.yes if yes else question.no)
-        self.ask_again()
+        self.questions.ask_again()
         self.changed()
 
     # -- what is typed --
@@ -329,7 +318,7 @@ class PeopleFrontEnd(FrontEnd, ABC):
                         "Please type y to let them connect, or n to refuse." if question.peer else "y or n?"
                     )
                     self.give_back(text)
-                    self.ask_again()
+                    self.questions.ask_again()
                 return
         if not self.watched:
             self.say(text)
@@ -405,14 +394,17 @@ class PeopleFrontEnd(FrontEnd, ABC):
             self.show(text)
 
     def _command(self, line: str) -> None:
-        caller = next((q.peer for q in self._questions if q.peer is not None), None)
         try:
-            order = slash.parse(line, self.chat, self.current, caller, self.met)
+            order = slash.parse(line, self.chat, self.current, self.questions.caller, self.met)
             if isinstance(order, slash.Help):
                 self.show("\n".join(slash.help_lines(order.about)))
             elif isinstance(order, slash.TalkTo):
                 self.talk_to(order.peer)
                 self.stage(f"What you type goes to {self.name_of(order.peer)} now")
+            elif isinstance(order, slash.WhoIs):
+                self._who_is(order.peer)
+            elif isinstance(order, slash.Clear):
+                self.clear()
             elif order.name == "erase":
                 self._confirm_erase(order)
             elif order.name == "quit":
@@ -421,6 +413,14 @@ class PeopleFrontEnd(FrontEnd, ABC):
                 self._perform(order)
         except ChatError as error:
             self.show(str(error))
+
+    def _who_is(self, peer: PeerID) -> None:
+        link = link_fields(self.chat.link_status(peer))
+        self.show("\n".join(answers.who_lines(contact_fields(self.chat.contact(peer)), link)))
+
+    def clear(self) -> None:
+        """Show nothing of what was shown before, where that can be done."""
+        self.show("This terminal can't be cleared from here.")
 
     def _perform(self, order: slash.Order) -> None:
         if order.name == "send":

@@ -44,6 +44,10 @@ MAX_ENTERED = 64
 SIZE_INTERVAL = 0.25
 
 
+#: Between two notices to somebody who looks elsewhere, in seconds.
+NOTICE_PAUSE = 1.0
+
+
 class PromptLoop:
     """The part of a `Prompt` that lives in its thread. Only `post` is called from another one."""
 
@@ -79,6 +83,7 @@ class PromptLoop:
         self._term = term
         self._reflows = reflows
         self._focused = True
+        self._notified = -NOTICE_PAUSE
         self.selector = WatchedSelector()
         self._history = history
         self._buffer = Buffer(
@@ -216,8 +221,13 @@ class PromptLoop:
         self._above.mark(number, key, beside, alone)
 
     def notify(self, sequence: str) -> None:
-        """Something for whoever looks elsewhere: a bell, or what makes the terminal show a notice."""
-        if not self._focused and not self._above.away:
+        """
+        Something for whoever looks elsewhere: a bell, or what makes the terminal show a notice. Once in a
+        while is enough.
+        """
+        now = asyncio.get_running_loop().time()
+        if not self._focused and not self._above.away and now - self._notified >= NOTICE_PAUSE:
+            self._notified = now
             self._output.write_raw(sequence)
             self._output.flush()
 

@@ -98,11 +98,12 @@ def path_in_words(path: str) -> str:
     return _PATHS.get(path, path)
 
 
-def describe(event: Event, name: str = "") -> str:
+def describe(event: Event, name: str = "", to: str | None = None) -> str:
     """
     One line for an event.
 
     :param name: what the peer that it concerns is called, already harmless.
+    :param to: whose key a link is encrypted to, in short; else the whole ID.
     """
     if isinstance(event, Ready):
         return f"Your ID: {event.peer_id}"
@@ -122,7 +123,7 @@ def describe(event: Event, name: str = "") -> str:
     if isinstance(event, Checking):
         return f"Checking {count(event.pairs, 'pair')}"
     if isinstance(event, Connected):
-        return f"Connected to {name} {_path(event)}, encrypted to {event.peer}"
+        return f"Connected to {name} {_path(event)}, encrypted to {to or event.peer}"
     if isinstance(event, PathChanged):
         return f"The path to {name} changed: {_path(event)}"
     if isinstance(event, (PathLost, Disconnected, Failed)):

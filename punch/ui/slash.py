@@ -21,13 +21,28 @@ if TYPE_CHECKING:
     from punch.apps.chat import Chat
 
 #: Other words for commands.
-SHORT = {"q": "quit", "exit": "quit", "?": "help", "id": "status", "msg": "send", "chats": "conversations"}
+SHORT = {
+    "q": "quit",
+    "exit": "quit",
+    "?": "help",
+    "id": "status",
+    "msg": "send",
+    "chats": "conversations",
+    "nick": "rename",
+    "list": "peers",
+}
 
 #: `/history search …` is `/search …`, and so on.
 HISTORY = ("search", "export", "erase", "retention")
 
 #: What only a typed line needs: whom to talk to, and help.
-VIEW = {"to": "talk to somebody, who may be away", "help": "this list; /help COMMAND tells more"}
+VIEW = {
+    "to": "talk to somebody, who may be away",
+    "whois": "somebody's ID and names, and the path to them",
+    "clear": "clear the screen",
+    "help": "this list; /help COMMAND tells more",
+}
+_VIEW_TYPED = {"to": "/to WHO", "whois": "/whois [WHO]"}
 
 #: Takes a value away: `/name bob -`.
 NOTHING = "-"
@@ -69,9 +84,21 @@ class TalkTo:
     peer: PeerID
 
 
+@dataclass(frozen=True)
+class WhoIs:
+    """`/whois`: tell about this peer."""
+
+    peer: PeerID
+
+
+@dataclass(frozen=True)
+class Clear:
+    """`/clear`: show nothing of what was shown."""
+
+
 def parse(
     line: str, chat: Chat, current: PeerID | None, caller: PeerID | None, met: Iterable[PeerID] = ()
-) -> Order | Help | TalkTo:
+) -> Order | Help | TalkTo | WhoIs | Clear:
     """
     What a typed command means.
 
@@ -94,6 +121,12 @@ def parse(
         if not rest:
             raise ChatError("malformed", "Say to whom: /to NAME.")
         return TalkTo(find(chat, rest, _with(current, met)))
+    if word == "whois":
+        if not rest and current is None:
+            raise ChatError("malformed", "Say whom you mean: /whois NAME.")
+        return WhoIs(find(chat, rest, _with(current, met)) if rest or current is None else current)
+    if word == "clear" and not rest:
+        return Clear()
     command = COMMANDS.get(word)
     if command is None:
         raise ChatError("unknown-command", f"There is no command /{word[:20]}: /help shows what there is.")
@@ -218,11 +251,7 @@ def help_lines(about: str) -> Iterator[str]:
     about = SHORT.get(about, about)
     chosen = [command for command in COMMANDS.values() if about in ("", command.name)]
     pairs = [(usage(command), command.help) for command in chosen]
-    pairs += [
-        (f"/{name}{' WHO' if name == 'to' else ''}", text)
-        for name, text in VIEW.items()
-        if about in ("", name)
-    ]
+    pairs += [(_VIEW_TYPED.get(name, f"/{name}"), text) for name, text in VIEW.items() if about in ("", name)]
     if not pairs:
         yield f"There is no command /{about[:20]}: /help shows what there is."
         return
@@ -233,6 +262,11 @@ def help_lines(about: str) -> Iterator[str]:
         yield f"  {typed:<{width}}  {text}"
     if not about:
         yield "WHO is a name or an ID; where it is in [ ] and left out, it is the one you talk to."
+        yield (
+            "Other words for them: "
+            + ", ".join(f"/{short} for /{name}" for short, name in SHORT.items())
+            + "."
+        )
         yield "A line that begins with // is sent with one slash. Ctrl-R searches what you typed before."
 
 
@@ -275,7 +309,7 @@ def _takes_peer(word: str, rest: str) -> bool:
     if word == "history" and len(parts) > 1 and parts[0] in HISTORY:
         return _takes_peer(parts[0], " ".join(parts[1:]))
     place = len(parts) - 1
-    if word == "to":
+    if word in ("to", "whois"):
         return place == 0
     command = COMMANDS.get(word)
     if command is None or place >= len(command.typed):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+#: Colours of people: not those of good and bad news.
+_PEOPLE = (33, 34, 35, 36, 93, 94, 95, 96)
+
 
 @dataclass(frozen=True)
 class Style:
@@ -22,6 +25,10 @@ class Style:
 
     def bold(self, text: str) -> str:
         return self._wrap("1", text)
+
+    def person(self, text: str, key: bytes) -> str:
+        """A name, in the colour that belongs to the peer's key."""
+        return self._wrap(f"1;{_PEOPLE[key[0] % len(_PEOPLE)]}", text)
 
     def good(self, text: str) -> str:
         return self._wrap("32", text)

@@ -18,15 +18,17 @@ from twisted.python.failure import Failure
 from punch.apps.chat import MAX_LIMIT, Chat, Conversation, Message, Stage, State
 from punch.apps.chat.events import ContactChanged, ContactForgotten, Event, HistoryErased, MessageChanged
 from punch.identity import PeerID
-from punch.peer.events import Connected, Ready
+from punch.peer.events import Calling, Checking, Connected, Failed, IncomingCall, Introduced, Ready
 from punch.ui import answers
 from punch.ui.console import InputKind
 from punch.ui.front_end import Settings, Surroundings
+from punch.ui.front_end import Stage as CallEvent
 from punch.ui.json_events import message_fields
 from punch.ui.line_history import LineHistory
+from punch.ui.notices import sequence
 from punch.ui.people import PeopleFrontEnd
 from punch.ui.prompt_user import Fragments
-from punch.ui.sentences import count, milliseconds, path_in_words, printable, shortened
+from punch.ui.sentences import count, describe, milliseconds, path_in_words, printable, shortened
 
 #: How often the round trip in the status line is looked at, in seconds.
 STATUS_INTERVAL = 2.0
@@ -42,7 +44,10 @@ class Bottom(Protocol):
     """What this needs of `punch.ui.prompt.Prompt`, whose methods say what they do."""
 
     def show(self, text: str, key: object = None) -> tuple[int, Deferred[None]]: ...
+    def replace(self, text: str, key: object) -> tuple[int, Deferred[None]]: ...
     def mark(self, key: object, beside: str, alone: str | None) -> None: ...
+    def notify(self, sequence: str) -> None: ...
+    def clear(self) -> None: ...
     def set_prompt(self, text: str) -> None: ...
     def set_status(self, fragments: Fragments) -> None: ...
     def set_history(self, lines: list[str]) -> None: ...
@@ -83,6 +88,8 @@ class TerminalFrontEnd(PeopleFrontEnd):
         self._timer: IDelayedCall | None = None
         self._status: Fragments = ()
         self._prompt = ""
+        #: What stands in the line of a call of ours, until it comes to something.
+        self._called: dict[PeerID, str] = {}
 
     def attach_bottom(self, chat: Chat, bottom: Bottom) -> None:
         """Before anything happens: the chat that it shows, and the prompt."""
@@ -122,6 +129,61 @@ class TerminalFrontEnd(PeopleFrontEnd):
                 self.stage(f"{count(each.unread, 'message')} from {name} not read yet: /to {name} shows them")
         self.changed()
 
+    def show_stage(self, event: CallEvent) -> None:
+        """One line for a call, which is written anew with each stage."""
+        peer, name = event.peer, self.name_of(event.peer)
+        if isinstance(event, Calling):
+            self._called[peer] = name if name.endswith(f"{peer.short})") else f"{name} ({peer.short})"
+            if name == peer.short:
+                self._called[peer] = name
+            text = f"Calling {self._called[peer]}"
+        elif isinstance(event, (Introduced, Checking)):
+            called = f"Calling {self._called[peer]}" if peer in self._called else name
+            how = "introduced" if isinstance(event, Introduced) else f"checking {count(event.pairs, 'pair')}"
+            text = f"{called}: {how}"
+        else:
+            super().show_stage(event)
+            return
+        self._replace(self.style.dim(text), ("call", peer))
+
+    def show_connected(self, event: Connected) -> None:
+        self._called.pop(event.peer, None)
+        text = describe(event, self.name_of(event.peer), event.peer.short)
+        self._replace(self.timed(self.style.good(text)), ("call", event.peer))
+
+    def _replace(self, text: str, key: object) -> None:
+        self._number, self._shown = self.bottom.replace(text, key)
+
+    def on_failed(self, event: Failed) -> None:
+        if event.peer is not None:
+            self._called.pop(event.peer, None)
+        super().on_failed(event)
+
+    def timed(self, text: str) -> str:
+        now = self._wall()
+        return f"{text} {self.style.dim(f'({answers.clock(now, now)})')}"
+
+    def message_line(self, message: Message, who: str) -> str:
+        when = self.style.dim(answers.clock(message.time, self._wall()))
+        if message.outgoing:
+            return f"{when} {super().message_line(message, who)}"
+        name = self.style.person(f"{who}:", message.peer.key)
+        return f"{when} {name} {printable(message.text, newline=chr(10) + '    ')}"
+
+    def on_incoming(self, event: IncomingCall) -> None:
+        super().on_incoming(event)
+        if not event.decided:
+            self._notify(f"{self.name_of(event.peer)} is calling")
+
+    def _notify(self, text: str) -> None:
+        """Ring, or such, if nobody looks."""
+        told = sequence(self.settings.notice, text)
+        if told:
+            self.bottom.notify(told)
+
+    def clear(self) -> None:
+        self.bottom.clear()
+
     def on_connected(self, event: Connected) -> None:
         super().on_connected(event)
         self._names()
@@ -129,10 +191,10 @@ class TerminalFrontEnd(PeopleFrontEnd):
     def on_message(self, message: Message, again: bool) -> Deferred[None] | None:
         self._live.setdefault(message.peer, message.number)
         if not message.outgoing:
+            self._notify(f"Message from {self.name_of(message.peer)}")
             return super().on_message(message, again)
         to = "" if message.peer == self.current else f" to {self.name_of(message.peer)}"
-        line = f"{self.style.bold(f'you{to}:')} {printable(message.text, newline=chr(10) + '    ')}"
-        self._show(line, key=message.number)
+        self._show(self.message_line(message, f"you{to}"), key=message.number)
         if message.state is not State.SENT:
             self._mark(message, alone=False)
         return None

@@ -12,8 +12,8 @@ try:
 except ImportError:  # Windows: its console keeps its own modes
     termios = None  # type: ignore[assignment]
 
-#: No bracketed paste, the cursor seen, plain colours: what a line editor may have left on.
-_PLAIN = b"\x1b[?2004l\x1b[?25h\x1b[0m"
+#: No bracketed paste, no reports of the focus, the cursor seen, plain colours: what an editor may have set.
+_PLAIN = b"\x1b[?2004l\x1b[?1004l\x1b[?25h\x1b[0m"
 
 
 class TerminalModes:
