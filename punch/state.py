@@ -200,7 +200,13 @@ class PeerState:
 
         :raise StateError: it can't be made, or something else has the name of a file.
         """
-        others = [self.pid_path, self.typed_lines_path, self._last_path, self._display_name_path]
+        others = [
+            self.pid_path,
+            self.typed_lines_path,
+            self._last_path,
+            self._display_name_path,
+            self._offers_path,
+        ]
         others.append(self._offers_path)
         _prepare(self.log_path, [*others, *sqlite_files(self.history_path)])
 
