@@ -17,7 +17,7 @@ from typing import Any
 from punch import __version__
 from punch.interrupt import quiet_interrupt
 from punch.names import without_format
-from punch.usage import Parser, show
+from punch.usage import Parser, complain, escape_output, show
 
 USAGE = f"""\
 Punch {__version__}: direct, private links between machines behind NATs.
@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         quiet_interrupt()
+    escape_output()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         show(USAGE)
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from punch.demo import main as demo
 
         return demo(rest)
-    print(f"punch: there is no command {command!a}; punch --help lists them.", file=sys.stderr)
+    complain(f"punch: there is no command {command!a}; punch --help lists them.")
     return 2
 
 
@@ -133,7 +134,7 @@ def _id(rest: Sequence[str]) -> int:
     try:
         show(str(StateDirectory(Path(options.state_dir)).peer(options.name).identity().peer_id))
     except StateError as error:
-        print(f"punch id: {error}", file=sys.stderr)
+        complain(f"punch id: {error}")
         return 1
     return 0
 

@@ -8,7 +8,6 @@ temporary directory, they listen on free ports, and whatever ends the demonstrat
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import queue
@@ -27,7 +26,7 @@ from typing import Any
 
 from punch.ui.sentences import count, milliseconds, path_in_words, printable
 from punch.ui.style import Style
-from punch.usage import Parser
+from punch.usage import Parser, complain
 
 #: Seconds that one step may take on a slow machine.
 STEP = 30.0
@@ -40,6 +39,10 @@ Event = dict[str, Any]
 
 class DemoError(Exception):
     """It did not work; `str()` is a sentence."""
+
+
+class OutputLost(Exception):
+    """Nothing can be shown any more; `str()` is a sentence, or empty: who read the output has enough."""
 
 
 class Ended(BaseException):
@@ -233,7 +236,13 @@ class Demo:
 
     def say(self, text: str) -> None:
         """One line."""
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except OSError as error:
+            # What could not be written must not be tried again when Python ends.
+            sys.stdout = None
+            reason = f"The output can't be written: {error.strerror}."
+            raise OutputLost("" if isinstance(error, BrokenPipeError) else reason) from error
 
     def step(self, text: str) -> None:
         """What happens now."""
@@ -367,9 +376,6 @@ def main(arguments: Sequence[str]) -> int:
         help="serve two pages instead, one for each of two people to chat in a browser [default: no]",
     )
     options = parser.parse(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # not every terminal has a check mark
     directory = Path(tempfile.mkdtemp(prefix="punch-demo-"))
     terminal = sys.stdout is not None and sys.stdout.isatty()
     demo = Demo(directory, Style.choose(os.environ, terminal))
@@ -387,7 +393,7 @@ def main(arguments: Sequence[str]) -> int:
             signal.signal(number, signal.SIG_IGN)
         demo.stop()
         if options.keep:
-            print(f"Logs and keys are in {directory}", file=sys.stderr)
+            complain(f"Logs and keys are in {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
         if died_of is not None:
@@ -407,10 +413,10 @@ def _tell(demo: Demo, web: bool) -> int:
         else:
             demo.step("That was all; in a terminal you could chat on")
     except DemoError as error:
-        print(f"punch demo: {error}", file=sys.stderr)
+        complain(f"punch demo: {error}")
         return 1
-    except BrokenPipeError:
-        # Whoever read the output has enough. Python would complain at its own end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OutputLost as lost:
+        if str(lost):
+            complain(f"punch demo: {lost}")
         return 1
     return 0

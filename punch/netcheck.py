@@ -27,7 +27,7 @@ from punch.state import StateDirectory, StateError, own_state_dir
 from punch.traversal.interfaces import local_addresses, source_address
 from punch.traversal.netcheck.report import Report
 from punch.traversal.netcheck.words import text
-from punch.usage import Parser, show
+from punch.usage import Parser, complain, show
 
 PROGRAM = "punch netcheck"
 
@@ -116,8 +116,8 @@ def main(arguments: Sequence[str]) -> int:
         lifetime=options.lifetime,
     )
     twistd.end_on_signals(reactor)
-    if options.lifetime is not None and not options.json and sys.stderr.isatty():
-        print(f"This takes up to {options.lifetime + 5:.0f} seconds.", file=sys.stderr)
+    if options.lifetime is not None and not options.json and sys.stderr is not None and sys.stderr.isatty():
+        complain(f"This takes up to {options.lifetime + 5:.0f} seconds.")
     reactor.callWhenRunning(lambda: run.start().addBoth(finish))
     reactor.run()
     if not ended:
@@ -129,5 +129,5 @@ def main(arguments: Sequence[str]) -> int:
     written = json.dumps(as_json(result), separators=(",", ":")) if options.json else text(result)
     show(written, f"{PROGRAM}: The report can't be written")
     if result.problem is not None and options.json:
-        print(f"{PROGRAM}: {result.problem}", file=sys.stderr)
+        complain(f"{PROGRAM}: {result.problem}")
     return 0 if result.problem is None else 1

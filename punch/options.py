@@ -10,7 +10,7 @@ from typing import NoReturn
 from twisted.python import usage
 
 from punch import __version__, twistd
-from punch.usage import show, wrong
+from punch.usage import escape_output, show, wrong
 
 commands: dict[str, str] = {}
 """What the user calls a plugin by in this process, where that is not `twistd PLUGIN`."""
@@ -36,6 +36,7 @@ class Options(usage.Options):
 
         :raise SystemExit: it is wrong, or asks for help.
         """
+        escape_output()
         given = list(sys.argv[1:] if options is None else options)
         try:
             super().parseOptions(given)  # type: ignore[no-untyped-call]

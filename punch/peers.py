@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from punch.peer.tap import login_name
 from punch.state import StateDirectory, StateError, own_state_dir
 from punch.ui.answers import contact_line
 from punch.ui.json_events import contact_fields
-from punch.usage import Parser, show
+from punch.usage import Parser, complain, show
 
 
 class _Refused(Exception):
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         reason = getattr(error, "code", None) or getattr(error, "reason", None) or "state"
         if options.json:
             show(json.dumps({"event": "failed", "reason": reason, "text": str(error)}))
-        print(f"punch peers: {error}", file=sys.stderr)
+        complain(f"punch peers: {error}")
         return 1
     if options.json:
         show(json.dumps({"event": "peers", "peers": [contact_fields(contact) for contact in changed]}))

@@ -183,6 +183,7 @@ class PeerState:
         self._display_name_path = directory / "display-name"
         self._offers_path = directory / "offers.json"
         self._new = False
+        self._replacements_path = directory / "replaced"
         self._book: AddressBook | None = None
 
     def identity(self, random: RandomBytes = os.urandom) -> Identity:
@@ -200,14 +201,8 @@ class PeerState:
 
         :raise StateError: it can't be made, or something else has the name of a file.
         """
-        others = [
-            self.pid_path,
-            self.typed_lines_path,
-            self._last_path,
-            self._display_name_path,
-            self._offers_path,
-        ]
-        others.append(self._offers_path)
+        others = [self.pid_path, self.typed_lines_path, self._last_path, self._display_name_path]
+        others += [self._offers_path, self._replacements_path]
         _prepare(self.log_path, [*others, *sqlite_files(self.history_path)])
 
     @property
@@ -284,6 +279,25 @@ class PeerState:
         :raise StateError: it can't be written.
         """
         _write(self._display_name_path, name.encode() + b"\n")
+
+    @property
+    def replacements(self) -> int:
+        """
+        How often in a row another process with this identity has replaced this one.
+
+        :raise StateError: it can't be read.
+        """
+        line = _read_line(self._replacements_path) or ""
+        return min(int(line), 1000) if line.isascii() and line.isdigit() and len(line) < 5 else 0
+
+    def remember_replacements(self, count: int) -> None:
+        """
+        Keep that number for the next process.
+
+        :raise StateError: it can't be written.
+        """
+        if count != self.replacements:
+            _write(self._replacements_path, b"%d\n" % count)
 
     @property
     def last_rendezvous(self) -> str | None:

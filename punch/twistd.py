@@ -234,6 +234,13 @@ def _wait_writable(fd: int) -> None:
 # -- files --
 
 
+class _Log(LogFile):
+    """Escapes what is no character: parts of file names that are not UTF-8."""
+
+    def write(self, data: str) -> None:
+        super().write(data.encode("utf-8", "backslashreplace"))  # type: ignore[no-untyped-call]
+
+
 class _OwnLog:
     """The log of this process, for `twistd` to open under the name `punch.twistd.own_log.open`."""
 
@@ -241,7 +248,7 @@ class _OwnLog:
 
     def open(self) -> ILogObserver:
         """The observer `twistd` is to log to."""
-        file: Any = LogFile(  # type: ignore[no-untyped-call]
+        file: Any = _Log(  # type: ignore[no-untyped-call]
             self.path.name, str(self.path.parent), LOG_BYTES, defaultMode=0o600, maxRotatedFiles=LOG_FILES
         )
         return textFileLogObserver(file)

@@ -8,6 +8,8 @@ heavy is imported.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import re
 import sys
@@ -34,6 +36,24 @@ _WORDS: Sequence[tuple[str, str]] = (
     (r"argument (\S+): ignored explicit argument .*", r"\1 takes no value"),
     (r"argument (\S+): invalid (.*) value: (.*)", r"\1 takes a \2, not \3"),
 )
+
+
+def escape_output() -> None:
+    """
+    From now on stdout and stderr escape what their encoding can't hold, as in `\\u041e`, in any locale.
+
+    For the start of each program, before anything is printed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def complain(text: str) -> None:
+    """Write a line to stderr, if there is one that takes it."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def show(text: str, problem: str = "punch: The output can't be written") -> None:
@@ -75,6 +95,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, *, description: str) -> None:
         super().__init__(prog, description=description)
+        self.color = False  # Python 3.14 has a mind of its own about that
         self._json = False
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
@@ -98,5 +119,5 @@ class Parser(argparse.ArgumentParser):
         text = wrong(message, self.prog)
         if self._json:
             show(json.dumps({"event": "failed", "time": 0.0, "reason": "usage", "text": text}))
-        print(f"{self.prog}: {text}", file=sys.stderr)
+        complain(f"{self.prog}: {text}")
         raise SystemExit(2)

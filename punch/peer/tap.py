@@ -34,11 +34,12 @@ from punch.peer.choice import NoRendezvous, choose_rendezvous
 from punch.peer.events import Event, Failed, Ready, Reason, Registered
 from punch.peer.policy import RelayPolicy
 from punch.peer.problems import proxy_variable
+from punch.peer.replacements import EXIT_STATUS, Replacements
 from punch.resolver import install_resolver
 from punch.state import Lock, PeerState, StateDirectory, StateError, own_state_dir
 from punch.traversal.interfaces import source_address
 from punch.twistd import Console as PlainConsole
-from punch.twistd import before_sudden_death, end, end_on_signals, fail, use_own_files
+from punch.twistd import before_sudden_death, end, end_on_signals, fail, set_exit_status, use_own_files
 from punch.ui.console import occupy_standard_descriptors
 from punch.ui.face import Face, Wish, choose
 from punch.ui.front_end import Settings, Surroundings
@@ -280,6 +281,7 @@ class PeerService(Service):
                 "self", "This is your own ID: give --peer the ID that the other side's punch-peer prints."
             )
         self._identity = identity
+        self._replacements = Replacements(self._state, reactor, lambda: self.node.startService(), self._event)
         # Not earlier: it takes long to load, and an interrupt is quiet only since the options were read.
         from punch.peer.node import Node
 
@@ -395,8 +397,8 @@ class PeerService(Service):
         assert self._chat is not None
         if self._options.retention is not None:
             self._chat.set_retention(self._options.retention.days).addErrback(self._cannot_start)
-        if self.running:
-            self.node.startService()
+        if self.running and self._face is not None:
+            self._replacements.start(waits=not self._face.front_end.watched)
 
     def _cannot_start(self, failure: Any) -> None:
         self._log.failure("the history could not be used", failure)
@@ -409,6 +411,7 @@ class PeerService(Service):
 
     async def _end(self) -> None:
         face, web, chat = self._face, self._web, self._chat
+        self._replacements.stop()
         steps: list[Callable[[], object]] = [
             # First of all the terminal: a second signal ends the process at once.
             *([] if face is None else [face.close]),
@@ -433,11 +436,13 @@ class PeerService(Service):
             stderr.close()
 
     def _event(self, event: Event) -> None:
-        if isinstance(event, Registered):
-            try:
+        try:
+            if isinstance(event, Registered):
                 self._state.remember_rendezvous(str(self._rendezvous))
-            except StateError as error:
-                self._log.warn("{error}", error=error)
+            if self._replacements.handle(event):
+                set_exit_status(EXIT_STATUS)
+        except StateError as error:
+            self._log.warn("{error}", error=error)
         assert self._chat is not None
         self._chat.handle(event)
         if isinstance(event, Ready) and self._url is not None and self._face is not None:

@@ -45,12 +45,13 @@ class InputKind(Enum):
 
 @dataclass(frozen=True)
 class Streams:
-    """Descriptors of stdin and stdout, and what they are."""
+    """Descriptors of stdin and stdout, and what they are; `encoding` is that of stdout."""
 
     stdin: int
     stdout: int
     input_kind: InputKind
     output_is_terminal: bool
+    encoding: str = "utf-8"
 
     @classmethod
     def of_this_process(cls) -> Streams:
@@ -65,7 +66,8 @@ class Streams:
             kind = InputKind.NOTHING
         else:
             kind = InputKind.STREAM
-        return cls(stdin, stdout, kind, os.isatty(stdout))
+        encoding = getattr(sys.__stdout__, "encoding", None) or "utf-8"
+        return cls(stdin, stdout, kind, os.isatty(stdout), encoding)
 
 
 def occupy_standard_descriptors() -> None:

@@ -26,7 +26,7 @@ from punch.ui.line_history import LineHistory
 from punch.ui.prompt_user import Suggestion
 from punch.ui.reflow import reflows
 from punch.ui.stdio import StdioFrontEnd
-from punch.ui.style import Style
+from punch.ui.style import Style, takes_escapes
 from punch.ui.terminal import TerminalFrontEnd
 from punch.ui.tty_modes import TerminalModes
 
@@ -83,18 +83,14 @@ def choose(reactor: Any, wish: Wish) -> Face:
     if wish.json:
         return PlainFace(reactor, streams, JSONFrontEnd(wish.settings, wish.surroundings, wish.elapsed))
     hint = None
-    if streams.input_kind is InputKind.TERMINAL and streams.output_is_terminal and able(wish.environ):
+    watched = streams.input_kind is InputKind.TERMINAL and streams.output_is_terminal
+    if watched and takes_escapes(wish.environ):
         modes = TerminalModes(streams.stdin, streams.stdout)
         if modes.known and find_spec("prompt_toolkit") is not None:
             return TerminalFace(reactor, streams, modes, wish)
         hint = HINT
-    front_end = StdioFrontEnd(wish.settings, wish.surroundings, wish.environ, hint)
+    front_end = StdioFrontEnd(wish.settings, wish.surroundings, wish.environ, hint, streams.encoding)
     return PlainFace(reactor, streams, front_end)
-
-
-def able(environ: Mapping[str, str]) -> bool:
-    """Whether a terminal can move its cursor."""
-    return environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
 class PlainFace:

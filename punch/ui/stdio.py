@@ -24,6 +24,7 @@ class StdioFrontEnd(PeopleFrontEnd):
     Plain lines.
 
     :param hint: is shown at the start in a terminal: what it could be like.
+    :param encoding: of the output; what it can't hold is escaped.
     """
 
     def __init__(
@@ -32,9 +33,11 @@ class StdioFrontEnd(PeopleFrontEnd):
         surroundings: Surroundings,
         environ: Mapping[str, str] = os.environ,
         hint: str | None = None,
+        encoding: str = "utf-8",
     ) -> None:
         super().__init__(settings, surroundings, environ)
         self._hint = hint
+        self._encoding = encoding
         self._shown = 0
         self._buffer = bytearray()
         self._kept: list[str] = []
@@ -45,7 +48,7 @@ class StdioFrontEnd(PeopleFrontEnd):
     def show(self, text: str) -> int:
         if self._hint is not None and self.watched:
             text, self._hint = f"{self._hint}\n{text}", None
-        self.output.write((text + "\n").encode("utf-8", "replace"))
+        self.output.write((text + "\n").encode(self._encoding, "backslashreplace"))
         self._shown += 1
         return self._shown
 

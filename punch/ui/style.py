@@ -9,6 +9,11 @@ from dataclasses import dataclass
 _PEOPLE = (33, 34, 35, 36, 93, 94, 95, 96)
 
 
+def takes_escapes(environ: Mapping[str, str]) -> bool:
+    """Whether a terminal knows escape sequences: for colours, and to move its cursor."""
+    return environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
 @dataclass(frozen=True)
 class Style:
     """Colours, or none."""
@@ -17,8 +22,8 @@ class Style:
 
     @classmethod
     def choose(cls, environ: Mapping[str, str], terminal: bool) -> Style:
-        """Colours only in a terminal that has them, and not against the user's wish (NO_COLOR)."""
-        return cls(terminal and not environ.get("NO_COLOR") and environ.get("TERM", "dumb") != "dumb")
+        """Colours only in a terminal that knows them, and not against the user's wish (NO_COLOR)."""
+        return cls(terminal and not environ.get("NO_COLOR") and takes_escapes(environ))
 
     def dim(self, text: str) -> str:
         return self._wrap("2", text)
