@@ -8,7 +8,7 @@ reset by a welcome and by nothing less.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol as TypingProtocol
 
 from cryptography import x509
@@ -52,10 +52,12 @@ _HURRY = 30.0
 """Seconds in which the delay between two attempts does not grow, because a link may need the rendezvous."""
 _NEEDED = 2
 """
-The try whose delay is the longest while a link has no path: its data waits for the rendezvous, and where no
-UDP passes nothing else tells that it is back. Only as long as nobody answers TCP, which costs little; who
-answers and sends us away, being too busy, is left alone for longer and longer.
+The try whose delay is the longest while a link has no path, or a call or a message waits: these wait for the
+rendezvous, and where no UDP passes nothing else tells that it is back. Only as long as nobody answers TCP,
+which costs little; who answers and sends us away, being too busy, is left alone for longer and longer.
 """
+_LOOK = 2.0
+"""Seconds between two looks, while a later try is waited for, whether something needs the rendezvous now."""
 _YOUNG = 2.0
 """Seconds for which a connection attempt is not given up for another one."""
 
@@ -195,16 +197,20 @@ class ControlClient:
         roots: Sequence[x509.Certificate] | None = None,
         endpoint: IStreamClientEndpoint | None = None,
         proxy: str | None = None,
+        waiting: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         :param reactor: connects TCP, resolves names, and is the clock of everything here.
         :param roots: see `ControlConnectionCreator`.
         :param proxy: the variable of the environment that names a proxy, which is not used but spoken of.
+        :param waiting: whether a call or a message waits for the rendezvous now, so that it is tried often.
         :param endpoint: where to connect instead of the address' host and port (TLS is put on top of it).
         """
         self.address = address
         self.register = register
         self.proxy = proxy
+        self._waiting = waiting
+        self._look: IDelayedCall | None = None
         self.clock = reactor
         self._handler = handler
         self._random = random
@@ -247,8 +253,9 @@ class ControlClient:
         :return: fires when everything is closed: at once, or within half a second.
         """
         self._stopped = True
-        if self._notice is not None and self._notice.active():
-            self._notice.cancel()
+        for timer in (self._notice, self._look):
+            if timer is not None and timer.active():
+                timer.cancel()
         if not self._service.running:
             return succeed(None)
         protocol = self._protocol
@@ -328,13 +335,34 @@ class ControlClient:
         self._at_once_until = 0.0
         if self.clock.seconds() < self._hurry_until:
             attempt = 1
-        elif self._needed and failed is not None and not failed.reached:
-            attempt = min(attempt, _NEEDED)
+        elif failed is not None and not failed.reached:
+            if self._is_needed:
+                attempt = min(attempt, _NEEDED)
+            elif not self._stopped:
+                self._look_again()
         delay = 0.0 if soon else backoff(attempt, self._random)
         problem = self._problem
         if problem is not None and not self._stopped:
             self._notice = self.clock.callLater(0, self._tell, problem, delay)
         return delay
+
+    @property
+    def _is_needed(self) -> bool:
+        return self._needed or self._waiting()
+
+    def _look_again(self) -> None:
+        if self._look is not None and self._look.active():
+            self._look.cancel()
+        self._look = self.clock.callLater(_LOOK, self._look_whether_needed)
+
+    def _look_whether_needed(self) -> None:
+        """What began to wait after the delay was chosen doesn't wait for the end of it."""
+        if self._stopped or self.attempt is not None or not self._service.running:
+            return
+        if self._is_needed:
+            self._connect_now()
+        else:
+            self._look_again()
 
     def _tell(self, problem: ControlProblem, delay: float) -> None:
         certain = problem.reason in (ErrorCode.REPLACED.value, ErrorCode.VERSION.value)

@@ -78,6 +78,11 @@ from punch.wire.control import (
 )
 from punch.wire.rendezvous_address import RendezvousAddress
 
+EXPECTED_TIME = 600.0
+"""
+Seconds for which the rendezvous is tried often after it went away while a call was under way, or likely
+(`punch.peer.mappings`).
+"""
 CHECK_TIME = 1.2
 """Seconds within which the rendezvous must answer when a path is in doubt, or it is connected to anew."""
 
@@ -98,6 +103,7 @@ class Node(Service):
     :param relay: whether links may be relayed.
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
     :param proxy: the variable of the environment that names a proxy (`problems.proxy_variable`).
+    :param waiting: whether messages wait for the rendezvous, beside the calls that this node knows of.
     :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
     """
 
@@ -125,6 +131,7 @@ class Node(Service):
         roots: Sequence[x509.Certificate] | None = None,
         control_endpoint: IStreamClientEndpoint | None = None,
         proxy: str | None = None,
+        waiting: Callable[[], bool] = lambda: False,
     ) -> None:
         self.identity = identity
         self._known = known
@@ -159,6 +166,7 @@ class Node(Service):
             roots=roots,
             endpoint=control_endpoint,
             proxy=proxy,
+            waiting=lambda: monotonic() < self._expected_until or waiting(),
         )
         self._sessions = Sessions()
         self._around = Surroundings(
@@ -195,6 +203,8 @@ class Node(Service):
         )
         self._unsent: deque[Request] = deque(maxlen=bounds.MAX_UNSENT)
         self._dark: set[Session] = set()
+        # Calls were under way, or likely, when the rendezvous went away
+        self._expected_until = float("-inf")
         self._replaced: dict[PeerID, Disconnected] = {}
 
     # What the user does
@@ -311,6 +321,7 @@ class Node(Service):
 
     def control_welcome(self, welcome: Welcome, host: str) -> None:
         """Registered."""
+        self._expected_until = float("-inf")
         self._network.welcomed(welcome, host)
         self._look_out()
         self._on_event(Registered(str(self._rendezvous)))
@@ -326,6 +337,8 @@ class Node(Service):
         Not registered: links, introduced calls and those that ring here live on, calls of ours that were not
         answered yet are placed anew.
         """
+        if self._sessions.attempts or self._network.keeper.keeps:
+            self._expected_until = self._around.monotonic() + EXPECTED_TIME
         self._on_event(Unregistered(problem.reason, problem.text, retry_in))
         self._outgoing.unregistered(problem)
         self._look_out()

@@ -296,6 +296,7 @@ class PeerService(Service):
             offers=self._remembered_offers(),
             source=source_address,
             proxy=proxy_variable(os.environ),
+            waiting=lambda: self._chat is not None and self._chat.calls.await_rendezvous,
             relay=options.relay,
         )
 

@@ -150,6 +150,7 @@ class Peer:
             monotonic=host.monotonic,
             wall=wall or host.wall,
             offers=offers,
+            waiting=lambda: self.chat.calls.await_rendezvous,
             pacing=pacing,
             relay=relay,
         )

@@ -141,6 +141,11 @@ class Calls:
 
     # -- messages that wait --
 
+    @property
+    def await_rendezvous(self) -> bool:
+        """Whether messages wait for a call, and that for the rendezvous."""
+        return self.rendezvous is None and self._outbox.eager
+
     def waiting(self, peer: PeerID) -> None:
         """A message waits for `peer`."""
         if peer in self._hung_up and peer not in self.links:

@@ -1,9 +1,10 @@
 """
 When to call peers for whom messages wait: a pure schedule, without a clock.
 
-A peer that is away is called at once when this peer is registered anew, else after 5 s, then less and less
-often up to every 30 s; after an hour every 5 minutes. Where a bell rings and nobody answers it is every 5
-minutes from the beginning. One that refuses is not called again until its user, or this one, does something.
+A peer that is away is called at once when this peer is registered, then after 5 s (after 1 s when the
+rendezvous was away), then less and less often up to every 30 s; after an hour every 5 minutes. Where a bell
+rings and nobody answers it is every 5 minutes from the beginning. One that refuses is not called again until
+its user, or this one, does something.
 
 A link that ends again and again without a message getting through counts like calls that fail.
 
@@ -25,6 +26,8 @@ P = TypeVar("P", bound=Hashable)
 FIRST = 5.0
 """Seconds before the second try."""
 GROWTH = 1.6
+RETURN = 1.0
+"""The same after the rendezvous was away: the other side comes back in these seconds, too."""
 LONGEST = 30.0
 """Seconds between tries in the first hour."""
 HOUR = 3600.0
@@ -63,12 +66,18 @@ class Outbox(Generic[P]):
         self._chance = chance
         self._wants: dict[P, _Want] = {}
         self._registered = False
+        self._was_away = False
         self._under_way: set[P] = set()
         self._pause = float("-inf")
         """Until then nobody else is called."""
 
     def __contains__(self, peer: P) -> bool:
         return peer in self._wants
+
+    @property
+    def eager(self) -> bool:
+        """Whether somebody is to be called as soon as the rendezvous is there."""
+        return any(wanted.at is not None and not wanted.busy for wanted in self._wants.values())
 
     def want(self, peer: P, now: float, linked: bool = False) -> None:
         """A message waits for this peer: it is called at once, if it wasn't of late."""
@@ -97,9 +106,13 @@ class Outbox(Generic[P]):
         for wanted in self._wants.values():
             if wanted.at is not None:
                 wanted.at = now
+                if self._was_away:
+                    wanted.wait = RETURN
+        self._was_away = False
 
     def unregistered(self) -> None:
         """The rendezvous is gone: calls would lead to nothing."""
+        self._was_away = self._was_away or self._registered
         self._registered = False
 
     def called(self, peer: P) -> None:
