@@ -143,5 +143,5 @@ class PeopleTests(ChatTestCase):
         )
         self.assertEqual(self.bob.chat.contact(self.alice.id).claimed, "Alicia")
         self.assertIn(("rename", self.alice.id), self.alice.asked)
-        for name in ("", "x" * 65, "a\nb"):
+        for name in ("", "x" * 65, "a\nb", "\u3164", "\u034f", "\u200b"):
             self.assert_error("bad-name", self.alice.chat.rename, name)

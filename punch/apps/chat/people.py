@@ -229,9 +229,11 @@ class People(Desk):
     def rename(self, name: str) -> None:
         """Call oneself something else: peers that are connected hear it at once, others at the next call."""
         try:
-            name = check_name(name.strip())
+            name = check_name(names.without_format(name).strip())
         except ValueError as error:
             raise ChatError("bad-name", str(error)) from error
+        if not names.without_ignorable(name):
+            raise ChatError("bad-name", f"The name {name!a} can't be used: nothing of it is seen.")
         if name == self.name:
             return
         self._save_name(name)
