@@ -1,9 +1,9 @@
 """
-Special-purpose IP addresses: one table of the networks that are not simply hosts of the internet.
+Special-purpose IP addresses: the one table of the networks that are not simply hosts of the internet.
 
-It follows the IANA registries of special-purpose addresses (RFC 6890: iana-ipv4-special-registry and
-iana-ipv6-special-registry), and is our own because no library's idea of "private" is it: documentation
-networks are harmless, and an address that is wrapped into another form is as dangerous as it is plain.
+It is our own because no library's idea of "private" is it: documentation networks are harmless, and an
+address that is wrapped into another form is as dangerous as it is plain. A test checks it against the
+registries of special-purpose addresses of the IANA (RFC 6890), row by row.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 from punch.wire.address import parsed
 
-IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
+IPAddress = IPv4Address | IPv6Address
 
 
 class Scope(Enum):
-    """Where an address means one host."""
+    """Where an address means one host; a later one is narrower."""
 
     GLOBAL = "global"
     """On the internet."""
@@ -35,7 +35,7 @@ class Scope(Enum):
 
 
 class SpecialNetwork(NamedTuple):
-    """A row of the table."""
+    """A row of the table; where networks overlap, the smaller one counts."""
 
     network: IPNetwork
     scope: Scope
@@ -45,84 +45,94 @@ class SpecialNetwork(NamedTuple):
 TABLE: tuple[SpecialNetwork, ...] = tuple(
     SpecialNetwork(ip_network(text), scope, reason)
     for text, scope, reason in (
-        ("0.0.0.0/8", Scope.NOWHERE, "this network (RFC 791)"),
-        ("10.0.0.0/8", Scope.PRIVATE, "private use (RFC 1918)"),
-        ("100.64.0.0/10", Scope.PRIVATE, "shared by the customers of a carrier (RFC 6598)"),
-        ("127.0.0.0/8", Scope.LOOPBACK, "loopback (RFC 1122)"),
-        ("169.254.0.0/16", Scope.LINK_LOCAL, "link-local (RFC 3927), and metadata services of clouds"),
-        ("172.16.0.0/12", Scope.PRIVATE, "private use (RFC 1918)"),
-        ("192.0.0.0/24", Scope.NOWHERE, "IETF protocol assignments (RFC 6890)"),
-        ("192.88.99.0/24", Scope.NOWHERE, "6to4 relay anycast, deprecated (RFC 7526)"),
-        ("192.168.0.0/16", Scope.PRIVATE, "private use (RFC 1918)"),
-        ("198.18.0.0/15", Scope.PRIVATE, "benchmarking (RFC 2544)"),
-        ("224.0.0.0/4", Scope.NOWHERE, "multicast (RFC 1112)"),
-        ("240.0.0.0/4", Scope.NOWHERE, "reserved, and limited broadcast (RFC 1112, RFC 919)"),
-        ("::/128", Scope.NOWHERE, "unspecified (RFC 4291)"),
-        ("::1/128", Scope.LOOPBACK, "loopback (RFC 4291)"),
-        ("64:ff9b:1::/48", Scope.NOWHERE, "NAT64 of one site (RFC 8215), whatever lies behind it"),
-        ("100::/64", Scope.NOWHERE, "discard only (RFC 6666)"),
-        ("100:0:0:1::/64", Scope.NOWHERE, "dummy prefix (RFC 9780)"),
-        ("2001::/32", Scope.NOWHERE, "Teredo (RFC 4380)"),
-        ("2001:2::/48", Scope.PRIVATE, "benchmarking (RFC 5180)"),
-        ("2001:10::/28", Scope.NOWHERE, "ORCHID, deprecated (RFC 4843)"),
-        ("2001:20::/28", Scope.NOWHERE, "ORCHIDv2 (RFC 7343)"),
-        ("5f00::/16", Scope.NOWHERE, "segment routing (RFC 9602)"),
-        ("fc00::/7", Scope.PRIVATE, "unique local (RFC 4193)"),
-        ("fe80::/10", Scope.LINK_LOCAL, "link-local (RFC 4291)"),
-        ("fec0::/10", Scope.PRIVATE, "site-local, deprecated (RFC 3879)"),
-        ("ff00::/8", Scope.NOWHERE, "multicast (RFC 4291)"),
+        ("0.0.0.0/8", Scope.NOWHERE, "this host, this network"),
+        ("10.0.0.0/8", Scope.PRIVATE, "private"),
+        ("100.64.0.0/10", Scope.PRIVATE, "shared: behind carriers' NATs"),
+        ("127.0.0.0/8", Scope.LOOPBACK, "loopback"),
+        ("169.254.0.0/16", Scope.LINK_LOCAL, "link-local, and the metadata services of clouds"),
+        ("172.16.0.0/12", Scope.PRIVATE, "private"),
+        (
+            "192.0.0.0/24",
+            Scope.NOWHERE,
+            "protocols of the network around us: NAT64 discovery, DS-Lite, anycast",
+        ),
+        ("192.88.99.0/24", Scope.NOWHERE, "6to4 relays, whatever they lead to; deprecated"),
+        ("192.168.0.0/16", Scope.PRIVATE, "private"),
+        ("198.18.0.0/15", Scope.PRIVATE, "benchmarks of the network around us"),
+        ("224.0.0.0/4", Scope.NOWHERE, "multicast"),
+        ("240.0.0.0/4", Scope.NOWHERE, "reserved, and broadcast"),
+        ("::/128", Scope.NOWHERE, "unspecified"),
+        ("::1/128", Scope.LOOPBACK, "loopback"),
+        ("::/96", Scope.NOWHERE, "an IPv4 address in the deprecated compatible form"),
+        (
+            "::ffff:0:0:0/96",
+            Scope.NOWHERE,
+            "an IPv4 address in the form of SIIT (RFC 2765): a translator around us",
+        ),
+        ("64:ff9b:1::/48", Scope.NOWHERE, "NAT64 of the network around us, whatever lies behind"),
+        ("100::/64", Scope.NOWHERE, "discarded"),
+        ("100:0:0:1::/64", Scope.NOWHERE, "a dummy, never a destination"),
+        ("2001::/32", Scope.NOWHERE, "Teredo: an IPv4 address and port of somebody's choice, behind a NAT"),
+        (
+            "2001::/23",
+            Scope.NOWHERE,
+            "protocols: benchmarks, identifiers that are no addresses, anycast of PCP and TURN",
+        ),
+        ("5f00::/16", Scope.NOWHERE, "segment routing within a network"),
+        ("fc00::/7", Scope.PRIVATE, "private"),
+        ("fe80::/10", Scope.LINK_LOCAL, "link-local"),
+        ("fec0::/10", Scope.PRIVATE, "site-local"),
+        ("ff00::/8", Scope.NOWHERE, "multicast"),
+        ("::/3", Scope.NOWHERE, "no global unicast, but for NAT64's 64:ff9b::/96"),
+        ("4000::/2", Scope.NOWHERE, "no global unicast"),
+        ("8000::/1", Scope.NOWHERE, "no global unicast"),
     )
 )
-"""Of what is not in it, all is global; documentation networks (RFC 5737, RFC 3849, RFC 9637) are harmless."""
+"""Networks that are not of the internet, and why. All others are."""
 
-_WRAPPERS = tuple(
-    IPv6Network(text)
-    for text in (
-        "::/96",  # IPv4-compatible, deprecated (RFC 4291)
-        "::ffff:0:0/96",  # IPv4-mapped (RFC 4291)
-        "::ffff:0:0:0/96",  # IPv4-translated (RFC 2765)
-        "64:ff9b::/96",  # NAT64 (RFC 6052)
-    )
-)
-_TEREDO = IPv6Network("2001::/32")
-_ISATAP = (0x00005EFE, 0x02005EFE)
+HARMLESS: dict[IPNetwork, str] = {
+    ip_network(text): "documentation: nobody's network, where laboratories and our own simulation live"
+    for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "3fff::/20")
+}
+"""Networks that are not globally reachable either, and are used all the same."""
+
+MAPPED = IPv6Network("::ffff:0:0/96")
+NAT64 = IPv6Network("64:ff9b::/96")
+_ISATAP = 0x00005EFE
+_UNIVERSAL = 0x02000000
 
 
-def embedded(address: IPAddress) -> list[IPv4Address]:
+def unwrapped(address: IPAddress) -> IPAddress:
     """
-    The IPv4 addresses that an IPv6 address stands for, or is sent to by way of: mapped, compatible,
-    translated (RFC 6052, RFC 2765), 6to4 (RFC 3056), ISATAP (RFC 5214), Teredo (RFC 4380, two of them).
+    The IPv4 address inside an IPv6 address that leads to it: IPv4-mapped, NAT64 (64:ff9b::/96, RFC 6052),
+    6to4 (2002::/16, RFC 3056), or with the interface identifier of ISATAP (RFC 5214, section 6.1). Else the
+    address itself. Other forms with an IPv4 address in them are refused altogether.
     """
     if isinstance(address, IPv4Address):
-        return []
-    number = int(address)
-    last = IPv4Address(number & 0xFFFFFFFF)
-    if number <= 1:
-        return []
-    if any(address in wrapper for wrapper in _WRAPPERS):
-        return [last]
+        return address
+    if address in MAPPED or address in NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
     if address.sixtofour is not None:
-        return [address.sixtofour]
-    if address in _TEREDO and address.teredo is not None:
-        return list(address.teredo)
-    if number >> 32 & 0xFFFFFFFF in _ISATAP:
-        return [last]
-    return []
-
-
-def find(address: IPAddress) -> SpecialNetwork | None:
-    """The row of the table that an address is in, as it is written; None: it is an ordinary one."""
-    return next((row for row in TABLE if address in row.network), None)
+        return address.sixtofour
+    if (int(address) >> 32 & 0xFFFFFFFF) | _UNIVERSAL == _ISATAP | _UNIVERSAL:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
 
 
 @lru_cache(maxsize=1024)
 def scope_of(host: str) -> Scope:
     """
-    The scope of an IP address. One that has another in it has the narrower scope of both.
+    The scope of an IP address. One that has another in it has the narrower scope of both; those that are only
+    another way to write an IPv4 address (IPv4-mapped, NAT64) have that of the IPv4 address.
 
     :raise ValueError: `host` is no IP address.
     """
-    address = parsed(host)
-    rows = [find(each) for each in (address, *embedded(address))]
-    scopes = [Scope.GLOBAL if row is None else row.scope for row in rows]
-    return max(scopes, key=list(Scope).index)
+    written = parsed(host)
+    address = unwrapped(written)
+    both = {address} if written in MAPPED or written in NAT64 else {written, address}
+    return max(map(_scope, both), key=list(Scope).index)
+
+
+def _scope(address: IPAddress) -> Scope:
+    rows = [row for row in TABLE if address in row.network]
+    return max(rows, key=lambda row: row.network.prefixlen).scope if rows else Scope.GLOBAL
