@@ -80,7 +80,8 @@ def problem_of_error(address: RendezvousAddress, reply: Error) -> ControlProblem
     elif reply.code is ErrorCode.DENIED:
         text = f"The operator of the rendezvous at {where} refuses this peer or its network; ask there why."
     elif reply.code in (ErrorCode.TOO_MANY, ErrorCode.RATE):
-        text = f"The rendezvous at {where} takes no more from this peer now; it is tried again."
+        said = reply.text.rstrip(".")
+        text = f"The rendezvous at {where} takes no more from this peer now ({said}); it is tried again."
     else:
         text = f"The rendezvous at {where} closed the connection ({reply.code.value}); it is tried again."
     return ControlProblem(reply.code.value, text)

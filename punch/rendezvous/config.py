@@ -173,6 +173,8 @@ class RendezvousConfig:
     """TURN servers elsewhere that peers are told of."""
     turn_secret: bytes | None = None
     """What is shared with those; the service's own relay accepts credentials made with it, too."""
+    log_full_addresses: bool = False
+    """Whether the log has whole addresses, instead of /24s and /48s."""
     deny: DenyList = field(default_factory=DenyList)
     """Whom the operator refuses, at first."""
     limits: Limits = field(default_factory=Limits)

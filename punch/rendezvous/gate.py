@@ -117,6 +117,11 @@ class Gate(protocol.Protocol):
         self._unestablished_bytes: int | None = 0
         self._over = False
 
+    @property
+    def host(self) -> str:
+        """Where it comes from, as far as that is known."""
+        return _host(self._address)
+
     def connectionMade(self) -> None:
         """A connection that was let in."""
         assert self.transport is not None
@@ -237,6 +242,7 @@ class GateFactory(ServerFactory):
     :param routes: what a first byte leads to; bytes without a route are closed.
     :param monotonic: seconds, for the time a handshake may take.
     :param cpu: seconds that this thread has used the processor.
+    :param limit_hit: is told a host and the name of a limit that something of it has hit.
     """
 
     noisy = False
@@ -249,11 +255,13 @@ class GateFactory(ServerFactory):
         clock: IReactorTime,
         monotonic: Callable[[], float],
         cpu: Callable[[], float] = lambda: 0.0,
+        limit_hit: Callable[[str, str], None] = lambda host, limit: None,
     ) -> None:
         self.routes = routes
         self.limits = limits
         self.keeper = Gatekeeper(limits)
         self.clock = clock
+        self._limit_hit = limit_hit
         self.cpu = cpu
         self._monotonic = monotonic
         self._queue = HandshakeQueue(limits.handshake_share, _HANDSHAKE_BURST)
@@ -276,6 +284,8 @@ class GateFactory(ServerFactory):
     def _admit(self, addr: IAddress | None) -> Gate | None:
         host = None if addr is None else _host(addr)
         number, evicted = self.keeper.admit(host, self._monotonic())
+        if number is None or evicted is not None:
+            self._limit_hit(host or "", "connections" if number is None else "handshakes")
         self._evict(evicted)
         return None if number is None else Gate(self, number, addr)
 
@@ -303,6 +313,7 @@ class GateFactory(ServerFactory):
     def hello(self, gate: Gate, random: bytes) -> None:
         """The ClientHello of a gate is complete, with these random bytes."""
         if not self._hellos.is_new(random, self._monotonic()):
+            self._limit_hit(gate.host, "replayed-hello")
             gate.abort()
             return
         self._queue.add(gate.number, self.keeper.source(gate.number))
@@ -314,7 +325,10 @@ class GateFactory(ServerFactory):
         now = self._monotonic()
         source = self.keeper.source(number)
         own = self._use.charge(source, number, seconds, now)
-        return max(own, self._use_of_all.charge(None, source[0], seconds, now))
+        wait = max(own, self._use_of_all.charge(None, source[0], seconds, now))
+        if wait > 0.0:
+            self._limit_hit(self._open[number].host, "processor")
+        return wait
 
     def established(self, number: int, address: IAddress | None) -> str | None:
         """The handshake of a connection is over; if it may not stay, the sentence that says why."""
@@ -322,6 +336,7 @@ class GateFactory(ServerFactory):
         self._evict(evicted)
         if stays:
             return None
+        self._limit_hit(_host(address), "connections-per-address")
         return (
             f"{self.limits.connections_per_address} connections are open from your address "
             f"({_host(address)}), or several times as many from its network, which is all that this "

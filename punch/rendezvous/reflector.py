@@ -72,12 +72,20 @@ class Reflector:
     What to answer to a datagram, if anything. Pure: no socket, no clock.
 
     :param buckets: how much each prefix may ask. Keys are opaque numbers, one for each IPv4 /24 and IPv6 /64.
+    :param limited: is told a host whose prefix asks too much.
     :param prove: makes the proofs with which peers may ask for probes; None if there are none.
     """
 
-    def __init__(self, buckets: TokenBuckets | None = None, *, prove: Prove | None = None) -> None:
+    def __init__(
+        self,
+        buckets: TokenBuckets | None = None,
+        *,
+        prove: Prove | None = None,
+        limited: Callable[[str], None] = lambda host: None,
+    ) -> None:
         self._buckets = TokenBuckets(RATE, BURST, CAPACITY) if buckets is None else buckets
         self._prove = prove
+        self._limited = limited
 
     def handle(
         self, data: bytes, remote: tuple[str, int], now: float, local: str | None = None
@@ -110,6 +118,7 @@ class Reflector:
                 number &= 0xFFFFFFFF
         # Not negative for IPv4, negative for IPv6: the two never share a bucket.
         if not self._buckets.allow(~(number >> 64) if wide else number >> 8, now):
+            self._limited(host)
             return None
         if not plain:
             return self._answer(data, canonical(host.partition("%")[0], port), now, local)

@@ -25,6 +25,7 @@ from punch.rendezvous.introduction import (
 )
 from punch.rendezvous.limits import (
     NoRoom,
+    Scope,
     Shares,
     Source,
     SourceTable,
@@ -179,6 +180,8 @@ class Registry:
             if old is not None and table is not None:
                 table.enter(old.source, peer)
             text = f"Too many peers are registered {problem.scope.value}; try again later."
+            if problem.scope is not Scope.TABLE:
+                text += " The operator can raise --registrations-per-address."
             raise Refusal(ErrorCode.TOO_MANY, text) from problem
         self._seen.add(source, peer)
         new = Registration(peer, connection, name, accept, source)

@@ -36,6 +36,7 @@ from punch.rendezvous.fairness import SourceShares
 from punch.rendezvous.gate import STUN, TLS, Established, GateFactory, Refused, Route
 from punch.rendezvous.limits import source_of
 from punch.rendezvous.listen import listen, parse_endpoints
+from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.registry import Deliver, Disconnect, Gone, Registered, Registry
 from punch.rendezvous.relay.service import RelayService
@@ -107,7 +108,14 @@ class RendezvousService(Service):
         self._shown_pin = pin_of(shown.chain[0].public_key())
         self._second = SecondReflector(config, reactor=reactor, random=random)
         self._deny = config.deny
-        self._reflector = Reflector(prove=self._second.prober.prove)
+        self._reflector_said = -1.0
+        self._operator_log = OperatorLog(
+            clock=reactor, monotonic=monotonic, full_addresses=config.log_full_addresses
+        )
+        self._reflector = Reflector(
+            limited=self._reflector_limited,
+            prove=self._second.prober.prove,
+        )
         self._relay = RelayService(
             config,
             self._reflector,
@@ -115,6 +123,7 @@ class RendezvousService(Service):
             monotonic=monotonic,
             wall=wall or monotonic,
             random=random,
+            log=self._operator_log,
         )
         self._relay.deny(config.deny)
         beneath_tls: dict[bytes | None, Route] = {CONTROL_ALPN: self._control_route}
@@ -126,7 +135,14 @@ class RendezvousService(Service):
             raise ValueError("The key is not the key of the certificate.") from problem
         if self._relay.relay is not None:
             routes |= dict.fromkeys(STUN, self._relay_route)
-        self._gate = GateFactory(routes, config.limits, clock=reactor, monotonic=monotonic, cpu=cpu)
+        self._gate = GateFactory(
+            routes,
+            config.limits,
+            clock=reactor,
+            monotonic=monotonic,
+            cpu=cpu,
+            limit_hit=self._operator_log.limit_hit,
+        )
         self._lines = SourceShares(
             config.limits.address_rate, config.limits.address_burst, 4 * config.limits.registrations
         )
@@ -160,6 +176,13 @@ class RendezvousService(Service):
     def _control_route(self, address: IAddress, established: Established) -> ControlProtocol:
         return ControlProtocol(self, established)
 
+    def _reflector_limited(self, host: str) -> None:
+        # A flood is ten thousands of these a second: not all of them are worth their time.
+        now = self.monotonic()
+        if now >= self._reflector_said + 1.0:
+            self._reflector_said = now
+            self._operator_log.limit_hit(host, "reflector-rate")
+
     def _relay_route(self, address: IAddress, established: Established) -> IProtocol:
         if self._relay.relay is None or self._deny.has_host(str(getattr(address, "host", ""))):
             return Refused()
@@ -192,8 +215,10 @@ class RendezvousService(Service):
     def denied(self, peer: PeerID, address: str) -> Error | None:
         """What a peer is told that the operator refuses; None for others."""
         if self._deny.has_peer(peer):
+            self._operator_log.denied(address, peer)
             return Error(ErrorCode.DENIED, "The operator of this rendezvous refuses this peer ID.")
         if self._deny.has_host(address):
+            self._operator_log.denied(address, peer)
             return Error(
                 ErrorCode.DENIED, f"The operator of this rendezvous refuses the network of {address}."
             )
@@ -201,6 +226,13 @@ class RendezvousService(Service):
 
     def opened(self, protocol: ControlProtocol, peer: PeerID, address: str) -> Session:
         """A peer proved its key on a new connection."""
+
+        def noted(limit: str, code: ErrorCode) -> None:
+            if limit == "registrations":
+                self._operator_log.registration_refused(address, peer, code.value)
+            else:
+                self._operator_log.limit_hit(address, limit, peer)
+
         self._last_connection += 1
         self._controls[self._last_connection] = protocol
         return Session(
@@ -212,13 +244,17 @@ class RendezvousService(Service):
             relays=self._relay.servers,
             probing=self._second,
             limits=self.config.limits,
+            noted=noted,
             now=self.monotonic(),
         )
 
     def line_came(self, session: Session) -> float:
         """A line came for a session: for how many seconds it should read no other."""
         source = source_of(session.address)
-        return self._lines.charge(source, session.connection, 1.0, self.monotonic())
+        wait = self._lines.charge(source, session.connection, 1.0, self.monotonic())
+        if wait > 0.0:
+            self._operator_log.limit_hit(session.address, "lines", session.peer)
+        return wait
 
     def happened(self) -> None:
         """Do what the registry says is to be done."""
@@ -237,10 +273,12 @@ class RendezvousService(Service):
         touched: dict[int, ControlProtocol] = {}
         while (output := self.registry.next_output()) is not None:
             if isinstance(output, Registered):
-                self._log.info("registered {peer} {name}", peer=output.peer.short, name=output.name)
+                if self._operator_log.may_say("registered"):
+                    self._log.info("registered {peer} {name}", peer=output.peer.short, name=output.name)
                 self._report("registered", peer=str(output.peer), name=output.name)
             elif isinstance(output, Gone):
-                self._log.info("gone {peer} ({reason})", peer=output.peer.short, reason=output.reason)
+                if self._operator_log.may_say("gone"):
+                    self._log.info("gone {peer} ({reason})", peer=output.peer.short, reason=output.reason)
                 self._report("gone", peer=str(output.peer), reason=output.reason)
             else:
                 self._pass_on(output, touched)
@@ -392,6 +430,7 @@ class RendezvousService(Service):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+        self._operator_log.close()
         await gatherResults(closing)
 
     def _own_certificate(self) -> ServerCertificate:

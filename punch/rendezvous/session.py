@@ -60,6 +60,10 @@ class Inputs(Protocol):
         """The connection is to end, after `error` was sent; `reason` is for the log."""
 
 
+Noted = Callable[[str, ErrorCode], None]
+"""Is told the name of a limit, and the code of the refusal."""
+
+
 class Probing(Protocol):
     """The reflector's second port, and what is sent from there."""
 
@@ -83,6 +87,7 @@ class Core:
     deadline: float
     relays: Callable[[PeerID], tuple[RelayServer, ...]]
     probing: Probing
+    noted: Noted
     patience: float | None = None
     """Seconds that each line moves the deadline on by; None before registering."""
     lines: list[bytes] = field(default_factory=list)
@@ -106,11 +111,17 @@ _registered = _builder.state("registered")
 _closed = _builder.state("closed")
 
 
+def _refused(core: Core, refusal: Refusal) -> None:
+    if refusal.code in (ErrorCode.TOO_MANY, ErrorCode.BUSY):
+        core.noted("calls", refusal.code)
+
+
 @_unregistered.upon(Inputs.registering).to(_registered)
 def _register(inputs: Inputs, core: Core, request: Register, now: float) -> None:
     try:
         core.registry.register(core.connection, core.peer, request.name, request.accept, core.address, now)
     except Refusal as refusal:
+        core.noted("registrations", refusal.code)
         inputs.closing(Error(refusal.code, refusal.text), refusal.code.value)
         return
     core.patience = core.limits.silence
@@ -139,6 +150,7 @@ def _request(inputs: Inputs, core: Core, request: Introducing, now: float) -> No
     try:
         core.registry.request(core.peer, core.connection, request, now)
     except Refusal as refusal:
+        _refused(core, refusal)
         core.send(Error(refusal.code, refusal.text, request.call))
 
 
@@ -208,6 +220,7 @@ class Session:
     :param address: the IP address that the peer is seen from.
     :param relays: what a peer is told of relays, with fresh credentials.
     :param probing: what it is told of the reflector's second port, and who sends its probes.
+    :param noted: is told which limit this peer has hit, and with which code it was refused, for the log.
     :param now: monotonic seconds, as everywhere here.
     """
 
@@ -223,6 +236,7 @@ class Session:
         now: float,
         probing: Probing,
         relays: Callable[[PeerID], tuple[RelayServer, ...]] = lambda _: (),
+        noted: Noted = lambda limit, code: None,
     ) -> None:
         self._core = Core(
             registry,
@@ -234,6 +248,7 @@ class Session:
             now + limits.register_time,
             relays,
             probing,
+            noted,
         )
         self._machine = _machine(self._core)
 
@@ -263,6 +278,7 @@ class Session:
         if core.closed:
             return
         if not core.registry.allow_message(core.peer, now):
+            core.noted("message-rate", ErrorCode.RATE)
             self.close(Error(ErrorCode.RATE, "Too many messages in too short a time."))
             return
         try:

@@ -126,6 +126,7 @@ class Options(BaseOptions):
             None,
             "File with the secret that is shared with the servers of --turn (coturn's static-auth-secret).",
         ],
+        ["log-addresses", None, "cut", "How the log names addresses: cut (to a /24 or /48) or full."],
         [
             "deny",
             None,
@@ -213,6 +214,8 @@ the relay of this service, else beside it."""
             self.relay = RelayOptions.read(self)
         except RelayOptionError as problem:
             self._fail(str(problem))
+        if self["log-addresses"] not in ("cut", "full"):
+            self._fail(f"--log-addresses is cut or full, not {self['log-addresses'][:40]!a}.")
         if self["deny"] is not None:
             # As a daemon the process may be in another directory.
             self["deny"] = os.path.abspath(self["deny"])
@@ -368,6 +371,7 @@ def makeService(options: Options) -> IService:
         machine_addresses=machine_addresses(),
         turn=options.relay.turn,
         turn_secret=options.relay.secret,
+        log_full_addresses=options["log-addresses"] == "full",
         deny=options.deny,
         limits=limits,
     )

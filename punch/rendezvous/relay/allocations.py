@@ -9,6 +9,7 @@ forges an address gets no more than that.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -17,6 +18,7 @@ from punch.identity import RandomBytes
 from punch.rendezvous.limits import NoRoom, Shares, Source, SourceTable, source_of
 from punch.rendezvous.relay.bandwidth import Bandwidth
 from punch.rendezvous.relay.deadlines import Deadlines
+from punch.rendezvous.relay.events import Ended, Made, Owner, RelayEvent
 from punch.rendezvous.relay.settings import RelaySettings
 from punch.wire.address import Address, parsed
 
@@ -103,6 +105,10 @@ class Place:
     holder: Allocation | bytes | None = None
 
 
+_EVENTS = 10_000
+"""Events that wait at most, if nobody takes them."""
+
+
 @dataclass(slots=True, eq=False)
 class Allocation:
     """
@@ -135,6 +141,10 @@ class Allocation:
     sends: dict[Address, Flow] = field(default_factory=dict)
     """Send indications of this turn, by peer."""
     to_client: Flow = field(init=False)
+    made: float = 0.0
+    """Monotonic seconds; since when it relays."""
+    bytes_to_peers: int = 0
+    bytes_to_client: int = 0
 
     def __post_init__(self) -> None:
         self.to_client = Flow(self, None)
@@ -158,6 +168,11 @@ class Allocation:
         self.permissions = {host: end for host, end in self.permissions.items() if end > now}
         self.bindings = {number: each for number, each in self.bindings.items() if each.expires > now}
         self.arrange()
+
+    @property
+    def owner(self) -> Owner:
+        """Whose it is."""
+        return Owner(self.user.name, self.client.remote, self.client.connection != 0)
 
     def next_end(self) -> float:
         """When the first part of it ends."""
@@ -196,6 +211,8 @@ class Allocations:
         """Those whose clients have proved that they receive."""
         self.by_relayed: dict[Address, Allocation] = {}
         self.users: dict[str, User] = {}
+        self.events: deque[RelayEvent] = deque(maxlen=_EVENTS)
+        """What happened, for the log."""
         self.denied: frozenset[str] = frozenset()
         """Users who get no allocation."""
         self._settings = settings
@@ -293,7 +310,7 @@ class Allocations:
         port.allocation = allocation
         if place is not None:
             place.holder = allocation
-            self.by_client[client] = allocation
+            self._relays(allocation, now)
         else:
             self._unproved[client, user_name] = allocation
             self._unproved_places.enter((user_name,), allocation)
@@ -318,7 +335,7 @@ class Allocations:
         self._forget_unproved(allocation)
         allocation.place = place
         place.holder = allocation
-        self.by_client[allocation.client] = allocation
+        self._relays(allocation, now)
 
     def close(self, allocation: Allocation, now: float) -> None:
         """End an allocation: its five-tuple and its port are free at once."""
@@ -328,6 +345,8 @@ class Allocations:
             self._forget_unproved(allocation)
         else:
             del self.by_client[allocation.client]
+            seconds, sizes = now - allocation.made, (allocation.bytes_to_peers, allocation.bytes_to_client)
+            self.events.append(Ended(allocation.owner, allocation.relayed, seconds, *sizes))
             self._places.leave(allocation.place)
         self._deadlines.discard(allocation)
         self.by_relayed.pop(allocation.relayed, None)
@@ -372,6 +391,11 @@ class Allocations:
         self._deadlines.clear()
 
     # -- within --
+
+    def _relays(self, allocation: Allocation, now: float) -> None:
+        self.by_client[allocation.client] = allocation
+        allocation.made = now
+        self.events.append(Made(allocation.owner, allocation.relayed))
 
     def _look_at(self, allocation: Allocation, now: float) -> None:
         if allocation.expires <= now:

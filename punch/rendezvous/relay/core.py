@@ -188,9 +188,12 @@ class RelayCore:
             datagrams = admit(waiting, (total, allocation.user.bandwidth), now)
             if not datagrams or allocation.port.allocation is not allocation:
                 continue
+            size = sum(map(len, datagrams))
             if peer is None:
+                allocation.bytes_to_client += size
                 to_clients.append(ToClient(allocation.client, datagrams))
                 continue
+            allocation.bytes_to_peers += size
             inner = self.allocations.by_relayed.get(peer)
             if inner is None:
                 if peer.host not in allocation.inside:

@@ -19,6 +19,7 @@ from punch.rendezvous.relay.allocations import (
 )
 from punch.rendezvous.relay.authentication import Authenticator, Login, Refused
 from punch.rendezvous.relay.destinations import Destinations
+from punch.rendezvous.relay.events import NotMade, Owner
 from punch.rendezvous.relay.settings import DEFAULT_LIFETIME, RelaySettings
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, Message, Method, error, success
@@ -95,6 +96,9 @@ class Requests:
                 self._allocations.prove(allocation, now)
             return method(request, client, login, now, unix), login.key
         except Refusal as refused:
+            if request.method == Method.ALLOCATE and refused.code in (403, 486, 508):
+                owner = Owner(login.user, client.remote, client.connection != 0)
+                self._allocations.events.append(NotMade(owner, refused.code))
             return error(request, refused.code, refused.reason), login.key
 
     def _allocate(

@@ -5,6 +5,7 @@ The relay as a part of the rendezvous: from its configuration to what peers are 
 from __future__ import annotations
 
 import hmac
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -16,9 +17,11 @@ from twisted.internet.protocol import DatagramProtocol
 from punch.identity import PeerID, RandomBytes
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.deny import DenyList
+from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.relay.credentials import user_of
 from punch.rendezvous.relay.destinations import Destinations
+from punch.rendezvous.relay.events import Made, NotMade, RelayEvent
 from punch.rendezvous.relay.handout import Handout, OwnRelay
 from punch.rendezvous.relay.settings import RelaySettings
 from punch.rendezvous.relay.shell import Relay
@@ -27,6 +30,12 @@ from punch.wire.address import canonical
 from punch.wire.relays import RelayServer
 
 _SECRET_LABEL = b"punch/1 relay secret"
+
+_REMEMBERED = 20_000
+DENIED = 403
+"""The code of an answer to whom the operator denies (or who claims a relayed address as its own)."""
+_LIMITS = {486: "relay-allocations-of-peer-or-address", 508: "relay-allocations"}
+"""The limits behind the codes of answers, for the log."""
 
 
 class RelayService:
@@ -45,8 +54,12 @@ class RelayService:
         monotonic: Callable[[], float],
         wall: Callable[[], float],
         random: RandomBytes,
+        log: OperatorLog,
     ) -> None:
         limits = config.limits
+        self._log = log
+        self._peers: OrderedDict[str, PeerID] = OrderedDict()
+        """Whose pseudonym each user is, of those that were told of the relay last."""
         # From the key, so that credentials outlive a restart.
         key = config.identity.private_key.private_bytes_raw()
         self._secret = hmac.digest(key, _SECRET_LABEL, "sha256")
@@ -84,10 +97,18 @@ class RelayService:
                 random=random,
                 reflector=reflector,
                 idle_time=limits.relay_idle_time,
+                happened=self._happened,
             )
 
     def servers(self, peer: PeerID) -> tuple[RelayServer, ...]:
         """What a peer is told."""
+        if self.relay is not None:
+            for secret in self._settings.secrets:
+                user = user_of(secret, peer)
+                self._peers[user] = peer
+                self._peers.move_to_end(user)
+            while len(self._peers) > _REMEMBERED:
+                self._peers.popitem(last=False)
         return self._handout.servers(peer)
 
     def listening(self, udp_port: int, tcp_port: int, pin: bytes | None) -> None:
@@ -106,6 +127,28 @@ class RelayService:
                 pin,
             )
             self._handout = replace(self._handout, own=own)
+
+    def _happened(self, event: RelayEvent) -> None:
+        owner = event.owner
+        host = owner.client.host
+        peer = str(self._peers.get(owner.user, owner.user))
+        if isinstance(event, NotMade):
+            if event.code == DENIED:
+                self._log.denied(host, peer)
+            else:
+                self._log.limit_hit(host, _LIMITS[event.code], peer)
+        elif isinstance(event, Made):
+            transport = "stream" if owner.is_stream else "udp"
+            self._log.allocation_made(host, peer, str(event.relayed), transport)
+        else:
+            self._log.allocation_ended(
+                host,
+                peer,
+                str(event.relayed),
+                seconds=event.seconds,
+                to_peers=event.to_peers,
+                to_client=event.to_client,
+            )
 
     def deny(self, deny: DenyList) -> None:
         """Make no allocation for these peers and networks from now on, and end those that they have."""

@@ -16,6 +16,7 @@ from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.relay.allocations import Allocation, FiveTuple
 from punch.rendezvous.relay.core import RelayCore
 from punch.rendezvous.relay.destinations import Destinations
+from punch.rendezvous.relay.events import RelayEvent
 from punch.rendezvous.relay.settings import RelaySettings
 from punch.rendezvous.relay.sockets import RelayedPorts
 from punch.rendezvous.relay.stream import RelayStream
@@ -35,6 +36,7 @@ class Relay:
     :param wall: Unix seconds, which credentials expire by.
     :param reflector: answers Binding requests that come on streams.
     :param idle_time: seconds that a connection without an allocation stays.
+    :param happened: is told of allocations that are made, refused and ended.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class Relay:
         random: RandomBytes,
         reflector: Reflector,
         idle_time: float,
+        happened: Callable[[RelayEvent], None] = lambda event: None,
     ) -> None:
         self.clock: IReactorTime = reactor
         self.idle_time = idle_time
+        self._happened = happened
         self._monotonic = monotonic
         self._wall = wall
         self._reflector = reflector
@@ -169,6 +173,9 @@ class Relay:
         return now
 
     def _schedule(self) -> None:
+        events = self.core.allocations.events
+        while events:
+            self._happened(events.popleft())
         deadline = self.core.get_timer()
         if self._timer is not None:
             if deadline == self._timer_at:

@@ -1,0 +1,206 @@
+"""
+What an operator needs to know under abuse, as lines of the log with fields.
+
+Each is one event of `twisted.logger` whose fields are named as in the line, so that an observer that writes
+JSON has them too. Addresses are cut to the /24 (IPv6: /48) unless all of them is asked for. Nobody can flood
+the log: what repeats is counted and said once a minute, and what is said each time has a rate.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_network
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from punch.rendezvous.limits import TokenBuckets, prefix_key
+from punch.wire.address import parsed
+
+PERIOD = 60.0
+"""Seconds in which what repeats is said once."""
+_KEYS = 512
+_OTHERS = "others"
+_RATE, _BURST = 20.0, 2000.0
+"""Lines a second, and at once, of what is said each time…"""
+_NETWORK_RATE, _NETWORK_BURST = 2.0, 200.0
+"""…and those about one /24 or /64."""
+
+Fields = dict[str, object]
+
+
+class Repetitions:
+    """
+    Which things are said now, and how often the others happened. Pure: `now` is monotonic seconds.
+
+    The first of a kind is said at once; those that follow within a period are counted. Of more than
+    `capacity` kinds at a time the rest counts as one.
+    """
+
+    def __init__(self, capacity: int = _KEYS, period: float = PERIOD) -> None:
+        self._capacity = capacity
+        self._period = period
+        self._counts: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
+        """By kind: when its period ends, and how often it happened since. The first to end first."""
+
+    def __len__(self) -> int:
+        """How many kinds are kept."""
+        return len(self._counts)
+
+    def say(self, kind: Hashable, now: float) -> bool:
+        """One more of a kind; whether to say it now."""
+        if kind not in self._counts and len(self._counts) >= self._capacity:
+            kind = _OTHERS
+        entry = self._counts.get(kind)
+        if entry is None:
+            self._counts[kind] = (now + self._period, int(kind == _OTHERS))
+            return kind != _OTHERS
+        self._counts[kind] = (entry[0], entry[1] + 1)
+        return False
+
+    def get_timer(self) -> float | None:
+        """When `due` will have something, perhaps."""
+        return next(iter(self._counts.values()))[0] if self._counts else None
+
+    def due(self, now: float, *, all_of_them: bool = False) -> list[tuple[Hashable, int]]:
+        """The kinds whose period is over, if they happened in it, and how often."""
+        found = []
+        while self._counts:
+            kind, (end, count) = next(iter(self._counts.items()))
+            if end > now and not all_of_them:
+                break
+            del self._counts[kind]
+            if count:
+                found.append((kind, count))
+                if not all_of_them:
+                    self._counts[kind] = (now + self._period, 0)
+        return found
+
+
+class OperatorLog:
+    """
+    Writes the lines.
+
+    :param full_addresses: whether addresses are not cut.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        monotonic: Callable[[], float],
+        full_addresses: bool = False,
+        log: Logger | None = None,
+    ) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._full = full_addresses
+        self._log = log or Logger()
+        self._repetitions = Repetitions()
+        self._rate = TokenBuckets(_RATE, _BURST, 2)
+        self._network_rate = TokenBuckets(_NETWORK_RATE, _NETWORK_BURST, 4096)
+        self._timer: IDelayedCall | None = None
+
+    # -- what happens --
+
+    def registration_refused(self, host: str, peer: object, reason: str) -> None:
+        """A peer that proved its key was not registered."""
+        self._count("registration-refused", {"address": self._cut(host), "reason": reason}, {"peer": peer})
+
+    def limit_hit(self, host: str, limit: str, peer: object = None) -> None:
+        """
+        Something of this host was refused, closed or slowed down.
+
+        :param limit: the name of the limit, as in the options where there is one.
+        """
+        self._count("limit-hit", {"limit": limit, "address": self._cut(host)}, {"peer": peer})
+
+    def denied(self, host: str, peer: object = None) -> None:
+        """Somebody whom the operator denies was here."""
+        self._count("denied", {"address": self._cut(host)}, {"peer": peer})
+
+    def allocation_made(self, host: str, user: str, relayed: str, transport: str) -> None:
+        """A relayed address has a user."""
+        fields: Fields = {"relayed": relayed, "address": self._cut(host), "peer": user}
+        fields["transport"] = transport
+        self._trace("allocation-made", host, fields)
+
+    def allocation_ended(
+        self, host: str, user: str, relayed: str, *, seconds: float, to_peers: int, to_client: int
+    ) -> None:
+        """A relayed address has no user any more; bytes to the client are with the headers of TURN."""
+        fields: Fields = {"relayed": relayed, "address": self._cut(host), "peer": user}
+        fields |= {"seconds": round(seconds), "to_peers": to_peers, "to_client": to_client}
+        self._trace("allocation-ended", host, fields)
+
+    def may_say(self, event: str) -> bool:
+        """Whether a line about the coming and going of peers is to be written; if not, it is counted."""
+        if self._rate.allow("peers", self._monotonic()):
+            return True
+        self._count(f"{event}-not-logged", {}, {})
+        return False
+
+    def close(self) -> None:
+        """Say what was counted."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._say_counts(all_of_them=True)
+
+    # -- within --
+
+    def _cut(self, host: str) -> str:
+        return (host or "unknown") if self._full else network_of(host)
+
+    def _count(self, event: str, kind: Fields, more: Fields) -> None:
+        if self._repetitions.say((event, *kind.items()), self._monotonic()):
+            self._write(event, kind | {key: value for key, value in more.items() if value is not None})
+        self._schedule()
+
+    def _trace(self, event: str, host: str, fields: Fields) -> None:
+        now = self._monotonic()
+        try:
+            network = prefix_key(host)
+        except ValueError:
+            network = host
+        if self._network_rate.allow(network, now) and self._rate.allow("allocations", now):
+            self._write(event, fields)
+        else:
+            self._count(f"{event}-not-logged", {"address": self._cut(host)}, {})
+
+    def _write(self, event: str, fields: Fields) -> None:
+        # Formatted here and not by the observer, as no field is to be taken for a format.
+        line = " ".join(f"{key}={value}" for key, value in fields.items())
+        self._log.info("{event} {line}", event=event, line=line, **fields)
+
+    def _schedule(self) -> None:
+        at = self._repetitions.get_timer()
+        if self._timer is None and at is not None:
+            self._timer = self._clock.callLater(max(0.0, at - self._monotonic()), self._timed_out)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        self._say_counts()
+        self._schedule()
+
+    def _say_counts(self, *, all_of_them: bool = False) -> None:
+        for kind, count in self._repetitions.due(self._monotonic(), all_of_them=all_of_them):
+            if isinstance(kind, tuple):
+                event, *fields = kind
+                self._write(str(event), dict(fields) | {"times": count})
+            else:
+                self._write("limit-hit", {"limit": "of-others", "times": count})
+
+
+@lru_cache(4096)
+def network_of(host: str) -> str:
+    """The /24 of an IPv4 address, the /48 of an IPv6 address."""
+    try:
+        address = parsed(host.partition("%")[0])
+    except ValueError:
+        return "unknown"
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return str(ip_network((int(address), 24 if address.version == 4 else 48), strict=False))

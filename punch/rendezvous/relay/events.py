@@ -1,0 +1,46 @@
+"""What happens to allocations that an operator may have to know of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from punch.wire.address import Address
+
+
+class Owner(NamedTuple):
+    """Whose allocation it is: its user and the client's address."""
+
+    user: str
+    client: Address
+    is_stream: bool
+
+
+@dataclass(frozen=True)
+class Made:
+    """An allocation relays from now on, at this address as peers see it."""
+
+    owner: Owner
+    relayed: Address
+
+
+@dataclass(frozen=True)
+class Ended:
+    """It is over: for how many seconds it was there, and how many bytes it relayed."""
+
+    owner: Owner
+    relayed: Address
+    seconds: float
+    to_peers: int
+    to_client: int
+
+
+@dataclass(frozen=True)
+class NotMade:
+    """None was made: the code of the answer says why."""
+
+    owner: Owner
+    code: int
+
+
+RelayEvent = Made | Ended | NotMade
