@@ -124,7 +124,7 @@ def name_from(claimed: str) -> str | None:
         name = _new_name(kept)
     except AddressBookError:
         return None
-    return None if names.is_reserved(name) else name
+    return None if names.is_reserved(name) or names.is_mixed(name) else name
 
 
 def _key(name: str) -> str:

@@ -24,6 +24,9 @@ RESERVED = frozenset(_WORDS.split())
 _ID_LIKE = 24
 _ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz234567")
 
+#: Scripts with many letters that look like those of the others.
+_LIKE_LATIN = frozenset(("LATIN", "CYRILLIC", "GREEK", "COPTIC", "ARMENIAN", "CHEROKEE", "LISU", "DESERET"))
+
 #: Letters and marks that are blank, though Unicode does not call them ignorable.
 _BLANK = frozenset("\u2800\U00013441\U00013442\U00016fe4\U0001d159")
 
@@ -88,6 +91,13 @@ def alike(one: str, other: str) -> bool:
 def is_reserved(name: str) -> bool:
     """Whether it looks like a word that the interface uses itself."""
     return not looks(name).isdisjoint(_reserved_looks())
+
+
+def is_mixed(name: str) -> bool:
+    """Whether it mixes letters of scripts that look alike, as no name does that is meant to be read."""
+    plain = without_ignorable(unicodedata.normalize("NFKC", name))
+    found = {unicodedata.name(c, "").partition(" ")[0] for c in plain if c.isalpha()}
+    return len(found & _LIKE_LATIN) > 1
 
 
 def looks_like_an_id(name: str) -> bool:

@@ -116,6 +116,13 @@ class NameTests(BookTestCase):
         self.book.add(EVE, "e\u200bve\u2060")
         self.assertEqual((self.book.name_of(EVE), self.book.find("Ev\xade")), ("eve", EVE))
 
+    def test_mixed_scripts_never_automatically(self) -> None:
+        """Who comes first with somebody's look-alike does not get it either."""
+        self.book.add(EVE, "\u0430lice")
+        self.assertIsNone(self.book.name_of(EVE))
+        self.book.add(BOB, "\u041e\u043b\u044c\u0433\u0430")
+        self.assertEqual(self.book.name_of(BOB), "\u041e\u043b\u044c\u0433\u0430")
+
     def test_alike_by_the_user(self) -> None:
         """He may: both are shown with their IDs then. What is not seen makes no difference."""
         self.book.rename(BOB, "alice")

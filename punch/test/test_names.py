@@ -83,6 +83,12 @@ class AlikeTests(SynchronousTestCase):
         for word in ("alice", "bob", "young", "tools", "Yves"):
             self.assertFalse(names.is_reserved(word), ascii(word))
 
+    def test_mixed(self) -> None:
+        for name in ("\u0430lice", "\u039fscar", "B\u043eb", "\u13aalice"):
+            self.assertTrue(names.is_mixed(name), ascii(name))
+        for name in ("alice", "Ольга", "Αλέξανδρος", "日本 Tokyo", "café", "bob2", "мир-2"):
+            self.assertFalse(names.is_mixed(name), ascii(name))
+
     def test_like_an_id(self) -> None:
         text = str(peer_id(1))
         for name in (

@@ -129,6 +129,8 @@ class People(Desk):
             return False
         if names.is_reserved(re.split(r"\W", claimed, maxsplit=1)[0]) or names.is_reserved(claimed):
             return True
+        if names.is_mixed(claimed):
+            return True
         here = {*self.questions, *self.links, *self.calling} - {peer}
         others = (self.calls.names.get(other, "") for other in here if self.book.name_of(other) is None)
         return bool(self.book.alike(peer, claimed)) or any(names.alike(claimed, other) for other in others)
