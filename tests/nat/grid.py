@@ -185,10 +185,9 @@ def start_rendezvous(
     programs: Programs, world: World, options: Sequence[str] = ()
 ) -> tuple[JSONProcess, str]:
     """The rendezvous of a world, and its address."""
-    six = SERVICE6.replace(":", "\\:")
     rendezvous = programs.rendezvous(
         *("--host", SERVICE4, "--reflector-port", str(REFLECTOR_PORT)),
-        *("--control", f"tcp:{CONTROL_PORT}", "--control", f"tcp:{CONTROL_PORT}:interface={six}"),
+        *("--control", f"tcp:{CONTROL_PORT}"),  # both families
         *options,
         state="state-rendezvous",
         prefix=world.service.prefix,
