@@ -50,7 +50,7 @@ class HostAddresses:
         age = self._monotonic() - known.since
         if age >= FRESH:
             self.look_up(name)
-        return known.hosts if age < KEPT else []
+        return list(known.hosts) if age < KEPT else []
 
     def look_up(self, name: str) -> None:
         """What is known of this name may be wrong."""

@@ -25,6 +25,7 @@ from twisted.logger import Logger
 from punch.identity import RandomBytes
 from punch.peer.host_addresses import HostAddresses
 from punch.peer.host_policy import HostPolicy, VettedReactor
+from punch.peer.nat64 import DISCOVERY_NAME, translated
 from punch.peer.relay import DatagramRelay, Received, Relay, StreamRelay
 from punch.peer.staggered import tcp_endpoint
 from punch.peer.tls import RelayConnectionCreator
@@ -151,7 +152,7 @@ class RelayPool:
             if renewed is not None:
                 relay.renew(renewed)
         names = {self._host_of(server.url) for server in servers}
-        self._hosts.keep(names)
+        self._hosts.keep(names | {DISCOVERY_NAME})
         for name in names:
             self._hosts.look_up(name)
         if self._users and not self._relays:
@@ -477,7 +478,12 @@ class RelayPool:
     def _addresses(self, url: RelayURL) -> list[str]:
         """The IP addresses of a relay that are known now."""
         known = self._hosts.of(self._host_of(url))
-        return self._policy.allowed([self._host, *known] if url.host is None else known)
+        if url.host is None:
+            known = [self._host, *known]
+        bases = self._bases()
+        if bases and all(base.is_ipv6 for base in bases) and any(":" not in host for host in known):
+            known += translated(known, self._hosts.of(DISCOVERY_NAME))
+        return self._policy.allowed(known)
 
     def _cancel(self, name: str) -> None:
         timer: IDelayedCall | None = getattr(self, name)

@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
@@ -22,6 +22,8 @@ from twisted.internet.interfaces import (
 )
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from punch.peer.nat64 import IPv4Endpoint
 
 AFTER = 0.5
 """Seconds until another connection is begun."""
@@ -40,7 +42,7 @@ def tcp_endpoint(reactor: Any, host: str, port: int) -> StaggeredEndpoint:
     """
     kind: Any = HostnameEndpoint
     if isIPAddress(host):
-        kind = TCP4ClientEndpoint
+        kind = IPv4Endpoint
     elif isIPv6Address(host):
         kind = TCP6ClientEndpoint
     return StaggeredEndpoint(kind(reactor, host, port, timeout=CONNECT_TIME), reactor)

@@ -287,6 +287,19 @@ ALL_WAYS: dict[Transport, bool | None] = dict.fromkeys(Transport, True)
 PUNCH = "punch://192.0.2.1:7001"
 
 
+TRANSLATED6 = FamilyReport(
+    udp=True,
+    local_addresses=("2001:db8::2",),
+    public_addresses=("203.0.114.99",),
+    translated=True,
+    mapping=frozenset({EIM}),
+    filtering=frozenset({APDF}),
+    hairpinning=Hairpinning.NO,
+    ports=Ports.RANDOM,
+)
+"""IPv6 alone, and a NAT64."""
+
+
 class WordTests(SynchronousTestCase):
     """Sentences and JSON."""
 
@@ -299,6 +312,19 @@ class WordTests(SynchronousTestCase):
         value = json.loads(json.dumps(as_json(report)))
         self.assertEqual((value["event"], value["conclusions"]), ("netcheck", sentences))
         return "\n".join(sentences)
+
+    def test_nat64(self) -> None:
+        """An IPv4 address that is seen of an IPv6 one is no NAT of that family, and says what follows."""
+        report = Report(PUNCH, FamilyReport(), TRANSLATED6, transports=ALL_WAYS)
+        said = self.said(report)
+        self.assertIn("This network makes IPv4 of IPv6 on the way to the rendezvous (NAT64).", said)
+        self.assertIn("Peers that have IPv4 alone need a relay.", said)
+        self.assertNotIn("hairpin", said)
+        self.assertIn("2001:db8::2, seen as 203.0.114.99: NAT64, which makes IPv4 of it", text(report))
+        self.assertNotIn("behind a NAT", text(report))
+        both = self.said(Report(PUNCH, HOME, TRANSLATED6, transports=ALL_WAYS))
+        self.assertIn("(NAT64)", both)
+        self.assertNotIn("Peers that have IPv4 alone", both)
 
     def test_home(self) -> None:
         """The usual network."""

@@ -89,6 +89,15 @@ class FamilyReport:
     latency: float | None = None
 
     @property
+    def nat64(self) -> bool:
+        """Whether it is seen at addresses of the other family: its datagrams are translated (RFC 6146)."""
+        return any(
+            (":" in public) != (":" in local)
+            for public in self.public_addresses
+            for local in self.local_addresses
+        )
+
+    @property
     def direct(self) -> Direct:
         """With whom direct links come about over this family, as ICE makes them."""
         if self.udp is False:

@@ -55,7 +55,7 @@ def conclusions(report: Report) -> list[str]:
             "No UDP gets through to the rendezvous and back: every link to another network needs a relay."
         )
     found += _direct(report)
-    if any(each.hairpinning is Hairpinning.NO for each in report.families):
+    if any(each.hairpinning is Hairpinning.NO and not each.nat64 for each in report.families):
         found.append(
             "The NAT does not hairpin: behind it, peers in different networks reach each other by a relay."
         )
@@ -114,6 +114,14 @@ def _direct(report: Report) -> list[str]:
         ipv6 = None
     found = [] if ipv4 is None else _direct_over(ipv4, "IPv4")
     if ipv6 is not None:
+        if ipv6.nat64:
+            found.append(
+                "This network makes IPv4 of IPv6 on the way to the rendezvous (NAT64). Over IPv6: direct "
+                "links to peers that have it, too, where both networks let them in."
+            )
+            if ipv4 is None:
+                found.append("Peers that have IPv4 alone need a relay.")
+            return found
         if ipv6.translated:
             found += _direct_over(ipv6, "IPv6")
         else:
@@ -152,7 +160,8 @@ def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
     if not family.translated:
         lines = [_line(name, f"{local}, seen as it is: no NAT")]
     else:
-        lines = [_line(name, f"{local}, seen as {_and(family.public_addresses)}: behind a NAT")]
+        kind = "NAT64, which makes IPv4 of it" if family.nat64 else "behind a NAT"
+        lines = [_line(name, f"{local}, seen as {_and(family.public_addresses)}: {kind}")]
         lines.append(_item("mapping", _behaviour(family.mapping, _MAPPING)))
     lines.append(_item("filtering", _behaviour(family.filtering, _FILTERING)))
     if family.translated:
