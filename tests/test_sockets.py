@@ -18,7 +18,7 @@ from punch.peer import batched
 from punch.peer.batched import BatchedSocket, has_segmentation, open_batched, open_socket
 from punch.peer.udp import DatagramSocket, PortableSocket, open_portable
 from punch.wire.address import Address
-from punch.wire.segments import SOL_UDP, UDP_GRO
+from punch.wire.segments import SOL_UDP, UDP_GRO, UDP_SEGMENT
 from tests.needs import has_ipv6, missing
 
 Open = Callable[[Any, str, int, Any], DatagramSocket]
@@ -269,10 +269,20 @@ def open_refusing(loop: Loop, *refusals: tuple[str, int]) -> BatchedSocket:
 
 
 @pytest.mark.parametrize(
-    ("code", "kept"), [(errno.EIO, False), (errno.EINVAL, True), (errno.EMSGSIZE, True)], ids=str
+    ("code", "kept"),
+    [
+        (errno.EIO, False),
+        (errno.EINVAL, True),
+        (errno.EMSGSIZE, True),
+        (errno.EPERM, False),
+        (errno.ENOMEM, False),
+        (errno.EACCES, False),
+        (errno.ENOSYS, False),
+    ],
+    ids=str,
 )
 def test_a_device_that_cannot_segment(loop: Loop, code: int, kept: bool) -> None:
-    """The datagrams go singly; for good, if it is the device that can't."""
+    """The datagrams go singly; the next ones too, if it is not their size that is wrong."""
     need_segmentation()
     here = open_refusing(loop, ("sendmsg", code))
     there, inbox = loop.open(open_batched)
@@ -283,6 +293,30 @@ def test_a_device_that_cannot_segment(loop: Loop, code: int, kept: bool) -> None
     assert here.segments is kept
     here.send(sent, there.local)
     assert loop.run_until(lambda: len(inbox.data) == 40)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EPERM, errno.EOPNOTSUPP, errno.ENOPROTOOPT], ids=str)
+@pytest.mark.parametrize("refused", [UDP_GRO, UDP_SEGMENT], ids=["gro", "segment"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_an_option_is_refused(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch, code: int, refused: int, host: str
+) -> None:
+    """There is a socket all the same, and it sends and receives."""
+    need_segmentation()
+
+    class Without(socket.socket):
+        def setsockopt(self, *arguments: Any) -> None:
+            if arguments[0] == SOL_UDP and arguments[1] == refused:
+                raise OSError(code, "refused")
+            super().setsockopt(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", Without)
+        here, inbox = loop.open(open_batched, host)
+    sent = [bytes([number]) * 1200 for number in range(20)]
+    here.send(sent, here.local)
+    assert loop.run_until(lambda: len(inbox.data) == 20)
+    assert inbox.data == sent
 
 
 def test_a_full_buffer_of_the_kernel(loop: Loop) -> None:

@@ -9,7 +9,6 @@ datagrams of one size, and one `recvmsg` returns as many: five times less CPU fo
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -32,14 +31,15 @@ from punch.peer.udp import (
 from punch.wire.address import Address, canonical
 from punch.wire.segments import (
     MAX_SEGMENTS,
-    NO_SEGMENTATION,
-    NOT_TOGETHER,
     SEGMENT_SIZE,
     SOL_UDP,
     UDP_GRO,
     UDP_SEGMENT,
+    WOULD_BLOCK,
+    Segmentation,
     batch_end,
     segment_size,
+    set_option,
 )
 
 READS_A_TURN: Final = 24
@@ -48,7 +48,6 @@ SEND_QUEUE: Final = 4096
 """Datagrams that wait while the kernel's buffer is full; what comes then is lost, as on any path."""
 
 _ANCILLARY: Final = 64
-_WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 
 
 @implementer(IReadDescriptor, IWriteDescriptor)
@@ -56,14 +55,13 @@ class BatchedSocket:
     """
     A non-blocking UDP socket in the reactor.
 
-    :param segment: whether to send with UDP_SEGMENT; given up by itself if the device can't.
+    :param segment: whether to send with UDP_SEGMENT, as long as that is not refused.
     """
 
     def __init__(
         self, reactor: IReactorFDSet, sock: socket.socket, receiver: Receiver, *, segment: bool = True
     ) -> None:
-        self.segments = segment
-        """Whether several datagrams go in one call."""
+        self._segmentation = Segmentation(segment)
         self._reactor = reactor
         self._socket = sock
         self._receiver = receiver
@@ -80,16 +78,21 @@ class BatchedSocket:
     def local(self) -> Address:
         return self._local
 
+    @property
+    def segments(self) -> bool:
+        """Whether several datagrams go in one call now."""
+        return self._segmentation.together
+
     def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
         if not self._open:
             return
         start = 0
         sizes = list(map(len, datagrams))
         while start < len(datagrams) and not self._queue:
-            end = batch_end(sizes, start) if self.segments else start + 1
-            if not self._send_batch(datagrams[start:end], remote):
+            end = batch_end(sizes, start)
+            start += self._send_batch(datagrams[start:end], remote)
+            if start < end:
                 break
-            start = end
         if start < len(datagrams):
             self._enqueue(datagrams[start:], remote)
 
@@ -101,30 +104,38 @@ class BatchedSocket:
             self._queue.clear()
             self._socket.close()
 
-    def _send_batch(self, datagrams: Sequence[bytes], remote: Address) -> bool:
-        """One call. False if the kernel has no room now; any other error is a loss."""
-        if len(datagrams) == 1:
-            return self._send_one(datagrams[0], remote)
+    def _send_batch(self, datagrams: Sequence[bytes], remote: Address) -> int:
+        """
+        Send datagrams that may go in one call.
+
+        :return: how many are sent or lost; for the others the kernel has no room now.
+        """
+        if len(datagrams) == 1 or not self._segmentation.use():
+            return self._send_singly(datagrams, remote)[0]
         size = SEGMENT_SIZE.pack(len(datagrams[0]))
         try:
             self._socket.sendmsg(datagrams, [(SOL_UDP, UDP_SEGMENT, size)], 0, tuple(remote))
         except OSError as error:
-            if error.errno in _WOULD_BLOCK:
-                return False
-            if error.errno in NO_SEGMENTATION:
-                self.segments = False
-            if error.errno in NOT_TOGETHER:
-                # Singly, each is sent or lost by itself.
-                for data in datagrams:
-                    self._send_one(data, remote)
-        return True
+            if error.errno in WOULD_BLOCK:
+                return 0
+            done, sent = self._send_singly(datagrams, remote)
+            self._segmentation.refused(error.errno, sent > 0)
+            return done
+        self._segmentation.accepted()
+        return len(datagrams)
 
-    def _send_one(self, data: bytes, remote: Address) -> bool:
-        try:
-            self._socket.sendto(data, tuple(remote))
-        except OSError as error:
-            return error.errno not in _WOULD_BLOCK
-        return True
+    def _send_singly(self, datagrams: Sequence[bytes], remote: Address) -> tuple[int, int]:
+        """How many are sent or lost, and how many of these are sent."""
+        sent = 0
+        for done, data in enumerate(datagrams):
+            try:
+                self._socket.sendto(data, tuple(remote))
+            except OSError as error:
+                if error.errno in WOULD_BLOCK:
+                    return done, sent
+            else:
+                sent += 1
+        return len(datagrams), sent
 
     def _enqueue(self, datagrams: Sequence[bytes], remote: Address) -> None:
         room = SEND_QUEUE - len(self._queue)
@@ -151,11 +162,12 @@ class BatchedSocket:
             run: list[bytes] = []
             while len(run) < len(queue) and len(run) < MAX_SEGMENTS and queue[len(run)][1] == remote:
                 run.append(queue[len(run)][0])
-            end = batch_end(list(map(len, run)), 0) if self.segments else 1
-            if not self._send_batch(run[:end], remote):
-                return
-            for _ in range(end):
+            end = batch_end(list(map(len, run)), 0)
+            done = self._send_batch(run[:end], remote)
+            for _ in range(done):
                 queue.popleft()
+            if done < end:
+                return
         if self._open:
             self._reactor.removeWriter(self)
 
@@ -183,29 +195,25 @@ class BatchedSocket:
 
 def open_batched(reactor: IReactorFDSet, host: str, port: int, receiver: Receiver) -> DatagramSocket:
     """
-    A batched socket bound to an IP address and a port (0: any free one).
+    A batched socket bound to an IP address and a port (0: any free one). What the kernel refuses of its
+    options, it does without.
 
     :raise twisted.internet.error.CannotListenError: the address or port can't be had.
-    :raise OSError: with ENOPROTOOPT, the kernel has no UDP_SEGMENT.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
-        sock.setsockopt(SOL_UDP, UDP_SEGMENT, 0)
+        segment = set_option(sock, SOL_UDP, UDP_SEGMENT, 0)
+        if family == socket.AF_INET6:
+            set_option(sock, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((host, port))
         except OSError as error:
             raise CannotListenError(host, port, error) from error  # type: ignore[no-untyped-call]
         enlarge_buffer(sock)
-        try:
-            sock.setsockopt(SOL_UDP, UDP_GRO, 1)
-        except OSError as error:
-            if error.errno != errno.ENOPROTOOPT:
-                raise
-        return BatchedSocket(reactor, sock, receiver)
+        set_option(sock, SOL_UDP, UDP_GRO, 1)
+        return BatchedSocket(reactor, sock, receiver, segment=segment)
     except BaseException:
         sock.close()
         raise

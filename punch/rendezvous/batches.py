@@ -6,14 +6,15 @@ import socket
 from collections.abc import Sequence
 
 from punch.wire.segments import (
-    NO_SEGMENTATION,
-    NOT_TOGETHER,
     SEGMENT_SIZE,
     SOL_UDP,
     UDP_GRO,
     UDP_SEGMENT,
+    WOULD_BLOCK,
+    Segmentation,
     batch_end,
     segment_size,
+    set_option,
 )
 
 ControlMessage = tuple[int, int, bytes]
@@ -28,17 +29,20 @@ ANCILLARY_SIZE = 128
 
 
 class BatchSender:
-    """
-    Sends on a non-blocking socket.
+    """Sends on a non-blocking socket."""
 
-    :ivar segments: whether several datagrams go in one call; given up by itself if the device can't.
-    """
-
-    __slots__ = ("_socket", "segments")
+    __slots__ = ("_segmentation", "_socket")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self.segments = hasattr(sock, "sendmsg") and _accepts(sock, UDP_SEGMENT, 0)
+        self._segmentation = Segmentation(
+            hasattr(sock, "sendmsg") and set_option(sock, SOL_UDP, UDP_SEGMENT, 0)
+        )
+
+    @property
+    def segments(self) -> bool:
+        """Whether several datagrams go in one call now."""
+        return self._segmentation.together
 
     def send(
         self,
@@ -47,7 +51,7 @@ class BatchSender:
         ancillary: Sequence[ControlMessage] = (),
     ) -> None:
         """Send them to one address. A relay that kept what the system has no room for would only be late."""
-        if len(datagrams) == 1 or not self.segments:
+        if len(datagrams) == 1 or not self._segmentation.use():
             for data in datagrams:
                 self._send_one(data, remote, ancillary)
             return
@@ -61,14 +65,16 @@ class BatchSender:
                 self._send_together(datagrams[start:end], remote, ancillary)
             start = end
 
-    def _send_one(self, data: bytes, remote: tuple[str, int], ancillary: Sequence[ControlMessage]) -> None:
+    def _send_one(self, data: bytes, remote: tuple[str, int], ancillary: Sequence[ControlMessage]) -> bool:
+        """Whether it is sent."""
         try:
             if ancillary:
                 self._socket.sendmsg((data,), ancillary, 0, remote)
             else:
                 self._socket.sendto(data, remote)
         except OSError:
-            return
+            return False
+        return True
 
     def _send_together(
         self, datagrams: Sequence[bytes], remote: tuple[str, int], ancillary: Sequence[ControlMessage]
@@ -77,17 +83,17 @@ class BatchSender:
         try:
             self._socket.sendmsg(datagrams, (segment, *ancillary), 0, remote)
         except OSError as error:
-            if error.errno in NO_SEGMENTATION:
-                self.segments = False
-            if error.errno in NOT_TOGETHER:
-                for data in datagrams:
-                    self._send_one(data, remote, ancillary)
+            if error.errno not in WOULD_BLOCK:
+                sent = [self._send_one(data, remote, ancillary) for data in datagrams]
+                self._segmentation.refused(error.errno, any(sent))
+        else:
+            self._segmentation.accepted()
 
 
 def coalesce(sock: socket.socket) -> None:
     """Let the kernel hand over several datagrams at once, if it can."""
     if hasattr(sock, "recvmsg_into"):
-        _accepts(sock, UDP_GRO, 1)
+        set_option(sock, SOL_UDP, UDP_GRO, 1)
 
 
 def take(into: list[bytes], size: int, ancillary: Sequence[ControlMessage]) -> None:
@@ -98,11 +104,3 @@ def take(into: list[bytes], size: int, ancillary: Sequence[ControlMessage]) -> N
         into += [data[at : at + segment] for at in range(0, size, segment)]
     else:
         into.append(bytes(_VIEW[:size]))
-
-
-def _accepts(sock: socket.socket, option: int, value: int) -> bool:
-    try:
-        sock.setsockopt(SOL_UDP, option, value)
-    except OSError:
-        return False
-    return True

@@ -35,6 +35,7 @@ from punch.rendezvous.batches import (
     take,
 )
 from punch.wire.address import Address, canonical
+from punch.wire.segments import set_option
 
 _READS = 32
 """Calls to `recvmsg` before others get their turn: up to 64 datagrams each."""
@@ -102,11 +103,13 @@ class PacketInfoPort:
             self.socket.setblocking(False)
             if self._ipv6:
                 self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+                option = (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO)
             else:
-                self.socket.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+                option = (socket.IPPROTO_IP, _IP_PKTINFO)
+            # Without it, answers come from where the system thinks best.
+            self._informed = set_option(self.socket, *option, 1)
             self.socket.bind((host, port))
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            set_option(self.socket, socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             coalesce(self.socket)
         except OSError:
             self.socket.close()
@@ -135,7 +138,7 @@ class PacketInfoPort:
             except OSError:
                 continue  # An earlier answer was not wanted (ICMP): that datagram is lost.
             # The kernel's order: how many there are, then where they came in.
-            key = (remote[:2], ancillary[-1][2] if ancillary else b"")
+            key = (remote[:2], ancillary[-1][2] if ancillary and self._informed else b"")
             datagrams = waiting.get(key)
             if datagrams is None:
                 datagrams = waiting[key] = []

@@ -11,7 +11,7 @@ from typing import Any, cast
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.batches import BUFFERS, BatchSender, take
-from punch.wire.segments import SEGMENT_SIZE, SOL_UDP, UDP_GRO, UDP_SEGMENT
+from punch.wire.segments import SEGMENT_SIZE, SOL_UDP, UDP_GRO, UDP_SEGMENT, Segmentation
 
 REMOTE = ("192.0.2.1", 5)
 ORIGIN = (0, 8, b"from here")
@@ -87,7 +87,9 @@ class SendTests(SynchronousTestCase):
 
     def test_a_device_that_can_not(self) -> None:
         """It is tried once, and nothing is lost."""
-        for problem, goes_on in ((errno.EIO, False), (errno.EMSGSIZE, True), (errno.EINVAL, True)):
+        problems = {errno.EIO: False, errno.EMSGSIZE: True, errno.EINVAL: True, errno.EPERM: False}
+        problems |= dict.fromkeys((errno.ENOMEM, errno.EOPNOTSUPP, errno.EACCES, errno.ENOSYS), False)
+        for problem, goes_on in problems.items():
             sock = FakeSocket(problem=problem)
             sender = self.send(sock, times=2)
             self.assertEqual(sock.sent, self.data * 2)
@@ -98,6 +100,34 @@ class SendTests(SynchronousTestCase):
         sock = FakeSocket(full=True)
         self.send(sock)
         self.assertEqual(sock.sent, [])
+
+
+class SegmentationTests(SynchronousTestCase):
+    """`Segmentation`."""
+
+    def test_tried_again_later_and_later(self) -> None:
+        segmentation = Segmentation(True)
+        pauses = []
+        for _ in range(12):
+            self.assertTrue(segmentation.use())
+            segmentation.refused(errno.EPERM, True)
+            pauses.append(1)
+            while not segmentation.use():
+                pauses[-1] += 1
+            segmentation.refused(errno.EMSGSIZE, True)
+            self.assertTrue(segmentation.together)
+        self.assertEqual(pauses[:3], [257, 513, 1025])
+        self.assertEqual(pauses[-1], Segmentation.LONGEST_PAUSE + 1)
+        segmentation.accepted()
+        segmentation.refused(errno.ENOMEM, True)
+        self.assertEqual(sum(not segmentation.use() for _ in range(1000)), Segmentation.FIRST_PAUSE)
+
+    def test_a_destination_that_is_forbidden(self) -> None:
+        """Where they can't go singly either, it is not segmentation that is refused."""
+        segmentation = Segmentation(True)
+        segmentation.refused(errno.EPERM, False)
+        self.assertTrue(segmentation.use())
+        self.assertFalse(Segmentation(False).use())
 
 
 class TakeTests(SynchronousTestCase):

@@ -8,6 +8,7 @@ datagrams of one size to one address, and one `recvmsg` returns as many from one
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Final
@@ -24,10 +25,66 @@ SEGMENT_SIZE: Final = Struct("=H")
 """The value of UDP_SEGMENT."""
 _GRO_SIZE: Final = Struct("=i")
 
-NO_SEGMENTATION: Final = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
-"""The kernel or the device can't segment, now or ever."""
-NOT_TOGETHER: Final = frozenset({errno.EMSGSIZE, errno.EINVAL}) | NO_SEGMENTATION
+WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
+"""The kernel has no room now."""
+_OF_THE_DATAGRAMS: Final = frozenset({errno.EMSGSIZE, errno.EINVAL})
 """These segments are too large for the path, or there is something else about them or their address."""
+_NEVER_TOGETHER: Final = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
+"""The kernel or the device can't segment."""
+
+
+class Segmentation:
+    """
+    Whether datagrams are given to the kernel together. What refuses that (the device, a filter of system
+    calls, a lack of memory) may refuse it with any error, for a while or for ever: they go singly then, and
+    together is tried again later.
+
+    :param usable: the socket takes the option.
+    """
+
+    FIRST_PAUSE: Final = 256
+    LONGEST_PAUSE: Final = 65_536
+
+    def __init__(self, usable: bool) -> None:
+        self._usable = usable
+        self._pause = self.FIRST_PAUSE
+        self._left = 0
+
+    @property
+    def together(self) -> bool:
+        """Datagrams go together now."""
+        return self._usable and not self._left
+
+    def use(self) -> bool:
+        """Whether those at hand go together; each call that says no brings the next try nearer."""
+        if self._left:
+            self._left -= 1
+            return False
+        return self._usable
+
+    def refused(self, number: int | None, singly: bool) -> None:
+        """
+        They were refused together.
+
+        :param number: the error.
+        :param singly: one of them then went by itself.
+        """
+        if number in _NEVER_TOGETHER or (singly and number not in _OF_THE_DATAGRAMS):
+            self._left = self._pause
+            self._pause = min(2 * self._pause, self.LONGEST_PAUSE)
+
+    def accepted(self) -> None:
+        """They went together."""
+        self._pause = self.FIRST_PAUSE
+
+
+def set_option(sock: socket.socket, level: int, option: int, value: int) -> bool:
+    """Set an option that a socket can do without; whether it was taken, whatever the system says to it."""
+    try:
+        sock.setsockopt(level, option, value)
+    except OSError:
+        return False
+    return True
 
 
 def batch_end(sizes: Sequence[int], start: int) -> int:
