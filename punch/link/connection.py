@@ -79,8 +79,9 @@ class Connection:
         self.connection_ids: set[bytes] = set()
         self.session: Session | None = None
         self.over = False
-        is_callee = terms.role is Role.CALLEE
-        self.deadline = now + (limits.unproved_seconds if is_callee else limits.prove_seconds)
+        self._limits = limits
+        self._began = self._heard = now
+        self._handshake_at = now
         self._terms = terms
         self._budget: int | None = limits.unproved_bytes
         self._callbacks = callbacks
@@ -91,9 +92,27 @@ class Connection:
         # What arrived on other streams before the proof: calls of the session's methods, in order.
         self._held: list[Callable[[Session], None]] = []
 
+    @property
+    def deadline(self) -> float:
+        """
+        When an unproved connection is given up. A callee's patience follows the round trips, since whoever
+        calls is sure of the link half a round trip before: a caller that says nothing has 5 s; one that
+        goes on, and the proof of one whose handshake took long, have longer.
+        """
+        began, limits = self._began, self._limits
+        if self._terms.role is Role.CALLER:
+            return began + limits.prove_seconds
+        if self._handshake_done:
+            end = self._handshake_at + 4 * (self._handshake_at - began)
+        else:
+            end = self._heard + 2 * (self._heard - began)
+            end = max(end, self._heard + limits.unproved_seconds)
+        return min(max(end, began + limits.unproved_seconds), began + limits.slowest_seconds)
+
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
         """Take in datagrams and do what they ask for."""
         self._at(now)
+        self._heard = now
         if self._budget is not None and not self.over:
             self._budget -= sum(map(len, datagrams))
             if self._budget < 0:
@@ -190,6 +209,7 @@ class Connection:
         if self.over:
             return
         self._handshake_done = True
+        self._handshake_at = self._now
         if resumed:
             # It has no peer certificate, and may have carried early data, which can be replayed.
             self.close(CloseCode.PROOF, "A link is never resumed.")

@@ -86,6 +86,7 @@ class LinkCore:
         self._closed = False
         self._now = now
         self._deadline: float | None = None
+        self._slow: list[Connection] | None = None
         self._pings = 0
         self._ping_at: list[float] = []
         self._lifecycle: Lifecycle = make_lifecycle(
@@ -205,8 +206,20 @@ class LinkCore:
             del self._ping_at[0]
             self._pings = PINGS
         if self._deadline is not None and now >= self._deadline:
-            self._deadline = None
+            self._deadline = self._extended_deadline(now)
+            if self._deadline is not None:
+                return
             self._lifecycle.end(Ending(CloseCode.TIMEOUT, "The other side did not prove itself in time."))
+
+    def _extended_deadline(self, now: float) -> float | None:
+        """Until when a callee waits for callers that are in the middle of their handshake."""
+        if self.role is Role.CALLER or self._link is not None:
+            return None
+        if self._slow is None:
+            # Those that begin later get no more time.
+            self._slow = list(self._connections)
+        times = [connection.deadline for connection in self._slow if not connection.over]
+        return max((time for time in times if time > now), default=None)
 
     def next_event(self) -> Event | None:
         """What happened, in order."""

@@ -67,6 +67,9 @@ class Limits:
     unproved: int = 4
     """Connections that have not proved themselves, at once."""
     unproved_seconds: float = 5.0
+    """From a caller's first Initial until it has proved itself, where round trips are short."""
+    slowest_seconds: float = 25.0
+    """The same, however long they are."""
     unproved_bytes: int = 64 * 1024
     prove_seconds: float = 20.0
     """From `LinkCore.start` until somebody must have proved itself."""

@@ -44,6 +44,18 @@ class VanishTests(LinkTestCase):
         self.assertIsNone(callee.closed)
         self.assertIsNone(caller.closed)
 
+    def test_both_sides_end_alike_whatever_the_delay(self) -> None:
+        for round_trip in (0.1, 1.0, 3.0, 4.9, 5.0, 5.1, 7.0, 10.0, 13.0, 16.0, 19.0, 19.9, 20.1, 24.0, 40.0):
+            caller, callee = self.make_caller(), self.make_callee()
+            pipe = Pipe(caller, callee)
+            pipe.delay = round_trip / 2
+            caller.core.start(0.0)
+            callee.core.start(0.0)
+            pipe.run(60.0)
+            works = round_trip < 20
+            self.assertEqual((caller.proved, callee.proved), (works, works), round_trip)
+            self.assertEqual((caller.closed is None, callee.closed is None), (works, works), round_trip)
+
     def vanish(self, survivor: int, packets: int) -> None:
         """All datagrams after the first `packets` are lost."""
         caller, callee = self.make_caller(), self.make_callee()

@@ -210,3 +210,28 @@ class RendezvousTests(SystemTestCase):
         peer = Peer(self.net, self.host(name), address)
         self.peers.append(peer)
         return peer
+
+
+class SlowTests(SystemTestCase):
+    """Both sides end alike with round trips of many seconds."""
+
+    def connect_in(self, round_trip: float) -> None:
+        self.link = LinkSpec(delay=round_trip / 4)
+        alice, bob = self.peer("alice"), self.peer("bob")
+        for peer in (alice, bob):
+            peer.start()
+        self.net.advance(10 * round_trip)
+        connect(alice, bob, 12 * round_trip)
+        self.net.advance(2 * round_trip)
+        for peer in (alice, bob):
+            self.assertEqual(peer.of(Failed), [])
+            self.assertEqual(peer.of(Disconnected), [])
+
+    def test_three_seconds(self) -> None:
+        self.connect_in(3.0)
+
+    def test_five_seconds(self) -> None:
+        self.connect_in(5.0)
+
+    def test_eight_seconds(self) -> None:
+        self.connect_in(8.0)

@@ -8,10 +8,9 @@ datagrams of one size to one address, and one `recvmsg` returns as many from one
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Iterable, Sequence
 from struct import Struct
-from typing import Final
+from typing import Final, Protocol
 
 SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
@@ -78,7 +77,14 @@ class Segmentation:
         self._pause = self.FIRST_PAUSE
 
 
-def set_option(sock: socket.socket, level: int, option: int, value: int) -> bool:
+class HasOptions(Protocol):
+    """A socket."""
+
+    def setsockopt(self, level: int, optname: int, value: int, /) -> None:
+        """Set an option."""
+
+
+def set_option(sock: HasOptions, level: int, option: int, value: int) -> bool:
     """Set an option that a socket can do without; whether it was taken, whatever the system says to it."""
     try:
         sock.setsockopt(level, option, value)
