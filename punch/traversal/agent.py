@@ -24,8 +24,8 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 from punch.identity import RandomBytes
-from punch.traversal.budget import Budget, Kind
-from punch.traversal.candidates import LocalCandidates, RemoteCandidates, is_unlikely
+from punch.traversal.budget import Budget
+from punch.traversal.candidates import LocalCandidates, RemoteCandidates
 from punch.traversal.checker import Checker, Outcome, Verdict
 from punch.traversal.checklist import CheckList
 from punch.traversal.checks import Check, EarlyChecks, Role, is_check_for, is_for, read_check
@@ -41,6 +41,7 @@ from punch.traversal.reasons import why_not
 from punch.traversal.responder import respond
 from punch.traversal.selection import Nomination, Selector
 from punch.traversal.snapshot import PairStatus, take_snapshot
+from punch.traversal.spending import Spending
 from punch.traversal.transactions import Purpose
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType
@@ -93,12 +94,12 @@ class Agent:
         self._checklist = CheckList()
         self._checklist.controlling = controlling
         role = Role.CONTROLLING if controlling else Role.CONTROLLED
-        self._budget = budget
+        spending = self._spending = Spending(budget, self._locals, self._remotes)
         self._checker = Checker(
-            credentials, self._locals, role, random, self._may_check, self._answered, steady=steady
+            credentials, self._locals, role, random, spending.may_check, spending.answered, steady=steady
         )
         self._selector = Selector(self._checklist, Nomination(nomination), random, consent=consent)
-        self._pacer = Pacer(self._checklist, self._checker, self._selector, self._is_unlikely, pacing)
+        self._pacer = Pacer(self._checklist, self._checker, self._selector, spending.is_unlikely, pacing)
         self._gatherer = Gatherer(random, self._pacer.interval)
         self._events: deque[Event] = deque()
         self._path = ChosenPath(
@@ -376,7 +377,7 @@ class Agent:
         if self._remotes.refuses(remote):
             return
         reply = respond(request, size, remote, self._ours, self._checker.role, self._checker.tiebreaker)
-        if reply.answer is not None and self._may_send(remote, reply.answer, Kind.ANSWER, now):
+        if reply.answer is not None and self._spending.may_answer(remote, reply.answer, now):
             self._output.append(Transmit(reply.answer, remote, local))
         if not reply.accepted:
             return
@@ -483,25 +484,6 @@ class Agent:
             return
         self._announced = True
         self._events.append(CheckingStarted(len(self._checklist)))
-
-    def _may_check(self, pair: CandidatePair, request: bytes, now: float) -> bool:
-        if pair.heard is not None:
-            kind = Kind.TRIGGERED
-        elif pair.remote.type is CandidateType.RELAY:
-            kind = Kind.RELAYED
-        else:
-            kind = Kind.UNLIKELY if self._is_unlikely(pair) else Kind.DIRECT
-        return self._may_send(pair.remote.address, request, kind, now)
-
-    def _answered(self, remote: Address, now: float) -> None:
-        if self._budget is not None:
-            self._budget.answered(remote, now)
-
-    def _may_send(self, remote: Address, data: bytes, kind: Kind, now: float) -> bool:
-        return self._budget is None or self._budget.allows(remote, len(data), kind, now)
-
-    def _is_unlikely(self, pair: CandidatePair) -> bool:
-        return is_unlikely(pair.base, pair.remote, self._locals, self._remotes)
 
     def _judge(self, now: float) -> None:
         """RFC 8863: a session fails when its patience has run out and nothing is left to hope for."""
