@@ -1,0 +1,19 @@
+"""A rendezvous that is attacked from 60 addresses (`tests/test_floods.py` lets more honest peers try)."""
+
+from __future__ import annotations
+
+from punch.test.flood_lab import SIXTY, Scene
+from punch.test.internet import InternetTestCase
+
+
+class FloodTests(InternetTestCase):
+    """What is left for everybody else."""
+
+    def test_honest_peers(self) -> None:
+        """A peer registers, calls, is called and gets another path for its link, each within a second."""
+        scene = Scene(self.internet(), SIXTY, period=0.08)
+        scene.flood.start(1)
+        scene.come("198.51.101.1")
+        scene.restart()
+        scene.check()
+        scene.stop()
