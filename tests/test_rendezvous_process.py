@@ -49,7 +49,12 @@ class Client:
     """A control connection over a real socket."""
 
     def __init__(
-        self, address: RendezvousAddress, key: tuple[Any, Any] | None, directory: Path, source: str = ""
+        self,
+        address: RendezvousAddress,
+        key: tuple[Any, Any] | None,
+        directory: Path,
+        source: str = "",
+        header: bytes = b"",
     ) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -65,6 +70,7 @@ class Client:
         plain = socket.create_connection(
             (address.host, address.port), 10, source_address=(source, 0) if source else None
         )
+        plain.sendall(header)
         self.context = context
         self.socket = context.wrap_socket(plain)
         self.file = self.socket.makefile("rwb")
@@ -168,6 +174,31 @@ def test_no_flags_listens_on_both_families(running: Programs, tmp_path: Path) ->
     assert RendezvousAddress.parse(left) == RendezvousAddress("127.0.0.1", 7001, address.pin)
     if not has_ipv6():
         missing("this machine has no IPv6 loopback address: only IPv4 was tried")
+
+
+def test_behind_a_balancer(running: Programs, tmp_path: Path) -> None:
+    """Peers are counted at the addresses that the PROXY header names, and both families are listened on."""
+    service = running.rendezvous(
+        *("--control", "haproxy:tcp:0", "--reflector-port", "0", "--host", "127.0.0.1"),
+        *("--connections-per-address", "1"),
+    )
+    port = listening(service).port
+    clients = []
+    for number, host in enumerate(["127.0.0.1", *(["::1"] if has_ipv6() else [])]):
+        for source in (f"203.0.{number}.1", f"203.0.{number}.2"):
+            header = b"PROXY TCP4 %b 127.0.0.1 4000 7001\r\n" % source.encode()
+            key = key_of(Identity.generate())
+            client = Client(RendezvousAddress(host, port), key, tmp_path, header=header)
+            clients.append(client)
+            client.send(Register("x", Accept.ASK))
+            line = client.read()
+            assert (line["type"], line["address"]) == ("welcome", source)
+    late = Client(RendezvousAddress("127.0.0.1", port), key_of(Identity.generate()), tmp_path, header=header)
+    line = late.read()
+    assert line["code"] == "too-many"
+    assert "--connections-per-address" in line["text"]
+    for client in (*clients, late):
+        client.close()
 
 
 def test_key_is_kept(running: Programs, tmp_path: Path) -> None:
