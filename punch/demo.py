@@ -117,13 +117,15 @@ class Program:
                 pass_fds=[pipe] if os.name == "posix" else [],
             )
         os.close(pipe)
-        threading.Thread(target=self._read, name=f"read {name}", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name=f"read {name}", daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with contextlib.suppress(ValueError):
-                self._events.put((self.name, json.loads(line)))
+        with self._process.stdout as stdout:
+            for line in stdout:
+                with contextlib.suppress(ValueError):
+                    self._events.put((self.name, json.loads(line)))
         self._process.wait()
         self._events.put((self.name, {"event": "ended", "status": self._process.returncode}))
 
@@ -152,6 +154,10 @@ class Program:
             self._process.kill()
             self._process.wait()
         os.close(self._guard)
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # what was written last may find nobody
+            self._process.stdin.close()
+        self._reader.join()
 
 
 class Demo:

@@ -51,6 +51,7 @@ class _Ending:
     def __init__(self) -> None:
         self.status = 0
         self.signal: int | None = None
+        self.last_words = ""
         self._hooked = False
 
     def hook(self) -> None:
@@ -67,6 +68,10 @@ class _Ending:
                 with contextlib.suppress(OSError, ValueError):
                     stream.flush()
         if self.signal is not None:
+            if self.last_words and os.isatty(2):
+                # The terminal has just shown ^C.
+                text = "\n" * (self.signal == signal.SIGINT) + self.last_words + "\n"
+                _write_all(2, text.encode("ascii", "backslashreplace"))
             _die_of(self.signal)
         os._exit(self.status)
 
@@ -118,15 +123,19 @@ def before_sudden_death(act: Callable[[], None]) -> None:
     _last_acts.append(act)
 
 
-def end_on_signals(reactor: Any, on_hangup: Callable[[], None] | None = None) -> None:
+def end_on_signals(
+    reactor: Any, on_hangup: Callable[[], None] | None = None, *, last_words: str = ""
+) -> None:
     """
     SIGINT, SIGTERM and SIGHUP stop the reactor as soon as it runs; the process then dies of that signal, as
     its parent expects. A second one ends it at once. Called from the main thread, before the reactor runs.
 
     :param reactor: provides `IReactorCore` and `IReactorFromThreads`.
     :param on_hangup: what SIGHUP does instead, in the reactor's thread.
+    :param last_words: a sentence for the person at the terminal, when all is over.
     """
     _ending.hook()
+    _ending.last_words = last_words
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if _ending.signal is not None:
@@ -245,13 +254,19 @@ class _OwnLog:
     """The log of this process, for `twistd` to open under the name `punch.twistd.own_log.open`."""
 
     path: Path
+    _file: Any = None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
 
     def open(self) -> ILogObserver:
         """The observer `twistd` is to log to."""
-        file: Any = _Log(  # type: ignore[no-untyped-call]
+        self._file = _Log(  # type: ignore[no-untyped-call]
             self.path.name, str(self.path.parent), LOG_BYTES, defaultMode=0o600, maxRotatedFiles=LOG_FILES
         )
-        return textFileLogObserver(file)
+        return textFileLogObserver(self._file)
 
 
 own_log = _OwnLog()

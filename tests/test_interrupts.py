@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.consoles import terminal
+from tests.places import Place
 from tests.processes import PUNCH, TWISTD
 
 #: After how many imports; every command makes more.
@@ -99,3 +101,20 @@ def test_a_full_disk(arguments: str) -> None:
         )
     assert done.returncode == 1
     assert done.stderr == "punch: The output can't be written: No space left on device.\n"
+
+
+def test_the_last_words(place: Place) -> None:
+    """After ^C a person reads one sentence, and nothing else."""
+    state = ["--state-dir", str(place.directory / "mine")]
+    quiet = ["--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"]
+    for command, shown, sentence in (
+        ([PUNCH, "rendezvous", *quiet, *state], "ready", "The rendezvous has stopped."),
+        ([PUNCH, "peer", "--rendezvous", place.address, *state], "Registered", "The peer has stopped."),
+    ):
+        with terminal(command, place.directory, extra={"TERM": "dumb"}) as program:
+            program.wait(shown)
+            program.type("\x03")
+            assert program.exit() == -signal.SIGINT
+            assert program.text.partition("^C")[2].strip("\n") == sentence, program.output
+            assert program.text.endswith(f"\n{sentence}\n")
+            assert "\x1b" not in program.output

@@ -16,7 +16,7 @@ def who(peer: PeerID, name: str | None) -> str:
 
 _CALL_ENDED = {
     ErrorCode.NOT_REGISTERED: "{who} is not registered with the rendezvous now; "
-    "ask them to start punch-peer with the same rendezvous, then call again.",
+    "ask them to start Punch with the same rendezvous, then call again.",
     ErrorCode.REFUSED: "{who} refused the call; ask them to accept calls from you, then call again.",
     ErrorCode.BUSY: "{who} has too many calls waiting; call again in a minute.",
     ErrorCode.GONE: "{who} left the rendezvous while being called; call again when they are back.",
@@ -130,7 +130,7 @@ def link_broken(peer: PeerID, name: str | None) -> str:
 
 def own_id() -> str:
     """A call to oneself."""
-    return "That is this peer's own ID; call the ID that the other side's punch-peer prints."
+    return "That is this peer's own ID; call the ID that the other side's Punch prints."
 
 
 def too_many_calls() -> str:

@@ -26,6 +26,7 @@ from punch.apps.chat import Chat, ChatError
 from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, ThreadWorker, Worker
 from punch.clocks import use_monotonic_time
+from punch.extras import install_command
 from punch.identity import PeerID
 from punch.lookup import UnknownPeer, find_peer
 from punch.names import without_format
@@ -239,7 +240,7 @@ class Options(BaseOptions):
             except ImportError as error:
                 self.fail(
                     "usage",
-                    f"--web needs a package that is not there, {error.name}: pip install 'txpunch[web]'.",
+                    f"--web needs a package that is not there, {error.name}: {install_command('web')}",
                 )
         return port
 
@@ -278,7 +279,7 @@ class PeerService(Service):
             options.fail("state", str(error))
         if options.target == identity.peer_id:
             options.fail(
-                "self", "This is your own ID: give --peer the ID that the other side's punch-peer prints."
+                "self", "This is your own ID: give --peer the ID that the other side's Punch prints."
             )
         self._identity = identity
         self._replacements = Replacements(self._state, reactor, lambda: self.node.startService(), self._event)
@@ -463,5 +464,6 @@ def makeService(options: Options) -> IService:
     use_monotonic_time(reactor)
     install_resolver(reactor)
     service = PeerService(options, reactor)
-    end_on_signals(reactor)
+    words = "" if options["json"] else "The peer has stopped."
+    end_on_signals(reactor, last_words=words)
     return service

@@ -390,7 +390,11 @@ def makeService(options: Options) -> IService:
         twistd.fail(PROGRAM, str(problem), as_json=as_json)
     announcer.service = service
     deny = options["deny"]
-    twistd.end_on_signals(reactor, None if deny is None else lambda: announcer.read_deny_list(Path(deny)))
+    twistd.end_on_signals(
+        reactor,
+        None if deny is None else lambda: announcer.read_deny_list(Path(deny)),
+        last_words="" if as_json else "The rendezvous has stopped.",
+    )
     reactor.addSystemEventTrigger("after", "shutdown", announcer.close)
     return service
 

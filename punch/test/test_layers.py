@@ -17,6 +17,7 @@ ROOT = Path(punch.__file__).parent
 ALLOWED = {
     "files": set(),
     "clocks": set(),
+    "extras": set(),
     "resolver": set(),
     "curve25519": set(),
     "unicode_tables": set(),
@@ -30,7 +31,18 @@ ALLOWED = {
     "link": {"traversal", "wire", "identity"},
     "peer": {"address_book", "names", "state", "link", "traversal", "wire", "identity"},
     "apps": {"address_book", "files", "lookup", "names", "peer", "link", "wire", "identity"},
-    "ui": {"address_book", "files", "names", "apps", "peer", "link", "traversal", "wire", "identity"},
+    "ui": {
+        "extras",
+        "address_book",
+        "files",
+        "names",
+        "apps",
+        "peer",
+        "link",
+        "traversal",
+        "wire",
+        "identity",
+    },
     "rendezvous": {"files", "wire", "identity"},
 }
 

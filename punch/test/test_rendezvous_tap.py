@@ -294,6 +294,7 @@ class FileTests(TapCase):
     def test_log_is_private_and_bounded(self) -> None:
         twistd.own_log.path = self.directory / "own.log"
         observer: Any = twistd.own_log.open()
+        self.addCleanup(twistd.own_log.close)
         observer({"log_format": "hello", "log_time": 0.0, "log_level": None, "log_namespace": "x"})
         self.assertIn("hello", twistd.own_log.path.read_text())
         self.assertEqual(stat.S_IMODE(twistd.own_log.path.stat().st_mode), 0o600)
