@@ -1,4 +1,10 @@
-"""Chromium, one for each peer, in the peer's own network namespace, and what a person does in it."""
+"""
+Chromium or Firefox, in a peer's own network namespace if need be, and what a person does in it.
+
+Playwright drives both: Chromium over its DevTools protocol, Debian's unmodified Firefox over WebDriver BiDi.
+What that can't do yet is not asked of Firefox: other media features, and permissions. (Playwright 1.65 and
+newer set media features always, which a Firefox ESR refuses.)
+"""
 
 from __future__ import annotations
 
@@ -10,11 +16,25 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import ConsoleMessage, Locator, Page, Playwright, Request, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Playwright,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 PHONE = {"width": 360, "height": 740}
 DESKTOP = {"width": 1180, "height": 800}
+
+#: The desktop at a zoom of 400 %, in CSS pixels.
+ZOOMED = {"width": 295, "height": 200}
+
+#: A height that no window has, and that a page must not outgrow either.
+FLAT = {"width": 360, "height": 120}
 
 #: Milliseconds that something may take on a slow machine.
 PATIENCE = 30_000.0
@@ -26,18 +46,21 @@ class Visitor:
     """
     A person at a browser.
 
+    :ivar browser_name: "chromium" or "firefox".
     :ivar requests: all that the page asked for, with its size.
     :ivar complaints: what the console showed as errors, and exceptions of the page.
     """
 
-    def __init__(self, chromium: Chromium, url: str, size: dict[str, int] = DESKTOP) -> None:
-        self.context = chromium.new_context(
+    def __init__(self, browser: Browser, url: str, size: dict[str, int] = DESKTOP) -> None:
+        self.browser_name = browser.browser_type.name
+        self.context = browser.new_context(
             viewport={"width": size["width"], "height": size["height"]},
             locale="en-GB",
             timezone_id="Europe/Berlin",
         )
         self.context.set_default_timeout(PATIENCE)
-        self.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        if self.browser_name == "chromium":
+            self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.requests: list[Request] = []
         self.sockets: list[str] = []
         self.complaints: list[str] = []
@@ -126,13 +149,77 @@ def playing() -> Iterator[Playwright]:
         yield playwright
 
 
-def chromium_in(playwright: Playwright, prefix: Sequence[str], directory: Path) -> Chromium:
-    """Chromium, started by a command that puts it somewhere (`ip netns exec …`)."""
-    program = shutil.which("chromium")
-    assert program is not None
-    start = directory / f"chromium-{len(list(directory.glob('chromium-*')))}"
-    start.write_text(f'#!/bin/sh\nexec {" ".join(prefix)} {program} "$@"\n')
+def layout_problems(
+    page: Page, sizes: Sequence[dict[str, int]] = (DESKTOP, PHONE, ZOOMED, FLAT)
+) -> list[str]:
+    """
+    What of a page is wrong in windows of these sizes: the document is exactly as high as its window, and no
+    wider, whatever is in it. Leaves the page in the last one.
+    """
+    problems = []
+    for size in sizes:
+        page.set_viewport_size({"width": size["width"], "height": size["height"]})
+        # Two frames: what follows the size of the window has done so.
+        page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        found = page.evaluate(
+            """() => {
+                const all = [document.documentElement];
+                // A page that is only to be read scrolls, in its body.
+                if (!document.body.classList.contains("center")) all.push(document.body);
+                const most = (what) => Math.max(...all.map((each) => each[what]));
+                return [most("scrollWidth"), most("scrollHeight"), innerWidth, innerHeight];
+            }"""
+        )
+        width, height, inner_width, inner_height = found
+        if width > inner_width or height > inner_height:
+            problems.append(
+                f"{page.url.partition('#')[2]} in {inner_width} x {inner_height} is {width} x {height}"
+            )
+    return problems
+
+
+def open_pages(*browsers: Browser) -> list[Page]:
+    """All pages that are open in them."""
+    return [page for browser in browsers for context in browser.contexts for page in context.pages]
+
+
+def starter(program: str, prefix: Sequence[str], directory: Path) -> Path:
+    """A command that starts a browser somewhere (`ip netns exec …`)."""
+    found = shutil.which(program)
+    assert found is not None
+    start = directory / f"{program}-{len(list(directory.glob(f'{program}-*')))}"
+    start.write_text(f'#!/bin/sh\nexec {" ".join(prefix)} {found} "$@"\n')
     os.chmod(start, stat.S_IRWXU)
+    return start
+
+
+def chromium_in(playwright: Playwright, prefix: Sequence[str], directory: Path) -> Browser:
+    """Chromium, started by a command that puts it somewhere."""
     return playwright.chromium.launch(
-        executable_path=str(start), args=["--no-sandbox", "--disable-dev-shm-usage"], headless=True
+        executable_path=str(starter("chromium", prefix, directory)),
+        args=["--no-sandbox", "--disable-dev-shm-usage"],
+        headless=True,
+    )
+
+
+#: Firefox without a screen has neither a mouse, nor the focus in more than one window.
+AT_A_DESK: dict[str, bool | int] = {
+    "focusmanager.testmode": True,
+    "ui.allPointerCapabilities": 6,
+    "ui.primaryPointerCapabilities": 6,
+}
+
+
+def firefox_in(
+    playwright: Playwright,
+    prefix: Sequence[str],
+    directory: Path,
+    preferences: dict[str, bool | int] | None = None,
+) -> Browser:
+    """Debian's Firefox, started by a command that puts it somewhere."""
+    return playwright.firefox.launch(
+        channel="moz-firefox",
+        executable_path=str(starter("firefox-esr", prefix, directory)),
+        headless=True,
+        firefox_user_prefs={**AT_A_DESK, **(preferences or {})},
     )

@@ -23,6 +23,7 @@ PACKAGES = {
     "turnserver": "coturn",
     "gcore": "gdb",
     "chromium": "chromium",
+    "firefox-esr": "firefox-esr",
     "npm": "npm",
 }
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, Playwright
 
 from . import axe
-from .browsers import DESKTOP, PHONE, Visitor, chromium_in, playing
+from .browsers import DESKTOP, PHONE, Visitor, chromium_in, layout_problems, open_pages, playing
 from .homes import Homes
 from .needs import need, need_namespaces
 from .netns import Host, Lab
@@ -96,13 +96,20 @@ class Story(Homes):
         pages = [person.visitor.said() for person in (self.alice, self.bob)]
         return pages + [each.said() for each in (self.alice.peer, self.bob.peer, self.rendezvous)]
 
+    def layout_problems(self) -> list[str]:
+        """What is wrong with the size of any page that is open."""
+        pages = open_pages(self.alice.chromium, self.bob.chromium)
+        return [problem for page in pages for problem in layout_problems(page)]
+
 
 @pytest.fixture
 def story(tmp_path: Path) -> Iterator[Story]:
     need_namespaces()
     need("chromium")
     with Lab() as lab, programs(tmp_path) as running, playing() as playwright:
-        yield Story(lab, running, playwright)
+        told = Story(lab, running, playwright)
+        yield told
+        assert told.layout_problems() == []
 
 
 class Album:
@@ -125,9 +132,7 @@ class Album:
             page.wait_for_timeout(250)
             where = f"{name}, {size['width']} px, {theme}"
             self.problems += [f"{where}: {each}" for each in axe.violations(page)]
-            width = page.evaluate("document.documentElement.scrollWidth")
-            if width > size["width"]:
-                self.problems.append(f"{where}: {width} px wide")
+            self.problems += [f"{where}: {each}" for each in layout_problems(page, [size])]
             if self.directory is not None:
                 page.screenshot(path=str(self.directory / f"{name}-{size['width']}-{theme}.png"))
         visitor.show(DESKTOP, "light")

@@ -1,0 +1,129 @@
+"""
+Two people on one machine, with their pages open in a browser of each kind: what needs no NATs between them.
+
+The programs and the browsers are started once for all tests of a module, so that each test takes moments: it
+begins with pages of its own, and with a chat that nobody has said anything in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Playwright
+
+from .browsers import DESKTOP, Visitor, chromium_in, firefox_in, layout_problems, open_pages, playing
+from .needs import need
+from .processes import JSONProcess, Programs, programs
+
+BROWSERS = ["chromium", "firefox"]
+
+
+class Resident:
+    """One of the two: a peer that serves a page, and its ID."""
+
+    def __init__(self, running: Programs, name: str, address: str, *options: str) -> None:
+        self.running = running
+        self.name = name
+        self._address = address
+        self.options = options
+        self.peer = self.start()
+        self.id: str = self.peer.wait("ready")["id"]
+        self.url: str = self.peer.wait("web")["url"]
+
+    def start(self) -> JSONProcess:
+        """Start the peer, anew with the same identity when it was ended."""
+        return self.running.peer(
+            self.name, "--web", *self.options, "--rendezvous", self._address, state=f"state-{self.name}"
+        )
+
+    def ask(self, command: str, **fields: Any) -> dict[str, Any]:
+        """Give a command; what it results in."""
+        self.peer.command(command, request=command, **fields)
+        answer = self.peer.wait(("result", "error"), where=lambda event: event.get("request") == command)
+        assert answer["event"] == "result", answer
+        return answer
+
+    def new_url(self) -> str:
+        """One more address of the page."""
+        return str(self.ask("web")["url"])
+
+    @property
+    def origin(self) -> str:
+        """Where the page is."""
+        return self.url.partition("?")[0].rstrip("/")
+
+
+class Town:
+    """Alice and Bob, linked, and the browsers."""
+
+    def __init__(self, running: Programs, playwright: Playwright) -> None:
+        self.running = running
+        self.directory = running.directory
+        self.playwright = playwright
+        self._browsers: dict[str, Browser] = {}
+        rendezvous = running.rendezvous(
+            "--host",
+            "127.0.0.1",
+            "--control",
+            "tcp:0:interface=127.0.0.1",
+            "--reflector-port",
+            "127.0.0.1:0",
+            state="state-service",
+        )
+        self.address: str = rendezvous.wait("listening")["address"]
+        self.alice = Resident(running, "alice", self.address)
+        self.bob = Resident(running, "bob", self.address, "--accept", "anyone")
+        self.connect()
+
+    def connect(self) -> None:
+        """Alice calls Bob."""
+        self.bob.peer.wait("registered")
+        self.alice.ask("call", peer=self.bob.id)
+        self.alice.peer.wait("connected")
+
+    def browser(self, name: str) -> Browser:
+        """The browser of this name, started when it is first asked for."""
+        if name not in self._browsers:
+            need("firefox-esr" if name == "firefox" else "chromium")
+            launch = firefox_in if name == "firefox" else chromium_in
+            self._browsers[name] = launch(self.playwright, [], self.directory)
+        return self._browsers[name]
+
+    def visit(self, name: str, who: Resident, size: dict[str, int] = DESKTOP) -> Visitor:
+        """A person of its own at a browser, let in to somebody's page."""
+        visitor = Visitor(self.browser(name), who.new_url(), size)
+        visitor.page.locator(".me").wait_for()
+        return visitor
+
+    def pages(self) -> list[Page]:
+        """All that are open."""
+        return open_pages(*self._browsers.values())
+
+    def tidy(self) -> None:
+        """Close all pages, erase what was said. :raise AssertionError: a page is larger than its window."""
+        problems = [problem for page in self.pages() for problem in layout_problems(page)]
+        for page in self.pages():
+            page.context.close()
+        self.alice.ask("erase", all=True)
+        self.bob.ask("erase", all=True)
+        assert problems == []
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    """The town as a module's tests share it."""
+    directory: Path = tmp_path_factory.mktemp("town")
+    with ExitStack() as stack:
+        running = stack.enter_context(programs(directory))
+        yield Town(running, stack.enter_context(playing()))
+
+
+@pytest.fixture
+def town(built: Town) -> Iterator[Town]:
+    """The town, tidied up afterwards."""
+    yield built
+    built.tidy()
