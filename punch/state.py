@@ -3,7 +3,8 @@ What Punch keeps between runs: keys, the address book, the rendezvous used last.
 
     ROOT/rendezvous/       identity.key, certificate.pem, address, rendezvous.log
     ROOT/peers/NAME/       identity.key, known.json (the address book), history.sqlite, display-name,
-                           last-rendezvous, offers.json (which offers were taken), peer.log, .lock
+                           last-rendezvous, last-web-port, offers.json (which offers were taken),
+                           peer.log, .lock
 
 Directories are made when something is first written to them, for their owner only.
 """
@@ -179,6 +180,7 @@ class PeerState:
         self.pid_path = directory / "twistd.pid"
         self.typed_lines_path = directory / "typed-lines"
         self._last_path = directory / "last-rendezvous"
+        self._last_web_port_path = directory / "last-web-port"
         self.history_path = directory / "history.sqlite"
         self._display_name_path = directory / "display-name"
         self._offers_path = directory / "offers.json"
@@ -316,6 +318,27 @@ class PeerState:
         """
         if self.last_rendezvous != address:
             _write(self._last_path, address.encode() + b"\n")
+
+    @property
+    def last_web_port(self) -> int | None:
+        """
+        The port at which the page was served last.
+
+        :raise StateError: it can't be read.
+        """
+        line = _read_line(self._last_web_port_path)
+        if line is None or not line.isascii() or not line.isdigit() or len(line) > 5:
+            return None
+        return int(line) if 0 < int(line) < 65536 else None
+
+    def remember_web_port(self, port: int) -> None:
+        """
+        Make this the port at which the page was served last.
+
+        :raise StateError: it can't be written.
+        """
+        if self.last_web_port != port:
+            _write(self._last_web_port_path, b"%d\n" % port)
 
 
 class Lock:

@@ -383,9 +383,10 @@ class PeerService(Service):
             pairs=self.node.pairs,
             quit=face.front_end.leave,
             random=os.urandom,
+            wall=time.time,
         )
         try:
-            url = web.start(self._options.web_port)
+            url = self._start_web(web)
         except CannotListenError as error:
             self._web = None
             self._finish(
@@ -394,6 +395,22 @@ class PeerService(Service):
             return False
         self._url = url
         return True
+
+    def _start_web(self, web: WebView) -> str:
+        """At the port of last time if none was chosen: a browser keeps drafts for a port."""
+        port = self._options.web_port
+        last = self._state.last_web_port if port == 0 else None
+        try:
+            url = web.start(port if last is None else last)
+        except CannotListenError:
+            if last is None:
+                raise
+            url = web.start(0)
+        try:
+            self._state.remember_web_port(web.server.port)
+        except StateError as error:
+            self._log.warn("{error}", error=error)
+        return url
 
     def _started(self, _: object) -> None:
         assert self._chat is not None

@@ -7,6 +7,7 @@ one, shows the same.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ from punch.ui.web.socket import PageSocket
 #: Seconds between two looks at the candidate pairs, while someone watches.
 LOOK = 0.25
 
+#: Peers of whom is remembered when their history was erased; with more, all drafts go that are older.
+MAX_ERASED = 1000
+
 #: Seconds that a question waits for a page that is being reloaded.
 RELOAD = 15.0
 
@@ -46,6 +50,7 @@ class WebView:
     :param pairs: `Node.pairs`.
     :param quit: ends the process, in order.
     :param random: a source of random bytes, for tickets.
+    :param wall: seconds since 1970.
     """
 
     _log = Logger()
@@ -58,16 +63,19 @@ class WebView:
         pairs: Callable[[PeerID], Sequence[PairStatus]],
         quit: Callable[[], None],
         random: Callable[[int], bytes],
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._chat = chat
         self._clock: IReactorTime = reactor
         self._pairs = pairs
+        self._wall = wall
         self._desk = Desk(chat, quit)
         self._pages: dict[PageSocket, None] = {}
         self._left_at: float | None = None
         self._looking: IDelayedCall | None = None
         self._watched: dict[PeerID, list[JSON]] = {}
         self._history_failed: str | None = None
+        self._erased: dict[str, float] = {}
         self._registration: JSON = {"event": "unregistered", "reason": "", "text": "", "retry_in": None}
         self.server = WebServer(reactor, Admission(random), self._page)
 
@@ -118,12 +126,21 @@ class WebView:
             self._registration = event_fields
         if isinstance(event, chat_events.StoreFailed):
             self._history_failed = event.text
+        if isinstance(event, chat_events.HistoryErased) and event.before is None:
+            self._remember_erased(event.peer)
         self._tell_all(event_fields)
         peer = getattr(event, "peer", None)
         if peer in self._watched and isinstance(event, peer_events.Event):
             # A stage and what it looks like are shown together.
             self._look_at(peer)
         return None
+
+    def _remember_erased(self, peer: PeerID | None) -> None:
+        """A page that is not open has drafts that go with the history, when it is."""
+        if peer is None or len(self._erased) >= MAX_ERASED:
+            self._erased.clear()
+            peer = None
+        self._erased["" if peer is None else str(peer)] = self._wall()
 
     # -- what pages do (Room) --
 
@@ -164,6 +181,8 @@ class WebView:
                 "peers": [contact_fields(contact) for contact in chat.contacts()],
                 "retention": retention,
                 "history_failed": self._history_failed,
+                "keeps_history": chat.keeps_history,
+                "erased": self._erased,
             }
         )
 

@@ -1,14 +1,11 @@
 // The box to write in: what is typed is sent, or stays here with a sentence about why it can't be.
 
+import { joined, without } from "./drafts.js";
 import { h, iconButton, replace } from "./dom.js";
+import { onKeys } from "./keys.js";
 import { bytesOf, count, inParts, plain } from "./text.js";
 
 const HUGE = 300_000;
-
-const drafts = new Map();
-
-/** What was said when the connection broke: perhaps it was taken, and only the answer did not come. */
-const unsure = new Map();
 
 export class Composer {
   /** `onWriting`: something is about to be sent; fires when that may begin. */
@@ -21,11 +18,13 @@ export class Composer {
       rows: 1,
       id: "write",
       "aria-describedby": "hint",
-      oninput: () => this.typed(),
-      onkeydown: (event) => this.key(event),
+      oninput: () => (this.keep(), this.typed()),
       onpaste: (event) => this.pasted(event),
     });
-    this.box.value = drafts.get(this.peer) ?? "";
+    onKeys(this.box, (event) => this.key(event));
+    this.underWay = [];
+    this.restore();
+    this.store.drafts.watch(this, peer, () => this.adopt());
     this.sendButton = iconButton("send", "Send", () => this.send(), { class: "icon-button send" });
     this.hint = h("div", { class: "hint", id: "hint", role: "status" });
     // Beside the box there is room for other things to send.
@@ -47,14 +46,33 @@ export class Composer {
     this.box.setAttribute("aria-label", `Write to ${name}`);
   }
 
+  // The draft
+
+  /** What was said and may not have been taken is in the box again. */
+  restore() {
+    const { text, unsure } = this.store.drafts.get(this.peer);
+    this.unsure = [...unsure];
+    this.box.value = text;
+  }
+
+  /** The draft has changed elsewhere. */
+  adopt() {
+    if (this.underWay.length) return;
+    this.restore();
+    this.typed();
+  }
+
+  keep() {
+    this.store.drafts.keep(this.peer, joined(this.underWay, this.box.value), [...this.unsure, ...this.underWay], this);
+  }
+
   close() {
-    drafts.set(this.peer, this.box.value);
+    this.closed = true;
   }
 
   typed() {
     const { box } = this;
     const text = box.value;
-    drafts.set(this.peer, text);
     box.style.height = "auto";
     box.style.height = `${box.scrollHeight}px`;
     const longest = this.store.me.longest;
@@ -102,7 +120,7 @@ export class Composer {
 
   key(event) {
     this.problem = null;
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (event.key === "Enter" && !event.shiftKey) {
       event.preventDefault();
       if (!this.sendButton.disabled) this.send();
     }
@@ -117,33 +135,52 @@ export class Composer {
     const ready = this.onWriting();
     this.typed();
     box.focus();
-    const waiting = parts ?? [text];
-    let id = null;
+    const messages = (parts ?? [text]).map((each, index, all) => ({ id: crypto.randomUUID(), text: each, glue: index < all.length - 1 ? "" : "\n" }));
+    this.underWay.push(...messages);
+    this.keep();
     try {
       await ready;
-      while (waiting.length) {
-        id = crypto.randomUUID();
-        await this.store.ask("send", { peer: this.peer, text: waiting[0], id });
-        waiting.shift();
+      for (const message of messages) {
+        await this.store.ask("send", { peer: this.peer, text: message.text, id: message.id });
+        this.underWay = this.underWay.filter((each) => each !== message);
+        this.taken(message.id);
       }
     } catch (error) {
-      // What was not taken is not lost: it is in the box again, before what was typed since.
-      box.value = waiting.join("") + (box.value ? `\n${box.value}` : "");
-      if (id && error.reason === "lost") unsure.set(this.peer, { id, text: waiting[0] });
-      this.problem = error.message;
-      this.typed();
+      this.notTaken(messages, error);
     }
+  }
+
+  taken(id) {
+    if (!this.closed) {
+      this.keep();
+      return;
+    }
+    const { drafts } = this.store;
+    const { text, unsure } = without(drafts.get(this.peer), (each) => each === id);
+    drafts.keep(this.peer, text, unsure, this);
+  }
+
+  /** What was not taken is not lost: it is in the box again, before what was typed since. */
+  notTaken(messages, error) {
+    const lost = error.reason === "lost";
+    const back = this.underWay.filter((each) => lost || messages.includes(each));
+    this.underWay = this.underWay.filter((each) => !back.includes(each));
+    this.problem = error.message;
+    if (this.closed) return; // The draft has it.
+    this.box.value = joined(back, this.box.value);
+    if (lost) this.unsure.push(...back);
+    this.keep();
+    this.typed();
   }
 
   /** The history is here again: what was taken all the same is not to be said twice. */
   makeSure() {
-    const said = unsure.get(this.peer);
-    if (!said) return;
-    unsure.delete(this.peer);
+    if (!this.unsure.length) return;
     this.problem = null;
-    if (this.log.messages.some((message) => message.client_id === said.id) && this.box.value.startsWith(said.text)) {
-      this.box.value = this.box.value.slice(said.text.length).replace(/^\n/, "");
-    }
+    const said = new Set(this.log.messages.map((message) => message.client_id));
+    this.box.value = without({ text: this.box.value, unsure: this.unsure }, (id) => said.has(id)).text;
+    this.unsure = [];
+    this.keep();
     this.typed();
   }
 }

@@ -3,6 +3,7 @@
 import { ChatView } from "./chat.js";
 import { CommandError, Connection, keepKey } from "./connection.js";
 import { h, icon, replace } from "./dom.js";
+import { isAltArrow, isAltLetter, isControl, onKeys } from "./keys.js";
 import { NetworkPage, SettingsPage, YouPage } from "./pages.js";
 import { Side } from "./side.js";
 import { Store } from "./store.js";
@@ -28,7 +29,7 @@ class App {
     this.store = new Store(this.connection);
     this.store.watch((event) => event.event === "recounted" && this.title());
     addEventListener("hashchange", () => this.follow());
-    addEventListener("keydown", (event) => this.key(event));
+    onKeys(window, (event) => this.key(event));
     addEventListener("focus", () => this.view?.seen?.());
     addEventListener("visibilitychange", () => this.view?.seen?.());
     this.connection.connect();
@@ -69,6 +70,10 @@ class App {
 
   heard(event) {
     const first = event.event === "snapshot" && !this.store.me;
+    if (event.event === "snapshot" && !first && event.id !== this.store.me.id) {
+      location.reload(); // Somebody else runs at this port now.
+      return;
+    }
     this.store.apply(event);
     if (event.event === "snapshot") {
       this.online = true;
@@ -262,26 +267,31 @@ class App {
 
   key(event) {
     if (document.querySelector("dialog[open]") || !this.store.me) return;
-    const { key, code, altKey, ctrlKey, metaKey } = event;
     const done = () => event.preventDefault();
-    if ((ctrlKey || metaKey) && !altKey && code === "KeyK") {
+    if (isControl(event, "k", "KeyK")) {
       done();
       if (this.narrow) this.go("/");
       this.side_.find.focus();
       this.side_.find.select();
-    } else if ((ctrlKey || metaKey) && key === "/") {
+    } else if (isControl(event, "/")) {
       done();
       this.shortcuts();
-    } else if (altKey && (code === "KeyY" || code === "KeyN") && this.cards.size) {
+    } else if (this.cards.size && isAltLetter(event, "y")) {
       done();
-      [...this.cards.values()][0].answer(code === "KeyY" ? "accept" : "reject");
-    } else if (altKey && (key === "ArrowDown" || key === "ArrowUp")) {
+      [...this.cards.values()][0].answer("accept");
+    } else if (this.cards.size && isAltLetter(event, "n")) {
       done();
-      this.step(key === "ArrowDown" ? 1 : -1);
-    } else if (altKey && code === "KeyP" && this.view?.togglePicture) {
+      [...this.cards.values()][0].answer("reject");
+    } else if (isAltArrow(event, "ArrowDown")) {
+      done();
+      this.step(1);
+    } else if (isAltArrow(event, "ArrowUp")) {
+      done();
+      this.step(-1);
+    } else if (this.view?.togglePicture && isAltLetter(event, "p")) {
       done();
       this.view.togglePicture();
-    } else if (key === "Escape") {
+    } else if (event.key === "Escape") {
       if (this.route.page === "chat" && document.activeElement?.id !== "write") this.view.box.focus();
       else if (this.route.page && (this.route.page !== "chat" || this.narrow)) this.go("/");
     }

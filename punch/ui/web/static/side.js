@@ -2,6 +2,7 @@
 
 import { CommandError } from "./connection.js";
 import { h, icon, iconButton, replace, unseen } from "./dom.js";
+import { onKeys } from "./keys.js";
 import { stateOf } from "./store.js";
 import { asId, plain, shortId, visible, whenOf } from "./text.js";
 import { announce, arrange, avatar, nameElement } from "./widgets.js";
@@ -56,9 +57,10 @@ export class Side {
       autocomplete: "off",
       spellcheck: "false",
       oninput: () => this.typed(),
-      onkeydown: (event) => this.key(event),
     });
+    onKeys(this.find, (event) => this.key(event));
     this.found = h("div", { class: "found" });
+    onKeys(this.found, (event) => this.moved(event));
     this.list = h("ul", { "aria-label": "Chats" });
     this.theme = iconButton("auto", "", () => this.nextTheme());
     this.links = ["network", "settings"].map((page) =>
@@ -187,7 +189,6 @@ export class Side {
     const focused = this.found.contains(active) ? (active.dataset.key ?? null) : null;
     arrange(this.found, parts);
     if (focused) this.found.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
-    this.found.onkeydown = (event) => this.moved(event);
     for (const link of this.links) this.current(link, `#/${app.route.page}` === link.getAttribute("href"));
   }
 

@@ -1,6 +1,7 @@
 // What this page knows: a copy of the chat's state, kept true by its events.
 
 import { CommandError } from "./connection.js";
+import { Drafts } from "./drafts.js";
 import { milliseconds, pathInWords, plain, shortId, shortPath, MAX_NAME } from "./text.js";
 
 const PAGE = 50;
@@ -62,6 +63,7 @@ export class Store {
     this.questions = [];
     this.people = new Map();
     this.logs = new Map();
+    this.drafts = new Drafts();
     this.retention = null;
     this.watchers = new Set();
   }
@@ -201,6 +203,7 @@ export class Store {
 
   on_snapshot(event) {
     this.me = { id: event.id, name: event.name, qr: event.qr, version: event.version, longest: event.longest };
+    this.drafts.open(event.id, event.keeps_history, event.erased);
     this.registration = event.registration;
     this.retention = event.retention;
     this.historyTrouble = event.history_failed;
@@ -260,6 +263,7 @@ export class Store {
       log.notes = [];
       if (!event.before) log.earlier = false;
     }
+    if (!event.before) this.drafts.eraseAll(event.peer);
     if (event.before) {
       this.recount();
       return;

@@ -1,6 +1,7 @@
 // Parts that several views use: avatars, notices, dialogs, menus.
 
 import { h, iconButton, replace, s } from "./dom.js";
+import { composes, onKeys } from "./keys.js";
 import { visible } from "./text.js";
 
 /** Elements in this order, touching only those that are elsewhere: focus and screen readers stay undisturbed. */
@@ -75,9 +76,19 @@ function openDialog(title, build) {
       resolve(answer);
     });
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+    keepWhileComposing(dialog);
     document.body.append(dialog);
     dialog.showModal();
   });
+}
+
+/** Escape that takes a composition back, and Enter that ends one, do nothing to the dialog. */
+function keepWhileComposing(dialog) {
+  let composing = false;
+  dialog.addEventListener("compositionstart", () => (composing = true));
+  dialog.addEventListener("compositionend", () => (composing = false));
+  dialog.addEventListener("cancel", (event) => composing && event.preventDefault());
+  dialog.addEventListener("keydown", (event) => event.key === "Escape" && composes(event) && event.preventDefault());
 }
 
 /** Whether the user agrees. */
@@ -165,7 +176,7 @@ export function menuButton(label, entries) {
     if (menu.contains(document.activeElement) || document.activeElement === document.body) button.focus();
   }
   const outside = (event) => place.contains(event.target) || close();
-  place.addEventListener("keydown", (event) => {
+  onKeys(place, (event) => {
     if (menu.hidden) return;
     const all = items();
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];

@@ -1,0 +1,271 @@
+"""What is typed in the page: input methods, characters that Alt makes, and drafts."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, WebSocketRoute, expect
+
+from .browsers import Visitor
+from .web_pages import BROWSERS, Resident, Town, built, town
+
+__all__ = ["built", "town"]
+
+#: Keys of a composition, as browsers tell of them: while it lasts, and (Safari) after its end.
+COMPOSING: list[dict[str, Any]] = [
+    {"isComposing": True},
+    {"isComposing": True, "keyCode": 229},
+    {"isComposing": False, "keyCode": 229},
+]
+
+
+def press(page: Page, selector: str, key: str, **more: Any) -> bool:
+    """A key press that the page can't tell from a person's. Whether the page left it alone."""
+    free: bool = page.locator(selector).evaluate(
+        """(element, init) => element.dispatchEvent(
+            new KeyboardEvent("keydown", {bubbles: true, cancelable: true, ...init}))""",
+        {"key": key, "code": key, **more},
+    )
+    return free
+
+
+def chat(town: Town, name: str) -> Visitor:
+    """Alice at her chat with Bob."""
+    visitor = town.visit(name, town.alice)
+    visitor.go(f"#/chat/{town.bob.id}")
+    expect(visitor.page.locator("#write")).to_be_focused()
+    return visitor
+
+
+@pytest.mark.parametrize("name", BROWSERS)
+def test_a_key_of_a_composition_is_not_ours(town: Town, name: str) -> None:
+    """Enter that chooses a word sends and calls nothing, and Escape that takes it back leaves nothing."""
+    visitor = chat(town, name)
+    page = visitor.page
+    here = page.url
+    page.locator("#write").fill("やま")
+    for how in COMPOSING:
+        for key in ("Enter", "Escape", "ArrowDown"):
+            assert press(page, "#write", key, **how), (key, how)
+    expect(page.locator("#write")).to_have_value("やま")
+    expect(page.locator("#write")).to_be_focused()
+    assert page.locator(".message").count() == 0
+
+    # The box at the side: with a name in it, Enter calls.
+    page.locator("#find").fill("bob")
+    expect(page.locator(".person")).to_have_count(1)
+    for how in COMPOSING:
+        for key in ("Enter", "Escape", "ArrowDown"):
+            assert press(page, "#find", key, **how), (key, how)
+    expect(page.locator("#find")).to_have_value("bob")
+    expect(page.locator("#find")).to_be_focused()
+    page.locator("#find").fill("")
+
+    # Anywhere else: Escape goes back, Alt and arrows to another chat, Control with a letter elsewhere.
+    visitor.go("#/settings")
+    for how in COMPOSING:
+        assert press(page, "#main", "Escape", **how)
+        assert press(page, "#main", "ArrowDown", altKey=True, **how)
+        assert press(page, "#main", "k", ctrlKey=True, **how)
+    assert page.url.endswith("#/settings")
+    page.get_by_role("button", name="Name bob", exact=True).click()
+    field = page.get_by_role("dialog").get_by_label("Name", exact=True)
+    field.fill("かわ")
+    field.evaluate("field => field.dispatchEvent(new CompositionEvent('compositionstart', {bubbles: true}))")
+    page.keyboard.press("Escape")
+    expect(field).to_have_value("かわ")
+    field.evaluate("field => field.dispatchEvent(new CompositionEvent('compositionend', {bubbles: true}))")
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_have_count(0)
+
+    # What is nobody's but ours still works.
+    page.goto(here)
+    page.locator("#write").press("Enter")
+    expect(page.locator(".message .body")).to_have_text("やま")
+    assert visitor.complaints == []
+
+
+def test_a_real_composition(town: Town) -> None:
+    """Chromium's own input method: a word is composed, and the keys that end it are not ours."""
+    visitor = chat(town, "chromium")
+    page = visitor.page
+    devtools = page.context.new_cdp_session(page)
+    for selector in ("#write", "#find"):
+        page.locator(selector).focus()
+        devtools.send("Input.imeSetComposition", {"text": "やま", "selectionStart": 2, "selectionEnd": 2})
+        for key in ("Enter", "Escape"):
+            devtools.send(
+                "Input.dispatchKeyEvent", {"type": "rawKeyDown", "key": key, "windowsVirtualKeyCode": 229}
+            )
+            devtools.send("Input.dispatchKeyEvent", {"type": "keyUp", "key": key})
+        devtools.send("Input.insertText", {"text": "山"})
+        expect(page.locator(selector)).to_have_value("山")
+        expect(page.locator(selector)).to_be_focused()
+    assert page.locator(".message").count() == 0
+    assert visitor.complaints == []
+
+
+@pytest.mark.parametrize("name", BROWSERS)
+def test_a_character_that_alt_makes(town: Town, name: str) -> None:
+    """Option and AltGr make letters: those do nothing else, and neither does Alt in a field."""
+    visitor = chat(town, name)
+    page = visitor.page
+    page.locator("#write").fill("dzie")
+    shown = page.locator("#picture").is_visible()
+    for selector in ("#write", "#find", "#main"):
+        for key, code, more in (
+            ("ń", "KeyN", {}),
+            ("¥", "KeyY", {}),
+            ("π", "KeyP", {}),
+            ("Dead", "KeyN", {}),
+            ("þ", "KeyP", {"ctrlKey": True}),
+            ("n", "KeyN", {"modifierAltGraph": True}),
+        ):
+            assert press(page, selector, key, code=code, altKey=True, **more), (selector, key)
+    for selector in ("#write", "#find"):
+        for key in ("y", "n", "p"):
+            assert press(page, selector, key, code=f"Key{key.upper()}", altKey=True), (selector, key)
+    # In a text, Option and an arrow move by a paragraph.
+    assert press(page, "#write", "ArrowDown", altKey=True)
+    assert page.locator("#picture").is_visible() == shown
+    assert not press(page, "#main", "p", code="KeyP", altKey=True)
+    assert page.locator("#picture").is_visible() != shown
+    press(page, "#main", "P", code="KeyP", altKey=True)
+    assert visitor.complaints == []
+
+
+def drafts(page: Page) -> list[str]:
+    """What the browser keeps of what is not said."""
+    found: list[str] = page.evaluate(
+        "Object.keys(localStorage).filter(key => key.startsWith('punch-draft')).map(key => localStorage[key])"
+    )
+    return found
+
+
+@pytest.mark.parametrize("name", BROWSERS)
+def test_a_draft_is_kept(town: Town, name: str) -> None:
+    """Over another chat, Back and a reload; until it is sent, or the history is erased."""
+    visitor = chat(town, name)
+    page = visitor.page
+    box = page.locator("#write")
+    text = "Not <b>said</b> yet: 山 \n\n and a second line"
+    box.fill(text)
+    page.reload()
+    expect(box).to_have_value(text)
+    visitor.go("#/settings")
+    page.go_back()
+    expect(box).to_have_value(text)
+    visitor.go(f"#/chat/{town.alice.id[:-1]}b")
+    expect(box).to_have_value("")
+    visitor.go(f"#/chat/{town.bob.id}")
+    expect(box).to_have_value(text)
+
+    # Another tab has it, and shows what becomes of it.
+    other = visitor.tab()
+    other.goto(page.url)
+    expect(other.locator("#write")).to_have_value(text)
+    page.bring_to_front()
+    box.fill("Short")
+    expect(other.locator("#write")).to_have_value("Short")
+    box.press("Enter")
+    expect(page.locator(".message .body")).to_have_text("Short")
+    expect(other.locator("#write")).to_have_value("")
+    assert drafts(page) == []
+    page.reload()
+    expect(page.locator(".message .body")).to_have_text("Short")
+    expect(box).to_have_value("")
+
+    # Erased with the history: before one's eyes, and while no page is open.
+    for options in ({"peer": town.bob.id}, {"all": True}):
+        box.fill("To be erased")
+        assert drafts(page)
+        town.alice.ask("erase", **options)
+        expect(box).to_have_value("")
+        assert drafts(page) == []
+        box.fill("To be erased later")
+        page.goto("about:blank")
+        other.goto("about:blank")
+        town.alice.ask("erase", **options)
+        page.goto(f"{town.alice.origin}/#/chat/{town.bob.id}")
+        expect(page.locator("h1.name")).to_have_text("bob")
+        expect(box).to_have_value("")
+        assert drafts(page) == []
+    box.fill("After all that")
+    page.reload()
+    expect(box).to_have_value("After all that")
+    assert visitor.complaints == []
+
+
+def test_a_draft_outlives_punch(town: Town) -> None:
+    """Punch is at the same port when it runs again; without a history, no draft is kept either."""
+    carol = Resident(town.running, "carol", town.address)
+    visitor = town.visit("chromium", carol)
+    page = visitor.page
+    box = page.locator("#write")
+
+    def restart(*options: str) -> None:
+        carol.peer.command("quit")
+        assert carol.peer.exit() == 0
+        carol.options = options
+        carol.peer = carol.start()
+        page.goto(carol.peer.wait("web")["url"])
+        page.locator(".me").wait_for()
+        visitor.go(f"#/chat/{town.bob.id}")
+
+    visitor.go(f"#/chat/{town.bob.id}")
+    box.fill("When you are back")
+    restart()
+    expect(box).to_have_value("When you are back")
+    restart("--no-history")
+    expect(box).to_have_value("")
+    assert drafts(page) == []
+    box.fill("For this page only")
+    visitor.go("#/settings")
+    page.go_back()
+    expect(box).to_have_value("For this page only")
+    assert drafts(page) == []
+    page.close()
+    carol.peer.close()
+
+
+def test_what_is_said_while_the_page_goes(town: Town) -> None:
+    """A message whose answer no page has heard is neither lost nor offered again when it was taken."""
+    visitor = town.visit("chromium", town.alice)
+    page = visitor.tab()
+    reaches_punch = [False]
+
+    def between(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+
+        def from_page(text: str | bytes) -> None:
+            if reaches_punch[0] or json.loads(text)["command"] != "send":
+                server.send(text)
+
+        def to_page(text: str | bytes) -> None:
+            if json.loads(text).get("command") != "send" and json.loads(text)["event"] != "added":
+                socket.send(text)
+
+        socket.on_message(from_page)
+        server.on_message(to_page)
+
+    page.route_web_socket(re.compile("/ws"), between)
+    page.goto(f"{town.alice.origin}/#/chat/{town.bob.id}")
+    box = page.locator("#write")
+    box.fill("On its way")
+    box.press("Enter")
+    expect(box).to_have_value("")
+    page.reload()
+    expect(box).to_have_value("On its way")
+    assert town.alice.ask("history", peer=town.bob.id)["messages"] == []
+
+    reaches_punch[0] = True
+    box.press("Enter")
+    expect(box).to_have_value("")
+    town.alice.peer.wait("delivered")
+    page.reload()
+    expect(page.locator(".message .body")).to_have_text("On its way")
+    expect(box).to_have_value("")
+    assert drafts(page) == []
