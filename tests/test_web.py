@@ -59,10 +59,14 @@ def test_the_whole_story(story: Story, album: Album) -> None:
     expect(alice.page.locator("h1.name")).to_have_text("Bob")
     expect(alice.page.locator("#way")).to_have_class("taken")
     expect(alice.page.locator(".scene .node.n-nat.used")).to_have_count(2)
+    how = alice.page.get_by_role("button", name="How you are connected", exact=True)
+    expect(alice.page.locator(".scene")).to_be_hidden()
+    how.click()
     alice.page.locator(".picture summary").click()
     expect(alice.page.locator(".pairs tr.selected")).to_contain_text("taken")
     album.look("4-connected", alice)
     alice.page.locator(".picture summary").click()
+    how.click()
 
     # Messages both ways, and how far they came
     alice.say("Hello Bob, can you read me?")
@@ -82,9 +86,9 @@ def test_the_whole_story(story: Story, album: Album) -> None:
     expect(alice.page.locator(".scene .node.n-relay.used")).to_have_count(1)
     bob.say("I noticed nothing but the picture.")
     alice.sees("noticed nothing")
-    alice.page.keyboard.press("Alt+p")
-    alice.page.keyboard.press("Alt+p")  # to be seen on a phone as well
+    how.click()
     album.look("6-path-changed", alice)
+    how.click()
     story.unblock()
 
     # Reload: everything is there again

@@ -199,8 +199,8 @@ def test_a_draft_is_kept(town: Town, name: str) -> None:
     assert visitor.complaints == []
 
 
-def test_a_draft_outlives_punch(town: Town) -> None:
-    """Punch is at the same port when it runs again; without a history, no draft is kept either."""
+def test_a_restart_of_punch(town: Town) -> None:
+    """The page says what to do, and has the draft again; without a history, no draft is kept either."""
     carol = Resident(town.running, "carol", town.address)
     visitor = town.visit("chromium", carol)
     page = visitor.page
@@ -209,9 +209,16 @@ def test_a_draft_outlives_punch(town: Town) -> None:
     def restart(*options: str) -> None:
         carol.peer.command("quit")
         assert carol.peer.exit() == 0
+        expect(page.locator(".banner")).to_contain_text("if you have started Punch anew, open the address")
         carol.options = options
         carol.peer = carol.start()
-        page.goto(carol.peer.wait("web")["url"])
+        url = carol.peer.wait("web")["url"]
+        expect(page.locator("main.card")).to_contain_text("Open the address that Punch printed last")
+        # It goes on by itself when that is opened, be it in another tab.
+        another = visitor.tab()
+        another.goto(url)
+        another.locator(".me").wait_for()
+        another.close()
         page.locator(".me").wait_for()
         visitor.go(f"#/chat/{town.bob.id}")
 

@@ -77,11 +77,11 @@ class Town:
         self.address: str = rendezvous.wait("listening")["address"]
         self.alice = Resident(running, "alice", self.address)
         self.bob = Resident(running, "bob", self.address, "--accept", "anyone")
+        self.bob.peer.wait("registered")
         self.connect()
 
     def connect(self) -> None:
         """Alice calls Bob."""
-        self.bob.peer.wait("registered")
         self.alice.ask("call", peer=self.bob.id)
         self.alice.peer.wait("connected")
 

@@ -18,7 +18,8 @@ from .needs import need, need_namespaces
 from .netns import Host, Lab
 from .processes import JSONProcess, Programs, programs
 
-VIEWS = [(size, theme) for size in (DESKTOP, PHONE) for theme in ("light", "dark")]
+SIZES = (DESKTOP, PHONE)
+VIEWS = [(size, theme) for size in SIZES for theme in ("light", "dark")]
 
 #: The note in a chat when its link comes up, and not any "Not connected." beside it.
 CONNECTED = re.compile(r"^Connected\. ")
@@ -135,6 +136,13 @@ class Album:
             self.problems += [f"{where}: {each}" for each in layout_problems(page, [size])]
             if self.directory is not None:
                 page.screenshot(path=str(self.directory / f"{name}-{size['width']}-{theme}.png"))
+        if self.directory is not None:
+            page.emulate_media(color_scheme="light", forced_colors="active")
+            for size in SIZES:
+                page.set_viewport_size({"width": size["width"], "height": size["height"]})
+                page.wait_for_timeout(250)
+                page.screenshot(path=str(self.directory / f"{name}-{size['width']}-forced.png"))
+            page.emulate_media(forced_colors="none")
         visitor.show(DESKTOP, "light")
         page.wait_for_timeout(100)
 

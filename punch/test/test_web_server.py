@@ -145,6 +145,23 @@ class StrangerTests(ServerTestCase):
         self.assertEqual(self.browser.get(url, host="evil.example:8080").status, 421)
         self.assertEqual(self.browser.enter(f"http://127.0.0.1:8080{url}").status, 303)
 
+    def test_a_forwarded_port(self) -> None:
+        """Through a tunnel from another port: refused, with the command that works."""
+        browser = self.enter()
+        for host in ("localhost:9000", "127.0.0.1:12345", "[::1]:8080"):
+            for target in ("/", "/main.js", f"/ws?key={browser.key}", "/?token=x"):
+                answer = browser.get(target, host=host)
+                self.assertEqual((answer.status, answer.cookies), (421, []))
+                self.assertIn(b"ssh -L 8080:127.0.0.1:8080 ", answer.body)
+                self.assertTrue(answer.headers["content-type"].startswith("text/plain"))
+        for host in (
+            "localhost:9000.evil.example",
+            "evil.localhost:9000",
+            "localhost:9000\u0661",
+            "localhost",
+        ):
+            self.assertNotIn(b"8080", browser.get("/", host=host).body)
+
     def test_localhost_is_this_host(self) -> None:
         self.assertEqual(self.enter().get("/", host="localhost:8080").status, 200)
 

@@ -8,6 +8,7 @@ page of this origin opens, in a browser that was let in. All answers forbid the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from importlib.resources import files
@@ -50,6 +51,9 @@ _POLICY = (
     "connect-src 'self' ws://{host}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
+
+# No site of somebody else's has such an address: it is this machine, or one that leads here through a tunnel.
+_FORWARDED = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\]):\d{4,5}", re.ASCII)
 
 # A browser sends a strict cookie with what its own site began, not with a redirect that another site led to.
 _ONWARD = (
@@ -168,7 +172,7 @@ class _Page(Resource):
             request.responseHeaders.removeHeader(name)
         host = request.getHeader("host") or ""
         if host not in self._server.hosts:
-            return _plain(request, HTTPStatus.MISDIRECTED_REQUEST, "This address is not Punch's.")
+            return _plain(request, HTTPStatus.MISDIRECTED_REQUEST, self._elsewhere(host))
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
         request.setHeader("Content-Security-Policy", _POLICY.format(host=host))
@@ -184,6 +188,19 @@ class _Page(Resource):
         if name in self._files and not name.endswith(".html"):
             return self._file(request, name)
         return _plain(request, HTTPStatus.NOT_FOUND, "There is no such page.")
+
+    def _elsewhere(self, host: str) -> str:
+        """What is said at another address: the way in, to somebody who has forwarded a port of his own."""
+        if not _FORWARDED.fullmatch(host):
+            return "This address is not Punch's."
+        port = self._server.port
+        return (
+            f"This address is not Punch's: its page is at {LOOPBACK}:{port} only.\n\n"
+            "Have you forwarded a port with ssh? Forward it from the same port of your own machine,\n\n"
+            f"    ssh -L {port}:{LOOPBACK}:{port} HOST\n\n"
+            f"and open the address that Punch has printed there, as it is: http://{LOOPBACK}:{port}/?token=...\n"
+            f"If port {port} is taken on your machine, start Punch with --web-port and one that is free.\n"
+        )
 
     def _entrance(self, request: Request) -> bytes:
         known = self._server.admission.knows(_cookie(request, self._server.cookie_name))
@@ -218,12 +235,13 @@ class _Page(Resource):
         key = request.args.get(b"key", [b""])[0].decode("utf-8", "replace")
         if not admission.trusts(_cookie(request, self._server.cookie_name), key):
             return _plain(request, HTTPStatus.FORBIDDEN, "This browser was not let in.")
+        if not self._server.guards.has_room:
+            # Before all else: a page asks for it without a WebSocket, to learn why it got none.
+            return _plain(request, HTTPStatus.SERVICE_UNAVAILABLE, "There are too many pages open.")
         if request.method != b"GET" or (request.getHeader("upgrade") or "").lower() != "websocket":
             return _plain(request, HTTPStatus.UPGRADE_REQUIRED, "Only WebSockets.")
         if request.getHeader("origin") != f"http://{host}":
             return _plain(request, HTTPStatus.FORBIDDEN, "Another page may not use this one's WebSocket.")
-        if not self._server.guards.has_room:
-            return _plain(request, HTTPStatus.SERVICE_UNAVAILABLE, "There are too many pages open.")
         return self._socket.render_GET(request)
 
     def _file(self, request: Request, name: str, status: HTTPStatus = HTTPStatus.OK) -> bytes:

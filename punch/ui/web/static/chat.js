@@ -30,8 +30,6 @@ export class ChatView {
   }
 
   build() {
-    this.roomy = matchMedia("(min-width: 760px) and (min-height: 640px)");
-    this.roomy.onchange = () => this.showPicture();
     this.title = h("h1", { class: "name", dir: "auto" });
     this.state = h("div", { class: "state-line" });
     this.face = h("span");
@@ -65,7 +63,6 @@ export class ChatView {
 
   close() {
     this.stop();
-    this.roomy.onchange = null;
     this.composer.close();
   }
 
@@ -96,17 +93,16 @@ export class ChatView {
 
   // The picture
 
+  /** All of it while a path is looked for; one line once there is one, unless somebody wants to see more. */
   get wantsPicture() {
-    const log = this.store.log(this.peer);
-    const chosen = localStorage.getItem("punch-picture");
+    const { link, stage } = this.person;
     if (this.override !== undefined) return this.override;
-    if (this.person.stage || this.person.link?.dark) return true;
-    if (chosen) return chosen === "open" && Boolean(this.person.link);
-    return Boolean(this.person.link) && (this.roomy.matches || (log.loaded && !log.messages.length));
+    if (stage || link?.dark) return true;
+    return Boolean(link) && localStorage.getItem("punch-picture") === "open";
   }
 
   togglePicture() {
-    const open = this.picture.element.hidden;
+    const open = !this.wantsPicture;
     this.override = open;
     localStorage.setItem("punch-picture", open ? "open" : "closed");
     this.showPicture();
@@ -115,9 +111,11 @@ export class ChatView {
 
   showPicture() {
     const open = this.wantsPicture;
-    this.picture.element.hidden = !open;
+    const shown = open || Boolean(this.person.link);
+    this.picture.element.hidden = !shown;
+    this.picture.fold(!open);
     this.toggle.setAttribute("aria-expanded", String(open));
-    if (open) {
+    if (shown) {
       const registered = this.store.registration?.event === "registered";
       this.picture.show(this.person, this.store.me, this.store.nameOf(this.peer), registered);
     }

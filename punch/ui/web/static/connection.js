@@ -4,6 +4,8 @@ const KEY = "punch-key";
 const FIRST_WAIT = 300;
 const LONGEST_WAIT = 5000;
 const MAX_ASKED = 64;
+const FORBIDDEN = 403;
+const FULL = 503;
 
 /** The address this page was opened with may carry its key: keep it, and take it out of sight. */
 export function keepKey() {
@@ -14,6 +16,11 @@ export function keepKey() {
   }
 }
 
+/** Call when another tab was let in anew: this one is, too. */
+export function watchKey(changed) {
+  addEventListener("storage", ({ key, newValue }) => key === KEY && newValue && changed());
+}
+
 export class CommandError extends Error {
   constructor(reason, text) {
     super(text);
@@ -22,8 +29,8 @@ export class CommandError extends Error {
 }
 
 /**
- * `onEvent` gets every event that is no answer. `onState` gets "open", "lost" (it tries again) or "locked": this
- * browser is not, or no longer, let in.
+ * `onEvent` gets every event that is no answer. `onState` gets "open", "lost" (it tries again), "full" (there are too
+ * many pages; it tries again) or "locked": this browser is not, or no longer, let in.
  */
 export class Connection {
   #socket = null;
@@ -90,20 +97,23 @@ export class Connection {
     this.#asked.clear();
     for (const { reject } of asked) reject(new CommandError("lost", "Punch went away before it answered."));
     this.onState("lost");
-    if (!opened && (await this.#refused())) {
+    const status = opened ? null : await this.#refused();
+    if (status === FORBIDDEN) {
       this.onState("locked");
       return;
     }
+    if (status === FULL) this.onState("full");
     this.#timer = setTimeout(() => this.connect(), this.#wait);
     this.#wait = Math.min(LONGEST_WAIT, this.#wait * 1.7);
   }
 
+  /** With which status the WebSocket is refused: a page is not told. */
   async #refused() {
     try {
       const key = localStorage.getItem(KEY) ?? "";
-      return (await fetch(`/ws?key=${encodeURIComponent(key)}`)).status === 403;
+      return (await fetch(`/ws?key=${encodeURIComponent(key)}`)).status;
     } catch {
-      return false; // nobody answers: Punch does not run
+      return null; // nobody answers: Punch does not run
     }
   }
 }

@@ -1,13 +1,15 @@
 // The page as a whole: what is shown when, calls that come in, and the keyboard.
 
 import { ChatView } from "./chat.js";
-import { CommandError, Connection, keepKey } from "./connection.js";
+import { CommandError, Connection, keepKey, watchKey } from "./connection.js";
 import { h, icon, replace } from "./dom.js";
 import { isAltArrow, isAltLetter, isControl, onKeys } from "./keys.js";
 import { NetworkPage, SettingsPage, YouPage } from "./pages.js";
 import { Side } from "./side.js";
 import { Store } from "./store.js";
+import { Tabs } from "./tabs.js";
 import { grouped, plain } from "./text.js";
+import { timeOf, watchDays } from "./times.js";
 import { announce, arrange, avatar, confirm, notice, prompt, tell } from "./widgets.js";
 
 const PAGES = { you: YouPage, network: NetworkPage, settings: SettingsPage };
@@ -28,6 +30,8 @@ class App {
     );
     this.store = new Store(this.connection);
     this.store.watch((event) => event.event === "recounted" && this.title());
+    this.tabs = new Tabs();
+    watchDays(() => this.store.me && this.store.tell({ event: "day" }));
     addEventListener("hashchange", () => this.follow());
     onKeys(window, (event) => this.key(event));
     addEventListener("focus", () => this.view?.seen?.());
@@ -39,13 +43,18 @@ class App {
 
   state(state) {
     this.online = state === "open" && this.store.me !== null;
-    document.body.dataset.connection = state;
+    // While it tries again, what is known to be wrong stays to be read.
+    if (state !== "lost" || document.body.dataset.connection !== "full") document.body.dataset.connection = state;
     if (state === "locked") {
       this.locked();
       return;
     }
-    if (state === "lost") {
-      const text = this.store.me ? "Punch does not answer. This page comes back by itself when it does." : "Punch does not run. Start it again, and open the address that it prints.";
+    if (state === "full") {
+      this.full();
+    } else if (state === "lost" && !this.card_) {
+      const text = this.store.me
+        ? "Punch does not answer. This page comes back by itself when it does; if you have started Punch anew, open the address that it has printed."
+        : "Punch does not run. Start it again, and open the address that it prints.";
       if (!this.banner.firstChild) replace(this.banner, h("p", { class: "banner" }, text));
       if (!this.store.me) this.root.hidden = false;
     }
@@ -53,18 +62,34 @@ class App {
     this.view?.typed?.();
   }
 
+  /** Instead of everything else, something to read; without words, everything else again. */
+  instead(...words) {
+    this.card_?.remove();
+    this.card_ = words.length ? h("main", { class: "card locked" }, words) : null;
+    this.root.hidden = Boolean(this.card_);
+    document.body.classList.toggle("center", Boolean(this.card_));
+    if (this.card_) document.body.append(this.card_);
+  }
+
   locked() {
-    this.root.hidden = true;
-    for (const element of document.querySelectorAll("main.card")) element.remove();
-    document.body.classList.add("center");
-    document.body.append(
-      h(
-        "main",
-        { class: "card locked" },
-        h("h1", {}, "This browser has no key"),
-        h("p", {}, "Each address that Punch prints opens the page once, in one browser. Punch was started anew, or this is another browser."),
-        h("p", {}, "Open the address that Punch printed last. For a new one, type ", h("kbd", {}, "/web"), " in Punch’s terminal, or end Punch and start it again."),
-      ),
+    watchKey(() => location.reload());
+    this.instead(
+      h("h1", {}, "This browser has no key"),
+      h("p", {}, "Punch was started anew, or this is another browser. Each address that Punch prints opens the page in one browser, until Punch ends."),
+      h("p", {}, "Open the address that Punch printed last: in this browser, and this page goes on as well. What you had begun to write is kept."),
+      h("p", {}, "For a new address, type ", h("kbd", {}, "/web"), " in Punch’s terminal, or end Punch and start it again."),
+    );
+  }
+
+  full() {
+    const others = this.tabs.idle;
+    const hint = (tab) => (tab.visible ? "open now" : `not looked at since ${timeOf(tab.seen / 1000)}`);
+    this.instead(
+      h("h1", {}, "There are too many pages"),
+      h("p", {}, "Punch serves 32 pages at a time, and as many are open. Close one, and this page opens by itself."),
+      others.length
+        ? [h("p", {}, "Close these first, nobody has looked at them for longest:"), h("ul", { class: "idle" }, others.slice(0, 8).map((tab) => h("li", {}, h("b", {}, plain(tab.title, 80)), ` · ${hint(tab)}`)))]
+        : h("p", {}, "The others are in other windows or browsers of yours on this machine: close those that you do not look at."),
     );
   }
 
@@ -78,7 +103,7 @@ class App {
     if (event.event === "snapshot") {
       this.online = true;
       replace(this.banner);
-      this.root.hidden = false;
+      this.instead();
       if (first) {
         this.side_ = new Side(this);
         this.follow();
@@ -108,24 +133,29 @@ class App {
 
   tellOf(event) {
     const name = event.peer ? this.store.nameOf(event.peer) : "";
-    const elsewhere = this.route.page !== "chat" || this.route.peer !== event.peer;
+    const here = this.route.page === "chat" && this.route.peer === event.peer;
+    // An answer to what was asked here is told here. All tabs hear the rest, and it is told once, or is seen.
+    if (event.event === "error") {
+      notice(plain(event.text));
+      return;
+    }
+    if (!["call", "message", "failed", "connected"].includes(event.event) || !this.tabs.speaks) return;
+    const unseen = !here && !this.tabs.showElsewhere(event.peer);
     if (event.event === "call" && !event.decided) {
       announce(`${name} is calling. Alt Y accepts, Alt N refuses.`);
       this.notify(`${name} is calling`, "Open the page to accept or refuse.");
     } else if (event.event === "message") {
-      if (elsewhere) announce(`New message from ${name}`);
+      if (unseen) announce(`New message from ${name}`);
       this.notify(name, plain(event.text, 120));
-    } else if (event.event === "failed" && elsewhere) {
+    } else if (event.event === "failed" && unseen) {
       notice(plain(event.text));
-    } else if (event.event === "connected" && elsewhere) {
+    } else if (event.event === "connected" && unseen) {
       notice(`Connected to ${name}`);
-    } else if (event.event === "error") {
-      notice(plain(event.text));
     }
   }
 
   notify(title, body) {
-    if (!("Notification" in window) || document.visibilityState === "visible") return;
+    if (!("Notification" in window) || this.tabs.anyVisible) return;
     if (Notification.permission !== "granted" || localStorage.getItem("punch-notify") !== "yes") return;
     const shown = new Notification(title, { body, icon: "icon.svg", tag: title });
     shown.addEventListener("click", () => window.focus());
@@ -252,6 +282,7 @@ class App {
     const shown = home ? "you" : target.page;
     const before = this.route;
     this.route = target;
+    this.tabs.show(target.peer);
     document.body.dataset.pane = home ? "side" : "main";
     this.view?.close();
     this.view = shown === "chat" ? new ChatView(this, target.peer, target.at) : new PAGES[shown](this);

@@ -2,11 +2,16 @@
 
 import { CommandError } from "./connection.js";
 import { h, icon, replace, unseen } from "./dom.js";
-import { count, dayOf, timeOf, visible } from "./text.js";
+import { linked } from "./links.js";
+import { count } from "./text.js";
+import { dateOf, dayOf, timeOf, today } from "./times.js";
 import { arrange } from "./widgets.js";
 
 const NEAR = 90;
+
+/** Messages of one person within so many seconds of each other stand together, with one time for all. */
 const TOGETHER = 240;
+
 const LONG = 2500;
 
 const STATES = {
@@ -18,7 +23,7 @@ const STATES = {
 
 /** What a message's body is made of. Other kinds of content, a file say, will have their own line here. */
 const BODIES = {
-  text: (message) => h("div", { class: `body${message.text.length > LONG ? " long" : ""}`, dir: "auto" }, visible(message.text)),
+  text: (message) => h("div", { class: `body${message.text.length > LONG ? " long" : ""}`, dir: "auto" }, linked(message.text)),
 };
 
 export class Messages {
@@ -150,27 +155,36 @@ export class Messages {
     if (!log.earlier) nodes.push(this.keyed("start", () => this.beginning()));
     let day = null;
     let before = null;
-    const notes = [...log.notes];
+    // What stands beside messages that are not here does not stand here either.
+    const notes = log.notes.filter(({ after }) => (!log.earlier || after >= (log.first ?? 0)) && (!log.later || after < log.last));
+    const begin = (time, key) => {
+      const date = dateOf(time);
+      if (date === day) return;
+      const element = this.keyed(key, () => h("div", { class: "day" }));
+      this.write(element, () => dayOf(time));
+      nodes.push(element);
+      day = date;
+      before = null;
+    };
     const shift = (number) => {
       while (notes.length && notes[0].after < number) {
         const note = notes.shift();
-        nodes.push(this.keyed(note, () => h("div", { class: "note" }, `${note.text} · ${timeOf(note.time)}`)));
+        begin(note.time, note.day);
+        const element = this.keyed(note, () => h("div", { class: "note" }));
+        this.write(element, () => `${note.text} · ${timeOf(note.time)}`);
+        nodes.push(element);
         before = null;
       }
     };
     for (const message of log.messages) {
       shift(message.number);
-      const today = dayOf(message.time);
-      if (today !== day) {
-        nodes.push(this.keyed(`day ${today}`, () => h("div", { class: "day" }, today)));
-        day = today;
-        before = null;
-      }
+      // Where a clock was set back, a day comes twice: each has a key of its own.
+      begin(message.time, `day of ${message.number}`);
       if (message.number === this.newFrom) {
         nodes.push(this.keyed("new", () => h("div", { class: "note new" }, "New")));
         before = null;
       }
-      const follows = before !== null && before.outgoing === message.outgoing && message.time - before.time < TOGETHER;
+      const follows = before !== null && before.outgoing === message.outgoing && Math.abs(message.time - before.time) < TOGETHER;
       nodes.push(this.message(message, follows));
       before = message;
     }
@@ -215,6 +229,14 @@ export class Messages {
     );
   }
 
+  /** Words that depend on the day: they are found once, and again when it is another one. */
+  write(element, words) {
+    const now = today();
+    if (element.day === now) return;
+    element.day = now;
+    element.textContent = words();
+  }
+
   keyed(key, make) {
     let element = this.elements.get(key);
     if (!element) this.elements.set(key, (element = make()));
@@ -233,10 +255,11 @@ export class Messages {
           h("button", { type: "button", class: "more-text", onclick: (event) => (body.classList.remove("long"), event.target.remove()) }, "Show all"),
         );
       }
-      element.meta = h("div", { class: "meta" }, h("time", { datetime: new Date(message.time * 1000).toISOString() }, timeOf(message.time)), (element.mark = h("span")));
+      element.meta = h("div", { class: "meta" }, (element.time = h("time", { datetime: new Date(message.time * 1000).toISOString() })), (element.mark = h("span")));
       element.append(element.meta);
       this.elements.set(message.number, element);
     }
+    this.write(element.time, () => timeOf(message.time));
     element.classList.toggle("follows", follows);
     if (message.outgoing && element.shown !== message.state) {
       element.shown = message.state;
@@ -250,13 +273,14 @@ export class Messages {
     return element;
   }
 
-  /** Time and mark stand below the last of several messages, unless an earlier one is in another state. */
+  /** The time stands below the last message of a group, and so does the mark, unless an earlier one has another. */
   joinMeta() {
     const messages = [...this.element.querySelectorAll(".message")];
     messages.forEach((element, index) => {
       const next = messages[index + 1];
-      const joined = next?.classList.contains("follows") && next.message.state === element.message.state && timeOf(next.message.time) === timeOf(element.message.time);
-      element.classList.toggle("joined", Boolean(joined));
+      const grouped = Boolean(next?.classList.contains("follows"));
+      element.classList.toggle("grouped", grouped);
+      element.classList.toggle("joined", grouped && next.message.state === element.message.state);
     });
   }
 }

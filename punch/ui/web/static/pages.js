@@ -2,7 +2,8 @@
 
 import { h, icon, iconButton, replace } from "./dom.js";
 import { setTheme, themeNow, THEMES } from "./side.js";
-import { asId, count, grouped, milliseconds, plain, visible } from "./text.js";
+import { asId, count, grouped, milliseconds, notAnId, plain, visible } from "./text.js";
+import { timeOf } from "./times.js";
 import { avatar, confirm, copy, nameElement, notice, qrCode } from "./widgets.js";
 
 class Page {
@@ -95,6 +96,8 @@ export class YouPage extends Page {
       action: "Call",
       attributes: { list: "known-names" },
       run: async (text) => {
+        const other = asId(text) ? null : notAnId(text);
+        if (other) throw new Error(other);
         const peer = asId(text) ?? this.store.named(text)?.peer ?? text.trim();
         await this.app.call(peer, { strict: true });
       },
@@ -186,7 +189,7 @@ export class NetworkPage extends Page {
         { class: "row", role: "status" },
         h("button", { type: "button", class: "button", disabled: this.running, onclick: () => this.run() }, lastReport ? "Check again" : "Check"),
         this.running && [h("span", { class: "busy", "aria-hidden": "true" }), h("span", { class: "soft" }, "Checking. This takes a few seconds.")],
-        !this.running && lastReport && h("span", { class: "soft small" }, `Checked at ${new Date(lastReport.at).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" })}`),
+        !this.running && lastReport && h("span", { class: "soft small" }, `Checked at ${timeOf(lastReport.at / 1000)}`),
       ),
       this.problem && h("p", { class: "problem", role: "alert" }, this.problem),
       lastReport && this.report(lastReport),

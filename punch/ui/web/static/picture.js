@@ -179,6 +179,17 @@ export class Picture {
     }).observe(this.element);
   }
 
+  /** Only the words, in one line. */
+  fold(folded) {
+    this.element.classList.toggle("folded", folded);
+    this.scene.hidden = folded;
+    this.showDetails();
+  }
+
+  showDetails() {
+    this.details.hidden = this.scene.hidden || !this.rows.firstChild;
+  }
+
   show(person, me, name, registered) {
     this.again = () => this.show(person, me, name, registered);
     const width = this.width || 360;
@@ -188,7 +199,6 @@ export class Picture {
     if (state !== this.drawn) {
       this.drawn = state;
       replace(this.scene, scene(person, me, name, registered, width));
-      this.details.hidden = person.pairs.length === 0;
       this.summary.textContent = `Show ${count(person.pairs.length, "pair")} of addresses`;
       replace(
         this.rows,
@@ -203,6 +213,7 @@ export class Picture {
           ),
         ),
       );
+      this.showDetails();
     }
     const words = caption(person, name);
     if (this.words.textContent !== words) this.words.textContent = words;

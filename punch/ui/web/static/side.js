@@ -4,7 +4,8 @@ import { CommandError } from "./connection.js";
 import { h, icon, iconButton, replace, unseen } from "./dom.js";
 import { onKeys } from "./keys.js";
 import { stateOf } from "./store.js";
-import { asId, plain, shortId, visible, whenOf } from "./text.js";
+import { asId, isEnough, notAnId, plain, shortId, visible } from "./text.js";
+import { whenOf } from "./times.js";
 import { announce, arrange, avatar, nameElement } from "./widgets.js";
 
 const TYPING = 200;
@@ -103,7 +104,7 @@ export class Side {
   typed() {
     clearTimeout(this.timer);
     const text = this.find.value.trim();
-    if (text.length < 2 || asId(text)) {
+    if (!isEnough(text) || asId(text)) {
       this.hits = [];
     } else {
       this.timer = setTimeout(() => this.search(text), TYPING);
@@ -165,8 +166,8 @@ export class Side {
       parts.push(this.callAction(id, `Call ${store.people.has(id) ? store.nameOf(id) : shortId(id)}`));
     } else if (named && !named.link && !named.stage && !named.blocked) {
       parts.push(this.callAction(named.peer, `Call ${store.nameOf(named.peer)}`));
-    } else if (text && !id && text.replace(/\s/g, "").length > 40) {
-      parts.push(h("p", { class: "problem" }, `An ID has 56 letters and digits; this has ${text.replace(/[\s-]/g, "").length}.`));
+    } else if (!id && notAnId(text)) {
+      parts.push(h("p", { class: "problem" }, notAnId(text)));
     } else if (id === store.me.id) {
       parts.push(h("p", { class: "problem" }, "This is your own ID. Call the one that the other side sees."));
     }

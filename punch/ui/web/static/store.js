@@ -47,8 +47,9 @@ class Log {
     this.messages.splice(after + 1, 0, message);
   }
 
-  note(text) {
-    this.notes.push({ text, time: now(), after: this.last ?? 0 });
+  /** `after`: the number of the last message when this was noted. */
+  note(text, after) {
+    this.notes.push({ text, time: now(), after, day: {} });
     if (this.notes.length > 100) this.notes.shift();
   }
 }
@@ -139,6 +140,12 @@ export class Store {
     let log = this.logs.get(peer);
     if (!log) this.logs.set(peer, (log = new Log()));
     return log;
+  }
+
+  /** Note something beside the messages: after the last one, whether that is here or not. */
+  note(peer, text) {
+    const log = this.log(peer);
+    log.note(text, Math.max(this.person(peer).last?.number ?? 0, log.last ?? 0));
   }
 
   ask(command, fields) {
@@ -326,7 +333,7 @@ export class Store {
     const { path, local, remote, protocol, rtt } = event;
     person.link = { path, local, remote, protocol, rtt, since: now(), dark: false };
     Object.assign(person, { stage: null, away: null, known: true, listed: true, touched: now() });
-    this.log(event.peer).note(`Connected. ${pathInWords(path)}, ${milliseconds(rtt)}`);
+    this.note(event.peer, `Connected. ${pathInWords(path)}, ${milliseconds(rtt)}`);
   }
 
   on_path(event) {
@@ -334,21 +341,21 @@ export class Store {
     const { path, local, remote, protocol, rtt } = event;
     const before = person.link;
     person.link = { ...before, path, local, remote, protocol, rtt, dark: false, changed: now() };
-    if (before?.dark) this.log(event.peer).note(`There is a path again. ${pathInWords(path)}, ${milliseconds(rtt)}`);
-    else this.log(event.peer).note(`The path changed. ${pathInWords(path)}, ${milliseconds(rtt)}`);
+    if (before?.dark) this.note(event.peer, `There is a path again. ${pathInWords(path)}, ${milliseconds(rtt)}`);
+    else this.note(event.peer, `The path changed. ${pathInWords(path)}, ${milliseconds(rtt)}`);
   }
 
   on_path_lost(event) {
     const person = this.#learn(event);
     if (person.link) person.link = { ...person.link, dark: true };
-    this.log(event.peer).note("The path is lost. What you write waits, and goes when there is one again.");
+    this.note(event.peer, "The path is lost. What you write waits, and goes when there is one again.");
   }
 
   on_disconnected(event) {
     const person = this.#learn(event);
     person.link = null;
     person.pairs = [];
-    this.log(event.peer).note(plain(event.text));
+    this.note(event.peer, plain(event.text));
   }
 
   on_failed(event) {
@@ -358,7 +365,7 @@ export class Store {
     const wasQuestion = person.stage === "ringing";
     person.stage = null;
     if (!person.link) person.pairs = [];
-    if (!wasQuestion || person.listed) this.log(event.peer).note(plain(event.text));
+    if (!wasQuestion || person.listed) this.note(event.peer, plain(event.text));
   }
 
   on_refused(event) {
@@ -371,7 +378,7 @@ export class Store {
   }
 
   on_broken(event) {
-    this.log(event.peer).note(plain(event.text));
+    this.note(event.peer, plain(event.text));
   }
 
   on_pairs(event) {

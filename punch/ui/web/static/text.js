@@ -15,7 +15,7 @@ function escape(character) {
 const ISOLATE = new RegExp(`[${ISOLATES}\n]`, "gu");
 
 /** Without the isolates that begin and end in one line. */
-function withoutIsolates(text) {
+export function withoutIsolates(text) {
   let open = [];
   const paired = new Set();
   for (const { 0: character, index } of text.matchAll(ISOLATE)) {
@@ -81,6 +81,27 @@ export function asId(typed) {
   return /^[a-z2-7]{56}$/.test(compact) ? compact : null;
 }
 
+/** Letters of which one is a word, or a syllable, and pictures. */
+const MEANS_A_WORD = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}\p{Script=Bopomofo}\p{Script=Yi}\p{Extended_Pictographic}]/u;
+
+/** Whether there is enough to search for: two letters, or one that means something by itself. */
+export const isEnough = (typed) => [...typed].length > 1 || MEANS_A_WORD.test(typed);
+
+/** What somebody may have taken for an ID, in a sentence, or null if it looks like none. */
+export function notAnId(typed) {
+  const text = typed.replace(/\p{Cf}/gu, "").trim();
+  if (/^punch:\/\//i.test(text)) return "This is the address of a rendezvous, for Punch’s option --rendezvous. To call somebody, paste their ID.";
+  if (/^https?:\/\/(127\.0\.0\.1|localhost)(:\d+)?\/\?token=/i.test(text)) return "This is the address of somebody’s own page of Punch: it opens in a browser on their machine. To call them, paste their ID.";
+  if (/^[a-z][a-z\d+.-]*:\/\/|^www\./i.test(text)) return "This is a web address, not an ID. An ID has 56 letters and digits, with no dots or slashes.";
+  if (/^[^\s@]+@[^\s@]+\.[^\s@]+$/.test(text)) return "This is an e-mail address. Punch calls by ID: ask for theirs.";
+  const parts = text.split(/[\s\p{Pd}]+/u);
+  const compact = parts.join("");
+  // One piece, or groups of the same size: not the words of a sentence.
+  const isOnePiece = parts.slice(0, -1).every((part) => part.length === parts[0].length);
+  if (!isOnePiece || !/^[a-z0-9]{41,80}$/i.test(compact)) return null;
+  return `An ID has 56 letters and digits; this has ${compact.length}.`;
+}
+
 export const bytesOf = (text) => new TextEncoder().encode(text).length;
 
 export const count = (number, thing, things = `${thing}s`) =>
@@ -119,32 +140,4 @@ export function inParts(text, limit) {
   }
   if (rest.trim()) parts.push(rest);
   return parts;
-}
-
-// Times
-
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const weekday = new Intl.DateTimeFormat(undefined, { weekday: "long" });
-const date = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "long", year: "numeric" });
-const shortDate = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
-
-export const timeOf = (seconds) => clock.format(seconds * 1000);
-
-const midnight = (seconds) => new Date(seconds * 1000).setHours(0, 0, 0, 0);
-
-function daysAgo(seconds) {
-  return Math.round((midnight(Date.now() / 1000) - midnight(seconds)) / 86400000);
-}
-
-export function dayOf(seconds) {
-  const days = daysAgo(seconds);
-  if (days === 0) return "Today";
-  if (days === 1) return "Yesterday";
-  return days > 1 && days < 7 ? weekday.format(seconds * 1000) : date.format(seconds * 1000);
-}
-
-export function whenOf(seconds) {
-  const days = daysAgo(seconds);
-  if (days === 0) return timeOf(seconds);
-  return days === 1 ? "Yesterday" : shortDate.format(seconds * 1000);
 }

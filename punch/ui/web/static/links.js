@@ -1,0 +1,60 @@
+// Web addresses in a text, as links that lead where they seem to.
+
+import { h } from "./dom.js";
+import { visible, withoutIsolates } from "./text.js";
+
+// What acts unseen, brackets of quotations, and the punctuation of scripts that write without spaces end an address.
+const ADDRESS = /(?<![\p{Script=Latin}\p{N}_])https?:\/\/[^\s\p{C}\p{Z}<>"«»“”„「」『』【】〈〉《》（）。、，；：！？]+/giu;
+
+const CLOSING = { ")": "(", "]": "[", "}": "{" };
+
+/** An address without what belongs to the sentence around it: punctuation, and brackets that it does not open. */
+function trimmed(address) {
+  let end = address.length;
+  for (;;) {
+    const last = address[end - 1];
+    const opening = CLOSING[last];
+    if (opening) {
+      const inside = address.slice(0, end);
+      if (inside.split(opening).length >= inside.split(last).length) break;
+    } else if (!/[.,;:!?'’‘…*_~|`]/.test(last)) {
+      break;
+    }
+    end -= 1;
+  }
+  return address.slice(0, end);
+}
+
+/** A link to an address, or null if it is none, or one that leads elsewhere than it seems to (`user@host`). */
+function link(address) {
+  const url = URL.parse ? URL.parse(address) : parsed(address);
+  if (!url || !/^https?:$/.test(url.protocol) || !url.hostname || url.username || url.password) return null;
+  const [, rest] = /^[^/]*\/\/[^/?#\\]*(.*)$/su.exec(address);
+  // The host as the browser asks for it: letters that look like others are spelled out (xn--…).
+  return h("a", { href: url.href, target: "_blank", rel: "noopener noreferrer", dir: "ltr" }, visible(`${url.protocol}//${url.host}${rest}`));
+}
+
+function parsed(address) {
+  try {
+    return new URL(address);
+  } catch {
+    return null;
+  }
+}
+
+/** A text with links: what is no address is shown as `visible` does. */
+export function linked(said) {
+  // Before it is cut into pieces: isolates come in pairs.
+  const text = withoutIsolates(said);
+  const fragment = document.createDocumentFragment();
+  let at = 0;
+  for (const match of text.matchAll(ADDRESS)) {
+    const address = trimmed(match[0]);
+    const element = link(address);
+    if (!element) continue;
+    fragment.append(visible(text.slice(at, match.index)), element);
+    at = match.index + address.length;
+  }
+  fragment.append(visible(text.slice(at)));
+  return fragment;
+}
