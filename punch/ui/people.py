@@ -146,6 +146,10 @@ class PeopleFrontEnd(FrontEnd, ABC):
         """A link is up."""
         self.show(self.style.good(describe(event, self.name_of(event.peer))))
 
+    def id_beside(self, peer: PeerID) -> str | None:
+        """What stands for an ID where it is not to be compared; None: the whole of it."""
+        return None
+
     def timed(self, text: str) -> str:
         """A line about something that happens now: where it is worth it, with the time."""
         return text
@@ -156,7 +160,8 @@ class PeopleFrontEnd(FrontEnd, ABC):
 
     def on_incoming(self, event: IncomingCall) -> None:
         peer = event.peer
-        self.show(self.timed(describe(event, self.style.bold(self.name_of(peer)))))
+        name = self.style.bold(self.name_of(peer))
+        self.show(self.timed(describe(event, name, self.id_beside(peer))))
         if event.decided or peer not in self.chat.questions or not self.watched:
             return
         self.ask(

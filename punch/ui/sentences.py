@@ -103,7 +103,7 @@ def describe(event: Event, name: str = "", to: str | None = None) -> str:
     One line for an event.
 
     :param name: what the peer that it concerns is called, already harmless.
-    :param to: whose key a link is encrypted to, in short; else the whole ID.
+    :param to: what stands for the peer's ID; else the whole of it.
     """
     if isinstance(event, Ready):
         return f"Your ID: {event.peer_id}"
@@ -117,7 +117,7 @@ def describe(event: Event, name: str = "", to: str | None = None) -> str:
     if isinstance(event, AlreadyConnected):
         return f"There is a link to {name} already, and they answer on it: what you type goes there"
     if isinstance(event, IncomingCall):
-        return f"{name} is calling, ID {event.peer}"
+        return f"{name} is calling, ID {to or event.peer}"
     if isinstance(event, Introduced):
         return f"Introduced to {name}"
     if isinstance(event, Checking):

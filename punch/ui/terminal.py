@@ -159,6 +159,10 @@ class TerminalFrontEnd(PeopleFrontEnd):
             self._called.pop(event.peer, None)
         super().on_failed(event)
 
+    def id_beside(self, peer: PeerID) -> str | None:
+        # Who is asked about is shown with the whole of it, in the question.
+        return peer.short
+
     def timed(self, text: str) -> str:
         now = self._wall()
         return f"{text} {self.style.dim(f'({answers.clock(now, now)})')}"
