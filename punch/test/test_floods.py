@@ -11,7 +11,7 @@ class FloodTests(InternetTestCase):
 
     def test_honest_peers(self) -> None:
         """A peer registers, calls, is called and gets another path for its link, each within a second."""
-        scene = Scene(self.internet(), SIXTY, period=0.08)
+        scene = Scene(self.internet(), SIXTY, period=0.05)
         scene.flood.start(1)
         scene.come("198.51.101.1")
         scene.restart()
