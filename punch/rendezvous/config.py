@@ -106,7 +106,7 @@ class Limits:
     probe_burst: float = 40.0
     """…and at once."""
     probe_prefix_rate: float = 20.0
-    """The same for all peers whose NATs are in one IPv4 /24 or IPv6 /64."""
+    """The same for all peers whose NATs are in one IPv4 /24 or IPv6 /48."""
     probe_prefix_burst: float = 400.0
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from punch.identity import PeerID, RandomBytes
 from punch.rendezvous.config import Limits
-from punch.rendezvous.limits import TokenBuckets, prefix_key
+from punch.rendezvous.limits import SourceBuckets, TokenBuckets, source_of
 from punch.wire.address import Address
 from punch.wire.control import Probe
 from punch.wire.probing import PROOF_SIZE, ProbeOutcome, Vantage, commitment
@@ -68,7 +68,10 @@ class Prober:
         # Our own addresses at which somebody asked: a proof names one by its number.
         self._locals: dict[str, int] = {}
         self._by_peer = TokenBuckets(limits.probe_rate, limits.probe_burst, _CAPACITY)
-        self._by_prefix = TokenBuckets(limits.probe_prefix_rate, limits.probe_prefix_burst, _CAPACITY)
+        # A network has no more than an address: probes go where somebody says that he is.
+        self._by_prefix = SourceBuckets(
+            limits.probe_prefix_rate, limits.probe_prefix_burst, _CAPACITY, growth=(1, 1, 1)
+        )
 
     def prove(self, committed: bytes, remote: Address, local: str, now: float) -> bytes:
         """
@@ -100,8 +103,8 @@ class Prober:
         origin = self._origin(local, request.vantage, remote)
         if origin is None:
             return ProbeOutcome.UNAVAILABLE, None
-        by_prefix = prefix_key(remote.host)
-        if not (self._by_peer.allow(peer.key, now) and self._by_prefix.allow(by_prefix, now)):
+        source = source_of(remote.host)
+        if not (self._by_peer.allow(peer.key, now) and self._by_prefix.allow(source, now)):
             return ProbeOutcome.RATE, None
         answer = Message(
             Method.BINDING,

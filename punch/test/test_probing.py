@@ -169,6 +169,18 @@ class ProberTests(SynchronousTestCase):
                 sent += self.ask(proof, mapped=remote, peer=peer)[0] is ProbeOutcome.SENT
         self.assertEqual(sent, 400)
 
+    def test_rate_at_one_ipv6_network(self) -> None:
+        """A /48, which a rented server has, has as much as one of its addresses."""
+        sent = 0
+        random = Random(3)
+        for number in range(1, 451):
+            peer = Identity.generate(random.randbytes).peer_id
+            remote = Address(f"2001:db8:1:{number:x}::1", 5000)
+            sent += (
+                self.ask(self.reflect(remote, peer=peer), mapped=remote, peer=peer)[0] is ProbeOutcome.SENT
+            )
+        self.assertEqual(sent, 400)
+
     def test_refusals_cost_nothing(self) -> None:
         """Wrong proofs don't use up what right ones need."""
         for _ in range(100):
