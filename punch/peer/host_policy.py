@@ -34,7 +34,7 @@ MAX_HOSTS = 16
 """Names and addresses of relays that one rendezvous may use at once, those of the last hour among them."""
 FORGET = 3600.0
 """Seconds after which a host that is named no more makes room."""
-MAX_UPDATES = 8
+MAX_UPDATES = 30
 """Times that it may name relays…"""
 UPDATE_TIME = 120.0
 """…in so many seconds."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from cryptography import x509
+from twisted.logger import Logger
 
 from punch.identity import RandomBytes
 from punch.peer.host_addresses import FRESH
@@ -47,6 +48,8 @@ class Network:
 
     :ivar reflectors: where to ask for our own addresses.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -146,8 +149,13 @@ class Network:
         if self._relay_policy is RelayPolicy.NEVER:
             return
         taken = self._policy.take(servers, self._monotonic())
-        if taken is not None:
-            self.relays.update(taken, host)
+        if taken is None:
+            self._log.warn("the rendezvous names relays too often: those before stay in use")
+            return
+        for server in servers:
+            if server not in taken:
+                self._log.warn("the rendezvous may not have us use the relay {url}", url=str(server.url))
+        self.relays.update(taken, host)
 
     def refresh(self, *, anew: bool = False) -> list[Address]:
         """
