@@ -84,7 +84,11 @@ Seconds for which the rendezvous is tried often after it went away while a call 
 (`punch.peer.mappings`).
 """
 CHECK_TIME = 1.2
-"""Seconds within which the rendezvous must answer when a path is in doubt, or it is connected to anew."""
+"""
+Seconds within which the rendezvous must answer when a path is in doubt, or it is connected to anew…
+"""
+CHECK_TRIPS = 4
+"""…and so many round trips of the slowest link more, since the connection may share its queue."""
 
 
 class Node(Service):
@@ -416,13 +420,13 @@ class Node(Service):
 
     def session_silent(self, session: Session) -> None:
         """The path may be dead, and the network with it: then the rendezvous is needed soon."""
-        self._control.check(CHECK_TIME)
+        self._check_control()
 
     def session_dark(self, session: Session, dark: bool) -> None:
         """A link has no path, or has one again."""
         if dark:
             self._dark.add(session)
-            self._control.check(CHECK_TIME)
+            self._check_control()
         else:
             self._dark.discard(session)
         self._look_out()
@@ -516,19 +520,25 @@ class Node(Service):
 
     def network_changed(self, bases: list[Address], gone: Collection[str]) -> None:
         """This machine has other addresses."""
-        self._control.check(CHECK_TIME, gone)
+        self._check_control(gone)
         for session in self._sessions:
             session.network_changed(bases)
 
+    def _check_control(self, gone: Collection[str] = ()) -> None:
+        """Make sure that the rendezvous' connection lives."""
+        links = [session.link for session in self._sessions.links.values()]
+        slowest = max((link.rtt or 0.0 for link in links if link is not None), default=0.0)
+        self._control.check(CHECK_TIME + CHECK_TRIPS * slowest, gone)
+
     def network_back(self) -> None:
         """A reflector answers again."""
-        self._control.check(CHECK_TIME)
+        self._check_control()
         for session in list(self._sessions.links.values()):
             session.network_back()
 
     def woke(self) -> None:
         """The machine has slept."""
-        self._control.check(CHECK_TIME)
+        self._check_control()
         for session in list(self._sessions.links.values()):
             session.woke()
 

@@ -235,3 +235,26 @@ class SlowTests(SystemTestCase):
 
     def test_eight_seconds(self) -> None:
         self.connect_in(8.0)
+
+
+class QueueTests(SystemTestCase):
+    """A slow line whose queue is full of one's own bulk."""
+
+    def test_the_registration_stays(self) -> None:
+        """The rendezvous' answer waits behind the bulk, and is waited for."""
+        host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0))
+        alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
+        self.peers.append(alice)
+        bob = self.peer("bob")
+        for peer in (alice, bob):
+            peer.start()
+            peer.wait_for(Registered, 60.0)
+        connect(alice, bob)
+        for _ in range(12):
+            alice.chat.send(bob.id, "x" * 16_000)
+        bob.chat.send(alice.id, "hello")
+        self.net.run_until(lambda: len(alice.delivered) == 12, 90.0)
+        self.assertEqual(alice.texts(), ["hello"])
+        for peer in (alice, bob):
+            self.assertEqual(peer.of(Unregistered), [])
+            self.assertEqual(peer.of(Disconnected), [])
