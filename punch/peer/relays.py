@@ -478,12 +478,12 @@ class RelayPool:
     def _addresses(self, url: RelayURL) -> list[str]:
         """The IP addresses of a relay that are known now."""
         known = self._hosts.of(self._host_of(url))
-        if url.host is None:
-            known = [self._host, *known]
         bases = self._bases()
         if bases and all(base.is_ipv6 for base in bases) and any(":" not in host for host in known):
             known += translated(known, self._hosts.of(DISCOVERY_NAME))
-        return self._policy.allowed(known)
+        # At which the rendezvous was reached, its relay may be asked, whatever that address is
+        own = [self._host] if url.host is None and self._host else []
+        return list(dict.fromkeys([*own, *self._policy.allowed(known)]))
 
     def _cancel(self, name: str) -> None:
         timer: IDelayedCall | None = getattr(self, name)

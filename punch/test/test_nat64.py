@@ -89,11 +89,19 @@ class SystemTests(RelayTestCase):
 
     def test_control_reflector_and_relay(self) -> None:
         """It registers, and reaches a peer that has IPv4 alone by the relay, over UDP."""
-        service = IPv4Address(SERVICE)
-        through = str(synthesized(Prefix(int(IPv6Network("64:ff9b::/96").network_address), 96), service))
+        self.check("64:ff9b::/96")
+
+    def test_a_prefix_of_the_network(self) -> None:
+        """The same with one that means nothing elsewhere (RFC 8215)."""
+        self.check("64:ff9b:1::/96")
+
+    def check(self, network: str) -> None:
+        prefix = Prefix(int(IPv6Network(network).network_address), 96)
+        through = str(synthesized(prefix, IPv4Address(SERVICE)))
         host = self.net.host("rendezvous", SERVICE, through)
         self.rendezvous = Rendezvous(self.net, host, control=None)
-        self.net.dns[DISCOVERY_NAME] = ["192.0.0.170", "64:ff9b::c000:aa"]
+        discovered = synthesized(prefix, IPv4Address("192.0.0.170"))
+        self.net.dns[DISCOVERY_NAME] = ["192.0.0.170", str(discovered)]
         alice = self.peer(self.net.host("alice", "2001:db8:6::2"))
         bob = self.peer(self.home("bob"))
         trace: list[Seen] = []

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from punch.identity import RandomBytes
-from punch.rendezvous.limits import TokenBuckets, prefix_key
+from punch.rendezvous.limits import SourceBuckets, source_of
 from punch.rendezvous.relay.allocations import (
     Allocation,
     Allocations,
@@ -49,11 +49,15 @@ from punch.wire.stun import (
 )
 from punch.wire.turn import MAX_REQUEST, is_turn
 
-STRANGERS_RATE = 100.0
-"""Answers a second to those of one /24 or /64 who have not proved who they are."""
-STRANGERS_BURST = 500.0
+STRANGERS_RATE = 25.0
+"""
+Answers a second to those at one IPv4 address or IPv6 /64 who have not proved who they are; to those in one
+/56 twice as many, in one /24 or /48 four times as many…
+"""
+STRANGERS_BURST = 125.0
+"""…and at once."""
 STRANGERS_CAPACITY = 16_384
-"""Prefixes whose bucket is remembered."""
+"""Prefixes of each width whose bucket is remembered."""
 AMPLIFICATION = 3
 """No answer to a stranger is longer than this many times its question."""
 
@@ -105,7 +109,7 @@ class RelayCore:
         self.allocations = Allocations(settings, ports, random, now)
         self.authenticator = Authenticator(settings)
         self._requests = Requests(settings, self.authenticator, self.allocations, destinations)
-        self._strangers = TokenBuckets(STRANGERS_RATE, STRANGERS_BURST, STRANGERS_CAPACITY)
+        self._strangers = SourceBuckets(STRANGERS_RATE, STRANGERS_BURST, STRANGERS_CAPACITY)
         self._random = random
         self._clients = self.allocations.by_client
         self._answers: list[ToClient] = []
@@ -259,7 +263,7 @@ class RelayCore:
         if client.connection:
             return True
         return answer <= AMPLIFICATION * question and self._strangers.allow(
-            prefix_key(client.remote.host), now
+            source_of(client.remote.host), now
         )
 
     def _send_indication(self, encoded: bytes, allocation: Allocation) -> None:
