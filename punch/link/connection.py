@@ -9,8 +9,7 @@ connection may send at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -66,6 +65,23 @@ class Callbacks:
     """A connection ID of it came into use, or went out of it."""
 
 
+class _Ending:
+    """Ends the connection if the library fails, or the other side has sent more than it may."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, LimitExceeded):
+            self._connection.close(CloseCode.PROTOCOL, str(error))
+        elif isinstance(error, QuicError):
+            self._connection.close(CloseCode.INTERNAL, f"The QUIC library failed: {error}.")
+        return isinstance(error, (LimitExceeded, QuicError))
+
+
 class Connection:
     """
     A QUIC connection with its proof: the sink of the library's events, passed to its session once there is
@@ -80,6 +96,7 @@ class Connection:
         self.session: Session | None = None
         self.over = False
         self._limits = limits
+        self._ending = _Ending(self)
         self._began = self._heard = now
         self._handshake_at = now
         self._terms = terms
@@ -118,9 +135,9 @@ class Connection:
             if self._budget < 0:
                 self.close(CloseCode.REFUSED, "Too much was sent before the link proof.")
                 return
-        with self._ending():
+        with self._ending:
             self.quic.receive(datagrams, now)
-        with self._ending():
+        with self._ending:
             self.quic.deliver(self)
 
     def next_timer(self) -> float | None:
@@ -135,7 +152,7 @@ class Connection:
         self._at(now)
         timer = self.quic.get_timer()
         if timer is not None and now >= timer:
-            with self._ending():
+            with self._ending:
                 self.quic.handle_timer(now)
                 self.quic.deliver(self)
         if self.over:
@@ -149,25 +166,15 @@ class Connection:
         """What may be sent now."""
         self._at(now)
         out: list[bytes] = []
-        with self._ending():
+        with self._ending:
             if self.session is not None and not self.over:
                 self.session.pump(now, out)
                 return out
         last, self._last = self._last, []
         out += last
-        with self._ending():
+        with self._ending:
             out += self.quic.datagrams_to_send(now)
         return out
-
-    @contextmanager
-    def _ending(self) -> Iterator[None]:
-        """End the connection if the library fails, or the other side has sent more than it may."""
-        try:
-            yield
-        except LimitExceeded as error:
-            self.close(CloseCode.PROTOCOL, str(error))
-        except QuicError as error:
-            self.close(CloseCode.INTERNAL, f"The QUIC library failed: {error}.")
 
     def close(self, code: CloseCode, reason: str) -> None:
         """End it from our side, once."""
@@ -183,7 +190,7 @@ class Connection:
         ahead of it on the control stream.
         """
         self.over = True
-        with self._ending():
+        with self._ending:
             if self.session is not None:
                 self.session.say_goodbye(code, reason)
                 self.session.pump(self._now, self._last)

@@ -17,8 +17,7 @@ What the rest of the link relies on, and neither library's documentation says:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from punch.link.certificate import LinkCertificate
@@ -204,12 +203,20 @@ def as_quic_error(error: BaseException) -> QuicError:
     return QuicError(f"{type(error).__name__}: {error}")
 
 
-@contextmanager
-def library_errors() -> Iterator[None]:
+class _LibraryErrors:
+    """A context manager of its own, since a generator's costs as much as a packet."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and not isinstance(error, (QuicError, LimitExceeded)):
+            raise as_quic_error(error) from error
+
+
+_LIBRARY_ERRORS: Final = _LibraryErrors()
+
+
+def library_errors() -> _LibraryErrors:
     """Whatever a library raises inside becomes a `QuicError`."""
-    try:
-        yield
-    except (QuicError, LimitExceeded):
-        raise
-    except BaseException as error:
-        raise as_quic_error(error) from error
+    return _LIBRARY_ERRORS
