@@ -114,7 +114,7 @@ def test_a_character_that_alt_makes(town: Town, name: str) -> None:
     visitor = chat(town, name)
     page = visitor.page
     page.locator("#write").fill("dzie")
-    shown = page.locator("#picture").is_visible()
+    shown = page.locator(".scene").is_visible()
     for selector in ("#write", "#find", "#main"):
         for key, code, more in (
             ("ń", "KeyN", {}),
@@ -130,9 +130,9 @@ def test_a_character_that_alt_makes(town: Town, name: str) -> None:
             assert press(page, selector, key, code=f"Key{key.upper()}", altKey=True), (selector, key)
     # In a text, Option and an arrow move by a paragraph.
     assert press(page, "#write", "ArrowDown", altKey=True)
-    assert page.locator("#picture").is_visible() == shown
+    assert page.locator(".scene").is_visible() == shown
     assert not press(page, "#main", "p", code="KeyP", altKey=True)
-    assert page.locator("#picture").is_visible() != shown
+    assert page.locator(".scene").is_visible() != shown
     press(page, "#main", "P", code="KeyP", altKey=True)
     assert visitor.complaints == []
 
