@@ -141,6 +141,16 @@ class RegularFileTests(SynchronousTestCase):
         }
         self.each(path, lambda: RelayOptions.read(options), RelayOptionError)
 
+    def test_typed_lines_are_private(self) -> None:
+        """Nobody else reads them, and what is erased is not in the file."""
+        path = self.root / "typed-lines"
+        history = LineHistory(path)
+        history.add("a secret", 1.0)
+        self.assertIn(b"a secret", path.read_bytes())
+        self.assertEqual(path.stat().st_mode & 0o077, 0)
+        history.erase()
+        self.assertFalse(path.exists() and b"secret" in path.read_bytes())
+
     def test_typed_lines(self) -> None:
         """They are worth no sentence once the process runs, and no wait either."""
         path = self.root / "typed-lines"

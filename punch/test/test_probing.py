@@ -87,6 +87,14 @@ class ProberTests(SynchronousTestCase):
             self.assertEqual(answer.get(Attribute.XOR_MAPPED_ADDRESS), remote)
             self.assertEqual(len(send.data), 44 if remote.is_ipv6 else 32)
 
+    def test_sizes_with_a_proof(self) -> None:
+        """The reflector's answers to a question of 40 bytes."""
+        attributes = ((Attribute.PROBE, commitment(ALICE, NONCE)),)
+        question = Message(Method.BINDING, MessageClass.REQUEST, TRANSACTION, attributes)
+        data = encode(question, fingerprint=False)
+        answers = [self.reflector.handle(data, remote, self.now, OWN) for remote in (MAPPED, MAPPED6)]
+        self.assertEqual((len(data), [len(each or b"") for each in answers]), (40, [52, 64]))
+
     def test_no_such_vantage(self) -> None:
         """What the service does not have, it says it has not."""
         proof6 = self.reflect(MAPPED6, OWN6)

@@ -14,7 +14,7 @@ from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.relay.credentials import issue
 from punch.rendezvous.service import make_service
 from punch.test.internet import Packet, Seen
-from punch.test.relay_lab import ALICE, BOB, HERE, UDP, Client, Lab, code_of
+from punch.test.relay_lab import ALICE, BOB, HERE, SECRET, UDP, Client, Lab, code_of
 from punch.test.test_relay_service import Datagrams, RelayServiceCase, TURNClient
 from punch.test.test_rendezvous import SERVICE
 from punch.wire.address import Address
@@ -87,6 +87,24 @@ class ProofTests(ForgerCase):
         self.prove(client)
         client.remote = VICTIM
         self.assertEqual(code_of(client.permit(CAROL)), 438)
+
+    def test_a_client_that_no_longer_receives(self) -> None:
+        """It keeps its allocation by what it knows for an hour, and for as long as its last refresh says."""
+        client = self.forged()
+        self.prove(client)
+        client.permit(CAROL)
+        for minutes in (0, 25, 50, 59):
+            self.lab.advance(60 * minutes + 100.0 - self.lab.now)
+            client.username, client.password = issue(SECRET, "mallory", self.lab.unix + 1800)
+            answer = client.ask(Method.REFRESH, (Attribute.LIFETIME, 3600))
+            self.assertEqual(answer.get(Attribute.LIFETIME), 1800)
+        self.lab.advance(61.0)
+        client.username, client.password = issue(SECRET, "mallory", self.lab.unix + 1800)
+        self.assertEqual(code_of(client.ask(Method.REFRESH, (Attribute.LIFETIME, 3600))), 438)
+        self.lab.advance(1700.0)
+        self.assertEqual(len(self.lab.core.allocations), 1)
+        self.lab.advance(40.0)
+        self.assertEqual(len(self.lab.core.allocations), 0)
 
     def test_nothing_passes_before(self) -> None:
         """Neither to the client nor from it."""

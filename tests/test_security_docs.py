@@ -1,0 +1,136 @@
+"""docs/security.md names tests that exist, and its numbers and those of docs/web.md are those of the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from punch.apps.chat.model import MAX_TEXT
+from punch.link.events import Limits as LinkLimits
+from punch.link.quic_interface import CONNECTION_WINDOW
+from punch.link.receive_limits import Sampler
+from punch.peer import freshness, host_policy
+from punch.rendezvous import admission
+from punch.rendezvous.config import Limits
+from punch.rendezvous.probing import PERIOD
+from punch.rendezvous.reflector import AMPLIFICATION
+from punch.rendezvous.relay import core as relay
+from punch.rendezvous.relay.allocations import UNPROVED_PART
+from punch.test.test_link_limits import MOST_PACKETS
+from punch.traversal import budget
+from punch.traversal.candidates import MAX_SIGNALLED
+from punch.traversal.checklist import MAX_PAIRS
+from punch.ui.web import admission as web
+from punch.ui.web import guard
+from punch.ui.web.socket import MAX_PENDING
+from punch.wire.control import MAX_REFLECTORS
+from punch.wire.relays import MAX_RELAYS
+from punch.wire.sealed import PADDING
+
+ROOT = Path(__file__).parent.parent
+SECURITY = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+WEB = (ROOT / "docs/web.md").read_text(encoding="utf-8")
+CLAIMS, TABLE = SECURITY.split("## Which test shows what\n")
+NAMES = re.findall(r"`(test_[\w.]+)`", TABLE.split("| --- |")[1])
+
+LIMITS = Limits()
+WORDS = {2: "two", 4: "four", 8: "eight", 10: "ten", 24: "24"}
+
+
+@cache
+def names_in(module: str) -> frozenset[str]:
+    """The names of a module's tests, and of its classes that have some."""
+    paths = [path for folder in ("punch/test", "tests") if (path := ROOT / folder / f"{module}.py").exists()]
+    found = set()
+    for path in paths:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                found.add(node.name)
+            elif isinstance(node, ast.ClassDef):
+                methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
+                tests = {f"{node.name}.{name}" for name in methods if name.startswith("test_")}
+                found |= tests | ({node.name} if tests else set())
+    return frozenset(found)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES)))
+def test_exists(name: str) -> None:
+    module, _, test = name.partition(".")
+    assert test in names_in(module)
+
+
+def test_every_claim_has_tests() -> None:
+    rows = TABLE.strip().split("| --- | --- |\n")[1].splitlines()
+    assert len(rows) > 25
+    for row in rows:
+        assert re.fullmatch(r"\| [^|]+ \| (`test_[\w.]+` ?)+\|", row), row
+
+
+SECURITY_NUMBERS = [
+    f"steps of {PADDING} bytes",
+    f"{freshness.MAX_CALLERS} callers",
+    f"last {freshness.MAX_UNTIMED} such offers of each of {freshness.MAX_UNTIMED_CALLERS} known callers",
+    f"at most {MAX_RELAYS} at once, {host_policy.MAX_HOSTS} hosts in an hour, "
+    f"and {host_policy.MAX_UPDATES} times in two minutes",
+    f"up to {MAX_REFLECTORS} reflectors",
+    f"at most {host_policy.MAX_ADDRESSES} allowed addresses",
+    f"each message up to {MAX_TEXT // 1024} KiB",
+    f"streams ({LinkLimits().streams} at once)",
+    f"candidates ({MAX_SIGNALLED} a generation, {MAX_PAIRS} pairs)",
+    f"after {MOST_PACKETS:,} packets",
+    f"Up to {CONNECTION_WINDOW >> 20} MiB",
+    f"one of {Sampler.ONE_OF} at random",
+    f"for {PERIOD / 60:.0f} to {2 * PERIOD / 60:.0f} minutes",
+    f"{LIMITS.probe_rate:.0f} a second, and {LIMITS.probe_burst:.0f} at once",
+    f"one for {WORDS[UNPROVED_PART]} that the relay may have",
+    f"{WORDS[round(LIMITS.relay_rate / LIMITS.relay_rate_per_peer)]} of them may use up all the bandwidth",
+    f"after {LIMITS.handshake_time:.0f} seconds at most",
+    f"There are {LIMITS.handshakes} places",
+    f"may send {LIMITS.address_rate:.0f} lines a second",
+    f"{LIMITS.message_rate:.0f} lines a second ({LIMITS.message_burst:.0f} at once)",
+    f"An address has {LIMITS.connections_per_address} connections at most",
+    f"one place in {WORDS[admission.RESERVE]} is kept",
+    f"last {2 * LIMITS.registrations:,} peers and {2 * LIMITS.registrations:,} pairs",
+    f"{WORDS[LIMITS.calls_per_callee]} of their calls ring at once, at most "
+    f"{WORDS[LIMITS.calls_per_source]} of one address and {WORDS[2 * LIMITS.calls_per_source]} of one /56",
+    f"at most {LIMITS.answered_per_callee} calls are answered and have not become a link, "
+    f"{LIMITS.answered_per_source} of one address",
+    f"at most {budget.MAX_PACKETS} packets and {budget.MAX_BYTES:,} bytes",
+    f"counts for {budget.MAX_PEERS} peers",
+]
+
+WEB_NUMBERS = [
+    f"({8 * web.SECRET_BYTES} bits",
+    f"at most {web.MAX_TICKETS} wait",
+    f"{guard.MAX_PLAIN} plain connections",
+    f"for {guard.PLAIN_TIME:.0f} s and {guard.PLAIN_BYTES >> 10} KiB each",
+    f"{guard.MAX_SOCKETS} WebSockets",
+    f"{guard.MAX_MESSAGE >> 10} KiB a message, {MAX_PENDING} commands at a time",
+    f"nothing for {guard.UNREAD_TIME:.0f} s, or leaves {guard.UNREAD_BYTES >> 20} MiB unread",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [(CLAIMS, each) for each in SECURITY_NUMBERS] + [(WEB, each) for each in WEB_NUMBERS],
+)
+def test_numbers(text: str, number: str) -> None:
+    assert number in " ".join(text.split())
+
+
+def test_numbers_in_words() -> None:
+    """Those that stand in the text as words."""
+    assert AMPLIFICATION == relay.AMPLIFICATION == 3
+    assert freshness.WINDOW == 5 * 60
+    assert host_policy.FORGET == LIMITS.relay_nonce_time == 3600
+    assert host_policy.UPDATE_TIME == 2 * 60
+    assert budget.WINDOW == 10 * 60
+    assert LIMITS.relay_credentials_time == 30 * 60
+    assert LIMITS.handshakes_per_address * 2 == LIMITS.handshakes
+    assert LIMITS.handshake_share == 0.5
+    assert LIMITS.cpu_share_per_address == 0.25
+    assert 3 < LIMITS.relay_allocations / LIMITS.relay_allocations_per_address <= 4
