@@ -8,7 +8,7 @@ It talks to strangers who may lie about where they are, so it gives nobody a lev
 - Everything that isn't a well-formed Binding request gets silence: noise, responses, indications, other
 methods,
   RFC 3489 clients, whose requests lack the magic cookie.
-- What it answers is limited by a token bucket for each IPv4 /24 and IPv6 /64.
+- What it answers is limited by token buckets: one for each IPv4 /24, and for each IPv6 /64, /56 and /48.
 - It answers from where it was asked and to where it was asked from. RFC 5780's CHANGE-REQUEST, RESPONSE-PORT
 and
   PADDING would let strangers aim it elsewhere or make it send more. They are answered with 420 (Unknown
@@ -16,7 +16,8 @@ and
   takes that, and the lack of OTHER-ADDRESS in every answer, as "this server has no RFC 5780". Peers get what
   these are for over the control channel, for addresses at which they receive: see `punch.rendezvous.probing`.
 
-No address is kept or logged. What stays in memory is the /24 or /64, as a number, of those who asked lately.
+No address is kept or logged. What stays in memory are the prefixes of those who asked lately: the /24, or the
+/64, /56 and /48.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from ipaddress import IPv6Address
 from struct import Struct
 
-from punch.rendezvous.limits import TokenBuckets
+from punch.rendezvous.limits import NETWORK_GROWTH, SITE_GROWTH, TokenBuckets
 from punch.wire.address import Address, canonical
 from punch.wire.stun import (
     HEADER_SIZE,
@@ -40,11 +41,11 @@ from punch.wire.stun import (
 )
 
 RATE = 100.0
-"""Answers a second to one prefix, in the long run."""
+"""Answers a second to one IPv4 /24 or IPv6 /64, in the long run; wider IPv6 prefixes get more."""
 BURST = 500.0
-"""Answers to one prefix at once, after a pause."""
+"""Answers to one IPv4 /24 or IPv6 /64 at once, after a pause."""
 CAPACITY = 16384
-"""Prefixes whose bucket is remembered."""
+"""Prefixes of each width whose bucket is remembered."""
 
 MAX_QUESTION = 2048
 """Bytes: longer datagrams are not looked at. RFC 5780's padded requests have about 1,530."""
@@ -71,7 +72,8 @@ class Reflector:
     """
     What to answer to a datagram, if anything. Pure: no socket, no clock.
 
-    :param buckets: how much each prefix may ask. Keys are opaque numbers, one for each IPv4 /24 and IPv6 /64.
+    :param buckets: how much each IPv4 /24 and IPv6 /64 may ask; keys are opaque numbers. A /56 and a /48 have
+        the same multiples of it as of every other limit.
     :param limited: is told a host whose prefix asks too much.
     :param prove: makes the proofs with which peers may ask for probes; None if there are none.
     """
@@ -84,6 +86,10 @@ class Reflector:
         limited: Callable[[str], None] = lambda host: None,
     ) -> None:
         self._buckets = TokenBuckets(RATE, BURST, CAPACITY) if buckets is None else buckets
+        self._sites, self._networks = (
+            TokenBuckets(times * self._buckets.rate, times * self._buckets.burst, self._buckets.capacity)
+            for times in (SITE_GROWTH, NETWORK_GROWTH)
+        )
         self._prove = prove
         self._limited = limited
 
@@ -116,8 +122,16 @@ class Reflector:
             if not wide:
                 # An IPv4 sender, as a socket for both families shows it.
                 number &= 0xFFFFFFFF
-        # Not negative for IPv4, negative for IPv6: the two never share a bucket.
-        if not self._buckets.allow(~(number >> 64) if wide else number >> 8, now):
+        if wide:
+            # Negative numbers, so that no IPv6 prefix shares a bucket with an IPv4 one.
+            allowed = (
+                self._buckets.allow(~(number >> 64), now)
+                and self._sites.allow(number >> 72, now)
+                and self._networks.allow(number >> 80, now)
+            )
+        else:
+            allowed = self._buckets.allow(number >> 8, now)
+        if not allowed:
             self._limited(host)
             return None
         if not plain:

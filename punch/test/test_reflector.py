@@ -14,7 +14,7 @@ from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.limits import TokenBuckets
-from punch.rendezvous.reflector import BURST, CAPACITY, Reflector
+from punch.rendezvous.reflector import BURST, CAPACITY, RATE, Reflector
 from punch.rendezvous.udp import PlainPort
 from punch.rendezvous.udp_server import UDPServer
 from punch.wire.address import Address
@@ -251,6 +251,14 @@ class LimitTests(SynchronousTestCase):
             self.assertEqual(self.answered(reflector, first), 1, first)
             self.assertEqual(self.answered(reflector, second), 0, second)
 
+    def test_wide_ipv6_prefixes(self) -> None:
+        """A whole /56 gets twice what a /64 gets, a whole /48 four times as much."""
+        for step, count in ((1, 2), (1 << 8, 4)):
+            reflector = Reflector(TokenBuckets(1, 10, 1000))
+            hosts = [f"2001:db8:7:{number * step:x}::1" for number in range(200)]
+            self.assertEqual(sum(self.answered(reflector, host) for host in hosts), 10 * count)
+            self.assertEqual(self.answered(reflector, "2001:db8:8::1"), 1)
+
     def test_every_kind_of_answer(self) -> None:
         """Errors cost as much as anything else."""
         reflector = Reflector(TokenBuckets(1, 2, 100))
@@ -269,11 +277,11 @@ class LimitTests(SynchronousTestCase):
 
     def test_default(self) -> None:
         """Without being told, a reflector has limits, and a table that doesn't grow."""
-        reflector = Reflector()
-        self.assertEqual(self.answered(reflector, "203.0.113.1", count=int(BURST) + 50), BURST)
+        self.assertEqual(self.answered(Reflector(), "203.0.113.1", count=int(BURST) + 50), BURST)
+        buckets = TokenBuckets(RATE, BURST, CAPACITY)
+        reflector = Reflector(buckets)
         for number in range(CAPACITY + 1000):
             self.answered(reflector, f"10.{number >> 8}.{number & 255}.1")
-        buckets = cast(TokenBuckets, vars(reflector)["_buckets"])
         self.assertLessEqual(len(buckets), CAPACITY)
 
 
