@@ -30,6 +30,7 @@ from punch.ui.web.socket import MAX_PENDING
 from punch.wire.control import MAX_REFLECTORS
 from punch.wire.relays import MAX_RELAYS
 from punch.wire.sealed import PADDING
+from tests.test_link_memory import BOUND
 
 ROOT = Path(__file__).parent.parent
 SECURITY = (ROOT / "docs/security.md").read_text(encoding="utf-8")
@@ -82,6 +83,7 @@ SECURITY_NUMBERS = [
     f"streams ({LinkLimits().streams} at once)",
     f"candidates ({MAX_SIGNALLED} a generation, {MAX_PAIRS} pairs)",
     f"after {MOST_PACKETS:,} packets",
+    f"less than {BOUND / 1e6:.0f} MB of memory",
     f"Up to {CONNECTION_WINDOW >> 20} MiB",
     f"one of {Sampler.ONE_OF} at random",
     f"for {PERIOD / 60:.0f} to {2 * PERIOD / 60:.0f} minutes",
