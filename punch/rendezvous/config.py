@@ -41,6 +41,7 @@ class Limits:
     cpu_burst_per_address: float = 0.25
     """…and at once; beyond, those that take most are not read from for a while."""
     connections: int = 12_000
+    """One in eight, at most two for each of `handshakes`, is kept for those in their handshake."""
     connections_per_address: int = 256
     register_time: float = 10.0
     """From the handshake to the `register` line."""

@@ -6,6 +6,9 @@ Until its handshake is over a connection waits, for `Limits.handshake_time` seco
 go on after the answer; an address has a share of both (`SourceTable`). When a source has its share, its own
 oldest makes room for its newest: those that are honest are through in a moment. When all places are taken,
 the source with the most makes room, or, if all have the same, whoever has been silent longest.
+
+One connection in `RESERVE` is kept for those that wait. Without it, those whose handshakes are over could
+have all, and each connection that comes would end the handshake of the one before it.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ from dataclasses import dataclass
 
 from punch.rendezvous.config import Limits
 from punch.rendezvous.limits import NoRoom, Shares, Source, SourceTable, source_of
+
+RESERVE = 8
+"""One connection in so many is kept for those in their handshake, at most as many as there are places."""
 
 UNKNOWN: Source = ("a header",)
 """The source of connections whose address comes with a header (PROXY protocol) that is not there yet."""
@@ -37,8 +43,9 @@ class Gatekeeper:
         shares = Shares.growing(limits.handshakes_per_address)
         self._arrived: SourceTable[int] = SourceTable(limits.handshakes, shares)
         self._answered: SourceTable[int] = SourceTable(limits.handshakes, shares)
+        reserve = min(2 * limits.handshakes, limits.connections // RESERVE)
         self._connections: SourceTable[int] = SourceTable(
-            limits.connections, Shares.growing(limits.connections_per_address)
+            limits.connections - reserve, Shares.growing(limits.connections_per_address)
         )
         self._open: dict[int, Source] = {}
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()

@@ -98,9 +98,39 @@ class GatekeeperTests(SynchronousTestCase):
         self.assertEqual(self.keeper.established(self.admit("192.0.2.2")), (True, None))
 
     def test_connections_in_all(self) -> None:
-        for index in range(20):
-            self.keeper.established(self.admit(f"192.{index}.2.1"))
-        self.assertEqual(self.keeper.admit("192.99.2.1", 0.0), (None, None))
+        for index in range(18):
+            number = self.admit(f"192.{index}.2.1")
+            self.assertEqual(self.keeper.established(number), (True, None))
+        # Two of the twenty are kept for handshakes: these get so far that they can be told.
+        late = [self.admit(f"192.{index}.2.1") for index in (18, 19)]
+        for number in late:
+            self.assertEqual(self.keeper.established(number), (False, None))
+        self.assertEqual(self.evicted_for("192.99.2.1"), late[0])
+        self.assertEqual(len(self.keeper), 20)
+
+    def test_established_connections_leave_room_for_handshakes(self) -> None:
+        """A flood has all that can be established; a peer finishes its handshake while the flood comes on."""
+        keeper = Gatekeeper(replace(Limits(), handshakes=8, connections=128, connections_per_address=32))
+        flood = [f"192.0.{network}.1" for network in range(4)]
+
+        def come(host: str) -> int:
+            number, _ = keeper.admit(host, 0.0)
+            assert number is not None
+            return number
+
+        for host in flood * 32:
+            number = come(host)
+            if not keeper.established(number)[0]:
+                keeper.closed(number)
+        peer = come("198.51.100.1")
+        for host in flood:
+            come(host)
+        self.assertEqual(keeper.answered(peer)[0], True)
+        for host in flood:
+            keeper.answered(come(host))
+        stays, evicted = keeper.established(peer)
+        self.assertTrue(stays)
+        self.assertIsNotNone(evicted)
 
     def test_longest_silent_one_makes_room(self) -> None:
         numbers = [self.admit(f"192.{index}.2.1") for index in range(8)]
