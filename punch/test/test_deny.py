@@ -167,6 +167,16 @@ class RelayTests(RelayServiceCase):
         self.service.deny(DenyList.parse("203.0.113.0/24"))
         self.assertEqual(len(self.relay.core.allocations), 0)
 
+    def test_connection_without_an_allocation(self) -> None:
+        """It came before its network was denied."""
+        early, other = self.client(RelayTransport.TCP), self.client(RelayTransport.TCP, host=self.office)
+        for client in (early, other):
+            self.assertEqual(code_of(client.ask(Method.REFRESH)), 438)
+        self.service.deny(DenyList.parse("203.0.113.1"))
+        self.assertRaises(self.failureException, early.ask, Method.ALLOCATE, UDP)
+        self.assertEqual(len(self.relay.core.allocations), 0)
+        other.allocate()
+
     def test_from_the_start(self) -> None:
         client = self.client(RelayTransport.UDP)
         self.restart(deny=DenyList.of([self.alice.peer_id], []))

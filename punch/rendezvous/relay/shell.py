@@ -157,6 +157,10 @@ class Relay:
                 stream = self._streams.get(allocation.client.connection)
                 if stream is not None:
                     stream.abort()
+        # Those too that have no allocation yet: where a connection is from is looked at when it comes.
+        for stream in list(self._streams.values()):
+            if has_host(stream.host):
+                stream.abort()
         self._schedule()
 
     def stop(self) -> None:

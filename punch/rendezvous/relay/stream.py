@@ -73,6 +73,11 @@ class RelayStream(protocol.Protocol):
         self._reset: IDelayedCall | None = None
         self._idle: IDelayedCall | None = None
 
+    @property
+    def host(self) -> str:
+        """Where it comes from; empty if it is closed."""
+        return "" if self._client is None else self._client.remote.host
+
     def connectionMade(self) -> None:
         """A client came; it has some seconds to prove that it may."""
         assert self.transport is not None
