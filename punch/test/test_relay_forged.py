@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.relay.credentials import issue
+from punch.rendezvous.relay.events import NotMade, Owner
 from punch.rendezvous.service import make_service
 from punch.test.internet import Packet, Seen
 from punch.test.relay_lab import ALICE, BOB, HERE, SECRET, UDP, Client, Lab, code_of
@@ -212,7 +213,11 @@ class RoomTests(ForgerCase):
         self.prove(first)
         self.prove(second)
         self.assertEqual(code_of(first.permit(CAROL)), 0)
+        self.lab.core.allocations.events.clear()
         self.assertEqual(code_of(second.permit(CAROL)), 437)
+        # The operator learns of the limit.
+        owner = Owner("b", Address(BOB.host, 1), is_stream=False)
+        self.assertEqual(list(self.lab.core.allocations.events), [NotMade(owner, 486)])
         self.assertEqual(code_of(second.ask(Method.ALLOCATE, UDP)), 486)
         self.assertEqual(len(self.lab.core.allocations), 1)
 

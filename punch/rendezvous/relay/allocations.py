@@ -18,7 +18,7 @@ from punch.identity import RandomBytes
 from punch.rendezvous.limits import NoRoom, Shares, Source, SourceTable, source_of
 from punch.rendezvous.relay.bandwidth import Bandwidth
 from punch.rendezvous.relay.deadlines import Deadlines
-from punch.rendezvous.relay.events import Ended, Made, Owner, RelayEvent
+from punch.rendezvous.relay.events import Ended, Made, NotMade, Owner, RelayEvent
 from punch.rendezvous.relay.settings import RelaySettings
 from punch.wire.address import Address, parsed
 
@@ -331,6 +331,7 @@ class Allocations:
             place = self._take_place(source_of(allocation.client.remote.host), [], now)
         except Refusal as full:
             self.close(allocation, now)
+            self.events.append(NotMade(allocation.owner, full.code))
             raise Refusal(437, full.reason) from full
         self._forget_unproved(allocation)
         allocation.place = place
