@@ -202,9 +202,11 @@ def test_peers_at_a_process(service: JSONProcess, tmp_path: Path) -> None:
     bob = Honest(address, tmp_path, "127.0.200.1")
     hello = client_hello()
 
+    # Before the time of the attack begins: this takes long where a handshake does.
+    for attacker in attackers:
+        attacker.connect()
+
     def attack(over: threading.Event) -> None:
-        for attacker in attackers:
-            attacker.connect()
         turn = 0
         while not over.is_set():
             attacker, other = attackers[turn % 60], attackers[(7 * turn + 1) % 60]
