@@ -115,7 +115,7 @@ class LibraryConnection(ABC):
 
     def _deliver_data(self, sink: QuicSink, stream_id: int, pieces: list[bytes], last: bool) -> None:
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._limits.delivered(stream_id, len(data), last)
+        self._limits.delivered(stream_id, len(data), last, len(pieces))
         sink.on_stream_data(stream_id, data, last)
 
     def _handshake(self, event: Any, sink: QuicSink) -> None:

@@ -13,6 +13,7 @@ what it is: qh3 then sends the same small frames a thousand times over.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -250,14 +251,19 @@ class ReceiveLimits:
         gaps = self._streams.get(stream_id)
         if gaps is None:
             if len(self._streams) >= MOST_STREAMS:
-                # Repeated pieces of streams that ended long ago: those have the fewest.
-                self.forget(min(self._streams, key=lambda key: self._streams[key].waiting))
+                # Repeated pieces of streams that ended long ago: those have the fewest. Many at once, since
+                # to find them takes long.
+                streams = self._streams
+                for fewest in heapq.nsmallest(
+                    MOST_STREAMS // 4, streams, key=lambda each: streams[each].waiting
+                ):
+                    self.forget(fewest)
             gaps = self._streams[stream_id] = _Gaps(self._joins)
         return gaps
 
-    def delivered(self, stream_id: int, size: int, last: bool) -> None:
-        """The library delivered the next bytes of a stream; `last`: there are no more."""
-        self._exchanged(size)
+    def delivered(self, stream_id: int, size: int, last: bool, pieces: int = 1) -> None:
+        """The library delivered the next bytes of a stream in so many pieces; `last`: there are no more."""
+        self._exchanged(size, pieces)
         gaps = self._stream(stream_id)
         self._waiting -= gaps.waiting
         gaps.deliver(size)
@@ -267,17 +273,18 @@ class ReceiveLimits:
 
     def datagram(self, size: int) -> None:
         """A datagram (RFC 9221) was delivered."""
-        self._exchanged(size)
+        self._exchanged(size, 1)
 
-    def _exchanged(self, size: int) -> None:
-        self._packets.earn(size / 500)
+    def _exchanged(self, size: int, pieces: int) -> None:
+        # A packet with a small message brings something as well; `_events` bounds how many there may be.
+        self._packets.earn(max(pieces, size / 500))
         self._events.earn(size / 64)
         self._control.earn(size / 4096)
 
     def sent(self, size: int) -> None:
-        """We gave the library so many bytes to send, which the other side acknowledges."""
-        self._packets.earn(size / 500)
-        self._acks.earn(size / 500)
+        """We gave the library so many bytes to send at once, which the other side acknowledges."""
+        self._packets.earn(max(1, size / 500))
+        self._acks.earn(max(1, size / 500))
         self._control.earn(size / 2048)
 
     def answered(self) -> None:

@@ -148,6 +148,29 @@ class LimitsTests(SynchronousTestCase):
             limits.delivered(4, window * size, False)
             limits.answered()
 
+    def test_many_small_messages(self) -> None:
+        """Half a minute of 3,000 small messages a second each way, each in a packet of its own."""
+        limits = ReceiveLimits()
+        for number in range(90_000):
+            now = number / 3000
+            limits.sent(60)
+            limits.packets(2, now)
+            limits.events(1, now)
+            if number % 64 == 0:
+                limits.frames([Frame(FrameType.STREAM, 60, 4, number * 60)], now, 64)
+                limits.frames([Frame(FrameType.ACK, 1)], now, 64)
+            limits.delivered(4, 60, False)
+            limits.answered()
+
+    def test_pieces_of_streams_that_ended_long_ago(self) -> None:
+        """They do not hide how many pieces a stream has that wait."""
+        limits = ReceiveLimits()
+        limits.frames([Frame(FrameType.STREAM, 100, 0, 1000)], 0.0, 60_000)
+        for stream_id in range(4, 40_000, 4):
+            limits.frames([Frame(FrameType.STREAM, 1, stream_id, 1)], 0.0)
+        with self.assertRaisesRegex(LimitExceeded, "do not join"):
+            limits.frames([Frame(FrameType.STREAM, 100, 0, 2000)], 0.0, 6000)
+
     def test_packets_that_bring_nothing(self) -> None:
         limits = ReceiveLimits()
         with self.assertRaisesRegex(LimitExceeded, "brought nothing"):
