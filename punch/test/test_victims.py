@@ -104,10 +104,22 @@ class BudgetTests(SynchronousTestCase):
         accounts = [budgets.of(peer, 0.0) for peer in peers[:MAX_PEERS]]
         for account in (*accounts[:9], *accounts[10:]):
             account.answered(address(0), 0.0)
+        del account, accounts[9]
         budgets.of(peers[MAX_PEERS], 1.0)
+        del peers[9]
         kept = [budgets.of(peer, 1.0) is account for peer, account in zip(peers, accounts, strict=False)]
-        self.assertEqual(kept[:9], [True] * 9)
-        self.assertFalse(kept[9], "who has used nothing makes room")
+        self.assertEqual(kept, [True] * (MAX_PEERS - 1), "who has used nothing makes room")
+
+    def test_a_link_keeps_its_account(self) -> None:
+        """However many others call: the restarts of a link count with it, and open addresses for it."""
+        budgets = Budgets()
+        peers = [PeerID(number.to_bytes(32, "big")) for number in range(2 * MAX_PEERS)]
+        link = budgets.of(peers[0], 0.0)
+        link.answered(address(0), 0.0)
+        for peer in peers[1:]:
+            budgets.of(peer, 1.0).answered(address(0), 1.0)
+        self.assertIs(budgets.of(peers[0], 2.0), link)
+        self.assertTrue(budgets.of(peers[0], 2.0).is_open(address(0), 2.0))
 
 
 class VictimTests(MiddlemanTestCase):

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from punch.identity import PeerID
 from punch.wire.address import Address
@@ -149,12 +150,14 @@ class Budgets:
 
     def __init__(self) -> None:
         self._budgets: dict[PeerID, Budget] = {}
+        # Also those that made room and are still used: a link and its restarts must have the same one.
+        self._in_use: WeakValueDictionary[PeerID, Budget] = WeakValueDictionary()
 
     def of(self, peer: PeerID, now: float) -> Budget:
         """The account of one peer."""
-        budget = self._budgets.pop(peer, None) or Budget()
+        budget = self._budgets.pop(peer, None) or self._in_use.get(peer) or Budget()
         if len(self._budgets) >= MAX_PEERS:
             idle = (other for other, account in self._budgets.items() if account.is_idle(now))
             del self._budgets[next(idle, next(iter(self._budgets)))]
-        self._budgets[peer] = budget
+        self._budgets[peer] = self._in_use[peer] = budget
         return budget
