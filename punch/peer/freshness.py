@@ -62,13 +62,18 @@ class KeptOffers:
         self.newest: dict[PeerID, int] = {}
         self.untimed: dict[PeerID, deque[bytes]] = {}
 
-    def take(self, caller: PeerID, time: int) -> None:
-        """An offer of this time is taken."""
+    def take(self, caller: PeerID, time: int, latest: int = MAX_TIME) -> None:
+        """
+        An offer of this time is taken.
+
+        :param latest: the greatest time that could be taken now without a challenge.
+        """
         self.newest.pop(caller, None)
         self.newest[caller] = time
         self.untimed.pop(caller, None)
         if len(self.newest) > MAX_CALLERS:
-            self.floor = max(self.floor, self.newest.pop(next(iter(self.newest))))
+            # One caller's clock that is far ahead must not have all others asked.
+            self.floor = max(self.floor, min(latest, self.newest.pop(next(iter(self.newest)))))
 
     def take_untimed(self, caller: PeerID, digest: bytes) -> None:
         """An offer without a time is taken."""
@@ -170,17 +175,22 @@ class OfferMemory:
         :param now: monotonic seconds.
         """
         kept = self._kept
+        latest = milliseconds(wall + WINDOW)
         if offer.challenge:
             if not self._answers(caller, offer.challenge, now):
                 return Verdict.STALE
-            kept.take(caller, kept.newest.get(caller, kept.floor))
+            # The offer before it had a time as well, which may be near our clock's one day.
+            before = kept.newest.get(caller, kept.floor)
+            kept.take(caller, max(before, offer.time or 0), latest)
+            if kept.newest[caller] > before:
+                self._save(kept.encode())
             return Verdict.FRESH
         if offer.time is None:
             return self._judge_untimed(caller, digest, known)
         newest = kept.newest.get(caller, kept.floor)
         if abs(offer.time - milliseconds(wall)) > WINDOW * 1000 or offer.time <= newest:
             return Verdict.STALE
-        kept.take(caller, offer.time)
+        kept.take(caller, offer.time, latest)
         return Verdict.FRESH if self._save(kept.encode()) else Verdict.STALE
 
     def challenge(self, caller: PeerID, now: float) -> bytes:

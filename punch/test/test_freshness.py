@@ -127,6 +127,27 @@ class MemoryTests(SynchronousTestCase):
         self.assertIs(callee.takes(WALL, challenge=callee.memory.challenge(ALICE, 0.0)), Verdict.FRESH)
         self.assertIs(callee.restarted(WALL + 3600.0).takes(WALL + 3600.0), Verdict.STALE)
 
+    def test_a_clock_that_is_ahead(self) -> None:
+        """What went before the answer to a challenge stays used up when our clock has come so far."""
+        callee = Callee()
+        self.assertIs(callee.takes(WALL + 3600.0), Verdict.STALE)
+        challenge = callee.memory.challenge(ALICE, 0.0)
+        self.assertIs(callee.takes(WALL + 3600.5, challenge=challenge), Verdict.FRESH)
+        later = callee.restarted(WALL + 3600.0)
+        callee.wall += 3600.0
+        for each in (callee, later):
+            self.assertIs(each.takes(WALL + 3600.0), Verdict.STALE)
+            self.assertIs(each.takes(WALL + 3601.0), Verdict.FRESH)
+
+    def test_a_clock_that_is_ahead_concerns_nobody_else(self) -> None:
+        callee = Callee()
+        challenge = callee.memory.challenge(ALICE, 0.0)
+        self.assertIs(callee.takes(WALL + 1e9, challenge=challenge), Verdict.FRESH)
+        for number in range(MAX_CALLERS):
+            callee.takes(WALL, peer(number))
+        callee.wall += WINDOW + 1.0
+        self.assertIs(callee.takes(callee.wall, BOB), Verdict.FRESH)
+
     def test_lost_state(self) -> None:
         """No file, a damaged one, one of a newer release: everybody is asked, for as long as it matters."""
         damaged = (None, b"", b"{", b"[]", b'{"format":2}', b"\xff", b'{"format":1,"floor":-1}', b"0" * 65536)
