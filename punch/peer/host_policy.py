@@ -68,7 +68,7 @@ class HostPolicy:
         Whether a relay at this host may be asked now: at the rendezvous' own, None, or at a name, of which
         the addresses are for `allows`.
         """
-        return host is None or _is_name(host) or self.allows(host)
+        return host is None or is_name(host) or self.allows(host)
 
     def take(self, servers: Sequence[RelayServer], now: float) -> tuple[RelayServer, ...] | None:
         """
@@ -93,7 +93,8 @@ class HostPolicy:
         return True
 
 
-def _is_name(host: str) -> bool:
+def is_name(host: str) -> bool:
+    """Whether a host is none that is written as an IP address."""
     try:
         scope_of(host)
     except ValueError:

@@ -24,7 +24,7 @@ from twisted.logger import Logger
 
 from punch.identity import RandomBytes
 from punch.peer.host_addresses import HostAddresses
-from punch.peer.host_policy import HostPolicy, VettedReactor
+from punch.peer.host_policy import HostPolicy, VettedReactor, is_name
 from punch.peer.nat64 import DISCOVERY_NAME, translated
 from punch.peer.relay import DatagramRelay, Received, Relay, StreamRelay
 from punch.peer.staggered import tcp_endpoint
@@ -390,11 +390,13 @@ class RelayPool:
         for server in self._usable():
             if server.url.transport is RelayTransport.UDP:
                 continue
+            # An address was judged as it is; that of a NAT64, by which it may be reached, says nothing.
+            reactor = self._vetted if is_name(self._host_of(server.url)) else self._reactor
             relay = StreamRelay(
                 server,
                 self,
                 self._received,
-                endpoint=relay_endpoint(self._vetted, server, self._name, self._roots),
+                endpoint=relay_endpoint(reactor, server, self._name, self._roots),
                 clock=self._reactor,
                 monotonic=self._monotonic,
                 random=self._random,

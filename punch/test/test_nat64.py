@@ -95,7 +95,12 @@ class SystemTests(RelayTestCase):
         """The same with one that means nothing elsewhere (RFC 8215)."""
         self.check("64:ff9b:1::/96")
 
-    def check(self, network: str) -> None:
+    def test_without_udp(self) -> None:
+        """The relay is reached over TCP or TLS, also at an address that was written down."""
+        self.net.drop = lambda packet: packet.protocol == "udp" and ":" in packet.source[0]
+        self.check("64:ff9b::/96", udp=False)
+
+    def check(self, network: str, *, udp: bool = True) -> None:
         prefix = Prefix(int(IPv6Network(network).network_address), 96)
         through = str(synthesized(prefix, IPv4Address(SERVICE)))
         host = self.net.host("rendezvous", SERVICE, through)
@@ -109,6 +114,7 @@ class SystemTests(RelayTestCase):
         connected, _ = connect(alice, bob)
         self.net.trace = None
         self.assertIn("relay", connected.path)
-        carriers = {seen.destination for seen in trace if seen.link == "alice up"}
-        self.assertIn((through, 3478), carriers)
+        carriers = {seen.destination for seen in trace if (seen.link, seen.protocol) == ("alice up", "udp")}
+        if udp:
+            self.assertIn((through, 3478), carriers)
         self.chat(alice, bob, 3)
