@@ -14,7 +14,7 @@ from punch.link.events import Limits as LinkLimits
 from punch.link.quic_interface import CONNECTION_WINDOW
 from punch.link.receive_limits import Sampler
 from punch.peer import freshness, host_policy
-from punch.rendezvous import admission
+from punch.rendezvous import admission, gatekeeper
 from punch.rendezvous.config import Limits
 from punch.rendezvous.probing import PERIOD
 from punch.rendezvous.reflector import AMPLIFICATION
@@ -92,6 +92,7 @@ SECURITY_NUMBERS = [
     f"{WORDS[round(LIMITS.relay_rate / LIMITS.relay_rate_per_peer)]} of them may use up all the bandwidth",
     f"after {LIMITS.handshake_time:.0f} seconds at most",
     f"There are {LIMITS.handshakes} places",
+    f"one connection in {WORDS[gatekeeper.RESERVE]}, at most {2 * LIMITS.handshakes:,}",
     f"may send {LIMITS.address_rate:.0f} lines a second",
     f"{LIMITS.message_rate:.0f} lines a second ({LIMITS.message_burst:.0f} at once)",
     f"An address has {LIMITS.connections_per_address} connections at most",
