@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from punch.identity import Identity, RandomBytes
 from punch.peer.control_client import ControlClient
-from punch.peer.host_policy import HostPolicy, VettedReactor
+from punch.peer.host_policy import HostPolicy, VettedReactor, is_name
 from punch.peer.problems import ControlProblem
 from punch.peer.reflectors import look_up
 from punch.peer.relay_trial import RelayTrial
@@ -175,7 +175,9 @@ class NetcheckRun:
     def _examine_with(self, welcome: Welcome, host: str, found: list[str]) -> None:
         policy = self._policy
         policy.reached(host)
-        services = policy.allowed([canonical(host, 0).host, *found, *welcome.reflector_addresses])
+        # Where the rendezvous was reached, it may be asked, whatever that address is.
+        own = canonical(host, 0).host
+        services = list(dict.fromkeys([own, *policy.allowed([*found, *welcome.reflector_addresses])]))
         hosts = self._hosts(services)
         for server in policy.take(welcome.relays, self._monotonic()) or ():
             self._try_relay(server, services, hosts)
@@ -246,13 +248,16 @@ class NetcheckRun:
     def _try_relay(self, server: RelayServer, services: list[str], hosts: list[str]) -> None:
         tried: Deferred[None] = Deferred()
         self._trials.append(tried)
+        # An address was judged as it is; that of a NAT64, by which it may be reached, says nothing.
+        named = is_name(server.url.host or self._rendezvous.host)
+        reactor = VettedReactor(self._reactor, self._policy) if named else self._reactor
 
         def begin(addresses: list[str]) -> None:
             trial = RelayTrial(
                 server,
-                reactor=VettedReactor(self._reactor, self._policy),
+                reactor=reactor,
                 name=self._rendezvous.host,
-                addresses=self._policy.allowed(addresses),
+                addresses=addresses,
                 hosts=hosts,
                 open_socket=self._open_socket,
                 random=self._random,
@@ -270,7 +275,7 @@ class NetcheckRun:
         if server.url.host is None:
             begin(services)
         else:
-            self._look_up(server.url.host, begin)
+            self._look_up(server.url.host, lambda found: begin(self._policy.allowed(found)))
 
     # The end
 

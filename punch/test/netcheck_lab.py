@@ -22,6 +22,7 @@ class NetcheckLab:
     """
     :param second: whether the service has a second port.
     :param alternates: its further addresses; more than one port is bound to each of them then.
+    :param through: addresses at which translators reach it.
     """
 
     def __init__(
@@ -32,9 +33,10 @@ class NetcheckLab:
         alternates: Sequence[str] = (SECOND,),
         relay: bool = False,
         reflector_port: int = 3478,
+        through: Sequence[str] = (),
     ) -> None:
         self.net = net
-        self.host = net.host("rendezvous", SERVICE, SECOND, SERVICE6)
+        self.host = net.host("rendezvous", SERVICE, SECOND, SERVICE6, *through)
         self.reports: list[str] = []
         config = RendezvousConfig(
             identity=Identity.generate(net.random_bytes("rendezvous key")),

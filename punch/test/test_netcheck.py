@@ -6,6 +6,7 @@ from itertools import product
 
 from twisted.internet.defer import Deferred
 
+from punch.peer.nat64 import DISCOVERY_NAME
 from punch.test.internet import (
     NAT,
     Firewall,
@@ -283,6 +284,13 @@ class PlaceTests(InternetTestCase):
         before = len(lab.host.reactor.open_ports)
         self.net.advance(5.0)
         self.assertEqual(len(lab.host.reactor.open_ports), before)
+
+    def test_relay_through_nat64(self) -> None:
+        """TCP and TLS over IPv6 alone, at a rendezvous that is given as an IPv4 address."""
+        self.net.dns[DISCOVERY_NAME] = ["192.0.0.170", "64:ff9b::c000:aa"]
+        lab = NetcheckLab(self.net, alternates=(), relay=True, through=("64:ff9b::c633:6401",))
+        transports = lab.run(self.net.host("alice", "2001:db8:6::2")).transports
+        self.assertEqual((transports[Transport.TURN_TCP], transports[Transport.TURN_TLS]), (True, True))
 
     def test_a_rendezvous_next_door(self) -> None:
         """On the own machine, or in a private network: what holds there is no promise for the internet."""
