@@ -479,13 +479,14 @@ class RelayPool:
 
     def _addresses(self, url: RelayURL) -> list[str]:
         """The IP addresses of a relay that are known now."""
-        known = self._hosts.of(self._host_of(url))
+        # Judged as they are told: translated with a network's own prefix, one can't see what they lead to
+        known = self._policy.allowed(self._hosts.of(self._host_of(url)))
         bases = self._bases()
         if bases and all(base.is_ipv6 for base in bases) and any(":" not in host for host in known):
             known += translated(known, self._hosts.of(DISCOVERY_NAME))
         # At which the rendezvous was reached, its relay may be asked, whatever that address is
         own = [self._host] if url.host is None and self._host else []
-        return list(dict.fromkeys([*own, *self._policy.allowed(known)]))
+        return list(dict.fromkeys([*own, *known]))
 
     def _cancel(self, name: str) -> None:
         timer: IDelayedCall | None = getattr(self, name)

@@ -12,7 +12,6 @@ from ipaddress import ip_address
 from punch.identity import PeerID
 from punch.peer.events import Connected, Failed, IncomingCall, Introduced
 from punch.test.call_lab import changed
-from punch.test.internet import Seen
 from punch.test.middleman import Forward, MiddlemanTestCase
 from punch.test.system import introduce
 from punch.wire.control import (
@@ -25,12 +24,10 @@ from punch.wire.control import (
     ErrorCode,
     Establish,
     Incoming,
-    Relays,
     Reply,
     Trickle,
 )
 from punch.wire.control_codec import encode
-from punch.wire.relays import RelayServer, RelayTransport, RelayURL
 
 
 class DishonestRendezvousTests(MiddlemanTestCase):
@@ -58,27 +55,6 @@ class DishonestRendezvousTests(MiddlemanTestCase):
                     # The middle of the text, so that its place in what was encoded makes no difference
                     for start in range(3):
                         self.assertNotIn(encoding(host.encode()[start:][: len(host) // 3 * 3 - 3]), lines)
-
-    def test_relays_that_only_we_can_reach(self) -> None:
-        """It names services of this machine, its network and the devices there: nobody connects to them."""
-        hosts = ("127.0.0.1", "::1", "192.168.7.7", "169.254.169.254", "::ffff:127.0.0.1", "2002:7f00:1::1")
-        self.net.dns["relay.example.org"] = ["127.0.0.1", "10.1.2.3", "198.18.2.7"]
-        seen: list[Seen] = []
-        for number, host in enumerate((*hosts, "relay.example.org")):
-            carol = self.peer(f"carol {number}").register()
-            introduce(carol, self.bob)
-            relays = tuple(
-                RelayServer(RelayURL(host, 7777, transport), "user", "secret", "realm", "nonce", 600.0)
-                for transport in RelayTransport
-            )
-            self.middle.deliver(carol.id, Relays(relays))
-            self.net.trace = seen.append
-            carol.node.call(self.bob.id)
-            carol.wait_for(Connected, 10.0)
-            self.net.advance(5.0)
-            self.net.trace = None
-        self.assertNotEqual(seen, [])
-        self.assertEqual([each for each in seen if each.destination[1] == 7777], [])
 
     def test_changed_offer(self) -> None:
         """The callee refuses, silently for its user."""
