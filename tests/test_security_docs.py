@@ -13,7 +13,7 @@ from punch.apps.chat.model import MAX_TEXT
 from punch.link.events import Limits as LinkLimits
 from punch.link.quic_interface import CONNECTION_WINDOW
 from punch.link.receive_limits import Sampler
-from punch.peer import freshness, host_policy
+from punch.peer import control_protocol, freshness, host_policy
 from punch.rendezvous import admission, gatekeeper
 from punch.rendezvous.config import Limits
 from punch.rendezvous.probing import PERIOD
@@ -28,6 +28,7 @@ from punch.ui.web import admission as web
 from punch.ui.web import guard
 from punch.ui.web.socket import MAX_PENDING
 from punch.wire.control import MAX_REFLECTORS
+from punch.wire.fields import MAX_TEXT as MAX_SENTENCE
 from punch.wire.relays import MAX_RELAYS
 from punch.wire.sealed import PADDING
 from tests.test_link_memory import BOUND
@@ -79,6 +80,10 @@ SECURITY_NUMBERS = [
     f"and {host_policy.MAX_UPDATES} times in two minutes",
     f"up to {MAX_REFLECTORS} reflectors",
     f"at most {host_policy.MAX_ADDRESSES} allowed addresses",
+    f"at ports below {host_policy.FIRST_PORT} are used only at "
+    + "{}, {} and {}".format(*sorted(host_policy.LOW_PORTS)),
+    f"a sentence of {MAX_SENTENCE} characters",
+    f"{control_protocol.LINE_RATE:.0f} lines a second ({control_protocol.LINE_BURST:,} at once), more slowly",
     f"each message up to {MAX_TEXT // 1024} KiB",
     f"streams ({LinkLimits().streams} at once)",
     f"candidates ({MAX_SIGNALLED} a generation, {MAX_PAIRS} pairs)",

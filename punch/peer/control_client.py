@@ -58,6 +58,11 @@ which costs little; who answers and sends us away, being too busy, is left alone
 """
 _LOOK = 2.0
 """Seconds between two looks, while a later try is waited for, whether something needs the rendezvous now."""
+_SHORT = 10.0
+"""
+Seconds that a registration must have lasted for the delay to begin anew: who welcomes us and closes each time
+is left alone for longer and longer.
+"""
 _YOUNG = 2.0
 """Seconds for which a connection attempt is not given up for another one."""
 
@@ -111,6 +116,7 @@ class _Attempt:
         self._protocol: ControlProtocol | None = None
         self.result: Deferred[IProtocol] = Deferred(self._cancel)
         self.began = client.clock.seconds()
+        self.welcomed_at: float | None = None
         client.attempt = self
         self._connecting = endpoint.connect(Factory.forProtocol(self._build))
         self._connecting.addCallbacks(lambda _: None, self._unconnected)
@@ -144,6 +150,7 @@ class _Attempt:
         if self.result.called:
             return
         assert protocol.transport is not None
+        self.welcomed_at = self._client.clock.seconds()
         self._watched = self._factory.buildProtocol(protocol.transport.getPeer())
         assert self._watched is not None
         self._watched.makeConnection(protocol.transport)
@@ -218,6 +225,7 @@ class ControlClient:
         self._problem: ControlProblem | None = None
         self._was_registered = False
         self._stopped = False
+        self._short_registrations = 0
         self._notice: IDelayedCall | None = None
         self._at_once_until = self._hurry_until = 0.0
         self._needed = False
@@ -259,6 +267,8 @@ class ControlClient:
         if not self._service.running:
             return succeed(None)
         protocol = self._protocol
+        if protocol is not None:
+            protocol.finish()
         stopped = self._service.stopService()
         if protocol is not None and not stopped.called:
             # A dead rendezvous would never answer our TLS close.
@@ -333,6 +343,10 @@ class ControlClient:
         failed, self.attempt = self.attempt, None
         soon = self.clock.seconds() < self._at_once_until
         self._at_once_until = 0.0
+        if failed is not None and failed.welcomed_at is not None:
+            short = self.clock.seconds() < failed.welcomed_at + _SHORT
+            self._short_registrations = self._short_registrations + 1 if short else 0
+            attempt = max(1, self._short_registrations)
         if self.clock.seconds() < self._hurry_until:
             attempt = 1
         elif failed is not None and not failed.reached:

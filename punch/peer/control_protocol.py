@@ -1,4 +1,9 @@
-"""One connection to the rendezvous: registers when TLS is up, pings, and says why it ended."""
+"""
+One connection to the rendezvous: registers when TLS is up, pings, and says why it ended.
+
+A rendezvous that sends without end is read from more slowly (`LINE_RATE`), and one that does not read what it
+is sent is not read from until it does: what is sent is an answer to what it says, most of the time.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,14 @@ from typing import cast
 
 from OpenSSL import SSL
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IDelayedCall, IHandshakeListener, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IHandshakeListener,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
@@ -36,6 +48,12 @@ from punch.wire.rendezvous_address import RendezvousAddress
 
 WELCOME_TIME = 15.0
 """Seconds from the TCP connection to the `welcome`."""
+LINE_RATE = 200.0
+"""Lines of the rendezvous that are read in a second…"""
+LINE_BURST = 1000
+"""…and so many at once, if it said nothing for a while."""
+_HOLD_TIME = 0.1
+"""Seconds for which nothing is read from a rendezvous that sends more than that."""
 _SHORTEST_KEEPALIVE, _LONGEST_KEEPALIVE = 1.0, 120.0
 
 
@@ -65,7 +83,7 @@ class ControlOwner(TypingProtocol):
     def lost(self, problem: ControlProblem) -> None: ...
 
 
-@implementer(IHandshakeListener)
+@implementer(IHandshakeListener, IPushProducer)
 class ControlProtocol(LineReceiver):
     """One control connection: registers when TLS is up, pings, and says why it ended."""
 
@@ -92,6 +110,10 @@ class ControlProtocol(LineReceiver):
         self._welcome: Welcome | None = None
         self._heard = False
         self._timer: IDelayedCall | None = None
+        self._quiet_at = 0.0
+        """When the burst of lines can be as long as ever again."""
+        self._held: IDelayedCall | None = None
+        self._unread = False
 
     @property
     def _tls(self) -> _TLSTransport:
@@ -124,6 +146,11 @@ class ControlProtocol(LineReceiver):
         if self.transport is not None:
             self._tls.abortConnection()
 
+    def finish(self) -> None:
+        """The connection is about to be closed in good order, which waits for no producer."""
+        if self._secured:
+            cast(IConsumer, self.transport).unregisterProducer()
+
     def connectionMade(self) -> None:
         """TCP is up; TLS follows."""
         self._connection = self._tls.getHandle()
@@ -137,6 +164,7 @@ class ControlProtocol(LineReceiver):
             self._abort(not_a_rendezvous(self._address))
             return
         self._secured = True
+        cast(IConsumer, self.transport).registerProducer(self, True)
         self.send(self._register)
 
     def send(self, request: Request) -> None:
@@ -148,6 +176,7 @@ class ControlProtocol(LineReceiver):
         if self._problem is not None:
             return
         self._heard = True
+        self._count_line()
         try:
             reply = decode_reply(line)
         except UnknownType:
@@ -175,9 +204,40 @@ class ControlProtocol(LineReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection ended: tell why."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        for timer in (self._timer, self._held):
+            if timer is not None and timer.active():
+                timer.cancel()
         self._owner.lost(self._why(reason))
+
+    # IPushProducer, to its own transport; LineReceiver stops and resumes reading
+
+    def pauseProducing(self) -> None:
+        """The rendezvous does not read what it is sent: read nothing from it either."""
+        self._unread = True
+        super().pauseProducing()  # type: ignore[no-untyped-call]
+
+    def resumeProducing(self) -> None:
+        """It has read."""
+        self._unread = False
+        self._read_on()
+
+    def stopProducing(self) -> None:
+        """The transport is going away and says so by itself."""
+
+    def _count_line(self) -> None:
+        now = self._clock.seconds()
+        self._quiet_at = max(self._quiet_at, now) + 1 / LINE_RATE
+        if self._quiet_at > now + LINE_BURST / LINE_RATE and self._held is None:
+            self._held = self._clock.callLater(_HOLD_TIME, self._held_enough)
+            super().pauseProducing()  # type: ignore[no-untyped-call]
+
+    def _held_enough(self) -> None:
+        self._held = None
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if not self._unread and self._held is None:
+            super().resumeProducing()  # type: ignore[no-untyped-call]
 
     def _why(self, reason: Failure) -> ControlProblem:
         found = None if self._connection is None else self._creator.problem(self._connection)

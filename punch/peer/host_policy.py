@@ -7,6 +7,10 @@ devices. So an address that is not global is taken only if the rendezvous itself
 same scope (`punch.wire.special.Scope`): loopback at loopback, private at private, link-local at link-local.
 This is asked of every address when it is about to be used, after names were looked up, so that a name which
 says something else the next time doesn't help.
+
+Ports below 1024 belong to services that speak other protocols. They may take a text within a TURN message for
+a command of theirs. So on other hosts than the rendezvous' own, only those are used that relays are commonly
+at, as WebRTC does it.
 """
 
 from __future__ import annotations
@@ -40,6 +44,15 @@ UPDATE_TIME = 120.0
 """…in so many seconds."""
 MAX_ADDRESSES = 8
 """Addresses of one name that are used."""
+LOW_PORTS = frozenset({53, 80, 443})
+"""Ports below 1024 at which relays of other hosts may be."""
+FIRST_PORT = 1024
+"""The first of all other ports."""
+
+
+def usable_port(port: int) -> bool:
+    """Whether a rendezvous may have us use this port of a host that is not its own."""
+    return port >= FIRST_PORT or port in LOW_PORTS
 
 
 class HostPolicy:
@@ -80,12 +93,13 @@ class HostPolicy:
             return None
         self._updates.append(now)
         self._hosts = {host: named for host, named in self._hosts.items() if now < named + FORGET}
-        return tuple(server for server in servers if self._takes(server.url.host, now))
+        return tuple(server for server in servers if self._takes(server, now))
 
-    def _takes(self, host: str | None, now: float) -> bool:
+    def _takes(self, server: RelayServer, now: float) -> bool:
+        host = server.url.host
         if host is None:
             return True
-        if not self.may_use(host):
+        if not usable_port(server.url.port) or not self.may_use(host):
             return False
         if host not in self._hosts and len(self._hosts) >= MAX_HOSTS:
             return False

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from punch.identity import Identity, RandomBytes
 from punch.peer.control_client import ControlClient
-from punch.peer.host_policy import HostPolicy, VettedReactor, is_name
+from punch.peer.host_policy import HostPolicy, VettedReactor, is_name, usable_port
 from punch.peer.problems import ControlProblem
 from punch.peer.reflectors import look_up
 from punch.peer.relay_trial import RelayTrial
@@ -175,9 +175,11 @@ class NetcheckRun:
     def _examine_with(self, welcome: Welcome, host: str, found: list[str]) -> None:
         policy = self._policy
         policy.reached(host)
+        ports = [port for port in (welcome.reflector, welcome.second_reflector) if port]
+        further = welcome.reflector_addresses if all(map(usable_port, ports)) else ()
         # Where the rendezvous was reached, it may be asked, whatever that address is.
         own = canonical(host, 0).host
-        services = list(dict.fromkeys([own, *policy.allowed([*found, *welcome.reflector_addresses])]))
+        services = list(dict.fromkeys([own, *policy.allowed([*found, *further])]))
         hosts = self._hosts(services)
         for server in policy.take(welcome.relays, self._monotonic()) or ():
             self._try_relay(server, services, hosts)

@@ -78,6 +78,9 @@ class Network:
         self._monotonic = monotonic
         self._looked_up_at = monotonic()
         self._policy = HostPolicy()
+        # What the log has been told, since a rendezvous can say it again and again
+        self._too_often = False
+        self._refused: set[str] = set()
         self._source = source
         self._remotes: list[str] = []
         self.keeper = MappingKeeper(reactor, monotonic, random, pacing, self._send, self._back)
@@ -150,11 +153,19 @@ class Network:
             return
         taken = self._policy.take(servers, self._monotonic())
         if taken is None:
-            self._log.warn("the rendezvous names relays too often: those before stay in use")
+            if not self._too_often:
+                self._log.warn("the rendezvous names relays too often: those before stay in use")
+            self._too_often = True
             return
-        for server in servers:
-            if server not in taken:
-                self._log.warn("the rendezvous may not have us use the relay {url}", url=str(server.url))
+        self._too_often = False
+        refused = {str(server.url) for server in servers if server not in taken}
+        if refused and refused != self._refused:
+            self._log.warn(
+                "the rendezvous may not have us use {count} of its relays, such as {url}",
+                count=len(refused),
+                url=min(refused),
+            )
+        self._refused = refused
         self.relays.update(taken, host)
 
     def refresh(self, *, anew: bool = False) -> list[Address]:

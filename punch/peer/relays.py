@@ -31,6 +31,7 @@ from punch.peer.staggered import tcp_endpoint
 from punch.peer.tls import RelayConnectionCreator
 from punch.traversal.turn.events import Trouble
 from punch.wire.address import Address, canonical
+from punch.wire.fields import clean
 from punch.wire.relays import RelayServer, RelayTransport, RelayURL
 
 HEAD_START = 0.2
@@ -50,6 +51,8 @@ _SUSPECT = 60.0
 _FIRST_DELAY, _LAST_DELAY = 1.0, 30.0
 _NEEDED_DELAY = 3.0
 """The longest delay between two tries while a link has no path."""
+_LOGGED = 100
+"""Characters of what a relay says that are logged."""
 _FULL_DELAY = 60.0
 """Seconds until a relay that had no room for us is asked again."""
 
@@ -142,6 +145,9 @@ class RelayPool:
         self._servers = servers
         self._updated = now
         self._expires = {server.url: now + server.lifetime for server in servers}
+        # Of relays that are named no more, nothing is kept
+        self._troubles = {url: each for url, each in self._troubles.items() if url in self._expires}
+        self._full_until = {url: until for url, until in self._full_until.items() if url in self._expires}
         self._cancel("_renewal")
         if servers:
             soonest = min(server.lifetime for server in servers)
@@ -285,7 +291,10 @@ class RelayPool:
     def relay_failed(self, relay: Relay, trouble: Trouble, text: str) -> None:
         """There is none (any more)."""
         self._log.info(
-            "no relay by {source}: {trouble} {text}", source=relay.source, trouble=trouble.value, text=text
+            "no relay by {source}: {trouble} {text}",
+            source=relay.source,
+            trouble=trouble.value,
+            text=clean(text, _LOGGED),
         )
         url = relay.server.url
         self._troubles[url] = trouble, text

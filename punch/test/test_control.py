@@ -13,15 +13,20 @@ from punch.identity import PeerID
 from punch.test.strategies import IDENTITIES, REPLIES, REQUESTS, SETTINGS, messages, replies, requests
 from punch.wire.control import (
     Accept,
+    Answered,
     Cancel,
+    Candidates,
     Ended,
     Error,
     ErrorCode,
     Establish,
+    Incoming,
     Message,
     Ping,
+    Probed,
     Register,
     Reject,
+    Relays,
     Reply,
     Request,
     Welcome,
@@ -36,7 +41,9 @@ from punch.wire.control_codec import (
     decode_request,
     encode,
 )
-from punch.wire.fields import check_name
+from punch.wire.fields import check_name, is_visible
+from punch.wire.probing import ProbeOutcome
+from punch.wire.relays import RelayServer, RelayTransport, RelayURL
 from punch.wire.sealed import MAX_BODY, Envelope
 
 ALICE, BOB = (known.peer_id for known in IDENTITIES[:2])
@@ -334,6 +341,74 @@ class RefusedTests(SynchronousTestCase):
             ended = Ended(CALL, ErrorCode.TIMEOUT, "Nobody answered.", sender)
             self.assertEqual(decode_reply(encode(ended)), ended)
             self.assertEqual(b'"from"' in encode(ended), sender is not None)
+
+
+class HostileReplyTests(SynchronousTestCase):
+    """What a service puts into any field of any reply, and what a person may read of it."""
+
+    PEER = IDENTITIES[0].peer_id
+    ENVELOPE = Envelope(PEER, bytes(400), bytes(64))
+    RELAY = RelayServer(
+        RelayURL("relay.example", 3478, RelayTransport.TLS), "user", "word", "realm", "nonce", 60.0, bytes(32)
+    )
+    CALL = "0" * 32
+    REPLIES = (
+        Welcome(PEER, "192.0.2.1", 3478, 20.0, 1, (RELAY,), 3479, ("192.0.2.2",)),
+        Relays((RELAY,)),
+        Incoming(CALL, PEER, "name", ENVELOPE),
+        Answered(CALL, PEER, ENVELOPE),
+        Candidates(CALL, PEER, ENVELOPE),
+        Ended(CALL, ErrorCode.GONE, "Gone.", PEER),
+        Error(ErrorCode.RATE, "Too many.", CALL),
+        Probed(bytes(12), ProbeOutcome.SENT),
+    )
+    SEQUENCES = "\x1b]0;x\x07", "a\u202eb\u2028", "\0\r\n"
+
+    def test_texts(self) -> None:
+        """Control characters are taken in no field, and no error repeats them, or is long."""
+        for reply in self.REPLIES:
+            content = json.loads(encode(reply))
+            for path in leaves(content):
+                for sequence in self.SEQUENCES:
+                    for text in (sequence, str(at(content, path))[:20] + sequence, sequence * 200):
+                        line = json.dumps(changed(content, path, text)).encode()
+                        problem = self.assertRaises(ControlError, decode_reply, line)
+                        self.assertTrue(is_visible(problem.text), (path, problem.text))
+                        self.assertLess(len(problem.text), 300, path)
+
+    def test_numbers(self) -> None:
+        """Out of range, of another type, or no number at all."""
+        for reply in self.REPLIES:
+            content = json.loads(encode(reply))
+            for path in leaves(content):
+                if not isinstance(at(content, path), (int, float)):
+                    continue
+                for number in ("-1", "1e300", "1e999", "NaN", "-Infinity", "9" * 400, "true", "null", '"7"'):
+                    line = json.dumps(changed(content, path, "?")).replace('"?"', number).encode()
+                    self.assertRaises(Malformed, decode_reply, line)
+
+
+def leaves(value: Any) -> list[tuple[Any, ...]]:
+    """The paths of all values in a JSON value that are no array and no object."""
+    if isinstance(value, dict):
+        return [(key, *path) for key, each in value.items() for path in leaves(each)]
+    if isinstance(value, list):
+        return [(index, *path) for index, each in enumerate(value) for path in leaves(each)]
+    return [()]
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    """What stands there."""
+    for step in path:
+        value = value[step]
+    return value
+
+
+def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    """A copy with something else there."""
+    copy = json.loads(json.dumps(value))
+    at(copy, path[:-1])[path[-1]] = new
+    return copy
 
 
 class WritingTests(SynchronousTestCase):

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
 from punch.peer.control_client import ControlClient, backoff
-from punch.peer.control_protocol import WELCOME_TIME
+from punch.peer.control_protocol import LINE_BURST, LINE_RATE, WELCOME_TIME
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.test_peer_tls import ControlTestCase
 from punch.wire.control import (
@@ -19,7 +19,7 @@ from punch.wire.control import (
     Request,
     Welcome,
 )
-from punch.wire.control_codec import MAX_LINE
+from punch.wire.control_codec import MAX_LINE, encode
 from punch.wire.rendezvous_address import pin_of
 
 
@@ -128,6 +128,59 @@ class ClientTests(ControlTestCase):
         last = self.watcher.problems[-1][2]
         assert last is not None
         self.assertLess(last, 1.6)
+
+    def test_welcomed_and_closed(self) -> None:
+        """A service that does this each time is left alone for longer and longer."""
+
+        def answer(connection: ScriptedConnection, request: Request) -> None:
+            self.service.obliging(connection, request)
+            connection.close()
+
+        self.service.answer = answer
+        self.start()
+        self.net.run_until(lambda: len(self.watcher.problems) == 8, 200.0)
+        delays = [retry for _, _, retry in self.watcher.problems if retry is not None]
+        self.assertLess(delays[0], 1.6)
+        self.assertGreater(min(delays[6:]), 7.0)
+        self.service.answer = self.service.obliging
+        self.returns()
+        self.net.advance(20.0)
+        self.service.last.close()
+        self.net.run_until(lambda: len(self.watcher.problems) == 9, 5.0)
+        self.assertLess(self.watcher.problems[-1][2] or 0.0, 1.6)
+
+    def test_flood_of_lines(self) -> None:
+        """They are read at a bounded rate; none is lost, and the connection stays."""
+        self.registered()
+        line = encode(Ended("0" * 32, ErrorCode.GONE, "Gone.")) + b"\n"
+        count = LINE_BURST + int(LINE_RATE * 5)
+        self.service.last.raw(line * count)
+        self.net.advance(1.0)
+        self.assertGreaterEqual(len(self.watcher.replies), LINE_BURST)
+        self.assertLessEqual(len(self.watcher.replies), LINE_BURST + LINE_RATE * 1.5)
+        self.net.advance(10.0)
+        self.assertEqual(len(self.watcher.replies), count)
+        self.assertEqual(self.watcher.problems, [])
+
+    def test_service_that_does_not_read(self) -> None:
+        """Nothing that it says is read while it reads no answers: what waits to be sent is bounded."""
+        self.service.keepalive = 120.0
+        client = self.registered()
+        answer = Cancel("0" * 32, self.identity.peer_id)
+        self.watcher.on_reply = lambda: client.send(answer)
+        connection = self.service.last
+        line = encode(Ended("0" * 32, ErrorCode.GONE, "Gone.")) + b"\n"
+        count = 6000
+        connection.pauseProducing()
+        connection.raw(line * count)
+        self.net.advance(count / LINE_RATE + 5.0)
+        read = len(self.watcher.replies)
+        # 64 KiB in the transport, and what the sockets of the simulation hold
+        self.assertLess(read * len(encode(answer)), 64 * 1024 + 3 * 128 * 1024)
+        connection.resumeProducing()
+        self.net.advance(count / LINE_RATE + 5.0)
+        self.assertEqual(len(self.watcher.replies), count)
+        self.assertEqual(self.watcher.problems, [])
 
     def test_replaced(self) -> None:
         """The older of two never comes back by itself."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
+from twisted.logger import LogEvent, capturedLogs, formatEvent
 
 from punch.identity import Identity
 from punch.peer.host_addresses import FRESH
 from punch.peer.host_policy import HostPolicy
 from punch.peer.netcheck import NetcheckRun
 from punch.peer.policy import RelayPolicy
-from punch.peer.relay import Relay
+from punch.peer.relay import DatagramRelay, Relay
 from punch.peer.relays import RelayPool
 from punch.peer.sockets import SocketSet
 from punch.peer.udp import open_portable
@@ -25,8 +26,10 @@ from punch.rendezvous.udp_server import UDPServer
 from punch.test.internet import Host, Internet, InternetTestCase
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.system import Peer
+from punch.traversal.turn.events import Trouble
 from punch.wire.address import Address
 from punch.wire.control import Register, Relays, RenewRelays, Request, Welcome
+from punch.wire.fields import is_visible
 from punch.wire.relays import RelayServer, RelayTransport, RelayURL
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
@@ -97,6 +100,11 @@ def servers(host: str | None, transports: Iterable[RelayTransport]) -> tuple[Rel
         RelayServer(RelayURL(host, PORT, transport), "user", "secret", "realm", "nonce", 86400.0)
         for transport in transports
     )
+
+
+def logged(events: Iterable[LogEvent], module: str) -> list[str]:
+    """What a module has written into the log."""
+    return [formatEvent(event) for event in events if event["log_namespace"].startswith(module)]
 
 
 class _User:
@@ -185,6 +193,34 @@ class PoolTests(HostPolicyTestCase):
                 self.net.dns[NAME] = [address]
                 for host in (address, NAME):
                     self.assertEqual(self.reached(host, transport), set(), (host, address, transport))
+
+    def test_what_a_relay_says(self) -> None:
+        """It can't write lines of its own, or commands for a terminal; and it is forgotten with the relay."""
+        self.reached(GLOBAL, RelayTransport.TCP)
+        (named,) = servers(GLOBAL, [RelayTransport.UDP])
+        pool = self.pools[-1]
+        relay = DatagramRelay(
+            named,
+            pool,
+            lambda *arrived: None,
+            base=self.sockets.bases[0],
+            address=Address(GLOBAL, PORT),
+            send=self.sockets.send,
+            clock=self.machine.reactor,
+            monotonic=self.net.monotonic,
+            random=self.net.random_bytes("relay"),
+        )
+        with capturedLogs() as events:
+            pool.relay_failed(relay, Trouble.REFUSED, "\x1b[2J\nroot logged in\u202e" + "x" * 700)
+        (text,) = [
+            formatEvent(event) for event in events if event["log_namespace"].startswith("punch.peer.relays")
+        ]
+        self.assertIn("root logged in", text)
+        self.assertTrue(is_visible(text), text)
+        self.assertLess(len(text), 250)
+        self.assertIn("refused", pool.why_not())
+        pool.update(servers(GLOBAL6, [RelayTransport.UDP]), SERVICE)
+        self.assertEqual(pool.why_not(), "")
 
     def test_among_others(self) -> None:
         """A name that has allowed addresses and others: only the allowed ones are used."""
@@ -327,6 +363,18 @@ class NodeTests(HostPolicyTestCase):
             self.net.advance(1.0)
             expected = {("udp", GLOBAL6), ("tcp", GLOBAL6)} if address == GLOBAL6 else set()
             self.assertEqual(self.trap.taken() - {("udp", GLOBAL), ("tcp", GLOBAL)}, expected, address)
+        peer.stop()
+
+    def test_log(self) -> None:
+        """Naming the same again and again, or too often, fills no log."""
+        self.net.dns["meet.example"] = [SERVICE]
+        peer = self.peer()
+        with capturedLogs() as events:
+            for _ in range(100):
+                self.service.last.reply(Relays(servers("127.0.0.1", RelayTransport)))
+            self.net.advance(5.0)
+        lines = logged(events, "punch.peer.network")
+        self.assertEqual(len(lines), 2, lines)
         peer.stop()
 
     def test_reflectors(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from OpenSSL import SSL
@@ -28,6 +30,7 @@ class Watcher:
         self.welcomes: list[Welcome] = []
         self.replies: list[Reply] = []
         self.problems: list[tuple[float, ControlProblem, float | None]] = []
+        self.on_reply: Callable[[], object] = lambda: None
 
     def control_welcome(self, welcome: Welcome, host: str) -> None:
         """Registered."""
@@ -37,6 +40,7 @@ class Watcher:
     def control_reply(self, reply: Reply) -> None:
         """A message."""
         self.replies.append(reply)
+        self.on_reply()
 
     def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
         """Not registered."""

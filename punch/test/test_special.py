@@ -143,6 +143,16 @@ class PolicyTests(SynchronousTestCase):
         self.assertEqual(taken, tuple(servers[:3]))
         self.assertEqual(self.policy("10.0.0.9").take(servers, 0.0), (*servers[:3], servers[4]))
 
+    def test_ports(self) -> None:
+        """Of other hosts, those that relays are commonly at; of its own, any."""
+        policy = self.policy("198.51.100.1")
+        for port in (1, 22, 25, 143, 445, 465, 587, 993, 1023):
+            named = [server(None, port), server("8.8.8.8", port), server("relay.example.org", port)]
+            self.assertEqual(policy.take(named, port * UPDATE_TIME), (named[0],), port)
+        for port in (53, 80, 443, 1024, 3478, 5349, 65535):
+            named = [server(None, port), server("8.8.8.8", port), server("relay.example.org", port)]
+            self.assertEqual(policy.take(named, 2000 * UPDATE_TIME + port), tuple(named), port)
+
     def test_so_many_hosts(self) -> None:
         """Another eight names each time: sixteen are taken, and others when those are an hour old."""
         policy = self.policy("198.51.100.1")
