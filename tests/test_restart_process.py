@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import replaying_rendezvous as replaying
 from tests.ports import free_port
 from tests.processes import JSONProcess, Programs, programs
 
+ROOT = Path(__file__).parent.parent
 PATIENCE = 70.0
 """Seconds for a call to end in one way or the other: ringing alone may last 60."""
 
@@ -102,3 +105,25 @@ def test_while_it_rings(running: Programs) -> None:
         scene.call()
         assert scene.end() == "connected"
     scene.talk()
+
+
+def test_a_recorded_offer(running: Programs) -> None:
+    """The callee restarts, and the rendezvous delivers an offer again: no call comes of it."""
+    rendezvous = running.start([sys.executable, "-m", replaying.__name__], env={"PYTHONPATH": str(ROOT)})
+    options = ("--rendezvous", str(rendezvous.wait("listening")["address"]), "--accept", "anyone")
+    bob, alice = (running.peer(name, *options) for name in ("bob", "alice"))
+    bob_id = str(bob.wait("ready")["id"])
+    for peer in (bob, alice):
+        peer.wait("registered")
+    alice.command("call", peer=bob_id)
+    for peer in (alice, bob):
+        peer.wait("connected")
+    for peer in (alice, bob):
+        peer.kill(signal.SIGKILL)
+        peer.process.wait()
+    again = running.peer("bob", *options)
+    replies = ("Answer", "Reject")
+    reply = rendezvous.wait(replies, where=lambda event: event["call"] == replaying.REPLAYED)
+    assert reply["event"] == "Reject"
+    again.wait("registered")
+    assert {event["event"] for event in again.events} <= {"ready", "registered"}
