@@ -237,10 +237,13 @@ class Link:
         self._deliver()
         self._flush()
 
-    def _flush(self) -> None:
+    def _transmit(self) -> None:
         datagrams = self.core.datagrams_to_send(self._now())
         if datagrams:
             self._send(datagrams)
+
+    def _flush(self) -> None:
+        self._transmit()
         # Sending makes room: producers that were paused go on, and what they write goes out in the next turn.
         self._deliver()
         self._arm()
@@ -352,6 +355,8 @@ class Link:
 
     def _link_closed(self, event: Closed) -> None:
         closed = self.closed = LinkClosed(event.code, event.reason, event.by_peer)
+        # Who is told that it is over takes the path away, on which the other side has to be told first.
+        self._transmit()
         for stream in list(self._streams.values()):
             stream.link_closed(closed)
         proved, self._proved_waiters = self._proved_waiters, []

@@ -369,6 +369,15 @@ class EndTests(SystemTestCase):
         self.assertIn("hung up", bob.last(Disconnected).text)
         self.assertIn("closed here", alice.last(Disconnected).text)
 
+    def test_peer_that_breaks_a_rule(self) -> None:
+        """The link ends at once on both sides, and the other side is told why."""
+        alice, bob = self.linked()
+        link = alice.link_to(bob)
+        for _ in range(5000):
+            link.send_control(0x80, b"")
+        self.assertEqual(bob.wait_for(Disconnected, 1.0).reason, "protocol")
+        self.assertEqual(alice.wait_for(Disconnected, 2 * D).reason, "protocol")
+
     def test_stop(self) -> None:
         """A peer that stops says goodbye on every link."""
         alice, bob = self.linked()
