@@ -174,6 +174,8 @@ class Connection:
         out += last
         with self._ending:
             out += self.quic.datagrams_to_send(now)
+        if self.over and self.quic.get_timer() is None:
+            self.quic.discard()
         return out
 
     def close(self, code: CloseCode, reason: str) -> None:

