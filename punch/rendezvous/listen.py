@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -52,19 +52,24 @@ class ControlEndpoint:
 
 def parse_endpoints(reactor: object, descriptions: Sequence[str]) -> list[ControlEndpoint]:
     """
-    The endpoints that the strings describe. `tcp:` without an interface is all addresses of both families.
+    The endpoints that the strings describe.
+
+    `tcp:` without an interface is all addresses of both families; of IPv4 alone, if another string names an
+    IPv6 interface of the same port.
 
     :raise EndpointError: one is no endpoint, or none for this.
     """
-    return [_parse(reactor, description) for description in descriptions]
+    ipv6_ports = {
+        int(values["port"])
+        for values in (_tcp_values(_without_balancer(description)) for description in descriptions)
+        if "\\:" in values.get("interface", "") and values.get("port", "").isdecimal()
+    }
+    return [_parse(reactor, description, ipv6_ports) for description in descriptions]
 
 
 def check_kind(description: str) -> None:
     """:raise EndpointError: an endpoint of this kind is of no use here."""
-    inner = description
-    while inner.lower().startswith(_BALANCER):
-        inner = inner[len(_BALANCER) :]
-    kind = inner.partition(":")[0]
+    kind = _without_balancer(description).partition(":")[0]
     if kind.lower() in _TLS_KINDS:
         raise EndpointError(
             f"--control takes no {kind}: endpoint, because the service does TLS itself (TLS 1.3 with client "
@@ -74,16 +79,14 @@ def check_kind(description: str) -> None:
         raise EndpointError("--control takes no stdio: endpoint, because it serves many peers; use tcp:.")
 
 
-def _parse(reactor: object, description: str) -> ControlEndpoint:
+def _parse(reactor: object, description: str, ipv6_ports: Set[int]) -> ControlEndpoint:
     check_kind(description)
-    inner = description
-    while inner.lower().startswith(_BALANCER):
-        inner = inner[len(_BALANCER) :]
+    inner = _without_balancer(description)
     behind_balancer = inner != description
     try:
         server = cast(IStreamServerEndpoint, serverFromString(reactor, inner))  # type: ignore[no-untyped-call]
         everywhere = _port_everywhere(inner)
-        if everywhere is not None:
+        if everywhere is not None and everywhere[0] not in ipv6_ports:
             server = _Everywhere(cast(IReactorTCP, reactor), *everywhere)
         if behind_balancer:
             server = cast(IStreamServerEndpoint, proxyEndpoint(server))
@@ -97,11 +100,26 @@ def _parse(reactor: object, description: str) -> ControlEndpoint:
         ) from problem
 
 
+def _without_balancer(description: str) -> str:
+    """An endpoint string without what says that a balancer is in front."""
+    while description.lower().startswith(_BALANCER):
+        description = description[len(_BALANCER) :]
+    return description
+
+
 def _port_everywhere(description: str) -> tuple[int, int] | None:
     """Port and backlog of a `tcp:` endpoint that names no interface; None for any other endpoint."""
+    values = _tcp_values(description)
+    if not values or values.get("interface"):
+        return None
+    return int(values["port"]), int(values.get("backlog", BACKLOG))
+
+
+def _tcp_values(description: str) -> dict[str, str]:
+    """What the parts of a `tcp:` endpoint string say, as they are written; nothing for any other endpoint."""
     kind, *parts = re.split(r"(?<!\\):", description)
     if kind.lower() != "tcp":
-        return None
+        return {}
     values = dict(
         zip(("port", "interface", "backlog"), [part for part in parts if "=" not in part], strict=False)
     )
@@ -109,9 +127,7 @@ def _port_everywhere(description: str) -> tuple[int, int] | None:
         key, equals, value = part.partition("=")
         if equals:
             values[key] = value
-    if values.get("interface"):
-        return None
-    return int(values["port"]), int(values.get("backlog", BACKLOG))
+    return values
 
 
 @implementer(IStreamServerEndpoint)

@@ -469,6 +469,16 @@ class LifeTests(RendezvousCase):
         self.net.advance(0.5)
         self.assertIsNotNone(client.ended)
 
+    def test_port_with_an_ipv6_interface(self) -> None:
+        """An IPv6 address of the same port, named by itself, does not find the port in use."""
+        self.restart(control=["tcp:7013", r"tcp:7013:interface=2001\:db8\:\:1"])
+        for host in ("2001:db8::1", SERVICE):
+            client = connect_control(self.home.reactor, host, 7013, key_of(self.alice))
+            self.net.advance(0.5)
+            client.send(Register("x", Accept.ASK))
+            self.net.advance(0.5)
+            self.assertEqual(client.last["type"], "welcome")
+
     def test_several_endpoints(self) -> None:
         self.restart(control=["tcp:7003", "tcp:7004"], public_port=443)
         assert self.service.address is not None
