@@ -17,8 +17,11 @@ from punch.traversal.budget import (
     GAP,
     MAX_ANSWERED,
     MAX_BYTES,
+    MAX_NEAR,
+    MAX_NEAR_BYTES,
     MAX_PACKETS,
     MAX_PEERS,
+    NEAR_WINDOW,
     RELAYED,
     UNLIKELY,
     WINDOW,
@@ -91,6 +94,44 @@ class BudgetTests(SynchronousTestCase):
         self.assertFalse(budget.is_open(address(1), 99.0 + WINDOW))
         self.assertFalse(budget.is_idle(99.0))
         self.assertTrue(budget.is_idle(100.0 + WINDOW))
+
+    def test_other_ports_of_a_host_that_answered(self) -> None:
+        """A peer that starts again has other ports: those that it had before don't use up what it needs."""
+        budget = Budget()
+        old, relay, stranger = (Address(f"203.0.113.{number}", 1000) for number in (1, 2, 3))
+        budget.answered(relay, 0.0)
+        for _ in range(MAX_PACKETS):
+            self.assertTrue(budget.allows(old, 96, Kind.TRIGGERED, 1.0))
+        self.assertFalse(budget.allows(stranger, 96, Kind.TRIGGERED, 2.0))
+        new = relay._replace(port=2000)
+        for kind in Kind:
+            self.assertTrue(budget.allows(new, 96, kind, 2.0), kind)
+        self.assertFalse(budget.is_open(new, 2.0))
+        # Its old port gets an answer through at last: that host is no stranger's
+        budget.answered(old._replace(port=2000), 3.0)
+        self.assertTrue(budget.allows(stranger, 96, Kind.TRIGGERED, 4.0))
+
+    def test_a_relay_of_ours(self) -> None:
+        """It has answered us: where both sides use the same, there is a path whatever was used up before."""
+        budget = Budget()
+        self.spend(budget, Kind.TRIGGERED)
+        relay = Address("198.51.100.1", 2000)
+        self.assertFalse(budget.allows(relay, 96, Kind.RELAYED, 1.0))
+        self.assertTrue(budget.allows(relay, 96, Kind.RELAYED, 1.0, {relay.host}))
+
+    def test_bounds_of_other_ports(self) -> None:
+        """There is a limit for them as well, in packets and in bytes; strangers' part is not touched."""
+        for size, most in ((96, MAX_NEAR), (1172, MAX_NEAR_BYTES // 1200)):
+            budget = Budget()
+            budget.answered(address(0), 0.0)
+            ports = [address(0)._replace(port=port) for port in range(2000, 2300)]
+            self.assertEqual(sum(budget.allows(port, size, Kind.TRIGGERED, 1.0) for port in ports), most)
+            self.assertFalse(budget.allows(ports[0], size, Kind.TRIGGERED, NEAR_WINDOW))
+            self.assertTrue(budget.allows(address(1), 96, Kind.DIRECT, NEAR_WINDOW))
+            budget.answered(ports[0], NEAR_WINDOW)
+            self.assertTrue(budget.allows(ports[1], size, Kind.TRIGGERED, NEAR_WINDOW))
+            self.assertFalse(budget.is_idle(NEAR_WINDOW))
+            self.assertTrue(budget.is_idle(3 * WINDOW))
 
     def test_bounds(self) -> None:
         """Of addresses that answer, and of peers."""

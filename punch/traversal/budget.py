@@ -7,6 +7,10 @@ counts here: checks, answers to checks that seem to come from there, and all tha
 counts for `WINDOW` seconds, over all calls and restarts of that peer; what an address that answers had got is
 given back.
 
+What leaves for another port of a host that has answered counts apart, and it may be more: a peer that starts
+again has other ports, at its NAT and at its relay, and those that it had before answer no more. A relay of
+ours is such a host: it has answered us.
+
 An honest peer needs few packets: its addresses answer, or those of one kind at least. So a part is kept for
 checks and answers that an authenticated check asks for, and a part for later, so that two peers that had no
 way to each other find one as soon as there is one.
@@ -15,6 +19,7 @@ way to each other find one as soon as there is one.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 from enum import Enum
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -27,6 +32,11 @@ WINDOW = 600.0
 MAX_PACKETS = 20
 MAX_BYTES = 3000
 """With IP and UDP headers."""
+NEAR_WINDOW = 60.0
+MAX_NEAR = 200
+MAX_NEAR_BYTES = 30_000
+"""Towards other ports of hosts that have answered, besides those, and in so many seconds: two NATs that give
+each destination another port take some fifty for a call."""
 DIRECT = 8
 """Checks of addresses that nothing came from, one after the other…"""
 UNLIKELY = 3
@@ -79,14 +89,27 @@ class Budget:
 
     def __init__(self) -> None:
         self._sent: deque[_Sent] = deque()
+        self._near: deque[_Sent] = deque()
         self._answered: dict[Address, float] = {}
 
-    def allows(self, address: Address, size: int, kind: Kind, now: float) -> bool:
-        """Whether a datagram of `size` bytes may leave for `address` now; if so, it is taken to have left."""
+    def allows(
+        self, address: Address, size: int, kind: Kind, now: float, relays: Container[str] = ()
+    ) -> bool:
+        """
+        Whether a datagram of `size` bytes may leave for `address` now; if so, it is taken to have left.
+
+        :param relays: hosts of relays of ours, which have answered us.
+        """
         self._forget(now)
         if address in self._answered:
             return True
         size += _HEADERS[address.is_ipv6]
+        if address.host in relays or any(each.host == address.host for each in self._answered):
+            near = self._near
+            if len(near) >= MAX_NEAR or sum(each.size for each in near) + size > MAX_NEAR_BYTES:
+                return False
+            near.append(_Sent(now, address, size, kind, False))
+            return True
         sent = self._sent
         if len(sent) >= MAX_PACKETS or sum(each.size for each in sent) + size > MAX_BYTES:
             return False
@@ -102,13 +125,17 @@ class Budget:
         return True
 
     def answered(self, address: Address, now: float) -> None:
-        """A check of ours was answered from there."""
+        """A check of ours was answered from there; what other ports of that host had got counts apart now."""
         self._answered.pop(address, None)
         self._answered[address] = now
         if len(self._answered) > MAX_ANSWERED:
             del self._answered[next(iter(self._answered))]
-        if any(each.address == address for each in self._sent):
-            self._sent = deque(each for each in self._sent if each.address != address)
+        host = address.host
+        if any(each.address.host == host for each in (*self._sent, *self._near)):
+            near = [*self._near, *(each for each in self._sent if each.address.host == host)]
+            near.sort(key=lambda each: each.time)
+            self._near = deque(each for each in near if each.address != address)
+            self._sent = deque(each for each in self._sent if each.address.host != host)
 
     def is_open(self, address: Address, now: float) -> bool:
         """Whether anything may be sent there, because it has answered."""
@@ -117,7 +144,7 @@ class Budget:
     def is_idle(self, now: float) -> bool:
         """Whether nothing is left to be remembered."""
         self._forget(now)
-        return not self._sent and not self._answered
+        return not self._sent and not self._near and not self._answered
 
     def _allows_check(self, address: Address, kind: Kind) -> bool:
         sent = [each for each in self._sent if not each.later and each.kind not in _SHARES]
@@ -136,8 +163,9 @@ class Budget:
         return later < LATER and now >= checks[-1].time + GAP * 2**later
 
     def _forget(self, now: float) -> None:
-        while self._sent and now >= self._sent[0].time + WINDOW:
-            self._sent.popleft()
+        for sent, window in ((self._sent, WINDOW), (self._near, NEAR_WINDOW)):
+            while sent and now >= sent[0].time + window:
+                sent.popleft()
         while self._answered:
             oldest = next(iter(self._answered))
             if now < self._answered[oldest] + WINDOW:

@@ -140,6 +140,11 @@ class LocalCandidates:
         """The addresses that others see us as, without ports, of all families."""
         return {mapped.host for _, mapped in self._reflexive}
 
+    @property
+    def relay_hosts(self) -> set[str]:
+        """The hosts of our relays."""
+        return {known.address.host for known in self.bases if known.type is CandidateType.RELAY}
+
     def seen_as(self, base: Address) -> Address | None:
         """The address that others see `base` as: the newest mapping; None if there is none."""
         return next((mapped for known, mapped in reversed(self._reflexive) if known == base), None)

@@ -47,4 +47,6 @@ class Spending:
         return is_unlikely(pair.base, pair.remote, self._locals, self._remotes)
 
     def _may_send(self, remote: Address, data: bytes, kind: Kind, now: float) -> bool:
-        return self._budget is None or self._budget.allows(remote, len(data), kind, now)
+        if self._budget is None:
+            return True
+        return self._budget.allows(remote, len(data), kind, now, self._locals.relay_hosts)
