@@ -239,7 +239,7 @@ def test_without_the_line_editor_there_are_plain_lines_and_a_hint(place: Place) 
     (without / "sitecustomize.py").write_text("import sys\nsys.modules['prompt_toolkit'] = None\n")
     arguments = peer(place.directory, "bob")
     with terminal(arguments, place.directory, extra={"PYTHONPATH": str(without)}) as bob:
-        bob.wait(r"\AFor line editing, .*: pip install 'txpunch\[terminal\]'\nYour ID: ")
+        bob.wait(r"\AFor line editing, .*: (?:\S+ -m )?pip install 'txpunch\[terminal\]'\nYour ID: ")
         bob.wait("Waiting for a call")
         bob.type("/status\n")
         bob.wait(r"(?s)Registered at .*Registered at ")
