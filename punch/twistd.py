@@ -244,9 +244,11 @@ def _wait_writable(fd: int) -> None:
 
 
 class _Log(LogFile):
-    """Escapes what is no character: parts of file names that are not UTF-8."""
+    """Escapes parts of file names that are not UTF-8. Ignores what comes when it is closed."""
 
     def write(self, data: str) -> None:
+        if self.closed:
+            return
         super().write(data.encode("utf-8", "backslashreplace"))  # type: ignore[no-untyped-call]
 
 
@@ -257,12 +259,14 @@ class _OwnLog:
     _file: Any = None
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
+        """Close the file, if it is open."""
+        atexit.unregister(self.close)
+        if self._file is not None and not self._file.closed:
             self._file.close()
 
     def open(self) -> ILogObserver:
-        """The observer `twistd` is to log to."""
+        """The observer `twistd` is to log to, until the process ends."""
+        atexit.register(self.close)
         self._file = _Log(  # type: ignore[no-untyped-call]
             self.path.name, str(self.path.parent), LOG_BYTES, defaultMode=0o600, maxRotatedFiles=LOG_FILES
         )
