@@ -49,12 +49,12 @@ from punch.wire.stun import (
 )
 from punch.wire.turn import MAX_REQUEST, is_turn
 
-STRANGERS_RATE = 25.0
+STRANGERS_RATE = 100.0
 """
-Answers a second to those at one IPv4 address or IPv6 /64 who have not proved who they are; to those in one
-/56 twice as many, in one /24 or /48 four times as many…
+Answers a second to those who have not proved who they are: at one IPv4 /24, or at one IPv6 /64, /56 or /48,
+so that a victim's network hears no more however many of its addresses are forged…
 """
-STRANGERS_BURST = 125.0
+STRANGERS_BURST = 500.0
 """…and at once."""
 STRANGERS_CAPACITY = 16_384
 """Prefixes of each width whose bucket is remembered."""
@@ -109,7 +109,7 @@ class RelayCore:
         self.allocations = Allocations(settings, ports, random, now)
         self.authenticator = Authenticator(settings)
         self._requests = Requests(settings, self.authenticator, self.allocations, destinations)
-        self._strangers = SourceBuckets(STRANGERS_RATE, STRANGERS_BURST, STRANGERS_CAPACITY)
+        self._strangers = SourceBuckets(STRANGERS_RATE, STRANGERS_BURST, STRANGERS_CAPACITY, growth=(1, 1, 1))
         self._random = random
         self._clients = self.allocations.by_client
         self._answers: list[ToClient] = []
