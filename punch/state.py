@@ -28,7 +28,6 @@ from punch.files import (
     open_regular,
     read_regular,
     replace_private,
-    sqlite_files,
     try_lock,
     unusable,
 )
@@ -199,13 +198,14 @@ class PeerState:
 
     def prepare(self) -> None:
         """
-        Make the directory and the log file, and see whether all that will be opened there is a file.
+        Make the directory and the log file, and see whether all that will be opened there is a file. The
+        history sees to its own, since a peer may do without.
 
         :raise StateError: it can't be made, or something else has the name of a file.
         """
         others = [self.pid_path, self.typed_lines_path, self._last_path, self._display_name_path]
         others += [self._offers_path, self._replacements_path]
-        _prepare(self.log_path, [*others, *sqlite_files(self.history_path)])
+        _prepare(self.log_path, others)
 
     @property
     def new(self) -> bool:

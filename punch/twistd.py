@@ -71,7 +71,7 @@ class _Ending:
             if self.last_words and os.isatty(2):
                 # The terminal has just shown ^C.
                 text = "\n" * (self.signal == signal.SIGINT) + self.last_words + "\n"
-                _write_all(2, text.encode("ascii", "backslashreplace"))
+                _write_at_once(2, text.encode("ascii", "backslashreplace"))
             _die_of(self.signal)
         os._exit(self.status)
 
@@ -218,6 +218,17 @@ class Console:
         while (data := self._queue.get()) is not None:
             if not self.broken:
                 self.broken = not _write_all(self._fd, data)
+
+
+def _write_at_once(fd: int, data: bytes) -> None:
+    """Write what fits now: a terminal that holds its output must not hold the end of the process."""
+    with contextlib.suppress(OSError):
+        blocking = os.get_blocking(fd)
+        os.set_blocking(fd, False)
+        try:
+            os.write(fd, data)
+        finally:
+            os.set_blocking(fd, blocking)
 
 
 def _write_all(fd: int, data: bytes) -> bool:
