@@ -108,8 +108,8 @@ def test_the_last_words(place: Place) -> None:
     state = ["--state-dir", str(place.directory / "mine")]
     quiet = ["--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"]
     for command, shown, sentence in (
-        ([PUNCH, "rendezvous", *quiet, *state], "ready", "The rendezvous has stopped."),
-        ([PUNCH, "peer", "--rendezvous", place.address, *state], "Registered", "The peer has stopped."),
+        ([PUNCH, "rendezvous", *quiet, *state], r"with --host\.\n", "The rendezvous has stopped."),
+        ([PUNCH, "peer", "--rendezvous", place.address, *state], "Waiting.*\n", "The peer has stopped."),
     ):
         with terminal(command, place.directory, extra={"TERM": "dumb"}) as program:
             program.wait(shown)
