@@ -40,10 +40,11 @@ class Introduction:
         )
         return str(self._rendezvous.wait("listening")["address"])
 
-    def restart(self) -> None:
-        """Kill it, and start it again."""
+    def restart(self, away: float = 0.0) -> None:
+        """Kill it, and start it again after so many seconds."""
         self._rendezvous.kill(signal.SIGKILL)
         self._rendezvous.process.wait()
+        time.sleep(away)
         assert self.start() == self.address
 
     def call(self) -> None:
@@ -90,6 +91,20 @@ def test_at_any_moment(running: Programs, delay: float) -> None:
         scene.call()
         assert scene.end() == "connected"
     scene.talk()
+
+
+def test_away_for_long(running: Programs) -> None:
+    """A message waits for half a minute, and for a few seconds more when the rendezvous is back."""
+    scene = Introduction(running, "anyone")
+    scene.alice.command("send", peer=scene.ids[scene.bob], text="first")
+    scene.restart(away=30.0)
+    back = time.monotonic()
+    assert scene.bob.wait("message", PATIENCE)["text"] == "first"
+    print(f"the message is there {time.monotonic() - back:.1f} s after the return")
+    for peer in scene.ids:
+        registered_again(peer)
+    # 4.2 s on a quiet machine, when both have had bad luck. It was up to half a minute.
+    assert time.monotonic() - back < 12.0
 
 
 def test_while_it_rings(running: Programs) -> None:

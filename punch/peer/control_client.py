@@ -39,6 +39,7 @@ from punch.peer.staggered import tcp_endpoint
 from punch.peer.tls import ControlConnectionCreator
 from punch.wire.control import (
     ErrorCode,
+    Pong,
     Register,
     Reply,
     Request,
@@ -50,12 +51,19 @@ _FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
 _CLOSE_TIME = 0.5
 _HURRY = 30.0
 """Seconds in which the delay between two attempts does not grow, because a link may need the rendezvous."""
-_NEEDED = 2
+_NEEDED_DELAY = 1.6
 """
-The try whose delay is the longest while a link has no path, or a call or a message waits: these wait for the
-rendezvous, and where no UDP passes nothing else tells that it is back. Only as long as nobody answers TCP,
-which costs little; who answers and sends us away, being too busy, is left alone for longer and longer.
+The longest mean delay while a link has no path, or a call or a message waits: these wait for the rendezvous,
+and where no UDP passes nothing else tells that it is back. Only as long as nobody answers TCP, which costs
+little; who answers and sends us away, being too busy, is left alone for longer and longer.
 """
+_RETURN_DELAY = 2.0
+"""
+The same for everybody else, since somebody's message may wait for them. Where the peers are many, the
+rendezvous asks for a longer one (`Welcome.retry`).
+"""
+_RETURN_TIME = 600.0
+"""Seconds after the loss of a registration for which that holds."""
 _LOOK = 2.0
 """Seconds between two looks, while a later try is waited for, whether something needs the rendezvous now."""
 _SHORT = 10.0
@@ -88,13 +96,13 @@ class ControlHandler(TypingProtocol):
         """Not registered (any more); the next try is in `retry_in` seconds (None: there is none)."""
 
 
-def backoff(attempt: int, random: RandomBytes) -> float:
+def backoff(attempt: int, random: RandomBytes, longest: float = _LAST_DELAY) -> float:
     """
-    Seconds to wait before try number `attempt` + 1: growing from 1 to 30, times a factor from 0.5 to 1.5.
+    Seconds to wait before try number `attempt` + 1: from 1 to `longest`, times a factor from 0.5 to 1.5.
 
     The spread keeps the peers of a restarted rendezvous from returning all at once.
     """
-    delay = min(_LAST_DELAY, _FIRST_DELAY * _FACTOR ** min(attempt - 1, 30))
+    delay = min(longest, _FIRST_DELAY * _FACTOR ** min(attempt - 1, 30))
     return delay * (0.5 + int.from_bytes(random(4), "big") / 2**32)
 
 
@@ -156,6 +164,9 @@ class _Attempt:
         self._watched.makeConnection(protocol.transport)
         self.result.callback(self._watched)
         self._client.connected(protocol, welcome)
+
+    def answered(self, pong: Pong) -> None:
+        self._client.answered(pong)
 
     def received(self, reply: Reply) -> None:
         self._client.received(reply)
@@ -226,6 +237,8 @@ class ControlClient:
         self._was_registered = False
         self._stopped = False
         self._short_registrations = 0
+        self._return_delay = _RETURN_DELAY
+        self._return_until = 0.0
         self._notice: IDelayedCall | None = None
         self._at_once_until = self._hurry_until = 0.0
         self._needed = False
@@ -326,7 +339,12 @@ class ControlClient:
         """An attempt got its welcome."""
         self._protocol = protocol
         self._was_registered = True
+        self._set_return_delay(welcome.retry)
         self._handler.control_welcome(welcome, protocol.host)
+
+    def answered(self, pong: Pong) -> None:
+        """The rendezvous lives."""
+        self._set_return_delay(pong.retry)
 
     def received(self, reply: Reply) -> None:
         """A control message came."""
@@ -335,6 +353,8 @@ class ControlClient:
 
     def disconnected(self, problem: ControlProblem) -> None:
         """An attempt failed, or its connection ended."""
+        if self._protocol is not None:
+            self._return_until = self.clock.seconds() + _RETURN_TIME
         self._protocol = None
         self._problem = problem
 
@@ -347,18 +367,28 @@ class ControlClient:
             short = self.clock.seconds() < failed.welcomed_at + _SHORT
             self._short_registrations = self._short_registrations + 1 if short else 0
             attempt = max(1, self._short_registrations)
+        longest = _LAST_DELAY
         if self.clock.seconds() < self._hurry_until:
-            attempt = 1
+            longest = _FIRST_DELAY
         elif failed is not None and not failed.reached:
-            if self._is_needed:
-                attempt = min(attempt, _NEEDED)
-            elif not self._stopped:
-                self._look_again()
-        delay = 0.0 if soon else backoff(attempt, self._random)
+            longest = self._longest_delay()
+        delay = 0.0 if soon else backoff(attempt, self._random, longest)
         problem = self._problem
         if problem is not None and not self._stopped:
             self._notice = self.clock.callLater(0, self._tell, problem, delay)
         return delay
+
+    def _longest_delay(self) -> float:
+        """The longest mean delay while TCP is not accepted."""
+        if self._is_needed:
+            return _NEEDED_DELAY
+        if not self._stopped:
+            self._look_again()
+        return self._return_delay if self.clock.seconds() < self._return_until else _LAST_DELAY
+
+    def _set_return_delay(self, retry: int) -> None:
+        # Whatever a rendezvous says, its peers neither come faster nor stay away for longer.
+        self._return_delay = min(max(retry, _RETURN_DELAY), _LAST_DELAY)
 
     @property
     def _is_needed(self) -> bool:

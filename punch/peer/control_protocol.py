@@ -78,6 +78,8 @@ class ControlOwner(TypingProtocol):
 
     def welcomed(self, protocol: ControlProtocol, welcome: Welcome) -> None: ...
 
+    def answered(self, pong: Pong) -> None: ...
+
     def received(self, reply: Reply) -> None: ...
 
     def lost(self, problem: ControlProblem) -> None: ...
@@ -191,7 +193,10 @@ class ControlProtocol(LineReceiver):
                 self._schedule_ping()
                 self._owner.welcomed(self, reply)
             return
-        if self._last_error is not None or isinstance(reply, Pong):
+        if isinstance(reply, Pong):
+            self._owner.answered(reply)
+            return
+        if self._last_error is not None:
             return
         if self._welcome is None:
             self._abort(self._nonsense(f"{type(reply).__name__} before welcome"))

@@ -105,11 +105,6 @@ class MappingKeeper:
         self._agent.gather(reflectors, self._monotonic())
         self._pump()
 
-    @property
-    def keeps(self) -> bool:
-        """Whether a call is likely, so that mappings are kept."""
-        return self._monotonic() < self._until
-
     def stop(self) -> None:
         """Ask no more, and forget what was learned."""
         self._let_go()

@@ -80,8 +80,8 @@ from punch.wire.rendezvous_address import RendezvousAddress
 
 EXPECTED_TIME = 600.0
 """
-Seconds for which the rendezvous is tried often after it went away while a call was under way, or likely
-(`punch.peer.mappings`).
+Seconds for which the rendezvous is tried more often than by others after it went away while a call was
+under way.
 """
 CHECK_TIME = 1.2
 """
@@ -207,7 +207,7 @@ class Node(Service):
         )
         self._unsent: deque[Request] = deque(maxlen=bounds.MAX_UNSENT)
         self._dark: set[Session] = set()
-        # Calls were under way, or likely, when the rendezvous went away
+        # Calls were under way when the rendezvous went away
         self._expected_until = float("-inf")
         self._replaced: dict[PeerID, Disconnected] = {}
 
@@ -341,7 +341,7 @@ class Node(Service):
         Not registered: links, introduced calls and those that ring here live on, calls of ours that were not
         answered yet are placed anew.
         """
-        if self._sessions.attempts or self._network.keeper.keeps:
+        if self._sessions.attempts:
             self._expected_until = self._around.monotonic() + EXPECTED_TIME
         self._on_event(Unregistered(problem.reason, problem.text, retry_in))
         self._outgoing.unregistered(problem)

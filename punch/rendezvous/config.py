@@ -80,6 +80,8 @@ class Limits:
     """How long candidates are forwarded after an answer."""
     keepalive: float = 20.0
     """After so long without a message a peer sends a ping…"""
+    return_rate: float = 100.0
+    """Registrations a second when the peers come back, if TCP was not accepted for a while."""
     silence: float = 50.0
     """…and after so long without a line its connection is given up."""
     unread_bytes: int = 262_144

@@ -111,6 +111,10 @@ _registered = _builder.state("registered")
 _closed = _builder.state("closed")
 
 
+def _retry(core: Core) -> int:
+    return int(len(core.registry) / core.limits.return_rate)
+
+
 def _refused(core: Core, refusal: Refusal) -> None:
     if refusal.code in (ErrorCode.TOO_MANY, ErrorCode.BUSY):
         core.noted("calls", refusal.code)
@@ -135,6 +139,7 @@ def _register(inputs: Inputs, core: Core, request: Register, now: float) -> None
             relays=core.relays(core.peer),
             second_reflector=core.probing.port,
             reflector_addresses=core.probing.addresses,
+            retry=_retry(core),
         )
     )
     core.registry.resume(core.peer)
@@ -182,7 +187,7 @@ def _renew_relays_early(inputs: Inputs, core: Core) -> None:
 @_unregistered.upon(Inputs.pinged).loop()
 @_registered.upon(Inputs.pinged).loop()
 def _ping(inputs: Inputs, core: Core) -> None:
-    core.send(Pong())
+    core.send(Pong(_retry(core)))
 
 
 @_unregistered.upon(Inputs.silent).to(_closed)

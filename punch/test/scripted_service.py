@@ -164,6 +164,7 @@ class ScriptedService:
         self.requests: list[Request] = []
         self.answer: Callable[[ScriptedConnection, Request], None] = self.obliging
         self.keepalive = 20.0
+        self.retry = 0
         self.reflector = 0
         factory = Factory.forProtocol(self._build)
         secured: Any = TLSMemoryBIOFactory(tls, False, factory, clock=host.reactor)
@@ -179,9 +180,12 @@ class ScriptedService:
         """Welcome whoever registers, answer pings."""
         if isinstance(request, Register):
             assert connection.peer is not None
-            connection.reply(Welcome(connection.peer, "203.0.113.1", self.reflector, self.keepalive))
+            address = "203.0.113.1"
+            connection.reply(
+                Welcome(connection.peer, address, self.reflector, self.keepalive, retry=self.retry)
+            )
         elif isinstance(request, Ping):
-            connection.reply(Pong())
+            connection.reply(Pong(self.retry))
 
     def stop(self, net: Internet) -> None:
         """Listen no more; connections stay."""

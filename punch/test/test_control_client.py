@@ -35,6 +35,7 @@ class BackOffTests(SynchronousTestCase):
             self.assertLessEqual(high, 45.0)
         self.assertEqual(backoff(1, lambda size: bytes(size)), 0.5)
         self.assertEqual(backoff(1000, lambda size: bytes(size)), 15.0)
+        self.assertEqual(backoff(1000, lambda size: bytes(size), 4.0), 2.0)
 
 
 class ClientTests(ControlTestCase):
@@ -59,6 +60,42 @@ class ClientTests(ControlTestCase):
         """The client comes back by itself."""
         count = len(self.watcher.welcomes)
         self.net.run_until(lambda: len(self.watcher.welcomes) > count, 60.0, "the client returns")
+
+    def delays(self, seconds: float) -> list[float]:
+        """What is waited for between tries in so many seconds, while nothing listens any more."""
+        self.service.stop(self.net)
+        self.service.last.close()
+        self.net.advance(seconds)
+        return [retry for _, _, retry in self.watcher.problems if retry is not None]
+
+    def test_nothing_listens(self) -> None:
+        """Somebody's message may wait for an idle peer: it tries often for ten minutes, then seldom."""
+        self.registered()
+        self.net.advance(300.0)
+        delays = self.delays(600.0)
+        self.assertTrue(all(0.5 <= delay <= 3.0 for delay in delays), delays)
+        # 30 a minute on average
+        self.assertTrue(250 <= len(delays) <= 350, len(delays))
+        self.net.advance(300.0)
+        later = [retry for _, _, retry in self.watcher.problems[len(delays) + 1 :] if retry is not None]
+        self.assertTrue(all(delay >= 15.0 for delay in later), later)
+
+    def test_nothing_listens_where_peers_are_many(self) -> None:
+        """The service says how fast it can take them back, and when that changes."""
+        self.service.retry = 4
+        self.registered()
+        self.service.retry = 12
+        self.net.advance(50.0)
+        delays = self.delays(300.0)
+        self.assertTrue(12.0 < max(delays) <= 18.0, delays)
+        self.assertGreaterEqual(min(delays[7:]), 6.0)
+
+    def test_dishonest_service(self) -> None:
+        """None makes its peers try without a pause, or stay away for good."""
+        self.service.retry = 2**31 - 1
+        self.registered()
+        delays = self.delays(600.0)
+        self.assertTrue(15.0 < max(delays) <= 45.0, delays)
 
     def test_messages(self) -> None:
         """Both ways; what is sent while nobody is there is not sent."""

@@ -122,6 +122,12 @@ class SessionTests(SynchronousTestCase):
     def test_ping(self) -> None:
         self.assertEqual(self.send(Ping(), REGISTER, Ping())[2], {"type": "pong"})
 
+    def test_many_peers_are_told_to_come_back_slowly(self) -> None:
+        """All of them together come back as fast as the service can take them, if it goes away."""
+        session = self.open(ALICE, 2, replace(Limits(), return_rate=0.3))
+        welcome, pong = self.send(REGISTER, Ping(), session=session)
+        self.assertEqual((welcome["retry"], pong["retry"]), (3, 3))
+
     def test_registering_twice_on_one_connection(self) -> None:
         _, error = self.send(REGISTER, REGISTER)
         self.assertEqual(error["code"], "forbidden")

@@ -173,6 +173,11 @@ class Welcome:
     """The UDP port of a second reflector on the same host, for RFC 5780's tests; 0 if there is none."""
     reflector_addresses: tuple[str, ...] = ()
     """Further IP addresses of the service at which the same ports are."""
+    retry: int = 0
+    """
+    If the service goes away, the mean seconds between two tries of one peer to come back: so that all of them
+    together don't come faster than it can take them; 0 if they are few.
+    """
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,9 @@ class Probed:
 
 @dataclass(frozen=True)
 class Pong:
-    """The answer to `Ping`."""
+    """The answer to `Ping`. `retry` is what it is in `Welcome`, as it is now."""
+
+    retry: int = 0
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,7 @@ _ANSWER = _Field("answer", "answer", _envelope)
 _ENVELOPE = _Field("envelope", "envelope", _envelope)
 _RELAYS = _Field("relays", "relays", sequence(RelayServer.from_json, MAX_RELAYS))
 _TRANSACTION = _Field("transaction", "transaction", binary(TRANSACTION_SIZE, TRANSACTION_SIZE))
+_RETRY = _Field("retry", "retry", integer(0, 2**31 - 1), required=False)
 _DECISION = _Field("code", "code", _one_of(ErrorCode.REFUSED, ErrorCode.BUSY))
 
 _REQUESTS = {
@@ -249,11 +250,12 @@ _REPLIES = {
                     sequence(_ip, MAX_REFLECTORS),
                     required=False,
                 ),
+                _RETRY,
             ),
         ),
         _Shape(Relays, "relay", (_RELAYS,)),
         _Shape(Probed, "probed", (_TRANSACTION, _Field("outcome", "outcome", _one_of(*ProbeOutcome)))),
-        _Shape(Pong, "pong", ()),
+        _Shape(Pong, "pong", (_RETRY,)),
         _Shape(Incoming, "incoming", (_CALL, _FROM, _NAME, _OFFER)),
         _Shape(Answered, "answered", (_CALL, _FROM, _ANSWER)),
         _Shape(Candidates, "candidate", (_CALL, _FROM, _ENVELOPE)),

@@ -27,7 +27,9 @@ FIRST = 5.0
 """Seconds before the second try."""
 GROWTH = 1.6
 RETURN = 1.0
-"""The same after the rendezvous was away: the other side comes back in these seconds, too."""
+"""The same after the rendezvous was away…"""
+RETURN_TIME = 5.0
+"""…for some seconds, in which the other side comes back, too."""
 LONGEST = 30.0
 """Seconds between tries in the first hour."""
 HOUR = 3600.0
@@ -67,6 +69,7 @@ class Outbox(Generic[P]):
         self._wants: dict[P, _Want] = {}
         self._registered = False
         self._was_away = False
+        self._return_until = float("-inf")
         self._under_way: set[P] = set()
         self._pause = float("-inf")
         """Until then nobody else is called."""
@@ -103,6 +106,8 @@ class Outbox(Generic[P]):
     def registered(self, now: float) -> None:
         """The rendezvous is there (again): everybody is called at once who has not refused."""
         self._registered = True
+        if self._was_away:
+            self._return_until = now + RETURN_TIME
         for wanted in self._wants.values():
             if wanted.at is not None:
                 wanted.at = now
@@ -139,7 +144,8 @@ class Outbox(Generic[P]):
             return None
         slow = wanted.rang or now - wanted.since > HOUR
         wait = (SLOW if slow else wanted.wait) * (1 - JITTER * self._chance())
-        wanted.wait = min(wanted.wait * GROWTH, LONGEST)
+        if now >= self._return_until:
+            wanted.wait = min(wanted.wait * GROWTH, LONGEST)
         wanted.at = now + wait
         return wait
 
