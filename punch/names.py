@@ -27,11 +27,18 @@ _ID_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz234567")
 #: Scripts with many letters that look like those of the others.
 _LIKE_LATIN = frozenset(("LATIN", "CYRILLIC", "GREEK", "COPTIC", "ARMENIAN", "CHEROKEE", "LISU", "DESERET"))
 
+#: Those, and what else accents and strokes are put on without making another word of it.
+_WITH_LOOSE_MARKS = _LIKE_LATIN | {"DIGIT"}
+
 #: Letters and marks that are blank, though Unicode does not call them ignorable.
 _BLANK = frozenset("\u2800\U00013441\U00013442\U00016fe4\U0001d159")
 
 #: Characters that reorder the text around them, so that it reads as something else.
 REORDERING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+#: What makes another letter of a kana, and the scripts of those.
+_KANA_MARKS = frozenset("\u3099\u309a")
+_KANA = frozenset(("HIRAGANA", "KATAKANA", "HALFWIDTH"))
 
 #: Marks that can stand over any letter: blocks of combining diacritical marks.
 _LOOSE_MARKS = ((0x300, 0x36F), (0x1AB0, 0x1AFF), (0x1DC0, 0x1DFF), (0x20D0, 0x20FF), (0xFE20, 0xFE2F))
@@ -78,7 +85,7 @@ def looks(name: str) -> frozenset[str]:
             form.translate(table).casefold() for form in (name, name.lower(), name.upper()) if form
         )
     plain = without_ignorable(unicodedata.normalize("NFKC", name))
-    bare = "".join(c for c in unicodedata.normalize("NFD", plain) if not _is_loose_mark(c))
+    bare = _without_foreign_marks(unicodedata.normalize("NFD", plain))
     forms = {bare, bare.casefold(), bare.upper()}
     return frozenset(found for form in forms if (found := _bare_skeleton(form)))
 
@@ -96,14 +103,14 @@ def is_reserved(name: str) -> bool:
 def is_mixed(name: str) -> bool:
     """Whether it mixes letters of scripts that look alike, as no name does that is meant to be read."""
     plain = without_ignorable(unicodedata.normalize("NFKC", name))
-    found = {unicodedata.name(c, "").partition(" ")[0] for c in plain if c.isalpha()}
+    found = {_script(c) for c in plain if c.isalpha()}
     return len(found & _LIKE_LATIN) > 1
 
 
 def looks_like_an_id(name: str) -> bool:
     """Whether it could be taken for a peer ID, or for the beginning of one."""
     for form in (name, name.casefold(), name.upper()):
-        plain = unicodedata.normalize("NFKC", form)
+        plain = _without_foreign_marks(unicodedata.normalize("NFKC", form))
         shown = "".join(c if c.isascii() else skeleton(c) for c in plain).casefold()
         letters = [character for character in shown if character.isalnum()]
         marks = sum(map(_is_mark, shown))
@@ -114,8 +121,15 @@ def looks_like_an_id(name: str) -> bool:
 
 
 def _bare_skeleton(form: str) -> str:
-    # A prototype may have a mark of its own.
-    return "".join(c for c in skeleton(form) if not _is_loose_mark(c)).casefold()
+    # A prototype may have a mark of its own, as a stroke through a letter. In other scripts those are vowels.
+    kept, base = [], ""
+    for character in skeleton(form):
+        if not _is_mark(character):
+            base = _script(character)
+        elif _is_loose_mark(character) and base in _WITH_LOOSE_MARKS:
+            continue
+        kept.append(character)
+    return "".join(kept).casefold()
 
 
 def _is_mark(character: str) -> bool:
@@ -124,6 +138,29 @@ def _is_mark(character: str) -> bool:
 
 def _is_loose_mark(character: str) -> bool:
     return any(first <= ord(character) <= last for first, last in _LOOSE_MARKS)
+
+
+def _without_foreign_marks(text: str) -> str:
+    """
+    `text` without the marks that can stand over any letter, and without those of one script over a letter of
+    another, where they are no part of any word.
+    """
+    kept, base = [], ""
+    for character in text:
+        if not _is_mark(character):
+            base = _script(character)
+        elif character in _KANA_MARKS:
+            if base not in _KANA:
+                continue
+        elif _is_loose_mark(character) or _script(character) != base:
+            continue
+        kept.append(character)
+    return "".join(kept)
+
+
+def _script(character: str) -> str:
+    """The first word of its Unicode name, which is the script of letters and of most marks."""
+    return unicodedata.name(character, "").partition(" ")[0]
 
 
 @cache

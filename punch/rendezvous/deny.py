@@ -19,6 +19,7 @@ from pathlib import Path
 
 from punch.files import read_regular
 from punch.identity import PeerID, PeerIDError
+from punch.names import without_format
 from punch.wire.address import parsed
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -62,8 +63,8 @@ class DenyList:
         """
         peers: list[PeerID] = []
         networks: list[IPv4Network | IPv6Network] = []
-        for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
-            content = line.partition("#")[0]
+        for number, line in enumerate(text.split("\n"), 1):
+            content = without_format(line).partition("#")[0]
             entry = content.strip()
             if not entry:
                 continue

@@ -28,6 +28,8 @@ class FileTests(SynchronousTestCase):
             "::ffff:203.0.113.0/120\n192.0.2.7"
         )
         self.assertEqual(len(deny), 5)
+        pasted = DenyList.parse(f"192.0.2.7\u200b\n\u2060{str(ALICE)[:9]}\u200b{str(ALICE)[9:]}\n")
+        self.assertTrue(pasted.has_peer(ALICE) and pasted.has_host("192.0.2.7"))
         self.assertTrue(deny.has_peer(ALICE))
         self.assertFalse(deny.has_peer(BOB))
         for host in ("192.0.2.7", "::ffff:192.0.2.7", "198.51.100.255", "2001:db8:7:ffff::1", "203.0.113.5"):

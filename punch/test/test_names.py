@@ -29,6 +29,10 @@ class AlikeTests(SynchronousTestCase):
             ("alice", "\U0001d41alice"),  # mathematical bold
             ("alice", "a\u0301lice"),
             ("alice", "al\u0338ice"),
+            ("alice", "alice\u0489"),  # Cyrillic
+            ("alice", "alic\u0e47e"),  # Thai
+            ("alice", "al\u05b4ice"),  # Hebrew
+            ("alice", "a\u3099lice"),  # of kana
             ("Bob", "b0b"),
             ("BOB", "\u0412\u041e\u0412"),  # Cyrillic as a whole
             ("tom", "torn"),
@@ -49,6 +53,9 @@ class AlikeTests(SynchronousTestCase):
             ("\u0410\u043d\u0434\u0440\u0435\u0439", "\u0421\u0435\u0440\u0433\u0435\u0439"),
             ("\u65e5\u672c", "\u4e2d\u56fd"),
             ("\u0905\u092e\u093f\u0924", "\u0905\u092e\u0940\u0924"),  # vowels of Devanagari are marks
+            ("\u0e01\u0e32", "\u0e01\u0e33"),  # of Thai, too
+            ("\u304c\u304f", "\u304b\u304f"),  # voiced and not
+            ("\u05e9\u05b8\u05dc", "\u05e9\u05bc\u05dc"),  # points over letters of their own script
         ):
             self.assertFalse(names.alike(one, other), f"{one!a} {other!a}")
 
@@ -63,6 +70,13 @@ class AlikeTests(SynchronousTestCase):
                     for form in (character, character.lower(), character.upper())
                 },
             )
+
+    def test_any_mark_over_latin_letters(self) -> None:
+        """Of whatever script, it does not make another name."""
+        marks = [c for c in map(chr, range(0x20000)) if unicodedata.category(c)[0] == "M"]
+        self.assertGreater(len(marks), 2000)
+        for mark in marks[::16]:
+            self.assertTrue(names.alike("ali\u0161", f"ali{mark}\u0161"), ascii(mark))
 
     def test_reserved(self) -> None:
         for word in (
@@ -102,6 +116,7 @@ class AlikeTests(SynchronousTestCase):
             text[:30].replace("a", "\u0430").replace("o", "\u043e"),
             text[:20] + "\uff41\uff42\uff43\uff44",
             text[:24] + "\u0301",
+            "\u0489".join(text[:30]),
             text[:24] + "9999",
         ):
             self.assertTrue(names.looks_like_an_id(name), ascii(name))

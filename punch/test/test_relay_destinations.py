@@ -43,6 +43,7 @@ def disguises(host: IPv4Address) -> Iterator[str]:
     yield f"2001:0:4136:e378:8000:63bf:{high ^ 0xFFFF:x}:{low ^ 0xFFFF:x}"
     yield f"2a00:1:2:3:0:5efe:{high:x}:{low:x}"  # ISATAP (RFC 5214), private and universal
     yield f"2a00:1:2:3:200:5efe:{high:x}:{low:x}"
+    yield f"2002:808:808:1:0:5efe:{high:x}:{low:x}"  # … in a network of 6to4
 
 
 def edges(block: IPv4Network | IPv6Network) -> set[IPv4Address | IPv6Address]:

@@ -48,6 +48,9 @@ class RendezvousAddressTests(SynchronousTestCase):
         self.reads("localhost", "localhost")
         self.reads("my_host-1", "my_host-1")
         self.reads("b\u00fccher.example", "xn--bcher-kva.example")
+        self.reads("127.0.0.1.:1", "127.0.0.1", 1)
+        self.reads("192\u30020\u30022\u30021", "192.0.2.1")
+        self.reads("0x7f.example", "0x7f.example")
 
     def test_printed(self) -> None:
         """The printed form is whole: scheme, port, brackets, pin."""
@@ -99,6 +102,9 @@ class RendezvousAddressTests(SynchronousTestCase):
         self.refused("[192.0.2.1]:7001", "an IPv6 address, not")
         self.refused("[2001:db8::g]", "is no IP address")
         self.refused("192.0.2", "is no IP address")
+        for number in ("127.1", "127.1.", "2130706433", "0177.0.0.1", "0x7f000001", "127.0x1", "0x7F.1."):
+            self.refused(number, "is no IP address")
+        self.refused("0\u30020\u30020\u30020", "not the address of one host")
         self.refused("192.0.2.256", "is no IP address")
         self.refused("0.0.0.0:7001", "not the address of one host")
         self.refused("[::]:7001", "not the address of one host")

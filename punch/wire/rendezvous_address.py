@@ -28,6 +28,8 @@ DEFAULT_PORT = 7001
 SCHEME = "punch"
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+"""The last label of what many systems take for an IPv4 address: 127.1, 0x7f000001."""
 
 
 class RendezvousAddressError(ValueError):
@@ -117,9 +119,13 @@ def _host(text: str) -> str:
         raise RendezvousAddressError(
             "The host is missing in the rendezvous address: it is punch://host:port/PIN."
         )
-    if ":" in text or re.fullmatch(r"[0-9.]*", text.rsplit(".", 1)[-1] or "-"):
+    try:
+        name = text if ":" in text else text.encode("idna").decode("ascii").lower().removesuffix(".")
+    except UnicodeError:
+        name = ""
+    if ":" in name or _NUMBER.fullmatch(name.rpartition(".")[2]):
         try:
-            address = ip_address(text)
+            address = ip_address(name)
         except ValueError as error:
             raise RendezvousAddressError(f"{text[:60]!a} is no IP address.") from error
         if address.is_unspecified or address.is_multicast:
@@ -127,10 +133,6 @@ def _host(text: str) -> str:
                 f"{address} is not the address of one host: give the one that the rendezvous is reached at."
             )
         return str(address)
-    try:
-        name = text.encode("idna").decode("ascii").lower().removesuffix(".")
-    except UnicodeError:
-        name = ""
     if len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
         raise RendezvousAddressError(
             f"{text[:60]!a} is no host name and no IP address. A rendezvous address is punch://host:port/PIN."

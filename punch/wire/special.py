@@ -102,35 +102,39 @@ _ISATAP = 0x00005EFE
 _UNIVERSAL = 0x02000000
 
 
-def unwrapped(address: IPAddress) -> IPAddress:
+def carried(address: IPAddress) -> tuple[IPv4Address, ...]:
     """
-    The IPv4 address inside an IPv6 address that leads to it: IPv4-mapped, NAT64 (64:ff9b::/96, RFC 6052),
-    6to4 (2002::/16, RFC 3056), or with the interface identifier of ISATAP (RFC 5214, section 6.1). Else the
-    address itself. Other forms with an IPv4 address in them are refused altogether.
+    The IPv4 addresses inside an IPv6 address that leads to them: IPv4-mapped, NAT64 (64:ff9b::/96, RFC 6052),
+    6to4 (2002::/16, RFC 3056), and the interface identifier of ISATAP (RFC 5214, section 6.1), which a
+    network of 6to4 may have as well. Other forms with an IPv4 address in them are refused altogether.
     """
     if isinstance(address, IPv4Address):
-        return address
-    if address in MAPPED or address in NAT64:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    if address.sixtofour is not None:
-        return address.sixtofour
+        return ()
+    last = IPv4Address(int(address) & 0xFFFFFFFF)
+    if is_translated(address):
+        return (last,)
+    found: tuple[IPv4Address, ...] = () if address.sixtofour is None else (address.sixtofour,)
     if (int(address) >> 32 & 0xFFFFFFFF) | _UNIVERSAL == _ISATAP | _UNIVERSAL:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address
+        found += (last,)
+    return found
+
+
+def is_translated(address: IPAddress) -> bool:
+    """Whether it is only another way to write an IPv4 address: IPv4-mapped, or NAT64."""
+    return address in MAPPED or address in NAT64
 
 
 @lru_cache(maxsize=1024)
 def scope_of(host: str) -> Scope:
     """
-    The scope of an IP address. One that has another in it has the narrower scope of both; those that are only
+    The scope of an IP address. One that has others in it has the narrowest scope of all; those that are only
     another way to write an IPv4 address (IPv4-mapped, NAT64) have that of the IPv4 address.
 
     :raise ValueError: `host` is no IP address.
     """
-    written = parsed(host)
-    address = unwrapped(written)
-    both = {address} if written in MAPPED or written in NAT64 else {written, address}
-    return max(map(_scope, both), key=list(Scope).index)
+    address = parsed(host)
+    all_of_them = carried(address) if is_translated(address) else (address, *carried(address))
+    return max(map(_scope, all_of_them), key=list(Scope).index)
 
 
 def _scope(address: IPAddress) -> Scope:

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from ipaddress import ip_address
 
-from punch.wire.special import HARMLESS, MAPPED, NAT64, TABLE, IPAddress, IPNetwork, unwrapped
+from punch.wire.special import HARMLESS, TABLE, IPAddress, IPNetwork, carried, is_translated
 
-__all__ = ["HARMLESS", "REFUSED", "Destinations", "IPAddress", "IPNetwork", "unwrapped"]
+__all__ = ["HARMLESS", "REFUSED", "Destinations", "IPAddress", "IPNetwork"]
 
 REFUSED: dict[IPNetwork, str] = {row.network: row.reason for row in TABLE}
 """Networks to which nothing is relayed, and why."""
@@ -35,15 +35,14 @@ class Destinations:
         :raise ValueError: it is no IP address.
         """
         written = ip_address(host)
-        address = unwrapped(written)
-        if any(each in network for network in self._allowed for each in {written, address}):
+        if self._allows(written):
             return False
-        if _is_refused(address):
-            return True
-        # A form that is unwrapped stands outside of global unicast, or at a host that the table lets pass.
-        if written != address and written not in MAPPED and written not in NAT64 and _is_refused(written):
-            return True
-        return any(self._is_own(str(each)) for each in {written, address})
+        inside = carried(written)
+        ends = inside if is_translated(written) else (written, *inside)
+        return any(_is_refused(each) or self._is_own(str(each)) for each in ends if not self._allows(each))
+
+    def _allows(self, address: IPAddress) -> bool:
+        return any(address in network for network in self._allowed)
 
 
 @lru_cache(maxsize=1024)

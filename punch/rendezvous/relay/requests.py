@@ -88,8 +88,11 @@ class Requests:
             return refusal, login.key
         invalid = request.invalid()
         if invalid:
-            if request.method == Method.ALLOCATE and invalid == (Attribute.REQUESTED_ADDRESS_FAMILY,):
-                return error(request, 440, "No such address family"), login.key
+            if invalid == (Attribute.REQUESTED_ADDRESS_FAMILY,):
+                if request.method == Method.ALLOCATE:
+                    return error(request, 440, "No such address family"), login.key
+                if request.method == Method.REFRESH and allocation is not None:
+                    return error(request, 443, "The allocation is of another address family"), login.key
             return error(request, 400, "An attribute has no lawful value"), login.key
         try:
             if allocation is not None and login.receives:
