@@ -12,6 +12,7 @@ Pure but for `read`.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
@@ -19,7 +20,6 @@ from pathlib import Path
 
 from punch.files import read_regular
 from punch.identity import PeerID, PeerIDError
-from punch.names import without_format
 from punch.wire.address import parsed
 
 MAX_BYTES = 16 * 1024 * 1024
@@ -64,7 +64,8 @@ class DenyList:
         peers: list[PeerID] = []
         networks: list[IPv4Network | IPv6Network] = []
         for number, line in enumerate(text.split("\n"), 1):
-            content = without_format(line).partition("#")[0]
+            # Invisible characters come along when an address or ID is pasted.
+            content = "".join(c for c in line if unicodedata.category(c) != "Cf").partition("#")[0]
             entry = content.strip()
             if not entry:
                 continue
