@@ -20,8 +20,17 @@ from punch.test.test_relay_service import Datagrams, RelayServiceCase, TURNClien
 from punch.test.test_rendezvous import SERVICE
 from punch.wire.address import Address
 from punch.wire.relays import RelayServer, RelayTransport
-from punch.wire.stun import Attribute, Message, MessageClass, Method, encode, long_term_key, parse
-from punch.wire.turn import encode_channel_data, is_turn
+from punch.wire.stun import (
+    MAGIC_COOKIE,
+    Attribute,
+    Message,
+    MessageClass,
+    Method,
+    encode,
+    long_term_key,
+    parse,
+)
+from punch.wire.turn import TURN_BEGIN, TURN_END, encode_channel_data, is_turn
 
 OTHER_SERVICE = "198.51.100.2"
 VICTIM = Address("203.0.113.50", 40_000)
@@ -254,6 +263,15 @@ class RingTests(ForgerCase):
         self.assertEqual(code_of(self.forged().ask(Method.ALLOCATE, UDP, token)), 438)
         second = self.lab.client(Address(BOB.host, 1), "mallory")
         self.assertEqual(code_of(second.ask(Method.ALLOCATE, UDP, token)), 0)
+
+    def test_bounds_of_turn(self) -> None:
+        """What is compared with before anybody looks closer leaves out none."""
+        for kind in range(0x0200):
+            message = kind.to_bytes(2, "big") + b"\xff\xff" + MAGIC_COOKIE.to_bytes(4, "big") + bytes(12)
+            for data in (message, message + b"\xff" * 16):
+                self.assertEqual(is_turn(data), kind < 0x0120 and kind & 0xE0 == 0 and kind & 0xF > 1)
+                if is_turn(data):
+                    self.assertTrue(TURN_BEGIN <= data < TURN_END)
 
     def test_turn_is_not_relayed(self) -> None:
         """Neither the requests by which a relayed address would be a client, nor what is answered to them."""

@@ -39,17 +39,21 @@ class Bandwidth:
         return now + (self._burst - self.available(now)) / self._rate
 
 
-def admit(datagrams: Sequence[bytes], buckets: Sequence[Bandwidth], now: float) -> Sequence[bytes]:
+def admit(
+    datagrams: Sequence[bytes], buckets: tuple[Bandwidth, Bandwidth], now: float
+) -> tuple[Sequence[bytes], int]:
     """
-    As many of the datagrams, from the first on, as all buckets have tokens for; the rest is lost, as it would
-    be on any path that is full.
+    As many of the datagrams, from the first on, as both buckets have tokens for, and the bytes that these
+    have, without headers. The rest is lost, as it would be on any path that is full.
     """
-    room = min(bucket.available(now) for bucket in buckets)
+    one, other = buckets
+    room = min(one.available(now), other.available(now))
     count = len(datagrams)
-    size = sum(map(len, datagrams)) + HEADERS * count
-    while size > room:
+    size = sum(map(len, datagrams))
+    while size + HEADERS * count > room:
         count -= 1
-        size -= len(datagrams[count]) + HEADERS
-    for bucket in buckets:
-        bucket.spend(size)
-    return datagrams if count == len(datagrams) else datagrams[:count]
+        size -= len(datagrams[count])
+    spent = size + HEADERS * count
+    one.spend(spent)
+    other.spend(spent)
+    return (datagrams if count == len(datagrams) else datagrams[:count]), size

@@ -47,7 +47,8 @@ from punch.wire.stun import (
     header,
     parse,
 )
-from punch.wire.turn import MAX_REQUEST, is_turn
+from punch.wire.stun_attributes import CODECS, REQUIRED_BELOW
+from punch.wire.turn import MAX_REQUEST, TURN_BEGIN, TURN_END, is_turn
 
 STRANGERS_RATE = 100.0
 """
@@ -63,8 +64,9 @@ AMPLIFICATION = 3
 
 _HIGHEST_STUN = 3
 _SEND_INDICATION = b"\x00\x16"
-_HIGHEST_TURN = b"\x01\xff"
-"""Data that is greater is no message of TURN."""
+_DATA = int(Attribute.DATA)
+_XOR_PEER_ADDRESS = int(Attribute.XOR_PEER_ADDRESS)
+_DONT_FRAGMENT = int(Attribute.DONT_FRAGMENT)
 _LONGEST_INDICATED = 65_480
 """Bytes: with its addresses, a longer datagram fits no message."""
 _NO_CHANNELS: dict[bytes, Flow] = {}
@@ -131,21 +133,28 @@ class RelayCore:
         # A plain tuple is the same key as a FiveTuple, and made faster.
         allocation = self._clients.get((remote, local, connection))
         channels = _NO_CHANNELS if allocation is None else allocation.channels
+        flow: Flow | None = None
+        last, end = b"", 0
         for data in datagrams:
-            flow = channels.get(data[:2])
+            if (first := data[:4]) != last:
+                # Of a batch, most have the same channel and length.
+                last = first
+                flow = channels.get(first[:2]) if len(first) == 4 else None
+                end = 0 if flow is None else 4 + (first[2] << 8 | first[3])
             if flow is not None:
-                if len(data) > 3 and (end := 4 + (data[2] << 8 | data[3])) <= len(data):
-                    waiting = flow.waiting
-                    if not waiting:
-                        self._flows.append(flow)
-                    data = data[4:end]
-                    if data > _HIGHEST_TURN or not is_turn(data):
-                        waiting.append(data)
+                body = data[4:end]
+                if end > len(data) or (body < TURN_END and body >= TURN_BEGIN and is_turn(body)):
+                    continue
+                waiting = flow.waiting
+                if not waiting:
+                    self._flows.append(flow)
+                waiting.append(body)
             elif data and data[0] <= _HIGHEST_STUN:
                 client = FiveTuple(remote, local, connection)
                 self._receive_stun(data, client, now)
                 allocation = self._clients.get(client)
                 channels = _NO_CHANNELS if allocation is None else allocation.channels
+                last = b""
 
     def receive_from_peers(self, allocation: Allocation, datagrams: Sequence[bytes], peer: Address) -> None:
         """
@@ -153,25 +162,27 @@ class RelayCore:
         """
         number = allocation.numbers.get(peer)
         flow = allocation.to_client
-        datagrams = [data for data in datagrams if data > _HIGHEST_TURN or not is_turn(data)]
         if number is not None:
             if not flow.waiting:
                 self._flows.append(flow)
             append = flow.waiting.append
             if allocation.client.connection:
                 for data in datagrams:
-                    size = len(data)
-                    append(b"%b%b%b%b" % (number, size.to_bytes(2, "big"), data, _PADDING[size & 3]))
+                    if not is_turn(data):
+                        size = len(data)
+                        append(b"%b%b%b%b" % (number, size.to_bytes(2, "big"), data, _PADDING[size & 3]))
                 return
             last, header = -1, b""
             for data in datagrams:
+                if data < TURN_END and data >= TURN_BEGIN and is_turn(data):
+                    continue
                 if len(data) != last:
                     last = len(data)
                     header = number + last.to_bytes(2, "big")
                 append(header + data)
         elif peer.host in allocation.permissions:
             for data in datagrams:
-                if len(data) > _LONGEST_INDICATED:
+                if len(data) > _LONGEST_INDICATED or is_turn(data):
                     continue
                 if not flow.waiting:
                     self._flows.append(flow)
@@ -189,10 +200,9 @@ class RelayCore:
             waiting, flow.waiting = flow.waiting, []
             if allocation.sends:
                 allocation.sends.clear()
-            datagrams = admit(waiting, (total, allocation.user.bandwidth), now)
+            datagrams, size = admit(waiting, (total, allocation.user.bandwidth), now)
             if not datagrams or allocation.port.allocation is not allocation:
                 continue
-            size = sum(map(len, datagrams))
             if peer is None:
                 allocation.bytes_to_client += size
                 to_clients.append(ToClient(allocation.client, datagrams))
@@ -272,11 +282,16 @@ class RelayCore:
             message = parse(encoded, most=MAX_ATTRIBUTES)
         except STUNError:
             return
-        peer: Address | None = message.get(Attribute.XOR_PEER_ADDRESS)
-        data: bytes | None = message.get(Attribute.DATA)
-        if peer is None or data is None or peer.host not in allocation.permissions:
-            return
-        if message.unknown_required() or Attribute.DONT_FRAGMENT in message or is_turn(data):
+        peer: Address | None = None
+        data: bytes | None = None
+        for kind, value in message.attributes:
+            if kind == _DATA:
+                data = value if data is None else data
+            elif kind == _XOR_PEER_ADDRESS:
+                peer = value if peer is None else peer
+            elif kind == _DONT_FRAGMENT or (kind < REQUIRED_BELOW and kind not in CODECS):
+                return
+        if peer is None or data is None or peer.host not in allocation.permissions or is_turn(data):
             return
         flow = allocation.sends.get(peer)
         if flow is None:
