@@ -119,14 +119,14 @@ def _allowed(character: str) -> bool:
 def name_from(claimed: str) -> str | None:
     """A petname made of what a peer calls itself; None if nothing of it can be used."""
     seen = names.without_ignorable(unicodedata.normalize("NFC", claimed[:MAX_CLAIMED]))
-    if names.looks_like_an_id(seen):
+    if names.is_misleading(seen):
         return None
     kept = "".join(c if _allowed(c) else "-" for c in seen)[:MAX_NAME].strip("-")
     try:
         name = _new_name(kept)
     except AddressBookError:
         return None
-    return None if names.is_reserved(name) or names.is_mixed(name) else name
+    return None if names.is_misleading(name) else name
 
 
 def _key(name: str) -> str:

@@ -107,6 +107,11 @@ def is_mixed(name: str) -> bool:
     return len(found & _LIKE_LATIN) > 1
 
 
+def is_misleading(name: str) -> bool:
+    """Whether it passes for a word of the interface or an ID, or mixes scripts that look alike."""
+    return is_reserved(name) or is_mixed(name) or looks_like_an_id(name)
+
+
 def looks_like_an_id(name: str) -> bool:
     """Whether it could be taken for a peer ID, or for the beginning of one."""
     for form in (name, name.casefold(), name.upper()):

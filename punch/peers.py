@@ -137,9 +137,7 @@ def _contact(book: AddressBook, peer: PeerID) -> Contact:
     entry = book.entry(peer)
     given = entry.name is not None
     called = entry.name or entry.claimed
-    alike = bool(book.alike(peer, called, given)) or (
-        not given and (names.is_reserved(called) or names.is_mixed(called))
-    )
+    alike = bool(book.alike(peer, called, given)) or (not given and names.is_misleading(called))
     return Contact(peer, entry.name, entry.claimed, entry.known, entry.blocked, alike)
 
 

@@ -52,6 +52,17 @@ class PeopleTests(ChatTestCase):
         told = {event.contact.peer: event.contact.alike for event in self.alice.of(ContactChanged)}
         self.assertEqual((told[mallory], told[self.bob.id]), (False, False))
 
+    def test_a_claim_like_an_id(self) -> None:
+        """Somebody who calls himself by an ID is shown with his own, also before he is known."""
+        eve, joe = peer_id(9), peer_id(10)
+        for claimed in (str(joe), str(joe)[:30], "_".join(str(joe)[:30]), joe.short):
+            self.alice.happen(IncomingCall(joe, "joe", known=False, decided=False))
+            self.alice.happen(IncomingCall(eve, claimed, known=False, decided=False))
+            contact = self.alice.chat.contact(eve)
+            self.assertEqual((contact.name, contact.claimed, contact.alike), (None, claimed, True))
+            self.alice.chat.reject(eve)
+            self.alice.chat.reject(joe)
+
     def test_blocked(self) -> None:
         self.connect()
         self.bob.book.add(self.alice.id, "alice")

@@ -127,12 +127,11 @@ class People(Desk):
         # Anyone may call himself anything: it must not pass for somebody else, nor for this program.
         if not claimed:
             return False
-        if names.is_reserved(re.split(r"\W", claimed, maxsplit=1)[0]) or names.is_reserved(claimed):
-            return True
-        if names.is_mixed(claimed):
+        if names.is_misleading(claimed) or names.is_reserved(re.split(r"\W", claimed, maxsplit=1)[0]):
             return True
         here = {*self.questions, *self.links, *self.calling} - {peer}
-        others = (self.calls.names.get(other, "") for other in here if self.book.name_of(other) is None)
+        others = {self.calls.names.get(other, "") for other in here if self.book.name_of(other) is None}
+        others |= {other.short for other in here}
         return bool(self.book.alike(peer, claimed)) or any(names.alike(claimed, other) for other in others)
 
     def contacts(self) -> list[Contact]:
