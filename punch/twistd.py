@@ -26,6 +26,7 @@ from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python import usage
 from twisted.python.logfile import LogFile
 
+from punch.files import check_regular, unusable
 from punch.interrupt import quiet_interrupt
 
 LOG_BYTES = 1_000_000
@@ -287,11 +288,16 @@ class _OwnLog:
 own_log = _OwnLog()
 
 
-def use_own_files(options: usage.Options, directory: Path, log_path: Path) -> None:
+def use_own_files(
+    options: usage.Options, directory: Path, log_path: Path, fail: Callable[[str], NoReturn]
+) -> None:
     """
     In `postOptions`: `twistd` logs to `log_path` and keeps its pid (as a daemon only) in `directory`, unless
     the user said otherwise, so that several programs started in one directory do not clash.
     Both directories exist. Does nothing when `options` were not parsed by `twistd`.
+
+    :param fail: is called with a sentence if a file that the user named can't be used: `twistd` would wait
+        for the other end of a named pipe, or end with a traceback.
     """
     parent = options.parent
     if parent is None or "logfile" not in parent:
@@ -299,6 +305,9 @@ def use_own_files(options: usage.Options, directory: Path, log_path: Path) -> No
     quiet_interrupt()
     _ending.hook()
     given = _given(parent)
+    for option in {"logfile", "pidfile"} & given:
+        if parent[option] not in ("", "-"):
+            _check_given(option, parent[option], fail)
     if "pidfile" in parent and "pidfile" not in given:
         parent["pidfile"] = "" if parent.get("nodaemon") else str(directory / "twistd.pid")
     if not given & {"logfile", "syslog", "logger"}:
@@ -306,6 +315,15 @@ def use_own_files(options: usage.Options, directory: Path, log_path: Path) -> No
         # By name, as on the command line. It wins over `logfile`, whose rotation has no end.
         parent["logger"] = f"{__name__}.own_log.open"
         own_log.path = log_path
+
+
+def _check_given(option: str, name: str, fail: Callable[[str], NoReturn]) -> None:
+    try:
+        # A log may go to a device, such as /dev/null.
+        if option == "pidfile" or not Path(name).is_char_device():
+            check_regular(Path(name))
+    except OSError as error:
+        fail(unusable(f"The file {name} of --{option}", error, "name another one"))
 
 
 def _given(parent: usage.Options) -> set[str]:

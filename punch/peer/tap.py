@@ -197,7 +197,9 @@ class Options(BaseOptions):
             self.peer.prepare()
         except StateError as error:
             self.fail("state", str(error))
-        use_own_files(self, self.peer.directory, self.peer.log_path)
+        use_own_files(
+            self, self.peer.directory, self.peer.log_path, lambda sentence: self.fail("usage", sentence)
+        )
 
     def fail(self, reason: str, sentence: str) -> NoReturn:
         """End with a sentence on stderr, and as an event with `--json`."""

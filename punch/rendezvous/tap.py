@@ -234,7 +234,7 @@ the relay of this service, else beside it."""
             self.state.prepare()
         except StateError as problem:
             self._fail(str(problem), "state")
-        twistd.use_own_files(self, self.state.directory, self.state.log_path)
+        twistd.use_own_files(self, self.state.directory, self.state.log_path, self._fail)
 
     @property
     def limits(self) -> Limits:

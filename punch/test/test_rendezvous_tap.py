@@ -11,6 +11,7 @@ import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from unittest import skipUnless
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -81,9 +82,9 @@ class TapCase(SynchronousTestCase):
         options.parseOptions(["--state-dir", str(self.state), *arguments])
         return options
 
-    def refused(self, *arguments: str) -> str:
+    def refused(self, *arguments: str, parent: usage.Options | None = None) -> str:
         """The sentence with which a command line is refused."""
-        ended = self.assertRaises(SystemExit, self.parse, *arguments)
+        ended = self.assertRaises(SystemExit, self.parse, *arguments, parent=parent)
         sentence = str(ended.code)
         self.assertTrue(sentence.startswith("punch-rendezvous: "), sentence)
         self.assertNotIn("\n", sentence)
@@ -284,6 +285,23 @@ class FileTests(TapCase):
         parent["pidfile"] = "mine.pid"
         self.parse(parent=parent)
         self.assertEqual((parent["logfile"], parent["logger"], parent["pidfile"]), ("-", None, "mine.pid"))
+
+    @skipUnless(hasattr(os, "mkfifo"), "needs named pipes")
+    def test_what_the_user_gave_is_no_file(self) -> None:
+        """A named pipe would let the start wait for its other end, without a word."""
+        pipe, loop = self.directory / "pipe", self.directory / "loop"
+        os.mkfifo(pipe)
+        loop.symlink_to("loop")
+        for option in ("logfile", "pidfile"):
+            for path, word in ((pipe, "named pipe"), (self.directory, "directory"), (loop, "symbolic")):
+                parent = self.parent(f"--{option}={path}")
+                parent[option] = str(path)
+                sentence = self.refused(parent=parent)
+                for part in (f"--{option}", str(path), word):
+                    self.assertIn(part, sentence)
+        parent = self.parent("--logfile", "/dev/null")
+        parent["logfile"] = "/dev/null"
+        self.parse(parent=parent)
 
     def test_default_that_the_user_spelled_out_stays(self) -> None:
         parent = self.parent("--logger", "x.y")
