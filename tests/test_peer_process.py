@@ -260,6 +260,34 @@ def test_a_terminal_that_can_do_nothing_has_plain_lines(place: Place) -> None:
         assert bob.exit() == 0
 
 
+@pytest.mark.parametrize("rest", ["", " and a half"])
+def test_a_paste_in_a_terminal_without_a_line_editor(place: Place, rest: str) -> None:
+    """Several lines that come at once go as one message, and not before somebody says so."""
+    bob, identity = place.bob()
+    options = peer(place.directory, "alice", "--peer", identity)
+    with terminal(options, place.directory, extra={"TERM": "dumb"}) as alice:
+        alice.wait("Connected to bob")
+        alice.type("typed\n")
+        alice.wait("delivered: typed")
+        modes = alice.modes()
+        alice.type(f"first\nsecond line\n{rest}")
+        alice.wait(rf"{3 if rest else 2} lines came at once, .* to bob as one message\? \[y/n\]")
+        assert alice.modes() == modes
+        alice.type("y\n")
+        alice.wait("delivered: first")
+        alice.type("again\nand again\nand again\nand again\n")
+        alice.wait("4 lines came at once")
+        alice.type("n\n")
+        alice.wait("4 lines not sent")
+        alice.type("last\n")
+        alice.wait("delivered: last")
+        alice.type("pasted\nand over\n\x04")
+        assert alice.exit() == 1
+        assert "and over" in alice.text.rpartition("last")[2]
+    heard = [bob.wait("message")["text"] for _ in range(3)]
+    assert heard == ["typed", "first\nsecond line" + ("\n" + rest if rest else ""), "last"]
+
+
 def test_a_stranger_is_refused(place: Place) -> None:
     with terminal(peer(place.directory, "bob"), place.directory) as bob:
         identity = bob.wait(r"Your ID: (\w{56})")[1]

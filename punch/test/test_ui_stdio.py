@@ -24,6 +24,7 @@ from punch.peer.events import (
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, identity, incoming
 from punch.ui.console import InputKind
 from punch.ui.front_end import MAX_PENDING, PATIENCE
+from punch.ui.keys import MAX_PASTE
 from punch.ui.send_queue import split_text
 from punch.ui.sentences import printable, shown_name
 from punch.ui.stdio import StdioFrontEnd
@@ -525,6 +526,86 @@ class TerminalTests(StdioCase):
         self.type("hi\n")
         eve.run()
         self.assertEqual(eve.heard, ["hi"])
+
+    def paste(self, text: str) -> None:
+        self.front_end.paste_received(text.encode())
+
+    def test_a_paste_is_sent_when_the_user_says_so(self) -> None:
+        self.begin(target=BOB)
+        wire = self.connect()
+        self.shown()
+        self.paste("one\n\n  two\r\n\x1bthree\n")
+        self.assertEqual(
+            self.shown(), "4 lines came at once, as in a paste. Send them to bob as one message? [y/n]\n"
+        )
+        wire.run()
+        self.assertEqual(wire.heard, [])
+        self.type("y\n")
+        wire.run()
+        self.assertEqual(wire.heard, ["one\n\n  two\nthree"])
+        self.paste("one\ntwo\n")
+        self.type("n\n")
+        self.type("next\n")
+        wire.run()
+        self.assertIn("2 lines not sent.", self.shown())
+        self.assertEqual(wire.heard[1:], ["next"])
+
+    def test_what_comes_late_belongs_to_the_paste(self) -> None:
+        self.begin(target=BOB)
+        wire = self.connect()
+        self.paste("one\ntwo\n")
+        self.shown()
+        self.type("three\n")
+        self.assertIn("3 lines came at once", self.shown())
+        self.paste("four\nfive\n")
+        self.assertIn("5 lines came at once", self.shown())
+        self.type("y\n")
+        wire.run()
+        self.assertEqual(wire.heard, ["one\ntwo\nthree\nfour\nfive"])
+
+    def test_a_paste_answers_no_question(self) -> None:
+        self.begin(target=BOB)
+        wire = self.connect()
+        self.happen(incoming(EVE, "eve"))
+        self.shown()
+        self.paste("y\nn\n")
+        self.assertRegex(self.shown(), r"(?s)2 lines came at once: .*asked next.*Let eve .*\[y/n\]")
+        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.type("n\n")
+        self.assertEqual(self.stage.node.asked, [("call", BOB), ("reject", EVE)])
+        self.assertIn("2 lines came at once, as in a paste.", self.shown())
+        self.type("y\n")
+        wire.run()
+        self.assertEqual(wire.heard, ["y\nn"])
+
+    def test_a_paste_that_is_too_long(self) -> None:
+        self.begin(target=BOB)
+        self.connect()
+        self.paste("line\n" * (MAX_PASTE // 10) + "end\n")
+        self.shown()
+        for paste in ("", "line\n" * (MAX_PASTE // 5)):
+            self.paste(paste)
+            self.assertRegex(self.shown(), r"(?s)more than 65,536 characters is not taken.*6,554 lines")
+
+    def test_a_paste_for_nobody(self) -> None:
+        self.begin()
+        self.paste("one\ntwo\n")
+        self.assertIn("Nobody is connected yet, so that was not sent", self.shown())
+        self.assertEqual(self.connect().heard, [])
+
+    def test_a_paste_and_the_end(self) -> None:
+        """Whoever says /quit was asked; after Ctrl-D nobody can be."""
+        for end in ("/quit", None):
+            self.begin(target=BOB)
+            self.connect()
+            self.paste("one\ntwo\n")
+            if end is None:
+                self.front_end.input_over()
+            else:
+                self.type(f"{end}\n")
+            self.stage.clock.advance(FAREWELL)
+            last = 'The paste of 2 lines, the first of them "one", was not sent.'
+            self.assertEqual(self.stage.ends, [(0, None) if end else (1, last)])
 
     def test_the_hint_is_the_first_line(self) -> None:
         self.stage = Stage()

@@ -24,6 +24,7 @@ from punch.ui.console import Console, InputKind, Streams
 from punch.ui.front_end import FrontEnd, Settings, Surroundings
 from punch.ui.json_lines import JSONFrontEnd
 from punch.ui.line_history import LineHistory
+from punch.ui.pasted_lines import PastedLines
 from punch.ui.prompt_user import Suggestion
 from punch.ui.reflow import reflows
 from punch.ui.stdio import StdioFrontEnd
@@ -85,20 +86,36 @@ def choose(reactor: Any, wish: Wish) -> Face:
         return PlainFace(reactor, streams, JSONFrontEnd(wish.settings, wish.surroundings, wish.elapsed))
     hint = None
     watched = streams.input_kind is InputKind.TERMINAL and streams.output_is_terminal
+    modes = TerminalModes(streams.stdin, streams.stdout)
     if watched and takes_escapes(wish.environ):
-        modes = TerminalModes(streams.stdin, streams.stdout)
         if modes.known and find_spec("prompt_toolkit") is not None:
             return TerminalFace(reactor, streams, modes, wish)
         hint = HINT
     front_end = StdioFrontEnd(wish.settings, wish.surroundings, wish.environ, hint, streams.encoding)
-    return PlainFace(reactor, streams, front_end)
+    if not watched:
+        return PlainFace(reactor, streams, front_end)
+    pasted = PastedLines(
+        reactor, front_end.input_received, front_end.paste_received, modes.take_unfinished_line
+    )
+    return PlainFace(reactor, streams, front_end, pasted)
 
 
 class PlainFace:
-    """stdin and stdout, line by line."""
+    """
+    stdin and stdout, line by line.
 
-    def __init__(self, reactor: Any, streams: Streams, front_end: StdioFrontEnd | JSONFrontEnd) -> None:
+    :param pasted: in front of a front end that a person types to: finds pastes of several lines.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        streams: Streams,
+        front_end: StdioFrontEnd | JSONFrontEnd,
+        pasted: PastedLines | None = None,
+    ) -> None:
         self._reading = front_end
+        self._pasted = pasted
         self._reactor = reactor
         self._streams = streams
         self._console: Console | None = None
@@ -111,13 +128,19 @@ class PlainFace:
     def open(self, chat: Chat) -> None:
         """Read and write from now on."""
         front_end, streams = self._reading, self._streams
-        self._console = Console(
-            self._reactor, streams, front_end.input_received, front_end.input_over, front_end.output_lost
-        )
+        received = front_end.input_received if self._pasted is None else self._pasted.add
+        self._console = Console(self._reactor, streams, received, self._input_over, front_end.output_lost)
         front_end.attach(chat, self._console, streams.input_kind, streams.output_is_terminal)
+
+    def _input_over(self) -> None:
+        if self._pasted is not None:
+            self._pasted.flush()
+        self._reading.input_over()
 
     def close(self) -> Deferred[Any]:
         """There is nothing to give back yet."""
+        if self._pasted is not None:
+            self._pasted.stop()
         self.front_end.stopped()
         return succeed(None)
 

@@ -1,8 +1,9 @@
 """
 The chat on stdin and stdout as plain lines: through pipes for a shell, and in terminals that can do no more.
 
-Every line of stdin is a message. In a terminal a line that begins with a slash is a command, and a question
-of ours is answered by the next line. Through a pipe everything is a message.
+Every line of stdin is a message. In a terminal a line that begins with a slash is a command, a question
+of ours is answered by the next line, and several lines that were pasted are sent as one message, when the
+user says so. Through a pipe everything is a message.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from collections.abc import Mapping
 from functools import partial
 
 from punch.apps.chat import MAX_TEXT
+from punch.identity import PeerID
+from punch.names import without_format
 from punch.peer.events import Connected
 from punch.ui.front_end import Settings, Surroundings
+from punch.ui.keys import MAX_PASTE, tame
 from punch.ui.people import PeopleFrontEnd
+from punch.ui.questions import Question
 from punch.ui.send_queue import split_text
-from punch.ui.sentences import name_lines
+from punch.ui.sentences import count, name_lines, shortened
 
 
 class StdioFrontEnd(PeopleFrontEnd):
@@ -42,6 +47,9 @@ class StdioFrontEnd(PeopleFrontEnd):
         self._buffer = bytearray()
         self._kept: list[str] = []
         self._kept_bytes = 0
+        #: Lines that were pasted, until the user says whether to send them.
+        self._paste: list[str] = []
+        self._paste_question: Question | None = None
 
     # -- what is shown --
 
@@ -82,6 +90,59 @@ class StdioFrontEnd(PeopleFrontEnd):
             self.typed(self._decode(line))
         super().input_over()
 
+    def paste_received(self, data: bytes) -> None:
+        """Several lines came at once in a terminal, or too many to be kept: then `data` is empty."""
+        if self.finished or self.leaving is not None:
+            return
+        lines = tame(self._decode(data).strip("\r\n")).split("\n")
+        size = sum(map(len, [*self._paste, *lines]))
+        if not data or size > MAX_PASTE:
+            self.show(f"A paste of more than {MAX_PASTE:,} characters is not taken.")
+            self.questions.ask_again()
+        elif self.current is None:
+            self.say("\n".join(lines))
+        else:
+            self._ask_about(lines, self.current)
+
+    def _ask_about(self, lines: list[str], peer: PeerID) -> None:
+        self._paste += lines
+        if self._paste_question is not None:
+            self.questions.ask_again()
+            return
+        self._paste_question = Question(
+            lambda: (
+                f"{count(len(self._paste), 'line')} came at once, as in a paste. "
+                f"Send them to {self.style.bold(self.name_of(peer))} as one message? [y/n]"
+            ),
+            lambda: self.send_parts(peer, "\n".join(self._take_paste())),
+            lambda: self.stage(f"{count(len(self._take_paste()), 'line')} not sent."),
+        )
+        self.ask(self._paste_question)
+        if self.question is not self._paste_question:
+            self.stage(f"{count(len(lines), 'line')} came at once: whether to send them is asked next.")
+            self.questions.ask_again()
+
+    def _take_paste(self) -> list[str]:
+        paste, self._paste, self._paste_question = self._paste, [], None
+        return paste
+
+    def typed(self, text: str, seen: int | None = None) -> None:
+        word = without_format(text).strip().lower()
+        if self._paste_is_asked and word not in ("", "y", "yes", "n", "no") and not text.startswith("/"):
+            # It came too late to be seen as a part of the paste, or was typed below it.
+            self.paste_received(text.encode())
+        else:
+            super().typed(text, seen)
+
+    @property
+    def _paste_is_asked(self) -> bool:
+        return self._paste_question is not None and self.question is self._paste_question
+
+    def quit(self) -> None:
+        if self._paste_is_asked:
+            self._answer(False)
+        super().quit()
+
     def _cut(self) -> bytes:
         cut = MAX_TEXT
         while cut > MAX_TEXT - 4 and self._buffer[cut] & 0xC0 == 0x80:
@@ -115,6 +176,11 @@ class StdioFrontEnd(PeopleFrontEnd):
         return super().pending_bytes() + self._kept_bytes
 
     def unsent(self) -> str | None:
+        if self._paste:
+            lines = count(len(self._paste), "line")
+            pasted = f'The paste of {lines}, the first of them "{shortened(self._paste[0])}", was not sent.'
+            stored = super().unsent()
+            return pasted if stored is None else f"{stored} {pasted}"
         if not self._kept:
             return super().unsent()
         return f"{name_lines(self._kept)} not sent, since nobody was connected."

@@ -53,6 +53,26 @@ class TerminalModes:
                 if select.select([], [self._stdout], [], 0)[1]:
                     os.write(self._stdout, _PLAIN)
 
+    def take_unfinished_line(self) -> bytes:
+        """
+        What stands in the terminal's line and was not entered yet. It no more stands there then; and whole
+        lines that came just before.
+        """
+        if self._before is None or not self.in_foreground():
+            return b""
+        with contextlib.suppress(termios.error, OSError):
+            modes = termios.tcgetattr(self._stdin)
+            by_keys = [*modes]
+            by_keys[3] = modes[3] & ~termios.ICANON
+            by_keys[6] = [*modes[6]]
+            by_keys[6][termios.VMIN] = by_keys[6][termios.VTIME] = 0
+            termios.tcsetattr(self._stdin, termios.TCSANOW, by_keys)
+            try:
+                return os.read(self._stdin, 65536)
+            finally:
+                termios.tcsetattr(self._stdin, termios.TCSANOW, modes)
+        return b""
+
     def in_foreground(self) -> bool:
         """Whether the terminal is ours now: writing modes from the background would stop the process."""
         try:
