@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from .consoles import peer as console_peer
+from .consoles import terminal
 from .needs import need_namespaces
 from .netns import Lab
 from .processes import PUNCH, JSONProcess, Programs, programs
@@ -42,25 +45,41 @@ def place(tmp_path: Path) -> Iterator[Place]:
         yield Place(lab, running)
 
 
-def test_the_end_waits_for_no_look_up(place: Place) -> None:
-    """SIGTERM, `quit` and the end of the input, while a look-up is under way."""
-    for how in ("SIGTERM", "quit", "end of input"):
-        peer = place.peer()
-        peer.wait("ready")
+@pytest.mark.parametrize("how", ["SIGTERM", "quit", "end of input"])
+def test_the_end_waits_for_no_look_up(place: Place, how: str) -> None:
+    """While a look-up is under way."""
+    peer = place.peer()
+    peer.wait("ready")
+    time.sleep(0.5)
+    begin = time.monotonic()
+    if how == "SIGTERM":
+        peer.process.terminate()
+    elif how == "quit":
+        peer.command("quit")
+    else:
+        assert peer.process.stdin is not None
+        peer.process.stdin.close()
+    status = peer.exit()
+    took = time.monotonic() - begin
+    print(f"{how}: status {status} after {took:.2f} s")
+    assert status == (-signal.SIGTERM if how == "SIGTERM" else 0), peer.said()
+    assert took < SOON, peer.said()
+
+
+@pytest.mark.parametrize("editor", [True, False])
+def test_the_end_of_a_persons_input_waits_for_no_look_up(place: Place, editor: bool) -> None:
+    """Ctrl-D, with a line editor and without."""
+    arguments = [*place.prefix, *console_peer(place.directory, "alice", "--rendezvous", ADDRESS)]
+    extra = {"TERM": "xterm" if editor else "dumb"}
+    with terminal([shutil.which(arguments[0]) or "", *arguments[1:]], place.directory, extra=extra) as alice:
+        alice.wait("Your ID")
+        if editor:
+            alice.wait_for_editor()
         time.sleep(0.5)
         begin = time.monotonic()
-        if how == "SIGTERM":
-            peer.process.terminate()
-        elif how == "quit":
-            peer.command("quit")
-        else:
-            assert peer.process.stdin is not None
-            peer.process.stdin.close()
-        status = peer.exit()
-        took = time.monotonic() - begin
-        print(f"{how}: status {status} after {took:.2f} s")
-        assert status == (-signal.SIGTERM if how == "SIGTERM" else 0), peer.said()
-        assert took < SOON, peer.said()
+        alice.type("\x04")
+        assert alice.exit() == 0
+        assert time.monotonic() - begin < SOON, alice.text
 
 
 def test_patience_counts_from_the_start(place: Place) -> None:

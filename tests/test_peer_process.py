@@ -330,11 +330,16 @@ def test_colour_is_for_terminals_that_want_it(place: Place) -> None:
         ({}, True),
         ({"NO_COLOR": "1"}, False),
         ({"TERM": "dumb"}, False),
+        ({"TERM": ""}, False),
     ]
     for extra, coloured in cases:
         with terminal(peer(place.directory, "bob"), place.directory, extra=extra) as bob:
             bob.wait("Waiting for a call")
             assert ("\x1b[2m" in bob.output) is coloured
+            if "TERM" in extra:
+                # Neither colours nor anything else, and no advice that would not help.
+                assert "\x1b" not in bob.output
+                assert "line editing" not in bob.output
             bob.type("/quit\n")
             assert bob.exit() == 0
 

@@ -26,7 +26,7 @@ from punch.apps.chat import Chat, ChatError
 from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, ThreadWorker, Worker
 from punch.clocks import use_monotonic_time
-from punch.extras import install_command
+from punch.extras import install_command_here
 from punch.identity import PeerID
 from punch.lookup import UnknownPeer, find_peer
 from punch.names import without_format
@@ -242,7 +242,7 @@ class Options(BaseOptions):
             except ImportError as error:
                 self.fail(
                     "usage",
-                    f"--web needs a package that is not there, {error.name}: {install_command('web')}",
+                    f"--web needs a package that is not there, {error.name}: {install_command_here('web')}",
                 )
         return port
 

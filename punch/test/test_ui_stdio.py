@@ -645,6 +645,8 @@ class TextTests(SynchronousTestCase):
             ({"TERM": "xterm"}, False),
             ({"TERM": "xterm", "NO_COLOR": "1"}, True),
             ({"TERM": "dumb"}, True),
+            ({"TERM": "unknown"}, True),
+            ({"TERM": ""}, True),
             ({}, True),
         ):
             self.assertFalse(Style.choose(environ, terminal).colour)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from twisted.internet.defer import Deferred, succeed
 
 from punch.apps.chat import Chat
-from punch.extras import install_command
+from punch.extras import install_command_here
 from punch.ui import slash
 from punch.ui.console import Console, InputKind, Streams
 from punch.ui.front_end import FrontEnd, Settings, Surroundings
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 #: How long the last output may take to be read, in seconds.
 LAST_WORDS = 1.0
 
-HINT = f"For line editing, history and a status line: {install_command('terminal')}"
+HINT = f"For line editing, history and a status line: {install_command_here('terminal')}"
 
 
 @dataclass(frozen=True)
