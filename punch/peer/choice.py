@@ -40,8 +40,8 @@ def choose_rendezvous(
     if text is None:
         raise NoRendezvous(
             "no-rendezvous",
-            "No rendezvous is known: start one with punch rendezvous, or give the "
-            "address of one with --rendezvous punch://host:port/PIN.",
+            "No rendezvous is known: start one with punch rendezvous (or twistd punch-rendezvous), or give "
+            "the address of one with --rendezvous punch://host:port/PIN.",
         )
     try:
         return RendezvousAddress.parse(without_format(text))
