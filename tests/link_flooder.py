@@ -70,6 +70,9 @@ PAYLOADS: dict[str, Callable[[], Iterator[bytes]]] = {
     "PADDING": lambda: repeat(bytes(ROOM)),
     # The first ones make the victim send more packets than are acknowledged then.
     "ACK, ranges": lambda: chain(repeat(b"\x01" + bytes(20), 1000), repeat(MANY_RANGES * 16)),
+    "ACK, ECN": lambda: packed(lambda number: b"\x03\x00\x00\x00\x00" + 3 * integer(number)),
+    "DATAGRAM, whole packets": lambda: repeat(b"\x30" + bytes(ROOM - 1)),
+    "unknown": lambda: packed(lambda number: b"\x40\x42"),
     "STREAM, large": lambda: packed(big_pieces),
     "STREAMS_BLOCKED, one-way": lambda: packed(lambda number: b"\x17\x01"),
     "MAX_STREAMS, one-way": lambda: packed(lambda number: b"\x13" + integer(1000 + number)),

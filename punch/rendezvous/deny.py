@@ -64,8 +64,10 @@ class DenyList:
         peers: list[PeerID] = []
         networks: list[IPv4Network | IPv6Network] = []
         for number, line in enumerate(text.split("\n"), 1):
-            # Invisible characters come along when an address or ID is pasted.
-            content = "".join(c for c in line if unicodedata.category(c) != "Cf").partition("#")[0]
+            if not line.isascii():
+                # Invisible characters come along when an address or ID is pasted.
+                line = "".join(c for c in line if unicodedata.category(c) != "Cf")
+            content = line.partition("#")[0]
             entry = content.strip()
             if not entry:
                 continue
