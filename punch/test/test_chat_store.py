@@ -17,7 +17,7 @@ from punch.apps.chat import schema
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.model import Message, State
 from punch.apps.chat.protocol import MAX_KNOWN, Known
-from punch.apps.chat.store import PAGE, Incoming, Store, folded
+from punch.apps.chat.store import DAY, PAGE, Incoming, Store, folded
 from punch.test.chat_lab import peer_id
 
 BOB, EVE = peer_id(2), peer_id(3)
@@ -283,6 +283,27 @@ class ErasingTests(StoreTestCase):
         self.say("new", time=20.0)
         self.assertEqual([self.store.expire(15.0) for _ in range(3)], [PAGE, 1, 0])
         self.assertEqual(texts(self.store.history(BOB)), ["waits", "new"])
+
+    def test_wrong_clocks_erase_nothing(self) -> None:
+        """A jump forward is believed when the clock has gone on for a day, also over restarts."""
+        start, year = 1_000_000.0, 365 * DAY
+        self.say("new", time=start)
+        self.assertEqual(self.store.believed(start + 60.0), start + 60.0)
+        self.assertEqual(self.store.believed(start + year), start + 60.0)
+        self.assertEqual(self.reopen().believed(start + year + 3600.0), start + 60.0)
+        self.assertEqual(self.store.believed(start + 7200.0), start + 7200.0)
+        self.assertEqual(self.store.believed(start + year), start + 7200.0)
+        self.assertEqual(self.reopen().believed(start + year + DAY), start + year + DAY)
+        self.assertEqual(self.store.believed(start), start)
+
+    def test_first_look_at_an_old_file(self) -> None:
+        self.say("new", time=1_000_000.0)
+        self.assertEqual(self.store.believed(1_000_000.0 + 365 * DAY), 1_000_000.0)
+
+    def test_a_machine_that_is_used_once_a_week(self) -> None:
+        """What is too old is erased all the same, a week later."""
+        times = [1_000_000.0 + week * 7 * DAY for week in range(4)]
+        self.assertEqual([self.store.believed(time) for time in times], [times[0], *times[:3]])
 
     def test_what_no_view_had_is_kept(self) -> None:
         """Else it would never be had, and its sender would wait for the mark for ever."""

@@ -110,14 +110,17 @@ class History(People):
         self._quietly(self.retention().addCallback(self._expire))
         self._later(TIDY, self._tidy)
 
-    def _expire(self, days: float | None, so_far: int = 0) -> Deferred[None] | None:
-        if days is None:
-            return None
-        before = self._wall() - days * DAY
+    def _expire(self, days: float | None) -> Deferred[None]:
+        # Also where all is kept: when that changes, the time is known
+        believed = self.ask(Store.believed, self._wall())
+        return believed.addCallback(
+            lambda now: None if days is None else self._erase_before(now - days * DAY)
+        )
 
+    def _erase_before(self, before: float, so_far: int = 0) -> Deferred[None]:
         def page(count: int) -> Deferred[None] | None:
             if count >= PAGE:
-                return self._expire(days, so_far + count)
+                return self._erase_before(before, so_far + count)
             if so_far + count:
                 self.tell(HistoryErased(None, before))
             return None

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from punch.apps.chat.age import DAY as DAY
+from punch.apps.chat.age import Believed
 from punch.apps.chat.database import Database
 from punch.apps.chat.database import StoreError as StoreError
 from punch.apps.chat.model import ClientID, Message, State
@@ -24,8 +26,6 @@ from punch.identity import PeerID
 #: How many messages one call changes at most; whoever wants more calls again.
 PAGE = 500
 
-#: A day, in seconds.
-DAY = 86_400.0
 
 _WAITING, _DELIVERED, _READ_THERE, _UNREAD, _READ_HERE = range(5)
 _STATES = {
@@ -393,13 +393,32 @@ class Store:
 
     def retention(self) -> float | None:
         """For how many days messages are kept; None: for ever."""
-        rows = self._rows("SELECT value FROM setting WHERE name = 'retention'")
-        return None if not rows or rows[0][0] is None else float(rows[0][0])
+        return self._setting("retention")
 
     def set_retention(self, days: float | None) -> None:
         """Keep messages for so many days."""
         with self._transaction():
-            self._run("INSERT OR REPLACE INTO setting VALUES ('retention', ?)", days)
+            self._set("retention", days)
+
+    def believed(self, wall: float) -> float:
+        """The time by which messages grow older, when the clock shows `wall` (`punch.apps.chat.age`)."""
+        with self._transaction():
+            now = self._setting("believed")
+            if now is None:
+                # The first look at this file: the clock went on to where it wrote last, at least
+                [[newest]] = self._rows("SELECT max(time) FROM message")
+                now = wall if newest is None else float(newest)
+            believed = Believed(now, self._setting("jumped")).look(wall)
+            self._set("believed", believed.now)
+            self._set("jumped", believed.jumped)
+        return believed.now
+
+    def _setting(self, name: str) -> float | None:
+        rows = self._rows("SELECT value FROM setting WHERE name = ?", name)
+        return None if not rows or rows[0][0] is None else float(rows[0][0])
+
+    def _set(self, name: str, value: float | None) -> None:
+        self._run("INSERT OR REPLACE INTO setting VALUES (?, ?)", name, value)
 
     def expire(self, before: float) -> int:
         """

@@ -1,0 +1,43 @@
+"""
+Which time to take for now when messages are erased because of their age. Pure.
+
+A wrong clock must not erase what was said: a year ahead, everything would be too old. Nothing tells a clock
+that is wrong from a machine that was off for a year. But wrong clocks are mended, and the other one goes on:
+so a jump forward is believed when the clock has gone on for a day after it. Until then nobody grows older.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+DAY = 86400.0
+"""Seconds."""
+JUMP = DAY
+"""Seconds between two looks, beyond which the clock may have been set forward. Machines are off at night."""
+TRIAL = DAY
+"""Seconds that the clock must go on after a jump."""
+
+
+class Believed(NamedTuple):
+    """
+    Times in seconds since 1970.
+
+    :ivar now: the newest time that was believed.
+    :ivar jumped: where the clock jumped to, if that is not believed yet.
+    """
+
+    now: float
+    jumped: float | None = None
+
+    def look(self, wall: float) -> Believed:
+        """
+        What is believed when the clock shows `wall`.
+
+        A clock that is set back is believed at once: that erases nothing.
+        """
+        believed = self.now
+        if self.jumped is not None and wall >= self.jumped:
+            if wall < self.jumped + TRIAL:
+                return self
+            believed = self.jumped
+        return Believed(wall) if wall <= believed + JUMP else Believed(believed, wall)
