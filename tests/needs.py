@@ -25,6 +25,7 @@ PACKAGES = {
     "chromium": "chromium",
     "firefox-esr": "firefox-esr",
     "npm": "npm",
+    "tayga": "tayga",
 }
 
 

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, FailureGroup, race
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
-from twisted.internet.error import ConnectError, NoRouteError
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionRefusedError,
+    NoRouteError,
+)
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.peer.reflectors import look_up
@@ -24,6 +30,8 @@ from punch.wire.address import parsed
 DISCOVERY_NAME = "ipv4only.arpa"
 DISCOVERY_TIME = 1.0
 """Seconds for the discovery while a connection waits for it."""
+PATIENCE = 2.0
+"""Seconds after which a connection that has not come about is tried through a NAT64, too."""
 
 _WELL_KNOWN = (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171"))
 _LENGTHS = (96, 64, 56, 48, 40, 32)
@@ -81,7 +89,13 @@ def translated(hosts: Iterable[str], discovered: Iterable[str]) -> list[str]:
 @implementer(IStreamClientEndpoint)
 class IPv4Endpoint:
     """
-    TCP to an IPv4 address: directly, or where there is no way to it, through a NAT64.
+    TCP to an IPv4 address: directly, or through a NAT64 where that does not come about.
+
+    Which error an IPv4 address gives on a network of IPv6 depends on what the machine has left of IPv4: no
+    route, a route to 169.254/16 that ends in "no route to host", no address to connect from, a firewall's
+    refusal, or silence where a translator of its own (464XLAT) is dead. So whatever happens but a refusal by
+    the host, and where nothing happens for `PATIENCE` seconds, the NAT64 is looked for; the first connection
+    counts.
 
     :param reactor: connects TCP and resolves names.
     """
@@ -100,15 +114,38 @@ class IPv4Endpoint:
         return f"<IPv4 endpoint {self._host}:{self._port}>"
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        direct = self._connect_to(TCP4ClientEndpoint, self._host, factory)
+        doubt: Deferred[None] = Deferred()
+        late = self._reactor.callLater(PATIENCE, doubt.callback, None)
+
+        def failed(failure: Failure) -> Failure:
+            if late.active():
+                late.cancel()
+                if isinstance(failure.value, (ConnectionRefusedError, ConnectingCancelledError)):
+                    doubt.errback(failure)
+                else:
+                    doubt.callback(None)
+            return failure
+
+        direct.addErrback(failed)
         try:
-            return await self._connect_to(TCP4ClientEndpoint, self._host, factory)
-        except NoRouteError:
-            for host in translated([self._host], await self._discover()):
-                try:
-                    return await self._connect_to(TCP6ClientEndpoint, host, factory)
-                except ConnectError:
-                    continue
-            raise
+            _, protocol = await race([direct, Deferred.fromCoroutine(self._connect_through(factory, doubt))])
+        except FailureGroup as group:
+            raise cast(BaseException, group.failures[0].value) from None
+        finally:
+            if late.active():
+                late.cancel()
+        return protocol
+
+    async def _connect_through(self, factory: IProtocolFactory, doubt: Deferred[None]) -> IProtocol:
+        await doubt
+        error: ConnectError = NoRouteError(string="no NAT64 is known")  # type: ignore[no-untyped-call]
+        for host in translated([self._host], await self._discover()):
+            try:
+                return await self._connect_to(TCP6ClientEndpoint, host, factory)
+            except ConnectError as reason:
+                error = reason
+        raise error
 
     def _connect_to(self, kind: Any, host: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         connecting: Deferred[IProtocol] = kind(self._reactor, host, self._port, self._timeout).connect(

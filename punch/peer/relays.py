@@ -491,7 +491,9 @@ class RelayPool:
         # Judged as they are told: translated with a network's own prefix, one can't see what they lead to
         known = self._policy.allowed(self._hosts.of(self._host_of(url)))
         bases = self._bases()
-        if bases and all(base.is_ipv6 for base in bases) and any(":" not in host for host in known):
+        # What looks like IPv4 may lead nowhere: it doesn't where the rendezvous was reached by IPv6
+        no_ipv4 = all(base.is_ipv6 for base in bases) or (self._host is not None and ":" in self._host)
+        if no_ipv4 and any(base.is_ipv6 for base in bases) and any(":" not in host for host in known):
             known += translated(known, self._hosts.of(DISCOVERY_NAME))
         # At which the rendezvous was reached, its relay may be asked, whatever that address is
         own = [self._host] if url.host is None and self._host else []

@@ -58,10 +58,10 @@ class ConnectionTests(InternetTestCase):
         self.server.reactor.listenTCP(7001, Factory.forProtocol(Protocol), interface="::")
         self.client = self.net.host("client", "2001:db8:6::2")
 
-    def connect(self) -> list[str]:
+    def connect(self, port: int = 7001) -> list[str]:
         """Where the connection goes, or what became of it."""
         found: list[str] = []
-        endpoint = tcp_endpoint(self.client.reactor, "198.51.100.1", 7001)
+        endpoint = tcp_endpoint(self.client.reactor, "198.51.100.1", port)
         endpoint.connect(Factory.forProtocol(Protocol)).addCallbacks(
             lambda protocol: found.append(protocol.transport.getPeer().host),
             lambda failure: found.append(failure.type.__name__),
@@ -72,6 +72,36 @@ class ConnectionTests(InternetTestCase):
     def test_through_nat64(self) -> None:
         self.net.dns[DISCOVERY_NAME] = ["192.0.0.170", "64:ff9b::c000:aa"]
         self.assertEqual(self.connect(), ["64:ff9b::c633:6401"])
+
+    def test_whatever_is_left_of_ipv4(self) -> None:
+        """An address that leads nowhere, as 169.254/16 or a translator of the machine's own that is dead."""
+        self.net.dns[DISCOVERY_NAME] = ["64:ff9b::c000:aa"]
+        self.client = self.net.host("left", "192.0.0.1", "2001:db8:6::3")
+        self.net.drop = lambda packet: packet.source[0] == "192.0.0.1"
+        self.assertEqual(self.connect(), ["64:ff9b::c633:6401"])
+
+    def test_refused(self) -> None:
+        """A host that answers is not looked for elsewhere."""
+        asked: list[Seen] = []
+        self.client = self.net.host("both", "203.0.113.9", "2001:db8:6::3")
+        self.net.dns[DISCOVERY_NAME] = ["64:ff9b::c000:aa"]
+        self.net.trace = asked
+        self.assertEqual(self.connect(7002), ["ConnectionRefusedError"])
+        self.assertEqual({seen.destination[0] for seen in asked}, {"198.51.100.1", "203.0.113.9"})
+
+    def test_given_up(self) -> None:
+        """Nothing is left on the clock."""
+        self.client = self.net.host("left", "192.0.0.1", "2001:db8:6::3")
+        self.net.drop = lambda packet: True
+        for seconds in (0.2, 1.0, 2.2, 4.0):
+            connecting = tcp_endpoint(self.client.reactor, "198.51.100.1", 7001).connect(
+                Factory.forProtocol(Protocol)
+            )
+            connecting.addErrback(lambda failure: None)
+            self.net.advance(seconds)
+            connecting.cancel()
+            self.net.advance(0.1)
+            self.assertEqual(self.client.reactor.getDelayedCalls(), [])
 
     def test_without(self) -> None:
         """The error is that of the address itself."""
