@@ -30,7 +30,7 @@ from punch.wire.address import parsed
 DISCOVERY_NAME = "ipv4only.arpa"
 DISCOVERY_TIME = 1.0
 """Seconds for the discovery while a connection waits for it."""
-PATIENCE = 2.0
+PATIENCE = 0.4
 """Seconds after which a connection that has not come about is tried through a NAT64, too."""
 
 _WELL_KNOWN = (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171"))
