@@ -101,6 +101,10 @@ class Limits:
     """How long credentials for the relay are good: registered peers ask for new ones in time…"""
     relay_nonce_time: float = 3600.0
     """…and how long the nonce that comes with them: after this time a peer asks for new ones."""
+    relay_requests_rate: float = 200.0
+    """Requests a second with credentials, of all clients of the relay at one address, for long…"""
+    relay_requests_burst: float = 2000.0
+    """…and at once; beyond, those that ask most get no answer, or are read from more slowly."""
     relay_idle_time: float = 10.0
     """How long a TCP connection without an allocation stays."""
 

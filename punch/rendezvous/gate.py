@@ -284,9 +284,9 @@ class GateFactory(ServerFactory):
     def _admit(self, addr: IAddress | None) -> Gate | None:
         host = None if addr is None else _host(addr)
         number, evicted = self.keeper.admit(host, self._monotonic())
-        if number is None or evicted is not None:
-            self._limit_hit(host or "", "connections" if number is None else "handshakes")
-        self._evict(evicted)
+        if number is None:
+            self._limit_hit(host or "", "connections")
+        self._make_room(evicted, "handshakes")
         return None if number is None else Gate(self, number, addr)
 
     # -- of a gate --
@@ -306,7 +306,7 @@ class GateFactory(ServerFactory):
     def seen_from(self, gate: Gate, address: IAddress) -> None:
         """It is known now where a gate's connection comes from."""
         stays, evicted = self.keeper.seen_from(gate.number, _host(address))
-        self._evict(evicted)
+        self._make_room(evicted, "handshakes")
         if not stays:
             gate.abort()
 
@@ -333,7 +333,7 @@ class GateFactory(ServerFactory):
     def established(self, number: int, address: IAddress | None) -> str | None:
         """The handshake of a connection is over; if it may not stay, the sentence that says why."""
         stays, evicted = self.keeper.established(number)
-        self._evict(evicted)
+        self._make_room(evicted, "connections")
         if stays:
             return None
         self._limit_hit(_host(address), "connections-per-address")
@@ -393,7 +393,7 @@ class GateFactory(ServerFactory):
         while (number := self._queue.next(self._monotonic())) is not None:
             gate = self._open[number]
             stays, evicted = self.keeper.answered(number)
-            self._evict(evicted)
+            self._make_room(evicted, "handshakes")
             if not stays:
                 gate.abort()
                 continue
@@ -416,6 +416,13 @@ class GateFactory(ServerFactory):
         for number in self.keeper.overdue(self._monotonic()):
             self._evict(number)
         self._schedule()
+
+    def _make_room(self, number: int | None, limit: str) -> None:
+        """Close a connection that leaves its place to another one."""
+        gate = None if number is None else self._open.get(number)
+        if gate is not None:
+            self._limit_hit(gate.host, limit)
+            self._evict(number)
 
     def _evict(self, number: int | None) -> None:
         gate = None if number is None else self._open.get(number)

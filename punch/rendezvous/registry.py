@@ -49,6 +49,7 @@ from punch.wire.control import (
 __all__ = [
     "Deliver",
     "Disconnect",
+    "Displaced",
     "Gone",
     "Introducing",
     "Output",
@@ -95,7 +96,16 @@ class Gone:
     reason: str
 
 
-Output = Deliver | Disconnect | Registered | Gone
+@dataclass(frozen=True)
+class Displaced:
+    """A registration or a call of this peer made room for one of another source."""
+
+    peer: PeerID
+    address: str
+    limit: str
+
+
+Output = Deliver | Disconnect | Registered | Gone | Displaced
 
 
 @dataclass
@@ -106,6 +116,7 @@ class Registration:
     connection: int
     name: str
     accept: Accept
+    address: str
     source: Source
     calls: dict[IntroductionKey, None] = field(default_factory=dict)
     """Introductions that it takes part in, oldest first."""
@@ -184,7 +195,7 @@ class Registry:
                 text += " The operator can raise --registrations-per-address."
             raise Refusal(ErrorCode.TOO_MANY, text) from problem
         self._seen.add(source, peer)
-        new = Registration(peer, connection, name, accept, source)
+        new = Registration(peer, connection, name, accept, address, source)
         self._peers[peer] = new
         if old is not None and old.connection != connection:
             new.calls = old.calls
@@ -309,6 +320,7 @@ class Registry:
             if displaced is not None:
                 text = "Your network has more peers here than others, who come now; try again later."
                 registration = self._peers[displaced]
+                self._outputs.append(Displaced(displaced, registration.address, "registrations"))
                 self._outputs.append(Disconnect(registration.connection, Error(ErrorCode.TOO_MANY, text)))
                 self._remove(registration, ErrorCode.TOO_MANY.value)
             table.enter(source, peer)
@@ -334,6 +346,9 @@ class Registry:
 
     def _displace(self, key: IntroductionKey) -> None:
         introduction = self._introductions[key]
+        caller = self._peers.get(introduction.core.caller)
+        if caller is not None:
+            self._outputs.append(Displaced(caller.peer, caller.address, "calls"))
         introduction.machine.displaced()
         self._sweep(key, introduction)
 

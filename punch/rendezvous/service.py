@@ -38,7 +38,7 @@ from punch.rendezvous.limits import source_of
 from punch.rendezvous.listen import listen, parse_endpoints
 from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.reflector import Reflector
-from punch.rendezvous.registry import Deliver, Disconnect, Gone, Registered, Registry
+from punch.rendezvous.registry import Deliver, Disconnect, Displaced, Gone, Registered, Registry
 from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.second_reflector import SecondReflector
 from punch.rendezvous.session import Session
@@ -280,6 +280,8 @@ class RendezvousService(Service):
                 if self._operator_log.may_say("gone"):
                     self._log.info("gone {peer} ({reason})", peer=output.peer.short, reason=output.reason)
                 self._report("gone", peer=str(output.peer), reason=output.reason)
+            elif isinstance(output, Displaced):
+                self._operator_log.limit_hit(output.address, output.limit, output.peer)
             else:
                 self._pass_on(output, touched)
         for control in touched.values():

@@ -70,6 +70,8 @@ _LIMITS = {
     "relay_allocations_per_address": "relayed addresses of all peers at one IPv4 address or IPv6 /64",
     "relay_rate": "bytes a second that are relayed for all peers together",
     "relay_rate_per_peer": "bytes a second that are relayed for one peer",
+    "relay_requests_rate": "requests a second from clients of the relay at one IPv4 address or IPv6 /64",
+    "relay_requests_burst": "the same, at once",
     "relay_lifetime": "seconds that a relayed address lives without a refresh",
 }
 """The limits that the command line can change, with what each counts."""

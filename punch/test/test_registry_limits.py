@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.config import Limits
 from punch.rendezvous.limits import address_key
-from punch.rendezvous.registry import Disconnect, Gone, Refusal, Registered, Registry
+from punch.rendezvous.registry import Disconnect, Displaced, Gone, Refusal, Registered, Registry
 from punch.test.test_registry import ALICE, BOB, CAROL, KEYS, OTHERS, RegistryCase, envelope
 from punch.wire.control import Cancel, ErrorCode, Establish
 
@@ -49,7 +49,8 @@ class LimitTests(RegistryCase):
             self.join(KEYS[index].peer_id, index, ("203.0.113.1", "2001:db8::1")[index // 3])
         self.outputs()
         self.join(KEYS[6].peer_id, 6, "198.51.100.9")
-        told, gone, come = self.outputs()
+        noted, told, gone, come = self.outputs()
+        self.assertEqual(noted, Displaced(KEYS[5].peer_id, "2001:db8::1", "registrations"))
         assert isinstance(told, Disconnect)
         self.assertEqual((told.connection, told.error.code), (5, ErrorCode.TOO_MANY))
         self.assertEqual(gone, Gone(KEYS[5].peer_id, "too-many"))

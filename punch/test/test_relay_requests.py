@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.rendezvous.relay.events import LimitHit
 from punch.test.relay_lab import ALICE, BOB, HERE, HERE6, UDP, Client, Lab, code_of
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, Message, MessageClass, Method, encode, parse
@@ -239,6 +240,15 @@ class QuotaTests(RequestCase):
         for number in range(3):
             self.lab.client(Address(f"203.0.{number}.9", 1), f"user{number}").allocate()
         self.refused(508, self.alice.ask(Method.ALLOCATE, UDP))
+
+    def test_making_room_is_told(self) -> None:
+        """The operator learns whose allocation made room."""
+        self.lab_with(allocations=3)
+        for number in range(3):
+            self.lab.client(Address(ALICE.host, number + 1), f"user{number}").allocate()
+        self.lab.client(Address("192.0.2.1", 1), "other").allocate()
+        hits = [each for each in self.lab.core.allocations.events if isinstance(each, LimitHit)]
+        self.assertEqual(hits, [LimitHit(ALICE.host, "relay-allocations", "user2")])
 
     def test_a_client_that_never_refreshes(self) -> None:
         """After its lifetime nothing of it is left."""

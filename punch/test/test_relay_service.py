@@ -124,6 +124,11 @@ class TURNClient:
         self.send(encode_channel_data(0x4000, data, padded=self.padded))
 
     @property
+    def messages(self) -> list[bytes]:
+        """All that came."""
+        return self._received()
+
+    @property
     def relayed(self) -> list[bytes]:
         """What came by channel."""
         found = [parse_channel_data(data) for data in self._received() if data[0] >= 0x40]

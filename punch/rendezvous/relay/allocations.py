@@ -18,7 +18,7 @@ from punch.identity import RandomBytes
 from punch.rendezvous.limits import NoRoom, Shares, Source, SourceTable, source_of
 from punch.rendezvous.relay.bandwidth import Bandwidth
 from punch.rendezvous.relay.deadlines import Deadlines
-from punch.rendezvous.relay.events import Ended, Made, NotMade, Owner, RelayEvent
+from punch.rendezvous.relay.events import Ended, LimitHit, Made, NotMade, Owner, RelayEvent
 from punch.rendezvous.relay.settings import RelaySettings
 from punch.wire.address import Address, parsed
 
@@ -438,8 +438,12 @@ class Allocations:
         """:raise Refusal: 486 or 508."""
         while (leaving := self._leaving(source)) is not None:
             if isinstance(leaving.holder, Allocation):
+                owner = leaving.holder.owner
+                self.events.append(LimitHit(owner.client.host, "relay-allocations", owner.user))
                 self.close(leaving.holder, now)
             elif leaving.holder is not None:
+                user = self._reservations[leaving.holder].user.name
+                self.events.append(LimitHit("", "relay-allocations", user))
                 self._end_reservation(leaving.holder, now)
             else:
                 raise Refusal(508, "The relay is full")
@@ -466,6 +470,8 @@ class Allocations:
         except NoRoom:
             leaving = self._unproved_places.oldest((user,)) or next(iter(self._unproved.values()))
         if leaving is not None:
+            owner = leaving.owner
+            self.events.append(LimitHit(owner.client.host, "relay-allocations-unproved", owner.user))
             self.close(leaving, now)
 
     def _forget_unproved(self, allocation: Allocation) -> None:

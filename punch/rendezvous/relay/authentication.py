@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from punch.rendezvous.relay.allocations import Allocation, FiveTuple
 from punch.rendezvous.relay.credentials import password_of, read_username
+from punch.rendezvous.relay.metering import Metering
 from punch.rendezvous.relay.nonces import Nonces
 from punch.rendezvous.relay.settings import RelaySettings
 from punch.wire.stun import Attribute, Invalid, Message, Method, error, long_term_key
@@ -47,16 +48,17 @@ class Refused(NamedTuple):
 
 class Authenticator:
     """
-    Checks requests. Pure: `unix` is the time in Unix seconds.
+    Checks requests. Pure: `now` is monotonic seconds, `unix` the time in Unix seconds.
     """
 
-    def __init__(self, settings: RelaySettings) -> None:
+    def __init__(self, settings: RelaySettings, metering: Metering) -> None:
         self._secrets = settings.secrets
         self._realm = settings.realm
+        self._metering = metering
         self.nonces = Nonces(settings.secrets[0], settings.nonce_time)
         self._done: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
-    def check(self, request: Message, client: FiveTuple, unix: float) -> Login | Refused:
+    def check(self, request: Message, client: FiveTuple, now: float, unix: float) -> Login | Refused:
         """
         Whose request it is, or the answer that refuses it.
         """
@@ -74,6 +76,11 @@ class Authenticator:
         if not own and not (
             _may_come_from_anywhere(request) and self.nonces.is_for_user(nonce, claim.user, unix)
         ):
+            return self.challenge(request, client, 438, unix)
+        if own and not client.connection:
+            self._metering.hold(client, now)
+        elif not own and self._metering.by_user(claim.user, client, now) > 0.0:
+            # With a nonce of its own, the request is charged to its address.
             return self.challenge(request, client, 438, unix)
         for secret in self._secrets:
             key = long_term_key(username, self._realm, password_of(secret, username))

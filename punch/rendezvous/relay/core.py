@@ -31,6 +31,7 @@ from punch.rendezvous.relay.allocations import (
 from punch.rendezvous.relay.authentication import Authenticator
 from punch.rendezvous.relay.bandwidth import admit
 from punch.rendezvous.relay.destinations import Destinations
+from punch.rendezvous.relay.metering import Metering
 from punch.rendezvous.relay.requests import REQUESTS, Requests
 from punch.rendezvous.relay.settings import RelaySettings
 from punch.wire.address import Address
@@ -109,7 +110,8 @@ class RelayCore:
     ) -> None:
         self.epoch = epoch
         self.allocations = Allocations(settings, ports, random, now)
-        self.authenticator = Authenticator(settings)
+        self._metering = Metering(settings, self.allocations.events)
+        self.authenticator = Authenticator(settings, self._metering)
         self._requests = Requests(settings, self.authenticator, self.allocations, destinations)
         self._strangers = SourceBuckets(STRANGERS_RATE, STRANGERS_BURST, STRANGERS_CAPACITY, growth=(1, 1, 1))
         self._random = random
@@ -124,17 +126,19 @@ class RelayCore:
         local: Address,
         now: float,
         connection: int = 0,
-    ) -> None:
+    ) -> float:
         """
         Messages of one client, in order: datagrams, or what a stream was cut into.
 
         :param connection: the number of its connection, 0 for UDP.
+        :return: for how many seconds nothing more should be read from the connection; 0.0 in the ordinary
+            case, and for UDP, where requests that are too many get no answer.
         """
         # A plain tuple is the same key as a FiveTuple, and made faster.
         allocation = self._clients.get((remote, local, connection))
         channels = _NO_CHANNELS if allocation is None else allocation.channels
         flow: Flow | None = None
-        last, end = b"", 0
+        last, end, wait = b"", 0, 0.0
         for data in datagrams:
             if (first := data[:4]) != last:
                 # Of a batch, most have the same channel and length.
@@ -151,10 +155,11 @@ class RelayCore:
                 waiting.append(body)
             elif data and data[0] <= _HIGHEST_STUN:
                 client = FiveTuple(remote, local, connection)
-                self._receive_stun(data, client, now)
+                wait = max(wait, self._receive_stun(data, client, now))
                 allocation = self._clients.get(client)
                 channels = _NO_CHANNELS if allocation is None else allocation.channels
                 last = b""
+        return wait
 
     def receive_from_peers(self, allocation: Allocation, datagrams: Sequence[bytes], peer: Address) -> None:
         """
@@ -232,21 +237,27 @@ class RelayCore:
 
     # -- within --
 
-    def _receive_stun(self, data: bytes, client: FiveTuple, now: float) -> None:
+    def _receive_stun(self, data: bytes, client: FiveTuple, now: float) -> float:
+        """For how many seconds the client should send nothing more, if it has a connection."""
         kind = data[:2]
+        wait = 0.0
         if kind == _SEND_INDICATION:
             allocation = self._clients.get(client)
             if allocation is not None:
                 self._send_indication(data, allocation)
         elif kind in REQUESTS:
+            if client.connection:
+                wait = self._metering.by_address(client, now)
+            elif self._metering.is_held(client, now):
+                return wait
             answered = self._answer(data, client, now)
             if answered is None:
-                return
+                return wait
             answer, key, fingerprint = answered
             encoded = encode(answer, key, fingerprint=fingerprint)
-            if key is None and not self._may_answer(client, len(data), len(encoded), now):
-                return
-            self._answers.append(ToClient(client, (encoded,)))
+            if key is not None or self._may_answer(client, len(data), len(encoded), now):
+                self._answers.append(ToClient(client, (encoded,)))
+        return wait
 
     def _answer(
         self, data: bytes, client: FiveTuple, now: float

@@ -43,4 +43,13 @@ class NotMade:
     code: int
 
 
-RelayEvent = Made | Ended | NotMade
+@dataclass(frozen=True)
+class LimitHit:
+    """Something of a client at this host was refused, slowed down or ended; its user, if known."""
+
+    host: str
+    limit: str
+    user: str | None = None
+
+
+RelayEvent = Made | Ended | NotMade | LimitHit

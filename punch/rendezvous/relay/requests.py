@@ -70,7 +70,7 @@ class Requests:
         The answer to one of the `REQUESTS`, which was parsed leniently.
         """
         method = self._methods[request.method]
-        login = self._authenticator.check(request, client, unix)
+        login = self._authenticator.check(request, client, now, unix)
         if isinstance(login, Refused):
             return login.answer, login.key
         allocation = self._allocations.of(client, login.user)

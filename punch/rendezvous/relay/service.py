@@ -21,7 +21,7 @@ from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.relay.credentials import user_of
 from punch.rendezvous.relay.destinations import Destinations
-from punch.rendezvous.relay.events import Made, NotMade, RelayEvent
+from punch.rendezvous.relay.events import LimitHit, Made, NotMade, RelayEvent
 from punch.rendezvous.relay.handout import Handout, OwnRelay
 from punch.rendezvous.relay.settings import RelaySettings
 from punch.rendezvous.relay.shell import Relay
@@ -76,6 +76,8 @@ class RelayService:
             rate_per_user=limits.relay_rate_per_peer,
             lifetime=limits.relay_lifetime,
             nonce_time=limits.relay_nonce_time,
+            requests_rate=limits.relay_requests_rate,
+            requests_burst=limits.relay_requests_burst,
         )
         self._handout = Handout(
             own=None,
@@ -129,6 +131,10 @@ class RelayService:
             self._handout = replace(self._handout, own=own)
 
     def _happened(self, event: RelayEvent) -> None:
+        if isinstance(event, LimitHit):
+            user = event.user
+            self._log.limit_hit(event.host, event.limit, user and str(self._peers.get(user, user)))
+            return
         owner = event.owner
         host = owner.client.host
         peer = str(self._peers.get(owner.user, owner.user))

@@ -48,6 +48,9 @@ class RelaySettings:
     lifetime: float = Limits.relay_lifetime
     """The longest that an allocation lives without a refresh."""
     nonce_time: float = Limits.relay_nonce_time
+    requests_rate: float = Limits.relay_requests_rate
+    requests_burst: float = Limits.relay_requests_burst
+    """Requests a second, and at once, of all clients at one address."""
     permissions: int = 256
     """Permissions of one allocation."""
     channels: int = 256

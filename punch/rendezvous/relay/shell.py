@@ -95,16 +95,17 @@ class Relay:
         self._streams[number] = stream
         return FiveTuple(remote, local, number)
 
-    def stream_received(self, client: FiveTuple, messages: Sequence[bytes]) -> None:
-        """It brought messages."""
+    def stream_received(self, client: FiveTuple, messages: Sequence[bytes]) -> float:
+        """It brought messages; for how many seconds nothing more should be read from it."""
         now = self._now()
         for message in messages:
             if message.startswith(_BINDING_REQUEST):
                 answer = self._reflector.handle(message, client.remote, now)
                 if answer is not None:
                     self._streams[client.connection].send((answer,))
-        self.core.receive(messages, client.remote, client.local, now, client.connection)
+        wait = self.core.receive(messages, client.remote, client.local, now, client.connection)
         self.flush()
+        return wait
 
     def stream_closed(self, client: FiveTuple) -> None:
         """It is gone."""

@@ -43,8 +43,8 @@ class StreamOwner(Protocol):
     def stream_opened(self, stream: RelayStream, remote: Address, local: Address) -> FiveTuple:
         """A connection came."""
 
-    def stream_received(self, client: FiveTuple, messages: Sequence[bytes]) -> None:
-        """It brought messages."""
+    def stream_received(self, client: FiveTuple, messages: Sequence[bytes]) -> float:
+        """It brought messages; for how many seconds nothing more should be read from it."""
 
     def stream_closed(self, client: FiveTuple) -> None:
         """It is gone."""
@@ -72,6 +72,7 @@ class RelayStream(protocol.Protocol):
         self._written = 0
         self._reset: IDelayedCall | None = None
         self._idle: IDelayedCall | None = None
+        self._held: IDelayedCall | None = None
 
     @property
     def host(self) -> str:
@@ -108,7 +109,9 @@ class RelayStream(protocol.Protocol):
                 self.abort()
                 return
         if messages:
-            self._owner.stream_received(self._client, messages)
+            wait = self._owner.stream_received(self._client, messages)
+            if wait > 0.0:
+                self._hold(wait)
             if self._established is not None and self._owner.has_allocation(self._client):
                 established, self._established = self._established, None
                 if established(metered=False) is not None:
@@ -117,7 +120,7 @@ class RelayStream(protocol.Protocol):
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
         """The connection is gone, and so is its allocation."""
         client, self._client = self._client, None
-        for timer in (self._reset, self._idle):
+        for timer in (self._reset, self._idle, self._held):
             if timer is not None and timer.active():
                 timer.cancel()
         if client is not None:
@@ -157,6 +160,18 @@ class RelayStream(protocol.Protocol):
         """The transport is going away and says so by itself."""
 
     # -- within --
+
+    def _hold(self, seconds: float) -> None:
+        """Read nothing for a while: this client asks more than its share."""
+        if self._held is not None:
+            self._held.cancel()
+        else:
+            cast(IPushProducer, self.transport).pauseProducing()
+        self._held = self._owner.clock.callLater(seconds, self._read_on)
+
+    def _read_on(self) -> None:
+        self._held = None
+        cast(IPushProducer, self.transport).resumeProducing()
 
     def _turn_over(self) -> None:
         self._written = 0
