@@ -8,11 +8,12 @@ of it. `SourceTable` shares places between sources, `SourceBuckets` rates. All t
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
+from heapq import heappop, heappush, heapreplace
 from ipaddress import IPv4Address, IPv6Address
+from itertools import count
 from typing import Generic, TypeVar
 
 from punch.wire.address import parsed
@@ -33,8 +34,9 @@ class TokenBuckets:
     One token bucket for each key, for at most `capacity` keys.
 
     A bucket that has filled up again is the same as none, so it is forgotten when new keys come. When all of
-    `capacity` are in use, the one longest not asked for makes room: whoever can send from that many prefixes
-    at once gets a fresh bucket for each anyway.
+    `capacity` are in use, the one that is full again first makes room: with it the least is forgotten. So to
+    have its bucket forgotten, a source has to empty all others as much; and a bucket that refuses something
+    counts as just emptied.
 
     :param rate: tokens that a bucket gains each second.
     :param burst: tokens that a bucket holds at most, and at first.
@@ -48,8 +50,14 @@ class TokenBuckets:
         self.burst = burst
         self.capacity = capacity
         # For each key the time at which its bucket is, or was, full again. One number says it all: the tokens
-        # missing now are the seconds until then, times the rate. Ordered by when a key was last asked for.
-        self._full_at: OrderedDict[Hashable, float] = OrderedDict()
+        # missing now are the seconds until then, times the rate.
+        self._full_at: dict[Hashable, float] = {}
+        # A heap with one entry for each key: when its bucket was to be forgotten, as seen some time ago, and
+        # the order of what happens at the same time.
+        self._first: list[tuple[float, int, Hashable]] = []
+        # The same for buckets that have refused something since.
+        self._refused: dict[Hashable, tuple[float, int]] = {}
+        self._order = count()
 
     def __len__(self) -> int:
         """How many buckets are kept."""
@@ -72,10 +80,11 @@ class TokenBuckets:
         after = full_at + cost / self.rate
         if not self._in_time(after, now):
             if key in table:
-                table.move_to_end(key)
+                self._refused[key] = (now + self.burst / self.rate, next(self._order))
             return False
+        if key not in table:
+            heappush(self._first, (after, next(self._order), key))
         table[key] = after
-        table.move_to_end(key)
         return True
 
     def has(self, key: Hashable, now: float, cost: float = 1.0) -> bool:
@@ -88,15 +97,22 @@ class TokenBuckets:
         return (full_at - now) * self.rate <= self.burst + 1e-6
 
     def _forget(self, now: float) -> None:
-        """Before a key is added: drop the oldest if they are full again, or if there is no room."""
-        table = self._full_at
+        """Before a key is added: drop buckets that are full again, or the first to be if there is no room."""
+        table, first, refused = self._full_at, self._first, self._refused
         for _ in range(_FORGET_AT_ONCE):
-            if not table:
+            while first:
+                at, order, key = first[0]
+                if table[key] > at:
+                    at, order = table[key], next(self._order)
+                at, order = max((at, order), refused.get(key, (at, order)))
+                if (at, order) == first[0][:2]:
+                    break
+                heapreplace(first, (at, order, key))
+            if not first or (first[0][0] > now and len(table) < self.capacity):
                 return
-            key = next(iter(table))
-            if table[key] > now and len(table) < self.capacity:
-                return
+            key = heappop(first)[2]
             del table[key]
+            refused.pop(key, None)
 
 
 class Counters:
@@ -430,7 +446,7 @@ class SourceBuckets:
         """
         wanted = [(self._buckets[width(prefix)], (prefix, about)) for prefix in source]
         lacking = [each for each in wanted if not each[0].has(each[1], now, cost)]
-        # Those that lack tokens are asked, too: a bucket that is asked is not the next one to be forgotten.
+        # Those that lack tokens are asked, too: a bucket that refuses is not the next one to be forgotten.
         for buckets, key in lacking or wanted:
             buckets.allow(key, now, cost)
         return not lacking

@@ -80,6 +80,24 @@ class TokenBucketTests(SynchronousTestCase):
             buckets.allow(number, 0.0)
             self.assertFalse(buckets.allow("busy", 0.0))
 
+    def test_emptied_stay(self) -> None:
+        """Many keys that take little do not have an emptied bucket forgotten, which would fill it at once."""
+        buckets = TokenBuckets(1, 10, 50)
+        self.assertTrue(buckets.allow("flood", 0.0, 10))
+        for number in range(1000):
+            buckets.allow(number, number / 1000)
+        self.assertFalse(buckets.allow("flood", 1.0, 2))
+        self.assertTrue(buckets.allow("flood", 1.0, 1))
+
+    def test_refusing_stay(self) -> None:
+        """The same where a bucket holds one token, and others are emptied later."""
+        buckets = TokenBuckets(0.1, 1, 50)
+        self.assertTrue(buckets.allow("busy", 0.0))
+        for number in range(1000):
+            buckets.allow(number, number / 200)
+            self.assertFalse(buckets.allow("busy", number / 200))
+        self.assertLessEqual(len(buckets), 50)
+
     def test_forgets(self) -> None:
         """Buckets that are full again are dropped as others come."""
         buckets = TokenBuckets(10, 5, 1000)
