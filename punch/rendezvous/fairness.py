@@ -19,13 +19,13 @@ _MEMORY = 8.0
 """After so many windows without use a member or a source is forgotten: of its usage 0.03 % is left."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _Member:
     usage: float
     at: float
 
 
-@dataclass
+@dataclass(slots=True)
 class _Source:
     """
     :ivar full_at: the time at which its token bucket is full again.
@@ -37,7 +37,8 @@ class _Source:
     at: float
     total: float = 0.0
     squares: float = 0.0
-    members: OrderedDict[Hashable, _Member] = field(default_factory=OrderedDict)
+    members: dict[Hashable, _Member] = field(default_factory=dict)
+    """The one that was charged longest ago first."""
 
 
 class FairShares:
@@ -96,11 +97,11 @@ class FairShares:
         source.at = now
         source.total *= decay
         source.squares *= decay * decay
-        entry = source.members.get(member)
+        entry = source.members.pop(member, None)
         if entry is None:
             self._forget_members(source, now)
-            entry = source.members[member] = _Member(0.0, now)
-        source.members.move_to_end(member)
+            entry = _Member(0.0, now)
+        source.members[member] = entry
         before = entry.usage * self._decay(now - entry.at)
         entry.usage, entry.at = before + cost, now
         source.total += cost

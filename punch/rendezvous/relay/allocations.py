@@ -133,7 +133,7 @@ class Allocation:
     token: bytes | None = None
     """The RESERVATION-TOKEN that came with it."""
     permissions: dict[str, float] = field(default_factory=dict)
-    inside: set[str] = field(default_factory=set)
+    inside: frozenset[str] = frozenset()
     """Hosts of the relay itself: there, only relayed ports may be reached."""
     bindings: dict[bytes, Binding] = field(default_factory=dict)
     channels: dict[bytes, Flow] = field(default_factory=dict)

@@ -237,7 +237,7 @@ class Requests:
             # another, and to nothing else that listens there.
             if peer not in self._allocations.by_relayed:
                 raise Refusal(403, "Not to this address")
-            allocation.inside.add(peer.host)
+            allocation.inside |= {peer.host}
 
     def _check_room(self, allocation: Allocation, peers: list[Address]) -> None:
         """
