@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -103,6 +104,25 @@ def test_every_size_between_every_two_kinds(loop: Loop, send: Open, receive: Ope
     assert loop.run_until(lambda: len(inbox.data) >= len(sent))
     assert inbox.data == sent
     assert {remote for _, remote in inbox.batches} == {here.local}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="IP_MTU_DISCOVER is Linux's")
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_cut(loop: Loop, kind: Open, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DF is set in all that leaves, in both kinds of sockets (RFC 9000, section 14)."""
+    made: list[socket.socket] = []
+
+    class Noted(socket.socket):
+        def __init__(self, *arguments: Any, **fields: Any) -> None:
+            super().__init__(*arguments, **fields)
+            made.append(self)
+
+    monkeypatch.setattr(socket, "socket", Noted)
+    loop.open(kind, host)
+    (opened,) = made
+    level, option = (socket.IPPROTO_IPV6, 23) if ":" in host else (socket.IPPROTO_IP, 10)
+    assert opened.getsockopt(level, option) == 3  # IP_PMTUDISC_PROBE
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,9 +22,10 @@ from typing import Final, Protocol
 
 from punch.link.certificate import LinkCertificate
 from punch.link.receive_limits import LimitExceeded
+from punch.traversal.checks import FULL_SIZE
 
 ALPN: Final = "punch-link/1"
-DATAGRAM_SIZE: Final = 1200
+DATAGRAM_SIZE: Final = FULL_SIZE
 IDLE_TIMEOUT: Final = 7 * 86400.0
 CONNECTION_WINDOW: Final = 24 * 1024 * 1024
 """

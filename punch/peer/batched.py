@@ -38,6 +38,7 @@ from punch.wire.segments import (
     WOULD_BLOCK,
     Segmentation,
     batch_end,
+    forbid_fragments,
     segment_size,
     set_option,
 )
@@ -211,6 +212,7 @@ def open_batched(reactor: IReactorFDSet, host: str, port: int, receiver: Receive
             sock.bind((host, port))
         except OSError as error:
             raise CannotListenError(host, port, error) from error  # type: ignore[no-untyped-call]
+        forbid_fragments(sock, family == socket.AF_INET6)
         enlarge_buffer(sock)
         set_option(sock, SOL_UDP, UDP_GRO, 1)
         return BatchedSocket(reactor, sock, receiver, segment=segment)

@@ -2,7 +2,8 @@
 The paths of one session: its ICE sessions, joined with the node's sockets and relays.
 
 What leaves for the other side goes the way of the selected pair. Whether that way still works is noticed by
-what comes back: if datagrams of the link get no answer, or come no more, the agent asks.
+what comes back: if datagrams of the link get no answer, or come no more, the agent asks. If they get none
+though the agent does (`punch.peer.silence`), another path is taken.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from punch.identity import PeerID
 from punch.peer.policy import RelayPolicy
 from punch.peer.relay import Relay
 from punch.peer.router import Routed
+from punch.peer.silence import Silence
 from punch.peer.surroundings import Surroundings, add_relay, reachable, sources
 from punch.traversal import events as ice
 from punch.traversal.agent import Agent, Credentials
@@ -33,7 +35,14 @@ SLOW = 1.5
 LONG_HEADER = 0x80
 """The bit of a QUIC packet's first byte that those of a handshake have (RFC 9000, section 17.2)."""
 MAX_HELD = 8
-"""Datagrams of the link that wait for an address to answer; a handshake has fewer."""
+"""
+Datagrams of the link that wait for an address to answer, or that are kept for another path; a handshake has
+fewer.
+"""
+LARGE = 1100
+"""Bytes of a datagram from which on the path is asked whether it carries the largest ones…"""
+LARGE_GAP = 2.0
+"""…at most once in so many seconds."""
 HINT_GAP = 2.0
 """Seconds between two questions to our path because the other side takes another."""
 
@@ -59,7 +68,11 @@ class Paths:
         self._around = around
         self.owner = owner
         self._budget = around.budgets.of(peer, around.monotonic())
+        self._silence = Silence()
+        self._passed_over = False
+        self._large_at = -LARGE_GAP
         self._held: list[bytes] = []
+        self._handshake: list[bytes] = []
         self._remote_addresses: list[Address] = []
         self._relayed: list[Address] = []
         self._joined = False
@@ -182,6 +195,10 @@ class Paths:
     def heard(self, remote: Address, local: Address) -> None:
         """Authentic datagrams of the link came this way."""
         if self.way == (local, remote):
+            self._silence.end()
+            if self._passed_over:
+                self._passed_over = False
+                self.generations.use.heard(self._around.monotonic())
             # From now on there is to be more: who only receives would else not notice that its path is gone
             self._expect(self._around.monotonic())
         elif self.way is not None:
@@ -190,17 +207,24 @@ class Paths:
                 # The other side may have a reason not to use our way
                 self._hinted_at = now
                 self.generations.use.probe(now)
+                self.generations.use.check_size(now)
                 self.owner.paths_changed()
+
+    def proved(self) -> None:
+        """The handshake of the link is over."""
+        self._silence.prove()
+        self._handshake.clear()
 
     def send(self, datagrams: Sequence[bytes]) -> None:
         """
         Send to the other side; without a path, datagrams are lost. Those for an address that has not answered
         a check, though one came from there, wait until it has: they are much larger than checks.
         """
-        if self.way is None:
+        if self.way is None or not datagrams:
             return
         local, remote = self.way
-        if not self._budget.is_open(remote, self._around.monotonic()):
+        now = self._around.monotonic()
+        if not self._budget.is_open(remote, now):
             self._held = [*self._held, *datagrams][-MAX_HELD:]
             return
         self._around.sockets.send(datagrams, remote, local)
@@ -208,8 +232,15 @@ class Paths:
         if handshake:
             # Twice: they are few, and the loss of one costs the handshake from half a second to several
             self._around.sockets.send(handshake, remote, local)
+        if not self._silence.proved:
+            self._handshake = [*self._handshake, *handshake][-MAX_HELD:]
+        elif now >= self._large_at + LARGE_GAP and len(datagrams[0]) >= LARGE:
+            self._large_at = now
+            self.generations.use.check_size(now)
+            self.owner.paths_changed()
+        self._silence.sent(now)
         if self._unanswered_since is None:
-            self._expect(self._around.monotonic())
+            self._expect(now)
 
     def take(self, pair: Pair, now: float) -> bool:
         """
@@ -225,6 +256,9 @@ class Paths:
         moved, self.way = self.way != way, way
         if moved:
             self._unanswered_since = None
+            self._silence.end()
+            again, self._handshake = self._handshake, []
+            self.send(again)
         return moved
 
     def probe(self, now: float) -> None:
@@ -247,12 +281,18 @@ class Paths:
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`."""
-        times = (self.generations.get_timer(), self._release_at)
+        times = (self.generations.get_timer(), self._release_at, self._deadline())
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
         """Time has passed."""
         self.generations.handle_timer(now)
+        deadline = self._deadline()
+        if deadline is not None and now >= deadline:
+            self._silence.end()
+            if self.generations.working:
+                self._passed_over = True
+                self.generations.use.pass_over(now)
         if self._release_at is not None and now >= self._release_at:
             if self.generations.trial is None:
                 self._release_relays()
@@ -266,6 +306,11 @@ class Paths:
         self.way = None
         self.generations.close(self._around.monotonic())
         self._around.relays.leave(self)
+
+    def _deadline(self) -> float | None:
+        """When the path is to be left because the link hears nothing on it."""
+        pair = self.generations.selected
+        return None if self.way is None else self._silence.deadline(None if pair is None else pair.rtt)
 
     def _expect(self, since: float) -> None:
         """Ask whether the path works if nothing comes back soon."""

@@ -102,6 +102,11 @@ class Relay(ABC):
         return self._client.answered_at
 
     @property
+    def full_at(self) -> float:
+        """When the relay last showed that the largest datagrams get there, in seconds."""
+        return self._client.full_at
+
+    @property
     def mapped(self) -> Address | None:
         """What the relay sees us as."""
         return self._client.mapped
@@ -132,6 +137,11 @@ class Relay(ABC):
     def probe(self) -> None:
         """Make sure that it is still there; if not, `relay_failed` follows."""
         self._client.probe(self._monotonic())
+        self._flush()
+
+    def check_size(self) -> None:
+        """Ask whether the largest datagrams get there: `full_at` tells."""
+        self._client.check_size(self._monotonic())
         self._flush()
 
     def close(self) -> None:

@@ -8,8 +8,8 @@ takes, and it costs the relay a port, and both sides packets for as long as it i
 direct path asks again.
 
 UDP is asked first. If it has not answered after `HEAD_START`, because a firewall drops it or just one packet
-was lost, TCP and TLS are asked as well, and the first of them that answers wins. A late answer over UDP is
-still taken: it is the better carrier.
+was lost, TCP and TLS are asked as well, and so they are if the largest datagrams don't get to the relay over
+UDP. The first of them that answers wins. A late answer over UDP is still taken: it is the better carrier.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ from punch.wire.relays import RelayServer, RelayTransport, RelayURL
 HEAD_START = 0.2
 """Seconds after which TCP and TLS are asked too."""
 DOUBT = 0.6
-"""Seconds for a relay that is needed anew to show that it is alive; then others are asked as well."""
+"""
+Seconds for a relay that is new, or needed anew, to show that it is alive and that the largest datagrams get
+there; then others are asked as well.
+"""
 PATIENCE = 20.0
 """Seconds of failing tries after which sessions are told that no relay is coming."""
 LINGER = 5.0
@@ -193,8 +196,8 @@ class RelayPool:
             user.relay_found(relay)
         if not relays:
             self._seek()
-        elif self._doubt is None and not self._attempts:
-            self._doubt = self._reactor.callLater(DOUBT, self._end_doubt, self._monotonic())
+        else:
+            self._begin_doubt()
 
     def need(self, needed: bool) -> None:
         """A link has no path and waits for a relay, or none does any more."""
@@ -282,6 +285,8 @@ class RelayPool:
                 self._close(other)
         if relay.base is not None or not self._attempts:
             self._cancel("_streams_due")
+        if relay.base is not None:
+            self._begin_doubt()
         for user in list(self._users):
             user.relay_found(relay)
         if not self._users and self._linger is None:
@@ -436,10 +441,17 @@ class RelayPool:
             for user in list(self._users):
                 user.relays_done()
 
+    def _begin_doubt(self) -> None:
+        """See whether one of the relays that we have is of use."""
+        if self._doubt is None and not self._attempts:
+            for relay in self._relays.values():
+                relay.check_size()
+            self._doubt = self._reactor.callLater(DOUBT, self._end_doubt, self._monotonic())
+
     def _end_doubt(self, since: float) -> None:
-        """Ask other relays, unless one of those we have is known to be alive."""
+        """Ask other relays, unless one of those we have is known to be alive, and to get all that we send."""
         self._doubt = None
-        alive = any(relay.answered_at >= since for relay in self._relays.values())
+        alive = any(relay.full_at >= since for relay in self._relays.values())
         if self._users and not alive and not self._attempts:
             self._gather()
         else:

@@ -440,6 +440,7 @@ class Session:
         assert self.paths is not None
         now = self._around.monotonic()
         self.proved = True
+        self.paths.proved()
         self.roaming = Roaming(self.peer, self._terms, self.link, self.paths, self._around, self)
         self.roaming.path_found(now)
         self.call.link_proved(now)

@@ -15,6 +15,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
 from punch.wire.address import Address, canonical
+from punch.wire.segments import forbid_fragments, set_option
 
 MAX_UDP = 65535
 RECEIVE_BUFFER = 4 * 1024 * 1024
@@ -128,14 +129,13 @@ def open_portable(reactor: IReactorUDP, host: str, port: int, receiver: Receiver
     """
     opened = PortableSocket(IReactorTime(reactor), receiver)
     listening = reactor.listenUDP(port, opened, interface=host, maxPacketSize=MAX_UDP)
-    enlarge_buffer(getattr(listening, "socket", None))
+    sock: socket.socket | None = getattr(listening, "socket", None)
+    if sock is not None:
+        forbid_fragments(sock, ":" in host)
+        enlarge_buffer(sock)
     return opened
 
 
-def enlarge_buffer(sock: socket.socket | None) -> None:
-    """Ask for a large receive buffer, if this is a real socket whose system lets it be set."""
-    if sock is not None:
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        except OSError:
-            return
+def enlarge_buffer(sock: socket.socket) -> None:
+    """Ask for a large receive buffer, if the system lets it be set."""
+    set_option(sock, socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)

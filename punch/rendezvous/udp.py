@@ -35,7 +35,7 @@ from punch.rendezvous.batches import (
     take,
 )
 from punch.wire.address import Address, canonical
-from punch.wire.segments import set_option
+from punch.wire.segments import allow_fragments, set_option
 
 _READS = 32
 """Calls to `recvmsg` before others get their turn: up to 64 datagrams each."""
@@ -109,6 +109,8 @@ class PacketInfoPort:
             # Without it, answers come from where the system thinks best.
             self._informed = set_option(self.socket, *option, 1)
             self.socket.bind((host, port))
+            # What is relayed may be cut on its way, as no client asks for DF (RFC 8656, section 16)
+            allow_fragments(self.socket, self._ipv6)
             set_option(self.socket, socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             coalesce(self.socket)
         except OSError:
@@ -212,6 +214,9 @@ class PlainPort:
         self._protocol = _PlainProtocol(self, server)
         self._listening = reactor.listenUDP(port, self._protocol, interface=host, maxPacketSize=MAX_UDP)
         self.port = int(cast(IPv4Address, self._listening.getHost()).port)
+        sock: socket.socket | None = getattr(self._listening, "socket", None)
+        if sock is not None:
+            allow_fragments(sock, ":" in host)
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         """Send them, from where the system thinks best."""

@@ -125,6 +125,8 @@ class Lab:
         self.now = 100.0
         self.hosts: list[Host] = []
         self.blocked: Callable[[Address, Address], bool] = lambda source, target: False
+        self.largest: Callable[[Address, Address], int] = lambda source, target: 65535
+        """Bytes of the largest datagram that gets from one address to another."""
         self.detour: Callable[[Address, Address], float] = lambda source, target: 0.0
         """How many seconds longer than `delay` it takes between these addresses."""
         self.answered_by: Address | None = None
@@ -231,6 +233,8 @@ class Lab:
     def _send(self, host: Host, transmit: Transmit) -> None:
         host.sent.append((self.now, transmit))
         if self.random.random() < self.loss or self.blocked(transmit.local, transmit.remote):
+            return
+        if len(transmit.data) > self.largest(transmit.local, transmit.remote):
             return
         data, target, source = transmit
         delay = self.delay + self.detour(source, target)

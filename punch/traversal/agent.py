@@ -48,6 +48,7 @@ from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun import (
     MAGIC_COOKIE,
     MAX_ATTRIBUTES,
+    Attribute,
     Message,
     MessageClass,
     Method,
@@ -98,7 +99,9 @@ class Agent:
         self._checker = Checker(
             credentials, self._locals, role, random, spending.may_check, spending.answered, steady=steady
         )
-        self._selector = Selector(self._checklist, Nomination(nomination), random, consent=consent)
+        self._selector = Selector(
+            self._checklist, Nomination(nomination), random, consent=consent, patient=steady
+        )
         self._pacer = Pacer(self._checklist, self._checker, self._selector, spending.is_unlikely, pacing)
         self._gatherer = Gatherer(random, self._pacer.interval)
         self._events: deque[Event] = deque()
@@ -165,6 +168,16 @@ class Agent:
     def agreed(self) -> bool:
         """Whether the path is the controlling side's choice, and not only the first that works."""
         return self._path.agreed
+
+    @property
+    def small(self) -> bool:
+        """Whether there is a path that carries checks, but not the largest datagrams."""
+        return self._path.small
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known what the path carries, or that is for the peer to find out."""
+        return self._path.settled
 
     def validated(self, local: Address, remote: Address) -> bool:
         """Whether an authenticated check came or was answered between these addresses, and consent holds."""
@@ -291,6 +304,21 @@ class Agent:
         if self.state is AgentState.CONNECTED:
             self._path.probe(now)
 
+    def check_size(self, now: float) -> None:
+        """Large datagrams are sent on the selected pair: ask whether it carries them."""
+        if self.state is AgentState.CONNECTED:
+            self._path.check_size(now)
+
+    def heard(self, now: float) -> None:
+        """The link hears something on the selected pair."""
+        if self.state is AgentState.CONNECTED:
+            self._path.heard(now)
+
+    def pass_over(self, now: float) -> None:
+        """The link hears nothing on the selected pair, though checks are answered: take another."""
+        if self.state is AgentState.CONNECTED:
+            self._path.pass_over(now)
+
     def suspect(self, bases: Collection[Address], now: float) -> None:
         """The machine has these local addresses no more, perhaps for a moment."""
         if self.state not in _ENDED:
@@ -376,6 +404,8 @@ class Agent:
             return
         if self._remotes.refuses(remote):
             return
+        if Attribute.PADDING in request and not self._spending.may_be_large(remote, now):
+            return  # It comes again
         reply = respond(request, size, remote, self._ours, self._checker.role, self._checker.tiebreaker)
         if reply.answer is not None and self._spending.may_answer(remote, reply.answer, now):
             self._output.append(Transmit(reply.answer, remote, local))
@@ -423,7 +453,7 @@ class Agent:
                 self._locals.at(pair.base, pair.mapped or pair.base)
             if transaction.purpose is Purpose.CHECK:
                 self._checklist.succeeded(pair)
-            self._path.answered(pair, now)
+            self._path.answered(pair, now, full=transaction.purpose is Purpose.SIZE)
 
     def _take_role_conflict(self, outcome: Outcome, now: float) -> None:
         pair, transaction = outcome.pair, outcome.transaction
@@ -472,8 +502,11 @@ class Agent:
         self._take_gathering_done(now)
         if self._theirs is None:
             return
-        for pair in self._checker.expire(now):
-            self._pair_failed(pair, now)
+        for unanswered in self._checker.expire(now):
+            if unanswered.purpose is Purpose.SIZE:
+                self._path.too_small(unanswered.pair, unanswered.since, now)
+            else:
+                self._pair_failed(unanswered.pair, now)
         if self._path.work(now):
             self._fail()
         self._start_check(now)

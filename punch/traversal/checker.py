@@ -8,7 +8,7 @@ from enum import Enum
 
 from punch.identity import RandomBytes
 from punch.traversal.candidates import LocalCandidates, usable
-from punch.traversal.checks import Role, build_check
+from punch.traversal.checks import FULL_SIZE, Role, build_check
 from punch.traversal.credentials import Credentials
 from punch.traversal.pairs import CandidatePair, PairState
 from punch.traversal.transactions import RTO, Purpose, Transaction
@@ -21,6 +21,10 @@ MAX_SUPERSEDED = 4
 """Earlier checks of a pair whose answers are still waited for, where the path takes longer than the RTO."""
 _ROLE_CONFLICT = 487
 _CONSENT_WAIT = 8.0
+SIZE_REQUESTS = 5
+"""How often a check of full size is sent."""
+SIZE_WAIT = 0.3, 1.5
+"""Seconds, or round-trip times if that is longer, between two of these requests and after the last one."""
 STEADY_WAIT = 2.0
 """Seconds between two requests of a steady check, at most."""
 STEADY_REQUESTS = 60
@@ -33,6 +37,16 @@ class Verdict(Enum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     ROLE_CONFLICT = "role-conflict"
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A check that was made for `purpose` has ended without an answer."""
+
+    pair: CandidatePair
+    purpose: Purpose
+    since: float
+    """When it began, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +130,17 @@ class Checker:
         """Ask once for consent on a valid pair (RFC 7675), or keep it alive."""
         self._send(pair, Purpose.CONSENT, now, RTO, nomination)
 
+    def check_size(self, pair: CandidatePair, now: float, requests: int = SIZE_REQUESTS) -> None:
+        """
+        Find out whether a valid pair carries the largest datagrams of the link, unless that is under way.
+
+        :param requests: how often to ask.
+        """
+        if pair.size_check is not None:
+            return
+        wait = max(SIZE_WAIT[0], SIZE_WAIT[1] * (pair.rtt or 0.0))
+        pair.size_check = self._send(pair, Purpose.SIZE, now, wait, None, requests)
+
     def stop(self, pair: CandidatePair, now: float) -> None:
         """Send the check of this pair no more, though its answer would count."""
         if pair.transaction is None:
@@ -131,7 +156,7 @@ class Checker:
         for transaction_id, (_, asked) in list(self._transactions.items()):
             if asked is pair:
                 del self._transactions[transaction_id]
-        pair.transaction = None
+        pair.transaction = pair.size_check = None
         pair.superseded.clear()
 
     def receive(self, answer: Message, remote: Address, local: Address, now: float) -> Outcome | None:
@@ -144,29 +169,35 @@ class Checker:
         transaction, pair = known
         if transaction.key is None or not answer.check_integrity(transaction.key):
             return None
+        symmetric = (remote, local) == (transaction.remote, transaction.local)
+        if transaction.purpose is Purpose.SIZE and not symmetric:
+            return None
         self._drop(transaction, pair)
-        if (remote, local) == (transaction.remote, transaction.local):
+        if symmetric:
             self._answered(remote, now)
         verdict, mapped = self._judge(answer, transaction, remote, local)
+        if transaction.purpose is Purpose.SIZE:
+            # An error shows as well that the request got through
+            pair.full_at = now
         if verdict is Verdict.SUCCEEDED:
             pair.answered_at = now
             _measure(pair, *transaction.rtt(now))
             if transaction.purpose is Purpose.CHECK:
                 self._finish(pair)
-        elif transaction.purpose is Purpose.CONSENT and verdict is Verdict.FAILED:
+        elif transaction.purpose is not Purpose.CHECK and verdict is Verdict.FAILED:
             return None
         return Outcome(pair, transaction, verdict, mapped)
 
-    def expire(self, now: float) -> list[CandidatePair]:
-        """Send again what is due; returns the pairs whose check nobody answered."""
+    def expire(self, now: float) -> list[Unanswered]:
+        """Send again what is due; returns the checks that decide about a pair and that nobody answered."""
         unanswered = []
         for transaction, pair in list(self._transactions.values()):
             self._transmit(transaction, pair, now)
             if transaction.expired(now):
-                decisive = pair.transaction is transaction
+                decisive = transaction in (pair.transaction, pair.size_check)
                 self._drop(transaction, pair)
                 if decisive:
-                    unanswered.append(pair)
+                    unanswered.append(Unanswered(pair, transaction.purpose, transaction.started))
         return unanswered
 
     def datagrams_to_send(self) -> list[Transmit]:
@@ -179,7 +210,13 @@ class Checker:
         return min((transaction.next_at for transaction, _ in self._transactions.values()), default=None)
 
     def _send(
-        self, pair: CandidatePair, purpose: Purpose, now: float, rto: float, nomination: int | None
+        self,
+        pair: CandidatePair,
+        purpose: Purpose,
+        now: float,
+        rto: float,
+        nomination: int | None,
+        requests: int = 1,
     ) -> Transaction:
         if self._theirs is None:
             raise RuntimeError("no check can be made before the peer's credentials are known")
@@ -192,6 +229,7 @@ class Checker:
             self.tiebreaker,
             self._candidates.check_priority(pair.base),
             nomination,
+            size=FULL_SIZE if purpose is Purpose.SIZE else 0,
         )
         transaction = Transaction(
             purpose,
@@ -207,6 +245,8 @@ class Checker:
         )
         if purpose is Purpose.CONSENT:
             transaction.requests, transaction.last_wait = 1, _CONSENT_WAIT / rto
+        elif purpose is Purpose.SIZE:
+            transaction.requests, transaction.longest_wait = requests, rto
         elif self._steady:
             transaction.requests, transaction.longest_wait = STEADY_REQUESTS, STEADY_WAIT
         self._transactions[transaction_id] = (transaction, pair)
@@ -244,6 +284,8 @@ class Checker:
         self._transactions.pop(transaction.transaction_id, None)
         if pair.transaction is transaction:
             pair.transaction = None
+        if pair.size_check is transaction:
+            pair.size_check = None
         if transaction in pair.superseded:
             pair.superseded.remove(transaction)
 

@@ -165,7 +165,7 @@ class CheckList:
     def best_valid(self) -> CandidatePair | None:
         """The pair to use if there were no other reason to choose."""
         valid = [pair for pair in self._pairs.values() if pair.usable]
-        return max(valid, key=lambda pair: (pair.valid_kind, self._priority(pair)), default=None)
+        return max(valid, key=lambda pair: (pair.full, pair.valid_kind, self._priority(pair)), default=None)
 
     def best_nominated(self) -> CandidatePair | None:
         """

@@ -15,9 +15,12 @@ from punch.wire.stun import (
     Method,
     STUNError,
     encode,
+    encode_padded,
     parse,
 )
 
+FULL_SIZE = 1200
+"""Bytes of the largest datagrams of a link, which QUIC needs a path to carry (RFC 9000, section 14)."""
 MAX_EARLY = 32
 """Checks from different addresses that are remembered before the peer's credentials are known."""
 
@@ -55,11 +58,14 @@ def build_check(
     tiebreaker: int,
     priority: int,
     nomination: int | None = None,
+    *,
+    size: int = 0,
 ) -> bytes:
     """
     A Binding request to the peer (RFC 8445, section 7.2.2).
 
     :param nomination: nominates the pair; a value above 0 also goes along as the NOMINATION attribute.
+    :param size: bytes that the request is to have at least; PADDING (RFC 5780, section 7.6) fills it up.
     """
     attributes: list[tuple[int, object]] = [
         (Attribute.USERNAME, f"{theirs.ufrag}:{ours.ufrag}"),
@@ -71,7 +77,7 @@ def build_check(
         if nomination > 0:
             attributes.append((Attribute.NOMINATION, nomination))
     request = Message(Method.BINDING, MessageClass.REQUEST, transaction_id, tuple(attributes))
-    return encode(request, theirs.key)
+    return encode_padded(request, theirs.key, size)
 
 
 def is_for(request: Message, ours: Credentials, theirs: Credentials | None) -> bool:

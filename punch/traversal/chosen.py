@@ -12,7 +12,7 @@ from punch.traversal.checklist import CheckList
 from punch.traversal.checks import keepalive
 from punch.traversal.events import ConsentLost, Doubtful, Event, Recovered, Selected, Silent
 from punch.traversal.keeper import Finding, PathKeeper
-from punch.traversal.pairs import CandidatePair, Pair, PairState
+from punch.traversal.pairs import CandidatePair, Doubt, Pair, PairState
 from punch.traversal.selection import Selector
 from punch.wire.address import Address, Transmit
 
@@ -66,6 +66,17 @@ class ChosenPath:
         return pair is not None and pair.usable
 
     @property
+    def small(self) -> bool:
+        """Whether the selected pair carries checks, but not the largest datagrams."""
+        pair = self._selector.selected
+        return pair is not None and pair.doubt is Doubt.SMALL
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing has to be known about the selected pair before it is used."""
+        return not self._checklist.controlling or self._selector.agreed
+
+    @property
     def agreed(self) -> bool:
         """Whether the controlling side has chosen the selected pair."""
         return self._selector.agreed
@@ -75,13 +86,16 @@ class ChosenPath:
         before = self._selector.selected
         self._selector.choose(now)
         if self._selector.selected is not before:
-            for pair in self._checklist:
-                if pair.state is PairState.IN_PROGRESS and not self._selector.needed(pair):
-                    self._checker.stop(pair, now)
-                    pair.state = PairState.WAITING
+            self._stop_needless(now)
             if not self._consent:
                 self._keepalive_at = now + KEEPALIVE
         self.publish()
+
+    def _stop_needless(self, now: float) -> None:
+        for pair in self._checklist:
+            if pair.state is PairState.IN_PROGRESS and not self._selector.needed(pair):
+                self._checker.stop(pair, now)
+                pair.state = PairState.WAITING
 
     def publish(self) -> None:
         """Tell about the selected pair if what is shown of it has changed."""
@@ -96,24 +110,60 @@ class ChosenPath:
         self._connected()
         self._events.append(Selected(pair))
 
-    def answered(self, pair: CandidatePair, now: float) -> None:
-        """A check on this pair was answered."""
+    def answered(self, pair: CandidatePair, now: float, *, full: bool = False) -> None:
+        """
+        A check on this pair was answered.
+
+        :param full: it was one of full size.
+        """
         recovered = pair.suspect and pair is self._selector.selected
         self._keeper.answered(pair)
-        self._selector.answered(pair, now)
+        self._selector.answered(pair, now, full=full)
         self.choose(now)
-        if recovered and pair is self._selector.selected:
+        if full:
+            self._stop_needless(now)
+        if recovered and pair.usable and pair is self._selector.selected:
             self._events.append(Recovered(self._show(pair)))
 
     def probe(self, now: float) -> None:
         """The selected pair may be dead: ask."""
         self._keeper.probe(now)
 
+    def check_size(self, now: float) -> None:
+        """Large datagrams are sent on the selected pair: ask whether it carries them."""
+        self._keeper.check_size(now)
+
+    def too_small(self, pair: CandidatePair, since: float, now: float) -> None:
+        """No check of full size was answered on this pair from `since` on."""
+        if self._keeper.too_small(pair, since, now):
+            self._doubt(now)
+
+    def pass_over(self, now: float) -> None:
+        """The link hears nothing on the selected pair, though checks are answered: take another."""
+        selected = self._selector.selected
+        if selected is None or selected.suspect:
+            return
+        if not any(pair.usable for pair in self._checklist if pair is not selected):
+            # The others have their turn again
+            for pair in self._checklist:
+                if pair.doubt is Doubt.BLOCKED:
+                    pair.doubt = None
+        selected.doubt = Doubt.BLOCKED
+        self._doubt(now)
+
+    def heard(self, now: float) -> None:
+        """The link hears something on the selected pair."""
+        selected = self._selector.selected
+        if selected is not None and selected.doubt is Doubt.BLOCKED:
+            selected.doubt = None
+            self.choose(now)
+            self._events.append(Recovered(self._show(selected)))
+
     def suspect(self, bases: Collection[Address], now: float) -> None:
         """What is sent from these addresses arrives nowhere."""
         for pair in self._checklist:
             if pair.base in bases and pair.valid:
-                pair.suspect, pair.refresh_at = True, now
+                pair.doubt, pair.refresh_at = Doubt.SILENT, now
         selected = self._selector.selected
         if selected is not None and selected.base in bases:
             self._doubt(now)

@@ -29,8 +29,8 @@ from punch.traversal.pairs import Pair
 from punch.traversal.snapshot import PairStatus
 from punch.wire.address import Address, Transmit
 
-SETTLE = 2.0
-"""Seconds that a working path is kept for, while the new session has only a worse one."""
+SETTLE = 3.0
+"""Seconds that a working path is kept for, while the new session has only a worse one, or none agreed on."""
 LINGER = 10.0
 """Seconds that the old session still answers."""
 
@@ -131,7 +131,7 @@ class Generations:
         times = [agent.get_timer() for agent in self.agents]
         if self._old is not None:
             times.append(self._old_until)
-        if self.trial is not None and self.trial.selected is not None:
+        if self.trial is not None and self.trial.working and self.trial.settled:
             times.append(self._settle_at)
         return min((time for time in times if time is not None), default=None)
 
@@ -177,7 +177,12 @@ class Generations:
         before = self.use.selected
         # What works is kept until a better path is found, and until the controlling side's choice has arrived
         keep = before is not None and (not trial.agreed or _rank(pair) < _rank(before))
-        if keep and self.working and now < self._settle_at:
+        useful = trial.working and trial.settled
+        early = now < self._settle_at
+        if self.working and ((keep and early) or not useful):
+            return
+        # What carries small datagrams is left for what carries large ones, and not for what may be no better
+        if self.use.small and (not useful or (not trial.agreed and early)):
             return
         if self._old is not None:
             self._old.close(now)

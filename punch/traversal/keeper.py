@@ -1,6 +1,9 @@
 """
 Keeping paths: consent on the selected pair (RFC 7675), the spares, and what is done when a pair falls silent.
 
+Checks are small, and a path may carry no larger ones. So a pair is checked in full size as well before it is
+relied on, and again while large datagrams are sent on it (`PathKeeper.check_size`).
+
 A pair whose consent check, or whose data (`PathKeeper.probe`), got no answer is asked again in quick
 succession, and so are the spares. If it still doesn't answer it is *suspect*: the best pair that did answer
 takes its place, and whatever failed before is tried again. It is asked on, because darkness may be short.
@@ -12,11 +15,13 @@ from enum import Enum
 
 from punch.traversal.checker import Checker
 from punch.traversal.checklist import CheckList
-from punch.traversal.pairs import CandidatePair
+from punch.traversal.pairs import CandidatePair, Doubt
 from punch.traversal.selection import Selector
 
 ASK_AGAIN = 0.3
 """Seconds between two questions to a silent pair."""
+MAX_SPARES = 8
+"""Other pairs that are checked in full size when the selected one does not answer."""
 VERDICT = 1.5
 """
 Seconds of them after which it is suspect. With the half second before the first one, and what the next best
@@ -61,6 +66,26 @@ class PathKeeper:
         for pair in self._selector.spares():
             self._ask(pair, now)
 
+    def check_size(self, now: float) -> None:
+        """Large datagrams are sent on the selected pair: ask whether it carries them."""
+        selected = self._selector.selected
+        if selected is not None and not selected.suspect:
+            self._checker.check_size(selected, now)
+
+    def too_small(self, pair: CandidatePair, since: float, now: float) -> bool:
+        """
+        No check of full size was answered on this pair, though they were sent from `since` on.
+
+        :return: whether it is the selected one, which was not in doubt before.
+        """
+        pair.full_at = None
+        if not pair.usable:
+            return False
+        pair.doubt = Doubt.SMALL if pair.answered_at >= since else Doubt.SILENT
+        selected = pair is self._selector.selected
+        pair.refresh_at = now if selected else pair.refresh_at
+        return selected
+
     def answered(self, pair: CandidatePair) -> None:
         """A check on this pair was answered."""
         if pair is self._probed:
@@ -71,6 +96,7 @@ class PathKeeper:
         selected = self._selector.selected
         finding = None
         if selected is not None:
+            self._check_sizes(selected, now)
             self._ask_for_consent(selected, now)
             finding = self._continue_probe(selected, now)
         for pair in self._asked_on():
@@ -90,6 +116,26 @@ class PathKeeper:
             times += (self._ask_at, self._began + _verdict(selected))
         return min(times, default=None)
 
+    def _check_sizes(self, selected: CandidatePair, now: float) -> None:
+        """Check the pairs that are in use, or may be soon."""
+        check = selected.size_check
+        late = check is not None and check.sent > 2
+        if check is not None and late:
+            spares = self._selector.spares(MAX_SPARES)
+            if selected.answered_at < check.started:
+                self.probe(now)
+            for pair in spares:
+                if pair.full_at is not None and pair.full_at < check.started:
+                    # What has made the selected pair small may have made others small too
+                    pair.full_at = None
+        elif self._selector.checks_size:
+            spares = self._selector.spares()
+        else:
+            return
+        for pair in (selected, *spares):
+            if pair.usable and not pair.full:
+                self._checker.check_size(pair, now)
+
     def _ask_for_consent(self, selected: CandidatePair, now: float) -> None:
         consent = self._selector.consent
         if consent is None:
@@ -108,7 +154,7 @@ class PathKeeper:
             self._probed = None
             for pair in self._checklist:
                 if pair.valid and pair.answered_at < self._began:
-                    pair.suspect = True
+                    pair.doubt = Doubt.SILENT
                     pair.refresh_at = min(pair.refresh_at, now)
             return Finding.SUSPECT
         if now < self._ask_at:
@@ -126,6 +172,8 @@ class PathKeeper:
 
     def _ask(self, pair: CandidatePair, now: float) -> None:
         self._checker.ask(pair, now)
+        if pair.doubt is Doubt.SMALL and pair is self._selector.selected:
+            self._checker.check_size(pair, now, 1)
         self._selector.refreshed(pair, now)
 
 

@@ -24,6 +24,17 @@ class PairState(Enum):
     FAILED = "failed"
 
 
+class Doubt(Enum):
+    """Why data on a valid pair would probably not arrive."""
+
+    SILENT = "silent"
+    """It stopped answering checks."""
+    SMALL = "small"
+    """It answers checks, but none of full size."""
+    BLOCKED = "blocked"
+    """It answers checks of every size, and the link hears nothing on it."""
+
+
 class PathKind(int, Enum):
     """How good a path is by its candidates alone; a greater one is worth moving to."""
 
@@ -128,12 +139,16 @@ class CandidatePair:
     """Consent expired: nothing may be sent with these credentials any more (RFC 7675, section 5.1)."""
     used: bool = False
     """It was selected once: when its consent expires, it is revoked."""
-    suspect: bool = False
-    """It stopped answering: others are used instead until it answers again."""
+    doubt: Doubt | None = None
+    """Others are used instead for as long as there is a doubt."""
+    full_at: float | None = None
+    """When the newest check of full size was answered, in seconds; None if it was not."""
     transaction: Transaction | None = None
     """The check that decides about this pair now."""
     superseded: list[Transaction] = field(default_factory=list)
     """Earlier checks, not retransmitted any more, whose answers would still count."""
+    size_check: Transaction | None = None
+    """The check of full size that is under way."""
     kind: PathKind = field(init=False)
     """What kind of path this would be if there were no NAT on our side."""
 
@@ -171,6 +186,16 @@ class CandidatePair:
     def valid(self) -> bool:
         """Whether application data may take it now."""
         return self.state is PairState.SUCCEEDED and not self.revoked
+
+    @property
+    def full(self) -> bool:
+        """Whether it is known to carry the largest datagrams of a link."""
+        return self.full_at is not None
+
+    @property
+    def suspect(self) -> bool:
+        """Whether there is a doubt that data on it would arrive."""
+        return self.doubt is not None
 
     @property
     def usable(self) -> bool:

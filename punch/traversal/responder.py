@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from punch.traversal.checks import Role
 from punch.traversal.credentials import Credentials
 from punch.wire.address import Address
-from punch.wire.stun import Attribute, Message, encode, error, success
+from punch.wire.stun import Attribute, Message, encode, encode_padded, error, success
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ def respond(
     """
     Authenticate a request for this session (`checks.is_for`), repair a role conflict, and answer.
 
+    The answer to a check of full size is as large, so that it says something about both directions.
+
     :param size: the bytes of the request, which no refusal exceeds.
     :param role: ours.
     """
@@ -40,7 +42,8 @@ def respond(
         if wins == (role is Role.CONTROLLING):
             return Reply(encode(error(request, 487, "Role Conflict"), ours.key), False, role)
         role = role.other
-    answer = encode(success(request, (Attribute.XOR_MAPPED_ADDRESS, remote)), ours.key)
+    least = size if Attribute.PADDING in request else 0
+    answer = encode_padded(success(request, (Attribute.XOR_MAPPED_ADDRESS, remote)), ours.key, least)
     return Reply(answer, True, role)
 
 

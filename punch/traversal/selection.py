@@ -7,7 +7,7 @@ from enum import Enum
 from punch.identity import RandomBytes
 from punch.traversal.checklist import CheckList
 from punch.traversal.consent import EXPIRY, Consent
-from punch.traversal.pairs import CandidatePair, PairState
+from punch.traversal.pairs import CandidatePair, Doubt, PairState
 
 SETTLE = 0.5
 """Seconds that regular nomination, which is final, waits for a better pair after the first success."""
@@ -37,14 +37,25 @@ class Selector:
     """The selected pair, the nomination of it, and the consent on it."""
 
     def __init__(
-        self, checklist: CheckList, nomination: Nomination, random: RandomBytes, *, consent: bool
+        self,
+        checklist: CheckList,
+        nomination: Nomination,
+        random: RandomBytes,
+        *,
+        consent: bool,
+        patient: bool = False,
     ) -> None:
+        """
+        :param patient: nominate nothing before a check of full size was answered, because there may be a path
+            that works. Else the first pair is used and nominated while that check is under way.
+        """
         self.selected: CandidatePair | None = None
         self.consent: Consent | None = None
         self._checklist = checklist
         self._renominates = nomination is Nomination.RENOMINATION
         self._wants_consent = consent
         self._random = random
+        self._patient = patient and self._renominates
         self._value = 0
         self._nominate_at: float | None = None
         # Whether the selected pair was nominated in the regular way, which is final while it works
@@ -63,20 +74,29 @@ class Selector:
     @property
     def nominate_at(self) -> float | None:
         """When the selected pair is to be nominated, in seconds; None if that is not needed."""
-        return self._nominate_at if self._checklist.controlling and self.selected is not None else None
+        return self._nominate_at if self._checklist.controlling and self._is_settled() else None
+
+    @property
+    def checks_size(self) -> bool:
+        """Whether pairs are checked in full size before they are relied on: by who chooses among them."""
+        return self._renominates and self._checklist.controlling
 
     @property
     def agreed(self) -> bool:
         """Whether the selected pair is what the controlling side wants."""
         pair = self.selected
-        return pair is not None and (self._checklist.controlling or pair.nomination is not None)
+        if self._checklist.controlling:
+            return self._is_settled()
+        return pair is not None and pair.nomination is not None
 
     def needed(self, pair: CandidatePair) -> bool:
         """Whether a check on this pair could lead to something better than what is there."""
         if pair.revoked:
             return False
         selected = self.selected
-        return selected is None or selected.suspect or pair.kind > selected.valid_kind
+        if selected is None or selected.suspect or (self.checks_size and not selected.full):
+            return True
+        return pair.kind > selected.valid_kind
 
     def take_nomination(self, now: float) -> CandidatePair | None:
         """The pair to nominate now, with `nomination`."""
@@ -96,10 +116,15 @@ class Selector:
             usable = current if current is not None and current.usable else None
             self._select(checklist.best_nominated() or usable or checklist.best_valid() or current, now)
 
-    def answered(self, pair: CandidatePair, now: float) -> None:
-        """A check on this pair was answered."""
-        pair.refresh_at = now + REFRESH
-        pair.suspect = False
+    def answered(self, pair: CandidatePair, now: float, *, full: bool = False) -> None:
+        """
+        A check on this pair was answered.
+
+        :param full: it was one of full size.
+        """
+        pair.refresh_at = now + (RETRY if pair.doubt is Doubt.SMALL else REFRESH)
+        if pair.doubt is Doubt.SILENT or (full and pair.doubt is Doubt.SMALL):
+            pair.doubt = None
         if pair is self.selected and self.consent is not None:
             self.consent.answered(now)
 
@@ -133,14 +158,14 @@ class Selector:
         lost.revoked = True
         return lost
 
-    def spares(self) -> list[CandidatePair]:
+    def spares(self, most: int = SPARES) -> list[CandidatePair]:
         """The valid pairs to fall back to, best first."""
         valid = [pair for pair in self._checklist if pair.valid and pair is not self.selected]
         if len(valid) < 2:
             return valid
         controlling = self._checklist.controlling
         valid.sort(key=lambda pair: (pair.usable, pair.valid_kind, pair.priority(controlling)), reverse=True)
-        return valid[:SPARES]
+        return valid[:most]
 
     def get_timer(self) -> float | None:
         """When to call `expire`."""
@@ -150,6 +175,11 @@ class Selector:
         if self.consent is not None:
             times.append(self.consent.expires_at)
         return min(times, default=None)
+
+    def _is_settled(self) -> bool:
+        """Whether there is a selected pair, and no reason to wait before it is nominated."""
+        pair = self.selected
+        return pair is not None and (pair.full or pair.suspect or not self._patient)
 
     def _current(self) -> CandidatePair | None:
         return self.selected if self.selected is not None and self.selected.valid else None
@@ -161,7 +191,8 @@ class Selector:
         if self._committed:
             return current
         for pair in self._checklist:
-            if pair.usable and _clearly_better(pair, current):
+            # What is known to carry the largest datagrams is not left for what is not
+            if pair.usable and pair.full >= current.full and _clearly_better(pair, current):
                 current = pair
         return current
 

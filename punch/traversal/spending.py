@@ -37,6 +37,10 @@ class Spending:
         """Whether a check that came from `remote` may be answered."""
         return self._may_send(remote, answer, Kind.ANSWER, now)
 
+    def may_be_large(self, remote: Address, now: float) -> bool:
+        """Whether full-size checks from `remote` may be answered: not before a check of ours was."""
+        return self._budget is None or self._budget.is_open(remote, now)
+
     def answered(self, remote: Address, now: float) -> None:
         """A check of ours was answered from there."""
         if self._budget is not None:

@@ -21,6 +21,8 @@ class Purpose(Enum):
 
     CHECK = "check"
     CONSENT = "consent"
+    SIZE = "size"
+    """Whether the largest datagrams get through."""
     REFLECTION = "reflection"
 
 

@@ -8,6 +8,7 @@ datagrams of one size to one address, and one `recvmsg` returns as many from one
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Iterable, Sequence
 from struct import Struct
 from typing import Final, Protocol
@@ -23,6 +24,18 @@ MAX_BATCH: Final = 65_000
 SEGMENT_SIZE: Final = Struct("=H")
 """The value of UDP_SEGMENT."""
 _GRO_SIZE: Final = Struct("=i")
+
+_IPPROTO_IP: Final = 0
+_IPPROTO_IPV6: Final = 41
+# Linux's numbers; the socket module has no names for them
+_IP_MTU_DISCOVER: Final = 10
+_IPV6_MTU_DISCOVER: Final = 23
+_PMTUDISC_DONT: Final = 0
+_PMTUDISC_PROBE: Final = 3
+# Others'
+_IP_DONTFRAG: Final = {"darwin": 28, "win32": 14}
+_IPV6_DONTFRAG: Final = {"win32": 14}
+_RFC_3542_DONTFRAG: Final = 62
 
 WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 """The kernel has no room now."""
@@ -91,6 +104,36 @@ def set_option(sock: HasOptions, level: int, option: int, value: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def forbid_fragments(sock: HasOptions, ipv6: bool) -> None:
+    """
+    Set DF in all that leaves by this socket, and have no datagram cut here, as QUIC needs it (RFC 9000,
+    section 14). What a router says about its MTU is not believed, since anybody may say it: on Linux that is
+    IP_PMTUDISC_PROBE.
+    """
+    _fragments(sock, ipv6, False)
+
+
+def allow_fragments(sock: HasOptions, ipv6: bool) -> None:
+    """Never set DF: what leaves by this socket may be cut on the way, whether it goes singly or together."""
+    _fragments(sock, ipv6, True)
+
+
+def _fragments(sock: HasOptions, ipv6: bool, allowed: bool) -> None:
+    level = _IPPROTO_IPV6 if ipv6 else _IPPROTO_IP
+    if sys.platform == "linux":
+        # Left to itself Linux sets DF in single datagrams, and not in those of UDP_SEGMENT
+        set_option(
+            sock,
+            level,
+            _IPV6_MTU_DISCOVER if ipv6 else _IP_MTU_DISCOVER,
+            _PMTUDISC_DONT if allowed else _PMTUDISC_PROBE,
+        )
+    if ipv6:
+        set_option(sock, level, _IPV6_DONTFRAG.get(sys.platform, _RFC_3542_DONTFRAG), not allowed)
+    elif sys.platform in _IP_DONTFRAG:
+        set_option(sock, level, _IP_DONTFRAG[sys.platform], not allowed)
 
 
 def batch_end(sizes: Sequence[int], start: int) -> int:

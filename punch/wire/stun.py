@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from hashlib import md5
 from hashlib import sha256 as _sha256
@@ -34,6 +34,7 @@ __all__ = [
     "STUNError",
     "TooManyAttributesError",
     "encode",
+    "encode_padded",
     "error",
     "header",
     "long_term_key",
@@ -44,6 +45,8 @@ __all__ = [
 
 HEADER_SIZE = 20
 """Bytes before the first attribute: type, length, magic cookie, transaction ID."""
+
+_ATTRIBUTE_HEADER = 4
 
 FINGERPRINT_MASK = 0x5354554E
 """What the CRC-32 of FINGERPRINT is XORed with: "STUN" (RFC 8489, section 14.7)."""
@@ -355,6 +358,16 @@ def _length(length: int) -> bytes:
     if length > 0xFFFF:
         raise STUNError(f"{length} bytes of attributes are too many for one message")
     return length.to_bytes(2, "big")
+
+
+def encode_padded(message: Message, key: bytes | None, size: int) -> bytes:
+    """Write a message; where it has fewer than `size` bytes (a multiple of 4), PADDING fills it up."""
+    data = encode(message, key)
+    missing = size - len(data) - _ATTRIBUTE_HEADER
+    if missing < 0:
+        return data
+    padding = (Attribute.PADDING, bytes(missing))
+    return encode(replace(message, attributes=(*message.attributes, padding)), key)
 
 
 def success(request: Message, *attributes: tuple[int, Any]) -> Message:

@@ -18,6 +18,7 @@ from punch.rendezvous.batches import ANCILLARY_SIZE, BUFFERS, MAX_UDP, BatchSend
 from punch.rendezvous.relay.allocations import Allocation, RelayedPort
 from punch.rendezvous.udp import SEND_ERRORS
 from punch.wire.address import Address, canonical
+from punch.wire.segments import allow_fragments
 
 _READS = 16
 """Calls to `recvmsg` on one relayed address before others get their turn."""
@@ -47,6 +48,7 @@ class BatchedRelayedPort:
         self._socket = sock
         self._fileno = sock.fileno()
         self._sender = BatchSender(sock)
+        allow_fragments(sock, sock.family == socket.AF_INET6)
         coalesce(sock)
         reactor.addReader(self)
 

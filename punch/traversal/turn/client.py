@@ -9,7 +9,8 @@ Choices where the RFC leaves some:
 
 - A permission is asked for with the first datagram to a peer, and that datagram follows at once, so that it
   costs no round trip. If the request had to be repeated, the newest of them are sent again.
-- Application data asks for a channel; checks, which go to many addresses, do not. Until the server has bound
+- Application data asks for a channel, and so do checks of full size; other checks, which go to many
+  addresses, do not. Until the server has bound
   it, Send indications carry the data.
 - An Allocate answer may bring another nonce (Punch's servers do, docs/protocol.md, section 7.2): all further
   requests have that one. Over UDP a Refresh uses it at once.
@@ -23,6 +24,7 @@ from enum import Enum
 from typing import Any
 
 from punch.identity import RandomBytes
+from punch.traversal.checks import FULL_SIZE
 from punch.traversal.turn.events import (
     TROUBLES,
     Allocated,
@@ -43,6 +45,8 @@ from punch.wire.turn import encode_channel_data, parse_channel_data
 KEEPALIVE = 15.0
 """Seconds of silence after which the way to the server is kept open (RFC 8445, section 11)."""
 PROBE_SENDS = 3
+CHANNEL_DATA_HEADER = 4
+"""Bytes of ChannelData before the data (RFC 8656, section 12.4)."""
 """How often a request that asks whether the server is still there is sent."""
 SHORT_LIFETIME = 300.0
 """
@@ -62,6 +66,7 @@ class _About(Enum):
 
     ALLOCATION = "allocation"
     RETURN = "return"
+    SIZE = "size"
 
 
 class TurnClient:
@@ -71,6 +76,7 @@ class TurnClient:
     :ivar relayed: the address that relays for us; None if there is none (any more).
     :ivar mapped: what the server sees us as, if it said so.
     :ivar answered_at: when its last authentic answer came, in seconds.
+    :ivar full_at: when its last answer to a request came that was as large as what is to be relayed can be.
     """
 
     def __init__(self, credentials: RelayCredentials, random: RandomBytes, *, reliable: bool = False) -> None:
@@ -79,7 +85,7 @@ class TurnClient:
         """
         self.relayed: Address | None = None
         self.mapped: Address | None = None
-        self.answered_at = float("-inf")
+        self.answered_at = self.full_at = float("-inf")
         self._random = random
         self._reliable = reliable
         self._requests = Requests(credentials, random, reliable=reliable)
@@ -130,7 +136,7 @@ class TurnClient:
         self._indicate(data, peer)
         if permission.grant is Grant.PENDING:
             permission.waiting.append((data, peer))
-        if data and data[0] > 3:
+        if data and (data[0] > 3 or len(data) >= FULL_SIZE):
             self._bind(channel, peer, now)
 
     def renew(self, credentials: RelayCredentials) -> None:
@@ -141,6 +147,14 @@ class TurnClient:
         """Is the allocation still there? `Failed` follows within 5.5 s if it is not."""
         if self.state is ClientState.ALLOCATED:
             self._refresh(now, sends=PROBE_SENDS)
+
+    def check_size(self, now: float) -> None:
+        """Ask whether the largest datagrams get to the server: `full_at` says when it has answered."""
+        if self.state is ClientState.ALLOCATED:
+            self._requests.drop(_About.SIZE)
+            self._requests.start(
+                Method.REFRESH, (), _About.SIZE, now, PROBE_SENDS, FULL_SIZE + CHANNEL_DATA_HEADER
+            )
 
     def close(self, now: float) -> None:
         """Give the allocation back (RFC 8656, section 8). Nothing is relayed any more."""
@@ -251,6 +265,11 @@ class TurnClient:
         about, code = answer.request.about, answer.code
         if about is _About.RETURN:
             self._end()
+        elif about is _About.SIZE:
+            # A server that refuses PADDING has received it
+            self.full_at = now
+            if code == SUCCESS:
+                self._take_lifetime(answer.message, now)
         elif about is _About.ALLOCATION:
             if answer.request.method is Method.ALLOCATE:
                 self._take_allocation(answer, now)

@@ -10,7 +10,7 @@ from typing import Any
 
 from punch.identity import RandomBytes
 from punch.traversal.turn.events import RelayCredentials
-from punch.wire.stun import Attribute, Message, MessageClass, Method, encode, long_term_key
+from punch.wire.stun import Attribute, Message, MessageClass, Method, encode_padded, long_term_key
 
 RTO = 0.5
 """Seconds before a request is sent again for the first time; then twice as long each time (section 6.2.1)."""
@@ -36,6 +36,8 @@ class Request:
     sends: int
     """How often one transaction is sent at most."""
     started: float
+    size: int = 0
+    """Bytes that it has at least."""
     tries: int = field(default=0, init=False)
     sent: int = field(default=0, init=False)
     next_at: float = field(default=0.0, init=False)
@@ -100,10 +102,20 @@ class Requests:
         self._key = long_term_key(credentials.username, credentials.realm, credentials.password)
 
     def start(
-        self, method: Method, attributes: tuple[tuple[int, Any], ...], about: Any, now: float, sends: int = 5
+        self,
+        method: Method,
+        attributes: tuple[tuple[int, Any], ...],
+        about: Any,
+        now: float,
+        sends: int = 5,
+        size: int = 0,
     ) -> Request:
-        """Make a request, and send it for the first time."""
-        request = Request(method, attributes, about, 1 if self._reliable else sends, now)
+        """
+        Make a request, and send it for the first time.
+
+        :param size: bytes that it is to have at least; PADDING (RFC 5780, section 7.6) fills it up.
+        """
+        request = Request(method, attributes, about, 1 if self._reliable else sends, now, size)
         self._make(request, now)
         return request
 
@@ -206,7 +218,7 @@ class Requests:
         self.changes += 1
         request.transaction_id = self._random(12)
         message = Message(request.method, MessageClass.REQUEST, request.transaction_id, attributes)
-        request.data = encode(message, key)
+        request.data = encode_padded(message, key, request.size)
         self._under_way[request.transaction_id] = request
         self._send(request, now)
 

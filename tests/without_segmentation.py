@@ -1,0 +1,56 @@
+"""
+Run a command on a kernel that seems to have no UDP_SEGMENT: a filter of system calls (seccomp) refuses it.
+
+    python tests/without_segmentation.py COMMAND [ARGUMENT…]
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+import sys
+
+from punch.wire.segments import UDP_SEGMENT
+
+_SETSOCKOPT = {"x86_64": 54, "aarch64": 208}
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
+_NUMBER, _THIRD_ARGUMENT = 0, 16 + 2 * 8
+"""Where they stand in what a filter is shown (struct seccomp_data)."""
+
+
+def _instruction(code: int, yes: int, no: int, value: int) -> bytes:
+    return struct.pack("=HBBI", code, yes, no, value)
+
+
+def main() -> None:
+    """Install the filter, and become the command."""
+    program = b"".join(
+        (
+            _instruction(_LOAD, 0, 0, _NUMBER),
+            _instruction(_JUMP_IF_EQUAL, 0, 3, _SETSOCKOPT[platform.machine()]),
+            _instruction(_LOAD, 0, 0, _THIRD_ARGUMENT),
+            _instruction(_JUMP_IF_EQUAL, 0, 1, UDP_SEGMENT),
+            _instruction(_RETURN, 0, 0, _ERRNO | errno.ENOPROTOOPT),
+            _instruction(_RETURN, 0, 0, _ALLOW),
+        )
+    )
+    instructions = ctypes.create_string_buffer(program, len(program))
+    fprog = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for arguments in (
+        (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),
+        (_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(fprog), 0, 0),
+    ):
+        if libc.prctl(*map(ctypes.c_ulong, arguments)) != 0:
+            raise OSError(ctypes.get_errno(), "the filter was not taken")
+    os.execvp(sys.argv[1], sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()
