@@ -22,7 +22,9 @@ from punch.traversal.budget import (
     MAX_PACKETS,
     MAX_PEERS,
     NEAR_WINDOW,
+    OF_ONE_HEARD,
     RELAYED,
+    RESERVED,
     UNLIKELY,
     WINDOW,
     Budget,
@@ -48,9 +50,11 @@ def address(number: int) -> Address:
 class BudgetTests(SynchronousTestCase):
     """The account of one peer."""
 
-    def spend(self, budget: Budget, kind: Kind, now: float = 0.0, size: int = 100, tries: int = 50) -> int:
+    def spend(
+        self, budget: Budget, kind: Kind, now: float = 0.0, size: int = 100, *, relayed: bool = False
+    ) -> int:
         """How many of many packets may leave, each for another address."""
-        return sum(budget.allows(address(number), size, kind, now) for number in range(tries))
+        return sum(budget.allows(address(number), size, kind, now, relayed=relayed) for number in range(50))
 
     def test_each_kind_has_a_share(self) -> None:
         """Checks of addresses that nobody heard of don't use up what answers and triggered checks need."""
@@ -62,7 +66,32 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.spend(budget, Kind.TRIGGERED), 1)
         for kind in Kind:
             self.assertEqual(self.spend(budget, kind, WINDOW - 0.001), 0)
-        self.assertEqual(self.spend(budget, Kind.TRIGGERED, WINDOW), MAX_PACKETS)
+        self.assertEqual(self.spend(budget, Kind.TRIGGERED, WINDOW), MAX_PACKETS - RESERVED)
+        self.assertEqual(self.spend(budget, Kind.TRIGGERED, WINDOW, relayed=True), RESERVED)
+
+    def test_one_address_that_never_hears_us(self) -> None:
+        """Heavy loss: its checks arrive and nothing of ours does. Others are not the worse for it."""
+        for relayed in (False, True):
+            budget = Budget()
+            kinds = (Kind.TRIGGERED, Kind.ANSWER)
+            for kind in kinds * 20:
+                budget.allows(address(1), 100, kind, 0.0, relayed=relayed)
+            sent = [budget.allows(address(1), 100, kind, 300.0, relayed=relayed) for kind in kinds]
+            self.assertEqual(sent, [False, False])
+            left = MAX_PACKETS - 2 * OF_ONE_HEARD
+            direct = min(DIRECT, left if relayed else left - RESERVED)
+            self.assertEqual(self.spend(budget, Kind.DIRECT, 300.0), direct)
+            left -= direct
+            self.assertEqual(self.spend(budget, Kind.RELAYED, 300.0), left)
+
+    def test_relayed_candidates_have_a_part(self) -> None:
+        """Whatever went to direct ones, in one call or in several."""
+        budget = Budget()
+        for now in range(0, 590, 10):
+            for kind in (Kind.UNLIKELY, Kind.DIRECT, Kind.ANSWER, Kind.TRIGGERED):
+                self.spend(budget, kind, float(now))
+        self.assertEqual(self.spend(budget, Kind.RELAYED, 595.0), RESERVED)
+        self.assertEqual(self.spend(budget, Kind.RELAYED, 595.0), 0)
 
     def test_bytes(self) -> None:
         """Headers count; IPv6 has larger ones."""
@@ -80,7 +109,9 @@ class BudgetTests(SynchronousTestCase):
         self.spend(budget, Kind.DIRECT)
         times = [now for now in range(1, 600) if budget.allows(address(0), 100, Kind.DIRECT, float(now))]
         self.assertEqual(times, [15, 45])
-        self.assertEqual(self.spend(budget, Kind.TRIGGERED, 599.0), MAX_PACKETS - DIRECT - len(times))
+        self.assertEqual(
+            self.spend(budget, Kind.TRIGGERED, 599.0), MAX_PACKETS - RESERVED - DIRECT - len(times)
+        )
 
     def test_who_answers_costs_nothing(self) -> None:
         """What it had got is given back, and what follows is free, until it has been silent for long."""
@@ -100,8 +131,10 @@ class BudgetTests(SynchronousTestCase):
         budget = Budget()
         old, relay, stranger = (Address(f"203.0.113.{number}", 1000) for number in (1, 2, 3))
         budget.answered(relay, 0.0)
-        for _ in range(MAX_PACKETS):
-            self.assertTrue(budget.allows(old, 96, Kind.TRIGGERED, 1.0))
+        for port in range(MAX_PACKETS):
+            self.assertTrue(
+                budget.allows(Address(old.host, 3000 + port), 96, Kind.TRIGGERED, 1.0, relayed=True)
+            )
         self.assertFalse(budget.allows(stranger, 96, Kind.TRIGGERED, 2.0))
         new = relay._replace(port=2000)
         for kind in Kind:
@@ -114,7 +147,7 @@ class BudgetTests(SynchronousTestCase):
     def test_a_relay_of_ours(self) -> None:
         """It has answered us: where both sides use the same, there is a path whatever was used up before."""
         budget = Budget()
-        self.spend(budget, Kind.TRIGGERED)
+        self.spend(budget, Kind.TRIGGERED, relayed=True)
         relay = Address("198.51.100.1", 2000)
         self.assertFalse(budget.allows(relay, 96, Kind.RELAYED, 1.0))
         self.assertTrue(budget.allows(relay, 96, Kind.RELAYED, 1.0, {relay.host}))

@@ -13,7 +13,8 @@ ours is such a host: it has answered us.
 
 An honest peer needs few packets: its addresses answer, or those of one kind at least. So a part is kept for
 checks and answers that an authenticated check asks for, and a part for later, so that two peers that had no
-way to each other find one as soon as there is one.
+way to each other find one as soon as there is one. Where most packets get lost, no single address may use up
+all of that, and the direct ones not what the relayed ones need.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ RELAYED = 7
 """…besides so many of relayed candidates, which lead there wherever both sides reach a relay…"""
 OF_ONE = {False: 4, True: 3}
 """…of these, of one address, direct or relayed, so that something is left for those of the next call…"""
+OF_ONE_HEARD = 4
+"""…and so many triggered checks of one address, and as many answers to it; heavy loss takes no more…"""
+RESERVED = 5
+"""…nor what is left for relayed candidates, whatever is sent to others…"""
 LATER = 2
 """…and further ones of all these…"""
 GAP = 15.0
@@ -82,6 +87,7 @@ class _Sent(NamedTuple):
     size: int
     kind: Kind
     later: bool
+    relayed: bool
 
 
 class Budget:
@@ -93,12 +99,20 @@ class Budget:
         self._answered: dict[Address, float] = {}
 
     def allows(
-        self, address: Address, size: int, kind: Kind, now: float, relays: Container[str] = ()
+        self,
+        address: Address,
+        size: int,
+        kind: Kind,
+        now: float,
+        relays: Container[str] = (),
+        *,
+        relayed: bool = False,
     ) -> bool:
         """
         Whether a datagram of `size` bytes may leave for `address` now; if so, it is taken to have left.
 
         :param relays: hosts of relays of ours, which have answered us.
+        :param relayed: it is a relayed candidate of the peer.
         """
         self._forget(now)
         if address in self._answered:
@@ -108,20 +122,24 @@ class Budget:
             near = self._near
             if len(near) >= MAX_NEAR or sum(each.size for each in near) + size > MAX_NEAR_BYTES:
                 return False
-            near.append(_Sent(now, address, size, kind, False))
+            near.append(_Sent(now, address, size, kind, False, relayed))
             return True
         sent = self._sent
-        if len(sent) >= MAX_PACKETS or sum(each.size for each in sent) + size > MAX_BYTES:
+        if sum(each.size for each in sent) + size > MAX_BYTES:
+            return False
+        relayed = relayed or kind is Kind.RELAYED
+        kept = 0 if relayed else max(0, RESERVED - sum(each.relayed for each in sent))
+        if len(sent) + kept >= MAX_PACKETS:
             return False
         later = False
         if kind in _SHARES:
-            if len(sent) >= _SHARES[kind]:
+            if not self._allows_heard(address, kind):
                 return False
         elif not self._allows_check(address, kind):
             later = kind is not Kind.UNLIKELY and self._allows_later(now)
             if not later:
                 return False
-        sent.append(_Sent(now, address, size, kind, later))
+        sent.append(_Sent(now, address, size, kind, later, relayed))
         return True
 
     def answered(self, address: Address, now: float) -> None:
@@ -145,6 +163,12 @@ class Budget:
         """Whether nothing is left to be remembered."""
         self._forget(now)
         return not self._sent and not self._near and not self._answered
+
+    def _allows_heard(self, address: Address, kind: Kind) -> bool:
+        """Whether an authenticated check that came from there may be answered, or checked in return."""
+        sent = self._sent
+        alike = sum(each.address == address and each.kind is kind for each in sent)
+        return len(sent) < _SHARES[kind] and alike < OF_ONE_HEARD
 
     def _allows_check(self, address: Address, kind: Kind) -> bool:
         sent = [each for each in self._sent if not each.later and each.kind not in _SHARES]

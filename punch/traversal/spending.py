@@ -53,4 +53,6 @@ class Spending:
     def _may_send(self, remote: Address, data: bytes, kind: Kind, now: float) -> bool:
         if self._budget is None:
             return True
-        return self._budget.allows(remote, len(data), kind, now, self._locals.relay_hosts)
+        candidate = self._remotes.get(remote)
+        relayed = candidate is not None and candidate.type is CandidateType.RELAY
+        return self._budget.allows(remote, len(data), kind, now, self._locals.relay_hosts, relayed=relayed)
