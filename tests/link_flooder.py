@@ -215,6 +215,8 @@ class Attacker:
         """What is sent now; empty while nothing is."""
         self._registered = False
         self._until: IDelayedCall | None = None
+        self._again: IDelayedCall | None = None
+        """The next call. There is one at a time: a second one replaces the link of the first, without end."""
         self._link: Link | None = None
         self._connection: FloodingConnection | None = None
         self._packets: list[int] = []
@@ -248,8 +250,8 @@ class Attacker:
             self._count()
             self._endings[event.text] = self._endings.get(event.text, 0) + 1
             self._link = None
-            if self._kind:
-                reactor.callLater(PAUSE, self._call, self._kind)
+            if self._kind and self._again is None:
+                self._again = reactor.callLater(PAUSE, self._call, self._kind)
 
     def _next_kind(self) -> None:
         if not self._kinds:
@@ -266,6 +268,7 @@ class Attacker:
         self._call(self._kind)
 
     def _call(self, kind: str) -> None:
+        self._again = None
         if kind != self._kind or self._link is not None:
             return
         if kind in BY_CALLEE:
