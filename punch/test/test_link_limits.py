@@ -80,6 +80,8 @@ class FloodTests(LinkTestCase):
         flooder = Flooder(victim, self.certificate, True)
         # In one go, so that only some of the packets are looked into.
         for _ in range(40):
+            if victim.closed is not None:
+                break
             payloads = []
             for number in range(64):
                 flooder.writer.update_key()

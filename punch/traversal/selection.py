@@ -149,7 +149,7 @@ class Selector:
         :return: the pair that was selected, if that was it.
         """
         for pair in self._checklist:
-            if pair.valid and pair is not self.selected and now >= pair.answered_at + EXPIRY:
+            if now >= pair.answered_at + EXPIRY and pair.valid and pair is not self.selected:
                 pair.state, pair.revoked = PairState.FAILED, pair.used
         lost = self.selected
         if lost is None or self.consent is None or now < self.consent.expires_at:

@@ -122,8 +122,7 @@ class Timer:
     def _queue(self, time: float) -> None:
         self._queued = time
         # The event carries its own number, so that an event that was overtaken by a reset can be told.
-        scheduler = self._clock.scheduler
-        self._token = scheduler.at(time, self._fire)
+        self._token = self._clock.scheduler.at(time, self._fire)
 
     def expects(self, token: int) -> bool:
         """Whether the event numbered `token` is the one that will make the call."""
@@ -201,7 +200,8 @@ class Clock:
 
     def seconds(self) -> float:
         """Like `time.monotonic`: seconds, without those that were slept."""
-        return self.own_time(self.awake_at)
+        now, paused_until = self.scheduler.now, self.paused_until
+        return (paused_until if paused_until > now else now) - self._slept
 
     def wall(self) -> float:
         """Like `time.time`: seconds since the simulation began, unless the clock was set."""

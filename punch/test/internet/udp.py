@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 _MAX_PAYLOAD = 65507
 
 
+@lru_cache(maxsize=65536)
+def _is_address(host: str) -> bool:
+    """Whether a text is an IP address."""
+    return isIPAddress(host) or isIPv6Address(host)
+
+
 @implementer(IListeningPort, IUDPTransport)
 class UDPPort:
     """
@@ -43,7 +50,7 @@ class UDPPort:
     def __init__(
         self, host: Host, port: int, protocol: AbstractDatagramProtocol, interface: str, max_packet_size: int
     ) -> None:
-        if interface and not isIPAddress(interface) and not isIPv6Address(interface):
+        if interface and not _is_address(interface):
             raise InvalidAddressError(interface, "not an IPv4 or IPv6 address.")
         self._host = host
         self._requested = (interface, port)
@@ -88,7 +95,7 @@ class UDPPort:
     def connect(self, host: str, port: int) -> None:
         if self._connected:
             raise RuntimeError("already connected, reconnecting is not currently supported")
-        if not isIPAddress(host) and not isIPv6Address(host):
+        if not _is_address(host):
             raise InvalidAddressError(host, "not an IPv4 or IPv6 address.")
         self._connected = (canonical_host(host), port)
 
@@ -113,7 +120,7 @@ class UDPPort:
         host = addr[0]
         if host == "<broadcast>":
             return
-        if not isIPAddress(host) and not isIPv6Address(host):
+        if not _is_address(host):
             raise InvalidAddressError(host, "write() only accepts IP addresses, not hostnames")
         if is_ipv6(host) != self._ipv6:
             raise InvalidAddressError(host, "the socket is of the other address family")
