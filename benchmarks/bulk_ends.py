@@ -103,10 +103,10 @@ def link_end(sending: bool, size: int, *, portable: bool = False) -> None:
     from punch.identity import Identity
     from punch.link.certificate import LinkCertificate
     from punch.link.core import LinkCore
-    from punch.link.events import Role
+    from punch.link.events import LinkRole
     from punch.link.link import Link
-    from punch.peer.batched import open_socket
-    from punch.peer.udp import open_portable
+    from punch.net.batched_udp import open_socket
+    from punch.net.udp import open_portable
     from punch.wire.address import Address
 
     caller = Identity.generate(lambda n: b"\x01" * n)
@@ -126,7 +126,7 @@ def link_end(sending: bool, size: int, *, portable: bool = False) -> None:
             signal = hear()
             remote.append(Address("127.0.0.1", signal["port"]))
             core = LinkCore(
-                role=Role.CALLER,
+                role=LinkRole.CALLER,
                 identity=caller,
                 remote=callee.peer_id,
                 offer_digest=digest,
@@ -137,7 +137,7 @@ def link_end(sending: bool, size: int, *, portable: bool = False) -> None:
         else:
             certificate = LinkCertificate.generate()
             core = LinkCore(
-                role=Role.CALLEE,
+                role=LinkRole.CALLEE,
                 identity=callee,
                 remote=caller.peer_id,
                 offer_digest=digest,

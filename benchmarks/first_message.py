@@ -20,7 +20,7 @@ import platform
 import sys
 from importlib.metadata import version
 
-from punch.peer.events import Connected
+from punch.node.events import Connected
 from punch.test.internet import NAT, Filtering, Internet, LinkSpec, Mapping
 from punch.test.system import SERVICE, Peer, Registered, Rendezvous, introduce
 

@@ -35,9 +35,23 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from punch.net.segmentation import (
+    SEGMENT_SIZE,
+    SOL_UDP,
+    UDP_GRO,
+    UDP_SEGMENT,
+    segment_size,
+)
 from punch.wire.address import Address
-from punch.wire.segments import SEGMENT_SIZE, SOL_UDP, UDP_GRO, UDP_SEGMENT, segment_size
-from punch.wire.stun import Attribute, Message, MessageClass, Method, encode, long_term_key, parse
+from punch.wire.stun import (
+    Attribute,
+    MessageClass,
+    Method,
+    StunMessage,
+    encode,
+    long_term_key,
+    parse,
+)
 
 HOST = "127.0.0.1"
 SECRET = "a secret of this benchmark"
@@ -92,7 +106,7 @@ def running(name: str, command: list[str], port: int, cores: set[int]) -> Iterat
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.settimeout(0.2)
             question = encode(
-                Message(Method.BINDING, MessageClass.REQUEST, os.urandom(12)), fingerprint=False
+                StunMessage(Method.BINDING, MessageClass.REQUEST, os.urandom(12)), fingerprint=False
             )
             while True:
                 probe.sendto(question, (HOST, port))
@@ -169,7 +183,7 @@ class Client:
             self._ask(Method.REFRESH, self.key, (Attribute.LIFETIME, 0))
         self.socket.close()
 
-    def _ask(self, method: Method, key: bytes | None, *attributes: tuple[int, Any]) -> Message:
+    def _ask(self, method: Method, key: bytes | None, *attributes: tuple[int, Any]) -> StunMessage:
         if key is not None:
             login = (
                 (Attribute.USERNAME, self.username),
@@ -177,7 +191,7 @@ class Client:
                 (Attribute.NONCE, self.nonce),
             )
             attributes = (*attributes, *login)
-        request = Message(method, MessageClass.REQUEST, os.urandom(12), attributes)
+        request = StunMessage(method, MessageClass.REQUEST, os.urandom(12), attributes)
         data = encode(request, key, fingerprint=False)
         end = time.monotonic() + 10.0
         while time.monotonic() < end:
@@ -279,7 +293,7 @@ def relay(server: Server, seconds: float, *, to_peer: bool, together: bool) -> R
 
 def reflector(server: Server, seconds: float) -> Rate:
     """Binding requests, each from another prefix than the one before."""
-    question = encode(Message(Method.BINDING, MessageClass.REQUEST, os.urandom(12)), fingerprint=False)
+    question = encode(StunMessage(Method.BINDING, MessageClass.REQUEST, os.urandom(12)), fingerprint=False)
     with contextlib.ExitStack() as stack:
         sockets = []
         for number in range(PREFIXES):

@@ -29,7 +29,7 @@ ROUNDS = 7
 #: Seconds that are to be kept below.
 OPENING, SEARCHING = 0.3, 0.2
 
-#: What the page waits for more letters, in milliseconds (`TYPING` of side.js).
+#: What the page waits for more letters, in milliseconds (`TYPING` of sidebar.js).
 TYPING = 200
 
 #: When something is there and painted, by the page's clock. (Our policy lets Playwright wait for no strings.)

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from itertools import islice
 
 from punch import names
-from punch.address_book import AddressBook
+from punch.contacts import AddressBook
 from punch.identity import TEXT_LENGTH, PeerID, PeerIDError
 
 #: Names that are looked at for one that is near, and how many of them are told.

@@ -21,7 +21,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from punch.address_book import AddressBook, AddressBookError
+from punch.contacts import AddressBook, AddressBookError
 from punch.files import (
     check_regular,
     make_private_directory,

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from punch.wire.relays import RelayServer, RelayTransport, RelayURL
 from punch.wire.rendezvous_address import pin_of
+from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 from tests.needs import need
 from tests.ports import wait_until_open
 
@@ -72,18 +72,18 @@ class Coturn:
         )
         wait_until_open(self._process, ("udp", self.port), ("tcp", self.port), ("tcp", self.tls_port))
 
-    def server(self, transport: RelayTransport, **changes: Any) -> RelayServer:
+    def server(self, transport: TurnTransport, **changes: Any) -> RelayServer:
         """What a rendezvous would hand out for it."""
-        port = self.tls_port if transport is RelayTransport.TLS else self.port
+        port = self.tls_port if transport is TurnTransport.TLS else self.port
         username, password = credentials()
         known: dict[str, Any] = {
-            "url": RelayURL(self.host, port, transport),
+            "url": TurnURI(self.host, port, transport),
             "username": username,
             "password": password,
             "realm": REALM,
             "nonce": "",
             "lifetime": 3600.0,
-            "pin": self.pin if transport is RelayTransport.TLS else None,
+            "pin": self.pin if transport is TurnTransport.TLS else None,
         }
         return RelayServer(**(known | changes))
 

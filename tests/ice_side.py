@@ -17,12 +17,12 @@ from typing import Any
 
 import aioice
 
-from punch.traversal.agent import Agent, Credentials
-from punch.traversal.events import RoleChanged
-from punch.traversal.interfaces import local_addresses
+from punch.ice.agent import Agent, IceCredentials
+from punch.ice.events import RoleChanged
+from punch.net.interfaces import local_addresses
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate
-from punch.wire.demux import Kind, classify
+from punch.wire.demux import DatagramKind, classify
 from punch.wire.stun import MessageClass, parse
 
 DATAGRAMS = 1000
@@ -45,7 +45,7 @@ class Ours(asyncio.DatagramProtocol):
 
         self.agent = Agent(
             controlling=controlling,
-            credentials=Credentials.generate(os.urandom),
+            credentials=IceCredentials.generate(os.urandom),
             random=random,
             nomination="regular",
         )
@@ -74,7 +74,7 @@ class Ours(asyncio.DatagramProtocol):
 
     async def connect(self, peer: Description) -> None:
         now = time.monotonic()
-        self.agent.set_remote(Credentials(peer["ufrag"], peer["password"]), 0.05, now)
+        self.agent.set_remote(IceCredentials(peer["ufrag"], peer["password"]), 0.05, now)
         for text in peer["candidates"]:
             self.agent.add_remote_candidate(Candidate.parse(text), now)
         self.agent.end_of_remote_candidates(now)
@@ -103,7 +103,7 @@ class Ours(asyncio.DatagramProtocol):
         return outcome
 
     def receive(self, data: bytes, remote: Address, local: Address) -> None:
-        if classify(data) is not Kind.STUN:
+        if classify(data) is not DatagramKind.STUN:
             self.received.add(data)
             return
         if self.agent.wants(data, remote) and self.connected.is_set():

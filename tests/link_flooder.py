@@ -23,18 +23,24 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 import punch.link.core
-from punch.address_book import AddressBook
-from punch.clocks import use_monotonic_time
+from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.link import Link
 from punch.link.packet import CONNECTION_ID_LENGTH
-from punch.link.packet_protection import FrameType, PacketReader
+from punch.link.packet_protection import PacketReader, QuicFrameType
 from punch.link.proof import SecretsLog
-from punch.link.quic import Qh3Backend, Qh3Connection
 from punch.link.quic_interface import QuicSink
-from punch.link.streams import encode_name
-from punch.peer.events import Connected, Disconnected, Event, Failed, Registered
-from punch.peer.node import Node
+from punch.link.quic_qh3 import Qh3Backend, Qh3Connection
+from punch.link.stream import encode_name
+from punch.net.monotonic import use_monotonic_time
+from punch.node.events import (
+    CallFailed,
+    Connected,
+    Disconnected,
+    Event,
+    Registered,
+)
+from punch.node.node import Node
 from punch.test.flooder import CALLEE_FLOODS, FLOODS, ROOM, KeptSecrets, PacketWriter, integer, packed
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -97,13 +103,13 @@ def find_close(payload: bytes) -> str | None:
         return value
 
     try:
-        while payload[at] in (FrameType.PADDING, FrameType.ACK):
-            if take() == FrameType.ACK:
+        while payload[at] in (QuicFrameType.PADDING, QuicFrameType.ACK):
+            if take() == QuicFrameType.ACK:
                 take(), take()
                 for _ in range(2 * take() + 1):
                     take()
         application = payload[at] == 0x1D
-        if payload[at] not in (FrameType.CONNECTION_CLOSE, 0x1D):
+        if payload[at] not in (QuicFrameType.CONNECTION_CLOSE, 0x1D):
             return None
         at += 1
         code = take()
@@ -246,7 +252,7 @@ class Attacker:
                 reactor.callLater(SETTLE, self._flood, event.link)
             else:
                 self._node.hangup(self._victim)
-        elif isinstance(event, Disconnected | Failed):
+        elif isinstance(event, Disconnected | CallFailed):
             self._count()
             self._endings[event.text] = self._endings.get(event.text, 0) + 1
             self._link = None

@@ -25,12 +25,12 @@ from twisted.internet.stdio import StandardIO
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-from punch.peer.batched import open_socket
-from punch.peer.relay import Relay
-from punch.peer.relays import RelayPool
-from punch.peer.sockets import SocketSet
+from punch.net.batched_udp import open_socket
+from punch.net.socket_set import SocketSet
+from punch.node.relay import RelayClient
+from punch.node.relay_pool import RelayPool
 from punch.wire.address import Address
-from punch.wire.relays import RelayServer
+from punch.wire.turn_uri import RelayServer
 
 reactor: Any = global_reactor
 QUIC_LIKE = b"\x41"
@@ -49,7 +49,7 @@ class Side:
     def __init__(self, name: str, servers: Sequence[RelayServer], roots: Sequence[x509.Certificate]) -> None:
         self.name = name
         self.received = 0
-        self.relay: Relay | None = None
+        self.relay: RelayClient | None = None
         self.peer: Side | None = None
         self.echoes = False
         self.sockets = SocketSet(
@@ -73,7 +73,7 @@ class Side:
         self.sockets.refresh()
         self.pool.update(tuple(servers), "127.0.0.1")
 
-    def relay_found(self, relay: Relay) -> None:
+    def relay_found(self, relay: RelayClient) -> None:
         """As a session is told."""
         self.relay = relay
         tell("found", who=self.name, local=str(relay.local), source=relay.source)

@@ -2,7 +2,7 @@
 Ends before anything began: SIGINT while a program still loads, help that nobody reads.
 
 When a process is how far depends on the machine, so the interpreter tells (`-X importtime`): an interrupt is
-sent so many imports after `punch.interrupt`, from where on it is ours to decide. What happens before that is
+sent so many imports after `punch.cli.interrupt`, from where on it is ours to decide. What happens before that is
 Python's and, for the plugins, `twistd`'s own.
 """
 
@@ -55,7 +55,7 @@ def interrupted(arguments: list[str], directory: Path, later: int) -> tuple[int,
         watchdog.start()
         lines = iter(process.stderr.readline, b"")
         before = list(
-            itertools.takewhile(lambda line: not line.rstrip().endswith(b" punch.interrupt"), lines)
+            itertools.takewhile(lambda line: not line.rstrip().endswith(b" punch.cli.interrupt"), lines)
         )
         before += itertools.islice(lines, later)
         process.send_signal(signal.SIGINT)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from punch.apps.chat import State
-from punch.ui import json_events, json_lines
+from punch.apps.chat import MessageState
 from punch.ui.commands import COMMANDS
+from punch.ui.json import events, front_end
 
 EVENTS, COMMANDS_SECTION = (
     (Path(__file__).parents[1] / "docs" / "json.md")
@@ -28,9 +28,9 @@ def test_every_command_with_every_field() -> None:
 def test_every_event() -> None:
     told = {
         name
-        for module in (json_events, json_lines)
+        for module in (events, front_end)
         for name in re.findall(r'(?:"event": |emit\()"([a-z-]+)"', Path(str(module.__file__)).read_text())
     }
     assert len(told) > 20
-    for name in told | {str(state) for state in State} - {"unread"}:
+    for name in told | {str(state) for state in MessageState} - {"unread"}:
         assert re.search(rf"^\| `{name}` \|", EVENTS, re.MULTILINE), f"docs/json.md does not describe {name}"

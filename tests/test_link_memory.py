@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from punch.test.flooder import CALLEE_FLOODS, FLOODS, Flooder, packed
+from punch.test.link.test_limits import MOST_PACKETS, STREAM_OPEN
 from punch.test.link_pair import AioquicMixin, LinkTestCase
-from punch.test.test_link_limits import MOST_PACKETS, STREAM_OPEN
 
 BOUND = 12_000_000
 """Bytes, as docs/security.md says. Most is taken by datagrams, which nobody reads here: up to 9.2 MB."""

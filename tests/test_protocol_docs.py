@@ -15,13 +15,18 @@ from punch.apps.chat.chat import FAREWELL
 from punch.apps.chat.model import MAX_TEXT
 from punch.identity import Identity, PeerID
 from punch.link import events as link
-from punch.link import frames, proof, quic
+from punch.link import frames, proof, quic_qh3
 from punch.link.connection import APPLICATION_CODES
-from punch.rendezvous.config import Limits
+from punch.rendezvous.config import RendezvousLimits
 from punch.wire import control, control_codec, sealed, strict_json
 from punch.wire.candidate import Candidate
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
-from punch.wire.sealed import Answer, Envelope, Offer, TrickledCandidates
+from punch.wire.sealed import (
+    AnswerBody,
+    Envelope,
+    Offer,
+    TrickledCandidates,
+)
 
 DOCS = Path(__file__).parent.parent / "docs"
 TEXT = (DOCS / "protocol.md").read_text(encoding="utf-8")
@@ -88,7 +93,7 @@ def test_answer() -> None:
     expected = VECTORS["answer"]
     offer_digest = envelope("offer").digest()
     opened = sealed.open_answer(ALICE.peer_id, REPLY_PRIVATE, BOB.peer_id, offer_digest, envelope("answer"))
-    assert opened == Answer(
+    assert opened == AnswerBody(
         expected["name"],
         expected["ufrag"],
         expected["password"],
@@ -160,7 +165,7 @@ def test_every_label_is_written_down() -> None:
 def test_frames_and_close_codes() -> None:
     written = dict(re.findall(r"^\| (0x[0-9a-f]{2}) \| ([A-Z]+) \|", section("8.3"), re.M))
     assert {int(number, 16): name for number, name in written.items()} == {
-        frame.value: frame.name for frame in frames.FrameType
+        frame.value: frame.name for frame in frames.ControlFrameType
     }
     assert [int(code) for code in first_cells(section("8.5"))] == [code.value for code in link.CloseCode]
     assert f"0x{APPLICATION_CODES:04x}" in section("8.5")
@@ -175,7 +180,7 @@ def test_frames_and_close_codes() -> None:
 
 
 def test_numbers() -> None:
-    limits, link_limits = Limits(), link.Limits()
+    limits, link_limits = RendezvousLimits(), link.LinkLimits()
     expected: dict[str, list[float]] = {
         "2": [DEFAULT_PORT],
         "3": [
@@ -210,8 +215,8 @@ def test_numbers() -> None:
         ],
         "5": [sealed.MAX_BODY, sealed.PADDING, sealed.MAX_CANDIDATES],
         "8": [
-            quic.DATAGRAM_SIZE,
-            quic.MAX_DATAGRAM_FRAME,
+            quic_qh3.DATAGRAM_SIZE,
+            quic_qh3.MAX_DATAGRAM_FRAME,
             link.MAX_DATAGRAM,
             link.MAX_REASON,
             link.INITIAL_CREDIT,
@@ -229,7 +234,7 @@ def test_numbers() -> None:
         written = set(re.findall(r"[0-9]+", section(number).replace(",", "")))
         for value in values:
             assert f"{value:g}" in written or str(value) in written, (number, value)
-    assert quic.ALPN in section("8")
+    assert quic_qh3.ALPN in section("8")
     assert f"`{chat.STREAM_NAME}`" in section("9")
     assert f"({FAREWELL:g} s)" in section("9")
     assert f"{link_limits.early_bytes // 1024} KiB" in section("8.2")

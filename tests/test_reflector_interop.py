@@ -14,7 +14,14 @@ from collections.abc import Iterator
 import pytest
 
 from punch.wire.address import Address
-from punch.wire.stun import Attribute, Message, MessageClass, Method, encode, parse
+from punch.wire.stun import (
+    Attribute,
+    MessageClass,
+    Method,
+    StunMessage,
+    encode,
+    parse,
+)
 from tests.needs import has_ipv6, missing, need
 
 # The reflector alone, on one free port of both loopback addresses, until stdin ends.
@@ -23,7 +30,7 @@ import sys
 from twisted.internet import reactor, stdio
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Protocol
-from punch.rendezvous.udp import PlainPort
+from punch.net.server_udp import PlainPort
 from punch.rendezvous.udp_server import UDPServer
 class Parent(Protocol):
     def connectionLost(self, reason):
@@ -149,7 +156,7 @@ def asking(host: str, port: int) -> Iterator[socket.socket]:
 def test_sizes(host: str, port: int) -> None:
     """20 bytes are answered with 32, or 44 over IPv6, from the very port that was asked."""
     with asking(host, port) as client:
-        client.send(encode(Message(Method.BINDING, MessageClass.REQUEST, TRANSACTION), fingerprint=False))
+        client.send(encode(StunMessage(Method.BINDING, MessageClass.REQUEST, TRANSACTION), fingerprint=False))
         answer = client.recv(65536)
         assert len(answer) == (44 if ":" in host else 32)
         message = parse(answer)
@@ -163,7 +170,7 @@ def test_noise(host: str, port: int) -> None:
     Empty and enormous datagrams, truncated requests and answers get silence, and don't disturb the next
     question.
     """
-    question = encode(Message(Method.BINDING, MessageClass.REQUEST, TRANSACTION))
+    question = encode(StunMessage(Method.BINDING, MessageClass.REQUEST, TRANSACTION))
     with asking(host, port) as client:
         enormous = 65507
         noise = [
@@ -174,15 +181,15 @@ def test_noise(host: str, port: int) -> None:
             b"\xff" * enormous,
             question[:20] + bytes(enormous - 20),
             *(question[:size] for size in range(1, len(question))),
-            encode(Message(Method.BINDING, MessageClass.SUCCESS, TRANSACTION)),
-            encode(Message(Method.BINDING, MessageClass.INDICATION, TRANSACTION)),
-            encode(Message(Method.ALLOCATE, MessageClass.REQUEST, TRANSACTION)),
+            encode(StunMessage(Method.BINDING, MessageClass.SUCCESS, TRANSACTION)),
+            encode(StunMessage(Method.BINDING, MessageClass.INDICATION, TRANSACTION)),
+            encode(StunMessage(Method.ALLOCATE, MessageClass.REQUEST, TRANSACTION)),
             b"\x00\x01\x00\x00" + bytes(range(16)),
         ]
         for number, data in enumerate(noise):
             client.send(data)
             transaction = number.to_bytes(12, "big")
-            client.send(encode(Message(Method.BINDING, MessageClass.REQUEST, transaction)))
+            client.send(encode(StunMessage(Method.BINDING, MessageClass.REQUEST, transaction)))
             # Loopback keeps datagrams in order: had the noise been answered, that would come first.
             assert parse(client.recv(65536)).transaction_id == transaction, data[:40]
         client.setblocking(False)

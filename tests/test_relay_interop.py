@@ -21,10 +21,18 @@ from typing import Any
 import pytest
 from aioice.turn import create_turn_endpoint
 
+from punch.net.segmentation import SEGMENT_SIZE, SOL_UDP, UDP_SEGMENT
 from punch.wire.address import Address
 from punch.wire.rendezvous_address import RendezvousAddress
-from punch.wire.segments import SEGMENT_SIZE, SOL_UDP, UDP_SEGMENT
-from punch.wire.stun import Attribute, Message, MessageClass, Method, encode, long_term_key, parse
+from punch.wire.stun import (
+    Attribute,
+    MessageClass,
+    Method,
+    StunMessage,
+    encode,
+    long_term_key,
+    parse,
+)
 from punch.wire.turn import StreamSplitter, encode_channel_data, parse_channel_data
 from tests.needs import missing, need
 from tests.ports import free_port, wait_until_open
@@ -210,7 +218,9 @@ class Client:
     def request(self, method: int, *attributes: tuple[int, Any]) -> bytes:
         """With credentials, those of a 401 included."""
         if not self.nonce:
-            challenge = self.ask_bytes(encode(Message(Method.ALLOCATE, MessageClass.REQUEST, os.urandom(12))))
+            challenge = self.ask_bytes(
+                encode(StunMessage(Method.ALLOCATE, MessageClass.REQUEST, os.urandom(12)))
+            )
             self.realm = str(challenge.get(Attribute.REALM))
             self.nonce = str(challenge.get(Attribute.NONCE))
         login = (
@@ -218,7 +228,7 @@ class Client:
             (Attribute.REALM, self.realm),
             (Attribute.NONCE, self.nonce),
         )
-        message = Message(method, MessageClass.REQUEST, os.urandom(12), (*attributes, *login))
+        message = StunMessage(method, MessageClass.REQUEST, os.urandom(12), (*attributes, *login))
         return encode(message, self.key, fingerprint=False)
 
     def receive(self) -> bytes:
@@ -229,7 +239,7 @@ class Client:
             self._messages += self._splitter.feed(self.socket.recv(65536))
         return self._messages.pop(0)
 
-    def ask_bytes(self, request: bytes) -> Message:
+    def ask_bytes(self, request: bytes) -> StunMessage:
         """The answer to a request."""
         self.socket.send(request)
         while True:
@@ -237,7 +247,7 @@ class Client:
             if data[0] < 4 and data[8:20] == request[8:20]:
                 return parse(data)
 
-    def ask(self, method: int, *attributes: tuple[int, Any]) -> Message:
+    def ask(self, method: int, *attributes: tuple[int, Any]) -> StunMessage:
         return self.ask_bytes(self.request(method, *attributes))
 
     def allocate(self) -> Address:
@@ -250,7 +260,7 @@ class Client:
         assert code_of(self.ask(Method.CHANNEL_BIND, *attributes)) == 0
 
 
-def code_of(message: Message) -> int:
+def code_of(message: StunMessage) -> int:
     """The error code, 0 for success."""
     found = message.get(Attribute.ERROR_CODE)
     return int(found[0]) if found is not None else 0

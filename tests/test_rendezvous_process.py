@@ -29,8 +29,8 @@ from punch.wire.control import (
 )
 from punch.wire.control_codec import encode
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
-from punch.wire.stun import Message as STUNMessage
 from punch.wire.stun import MessageClass, Method, parse
+from punch.wire.stun import StunMessage as STUNMessage
 from punch.wire.stun import encode as encode_stun
 from punch.wire.stun_attributes import Attribute
 from tests.needs import has_ipv6, missing

@@ -66,7 +66,7 @@ def test_its_own_tests(source: Path) -> None:
     assert collected.returncode == 0, collected.stdout + collected.stderr
     done = python(source, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_json_docs.py")
     assert done.returncode == 0, done.stdout + done.stderr
-    done = python(source, "-m", "twisted.trial", "punch.test.test_layers", "punch.test.test_cli")
+    done = python(source, "-m", "twisted.trial", "punch.test.test_layers", "punch.test.cli.test_main")
     assert done.returncode == 0, done.stdout + done.stderr
     where = python(source, "-c", "import punch; print(punch.__file__)").stdout
     assert where.startswith(str(source))

@@ -10,27 +10,28 @@ from pathlib import Path
 import pytest
 
 from punch.apps.chat.model import MAX_TEXT
-from punch.link.events import Limits as LinkLimits
+from punch.ice import budget
+from punch.ice.candidates import MAX_SIGNALLED
+from punch.ice.checklist import MAX_PAIRS
+from punch.link.events import LinkLimits
 from punch.link.quic_interface import CONNECTION_WINDOW
 from punch.link.receive_limits import Sampler
-from punch.peer import control_protocol, freshness, host_policy
-from punch.rendezvous import admission, gatekeeper
-from punch.rendezvous.config import Limits
+from punch.node import offer_freshness
+from punch.node.control import host_policy, protocol
+from punch.rendezvous import admission, connection_limiter
+from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.probing import PERIOD
 from punch.rendezvous.reflector import AMPLIFICATION
-from punch.rendezvous.relay import core as relay
-from punch.rendezvous.relay.allocations import UNPROVED_PART
-from punch.test.test_link_limits import MOST_PACKETS
-from punch.traversal import budget
-from punch.traversal.candidates import MAX_SIGNALLED
-from punch.traversal.checklist import MAX_PAIRS
+from punch.test.link.test_limits import MOST_PACKETS
+from punch.turn.server import core as relay
+from punch.turn.server.allocations import UNPROVED_PART
 from punch.ui.web import admission as web
 from punch.ui.web import guard
 from punch.ui.web.socket import MAX_PENDING
 from punch.wire.control import MAX_REFLECTORS
 from punch.wire.fields import MAX_TEXT as MAX_SENTENCE
-from punch.wire.relays import MAX_RELAYS
 from punch.wire.sealed import PADDING
+from punch.wire.turn_uri import MAX_RELAYS
 from tests.test_link_memory import BOUND
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +40,7 @@ WEB = (ROOT / "docs/web.md").read_text(encoding="utf-8")
 CLAIMS, TABLE = SECURITY.split("## Which test shows what\n")
 NAMES = re.findall(r"`(test_[\w.]+)`", TABLE.split("| --- |")[1])
 
-LIMITS = Limits()
+LIMITS = RendezvousLimits()
 WORDS = {2: "two", 4: "four", 8: "eight", 10: "ten", 24: "24"}
 
 
@@ -74,8 +75,8 @@ def test_every_claim_has_tests() -> None:
 
 SECURITY_NUMBERS = [
     f"steps of {PADDING} bytes",
-    f"{freshness.MAX_CALLERS} callers",
-    f"last {freshness.MAX_UNTIMED} such offers of each of {freshness.MAX_UNTIMED_CALLERS} known callers",
+    f"{offer_freshness.MAX_CALLERS} callers",
+    f"last {offer_freshness.MAX_UNTIMED} such offers of each of {offer_freshness.MAX_UNTIMED_CALLERS} known callers",
     f"at most {MAX_RELAYS} at once, {host_policy.MAX_HOSTS} hosts in an hour, "
     f"and {host_policy.MAX_UPDATES} times in two minutes",
     f"up to {MAX_REFLECTORS} reflectors",
@@ -83,7 +84,7 @@ SECURITY_NUMBERS = [
     f"at ports below {host_policy.FIRST_PORT} are used only at "
     + "{}, {} and {}".format(*sorted(host_policy.LOW_PORTS)),
     f"a sentence of {MAX_SENTENCE} characters",
-    f"{control_protocol.LINE_RATE:.0f} lines a second ({control_protocol.LINE_BURST:,} at once), more slowly",
+    f"{protocol.LINE_RATE:.0f} lines a second ({protocol.LINE_BURST:,} at once), more slowly",
     f"each message up to {MAX_TEXT // 1024} KiB",
     f"streams ({LinkLimits().streams} at once)",
     f"candidates ({MAX_SIGNALLED} a generation, {MAX_PAIRS} pairs)",
@@ -97,7 +98,7 @@ SECURITY_NUMBERS = [
     f"{WORDS[round(LIMITS.relay_rate / LIMITS.relay_rate_per_peer)]} of them may use up all the bandwidth",
     f"after {LIMITS.handshake_time:.0f} seconds at most",
     f"There are {LIMITS.handshakes} places",
-    f"one connection in {WORDS[gatekeeper.RESERVE]}, at most {2 * LIMITS.handshakes:,}",
+    f"one connection in {WORDS[connection_limiter.RESERVE]}, at most {2 * LIMITS.handshakes:,}",
     f"may send {LIMITS.address_rate:.0f} lines a second",
     f"{LIMITS.message_rate:.0f} lines a second ({LIMITS.message_burst:.0f} at once)",
     f"An address has {LIMITS.connections_per_address} connections at most",
@@ -134,7 +135,7 @@ def test_numbers(text: str, number: str) -> None:
 def test_numbers_in_words() -> None:
     """Those that stand in the text as words."""
     assert AMPLIFICATION == relay.AMPLIFICATION == 3
-    assert freshness.WINDOW == 5 * 60
+    assert offer_freshness.WINDOW == 5 * 60
     assert host_policy.FORGET == LIMITS.relay_nonce_time == 3600
     assert host_policy.UPDATE_TIME == 2 * 60
     assert budget.WINDOW == 10 * 60

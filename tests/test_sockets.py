@@ -15,11 +15,16 @@ from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.pollreactor import PollReactor
 from twisted.internet.selectreactor import SelectReactor
 
-from punch.peer import batched
-from punch.peer.batched import BatchedSocket, has_segmentation, open_batched, open_socket
-from punch.peer.udp import DatagramSocket, PortableSocket, open_portable
+from punch.net import batched_udp
+from punch.net.batched_udp import (
+    BatchedSocket,
+    has_segmentation,
+    open_batched,
+    open_socket,
+)
+from punch.net.segmentation import SOL_UDP, UDP_GRO, UDP_SEGMENT
+from punch.net.udp import DatagramSocket, PortableSocket, open_portable
 from punch.wire.address import Address
-from punch.wire.segments import SOL_UDP, UDP_GRO, UDP_SEGMENT
 from tests.needs import has_ipv6, missing
 
 Open = Callable[[Any, str, int, Any], DatagramSocket]
@@ -228,7 +233,7 @@ def test_the_best_one_is_chosen(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> 
     need_segmentation()
     assert isinstance(loop.open(open_socket)[0], BatchedSocket)
     # An option that no kernel has, as this one is on an older kernel or another system.
-    monkeypatch.setattr(batched, "UDP_SEGMENT", 9999)
+    monkeypatch.setattr(batched_udp, "UDP_SEGMENT", 9999)
     assert not has_segmentation()
     assert isinstance(loop.open(open_socket)[0], PortableSocket)
 
@@ -356,4 +361,4 @@ def test_a_full_buffer_of_the_kernel(loop: Loop) -> None:
     assert here not in writer.getWriters()
     flooded = open_refusing(loop, ("sendto", errno.EAGAIN))
     flooded.send([b"x"] + [b""] * 10_000, there.local)
-    assert len(flooded._queue) == batched.SEND_QUEUE
+    assert len(flooded._queue) == batched_udp.SEND_QUEUE

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from punch.wire.relays import RelayServer, RelayTransport, RelayURL
+from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 from tests.coturn import SECRET, Coturn, credentials
 from tests.ports import free_port
 from tests.processes import JSONProcess, Programs, close_all, programs
@@ -96,8 +96,8 @@ def _environment() -> dict[str, str]:
     return {"PYTHONPATH": str(Path(__file__).parent.parent)}
 
 
-@pytest.mark.parametrize("transport", list(RelayTransport))
-def test_relays(coturn: Coturn, pools: Any, transport: RelayTransport) -> None:
+@pytest.mark.parametrize("transport", list(TurnTransport))
+def test_relays(coturn: Coturn, pools: Any, transport: TurnTransport) -> None:
     """An allocation each, data both ways, and both given back."""
     both = pools(coturn.server(transport))
     found = both.wait("found", 2)
@@ -109,23 +109,23 @@ def test_relays(coturn: Coturn, pools: Any, transport: RelayTransport) -> None:
 
 def test_a_certificate_by_name(coturn: Coturn, pools: Any) -> None:
     """Without a pin, an authority has to vouch for the name."""
-    server = coturn.server(RelayTransport.TLS, pin=None)
+    server = coturn.server(TurnTransport.TLS, pin=None)
     pools(server, root=coturn.certificate).wait("found", 2)
 
 
 def test_a_wrong_pin(coturn: Coturn, pools: Any) -> None:
     """Nothing is asked of a server with another key; without any word for it, neither."""
     for server in (
-        coturn.server(RelayTransport.TLS, pin=bytes(32)),
-        coturn.server(RelayTransport.TLS, pin=None),
+        coturn.server(TurnTransport.TLS, pin=bytes(32)),
+        coturn.server(TurnTransport.TLS, pin=None),
     ):
         assert "can't be reached" in pools(server).trouble()
 
 
 def test_tcp_where_udp_gets_no_answer(coturn: Coturn, pools: Any) -> None:
     """The other carriers begin 0.2 s later, and the answer is there well within a second."""
-    dead = coturn.server(RelayTransport.UDP, url=RelayURL(HOST, free_port(), RelayTransport.UDP))
-    both = pools(dead, coturn.server(RelayTransport.TCP), coturn.server(RelayTransport.TLS))
+    dead = coturn.server(TurnTransport.UDP, url=TurnURI(HOST, free_port(), TurnTransport.UDP))
+    both = pools(dead, coturn.server(TurnTransport.TCP), coturn.server(TurnTransport.TLS))
     found = both.wait("found", 2)
     assert "transport=tcp" in found[0]["source"]
     both.talk()
@@ -133,25 +133,25 @@ def test_tcp_where_udp_gets_no_answer(coturn: Coturn, pools: Any) -> None:
 
 def test_udp_first(coturn: Coturn, pools: Any) -> None:
     """Where UDP works, nothing else is used."""
-    both = pools(*(coturn.server(transport) for transport in RelayTransport))
+    both = pools(*(coturn.server(transport) for transport in TurnTransport))
     found = both.wait("found", 2)
-    assert {event["source"] for event in found} == {str(coturn.server(RelayTransport.UDP).url)}
+    assert {event["source"] for event in found} == {str(coturn.server(TurnTransport.UDP).url)}
 
 
 def test_wrong_password(coturn: Coturn, pools: Any) -> None:
     """The pools say why there is none."""
-    assert "credentials" in pools(coturn.server(RelayTransport.UDP, password="wrong")).trouble()
+    assert "credentials" in pools(coturn.server(TurnTransport.UDP, password="wrong")).trouble()
 
 
 def test_expired_credentials(coturn: Coturn, pools: Any) -> None:
     """coturn reads the time in the user name."""
     username, password = credentials(-60.0)
-    both = pools(coturn.server(RelayTransport.UDP, username=username, password=password))
+    both = pools(coturn.server(TurnTransport.UDP, username=username, password=password))
     assert "credentials" in both.trouble()
 
 
-@pytest.mark.parametrize("transport", [RelayTransport.TCP, RelayTransport.TLS])
-def test_dies_while_it_relays_over_a_stream(tmp_path: Path, pools: Any, transport: RelayTransport) -> None:
+@pytest.mark.parametrize("transport", [TurnTransport.TCP, TurnTransport.TLS])
+def test_dies_while_it_relays_over_a_stream(tmp_path: Path, pools: Any, transport: TurnTransport) -> None:
     """The connection tells at once, and another server takes over by itself."""
     directories = [tmp_path / name for name in ("first", "second")]
     for directory in directories:
@@ -177,7 +177,7 @@ def test_dies_while_it_relays_over_a_stream(tmp_path: Path, pools: Any, transpor
 
 def test_dies_while_it_relays_over_udp(coturn: Coturn, pools: Any) -> None:
     """Nothing tells: the next request that nobody answers does, here one for a permission."""
-    both = pools(coturn.server(RelayTransport.UDP))
+    both = pools(coturn.server(TurnTransport.UDP))
     both.wait("found", 2)
     both.talk()
     coturn.kill()
@@ -186,7 +186,7 @@ def test_dies_while_it_relays_over_udp(coturn: Coturn, pools: Any) -> None:
     both.wait("lost", 2, timeout=10.0)
 
 
-def programs_with(running: Programs, *servers: RelayURL) -> tuple[JSONProcess, JSONProcess]:
+def programs_with(running: Programs, *servers: TurnURI) -> tuple[JSONProcess, JSONProcess]:
     """Two peers that use nothing but these relays, and have a link."""
     secret = running.directory / "secret"
     secret.write_text(SECRET + "\n")
@@ -205,9 +205,9 @@ def programs_with(running: Programs, *servers: RelayURL) -> tuple[JSONProcess, J
     return alice, bob
 
 
-@pytest.mark.parametrize("transport", list(RelayTransport))
+@pytest.mark.parametrize("transport", list(TurnTransport))
 def test_a_link_of_the_programs(
-    coturn: Coturn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: RelayTransport
+    coturn: Coturn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: TurnTransport
 ) -> None:
     """The rendezvous hands coturn out, the peers meet there, and talk."""
     # What OpenSSL takes for the machine's authorities
@@ -226,7 +226,7 @@ def test_a_link_whose_relays_die(tmp_path: Path) -> None:
     try:
         first.start()
         with programs(tmp_path) as running:
-            urls = [server.server(RelayTransport.TCP).url for server in (first, second)]
+            urls = [server.server(TurnTransport.TCP).url for server in (first, second)]
             alice, bob = programs_with(running, *urls)
             _talk(alice, bob)
             second.start()

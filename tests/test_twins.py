@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from punch.peer.replacements import EXIT_STATUS
+from punch.node.control.replacements import EXIT_STATUS
 
 from .places import Place
 from .processes import JSONProcess

@@ -13,7 +13,7 @@ import platform
 import struct
 import sys
 
-from punch.wire.segments import UDP_SEGMENT
+from punch.net.segmentation import UDP_SEGMENT
 
 _SETSOCKOPT = {"x86_64": 54, "aarch64": 208}
 _PR_SET_NO_NEW_PRIVS = 38

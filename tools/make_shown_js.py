@@ -1,10 +1,10 @@
-"""Writes `punch/ui/web/static/shown.js`, the table of `punch.ui.shown` for the page."""
+"""Writes `punch/ui/web/static/shown.js`, the table of `punch.ui.text.sanitize` for the page."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from punch.ui import shown
+from punch.ui.text import sanitize
 
 TARGET = Path(__file__).parent.parent / "punch" / "ui" / "web" / "static" / "shown.js"
 
@@ -18,18 +18,20 @@ def javascript() -> str:
     def all_of(*ranges: tuple[int, int]) -> str:
         return "".join(f"{one(first)}-{one(last)}" for first, last in ranges)
 
-    letters, digits = shown.LETTERS, shown.DIGITS
-    flag = f"{one(shown.FLAG)}[{all_of(letters)}]{{2}}[{all_of(letters, digits)}]{{1,4}}{one(shown.END)}"
+    letters, digits = sanitize.LETTERS, sanitize.DIGITS
+    flag = (
+        f"{one(sanitize.FLAG)}[{all_of(letters)}]{{2}}[{all_of(letters, digits)}]{{1,4}}{one(sanitize.END)}"
+    )
     return "\n".join(
         (
             "// Which characters are shown, left out or escaped. tools/make_shown_js.py writes it.",
             "",
             f'export const FLAG = "{flag}";',
-            f'export const DROPPED = "{all_of(*shown.DROPPED)}";',
-            f'export const ISOLATES = "{all_of(shown.BEGIN_ISOLATE)}{one(shown.END_ISOLATE)}";',
-            f'export const END_ISOLATE = "{one(shown.END_ISOLATE)[1:]}";',
+            f'export const DROPPED = "{all_of(*sanitize.DROPPED)}";',
+            f'export const ISOLATES = "{all_of(sanitize.BEGIN_ISOLATE)}{one(sanitize.END_ISOLATE)}";',
+            f'export const END_ISOLATE = "{one(sanitize.END_ISOLATE)[1:]}";',
             "export const ESCAPED =",
-            f'  "{all_of(*shown.ESCAPED)}";',
+            f'  "{all_of(*sanitize.ESCAPED)}";',
             "",
         )
     )

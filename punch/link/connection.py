@@ -17,8 +17,9 @@ from hmac import compare_digest
 from typing import Final
 
 from punch.identity import Identity, PeerID
-from punch.link.events import CloseCode, Limits, Role
+from punch.link.events import CloseCode, LinkLimits, LinkRole
 from punch.link.frames import encode_close
+from punch.link.multiplexer import CONTROL_STREAM, StreamMultiplexer, known_code
 from punch.link.proof import (
     PROOF_LENGTH,
     ProofError,
@@ -28,7 +29,6 @@ from punch.link.proof import (
 )
 from punch.link.quic_interface import ALPN, QuicConnection, QuicError
 from punch.link.receive_limits import LimitExceeded
-from punch.link.session import CONTROL_STREAM, Session, known_code
 
 APPLICATION_CODES: Final = 0x5000
 """Our close codes in QUIC begin here: "P", and no code of QUIC's own."""
@@ -42,7 +42,7 @@ _CRYPTO_ERRORS: Final = range(0x100, 0x200)
 class Terms:
     """What a link was agreed on: by whom, and the SHA-256 of the sealed offer and answer."""
 
-    role: Role
+    role: LinkRole
     identity: Identity
     remote: PeerID
     offer_digest: bytes
@@ -55,7 +55,7 @@ class Terms:
 class Callbacks:
     """Whom a connection tells what became of it."""
 
-    proved: Callable[[Connection, float], Session]
+    proved: Callable[[Connection, float], StreamMultiplexer]
     """It is proved, at that time: asks for its session."""
     ended: Callable[[Connection, CloseCode, str, bool], None]
     """It is over: code, reason, whether the other side said so."""
@@ -65,7 +65,7 @@ class Callbacks:
     """A connection ID of it came into use, or went out of it."""
 
 
-class _Ending:
+class _ConnectionEnding:
     """Ends the connection if the library fails, or the other side has sent more than it may."""
 
     def __init__(self, connection: Connection) -> None:
@@ -89,14 +89,14 @@ class Connection:
     """
 
     def __init__(
-        self, quic: QuicConnection, terms: Terms, limits: Limits, callbacks: Callbacks, now: float
+        self, quic: QuicConnection, terms: Terms, limits: LinkLimits, callbacks: Callbacks, now: float
     ) -> None:
         self.quic = quic
         self.connection_ids: set[bytes] = set()
-        self.session: Session | None = None
+        self.session: StreamMultiplexer | None = None
         self.over = False
         self._limits = limits
-        self._ending = _Ending(self)
+        self._ending = _ConnectionEnding(self)
         self._began = self._heard = now
         self._handshake_at = now
         self._terms = terms
@@ -107,7 +107,7 @@ class Connection:
         self._proof = bytearray()
         self._last: list[bytes] = []
         # What arrived on other streams before the proof: calls of the session's methods, in order.
-        self._held: list[Callable[[Session], None]] = []
+        self._held: list[Callable[[StreamMultiplexer], None]] = []
 
     @property
     def deadline(self) -> float:
@@ -117,7 +117,7 @@ class Connection:
         goes on, and the proof of one whose handshake took long, have longer.
         """
         began, limits = self._began, self._limits
-        if self._terms.role is Role.CALLER:
+        if self._terms.role is LinkRole.CALLER:
             return began + limits.prove_seconds
         if self._handshake_done:
             end = self._handshake_at + 4 * (self._handshake_at - began)
@@ -224,7 +224,7 @@ class Connection:
             self.close(CloseCode.PROOF, "A link is never resumed.")
         elif alpn != ALPN:
             self.close(CloseCode.PROTOCOL, "The other side does not speak the protocol of a link.")
-        elif self._terms.role is Role.CALLER:
+        elif self._terms.role is LinkRole.CALLER:
             self._prove_ourselves()
 
     def _prove_ourselves(self) -> None:
@@ -269,7 +269,7 @@ class Connection:
         if rest or fin:
             session.on_stream_data(CONTROL_STREAM, rest, fin)
 
-    def _begin(self) -> Session:
+    def _begin(self) -> StreamMultiplexer:
         self._budget = None
         self.quic.erase_secrets()
         session = self.session = self._callbacks.proved(self, self._now)
@@ -285,10 +285,10 @@ class Connection:
             self.session.on_stream_data(stream_id, data, fin)
         elif not self._handshake_done:
             self.close(CloseCode.PROTOCOL, "The other side sent data before the handshake was done.")
-        elif self._terms.role is Role.CALLEE and stream_id == CONTROL_STREAM:
+        elif self._terms.role is LinkRole.CALLEE and stream_id == CONTROL_STREAM:
             self._take_proof(data, fin)
         else:
-            self._hold(partial(Session.on_stream_data, stream_id=stream_id, data=data, fin=fin))
+            self._hold(partial(StreamMultiplexer.on_stream_data, stream_id=stream_id, data=data, fin=fin))
 
     def on_stream_reset(self, stream_id: int, code: int) -> None:
         if self.over:
@@ -298,9 +298,9 @@ class Connection:
         elif stream_id == CONTROL_STREAM:
             self.close(CloseCode.PROOF, "The link proof was broken off.")
         else:
-            self._hold(partial(Session.on_stream_reset, stream_id=stream_id, code=code))
+            self._hold(partial(StreamMultiplexer.on_stream_reset, stream_id=stream_id, code=code))
 
-    def _hold(self, call: Callable[[Session], None]) -> None:
+    def _hold(self, call: Callable[[StreamMultiplexer], None]) -> None:
         """
         Keep something for the session; its count is bounded like its bytes, since the smallest have overhead.
         """
@@ -316,7 +316,7 @@ class Connection:
             self.session.on_datagram(data)
         elif len(self._held) < MOST_HELD // 4:
             # Unreliable, so that one too many is lost and not a fault.
-            self._held.append(partial(Session.on_datagram, data=data))
+            self._held.append(partial(StreamMultiplexer.on_datagram, data=data))
 
     def on_ping_answered(self) -> None:
         if self.session is not None and not self.over:

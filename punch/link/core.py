@@ -17,23 +17,28 @@ from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.certificate import LinkCertificate
 from punch.link.connection import Callbacks, Connection, Terms
 from punch.link.events import (
-    Answered,
     CloseCode,
     Closed,
     ConnectionIDAdded,
     ConnectionIDRemoved,
     Event,
-    Limits,
     LinkError,
+    LinkLimits,
+    LinkRole,
+    PingAnswered,
     Proved,
-    Role,
 )
 from punch.link.frames import clip_reason
-from punch.link.lifecycle import Ending, Lifecycle, LifecycleActions, make_lifecycle
+from punch.link.multiplexer import StreamMultiplexer
 from punch.link.packet import destination_id, is_client_initial, is_long, is_retry
-from punch.link.quic import Qh3Backend
 from punch.link.quic_interface import QuicBackend, QuicError
-from punch.link.session import Session
+from punch.link.quic_qh3 import Qh3Backend
+from punch.link.state import (
+    Ending,
+    LifecycleActions,
+    LinkLifecycle,
+    make_lifecycle,
+)
 
 PINGS = 4
 """Packets that ask for an answer after a path change…"""
@@ -54,7 +59,7 @@ class LinkCore:
     def __init__(
         self,
         *,
-        role: Role,
+        role: LinkRole,
         identity: Identity,
         remote: PeerID,
         offer_digest: bytes,
@@ -63,25 +68,25 @@ class LinkCore:
         certificate_sha256: bytes | None = None,
         backend: QuicBackend | None = None,
         random: RandomBytes = os.urandom,
-        limits: Limits | None = None,
+        limits: LinkLimits | None = None,
         now: float,
     ) -> None:
-        if role is Role.CALLEE and certificate is None:
+        if role is LinkRole.CALLEE and certificate is None:
             certificate = LinkCertificate.generate(random)
-        if role is Role.CALLER and (certificate_sha256 is None or len(certificate_sha256) != 32):
+        if role is LinkRole.CALLER and (certificate_sha256 is None or len(certificate_sha256) != 32):
             raise ValueError("a caller needs the hash of the callee's certificate")
         self.role = role
         self.local = identity.peer_id
         self.remote = remote
         self.certificate = certificate
-        self.limits = Limits() if limits is None else limits
+        self.limits = LinkLimits() if limits is None else limits
         self._backend: QuicBackend = Qh3Backend() if backend is None else backend
         self._terms = Terms(role, identity, remote, offer_digest, answer_digest, certificate_sha256)
         self._callbacks = Callbacks(self._proved, self._ended, self._answered, self._connection_id)
         self._connections: list[Connection] = []
         self._routes: dict[bytes, Connection] = {}
         self._link: Connection | None = None
-        self._session: Session | None = None
+        self._session: StreamMultiplexer | None = None
         self._events: deque[Event] = deque()
         self._closed = False
         self._now = now
@@ -89,7 +94,7 @@ class LinkCore:
         self._slow: list[Connection] | None = None
         self._pings = 0
         self._ping_at: list[float] = []
-        self._lifecycle: Lifecycle = make_lifecycle(
+        self._lifecycle: LinkLifecycle = make_lifecycle(
             LifecycleActions(self._begin, self._say_goodbye, self._finish)
         )
 
@@ -103,7 +108,7 @@ class LinkCore:
             return  # A callee may be proved to before it has a path of its own choice
         self._now = now
         self._deadline = now + self.limits.prove_seconds
-        if self.role is Role.CALLER:
+        if self.role is LinkRole.CALLER:
             try:
                 quic = self._backend.client(now)
             except QuicError as error:
@@ -127,7 +132,7 @@ class LinkCore:
     def ping(self, now: float) -> None:
         """
         Make the other side answer now: after a path change, after a sleep, and to know whether it is there.
-        `Answered` follows when it has, on a proved link.
+        `PingAnswered` follows when it has, on a proved link.
 
         It takes several packets: what was sent before counts as lost when three later ones are acknowledged
         (RFC 9002, section 6.1.1). Waiting for its time would mean as long as the darkness was, since the
@@ -213,7 +218,7 @@ class LinkCore:
 
     def _extended_deadline(self, now: float) -> float | None:
         """Until when a callee waits for callers that are in the middle of their handshake."""
-        if self.role is Role.CALLER or self._link is not None:
+        if self.role is LinkRole.CALLER or self._link is not None:
             return None
         if self._slow is None:
             # Those that begin later get no more time.
@@ -285,20 +290,20 @@ class LinkCore:
 
     # Inside
 
-    def _require_session(self) -> Session:
+    def _require_session(self) -> StreamMultiplexer:
         if self._session is None or self._closed:
             raise LinkError("The link is not connected.")
         return self._session
 
     def _route(self, data: bytes, initial_allowed: bool) -> Connection | None:
-        if self.role is Role.CALLER and is_long(data) and is_retry(data):
+        if self.role is LinkRole.CALLER and is_long(data) and is_retry(data):
             # No callee of ours sends one; only somebody in between would.
             return None
         connection_id = destination_id(data)
         if connection_id is None:
             return None
         connection = self._routes.get(connection_id)
-        if connection is not None or self.role is Role.CALLER:
+        if connection is not None or self.role is LinkRole.CALLER:
             return connection
         if self._closed or not initial_allowed or not is_client_initial(data):
             return None
@@ -340,10 +345,10 @@ class LinkCore:
         if not self._closed:
             self._events.append(event)
 
-    def _proved(self, connection: Connection, now: float) -> Session:
+    def _proved(self, connection: Connection, now: float) -> StreamMultiplexer:
         self._link = connection
         self._deadline = None
-        self._session = Session(
+        self._session = StreamMultiplexer(
             connection.quic,
             role=self.role,
             limits=self.limits,
@@ -358,12 +363,12 @@ class LinkCore:
         return self._session
 
     def _ended(self, connection: Connection, code: CloseCode, reason: str, by_peer: bool) -> None:
-        if connection is self._link or self.role is Role.CALLER:
+        if connection is self._link or self.role is LinkRole.CALLER:
             self._lifecycle.end(Ending(code, clip_reason(reason), by_peer))
 
     def _answered(self, connection: Connection) -> None:
         if connection is self._link:
-            self._emit(Answered())
+            self._emit(PingAnswered())
 
     def _begin(self) -> None:
         self._emit(Proved(self.remote))

@@ -20,7 +20,7 @@ Bytes each side may send on a stream before the other has granted any: a first m
 """
 
 
-class Role(Enum):
+class LinkRole(Enum):
     """Who called. The caller is the QUIC client, whatever the ICE roles are."""
 
     CALLER = 1
@@ -59,7 +59,7 @@ class StreamLimitError(LinkError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class LinkLimits:
     """Bounds on what the other side can make grow. Sizes in bytes, times in seconds."""
 
     streams: int = 256
@@ -144,7 +144,7 @@ class ControlFrame:
 
 
 @dataclass(frozen=True)
-class Answered:
+class PingAnswered:
     """The other side has answered a `LinkCore.ping`: it is there."""
 
 
@@ -179,7 +179,7 @@ Event = (
     | StreamSendable
     | Datagram
     | ControlFrame
-    | Answered
+    | PingAnswered
     | ConnectionIDAdded
     | ConnectionIDRemoved
     | Closed

@@ -12,7 +12,7 @@ type name       payload
 0x02 CREDIT     stream ID (8 bytes) ‖ limit (8 bytes): the receiver of this frame may have sent `limit`
                 bytes on that stream in all, its name included; a limit only grows
 0x03 CLOSE      code (1 byte) ‖ reason (UTF-8, at most 256 bytes): the sender ends the link
-0x10 CANDIDATES for the layer above (`punch.wire.restart`): candidates found after an ICE restart
+0x10 CANDIDATES for the layer above (`punch.wire.ice_restart`): candidates found after an ICE restart
 0x11 RESTART    for the layer above: an ICE restart
 ==== ========== ======================================================================================
 """
@@ -37,7 +37,7 @@ class FrameError(Exception):
     """The control stream is not as it must be; `str()` says what is wrong."""
 
 
-class FrameType(IntEnum):
+class ControlFrameType(IntEnum):
     """Frames that must be understood."""
 
     ACCEPTED = 0x01
@@ -60,7 +60,7 @@ def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:
 
 def encode_credit(stream_id: int, limit: int) -> bytes:
     """A CREDIT frame; `limit` in bytes since the stream's beginning."""
-    return encode_frame(FrameType.CREDIT, _CREDIT.pack(stream_id, limit))
+    return encode_frame(ControlFrameType.CREDIT, _CREDIT.pack(stream_id, limit))
 
 
 def decode_credit(payload: bytes) -> tuple[int, int]:
@@ -85,7 +85,7 @@ def clip_reason(reason: str) -> str:
 
 def encode_close(code: int, reason: str) -> bytes:
     """A CLOSE frame."""
-    return encode_frame(FrameType.CLOSE, bytes([code]) + clip_reason(reason).encode("utf-8"))
+    return encode_frame(ControlFrameType.CLOSE, bytes([code]) + clip_reason(reason).encode("utf-8"))
 
 
 def decode_close(payload: bytes) -> tuple[int, str]:

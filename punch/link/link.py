@@ -14,7 +14,6 @@ from twisted.logger import Logger
 from punch.identity import PeerID
 from punch.link.core import LinkCore
 from punch.link.events import (
-    Answered,
     CloseCode,
     Closed,
     ConnectionIDAdded,
@@ -23,15 +22,16 @@ from punch.link.events import (
     Datagram,
     Event,
     LinkError,
+    LinkRole,
+    PingAnswered,
     Proved,
-    Role,
     StreamData,
     StreamOpened,
     StreamReset,
     StreamSendable,
 )
-from punch.link.session import UNKNOWN_STREAM
-from punch.link.stream import StreamTransport
+from punch.link.multiplexer import UNKNOWN_STREAM
+from punch.link.transport import StreamTransport
 
 EARLY_TIMER = 0.002
 """Seconds by which a timer may be early and still count: clocks and their timers differ by as much."""
@@ -78,7 +78,7 @@ class Link:
         self.core = core
         self.remote: PeerID = core.remote
         self.local: PeerID = core.local
-        self.role: Role = core.role
+        self.role: LinkRole = core.role
         self.closed: LinkClosed | None = None
         self.on_datagram: Callable[[bytes], None] | None = None
         """Called with every unreliable message."""
@@ -305,7 +305,7 @@ class Link:
         elif isinstance(event, ControlFrame):
             if self.on_control is not None:
                 self._guard(self.on_control, event.frame_type, event.payload)
-        elif isinstance(event, Answered):
+        elif isinstance(event, PingAnswered):
             self._tell_waiters(True)
         elif isinstance(event, (ConnectionIDAdded, ConnectionIDRemoved)):
             if self.on_connection_id is not None:

@@ -187,7 +187,7 @@ class Frame(NamedTuple):
     fin: bool = False
 
 
-class FrameType:
+class QuicFrameType:
     """Frame types of RFC 9000 and RFC 9221; ranges are named by their first."""
 
     PADDING: Final = 0x00
@@ -215,18 +215,18 @@ class FrameType:
 
 
 _INTEGERS: Final = {
-    FrameType.PING: 0,
-    FrameType.RESET_STREAM: 3,
-    FrameType.STOP_SENDING: 2,
-    FrameType.MAX_DATA: 1,
-    FrameType.MAX_STREAM_DATA: 2,
+    QuicFrameType.PING: 0,
+    QuicFrameType.RESET_STREAM: 3,
+    QuicFrameType.STOP_SENDING: 2,
+    QuicFrameType.MAX_DATA: 1,
+    QuicFrameType.MAX_STREAM_DATA: 2,
     0x12: 1,
     0x13: 1,
-    FrameType.DATA_BLOCKED: 1,
-    FrameType.STREAM_DATA_BLOCKED: 2,
+    QuicFrameType.DATA_BLOCKED: 1,
+    QuicFrameType.STREAM_DATA_BLOCKED: 2,
     0x16: 1,
     0x17: 1,
-    FrameType.HANDSHAKE_DONE: 0,
+    QuicFrameType.HANDSHAKE_DONE: 0,
 }
 """How many integers the frames have that consist of integers alone."""
 _ABOUT_STREAMS: Final = frozenset({0x04, 0x05, 0x11, 0x15})
@@ -240,7 +240,7 @@ def read_frames(payload: bytes) -> Iterator[Frame]:
     reader = _Integers(payload)
     try:
         while reader.at < len(payload):
-            if payload[reader.at] == FrameType.PADDING:
+            if payload[reader.at] == QuicFrameType.PADDING:
                 reader.at = len(payload) - len(payload[reader.at :].lstrip(b"\0"))
                 continue
             frame = _read_frame(reader)
@@ -284,7 +284,7 @@ class _Integers:
 def _read_frame(reader: _Integers) -> Frame | None:
     take = reader.take
     frame_type = take()
-    if FrameType.STREAM <= frame_type <= FrameType.STREAM_LAST:
+    if QuicFrameType.STREAM <= frame_type <= QuicFrameType.STREAM_LAST:
         stream_id = take()
         offset = take() if frame_type & 4 else 0
         size = take() if frame_type & 2 else len(reader.data) - reader.at
@@ -296,32 +296,32 @@ def _read_frame(reader: _Integers) -> Frame | None:
         for _ in range(integers - 1):
             take()
         return Frame(frame_type, stream_id=first if frame_type in _ABOUT_STREAMS else -1)
-    if frame_type in (FrameType.ACK, FrameType.ACK_ECN):
+    if frame_type in (QuicFrameType.ACK, QuicFrameType.ACK_ECN):
         take()  # the largest that is acknowledged
         take()  # the delay
         ranges = take()
         take()
-        for _ in range(2 * ranges + (3 if frame_type == FrameType.ACK_ECN else 0)):
+        for _ in range(2 * ranges + (3 if frame_type == QuicFrameType.ACK_ECN else 0)):
             take()
         return Frame(frame_type, ranges + 1)
-    if frame_type in (FrameType.PATH_CHALLENGE, FrameType.PATH_RESPONSE):
+    if frame_type in (QuicFrameType.PATH_CHALLENGE, QuicFrameType.PATH_RESPONSE):
         reader.skip(8)
         return Frame(frame_type)
-    if frame_type in (FrameType.CRYPTO, FrameType.NEW_TOKEN, FrameType.DATAGRAM_WITH_LENGTH):
-        if frame_type == FrameType.CRYPTO:
+    if frame_type in (QuicFrameType.CRYPTO, QuicFrameType.NEW_TOKEN, QuicFrameType.DATAGRAM_WITH_LENGTH):
+        if frame_type == QuicFrameType.CRYPTO:
             take()
         size = take()
         reader.skip(size)
         return Frame(frame_type, size)
-    if frame_type == FrameType.RETIRE_CONNECTION_ID:
+    if frame_type == QuicFrameType.RETIRE_CONNECTION_ID:
         return Frame(frame_type, offset=take())
-    if frame_type == FrameType.NEW_CONNECTION_ID:
+    if frame_type == QuicFrameType.NEW_CONNECTION_ID:
         sequence = take()
         take()  # retire prior to
         length = reader.data[reader.at]
         reader.skip(1 + length + 16)
         return Frame(frame_type, offset=sequence)
-    if frame_type == FrameType.DATAGRAM:
+    if frame_type == QuicFrameType.DATAGRAM:
         size = len(reader.data) - reader.at
         reader.skip(size)
         return Frame(frame_type, size)

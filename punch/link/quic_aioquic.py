@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from punch.link.certificate import LinkCertificate
-from punch.link.packet_protection import Frame, FrameType
+from punch.link.packet_protection import Frame, QuicFrameType
 from punch.link.proof import SecretsLog
 from punch.link.quic_interface import (
     ALPN,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MOST_GAPS: Final = 4096
 """Gaps in streams: the library goes through all of them for each piece that arrives."""
 _ONE_RTT: Final = "1RTT"
-_CONTROL: Final = Frame(FrameType.PING)
+_CONTROL: Final = Frame(QuicFrameType.PING)
 
 
 class FrameTrace:
@@ -65,7 +65,7 @@ class FrameTrace:
         return seconds
 
     def encode_ack_frame(self, ranges: Any, delay: float) -> Frame:
-        return Frame(FrameType.ACK, len(ranges))
+        return Frame(QuicFrameType.ACK, len(ranges))
 
     def encode_connection_close_frame(self, **fields: Any) -> Frame:
         return _CONTROL
@@ -74,34 +74,34 @@ class FrameTrace:
         return _CONTROL
 
     def encode_crypto_frame(self, frame: Any) -> Frame:
-        return Frame(FrameType.CRYPTO, len(frame.data))
+        return Frame(QuicFrameType.CRYPTO, len(frame.data))
 
     def encode_data_blocked_frame(self, limit: int) -> Frame:
         return _CONTROL
 
     def encode_datagram_frame(self, length: int) -> Frame:
-        return Frame(FrameType.DATAGRAM, length)
+        return Frame(QuicFrameType.DATAGRAM, length)
 
     def encode_handshake_done_frame(self) -> Frame:
-        return Frame(FrameType.HANDSHAKE_DONE)
+        return Frame(QuicFrameType.HANDSHAKE_DONE)
 
     def encode_max_stream_data_frame(self, maximum: int, stream_id: int) -> Frame:
         return _CONTROL
 
     def encode_new_connection_id_frame(self, sequence_number: int, **fields: Any) -> Frame:
-        return Frame(FrameType.NEW_CONNECTION_ID, offset=sequence_number)
+        return Frame(QuicFrameType.NEW_CONNECTION_ID, offset=sequence_number)
 
     def encode_new_token_frame(self, token: bytes) -> Frame:
-        return Frame(FrameType.NEW_TOKEN, len(token))
+        return Frame(QuicFrameType.NEW_TOKEN, len(token))
 
     def encode_padding_frame(self) -> Frame:
-        return Frame(FrameType.PADDING)
+        return Frame(QuicFrameType.PADDING)
 
     def encode_path_challenge_frame(self, data: bytes) -> Frame:
-        return Frame(FrameType.PATH_CHALLENGE)
+        return Frame(QuicFrameType.PATH_CHALLENGE)
 
     def encode_path_response_frame(self, data: bytes) -> Frame:
-        return Frame(FrameType.PATH_RESPONSE)
+        return Frame(QuicFrameType.PATH_RESPONSE)
 
     def encode_ping_frame(self) -> Frame:
         return _CONTROL
@@ -110,13 +110,13 @@ class FrameTrace:
         return _CONTROL
 
     def encode_retire_connection_id_frame(self, sequence_number: int) -> Frame:
-        return Frame(FrameType.RETIRE_CONNECTION_ID, offset=sequence_number)
+        return Frame(QuicFrameType.RETIRE_CONNECTION_ID, offset=sequence_number)
 
     def encode_stop_sending_frame(self, **fields: Any) -> Frame:
         return _CONTROL
 
     def encode_stream_frame(self, frame: Any, stream_id: int) -> Frame:
-        return Frame(FrameType.STREAM, len(frame.data), stream_id, frame.offset, frame.fin)
+        return Frame(QuicFrameType.STREAM, len(frame.data), stream_id, frame.offset, frame.fin)
 
     def encode_stream_data_blocked_frame(self, limit: int, stream_id: int) -> Frame:
         return _CONTROL

@@ -5,7 +5,7 @@ events for what they bring (RFC 9000, sections 5.1.2, 8.2 and 21; RFC 9221, sect
 The libraries answer or store whatever arrives: qh3 keeps each PATH_CHALLENGE until its response is
 acknowledged, never forgets a retired connection ID and compares each new one with all of them; both keep
 what they have sent until it is acknowledged, and hold any number of pieces of a stream behind a gap. So each
-kind has an `Allowance`: a burst, a steady rate, and more for what both sides' applications really exchange.
+kind has an `ReceiveAllowance`: a burst, a steady rate, and more for what both sides' applications really exchange.
 An honest peer stays far below all of them: it gives a dozen connection IDs and sends no PATH_CHALLENGE in its
 life, and at most one acknowledgement for each of our packets. What it repeats after a darkness is counted as
 what it is: qh3 then sends the same small frames a thousand times over.
@@ -18,14 +18,14 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from punch.identity import RandomBytes
-from punch.link.packet_protection import Frame, FrameType
+from punch.link.packet_protection import Frame, QuicFrameType
 
 
 class LimitExceeded(Exception):
     """The other side sent more than it may; `str()` is a sentence."""
 
 
-class Allowance:
+class ReceiveAllowance:
     """How many times something may happen: `burst` at once, and `per_second`. Times in seconds."""
 
     def __init__(self, burst: float, per_second: float) -> None:
@@ -63,7 +63,7 @@ class Sampler:
 
     def __init__(self, random: RandomBytes) -> None:
         self._random = random
-        self._all = Allowance(512, 200)
+        self._all = ReceiveAllowance(512, 200)
         self._skip = 0
         self._closely = 0
 
@@ -102,10 +102,10 @@ PING_EVERY: Final = 4096
 """After so many packets, one of our packets asks for an acknowledgement."""
 
 _RARE: Final = {
-    FrameType.PATH_CHALLENGE: "PATH_CHALLENGE",
-    FrameType.PATH_RESPONSE: "PATH_RESPONSE",
-    FrameType.NEW_TOKEN: "NEW_TOKEN",
-    FrameType.CRYPTO: "CRYPTO",
+    QuicFrameType.PATH_CHALLENGE: "PATH_CHALLENGE",
+    QuicFrameType.PATH_RESPONSE: "PATH_RESPONSE",
+    QuicFrameType.NEW_TOKEN: "NEW_TOKEN",
+    QuicFrameType.CRYPTO: "CRYPTO",
 }
 """Frames that a link has no use for once it is proved."""
 _RARE_BURST: Final = 2048.0
@@ -164,17 +164,17 @@ class ReceiveLimits:
     def __init__(self, most_gaps: int = MOST_GAPS, joins: bool = False) -> None:
         self._most_gaps = most_gaps
         self._joins = joins
-        self._packets = Allowance(32_768, 1000)
-        self._events = Allowance(65_536, 4000)
-        self._control = Allowance(16_384, 1000)
-        self._acks = Allowance(8192, 1000)
-        self._rare = {frame_type: Allowance(_RARE_BURST, _RARE_PER_SECOND) for frame_type in _RARE}
-        self._peer_ids = Allowance(_RARE_BURST, _RARE_PER_SECOND)
-        self._our_ids = Allowance(_RARE_BURST, _RARE_PER_SECOND)
+        self._packets = ReceiveAllowance(32_768, 1000)
+        self._events = ReceiveAllowance(65_536, 4000)
+        self._control = ReceiveAllowance(16_384, 1000)
+        self._acks = ReceiveAllowance(8192, 1000)
+        self._rare = {frame_type: ReceiveAllowance(_RARE_BURST, _RARE_PER_SECOND) for frame_type in _RARE}
+        self._peer_ids = ReceiveAllowance(_RARE_BURST, _RARE_PER_SECOND)
+        self._our_ids = ReceiveAllowance(_RARE_BURST, _RARE_PER_SECOND)
         self._highest_id = 0
         self._highest_retired = 0
-        self._handshake_done = Allowance(65_536, 10)
-        self._unreadable = Allowance(4, 1 / 60)
+        self._handshake_done = ReceiveAllowance(65_536, 10)
+        self._unreadable = ReceiveAllowance(4, 1 / 60)
         self._streams: dict[int, _Gaps] = {}
         self._over: dict[int, None] = {}
         self._waiting = 0
@@ -206,28 +206,28 @@ class ReceiveLimits:
         control = 0
         for frame in frames:
             frame_type = frame.frame_type
-            if FrameType.STREAM <= frame_type <= FrameType.STREAM_LAST:
+            if QuicFrameType.STREAM <= frame_type <= QuicFrameType.STREAM_LAST:
                 brings = self._piece(frame, weight) if frame.size else frame.fin
                 control += not brings and frame.size < _SMALL_PIECE
-            elif frame_type in (FrameType.ACK, FrameType.ACK_ECN):
+            elif frame_type in (QuicFrameType.ACK, QuicFrameType.ACK_ECN):
                 if not self._acks.spend(now, weight * (1 + (frame.size / _ACK_RANGES) ** 2)):
                     raise LimitExceeded("The other side sent too many acknowledgements.")
             elif frame_type in _RARE:
                 if not self._rare[frame_type].spend(now, weight * (1 + frame.size // 64)):
                     raise LimitExceeded(f"The other side sent too many {_RARE[frame_type]} frames.")
-            elif frame_type == FrameType.NEW_CONNECTION_ID and frame.offset > self._highest_id:
+            elif frame_type == QuicFrameType.NEW_CONNECTION_ID and frame.offset > self._highest_id:
                 # Counted by their sequence numbers, since qh3 repeats them many times after a darkness.
                 new, self._highest_id = frame.offset - self._highest_id, frame.offset
                 if not self._peer_ids.spend(now, new):
                     raise LimitExceeded("The other side gave too many connection IDs.")
-            elif frame_type == FrameType.RETIRE_CONNECTION_ID and frame.offset > self._highest_retired:
+            elif frame_type == QuicFrameType.RETIRE_CONNECTION_ID and frame.offset > self._highest_retired:
                 new, self._highest_retired = frame.offset - self._highest_retired, frame.offset
                 if not self._our_ids.spend(now, new):
                     raise LimitExceeded("The other side retired too many connection IDs.")
-            elif frame_type == FrameType.HANDSHAKE_DONE:
+            elif frame_type == QuicFrameType.HANDSHAKE_DONE:
                 if not self._handshake_done.spend(now, weight):
                     raise LimitExceeded("The other side sent too many HANDSHAKE_DONE frames.")
-            elif frame_type not in (FrameType.DATAGRAM, FrameType.DATAGRAM_WITH_LENGTH):
+            elif frame_type not in (QuicFrameType.DATAGRAM, QuicFrameType.DATAGRAM_WITH_LENGTH):
                 control += 1
         if control and not self._control.spend(now, weight * control):
             raise LimitExceeded("The other side sent too many control frames of QUIC.")

@@ -24,20 +24,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from punch.identity import PeerID
-from punch.rendezvous.config import Limits
-from punch.rendezvous.introduction import IntroductionKey
-from punch.rendezvous.limits import (
+from punch.net.rate_limits import (
     SITE_GROWTH,
     Counters,
     NoRoom,
-    Scope,
     Shares,
     Source,
     SourceBuckets,
+    SourceScope,
     SourceTable,
     TokenBuckets,
 )
-from punch.rendezvous.seen import Seen, pair_key
+from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.earlier_sources import EarlierSources, pair_key
+from punch.rendezvous.introduction import IntroductionKey
 from punch.wire.control import ErrorCode
 
 RESERVE = 8
@@ -52,7 +52,7 @@ _FIRST_GROWTH = (1, SITE_GROWTH, 64)
 _Table = SourceTable[IntroductionKey]
 
 
-class Refusal(Exception):
+class IntroductionRefusal(Exception):
     """A request is not granted: `code` and `text` are what the peer is told."""
 
     def __init__(self, code: ErrorCode, text: str) -> None:
@@ -64,7 +64,7 @@ class Refusal(Exception):
 class _Callee:
     """The places at one called peer."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RendezvousLimits) -> None:
         places, share = limits.calls_per_callee, limits.calls_per_source
         self.strangers: _Table = SourceTable(places, Shares.growing(share))
         self.acquainted: _Table = SourceTable(places, Shares.growing(share))
@@ -135,14 +135,14 @@ class _Entry:
     ringing: bool = True
 
 
-class Admission:
+class IntroductionAdmission:
     """
     The places of introductions, and the rates of calls.
 
     :param end: ends an introduction to make room for another one, by which `leave` is called.
     """
 
-    def __init__(self, limits: Limits, end: Callable[[IntroductionKey], None]) -> None:
+    def __init__(self, limits: RendezvousLimits, end: Callable[[IntroductionKey], None]) -> None:
         self._limits = limits
         self._end = end
         self._entries: dict[IntroductionKey, _Entry] = {}
@@ -153,7 +153,7 @@ class Admission:
         self._acquainted: _Table | None = SourceTable(reserve, shares) if reserve else None
         self._callees: dict[PeerID, _Callee] = {}
         remembered = 2 * limits.registrations
-        self._pairs = Seen[bytes](remembered, Shares.growing(-(-remembered // 16)))
+        self._pairs = EarlierSources[bytes](remembered, Shares.growing(-(-remembered // 16)))
         self._source_rate = SourceBuckets(limits.source_rate, limits.source_burst, remembered)
         self._first = SourceBuckets(1 / _FIRST_PERIOD, 1, remembered, growth=_FIRST_GROWTH)
         self._incoming = {
@@ -170,7 +170,9 @@ class Admission:
         :raise Refusal: there are none, and nothing has changed.
         """
         if self._callers[caller] >= self._limits.calls_per_caller:
-            raise Refusal(ErrorCode.TOO_MANY, "You have too many calls going on; end some of them first.")
+            raise IntroductionRefusal(
+                ErrorCode.TOO_MANY, "You have too many calls going on; end some of them first."
+            )
         acquainted = pair_key(caller, callee) in self._pairs
         going = [self._strangers]
         if acquainted and self._acquainted is not None:
@@ -179,11 +181,13 @@ class Admission:
             in_all, first_ended = _room(going, source)
         except NoRoom as problem:
             text = f"Too many calls are going on {problem.scope.value}; try again later."
-            raise Refusal(ErrorCode.TOO_MANY, text) from problem
+            raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
         places = self._callees.get(callee) or _Callee(self._limits)
         at_callee, second_ended = self._ring(places, source, acquainted)
         if not self._allow(callee, source, acquainted, now):
-            raise Refusal(ErrorCode.BUSY, "This peer was called too often just now; try again later.")
+            raise IntroductionRefusal(
+                ErrorCode.BUSY, "This peer was called too often just now; try again later."
+            )
         for ended in (first_ended, second_ended, places.displaced(source)):
             if ended in self._entries:
                 self._end(ended)
@@ -241,14 +245,14 @@ class Admission:
             return _room(tables, source)
         except NoRoom as problem:
             full = problem
-        if full.scope is not Scope.ADDRESS and len(places.strangers) == places.strangers.capacity:
+        if full.scope is not SourceScope.ADDRESS and len(places.strangers) == places.strangers.capacity:
             try:
                 return _room([places.undecided], source)
             except NoRoom as problem:
                 full = problem
-        where = "" if full.scope is Scope.TABLE else f" {full.scope.value}"
+        where = "" if full.scope is SourceScope.TABLE else f" {full.scope.value}"
         text = f"Too many calls{where} wait for this peer; try again later."
-        raise Refusal(ErrorCode.BUSY, text) from full
+        raise IntroductionRefusal(ErrorCode.BUSY, text) from full
 
     def _allow(self, callee: PeerID, source: Source, acquainted: bool, now: float) -> bool:
         """Whether the called peer may be told of one more call now."""

@@ -11,14 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from punch.identity import Identity
 from punch.rendezvous.deny import DenyList
-from punch.wire.relays import RelayURL
 from punch.wire.rendezvous_address import DEFAULT_PORT
+from punch.wire.turn_uri import TurnURI
 
 DEFAULT_REFLECTOR_PORT = 3478
 
 
 @dataclass(frozen=True)
-class Limits:
+class RendezvousLimits:
     """
     Bounds on everything a stranger can make grow. Times are seconds. An address is an IPv4 address or an
     IPv6 /64; an IPv6 /56 has twice as much, an IPv4 /24 or an IPv6 /48 four times as much.
@@ -176,7 +176,7 @@ class RendezvousConfig:
     """The first and last UDP port of relayed addresses."""
     machine_addresses: Sequence[str] = ()
     """Addresses of this machine that others reach, at most one of each family."""
-    turn: Sequence[RelayURL] = ()
+    turn: Sequence[TurnURI] = ()
     """TURN servers elsewhere that peers are told of."""
     turn_secret: bytes | None = None
     """What is shared with those; the service's own relay accepts credentials made with it, too."""
@@ -184,7 +184,7 @@ class RendezvousConfig:
     """Whether the log has whole addresses, instead of /24s and /48s."""
     deny: DenyList = field(default_factory=DenyList)
     """Whom the operator refuses, at first."""
-    limits: Limits = field(default_factory=Limits)
+    limits: RendezvousLimits = field(default_factory=RendezvousLimits)
 
     @property
     def endpoints(self) -> Sequence[str]:

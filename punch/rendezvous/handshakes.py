@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from punch.rendezvous.limits import Source
+from punch.net.rate_limits import Source
 
 _HEADER = 5
 _RANDOM = slice(11, 43)

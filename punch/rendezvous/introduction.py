@@ -31,7 +31,7 @@ def introduction_key(call: str, one: PeerID, other: PeerID) -> IntroductionKey:
     return (call, min(one, other), max(one, other))
 
 
-class Inputs(Protocol):
+class IntroductionInputs(Protocol):
     """What can happen to an introduction."""
 
     def answered(self, answer: Envelope, deadline: float) -> None:
@@ -57,7 +57,7 @@ class Inputs(Protocol):
 
 
 @dataclass
-class Core:
+class IntroductionMachine:
     """What an introduction knows."""
 
     call: str
@@ -80,73 +80,77 @@ class Core:
         self.deliver(to, Ended(self.call, code, text, self.other(to)))
 
 
-_builder = TypeMachineBuilder(Inputs, Core)
+_builder = TypeMachineBuilder(IntroductionInputs, IntroductionMachine)
 _ringing = _builder.state("ringing")
 _answered = _builder.state("answered")
 _over = _builder.state("over")
 
 
-@_ringing.upon(Inputs.answered).to(_answered)
-def _answer(inputs: Inputs, core: Core, answer: Envelope, deadline: float) -> None:
+@_ringing.upon(IntroductionInputs.answered).to(_answered)
+def _answer(inputs: IntroductionInputs, core: IntroductionMachine, answer: Envelope, deadline: float) -> None:
     core.answer = answer
     core.deadline = deadline
     core.deliver(core.caller, Answered(core.call, core.callee, answer))
 
 
-@_ringing.upon(Inputs.trickled).loop()
-@_answered.upon(Inputs.trickled).loop()
-def _trickle(inputs: Inputs, core: Core, sender: PeerID, envelope: Envelope) -> None:
+@_ringing.upon(IntroductionInputs.trickled).loop()
+@_answered.upon(IntroductionInputs.trickled).loop()
+def _trickle(
+    inputs: IntroductionInputs, core: IntroductionMachine, sender: PeerID, envelope: Envelope
+) -> None:
     core.deliver(core.other(sender), Candidates(core.call, sender, envelope))
 
 
-@_ringing.upon(Inputs.ended).to(_over)
-@_answered.upon(Inputs.ended).to(_over)
-def _end(inputs: Inputs, core: Core, by: PeerID, code: ErrorCode, text: str) -> None:
+@_ringing.upon(IntroductionInputs.ended).to(_over)
+@_answered.upon(IntroductionInputs.ended).to(_over)
+def _end(
+    inputs: IntroductionInputs, core: IntroductionMachine, by: PeerID, code: ErrorCode, text: str
+) -> None:
     core.over = True
     core.tell_end(core.other(by), code, text)
 
 
-@_ringing.upon(Inputs.lost).to(_over)
-@_answered.upon(Inputs.lost).to(_over)
-def _lose(inputs: Inputs, core: Core, peer: PeerID) -> None:
+@_ringing.upon(IntroductionInputs.lost).to(_over)
+@_answered.upon(IntroductionInputs.lost).to(_over)
+def _lose(inputs: IntroductionInputs, core: IntroductionMachine, peer: PeerID) -> None:
     core.over = True
     core.tell_end(core.other(peer), ErrorCode.GONE, "The other peer lost its connection to the rendezvous.")
 
 
-@_ringing.upon(Inputs.returned).loop()
-def _ring_again(inputs: Inputs, core: Core, peer: PeerID) -> None:
+@_ringing.upon(IntroductionInputs.returned).loop()
+def _ring_again(inputs: IntroductionInputs, core: IntroductionMachine, peer: PeerID) -> None:
     if peer == core.callee:
         core.deliver(core.callee, Incoming(core.call, core.caller, core.caller_name, core.offer))
 
 
-@_answered.upon(Inputs.returned).loop()
-def _answer_again(inputs: Inputs, core: Core, peer: PeerID) -> None:
+@_answered.upon(IntroductionInputs.returned).loop()
+def _answer_again(inputs: IntroductionInputs, core: IntroductionMachine, peer: PeerID) -> None:
     if peer == core.caller and core.answer is not None:
         core.deliver(core.caller, Answered(core.call, core.callee, core.answer))
 
 
-@_ringing.upon(Inputs.expired).to(_over)
-def _time_out(inputs: Inputs, core: Core) -> None:
+@_ringing.upon(IntroductionInputs.expired).to(_over)
+def _time_out(inputs: IntroductionInputs, core: IntroductionMachine) -> None:
     core.over = True
     core.tell_end(core.caller, ErrorCode.TIMEOUT, "Nobody answered the call.")
     core.tell_end(core.callee, ErrorCode.TIMEOUT, "The call was not answered in time.")
 
 
-@_answered.upon(Inputs.expired).to(_over)
-def _finish(inputs: Inputs, core: Core) -> None:
+@_answered.upon(IntroductionInputs.expired).to(_over)
+def _finish(inputs: IntroductionInputs, core: IntroductionMachine) -> None:
     core.over = True
 
 
-@_ringing.upon(Inputs.displaced).to(_over)
-def _stop_ringing(inputs: Inputs, core: Core) -> None:
+@_ringing.upon(IntroductionInputs.displaced).to(_over)
+def _stop_ringing(inputs: IntroductionInputs, core: IntroductionMachine) -> None:
     core.over = True
     text = "Your network has more calls waiting than others, who call now; try again later."
     core.tell_end(core.caller, ErrorCode.BUSY, text)
     core.tell_end(core.callee, ErrorCode.CANCELLED, "The rendezvous ended the call to make room for others.")
 
 
-@_answered.upon(Inputs.displaced).to(_over)
-def _end_answered(inputs: Inputs, core: Core) -> None:
+@_answered.upon(IntroductionInputs.displaced).to(_over)
+def _end_answered(inputs: IntroductionInputs, core: IntroductionMachine) -> None:
     # Those who have their link ignore it. Nobody else would stop trying before the time is up.
     core.over = True
     for peer in (core.caller, core.callee):
@@ -154,7 +158,7 @@ def _end_answered(inputs: Inputs, core: Core) -> None:
 
 
 # A second answer is the same answer, sent again over a new connection.
-_answered.upon(Inputs.answered).loop().returns(None)
+_answered.upon(IntroductionInputs.answered).loop().returns(None)
 
-introduce: Callable[[Core], Inputs] = _builder.build()
+introduce: Callable[[IntroductionMachine], IntroductionInputs] = _builder.build()
 """Make the machine of one introduction, ringing; the offer is delivered by whoever makes it."""

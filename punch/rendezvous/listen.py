@@ -26,7 +26,7 @@ from twisted.internet.protocol import ServerFactory
 from twisted.protocols.haproxy import proxyEndpoint
 from zope.interface import implementer
 
-from punch.rendezvous.udp import NO_FAMILY, errno_of
+from punch.net.server_udp import NO_FAMILY, errno_of
 
 BACKLOG = 511
 """Connections that the system keeps until we take them: a flood should not crowd the others out."""

@@ -15,12 +15,18 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from punch.identity import PeerID, RandomBytes
-from punch.rendezvous.config import Limits
-from punch.rendezvous.limits import SourceBuckets, TokenBuckets, source_of
+from punch.net.rate_limits import SourceBuckets, TokenBuckets, source_of
+from punch.rendezvous.config import RendezvousLimits
 from punch.wire.address import Address
 from punch.wire.control import Probe
 from punch.wire.probing import PROOF_SIZE, ProbeOutcome, Vantage, commitment
-from punch.wire.stun import Attribute, Message, MessageClass, Method, encode
+from punch.wire.stun import (
+    Attribute,
+    MessageClass,
+    Method,
+    StunMessage,
+    encode,
+)
 
 PERIOD = 600.0
 """Seconds: a proof is good in the period in which it was made and in the next."""
@@ -62,7 +68,7 @@ class Prober:
     :ivar vantages: from where; the shell sets them when it listens.
     """
 
-    def __init__(self, limits: Limits, random: RandomBytes) -> None:
+    def __init__(self, limits: RendezvousLimits, random: RandomBytes) -> None:
         self.vantages = Vantages()
         self._key = random(_KEY_SIZE)
         # Our own addresses at which somebody asked: a proof names one by its number.
@@ -106,7 +112,7 @@ class Prober:
         source = source_of(remote.host)
         if not (self._by_peer.allow(peer.key, now) and self._by_prefix.allow(source, now)):
             return ProbeOutcome.RATE, None
-        answer = Message(
+        answer = StunMessage(
             Method.BINDING,
             MessageClass.SUCCESS,
             request.transaction,

@@ -26,14 +26,14 @@ from collections.abc import Callable
 from ipaddress import IPv6Address
 from struct import Struct
 
-from punch.rendezvous.limits import NETWORK_GROWTH, SITE_GROWTH, TokenBuckets
+from punch.net.rate_limits import NETWORK_GROWTH, SITE_GROWTH, TokenBuckets
 from punch.wire.address import Address, canonical
 from punch.wire.stun import (
     HEADER_SIZE,
     MAGIC_COOKIE,
     Attribute,
-    Message,
     STUNError,
+    StunMessage,
     encode,
     error,
     parse,
@@ -166,7 +166,7 @@ class Reflector:
         return answer if len(answer) <= AMPLIFICATION * len(data) else None
 
 
-def _not_supported(request: Message) -> tuple[int, ...]:
+def _not_supported(request: StunMessage) -> tuple[int, ...]:
     """
     What the request demands and doesn't get.
 

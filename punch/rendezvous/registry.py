@@ -1,6 +1,6 @@
 """
 Who is registered, and who is being introduced to whom. Pure: it is told what happened and when, and
-`next_output` says what to do about it. Everything in it is bounded (`Limits`).
+`next_output` says what to do about it. Everything in it is bounded (`RendezvousLimits`).
 
 A peer is registered by one connection at a time. The newest wins, at once: there is no moment at which the
 peer can't be called, and its introductions go on over the new connection.
@@ -14,25 +14,25 @@ from heapq import heappop, heappush
 from itertools import count
 
 from punch.identity import PeerID
-from punch.rendezvous.admission import RESERVE, Admission, Refusal
-from punch.rendezvous.config import Limits
-from punch.rendezvous.introduction import (
-    Core,
-    Inputs,
-    IntroductionKey,
-    introduce,
-    introduction_key,
-)
-from punch.rendezvous.limits import (
+from punch.net.rate_limits import (
     NoRoom,
-    Scope,
     Shares,
     Source,
+    SourceScope,
     SourceTable,
     TokenBuckets,
     source_of,
 )
-from punch.rendezvous.seen import Seen
+from punch.rendezvous.admission import RESERVE, IntroductionAdmission, IntroductionRefusal
+from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.earlier_sources import EarlierSources
+from punch.rendezvous.introduction import (
+    IntroductionInputs,
+    IntroductionKey,
+    IntroductionMachine,
+    introduce,
+    introduction_key,
+)
 from punch.wire.control import (
     Accept,
     Answer,
@@ -52,9 +52,9 @@ __all__ = [
     "Displaced",
     "Gone",
     "Introducing",
+    "IntroductionRefusal",
     "Output",
-    "Refusal",
-    "Registered",
+    "PeerRegistered",
     "Registration",
     "Registry",
 ]
@@ -80,7 +80,7 @@ class Disconnect:
 
 
 @dataclass(frozen=True)
-class Registered:
+class PeerRegistered:
     """A peer is there now; `again` if it was there already and came back on another connection."""
 
     peer: PeerID
@@ -105,7 +105,7 @@ class Displaced:
     limit: str
 
 
-Output = Deliver | Disconnect | Registered | Gone | Displaced
+Output = Deliver | Disconnect | PeerRegistered | Gone | Displaced
 
 
 @dataclass
@@ -124,14 +124,14 @@ class Registration:
 
 @dataclass(frozen=True)
 class _Introduction:
-    core: Core
-    machine: Inputs
+    core: IntroductionMachine
+    machine: IntroductionInputs
 
 
 class Registry:
     """The memory of one rendezvous. All times are monotonic seconds."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RendezvousLimits) -> None:
         self._limits = limits
         self._peers: dict[PeerID, Registration] = {}
         self._introductions: dict[IntroductionKey, _Introduction] = {}
@@ -141,8 +141,8 @@ class Registry:
         """Of all peers, and of those that were registered before."""
         if reserve:
             self._places.append(SourceTable(reserve, Shares.growing(-(-shares.address // RESERVE))))
-        self._seen = Seen[PeerID](2 * limits.registrations, Shares.growing(2 * shares.address))
-        self._admission = Admission(limits, self._displace)
+        self._seen = EarlierSources[PeerID](2 * limits.registrations, Shares.growing(2 * shares.address))
+        self._admission = IntroductionAdmission(limits, self._displace)
         self._deadlines: list[tuple[float, int, IntroductionKey]] = []
         self._order = count()
         self._outputs: deque[Output] = deque()
@@ -191,9 +191,9 @@ class Registry:
             if old is not None and table is not None:
                 table.enter(old.source, peer)
             text = f"Too many peers are registered {problem.scope.value}; try again later."
-            if problem.scope is not Scope.TABLE:
+            if problem.scope is not SourceScope.TABLE:
                 text += " The operator can raise --registrations-per-address."
-            raise Refusal(ErrorCode.TOO_MANY, text) from problem
+            raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
         self._seen.add(source, peer)
         new = Registration(peer, connection, name, accept, address, source)
         self._peers[peer] = new
@@ -205,7 +205,7 @@ class Registry:
                     Error(ErrorCode.REPLACED, "A newer connection with the same identity replaced this one."),
                 )
             )
-        self._outputs.append(Registered(peer, name, old is not None))
+        self._outputs.append(PeerRegistered(peer, name, old is not None))
 
     def resume(self, peer: PeerID) -> None:
         """Send again on a new connection what the replaced one may not have got (after its `welcome`)."""
@@ -222,7 +222,7 @@ class Registry:
         """
         registration = self._peers.get(peer)
         if registration is None or registration.connection != connection:
-            raise Refusal(ErrorCode.FORBIDDEN, "Register first.")
+            raise IntroductionRefusal(ErrorCode.FORBIDDEN, "Register first.")
         if isinstance(request, Establish):
             self._establish(registration, request, now)
             return
@@ -230,7 +230,7 @@ class Registry:
         introduction = self._introductions.get(key)
         if introduction is None:
             if isinstance(request, Answer):
-                raise Refusal(ErrorCode.CANCELLED, "This call is over already.")
+                raise IntroductionRefusal(ErrorCode.CANCELLED, "This call is over already.")
             return  # It crossed the end of the introduction on its way: no mistake.
         called = peer == introduction.core.callee
         if isinstance(request, Trickle):
@@ -238,7 +238,7 @@ class Registry:
         elif isinstance(request, Cancel):
             introduction.machine.ended(peer, ErrorCode.CANCELLED, "The other peer ended the introduction.")
         elif not called:
-            raise Refusal(ErrorCode.FORBIDDEN, "Only the called peer answers or rejects a call.")
+            raise IntroductionRefusal(ErrorCode.FORBIDDEN, "Only the called peer answers or rejects a call.")
         elif isinstance(request, Answer):
             introduction.machine.answered(request.answer, now + self._limits.answered_time)
             self._admission.answered(key)
@@ -281,15 +281,15 @@ class Registry:
 
     def _establish(self, caller: Registration, request: Establish, now: float) -> None:
         if request.to == caller.peer:
-            raise Refusal(ErrorCode.FORBIDDEN, "That is your own ID; call another peer.")
+            raise IntroductionRefusal(ErrorCode.FORBIDDEN, "That is your own ID; call another peer.")
         callee = self._peers.get(request.to)
         if callee is None:
-            raise Refusal(ErrorCode.NOT_REGISTERED, "No peer of this ID is registered here now.")
+            raise IntroductionRefusal(ErrorCode.NOT_REGISTERED, "No peer of this ID is registered here now.")
         key = introduction_key(request.call, caller.peer, request.to)
         if key in self._introductions:
-            raise Refusal(ErrorCode.FORBIDDEN, "A call of this ID is going on already.")
+            raise IntroductionRefusal(ErrorCode.FORBIDDEN, "A call of this ID is going on already.")
         self._admission.admit(key, caller.peer, callee.peer, caller.source, now)
-        core = Core(
+        core = IntroductionMachine(
             request.call,
             caller.peer,
             caller.name,

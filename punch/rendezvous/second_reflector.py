@@ -15,9 +15,9 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from punch.identity import PeerID, RandomBytes
+from punch.net.server_udp import Server, UDPPort, open_ports
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.probing import Prober, ProbeSend, Vantages
-from punch.rendezvous.udp import Server, UDPPort, open_ports
 from punch.wire.address import Address
 from punch.wire.control import Probe, Probed
 

@@ -29,21 +29,35 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.identity import PeerID, RandomBytes
+from punch.net.fairness import SourceShares
+from punch.net.rate_limits import source_of
+from punch.net.server_udp import UDPPort, errno_of, open_ports
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
-from punch.rendezvous.control import ControlProtocol
+from punch.rendezvous.control_protocol import ControlServerProtocol
+from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.deny import DenyList
-from punch.rendezvous.fairness import SourceShares
-from punch.rendezvous.gate import STUN, TLS, Established, GateFactory, Refused, Route
-from punch.rendezvous.limits import source_of
 from punch.rendezvous.listen import listen, parse_endpoints
 from punch.rendezvous.operator_log import OperatorLog
+from punch.rendezvous.protocol_sniffer import (
+    STUN,
+    TLS,
+    Established,
+    ProtocolSnifferFactory,
+    RefusedConnection,
+    Route,
+)
 from punch.rendezvous.reflector import Reflector
-from punch.rendezvous.registry import Deliver, Disconnect, Displaced, Gone, Registered, Registry
+from punch.rendezvous.registry import (
+    Deliver,
+    Disconnect,
+    Displaced,
+    Gone,
+    PeerRegistered,
+    Registry,
+)
 from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.second_reflector import SecondReflector
-from punch.rendezvous.session import Session
 from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, tls_route
-from punch.rendezvous.udp import UDPPort, errno_of, open_ports
 from punch.rendezvous.udp_server import DatagramRelay, UDPServer
 from punch.wire.control import Error, ErrorCode
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
@@ -59,7 +73,7 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """For each wildcard address, the one at which this machine reaches itself."""
 
 
-class Report(Protocol):
+class ServiceReport(Protocol):
     """Is told what happens."""
 
     def __call__(self, event: str, **fields: object) -> None: ...
@@ -82,7 +96,7 @@ class RendezvousService(Service):
         reactor: Any,
         monotonic: Callable[[], float],
         random: RandomBytes,
-        report: Report,
+        report: ServiceReport,
         wall: Callable[[], float] | None = None,
         cpu: Callable[[], float] = lambda: 0.0,
     ) -> None:
@@ -135,7 +149,7 @@ class RendezvousService(Service):
             raise ValueError("The key is not the key of the certificate.") from problem
         if self._relay.relay is not None:
             routes |= dict.fromkeys(STUN, self._relay_route)
-        self._gate = GateFactory(
+        self._sniffer = ProtocolSnifferFactory(
             routes,
             config.limits,
             clock=reactor,
@@ -146,7 +160,7 @@ class RendezvousService(Service):
         self._lines = SourceShares(
             config.limits.address_rate, config.limits.address_burst, 4 * config.limits.registrations
         )
-        self._controls: dict[int, ControlProtocol] = {}
+        self._controls: dict[int, ControlServerProtocol] = {}
         self._last_connection = 0
         self._timer: IDelayedCall | None = None
         self._delivering = False
@@ -173,8 +187,8 @@ class RendezvousService(Service):
         self._begun = False
         return Deferred.fromCoroutine(self._stop())
 
-    def _control_route(self, address: IAddress, established: Established) -> ControlProtocol:
-        return ControlProtocol(self, established)
+    def _control_route(self, address: IAddress, established: Established) -> ControlServerProtocol:
+        return ControlServerProtocol(self, established)
 
     def _reflector_limited(self, host: str) -> None:
         # A flood is ten thousands of these a second: not all of them are worth their time.
@@ -185,7 +199,7 @@ class RendezvousService(Service):
 
     def _relay_route(self, address: IAddress, established: Established) -> IProtocol:
         if self._relay.relay is None or self._deny.has_host(str(getattr(address, "host", ""))):
-            return Refused()
+            return RefusedConnection()
         return self._relay.relay.route(address, established)
 
     def deny(self, deny: DenyList) -> int:
@@ -224,7 +238,7 @@ class RendezvousService(Service):
             )
         return None
 
-    def opened(self, protocol: ControlProtocol, peer: PeerID, address: str) -> Session:
+    def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
         """A peer proved its key on a new connection."""
 
         def noted(limit: str, code: ErrorCode) -> None:
@@ -235,7 +249,7 @@ class RendezvousService(Service):
 
         self._last_connection += 1
         self._controls[self._last_connection] = protocol
-        return Session(
+        return ControlSession(
             self.registry,
             self._last_connection,
             peer,
@@ -248,7 +262,7 @@ class RendezvousService(Service):
             now=self.monotonic(),
         )
 
-    def line_came(self, session: Session) -> float:
+    def line_came(self, session: ControlSession) -> float:
         """A line came for a session: for how many seconds it should read no other."""
         source = source_of(session.address)
         wait = self._lines.charge(source, session.connection, 1.0, self.monotonic())
@@ -270,9 +284,9 @@ class RendezvousService(Service):
         self._schedule()
 
     def _deliver_all(self) -> bool:
-        touched: dict[int, ControlProtocol] = {}
+        touched: dict[int, ControlServerProtocol] = {}
         while (output := self.registry.next_output()) is not None:
-            if isinstance(output, Registered):
+            if isinstance(output, PeerRegistered):
                 if self._operator_log.may_say("registered"):
                     self._log.info("registered {peer} {name}", peer=output.peer.short, name=output.name)
                 self._report("registered", peer=str(output.peer), name=output.name)
@@ -288,11 +302,11 @@ class RendezvousService(Service):
             control.flush()
         return bool(touched)
 
-    def lost(self, session: Session) -> None:
+    def lost(self, session: ControlSession) -> None:
         """The connection of a session is gone."""
         self._controls.pop(session.connection, None)
 
-    def _pass_on(self, output: Deliver | Disconnect, touched: dict[int, ControlProtocol]) -> None:
+    def _pass_on(self, output: Deliver | Disconnect, touched: dict[int, ControlServerProtocol]) -> None:
         control = self._controls.get(output.connection)
         if control is None or control.session is None:
             return
@@ -334,7 +348,7 @@ class RendezvousService(Service):
             self._not_second(problem)
             return
         listening = listen(
-            self._reactor, self._endpoints, self.config.port, self._gate, self._gate.behind_balancer()
+            self._reactor, self._endpoints, self.config.port, self._sniffer, self._sniffer.behind_balancer()
         )
         self._starting = listening.addCallbacks(self._listening, self._not_listening)
 
@@ -428,7 +442,7 @@ class RendezvousService(Service):
                 control.session.close(goodbye)
                 control.flush()
         self.happened()
-        await self._gate.emptied(_GOODBYE_TIME)
+        await self._sniffer.emptied(_GOODBYE_TIME)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
@@ -465,7 +479,7 @@ def make_service(
     reactor: Any,
     monotonic: Callable[[], float],
     random: RandomBytes,
-    report: Report,
+    report: ServiceReport,
     wall: Callable[[], float] | None = None,
     cpu: Callable[[], float] = lambda: 0.0,
 ) -> RendezvousService:

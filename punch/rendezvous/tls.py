@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.rendezvous.config import ServerCertificate
-from punch.rendezvous.gate import Established, Route
+from punch.rendezvous.protocol_sniffer import Established, Route
 
 CONTROL_ALPN = b"punch/1"
 TURN_ALPN = b"stun.turn"

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
+from punch.net.server_udp import UDPPort
 from punch.rendezvous.reflector import Reflector
-from punch.rendezvous.udp import UDPPort
 from punch.wire.address import Address
 
 _BINDING_REQUEST = b"\x00\x01"

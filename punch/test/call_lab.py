@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from punch.identity import Identity
-from punch.peer.call import Call
-from punch.peer.call_machine import CallEvent, Description, Introduction
+from punch.node.signaling import Signaling
+from punch.node.signaling_state import CallEvent, Description, Introduction
 from punch.test.strategies import IDENTITIES
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
@@ -34,7 +34,7 @@ class Wire:
     def __init__(self, caller: Identity = ALICE, callee: Identity = BOB) -> None:
         self.now = 100.0
         self._drawn = 0
-        self.caller = Call.outgoing(
+        self.caller = Signaling.outgoing(
             caller,
             callee.peer_id,
             description("alice", candidate(0)),
@@ -44,7 +44,7 @@ class Wire:
         (establish,) = self.caller.messages_to_send()
         assert isinstance(establish, Establish)
         self.establish = establish
-        self.callee = Call.incoming(
+        self.callee = Signaling.incoming(
             callee,
             caller.peer_id,
             establish.call,
@@ -72,14 +72,14 @@ class Wire:
         assert isinstance(there, Introduction)
         return here, there
 
-    def trickle(self, sender: Call, *candidates: Candidate, complete: bool = False) -> Envelope:
+    def trickle(self, sender: Signaling, *candidates: Candidate, complete: bool = False) -> Envelope:
         """One trickled message of a side; not delivered."""
         sender.add_candidates(candidates, complete, self.now)
         (message,) = (each for each in sender.messages_to_send() if isinstance(each, Trickle))
         return message.envelope
 
 
-def events(call: Call) -> list[CallEvent]:
+def events(call: Signaling) -> list[CallEvent]:
     """All that a call has to tell."""
     told = []
     while (event := call.next_event()) is not None:

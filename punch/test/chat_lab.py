@@ -14,15 +14,15 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.address_book import AddressBook
-from punch.apps.chat import Chat, ChatError, Message
+from punch.apps.chat import Chat, ChatError, ChatMessage
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged
 from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, Worker
+from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
-from punch.link.events import LinkError, Role
+from punch.link.events import LinkError, LinkRole
 from punch.link.link import Link
-from punch.peer import events as node_events
+from punch.node import events as node_events
 from punch.wire.address import Address
 
 E = TypeVar("E", bound=Event)
@@ -89,7 +89,7 @@ class Connection:
 
     rtt = 0.01
 
-    def __init__(self, exchange: Exchange, local: Side, remote: Side, role: Role) -> None:
+    def __init__(self, exchange: Exchange, local: Side, remote: Side, role: LinkRole) -> None:
         self.exchange = exchange
         self.local_side = local
         self.remote_side = remote
@@ -142,7 +142,7 @@ class Exchange:
 
     def connect(self, caller: Side, callee: Side) -> None:
         """A link comes up."""
-        for near, far, role in ((caller, callee, Role.CALLER), (callee, caller, Role.CALLEE)):
+        for near, far, role in ((caller, callee, LinkRole.CALLER), (callee, caller, LinkRole.CALLEE)):
             near.links[far.id] = Connection(self, near, far, role)
         for near, far in ((callee, caller), (caller, callee)):
             link = cast(Link, near.links[far.id])
@@ -254,9 +254,9 @@ class Side:
         if peer in self.links:
             self.happen(node_events.AlreadyConnected(peer))
         elif other is None:
-            self.happen(node_events.Failed(peer, "not-registered", "They are not there."))
+            self.happen(node_events.CallFailed(peer, "not-registered", "They are not there."))
         elif other.book.blocked(self.id):
-            self.happen(node_events.Failed(peer, "refused", "They said no."))
+            self.happen(node_events.CallFailed(peer, "refused", "They said no."))
         else:
             self.exchange.connect(self, other)
 
@@ -344,7 +344,7 @@ class ChatTestCase(SynchronousTestCase):
         """The link is lost."""
         self.exchange.cut(self.alice, self.bob)
 
-    def say(self, text: str, side: Side | None = None) -> Message:
+    def say(self, text: str, side: Side | None = None) -> ChatMessage:
         """Alice, or bob, says something; returned is what is on the disk then."""
         side = side or self.alice
         return result(side.chat.send((self.bob if side is self.alice else self.alice).id, text))

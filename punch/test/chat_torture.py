@@ -21,10 +21,10 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from punch.address_book import AddressBook
-from punch.apps.chat import Message, State
+from punch.apps.chat import ChatMessage, MessageState
 from punch.apps.chat.events import Event, MessageAdded
 from punch.apps.chat.store import Store
+from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.test.internet import NAT, Filtering, Host, Internet, LinkSpec, Mapping, Ports
 from punch.test.nat_pairs import KINDS
@@ -186,7 +186,7 @@ class Person:
         self.host.reactor.callLater(self.random.uniform(0.0, 0.2), had.callback, None)
         return had
 
-    def kept(self, outgoing: bool) -> list[Message]:
+    def kept(self, outgoing: bool) -> list[ChatMessage]:
         """What is on its disk."""
         return [m for m in self.store.history(self.other.id, limit=10_000) if m.outgoing is outgoing]
 
@@ -284,7 +284,7 @@ class Torture:
             outcome.wrong.append(f"{person.name}'s own words are out of order")
         if not set(person.safe) <= set(texts):
             outcome.wrong.append(f"{person.name} lost what was safe")
-        if any(message.state is not State.DELIVERED for message in sent):
+        if any(message.state is not MessageState.DELIVERED for message in sent):
             outcome.wrong.append(f"not all of {person.name} is marked as delivered")
         shown = [text for text, again in person.other.shown if not again]
         if len(set(shown)) != len(shown):

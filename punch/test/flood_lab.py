@@ -10,8 +10,13 @@ from dataclasses import replace
 from random import Random
 
 from punch.identity import Identity, PeerID
-from punch.peer.events import Connected, Disconnected, PathLost, Registered
-from punch.rendezvous.config import Limits
+from punch.node.events import (
+    Connected,
+    Disconnected,
+    PathLost,
+    Registered,
+)
+from punch.rendezvous.config import RendezvousLimits
 from punch.test.control_lab import ControlClient, connect_control, connect_raw, key_of
 from punch.test.internet import NAT, Filtering, Host, Internet, LinkSpec, Packet
 from punch.test.system import SERVICE, Peer, Rendezvous, introduce
@@ -19,7 +24,7 @@ from punch.wire.control import Accept, Establish, Ping, Register, new_call
 from punch.wire.sealed import Envelope, Offer, seal_offer
 
 LIMITS = replace(
-    Limits(),
+    RendezvousLimits(),
     registrations=160,
     registrations_per_address=4,
     introductions=240,

@@ -15,7 +15,7 @@ from punch.link.certificate import LinkCertificate
 from punch.link.packet import CONNECTION_ID_LENGTH
 from punch.link.packet_protection import HeaderProtection, PacketKey, suites_for
 from punch.link.proof import SecretsLog
-from punch.link.quic import ALPN, LOGICAL_ADDRESS, Qh3Connection
+from punch.link.quic_qh3 import ALPN, LOGICAL_ADDRESS, Qh3Connection
 from punch.test.link_pair import CoreNode, Pipe, Rogue, RogueCallee, RogueCaller
 
 ROOM = 1150

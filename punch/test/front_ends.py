@@ -10,17 +10,17 @@ from twisted.internet.interfaces import IProtocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
-from punch.address_book import AddressBook
-from punch.apps.chat import Chat, State
+from punch.apps.chat import Chat, MessageState
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged
 from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, Worker
+from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
-from punch.link.events import Role
+from punch.link.events import LinkRole
 from punch.link.link import Link
-from punch.peer.events import Connected, IncomingCall, Ready
-from punch.ui.front_end import Settings, Surroundings
+from punch.node.events import Connected, IncomingCall, Ready
+from punch.ui.front_end import FrontEndContext, Settings
 from punch.wire.address import Address
 
 
@@ -124,7 +124,7 @@ class Far:
     def handle(self, event: Event) -> None:
         if isinstance(event, MessageAdded) and not event.message.outgoing:
             self.heard.append(event.message.text)
-        elif isinstance(event, MessageChanged) and event.message.state is State.DELIVERED:
+        elif isinstance(event, MessageChanged) and event.message.state is MessageState.DELIVERED:
             self.marks.append(event.message.id)
 
     def send(self, text: str) -> None:
@@ -153,7 +153,7 @@ class Wire:
     A link to a peer whose side of the chat is real as well; bytes cross when `run` is called.
     """
 
-    role = Role.CALLER
+    role = LinkRole.CALLER
     rtt = 0.0123
 
     def __init__(self, remote: PeerID) -> None:
@@ -200,7 +200,7 @@ class _Back:
     """The link as the other side has it."""
 
     remote = ME
-    role = Role.CALLEE
+    role = LinkRole.CALLEE
     rtt = 0.0123
 
 
@@ -250,7 +250,7 @@ class Stage:
         self.chat = make_chat(ME, "alice", self.node, self.clock, worker=self.disk)
         self.ends: list[tuple[int, str | None]] = []
         self.settings = Settings(ME, "alice", target, history)
-        self.surroundings = Surroundings(
+        self.surroundings = FrontEndContext(
             self.clock,
             lambda status, sentence: self.ends.append((status, sentence)),
             lambda: NOW + self.clock.seconds(),

@@ -18,7 +18,14 @@ from itertools import product
 from pathlib import Path
 
 from punch.identity import PeerID
-from punch.peer.events import Connected, Disconnected, Event, Failed, PathChanged, Registered
+from punch.node.events import (
+    CallFailed,
+    Connected,
+    Disconnected,
+    Event,
+    PathChanged,
+    Registered,
+)
 from punch.test.internet import NAT, Filtering, Firewall, Hairpin, Host, Internet, LinkSpec, Mapping, Ports
 from punch.test.nat_pairs import HAIRPINS, KINDS, must_connect, must_connect_behind_one
 from punch.test.pages import replace_section, table
@@ -293,7 +300,7 @@ def _time_of(peer: Peer, other: PeerID, since: float, *kinds: type[Event]) -> fl
 
 
 def _ended(peer: Peer, other: PeerID, since: float) -> bool:
-    return _time_of(peer, other, since, Connected, Failed) is not None
+    return _time_of(peer, other, since, Connected, CallFailed) is not None
 
 
 def _path(peer: Peer, other: PeerID, since: float) -> str:

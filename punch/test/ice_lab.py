@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
-from punch.traversal.agent import Agent, Credentials
-from punch.traversal.budget import Budget
-from punch.traversal.events import Event, Selected
-from punch.traversal.pairs import Pair
+from punch.ice.agent import Agent, IceCredentials
+from punch.ice.budget import Budget
+from punch.ice.events import Event, Selected
+from punch.ice.pairs import Pair
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate
 from punch.wire.stun import Attribute, encode, parse, success
@@ -148,7 +148,7 @@ class Lab:
         """Add a host with these addresses."""
         agent = Agent(
             controlling=controlling,
-            credentials=Credentials.generate(self.random.randbytes),
+            credentials=IceCredentials.generate(self.random.randbytes),
             random=self.random.randbytes,
             pacing=pacing,
             nomination="regular" if regular else "renomination",

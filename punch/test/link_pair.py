@@ -20,14 +20,14 @@ from punch.link.events import (
     ConnectionIDAdded,
     ConnectionIDRemoved,
     Event,
-    Limits,
+    LinkLimits,
+    LinkRole,
     Proved,
-    Role,
     StreamData,
 )
-from punch.link.frames import FrameReader, FrameType, decode_close
+from punch.link.frames import ControlFrameType, FrameReader, decode_close
 from punch.link.proof import PROOF_LENGTH, make_proof
-from punch.link.quic import Qh3Backend, QuicBackend, QuicConnection
+from punch.link.quic_qh3 import Qh3Backend, QuicBackend, QuicConnection
 
 DELAY = 0.02
 """Seconds one way."""
@@ -149,7 +149,7 @@ class Rogue(Node):
     def refused(self) -> tuple[int, str] | None:
         """The code and reason with which the other side ended the link, by frame or by CONNECTION_CLOSE."""
         for frame_type, payload in self.frames:
-            if frame_type == FrameType.CLOSE:
+            if frame_type == ControlFrameType.CLOSE:
                 return decode_close(payload)
         return None if self.ended is None else (self.ended[0] - APPLICATION_CODES, self.ended[1])
 
@@ -285,7 +285,7 @@ class LinkTestCase(SynchronousTestCase):
 
     def make_caller(self, **changes: Any) -> CoreNode:
         settings: dict[str, Any] = {
-            "role": Role.CALLER,
+            "role": LinkRole.CALLER,
             "identity": CALLER,
             "remote": CALLEE.peer_id,
             "offer_digest": OFFER,
@@ -298,7 +298,7 @@ class LinkTestCase(SynchronousTestCase):
 
     def make_callee(self, **changes: Any) -> CoreNode:
         settings: dict[str, Any] = {
-            "role": Role.CALLEE,
+            "role": LinkRole.CALLEE,
             "identity": CALLEE,
             "remote": CALLER.peer_id,
             "offer_digest": OFFER,
@@ -309,7 +309,7 @@ class LinkTestCase(SynchronousTestCase):
         }
         return CoreNode(LinkCore(**{**settings, **changes}))
 
-    def connect(self, limits: Limits | None = None) -> tuple[CoreNode, CoreNode, Pipe]:
+    def connect(self, limits: LinkLimits | None = None) -> tuple[CoreNode, CoreNode, Pipe]:
         """Caller and callee, proved to each other."""
         caller, callee = self.make_caller(limits=limits), self.make_callee(limits=limits)
         pipe = Pipe(caller, callee)

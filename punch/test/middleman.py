@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from punch.address_book import AddressBook
+from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
-from punch.peer.events import Connected, Failed
+from punch.net.server_udp import PlainPort
+from punch.node.events import CallFailed, Connected
 from punch.rendezvous.reflector import Reflector
-from punch.rendezvous.udp import PlainPort
 from punch.rendezvous.udp_server import UDPServer
 from punch.test.internet import Internet, InternetTestCase, LinkSpec
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
@@ -129,7 +129,7 @@ class MiddlemanTestCase(InternetTestCase):
 
         self.middle.meddle = meddle
 
-    def call(self, timeout: float = 130.0) -> Connected | Failed:
+    def call(self, timeout: float = 130.0) -> Connected | CallFailed:
         """Alice calls Bob; what becomes of it."""
         self.alice.node.call(self.bob.id)
         return self.alice.wait_for_end(timeout)
@@ -137,7 +137,7 @@ class MiddlemanTestCase(InternetTestCase):
     def assert_failed(self, reason: str) -> None:
         """The call ends for this reason, and nobody is connected to anybody."""
         outcome = self.call()
-        assert isinstance(outcome, Failed), outcome
+        assert isinstance(outcome, CallFailed), outcome
         self.assertEqual((outcome.peer, outcome.reason), (self.bob.id, reason), outcome.text)
         self.net.advance(130.0)
         for peer in self.peers:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred
 
 from punch.identity import Identity
-from punch.peer.netcheck import NetcheckRun
-from punch.peer.udp import open_portable
+from punch.natcheck.report import NetcheckReport
+from punch.net.udp import open_portable
+from punch.node.netcheck import NetcheckRun
 from punch.rendezvous.config import AlternateAddress, RendezvousConfig
 from punch.rendezvous.service import RendezvousService, make_service
 from punch.test.internet import Host, Internet
-from punch.traversal.netcheck.report import Report
 from punch.wire.rendezvous_address import RendezvousAddress
 
 SERVICE, SECOND, SERVICE6 = "198.51.100.1", "198.51.100.2", "2001:db8::1"
@@ -67,7 +67,7 @@ class NetcheckLab:
 
     def begin(
         self, host: Host, *, lifetime: float | None = None, rendezvous: RendezvousAddress | None = None
-    ) -> Deferred[Report]:
+    ) -> Deferred[NetcheckReport]:
         """Start netcheck on a host."""
         return NetcheckRun(
             reactor=host.reactor,
@@ -86,7 +86,7 @@ class NetcheckLab:
         lifetime: float | None = None,
         rendezvous: RendezvousAddress | None = None,
         timeout: float = 30.0,
-    ) -> Report:
+    ) -> NetcheckReport:
         """Run netcheck on a host; it leaves nothing behind."""
         report = self.net.wait(
             self.begin(host, lifetime=lifetime, rendezvous=rendezvous),

@@ -7,13 +7,21 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from punch.rendezvous.relay.allocations import Allocation
-from punch.rendezvous.relay.core import RelayCore, ToPeer
-from punch.rendezvous.relay.credentials import issue
-from punch.rendezvous.relay.destinations import Destinations, IPNetwork
-from punch.rendezvous.relay.settings import RelaySettings
+from punch.turn.server.allocations import Allocation
+from punch.turn.server.core import RelayCore, ToPeer
+from punch.turn.server.credentials import issue
+from punch.turn.server.destinations import Destinations, IPNetwork
+from punch.turn.server.settings import RelaySettings
 from punch.wire.address import Address
-from punch.wire.stun import Attribute, Message, MessageClass, Method, encode, long_term_key, parse
+from punch.wire.stun import (
+    Attribute,
+    MessageClass,
+    Method,
+    StunMessage,
+    encode,
+    long_term_key,
+    parse,
+)
 
 SECRET = b"the secret of the laboratory"
 EPOCH = 1_700_000_000.0
@@ -151,7 +159,7 @@ class Client:
         )
         if transaction is None:
             transaction = self.lab.random(12)
-        message = Message(method, MessageClass.REQUEST, transaction, (*attributes, *login))
+        message = StunMessage(method, MessageClass.REQUEST, transaction, (*attributes, *login))
         return encode(message, self.key, fingerprint=False)
 
     def send(self, *datagrams: bytes) -> list[bytes]:
@@ -165,7 +173,7 @@ class Client:
         me = (self.remote, self.local, self.connection)
         return [data for client, messages in to_clients if client == me for data in messages]
 
-    def ask(self, method: int, *attributes: tuple[int, Any], transaction: bytes | None = None) -> Message:
+    def ask(self, method: int, *attributes: tuple[int, Any], transaction: bytes | None = None) -> StunMessage:
         """The answer to a request, whose integrity was right unless it said who the client should be."""
         (answer,) = self.send(self.request(method, *attributes, transaction=transaction))
         message = parse(answer)
@@ -180,11 +188,11 @@ class Client:
         assert isinstance(relayed, Address), answer
         return relayed
 
-    def permit(self, *peers: Address) -> Message:
+    def permit(self, *peers: Address) -> StunMessage:
         """Ask for permissions."""
         return self.ask(Method.CREATE_PERMISSION, *((Attribute.XOR_PEER_ADDRESS, peer) for peer in peers))
 
-    def bind(self, number: int, peer: Address) -> Message:
+    def bind(self, number: int, peer: Address) -> StunMessage:
         """Ask for a channel."""
         return self.ask(
             Method.CHANNEL_BIND, (Attribute.CHANNEL_NUMBER, number), (Attribute.XOR_PEER_ADDRESS, peer)
@@ -193,7 +201,7 @@ class Client:
     def indicate(self, peer: Address, data: bytes, *more: tuple[int, Any]) -> list[bytes]:
         """Send by Send indication."""
         attributes = ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.DATA, data), *more)
-        message = Message(Method.SEND, MessageClass.INDICATION, b"indication..", attributes)
+        message = StunMessage(Method.SEND, MessageClass.INDICATION, b"indication..", attributes)
         return self.send(encode(message))
 
     @property
@@ -202,7 +210,7 @@ class Client:
         return [(data, each.peer) for each in self.to_peers for data in each.datagrams]
 
 
-def code_of(message: Message) -> int:
+def code_of(message: StunMessage) -> int:
     """The error code of an answer, 0 for success."""
     error = message.get(Attribute.ERROR_CODE)
     return int(error[0]) if error is not None else 0

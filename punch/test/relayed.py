@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from punch.peer.events import Connected, Failed
-from punch.peer.policy import RelayPolicy
-from punch.rendezvous.config import Limits
+from punch.node.events import CallFailed, Connected
+from punch.node.policy import RelayPolicy
+from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Host, Internet, InternetTestCase, LinkSpec
 from punch.test.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous, introduce
@@ -22,7 +22,9 @@ class RelayTestCase(InternetTestCase):
         self.net: Internet = self.internet()
         self.homes = 0
 
-    def start(self, limits: Limits | None = None, *, control: str = "tcp:7001", relay: bool = True) -> None:
+    def start(
+        self, limits: RendezvousLimits | None = None, *, control: str = "tcp:7001", relay: bool = True
+    ) -> None:
         """Start the rendezvous."""
         host = self.net.host("rendezvous", SERVICE)
         self.rendezvous = Rendezvous(self.net, host, limits, control=control, relay=relay)
@@ -64,8 +66,8 @@ class RelayTestCase(InternetTestCase):
         """The call ends on both sides; returns the caller's sentence."""
         introduce(caller, callee)
         caller.node.call(callee.id)
-        failed = caller.wait_for(Failed, 90.0)
+        failed = caller.wait_for(CallFailed, 90.0)
         self.assertEqual(failed.reason, "unreachable")
-        self.assertEqual(callee.wait_for(Failed, 90.0).reason, "unreachable")
+        self.assertEqual(callee.wait_for(CallFailed, 90.0).reason, "unreachable")
         self.assertEqual(caller.of(Connected) + callee.of(Connected), [])
         return failed.text

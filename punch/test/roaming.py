@@ -18,8 +18,13 @@ from twisted.internet.protocol import Protocol
 from twisted.logger import capturedLogs
 
 from punch.link.link import Link
-from punch.peer.events import Connected, Disconnected, PathChanged, Registered
-from punch.peer.path_news import HOLD
+from punch.node.debounced_path import HOLD
+from punch.node.events import (
+    Connected,
+    Disconnected,
+    PathChanged,
+    Registered,
+)
 from punch.test.internet import NAT, Filtering, Host, Internet, Lan, LinkSpec, Mapping, Packet, Ports
 from punch.test.nat_pairs import KINDS
 from punch.test.system import SERVICE, Peer, Rendezvous, connect

@@ -37,8 +37,14 @@ from punch.wire.control import (
 )
 from punch.wire.fields import is_visible
 from punch.wire.probing import ProbeOutcome, Vantage
-from punch.wire.relays import MAX_LIFETIME, MAX_RELAYS, RelayServer, RelayTransport, RelayURL
 from punch.wire.sealed import MAX_BODY, Envelope
+from punch.wire.turn_uri import (
+    MAX_LIFETIME,
+    MAX_RELAYS,
+    RelayServer,
+    TurnTransport,
+    TurnURI,
+)
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=50)
 
@@ -97,7 +103,7 @@ codes = st.sampled_from(ErrorCode)
 printable = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=60)
 
 relay_urls = st.builds(
-    RelayURL, st.none() | own_hosts | st.just("relay.example"), ports, st.sampled_from(RelayTransport)
+    TurnURI, st.none() | own_hosts | st.just("relay.example"), ports, st.sampled_from(TurnTransport)
 )
 relay_servers = st.builds(
     RelayServer,

@@ -11,19 +11,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from punch.address_book import AddressBook
-from punch.apps.chat import Chat, State
+from punch.apps.chat import Chat, MessageState
 from punch.apps.chat.events import Event as ChatEvent
 from punch.apps.chat.events import MessageAdded, MessageChanged
 from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, Worker
+from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.link import Link
-from punch.peer.events import Connected, Disconnected, Event, Failed, IncomingCall, Registered
-from punch.peer.freshness import OfferMemory
-from punch.peer.node import Node
-from punch.peer.policy import RelayPolicy
-from punch.rendezvous.config import Limits, RendezvousConfig
+from punch.node.events import (
+    CallFailed,
+    Connected,
+    Disconnected,
+    Event,
+    IncomingCall,
+    Registered,
+)
+from punch.node.node import Node
+from punch.node.offer_freshness import OfferMemory
+from punch.node.policy import RelayPolicy
+from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.service import RendezvousService, make_service
 from punch.test.internet import Host, Internet
 from punch.wire.control import Accept
@@ -44,7 +51,7 @@ class Rendezvous:
         self,
         net: Internet,
         host: Host,
-        limits: Limits | None = None,
+        limits: RendezvousLimits | None = None,
         *,
         control: str | None = "tcp:7001",
         name: str = SERVICE,
@@ -54,7 +61,7 @@ class Rendezvous:
         self.host = host
         self.reports: list[tuple[str, dict[str, object]]] = []
         self.identity = Identity.generate(net.random_bytes("rendezvous key"))
-        self._limits = limits or Limits()
+        self._limits = limits or RendezvousLimits()
         self._control = control
         self._name = name
         self._relay = relay
@@ -202,12 +209,12 @@ class Peer:
         self._run_until(lambda: len(self.of(kind)) >= count, timeout, what)
         return self.last(kind)
 
-    def wait_for_end(self, timeout: float) -> Connected | Failed:
+    def wait_for_end(self, timeout: float) -> Connected | CallFailed:
         """Let time pass until a call came to something or nothing."""
-        ends: list[Connected | Failed] = []
+        ends: list[Connected | CallFailed] = []
 
         def ended() -> bool:
-            ends[:] = [*self.of(Connected), *self.of(Failed)]
+            ends[:] = [*self.of(Connected), *self.of(CallFailed)]
             return bool(ends)
 
         self._run_until(ended, timeout, f"{self.name}: an end")
@@ -254,7 +261,7 @@ class Peer:
         if isinstance(event, MessageAdded) and not event.message.outgoing:
             self.messages.append((event.message.peer, event.message.text))
             self.message_times.append(self.net.now)
-        elif isinstance(event, MessageChanged) and event.message.state is State.DELIVERED:
+        elif isinstance(event, MessageChanged) and event.message.state is MessageState.DELIVERED:
             self.delivered.append((self.net.now, event.message.peer, event.message.id))
 
 
@@ -275,9 +282,9 @@ def connect(caller: Peer, callee: Peer, timeout: float = 30.0) -> tuple[Connecte
 
 __all__ = [
     "SERVICE",
+    "CallFailed",
     "Connected",
     "Disconnected",
-    "Failed",
     "IncomingCall",
     "Peer",
     "Registered",

@@ -11,14 +11,14 @@ from unittest import skipUnless
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.address_book import AddressBook
 from punch.apps.chat.store import Store
+from punch.contacts import AddressBook
 from punch.files import NotRegular, check_regular, open_regular, read_regular, sqlite_files
 from punch.identity import Identity, load_identity
 from punch.rendezvous.certificates import CertificateProblem, load_certificate
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
 from punch.state import PeerState, RendezvousState, StateError
-from punch.ui.line_history import LineHistory
+from punch.ui.terminal.line_history import LineHistory
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 

@@ -48,17 +48,17 @@ ALLOWED = {
 
 #: Composition roots: where a process is put together. They may import anything, and nothing imports them.
 ROOTS = {
-    "punch.cli",
-    "punch.demo",
-    "punch.netcheck",
-    "punch.peers",
-    "punch.twistd",
-    "punch.interrupt",
-    "punch.options",
-    "punch.usage",
+    "punch.cli.main",
+    "punch.cli.demo",
+    "punch.cli.netcheck",
+    "punch.cli.peers",
+    "punch.cli.twistd",
+    "punch.cli.interrupt",
+    "punch.cli.options",
+    "punch.cli.usage",
     "punch.__main__",
-    "punch.rendezvous.tap",
-    "punch.peer.tap",
+    "punch.cli.rendezvous_tap",
+    "punch.cli.peer_tap",
 }
 
 #: Packages, or modules in them, that must not know Twisted. (Automat's state machines are pure, too.)
@@ -69,7 +69,7 @@ PURE = [
     "punch.lookup",
     "punch.unicode_tables",
     "punch.identity",
-    "punch.address_book",
+    "punch.contacts",
     "punch.state",
     "punch.wire",
     "punch.traversal",
@@ -91,11 +91,11 @@ PURE = [
         )
     ),
     *(
-        f"punch.peer.{name}"
+        f"punch.node.{name}"
         for name in ("bounds", "call", "call_machine", "choice", "events", "policy", "router", "sentences")
     ),
     *(f"punch.apps.chat.{name}" for name in ("database", "model", "outbox", "protocol", "schema", "store")),
-    "punch.ui.sentences",
+    "punch.ui.text.sentences",
     *(
         f"punch.rendezvous.{name}"
         for name in ("config", "introduction", "limits", "probing", "reflector", "registry", "session")
@@ -118,7 +118,7 @@ PURE = [
     ),
 ]
 #: Of these, the only ones that ask the system anything: files, and the addresses of this machine.
-ASKING = ["punch.files", "punch.address_book", "punch.identity", "punch.state", "punch.traversal.interfaces"]
+ASKING = ["punch.files", "punch.contacts", "punch.identity", "punch.state", "punch.net.interfaces"]
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -224,10 +224,10 @@ class LayersTests(SynchronousTestCase):
         self.assertEqual(wrong, [])
 
     def test_programs_are_ready_for_an_interrupt_before_they_load_anything(self) -> None:
-        for name in ("rendezvous/tap.py", "peer/tap.py", "cli.py"):
+        for name in ("cli/rendezvous_tap.py", "cli/peer_tap.py", "cli.py"):
             tree = ast.parse((ROOT / name).read_text())
             found = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-            self.assertEqual(ast.unparse(found[1]), "import punch.interrupt")
+            self.assertEqual(ast.unparse(found[1]), "import punch.cli.interrupt")
 
     def test_every_part_is_placed(self) -> None:
         parts = {name.split(".")[1] for name in self.imports if name != "punch"} - {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.address_book import AddressBook
+from punch.contacts import AddressBook
 from punch.lookup import UnknownPeer, find_peer, near_names
 from punch.test.chat_lab import peer_id
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from punch.traversal.turn.client import TurnClient
-from punch.traversal.turn.events import Data, Event, RelayCredentials
+from punch.turn.client import TurnClient
+from punch.turn.client_events import Data, Event, RelayCredentials
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,
-    Message,
     MessageClass,
     Method,
+    StunMessage,
     encode,
     error,
     long_term_key,
@@ -28,7 +28,7 @@ OTHER = Address("203.0.113.2", 6001)
 STRANGER = Address("192.0.2.66", 53)
 CREDENTIALS = RelayCredentials("1900000000:alice", "secret", "punch", "nonce-1")
 KEY = long_term_key("1900000000:alice", "punch", "secret")
-CHECK = encode(Message(Method.BINDING, MessageClass.REQUEST, bytes(12)))
+CHECK = encode(StunMessage(Method.BINDING, MessageClass.REQUEST, bytes(12)))
 QUIC = b"\x41" + bytes(99)
 
 
@@ -52,15 +52,15 @@ class Table:
         """What leaves now."""
         return self.client.data_to_send()
 
-    def requests(self) -> list[Message]:
+    def requests(self) -> list[StunMessage]:
         """What leaves now, without ChannelData."""
         return [parse(data) for data in self.sent() if data[0] < 0x40]
 
-    def give(self, message: Message, key: bytes | None = KEY) -> Data | None:
+    def give(self, message: StunMessage, key: bytes | None = KEY) -> Data | None:
         """The server says this."""
         return self.client.receive(encode(message, key), self.now)
 
-    def answer(self, request: Message) -> None:
+    def answer(self, request: StunMessage) -> None:
         """What an honest server says."""
         attributes: dict[int, list[tuple[int, Any]]] = {
             Method.ALLOCATE: [
@@ -79,11 +79,13 @@ class Table:
         else:
             self.give(success(request, *attributes.get(request.method, [])))
 
-    def refuse(self, request: Message, code: int, *attributes: tuple[int, Any], signed: bool = True) -> None:
+    def refuse(
+        self, request: StunMessage, code: int, *attributes: tuple[int, Any], signed: bool = True
+    ) -> None:
         """The server says no."""
         self.give(error(request, code, "no", *attributes), KEY if signed else None)
 
-    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> list[Message]:
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> list[StunMessage]:
         """An honest server, for a while; returns what it was asked, with time in between."""
         end, asked = self.now + seconds, []
         while not until():

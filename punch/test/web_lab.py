@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from punch.apps.chat import ChatError
 from punch.test.internet import InternetTestCase
 from punch.test.web_client import Browser, Socket
-from punch.ui.web.admission import Admission
+from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.server import WebServer
 from punch.ui.web.socket import JSON, PageSocket
 
@@ -47,7 +47,7 @@ class ServerTestCase(InternetTestCase):
         clock = self.machine.reactor
         self.server = WebServer(
             clock,
-            Admission(self.net.random_bytes("tickets")),
+            BrowserAdmission(self.net.random_bytes("tickets")),
             lambda connection: PageSocket(connection, self.room, clock),
         )
         self.server.listen(8080)

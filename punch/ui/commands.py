@@ -18,10 +18,15 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.apps.chat import MAX_CLIENT_ID, MAX_LIMIT, ChatError, Message
+from punch.apps.chat import (
+    MAX_CLIENT_ID,
+    MAX_LIMIT,
+    ChatError,
+    ChatMessage,
+)
 from punch.identity import PeerID
 from punch.ui.export import export_to
-from punch.ui.json_events import contact_fields, conversation_fields, message_fields
+from punch.ui.json.events import contact_fields, conversation_fields, message_fields
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
@@ -36,7 +41,7 @@ Result = Answer | None | Deferred[Any]
 """What running a command gives, at once or later. None: it is done, and there is nothing to say."""
 
 
-class Kind(Enum):
+class FieldKind(Enum):
     """What a field holds."""
 
     PEER = "an ID or a name from the address book"
@@ -59,13 +64,13 @@ class Field:
     """
 
     name: str
-    kind: Kind
+    kind: FieldKind
     required: bool = False
     nullable: bool = False
 
 
 @dataclass(frozen=True)
-class Desk:
+class CommandContext:
     """
     Where a command is given: the chat, from one of its views.
 
@@ -89,7 +94,7 @@ class Command:
 
     name: str
     fields: tuple[Field, ...]
-    run: Callable[[Desk, Fields], Result]
+    run: Callable[[CommandContext, Fields], Result]
     help: str
     typed: tuple[str, ...] = ()
     asks: bool = False
@@ -100,7 +105,7 @@ class Command:
         return next(field for field in self.fields if field.name == name)
 
 
-def perform(desk: Desk, name: object, fields: Fields) -> Deferred[Answer | None]:
+def perform(context: CommandContext, name: object, fields: Fields) -> Deferred[Answer | None]:
     """
     Do a command.
 
@@ -114,7 +119,7 @@ def perform(desk: Desk, name: object, fields: Fields) -> Deferred[Answer | None]
     if command is None:
         known = ", ".join(COMMANDS)
         raise ChatError("unknown-command", f"There is no command {name[:64]!a}: use one of {known}.")
-    done = command.run(desk, _checked(desk.chat, command, fields))
+    done = command.run(context, _checked(context.chat, command, fields))
     return done if isinstance(done, Deferred) else succeed(done)
 
 
@@ -152,44 +157,44 @@ def _value(chat: Chat, field: Field, value: Any) -> Any:
         return None
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     good = {
-        Kind.PEER: isinstance(value, str),
-        Kind.TEXT: isinstance(value, str),
-        Kind.NAME: isinstance(value, str),
-        Kind.FILE: isinstance(value, str) and "\0" not in str(value) and value != "",
-        Kind.CLIENT_ID: is_client_id(value),
-        Kind.NUMBER: number and isinstance(value, int) and 0 <= value < 2**63,
-        Kind.LIMIT: number and isinstance(value, int) and 1 <= value <= MAX_LIMIT,
-        Kind.DAYS: number and 0 < value < 1e6,
-        Kind.FLAG: isinstance(value, bool),
+        FieldKind.PEER: isinstance(value, str),
+        FieldKind.TEXT: isinstance(value, str),
+        FieldKind.NAME: isinstance(value, str),
+        FieldKind.FILE: isinstance(value, str) and "\0" not in str(value) and value != "",
+        FieldKind.CLIENT_ID: is_client_id(value),
+        FieldKind.NUMBER: number and isinstance(value, int) and 0 <= value < 2**63,
+        FieldKind.LIMIT: number and isinstance(value, int) and 1 <= value <= MAX_LIMIT,
+        FieldKind.DAYS: number and 0 < value < 1e6,
+        FieldKind.FLAG: isinstance(value, bool),
     }[field.kind]
     if not good:
         raise ChatError("malformed", f'The field "{field.name}" must be {field.kind.value}.')
-    return chat.peer(value) if field.kind is Kind.PEER else value
+    return chat.peer(value) if field.kind is FieldKind.PEER else value
 
 
 # -- what they do --
 
 
-def _call(desk: Desk, fields: Fields) -> None:
-    desk.chat.call(fields["peer"])
+def _call(context: CommandContext, fields: Fields) -> None:
+    context.chat.call(fields["peer"])
 
 
-def _accept(desk: Desk, fields: Fields) -> None:
-    desk.chat.accept(fields["peer"])
+def _accept(context: CommandContext, fields: Fields) -> None:
+    context.chat.accept(fields["peer"])
 
 
-def _reject(desk: Desk, fields: Fields) -> None:
-    desk.chat.reject(fields["peer"])
+def _reject(context: CommandContext, fields: Fields) -> None:
+    context.chat.reject(fields["peer"])
 
 
-def _send(desk: Desk, fields: Fields) -> Result:
-    peer = fields["peer"] if "peer" in fields else _only(desk.chat.links)
-    sent = desk.chat.send(peer, fields["text"], fields.get("id"))
+def _send(context: CommandContext, fields: Fields) -> Result:
+    peer = fields["peer"] if "peer" in fields else _only(context.chat.links)
+    sent = context.chat.send(peer, fields["text"], fields.get("id"))
     return sent.addCallback(message_fields)
 
 
-def _hangup(desk: Desk, fields: Fields) -> None:
-    chat = desk.chat
+def _hangup(context: CommandContext, fields: Fields) -> None:
+    chat = context.chat
     if "peer" in fields:
         peer = fields["peer"]
     elif len(both := chat.links.keys() | chat.calling) == 1:
@@ -207,20 +212,20 @@ def _only(links: Mapping[PeerID, object]) -> PeerID:
     return next(iter(links))
 
 
-def _quit(desk: Desk, fields: Fields) -> None:
-    desk.quit()
+def _quit(context: CommandContext, fields: Fields) -> None:
+    context.quit()
 
 
-def _read(desk: Desk, fields: Fields) -> Result:
-    return desk.chat.read(fields["peer"], fields.get("up_to")).addCallback(lambda _: None)
+def _read(context: CommandContext, fields: Fields) -> Result:
+    return context.chat.read(fields["peer"], fields.get("up_to")).addCallback(lambda _: None)
 
 
-def _messages(messages: list[Message]) -> Answer:
+def _messages(messages: list[ChatMessage]) -> Answer:
     return {"messages": [message_fields(message) for message in messages]}
 
 
-def _history(desk: Desk, fields: Fields) -> Result:
-    return desk.chat.history(
+def _history(context: CommandContext, fields: Fields) -> Result:
+    return context.chat.history(
         fields["peer"],
         before=fields.get("before"),
         limit=fields.get("limit", LIMIT),
@@ -228,88 +233,88 @@ def _history(desk: Desk, fields: Fields) -> Result:
     ).addCallback(_messages)
 
 
-def _search(desk: Desk, fields: Fields) -> Result:
-    return desk.chat.search(
+def _search(context: CommandContext, fields: Fields) -> Result:
+    return context.chat.search(
         fields["text"], fields.get("peer"), before=fields.get("before"), limit=fields.get("limit", LIMIT)
     ).addCallback(_messages)
 
 
-def _export(desk: Desk, fields: Fields) -> Result:
+def _export(context: CommandContext, fields: Fields) -> Result:
     peer = fields.get("peer")
     if "file" in fields:
-        written = Deferred.fromCoroutine(export_to(desk.chat, peer, Path(fields["file"])))
+        written = Deferred.fromCoroutine(export_to(context.chat, peer, Path(fields["file"])))
         return written.addCallback(lambda count: {"file": fields["file"], "messages": count})
     limit = fields.get("limit", MAX_LIMIT)
 
-    def page(messages: list[Message]) -> Answer:
+    def page(messages: list[ChatMessage]) -> Answer:
         more = messages[-1].number if len(messages) == limit else None
         return {**_messages(messages), "next": more}
 
-    return desk.chat.export(peer, fields.get("after", 0), limit).addCallback(page)
+    return context.chat.export(peer, fields.get("after", 0), limit).addCallback(page)
 
 
-def _erase(desk: Desk, fields: Fields) -> Result:
+def _erase(context: CommandContext, fields: Fields) -> Result:
     if "peer" not in fields and not fields.get("all"):
         raise ChatError(
             "malformed", 'Say whose messages to erase with "peer", or "all": true for everything.'
         )
-    return desk.chat.erase(fields.get("peer")).addCallback(lambda number: {"messages": number})
+    return context.chat.erase(fields.get("peer")).addCallback(lambda number: {"messages": number})
 
 
-def _retention(desk: Desk, fields: Fields) -> Result:
-    chat = desk.chat
+def _retention(context: CommandContext, fields: Fields) -> Result:
+    chat = context.chat
     if "days" in fields:
         return chat.set_retention(fields["days"]).addCallback(lambda _: {"days": fields["days"]})
     return chat.retention().addCallback(lambda days: {"days": days})
 
 
-def _peers(desk: Desk, fields: Fields) -> Answer:
-    return {"peers": [contact_fields(contact) for contact in desk.chat.contacts()]}
+def _peers(context: CommandContext, fields: Fields) -> Answer:
+    return {"peers": [contact_fields(contact) for contact in context.chat.contacts()]}
 
 
-def _name(desk: Desk, fields: Fields) -> Answer:
-    return contact_fields(desk.chat.name_peer(fields["peer"], fields["name"]))
+def _name(context: CommandContext, fields: Fields) -> Answer:
+    return contact_fields(context.chat.name_peer(fields["peer"], fields["name"]))
 
 
-def _block(desk: Desk, fields: Fields) -> Answer:
-    return contact_fields(desk.chat.block(fields["peer"]))
+def _block(context: CommandContext, fields: Fields) -> Answer:
+    return contact_fields(context.chat.block(fields["peer"]))
 
 
-def _unblock(desk: Desk, fields: Fields) -> Answer:
-    return contact_fields(desk.chat.unblock(fields["peer"]))
+def _unblock(context: CommandContext, fields: Fields) -> Answer:
+    return contact_fields(context.chat.unblock(fields["peer"]))
 
 
-def _forget(desk: Desk, fields: Fields) -> None:
-    desk.chat.forget(fields["peer"])
+def _forget(context: CommandContext, fields: Fields) -> None:
+    context.chat.forget(fields["peer"])
 
 
-def _rename(desk: Desk, fields: Fields) -> Answer:
-    desk.chat.rename(fields["name"])
-    return {"name": desk.chat.name}
+def _rename(context: CommandContext, fields: Fields) -> Answer:
+    context.chat.rename(fields["name"])
+    return {"name": context.chat.name}
 
 
-def _status(desk: Desk, fields: Fields) -> Answer:
-    return desk.chat.status()
+def _status(context: CommandContext, fields: Fields) -> Answer:
+    return context.chat.status()
 
 
-def _netcheck(desk: Desk, fields: Fields) -> Result:
-    return desk.chat.netcheck().addCallback(dict)
+def _netcheck(context: CommandContext, fields: Fields) -> Result:
+    return context.chat.netcheck().addCallback(dict)
 
 
-def _conversations(desk: Desk, fields: Fields) -> Result:
-    return desk.chat.conversations().addCallback(
+def _conversations(context: CommandContext, fields: Fields) -> Result:
+    return context.chat.conversations().addCallback(
         lambda found: {"conversations": [conversation_fields(each) for each in found]}
     )
 
 
-def _web(desk: Desk, fields: Fields) -> Answer:
-    if desk.chat.new_page is None:
+def _web(context: CommandContext, fields: Fields) -> Answer:
+    if context.chat.new_page is None:
         raise ChatError("no-page", "No page is served: start with --web, or punch web.")
-    return {"url": desk.chat.new_page()}
+    return {"url": context.chat.new_page()}
 
 
-_PEER = Field("peer", Kind.PEER, required=True)
-_ANY_PEER = Field("peer", Kind.PEER)
+_PEER = Field("peer", FieldKind.PEER, required=True)
+_ANY_PEER = Field("peer", FieldKind.PEER)
 
 _TABLE = (
     Command("call", (_PEER,), _call, "call somebody, by name or ID", ("peer",), current=True),
@@ -317,7 +322,7 @@ _TABLE = (
     Command("reject", (_PEER,), _reject, "refuse a caller", ("peer",), current=True),
     Command(
         "send",
-        (Field("text", Kind.TEXT, required=True), _ANY_PEER, Field("id", Kind.CLIENT_ID)),
+        (Field("text", FieldKind.TEXT, required=True), _ANY_PEER, Field("id", FieldKind.CLIENT_ID)),
         _send,
         "say something to somebody, who may be away",
         ("peer", "text"),
@@ -326,7 +331,7 @@ _TABLE = (
     Command("quit", (), _quit, "hang up everything and end"),
     Command(
         "read",
-        (_PEER, Field("up_to", Kind.NUMBER)),
+        (_PEER, Field("up_to", FieldKind.NUMBER)),
         _read,
         "somebody's messages were seen",
         ("peer",),
@@ -334,7 +339,12 @@ _TABLE = (
     ),
     Command(
         "history",
-        (_PEER, Field("before", Kind.NUMBER), Field("after", Kind.NUMBER), Field("limit", Kind.LIMIT)),
+        (
+            _PEER,
+            Field("before", FieldKind.NUMBER),
+            Field("after", FieldKind.NUMBER),
+            Field("limit", FieldKind.LIMIT),
+        ),
         _history,
         "earlier messages",
         ("peer", "limit"),
@@ -344,10 +354,10 @@ _TABLE = (
     Command(
         "search",
         (
-            Field("text", Kind.TEXT, required=True),
+            Field("text", FieldKind.TEXT, required=True),
             _ANY_PEER,
-            Field("before", Kind.NUMBER),
-            Field("limit", Kind.LIMIT),
+            Field("before", FieldKind.NUMBER),
+            Field("limit", FieldKind.LIMIT),
         ),
         _search,
         "messages with these words",
@@ -356,7 +366,12 @@ _TABLE = (
     ),
     Command(
         "export",
-        (_ANY_PEER, Field("after", Kind.NUMBER), Field("limit", Kind.LIMIT), Field("file", Kind.FILE)),
+        (
+            _ANY_PEER,
+            Field("after", FieldKind.NUMBER),
+            Field("limit", FieldKind.LIMIT),
+            Field("file", FieldKind.FILE),
+        ),
         _export,
         "write the history to a new file",
         ("file", "peer"),
@@ -364,7 +379,7 @@ _TABLE = (
     ),
     Command(
         "erase",
-        (_ANY_PEER, Field("all", Kind.FLAG)),
+        (_ANY_PEER, Field("all", FieldKind.FLAG)),
         _erase,
         "erase the messages with somebody, or all",
         ("peer",),
@@ -372,7 +387,7 @@ _TABLE = (
     ),
     Command(
         "retention",
-        (Field("days", Kind.DAYS, nullable=True),),
+        (Field("days", FieldKind.DAYS, nullable=True),),
         _retention,
         "how many days messages are kept, or for ever",
         ("days",),
@@ -381,7 +396,7 @@ _TABLE = (
     Command("peers", (), _peers, "the address book", asks=True),
     Command(
         "name",
-        (_PEER, Field("name", Kind.NAME, required=True, nullable=True)),
+        (_PEER, Field("name", FieldKind.NAME, required=True, nullable=True)),
         _name,
         "your own name for somebody",
         ("peer", "name"),
@@ -393,7 +408,7 @@ _TABLE = (
     Command("forget", (_PEER,), _forget, "take somebody out of the address book", ("peer",), current=True),
     Command(
         "rename",
-        (Field("name", Kind.NAME, required=True),),
+        (Field("name", FieldKind.NAME, required=True),),
         _rename,
         "call yourself something else",
         ("name",),

@@ -1,223 +1,228 @@
 """
-The process's own stdin and stdout as one Twisted transport, whatever they are.
+The front end of a process and what it stands on: stdin and stdout as a pipe or plain lines, or a terminal.
 
-`twistd` turns `sys.stdout` into a log stream, so the front ends write here. What has to be minded:
-
-* epoll refuses regular files and `/dev/null`; Twisted's reactor polls those, and their end is ordinary.
-* A process may be started without stdin or stdout (`<&-`). Their numbers then belong to whatever was opened
-  next, so a null device takes their place.
-* Non-blocking mode belongs to the open file, not to this process: the shell would inherit it. It is put back.
+What stdin and stdout are is asked when the service starts: until then a daemon may still change them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import stat
-import sys
-from collections.abc import Callable
+import atexit
+import signal
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorFDSet
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.stdio import StandardIO
-from twisted.python.failure import Failure
-from zope.interface import implementer
+from twisted.internet.defer import Deferred, succeed
 
-try:
-    import fcntl
-except ImportError:  # Windows has no such modes to put back.
-    fcntl = None  # type: ignore[assignment]
+from punch.apps.chat import Chat
+from punch.extras import install_command_here
+from punch.ui import slash
+from punch.ui.front_end import FrontEnd, FrontEndContext, Settings
+from punch.ui.json.front_end import JSONFrontEnd
+from punch.ui.standard_streams import InputKind, StandardStreams, StreamDescriptors
+from punch.ui.stdio import StdioFrontEnd
+from punch.ui.terminal.front_end import TerminalFrontEnd
+from punch.ui.terminal.line_history import LineHistory
+from punch.ui.terminal.pasted_lines import PastedLines
+from punch.ui.terminal.prompt_user import Suggestion
+from punch.ui.terminal.reflow import reflows
+from punch.ui.terminal.style import Style, takes_escapes
+from punch.ui.terminal.tty_modes import TerminalModes
 
+if TYPE_CHECKING:
+    from punch.ui.terminal.prompt import Prompt
 
-class InputKind(Enum):
-    """What stdin is, as far as it matters."""
+#: How long the last output may take to be read, in seconds.
+LAST_WORDS = 1.0
 
-    TERMINAL = "terminal"
-    STREAM = "stream"
-    """A pipe, a file, a socket: it has an end."""
-    NOTHING = "nothing"
-    """The null device, or closed: nobody meant to say anything."""
+HINT = f"For line editing, history and a status line: {install_command_here('terminal')}"
 
 
 @dataclass(frozen=True)
-class Streams:
-    """Descriptors of stdin and stdout, and what they are; `encoding` is that of stdout."""
-
-    stdin: int
-    stdout: int
-    input_kind: InputKind
-    output_is_terminal: bool
-    encoding: str = "utf-8"
-
-    @classmethod
-    def of_this_process(cls) -> Streams:
-        """Call it when the service starts: until then a daemon may still change its descriptors."""
-        has_stdin = sys.__stdin__ is not None and _is_open(0)
-        has_stdout = sys.__stdout__ is not None and _is_open(1)
-        stdin = 0 if has_stdin else os.open(os.devnull, os.O_RDONLY)
-        stdout = 1 if has_stdout else os.open(os.devnull, os.O_WRONLY)
-        if os.isatty(stdin):
-            kind = InputKind.TERMINAL
-        elif not has_stdin or _is_null(stdin):
-            kind = InputKind.NOTHING
-        else:
-            kind = InputKind.STREAM
-        encoding = getattr(sys.__stdout__, "encoding", None) or "utf-8"
-        return cls(stdin, stdout, kind, os.isatty(stdout), encoding)
-
-
-def occupy_standard_descriptors() -> None:
+class StartOptions:
     """
-    Put the null device where stdin, stdout or stderr are missing, before their numbers go to other files:
-    a process that becomes a daemon closes whatever has them.
+    What the user asked for.
+
+    :ivar json: events and commands as JSON lines.
+    :ivar elapsed: seconds since the process started.
+    :ivar typed_lines: where typed lines are kept, if they are.
     """
-    for descriptor in range(3):
-        if not _is_open(descriptor):
-            os.open(os.devnull, os.O_RDWR)
+
+    settings: Settings
+    surroundings: FrontEndContext
+    environ: Mapping[str, str]
+    elapsed: Callable[[], float]
+    json: bool = False
+    typed_lines: Path | None = None
 
 
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
+class Console(Protocol):
+    """A front end, from its first line to its last."""
+
+    @property
+    def front_end(self) -> FrontEnd:
+        """The view."""
+
+    def open(self, chat: Chat) -> None:
+        """Show this chat."""
+
+    def close(self) -> Deferred[Any]:
+        """Show nothing more, and give a terminal back: the first thing at the end of the process."""
+
+    def last_words(self) -> Deferred[Any]:
+        """Let the output out, and give everything back: the last thing."""
+
+    def rescue(self) -> None:
+        """The process ends at once: leave a terminal as it was."""
 
 
-def _is_null(descriptor: int) -> bool:
-    status = os.fstat(descriptor)
-    if not stat.S_ISCHR(status.st_mode):
-        return False
-    with contextlib.suppress(OSError):
-        return status.st_rdev == os.stat(os.devnull).st_rdev
-    return False
+def choose(reactor: Any, options: StartOptions) -> Console:
+    """The face for the stdin and stdout of this process."""
+    streams = StreamDescriptors.of_this_process()
+    if options.json:
+        return PlainConsole(
+            reactor, streams, JSONFrontEnd(options.settings, options.surroundings, options.elapsed)
+        )
+    hint = None
+    watched = streams.input_kind is InputKind.TERMINAL and streams.output_is_terminal
+    modes = TerminalModes(streams.stdin, streams.stdout)
+    if watched and takes_escapes(options.environ):
+        if modes.known and find_spec("prompt_toolkit") is not None:
+            return TerminalConsole(reactor, streams, modes, options)
+        hint = HINT
+    front_end = StdioFrontEnd(options.settings, options.surroundings, options.environ, hint, streams.encoding)
+    if not watched:
+        return PlainConsole(reactor, streams, front_end)
+    pasted = PastedLines(
+        reactor, front_end.input_received, front_end.paste_received, modes.take_unfinished_line
+    )
+    return PlainConsole(reactor, streams, front_end, pasted)
 
 
-@implementer(IPushProducer)
-class _Meter:
-    """Hears from the transport when all that was written has left this process."""
-
-    def __init__(self) -> None:
-        self.pending = False
-        self.waiting: list[Deferred[None]] = []
-
-    def pauseProducing(self) -> None:
-        self.pending = True
-
-    def resumeProducing(self) -> None:
-        self.pending = False
-        waiting, self.waiting = self.waiting, []
-        for deferred in waiting:
-            deferred.callback(None)
-
-    def stopProducing(self) -> None:
-        self.pending = False
-        self.waiting = []
-
-
-@implementer(IHalfCloseableProtocol)
-class _Ends(Protocol):
-    """Passes on what stdin says, and which end was closed."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    def dataReceived(self, data: bytes) -> None:
-        self._console.on_input(data)
-
-    def readConnectionLost(self) -> None:
-        self._console.input_lost()
-
-    def writeConnectionLost(self) -> None:
-        self._console.output_lost()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._console.input_lost()
-        self._console.output_lost()
-
-
-class Console:
+class PlainConsole:
     """
-    stdin and stdout of this process.
+    stdin and stdout, line by line.
 
-    :param on_input: is given the bytes that arrive on stdin.
-    :param on_input_end: is called once, at the end of stdin.
-    :param on_output_lost: is called once, when nobody reads stdout any more.
+    :param pasted: in front of a front end that a person types to: finds pastes of several lines.
     """
 
     def __init__(
         self,
-        reactor: IReactorFDSet,
-        streams: Streams,
-        on_input: Callable[[bytes], None],
-        on_input_end: Callable[[], None],
-        on_output_lost: Callable[[], None],
+        reactor: Any,
+        streams: StreamDescriptors,
+        front_end: StdioFrontEnd | JSONFrontEnd,
+        pasted: PastedLines | None = None,
     ) -> None:
-        self.streams = streams
-        self.on_input = on_input
-        self._on_input_end: Callable[[], None] | None = on_input_end
-        self._on_output_lost: Callable[[], None] | None = on_output_lost
-        self._flags = _flags(streams)
-        self._meter = _Meter()
-        connect: Any = StandardIO  # untyped, and another class on Windows
-        self._io = connect(_Ends(self), streams.stdin, streams.stdout, reactor)
-        # No buffer is small enough to be as good as empty: the meter hears of everything that is written.
-        writer = getattr(self._io, "_writer", None)
-        if writer is not None:
-            writer.bufferSize = 0
-        self._io.registerProducer(self._meter, True)
+        self._reading = front_end
+        self._pasted = pasted
+        self._reactor = reactor
+        self._streams = streams
+        self._console: StandardStreams | None = None
 
-    def write(self, data: bytes) -> None:
-        """Put `data` on stdout, in order, without blocking. After stdout was lost it goes nowhere."""
-        if data and self._on_output_lost is not None:
-            self._io.write(data)
+    @property
+    def front_end(self) -> FrontEnd:
+        """The view."""
+        return self._reading
 
-    def written(self) -> Deferred[None]:
-        """Fires when all that was written until now has left this process; never if stdout was lost."""
-        done: Deferred[None] = Deferred()
-        if self._meter.pending or self._on_output_lost is None:
-            self._meter.waiting.append(done)
-        else:
-            done.callback(None)
-        return done
+    def open(self, chat: Chat) -> None:
+        """Read and write from now on."""
+        front_end, streams = self._reading, self._streams
+        received = front_end.input_received if self._pasted is None else self._pasted.add
+        self._console = StandardStreams(
+            self._reactor, streams, received, self._input_over, front_end.output_lost
+        )
+        front_end.attach(chat, self._console, streams.input_kind, streams.output_is_terminal)
 
-    def pause(self) -> None:
-        """Read no more for now."""
-        self._io.pauseProducing()
+    def _input_over(self) -> None:
+        if self._pasted is not None:
+            self._pasted.flush()
+        self._reading.input_over()
 
-    def resume(self) -> None:
-        """Read on."""
-        if self._on_input_end is not None:
-            self._io.resumeProducing()
+    def close(self) -> Deferred[Any]:
+        """There is nothing to give back yet."""
+        if self._pasted is not None:
+            self._pasted.stop()
+        self.front_end.stopped()
+        return succeed(None)
 
-    def restore(self) -> None:
-        """Give the descriptors back as they were found. The last thing to call."""
-        self._on_input_end = None
-        self.pause()
-        if fcntl is not None:
-            for descriptor, flags in self._flags.items():
-                with contextlib.suppress(OSError):
-                    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    def last_words(self) -> Deferred[Any]:
+        """All that was written gets a moment to be read."""
+        console = self._console
+        if console is None:
+            return succeed(None)
+        done: Deferred[None] = console.written()
+        done.addTimeout(LAST_WORDS, self._reactor)
+        return done.addBoth(lambda _: console.restore())
 
-    def input_lost(self) -> None:
-        """stdin has ended."""
-        told, self._on_input_end = self._on_input_end, None
-        if told is not None:
-            told()
-
-    def output_lost(self) -> None:
-        """Nobody reads stdout."""
-        told, self._on_output_lost = self._on_output_lost, None
-        self._meter.waiting = []
-        if told is not None:
-            told()
+    def rescue(self) -> None:
+        """Nothing was changed that outlives the process."""
 
 
-def _flags(streams: Streams) -> dict[int, int]:
-    if fcntl is None:
-        return {}
-    return {fd: fcntl.fcntl(fd, fcntl.F_GETFL) for fd in (streams.stdin, streams.stdout)}
+class TerminalConsole:
+    """A terminal with a line editor."""
+
+    def __init__(
+        self, reactor: Any, streams: StreamDescriptors, modes: TerminalModes, options: StartOptions
+    ) -> None:
+        self.front_end = TerminalFrontEnd(
+            options.settings, options.surroundings, LineHistory(options.typed_lines), options.environ
+        )
+        self._environ = options.environ
+        self._reactor = reactor
+        self._streams = streams
+        self._modes = modes
+        self._prompt: Prompt | None = None
+        self._clean = True
+
+    def open(self, chat: Chat) -> None:
+        """Take the terminal."""
+        # Not earlier: it takes long to load, and only terminals need it.
+        from punch.ui.terminal.prompt import Prompt
+
+        front_end = self.front_end
+        self._prompt = prompt = Prompt(
+            self._streams.stdin,
+            self._streams.stdout,
+            front_end,
+            in_reactor=self._reactor.callFromThread,
+            complete=lambda text: (Suggestion(*found) for found in slash.completions(text, front_end.names)),
+            history=front_end.lines,
+            colour=Style.choose(self._environ, True).colour,
+            term=self._environ.get("TERM", ""),
+            reflows=reflows(self._environ),
+        )
+        self._clean = False
+        atexit.register(self.rescue)
+        if threading.current_thread() is threading.main_thread():
+            # Whoever stops and continues the process from elsewhere leaves the terminal's modes to us.
+            signal.signal(signal.SIGCONT, lambda *_: self._reactor.callFromThread(prompt.refresh))
+        front_end.attach_bottom(chat, prompt)
+        prompt.start()
+
+    def close(self) -> Deferred[Any]:
+        """The prompt disappears, and the terminal is as it was."""
+        self.front_end.stopped()
+        if self._prompt is None:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred()
+
+        def stopped(_: object) -> None:
+            self._clean = True
+            if not waiting.called:
+                waiting.callback(None)
+
+        self._prompt.stop().addCallback(stopped)
+        # A terminal that holds its output holds the prompt's thread; not the process.
+        waiting.addTimeout(LAST_WORDS, self._reactor)
+        return waiting.addBoth(lambda _: self.rescue())
+
+    def last_words(self) -> Deferred[Any]:
+        """All was said when the prompt ended."""
+        return succeed(None)
+
+    def rescue(self) -> None:
+        """The modes of the terminal, whatever the prompt's thread does."""
+        self._modes.put_back(drawn=not self._clean)

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from punch.apps.chat import MAX_LIMIT, ChatError, Message
+from punch.apps.chat import MAX_LIMIT, ChatError, ChatMessage
 from punch.apps.chat.store import Store
 from punch.files import NewFile
 from punch.identity import PeerID
-from punch.ui.json_events import message_fields
+from punch.ui.json.events import message_fields
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
@@ -51,7 +51,7 @@ async def _write_all(chat: Chat, peer: PeerID | None, file: NewFile) -> int:
     return count
 
 
-def _write(store: Store, file: NewFile, page: Sequence[Message]) -> None:
+def _write(store: Store, file: NewFile, page: Sequence[ChatMessage]) -> None:
     # Of the store nothing is wanted but its thread.
     for message in page:
         file.write(json.dumps(message_fields(message)).encode("ascii") + b"\n")

@@ -17,22 +17,27 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from punch.apps.chat import Chat, ChatError, Message, State
+from punch.apps.chat import (
+    Chat,
+    ChatError,
+    ChatMessage,
+    MessageState,
+)
 from punch.apps.chat.events import (
+    CallUnanswerable,
     Event,
     HistoryErased,
     MessageAdded,
     MessageChanged,
-    NobodyToAsk,
 )
 from punch.identity import PeerID
-from punch.peer.events import (
+from punch.node.events import (
     AlreadyConnected,
+    CallFailed,
     Calling,
     Checking,
     Connected,
     Disconnected,
-    Failed,
     IncomingCall,
     Introduced,
     PathChanged,
@@ -42,11 +47,16 @@ from punch.peer.events import (
     Registered,
     Unregistered,
 )
-from punch.ui.commands import Desk
-from punch.ui.console import InputKind
-from punch.ui.notices import Notice
+from punch.ui.commands import CommandContext
 from punch.ui.send_queue import Line, SendQueue
-from punch.ui.sentences import count, name_lines, printable, shown_name
+from punch.ui.standard_streams import InputKind
+from punch.ui.terminal.notices import Notice
+from punch.ui.text.sentences import (
+    count,
+    name_lines,
+    printable,
+    shown_name,
+)
 
 #: A peer that nobody watches gives up if it is not registered this many seconds after its start.
 PATIENCE = 10.0
@@ -62,7 +72,7 @@ MAX_PENDING = 256 * 1024
 
 
 class Output(Protocol):
-    """Where a front end writes, and what it reads from: `punch.ui.console.Console`."""
+    """Where a front end writes, and what it reads from: `punch.ui.standard_streams.StandardStreams`."""
 
     def write(self, data: bytes) -> None:
         """Put `data` on stdout."""
@@ -92,7 +102,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class FrontEndContext:
     """What a front end runs in."""
 
     clock: IReactorTime
@@ -113,7 +123,7 @@ class FrontEnd:
     #: Whether a person looks at it now, who can wait and decide.
     watched = False
 
-    def __init__(self, settings: Settings, surroundings: Surroundings) -> None:
+    def __init__(self, settings: Settings, surroundings: FrontEndContext) -> None:
         self.settings = settings
         self.target = settings.target
         self.input_kind = InputKind.NOTHING
@@ -138,7 +148,7 @@ class FrontEnd:
     def attach(self, chat: Chat, output: Output, input_kind: InputKind, terminal: bool) -> None:
         """Before anything happens: the chat that it shows, and where it reads and writes."""
         self.chat = chat
-        self.desk = Desk(chat, self.leave)
+        self.context = CommandContext(chat, self.leave)
         self.output = output
         self.input_kind = input_kind
         self._queue = SendQueue(chat, self._clock, self._moved, self.on_held)
@@ -156,7 +166,7 @@ class FrontEnd:
         if not self.chat.can_answer():
             # Nobody can answer any more.
             for peer in list(self.chat.questions):
-                self.chat.tell(NobodyToAsk(peer))
+                self.chat.tell(CallUnanswerable(peer))
                 self.chat.reject(peer)
         self.check_done()
 
@@ -220,7 +230,7 @@ class FrontEnd:
             self.on_stage(event)
         elif isinstance(event, Disconnected):
             self._disconnected(event)
-        elif isinstance(event, Failed):
+        elif isinstance(event, CallFailed):
             self._failed(event)
         elif isinstance(event, _STAGES):
             if isinstance(event, PathChanged):
@@ -245,7 +255,7 @@ class FrontEnd:
             try:
                 self.chat.call(self.target)
             except ChatError as error:
-                self.handle(Failed(self.target, error.code, str(error)))
+                self.handle(CallFailed(self.target, error.code, str(error)))
 
     def on_registered(self, event: Registered) -> None:
         """The rendezvous knows this peer."""
@@ -266,10 +276,10 @@ class FrontEnd:
     def on_disconnected(self, event: Disconnected) -> None:
         """A link is over."""
 
-    def on_failed(self, event: Failed) -> None:
+    def on_failed(self, event: CallFailed) -> None:
         """A call came to nothing."""
 
-    def on_message(self, message: Message, again: bool) -> Deferred[None] | None:
+    def on_message(self, message: ChatMessage, again: bool) -> Deferred[None] | None:
         """A message of either side is in the history; returned is when this view has it, None: at once."""
         return None
 
@@ -418,7 +428,7 @@ class FrontEnd:
         if self._doomed is not None:
             self._cannot_go_on(self._doomed)
 
-    def _failed(self, event: Failed) -> None:
+    def _failed(self, event: CallFailed) -> None:
         self.on_failed(event)
         if event.peer is None:
             self._cannot_go_on(event.text)
@@ -435,9 +445,9 @@ class FrontEnd:
             return  # somebody may look at it in a browser
         trouble = self.last_trouble
         if trouble is not None:
-            self.handle(Failed(None, trouble.reason, trouble.text))
+            self.handle(CallFailed(None, trouble.reason, trouble.text))
         else:
-            self.handle(Failed(None, Reason.RENDEZVOUS_UNREACHABLE.value, _NO_ANSWER))
+            self.handle(CallFailed(None, Reason.RENDEZVOUS_UNREACHABLE.value, _NO_ANSWER))
 
     def _be_patient_no_more(self) -> None:
         if self._patience is not None and self._patience.active():
@@ -449,7 +459,7 @@ _NO_ANSWER = (
     f"The rendezvous has not answered within {PATIENCE:.0f} seconds; check its address, and that this "
     "machine is online."
 )
-_UNDELIVERED = (State.WAITING, State.SENT)
+_UNDELIVERED = (MessageState.WAITING, MessageState.SENT)
 
 Stage = Calling | AlreadyConnected | Introduced | Checking | PathChanged | PathLost
 _STAGES = (Calling, AlreadyConnected, Introduced, Checking, PathChanged, PathLost)

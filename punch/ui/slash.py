@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 from punch.apps.chat import ChatError
 from punch.identity import PeerID
 from punch.names import without_format, without_ignorable
-from punch.ui.commands import COMMANDS, Command, Field, Kind
+from punch.ui.commands import (
+    COMMANDS,
+    Command,
+    Field,
+    FieldKind,
+)
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
@@ -53,12 +58,12 @@ _NEEDED = {("send", "peer"), ("erase", "peer"), ("export", "file")}
 _FOR_EVER = ("off", "never", "forever", "ever", NOTHING)
 
 _SHOWN = {
-    Kind.PEER: "WHO",
-    Kind.TEXT: "TEXT",
-    Kind.NAME: "NAME",
-    Kind.LIMIT: "COUNT",
-    Kind.DAYS: "DAYS",
-    Kind.FILE: "FILE",
+    FieldKind.PEER: "WHO",
+    FieldKind.TEXT: "TEXT",
+    FieldKind.NAME: "NAME",
+    FieldKind.LIMIT: "COUNT",
+    FieldKind.DAYS: "DAYS",
+    FieldKind.FILE: "FILE",
 }
 
 
@@ -182,13 +187,13 @@ def _take(
     find_peer: Callable[[str], PeerID],
     current: PeerID | None,
 ) -> tuple[dict[str, Any], str]:
-    if field.kind is Kind.TEXT or (field.kind in (Kind.FILE, Kind.PEER) and not later):
+    if field.kind is FieldKind.TEXT or (field.kind in (FieldKind.FILE, FieldKind.PEER) and not later):
         # IDs may be written in groups, files may have spaces.
         word, after = rest, ""
     else:
         word, _, after = rest.partition(" ")
         word, after = without_format(word), after.strip()
-    if field.kind is Kind.PEER:
+    if field.kind is FieldKind.PEER:
         default = {"peer": str(current)} if command.current and current is not None else {}
         needed = sum(other.required for other in later)
         if default and len(rest.split()) <= needed:
@@ -210,16 +215,16 @@ def _take(
 
 
 def _typed_value(command: Command, field: Field, word: str) -> Any:
-    if field.kind is Kind.NAME and field.nullable and word == NOTHING:
+    if field.kind is FieldKind.NAME and field.nullable and word == NOTHING:
         return None
-    if field.kind is Kind.DAYS:
+    if field.kind is FieldKind.DAYS:
         if word.lower() in _FOR_EVER:
             return None
         try:
             return float(word)
         except ValueError:
             raise ChatError("malformed", f"Say how many days, or off: {usage(command)}.") from None
-    if field.kind is Kind.LIMIT:
+    if field.kind is FieldKind.LIMIT:
         try:
             return int(word)
         except ValueError:
@@ -235,9 +240,9 @@ def usage(command: Command) -> str:
         shown = _SHOWN.get(field.kind, name.upper())
         if command.name == "erase":
             shown = "WHO|all"
-        elif field.kind is Kind.DAYS:
+        elif field.kind is FieldKind.DAYS:
             shown = "DAYS|off"
-        optional = not field.required or (field.kind is Kind.PEER and command.current)
+        optional = not field.required or (field.kind is FieldKind.PEER and command.current)
         words.append(f"[{shown}]" if optional and (command.name, name) not in _NEEDED else shown)
     return " ".join(words)
 
@@ -314,4 +319,4 @@ def _takes_peer(word: str, rest: str) -> bool:
     command = COMMANDS.get(word)
     if command is None or place >= len(command.typed):
         return False
-    return command.field(command.typed[place]).kind is Kind.PEER
+    return command.field(command.typed[place]).kind is FieldKind.PEER

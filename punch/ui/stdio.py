@@ -15,16 +15,16 @@ from functools import partial
 from punch.apps.chat import MAX_TEXT
 from punch.identity import PeerID
 from punch.names import without_format
-from punch.peer.events import Connected
-from punch.ui.front_end import Settings, Surroundings
-from punch.ui.keys import MAX_PASTE, tame
-from punch.ui.people import PeopleFrontEnd
+from punch.node.events import Connected
+from punch.ui.front_end import FrontEndContext, Settings
+from punch.ui.interactive import InteractiveFrontEnd
 from punch.ui.questions import Question
 from punch.ui.send_queue import split_text
-from punch.ui.sentences import count, name_lines, shortened
+from punch.ui.terminal.keys import MAX_PASTE, sanitize
+from punch.ui.text.sentences import count, name_lines, shortened
 
 
-class StdioFrontEnd(PeopleFrontEnd):
+class StdioFrontEnd(InteractiveFrontEnd):
     """
     Plain lines.
 
@@ -35,7 +35,7 @@ class StdioFrontEnd(PeopleFrontEnd):
     def __init__(
         self,
         settings: Settings,
-        surroundings: Surroundings,
+        surroundings: FrontEndContext,
         environ: Mapping[str, str] = os.environ,
         hint: str | None = None,
         encoding: str = "utf-8",
@@ -94,7 +94,7 @@ class StdioFrontEnd(PeopleFrontEnd):
         """Several lines came at once in a terminal, or too many to be kept: then `data` is empty."""
         if self.finished or self.leaving is not None:
             return
-        lines = tame(self._decode(data).strip("\r\n")).split("\n")
+        lines = sanitize(self._decode(data).strip("\r\n")).split("\n")
         size = sum(map(len, [*self._paste, *lines]))
         if not data or size > MAX_PASTE:
             self.show(f"A paste of more than {MAX_PASTE:,} characters is not taken.")

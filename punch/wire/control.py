@@ -13,8 +13,8 @@ from enum import Enum
 
 from punch.identity import PeerID, RandomBytes
 from punch.wire.probing import ProbeOutcome, Vantage
-from punch.wire.relays import RelayServer
 from punch.wire.sealed import Envelope
+from punch.wire.turn_uri import RelayServer
 
 VERSION = 1
 """The version of this protocol."""

@@ -61,8 +61,8 @@ from punch.wire.fields import (
     to_base64,
 )
 from punch.wire.probing import NONCE_SIZE, PROOF_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage
-from punch.wire.relays import MAX_RELAYS, RelayServer
 from punch.wire.sealed import Envelope
+from punch.wire.turn_uri import MAX_RELAYS, RelayServer
 
 MAX_LINE = 16384
 """Bytes of a line, without its newline."""

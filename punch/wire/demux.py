@@ -24,7 +24,7 @@ from __future__ import annotations
 from enum import Enum
 
 
-class Kind(Enum):
+class DatagramKind(Enum):
     """What a datagram may be, by its first byte."""
 
     STUN = "stun"
@@ -35,26 +35,26 @@ class Kind(Enum):
     UNKNOWN = "unknown"
 
 
-def _kind(first: int) -> Kind:
+def _kind(first: int) -> DatagramKind:
     if first <= 3:
-        return Kind.STUN
+        return DatagramKind.STUN
     if 0x40 <= first <= 0x4F:
-        return Kind.CHANNEL_DATA
+        return DatagramKind.CHANNEL_DATA
     if 0x50 <= first <= 0x7F:
-        return Kind.QUIC_SHORT
+        return DatagramKind.QUIC_SHORT
     if first >= 0xC0:
-        return Kind.QUIC_LONG
-    return Kind.UNKNOWN
+        return DatagramKind.QUIC_LONG
+    return DatagramKind.UNKNOWN
 
 
 # Every datagram of every transfer passes here: one look-up each.
 _KINDS = tuple(map(_kind, range(256)))
 
 
-def classify(data: bytes) -> Kind:
+def classify(data: bytes) -> DatagramKind:
     """
     What `data` may be. Only the first byte is looked at: nothing else of it is checked.
 
     An empty datagram is `UNKNOWN`.
     """
-    return _KINDS[data[0]] if data else Kind.UNKNOWN
+    return _KINDS[data[0]] if data else DatagramKind.UNKNOWN

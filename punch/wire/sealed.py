@@ -130,7 +130,7 @@ class Offer:
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerBody:
     """What the called peer tells the caller. `certificate_sha256` is of its link certificate in DER form."""
 
     name: str
@@ -197,7 +197,7 @@ def open_offer(identity: Identity, sender: PeerID, envelope: Envelope) -> Offer:
 
 
 def seal_answer(
-    identity: Identity, to: PeerID, reply_key: bytes, offer_digest: bytes, answer: Answer
+    identity: Identity, to: PeerID, reply_key: bytes, offer_digest: bytes, answer: AnswerBody
 ) -> Envelope:
     """
     Seal an answer to the key that came with the offer.
@@ -214,11 +214,11 @@ def seal_answer(
 
 def open_answer(
     me: PeerID, reply_private: X25519PrivateKey, sender: PeerID, offer_digest: bytes, envelope: Envelope
-) -> Answer:
+) -> AnswerBody:
     """:raise SealError: it is not a usable answer from `sender` to this offer of mine."""
     fields = _open(me, reply_private, sender, ANSWER_LABEL, offer_digest, envelope)
     try:
-        return Answer(
+        return AnswerBody(
             name=field(fields, "name", name),
             ufrag=field(fields, "ufrag", read_ufrag),
             password=field(fields, "password", read_password),
@@ -334,7 +334,7 @@ def _info(label: bytes, sender: PeerID, to: PeerID, context: bytes) -> bytes:
     return label + b"\0" + sender.key + to.key + context
 
 
-def _common_to_json(value: Offer | Answer) -> dict[str, Any]:
+def _common_to_json(value: Offer | AnswerBody) -> dict[str, Any]:
     try:
         check_name(value.name)
     except ValueError as error:

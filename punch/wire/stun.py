@@ -27,11 +27,11 @@ __all__ = [
     "MAX_ATTRIBUTES",
     "Attribute",
     "Invalid",
-    "Message",
     "MessageClass",
     "Method",
     "PasswordAlgorithm",
     "STUNError",
+    "StunMessage",
     "TooManyAttributesError",
     "encode",
     "encode_padded",
@@ -105,7 +105,7 @@ _SHA256_SIZE = 32
 
 
 @dataclass(frozen=True)
-class Message:
+class StunMessage:
     """
     One STUN message.
 
@@ -191,14 +191,14 @@ def _fingerprint(covered: bytes) -> bytes:
     return (crc32(covered) ^ FINGERPRINT_MASK).to_bytes(4, "big")
 
 
-def header(data: bytes) -> Message | None:
+def header(data: bytes) -> StunMessage | None:
     """The message without its attributes, at which this does not look; None if it is no message."""
     if len(data) < HEADER_SIZE or data[0] > 0x3F or data[4:8] != _COOKIE:
         return None
     length = data[2] << 8 | data[3]
     if length & 3 or length + HEADER_SIZE != len(data):
         return None
-    return Message(*_method_and_class(data[0] << 8 | data[1]), data[8:HEADER_SIZE])
+    return StunMessage(*_method_and_class(data[0] << 8 | data[1]), data[8:HEADER_SIZE])
 
 
 def _method_and_class(message_type: int) -> tuple[int, MessageClass]:
@@ -208,7 +208,7 @@ def _method_and_class(message_type: int) -> tuple[int, MessageClass]:
     )
 
 
-def parse(data: bytes, *, lenient: bool = False, most: int | None = None) -> Message:
+def parse(data: bytes, *, lenient: bool = False, most: int | None = None) -> StunMessage:
     """
     Read one message, which `data` must be from its first byte to its last.
 
@@ -275,7 +275,7 @@ def parse(data: bytes, *, lenient: bool = False, most: int | None = None) -> Mes
             attributes.append((kind, data[start:end]))
         position = end + 3 & ~3
     method, message_class = _method_and_class(message_type)
-    return Message(
+    return StunMessage(
         method=method,
         message_class=message_class,
         transaction_id=data[8:HEADER_SIZE],
@@ -288,7 +288,7 @@ def parse(data: bytes, *, lenient: bool = False, most: int | None = None) -> Mes
 
 
 def encode(
-    message: Message, key: bytes | None = None, *, fingerprint: bool = True, sha256: bool = False
+    message: StunMessage, key: bytes | None = None, *, fingerprint: bool = True, sha256: bool = False
 ) -> bytes:
     """
     Write a message.
@@ -360,7 +360,7 @@ def _length(length: int) -> bytes:
     return length.to_bytes(2, "big")
 
 
-def encode_padded(message: Message, key: bytes | None, size: int) -> bytes:
+def encode_padded(message: StunMessage, key: bytes | None, size: int) -> bytes:
     """Write a message; where it has fewer than `size` bytes (a multiple of 4), PADDING fills it up."""
     data = encode(message, key)
     missing = size - len(data) - _ATTRIBUTE_HEADER
@@ -370,14 +370,14 @@ def encode_padded(message: Message, key: bytes | None, size: int) -> bytes:
     return encode(replace(message, attributes=(*message.attributes, padding)), key)
 
 
-def success(request: Message, *attributes: tuple[int, Any]) -> Message:
+def success(request: StunMessage, *attributes: tuple[int, Any]) -> StunMessage:
     """The success response to `request`, with `attributes`."""
-    return Message(request.method, MessageClass.SUCCESS, request.transaction_id, attributes)
+    return StunMessage(request.method, MessageClass.SUCCESS, request.transaction_id, attributes)
 
 
-def error(request: Message, code: int, reason: str, *attributes: tuple[int, Any]) -> Message:
+def error(request: StunMessage, code: int, reason: str, *attributes: tuple[int, Any]) -> StunMessage:
     """The error response to `request`: ERROR-CODE, then `attributes`."""
-    return Message(
+    return StunMessage(
         request.method,
         MessageClass.ERROR,
         request.transaction_id,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from punch.wire.relays import RelayTransport
+from punch.wire.turn_uri import TurnTransport
 from tests.coturn import SECRET, Coturn
 from tests.needs import need_namespaces
 from tests.processes import Programs
@@ -42,7 +42,7 @@ class Stage:
     coturns: tuple[Coturn, Coturn]
 
     def play(
-        self, options: list[str], event: Callable[[], None], *turn: tuple[Coturn, RelayTransport]
+        self, options: list[str], event: Callable[[], None], *turn: tuple[Coturn, TurnTransport]
     ) -> None:
         """A relayed transfer, with `event` in the middle."""
         secret = self.programs.directory / "secret"
@@ -83,8 +83,8 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
                 coturn.kill()
 
 
-@pytest.mark.parametrize("how", [RelayTransport.UDP, RelayTransport.TCP])
-def test_another_coturn_takes_over(stage: Stage, how: RelayTransport) -> None:
+@pytest.mark.parametrize("how", [TurnTransport.UDP, TurnTransport.TCP])
+def test_another_coturn_takes_over(stage: Stage, how: TurnTransport) -> None:
     """There is no other relay: the rendezvous hands out two coturns instead of its own."""
     one, two = stage.coturns
     one.start()
@@ -101,4 +101,4 @@ def test_our_own_takes_over(stage: Stage) -> None:
     stage.world.service.nft(DEAF)
     one, _ = stage.coturns
     one.start()
-    stage.play([], one.kill, (one, RelayTransport.UDP))
+    stage.play([], one.kill, (one, TurnTransport.UDP))

@@ -4,14 +4,14 @@ from twisted.application.service import ServiceMaker
 
 rendezvous = ServiceMaker(
     "Punch rendezvous",
-    "punch.rendezvous.tap",
+    "punch.cli.rendezvous_tap",
     "Introduce peers behind NATs to each other.",
     "punch-rendezvous",
 )
 
 peer = ServiceMaker(
     "Punch peer",
-    "punch.peer.tap",
+    "punch.cli.peer_tap",
     "Punch through to another peer and chat with it, or wait for one.",
     "punch-peer",
 )

@@ -13,21 +13,28 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from punch.address_book import AddressBook
 from punch.apps.chat import protocol
-from punch.apps.chat.calls import Calls
+from punch.apps.chat.contacts import NodeLike
+from punch.apps.chat.conversation import Conversation
 from punch.apps.chat.events import ChatBroken, NetcheckDone
 from punch.apps.chat.history import History
-from punch.apps.chat.model import ChatError, ClientID, LinkStatus, Message, Stage, check_text
-from punch.apps.chat.people import NodeLike
+from punch.apps.chat.links import ChatLinks
+from punch.apps.chat.model import (
+    ChatError,
+    ChatMessage,
+    ClientID,
+    LinkStatus,
+    Stage,
+    check_text,
+)
 from punch.apps.chat.store import Store
 from punch.apps.chat.stream import ChatStream
-from punch.apps.chat.talk import Talk
 from punch.apps.chat.worker import Worker
+from punch.contacts import AddressBook
 from punch.identity import PeerID
-from punch.link.events import LinkError, Role
+from punch.link.events import LinkError, LinkRole
 from punch.link.link import Link
-from punch.peer import events as peer_events
+from punch.node import events as peer_events
 
 #: Most text that may wait for its acks, in characters, for all peers together.
 MAX_OUTBOX = 8 * 1024 * 1024
@@ -93,7 +100,7 @@ class Chat(History):
         self._renamed: set[PeerID] = set()
         self._leaving: Deferred[None] | None = None
         self._held: deque[peer_events.Event] = deque()
-        self.calls = Calls(self, node, clock, wall, lambda: random(1)[0] / 255)
+        self.calls = ChatLinks(self, node, clock, wall, lambda: random(1)[0] / 255)
         node.handle(protocol.STREAM_NAME, self._answer_stream)
 
     # -- what it runs in --
@@ -106,22 +113,24 @@ class Chat(History):
         loaded = self.ask(Store.waiting).addCallback(self._wait)
         return loaded.addCallback(self._tell_again).addCallback(self._show_again)
 
-    def _wait(self, waiting: dict[PeerID, tuple[int, int]]) -> Deferred[list[Message]]:
+    def _wait(self, waiting: dict[PeerID, tuple[int, int]]) -> Deferred[list[ChatMessage]]:
         for peer, (count, size) in waiting.items():
-            talk = self._talk(peer)
-            talk.counted(count, size)
+            conversation = self._conversation(peer)
+            conversation.counted(count, size)
             if self.waits(peer):
                 self.calls.waiting(peer)
         return self.ask(Store.untold)
 
-    def _tell_again(self, messages: list[Message]) -> Deferred[list[tuple[bytes, Message]]]:
+    def _tell_again(self, messages: list[ChatMessage]) -> Deferred[list[tuple[bytes, ChatMessage]]]:
         for peer in dict.fromkeys(message.peer for message in messages):
-            self._talk(peer).tell_marks([message for message in messages if message.peer == peer], again=True)
+            self._conversation(peer).tell_marks(
+                [message for message in messages if message.peer == peer], again=True
+            )
         return self.ask(Store.unshown)
 
-    def _show_again(self, messages: list[tuple[bytes, Message]]) -> None:
+    def _show_again(self, messages: list[tuple[bytes, ChatMessage]]) -> None:
         for epoch, message in messages:
-            self._talk(message.peer).show_again(epoch, message)
+            self._conversation(message.peer).show_again(epoch, message)
         self._tidy()
         self._look_at_book()
 
@@ -147,7 +156,7 @@ class Chat(History):
         self._farewells = {peer for peer in self.links if self.streaming(peer)}
         self._later(FAREWELL, self._left)
         for peer in list(self._farewells):
-            self._talks[peer].say_bye()
+            self._conversations[peer].say_bye()
         self._check_farewells()
         return self._leaving
 
@@ -176,7 +185,7 @@ class Chat(History):
 
     def _settling(self, peer: PeerID) -> bool:
         """Whether something that came before the end of a link is not on the disk yet."""
-        return peer in self._talks and self._talks[peer].settling and not self._store_trouble
+        return peer in self._conversations and self._conversations[peer].settling and not self._store_trouble
 
     def _settle(self) -> None:
         """What a peer said, and what it had, is told before the end of the link that brought it."""
@@ -196,8 +205,8 @@ class Chat(History):
             self.calls.ask(event)
         elif isinstance(event, peer_events.Connected):
             self._tell_contact(event.peer)
-            if event.link.role is Role.CALLER and self.links.get(event.peer) is event.link:
-                self._open_stream(self._talk(event.peer), event.link)
+            if event.link.role is LinkRole.CALLER and self.links.get(event.peer) is event.link:
+                self._open_stream(self._conversation(event.peer), event.link)
         elif isinstance(event, peer_events.Disconnected):
             self._farewell(event.peer)
         if isinstance(event, (peer_events.Introduced, peer_events.IncomingCall)):
@@ -263,7 +272,7 @@ class Chat(History):
                         "protocol": link.protocol,
                         "rtt": link.rtt,
                         "since": link.since,
-                        "dark": link.dark,
+                        "dark": link.disconnected,
                     }
                 )
         return {
@@ -274,7 +283,11 @@ class Chat(History):
             "links": links,
             "calling": [str(peer) for peer in self.calling],
             "questions": [str(peer) for peer in self.questions],
-            "waiting": {str(p): talk.undelivered for p, talk in self._talks.items() if talk.undelivered},
+            "waiting": {
+                str(p): conversation.undelivered
+                for p, conversation in self._conversations.items()
+                if conversation.undelivered
+            },
             "history": self.keeps_history,
         }
 
@@ -289,7 +302,7 @@ class Chat(History):
 
     # -- messages --
 
-    def send(self, who: str | PeerID, text: str, client_id: ClientID | None = None) -> Deferred[Message]:
+    def send(self, who: str | PeerID, text: str, client_id: ClientID | None = None) -> Deferred[ChatMessage]:
         """
         Say something, now or when the peer is there.
 
@@ -303,7 +316,7 @@ class Chat(History):
             lambda messages: messages[0]
         )
 
-    def send_all(self, who: str | PeerID, texts: Sequence[str]) -> Deferred[list[Message]]:
+    def send_all(self, who: str | PeerID, texts: Sequence[str]) -> Deferred[list[ChatMessage]]:
         """
         Say several things, in order: all of them, or none.
 
@@ -327,37 +340,37 @@ class Chat(History):
         return peer
 
     def _added(
-        self, peer: PeerID, texts: Sequence[str], added: Deferred[list[Message]]
-    ) -> Deferred[list[Message]]:
-        talk = self._talk(peer)
+        self, peer: PeerID, texts: Sequence[str], added: Deferred[list[ChatMessage]]
+    ) -> Deferred[list[ChatMessage]]:
+        conversation = self._conversation(peer)
         for text in texts:
-            talk.adding(text)
+            conversation.adding(text)
 
-        def kept(messages: list[Message]) -> list[Message]:
+        def kept(messages: list[ChatMessage]) -> list[ChatMessage]:
             self._store_works()
-            messages = [talk.added(message) for message in messages]
+            messages = [conversation.added(message) for message in messages]
             if self.waits(peer):
                 self.calls.waiting(peer)
             return messages
 
         def not_kept(failure: Any) -> Any:
             for text in texts:
-                talk.not_added(text)
+                conversation.not_added(text)
             return failure
 
         return added.addCallbacks(kept, not_kept)
 
     def undelivered_bytes(self) -> int:
         """How much text has no ack yet, in characters."""
-        return sum(talk.undelivered_size for talk in self._talks.values())
+        return sum(conversation.undelivered_size for conversation in self._conversations.values())
 
     def unhandled(self, peer: PeerID) -> int:
         """How many messages of `peer` the views have not had yet."""
-        return self._talks[peer].unhandled if peer in self._talks else 0
+        return self._conversations[peer].unhandled if peer in self._conversations else 0
 
     def streaming(self, peer: PeerID) -> bool:
         """Whether a stream carries the chat with `peer` now."""
-        return peer in self._talks and self._talks[peer].ready
+        return peer in self._conversations and self._conversations[peer].ready
 
     # -- what calls and talks need (CallsOwner, TalkOwner) --
 
@@ -371,17 +384,19 @@ class Chat(History):
 
     def _retry(self) -> None:
         super()._retry()
-        for talk in list(self._talks.values()):
-            talk.retry()
+        for conversation in list(self._conversations.values()):
+            conversation.retry()
 
-    def talk_heard(self, talk: Talk, event: protocol.Named | protocol.Farewell) -> None:
+    def conversation_heard(
+        self, conversation: Conversation, event: protocol.Named | protocol.Farewell
+    ) -> None:
         """The other side said something that is not about messages."""
         if isinstance(event, protocol.Farewell):
-            self._farewell(talk.peer)
+            self._farewell(conversation.peer)
         else:
-            self.calls.learn(talk.peer, event.name)
-            if talk.peer not in self._renamed:
-                self._tell_name(talk.peer)
+            self.calls.learn(conversation.peer, event.name)
+            if conversation.peer not in self._renamed:
+                self._tell_name(conversation.peer)
 
     def _tell_name(self, peer: PeerID) -> None:
         self._renamed.discard(peer)
@@ -389,9 +404,9 @@ class Chat(History):
             self._renamed.add(peer)
             self._later(NAME_PAUSE, self._tell_name, peer)
 
-    def talk_ended(self, talk: Talk, link: Link, error: str | None) -> None:
+    def conversation_ended(self, conversation: Conversation, link: Link, error: str | None) -> None:
         """Its stream, over that link, has ended, and no other took its place."""
-        peer = talk.peer
+        peer = conversation.peer
         if self._stopped or peer not in self.links:
             return
         if error is not None:
@@ -402,34 +417,34 @@ class Chat(History):
             # link has come, its chat may be on the way.
             self._later(CHATLESS, self._check_chat, peer, link)
 
-    def talk_outdated(self, talk: Talk) -> None:
+    def conversation_outdated(self, conversation: Conversation) -> None:
         """A new stream is needed."""
-        link = self.links.get(talk.peer)
+        link = self.links.get(conversation.peer)
         if link is not None:
-            self._open_stream(talk, link)
+            self._open_stream(conversation, link)
 
     # -- inside --
 
     def _answer_stream(self, link: Link) -> ChatStream:
-        return ChatStream(self._talk(link.remote), link)
+        return ChatStream(self._conversation(link.remote), link)
 
-    def _open_stream(self, talk: Talk, link: Link) -> None:
+    def _open_stream(self, conversation: Conversation, link: Link) -> None:
         try:
-            link.open_stream(protocol.STREAM_NAME, ChatStream(talk, link))
+            link.open_stream(protocol.STREAM_NAME, ChatStream(conversation, link))
         except LinkError:
             # It is over, and its end is told in a moment; else it is of no use without its chat.
-            self._later(CHATLESS, self._check_chat, talk.peer, link)
+            self._later(CHATLESS, self._check_chat, conversation.peer, link)
 
-    def _talk(self, peer: PeerID) -> Talk:
-        talk = self._talks.get(peer)
-        if talk is None:
-            for old, one in list(self._talks.items()):
-                if len(self._talks) < MAX_TALKS:
+    def _conversation(self, peer: PeerID) -> Conversation:
+        conversation = self._conversations.get(peer)
+        if conversation is None:
+            for old, one in list(self._conversations.items()):
+                if len(self._conversations) < MAX_TALKS:
                     break
                 if one.idle:
-                    del self._talks[old]
-            talk = self._talks[peer] = Talk(peer, self)
-        return talk
+                    del self._conversations[old]
+            conversation = self._conversations[peer] = Conversation(peer, self)
+        return conversation
 
     def _check_chat(self, peer: PeerID, link: Link) -> None:
         if self.links.get(peer) is link and not self.streaming(peer):

@@ -1,7 +1,7 @@
 """
-What the chat tells its views. They also get every `punch.peer.events.Event` of the node, with these
+What the chat tells its views. They also get every `punch.node.events.Event` of the node, with these
 exceptions: calls that the chat places by itself, because messages wait, are not told as `Calling`, and not as
-`Failed` but as `StillAway`.
+`Failed` but as `PeerUnreachable`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
-from punch.apps.chat.model import ClientID, Contact, Message
+from punch.apps.chat.model import ChatMessage, ClientID, ContactSummary
 from punch.identity import PeerID
-from punch.peer import events as peer_events
+from punch.node import events as peer_events
 
 
 class ChatEvent:
@@ -29,7 +29,7 @@ class MessageAdded(ChatEvent):
     :ivar again: it was stored by an earlier process, which may have ended before a view had it.
     """
 
-    message: Message
+    message: ChatMessage
     again: bool = False
 
 
@@ -42,13 +42,13 @@ class MessageChanged(ChatEvent):
     :ivar again: it is delivered or read since an earlier process, which may not have told that.
     """
 
-    message: Message
+    message: ChatMessage
     client_id: ClientID | None = None
     again: bool = False
 
 
 @dataclass(frozen=True)
-class Handled(ChatEvent):
+class MessagesDelivered(ChatEvent):
     """All views have had messages of `peer`, and it is told so. For those who wait to be done."""
 
     peer: PeerID
@@ -58,7 +58,7 @@ class Handled(ChatEvent):
 class ContactChanged(ChatEvent):
     """The address book, or what a peer calls itself, changed."""
 
-    contact: Contact
+    contact: ContactSummary
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,14 @@ class NameChanged(ChatEvent):
 
 
 @dataclass(frozen=True)
-class NobodyToAsk(ChatEvent):
+class CallUnanswerable(ChatEvent):
     """A stranger's call was refused, as no view can answer."""
 
     peer: PeerID
 
 
 @dataclass(frozen=True)
-class StillAway(ChatEvent):
+class PeerUnreachable(ChatEvent):
     """
     A peer for whom messages wait was called and isn't there.
 

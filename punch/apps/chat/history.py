@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from twisted.internet.defer import Deferred
 
-from punch.apps.chat.events import Handled, HistoryErased, MessageChanged
-from punch.apps.chat.model import ChatError, Conversation, Message
-from punch.apps.chat.people import People
+from punch.apps.chat.contacts import Contacts
+from punch.apps.chat.conversation import Conversation
+from punch.apps.chat.events import HistoryErased, MessageChanged, MessagesDelivered
+from punch.apps.chat.model import ChatError, ChatMessage, ConversationSummary
 from punch.apps.chat.store import DAY, PAGE, Overview, Store
-from punch.apps.chat.talk import Talk
 from punch.identity import PeerID
 
 #: Between two looks for messages that are older than the retention, in seconds.
@@ -20,37 +20,37 @@ TIDY = 3600.0
 MAX_LIMIT = 1000
 
 
-class History(People):
+class History(Contacts):
     """What `Chat` does with the store."""
 
-    def conversations(self) -> Deferred[list[Conversation]]:
+    def conversations(self) -> Deferred[list[ConversationSummary]]:
         """All chats: those with messages, links or calls, and the address book; the newest first."""
 
-        def merge(overviews: list[Overview]) -> list[Conversation]:
+        def merge(overviews: list[Overview]) -> list[ConversationSummary]:
             found = {overview.peer: overview for overview in overviews}
             peers = dict.fromkeys([*self.questions, *self.links, *self.calling, *found, *self.book])
-            chats = [self._conversation(peer, found.get(peer)) for peer in peers]
+            chats = [self._summary_of(peer, found.get(peer)) for peer in peers]
             return sorted(chats, key=lambda chat: -chat.last.number if chat.last is not None else 0)
 
         return self.ask(Store.overviews).addCallback(merge)
 
-    def conversation(self, who: str | PeerID) -> Deferred[Conversation]:
+    def conversation(self, who: str | PeerID) -> Deferred[ConversationSummary]:
         """The chat with one peer."""
         peer = self.peer(who)
         return self.ask(Store.overviews, peer).addCallback(
-            lambda found: self._conversation(peer, found[0] if found else None)
+            lambda found: self._summary_of(peer, found[0] if found else None)
         )
 
-    def _conversation(self, peer: PeerID, overview: Overview | None) -> Conversation:
+    def _summary_of(self, peer: PeerID, overview: Overview | None) -> ConversationSummary:
         contact, link, stage = self.contact(peer), self.calls.status(peer), self.calls.stage(peer)
         if overview is None:
-            return Conversation(contact, link=link, stage=stage)
+            return ConversationSummary(contact, link=link, stage=stage)
         last = None if overview.last is None else self._as_now(overview.last)
-        return Conversation(contact, overview.unread, overview.waiting, last, link, stage)
+        return ConversationSummary(contact, overview.unread, overview.waiting, last, link, stage)
 
     def history(
         self, who: str | PeerID, before: int | None = None, limit: int = 50, after: int | None = None
-    ) -> Deferred[list[Message]]:
+    ) -> Deferred[list[ChatMessage]]:
         """
         What was said, oldest first: the newest messages, those before a number, or those after one.
         """
@@ -60,7 +60,7 @@ class History(People):
 
     def search(
         self, text: str, who: str | PeerID | None = None, before: int | None = None, limit: int = 50
-    ) -> Deferred[list[Message]]:
+    ) -> Deferred[list[ChatMessage]]:
         """Messages with `text` in them, whatever the case, newest first."""
         peer = None if who is None else self.peer(who)
         found = self.ask(Store.search, text, peer, before, max(1, min(limit, MAX_LIMIT)))
@@ -68,7 +68,7 @@ class History(People):
 
     def export(
         self, who: str | PeerID | None = None, after: int = 0, limit: int = PAGE
-    ) -> Deferred[list[Message]]:
+    ) -> Deferred[list[ChatMessage]]:
         """
         What was said, with all or one, oldest first, a page at a time: the next one begins `after` the last
         number of this one, and an empty page is the end.
@@ -136,33 +136,33 @@ class History(People):
         peer = self.peer(who)
         seen: dict[bytes, int] = {}
 
-        def page(result: tuple[list[Message], dict[bytes, int]]) -> Deferred[None] | None:
+        def page(result: tuple[list[ChatMessage], dict[bytes, int]]) -> Deferred[None] | None:
             changed, further = result
             seen.update(further)
             for message in changed:
                 self.tell(MessageChanged(message))
             if len(changed) >= PAGE:
                 return self.ask(Store.read_here, peer, up_to).addCallback(page)
-            if peer in self._talks:
-                self._talks[peer].say_read(seen)
+            if peer in self._conversations:
+                self._conversations[peer].say_read(seen)
             return None
 
         return self.ask(Store.read_here, peer, up_to).addCallback(page)
 
     def _recount(self, waiting: dict[PeerID, tuple[int, int]]) -> None:
-        for peer, talk in self._talks.items():
+        for peer, talk in self._conversations.items():
             talk.counted(*waiting.get(peer, (0, 0)))
-            self.talk_moved(talk, 0)
+            self.conversation_moved(talk, 0)
 
-    def talk_moved(self, talk: Talk, delivered: int) -> None:
+    def conversation_moved(self, talk: Conversation, delivered: int) -> None:
         """Views had messages of the other side, or ours were delivered."""
         if delivered or not talk.undelivered:
             self.calls.delivered(talk.peer)
-        self.tell(Handled(talk.peer))
+        self.tell(MessagesDelivered(talk.peer))
 
-    def _as_now(self, message: Message) -> Message:
-        talk = self._talks.get(message.peer)
+    def _as_now(self, message: ChatMessage) -> ChatMessage:
+        talk = self._conversations.get(message.peer)
         return message if talk is None else talk.as_now(message)
 
-    def _all_as_now(self, messages: Iterable[Message]) -> list[Message]:
+    def _all_as_now(self, messages: Iterable[ChatMessage]) -> list[ChatMessage]:
         return [self._as_now(message) for message in messages]

@@ -26,7 +26,7 @@ class ChatError(ValueError):
         self.text = text
 
 
-class State(str, Enum):
+class MessageState(str, Enum):
     """How far a message has come. Ours go from WAITING to READ; the other side's are UNREAD, then READ."""
 
     WAITING = "waiting"
@@ -45,7 +45,7 @@ class State(str, Enum):
 
 
 @dataclass(frozen=True)
-class Message:
+class ChatMessage:
     """
     One message of a conversation, ours or the other side's.
 
@@ -62,13 +62,13 @@ class Message:
     outgoing: bool
     text: str
     time: float
-    state: State
+    state: MessageState
     time_sent: float | None = None
     client_id: ClientID | None = None
 
 
 @dataclass(frozen=True)
-class Contact:
+class ContactSummary:
     """
     Somebody.
 
@@ -105,7 +105,7 @@ class LinkStatus:
     protocol: str
     rtt: float
     since: float
-    dark: bool = False
+    disconnected: bool = False
 
 
 class Stage(str, Enum):
@@ -122,7 +122,7 @@ class Stage(str, Enum):
 
 
 @dataclass(frozen=True)
-class Conversation:
+class ConversationSummary:
     """
     One line of the list of chats.
 
@@ -132,10 +132,10 @@ class Conversation:
     :ivar stage: the call that is under way.
     """
 
-    contact: Contact
+    contact: ContactSummary
     unread: int = 0
     waiting: int = 0
-    last: Message | None = None
+    last: ChatMessage | None = None
     link: LinkStatus | None = None
     stage: Stage | None = None
 

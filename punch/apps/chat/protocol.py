@@ -106,7 +106,7 @@ class Hello:
 
 
 @dataclass(frozen=True)
-class Outgoing:
+class OutgoingMessage:
     """A message of ours as it travels. `time` is in seconds since 1970."""
 
     id: int
@@ -173,7 +173,7 @@ class ChatCore:
     :param waiting: messages that have no ack yet, oldest first.
     """
 
-    def __init__(self, hello: Hello, sent: int, waiting: Iterable[Outgoing] = ()) -> None:
+    def __init__(self, hello: Hello, sent: int, waiting: Iterable[OutgoingMessage] = ()) -> None:
         self._epoch = hello.epoch
         self._sent = sent
         self._unacked: deque[tuple[int, int]] = deque()
@@ -193,7 +193,7 @@ class ChatCore:
         for message in waiting:
             self.send(message)
 
-    def send(self, message: Outgoing) -> None:
+    def send(self, message: OutgoingMessage) -> None:
         """Say one more; its id is greater than all before."""
         self._sent = max(self._sent, message.id)
         time = max(0, int(message.time * 1000))

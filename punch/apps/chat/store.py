@@ -19,7 +19,7 @@ from punch.apps.chat.age import DAY as DAY
 from punch.apps.chat.age import Believed
 from punch.apps.chat.database import Database
 from punch.apps.chat.database import StoreError as StoreError
-from punch.apps.chat.model import ClientID, Message, State
+from punch.apps.chat.model import ChatMessage, ClientID, MessageState
 from punch.apps.chat.protocol import MAX_KNOWN, Known
 from punch.identity import PeerID
 
@@ -29,11 +29,11 @@ PAGE = 500
 
 _WAITING, _DELIVERED, _READ_THERE, _UNREAD, _READ_HERE = range(5)
 _STATES = {
-    _WAITING: State.WAITING,
-    _DELIVERED: State.DELIVERED,
-    _READ_THERE: State.READ,
-    _UNREAD: State.UNREAD,
-    _READ_HERE: State.READ,
+    _WAITING: MessageState.WAITING,
+    _DELIVERED: MessageState.DELIVERED,
+    _READ_THERE: MessageState.READ,
+    _UNREAD: MessageState.UNREAD,
+    _READ_HERE: MessageState.READ,
 }
 _COLUMNS = "m.number, c.peer, m.id, m.state, m.text, m.time, m.time_sent, m.client"
 _FROM = "FROM message m JOIN conversation c ON c.key = m.conversation"
@@ -52,11 +52,11 @@ class Record:
     epoch: bytes
     sent: int
     known: Sequence[Known]
-    waiting: Sequence[Message]
+    waiting: Sequence[ChatMessage]
 
 
 @dataclass(frozen=True)
-class Incoming:
+class IncomingMessage:
     """A message as it came from the other side."""
 
     id: int
@@ -71,7 +71,7 @@ class Overview:
     peer: PeerID
     unread: int
     waiting: int
-    last: Message | None
+    last: ChatMessage | None
 
 
 class Store:
@@ -126,7 +126,7 @@ class Store:
 
     def add(
         self, peer: PeerID, epoch: bytes, text: str, time: float, client_id: ClientID | None = None
-    ) -> Message:
+    ) -> ChatMessage:
         """
         Keep a message of ours, and give it its id.
 
@@ -142,16 +142,16 @@ class Store:
             self._run("UPDATE conversation SET sent = ? WHERE key = ?", sent, key)
             client = None if client_id is None else json.dumps(client_id)
             number = self._insert(key, sent, 0, _WAITING, text, time, None, client)
-        return Message(number, peer, sent, True, text, time, State.WAITING, None, client_id)
+        return ChatMessage(number, peer, sent, True, text, time, MessageState.WAITING, None, client_id)
 
-    def add_all(self, peer: PeerID, epoch: bytes, texts: Sequence[str], time: float) -> list[Message]:
+    def add_all(self, peer: PeerID, epoch: bytes, texts: Sequence[str], time: float) -> list[ChatMessage]:
         """Keep several messages of ours, all or none; as `add`."""
         with self._transaction():
             return [self.add(peer, epoch, text, time) for text in texts]
 
     def receive(
-        self, peer: PeerID, remote_epoch: bytes, messages: Iterable[Incoming], time: float
-    ) -> list[Message]:
+        self, peer: PeerID, remote_epoch: bytes, messages: Iterable[IncomingMessage], time: float
+    ) -> list[ChatMessage]:
         """
         Keep messages of the other side, all or none; those that are here already are left out, as long as
         their epoch is among the last `MAX_KNOWN` in which something came.
@@ -174,14 +174,14 @@ class Store:
                         key, message.id, generation, _UNREAD, message.text, time, message.time_sent, None
                     )
                     added.append(
-                        Message(
+                        ChatMessage(
                             number,
                             peer,
                             message.id,
                             False,
                             message.text,
                             time,
-                            State.UNREAD,
+                            MessageState.UNREAD,
                             message.time_sent,
                         )
                     )
@@ -189,7 +189,7 @@ class Store:
                 self._come_to(key, remote_epoch, generation, added[-1])
         return added
 
-    def _come_to(self, key: int, epoch: bytes, generation: int, last: Message) -> None:
+    def _come_to(self, key: int, epoch: bytes, generation: int, last: ChatMessage) -> None:
         """This message is the last that came in an epoch of theirs; the oldest of too many is forgotten."""
         self._run("UPDATE conversation SET generation = max(generation, ?) WHERE key = ?", generation, key)
         self._run(
@@ -220,7 +220,7 @@ class Store:
                 remote_epoch,
             )
 
-    def unshown(self) -> list[tuple[bytes, Message]]:
+    def unshown(self) -> list[tuple[bytes, ChatMessage]]:
         """Messages of others that no view may have had, oldest first, each with its sender's epoch."""
         found = []
         for key, epoch, generation, shown in self._rows(
@@ -235,7 +235,7 @@ class Store:
             found += [(epoch, message) for message in messages]
         return sorted(found, key=lambda item: item[1].number)
 
-    def delivered(self, peer: PeerID, up_to: int) -> list[Message]:
+    def delivered(self, peer: PeerID, up_to: int) -> list[ChatMessage]:
         """
         The other side has our messages up to this id.
 
@@ -243,17 +243,17 @@ class Store:
         """
         return self._advance(peer, 0, "id", up_to, _DELIVERED)
 
-    def read_there(self, peer: PeerID, up_to: int) -> list[Message]:
+    def read_there(self, peer: PeerID, up_to: int) -> list[ChatMessage]:
         """Somebody there has seen our messages up to this id; returns as `delivered`."""
         return self._advance(peer, 1, "id", up_to, _READ_THERE)
 
-    def told(self, peer: PeerID, state: State, up_to: int) -> None:
+    def told(self, peer: PeerID, state: MessageState, up_to: int) -> None:
         """Views have had that our messages up to this id were delivered, or read."""
-        column = "told_delivered" if state is State.DELIVERED else "told_read"
+        column = "told_delivered" if state is MessageState.DELIVERED else "told_read"
         with self._transaction():
             self._run(f"UPDATE conversation SET {column} = max({column}, ?) WHERE peer = ?", up_to, peer.key)
 
-    def untold(self) -> list[Message]:
+    def untold(self) -> list[ChatMessage]:
         """
         Messages of ours that are delivered or read, which no view may have had yet: oldest first, first all
         that are delivered, then all that are read.
@@ -268,7 +268,7 @@ class Store:
             found += [replace(message, state=_STATES[states[0]]) for message in messages]
         return found
 
-    def read_here(self, peer: PeerID, up_to: int | None) -> tuple[list[Message], dict[bytes, int]]:
+    def read_here(self, peer: PeerID, up_to: int | None) -> tuple[list[ChatMessage], dict[bytes, int]]:
         """
         Somebody here has seen the messages up to this number (None: all).
 
@@ -310,7 +310,7 @@ class Store:
         )
         return {PeerID(peer): (count, int(size)) for peer, count, size in rows}
 
-    def waiting_for(self, peer: PeerID) -> list[Message]:
+    def waiting_for(self, peer: PeerID) -> list[ChatMessage]:
         """Our messages that `peer` doesn't have, oldest first."""
         return self._messages("WHERE m.conversation = ? AND m.state = 0 ORDER BY m.id", self._key(peer))
 
@@ -333,7 +333,7 @@ class Store:
 
     def history(
         self, peer: PeerID, before: int | None = None, after: int | None = None, limit: int = 50
-    ) -> list[Message]:
+    ) -> list[ChatMessage]:
         """
         Messages with `peer`, oldest first: the newest ones, those before a number, or those after one.
         """
@@ -351,7 +351,7 @@ class Store:
 
     def search(
         self, text: str, peer: PeerID | None = None, before: int | None = None, limit: int = 50
-    ) -> list[Message]:
+    ) -> list[ChatMessage]:
         """Messages with `text` in them, whatever the case, newest first."""
         # The plain text is compared in one pass: no index to keep, and nothing to erase twice. A hundred
         # thousand messages take some ten milliseconds.
@@ -367,7 +367,7 @@ class Store:
             arguments.append(before)
         return self._messages(f"{where} ORDER BY m.number DESC LIMIT ?", *arguments, limit)
 
-    def export(self, peer: PeerID | None = None, after: int = 0, limit: int = PAGE) -> list[Message]:
+    def export(self, peer: PeerID | None = None, after: int = 0, limit: int = PAGE) -> list[ChatMessage]:
         """Messages with a number after that one, oldest first."""
         where, arguments = "WHERE m.number > ?", list[Any]([after])
         if peer is not None:
@@ -445,7 +445,7 @@ class Store:
         rows = self._rows("SELECT key FROM conversation WHERE peer = ?", peer.key)
         return rows[0][0] if rows else None
 
-    def _messages(self, rest: str, *arguments: Any) -> list[Message]:
+    def _messages(self, rest: str, *arguments: Any) -> list[ChatMessage]:
         return [_message(row) for row in self._rows(f"SELECT {_COLUMNS} {_FROM} {rest}", *arguments)]
 
     def _insert(
@@ -477,7 +477,7 @@ class Store:
         assert inserted.lastrowid is not None
         return inserted.lastrowid
 
-    def _advance(self, peer: PeerID, state: int, column: str, up_to: int, to: int) -> list[Message]:
+    def _advance(self, peer: PeerID, state: int, column: str, up_to: int, to: int) -> list[ChatMessage]:
         """
         Give messages in one state another one, at most `PAGE`: those up to an id or number, oldest first.
         The state stands in the statements as it is: so SQLite sees which of its partial indices fits.
@@ -499,9 +499,9 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
 
 
-def _message(row: tuple[Any, ...]) -> Message:
+def _message(row: tuple[Any, ...]) -> ChatMessage:
     number, peer, sender_id, state, text, time, time_sent, client = row
-    return Message(
+    return ChatMessage(
         number,
         PeerID(peer),
         sender_id,

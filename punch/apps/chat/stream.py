@@ -12,7 +12,7 @@ from punch.apps.chat.protocol import ChatCore, ChatProtocolError, Event
 from punch.link.link import Link
 
 
-class StreamOwner(Interface):
+class ChatStreamOwner(Interface):
     """What a stream tells whoever made it."""
 
     def stream_opened(self, stream: ChatStream) -> None:
@@ -33,7 +33,7 @@ class ChatStream(Protocol):
     :ivar core: what it says and hears, from `begin` on.
     """
 
-    def __init__(self, owner: StreamOwner, link: Link) -> None:
+    def __init__(self, owner: ChatStreamOwner, link: Link) -> None:
         self.link = link
         self.core: ChatCore | None = None
         self._owner = owner

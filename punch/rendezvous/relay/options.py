@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from punch.files import read_regular
-from punch.rendezvous.relay.destinations import IPNetwork
+from punch.turn.server.destinations import IPNetwork
 from punch.wire.address import canonical
-from punch.wire.relays import MAX_RELAYS, RelayURL, RelayURLError
+from punch.wire.turn_uri import MAX_RELAYS, TurnURI, TurnURIError
 
 _OWN_URLS = 3
 
@@ -29,7 +29,7 @@ class RelayOptions:
     addresses: Sequence[str] = ()
     allow: Sequence[IPNetwork] = ()
     ports: tuple[int, int] = (49152, 65535)
-    turn: Sequence[RelayURL] = ()
+    turn: Sequence[TurnURI] = ()
     secret: bytes | None = None
 
     @classmethod
@@ -61,10 +61,10 @@ class RelayOptions:
         )
 
 
-def _turn(text: str) -> RelayURL:
+def _turn(text: str) -> TurnURI:
     try:
-        return RelayURL.parse(text)
-    except RelayURLError as problem:
+        return TurnURI.parse(text)
+    except TurnURIError as problem:
         raise RelayOptionError(f"--turn: {problem}") from problem
 
 

@@ -19,15 +19,20 @@ from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.reflector import Reflector
-from punch.rendezvous.relay.credentials import user_of
-from punch.rendezvous.relay.destinations import Destinations
-from punch.rendezvous.relay.events import LimitHit, Made, NotMade, RelayEvent
-from punch.rendezvous.relay.handout import Handout, OwnRelay
-from punch.rendezvous.relay.settings import RelaySettings
-from punch.rendezvous.relay.shell import Relay
+from punch.rendezvous.relay.credential_issuer import CredentialIssuer, OwnRelay
+from punch.rendezvous.relay.relay import Relay
 from punch.rendezvous.relay.sockets import is_own_address
+from punch.turn.server.credentials import user_of
+from punch.turn.server.destinations import Destinations
+from punch.turn.server.events import (
+    AllocationMade,
+    AllocationRefused,
+    LimitHit,
+    RelayEvent,
+)
+from punch.turn.server.settings import RelaySettings
 from punch.wire.address import canonical
-from punch.wire.relays import RelayServer
+from punch.wire.turn_uri import RelayServer
 
 _SECRET_LABEL = b"punch/1 relay secret"
 
@@ -79,7 +84,7 @@ class RelayService:
             requests_rate=limits.relay_requests_rate,
             requests_burst=limits.relay_requests_burst,
         )
-        self._handout = Handout(
+        self._issuer = CredentialIssuer(
             own=None,
             others=config.turn,
             secret=shared or b"",
@@ -111,7 +116,7 @@ class RelayService:
                 self._peers.move_to_end(user)
             while len(self._peers) > _REMEMBERED:
                 self._peers.popitem(last=False)
-        return self._handout.servers(peer)
+        return self._issuer.servers(peer)
 
     def listening(self, udp_port: int, tcp_port: int, pin: bytes | None) -> None:
         """
@@ -128,7 +133,7 @@ class RelayService:
                 tcp_port,
                 pin,
             )
-            self._handout = replace(self._handout, own=own)
+            self._issuer = replace(self._issuer, own=own)
 
     def _happened(self, event: RelayEvent) -> None:
         if isinstance(event, LimitHit):
@@ -138,12 +143,12 @@ class RelayService:
         owner = event.owner
         host = owner.client.host
         peer = str(self._peers.get(owner.user, owner.user))
-        if isinstance(event, NotMade):
+        if isinstance(event, AllocationRefused):
             if event.code == DENIED:
                 self._log.denied(host, peer)
             else:
                 self._log.limit_hit(host, _LIMITS[event.code], peer)
-        elif isinstance(event, Made):
+        elif isinstance(event, AllocationMade):
             transport = "stream" if owner.is_stream else "udp"
             self._log.allocation_made(host, peer, str(event.relayed), transport)
         else:

@@ -14,11 +14,18 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.rendezvous.batches import ANCILLARY_SIZE, BUFFERS, MAX_UDP, BatchSender, coalesce, take
-from punch.rendezvous.relay.allocations import Allocation, RelayedPort
-from punch.rendezvous.udp import SEND_ERRORS
+from punch.net.batch_sender import (
+    ANCILLARY_SIZE,
+    BUFFERS,
+    MAX_UDP,
+    BatchSender,
+    coalesce,
+    take,
+)
+from punch.net.segmentation import allow_fragments
+from punch.net.server_udp import SEND_ERRORS
+from punch.turn.server.allocations import Allocation, RelayedPort
 from punch.wire.address import Address, canonical
-from punch.wire.segments import allow_fragments
 
 _READS = 16
 """Calls to `recvmsg` on one relayed address before others get their turn."""

@@ -19,8 +19,8 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.rendezvous.gate import Established
-from punch.rendezvous.relay.allocations import FiveTuple
+from punch.rendezvous.protocol_sniffer import Established
+from punch.turn.server.allocations import FiveTuple
 from punch.wire.address import Address, canonical
 from punch.wire.turn import MAX_REQUEST, FramingError, StreamSplitter
 
@@ -34,7 +34,7 @@ STRANGERS_MESSAGES = 64
 """Messages on a connection that has no allocation yet: a client needs two."""
 
 
-class StreamOwner(Protocol):
+class RelayStreamOwner(Protocol):
     """What a connection needs from the relay."""
 
     clock: IReactorTime
@@ -62,7 +62,7 @@ class RelayStream(protocol.Protocol):
     :param established: called when the client has an allocation.
     """
 
-    def __init__(self, owner: StreamOwner, established: Established) -> None:
+    def __init__(self, owner: RelayStreamOwner, established: Established) -> None:
         self._owner = owner
         self._established: Established | None = established
         self._client: FiveTuple | None = None

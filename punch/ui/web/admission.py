@@ -37,7 +37,7 @@ class Browser:
     key: str
 
 
-class Admission:
+class BrowserAdmission:
     """
     Tickets and browsers of one process.
 

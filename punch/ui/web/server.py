@@ -21,7 +21,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 from twisted.web.websocket import WebSocketProtocol, WebSocketResource
 
-from punch.ui.web.admission import Admission
+from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.guard import Guarded, Guards
 
 LOOPBACK = "127.0.0.1"
@@ -74,7 +74,7 @@ class WebServer:
     def __init__(
         self,
         reactor: Any,
-        admission: Admission,
+        admission: BrowserAdmission,
         make_socket: Callable[[Guarded], WebSocketProtocol],
     ) -> None:
         self._listening: IListeningPort | None = None

@@ -14,7 +14,7 @@ from twisted.web.websocket import WebSocketTransport
 
 from punch.apps.chat import ChatError
 from punch.ui.commands import why
-from punch.ui.json_commands import error_fields, read, request_fields
+from punch.ui.json.commands import error_fields, read, request_fields
 from punch.ui.web.guard import Guarded
 from punch.wire import strict_json
 

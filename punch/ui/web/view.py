@@ -18,12 +18,12 @@ from twisted.logger import Logger
 from punch import __version__
 from punch.apps.chat import MAX_TEXT, Chat
 from punch.apps.chat import events as chat_events
+from punch.ice.snapshot import PairStatus
 from punch.identity import PeerID
-from punch.peer import events as peer_events
-from punch.traversal.snapshot import PairStatus
-from punch.ui.commands import Desk, perform
-from punch.ui.json_events import contact_fields, conversation_fields, render
-from punch.ui.web.admission import Admission
+from punch.node import events as peer_events
+from punch.ui.commands import CommandContext, perform
+from punch.ui.json.events import contact_fields, conversation_fields, render
+from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.code import qr_code
 from punch.ui.web.guard import Guarded
 from punch.ui.web.server import WebServer
@@ -69,7 +69,7 @@ class WebView:
         self._clock: IReactorTime = reactor
         self._pairs = pairs
         self._wall = wall
-        self._desk = Desk(chat, quit)
+        self._context = CommandContext(chat, quit)
         self._pages: dict[PageSocket, None] = {}
         self._left_at: float | None = None
         self._looking: IDelayedCall | None = None
@@ -77,7 +77,7 @@ class WebView:
         self._history_failed: str | None = None
         self._erased: dict[str, float] = {}
         self._registration: JSON = {"event": "unregistered", "reason": "", "text": "", "retry_in": None}
-        self.server = WebServer(reactor, Admission(random), self._page)
+        self.server = WebServer(reactor, BrowserAdmission(random), self._page)
 
     # -- what it runs in --
 
@@ -157,7 +157,7 @@ class WebView:
 
     def perform(self, name: object, fields: JSON) -> Deferred[JSON | None]:
         """Do a command of a page."""
-        return perform(self._desk, name, fields)
+        return perform(self._context, name, fields)
 
     async def _start(self, page: PageSocket) -> None:
         chat = self._chat

@@ -5,7 +5,7 @@ import { CommandError, Connection, keepKey, watchKey } from "./connection.js";
 import { h, icon, replace } from "./dom.js";
 import { isAltArrow, isAltLetter, isControl, onKeys } from "./keys.js";
 import { NetworkPage, SettingsPage, YouPage } from "./pages.js";
-import { Side } from "./side.js";
+import { Side } from "./sidebar.js";
 import { Store } from "./store.js";
 import { Tabs } from "./tabs.js";
 import { grouped, plain } from "./text.js";

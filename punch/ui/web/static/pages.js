@@ -1,7 +1,7 @@
 // The other pages: you and your ID, the network check, the settings.
 
 import { h, icon, iconButton, replace } from "./dom.js";
-import { setTheme, themeNow, THEMES } from "./side.js";
+import { setTheme, themeNow, THEMES } from "./sidebar.js";
 import { asId, count, grouped, milliseconds, notAnId, plain, visible } from "./text.js";
 import { timeOf } from "./times.js";
 import { avatar, confirm, copy, nameElement, notice, qrCode } from "./widgets.js";

@@ -1,0 +1,494 @@
+"""
+The chat with one peer while this process runs: between its stream, the store and the views.
+
+The order of things for a message of the other side: it is stored, the views are told, they have it, the ack
+goes out. For one of ours: it is stored, it goes to the stream, its ack comes, that is stored, the views are
+told.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from punch.apps.chat import protocol
+from punch.apps.chat.database import StoreError
+from punch.apps.chat.events import ChatEvent, MessageAdded, MessageChanged
+from punch.apps.chat.model import ChatMessage, MessageState
+from punch.apps.chat.protocol import (
+    ChatCore,
+    Hello,
+    Known,
+    OutgoingMessage,
+)
+from punch.apps.chat.store import (
+    PAGE,
+    IncomingMessage,
+    Record,
+    Store,
+)
+from punch.apps.chat.stream import ChatStream
+from punch.identity import PeerID
+from punch.link.link import Link
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Reading from the stream stops while this many messages wait for the store and the views.
+MAX_UNHANDLED = 64
+
+
+class ConversationOwner(Protocol):
+    """What a talk needs of the chat around it."""
+
+    def ask(
+        self, call: Callable[Concatenate[Store, P], T], *arguments: P.args, **named: P.kwargs
+    ) -> Deferred[T]:
+        """As `Worker.run`; once the chat has stopped it never fires."""
+
+    def tell(self, event: ChatEvent) -> list[Deferred[None]]:
+        """Tell all views; what returns are those that need time for it."""
+
+    def new_epoch(self) -> bytes:
+        """A random one."""
+
+    def wall(self) -> float:
+        """Seconds since 1970."""
+
+    def store_failed(self, error: StoreError) -> None:
+        """The disk did not take something; `Conversation.retry` is called after a while."""
+
+    def conversation_heard(
+        self, conversation: Conversation, event: protocol.Named | protocol.Farewell
+    ) -> None:
+        """The other side said something that is not about messages."""
+
+    def conversation_moved(self, conversation: Conversation, delivered: int) -> None:
+        """Views had messages of the other side, or that many of ours were delivered."""
+
+    def conversation_ended(self, conversation: Conversation, link: Link, error: str | None) -> None:
+        """
+        Its stream, over that link, has ended, and no other took its place; `error`: how the other side broke
+        the protocol.
+        """
+
+    def conversation_outdated(self, conversation: Conversation) -> None:
+        """A new epoch was begun: a new stream is needed."""
+
+
+@dataclass
+class _Load:
+    """How many messages, and how much text."""
+
+    messages: int = 0
+    characters: int = 0
+
+    def add(self, messages: int, characters: int) -> None:
+        """More of it, or less."""
+        self.messages += messages
+        self.characters += characters
+
+
+@dataclass
+class _Shown:
+    """A message that the views are told of."""
+
+    epoch: bytes
+    id: int
+    done: bool = False
+
+
+class Conversation:
+    """The chat with one peer."""
+
+    def __init__(self, peer: PeerID, owner: ConversationOwner) -> None:
+        self.peer = peer
+        self._kept = _Load()
+        self._coming = _Load()
+        self._owner = owner
+        self._stream: ChatStream | None = None
+        self._remote_epoch: bytes | None = None
+        self._known: dict[bytes, Known] = {}
+        self._told: dict[bytes, Known] = {}
+        self._renewed = False
+        self._pending: deque[tuple[bytes, IncomingMessage]] = deque()
+        self._storing = 0
+        self._telling: deque[_Shown] = deque()
+        self._marks = _Marks(self)
+
+    @property
+    def undelivered(self) -> int:
+        """How many of our messages have no ack."""
+        return self._kept.messages + self._coming.messages
+
+    @property
+    def undelivered_size(self) -> int:
+        """How much text that is, in characters."""
+        return self._kept.characters + self._coming.characters
+
+    @property
+    def ready(self) -> bool:
+        """Whether a stream carries this chat now."""
+        return self._stream is not None and self._stream.ready
+
+    @property
+    def idle(self) -> bool:
+        """Whether it can be forgotten: all there is to know is in the store."""
+        return (
+            self._stream is None and not self.undelivered and not self.unhandled and not self._marks.pending
+        )
+
+    @property
+    def settling(self) -> bool:
+        """Whether the store is being told of messages or acks that came."""
+        return self._storing > 0 or self._marks.busy
+
+    @property
+    def unhandled(self) -> int:
+        """How many messages of the other side are not yet stored, or not yet had by the views."""
+        return len(self._pending) + self._storing + len(self._telling)
+
+    # -- what this side says --
+
+    def counted(self, messages: int, characters: int) -> None:
+        """So many messages wait on the disk, said the store just now."""
+        self._kept = _Load(messages, characters)
+
+    def adding(self, text: str) -> None:
+        """The store is asked to keep a message of ours."""
+        self._coming.add(1, len(text))
+
+    def not_added(self, text: str) -> None:
+        """It did not."""
+        self._coming.add(-1, -len(text))
+
+    def added(self, message: ChatMessage) -> ChatMessage:
+        """A message of ours was stored: it goes out if there is a stream. Returned is how it stands then."""
+        self._coming.add(-1, -len(message.text))
+        self._kept.add(1, len(message.text))
+        core = self._core
+        if core is not None:
+            message = replace(message, state=MessageState.SENT)
+            core.send(_outgoing(message))
+        self._owner.tell(MessageAdded(message))
+        self._say()
+        return message
+
+    def as_now(self, message: ChatMessage) -> ChatMessage:
+        """A message from the store with the state that it has now."""
+        if message.state is MessageState.WAITING and self.ready:
+            return replace(message, state=MessageState.SENT)
+        return message
+
+    def say_read(self, seen: Mapping[bytes, int]) -> None:
+        """Somebody here has seen the messages up to an id in each of these epochs of theirs."""
+        for epoch, number in seen.items():
+            self._note(epoch, read=number)
+            if epoch == self._remote_epoch and (core := self._core) is not None:
+                core.read(number)
+                self._say()
+
+    def say_name(self, name: str) -> None:
+        """This side calls itself something else."""
+        if (core := self._core) is not None:
+            core.rename(name)
+            self._say()
+
+    def say_bye(self) -> bool:
+        """All was said; whether there is a stream to say so."""
+        if (core := self._core) is None:
+            return False
+        core.say_bye()
+        self._say()
+        return True
+
+    @property
+    def _core(self) -> ChatCore | None:
+        """Where to say something now, if that is possible; `_say` must follow."""
+        return self._stream.core if self._stream is not None and self._stream.ready else None
+
+    def _say(self) -> None:
+        if self._stream is not None:
+            self._stream.say()
+
+    # -- its streams (StreamOwner) --
+
+    def stream_opened(self, stream: ChatStream) -> None:
+        """It takes the place of an older one."""
+        older, self._stream = self._stream, stream
+        # What is not on the disk is not in our hello, so it is said again. Or, after a restored backup,
+        # others are said under the same ids.
+        self._pending = deque()
+        if older is not None:
+            older.close()
+        self._owner.ask(Store.record, self.peer, self._owner.new_epoch()).addCallbacks(
+            self._loaded, self._not_begun, callbackArgs=(stream,), errbackArgs=(stream,)
+        )
+
+    def _loaded(self, record: Record, stream: ChatStream) -> None:
+        if stream is not self._stream:
+            return
+        before, self._known = self._known, {known.epoch: known for known in record.known}
+        for epoch in self._known.keys() & before.keys():
+            # The views may have had more since the store was asked.
+            self._note(epoch, before[epoch].had, before[epoch].read)
+        self._told = dict(self._known)
+        self._remote_epoch = None
+        hello = Hello(record.epoch, list(self._known.values()))
+        stream.begin(ChatCore(hello, record.sent, [_outgoing(message) for message in record.waiting]))
+        for message in record.waiting:
+            self._owner.tell(MessageChanged(replace(message, state=MessageState.SENT), message.client_id))
+        self._balance()
+
+    def _not_begun(self, failure: object, stream: ChatStream) -> None:
+        """The disk does not take what a stream needs first: another one may do better."""
+        error = _store_error(failure)
+        if stream is self._stream:
+            stream.close()
+            self.stream_ended(stream, None)
+        self._owner.store_failed(error)
+
+    def stream_ended(self, stream: ChatStream, error: str | None) -> None:
+        """What has no ack waits again."""
+        if stream is not self._stream:
+            return
+        self._stream = None
+        if self.undelivered:
+            self._owner.ask(Store.waiting_for, self.peer).addCallbacks(self._wait_again, self.failed)
+        self._owner.conversation_ended(self, stream.link, error)
+
+    def _wait_again(self, messages: list[ChatMessage]) -> None:
+        if not self.ready:
+            for message in messages:
+                self._owner.tell(MessageChanged(message, message.client_id))
+
+    def stream_event(self, stream: ChatStream, event: protocol.Event) -> None:
+        """The other side said something."""
+        if stream is not self._stream:
+            return
+        if isinstance(event, protocol.Greeted):
+            self._greeted(stream, event)
+        elif isinstance(event, protocol.MessageReceived):
+            assert self._remote_epoch is not None
+            self._pending.append((self._remote_epoch, IncomingMessage(event.id, event.text, event.time)))
+            self._balance()
+            self._store_some()
+        elif isinstance(event, protocol.Delivered):
+            self._marks.reach(MessageState.DELIVERED, event.id)
+        elif isinstance(event, protocol.ReadThere):
+            self._marks.reach(MessageState.READ, event.id)
+        else:
+            self._owner.conversation_heard(self, event)
+
+    def _greeted(self, stream: ChatStream, event: protocol.Greeted) -> None:
+        self._remote_epoch = event.epoch
+        if not event.outdated:
+            self._catch_up(event.epoch)
+        elif self._renewed:
+            # Once is a restored backup; who says so again of an epoch that is minutes old makes it up.
+            stream.close()
+            self.stream_ended(stream, "marks of messages that were never sent")
+        else:
+            self._owner.ask(Store.renew, self.peer, self._owner.new_epoch()).addCallbacks(
+                self._begin_anew, self._not_begun, errbackArgs=(stream,)
+            )
+
+    def _begin_anew(self, _: None) -> None:
+        self._renewed = True
+        self._owner.conversation_outdated(self)
+
+    def _catch_up(self, epoch: bytes) -> None:
+        """Say what has come to pass since our hello: it was not clear in which epoch they are."""
+        now, told = (known.get(epoch, Known(epoch)) for known in (self._known, self._told))
+        if now.had > told.had:
+            self._acknowledge()
+        if now.read > told.read:
+            self.say_read({epoch: now.read})
+
+    def _note(self, epoch: bytes, had: int = 0, read: int = 0) -> None:
+        """Views have had, or somebody has read, the messages up to these ids."""
+        known = self._known.get(epoch, Known(epoch))
+        self._known[epoch] = replace(known, had=max(known.had, had), read=max(known.read, read))
+
+    # -- messages of the other side --
+
+    def _store_some(self) -> None:
+        """All that has come goes to the disk at once, or none of it; the next only after that: else one could
+        be stored without the one before it."""
+        if self._storing or not self._pending:
+            return
+        epoch = self._pending[0][0]
+        batch = [incoming for _, incoming in takewhile(lambda item: item[0] == epoch, self._pending)]
+        for _ in batch:
+            self._pending.popleft()
+        self._storing = len(batch)
+        self._owner.ask(Store.receive, self.peer, epoch, batch, self._owner.wall()).addCallbacks(
+            self._stored,
+            self._not_stored,
+            callbackArgs=(epoch, batch),
+            errbackArgs=(epoch, batch, self._pending),
+        )
+
+    def _stored(self, added: list[ChatMessage], epoch: bytes, batch: list[IncomingMessage]) -> None:
+        self._storing = 0
+        for message in added:
+            self._show(epoch, message, again=False)
+        if len(added) < len(batch) and epoch == self._remote_epoch:
+            # An ack was lost with an earlier stream.
+            self._acknowledge()
+        self._balance()
+        self._store_some()
+
+    def _not_stored(
+        self,
+        failure: object,
+        epoch: bytes,
+        batch: list[IncomingMessage],
+        pending: deque[tuple[bytes, IncomingMessage]],
+    ) -> None:
+        self._storing = 0
+        pending.extendleft((epoch, incoming) for incoming in reversed(batch))
+        self._owner.store_failed(_store_error(failure))
+
+    def show_again(self, epoch: bytes, message: ChatMessage) -> None:
+        """A message of an earlier process, which may have ended before a view had it."""
+        self._show(epoch, message, again=True)
+
+    def _show(self, epoch: bytes, message: ChatMessage, again: bool) -> None:
+        entry = _Shown(epoch, message.id)
+        self._telling.append(entry)
+        slow = self._owner.tell(MessageAdded(message, again))
+
+        def had(results: list[tuple[bool, None]]) -> None:
+            # A view that fails is no reason to let the sender wait: the history has it.
+            entry.done = True
+            self._check_shown()
+
+        DeferredList(slow, consumeErrors=True).addCallback(had)
+
+    def _check_shown(self) -> None:
+        had: dict[bytes, int] = {}
+        while self._telling and self._telling[0].done:
+            shown = self._telling.popleft()
+            had[shown.epoch] = shown.id
+        if not had:
+            return
+        for epoch, number in had.items():
+            self._owner.ask(Store.shown, self.peer, epoch, number).addErrback(self.failed)
+            self._note(epoch, had=number)
+        if self._remote_epoch in had:
+            self._acknowledge()
+        self._balance()
+        self._owner.conversation_moved(self, 0)
+
+    def _acknowledge(self) -> None:
+        known = None if self._remote_epoch is None else self._known.get(self._remote_epoch)
+        if known is not None and known.had and (core := self._core) is not None:
+            core.acknowledge(known.had)
+            self._say()
+
+    def _balance(self) -> None:
+        if self._stream is not None and self._stream.ready:
+            self._stream.pause(self.unhandled >= MAX_UNHANDLED)
+
+    # -- marks --
+
+    def mark(self, state: MessageState, up_to: int) -> Deferred[list[ChatMessage]]:
+        """Store how far the other side is; fires with a page of messages of which that is new."""
+        call = Store.delivered if state is MessageState.DELIVERED else Store.read_there
+        return self._owner.ask(call, self.peer, up_to)
+
+    def marked(self, messages: list[ChatMessage]) -> None:
+        """Marks of the other side are stored."""
+        delivered = [message for message in messages if message.state is MessageState.DELIVERED]
+        for message in delivered:
+            self._kept.add(-1, -len(message.text))
+        self.tell_marks(messages)
+        if delivered:
+            self._owner.conversation_moved(self, len(delivered))
+
+    def tell_marks(self, messages: Sequence[ChatMessage], again: bool = False) -> None:
+        """Tell the views that messages are delivered, or read, and keep on the disk that they have had it."""
+        slow: list[Deferred[None]] = []
+        for message in messages:
+            slow += self._owner.tell(MessageChanged(message, message.client_id, again))
+
+        def had(results: list[tuple[bool, None]]) -> None:
+            for state in {message.state for message in messages}:
+                last = max(message.id for message in messages if message.state is state)
+                self._owner.ask(Store.told, self.peer, state, last).addErrback(self.failed)
+
+        DeferredList(slow, consumeErrors=True).addCallback(had)
+
+    def failed(self, failure: object) -> None:
+        """A call of the store failed."""
+        self._owner.store_failed(_store_error(failure))
+
+    def retry(self) -> None:
+        """The disk may take again what it did not take."""
+        self._store_some()
+        self._marks.go_on()
+
+
+class _Marks:
+    """How far the other side has our messages, and has read them: what the store does not know yet."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+        self._reached = {MessageState.DELIVERED: 0, MessageState.READ: 0}
+        self._stored = {MessageState.DELIVERED: 0, MessageState.READ: 0}
+        self._busy = False
+
+    @property
+    def pending(self) -> bool:
+        """Whether the store must still be told."""
+        return self._stored != self._reached
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is being told."""
+        return self._busy
+
+    def reach(self, state: MessageState, number: int) -> None:
+        """It is so far now."""
+        self._reached[state] = max(self._reached[state], number)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Tell the store, in pages; and what is delivered before what is read."""
+        for state in (MessageState.DELIVERED, MessageState.READ):
+            to = self._reached[state]
+            if self._stored[state] < to and not self._busy:
+                self._busy = True
+                self._conversation.mark(state, to).addCallbacks(
+                    self._done, self._failed, callbackArgs=(state, to)
+                )
+
+    def _done(self, changed: list[ChatMessage], state: MessageState, to: int) -> None:
+        self._busy = False
+        if len(changed) < PAGE:
+            self._stored[state] = to
+        self._conversation.marked(changed)
+        self.go_on()
+
+    def _failed(self, failure: object) -> None:
+        self._busy = False
+        self._conversation.failed(failure)
+
+
+def _outgoing(message: ChatMessage) -> OutgoingMessage:
+    return OutgoingMessage(message.id, message.time, message.text.encode("utf-8"))
+
+
+def _store_error(failure: object) -> StoreError:
+    """The error of a failure; what isn't the store's own is a mistake here, and is raised."""
+    error = getattr(failure, "value", failure)
+    if isinstance(error, StoreError):
+        return error
+    assert isinstance(error, BaseException)
+    raise error

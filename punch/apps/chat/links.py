@@ -1,0 +1,321 @@
+"""
+The calls and links below the chat: whose call waits for an answer, which links are up, and whom to call again
+because messages wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from punch.apps.chat.events import CallUnanswerable, Event, PeerUnreachable
+from punch.apps.chat.model import LinkStatus, Stage
+from punch.apps.chat.redial import RedialSchedule
+from punch.identity import PeerID
+from punch.link.link import Link
+from punch.node.events import (
+    AlreadyConnected,
+    CallFailed,
+    Calling,
+    Checking,
+    Connected,
+    Disconnected,
+    IncomingCall,
+    Introduced,
+    PathChanged,
+    PathLost,
+    Registered,
+    Unregistered,
+)
+from punch.node.events import Event as NodeEvent
+from punch.wire.control import ErrorCode
+
+#: Claimed names that are remembered of those who are neither connected nor in the address book.
+MAX_NAMES = 256
+
+
+class ChatLinksNode(Protocol):
+    """What is needed of the node."""
+
+    def call(self, peer: PeerID) -> None:
+        """Call `peer`."""
+
+    def reject(self, peer: PeerID) -> None:
+        """Say no to its call."""
+
+
+class ChatLinksOwner(Protocol):
+    """What is needed of the chat."""
+
+    def tell(self, event: Event) -> object:
+        """Tell all views."""
+
+    def can_answer(self) -> bool:
+        """Whether a view can answer a call's question."""
+
+    def waits(self, peer: PeerID) -> bool:
+        """Whether messages wait for `peer`, who is not blocked."""
+
+
+class ChatLinks:
+    """
+    :ivar questions: whose calls wait for an answer here, oldest first.
+    :ivar links: the links that are up, the newest last.
+    :ivar calling: whom this side's user called, until that comes to something.
+    :ivar names: what peers call themselves, as far as they were met in this process.
+    :ivar rendezvous: where this peer is registered, if it is.
+    """
+
+    def __init__(
+        self,
+        owner: ChatLinksOwner,
+        node: ChatLinksNode,
+        clock: IReactorTime,
+        wall: Callable[[], float],
+        chance: Callable[[], float],
+    ) -> None:
+        self.questions: list[PeerID] = []
+        self.links: dict[PeerID, Link] = {}
+        self.calling: set[PeerID] = set()
+        self.names: dict[PeerID, str] = {}
+        self.rendezvous: str | None = None
+        self._owner = owner
+        self._node = node
+        self._clock = clock
+        self._wall = wall
+        self._status: dict[PeerID, LinkStatus] = {}
+        self._stages: dict[PeerID, Stage] = {}
+        self._redial: RedialSchedule[PeerID] = RedialSchedule(chance)
+        self._automatic: set[PeerID] = set()
+        self._hung_up: set[PeerID] = set()
+        self._timer: IDelayedCall | None = None
+        self._stopped = False
+
+    def status(self, peer: PeerID) -> LinkStatus | None:
+        """The link to `peer`."""
+        status, link = self._status.get(peer), self.links.get(peer)
+        if status is None or link is None or link.rtt is None:
+            return status
+        return replace(status, rtt=link.rtt)
+
+    def stage(self, peer: PeerID) -> Stage | None:
+        """The call that is under way with `peer`."""
+        return self._stages.get(peer)
+
+    @property
+    def everybody(self) -> set[PeerID]:
+        """With whom there is a link, a call or a question."""
+        return {*self.links, *self._stages}
+
+    def call(self, peer: PeerID) -> None:
+        """The user wants to talk to `peer`."""
+        self.calling.add(peer)
+        if peer in self._automatic:
+            # It is being called already: now it is the user who waits for it.
+            self._automatic.discard(peer)
+            self._owner.tell(Calling(peer))
+        self._hung_up.discard(peer)
+        self._redial.called(peer)
+        self._node.call(peer)
+        self._set_timer(self._redial.next())
+
+    def answered(self, peer: PeerID) -> None:
+        """A question is no question any more."""
+        if peer in self.questions:
+            self.questions.remove(peer)
+        if self._stages.get(peer) is Stage.RINGING:
+            del self._stages[peer]
+
+    def hung_up(self, peer: PeerID) -> None:
+        """The user ends what there is with `peer`: it is not called again before he wants something of it."""
+        if peer in self.links or peer in self._stages:
+            self._hung_up.add(peer)
+
+    def stop(self) -> None:
+        """Nothing may be left on the clock."""
+        self._stopped = True
+        self._set_timer(None)
+
+    # -- messages that wait --
+
+    @property
+    def await_rendezvous(self) -> bool:
+        """Whether messages wait for a call, and that for the rendezvous."""
+        return self.rendezvous is None and self._redial.eager
+
+    def waiting(self, peer: PeerID) -> None:
+        """A message waits for `peer`."""
+        if peer in self._hung_up and peer not in self.links:
+            self._hung_up.discard(peer)
+            self._redial.done(peer)
+        self._redial.want(peer, self._clock.seconds(), peer in self.links or peer in self._stages)
+        self._look()
+
+    def delivered(self, peer: PeerID) -> None:
+        """A message got through."""
+        if self._owner.waits(peer):
+            self._redial.progress(peer, self._clock.seconds())
+        else:
+            self._redial.done(peer)
+        self._look()
+
+    def _look(self) -> None:
+        if self._stopped:
+            return
+        peer = self._redial.due(self._clock.seconds())
+        if peer is not None:
+            self._call_again(peer)
+        self._set_timer(self._redial.next())
+
+    def _call_again(self, peer: PeerID) -> None:
+        if peer in self.links or peer in self._stages:
+            self._redial.called(peer)
+        elif not self._owner.waits(peer):
+            self._redial.done(peer)
+        else:
+            self._automatic.add(peer)
+            self._node.call(peer)
+
+    def _set_timer(self, at: float | None) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        if at is not None and not self._stopped:
+            self._timer = self._clock.callLater(max(0.0, at - self._clock.seconds()), self._look)
+
+    # -- what happens on the node --
+
+    def handle(self, event: NodeEvent) -> bool:
+        """
+        Take note of it.
+
+        :return: whether the views are to be told.
+        """
+        telling = self._note(event)
+        # Never at once: the views are to know of this event first.
+        self._set_timer(self._redial.next())
+        return telling
+
+    def _note(self, event: NodeEvent) -> bool:
+        name = getattr(event, "name", None)
+        peer: PeerID | None = getattr(event, "peer", None)
+        if isinstance(name, str) and peer is not None:
+            self.learn(peer, name)
+        if isinstance(event, Registered):
+            self.rendezvous = event.rendezvous
+            self._redial.registered(self._clock.seconds())
+        elif isinstance(event, Unregistered):
+            self.rendezvous = None
+            self._redial.unregistered()
+        elif isinstance(event, Calling):
+            self._stages[event.peer] = Stage.CALLING
+            if event.peer in self._automatic:
+                return False
+            self.calling.add(event.peer)
+            self._redial.called(event.peer)
+        elif isinstance(event, AlreadyConnected):
+            self.calling.discard(event.peer)
+            self._stages.pop(event.peer, None)
+            self._redial.called(event.peer)
+            automatic = event.peer in self._automatic
+            self._automatic.discard(event.peer)
+            return not automatic
+        elif isinstance(event, IncomingCall):
+            self._hung_up.discard(event.peer)
+            self._redial.called(event.peer)
+            if not event.decided:
+                self._stages[event.peer] = Stage.RINGING
+                if event.peer not in self.questions:
+                    self.questions.append(event.peer)
+        elif isinstance(event, Introduced):
+            self._under_way(event.peer, Stage.INTRODUCED)
+        elif isinstance(event, Checking):
+            self._under_way(event.peer, Stage.CHECKING)
+        elif isinstance(event, Connected):
+            self._connected(event)
+        elif isinstance(event, PathChanged):
+            self._set_path(event)
+        elif isinstance(event, PathLost):
+            if event.peer in self._status:
+                self._status[event.peer] = replace(self._status[event.peer], disconnected=True)
+        elif isinstance(event, Disconnected):
+            self._over(event.peer)
+            self.links.pop(event.peer, None)
+            self._status.pop(event.peer, None)
+            self._away(event.peer, event.reason)
+        elif isinstance(event, CallFailed):
+            return self._failed(event)
+        return True
+
+    def ask(self, event: IncomingCall) -> None:
+        """After the views know of a call: who is to answer it?"""
+        if event.peer in self.questions and not self._owner.can_answer():
+            self.answered(event.peer)
+            self._owner.tell(CallUnanswerable(event.peer))
+            self._node.reject(event.peer)
+
+    def learn(self, peer: PeerID, name: str) -> None:
+        """What `peer` calls itself."""
+        self.names.pop(peer, None)
+        self.names[peer] = name
+        for old in list(self.names):
+            # Strangers who only tried to call must not add up.
+            if len(self.names) <= MAX_NAMES:
+                return
+            if old not in self.links and old not in self.questions:
+                del self.names[old]
+
+    def _under_way(self, peer: PeerID, stage: Stage) -> None:
+        self.answered(peer)
+        self._stages[peer] = stage
+
+    def _connected(self, event: Connected) -> None:
+        peer = event.peer
+        self._over(peer)
+        self.links.pop(peer, None)
+        self.links[peer] = event.link
+        self._status[peer] = LinkStatus(
+            event.path, event.local, event.remote, event.protocol, event.rtt, self._wall()
+        )
+        self._redial.called(peer)
+
+    def _set_path(self, event: PathChanged) -> None:
+        status = self._status.get(event.peer)
+        if status is not None:
+            self._status[event.peer] = LinkStatus(
+                event.path, event.local, event.remote, event.protocol, event.rtt, status.since
+            )
+
+    def _failed(self, event: CallFailed) -> bool:
+        peer = event.peer
+        if peer is None:
+            self._redial.unregistered()
+            return True
+        automatic = peer in self._automatic
+        self._over(peer)
+        if peer in self.links:
+            return not automatic
+        retry_in = self._away(peer, event.reason)
+        if automatic:
+            self._owner.tell(PeerUnreachable(peer, event.reason, event.text, retry_in))
+        return not automatic
+
+    def _over(self, peer: PeerID) -> None:
+        """A call came to something."""
+        self.answered(peer)
+        self.calling.discard(peer)
+        self._automatic.discard(peer)
+        self._stages.pop(peer, None)
+
+    def _away(self, peer: PeerID, reason: str) -> float | None:
+        if not self._owner.waits(peer):
+            self._redial.done(peer)
+            return None
+        now = self._clock.seconds()
+        self._redial.want(peer, now, linked=True)
+        if peer in self._hung_up:
+            reason = ErrorCode.CANCELLED.value
+        return self._redial.failed(peer, reason, now)

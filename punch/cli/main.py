@@ -1,0 +1,148 @@
+"""
+The console script `punch`: the twistd plugins under shorter names, and a demonstration.
+
+`punch peer …` is `twistd -n punch-peer …`, run by twistd's own machinery, so that there is one reference for
+the options. Nothing heavy is imported before it is known what is wanted.
+"""
+
+from __future__ import annotations
+
+import punch.cli.interrupt  # noqa: F401 (before all that takes its time)
+
+# isort: split
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from punch import __version__
+from punch.cli.interrupt import quiet_interrupt
+from punch.cli.usage import (
+    Parser,
+    complain,
+    escape_output,
+    show,
+)
+from punch.names import without_format
+
+USAGE = f"""\
+Punch {__version__}: direct, private links between machines behind NATs.
+
+Usage: punch COMMAND [options]
+
+Commands:
+  demo         start a rendezvous and two peers on this machine, and let them chat
+  rendezvous   introduce peers to each other (the same as twistd -n punch-rendezvous)
+  chat [WHO]   chat in this terminal, and call WHO, a name or an ID (twistd -n punch-peer)
+  web [WHO]    chat in a browser: prints the address to open (twistd -n punch-peer --web)
+  peer         the same for scripts: wait, or call with --peer WHO; --json (twistd -n punch-peer)
+  peers        the address book: list, name, block, unblock, forget, add
+  netcheck     say what this network does to links: NAT, UDP, relays
+  id           print your peer ID, making a key if there is none yet
+
+punch COMMAND --help explains the options of a command.
+punch --version prints the version."""
+
+PLUGINS = {"rendezvous": "punch-rendezvous", "peer": "punch-peer"}
+
+#: Short for the plugin `punch-peer` with these options, and whom to call as a word of its own.
+CHATS: dict[str, list[str]] = {"chat": [], "web": ["--web"]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run one command.
+
+    :param arguments: by default those of the process.
+    :return: the exit status.
+    """
+    if arguments is None:
+        quiet_interrupt()
+    escape_output()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        show(USAGE)
+        return 0
+    # What is not seen comes along when a command is pasted.
+    command, rest = without_format(words[0]), words[1:]
+    if command in ("-V", "--version", "version"):
+        show(f"Punch {__version__}")
+        return 0
+    if command in PLUGINS:
+        return _plugin(command, PLUGINS[command], rest)
+    if command in CHATS:
+        return _plugin(command, "punch-peer", [*CHATS[command], *_with_peer(rest)])
+    if command == "id":
+        return _id(rest)
+    if command == "peers":
+        from punch.cli.peers import main as peers
+
+        return peers(rest)
+    if command == "netcheck":
+        from punch.cli.netcheck import main as netcheck
+
+        return netcheck(rest)
+    if command == "demo":
+        from punch.cli.demo import main as demo
+
+        return demo(rest)
+    complain(f"punch: there is no command {command!a}; punch --help lists them.")
+    return 2
+
+
+def _with_peer(rest: Sequence[str]) -> Sequence[str]:
+    """The command line of a chat, with `--peer WHO` for the word that may stand anywhere between options."""
+    import getopt
+
+    from punch.cli.peer_tap import Options
+
+    known: Any = Options()  # type: ignore[no-untyped-call]
+    try:
+        options, words = getopt.gnu_getopt(list(rest), known.shortOpt, known.longOpt)
+    except getopt.GetoptError:
+        return rest  # The plugin says what is wrong with it.
+    takes_value = {f"--{name[:-1]}" for name in known.longOpt if name.endswith("=")}
+    who = ["--peer", words.pop(0)] if words else []
+    return [*who, *(f"{name}={value}" if name in takes_value else name for name, value in options), *words]
+
+
+def _plugin(command: str, plugin: str, rest: Sequence[str]) -> int:
+    """`twistd -n PLUGIN …`, in this process, that was asked for as `punch COMMAND …`."""
+    from twisted.scripts import twistd
+
+    from punch.cli.options import commands
+
+    commands[plugin] = f"punch {command}"
+    # twistd reads the command line itself, and may start again from it.
+    sys.argv = ["twistd", "-n", plugin, *rest]
+    run: Callable[[], None] = twistd.run
+    run()
+    return 0
+
+
+def _id(rest: Sequence[str]) -> int:
+    import os
+    from pathlib import Path
+
+    from punch.cli.peer_tap import login_name
+    from punch.state import StateDirectory, StateError, own_state_dir
+
+    login = login_name(os.environ)
+    root = own_state_dir(os.environ)
+    parser = Parser(
+        "punch id", description="Print the ID of this user's peer, making its key if there is none yet."
+    )
+    parser.add_argument("--name", default=login, help="the identity of that name [default: %(default)s]")
+    parser.add_argument(
+        "--state-dir", default=str(root), metavar="DIR", help="where keys are kept [default: %(default)s]"
+    )
+    options = parser.parse(rest)
+    try:
+        show(str(StateDirectory(Path(options.state_dir)).peer(options.name).identity().peer_id))
+    except StateError as error:
+        complain(f"punch id: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

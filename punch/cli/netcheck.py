@@ -1,0 +1,133 @@
+"""
+`punch netcheck`: what the networks between here and a rendezvous do, in words or as JSON.
+
+A composition root: here reactor, sockets, state directory and output meet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from twisted.python.failure import Failure
+
+from punch.cli import twistd
+from punch.cli.peer_tap import login_name
+from punch.cli.usage import Parser, complain, show
+from punch.natcheck.report import NetcheckReport
+from punch.natcheck.words import text
+from punch.net.batched_udp import open_socket
+from punch.net.interfaces import local_addresses, source_address
+from punch.net.monotonic import use_monotonic_time
+from punch.net.resolver import install_resolver
+from punch.node.control.choice import NoRendezvous, choose_rendezvous
+from punch.node.control.problems import proxy_variable
+from punch.node.netcheck import NetcheckRun, as_json
+from punch.state import StateDirectory, StateError, own_state_dir
+
+PROGRAM = "punch netcheck"
+
+SHORTEST_SEARCH, LONGEST_SEARCH = 10.0, 600.0
+"""Seconds that may be given to the search for the lifetime."""
+USUAL_SEARCH = 180.0
+
+
+def _seconds(written: str) -> float:
+    seconds = float(written)
+    if not SHORTEST_SEARCH <= seconds <= LONGEST_SEARCH:
+        raise ValueError
+    return seconds
+
+
+_seconds.__name__ = f"number of seconds from {SHORTEST_SEARCH:g} to {LONGEST_SEARCH:g}"
+
+
+def _parser(root: Path, login: str) -> Parser:
+    parser = Parser(
+        PROGRAM,
+        description="Find out what this network does to links: whether UDP works, what the NAT does, how the "
+        "rendezvous is reached, and with whom direct links come about. Takes a few seconds.",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object, for scripts; see docs/json.md")
+    parser.add_argument(
+        "--rendezvous",
+        metavar="ADDRESS",
+        help="punch://host:port/PIN, as the rendezvous printed it [default: PUNCH_RENDEZVOUS of the "
+        "environment, else the one used last, else your own on this machine]",
+    )
+    parser.add_argument(
+        "--name", default=login, help="whose last used rendezvous that is [default: %(default)s]"
+    )
+    parser.add_argument(
+        "--state-dir", default=str(root), metavar="DIR", help="where that is kept [default: %(default)s]"
+    )
+    parser.add_argument(
+        "--lifetime",
+        type=_seconds,
+        nargs="?",
+        const=USUAL_SEARCH,
+        metavar="SECONDS",
+        help="also find out for how long mappings are kept, in at most so many seconds "
+        f"[default: no; without a number {USUAL_SEARCH:g}]",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """
+    Run it.
+
+    :return: the exit status: 0, or 1 if the rendezvous can't be reached.
+    """
+    login = login_name(os.environ)
+    options = _parser(own_state_dir(os.environ), login).parse(arguments)
+    try:
+        state = StateDirectory(Path(options.state_dir))
+        rendezvous = choose_rendezvous(options.rendezvous, state, options.name, os.environ)
+    except StateError as problem:
+        twistd.fail(PROGRAM, str(problem), reason="state", as_json=options.json)
+    except NoRendezvous as problem:
+        twistd.fail(PROGRAM, str(problem), reason=problem.reason, as_json=options.json)
+
+    from twisted.internet import reactor
+
+    use_monotonic_time(reactor)
+    install_resolver(reactor)
+
+    ended: list[NetcheckReport | Failure] = []
+
+    def finish(result: NetcheckReport | Failure) -> None:
+        ended.append(result)
+        twistd.end(reactor)
+
+    run = NetcheckRun(
+        reactor=reactor,
+        rendezvous=rendezvous,
+        addresses=local_addresses,
+        source=source_address,
+        proxy=proxy_variable(os.environ),
+        open_socket=open_socket,
+        random=os.urandom,
+        monotonic=time.monotonic,
+        lifetime=options.lifetime,
+    )
+    twistd.end_on_signals(reactor)
+    if options.lifetime is not None and not options.json and sys.stderr is not None and sys.stderr.isatty():
+        complain(f"This takes up to {options.lifetime + 5:.0f} seconds.")
+    reactor.callWhenRunning(lambda: run.start().addBoth(finish))
+    reactor.run()
+    if not ended:
+        return 1
+    result = ended[0]
+    if isinstance(result, Failure):
+        result.raiseException()
+    assert isinstance(result, NetcheckReport)
+    written = json.dumps(as_json(result), separators=(",", ":")) if options.json else text(result)
+    show(written, f"{PROGRAM}: The report can't be written")
+    if result.problem is not None and options.json:
+        complain(f"{PROGRAM}: {result.problem}")
+    return 0 if result.problem is None else 1

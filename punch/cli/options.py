@@ -1,0 +1,78 @@
+"""What the options of our `twistd` plugins have in common."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from twisted.python import usage
+
+from punch import __version__
+from punch.cli import twistd
+from punch.cli.usage import escape_output, show, wrong
+
+commands: dict[str, str] = {}
+"""What the user calls a plugin by in this process, where that is not `twistd PLUGIN`."""
+
+
+class CommandOptions(usage.Options):
+    """
+    Options of a plugin: a wrong command line gets one sentence instead of all that `twistd` knows to say.
+
+    :cvar plugin: its name.
+    """
+
+    plugin: str
+
+    @property
+    def command(self) -> str:
+        """What the user calls this by."""
+        return commands.get(self.plugin, f"twistd {self.plugin}")
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """
+        Read a command line.
+
+        :raise SystemExit: it is wrong, or asks for help.
+        """
+        escape_output()
+        given = list(sys.argv[1:] if options is None else options)
+        try:
+            super().parseOptions(given)  # type: ignore[no-untyped-call]
+        except usage.UsageError as problem:
+            # What it would have set isn't set: the rest was not read.
+            as_json = "--json" in given
+            twistd.fail(self.plugin, wrong(str(problem), self.command), as_json=as_json)
+
+    def opt_help(self) -> NoReturn:
+        """Display this help and exit."""
+        show(str(self))
+        raise SystemExit(0)
+
+    def opt_version(self) -> NoReturn:
+        """Display the version of Punch and exit."""
+        show(f"Punch {__version__}")
+        raise SystemExit(0)
+
+    def parseArgs(self, *arguments: str) -> None:
+        """There are options only."""
+        if arguments:
+            raise usage.UsageError(f"unexpected argument {arguments[0]}")
+
+    def getSynopsis(self) -> str:
+        """The first line of the help."""
+        return f"Usage: {self.command} [options]"
+
+
+def whole_number(option: str) -> Callable[[str], int]:
+    """What reads the value of an option that is a whole number of one or more."""
+
+    def read(text: str) -> int:
+        if re.fullmatch(r"[1-9][0-9]{0,8}", text) is None:
+            raise ValueError(f"--{option} takes a whole number of one or more, not {text[:50]}")
+        return int(text)
+
+    read.coerceDoc = "Must be a whole number of one or more."  # type: ignore[attr-defined]
+    return read

@@ -1,0 +1,497 @@
+"""`twistd -n punch-rendezvous`: the command line of the rendezvous."""
+
+from __future__ import annotations
+
+import punch.cli.interrupt  # noqa: F401 (before all that takes its time)
+
+# isort: split
+import contextlib
+import os
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timezone
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cryptography import x509
+from twisted.application.service import IService
+from twisted.logger import Logger
+
+from punch.cli import twistd
+from punch.cli.options import CommandOptions as BaseOptions
+from punch.cli.options import whole_number
+from punch.files import replace_private
+from punch.names import without_format
+from punch.net.monotonic import use_monotonic_time
+from punch.net.resolver import install_resolver
+from punch.rendezvous.certificates import CertificateProblem, load_certificate, names_of
+from punch.rendezvous.config import (
+    DEFAULT_REFLECTOR_PORT,
+    AlternateAddress,
+    RendezvousConfig,
+    RendezvousLimits,
+    ServerCertificate,
+)
+from punch.rendezvous.deny import DenyList, DenyListError
+from punch.rendezvous.deny import read as read_deny_list
+from punch.rendezvous.listen import EndpointError, check_kind
+from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
+from punch.rendezvous.service import RendezvousService, make_service
+from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
+from punch.wire.address import canonical
+from punch.wire.control import MAX_REFLECTORS
+from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, RendezvousAddressError
+
+PROGRAM = "punch-rendezvous"
+
+_OTHER_FILES = 256
+"""Descriptors that are not for connections: ports, logs, files of a moment."""
+
+_LIMITS = {
+    "connections": "connections at the same time, in all",
+    "connections_per_address": "connections from one IPv4 address or IPv6 /64",
+    "handshakes": "connections in all that have not finished their TLS handshake",
+    "handshakes_per_address": "the same, from one IPv4 address or IPv6 /64; beyond, its oldest is closed",
+    "registrations": "registered peers in all",
+    "registrations_per_address": "registered peers at one IPv4 address or IPv6 /64",
+    "introductions": "introductions going on, in all",
+    "introductions_per_address": "the same, from one IPv4 address or IPv6 /64",
+    "calls_per_caller": "calls of one peer that ring",
+    "calls_per_callee": "calls of strangers that ring at one peer; beyond, it is busy for them",
+    "calls_per_source": "of these, those from one IPv4 address or IPv6 /64",
+    "message_rate": "messages a second that one peer may send for long",
+    "message_burst": "messages that one peer may send at once",
+    "relay_allocations": "relayed addresses in all",
+    "relay_allocations_per_peer": "relayed addresses of one peer",
+    "relay_allocations_per_address": "relayed addresses of all peers at one IPv4 address or IPv6 /64",
+    "relay_rate": "bytes a second that are relayed for all peers together",
+    "relay_rate_per_peer": "bytes a second that are relayed for one peer",
+    "relay_requests_rate": "requests a second from clients of the relay at one IPv4 address or IPv6 /64",
+    "relay_requests_burst": "the same, at once",
+    "relay_lifetime": "seconds that a relayed address lives without a refresh",
+}
+"""The limits that the command line can change, with what each counts."""
+
+_log = Logger()
+
+
+class Options(BaseOptions):
+    """What `twistd punch-rendezvous` takes."""
+
+    plugin = PROGRAM
+    longdesc = (
+        "Introduces peers behind NATs to each other. Works without options: it makes its key on the first "
+        "start and prints the address that peers use, with the pin of that key."
+    )
+    optFlags = [
+        ["json", None, "Print events as JSON, one object a line."],
+    ]
+    optParameters = [
+        [
+            "reflector-port",
+            None,
+            str(DEFAULT_REFLECTOR_PORT),
+            "UDP port of the reflector on all IPv4 and IPv6 addresses, 0 for any free one; ADDRESS:PORT for "
+            "one address only.",
+        ],
+        [
+            "second-reflector-port",
+            None,
+            None,
+            "UDP port from which punch netcheck has its NAT probed, 0 for any free one, none to do without. "
+            "[default: the port after --reflector-port, none if that is taken]",
+        ],
+        [
+            "host",
+            None,
+            None,
+            "Name or IP address (or HOST:PORT, if a router maps the port) that peers will use. [default: the "
+            "address listened on, or this machine's own; with --certificate the first name in it]",
+        ],
+        [
+            "certificate",
+            None,
+            None,
+            "PEM file with the certificate chain from an authority; peers then check the name instead of a "
+            "pin. [default: a certificate of its own key, with a pin]",
+        ],
+        ["key", None, None, "PEM file with the private key of --certificate."],
+        ["relay", None, "on", "Whether to relay for peers that no direct path joins (TURN): on or off."],
+        ["relay-ports", None, "49152-65535", "First and last UDP port of relayed addresses."],
+        [
+            "turn-secret-file",
+            None,
+            None,
+            "File with the secret that is shared with the servers of --turn (coturn's static-auth-secret).",
+        ],
+        ["log-addresses", None, "cut", "How the log names addresses: cut (to a /24 or /48) or full."],
+        [
+            "deny",
+            None,
+            None,
+            "File with peer IDs and networks that are refused, one a line; read again on SIGHUP. "
+            "[default: nobody is refused]",
+        ],
+        [
+            "state-dir",
+            None,
+            None,
+            "Directory for the key, the log and the address. [default: the platform's own place, such as "
+            "~/.local/state/punch]",
+        ],
+        *(
+            [option, None, int(getattr(RendezvousLimits(), name)), f"Limit: {meaning}.", whole_number(option)]
+            for name, meaning in _LIMITS.items()
+            for option in [name.replace("_", "-")]
+        ),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self["control"] = []
+        self["relay-address"] = []
+        self["relay-allow"] = []
+        self["turn"] = []
+        self["alternate-address"] = []
+        self.state: RendezvousState | None = None
+        self.certificate: ServerCertificate | None = None
+        self.host: str | None = None
+        self.public_port: int | None = None
+        self.reflector: tuple[str | None, int] = (None, DEFAULT_REFLECTOR_PORT)
+        self.second_reflector: tuple[bool, int | None] = (True, None)
+        self.alternates: list[AlternateAddress] = []
+        self.relay = RelayOptions()
+        self.deny = DenyList()
+
+    def opt_control(self, endpoint: str) -> None:
+        """Twisted server endpoint (a stream transport) for control connections, such as \
+tcp:7001:interface=192.0.2.1; may be given several times. ssl: is refused, because the service does TLS \
+itself. [default: TCP port 7001 on all IPv4 and IPv6 addresses]"""
+        self["control"].append(endpoint)
+
+    def opt_reflector(self, where: str) -> None:
+        """The same as --reflector-port."""
+        self["reflector-port"] = where
+
+    def opt_alternate_address(self, address: str) -> None:
+        """Another IP address of this machine that peers reach: with two of a family, punch netcheck can \
+tell all that a NAT does. Behind a 1:1 NAT (clouds) PUBLIC/OWN. May be given several times."""
+        self["alternate-address"].append(address)
+
+    def opt_relay_address(self, address: str) -> None:
+        """IP address that peers see instead of this machine's own, if a 1:1 NAT is in front of it (clouds); \
+may be given once for each address family."""
+        self["relay-address"].append(address)
+
+    def opt_relay_allow(self, network: str) -> None:
+        """Network, such as 10.0.0.0/8, that may be relayed to although it is private, for laboratories; may \
+be given several times."""
+        self["relay-allow"].append(network)
+
+    def opt_turn(self, server: str) -> None:
+        """TURN server elsewhere that peers are told of, such as turn:host:3478?transport=udp or \
+turns:host:5349; needs --turn-secret-file, and may be given several times. With --relay off it stands in for \
+the relay of this service, else beside it."""
+        self["turn"].append(server)
+
+    def postOptions(self) -> None:
+        """Check everything that can be checked now, and claim the state directory's files."""
+        for endpoint in self["control"]:
+            try:
+                check_kind(endpoint)
+            except EndpointError as problem:
+                self._fail(str(problem))
+        self.reflector = self._reflector(self["reflector-port"])
+        self.second_reflector = self._second_reflector(self["second-reflector-port"])
+        self.alternates = [self._alternate(text) for text in self["alternate-address"]]
+        if len(self.alternates) > MAX_REFLECTORS:
+            self._fail(f"--alternate-address can be given {MAX_REFLECTORS} times at most.")
+        self._read_host()
+        self._read_certificate()
+        try:
+            self.relay = RelayOptions.read(self)
+        except RelayOptionError as problem:
+            self._fail(str(problem))
+        if self["log-addresses"] not in ("cut", "full"):
+            self._fail(f"--log-addresses is cut or full, not {self['log-addresses'][:40]!a}.")
+        if self["deny"] is not None:
+            # As a daemon the process may be in another directory.
+            self["deny"] = os.path.abspath(self["deny"])
+            try:
+                self.deny = read_deny_list(Path(self["deny"]))
+            except DenyListError as problem:
+                self._fail(str(problem), "deny-list")
+        root = self["state-dir"]
+        if root == "":
+            self._fail("--state-dir is empty; name a directory.")
+        try:
+            self.state = StateDirectory(Path(root) if root else own_state_dir(os.environ)).rendezvous
+        except StateError as problem:
+            self._fail(str(problem), "state")
+        try:
+            self.state.prepare()
+        except StateError as problem:
+            self._fail(str(problem), "state")
+        twistd.use_own_files(self, self.state.directory, self.state.log_path, self._fail)
+
+    @property
+    def limits(self) -> RendezvousLimits:
+        """The limits, as changed on the command line."""
+        return replace(RendezvousLimits(), **{name: self[name.replace("_", "-")] for name in _LIMITS})
+
+    def _fail(self, sentence: str, reason: str = "usage") -> NoReturn:
+        twistd.fail(PROGRAM, sentence, reason=reason, as_json=bool(self["json"]))
+
+    def _reflector(self, text: str) -> tuple[str | None, int]:
+        host, colon, port = text.rpartition(":")
+        try:
+            if re.fullmatch(r"[0-9]{1,5}", port) is None:
+                raise ValueError
+            address = canonical(host.removeprefix("[").removesuffix("]") if colon else "0.0.0.0", int(port))
+        except ValueError:
+            self._fail(
+                f"--reflector-port {text[:100]!a} is neither a UDP port (0 to 65535) nor an IP address and a "
+                "port; write something like 3478 or 192.0.2.1:3478."
+            )
+        return (address.host if colon else None), address.port
+
+    def _second_reflector(self, text: str | None) -> tuple[bool, int | None]:
+        if text is None or text == "none":
+            return text is None, None
+        if re.fullmatch(r"[0-9]{1,5}", text) is None or int(text) > 65535:
+            self._fail(
+                f"--second-reflector-port {text[:100]!a} is neither a UDP port (0 to 65535) nor none; write "
+                "something like 3479."
+            )
+        if int(text) == self.reflector[1] != 0:
+            self._fail("--second-reflector-port is the port of --reflector-port; choose another.")
+        return True, int(text)
+
+    def _alternate(self, text: str) -> AlternateAddress:
+        shown, slash, own = text.partition("/")
+        try:
+            pair = AlternateAddress(canonical(shown, 0).host, canonical(own if slash else shown, 0).host)
+            if (":" in pair.shown) != (":" in pair.own) or "%" in text:
+                raise ValueError
+        except ValueError:
+            self._fail(
+                f"--alternate-address {text[:100]!a} is neither an IP address nor PUBLIC/OWN, two of one "
+                "family; write something like 192.0.2.2 or 192.0.2.2/10.0.0.2."
+            )
+        return pair
+
+    def _read_host(self) -> None:
+        if self["host"] is None:
+            return
+        text = without_format(self["host"])
+        with contextlib.suppress(ValueError):
+            text = f"[{IPv6Address(text)}]"
+        try:
+            address = RendezvousAddress.parse(text)
+        except RendezvousAddressError as problem:
+            self._fail(f"--host: {problem}")
+        if address.pin is not None:
+            self._fail("--host takes a name or IP address, without a pin; the service adds its own.")
+        self.host = address.host
+        if re.fullmatch(r"(punch://)?(\[[^]]*\]|[^:\[\]]+):[0-9]+/?", text.strip()):
+            self.public_port = address.port
+
+    def _read_certificate(self) -> None:
+        certificate, key = self["certificate"], self["key"]
+        if (certificate is None) != (key is None):
+            self._fail("--certificate and --key belong together; give both or neither.")
+        if certificate is None:
+            return
+        now = datetime.now(timezone.utc)
+        try:
+            self.certificate = load_certificate(Path(certificate), Path(key), self.host, now)
+        except CertificateProblem as problem:
+            self._fail(str(problem), "certificate")
+        if self.host is None:
+            names = names_of(self.certificate.chain[0])
+            if not names:
+                self._fail("The certificate names no single host; say with --host which one peers will use.")
+            self.host = names[0]
+
+
+def machine_addresses() -> list[str]:
+    """The addresses from which this machine reaches others, at most one of each family. Sends nothing."""
+    found = []
+    for family, anyone in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((anyone, 9))
+                found.append(str(probe.getsockname()[0]))
+        except OSError:
+            continue
+    return found
+
+
+def primary_address() -> str:
+    """The address from which this machine reaches others; loopback if it reaches none. Sends nothing."""
+    return next(iter(machine_addresses()), "127.0.0.1")
+
+
+def makeService(options: Options) -> IService:
+    """The service of this process, for `twistd`."""
+    from twisted.internet import reactor
+
+    use_monotonic_time(reactor)
+    install_resolver(reactor)
+    state = options.state
+    assert state is not None, "options that were not parsed"
+    as_json = bool(options["json"])
+    limits = within_descriptors(options.limits, twistd.raise_descriptor_limit, relay=options.relay.enabled)
+    try:
+        identity = state.identity()
+        kept = state.certificate(identity, [options.host] if options.host else [], datetime.now(timezone.utc))
+    except StateError as problem:
+        twistd.fail(PROGRAM, str(problem), reason="state", as_json=as_json)
+    host, port = options.reflector
+    config = RendezvousConfig(
+        identity=identity,
+        control=options["control"] or None,
+        port=DEFAULT_PORT,
+        reflector_port=port,
+        reflector_host=host,
+        second_reflector=options.second_reflector[0],
+        second_reflector_port=options.second_reflector[1],
+        alternate_addresses=options.alternates,
+        host=options.host,
+        public_port=options.public_port,
+        primary_address=primary_address(),
+        certificate=ServerCertificate((x509.load_pem_x509_certificate(kept),), identity.private_key),
+        authority_certificate=options.certificate,
+        relay=options.relay.enabled,
+        relay_addresses=options.relay.addresses,
+        relay_allow=options.relay.allow,
+        relay_ports=options.relay.ports,
+        machine_addresses=machine_addresses(),
+        turn=options.relay.turn,
+        turn_secret=options.relay.secret,
+        log_full_addresses=options["log-addresses"] == "full",
+        deny=options.deny,
+        limits=limits,
+    )
+    announcer = Announcer(reactor, state, as_json=as_json, host_given=options["host"] is not None)
+    try:
+        service = make_service(
+            config,
+            reactor=reactor,
+            monotonic=time.monotonic,
+            random=os.urandom,
+            report=announcer,
+            wall=time.time,
+            cpu=time.thread_time,
+        )
+    except EndpointError as problem:
+        twistd.fail(PROGRAM, str(problem), as_json=as_json)
+    announcer.service = service
+    deny = options["deny"]
+    twistd.end_on_signals(
+        reactor,
+        None if deny is None else lambda: announcer.read_deny_list(Path(deny)),
+        last_words="" if as_json else "The rendezvous has stopped.",
+    )
+    reactor.addSystemEventTrigger("after", "shutdown", announcer.close)
+    return service
+
+
+def within_descriptors(
+    limits: RendezvousLimits, raise_limit: Callable[[int], int], *, relay: bool
+) -> RendezvousLimits:
+    """
+    The limits, cut down to the descriptors that there are: each connection takes one, each relayed address
+    too.
+
+    :param raise_limit: asks the system for so many, and gives what it allows.
+    """
+    relayed = limits.relay_allocations if relay else 0
+    wanted = limits.connections + relayed
+    files = raise_limit(wanted + _OTHER_FILES)
+    room = max(2, files - min(_OTHER_FILES, files // 4))
+    if room >= wanted:
+        return limits
+    relayed = relayed * room // wanted
+    return replace(limits, connections=max(1, room - relayed), relay_allocations=max(1, relayed))
+
+
+class Announcer:
+    """Tells the user, or a script, what the service reports."""
+
+    service: RendezvousService
+
+    def __init__(self, reactor: Any, state: RendezvousState, *, as_json: bool, host_given: bool) -> None:
+        self._reactor = reactor
+        self._state = state
+        self._json = as_json
+        self._host_given = host_given
+        self._start = time.monotonic()
+        self._out = twistd.OutputWriter(1)
+        self._error = twistd.OutputWriter(2)
+
+    def __call__(self, event: str, **fields: object) -> None:
+        """The service reports something."""
+        if event == "listening":
+            self._leave_address(str(fields["address"]))
+        if self._json:
+            elapsed = round(time.monotonic() - self._start, 6)
+            self._out.event({"event": event, "time": elapsed, **fields})
+        else:
+            self._print(event, fields)
+        if event == "failed":
+            self._error.line(f"{PROGRAM}: {fields['text']}")
+            twistd.end(self._reactor, 1)
+
+    def read_deny_list(self, path: Path) -> None:
+        """Read it again; if something is wrong with it, the old one stays."""
+        try:
+            deny = read_deny_list(path)
+        except DenyListError as problem:
+            text = f"{problem} The list that was read before stays."
+            _log.error("{text}", text=text)
+            self("deny-list-failed", text=text)
+            self._error.line(f"{PROGRAM}: {text}")
+            return
+        ended = self.service.deny(deny)
+        _log.info("deny list read: {entries} entries, {ended} peers ended", entries=len(deny), ended=ended)
+        self("deny-list", entries=len(deny), ended=ended)
+
+    def close(self) -> None:
+        """Nothing more will be reported."""
+        self._out.close()
+        self._error.close()
+
+    def _print(self, event: str, fields: dict[str, object]) -> None:
+        # Names were checked when they came in: they hold nothing that could play with a terminal.
+        if event == "listening":
+            self._out.line("The rendezvous is ready. Peers find it at this address:")
+            self._out.line("")
+            self._out.line(f"    {fields['address']}")
+            self._out.line("")
+            if not self._host_given:
+                self._out.line("If they reach this machine by another name or address, give it with --host.")
+        elif event == "deny-list":
+            self._out.line(
+                f"The deny list was read again: {fields['entries']} entries, {fields['ended']} peers ended."
+            )
+        elif event == "registered":
+            self._out.line(f"{fields['name']} registered ({fields['peer']})")
+        elif event == "gone":
+            self._out.line(f"{str(fields['peer'])[:8]}… is gone ({fields['reason']})")
+
+    def _leave_address(self, address: str) -> None:
+        try:
+            # The user's own peers on this machine need no name, no router and no authority to find it.
+            self._state.write_address(str(self.service.local_address))
+            replace_private(self._state.directory / "public-address", address.encode() + b"\n")
+        except (StateError, OSError) as problem:
+            _log.error("The address can't be left in the state directory: {problem}", problem=str(problem))
+            self._error.line(
+                f"{PROGRAM}: The address can't be left in {self._state.directory}, so peers on this machine "
+                "need --rendezvous; make that directory writable and start again."
+            )

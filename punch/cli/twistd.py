@@ -1,0 +1,352 @@
+"""
+What a program started by `twistd` needs and `twistd` does not give: an exit status, signals that end it
+cleanly at any moment, its own stdout, and files of its own instead of `twistd.pid` and a log on stdout.
+
+Used by the composition roots only (`punch/*/tap.py`, `punch/cli/main.py`, `punch/cli/demo.py`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import getopt
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, Protocol, TextIO
+
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import ILogObserver, textFileLogObserver
+from twisted.python import usage
+from twisted.python.logfile import LogFile
+
+from punch.cli.interrupt import quiet_interrupt
+from punch.files import check_regular, unusable
+
+LOG_BYTES = 1_000_000
+"""A log file of ours is rotated at this size…"""
+LOG_FILES = 4
+"""…and this many old ones are kept: what strangers do must not fill the disk."""
+
+
+class Reactor(Protocol):
+    """The part of a reactor that ending a program needs."""
+
+    def stop(self) -> None: ...
+
+    def callWhenRunning(self, function: Callable[..., Any], /, *args: Any) -> Any: ...
+
+
+# -- the end of the process --
+
+
+class _Ending:
+    """How this process is to end, once the reactor has."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.signal: int | None = None
+        self.last_words = ""
+        self._hooked = False
+
+    def hook(self) -> None:
+        """Run at interpreter exit: `twistd` has no other place where a status is not lost."""
+        if not self._hooked:
+            self._hooked = True
+            atexit.register(self.finish)
+
+    def finish(self) -> None:
+        if self.signal is None and self.status == 0:
+            return
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+        if self.signal is not None:
+            if self.last_words and os.isatty(2):
+                # The terminal has just shown ^C.
+                text = "\n" * (self.signal == signal.SIGINT) + self.last_words + "\n"
+                _write_at_once(2, text.encode("ascii", "backslashreplace"))
+            _die_of(self.signal)
+        os._exit(self.status)
+
+
+_ending = _Ending()
+
+
+def set_exit_status(status: int) -> None:
+    """The process ends with `status` (1 to 255) when the reactor has stopped. The first one set stays."""
+    _ending.hook()
+    if _ending.status == 0:
+        _ending.status = status
+
+
+def end(reactor: Reactor, status: int = 0) -> None:
+    """
+    Stop the reactor, now or as soon as it runs, and leave with `status`. May be called any number of times.
+    """
+    if status:
+        set_exit_status(status)
+    reactor.callWhenRunning(_stop, reactor)
+
+
+def _stop(reactor: Reactor) -> None:
+    with contextlib.suppress(ReactorNotRunning):
+        reactor.stop()
+
+
+def fail(program: str, sentence: str, *, reason: str = "usage", as_json: bool = False) -> NoReturn:
+    """
+    End before the reactor runs (in `postOptions` or `makeService`): `sentence` on stderr, with `as_json` also
+    as a `failed` event on stdout, and status 1.
+    """
+    if as_json:
+        OutputWriter(1).event({"event": "failed", "time": 0.0, "reason": reason, "text": sentence})
+    raise SystemExit(f"{program}: {sentence}")
+
+
+_END_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+)
+
+
+_last_acts: list[Callable[[], None]] = []
+
+
+def before_sudden_death(act: Callable[[], None]) -> None:
+    """Have `act` called when a second signal ends the process at once. It must not wait for anything."""
+    _last_acts.append(act)
+
+
+def end_on_signals(
+    reactor: Any, on_hangup: Callable[[], None] | None = None, *, last_words: str = ""
+) -> None:
+    """
+    SIGINT, SIGTERM and SIGHUP stop the reactor as soon as it runs; the process then dies of that signal, as
+    its parent expects. A second one ends it at once. Called from the main thread, before the reactor runs.
+
+    :param reactor: provides `IReactorCore` and `IReactorFromThreads`.
+    :param on_hangup: what SIGHUP does instead, in the reactor's thread.
+    :param last_words: a sentence for the person at the terminal, when all is over.
+    """
+    _ending.hook()
+    _ending.last_words = last_words
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if _ending.signal is not None:
+            for act in _last_acts:
+                act()
+            _die_of(number)
+        _ending.signal = number
+        reactor.callFromThread(_stop, reactor)
+
+    def hang_up(_number: int, _frame: FrameType | None) -> None:
+        assert on_hangup is not None
+        reactor.callFromThread(on_hangup)
+
+    def install() -> None:
+        for number in _END_SIGNALS:
+            if on_hangup is not None and number == getattr(signal, "SIGHUP", None):
+                signal.signal(number, hang_up)
+                continue
+            # Whoever started us with one ignored (nohup, a shell's background job) means it.
+            if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, handle)
+
+    install()
+    # The reactor puts its own SIGTERM handler in place when it starts.
+    reactor.callWhenRunning(install)
+
+
+def _die_of(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
+# -- stdout and stderr as they were before `twistd` turned them into log streams --
+
+
+class OutputWriter:
+    """
+    Lines to the process's own stdout (1) or stderr (2), whoever holds the other end.
+
+    A thread writes, so a reader that stops reading cannot stop the program: beyond `limit` waiting lines, new
+    ones are dropped. A reader that closed its end is forgotten.
+    """
+
+    def __init__(self, fd: int = 1, *, limit: int = 10_000) -> None:
+        self._fd = fd
+        stream: TextIO | None = {1: sys.__stdout__, 2: sys.__stderr__}.get(fd)
+        # Without a stream at start, the number belongs to some other file by now.
+        self.broken = fd in (1, 2) and stream is None
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+        self._queue: queue.Queue[bytes | None] = queue.Queue(limit)
+        self._thread: threading.Thread | None = None
+
+    def line(self, text: str) -> None:
+        """Write `text` and a newline, soon."""
+        if self.broken:
+            return
+        if self._thread is None:
+            # Not before the first line: `twistd` may fork before, and a thread would not come along.
+            self._thread = threading.Thread(target=self._write, name="console", daemon=True)
+            self._thread.start()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait((text + "\n").encode(self._encoding, "backslashreplace"))
+
+    def event(self, fields: dict[str, Any]) -> None:
+        """Write one JSON object, at once if nothing was written before it, as `line` otherwise."""
+        text = json.dumps(fields)
+        if self._thread is not None:
+            self.line(text)
+        elif not self.broken:
+            self.broken = not _write_all(self._fd, text.encode() + b"\n")
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Wait until all is written, at most `timeout` seconds."""
+        if self._thread is not None:
+            with contextlib.suppress(queue.Full):
+                self._queue.put_nowait(None)
+            self._thread.join(timeout)
+
+    def _write(self) -> None:
+        while (data := self._queue.get()) is not None:
+            if not self.broken:
+                self.broken = not _write_all(self._fd, data)
+
+
+def _write_at_once(fd: int, data: bytes) -> None:
+    """Write what fits now: a terminal that holds its output must not hold the end of the process."""
+    with contextlib.suppress(OSError):
+        blocking = os.get_blocking(fd)
+        os.set_blocking(fd, False)
+        try:
+            os.write(fd, data)
+        finally:
+            os.set_blocking(fd, blocking)
+
+
+def _write_all(fd: int, data: bytes) -> bool:
+    """Write all of `data`; whether the other end is still there."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            _wait_writable(fd)
+        except OSError:
+            return False
+    return True
+
+
+def _wait_writable(fd: int) -> None:
+    # Someone who shares the terminal or pipe with us made it non-blocking.
+    import select
+
+    select.select([], [fd], [], 1.0)
+
+
+# -- files --
+
+
+class _Log(LogFile):
+    """Escapes parts of file names that are not UTF-8. Ignores what comes when it is closed."""
+
+    def write(self, data: str) -> None:
+        if self.closed:
+            return
+        super().write(data.encode("utf-8", "backslashreplace"))  # type: ignore[no-untyped-call]
+
+
+class _OwnLog:
+    """The log of this process, for `twistd` to open under the name `punch.cli.twistd.own_log.open`."""
+
+    path: Path
+    _file: Any = None
+
+    def close(self) -> None:
+        """Close the file, if it is open."""
+        atexit.unregister(self.close)
+        if self._file is not None and not self._file.closed:
+            self._file.close()
+
+    def open(self) -> ILogObserver:
+        """The observer `twistd` is to log to, until the process ends."""
+        atexit.register(self.close)
+        self._file = _Log(  # type: ignore[no-untyped-call]
+            self.path.name, str(self.path.parent), LOG_BYTES, defaultMode=0o600, maxRotatedFiles=LOG_FILES
+        )
+        return textFileLogObserver(self._file)
+
+
+own_log = _OwnLog()
+
+
+def use_own_files(
+    options: usage.Options, directory: Path, log_path: Path, fail: Callable[[str], NoReturn]
+) -> None:
+    """
+    In `postOptions`: `twistd` logs to `log_path` and keeps its pid (as a daemon only) in `directory`, unless
+    the user said otherwise, so that several programs started in one directory do not clash.
+    Both directories exist. Does nothing when `options` were not parsed by `twistd`.
+
+    :param fail: is called with a sentence if a file that the user named can't be used: `twistd` would wait
+        for the other end of a named pipe, or end with a traceback.
+    """
+    parent = options.parent
+    if parent is None or "logfile" not in parent:
+        return
+    quiet_interrupt()
+    _ending.hook()
+    given = _given(parent)
+    for option in {"logfile", "pidfile"} & given:
+        if parent[option] not in ("", "-"):
+            _check_given(option, parent[option], fail)
+    if "pidfile" in parent and "pidfile" not in given:
+        parent["pidfile"] = "" if parent.get("nodaemon") else str(directory / "twistd.pid")
+    if not given & {"logfile", "syslog", "logger"}:
+        parent["logfile"] = str(log_path)
+        # By name, as on the command line. It wins over `logfile`, whose rotation has no end.
+        parent["logger"] = f"{__name__}.own_log.open"
+        own_log.path = log_path
+
+
+def _check_given(option: str, name: str, fail: Callable[[str], NoReturn]) -> None:
+    try:
+        # A log may go to a device, such as /dev/null.
+        if option == "pidfile" or not Path(name).is_char_device():
+            check_regular(Path(name))
+    except OSError as error:
+        fail(unusable(f"The file {name} of --{option}", error, "name another one"))
+
+
+def _given(parent: usage.Options) -> set[str]:
+    """Names of the options of `twistd` itself that the user gave, defaults spelled out included."""
+    given = {name for name in parent.defaults if parent.get(name) != parent.defaults[name]}
+    with contextlib.suppress(getopt.GetoptError):
+        for name, _value in getopt.getopt(sys.argv[1:], parent.shortOpt, parent.longOpt)[0]:
+            bare = name.lstrip("-")
+            given.add(parent.synonyms.get(bare, parent.synonyms.get(bare.replace("-", "_"), bare)))
+    return given
+
+
+def raise_descriptor_limit(wanted: int = 65_536) -> int:
+    """Raise the soft limit of open files towards `wanted`, as far as allowed; the limit that holds now."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    target = wanted if hard == unlimited else min(wanted, hard)
+    if soft != unlimited and soft < target:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+            return target
+    return wanted if soft == unlimited else soft

@@ -1,0 +1,123 @@
+"""
+What a program says of its command line: help, and what is wrong, in one sentence.
+
+For the commands that `argparse` reads, and the words for those that Twisted reads (`punch.cli.options`). Nothing
+heavy is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+_SHOWN = 100
+"""Characters that are repeated of what was typed."""
+
+_WORDS: Sequence[tuple[str, str]] = (
+    # getopt, and Twisted around it
+    (r"option (\S+) not recognized", r"unknown option \1"),
+    (r"option (\S+) requires argument", r"\1 needs a value"),
+    (r"option (\S+) must not have an argument", r"\1 takes no value"),
+    (r"option (\S+) not a unique prefix", r"\1 is short for several options"),
+    (r"Parameter type enforcement failed: (.*)", r"\1"),
+    # argparse
+    (r"unrecognized arguments: (-\S+).*", r"unknown option \1"),
+    (r"unrecognized arguments: (\S+).*", r"unexpected argument \1"),
+    (r"argument (\S+): expected one argument", r"\1 needs a value"),
+    (r"argument (\S+): ignored explicit argument .*", r"\1 takes no value"),
+    (r"argument (\S+): invalid (.*) value: (.*)", r"\1 takes a \2, not \3"),
+)
+
+
+def escape_output() -> None:
+    """
+    From now on stdout and stderr escape what their encoding can't hold, as in `\\u041e`, in any locale.
+
+    For the start of each program, before anything is printed.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def complain(text: str) -> None:
+    """Write a line to stderr, if there is one that takes it."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
+
+
+def show(text: str, problem: str = "punch: The output can't be written") -> None:
+    """
+    Print; a reader that has closed its end, as `| head` does, is no failure.
+
+    :param problem: what is said of a disk that is full, with the cause behind it.
+    :raise SystemExit: it could not be written.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # What could not be written must not be tried again when Python ends.
+        sys.stdout = None
+        if not isinstance(error, BrokenPipeError):
+            raise SystemExit(f"{problem}: {error.strerror}.") from error
+
+
+def wrong(problem: str, command: str) -> str:
+    """
+    The sentence for a problem with a command line.
+
+    :param problem: as getopt, argparse or Twisted say it.
+    :param command: what explains its options if `--help` follows.
+    """
+    # What was typed may hold anything, and goes to a terminal.
+    said = ascii(problem[:_SHOWN])[1:-1].replace("\\'", "'").rstrip(".")
+    for pattern, words in _WORDS:
+        if re.fullmatch(pattern, said):
+            said = re.sub(pattern, words, said)
+            break
+    return f"{said}; see {command} --help"
+
+
+class Parser(argparse.ArgumentParser):
+    """
+    Says what is wrong in a sentence, with `--json` also as a `failed` event on stdout; the status is 2.
+    """
+
+    def __init__(self, prog: str, *, description: str) -> None:
+        super().__init__(prog, description=description)
+        self.color = False  # Python 3.14 has a mind of its own about that
+        self._json = False
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """
+        Read a command line.
+
+        :raise SystemExit: it is wrong, or asks for help.
+        """
+        self._json = "--json" in arguments
+        return self.parse_args(list(arguments))
+
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+        """Explain everything."""
+        if file is None:
+            show(self.format_help().rstrip("\n"))
+        else:
+            super().print_help(file)
+
+    def error(self, message: str) -> NoReturn:
+        """End with a sentence."""
+        text = wrong(message, self.prog)
+        if self._json:
+            show(json.dumps({"event": "failed", "time": 0.0, "reason": "usage", "text": text}))
+        complain(f"{self.prog}: {text}")
+        raise SystemExit(2)

@@ -1,0 +1,477 @@
+"""
+The address book: whom the user has called or accepted, what he calls them, and whom he has blocked.
+
+A *petname* is this side's own name for a peer. It is usable wherever an ID is, so it is unique, can't be
+taken for an ID, and the peer can't change it: a peer that is met for the first time gets the name that it
+claims, cut to what a petname may be, if no other name looks like it (`punch.names`); whatever it calls itself
+later changes nothing. The user may give names that look alike, and views then show the ID as well.
+
+Several processes may use one book: each change is made under a lock, upon what is in the file then, and what
+others have changed is read again when it is asked for. A change waits for the disk where it is made, so that
+whoever made it knows that it is kept; they are few: a name, a block, somebody met for the first time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from punch import names
+from punch.files import (
+    make_private_directory,
+    open_regular,
+    read_regular,
+    replace_private,
+    try_lock,
+    unusable,
+)
+from punch.identity import PeerID, PeerIDError
+
+#: Longest petname, in characters.
+MAX_NAME = 64
+
+#: Longest claimed name that is kept, in characters.
+MAX_CLAIMED = 64
+
+#: Bytes of an address book that are read: about a hundred thousand peers.
+MAX_FILE = 16 * 1024 * 1024
+
+VERSION = 2
+
+#: Names that no version of Punch has taken, since they could be IDs.
+_LIKE_AN_ID = re.compile("-*([a-z2-7]-*){24,}")
+
+#: How long another process may hold the lock, and how often it is tried, in seconds.
+LOCK_TIME, LOCK_STEP = 1.0, 0.01
+
+
+class AddressBookError(ValueError):
+    """The book can't be used or does not take something; `str()` is a sentence, `code` is for programs."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Contact:
+    """
+    What is kept about a peer.
+
+    :ivar claimed: what it called itself last.
+    :ivar name: its petname.
+    :ivar known: called or accepted before.
+    :ivar named: the petname was given or taken away by the user or at the first meeting, and stays so.
+    """
+
+    claimed: str = ""
+    name: str | None = None
+    known: bool = False
+    blocked: bool = False
+    named: bool = False
+
+
+def check_name(name: str) -> str:
+    """
+    A petname in its normal form, without what is not seen.
+
+    :raise AddressBookError: it can't be one.
+    """
+    seen = name if set(name) & names.REORDERING else names.without_ignorable(name)
+    name = unicodedata.normalize("NFC", seen.strip())
+    if not _has_form(name):
+        raise AddressBookError(
+            "bad-name",
+            f"The name {name[:MAX_NAME]!a} can't be used: names have 1 to {MAX_NAME} letters, digits, dots, "
+            "dashes and underscores, and begin with a letter or a digit.",
+        )
+    if names.looks_like_an_id(name):
+        raise AddressBookError(
+            "bad-name", f"The name {name!a} looks like a peer ID: choose one that can't be taken for one."
+        )
+    return name
+
+
+def _has_form(name: str) -> bool:
+    return 1 <= len(name) <= MAX_NAME and all(map(_allowed, name)) and name[0].isalnum()
+
+
+def _new_name(name: str) -> str:
+    """`check_name` of a name that is about to be given."""
+    name = check_name(name)
+    if _key(name) in names.RESERVED:
+        raise AddressBookError(
+            "bad-name", f"The name {name!a} means something else here: choose another one."
+        )
+    return name
+
+
+def _allowed(character: str) -> bool:
+    return character in "._-" or unicodedata.category(character)[0] in "LMN"
+
+
+def name_from(claimed: str) -> str | None:
+    """A petname made of what a peer calls itself; None if nothing of it can be used."""
+    seen = names.without_ignorable(unicodedata.normalize("NFC", claimed[:MAX_CLAIMED]))
+    if names.is_misleading(seen):
+        return None
+    kept = "".join(c if _allowed(c) else "-" for c in seen)[:MAX_NAME].strip("-")
+    try:
+        name = _new_name(kept)
+    except AddressBookError:
+        return None
+    return None if names.is_misleading(name) else name
+
+
+def _key(name: str) -> str:
+    folded = unicodedata.normalize("NFKC", names.without_ignorable(name)).casefold()
+    return unicodedata.normalize("NFKC", folded)
+
+
+class AddressBook:
+    """
+    All entries.
+
+    :param path: where they are kept; None keeps them in memory.
+    :ivar sleep: how to wait, in seconds, while another process changes the file. None where nothing may
+        wait, in a reactor's thread: what is changed then holds at once, and is written at the next look.
+    :raise AddressBookError: the file is there and can't be read. It is left as it is.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.sleep: Callable[[float], object] | None = None
+        self._path = path
+        self._late: list[tuple[PeerID, Callable[[Contact], Contact]]] = []
+        self._locked_out = False
+        self._entries: dict[PeerID, Contact] = {}
+        self._by_name: dict[str, PeerID] = {}
+        #: Who has a name that looks so, or an ID that begins so. Made when it is first asked for.
+        self._by_look: dict[str, set[PeerID]] | None = None
+        self._stamp: tuple[int, ...] | None = None
+        if path is not None:
+            self._read(path)
+
+    def __contains__(self, peer: PeerID) -> bool:
+        """Whether it is known: called or accepted before."""
+        return self.entry(peer).known
+
+    def __iter__(self) -> Iterator[PeerID]:
+        self.refresh()
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entry(self, peer: PeerID) -> Contact:
+        """What is kept about it; an empty entry if that is nothing."""
+        self.refresh()
+        return self._entries.get(peer, Contact())
+
+    def blocked(self, peer: PeerID) -> bool:
+        """Whether its calls are refused."""
+        return self.entry(peer).blocked
+
+    def name_of(self, peer: PeerID) -> str | None:
+        """Its petname."""
+        return self.entry(peer).name
+
+    def find(self, name: str) -> PeerID | None:
+        """Who has this petname, in whatever case."""
+        self.refresh()
+        return self._by_name.get(_key(name.strip()))
+
+    def alike(self, peer: PeerID, name: str, given: bool = False) -> list[PeerID]:
+        """
+        Who else may be taken for `peer` when that is called `name`: their names look the same, or their ID
+        begins so.
+
+        :param given: the user himself gave the name: what others only call themselves does not matter.
+        """
+        self.refresh()
+        return self._alike(peer, name, given)
+
+    # -- changes: all raise `AddressBookError` if they can't be written; in this process they hold even so --
+
+    def add(self, peer: PeerID, claimed: str) -> bool:
+        """
+        It was called or accepted, and calls itself `claimed` ("": not known yet).
+
+        :return: whether anything changed.
+        """
+        return self._change(peer, lambda entry: self._met(peer, entry, claimed))
+
+    def rename(self, peer: PeerID, name: str | None) -> bool:
+        """Give it a petname, or take it away."""
+        if name is not None:
+            name = _new_name(name)
+        return self._change(peer, lambda entry: replace(entry, name=self._free(peer, name), named=True))
+
+    def block(self, peer: PeerID, blocked: bool = True) -> bool:
+        """Refuse its calls from now on, or no more."""
+        return self._change(peer, lambda entry: replace(entry, blocked=blocked))
+
+    def forget(self, peer: PeerID) -> bool:
+        """Take it out of the book. If it was blocked it is blocked no more."""
+        return self._change(peer, lambda entry: Contact())
+
+    # -- inside --
+
+    def _alike(self, peer: PeerID, name: str, given: bool = False) -> list[PeerID]:
+        if self._by_look is None:
+            self._by_look = {}
+            for each, entry in self._entries.items():
+                self._look(each, entry, True)
+        found = set[PeerID]().union(*(self._by_look.get(look, ()) for look in names.looks(name)))
+        return sorted(
+            other
+            for other in found - {peer}
+            if not given or self._entries[other].name is not None or names.alike(other.short, name)
+        )
+
+    def _met(self, peer: PeerID, entry: Contact, claimed: str) -> Contact:
+        entry = replace(entry, known=True, claimed=claimed[:MAX_CLAIMED] or entry.claimed)
+        if entry.claimed and not entry.named:
+            name = name_from(entry.claimed)
+            if name is not None and not self._alike(peer, name):
+                entry = replace(entry, name=name)
+            entry = replace(entry, named=True)
+        return entry
+
+    def _free(self, peer: PeerID, name: str | None) -> str | None:
+        if name is not None and self._by_name.get(_key(name), peer) != peer:
+            other = self._by_name[_key(name)]
+            raise AddressBookError(
+                "name-taken", f"The name {name!a} is {other.short}'s already: choose another one."
+            )
+        return name
+
+    def _change(self, peer: PeerID, change: Callable[[Contact], Contact]) -> bool:
+        if not self._put(peer, change(self.entry(peer))):
+            return False
+        if self._path is not None:
+            # What can't be written holds as long as this process, and is tried again with the next change.
+            self._late.append((peer, change))
+            self._write(self._path)
+            # Another process may have given the name away a moment ago.
+            change(self._entries.get(peer, Contact()))
+        return True
+
+    def _write(self, path: Path) -> None:
+        """Make the changes that the file does not have yet, unless another process is at it just now."""
+        try:
+            descriptor = self._lock(path)
+            self._locked_out = descriptor is None
+            if descriptor is None:
+                return
+            try:
+                if _stamp(path) != self._stamp:
+                    # What can't be read is not written over.
+                    self._read(path)
+                replace_private(path, _encode(self._entries))
+                self._stamp = _stamp(path)
+                self._late.clear()
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise AddressBookError("state", _unusable(path, error)) from error
+
+    def _put(self, peer: PeerID, entry: Contact) -> bool:
+        before = self._entries.get(peer, Contact())
+        if before.name is not None:
+            del self._by_name[_key(before.name)]
+        if entry.name is not None:
+            self._by_name[_key(entry.name)] = peer
+        self._look(peer, before, False)
+        if entry == Contact():
+            self._entries.pop(peer, None)
+        else:
+            self._entries[peer] = entry
+            self._look(peer, entry, True)
+        return entry != before
+
+    def _look(self, peer: PeerID, entry: Contact, there: bool) -> None:
+        """Put what `peer` is called into the index, or take it out."""
+        if self._by_look is None:
+            return
+        for look in names.looks(entry.name or entry.claimed) | names.looks(peer.short):
+            peers = self._by_look.setdefault(look, set())
+            if there:
+                peers.add(peer)
+            else:
+                peers.discard(peer)
+            if not peers:
+                del self._by_look[look]
+
+    def refresh(self) -> None:
+        """
+        Read what other processes have changed, and write what could not be written while they did. A file
+        that can't be used meanwhile changes nothing here: who changes something next is told.
+        """
+        if self._path is None:
+            return
+        try:
+            if self._locked_out:
+                self._write(self._path)
+            if _stamp(self._path) != self._stamp:
+                self._read(self._path)
+        except AddressBookError:
+            return
+
+    def close(self, sleep: Callable[[float], object]) -> None:
+        """
+        Write what could not be written before, at the end of a process.
+
+        :param sleep: how to wait, in seconds, while another process changes the file.
+        :raise AddressBookError: it still can't be.
+        """
+        self.sleep = sleep
+        if self._path is not None and self._late:
+            self._write(self._path)
+
+    def _read(self, path: Path) -> None:
+        stamp = _stamp(path)
+        try:
+            entries = _decode(read_regular(path, MAX_FILE))
+        except FileNotFoundError:
+            entries = {}
+        except OSError as error:
+            raise AddressBookError("state", _unusable(path, error)) from error
+        except _Newer as error:
+            raise AddressBookError(
+                "state",
+                f"The address book {path} was written by a newer version of Punch: use that one, or choose "
+                "another directory with --state-dir.",
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PeerIDError) as error:
+            raise AddressBookError(
+                "state",
+                f"The address book {path} is damaged. Repair it, or move it away and it will be begun anew.",
+            ) from error
+        self._entries = entries
+        self._by_name = {_key(e.name): peer for peer, e in entries.items() if e.name is not None}
+        self._by_look = None
+        self._stamp = stamp
+        for peer, change in self._late:
+            with suppress(AddressBookError):  # the name is another's now
+                self._put(peer, change(self._entries.get(peer, Contact())))
+
+    def _lock(self, path: Path) -> int | None:
+        make_private_directory(path.parent)
+        descriptor = open_regular(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT)
+        try:
+            waited = 0.0
+            while not try_lock(descriptor):
+                if self.sleep is None:
+                    os.close(descriptor)
+                    return None
+                if waited >= LOCK_TIME:
+                    raise AddressBookError(
+                        "state", f"The address book {path} is held by another process: try again."
+                    )
+                self.sleep(LOCK_STEP)
+                waited += LOCK_STEP
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+
+class _Newer(Exception):
+    """The file has a version from the future."""
+
+
+def _unusable(path: Path, error: OSError) -> str:
+    # It may be the file beside it.
+    what = f"The address book's file {error.filename or path}"
+    return unusable(what, error, "choose another directory with --state-dir")
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _encode(entries: dict[PeerID, Contact]) -> bytes:
+    peers = {}
+    for peer in sorted(entries):
+        entry = entries[peer]
+        value: dict[str, object] = {"claimed": entry.claimed, "known": entry.known, "blocked": entry.blocked}
+        if entry.named:
+            value["name"] = entry.name
+        peers[str(peer)] = value
+    return json.dumps({"version": VERSION, "peers": peers}, indent=1).encode("ascii") + b"\n"
+
+
+def _decode(content: bytes) -> dict[PeerID, Contact]:
+    book = json.loads(content)
+    version = book.get("version", 1)
+    if not isinstance(version, int) or version < 1:
+        raise ValueError("no version")
+    if version > VERSION:
+        raise _Newer
+    if version == 1:
+        return dict(_entries_v1(book["peers"]))
+    entries = {PeerID.parse(text): _entry(value) for text, value in book["peers"].items()}
+    return dict(_with_distinct_names(entries))
+
+
+def _with_distinct_names(entries: dict[PeerID, Contact]) -> Iterator[tuple[PeerID, Contact]]:
+    """
+    Earlier versions kept names that are none today: those that nobody can tell from another's, since they
+    differ in what is not seen, or that look like an ID. Who has such a name has none now.
+    """
+    exact = [_old_key(entry.name) for entry in entries.values() if entry.name is not None]
+    if len(set(exact)) < len(exact):
+        raise ValueError("one name for two")
+    unchanged: dict[str, PeerID] = {}
+    checked: dict[PeerID, str] = {}
+    for peer, entry in entries.items():
+        if entry.name is None:
+            continue
+        with suppress(AddressBookError):
+            name = checked[peer] = check_name(entry.name)
+            # Whose name is as it is seen keeps it.
+            if name == entry.name or _key(name) not in unchanged:
+                unchanged[_key(name)] = peer
+    for peer, entry in entries.items():
+        kept = checked.get(peer)
+        yield peer, replace(entry, name=kept if kept and unchanged[_key(kept)] == peer else None)
+
+
+def _old_key(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _entry(value: dict[str, object]) -> Contact:
+    claimed, known, blocked = value["claimed"], value["known"], value["blocked"]
+    name = value.get("name")
+    if not (isinstance(claimed, str) and isinstance(known, bool) and isinstance(blocked, bool)):
+        raise TypeError("an entry has other fields")
+    if name is not None and not isinstance(name, str):
+        raise TypeError("a name is a string")
+    if name is not None and (not _has_form(name) or _LIKE_AN_ID.fullmatch(_old_key(name))):
+        raise ValueError("a name that no version gives")
+    return Contact(claimed, name, known, blocked, "name" in value)
+
+
+def _entries_v1(peers: dict[str, dict[str, object]]) -> Iterator[tuple[PeerID, Contact]]:
+    """The first version kept no petnames: they are given as at a first meeting."""
+    taken: set[str] = set()
+    for text, value in peers.items():
+        claimed = value["name"]
+        if not isinstance(claimed, str):
+            raise TypeError("a name is a string")
+        name = name_from(claimed)
+        if name is not None:
+            name = name if taken.isdisjoint(names.looks(name)) else None
+            taken |= names.looks(claimed)
+        yield PeerID.parse(text), Contact(claimed[:MAX_CLAIMED], name, known=True, named=bool(claimed))

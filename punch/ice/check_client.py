@@ -1,0 +1,300 @@
+"""The client side of connectivity checks: requests under way and their answers (RFC 8445, section 7.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from punch.ice.candidates import LocalCandidates, usable
+from punch.ice.check_messages import FULL_SIZE, IceRole, build_check
+from punch.ice.credentials import IceCredentials
+from punch.ice.pairs import CandidatePair, PairState
+from punch.ice.transactions import RTO, Purpose, Transaction
+from punch.identity import RandomBytes
+from punch.wire.address import Address, Transmit
+from punch.wire.stun import Attribute, MessageClass, StunMessage
+
+MAX_ROLE_SWITCHES = 16
+"""Role conflicts that are believed: honest agents have one, a hostile peer could have them for ever."""
+MAX_SUPERSEDED = 4
+"""Earlier checks of a pair whose answers are still waited for, where the path takes longer than the RTO."""
+_ROLE_CONFLICT = 487
+_CONSENT_WAIT = 8.0
+SIZE_REQUESTS = 5
+"""How often a check of full size is sent."""
+SIZE_WAIT = 0.3, 1.5
+"""Seconds, or round-trip times if that is longer, between two of these requests and after the last one."""
+STEADY_WAIT = 2.0
+"""Seconds between two requests of a steady check, at most."""
+STEADY_REQUESTS = 60
+"""How often a steady check is sent: for two minutes, which is longer than any session is without a path."""
+
+
+class CheckVerdict(Enum):
+    """What an answer said about its pair."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ROLE_CONFLICT = "role-conflict"
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A check that was made for `purpose` has ended without an answer."""
+
+    pair: CandidatePair
+    purpose: Purpose
+    since: float
+    """When it began, in seconds."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of one transaction. `mapped` is what the peer saw us as, if it succeeded."""
+
+    pair: CandidatePair
+    transaction: Transaction
+    verdict: CheckVerdict
+    mapped: Address | None = None
+
+
+class CheckClient:
+    """Sends checks on pairs, keeps them coming until answered, and judges the answers."""
+
+    def __init__(
+        self,
+        ours: IceCredentials,
+        candidates: LocalCandidates,
+        role: IceRole,
+        random: RandomBytes,
+        may_send: Callable[[CandidatePair, bytes, float], bool],
+        answered: Callable[[Address, float], None],
+        *,
+        steady: bool = False,
+    ) -> None:
+        """
+        :param may_send: whether a request may leave now; if not, it counts as lost on its way.
+        :param answered: told of each address from which a request was answered.
+        :param steady: send checks on and on, instead of backing off.
+        """
+        self.role = role
+        self._steady = steady
+        self.tiebreaker = int.from_bytes(random(8), "big")
+        self._ours = ours
+        self._theirs: IceCredentials | None = None
+        self._candidates = candidates
+        self._random = random
+        self._may_send = may_send
+        self._answered = answered
+        self._switches = 0
+        self._transactions: dict[bytes, tuple[Transaction, CandidatePair]] = {}
+        self._output: list[Transmit] = []
+
+    def set_remote(self, theirs: IceCredentials) -> None:
+        """What the peer's agent is called, and its key."""
+        self._theirs = theirs
+
+    def owns(self, transaction_id: bytes) -> bool:
+        """Whether an answer with this ID is expected here."""
+        return transaction_id in self._transactions
+
+    def switch_role(self, role: IceRole, *, refused: bool) -> bool:
+        """
+        Take this role.
+
+        :param refused: because the peer answered 487, which asks for a new tiebreaker too (RFC 8445, section
+            7.2.5.1).
+        :return: False if there were too many conflicts already.
+        """
+        if self._switches >= MAX_ROLE_SWITCHES:
+            return False
+        self._switches += 1
+        self.role = role
+        if refused:
+            self.tiebreaker = int.from_bytes(self._random(8), "big")
+        return True
+
+    def start(self, pair: CandidatePair, now: float, rto: float = RTO, nomination: int | None = None) -> None:
+        """
+        Check `pair`, and nominate it if `nomination` is given.
+
+        A check already on its way is sent no more; its answer still counts.
+        """
+        self.stop(pair, now)
+        if pair.state is not PairState.SUCCEEDED:
+            pair.state = PairState.IN_PROGRESS
+        pair.transaction = self._send(pair, Purpose.CHECK, now, rto, nomination)
+
+    def ask(self, pair: CandidatePair, now: float, nomination: int | None = None) -> None:
+        """Ask once for consent on a valid pair (RFC 7675), or keep it alive."""
+        self._send(pair, Purpose.CONSENT, now, RTO, nomination)
+
+    def check_size(self, pair: CandidatePair, now: float, requests: int = SIZE_REQUESTS) -> None:
+        """
+        Find out whether a valid pair carries the largest datagrams of the link, unless that is under way.
+
+        :param requests: how often to ask.
+        """
+        if pair.size_check is not None:
+            return
+        wait = max(SIZE_WAIT[0], SIZE_WAIT[1] * (pair.rtt or 0.0))
+        pair.size_check = self._send(pair, Purpose.SIZE, now, wait, None, requests)
+
+    def stop(self, pair: CandidatePair, now: float) -> None:
+        """Send the check of this pair no more, though its answer would count."""
+        if pair.transaction is None:
+            return
+        pair.transaction.stop_retransmitting(now)
+        pair.superseded.append(pair.transaction)
+        pair.transaction = None
+        for forgotten in pair.superseded[:-MAX_SUPERSEDED]:
+            self._drop(forgotten, pair)
+
+    def forget(self, pair: CandidatePair) -> None:
+        """No answer on this pair counts any more."""
+        for transaction_id, (_, asked) in list(self._transactions.items()):
+            if asked is pair:
+                del self._transactions[transaction_id]
+        pair.transaction = pair.size_check = None
+        pair.superseded.clear()
+
+    def receive(self, answer: StunMessage, remote: Address, local: Address, now: float) -> Outcome | None:
+        """
+        Judge an answer; None if it is none of ours, not authentic, or changes nothing.
+        """
+        known = self._transactions.get(answer.transaction_id)
+        if known is None:
+            return None
+        transaction, pair = known
+        if transaction.key is None or not answer.check_integrity(transaction.key):
+            return None
+        symmetric = (remote, local) == (transaction.remote, transaction.local)
+        if transaction.purpose is Purpose.SIZE and not symmetric:
+            return None
+        self._drop(transaction, pair)
+        if symmetric:
+            self._answered(remote, now)
+        verdict, mapped = self._judge(answer, transaction, remote, local)
+        if transaction.purpose is Purpose.SIZE:
+            # An error shows as well that the request got through
+            pair.full_at = now
+        if verdict is CheckVerdict.SUCCEEDED:
+            pair.answered_at = now
+            _measure(pair, *transaction.rtt(now))
+            if transaction.purpose is Purpose.CHECK:
+                self._finish(pair)
+        elif transaction.purpose is not Purpose.CHECK and verdict is CheckVerdict.FAILED:
+            return None
+        return Outcome(pair, transaction, verdict, mapped)
+
+    def expire(self, now: float) -> list[Unanswered]:
+        """Send again what is due; returns the checks that decide about a pair and that nobody answered."""
+        unanswered = []
+        for transaction, pair in list(self._transactions.values()):
+            self._transmit(transaction, pair, now)
+            if transaction.expired(now):
+                decisive = transaction in (pair.transaction, pair.size_check)
+                self._drop(transaction, pair)
+                if decisive:
+                    unanswered.append(Unanswered(pair, transaction.purpose, transaction.started))
+        return unanswered
+
+    def datagrams_to_send(self) -> list[Transmit]:
+        """What to send now."""
+        output, self._output = self._output, []
+        return output
+
+    def get_timer(self) -> float | None:
+        """When to call `expire`."""
+        return min((transaction.next_at for transaction, _ in self._transactions.values()), default=None)
+
+    def _send(
+        self,
+        pair: CandidatePair,
+        purpose: Purpose,
+        now: float,
+        rto: float,
+        nomination: int | None,
+        requests: int = 1,
+    ) -> Transaction:
+        if self._theirs is None:
+            raise RuntimeError("no check can be made before the peer's credentials are known")
+        transaction_id = self._random(12)
+        request = build_check(
+            transaction_id,
+            self._ours,
+            self._theirs,
+            self.role,
+            self.tiebreaker,
+            self._candidates.check_priority(pair.base),
+            nomination,
+            size=FULL_SIZE if purpose is Purpose.SIZE else 0,
+        )
+        transaction = Transaction(
+            purpose,
+            transaction_id,
+            request,
+            pair.remote.address,
+            pair.base,
+            now,
+            key=self._theirs.key,
+            controlling=self.role is IceRole.CONTROLLING,
+            nomination=nomination,
+            rto=rto,
+        )
+        if purpose is Purpose.CONSENT:
+            transaction.requests, transaction.last_wait = 1, _CONSENT_WAIT / rto
+        elif purpose is Purpose.SIZE:
+            transaction.requests, transaction.longest_wait = requests, rto
+        elif self._steady:
+            transaction.requests, transaction.longest_wait = STEADY_REQUESTS, STEADY_WAIT
+        self._transactions[transaction_id] = (transaction, pair)
+        self._transmit(transaction, pair, now)
+        return transaction
+
+    def _transmit(self, transaction: Transaction, pair: CandidatePair, now: float) -> None:
+        transmit = transaction.handle_timer(now)
+        if transmit is not None and self._may_send(pair, transmit.data, now):
+            self._output.append(transmit)
+
+    def _judge(
+        self, answer: StunMessage, transaction: Transaction, remote: Address, local: Address
+    ) -> tuple[CheckVerdict, Address | None]:
+        if (remote, local) != (transaction.remote, transaction.local) or answer.unknown_required():
+            return CheckVerdict.FAILED, None
+        if answer.message_class is MessageClass.ERROR:
+            code = answer.get(Attribute.ERROR_CODE)
+            conflict = isinstance(code, tuple) and code[0] == _ROLE_CONFLICT
+            return (CheckVerdict.ROLE_CONFLICT if conflict else CheckVerdict.FAILED), None
+        mapped = answer.get(Attribute.XOR_MAPPED_ADDRESS)
+        if not isinstance(mapped, Address) or not usable(mapped):
+            return CheckVerdict.FAILED, None
+        return CheckVerdict.SUCCEEDED, mapped
+
+    def _finish(self, pair: CandidatePair) -> None:
+        """One answer decides: the other checks of the same pair are waited for no more."""
+        for transaction in list(pair.superseded):
+            self._drop(transaction, pair)
+        # A nomination has to arrive, whatever an earlier check said
+        if pair.transaction is not None and pair.transaction.nomination is None:
+            self._drop(pair.transaction, pair)
+
+    def _drop(self, transaction: Transaction, pair: CandidatePair) -> None:
+        self._transactions.pop(transaction.transaction_id, None)
+        if pair.transaction is transaction:
+            pair.transaction = None
+        if pair.size_check is transaction:
+            pair.size_check = None
+        if transaction in pair.superseded:
+            pair.superseded.remove(transaction)
+
+
+def _measure(pair: CandidatePair, sample: float, exact: bool) -> None:
+    """Exact samples are smoothed as in RFC 6298; an upper bound is better than nothing, and only that."""
+    if not exact:
+        if pair.rtt is None:
+            pair.rtt = sample
+        return
+    pair.rtt = sample if pair.rtt is None or not pair.rtt_exact else 0.875 * pair.rtt + 0.125 * sample
+    pair.rtt_exact = True

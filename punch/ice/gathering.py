@@ -1,0 +1,192 @@
+"""Gathering server-reflexive candidates (RFC 8445, section 5.1.1.2)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from punch.ice.transactions import RTO, Purpose, Transaction
+from punch.identity import RandomBytes
+from punch.wire.address import Address, Transmit
+from punch.wire.stun import (
+    Attribute,
+    MessageClass,
+    Method,
+    StunMessage,
+    encode,
+)
+
+REQUESTS = 3
+"""How often a reflector is asked by one base: after 0, 0.5 and 1.5 s."""
+LAST_WAIT = 4
+"""RTOs to wait after that: 2 s."""
+DEADLINE = 3.5
+"""Seconds after which gathering is done, answered or not."""
+REFRESH = 15.0
+"""
+Seconds between requests that keep a mapping alive while the peer is called (RFC 8445, section 11), or that
+ask a silent reflector again.
+"""
+MAX_QUESTIONS = 32
+"""Questions to reflectors in all, one a base and reflector."""
+
+
+@dataclass(frozen=True)
+class Reflection:
+    """A reflector's answer: `base` is seen as `mapped`."""
+
+    base: Address
+    mapped: Address
+    reflector: Address
+
+
+class Gatherer:
+    """
+    Asks reflectors what they see our bases as.
+
+    It has a pacer of its own: gathering may not delay checks, nor checks gathering.
+    """
+
+    def __init__(self, random: RandomBytes, pacing: float) -> None:
+        self.awaits_relayed = False
+        """Whether relayed candidates may still come, which are gathered elsewhere."""
+        self._reflected = False
+        self._random = random
+        self._pacing = pacing
+        self._queue: deque[tuple[Address, Address]] = deque()
+        self._asked: set[tuple[Address, Address]] = set()
+        self._transactions: dict[bytes, Transaction] = {}
+        self._refreshes: dict[tuple[Address, Address], float] = {}
+        self._next_start = 0.0
+        self._deadline: float | None = None
+        self._output: list[Transmit] = []
+
+    def start(
+        self, bases: Iterable[Address], reflectors: Sequence[Address], now: float, *, relays: bool = False
+    ) -> None:
+        """
+        Ask each reflector from every base of its family, but for loopback, which nobody sees from outside.
+
+        :param relays: relayed candidates are waited for as well, until `awaits_relayed` is taken back.
+        """
+        self.awaits_relayed = relays
+        for reflector in reflectors:
+            for base in bases:
+                question = (base, reflector)
+                if len(self._asked) >= MAX_QUESTIONS or question in self._asked or not _sensible(*question):
+                    continue
+                self._asked.add(question)
+                self._queue.append(question)
+        self._deadline = now + DEADLINE
+        self._work(now)
+
+    def owns(self, transaction_id: bytes) -> bool:
+        """Whether an answer with this ID is expected here."""
+        return transaction_id in self._transactions
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether reflectors were asked just now, and none has answered yet."""
+        return self._deadline is not None and not self._refreshes
+
+    def receive(self, answer: StunMessage, remote: Address, local: Address, now: float) -> Reflection | None:
+        """
+        Take an answer. Reflectors don't sign: the ID that nobody else knows and the address are the proof.
+        """
+        transaction = self._transactions.get(answer.transaction_id)
+        if transaction is None or (remote, local) != (transaction.remote, transaction.local):
+            return None
+        del self._transactions[answer.transaction_id]
+        mapped = answer.get(Attribute.XOR_MAPPED_ADDRESS)
+        refused = answer.message_class is not MessageClass.SUCCESS or answer.unknown_required()
+        if refused or not isinstance(mapped, Address):
+            return None
+        self._refreshes[local, remote] = now + REFRESH
+        return Reflection(local, mapped, remote)
+
+    def take_done(self, now: float) -> bool:
+        """Whether gathering has ended since this was last asked."""
+        self._reflected |= self._end_reflection(now)
+        if not self._reflected or self.awaits_relayed:
+            return False
+        self._reflected = False
+        return True
+
+    def _end_reflection(self, now: float) -> bool:
+        busy = self._queue or any(
+            transaction.purpose is Purpose.REFLECTION for transaction in self._transactions.values()
+        )
+        if self._deadline is None or (busy and now < self._deadline):
+            return False
+        self._deadline = None
+        self._queue.clear()
+        self._transactions.clear()
+        silent = self._asked.difference(self._refreshes)
+        for number, question in enumerate(sorted(silent)):
+            self._refreshes[question] = now + REFRESH + number * self._pacing
+        return True
+
+    def stop(self) -> None:
+        """Ask no more of that kind: a path was found, or none is wanted."""
+        self._refreshes.clear()
+
+    def datagrams_to_send(self) -> list[Transmit]:
+        """What to send now."""
+        output, self._output = self._output, []
+        return output
+
+    def get_timer(self) -> float | None:
+        """When to call `handle_timer`."""
+        times = [transaction.next_at for transaction in self._transactions.values()]
+        times += self._refreshes.values()
+        if self._queue:
+            times.append(self._next_start)
+        if self._deadline is not None:
+            times.append(self._deadline)
+        return min(times, default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Send again, give up, go on."""
+        self._work(now)
+
+    def _work(self, now: float) -> None:
+        for transaction_id, transaction in list(self._transactions.items()):
+            self._send(transaction, now)
+            if transaction.expired(now):
+                del self._transactions[transaction_id]
+        for (base, reflector), due in list(self._refreshes.items()):
+            if now >= due:
+                self._refreshes[base, reflector] = now + REFRESH
+                self._ask(base, reflector, Purpose.CONSENT, 1, now)
+        if self._queue and now >= self._next_start:
+            self._next_start = now + self._pacing
+            self._ask(*self._queue.popleft(), Purpose.REFLECTION, REQUESTS, now)
+
+    def _ask(self, base: Address, reflector: Address, purpose: Purpose, requests: int, now: float) -> None:
+        transaction_id = self._random(12)
+        # No FINGERPRINT: the shortest question leaves a reflector the least room to amplify
+        request = encode(StunMessage(Method.BINDING, MessageClass.REQUEST, transaction_id), fingerprint=False)
+        transaction = Transaction(
+            purpose,
+            transaction_id,
+            request,
+            reflector,
+            base,
+            now,
+            rto=RTO,
+            requests=requests,
+            last_wait=LAST_WAIT,
+        )
+        self._transactions[transaction_id] = transaction
+        self._send(transaction, now)
+
+    def _send(self, transaction: Transaction, now: float) -> None:
+        transmit = transaction.handle_timer(now)
+        if transmit is not None:
+            self._output.append(transmit)
+
+
+def _sensible(base: Address, reflector: Address) -> bool:
+    loopback = base.host == "::1" or base.host.startswith("127.")
+    return base.is_ipv6 == reflector.is_ipv6 and not loopback and base != reflector

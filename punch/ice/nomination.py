@@ -1,0 +1,232 @@
+"""Which of the valid pairs to send on, and who says so (RFC 8445, section 8)."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from punch.ice.checklist import CheckList
+from punch.ice.consent import EXPIRY, Consent
+from punch.ice.pairs import CandidatePair, Doubt, PairState
+from punch.identity import RandomBytes
+
+SETTLE = 0.5
+"""Seconds that regular nomination, which is final, waits for a better pair after the first success."""
+SPARES = 2
+"""Valid pairs besides the selected one that are kept alive to fall back to."""
+REFRESH = 10.0
+"""Seconds between the checks that do so."""
+RETRY = 2.0
+"""The same for pairs that stopped answering."""
+CLEARLY_FASTER = 0.5
+"""What part of the selected pair's round-trip time makes another one worth moving to."""
+WORTH_MOVING = 0.01
+"""Seconds of round-trip time that a move has to save besides."""
+
+
+class Nomination(str, Enum):
+    """
+    RENOMINATION: at once, and again with a growing number when there is a better pair; between ourselves (and
+    libwebrtc). REGULAR: RFC 8445, section 8.1.1, one nomination for ever.
+    """
+
+    RENOMINATION = "renomination"
+    REGULAR = "regular"
+
+
+class Selector:
+    """The selected pair, the nomination of it, and the consent on it."""
+
+    def __init__(
+        self,
+        checklist: CheckList,
+        nomination: Nomination,
+        random: RandomBytes,
+        *,
+        consent: bool,
+        patient: bool = False,
+    ) -> None:
+        """
+        :param patient: nominate nothing before a check of full size was answered, because there may be a path
+            that works. Else the first pair is used and nominated while that check is under way.
+        """
+        self.selected: CandidatePair | None = None
+        self.consent: Consent | None = None
+        self._checklist = checklist
+        self._renominates = nomination is Nomination.RENOMINATION
+        self._wants_consent = consent
+        self._random = random
+        self._patient = patient and self._renominates
+        self._value = 0
+        self._nominate_at: float | None = None
+        # Whether the selected pair was nominated in the regular way, which is final while it works
+        self._committed = False
+
+    @property
+    def nomination(self) -> int:
+        """The value that the selected pair is nominated with; 0 in regular nomination."""
+        return self._value
+
+    @property
+    def repeated_nomination(self) -> int | None:
+        """What consent checks on the selected pair carry, so that a peer that strayed finds back."""
+        return self._value if self._renominates and self._checklist.controlling and self._value else None
+
+    @property
+    def nominate_at(self) -> float | None:
+        """When the selected pair is to be nominated, in seconds; None if that is not needed."""
+        return self._nominate_at if self._checklist.controlling and self._is_settled() else None
+
+    @property
+    def checks_size(self) -> bool:
+        """Whether pairs are checked in full size before they are relied on: by who chooses among them."""
+        return self._renominates and self._checklist.controlling
+
+    @property
+    def agreed(self) -> bool:
+        """Whether the selected pair is what the controlling side wants."""
+        pair = self.selected
+        if self._checklist.controlling:
+            return self._is_settled()
+        return pair is not None and pair.nomination is not None
+
+    def needed(self, pair: CandidatePair) -> bool:
+        """Whether a check on this pair could lead to something better than what is there."""
+        if pair.revoked:
+            return False
+        selected = self.selected
+        if selected is None or selected.unresponsive or (self.checks_size and not selected.full):
+            return True
+        return pair.kind > selected.valid_kind
+
+    def take_nomination(self, now: float) -> CandidatePair | None:
+        """The pair to nominate now, with `nomination`."""
+        due = self.nominate_at
+        if due is None or now < due:
+            return None
+        self._nominate_at = None
+        self._committed = not self._renominates
+        return self.selected
+
+    def choose(self, now: float) -> None:
+        """Something about the pairs has changed: select again."""
+        if self._checklist.controlling:
+            self._select(self._controlling_choice(), now)
+        else:
+            checklist, current = self._checklist, self._current()
+            usable = current if current is not None and current.usable else None
+            self._select(checklist.best_nominated() or usable or checklist.best_valid() or current, now)
+
+    def answered(self, pair: CandidatePair, now: float, *, full: bool = False) -> None:
+        """
+        A check on this pair was answered.
+
+        :param full: it was one of full size.
+        """
+        pair.refresh_at = now + (RETRY if pair.doubt is Doubt.SMALL else REFRESH)
+        if pair.doubt is Doubt.SILENT or (full and pair.doubt is Doubt.SMALL):
+            pair.doubt = None
+        if pair is self.selected and self.consent is not None:
+            self.consent.answered(now)
+
+    def refreshed(self, pair: CandidatePair, now: float) -> None:
+        """A check left that keeps this pair alive."""
+        pair.refresh_at = now + (RETRY if pair.unresponsive else REFRESH)
+
+    def role_changed(self, now: float) -> None:
+        """Nominations of the other role mean nothing any more."""
+        for pair in self._checklist:
+            pair.nomination = None
+        self._committed = False
+        self._nominate_at = now
+        if self._checklist.controlling and self._renominates:
+            self._value += 1
+        self.choose(now)
+
+    def expire(self, now: float) -> CandidatePair | None:
+        """
+        Drop what has not been answered for 30 s.
+
+        :return: the pair that was selected, if that was it.
+        """
+        for pair in self._checklist:
+            if now >= pair.answered_at + EXPIRY and pair.valid and pair is not self.selected:
+                pair.state, pair.revoked = PairState.FAILED, pair.used
+        lost = self.selected
+        if lost is None or self.consent is None or now < self.consent.expires_at:
+            return None
+        lost.state = PairState.FAILED
+        lost.revoked = True
+        return lost
+
+    def spares(self, most: int = SPARES) -> list[CandidatePair]:
+        """The valid pairs to fall back to, best first."""
+        valid = [pair for pair in self._checklist if pair.valid and pair is not self.selected]
+        if len(valid) < 2:
+            return valid
+        controlling = self._checklist.controlling
+        valid.sort(key=lambda pair: (pair.usable, pair.valid_kind, pair.priority(controlling)), reverse=True)
+        return valid[:most]
+
+    def get_timer(self) -> float | None:
+        """When to call `expire`."""
+        times = [
+            pair.answered_at + EXPIRY for pair in self._checklist if pair.valid and pair is not self.selected
+        ]
+        if self.consent is not None:
+            times.append(self.consent.expires_at)
+        return min(times, default=None)
+
+    def _is_settled(self) -> bool:
+        """Whether there is a selected pair, and no reason to wait before it is nominated."""
+        pair = self.selected
+        return pair is not None and (pair.full or pair.unresponsive or not self._patient)
+
+    def _current(self) -> CandidatePair | None:
+        return self.selected if self.selected is not None and self.selected.valid else None
+
+    def _controlling_choice(self) -> CandidatePair | None:
+        current = self._current()
+        if current is None or current.unresponsive:
+            return self._checklist.best_valid() or current
+        if self._committed:
+            return current
+        for pair in self._checklist:
+            # What is known to carry the largest datagrams is not left for what is not
+            if pair.usable and pair.full >= current.full and _clearly_better(pair, current):
+                current = pair
+        return current
+
+    def _select(self, pair: CandidatePair | None, now: float) -> None:
+        if pair is self.selected:
+            return
+        first = self.selected is None
+        self.selected = pair
+        self.consent = None
+        self._committed = False
+        if pair is None:
+            return
+        pair.used = True
+        if self._wants_consent:
+            self.consent = Consent(pair.answered_at, self._random)
+        if not self._checklist.controlling:
+            return
+        if self._renominates:
+            self._value += 1
+            self._nominate_at = now
+        elif first:
+            better = any(self.needed(other) and other.state in _OPEN for other in self._checklist)
+            self._nominate_at = now + SETTLE if better else now
+        elif self._nominate_at is None:
+            self._nominate_at = now
+
+
+_OPEN = (PairState.FROZEN, PairState.WAITING, PairState.IN_PROGRESS)
+
+
+def _clearly_better(pair: CandidatePair, current: CandidatePair) -> bool:
+    """A better kind of path, or one of the same kind that is much faster: less is not worth a move."""
+    if pair.valid_kind != current.valid_kind:
+        return pair.valid_kind > current.valid_kind
+    if pair.rtt is None or current.rtt is None or not (pair.rtt_exact and current.rtt_exact):
+        return False
+    return pair.rtt < current.rtt * CLEARLY_FASTER and current.rtt - pair.rtt > WORTH_MOVING

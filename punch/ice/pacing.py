@@ -1,0 +1,120 @@
+"""When the next check starts, and on which pair (RFC 8445, sections 6.1.4.2 and 14)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from punch.ice.check_client import CheckClient
+from punch.ice.checklist import CheckList
+from punch.ice.nomination import Selector
+from punch.ice.pairs import CandidatePair
+from punch.ice.transactions import RTO
+from punch.wire.candidate import CandidateType
+
+PACING = 0.05
+"""Seconds between two new checks, unless both sides signal another (RFC 8445, section 14.2)."""
+MIN_PACING = 0.005
+"""The least that RFC 8445, section 14.2 allows."""
+HEAD_START = 0.25
+"""Seconds that checks through the peer's NAT are held back at most."""
+
+
+class Pacer:
+    """
+    Starts the checks of one session, one every Ta.
+
+    :ivar interval: Ta, in seconds.
+    """
+
+    def __init__(
+        self,
+        checklist: CheckList,
+        checker: CheckClient,
+        selector: Selector,
+        unlikely: Callable[[CandidatePair], bool],
+        interval: float,
+    ) -> None:
+        """
+        :param unlikely: pairs that are tried after all others.
+        """
+        self.interval = max(interval, MIN_PACING)
+        self._checklist = checklist
+        self._checker = checker
+        self._selector = selector
+        self._unlikely = unlikely
+        self._next_at = 0.0
+        self._held_since: float | None = None
+        self._held_until: float | None = None
+
+    def slow_down(self, interval: float) -> None:
+        """The peer signals its Ta: the greater one counts."""
+        self.interval = max(self.interval, interval)
+
+    def hold(self, now: float) -> None:
+        """
+        We know both sides' candidates, and the peer not yet: hold back the checks through its NAT until it
+        probably does (`reflected`), or `HEAD_START` is over. Others go on, and those that answer checks.
+
+        A router that takes what nobody inside asked for as meant for itself remembers the sender, and gives
+        what its own host sends there afterwards another port, which the peer's NAT does not let in. That is
+        avoided if both sides' first checks pass each other on the way.
+        """
+        self._held_since, self._held_until = now, now + HEAD_START
+
+    def reflected(self, now: float, *, news: bool) -> None:
+        """
+        A reflector has answered. The first answer took a round trip to the rendezvous, which is about what
+        our candidates take to the peer.
+
+        :param news: it told a candidate that the peer has not heard of yet: that takes as long once more.
+        """
+        if self._held_since is None or self._held_until is None:
+            return
+        self._held_until = min(self._held_until, 2 * now - self._held_since if news else now)
+        self._held_since = None
+
+    def start_check(self, now: float) -> bool:
+        """Check the next pair if its time has come; returns whether one is being checked now."""
+        if self._held_until is not None and now >= self._held_until:
+            self._held_since = self._held_until = None
+        selector, checklist = self._selector, self._checklist
+        checklist.unfreeze(selector.needed)
+        if now < self._next_at:
+            return False
+        nominated = selector.take_nomination(now)
+        pair = nominated or checklist.next_pair(self._due, self._unlikely)
+        if pair is None:
+            return False
+        rto = max(RTO, self.interval * checklist.pending(self._rivals(pair)))
+        self._checker.start(pair, now, rto, selector.nomination if nominated is not None else None)
+        self._next_at = now + self.interval
+        return True
+
+    def get_timer(self) -> float | None:
+        """When to call `start_check`."""
+        times = [] if self._held_until is None else [self._held_until]
+        if self._checklist.has_work(self._due):
+            times.append(self._next_at)
+        nominate_at = self._selector.nominate_at
+        if nominate_at is not None:
+            times.append(max(nominate_at, self._next_at))
+        return min(times, default=None)
+
+    def _rivals(self, pair: CandidatePair) -> Callable[[CandidatePair], bool]:
+        """
+        Which pairs share the time between two requests on this one (RFC 8445, section 14.3, which allows
+        other ways to find it). Unlikely ones wait for others, and not the other way round: with two machines
+        full of containers, a lost check through the NATs would be sent again after four seconds.
+        """
+        needed, unlikely = self._selector.needed, self._unlikely
+        if unlikely(pair):
+            return needed
+        return lambda other: needed(other) and not unlikely(other)
+
+    def _due(self, pair: CandidatePair) -> bool:
+        if not self._selector.needed(pair):
+            return False
+        if self._held_until is None or pair.local.type is CandidateType.RELAY:
+            return True
+        # What is tried last anyway would only use up the moment at which the others may go
+        return pair.remote.type is not CandidateType.SRFLX and not self._unlikely(pair)

@@ -1,0 +1,462 @@
+"""
+What happens on a connection that is proved: streams with credits, datagrams, and the control stream.
+
+A `StreamMultiplexer` is the sink of one QUIC connection. It queues what is to be sent until `pump`, so that everything
+of one turn goes out in as few datagrams as it can.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from punch.link.events import (
+    MAX_DATAGRAM,
+    CloseCode,
+    ControlFrame,
+    Datagram,
+    Event,
+    LinkLimits,
+    LinkRole,
+    StreamData,
+    StreamLimitError,
+    StreamOpened,
+    StreamReset,
+    StreamSendable,
+)
+from punch.link.flow_control import ReceiveWindow, SendAllowance, WindowBudget
+from punch.link.frames import (
+    OPTIONAL,
+    ControlFrameType,
+    FrameError,
+    FrameReader,
+    decode_close,
+    decode_credit,
+    encode_close,
+    encode_credit,
+    encode_frame,
+)
+from punch.link.quic_interface import QuicConnection, QuicStreamLimit
+from punch.link.receive_limits import ReceiveAllowance
+from punch.link.stream import Stream, StreamError, encode_name
+
+CONTROL_STREAM: Final = 0
+QUIC_QUEUE: Final = 256 * 1024
+"""Bytes of a stream handed to the QUIC library ahead of what it can send."""
+CONTROL_QUEUE: Final = 256 * 1024
+"""Bytes of control frames that may wait to be sent, because the other side acknowledges nothing."""
+DATAGRAM_QUEUE: Final = 128
+"""Unreliable messages that wait for the congestion controller; then the oldest is dropped."""
+UNKNOWN_STREAM: Final = 1
+"""The code with which a stream of an unknown name is reset."""
+
+_ABOVE: Final = (ControlFrameType.CANDIDATES, ControlFrameType.RESTART)
+
+
+class StreamMultiplexer:
+    """
+    The streams of a proved link.
+
+    :param emit: takes events for the layer above.
+    :param end: ends the link: code, reason, whether the other side said so.
+    """
+
+    def __init__(
+        self,
+        quic: QuicConnection,
+        *,
+        role: LinkRole,
+        limits: LinkLimits,
+        emit: Callable[[Event], None],
+        end: Callable[[CloseCode, str, bool], None],
+        now: float,
+    ) -> None:
+        self.now = now
+        self._quic = quic
+        self._limits = limits
+        self._emit = emit
+        self._end = end
+        self._local_parity = 0 if role is LinkRole.CALLER else 1
+        self._budget = WindowBudget(limits.total_window)
+        self._streams: dict[int, Stream] = {}
+        self._remote_count = 0
+        self._unnamed: dict[int, Stream] = {}
+        # Streams with something to send or to grant, in order; a dict, so that runs are alike.
+        self._busy: dict[int, Stream] = {}
+        self._full: dict[int, Stream] = {}
+        self._control = bytearray()
+        self._frames = FrameReader()
+        self._goodbye_said = False
+        self._allowance = SendAllowance(now)
+        # The sender keeps within less than the receiver allows, since what was sent in time may arrive at
+        # once.
+        self._remote_streams = ReceiveAllowance(2048, 500)
+        self._local_streams = ReceiveAllowance(1536, 400)
+        self._datagrams_left = ReceiveAllowance(4096, 2000)
+        self._datagrams: deque[bytes] = deque()
+        # A caller's streams may arrive ahead of its proof, and then wait in the callee's memory: until the
+        # callee has accepted the proof, the caller sends little.
+        self._early_left: int | None = limits.early_bytes if role is LinkRole.CALLER else None
+        if role is LinkRole.CALLEE:
+            self._control += encode_frame(ControlFrameType.ACCEPTED)
+
+    # What the layer above asks for
+
+    def open_stream(self, name: str) -> int:
+        """
+        A new stream, whose name goes first.
+
+        :raise StreamLimitError: too many are open, or were opened in a short time.
+        :raise ValueError: the name is empty or too long.
+        """
+        header = encode_name(name)
+        if len(self._streams) - self._remote_count >= self._limits.streams:
+            raise StreamLimitError(f"This link has {self._limits.streams} streams open: close one first.")
+        if self._local_streams.left(self.now) < 1:
+            raise StreamLimitError("Streams are opened on this link too fast: wait a moment.")
+        try:
+            stream_id = self._quic.open_stream()
+        except QuicStreamLimit as error:
+            raise StreamLimitError(
+                "The other side allows no more streams on this link now: close one first."
+            ) from error
+        self._local_streams.spend(self.now)
+        stream = self._new_stream(stream_id, local=True)
+        stream.name = name
+        stream.out.put(header)
+        self._busy[stream_id] = stream
+        return stream_id
+
+    def send(self, stream_id: int, data: bytes, fin: bool) -> None:
+        """Queue bytes, and the end; nothing happens on a stream that is over."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.out.finished or stream.out.fin_wanted:
+            return
+        if data:
+            stream.out.put(data)
+            if stream.out.full:
+                self._full[stream_id] = stream
+        stream.out.fin_wanted = fin
+        self._busy[stream_id] = stream
+
+    def is_full(self, stream_id: int) -> bool:
+        """More is queued on the stream than is worth it; a `StreamSendable` will follow."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.out.full
+
+    def queued(self, stream_id: int) -> int:
+        """Bytes that wait on this side, in our queue and in the QUIC library's."""
+        stream = self._streams.get(stream_id)
+        return 0 if stream is None else stream.out.queued + self._quic.unsent(stream_id)
+
+    def consumed(self, stream_id: int, size: int) -> None:
+        """The application has used so many bytes: they may be replaced."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        stream.window.consumed += size
+        if not stream.received_all and stream.window.due:
+            self._busy[stream_id] = stream
+
+    def reset(self, stream_id: int, code: int) -> None:
+        """Give up a stream in both directions."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.given_up:
+            return
+        stream.given_up = True
+        stream.out.discard()
+        self._full.pop(stream_id, None)
+        self._unnamed.pop(stream_id, None)
+        self._quic.reset(stream_id, code)
+        self._forget_if_over(stream)
+
+    def send_datagram(self, data: bytes) -> None:
+        """
+        Queue an unreliable message; of too many, the oldest is dropped.
+
+        :raise ValueError: it is longer than `MAX_DATAGRAM`.
+        """
+        if len(data) > MAX_DATAGRAM:
+            raise ValueError(f"a datagram of a link has at most {MAX_DATAGRAM} bytes, this one {len(data)}")
+        if len(self._datagrams) >= DATAGRAM_QUEUE:
+            self._datagrams.popleft()
+        self._datagrams.append(data)
+
+    def send_control(self, frame_type: int, payload: bytes) -> None:
+        """
+        Send a frame of a layer above.
+
+        :raise ValueError: the type is one of the link's own, or out of range; or the payload is too long.
+        """
+        if frame_type not in _ABOVE and not frame_type & OPTIONAL:
+            raise ValueError("this type of control frame is not for a layer above")
+        self._control += encode_frame(frame_type, payload)
+
+    def say_goodbye(self, code: CloseCode, reason: str) -> None:
+        """Tell the other side that the link ends, once."""
+        if not self._goodbye_said:
+            self._goodbye_said = True
+            self._control += encode_close(code, reason)
+
+    # What goes out
+
+    def pump(self, now: float, out: list[bytes]) -> None:
+        """
+        Append everything that may be sent now, as datagrams.
+
+        :raise QuicError: the QUIC library failed.
+        """
+        self.now = now
+        quic = self._quic
+        while True:
+            progress = self._feed_streams(now)
+            if self._control:
+                if not self._goodbye_said and quic.unsent(CONTROL_STREAM) > CONTROL_QUEUE:
+                    self._control.clear()
+                    self._violation("The other side takes no control frames.")
+                    return
+                quic.send(CONTROL_STREAM, bytes(self._control), False)
+                self._control.clear()
+            datagrams = quic.datagrams_to_send(now)
+            out += datagrams
+            if not datagrams or not (progress and self._busy):
+                break
+        self._feed_datagrams(out, now)
+        for stream in list(self._full.values()):
+            if stream.out.queued <= stream.out.capacity // 2:
+                stream.out.full = False
+                del self._full[stream.stream_id]
+                self._emit(StreamSendable(stream.stream_id))
+
+    def _feed_streams(self, now: float) -> bool:
+        """Grant what is due, and hand bytes to the QUIC library as far as credit and its queue have room."""
+        progress = False
+        for stream_id, stream in list(self._busy.items()):
+            window = stream.window
+            if window.due and not stream.received_all and not stream.given_up:
+                self._control += encode_credit(stream_id, window.grant(now, self._quic.rtt))
+            progress = self._feed(stream) or progress
+            if not stream.out.ready:
+                self._busy.pop(stream_id, None)
+                self._forget_if_over(stream)
+        return progress
+
+    def _feed(self, stream: Stream) -> bool:
+        out = stream.out
+        if not out.ready:
+            return False
+        room = min(out.credit, QUIC_QUEUE - self._quic.unsent(stream.stream_id))
+        if self._early_left is not None:
+            room = min(room, self._early_left)
+        before = out.sent
+        while out.queued and room > 0:
+            chunk = out.take(room)
+            room -= len(chunk)
+            last = out.fin_wanted and not out.queued
+            self._quic.send(stream.stream_id, chunk, last)
+            out.finished = last
+        if out.fin_wanted and not out.queued and not out.finished:
+            self._quic.send(stream.stream_id, b"", True)
+            out.finished = True
+        sent = out.sent - before
+        self._allowance.sent(sent)
+        if self._early_left is not None:
+            self._early_left -= sent
+        return sent > 0
+
+    def _feed_datagrams(self, out: list[bytes], now: float) -> None:
+        """
+        Hand over datagrams a packet's worth at a time, and stop when nothing comes out: the library would
+        queue them without bound, and an unreliable message that waits is worth less than the next one.
+        """
+        while self._datagrams:
+            size = 0
+            while self._datagrams and size + len(self._datagrams[0]) <= MAX_DATAGRAM:
+                if self._early_left is not None and len(self._datagrams[0]) > self._early_left:
+                    self._datagrams.clear()
+                    break
+                data = self._datagrams.popleft()
+                if self._datagrams_left.left(now) < 1:
+                    # More small ones than the other side takes: lost, as unreliable messages may be.
+                    continue
+                self._datagrams_left.spend(now)
+                self._datagrams_left.earn(len(data) / 128)
+                size += len(data) + 3
+                if self._early_left is not None:
+                    self._early_left -= len(data)
+                self._quic.send_datagram(data)
+            datagrams = self._quic.datagrams_to_send(now)
+            out += datagrams
+            if not datagrams:
+                break
+
+    # What comes in (the sink of the QUIC connection)
+
+    def on_handshake(self, alpn: str | None, resumed: bool) -> None:
+        """The handshake was judged before there was a session."""
+
+    def on_connection_id(self, connection_id: bytes, added: bool) -> None:
+        """Connection IDs are the core's."""
+
+    def on_terminated(self, code: int, application: bool, reason: str) -> None:
+        """The end of the connection is the core's."""
+
+    def on_stream_data(self, stream_id: int, data: bytes, fin: bool) -> None:
+        if stream_id == CONTROL_STREAM:
+            self._control_data(data, fin)
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            stream = self._accept(stream_id)
+            if stream is None:
+                return
+        if stream.given_up:
+            self._note_end(stream, fin)
+            return
+        window = stream.window
+        window.received += len(data)
+        if window.exceeded:
+            self._violation("The other side sent more on a stream than it was allowed.")
+            return
+        if stream.name is None:
+            data = self._read_name(stream, data, fin)
+            if stream.name is None:
+                return
+        if data or fin:
+            self._emit(StreamData(stream_id, data, fin))
+        self._note_end(stream, fin)
+
+    def _read_name(self, stream: Stream, data: bytes, fin: bool) -> bytes:
+        try:
+            rest = stream.read_name(data)
+        except StreamError as error:
+            self._violation(str(error))
+            return b""
+        if stream.name is not None:
+            self._unnamed.pop(stream.stream_id, None)
+            self._emit(StreamOpened(stream.stream_id, stream.name))
+        elif fin:
+            self._violation("A stream ended within its name.")
+        return rest
+
+    def _accept(self, stream_id: int) -> Stream | None:
+        if stream_id & 2:
+            self._violation("The other side opened a one-way stream.")
+            return None
+        if stream_id & 1 == self._local_parity:
+            # Ours, and over: the library reports no more on it than an end that we know.
+            return None
+        if self._remote_count >= self._limits.streams:
+            self._violation(f"The other side has more than {self._limits.streams} streams open.")
+            return None
+        if not self._remote_streams.spend(self.now):
+            self._violation("The other side opens streams too fast.")
+            return None
+        stream = self._new_stream(stream_id, local=False)
+        self._unnamed[stream_id] = stream
+        return stream
+
+    def on_stream_reset(self, stream_id: int, code: int) -> None:
+        if stream_id == CONTROL_STREAM:
+            self._violation("The other side gave up the control stream.")
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            if stream_id & 1 != self._local_parity and not stream_id & 2:
+                # Opened and given up before its first byte arrived; the other direction is open until we
+                # reset it.
+                self._quic.reset(stream_id, code)
+            return
+        stream.received_all = True
+        stream.window.close()
+        known = stream.name is not None and not stream.given_up
+        self.reset(stream_id, code)
+        self._forget_if_over(stream)
+        if known:
+            self._emit(StreamReset(stream_id, code))
+
+    def on_datagram(self, data: bytes) -> None:
+        self._emit(Datagram(data))
+
+    def _control_data(self, data: bytes, fin: bool) -> None:
+        try:
+            for frame_type, payload in self._frames.feed(data):
+                if not self._allowance.spend(self.now):
+                    raise FrameError("there are too many of them")
+                self._control_frame(frame_type, payload)
+        except FrameError as error:
+            self._violation(f"The other side's control frames are wrong: {error}.")
+            return
+        if fin:
+            self._violation("The other side ended the control stream.")
+
+    def _control_frame(self, frame_type: int, payload: bytes) -> None:
+        if frame_type == ControlFrameType.CREDIT:
+            self._credit(*decode_credit(payload))
+        elif frame_type == ControlFrameType.CLOSE:
+            code, reason = decode_close(payload)
+            self._end(known_code(code), reason, True)
+        elif frame_type == ControlFrameType.ACCEPTED:
+            if self._early_left is None or payload:
+                raise FrameError("ACCEPTED is out of place")
+            self._early_left = None
+            self._busy.update((key, stream) for key, stream in self._streams.items() if stream.out.ready)
+        elif frame_type in _ABOVE or frame_type & OPTIONAL:
+            self._emit(ControlFrame(frame_type, payload))
+        else:
+            raise FrameError(f"type {frame_type:#04x} is unknown")
+
+    def _credit(self, stream_id: int, limit: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            # The stream ended while the frame was on its way.
+            return
+        if limit <= stream.out.limit:
+            raise FrameError("a limit did not grow")
+        stream.out.limit = limit
+        if stream.out.ready:
+            self._busy[stream_id] = stream
+
+    # Common
+
+    def next_deadline(self) -> float | None:
+        """When a stream without a name has waited too long."""
+        for stream in self._unnamed.values():
+            return stream.opened_at + self._limits.header_seconds
+        return None
+
+    def handle_deadline(self, now: float) -> None:
+        """End the link if a stream's name has not arrived in time."""
+        deadline = self.next_deadline()
+        if deadline is not None and now >= deadline:
+            self._violation("The other side opened a stream and never said its name.")
+
+    def _new_stream(self, stream_id: int, *, local: bool) -> Stream:
+        window = ReceiveWindow(self._budget, self._limits.max_window, self.now)
+        stream = self._streams[stream_id] = Stream(stream_id, window, local=local, now=self.now)
+        self._remote_count += not local
+        return stream
+
+    def _note_end(self, stream: Stream, fin: bool) -> None:
+        if fin:
+            stream.received_all = True
+            stream.window.close()
+            self._forget_if_over(stream)
+
+    def _forget_if_over(self, stream: Stream) -> None:
+        if stream.over and self._streams.pop(stream.stream_id, None) is not None:
+            self._remote_count -= not stream.local
+            for table in (self._busy, self._full, self._unnamed):
+                table.pop(stream.stream_id, None)
+
+    def _violation(self, reason: str) -> None:
+        self._end(CloseCode.PROTOCOL, reason, False)
+
+
+def known_code(code: int) -> CloseCode:
+    """A close code from the wire; one that a newer version added is some kind of goodbye."""
+    try:
+        return CloseCode(code)
+    except ValueError:
+        return CloseCode.OK

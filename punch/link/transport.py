@@ -1,0 +1,259 @@
+"""A stream of a link as a Twisted transport, with back-pressure in both directions."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IConsumer,
+    IHalfCloseableProtocol,
+    IProducer,
+    IProtocol,
+    IPushProducer,
+    ITransport,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.link.address import LinkAddress
+from punch.link.events import CloseCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from punch.link.link import Link, LinkClosed
+
+ABORTED = 2
+"""The code with which an application gives up a stream."""
+FAILED = 3
+"""The code with which a stream ends whose application raised an exception."""
+
+
+def as_failure(error: BaseException | None = None) -> Failure:
+    """An exception, or the one being handled, as Twisted passes it on."""
+    return Failure(error)  # type: ignore[no-untyped-call]  # Twisted has no types there
+
+
+@implementer(ITransport, IPushProducer, IConsumer)
+class StreamTransport:
+    """
+    One stream, for one protocol.
+
+    What the protocol writes is sent at the end of the reactor's turn. While it has paused this transport, the
+    other side is granted nothing, so at most one window of data gathers here. An exception from the protocol
+    is logged and ends its stream, nothing else.
+    """
+
+    _log = Logger()
+
+    def __init__(self, link: Link, stream_id: int, name: str, protocol: IProtocol) -> None:
+        self.link = link
+        self.stream_id = stream_id
+        self.name = name
+        self.protocol = protocol
+        self.disconnecting = False
+        """The protocol asked to disconnect (Twisted's own protocols look at this)."""
+        self.connected = True
+        self._unread: deque[bytes] = deque()
+        self._read_paused = False
+        self._write_closed = False
+        self._peer_done = False
+        self._told_peer_done = False
+        self._producer: IPushProducer | None = None
+        self._producer_paused = False
+
+    # ITransport
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes; after `loseConnection` they are dropped, as any transport does."""
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a transport's data must be bytes, not {type(data).__name__}")
+        if not self.connected or self._write_closed or not data:
+            return
+        self.link.core.send(self.stream_id, bytes(data))
+        self.link.schedule_flush()
+        self._pause_producer_if_full()
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        self.write(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Send what is queued, then the end; `connectionLost` follows when the other side has ended too."""
+        if not self.connected or self.disconnecting:
+            return
+        self.disconnecting = True
+        # Nobody reads any more: what still comes is used up, so that the other side can reach its own end.
+        self._drop_unread()
+        if self._producer is None:
+            self._end_writing()
+
+    def loseWriteConnection(self) -> None:
+        """Send what is queued, then the end of this direction; the other one stays open."""
+        if self.connected and not self._write_closed:
+            self._end_writing()
+            half_closeable = IHalfCloseableProtocol(self.protocol, None)
+            if half_closeable is not None and not self.disconnecting:
+                self._guard(half_closeable.writeConnectionLost)
+
+    def abortConnection(self) -> None:
+        """Give the stream up at once; what is queued is lost."""
+        if self.connected:
+            self._abort(as_failure(ConnectionAborted()), ABORTED)
+
+    def getPeer(self) -> LinkAddress:
+        return LinkAddress(self.link.remote)
+
+    def getHost(self) -> LinkAddress:
+        return LinkAddress(self.link.local)
+
+    # IPushProducer: the reading side, as the protocol controls it
+
+    def pauseProducing(self) -> None:
+        self._read_paused = True
+
+    def resumeProducing(self) -> None:
+        if self._read_paused:
+            self._read_paused = False
+            # Not at once: the protocol may well be in the middle of something.
+            self.link.call_soon(self._deliver_unread)
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    # IConsumer: the writing side, as it controls a producer
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """
+        :raise RuntimeError: there is a producer already, or it is a pull producer: wrap that one, or write a
+            streaming one.
+        """
+        if self._producer is not None:
+            raise RuntimeError("this stream has a producer already: unregister it first")
+        if not streaming:
+            raise RuntimeError("a stream of a link takes streaming (push) producers only")
+        if not self.connected or self.disconnecting:
+            producer.stopProducing()
+            return
+        self._producer = IPushProducer(producer, producer)
+        self._producer_paused = False
+        self._pause_producer_if_full()
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+        if self.connected and self.disconnecting and not self._write_closed:
+            self._end_writing()
+
+    # What the link tells
+
+    def connect(self) -> None:
+        """Introduce protocol and transport to each other."""
+        self._guard(self.protocol.makeConnection, self)
+
+    def data_received(self, data: bytes, fin: bool) -> None:
+        """The next bytes from the other side."""
+        if data:
+            if self.disconnecting:
+                self.link.core.consumed(self.stream_id, len(data))
+            else:
+                self._unread.append(data)
+        self._peer_done = self._peer_done or fin
+        self._deliver_unread()
+
+    def sendable(self) -> None:
+        """There is room for more."""
+        if self._producer is not None and self._producer_paused:
+            self._producer_paused = False
+            self._guard(self._producer.resumeProducing)
+
+    def stream_reset(self) -> None:
+        """The other side gave the stream up."""
+        self._lost(as_failure(ConnectionLost("The other side gave up the stream.")))
+
+    def link_closed(self, closed: LinkClosed) -> None:
+        """The whole link is over."""
+        if closed.code is CloseCode.OK:
+            self._lost(as_failure(ConnectionDone()))
+        else:
+            self._lost(as_failure(ConnectionLost(closed.reason or closed.code.name.lower())))
+
+    # Inside
+
+    def _deliver_unread(self) -> None:
+        while self._unread and not self._read_paused and self.connected:
+            data = self._unread.popleft()
+            self._guard(self.protocol.dataReceived, data)
+            self.link.core.consumed(self.stream_id, len(data))
+        paused = self._read_paused and not self.disconnecting
+        if self._peer_done and not self._unread and self.connected and not paused:
+            self._deliver_end()
+
+    def _deliver_end(self) -> None:
+        if not self._told_peer_done:
+            self._told_peer_done = True
+            half_closeable = IHalfCloseableProtocol(self.protocol, None)
+            if half_closeable is None or self.disconnecting:
+                self.loseConnection()
+            else:
+                self._guard(half_closeable.readConnectionLost)
+        if self._write_closed:
+            self._lost(as_failure(ConnectionDone()))
+
+    def _end_writing(self) -> None:
+        self._write_closed = True
+        self.link.core.send(self.stream_id, b"", fin=True)
+        self.link.schedule_flush()
+        if self._peer_done and not self._unread and self._told_peer_done:
+            self.link.call_soon(self._deliver_end)
+
+    def _drop_unread(self) -> None:
+        size = sum(map(len, self._unread))
+        self._unread.clear()
+        if size:
+            self.link.core.consumed(self.stream_id, size)
+        if self._peer_done:
+            self.link.call_soon(self._deliver_unread)
+
+    def _pause_producer_if_full(self) -> None:
+        if (
+            self._producer is not None
+            and not self._producer_paused
+            and self.link.core.is_full(self.stream_id)
+        ):
+            self._producer_paused = True
+            self._guard(self._producer.pauseProducing)
+
+    def _guard(self, call: Callable[..., object], *args: object) -> None:
+        """Run the application's code; an exception ends this stream and is logged."""
+        try:
+            call(*args)
+        except Exception:
+            failure = as_failure()
+            self._log.failure(
+                "The application of stream {name!r} failed; its stream is closed.", failure, name=self.name
+            )
+            self._abort(failure, FAILED)
+
+    def _abort(self, failure: Failure, code: int) -> None:
+        if self.connected:
+            self.link.core.reset(self.stream_id, code)
+            self.link.schedule_flush()
+            self.connected = False
+            self.link.call_soon(lambda: self._finish(failure))
+
+    def _lost(self, failure: Failure) -> None:
+        if self.connected:
+            self.connected = False
+            self._finish(failure)
+
+    def _finish(self, failure: Failure) -> None:
+        self.disconnecting = True
+        self._unread.clear()
+        self.link.stream_over(self.stream_id)
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            self._guard(producer.stopProducing)
+        self._guard(self.protocol.connectionLost, failure)

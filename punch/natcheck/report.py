@@ -1,0 +1,233 @@
+"""What netcheck found out, as values and as JSON (docs/json.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from punch.natcheck.behaviour import (
+    ANY_MAPPING,
+    Filtering,
+    Filterings,
+    Hairpinning,
+    Mapping,
+    Mappings,
+    PortAssignment,
+)
+
+UNKNOWN = "unknown"
+
+
+class Direct(str, Enum):
+    """With whom direct links come about."""
+
+    ALL = "all"
+    """With every peer whose network lets UDP through."""
+    MOST = "most"
+    """With all but those whose NAT has another port for each destination, or that have no UDP."""
+    SOME = "some"
+    """
+    With peers that anybody reaches, or whose NAT lets in what comes from another port; over IPv6 alone, with
+    those that have it, too.
+    """
+    NONE = "none"
+    UNKNOWN = "unknown"
+    """It can't be told: of the NAT too little is known, or the service is not on the internet."""
+
+
+class Transport(str, Enum):
+    """A way to reach the service."""
+
+    UDP = "udp"
+    CONTROL = "tcp"
+    """The control channel: TLS over TCP."""
+    TURN_UDP = "turn-udp"
+    TURN_TCP = "turn-tcp"
+    TURN_TLS = "turn-tls"
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """
+    How long a mapping lives, or a firewall lets answers in, in seconds.
+
+    :ivar at_least: it lived this long.
+    :ivar below: it did not live this long; None if it always did.
+    """
+
+    at_least: float
+    below: float | None
+
+
+@dataclass(frozen=True)
+class FamilyReport:
+    """
+    What is known of one address family.
+
+    :ivar udp: whether UDP reaches the service and comes back; None if nobody need have been there to answer.
+    :ivar near: whether the service is on this machine or in a private network: then what was found out says
+        nothing of the way to the internet.
+    :ivar local_addresses: this machine's; the first is the one that was examined.
+    :ivar translated: whether a NAT is in between.
+    :ivar mapping: those that are possible; none without a NAT.
+    :ivar filtering: those that are possible, of a NAT or a firewall.
+    :ivar latency: seconds, to the service and back.
+    """
+
+    udp: bool | None = False
+    near: bool = False
+    local_addresses: tuple[str, ...] = ()
+    public_addresses: tuple[str, ...] = ()
+    translated: bool = False
+    mapping: Mappings = frozenset()
+    filtering: Filterings = frozenset()
+    hairpinning: Hairpinning | None = None
+    ports: PortAssignment | None = None
+    lifetime: Lifetime | None = None
+    latency: float | None = None
+
+    @property
+    def nat64(self) -> bool:
+        """Whether it is seen at addresses of the other family: its datagrams are translated (RFC 6146)."""
+        return any(
+            (":" in public) != (":" in local)
+            for public in self.public_addresses
+            for local in self.local_addresses
+        )
+
+    @property
+    def direct(self) -> Direct:
+        """With whom direct links come about over this family, as ICE makes them."""
+        if self.udp is False:
+            return Direct.NONE
+        if self.udp is None or self.near or (self.translated and self.mapping == ANY_MAPPING):
+            return Direct.UNKNOWN
+        if self.translated and Mapping.ENDPOINT_INDEPENDENT not in self.mapping:
+            return Direct.SOME
+        if self.filtering and Filtering.ADDRESS_AND_PORT_DEPENDENT not in self.filtering:
+            return Direct.ALL
+        return Direct.MOST
+
+    @property
+    def certain(self) -> bool:
+        """Whether all that `direct` depends on is known."""
+        if self.direct is Direct.UNKNOWN or not self.udp:
+            return self.udp is False
+        if self.translated and self.mapping != {Mapping.ENDPOINT_INDEPENDENT}:
+            return Mapping.ENDPOINT_INDEPENDENT not in self.mapping
+        return bool(self.filtering) and (
+            len(self.filtering) == 1 or Filtering.ADDRESS_AND_PORT_DEPENDENT not in self.filtering
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the output."""
+        lifetime = self.lifetime
+        return {
+            "udp": self.udp,
+            "near": self.near if self.udp else None,
+            "local_addresses": list(self.local_addresses),
+            "public_addresses": list(self.public_addresses),
+            "nat": self.translated if self.udp else None,
+            "mapping": _one(self.mapping) if self.translated else None,
+            "mapping_may_be": _sorted(self.mapping, Mapping),
+            "filtering": _one(self.filtering) if self.udp else None,
+            "filtering_may_be": _sorted(self.filtering, Filtering),
+            "hairpinning": _value(self.hairpinning) if self.translated else None,
+            "port_allocation": _value(self.ports) if self.translated else None,
+            "mapping_lifetime": None
+            if lifetime is None
+            else {"at_least": _rounded(lifetime.at_least), "below": _rounded(lifetime.below)},
+            "latency": _rounded(self.latency),
+        }
+
+
+@dataclass(frozen=True)
+class NetcheckReport:
+    """
+    All that netcheck found out.
+
+    :ivar rendezvous: which service it asked.
+    :ivar problem: why the service can't be reached, in a sentence.
+    :ivar reflector: whether the service has a reflector: without one nothing is known of UDP.
+    :ivar control_latency: seconds, to the service and back over the control channel.
+    :ivar transports: which ways reach the service, of those that it has; None: it has no such way.
+    """
+
+    rendezvous: str
+    ipv4: FamilyReport | None = None
+    ipv6: FamilyReport | None = None
+    problem: str | None = None
+    reflector: bool = True
+    control_latency: float | None = None
+    transports: dict[Transport, bool | None] = field(default_factory=dict)
+
+    @property
+    def families(self) -> list[FamilyReport]:
+        """Those that were examined."""
+        return [each for each in (self.ipv4, self.ipv6) if each is not None]
+
+    @property
+    def udp(self) -> bool | None:
+        """Whether UDP works at all; None if that can't be told."""
+        tried = [each.udp for each in self.families if each.local_addresses]
+        if any(tried):
+            return True
+        return None if not self.reflector or not tried or None in tried else False
+
+    @property
+    def relays(self) -> list[Transport]:
+        """By which ways a relay is reached."""
+        turn = (Transport.TURN_UDP, Transport.TURN_TCP, Transport.TURN_TLS)
+        return [each for each in turn if self.transports.get(each)]
+
+    @property
+    def direct(self) -> Direct:
+        """With whom direct links come about."""
+        if self.udp is None:
+            return Direct.UNKNOWN
+        if self.ipv4 is not None and self.ipv4.udp:
+            return self.ipv4.direct
+        if not self.udp:
+            return Direct.NONE
+        return Direct.UNKNOWN if self.ipv6 is not None and self.ipv6.near else Direct.SOME
+
+    @property
+    def certain(self) -> bool:
+        """Whether `direct` is known, rather than probable."""
+        if self.direct is Direct.UNKNOWN:
+            return False
+        return self.ipv4 is None or not self.ipv4.udp or self.ipv4.certain
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the output, but for the conclusions."""
+        return {
+            "rendezvous": self.rendezvous,
+            "udp": self.udp,
+            "ipv4": None if self.ipv4 is None else self.ipv4.to_json(),
+            "ipv6": None if self.ipv6 is None else self.ipv6.to_json(),
+            "transports": {each.value: self.transports.get(each) for each in Transport},
+            "control_latency": _rounded(self.control_latency),
+            "direct": self.direct.value,
+            "certain": self.certain,
+            "problem": self.problem,
+        }
+
+
+def _one(possible: Iterable[Enum]) -> str:
+    values = [each.value for each in possible]
+    return str(values[0]) if len(values) == 1 else UNKNOWN
+
+
+def _sorted(possible: Iterable[Enum], order: type[Enum]) -> list[str]:
+    chosen = set(possible)
+    return [str(each.value) for each in order if each in chosen]
+
+
+def _value(behaviour: Enum | None) -> str:
+    return UNKNOWN if behaviour is None else str(behaviour.value)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)

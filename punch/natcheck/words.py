@@ -1,0 +1,212 @@
+"""What netcheck found out, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from math import ceil, floor
+from typing import TypeVar
+
+from punch.natcheck.behaviour import (
+    Filtering,
+    Hairpinning,
+    Mapping,
+    PortAssignment,
+)
+from punch.natcheck.report import (
+    Direct,
+    FamilyReport,
+    NetcheckReport,
+    Transport,
+)
+
+_MAPPING = {
+    Mapping.ENDPOINT_INDEPENDENT: "one port for all destinations",
+    Mapping.ADDRESS_DEPENDENT: "another port for each destination address",
+    Mapping.ADDRESS_AND_PORT_DEPENDENT: "another port for each destination",
+}
+_FILTERING = {
+    Filtering.ENDPOINT_INDEPENDENT: "lets everybody in",
+    Filtering.ADDRESS_DEPENDENT: "lets in addresses that were sent to",
+    Filtering.ADDRESS_AND_PORT_DEPENDENT: "lets in addresses and ports that were sent to",
+}
+_PORTS = {
+    PortAssignment.PRESERVING: "preserved",
+    PortAssignment.SEQUENTIAL: "sequential",
+    PortAssignment.RANDOM: "random",
+    PortAssignment.UNKNOWN: "unknown",
+}
+_TRANSPORTS = {
+    Transport.UDP: "UDP",
+    Transport.CONTROL: "TCP",
+    Transport.TURN_UDP: "a relay over UDP",
+    Transport.TURN_TCP: "a relay over TCP",
+    Transport.TURN_TLS: "a relay over TLS",
+}
+_DIRECT = {
+    Direct.ALL: "direct links to all peers whose network lets UDP through.",
+    Direct.MOST: "direct links to most peers; a relay is needed with those whose NAT has another port for "
+    "each destination, or whose network lets no UDP through.",
+    Direct.SOME: "direct links to few peers, as the NAT has another port for each destination: to those that "
+    "anybody reaches, or whose NAT lets in what comes from another port; a relay is needed with all others.",
+}
+_WIDTH = 14
+
+B = TypeVar("B", bound=Enum)
+
+
+def conclusions(report: NetcheckReport) -> list[str]:
+    """What follows, in sentences."""
+    found = [] if report.problem is None else [report.problem]
+    if report.udp is None:
+        found.append(_nothing_of_udp(report))
+    elif not report.udp:
+        found.append(
+            "No UDP gets through to the rendezvous and back: every link to another network needs a relay."
+        )
+    found += _direct(report)
+    if any(each.hairpinning is Hairpinning.NO and not each.nat64 for each in report.families):
+        found.append(
+            "The NAT does not hairpin: behind it, peers in different networks reach each other by a relay."
+        )
+    offered = [report.transports.get(each) for each in Transport if each.value.startswith("turn")]
+    if report.relays:
+        ways = [each.value.removeprefix("turn-").upper() for each in report.relays]
+        found.append(f"A relay can be reached over {_and(ways)}.")
+    elif any(each is False for each in offered):
+        found.append("The relay that the rendezvous offers can't be reached.")
+    elif report.problem is None:
+        found.append("This rendezvous offers no relay.")
+    return found
+
+
+def text(report: NetcheckReport) -> str:
+    """All of it, for a person."""
+    lines = [_line("Rendezvous", report.rendezvous)]
+    lines.append(_line("UDP", {True: "yes", False: "no", None: "unknown"}[report.udp]))
+    for name, family in _named(report):
+        lines += _family(name, family)
+    reached = [_TRANSPORTS[each] for each, works in report.transports.items() if works]
+    failed = [_TRANSPORTS[each] for each, works in report.transports.items() if works is False]
+    lines.append(_line("Reached by", _and(reached) or "nothing"))
+    if failed:
+        lines.append(_line("Not by", _and(failed)))
+    if report.control_latency is not None:
+        lines.append(_line("Control", f"{report.control_latency * 1000:.1f} ms to the rendezvous and back"))
+    lines += ["", *(f"* {sentence}" for sentence in conclusions(report))]
+    return "\n".join(lines)
+
+
+def _nothing_of_udp(report: NetcheckReport) -> str:
+    """Why it can't be told whether UDP works."""
+    if not report.reflector:
+        return "The rendezvous has no reflector, so nothing is known about UDP."
+    if not report.families:
+        return "So nothing is known about UDP."
+    missing = [name for name, family in _named(report) if family is not None and not family.local_addresses]
+    if missing and len(missing) == len(report.families):
+        return (
+            f"This machine has no {_and(missing)} address, and no other address of the rendezvous is known: "
+            "give a name or another address of it."
+        )
+    return "Nothing answers over UDP either, so nothing is known about this network."
+
+
+def _direct(report: NetcheckReport) -> list[str]:
+    """With whom links are direct."""
+    ipv4, ipv6 = (family if family is not None and family.udp else None for _, family in _named(report))
+    if (ipv4 or ipv6 or FamilyReport()).near:
+        return [
+            "The rendezvous is on this machine or in a private network, so nothing is known of the way to "
+            "peers on the internet: ask one that is there, with --rendezvous."
+        ]
+    if ipv6 is not None and ipv6.near:
+        ipv6 = None
+    found = [] if ipv4 is None else _direct_over(ipv4, "IPv4")
+    if ipv6 is not None:
+        if ipv6.nat64:
+            found.append(
+                "This network makes IPv4 of IPv6 on the way to the rendezvous (NAT64). Over IPv6: direct "
+                "links to peers that have it, too, where both networks let them in."
+            )
+            if ipv4 is None:
+                found.append("Peers that have IPv4 alone need a relay.")
+            return found
+        if ipv6.translated:
+            found += _direct_over(ipv6, "IPv6")
+        else:
+            found.append("Over IPv6: direct links to peers that have it, too.")
+        if ipv4 is None:
+            found.append("There is no UDP over IPv4: peers that have no IPv6 need a relay.")
+    judged = [each for each in (ipv4, ipv6) if each is not None and (each is ipv4 or each.translated)]
+    if not all(each.certain for each in judged):
+        if report.problem is None:
+            found.append("A rendezvous that has a second port and a second address can tell more.")
+        else:
+            found.append("More can be told when the rendezvous can be reached.")
+    return found
+
+
+def _direct_over(family: FamilyReport, name: str) -> list[str]:
+    if family.direct is Direct.UNKNOWN:
+        return [f"Over {name}: it can't be told with whom links will be direct, as the mapping is unknown."]
+    return [f"Over {name}: {'' if family.certain else 'probably '}{_DIRECT[family.direct]}"]
+
+
+def _named(report: NetcheckReport) -> list[tuple[str, FamilyReport | None]]:
+    return [("IPv4", report.ipv4), ("IPv6", report.ipv6)]
+
+
+def _family(name: str, family: FamilyReport | None) -> Sequence[str]:
+    if family is None:
+        return [_line(name, "not tested, the rendezvous has no such address that is known")]
+    if not family.local_addresses:
+        return [_line(name, "no, this machine has no such address")]
+    if family.udp is None:
+        return [_line(name, f"unknown, nothing answers {_and(family.local_addresses)}")]
+    if not family.udp:
+        return [_line(name, f"no UDP from {_and(family.local_addresses)}")]
+    local = family.local_addresses[0]
+    if not family.translated:
+        lines = [_line(name, f"{local}, seen as it is: no NAT")]
+    else:
+        kind = "NAT64, which makes IPv4 of it" if family.nat64 else "behind a NAT"
+        lines = [_line(name, f"{local}, seen as {_and(family.public_addresses)}: {kind}")]
+        lines.append(_item("mapping", _behaviour(family.mapping, _MAPPING)))
+    lines.append(_item("filtering", _behaviour(family.filtering, _FILTERING)))
+    if family.translated:
+        hairpinning = family.hairpinning or Hairpinning.UNKNOWN
+        lines.append(_item("hairpinning", hairpinning.value))
+        lines.append(_item("ports", _PORTS[family.ports or PortAssignment.UNKNOWN]))
+    if family.lifetime is not None:
+        lived, below = family.lifetime.at_least, family.lifetime.below
+        least = f"at least {floor(lived)} s" if lived else ""
+        most = "" if below is None else f"less than {ceil(below)} s"
+        lines.append(_item("lifetime", ", ".join(each for each in (least, most) if each)))
+    if family.latency is not None:
+        lines.append(_item("latency", f"{family.latency * 1000:.1f} ms to the rendezvous and back"))
+    return lines
+
+
+def _behaviour(possible: Iterable[B], meanings: dict[B, str]) -> str:
+    known = set(possible)
+    values = [each for each in meanings if each in known]
+    if len(values) == 1:
+        return f"{values[0].value}: {meanings[values[0]]}"
+    return "unknown" if len(values) == len(meanings) else f"unknown: {_or([each.value for each in values])}"
+
+
+def _line(name: str, content: str) -> str:
+    return f"{name:<{_WIDTH}}{content}"
+
+
+def _item(name: str, content: str) -> str:
+    return _line(f"  {name}", content)
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+
+
+def _or(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""

@@ -1,0 +1,1 @@
+"""Sockets and the machine: UDP, addresses, name look-ups, timers, and how much a stranger may use."""

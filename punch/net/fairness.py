@@ -1,0 +1,166 @@
+"""
+How the members of one source share what the source may use: whoever uses more than the others waits.
+
+A limit for a source (an address, usually) that is simply refused beyond hits whoever asks next, and that may
+be a neighbour who uses hardly anything. Here nobody is refused: while the source is within its rate nobody
+waits, and beyond it only those members wait that use more than an equal share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from punch.net.rate_limits import (
+    NETWORK_GROWTH,
+    SITE_GROWTH,
+    Source,
+    width,
+)
+
+_MEMORY = 8.0
+"""After so many windows without use a member or a source is forgotten: of its usage 0.03 % is left."""
+
+
+@dataclass(slots=True)
+class _Member:
+    usage: float
+    at: float
+
+
+@dataclass(slots=True)
+class _Source:
+    """
+    :ivar full_at: the time at which its token bucket is full again.
+    :ivar total: the usage of all members, decayed up to the time `at`.
+    :ivar squares: the sum of the squares of their usages, decayed too.
+    """
+
+    full_at: float
+    at: float
+    total: float = 0.0
+    squares: float = 0.0
+    members: dict[Hashable, _Member] = field(default_factory=dict)
+    """The one that was charged longest ago first."""
+
+
+class FairShares:
+    """
+    A token bucket for each source that may go below zero, and how much each member used lately.
+
+    The usage of a member decays exponentially. An equal share of a source is its rate divided by the
+    *effective number* of its members, the square of the sum of their usages over the sum of their squares:
+    members that use little hardly count, so one heavy member among a thousand quiet ones has all of the rate,
+    and eight heavy ones an eighth each. A member that left still counts until its usage has decayed: who
+    connects again and again has no more than who stays.
+
+    :param rate: what a source may use each second.
+    :param burst: what it may use at once.
+    :param capacity: sources at most; beyond, the one that was charged longest ago is forgotten.
+    :param window: seconds in which usage decays to 1/e.
+    """
+
+    def __init__(self, rate: float, burst: float, capacity: int, window: float = 2.0) -> None:
+        if rate <= 0 or burst <= 0 or capacity < 1 or window <= 0:
+            raise ValueError("fair shares need a rate, a burst, a capacity and a window above zero")
+        self.rate = rate
+        self.burst = burst
+        self.capacity = capacity
+        self.window = window
+        self._sources: OrderedDict[Hashable, _Source] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many sources are kept."""
+        return len(self._sources)
+
+    def charge(self, source: Hashable, member: Hashable, cost: float, now: float) -> float:
+        """
+        `member` of `source` used `cost`.
+
+        :param now: monotonic seconds.
+        :return: for how many seconds the member should use nothing more; 0.0 in the ordinary case.
+        """
+        kept = self._sources.get(source)
+        if kept is None:
+            self._forget(now)
+            kept = self._sources[source] = _Source(now, now)
+        self._sources.move_to_end(source)
+        kept.full_at = max(kept.full_at, now) + cost / self.rate
+        usage = self._add(kept, member, cost, now)
+        debt_time = kept.full_at - now - self.burst / self.rate
+        if debt_time <= 0.0:
+            return 0.0
+        share = self.rate * self.window * kept.squares / (kept.total * kept.total)
+        if usage <= share:
+            return 0.0
+        return min(debt_time, self.window * math.log(usage / share))
+
+    def _add(self, source: _Source, member: Hashable, cost: float, now: float) -> float:
+        decay = self._decay(now - source.at)
+        source.at = now
+        source.total *= decay
+        source.squares *= decay * decay
+        entry = source.members.pop(member, None)
+        if entry is None:
+            self._forget_members(source, now)
+            entry = _Member(0.0, now)
+        source.members[member] = entry
+        before = entry.usage * self._decay(now - entry.at)
+        entry.usage, entry.at = before + cost, now
+        source.total += cost
+        source.squares += entry.usage * entry.usage - before * before
+        return entry.usage
+
+    def _decay(self, seconds: float) -> float:
+        return math.exp(-max(0.0, seconds) / self.window)
+
+    def _forget_members(self, source: _Source, now: float) -> None:
+        # Two for each that comes, so that the table shrinks again.
+        for _ in range(2):
+            if not source.members:
+                return
+            oldest = next(iter(source.members))
+            if source.members[oldest].at + _MEMORY * self.window > now:
+                return
+            del source.members[oldest]
+
+    def _forget(self, now: float) -> None:
+        for _ in range(2):
+            if not self._sources:
+                return
+            key = next(iter(self._sources))
+            oldest = self._sources[key]
+            used = oldest.full_at > now or oldest.at + _MEMORY * self.window > now
+            if used and len(self._sources) < self.capacity:
+                return
+            del self._sources[key]
+
+
+class SourceShares:
+    """
+    Fair shares for sources at each width: the members of an address share what it may use, the addresses of a
+    network what that may use.
+
+    :param rate: what an address may use each second; a /56 may use twice, a /24 or a /48 four times as much.
+    :param burst: what an address may use at once; wider prefixes more in the same proportion.
+    :param capacity: prefixes at most, of each width.
+    """
+
+    def __init__(self, rate: float, burst: float, capacity: int) -> None:
+        self._shares = [
+            FairShares(growth * rate, growth * burst, capacity) for growth in (1, SITE_GROWTH, NETWORK_GROWTH)
+        ]
+
+    def charge(self, source: Source, member: Hashable, cost: float, now: float) -> float:
+        """
+        `member` of `source` used `cost`; for how many seconds it should use nothing more.
+
+        :param now: monotonic seconds.
+        """
+        members = (*source[1:], member)
+        return max(
+            self._shares[width(prefix)].charge(prefix, narrower, cost, now)
+            for prefix, narrower in zip(source, members, strict=True)
+        )

@@ -1,0 +1,248 @@
+"""
+The addresses of this machine that peers may reach: the host candidates.
+
+`local_addresses` is the only thing in `punch.traversal` that looks at the machine. Loopback addresses are
+returned only if there is nothing else (or if they are asked for): two peers on one machine have the addresses
+of its interfaces, and a machine without any is a laboratory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from ctypes import POINTER, Structure, c_char_p, c_ubyte, c_uint, c_ushort, c_void_p
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from punch.ice.candidates import preference_class
+
+LIMIT = 8
+"""
+How many addresses are used: the pairs with a peer's are their product. Those from which the system reaches
+the rendezvous are always among them.
+"""
+PER_SUBNET = 2
+"""How many IPv6 addresses of one /64 are used: a host may have many temporary ones."""
+
+_UP = 0x1
+_LOOPBACK = 0x8
+_IF_INET6 = Path("/proc/net/if_inet6")
+# linux/if_addr.h: temporary; duplicate found, deprecated, not yet usable
+_TEMPORARY = 0x01
+_UNUSABLE = 0x08 | 0x20 | 0x40
+_THIS_NETWORK = IPv4Network("0.0.0.0/8")
+# What names the bridges and links of containers and virtual machines have
+_VIRTUAL = ("docker", "br-", "veth", "virbr", "lxc", "lxd", "podman", "cni", "vmnet", "vboxnet", "vnet")
+
+
+class Interface(NamedTuple):
+    """One address of this machine; `flags` are those of Linux's if_addr.h, 0 where unknown."""
+
+    name: str
+    host: str
+    flags: int = 0
+
+
+def local_addresses(include_loopback: bool | None = None) -> list[str]:
+    """
+    The usable unicast addresses of this machine, however many, those that are best by their looks first.
+    Which of them lead out is for `select` to be told.
+
+    :param include_loopback: True: loopback addresses too. False: never. None: only if there is nothing else.
+    """
+    return usable_addresses(_interfaces(), include_loopback)
+
+
+def source_address(remote: str) -> str | None:
+    """
+    The address of this machine from which the system sends to `remote`, an IP address; None if it has no way
+    there. Connecting a UDP socket sends nothing.
+    """
+    family = socket.AF_INET6 if ":" in remote else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((remote, 9))
+            return str(probe.getsockname()[0]).partition("%")[0]
+    except OSError:
+        return None
+
+
+def usable_addresses(interfaces: Sequence[Interface], include_loopback: bool | None = None) -> list[str]:
+    """
+    Choose from all addresses of a machine: those of real interfaces before those of virtual ones, temporary
+    IPv6 addresses before those that tell the hardware's (RFC 8445, section 5.1.1.1), none that is deprecated.
+    """
+    usable = [interface for interface in interfaces if not interface.flags & _UNUSABLE]
+    usable.sort(key=lambda interface: (interface.name.startswith(_VIRTUAL), not interface.flags & _TEMPORARY))
+    hosts = [interface.host for interface in usable]
+    chosen = select([host for host in hosts if not _is_loopback(host)], len(hosts))
+    if include_loopback or (include_loopback is None and not chosen):
+        chosen += select([host for host in hosts if _is_loopback(host)], len(hosts))
+    return chosen
+
+
+def select(
+    addresses: Sequence[str] | Iterator[str], limit: int = LIMIT, ways_out: Collection[str] = ()
+) -> list[str]:
+    """
+    The addresses worth a socket, best first.
+
+    Those of `ways_out` come first. Then global IPv6 and IPv4 take turns, IPv6 first (RFC 8421, section 4);
+    the gateway addresses of private IPv4 networks, which is what the bridges of containers and virtual
+    machines have, come late, and IPv4 link-local addresses last. Wildcard, multicast and IPv6 link-local
+    addresses are dropped, and loopback ones if there are others.
+
+    :param limit: how many at most, unless there are more ways out.
+    :param ways_out: the addresses from which this machine reaches the rendezvous, as far as that is known.
+    :raise ValueError: one of them is no IP address.
+    """
+    usable = [host for host in dict.fromkeys(_plain(address) for address in addresses) if _is_usable(host)]
+    if any(not _is_loopback(host) for host in usable):
+        usable = [host for host in usable if not _is_loopback(host)]
+    subnets: dict[bytes, int] = {}
+    families: dict[bool, list[str]] = {True: [], False: []}
+    first = [host for host in dict.fromkeys(map(_plain, ways_out)) if host in usable]
+    for host in sorted(usable, key=lambda host: (host not in first, *_rank(host))):
+        ip = ip_address(host)
+        if isinstance(ip, IPv6Address):
+            subnet = ip.packed[:8]
+            subnets[subnet] = subnets.get(subnet, 0) + 1
+            if subnets[subnet] > PER_SUBNET:
+                continue
+        families[ip.version == 6].append(host)
+    turns = [
+        (_is_link_local(host), _is_gateway(host), turn, preference_class(host), host)
+        for hosts in families.values()
+        for turn, host in enumerate(hosts)
+    ]
+    turns.sort(key=lambda entry: entry[:4])
+    others = [host for *_, host in turns if host not in first]
+    return [*first, *others[: max(0, limit - len(first))]]
+
+
+def _plain(address: str) -> str:
+    """Without a zone, which only link-local addresses need."""
+    return str(ip_address(address.partition("%")[0]))
+
+
+def _rank(host: str) -> tuple[bool, bool, int]:
+    return _is_link_local(host), _is_gateway(host), preference_class(host)
+
+
+def _is_link_local(host: str) -> bool:
+    return ip_address(host).is_link_local
+
+
+def _is_loopback(host: str) -> bool:
+    return ip_address(host).is_loopback
+
+
+def _is_usable(host: str) -> bool:
+    ip = ip_address(host)
+    if isinstance(ip, IPv6Address):
+        return not (ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip.ipv4_mapped is not None)
+    broadcast = ip == IPv4Address("255.255.255.255")
+    return not (ip.is_multicast or ip in _THIS_NETWORK or broadcast)
+
+
+def _is_gateway(host: str) -> bool:
+    ip = ip_address(host)
+    return isinstance(ip, IPv4Address) and ip.is_private and ip.packed[3] == 1 and not ip.is_loopback
+
+
+# The machine
+
+
+class _SockAddr(Structure):
+    # Where sa_family is one byte, the byte before it is the length (BSD, macOS)
+    _fields_ = [("head", c_ubyte * 2), ("port", c_ushort), ("data", c_ubyte * 24)]
+
+
+class _IfAddrs(Structure):
+    pass
+
+
+_IfAddrs._fields_ = [
+    ("next", POINTER(_IfAddrs)),
+    ("name", c_char_p),
+    ("flags", c_uint),
+    ("address", POINTER(_SockAddr)),
+    ("netmask", c_void_p),
+    ("destination", c_void_p),
+    ("data", c_void_p),
+]
+
+
+def _interfaces() -> list[Interface]:
+    """All addresses of interfaces that are up; where the system can't say, those that its name has."""
+    try:
+        found = list(_getifaddrs())
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows has no such library
+        return [Interface("", host) for host in _by_name()]
+    flags = _inet6_flags()
+    return [Interface(name, host, flags.get(host, 0)) for name, host in found]
+
+
+@cache
+def _libc() -> Any:
+    """The C library, which this process has loaded. (To find one by name, Python runs `ldconfig`.)"""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _getifaddrs() -> Iterator[tuple[str, str]]:
+    libc = _libc()
+    head = POINTER(_IfAddrs)()
+    if libc.getifaddrs(ctypes.byref(head)) != 0:
+        code = ctypes.get_errno() or errno.EIO
+        raise OSError(code, os.strerror(code))
+    try:
+        entry = head
+        while entry:
+            contents = entry.contents
+            if contents.flags & _UP and contents.address:
+                host = _host(contents.address.contents)
+                if host is not None:
+                    yield contents.name.decode(errors="replace"), host
+            entry = contents.next
+    finally:
+        libc.freeifaddrs(head)
+
+
+def _host(address: _SockAddr) -> str | None:
+    head, data = bytes(address.head), bytes(address.data)
+    bsd = sys.platform.startswith(("darwin", "freebsd", "openbsd", "netbsd"))
+    family = head[1] if bsd else int.from_bytes(head, sys.byteorder)
+    if family == socket.AF_INET:
+        return str(IPv4Address(data[:4]))
+    if family == socket.AF_INET6:
+        return str(IPv6Address(data[4:20]))
+    return None
+
+
+def _inet6_flags() -> dict[str, int]:
+    """Linux tells here which IPv6 addresses are temporary, deprecated or not usable yet."""
+    try:
+        lines = _IF_INET6.read_text().splitlines()
+    except OSError:
+        return {}
+    rows = (line.split() for line in lines)
+    return {str(IPv6Address(bytes.fromhex(row[0]))): int(row[4], 16) for row in rows if len(row) == 6}
+
+
+def _by_name() -> list[str]:
+    """What the machine's name stands for, which on Windows is all of its addresses."""
+    hosts: list[str] = []
+    try:
+        found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_DGRAM)
+    except OSError:
+        found = []
+    hosts += [str(address[0]) for *_, address in found]
+    # Where a datagram to the internet would come from
+    hosts += [host for host in map(source_address, ("192.0.2.1", "2001:db8::1")) if host is not None]
+    return [*hosts, "127.0.0.1"]

@@ -1,0 +1,481 @@
+"""
+How much a stranger may make grow: token buckets, counters, and tables that are shared between sources.
+
+Identities and ports cost nothing, addresses do. So what strangers use up is counted for the source that it
+comes from (`source_of`). A source is not one address alone: whoever has one address of a prefix often has all
+of it. `SourceTable` shares places between sources, `SourceBuckets` rates. All tables have a fixed size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum
+from heapq import heappop, heappush, heapreplace
+from ipaddress import IPv4Address, IPv6Address
+from itertools import count
+from typing import Generic, TypeVar
+
+from punch.wire.address import parsed
+
+K = TypeVar("K", bound=Hashable)
+
+SITE_GROWTH = 2
+"""How many times the share of an address an IPv6 /56 has…"""
+NETWORK_GROWTH = 4
+"""…and an IPv4 /24 or an IPv6 /48."""
+
+# More than one: so the table shrinks again when a flood is over.
+_FORGET_AT_ONCE = 2
+
+
+class TokenBuckets:
+    """
+    One token bucket for each key, for at most `capacity` keys.
+
+    A bucket that has filled up again is the same as none, so it is forgotten when new keys come. When all of
+    `capacity` are in use, the one that is full again first makes room: with it the least is forgotten. So to
+    have its bucket forgotten, a source has to empty all others as much; and a bucket that refuses something
+    counts as just emptied.
+
+    :param rate: tokens that a bucket gains each second.
+    :param burst: tokens that a bucket holds at most, and at first.
+    :param capacity: buckets at most.
+    """
+
+    def __init__(self, rate: float, burst: float, capacity: int) -> None:
+        if rate <= 0 or burst <= 0 or capacity < 1:
+            raise ValueError("a token bucket needs a rate, a burst and a capacity above zero")
+        self.rate = rate
+        self.burst = burst
+        self.capacity = capacity
+        # For each key the time at which its bucket is, or was, full again. One number says it all: the tokens
+        # missing now are the seconds until then, times the rate.
+        self._full_at: dict[Hashable, float] = {}
+        # A heap with one entry for each key: when its bucket was to be forgotten, as seen some time ago, and
+        # the order of what happens at the same time.
+        self._first: list[tuple[float, int, Hashable]] = []
+        # The same for buckets that have refused something since.
+        self._refused: dict[Hashable, tuple[float, int]] = {}
+        self._order = count()
+
+    def __len__(self) -> int:
+        """How many buckets are kept."""
+        return len(self._full_at)
+
+    def allow(self, key: Hashable, now: float, cost: float = 1.0) -> bool:
+        """
+        Take `cost` tokens from the bucket of `key` if it has them.
+
+        :param now: monotonic seconds.
+        :return: whether it had them. If not, it keeps those it has.
+        """
+        table = self._full_at
+        full_at = table.get(key)
+        if full_at is None:
+            self._forget(now)
+            full_at = now
+        elif full_at < now:
+            full_at = now
+        after = full_at + cost / self.rate
+        if not self._in_time(after, now):
+            if key in table:
+                self._refused[key] = (now + self.burst / self.rate, next(self._order))
+            return False
+        if key not in table:
+            heappush(self._first, (after, next(self._order), key))
+        table[key] = after
+        return True
+
+    def has(self, key: Hashable, now: float, cost: float = 1.0) -> bool:
+        """Whether the bucket of `key` has `cost` tokens. Nothing is taken."""
+        return self._in_time(max(now, self._full_at.get(key, now)) + cost / self.rate, now)
+
+    def _in_time(self, full_at: float, now: float) -> bool:
+        # A bucket of `burst` tokens is empty when it takes burst / rate seconds to be full again. Tiny errors
+        # of binary fractions must not cost a token.
+        return (full_at - now) * self.rate <= self.burst + 1e-6
+
+    def _forget(self, now: float) -> None:
+        """Before a key is added: drop buckets that are full again, or the first to be if there is no room."""
+        table, first, refused = self._full_at, self._first, self._refused
+        for _ in range(_FORGET_AT_ONCE):
+            while first:
+                at, order, key = first[0]
+                if table[key] > at:
+                    at, order = table[key], next(self._order)
+                at, order = max((at, order), refused.get(key, (at, order)))
+                if (at, order) == first[0][:2]:
+                    break
+                heapreplace(first, (at, order, key))
+            if not first or (first[0][0] > now and len(table) < self.capacity):
+                return
+            key = heappop(first)[2]
+            del table[key]
+            refused.pop(key, None)
+
+
+class Counters:
+    """
+    How many of something each key has at the same time, and how many there are in all.
+
+    Only keys that have some are kept, so the table never grows past `limit_total`.
+    """
+
+    def __init__(self, limit_each: int, limit_total: int) -> None:
+        if limit_each < 1 or limit_total < 1:
+            raise ValueError("a limit is at least one")
+        self.limit_each = limit_each
+        self.limit_total = limit_total
+        self.total = 0
+        self._counts: dict[Hashable, int] = {}
+
+    def __getitem__(self, key: Hashable) -> int:
+        """How many `key` has."""
+        return self._counts.get(key, 0)
+
+    def __len__(self) -> int:
+        """How many keys have some."""
+        return len(self._counts)
+
+    def enter(self, key: Hashable) -> bool:
+        """
+        Count one more for `key`, and say whether it was within both limits: if not, nothing was counted.
+        """
+        count = self._counts.get(key, 0)
+        if count >= self.limit_each or self.total >= self.limit_total:
+            return False
+        self._counts[key] = count + 1
+        self.total += 1
+        return True
+
+    def leave(self, key: Hashable) -> None:
+        """
+        Count one less for `key`.
+
+        :raise KeyError: it has none; whoever calls this has not kept to one `leave` for each `enter` that
+            said yes.
+        """
+        count = self._counts[key]
+        if count == 1:
+            del self._counts[key]
+        else:
+            self._counts[key] = count - 1
+        self.total -= 1
+
+
+class SourceScope(Enum):
+    """What is full."""
+
+    TABLE = "here"
+    """The whole table."""
+    NETWORK = "from your network"
+    """The share of a prefix that is wider than an address."""
+    ADDRESS = "from your address"
+    """The share of an IPv4 address or an IPv6 /64."""
+
+
+Source = tuple[Hashable, ...]
+"""
+Where something comes from: the prefixes of an IP address that are counted, the widest first.
+
+For IPv4 these are the /24, which can be rented as a whole, and the address. For IPv6 they are the /48, which
+a rented server has, the /56, which a home has, and the /64. What is no IP address has itself as its only
+prefix.
+"""
+
+
+class NoRoom(Exception):
+    """
+    A source may not have one more entry in a table, and no entry of another source has to leave for it.
+
+    :ivar scope: what is full. For `ADDRESS` the source itself has its share; else others have the places.
+    :ivar prefix: the part of the source that has its share; empty for the whole table.
+    """
+
+    def __init__(self, source: Source, depth: int) -> None:
+        self.prefix = source[:depth]
+        self.scope = (
+            (SourceScope.ADDRESS if depth == len(source) else SourceScope.NETWORK)
+            if depth
+            else SourceScope.TABLE
+        )
+        super().__init__(f"no place is left {self.scope.value}")
+
+    @property
+    def shared(self) -> bool:
+        """Whether the whole table is full."""
+        return self.scope is SourceScope.TABLE
+
+
+def source_of(host: str) -> Source:
+    """
+    The prefixes of a host's address. An IPv4 address that is written as IPv6 is the IPv4 address.
+
+    :param host: an IP address, with a zone or without; any other text is a source of its own.
+    """
+    try:
+        address = parsed(host.partition("%")[0])
+    except ValueError:
+        return (host,)
+    if isinstance(address, IPv6Address):
+        mapped = address.ipv4_mapped
+        if mapped is None:
+            packed = address.packed
+            return packed[:6], packed[:7], packed[:8]
+        address = mapped
+    packed = address.packed
+    return packed[:3], packed
+
+
+_WIDTHS = {3: 2, 6: 2, 7: 1}
+
+
+def width(prefix: Hashable) -> int:
+    """0 for an address or an IPv6 /64, 1 for a /56, 2 for an IPv4 /24 or an IPv6 /48."""
+    return _WIDTHS.get(len(prefix), 0) if isinstance(prefix, bytes) else 0
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How many entries of a table one source may have at the most."""
+
+    address: int
+    """An IPv4 address, or an IPv6 /64."""
+    site: int
+    """An IPv6 /56."""
+    network: int
+    """An IPv4 /24, or an IPv6 /48."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.address <= self.site <= self.network:
+            raise ValueError("shares are at least one, and a wider prefix has no smaller one")
+
+    @classmethod
+    def growing(cls, address: int) -> Shares:
+        """An address has this share, a /56 has twice as much, a /24 or a /48 four times as much."""
+        return cls(address, SITE_GROWTH * address, NETWORK_GROWTH * address)
+
+    def of(self, prefix: Hashable) -> int:
+        """The share of one prefix of a `Source`."""
+        return (self.address, self.site, self.network)[width(prefix)]
+
+
+class _Node(Generic[K]):
+    """
+    One prefix in the tree: how many entries it has, and in which narrower prefixes.
+
+    :ivar largest: the most entries that one of `children` has, 0 if there are none.
+    """
+
+    __slots__ = ("_by_count", "children", "count", "entries", "largest")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.largest = 0
+        self.children: dict[Hashable, _Node[K]] = {}
+        self.entries: dict[K, None] = {}
+        """Of the narrowest prefix: its entries, the oldest first."""
+        self._by_count: dict[int, dict[Hashable, None]] = {}
+
+    def change(self, prefix: Hashable, step: int) -> _Node[K]:
+        """Count one entry more (1) or less (-1) in a child, and return the child."""
+        child = self.children.get(prefix)
+        if child is None:
+            child = self.children[prefix] = _Node()
+        else:
+            same = self._by_count[child.count]
+            del same[prefix]
+            if not same:
+                del self._by_count[child.count]
+        child.count += step
+        if child.count:
+            self._by_count.setdefault(child.count, {})[prefix] = None
+        else:
+            del self.children[prefix]
+        if child.count > self.largest:
+            self.largest = child.count
+        elif self.largest and self.largest not in self._by_count:
+            self.largest -= 1
+        return child
+
+    def largest_child(self) -> _Node[K]:
+        """One of the children with the most entries."""
+        return self.children[next(reversed(self._by_count[self.largest]))]
+
+
+class SourceTable(Generic[K]):
+    """
+    Who has the places of a table: a tree of counters, one for each prefix that has entries.
+
+    Each prefix has at most its share of the places. When the table or a prefix is full, the newest entry of
+    the largest source in it makes room for a source that has at least two fewer. So nobody fills a table from
+    one place, and with k sources that ask, each gets at least one place in k. The rule is applied to /24s and
+    /48s first, then within them, so that a neighbour of a flood has its place as well.
+
+    All operations take the same time however many entries there are.
+
+    :param capacity: entries in all.
+    """
+
+    def __init__(self, capacity: int, shares: Shares) -> None:
+        if capacity < 1:
+            raise ValueError("a table has at least one place")
+        self.capacity = capacity
+        self.shares = shares
+        self._root: _Node[K] = _Node()
+        self._sources: dict[K, Source] = {}
+
+    def __len__(self) -> int:
+        """How many entries there are."""
+        return len(self._sources)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether this entry is there."""
+        return key in self._sources
+
+    def count(self, source: Source) -> int:
+        """How many entries the narrowest prefix of `source` has."""
+        path = self._path(source)
+        return path[-1].count if len(path) > len(source) else 0
+
+    def room(self, source: Source) -> K | None:
+        """
+        What has to leave so that `source` can have one more entry.
+
+        :return: an entry that is to leave first, or None if there is room. Nothing is changed.
+        :raise NoRoom: no entry has to leave: the source has its share, or as much as the others.
+        """
+        path = self._path(source)
+        full = self._full(path, source)
+        if full is None:
+            return None
+        # An entry that leaves the narrowest full prefix makes room in all that are wider.
+        for depth in range(full, len(source)):
+            node = path[depth]
+            own = path[depth + 1].count if depth + 1 < len(path) else 0
+            if node.largest >= own + 2:
+                return self._newest(node)
+            if not own:
+                break
+        raise NoRoom(source, full)
+
+    def enter(self, source: Source, key: K) -> None:
+        """
+        Add an entry.
+
+        :raise NoRoom: there is no room; nothing was added. What `room` named has to leave first.
+        :raise ValueError: the entry is there already.
+        """
+        if key in self._sources:
+            raise ValueError("this entry is there already")
+        full = self._full(self._path(source), source)
+        if full is not None:
+            raise NoRoom(source, full)
+        node = self._root
+        node.count += 1
+        for prefix in source:
+            node = node.change(prefix, 1)
+        node.entries[key] = None
+        self._sources[key] = source
+
+    def leave(self, key: K) -> None:
+        """Remove an entry, if it is there."""
+        source = self._sources.pop(key, None)
+        if source is None:
+            return
+        node = self._root
+        node.count -= 1
+        for prefix in source:
+            node = node.change(prefix, -1)
+        del node.entries[key]
+
+    def oldest(self, source: Source) -> K | None:
+        """The oldest entry of the narrowest prefix of `source`, None if it has none."""
+        path = self._path(source)
+        return next(iter(path[-1].entries)) if len(path) > len(source) else None
+
+    def _path(self, source: Source) -> list[_Node[K]]:
+        """The nodes from the root to the narrowest prefix of `source` that has entries."""
+        path = [self._root]
+        for prefix in source:
+            child = path[-1].children.get(prefix)
+            if child is None:
+                break
+            path.append(child)
+        return path
+
+    def _full(self, path: list[_Node[K]], source: Source) -> int | None:
+        """The depth of the narrowest prefix of `source` that is full, 0 for the table."""
+        full = None
+        for depth, node in enumerate(path):
+            limit = self.shares.of(source[depth - 1]) if depth else self.capacity
+            if node.count >= limit:
+                full = depth
+        return full
+
+    def _newest(self, node: _Node[K]) -> K:
+        while node.children:
+            node = node.largest_child()
+        return next(reversed(node.entries))
+
+
+class SourceBuckets:
+    """
+    Token buckets for sources: each prefix of a source has one, and a wider one fills faster.
+
+    :param rate: tokens that an address gains each second; a /56 gains twice as many, a /24 or a /48 four
+        times as many.
+    :param burst: tokens that an address holds at most; wider prefixes hold more in the same proportion.
+    :param capacity: buckets at most, of each width.
+    :param growth: other factors than these for an address, a /56, and a /24 or a /48.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        burst: float,
+        capacity: int,
+        growth: tuple[int, int, int] = (1, SITE_GROWTH, NETWORK_GROWTH),
+    ) -> None:
+        self._buckets = [TokenBuckets(times * rate, times * burst, capacity) for times in growth]
+
+    def allow(self, source: Source, now: float, cost: float = 1.0, *, about: Hashable = None) -> bool:
+        """
+        Take `cost` tokens from the bucket of each prefix of `source`, if all of them have so many.
+
+        :param now: monotonic seconds.
+        :param about: what the source asks about, for buckets of a source and something else together.
+        :return: whether they had them. If not, they keep those that they have.
+        """
+        wanted = [(self._buckets[width(prefix)], (prefix, about)) for prefix in source]
+        lacking = [each for each in wanted if not each[0].has(each[1], now, cost)]
+        # Those that lack tokens are asked, too: a bucket that refuses is not the next one to be forgotten.
+        for buckets, key in lacking or wanted:
+            buckets.allow(key, now, cost)
+        return not lacking
+
+
+def prefix_key(host: str) -> str:
+    """
+    The /24 of an IPv4 address, the /64 of an IPv6 address: what one customer of a provider typically has.
+
+    :raise ValueError: `host` is no IP address.
+    """
+    address = _ipv4_or_prefix(host)
+    return f"{str(address).rpartition('.')[0]}.0/24" if isinstance(address, IPv4Address) else address
+
+
+def address_key(host: str) -> str:
+    """What is one address to the limits: an IPv4 address, the /64 of an IPv6 address, or the text itself."""
+    try:
+        return str(_ipv4_or_prefix(host))
+    except ValueError:
+        return host
+
+
+def _ipv4_or_prefix(host: str) -> IPv4Address | str:
+    address = parsed(host.partition("%")[0])
+    if isinstance(address, IPv4Address):
+        return address
+    return address.ipv4_mapped or f"{IPv6Address(int(address) >> 64 << 64)}/64"

@@ -1,0 +1,317 @@
+"""
+A UDP port on all addresses of a host that answers from the address it was asked at.
+
+A plain wildcard socket answers from whichever address the routing table prefers; on a host with several, that
+is another one, and NATs and clients drop such answers. Where the system tells where a datagram came in
+(IP_PKTINFO, IPV6_PKTINFO; RFC 3542, section 6.2), the answer leaves from there. Elsewhere, a plain port
+has to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError, MessageLengthError
+from twisted.internet.interfaces import IReactorFDSet, IReactorUDP, IReadDescriptor, IUDPTransport
+from twisted.internet.protocol import DatagramProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.net.batch_sender import (
+    ANCILLARY_SIZE,
+    BUFFERS,
+    MAX_UDP,
+    BatchSender,
+    ControlMessage,
+    coalesce,
+    take,
+)
+from punch.net.segmentation import allow_fragments, set_option
+from punch.wire.address import Address, canonical
+
+_READS = 32
+"""Calls to `recvmsg` before others get their turn: up to 64 datagrams each."""
+_RECEIVE_BUFFER = 4 * 1024 * 1024
+"""Bytes asked of the kernel, so that a burst which comes while we are busy finds room. It may give less."""
+_TRIES = 16
+
+# Linux's number; the socket module has no name for it before Python 3.14.
+_IP_PKTINFO = 8
+_PKTINFO4 = struct.Struct("=I4s4s")
+_PKTINFO6 = struct.Struct("=16sI")
+_ORIGINS = 1024
+"""Our own addresses that are remembered: loopback alone has 16 million."""
+
+# What Twisted's ports raise on sending: the system's errors, and its own for what no socket would take.
+SEND_ERRORS = (OSError, ValueError, MessageLengthError)
+
+
+class UDPPort(Protocol):
+    """
+    Something that listens.
+
+    :ivar host: the address it is bound to.
+    """
+
+    host: str
+    port: int
+
+    def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        """Send them from `local`, one of our addresses. What can't be sent is lost."""
+
+    def close(self) -> Deferred[None]:
+        """Stop listening."""
+
+
+class Server(Protocol):
+    """What is told of datagrams. It never raises."""
+
+    def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
+        """Datagrams came from `remote`, to our address `local`."""
+
+    def turn_over(self) -> None:
+        """That was all for this turn of the reactor."""
+
+
+@implementer(IReadDescriptor)
+class PacketInfoPort:
+    """
+    One socket, which knows where each datagram came in.
+
+    :param host: the address to listen on, or the wildcard of its family.
+    :raise OSError: the address or its family does not exist here, or the port is in use.
+    """
+
+    def __init__(self, reactor: IReactorFDSet, host: str, port: int, server: Server) -> None:
+        self.host = host
+        self._reactor = reactor
+        self._server = server
+        self._ipv6 = ":" in host
+        # Our own addresses by what the kernel says, and what the kernel is told by our own addresses.
+        self._locals: dict[bytes, Address] = {}
+        self._origins: dict[Address, Sequence[ControlMessage]] = {}
+        self.socket = socket.socket(socket.AF_INET6 if self._ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            self.socket.setblocking(False)
+            if self._ipv6:
+                self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                option = (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO)
+            else:
+                option = (socket.IPPROTO_IP, _IP_PKTINFO)
+            # Without it, answers come from where the system thinks best.
+            self._informed = set_option(self.socket, *option, 1)
+            self.socket.bind((host, port))
+            # What is relayed may be cut on its way, as no client asks for DF (RFC 8656, section 16)
+            allow_fragments(self.socket, self._ipv6)
+            set_option(self.socket, socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            coalesce(self.socket)
+        except OSError:
+            self.socket.close()
+            raise
+        self._sender = BatchSender(self.socket)
+        self.port = int(self.socket.getsockname()[1])
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        """For the reactor."""
+        return self.socket.fileno()
+
+    def logPrefix(self) -> str:
+        """For the reactor."""
+        return "reflector"
+
+    def doRead(self) -> None:
+        """Datagrams are there: all that wait, by who sent them, in order."""
+        waiting: dict[tuple[tuple[str, int], bytes], list[bytes]] = {}
+        read = self.socket.recvmsg_into
+        for _ in range(_READS):
+            try:
+                size, ancillary, _, remote = read(BUFFERS, ANCILLARY_SIZE)
+            except BlockingIOError:
+                break
+            except OSError:
+                continue  # An earlier answer was not wanted (ICMP): that datagram is lost.
+            # The kernel's order: how many there are, then where they came in.
+            key = (remote[:2], ancillary[-1][2] if ancillary and self._informed else b"")
+            datagrams = waiting.get(key)
+            if datagrams is None:
+                datagrams = waiting[key] = []
+            take(datagrams, size, ancillary)
+        server = self._server
+        for (remote, information), datagrams in waiting.items():
+            server.received(datagrams, Address._make(remote), self._local(information), self)
+        server.turn_over()
+
+    def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        """Send them from one of our addresses."""
+        origin = self._origins.get(local)
+        self._sender.send(datagrams, remote, self._origin(local.host) if origin is None else origin)
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor gave the socket up, or `close` was called."""
+        self.socket.close()
+
+    def close(self) -> Deferred[None]:
+        """Stop listening."""
+        self._reactor.removeReader(self)
+        self.socket.close()
+        return succeed(None)
+
+    def _origin(self, host: str) -> Sequence[ControlMessage]:
+        """What makes the kernel send from an address at which nothing has come in yet."""
+        if host == self.host:
+            return ()
+        if self._ipv6:
+            content = _PKTINFO6.pack(socket.inet_pton(socket.AF_INET6, host), 0)
+            return ((socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, content),)
+        content = _PKTINFO4.pack(0, socket.inet_aton(host), bytes(4))
+        return ((socket.IPPROTO_IP, _IP_PKTINFO, content),)
+
+    def _local(self, information: bytes) -> Address:
+        """Which of our addresses that is, from IP_PKTINFO or IPV6_PKTINFO."""
+        known = self._locals.get(information)
+        if known is not None:
+            return known
+        if not information:
+            return Address(self.host, self.port)
+        if len(self._locals) >= _ORIGINS:
+            self._locals.clear()
+            self._origins.clear()
+        origin: ControlMessage
+        if self._ipv6:
+            destination, interface = _PKTINFO6.unpack_from(information)
+            link_local = destination[0] == 0xFE and destination[1] & 0xC0 == 0x80
+            content = _PKTINFO6.pack(destination, interface if link_local else 0)
+            origin = (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, content)
+            host = socket.inet_ntop(socket.AF_INET6, destination)
+        else:
+            _interface, _local, destination = _PKTINFO4.unpack_from(information)
+            # The routing table chooses the interface, we choose the source address.
+            origin = (socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO4.pack(0, destination, bytes(4)))
+            host = socket.inet_ntop(socket.AF_INET, destination)
+        local = self._locals[information] = Address(host, self.port)
+        self._origins[local] = (origin,)
+        return local
+
+
+class PlainPort:
+    """
+    A port of `listenUDP`, for reactors without file descriptors and systems without packet information.
+
+    :raise CannotListenError: the address does not exist here, or the port is in use.
+    """
+
+    def __init__(self, reactor: IReactorUDP, host: str, port: int, server: Server) -> None:
+        self.host = host
+        self._protocol = _PlainProtocol(self, server)
+        self._listening = reactor.listenUDP(port, self._protocol, interface=host, maxPacketSize=MAX_UDP)
+        self.port = int(cast(IPv4Address, self._listening.getHost()).port)
+        sock: socket.socket | None = getattr(self._listening, "socket", None)
+        if sock is not None:
+            allow_fragments(sock, ":" in host)
+
+    def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        """Send them, from where the system thinks best."""
+        transport = cast(IUDPTransport, self._listening)
+        for data in datagrams:
+            try:
+                transport.write(data, remote)
+            except SEND_ERRORS:
+                continue
+
+    def close(self) -> Deferred[None]:
+        """Stop listening."""
+        return succeed(None).addCallback(lambda _: self._listening.stopListening())
+
+
+class _PlainProtocol(DatagramProtocol):
+    noisy = False
+
+    def __init__(self, port: PlainPort, server: Server) -> None:
+        self._port = port
+        self._server = server
+        self._local = Address("", 0)
+
+    def startProtocol(self) -> None:
+        assert self.transport is not None
+        own = self.transport.getHost()
+        self._local = canonical(own.host.partition("%")[0], own.port)
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        self._server.received((datagram,), Address(*addr[:2]), self._local, self._port)
+        self._server.turn_over()
+
+
+def open_ports(reactor: IReactorUDP, host: str | None, port: int, server: Server) -> list[UDPPort]:
+    """
+    Listen on `port` of `host`, or of all addresses of both families as far as they exist here.
+
+    :param port: 0 takes one that is free in both families.
+    :raise OSError: the port is in use, or not allowed.
+    :raise CannotListenError: the same.
+    """
+    watching = IReactorFDSet(reactor, None) if sys.platform == "linux" else None
+    if watching is None:
+        return [PlainPort(reactor, host, port, server)] if host else _open_plain(reactor, port, server)
+    if host is not None:
+        try:
+            return [PacketInfoPort(watching, host, port, server)]
+        except OSError as problem:
+            raise CannotListenError(host, port, problem) from problem  # type: ignore[no-untyped-call]
+    for attempt in range(_TRIES):
+        opened: list[UDPPort] = []
+        try:
+            for wildcard in ("::", "0.0.0.0"):
+                try:
+                    number = opened[0].port if opened else port
+                    opened.append(PacketInfoPort(watching, wildcard, number, server))
+                except OSError as problem:
+                    if problem.errno not in NO_FAMILY:
+                        raise
+            if opened:
+                return opened
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        except OSError as problem:
+            for each in opened:
+                each.close()
+            # A free port of one family may be taken in the other.
+            if port != 0 or problem.errno != errno.EADDRINUSE or attempt == _TRIES - 1:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _open_plain(reactor: IReactorUDP, port: int, server: Server) -> list[UDPPort]:
+    opened: list[UDPPort] = []
+    try:
+        opened.append(PlainPort(reactor, "::", port, server))
+        port = opened[0].port
+    except CannotListenError as problem:
+        if errno_of(problem) not in NO_FAMILY:
+            raise
+    try:
+        opened.append(PlainPort(reactor, "0.0.0.0", port, server))
+    except CannotListenError as problem:
+        # Many systems give an IPv6 wildcard the IPv4 addresses too.
+        if not opened or errno_of(problem) != errno.EADDRINUSE:
+            raise
+    return opened
+
+
+NO_FAMILY = frozenset(
+    {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, getattr(errno, "EPFNOSUPPORT", -1)}
+)
+"""What a system says that does not have an address family."""
+
+
+def errno_of(problem: Exception) -> int | None:
+    """The system's reason for not listening."""
+    cause = problem.socketError if isinstance(problem, CannotListenError) else problem
+    return cause.errno if isinstance(cause, OSError) else None

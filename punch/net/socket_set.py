@@ -1,0 +1,100 @@
+"""
+The UDP sockets of a node: one for each local address, shared by all its calls.
+
+A socket bound to the wildcard address would answer from the wrong address on a host with several, so each
+local address has its own, at a port the system chooses. They are shared because a NAT with
+endpoint-independent mapping then shows one address to every peer, which the reflector has told before the
+first call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from twisted.internet.error import CannotListenError
+
+from punch.net.interfaces import select
+from punch.net.udp import DatagramSocket, Receiver
+from punch.wire.address import Address
+
+OpenSocket = Callable[[Any, str, int, Receiver], DatagramSocket]
+Receive = Callable[[Sequence[bytes], Address, Address], None]
+"""Takes datagrams, the address they came from, and the local address they came to."""
+
+
+class SocketSet:
+    """Opens sockets for the local addresses, and sends through them."""
+
+    def __init__(
+        self,
+        reactor: object,
+        open_socket: OpenSocket,
+        addresses: Callable[[], list[str]],
+        receive: Receive,
+        relay: Callable[[Sequence[bytes], Address, Address], bool],
+        ways_out: Callable[[], Collection[str]] = tuple,
+    ) -> None:
+        """
+        :param ways_out: the local addresses from which the rendezvous is reached, as far as that is known.
+        :param relay: sends what is to leave from a relayed address; False if it knows no such address.
+        """
+        self._relay = relay
+        self._reactor = reactor
+        self._open_socket = open_socket
+        self._addresses = addresses
+        self._ways_out = ways_out
+        self._receive = receive
+        self._hosts: list[str] = []
+        self._sockets: dict[Address, DatagramSocket] = {}
+
+    @property
+    def bases(self) -> list[Address]:
+        """The local addresses of the open sockets, those preferred first."""
+        by_host = {base.host: base for base in self._sockets}
+        best = [by_host.pop(host) for host in self._hosts if host in by_host]
+        return [*best, *by_host.values()]
+
+    def refresh(self, in_use: Collection[Address] = ()) -> list[Address]:
+        """
+        Open a socket for each local address that has none; close those whose address is gone.
+
+        :param in_use: local addresses of live paths, whose sockets stay.
+        :return: the local addresses that can be used now, in order of preference. An address that cannot be
+            bound is left out.
+        """
+        hosts = self._hosts = select(self._addresses(), ways_out=self._ways_out())
+        for base in [base for base in self._sockets if base.host not in hosts and base not in in_use]:
+            self._sockets.pop(base).close()
+        by_host = {base.host: base for base in self._sockets}
+        for host in hosts:
+            if host in by_host:
+                continue
+            try:
+                socket = self._open_socket(self._reactor, host, 0, self._received)
+            except (OSError, CannotListenError):
+                continue
+            self._sockets[socket.local] = socket
+            by_host[host] = socket.local
+        return [by_host[host] for host in hosts if host in by_host]
+
+    def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        """
+        Send from the socket of `local`, or through the relay that has this address; where that is closed,
+        they are lost like any datagram.
+        """
+        socket = self._sockets.get(local)
+        if socket is not None:
+            socket.send(datagrams, remote)
+        else:
+            self._relay(datagrams, remote, local)
+
+    def close(self) -> None:
+        """Close them all."""
+        for socket in self._sockets.values():
+            socket.close()
+        self._sockets.clear()
+
+    def _received(self, datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:
+        if self._sockets.get(socket.local) is socket:
+            self._receive(datagrams, remote, socket.local)

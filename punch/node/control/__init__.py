@@ -1,0 +1,1 @@
+"""The control channel to the rendezvous, as the peer speaks it."""

@@ -1,0 +1,416 @@
+"""
+The peer's side of the control channel: stay registered, carry control messages, notice a dead connection.
+
+`ClientService` reconnects. Its endpoint here is "connected" only when the rendezvous has said `welcome`:
+under TLS 1.3 a client's handshake completes before the server has refused its certificate, so the back-off is
+reset by a welcome and by nothing less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol as TypingProtocol
+
+from cryptography import x509
+from twisted.application.internet import ClientService
+from twisted.internet import error
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.identity import Identity, RandomBytes
+from punch.node.control.problems import ControlProblem, place, problem_of_failure
+from punch.node.control.protocol import ControlClientProtocol
+from punch.node.control.staggered import tcp_endpoint
+from punch.node.control.tls import ControlConnectionCreator
+from punch.wire.control import (
+    ErrorCode,
+    Pong,
+    Register,
+    Reply,
+    Request,
+    Welcome,
+)
+from punch.wire.rendezvous_address import RendezvousAddress
+
+_FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
+_CLOSE_TIME = 0.5
+_HURRY = 30.0
+"""Seconds in which the delay between two attempts does not grow, because a link may need the rendezvous."""
+_NEEDED_DELAY = 1.6
+"""
+The longest mean delay while a link has no path, or a call or a message waits: these wait for the rendezvous,
+and where no UDP passes nothing else tells that it is back. Only as long as nobody answers TCP, which costs
+little; who answers and sends us away, being too busy, is left alone for longer and longer.
+"""
+_RETURN_DELAY = 2.0
+"""
+The same for everybody else, since somebody's message may wait for them. Where the peers are many, the
+rendezvous asks for a longer one (`Welcome.retry`).
+"""
+_RETURN_TIME = 600.0
+"""Seconds after the loss of a registration for which that holds."""
+_LOOK = 2.0
+"""Seconds between two looks, while a later try is waited for, whether something needs the rendezvous now."""
+_SHORT = 10.0
+"""
+Seconds that a registration must have lasted for the delay to begin anew: who welcomes us and closes each time
+is left alone for longer and longer.
+"""
+_YOUNG = 2.0
+"""Seconds for which a connection attempt is not given up for another one."""
+
+_EXPECTED = (
+    error.ConnectError,
+    error.ConnectingCancelledError,
+    error.DNSLookupError,
+    CancelledError,
+    OSError,
+)
+
+
+class ControlHandler(TypingProtocol):
+    """Whoever uses a `ControlClient`."""
+
+    def control_welcome(self, welcome: Welcome, host: str) -> None:
+        """Registered, with the rendezvous at the IP address `host`."""
+
+    def control_reply(self, reply: Reply) -> None:
+        """Any message of the rendezvous but `welcome` and `pong`."""
+
+    def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
+        """Not registered (any more); the next try is in `retry_in` seconds (None: there is none)."""
+
+
+def backoff(attempt: int, random: RandomBytes, longest: float = _LAST_DELAY) -> float:
+    """
+    Seconds to wait before try number `attempt` + 1: from 1 to `longest`, times a factor from 0.5 to 1.5.
+
+    The spread keeps the peers of a restarted rendezvous from returning all at once.
+    """
+    delay = min(longest, _FIRST_DELAY * _FACTOR ** min(attempt - 1, 30))
+    return delay * (0.5 + int.from_bytes(random(4), "big") / 2**32)
+
+
+def _failure(problem: ControlProblem) -> Failure:
+    return Failure(problem)  # type: ignore[no-untyped-call]
+
+
+class _Attempt:
+    """One connection attempt and the connection it becomes, as `ClientService` sees them."""
+
+    _log = Logger()
+
+    def __init__(
+        self, client: ControlClient, factory: IProtocolFactory, endpoint: IStreamClientEndpoint
+    ) -> None:
+        self._client = client
+        self._factory = factory
+        self._watched: IProtocol | None = None
+        self._protocol: ControlClientProtocol | None = None
+        self.result: Deferred[IProtocol] = Deferred(self._cancel)
+        self.began = client.clock.seconds()
+        self.welcomed_at: float | None = None
+        client.attempt = self
+        self._connecting = endpoint.connect(Factory.forProtocol(self._build))
+        self._connecting.addCallbacks(lambda _: None, self._unconnected)
+
+    def _build(self) -> ControlClientProtocol:
+        client = self._client
+        self._protocol = ControlClientProtocol(
+            client.address, client.register, client.creator, client.clock, self
+        )
+        return self._protocol
+
+    def _unconnected(self, failure: Failure) -> None:
+        if not isinstance(failure.value, _EXPECTED):
+            self._log.failure("Connecting to the rendezvous failed.", failure)
+        self.lost(problem_of_failure(self._client.address, failure, self._client.proxy))
+
+    @property
+    def reached(self) -> bool:
+        """Whether the TCP connection came about."""
+        return self._protocol is not None
+
+    def give_up(self) -> None:
+        """Another attempt has better prospects; nothing happens once it was welcomed."""
+        if not self.result.called:
+            self._cancel(self.result)
+
+    def _cancel(self, result: Deferred[IProtocol]) -> None:
+        self._connecting.cancel()
+        if self._protocol is not None:
+            self._protocol.abort()
+
+    def welcomed(self, protocol: ControlClientProtocol, welcome: Welcome) -> None:
+        if self.result.called:
+            return
+        assert protocol.transport is not None
+        self.welcomed_at = self._client.clock.seconds()
+        self._watched = self._factory.buildProtocol(protocol.transport.getPeer())
+        assert self._watched is not None
+        self._watched.makeConnection(protocol.transport)
+        self.result.callback(self._watched)
+        self._client.connected(protocol, welcome)
+
+    def answered(self, pong: Pong) -> None:
+        self._client.answered(pong)
+
+    def received(self, reply: Reply) -> None:
+        self._client.received(reply)
+
+    def lost(self, problem: ControlProblem) -> None:
+        self._client.disconnected(problem)
+        if self._watched is not None:
+            self._watched.connectionLost(_failure(problem))
+        elif not self.result.called:
+            self.result.errback(problem)
+
+
+@implementer(IStreamClientEndpoint)
+class _WelcomeEndpoint:
+    """An endpoint whose connections count from the `welcome` on."""
+
+    def __init__(self, client: ControlClient, endpoint: IStreamClientEndpoint) -> None:
+        self._client = client
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        return _Attempt(self._client, protocolFactory, self._endpoint).result
+
+    def __repr__(self) -> str:
+        return f"<rendezvous {place(self._client.address)}>"
+
+
+class ControlClient:
+    """
+    Keeps one peer registered with one rendezvous.
+
+    A problem that only a person can mend ends it: at the first connection any fatal `ControlProblem`, later
+    only those that are certain (`replaced`, another protocol version), because a running peer should survive,
+    say, an hour behind a hotel's login page.
+    """
+
+    def __init__(
+        self,
+        *,
+        reactor: IReactorTime,
+        address: RendezvousAddress,
+        identity: Identity,
+        register: Register,
+        handler: ControlHandler,
+        random: RandomBytes,
+        roots: Sequence[x509.Certificate] | None = None,
+        endpoint: IStreamClientEndpoint | None = None,
+        proxy: str | None = None,
+        waiting: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """
+        :param reactor: connects TCP, resolves names, and is the clock of everything here.
+        :param roots: see `ControlConnectionCreator`.
+        :param proxy: the variable of the environment that names a proxy, which is not used but spoken of.
+        :param waiting: whether a call or a message waits for the rendezvous now, so that it is tried often.
+        :param endpoint: where to connect instead of the address' host and port (TLS is put on top of it).
+        """
+        self.address = address
+        self.register = register
+        self.proxy = proxy
+        self._waiting = waiting
+        self._look: IDelayedCall | None = None
+        self.clock = reactor
+        self._handler = handler
+        self._random = random
+        self._protocol: ControlClientProtocol | None = None
+        self._problem: ControlProblem | None = None
+        self._was_registered = False
+        self._stopped = False
+        self._short_registrations = 0
+        self._return_delay = _RETURN_DELAY
+        self._return_until = 0.0
+        self._notice: IDelayedCall | None = None
+        self._at_once_until = self._hurry_until = 0.0
+        self._needed = False
+        self.attempt: _Attempt | None = None
+        """The newest connection or attempt; None while the next one is waited for."""
+        tcp = endpoint or tcp_endpoint(reactor, address.host, address.port)
+        self.creator = ControlConnectionCreator(address, identity, roots)
+        self._service = ClientService(
+            _WelcomeEndpoint(self, wrapClientTLS(self.creator, tcp, clock=reactor)),
+            Factory.forProtocol(Protocol),
+            retryPolicy=self._retry_in,
+            clock=reactor,
+        )
+
+    @property
+    def registered(self) -> bool:
+        """Whether the rendezvous has welcomed us on a connection that still stands."""
+        return self._protocol is not None
+
+    @property
+    def local_host(self) -> str | None:
+        """The IP address of ours that the connection comes from, if there is one."""
+        return None if self._protocol is None else self._protocol.local_host
+
+    def start(self) -> None:
+        """Connect, and keep connected."""
+        self._service.startService()
+
+    def stop(self) -> Deferred[None]:
+        """
+        Close the connection and never connect again.
+
+        :return: fires when everything is closed: at once, or within half a second.
+        """
+        self._stopped = True
+        for timer in (self._notice, self._look):
+            if timer is not None and timer.active():
+                timer.cancel()
+        if not self._service.running:
+            return succeed(None)
+        protocol = self._protocol
+        if protocol is not None:
+            protocol.finish()
+        stopped = self._service.stopService()
+        if protocol is not None and not stopped.called:
+            # A dead rendezvous would never answer our TLS close.
+            late = self.clock.callLater(_CLOSE_TIME, protocol.abort)
+
+            def in_time(result: None) -> None:
+                if late.active():
+                    late.cancel()
+
+            stopped.addCallback(in_time)
+        return stopped
+
+    def check(self, patience: float, gone: Collection[str] = ()) -> None:
+        """
+        The network may have changed: make sure that the connection lives, or connect at once.
+
+        :param patience: seconds within which a connection must show that it is alive.
+        :param gone: addresses that this machine had: a connection from one of these is dead for sure.
+        """
+        if self._stopped or not self._service.running:
+            return
+        self._at_once_until = self.clock.seconds() + patience + 1.0
+        self._hurry_until = self.clock.seconds() + _HURRY
+        protocol = self._protocol
+        if protocol is None:
+            self._connect_now()
+        elif protocol.local_host in gone:
+            protocol.lose()
+        else:
+            protocol.check(patience)
+
+    def need(self, needed: bool) -> None:
+        """A link waits for the rendezvous, or none does any more."""
+        self._needed = needed
+
+    def _connect_now(self) -> None:
+        """Whatever is waited for, it is waited for no longer."""
+        attempt = self.attempt
+        if attempt is None:
+            self._service.stopService()
+            self._service.startService()
+        elif self.clock.seconds() > attempt.began + _YOUNG:
+            attempt.give_up()
+
+    def send(self, request: Request) -> bool:
+        """Send one control message; False where there is nobody to send it to now."""
+        if self._protocol is None:
+            return False
+        self._protocol.send(request)
+        return True
+
+    # What the attempts tell us.
+
+    def connected(self, protocol: ControlClientProtocol, welcome: Welcome) -> None:
+        """An attempt got its welcome."""
+        self._protocol = protocol
+        self._was_registered = True
+        self._set_return_delay(welcome.retry)
+        self._handler.control_welcome(welcome, protocol.host)
+
+    def answered(self, pong: Pong) -> None:
+        """The rendezvous lives."""
+        self._set_return_delay(pong.retry)
+
+    def received(self, reply: Reply) -> None:
+        """A control message came."""
+        if not self._stopped:
+            self._handler.control_reply(reply)
+
+    def disconnected(self, problem: ControlProblem) -> None:
+        """An attempt failed, or its connection ended."""
+        if self._protocol is not None:
+            self._return_until = self.clock.seconds() + _RETURN_TIME
+        self._protocol = None
+        self._problem = problem
+
+    def _retry_in(self, attempt: int) -> float:
+        # ClientService asks in the middle of its own transition: nobody may be called within it.
+        failed, self.attempt = self.attempt, None
+        soon = self.clock.seconds() < self._at_once_until
+        self._at_once_until = 0.0
+        if failed is not None and failed.welcomed_at is not None:
+            short = self.clock.seconds() < failed.welcomed_at + _SHORT
+            self._short_registrations = self._short_registrations + 1 if short else 0
+            attempt = max(1, self._short_registrations)
+        longest = _LAST_DELAY
+        if self.clock.seconds() < self._hurry_until:
+            longest = _FIRST_DELAY
+        elif failed is not None and not failed.reached:
+            longest = self._longest_delay()
+        delay = 0.0 if soon else backoff(attempt, self._random, longest)
+        problem = self._problem
+        if problem is not None and not self._stopped:
+            self._notice = self.clock.callLater(0, self._tell, problem, delay)
+        return delay
+
+    def _longest_delay(self) -> float:
+        """The longest mean delay while TCP is not accepted."""
+        if self._is_needed:
+            return _NEEDED_DELAY
+        if not self._stopped:
+            self._look_again()
+        return self._return_delay if self.clock.seconds() < self._return_until else _LAST_DELAY
+
+    def _set_return_delay(self, retry: int) -> None:
+        # Whatever a rendezvous says, its peers neither come faster nor stay away for longer.
+        self._return_delay = min(max(retry, _RETURN_DELAY), _LAST_DELAY)
+
+    @property
+    def _is_needed(self) -> bool:
+        return self._needed or self._waiting()
+
+    def _look_again(self) -> None:
+        if self._look is not None and self._look.active():
+            self._look.cancel()
+        self._look = self.clock.callLater(_LOOK, self._look_whether_needed)
+
+    def _look_whether_needed(self) -> None:
+        """What began to wait after the delay was chosen doesn't wait for the end of it."""
+        if self._stopped or self.attempt is not None or not self._service.running:
+            return
+        if self._is_needed:
+            self._connect_now()
+        else:
+            self._look_again()
+
+    def _tell(self, problem: ControlProblem, delay: float) -> None:
+        certain = problem.reason in (ErrorCode.REPLACED.value, ErrorCode.VERSION.value)
+        if problem.fatal and (certain or not self._was_registered):
+            self._stopped = True
+            self._service.stopService()
+            self._handler.control_lost(problem, None)
+        else:
+            self._handler.control_lost(problem, delay)

@@ -1,0 +1,166 @@
+"""
+IPv4 addresses on a network that has IPv6 alone: its NAT64 (RFC 6146) reaches them.
+
+Names need nothing of this, since the network's name servers make IPv6 addresses of IPv4 ones (DNS64). For an
+address that somebody wrote down, the prefix of the translator is discovered by the name `ipv4only.arpa`,
+whose IPv4 addresses are well known (RFC 7050), and put before the address (RFC 6052).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, NamedTuple, cast
+
+from twisted.internet.defer import Deferred, FailureGroup, race
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import (
+    ConnectError,
+    ConnectingCancelledError,
+    ConnectionRefusedError,
+    NoRouteError,
+)
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.node.reflector_finder import look_up
+from punch.wire.address import parsed
+
+DISCOVERY_NAME = "ipv4only.arpa"
+DISCOVERY_TIME = 1.0
+"""Seconds for the discovery while a connection waits for it."""
+PATIENCE = 0.4
+"""Seconds after which a connection that has not come about is tried through a NAT64, too."""
+
+_WELL_KNOWN = (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171"))
+_LENGTHS = (96, 64, 56, 48, 40, 32)
+
+
+class Prefix(NamedTuple):
+    """What a NAT64 takes for its own: the first `length` bits of `network`; the others are zero."""
+
+    network: int
+    length: int
+
+
+def prefixes(hosts: Iterable[str]) -> list[Prefix]:
+    """The prefixes that the addresses of `ipv4only.arpa` tell of (RFC 7050, section 3)."""
+    found: list[Prefix] = []
+    for host in hosts:
+        address = parsed(host)
+        if isinstance(address, IPv4Address):
+            continue
+        for length in _LENGTHS:
+            prefix = Prefix(int(address) >> 128 - length << 128 - length, length)
+            whole = any(int(synthesized(prefix, known)) == int(address) for known in _WELL_KNOWN)
+            if whole and prefix not in found:
+                found.append(prefix)
+                break
+    return found
+
+
+def synthesized(prefix: Prefix, address: IPv4Address) -> IPv6Address:
+    """The IPv6 address that stands for an IPv4 address (RFC 6052, section 2.2); its suffix is zero."""
+    network, length = prefix
+    if length == 96:
+        return IPv6Address(network | int(address))
+    # The address follows the prefix, but for bits 64 to 71, which are zero.
+    shifted = int(address) << 128 - 32 - length
+    upper = shifted >> 64 << 64
+    return IPv6Address(network | upper | (shifted ^ upper) >> 8)
+
+
+def translated(hosts: Iterable[str], discovered: Iterable[str]) -> list[str]:
+    """
+    The IPv6 addresses by which the IPv4 addresses among `hosts` are reached.
+
+    :param discovered: the addresses of `ipv4only.arpa` on this network.
+    """
+    known = prefixes(discovered)
+    return [
+        str(synthesized(prefix, address))
+        for address in map(parsed, hosts)
+        if isinstance(address, IPv4Address)
+        for prefix in known
+    ]
+
+
+@implementer(IStreamClientEndpoint)
+class IPv4Endpoint:
+    """
+    TCP to an IPv4 address: directly, or through a NAT64 where that does not come about.
+
+    Which error an IPv4 address gives on a network of IPv6 depends on what the machine has left of IPv4: no
+    route, a route to 169.254/16 that ends in "no route to host", no address to connect from, a firewall's
+    refusal, or silence where a translator of its own (464XLAT) is dead. So whatever happens but a refusal by
+    the host, and where nothing happens for `PATIENCE` seconds, the NAT64 is looked for; the first connection
+    counts.
+
+    :param reactor: connects TCP and resolves names.
+    """
+
+    def __init__(self, reactor: Any, host: str, port: int, timeout: float) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._port = port
+        self._timeout = timeout
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect; cancelling ends it."""
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    def __repr__(self) -> str:
+        return f"<IPv4 endpoint {self._host}:{self._port}>"
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        direct = self._connect_to(TCP4ClientEndpoint, self._host, factory)
+        doubt: Deferred[None] = Deferred()
+        late = self._reactor.callLater(PATIENCE, doubt.callback, None)
+
+        def failed(failure: Failure) -> Failure:
+            if late.active():
+                late.cancel()
+                if isinstance(failure.value, (ConnectionRefusedError, ConnectingCancelledError)):
+                    doubt.errback(failure)
+                else:
+                    doubt.callback(None)
+            return failure
+
+        direct.addErrback(failed)
+        try:
+            _, protocol = await race([direct, Deferred.fromCoroutine(self._connect_through(factory, doubt))])
+        except FailureGroup as group:
+            raise cast(BaseException, group.failures[0].value) from None
+        finally:
+            if late.active():
+                late.cancel()
+        return protocol
+
+    async def _connect_through(self, factory: IProtocolFactory, doubt: Deferred[None]) -> IProtocol:
+        await doubt
+        error: ConnectError = NoRouteError(string="no NAT64 is known")  # type: ignore[no-untyped-call]
+        for host in translated([self._host], await self._discover()):
+            try:
+                return await self._connect_to(TCP6ClientEndpoint, host, factory)
+            except ConnectError as reason:
+                error = reason
+        raise error
+
+    def _connect_to(self, kind: Any, host: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        connecting: Deferred[IProtocol] = kind(self._reactor, host, self._port, self._timeout).connect(
+            factory
+        )
+        return connecting
+
+    def _discover(self) -> Deferred[list[str]]:
+        found: Deferred[list[str]] = Deferred()
+        look_up(self._reactor, DISCOVERY_NAME, lambda hosts: None if found.called else found.callback(hosts))
+        late = self._reactor.callLater(DISCOVERY_TIME, lambda: None if found.called else found.callback([]))
+
+        def done(result: Any) -> Any:
+            if late.active():
+                late.cancel()
+            return result
+
+        return found.addBoth(done)

@@ -1,0 +1,308 @@
+"""
+One connection to the rendezvous: registers when TLS is up, pings, and says why it ended.
+
+A rendezvous that sends without end is read from more slowly (`LINE_RATE`), and one that does not read what it
+is sent is not read from until it does: what is sent is an answer to what it says, most of the time.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol as TypingProtocol
+from typing import cast
+
+from OpenSSL import SSL
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IHandshakeListener,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.node.control.problems import (
+    ControlProblem,
+    certificate_refused,
+    not_a_rendezvous,
+    place,
+    problem_of_error,
+)
+from punch.node.control.tls import ALPN, ControlConnectionCreator
+from punch.node.events import Reason
+from punch.wire.control import (
+    Error,
+    Ping,
+    Pong,
+    Register,
+    Reply,
+    Request,
+    Welcome,
+)
+from punch.wire.control_codec import MAX_LINE, ControlError, UnknownType, decode_reply, encode
+from punch.wire.rendezvous_address import RendezvousAddress
+
+WELCOME_TIME = 15.0
+"""Seconds from the TCP connection to the `welcome`."""
+LINE_RATE = 200.0
+"""Lines of the rendezvous that are read in a second…"""
+LINE_BURST = 1000
+"""…and so many at once, if it said nothing for a while."""
+_HOLD_TIME = 0.1
+"""Seconds for which nothing is read from a rendezvous that sends more than that."""
+_SHORTEST_KEEPALIVE, _LONGEST_KEEPALIVE = 1.0, 120.0
+
+
+class _TLSTransport(TypingProtocol):
+    """What is used of Twisted's TLS transport."""
+
+    negotiatedProtocol: bytes | None
+
+    def getHandle(self) -> SSL.Connection: ...
+
+    def getPeer(self) -> IPv4Address | IPv6Address: ...
+
+    def getHost(self) -> IPv4Address | IPv6Address: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def abortConnection(self) -> None: ...
+
+
+class ControlClientOwner(TypingProtocol):
+    """What a `ControlClientProtocol` reports to."""
+
+    def welcomed(self, protocol: ControlClientProtocol, welcome: Welcome) -> None: ...
+
+    def answered(self, pong: Pong) -> None: ...
+
+    def received(self, reply: Reply) -> None: ...
+
+    def lost(self, problem: ControlProblem) -> None: ...
+
+
+@implementer(IHandshakeListener, IPushProducer)
+class ControlClientProtocol(LineReceiver):
+    """One control connection: registers when TLS is up, pings, and says why it ended."""
+
+    delimiter = b"\n"
+    MAX_LENGTH = MAX_LINE
+
+    def __init__(
+        self,
+        address: RendezvousAddress,
+        register: Register,
+        creator: ControlConnectionCreator,
+        clock: IReactorTime,
+        owner: ControlClientOwner,
+    ) -> None:
+        self._creator = creator
+        self._address = address
+        self._register = register
+        self._clock = clock
+        self._owner = owner
+        self._connection: SSL.Connection | None = None
+        self._problem: ControlProblem | None = None
+        self._last_error: Error | None = None
+        self._secured = False
+        self._welcome: Welcome | None = None
+        self._heard = False
+        self._timer: IDelayedCall | None = None
+        self._quiet_at = 0.0
+        """When the burst of lines can be as long as ever again."""
+        self._held: IDelayedCall | None = None
+        self._unread = False
+
+    @property
+    def _tls(self) -> _TLSTransport:
+        return cast(_TLSTransport, self.transport)
+
+    @property
+    def host(self) -> str:
+        """The IP address of the rendezvous."""
+        return self._tls.getPeer().host
+
+    @property
+    def local_host(self) -> str:
+        """The IP address of ours that it comes from."""
+        return self._tls.getHost().host
+
+    def check(self, patience: float) -> None:
+        """Expect a sign of life within so many seconds; without one, the connection is lost."""
+        if self._welcome is None or self._problem is not None:
+            return
+        self._heard = False
+        self.send(Ping())
+        self._schedule_ping(patience)
+
+    def lose(self) -> None:
+        """Whatever its end may look like, the connection is known to be dead."""
+        self._silent()
+
+    def abort(self) -> None:
+        """Drop the connection without another word."""
+        if self.transport is not None:
+            self._tls.abortConnection()
+
+    def finish(self) -> None:
+        """The connection is about to be closed in good order, which waits for no producer."""
+        if self._secured:
+            cast(IConsumer, self.transport).unregisterProducer()
+
+    def connectionMade(self) -> None:
+        """TCP is up; TLS follows."""
+        self._connection = self._tls.getHandle()
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self._timer = self._clock.callLater(WELCOME_TIME, self._silent)
+
+    def handshakeCompleted(self) -> None:
+        """TLS is up as far as we can see: the server may still refuse our certificate."""
+        if self._tls.negotiatedProtocol != ALPN:
+            self._abort(not_a_rendezvous(self._address))
+            return
+        self._secured = True
+        cast(IConsumer, self.transport).registerProducer(self, True)
+        self.send(self._register)
+
+    def send(self, request: Request) -> None:
+        """Send one control message."""
+        self._tls.write(encode(request) + b"\n")
+
+    def lineReceived(self, line: bytes) -> None:
+        """One control message of the rendezvous."""
+        if self._problem is not None:
+            return
+        self._heard = True
+        self._count_line()
+        try:
+            reply = decode_reply(line)
+        except UnknownType:
+            return  # A newer rendezvous may say more than we know.
+        except ControlError as reason:
+            self._abort(self._nonsense(str(reason)))
+            return
+        self._last_error = reply if isinstance(reply, Error) and reply.call is None else None
+        if isinstance(reply, Welcome):
+            if self._welcome is None:
+                self._welcome = reply
+                self._schedule_ping()
+                self._owner.welcomed(self, reply)
+            return
+        if isinstance(reply, Pong):
+            self._owner.answered(reply)
+            return
+        if self._last_error is not None:
+            return
+        if self._welcome is None:
+            self._abort(self._nonsense(f"{type(reply).__name__} before welcome"))
+            return
+        self._owner.received(reply)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """A line of more than 16 KiB is nobody's control message."""
+        self._abort(self._nonsense("a line is too long"))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection ended: tell why."""
+        for timer in (self._timer, self._held):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._owner.lost(self._why(reason))
+
+    # IPushProducer, to its own transport; LineReceiver stops and resumes reading
+
+    def pauseProducing(self) -> None:
+        """The rendezvous does not read what it is sent: read nothing from it either."""
+        self._unread = True
+        super().pauseProducing()  # type: ignore[no-untyped-call]
+
+    def resumeProducing(self) -> None:
+        """It has read."""
+        self._unread = False
+        self._read_on()
+
+    def stopProducing(self) -> None:
+        """The transport is going away and says so by itself."""
+
+    def _count_line(self) -> None:
+        now = self._clock.seconds()
+        self._quiet_at = max(self._quiet_at, now) + 1 / LINE_RATE
+        if self._quiet_at > now + LINE_BURST / LINE_RATE and self._held is None:
+            self._held = self._clock.callLater(_HOLD_TIME, self._held_enough)
+            super().pauseProducing()  # type: ignore[no-untyped-call]
+
+    def _held_enough(self) -> None:
+        self._held = None
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if not self._unread and self._held is None:
+            super().resumeProducing()  # type: ignore[no-untyped-call]
+
+    def _why(self, reason: Failure) -> ControlProblem:
+        found = None if self._connection is None else self._creator.problem(self._connection)
+        if found is not None:
+            return found
+        if self._problem is not None:
+            return self._problem
+        if self._last_error is not None:
+            return problem_of_error(self._address, self._last_error)
+        where = place(self._address)
+        if isinstance(reason.value, SSL.Error):
+            if not self._secured:
+                return not_a_rendezvous(self._address)
+            if self._welcome is None:
+                return certificate_refused(self._address)
+        if self._welcome is None:
+            return ControlProblem(
+                Reason.RENDEZVOUS_UNREACHABLE,
+                f"The rendezvous at {where} closed the connection at once; "
+                "check that the address is right, or wait: it may be too busy.",
+            )
+        return ControlProblem(
+            Reason.RENDEZVOUS_UNREACHABLE,
+            f"The connection to the rendezvous at {where} was lost; it is tried again by itself.",
+        )
+
+    def _schedule_ping(self, within: float | None = None) -> None:
+        assert self._welcome is not None
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        interval = min(max(self._welcome.keepalive, _SHORTEST_KEEPALIVE), _LONGEST_KEEPALIVE)
+        self._timer = self._clock.callLater(within or interval, self._keepalive)
+
+    def _keepalive(self) -> None:
+        if not self._heard:
+            self._silent()
+            return
+        self._heard = False
+        self.send(Ping())
+        self._schedule_ping()
+
+    def _silent(self) -> None:
+        where = place(self._address)
+        self._abort(
+            ControlProblem(
+                Reason.RENDEZVOUS_UNREACHABLE,
+                f"The rendezvous at {where} does not answer any more; it is tried again by itself."
+                if self._welcome is not None
+                else f"What answers at {where} did not greet this peer; check the address of the rendezvous.",
+            )
+        )
+
+    def _nonsense(self, what: str) -> ControlProblem:
+        return ControlProblem(
+            Reason.PROTOCOL,
+            f"The rendezvous at {place(self._address)} sent what is no control message ({what[:80]}); "
+            "check that both run the same version of Punch.",
+        )
+
+    def _abort(self, problem: ControlProblem) -> None:
+        if self._problem is None:
+            self._problem = problem
+        self._tls.abortConnection()

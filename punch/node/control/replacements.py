@@ -1,0 +1,111 @@
+"""
+Two processes with one identity replace each other at the rendezvous.
+
+Under a supervisor that restarts each of them at once they would do so for ever, and no message would arrive
+in between. So a process that was replaced waits when it is started next, longer and longer, and the other one
+is there meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from punch.node.events import CallFailed, Registered, Unregistered
+from punch.node.events import Event as NodeEvent
+from punch.state import PeerState, StateError
+from punch.wire.control import ErrorCode
+
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0
+"""Seconds of the pause after the first replacement; it doubles with each more, up to the longest."""
+STEADY = 900.0
+"""Seconds for which a registration must last to show that the other process is gone."""
+EXIT_STATUS = 3
+"""The exit status of a process that was replaced: a supervisor is not to start it again."""
+SENTENCE = (
+    "Another process with this same identity replaced this one when it ran last; "
+    "stop one of the two, or give one another --name or --state-dir."
+)
+
+
+def pause_after(count: int) -> float:
+    """Seconds to wait at the start, after so many replacements without a steady registration in between."""
+    return 0.0 if count <= 0 else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(count - 1, 30))
+
+
+class Replacements:
+    """
+    Counts, from process to process, how often this identity was replaced, and waits accordingly.
+
+    :param start: registers; called once.
+    :param tell: is told at the start that there is another process, and how long this one waits.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        state: PeerState,
+        clock: IReactorTime,
+        start: Callable[[], object],
+        tell: Callable[[Unregistered], None],
+    ) -> None:
+        self._state = state
+        self._clock = clock
+        self._start = start
+        self._tell = tell
+        self._count = 0
+        self._timer: IDelayedCall | None = None
+
+    def start(self, *, waits: bool) -> None:
+        """
+        Register, now or after the pause.
+
+        :param waits: False where a person has started this process and watches it.
+        :raise StateError: the count can't be read.
+        """
+        self._count = self._state.replacements
+        pause = pause_after(self._count) if waits else 0.0
+        if self._count:
+            self._tell(Unregistered(ErrorCode.REPLACED.value, SENTENCE, pause))
+        if pause:
+            self._timer = self._clock.callLater(pause, self._start)
+        else:
+            self._start()
+
+    def handle(self, event: NodeEvent) -> bool:
+        """
+        The node tells something; True: it was replaced.
+
+        :raise StateError: the count can't be written.
+        """
+        if isinstance(event, Registered) and self._count:
+            self.stop()
+            self._timer = self._clock.callLater(STEADY, self._forget)
+        elif isinstance(event, Unregistered):
+            self.stop()
+        elif (
+            isinstance(event, CallFailed) and event.peer is None and event.reason == ErrorCode.REPLACED.value
+        ):
+            self.stop()
+            self._set(self._count + 1)
+            return True
+        return False
+
+    def stop(self) -> None:
+        """Wait for nothing any more."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _forget(self) -> None:
+        try:
+            self._set(0)
+        except StateError as error:
+            self._log.warn("{error}", error=error)
+
+    def _set(self, count: int) -> None:
+        self._count = count
+        self._state.remember_replacements(count)

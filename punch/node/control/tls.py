@@ -1,0 +1,246 @@
+"""
+TLS towards the rendezvous: TLS 1.3, ALPN `punch/1`, our identity as client certificate.
+
+The server is checked in one of two ways, never none: its key against the pin in the address, or its
+certificate against the authorities this machine trusts and the name or IP address that was asked for. What
+goes wrong is told apart here, in sentences, because a person has to act on it differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from ipaddress import ip_address
+from weakref import WeakKeyDictionary
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from OpenSSL import SSL
+from OpenSSL.crypto import X509
+from service_identity import CertificateError, VerificationError
+from service_identity.cryptography import verify_certificate_hostname, verify_certificate_ip_address
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from punch.identity import Identity
+from punch.node.control.problems import ControlProblem, place
+from punch.node.events import Reason
+from punch.wire.rendezvous_address import RendezvousAddress, pin_of
+
+ALPN = b"punch/1"
+RELAY_ALPN = b"stun.turn"
+
+# Our certificate only carries the key: with dates that no clock can miss, a wrong clock does no harm.
+_NOT_BEFORE = datetime(2020, 1, 1, tzinfo=timezone.utc)
+_DAYS = 100 * 365
+
+_NOT_YET_VALID = 9
+_EXPIRED = 10
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _ConnectionCreator:
+    """
+    The TLS side of connections to one server, whose key is pinned or whose name an authority vouches for.
+
+    :param what: what the server is, for the sentences.
+    :param place: where it is, for the same.
+    :param otherwise: what a person can do where no authority vouches for it.
+    :param oldest: the oldest version of TLS to speak.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        pin: bytes | None,
+        roots: Sequence[x509.Certificate] | None,
+        alpn: bytes,
+        *,
+        what: str,
+        place: str,
+        otherwise: str,
+        oldest: int = SSL.TLS1_3_VERSION,
+    ) -> None:
+        self._host = host
+        self._pin = pin
+        self._server = f"the {what} at {place}"
+        self._otherwise = otherwise
+        # Twisted uses the connection's app data itself.
+        self._problems: WeakKeyDictionary[SSL.Connection, ControlProblem] = WeakKeyDictionary()
+        context = SSL.Context(SSL.TLS_METHOD)
+        context.set_min_proto_version(oldest)
+        context.set_options(SSL.OP_NO_TICKET)
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.set_alpn_protos([alpn])
+        if pin is None:
+            if roots is None:
+                context.set_default_verify_paths()
+            else:
+                store = context.get_cert_store()
+                assert store is not None
+                for root in roots:
+                    store.add_cert(X509.from_cryptography(root))
+            context.set_verify(SSL.VERIFY_PEER, self._check_authority)
+        else:
+            context.set_verify(SSL.VERIFY_PEER, self._check_pin)
+        self._context = context
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """What Twisted asks for a new connection's TLS."""
+        connection = SSL.Connection(self._context, None)
+        try:
+            ip_address(self._host)
+        except ValueError:
+            connection.set_tlsext_host_name(self._host.encode("idna"))
+        return connection
+
+    def problem(self, connection: SSL.Connection) -> ControlProblem | None:
+        """What was wrong with the server's certificate on this connection."""
+        return self._problems.get(connection)
+
+    def _check_pin(
+        self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
+    ) -> bool:
+        # The key is what is pinned: names, dates and issuers say nothing more about it.
+        if depth > 0 or _pin(certificate) == self._pin:
+            return True
+        self._refuse(
+            connection,
+            Reason.BAD_PIN,
+            f"{_capital(self._server)} has another key than its address says (a wrong pin): "
+            "it was set up anew, or somebody is in between; get its current address from whoever runs it.",
+        )
+        return False
+
+    def _check_authority(
+        self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
+    ) -> bool:
+        server = self._server
+        # Those of authorities are OpenSSL's business as long as it is content with them.
+        parsed = None if ok and depth > 0 else _parsed(certificate)
+        if parsed is not None and error == _EXPIRED:
+            self._refuse(
+                connection,
+                Reason.CERTIFICATE,
+                f"The certificate of {server} expired on "
+                f"{parsed.not_valid_after_utc:%Y-%m-%d}; ask whoever runs it to renew it.",
+            )
+        elif parsed is not None and error == _NOT_YET_VALID:
+            self._refuse(
+                connection,
+                Reason.CERTIFICATE,
+                f"The certificate of {server} is valid only from "
+                f"{parsed.not_valid_before_utc:%Y-%m-%d} on; check this machine's clock.",
+            )
+        elif not ok or (depth == 0 and parsed is None):
+            self._refuse(
+                connection,
+                Reason.CERTIFICATE,
+                f"The certificate of {server} is from nobody this machine trusts; {self._otherwise}.",
+            )
+        elif depth == 0 and parsed is not None and not self._names_match(parsed):
+            self._refuse(
+                connection,
+                Reason.CERTIFICATE,
+                f"The certificate of {server} is for another name ({_names(parsed)}); "
+                "use the name it is for, or the full address with its pin.",
+            )
+        else:
+            return True
+        return False
+
+    def _names_match(self, certificate: x509.Certificate) -> bool:
+        try:
+            try:
+                ip_address(self._host)
+            except ValueError:
+                verify_certificate_hostname(certificate, self._host)
+            else:
+                verify_certificate_ip_address(certificate, self._host)
+        except (VerificationError, CertificateError, ValueError):
+            return False
+        return True
+
+    def _refuse(self, connection: SSL.Connection, reason: Reason, text: str) -> None:
+        # OpenSSL may ask several times about one certificate; the first objection is the reason.
+        self._problems.setdefault(connection, ControlProblem(reason, text, fatal=True))
+
+
+class ControlConnectionCreator(_ConnectionCreator):
+    """Makes the TLS side of each control connection to one rendezvous."""
+
+    def __init__(
+        self, address: RendezvousAddress, identity: Identity, roots: Sequence[x509.Certificate] | None = None
+    ) -> None:
+        """
+        :param roots: the authorities to trust where the address has no pin; None for the platform's.
+        """
+        super().__init__(
+            address.host,
+            address.pin,
+            roots,
+            ALPN,
+            what="rendezvous",
+            place=place(address),
+            otherwise="use the full address with its pin (punch://host:port/PIN) that it prints",
+        )
+        self._context.use_certificate(identity.certificate(_NOT_BEFORE, _DAYS))
+        self._context.use_privatekey(identity.private_key)
+
+
+class RelayConnectionCreator(_ConnectionCreator):
+    """Makes the TLS side of connections to a TURN server (ALPN of RFC 7443), to which we are nobody."""
+
+    def __init__(
+        self, host: str, port: int, pin: bytes | None, roots: Sequence[x509.Certificate] | None = None
+    ) -> None:
+        """
+        :param host: the name or IP address that it has to be for, where no `pin` is given.
+        :param roots: the authorities to trust where there is no pin; None for the platform's.
+        """
+        super().__init__(
+            host,
+            pin,
+            roots,
+            RELAY_ALPN,
+            what="relay",
+            place=place(RendezvousAddress(host, port)),
+            otherwise="ask whoever runs it for a certificate that others trust",
+            # coturn 4.6.1, which many run, breaks off handshakes of TLS 1.3; what passes through is sealed
+            # between the peers anyway
+            oldest=SSL.TLS1_2_VERSION,
+        )
+        self._context.set_cipher_list(b"ECDHE+AESGCM:ECDHE+CHACHA20")
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _parsed(certificate: X509) -> x509.Certificate | None:
+    """None for a certificate that OpenSSL takes and this parser refuses: strangers can make such."""
+    try:
+        return certificate.to_cryptography()
+    except Exception:  # an exception in the callback would end as an error of ours
+        return None
+
+
+def _pin(certificate: X509) -> bytes | None:
+    """The pin of a certificate's key; None if there is no telling."""
+    parsed = _parsed(certificate)
+    try:
+        return None if parsed is None else pin_of(parsed.public_key())
+    except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def _names(certificate: x509.Certificate) -> str:
+    """The names a certificate is for, for a message: bounded, because a stranger wrote them."""
+    try:
+        san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return "it names none"
+    names = [*san.get_values_for_type(x509.DNSName), *map(str, san.get_values_for_type(x509.IPAddress))]
+    printable = [name for name in names if name.isprintable()][:3]
+    return ", ".join(printable)[:120] or "it names none"

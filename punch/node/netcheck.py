@@ -1,0 +1,316 @@
+"""
+The shell of netcheck: registers with a rendezvous, opens sockets for the core, and tries the relays.
+
+It registers with a key made for this one time, under which nobody can call: the peer of the same user, if it
+runs, keeps its registration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from cryptography import x509
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IDelayedCall
+
+from punch.identity import Identity, RandomBytes
+from punch.natcheck.core import Netcheck
+from punch.natcheck.report import FamilyReport, NetcheckReport, Transport
+from punch.natcheck.words import conclusions
+from punch.net.interfaces import select
+from punch.net.socket_set import OpenSocket
+from punch.net.udp import DatagramSocket
+from punch.node.control.client import ControlClient
+from punch.node.control.host_policy import (
+    HostPolicy,
+    VettedReactor,
+    is_name,
+    usable_port,
+)
+from punch.node.control.problems import ControlProblem
+from punch.node.reflector_finder import look_up
+from punch.node.relay_trial import RelayTrial
+from punch.wire.address import Address, canonical
+from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
+from punch.wire.probing import ProbeOutcome
+from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.turn_uri import RelayServer, TurnTransport
+
+USUAL_REFLECTOR = 3478
+"""Where a reflector is looked for if the rendezvous can't be asked: STUN's own port (RFC 8489, section 9)."""
+CONTROL_TRIES = 3
+"""Round trips over the control channel, of which the shortest counts."""
+
+_TURN = {
+    TurnTransport.UDP: Transport.TURN_UDP,
+    TurnTransport.TCP: Transport.TURN_TCP,
+    TurnTransport.TLS: Transport.TURN_TLS,
+}
+
+
+def as_json(report: NetcheckReport) -> Mapping[str, Any]:
+    """The report for programs, as docs/json.md describes it."""
+    return {"event": "netcheck", **report.to_json(), "conclusions": conclusions(report)}
+
+
+class NetcheckRun:
+    """One run, from `start` to its report."""
+
+    def __init__(
+        self,
+        *,
+        reactor: Any,
+        rendezvous: RendezvousAddress,
+        addresses: Callable[[], list[str]],
+        source: Callable[[str], str | None] | None = None,
+        open_socket: OpenSocket,
+        random: RandomBytes,
+        monotonic: Callable[[], float],
+        lifetime: float | None = None,
+        roots: Sequence[x509.Certificate] | None = None,
+        proxy: str | None = None,
+    ) -> None:
+        """
+        :param reactor: provides `IReactorTCP`, `IReactorUDP`, `IReactorTime` and name resolution.
+        :param addresses: tells this machine's IP addresses.
+        :param source: from which of them an IP address is reached; None: as the control connection.
+        :param lifetime: seconds that measuring the lifetime of mappings may take; None leaves it out.
+        :param proxy: the variable of the environment that names a proxy (`problems.proxy_variable`).
+        :param roots: the authorities for a rendezvous and relays without a pin; None for the platform's.
+        """
+        self._reactor = reactor
+        self._rendezvous = rendezvous
+        self._addresses = addresses
+        self._source = source
+        self._open_socket = open_socket
+        self._random = random
+        self._monotonic = monotonic
+        self._lifetime = lifetime
+        self._roots = roots
+        self._policy = HostPolicy()
+        identity = Identity.generate(random)
+        self._core = Netcheck(peer=identity.peer_id, random=random, bind=self._bind, now=monotonic())
+        self._control = ControlClient(
+            reactor=reactor,
+            address=rendezvous,
+            identity=identity,
+            register=Register("netcheck", Accept.KNOWN),
+            handler=self,
+            random=random,
+            roots=roots,
+            proxy=proxy,
+        )
+        self._sockets: dict[Address, DatagramSocket] = {}
+        self._transports: dict[Transport, bool | None] = dict.fromkeys(Transport)
+        self._trials: list[Deferred[None]] = []
+        self._timer: IDelayedCall | None = None
+        self._problem: str | None = None
+        self._begun = False
+        self._reflector = True
+        self._asked_at = 0.0
+        self._round_trips: list[float] = []
+        self._examined: Deferred[None] = Deferred()
+        self._examined.addCallback(self._await_trials).addCallback(self._close)
+        self._examined.addErrback(lambda failure: self._finished.errback(failure))
+        self._finished: Deferred[NetcheckReport] = Deferred()
+
+    def start(self) -> Deferred[NetcheckReport]:
+        """
+        Find out everything.
+
+        :return: the report, when all is closed again.
+        """
+        self._control.start()
+        return self._finished
+
+    # What the rendezvous says (ControlHandler)
+
+    def control_welcome(self, welcome: Welcome, host: str) -> None:
+        """Registered: the rendezvous tells what it has."""
+        if self._begun:
+            return
+        self._transports[Transport.CONTROL] = True
+        self._ask()
+        self._begin(partial(self._examine_with, welcome, host))
+
+    def control_reply(self, reply: Reply) -> None:
+        """The service answers a probe, or a question that only measures the way there."""
+        now = self._monotonic()
+        if isinstance(reply, Probed):
+            self._core.receive_probed(reply, now)
+            self._pump()
+        elif isinstance(reply, Relays):
+            self._round_trips.append(now - self._asked_at)
+            if len(self._round_trips) < CONTROL_TRIES:
+                self._ask()
+
+    def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
+        """It can't be reached: UDP may work all the same."""
+        if self._begun:
+            return
+        self._problem = problem.text
+        self._transports[Transport.CONTROL] = False
+        self._control.stop()
+        self._begin(self._examine_alone)
+
+    def _ask(self) -> None:
+        self._asked_at = self._monotonic()
+        self._control.send(RenewRelays())
+
+    # The examination
+
+    def _begin(self, examine: Callable[[list[str]], None]) -> None:
+        """Look up all addresses of the rendezvous, then examine."""
+        self._begun = True
+        self._look_up(self._rendezvous.host, examine)
+
+    def _look_up(self, host: str, then: Callable[[list[str]], None]) -> None:
+        """Call `then` with the IP addresses of a host."""
+        try:
+            literal = canonical(host, 0).host
+        except ValueError:
+            look_up(self._reactor, host, lambda found: then([canonical(each, 0).host for each in found]))
+        else:
+            then([literal])
+
+    def _examine_with(self, welcome: Welcome, host: str, found: list[str]) -> None:
+        policy = self._policy
+        policy.reached(host)
+        ports = [port for port in (welcome.reflector, welcome.second_reflector) if port]
+        further = welcome.reflector_addresses if all(map(usable_port, ports)) else ()
+        # Where the rendezvous was reached, it may be asked, whatever that address is.
+        own = canonical(host, 0).host
+        services = list(dict.fromkeys([own, *policy.allowed([*found, *further])]))
+        hosts = self._hosts(services)
+        for server in policy.take(welcome.relays, self._monotonic()) or ():
+            self._try_relay(server, services, hosts)
+        self._reflector = welcome.reflector != 0
+        if self._reflector:
+            self._examine(services, hosts, welcome.reflector, welcome.second_reflector)
+        else:
+            self._examined.callback(None)
+
+    def _examine_alone(self, found: list[str]) -> None:
+        self._examine(found, self._hosts(found), USUAL_REFLECTOR, 0)
+
+    def _hosts(self, services: list[str]) -> list[str]:
+        """Our addresses, those from which the service's are reached first."""
+        sources = [self._control.local_host]
+        if self._source is not None:
+            sources += map(self._source, services)
+        return select(self._addresses(), ways_out=[host for host in sources if host is not None])
+
+    def _examine(self, services: list[str], hosts: list[str], port: int, second: int) -> None:
+        self._core.handle_timer(self._monotonic())
+        self._core.start(hosts, services, port, second, self._lifetime)
+        self._pump()
+
+    def _bind(self, host: str) -> Address | None:
+        try:
+            socket = self._open_socket(self._reactor, host, 0, self._received)
+        except (OSError, CannotListenError):
+            return None
+        self._sockets[socket.local] = socket
+        return socket.local
+
+    def _received(self, datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:
+        now = self._monotonic()
+        for data in datagrams:
+            self._core.receive_datagram(data, remote, socket.local, now)
+        self._pump()
+
+    def _pump(self) -> None:
+        """Send what the core has, and set its timer."""
+        core = self._core
+        now = self._monotonic()
+        while True:
+            datagrams, probes = core.datagrams_to_send(now), core.probes_to_send()
+            if not datagrams and not probes:
+                break
+            for each in datagrams:
+                self._sockets[each.local].send([each.data], each.remote)
+            for probe in probes:
+                if not self._control.send(probe):
+                    core.receive_probed(Probed(probe.transaction, ProbeOutcome.UNAVAILABLE), now)
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        due = core.get_timer()
+        if due is not None:
+            self._timer = self._reactor.callLater(max(0.0, due - now), self._wake)
+        elif core.done and not self._examined.called:
+            self._examined.callback(None)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._core.handle_timer(self._monotonic())
+        self._pump()
+
+    # The relays
+
+    def _try_relay(self, server: RelayServer, services: list[str], hosts: list[str]) -> None:
+        tried: Deferred[None] = Deferred()
+        self._trials.append(tried)
+        # An address was judged as it is; that of a NAT64, by which it may be reached, says nothing.
+        named = is_name(server.url.host or self._rendezvous.host)
+        reactor = VettedReactor(self._reactor, self._policy) if named else self._reactor
+
+        def begin(addresses: list[str]) -> None:
+            trial = RelayTrial(
+                server,
+                reactor=reactor,
+                name=self._rendezvous.host,
+                addresses=addresses,
+                hosts=hosts,
+                open_socket=self._open_socket,
+                random=self._random,
+                monotonic=self._monotonic,
+                roots=self._roots,
+            )
+            trial.result.addCallback(end)
+            trial.start()
+
+        def end(works: bool) -> None:
+            transport = _TURN[server.url.transport]
+            self._transports[transport] = bool(self._transports[transport]) or works
+            tried.callback(None)
+
+        if server.url.host is None:
+            begin(services)
+        else:
+            self._look_up(server.url.host, lambda found: begin(self._policy.allowed(found)))
+
+    # The end
+
+    def _await_trials(self, _: None) -> Deferred[Any]:
+        return DeferredList(self._trials)
+
+    def _close(self, _: object) -> None:
+        report = self._report()
+        for socket in self._sockets.values():
+            socket.close()
+        self._control.stop().addBoth(lambda _: self._finished.callback(report))
+
+    def _report(self) -> NetcheckReport:
+        core = self._core
+        report = NetcheckReport(
+            str(self._rendezvous),
+            self._judged(core.ipv4),
+            self._judged(core.ipv6),
+            problem=self._problem,
+            reflector=self._reflector,
+            control_latency=min(self._round_trips, default=None),
+            transports=self._transports,
+        )
+        self._transports[Transport.UDP] = report.udp
+        return report
+
+    def _judged(self, family: FamilyReport | None) -> FamilyReport | None:
+        """Silence where the rendezvous did not say that it has a reflector may have any cause."""
+        if family is None or family.udp or self._problem is None or not family.local_addresses:
+            return family
+        return replace(family, udp=None)

@@ -1,0 +1,463 @@
+"""
+One allocation at a relay, as the sockets of a peer see it: a `DatagramSocket` whose local address is the
+relayed one. What it sends goes through the relay, over UDP from one of the node's own sockets, or over a TCP
+connection, with or without TLS.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol as TypingProtocol
+from typing import cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocol,
+    IPushProducer,
+    IReactorTime,
+    IStreamClientEndpoint,
+    ITCPTransport,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.identity import RandomBytes
+from punch.turn.client import TurnClient
+from punch.turn.client_events import (
+    Allocated,
+    AllocationFailed,
+    RelayCredentials,
+    Trouble,
+)
+from punch.turn.client_state import ClientState
+from punch.wire.address import Address
+from punch.wire.turn import FramingError, StreamSplitter
+from punch.wire.turn_uri import RelayServer
+
+_PIECE = 16 * 1024
+"""Bytes written to a stream at once: between two pieces it may say that it is full."""
+
+CLOSE_TIME = 1.0
+"""Seconds that a connection may take to end in good order."""
+
+Received = Callable[[Sequence[bytes], Address, Address], None]
+"""Takes datagrams, the peer they came from, and the relayed address they came to."""
+
+
+class RelayClientOwner(TypingProtocol):
+    """Whoever made a relay. Each is called once at most, `relay_failed` also after `relay_allocated`."""
+
+    def relay_allocated(self, relay: RelayClient) -> None: ...
+
+    def relay_failed(self, relay: RelayClient, trouble: Trouble, text: str) -> None: ...
+
+
+class RelayClient(ABC):
+    """
+    An allocation, from asking for it to giving it back; how its messages travel, subclasses know.
+
+    :ivar server: whose it is.
+    :ivar base: the socket it is used from; None over a stream.
+    """
+
+    base: Address | None = None
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        server: RelayServer,
+        owner: RelayClientOwner,
+        received: Received,
+        *,
+        clock: IReactorTime,
+        monotonic: Callable[[], float],
+        random: RandomBytes,
+        reliable: bool,
+    ) -> None:
+        self.server = server
+        self._owner = owner
+        self._received = received
+        self._clock = clock
+        self._monotonic = monotonic
+        self._relayed: Address | None = None
+        self._timer: IDelayedCall | None = None
+        self._changes = -1
+        self._client = TurnClient(credentials_of(server), random, reliable=reliable)
+
+    @property
+    def local(self) -> Address:
+        """The relayed address."""
+        if self._relayed is None:
+            raise RuntimeError("nothing is allocated yet")
+        return self._relayed
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is under way any more."""
+        return self._client.state is ClientState.OVER
+
+    @property
+    def answered_at(self) -> float:
+        """When the relay's last authentic answer came, in seconds."""
+        return self._client.answered_at
+
+    @property
+    def full_at(self) -> float:
+        """When the relay last showed that the largest datagrams get there, in seconds."""
+        return self._client.full_at
+
+    @property
+    def mapped(self) -> Address | None:
+        """What the relay sees us as."""
+        return self._client.mapped
+
+    @property
+    def source(self) -> str:
+        """Which relay this is, and how it is reached."""
+        return str(self.server.url)
+
+    def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
+        """Relay datagrams to a peer; whatever goes wrong, they are lost."""
+        now = self._monotonic()
+        for data in datagrams:
+            self._client.send(data, remote, now)
+        self._flush()
+
+    def permit(self, peers: Iterable[Address]) -> None:
+        """Let these peers send to us."""
+        now = self._monotonic()
+        for peer in peers:
+            self._client.permit(peer, now)
+        self._flush()
+
+    def renew(self, server: RelayServer) -> None:
+        """There are new credentials."""
+        self._client.renew(credentials_of(server))
+
+    def probe(self) -> None:
+        """Make sure that it is still there; if not, `relay_failed` follows."""
+        self._client.probe(self._monotonic())
+        self._flush()
+
+    def check_size(self) -> None:
+        """Ask whether the largest datagrams get there: `full_at` tells."""
+        self._client.check_size(self._monotonic())
+        self._flush()
+
+    def close(self) -> None:
+        """Give it back."""
+        self._client.close(self._monotonic())
+        self._flush()
+
+    def abandon(self) -> None:
+        """Forget it, without a word to the relay."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    # For subclasses
+
+    def _start(self) -> None:
+        self._client.allocate(self._monotonic())
+        self._flush()
+
+    def _take(self, messages: Sequence[bytes]) -> None:
+        """The relay sent these."""
+        now = self._monotonic()
+        batch: list[bytes] = []
+        sender: Address | None = None
+        for message in messages:
+            data = self._client.receive(message, now)
+            if data is None:
+                continue
+            if data.peer != sender:
+                self._hand_over(batch, sender)
+                batch, sender = [], data.peer
+            batch.append(data.data)
+        self._hand_over(batch, sender)
+        self._flush()
+
+    def _hand_over(self, datagrams: list[bytes], sender: Address | None) -> None:
+        if datagrams and sender is not None and self._relayed is not None:
+            self._received(datagrams, sender, self._relayed)
+
+    def _flush(self) -> None:
+        messages = self._client.data_to_send()
+        if messages:
+            self._write(messages)
+        while (event := self._client.next_event()) is not None:
+            if isinstance(event, Allocated):
+                self._relayed = event.relayed
+                self._owner.relay_allocated(self)
+            elif isinstance(event, AllocationFailed):
+                self._owner.relay_failed(self, event.trouble, event.text)
+            else:
+                # A candidate that is none, or a relay that is set up too strictly
+                self._log.info("{source} does not relay to {peer}", source=self.source, peer=str(event.peer))
+        if self._client.changes != self._changes:
+            self._rearm()
+
+    def _rearm(self) -> None:
+        self._changes = self._client.changes
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        due = self._client.get_timer()
+        self._timer = None
+        if due is not None:
+            self._timer = self._clock.callLater(max(0.0, due - self._monotonic()), self._wake)
+        elif self._client.state is ClientState.OVER:
+            self._over()
+
+    def _wake(self) -> None:
+        self._client.handle_timer(self._monotonic())
+        self._changes = -1
+        self._flush()
+
+    @abstractmethod
+    def _write(self, messages: list[bytes]) -> None:
+        """Send these to the relay."""
+
+    @abstractmethod
+    def _over(self) -> None:
+        """There is no allocation, and never will be."""
+
+
+class DatagramRelayClient(RelayClient):
+    """Over UDP, from a socket that others use too."""
+
+    def __init__(
+        self,
+        server: RelayServer,
+        owner: RelayClientOwner,
+        received: Received,
+        *,
+        base: Address,
+        address: Address,
+        send: Callable[[Sequence[bytes], Address, Address], None],
+        clock: IReactorTime,
+        monotonic: Callable[[], float],
+        random: RandomBytes,
+    ) -> None:
+        """
+        :param base: the local address of the socket.
+        :param address: where the relay is.
+        :param send: sends datagrams to an address, from a local address.
+        """
+        super().__init__(
+            server, owner, received, clock=clock, monotonic=monotonic, random=random, reliable=False
+        )
+        self.base = self._base = base
+        self.address = address
+        self._send = send
+
+    def start(self) -> None:
+        """Ask for the allocation."""
+        self._start()
+
+    def receive(self, datagrams: Sequence[bytes]) -> list[bytes]:
+        """Datagrams came from exactly the relay's address and port; returns those that are not from TURN."""
+        ours = [data for data in datagrams if self._client.owns(data)]
+        self._take(ours)
+        return (
+            [] if len(ours) == len(datagrams) else [data for data in datagrams if not self._client.owns(data)]
+        )
+
+    def _write(self, messages: list[bytes]) -> None:
+        self._send(messages, self.address, self._base)
+
+    def _over(self) -> None:
+        """The socket belongs to others, too, and stays."""
+
+
+class StreamRelayClient(RelayClient):
+    """Over a connection of its own."""
+
+    def __init__(
+        self,
+        server: RelayServer,
+        owner: RelayClientOwner,
+        received: Received,
+        *,
+        endpoint: IStreamClientEndpoint,
+        clock: IReactorTime,
+        monotonic: Callable[[], float],
+        random: RandomBytes,
+    ) -> None:
+        """
+        :param endpoint: connects to the relay, TLS included.
+        """
+        super().__init__(
+            server, owner, received, clock=clock, monotonic=monotonic, random=random, reliable=True
+        )
+        self._endpoint = endpoint
+        self._connecting: Deferred[IProtocol] | None = None
+        self._stream: _Stream | None = None
+
+    def start(self) -> None:
+        """Connect, and ask for the allocation."""
+        self._connecting = self._endpoint.connect(Factory.forProtocol(self._build))
+        self._connecting.addCallbacks(lambda _: None, self._unconnected)
+
+    def abandon(self) -> None:
+        """Forget it, and the connection with it, at which the relay ends the allocation."""
+        super().abandon()
+        self._over()
+
+    def close(self) -> None:
+        """Give it back."""
+        super().close()
+        if self._client.state is ClientState.OVER:
+            self._over()
+
+    def connected(self, stream: _Stream) -> None:
+        """The connection is up."""
+        self._stream = stream
+        if self._client.state is ClientState.NEW:
+            self._start()
+        else:
+            stream.close()
+
+    def received(self, messages: list[bytes]) -> None:
+        """The relay sent these."""
+        self._take(messages)
+
+    def disconnected(self) -> None:
+        """The connection ended."""
+        self._stream = None
+        self._fail()
+
+    def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
+        """Relay datagrams to a peer; they are lost where the connection takes no more."""
+        if self._stream is not None and not self._stream.full:
+            super().send(datagrams, remote)
+
+    def _build(self) -> _Stream:
+        return _Stream(self, self._clock)
+
+    def _unconnected(self, failure: Failure) -> None:
+        if self._connecting is not None:  # Else it was given up, and nobody waits to hear of it
+            self._connecting = None
+            self._fail()
+
+    def _fail(self) -> None:
+        if self._client.state is ClientState.NEW:
+            # Nothing was asked for: the connection was all there was
+            self._client.close(self._monotonic())
+            self._owner.relay_failed(self, Trouble.DISCONNECTED, "")
+        else:
+            self._client.disconnected()
+            self._changes = -1
+            self._flush()
+
+    def _write(self, messages: list[bytes]) -> None:
+        if self._stream is not None:
+            self._stream.write(messages)
+
+    def _over(self) -> None:
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+
+@implementer(IPushProducer)
+class _Stream(Protocol):
+    """The connection of a `StreamRelayClient`."""
+
+    def __init__(self, relay: StreamRelayClient, clock: IReactorTime) -> None:
+        self._relay: StreamRelayClient | None = relay
+        self._clock = clock
+        self._late: IDelayedCall | None = None
+        self._splitter = StreamSplitter()
+        self.full = False
+        """Too much waits to be sent already: what is added now would only be late."""
+
+    def connectionMade(self) -> None:
+        transport = self.transport
+        if ITCPTransport.providedBy(transport):
+            transport.setTcpNoDelay(True)
+        self._transport.registerProducer(self, True)
+        if self._relay is not None:
+            self._relay.connected(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._relay is None:
+            return
+        try:
+            messages = self._splitter.feed(data)
+        except FramingError:
+            self._transport.abortConnection()
+            return
+        self._relay.received(messages)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._late is not None and self._late.active():
+            self._late.cancel()
+        relay, self._relay = self._relay, None
+        if relay is not None:
+            relay.disconnected()
+
+    def write(self, messages: list[bytes]) -> None:
+        """Send messages, as long as they are taken."""
+        piece: list[bytes] = []
+        size = 0
+        for message in messages:
+            piece.append(message)
+            size += len(message)
+            if size >= _PIECE:
+                self._transport.write(b"".join(piece))
+                piece, size = [], 0
+                if self.full:
+                    return
+        if piece:
+            self._transport.write(b"".join(piece))
+
+    def close(self) -> None:
+        """Drop the connection once what was written has left, within a second; nobody is told."""
+        self._relay = None
+        if self.connected:
+            self._transport.unregisterProducer()
+            self._transport.loseConnection()
+            self._late = self._clock.callLater(CLOSE_TIME, self._transport.abortConnection)
+
+    @property
+    def _transport(self) -> _Transport:
+        return cast(_Transport, self.transport)
+
+    def pauseProducing(self) -> None:
+        """More than 64 KiB wait."""
+        self.full = True
+
+    def resumeProducing(self) -> None:
+        """They have left."""
+        self.full = False
+
+    def stopProducing(self) -> None:
+        """The connection is over."""
+        self.full = True
+
+
+class _Transport(TypingProtocol):
+    """What is used of a TCP or TLS transport."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def loseConnection(self) -> None: ...
+
+    def abortConnection(self) -> None: ...
+
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
+
+    def unregisterProducer(self) -> None: ...
+
+
+def credentials_of(server: RelayServer) -> RelayCredentials:
+    """What the TURN client needs of it."""
+    return RelayCredentials(server.username, server.password, server.realm, server.nonce)

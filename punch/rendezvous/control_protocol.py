@@ -1,0 +1,263 @@
+"""
+The control channel on the wire: lines over TLS, for a `ControlSession`. The protocol is written down in
+`docs/protocol.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from OpenSSL.SSL import Connection
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.internet.protocol import connectionDone
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.identity import PeerID, PeerIDError
+from punch.rendezvous.control_session import ControlSession
+from punch.rendezvous.protocol_sniffer import Established
+from punch.wire.address import canonical
+from punch.wire.control import Error, ErrorCode
+from punch.wire.control_codec import MAX_LINE, encode
+
+_GOODBYE_TIME = 3.0
+"""Seconds for the last lines to be read and TLS to be closed."""
+
+_IGNORED_BYTES = 65_536
+"""What may come meanwhile; beyond, nothing more is read."""
+
+UNKNOWN_ADDRESS = "0.0.0.0"
+"""What a peer is told it is seen from if that is no IP address (a UNIX socket without the PROXY protocol)."""
+
+
+class ControlServerOwner(Protocol):
+    """What a control connection needs from its service."""
+
+    clock: IReactorTime
+    monotonic: Callable[[], float]
+    unread_bytes: int
+
+    def denied(self, peer: PeerID, address: str) -> Error | None:
+        """What a peer is told that the operator refuses; None for others."""
+
+    def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
+        """A peer proved its key: the session for it."""
+
+    def line_came(self, session: ControlSession) -> float:
+        """A line came for a session: for how many seconds it should read no other."""
+
+    def happened(self) -> None:
+        """The registry may have something to deliver."""
+
+    def lost(self, session: ControlSession) -> None:
+        """The connection of a session is gone."""
+
+
+@implementer(IPushProducer)
+class ControlServerProtocol(LineReceiver):
+    """
+    One control connection, made when its TLS handshake is over.
+
+    It is a producer to its own transport: while the peer does not read what it is sent, it is not read from.
+    """
+
+    delimiter = b"\n"
+    MAX_LENGTH = MAX_LINE
+
+    def __init__(self, owner: ControlServerOwner, established: Established) -> None:
+        self._owner = owner
+        self._established = established
+        self._session: ControlSession | None = None
+        self._timer: IDelayedCall | None = None
+        self._unread: int | None = None
+        self._resume: IDelayedCall | None = None
+        self._closing = False
+        self._ignored = 0
+
+    def connectionMade(self) -> None:
+        """Look at the client's certificate."""
+        cast(IConsumer, self.transport).registerProducer(self, True)
+        try:
+            peer = self._proved_peer()
+        except PeerIDError as problem:
+            self._refuse(Error(ErrorCode.BAD_CERTIFICATE, str(problem)))
+            return
+        address = self._seen_address()
+        denied = self._owner.denied(peer, address)
+        too_many = None if denied is not None else self._established()
+        if too_many is not None:
+            denied = Error(ErrorCode.TOO_MANY, too_many)
+        if denied is not None:
+            self._refuse(denied)
+            return
+        self._session = self._owner.opened(self, peer, address)
+        self.flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Lines of the peer; those that come after the end are not even looked at."""
+        if not self._closing:
+            super().dataReceived(data)  # type: ignore[no-untyped-call]
+            return
+        self._ignored += len(data)
+        if self._ignored > _IGNORED_BYTES:
+            cast(IPushProducer, self.transport).pauseProducing()
+
+    def lineReceived(self, line: bytes) -> None:
+        """One message of the peer."""
+        if self._session is not None and not self._closing:
+            self._session.receive_line(line, self._owner.monotonic())
+            self._after()
+            wait = self._owner.line_came(self._session)
+            if wait > 0.0 and not self._closing:
+                self._hold(wait)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """A line that is longer than any message."""
+        if self._session is not None and not self._closing:
+            self._session.receive_long_line()
+            self._after()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone."""
+        self._closing = True
+        self._cancel_timer()
+        self._cancel_resume()
+        if self._session is not None:
+            self._session.connection_lost()
+            self._owner.lost(self._session)
+            self._owner.happened()
+
+    @property
+    def session(self) -> ControlSession | None:
+        """None if the client has not shown a usable certificate."""
+        return self._session
+
+    def flush(self) -> None:
+        """Send what the session has to say, and close if it is over."""
+        if self._session is None or self._closing:
+            return
+        lines = self._session.lines_to_send()
+        if lines:
+            self._write(b"".join(lines))
+        if self._session.closed:
+            self._close()
+        elif self._timer is None:
+            self._schedule()
+
+    # -- IPushProducer; LineReceiver stops and resumes reading --
+
+    def pauseProducing(self) -> None:
+        """The peer does not read: stop reading from it too."""
+        self._unread = 0
+        self._stop_reading()
+
+    def resumeProducing(self) -> None:
+        """The peer has read what it was sent."""
+        self._unread = None
+        self._read_on()
+
+    def stopProducing(self) -> None:
+        """The transport is going away and says so by itself."""
+
+    # -- within --
+
+    def _hold(self, seconds: float) -> None:
+        """Read nothing for a while: this connection sends more than its share."""
+        self._cancel_resume()
+        self._resume = self._owner.clock.callLater(seconds, self._held_enough)
+        self._stop_reading()
+
+    def _held_enough(self) -> None:
+        self._resume = None
+        self._read_on()
+
+    def _stop_reading(self) -> None:
+        if not self._closing:
+            super().pauseProducing()  # type: ignore[no-untyped-call]
+
+    def _read_on(self) -> None:
+        if not self._closing and self._unread is None and self._resume is None:
+            super().resumeProducing()  # type: ignore[no-untyped-call]
+
+    def _refuse(self, error: Error) -> None:
+        self._write(encode(error) + b"\n")
+        self._close()
+
+    def _after(self) -> None:
+        self.flush()
+        self._owner.happened()
+
+    def _write(self, data: bytes) -> None:
+        assert self.transport is not None
+        if self._unread is not None:
+            self._unread += len(data)
+            if self._unread > self._owner.unread_bytes:
+                cast(ITCPTransport, self.transport).abortConnection()
+                return
+        self.transport.write(data)
+
+    def _close(self) -> None:
+        assert self.transport is not None
+        self._closing = True
+        self._cancel_timer()
+        self._cancel_resume()
+        self.clearLineBuffer()  # type: ignore[no-untyped-call]
+        cast(IConsumer, self.transport).unregisterProducer()
+        # The other side's close is to be read, if nothing else is.
+        cast(IPushProducer, self.transport).resumeProducing()
+        self.transport.loseConnection()
+        # The other side may never answer the close.
+        self._timer = self._owner.clock.callLater(
+            _GOODBYE_TIME, cast(ITCPTransport, self.transport).abortConnection
+        )
+
+    def _schedule(self) -> None:
+        # Lines move the deadline on all the time; the timer follows when it has run out.
+        assert self._session is not None
+        deadline = self._session.get_timer()
+        if deadline is not None:
+            delay = max(0.0, deadline - self._owner.monotonic())
+            self._timer = self._owner.clock.callLater(delay, self._timed_out)
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        if self._session is not None:
+            self._session.handle_timer(self._owner.monotonic())
+            self._after()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _cancel_resume(self) -> None:
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+
+    def _proved_peer(self) -> PeerID:
+        """:raise PeerIDError: with a sentence for the client."""
+        connection = cast(Connection, self.transport.getHandle())  # type: ignore[union-attr]
+        try:
+            certificate = connection.get_peer_certificate(as_cryptography=True)
+        except Exception as problem:  # OpenSSL takes certificates that this parser refuses, in many ways
+            raise PeerIDError("The client certificate can't be read; make it anew, as X.509 v3.") from problem
+        if certificate is None:
+            raise PeerIDError("A peer shows a client certificate with its Ed25519 identity key; none came.")
+        return PeerID.from_certificate(certificate)
+
+    def _seen_address(self) -> str:
+        assert self.transport is not None
+        host = str(getattr(self.transport.getPeer(), "host", ""))
+        try:
+            return canonical(host.partition("%")[0], 0).host
+        except ValueError:
+            return UNKNOWN_ADDRESS

@@ -1,0 +1,456 @@
+"""
+The door of the TCP port: who may come in, and what their first byte asks for.
+
+0x16 is TLS, 0 and 1 are STUN over TCP (RFC 8489, section 6.2.2), anything else is closed. There is no TLS
+state before a ClientHello is complete and its turn has come (`handshakes`), and who has not finished its
+handshake has one of few places (`gatekeeper`). What a connection makes the service do is measured in time of
+the processor; who uses more than its share is not read from for a while (`fairness`), so that TCP's flow
+control slows it down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast
+
+from twisted.internet import protocol
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocol,
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.internet.protocol import ServerFactory, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import directlyProvides, providedBy
+
+from punch.net.fairness import FairShares, SourceShares
+from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.connection_limiter import ConnectionLimiter
+from punch.rendezvous.handshakes import HandshakeQueue, NotTLS, SeenHellos, first_record, random_of
+
+TLS = 0x16
+STUN = (0, 1)
+
+_SLICE = 4096
+"""Bytes that are handled before it is looked at what they cost."""
+_HANDSHAKE_BURST = 0.005
+"""Seconds for which handshakes may keep everything else waiting."""
+_HELLOS = 16_384
+_HELLO_TIME = 300.0
+_SOURCES = 16_384
+
+
+class Established(Protocol):
+    """
+    What a route calls when the other side has proved to be more than a half-open connection.
+
+    :param metered: whether what it sends still counts as use of the processor.
+    :return: None if the connection may stay, else a sentence that says why not.
+    """
+
+    def __call__(self, *, metered: bool = True) -> str | None: ...
+
+
+Route = Callable[[IAddress, Established], IProtocol]
+"""Makes the protocol for a connection whose first byte chose it."""
+
+
+class _Reading:
+    """
+    The transport of a connection, for which both the protocol behind the gate and the gate itself may stop
+    reading: it is read from while neither of them has stopped it. All else is the transport's own.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._wanted = True
+        self._held = False
+        directlyProvides(self, providedBy(transport))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def pauseProducing(self) -> None:
+        """The protocol wants nothing more."""
+        self._wanted = False
+        self._transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """The protocol wants more."""
+        self._wanted = True
+        if not self._held:
+            self._transport.resumeProducing()
+
+    def hold(self) -> None:
+        """The gate lets nothing more in."""
+        self._held = True
+        self._transport.pauseProducing()
+
+    def release(self) -> None:
+        """The gate lets more in."""
+        self._held = False
+        if self._wanted:
+            self._transport.resumeProducing()
+
+
+class ProtocolSniffer(protocol.Protocol):
+    """
+    One connection at the door; past it, the protocol that its first byte chose gets everything.
+
+    :param address: where it comes from; None if the transport knows that only when data comes (PROXY
+        protocol).
+    """
+
+    def __init__(self, factory: ProtocolSnifferFactory, number: int, address: IAddress | None) -> None:
+        self._gate_factory = factory
+        self.number = number
+        self._address = address
+        self._inner: IProtocol | None = None
+        self._reading: _Reading | None = None
+        self._unread = bytearray()
+        self._hello_waits = False
+        self._metered = True
+        self._release: IDelayedCall | None = None
+        self._unestablished_bytes: int | None = 0
+        self._over = False
+
+    @property
+    def host(self) -> str:
+        """Where it comes from, as far as that is known."""
+        return _host(self._address)
+
+    def connectionMade(self) -> None:
+        """A connection that was let in."""
+        assert self.transport is not None
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
+        self._reading = _Reading(self.transport)
+        self._gate_factory.came(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """The first byte decides."""
+        if self._over or not data:
+            return
+        if self._address is None:
+            assert self.transport is not None
+            self._address = self.transport.getPeer()
+            self._gate_factory.seen_from(self, self._address)
+            if self._over:
+                return
+        if self._unestablished_bytes is not None:
+            self._unestablished_bytes += len(data)
+            if self._unestablished_bytes > self._gate_factory.limits.handshake_bytes:
+                self.abort()
+                return
+        if self._inner is not None and not self._metered:
+            self._inner.dataReceived(data)
+            return
+        self._unread += data
+        if self._inner is None:
+            self._choose()
+        else:
+            self._hand_on()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Whoever is behind the door learns it too."""
+        self._over = True
+        if self._release is not None:
+            self._release.cancel()
+            self._release = None
+        self._gate_factory.left(self)
+        if self._inner is not None:
+            self._inner.connectionLost(reason)
+
+    def abort(self) -> None:
+        """Close at once, without a word."""
+        self._over = True
+        if self.transport is not None:
+            cast(ITCPTransport, self.transport).abortConnection()
+
+    def begin(self) -> None:
+        """Make the protocol behind the door, and give it what came."""
+        assert self._address is not None
+        self._hello_waits = False
+        self._inner = self._gate_factory.routes[self._unread[0]](self._address, self._established)
+        self._inner.makeConnection(cast(Any, self._reading))
+        # All at once: the caller measures what it costs.
+        data = bytes(self._unread)
+        self._unread.clear()
+        self._inner.dataReceived(data)
+
+    # -- within --
+
+    def _choose(self) -> None:
+        if self._hello_waits:
+            return
+        if self._unread[0] not in self._gate_factory.routes:
+            self.abort()
+            return
+        self._gate_factory.limiter.spoke(self.number)
+        if self._unread[0] != TLS:
+            self.begin()
+            return
+        try:
+            length = first_record(self._unread)
+        except NotTLS:
+            self.abort()
+            return
+        if length is not None:
+            self._hello_waits = True
+            self._gate_factory.hello(self, random_of(self._unread[:length]))
+
+    def _hand_on(self) -> None:
+        """Pass on what has come, a bit at a time, for as long as that keeps within its share."""
+        assert self._inner is not None
+        while self._unread and self._release is None and not self._over:
+            size = _SLICE if self._metered else len(self._unread)
+            data = bytes(self._unread[:size])
+            del self._unread[:size]
+            began = self._gate_factory.cpu()
+            self._inner.dataReceived(data)
+            if self._metered and not self._over:
+                wait = self._gate_factory.used(self.number, self._gate_factory.cpu() - began)
+                if wait > 0.0:
+                    self._hold(wait)
+
+    def _hold(self, seconds: float) -> None:
+        assert self._reading is not None
+        self._reading.hold()
+        self._release = self._gate_factory.clock.callLater(seconds, self._released)
+
+    def _released(self) -> None:
+        assert self._reading is not None
+        self._release = None
+        self._hand_on()
+        if self._release is None and not self._over:
+            self._reading.release()
+
+    def _established(self, *, metered: bool = True) -> str | None:
+        self._unestablished_bytes = None
+        self._metered = metered
+        return self._gate_factory.established(self.number, self._address)
+
+
+class ProtocolSnifferFactory(ServerFactory):
+    """
+    Lets connections in, or not.
+
+    :param routes: what a first byte leads to; bytes without a route are closed.
+    :param monotonic: seconds, for the time a handshake may take.
+    :param cpu: seconds that this thread has used the processor.
+    :param limit_hit: is told a host and the name of a limit that something of it has hit.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        routes: Mapping[int, Route],
+        limits: RendezvousLimits,
+        *,
+        clock: IReactorTime,
+        monotonic: Callable[[], float],
+        cpu: Callable[[], float] = lambda: 0.0,
+        limit_hit: Callable[[str, str], None] = lambda host, limit: None,
+    ) -> None:
+        self.routes = routes
+        self.limits = limits
+        self.limiter = ConnectionLimiter(limits)
+        self.clock = clock
+        self._limit_hit = limit_hit
+        self.cpu = cpu
+        self._monotonic = monotonic
+        self._queue = HandshakeQueue(limits.handshake_share, _HANDSHAKE_BURST)
+        self._hellos = SeenHellos(_HELLOS, _HELLO_TIME)
+        self._use = SourceShares(limits.cpu_share_per_address, limits.cpu_burst_per_address, _SOURCES)
+        self._use_of_all = FairShares(limits.cpu_share, limits.cpu_burst, 1)
+        self._open: dict[int, ProtocolSniffer] = {}
+        self._timer: IDelayedCall | None = None
+        self._beginning: IDelayedCall | None = None
+        self._emptied: list[Deferred[None]] = []
+
+    def buildProtocol(self, addr: IAddress | None) -> ProtocolSniffer | None:
+        """A gate, or None: the transport closes such a connection at once."""
+        return None if addr is None else self._admit(addr)
+
+    def behind_balancer(self) -> ServerFactory:
+        """The same for connections whose transport learns from a header where they come from (PROXY)."""
+        return _Proxied(self._admit)
+
+    def _admit(self, addr: IAddress | None) -> ProtocolSniffer | None:
+        host = None if addr is None else _host(addr)
+        number, evicted = self.limiter.admit(host, self._monotonic())
+        if number is None:
+            self._limit_hit(host or "", "connections")
+        self._make_room(evicted, "handshakes")
+        return None if number is None else ProtocolSniffer(self, number, addr)
+
+    # -- of a gate --
+
+    def came(self, sniffer: ProtocolSniffer) -> None:
+        """A gate has its transport."""
+        self._open[sniffer.number] = sniffer
+        self._schedule()
+
+    def left(self, sniffer: ProtocolSniffer) -> None:
+        """A gate lost its transport."""
+        self._open.pop(sniffer.number, None)
+        self._queue.remove(sniffer.number)
+        self.limiter.closed(sniffer.number)
+        self._check_empty()
+
+    def seen_from(self, sniffer: ProtocolSniffer, address: IAddress) -> None:
+        """It is known now where a gate's connection comes from."""
+        stays, evicted = self.limiter.seen_from(sniffer.number, _host(address))
+        self._make_room(evicted, "handshakes")
+        if not stays:
+            sniffer.abort()
+
+    def hello(self, sniffer: ProtocolSniffer, random: bytes) -> None:
+        """The ClientHello of a gate is complete, with these random bytes."""
+        if not self._hellos.is_new(random, self._monotonic()):
+            self._limit_hit(sniffer.host, "replayed-hello")
+            sniffer.abort()
+            return
+        self._queue.add(sniffer.number, self.limiter.source(sniffer.number))
+        if self._beginning is None:
+            self._begin_handshakes()
+
+    def used(self, number: int, seconds: float) -> float:
+        """A connection used the processor; for how many seconds it is to wait."""
+        now = self._monotonic()
+        source = self.limiter.source(number)
+        own = self._use.charge(source, number, seconds, now)
+        wait = max(own, self._use_of_all.charge(None, source[0], seconds, now))
+        if wait > 0.0:
+            self._limit_hit(self._open[number].host, "processor")
+        return wait
+
+    def established(self, number: int, address: IAddress | None) -> str | None:
+        """The handshake of a connection is over; if it may not stay, the sentence that says why."""
+        stays, evicted = self.limiter.established(number)
+        self._make_room(evicted, "connections")
+        if stays:
+            return None
+        self._limit_hit(_host(address), "connections-per-address")
+        return (
+            f"{self.limits.connections_per_address} connections are open from your address "
+            f"({_host(address)}), or several times as many from its network, which is all that this "
+            "rendezvous takes; try again later. Its operator can raise --connections-per-address, and needs "
+            "--control haproxy:tcp:PORT behind a load balancer."
+        )
+
+    # -- the end --
+
+    def emptied(self, grace: float) -> Deferred[None]:
+        """
+        For the end: connections without a handshake are closed at once, those left after `grace` seconds too.
+
+        :return: fires when no connection is left.
+        """
+        for number, sniffer in list(self._open.items()):
+            if self.limiter.is_waiting(number):
+                sniffer.abort()
+        done: Deferred[None] = Deferred()
+        self._emptied.append(done)
+        late = self.clock.callLater(grace, self._abort_all)
+
+        def in_time(_: None) -> None:
+            if late.active():
+                late.cancel()
+
+        done.addCallback(in_time)
+        self._check_empty()
+        return done
+
+    def _abort_all(self) -> None:
+        for sniffer in list(self._open.values()):
+            sniffer.abort()
+
+    def _check_empty(self) -> None:
+        if not self._open:
+            for timer in (self._timer, self._beginning):
+                if timer is not None:
+                    timer.cancel()
+            self._timer = self._beginning = None
+            waiting, self._emptied = self._emptied, []
+            for each in waiting:
+                each.callback(None)
+
+    @property
+    def open_count(self) -> int:
+        """Connections that are open."""
+        return len(self._open)
+
+    # -- within --
+
+    def _begin_handshakes(self) -> None:
+        self._beginning = None
+        while (number := self._queue.next(self._monotonic())) is not None:
+            sniffer = self._open[number]
+            stays, evicted = self.limiter.answered(number)
+            self._make_room(evicted, "handshakes")
+            if not stays:
+                sniffer.abort()
+                continue
+            began = self.cpu()
+            sniffer.begin()
+            self._queue.spent(self.cpu() - began, self._monotonic())
+        at = self._queue.get_timer()
+        if at is not None and self._open:
+            self._beginning = self.clock.callLater(max(0.0, at - self._monotonic()), self._begin_handshakes)
+
+    def _schedule(self) -> None:
+        # One timer for all. It may come early: the connection it was for may be gone.
+        deadline = self.limiter.get_timer()
+        if self._timer is None and deadline is not None:
+            delay = max(0.0, deadline - self._monotonic())
+            self._timer = self.clock.callLater(delay, self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        self._timer = None
+        for number in self.limiter.overdue(self._monotonic()):
+            self._evict(number)
+        self._schedule()
+
+    def _make_room(self, number: int | None, limit: str) -> None:
+        """Close a connection that leaves its place to another one."""
+        sniffer = None if number is None else self._open.get(number)
+        if sniffer is not None:
+            self._limit_hit(sniffer.host, limit)
+            self._evict(number)
+
+    def _evict(self, number: int | None) -> None:
+        sniffer = None if number is None else self._open.get(number)
+        if sniffer is not None:
+            self._queue.remove(sniffer.number)
+            sniffer.abort()
+
+
+class _Proxied(ServerFactory):
+    """For an endpoint of the PROXY protocol, which names the balancer as the address."""
+
+    noisy = False
+
+    def __init__(self, admit: Callable[[None], ProtocolSniffer | None]) -> None:
+        self._admit = admit
+
+    def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol:
+        """A gate that asks its transport for the address when data comes."""
+        return self._admit(None) or RefusedConnection()
+
+
+class RefusedConnection(protocol.Protocol):
+    """Closes at once: for those who ask for a protocol and get none."""
+
+    def connectionMade(self) -> None:
+        """A connection that nobody serves."""
+        cast(ITCPTransport, self.transport).abortConnection()
+
+
+def _host(address: IAddress | None) -> str:
+    return str(getattr(address, "host", ""))

@@ -1,0 +1,420 @@
+"""Two agents find each other: on a LAN, through NATs, with loss, and how soon."""
+
+from __future__ import annotations
+
+from itertools import pairwise, product
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.ice.agent import Agent, AgentState, IceCredentials
+from punch.ice.events import CheckingStarted, Selected
+from punch.ice.failure_timer import GIVE_UP
+from punch.test.ice_lab import NAT, REFLECTOR, Host, Lab
+from punch.wire.address import Address
+from punch.wire.candidate import CandidateType
+from punch.wire.stun import Attribute, MessageClass, parse
+
+DELAY = 0.05
+
+
+def behind_nats(lab: Lab, first: NAT, second: NAT) -> tuple[Host, Host]:
+    return (
+        lab.host("alice", "192.168.1.2", nat=first),
+        lab.host("bob", "192.168.2.2", nat=second, controlling=False),
+    )
+
+
+class ConnectTests(SynchronousTestCase):
+    """Where a path must be found, and which one."""
+
+    def test_two_public_hosts(self) -> None:
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
+        lab.pair(alice, bob)
+        lab.run(1)
+        for host, peer in ((alice, bob), (bob, alice)):
+            self.assertEqual(host.path.path, "host")
+            self.assertEqual(host.path.local_base, host.bases[0])
+            self.assertEqual(host.path.remote_address, peer.bases[0])
+            self.assertAlmostEqual(host.path.rtt or 0, 2 * DELAY)
+            self.assertIs(host.agent.state, AgentState.CONNECTED)
+            self.assertEqual(host.of(CheckingStarted), [CheckingStarted(1)])
+            self.assertEqual(len(host.of(Selected)), 1)
+
+    def test_ipv6(self) -> None:
+        lab = Lab()
+        alice = lab.host("alice", "2001:db8::1", "192.0.2.1")
+        bob = lab.host("bob", "2001:db8::2", controlling=False)
+        lab.pair(alice, bob)
+        lab.run(1)
+        self.assertEqual(alice.path.remote_address, bob.bases[0])
+        self.assertEqual(alice.agent.pair_count, 1)
+
+    def test_both_behind_one_nat_use_the_lan(self) -> None:
+        for hairpin in (False, True):
+            lab = Lab()
+            alice, bob = behind_nats(lab, home := NAT("203.0.113.1", hairpin=hairpin), home)
+            lab.pair(alice, bob)
+            lab.run(2)
+            self.assertEqual({alice.path.path, bob.path.path}, {"host"})
+
+    def test_hairpin_alone_is_left_for_the_lan(self) -> None:
+        """The path through the router works first; the controlling side moves to the direct one."""
+        lab = Lab()
+        alice, bob = behind_nats(lab, home := NAT("203.0.113.1", hairpin=True, filtering="EIF"), home)
+        for host in (alice, bob):
+            host.agent.gather([REFLECTOR], lab.now)
+        lab.run(4)
+        for host, peer in ((alice, bob), (bob, alice)):
+            host.agent.set_remote(peer.agent.credentials, 0.05, lab.now)
+            lab.tell(host, peer.agent.local_candidates[1])
+        lab.run(1)
+        self.assertEqual(alice.path.path, "srflx")
+        for host, peer in ((alice, bob), (bob, alice)):
+            lab.tell(host, peer.agent.local_candidates[0])
+        lab.run(1)
+        self.assertEqual({alice.path.path, bob.path.path}, {"host"})
+        self.assertEqual(alice.path.remote_address, bob.bases[0])
+
+    def test_every_pair_of_nats_that_can_connect(self) -> None:
+        """
+        RFC 4787 and 8445: endpoint-independent mapping on both sides always; with a mapping for each
+        destination on one side, the other side's filter must not look at ports; on both sides, never without
+        guessing.
+        """
+        mappings, filters = ("EIM", "APDM"), ("EIF", "ADF", "APDF")
+        for first, here, second, there in product(mappings, filters, mappings, filters):
+            lab = Lab()
+            alice, bob = behind_nats(lab, NAT("203.0.113.1", first, here), NAT("203.0.113.2", second, there))
+            lab.pair(alice, bob)
+            began = lab.now
+            lab.run(GIVE_UP + 1, lab.connected)
+            if first == second == "APDM":
+                expected = False
+            elif first == "APDM":
+                expected = there != "APDF"
+            elif second == "APDM":
+                expected = here != "APDF"
+            else:
+                expected = True
+            case = f"{first}/{here} and {second}/{there}"
+            self.assertEqual(lab.connected(), expected, case)
+            if expected:
+                self.assertLess(lab.now - began, 6 * DELAY, case)
+                mapping = "srflx" if first == second == "EIM" else "prflx"
+                self.assertEqual({alice.path.path, bob.path.path}, {mapping}, case)
+
+    def test_only_one_side_can_be_reached(self) -> None:
+        lab = Lab()
+        alice = lab.host("alice", "192.168.1.2", nat=NAT("203.0.113.1"))
+        bob = lab.host("bob", "192.0.2.2", controlling=False)
+        lab.pair(alice, bob, gather=False)
+        lab.run(1)
+        self.assertEqual(alice.path.local.type, CandidateType.PRFLX)
+        self.assertEqual(bob.path.remote.type, CandidateType.PRFLX)
+        self.assertEqual({alice.path.path, bob.path.path}, {"prflx"})
+
+    def hidden_relay(self, credentials_first: bool) -> None:
+        """
+        Alice's NAT shows the checks of Bob's relay as its own. They come first; taken for a direct path, the
+        relay would be kept.
+        """
+        lab = Lab()
+        alice = lab.host("alice", "192.168.1.2", nat=NAT("203.0.113.1", filtering="EIF", rewrites=True))
+        bob = lab.host("bob", "192.0.2.2", controlling=False)
+        relayed = Address("198.51.100.9", 50000)
+        bob.bases.append(relayed)
+        bob.agent.add_relayed(relayed, None, "relay", lab.now)
+        lab.blocked = lambda source, target: lab.now < 105.0 and bob.bases[0] in (source, target)
+        alice.agent.gather([REFLECTOR], lab.now)
+        lab.run(0.5)
+        if credentials_first:
+            alice.agent.set_remote(bob.agent.credentials, DELAY, lab.now)
+        lab.introduce(bob, alice)
+        lab.run(0.3)
+        lab.introduce(alice, bob)
+        lab.run(1.0)
+        self.assertEqual((alice.path.path, bob.path.path), ("relay", "relay"))
+        self.assertEqual(alice.path.remote_address.port, relayed.port)
+        lab.run(10.0)
+        self.assertEqual((alice.path.path, bob.path.path), ("prflx", "prflx"))
+        self.assertEqual(alice.path.remote_address.port, bob.bases[0].port)
+
+    def test_a_relay_whose_address_a_nat_hides(self) -> None:
+        """Its checks are the first that is heard of the peer."""
+        self.hidden_relay(credentials_first=False)
+
+    def test_a_relay_whose_address_a_nat_hides_is_told_late(self) -> None:
+        """It was a path already, and for all that was known a direct one."""
+        self.hidden_relay(credentials_first=True)
+
+    def test_loopback_connects_a_machine_with_nothing_else(self) -> None:
+        lab = Lab()
+        alice, bob = lab.host("alice", "127.0.0.1"), lab.host("bob", "127.0.0.1", controlling=False)
+        lab.pair(alice, bob)
+        lab.run(1)
+        self.assertTrue(lab.connected())
+
+    def test_loss(self) -> None:
+        for seed in range(20):
+            lab = Lab(seed)
+            alice, bob = behind_nats(lab, NAT("203.0.113.1"), NAT("203.0.113.2"))
+            lab.pair(alice, bob)
+            lab.loss = 0.3
+            lab.run(20, lab.connected)
+            self.assertTrue(lab.connected(), f"seed {seed}")
+
+    def test_many_interfaces_do_not_starve_the_way_out(self) -> None:
+        """Bridges of containers, with the same addresses on both sides."""
+        bridges = [f"172.{number}.0.1" for number in range(17, 24)]
+        lab = Lab()
+        alice = lab.host("alice", "192.168.1.2", *bridges, nat=NAT("203.0.113.1"))
+        bob = lab.host("bob", "192.168.1.3", *bridges, nat=NAT("203.0.113.2"), controlling=False)
+        lab.pair(alice, bob)
+        began = lab.now
+        lab.run(5, lab.connected)
+        self.assertLess(lab.now - began, 1.0)
+        self.assertLessEqual(alice.agent.pair_count, 100)
+
+    def test_a_lost_check_is_soon_sent_again_beside_many_interfaces(self) -> None:
+        """Pairs that are unlikely to work don't make those through the NATs wait (RFC 8445, section 14.3)."""
+        bridges = [f"172.{number}.0.1" for number in range(17, 24)]
+        times = []
+        for seed in range(20):
+            lab = Lab(seed, budgets=seed % 2 == 0)
+            alice = lab.host("alice", "192.168.1.2", *bridges, nat=NAT("203.0.113.1"))
+            bob = lab.host("bob", "192.168.2.2", *bridges, nat=NAT("203.0.113.2"), controlling=False)
+            # The bridges lead nowhere
+            lab.blocked = lambda source, target: "172." in (source.host[:4], target.host[:4])
+            for host in (alice, bob):
+                host.agent.gather([REFLECTOR], lab.now)
+            lab.run(4.0)
+            lab.loss = 0.1
+            began = lab.now
+            lab.introduce(bob, alice)
+            lab.run(2 * DELAY)
+            lab.introduce(alice, bob)
+            lab.run(20.0, lab.connected)
+            times.append(lab.now - began)
+        self.assertLess(max(times), 2.5)
+
+    def test_agents_are_deterministic(self) -> None:
+        def trace() -> list[tuple[float, bytes]]:
+            lab = Lab(5, loss=0.2)
+            alice, bob = behind_nats(lab, NAT("203.0.113.1"), NAT("203.0.113.2"))
+            lab.pair(alice, bob)
+            lab.run(60)
+            return [(when, transmit.data) for host in (alice, bob) for when, transmit in host.sent]
+
+        self.assertEqual(trace(), trace())
+
+
+class TrickleTests(SynchronousTestCase):
+    """Candidates that come one by one (RFC 8838)."""
+
+    def setUp(self) -> None:
+        self.lab = Lab()
+        self.alice = self.lab.host("alice", "192.0.2.1")
+        self.bob = self.lab.host("bob", "192.0.2.2", controlling=False)
+
+    def test_the_first_check_leaves_at_once(self) -> None:
+        self.alice.agent.set_remote(self.bob.agent.credentials, 0.05, self.lab.now)
+        self.lab.run(7.77)
+        self.assertEqual(self.alice.sent, [])
+        self.lab.tell(self.alice, self.bob.agent.local_candidates[0])
+        self.lab.run(0)
+        self.assertEqual([when for when, _ in self.alice.sent], [self.lab.now])
+
+    def test_checks_before_the_answer_are_answered_and_remembered(self) -> None:
+        """RFC 8445, section 7.3: the callee knows the caller before the caller knows the callee."""
+        self.lab.introduce(self.bob, self.alice)
+        self.lab.run(1)
+        self.assertIs(self.bob.agent.state, AgentState.CONNECTED)
+        self.assertIs(self.alice.agent.state, AgentState.NEW)
+        began = self.lab.now
+        self.alice.agent.set_remote(self.bob.agent.credentials, 0.05, began)
+        self.assertTrue(self.alice.agent.validated(self.alice.bases[0], self.bob.bases[0]))
+        self.lab.run(1, lambda: self.alice.agent.selected is not None)
+        self.assertAlmostEqual(self.lab.now - began, 2 * DELAY)
+        self.assertEqual(self.alice.path.path, "prflx")
+
+    def test_what_was_found_is_named_when_it_is_signalled(self) -> None:
+        self.test_checks_before_the_answer_are_answered_and_remembered()
+        self.lab.tell(self.alice, self.bob.agent.local_candidates[0])
+        self.lab.run(0)
+        self.assertEqual(self.alice.path.path, "host")
+        paths = [event.pair.path for event in self.alice.of(Selected) if isinstance(event, Selected)]
+        self.assertEqual(paths, ["prflx", "host"])
+
+    def test_early_checks_of_somebody_else_are_forgotten(self) -> None:
+        self.lab.introduce(self.bob, self.alice)
+        self.lab.run(1)
+        stranger = IceCredentials.generate(self.lab.random.randbytes)
+        self.alice.agent.set_remote(stranger, 0.05, self.lab.now)
+        self.assertEqual(self.alice.agent.pair_count, 0)
+
+    def test_a_new_address_of_ours_is_paired_too(self) -> None:
+        self.lab.blocked = lambda source, target: "192.0.2.1" in (source.host, target.host)
+        self.lab.pair(self.alice, self.bob)
+        self.lab.run(3)
+        self.assertIsNone(self.alice.agent.selected)
+        base = Address("192.0.2.77", 7777)
+        self.alice.bases.append(base)
+        self.alice.agent.add_local_address(base)
+        self.lab.run(1)
+        self.assertEqual(self.alice.path.local_base, base)
+        self.assertEqual(self.bob.path.path, "prflx")
+
+    def test_other_credentials_are_a_restart_which_is_refused(self) -> None:
+        agent = self.alice.agent
+        agent.set_remote(self.bob.agent.credentials, 0.05, self.lab.now)
+        agent.set_remote(self.bob.agent.credentials, 0.05, self.lab.now)
+        other = IceCredentials.generate(self.lab.random.randbytes)
+        self.assertRaises(ValueError, agent.set_remote, other, 0.05, self.lab.now)
+
+
+class LatencyTests(SynchronousTestCase):
+    """How many one-way delays it takes, and what pacing allows."""
+
+    def test_each_side_may_send_as_soon_as_its_check_succeeded(self) -> None:
+        """
+        Through two NATs that filter by port: the callee's check opens its NAT, the caller's passes; one
+        answer later the caller has its path, before anything was nominated.
+        """
+        lab = Lab()
+        alice, bob = behind_nats(lab, NAT("203.0.113.1"), NAT("203.0.113.2"))
+        for host in (alice, bob):
+            host.agent.gather([REFLECTOR], lab.now)
+        lab.run(4)
+        lab.introduce(bob, alice)
+        lab.run(2 * DELAY)
+        answered = lab.now
+        lab.introduce(alice, bob)
+        lab.run(1)
+        self.assertAlmostEqual(alice.when() - answered, 2 * DELAY)
+        self.assertAlmostEqual(bob.when() - answered, 3 * DELAY)
+
+    def test_paths_that_are_slower_than_the_rto(self) -> None:
+        """What is sent again meanwhile does not start the checks anew, and every answer counts."""
+        lab = Lab(delay=1.0)
+        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
+        lab.pair(alice, bob)
+        began = lab.now
+        lab.run(10)
+        for host in (alice, bob):
+            self.assertAlmostEqual(host.when() - began, 2.0)
+            self.assertLess(len([when for when, _ in host.sent if when > began]), 20)
+
+    def test_pacing(self) -> None:
+        """RFC 8445, section 14.2: new transactions are Ta apart, and Ta is the greater of both."""
+        for ours, theirs, expected in [
+            (0.02, 0.05, 0.05),
+            (0.02, 0.02, 0.02),
+            (0.1, 0.02, 0.1),
+            (0, 0, 0.005),
+        ]:
+            lab = Lab()
+            alice = lab.host("alice", "192.0.2.1", pacing=ours)
+            peers = Lab().host("bob", *(f"192.0.2.{number}" for number in range(100, 108)))
+            alice.agent.set_remote(peers.agent.credentials, theirs, lab.now)
+            for candidate in peers.agent.local_candidates:
+                lab.tell(alice, candidate)
+            lab.run(0.45)
+            seen: dict[bytes, float] = {}
+            for when, transmit in alice.sent:
+                seen.setdefault(transmit.data, when)
+            times = list(seen.values())
+            gaps = [later - earlier for earlier, later in pairwise(times)]
+            self.assertTrue(gaps)
+            for gap in gaps:
+                self.assertAlmostEqual(gap, expected)
+
+    def test_retransmissions(self) -> None:
+        """RFC 8445, section 14.3, and RFC 8489, section 6.2.1: RTO 500 ms, doubled, 7 requests."""
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), Lab().host("bob", "192.0.2.9", "192.0.2.8")
+        lab.introduce(alice, bob)
+        lab.run(50)
+        for target in bob.bases:
+            times = [when for when, transmit in alice.sent if transmit.remote.host == target.host]
+            offsets = [round(when - times[0], 6) for when in times]
+            self.assertEqual(offsets, [0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5])
+        self.assertIs(alice.agent.state, AgentState.FAILED)
+
+    def test_the_rto_grows_with_the_number_of_pairs(self) -> None:
+        lab = Lab()
+        alice, bob = (
+            lab.host("alice", "192.0.2.1"),
+            Lab().host("bob", *(f"192.0.2.{n}" for n in range(9, 29))),
+        )
+        lab.introduce(alice, bob)
+        lab.run(1.2)
+        first = [when for when, transmit in alice.sent if transmit.data == alice.sent[0][1].data]
+        self.assertAlmostEqual(first[1] - first[0], 20 * 0.05)
+
+    def test_nothing_new_is_sent_once_connected(self) -> None:
+        lab = Lab()
+        alice = lab.host("alice", "192.0.2.1", "10.9.0.1")
+        bob = lab.host("bob", "192.0.2.2", "10.8.0.1", controlling=False)
+        lab.blocked = lambda source, target: "10." in (source.host[:3], target.host[:3])
+        lab.pair(alice, bob)
+        lab.run(1, lab.connected)
+        lab.run(0.5)
+        sent = len(alice.sent), len(bob.sent)
+        lab.run(3)
+        self.assertEqual((len(alice.sent), len(bob.sent)), sent)
+
+
+class MessageTests(SynchronousTestCase):
+    """What stands in a check (RFC 8445, section 7.1)."""
+
+    def test_checks(self) -> None:
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
+        lab.pair(alice, bob)
+        lab.run(1)
+        for host, peer, role in (
+            (alice, bob, Attribute.ICE_CONTROLLING),
+            (bob, alice, Attribute.ICE_CONTROLLED),
+        ):
+            mine, theirs = host.agent.credentials, peer.agent.credentials
+            messages = [parse(transmit.data) for _, transmit in host.sent if transmit.remote != REFLECTOR]
+            requests = [m for m in messages if m.message_class is MessageClass.REQUEST]
+            answers = [m for m in messages if m.message_class is MessageClass.SUCCESS]
+            self.assertTrue(requests)
+            self.assertTrue(answers)
+            for message in requests:
+                self.assertEqual(message.get(Attribute.USERNAME), f"{theirs.ufrag}:{mine.ufrag}")
+                self.assertEqual(message.get(Attribute.PRIORITY), 110 * 2**24 + (65535 - 1) * 2**8 + 255)
+                self.assertIn(role, message)
+                self.assertTrue(message.has_fingerprint and message.check_integrity(theirs.key))
+            for message in answers:
+                self.assertEqual(message.get(Attribute.XOR_MAPPED_ADDRESS), peer.bases[0])
+                self.assertTrue(message.has_fingerprint and message.check_integrity(mine.key))
+
+    def test_tiebreakers_and_transaction_ids_are_random(self) -> None:
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
+        lab.pair(alice, bob)
+        lab.run(30)
+        requests = [parse(transmit.data) for host in (alice, bob) for _, transmit in host.sent]
+        ids = [m.transaction_id for m in requests if m.message_class is MessageClass.REQUEST]
+        self.assertEqual(len(set(ids)), len(ids))
+
+
+class ConstructionTests(SynchronousTestCase):
+    """What callers may do wrong."""
+
+    def test_unknown_nomination(self) -> None:
+        credentials = IceCredentials.generate(bytes)
+        self.assertRaises(
+            ValueError, Agent, controlling=True, credentials=credentials, nomination="aggressive"
+        )
+
+    def test_an_idle_agent_needs_nothing(self) -> None:
+        agent = Agent(controlling=True, credentials=IceCredentials.generate(bytes))
+        self.assertIsNone(agent.get_timer())
+        self.assertIsNone(agent.next_event())
+        self.assertIsNone(agent.selected)
+        self.assertEqual(agent.datagrams_to_send(0.0), [])
+        self.assertEqual(agent.local_candidates, [])

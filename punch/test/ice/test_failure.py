@@ -1,0 +1,113 @@
+"""How the ICE agent ends."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.ice.agent import AgentState
+from punch.ice.events import ConsentLost, PathFailed
+from punch.ice.failure_timer import GIVE_UP, PATIENCE
+from punch.test.ice_lab import REFLECTOR, Host, Lab
+from punch.wire.stun import encode, error, parse
+
+DELAY = 0.05
+
+
+class FailureTests(SynchronousTestCase):
+    """When there is no path: not too early (RFC 8863), not too late, and with a reason."""
+
+    def reason(self, alice: Host, end: float) -> str:
+        (event,) = alice.of(PathFailed)
+        assert isinstance(event, PathFailed)
+        self.assertIs(alice.agent.state, AgentState.FAILED)
+        self.assertIsNone(alice.agent.get_timer())
+        self.assertLessEqual(alice.when(PathFailed), end)
+        return event.reason
+
+    def test_nothing_gets_through(self) -> None:
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
+        lab.blocked = lambda source, target: True
+        lab.pair(alice, bob, gather=False)
+        began = lab.now
+        lab.run(PATIENCE - 0.1)
+        self.assertEqual(alice.of(PathFailed), [])
+        lab.run(PATIENCE)
+        self.assertIn("the only path", self.reason(alice, began + PATIENCE + 0.1))
+
+    def test_all_pairs_failed_early_but_patience_finds_a_path(self) -> None:
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
+        lab.blocked = lambda source, target: True
+        lab.introduce(alice, bob)
+        lab.run(0.1)
+        ((_, check),) = alice.sent
+        refused = error(parse(check.data), 400, "Bad Request")
+        lab.inject(alice, encode(refused, bob.agent.credentials.key), check.remote)
+        lab.run(10)
+        self.assertEqual(len(alice.sent), 1)
+        self.assertIs(alice.agent.state, AgentState.CHECKING)
+        lab.blocked = lambda source, target: False
+        lab.introduce(bob, alice)
+        lab.run(1)
+        self.assertTrue(lab.connected())
+
+    def test_no_candidates(self) -> None:
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), Lab().host("bob")
+        began = lab.now
+        lab.introduce(alice, bob)
+        lab.run(PATIENCE)
+        self.assertIn("the peer told no address", self.reason(alice, began + PATIENCE))
+        lab = Lab()
+        nobody, bob = lab.host("nobody"), Lab().host("bob", "192.0.2.2")
+        lab.introduce(nobody, bob)
+        lab.run(GIVE_UP)
+        self.assertIn("this machine has no network address", self.reason(nobody, lab.now))
+
+    def test_families_that_do_not_match(self) -> None:
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), Lab().host("bob", "2001:db8::2")
+        lab.introduce(alice, bob)
+        lab.run(PATIENCE)
+        self.assertIn("only IPv4 and the peer only IPv6", self.reason(alice, lab.now))
+
+    def test_a_peer_that_never_says_it_is_done(self) -> None:
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), Lab().host("bob", "192.0.2.2", "192.0.2.3")
+        lab.introduce(alice, bob, end=False)
+        lab.run(GIVE_UP - 0.1)
+        self.assertEqual(alice.of(PathFailed), [])
+        lab.run(1)
+        self.assertIn("none of the 2 possible paths", self.reason(alice, lab.now))
+
+    def test_a_failed_agent_is_silent(self) -> None:
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
+        lab.blocked = lambda source, target: True
+        lab.pair(alice, bob, gather=False)
+        lab.run(GIVE_UP + 1)
+        request = bob.sent[-1][1].data
+        self.assertFalse(alice.agent.wants(request, bob.bases[0]))
+        self.assertEqual(lab.inject(alice, request, bob.bases[0]), [])
+
+    def test_closing(self) -> None:
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
+        lab.pair(alice, bob)
+        lab.run(1)
+        alice.agent.close(lab.now)
+        alice.agent.close(lab.now)
+        self.assertIs(alice.agent.state, AgentState.CLOSED)
+        self.assertIsNone(alice.agent.get_timer())
+        sent = len(alice.sent)
+        lab.run(100)
+        self.assertEqual(len(alice.sent), sent)
+        self.assertEqual(len(bob.of(ConsentLost)), 1)
+
+    def test_closing_before_anything(self) -> None:
+        lab = Lab()
+        alice = lab.host("alice", "192.0.2.1")
+        alice.agent.gather([REFLECTOR], lab.now)
+        alice.agent.close(lab.now)
+        self.assertEqual(alice.agent.datagrams_to_send(lab.now), [])

@@ -1,0 +1,186 @@
+"""Restarts: one ICE session after the other, without a moment between."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.ice.agent import Agent, AgentState, IceCredentials
+from punch.ice.events import (
+    ConsentLost,
+    Doubtful,
+    Event,
+    LocalCandidate,
+    PathFailed,
+    Recovered,
+    Selected,
+)
+from punch.ice.generations import LINGER, SETTLE, Generations
+from punch.test.ice_lab import Host, Lab
+from punch.wire.address import Address
+
+RELAY = Address("198.51.100.9", 50000)
+
+
+class GenerationsTests(SynchronousTestCase):
+    """Alice has generations; who is Bob to them is one agent for each."""
+
+    def setUp(self) -> None:
+        self.lab = Lab()
+        self.alice = self.lab.host("alice", "192.0.2.1")
+        self.bob = self.lab.host("bob", "192.0.2.2", controlling=False)
+        self.generations = Generations(self.alice.agent)
+        self.alice.agent = self.generations  # type: ignore[assignment]
+        self.events: list[Event] = []
+        self.lab._take_events = self.take_events  # type: ignore[method-assign]
+        self.introduce(self.generations.use, self.bob.agent)
+        self.lab.run(2.0)
+
+    def take_events(self, host: Host) -> None:
+        """Alice's are kept."""
+        if host is self.alice:
+            while (event := self.generations.next_event(self.lab.now)) is not None:
+                self.events.append(event)
+
+    def introduce(self, here: Agent, there: Agent) -> None:
+        """Tell two agents of each other."""
+        for one, other in ((here, there), (there, here)):
+            one.set_remote(other.credentials, 0.05, self.lab.now)
+            for candidate in other.local_candidates:
+                one.add_remote_candidate(candidate, self.lab.now)
+
+    def agent(self, host: Host, *, relayed: bool = False, controlling: bool = True) -> Agent:
+        """Another agent of a host."""
+        agent = Agent(
+            controlling=controlling,
+            credentials=IceCredentials.generate(self.lab.random.randbytes),
+            random=self.lab.random.randbytes,
+            steady=True,
+        )
+        if not relayed:
+            agent.add_local_address(host.bases[0])
+        else:
+            host.bases.append(RELAY)
+            agent.add_relayed(RELAY, None, "relay", self.lab.now)
+        return agent
+
+    def restart(self, *, relayed: bool = False, controlling: bool = True) -> Agent:
+        """Both sides begin a generation."""
+        agent = self.agent(self.alice, relayed=relayed, controlling=controlling)
+        self.generations.begin(agent, self.generations.number + 1, self.lab.now)
+        self.bob.agent = self.agent(self.bob, controlling=not controlling)
+        self.introduce(agent, self.bob.agent)
+        self.events.clear()
+        return agent
+
+    def of(self, kind: type[Event]) -> list[Event]:
+        """Alice's events of one kind since the last restart."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def test_moves_at_once(self) -> None:
+        """The new path is as good as the old one."""
+        first = self.generations.use
+        agent = self.restart()
+        self.assertIs(self.generations.use, first)
+        self.lab.run(0.5)
+        self.assertIs(self.generations.use, agent)
+        self.assertIsNone(self.generations.trial)
+        self.assertEqual(len(self.of(Selected)), 1)
+        self.assertEqual(self.generations.number, 1)
+        self.assertTrue(self.generations.working)
+
+    def test_the_old_one_lingers(self) -> None:
+        """The other side may not have moved yet."""
+        first = self.generations.use
+        self.restart()
+        self.lab.run(LINGER - 1.0)
+        self.assertIs(first.state, AgentState.CONNECTED)
+        self.lab.run(3.0)
+        self.assertIs(first.state, AgentState.CLOSED)
+
+    def test_a_worse_path_has_to_wait(self) -> None:
+        """While the old one works, a relay is not taken for a moment."""
+        first = self.generations.use
+        agent = self.restart(relayed=True)
+        self.lab.run(SETTLE - 0.2)
+        self.assertIsNotNone(agent.selected)
+        self.assertIs(self.generations.use, first)
+        self.lab.run(0.5)
+        self.assertIs(self.generations.use, agent)
+
+    def test_the_choice_of_the_other_side_is_waited_for(self) -> None:
+        """What works for us first may not be what the controlling side wants."""
+        first = self.generations.use
+        agent = self.restart(controlling=False)
+        waited = False
+        for _ in range(100):
+            self.lab.run(0.01)
+            if self.generations.use is first:
+                self.assertFalse(agent.agreed)
+                waited = waited or agent.selected is not None
+        self.assertTrue(waited)
+        self.assertIs(self.generations.use, agent)
+        self.assertTrue(agent.agreed)
+
+    def test_but_not_if_the_old_one_is_in_doubt(self) -> None:
+        """Then anything is better."""
+        self.generations.use.unresponsive([self.alice.bases[0]], self.lab.now)
+        agent = self.restart(relayed=True)
+        self.assertFalse(self.generations.working)
+        self.lab.run(0.5)
+        self.assertIs(self.generations.use, agent)
+        self.assertTrue(self.generations.working)
+
+    def test_a_restart_that_fails(self) -> None:
+        """The old path stays, and the end of the new session is told."""
+        first = self.generations.use
+        other = self.agent(self.bob, controlling=False)
+        agent = self.agent(self.alice)
+        self.generations.begin(agent, 1, self.lab.now)
+        agent.set_remote(other.credentials, 0.05, self.lab.now)
+        self.lab.run(61.0)
+        self.assertEqual(len(self.of(PathFailed)), 1)
+        self.assertIsNone(self.generations.trial)
+        self.assertIs(self.generations.use, first)
+        self.assertTrue(self.generations.working)
+
+    def test_the_newest_counts(self) -> None:
+        """A restart in mid-restart: the unfinished session is over, and candidates are of the newest."""
+        unfinished = self.agent(self.alice)
+        self.generations.begin(unfinished, 1, self.lab.now)
+        agent = self.restart()
+        self.assertIs(unfinished.state, AgentState.CLOSED)
+        self.assertIs(self.generations.newest, agent)
+        agent.add_reflexive(self.alice.bases[0], Address("203.0.113.7", 7), "test")
+        self.lab.run(0.1)
+        candidates = [event.candidate for event in self.events if isinstance(event, LocalCandidate)]
+        self.assertEqual(candidates[-1].address, Address("203.0.113.7", 7))
+        self.generations.give_up(self.lab.now)
+        self.generations.give_up(self.lab.now)
+
+    def test_doubt_and_loss(self) -> None:
+        """What the session in use says decides whether there is a path."""
+        self.lab.blocked = lambda source, target: True
+        self.generations.use.probe(self.lab.now)
+        self.lab.run(2.0)
+        self.assertEqual(len(self.of(Doubtful)), 1)
+        self.assertFalse(self.generations.working)
+        self.lab.blocked = lambda source, target: False
+        self.lab.run(3.0)
+        self.assertEqual(len(self.of(Recovered)), 1)
+        self.assertTrue(self.generations.working)
+        self.lab.blocked = lambda source, target: True
+        self.lab.run(40.0)
+        self.assertEqual(len(self.of(ConsentLost)), 1)
+        self.assertFalse(self.generations.working)
+        self.assertIsNone(self.generations.selected)
+        self.lab.blocked = lambda source, target: False
+        self.restart()
+        self.lab.run(1.0)
+        self.assertTrue(self.generations.working)
+
+    def test_close(self) -> None:
+        """Nothing goes on."""
+        agent = self.restart()
+        self.generations.close(self.lab.now)
+        self.assertIs(agent.state, AgentState.CLOSED)
+        self.assertEqual(self.generations.datagrams_to_send(self.lab.now), [])

@@ -1,0 +1,334 @@
+"""Strangers whose addresses a peer names: what they get from us, over all of its calls."""
+
+from __future__ import annotations
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.ice.budget import (
+    DIRECT,
+    GAP,
+    MAX_ANSWERED,
+    MAX_BYTES,
+    MAX_NEAR,
+    MAX_NEAR_BYTES,
+    MAX_PACKETS,
+    MAX_PEERS,
+    NEAR_WINDOW,
+    OF_ONE_HEARD,
+    RELAYED,
+    RESERVED,
+    UNLIKELY,
+    WINDOW,
+    Budget,
+    Budgets,
+    PacketKind,
+)
+from punch.ice.check_messages import IceRole, build_check
+from punch.ice.credentials import IceCredentials
+from punch.identity import Identity, PeerID
+from punch.node.events import Connected
+from punch.test.ice_lab import NAT, REFLECTOR, Lab
+from punch.test.internet import Host, Seen
+from punch.test.internet.recorder import bind
+from punch.test.middleman import MiddlemanTestCase
+from punch.test.system import introduce
+from punch.wire.address import Address
+from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.control import Answer, Candidates, Ended, ErrorCode, Incoming
+from punch.wire.sealed import Offer, TrickledCandidates, open_answer, seal_offer, seal_trickle
+
+UFRAG, PASSWORD = "eveUfrag", "e" * 24
+PORTS = range(7000, 7008)
+
+
+def address(number: int) -> Address:
+    """One of many."""
+    return Address(f"203.0.113.{number % 250 + 1}", 1000 + number)
+
+
+class BudgetTests(SynchronousTestCase):
+    """The account of one peer."""
+
+    def spend(
+        self, budget: Budget, kind: PacketKind, now: float = 0.0, size: int = 100, *, relayed: bool = False
+    ) -> int:
+        """How many of many packets may leave, each for another address."""
+        return sum(budget.allows(address(number), size, kind, now, relayed=relayed) for number in range(50))
+
+    def test_each_kind_has_a_share(self) -> None:
+        """Checks of addresses that nobody heard of don't use up what answers and triggered checks need."""
+        budget = Budget()
+        self.assertEqual(self.spend(budget, PacketKind.UNLIKELY), UNLIKELY)
+        self.assertEqual(self.spend(budget, PacketKind.DIRECT), DIRECT - UNLIKELY)
+        self.assertEqual(self.spend(budget, PacketKind.RELAYED), RELAYED)
+        self.assertEqual(self.spend(budget, PacketKind.ANSWER), MAX_PACKETS - 1 - DIRECT - RELAYED)
+        self.assertEqual(self.spend(budget, PacketKind.TRIGGERED), 1)
+        for kind in PacketKind:
+            self.assertEqual(self.spend(budget, kind, WINDOW - 0.001), 0)
+        self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, WINDOW), MAX_PACKETS - RESERVED)
+        self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, WINDOW, relayed=True), RESERVED)
+
+    def test_one_address_that_never_hears_us(self) -> None:
+        """Heavy loss: its checks arrive and nothing of ours does. Others are not the worse for it."""
+        for relayed in (False, True):
+            budget = Budget()
+            kinds = (PacketKind.TRIGGERED, PacketKind.ANSWER)
+            for kind in kinds * 20:
+                budget.allows(address(1), 100, kind, 0.0, relayed=relayed)
+            sent = [budget.allows(address(1), 100, kind, 300.0, relayed=relayed) for kind in kinds]
+            self.assertEqual(sent, [False, False])
+            left = MAX_PACKETS - 2 * OF_ONE_HEARD
+            direct = min(DIRECT, left if relayed else left - RESERVED)
+            self.assertEqual(self.spend(budget, PacketKind.DIRECT, 300.0), direct)
+            left -= direct
+            self.assertEqual(self.spend(budget, PacketKind.RELAYED, 300.0), left)
+
+    def test_relayed_candidates_have_a_part(self) -> None:
+        """Whatever went to direct ones, in one call or in several."""
+        budget = Budget()
+        for now in range(0, 590, 10):
+            for kind in (PacketKind.UNLIKELY, PacketKind.DIRECT, PacketKind.ANSWER, PacketKind.TRIGGERED):
+                self.spend(budget, kind, float(now))
+        self.assertEqual(self.spend(budget, PacketKind.RELAYED, 595.0), RESERVED)
+        self.assertEqual(self.spend(budget, PacketKind.RELAYED, 595.0), 0)
+
+    def test_bytes(self) -> None:
+        """Headers count; IPv6 has larger ones."""
+        budget = Budget()
+        self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, size=1200), 2)
+        self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, size=516), 1)
+        self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, size=1), 0)
+        six = Budget()
+        self.assertTrue(six.allows(Address("2001:db8::1", 1), MAX_BYTES - 48, PacketKind.DIRECT, 0.0))
+        self.assertFalse(Budget().allows(Address("2001:db8::1", 1), MAX_BYTES - 47, PacketKind.DIRECT, 0.0))
+
+    def test_later(self) -> None:
+        """What is left of checks is spread over time, so that there is hope after a bad start."""
+        budget = Budget()
+        self.spend(budget, PacketKind.DIRECT)
+        times = [
+            now for now in range(1, 600) if budget.allows(address(0), 100, PacketKind.DIRECT, float(now))
+        ]
+        self.assertEqual(times, [15, 45])
+        self.assertEqual(
+            self.spend(budget, PacketKind.TRIGGERED, 599.0), MAX_PACKETS - RESERVED - DIRECT - len(times)
+        )
+
+    def test_who_answers_costs_nothing(self) -> None:
+        """What it had got is given back, and what follows is free, until it has been silent for long."""
+        budget = Budget()
+        for now in range(100):
+            self.assertTrue(budget.allows(address(1), 1200, PacketKind.TRIGGERED, float(now)))
+            self.assertEqual(budget.is_open(address(1), now), now > 0)
+            budget.answered(address(1), float(now))
+        self.assertEqual(self.spend(budget, PacketKind.DIRECT, 100.0), DIRECT + 1)
+        self.assertTrue(budget.is_open(address(1), 99.0 + WINDOW - 0.1))
+        self.assertFalse(budget.is_open(address(1), 99.0 + WINDOW))
+        self.assertFalse(budget.is_idle(99.0))
+        self.assertTrue(budget.is_idle(100.0 + WINDOW))
+
+    def test_other_ports_of_a_host_that_answered(self) -> None:
+        """A peer that starts again has other ports: those that it had before don't use up what it needs."""
+        budget = Budget()
+        old, relay, stranger = (Address(f"203.0.113.{number}", 1000) for number in (1, 2, 3))
+        budget.answered(relay, 0.0)
+        for port in range(MAX_PACKETS):
+            self.assertTrue(
+                budget.allows(Address(old.host, 3000 + port), 96, PacketKind.TRIGGERED, 1.0, relayed=True)
+            )
+        self.assertFalse(budget.allows(stranger, 96, PacketKind.TRIGGERED, 2.0))
+        new = relay._replace(port=2000)
+        for kind in PacketKind:
+            self.assertTrue(budget.allows(new, 96, kind, 2.0), kind)
+        self.assertFalse(budget.is_open(new, 2.0))
+        # Its old port gets an answer through at last: that host is no stranger's
+        budget.answered(old._replace(port=2000), 3.0)
+        self.assertTrue(budget.allows(stranger, 96, PacketKind.TRIGGERED, 4.0))
+
+    def test_a_relay_of_ours(self) -> None:
+        """It has answered us: where both sides use the same, there is a path whatever was used up before."""
+        budget = Budget()
+        self.spend(budget, PacketKind.TRIGGERED, relayed=True)
+        relay = Address("198.51.100.1", 2000)
+        self.assertFalse(budget.allows(relay, 96, PacketKind.RELAYED, 1.0))
+        self.assertTrue(budget.allows(relay, 96, PacketKind.RELAYED, 1.0, {relay.host}))
+
+    def test_bounds_of_other_ports(self) -> None:
+        """There is a limit for them as well, in packets and in bytes; strangers' part is not touched."""
+        for size, most in ((96, MAX_NEAR), (1172, MAX_NEAR_BYTES // 1200)):
+            budget = Budget()
+            budget.answered(address(0), 0.0)
+            ports = [address(0)._replace(port=port) for port in range(2000, 2300)]
+            self.assertEqual(
+                sum(budget.allows(port, size, PacketKind.TRIGGERED, 1.0) for port in ports), most
+            )
+            self.assertFalse(budget.allows(ports[0], size, PacketKind.TRIGGERED, NEAR_WINDOW))
+            self.assertTrue(budget.allows(address(1), 96, PacketKind.DIRECT, NEAR_WINDOW))
+            budget.answered(ports[0], NEAR_WINDOW)
+            self.assertTrue(budget.allows(ports[1], size, PacketKind.TRIGGERED, NEAR_WINDOW))
+            self.assertFalse(budget.is_idle(NEAR_WINDOW))
+            self.assertTrue(budget.is_idle(3 * WINDOW))
+
+    def test_bounds(self) -> None:
+        """Of addresses that answer, and of peers."""
+        budget = Budget()
+        for number in range(3 * MAX_ANSWERED):
+            budget.answered(address(number), 0.0)
+        answered = [budget.is_open(address(number), 1.0) for number in range(3 * MAX_ANSWERED)]
+        self.assertEqual(answered, [False] * 2 * MAX_ANSWERED + [True] * MAX_ANSWERED)
+        budgets = Budgets()
+        peers = [PeerID(number.to_bytes(32, "big")) for number in range(MAX_PEERS + 1)]
+        accounts = [budgets.of(peer, 0.0) for peer in peers[:MAX_PEERS]]
+        for account in (*accounts[:9], *accounts[10:]):
+            account.answered(address(0), 0.0)
+        del account, accounts[9]
+        budgets.of(peers[MAX_PEERS], 1.0)
+        del peers[9]
+        kept = [budgets.of(peer, 1.0) is account for peer, account in zip(peers, accounts, strict=False)]
+        self.assertEqual(kept, [True] * (MAX_PEERS - 1), "who has used nothing makes room")
+
+    def test_a_link_keeps_its_account(self) -> None:
+        """However many others call: the restarts of a link count with it, and open addresses for it."""
+        budgets = Budgets()
+        peers = [PeerID(number.to_bytes(32, "big")) for number in range(2 * MAX_PEERS)]
+        link = budgets.of(peers[0], 0.0)
+        link.answered(address(0), 0.0)
+        for peer in peers[1:]:
+            budgets.of(peer, 1.0).answered(address(0), 1.0)
+        self.assertIs(budgets.of(peers[0], 2.0), link)
+        self.assertTrue(budgets.of(peers[0], 2.0).is_open(address(0), 2.0))
+
+
+class VictimTests(MiddlemanTestCase):
+    """Eve, whom Bob knows, wants us to send to others."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.eve = Identity.generate(self.net.random_bytes("eve"))
+        self.bob.known.add(self.eve.peer_id, "eve")
+        self.victims = [self.net.host(f"victim {number}") for number in range(5)]
+        self.seen: list[Seen] = []
+        self.net.trace = self.seen.append
+        self.calls = 0
+
+    def candidates(self, victims: list[Host]) -> tuple[Candidate, ...]:
+        """As many as a generation may have, of all types."""
+        addresses = [Address(victim.address, port) for port in PORTS for victim in victims][:32]
+        types = (CandidateType.HOST, CandidateType.SRFLX, CandidateType.RELAY)
+        return tuple(
+            Candidate(types[number % 3], each, 2**31 - 1 - number, str(number), related=Address("0.0.0.0", 9))
+            if number % 3
+            else Candidate(CandidateType.HOST, each, 2**31 - 1 - number, str(number))
+            for number, each in enumerate(addresses)
+        )
+
+    def call(self, candidates: tuple[Candidate, ...], later: tuple[Candidate, ...] = ()) -> IceCredentials:  # type: ignore[override]
+        """Eve calls; what Bob's answer says of his agent."""
+        self.calls += 1
+        call = self.net.random_bytes(f"call {self.calls}")(16).hex()
+        private = X25519PrivateKey.from_private_bytes(self.net.random_bytes(f"reply {self.calls}")(32))
+        offer = Offer("eve", UFRAG, PASSWORD, candidates, private.public_key().public_bytes_raw(), 5)
+        envelope = seal_offer(self.eve, self.bob.id, offer)
+        self.middle.deliver(self.bob.id, Incoming(call, self.eve.peer_id, "eve", envelope))
+        trickle = TrickledCandidates(later, True)
+        sealed = seal_trickle(
+            self.eve, self.bob.id, self.bob.id.x25519(), call, envelope.digest(), 0, trickle
+        )
+        self.middle.deliver(self.bob.id, Candidates(call, self.eve.peer_id, sealed))
+        self.net.advance(1.0)
+        (answer,) = (
+            each for each in self.middle.requests(Answer) if isinstance(each, Answer) and each.call == call
+        )
+        opened = open_answer(self.eve.peer_id, private, self.bob.id, envelope.digest(), answer.answer)
+        self.current = call
+        return IceCredentials(opened.ufrag, opened.password)
+
+    def hang_up(self) -> None:
+        """Eve ends the call."""
+        ended = Ended(self.current, ErrorCode.CANCELLED, "", self.eve.peer_id)
+        self.middle.deliver(self.bob.id, ended)
+
+    def got(self) -> tuple[int, int]:
+        """Packets and bytes that reached victims."""
+        addresses = {victim.address for victim in self.victims}
+        links = {interface.down.name for victim in self.victims for interface in victim.interfaces}
+        arrived = [seen for seen in self.seen if seen.destination[0] in addresses and seen.link in links]
+        return len(arrived), sum(seen.size for seen in arrived)
+
+    def assert_little(self) -> None:
+        """What victims got in all."""
+        packets, size = self.got()
+        self.assertGreater(packets, 0)
+        self.assertLessEqual(packets, MAX_PACKETS)
+        self.assertLessEqual(size, MAX_BYTES)
+
+    def test_one_call(self) -> None:
+        """Until it has failed."""
+        self.call(self.candidates(self.victims[:1])[:8])
+        self.net.advance(60.0)
+        self.assert_little()
+
+    def test_call_after_call(self) -> None:
+        """A dozen calls in nine minutes, each naming other addresses, in the offer and afterwards."""
+        for number in range(12):
+            everything = self.candidates(self.victims)
+            self.call(everything[number % 8 : 16], everything[16 + number % 8 :])
+            self.net.advance(43.0)
+            self.hang_up()
+        self.assert_little()
+
+    def test_checks_with_a_false_source(self) -> None:
+        """Eve knows Bob's credentials, and sends checks and a handshake that seem to come from a victim."""
+        bobs = self.call(())
+        (base,) = self.bob.host.addresses
+        (port,) = {seen.source[1] for seen in self.seen if seen.source[0] == base and seen.protocol == "udp"}
+        sockets = [bind(self.victims[0], each) for each in PORTS]
+        eves = IceCredentials(UFRAG, PASSWORD)
+        for number in range(20):
+            for socket in sockets:
+                random = self.net.random_bytes(f"check {number} {id(socket)}")
+                check = build_check(random(12), eves, bobs, IceRole.CONTROLLING, 7, 2**24)
+                socket.send(check, base, port)
+                initial = bytes([0xC3, 0, 0, 0, 1, 8]) + random(8) + b"\0\0\x44\x90" + random(1160)
+                socket.send(initial, base, port)
+            self.net.advance(0.5)
+        self.net.advance(60.0)
+        self.assert_little()
+
+    def test_an_honest_call_afterwards(self) -> None:
+        """Alice's account is used up by what her candidates were; the call comes about all the same."""
+        self.eve = self.alice.identity
+        for _ in range(2):
+            self.call(self.candidates(self.victims))
+            self.net.advance(5.0)
+            self.hang_up()
+        self.assert_little()
+        introduce(self.bob, self.alice)
+        self.alice.node.call(self.bob.id)
+        self.alice.wait_for(Connected, 5.0)
+
+
+class HonestTests(SynchronousTestCase):
+    """Two agents that have nearly used up what they may send."""
+
+    def test_a_path_that_opens_late(self) -> None:
+        """
+        Behind NATs that let in only whom one has sent to, after twenty seconds in which nothing passed
+        between them: the next of the checks that are kept for later find a way.
+        """
+        lab = Lab(budgets=True)
+        nats = NAT("203.0.113.1"), NAT("203.0.113.2")
+        alice = lab.host("alice", "192.168.1.2", nat=nats[0], steady=True)
+        bob = lab.host("bob", "192.168.2.2", nat=nats[1], steady=True, controlling=False)
+        began = lab.now
+        publics = {nat.public for nat in nats}
+        lab.blocked = lambda source, target: lab.now < began + 20.0 and target.host in publics
+        for host in (alice, bob):
+            host.agent.gather([REFLECTOR], lab.now)
+        lab.run(4.0)
+        lab.introduce(alice, bob, end=False)
+        lab.introduce(bob, alice, end=False)
+        lab.run(60.0, lab.connected)
+        self.assertTrue(lab.connected())
+        self.assertLess(lab.now - began, 20.0 + 2 * GAP)

@@ -1,0 +1,136 @@
+"""The whole link on the simulated internet: loss, a path that takes less, and runs that are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.internet.protocol import Protocol
+
+from punch.link.core import LinkCore
+from punch.link.link import Link
+from punch.link.quic_qh3 import QuicBackend
+from punch.net.batched_udp import open_socket
+from punch.test.internet.host import Host
+from punch.test.internet.links import LinkSpec
+from punch.test.internet.packet import Seen
+from punch.test.internet.testcase import InternetTestCase
+from punch.test.internet.world import Internet
+from punch.test.link_pair import LinkTestCase, aioquic_backend
+from punch.wire.address import Address
+
+
+class Sink(Protocol):
+    def __init__(self) -> None:
+        self.size = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self.size += len(data)
+
+
+class End:
+    """One peer: a socket for each of its addresses, and a link that takes the path it is told."""
+
+    def __init__(self, host: Host, core: LinkCore) -> None:
+        self.sockets = [open_socket(host.reactor, address, 0, self.received) for address in host.addresses]
+        self.path = 0
+        self.other: End | None = None
+        self.link = Link(core, clock=host.reactor, monotonic=host.monotonic, send=self.send)
+
+    def send(self, datagrams: Sequence[bytes]) -> None:
+        assert self.other is not None
+        self.sockets[self.path].send(datagrams, self.other.sockets[self.path].local)
+
+    def received(self, datagrams: Sequence[bytes], remote: Address, socket: object) -> None:
+        self.link.receive(datagrams)
+
+    def take_path(self, number: int) -> None:
+        self.path = number
+        self.link.path_changed()
+
+
+class SimulatedLinkTests(InternetTestCase, LinkTestCase):
+    def connect_hosts(
+        self, net: Internet, alice: Host, bob: Host, backend: QuicBackend | None = None
+    ) -> tuple[End, End, Sink]:
+        changes = {"backend": backend or self.backend, "now": net.monotonic()}
+        near, far = End(alice, self.make_caller(**changes).core), End(bob, self.make_callee(**changes).core)
+        near.other, far.other = far, near
+        sink = Sink()
+        far.link.handle("bulk/1", lambda link: sink)
+        near.link.start()
+        net.wait(near.link.when_proved(), 10)
+        return near, far, sink
+
+    def pair(self, net: Internet, link: LinkSpec) -> tuple[Host, Host]:
+        return net.host("alice", link=link), net.host("bob", link=link)
+
+    def test_loss_reordering_and_duplication(self) -> None:
+        net = self.internet()
+        rough = LinkSpec(delay=0.01, jitter=0.005, loss=0.05, reorder=0.05, duplicate=0.05)
+        near, _, sink = self.connect_hosts(net, *self.pair(net, rough))
+        near.link.open_stream("bulk/1", Protocol()).write(bytes(300_000))
+        net.run_until(lambda: sink.size >= 300_000, 60)
+        self.assertEqual(sink.size, 300_000)
+
+    def test_a_path_of_1232_bytes(self) -> None:
+        """The transfer moves to a path that takes no larger packet, which QUIC can't see."""
+        net = self.internet()
+        spec = LinkSpec(delay=0.01, rate=50e6)
+        alice, bob = self.pair(net, spec)
+        narrow = net.lan("narrow", "10.0.0.0/24", isolated=True)
+        for host in (alice, bob):
+            host.attach(narrow, link=LinkSpec(delay=0.01, rate=50e6, mtu=1232))
+        near, far, sink = self.connect_hosts(net, alice, bob)
+        near.link.open_stream("bulk/1", Protocol()).write(bytes(2_000_000))
+        net.run_until(lambda: sink.size > 500_000, 10)
+        begin = net.monotonic()
+        near.take_path(1)
+        far.take_path(1)
+        net.run_until(lambda: sink.size >= 2_000_000, 10)
+        self.assertEqual(sink.size, 2_000_000)
+        self.assertLess(net.monotonic() - begin, 1.0)
+
+    def test_rate_of_a_clean_path(self) -> None:
+        """100 Mbit/s and 40 ms: the credits keep up with the congestion controller."""
+        net = self.internet()
+        near, _, sink = self.connect_hosts(net, *self.pair(net, LinkSpec(delay=0.01, rate=100e6)))
+        size = 3_000_000
+        near.link.open_stream("bulk/1", Protocol()).write(bytes(size))
+        begin = net.monotonic()
+        net.run_until(lambda: sink.size >= size, 30)
+        self.assertGreater(size / (net.monotonic() - begin), 4e6)
+
+    def trace(self, backend: QuicBackend | None, seed: int) -> list[tuple[float, int, str]]:
+        seen: list[tuple[float, int, str]] = []
+        net = self.internet(seed)
+
+        def note(packet: Seen) -> None:
+            seen.append((round(packet.time, 9), packet.size, packet.fate))
+
+        net.trace = note
+        near, far, sink = self.connect_hosts(
+            net, *self.pair(net, LinkSpec(delay=0.01, jitter=0.002, loss=0.03)), backend
+        )
+        near.link.open_stream("bulk/1", Protocol()).write(bytes(60_000))
+        net.run_until(lambda: sink.size >= 60_000, 60)
+        done: Any = near.link.when_closed()
+        far.link.close(reason="done")
+        net.wait(done, 5)
+        return seen
+
+    def assert_alike(self, backend: QuicBackend | None) -> None:
+        first, second = self.trace(backend, 3), self.trace(backend, 3)
+        self.assertEqual(first, second)
+        self.assertIn("lost", [fate for _, _, fate in first])
+        self.assertNotEqual(first, self.trace(backend, 4))
+
+    def test_runs_are_alike(self) -> None:
+        """Times and sizes are the same from run to run, loss included."""
+        self.assert_alike(None)
+
+    def test_runs_are_alike_with_aioquic(self) -> None:
+        backend = aioquic_backend()
+        if backend is None:
+            self.skipTest("aioquic (the extra `aioquic`) is not installed")
+        self.assert_alike(backend)

@@ -1,0 +1,495 @@
+"""The core of netcheck by itself: what follows from observations, hostile input, and the words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping as Pairs
+from dataclasses import replace
+from itertools import product
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.natcheck.behaviour import (
+    ANY_FILTERING,
+    ANY_MAPPING,
+    Filtering,
+    Hairpinning,
+    Mapping,
+    PortAssignment,
+    filtering_of,
+    hairpinning_of,
+    mapping_of,
+    ports_of,
+)
+from punch.natcheck.core import Netcheck
+from punch.natcheck.report import (
+    Direct,
+    FamilyReport,
+    Lifetime,
+    NetcheckReport,
+    Transport,
+)
+from punch.natcheck.tasks import Later, Scheduler
+from punch.natcheck.words import conclusions, text
+from punch.node.netcheck import as_json
+from punch.test.strategies import IDENTITIES
+from punch.wire.address import Address
+from punch.wire.control import Probed
+from punch.wire.probing import ProbeOutcome, commitment
+from punch.wire.stun import Attribute, MessageClass, encode, parse, success
+
+ALICE = IDENTITIES[0].peer_id
+EIM, ADM, APDM = Mapping
+EIF, ADF, APDF = Filtering
+A, B, C, D = (Address("203.0.113.1", 1000 + number) for number in range(4))
+FIRST, SECOND = Address("198.51.100.1", 3478), Address("198.51.100.1", 3479)
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=50)
+
+
+class MappingTests(SynchronousTestCase):
+    def test_table(self) -> None:
+        """First and second port of the first address, then of the second; None where nothing is known."""
+        for seen, possible in (
+            ((A, A, A, A), {EIM}),
+            ((A, A, B, B), {ADM}),
+            ((A, B, C, D), {APDM}),
+            ((A, A, B, C), {APDM}),
+            ((A, B, A, B), {APDM}),
+            ((A, None, A, None), {EIM}),
+            ((A, None, B, None), {ADM, APDM}),
+            ((A, A, None, None), {EIM, ADM}),
+            ((A, B, None, None), {APDM}),
+            ((A, None, None, B), set(ANY_MAPPING)),
+            ((A, None, None, None), set(ANY_MAPPING)),
+            ((A, A, None, B), {ADM}),
+            ((A, A, None, A), {EIM}),
+        ):
+            self.assertEqual(mapping_of(*seen), possible, seen)
+
+
+class FilteringTests(SynchronousTestCase):
+    def test_table(self) -> None:
+        """Whether something from the other port, and from the other address, got in."""
+        for (port, address), possible in {
+            (True, True): {EIF},
+            (True, False): {ADF},
+            (False, False): {APDF},
+            (False, None): {APDF},
+            (True, None): {EIF, ADF},
+            (None, True): {EIF},
+            (None, False): {ADF, APDF},
+            (None, None): set(ANY_FILTERING),
+        }.items():
+            self.assertEqual(filtering_of(port, address), possible)
+
+    def test_never_nothing(self) -> None:
+        """Whatever is observed, something is possible."""
+        answers = (True, False, None)
+        for port, address in product(answers, answers):
+            self.assertTrue(filtering_of(port, address))
+
+
+class PortTests(SynchronousTestCase):
+    def seen(self, *ports: tuple[int, int]) -> list[tuple[Address, Address]]:
+        return [(Address("10.0.0.2", local), Address("203.0.113.1", mapped)) for local, mapped in ports]
+
+    def test_table(self) -> None:
+        for ports, expected in (
+            ([(1, 1), (2, 2), (3, 3), (4, 4)], PortAssignment.PRESERVING),
+            ([(1, 1), (2, 2), (3, 900), (4, 4)], PortAssignment.PRESERVING),
+            ([(1, 50), (2, 51), (3, 52), (4, 53)], PortAssignment.SEQUENTIAL),
+            ([(1, 53), (2, 50), (3, 90), (4, 51)], PortAssignment.SEQUENTIAL),
+            ([(1, 65534), (2, 65535), (3, 1024), (4, 1025)], PortAssignment.RANDOM),
+            ([(1, 65500), (2, 65535), (3, 100), (4, 101)], PortAssignment.SEQUENTIAL),
+            ([(1, 1024), (2, 20000), (3, 40000), (4, 60000)], PortAssignment.RANDOM),
+            ([(1, 1), (2, 2), (3, 3)], PortAssignment.UNKNOWN),
+            ([], PortAssignment.UNKNOWN),
+        ):
+            self.assertEqual(ports_of(self.seen(*ports)), expected, ports)
+
+    def test_random_ports_are_not_sequential(self) -> None:
+        for seed in range(500):
+            random = Random(seed)
+            ports = [(number, random.randint(1024, 65535)) for number in range(6)]
+            self.assertEqual(ports_of(self.seen(*ports)), PortAssignment.RANDOM)
+
+
+class HairpinTests(SynchronousTestCase):
+    def test_silence(self) -> None:
+        """It says something where the packet's way is known."""
+        for mappings, filterings in product(({EIM}, {ADM}, {APDM}, ANY_MAPPING), ({EIF}, {ADF}, {APDF})):
+            arguments = frozenset(mappings), frozenset(filterings)
+            self.assertEqual(hairpinning_of(True, *arguments), Hairpinning.YES)
+            known = mappings == {EIM} or filterings == {EIF}
+            expected = Hairpinning.NO if known else Hairpinning.UNKNOWN
+            self.assertEqual(hairpinning_of(False, *arguments), expected)
+
+
+class TaskTests(SynchronousTestCase):
+    """The coroutines' clock."""
+
+    def test_turns(self) -> None:
+        scheduler = Scheduler(10.0)
+        told: list[str] = []
+        signal: Later[str] = Later()
+
+        async def one() -> str:
+            told.append(await signal)
+            await scheduler.sleep(2.0)
+            told.append("slept")
+            return "done"
+
+        async def other() -> bool:
+            return await scheduler.within(signal, 1.0)
+
+        result, early = scheduler.spawn(one()), scheduler.spawn(other())
+        self.assertEqual(scheduler.get_timer(), 11.0)
+        scheduler.handle_timer(11.0)
+        self.assertEqual((early.value, told), (False, []))
+        signal.set("now")
+        signal.set("again")
+        self.assertEqual((told, result.done), (["now"], False))
+        self.assertRaises(RuntimeError, lambda: result.value)
+        scheduler.handle_timer(13.0)
+        self.assertEqual((told, result.value), (["now", "slept"], "done"))
+        self.assertIsNone(scheduler.get_timer())
+
+
+class HostileTests(SynchronousTestCase):
+    """What a network may throw at it while it waits."""
+
+    def setUp(self) -> None:
+        self.now = 100.0
+        self.bound: list[Address] = []
+        self.core = Netcheck(peer=ALICE, random=Random(1).randbytes, bind=self.bind, now=self.now)
+        self.core.start(["10.0.0.2"], ["198.51.100.1"], 3478, 3479)
+
+    def bind(self, host: str) -> Address:
+        self.bound.append(Address(host, 40000 + len(self.bound)))
+        return self.bound[-1]
+
+    def finish(self, seconds: float = 60.0) -> FamilyReport:
+        """Let time pass; nobody answers any more."""
+        end = self.now + seconds
+        while not self.core.done:
+            due = self.core.get_timer()
+            assert due is not None
+            self.assertLess(due, end)
+            self.now = max(self.now, due)
+            self.core.handle_timer(self.now)
+            self.core.datagrams_to_send(self.now)
+            for probe in self.core.probes_to_send():
+                self.core.receive_probed(Probed(probe.transaction, ProbeOutcome.RATE), self.now)
+        assert self.core.ipv4 is not None
+        return self.core.ipv4
+
+    def test_silence(self) -> None:
+        """Three seconds, then it is over: no UDP."""
+        self.assertEqual(self.finish(3.5), FamilyReport(local_addresses=("10.0.0.2",)))
+        self.assertIsNone(self.core.ipv6)
+
+    def test_answers_from_elsewhere(self) -> None:
+        """Only who was asked may answer."""
+        [request] = self.core.datagrams_to_send(self.now)
+        answer = encode(success(parse(request.data), (Attribute.XOR_MAPPED_ADDRESS, A)), fingerprint=False)
+        for remote, local in (
+            (SECOND, request.local),
+            (Address("192.0.2.66", 3478), request.local),
+            (FIRST, Address("10.0.0.2", 1)),
+        ):
+            self.core.receive_datagram(answer, remote, local, self.now)
+        self.assertFalse(self.finish().udp)
+
+    def test_bad_answers(self) -> None:
+        """An answer without an address, with port 0, an error, or for another transaction is no answer."""
+        [request] = self.core.datagrams_to_send(self.now)
+        good = success(parse(request.data), (Attribute.XOR_MAPPED_ADDRESS, A))
+        for bad in (
+            replace(good, message_class=MessageClass.ERROR),
+            replace(good, message_class=MessageClass.REQUEST),
+            replace(good, transaction_id=bytes(12)),
+            replace(good, attributes=((Attribute.XOR_MAPPED_ADDRESS, A._replace(port=0)),)),
+        ):
+            self.core.receive_datagram(encode(bad, fingerprint=False), FIRST, request.local, self.now)
+        self.assertFalse(self.finish().udp)
+
+    def test_unknown_probes(self) -> None:
+        """The service may say anything about what was never asked."""
+        self.core.receive_probed(Probed(bytes(12), ProbeOutcome.SENT), self.now)
+        self.assertFalse(self.finish().udp)
+
+    def test_no_address_of_ours(self) -> None:
+        """A machine without IPv4, or where nothing can be bound."""
+        core = Netcheck(peer=ALICE, random=Random(1).randbytes, bind=lambda _: None, now=0.0)
+        core.start(["10.0.0.2"], ["198.51.100.1", "2001:db8::1"], 3478)
+        self.assertTrue(core.done)
+        self.assertEqual(core.ipv4, FamilyReport(local_addresses=("10.0.0.2",)))
+        self.assertEqual(core.ipv6, FamilyReport())
+
+    def test_a_reflector_without_proofs(self) -> None:
+        """Any STUN server: what it can't prove is unknown, nothing is asked for without a proof."""
+        self.answer_all(proof=None)
+        report = self.finish()
+        self.assertEqual((report.udp, report.mapping, report.filtering), (True, {EIM, ADM}, ANY_FILTERING))
+
+    def test_a_service_that_refuses(self) -> None:
+        """Every proof is said to be wrong, or too many."""
+        self.answer_all(proof=bytes(16))
+        for probe in self.core.probes_to_send():
+            self.core.receive_probed(Probed(probe.transaction, ProbeOutcome.REFUSED), self.now)
+        self.assertEqual(self.finish().filtering, ANY_FILTERING)
+
+    def test_several_public_addresses(self) -> None:
+        """A NAT that has two, and another for each destination: both are told."""
+        self.answer_all(proof=None, public={FIRST: "203.0.113.1", SECOND: "203.0.113.2"})
+        self.assertEqual(self.finish().public_addresses, ("203.0.113.1", "203.0.113.2"))
+
+    def answer_all(self, proof: bytes | None, public: Pairs[Address, str] | None = None) -> None:
+        """
+        Be the reflectors, and no NAT that filters or forgets.
+
+        :param public: its address, by which reflector is asked.
+        """
+        while requests := self.core.datagrams_to_send(self.now):
+            for request in requests:
+                parsed = parse(request.data)
+                if request.remote not in (FIRST, SECOND) or parsed.message_class is not MessageClass.REQUEST:
+                    continue
+                self.assertEqual(len(parsed.get(Attribute.PROBE) or b""), len(commitment(ALICE, bytes(16))))
+                mapped = Address((public or {}).get(request.remote, "203.0.113.1"), request.local.port)
+                attributes: list[tuple[int, object]] = [(Attribute.XOR_MAPPED_ADDRESS, mapped)]
+                if proof is not None:
+                    attributes.append((Attribute.PROBE, proof))
+                answer = encode(success(parsed, *attributes), fingerprint=False)
+                self.core.receive_datagram(answer, request.remote, request.local, self.now)
+
+    @SETTINGS
+    @given(st.binary(max_size=100))
+    def test_garbage(self, data: bytes) -> None:
+        self.core.receive_datagram(data, FIRST, self.bound[0], self.now)
+
+
+HOME = FamilyReport(
+    udp=True,
+    local_addresses=("192.168.1.2",),
+    public_addresses=("203.0.113.7",),
+    translated=True,
+    mapping=frozenset({EIM}),
+    filtering=frozenset({APDF}),
+    hairpinning=Hairpinning.NO,
+    ports=PortAssignment.PRESERVING,
+    latency=0.0123456,
+)
+WALLED6 = FamilyReport(
+    udp=True,
+    local_addresses=("2001:db8::2",),
+    public_addresses=("2001:db8::2",),
+    filtering=frozenset({APDF}),
+)
+ALL_WAYS: dict[Transport, bool | None] = dict.fromkeys(Transport, True)
+PUNCH = "punch://192.0.2.1:7001"
+
+
+TRANSLATED6 = FamilyReport(
+    udp=True,
+    local_addresses=("2001:db8::2",),
+    public_addresses=("203.0.114.99",),
+    translated=True,
+    mapping=frozenset({EIM}),
+    filtering=frozenset({APDF}),
+    hairpinning=Hairpinning.NO,
+    ports=PortAssignment.RANDOM,
+)
+"""IPv6 alone, and a NAT64."""
+
+
+class WordTests(SynchronousTestCase):
+    """Sentences and JSON."""
+
+    def said(self, report: NetcheckReport) -> str:
+        """All conclusions; the text has them all, too."""
+        sentences = conclusions(report)
+        for sentence in sentences:
+            self.assertIn(f"\n* {sentence}", text(report))
+            self.assertTrue(sentence.endswith("."), sentence)
+        value = json.loads(json.dumps(as_json(report)))
+        self.assertEqual((value["event"], value["conclusions"]), ("netcheck", sentences))
+        return "\n".join(sentences)
+
+    def test_nat64(self) -> None:
+        """An IPv4 address that is seen of an IPv6 one is no NAT of that family, and says what follows."""
+        report = NetcheckReport(PUNCH, FamilyReport(), TRANSLATED6, transports=ALL_WAYS)
+        said = self.said(report)
+        self.assertIn("This network makes IPv4 of IPv6 on the way to the rendezvous (NAT64).", said)
+        self.assertIn("Peers that have IPv4 alone need a relay.", said)
+        self.assertNotIn("hairpin", said)
+        self.assertIn("2001:db8::2, seen as 203.0.114.99: NAT64, which makes IPv4 of it", text(report))
+        self.assertNotIn("behind a NAT", text(report))
+        both = self.said(NetcheckReport(PUNCH, HOME, TRANSLATED6, transports=ALL_WAYS))
+        self.assertIn("(NAT64)", both)
+        self.assertNotIn("Peers that have IPv4 alone", both)
+
+    def test_home(self) -> None:
+        """The usual network."""
+        report = NetcheckReport(PUNCH, HOME, FamilyReport(), control_latency=0.02, transports=ALL_WAYS)
+        said = self.said(report)
+        self.assertIn("Over IPv4: direct links to most peers; a relay is needed with those whose NAT", said)
+        self.assertIn("A relay can be reached over UDP, TCP and TLS.", said)
+        self.assertIn("does not hairpin", said)
+        written = text(report)
+        for part in (
+            "192.168.1.2, seen as 203.0.113.7: behind a NAT",
+            "endpoint-independent: one port for all destinations",
+            "12.3 ms",
+            "20.0 ms",
+            "IPv6          no, this machine has no such address",
+        ):
+            self.assertIn(part, written)
+        value = json.loads(json.dumps(as_json(report)))
+        self.assertEqual((value["direct"], value["certain"]), ("most", True))
+        self.assertEqual(
+            value["ipv4"],
+            {
+                "udp": True,
+                "near": False,
+                "local_addresses": ["192.168.1.2"],
+                "public_addresses": ["203.0.113.7"],
+                "nat": True,
+                "mapping": "endpoint-independent",
+                "mapping_may_be": ["endpoint-independent"],
+                "filtering": "address-and-port-dependent",
+                "filtering_may_be": ["address-and-port-dependent"],
+                "hairpinning": "no",
+                "port_allocation": "preserving",
+                "mapping_lifetime": None,
+                "latency": 0.0123,
+            },
+        )
+        self.assertEqual(set(value["ipv6"]), set(value["ipv4"]))
+
+    def test_not_certain(self) -> None:
+        """What may be otherwise is called probable, and why is said."""
+        family = replace(HOME, mapping=frozenset({EIM, ADM}), hairpinning=Hairpinning.UNKNOWN)
+        report = NetcheckReport(PUNCH, family, transports=ALL_WAYS)
+        said = self.said(report)
+        self.assertIn("probably direct links to most peers", said)
+        self.assertIn("a second port and a second address", said)
+        self.assertNotIn("hairpin", said)
+        self.assertIn("unknown: endpoint-independent or address-dependent", text(report))
+        value = report.to_json()["ipv4"]
+        self.assertEqual(value["mapping"], "unknown")
+        self.assertEqual(value["mapping_may_be"], ["endpoint-independent", "address-dependent"])
+        self.assertEqual((report.direct, report.certain), (Direct.MOST, False))
+
+    def test_mapping_unknown(self) -> None:
+        """With nothing known of the mapping, nothing follows; what would help is said."""
+        family = replace(HOME, mapping=ANY_MAPPING, filtering=ANY_FILTERING, ports=PortAssignment.RANDOM)
+        report = NetcheckReport(PUNCH, family, transports=ALL_WAYS)
+        said = self.said(report)
+        self.assertIn("Over IPv4: it can't be told with whom links will be direct", said)
+        self.assertIn("a second port and a second address", said)
+        self.assertEqual((report.direct, report.certain), (Direct.UNKNOWN, False))
+        unreached = self.said(replace(report, problem="It is gone."))
+        self.assertNotIn("second port", unreached)
+        self.assertIn("More can be told when the rendezvous can be reached.", unreached)
+
+    def test_near(self) -> None:
+        """A rendezvous on this machine or in its network shows nothing of the internet."""
+        for ipv4, ipv6 in ((replace(HOME, near=True), None), (None, replace(WALLED6, near=True))):
+            report = NetcheckReport(PUNCH, ipv4, ipv6, transports=ALL_WAYS)
+            said = self.said(report)
+            self.assertIn("nothing is known of the way to peers on the internet", said)
+            self.assertNotIn("direct links", said)
+            self.assertEqual((report.direct, report.certain), (Direct.UNKNOWN, False))
+        self.assertNotIn("IPv6", self.said(NetcheckReport(PUNCH, HOME, replace(WALLED6, near=True))))
+
+    def test_another_port_for_each_destination(self) -> None:
+        """Few direct links, and that is certain without knowing more."""
+        for mappings in ({ADM}, {APDM}, {ADM, APDM}):
+            family = replace(HOME, mapping=frozenset(mappings), filtering=ANY_FILTERING)
+            report = NetcheckReport(PUNCH, family, transports=ALL_WAYS)
+            self.assertIn("Over IPv4: direct links to few peers", self.said(report))
+            self.assertEqual(report.direct, Direct.SOME)
+
+    def test_open(self) -> None:
+        """No NAT, nothing filtered."""
+        family = FamilyReport(
+            udp=True,
+            local_addresses=("203.0.113.7",),
+            public_addresses=("203.0.113.7",),
+            filtering=frozenset({EIF, ADF}),
+        )
+        report = NetcheckReport(PUNCH, family, transports=ALL_WAYS)
+        self.assertIn("Over IPv4: direct links to all peers", self.said(report))
+        self.assertIn("203.0.113.7, seen as it is: no NAT", text(report))
+
+    def test_no_udp(self) -> None:
+        """All through the relay, if there is one."""
+        nothing = FamilyReport(local_addresses=("10.0.0.2",))
+        ways: dict[Transport, bool | None] = {**ALL_WAYS, Transport.UDP: False, Transport.TURN_UDP: False}
+        said = self.said(NetcheckReport(PUNCH, nothing, transports=ways))
+        self.assertIn("every link to another network needs a relay", said)
+        self.assertIn("A relay can be reached over TCP and TLS.", said)
+        none: dict[Transport, bool | None] = dict.fromkeys(Transport, False)
+        self.assertIn("can't be reached", self.said(NetcheckReport(PUNCH, nothing, transports=none)))
+        offers_none: dict[Transport, bool | None] = {Transport.CONTROL: True}
+        self.assertIn("offers no relay", self.said(NetcheckReport(PUNCH, nothing, transports=offers_none)))
+
+    def test_ipv6(self) -> None:
+        """It reaches those that have it."""
+        both = self.said(NetcheckReport(PUNCH, HOME, WALLED6, transports=ALL_WAYS))
+        self.assertIn("Over IPv6: direct links to peers that have it, too.", both)
+        report = NetcheckReport(PUNCH, FamilyReport(), WALLED6, transports=ALL_WAYS)
+        self.assertIn("peers that have no IPv6 need a relay", self.said(report))
+        self.assertEqual(report.direct, Direct.SOME)
+
+    def test_no_reflector(self) -> None:
+        report = NetcheckReport(PUNCH, reflector=False, transports={Transport.CONTROL: True})
+        self.assertIn("nothing is known about UDP", self.said(report))
+        self.assertEqual((report.udp, report.direct), (None, Direct.UNKNOWN))
+
+    def test_silence_without_a_rendezvous(self) -> None:
+        """Where nobody need have been there to answer, silence says nothing about UDP."""
+        silent = FamilyReport(udp=None, local_addresses=("10.0.0.2",))
+        report = NetcheckReport(PUNCH, silent, FamilyReport(), problem="It is gone.")
+        self.assertEqual((report.udp, report.direct, report.certain), (None, Direct.UNKNOWN, False))
+        said = self.said(report)
+        self.assertIn("Nothing answers over UDP either", said)
+        self.assertNotIn("needs a relay", said)
+        self.assertIn("IPv4          unknown, nothing answers 10.0.0.2\n", text(report))
+        self.assertIsNone(report.to_json()["ipv4"]["filtering"])
+
+    def test_no_address_in_the_family(self) -> None:
+        """An IPv6-only machine can't tell by an IPv4 address whether it has UDP."""
+        report = NetcheckReport(PUNCH, FamilyReport(), problem="It can't be reached.")
+        self.assertEqual((report.udp, report.direct), (None, Direct.UNKNOWN))
+        self.assertIn("This machine has no IPv4 address", self.said(report))
+
+    def test_no_address_at_all(self) -> None:
+        """A name that nobody knows says nothing of reflectors."""
+        report = NetcheckReport(PUNCH, problem="The name is not known here.")
+        self.assertEqual(self.said(report), "The name is not known here.\nSo nothing is known about UDP.")
+
+    def test_problem(self) -> None:
+        """The reason comes first."""
+        report = NetcheckReport(
+            PUNCH, HOME, problem="It is gone; come back.", transports={Transport.CONTROL: False}
+        )
+        self.assertEqual(conclusions(report)[0], "It is gone; come back.")
+        self.assertNotIn("offers no relay", self.said(report))
+
+    def test_lifetime(self) -> None:
+        for lifetime, words in (
+            (Lifetime(14.5, 16.2), "at least 14 s, less than 17 s"),
+            (Lifetime(100.0, None), "at least 100 s"),
+            (Lifetime(0.0, 6.5), "less than 7 s"),
+        ):
+            report = NetcheckReport(PUNCH, replace(HOME, lifetime=lifetime))
+            self.assertIn(f"  lifetime    {words}\n", text(report))
+            self.assertEqual(
+                report.to_json()["ipv4"]["mapping_lifetime"],
+                {"at_least": lifetime.at_least, "below": lifetime.below},
+            )

@@ -1,0 +1,158 @@
+"""Name look-ups in threads that nobody waits for."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress, IHostResolution, IResolutionReceiver
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from punch.net.resolver import (
+    KEPT,
+    MAX_THREADS,
+    TIMEOUT,
+    Answer,
+    DaemonThreadResolver,
+)
+
+FOUND: Answer = [
+    (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", 0, 0, 0)),
+    (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0)),
+]
+
+
+class Reactor(Clock):
+    """A clock to which other threads may hand calls; there are no other threads here."""
+
+    def callFromThread(self, function: Callable[..., Any], *arguments: object) -> None:
+        self.callLater(0, function, *arguments)
+
+
+@implementer(IResolutionReceiver)
+class Receiver:
+    """Who wants to know an address; `answers` has one entry when the look-up is over."""
+
+    def __init__(self) -> None:
+        self.began: list[str] = []
+        self.addresses: list[IAddress] = []
+        self.answers: list[list[str]] = []
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        self.began.append(resolutionInProgress.name)
+
+    def addressResolved(self, address: IAddress) -> None:
+        self.addresses.append(address)
+
+    def resolutionComplete(self) -> None:
+        self.answers.append([address.host for address in self.addresses])  # type: ignore[attr-defined]
+
+
+class ResolverTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor = Reactor()
+        self.threads: list[Callable[[], None]] = []
+        self.asked: list[tuple[str, int]] = []
+        self.answer: Answer | Exception = FOUND
+        self.resolver = DaemonThreadResolver(self.reactor, self.getaddrinfo, self.threads.append)
+
+    def getaddrinfo(self, name: str, port: int, family: int, kind: int) -> Answer:
+        self.asked.append((name, family))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def look_up(self, name: str = "punch.example", types: Sequence[type[IAddress]] | None = None) -> Receiver:
+        receiver = Receiver()
+        self.resolution = self.resolver.resolveHostName(receiver, name, 7001, types)
+        return receiver
+
+    def answer_comes(self) -> None:
+        """The thread that was started first comes back."""
+        self.threads.pop(0)()
+        self.reactor.advance(0)
+
+    def test_an_answer(self) -> None:
+        """Both families in the system's order, with the port; nothing is left on the clock."""
+        receiver = self.look_up()
+        self.assertEqual((receiver.began, receiver.answers), (["punch.example"], []))
+        self.answer_comes()
+        self.assertEqual(
+            receiver.addresses,
+            [IPv6Address("TCP", "2001:db8::1", 7001), IPv4Address("TCP", "192.0.2.1", 7001)],
+        )
+        self.assertEqual(receiver.answers, [["2001:db8::1", "192.0.2.1"]])
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_one_family(self) -> None:
+        for types, family in (
+            ([IPv4Address], socket.AF_INET),
+            ([IPv6Address], socket.AF_INET6),
+            ([IPv4Address, IPv6Address], socket.AF_UNSPEC),
+            (None, socket.AF_UNSPEC),
+        ):
+            self.look_up("punch.example", types)
+            self.answer_comes()
+            self.assertEqual(self.asked.pop(), ("punch.example", family))
+
+    def test_a_name_that_is_not_known(self) -> None:
+        """Whatever the system raises."""
+        for problem in (socket.gaierror(-2, "not known"), UnicodeError("label too long"), OSError("no")):
+            self.answer = problem
+            receiver = self.look_up()
+            self.answer_comes()
+            self.assertEqual(receiver.answers, [[]])
+
+    def test_silence(self) -> None:
+        """It is over in time, and only once: a late answer is told nobody."""
+        receiver = self.look_up()
+        self.reactor.advance(TIMEOUT - 0.1)
+        self.assertEqual(receiver.answers, [])
+        self.reactor.advance(0.1)
+        self.assertEqual(receiver.answers, [[]])
+        self.answer_comes()
+        self.assertEqual(receiver.answers, [[]])
+
+    def test_a_late_answer_is_for_the_next_attempt(self) -> None:
+        """A name server that always takes longer than that is of use; what it said has an end."""
+        self.look_up()
+        self.reactor.advance(TIMEOUT)
+        self.answer_comes()
+        self.assertEqual(self.look_up().answers, [["2001:db8::1", "192.0.2.1"]])
+        self.look_up()
+        self.assertEqual(len(self.threads), 1)
+        self.reactor.advance(TIMEOUT)
+        self.answer_comes()
+        self.reactor.advance(KEPT)
+        self.assertEqual(self.look_up().answers, [])
+        self.assertEqual(len(self.threads), 1)
+
+    def test_attempts_share_a_look_up(self) -> None:
+        """One thread for a name, however many want it, and however long it takes."""
+        receivers = [self.look_up() for _ in range(3)]
+        self.reactor.advance(TIMEOUT)
+        receivers += [self.look_up() for _ in range(3)]
+        self.assertEqual(len(self.threads), 1)
+        self.answer_comes()
+        self.assertEqual([len(receiver.answers[0]) for receiver in receivers], [0, 0, 0, 2, 2, 2])
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_threads_are_bounded(self) -> None:
+        for number in range(MAX_THREADS):
+            self.look_up(f"host{number}.example")
+        self.assertEqual(self.look_up("another.example").answers, [[]])
+        self.assertEqual(len(self.threads), MAX_THREADS)
+        self.answer_comes()
+        self.assertEqual(self.look_up("another.example").answers, [])
+
+    def test_cancelled(self) -> None:
+        """Nobody hears of it, and no timer is left."""
+        receiver = self.look_up()
+        self.resolution.cancel()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.answer_comes()
+        self.assertEqual(receiver.answers, [])

@@ -1,0 +1,409 @@
+"""`punch netcheck` on the simulated internet: every kind of NAT is named, by the real service's probes."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from twisted.internet.defer import Deferred
+
+from punch.natcheck.behaviour import (
+    ANY_FILTERING,
+    ANY_MAPPING,
+    Filtering,
+    Hairpinning,
+    Mapping,
+    PortAssignment,
+)
+from punch.natcheck.report import (
+    Direct,
+    FamilyReport,
+    NetcheckReport,
+    Transport,
+)
+from punch.node.control.nat64 import DISCOVERY_NAME
+from punch.test.internet import (
+    NAT,
+    Firewall,
+    Hairpin,
+    InternetTestCase,
+    LinkSpec,
+)
+from punch.test.internet import Filtering as F
+from punch.test.internet import Mapping as M
+from punch.test.internet import Ports as P
+from punch.test.netcheck_lab import SECOND, SERVICE, SERVICE6, NetcheckLab
+from punch.wire.rendezvous_address import RendezvousAddress
+
+MAPPING = {
+    M.EIM: Mapping.ENDPOINT_INDEPENDENT,
+    M.ADM: Mapping.ADDRESS_DEPENDENT,
+    M.APDM: Mapping.ADDRESS_AND_PORT_DEPENDENT,
+}
+FILTERING = {
+    F.EIF: Filtering.ENDPOINT_INDEPENDENT,
+    F.ADF: Filtering.ADDRESS_DEPENDENT,
+    F.APDF: Filtering.ADDRESS_AND_PORT_DEPENDENT,
+}
+PORTS = {
+    P.PRESERVING: PortAssignment.PRESERVING,
+    P.SEQUENTIAL: PortAssignment.SEQUENTIAL,
+    P.RANDOM: PortAssignment.RANDOM,
+}
+KINDS = list(product(M, F, Hairpin, P))
+
+
+def ipv4(report: NetcheckReport) -> FamilyReport:
+    """What is known of IPv4."""
+    assert report.ipv4 is not None
+    return report.ipv4
+
+
+def expected_hairpinning(nat: NAT) -> Hairpinning:
+    """What can be told of it: where mapping and filtering hide it, nothing."""
+    if nat.mapping is not M.EIM and nat.filtering is not F.EIF:
+        return Hairpinning.UNKNOWN
+    return Hairpinning.NO if nat.hairpin is Hairpin.NONE else Hairpinning.YES
+
+
+def expected_direct(nat: NAT) -> Direct:
+    """What follows, by the table in `nat_pairs`."""
+    if nat.mapping is not M.EIM:
+        return Direct.SOME
+    return Direct.MOST if nat.filtering is F.APDF else Direct.ALL
+
+
+class EveryNATTests(InternetTestCase):
+    """Mapping × filtering × hairpinning × ports: 81 NATs, a netcheck behind each."""
+
+    def test_all(self) -> None:
+        net = self.internet()
+        lab = NetcheckLab(net)
+        running: list[tuple[NAT, Deferred[NetcheckReport]]] = []
+        for number, (mapping, filtering, hairpin, ports) in enumerate(KINDS):
+            nat = NAT(f"203.0.{number}.1", mapping, filtering, hairpin, ports)
+            lan = net.lan(f"lan {number}", f"10.0.{number}.0/24", nat=nat)
+            running.append((nat, lab.begin(lan.host(f"host {number}"))))
+        wrong = []
+        for nat, awaited in running:
+            report = net.wait(awaited, 30.0, repr(nat))
+            family = ipv4(report)
+            found = (family.mapping, family.filtering, family.hairpinning, family.ports, report.direct)
+            right = (
+                frozenset({MAPPING[nat.mapping]}),
+                frozenset({FILTERING[nat.filtering]}),
+                expected_hairpinning(nat),
+                PORTS[nat.ports],
+                expected_direct(nat),
+            )
+            if found != right or family.public_addresses != (nat.public,) or not family.certain:
+                wrong.append(f"{nat}: {family}")
+        self.assertEqual(wrong, [])
+        self.assertLess(net.now, 10.0)
+
+    def test_in_bad_weather(self) -> None:
+        """Delay, jitter and 5 % loss each way change nothing, whatever the seed."""
+        for seed in range(5):
+            net = self.internet(seed)
+            lab = NetcheckLab(net)
+            link = LinkSpec(delay=0.025, jitter=0.01, loss=0.05)
+            for number, (mapping, filtering) in enumerate(product(M, F)):
+                nat = NAT(f"203.0.{number}.1", mapping, filtering, Hairpin.EXTERNAL, P.SEQUENTIAL)
+                lan = net.lan(f"lan {number}", f"10.0.{number}.0/24", nat=nat, link=link)
+                family = ipv4(lab.run(lan.host(f"host {number}")))
+                self.assertEqual(family.mapping, {MAPPING[mapping]}, nat)
+                self.assertEqual(family.filtering, {FILTERING[filtering]}, nat)
+                self.assertEqual(family.ports, PortAssignment.SEQUENTIAL)
+
+
+class LittleHelpTests(InternetTestCase):
+    """Services that have less than all: what they can't tell is unknown, never wrong."""
+
+    def nats(self, second: bool, alternates: tuple[str, ...]) -> list[tuple[NAT, FamilyReport]]:
+        net = self.internet()
+        lab = NetcheckLab(net, second=second, alternates=alternates)
+        found = []
+        for number, (mapping, filtering) in enumerate(product(M, F)):
+            nat = NAT(f"203.0.{number}.1", mapping, filtering)
+            lan = net.lan(f"lan {number}", f"10.0.{number}.0/24", nat=nat)
+            found.append((nat, ipv4(lab.run(lan.host(f"host {number}")))))
+        return found
+
+    def test_one_address(self) -> None:
+        """A second port shows what depends on ports; what depends on addresses stays unknown."""
+        for nat, family in self.nats(True, ()):
+            by_port = nat.mapping is M.APDM
+            known = {MAPPING[nat.mapping]} if by_port else ANY_MAPPING - {Mapping.ADDRESS_AND_PORT_DEPENDENT}
+            self.assertEqual(family.mapping, known, nat)
+            by_port = nat.filtering is F.APDF
+            known_filtering = (
+                {FILTERING[nat.filtering]}
+                if by_port
+                else ANY_FILTERING - {Filtering.ADDRESS_AND_PORT_DEPENDENT}
+            )
+            self.assertEqual(family.filtering, known_filtering, nat)
+            self.assertEqual(family.to_json()["mapping"] == "unknown", nat.mapping is not M.APDM)
+
+    def test_one_address_and_port(self) -> None:
+        """A plain STUN server tells the public address and how ports are chosen."""
+        for nat, family in self.nats(False, ()):
+            self.assertEqual((family.mapping, family.filtering), (ANY_MAPPING, ANY_FILTERING), nat)
+            self.assertEqual(
+                (family.public_addresses, family.ports), ((nat.public,), PortAssignment.PRESERVING)
+            )
+            self.assertFalse(family.certain)
+
+    def test_two_addresses_with_one_port(self) -> None:
+        """The other address shows whether mappings are endpoint-independent."""
+        for nat, family in self.nats(False, (SECOND,)):
+            independent = Mapping.ENDPOINT_INDEPENDENT
+            known = {independent} if nat.mapping is M.EIM else ANY_MAPPING - {independent}
+            self.assertEqual((family.mapping, family.filtering), (known, ANY_FILTERING), nat)
+
+    def test_a_firewall_before_the_second_port(self) -> None:
+        """Silence from a port that never answers means nothing: neither mapping nor filtering is guessed."""
+        net = self.internet()
+        lab = NetcheckLab(net, alternates=())
+        net.drop = lambda packet: (
+            packet.protocol == "udp"
+            and 3479
+            in (
+                packet.source[1],
+                packet.destination[1],
+            )
+        )
+        family = ipv4(lab.run(net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1")).host("alice")))
+        self.assertEqual((family.mapping, family.filtering), (ANY_MAPPING, ANY_FILTERING))
+
+    def test_a_service_that_is_off(self) -> None:
+        """Nothing answers at all: there is a report all the same."""
+        net = self.internet()
+        lab = NetcheckLab(net)
+        lab.host.detach(net.public)
+        report = lab.run(net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1")).host("alice"))
+        self.assertEqual((report.udp, report.direct), (None, Direct.UNKNOWN))
+        self.assertEqual(set(report.transports.values()), {None, False})
+        self.assertIsNotNone(report.problem)
+
+
+class PlaceTests(InternetTestCase):
+    """Other networks than a home behind a NAT."""
+
+    def setUp(self) -> None:
+        self.net = self.internet()
+
+    def test_no_nat(self) -> None:
+        """A public address that anybody reaches."""
+        lab = NetcheckLab(self.net)
+        report = lab.run(self.net.host("alice", "203.0.113.1"))
+        family = ipv4(report)
+        self.assertEqual((family.udp, family.translated), (True, False))
+        self.assertEqual(family.public_addresses, ("203.0.113.1",))
+        self.assertEqual(family.filtering, {Filtering.ENDPOINT_INDEPENDENT})
+        self.assertEqual((family.mapping, family.hairpinning, family.ports), (frozenset(), None, None))
+        self.assertEqual(report.direct, Direct.ALL)
+
+    def test_firewalls(self) -> None:
+        """Public addresses behind a stateful filter, of each kind."""
+        lab = NetcheckLab(self.net)
+        for number, filtering in enumerate(F):
+            lan = self.net.lan(f"lan {number}", f"203.0.{number}.0/24", firewall=Firewall(filtering))
+            family = ipv4(lab.run(lan.host(f"host {number}")))
+            self.assertFalse(family.translated)
+            self.assertEqual(family.filtering, {FILTERING[filtering]})
+
+    def test_ipv6(self) -> None:
+        """Both families are told apart, each with its own behaviour."""
+        lab = NetcheckLab(self.net, alternates=())
+        self.net.dns["rendezvous.example"] = [SERVICE, SERVICE6]
+        address = RendezvousAddress("rendezvous.example", 7001, lab.address.pin)
+        lan = self.net.lan(
+            "home",
+            "10.0.0.0/24",
+            ipv6="2001:db8:7::/64",
+            nat=NAT("203.0.113.1", M.APDM, F.APDF, ports=P.RANDOM),
+            firewall=Firewall(F.APDF),
+        )
+        report = lab.run(lan.host("alice"), rendezvous=address)
+        self.assertEqual(ipv4(report).mapping, {Mapping.ADDRESS_AND_PORT_DEPENDENT})
+        assert report.ipv6 is not None
+        self.assertEqual((report.ipv6.udp, report.ipv6.translated), (True, False))
+        self.assertEqual(report.ipv6.filtering, {Filtering.ADDRESS_AND_PORT_DEPENDENT})
+        self.assertTrue(report.ipv6.public_addresses[0].startswith("2001:db8:7:"))
+        self.assertEqual(report.direct, Direct.SOME)
+
+    def test_no_ipv6_here(self) -> None:
+        """A machine without it has none, and says so."""
+        lab = NetcheckLab(self.net, alternates=())
+        self.net.dns["rendezvous.example"] = [SERVICE, SERVICE6]
+        address = RendezvousAddress("rendezvous.example", 7001, lab.address.pin)
+        lan = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1"))
+        report = lab.run(lan.host("alice"), rendezvous=address)
+        self.assertEqual(report.ipv6, FamilyReport())
+
+    def test_double_nat(self) -> None:
+        """Two NATs look like one that has the stricter of both's behaviours."""
+        lab = NetcheckLab(self.net)
+        for number, (inner, outer, ports) in enumerate(
+            (
+                ((M.EIM, F.APDF), (M.EIM, F.EIF), P.PRESERVING),
+                ((M.EIM, F.EIF), (M.APDM, F.ADF), P.RANDOM),
+                ((M.ADM, F.ADF), (M.EIM, F.APDF), P.SEQUENTIAL),
+            )
+        ):
+            carrier = self.net.lan(
+                f"carrier {number}",
+                f"100.64.{number}.0/24",
+                nat=NAT(f"203.0.{number}.1", *outer, ports=ports),
+            )
+            home = self.net.lan(
+                f"home {number}",
+                f"192.168.{number}.0/24",
+                nat=NAT(None, *inner, ports=P.PRESERVING),
+                parent=carrier,
+            )
+            family = ipv4(lab.run(home.host(f"host {number}")))
+            mapping = max(inner[0], outer[0], key=list(M).index)
+            filtering = max(inner[1], outer[1], key=list(F).index)
+            self.assertEqual(family.mapping, {MAPPING[mapping]})
+            self.assertEqual(family.filtering, {FILTERING[filtering]})
+            self.assertEqual(family.ports, PORTS[ports])
+            self.assertEqual(family.public_addresses, (f"203.0.{number}.1",))
+
+    def test_udp_blocked(self) -> None:
+        """Only the control channel gets through, and the relay over it."""
+        lab = NetcheckLab(self.net, alternates=(), relay=True)
+        lan = self.net.lan("office", "10.0.0.0/24", nat=NAT("203.0.113.1", block_udp=True))
+        report = lab.run(lan.host("alice"))
+        self.assertEqual((report.udp, report.direct), (False, Direct.NONE))
+        self.assertEqual(
+            report.transports,
+            {
+                Transport.UDP: False,
+                Transport.CONTROL: True,
+                Transport.TURN_UDP: False,
+                Transport.TURN_TCP: True,
+                Transport.TURN_TLS: True,
+            },
+        )
+
+    def test_relay(self) -> None:
+        """All its transports are tried, and nothing is left at the relay."""
+        lab = NetcheckLab(self.net, alternates=(), relay=True)
+        lan = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1"))
+        report = lab.run(lan.host("alice"))
+        self.assertEqual(set(report.transports.values()), {True})
+        before = len(lab.host.reactor.open_ports)
+        self.net.advance(5.0)
+        self.assertEqual(len(lab.host.reactor.open_ports), before)
+
+    def test_relay_through_nat64(self) -> None:
+        """TCP and TLS over IPv6 alone, at a rendezvous that is given as an IPv4 address."""
+        self.net.dns[DISCOVERY_NAME] = ["192.0.0.170", "64:ff9b::c000:aa"]
+        lab = NetcheckLab(self.net, alternates=(), relay=True, through=("64:ff9b::c633:6401",))
+        transports = lab.run(self.net.host("alice", "2001:db8:6::2")).transports
+        self.assertEqual((transports[Transport.TURN_TCP], transports[Transport.TURN_TLS]), (True, True))
+
+    def test_a_rendezvous_next_door(self) -> None:
+        """On the own machine, or in a private network: what holds there is no promise for the internet."""
+        lab = NetcheckLab(self.net)
+        report = self.net.wait(lab.begin(lab.host), 30.0, "a report")
+        self.assertTrue(ipv4(report).near)
+        self.assertEqual(report.direct, Direct.UNKNOWN)
+        report = lab.run(self.net.host("printer", "10.0.0.7"))
+        self.assertTrue(ipv4(report).near)
+        report = lab.run(self.net.host("alice", "203.0.113.1"))
+        self.assertFalse(ipv4(report).near)
+
+    def test_many_interfaces(self) -> None:
+        """Interfaces that lead nowhere are passed over, also if they come first."""
+        lab = NetcheckLab(self.net)
+        nowhere = self.net.lan("docker", "172.17.0.0/16", isolated=True)
+        host = nowhere.host("alice")
+        home = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1"))
+        host.attach(home)
+        family = ipv4(lab.run(host))
+        self.assertEqual(family.local_addresses[0], host.addresses[1])
+        self.assertEqual(family.mapping, {Mapping.ENDPOINT_INDEPENDENT})
+
+    def test_latency(self) -> None:
+        """To the reflector and over the control channel, in seconds."""
+        lab = NetcheckLab(self.net)
+        link = LinkSpec(delay=0.03)
+        lan = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1"), link=link)
+        report = lab.run(lan.host("alice"))
+        self.assertAlmostEqual(ipv4(report).latency or 0.0, 0.06, delta=0.005)
+        self.assertAlmostEqual(report.control_latency or 0.0, 0.06, delta=0.01)
+
+    def test_a_running_peer_keeps_its_registration(self) -> None:
+        """Netcheck registers as somebody else each time, and leaves."""
+        lab = NetcheckLab(self.net)
+        host = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1")).host("alice")
+        lab.run(host)
+        lab.run(host)
+        self.assertEqual(lab.reports, ["listening", "registered", "gone", "registered", "gone"])
+
+    def test_service_gone(self) -> None:
+        """Without the control channel there are no probes; UDP is tried all the same."""
+        lab = NetcheckLab(self.net, alternates=())
+        address = lab.address
+        elsewhere = RendezvousAddress(address.host, 7999, address.pin)
+        lan = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1"))
+        report = lab.run(lan.host("alice"), rendezvous=elsewhere)
+        self.assertIn("7999", report.problem or "")
+        self.assertEqual(report.transports[Transport.CONTROL], False)
+        self.assertEqual(report.transports[Transport.UDP], True)
+        self.assertEqual(ipv4(report).filtering, ANY_FILTERING)
+
+
+class LifetimeTests(InternetTestCase):
+    """How long mappings live."""
+
+    def test_nats(self) -> None:
+        """Found to the second where there is time for two rounds; less exactly where there is for one."""
+        net = self.internet()
+        lab = NetcheckLab(net)
+        for number, (timeout, budget, width) in enumerate(
+            ((15.0, 90.0, 4.0), (30.0, 180.0, 4.0), (65.0, 100.0, 40.0), (120.0, 300.0, 10.0))
+        ):
+            nat = NAT(f"203.0.{number}.1", timeout=timeout)
+            host = net.lan(f"lan {number}", f"10.0.{number}.0/24", nat=nat).host(f"host {number}")
+            began = net.now
+            lifetime = ipv4(lab.run(host, lifetime=budget)).lifetime
+            assert lifetime is not None
+            assert lifetime.below is not None
+            self.assertLess(lifetime.at_least, timeout)
+            self.assertLess(timeout, lifetime.below)
+            self.assertLess(lifetime.below - lifetime.at_least, width)
+            self.assertLess(net.now - began, budget + 10.0)
+
+    def test_longer_than_there_is_time(self) -> None:
+        """Then only the least is known."""
+        net = self.internet()
+        lab = NetcheckLab(net, alternates=())
+        host = net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1", timeout=300.0)).host("alice")
+        lifetime = ipv4(lab.run(host, lifetime=60.0)).lifetime
+        assert lifetime is not None
+        self.assertIsNone(lifetime.below)
+        self.assertGreater(lifetime.at_least, 50.0)
+
+    def test_very_short(self) -> None:
+        """Shorter than the first sample."""
+        net = self.internet()
+        lab = NetcheckLab(net, alternates=())
+        host = net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1", timeout=4.0)).host("alice")
+        lifetime = ipv4(lab.run(host, lifetime=60.0)).lifetime
+        assert lifetime is not None
+        assert lifetime.below is not None
+        self.assertLess(lifetime.at_least, 4.0)
+        self.assertLess(4.0, lifetime.below)
+
+    def test_firewall(self) -> None:
+        """A filter forgets, too; where there is none, there is nothing to measure."""
+        net = self.internet()
+        lab = NetcheckLab(net)
+        walled = net.lan("walled", "203.0.113.0/24", firewall=Firewall(F.APDF, timeout=20.0)).host("alice")
+        lifetime = ipv4(lab.run(walled, lifetime=60.0)).lifetime
+        assert lifetime is not None
+        assert lifetime.below is not None
+        self.assertTrue(lifetime.at_least < 20.0 < lifetime.below)
+        self.assertIsNone(ipv4(lab.run(net.host("bob", "203.0.114.1"), lifetime=60.0)).lifetime)

@@ -1,0 +1,168 @@
+"""A relay that is known by name, and moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from punch.node.control.host_addresses import FRESH, KEPT, HostAddresses
+from punch.node.reflector_finder import ReflectorFinder
+from punch.node.relay import RelayClient
+from punch.node.relay_pool import RelayPool
+from punch.test.rendezvous.relay.test_service import Datagrams
+from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
+from punch.test.turn.server.test_forged import OTHER_SERVICE, TwoServicesCase
+from punch.turn.server.credentials import issue
+from punch.wire.address import Address
+from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+
+NAME = "relay.example"
+
+
+class User:
+    """A session that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+        self.lost = 0
+
+    def relay_found(self, relay: RelayClient) -> None:
+        self.found.append(relay.local.host)
+
+    def relay_lost(self, local: Address) -> None:
+        self.lost += 1
+
+    def relays_done(self) -> None:
+        """Nothing to do."""
+
+
+class MovingRelayTests(TwoServicesCase):
+    """`--turn turn:NAME:3478`, over UDP alone: it ends at one address, and begins at another."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.net.dns[NAME] = [SERVICE]
+        self.user = User()
+        self.asked_for_credentials = 0
+        pools: list[RelayPool] = []
+
+        class Socket(Datagrams):
+            def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+                pools[0].receive([datagram], Address(*addr[:2]), self.address)
+
+        socket = Socket(self.home, self.home.addresses[0])
+
+        def send(datagrams: Sequence[bytes], remote: Address, _local: Address) -> None:
+            for data in datagrams:
+                socket.send(data, remote)
+
+        self.pool = RelayPool(
+            self.home.reactor,
+            monotonic=self.net.monotonic,
+            random=self.net.random_bytes("pool"),
+            roots=None,
+            name="rendezvous.example",
+            bases=lambda: [socket.address],
+            send=send,
+            received=lambda *_: None,
+            renew=lambda: None,
+        )
+        pools.append(self.pool)
+        self.addCleanup(self.pool.stop)
+        self.offer()
+        self.pool.join(self.user)
+        self.net.advance(1.0)
+        self.assertEqual(self.user.found, [SERVICE])
+
+    def offer(self) -> None:
+        """The rendezvous gives credentials for it."""
+        username, password = issue(self.secret, "user", self.net.monotonic() + 3600)
+        url = TurnURI(NAME, 3478, TurnTransport.UDP)
+        self.pool.update((RelayServer(url, username, password, "punch", "", 3600.0),), SERVICE)
+
+    def end_first(self) -> None:
+        self.net.wait(self.service.stopService(), 2.0)
+
+    def test_the_name_is_looked_up_after_a_failure(self) -> None:
+        self.end_first()
+        self.net.dns[NAME] = [OTHER_SERVICE]
+        for relay in self.pool.current:
+            relay.probe()
+        self.net.run_until(lambda: len(self.user.found) == 2, 30.0)
+        self.assertEqual((self.user.found, self.user.lost), ([SERVICE, OTHER_SERVICE], 1))
+
+    def test_the_name_follows_later(self) -> None:
+        """Each failure has it looked up once more."""
+        self.end_first()
+        for relay in self.pool.current:
+            relay.probe()
+        self.net.advance(60.0)
+        self.assertEqual(self.user.found, [SERVICE])
+        self.net.dns[NAME] = [OTHER_SERVICE]
+        self.net.run_until(lambda: len(self.user.found) == 2, 70.0)
+
+    def test_new_credentials(self) -> None:
+        """They have it looked up, and the new address is asked at once."""
+        self.end_first()
+        for relay in self.pool.current:
+            relay.probe()
+        self.net.advance(10.0)
+        self.net.dns[NAME] = [OTHER_SERVICE]
+        self.offer()
+        self.net.advance(0.5)
+        self.assertEqual(self.user.found, [SERVICE, OTHER_SERVICE])
+
+    def test_another_network(self) -> None:
+        self.end_first()
+        for relay in self.pool.current:
+            relay.probe()
+        self.net.advance(10.0)
+        self.net.dns[NAME] = [OTHER_SERVICE]
+        self.pool.network_changed()
+        self.net.advance(0.5)
+        self.assertEqual(self.user.found, [SERVICE, OTHER_SERVICE])
+
+
+class CacheTests(RendezvousCase):
+    """`HostAddresses`, and the reflectors of a rendezvous."""
+
+    def test_an_end(self) -> None:
+        """Addresses are looked up again after a while, and not used for ever without."""
+        changes: list[int] = []
+        hosts = HostAddresses(self.home.reactor, self.net.monotonic, lambda: changes.append(1))
+        self.assertEqual((hosts.of("192.0.2.1"), hosts.of("2001:DB8::1")), (["192.0.2.1"], ["2001:db8::1"]))
+        self.net.dns[NAME] = [SERVICE]
+        self.assertEqual(hosts.of(NAME), [])
+        self.net.advance(0.5)
+        self.assertEqual((hosts.of(NAME), len(changes)), ([SERVICE], 1))
+        self.net.dns[NAME] = [OTHER_SERVICE]
+        self.net.advance(FRESH)
+        self.assertEqual(hosts.of(NAME), [SERVICE])
+        self.net.advance(0.5)
+        self.assertEqual((hosts.of(NAME), len(changes)), ([OTHER_SERVICE], 2))
+        del self.net.dns[NAME]
+        self.net.advance(KEPT - 1)
+        self.assertEqual(hosts.of(NAME), [OTHER_SERVICE])
+        self.net.advance(2.0)
+        self.assertEqual(hosts.of(NAME), [])
+        hosts.keep(set())
+        self.net.advance(1.0)
+        self.assertEqual(len(changes), 2)
+
+    def test_reflectors(self) -> None:
+        """The other family's address follows the name when the network changes."""
+        found: list[list[Address]] = []
+        finder = ReflectorFinder(self.home.reactor, NAME, lambda host: True, found.append)
+        self.net.dns[NAME] = [SERVICE, "2001:db8::1"]
+        finder.find(SERVICE, 3478)
+        self.net.advance(0.5)
+        self.net.dns[NAME] = [SERVICE, "2001:db8::2"]
+        finder.again()
+        self.net.advance(0.5)
+        self.assertEqual(
+            [[str(each) for each in reflectors] for reflectors in found],
+            [
+                [f"{SERVICE}:3478"],
+                [f"{SERVICE}:3478", "[2001:db8::1]:3478"],
+                [f"{SERVICE}:3478", "[2001:db8::2]:3478"],
+            ],
+        )

@@ -1,0 +1,250 @@
+"""The core of one call: what goes out, and how it ends."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.node.policy import Decision, decide
+from punch.node.signaling import SeenEnvelopes, glare
+from punch.node.signaling_state import (
+    INTRODUCED_TIME,
+    RING_TIME,
+    CallEnded,
+    Introduction,
+    MoreCandidates,
+    Side,
+)
+from punch.test.call_lab import ALICE, BOB, CERTIFICATE, Wire, candidate, changed, description, events
+from punch.test.strategies import IDENTITIES
+from punch.wire.control import Accept, Answer, Cancel, ErrorCode, Reject, Trickle
+from punch.wire.sealed import MAX_CANDIDATES
+
+
+class CallTests(SynchronousTestCase):
+    """A call as it should be."""
+
+    def test_introduction(self) -> None:
+        """Both sides know each other's description and agree on what binds the link."""
+        here, there = Wire().introduce()
+        self.assertEqual(here.remote, description("bob", candidate(1)))
+        self.assertEqual(there.remote, description("alice", candidate(0)))
+        self.assertEqual(here.offer_digest, there.offer_digest)
+        self.assertEqual(here.answer_digest, there.answer_digest)
+        self.assertEqual((here.certificate_sha256, there.certificate_sha256), (CERTIFICATE, None))
+
+    def test_names(self) -> None:
+        """The name that counts is the signed one."""
+        wire = Wire()
+        self.assertEqual((wire.callee.name, wire.caller.name), ("alice", None))
+        wire.introduce()
+        self.assertEqual(wire.caller.name, "bob")
+
+    def test_trickle_before_the_answer_waits(self) -> None:
+        """What the caller finds while it rings is part of the introduction."""
+        wire = Wire()
+        for number in (1, 2):
+            envelope = wire.trickle(wire.caller, candidate(number), complete=number == 2)
+            wire.callee.receive_candidates(envelope, wire.now)
+        self.assertEqual(events(wire.callee), [])
+        wire.accept()
+        (there,) = events(wire.callee)
+        assert isinstance(there, Introduction)
+        self.assertEqual(there.remote.candidates, (candidate(0), candidate(1), candidate(2)))
+        self.assertTrue(there.remote.complete)
+
+    def test_trickle_after_the_answer(self) -> None:
+        """Both ways, also when the link is there already."""
+        wire = Wire()
+        wire.introduce()
+        for sender, receiver in ((wire.caller, wire.callee), (wire.callee, wire.caller)):
+            receiver.receive_candidates(wire.trickle(sender, candidate(5)), wire.now)
+            self.assertEqual(events(receiver), [MoreCandidates((candidate(5),), False)])
+        wire.caller.link_proved(wire.now)
+        wire.callee.link_proved(wire.now)
+        for sender, receiver in ((wire.caller, wire.callee), (wire.callee, wire.caller)):
+            receiver.receive_candidates(wire.trickle(sender, candidate(6), complete=True), wire.now)
+            self.assertEqual(events(receiver), [MoreCandidates((candidate(6),), True)])
+
+    def test_callee_frees_the_rendezvous(self) -> None:
+        """Only when the link is proved and neither side has more to say; the caller never does."""
+        wire = Wire()
+        wire.introduce()
+        for call in (wire.caller, wire.callee):
+            call.link_proved(wire.now)
+            self.assertEqual(call.messages_to_send(), [])
+        said = wire.trickle(wire.caller, complete=True)
+        self.assertEqual(wire.caller.messages_to_send(), [])
+        wire.callee.receive_candidates(said, wire.now)
+        self.assertEqual(wire.callee.messages_to_send(), [])
+        wire.callee.add_candidates((), True, wire.now)
+        kinds = [type(message) for message in wire.callee.messages_to_send()]
+        self.assertEqual(kinds, [Trickle, Cancel])
+        wire.caller.receive_end(ErrorCode.CANCELLED, wire.now)
+        self.assertEqual([event for event in events(wire.caller) if isinstance(event, CallEnded)], [])
+
+    def test_callee_frees_the_rendezvous_when_the_link_ends(self) -> None:
+        """Though there was more to say; the caller, who may be linked before the callee is, never does."""
+        wire = Wire()
+        wire.introduce()
+        for call, kinds in ((wire.caller, []), (wire.callee, [Cancel])):
+            call.link_proved(wire.now)
+            self.assertEqual(call.messages_to_send(), [])
+            for _ in range(2):
+                call.link_ended(wire.now)
+            self.assertEqual([type(message) for message in call.messages_to_send()], kinds)
+
+    def test_no_link_ended(self) -> None:
+        """Before the link is proved, its end says nothing: the call has its own endings."""
+        wire = Wire()
+        for call in (wire.caller, wire.callee):
+            call.link_ended(wire.now)
+        wire.introduce()
+        for call in (wire.caller, wire.callee):
+            call.link_ended(wire.now)
+            self.assertEqual(call.messages_to_send(), [])
+            call.handle_timer(wire.now + INTRODUCED_TIME)
+            self.assertIsInstance(events(call)[-1], CallEnded)
+
+    def test_at_most_32_candidates_leave(self) -> None:
+        """One generation has 32 candidates, the offer's included."""
+        wire = Wire()
+        envelope = wire.trickle(wire.caller, *map(candidate, range(1, 50)))
+        wire.callee.receive_candidates(envelope, wire.now)
+        wire.accept()
+        (there,) = events(wire.callee)
+        assert isinstance(there, Introduction)
+        self.assertEqual(len(there.remote.candidates), MAX_CANDIDATES)
+        wire.caller.add_candidates((candidate(60),), False, wire.now)
+        self.assertEqual(wire.caller.messages_to_send(), [])
+
+    def test_ringing_ends(self) -> None:
+        """After 60 s, on either side."""
+        wire = Wire()
+        for call, message in ((wire.caller, Cancel), (wire.callee, Reject)):
+            self.assertEqual(call.get_timer(), wire.now + RING_TIME)
+            call.handle_timer(wire.now + RING_TIME - 0.1)
+            self.assertEqual(events(call), [])
+            call.handle_timer(wire.now + RING_TIME)
+            (end,) = events(call)
+            assert isinstance(end, CallEnded)
+            self.assertEqual(end.reason, "timeout")
+            self.assertEqual([type(each) for each in call.messages_to_send()], [message])
+            self.assertIsNone(call.get_timer())
+
+    def test_linking_ends(self) -> None:
+        """An introduction without a link ends by itself, silently towards the other side."""
+        wire = Wire()
+        wire.introduce()
+        for call in (wire.caller, wire.callee):
+            call.handle_timer(wire.now + INTRODUCED_TIME)
+            (end,) = events(call)
+            assert isinstance(end, CallEnded)
+            self.assertEqual(end.reason, "unreachable")
+            self.assertEqual(call.messages_to_send(), [])
+
+    def test_a_link_has_no_deadline(self) -> None:
+        """From the proof on, nothing of the call can end it."""
+        wire = Wire()
+        wire.introduce()
+        wire.caller.link_proved(wire.now)
+        self.assertIsNone(wire.caller.get_timer())
+        for code in ErrorCode:
+            wire.caller.receive_end(code, wire.now)
+        wire.caller.receive_candidates(changed(wire.trickle(wire.callee, candidate(3))), wire.now)
+        wire.caller.reject(ErrorCode.REFUSED, "x", "x", wire.now)
+        self.assertEqual(events(wire.caller), [])
+        self.assertEqual(wire.caller.messages_to_send(), [])
+
+    def test_end_by_the_rendezvous(self) -> None:
+        """Each code that ends a waiting call is told with a sentence of ours, not with the service's text."""
+        for code in ErrorCode:
+            for call in (Wire().caller, Wire().callee):
+                call.receive_end(code, 100.0)
+                (end,) = events(call)
+                assert isinstance(end, CallEnded)
+                self.assertEqual(end.reason, code.value)
+                self.assertTrue(end.text.endswith("."))
+                self.assertNotIn("{", end.text)
+                self.assertEqual(call.messages_to_send(), [])
+
+    def test_each_side_is_told_its_own_part(self) -> None:
+        """Who called did not fail to answer: the sentence for the callee is not the caller's."""
+        wire = Wire()
+        for call, words in (
+            (wire.caller, "did not answer within 60 s; ask them to"),
+            (wire.callee, "was not accepted within 60 seconds; call them back"),
+        ):
+            call.receive_end(ErrorCode.TIMEOUT, wire.now)
+            (end,) = events(call)
+            assert isinstance(end, CallEnded)
+            self.assertIn(words, end.text)
+
+    def test_introduced_calls_outlive_the_rendezvous(self) -> None:
+        """Only the other side's own word ends them."""
+        wire = Wire()
+        wire.introduce()
+        for code in ErrorCode:
+            if code is not ErrorCode.CANCELLED:
+                wire.caller.receive_end(code, wire.now)
+        self.assertEqual(events(wire.caller), [])
+        wire.caller.receive_end(ErrorCode.CANCELLED, wire.now)
+        (end,) = events(wire.caller)
+        assert isinstance(end, CallEnded)
+        self.assertEqual(end.reason, "cancelled")
+
+    def test_reject(self) -> None:
+        """The user says no, or too many ring."""
+        for code in (ErrorCode.REFUSED, ErrorCode.BUSY):
+            wire = Wire()
+            wire.callee.reject(code, "cancelled", "No.", wire.now)
+            (message,) = wire.callee.messages_to_send()
+            assert isinstance(message, Reject)
+            self.assertEqual((message.to, message.code), (ALICE.peer_id, code))
+            self.assertEqual(events(wire.callee), [CallEnded("cancelled", "No.")])
+            wire.callee.accept(description("bob"), CERTIFICATE, wire.now)
+            self.assertEqual(wire.callee.messages_to_send(), [])
+
+    def test_answer_again(self) -> None:
+        """
+        An answer that was lost with a control connection is repeated as it was, until the link is there.
+        """
+        wire = Wire()
+        answer = wire.accept()
+        wire.callee.repeat_answer()
+        (again,) = wire.callee.messages_to_send()
+        assert isinstance(again, Answer)
+        self.assertEqual(again.answer, answer)
+        wire.callee.link_proved(wire.now)
+        wire.callee.repeat_answer()
+        self.assertEqual(wire.callee.messages_to_send(), [])
+
+
+class RuleTests(SynchronousTestCase):
+    """Who may call, which of two calls counts, what is remembered."""
+
+    def test_glare(self) -> None:
+        """The two sides never agree to be the same."""
+        for one in IDENTITIES:
+            for other in IDENTITIES:
+                if one is not other:
+                    sides = {glare(one.peer_id, other.peer_id), glare(other.peer_id, one.peer_id)}
+                    self.assertEqual(sides, {Side.CALLER, Side.CALLEE})
+        smaller, larger = sorted((ALICE.peer_id, BOB.peer_id))
+        self.assertIs(glare(smaller, larger), Side.CALLER)
+
+    def test_policy(self) -> None:
+        """Known peers always; strangers as the user said."""
+        for accept in Accept:
+            self.assertIs(decide(accept, known=True), Decision.ACCEPT)
+        self.assertIs(decide(Accept.ASK, known=False), Decision.ASK)
+        self.assertIs(decide(Accept.KNOWN, known=False), Decision.REFUSE)
+        self.assertIs(decide(Accept.ANYONE, known=False), Decision.ACCEPT)
+
+    def test_seen_envelopes(self) -> None:
+        """The memory is bounded: the oldest is forgotten first."""
+        seen = SeenEnvelopes(3)
+        self.assertEqual([seen.add(b"a"), seen.add(b"a")], [True, False])
+        for digest in (b"b", b"c", b"d"):
+            self.assertTrue(seen.add(digest))
+        self.assertTrue(seen.add(b"a"))
+        self.assertFalse(seen.add(b"d"))

@@ -1,0 +1,238 @@
+"""The core of one call, and messages that somebody changed, mixed up, replayed or kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.identity import Identity
+from punch.node.signaling import MAX_GAP, MAX_TRICKLES, Signaling
+from punch.node.signaling_state import (
+    CallEnded,
+    CallEvent,
+    Introduction,
+    MoreCandidates,
+    Side,
+)
+from punch.test.call_lab import (
+    ALICE,
+    BOB,
+    CERTIFICATE,
+    MALLORY,
+    PASSWORD,
+    Wire,
+    candidate,
+    changed,
+    description,
+    events,
+)
+from punch.test.strategies import SETTINGS
+from punch.wire.candidate import Candidate
+from punch.wire.control import Answer, ErrorCode, Request, Trickle
+from punch.wire.sealed import (
+    MAX_CANDIDATES,
+    Envelope,
+    Offer,
+    SealError,
+    TrickledCandidates,
+    open_offer,
+    seal_offer,
+    seal_trickle,
+)
+
+
+class DishonestRendezvousTests(SynchronousTestCase):
+    """What the one in the middle can do to a call is to end it."""
+
+    def assert_broken(self, call: Signaling) -> None:
+        """It ended for what came in, and says so to both sides."""
+        (end,) = events(call)
+        assert isinstance(end, CallEnded)
+        self.assertEqual(end.reason, "protocol")
+        self.assertIn("not what they sent", end.text)
+        self.assertEqual(len(call.messages_to_send()), 1)
+        self.assertIsNone(call.get_timer())
+
+    def take(self, envelope: Envelope, sender: Identity = ALICE, receiver: Identity = BOB) -> Signaling:
+        """What becomes of an offer."""
+        return Signaling.incoming(
+            receiver, sender.peer_id, "0" * 32, envelope, random=lambda size: bytes(size), now=0.0
+        )
+
+    def test_offers(self) -> None:
+        """Changed, in another's name, or for somebody else: refused."""
+        offer = Wire().establish.offer
+        for envelope, sender, receiver in (
+            (changed(offer), ALICE, BOB),
+            (replace(offer, sig=bytes(64)), ALICE, BOB),
+            (offer, MALLORY, BOB),
+            (offer, ALICE, MALLORY),
+            (replace(offer, to=MALLORY.peer_id), ALICE, MALLORY),
+        ):
+            self.assertRaises(SealError, self.take, envelope, sender, receiver)
+
+    def test_reply_key_of_small_order(self) -> None:
+        """A caller that sends a useless key gets no answer, and nothing crashes."""
+        offer = Offer("alice", "ufrag", PASSWORD, (), bytes(32))
+        call = self.take(seal_offer(ALICE, BOB.peer_id, offer))
+        self.assertRaises(SealError, call.accept, description("bob"), CERTIFICATE, 0.0)
+
+    def test_answers(self) -> None:
+        """Changed, of another call, or by somebody else: the call ends, and no path is looked for."""
+        other = Wire().accept()
+        elsewhere = Wire(MALLORY, BOB).accept()
+        for make in (
+            lambda answer: changed(answer),
+            lambda answer: replace(answer, sig=bytes(64)),
+            lambda answer: elsewhere,
+            lambda answer: replace(other, to=MALLORY.peer_id),
+        ):
+            wire = Wire()
+            wire.caller.receive_answer(make(wire.accept()), wire.now)
+            self.assert_broken(wire.caller)
+
+    def test_answer_twice(self) -> None:
+        """The second one changes nothing."""
+        wire = Wire()
+        answer = wire.accept()
+        wire.caller.receive_answer(answer, wire.now)
+        wire.caller.receive_answer(answer, wire.now)
+        self.assertEqual([type(event) for event in events(wire.caller)], [Introduction])
+
+    def test_answer_to_the_callee(self) -> None:
+        """A called side has nothing to be answered."""
+        wire = Wire()
+        wire.callee.receive_answer(wire.accept(), wire.now)
+        self.assertEqual([type(event) for event in events(wire.callee)], [Introduction])
+
+    def test_changed_trickle(self) -> None:
+        """In any state before the link."""
+        wire = Wire()
+        wire.callee.receive_candidates(changed(wire.trickle(wire.caller, candidate(1))), wire.now)
+        self.assert_broken(wire.callee)
+        wire = Wire()
+        wire.introduce()
+        wire.caller.receive_candidates(changed(wire.trickle(wire.callee, candidate(1))), wire.now)
+        self.assert_broken(wire.caller)
+
+    def test_replayed_trickle(self) -> None:
+        """The same message again is not taken again."""
+        wire = Wire()
+        wire.introduce()
+        envelope = wire.trickle(wire.callee, candidate(1))
+        for _ in range(3):
+            wire.caller.receive_candidates(envelope, wire.now)
+        self.assertEqual(events(wire.caller), [MoreCandidates((candidate(1),), False)])
+
+    def test_trickle_out_of_order(self) -> None:
+        """Gaps are possible, going back is not."""
+        wire = Wire()
+        wire.introduce()
+        first, second = (wire.trickle(wire.callee, candidate(number)) for number in (1, 2))
+        wire.caller.receive_candidates(second, wire.now)
+        self.assertEqual(events(wire.caller), [MoreCandidates((candidate(2),), False)])
+        wire.caller.receive_candidates(first, wire.now)
+        self.assert_broken(wire.caller)
+
+    def test_large_gap(self) -> None:
+        """More than a few in a row don't get lost."""
+        wire = Wire()
+        wire.introduce()
+        envelopes = [wire.trickle(wire.callee, candidate(number)) for number in range(1, MAX_GAP + 2)]
+        wire.caller.receive_candidates(envelopes[-1], wire.now)
+        self.assert_broken(wire.caller)
+
+    def test_trickle_of_another_call(self) -> None:
+        """Call, offer and direction are part of what is signed."""
+        wire, other = Wire(), Wire()
+        wire.introduce()
+        other.introduce()
+        wire.caller.receive_candidates(other.trickle(other.callee, candidate(1)), wire.now)
+        self.assert_broken(wire.caller)
+        reflected = other.trickle(other.caller, candidate(1))
+        other.caller.receive_candidates(reflected, other.now)
+        self.assert_broken(other.caller)
+
+    def test_too_many_candidates(self) -> None:
+        """A peer that floods ends its call."""
+        wire = Wire()
+        wire.introduce()
+        for number in range(MAX_CANDIDATES // 3 + 1):
+            wire.caller.receive_candidates(self.flood(wire, number, *map(candidate, range(3))), wire.now)
+        self.assertEqual(self.ends(wire), ["protocol"])
+
+    def test_too_many_messages(self) -> None:
+        """Nor may they be empty without end."""
+        wire = Wire()
+        wire.introduce()
+        for number in range(MAX_TRICKLES + 1):
+            self.assertEqual(self.ends(wire), [])
+            wire.caller.receive_candidates(self.flood(wire, number), wire.now)
+        self.assertEqual(self.ends(wire), ["protocol"])
+
+    def flood(self, wire: Wire, number: int, *candidates: Candidate) -> Envelope:
+        """A trickled message of a callee that knows no bounds."""
+        offer = open_offer(BOB, ALICE.peer_id, wire.establish.offer)
+        return seal_trickle(
+            BOB,
+            ALICE.peer_id,
+            X25519PublicKey.from_public_bytes(offer.reply_key),
+            wire.establish.call,
+            wire.establish.offer.digest(),
+            number,
+            TrickledCandidates(candidates, False),
+        )
+
+    def ends(self, wire: Wire) -> list[str]:
+        """Why the caller's side ended, if it did."""
+        return [event.reason for event in events(wire.caller) if isinstance(event, CallEnded)]
+
+    @SETTINGS
+    @given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 3)), max_size=20))
+    def test_any_order_of_anything(self, steps: list[tuple[int, int]]) -> None:
+        """No order of messages, decisions and timers crashes a call, ends it twice or introduces it twice."""
+        wire = Wire()
+        sent: list[Request] = [wire.establish]
+        told: dict[Side, list[CallEvent]] = {Side.CALLER: [], Side.CALLEE: []}
+        for action, choice in steps:
+            call = (wire.caller, wire.callee)[choice % 2]
+            trickles = [each.envelope for each in sent if isinstance(each, Trickle)]
+            answers = [each.answer for each in sent if isinstance(each, Answer)]
+            if action == 0 and call is wire.callee:
+                call.accept(description("bob", candidate(1)), CERTIFICATE, wire.now)
+            elif action == 1:
+                call.reject(ErrorCode.REFUSED, "cancelled", "No.", wire.now)
+            elif action == 2:
+                call.add_candidates((candidate(choice + 2),), choice == 3, wire.now)
+            elif action == 3 and trickles:
+                call.receive_candidates(trickles[choice % len(trickles)], wire.now)
+            elif action == 4 and answers:
+                call.receive_answer(answers[-1], wire.now)
+            elif action == 5:
+                call.receive_end(list(ErrorCode)[choice], wire.now)
+            elif action == 6:
+                call.receive_end(ErrorCode.CANCELLED, wire.now)
+            elif action == 7:
+                wire.now += 25.0
+                call.handle_timer(wire.now)
+            elif action == 8:
+                call.link_proved(wire.now)
+            elif action == 9:
+                call.fail("unreachable", "No.", wire.now)
+            elif action == 10 and trickles:
+                call.receive_candidates(changed(trickles[0]), wire.now)
+            elif action == 11:
+                call.repeat_answer()
+            for each in (wire.caller, wire.callee):
+                sent += each.messages_to_send()
+                told[each.side] += events(each)
+        for happened in told.values():
+            kinds = [type(event) for event in happened]
+            self.assertLessEqual(kinds.count(Introduction), 1)
+            self.assertLessEqual(kinds.count(CallEnded), 1)
+            if CallEnded in kinds:
+                self.assertIs(kinds[-1], CallEnded)

@@ -1,0 +1,510 @@
+"""The relay within the rendezvous, on the simulated internet: UDP, TCP and TLS, and what peers are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.protocol import DatagramProtocol, Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from punch.identity import Identity
+from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.relay.relay import Relay
+from punch.test.control_lab import ClientCreator
+from punch.test.internet import Host
+from punch.test.relay_lab import UDP, code_of
+from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
+from punch.wire.address import Address
+from punch.wire.control import RenewRelays
+from punch.wire.rendezvous_address import pin_of
+from punch.wire.stun import (
+    Attribute,
+    MessageClass,
+    Method,
+    StunMessage,
+    encode,
+    long_term_key,
+    parse,
+)
+from punch.wire.turn import StreamSplitter, encode_channel_data, parse_channel_data
+from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+
+
+class Datagrams(DatagramProtocol):
+    """A UDP socket that keeps what comes."""
+
+    def __init__(self, host: Host, interface: str) -> None:
+        self.received: list[tuple[bytes, Address]] = []
+        host.reactor.listenUDP(0, self, interface=interface)
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        self.received.append((datagram, Address(*addr[:2])))
+
+    @property
+    def address(self) -> Address:
+        """Where it is."""
+        assert self.transport is not None
+        own = self.transport.getHost()
+        return Address(own.host, own.port)
+
+    def send(self, data: bytes, remote: Address) -> None:
+        assert self.transport is not None
+        self.transport.write(data, remote)
+
+
+class Stream(Protocol):
+    """A connection that keeps the messages that come."""
+
+    def __init__(self) -> None:
+        self.messages: list[bytes] = []
+        self.ended: Failure | None = None
+        self._splitter = StreamSplitter()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.messages += self._splitter.feed(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.ended = reason
+
+
+class TURNClient:
+    """
+    A TURN client made by hand.
+
+    :param send: sends a message to the server.
+    :param received: all messages that came.
+    """
+
+    def __init__(
+        self,
+        case: RelayServiceCase,
+        server: RelayServer,
+        send: Callable[[bytes], None],
+        received: Callable[[], list[bytes]],
+        padded: bool,
+    ) -> None:
+        self.server = server
+        self.key = long_term_key(server.username, server.realm, server.password)
+        self.nonce = server.nonce
+        self.send = send
+        self.padded = padded
+        self._case = case
+        self._received = received
+        self._asked = 0
+
+    def ask(self, method: int, *attributes: tuple[int, Any]) -> StunMessage:
+        """The answer to a request."""
+        login = (
+            (Attribute.USERNAME, self.server.username),
+            (Attribute.REALM, self.server.realm),
+            (Attribute.NONCE, self.nonce),
+        )
+        self._asked += 1
+        transaction = self._case.net.random_bytes(f"{id(self)} {self._asked}")(12)
+        self.send(
+            encode(StunMessage(method, MessageClass.REQUEST, transaction, (*attributes, *login)), self.key)
+        )
+        self._case.net.advance(0.2)
+        answers = [parse(data) for data in self._received() if data[8:20] == transaction]
+        self._case.assertEqual(len(answers), 1)
+        self.nonce = answers[0].get(Attribute.NONCE) or self.nonce
+        return answers[0]
+
+    def allocate(self) -> Address:
+        """A relayed address."""
+        answer = self.ask(Method.ALLOCATE, UDP)
+        relayed = answer.get(Attribute.XOR_RELAYED_ADDRESS)
+        assert isinstance(relayed, Address), answer
+        self._case.assertTrue(answer.check_integrity(self.key))
+        return relayed
+
+    def bind(self, peer: Address) -> None:
+        """Channel 0x4000."""
+        answer = self.ask(
+            Method.CHANNEL_BIND, (Attribute.CHANNEL_NUMBER, 0x4000), (Attribute.XOR_PEER_ADDRESS, peer)
+        )
+        self._case.assertEqual(code_of(answer), 0)
+
+    def relay(self, data: bytes) -> None:
+        """Send by channel."""
+        self.send(encode_channel_data(0x4000, data, padded=self.padded))
+
+    @property
+    def messages(self) -> list[bytes]:
+        """All that came."""
+        return self._received()
+
+    @property
+    def relayed(self) -> list[bytes]:
+        """What came by channel."""
+        found = [parse_channel_data(data) for data in self._received() if data[0] >= 0x40]
+        return [each.data for each in found if each is not None]
+
+
+class RelayServiceCase(RendezvousCase):
+    """A service, and clients of its relay."""
+
+    @property
+    def relay(self) -> Relay:
+        """The service's own."""
+        relay = self.service._relay.relay
+        assert relay is not None
+        return relay
+
+    def servers(self, identity: Identity | None = None) -> tuple[RelayServer, ...]:
+        """What a peer is told."""
+        client = self.register(identity or self.alice)
+        servers = tuple(map(RelayServer.from_json, client.lines[0]["relays"]))
+        client.abort()
+        self.net.advance(0.5)
+        return servers
+
+    def client(
+        self, transport: TurnTransport, *, alpn: list[bytes] | None = None, host: Host | None = None
+    ) -> TURNClient:
+        """A client of the service's own relay."""
+        (server,) = [each for each in self.servers() if each.url.transport is transport]
+        host = host or self.home
+        if transport is TurnTransport.UDP:
+            socket = Datagrams(host, host.addresses[0])
+            return TURNClient(
+                self,
+                server,
+                lambda data: socket.send(data, Address(SERVICE, server.url.port)),
+                lambda: [data for data, _ in socket.received],
+                False,
+            )
+        stream = self.stream(transport, server.url.port, alpn, host)
+        return TURNClient(self, server, self.writer(stream), lambda: stream.messages, True)
+
+    def stream(
+        self, transport: TurnTransport, port: int, alpn: list[bytes] | None = None, host: Host | None = None
+    ) -> Stream:
+        """A connection to the relay."""
+        reactor = (host or self.home).reactor
+        stream = Stream()
+        endpoint: Any = HostnameEndpoint(reactor, SERVICE, port)
+        if transport is TurnTransport.TLS:
+            endpoint = wrapClientTLS(ClientCreator(None, alpn), endpoint, clock=reactor)
+        endpoint.connect(Factory.forProtocol(lambda: stream))
+        self.net.advance(0.5)
+        return stream
+
+    def writer(self, stream: Stream) -> Callable[[bytes], None]:
+        """How to send on it."""
+        assert stream.transport is not None
+        return stream.transport.write
+
+
+class TransportTests(RelayServiceCase):
+    """The same over all three."""
+
+    def exchange(self, client: TURNClient) -> None:
+        """Data, there and back."""
+        peer = Datagrams(self.office, self.office.addresses[0])
+        relayed = client.allocate()
+        self.assertEqual(relayed.host, SERVICE)
+        client.bind(peer.address)
+        for data in (b"one", b"", b"three"):
+            client.relay(data)
+        self.net.advance(0.2)
+        self.assertEqual(peer.received, [(data, relayed) for data in (b"one", b"", b"three")])
+        for data in (b"four", b"five!"):
+            peer.send(data, relayed)
+        stranger = Datagrams(self.net.host("stranger", "203.0.113.66"), "203.0.113.66")
+        stranger.send(b"hello", relayed)
+        self.net.advance(0.2)
+        self.assertEqual(client.relayed, [b"four", b"five!"])
+        answer = client.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
+        self.assertEqual(code_of(answer), 0)
+        self.assertEqual(len(self.relay.core.allocations), 0)
+
+    def test_udp(self) -> None:
+        self.exchange(self.client(TurnTransport.UDP))
+
+    def test_tcp(self) -> None:
+        self.exchange(self.client(TurnTransport.TCP))
+
+    def test_tls(self) -> None:
+        """Without a client certificate, and without a protocol."""
+        self.exchange(self.client(TurnTransport.TLS))
+
+    def test_tls_with_its_protocol(self) -> None:
+        """RFC 7443."""
+        self.exchange(self.client(TurnTransport.TLS, alpn=[b"h2", b"stun.turn"]))
+
+    def test_binding_on_a_stream(self) -> None:
+        """STUN over TCP (RFC 8489, section 6.2.2)."""
+        stream = self.stream(TurnTransport.TCP, 7001)
+        self.writer(stream)(encode(StunMessage(Method.BINDING, MessageClass.REQUEST, b"transaction.")))
+        self.net.advance(0.2)
+        (answer,) = map(parse, stream.messages)
+        mapped = answer.get(Attribute.XOR_MAPPED_ADDRESS)
+        assert isinstance(mapped, Address)
+        self.assertEqual(mapped.host, "203.0.113.1")
+
+
+class StreamTests(RelayServiceCase):
+    """Connections that are wrong, slow or gone."""
+
+    def test_no_stun(self) -> None:
+        """What is neither STUN nor ChannelData ends the connection."""
+        for data in (
+            b"\x00\x01\x00\x03" + bytes(20),
+            b"\x00\x01\x00\x00" + bytes(20),
+            b"\x01" + b"\xff" * 30,
+        ):
+            stream = self.stream(TurnTransport.TCP, 7001)
+            self.writer(stream)(data)
+            self.net.advance(0.5)
+            self.assertIsNotNone(stream.ended)
+
+    def test_half_a_message(self) -> None:
+        """
+        Of 64 KiB that begin and never end, nothing is kept: the header says how long a message will be. Who
+        has an allocation may send data of that length, and no requests.
+        """
+        request = b"\x00\x03\xff\xfc\x21\x12\xa4\x42" + bytes(5000)
+        beginning = b"\x40\x00\xff\xff" + bytes(5000)
+        for transport in (TurnTransport.TCP, TurnTransport.TLS):
+            short = b"\x00\x03\x07\xec" + request[4:2000]
+            for data, kept in ((short, True), (request[:4], False), (beginning[:4], False)):
+                stream = self.stream(transport, 7001)
+                self.writer(stream)(data)
+                self.net.advance(0.5)
+                self.assertEqual(stream.ended is None, kept)
+            client = self.client(transport)
+            client.allocate()
+            client.send(beginning)
+            client.send(bytes(65_535 + 1 - 5000))
+            self.assertEqual(code_of(client.ask(Method.REFRESH)), 0)
+            allocations = len(self.relay.core.allocations)
+            client.send(request[:4])
+            self.net.advance(0.5)
+            self.assertEqual(len(self.relay.core.allocations), allocations - 1)
+
+    def test_many_messages(self) -> None:
+        """A connection is for an allocation: without one, it is closed after a few messages."""
+        request = encode(StunMessage(Method.ALLOCATE, MessageClass.REQUEST, b"transaction."))
+        stream = self.stream(TurnTransport.TCP, 7001)
+        for _ in range(64):
+            self.writer(stream)(request)
+        self.net.advance(0.5)
+        self.assertEqual((len(stream.messages), stream.ended), (64, None))
+        self.writer(stream)(request)
+        self.net.advance(0.5)
+        self.assertIsNotNone(stream.ended)
+
+    def test_drop_by_drop(self) -> None:
+        """A byte a second is too slow, in a request and in a TLS handshake."""
+        request = encode(StunMessage(Method.ALLOCATE, MessageClass.REQUEST, b"transaction."))
+        for data in (request, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(20)):
+            stream = self.stream(TurnTransport.TCP, 7001)
+            for number in range(9):
+                self.writer(stream)(data[number : number + 1])
+                self.net.advance(1.0)
+            self.assertIsNone(stream.ended)
+            self.net.advance(1.5)
+            self.assertIsNotNone(stream.ended)
+
+    def test_idle(self) -> None:
+        """Ten seconds without an allocation, whatever is said."""
+        for transport in (TurnTransport.TCP, TurnTransport.TLS):
+            stream = self.stream(transport, 7001)
+            for _ in range(4):
+                self.writer(stream)(
+                    encode(StunMessage(Method.ALLOCATE, MessageClass.REQUEST, b"transaction."))
+                )
+                self.net.advance(2.0)
+            self.assertIsNone(stream.ended)
+            self.assertEqual([code_of(parse(data)) for data in stream.messages], [401] * 4)
+            self.net.advance(3.0)
+            self.assertIsNotNone(stream.ended)
+
+    def test_no_longer_of_use(self) -> None:
+        """A connection whose allocation ended does not stay."""
+        client = self.client(TurnTransport.TCP)
+        client.allocate()
+        self.net.advance(60)
+        self.assertEqual(len(self.relay.core.allocations), 1)
+        client.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
+        self.net.advance(21)
+        self.assertEqual(self.service._sniffer.open_count, 0)
+
+    def test_disconnected(self) -> None:
+        """The allocation goes with the connection."""
+        client = self.client(TurnTransport.TCP)
+        client.allocate()
+        self.home.kill()
+        self.net.advance(1)
+        self.assertEqual(len(self.relay.core.allocations), 0)
+
+    def test_a_client_that_does_not_read(self) -> None:
+        """Never more than 128 KiB wait for it; what comes beyond is lost, and later it goes on."""
+        for transport in (TurnTransport.TCP, TurnTransport.TLS):
+            (server,) = [each for each in self.servers() if each.url.transport is transport]
+            stream = self.stream(transport, 7001)
+            client = TURNClient(self, server, self.writer(stream), partial(getattr, stream, "messages"), True)
+            relayed = client.allocate()
+            peer = Datagrams(self.office, self.office.addresses[0])
+            client.bind(peer.address)
+            assert stream.transport is not None
+            stream.transport.pauseProducing()  # type: ignore[attr-defined]
+            (inside,) = self.relay._streams.values()
+            for _ in range(60):
+                for _ in range(100):
+                    peer.send(bytes(1000), relayed)
+                self.net.advance(0.05)
+                self.assertLessEqual(waiting(inside.transport), 128 * 1024)
+            self.assertGreater(waiting(inside.transport), 32 * 1024)
+            stream.transport.resumeProducing()  # type: ignore[attr-defined]
+            self.net.advance(5)
+            self.assertEqual(waiting(inside.transport), 0)
+            self.assertLess(len(client.relayed), 6000)
+            peer.send(b"afterwards", relayed)
+            self.net.advance(0.5)
+            self.assertEqual(client.relayed[-1], b"afterwards")
+            client.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
+            stream.transport.loseConnection()
+            self.net.advance(1)
+
+
+def waiting(transport: Any) -> int:
+    """Bytes that wait in a transport, TLS's own included."""
+    below = getattr(transport, "transport", None)
+    own = 0
+    if hasattr(transport, "_aggregator"):
+        own = sum(map(len, getattr(transport._aggregator, "_buffer", ())))
+    if below is not None:
+        return own + waiting(below)
+    return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
+
+
+class HandOutTests(RelayServiceCase):
+    """What peers are told."""
+
+    def test_own_relay(self) -> None:
+        servers = self.servers()
+        urls = [
+            TurnURI(None, 3478, TurnTransport.UDP),
+            TurnURI(None, 7001, TurnTransport.TCP),
+            TurnURI(None, 7001, TurnTransport.TLS),
+        ]
+        self.assertEqual([server.url for server in servers], urls)
+        pin = pin_of(self.identity.private_key.public_key())
+        self.assertEqual([server.pin for server in servers], [None, None, pin])
+        self.assertNotIn(str(self.alice.peer_id), servers[0].username)
+        self.assertEqual(servers[0].lifetime, 1800.0)
+
+    def test_a_peer_that_has_left(self) -> None:
+        """What it was given is good for half an hour, for what it has and for what it asks for."""
+        client = self.client(TurnTransport.UDP)
+        client.allocate()
+        answer = client.ask(Method.REFRESH, (Attribute.LIFETIME, 3600))
+        self.assertIn(answer.get(Attribute.LIFETIME), range(1790, 1801))
+        self.net.advance(1805)
+        self.assertEqual(len(self.relay.core.allocations), 0)
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 401)
+
+    def test_renewed(self) -> None:
+        """The user stays the same, all else is new; before registering there is nothing."""
+        client = self.register(self.alice)
+        first = RelayServer.from_json(client.lines[0]["relays"][0])
+        self.net.advance(15)
+        client.send(RenewRelays())
+        self.net.advance(0.5)
+        second = RelayServer.from_json(client.last["relays"][0])
+        self.assertNotEqual((first.username, first.nonce), (second.username, second.nonce))
+        self.assertEqual(first.username.partition(":")[2], second.username.partition(":")[2])
+        early = self.connect(self.bob, self.office)
+        early.send(RenewRelays())
+        self.net.advance(0.5)
+        self.assertEqual(early.last["code"], "forbidden")
+
+    def test_credentials_outlive_a_restart(self) -> None:
+        client = self.client(TurnTransport.UDP)
+        client.allocate()
+        self.restart()
+        self.assertEqual(code_of(client.ask(Method.REFRESH)), 437)
+        client.allocate()
+
+    def test_credentials_are_the_peers(self) -> None:
+        """Two peers are two users, with a quota each."""
+        alice, bob = (self.servers(each)[0] for each in (self.alice, self.bob))
+        self.assertNotEqual(alice.username.partition(":")[2], bob.username.partition(":")[2])
+        client = self.client(TurnTransport.UDP)
+        client.server = replace(client.server, username=bob.username)
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 438)
+
+    def test_switched_off(self) -> None:
+        """No relay: nothing handed out, nothing answered, no TCP."""
+        self.restart(relay=False)
+        client = self.register(self.alice)
+        self.assertNotIn("relays", client.lines[0])
+        socket = Datagrams(self.home, "203.0.113.1")
+        question = StunMessage(Method.ALLOCATE, MessageClass.REQUEST, b"transaction.")
+        socket.send(encode(question), Address(SERVICE, 3478))
+        stream = self.stream(TurnTransport.TCP, 7001)
+        self.writer(stream)(encode(question))
+        self.net.advance(0.5)
+        self.assertEqual((socket.received, stream.messages), ([], []))
+        self.assertIsNotNone(stream.ended)
+
+    def test_others(self) -> None:
+        """coturn beside our own, or instead."""
+        url = TurnURI("turn.example.org", 3478, TurnTransport.UDP)
+        self.restart(turn=(url,), turn_secret=b"shared")
+        self.assertEqual([server.url.host for server in self.servers()], [None, None, None, url.host])
+        self.restart(turn=(url,), turn_secret=b"shared", relay=False)
+        (server,) = self.servers()
+        self.assertEqual((server.url, server.nonce, server.pin), (url, "", None))
+
+
+class BoundTests(RelayServiceCase):
+    """The limits of the command line reach the relay."""
+
+    limits = RendezvousLimits(
+        relay_allocations_per_peer=1, relay_rate_per_peer=10_000.0, relay_lifetime=700.0
+    )
+
+    def test_allocations(self) -> None:
+        client = self.client(TurnTransport.UDP)
+        client.allocate()
+        other = self.client(TurnTransport.UDP)
+        self.assertEqual(code_of(other.ask(Method.ALLOCATE, UDP)), 486)
+        answer = client.ask(Method.REFRESH, (Attribute.LIFETIME, 3600))
+        self.assertEqual(answer.get(Attribute.LIFETIME), 700)
+
+    def test_a_client_that_never_refreshes(self) -> None:
+        client = self.client(TurnTransport.UDP)
+        client.allocate()
+        self.net.advance(601)
+        self.assertEqual(len(self.relay.core.allocations), 0)
+        self.assertEqual(code_of(client.ask(Method.REFRESH)), 437)
+
+    def test_flood(self) -> None:
+        """A flood is thinned out, and the service answers everybody else."""
+        client = self.client(TurnTransport.UDP)
+        client.allocate()
+        peer = Datagrams(self.office, self.office.addresses[0])
+        client.bind(peer.address)
+        for _ in range(100):
+            for _ in range(10):
+                client.relay(bytes(972))
+            self.net.advance(0.1)
+        self.assertLess(abs(len(peer.received) - 105), 5)
+        self.register(self.bob, self.office)
+
+    def test_own_addresses(self) -> None:
+        """The service's machine is out of bounds, at all its addresses."""
+        client = self.client(TurnTransport.UDP)
+        client.allocate()
+        for port in (22, 3478, 7001):
+            answer = client.ask(
+                Method.CREATE_PERMISSION, (Attribute.XOR_PEER_ADDRESS, Address(SERVICE, port))
+            )
+            self.assertEqual(code_of(answer), 403)

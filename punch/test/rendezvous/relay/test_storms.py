@@ -1,0 +1,216 @@
+"""Requests by the thousand: of clients in any order, after which the books are right, and of strangers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.test.internet import Packet, Seen
+from punch.test.relay_lab import BOB, UDP, Client, Lab, code_of
+from punch.test.rendezvous.relay.test_service import RelayServiceCase
+from punch.test.rendezvous.test_service import SERVICE
+from punch.turn.server.allocations import Allocations
+from punch.wire.address import Address
+from punch.wire.stun import (
+    Attribute,
+    MessageClass,
+    Method,
+    StunMessage,
+    encode,
+    parse,
+)
+from punch.wire.turn_uri import TurnTransport
+
+USERS, TUPLES = 3, 6
+PER_USER, PER_ADDRESS, IN_ALL = 3, 4, 6
+
+Step = tuple[str, int, int]
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["allocate", "claim", "pair", "take", "refresh", "delete", "permit", "bind", "send", "wait"]
+        ),
+        st.integers(0, USERS - 1),
+        st.integers(0, TUPLES - 1),
+    ),
+    max_size=60,
+)
+
+
+class Storm:
+    """Three users at two addresses, with three five-tuples at each; the descriptors run out now and then."""
+
+    def __init__(self) -> None:
+        self.lab = Lab(
+            allocations_per_user=PER_USER,
+            allocations_per_address=PER_ADDRESS,
+            allocations=IN_ALL,
+            ports=(50000, 50009),
+            permissions=4,
+            channels=3,
+        )
+        self.lab.ports.descriptors = IN_ALL - 1
+        self.tokens: list[bytes] = []
+
+    @property
+    def table(self) -> Allocations:
+        """The relay's."""
+        return self.lab.core.allocations
+
+    def client(self, user: int, number: int) -> Client:
+        """A user at one of the five-tuples."""
+        return self.lab.client(Address(f"203.0.113.{1 + number % 2}", 1000 + number), f"user{user}")
+
+    def do(self, step: Step) -> None:
+        """One thing that a client does."""
+        what, user, number = step
+        client = self.client(user, number)
+        peer = Address(f"192.0.2.{number}", 1 + user)
+        if what == "allocate":
+            client.ask(Method.ALLOCATE, UDP)
+        elif what == "claim":
+            client.nonce = client.handed_out
+            client.ask(Method.ALLOCATE, UDP)
+        elif what == "pair":
+            answer = client.ask(Method.ALLOCATE, UDP, (Attribute.EVEN_PORT, True))
+            token = answer.get(Attribute.RESERVATION_TOKEN)
+            self.tokens += [token] if isinstance(token, bytes) else []
+        elif what == "take" and self.tokens:
+            client.ask(Method.ALLOCATE, UDP, (Attribute.RESERVATION_TOKEN, self.tokens[-1 - user % 2 :][0]))
+        elif what == "refresh":
+            client.ask(Method.REFRESH, (Attribute.LIFETIME, 600 * (1 + user)))
+        elif what == "delete":
+            client.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
+        elif what == "permit":
+            client.permit(peer, *self.table.by_relayed)
+        elif what == "bind":
+            client.bind(0x4000 + user, peer)
+        elif what == "send":
+            client.indicate(peer, b"hello")
+            client.send(b"\x40\x00\x00\x02hi")
+        elif what == "wait":
+            self.lab.advance(15.0 + 100 * user + 40 * number)
+
+
+class StormTests(SynchronousTestCase):
+    """Random requests."""
+
+    def check(self, storm: Storm) -> None:
+        """What is counted is what there is, and within its bounds."""
+        table, open_ports = storm.table, storm.lab.ports.open_ports
+        unproved = list(table._unproved.values())
+        live = [*table.by_client.values(), *unproved]
+        reserved = list(table._reservations.values())
+        self.assertEqual(len(table), len(open_ports))
+        self.assertEqual(len(table), len(live) + len(reserved))
+        self.assertLessEqual(len(table), IN_ALL + 1)
+        self.assertLessEqual(len(unproved), 1)
+        self.assertEqual(len(table._unproved_places), len(unproved))
+        users = Counter(each.user.name for each in live) + Counter(each.user.name for each in reserved)
+        self.assertEqual({name: user.ports for name, user in table.users.items() if user.ports}, users)
+        holders = [each.place for each in live if each.place is not None]
+        holders += [each.place for each in reserved]
+        self.assertEqual(len(holders), len(table) - len(unproved))
+        self.assertEqual(len(table._places), len(holders))
+        places = Counter(each.source for each in holders)
+        for source, count in places.items():
+            self.assertEqual(table._places.count(source), count)
+        self.assertLessEqual(max(users.values(), default=0), PER_USER)
+        self.assertLessEqual(max(places.values(), default=0), PER_ADDRESS)
+        self.assertEqual({each.relayed for each in live}, set(table.by_relayed))
+        for allocation in live:
+            self.assertLessEqual(len(allocation.permissions), 4)
+            self.assertLessEqual(len(allocation.bindings), 3)
+            self.assertIs(allocation.port.allocation, allocation)
+
+    @settings(derandomize=True, deadline=None, max_examples=50)
+    @given(steps)
+    def test_books(self, storm_of: list[Step]) -> None:
+        """After every step; and when all have gone, nothing is left."""
+        storm = Storm()
+        for step in storm_of:
+            storm.do(step)
+            self.check(storm)
+        storm.lab.advance(4000.0)
+        self.assertEqual((len(storm.table), storm.lab.ports.open_ports, storm.table.users), (0, {}, {}))
+        self.assertEqual(len(storm.table._places), 0)
+        self.assertIsNone(storm.lab.core.get_timer())
+
+    def test_ten_thousand_requests(self) -> None:
+        """Of one peer, from ten thousand of its ports: a few allocations, and no more state for the rest."""
+        lab = Lab(requests_burst=10_000)
+        codes: Counter[int] = Counter()
+        client = lab.client()
+        for port in range(10_000):
+            client.remote = Address(BOB.host, 1 + port)
+            client.nonce = client.handed_out
+            (answer,) = client.send(client.request(Method.ALLOCATE, UDP))
+            codes[code_of(parse(answer))] += 1
+        self.assertEqual(codes, {0: 64, 486: 10_000 - 64})
+        self.assertEqual((len(lab.core.allocations), len(lab.core.allocations.users)), (64, 1))
+        self.assertEqual(len(lab.core.authenticator._done), 64)
+
+
+class SpoofTests(RelayServiceCase):
+    """Requests in the names of others, in packets, at the service's own UDP port."""
+
+    def flood(self, sources: list[tuple[str, int]]) -> dict[tuple[str, int], tuple[int, int]]:
+        """Each is said to send one; bytes of its question and of the answers that left, by source."""
+        (server,) = [each for each in self.servers() if each.url.transport is TurnTransport.UDP]
+        login = [(Attribute.USERNAME, server.username), (Attribute.REALM, server.realm)]
+        stale = [*login, (Attribute.NONCE, "A" * 16)]
+        handed_out = [*login, (Attribute.NONCE, server.nonce)]
+        questions = [
+            encode(StunMessage(Method.ALLOCATE, MessageClass.REQUEST, b"transaction.", attributes), key)
+            for attributes, key in [
+                ((UDP,), None),
+                ((UDP, *stale), bytes(16)),
+                ((UDP, *handed_out), bytes(16)),
+                ((UDP, *login), bytes(16)),
+            ]
+        ]
+        questions.append(
+            encode(StunMessage(Method.ALLOCATE, MessageClass.REQUEST, bytes(12)), fingerprint=False)
+        )
+        asked: dict[tuple[str, int], int] = {}
+        trace: list[Seen] = []
+        self.net.trace = trace
+        (wire,) = self.net.host("spoofer").interfaces
+        state = len(self.host.reactor.open_ports), len(self.host.reactor.getDelayedCalls())
+        for number, source in enumerate(sources):
+            question = questions[number % len(questions)]
+            asked[source] = len(question)
+            wire.send(Packet("udp", source, (SERVICE, 3478), question, 28 + len(question)))
+            if number % 100 == 99:
+                self.net.advance(0.001)
+        self.net.advance(0.2)
+        self.net.trace = None
+        self.assertEqual(len(self.relay.core.allocations), 0)
+        self.assertEqual(self.relay.core.allocations.users, {})
+        self.assertEqual((len(self.host.reactor.open_ports), len(self.host.reactor.getDelayedCalls())), state)
+        answered = dict.fromkeys(asked, 0)
+        for seen in trace:
+            if seen.source == (SERVICE, 3478) and seen.link == "rendezvous up":
+                answered[seen.destination] += len(seen.payload)
+        return {source: (size, answered[source]) for source, size in asked.items()}
+
+    def test_ten_thousand_sources(self) -> None:
+        """Every one may be a client: no state, and to nobody more than three bytes for one."""
+        sources = [(f"{20 + (number >> 8)}.{number & 255}.7.1", 1024 + number) for number in range(10_000)]
+        told = self.flood(sources)
+        for question, answer in told.values():
+            self.assertTrue(0 < answer <= 3 * question, (question, answer))
+        self.client(TurnTransport.UDP).allocate()
+
+    def test_one_victim(self) -> None:
+        """All of one /24: it hears a few hundred answers, and can still be a client."""
+        network = self.home.addresses[0].rpartition(".")[0]
+        sources = [(f"{network}.{number & 255}", 1024 + number) for number in range(2_000)]
+        told = self.flood(sources)
+        answers = sum(answer > 0 for _, answer in told.values())
+        self.assertTrue(500 <= answers < 520, answers)
+        self.client(TurnTransport.UDP).allocate()

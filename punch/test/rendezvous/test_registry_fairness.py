@@ -1,0 +1,508 @@
+"""Floods of registrations and calls against the registry, and what is left for everybody else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from random import Random
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.identity import PeerID
+from punch.node.limits import MAX_RINGING
+from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.registry import (
+    Deliver,
+    Disconnect,
+    IntroductionRefusal,
+    Output,
+    Registry,
+)
+from punch.wire.control import (
+    Accept,
+    Answer,
+    Cancel,
+    Ended,
+    ErrorCode,
+    Establish,
+    Incoming,
+    Reject,
+    Reply,
+    Trickle,
+)
+from punch.wire.sealed import Envelope
+
+
+def peer(*name: object) -> PeerID:
+    """Some peer, the same for the same name."""
+    return PeerID(sha256(repr(name).encode()).digest())
+
+
+def envelope(to: PeerID) -> Envelope:
+    """Something sealed."""
+    return Envelope(to, bytes(304), bytes(64))
+
+
+Decide = Callable[[Incoming], ErrorCode | bool | None]
+"""What a called peer does with a call of a caller: answer (True), refuse it, or let it ring (None)."""
+
+SIXTY = [f"203.0.113.{number}" for number in range(1, 61)]
+"""Addresses of one /24."""
+SIXTY_APART = [f"10.{number}.0.1" for number in range(1, 61)]
+"""Addresses that have nothing in common."""
+
+
+class FairnessCase(SynchronousTestCase):
+    """A registry, and peers that decide about their calls."""
+
+    limits = RendezvousLimits()
+
+    def setUp(self) -> None:
+        self.registry = Registry(self.limits)
+        self.now = 1000.0
+        self.calls = 0
+        self.refusal: ErrorCode | None = None
+        self.connections: dict[PeerID, int] = {}
+        self.owners: dict[int, PeerID] = {}
+        self.decisions: dict[PeerID, Decide] = {}
+        self.told: dict[PeerID, list[Reply]] = {}
+        self.dropped: set[PeerID] = set()
+
+    def join(self, who: PeerID, host: str) -> bool:
+        """Register; whether it was granted."""
+        connection = len(self.owners) + 1
+        try:
+            self.registry.register(connection, who, "x", Accept.ASK, host, self.now)
+        except IntroductionRefusal as refusal:
+            self.assertIs(refusal.code, ErrorCode.TOO_MANY)
+            return False
+        self.connections[who] = connection
+        self.owners[connection] = who
+        self.deliver()
+        return True
+
+    def leave(self, who: PeerID) -> None:
+        """Disconnect."""
+        self.registry.disconnected(who, self.connections[who], "closed")
+
+    def call(self, caller: PeerID, callee: PeerID) -> str | None:
+        """Call, and let the called peer decide; the call's ID if it was passed on, else see `refusal`."""
+        self.calls += 1
+        call = f"{self.calls:032x}"
+        try:
+            self.ask(caller, Establish(call, callee, envelope(callee)))
+        except IntroductionRefusal as refusal:
+            self.refusal = refusal.code
+            return None
+        self.deliver()
+        return call
+
+    def ask(self, who: PeerID, request: Establish | Answer | Reject | Cancel | Trickle) -> None:
+        """Any request."""
+        self.registry.request(who, self.connections[who], request, self.now)
+
+    def ends(self, who: PeerID) -> dict[str, ErrorCode]:
+        """How calls of a peer ended."""
+        return {reply.call: reply.code for reply in self.told.get(who, []) if isinstance(reply, Ended)}
+
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self.now += seconds
+        self.registry.handle_timer(self.now)
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Bring all that waits to the peers, which answer."""
+        while (output := self.registry.next_output()) is not None:
+            self._deliver(output)
+
+    def _deliver(self, output: Output) -> None:
+        if isinstance(output, Disconnect) and output.error.code is ErrorCode.TOO_MANY:
+            self.dropped.add(self.owners[output.connection])
+        if not isinstance(output, Deliver):
+            return
+        who, reply = self.owners[output.connection], output.reply
+        self.told.setdefault(who, []).append(reply)
+        if isinstance(reply, Incoming) and who in self.decisions:
+            decision = self.decisions[who](reply)
+            if isinstance(decision, ErrorCode):
+                self.ask(who, Reject(reply.call, reply.sender, decision))
+            elif decision:
+                self.ask(who, Answer(reply.call, reply.sender, envelope(reply.sender)))
+
+
+class Asking:
+    """
+    What a peer that asks its user does: eight calls of strangers ring, known peers are let in.
+
+    :param ended: the calls that are over, for the called peer.
+    """
+
+    def __init__(self, known: Sequence[PeerID], ended: Callable[[], int]) -> None:
+        self._known = set(known)
+        self._ended = ended
+        self._rang = 0
+        self.heard: set[PeerID] = set()
+
+    def __call__(self, incoming: Incoming) -> ErrorCode | bool | None:
+        if incoming.sender in self._known:
+            return True
+        if self._rang - self._ended() >= MAX_RINGING:
+            return ErrorCode.BUSY
+        self._rang += 1
+        self.heard.add(incoming.sender)
+        return None
+
+
+class RegistrationTests(FairnessCase):
+    """The table of peers is not filled from one place."""
+
+    limits = replace(RendezvousLimits(), registrations=400, registrations_per_address=16)
+
+    def flood(self, hosts: Sequence[str], times: int, mark: object = 0) -> None:
+        """Register `times` identities at each address."""
+        for number in range(times):
+            for host in hosts:
+                self.join(peer("bad", mark, host, number), host)
+
+    def assert_open(self) -> None:
+        """Others register."""
+        for number in range(20):
+            self.assertTrue(self.join(peer("good", number), f"192.0.{number}.1"))
+        self.assertFalse([number for number in range(20) if peer("good", number) in self.dropped])
+
+    def test_from_one_place(self) -> None:
+        """An address, a /64, a /56, a /48, a /24: each has its share, and the rest is there for others."""
+        for share, hosts in (
+            (16, ["198.51.100.1"]),
+            (16, [f"2001:db8:1::{number:x}" for number in range(64)]),
+            (32, [f"2001:db8:2:{number:x}::1" for number in range(64)]),
+            (64, [f"2001:db8:3:{number << 4:x}::1" for number in range(128)]),
+            (64, [f"198.51.101.{number}" for number in range(128)]),
+        ):
+            before = len(self.registry)
+            self.flood(hosts, 20 if len(hosts) == 1 else 2)
+            self.assertEqual(len(self.registry) - before, share)
+        self.assert_open()
+
+    def test_from_sixty_addresses(self) -> None:
+        """Of one network or of many, and again when the others have come."""
+        for hosts in (SIXTY, SIXTY_APART):
+            self.flood(hosts, 8)
+        self.assert_open()
+        self.flood(SIXTY_APART, 8, 1)
+        self.assert_open()
+
+    def test_more_places_than_there_are(self) -> None:
+        """From more networks than the table has places, only those that were here before come in."""
+        regular = peer("regular")
+        self.join(regular, "192.0.2.1")
+        self.leave(regular)
+        hosts = [f"10.{number >> 8}.{number & 255}.1" for number in range(500)]
+        self.flood(hosts, 1)
+        self.assertFalse(self.join(peer("good"), "192.0.2.1"))
+        self.assertTrue(self.join(regular, "192.0.2.1"))
+        # There it stays, and comes back as often as it wants.
+        self.flood(hosts, 1, 1)
+        self.assertNotIn(regular, self.dropped)
+        for _ in range(3):
+            self.leave(regular)
+            self.assertTrue(self.join(regular, "198.51.100.7"))
+
+    def test_neighbours(self) -> None:
+        """Behind one address that is full, those who were here before have places of their own."""
+        regular = peer("regular")
+        self.join(regular, "203.0.113.1")
+        self.leave(regular)
+        self.flood(["203.0.113.1"], 16)
+        self.assertFalse(self.join(peer("good"), "203.0.113.1"))
+        self.assertTrue(self.join(regular, "203.0.113.1"))
+
+    def test_memory_of_who_was_here(self) -> None:
+        """Those who come and go all the time are not remembered in the place of others."""
+        regular = peer("regular")
+        self.join(regular, "192.0.2.1")
+        self.leave(regular)
+        for number in range(1000):
+            bad, host = peer("bad", number), SIXTY_APART[number % 60]
+            self.join(bad, host)
+            self.leave(bad)
+        self.flood([f"10.{number >> 8}.{number & 255}.1" for number in range(500)], 1)
+        self.assertTrue(self.join(regular, "192.0.2.1"))
+
+
+class IntroductionTests(FairnessCase):
+    """The table of introductions is not filled from one place, and restarts don't share it with strangers."""
+
+    limits = replace(RendezvousLimits(), registrations_per_address=1024)
+
+    def others(self, count: int = 20) -> list[PeerID]:
+        """Peers that are honest."""
+        good = [peer("good", number) for number in range(count)]
+        for number, each in enumerate(good):
+            self.assertTrue(self.join(each, f"192.0.{number}.1"))
+        return good
+
+    def flood(self, hosts: Sequence[str], identities: int, *, mark: object = 0) -> None:
+        """Identities at each of these addresses that call each other 8 times each."""
+        bad = [(peer(mark, host, number), host) for host in hosts for number in range(identities)]
+        for each, host in bad:
+            self.join(each, host)
+        for number, (each, _) in enumerate(bad):
+            for step in range(8):
+                self.call(each, bad[(number + step + 1) % len(bad)][0])
+
+    def test_from_one_address(self) -> None:
+        """256 identities at one address, 8 calls each: all of 95 other calls are passed on."""
+        good = self.others()
+        self.flood(["203.0.113.1"], 256)
+        calls = [self.call(good[number % 20], good[(number + 1 + number // 20) % 20]) for number in range(95)]
+        self.assertNotIn(None, calls)
+        self.assertEqual(self.registry.introduction_count, 128 + 95)
+
+    def test_from_sixty_addresses(self) -> None:
+        """Nor from 60 addresses, of one network or of many."""
+        for hosts in (SIXTY, SIXTY_APART):
+            self.setUp()
+            good = self.others()
+            self.flood(hosts, 5)
+            calls = [
+                self.call(good[number % 20], good[(number + 1 + number // 20) % 20]) for number in range(95)
+            ]
+            self.assertNotIn(None, calls)
+            self.assertLessEqual(self.registry.introduction_count, 2000)
+
+    def test_restarts(self) -> None:
+        """Peers that have talked are introduced again though strangers from everywhere fill the table."""
+        self.limits = replace(self.limits, introductions=80, introductions_per_address=16)
+        self.setUp()
+        good = self.others(2)
+        for each in good:
+            self.decisions[each] = lambda incoming: True
+        call = self.call(*good)
+        assert call is not None
+        self.ask(good[1], Cancel(call, good[0]))
+        self.flood([f"10.{number}.0.1" for number in range(120)], 1)
+        self.join(peer("stranger"), "198.51.100.1")
+        self.assertIsNone(self.call(peer("stranger"), good[0]))
+        self.assertIs(self.refusal, ErrorCode.TOO_MANY)
+        for pair in (good, good[::-1]):
+            self.assertIsNotNone(self.call(*pair))
+
+    def test_who_has_to_leave_is_told(self) -> None:
+        """The newest call of the largest source: busy for the caller, cancelled for the called peer."""
+        self.limits = replace(self.limits, introductions=6)
+        self.setUp()
+        bad = [peer("bad", number) for number in range(7)]
+        for each in bad:
+            self.join(each, "203.0.113.1")
+        calls = [self.call(bad[0], callee) for callee in bad[1:]]
+        good = self.others(2)
+        self.assertIsNotNone(self.call(*good))
+        self.assertEqual(self.ends(bad[0]), {calls[-1]: ErrorCode.BUSY})
+        self.assertEqual(self.ends(bad[6]), {calls[-1]: ErrorCode.CANCELLED})
+        self.assertEqual(self.registry.introduction_count, 6)
+
+
+class CalleeTests(FairnessCase):
+    """One source does not mute a called peer."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.bob = peer("bob")
+        self.join(self.bob, "192.0.2.200")
+        self.known = [peer("known", number) for number in range(12)]
+        self.asking = Asking(self.known, lambda: len(self.ends(self.bob)))
+        self.decisions[self.bob] = self.asking
+        for number, each in enumerate(self.known):
+            self.join(each, f"192.0.{number}.1")
+
+    def flood(self, hosts: Sequence[str], rounds: int = 1, mark: object = 0) -> list[PeerID]:
+        """One identity for each address, that all call; returns those that rang."""
+        bad = [(peer(mark, number, host), host) for number, host in enumerate(hosts)]
+        for each, host in bad:
+            if each not in self.connections:
+                self.join(each, host)
+        rang = [each for _ in range(rounds) for each, _ in bad if self.call(each, self.bob) is not None]
+        return list(dict.fromkeys(rang))
+
+    def assert_rings(self, caller: PeerID, host: str) -> None:
+        """A stranger's call reaches the called peer's user."""
+        self.join(caller, host)
+        self.assertIsNotNone(self.call(caller, self.bob))
+        self.assertIn(caller, self.asking.heard)
+
+    def test_one_address(self) -> None:
+        """Eight identities, or a hundred: two of them ring, and the next stranger rings."""
+        self.assertEqual(len(self.flood(["203.0.113.1"] * 100)), 2)
+        self.assert_rings(peer("stranger"), "198.51.100.1")
+
+    def test_one_network(self) -> None:
+        """A /64, a /56, a /48 or a /24 has its share at most, and makes room for others."""
+        for hosts in (
+            [f"2001:db8::{number:x}" for number in range(60)],
+            [f"2001:db8:1:{number:x}::1" for number in range(60)],
+            [f"2001:db8:2:{number << 8:x}::1" for number in range(60)],
+            SIXTY,
+        ):
+            self.flood(hosts, 2)
+            self.assert_rings(peer("stranger", *hosts), f"198.51.{len(self.asking.heard)}.1")
+            self.wait(61.0)
+
+    def test_many_networks_share(self) -> None:
+        """Four sources with two calls each: the fifth takes the newest place of one of them."""
+        self.flood([f"10.{number}.0.1" for number in range(4)] * 2)
+        self.assert_rings(peer("stranger"), "198.51.100.1")
+        self.assertEqual(list(self.ends(self.bob).values()), [ErrorCode.CANCELLED])
+        # Those that are left have one each: nobody takes their places.
+        self.flood([f"10.{number}.0.1" for number in range(100, 120)], mark=1)
+        self.assertNotIn(ErrorCode.BUSY, self.ends(peer("stranger")).values())
+
+    def test_calls_that_were_passed_on(self) -> None:
+        """A called peer that lets them ring all the same has them counted as soon as there are places."""
+        self.decisions[self.bob] = lambda incoming: None
+        ringing = [(peer("first", number), f"10.{number}.0.1") for number in range(8)]
+        for each, host in ringing:
+            self.join(each, host)
+            self.assertIsNotNone(self.call(each, self.bob))
+        late = peer("late")
+        self.join(late, "10.100.0.1")
+        for number in range(2):
+            self.assertIsNotNone(self.call(late, self.bob))
+            self.leave(ringing[number][0])
+        self.assertIsNone(self.call(late, self.bob))
+        self.assertIs(self.refusal, ErrorCode.BUSY)
+
+    def test_room_is_for_whom_it_was_made(self) -> None:
+        """A call that was passed on does not take the place of one that left for another source."""
+        self.decisions[self.bob] = lambda incoming: None
+        callers = [peer("caller", number) for number in range(10)]
+        for number, each in enumerate(callers):
+            self.join(each, f"10.{number}.0.1")
+        for each in (*callers[:8], callers[0], callers[8]):
+            self.assertIsNotNone(self.call(each, self.bob))
+        self.leave(callers[1])
+        self.assertIsNotNone(self.call(callers[9], self.bob))
+        self.assertEqual(list(self.ends(callers[0]).values()), [ErrorCode.BUSY])
+
+    def test_known_callers(self) -> None:
+        """60 addresses of one network or of many call all the time: all calls of known peers come through."""
+        for hosts in (SIXTY, SIXTY_APART):
+            for caller in self.known:
+                self.flood(hosts, 1, hosts[0])
+                call = self.call(caller, self.bob)
+                assert call is not None, self.refusal
+                self.ask(self.bob, Cancel(call, caller))
+                self.wait(1.0)
+
+    def test_one_known_caller_again_and_again(self) -> None:
+        """When it has been answered once, strangers don't stand in its way, nor in the other direction."""
+        for step in range(12):
+            self.flood(SIXTY_APART, 1)
+            self.flood(["203.0.113.9"] * 10, 2)
+            pair = (self.known[0], self.bob) if step % 2 == 0 else (self.bob, self.known[0])
+            self.decisions[self.known[0]] = lambda incoming: True
+            call = self.call(*pair)
+            assert call is not None, (step, self.refusal)
+            self.ask(self.bob, Cancel(call, self.known[0]))
+            self.wait(0.7)
+
+    def test_known_caller_at_the_address_of_a_flood(self) -> None:
+        """Who has been answered before has places of its own there, too."""
+        call = self.call(self.known[0], self.bob)
+        assert call is not None
+        self.ask(self.bob, Cancel(call, self.known[0]))
+        self.flood(["192.0.0.1"] * 20, 3)
+        self.assertIsNotNone(self.call(self.known[0], self.bob))
+        self.assertIsNone(self.call(peer(0, 19, "192.0.0.1"), self.bob))
+        self.assertIs(self.refusal, ErrorCode.BUSY)
+
+    def test_calls_that_are_answered_do_not_ring(self) -> None:
+        """Twenty calls in a minute that are answered, and then hung up without a word to the rendezvous."""
+        for _ in range(20):
+            self.assertIsNotNone(self.call(self.known[0], self.bob))
+            self.wait(2.9)
+
+    def test_a_peer_that_takes_every_call(self) -> None:
+        """
+        Strangers from one address have few of the calls that it has answered and that came to nothing yet, so
+        it is never full of them. Those that end are cancelled on both sides.
+        """
+        self.decisions[self.bob] = lambda incoming: True
+        self.flood(["203.0.113.1"] * 20)
+        ended = self.ends(self.bob)
+        self.assertEqual(len(ended), 20 - self.limits.answered_per_source)
+        self.assertEqual(set(ended.values()), {ErrorCode.CANCELLED})
+        self.assertEqual(self.ends(peer(0, 0, "203.0.113.1")), {min(ended): ErrorCode.CANCELLED})
+        for hosts in (SIXTY, SIXTY_APART):
+            for _ in range(8):
+                self.flood(hosts, 1)
+                self.wait(1.0)
+                going = sum(isinstance(reply, Incoming) for reply in self.told[self.bob])
+                self.assertLessEqual(going - len(self.ends(self.bob)), self.limits.answered_per_callee)
+                stranger = peer("stranger", self.now)
+                self.join(stranger, f"198.51.{int(self.now) % 250}.1")
+                self.assertIsNotNone(self.call(stranger, self.bob))
+                self.assertEqual(self.ends(stranger), {})
+
+
+class OrderTests(FairnessCase):
+    """Whatever happens in whatever order."""
+
+    limits = replace(
+        RendezvousLimits(),
+        registrations=10,
+        registrations_per_address=3,
+        introductions=16,
+        introductions_per_address=5,
+        calls_per_caller=6,
+        calls_per_callee=3,
+        calls_per_source=2,
+        answered_per_callee=3,
+        answered_per_source=1,
+        incoming_rate=50.0,
+        source_rate=50.0,
+    )
+
+    def test_any_order(self) -> None:
+        """Whoever is refused hears so, all bounds hold, and nothing is left when all are gone."""
+        random = Random(8)
+        hosts = ["192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1", "2001:db8:0:1::1", "2001:db8:1::1"]
+        peers = [(peer(number), hosts[number % 6]) for number in range(18)]
+        calls: list[tuple[str, PeerID, PeerID]] = []
+        for _ in range(6000):
+            (who, host), (other, _) = random.sample(peers, 2)
+            action = random.choice(
+                ["join", "leave", "call", "call", "call", "answer", "answer", "end", "wait"]
+            )
+            if action == "join":
+                self.join(who, host)
+            elif action == "wait":
+                self.wait(random.choice([0.01, 0.1, 5.0]))
+            elif who not in self.connections:
+                continue
+            elif action == "leave" and random.random() < 0.3:
+                self.leave(who)
+            elif action == "call" and who in self.registry:
+                call = self.call(who, other)
+                if call is not None:
+                    calls.append((call, who, other))
+            elif calls:
+                call, caller, callee = random.choice(calls[-20:])
+                if caller in self.registry and callee in self.registry:
+                    request = (
+                        Answer(call, caller, envelope(caller)) if action == "answer" else Cancel(call, caller)
+                    )
+                    with contextlib.suppress(IntroductionRefusal):
+                        self.ask(callee, request)
+                    self.deliver()
+            self.assertLessEqual(len(self.registry), 10)
+            self.assertLessEqual(self.registry.introduction_count, 16)
+        for who in self.connections:
+            self.leave(who)
+        self.assertEqual((len(self.registry), self.registry.introduction_count), (0, 0))
+        for who, host in peers[:6]:
+            self.assertTrue(self.join(who, host))
+            self.assertIsNotNone(self.call(who, peers[0][0]) if who != peers[0][0] else "")

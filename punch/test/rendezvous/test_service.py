@@ -1,0 +1,550 @@
+"""The rendezvous service on the simulated internet, with real TLS and clients that are wrong in every way."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from dataclasses import replace
+from typing import Any
+
+from twisted.internet.protocol import DatagramProtocol
+
+from punch.identity import Identity
+from punch.rendezvous.config import RendezvousConfig, RendezvousLimits, ServerCertificate
+from punch.rendezvous.listen import EndpointError
+from punch.rendezvous.service import RendezvousService, make_service
+from punch.test.control_lab import (
+    ControlClient,
+    connect_control,
+    connect_raw,
+    key_of,
+    key_of_another_kind,
+)
+from punch.test.internet import Host, InternetTestCase
+from punch.test.rendezvous.test_registry import CALL, envelope
+from punch.wire.control import (
+    Accept,
+    Answer,
+    Establish,
+    Ping,
+    Register,
+    Trickle,
+)
+from punch.wire.rendezvous_address import RendezvousAddress, pin_of
+from punch.wire.stun import (
+    MessageClass,
+    Method,
+    StunMessage,
+    encode,
+    parse,
+)
+from punch.wire.stun_attributes import Attribute
+
+SERVICE = "198.51.100.1"
+
+
+class RendezvousCase(InternetTestCase):
+    """A service and hosts with a public address each."""
+
+    limits = RendezvousLimits()
+
+    def setUp(self) -> None:
+        self.net = self.internet(7)
+        self.host = self.net.host("rendezvous", SERVICE, "2001:db8::1")
+        self.reports: list[tuple[str, dict[str, object]]] = []
+        self.identity = self.key("rendezvous")
+        self.service = self.make()
+        self.service.startService()
+        self.net.run_until(lambda: self.service.address is not None, 1.0)
+        self.alice, self.bob = self.key("alice"), self.key("bob")
+        self.home = self.net.host("home", "203.0.113.1", "2001:db8:1::1")
+        self.office = self.net.host("office", "203.0.113.2")
+
+    def key(self, name: str) -> Identity:
+        return Identity.generate(self.net.random_bytes(f"key of {name}"))
+
+    def make(self, **changes: Any) -> RendezvousService:
+        config = RendezvousConfig(
+            identity=self.identity, control="tcp:7001", host=SERVICE, limits=self.limits
+        )
+        return make_service(
+            replace(config, **changes),
+            reactor=self.host.reactor,
+            monotonic=self.net.monotonic,
+            random=self.net.random_bytes("service"),
+            report=lambda event, **fields: self.reports.append((event, fields)),
+        )
+
+    def restart(self, **changes: Any) -> RendezvousService:
+        self.net.wait(self.service.stopService(), 2.0)
+        self.service = self.make(**changes)
+        self.service.startService()
+        self.net.run_until(lambda: self.service.address is not None, 1.0)
+        return self.service
+
+    def connect(self, identity: Identity | None, host: Host | None = None, **more: Any) -> ControlClient:
+        """Connect, and let the handshake happen."""
+        key = None if identity is None else key_of(identity)
+        client = connect_control((host or self.home).reactor, SERVICE, 7001, key, **more)
+        self.net.advance(0.5)
+        return client
+
+    def register(self, identity: Identity, host: Host | None = None, name: str = "x") -> ControlClient:
+        """Connect and register."""
+        client = self.connect(identity, host)
+        client.send(Register(name, Accept.ASK))
+        self.net.advance(0.5)
+        self.assertEqual(client.lines[0]["type"], "welcome", client.lines)
+        return client
+
+    def events(self, *names: str) -> list[tuple[str, object]]:
+        """What was reported: names and peers."""
+        return [(event, fields.get("peer")) for event, fields in self.reports if event in names]
+
+
+class RegistrationTests(RendezvousCase):
+    """Coming, staying and going."""
+
+    def test_register(self) -> None:
+        client = self.register(self.alice, name="Alice")
+        welcome = client.lines[0]
+        self.assertEqual(welcome["id"], str(self.alice.peer_id))
+        self.assertEqual(welcome["address"], "203.0.113.1")
+        self.assertEqual(welcome["reflector"], 3478)
+        self.assertEqual(
+            self.reports[1:], [("registered", {"peer": str(self.alice.peer_id), "name": "Alice"})]
+        )
+
+    def test_listening_is_reported_with_the_address_to_paste(self) -> None:
+        event, fields = self.reports[0]
+        self.assertEqual(event, "listening")
+        address = RendezvousAddress.parse(str(fields["address"]))
+        self.assertEqual(
+            address, RendezvousAddress(SERVICE, 7001, pin_of(self.identity.private_key.public_key()))
+        )
+
+    def test_ipv6(self) -> None:
+        self.restart(control=None, port=7002)
+        client = connect_control(self.home.reactor, "2001:db8::1", 7002, key_of(self.alice))
+        other = connect_control(self.office.reactor, SERVICE, 7002, key_of(self.bob))
+        self.net.advance(0.5)
+        for each in (client, other):
+            each.send(Register("x", Accept.ASK))
+        self.net.advance(0.5)
+        self.assertEqual(client.lines[0]["address"], "2001:db8:1::1")
+        self.assertEqual(other.lines[0]["address"], "203.0.113.2")
+
+    def test_pings_keep_it_and_silence_ends_it_within_sixty_seconds(self) -> None:
+        client = self.register(self.alice)
+        for _ in range(10):
+            self.net.advance(20)
+            client.send(Ping())
+        self.net.advance(1)
+        self.assertEqual(len(client.of("pong")), 10)
+        self.assertIsNone(client.ended)
+        self.net.advance(59)
+        self.assertEqual(client.last["code"], "timeout")
+        self.assertIsNotNone(client.ended)
+        self.assertEqual(self.reports[-1][1]["reason"], "timeout")
+
+    def test_power_failure_is_noticed_within_sixty_seconds(self) -> None:
+        self.register(self.alice)
+        self.home.crash()
+        self.net.advance(60)
+        self.assertEqual(self.events("gone"), [("gone", str(self.alice.peer_id))])
+        self.assertEqual(len(self.service.registry), 0)
+
+    def test_close_is_noticed_at_once(self) -> None:
+        client = self.register(self.alice)
+        client.abort()
+        self.net.advance(0.5)
+        self.assertEqual(self.reports[-1], ("gone", {"peer": str(self.alice.peer_id), "reason": "closed"}))
+
+    def test_newer_connection_replaces_the_older_without_a_gap(self) -> None:
+        older = self.register(self.alice)
+        newer = self.register(self.alice, self.office)
+        self.assertEqual(older.last["code"], "replaced")
+        self.assertIsNotNone(older.ended)
+        self.assertEqual(self.events("gone"), [])
+        bob = self.register(self.bob, self.office)
+        bob.send(Establish(CALL, self.alice.peer_id, envelope(self.alice.peer_id)))
+        self.net.advance(0.5)
+        self.assertEqual(len(newer.of("incoming")), 1)
+
+    def test_a_key_cannot_be_claimed_by_saying_so(self) -> None:
+        mallory = self.key("mallory")
+        alice = self.register(self.alice, name="alice")
+        other = self.register(mallory, self.office, name="alice")
+        other.send(b'{"type":"register","version":1,"name":"alice","accept":"ask","id":"%b"}' % b"x")
+        self.net.advance(0.5)
+        self.assertIsNone(alice.ended)
+        self.assertEqual(other.lines[0]["id"], str(mallory.peer_id))
+
+    def test_who_never_registers_is_sent_away(self) -> None:
+        client = self.connect(self.alice)
+        self.net.advance(12)
+        self.assertEqual(client.last["code"], "timeout")
+        self.assertIsNotNone(client.ended)
+
+
+class IntroductionTests(RendezvousCase):
+    """Calls, over the wire."""
+
+    def test_offer_answer_and_candidates(self) -> None:
+        alice = self.register(self.alice, name="Alice")
+        bob = self.register(self.bob, self.office)
+        a, b = self.alice.peer_id, self.bob.peer_id
+        alice.send(Establish(CALL, b, envelope(b)), Trickle(CALL, b, envelope(b, 1)))
+        self.net.advance(0.5)
+        [incoming], [candidate] = bob.of("incoming"), bob.of("candidate")
+        self.assertEqual((incoming["from"], incoming["name"], incoming["call"]), (str(a), "Alice", CALL))
+        self.assertEqual(incoming["offer"], envelope(b).to_json())
+        self.assertEqual(candidate["envelope"], envelope(b, 1).to_json())
+        bob.send(Answer(CALL, a, envelope(a, 2)))
+        self.net.advance(0.5)
+        [answered] = alice.of("answered")
+        self.assertEqual((answered["from"], answered["answer"]), (str(b), envelope(a, 2).to_json()))
+
+    def test_gone_during_the_introduction(self) -> None:
+        alice = self.register(self.alice)
+        bob = self.register(self.bob, self.office)
+        alice.send(Establish(CALL, self.bob.peer_id, envelope(self.bob.peer_id)))
+        self.net.advance(0.5)
+        bob.abort()
+        self.net.advance(0.5)
+        [ended] = alice.of("ended")
+        self.assertEqual((ended["code"], ended["from"]), ("gone", str(self.bob.peer_id)))
+
+    def test_ringing_times_out_for_both(self) -> None:
+        alice = self.register(self.alice)
+        bob = self.register(self.bob, self.office)
+        alice.send(Establish(CALL, self.bob.peer_id, envelope(self.bob.peer_id)))
+        for _ in range(4):
+            self.net.advance(15.5)
+            alice.send(Ping())
+            bob.send(Ping())
+        self.net.advance(0.5)
+        for each in (alice, bob):
+            self.assertEqual([line["code"] for line in each.of("ended")], ["timeout"])
+
+    def test_reconnected_callee_gets_the_call_again(self) -> None:
+        alice = self.register(self.alice)
+        self.register(self.bob, self.office)
+        alice.send(Establish(CALL, self.bob.peer_id, envelope(self.bob.peer_id)))
+        self.net.advance(0.5)
+        again = self.register(self.bob, self.office)
+        self.assertEqual([line["type"] for line in again.lines], ["welcome", "incoming"])
+        self.assertEqual(alice.of("ended"), [])
+
+
+class LimitTests(RendezvousCase):
+    """What strangers can't make grow."""
+
+    def test_half_open_connections_lock_nobody_out(self) -> None:
+        strangers = [self.net.host(f"s{i}", f"192.0.2.{i}") for i in range(1, 26)]
+        connections = [connect_raw(host.reactor, SERVICE, 7001) for host in strangers for _ in range(40)]
+        self.net.advance(1)
+        self.assertLessEqual(self.service._sniffer.limiter.waiting, 512)
+        self.assertEqual(sum(client.ended is None for client in connections), 512)
+        self.register(self.alice)
+        self.net.advance(10)
+        self.assertEqual(sum(client.ended is None for client in connections), 0)
+
+    def test_one_address(self) -> None:
+        connections = [connect_raw(self.office.reactor, SERVICE, 7001) for _ in range(300)]
+        self.net.advance(1)
+        self.assertEqual(sum(client.ended is None for client in connections), 256)
+        self.register(self.alice)
+        # Nor does it lock out its own neighbours: its oldest makes room.
+        self.register(self.bob, self.office)
+
+    def test_neighbours_behind_one_address(self) -> None:
+        """Together they send more than an address may: nobody is closed, and who sends little goes on."""
+        self.restart(limits=replace(self.limits, address_rate=20.0, address_burst=40.0))
+        crowd = [self.register(self.key(f"crowd {number}"), self.office) for number in range(4)]
+        quiet = self.register(self.bob, self.office)
+        for second in range(10):
+            for client in crowd:
+                client.send(*[Ping()] * 15)
+            quiet.send(Ping())
+            self.net.advance(0.1)
+            self.assertEqual(len(quiet.of("pong")), second + 1)
+            self.net.advance(0.9)
+        self.assertEqual([client.ended for client in (*crowd, quiet)], [None] * 5)
+        answered = [len(client.of("pong")) for client in crowd]
+        self.assertLess(sum(answered), 40 + 11 * 20)
+        self.assertLess(max(answered) - min(answered), 20)
+        # All of it is read in the end.
+        self.net.advance(30.0)
+        self.assertEqual([len(client.of("pong")) for client in crowd], [150] * 4)
+
+    def test_crowd_at_one_address_is_told_so(self) -> None:
+        self.restart(limits=replace(self.limits, connections_per_address=2))
+        for number in range(2):
+            self.register(self.key(f"crowd {number}"), self.office)
+        client = self.connect(self.bob, self.office)
+        self.assertEqual(client.last["code"], "too-many")
+        for word in ("203.0.113.2", "--connections-per-address", "haproxy"):
+            self.assertIn(word, client.last["text"])
+        self.assertIsNotNone(client.ended)
+        self.register(self.alice)
+
+    def test_half_open_connections_cost_little(self) -> None:
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(3):
+                for _ in range(100):
+                    connect_raw(self.office.reactor, SERVICE, 7001)
+                self.net.advance(11)
+            self.net.advance(120)
+            self.assertLess(tracemalloc.get_traced_memory()[0] - before, 2_500_000)
+        finally:
+            tracemalloc.stop()
+
+    def test_peer_that_does_not_read(self) -> None:
+        alice = self.register(self.alice)
+        bob = self.register(self.bob, self.office)
+        alice.send(Establish(CALL, self.bob.peer_id, envelope(self.bob.peer_id)))
+        self.net.advance(0.5)
+        bob.stop_reading()
+        for number in range(400):
+            alice.send(Trickle(CALL, self.bob.peer_id, envelope(self.bob.peer_id, number % 250)))
+            bob.send(Ping())
+            self.net.advance(0.1)
+        self.assertLess(len(bob.of("candidate")), 400)
+        self.net.advance(60)
+        self.assertIn(("gone", str(self.bob.peer_id)), self.events("gone"))
+
+
+class BalancerTests(RendezvousCase):
+    """Behind a load balancer that says in a header where connections come from (PROXY protocol)."""
+
+    limits = replace(
+        RendezvousLimits(), connections_per_address=2, handshakes_per_address=3, registrations_per_address=2
+    )
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.restart(control="haproxy:tcp:7001")
+
+    def come(self, name: str, header: bytes) -> ControlClient:
+        """Through the balancer, at `home`."""
+        key = key_of(self.key(name))
+        client = connect_control(self.home.reactor, SERVICE, 7001, key, header=header)
+        self.net.advance(0.5)
+        if client.ended is None:
+            client.send(Register("x", Accept.ASK))
+            self.net.advance(0.5)
+        return client
+
+    def test_peers_are_counted_where_they_come_from(self) -> None:
+        for number in range(8):
+            header = b"PROXY TCP4 192.0.2.%d 198.51.100.1 4000 7001\r\n" % (number // 2)
+            client = self.come(f"peer {number}", header)
+            self.assertEqual(client.last["address"], f"192.0.2.{number // 2}")
+        client = self.come("one more", b"PROXY TCP4 192.0.2.3 198.51.100.1 4000 7001\r\n")
+        self.assertEqual(client.last["code"], "too-many")
+        self.assertIn("192.0.2.3", client.last["text"])
+        client = self.come("IPv6", b"PROXY TCP6 2001:db8:7::1 2001:db8::1 4000 7001\r\n")
+        self.assertEqual(client.last["address"], "2001:db8:7::1")
+        version_2 = (
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes((203, 0, 113, 99, 198, 51, 100, 1)) + bytes(4)
+        )
+        self.assertEqual(self.come("version 2", version_2).last["address"], "203.0.113.99")
+
+    def test_without_an_address_in_the_header_it_is_the_balancer(self) -> None:
+        self.assertEqual(self.come("checker", b"PROXY UNKNOWN x\r\n").last["address"], "203.0.113.1")
+
+    def test_headers_that_never_come(self) -> None:
+        """They have few places, for a few seconds, and lock nobody out."""
+        silent = [connect_raw(self.office.reactor, SERVICE, 7001) for _ in range(20)]
+        self.net.advance(0.5)
+        self.assertEqual(sum(each.ended is None for each in silent), 3)
+        client = self.come("peer", b"PROXY TCP4 192.0.2.1 198.51.100.1 4000 7001\r\n")
+        self.assertEqual(client.last["type"], "welcome")
+        self.net.advance(10)
+        self.assertEqual(sum(each.ended is None for each in silent), 0)
+
+    def test_headers_that_are_none(self) -> None:
+        for data in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"PROXY NONSENSE\r\n",
+            b"PROXY " + b"x" * 200,
+            b"\x16\x03\x01" * 9,
+        ):
+            client = connect_raw(self.office.reactor, SERVICE, 7001)
+            self.net.advance(0.2)
+            assert client.transport is not None
+            client.transport.write(data)
+            self.net.advance(1)
+            self.assertIsNotNone(client.ended, data)
+        self.assertEqual(
+            self.come("peer", b"PROXY TCP4 192.0.2.1 198.51.100.1 1 2\r\n").last["type"], "welcome"
+        )
+
+    def test_no_place_at_all(self) -> None:
+        self.restart(control="haproxy:tcp:7001", limits=replace(self.limits, connections=1))
+        self.come("first", b"PROXY TCP4 192.0.2.1 198.51.100.1 1 2\r\n")
+        client = connect_raw(self.office.reactor, SERVICE, 7001)
+        self.net.advance(0.5)
+        self.assertIsNotNone(client.ended)
+
+
+class LifeTests(RendezvousCase):
+    """Starting and stopping."""
+
+    def test_stop_says_so(self) -> None:
+        client = self.register(self.alice)
+        half_open = connect_raw(self.office.reactor, SERVICE, 7001)
+        self.net.advance(0.5)
+        self.net.wait(self.service.stopService(), 1.5)
+        self.net.advance(0.5)
+        self.assertEqual(client.last["code"], "shutdown")
+        self.assertIsNotNone(client.ended)
+        self.assertIsNotNone(half_open.ended)
+        self.assertEqual(self.reports[-1][1]["reason"], "shutdown")
+        self.assertEqual(self.host.reactor.open_ports, [])
+        self.assertEqual(self.host.reactor.getDelayedCalls(), [])
+
+    def test_stop_waits_for_nobody(self) -> None:
+        client = self.register(self.alice)
+        client.stop_reading()
+        self.net.wait(self.service.stopService(), 1.5)
+        self.assertEqual(self.host.reactor.open_ports, [])
+
+    def test_restart(self) -> None:
+        self.register(self.alice)
+        pin = self.service.address
+        self.restart()
+        self.assertEqual(self.service.address, pin)
+        self.register(self.alice)
+
+    def test_control_port_in_use(self) -> None:
+        other = self.make(reflector_port=3500)
+        other.startService()
+        self.net.advance(0.1)
+        event, fields = self.reports[-1]
+        self.assertEqual((event, fields["reason"]), ("failed", "port-in-use"))
+        self.assertIn("7001", str(fields["text"]))
+        self.assertIn("--control", str(fields["text"]))
+        self.net.wait(other.stopService(), 2.0)
+        self.register(self.alice)
+
+    def test_reflector_port_in_use(self) -> None:
+        other = self.make(control="tcp:7002")
+        other.startService()
+        event, fields = self.reports[-1]
+        self.assertEqual((event, fields["reason"]), ("failed", "port-in-use"))
+        self.assertIn("3478", str(fields["text"]))
+        self.net.wait(other.stopService(), 2.0)
+
+    def test_free_ports(self) -> None:
+        self.restart(control="tcp:0", reflector_port=0, host=None, primary_address="192.0.2.77")
+        address = self.service.address
+        assert address is not None
+        assert self.service.local_address is not None
+        self.assertNotEqual(address.port, 0)
+        self.assertEqual(address.host, "192.0.2.77")
+        self.assertEqual(self.service.local_address.host, "127.0.0.1")
+        self.assertNotEqual(self.service.reflector_port, 0)
+
+    def test_one_interface(self) -> None:
+        self.restart(control=f"tcp:7009:interface={SERVICE}", host=None)
+        assert self.service.address is not None
+        assert self.service.local_address is not None
+        self.assertEqual((self.service.address.host, self.service.address.port), (SERVICE, 7009))
+        self.assertEqual(self.service.local_address.host, SERVICE)
+
+    def test_port_of_both_families(self) -> None:
+        """What `tcp:PORT` says: no interface, so all addresses."""
+        for control in ("tcp:7011", "tcp:port=7011:backlog=5", "haproxy:tcp:7011"):
+            self.restart(control=control, host=None)
+            header = b"PROXY UNKNOWN x\r\n" if control.startswith("haproxy") else b""
+            for host, source in (("2001:db8::1", "2001:db8:1::1"), (SERVICE, "203.0.113.1")):
+                key = key_of(self.alice)
+                client = connect_control(self.home.reactor, host, 7011, key, header=header)
+                self.net.advance(0.5)
+                client.send(Register("x", Accept.ASK))
+                self.net.advance(0.5)
+                self.assertEqual(client.last["address"], source)
+        assert self.service.local_address is not None
+        self.assertEqual(self.service.local_address.host, "127.0.0.1")
+        self.restart(control="tcp:7012:interface=0.0.0.0")
+        client = connect_control(self.home.reactor, "2001:db8::1", 7012, key_of(self.alice))
+        self.net.advance(0.5)
+        self.assertIsNotNone(client.ended)
+
+    def test_port_with_an_ipv6_interface(self) -> None:
+        """An IPv6 address of the same port, named by itself, does not find the port in use."""
+        self.restart(control=["tcp:7013", r"tcp:7013:interface=2001\:db8\:\:1"])
+        for host in ("2001:db8::1", SERVICE):
+            client = connect_control(self.home.reactor, host, 7013, key_of(self.alice))
+            self.net.advance(0.5)
+            client.send(Register("x", Accept.ASK))
+            self.net.advance(0.5)
+            self.assertEqual(client.last["type"], "welcome")
+
+    def test_several_endpoints(self) -> None:
+        self.restart(control=["tcp:7003", "tcp:7004"], public_port=443)
+        assert self.service.address is not None
+        self.assertEqual(self.service.address.port, 443)
+        for port in (7003, 7004):
+            client = connect_control(self.home.reactor, SERVICE, port, key_of(self.alice))
+            self.net.advance(0.5)
+            self.assertTrue(client.secured)
+
+    def test_endpoints_that_are_none(self) -> None:
+        for control, word in (
+            ("ssl:7001", "TLS itself"),
+            ("tls:7001", "TLS itself"),
+            ("haproxy:ssl:7001", "TLS itself"),
+            ("stdio:", "many peers"),
+            ("nonsense", "endpoint"),
+            ("tcp", "endpoint"),
+            ("tcp:http-alt-nonsense", "endpoint"),
+            ("", "endpoint"),
+        ):
+            error = self.assertRaises(EndpointError, self.make, control=control)
+            self.assertIn(word, str(error))
+
+    def test_certificate_of_an_authority_is_shown_without_a_pin(self) -> None:
+        key, certificate = key_of_another_kind()
+        self.restart(host="r.example", authority_certificate=ServerCertificate((certificate,), key))
+        address, local = self.service.address, self.service.local_address
+        assert address is not None
+        assert local is not None
+        self.assertEqual(str(address), "punch://r.example:7001")
+        self.assertEqual(local.pin, pin_of(key.public_key()))
+        self.register(self.alice)
+
+    def test_key_of_another_certificate(self) -> None:
+        key, _ = key_of_another_kind()
+        _, certificate = key_of_another_kind()
+        self.assertRaises(ValueError, self.make, authority_certificate=ServerCertificate((certificate,), key))
+
+    def test_reflector_answers(self) -> None:
+        answers: list[bytes] = []
+
+        class Asker(DatagramProtocol):
+            def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+                answers.append(datagram)
+
+        asker = Asker()
+        self.home.reactor.listenUDP(5000, asker)
+        assert asker.transport is not None
+        request = StunMessage(Method.BINDING, MessageClass.REQUEST, bytes(12))
+        for data in (encode(request, fingerprint=False), b"", b"x" * 65_507, bytes(20)):
+            asker.transport.write(data, (SERVICE, 3478))
+        self.net.advance(0.5)
+        [answer] = answers
+        self.assertEqual(parse(answer).get(Attribute.XOR_MAPPED_ADDRESS), ("203.0.113.1", 5000))
+
+    def test_log_and_reports_hold_nothing_that_is_sealed(self) -> None:
+        alice = self.register(self.alice)
+        self.register(self.bob, self.office)
+        alice.send(Establish(CALL, self.bob.peer_id, envelope(self.bob.peer_id, 200)))
+        self.net.advance(0.5)
+        told = json.dumps(self.reports)
+        self.assertNotIn(envelope(self.bob.peer_id, 200).to_json()["body"][:40], told)
+        self.assertNotIn("203.0.113", told)

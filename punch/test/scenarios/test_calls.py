@@ -1,0 +1,518 @@
+"""
+Calls and links of whole peers on the simulated internet: who gets through, what is told, what nobody sees.
+"""
+
+from __future__ import annotations
+
+from punch.link.events import CloseCode
+from punch.node.events import (
+    AlreadyConnected,
+    CallFailed,
+    Calling,
+    Checking,
+    Connected,
+    Disconnected,
+    Event,
+    IncomingCall,
+    Introduced,
+    PathChanged,
+    PathLost,
+    Ready,
+    Registered,
+    Unregistered,
+)
+from punch.test.internet import NAT, Filtering, Host, Internet, InternetTestCase, LinkSpec, Seen
+from punch.test.system import SERVICE, Peer, Rendezvous, connect, introduce
+from punch.wire.control import Accept
+
+D = 0.1
+
+
+class SystemTestCase(InternetTestCase):
+    """A rendezvous and homes behind NATs."""
+
+    link = LinkSpec(delay=D / 2)
+
+    def setUp(self) -> None:
+        self.net: Internet = self.internet()
+        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
+        self.homes = 0
+        self.peers: list[Peer] = []
+
+    def tearDown(self) -> None:
+        """Every peer stops in time, and leaves nothing running."""
+        for peer in self.peers:
+            if peer.node.running:
+                peer.stop()
+        self.rendezvous.stop()
+        self.net.advance(60.0)
+        for host in self.net.hosts.values():
+            self.assertEqual(host.reactor.getDelayedCalls(), [], host.name)
+
+    def host(self, name: str, link: LinkSpec | None = None) -> Host:
+        """A host alone behind its own NAT."""
+        self.homes += 1
+        nat = NAT(public=f"203.0.113.{self.homes}", filtering=Filtering.APDF)
+        lan = self.net.lan(f"home-{name}", f"192.168.{self.homes}.0/24", nat=nat, link=link or self.link)
+        return lan.host(name)
+
+    def peer(self, name: str, accept: Accept = Accept.ASK, **options: object) -> Peer:
+        """A peer that is not started, alone behind its own NAT."""
+        peer = Peer(self.net, self.host(name), self.rendezvous.address, accept=accept, pacing=0.02)
+        self.peers.append(peer)
+        return peer
+
+    def public(self, name: str) -> Peer:
+        """A peer that is not started, on a host that everybody reaches."""
+        host = self.net.host(name, "198.51.100.88", link=self.link)
+        peer = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
+        self.peers.append(peer)
+        return peer
+
+    def pair(self) -> tuple[Peer, Peer]:
+        """Two registered peers."""
+        return self.peer("alice").register(), self.peer("bob").register()
+
+    def linked(self) -> tuple[Peer, Peer]:
+        """Two peers with a link, called by the first."""
+        alice, bob = self.pair()
+        connect(alice, bob)
+        return alice, bob
+
+    def reborn(self, peer: Peer, accept: Accept = Accept.ASK) -> Peer:
+        """A peer that died without a word, registered again from elsewhere, without a memory."""
+        peer.host.kill()
+        self.net.advance(1.0)
+        again = Peer(
+            self.net,
+            self.host(f"{peer.name}-2"),
+            self.rendezvous.address,
+            name=peer.name,
+            identity=peer.identity,
+            accept=accept,
+            salt="again",
+            pacing=0.02,
+        )
+        self.peers.remove(peer)
+        self.peers.append(again)
+        return again.register()
+
+    def kinds(self, peer: Peer) -> list[type[Event]]:
+        """What a peer was told, in order."""
+        return [type(event) for _, event in peer.events]
+
+
+class StageTests(SystemTestCase):
+    """What each side is told, and when."""
+
+    def test_stages(self) -> None:
+        """Caller and callee hear of each stage once, in order."""
+        alice, bob = self.linked()
+        self.assertEqual(self.kinds(alice), [Ready, Registered, Calling, Introduced, Checking, Connected])
+        self.assertEqual(self.kinds(bob), [Ready, Registered, IncomingCall, Introduced, Checking, Connected])
+        here, there = alice.last(Connected), bob.last(Connected)
+        self.assertEqual((here.peer, here.name, there.peer, there.name), (bob.id, "bob", alice.id, "alice"))
+        self.assertEqual((here.local, here.remote), (there.remote, there.local))
+        self.assertEqual((here.path, here.protocol), ("srflx", "udp"))
+        self.assertAlmostEqual(here.rtt, 2 * D)
+        self.assertEqual(alice.node.link(bob.id), here.link)
+        self.assertTrue(bob.last(IncomingCall).decided)
+
+    def test_latency(self) -> None:
+        """
+        The first message arrives 7 D after the call, its mark after 8 D: no later than with checks at all.
+        """
+        alice, bob = self.peer("alice"), self.peer("bob")
+        introduce(alice, bob)
+        alice.start()
+        bob.start()
+        self.net.run_until(lambda: alice.of(Registered) and bob.of(Registered), 5.0)
+        alice.chat.send(bob.id, "hello")
+        start = self.net.now
+        alice.node.call(bob.id)
+        self.net.run_until(lambda: alice.delivered, 5.0)
+        self.assertLess(bob.message_times[0] - start, 7 * D + 0.001)
+        self.assertLess(alice.delivered[0][0] - start, 8 * D + 0.001)
+
+    def test_call_before_registered(self) -> None:
+        """A call that is placed at once waits for the registration."""
+        alice, bob = self.peer("alice"), self.peer("bob").register()
+        introduce(alice, bob)
+        alice.start()
+        alice.node.call(bob.id)
+        alice.node.call(bob.id)
+        alice.wait_for(Connected, 5.0)
+        self.assertEqual(len(alice.of(Calling)), 1)
+
+    def test_both_call_at_once(self) -> None:
+        """Glare ends in one link, whose caller has the smaller key, and nobody is asked."""
+        alice, bob = self.pair()
+        alice.node.call(bob.id)
+        bob.node.call(alice.id)
+        for peer in (alice, bob):
+            peer.wait_for(Connected, 5.0)
+        self.net.advance(5.0)
+        smaller = min(alice, bob, key=lambda peer: peer.id)
+        for peer in (alice, bob):
+            self.assertEqual(len(peer.of(Connected)), 1)
+            self.assertEqual(peer.of(IncomingCall) + peer.of(CallFailed) + peer.of(Disconnected), [])
+            link = peer.last(Connected).link
+            self.assertEqual(link.role.name, "CALLER" if peer is smaller else "CALLEE")
+
+    def test_calls_that_nearly_cross(self) -> None:
+        """The second call is placed at any moment of the first: there is one link in the end."""
+        for step in range(9):
+            alice, bob = self.peer(f"alice-{step}").register(), self.peer(f"bob-{step}").register()
+            alice.node.call(bob.id)
+            self.net.advance(step * D)
+            bob.node.call(alice.id)
+            alice.wait_for(Connected, 5.0)
+            bob.wait_for(Connected, 5.0)
+            self.net.advance(3.0)
+            for peer in (alice, bob):
+                self.assertEqual(len(peer.of(Connected)), 1, (step, peer.name))
+                self.assertEqual(peer.of(Disconnected) + peer.of(CallFailed), [], (step, peer.name))
+
+    def test_own_id(self) -> None:
+        """A call to oneself is refused with a sentence."""
+        alice = self.peer("alice").register()
+        alice.node.call(alice.id)
+        self.assertEqual(alice.last(CallFailed).reason, "self")
+        self.assertEqual(alice.of(Calling), [])
+
+    def test_unknown_peer(self) -> None:
+        """Nobody of that ID is registered."""
+        alice, bob = self.peer("alice").register(), self.peer("bob")
+        alice.node.call(bob.id)
+        failed = alice.wait_for(CallFailed, 5.0)
+        self.assertEqual((failed.peer, failed.reason), (bob.id, "not-registered"))
+        self.assertIn("not registered", failed.text)
+
+
+class PolicyTests(SystemTestCase):
+    """Who is let in, and what leaves before."""
+
+    def watch(self) -> list[Seen]:
+        """Everything that crosses any link from now on."""
+        trace: list[Seen] = []
+        self.net.trace = trace
+        return trace
+
+    def test_stranger_is_asked_about_and_nothing_leaves_before(self) -> None:
+        """No candidate of the callee reaches anybody before the yes, and no datagram goes to the caller."""
+        alice, bob = self.pair()
+        self.net.advance(2.0)
+        trace = self.watch()
+        alice.node.call(bob.id)
+        asked = bob.wait_for(IncomingCall, 5.0)
+        self.assertEqual(
+            (asked.peer, asked.name, asked.known, asked.decided), (alice.id, "alice", False, False)
+        )
+        self.net.advance(20.0)
+        self.assertEqual(alice.of(Introduced), [])
+        public = {"203.0.113.1", "203.0.113.2", *alice.host.addresses, *bob.host.addresses}
+        for seen in trace:
+            if seen.protocol == "udp":
+                self.assertIn(SERVICE, (seen.source[0], seen.destination[0]))
+            self.assertFalse({seen.source[0], seen.destination[0]} <= public, seen)
+        bob.node.accept(alice.id)
+        alice.wait_for(Connected, 5.0)
+        bob.wait_for(Connected, 5.0)
+        self.assertIn(alice.id, bob.known)
+        self.assertIn(bob.id, alice.known)
+
+    def test_refused_by_the_user(self) -> None:
+        """The caller hears `refused`; the callee's question is over."""
+        alice, bob = self.pair()
+        alice.node.call(bob.id)
+        bob.wait_for(IncomingCall, 5.0)
+        bob.node.reject(alice.id)
+        self.assertEqual(alice.wait_for(CallFailed, 5.0).reason, "refused")
+        self.assertEqual(bob.last(CallFailed).reason, "cancelled")
+        self.assertNotIn(alice.id, bob.known)
+
+    def test_known_only(self) -> None:
+        """A stranger is refused without asking."""
+        alice, bob = self.peer("alice").register(), self.peer("bob", Accept.KNOWN).register()
+        alice.node.call(bob.id)
+        self.assertEqual(alice.wait_for(CallFailed, 5.0).reason, "refused")
+        self.assertEqual(bob.of(IncomingCall) + bob.of(CallFailed), [])
+        connect(alice, bob)
+
+    def test_blocked(self) -> None:
+        """Not even a bell rings, however well it is known and whoever else is let in."""
+        alice, bob = self.peer("alice").register(), self.peer("bob", Accept.ANYONE).register()
+        introduce(alice, bob)
+        bob.chat.block(alice.id)
+        alice.chat.call(bob.id)
+        self.assertEqual(alice.wait_for(CallFailed, 5.0).reason, "refused")
+        self.assertEqual(bob.of(IncomingCall) + bob.of(CallFailed), [])
+        bob.chat.unblock(alice.id)
+        alice.chat.call(bob.id)
+        bob.wait_for(Connected, 5.0)
+        bob.chat.block(alice.id)
+        self.assertEqual(alice.wait_for(Disconnected, 5.0).reason, "bye")
+
+    def test_renamed(self) -> None:
+        """Peers that are called hear the new name, and what they call it stays."""
+        alice, bob = self.pair()
+        alice.chat.rename("Alicia")
+        alice.chat.call(bob.id)
+        self.assertEqual(bob.wait_for(IncomingCall, 5.0).name, "Alicia")
+        bob.chat.accept(alice.id)
+        bob.wait_for(Connected, 5.0)
+        alice.chat.rename("Al")
+        self.net.advance(1.0)
+        contact = bob.chat.contact("alicia")
+        self.assertEqual((contact.peer, contact.name, contact.claimed), (alice.id, "Alicia", "Al"))
+
+    def test_anyone(self) -> None:
+        """A stranger is let in, and does not become known by that."""
+        alice, bob = self.peer("alice").register(), self.peer("bob", Accept.ANYONE).register()
+        alice.node.call(bob.id)
+        bob.wait_for(Connected, 5.0)
+        self.assertEqual([(event.known, event.decided) for event in bob.of(IncomingCall)], [(False, True)])
+        self.assertNotIn(alice.id, bob.known)
+
+    def test_whom_one_called_is_known(self) -> None:
+        """The one that was called may call back."""
+        alice, bob = self.peer("alice", Accept.KNOWN).register(), self.peer("bob").register()
+        alice.node.call(bob.id)
+        bob.wait_for(IncomingCall, 5.0)
+        bob.node.reject(alice.id)
+        alice.wait_for(CallFailed, 5.0)
+        bob.node.call(alice.id)
+        bob.wait_for(Connected, 5.0)
+
+    def test_nobody_accepts(self) -> None:
+        """Ringing lasts 60 s; both sides say so."""
+        alice, bob = self.pair()
+        alice.node.call(bob.id)
+        bob.wait_for(IncomingCall, 5.0)
+        start = self.net.now
+        self.assertEqual(alice.wait_for(CallFailed, 70.0).reason, "timeout")
+        self.assertLess(abs(self.net.now - start - 60.0), 1.0)
+        self.assertEqual(bob.wait_for(CallFailed, 5.0).reason, "timeout")
+        bob.node.accept(alice.id)
+        self.net.advance(5.0)
+        self.assertEqual(bob.of(Introduced), [])
+
+    def test_caller_gives_up(self) -> None:
+        """The callee's question is over when the caller hangs up."""
+        alice, bob = self.pair()
+        alice.node.call(bob.id)
+        bob.wait_for(IncomingCall, 5.0)
+        alice.node.hangup(bob.id)
+        self.assertEqual(alice.last(CallFailed).reason, "cancelled")
+        failed = bob.wait_for(CallFailed, 5.0)
+        self.assertEqual((failed.peer, failed.reason), (alice.id, "cancelled"))
+
+    def test_call_accepts_what_rings(self) -> None:
+        """Calling somebody whose call rings here is a yes."""
+        alice, bob = self.pair()
+        alice.node.call(bob.id)
+        bob.wait_for(IncomingCall, 5.0)
+        bob.node.call(alice.id)
+        bob.wait_for(Connected, 5.0)
+        self.assertEqual(len(alice.of(Connected)), 1)
+
+    def test_too_many_callers(self) -> None:
+        """Eight calls may wait; the ninth hears `busy`."""
+        bob = self.peer("bob").register()
+        callers = [self.peer(f"caller-{number}").register() for number in range(9)]
+        for caller in callers[:8]:
+            caller.node.call(bob.id)
+        self.net.advance(1.0)
+        self.assertEqual(len(bob.of(IncomingCall)), 8)
+        callers[8].node.call(bob.id)
+        self.assertEqual(callers[8].wait_for(CallFailed, 5.0).reason, "busy")
+        bob.node.reject(callers[0].id)
+        callers[8].node.call(bob.id)
+        bob.wait_for(IncomingCall, 5.0, 9)
+
+
+class EndTests(SystemTestCase):
+    """How links end."""
+
+    def test_calls_in_a_row(self) -> None:
+        """
+        Calls that are over count for nothing: ten in half a minute, each hung up by one side while it still
+        looks for addresses of its own, are not busy.
+        """
+        self.net.drop = lambda packet: (
+            packet.protocol == "udp"
+            and SERVICE
+            in (
+                packet.source[0],
+                packet.destination[0],
+            )
+        )
+        alice, carol = self.peer("alice").register(), self.public("carol").register()
+        for number in range(1, 11):
+            connect(alice, carol)
+            (carol, alice)[number % 2].node.hangup((alice, carol)[number % 2].id)
+            for peer in (alice, carol):
+                peer.wait_for(Disconnected, 2.0, number)
+            self.net.advance(2 * D)
+            self.assertEqual(self.rendezvous.service.registry.introduction_count, 0)
+        self.assertLess(self.net.now, 30.0)
+        self.assertEqual(alice.of(CallFailed), [])
+
+    def test_hangup(self) -> None:
+        """Both sides hear `bye`."""
+        alice, bob = self.linked()
+        alice.node.hangup(bob.id)
+        for peer, other in ((alice, bob), (bob, alice)):
+            over = peer.wait_for(Disconnected, 3.0)
+            self.assertEqual((over.peer, over.reason), (other.id, "bye"))
+            self.assertIsNone(peer.node.link(other.id))
+        self.assertIn("hung up", bob.last(Disconnected).text)
+        self.assertIn("closed here", alice.last(Disconnected).text)
+
+    def test_peer_that_breaks_a_rule(self) -> None:
+        """The link ends at once on both sides, and the other side is told why."""
+        alice, bob = self.linked()
+        link = alice.link_to(bob)
+        for _ in range(5000):
+            link.send_control(0x80, b"")
+        self.assertEqual(bob.wait_for(Disconnected, 1.0).reason, "protocol")
+        self.assertEqual(alice.wait_for(Disconnected, 2 * D).reason, "protocol")
+
+    def test_stop(self) -> None:
+        """A peer that stops says goodbye on every link."""
+        alice, bob = self.linked()
+        start = self.net.now
+        alice.stop()
+        self.assertLess(self.net.now - start, 1.5)
+        self.assertEqual(bob.wait_for(Disconnected, 3.0).reason, "bye")
+
+    def test_call_again_after_hangup(self) -> None:
+        """A second link after the first, in the other direction."""
+        alice, bob = self.linked()
+        alice.node.hangup(bob.id)
+        bob.wait_for(Disconnected, 3.0)
+        bob.node.call(alice.id)
+        bob.wait_for(Connected, 5.0, 2)
+        alice.wait_for(Connected, 5.0, 2)
+
+    def test_peer_vanishes(self) -> None:
+        """
+        A peer whose machine goes dark is noticed by the next consent check (RFC 7675); the link waits for it,
+        and goes on when it is back.
+        """
+        alice, bob = self.linked()
+        bob.host.down()
+        start = self.net.now
+        self.assertEqual(alice.wait_for(PathLost, 60.0).peer, bob.id)
+        self.assertLess(self.net.now - start, 12.0)
+        self.net.advance(100.0)
+        bob.host.up()
+        bob.wait_for(PathChanged, 10.0)
+        alice.wait_for(PathChanged, 10.0)
+        self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+
+    def test_peer_without_a_memory(self) -> None:
+        """A peer that comes back without the link says so, and then it is over on the other side, too."""
+        alice, bob = self.linked()
+        bob.host.kill()
+        alice.wait_for(PathLost, 60.0)
+        again = Peer(
+            self.net,
+            bob.host,
+            self.rendezvous.address,
+            identity=bob.identity,
+            accept=Accept.ANYONE,
+            salt="again",
+        )
+        self.peers.remove(bob)
+        self.peers.append(again)
+        again.register()
+        over = alice.wait_for(Disconnected, 40.0)
+        self.assertEqual((over.peer, over.reason), (bob.id, "lost"))
+        self.assertEqual(again.of(IncomingCall), [])
+
+    def test_peer_vanishes_while_connecting(self) -> None:
+        """At any moment of the introduction: the call ends with a sentence, whoever is gone."""
+        for step in (2, 3, 5):
+            alice, bob = self.peer(f"alice-{step}").register(), self.peer(f"bob-{step}").register()
+            introduce(alice, bob)
+            alice.node.call(bob.id)
+            self.net.advance(step * D + 0.001)
+            bob.host.down()
+            self.net.run_until(lambda: alice.of(CallFailed) or alice.of(PathLost), 130.0)  # noqa: B023
+            if alice.of(Connected):
+                # The handshake was done on this side: then it is a link, of which Bob knows nothing.
+                self.net.advance(60.0)
+                bob.host.up()
+                self.assertEqual(alice.wait_for(Disconnected, 90.0).reason, "lost")
+            else:
+                self.assertIn(alice.last(CallFailed).reason, ("unreachable", "timeout"), step)
+                bob.host.up()
+            self.assertIsNone(alice.node.link(bob.id))
+
+    def test_newer_link_replaces_the_older(self) -> None:
+        """A peer that lost its state calls again: the link it forgot is replaced, in one step."""
+        alice, bob = self.linked()
+        old = bob.link_to(alice)
+        again = self.reborn(alice)
+        again.node.call(bob.id)
+        again.wait_for(Connected, 5.0)
+        bob.wait_for(Connected, 5.0, 2)
+        self.net.advance(3.0)
+        self.assertIsNot(bob.link_to(again), old)
+        assert old.closed is not None
+        self.assertEqual(old.closed.code, CloseCode.REPLACED)
+        self.assertEqual(bob.of(Disconnected), [])
+
+    def test_calling_over_a_live_link(self) -> None:
+        """It is asked, it answers, and all stays as it was."""
+        alice, bob = self.linked()
+        for caller, called in ((alice, bob), (bob, alice)):
+            old = caller.link_to(called)
+            caller.node.call(called.id)
+            caller.node.call(called.id)
+            caller.wait_for(AlreadyConnected, 3 * D)
+            self.net.advance(10.0)
+            self.assertEqual(len(caller.of(AlreadyConnected)), 1)
+            self.assertIs(caller.link_to(called), old)
+
+    def test_calling_over_a_dead_link(self) -> None:
+        """The other side died and came back: a call replaces the link long before its consent expires."""
+        alice, bob = self.linked()
+        old = bob.link_to(alice)
+        again = self.reborn(alice, Accept.ANYONE)
+        bob.node.call(again.id)
+        bob.wait_for(Connected, 5.0, 2)
+        again.wait_for(Connected, 1.0)
+        self.assertIsNot(bob.link_to(again), old)
+        self.net.advance(60.0)
+        self.assertEqual((bob.of(Disconnected), bob.of(AlreadyConnected)), ([], []))
+
+    def test_hanging_up_while_a_link_is_asked(self) -> None:
+        """Then no new call is wanted."""
+        alice, bob = self.linked()
+        alice.host.kill()
+        calls = len(bob.of(Calling))
+        bob.node.call(alice.id)
+        bob.node.hangup(alice.id)
+        self.net.advance(10.0)
+        self.assertEqual(len(bob.of(Calling)), calls)
+        self.assertIsNone(bob.node.link(alice.id))
+        self.peers.remove(alice)
+
+    def test_same_identity_twice(self) -> None:
+        """The newer registration wins; the older is told, and does not come back."""
+        alice = self.peer("alice").register()
+        other = Peer(
+            self.net, self.host("elsewhere"), self.rendezvous.address, identity=alice.identity, salt="2"
+        ).register()
+        self.peers.append(other)
+        lost = alice.wait_for(Unregistered, 5.0)
+        self.assertEqual((lost.reason, lost.retry_in), ("replaced", None))
+        failed = alice.wait_for(CallFailed, 1.0)
+        self.assertEqual((failed.peer, failed.reason), (None, "replaced"))
+        self.net.advance(300.0)
+        self.assertEqual(len(alice.of(Registered)), 1)
+        self.assertEqual(other.of(Unregistered), [])
+        alice.node.call(self.peer("nobody").id)
+        self.assertEqual(alice.last(CallFailed).reason, "replaced")

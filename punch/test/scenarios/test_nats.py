@@ -1,0 +1,216 @@
+"""Which NATs two peers get through, on the simulated internet with everything else real."""
+
+from __future__ import annotations
+
+import sys
+
+from punch.node.events import (
+    CallFailed,
+    Connected,
+    Disconnected,
+    PathChanged,
+)
+from punch.test.internet import (
+    NAT,
+    Filtering,
+    Firewall,
+    Hairpin,
+    Host,
+    Internet,
+    InternetTestCase,
+    LinkSpec,
+    Mapping,
+)
+from punch.test.nat_pairs import KINDS, PLACES, must_connect, nat
+from punch.test.system import SERVICE, Peer, Rendezvous, connect
+from punch.wire.control import Accept
+
+LINK = LinkSpec(delay=0.02)
+
+
+class GridTests(InternetTestCase):
+    """Every pair of mapping and filtering on both sides against the table in `nat_pairs`."""
+
+    def test_every_pair_of_nats(self) -> None:
+        """Each caller calls every callee; the run prints what became of each pair."""
+        net = self.internet()
+        rendezvous = Rendezvous(net, net.host("rendezvous", SERVICE))
+        sides: list[list[Peer]] = []
+        for side in (1, 2):
+            peers = []
+            for number, kind in enumerate(KINDS):
+                lan = net.lan(
+                    f"{side} {kind}",
+                    f"10.{side}.{number}.0/24",
+                    nat=nat(kind, f"203.0.{side}.{10 + number}"),
+                    link=LINK,
+                )
+                host = lan.host(f"{side}-{number}")
+                peers.append(Peer(net, host, rendezvous.address, accept=Accept.ANYONE, pacing=0.02).start())
+            sides.append(peers)
+        callers, callees = sides
+        net.advance(5.0)
+        for caller in callers:
+            for callee in callees:
+                caller.node.call(callee.id)
+        net.run_until(
+            lambda: all(len(peer.of(Connected)) + len(peer.of(CallFailed)) == len(KINDS) for peer in callers),
+            70.0,
+            "an end of every call",
+        )
+        net.advance(5.0)
+        expected = must_connect()
+        self.assertEqual(len(expected), len(KINDS) ** 2)
+        wrong = []
+        lines = ["", f"{'caller / callee':<15}" + "".join(f"{kind:<10}" for kind in KINDS)]
+        for caller, row in zip(callers, KINDS, strict=True):
+            line = f"{row:<15}"
+            for callee, column in zip(callees, KINDS, strict=True):
+                paths = [path_now(caller, callee), path_now(callee, caller)]
+                line += f"{paths[0] or 'no':<10}"
+                if [path not in ("", "relay") for path in paths] != [
+                    expected[row, column]
+                ] * 2 or "" in paths:
+                    wrong.append(f"{row} to {column}: {paths}")
+            lines.append(line)
+        sys.stdout.write("\n".join(lines) + "\n")
+        self.assertEqual(wrong, [])
+
+
+def path_now(peer: Peer, other: Peer) -> str:
+    """The path to `other` that was told last; empty if there is no link."""
+    path = ""
+    for _, event in peer.events:
+        if isinstance(event, (Connected, PathChanged)) and event.peer == other.id:
+            path = event.path
+        elif isinstance(event, (Disconnected, CallFailed)) and event.peer == other.id:
+            path = ""
+    return path
+
+
+class PlaceTests(InternetTestCase):
+    """Where two peers may be, beyond one NAT each."""
+
+    def setUp(self) -> None:
+        self.net: Internet = self.internet()
+        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
+
+    def home(
+        self,
+        name: str,
+        number: int,
+        mapping: Mapping = Mapping.EIM,
+        filtering: Filtering = Filtering.APDF,
+    ) -> Peer:
+        """A registered peer alone behind a NAT."""
+        nat = NAT(public=f"203.0.113.{number}", mapping=mapping, filtering=filtering)
+        lan = self.net.lan(f"home-{name}", f"192.168.{number}.0/24", nat=nat, link=LINK)
+        return Peer(self.net, lan.host(name), self.rendezvous.address, pacing=0.02).register()
+
+    def peer(self, host: Host) -> Peer:
+        """A registered peer on a host."""
+        return Peer(self.net, host, self.rendezvous.address, pacing=0.02).register()
+
+    def check(self, place: str, caller: Peer, callee: Peer) -> Connected | PathChanged:
+        """Call, let five seconds pass, print what came of it, and compare with the table."""
+        expected = PLACES[place]
+        connect(caller, callee)
+        self.net.advance(5.0)
+        sys.stdout.write(f"\n{place}: {path_now(caller, callee)}\n")
+        for path in (path_now(caller, callee), path_now(callee, caller)):
+            found = path if path in ("", "host", "relay") else "direct"
+            self.assertEqual(found, expected, place)
+        changes = caller.of(PathChanged)
+        return changes[-1] if changes else caller.last(Connected)
+
+    def test_same_nat_uses_the_lan(self) -> None:
+        """
+        Two peers behind one NAT connect by their host candidates, and nothing of the link leaves the LAN.
+        """
+        lan = self.net.lan("home", "192.168.1.0/24", nat=NAT(public="203.0.113.1"), link=LINK)
+        alice, bob = self.peer(lan.host("alice")), self.peer(lan.host("bob"))
+        here = self.check("same NAT", alice, bob)
+        there = bob.last(Connected)
+        self.assertEqual(here.local.host, alice.host.addresses[0])
+        self.assertEqual(here.remote.host, bob.host.addresses[0])
+        self.assertEqual((there.local, there.remote), (here.remote, here.local))
+
+    def test_same_nat_without_hairpinning(self) -> None:
+        """The LAN does not need the NAT's help."""
+        home = NAT(public="203.0.113.1", hairpin=Hairpin.NONE, mapping=Mapping.APDM)
+        lan = self.net.lan("home", "192.168.1.0/24", nat=home, link=LINK)
+        self.check("same NAT that does not hairpin", self.peer(lan.host("alice")), self.peer(lan.host("bob")))
+
+    def carrier(self, hairpin: Hairpin) -> tuple[Peer, Peer]:
+        """Two homes behind one carrier-grade NAT."""
+        cgn = self.net.lan(
+            "carrier", "100.64.0.0/16", nat=NAT(public="203.0.113.9", hairpin=hairpin), link=LINK
+        )
+        peers = []
+        for number, name in enumerate(("alice", "bob"), 1):
+            lan = self.net.lan(
+                f"home-{name}",
+                f"192.168.{number}.0/24",
+                nat=NAT(public=f"100.64.1.{number}"),
+                link=LINK,
+                parent=cgn,
+            )
+            peers.append(self.peer(lan.host(name)))
+        return peers[0], peers[1]
+
+    def test_two_homes_behind_a_carrier_that_hairpins(self) -> None:
+        """RFC 4787 §6, REQ-9: external source address and port."""
+        alice, bob = self.carrier(Hairpin.EXTERNAL)
+        here = self.check("two homes behind a carrier that hairpins", alice, bob)
+        self.assertEqual(here.remote.host, "203.0.113.9")
+
+    def test_two_homes_behind_a_carrier_that_does_not_hairpin(self) -> None:
+        """Their only common address is the carrier's own, which it does not turn round."""
+        self.check("two homes behind a carrier that does not hairpin", *self.carrier(Hairpin.NONE))
+
+    def test_double_nat_and_single_nat(self) -> None:
+        """Stacked endpoint-independent mappings are one."""
+        cgn = self.net.lan("carrier", "100.64.0.0/16", nat=NAT(public="203.0.113.9"), link=LINK)
+        lan = self.net.lan("inner", "192.168.7.0/24", nat=NAT(public="100.64.1.1"), link=LINK, parent=cgn)
+        self.check("double NAT to single NAT", self.peer(lan.host("alice")), self.home("bob", 2))
+
+    def test_open_internet_with_every_nat(self) -> None:
+        """A peer with a public address and no filter is reached from behind any NAT, and reaches it."""
+        server = self.peer(self.net.host("server", "198.51.100.77", link=LINK))
+        for number, kind in enumerate(KINDS, 1):
+            lan = self.net.lan(
+                kind, f"192.168.{number}.0/24", nat=nat(kind, f"203.0.113.{number}"), link=LINK
+            )
+            client = self.peer(lan.host(f"client-{number}"))
+            caller, callee = (client, server) if number % 2 else (server, client)
+            self.check("open internet to every NAT", caller, callee)
+
+    def test_both_on_the_open_internet(self) -> None:
+        """No NAT at all: host candidates."""
+        hosts = [self.net.host(name, link=LINK) for name in ("alice", "bob")]
+        self.check("open internet to open internet", self.peer(hosts[0]), self.peer(hosts[1]))
+
+    def test_public_addresses_behind_firewalls(self) -> None:
+        """Stateful firewalls filter as APDF does, and checks from both sides open them."""
+        peers = []
+        for number, name in enumerate(("alice", "bob"), 1):
+            lan = self.net.lan(
+                name, f"198.18.{number}.0/24", firewall=Firewall(filtering=Filtering.APDF), link=LINK
+            )
+            peers.append(self.peer(lan.host(name)))
+        self.check("public addresses behind firewalls", peers[0], peers[1])
+
+    def office(self, number: int) -> Peer:
+        """A registered peer in a network that lets only TCP out."""
+        nat = NAT(public=f"203.0.113.{number}", block_udp=True)
+        lan = self.net.lan(f"office {number}", f"10.{number}.0.0/24", nat=nat, link=LINK)
+        return self.peer(lan.host(f"worker-{number}"))
+
+    def test_udp_blocked(self) -> None:
+        """Reached through the relay, which that side reaches over TCP."""
+        self.check("UDP blocked to EIM/EIF", self.office(5), self.home("bob", 2, filtering=Filtering.EIF))
+
+    def test_udp_blocked_on_both_sides(self) -> None:
+        """They meet at the relay: from one relayed address to the other."""
+        here = self.check("UDP blocked to UDP blocked", self.office(5), self.office(6))
+        self.assertEqual((here.local.host, here.remote.host), (SERVICE, SERVICE))

@@ -1,0 +1,335 @@
+"""
+What the program that Punch grew from got wrong, as far as peers are concerned; each is wrong no more.
+
+Plaintext accepted on an encrypted channel; re-keying by anyone at any time; IDs never checked against keys; a
+registration overwritten by whoever says the name; one stray packet ending the client; replies to malformed
+packets; unbounded tables; IPv6 addresses unparsable; five tries 3 s apart, no keepalive.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.protocol import DatagramProtocol
+
+from punch.ice.agent import IceCredentials
+from punch.link.certificate import LinkCertificate
+from punch.link.core import LinkCore
+from punch.link.events import LinkRole
+from punch.node.call import Call
+from punch.node.events import (
+    CallFailed,
+    Connected,
+    Disconnected,
+    IncomingCall,
+    Registered,
+)
+from punch.node.policy import RelayPolicy
+from punch.test.internet import NAT, Filtering, Host, LinkSpec, Packet
+from punch.test.scenarios.test_calls import SystemTestCase
+from punch.test.system import Peer, Rendezvous, connect, introduce
+from punch.wire.address import Address
+from punch.wire.stun import (
+    Attribute,
+    MessageClass,
+    Method,
+    StunMessage,
+    encode,
+)
+
+
+class Stray(DatagramProtocol):
+    """A socket of somebody who has no business with us; notes what comes back."""
+
+    def __init__(self) -> None:
+        self.received: list[bytes] = []
+
+    def datagramReceived(self, datagram: bytes, addr: object) -> None:
+        """An answer."""
+        self.received.append(datagram)
+
+
+class StrayPacketTests(SystemTestCase):
+    """Datagrams of strangers, and of the other side's address without its keys."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.alice = self.open_peer("alice")
+        self.bob = self.open_peer("bob")
+        self.attacker = self.net.host("attacker")
+        self.stray = Stray()
+        self.attacker.reactor.listenUDP(4444, self.stray)
+
+    def open_peer(self, name: str) -> Peer:
+        """A peer that anybody can send to."""
+        peer = Peer(self.net, self.net.host(name, link=self.link), self.rendezvous.address, pacing=0.02)
+        self.peers.append(peer)
+        return peer.register()
+
+    def session(self) -> Call:
+        """Bob's side of the link."""
+        return self.bob.node._sessions.links[self.alice.id]
+
+    def target(self) -> Address:
+        """Bob's socket."""
+        return self.bob.node._network.sockets.bases[0]
+
+    def send(self, data: bytes) -> None:
+        """The stranger sends to Bob."""
+        transport, target = self.stray.transport, self.target()
+        assert transport is not None
+        transport.write(data, (target.host, target.port))
+
+    def inject(self, data: bytes, source: Address) -> None:
+        """A datagram with a forged sender reaches Bob."""
+        target = self.target()
+        packet = Packet("udp", (source.host, source.port), (target.host, target.port), data, len(data) + 28)
+        self.net.public.forward(packet)
+
+    def garbage(self) -> list[bytes]:
+        """Every first byte, every length that somebody might get wrong, and STUN cut off at each byte."""
+        credentials = IceCredentials("someone", "p" * 24)
+        binding = encode(
+            StunMessage(
+                Method.BINDING,
+                MessageClass.REQUEST,
+                bytes(12),
+                ((Attribute.USERNAME, f"{self.ufrag()}:x"), (Attribute.PRIORITY, 1)),
+            ),
+            credentials.key,
+        )
+        noise = self.net.random("noise")
+        return [
+            b"",
+            bytes(65_507),
+            *(bytes([first]) * 40 for first in range(256)),
+            *(binding[:length] for length in range(len(binding) + 1)),
+            *(noise.randbytes(noise.randrange(1500)) for _ in range(200)),
+            b"hello, this is a message in the clear\n",
+        ]
+
+    def ufrag(self) -> str:
+        """The one that checks to Bob need."""
+        session = self.session()
+        assert session.paths is not None
+        return session.paths.generations.use.credentials.ufrag
+
+    def assert_unharmed(self) -> None:
+        """The link lives, nothing was delivered, and it still works."""
+        for peer in (self.alice, self.bob):
+            self.assertEqual(peer.of(Disconnected) + peer.of(CallFailed), [])
+            self.assertEqual(len(peer.of(Connected)), 1)
+        self.assertEqual(self.bob.messages, [])
+        self.alice.chat.send(self.bob.id, "well")
+        self.net.run_until(lambda: self.alice.delivered, 5.0)
+        self.assertEqual(self.bob.texts(), ["well"])
+
+    def test_strangers_get_silence(self) -> None:
+        """Malformed packets end nothing and are answered with nothing."""
+        connect(self.alice, self.bob)
+        for data in self.garbage():
+            self.send(data)
+        self.net.advance(5.0)
+        well_formed = [data for data in self.stray.received if data[:2] != b"\x01\x11"]
+        self.assertEqual(well_formed, [])
+        self.assertLessEqual(len(self.stray.received), 1)
+        self.assert_unharmed()
+
+    def test_plaintext_from_the_right_address(self) -> None:
+        """
+        Nothing that is not encrypted for this link is ever taken, even from the address of the other side.
+        """
+        connect(self.alice, self.bob)
+        source = self.alice.node._network.sockets.bases[0]
+        for data in self.garbage():
+            if len(data) < 1400:
+                self.inject(data, source)
+        self.net.advance(5.0)
+        self.assert_unharmed()
+
+    def test_nobody_changes_the_keys(self) -> None:
+        """New handshakes from the right address, as soon as there is a link, change nothing."""
+        connect(self.alice, self.bob)
+        source = self.alice.node._network.sockets.bases[0]
+        for _ in range(10):
+            self.inject(self.initial(), source)
+        self.net.advance(10.0)
+        self.assert_unharmed()
+
+    def test_handshakes_of_strangers_before_the_link(self) -> None:
+        """
+        Initials from an address without a check are dropped; those from the caller's are, unproved, too.
+        """
+        introduce(self.alice, self.bob)
+        self.alice.node.call(self.bob.id)
+        for _ in range(80):
+            self.net.advance(0.01)
+            self.send(self.initial())
+            self.inject(self.initial(), self.alice.node._network.sockets.bases[0])
+        self.alice.wait_for(Connected, 20.0)
+        self.bob.wait_for(Connected, 20.0)
+        self.assertEqual(self.stray.received, [])
+        self.assert_unharmed()
+
+    def initial(self) -> bytes:
+        """A QUIC client's first datagram, of somebody who wants to be taken for Alice."""
+        core = LinkCore(
+            role=LinkRole.CALLER,
+            identity=self.bob.identity,
+            remote=self.alice.id,
+            offer_digest=bytes(32),
+            answer_digest=bytes(32),
+            certificate_sha256=LinkCertificate.generate().sha256,
+            now=self.net.now,
+        )
+        core.start(self.net.now)
+        return core.datagrams_to_send(self.net.now)[0]
+
+    def test_tables_stay_small(self) -> None:
+        """Packets from a thousand addresses leave nothing behind."""
+        connect(self.alice, self.bob)
+        node = self.bob.node
+        paths = self.session().paths
+        assert paths is not None
+        agent = paths.generations.use
+        before = len(node._around.router._connection_ids), agent.pair_count
+        for number in range(1000):
+            source = Address(f"192.0.2.{number % 250 + 1}", 1024 + number)
+            self.inject(self.initial() if number % 10 == 0 else bytes([number % 256]) * 50, source)
+        self.net.advance(2.0)
+        self.assertLessEqual(len(node._around.router._connection_ids), before[0])
+        self.assertEqual(agent.pair_count, before[1])
+        self.assert_unharmed()
+
+
+class NameTests(SystemTestCase):
+    """Who somebody is."""
+
+    def test_a_name_is_nobodys(self) -> None:
+        """Two peers of one name are two peers, and each gets its own calls."""
+        alice = self.peer("alice").register()
+        first = Peer(self.net, self.host("one"), self.rendezvous.address, name="bob").register()
+        second = Peer(self.net, self.host("two"), self.rendezvous.address, name="bob").register()
+        self.peers += [first, second]
+        connect(alice, first)
+        self.assertEqual(second.of(IncomingCall), [])
+        self.assertEqual(alice.last(Connected).peer, first.id)
+
+    def test_an_id_is_a_key(self) -> None:
+        """
+        Whoever does not hold the key is not called under the ID: the registration comes from the certificate.
+        """
+        alice, bob = self.peer("alice").register(), self.peer("bob")
+        mallory = Peer(self.net, self.host("mallory"), self.rendezvous.address, name=str(bob.id)).register()
+        self.peers.append(mallory)
+        alice.node.call(bob.id)
+        self.assertEqual(alice.wait_for(CallFailed, 5.0).reason, "not-registered")
+        self.assertEqual(mallory.of(IncomingCall), [])
+
+
+class PersistenceTests(SystemTestCase):
+    """Patience."""
+
+    def test_idle_link_outlives_short_mappings(self) -> None:
+        """NATs that forget after 30 s: keepalives hold the link for an hour of silence."""
+        peers = []
+        for number, name in enumerate(("alice", "bob"), 1):
+            nat = NAT(public=f"203.0.113.{number}", filtering=Filtering.APDF, timeout=30.0)
+            lan = self.net.lan(name, f"192.168.{number}.0/24", nat=nat, link=self.link)
+            peer = Peer(self.net, lan.host(name), self.rendezvous.address).register()
+            peers.append(peer)
+        self.peers += peers
+        alice, bob = peers
+        connect(alice, bob)
+        self.net.advance(3600.0)
+        self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+        alice.chat.send(bob.id, "an hour later")
+        self.net.run_until(lambda: alice.delivered, 5.0)
+
+    def test_idle_peer_can_be_called(self) -> None:
+        """After an hour of waiting, behind the same kind of NAT."""
+        alice, bob = self.pair()
+        self.net.advance(3600.0)
+        self.assertEqual(len(bob.of(Registered)), 1)
+        connect(alice, bob)
+
+    def test_checks_are_not_given_up_after_seconds(self) -> None:
+        """UDP that comes through only after 20 s still makes a link, without the relay's TCP too."""
+        direct = RelayPolicy.NEVER
+        alice, bob = (
+            Peer(self.net, self.host(name), self.rendezvous.address, pacing=0.02, relay=direct).register()
+            for name in ("alice", "bob")
+        )
+        self.peers += [alice, bob]
+        introduce(alice, bob)
+        self.net.advance(2.0)
+        start = self.net.now
+        self.net.drop = lambda packet: packet.protocol == "udp" and self.net.now < start + 20.0
+        alice.node.call(bob.id)
+        alice.wait_for(Connected, 60.0)
+        self.assertGreater(self.net.now, start + 20.0)
+
+    def test_a_slow_yes(self) -> None:
+        """A user who takes 55 s to answer."""
+        alice, bob = self.pair()
+        alice.node.call(bob.id)
+        bob.wait_for(IncomingCall, 5.0)
+        self.net.advance(55.0)
+        bob.node.accept(alice.id)
+        alice.wait_for(Connected, 10.0)
+
+
+class IPv6Tests(SystemTestCase):
+    """Addresses with colons in them."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.net.dns["meet.example"] = ["198.51.100.2", "2001:db8:ffff::1"]
+        host = self.net.host("dual", "198.51.100.2", "2001:db8:ffff::1")
+        self.dual = Rendezvous(self.net, host, control=None, name="meet.example")
+
+    def tearDown(self) -> None:
+        """The second service stops, too."""
+        for peer in self.peers:
+            peer.stop()
+        self.dual.stop()
+        super().tearDown()
+
+    def start(self, host: Host, relay: RelayPolicy = RelayPolicy.AUTO) -> Peer:
+        """A peer of the service that has both families."""
+        peer = Peer(self.net, host, self.dual.address, pacing=0.02, relay=relay)
+        self.peers.append(peer)
+        return peer.register()
+
+    def test_ipv6_only(self) -> None:
+        """Two homes without IPv4, each behind a firewall."""
+        link = LinkSpec(delay=0.02)
+        one = self.net.lan("one", ipv6="2001:db8:1::/64", link=link)
+        two = self.net.lan("two", ipv6="2001:db8:2::/64", link=link)
+        alice, bob = self.start(one.host("alice")), self.start(two.host("bob"))
+        here, there = connect(alice, bob)
+        self.assertEqual(here.path, "host")
+        self.assertIn(":", here.remote.host)
+        self.assertEqual(there.local, here.remote)
+        self.assertEqual(len(alice.node._around.reflectors), 2)
+
+    def test_one_has_both(self) -> None:
+        """The family that both have is used."""
+        nat = NAT(public="203.0.113.1")
+        one = self.net.lan("one", "192.168.1.0/24", ipv6="2001:db8:1::/64", nat=nat)
+        two = self.net.lan("two", ipv6="2001:db8:2::/64")
+        here, _ = connect(self.start(one.host("alice")), self.start(two.host("bob")))
+        self.assertIn(":", here.remote.host)
+
+    def test_no_family_in_common(self) -> None:
+        """The relay has both. Without it, the sentence says what is missing."""
+        one = self.net.lan("one", "192.168.1.0/24", nat=NAT(public="203.0.113.1"))
+        two = self.net.lan("two", ipv6="2001:db8:2::/64")
+        here, _ = connect(self.start(one.host("anna")), self.start(two.host("ben")))
+        self.assertEqual(here.path, "relay")
+        never = RelayPolicy.NEVER
+        alice, bob = self.start(one.host("alice"), never), self.start(two.host("bob"), never)
+        introduce(alice, bob)
+        alice.node.call(bob.id)
+        failed = alice.wait_for(CallFailed, 130.0)
+        self.assertEqual(failed.reason, "unreachable")
+        self.assertIn("IPv4", failed.text)
+        self.assertIn("IPv6", failed.text)

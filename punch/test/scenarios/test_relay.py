@@ -1,0 +1,258 @@
+"""Links through the relay, on the simulated internet with everything else real."""
+
+from __future__ import annotations
+
+from punch.node.events import Disconnected, PathChanged
+from punch.node.policy import RelayPolicy
+from punch.rendezvous.config import RendezvousLimits
+from punch.test.internet import Lan, LinkSpec, Packet, Seen
+from punch.test.nat_pairs import nat
+from punch.test.relayed import EASY, RelayTestCase
+from punch.test.scenarios.test_nats import path_now
+from punch.test.system import SERVICE, Peer, connect
+
+
+class ConnectTests(RelayTestCase):
+    """Whatever a network lets through, it is enough."""
+
+    def test_one_open_tcp_port(self) -> None:
+        """Nothing but TCP to port 443 leaves either network: connected within two seconds, and chatting."""
+        self.start(control="tcp:443")
+
+        def not_web(packet: Packet) -> bool:
+            return packet.protocol != "tcp" or 443 not in (packet.source[1], packet.destination[1])
+
+        inside = ("192.168.1.", "192.168.2.", "203.0.113.")
+        self.net.drop = lambda packet: not_web(packet) and packet.source[0].startswith(inside)
+        alice, bob = self.pair()
+        start = self.net.now
+        here, there = connect(alice, bob)
+        self.assertLess(self.net.now - start, 2.0)
+        self.assertEqual((here.path, there.path), ("relay", "relay"))
+        self.assertEqual({here.local.host, here.remote.host}, {SERVICE})
+        self.chat(alice, bob)
+
+    def test_time_to_connect(self) -> None:
+        """No slower than a direct link by more than a round trip or two."""
+        self.start()
+        alice, bob = self.pair()
+        start = self.net.now
+        connect(alice, bob)
+        self.assertLess(self.net.now - start, 0.6)
+        self.chat(alice, bob)
+
+    def test_only_tls_gets_through(self) -> None:
+        """A firewall that looks for TLS: plain TURN over TCP is cut off, TURN over TLS isn't."""
+        self.start()
+        trace: list[Seen] = []
+
+        def plain(packet: Packet) -> bool:
+            if packet.protocol == "udp":
+                return True
+            data = bytes(getattr(packet.payload, "data", b""))
+            return bool(data) and data[0] in (0x00, 0x01) and data[4:8] == b"\x21\x12\xa4\x42"
+
+        self.net.drop = plain
+        self.net.trace = trace
+        alice, bob = self.pair()
+        here, _ = connect(alice, bob)
+        self.assertEqual(here.path, "relay")
+        self.chat(alice, bob)
+
+    def test_a_hundred_kilobytes(self) -> None:
+        """More than fits a TCP buffer, over a slow line that only lets TCP out."""
+        self.link = LinkSpec(delay=0.02, rate=2_000_000)
+        self.start()
+        alice, bob = self.pair(block_udp=True)
+        connect(alice, bob)
+        text = "x" * 1000
+        for _ in range(100):
+            alice.chat.send(bob.id, text)
+        self.net.run_until(lambda: len(alice.delivered) == 100, 30.0)
+        self.assertEqual(bob.texts(), [text] * 100)
+
+
+class PolicyTests(RelayTestCase):
+    """`--relay never` and `--relay only`."""
+
+    def test_never(self) -> None:
+        """On either side it is enough, whoever calls: nothing crosses a relay, and the sentence says why."""
+        self.start()
+        never, auto = RelayPolicy.NEVER, RelayPolicy.AUTO
+        for number, (one, other) in enumerate([(never, auto), (auto, never), (never, never)]):
+            alice = self.peer(self.home(f"alice-{number}"), one)
+            bob = self.peer(self.home(f"bob-{number}"), other)
+            text = self.refuse(alice, bob)
+            self.assertIn("There is no path to", text)
+            if one is never:
+                self.assertIn("--relay never", text)
+
+    def test_never_where_a_direct_path_exists(self) -> None:
+        """Nothing is missed, and nothing is allocated."""
+        self.start()
+        alice = self.peer(self.home("alice", EASY), RelayPolicy.NEVER)
+        bob = self.peer(self.home("bob", EASY), RelayPolicy.NEVER)
+        here, _ = connect(alice, bob)
+        self.assertNotEqual(here.path, "relay")
+        self.assertEqual(self.ports(), self.idle)
+
+    def test_only(self) -> None:
+        """Where a direct path exists it isn't taken, and neither side's addresses reach the other."""
+        self.start()
+        alice = self.peer(self.home("alice", EASY), RelayPolicy.ONLY)
+        bob = self.peer(self.home("bob", EASY))
+        trace: list[Seen] = []
+        self.net.trace = trace
+        here, there = connect(alice, bob)
+        self.net.advance(10.0)
+        self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"))
+        self.assertEqual((here.local.host, there.remote.host), (SERVICE, SERVICE))
+        self.chat(alice, bob)
+        between = {
+            (seen.source[0], seen.destination[0])
+            for seen in trace
+            if SERVICE not in (seen.source[0], seen.destination[0])
+        }
+        self.assertEqual([pair for pair in between if "203.0.113.1" in pair], [])
+
+    def changes(self, alice: Peer, bob: Peer, relayed: bool) -> None:
+        """Another public address, another network, and sleep: the path is always of the kind that it was."""
+        link = alice.link_to(bob)
+        network = alice.host.interfaces[0].network
+        assert isinstance(network, Lan)
+        assert network.nat is not None
+        network.nat.renumber("203.0.113.101")
+        self.chat(alice, bob)
+        cafe = self.net.lan("cafe", "192.168.200.0/24", nat=nat(EASY, "203.0.113.102"), link=self.link)
+        alice.host.move(cafe)
+        self.chat(alice, bob)
+        alice.host.sleep(400.0)
+        self.net.advance(400.0)
+        self.chat(alice, bob)
+        self.net.advance(30.0)
+        for here, there in ((alice, bob), (bob, alice)):
+            paths = [path_now(here, there), *(event.path for event in here.of(PathChanged))]
+            self.assertEqual({path == "relay" for path in paths}, {relayed})
+        self.assertIs(alice.link_to(bob), link)
+
+    def test_only_through_changes(self) -> None:
+        """Restarts tell no addresses either, and nothing passes by the relay."""
+        self.start()
+        alice = self.peer(self.home("alice", EASY), RelayPolicy.ONLY)
+        bob = self.peer(self.home("bob", EASY))
+        trace: list[Seen] = []
+        self.net.trace = trace
+        connect(alice, bob)
+        self.changes(alice, bob, True)
+        ends = {frozenset((seen.source[0], seen.destination[0])) for seen in trace}
+        hers = {"203.0.113.1", "203.0.113.101", "203.0.113.102"}
+        self.assertGreater(len([pair for pair in ends if pair & hers]), 2)
+        self.assertEqual([pair for pair in ends if pair & hers and SERVICE not in pair], [])
+
+    def test_never_through_changes(self) -> None:
+        """On one side it is enough: nothing goes through a relay, even if the path is gone for a moment."""
+        self.start()
+        alice = self.peer(self.home("alice", EASY), RelayPolicy.NEVER)
+        bob = self.peer(self.home("bob", EASY))
+        connect(alice, bob)
+        self.changes(alice, bob, False)
+
+    def test_only_without_a_relay(self) -> None:
+        """There is no way, and the sentence says so."""
+        self.start(relay=False)
+        alice = self.peer(self.home("alice", EASY), RelayPolicy.ONLY)
+        self.assertIn("no relay", self.refuse(alice, self.peer(self.home("bob", EASY))))
+
+
+class AllocationTests(RelayTestCase):
+    """When relays are asked, and when they are left alone."""
+
+    def test_given_back_when_a_direct_path_is_stable(self) -> None:
+        """Some seconds after the link has become direct, the relay has nothing left of it."""
+        self.start()
+        alice, bob = self.pair(EASY, EASY)
+        connect(alice, bob)
+        self.assertEqual(self.ports(), self.idle + 2)
+        self.net.advance(30.0)
+        self.assertEqual(self.ports(), self.idle)
+        self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+        self.chat(alice, bob)
+
+    def test_given_back_after_the_call(self) -> None:
+        """Some seconds after the last link that needed it."""
+        self.start()
+        alice, bob = self.pair()
+        connect(alice, bob)
+        self.net.advance(40.0)
+        self.assertGreater(self.ports(), self.idle)
+        alice.node.hangup(bob.id)
+        self.net.advance(8.0)
+        self.assertEqual(self.ports(), self.idle)
+
+    def test_given_back_when_a_peer_stops(self) -> None:
+        """At once, over UDP and TCP."""
+        self.start()
+        for number, block in enumerate((False, True)):
+            alice = self.peer(self.home(f"alice-{number}", block_udp=block))
+            bob = self.peer(self.home(f"bob-{number}", block_udp=block))
+            connect(alice, bob)
+            alice.stop()
+            bob.stop()
+            self.net.advance(2.0)
+            self.assertEqual(self.ports(), self.idle)
+
+    def test_shared_by_links(self) -> None:
+        """Ten links of one peer need one allocation of it."""
+        self.start()
+        alice = self.peer(self.home("alice"))
+        others = [self.peer(self.home(f"peer-{number}")) for number in range(5)]
+        for other in others:
+            connect(alice, other)
+        self.assertLessEqual(self.ports(), self.idle + 1 + len(others))
+        for other in others:
+            self.chat(alice, other, 3)
+
+    def test_a_relayed_link_that_lives_long(self) -> None:
+        """Permissions, channels, nonces and credentials expire many times over, and nobody notices."""
+        for number, block in enumerate((False, True)):
+            self.setUp()
+            self.start(RendezvousLimits(relay_credentials_time=180.0, relay_nonce_time=54.0))
+            alice, bob = self.pair(block_udp=block)
+            connect(alice, bob)
+            for _ in range(3):
+                self.net.advance(310.0)
+                self.chat(alice, bob, 3)
+            self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [], number)
+            self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"))
+
+    def test_an_idle_peer_allocates_nothing(self) -> None:
+        """Being registered costs the relay nothing."""
+        self.start()
+        self.pair()
+        self.net.advance(600.0)
+        self.assertEqual(self.ports(), self.idle)
+
+
+class MoveTests(RelayTestCase):
+    """From the relay to a direct path, with data on its way."""
+
+    def test_a_direct_path_that_opens_late(self) -> None:
+        """The relay carries the link at once; nothing is lost when it moves."""
+        self.start()
+        late = self.net.now + 3.0
+        homes = ("203.0.113.1", "203.0.113.2")
+        self.net.drop = lambda packet: (
+            self.net.now < late and packet.source[0] in homes and packet.destination[0] in homes
+        )
+        alice, bob = self.pair(EASY, EASY)
+        late = self.net.now + 2.0
+        here, _ = connect(alice, bob)
+        self.assertEqual(here.path, "relay")
+        for number in range(200):
+            alice.chat.send(bob.id, str(number))
+            self.net.advance(0.02)
+        self.net.run_until(lambda: len(bob.messages) == 200, 10.0)
+        self.assertEqual(bob.texts(), [str(number) for number in range(200)])
+        self.assertNotEqual(path_now(alice, bob), "relay")
+        self.assertNotEqual(path_now(bob, alice), "relay")
+        self.assertGreaterEqual(len(alice.of(PathChanged)), 1)

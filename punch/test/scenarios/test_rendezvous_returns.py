@@ -1,0 +1,128 @@
+"""The rendezvous goes away and comes back: what waits is tried soon, and a crowd comes back spread out."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.chat.redial import (
+    FIRST,
+    RETURN,
+    RETURN_TIME,
+    RedialSchedule,
+)
+from punch.node.events import Registered
+from punch.test.scenarios.test_calls import SystemTestCase
+from punch.test.system import Peer, introduce
+
+SOON = 3.0
+"""Seconds after the return within which whatever waits is tried."""
+
+
+class OutboxTests(SynchronousTestCase):
+    """Whom to call after the return."""
+
+    def test_sooner_again_after_the_return(self) -> None:
+        """The other side comes back in these seconds, too."""
+        outbox: RedialSchedule[str] = RedialSchedule(lambda: 0.0)
+        outbox.want("bob", 0.0)
+        self.assertTrue(outbox.eager)
+        outbox.registered(0.0)
+        self.assertEqual(outbox.due(0.0), "bob")
+        self.assertEqual(outbox.failed("bob", "not-registered", 1.0), FIRST)
+        outbox.unregistered()
+        outbox.registered(40.0)
+        self.assertEqual(outbox.due(40.0), "bob")
+        self.assertFalse(outbox.eager)
+        self.assertEqual(outbox.failed("bob", "not-registered", 40.0), RETURN)
+        self.assertEqual(outbox.due(40.0 + RETURN), "bob")
+        self.assertEqual(outbox.failed("bob", "not-registered", 41.0), RETURN)
+        self.assertEqual(outbox.due(42.0), "bob")
+        self.assertEqual(outbox.failed("bob", "not-registered", 40.0 + RETURN_TIME), RETURN)
+        self.assertEqual(outbox.due(47.0), "bob")
+        self.assertGreater(outbox.failed("bob", "not-registered", 47.0) or 0.0, RETURN)
+        self.assertEqual(outbox.failed("bob", "refused", 42.0), None)
+        self.assertFalse(outbox.eager)
+
+
+class ReturnTests(SystemTestCase):
+    """The rendezvous is away for half a minute."""
+
+    def pair(self) -> tuple[Peer, Peer]:
+        """Two peers that know each other."""
+        alice, bob = self.peer(f"alice {self.homes}"), self.peer(f"bob {self.homes}")
+        introduce(alice, bob)
+        introduce(bob, alice)
+        for peer in (alice, bob):
+            peer.register()
+        return alice, bob
+
+    def away(self, seconds: float) -> float:
+        """Stop the rendezvous and start it again; returns when it was back."""
+        self.rendezvous.stop()
+        self.net.advance(seconds)
+        self.rendezvous.start()
+        return self.net.now
+
+    def assert_back(self, peer: Peer, since: float) -> None:
+        """It is registered again within `SOON`."""
+        times = [when for when, event in peer.events if isinstance(event, Registered) and when >= since]
+        self.assertLessEqual(times[0] - since, SOON, peer.name)
+
+    def test_in_the_middle_of_an_introduction(self) -> None:
+        """At whatever moment: both sides are back soon, and the message arrives."""
+        late = 0
+        for moment in (0.05, 0.08, 0.11, 0.14):
+            alice, bob = self.pair()
+            alice.chat.send(bob.id, "hello")
+            self.net.advance(moment)
+            self.assertEqual(bob.messages, [])
+            back = self.away(30.0)
+            if bob.messages:
+                continue  # they had what they needed of it
+            late += 1
+            self.net.run_until(lambda: bob.messages, 30.0, "the message")  # noqa: B023
+            self.assert_back(alice, back)
+            self.assert_back(bob, back)
+            self.assertLess(self.net.now - back, SOON + 2 * RETURN)
+        self.assertGreater(late, 1)
+
+    def test_for_somebody_idle(self) -> None:
+        """Who is called, and has had nothing to do for long, is back as soon as who calls."""
+        alice, bob = self.pair()
+        self.net.advance(300.0)
+        self.rendezvous.stop()
+        alice.chat.send(bob.id, "hello")
+        self.net.advance(30.0)
+        self.rendezvous.start()
+        back = self.net.now
+        self.net.run_until(lambda: bob.messages, SOON + 2 * RETURN, "the message")
+        self.assert_back(bob, back)
+
+    def test_a_message_of_meanwhile(self) -> None:
+        """What is written while it is away, also where the next try is far off, makes it tried often."""
+        alice, bob = self.pair()
+        self.rendezvous.stop()
+        self.net.advance(200.0)
+        alice.chat.send(bob.id, "hello")
+        bob.chat.send(alice.id, "hello")
+        self.net.advance(SOON)
+        self.rendezvous.start()
+        back = self.net.now
+        self.net.run_until(lambda: bob.messages and alice.messages, SOON + 2 * RETURN, "the messages")
+        for peer in (alice, bob):
+            self.assert_back(peer, back)
+
+    def test_a_crowd(self) -> None:
+        """Not all in one moment."""
+        peers = [self.pair() for _ in range(6)]
+        for alice, bob in peers:
+            bob.stop()
+            alice.chat.send(bob.id, "hello")
+        self.net.advance(1.0)
+        back = self.away(30.0)
+        self.net.advance(SOON)
+        times = []
+        for alice, _ in peers:
+            self.assert_back(alice, back)
+            times += [when for when, event in alice.events if isinstance(event, Registered) and when >= back]
+        self.assertGreater(max(times) - min(times), 0.5)

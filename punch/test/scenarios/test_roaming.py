@@ -1,0 +1,406 @@
+"""Links that live on while the networks under them change, on the simulated internet."""
+
+from __future__ import annotations
+
+from punch.ice.budget import MAX_BYTES, MAX_PACKETS
+from punch.link.frames import ControlFrameType
+from punch.node.events import (
+    Connected,
+    Disconnected,
+    IncomingCall,
+    PathChanged,
+    PathLost,
+)
+from punch.node.ice_restart import RESTARTS_A_MINUTE
+from punch.rendezvous.config import RendezvousLimits
+from punch.test.internet import NAT, Filtering, Host, Lan, LinkSpec, Mapping, Ports, Seen
+from punch.test.scenarios.test_calls import SystemTestCase
+from punch.test.system import SERVICE, Peer, Rendezvous
+from punch.wire.address import Address
+from punch.wire.candidate import Candidate, CandidateType
+from punch.wire.control import Incoming, new_call
+from punch.wire.ice_restart import LateCandidates, Restart
+from punch.wire.sealed import Offer, seal_offer
+
+CALM = "198.51.100.2"
+"""A rendezvous that rarely pings, so that simulated hours take less time."""
+HOUR = 3600.0
+RETURN = 5.0
+"""Seconds in which a link is to work again."""
+
+
+class RoamingTestCase(SystemTestCase):
+    """Two peers at home with a link, and what it carries."""
+
+    link = LinkSpec(delay=0.025)
+
+    def home(self, name: str, **options: object) -> Lan:
+        """Another home with a NAT that keeps nothing as it was."""
+        self.homes += 1
+        nat = NAT(
+            public=f"203.0.113.{self.homes}",
+            mapping=Mapping.EIM,
+            filtering=Filtering.APDF,
+            ports=Ports.RANDOM,
+        )
+        for key, value in options.items():
+            setattr(nat, key, value)
+        return self.net.lan(f"home-{name}", f"192.168.{self.homes}.0/24", nat=nat, link=self.link)
+
+    def host(self, name: str, link: LinkSpec | None = None) -> Host:
+        return self.home(name).host(name)
+
+    def start(self) -> None:
+        """Link Alice and Bob, and remember the link."""
+        self.alice, self.bob = self.linked()
+        self.links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
+        self.net.advance(3.0)
+
+    def nat(self, peer: Peer) -> NAT:
+        """The NAT in front of a peer."""
+        lan = peer.host.interfaces[0].network
+        assert isinstance(lan, Lan)
+        assert lan.nat is not None
+        return lan.nat
+
+    def conversation(self, timeout: float = RETURN) -> float:
+        """A message each way; returns how long it took."""
+        before = self.net.now
+        counts = len(self.alice.delivered), len(self.bob.delivered)
+        self.alice.chat.send(self.bob.id, f"from alice {counts[0]}")
+        self.bob.chat.send(self.alice.id, f"from bob {counts[1]}")
+        self.net.run_until(
+            lambda: len(self.alice.delivered) > counts[0] and len(self.bob.delivered) > counts[1],
+            timeout,
+            "a message each way",
+        )
+        return self.net.now - before
+
+    def assert_same_link(self) -> None:
+        """Nothing was connected anew, and nothing was lost or came twice."""
+        self.assertEqual((self.alice.link_to(self.bob), self.bob.link_to(self.alice)), self.links)
+        for peer in (self.alice, self.bob):
+            self.assertEqual(len(peer.of(Connected)), 1)
+            self.assertEqual(peer.of(Disconnected), [])
+            self.assertEqual(len(peer.texts()), len(set(peer.texts())))
+
+    def assert_survived(self) -> None:
+        """After a change, with data pending on both sides: the link goes on in time, and stays well."""
+        self.conversation()
+        self.assert_same_link()
+        self.net.advance(40.0)
+        self.assertLess(self.conversation(), 0.5)
+        self.assert_same_link()
+
+
+class NatTests(RoamingTestCase):
+    """The NAT changes its mind."""
+
+    def test_flushed(self) -> None:
+        """Random ports and filters by port: both sides have other addresses afterwards."""
+        self.start()
+        self.nat(self.alice).forget()
+        self.assert_survived()
+        self.assertTrue(self.bob.of(PathChanged))
+
+    def test_both_flushed(self) -> None:
+        """On both sides at once."""
+        self.start()
+        self.nat(self.alice).forget()
+        self.nat(self.bob).forget()
+        self.assert_survived()
+
+    def test_new_public_address(self) -> None:
+        """The provider reconnects one side."""
+        self.start()
+        self.nat(self.bob).renumber("203.0.113.77")
+        self.assert_survived()
+        self.assertEqual(self.alice.last(PathChanged).remote.host, "203.0.113.77")
+
+    def test_both_get_new_public_addresses(self) -> None:
+        """And both."""
+        self.start()
+        self.nat(self.alice).renumber("203.0.113.66")
+        self.nat(self.bob).renumber("203.0.113.77")
+        self.assert_survived()
+
+
+class MoveTests(RoamingTestCase):
+    """Other networks."""
+
+    def test_one_moves(self) -> None:
+        """A laptop is carried to another network."""
+        self.start()
+        self.alice.host.move(self.home("cafe"))
+        self.assert_survived()
+
+    def test_both_move(self) -> None:
+        """Neither side is where the other one looks for it."""
+        self.start()
+        self.alice.host.move(self.home("cafe"))
+        self.bob.host.move(self.home("office"))
+        self.assert_survived()
+
+    def test_to_the_same_network(self) -> None:
+        """Then the path is a direct one."""
+        self.start()
+        cafe = self.home("cafe")
+        self.alice.host.move(cafe)
+        self.bob.host.move(cafe)
+        self.assert_survived()
+        self.assertEqual(self.alice.last(PathChanged).path, "host")
+
+    def test_a_better_interface_appears(self) -> None:
+        """While the old one works nothing is lost, and the link moves."""
+        self.start()
+        lan = self.bob.host.interfaces[0].network
+        self.alice.host.attach(lan)
+        self.net.run_until(
+            lambda: self.alice.of(PathChanged) and self.alice.last(PathChanged).path == "host", 5.0
+        )
+        self.assertEqual(self.alice.of(PathLost), [])
+        self.conversation()
+        self.alice.host.detach(lan)
+        self.conversation()
+        self.assert_same_link()
+
+
+class DarkTests(RoamingTestCase):
+    """No network at all for a while."""
+
+    def disconnected(self, seconds: float, *peers: Peer) -> None:
+        """Cables are cut, data waits, cables are there again: how soon does it arrive?"""
+        for peer in peers:
+            peer.host.down()
+        self.alice.chat.send(self.bob.id, "are you there?")
+        self.bob.chat.send(self.alice.id, "where are you?")
+        self.net.advance(seconds)
+        for peer in peers:
+            self.nat(peer).forget()
+            peer.host.up()
+        back = self.net.now
+        self.net.run_until(
+            lambda: self.alice.messages and self.bob.messages, RETURN, "what was waiting arrives"
+        )
+        self.assertLess(self.net.now - back, RETURN)
+        self.assert_same_link()
+        self.net.advance(30.0)
+        self.assertLess(self.conversation(), 0.5)
+
+    def test_a_minute(self) -> None:
+        """The user is told of the end and of the return, and of nothing between."""
+        self.start()
+        self.disconnected(60.0, self.alice)
+        for peer in (self.alice, self.bob):
+            self.assertEqual(len(peer.of(PathLost)), 1)
+            self.assertTrue(peer.of(PathChanged))
+
+    def test_an_hour_on_both_sides(self) -> None:
+        """`tests/test_roaming_seeds.py` has twelve."""
+        self.start()
+        self.disconnected(HOUR, self.alice, self.bob)
+
+    def test_between_the_two(self) -> None:
+        """The rendezvous is there for both, but nothing gets through between them."""
+        self.start()
+        self.net.drop = lambda packet: SERVICE not in (packet.source[0], packet.destination[0])
+        self.alice.chat.send(self.bob.id, "are you there?")
+        self.net.advance(600.0)
+        self.net.drop = None
+        self.net.run_until(lambda: self.alice.delivered, RETURN, "what was waiting arrives")
+        self.assert_same_link()
+
+
+class SleepTests(RoamingTestCase):
+    """A closed lid: no timer fires, and monotonic time stands still."""
+
+    def sleep(self, seconds: float) -> None:
+        """Alice sleeps, and Bob has something to say."""
+        self.start()
+        self.alice.chat.send(self.bob.id, "good night")
+        self.alice.host.sleep(seconds)
+        self.bob.chat.send(self.alice.id, "are you there?")
+        self.net.advance(seconds)
+        self.net.run_until(
+            lambda: self.alice.messages and self.alice.delivered, RETURN, "what was waiting arrives"
+        )
+        self.assert_same_link()
+
+    def test_twenty_seconds(self) -> None:
+        """Not long enough for the NAT or the rendezvous to forget anything."""
+        self.sleep(20.0)
+
+    def test_an_hour(self) -> None:
+        """Nothing is as it was. `tests/test_roaming_seeds.py` has twelve."""
+        self.rendezvous.stop()
+        self.rendezvous = Rendezvous(
+            self.net,
+            self.net.host("calm", CALM),
+            RendezvousLimits(keepalive=600.0, silence=1500.0),
+            name=CALM,
+        )
+        self.sleep(HOUR)
+
+
+class RendezvousTests(RoamingTestCase):
+    """The rendezvous is not always there when it is needed."""
+
+    def test_it_comes_back(self) -> None:
+        """A link that needs it waits, and goes on soon after it is back."""
+        self.start()
+        self.rendezvous.host.down()
+        self.nat(self.alice).renumber("203.0.113.66")
+        self.alice.chat.send(self.bob.id, "where are you?")
+        self.net.advance(100.0)
+        self.assertEqual(self.bob.messages, [])
+        self.rendezvous.host.up()
+        self.net.run_until(lambda: self.bob.messages, 2 * RETURN, "what was waiting arrives")
+        self.assert_same_link()
+
+    def test_it_is_restarted_in_mid_restart(self) -> None:
+        """Nothing that it forgot is needed."""
+        self.start()
+        self.nat(self.alice).renumber("203.0.113.66")
+        self.alice.chat.send(self.bob.id, "where are you?")
+        self.net.run_until(lambda: self.introductions, RETURN, "a restart is under way")
+        self.rendezvous.stop()
+        self.rendezvous.start()
+        self.net.run_until(lambda: self.bob.messages, 2 * RETURN, "what was waiting arrives")
+        self.assert_same_link()
+
+    @property
+    def introductions(self) -> int:
+        """How many the rendezvous has now."""
+        return len(self.alice.node._sessions.calls)
+
+    def test_it_is_not_needed(self) -> None:
+        """Checks from a new address reach a peer that filters nothing, and are all that it takes."""
+        self.start()
+        self.nat(self.bob).filtering = Filtering.EIF
+        self.nat(self.bob).forget()
+        self.net.advance(30.0)
+        self.conversation()
+        self.rendezvous.host.down()
+        self.alice.host.move(self.home("cafe"))
+        self.conversation()
+        self.assert_same_link()
+
+
+class OtherSideTests(RoamingTestCase):
+    """What the other side says about restarts is judged."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.start()
+
+    def restart(self, generation: int) -> bytes:
+        """A RESTART frame of an agent that does not exist."""
+        return Restart(generation, "AAAAAAAA", "A" * 24, ()).encode()
+
+    def send(self, payload: bytes, frame: ControlFrameType = ControlFrameType.RESTART) -> None:
+        """Alice's program says so; what Bob answers is nothing to her."""
+        self.links[0].on_control = None
+        self.links[0].send_control(frame, payload)
+        self.net.advance(1.0)
+
+    @property
+    def generation(self) -> int:
+        """Bob's newest."""
+        paths = self.bob.node._sessions.links[self.alice.id].paths
+        assert paths is not None
+        return paths.generations.number
+
+    def test_nonsense_ends_the_link(self) -> None:
+        """It is no link of ours that says so."""
+        self.send(b"[]")
+        self.assertEqual(self.bob.last(Disconnected).reason, "protocol")
+
+    def test_a_restart_that_leads_nowhere(self) -> None:
+        """The path that works is kept."""
+        self.send(self.restart(1))
+        self.assertEqual(self.generation, 1)
+        self.net.advance(120.0)
+        self.conversation()
+        self.assert_same_link()
+
+    def test_old_generations(self) -> None:
+        """Only a newer one counts, and candidates only for the newest."""
+        self.send(self.restart(7))
+        self.send(self.restart(3))
+        self.send(LateCandidates(3, ()).encode(), ControlFrameType.CANDIDATES)
+        self.assertEqual(self.generation, 7)
+        self.conversation()
+
+    def test_many_restarts(self) -> None:
+        """Thirty a minute are followed."""
+        for generation in range(1, 101):
+            self.links[0].send_control(ControlFrameType.RESTART, self.restart(generation))
+        self.links[0].on_control = None
+        self.net.advance(5.0)
+        self.assertEqual(self.generation, RESTARTS_A_MINUTE)
+        self.conversation()
+        self.assert_same_link()
+
+    def test_a_victim_in_every_restart(self) -> None:
+        """
+        Two thousand times in a minute she names a stranger's addresses: they get three kilobytes in all.
+        """
+        victim = self.net.host("victim")
+        trace: list[Seen] = []
+
+        def heard() -> int:
+            found = sum(seen.size for seen in trace if seen.destination[0] == victim.address)
+            trace.clear()
+            return found
+
+        def named(port: int) -> tuple[Candidate, ...]:
+            address = victim.address
+            return tuple(
+                Candidate(CandidateType.HOST, Address(address, each), 2**31 - 1 - each, str(each))
+                for each in range(port, port + 32)
+            )
+
+        self.links[0].on_control = None
+        (wire,) = victim.interfaces
+        self.net.trace = trace
+        for generation in range(1, 31):
+            restart = Restart(generation, "AAAAAAAA", "A" * 24, named(1000 + 64 * generation))
+            self.links[0].send_control(ControlFrameType.RESTART, restart.encode())
+            more = LateCandidates(generation, named(1032 + 64 * generation))
+            self.links[0].send_control(ControlFrameType.CANDIDATES, more.encode())
+            self.net.advance(2.0)
+            trace[:] = [seen for seen in trace if seen.link == wire.down.name]
+        self.net.advance(120.0)
+        trace[:] = [seen for seen in trace if seen.link == wire.down.name]
+        self.assertLessEqual(len(trace), MAX_PACKETS)
+        self.assertTrue(0 < heard() <= MAX_BYTES)
+        self.conversation()
+        self.assert_same_link()
+
+    def offer(self, generation: int, link: bytes) -> None:
+        """A sealed offer of Alice comes from the rendezvous."""
+        offer = Offer("alice", "AAAAAAAA", "A" * 24, (), bytes([9]) + bytes(31), 50, generation, False, link)
+        envelope = seal_offer(self.alice.identity, self.bob.id, offer)
+        call = new_call(self.net.random_bytes(f"{generation} {link.hex()}"))
+        self.bob.node.control_reply(Incoming(call, self.alice.id, "alice", envelope))
+        self.net.advance(1.0)
+
+    def test_restarts_of_other_links(self) -> None:
+        """They are refused, whatever their number; nobody is asked, and the link stays."""
+        self.offer(5, bytes(32))
+        self.assertEqual(self.generation, 0)
+        self.conversation()
+        self.assert_same_link()
+        self.assertEqual(len(self.bob.of(IncomingCall)), 1)
+
+    def test_an_old_restart_again(self) -> None:
+        """What the rendezvous has recorded is worth nothing."""
+        terms = self.bob.node._sessions.links[self.alice.id].ice_restarts
+        assert terms is not None
+        link = terms._terms.offer_digest
+        self.offer(2, link)
+        self.assertEqual(self.generation, 2)
+        self.offer(1, link)
+        self.assertEqual(self.generation, 2)
+        self.conversation()
+        self.assert_same_link()

@@ -1,0 +1,112 @@
+"""Paths that carry connectivity checks and no datagram of 1,200 bytes, whose ICMP is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from punch.node.events import Disconnected
+from punch.test.internet import LinkSpec, Packet
+from punch.test.relayed import EASY, RelayTestCase
+from punch.test.scenarios.test_nats import path_now
+from punch.test.system import SERVICE, Peer, connect
+
+SMALL = 1220
+"""Bytes of the largest packet: too few for a handshake of QUIC, and enough for the data after it."""
+SMALLER = 1100
+TEXT = "x" * 5000
+
+
+def everything(packet: Packet) -> bool:
+    return True
+
+
+def between_peers(source: str, packet: Packet) -> bool:
+    """What leaves for a peer from there, and not for the relay."""
+    return packet.source[0].startswith(source) and packet.destination[0] != SERVICE
+
+
+class SmallPathTests(RelayTestCase):
+    link = LinkSpec(delay=0.02)
+
+    def drop_large(self, on: Callable[[Packet], bool], size: int = SMALL) -> None:
+        """From now on, no packet of more bytes passes over UDP where `on` says so."""
+
+        def large(packet: Packet) -> bool:
+            return packet.protocol == "udp" and packet.size > size and on(packet)
+
+        self.net.drop = large
+
+    def bulk(self, alice: Peer, bob: Peer) -> float:
+        """A long message each way; returns how long both took."""
+        began, before = self.net.now, (len(alice.messages), len(bob.messages))
+        alice.chat.send(bob.id, TEXT)
+        bob.chat.send(alice.id, TEXT)
+        self.net.run_until(
+            lambda: (len(alice.messages), len(bob.messages)) == (before[0] + 1, before[1] + 1), 30.0, "bulk"
+        )
+        return self.net.now - began
+
+    def test_a_line(self) -> None:
+        """One side's line: direct paths and the relay over UDP are small, the relay over TCP is not."""
+        self.start()
+        alice, bob = self.pair(EASY, EASY)
+        line = ("203.0.113.2", "192.168.2.2")
+        self.drop_large(lambda packet: packet.source[0] in line or packet.destination[0] in line)
+        for caller, callee in ((alice, bob), (bob, alice)):
+            began = self.net.now
+            connect(caller, callee)
+            self.assertLess(self.net.now - began, 4.0)
+            self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"))
+            self.bulk(alice, bob)
+            caller.node.hangup(callee.id)
+            callee.wait_for(Disconnected, 5.0, len(callee.of(Disconnected)) + 1)
+
+    def test_the_way_between_the_two(self) -> None:
+        """Only what is direct is small, in one direction or both: a relay over UDP will do."""
+        for number, source in enumerate(("203.0.113.2", "203.0.113.")):
+            self.setUp()
+            self.start()
+            alice, bob = self.pair(EASY, EASY)
+            self.drop_large(partial(between_peers, source))
+            began = self.net.now
+            connect(alice, bob)
+            self.assertLess(self.net.now - began, 4.0, number)
+            self.assertLess(self.bulk(alice, bob), 4.0, number)
+            self.net.advance(30.0)
+            self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"), number)
+
+    def test_a_link_whose_path_shrinks(self) -> None:
+        """Another route has a smaller MTU: a direct link moves to a relay, and nothing is lost."""
+        between = partial(between_peers, "203.0.113.")
+        for number, over_udp in enumerate((True, False)):
+            self.setUp()
+            self.start()
+            alice, bob = self.pair(EASY, EASY)
+            connect(alice, bob)
+            self.net.advance(30.0)
+            self.assertNotEqual(path_now(alice, bob), "relay")
+            self.drop_large(between if over_udp else everything, SMALLER)
+            self.assertLess(self.bulk(alice, bob), 12.0, number)
+            self.net.advance(1.0)
+            self.assertEqual(path_now(alice, bob), "relay", number)
+            self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+
+    def test_checks_pass_and_quic_does_not(self) -> None:
+        """Something on the way drops QUIC: the handshake is silent, and the next path is tried."""
+        self.start()
+        alice, bob = self.pair(EASY, EASY)
+
+        def is_quic(packet: Packet) -> bool:
+            data = packet.payload if isinstance(packet.payload, bytes) else b""
+            return packet.protocol == "udp" and bool(data) and data[0] >= 0x40
+
+        direct = ("203.0.113.1", "203.0.113.2")
+        self.net.drop = lambda packet: (
+            packet.source[0] in direct and packet.destination[0] in direct and is_quic(packet)
+        )
+        began = self.net.now
+        connect(alice, bob)
+        self.assertLess(self.net.now - began, 4.0)
+        self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"))
+        self.chat(alice, bob, 3)

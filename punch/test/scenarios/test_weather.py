@@ -1,0 +1,267 @@
+"""Whole peers in bad weather: loss, a rendezvous that comes and goes, long chats, listeners on the wire."""
+
+from __future__ import annotations
+
+from base64 import b64encode, urlsafe_b64encode
+
+from punch.node.events import (
+    CallFailed,
+    Connected,
+    Disconnected,
+    IncomingCall,
+    Registered,
+    Unregistered,
+)
+from punch.test.internet import LinkSpec, Seen
+from punch.test.scenarios.test_calls import SystemTestCase
+from punch.test.system import Peer, connect, introduce
+from punch.wire.rendezvous_address import RendezvousAddress
+
+LOSSY = LinkSpec(delay=0.02, jitter=0.01, loss=0.1, reorder=0.02, duplicate=0.02)
+
+
+class LossTests(SystemTestCase):
+    """Every link loses one packet in ten, in both directions, besides reordering and doubling some."""
+
+    link = LOSSY
+
+    def test_connect_and_chat(self) -> None:
+        """The link comes up, and 100 messages each way arrive once, in order."""
+        for attempt in range(3):
+            alice, bob = self.peer(f"alice-{attempt}"), self.peer(f"bob-{attempt}")
+            for peer in (alice, bob):
+                peer.start()
+                peer.wait_for(Registered, 60.0)
+            connect(alice, bob, 60.0)
+            for number in range(100):
+                alice.chat.send(bob.id, f"a{number}")
+                bob.chat.send(alice.id, f"b{number}")
+            self.net.run_until(lambda: len(alice.delivered) == len(bob.delivered) == 100, 120.0)  # noqa: B023
+            self.assertEqual(bob.texts(), [f"a{number}" for number in range(100)])
+            self.assertEqual(alice.texts(), [f"b{number}" for number in range(100)])
+
+    def test_many_calls_in_the_same_weather(self) -> None:
+        """Calls and hang-ups, again and again: each ends in a link."""
+        alice, bob = self.peer("alice"), self.peer("bob")
+        for peer in (alice, bob):
+            peer.start()
+            peer.wait_for(Registered, 60.0)
+        for _ in range(5):
+            connect(alice, bob, 60.0)
+            count = len(bob.of(Disconnected)) + 1
+            alice.node.hangup(bob.id)
+            bob.wait_for(Disconnected, 60.0, count)
+            alice.wait_for(Disconnected, 60.0, count)
+
+
+class ChatTests(SystemTestCase):
+    """A long chat."""
+
+    def test_a_thousand_messages_each_way(self) -> None:
+        """Complete, once, in order, and each gets its mark."""
+        alice, bob = self.linked()
+        for number in range(1000):
+            alice.chat.send(bob.id, f"from alice {number}")
+            bob.chat.send(alice.id, f"from bob {number}")
+            if number % 50 == 0:
+                self.net.advance(0.05)
+        self.net.run_until(lambda: len(alice.delivered) == len(bob.delivered) == 1000, 120.0)
+        self.assertEqual(bob.texts(), [f"from alice {number}" for number in range(1000)])
+        self.assertEqual(alice.texts(), [f"from bob {number}" for number in range(1000)])
+        self.assertEqual(len({number for _, _, number in alice.delivered}), 1000)
+
+    def test_what_the_wire_shows(self) -> None:
+        """A random message is nowhere on any link, in no common encoding; nor is either peer ID."""
+        secret = self.net.random_bytes("secret")(32)
+        text = secret.hex()
+        trace: list[Seen] = []
+        self.net.trace = trace
+        alice, bob = self.linked()
+        alice.chat.send(bob.id, text)
+        self.net.run_until(lambda: bob.messages, 5.0)
+        self.assertEqual(bob.texts(), [text])
+        everything = b"".join(seen.payload for seen in trace)
+        self.assertGreater(len(everything), 10_000)
+        needles = [secret, text.encode(), text.upper().encode()]
+        for key in (secret, text.encode(), alice.id.key, bob.id.key):
+            needles += [b64encode(key).rstrip(b"="), urlsafe_b64encode(key).rstrip(b"=")]
+        for peer in (alice, bob):
+            needles += [peer.id.key, peer.id.key.hex().encode(), str(peer.id).encode()]
+        for needle in needles:
+            self.assertNotIn(needle, everything)
+
+
+class RendezvousTests(SystemTestCase):
+    """The rendezvous comes and goes."""
+
+    def test_restart(self) -> None:
+        """Live links don't notice, peers return by themselves, and new calls work."""
+        alice, bob = self.linked()
+        carol = self.peer("carol").register()
+        self.rendezvous.stop()
+        for peer in (alice, bob, carol):
+            lost = peer.wait_for(Unregistered, 5.0)
+            self.assertIsNotNone(lost.retry_in)
+        alice.chat.send(bob.id, "still here")
+        self.net.run_until(lambda: alice.delivered, 5.0)
+        self.net.advance(20.0)
+        self.rendezvous.start()
+        for peer in (alice, bob, carol):
+            peer.wait_for(Registered, 60.0, 2)
+        self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+        bob.chat.send(alice.id, "me too")
+        self.net.run_until(lambda: alice.messages, 5.0)
+        connect(carol, alice)
+
+    def test_crash_without_a_word(self) -> None:
+        """A rendezvous whose machine goes dark is noticed by the keepalive, and found again."""
+        alice, bob = self.linked()
+        self.rendezvous.host.down()
+        start = self.net.now
+        lost = alice.wait_for(Unregistered, 90.0)
+        self.assertEqual(lost.reason, "rendezvous-unreachable")
+        self.assertLess(self.net.now - start, 60.0)
+        self.rendezvous.host.up()
+        alice.wait_for(Registered, 90.0, 2)
+        bob.wait_for(Registered, 90.0, 2)
+        self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+
+    def test_peers_come_back_spread_out(self) -> None:
+        """Back-off has jitter, so that a restarted rendezvous is not run over."""
+        peers = [self.peer(f"peer-{number}").register() for number in range(8)]
+        self.rendezvous.stop()
+        self.net.advance(2.0)
+        delays = {peer.of(Unregistered)[0].retry_in for peer in peers}
+        self.assertEqual(len(delays), len(peers))
+        self.rendezvous.start()
+        for peer in peers:
+            peer.wait_for(Registered, 60.0, 2)
+
+    def test_introduced_calls_go_on(self) -> None:
+        """Once both sides have each other's candidates, the rendezvous may go."""
+        alice, bob = self.pair()
+        self.net.advance(1.0)
+        introduce(alice, bob)
+        alice.node.call(bob.id)
+        self.net.advance(0.201)
+        self.rendezvous.host.down()
+        alice.wait_for(Connected, 5.0)
+        bob.wait_for(Connected, 5.0)
+        self.rendezvous.host.up()
+
+    def test_waiting_call_is_placed_anew(self) -> None:
+        """A call that nobody had answered yet survives a restart of the rendezvous."""
+        alice, bob = self.pair()
+        alice.node.call(bob.id)
+        bob.wait_for(IncomingCall, 5.0)
+        self.rendezvous.stop()
+        self.rendezvous.start()
+        for peer in (alice, bob):
+            peer.wait_for(Registered, 60.0, 2)
+        self.net.advance(5.0)
+        bob.node.accept(alice.id)
+        outcome = alice.wait_for_end(10.0)
+        if isinstance(outcome, CallFailed):
+            # The callee came back after the new call was placed.
+            self.assertEqual(outcome.reason, "not-registered")
+            alice.node.call(bob.id)
+            self.net.advance(1.0)
+            bob.node.accept(alice.id)
+        alice.wait_for(Connected, 10.0)
+
+    def test_call_while_the_rendezvous_is_away(self) -> None:
+        """The call waits a while, and ends with the reason if nothing comes back."""
+        alice, bob = self.pair()
+        self.rendezvous.stop()
+        self.net.advance(1.0)
+        start = self.net.now
+        alice.node.call(bob.id)
+        failed = alice.wait_for(CallFailed, 30.0)
+        self.assertEqual((failed.peer, failed.reason), (bob.id, "rendezvous-unreachable"))
+        self.assertLess(self.net.now - start, 13.0)
+        self.rendezvous.start()
+        for peer in (alice, bob):
+            peer.wait_for(Registered, 60.0, 2)
+        connect(alice, bob)
+
+    def test_no_rendezvous_at_all(self) -> None:
+        """Nothing listens: each try is told, with the next one's time, and a call ends."""
+        self.rendezvous.stop()
+        alice = self.peer_at("alice", self.rendezvous_address)
+        alice.start()
+        lost = alice.wait_for(Unregistered, 15.0)
+        self.assertEqual(lost.reason, "rendezvous-unreachable")
+        self.assertIn("Nothing listens", lost.text)
+        self.rendezvous.start()
+        alice.wait_for(Registered, 60.0)
+
+    def test_wrong_pin(self) -> None:
+        """Another key than the address says: nothing is sent, and the node gives up with the reason."""
+        address = self.rendezvous_address
+        wrong = RendezvousAddress(address.host, address.port, bytes(32))
+        alice = self.peer_at("alice", wrong)
+        alice.start()
+        failed = alice.wait_for(CallFailed, 15.0)
+        self.assertEqual((failed.peer, failed.reason), (None, "bad-pin"))
+        self.assertIn("wrong pin", failed.text)
+        self.net.advance(120.0)
+        self.assertEqual(len(alice.of(Unregistered)), 1)
+        self.assertNotIn("registered", [event for event, _ in self.rendezvous.reports])
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.rendezvous_address = self.rendezvous.address
+
+    def peer_at(self, name: str, address: RendezvousAddress) -> Peer:
+        """A peer that was given this address."""
+        peer = Peer(self.net, self.host(name), address)
+        self.peers.append(peer)
+        return peer
+
+
+class SlowTests(SystemTestCase):
+    """Both sides end alike with round trips of many seconds."""
+
+    def connect_in(self, round_trip: float) -> None:
+        self.link = LinkSpec(delay=round_trip / 4)
+        alice, bob = self.peer("alice"), self.peer("bob")
+        for peer in (alice, bob):
+            peer.start()
+        self.net.advance(10 * round_trip)
+        connect(alice, bob, 12 * round_trip)
+        self.net.advance(2 * round_trip)
+        for peer in (alice, bob):
+            self.assertEqual(peer.of(CallFailed), [])
+            self.assertEqual(peer.of(Disconnected), [])
+
+    def test_three_seconds(self) -> None:
+        self.connect_in(3.0)
+
+    def test_five_seconds(self) -> None:
+        self.connect_in(5.0)
+
+    def test_eight_seconds(self) -> None:
+        self.connect_in(8.0)
+
+
+class QueueTests(SystemTestCase):
+    """A slow line whose queue is full of one's own bulk."""
+
+    def test_the_registration_stays(self) -> None:
+        """The rendezvous' answer waits behind the bulk, and is waited for."""
+        host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0))
+        alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
+        self.peers.append(alice)
+        bob = self.peer("bob")
+        for peer in (alice, bob):
+            peer.start()
+            peer.wait_for(Registered, 60.0)
+        connect(alice, bob)
+        for _ in range(12):
+            alice.chat.send(bob.id, "x" * 16_000)
+        bob.chat.send(alice.id, "hello")
+        self.net.run_until(lambda: len(alice.delivered) == 12, 90.0)
+        self.assertEqual(alice.texts(), ["hello"])
+        for peer in (alice, bob):
+            self.assertEqual(peer.of(Unregistered), [])
+            self.assertEqual(peer.of(Disconnected), [])

@@ -1,0 +1,181 @@
+"""How many requests with credentials the relay answers each source."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.net.rate_limits import NETWORK_GROWTH
+from punch.rendezvous.config import RendezvousLimits
+from punch.test.relay_lab import ALICE, BOB, UDP, Client, Lab, code_of
+from punch.test.rendezvous.relay.test_service import RelayServiceCase, TURNClient
+from punch.turn.server.events import LimitHit
+from punch.wire.address import Address
+from punch.wire.stun import (
+    Attribute,
+    MessageClass,
+    Method,
+    StunMessage,
+    encode,
+)
+from punch.wire.turn_uri import TurnTransport
+
+RATE, BURST = 10, 50
+
+
+class MeteringTests(SynchronousTestCase):
+    """Limits that are small enough for a test."""
+
+    def setUp(self) -> None:
+        self.lab = Lab(requests_rate=RATE, requests_burst=BURST, channels=128)
+
+    def permissions(self, client: Client, count: int) -> int:
+        """Ask for this many permissions at once; how many requests were answered."""
+        permission = (Attribute.XOR_PEER_ADDRESS, BOB)
+        requests = [client.request(Method.CREATE_PERMISSION, permission) for _ in range(count)]
+        return sum(len(client.send(each)) for each in requests)
+
+    def limit_hits(self) -> list[LimitHit]:
+        """What the operator is told."""
+        events = self.lab.core.allocations.events
+        return [each for each in events if isinstance(each, LimitHit)]
+
+    def test_flood(self) -> None:
+        """Beyond its burst a client gets its rate, and the operator one line a second."""
+        client = self.lab.client()
+        client.allocate()
+        self.assertLessEqual(self.permissions(client, 150), BURST + 1)
+        answered = 0
+        for _ in range(50):
+            self.lab.advance(0.1)
+            answered += self.permissions(client, 20)
+        self.assertLessEqual(answered, 5 * RATE + BURST)
+        self.assertGreaterEqual(answered, 3 * RATE)
+        self.assertEqual(self.limit_hits()[0], LimitHit(ALICE.host, "relay-requests"))
+        self.assertLessEqual(len(self.limit_hits()), 12)
+
+    def test_neighbour(self) -> None:
+        """Another client at the address of a flood has its answers."""
+        flood, neighbour = self.lab.client(), self.lab.client(Address(ALICE.host, 15001), "neighbour")
+        flood.allocate()
+        self.permissions(flood, 150)
+        neighbour.allocate()
+        for number in range(10):
+            self.permissions(flood, 20)
+            self.assertEqual(code_of(neighbour.bind(0x4000 + number, Address(BOB.host, 1 + number))), 0)
+            self.lab.advance(0.2)
+
+    def test_network(self) -> None:
+        """
+        The addresses of one /24 share four times as much as one has: the more there are, the less is left for
+        each. Another network has its own.
+        """
+        answered, last = 0, 0
+        for number in range(20):
+            client = self.lab.client(Address(f"203.0.113.{number + 10}", 5000), str(number))
+            last = self.permissions(client, BURST)
+            answered += last
+        self.assertLessEqual(answered, 2 * NETWORK_GROWTH * BURST)
+        self.assertLessEqual(last, BURST // 5)
+        elsewhere = self.lab.client(Address("192.0.2.1", 5000), "elsewhere")
+        self.assertEqual(self.permissions(elsewhere, 20), 20)
+
+    def test_relayed_meanwhile(self) -> None:
+        """What is held is the requests, not what is relayed."""
+        client = self.lab.client()
+        client.allocate()
+        client.permit(BOB)
+        self.permissions(client, 150)
+        client.indicate(BOB, b"data")
+        self.assertEqual(client.relayed, [(b"data", BOB)])
+
+    def test_forged(self) -> None:
+        """Who does not receive at an address uses nothing up there."""
+        victim = self.lab.client()
+        victim.allocate()
+        forger = self.lab.client(ALICE, "mallory")
+        for nonce in (forger.handed_out, "AAAAAAAAAAAAAAAA"):
+            forger.nonce = nonce
+            self.permissions(forger, 150)
+            for _ in range(60):
+                forger.send(forger.request(Method.ALLOCATE, UDP))
+        self.assertEqual(self.permissions(victim, 20), 20)
+
+    def test_from_anywhere(self) -> None:
+        """
+        Who has used up what it may ask for with the nonce that came with credentials is told one for its
+        address, with which it has its answer.
+        """
+        forger = self.lab.client(Address("203.0.113.9", 1), "mallory")
+        forger.nonce = forger.handed_out
+        codes = [code_of(forger.ask(Method.ALLOCATE, UDP)) for _ in range(NETWORK_GROWTH * BURST + 5)]
+        self.assertEqual(codes[-1], 438)
+        client = self.lab.client(Address("192.0.2.1", 1), "alice")
+        client.nonce = client.handed_out
+        client.allocate()
+
+    def test_connection(self) -> None:
+        """Each request on a connection is answered, and it is to be read from more slowly."""
+        client = self.lab.client(connection=7)
+        client.allocate()
+        permission = (Attribute.XOR_PEER_ADDRESS, BOB)
+        receive, wait = self.lab.core.receive, 0.0
+        for _ in range(3 * BURST):
+            request = client.request(Method.CREATE_PERMISSION, permission)
+            wait = receive([request], client.remote, client.local, self.lab.now, client.connection)
+        self.assertEqual(len(client.collect()), 3 * BURST)
+        self.assertGreater(wait, 1.0)
+        other = self.lab.client(Address(ALICE.host, 2), "other", connection=8)
+        data = [other.request(Method.ALLOCATE, UDP)]
+        self.assertEqual(receive(data, other.remote, other.local, self.lab.now, other.connection), 0.0)
+
+
+class StreamTests(RelayServiceCase):
+    """Connections to the service."""
+
+    limits = replace(RendezvousLimits(), relay_requests_rate=RATE, relay_requests_burst=BURST)
+
+    def test_slowed_down(self) -> None:
+        """What is too much is read later, and nothing of it is lost."""
+        for transport in (TurnTransport.TCP, TurnTransport.TLS):
+            client = self.client(transport)
+            client.allocate()
+            login = (
+                (Attribute.USERNAME, client.server.username),
+                (Attribute.REALM, client.server.realm),
+                (Attribute.NONCE, client.nonce),
+            )
+            # More than a connection reads at once.
+            request = encode(
+                StunMessage(Method.REFRESH, MessageClass.REQUEST, b"transaction.", login), client.key
+            )
+            count = 3 * 65536 // len(request)
+            client.send(request * count)
+            self.net.advance(1.0)
+            early = self.answers(client)
+            self.assertTrue(0 < early < count, early)
+            self.net.advance(200.0)
+            self.assertEqual(self.answers(client), count)
+
+    def answers(self, client: TURNClient) -> int:
+        """How many have come to that client."""
+        return sum(data[8:20] == b"transaction." for data in client.messages)
+
+
+class OrdinaryTests(SynchronousTestCase):
+    """What ordinary clients ask for is far from the limits."""
+
+    def test_storm(self) -> None:
+        """At one address, 10 clients that each restart links to 20 peers at once."""
+        lab = Lab(permissions=256)
+        for number in range(10):
+            client = lab.client(Address(ALICE.host, 40000 + number), str(number))
+            client.nonce = client.handed_out
+            answer = client.ask(Method.ALLOCATE, UDP)
+            client.nonce = str(answer.get(Attribute.NONCE))
+            for peer in range(20):
+                address = Address(f"192.0.2.{peer + 1}", 7000)
+                self.assertEqual(code_of(client.permit(address)), 0)
+                self.assertEqual(code_of(client.bind(0x4000 + peer, address)), 0)
+        self.assertEqual([each for each in lab.core.allocations.events if isinstance(each, LimitHit)], [])

@@ -1,0 +1,244 @@
+"""Small parts of the relay: destinations, bandwidth, deadlines, addresses, and the command line's options."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.cli.rendezvous_tap import within_descriptors
+from punch.identity import Identity
+from punch.net.bandwidth import HEADERS, Bandwidth, admit
+from punch.net.deadlines import Deadlines
+from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
+from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
+from punch.rendezvous.relay.service import shown_addresses
+from punch.turn.server.destinations import Destinations
+from punch.turn.server.settings import Hosts, RelaySettings
+from punch.wire.turn_uri import TurnTransport, TurnURI
+
+
+class DestinationTests(SynchronousTestCase):
+    """Where nothing goes."""
+
+    def setUp(self) -> None:
+        self.destinations = Destinations(is_own={"198.51.100.1", "2001:db8::1"}.__contains__)
+
+    def refused(self, *hosts: str) -> None:
+        for host in hosts:
+            self.assertTrue(self.destinations.refuses(host), host)
+
+    def allowed(self, *hosts: str) -> None:
+        for host in hosts:
+            self.assertFalse(self.destinations.refuses(host), host)
+
+    def test_documentation(self) -> None:
+        """Nobody's network, so nobody is harmed; laboratories and our own simulation live there."""
+        self.allowed("192.0.2.1", "198.51.100.2", "203.0.113.1", "2001:db8::2")
+
+    def test_wrapped(self) -> None:
+        """Forms of IPv6 that end at an IPv4 address are as good as that."""
+        for inner, hexadecimal in (
+            ("127.0.0.1", "7f00:1"),
+            ("10.0.0.1", "a00:1"),
+            ("198.51.100.1", "c633:6401"),
+        ):
+            self.refused(f"::ffff:{inner}", f"64:ff9b::{inner}", f"2002:{hexadecimal}::1", f"::{inner}")
+        self.allowed("::ffff:192.0.2.1", "64:ff9b::192.0.2.1", "2002:c000:201::1", "2a00::1")
+
+    def test_own(self) -> None:
+        self.refused("198.51.100.1", "2001:db8::1", "2001:0db8:0:0::1")
+
+    def test_laboratories(self) -> None:
+        """What is allowed is allowed in every form."""
+        self.destinations = Destinations(
+            [ip_network("127.0.0.0/8"), ip_network("fd00::/8")], is_own=lambda host: True
+        )
+        self.allowed("127.0.0.1", "::ffff:127.0.0.1", "64:ff9b::127.0.0.1", "fd12::1")
+        self.refused("10.0.0.1", "fc12::1", "203.0.113.1")
+
+    @settings(derandomize=True, deadline=None, max_examples=100)
+    @given(st.ip_addresses())
+    def test_any_address(self, address: object) -> None:
+        self.assertIsInstance(self.destinations.refuses(str(address)), bool)
+
+
+class BandwidthTests(SynchronousTestCase):
+    """Token buckets for batches."""
+
+    def test_what_fits(self) -> None:
+        """The first ones, as many as there is room for in the fullest."""
+        data = [bytes(100 - HEADERS)] * 10
+        wide, narrow = Bandwidth(1000, 1000, 0.0), Bandwidth(100, 500, 0.0)
+        self.assertEqual(admit(data, (wide, narrow), 0.0), (data[:5], 5 * (100 - HEADERS)))
+        self.assertEqual((wide.available(0.0), narrow.available(0.0)), (500, 0))
+        self.assertEqual(admit(data, (wide, narrow), 1.0), (data[:1], 100 - HEADERS))
+        self.assertEqual(admit(data, (wide, narrow), 1000.0), (data[:5], 5 * (100 - HEADERS)))
+        self.assertEqual(narrow.full_at(1000.0), 1005.0)
+
+    def test_time_that_stands_still(self) -> None:
+        bucket = Bandwidth(100, 100, 5.0)
+        bucket.spend(50)
+        self.assertEqual((bucket.available(5.0), bucket.available(4.0)), (50, 50))
+
+
+class DeadlineTests(SynchronousTestCase):
+    """Many deadlines."""
+
+    def test_order(self) -> None:
+        deadlines = Deadlines()
+        for key, when in (("b", 2.0), ("a", 1.0), ("c", 3.0)):
+            deadlines.set(key, when)
+        deadlines.set("a", 2.5)
+        deadlines.discard("b")
+        self.assertEqual(deadlines.next(), 2.5)
+        self.assertIsNone(deadlines.pop(2.4))
+        self.assertEqual([deadlines.pop(9.0) for _ in range(3)], ["a", "c", None])
+        self.assertIsNone(deadlines.next())
+
+    def test_does_not_grow(self) -> None:
+        """However often a deadline moves."""
+        deadlines = Deadlines()
+        for number in range(10_000):
+            deadlines.set(number % 10, 1e6 - number)
+        self.assertEqual(len(deadlines), 10)
+        self.assertLess(len(deadlines._heap), 100)
+        self.assertEqual(deadlines.next(), 1e6 - 9999)
+        deadlines.clear()
+        self.assertIsNone(deadlines.next())
+
+
+class HostTests(SynchronousTestCase):
+    """Where to relay."""
+
+    def test_where(self) -> None:
+        machine = ("192.0.2.1", "2001:db8::1")
+        none = RelaySettings((b"s",))
+        plain = RelaySettings((b"s",), machine=machine)
+        nat = RelaySettings((b"s",), machine=machine, shown=("203.0.113.5",))
+        for settings_, local, ipv6, expected in (
+            (plain, "198.51.100.1", False, Hosts("198.51.100.1", "198.51.100.1")),
+            (plain, "198.51.100.1", True, Hosts("2001:db8::1", "2001:db8::1")),
+            (plain, "127.0.0.1", False, Hosts("192.0.2.1", "192.0.2.1")),
+            (plain, "0.0.0.0", False, Hosts("192.0.2.1", "192.0.2.1")),
+            (nat, "10.0.0.5", False, Hosts("10.0.0.5", "203.0.113.5")),
+            (nat, "10.0.0.5", True, Hosts("2001:db8::1", "2001:db8::1")),
+            (none, "127.0.0.1", False, Hosts("127.0.0.1", "127.0.0.1")),
+            (none, "127.0.0.1", True, None),
+            (none, "0.0.0.0", False, None),
+            (
+                RelaySettings((b"s",), shown=("203.0.113.5",)),
+                "0.0.0.0",
+                False,
+                Hosts("0.0.0.0", "203.0.113.5"),
+            ),
+        ):
+            self.assertEqual(settings_.hosts(local, ipv6), expected, (local, ipv6))
+
+    def test_shown(self) -> None:
+        """A private machine at a public address shows that, without being told."""
+        identity = Identity.generate(lambda size: bytes(size))
+        for host, machine, said, expected in (
+            ("203.0.113.5", ["10.0.0.5"], [], ["203.0.113.5"]),
+            ("203.0.113.5", ["10.0.0.5"], ["203.0.113.6"], ["203.0.113.6"]),
+            ("203.0.113.5", ["10.0.0.5"], ["2001:db8::6"], ["2001:db8::6", "203.0.113.5"]),
+            ("203.0.113.5", ["198.51.100.1"], [], []),
+            ("203.0.113.5", [], [], []),
+            ("127.0.0.1", ["10.0.0.5"], [], []),
+            ("punch.example.org", ["10.0.0.5"], [], []),
+            (None, ["10.0.0.5"], [], []),
+        ):
+            config = RendezvousConfig(identity, host=host, machine_addresses=machine, relay_addresses=said)
+            self.assertEqual(list(shown_addresses(config)), expected, host)
+
+
+class OptionTests(SynchronousTestCase):
+    """The command line."""
+
+    def read(self, **changes: Any) -> RelayOptions:
+        options: dict[str, Any] = {
+            "relay": "on",
+            "relay-address": [],
+            "relay-allow": [],
+            "relay-ports": "49152-65535",
+            "turn": [],
+            "turn-secret-file": None,
+        }
+        return RelayOptions.read(
+            {**options, **{name.replace("_", "-"): each for name, each in changes.items()}}
+        )
+
+    def secret(self, content: bytes) -> str:
+        path = Path(self.mktemp())
+        path.write_bytes(content)
+        return str(path)
+
+    def test_defaults(self) -> None:
+        self.assertEqual(self.read(), RelayOptions())
+
+    def test_all(self) -> None:
+        options = self.read(
+            relay="off",
+            relay_address=["192.0.2.1", "[2001:db8::1]"],
+            relay_allow=["10.0.0.0/8", "fd00::/8"],
+            relay_ports="5000-5001",
+            turn=["turn:turn.example.org", "turns:turn.example.org:443"],
+            turn_secret_file=self.secret(b"shared\n"),
+        )
+        self.assertEqual(
+            options,
+            RelayOptions(
+                False,
+                ("192.0.2.1", "2001:db8::1"),
+                (ip_network("10.0.0.0/8"), ip_network("fd00::/8")),
+                (5000, 5001),
+                (
+                    TurnURI("turn.example.org", 3478, TurnTransport.UDP),
+                    TurnURI("turn.example.org", 443, TurnTransport.TLS),
+                ),
+                b"shared",
+            ),
+        )
+
+    def test_mistakes(self) -> None:
+        """Each is a sentence that names the option."""
+        good = self.secret(b"shared")
+        url = "turn:192.0.2.7"
+        cases: list[tuple[str, dict[str, Any]]] = [
+            ("--relay ", {"relay": "maybe"}),
+            ("--relay-address", {"relay_address": ["nowhere"]}),
+            ("--relay-address", {"relay_address": ["0.0.0.0"]}),
+            ("--relay-address", {"relay_address": ["192.0.2.1", "192.0.2.2"]}),
+            ("--relay-allow", {"relay_allow": ["10.0.0.1/8"]}),
+            ("--relay-allow", {"relay_allow": ["everything"]}),
+            ("--relay-ports", {"relay_ports": "5000"}),
+            ("--relay-ports", {"relay_ports": "5001-5000"}),
+            ("--relay-ports", {"relay_ports": "0-70000"}),
+            ("--turn", {"turn": ["http://example.org"], "turn_secret_file": good}),
+            ("--turn-secret-file", {"turn": [url]}),
+            ("--turn-secret-file", {"turn": [url], "turn_secret_file": "/nowhere/at/all"}),
+            ("empty", {"turn": [url], "turn_secret_file": self.secret(b" \n")}),
+            ("one line", {"turn": [url], "turn_secret_file": self.secret(b"shared\nrealm=x\n")}),
+            ("too long", {"turn": [url], "turn_secret_file": self.secret(b"x" * 5000)}),
+            ("--turn", {"turn": [url] * 6, "turn_secret_file": good}),
+        ]
+        for word, changes in cases:
+            problem = self.assertRaises(RelayOptionError, self.read, **changes)
+            self.assertIn(word, str(problem))
+            self.assertTrue(str(problem).endswith("."), problem)
+
+    def test_descriptors(self) -> None:
+        """Connections and relayed addresses share what the system allows."""
+        limits = RendezvousLimits(connections=1000, relay_allocations=500)
+        self.assertEqual(within_descriptors(limits, lambda wanted: wanted, relay=True), limits)
+        less = within_descriptors(limits, lambda wanted: 1024, relay=True)
+        self.assertEqual((less.connections, less.relay_allocations), (512, 256))
+        alone = within_descriptors(limits, lambda wanted: 1024, relay=False)
+        self.assertEqual(alone.connections, 768)
+        self.assertEqual(within_descriptors(limits, lambda wanted: 40, relay=False).connections, 30)
+        none = within_descriptors(limits, lambda wanted: 1, relay=True)
+        self.assertEqual((none.connections, none.relay_allocations), (2, 1))

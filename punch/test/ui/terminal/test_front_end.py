@@ -1,0 +1,522 @@
+"""The chat at a prompt: what is shown above it, whom a line goes to, what the status line tells."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.chat import ChatMessage
+from punch.apps.chat.chat import CHATLESS
+from punch.identity import PeerID
+from punch.node.events import (
+    CallFailed,
+    Calling,
+    Checking,
+    Disconnected,
+    Event,
+    Introduced,
+    PathChanged,
+    PathLost,
+    Ready,
+    Registered,
+    Unregistered,
+)
+from punch.test.front_ends import BOB, EVE, ME, NOW, Stage, Wire, connected, incoming
+from punch.ui.interactive import MAX_UNSEEN
+from punch.ui.terminal.front_end import TerminalFrontEnd
+from punch.ui.terminal.line_history import LineHistory
+from punch.ui.terminal.notices import Notice, sequence
+from punch.ui.terminal.prompt_user import Fragments
+from punch.wire.address import Address
+
+
+class Bottom:
+    """Stands where the prompt is, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.marks: list[tuple[object, str, str | None]] = []
+        self.keys: list[object] = []
+        self.given_back: list[str] = []
+        self.replaced: list[tuple[object, bool]] = []
+        self.notices: list[str] = []
+        self.cleared = 0
+        self.prompt = ""
+        self.status = ""
+        self.lines: list[str] | None = None
+        self.refreshed = 0
+        self.taken = 0
+        self.stalled = False
+        self.waiting: list[Deferred[None]] = []
+
+    def show(self, text: str, key: object = None) -> tuple[int, Deferred[None]]:
+        self.shown.append(text)
+        self.keys.append(key)
+        done: Deferred[None] = Deferred()
+        if self.stalled:
+            self.waiting.append(done)
+        else:
+            done.callback(None)
+        return len(self.shown), done
+
+    def mark(self, key: object, beside: str, alone: str | None) -> None:
+        self.marks.append((key, beside.strip(), alone))
+
+    def replace(self, text: str, key: object) -> tuple[int, Deferred[None]]:
+        self.replaced.append((key, bool(self.keys) and self.keys[-1] == key))
+        return self.show(text, key)
+
+    def notify(self, sequence: str) -> None:
+        self.notices.append(sequence)
+
+    def clear(self) -> None:
+        self.cleared += 1
+
+    def set_prompt(self, text: str) -> None:
+        self.prompt = text
+
+    def set_status(self, fragments: Fragments) -> None:
+        self.status = "".join(text for _, text in fragments)
+
+    def set_history(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def put_in_line(self, text: str) -> None:
+        self.given_back.append(text)
+
+    def refresh(self) -> None:
+        self.refreshed += 1
+
+    def take(self) -> str:
+        """What was shown since the last time."""
+        begin, self.taken = self.taken, len(self.shown)
+        return "\n".join(self.shown[begin:])
+
+
+class TerminalCase(SynchronousTestCase):
+    def begin(self, target: PeerID | None = None, history: bool = True) -> None:
+        self.stage = Stage(target, history)
+        self.bottom = Bottom()
+        self.stops = 0
+        self.interrupts = 0
+        self.path = Path(self.mktemp())
+        self.front_end = TerminalFrontEnd(
+            self.stage.settings,
+            self.stage.surroundings,
+            LineHistory(self.path if history else None),
+            {"TERM": "dumb"},
+            self.stop,
+            self.interrupt,
+        )
+        self.front_end.attach_bottom(self.stage.chat, self.bottom)
+        self.stage.start()
+
+    def setUp(self) -> None:
+        self.begin()
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def interrupt(self) -> None:
+        self.interrupts += 1
+
+    def happen(self, event: Event) -> None:
+        self.stage.chat.handle(event)
+
+    def type(self, text: str, seen: int | None = None) -> None:
+        """A line that was begun just now, or when so much had been seen."""
+        self.front_end.entered(text, len(self.bottom.shown) if seen is None else seen)
+
+    def connect(self, peer: PeerID = BOB, name: str = "bob") -> Wire:
+        wire = Wire(peer)
+        self.happen(connected(wire, name))
+        wire.run()
+        return wire
+
+
+class SayingTests(TerminalCase):
+    def test_a_message_and_its_marks(self) -> None:
+        wire = self.connect()
+        self.type("hello")
+        self.assertRegex(self.bottom.shown[-1], r"^\d\d:\d\d you: hello$")
+        self.assertEqual(self.bottom.keys[-1], 1)
+        wire.run()
+        wire.far.chat.read(ME)
+        wire.run()
+        self.assertEqual(self.bottom.marks, [(1, "✓ delivered", "✓ delivered: hello"), (1, "✓✓ read", None)])
+
+    def test_to_somebody_who_is_away(self) -> None:
+        self.type(f"/to {BOB}")
+        self.type("later")
+        self.assertEqual(self.bottom.marks, [(1, "· waiting", None)])
+        self.assertIn("is away · 1 waiting", self.bottom.status)
+        wire = self.connect()
+        self.assertEqual(wire.heard, ["later"])
+        self.assertEqual(self.bottom.marks[1][:2], (1, ""))
+        self.assertEqual(self.bottom.marks[2][:2], (1, "✓ delivered"))
+
+    def test_nobody_to_talk_to_gives_the_line_back(self) -> None:
+        self.type("hello?")
+        self.assertIn("Nobody is connected yet", self.bottom.take())
+        self.assertEqual(self.bottom.given_back, ["hello?"])
+
+    def test_what_the_disk_refuses(self) -> None:
+        """It is held, in order, whether it was typed as a line or with a command, and quitting asks."""
+        wire = self.connect()
+        self.stage.disk.full = True
+        for line in ("one", "/msg bob two", "three"):
+            self.type(line)
+        self.type("/quit")
+        self.assertIn('3 lines, the first of them "one", were not stored', self.bottom.take())
+        self.type("n")
+        self.assertEqual((wire.heard, self.stage.ends), ([], []))
+        self.stage.disk.full = False
+        self.stage.clock.advance(2.0)
+        wire.run()
+        self.assertEqual(wire.heard, ["one", "two", "three"])
+
+    def test_a_line_begun_for_somebody_else_is_not_sent(self) -> None:
+        self.connect()
+        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        begun = len(self.bottom.shown)
+        eve = self.connect(EVE, "eve")
+        self.assertEqual(self.bottom.prompt, "eve> ")
+        self.type("for bob only", seen=begun)
+        self.assertIn("That was begun when the chat was with bob", self.bottom.take())
+        self.assertEqual(self.bottom.given_back, ["for bob only"])
+        self.type("for bob only")
+        eve.run()
+        self.assertEqual(eve.heard, ["for bob only"])
+
+    def test_what_a_browser_sends_is_shown_as_well(self) -> None:
+        self.connect()
+        self.stage.chat.send(EVE, "from a browser")
+        self.assertRegex(self.bottom.shown[-1], rf"^\d\d:\d\d you to {EVE.short}: from a browser$")
+
+    def test_a_message_is_acknowledged_when_the_terminal_has_it(self) -> None:
+        wire = self.connect()
+        self.bottom.stalled = True
+        wire.far.send("hello")
+        wire.run()
+        self.assertRegex(self.bottom.shown[-1], r"^\d\d:\d\d bob: hello$")
+        self.assertEqual(wire.marks, [])
+        self.bottom.waiting.pop().callback(None)
+        wire.run()
+        self.assertEqual(wire.marks, [1])
+
+    def test_read_is_what_somebody_saw(self) -> None:
+        """Not what came after the last key that was pressed."""
+        wire = self.connect()
+        for text in ("one", "two"):
+            wire.far.send(text)
+        wire.run()
+        self.front_end.noticed(len(self.bottom.shown) - 1)
+        unread = [message.state for message in self.history()]
+        self.assertEqual([str(state) for state in unread], ["read", "unread"])
+        self.front_end.noticed(len(self.bottom.shown))
+        self.assertEqual({str(message.state) for message in self.history()}, {"read"})
+
+    def test_days_without_anybody_at_the_keyboard(self) -> None:
+        """What is noted of messages that nobody has seen does not grow with them, and is never too much."""
+        wire = self.connect()
+        begin = len(self.bottom.shown)
+        for number in range(500):
+            wire.far.send(f"message {number}")
+        wire.run()
+        self.assertLessEqual(len(self.front_end._unseen[BOB]), MAX_UNSEEN)
+        self.front_end.noticed(begin + 250)
+        states = [str(message.state) for message in self.history(500)]
+        self.assertEqual(states.index("unread"), states.count("read"))
+        self.assertLessEqual(states.count("read"), 250)
+        self.assertGreater(states.count("read"), 0)
+        self.front_end.noticed(len(self.bottom.shown))
+        self.assertEqual({str(message.state) for message in self.history(500)}, {"read"})
+
+    def history(self, limit: int = 50) -> list[ChatMessage]:
+        found: list[ChatMessage] = []
+        self.stage.chat.history(BOB, limit=limit).addCallback(found.extend)
+        return found
+
+    def test_nothing_of_a_peer_acts_on_the_terminal(self) -> None:
+        wire = self.connect(name="b\x1b[2Job\u202e" + "x" * 10_000)
+        wire.far.send("\x1b[31mred\x07\n\u2066Your ID: fake")
+        wire.run()
+        self.type("/peers")
+        self.type("/status")
+        self.type("/history")
+        told = "\n".join([*self.bottom.shown, self.bottom.status, self.bottom.prompt, *self.front_end.names])
+        self.assertNotRegex(told, "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+        self.assertLess(max(map(len, self.bottom.shown[:3])), 500)
+
+    def test_who_calls_himself_like_a_friend_is_told_apart(self) -> None:
+        self.type(f"/name {BOB} bob")
+        self.connect(EVE, "bob")
+        self.assertIn(f"Connected to bob ({EVE.short}", self.bottom.take())
+
+
+class CallTests(TerminalCase):
+    """What is told of calls, and to somebody who looks elsewhere."""
+
+    def test_the_stages_are_one_line(self) -> None:
+        self.happen(Registered("punch://x:1"))
+        for event in (Calling(BOB), Introduced(BOB, "bob"), Checking(BOB, 4)):
+            self.happen(event)
+        self.assertEqual(
+            self.bottom.shown[-3:],
+            [
+                f"Calling {BOB.short}",
+                f"Calling {BOB.short}: introduced",
+                f"Calling {BOB.short}: checking 4 pairs",
+            ],
+        )
+        self.connect()
+        line = next(line for line in self.bottom.shown if line.startswith("Connected"))
+        self.assertRegex(line, rf"^Connected to bob .* encrypted to {BOB.short} \(\d\d:\d\d\)$")
+        self.assertEqual([instead for _, instead in self.bottom.replaced], [False, True, True, True])
+
+    def test_the_stages_of_somebody_elses_call(self) -> None:
+        self.happen(Introduced(EVE, "eve"))
+        self.happen(Checking(EVE, 2))
+        self.assertRegex(self.bottom.shown[-1], "^eve: checking 2 pairs$")
+
+    def test_notices(self) -> None:
+        wire = self.connect(name="b\x1b]9;ob")
+        for text in ("one", "two"):
+            wire.far.send(text)
+            wire.run()
+        self.assertEqual(self.bottom.notices, ["\a", "\a"])
+        self.happen(incoming(EVE, decided=True))
+        self.assertEqual(len(self.bottom.notices), 2)
+        self.happen(incoming(EVE))
+        self.assertEqual(len(self.bottom.notices), 3)
+
+    def test_who_somebody_is(self) -> None:
+        self.type("/whois")
+        self.assertIn("Say whom you mean", self.bottom.take())
+        self.connect()
+        self.type("/whois")
+        self.assertRegex(self.bottom.take(), rf"(?s)bob +{BOB}  not known.*Connected directly")
+        self.type(f"/whois {EVE}")
+        self.assertRegex(self.bottom.take(), rf"(?s){EVE}.*Not connected")
+        self.type("/clear")
+        self.assertEqual(self.bottom.cleared, 1)
+
+
+class NoticeTests(SynchronousTestCase):
+    def test_what_is_written(self) -> None:
+        evil = "a;b\x1b\\\x07\n\u202e" + "x" * 500
+        self.assertEqual(sequence(Notice.BELL, evil), "\a")
+        self.assertEqual(sequence(Notice.OFF, evil), "")
+        for notice, begin in ((Notice.OSC9, "\x1b]9;"), (Notice.OSC777, "\x1b]777;notify;Punch;")):
+            told = sequence(notice, evil)
+            self.assertTrue(told.startswith(begin) and told.endswith("\x1b\\"), ascii(told))
+            inside = told[len(begin) : -2]
+            self.assertTrue(inside.isprintable() and len(inside) <= 100, ascii(inside))
+        self.assertNotIn(";", sequence(Notice.OSC777, evil).removeprefix("\x1b]777;notify;Punch;"))
+
+
+class QuestionTests(TerminalCase):
+    def test_an_answer(self) -> None:
+        self.happen(incoming(EVE))
+        self.assertIn(f"Let eve ({EVE}) connect? [y/n]", self.bottom.take())
+        self.assertIn("a question waits: y or n", self.bottom.status)
+        self.type("y")
+        self.assertEqual(self.stage.node.asked, [("accept", EVE)])
+        self.assertNotIn("question", self.bottom.status)
+
+    def test_commands_answer_as_well(self) -> None:
+        self.happen(incoming(EVE))
+        self.type("/reject")
+        self.assertEqual(self.stage.node.asked, [("reject", EVE)])
+        self.assertIsNone(self.front_end.question)
+
+    def test_a_line_begun_before_the_question_is_no_answer(self) -> None:
+        wire = self.connect()
+        begun = len(self.bottom.shown)
+        self.happen(incoming(EVE))
+        self.type("y", seen=begun)
+        self.type("is that you?")
+        wire.run()
+        self.assertEqual((wire.heard, self.stage.node.asked), (["y", "is that you?"], []))
+        self.type("y")
+        self.assertEqual(self.stage.node.asked, [("accept", EVE)])
+
+    def test_another_view_answers(self) -> None:
+        self.happen(incoming(EVE))
+        self.stage.chat.accept(EVE)
+        self.happen(Introduced(EVE, "eve"))
+        self.assertIsNone(self.front_end.question)
+
+    def test_erasing_is_asked_about(self) -> None:
+        self.connect()
+        self.type("a secret")
+        self.type("/erase")
+        self.assertIn("Something is missing", self.bottom.take())
+        self.type("/erase all")
+        self.assertIn("Erase all messages of everybody", self.bottom.take())
+        self.type("n")
+        self.assertEqual(self.bottom.shown[-1], "Nothing was erased.")
+        self.assertIn(b"a secret", self.path.read_bytes())
+        self.type("/history erase all")
+        self.type("y")
+        self.assertIn("1 message erased", self.bottom.take())
+        self.assertEqual(self.bottom.lines, [])
+        self.assertFalse(self.path.exists())
+
+    def test_quitting_without_a_history_asks_about_what_would_be_lost(self) -> None:
+        self.begin(history=False)
+        self.type(f"/to {BOB}")
+        self.type("later")
+        self.assertFalse(self.path.exists())
+        for give_up in (lambda: self.type("/quit"), self.front_end.ended):
+            give_up()
+            self.assertIn("1 message not delivered, and nothing is kept", self.bottom.take())
+            self.type("n")
+            self.assertEqual(self.stage.ends, [])
+        self.type("/quit")
+        self.type("y")
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+
+class StatusTests(TerminalCase):
+    def test_the_path(self) -> None:
+        self.happen(Registered("punch://x:1"))
+        self.assertEqual((self.bottom.prompt, self.bottom.status), ("> ", "waiting for a call"))
+        self.connect()
+        self.assertEqual(self.bottom.prompt, "bob> ")
+        self.assertEqual(self.bottom.status, "bob directly, on the same network, 12 ms")
+        self.happen(PathLost(BOB, "It was lost."))
+        self.assertEqual(self.bottom.status, "bob: path lost, looking for another")
+        self.happen(PathChanged(BOB, "relay", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
+        self.assertEqual(self.bottom.status, "bob through a relay, 12 ms")
+        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
+        self.assertEqual(self.bottom.status, "bob through a relay, 12 ms · rendezvous not reached")
+        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        self.assertTrue(self.bottom.status.startswith("bob is away"))
+
+    def test_the_round_trip_is_looked_at(self) -> None:
+        wire = self.connect()
+        wire.rtt = 0.25
+        self.stage.clock.advance(2.0)
+        self.assertIn("250 ms", self.bottom.status)
+
+    def test_others(self) -> None:
+        self.connect()
+        self.connect(EVE, "eve")
+        self.assertIn("eve is connected", self.bottom.status)
+
+    def test_a_call_because_of_what_waits(self) -> None:
+        """Nobody is away while it rings at theirs."""
+        self.happen(Registered("punch://x:1"))
+        self.type(f"/to {BOB}")
+        self.type("later")
+        self.stage.clock.advance(5.0)
+        self.assertIn(("call", BOB), self.stage.node.asked)
+        self.happen(Calling(BOB))
+        self.stage.clock.advance(2.0)
+        self.assertRegex(self.bottom.status, r"^calling \S+ · 1 waiting$")
+        self.happen(CallFailed(BOB, "not-registered", "They are not there."))
+        self.assertRegex(self.bottom.status, r"^\S+ is away · 1 waiting$")
+
+    def test_a_call_that_waits_for_an_answer(self) -> None:
+        self.type(f"/to {BOB}")
+        self.happen(incoming(BOB, "bob"))
+        self.assertEqual(self.bottom.status, "a question waits: y or n · bob is calling · registering")
+
+    def test_a_long_name_leaves_room(self) -> None:
+        self.connect(name="x" * 10_000)
+        self.assertLess(len(self.bottom.prompt), 30)
+        self.assertLess(len(self.bottom.status), 200)
+
+
+class HistoryTests(TerminalCase):
+    def reopen(self) -> tuple[TerminalFrontEnd, Bottom]:
+        """Another terminal on the same chat, as after a restart."""
+        chat, bottom = self.stage.chat, Bottom()
+        chat.detach(self.front_end)
+        later = TerminalFrontEnd(self.stage.settings, self.stage.surroundings, LineHistory(None), {})
+        later.attach_bottom(chat, bottom)
+        later.handle(Ready(ME))
+        return later, bottom
+
+    def test_earlier_messages_are_shown_when_a_chat_is_opened(self) -> None:
+        for number in range(20):
+            self.stage.chat.send(BOB, f"message {number}")
+        later, bottom = self.reopen()
+        later.entered(f"/to {BOB}", len(bottom.shown))
+        shown = bottom.take()
+        self.assertEqual(re.findall(r"message \d+", shown), [f"message {number}" for number in range(14, 20)])
+        self.assertIn("· waiting", shown)
+
+    def test_unread_messages_are_told_of_and_shown(self) -> None:
+        wire = self.connect()
+        for number in range(10):
+            wire.far.send(f"message {number}")
+        wire.run()
+        later, bottom = self.reopen()
+        chat = self.stage.chat
+        self.assertIn("10 messages from bob not read yet: /to bob shows them", bottom.take())
+        self.assertIn("10 unread from bob", bottom.status)
+        later.entered("/to bob", len(bottom.shown))
+        shown = bottom.take()
+        self.assertEqual(len(re.findall(r"message \d+  \(new\)", shown)), 10)
+        later.entered("thanks", len(bottom.shown))
+        states: list[str] = []
+        chat.history(BOB).addCallback(
+            lambda found: states.extend(str(m.state) for m in found if not m.outgoing)
+        )
+        self.assertEqual(set(states), {"read"})
+        self.assertNotIn("unread", bottom.status)
+
+    def test_typed_lines_are_kept(self) -> None:
+        self.connect()
+        self.type("hello")
+        self.type("/help")
+        self.assertEqual(list(LineHistory(self.path)), ["hello", "/help"])
+        self.assertIn(str(NOW).encode()[:8], self.path.read_bytes())
+
+
+class LifeTests(TerminalCase):
+    def test_who_was_here_is_found_by_the_name_they_gave(self) -> None:
+        """They are in no address book, as they were let in by --accept anyone."""
+        for peer, name in ((BOB, "bob"), (EVE, "eve")):
+            self.connect(peer, name)
+            self.type(f"/hangup {name}")
+            self.happen(Disconnected(peer, "bye", f"{name} left."))
+        self.stage.node.asked.clear()
+        self.type("/call eve")
+        self.type("/call Bob")
+        self.assertEqual(self.stage.node.asked, [("call", EVE), ("call", BOB)])
+        self.assertEqual(self.front_end.names, ("bob", "eve"))
+
+    def test_the_other_side_comes_and_goes(self) -> None:
+        self.begin(target=BOB)
+        self.happen(CallFailed(BOB, "not-registered", "Bob is not there."))
+        self.type("one")
+        wire = self.connect()
+        self.assertEqual(wire.heard, ["one"])
+        self.happen(Disconnected(BOB, "lost", "It was lost."))
+        self.type("two")
+        self.assertEqual(self.stage.ends, [])
+        self.assertEqual(self.connect().heard, ["one", "two"][1:])
+
+    def test_keys_that_are_not_text(self) -> None:
+        self.front_end.suspended()
+        self.front_end.interrupted()
+        self.assertEqual((self.stops, self.bottom.refreshed, self.interrupts), (1, 1, 1))
+        self.front_end.ended()
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_a_terminal_that_is_gone(self) -> None:
+        self.front_end.lost(None)
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_nothing_is_left_on_the_clock(self) -> None:
+        self.connect()
+        self.stage.clock.advance(CHATLESS)
+        self.front_end.stopped()
+        self.stage.chat.stop()
+        self.assertEqual(self.stage.clock.getDelayedCalls(), [])

@@ -1,0 +1,323 @@
+"""The table of commands: reachable from every view, proof against anything a client may send."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.apps.chat import MAX_LIMIT, ChatError
+from punch.apps.chat.events import Event
+from punch.identity import PeerID
+from punch.names import is_reserved
+from punch.node.events import Registered
+from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
+from punch.test.strategies import SETTINGS
+from punch.ui import slash
+from punch.ui.commands import (
+    COMMANDS,
+    Answer,
+    CommandContext,
+    FieldKind,
+    perform,
+)
+from punch.ui.text import answers
+
+
+def result(done: Deferred[Answer | None]) -> Any:
+    """What it fired with."""
+    results: list[Any] = []
+    done.addBoth(results.append)
+    if hasattr(results[0], "raiseException"):
+        results[0].raiseException()
+    return results[0]
+
+
+class Person:
+    """A view that somebody looks at."""
+
+    can_answer = True
+
+    def handle(self, event: Event) -> None:
+        """It is seen."""
+
+
+class Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.stage = Stage()
+        self.stage.chat.attach(Person())
+        self.stage.start()
+        self.chat = self.stage.chat
+        self.quits = 0
+        self.desk = CommandContext(self.chat, self.quit)
+
+    def quit(self) -> None:
+        self.quits += 1
+
+    def do(self, name: str, /, **fields: Any) -> Any:
+        return result(perform(self.desk, name, fields))
+
+    def refused(self, name: object, /, **fields: Any) -> str:
+        with self.assertRaises(ChatError) as caught:
+            result(perform(self.desk, name, fields))
+        self.assertTrue(str(caught.exception).endswith("."), str(caught.exception))
+        return str(caught.exception.code)
+
+    def connect(self, peer: PeerID = BOB, name: str = "bob") -> Wire:
+        wire = Wire(peer)
+        self.chat.handle(connected(wire, name))
+        wire.run()
+        return wire
+
+
+class CommandTests(Case):
+    def test_nobody_is_called_like_a_command(self) -> None:
+        """Not automatically: what is typed would mean two things."""
+        words = {*COMMANDS, *slash.SHORT, *slash.VIEW, *slash.HISTORY} - {"?"}
+        self.assertEqual({word for word in words if not is_reserved(word)}, set())
+
+    def test_every_command_is_done(self) -> None:
+        """One after the other, each with what it needs: the table has no dead line."""
+        file = str(Path(self.mktemp()).absolute())
+        self.chat.handle(incoming(EVE))
+        self.chat.handle(Registered("punch://x:1"))
+        wire = self.connect()
+        wire.far.send("hello there")
+        wire.run()
+        self.chat.new_page = lambda: "http://127.0.0.1:1/"
+        done: dict[str, dict[str, Any]] = {
+            "accept": {"peer": str(EVE)},
+            "call": {"peer": str(BOB)},
+            "send": {"text": "hi", "id": "mine"},
+            "read": {"peer": str(BOB)},
+            "history": {"peer": str(BOB), "limit": 10},
+            "search": {"text": "HELLO"},
+            "export": {"file": file},
+            "retention": {"days": 30},
+            "peers": {},
+            "name": {"peer": str(BOB), "name": "robert"},
+            "block": {"peer": str(EVE)},
+            "unblock": {"peer": str(EVE)},
+            "rename": {"name": "al"},
+            "status": {},
+            "netcheck": {},
+            "conversations": {},
+            "web": {},
+            "hangup": {"peer": "robert"},
+            "erase": {"all": True},
+            "forget": {"peer": "ROBERT"},
+            "quit": {},
+        }
+        found = {name: self.do(name, **fields) for name, fields in done.items()}
+        self.chat.handle(incoming(EVE))
+        found["reject"] = self.do("reject", peer=str(EVE))
+        self.assertEqual(found.keys(), COMMANDS.keys())
+        for name, answer in found.items():
+            self.assertEqual(answer is not None, COMMANDS[name].asks or name == "send", name)
+            json.dumps(answer)
+            told = list(answers.lines(name, answer, lambda peer: "bob", 0.0)) if COMMANDS[name].asks else [""]
+            self.assertTrue(told, name)
+        self.assertEqual([m["text"] for m in found["history"]["messages"]], ["hello there", "hi"])
+        self.assertEqual([m["state"] for m in found["history"]["messages"]], ["read", "sent"])
+        self.assertEqual([m["text"] for m in found["search"]["messages"]], ["hello there"])
+        self.assertEqual(found["export"], {"file": file, "messages": 2})
+        exported = [json.loads(line) for line in Path(file).read_text().splitlines()]
+        self.assertEqual([line["text"] for line in exported], ["hello there", "hi"])
+        self.assertEqual(found["erase"], {"messages": 2})
+        self.assertEqual((self.quits, self.chat.name), (1, "al"))
+
+    def test_every_command_can_be_typed(self) -> None:
+        self.connect()
+        for name, command in COMMANDS.items():
+            fields = {
+                FieldKind.PEER: str(BOB),
+                FieldKind.TEXT: "some words",
+                FieldKind.NAME: "robert",
+                FieldKind.LIMIT: "5",
+                FieldKind.DAYS: "7",
+                FieldKind.FILE: "/tmp/file",
+            }
+            words = " ".join(fields[command.field(each).kind] for each in command.typed)
+            order = slash.parse(f"{name} {words}", self.chat, None, None)
+            assert isinstance(order, slash.Order)
+            self.assertEqual((order.name, set(order.fields)), (name, set(command.typed)))
+            self.assertTrue(any(name in line for line in slash.help_lines(name)))
+
+    def test_names_are_good_wherever_ids_are(self) -> None:
+        self.do("name", peer=str(BOB), name="robert")
+        self.do("call", peer="Robert")
+        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.assertEqual(self.refused("name", peer=str(EVE), name="ROBERT"), "name-taken")
+        self.assertEqual(self.refused("name", peer=str(EVE), name="x" * 10_000), "bad-name")
+        self.assertEqual(self.refused("name", peer=str(ME), name="me"), "self")
+        self.do("name", peer="robert", name=None)
+        self.assertEqual(self.refused("call", peer="robert"), "bad-peer-id")
+
+    def test_everything_is_not_erased_by_accident(self) -> None:
+        self.assertEqual(self.refused("erase"), "malformed")
+        self.assertEqual(self.refused("erase", all=False), "malformed")
+
+    def test_an_export_overwrites_nothing(self) -> None:
+        path = Path(self.mktemp())
+        path.write_text("precious")
+        self.assertEqual(self.refused("export", file=str(path)), "bad-file")
+        self.assertEqual(path.read_text(), "precious")
+        self.assertEqual(self.refused("export", file=str(path / "below")), "bad-file")
+
+    def test_an_export_in_pages(self) -> None:
+        for number in range(5):
+            self.do("send", peer=str(BOB), text=f"message {number}")
+        first = self.do("export", limit=3)
+        rest = self.do("export", limit=3, after=first["next"])
+        texts = [message["text"] for page in (first, rest) for message in page["messages"]]
+        self.assertEqual((texts, rest["next"]), ([f"message {number}" for number in range(5)], None))
+
+    def test_a_long_history_is_exported_whole(self) -> None:
+        for number in range(MAX_LIMIT + 5):
+            self.do("send", peer=str(BOB), text=f"m{number}")
+        path = Path(self.mktemp())
+        self.assertEqual(self.do("export", file=str(path))["messages"], MAX_LIMIT + 5)
+        self.assertEqual(len(path.read_text().splitlines()), MAX_LIMIT + 5)
+
+    @SETTINGS
+    @given(
+        st.sampled_from(sorted(set(COMMANDS) - {"quit", "export"})),
+        st.dictionaries(
+            st.sampled_from(
+                ["peer", "text", "id", "limit", "before", "after", "days", "name", "all", "up_to"]
+            ),
+            st.one_of(
+                st.none(),
+                st.booleans(),
+                st.integers(),
+                st.floats(),
+                st.text(max_size=20),
+                st.lists(st.integers(), max_size=2),
+                st.just(str(BOB)),
+                st.just({}),
+            ),
+        ),
+    )
+    def test_any_fields_are_done_or_refused(self, name: str, fields: dict[str, Any]) -> None:
+        stage = Stage()
+        stage.start()
+        try:
+            answer = result(perform(CommandContext(stage.chat, lambda: None), name, fields))
+        except ChatError as error:
+            self.assertTrue(error.code)
+        else:
+            json.dumps(answer)
+
+    def test_no_command(self) -> None:
+        for name in (None, 5, "", "dance", "x" * 10_000, ["call"]):
+            self.assertIn(self.refused(name), ("malformed", "unknown-command"))
+
+
+class TypedTests(Case):
+    def parse(self, line: str, caller: PeerID | None = None) -> tuple[str, dict[str, Any]]:
+        order = slash.parse(line, self.chat, BOB, caller)
+        assert isinstance(order, slash.Order)
+        return order.name, order.fields
+
+    def test_who_is_meant(self) -> None:
+        self.do("name", peer=str(EVE), name="eve")
+        bob, eve = str(BOB), str(EVE)
+        cases: list[tuple[str, tuple[str, dict[str, Any]]]] = [
+            ("call", ("call", {"peer": bob})),
+            ("CALL Eve", ("call", {"peer": eve})),
+            ("ca\u200bll \u2060ev\xade\ufeff", ("call", {"peer": eve})),
+            (f"call {eve[:28]}\u200b{eve[28:]}\u200b", ("call", {"peer": eve})),
+            ("msg eve 👩\u200d💻", ("send", {"peer": eve, "text": "👩\u200d💻"})),
+            (f"call {eve[:28].upper()} {eve[28:]}", ("call", {"peer": eve})),
+            ("hangup", ("hangup", {"peer": bob})),
+            ("history", ("history", {"peer": bob})),
+            ("history 20", ("history", {"peer": bob, "limit": 20})),
+            ("history eve 20", ("history", {"peer": eve, "limit": 20})),
+            ("history search two  words", ("search", {"text": "two  words"})),
+            ("history erase eve", ("erase", {"peer": eve})),
+            ("erase all", ("erase", {"all": True})),
+            ("history retention off", ("retention", {"days": None})),
+            ("retention", ("retention", {})),
+            ("retention 1.5", ("retention", {"days": 1.5})),
+            ("export /tmp/file", ("export", {"file": "/tmp/file"})),
+            ("name robert", ("name", {"peer": bob, "name": "robert"})),
+            ("name eve evelyn", ("name", {"peer": eve, "name": "evelyn"})),
+            ("name eve -", ("name", {"peer": eve, "name": None})),
+            ("msg eve good morning", ("send", {"peer": eve, "text": "good morning"})),
+            ("id", ("status", {})),
+            ("q", ("quit", {})),
+        ]
+        for line, order in cases:
+            with self.subTest(line):
+                self.assertEqual(self.parse(line), order)
+        self.assertEqual(self.parse("accept", caller=EVE), ("accept", {"peer": eve}))
+        self.assertEqual(slash.parse("to eve", self.chat, None, None), slash.TalkTo(EVE))
+        self.assertEqual(slash.parse("help /call", self.chat, None, None), slash.Help("call"))
+        self.assertEqual(slash.parse("", self.chat, None, None), slash.Help(""))
+
+    def test_who_is_here_is_found_by_what_he_calls_himself(self) -> None:
+        self.connect(EVE, "Mallory")
+        self.assertEqual(self.parse("hangup mallory"), ("hangup", {"peer": str(EVE)}))
+
+    def test_mistakes(self) -> None:
+        for line in (
+            "dance",
+            "to",
+            "to nobody",
+            "call nobody",
+            "quit now",
+            "erase",
+            "export",
+            "search",
+            "history many",
+            "retention some",
+            "name",
+            "send",
+        ):
+            with self.subTest(line), self.assertRaises(ChatError) as caught:
+                slash.parse(line, self.chat, BOB, None)
+            self.assertTrue(str(caught.exception).endswith("."), str(caught.exception))
+
+    def test_completions(self) -> None:
+        def words(text: str) -> list[str]:
+            return [word for word, _, _ in slash.completions(text, ["bob", "Barbara"])]
+
+        self.assertEqual(words("/pe"), ["/peers"])
+        self.assertEqual(words("/hi"), ["/history"])
+        self.assertIn("/to", words("/"))
+        self.assertEqual(words("/call b"), ["bob", "Barbara"])
+        self.assertEqual(words("/call ba"), ["Barbara"])
+        self.assertEqual(words("/call bob b"), [])
+        self.assertEqual(words("/history se"), ["search"])
+        self.assertEqual(words("/history erase bo"), ["bob"])
+        self.assertEqual(words("/help ca"), ["call"])
+        for text in ("hello", "//call b", "/search bo", "/call\nbo"):
+            self.assertEqual(words(text), [], text)
+
+
+class AnswerTests(SynchronousTestCase):
+    def test_nothing_of_a_peer_acts_on_the_terminal(self) -> None:
+        evil = "\x1b[2J\u202e\x07\r" + "x" * 10_000
+        message = {
+            "number": 1,
+            "peer": str(BOB),
+            "id": 1,
+            "outgoing": False,
+            "text": evil,
+            "time": 0.0,
+            "state": "unread",
+        }
+        contact = {"peer": str(BOB), "petname": None, "name": evil, "known": True, "blocked": False}
+        lines = [
+            *answers.lines("history", {"messages": [message]}, lambda peer: "bob", 0.0),
+            *answers.lines("search", {"messages": [message]}, lambda peer: "bob", 0.0),
+            *answers.lines("peers", {"peers": [contact]}, lambda peer: "bob", 0.0),
+        ]
+        for line in lines:
+            self.assertNotRegex(line, "[\x00-\x1f\x7f-\x9f\u202a-\u202e]")
+            self.assertLess(len(line), 700)

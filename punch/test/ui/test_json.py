@@ -1,0 +1,493 @@
+"""The interface for scripts, as docs/json.md promises it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.identity import PeerID
+from punch.node.events import (
+    AlreadyConnected,
+    CallFailed,
+    Calling,
+    Checking,
+    Disconnected,
+    Event,
+    Introduced,
+    PathChanged,
+    PathLost,
+    Registered,
+    Unregistered,
+)
+from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
+from punch.ui.front_end import PATIENCE
+from punch.ui.json.commands import MAX_COMMAND
+from punch.ui.json.front_end import JSONFrontEnd
+from punch.ui.standard_streams import InputKind
+from punch.wire.address import Address
+
+Fields = dict[str, Any]
+
+
+class JSONCase(SynchronousTestCase):
+    def begin(self, kind: InputKind = InputKind.STREAM, target: PeerID | None = None) -> None:
+        self.stage = Stage(target)
+        self.front_end = JSONFrontEnd(self.stage.settings, self.stage.surroundings, lambda: 1.25)
+        self.front_end.attach(self.stage.chat, self.stage.screen, kind, False)
+        self.stage.start()
+
+    def setUp(self) -> None:
+        self.begin()
+        self.events()
+
+    def happen(self, event: Event) -> None:
+        """The node says something."""
+        self.stage.chat.handle(event)
+
+    def everything(self) -> list[Fields]:
+        return [json.loads(line) for line in self.stage.screen.take().splitlines()]
+
+    def events(self) -> list[Fields]:
+        """All but what the address book learns on the way."""
+        return [event for event in self.everything() if event["event"] != "contact"]
+
+    def event(self) -> Fields:
+        (event,) = self.events()
+        return dict(event)
+
+    def command(self, command: str, **fields: Any) -> None:
+        self.front_end.input_received(json.dumps({"command": command, **fields}).encode() + b"\n")
+
+    def connect(self, peer: PeerID = BOB) -> Wire:
+        wire = Wire(peer)
+        self.happen(connected(wire))
+        wire.run()
+        self.events()
+        return wire
+
+
+class EventTests(JSONCase):
+    def test_ready_comes_first(self) -> None:
+        self.begin()
+        self.assertEqual(self.events(), [{"event": "ready", "time": 1.25, "id": str(ME), "name": "alice"}])
+
+    def test_nothing_is_read_before(self) -> None:
+        """While the history is opened, commands wait where they are: in the pipe."""
+        stage = Stage()
+        front_end = JSONFrontEnd(stage.settings, stage.surroundings, lambda: 1.25)
+        front_end.attach(stage.chat, stage.screen, InputKind.STREAM, False)
+        self.assertFalse(stage.screen.reading)
+        stage.start()
+        self.assertTrue(stage.screen.reading)
+
+    def test_stages(self) -> None:
+        there = {"path": "prflx", "local": "192.0.2.1:1", "remote": "[2001:db8::1]:2", "protocol": "udp"}
+        cases: list[tuple[Event, Fields]] = [
+            (Registered("punch://x:1"), {"event": "registered", "rendezvous": "punch://x:1"}),
+            (
+                Unregistered("rendezvous-unreachable", "No.", 2.5),
+                {"event": "unregistered", "reason": "rendezvous-unreachable", "text": "No.", "retry_in": 2.5},
+            ),
+            (Calling(BOB), {"event": "calling", "peer": str(BOB)}),
+            (Introduced(BOB, "bob"), {"event": "introduced", "peer": str(BOB), "name": "bob"}),
+            (Checking(BOB, 4), {"event": "checking", "peer": str(BOB), "pairs": 4}),
+            (
+                PathChanged(BOB, "prflx", Address("192.0.2.1", 1), Address("2001:db8::1", 2), "udp", 0.5),
+                {"event": "path", "peer": str(BOB), **there, "rtt": 0.5},
+            ),
+            (PathLost(BOB, "Waiting."), {"event": "path-lost", "peer": str(BOB), "text": "Waiting."}),
+            (
+                CallFailed(BOB, "refused", "They said no."),
+                {"event": "failed", "peer": str(BOB), "reason": "refused", "text": "They said no."},
+            ),
+        ]
+        for event, fields in cases:
+            self.happen(event)
+            self.assertEqual(self.event(), {"time": 1.25, **fields})
+        self.assertEqual(self.stage.ends, [])
+
+    def test_connected_and_disconnected(self) -> None:
+        self.happen(connected(Wire(BOB)))
+        self.assertEqual(
+            self.event(),
+            {
+                "event": "connected",
+                "time": 1.25,
+                "peer": str(BOB),
+                "name": "bob",
+                "path": "host",
+                "local": "192.0.2.1:4000",
+                "remote": "192.0.2.2:5000",
+                "protocol": "udp",
+                "rtt": 0.0004,
+            },
+        )
+        self.command("send", text="x")
+        self.events()
+        self.happen(Disconnected(BOB, "lost", "Gone."))
+        event = self.event()
+        self.assertEqual(
+            (event["event"], event["reason"], event["text"], event["undelivered"]),
+            ("disconnected", "lost", "Gone.", 1),
+        )
+
+    def test_a_message_is_acknowledged_when_its_line_has_left(self) -> None:
+        wire = self.connect()
+        self.stage.screen.stalled = True
+        wire.far.send("grüß \x1b[31m")
+        wire.run()
+        self.assertEqual(wire.marks, [])
+        self.assertNotIn(b"\x1b", self.stage.screen.data)
+        event = self.event()
+        self.assertEqual(
+            (event["event"], event["peer"], event["text"], event["id"]),
+            ("message", str(BOB), "grüß \x1b[31m", 1),
+        )
+        self.stage.screen.flush()
+        wire.run()
+        self.assertEqual(wire.marks, [1])
+
+    def test_a_call_waits_for_its_answer(self) -> None:
+        self.happen(incoming(EVE))
+        event = self.event()
+        self.assertEqual((event["event"], event["peer"], event["decided"]), ("call", str(EVE), False))
+        self.assertEqual(self.stage.node.asked, [])
+        self.command("accept", peer=str(EVE).upper())
+        self.assertEqual(self.stage.node.asked, [("accept", EVE)])
+        self.command("reject", peer=str(EVE))
+        self.assertEqual(self.event()["reason"], "no-call")
+
+    def test_a_call_is_rejected(self) -> None:
+        self.happen(incoming(EVE))
+        self.command("reject", peer=str(EVE))
+        self.assertEqual(self.stage.node.asked, [("reject", EVE)])
+
+    def test_a_decided_call_asks_nobody(self) -> None:
+        self.happen(incoming(EVE, decided=True))
+        self.events()
+        self.command("accept", peer=str(EVE))
+        self.assertEqual(self.event()["reason"], "no-call")
+
+    def test_a_call_without_anyone_to_ask_is_refused(self) -> None:
+        self.begin(InputKind.NOTHING)
+        self.events()
+        self.happen(incoming(EVE))
+        call, refused = self.events()
+        self.assertEqual((call["event"], refused["event"]), ("call", "refused"))
+        self.assertIn("--accept", refused["text"])
+        self.assertEqual(self.stage.node.asked, [("reject", EVE)])
+
+
+class CommandTests(JSONCase):
+    def test_call(self) -> None:
+        self.command("call", peer=str(BOB))
+        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+
+    def test_send_and_delivered(self) -> None:
+        wire = self.connect()
+        self.command("send", text="one")
+        self.command("send", text="two", id="my-2", peer=str(BOB))
+        self.command("send", text="three", id=3)
+        sent = [(event["event"], event["id"], event["peer"]) for event in self.events()]
+        self.assertEqual(sent, [("sent", number, str(BOB)) for number in (1, "my-2", 3)])
+        wire.run()
+        self.assertEqual(wire.heard, ["one", "two", "three"])
+        marks = [(event["event"], event["id"], event["peer"]) for event in self.events()]
+        self.assertEqual(marks, [("delivered", number, str(BOB)) for number in (1, "my-2", 3)])
+
+    def test_a_message_for_somebody_who_is_away_waits(self) -> None:
+        self.command("send", text="later", peer=str(BOB), id="mine")
+        waiting = self.event()
+        self.assertEqual((waiting["event"], waiting["id"], waiting["number"]), ("waiting", "mine", 1))
+        wire = Wire(BOB)
+        self.happen(connected(wire))
+        wire.run()
+        self.assertEqual(wire.heard, ["later"])
+        wire.far.chat.read(ME)
+        wire.run()
+        told = [(e["event"], e["id"]) for e in self.events() if e.get("number") == 1]
+        self.assertEqual(told, [("sent", "mine"), ("delivered", "mine"), ("read", "mine")])
+
+    def test_what_another_view_sends_is_told_in_full(self) -> None:
+        self.connect()
+        self.stage.chat.send(BOB, "from a browser")
+        added, sent = self.events()
+        self.assertEqual((added["event"], added["text"], added["number"]), ("added", "from a browser", 1))
+        self.assertEqual((sent["event"], sent["number"]), ("sent", 1))
+
+    def test_requests_are_answered(self) -> None:
+        wire = self.connect()
+        wire.far.send("hello")
+        wire.run()
+        self.events()
+        self.command("history", peer=str(BOB), request="r1")
+        result = self.event()
+        self.assertEqual((result["event"], result["command"], result["request"]), ("result", "history", "r1"))
+        self.assertEqual([(m["text"], m["state"]) for m in result["messages"]], [("hello", "unread")])
+        self.command("read", peer=str(BOB), request=2)
+        read, result = self.events()
+        self.assertEqual((read["event"], read["outgoing"]), ("read", False))
+        self.assertEqual((result["event"], result["request"]), ("result", 2))
+        self.command("history", peer="nobody", request="r3")
+        error = self.event()
+        self.assertEqual((error["event"], error["reason"], error["request"]), ("error", "bad-peer-id", "r3"))
+
+    def test_the_end_of_the_input_lets_a_waiting_message_try(self) -> None:
+        """Its peer is called once; what came of that decides."""
+        self.happen(Registered("punch://x:1"))
+        self.command("send", text="later", peer=str(BOB))
+        self.front_end.input_over()
+        self.stage.clock.advance(1.0)
+        self.assertEqual((self.stage.node.asked, self.stage.ends), ([("call", BOB)], []))
+        self.happen(CallFailed(BOB, "not-registered", "Not there."))
+        self.assertEqual(self.stage.ends, [(1, None)])
+
+    def test_the_end_of_the_input_before_the_rendezvous_is_there(self) -> None:
+        """The peer for whom a message waits is called all the same."""
+        self.command("send", peer=str(BOB), text="hi")
+        self.front_end.input_over()
+        self.assertEqual(self.stage.ends, [])
+        self.happen(Registered("punch://x:1"))
+        self.stage.clock.advance(0)
+        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.assertEqual(self.connect().heard, ["hi"])
+        self.stage.clock.advance(2)
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_the_end_of_the_input_without_a_rendezvous(self) -> None:
+        self.command("send", peer=str(BOB), text="hi")
+        self.front_end.input_over()
+        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.0))
+        self.assertEqual(self.stage.ends, [])
+        self.stage.clock.advance(PATIENCE)
+        self.assertEqual([status for status, _ in self.stage.ends], [1])
+
+    def test_hangup_and_quit(self) -> None:
+        wire = self.connect()
+        self.command("hangup")
+        self.assertEqual(self.stage.node.asked, [("hangup", BOB)])
+        self.command("quit")
+        wire.run()
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_hangup_of_a_call(self) -> None:
+        self.command("call", peer=str(BOB))
+        self.command("hangup")
+        self.assertEqual(self.stage.node.asked[-1], ("hangup", BOB))
+
+    def test_commands_in_pieces(self) -> None:
+        data = json.dumps({"command": "call", "peer": str(BOB)}).encode() + b"\r\n\n  \n"
+        for position in range(len(data)):
+            self.front_end.input_received(data[position : position + 1])
+        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.assertEqual(self.events(), [])
+
+    def test_mistakes_are_answered_and_survived(self) -> None:
+        cases: list[tuple[bytes, str]] = [
+            (b"{", "malformed"),
+            (b"quit", "malformed"),
+            (b"[]", "malformed"),
+            (b"\xff\xfe", "malformed"),
+            (b'{"command":1}', "malformed"),
+            (b"{}", "malformed"),
+            (b'{"command":"call","command":"quit"}', "malformed"),
+            (b'{"command":"quit","x":NaN}', "malformed"),
+            (b"[" * 10_000, "malformed"),
+            (b'{"command":"dance"}', "unknown-command"),
+            (b'{"command":"call"}', "malformed"),
+            (b'{"command":"call","peer":7}', "malformed"),
+            (b'{"command":"call","peer":"abc"}', "bad-peer-id"),
+            (json.dumps({"command": "call", "peer": str(ME)}).encode(), "self"),
+            (json.dumps({"command": "accept", "peer": str(BOB)}).encode(), "no-call"),
+            (b'{"command":"send","text":"early"}', "not-connected"),
+            (json.dumps({"command": "send", "text": "x", "peer": str(ME)}).encode(), "self"),
+            (b'{"command":"send"}', "malformed"),
+            (b'{"command":"send","text":"x","id":[]}', "malformed"),
+            (b'{"command":"send","text":"x","id":true}', "malformed"),
+            (b'{"command":"hangup"}', "not-connected"),
+            (b"x" * (MAX_COMMAND + 1), "too-long"),
+        ]
+        for line, reason in cases:
+            with self.subTest(line[:40]):
+                self.front_end.input_received(line + b"\n")
+                event = self.event()
+                self.assertEqual((event["event"], event["reason"]), ("error", reason))
+                self.assertTrue(event["text"].endswith("."), event["text"])
+        self.assertEqual((self.stage.ends, self.stage.node.asked), ([], []))
+        self.command("call", peer=str(BOB))
+        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+
+    def test_an_error_names_command_and_id(self) -> None:
+        self.command("send", text="x", id="mine")
+        event = self.event()
+        self.assertEqual((event["command"], event["id"]), ("send", "mine"))
+
+    def test_an_endless_line_is_one_error_and_no_memory(self) -> None:
+        for _ in range(20):
+            self.front_end.input_received(b"x" * 50_000)
+        self.assertEqual(self.event()["reason"], "too-long")
+        self.front_end.input_received(b'\n{"command":"quit"}\n')
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_texts_that_cannot_travel(self) -> None:
+        self.connect()
+        self.command("send", text="x" * 16_385)
+        self.assertEqual(self.event()["reason"], "too-long")
+        self.front_end.input_received(b'{"command":"send","text":"\\ud800"}\n')
+        self.assertEqual(self.event()["reason"], "malformed")
+
+    def test_the_longest_text_with_all_bytes_escaped(self) -> None:
+        wire = self.connect()
+        self.command("send", text="\x01" * 16_384)
+        wire.run()
+        self.assertEqual(wire.heard, ["\x01" * 16_384])
+
+    def test_several_links_must_be_told_apart(self) -> None:
+        self.connect()
+        self.connect(EVE)
+        self.command("send", text="x")
+        self.assertEqual(self.event()["reason"], "ambiguous")
+
+    def test_calling_who_is_connected(self) -> None:
+        """The node asks the link; only its answer makes the call an error."""
+        self.connect()
+        self.command("call", peer=str(BOB))
+        self.assertEqual(self.stage.node.asked[-1], ("call", BOB))
+        self.assertEqual(self.events(), [])
+        self.front_end.input_over()
+        self.assertEqual(self.stage.ends, [])
+        self.happen(AlreadyConnected(BOB))
+        event = self.event()
+        self.assertEqual(
+            (event["event"], event["reason"], event["command"], event["peer"]),
+            ("error", "already-connected", "call", str(BOB)),
+        )
+        self.stage.clock.advance(2.0)
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_hanging_up_a_link_and_the_call_that_replaces_it(self) -> None:
+        """Both are with one peer, so it need not be named."""
+        self.connect()
+        self.command("call", peer=str(BOB))
+        self.command("hangup")
+        self.assertEqual(self.stage.node.asked[-1], ("hangup", BOB))
+
+
+class EndTests(JSONCase):
+    def test_end_of_input_waits_for_marks(self) -> None:
+        wire = self.connect()
+        self.command("send", text="x")
+        self.front_end.input_over()
+        self.assertEqual(self.stage.ends, [])
+        wire.run()
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_end_of_input_does_not_wait_for_a_lost_path_for_ever(self) -> None:
+        """After a minute the link is hung up, unless the path is back; nothing else that waits ends so."""
+        self.connect()
+        back = PathChanged(BOB, "host", Address("192.0.2.1", 1), Address("192.0.2.2", 2), "udp", 0.1)
+        self.happen(PathLost(BOB, "Waiting."))
+        self.stage.clock.advance(100.0)
+        self.happen(back)
+        self.command("send", text="x")
+        self.front_end.input_over()
+        self.stage.clock.advance(100.0)
+        self.assertEqual(self.stage.node.asked, [])
+        self.happen(PathLost(BOB, "Waiting."))
+        self.stage.clock.advance(59.0)
+        self.assertEqual(self.stage.node.asked, [])
+        self.stage.clock.advance(2.0)
+        self.assertEqual(self.stage.node.asked, [("hangup", BOB)])
+        self.happen(Disconnected(BOB, "bye", "Closed here."))
+        self.assertEqual([status for status, _ in self.stage.ends], [1])
+
+    def test_the_last_command_needs_no_newline(self) -> None:
+        self.front_end.input_received(b'{"command":"dance"}')
+        self.front_end.input_over()
+        self.assertEqual(self.event()["reason"], "unknown-command")
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_end_of_input_waits_for_calls(self) -> None:
+        self.command("call", peer=str(BOB))
+        self.front_end.input_over()
+        self.assertEqual(self.stage.ends, [])
+        self.happen(CallFailed(BOB, "not-registered", "Not there."))
+        self.assertEqual(self.stage.ends, [(1, None)])
+
+    def test_end_of_input_with_a_link_that_dies(self) -> None:
+        self.connect()
+        self.command("send", text="x")
+        self.front_end.input_over()
+        self.happen(Disconnected(BOB, "lost", "Gone."))
+        self.assertEqual(self.stage.ends, [(1, None)])
+
+    def test_a_service_goes_on(self) -> None:
+        self.begin(InputKind.NOTHING)
+        self.front_end.input_over()
+        self.happen(Registered("punch://x:1"))
+        self.assertEqual(self.stage.ends, [])
+
+    def test_the_call_of_the_command_line_must_succeed(self) -> None:
+        self.begin(target=BOB)
+        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.happen(CallFailed(BOB, "not-registered", "Not there."))
+        self.assertEqual(self.stage.ends, [(1, "Not there.")])
+
+    def test_a_call_that_once_succeeded_may_fail_later(self) -> None:
+        self.begin(target=BOB)
+        self.connect()
+        self.happen(Disconnected(BOB, "bye", "Left."))
+        self.command("call", peer=str(BOB))
+        self.happen(CallFailed(BOB, "not-registered", "Not there."))
+        self.assertEqual(self.stage.ends, [])
+
+    def test_a_node_that_cannot_go_on(self) -> None:
+        self.happen(Unregistered("bad-pin", "Wrong key.", None))
+        self.assertEqual(self.event()["retry_in"], None)
+        self.happen(CallFailed(None, "bad-pin", "Wrong key."))
+        self.assertEqual(self.event()["reason"], "bad-pin")
+        self.assertEqual(self.stage.ends, [(1, "Wrong key.")])
+
+    def test_patience_with_a_rendezvous_never_reached(self) -> None:
+        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
+        self.stage.clock.advance(PATIENCE - 1)
+        self.happen(Unregistered("rendezvous-unreachable", "Still none.", 1.0))
+        self.assertEqual(self.stage.ends, [])
+        self.events()
+        self.stage.clock.advance(1)
+        self.assertEqual(self.stage.ends, [(1, "Still none.")])
+        event = self.event()
+        self.assertEqual((event["event"], event["reason"]), ("failed", "rendezvous-unreachable"))
+
+    def test_a_page_is_patient(self) -> None:
+        self.stage.chat.new_page = lambda: "http://127.0.0.1:1/"
+        self.happen(Unregistered("rendezvous-unreachable", "It can't be reached.", 1.0))
+        self.stage.clock.advance(10 * PATIENCE)
+        self.assertEqual(self.stage.ends, [])
+
+    def test_patience_ends_with_registration(self) -> None:
+        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
+        self.happen(Registered("punch://x:1"))
+        self.happen(Unregistered("rendezvous-unreachable", "Lost.", 1.0))
+        self.stage.clock.advance(10 * PATIENCE)
+        self.stage.chat.stop()
+        self.assertEqual((self.stage.ends, self.stage.clock.getDelayedCalls()), ([], []))
+
+    def test_stopping_leaves_no_timer(self) -> None:
+        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
+        self.happen(PathLost(BOB, "Waiting."))
+        self.front_end.stopped()
+        self.stage.chat.stop()
+        self.assertEqual(self.stage.clock.getDelayedCalls(), [])
+
+    def test_output_without_a_reader(self) -> None:
+        self.front_end.output_lost()
+        self.assertEqual(self.stage.ends, [(0, None)])
+
+    def test_output_lost_with_something_undelivered(self) -> None:
+        self.connect()
+        self.command("send", text="x")
+        self.front_end.output_lost()
+        self.assertEqual(self.stage.ends[0][0], 1)

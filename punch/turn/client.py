@@ -1,0 +1,453 @@
+"""
+A TURN client (RFC 8656): one allocation at one server, over whatever carries its messages.
+
+A pure core. Give it what the server sent (`receive`) and the time (`handle_timer` at `get_timer()`); after
+any input send `data_to_send()` to the server and take the events. Over a stream (`reliable=True`) its
+messages are padded already; `punch.wire.turn.StreamSplitter` cuts what comes back into messages.
+
+Choices where the RFC leaves some:
+
+- A permission is asked for with the first datagram to a peer, and that datagram follows at once, so that it
+  costs no round trip. If the request had to be repeated, the newest of them are sent again.
+- Application data asks for a channel, and so do checks of full size; other checks, which go to many
+  addresses, do not. Until the server has bound
+  it, Send indications carry the data.
+- An Allocate answer may bring another nonce (Punch's servers do, docs/protocol.md, section 7.2): all further
+  requests have that one. Over UDP a Refresh uses it at once.
+- Permissions and channels that were not used for four minutes are not renewed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import Any
+
+from punch.ice.check_messages import FULL_SIZE
+from punch.identity import RandomBytes
+from punch.turn.client_events import (
+    TROUBLES,
+    Allocated,
+    AllocationDenied,
+    AllocationFailed,
+    Data,
+    Event,
+    RelayCredentials,
+    Trouble,
+)
+from punch.turn.client_permissions import (
+    TRY_AGAIN_AFTER,
+    Channel,
+    ClientPermissions,
+    Grant,
+    Permission,
+)
+from punch.turn.client_requests import (
+    SUCCESS,
+    ClientRequest,
+    ClientRequests,
+    ClientResponse,
+)
+from punch.turn.client_state import ClientLifecycleState, ClientState, new_lifecycle
+from punch.wire.address import Address
+from punch.wire.stun import (
+    Attribute,
+    MessageClass,
+    Method,
+    STUNError,
+    StunMessage,
+    encode,
+    parse,
+)
+from punch.wire.turn import encode_channel_data, parse_channel_data
+
+KEEPALIVE = 15.0
+"""Seconds of silence after which the way to the server is kept open (RFC 8445, section 11)."""
+PROBE_SENDS = 3
+CHANNEL_DATA_HEADER = 4
+"""Bytes of ChannelData before the data (RFC 8656, section 12.4)."""
+"""How often a request that asks whether the server is still there is sent."""
+SHORT_LIFETIME = 300.0
+"""
+Seconds; half of what an allocation lives unless somebody says otherwise. A server that gives less may do so
+because our credentials expire.
+"""
+MAX_LIFETIME = 3600.0
+"""Seconds: an allocation is renewed at least this often, whatever the server says."""
+
+_UDP = 17
+_IPV6 = 2
+_UNAUTHORIZED, _MISMATCH, _FAMILY, _WRONG_CREDENTIALS = 401, 437, 440, 441
+
+
+class _About(Enum):
+    """What a request is about that concerns no single peer."""
+
+    ALLOCATION = "allocation"
+    RETURN = "return"
+    SIZE = "size"
+
+
+class TurnClient:
+    """
+    One allocation, from asking for it to giving it back.
+
+    :ivar relayed: the address that relays for us; None if there is none (any more).
+    :ivar mapped: what the server sees us as, if it said so.
+    :ivar answered_at: when its last authentic answer came, in seconds.
+    :ivar full_at: when its last answer to a request came that was as large as what is to be relayed can be.
+    """
+
+    def __init__(self, credentials: RelayCredentials, random: RandomBytes, *, reliable: bool = False) -> None:
+        """
+        :param reliable: the messages travel on a stream: they are padded, and requests are sent once.
+        """
+        self.relayed: Address | None = None
+        self.mapped: Address | None = None
+        self.answered_at = self.full_at = float("-inf")
+        self._random = random
+        self._reliable = reliable
+        self._requests = ClientRequests(credentials, random, reliable=reliable)
+        self._peers = ClientPermissions()
+        self._state = ClientLifecycleState()
+        self._lifecycle = new_lifecycle(self._state)
+        self._refresh_at: float | None = None
+        self._expires_at: float | None = None
+        self._keepalive_at: float | None = None
+        self._tried_anew = False
+        self._output: list[bytes] = []
+        self._events: deque[Event] = deque()
+
+    @property
+    def state(self) -> ClientState:
+        """Where the allocation is."""
+        return self._state.now
+
+    @property
+    def changes(self) -> int:
+        """Grows whenever `get_timer()` may have changed: it need not be asked for every datagram."""
+        return self._requests.changes
+
+    # What the user does
+
+    def allocate(self, now: float) -> None:
+        """Ask for an allocation: `Allocated` or `AllocationFailed` follows."""
+        self._lifecycle.start()
+        self._ask_for_allocation(now)
+
+    def permit(self, peer: Address, now: float) -> None:
+        """Let this peer, and who else has its IP address, send to us."""
+        if self.relayed is not None and peer.is_ipv6 == self.relayed.is_ipv6:
+            self._permission(peer, now)
+
+    def send(self, data: bytes, peer: Address, now: float) -> None:
+        """Relay a datagram to `peer`. Where that can't be, it is lost, like any datagram."""
+        channel = self._peers.channel(peer)
+        if channel is not None and channel.bound:
+            channel.used_at = now
+            self._output.append(encode_channel_data(channel.number, data, padded=self._reliable))
+            return
+        if self.relayed is None or peer.is_ipv6 != self.relayed.is_ipv6:
+            return
+        permission = self._permission(peer, now)
+        if permission is None or permission.grant is Grant.REFUSED:
+            return
+        self._indicate(data, peer)
+        if permission.grant is Grant.PENDING:
+            permission.waiting.append((data, peer))
+        if data and (data[0] > 3 or len(data) >= FULL_SIZE):
+            self._bind(channel, peer, now)
+
+    def renew(self, credentials: RelayCredentials) -> None:
+        """Use new credentials when the old ones have expired."""
+        self._requests.renew(credentials)
+
+    def probe(self, now: float) -> None:
+        """Is the allocation still there? `AllocationFailed` follows within 5.5 s if it is not."""
+        if self.state is ClientState.ALLOCATED:
+            self._refresh(now, sends=PROBE_SENDS)
+
+    def check_size(self, now: float) -> None:
+        """Ask whether the largest datagrams get to the server: `full_at` says when it has answered."""
+        if self.state is ClientState.ALLOCATED:
+            self._requests.drop(_About.SIZE)
+            self._requests.start(
+                Method.REFRESH, (), _About.SIZE, now, PROBE_SENDS, FULL_SIZE + CHANNEL_DATA_HEADER
+            )
+
+    def close(self, now: float) -> None:
+        """Give the allocation back (RFC 8656, section 8). Nothing is relayed any more."""
+        if self.state in (ClientState.ALLOCATING, ClientState.ALLOCATED):
+            self._forget()
+            # An Allocate may be on its way: what the server makes of it is deleted as well
+            self._requests.start(
+                Method.REFRESH, ((Attribute.LIFETIME, 0),), _About.RETURN, now, sends=PROBE_SENDS
+            )
+            self._lifecycle.close()
+        elif self.state is ClientState.NEW:
+            self._lifecycle.end()
+
+    def disconnected(self) -> None:
+        """The stream that carried our messages ended."""
+        self._fail(Trouble.DISCONNECTED, "")
+
+    # What the server sends
+
+    def owns(self, data: bytes) -> bool:
+        """
+        Whether a datagram that came from exactly the server's address and port is for us, and not an answer
+        of the reflector that may be at the same port.
+        """
+        if len(data) < 4:
+            return False
+        return 0x40 <= data[0] <= 0x4F or (data[0] <= 0x3F and (data[0] << 8 | data[1]) & 0x3EEF != 0x0001)
+
+    def receive(self, data: bytes, now: float) -> Data | None:
+        """
+        Take one message that came from the server; returns what it relays, if it does.
+        """
+        if not data:
+            return None
+        if 0x40 <= data[0] <= 0x4F:
+            message = parse_channel_data(data)
+            channel = None if message is None else self._peers.channel_of(message.number)
+            if message is None or channel is None or self.relayed is None:
+                return None
+            return Data(message.data, channel.peer)
+        try:
+            stun = parse(data)
+        except STUNError:
+            return None
+        if stun.message_class is MessageClass.INDICATION:
+            return self._receive_indication(stun)
+        if stun.message_class is not MessageClass.REQUEST:
+            answer = self._requests.receive(stun, now)
+            if answer is not None:
+                self.answered_at = now
+                self._take_answer(answer, now)
+        return None
+
+    def data_to_send(self) -> list[bytes]:
+        """The messages to send to the server now, in order."""
+        output, self._output = self._requests.data_to_send() + self._output, []
+        return output
+
+    def get_timer(self) -> float | None:
+        """When to call `handle_timer`, in monotonic seconds."""
+        if self.state is ClientState.OVER:
+            return None
+        times = [self._requests.get_timer(), self._refresh_at, self._expires_at, self._keepalive_at]
+        if self.relayed is not None:
+            times.append(self._peers.get_timer())
+        return min((time for time in times if time is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Time has passed."""
+        if self.state is ClientState.OVER:
+            return
+        for request in self._requests.expire(now):
+            self._unanswered(request, now)
+        if self.relayed is None:
+            return
+        if self._expires_at is not None and now >= self._expires_at:
+            # The machine slept through it, most likely
+            self._fail(Trouble.MISMATCH, "")
+            return
+        if self._refresh_at is not None and now >= self._refresh_at:
+            self._refresh(now)
+        permissions, channels = self._peers.due(now)
+        for permission in permissions:
+            self._ask_for_permission(permission, now)
+        for channel in channels:
+            self._ask_for_channel(channel, now)
+        if self._keepalive_at is not None and now >= self._keepalive_at:
+            keepalive = StunMessage(Method.BINDING, MessageClass.INDICATION, self._random(12))
+            self._output.append(encode(keepalive))
+            self._keepalive_at = now + KEEPALIVE
+
+    def next_event(self) -> Event | None:
+        """The oldest event that was not taken yet."""
+        return self._events.popleft() if self._events else None
+
+    # The allocation
+
+    def _ask_for_allocation(self, now: float, *attributes: tuple[int, Any]) -> None:
+        attributes = ((Attribute.REQUESTED_TRANSPORT, _UDP), *attributes)
+        self._requests.start(Method.ALLOCATE, attributes, _About.ALLOCATION, now)
+
+    def _refresh(self, now: float, sends: int = 5) -> None:
+        self._refresh_at = None
+        self._requests.drop(_About.ALLOCATION)
+        self._requests.start(Method.REFRESH, (), _About.ALLOCATION, now, sends)
+
+    def _take_answer(self, answer: ClientResponse, now: float) -> None:
+        about, code = answer.request.about, answer.code
+        if about is _About.RETURN:
+            self._end()
+        elif about is _About.SIZE:
+            # A server that refuses PADDING has received it
+            self.full_at = now
+            if code == SUCCESS:
+                self._take_lifetime(answer.message, now)
+        elif about is _About.ALLOCATION:
+            if answer.request.method is Method.ALLOCATE:
+                self._take_allocation(answer, now)
+            elif code == SUCCESS:
+                self._take_lifetime(answer.message, now)
+            else:
+                self._fail_by(code, answer.text)
+        elif code in (_UNAUTHORIZED, _MISMATCH, _WRONG_CREDENTIALS):
+            self._fail_by(code, answer.text)
+        elif isinstance(about, Permission):
+            self._take_permission(about, answer, now)
+        elif isinstance(about, Channel):
+            self._take_channel(about, answer, now)
+
+    def _take_allocation(self, answer: ClientResponse, now: float) -> None:
+        code, message = answer.code, answer.message
+        if self.state is not ClientState.ALLOCATING:
+            return
+        if code == _FAMILY and answer.request.attributes[-1][0] != Attribute.REQUESTED_ADDRESS_FAMILY:
+            # IPv4 is what is given unasked (RFC 8656, section 7.1)
+            self._ask_for_allocation(now, (Attribute.REQUESTED_ADDRESS_FAMILY, _IPV6))
+            return
+        if code == _MISMATCH and not self._tried_anew:
+            # An earlier process may have left one at this port: end it, then ask once more (section 7.4)
+            self._tried_anew = True
+            self._requests.start(Method.REFRESH, ((Attribute.LIFETIME, 0),), None, now, PROBE_SENDS)
+            self._ask_for_allocation(now)
+            return
+        if code != SUCCESS:
+            self._fail_by(code, answer.text)
+            return
+        relayed = message.get(Attribute.XOR_RELAYED_ADDRESS)
+        if not isinstance(relayed, Address) or relayed.port == 0:
+            self._fail(Trouble.REFUSED, "no relayed address")
+            return
+        self.relayed = relayed
+        self._peers = ClientPermissions(relayed.host)
+        mapped = message.get(Attribute.XOR_MAPPED_ADDRESS)
+        self.mapped = mapped if isinstance(mapped, Address) else None
+        self._lifecycle.allocated()
+        lifetime = self._take_lifetime(message, now)
+        nonce = message.get(Attribute.NONCE)
+        if isinstance(nonce, str) and nonce:
+            self._requests.use_nonce(nonce)
+            if not self._reliable:
+                # Whoever uses it proves that we receive here; until then the allocation is the first to go
+                self._refresh(now)
+        if not self._reliable:
+            self._keepalive_at = now + KEEPALIVE
+        self._events.append(Allocated(relayed, self.mapped, lifetime))
+
+    def _take_lifetime(self, message: StunMessage, now: float) -> float:
+        lifetime = message.get(Attribute.LIFETIME)
+        lifetime = min(float(lifetime), MAX_LIFETIME) if isinstance(lifetime, int) else 600.0
+        if lifetime <= 0:
+            self._fail(Trouble.MISMATCH, "")
+            return 0.0
+        self._refresh_at = now + (lifetime - 60 if lifetime > 120 else lifetime / 2)
+        self._expires_at = now + lifetime
+        if lifetime < SHORT_LIFETIME and self._requests.adopt():
+            self._refresh_at = now
+        return lifetime
+
+    def _unanswered(self, request: ClientRequest, now: float) -> None:
+        about = request.about
+        if about is _About.RETURN:
+            self._end()
+        elif about is _About.ALLOCATION:
+            self._fail(Trouble.TIMEOUT, "")
+        elif isinstance(about, (Permission, Channel)) and self.relayed is not None:
+            # Whether it is this request or the server: the next answer, or none, will tell
+            about.renew_at = now + TRY_AGAIN_AFTER
+            self.probe(now)
+
+    def _fail_by(self, code: int, text: str) -> None:
+        self._fail(TROUBLES.get(code, Trouble.REFUSED), text or str(code))
+
+    def _fail(self, trouble: Trouble, text: str) -> None:
+        if self.state in (ClientState.ALLOCATING, ClientState.ALLOCATED):
+            self._events.append(AllocationFailed(trouble, text))
+        self._end()
+
+    def _end(self) -> None:
+        self._forget()
+        self._requests.clear()
+        self._lifecycle.end()
+
+    def _forget(self) -> None:
+        self.relayed = None
+        self._refresh_at = self._expires_at = self._keepalive_at = None
+        self._peers = ClientPermissions()
+        self._requests.clear()
+        self._output.clear()
+
+    # Permissions and channels
+
+    def _permission(self, peer: Address, now: float) -> Permission | None:
+        permission = self._peers.permission(peer)
+        if permission is None:
+            permission = self._peers.add_permission(peer, now)
+            if permission is not None:
+                self._ask_for_permission(permission, now)
+        elif permission.use(now):
+            self._ask_for_permission(permission, now)
+        return permission
+
+    def _ask_for_permission(self, permission: Permission, now: float) -> None:
+        # A request for each address: one that the server refuses would spoil it for the others
+        self._requests.start(
+            Method.CREATE_PERMISSION, ((Attribute.XOR_PEER_ADDRESS, permission.peer),), permission, now
+        )
+
+    def _take_permission(self, permission: Permission, answer: ClientResponse, now: float) -> None:
+        waiting = list(permission.waiting)
+        permission.waiting.clear()
+        if answer.code == SUCCESS:
+            self._peers.granted(permission.peer, now)
+            if not answer.request.at_once:
+                for data, peer in waiting:
+                    self._indicate(data, peer)
+            return
+        if permission.grant is not Grant.GRANTED:
+            permission.grant = Grant.REFUSED
+            permission.expires_at = now + TRY_AGAIN_AFTER
+            self._events.append(AllocationDenied(permission.peer))
+
+    def _bind(self, channel: Channel | None, peer: Address, now: float) -> None:
+        if channel is None:
+            channel = self._peers.add_channel(peer, now)
+            if channel is not None:
+                self._ask_for_channel(channel, now)
+        elif channel.use(now):
+            self._ask_for_channel(channel, now)
+
+    def _ask_for_channel(self, channel: Channel, now: float) -> None:
+        attributes = (
+            (Attribute.CHANNEL_NUMBER, channel.number),
+            (Attribute.XOR_PEER_ADDRESS, channel.peer),
+        )
+        self._requests.start(Method.CHANNEL_BIND, attributes, channel, now)
+
+    def _take_channel(self, channel: Channel, answer: ClientResponse, now: float) -> None:
+        if answer.code == SUCCESS:
+            self._peers.bound(channel, now)
+        else:
+            self._peers.not_bound(channel, now)
+
+    # Data
+
+    def _indicate(self, data: bytes, peer: Address) -> None:
+        attributes = ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.DATA, data))
+        message = StunMessage(Method.SEND, MessageClass.INDICATION, self._random(12), attributes)
+        self._output.append(encode(message, fingerprint=False))
+
+    def _receive_indication(self, message: StunMessage) -> Data | None:
+        if message.method != Method.DATA or self.relayed is None or message.unknown_required():
+            return None
+        peer, data = message.get(Attribute.XOR_PEER_ADDRESS), message.get(Attribute.DATA)
+        if not isinstance(peer, Address) or not isinstance(data, bytes):
+            return None
+        # A server lets in only whom we have permitted; we don't rely on it (section 11.3)
+        return Data(data, peer) if self._peers.permission(peer) is not None else None

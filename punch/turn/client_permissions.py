@@ -1,0 +1,171 @@
+"""What a TURN client keeps for each peer: permissions (RFC 8656, section 9) and channels (section 12)."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from punch.wire.address import Address
+from punch.wire.turn import FIRST_CHANNEL, LAST_CHANNEL
+
+PERMISSION_LIFETIME = 300.0
+"""Seconds; the server's rule."""
+CHANNEL_LIFETIME = 600.0
+"""Seconds; the server's rule. Binding a channel anew renews the permission too."""
+RENEW_AFTER = 240.0
+"""Seconds after which either is renewed, if it was used since."""
+TRY_AGAIN_AFTER = 60.0
+"""Seconds until a channel that the server did not bind is asked for again."""
+MAX_HOSTS = 128
+"""Permissions at once: a peer tells 32 at most, but an allocation may serve many."""
+WAITING = 4
+"""Messages for an address whose permission is on its way that are kept, in case the request got lost."""
+
+
+class Grant(Enum):
+    """What the server has said."""
+
+    PENDING = "pending"
+    GRANTED = "granted"
+    REFUSED = "refused"
+
+
+@dataclass(eq=False)
+class Permission:
+    """
+    The leave of one IP address to send to us, and ours to send to it.
+
+    `peer` is one address there. Servers look at its IP address alone, but for their own: from there they
+    relay only what another allocation of theirs sends, so that there each port is a case of its own.
+    """
+
+    peer: Address
+    used_at: float
+    grant: Grant = Grant.PENDING
+    renew_at: float | None = None
+    """When to renew it, in seconds; None: a request is on its way, or none is wanted."""
+    expires_at: float | None = None
+    waiting: deque[tuple[bytes, Address]] = field(default_factory=lambda: deque(maxlen=WAITING))
+
+    def use(self, now: float) -> bool:
+        """It is needed now; returns whether it was left to expire and has to be asked for again."""
+        lapsed = self.renew_at is None and now - self.used_at >= RENEW_AFTER
+        self.used_at = now
+        return lapsed
+
+
+@dataclass(eq=False)
+class Channel:
+    """A number that stands for one peer."""
+
+    number: int
+    peer: Address
+    used_at: float
+    bound: bool = False
+    renew_at: float | None = None
+    """When to bind it (anew), in seconds; None: a request is on its way, or none is wanted."""
+    expires_at: float = 0.0
+
+    def use(self, now: float) -> bool:
+        """It is needed now; returns whether it was left to expire and has to be bound again."""
+        lapsed = self.renew_at is None and now - self.used_at >= RENEW_AFTER
+        self.used_at = now
+        return lapsed
+
+
+class ClientPermissions:
+    """The tables, and their times; the client makes the requests."""
+
+    def __init__(self, server: str = "") -> None:
+        """
+        :param server: the IP address that relays.
+        """
+        self._server = server
+        self._permissions: dict[Address, Permission] = {}
+        self._channels: dict[Address, Channel] = {}
+        self._by_number: dict[int, Channel] = {}
+
+    def permission(self, peer: Address) -> Permission | None:
+        """The one for this peer."""
+        return self._permissions.get(self._key(peer))
+
+    def add_permission(self, peer: Address, now: float) -> Permission | None:
+        """A new one to ask for; None if there are too many."""
+        if len(self._permissions) >= MAX_HOSTS:
+            return None
+        permission = self._permissions[self._key(peer)] = Permission(peer, now)
+        return permission
+
+    def _key(self, peer: Address) -> Address:
+        return peer if peer.host == self._server else Address(peer.host, 0)
+
+    def channel(self, peer: Address) -> Channel | None:
+        """The one for this peer."""
+        return self._channels.get(peer)
+
+    def channel_of(self, number: int) -> Channel | None:
+        """The one with this number."""
+        return self._by_number.get(number)
+
+    def add_channel(self, peer: Address, now: float) -> Channel | None:
+        """
+        A new one to bind; None if all numbers are in use. None is given to another peer ever: a server may
+        remember it for five minutes longer than we do, and a late packet might be taken for another peer's.
+        """
+        number = FIRST_CHANNEL + len(self._by_number)
+        if number > LAST_CHANNEL:
+            return None
+        channel = self._channels[peer] = self._by_number[number] = Channel(number, peer, now)
+        return channel
+
+    def granted(self, peer: Address, now: float) -> None:
+        """The server has (re)newed a permission, by whatever request."""
+        permission = self._permissions.get(self._key(peer))
+        if permission is not None:
+            permission.grant = Grant.GRANTED
+            permission.renew_at = now + RENEW_AFTER
+            permission.expires_at = now + PERMISSION_LIFETIME
+
+    def bound(self, channel: Channel, now: float) -> None:
+        """The server has (re)newed a channel."""
+        channel.bound = True
+        channel.renew_at = now + RENEW_AFTER
+        channel.expires_at = now + CHANNEL_LIFETIME
+        self.granted(channel.peer, now)
+
+    def not_bound(self, channel: Channel, now: float) -> None:
+        """It has not; what is bound stays bound until it expires."""
+        channel.renew_at = now + TRY_AGAIN_AFTER
+
+    def get_timer(self) -> float | None:
+        """When to call `due`."""
+        times = [each.renew_at for each in self._permissions.values()]
+        times += [each.expires_at for each in self._permissions.values()]
+        times += [each.renew_at for each in self._channels.values()]
+        times += [each.expires_at for each in self._channels.values() if each.bound]
+        return min((time for time in times if time is not None), default=None)
+
+    def due(self, now: float) -> tuple[list[Permission], list[Channel]]:
+        """What has to be renewed now; what has expired, or was not used for long, is let go."""
+        channels = []
+        for channel in self._channels.values():
+            if channel.bound and now >= channel.expires_at:
+                channel.bound = False
+            if channel.renew_at is not None and now >= channel.renew_at:
+                channel.renew_at = None
+                if channel.used_at > now - RENEW_AFTER:
+                    channels.append(channel)
+                else:
+                    # Its permission, which it would have renewed, ends before it does
+                    channel.bound = False
+        renewed = {self._key(channel.peer) for channel in channels}
+        permissions = []
+        for key, permission in list(self._permissions.items()):
+            if permission.expires_at is not None and now >= permission.expires_at:
+                del self._permissions[key]
+            elif permission.renew_at is not None and now >= permission.renew_at:
+                permission.renew_at = None
+                if permission.used_at > now - RENEW_AFTER and key not in renewed:
+                    permissions.append(permission)
+        return permissions, channels

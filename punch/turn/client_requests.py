@@ -1,0 +1,245 @@
+"""
+Requests of a TURN client: authenticated, sent again until answered, made anew for a new nonce (RFC 8489,
+sections 6.2 and 9.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from punch.identity import RandomBytes
+from punch.turn.client_events import RelayCredentials
+from punch.wire.stun import (
+    Attribute,
+    MessageClass,
+    Method,
+    StunMessage,
+    encode_padded,
+    long_term_key,
+)
+
+RTO = 0.5
+"""Seconds before a request is sent again for the first time; then twice as long each time (section 6.2.1)."""
+LAST_WAIT = 8
+"""How many times that an answer is waited for after the last one."""
+RELIABLE_WAIT = 10.0
+"""Seconds an answer is waited for over TCP, where nothing is sent twice."""
+MAX_TRIES = 4
+"""How often one request is made anew for another nonce or realm: a server could ask for ever."""
+
+SUCCESS = 0
+# Errors from before the server knows who asks; all others are signed, or they are somebody else's
+_UNSIGNED = frozenset({400, 401, 420, 438})
+
+
+@dataclass(eq=False)
+class ClientRequest:
+    """One request, whatever transactions it takes. `about` is for whoever made it."""
+
+    method: Method
+    attributes: tuple[tuple[int, Any], ...]
+    about: Any
+    sends: int
+    """How often one transaction is sent at most."""
+    started: float
+    size: int = 0
+    """Bytes that it has at least."""
+    tries: int = field(default=0, init=False)
+    sent: int = field(default=0, init=False)
+    next_at: float = field(default=0.0, init=False)
+    transaction_id: bytes = field(default=b"", init=False)
+    data: bytes = field(default=b"", init=False)
+    credentials: RelayCredentials | None = field(default=None, init=False)
+    """What it was signed with, if it was."""
+
+    @property
+    def at_once(self) -> bool:
+        """Whether the very first datagram was the one that was answered, as far as can be known."""
+        return self.tries == 1 and self.sent == 1
+
+
+@dataclass(frozen=True)
+class ClientResponse:
+    """The end of a request: `code` is 0 for success."""
+
+    request: ClientRequest
+    code: int
+    text: str
+    message: StunMessage
+
+
+class ClientRequests:
+    """The requests under way to one server."""
+
+    def __init__(self, credentials: RelayCredentials, random: RandomBytes, *, reliable: bool) -> None:
+        self._random = random
+        self._reliable = reliable
+        self._under_way: dict[bytes, ClientRequest] = {}
+        self._output: list[bytes] = []
+        self._fresh: RelayCredentials | None = None
+        self._previous: RelayCredentials | None = None
+        self.changes = 0
+        """Grows whenever `get_timer` may have changed."""
+        self._use(credentials)
+
+    def renew(self, credentials: RelayCredentials) -> None:
+        """
+        Have these credentials ready for when the others expire (`adopt`). Not before: a server may know the
+        allocation by the user name, as RFC 8656, section 5 has it, and that tells the time in some.
+        """
+        self._fresh = credentials
+
+    def adopt(self) -> bool:
+        """Use the new credentials now, if there are any; should the server object, the old ones again."""
+        fresh, self._fresh = self._fresh, None
+        if fresh is None:
+            return False
+        self._previous = self._credentials
+        self._use(fresh)
+        return True
+
+    def use_nonce(self, nonce: str) -> None:
+        """The server wants this nonce from now on."""
+        known = self._credentials
+        self._use(RelayCredentials(known.username, known.password, known.realm, nonce))
+
+    def _use(self, credentials: RelayCredentials) -> None:
+        self._credentials = credentials
+        self._key = long_term_key(credentials.username, credentials.realm, credentials.password)
+
+    def start(
+        self,
+        method: Method,
+        attributes: tuple[tuple[int, Any], ...],
+        about: Any,
+        now: float,
+        sends: int = 5,
+        size: int = 0,
+    ) -> ClientRequest:
+        """
+        Make a request, and send it for the first time.
+
+        :param size: bytes that it is to have at least; PADDING (RFC 5780, section 7.6) fills it up.
+        """
+        request = ClientRequest(method, attributes, about, 1 if self._reliable else sends, now, size)
+        self._make(request, now)
+        return request
+
+    def drop(self, about: object) -> None:
+        """No answer about this is waited for any more."""
+        for transaction_id, request in list(self._under_way.items()):
+            if request.about is about:
+                del self._under_way[transaction_id]
+
+    def clear(self) -> None:
+        """No answer is waited for any more."""
+        self._under_way.clear()
+
+    def receive(self, message: StunMessage, now: float) -> ClientResponse | None:
+        """
+        Take a response; None if it ends nothing: it is none of ours, not authentic, or led to a new try.
+        """
+        request = self._under_way.get(message.transaction_id)
+        if request is None or message.method != request.method:
+            return None
+        code, text = SUCCESS, ""
+        if message.message_class is MessageClass.ERROR:
+            found = message.get(Attribute.ERROR_CODE)
+            if not isinstance(found, tuple):
+                return None
+            code, text = found
+        signed = request.credentials is not None and message.check_integrity(_key(request.credentials))
+        if not signed and (code not in _UNSIGNED or message.has_integrity()):
+            return None
+        del self._under_way[message.transaction_id]
+        self.changes += 1
+        if code in (401, 438, 441) and self._learn(request, code, message):
+            self._make(request, now)
+            return None
+        if message.unknown_required():
+            code, text = 420, "unknown attributes in the answer"
+        return ClientResponse(request, code, text, message)
+
+    def expire(self, now: float) -> list[ClientRequest]:
+        """Send again what is due; returns the requests that nobody answered."""
+        unanswered = []
+        for transaction_id, request in list(self._under_way.items()):
+            if now < request.next_at:
+                continue
+            if request.sent < request.sends:
+                self._send(request, now)
+            else:
+                del self._under_way[transaction_id]
+                unanswered.append(request)
+        return unanswered
+
+    def get_timer(self) -> float | None:
+        """When to call `expire`."""
+        return min((request.next_at for request in self._under_way.values()), default=None)
+
+    def data_to_send(self) -> list[bytes]:
+        """Messages to send now."""
+        output, self._output = self._output, []
+        return output
+
+    def _learn(self, request: ClientRequest, code: int, message: StunMessage) -> bool:
+        """Whether it is worth trying once more, with what the server has told."""
+        if request.tries >= MAX_TRIES:
+            return False
+        used, known = request.credentials, self._credentials
+        if used is not None and used != known:
+            return True  # Another answer has told us in the meantime
+        if code == 441:
+            previous, self._previous = self._previous, None
+            if previous is not None:
+                self._use(previous)
+            return previous is not None
+        realm, nonce = message.get(Attribute.REALM), message.get(Attribute.NONCE)
+        if not isinstance(nonce, str) or not nonce:
+            return False
+        if code == 438:
+            realm = known.realm
+        if not isinstance(realm, str) or not realm:
+            return False
+        # Refused with this realm means that name or password are wrong: another nonce would not help
+        if used is not None and (nonce == known.nonce or (code == 401 and realm == known.realm)):
+            return self.adopt()
+        self._use(RelayCredentials(known.username, known.password, realm, nonce))
+        return True
+
+    def _make(self, request: ClientRequest, now: float) -> None:
+        known = self._credentials
+        attributes, key = request.attributes, None
+        request.credentials = None
+        if known.realm and known.nonce:
+            attributes += (
+                (Attribute.USERNAME, known.username),
+                (Attribute.REALM, known.realm),
+                (Attribute.NONCE, known.nonce),
+            )
+            key = self._key
+            request.credentials = known
+        request.tries += 1
+        request.sent = 0
+        self.changes += 1
+        request.transaction_id = self._random(12)
+        message = StunMessage(request.method, MessageClass.REQUEST, request.transaction_id, attributes)
+        request.data = encode_padded(message, key, request.size)
+        self._under_way[request.transaction_id] = request
+        self._send(request, now)
+
+    def _send(self, request: ClientRequest, now: float) -> None:
+        self._output.append(request.data)
+        if self._reliable:
+            wait = RELIABLE_WAIT
+        elif request.sent + 1 == request.sends:
+            wait = RTO * LAST_WAIT
+        else:
+            wait = RTO * 2**request.sent
+        request.sent += 1
+        request.next_at = now + wait
+
+
+def _key(credentials: RelayCredentials) -> bytes:
+    return long_term_key(credentials.username, credentials.realm, credentials.password)

@@ -1,0 +1,563 @@
+"""
+The allocations of the relay, and all that bounds them: how many, whose, how long, how much. Pure.
+
+An allocation belongs to a five-tuple (RFC 8656, section 2.2) and to the user whose credentials asked for it.
+As long as its client has not proved that it receives at its address, it belongs to the pair of both: it
+relays nothing, is in nobody's way, counts for its user alone, and is one of few (`UNPROVED_PART`). Whoever
+forges an address gets no more than that.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from punch.identity import RandomBytes
+from punch.net.bandwidth import Bandwidth
+from punch.net.deadlines import Deadlines
+from punch.net.rate_limits import (
+    NoRoom,
+    Shares,
+    Source,
+    SourceTable,
+    source_of,
+)
+from punch.turn.server.events import (
+    AllocationEnded,
+    AllocationMade,
+    AllocationOwner,
+    AllocationRefused,
+    LimitHit,
+    RelayEvent,
+)
+from punch.turn.server.settings import RelaySettings
+from punch.wire.address import Address, parsed
+
+RESERVATION_TIME = 30.0
+"""Seconds that a reserved port waits for its RESERVATION-TOKEN (RFC 8656, section 7.2)."""
+UNPROVED_PART = 8
+"""One unproved allocation may exist for this many that may exist in all."""
+_PORT_TRIES = 512
+"""Ports that are tried for an allocation, from a random one on (RFC 6056, section 3.3.1)."""
+_TOKEN_SIZE = 8
+
+
+class FiveTuple(NamedTuple):
+    """Who asks: the two addresses, and which connection it is on a stream transport (0: UDP)."""
+
+    remote: Address
+    local: Address
+    connection: int = 0
+
+
+class AllocationRefusal(Exception):
+    """A request is refused with an error code of RFC 8489 or 8656, and a reason for a person."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+
+class RelayedPort(Protocol):
+    """A bound UDP socket. What arrives there is for `allocation`."""
+
+    allocation: Allocation | None
+
+    def send(self, datagrams: Sequence[bytes], peer: Address) -> None:
+        """Send them; whatever goes wrong, they are lost."""
+
+    def close(self) -> None:
+        """Stop."""
+
+
+class PortPool(Protocol):
+    """Opens sockets for the table."""
+
+    def open(self, host: str, port: int) -> RelayedPort | None:
+        """A socket bound to `host` and `port`, or None if it can't be had."""
+
+
+@dataclass(slots=True, eq=False)
+class User:
+    """One user of the relay: a peer, as its credentials name it."""
+
+    name: str
+    bandwidth: Bandwidth
+    ports: int = 0
+    """Allocations and reservations."""
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """
+    Datagrams on their way: to `peer`, or to the client if that is None. They wait for the end of the turn.
+    """
+
+    allocation: Allocation
+    peer: Address | None
+    waiting: list[bytes] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Binding:
+    """A channel: its two bytes on the wire, and its end."""
+
+    number: bytes
+    peer: Address
+    expires: float
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A place in the table of ports, and who has it: an allocation, or the token of a reservation."""
+
+    source: Source
+    holder: Allocation | bytes | None = None
+
+
+_EVENTS = 10_000
+"""Events that wait at most, if nobody takes them."""
+
+
+@dataclass(slots=True, eq=False)
+class Allocation:
+    """
+    What one client was given.
+
+    `channels` and `numbers` hold the channels that are open now, that is, whose binding and permission both
+    live: looking a datagram up there is all that relaying it takes.
+    """
+
+    client: FiveTuple
+    user: User
+    place: Place | None
+    """Its place in the table; None as long as its client has not proved that it receives at its address."""
+    key: bytes
+    """The long-term key of who asked for it."""
+    transaction: bytes
+    port: RelayedPort
+    bound: Address
+    relayed: Address
+    """What peers see: `bound`, unless a NAT is in front."""
+    expires: float
+    token: bytes | None = None
+    """The RESERVATION-TOKEN that came with it."""
+    permissions: dict[str, float] = field(default_factory=dict)
+    inside: frozenset[str] = frozenset()
+    """Hosts of the relay itself: there, only relayed ports may be reached."""
+    bindings: dict[bytes, Binding] = field(default_factory=dict)
+    channels: dict[bytes, Flow] = field(default_factory=dict)
+    numbers: dict[Address, bytes] = field(default_factory=dict)
+    sends: dict[Address, Flow] = field(default_factory=dict)
+    """Send indications of this turn, by peer."""
+    to_client: Flow = field(init=False)
+    made: float = 0.0
+    """Monotonic seconds; since when it relays."""
+    bytes_to_peers: int = 0
+    bytes_to_client: int = 0
+
+    def __post_init__(self) -> None:
+        self.to_client = Flow(self, None)
+
+    @property
+    def is_ipv6(self) -> bool:
+        """The family of the relayed address."""
+        return self.relayed.is_ipv6
+
+    def arrange(self) -> None:
+        """Bring `channels` and `numbers` into line with bindings and permissions."""
+        self.channels = {
+            number: self.channels.get(number) or Flow(self, binding.peer)
+            for number, binding in self.bindings.items()
+            if binding.peer.host in self.permissions
+        }
+        self.numbers = {self.bindings[number].peer: number for number in self.channels}
+
+    def expire(self, now: float) -> None:
+        """Forget permissions and bindings whose time is over."""
+        self.permissions = {host: end for host, end in self.permissions.items() if end > now}
+        self.bindings = {number: each for number, each in self.bindings.items() if each.expires > now}
+        self.arrange()
+
+    @property
+    def owner(self) -> AllocationOwner:
+        """Whose it is."""
+        return AllocationOwner(self.user.name, self.client.remote, self.client.connection != 0)
+
+    def next_end(self) -> float:
+        """When the first part of it ends."""
+        ends = [self.expires, *self.permissions.values(), *(each.expires for each in self.bindings.values())]
+        return min(ends)
+
+
+@dataclass(slots=True, eq=False)
+class _Reservation:
+    user: User
+    place: Place
+    port: RelayedPort
+    bound: Address
+    expires: float
+
+
+class Wanted(NamedTuple):
+    """What an Allocate request asks for."""
+
+    ipv6: bool = False
+    even: bool = False
+    reserve: bool = False
+    """The next higher port too, for a later request with the token (EVEN-PORT)."""
+    token: bytes | None = None
+
+
+class Allocations:
+    """
+    All allocations, reservations and users. Deadlines are in `get_timer`; `now` is monotonic seconds.
+    """
+
+    def __init__(self, settings: RelaySettings, ports: PortPool, random: RandomBytes, now: float) -> None:
+        self.bandwidth = Bandwidth(settings.rate, settings.rate * settings.burst_time, now)
+        """Of all users together."""
+        self.by_client: dict[tuple[Address, Address, int], Allocation] = {}
+        """Those whose clients have proved that they receive."""
+        self.by_relayed: dict[Address, Allocation] = {}
+        self.users: dict[str, User] = {}
+        self.events: deque[RelayEvent] = deque(maxlen=_EVENTS)
+        """What happened, for the log."""
+        self.denied: frozenset[str] = frozenset()
+        """Users who get no allocation."""
+        self._settings = settings
+        self._ports = ports
+        self._random = random
+        shares = Shares.growing(settings.allocations_per_address)
+        self._places: SourceTable[Place] = SourceTable(settings.allocations, shares)
+        """Ports in use, by where their clients are."""
+        self._unproved: dict[tuple[FiveTuple, str], Allocation] = {}
+        """The others by five-tuple and user, the oldest first."""
+        most = max(1, settings.allocations // UNPROVED_PART)
+        self._unproved_places: SourceTable[Allocation] = SourceTable(most, Shares.growing(most))
+        """The same by user: where they are is only a claim."""
+        self._hosts = {*settings.machine, *settings.shown}
+        """Where relayed ports are."""
+        self._bound: set[Address] = set()
+        self._reservations: dict[bytes, _Reservation] = {}
+        self._deadlines = Deadlines()
+
+    def __len__(self) -> int:
+        """Ports in use: allocations and reservations."""
+        return len(self._places) + len(self._unproved)
+
+    def of(self, client: FiveTuple, user: str) -> Allocation | None:
+        """
+        The allocation of a five-tuple: whoever's it is if its client has proved that it receives there; else
+        this user's own.
+        """
+        return self.by_client.get(client) or self._unproved.get((client, user))
+
+    def is_relay(self, remote: Address) -> bool:
+        """
+        Whether this is, or may become, a relayed address: one that is a client's, too, could make a loop.
+        Nobody outside can forge loopback, where clients of this machine have ports of the same range.
+        """
+        if remote in self.by_relayed or remote in self._bound:
+            return True
+        low, high = self._settings.ports
+        return (
+            low <= remote.port <= high and remote.host in self._hosts and not parsed(remote.host).is_loopback
+        )
+
+    def open(
+        self,
+        client: FiveTuple,
+        user_name: str,
+        key: bytes,
+        transaction: bytes,
+        wanted: Wanted,
+        expires: float,
+        now: float,
+        *,
+        receives: bool,
+    ) -> Allocation:
+        """
+        A new allocation for `client`, which has none.
+
+        :param receives: whether the client has proved that it receives at its address. Only then it may
+            reserve ports, or take a reserved one.
+        :raise Refusal: 403, 440, 486 or 508.
+        """
+        place: Place | None = None
+        token = None
+        if user_name in self.denied:
+            raise AllocationRefusal(403, "The operator refuses this peer")
+        if wanted.token is not None:
+            reservation = self._take_reservation(wanted.token, user_name)
+            user, place = reservation.user, reservation.place
+            port, bound = reservation.port, reservation.bound
+            shown = self._settings.shown_host(bound.host, client.local.host)
+        else:
+            hosts = self._settings.hosts(client.local.host, wanted.ipv6)
+            if hosts is None:
+                raise AllocationRefusal(440, "No such address family here")
+            user = self._admit(user_name, 2 if wanted.reserve else 1, now)
+            source = source_of(client.remote.host)
+            taken: list[Place] = []
+            try:
+                if receives:
+                    place = self._take_place(source, taken, now)
+                    second = self._take_place(source, taken, now) if wanted.reserve else None
+                else:
+                    second = None
+                    self._make_room_for_unproved(source, user_name, now)
+                bound, port, token = self._open_port(hosts.bound, user, second, wanted, now)
+            except AllocationRefusal:
+                for each in taken:
+                    self._places.leave(each)
+                self._release(user, 2 if wanted.reserve else 1, now)
+                raise
+            shown = hosts.shown
+        relayed = Address(shown, bound.port)
+        self._hosts |= {shown, bound.host}
+        allocation = Allocation(client, user, place, key, transaction, port, bound, relayed, expires, token)
+        port.allocation = allocation
+        if place is not None:
+            place.holder = allocation
+            self._relays(allocation, now)
+        else:
+            self._unproved[client, user_name] = allocation
+            self._unproved_places.enter((user_name,), allocation)
+        self.by_relayed[allocation.relayed] = allocation
+        self.by_relayed[bound] = allocation
+        self.watch(allocation)
+        return allocation
+
+    def prove(self, allocation: Allocation, now: float) -> None:
+        """
+        Its client has proved that it receives at its address: from now on it relays, and counts there.
+
+        :raise Refusal: 437, as it had to end: there is no room for it.
+        """
+        if allocation.place is not None:
+            return
+        try:
+            place = self._take_place(source_of(allocation.client.remote.host), [], now)
+        except AllocationRefusal as full:
+            self.close(allocation, now)
+            self.events.append(AllocationRefused(allocation.owner, full.code))
+            raise AllocationRefusal(437, full.reason) from full
+        self._forget_unproved(allocation)
+        allocation.place = place
+        place.holder = allocation
+        self._relays(allocation, now)
+
+    def close(self, allocation: Allocation, now: float) -> None:
+        """End an allocation: its five-tuple and its port are free at once."""
+        if allocation.port.allocation is not allocation:
+            return
+        if allocation.place is None:
+            self._forget_unproved(allocation)
+        else:
+            del self.by_client[allocation.client]
+            seconds, sizes = now - allocation.made, (allocation.bytes_to_peers, allocation.bytes_to_client)
+            self.events.append(AllocationEnded(allocation.owner, allocation.relayed, seconds, *sizes))
+            self._places.leave(allocation.place)
+        self._deadlines.discard(allocation)
+        self.by_relayed.pop(allocation.relayed, None)
+        self.by_relayed.pop(allocation.bound, None)
+        self._bound.discard(allocation.bound)
+        allocation.expires = now
+        allocation.channels = {}
+        allocation.numbers = {}
+        allocation.port.allocation = None
+        allocation.port.close()
+        self._release(allocation.user, 1, now)
+
+    def watch(self, allocation: Allocation) -> None:
+        """Its deadlines have changed."""
+        self._deadlines.set(allocation, allocation.next_end())
+
+    def get_timer(self) -> float | None:
+        """When to call `handle_timer`."""
+        return self._deadlines.next()
+
+    def handle_timer(self, now: float) -> None:
+        """End what is over."""
+        while (due := self._deadlines.pop(now)) is not None:
+            if isinstance(due, Allocation):
+                self._look_at(due, now)
+            elif isinstance(due, User):
+                self._forget(due)
+            elif isinstance(due, bytes):
+                self._end_reservation(due, now)
+
+    def all(self) -> list[Allocation]:
+        """All allocations, those too whose clients have not proved that they receive."""
+        return [*self.by_client.values(), *self._unproved.values()]
+
+    def close_all(self, now: float) -> None:
+        """The service ends."""
+        for allocation in self.all():
+            self.close(allocation, now)
+        for token in list(self._reservations):
+            self._end_reservation(token, now)
+        self.users.clear()
+        self._deadlines.clear()
+
+    # -- within --
+
+    def _relays(self, allocation: Allocation, now: float) -> None:
+        self.by_client[allocation.client] = allocation
+        allocation.made = now
+        self.events.append(AllocationMade(allocation.owner, allocation.relayed))
+
+    def _look_at(self, allocation: Allocation, now: float) -> None:
+        if allocation.expires <= now:
+            self.close(allocation, now)
+        else:
+            allocation.expire(now)
+            self.watch(allocation)
+
+    def _admit(self, name: str, ports: int, now: float) -> User:
+        """
+        Count these ports for a user.
+
+        :raise Refusal: 486.
+        """
+        settings = self._settings
+        user = self.users.get(name)
+        if (user.ports if user else 0) + ports > settings.allocations_per_user:
+            raise AllocationRefusal(486, "Allocation quota reached")
+        if user is None:
+            rate = settings.rate_per_user
+            user = self.users[name] = User(name, Bandwidth(rate, rate * settings.burst_time, now))
+        user.ports += ports
+        return user
+
+    def _take_place(self, source: Source, taken: list[Place], now: float) -> Place:
+        """
+        Take a place in the table; if all are in use, the newest of the largest source makes room.
+
+        :param taken: the place is added to these.
+        :raise Refusal: 486 or 508.
+        """
+        self._make_room(source, now)
+        place = Place(source)
+        self._places.enter(source, place)
+        taken.append(place)
+        return place
+
+    def _make_room(self, source: Source, now: float) -> None:
+        """:raise Refusal: 486 or 508."""
+        while (leaving := self._leaving(source)) is not None:
+            if isinstance(leaving.holder, Allocation):
+                owner = leaving.holder.owner
+                self.events.append(LimitHit(owner.client.host, "relay-allocations", owner.user))
+                self.close(leaving.holder, now)
+            elif leaving.holder is not None:
+                user = self._reservations[leaving.holder].user.name
+                self.events.append(LimitHit("", "relay-allocations", user))
+                self._end_reservation(leaving.holder, now)
+            else:
+                raise AllocationRefusal(508, "The relay is full")
+
+    def _leaving(self, source: Source) -> Place | None:
+        """:raise Refusal: 486 or 508."""
+        try:
+            return self._places.room(source)
+        except NoRoom as full:
+            if full.shared:
+                raise AllocationRefusal(508, "The relay is full") from full
+            raise AllocationRefusal(486, "Allocation quota of this address reached") from full
+
+    def _make_room_for_unproved(self, source: Source, user: str, now: float) -> None:
+        """
+        The newest of the user with the most makes room; if that is this one, its oldest; if nobody has two,
+        the oldest of all. Proofs take a round trip.
+
+        :raise Refusal: 486 or 508, there would be no place for the allocation once it is proved.
+        """
+        self._leaving(source)
+        try:
+            leaving = self._unproved_places.room((user,))
+        except NoRoom:
+            leaving = self._unproved_places.oldest((user,)) or next(iter(self._unproved.values()))
+        if leaving is not None:
+            owner = leaving.owner
+            self.events.append(LimitHit(owner.client.host, "relay-allocations-unproved", owner.user))
+            self.close(leaving, now)
+
+    def _forget_unproved(self, allocation: Allocation) -> None:
+        del self._unproved[allocation.client, allocation.user.name]
+        self._unproved_places.leave(allocation)
+
+    def _release(self, user: User, ports: int, now: float) -> None:
+        user.ports -= ports
+        if not user.ports:
+            # Whoever comes back at once finds its bucket as it was.
+            self._deadlines.set(user, user.bandwidth.full_at(now))
+
+    def _forget(self, user: User) -> None:
+        if not user.ports and self.users.get(user.name) is user:
+            del self.users[user.name]
+
+    def _open_port(
+        self, host: str, user: User, second_place: Place | None, wanted: Wanted, now: float
+    ) -> tuple[Address, RelayedPort, bytes | None]:
+        """
+        :param second_place: for the port that is reserved.
+        :raise Refusal: 508, there is none.
+        """
+        low, high = self._settings.ports
+        total = high - low + 1
+        start = int.from_bytes(self._random(4), "big") % total
+        for step in range(min(total, _PORT_TRIES)):
+            number = low + (start + step) % total
+            if wanted.even and number & 1:
+                continue
+            bound = Address(host, number)
+            port = self._bind(bound)
+            if port is None:
+                continue
+            if second_place is None:
+                return bound, port, None
+            following = Address(host, number + 1)
+            second = self._bind(following) if number < high else None
+            if second is None:
+                self._bound.discard(bound)
+                port.close()
+                continue
+            return bound, port, self._reserve(user, second_place, second, following, now)
+        raise AllocationRefusal(508, "No port is free")
+
+    def _bind(self, bound: Address) -> RelayedPort | None:
+        if bound in self._bound:
+            return None
+        port = self._ports.open(*bound)
+        if port is not None:
+            self._bound.add(bound)
+        return port
+
+    def _reserve(self, user: User, place: Place, port: RelayedPort, bound: Address, now: float) -> bytes:
+        token = self._random(_TOKEN_SIZE)
+        end = now + RESERVATION_TIME
+        place.holder = token
+        self._reservations[token] = _Reservation(user, place, port, bound, end)
+        self._deadlines.set(token, end)
+        return token
+
+    def _end_reservation(self, token: bytes, now: float) -> None:
+        reservation = self._reservations.pop(token, None)
+        if reservation is not None:
+            self._deadlines.discard(token)
+            self._bound.discard(reservation.bound)
+            reservation.port.close()
+            self._places.leave(reservation.place)
+            self._release(reservation.user, 1, now)
+
+    def _take_reservation(self, token: bytes, user_name: str) -> _Reservation:
+        reservation = self._reservations.get(token)
+        if reservation is None or reservation.user.name != user_name:
+            raise AllocationRefusal(508, "No such reservation")
+        self._deadlines.discard(token)
+        return self._reservations.pop(token)

@@ -1,0 +1,57 @@
+"""
+Where a relay sends nothing: networks around it that strangers have no business in, and what is no host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from ipaddress import ip_address
+
+from punch.wire.special_addresses import (
+    HARMLESS,
+    TABLE,
+    IPAddress,
+    IPNetwork,
+    carried,
+    is_translated,
+)
+
+__all__ = ["HARMLESS", "REFUSED", "Destinations", "IPAddress", "IPNetwork"]
+
+REFUSED: dict[IPNetwork, str] = {row.network: row.reason for row in TABLE}
+"""Networks to which nothing is relayed, and why."""
+
+
+class Destinations:
+    """
+    Says whether an address may be relayed to.
+
+    :param allowed: networks that may although the table says no, for laboratories.
+    :param is_own: whether an address is one of the machine's own, at which its other services listen.
+    """
+
+    def __init__(self, allowed: Iterable[IPNetwork] = (), *, is_own: Callable[[str], bool]) -> None:
+        self._allowed = tuple(allowed)
+        self._is_own = is_own
+
+    def refuses(self, host: str) -> bool:
+        """
+        Whether nothing may be relayed to `host`.
+
+        :raise ValueError: it is no IP address.
+        """
+        written = ip_address(host)
+        if self._allows(written):
+            return False
+        inside = carried(written)
+        ends = inside if is_translated(written) else (written, *inside)
+        return any(_is_refused(each) or self._is_own(str(each)) for each in ends if not self._allows(each))
+
+    def _allows(self, address: IPAddress) -> bool:
+        return any(address in network for network in self._allowed)
+
+
+@lru_cache(maxsize=1024)
+def _is_refused(address: IPAddress) -> bool:
+    return any(address in network for network in REFUSED)

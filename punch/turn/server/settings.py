@@ -1,0 +1,88 @@
+"""What the relay is told: where it relays, for whom, and how much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from punch.rendezvous.config import RendezvousLimits
+from punch.wire.address import parsed
+
+DEFAULT_LIFETIME = 600.0
+"""Seconds of an allocation whose client asks for none in particular (RFC 8656, section 3.2)."""
+
+
+class Hosts(NamedTuple):
+    """An address that a relayed port is bound to, and the one that peers are shown."""
+
+    bound: str
+    shown: str
+
+
+@dataclass(frozen=True)
+class RelaySettings:
+    """
+    Times are seconds, rates bytes a second.
+
+    :param secrets: those that credentials may be made with.
+    :param machine: addresses of this machine for clients that arrive at one of another family, or at
+        loopback.
+    :param shown: addresses to tell instead of the machine's own of the same family: what a 1:1 NAT makes of
+        them.
+    """
+
+    secrets: tuple[bytes, ...]
+    realm: str = "punch"
+    machine: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
+    ports: tuple[int, int] = (49152, 65535)
+    allocations: int = RendezvousLimits.relay_allocations
+    allocations_per_user: int = RendezvousLimits.relay_allocations_per_peer
+    allocations_per_address: int = RendezvousLimits.relay_allocations_per_address
+    """Of all users at one IPv4 address or IPv6 /64."""
+    rate: float = RendezvousLimits.relay_rate
+    rate_per_user: float = RendezvousLimits.relay_rate_per_peer
+    burst_time: float = 0.5
+    """How many seconds of a rate may come at once."""
+    lifetime: float = RendezvousLimits.relay_lifetime
+    """The longest that an allocation lives without a refresh."""
+    nonce_time: float = RendezvousLimits.relay_nonce_time
+    requests_rate: float = RendezvousLimits.relay_requests_rate
+    requests_burst: float = RendezvousLimits.relay_requests_burst
+    """Requests a second, and at once, of all clients at one address."""
+    permissions: int = 256
+    """Permissions of one allocation."""
+    channels: int = 256
+    """Channels of one allocation."""
+
+    def hosts(self, local: str, ipv6: bool) -> Hosts | None:
+        """
+        Where to relay for a client that arrived at the address `local`; None if there is no address of the
+        family.
+        """
+        candidates = [local, *self.machine]
+        fitting = [each for each in candidates if (":" in each) == ipv6]
+        # Peers elsewhere can't reach loopback.
+        fitting.sort(key=lambda each: parsed(each.partition("%")[0]).is_loopback)
+        usable = [each for each in fitting if not parsed(each.partition("%")[0]).is_unspecified]
+        if usable:
+            return Hosts(usable[0], self.shown_host(usable[0], local))
+        shown = _first(self.shown, ipv6)
+        if fitting and shown is not None:
+            return Hosts(fitting[0], shown)
+        return None
+
+    def shown_host(self, bound: str, local: str) -> str:
+        """What peers are told for a port bound to `bound`."""
+        ipv6 = ":" in bound
+        shown = _first(self.shown, ipv6)
+        if shown is not None:
+            return shown
+        if not parsed(bound.partition("%")[0]).is_unspecified:
+            return bound
+        return _first(self.machine, ipv6) or local
+
+
+def _first(hosts: Sequence[str], ipv6: bool) -> str | None:
+    return next((each for each in hosts if (":" in each) == ipv6), None)

@@ -1,0 +1,254 @@
+"""Events of node and chat as JSON objects (docs/json.md): what `--json` prints and a browser hears."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from punch.apps.chat import (
+    ChatMessage,
+    ContactSummary,
+    ConversationSummary,
+    LinkStatus,
+    MessageState,
+)
+from punch.apps.chat import events as chat_events
+from punch.node import events as peer_events
+
+if TYPE_CHECKING:
+    from punch.apps.chat import Chat
+
+JSON = dict[str, Any]
+
+
+def render(event: chat_events.Event, chat: Chat) -> JSON | None:
+    """
+    The object for an event, without its `time`.
+
+    :param chat: what the event came from; it knows names and how much waits.
+    :return: None if the event is nobody's business.
+    """
+    renderer = _RENDERERS.get(type(event))
+    return None if renderer is None else renderer(event, chat)
+
+
+def message_fields(message: ChatMessage) -> JSON:
+    """A message as a line of the history."""
+    fields: JSON = {
+        "number": message.number,
+        "peer": str(message.peer),
+        "id": message.id,
+        "outgoing": message.outgoing,
+        "text": message.text,
+        "time": message.time,
+        "state": str(message.state),
+    }
+    if message.time_sent is not None:
+        fields["time_sent"] = message.time_sent
+    if message.client_id is not None:
+        fields["client_id"] = message.client_id
+    return fields
+
+
+def contact_fields(contact: ContactSummary) -> JSON:
+    """Somebody, as a line of the address book. `name` is the peer's own choice, `petname` ours."""
+    return {
+        "peer": str(contact.peer),
+        "petname": contact.name,
+        "name": contact.claimed,
+        "known": contact.known,
+        "blocked": contact.blocked,
+        "alike": contact.alike,
+    }
+
+
+def link_fields(link: LinkStatus | None) -> JSON | None:
+    """A link as it is now."""
+    if link is None:
+        return None
+    return {
+        "path": link.path,
+        "local": str(link.local),
+        "remote": str(link.remote),
+        "protocol": link.protocol,
+        "rtt": link.rtt,
+        "since": link.since,
+        "dark": link.disconnected,
+    }
+
+
+def conversation_fields(conversation: ConversationSummary) -> JSON:
+    """One line of the list of chats."""
+    return {
+        **contact_fields(conversation.contact),
+        "unread": conversation.unread,
+        "waiting": conversation.waiting,
+        "last": None if conversation.last is None else message_fields(conversation.last),
+        "link": link_fields(conversation.link),
+        "stage": None if conversation.stage is None else str(conversation.stage),
+    }
+
+
+def path_fields(event: peer_events.Connected | peer_events.PathChanged) -> JSON:
+    """The path of an event."""
+    return {
+        "path": event.path,
+        "local": str(event.local),
+        "remote": str(event.remote),
+        "protocol": event.protocol,
+        "rtt": event.rtt,
+    }
+
+
+def _petname(event: Any, chat: Chat) -> JSON:
+    name = chat.contact(event.peer).name
+    return {} if name is None else {"petname": name}
+
+
+def _message_added(event: chat_events.MessageAdded, chat: Chat) -> JSON:
+    message = event.message
+    if message.outgoing:
+        return {"event": "added", **message_fields(message)}
+    contact = chat.contact(message.peer)
+    fields: JSON = {
+        "event": "message",
+        "peer": str(message.peer),
+        "name": contact.claimed,
+        "text": message.text,
+        "id": message.id,
+        "number": message.number,
+    }
+    if contact.name is not None:
+        fields["petname"] = contact.name
+    if message.time_sent is not None:
+        fields["time_sent"] = message.time_sent
+    if event.again:
+        fields["again"] = True
+    return fields
+
+
+def _message_changed(event: chat_events.MessageChanged, chat: Chat) -> JSON | None:
+    message = event.message
+    if message.state is MessageState.UNREAD:
+        return None
+    client_id = event.client_id if event.client_id is not None else message.client_id
+    fields: JSON = {
+        "event": str(message.state),
+        "peer": str(message.peer),
+        "id": message.id if client_id is None else client_id,
+        "number": message.number,
+    }
+    if not message.outgoing:
+        fields["outgoing"] = False
+    if event.again:
+        fields["again"] = True
+    return fields
+
+
+def _ready(event: peer_events.Ready, chat: Chat) -> JSON:
+    return {"event": "ready", "id": str(event.peer_id), "name": chat.name}
+
+
+def _failed(event: peer_events.CallFailed, chat: Chat) -> JSON:
+    peer = {} if event.peer is None else {"peer": str(event.peer)}
+    return {"event": "failed", "reason": str(event.reason), "text": event.text, **peer}
+
+
+def _already_connected(event: peer_events.AlreadyConnected, chat: Chat) -> JSON:
+    return {
+        "event": "error",
+        "reason": "already-connected",
+        "text": f"There is a link to {event.peer.short} already, and it answers: send over it.",
+        "command": "call",
+        "peer": str(event.peer),
+    }
+
+
+def _erased(event: chat_events.HistoryErased, chat: Chat) -> JSON:
+    fields: JSON = {"event": "erased", "peer": None if event.peer is None else str(event.peer)}
+    if event.before is not None:
+        fields["before"] = event.before
+    return fields
+
+
+_RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
+    peer_events.Ready: _ready,
+    peer_events.Registered: lambda event, chat: {"event": "registered", "rendezvous": event.rendezvous},
+    peer_events.Unregistered: lambda event, chat: {
+        "event": "unregistered",
+        "reason": str(event.reason),
+        "text": event.text,
+        "retry_in": event.retry_in,
+    },
+    peer_events.IncomingCall: lambda event, chat: {
+        "event": "call",
+        "peer": str(event.peer),
+        "name": event.name,
+        "known": event.known,
+        "decided": event.decided,
+        **_petname(event, chat),
+    },
+    peer_events.Calling: lambda event, chat: {"event": "calling", "peer": str(event.peer)},
+    peer_events.AlreadyConnected: _already_connected,
+    peer_events.Introduced: lambda event, chat: {
+        "event": "introduced",
+        "peer": str(event.peer),
+        "name": event.name,
+    },
+    peer_events.Checking: lambda event, chat: {
+        "event": "checking",
+        "peer": str(event.peer),
+        "pairs": event.pairs,
+    },
+    peer_events.Connected: lambda event, chat: {
+        "event": "connected",
+        "peer": str(event.peer),
+        "name": event.name,
+        **_petname(event, chat),
+        **path_fields(event),
+    },
+    peer_events.PathChanged: lambda event, chat: {
+        "event": "path",
+        "peer": str(event.peer),
+        **path_fields(event),
+    },
+    peer_events.PathLost: lambda event, chat: {
+        "event": "path-lost",
+        "peer": str(event.peer),
+        "text": event.text,
+    },
+    peer_events.Disconnected: lambda event, chat: {
+        "event": "disconnected",
+        "peer": str(event.peer),
+        "reason": str(event.reason),
+        "text": event.text,
+        "undelivered": chat.undelivered(event.peer),
+    },
+    peer_events.CallFailed: _failed,
+    chat_events.MessageAdded: _message_added,
+    chat_events.MessageChanged: _message_changed,
+    chat_events.ContactChanged: lambda event, chat: {"event": "contact", **contact_fields(event.contact)},
+    chat_events.ContactForgotten: lambda event, chat: {"event": "forgotten", "peer": str(event.peer)},
+    chat_events.HistoryErased: _erased,
+    chat_events.NameChanged: lambda event, chat: {"event": "renamed", "name": event.name},
+    chat_events.CallUnanswerable: lambda event, chat: {
+        "event": "refused",
+        "peer": str(event.peer),
+        "reason": "nobody-to-ask",
+        "text": "There is nobody here to answer the call: start with --accept known or --accept anyone.",
+    },
+    chat_events.PeerUnreachable: lambda event, chat: {
+        "event": "away",
+        "peer": str(event.peer),
+        "reason": str(event.reason),
+        "text": event.text,
+        "retry_in": event.retry_in,
+    },
+    chat_events.ChatBroken: lambda event, chat: {
+        "event": "broken",
+        "peer": str(event.peer),
+        "text": event.text,
+    },
+    chat_events.StoreFailed: lambda event, chat: {"event": "history-failed", "text": event.text},
+    chat_events.NetcheckDone: lambda event, chat: {"event": "netcheck", **event.report},
+}

@@ -1,0 +1,218 @@
+"""
+The interface for scripts (`--json`): events on stdout, commands on stdin, one JSON object a line each.
+
+`docs/json.md` is its description; what stands there is promised.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from punch.apps.chat import ChatError, ChatMessage, MessageState
+from punch.apps.chat.events import (
+    Event,
+    MessageAdded,
+    MessageChanged,
+    PeerUnreachable,
+)
+from punch.identity import PeerID
+from punch.node.events import CallFailed, Connected, Disconnected
+from punch.ui.commands import COMMANDS, Answer, perform, why
+from punch.ui.front_end import FrontEnd, FrontEndContext, Settings
+from punch.ui.json.commands import (
+    MAX_COMMAND,
+    error_fields,
+    read,
+    request_fields,
+    too_long,
+)
+from punch.ui.json.events import message_fields, render
+from punch.ui.standard_streams import InputKind
+from punch.wire import strict_json
+
+
+class JSONFrontEnd(FrontEnd):
+    """
+    The peer as a script drives it.
+
+    :param elapsed: seconds since the process started.
+    """
+
+    def __init__(
+        self, settings: Settings, surroundings: FrontEndContext, elapsed: Callable[[], float]
+    ) -> None:
+        super().__init__(settings, surroundings)
+        self._elapsed = elapsed
+        self._buffer = bytearray()
+        self._skipping = False
+        self._sending: deque[str] = deque()
+        self._first_call = settings.target
+        self._something_failed = False
+        self._asked = 0
+        self._away: set[PeerID] = set()
+
+    def emit(self, event: str, /, **fields: Any) -> None:
+        """Write one event."""
+        line = {"event": event, "time": round(self._elapsed(), 6)}
+        line.update((key, value) for key, value in fields.items() if key not in line)
+        self.output.write(strict_json.dumps(line) + b"\n")
+
+    # -- commands --
+
+    def input_received(self, data: bytes) -> None:
+        self._buffer += data
+        while not self.finished and self.leaving is None:
+            line, newline, rest = self._buffer.partition(b"\n")
+            if not newline:
+                break
+            self._buffer = rest
+            if self._skipping:
+                self._skipping = False
+            else:
+                self._line(bytes(line))
+        if len(self._buffer) > MAX_COMMAND:
+            if not self._skipping:
+                self._error({}, too_long())
+            self._skipping = True
+            self._buffer.clear()
+
+    def input_over(self) -> None:
+        if self._buffer and not self._skipping and not self.finished:
+            line = bytes(self._buffer)
+            self._buffer.clear()
+            self._line(line)
+        super().input_over()
+
+    def _line(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        fields: dict[str, Any] = {}
+        try:
+            fields = read(line)
+            answer = self._perform(fields)
+        except ChatError as error:
+            self._error(fields, error)
+            return
+        self._asked += 1
+        answer.addCallbacks(partial(self._answered, fields), partial(self._failed_command, fields))
+
+    def _perform(self, fields: dict[str, Any]) -> Deferred[Answer | None]:
+        name = fields.get("command")
+        if name != "send":
+            return perform(self.context, name, fields)
+        self._sending.append(str(fields.get("text")))
+        try:
+            return perform(self.context, name, fields)
+        except ChatError:
+            self._sending.pop()
+            raise
+
+    def _answered(self, fields: dict[str, Any], answer: Answer | None) -> None:
+        self._asked -= 1
+        command = COMMANDS[fields["command"]]
+        request = request_fields(fields)
+        if (command.asks or request) and not self.finished:
+            self.emit("result", **{**(answer or {}), **request, "command": command.name})
+        self.check_done()
+
+    def _failed_command(self, fields: dict[str, Any], failure: Failure) -> None:
+        self._asked -= 1
+        error = why(failure, self._log)
+        if fields["command"] == "send":
+            self._something_failed = True
+            self._sent_here(fields["text"])
+        self._error(fields, error)
+        self.check_done()
+
+    def _error(self, fields: dict[str, Any], error: ChatError) -> None:
+        if not self.finished:
+            self.emit("error", **error_fields(fields, error))
+
+    # -- events --
+
+    def handle(self, event: Event) -> Deferred[None] | None:
+        message = isinstance(event, (MessageAdded, MessageChanged))
+        if isinstance(event, Disconnected) or not (self.finished or message):
+            fields = render(event, self.chat)
+            if fields is not None:
+                self.emit(fields["event"], **fields)
+        return super().handle(event)
+
+    def on_message(self, message: ChatMessage, again: bool) -> Deferred[None] | None:
+        if not message.outgoing:
+            fields = render(MessageAdded(message, again), self.chat)
+            assert fields is not None
+            self.emit(fields["event"], **fields)
+            return self.output.written()
+        if not self._sent_here(message.text):
+            # Another view has sent it.
+            self.emit("added", **message_fields(message), written=message.time)
+        state = render(MessageChanged(message), self.chat)
+        assert state is not None
+        self.emit(state["event"], **state)
+        return None
+
+    def on_changed(self, event: MessageChanged) -> Deferred[None] | None:
+        fields = render(event, self.chat)
+        if fields is None:
+            return None
+        self.emit(fields["event"], **fields)
+        told = event.message.outgoing and event.message.state in (MessageState.DELIVERED, MessageState.READ)
+        return self.output.written() if told else None
+
+    def _sent_here(self, text: str) -> bool:
+        """Whether it is the next of the messages that this front end sent: they come back in order."""
+        if self._sending and self._sending[0] == text:
+            self._sending.popleft()
+            return True
+        return False
+
+    def web_opened(self, url: str) -> None:
+        self.emit("web", url=url)
+
+    def on_connected(self, event: Connected) -> None:
+        self._away.discard(event.peer)
+        if event.peer == self._first_call:
+            self._first_call = None
+
+    def on_disconnected(self, event: Disconnected) -> None:
+        self._away.add(event.peer)
+        if self.input_ended and self.chat.undelivered(event.peer):
+            self._something_failed = True
+
+    def on_other(self, event: Event) -> None:
+        if isinstance(event, PeerUnreachable):
+            self._away.add(event.peer)
+
+    def on_failed(self, event: CallFailed) -> None:
+        if event.peer is not None:
+            self._away.add(event.peer)
+        self._something_failed = True
+        if event.peer is not None and event.peer == self._first_call:
+            self.finish(1, event.text)
+
+    def pending_bytes(self) -> int:
+        # What waits for peers that are away is on the disk, and may be much.
+        return self.bytes_for(self.chat.links)
+
+    def check_done(self) -> None:
+        """After the last command: end when every call has come to something and all was delivered."""
+        if self.finished or self.leaving is not None or not self.input_ended:
+            return
+        if self.input_kind is InputKind.NOTHING:
+            return
+        chat = self.chat
+        if chat.calling or self._asked or self.storing:
+            return
+        if any(chat.undelivered(peer) or chat.unhandled(peer) for peer in chat.links):
+            return
+        if (self.registered or not self.ever_registered) and self.pending_peers() - self._away:
+            return  # They are called, or will be.
+        # What waits for peers that are away is kept, but was not delivered.
+        self.leave(1 if self._something_failed or self.pending else 0)

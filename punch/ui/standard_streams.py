@@ -1,0 +1,223 @@
+"""
+The process's own stdin and stdout as one Twisted transport, whatever they are.
+
+`twistd` turns `sys.stdout` into a log stream, so the front ends write here. What has to be minded:
+
+* epoll refuses regular files and `/dev/null`; Twisted's reactor polls those, and their end is ordinary.
+* A process may be started without stdin or stdout (`<&-`). Their numbers then belong to whatever was opened
+  next, so a null device takes their place.
+* Non-blocking mode belongs to the open file, not to this process: the shell would inherit it. It is put back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorFDSet
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.stdio import StandardIO
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such modes to put back.
+    fcntl = None  # type: ignore[assignment]
+
+
+class InputKind(Enum):
+    """What stdin is, as far as it matters."""
+
+    TERMINAL = "terminal"
+    STREAM = "stream"
+    """A pipe, a file, a socket: it has an end."""
+    NOTHING = "nothing"
+    """The null device, or closed: nobody meant to say anything."""
+
+
+@dataclass(frozen=True)
+class StreamDescriptors:
+    """Descriptors of stdin and stdout, and what they are; `encoding` is that of stdout."""
+
+    stdin: int
+    stdout: int
+    input_kind: InputKind
+    output_is_terminal: bool
+    encoding: str = "utf-8"
+
+    @classmethod
+    def of_this_process(cls) -> StreamDescriptors:
+        """Call it when the service starts: until then a daemon may still change its descriptors."""
+        has_stdin = sys.__stdin__ is not None and _is_open(0)
+        has_stdout = sys.__stdout__ is not None and _is_open(1)
+        stdin = 0 if has_stdin else os.open(os.devnull, os.O_RDONLY)
+        stdout = 1 if has_stdout else os.open(os.devnull, os.O_WRONLY)
+        if os.isatty(stdin):
+            kind = InputKind.TERMINAL
+        elif not has_stdin or _is_null(stdin):
+            kind = InputKind.NOTHING
+        else:
+            kind = InputKind.STREAM
+        encoding = getattr(sys.__stdout__, "encoding", None) or "utf-8"
+        return cls(stdin, stdout, kind, os.isatty(stdout), encoding)
+
+
+def occupy_standard_descriptors() -> None:
+    """
+    Put the null device where stdin, stdout or stderr are missing, before their numbers go to other files:
+    a process that becomes a daemon closes whatever has them.
+    """
+    for descriptor in range(3):
+        if not _is_open(descriptor):
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def _is_null(descriptor: int) -> bool:
+    status = os.fstat(descriptor)
+    if not stat.S_ISCHR(status.st_mode):
+        return False
+    with contextlib.suppress(OSError):
+        return status.st_rdev == os.stat(os.devnull).st_rdev
+    return False
+
+
+@implementer(IPushProducer)
+class _Meter:
+    """Hears from the transport when all that was written has left this process."""
+
+    def __init__(self) -> None:
+        self.pending = False
+        self.waiting: list[Deferred[None]] = []
+
+    def pauseProducing(self) -> None:
+        self.pending = True
+
+    def resumeProducing(self) -> None:
+        self.pending = False
+        waiting, self.waiting = self.waiting, []
+        for deferred in waiting:
+            deferred.callback(None)
+
+    def stopProducing(self) -> None:
+        self.pending = False
+        self.waiting = []
+
+
+@implementer(IHalfCloseableProtocol)
+class _Ends(Protocol):
+    """Passes on what stdin says, and which end was closed."""
+
+    def __init__(self, console: StandardStreams) -> None:
+        self._console = console
+
+    def dataReceived(self, data: bytes) -> None:
+        self._console.on_input(data)
+
+    def readConnectionLost(self) -> None:
+        self._console.input_lost()
+
+    def writeConnectionLost(self) -> None:
+        self._console.output_lost()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._console.input_lost()
+        self._console.output_lost()
+
+
+class StandardStreams:
+    """
+    stdin and stdout of this process.
+
+    :param on_input: is given the bytes that arrive on stdin.
+    :param on_input_end: is called once, at the end of stdin.
+    :param on_output_lost: is called once, when nobody reads stdout any more.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorFDSet,
+        streams: StreamDescriptors,
+        on_input: Callable[[bytes], None],
+        on_input_end: Callable[[], None],
+        on_output_lost: Callable[[], None],
+    ) -> None:
+        self.streams = streams
+        self.on_input = on_input
+        self._on_input_end: Callable[[], None] | None = on_input_end
+        self._on_output_lost: Callable[[], None] | None = on_output_lost
+        self._flags = _flags(streams)
+        self._meter = _Meter()
+        connect: Any = StandardIO  # untyped, and another class on Windows
+        self._io = connect(_Ends(self), streams.stdin, streams.stdout, reactor)
+        # No buffer is small enough to be as good as empty: the meter hears of everything that is written.
+        writer = getattr(self._io, "_writer", None)
+        if writer is not None:
+            writer.bufferSize = 0
+        self._io.registerProducer(self._meter, True)
+
+    def write(self, data: bytes) -> None:
+        """Put `data` on stdout, in order, without blocking. After stdout was lost it goes nowhere."""
+        if data and self._on_output_lost is not None:
+            self._io.write(data)
+
+    def written(self) -> Deferred[None]:
+        """Fires when all that was written until now has left this process; never if stdout was lost."""
+        done: Deferred[None] = Deferred()
+        if self._meter.pending or self._on_output_lost is None:
+            self._meter.waiting.append(done)
+        else:
+            done.callback(None)
+        return done
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        self._io.pauseProducing()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._on_input_end is not None:
+            self._io.resumeProducing()
+
+    def restore(self) -> None:
+        """Give the descriptors back as they were found. The last thing to call."""
+        self._on_input_end = None
+        self.pause()
+        if fcntl is not None:
+            for descriptor, flags in self._flags.items():
+                with contextlib.suppress(OSError):
+                    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+
+    def input_lost(self) -> None:
+        """stdin has ended."""
+        told, self._on_input_end = self._on_input_end, None
+        if told is not None:
+            told()
+
+    def output_lost(self) -> None:
+        """Nobody reads stdout."""
+        told, self._on_output_lost = self._on_output_lost, None
+        self._meter.waiting = []
+        if told is not None:
+            told()
+
+
+def _flags(streams: StreamDescriptors) -> dict[int, int]:
+    if fcntl is None:
+        return {}
+    return {fd: fcntl.fcntl(fd, fcntl.F_GETFL) for fd in (streams.stdin, streams.stdout)}

@@ -1,0 +1,1 @@
+"""The front end in a terminal with a line editor."""

@@ -1,0 +1,182 @@
+"""
+What a terminal sends, told apart: keys that were pressed, and text that was pasted.
+
+A paste may be of any size and comes between two marks ("bracketed paste"): it is collected here up to a
+limit, so that megabytes cost neither memory nor time. Terminals without those marks send a paste as if it was
+typed: long runs of plain characters are taken as one piece as well, and so are several lines that came at
+once, which nobody types.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+from dataclasses import dataclass
+
+PASTE_BEGINS = "\x1b[200~"
+PASTE_ENDS = "\x1b[201~"
+
+#: Longest text that is taken from one paste, in characters. What is longer is dropped, and said.
+MAX_PASTE = 65_536
+
+#: So many plain characters at once were not typed by a person.
+LONG_RUN = 64
+
+#: What a terminal sends when somebody looks at it, and when no more.
+FOCUS_IN, FOCUS_OUT = "\x1b[I", "\x1b[O"
+
+#: How long after several lines came at once the rest of them may come, in seconds; and a line end alone,
+#: which a person may have typed.
+REST_TIME, END_TIME = 0.1, 0.02
+
+#: Text without other controls than tabs and line ends, and such text with a line and more after it.
+_TEXT = re.compile("[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*")
+_LINES = re.compile("[^\r\n]+[\r\n]+[^\r\n]")
+
+_FOCUS = re.compile(r"\x1b\[[IO]")
+
+_RUN = re.compile(f"[^\x00-\x1f\x7f]{{{LONG_RUN},}}")
+
+
+@dataclass(frozen=True)
+class Pressed:
+    """Keys, as the characters and escape sequences that the terminal sends for them."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Pasted:
+    """
+    Text that came at once. `length` is how many characters it had, `text` holds them if they fit.
+
+    :ivar marked: the terminal said that it is a paste.
+    """
+
+    text: str
+    length: int
+    marked: bool = True
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Somebody looks at the terminal, or no more."""
+
+    gained: bool
+
+
+class KeySplitter:
+    """
+    Takes the bytes of a terminal, in any pieces.
+
+    :param limit: longest paste that is kept, in characters.
+    """
+
+    #: Until when text belongs to lines that came at once, and whether a line end waits for what follows.
+    _lines_until = 0.0
+    _line_end = False
+
+    def __init__(self, limit: int = MAX_PASTE) -> None:
+        self._limit = limit
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+        self._pasting = False
+        self._parts: list[str] = []
+        self._length = 0
+
+    @property
+    def pasting(self) -> bool:
+        """Whether a paste has begun and not ended."""
+        return self._pasting
+
+    def feed(self, data: bytes, now: float = 0.0, at_once: bool = False) -> list[Pressed | Pasted | Focus]:
+        """
+        What the bytes mean, in order.
+
+        :param now: monotonic seconds.
+        :param at_once: nothing waited to be read just before: the bytes have all come together.
+        """
+        text = self._rest + self._decoder.decode(data)
+        self._rest = ""
+        found: list[Pressed | Pasted | Focus] = []
+        if not self._pasting and self._came_at_once(text, now, at_once):
+            self._lines_until = now + REST_TIME
+            whole = "\n" * self._line_end + text.replace("\r\n", "\n").replace("\r", "\n")
+            # The last line end is not for the line, but would have sent it.
+            lines = whole.removesuffix("\n")
+            self._line_end = len(lines) < len(whole)
+            found.append(Pasted(lines, len(lines), marked=False))
+            return found
+        self._line_end = False
+        while text:
+            text = self._paste(text, found) if self._pasting else self._keys(text, found)
+        return found
+
+    def _came_at_once(self, text: str, now: float, at_once: bool) -> bool:
+        """Whether it is several lines, or the rest of some."""
+        if not _TEXT.fullmatch(text):
+            return False
+        if now < self._lines_until:
+            return text not in ("\r", "\n") or now < self._lines_until - REST_TIME + END_TIME
+        return at_once and _LINES.search(text) is not None
+
+    def _keys(self, text: str, found: list[Pressed | Pasted | Focus]) -> str:
+        keys, begins, rest = text.partition(PASTE_BEGINS)
+        if begins:
+            self._pasting = True
+        else:
+            # A lone Escape is a key: only what can hardly be anything else is held back.
+            kept = _tail(keys, PASTE_BEGINS, at_least=4)
+            self._rest = keys[len(keys) - kept :]
+            keys = keys[: len(keys) - kept]
+        self._runs(keys, found)
+        return rest
+
+    def _runs(self, keys: str, found: list[Pressed | Pasted | Focus]) -> None:
+        for focus in _FOCUS.finditer(keys):
+            found.append(Focus(focus[0] == FOCUS_IN))
+        keys = _FOCUS.sub("", keys)
+        start = 0
+        for run in _RUN.finditer(keys):
+            if "\x1b" in keys[max(start, run.start() - 8) : run.start()]:
+                continue  # It may be the end of an escape sequence.
+            if run.start() > start:
+                found.append(Pressed(keys[start : run.start()]))
+            found.append(Pasted(run[0], len(run[0])))
+            start = run.end()
+        if start < len(keys):
+            found.append(Pressed(keys[start:]))
+
+    def _paste(self, text: str, found: list[Pressed | Pasted | Focus]) -> str:
+        pasted, ends, rest = text.partition(PASTE_ENDS)
+        if not ends:
+            kept = _tail(pasted, PASTE_ENDS, at_least=1)
+            self._rest = pasted[len(pasted) - kept :]
+            pasted = pasted[: len(pasted) - kept]
+        if self._length <= self._limit:
+            self._parts.append(pasted[: self._limit + 1 - self._length])
+        self._length += len(pasted)
+        if ends:
+            whole = "".join(self._parts) if self._length <= self._limit else ""
+            found.append(Pasted(whole, self._length))
+            self._pasting = False
+            self._parts = []
+            self._length = 0
+        return rest
+
+
+def _tail(text: str, mark: str, at_least: int) -> int:
+    """How many characters at the end of `text` may be the beginning of `mark`."""
+    for length in range(min(len(mark) - 1, len(text)), at_least - 1, -1):
+        if text.endswith(mark[:length]):
+            return length
+    return 0
+
+
+def sanitize(text: str) -> str:
+    """A paste as it goes into the line: line ends as one character, no other controls but tabs."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(
+        character for character in text if character in "\n\t" or unicodedata.category(character) != "Cc"
+    )

@@ -1,0 +1,368 @@
+"""
+The part of a prompt that lives in its own thread: prompt_toolkit's application, and what is shown above it.
+
+The lines above it are written straight to the terminal between erasing the prompt and drawing it again.
+prompt_toolkit's own `run_in_terminal` puts the terminal back into its line mode meanwhile, where a key that
+is pressed just then is echoed into the message, and Ctrl-C kills the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from prompt_toolkit.application import Application
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.utils import get_cwidth
+from twisted.internet.defer import Deferred
+
+from punch.ui.terminal.keyboard import Keyboard, WatchedSelector
+from punch.ui.terminal.keys import MAX_PASTE, sanitize
+from punch.ui.terminal.prompt_above import Above
+from punch.ui.terminal.prompt_completion import Suggestions, common_start
+from punch.ui.terminal.prompt_keys import STYLE, key_bindings, layout
+from punch.ui.terminal.prompt_user import Complete, Fragments, PromptUser
+
+#: Most characters of the line that is typed.
+MAX_LINE = MAX_PASTE
+
+#: Lines that were entered and not handled yet, before no more keys are read.
+MAX_ENTERED = 64
+
+#: How often the size of the terminal is looked at, in seconds: signals go to another thread.
+SIZE_INTERVAL = 0.25
+
+
+#: Between two notices to somebody who looks elsewhere, in seconds.
+NOTICE_PAUSE = 1.0
+
+
+class PromptLoop:
+    """The part of a `Prompt` that lives in its thread. Only `post` is called from another one."""
+
+    def __init__(
+        self,
+        stdin: int,
+        stdout: int,
+        tell: Callable[[Callable[[PromptUser], None]], None],
+        in_reactor: Callable[[Callable[[], None]], None],
+        complete: Complete,
+        history: list[str],
+        colour: bool,
+        term: str,
+        reflows: bool,
+    ) -> None:
+        self._tell = tell
+        self._suggest = complete
+        self._in_reactor = in_reactor
+        self._posted: deque[Callable[[PromptLoop], None]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+        self._context = contextvars.copy_context()
+        self._prompt = "> "
+        self._status: StyleAndTextTuples = []
+        self._noticed = 0
+        self._began = 0
+        self._entered = 0
+        self._full = False
+        self._told_lines = False
+        self._stdin = stdin
+        self._stdout = stdout
+        self._colour = colour
+        self._term = term
+        self._reflows = reflows
+        self._focused = True
+        self._notified = -NOTICE_PAUSE
+        self.selector = WatchedSelector()
+        self._history = history
+        self._buffer = Buffer(
+            completer=Suggestions(complete),
+            complete_while_typing=Condition(lambda: self._buffer.text.startswith("/")),
+            history=InMemoryHistory(history),
+            multiline=True,
+            on_text_changed=self._text_changed,
+            on_text_insert=lambda _: self._check_length(),
+        )
+
+    # -- from any thread --
+
+    def post(self, what: Callable[[PromptLoop], None]) -> None:
+        """Do this in the prompt's thread, in order, as soon as it runs."""
+        with self._lock:
+            idle = not self._posted
+            self._posted.append(what)
+            if self._loop is not None and idle:
+                with contextlib.suppress(RuntimeError):  # The loop has ended.
+                    self._loop.call_soon_threadsafe(self._do_posted, context=self._context)
+
+    def _do_posted(self) -> None:
+        while True:
+            with self._lock:
+                if not self._posted:
+                    break
+                what = self._posted[0]
+            what(self)
+            with self._lock:
+                self._posted.popleft()
+        self._above.end()
+
+    # -- life --
+
+    async def run(self) -> None:
+        """Until `leave`, or until the terminal is gone (EOFError)."""
+        input_file = open(self._stdin, encoding="utf-8", closefd=False)  # noqa: SIM115
+        output_file = open(self._stdout, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+        self._input = Keyboard(input_file, self.selector, self._focus)
+        self._modes = self._input.raw_mode()
+        size = Vt100_Output.from_pty(output_file).get_size
+        # Without asking where the cursor is: answers would come in between what is typed.
+        self._output = Vt100_Output(output_file, size, term=self._term, enable_cpr=False)
+        self._app = app = Application[None](
+            layout=layout(self._buffer, self._prefix, lambda: self._status),
+            key_bindings=key_bindings(self._buffer, self),
+            style=STYLE,
+            input=self._input,
+            output=self._output,
+            color_depth=None if self._colour else ColorDepth.DEPTH_1_BIT,
+            erase_when_done=True,
+            terminal_size_polling_interval=None,
+        )
+        # After Escape, keys are waited for as long as people wait.
+        app.ttimeoutlen = 0.1
+        self._above = Above(app, self._output, self._reflows, self._in_reactor)
+        self._report_focus(True)
+        try:
+            await app.run_async(pre_run=self._begin, set_exception_handler=False, handle_sigint=False)
+        finally:
+            with contextlib.suppress(OSError):
+                self._report_focus(False)
+
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._broken)
+        self._context = contextvars.copy_context()
+        with self._lock:
+            self._loop = loop
+            waiting = bool(self._posted)
+        if waiting:
+            # Before the prompt is drawn for the first time.
+            self._do_posted()
+        self._app.key_processor.before_key_press += lambda _: self._notice()
+        self._app.before_render += lambda _: self._above.mind_size()
+        self._app.create_background_task(self._watch_size())
+
+    def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception") or RuntimeError(str(context.get("message")))
+        future = self._app.future
+        if future is not None and not future.done():
+            future.set_exception(error)
+
+    def leave(self) -> None:
+        """End; the prompt disappears."""
+        self._above.end()
+        if self._app.is_running and self._app.future is not None and not self._app.future.done():
+            self._app.exit()
+
+    def suspend(self) -> None:
+        self._above.away = True
+        self._above.begin()
+        self._above.end()
+        self._above.forget()
+        self._report_focus(False)
+        self._modes.__exit__(None, None, None)
+        # The other thread stops the process, and with it this one: `refresh` follows.
+        self._tell(lambda user: user.suspended())
+
+    def refresh(self) -> None:
+        """Modes and prompt again."""
+        self._modes.__enter__()
+        self._above.away = False
+        # It was stopped from elsewhere, or was quick enough to draw itself.
+        self._above.erase()
+        self._above.forget()
+        self._report_focus(True)
+        self._app.invalidate()
+
+    def _report_focus(self, wanted: bool) -> None:
+        """Have the terminal say when somebody looks at it, and when no more; many can."""
+        self._focused = True
+        self._output.write_raw("\x1b[?1004h" if wanted else "\x1b[?1004l")
+        self._output.flush()
+
+    async def _watch_size(self) -> None:
+        while True:
+            await asyncio.sleep(SIZE_INTERVAL)
+            if self._above.resized and not self._above.away:
+                self._app.invalidate()
+
+    # -- what is shown --
+
+    def show(self, number: int, text: str, key: object, shown: Deferred[None]) -> None:
+        """Above the prompt."""
+        self._above.show(number, text, key, shown)
+
+    def replace(self, number: int, text: str, key: object, shown: Deferred[None]) -> None:
+        """Instead of the last line with that key."""
+        self._above.replace(number, text, key, shown)
+
+    def mark(self, number: int, key: object, beside: str, alone: str | None) -> None:
+        """Beside a line, or alone."""
+        self._above.mark(number, key, beside, alone)
+
+    def notify(self, sequence: str) -> None:
+        """
+        Something for whoever looks elsewhere: a bell, or what makes the terminal show a notice. Once in a
+        while is enough.
+        """
+        now = asyncio.get_running_loop().time()
+        if not self._focused and not self._above.away and now - self._notified >= NOTICE_PAUSE:
+            self._notified = now
+            self._output.write_raw(sequence)
+            self._output.flush()
+
+    def set_prompt(self, text: str) -> None:
+        """Before the line."""
+        self._prompt = text
+        self._app.invalidate()
+
+    def set_status(self, fragments: Fragments) -> None:
+        """Below the line."""
+        self._status = [
+            (f"class:status.{look}" if look else "class:status", text) for look, text in fragments
+        ]
+        self._app.invalidate()
+
+    def put_in_line(self, text: str) -> None:
+        """Before what is in the line."""
+        self._buffer.document = Document(text + self._buffer.text, len(text) + self._buffer.cursor_position)
+
+    def set_history(self, lines: list[str]) -> None:
+        """For the arrow keys."""
+        self._history = lines
+        typed = self._buffer.document
+        self._buffer.history = InMemoryHistory(lines)
+        self._buffer.reset(document=typed)
+
+    # -- what is typed --
+
+    def handled(self) -> None:
+        """The other thread has had a line."""
+        self._entered -= 1
+        if self._entered < MAX_ENTERED:
+            self._input.go_on()
+
+    def enter(self) -> None:
+        text = self._buffer.text
+        if text.strip() and (not self._history or self._history[-1] != text):
+            self._history.append(text)
+            self._buffer.history.append_string(text)
+        self._buffer.reset()
+        self._entered += 1
+        if self._entered >= MAX_ENTERED:
+            self._input.hold()
+        began = self._began
+
+        def tell(user: PromptUser) -> None:
+            try:
+                user.entered(text, began)
+            finally:
+                self.post(lambda inside: inside.handled())
+
+        self._tell(tell)
+
+    def _text_changed(self, _: object) -> None:
+        if len(self._buffer.text) <= 1:
+            self._began = self._above.seen
+
+    def _notice(self) -> None:
+        if self._noticed != self._above.seen:
+            self._noticed = seen = self._above.seen
+            self._tell(lambda user: user.noticed(seen))
+
+    def _check_length(self) -> None:
+        if len(self._buffer.text) > MAX_LINE:
+            before = self._buffer.document
+            cursor = min(before.cursor_position, MAX_LINE)
+            self._buffer.document = Document(before.text[:MAX_LINE], cursor)
+            self._say_full()
+        else:
+            self._full = False
+
+    def _say_full(self) -> None:
+        if not self._full:
+            self._full = True
+            self._above.say(f"The line is full at {MAX_LINE:,} characters: send it, then go on.")
+
+    def pasted(self, text: str, length: int, marked: bool) -> None:
+        if not marked and not self._told_lines and "\n" in sanitize(text):
+            self._told_lines = True
+            self._above.say(
+                "Several lines came at once: they stand in the line as one message. Enter sends it."
+            )
+        if not self._buffer.text:
+            self._began = self._above.seen
+        if length <= MAX_LINE - len(self._buffer.text):
+            self._buffer.insert_text(sanitize(text))
+        elif text:
+            self._say_full()
+        else:
+            self._above.say(
+                f"What was pasted has {length:,} characters, and a line holds at most {MAX_LINE:,}: "
+                "nothing of it was taken."
+            )
+
+    def complete(self) -> None:
+        # At once: prompt_toolkit ignores the key while it looks for completions by itself.
+        document = self._buffer.document
+        found = [] if self._choosing() else list(self._suggest(document.text_before_cursor))
+        if not found:
+            self._buffer.complete_next()
+            return
+        typed = document.text_before_cursor[len(document.text_before_cursor) - found[0].replaces :]
+        common = common_start([suggestion.text.lower() for suggestion in found])
+        if len(found) == 1 or len(common) > len(typed):
+            self._buffer.delete_before_cursor(found[0].replaces)
+            self._buffer.insert_text(found[0].text[: len(common)])
+        elif self._buffer.complete_state:
+            self._buffer.complete_next()
+        else:
+            self._buffer.start_completion(select_first=True)
+
+    def interrupt(self) -> None:
+        self._tell(lambda user: user.interrupted())
+
+    def end_of_input(self) -> None:
+        self._tell(lambda user: user.ended())
+
+    def clear(self) -> None:
+        """Nothing but the prompt is seen any more."""
+        self._above.forget()
+        self._app.renderer.clear()
+
+    def _focus(self, focused: bool) -> None:
+        self._focused = focused
+
+    def _choosing(self) -> bool:
+        """Whether a line of the menu is chosen."""
+        state = self._buffer.complete_state
+        return state is not None and state.current_completion is not None
+
+    def _prefix(self, line: int, wrapped: int) -> StyleAndTextTuples:
+        prompt = self._prompt
+        columns = self._above.columns
+        if get_cwidth(prompt) > columns // 2:
+            prompt = "> "
+        if line == 0 and wrapped == 0:
+            return [("class:prompt", prompt)]
+        return [("", " " * get_cwidth(prompt))]

@@ -1,0 +1,1 @@
+"""Text for people: sentences, and which characters of other peers are shown."""

@@ -1,0 +1,195 @@
+"""What commands answer, as lines for a person. All that comes from another peer is made harmless here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from punch.identity import PeerID
+from punch.ui.text.sentences import (
+    count,
+    milliseconds,
+    path_in_words,
+    printable,
+    shown_name,
+)
+
+Answer = Mapping[str, Any]
+
+#: What stands beside a message of ours.
+MARKS = {"waiting": "· waiting", "sent": "· sent", "delivered": "✓ delivered", "read": "✓✓ read"}
+
+#: How much of a message is shown where many are listed, in characters.
+MAX_SHOWN = 500
+
+
+def clock(when: float, now: float) -> str:
+    """A time of the wall clock, as short as it can be understood."""
+    then, today = time.localtime(when), time.localtime(now)
+    if then[:3] == today[:3]:
+        return time.strftime("%H:%M", then)
+    if then[0] == today[0]:
+        return time.strftime("%d %b %H:%M", then)
+    return time.strftime("%Y-%m-%d %H:%M", then)
+
+
+def message_line(message: Answer, name: Callable[[PeerID], str], now: float, whom: bool = False) -> str:
+    """
+    One message of the history.
+
+    :param message: as `punch.ui.json.events.message_fields` gives it.
+    :param whom: whether to say to whom one of ours went.
+    """
+    other = name(PeerID.parse(message["peer"]))
+    who = (f"you to {other}" if whom else "you") if message["outgoing"] else other
+    text = message["text"]
+    shown = printable(text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…", newline="\n    ")
+    mark = f"  {MARKS.get(message['state'], '')}" if message["outgoing"] else ""
+    new = "  (new)" if message["state"] == "unread" else ""
+    return f"{clock(message['time'], now)} {who}: {shown}{mark}{new}"
+
+
+def lines(command: str, answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    """
+    The answer of a command.
+
+    :param name: what to call a peer, harmless.
+    :param now: wall time in seconds.
+    """
+    teller = _TELLERS.get(command)
+    if teller is not None:
+        yield from teller(answer, name, now)
+
+
+def _history(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    for message in answer["messages"]:
+        yield message_line(message, name, now)
+    if not answer["messages"]:
+        yield "There are no messages."
+
+
+def _search(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    for message in reversed(answer["messages"]):
+        yield message_line(message, name, now, whom=True)
+    found = len(answer["messages"])
+    yield count(found, "message") + " found" if found else "Nothing was found."
+
+
+def _web(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    yield f"Open this in a browser on this machine, it works once: {answer['url']}"
+
+
+def _export(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    yield f"{count(answer['messages'], 'message')} written to {printable(answer['file'])}"
+
+
+def _erase(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    yield f"{count(answer['messages'], 'message')} erased here; what the other side keeps is theirs."
+
+
+def _retention(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    days = answer["days"]
+    yield (
+        "Messages are kept until you erase them." if days is None else f"Messages are kept for {days:g} days."
+    )
+
+
+def contact_line(answer: Answer) -> str:
+    """Somebody, as `punch.ui.json.events.contact_fields` gives it."""
+    peer = PeerID.parse(answer["peer"])
+    shown = shown_name(answer["petname"] or answer["name"], peer, bool(answer.get("alike")))
+    calls = ""
+    if answer["petname"] and answer["name"] and answer["name"] != answer["petname"]:
+        calls = f", calls itself {shown_name(answer['name'], peer)}"
+    kind = "blocked" if answer["blocked"] else "known" if answer["known"] else "not known"
+    return f"{shown:<16} {peer}  {kind}{calls}"
+
+
+def who_lines(contact: Answer, link: Answer | None) -> Iterator[str]:
+    """
+    Somebody in full.
+
+    :param contact: as `punch.ui.json.events.contact_fields` gives it.
+    :param link: as `punch.ui.json.events.link_fields` gives it.
+    """
+    yield contact_line(contact)
+    if contact["alike"]:
+        yield "Somebody else has a name that looks like this one, or it is a word of Punch: compare the IDs."
+    yield "Not connected" if link is None else f"Connected {link_in_words(link)}"
+
+
+def _peers(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    for contact in answer["peers"]:
+        yield contact_line(contact)
+    if not answer["peers"]:
+        yield "Nobody is in the address book yet: whom you call or let in is known from then on."
+
+
+def _one_contact(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    yield contact_line(answer)
+
+
+def _rename(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    yield f"You call yourself {printable(answer['name'])} from now on."
+
+
+def _conversations(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    for chat in answer["conversations"]:
+        peer = PeerID.parse(chat["peer"])
+        facts = [link_in_words(chat["link"]) if chat["link"] else chat["stage"] or "away"]
+        if chat["unread"]:
+            facts.append(f"{chat['unread']:,} unread")
+        if chat["waiting"]:
+            facts.append(f"{chat['waiting']:,} waiting")
+        yield f"{name(peer):<16} {', '.join(facts)}"
+    if not answer["conversations"]:
+        yield "There are no chats yet."
+
+
+def link_in_words(link: Answer) -> str:
+    """A link as `punch.ui.json.events.link_fields` gives it."""
+    if link["dark"]:
+        return "path lost, looking for another"
+    return f"{path_in_words(link['path'])}, round trip {milliseconds(link['rtt'])}"
+
+
+def _status(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    yield f"Your ID: {answer['id']} ({printable(answer['name'])})"
+    where = answer.get("rendezvous")
+    yield f"Registered at {printable(where)}" if where else "Not registered: nobody can call"
+    for link in answer.get("links", ()):
+        peer = PeerID.parse(link["peer"])
+        yield f"{name(peer)}: {peer}, {link_in_words(link)}"
+    for text in answer.get("calling", ()):
+        yield f"Calling {name(PeerID.parse(text))}"
+    for text in answer.get("questions", ()):
+        yield f"{name(PeerID.parse(text))} is calling: /accept or /reject"
+    for text, number in answer.get("waiting", {}).items():
+        yield f"{count(number, 'message')} waiting for {name(PeerID.parse(text))}"
+    if not answer.get("history", True):
+        yield "Nothing is kept on disk (--no-history)"
+
+
+def _netcheck(answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
+    told = [str(sentence) for sentence in (answer.get("problem"), *answer.get("conclusions", ())) if sentence]
+    for sentence in dict.fromkeys(told):
+        yield printable(sentence)
+
+
+_TELLERS: Mapping[str, Callable[[Answer, Callable[[PeerID], str], float], Iterator[str]]] = {
+    "history": _history,
+    "search": _search,
+    "export": _export,
+    "erase": _erase,
+    "retention": _retention,
+    "peers": _peers,
+    "name": _one_contact,
+    "block": _one_contact,
+    "unblock": _one_contact,
+    "rename": _rename,
+    "conversations": _conversations,
+    "status": _status,
+    "netcheck": _netcheck,
+    "web": _web,
+}

@@ -1,0 +1,138 @@
+"""
+What a person reads: each event as one line, and a stranger's text made harmless.
+
+Whatever comes from another peer (names, messages) is shown by `printable` only: it can't move the cursor,
+change colours, or look like a line of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from punch.identity import PeerID
+from punch.names import REORDERING, is_ignorable
+from punch.node.events import (
+    AlreadyConnected,
+    CallFailed,
+    Calling,
+    Checking,
+    Connected,
+    Disconnected,
+    Event,
+    IncomingCall,
+    Introduced,
+    PathChanged,
+    PathLost,
+    Ready,
+    Registered,
+    Unregistered,
+)
+from punch.ui.text.sanitize import shown
+
+#: How much of a message its mark repeats, in characters.
+MARK_LENGTH = 60
+
+#: Longest name that is shown, in characters.
+MAX_NAME = 40
+
+
+def printable(text: str, newline: str = "\\n") -> str:
+    """
+    `text` with all that could act on a terminal written out as escapes, by the table of `punch.ui.text.sanitize`.
+
+    :param newline: what a line feed becomes; `"\\n    "` shows further lines indented.
+    """
+    return shown(text.replace("\r\n", "\n")).replace("\n", newline)
+
+
+def shown_name(name: str, peer: PeerID, alike: bool = False) -> str:
+    """
+    The name of a peer, short and harmless; without one, the beginning of its ID.
+
+    :param alike: others have a name that looks the same: the beginning of the ID stands beside it.
+    """
+    # What reorders text is not dropped but spelled out: nobody has it in his name by accident.
+    seen = "".join(c for c in name if c in REORDERING or not is_ignorable(c))
+    name = " ".join(printable(seen).split())
+    if not name:
+        return peer.short
+    name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
+    return f"{name} ({peer.short})" if alike else name
+
+
+def shortened(text: str) -> str:
+    """A message as its mark repeats it: harmless, on one line."""
+    begin = printable(text[: MARK_LENGTH + 1])
+    return begin if len(begin) <= MARK_LENGTH else begin[: MARK_LENGTH - 1] + "…"
+
+
+def name_lines(texts: Iterable[str]) -> str:
+    """The beginning of a sentence about lines, of which it names the first; the verb is there."""
+    first, *others = texts
+    if not others:
+        return f'The line "{shortened(first)}" was'
+    return f'{len(others) + 1:,} lines, the first of them "{shortened(first)}", were'
+
+
+def milliseconds(seconds: float) -> str:
+    """A round-trip time, as exact as it is interesting."""
+    value = seconds * 1000
+    return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"
+
+
+def count(number: int, thing: str) -> str:
+    """`1 pair`, `2 pairs`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+_PATHS = {
+    "host": "directly, on the same network",
+    "srflx": "directly, through the NATs",
+    "prflx": "directly, through the NATs",
+    "relay": "through a relay",
+}
+
+
+def path_in_words(path: str) -> str:
+    """What a path's kind means to a person."""
+    return _PATHS.get(path, path)
+
+
+def describe(event: Event, name: str = "", to: str | None = None) -> str:
+    """
+    One line for an event.
+
+    :param name: what the peer that it concerns is called, already harmless.
+    :param to: what stands for the peer's ID; else the whole of it.
+    """
+    if isinstance(event, Ready):
+        return f"Your ID: {event.peer_id}"
+    if isinstance(event, Registered):
+        return f"Registered at {printable(event.rendezvous)}"
+    if isinstance(event, Unregistered):
+        again = "" if event.retry_in is None else f" Trying again in {max(1, round(event.retry_in))} s."
+        return printable(event.text) + again
+    if isinstance(event, Calling):
+        return f"Calling {event.peer}"
+    if isinstance(event, AlreadyConnected):
+        return f"There is a link to {name} already, and they answer on it: what you type goes there"
+    if isinstance(event, IncomingCall):
+        return f"{name} is calling, ID {to or event.peer}"
+    if isinstance(event, Introduced):
+        return f"Introduced to {name}"
+    if isinstance(event, Checking):
+        return f"Checking {count(event.pairs, 'pair')}"
+    if isinstance(event, Connected):
+        return f"Connected to {name} {_path(event)}, encrypted to {to or event.peer}"
+    if isinstance(event, PathChanged):
+        return f"The path to {name} changed: {_path(event)}"
+    if isinstance(event, (PathLost, Disconnected, CallFailed)):
+        return printable(event.text)
+    return type(event).__name__
+
+
+def _path(event: Connected | PathChanged) -> str:
+    return (
+        f"{path_in_words(event.path)}: {event.path} path {event.local} → {event.remote} "
+        f"over {event.protocol.upper()}, round trip {milliseconds(event.rtt)}"
+    )
