@@ -2,8 +2,8 @@
 Ends before anything began: SIGINT while a program still loads, help that nobody reads.
 
 When a process is how far depends on the machine, so the interpreter tells (`-X importtime`): an interrupt is
-sent so many imports after `punch.cli.interrupt`, from where on it is ours to decide. What happens before that is
-Python's and, for the plugins, `twistd`'s own.
+sent so many imports after `punch.cli.interrupt`, from where on it is ours to decide. What happens before that
+is Python's and, for the plugins, `twistd`'s own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """
 What a program says of its command line: help, and what is wrong, in one sentence.
 
-For the commands that `argparse` reads, and the words for those that Twisted reads (`punch.cli.options`). Nothing
-heavy is imported.
+For the commands that `argparse` reads, and the words for those that Twisted reads (`punch.cli.options`).
+Nothing heavy is imported.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from punch.wire.address import Address, parsed
+from punch.wire.address import Address, parsed, preference_class
 from punch.wire.candidate import Candidate, CandidateType
 
 STREAM_PREFERENCE = 0x7FFF
@@ -49,26 +49,11 @@ _LOCAL_NETWORKS: list[IPv4Network | IPv6Network] = [
     *map(IPv4Network, ("172.16.0.0/12", "192.168.0.0/16")),
     *map(IPv6Network, ("::1/128", "fc00::/7")),
 ]
-# RFC 6724, section 2.1: addresses that rank below IPv4 in the default policy table, or are meant for one site
-_LOW_IPV6 = [IPv6Network(text) for text in ("fc00::/7", "2001::/32", "2002::/16", "fec0::/10", "3ffe::/16")]
 
 
 def candidate_priority(kind: CandidateType, local_preference: int, component: int = _COMPONENT) -> int:
     """RFC 8445, section 5.1.2.1."""
     return (TYPE_PREFERENCE[kind] << 24) + (local_preference << 8) + (256 - component)
-
-
-def preference_class(host: str) -> int:
-    """
-    How an address ranks (RFC 6724): 0 global IPv6, 1 IPv4, 2 IPv6 of one site or a tunnel, 3 addresses of one
-    link or of this machine alone.
-    """
-    ip = parsed(host)
-    if ip.is_loopback or ip.is_link_local:
-        return 3
-    if isinstance(ip, IPv4Address):
-        return 1
-    return 2 if any(ip in network for network in _LOW_IPV6) else 0
 
 
 def usable(address: Address) -> bool:

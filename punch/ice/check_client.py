@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from punch.ice.candidates import LocalCandidates, usable
-from punch.ice.check_messages import FULL_SIZE, IceRole, build_check
+from punch.ice.check_messages import IceRole, build_check
 from punch.ice.credentials import IceCredentials
 from punch.ice.pairs import CandidatePair, PairState
 from punch.ice.transactions import RTO, Purpose, Transaction
 from punch.identity import RandomBytes
-from punch.wire.address import Address, Transmit
+from punch.wire.address import FULL_SIZE, Address, Transmit
 from punch.wire.stun import Attribute, MessageClass, StunMessage
 
 MAX_ROLE_SWITCHES = 16

@@ -19,8 +19,6 @@ from punch.wire.stun import (
     parse,
 )
 
-FULL_SIZE = 1200
-"""Bytes of the largest datagrams of a link, which QUIC needs a path to carry (RFC 9000, section 14)."""
 MAX_EARLY = 32
 """Checks from different addresses that are remembered before the peer's credentials are known."""
 

@@ -1,8 +1,8 @@
 """
 What happens on a connection that is proved: streams with credits, datagrams, and the control stream.
 
-A `StreamMultiplexer` is the sink of one QUIC connection. It queues what is to be sent until `pump`, so that everything
-of one turn goes out in as few datagrams as it can.
+A `StreamMultiplexer` is the sink of one QUIC connection. It queues what is to be sent until `pump`, so that
+everything of one turn goes out in as few datagrams as it can.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ import logging
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from punch.ice.check_messages import FULL_SIZE
 from punch.link.certificate import LinkCertificate
 from punch.link.receive_limits import LimitExceeded
+from punch.wire.address import FULL_SIZE
 
 ALPN: Final = "punch-link/1"
 DATAGRAM_SIZE: Final = FULL_SIZE

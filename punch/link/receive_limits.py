@@ -5,10 +5,10 @@ events for what they bring (RFC 9000, sections 5.1.2, 8.2 and 21; RFC 9221, sect
 The libraries answer or store whatever arrives: qh3 keeps each PATH_CHALLENGE until its response is
 acknowledged, never forgets a retired connection ID and compares each new one with all of them; both keep
 what they have sent until it is acknowledged, and hold any number of pieces of a stream behind a gap. So each
-kind has an `ReceiveAllowance`: a burst, a steady rate, and more for what both sides' applications really exchange.
-An honest peer stays far below all of them: it gives a dozen connection IDs and sends no PATH_CHALLENGE in its
-life, and at most one acknowledgement for each of our packets. What it repeats after a darkness is counted as
-what it is: qh3 then sends the same small frames a thousand times over.
+kind has an `ReceiveAllowance`: a burst, a steady rate, and more for what both sides' applications really
+exchange. An honest peer stays far below all of them: it gives a dozen connection IDs and sends no
+PATH_CHALLENGE in its life, and at most one acknowledgement for each of our packets. What it repeats after a
+darkness is counted as what it is: qh3 then sends the same small frames a thousand times over.
 """
 
 from __future__ import annotations

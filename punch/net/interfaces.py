@@ -20,7 +20,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from punch.ice.candidates import preference_class
+from punch.wire.address import preference_class
 
 LIMIT = 8
 """

@@ -11,7 +11,8 @@ call is likely: for `KEEP` seconds after it registered, called, was called or ch
 keeps its mappings, and its offers and answers carry reflexive candidates at once. On links nothing has to
 be kept: consent is asked for every 4 to 6 s (RFC 7675), which keeps mappings of 15 s alive.
 
-While a link has no path, the reflector is also what tells when the network is back (`ReflexiveAddressCache.listen`).
+While a link has no path, the reflector is also what tells when the network is back
+(`ReflexiveAddressCache.listen`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
 One call, from the offer to the introduction: which sealed messages go out, and what those that come in mean.
 
-Pure: whoever holds a `Signaling` carries `messages_to_send()` to the rendezvous, takes `next_event()`, and wakes
-`handle_timer` at `get_timer()`. Envelopes are opened and checked before the machine hears of them, so what
-the rendezvous changed, mixed up or sent twice ends a call cleanly and reaches nothing else.
+Pure: whoever holds a `Signaling` carries `messages_to_send()` to the rendezvous, takes `next_event()`, and
+wakes `handle_timer` at `get_timer()`. Envelopes are opened and checked before the machine hears of them, so
+what the rendezvous changed, mixed up or sent twice ends a call cleanly and reaches nothing else.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from punch.identity import Identity
 from punch.rendezvous.deny import DenyList
+from punch.turn.server.settings import RelaySettings
 from punch.wire.rendezvous_address import DEFAULT_PORT
 from punch.wire.turn_uri import TurnURI
 
@@ -86,24 +87,24 @@ class RendezvousLimits:
     """…and after so long without a line its connection is given up."""
     unread_bytes: int = 262_144
     """What may wait for a peer that does not read."""
-    relay_allocations: int = 2_000
+    relay_allocations: int = RelaySettings.allocations
     """Relayed addresses in all."""
-    relay_allocations_per_peer: int = 64
-    relay_allocations_per_address: int = 512
+    relay_allocations_per_peer: int = RelaySettings.allocations_per_user
+    relay_allocations_per_address: int = RelaySettings.allocations_per_address
     """Identities cost nothing: without this, one machine could have all of them."""
-    relay_rate: float = 125_000_000.0
+    relay_rate: float = RelaySettings.rate
     """Bytes a second that are relayed for all peers together…"""
-    relay_rate_per_peer: float = 12_500_000.0
+    relay_rate_per_peer: float = RelaySettings.rate_per_user
     """…and for one; what comes beyond is lost."""
-    relay_lifetime: float = 3600.0
+    relay_lifetime: float = RelaySettings.lifetime
     """The longest that an allocation lives without a refresh."""
     relay_credentials_time: float = 1800.0
     """How long credentials for the relay are good: registered peers ask for new ones in time…"""
-    relay_nonce_time: float = 3600.0
+    relay_nonce_time: float = RelaySettings.nonce_time
     """…and how long the nonce that comes with them: after this time a peer asks for new ones."""
-    relay_requests_rate: float = 200.0
+    relay_requests_rate: float = RelaySettings.requests_rate
     """Requests a second with credentials, of all clients of the relay at one address, for long…"""
-    relay_requests_burst: float = 2000.0
+    relay_requests_burst: float = RelaySettings.requests_burst
     """…and at once; beyond, those that ask most get no answer, or are read from more slowly."""
     relay_idle_time: float = 10.0
     """How long a TCP connection without an allocation stays."""

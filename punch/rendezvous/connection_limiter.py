@@ -1,11 +1,12 @@
 """
 Which connections to the TCP port may stay. Pure: connections are numbers, `now` is monotonic seconds.
 
-Until its handshake is over a connection waits, for `RendezvousLimits.handshake_time` seconds at most. There are
-`RendezvousLimits.handshakes` places for those whose ClientHello is not answered yet, and as many for those that are to
-go on after the answer; an address has a share of both (`SourceTable`). When a source has its share, its own
-oldest makes room for its newest: those that are honest are through in a moment. When all places are taken,
-the source with the most makes room, or, if all have the same, whoever has been silent longest.
+Until its handshake is over a connection waits, for `RendezvousLimits.handshake_time` seconds at most. There
+are `RendezvousLimits.handshakes` places for those whose ClientHello is not answered yet, and as many for
+those that are to go on after the answer; an address has a share of both (`SourceTable`). When a source has
+its share, its own oldest makes room for its newest: those that are honest are through in a moment. When all
+places are taken, the source with the most makes room, or, if all have the same, whoever has been silent
+longest.
 
 One connection in `RESERVE` is kept for those that wait. Without it, those whose handshakes are over could
 have all, and each connection that comes would end the handshake of the one before it.

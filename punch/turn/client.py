@@ -23,7 +23,6 @@ from collections import deque
 from enum import Enum
 from typing import Any
 
-from punch.ice.check_messages import FULL_SIZE
 from punch.identity import RandomBytes
 from punch.turn.client_events import (
     TROUBLES,
@@ -49,7 +48,7 @@ from punch.turn.client_requests import (
     ClientResponse,
 )
 from punch.turn.client_state import ClientLifecycleState, ClientState, new_lifecycle
-from punch.wire.address import Address
+from punch.wire.address import FULL_SIZE, Address
 from punch.wire.stun import (
     Attribute,
     MessageClass,

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
+
+# RFC 6724, section 2.1: addresses that rank below IPv4 in the default policy table, or are meant for one site
+_LOW_IPV6 = [IPv6Network(text) for text in ("fc00::/7", "2001::/32", "2002::/16", "fec0::/10", "3ffe::/16")]
+
+FULL_SIZE = 1200
+"""Bytes of the largest datagrams of a link, which QUIC needs a path to carry (RFC 9000, section 14)."""
 
 
 class Address(NamedTuple):
@@ -52,3 +58,16 @@ def canonical(host: str, port: int) -> Address:
     if not 0 <= port <= 65535:
         raise ValueError(f"port {port} is out of range")
     return Address(str(address), port)
+
+
+def preference_class(host: str) -> int:
+    """
+    How an address ranks (RFC 6724): 0 global IPv6, 1 IPv4, 2 IPv6 of one site or a tunnel, 3 addresses of one
+    link or of this machine alone.
+    """
+    ip = parsed(host)
+    if ip.is_loopback or ip.is_link_local:
+        return 3
+    if isinstance(ip, IPv4Address):
+        return 1
+    return 2 if any(ip in network for network in _LOW_IPV6) else 0

@@ -4,9 +4,9 @@ Where a rendezvous may have its peers connect to.
 It names relays and further addresses of its reflector, by address or by name, so a hostile one could point
 its peers at what only they can reach: services of their own machine, of their network, of the network's
 devices. So an address that is not global is taken only if the rendezvous itself was reached at one of the
-same scope (`punch.wire.special_addresses.Scope`): loopback at loopback, private at private, link-local at link-local.
-This is asked of every address when it is about to be used, after names were looked up, so that a name which
-says something else the next time doesn't help.
+same scope (`punch.wire.special_addresses.Scope`): loopback at loopback, private at private, link-local at
+link-local. This is asked of every address when it is about to be used, after names were looked up, so that a
+name which says something else the next time doesn't help.
 
 Ports below 1024 belong to services that speak other protocols. They may take a text within a TURN message for
 a command of theirs. So on other hosts than the rendezvous' own, only those are used that relays are commonly

@@ -16,7 +16,6 @@ from punch.ice.candidates import (
     candidate_priority,
     may_pair,
     may_relay,
-    preference_class,
     usable,
 )
 from punch.ice.credentials import IceCredentials
@@ -27,7 +26,7 @@ from punch.ice.pairs import (
     pair_priority,
     path_kind,
 )
-from punch.wire.address import Address
+from punch.wire.address import Address, preference_class
 from punch.wire.candidate import Candidate, CandidateType
 
 HOST, SRFLX, PRFLX, RELAY = CandidateType

@@ -6,7 +6,6 @@ import itertools
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.check_messages import FULL_SIZE
 from punch.ice.events import Doubtful, Recovered
 from punch.node.silence import (
     HANDSHAKE_WAIT,
@@ -15,7 +14,7 @@ from punch.node.silence import (
     Silence,
 )
 from punch.test.ice_lab import NAT, Host, Lab
-from punch.wire.address import Address
+from punch.wire.address import FULL_SIZE, Address
 from punch.wire.stun import Attribute, MessageClass, parse
 
 PUBLIC = "203.0.113.1"

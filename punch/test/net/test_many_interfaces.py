@@ -8,7 +8,6 @@ from punch.ice.candidates import (
     is_local,
     may_pair,
     may_relay,
-    preference_class,
     usable,
 )
 from punch.net.interfaces import (
@@ -22,7 +21,7 @@ from punch.test.internet import NAT, Host, InternetTestCase, LinkSpec
 from punch.test.netcheck_lab import NetcheckLab
 from punch.test.scenarios.test_calls import SystemTestCase
 from punch.test.system import Peer, Rendezvous, connect
-from punch.wire.address import Address
+from punch.wire.address import Address, preference_class
 
 NAMES = "service", "alice", "bob"
 CUT_OFF = 12

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from punch.rendezvous.config import RendezvousLimits
 from punch.wire.address import parsed
 
 DEFAULT_LIFETIME = 600.0
@@ -37,19 +36,19 @@ class RelaySettings:
     machine: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
     ports: tuple[int, int] = (49152, 65535)
-    allocations: int = RendezvousLimits.relay_allocations
-    allocations_per_user: int = RendezvousLimits.relay_allocations_per_peer
-    allocations_per_address: int = RendezvousLimits.relay_allocations_per_address
+    allocations: int = 2_000
+    allocations_per_user: int = 64
+    allocations_per_address: int = 512
     """Of all users at one IPv4 address or IPv6 /64."""
-    rate: float = RendezvousLimits.relay_rate
-    rate_per_user: float = RendezvousLimits.relay_rate_per_peer
+    rate: float = 125_000_000.0
+    rate_per_user: float = 12_500_000.0
     burst_time: float = 0.5
     """How many seconds of a rate may come at once."""
-    lifetime: float = RendezvousLimits.relay_lifetime
+    lifetime: float = 3600.0
     """The longest that an allocation lives without a refresh."""
-    nonce_time: float = RendezvousLimits.relay_nonce_time
-    requests_rate: float = RendezvousLimits.relay_requests_rate
-    requests_burst: float = RendezvousLimits.relay_requests_burst
+    nonce_time: float = 3600.0
+    requests_rate: float = 200.0
+    requests_burst: float = 2000.0
     """Requests a second, and at once, of all clients at one address."""
     permissions: int = 256
     """Permissions of one allocation."""

@@ -38,7 +38,8 @@ MAX_NAME = 40
 
 def printable(text: str, newline: str = "\\n") -> str:
     """
-    `text` with all that could act on a terminal written out as escapes, by the table of `punch.ui.text.sanitize`.
+    `text` with all that could act on a terminal written out as escapes, by the table of
+    `punch.ui.text.sanitize`.
 
     :param newline: what a line feed becomes; `"\\n    "` shows further lines indented.
     """
