@@ -1,0 +1,68 @@
+"""
+Fail if a test reaches into a private attribute of one of our classes.
+
+    python tools/check_private_names.py
+
+Private attributes are those with one leading underscore that a module of `punch` assigns or defines. A test
+may have such names of its own: on `self`, on `cls`, and on objects of classes in the same file.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def defined_in(tree: ast.AST) -> Iterator[str]:
+    """Private attributes that a module's classes have: methods, fields, and what is assigned to `self`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            for item in node.body:
+                if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield item.name
+                elif isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+                    yield item.target.id
+                elif isinstance(item, ast.Assign):
+                    yield from (target.id for target in item.targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+                yield node.attr
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def main() -> int:
+    sources = [path for path in (ROOT / "punch").rglob("*.py") if "test" not in path.relative_to(ROOT).parts]
+    named_tuple = {"_replace", "_asdict", "_fields", "_make"}
+    ours = {name for path in sources for name in defined_in(parse(path)) if is_private(name)} - named_tuple
+    found = []
+    for path in sorted([*(ROOT / "punch/test").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
+        tree = parse(path)
+        own = set(defined_in(tree))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in ours - own:
+                if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                if node.func.id in ("getattr", "setattr") and len(node.args) > 1:
+                    name = node.args[1]
+                    if isinstance(name, ast.Constant) and name.value in ours - own:
+                        found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+    print(*found, sep="\n", end="\n" if found else "")
+    if found:
+        print(f"{len(found)} uses of private attributes in tests: use public names")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
