@@ -21,6 +21,20 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
+def is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def reached(node: ast.AST) -> str | None:
+    """The attribute of another object that an expression names, if it is one."""
+    match node:
+        case ast.Attribute(value=value, attr=attr) if not is_self(value):
+            return attr
+        case ast.Call(func=ast.Name(id="getattr" | "setattr"), args=[_, ast.Constant(value=str(attr)), *_]):
+            return attr
+    return None
+
+
 def defined_in(tree: ast.AST) -> Iterator[str]:
     """Private attributes that a module's classes have: methods, fields, and what is assigned to `self`."""
     for node in ast.walk(tree):
@@ -32,9 +46,8 @@ def defined_in(tree: ast.AST) -> Iterator[str]:
                     yield item.target.id
                 elif isinstance(item, ast.Assign):
                     yield from (target.id for target in item.targets if isinstance(target, ast.Name))
-        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
-                yield node.attr
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_self(node.value):
+            yield node.attr
 
 
 def parse(path: Path) -> ast.Module:
@@ -50,14 +63,8 @@ def main() -> int:
         tree = parse(path)
         own = set(defined_in(tree))
         for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and node.attr in ours - own:
-                if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
-                    found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                if node.func.id in ("getattr", "setattr") and len(node.args) > 1:
-                    name = node.args[1]
-                    if isinstance(name, ast.Constant) and name.value in ours - own:
-                        found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+            if reached(node) in ours - own:
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
     print(*found, sep="\n", end="\n" if found else "")
     if found:
         print(f"{len(found)} uses of private attributes in tests: use public names")
