@@ -30,9 +30,9 @@ from punch.wire.control import (
     Message,
     Register,
     Reject,
+    encode,
     new_call,
 )
-from punch.wire.control_codec import encode
 from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.sealed import Envelope
 from tests.needs import missing

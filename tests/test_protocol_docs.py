@@ -18,7 +18,7 @@ from punch.link import events as link
 from punch.link import frames, proof, quic_qh3
 from punch.link.connection import APPLICATION_CODES
 from punch.rendezvous.config import RendezvousLimits
-from punch.wire import control, control_codec, sealed, strict_json
+from punch.wire import control, sealed, strict_json
 from punch.wire.candidate import Candidate
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
 from punch.wire.sealed import (
@@ -143,12 +143,13 @@ def first_cells(text: str) -> list[str]:
 
 
 def test_every_message_and_code_is_written_down() -> None:
-    shapes = {"4.1": control_codec._REQUESTS, "4.2": control_codec._REPLIES}
+    shapes = {"4.1": control.REQUESTS, "4.2": control.REPLIES}
     for number, known in shapes.items():
         assert first_cells(section(number)) == list(known)
         for shape in known.values():
             row = re.search(rf"^\| `{shape.type}` .*", section(number), re.M)
             assert row is not None
+            assert not shape.versioned or "`version`" in row[0]
             for entry in shape.fields:
                 assert f"`{entry.key}`" in row[0], (shape.type, entry.key)
     codes = {code.value for code in control.ErrorCode} - {control.ErrorCode.OTHER.value}
@@ -184,7 +185,7 @@ def test_numbers() -> None:
     expected: dict[str, list[float]] = {
         "2": [DEFAULT_PORT],
         "3": [
-            control_codec.MAX_LINE,
+            control.MAX_LINE,
             strict_json.MAX_DEPTH,
             limits.handshake_time,
             limits.register_time,
@@ -250,10 +251,10 @@ def test_examples() -> None:
     for line in lines:
         message: control.Message
         try:
-            message = control_codec.decode_request(line)
-        except control_codec.UnknownType:
-            message = control_codec.decode_reply(line)
-        assert control_codec.encode(message) == line
+            message = control.decode_request(line)
+        except control.UnknownType:
+            message = control.decode_reply(line)
+        assert control.encode(message) == line
 
 
 def test_links_between_the_pages() -> None:

@@ -16,8 +16,7 @@ import pytest
 
 from punch.identity import Identity
 from punch.test.control_lab import key_of
-from punch.wire.control import Accept, Ping, Register
-from punch.wire.control_codec import encode
+from punch.wire.control import Accept, Ping, Register, encode
 from punch.wire.rendezvous_address import RendezvousAddress
 from tests.processes import JSONProcess, Programs, cpu_seconds, programs
 from tests.test_rendezvous_process import Client, listening, register

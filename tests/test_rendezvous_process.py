@@ -26,8 +26,8 @@ from punch.wire.control import (
     Message,
     Ping,
     Register,
+    encode,
 )
-from punch.wire.control_codec import encode
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 from punch.wire.stun import MessageClass, Method, parse
 from punch.wire.stun import StunMessage as STUNMessage

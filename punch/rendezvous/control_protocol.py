@@ -25,8 +25,7 @@ from punch.identity import PeerID, PeerIDError
 from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.protocol_sniffer import Established
 from punch.wire.address import canonical
-from punch.wire.control import Error, ErrorCode
-from punch.wire.control_codec import MAX_LINE, encode
+from punch.wire.control import MAX_LINE, Error, ErrorCode, encode
 
 _GOODBYE_TIME = 3.0
 """Seconds for the last lines to be read and TLS to be closed."""

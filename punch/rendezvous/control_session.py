@@ -19,6 +19,7 @@ from punch.identity import PeerID
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry import Introducing, IntroductionRefusal, Registry
 from punch.wire.control import (
+    ControlError,
     Error,
     ErrorCode,
     Ping,
@@ -29,9 +30,11 @@ from punch.wire.control import (
     Relays,
     RenewRelays,
     Reply,
+    UnknownType,
     Welcome,
+    decode_request,
+    encode,
 )
-from punch.wire.control_codec import ControlError, UnknownType, decode_request, encode
 from punch.wire.turn_uri import RelayServer
 
 

@@ -77,7 +77,7 @@ class IntroductionMachine:
 
     def tell_end(self, to: PeerID, code: ErrorCode, text: str) -> None:
         """Tell one side that it is over."""
-        self.deliver(to, Ended(self.call, code, text, self.other(to)))
+        self.deliver(to, Ended(self.call, code, text, sender=self.other(to)))
 
 
 _builder = TypeMachineBuilder(IntroductionInputs, IntroductionMachine)

@@ -26,8 +26,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import Identity
-from punch.wire.control import Message
-from punch.wire.control_codec import encode
+from punch.wire.control import Message, encode
 
 EPOCH = datetime(2020, 1, 1, tzinfo=timezone.utc)
 """When the certificates of tests begin to be valid."""

@@ -80,9 +80,9 @@ class Middleman:
         if isinstance(request, Trickle):
             return request.to, Candidates(request.call, sender, request.envelope)
         if isinstance(request, Reject):
-            return request.to, Ended(request.call, request.code, "No.", sender)
+            return request.to, Ended(request.call, request.code, "No.", sender=sender)
         if isinstance(request, Cancel):
-            return request.to, Ended(request.call, ErrorCode.CANCELLED, "Over.", sender)
+            return request.to, Ended(request.call, ErrorCode.CANCELLED, "Over.", sender=sender)
         return None
 
 

@@ -31,8 +31,9 @@ from punch.wire.control import (
     Reply,
     Request,
     Welcome,
+    decode_request,
+    encode,
 )
-from punch.wire.control_codec import decode_request, encode
 
 
 class Authority:

@@ -149,7 +149,7 @@ REPLIES: dict[type[Reply], st.SearchStrategy[Reply]] = {
     Incoming: st.builds(Incoming, calls, peer_ids, names, envelopes),
     Answered: st.builds(Answered, calls, peer_ids, envelopes),
     Candidates: st.builds(Candidates, calls, peer_ids, envelopes),
-    Ended: st.builds(Ended, calls, codes, sentences, st.none() | peer_ids),
+    Ended: st.builds(Ended, calls, codes, sentences, sender=st.none() | peer_ids),
     Error: st.builds(Error, codes, sentences, st.none() | calls),
 }
 replies: st.SearchStrategy[Reply] = st.one_of(*REPLIES.values())

@@ -1,27 +1,39 @@
 """
-The messages of the control channel, between a peer and its rendezvous.
+The messages of the control channel, between a peer and its rendezvous: one JSON object a line.
 
-`docs/protocol.md` has the whole protocol. Each message is a frozen dataclass;
-`punch.wire.control_codec` writes and reads them.
+Each message is a frozen dataclass. The annotations of its fields say how they are read, and under which key
+they stand in the object if that is not their own name. A field with a default may be missing from the object.
+The order of the fields is their order on the wire. `docs/protocol.md` describes the whole protocol.
+
+`encode` writes a line, `decode_request` reads what a service accepts, `decode_reply` what a peer accepts.
+Keys that a message does not declare are ignored.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from dataclasses import field as dataclass_field
 from enum import Enum
+from typing import Annotated, Any, NamedTuple, TypeVar, cast, get_type_hints
 
 from punch.identity import PeerID, RandomBytes
-from punch.wire.probing import ProbeOutcome, Vantage
+from punch.wire import fields as read
+from punch.wire import strict_json
+from punch.wire.fields import FieldError, Reader, field, integer
+from punch.wire.probing import NONCE_SIZE, PROOF_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage
 from punch.wire.sealed import Envelope
-from punch.wire.turn_uri import RelayServer
+from punch.wire.turn_uri import MAX_RELAYS, RelayServer
 
 VERSION = 1
 """The version of this protocol."""
+MAX_LINE = 16384
+"""Bytes of a line, without its newline."""
 MAX_KEEPALIVE = 3600.0
 """Seconds."""
 MAX_REFLECTORS = 8
-"""How many further addresses of its reflector a service tells of."""
+"""The most further addresses of its reflector that a service may name."""
 
 
 class Accept(str, Enum):
@@ -33,7 +45,7 @@ class Accept(str, Enum):
 
 
 class ErrorCode(str, Enum):
-    """Why something didn't work, for a program; the text beside it is for a person."""
+    """The reason of a failure, for a program; the text beside it is for a person."""
 
     NOT_REGISTERED = "not-registered"
     """No peer of this ID is registered now."""
@@ -42,17 +54,17 @@ class ErrorCode(str, Enum):
     BUSY = "busy"
     """Too many calls wait for the called peer, or it takes no further one now."""
     GONE = "gone"
-    """The other peer was there, and its connection ended during the introduction."""
+    """The other peer was registered, and its connection ended during the introduction."""
     REPLACED = "replaced"
-    """The same identity registered anew: this older registration is over. Don't reconnect."""
+    """The same identity registered on another connection: this registration is over. Do not reconnect."""
     MALFORMED = "malformed"
-    """A line is no message. The connection is closed."""
+    """A line is not a message. The connection is closed."""
     TOO_LONG = "too-long"
     """A line has more than 16,384 bytes. The connection is closed."""
     UNKNOWN_TYPE = "unknown-type"
-    """A message has a type that is not known. The connection stays."""
+    """A message has an unknown type. The connection stays open."""
     VERSION = "version"
-    """The protocol version is not known. The connection is closed."""
+    """The protocol version is unknown. The connection is closed."""
     RATE = "rate"
     """Too many messages in too short a time."""
     TOO_MANY = "too-many"
@@ -64,196 +76,435 @@ class ErrorCode(str, Enum):
     SHUTDOWN = "shutdown"
     """The service ends. Reconnect after a while."""
     BAD_CERTIFICATE = "bad-certificate"
-    """The client certificate is missing or is no Ed25519 certificate."""
+    """The client certificate is missing or is not an Ed25519 certificate."""
     DENIED = "denied"
     """The operator refuses this peer, or its network. The connection is closed."""
     FORBIDDEN = "forbidden"
-    """This message is not allowed here: before registering, to oneself, in somebody else's introduction."""
+    """The message is not allowed here: before registering, to oneself, or in another peer's introduction."""
     OTHER = "other"
-    """A code that this version doesn't know; never sent."""
+    """Any code that this version does not know; never sent."""
 
 
+class ControlError(Exception):
+    """A line is not an acceptable message: `code` is for the other program, `text` for a person."""
+
+    def __init__(self, code: ErrorCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
+class UnknownType(ControlError):
+    """
+    A message has an unknown type: it is answered with an error, and the connection stays open.
+
+    :ivar call: the call ID in the message, if it has one.
+    """
+
+    def __init__(self, text: str, call: str | None = None) -> None:
+        super().__init__(ErrorCode.UNKNOWN_TYPE, text)
+        self.call = call
+
+
+class Malformed(ControlError):
+    """
+    A line is not a message, is too long, or has another version: the connection is closed with this reason.
+    """
+
+    def __init__(self, text: str, code: ErrorCode = ErrorCode.MALFORMED) -> None:
+        super().__init__(code, text)
+
+
+T = TypeVar("T")
+
+
+class Wire(NamedTuple):
+    """How a field is read, and its key if that is not the field's name."""
+
+    read: Reader[Any]
+    key: str | None = None
+
+
+_read_word = read.matching("[a-z][a-z0-9-]{0,31}", "a short word")
+_read_call = read.matching("[0-9a-f]{32}", "32 lower-case hexadecimal digits")
+_read_version = integer(1, 2**31 - 1)
+
+
+def _read_code(value: object) -> ErrorCode:
+    text = _read_word(value)
+    try:
+        return ErrorCode(text)
+    except ValueError:
+        return ErrorCode.OTHER
+
+
+_Call = Annotated[str, Wire(_read_call)]
+_Peer = Annotated[PeerID, Wire(read.peer_id)]
+_Sender = Annotated[PeerID, Wire(read.peer_id, "from")]
+_Name = Annotated[str, Wire(read.name)]
+_Text = Annotated[str, Wire(read.sentence)]
+_Code = Annotated[ErrorCode, Wire(_read_code)]
+_Sealed = Annotated[Envelope, Wire(Envelope.from_json)]
+_IP = Annotated[str, Wire(read.ip)]
+_Port = Annotated[int, Wire(integer(1, 65535))]
+_PortOrZero = Annotated[int, Wire(integer(0, 65535))]
+_Seconds = Annotated[int, Wire(integer(0, 2**31 - 1))]
+_Relays = Annotated[tuple[RelayServer, ...], Wire(read.sequence(RelayServer.from_json, MAX_RELAYS))]
+_Transaction = Annotated[bytes, Wire(read.binary(TRANSACTION_SIZE, TRANSACTION_SIZE))]
+
+
+# -- the messages --
+
+
+class MessageField(NamedTuple):
+    """A field: its attribute in Python, its key in JSON, and its default, `MISSING` if it is required."""
+
+    attribute: str
+    key: str
+    read: Reader[Any]
+    default: Any
+
+
+class MessageShape(NamedTuple):
+    """How one message is written: the value of `type`, and its fields in the order of the wire."""
+
+    message: type[Any]
+    type: str
+    fields: tuple[MessageField, ...]
+    versioned: bool
+    """Whether the object has the version of the protocol."""
+
+
+REQUESTS: dict[str, MessageShape] = {}
+"""The messages of peers, by type."""
+REPLIES: dict[str, MessageShape] = {}
+"""The messages of the service, by type."""
+
+
+def _message(
+    shapes: dict[str, MessageShape], type_: str, *, versioned: bool = False
+) -> Callable[[type[T]], type[T]]:
+    """A class decorator: the dataclass is the message `type_` in `shapes`."""
+
+    def declare(cls: type[T]) -> type[T]:
+        hints = get_type_hints(cls, include_extras=True)
+        entries = []
+        for each in fields(cast(Any, cls)):
+            wire: Wire = hints[each.name].__metadata__[0]
+            entries.append(MessageField(each.name, wire.key or each.name, wire.read, each.default))
+        shapes[type_] = MessageShape(cls, type_, tuple(entries), versioned)
+        return cls
+
+    return declare
+
+
+@_message(REQUESTS, "register", versioned=True)
 @dataclass(frozen=True)
 class Register:
     """The first message of a peer."""
 
-    name: str
-    accept: Accept
-    version: int = VERSION
+    name: _Name
+    accept: Annotated[Accept, Wire(read.one_of(*Accept))]
 
 
+@_message(REQUESTS, "ping")
 @dataclass(frozen=True)
 class Ping:
-    """Sent when nothing else was for a keepalive interval."""
+    """Sent when nothing else was sent for a keepalive interval."""
 
 
+@_message(REQUESTS, "establish")
 @dataclass(frozen=True)
 class Establish:
     """A caller asks to be introduced. It chooses the call ID."""
 
-    call: str
-    to: PeerID
-    offer: Envelope
+    call: _Call
+    to: _Peer
+    offer: _Sealed
 
 
+@_message(REQUESTS, "answer")
 @dataclass(frozen=True)
 class Answer:
-    """The called peer says yes."""
+    """The called peer accepts the call."""
 
-    call: str
-    to: PeerID
-    answer: Envelope
+    call: _Call
+    to: _Peer
+    answer: _Sealed
 
 
+@_message(REQUESTS, "candidate")
 @dataclass(frozen=True)
 class Trickle:
-    """Either side found more candidates."""
+    """Either peer found more candidates."""
 
-    call: str
-    to: PeerID
-    envelope: Envelope
+    call: _Call
+    to: _Peer
+    envelope: _Sealed
 
 
+@_message(REQUESTS, "reject")
 @dataclass(frozen=True)
 class Reject:
-    """The called peer says no: `code` is `REFUSED` or `BUSY`."""
+    """The called peer refuses the call: `code` is `REFUSED` or `BUSY`."""
 
-    call: str
-    to: PeerID
-    code: ErrorCode
+    call: _Call
+    to: _Peer
+    code: Annotated[ErrorCode, Wire(read.one_of(ErrorCode.REFUSED, ErrorCode.BUSY))]
 
 
+@_message(REQUESTS, "cancel")
 @dataclass(frozen=True)
 class Cancel:
-    """The introduction is over for this side: the caller gave up, or either needs it no longer."""
+    """The introduction is over for this peer: the caller gave up, or either no longer needs it."""
 
-    call: str
-    to: PeerID
+    call: _Call
+    to: _Peer
 
 
+@_message(REQUESTS, "relay")
 @dataclass(frozen=True)
 class RenewRelays:
-    """The credentials for the relays expire soon: new ones, please."""
+    """A request for new credentials for the relays, because the present ones expire soon."""
 
 
+@_message(REQUESTS, "probe")
 @dataclass(frozen=True)
 class Probe:
     """
-    Send one datagram to my own reflexive address: an answer to a Binding request with this transaction ID.
+    A request to send one datagram to the peer's own reflexive address: an answer to a Binding request with
+    this transaction ID.
 
-    `address` and `port` are what a reflector of this service told, and `proof` is what came with that, for
-    `nonce` (see `punch.wire.probing`).
+    `address` and `port` are what a reflector of this service told the peer, and `proof` is what came with
+    them, for `nonce` (see `punch.wire.probing`).
     """
 
-    address: str
-    port: int
-    vantage: Vantage
-    transaction: bytes
-    nonce: bytes
-    proof: bytes
+    address: _IP
+    port: _Port
+    vantage: Annotated[Vantage, Wire(read.one_of(*Vantage), "from")]
+    transaction: _Transaction
+    nonce: Annotated[bytes, Wire(read.binary(NONCE_SIZE, NONCE_SIZE))]
+    proof: Annotated[bytes, Wire(read.binary(PROOF_SIZE, PROOF_SIZE))]
 
 
+@_message(REPLIES, "welcome", versioned=True)
 @dataclass(frozen=True)
 class Welcome:
     """
     The peer is registered.
 
-    `address` is the public IP address it is seen from; `reflector` the UDP port of the STUN server on the
-    service's host, 0 if there is none; `keepalive` how many seconds a connection may be silent.
+    `address` is the public IP address that the peer is seen from; `reflector` the UDP port of the STUN server
+    on the service's host, 0 if there is none; `keepalive` the seconds that a connection may be silent.
     """
 
-    id: PeerID
-    address: str
-    reflector: int
-    keepalive: float
-    version: int = VERSION
-    relays: tuple[RelayServer, ...] = ()
-    """Where a link can be relayed, none if nowhere."""
-    second_reflector: int = 0
+    id: _Peer
+    address: _IP
+    reflector: _PortOrZero
+    keepalive: Annotated[float, Wire(read.number(0.1, MAX_KEEPALIVE))]
+    relays: _Relays = ()
+    """The relays that the peer may use; empty if there are none."""
+    second_reflector: _PortOrZero = 0
     """The UDP port of a second reflector on the same host, for RFC 5780's tests; 0 if there is none."""
-    reflector_addresses: tuple[str, ...] = ()
-    """Further IP addresses of the service at which the same ports are."""
-    retry: int = 0
+    reflector_addresses: Annotated[tuple[str, ...], Wire(read.sequence(read.ip, MAX_REFLECTORS))] = ()
+    """Further IP addresses of the service with the same ports."""
+    retry: _Seconds = 0
     """
-    If the service goes away, the mean seconds between two tries of one peer to come back: so that all of them
-    together don't come faster than it can take them; 0 if they are few.
+    The mean seconds between two attempts of one peer to reconnect if the service goes away, so that all peers
+    together do not reconnect faster than the service can handle; 0 if they are few.
     """
 
 
+@_message(REPLIES, "relay")
 @dataclass(frozen=True)
 class Relays:
-    """The answer to `RenewRelays`: where a link can be relayed, with new credentials."""
+    """The answer to `RenewRelays`: the relays, with new credentials."""
 
-    relays: tuple[RelayServer, ...]
+    relays: _Relays
 
 
+@_message(REPLIES, "probed")
 @dataclass(frozen=True)
 class Probed:
     """The answer to `Probe`."""
 
-    transaction: bytes
-    outcome: ProbeOutcome
+    transaction: _Transaction
+    outcome: Annotated[ProbeOutcome, Wire(read.one_of(*ProbeOutcome))]
 
 
+@_message(REPLIES, "pong")
 @dataclass(frozen=True)
 class Pong:
-    """The answer to `Ping`. `retry` is what it is in `Welcome`, as it is now."""
+    """The answer to `Ping`. `retry` is the present value of `Welcome.retry`."""
 
-    retry: int = 0
+    retry: _Seconds = 0
 
 
+@_message(REPLIES, "incoming")
 @dataclass(frozen=True)
 class Incoming:
-    """Somebody calls: `name` is what the caller registered with; the one in the opened offer is signed."""
+    """
+    Another peer calls. `name` is what the caller registered with and is not signed; the one in the offer is.
+    """
 
-    call: str
-    sender: PeerID
-    name: str
-    offer: Envelope
+    call: _Call
+    sender: _Sender
+    name: _Name
+    offer: _Sealed
 
 
+@_message(REPLIES, "answered")
 @dataclass(frozen=True)
 class Answered:
-    """The called peer said yes."""
+    """The called peer accepted the call."""
 
-    call: str
-    sender: PeerID
-    answer: Envelope
+    call: _Call
+    sender: _Sender
+    answer: _Sealed
 
 
+@_message(REPLIES, "candidate")
 @dataclass(frozen=True)
 class Candidates:
-    """The other side found more candidates."""
+    """The other peer found more candidates."""
 
-    call: str
-    sender: PeerID
-    envelope: Envelope
+    call: _Call
+    sender: _Sender
+    envelope: _Sealed
 
 
+@_message(REPLIES, "ended")
 @dataclass(frozen=True)
 class Ended:
-    """The introduction is over, before it came to a link."""
+    """The introduction ended before there was a link."""
 
-    call: str
-    code: ErrorCode
-    text: str
-    sender: PeerID | None = None
+    call: _Call
+    sender: Annotated[PeerID | None, Wire(read.peer_id, "from")] = dataclass_field(default=None, kw_only=True)
+    code: _Code
+    text: _Text
 
 
+@_message(REPLIES, "error")
 @dataclass(frozen=True)
 class Error:
-    """Something the peer sent was not accepted; with `call`, the introduction that is over for it."""
+    """A message of the peer was not accepted; `call` is the introduction that is over for it, if any."""
 
-    code: ErrorCode
-    text: str
-    call: str | None = None
+    code: _Code
+    text: _Text
+    call: Annotated[str | None, Wire(_read_call)] = None
 
 
 Request = Register | Ping | Establish | Answer | Trickle | Reject | Cancel | RenewRelays | Probe
 Reply = Welcome | Relays | Probed | Pong | Incoming | Answered | Candidates | Ended | Error
 Message = Request | Reply
 
+_SHAPES: Mapping[type[Any], MessageShape] = {
+    shape.message: shape for shapes in (REQUESTS, REPLIES) for shape in shapes.values()
+}
+
 
 def new_call(random: RandomBytes = os.urandom) -> str:
     """A fresh call ID."""
     return random(16).hex()
+
+
+# -- reading and writing lines --
+
+
+def encode(message: Message) -> bytes:
+    """
+    One line, without its newline.
+
+    :raise ValueError: it would be longer than `MAX_LINE`.
+    """
+    shape = _SHAPES[type(message)]
+    value: dict[str, Any] = {"type": shape.type}
+    if shape.versioned:
+        value["version"] = VERSION
+    for entry in shape.fields:
+        content = getattr(message, entry.attribute)
+        if content != entry.default:
+            value[entry.key] = _to_json(content)
+    if "text" in value:
+        value["text"] = read.clean(value["text"])
+    line = strict_json.dumps(value)
+    if len(line) > MAX_LINE:
+        raise ValueError(f"a line of {len(line)} bytes is too long")
+    return line
+
+
+def decode_request(line: bytes) -> Request:
+    """
+    Read what a peer sent.
+
+    :param line: without its newline.
+    :raise UnknownType: the service answers with an error and goes on.
+    :raise Malformed: the service sends the reason and closes the connection.
+    """
+    return cast(Request, _decode(line, REQUESTS))
+
+
+def decode_reply(line: bytes) -> Reply:
+    """
+    Read what the service sent.
+
+    :param line: without its newline.
+    :raise UnknownType: the peer ignores the line.
+    :raise Malformed: the peer closes the connection.
+    """
+    return cast(Reply, _decode(line, REPLIES))
+
+
+def _to_json(content: object) -> object:
+    if isinstance(content, PeerID):
+        return str(content)
+    if isinstance(content, (Envelope, RelayServer)):
+        return content.to_json()
+    if isinstance(content, Enum):
+        return content.value
+    if isinstance(content, bytes):
+        return read.to_base64(content)
+    if isinstance(content, tuple):
+        return [_to_json(entry) for entry in content]
+    return content
+
+
+def _decode(line: bytes, shapes: Mapping[str, MessageShape]) -> Message:
+    if len(line) > MAX_LINE:
+        raise Malformed(f"A line has more than {MAX_LINE} bytes.", ErrorCode.TOO_LONG)
+    try:
+        value = field({"it": strict_json.loads(line)}, "it", read.mapping)
+        type_ = field(value, "type", read.string)
+    except (FieldError, strict_json.JSONError) as error:
+        raise Malformed(f"A line is not a message: {error}.") from error
+    shape = shapes.get(type_)
+    if shape is None:
+        raise UnknownType(f"The message type {type_[:32]!a} is not known.", _call_of(value))
+    try:
+        return _build(shape, value)
+    except FieldError as error:
+        raise Malformed(f"A {shape.type} message is wrong: {error}.") from error
+
+
+def _call_of(value: Mapping[str, Any]) -> str | None:
+    try:
+        return field(value, "call", _read_call, None)
+    except FieldError:
+        return None
+
+
+def _build(shape: MessageShape, value: Mapping[str, Any]) -> Message:
+    # Another version may mean anything by its other fields, so the version is checked before they are read.
+    if shape.versioned and (version := field(value, "version", _read_version)) != VERSION:
+        raise Malformed(
+            f"Protocol version {version} is not known here, only version {VERSION}.", ErrorCode.VERSION
+        )
+    contents: dict[str, Any] = {
+        entry.attribute: field(value, entry.key, entry.read)
+        for entry in shape.fields
+        if entry.default is MISSING or entry.key in value
+    }
+    # The service routes by `to`, and the recipient checks the signed one: they may not differ.
+    for content in contents.values():
+        if isinstance(content, Envelope) and content.to != contents.get("to", content.to):
+            raise FieldError("to is not the peer that the envelope is for")
+    return cast(Message, shape.message(**contents))

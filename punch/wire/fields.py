@@ -11,14 +11,18 @@ import re
 import unicodedata
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping
+from enum import Enum
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 from punch.identity import PeerID, PeerIDError
+from punch.wire.address import canonical
 
 MAX_NAME = 64
 MAX_TEXT = 500
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Enum)
 Reader = Callable[[object], T]
 
 _BAD_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
@@ -148,6 +152,29 @@ def matching(pattern: str, what: str) -> Reader[str]:
         return text
 
     return read
+
+
+def one_of(*members: E) -> Reader[E]:
+    """One of these members of an enumeration of strings, by its value."""
+    by_value = {member.value: member for member in members}
+
+    def read(value: object) -> E:
+        member = by_value.get(string(value))
+        if member is None:
+            raise FieldError("must be " + ", ".join(by_value))
+        return member
+
+    return read
+
+
+def ip(value: object) -> str:
+    """An IP address, which is returned in its canonical form."""
+    text = string(value)
+    try:
+        ip_address(text)
+    except ValueError as error:
+        raise FieldError("must be an IP address") from error
+    return canonical(text, 0).host
 
 
 def binary(low: int, high: int) -> Reader[bytes]:

@@ -35,15 +35,19 @@ from punch.node.control.problems import (
 from punch.node.control.tls import ALPN, ControlConnectionCreator
 from punch.node.events import Reason
 from punch.wire.control import (
+    MAX_LINE,
+    ControlError,
     Error,
     Ping,
     Pong,
     Register,
     Reply,
     Request,
+    UnknownType,
     Welcome,
+    decode_reply,
+    encode,
 )
-from punch.wire.control_codec import MAX_LINE, ControlError, UnknownType, decode_reply, encode
 from punch.wire.rendezvous_address import RendezvousAddress
 
 WELCOME_TIME = 15.0

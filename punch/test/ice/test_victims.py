@@ -246,7 +246,7 @@ class VictimTests(MiddlemanTestCase):
 
     def hang_up(self) -> None:
         """Eve ends the call."""
-        ended = Ended(self.current, ErrorCode.CANCELLED, "", self.eve.peer_id)
+        ended = Ended(self.current, ErrorCode.CANCELLED, "", sender=self.eve.peer_id)
         self.middle.deliver(self.bob.id, ended)
 
     def got(self) -> tuple[int, int]:

@@ -31,8 +31,8 @@ from punch.wire.control import (
     Incoming,
     Reply,
     Trickle,
+    encode,
 )
-from punch.wire.control_codec import encode
 
 
 class DishonestRendezvousTests(MiddlemanTestCase):
@@ -172,7 +172,7 @@ class DishonestRendezvousTests(MiddlemanTestCase):
                 Candidates(call, self.bob.id, establish.offer),
                 Candidates(call, self.alice.id, establish.offer),
                 Ended(call, ErrorCode.CANCELLED, "Over."),
-                Ended(call, ErrorCode.GONE, "Gone.", self.bob.id),
+                Ended(call, ErrorCode.GONE, "Gone.", sender=self.bob.id),
             ):
                 for peer in (self.alice, self.bob):
                     self.middle.deliver(peer.id, reply)
@@ -203,6 +203,9 @@ class DishonestRendezvousTests(MiddlemanTestCase):
         """The service's word that it is over does not end it, once both know each other's candidates."""
         self.on(
             Answered,
-            lambda to, reply: [(to, reply), (to, Ended(reply.call, ErrorCode.GONE, "Gone.", self.bob.id))],
+            lambda to, reply: [
+                (to, reply),
+                (to, Ended(reply.call, ErrorCode.GONE, "Gone.", sender=self.bob.id)),
+            ],
         )
         self.assertIsInstance(self.call(5.0), Connected)

@@ -21,6 +21,7 @@ from punch.test.rendezvous.test_registry import (
     envelope,
 )
 from punch.wire.control import (
+    MAX_LINE,
     Accept,
     Answer,
     Cancel,
@@ -34,8 +35,8 @@ from punch.wire.control import (
     Probed,
     Register,
     Trickle,
+    encode,
 )
-from punch.wire.control_codec import MAX_LINE, encode
 from punch.wire.probing import ProbeOutcome, Vantage
 
 REGISTER = Register("alice", Accept.ASK)

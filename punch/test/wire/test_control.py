@@ -12,15 +12,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import PeerID
 from punch.test.strategies import IDENTITIES, REPLIES, REQUESTS, SETTINGS, messages, replies, requests
 from punch.wire.control import (
+    MAX_LINE,
     Accept,
     Answered,
     Cancel,
     Candidates,
+    ControlError,
     Ended,
     Error,
     ErrorCode,
     Establish,
     Incoming,
+    Malformed,
     Message,
     Ping,
     Probed,
@@ -29,17 +32,12 @@ from punch.wire.control import (
     Relays,
     Reply,
     Request,
-    Welcome,
-    new_call,
-)
-from punch.wire.control_codec import (
-    MAX_LINE,
-    ControlError,
-    Malformed,
     UnknownType,
+    Welcome,
     decode_reply,
     decode_request,
     encode,
+    new_call,
 )
 from punch.wire.fields import check_name, is_visible
 from punch.wire.probing import ProbeOutcome
@@ -338,7 +336,7 @@ class RefusedTests(SynchronousTestCase):
     def test_optional(self) -> None:
         """`Ended` names the peer if there is one."""
         for sender in (None, ALICE):
-            ended = Ended(CALL, ErrorCode.TIMEOUT, "Nobody answered.", sender)
+            ended = Ended(CALL, ErrorCode.TIMEOUT, "Nobody answered.", sender=sender)
             self.assertEqual(decode_reply(encode(ended)), ended)
             self.assertEqual(b'"from"' in encode(ended), sender is not None)
 
@@ -353,12 +351,12 @@ class HostileReplyTests(SynchronousTestCase):
     )
     CALL = "0" * 32
     REPLIES = (
-        Welcome(PEER, "192.0.2.1", 3478, 20.0, 1, (RELAY,), 3479, ("192.0.2.2",)),
+        Welcome(PEER, "192.0.2.1", 3478, 20.0, (RELAY,), 3479, ("192.0.2.2",)),
         Relays((RELAY,)),
         Incoming(CALL, PEER, "name", ENVELOPE),
         Answered(CALL, PEER, ENVELOPE),
         Candidates(CALL, PEER, ENVELOPE),
-        Ended(CALL, ErrorCode.GONE, "Gone.", PEER),
+        Ended(CALL, ErrorCode.GONE, "Gone.", sender=PEER),
         Error(ErrorCode.RATE, "Too many.", CALL),
         Probed(bytes(12), ProbeOutcome.SENT),
     )

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity, PeerID
 from punch.test.strategies import IDENTITIES, SETTINGS, candidates, names
-from punch.wire import control, control_codec, strict_json
+from punch.wire import control, strict_json
 from punch.wire.candidate import Candidate
 from punch.wire.sealed import (
     ANSWER_LABEL,
@@ -105,7 +105,7 @@ class RoundTripTests(SynchronousTestCase):
             Envelope.from_json(strict_json.loads(strict_json.dumps(envelope.to_json()))), envelope
         )
         self.assertEqual(open_offer(BOB, ALICE.peer_id, envelope), offer)
-        control_codec.encode(control.Incoming(CALL, ALICE.peer_id, "\U0001f600" * 64, envelope))
+        control.encode(control.Incoming(CALL, ALICE.peer_id, "\U0001f600" * 64, envelope))
 
     @SETTINGS
     @given(answers)

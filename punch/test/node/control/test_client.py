@@ -10,6 +10,7 @@ from punch.node.control.protocol import LINE_BURST, LINE_RATE, WELCOME_TIME
 from punch.test.node.control.test_tls import ControlTestCase
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.wire.control import (
+    MAX_LINE,
     Cancel,
     Ended,
     Error,
@@ -18,8 +19,8 @@ from punch.wire.control import (
     Register,
     Request,
     Welcome,
+    encode,
 )
-from punch.wire.control_codec import MAX_LINE, encode
 from punch.wire.rendezvous_address import pin_of
 
 

@@ -283,7 +283,7 @@ class NetcheckTests(HostPolicyTestCase):
         if isinstance(request, Register):
             assert connection.peer is not None
             reflectors = tuple(self.reflectors)
-            connection.reply(Welcome(connection.peer, GLOBAL, PORT, 20.0, 1, self.relays, 0, reflectors))
+            connection.reply(Welcome(connection.peer, GLOBAL, PORT, 20.0, self.relays, 0, reflectors))
         elif isinstance(request, RenewRelays):
             connection.reply(Relays(()))
         else:
