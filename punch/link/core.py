@@ -51,7 +51,8 @@ class LinkCore:
     One link.
 
     :param remote: the peer that the other side must prove to be.
-    :param offer_digest: SHA-256 of the sealed offer that led here, 32 bytes; `answer_digest` likewise.
+    :param offer_digest: SHA-256 of the sealed offer that led here, 32 bytes; `answer_digest` likewise. It
+        identifies the link in later offers, those of ICE restarts.
     :param certificate: the callee's own, whose hash stands in its answer.
     :param certificate_sha256: that hash, for the caller.
     """
@@ -78,6 +79,7 @@ class LinkCore:
         self.role = role
         self.local = identity.peer_id
         self.remote = remote
+        self.offer_digest = offer_digest
         self.certificate = certificate
         self.limits = LinkLimits() if limits is None else limits
         self._backend: QuicBackend = Qh3Backend() if backend is None else backend

@@ -64,6 +64,7 @@ from punch.node.offer_freshness import (
 from punch.node.outgoing_calls import OutgoingCalls
 from punch.node.policy import RelayPolicy
 from punch.node.signaling_state import Side
+from punch.node.status import NodeStatus, RelayStatus
 from punch.wire.address import Address
 from punch.wire.control import (
     Accept,
@@ -318,6 +319,26 @@ class Node(Service):
         """
         session = self._sessions.attempts.get(peer) or self._sessions.links.get(peer)
         return [] if session is None else session.pairs
+
+    @property
+    def status(self) -> NodeStatus:
+        """The sockets, relays and table sizes as they are now."""
+        network, links = self._network, self._sessions.links
+        return NodeStatus(
+            sockets=tuple(network.sockets.bases),
+            reflectors=tuple(network.reflectors),
+            relays=tuple(
+                RelayStatus(relay.server.url.transport, relay.base, relay.local)
+                for relay in network.relays.current
+            ),
+            signaling=len(self._sessions.calls),
+            connection_ids=network.router.connection_id_count,
+            generations={
+                peer: session.paths.generations.number
+                for peer, session in links.items()
+                if session.paths is not None
+            },
+        )
 
     def handle(self, name: str, factory: ProtocolFactory) -> None:
         """Answer streams called `name`, on every link, before it is announced."""

@@ -51,6 +51,11 @@ class Router:
         self._sessions: dict[str, Routed] = {}
         self._connection_ids: dict[bytes, Routed] = {}
 
+    @property
+    def connection_id_count(self) -> int:
+        """How many connection IDs lead to a session."""
+        return len(self._connection_ids)
+
     def listen(self, session: Routed, ufrags: Sequence[str]) -> None:
         """From now on, the checks to these ufrags, and to no others, are for `session`."""
         self._sessions = {ufrag: other for ufrag, other in self._sessions.items() if other is not session}

@@ -196,13 +196,12 @@ class AddressTests(InternetTestCase):
             peer.register()
         alice.node.call(bob.id)
         alice.wait_for(Connected, 5.0)
-        self.assertEqual(
-            {base.host for base in alice.node._network.sockets.bases}, {"198.18.1.7", "198.18.1.8"}
-        )
-        self.assertEqual(len({base.port for base in alice.node._network.sockets.bases}), 2)
+        sockets = alice.node.status.sockets
+        self.assertEqual({socket.host for socket in sockets}, {"198.18.1.7", "198.18.1.8"})
+        self.assertEqual(len({socket.port for socket in sockets}), 2)
         for peer in (alice, bob):
             peer.stop()
-        self.assertEqual(alice.node._network.sockets.bases, [])
+        self.assertEqual(alice.node.status.sockets, ())
 
     def test_no_address_at_all(self) -> None:
         """A call from nowhere ends with a sentence."""

@@ -14,7 +14,6 @@ from punch.ice.agent import IceCredentials
 from punch.link.certificate import LinkCertificate
 from punch.link.core import LinkCore
 from punch.link.events import LinkRole
-from punch.node.call import Call
 from punch.node.events import (
     CallFailed,
     Connected,
@@ -27,12 +26,14 @@ from punch.test.internet import NAT, Filtering, Host, LinkSpec, Packet
 from punch.test.scenarios.test_calls import SystemTestCase
 from punch.test.system import Peer, Rendezvous, connect, introduce
 from punch.wire.address import Address
+from punch.wire.demux import DatagramKind, classify
 from punch.wire.stun import (
     Attribute,
     MessageClass,
     Method,
     StunMessage,
     encode,
+    parse,
 )
 
 
@@ -56,6 +57,8 @@ class StrayPacketTests(SystemTestCase):
         self.bob = self.open_peer("bob")
         self.attacker = self.net.host("attacker")
         self.stray = Stray()
+        self.ufrag = ""
+        self.net.drop = self.eavesdrop
         self.attacker.reactor.listenUDP(4444, self.stray)
 
     def open_peer(self, name: str) -> Peer:
@@ -64,13 +67,23 @@ class StrayPacketTests(SystemTestCase):
         self.peers.append(peer)
         return peer.register()
 
-    def session(self) -> Call:
-        """Bob's side of the link."""
-        return self.bob.node._sessions.links[self.alice.id]
-
     def target(self) -> Address:
         """Bob's socket."""
-        return self.bob.node._network.sockets.bases[0]
+        return self.bob.node.status.sockets[0]
+
+    def eavesdrop(self, packet: Packet) -> bool:
+        """
+        Note the user name fragment in the first connectivity check to Bob, as somebody on the way can; for
+        `Internet.drop`.
+
+        :return: False: no packet is dropped.
+        """
+        to_bob = packet.protocol == "udp" and packet.destination[0] == self.bob.host.address
+        if to_bob and not self.ufrag and classify(packet.data) is DatagramKind.STUN:
+            username = parse(packet.data).get(Attribute.USERNAME)
+            if isinstance(username, str):
+                self.ufrag = username.partition(":")[0]
+        return False
 
     def send(self, data: bytes) -> None:
         """The stranger sends to Bob."""
@@ -86,13 +99,14 @@ class StrayPacketTests(SystemTestCase):
 
     def garbage(self) -> list[bytes]:
         """Every first byte, every length that somebody might get wrong, and STUN cut off at each byte."""
+        self.assertTrue(self.ufrag)
         credentials = IceCredentials("someone", "p" * 24)
         binding = encode(
             StunMessage(
                 Method.BINDING,
                 MessageClass.REQUEST,
                 bytes(12),
-                ((Attribute.USERNAME, f"{self.ufrag()}:x"), (Attribute.PRIORITY, 1)),
+                ((Attribute.USERNAME, f"{self.ufrag}:x"), (Attribute.PRIORITY, 1)),
             ),
             credentials.key,
         )
@@ -105,12 +119,6 @@ class StrayPacketTests(SystemTestCase):
             *(noise.randbytes(noise.randrange(1500)) for _ in range(200)),
             b"hello, this is a message in the clear\n",
         ]
-
-    def ufrag(self) -> str:
-        """The one that checks to Bob need."""
-        session = self.session()
-        assert session.paths is not None
-        return session.paths.generations.use.credentials.ufrag
 
     def assert_unharmed(self) -> None:
         """The link lives, nothing was delivered, and it still works."""
@@ -138,7 +146,7 @@ class StrayPacketTests(SystemTestCase):
         Nothing that is not encrypted for this link is ever taken, even from the address of the other side.
         """
         connect(self.alice, self.bob)
-        source = self.alice.node._network.sockets.bases[0]
+        source = self.alice.node.status.sockets[0]
         for data in self.garbage():
             if len(data) < 1400:
                 self.inject(data, source)
@@ -148,7 +156,7 @@ class StrayPacketTests(SystemTestCase):
     def test_nobody_changes_the_keys(self) -> None:
         """New handshakes from the right address, as soon as there is a link, change nothing."""
         connect(self.alice, self.bob)
-        source = self.alice.node._network.sockets.bases[0]
+        source = self.alice.node.status.sockets[0]
         for _ in range(10):
             self.inject(self.initial(), source)
         self.net.advance(10.0)
@@ -163,7 +171,7 @@ class StrayPacketTests(SystemTestCase):
         for _ in range(80):
             self.net.advance(0.01)
             self.send(self.initial())
-            self.inject(self.initial(), self.alice.node._network.sockets.bases[0])
+            self.inject(self.initial(), self.alice.node.status.sockets[0])
         self.alice.wait_for(Connected, 20.0)
         self.bob.wait_for(Connected, 20.0)
         self.assertEqual(self.stray.received, [])
@@ -186,18 +194,19 @@ class StrayPacketTests(SystemTestCase):
     def test_tables_stay_small(self) -> None:
         """Packets from a thousand addresses leave nothing behind."""
         connect(self.alice, self.bob)
-        node = self.bob.node
-        paths = self.session().paths
-        assert paths is not None
-        agent = paths.generations.use
-        before = len(node._around.router._connection_ids), agent.pair_count
+        before = self.sizes()
         for number in range(1000):
             source = Address(f"192.0.2.{number % 250 + 1}", 1024 + number)
             self.inject(self.initial() if number % 10 == 0 else bytes([number % 256]) * 50, source)
         self.net.advance(2.0)
-        self.assertLessEqual(len(node._around.router._connection_ids), before[0])
-        self.assertEqual(agent.pair_count, before[1])
+        connection_ids, pairs = self.sizes()
+        self.assertLessEqual(connection_ids, before[0])
+        self.assertEqual(pairs, before[1])
         self.assert_unharmed()
+
+    def sizes(self) -> tuple[int, int]:
+        """How many connection IDs Bob's node knows, and how many candidate pairs it has with Alice."""
+        return self.bob.node.status.connection_ids, len(self.bob.node.pairs(self.alice.id))
 
 
 class NameTests(SystemTestCase):
@@ -309,7 +318,7 @@ class IPv6Tests(SystemTestCase):
         self.assertEqual(here.path, "host")
         self.assertIn(":", here.remote.host)
         self.assertEqual(there.local, here.remote)
-        self.assertEqual(len(alice.node._around.reflectors), 2)
+        self.assertEqual(len(alice.node.status.reflectors), 2)
 
     def test_one_has_both(self) -> None:
         """The family that both have is used."""

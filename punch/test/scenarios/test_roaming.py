@@ -262,16 +262,13 @@ class RendezvousTests(RoamingTestCase):
         self.start()
         self.nat(self.alice).renumber("203.0.113.66")
         self.alice.chat.send(self.bob.id, "where are you?")
-        self.net.run_until(lambda: self.introductions, RETURN, "a restart is under way")
+        self.net.run_until(
+            lambda: self.alice.node.status.signaling, RETURN, "a restart is signaled through the rendezvous"
+        )
         self.rendezvous.stop()
         self.rendezvous.start()
         self.net.run_until(lambda: self.bob.messages, 2 * RETURN, "what was waiting arrives")
         self.assert_same_link()
-
-    @property
-    def introductions(self) -> int:
-        """How many the rendezvous has now."""
-        return len(self.alice.node._sessions.calls)
 
     def test_it_is_not_needed(self) -> None:
         """Checks from a new address reach a peer that filters nothing, and are all that it takes."""
@@ -305,10 +302,8 @@ class OtherSideTests(RoamingTestCase):
 
     @property
     def generation(self) -> int:
-        """Bob's newest."""
-        paths = self.bob.node._sessions.links[self.alice.id].paths
-        assert paths is not None
-        return paths.generations.number
+        """The number of the newest ICE generation on Bob's side of the link."""
+        return self.bob.node.status.generations[self.alice.id]
 
     def test_nonsense_ends_the_link(self) -> None:
         """It is no link of ours that says so."""
@@ -395,9 +390,7 @@ class OtherSideTests(RoamingTestCase):
 
     def test_an_old_restart_again(self) -> None:
         """What the rendezvous has recorded is worth nothing."""
-        terms = self.bob.node._sessions.links[self.alice.id].ice_restarts
-        assert terms is not None
-        link = terms._terms.offer_digest
+        link = self.links[1].core.offer_digest
         self.offer(2, link)
         self.assertEqual(self.generation, 2)
         self.offer(1, link)

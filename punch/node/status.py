@@ -1,0 +1,47 @@
+"""What a node has and uses at one moment, as values: `Node.status`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from punch.identity import PeerID
+from punch.wire.address import Address
+from punch.wire.turn_uri import TurnTransport
+
+
+@dataclass(frozen=True)
+class RelayStatus:
+    """
+    A relay on which this node has an allocation.
+
+    :ivar transport: how the relay is reached.
+    :ivar socket: the local address of the UDP socket it is reached from; None over TCP and TLS.
+    :ivar relayed: the address that the relay forwards from.
+    """
+
+    transport: TurnTransport
+    socket: Address | None
+    relayed: Address
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """
+    What a node has at one moment.
+
+    :ivar sockets: the local addresses of the open UDP sockets.
+    :ivar reflectors: the STUN servers that are asked for server-reflexive addresses.
+    :ivar relays: the relays with an allocation.
+    :ivar signaling: how many calls and ICE restarts exchange messages through the rendezvous.
+    :ivar connection_ids: how many QUIC connection IDs lead to a call or a link.
+    :ivar generations: for each peer with a link, the number of the newest ICE generation; 0 before the first
+        ICE restart (RFC 8445, section 9).
+    """
+
+    sockets: tuple[Address, ...]
+    reflectors: tuple[Address, ...]
+    relays: tuple[RelayStatus, ...]
+    signaling: int
+    connection_ids: int
+    generations: Mapping[PeerID, int]
