@@ -15,12 +15,12 @@ from typing import Any
 from cryptography import x509
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IDelayedCall
 
 from punch.identity import Identity, RandomBytes
 from punch.natcheck.core import Netcheck
 from punch.natcheck.report import FamilyReport, NetcheckReport, Transport
 from punch.natcheck.words import conclusions
+from punch.net.driver import Driver
 from punch.net.interfaces import select
 from punch.net.socket_set import OpenSocket
 from punch.net.udp import DatagramSocket
@@ -107,7 +107,7 @@ class NetcheckRun:
         self._sockets: dict[Address, DatagramSocket] = {}
         self._transports: dict[Transport, bool | None] = dict.fromkeys(Transport)
         self._trials: list[Deferred[None]] = []
-        self._timer: IDelayedCall | None = None
+        self._driver = Driver(reactor, monotonic, self._step, lambda: (self._core,))
         self._problem: str | None = None
         self._begun = False
         self._reflector = True
@@ -142,7 +142,7 @@ class NetcheckRun:
         now = self._monotonic()
         if isinstance(reply, Probed):
             self._core.receive_probed(reply, now)
-            self._pump()
+            self._driver.run()
         elif isinstance(reply, Relays):
             self._round_trips.append(now - self._asked_at)
             if len(self._round_trips) < CONTROL_TRIES:
@@ -207,7 +207,7 @@ class NetcheckRun:
     def _examine(self, services: list[str], hosts: list[str], port: int, second: int) -> None:
         self._core.handle_timer(self._monotonic())
         self._core.start(hosts, services, port, second, self._lifetime)
-        self._pump()
+        self._driver.run()
 
     def _bind(self, host: str) -> Address | None:
         try:
@@ -221,34 +221,21 @@ class NetcheckRun:
         now = self._monotonic()
         for data in datagrams:
             self._core.receive_datagram(data, remote, socket.local, now)
-        self._pump()
+        self._driver.run()
 
-    def _pump(self) -> None:
-        """Send what the core has, and set its timer."""
+    def _step(self, now: float) -> bool:
         core = self._core
-        now = self._monotonic()
-        while True:
-            datagrams, probes = core.datagrams_to_send(now), core.probes_to_send()
-            if not datagrams and not probes:
-                break
-            for each in datagrams:
-                self._sockets[each.local].send([each.data], each.remote)
-            for probe in probes:
-                if not self._control.send(probe):
-                    core.receive_probed(Probed(probe.transaction, ProbeOutcome.UNAVAILABLE), now)
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-        due = core.get_timer()
-        if due is not None:
-            self._timer = self._reactor.callLater(max(0.0, due - now), self._wake)
-        elif core.done and not self._examined.called:
+        datagrams, probes = core.datagrams_to_send(now), core.probes_to_send()
+        for each in datagrams:
+            self._sockets[each.local].send([each.data], each.remote)
+        for probe in probes:
+            if not self._control.send(probe):
+                core.receive_probed(Probed(probe.transaction, ProbeOutcome.UNAVAILABLE), now)
+        if datagrams or probes:
+            return True
+        if core.done and core.get_timer() is None and not self._examined.called:
             self._examined.callback(None)
-
-    def _wake(self) -> None:
-        self._timer = None
-        self._core.handle_timer(self._monotonic())
-        self._pump()
+        return False
 
     # The relays
 

@@ -23,7 +23,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from punch.ice.agent import Agent, IceCredentials
 from punch.identity import RandomBytes
-from punch.net.timer import Timer
+from punch.net.driver import Driver, Timed
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import CandidateType
 from punch.wire.stun import (
@@ -71,7 +71,7 @@ class ReflexiveAddressCache:
         self._agent: Agent | None = None
         self._asked: tuple[frozenset[Address], frozenset[Address]] | None = None
         self._until = 0.0
-        self._wakeup = Timer(clock, monotonic, self._wake)
+        self._driver = Driver(clock, monotonic, self._step, self._cores)
         self._listening: IDelayedCall | None = None
         self._questions: dict[bytes, Address] = {}
         self._silent = False
@@ -109,7 +109,7 @@ class ReflexiveAddressCache:
         for base in bases:
             self._agent.add_local_address(base)
         self._agent.gather(reflectors, self._monotonic())
-        self._pump()
+        self._driver.run()
 
     def stop(self) -> None:
         """Ask no more, and forget what was learned."""
@@ -151,7 +151,7 @@ class ReflexiveAddressCache:
         if agent is None or not agent.wants(data, remote):
             return False
         agent.receive_datagram(data, remote, local, self._monotonic())
-        self._pump()
+        self._driver.run()
         return True
 
     def _ask(self) -> None:
@@ -171,26 +171,23 @@ class ReflexiveAddressCache:
         self._listening = self._clock.callLater(LISTEN, self._ask)
 
     def _let_go(self) -> None:
-        self._wakeup.at(None)
         if self._agent is not None:
             self._agent.close(self._monotonic())
         self._agent = self._asked = None
+        self._driver.run()
 
-    def _pump(self) -> None:
+    def _cores(self) -> Sequence[Timed]:
+        return () if self._agent is None else (self._agent,)
+
+    def _step(self, now: float) -> None:
         agent = self._agent
-        assert agent is not None
-        for transmit in agent.datagrams_to_send(self._monotonic()):
+        if agent is None:
+            return
+        if now >= self._until:
+            agent.close(now)
+            self._agent = self._asked = None
+            return
+        for transmit in agent.datagrams_to_send(now):
             self._send(transmit)
         while agent.next_event() is not None:
             pass
-        self._wakeup.at(agent.get_timer())
-
-    def _wake(self) -> None:
-        if self._agent is None:
-            return
-        now = self._monotonic()
-        if now >= self._until:
-            self._let_go()
-            return
-        self._agent.handle_timer(now)
-        self._pump()

@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import RandomBytes
+from punch.net.driver import Driver
 from punch.turn.client import TurnClient
 from punch.turn.client_events import (
     Allocated,
@@ -85,9 +86,8 @@ class RelayClient(ABC):
         self._clock = clock
         self._monotonic = monotonic
         self._relayed: Address | None = None
-        self._timer: IDelayedCall | None = None
-        self._changes = -1
         self._client = TurnClient(credentials_of(server), random, reliable=reliable)
+        self._driver = Driver(clock, monotonic, self._step, lambda: (self._client,))
 
     @property
     def local(self) -> Address:
@@ -126,14 +126,14 @@ class RelayClient(ABC):
         now = self._monotonic()
         for data in datagrams:
             self._client.send(data, remote, now)
-        self._flush()
+        self._driver.run()
 
     def permit(self, peers: Iterable[Address]) -> None:
         """Let these peers send to us."""
         now = self._monotonic()
         for peer in peers:
             self._client.permit(peer, now)
-        self._flush()
+        self._driver.run()
 
     def renew(self, server: RelayServer) -> None:
         """There are new credentials."""
@@ -142,29 +142,27 @@ class RelayClient(ABC):
     def probe(self) -> None:
         """Make sure that it is still there; if not, `relay_failed` follows."""
         self._client.probe(self._monotonic())
-        self._flush()
+        self._driver.run()
 
     def check_size(self) -> None:
         """Ask whether the largest datagrams get there: `full_at` tells."""
         self._client.check_size(self._monotonic())
-        self._flush()
+        self._driver.run()
 
     def close(self) -> None:
         """Give it back."""
         self._client.close(self._monotonic())
-        self._flush()
+        self._driver.run()
 
     def abandon(self) -> None:
         """Forget it, without a word to the relay."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._driver.stop()
 
     # For subclasses
 
     def _start(self) -> None:
         self._client.allocate(self._monotonic())
-        self._flush()
+        self._driver.run()
 
     def _take(self, messages: Sequence[bytes]) -> None:
         """The relay sent these."""
@@ -180,43 +178,28 @@ class RelayClient(ABC):
                 batch, sender = [], data.peer
             batch.append(data.data)
         self._hand_over(batch, sender)
-        self._flush()
+        self._driver.run()
 
     def _hand_over(self, datagrams: list[bytes], sender: Address | None) -> None:
         if datagrams and sender is not None and self._relayed is not None:
             self._received(datagrams, sender, self._relayed)
 
-    def _flush(self) -> None:
+    def _step(self, now: float) -> bool:
         messages = self._client.data_to_send()
         if messages:
             self._write(messages)
-        while (event := self._client.next_event()) is not None:
-            if isinstance(event, Allocated):
-                self._relayed = event.relayed
-                self._owner.relay_allocated(self)
-            elif isinstance(event, AllocationFailed):
-                self._owner.relay_failed(self, event.trouble, event.text)
-            else:
-                # A candidate that is none, or a relay that is set up too strictly
-                self._log.info("{source} does not relay to {peer}", source=self.source, peer=str(event.peer))
-        if self._client.changes != self._changes:
-            self._rearm()
-
-    def _rearm(self) -> None:
-        self._changes = self._client.changes
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        due = self._client.get_timer()
-        self._timer = None
-        if due is not None:
-            self._timer = self._clock.callLater(max(0.0, due - self._monotonic()), self._wake)
+        event = self._client.next_event()
+        if isinstance(event, Allocated):
+            self._relayed = event.relayed
+            self._owner.relay_allocated(self)
+        elif isinstance(event, AllocationFailed):
+            self._owner.relay_failed(self, event.trouble, event.text)
+        elif event is not None:
+            # The peer's candidate is wrong, or the relay allows too little.
+            self._log.info("{source} does not relay to {peer}", source=self.source, peer=str(event.peer))
         elif self._client.state is ClientState.OVER:
             self._over()
-
-    def _wake(self) -> None:
-        self._client.handle_timer(self._monotonic())
-        self._changes = -1
-        self._flush()
+        return event is not None
 
     @abstractmethod
     def _write(self, messages: list[bytes]) -> None:
@@ -308,12 +291,6 @@ class StreamRelayClient(RelayClient):
         super().abandon()
         self._over()
 
-    def close(self) -> None:
-        """Give it back."""
-        super().close()
-        if self._client.state is ClientState.OVER:
-            self._over()
-
     def connected(self, stream: _Stream) -> None:
         """The connection is up."""
         self._stream = stream
@@ -351,8 +328,7 @@ class StreamRelayClient(RelayClient):
             self._owner.relay_failed(self, Trouble.DISCONNECTED, "")
         else:
             self._client.disconnected()
-            self._changes = -1
-            self._flush()
+            self._driver.run()
 
     def _write(self, messages: list[bytes]) -> None:
         if self._stream is not None:

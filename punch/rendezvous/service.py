@@ -20,7 +20,6 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults, mayb
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
     IListeningPort,
     IProtocol,
     IReactorTime,
@@ -29,6 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.identity import PeerID, RandomBytes
+from punch.net.driver import Driver
 from punch.net.fairness import SourceShares
 from punch.net.rate_limits import source_of
 from punch.net.server_udp import UDPPort, errno_of, open_ports
@@ -162,8 +162,8 @@ class RendezvousService(Service):
         )
         self._controls: dict[int, ControlServerProtocol] = {}
         self._last_connection = 0
-        self._timer: IDelayedCall | None = None
-        self._delivering = False
+        # To send may end a connection, which may leave more to deliver.
+        self._driver = Driver(reactor, monotonic, self._deliver_all, lambda: (self.registry,))
         self._begun = False
         self._starting: Deferred[None] | None = None
         self._ports: list[IListeningPort] = []
@@ -272,18 +272,9 @@ class RendezvousService(Service):
 
     def happened(self) -> None:
         """Do what the registry says is to be done."""
-        if self._delivering:
-            return
-        self._delivering = True
-        try:
-            # To send may end a connection, which may leave more to deliver.
-            while self._deliver_all():
-                pass
-        finally:
-            self._delivering = False
-        self._schedule()
+        self._driver.run()
 
-    def _deliver_all(self) -> bool:
+    def _deliver_all(self, now: float) -> bool:
         touched: dict[int, ControlServerProtocol] = {}
         while (output := self.registry.next_output()) is not None:
             if isinstance(output, PeerRegistered):
@@ -315,19 +306,6 @@ class RendezvousService(Service):
             control.session.send(output.reply)
         else:
             control.session.close(output.error)
-
-    def _schedule(self) -> None:
-        deadline = self.registry.get_timer()
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-        if deadline is not None:
-            self._timer = self.clock.callLater(max(0.0, deadline - self.monotonic()), self._timed_out)
-
-    def _timed_out(self) -> None:
-        self._timer = None
-        self.registry.handle_timer(self.monotonic())
-        self.happened()
 
     # -- starting and stopping --
 
@@ -443,9 +421,7 @@ class RendezvousService(Service):
                 control.flush()
         self.happened()
         await self._sniffer.emptied(_GOODBYE_TIME)
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._driver.stop()
         self._operator_log.close()
         await gatherResults(closing)
 

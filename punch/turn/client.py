@@ -113,6 +113,8 @@ class TurnClient:
         self._refresh_at: float | None = None
         self._expires_at: float | None = None
         self._keepalive_at: float | None = None
+        self._timer: float | None = None
+        self._timer_changes = -1
         self._tried_anew = False
         self._output: list[bytes] = []
         self._events: deque[Event] = deque()
@@ -121,11 +123,6 @@ class TurnClient:
     def state(self) -> ClientState:
         """Where the allocation is."""
         return self._state.now
-
-    @property
-    def changes(self) -> int:
-        """Grows whenever `get_timer()` may have changed: it need not be asked for every datagram."""
-        return self._requests.changes
 
     # What the user does
 
@@ -235,15 +232,20 @@ class TurnClient:
         """When to call `handle_timer`, in monotonic seconds."""
         if self.state is ClientState.OVER:
             return None
-        times = [self._requests.get_timer(), self._refresh_at, self._expires_at, self._keepalive_at]
-        if self.relayed is not None:
-            times.append(self._peers.get_timer())
-        return min((time for time in times if time is not None), default=None)
+        if self._timer_changes != self._requests.changes:
+            # It is asked for after each datagram, and few of these change it.
+            self._timer_changes = self._requests.changes
+            times = [self._requests.get_timer(), self._refresh_at, self._expires_at, self._keepalive_at]
+            if self.relayed is not None:
+                times.append(self._peers.get_timer())
+            self._timer = min((time for time in times if time is not None), default=None)
+        return self._timer
 
     def handle_timer(self, now: float) -> None:
         """Time has passed."""
         if self.state is ClientState.OVER:
             return
+        self._timer_changes = -1
         for request in self._requests.expire(now):
             self._unanswered(request, now)
         if self.relayed is None:
@@ -376,6 +378,7 @@ class TurnClient:
         self._lifecycle.end()
 
     def _forget(self) -> None:
+        self._timer_changes = -1
         self.relayed = None
         self._refresh_at = self._expires_at = self._keepalive_at = None
         self._peers = ClientPermissions()

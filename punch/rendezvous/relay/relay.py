@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
 
 from punch.identity import RandomBytes
+from punch.net.driver import Driver
 from punch.net.server_udp import UDPPort
 from punch.rendezvous.protocol_sniffer import Established
 from punch.rendezvous.reflector import Reflector
@@ -71,8 +72,7 @@ class Relay:
         self._ports: dict[bool, UDPPort] = {}
         self._streams: dict[int, RelayStream] = {}
         self._connections = count(1)
-        self._timer: IDelayedCall | None = None
-        self._timer_at = 0.0
+        self._driver = Driver(reactor, monotonic, self._step, lambda: (self.core,))
 
     # -- UDP --
 
@@ -111,7 +111,7 @@ class Relay:
         """It is gone."""
         self._streams.pop(client.connection, None)
         self.core.disconnected(client, self._monotonic())
-        self._schedule()
+        self._driver.run()
 
     def has_allocation(self, client: FiveTuple) -> bool:
         """Whether it is of use to anyone."""
@@ -131,7 +131,9 @@ class Relay:
 
     def flush(self) -> None:
         """Send what has gathered."""
-        now = self._monotonic()
+        self._driver.run()
+
+    def _step(self, now: float) -> None:
         to_clients, to_peers = self.core.outputs(now)
         for port, datagrams, peer in to_peers:
             port.send(datagrams, peer)
@@ -142,7 +144,9 @@ class Relay:
                     stream.send(messages)
             else:
                 self._ports[local.is_ipv6].send(messages, remote, local)
-        self._schedule()
+        events = self.core.allocations.events
+        while events:
+            self._happened(events.popleft())
 
     def deny(self, users: frozenset[str], has_host: Callable[[str], bool]) -> None:
         """
@@ -162,36 +166,17 @@ class Relay:
         for stream in list(self._streams.values()):
             if has_host(stream.host):
                 stream.abort()
-        self._schedule()
+        self._driver.run()
 
     def stop(self) -> None:
         """End all allocations and all connections that had one."""
         for stream in list(self._streams.values()):
             stream.abort()
         self.core.allocations.close_all(self._monotonic())
-        self._schedule()
+        self._driver.run()
 
     def _now(self) -> float:
         """Monotonic seconds; the core is told what they are in wall time, which may have been set since."""
         now = self._monotonic()
         self.core.epoch = self._wall() - now
         return now
-
-    def _schedule(self) -> None:
-        events = self.core.allocations.events
-        while events:
-            self._happened(events.popleft())
-        deadline = self.core.get_timer()
-        if self._timer is not None:
-            if deadline == self._timer_at:
-                return
-            self._timer.cancel()
-            self._timer = None
-        if deadline is not None:
-            self._timer_at = deadline
-            self._timer = self.clock.callLater(max(0.0, deadline - self._monotonic()), self._timed_out)
-
-    def _timed_out(self) -> None:
-        self._timer = None
-        self.core.handle_timer(self._monotonic())
-        self.flush()
