@@ -331,6 +331,7 @@ class Node(Service):
                 RelayStatus(relay.server.url.transport, relay.base, relay.local)
                 for relay in network.relays.current
             ),
+            relay_attempts=network.relays.attempt_count,
             signaling=len(self._sessions.calls),
             connection_ids=network.router.connection_id_count,
             generations={

@@ -225,6 +225,11 @@ class RelayPool:
         """The relays that have an address now."""
         return list(self._relays.values())
 
+    @property
+    def attempt_count(self) -> int:
+        """How many relays are being asked for an allocation."""
+        return len(self._attempts)
+
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> bool:
         """Send from a relayed address; False if `local` is none of ours."""
         relay = self._relays.get(local)

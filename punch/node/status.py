@@ -33,6 +33,7 @@ class NodeStatus:
     :ivar sockets: the local addresses of the open UDP sockets.
     :ivar reflectors: the STUN servers that are asked for server-reflexive addresses.
     :ivar relays: the relays with an allocation.
+    :ivar relay_attempts: how many relays are being asked for an allocation.
     :ivar signaling: how many calls and ICE restarts exchange messages through the rendezvous.
     :ivar connection_ids: how many QUIC connection IDs lead to a call or a link.
     :ivar generations: for each peer with a link, the number of the newest ICE generation; 0 before the first
@@ -42,6 +43,7 @@ class NodeStatus:
     sockets: tuple[Address, ...]
     reflectors: tuple[Address, ...]
     relays: tuple[RelayStatus, ...]
+    relay_attempts: int
     signaling: int
     connection_ids: int
     generations: Mapping[PeerID, int]

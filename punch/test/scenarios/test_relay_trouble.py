@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
-from dataclasses import replace
 
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 
 from punch.node.events import CallFailed, Connected, Disconnected
 from punch.node.policy import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
+from punch.test.internet import Packet
 from punch.test.relayed import EASY, RelayTestCase
 from punch.test.system import SERVICE, Peer, connect, introduce
-from punch.wire.address import Address
+from punch.wire.control import Relays
 from punch.wire.stun import (
     Attribute,
     MessageClass,
     Method,
     StunMessage,
     encode,
+    parse,
 )
-from punch.wire.turn import encode_channel_data
-from punch.wire.turn_uri import TurnTransport, TurnURI
+from punch.wire.turn import encode_channel_data, is_turn, parse_channel_data
+from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
+
+BINDING_REQUEST, BINDING_SUCCESS = b"\x00\x01", b"\x01\x01"
+"""The first two bytes of the messages (RFC 8489, section 5)."""
+
+
+def relayed_data(datagram: bytes) -> bytes | None:
+    """What a datagram between a peer and its relay carries; None if it is another kind of message."""
+    channel_data = parse_channel_data(datagram)
+    if channel_data is not None:
+        return channel_data.data
+    if is_turn(datagram):
+        data = parse(datagram).get(Attribute.DATA)
+        return data if isinstance(data, bytes) else None
+    return None
 
 
 class CarrierTests(RelayTestCase):
     """UDP, TCP or TLS: what answers first is taken, and what is better later."""
 
     def relays(self, peer: Peer) -> list[str]:
-        """How the peer reaches its relays now."""
-        return sorted(relay.source.partition("=")[2] for relay in peer.node._network.relays.current)
+        """The transports over which the peer has relayed addresses now."""
+        return sorted(relay.transport.value for relay in peer.node.status.relays)
 
     def test_a_first_request_that_is_lost(self) -> None:
         """TCP wins; the late answer over UDP is taken all the same, and the link moves to it."""
@@ -48,14 +62,15 @@ class CarrierTests(RelayTestCase):
         self.net.advance(3.0)
         self.assertIn("udp", self.relays(alice))
         self.assertIn("udp", self.relays(bob))
+        over_udp = {
+            relay.relayed
+            for peer in (alice, bob)
+            for relay in peer.node.status.relays
+            if relay.transport is TurnTransport.UDP
+        }
         for peer, other in ((alice, bob), (bob, alice)):
-            session = peer.node._sessions.links[other.id]
-            assert session.pair is not None
-            best = max(
-                session.pair.local.priority if session.pair.local.type.value == "relay" else 0,
-                session.pair.remote.priority if session.pair.remote.type.value == "relay" else 0,
-            )
-            self.assertGreater(best >> 8 & 0xFFFF, 0x7FFF)
+            (selected,) = (pair for pair in peer.node.pairs(other.id) if pair.selected)
+            self.assertTrue({selected.local, selected.remote} & over_udp, selected)
         self.chat(alice, bob)
 
     def test_udp_alone_where_it_works(self) -> None:
@@ -72,48 +87,64 @@ class HostileTests(RelayTestCase):
 
     def test_strangers_with_channel_data(self) -> None:
         """
-        From another port of the relay's own host, from elsewhere, or to another socket: what looks like
-        ChannelData, Data indications or answers of TURN is dropped, and the link goes on.
+        ChannelData and Data indications count only from the relay's own address and port.
+
+        A connectivity check that the relay once forwarded to Alice is sent to her again. From another port of
+        the relay's host and from another host it gets no answer; from the relay's address, forged, it does.
         """
         self.start()
-        alice = self.peer(self.net.host("alice", "198.51.100.77", link=self.link))
+        alice = self.peer(self.net.host("alice", "198.51.100.77", link=self.link), RelayPolicy.ONLY)
         bob = self.peer(self.home("bob"))
-        alice.node._around.relay_policy = RelayPolicy.ONLY
+        checks: dict[bytes, Packet] = {}
+        self.net.drop = lambda packet: self.keep_relayed_check(packet, alice, checks)
         connect(alice, bob)
         self.chat(alice, bob)
-        (relay,) = alice.node._network.relays.current
-        assert relay.base is not None
-        heard: list[object] = []
-        session = alice.node._sessions.links[bob.id]
-        original = session.receive_link
-        peer = Address(path.remote.host, path.remote.port) if (path := alice.last(Connected)) else None
-        assert peer is not None
+        (relay,) = alice.node.status.relays
+        assert relay.socket is not None
+        self.assertTrue(checks)
+        newest = list(checks.values())[-1]
+        inner = relayed_data(newest.data)
+        assert inner is not None
         indication = StunMessage(
             Method.DATA,
             MessageClass.INDICATION,
             bytes(12),
-            ((Attribute.XOR_PEER_ADDRESS, peer), (Attribute.DATA, b"\x41" + bytes(30))),
+            ((Attribute.XOR_PEER_ADDRESS, alice.last(Connected).remote), (Attribute.DATA, inner)),
         )
-        forged = [
-            encode_channel_data(0x4000 + number, b"\x41" + bytes(30), padded=False) for number in range(4)
-        ]
-        forged += [encode(indication), b"\x40", b"\x40\x00\xff\xff", b""]
-
-        def spy(datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-            heard.extend((data, remote, local) for data in datagrams if len(data) == 31)
-            original(datagrams, remote, local)
-
-        self.patch(session, "receive_link", spy)
+        forged = [encode_channel_data(0x4000 + number, inner, padded=False) for number in range(4)]
+        forged += [newest.data, encode(indication), b"\x40", b"\x40\x00\xff\xff", b""]
+        answers: list[Packet] = []
+        self.net.drop = lambda packet: self.keep_relayed_answer(packet, alice, inner, answers)
         stranger = self.net.host("stranger", "198.51.100.99", link=self.link)
         for host in (stranger, self.rendezvous.host):
             sender = DatagramProtocol()
             host.reactor.listenUDP(7777, sender)
             assert sender.transport is not None
             for data in forged:
-                sender.transport.write(data, (relay.base.host, relay.base.port))
+                sender.transport.write(data, (relay.socket.host, relay.socket.port))
         self.net.advance(1.0)
-        self.assertEqual(heard, [])
+        self.assertEqual(answers, [])
+        self.net.public.forward(newest)
+        self.net.advance(1.0)
+        self.assertEqual(len(answers), 1)
+        self.net.drop = None
         self.chat(alice, bob)
+
+    def keep_relayed_check(self, packet: Packet, alice: Peer, checks: dict[bytes, Packet]) -> bool:
+        """Note the checks that the relay forwards to Alice; for `Internet.drop`, drops none."""
+        if packet.protocol == "udp" and packet.destination[0] == alice.host.address:
+            inner = relayed_data(packet.data)
+            if inner is not None and inner[:2] == BINDING_REQUEST:
+                checks[packet.data] = packet
+        return False
+
+    def keep_relayed_answer(self, packet: Packet, alice: Peer, check: bytes, answers: list[Packet]) -> bool:
+        """Note Alice's answers to a check that go by the relay; for `Internet.drop`, drops none."""
+        if packet.protocol == "udp" and packet.source[0] == alice.host.address:
+            inner = relayed_data(packet.data)
+            if inner is not None and inner[:2] == BINDING_SUCCESS and inner[4:20] == check[4:20]:
+                answers.append(packet)
+        return False
 
     def test_a_stream_that_is_no_turn(self) -> None:
         """What answers at the relay's port speaks something else: the connection ends, and that was all."""
@@ -128,19 +159,16 @@ class HostileTests(RelayTestCase):
 
         elsewhere = self.net.host("elsewhere", "198.51.100.50", link=self.link)
         elsewhere.reactor.listenTCP(443, Factory.forProtocol(Nonsense))
-        known = alice.node._network.relays._servers
         bad = tuple(
-            replace(server, url=TurnURI("198.51.100.50", 443, server.url.transport), pin=None)
-            for server in known
-            if server.url.transport is not TurnTransport.UDP
+            RelayServer(TurnURI("198.51.100.50", 443, transport), "user", "password", "realm", "nonce", 600.0)
+            for transport in (TurnTransport.TCP, TurnTransport.TLS)
         )
-        self.assertEqual(len(bad), 2)
-        alice.node._network.relays.update(bad)
+        alice.node.control_reply(Relays(bad))
         introduce(alice, bob)
         alice.node.call(bob.id)
         self.net.advance(5.0)
         self.assertEqual(self.ports(), self.idle + 1)
-        alice.node._network.relays.update(known)
+        alice.node.renew_relays()
         alice.wait_for(Connected, 10.0)
 
 
@@ -197,12 +225,17 @@ class RestartTests(RelayTestCase):
         self.rendezvous.host.down()
         alice.chat.send(bob.id, "while it is away")
         self.net.advance(40.0)
-        pool = alice.node._network.relays
-        hanging = list(pool._attempts)
-        self.assertGreater(len(hanging), 1)
-        pool.update(pool._servers)
-        self.assertEqual([relay for relay in hanging if relay in pool._attempts], [])
-        self.net.advance(15.0)
+        hanging = alice.node.status.relay_attempts
+        self.assertGreater(hanging, 1)
+        named = tuple(
+            RelayServer(TurnURI(None, 7001, transport), "user", "password", "realm", "nonce", 600.0)
+            for transport in (TurnTransport.TCP, TurnTransport.TLS)
+        )
+        for _ in range(3):
+            alice.node.control_reply(Relays(named))
+            self.net.advance(2.0)
+            self.assertEqual(alice.node.status.relay_attempts, len(named))
+        self.net.advance(9.0)
         gc.collect()  # Failures that nobody takes are told when they are collected
         self.rendezvous.host.up()
         self.net.run_until(lambda: bob.messages, 6.0, "the message")
