@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from punch.apps.chat import protocol as chat
-from punch.apps.chat.chat import FAREWELL
+from punch.apps.chat.chat import LEAVE_TIMEOUT
 from punch.apps.chat.model import MAX_TEXT
 from punch.identity import Identity, PeerID
 from punch.link import events as link
@@ -237,7 +237,7 @@ def test_numbers() -> None:
             assert f"{value:g}" in written or str(value) in written, (number, value)
     assert quic_qh3.ALPN in section("8")
     assert f"`{chat.STREAM_NAME}`" in section("9")
-    assert f"({FAREWELL:g} s)" in section("9")
+    assert f"({LEAVE_TIMEOUT:g} s)" in section("9")
     assert f"{link_limits.early_bytes // 1024} KiB" in section("8.2")
     assert f"{link_limits.unproved_bytes // 1024} KiB" in section("8")
 

@@ -430,7 +430,7 @@ class PeerService(Service):
     def _started(self, _: object) -> None:
         assert self._chat is not None
         if self._options.retention is not None:
-            self._chat.set_retention(self._options.retention.days).addErrback(self._cannot_start)
+            self._chat.history.set_retention(self._options.retention.days).addErrback(self._cannot_start)
         if self.running and self._console is not None:
             self._replacements.start(waits=not self._console.front_end.watched)
 

@@ -182,9 +182,10 @@ class Side:
         store: Store | None = None,
         worker: Worker | None = None,
         book: AddressBook | None = None,
+        identity: PeerID | None = None,
     ) -> None:
         self.exchange = exchange
-        self.id = peer_id(seed)
+        self.id = identity or peer_id(seed)
         self.links: dict[PeerID, Connection] = {}
         self.handlers: dict[str, Callable[[Link], IProtocol]] = {}
         self.asked: list[tuple[str, PeerID]] = []
@@ -212,7 +213,7 @@ class Side:
             random=self._bytes,
             save_name=self.saved.append,
         )
-        self.chat.attach(self)
+        self.chat.views.attach(self)
 
     def _bytes(self, count: int) -> bytes:
         self._random += 1
@@ -352,9 +353,9 @@ class ChatTestCase(SynchronousTestCase):
     def restart(self, side: Side, seed: int, store: Store | None = None) -> Side:
         """Its process is killed, and another one begins on the same disk, or on another one."""
         side.kill()
-        again = Side(self.exchange, seed, side.chat.name, store=store or side.store, book=side.book)
-        again.id, again.chat.me = side.id, side.id
-        return again
+        return Side(
+            self.exchange, seed, side.chat.name, store=store or side.store, book=side.book, identity=side.id
+        )
 
     def assert_error(self, code: str, call: object, *arguments: object) -> str:
         """It is refused with that code; returned is the sentence."""

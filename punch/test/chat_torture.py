@@ -147,7 +147,7 @@ class Person:
                 salt=str(self.starts),
                 worker=self.disk,
             )
-            self.peer.chat.attach(self)
+            self.peer.chat.views.attach(self)
             self.peer.start()
 
     def kill(self) -> None:
@@ -268,8 +268,8 @@ class Torture:
     def _settled(self) -> bool:
         return all(
             person.peer is not None
-            and not person.peer.chat.undelivered()
-            and not person.peer.chat.unhandled(person.other.id)
+            and not person.peer.chat.conversations.undelivered()
+            and not person.peer.chat.conversations.unhandled(person.other.id)
             and not person.store.waiting()
             for person in self.people
         )

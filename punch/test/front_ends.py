@@ -119,7 +119,7 @@ class Far:
         self.heard: list[str] = []
         self.marks: list[int] = []
         self.chat = make_chat(me, "bob", self.node, clock, seed=7)
-        self.chat.attach(self)
+        self.chat.views.attach(self)
 
     def handle(self, event: Event) -> None:
         if isinstance(event, MessageAdded) and not event.message.outgoing:

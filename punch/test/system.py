@@ -171,7 +171,7 @@ class Peer:
             wall=lambda: EPOCH + host.wall(),
             random=net.random_bytes(f"chat {host.name} {salt}"),
         )
-        self.chat.attach(self)
+        self.chat.views.attach(self)
 
     @property
     def id(self) -> PeerID:

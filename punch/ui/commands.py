@@ -169,7 +169,7 @@ def _value(chat: Chat, field: Field, value: Any) -> Any:
     }[field.kind]
     if not good:
         raise ChatError("malformed", f'The field "{field.name}" must be {field.kind.value}.')
-    return chat.peer(value) if field.kind is FieldKind.PEER else value
+    return chat.contacts.find(value) if field.kind is FieldKind.PEER else value
 
 
 # -- what they do --
@@ -217,7 +217,7 @@ def _quit(context: CommandContext, fields: Fields) -> None:
 
 
 def _read(context: CommandContext, fields: Fields) -> Result:
-    return context.chat.read(fields["peer"], fields.get("up_to")).addCallback(lambda _: None)
+    return context.chat.history.read(fields["peer"], fields.get("up_to")).addCallback(lambda _: None)
 
 
 def _messages(messages: list[ChatMessage]) -> Answer:
@@ -225,7 +225,7 @@ def _messages(messages: list[ChatMessage]) -> Answer:
 
 
 def _history(context: CommandContext, fields: Fields) -> Result:
-    return context.chat.history(
+    return context.chat.history.messages(
         fields["peer"],
         before=fields.get("before"),
         limit=fields.get("limit", LIMIT),
@@ -234,7 +234,7 @@ def _history(context: CommandContext, fields: Fields) -> Result:
 
 
 def _search(context: CommandContext, fields: Fields) -> Result:
-    return context.chat.search(
+    return context.chat.history.search(
         fields["text"], fields.get("peer"), before=fields.get("before"), limit=fields.get("limit", LIMIT)
     ).addCallback(_messages)
 
@@ -250,7 +250,7 @@ def _export(context: CommandContext, fields: Fields) -> Result:
         more = messages[-1].number if len(messages) == limit else None
         return {**_messages(messages), "next": more}
 
-    return context.chat.export(peer, fields.get("after", 0), limit).addCallback(page)
+    return context.chat.history.export(peer, fields.get("after", 0), limit).addCallback(page)
 
 
 def _erase(context: CommandContext, fields: Fields) -> Result:
@@ -258,34 +258,34 @@ def _erase(context: CommandContext, fields: Fields) -> Result:
         raise ChatError(
             "malformed", 'Say whose messages to erase with "peer", or "all": true for everything.'
         )
-    return context.chat.erase(fields.get("peer")).addCallback(lambda number: {"messages": number})
+    return context.chat.history.erase(fields.get("peer")).addCallback(lambda number: {"messages": number})
 
 
 def _retention(context: CommandContext, fields: Fields) -> Result:
     chat = context.chat
     if "days" in fields:
-        return chat.set_retention(fields["days"]).addCallback(lambda _: {"days": fields["days"]})
-    return chat.retention().addCallback(lambda days: {"days": days})
+        return chat.history.set_retention(fields["days"]).addCallback(lambda _: {"days": fields["days"]})
+    return chat.history.retention().addCallback(lambda days: {"days": days})
 
 
 def _peers(context: CommandContext, fields: Fields) -> Answer:
-    return {"peers": [contact_fields(contact) for contact in context.chat.contacts()]}
+    return {"peers": [contact_fields(contact) for contact in context.chat.contacts.all()]}
 
 
 def _name(context: CommandContext, fields: Fields) -> Answer:
-    return contact_fields(context.chat.name_peer(fields["peer"], fields["name"]))
+    return contact_fields(context.chat.contacts.name(fields["peer"], fields["name"]))
 
 
 def _block(context: CommandContext, fields: Fields) -> Answer:
-    return contact_fields(context.chat.block(fields["peer"]))
+    return contact_fields(context.chat.contacts.block(fields["peer"]))
 
 
 def _unblock(context: CommandContext, fields: Fields) -> Answer:
-    return contact_fields(context.chat.unblock(fields["peer"]))
+    return contact_fields(context.chat.contacts.unblock(fields["peer"]))
 
 
 def _forget(context: CommandContext, fields: Fields) -> None:
-    context.chat.forget(fields["peer"])
+    context.chat.contacts.forget(fields["peer"])
 
 
 def _rename(context: CommandContext, fields: Fields) -> Answer:
@@ -302,7 +302,7 @@ def _netcheck(context: CommandContext, fields: Fields) -> Result:
 
 
 def _conversations(context: CommandContext, fields: Fields) -> Result:
-    return context.chat.conversations().addCallback(
+    return context.chat.history.conversations().addCallback(
         lambda found: {"conversations": [conversation_fields(each) for each in found]}
     )
 

@@ -30,7 +30,7 @@ async def export_to(chat: Chat, peer: PeerID | None, path: Path) -> int:
         file = NewFile(path.expanduser())
         try:
             count = await _write_all(chat, peer, file)
-            finished = await chat.ask(_finish, file)
+            finished = await chat.storage.ask(_finish, file)
         finally:
             file.discard()
     except (OSError, RuntimeError) as error:
@@ -44,8 +44,8 @@ async def export_to(chat: Chat, peer: PeerID | None, path: Path) -> int:
 
 async def _write_all(chat: Chat, peer: PeerID | None, file: NewFile) -> int:
     count = after = 0
-    while page := await chat.export(peer, after, MAX_LIMIT):
-        await chat.ask(_write, file, page)
+    while page := await chat.history.export(peer, after, MAX_LIMIT):
+        await chat.storage.ask(_write, file, page)
         count += len(page)
         after = page[-1].number
     return count

@@ -152,7 +152,7 @@ class FrontEnd:
         self.output = output
         self.input_kind = input_kind
         self._queue = SendQueue(chat, self._clock, self._moved, self.on_held)
-        chat.attach(self)
+        chat.views.attach(self)
         self.balance()
 
     @property
@@ -163,10 +163,10 @@ class FrontEnd:
     def input_over(self) -> None:
         """stdin has ended."""
         self.input_ended = True
-        if not self.chat.can_answer():
+        if not self.chat.views.can_answer:
             # Nobody can answer any more.
             for peer in list(self.chat.questions):
-                self.chat.tell(CallUnanswerable(peer))
+                self.chat.views.tell(CallUnanswerable(peer))
                 self.chat.reject(peer)
         self.check_done()
 
@@ -327,7 +327,7 @@ class FrontEnd:
 
     def name_of(self, peer: PeerID) -> str:
         """What to call `peer` in front of a person, harmless."""
-        contact = self.chat.contact(peer)
+        contact = self.chat.contacts.get(peer)
         return shown_name(contact.name or contact.claimed, peer, contact.alike)
 
     def newest(self) -> PeerID | None:
@@ -350,7 +350,7 @@ class FrontEnd:
 
     def undelivered(self, peer: PeerID) -> int:
         """How many messages to `peer` have no mark yet."""
-        return self.chat.undelivered(peer)
+        return self.chat.conversations.undelivered(peer)
 
     def bytes_for(self, peers: Container[PeerID]) -> int:
         """How much of it waits for some of the peers."""

@@ -382,7 +382,7 @@ class InteractiveFrontEnd(FrontEnd, ABC):
                 self._try(partial(self._read, peer, max(numbers)))
 
     def _read(self, peer: PeerID, number: int) -> None:
-        self.chat.read(peer, number).addErrback(self._refused)
+        self.chat.history.read(peer, number).addErrback(self._refused)
 
     def talk_to(self, peer: PeerID, chosen: bool = True) -> None:
         """From now on lines go to `peer`."""
@@ -447,7 +447,7 @@ class InteractiveFrontEnd(FrontEnd, ABC):
 
     def _who_is(self, peer: PeerID) -> None:
         link = link_fields(self.chat.link_status(peer))
-        self.show("\n".join(answers.who_lines(contact_fields(self.chat.contact(peer)), link)))
+        self.show("\n".join(answers.who_lines(contact_fields(self.chat.contacts.get(peer)), link)))
 
     def clear(self) -> None:
         """Show nothing of what was shown before, where that can be done."""
@@ -456,7 +456,7 @@ class InteractiveFrontEnd(FrontEnd, ABC):
     def _perform(self, order: slash.Order) -> None:
         if order.name == "send":
             # As other lines that are typed, and after those.
-            peer, text = self.chat.peer(order.fields["peer"]), str(order.fields["text"])
+            peer, text = self.chat.contacts.find(order.fields["peer"]), str(order.fields["text"])
             self.send_parts(peer, text)
             return
         if order.name == "netcheck":
@@ -465,7 +465,7 @@ class InteractiveFrontEnd(FrontEnd, ABC):
             partial(self._done, order.name), self._refused
         )
         if order.name == "call":
-            self.talk_to(self.chat.peer(order.fields["peer"]))
+            self.talk_to(self.chat.contacts.find(order.fields["peer"]))
 
     def _done(self, name: str, answer: Answer | None) -> None:
         if answer is not None and not self.finished:
@@ -477,7 +477,7 @@ class InteractiveFrontEnd(FrontEnd, ABC):
 
     def quit(self) -> None:
         """End, unless something would be lost that whoever sits here may want to wait for."""
-        waiting = self.chat.undelivered()
+        waiting = self.chat.conversations.undelivered()
         unsent = self.unsent()
         if unsent is None and (not waiting or self.settings.history):
             self.leave()
@@ -498,7 +498,7 @@ class InteractiveFrontEnd(FrontEnd, ABC):
         what = (
             "all messages of everybody"
             if peer is None
-            else f"all messages with {self.name_of(self.chat.peer(peer))}"
+            else f"all messages with {self.name_of(self.chat.contacts.find(peer))}"
         )
         self.ask(
             Question(

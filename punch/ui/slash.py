@@ -152,11 +152,13 @@ def find(chat: Chat, text: str, met: Iterable[PeerID] = ()) -> PeerID:
     :raise ChatError: nobody, or several.
     """
     try:
-        return chat.peer(text)
+        return chat.contacts.find(text)
     except ChatError:
         here = dict.fromkeys([*chat.links, *chat.questions, *chat.calling, *met])
         wanted = without_ignorable(text).strip().casefold()
-        named = [peer for peer in here if without_ignorable(chat.contact(peer).claimed).casefold() == wanted]
+        named = [
+            peer for peer in here if without_ignorable(chat.contacts.get(peer).claimed).casefold() == wanted
+        ]
         if len(named) == 1:
             return named[0]
         raise

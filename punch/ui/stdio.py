@@ -196,5 +196,5 @@ class StdioFrontEnd(InteractiveFrontEnd):
             self.leave()
         elif self.target is None or self.undelivered(self.target):
             return
-        elif self.target in self.chat.links and not self.chat.unhandled(self.target):
+        elif self.target in self.chat.links and not self.chat.conversations.unhandled(self.target):
             self.leave()

@@ -1,7 +1,8 @@
 """
 The application object of the chat: everything that a person or a script can do, whatever the view.
 
-Views call its methods and are told its events; none of them keeps anything that another one would need.
+Views call its methods, and those of its parts, and are told its events. No view keeps anything that another
+view would need.
 """
 
 from __future__ import annotations
@@ -13,10 +14,20 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
+from punch import names
 from punch.apps.chat import protocol
-from punch.apps.chat.contacts import NodeLike
+from punch.apps.chat.contacts import Contacts, NodeLike
 from punch.apps.chat.conversation import Conversation
-from punch.apps.chat.events import ChatBroken, NetcheckDone
+from punch.apps.chat.conversations import Conversations
+from punch.apps.chat.events import (
+    CallUnanswerable,
+    ChatBroken,
+    Event,
+    MessagesDelivered,
+    NameChanged,
+    NetcheckDone,
+    Views,
+)
 from punch.apps.chat.history import History
 from punch.apps.chat.links import ChatLinks
 from punch.apps.chat.model import (
@@ -27,6 +38,7 @@ from punch.apps.chat.model import (
     Stage,
     check_text,
 )
+from punch.apps.chat.storage import Storage, Timers
 from punch.apps.chat.store import Store
 from punch.apps.chat.stream import ChatStream
 from punch.apps.chat.worker import Worker
@@ -34,38 +46,39 @@ from punch.contacts import AddressBook
 from punch.identity import PeerID
 from punch.link.events import LinkError, LinkRole
 from punch.link.link import Link
-from punch.node import events as peer_events
+from punch.node import events as node_events
+from punch.wire.fields import check_name
 
-#: Most text that may wait for its acks, in characters, for all peers together.
-MAX_OUTBOX = 8 * 1024 * 1024
+#: Most text that may wait for its acknowledgements, in characters, for all peers together.
+MAX_UNDELIVERED_SIZE = 8 * 1024 * 1024
 
-#: Most messages that may wait for their acks, for all peers together.
-MAX_OUTBOX_MESSAGES = 100_000
+#: Most messages that may wait for their acknowledgements, for all peers together.
+MAX_UNDELIVERED = 100_000
 
-#: How long the other sides may take to agree that all was said, in seconds.
-FAREWELL = 1.5
+#: Seconds that `Chat.leave` waits for the peers to confirm that they have all messages.
+LEAVE_TIMEOUT = 1.5
 
-#: How long a link may be up without its chat, once that has ended, in seconds.
-CHATLESS = 1.0
-
-#: The views hear of another name that a peer gives itself at most once in so many seconds.
-NAME_PAUSE = 1.0
-
-#: Chats that are remembered in memory; those that can be loaded again go first.
-MAX_TALKS = 256
+#: Seconds for which a link may be up without a chat stream after that has ended.
+STREAMLESS_TIMEOUT = 1.0
 
 
-class Chat(History):
+class Chat:
     """
-    All chats of one peer.
+    All conversations of one peer.
 
-    :param me: this side's ID.
-    :param name: what it calls itself.
-    :param worker: where the store is.
+    :param name: this side's own name.
+    :param worker: runs the store.
     :param wall: seconds since 1970.
     :param random: random bytes.
     :param save_name: keeps a new name for the next start; may raise `ChatError`.
     :param keeps_history: whether the store outlives this process.
+    :ivar me: this side's ID.
+    :ivar views: what is told of events.
+    :ivar storage: the store.
+    :ivar calls: calls and links, and the schedule of calls that the chat places by itself.
+    :ivar conversations: the conversations that are in memory.
+    :ivar contacts: the address book, and who is meant by a name.
+    :ivar history: the messages in the store.
     :ivar new_page: makes an address that lets one more browser in; None where no page is served.
     """
 
@@ -83,80 +96,96 @@ class Chat(History):
         save_name: Callable[[str], None] = lambda name: None,
         keeps_history: bool = True,
     ) -> None:
-        super().__init__(
-            me=me,
-            name=name,
-            node=node,
-            book=book,
-            worker=worker,
-            clock=clock,
-            wall=wall,
-            save_name=save_name,
-        )
+        self.me = me
         self.keeps_history = keeps_history
         self.new_page: Callable[[], str] | None = None
+        self._name = name
+        self._node = node
+        self._book = book
+        self._wall = wall
         self._random = random
+        self._save_name = save_name
+        self._stopped = False
         self._farewells: set[PeerID] = set()
-        self._renamed: set[PeerID] = set()
         self._leaving: Deferred[None] | None = None
-        self._held: deque[peer_events.Event] = deque()
+        self._delayed: deque[node_events.Event] = deque()
+        self._timers = Timers(clock)
+        self.views = Views()
+        self.conversations: Conversations
+        self.storage = Storage(worker, self.views, self._timers, lambda: self.conversations.retry())
+        self.conversations = Conversations(self.storage, self.views, wall, self._new_epoch, self)
         self.calls = ChatLinks(self, node, clock, wall, lambda: random(1)[0] / 255)
+        self.contacts = Contacts(me, node, book, self.views, self.calls, self.conversations, self._timers)
+        self.history = History(
+            self.storage,
+            self.views,
+            self.contacts,
+            self.conversations,
+            self.calls,
+            book,
+            self._timers,
+            wall,
+        )
         node.handle(protocol.STREAM_NAME, self._answer_stream)
 
-    # -- what it runs in --
+    # -- start and stop --
 
     def start(self) -> Deferred[None]:
         """
-        Load what waits, and tell the views what earlier processes may not have shown. Before the node starts,
-        and after the views are attached.
+        Load what waits, and tell the views what earlier processes may not have shown. To be called before the
+        node starts, and after the views are attached.
         """
-        loaded = self.ask(Store.waiting).addCallback(self._wait)
-        return loaded.addCallback(self._tell_again).addCallback(self._show_again)
+        loaded = self.storage.ask(Store.waiting).addCallback(self._load_waiting)
+        return loaded.addCallback(self._tell_states_again).addCallback(self._show_again)
 
-    def _wait(self, waiting: dict[PeerID, tuple[int, int]]) -> Deferred[list[ChatMessage]]:
+    def _load_waiting(self, waiting: dict[PeerID, tuple[int, int]]) -> Deferred[list[ChatMessage]]:
         for peer, (count, size) in waiting.items():
-            conversation = self._conversation(peer)
-            conversation.counted(count, size)
+            self.conversations.open(peer).counted(count, size)
             if self.waits(peer):
                 self.calls.waiting(peer)
-        return self.ask(Store.untold)
+        return self.storage.ask(Store.untold)
 
-    def _tell_again(self, messages: list[ChatMessage]) -> Deferred[list[tuple[bytes, ChatMessage]]]:
+    def _tell_states_again(self, messages: list[ChatMessage]) -> Deferred[list[tuple[bytes, ChatMessage]]]:
         for peer in dict.fromkeys(message.peer for message in messages):
-            self._conversation(peer).tell_marks(
+            self.conversations.open(peer).tell_states(
                 [message for message in messages if message.peer == peer], again=True
             )
-        return self.ask(Store.unshown)
+        return self.storage.ask(Store.unshown)
 
     def _show_again(self, messages: list[tuple[bytes, ChatMessage]]) -> None:
         for epoch, message in messages:
-            self._conversation(message.peer).show_again(epoch, message)
-        self._tidy()
-        self._look_at_book()
+            self.conversations.open(message.peer).show_again(epoch, message)
+        self.history.expire_regularly()
+        self.contacts.watch_book()
 
     def stop(self) -> Deferred[None]:
-        """Nothing happens any more; fires when the store is closed. After the node has stopped."""
+        """
+        Stop everything, and close the store. To be called after the node has stopped.
+
+        :return: fires when the store is closed.
+        """
         if self._stopped:
             return succeed(None)
-        while self._held:
-            self._happened(self._held.popleft())
-        self._end()
+        while self._delayed:
+            self._handle(self._delayed.popleft())
+        self._stopped = True
+        self._timers.stop()
         self.calls.stop()
-        return self._worker.stop()
+        return self.storage.stop()
 
     def leave(self) -> Deferred[None]:
         """
-        Say bye on all chats, so that nothing that is under way is lost.
+        Say goodbye in all conversations, so that nothing that is under way is lost.
 
-        :return: fires when all sides agree that all was said, after 1.5 s at the latest.
+        :return: fires when all peers have confirmed it, after `LEAVE_TIMEOUT` seconds at the latest.
         """
         if self._leaving is not None:
             return self._leaving
         self._leaving = Deferred()
-        self._farewells = {peer for peer in self.links if self.streaming(peer)}
-        self._later(FAREWELL, self._left)
+        self._farewells = {peer for peer in self.links if self.conversations.streaming(peer)}
+        self._timers.later(LEAVE_TIMEOUT, self._left)
         for peer in list(self._farewells):
-            self._conversations[peer].say_bye()
+            self.conversations.open(peer).say_bye()
         self._check_farewells()
         return self._leaving
 
@@ -172,69 +201,98 @@ class Chat(History):
         if self._leaving is not None and not self._leaving.called:
             self._leaving.callback(None)
 
-    def handle(self, event: peer_events.Event) -> None:
-        """One event of the node."""
+    # -- events of the node --
+
+    def handle(self, event: node_events.Event) -> None:
+        """
+        Handle an event of the node, and tell the views.
+
+        The end of a link is told after all that came over it, and events keep their order: so they are
+        delayed while the store still writes what came before a `Disconnected`.
+        """
         if self._stopped:
             return
-        if self._held or (isinstance(event, peer_events.Disconnected) and self._settling(event.peer)):
-            self._held.append(event)
-            if len(self._held) == 1:
-                self._settle()
+        if self._delayed or (isinstance(event, node_events.Disconnected) and self._storing(event.peer)):
+            self._delayed.append(event)
+            if len(self._delayed) == 1:
+                self._handle_delayed()
         else:
-            self._happened(event)
+            self._handle(event)
 
-    def _settling(self, peer: PeerID) -> bool:
-        """Whether something that came before the end of a link is not on the disk yet."""
-        return peer in self._conversations and self._conversations[peer].settling and not self._store_trouble
+    def _storing(self, peer: PeerID) -> bool:
+        """Whether something that came before the end of a link is not stored yet."""
+        conversation = self.conversations.get(peer)
+        return conversation is not None and conversation.storing and not self.storage.failing
 
-    def _settle(self) -> None:
-        """What a peer said, and what it had, is told before the end of the link that brought it."""
-        while self._held and not self._stopped:
-            event = self._held[0]
-            if isinstance(event, peer_events.Disconnected) and self._settling(event.peer):
-                # The store's calls are done in order: this one is after those that are waited for.
-                self.ask(Store.retention).addBoth(lambda _: self._settle())
+    def _handle_delayed(self) -> None:
+        while self._delayed and not self._stopped:
+            event = self._delayed[0]
+            if isinstance(event, node_events.Disconnected) and self._storing(event.peer):
+                # The store's calls are done in order: this one is done after those that are waited for.
+                self.storage.ask(Store.retention).addBoth(lambda _: self._handle_delayed())
                 return
-            self._held.popleft()
-            self._happened(event)
+            self._delayed.popleft()
+            self._handle(event)
 
-    def _happened(self, event: peer_events.Event) -> None:
+    def _handle(self, event: node_events.Event) -> None:
         if self.calls.handle(event):
-            self.tell(event)
-        if isinstance(event, peer_events.IncomingCall):
+            self.views.tell(event)
+        if isinstance(event, node_events.IncomingCall):
             self.calls.ask(event)
-        elif isinstance(event, peer_events.Connected):
-            self._tell_contact(event.peer)
+        elif isinstance(event, node_events.Connected):
+            self.contacts.tell(event.peer)
             if event.link.role is LinkRole.CALLER and self.links.get(event.peer) is event.link:
-                self._open_stream(self._conversation(event.peer), event.link)
-        elif isinstance(event, peer_events.Disconnected):
+                self._open_stream(self.conversations.open(event.peer), event.link)
+        elif isinstance(event, node_events.Disconnected):
             self._farewell(event.peer)
-        if isinstance(event, (peer_events.Introduced, peer_events.IncomingCall)):
-            self._tell_contact(event.peer)
+        if isinstance(event, (node_events.Introduced, node_events.IncomingCall)):
+            self.contacts.tell(event.peer)
 
-    # -- links --
+    # -- calls and links --
+
+    @property
+    def questions(self) -> list[PeerID]:
+        """The peers whose calls wait for an answer here, oldest first."""
+        return self.calls.questions
+
+    @property
+    def links(self) -> dict[PeerID, Link]:
+        """The links that are up, the newest last."""
+        return self.calls.links
+
+    @property
+    def calling(self) -> set[PeerID]:
+        """The peers that this side's user called, until the call has succeeded or failed."""
+        return self.calls.calling
 
     def call(self, who: str | PeerID) -> PeerID:
-        """Call somebody."""
-        peer = self._open(who)
+        """Call a peer."""
+        peer = self.contacts.find_reachable(who)
         self.calls.call(peer)
         return peer
 
     def accept(self, who: str | PeerID) -> PeerID:
-        """Let a caller in."""
-        peer = self._asked(who)
+        """Accept a call."""
+        peer = self._take_question(who)
         self._node.accept(peer)
         return peer
 
     def reject(self, who: str | PeerID) -> PeerID:
         """Refuse a call."""
-        peer = self._asked(who)
+        peer = self._take_question(who)
         self._node.reject(peer)
         return peer
 
+    def reject_unanswerable(self) -> None:
+        """Refuse all calls that wait for an answer, if no view can answer any more."""
+        if not self.views.can_answer:
+            for peer in list(self.questions):
+                self.views.tell(CallUnanswerable(peer))
+                self.reject(peer)
+
     def hangup(self, who: str | PeerID) -> PeerID:
         """End a link, or a call of ours."""
-        peer = self.peer(who)
+        peer = self.contacts.find(who)
         if peer not in self.links and self.calls.stage(peer) is None and peer not in self.calling:
             raise ChatError("not-connected", f"There is neither a link nor a call to {peer.short}.")
         self.calls.hung_up(peer)
@@ -242,20 +300,48 @@ class Chat(History):
         self._node.hangup(peer)
         return peer
 
-    def _asked(self, who: str | PeerID) -> PeerID:
-        peer = self.peer(who)
+    def _take_question(self, who: str | PeerID) -> PeerID:
+        peer = self.contacts.find(who)
         if peer not in self.questions:
             raise ChatError("no-call", f"No call of {peer.short} waits for an answer: wait for a call.")
         self.calls.answered(peer)
         return peer
 
     def link_status(self, who: str | PeerID) -> LinkStatus | None:
-        """The link to somebody, if there is one."""
-        return self.calls.status(self.peer(who))
+        """The link to a peer, if there is one."""
+        return self.calls.status(self.contacts.find(who))
 
     def stage(self, who: str | PeerID) -> Stage | None:
-        """How far a call is that is no link yet."""
-        return self.calls.stage(self.peer(who))
+        """How far a call with a peer is, if there is one."""
+        return self.calls.stage(self.contacts.find(who))
+
+    # -- this side --
+
+    @property
+    def name(self) -> str:
+        """This side's own name."""
+        return self._name
+
+    def rename(self, name: str) -> None:
+        """
+        Change this side's own name. Connected peers are told at once, others at the next call.
+
+        :raise ChatError: the name can't be used (`bad-name`) or not be kept.
+        """
+        try:
+            name = check_name(names.without_format(name).strip())
+        except ValueError as error:
+            raise ChatError("bad-name", str(error)) from error
+        if not names.without_ignorable(name):
+            raise ChatError("bad-name", f"The name {name!a} can't be used: nothing of it is visible.")
+        if name == self._name:
+            return
+        self._save_name(name)
+        self._name = name
+        self._node.rename(name)
+        for conversation in self.conversations:
+            conversation.say_name(name)
+        self.views.tell(NameChanged(name))
 
     def status(self) -> dict[str, Any]:
         """What `/status` shows; the fields are those of docs/json.md."""
@@ -283,19 +369,15 @@ class Chat(History):
             "links": links,
             "calling": [str(peer) for peer in self.calling],
             "questions": [str(peer) for peer in self.questions],
-            "waiting": {
-                str(p): conversation.undelivered
-                for p, conversation in self._conversations.items()
-                if conversation.undelivered
-            },
+            "waiting": {str(each.peer): each.undelivered for each in self.conversations if each.undelivered},
             "history": self.keeps_history,
         }
 
     def netcheck(self) -> Deferred[Mapping[str, Any]]:
-        """Find out what the network does; some seconds."""
+        """Find out what the network does; takes some seconds."""
 
         def done(report: Mapping[str, Any]) -> Mapping[str, Any]:
-            self.tell(NetcheckDone(report))
+            self.views.tell(NetcheckDone(report))
             return report
 
         return self._node.netcheck().addCallback(done)
@@ -304,150 +386,130 @@ class Chat(History):
 
     def send(self, who: str | PeerID, text: str, client_id: ClientID | None = None) -> Deferred[ChatMessage]:
         """
-        Say something, now or when the peer is there.
+        Send a message, now or when the peer is connected.
 
-        :param client_id: a script's own name for it.
-        :return: the message, when it is safe on the disk. It fails if that is not to be had.
-        :raise ChatError: it can't be said; nothing was kept.
+        :param client_id: a script's own name for the message.
+        :return: the message, when it is stored; a failure if it can't be stored.
+        :raise ChatError: the message can't be sent; nothing was stored.
         """
-        peer = self._may_say(who, [text])
-        added = self.ask(Store.add, peer, self.new_epoch(), text, self._wall(), client_id)
-        return self._added(peer, [text], added.addCallback(lambda message: [message])).addCallback(
+        peer = self._check_sendable(who, [text])
+        added = self.storage.ask(Store.add, peer, self._new_epoch(), text, self._wall(), client_id)
+        return self._add(peer, [text], added.addCallback(lambda message: [message])).addCallback(
             lambda messages: messages[0]
         )
 
     def send_all(self, who: str | PeerID, texts: Sequence[str]) -> Deferred[list[ChatMessage]]:
         """
-        Say several things, in order: all of them, or none.
+        Send several messages, in order: all of them, or none.
 
         :return: as `send`.
         :raise ChatError: as `send`.
         """
-        peer = self._may_say(who, texts)
-        added = self.ask(Store.add_all, peer, self.new_epoch(), texts, self._wall())
-        return self._added(peer, texts, added)
+        peer = self._check_sendable(who, texts)
+        added = self.storage.ask(Store.add_all, peer, self._new_epoch(), texts, self._wall())
+        return self._add(peer, texts, added)
 
-    def _may_say(self, who: str | PeerID, texts: Sequence[str]) -> PeerID:
-        peer = self._open(who)
+    def _check_sendable(self, who: str | PeerID, texts: Sequence[str]) -> PeerID:
+        peer = self.contacts.find_reachable(who)
         for text in texts:
             check_text(text)
-        size = self.undelivered_bytes() + sum(map(len, texts))
-        if size > MAX_OUTBOX or self.undelivered() + len(texts) > MAX_OUTBOX_MESSAGES:
+        size = self.conversations.undelivered_size() + sum(map(len, texts))
+        undelivered = self.conversations.undelivered()
+        if size > MAX_UNDELIVERED_SIZE or undelivered + len(texts) > MAX_UNDELIVERED:
             raise ChatError(
                 "outbox-full",
-                f"{self.undelivered():,} messages wait for their marks: send again when they have come.",
+                f"{undelivered:,} messages are not delivered yet: send again when some of them are.",
             )
         return peer
 
-    def _added(
+    def _add(
         self, peer: PeerID, texts: Sequence[str], added: Deferred[list[ChatMessage]]
     ) -> Deferred[list[ChatMessage]]:
-        conversation = self._conversation(peer)
+        conversation = self.conversations.open(peer)
         for text in texts:
             conversation.adding(text)
 
-        def kept(messages: list[ChatMessage]) -> list[ChatMessage]:
-            self._store_works()
+        def stored(messages: list[ChatMessage]) -> list[ChatMessage]:
+            self.storage.works()
             messages = [conversation.added(message) for message in messages]
             if self.waits(peer):
                 self.calls.waiting(peer)
             return messages
 
-        def not_kept(failure: Any) -> Any:
+        def not_stored(failure: Any) -> Any:
             for text in texts:
                 conversation.not_added(text)
             return failure
 
-        return added.addCallbacks(kept, not_kept)
+        return added.addCallbacks(stored, not_stored)
 
-    def undelivered_bytes(self) -> int:
-        """How much text has no ack yet, in characters."""
-        return sum(conversation.undelivered_size for conversation in self._conversations.values())
-
-    def unhandled(self, peer: PeerID) -> int:
-        """How many messages of `peer` the views have not had yet."""
-        return self._conversations[peer].unhandled if peer in self._conversations else 0
-
-    def streaming(self, peer: PeerID) -> bool:
-        """Whether a stream carries the chat with `peer` now."""
-        return peer in self._conversations and self._conversations[peer].ready
-
-    # -- what calls and talks need (CallsOwner, TalkOwner) --
-
-    def can_answer(self) -> bool:
-        """Whether a view can answer a call's question."""
-        return any(view.can_answer for view in self._views)
-
-    def new_epoch(self) -> bytes:
-        """A random one."""
+    def _new_epoch(self) -> bytes:
         return self._random(protocol.EPOCH)
 
-    def _retry(self) -> None:
-        super()._retry()
-        for conversation in list(self._conversations.values()):
-            conversation.retry()
+    # -- for `ChatLinks` (ChatLinksOwner) --
+
+    def tell(self, event: Event) -> object:
+        """Tell all views."""
+        return self.views.tell(event)
+
+    def can_answer(self) -> bool:
+        """Whether somebody at one of the views can answer a call now."""
+        return self.views.can_answer
+
+    def waits(self, peer: PeerID) -> bool:
+        """Whether messages wait for `peer`, who is not blocked."""
+        return self.conversations.undelivered(peer) > 0 and not self._book.blocked(peer)
+
+    # -- for conversations (ConversationOwner) --
 
     def conversation_heard(
         self, conversation: Conversation, event: protocol.Named | protocol.Farewell
     ) -> None:
-        """The other side said something that is not about messages."""
+        """The peer sent something that is not about messages."""
         if isinstance(event, protocol.Farewell):
             self._farewell(conversation.peer)
         else:
-            self.calls.learn(conversation.peer, event.name)
-            if conversation.peer not in self._renamed:
-                self._tell_name(conversation.peer)
+            self.contacts.claimed(conversation.peer, event.name)
 
-    def _tell_name(self, peer: PeerID) -> None:
-        self._renamed.discard(peer)
-        if self._tell_contact(peer):
-            self._renamed.add(peer)
-            self._later(NAME_PAUSE, self._tell_name, peer)
+    def conversation_moved(self, conversation: Conversation, delivered: int) -> None:
+        """Messages of the peer were delivered to the views, or `delivered` of ours to the peer."""
+        if delivered or not conversation.undelivered:
+            self.calls.delivered(conversation.peer)
+        self.views.tell(MessagesDelivered(conversation.peer))
 
     def conversation_ended(self, conversation: Conversation, link: Link, error: str | None) -> None:
-        """Its stream, over that link, has ended, and no other took its place."""
+        """The conversation's stream on that link has ended, and no other has replaced it."""
         peer = conversation.peer
         if self._stopped or peer not in self.links:
             return
         if error is not None:
-            self.tell(ChatBroken(peer, f"The chat with {peer.short} was ended: they sent {error}."))
+            self.views.tell(ChatBroken(peer, f"The chat with {peer.short} was ended: they sent {error}."))
             self._node.hangup(peer)
         elif self.links[peer] is link:
-            # Links take their streams along; one that stays without its chat is of no use here. Where another
-            # link has come, its chat may be on the way.
-            self._later(CHATLESS, self._check_chat, peer, link)
+            # A link that ends takes its streams along; one that stays without its chat is of no use here.
+            # When another link has come, its stream may be under way.
+            self._timers.later(STREAMLESS_TIMEOUT, self._check_stream, peer, link)
 
     def conversation_outdated(self, conversation: Conversation) -> None:
-        """A new stream is needed."""
+        """The conversation needs a new stream."""
         link = self.links.get(conversation.peer)
         if link is not None:
             self._open_stream(conversation, link)
 
-    # -- inside --
+    # -- streams --
 
     def _answer_stream(self, link: Link) -> ChatStream:
-        return ChatStream(self._conversation(link.remote), link)
+        return ChatStream(self.conversations.open(link.remote), link)
 
     def _open_stream(self, conversation: Conversation, link: Link) -> None:
         try:
             link.open_stream(protocol.STREAM_NAME, ChatStream(conversation, link))
         except LinkError:
-            # It is over, and its end is told in a moment; else it is of no use without its chat.
-            self._later(CHATLESS, self._check_chat, conversation.peer, link)
+            # The link has ended, and that is reported in a moment; else it is of no use without its chat.
+            self._timers.later(STREAMLESS_TIMEOUT, self._check_stream, conversation.peer, link)
 
-    def _conversation(self, peer: PeerID) -> Conversation:
-        conversation = self._conversations.get(peer)
-        if conversation is None:
-            for old, one in list(self._conversations.items()):
-                if len(self._conversations) < MAX_TALKS:
-                    break
-                if one.idle:
-                    del self._conversations[old]
-            conversation = self._conversations[peer] = Conversation(peer, self)
-        return conversation
-
-    def _check_chat(self, peer: PeerID, link: Link) -> None:
-        if self.links.get(peer) is link and not self.streaming(peer):
+    def _check_stream(self, peer: PeerID, link: Link) -> None:
+        if self.links.get(peer) is link and not self.conversations.streaming(peer):
             self._node.hangup(peer)
 
 

@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, DeferredList
 
 from punch.apps.chat import protocol
 from punch.apps.chat.database import StoreError
-from punch.apps.chat.events import ChatEvent, MessageAdded, MessageChanged
+from punch.apps.chat.events import MessageAdded, MessageChanged, Views
 from punch.apps.chat.model import ChatMessage, MessageState
 from punch.apps.chat.protocol import (
     ChatCore,
@@ -26,6 +26,7 @@ from punch.apps.chat.protocol import (
     Known,
     OutgoingMessage,
 )
+from punch.apps.chat.storage import Storage
 from punch.apps.chat.store import (
     PAGE,
     IncomingMessage,
@@ -36,49 +37,30 @@ from punch.apps.chat.stream import ChatStream
 from punch.identity import PeerID
 from punch.link.link import Link
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 #: Reading from the stream stops while this many messages wait for the store and the views.
 MAX_UNHANDLED = 64
 
 
 class ConversationOwner(Protocol):
-    """What a talk needs of the chat around it."""
-
-    def ask(
-        self, call: Callable[Concatenate[Store, P], T], *arguments: P.args, **named: P.kwargs
-    ) -> Deferred[T]:
-        """As `Worker.run`; once the chat has stopped it never fires."""
-
-    def tell(self, event: ChatEvent) -> list[Deferred[None]]:
-        """Tell all views; what returns are those that need time for it."""
-
-    def new_epoch(self) -> bytes:
-        """A random one."""
-
-    def wall(self) -> float:
-        """Seconds since 1970."""
-
-    def store_failed(self, error: StoreError) -> None:
-        """The disk did not take something; `Conversation.retry` is called after a while."""
+    """What a conversation reports, besides events for the views; `Chat` implements it."""
 
     def conversation_heard(
         self, conversation: Conversation, event: protocol.Named | protocol.Farewell
     ) -> None:
-        """The other side said something that is not about messages."""
+        """The peer sent something that is not about messages."""
 
     def conversation_moved(self, conversation: Conversation, delivered: int) -> None:
-        """Views had messages of the other side, or that many of ours were delivered."""
+        """Messages of the peer were delivered to the views, or `delivered` of ours to the peer."""
 
     def conversation_ended(self, conversation: Conversation, link: Link, error: str | None) -> None:
         """
-        Its stream, over that link, has ended, and no other took its place; `error`: how the other side broke
-        the protocol.
+        The conversation's stream on that link has ended, and no other has replaced it.
+
+        :param error: how the peer broke the protocol, if it did.
         """
 
     def conversation_outdated(self, conversation: Conversation) -> None:
-        """A new epoch was begun: a new stream is needed."""
+        """The conversation needs a new stream, as a new epoch was begun."""
 
 
 @dataclass
@@ -95,7 +77,7 @@ class _Load:
 
 
 @dataclass
-class _Shown:
+class _Delivery:
     """A message that the views are told of."""
 
     epoch: bytes
@@ -106,8 +88,20 @@ class _Shown:
 class Conversation:
     """The chat with one peer."""
 
-    def __init__(self, peer: PeerID, owner: ConversationOwner) -> None:
+    def __init__(
+        self,
+        peer: PeerID,
+        storage: Storage,
+        views: Views,
+        wall: Callable[[], float],
+        new_epoch: Callable[[], bytes],
+        owner: ConversationOwner,
+    ) -> None:
         self.peer = peer
+        self._storage = storage
+        self._views = views
+        self._wall = wall
+        self._new_epoch = new_epoch
         self._kept = _Load()
         self._coming = _Load()
         self._owner = owner
@@ -118,8 +112,8 @@ class Conversation:
         self._renewed = False
         self._pending: deque[tuple[bytes, IncomingMessage]] = deque()
         self._storing = 0
-        self._telling: deque[_Shown] = deque()
-        self._marks = _Marks(self)
+        self._deliveries: deque[_Delivery] = deque()
+        self._progress = _Progress(self)
 
     @property
     def undelivered(self) -> int:
@@ -140,18 +134,21 @@ class Conversation:
     def idle(self) -> bool:
         """Whether it can be forgotten: all there is to know is in the store."""
         return (
-            self._stream is None and not self.undelivered and not self.unhandled and not self._marks.pending
+            self._stream is None
+            and not self.undelivered
+            and not self.unhandled
+            and not self._progress.pending
         )
 
     @property
-    def settling(self) -> bool:
+    def storing(self) -> bool:
         """Whether the store is being told of messages or acks that came."""
-        return self._storing > 0 or self._marks.busy
+        return self._storing > 0 or self._progress.busy
 
     @property
     def unhandled(self) -> int:
         """How many messages of the other side are not yet stored, or not yet had by the views."""
-        return len(self._pending) + self._storing + len(self._telling)
+        return len(self._pending) + self._storing + len(self._deliveries)
 
     # -- what this side says --
 
@@ -175,11 +172,11 @@ class Conversation:
         if core is not None:
             message = replace(message, state=MessageState.SENT)
             core.send(_outgoing(message))
-        self._owner.tell(MessageAdded(message))
+        self._views.tell(MessageAdded(message))
         self._say()
         return message
 
-    def as_now(self, message: ChatMessage) -> ChatMessage:
+    def current(self, message: ChatMessage) -> ChatMessage:
         """A message from the store with the state that it has now."""
         if message.state is MessageState.WAITING and self.ready:
             return replace(message, state=MessageState.SENT)
@@ -226,7 +223,7 @@ class Conversation:
         self._pending = deque()
         if older is not None:
             older.close()
-        self._owner.ask(Store.record, self.peer, self._owner.new_epoch()).addCallbacks(
+        self._storage.ask(Store.record, self.peer, self._new_epoch()).addCallbacks(
             self._loaded, self._not_begun, callbackArgs=(stream,), errbackArgs=(stream,)
         )
 
@@ -236,13 +233,13 @@ class Conversation:
         before, self._known = self._known, {known.epoch: known for known in record.known}
         for epoch in self._known.keys() & before.keys():
             # The views may have had more since the store was asked.
-            self._note(epoch, before[epoch].had, before[epoch].read)
+            self._note(epoch, before[epoch].delivered, before[epoch].read)
         self._told = dict(self._known)
         self._remote_epoch = None
         hello = Hello(record.epoch, list(self._known.values()))
         stream.begin(ChatCore(hello, record.sent, [_outgoing(message) for message in record.waiting]))
         for message in record.waiting:
-            self._owner.tell(MessageChanged(replace(message, state=MessageState.SENT), message.client_id))
+            self._views.tell(MessageChanged(replace(message, state=MessageState.SENT), message.client_id))
         self._balance()
 
     def _not_begun(self, failure: object, stream: ChatStream) -> None:
@@ -251,7 +248,7 @@ class Conversation:
         if stream is self._stream:
             stream.close()
             self.stream_ended(stream, None)
-        self._owner.store_failed(error)
+        self._storage.failed(error)
 
     def stream_ended(self, stream: ChatStream, error: str | None) -> None:
         """What has no ack waits again."""
@@ -259,13 +256,13 @@ class Conversation:
             return
         self._stream = None
         if self.undelivered:
-            self._owner.ask(Store.waiting_for, self.peer).addCallbacks(self._wait_again, self.failed)
+            self._storage.ask(Store.waiting_for, self.peer).addCallbacks(self._wait_again, self.failed)
         self._owner.conversation_ended(self, stream.link, error)
 
     def _wait_again(self, messages: list[ChatMessage]) -> None:
         if not self.ready:
             for message in messages:
-                self._owner.tell(MessageChanged(message, message.client_id))
+                self._views.tell(MessageChanged(message, message.client_id))
 
     def stream_event(self, stream: ChatStream, event: protocol.Event) -> None:
         """The other side said something."""
@@ -279,9 +276,9 @@ class Conversation:
             self._balance()
             self._store_some()
         elif isinstance(event, protocol.Delivered):
-            self._marks.reach(MessageState.DELIVERED, event.id)
+            self._progress.reach(MessageState.DELIVERED, event.id)
         elif isinstance(event, protocol.ReadThere):
-            self._marks.reach(MessageState.READ, event.id)
+            self._progress.reach(MessageState.READ, event.id)
         else:
             self._owner.conversation_heard(self, event)
 
@@ -292,9 +289,9 @@ class Conversation:
         elif self._renewed:
             # Once is a restored backup; who says so again of an epoch that is minutes old makes it up.
             stream.close()
-            self.stream_ended(stream, "marks of messages that were never sent")
+            self.stream_ended(stream, "acknowledgements of messages that were never sent")
         else:
-            self._owner.ask(Store.renew, self.peer, self._owner.new_epoch()).addCallbacks(
+            self._storage.ask(Store.renew, self.peer, self._new_epoch()).addCallbacks(
                 self._begin_anew, self._not_begun, errbackArgs=(stream,)
             )
 
@@ -305,15 +302,17 @@ class Conversation:
     def _catch_up(self, epoch: bytes) -> None:
         """Say what has come to pass since our hello: it was not clear in which epoch they are."""
         now, told = (known.get(epoch, Known(epoch)) for known in (self._known, self._told))
-        if now.had > told.had:
+        if now.delivered > told.delivered:
             self._acknowledge()
         if now.read > told.read:
             self.say_read({epoch: now.read})
 
-    def _note(self, epoch: bytes, had: int = 0, read: int = 0) -> None:
+    def _note(self, epoch: bytes, delivered: int = 0, read: int = 0) -> None:
         """Views have had, or somebody has read, the messages up to these ids."""
         known = self._known.get(epoch, Known(epoch))
-        self._known[epoch] = replace(known, had=max(known.had, had), read=max(known.read, read))
+        self._known[epoch] = replace(
+            known, delivered=max(known.delivered, delivered), read=max(known.read, read)
+        )
 
     # -- messages of the other side --
 
@@ -327,7 +326,7 @@ class Conversation:
         for _ in batch:
             self._pending.popleft()
         self._storing = len(batch)
-        self._owner.ask(Store.receive, self.peer, epoch, batch, self._owner.wall()).addCallbacks(
+        self._storage.ask(Store.receive, self.peer, epoch, batch, self._wall()).addCallbacks(
             self._stored,
             self._not_stored,
             callbackArgs=(epoch, batch),
@@ -353,89 +352,90 @@ class Conversation:
     ) -> None:
         self._storing = 0
         pending.extendleft((epoch, incoming) for incoming in reversed(batch))
-        self._owner.store_failed(_store_error(failure))
+        self._storage.failed(_store_error(failure))
 
     def show_again(self, epoch: bytes, message: ChatMessage) -> None:
         """A message of an earlier process, which may have ended before a view had it."""
         self._show(epoch, message, again=True)
 
     def _show(self, epoch: bytes, message: ChatMessage, again: bool) -> None:
-        entry = _Shown(epoch, message.id)
-        self._telling.append(entry)
-        slow = self._owner.tell(MessageAdded(message, again))
+        entry = _Delivery(epoch, message.id)
+        self._deliveries.append(entry)
+        slow = self._views.tell(MessageAdded(message, again))
 
-        def had(results: list[tuple[bool, None]]) -> None:
+        def delivered(results: list[tuple[bool, None]]) -> None:
             # A view that fails is no reason to let the sender wait: the history has it.
             entry.done = True
-            self._check_shown()
+            self._check_delivered()
 
-        DeferredList(slow, consumeErrors=True).addCallback(had)
+        DeferredList(slow, consumeErrors=True).addCallback(delivered)
 
-    def _check_shown(self) -> None:
-        had: dict[bytes, int] = {}
-        while self._telling and self._telling[0].done:
-            shown = self._telling.popleft()
-            had[shown.epoch] = shown.id
-        if not had:
+    def _check_delivered(self) -> None:
+        delivered: dict[bytes, int] = {}
+        while self._deliveries and self._deliveries[0].done:
+            delivery = self._deliveries.popleft()
+            delivered[delivery.epoch] = delivery.id
+        if not delivered:
             return
-        for epoch, number in had.items():
-            self._owner.ask(Store.shown, self.peer, epoch, number).addErrback(self.failed)
-            self._note(epoch, had=number)
-        if self._remote_epoch in had:
+        for epoch, number in delivered.items():
+            self._storage.ask(Store.shown, self.peer, epoch, number).addErrback(self.failed)
+            self._note(epoch, delivered=number)
+        if self._remote_epoch in delivered:
             self._acknowledge()
         self._balance()
         self._owner.conversation_moved(self, 0)
 
     def _acknowledge(self) -> None:
         known = None if self._remote_epoch is None else self._known.get(self._remote_epoch)
-        if known is not None and known.had and (core := self._core) is not None:
-            core.acknowledge(known.had)
+        if known is not None and known.delivered and (core := self._core) is not None:
+            core.acknowledge(known.delivered)
             self._say()
 
     def _balance(self) -> None:
         if self._stream is not None and self._stream.ready:
             self._stream.pause(self.unhandled >= MAX_UNHANDLED)
 
-    # -- marks --
+    # -- how far our messages are --
 
-    def mark(self, state: MessageState, up_to: int) -> Deferred[list[ChatMessage]]:
+    def store_progress(self, state: MessageState, up_to: int) -> Deferred[list[ChatMessage]]:
         """Store how far the other side is; fires with a page of messages of which that is new."""
-        call = Store.delivered if state is MessageState.DELIVERED else Store.read_there
-        return self._owner.ask(call, self.peer, up_to)
+        if state is MessageState.DELIVERED:
+            return self._storage.ask(Store.delivered, self.peer, up_to)
+        return self._storage.ask(Store.read_there, self.peer, up_to)
 
-    def marked(self, messages: list[ChatMessage]) -> None:
+    def progress_stored(self, messages: list[ChatMessage]) -> None:
         """Marks of the other side are stored."""
         delivered = [message for message in messages if message.state is MessageState.DELIVERED]
         for message in delivered:
             self._kept.add(-1, -len(message.text))
-        self.tell_marks(messages)
+        self.tell_states(messages)
         if delivered:
             self._owner.conversation_moved(self, len(delivered))
 
-    def tell_marks(self, messages: Sequence[ChatMessage], again: bool = False) -> None:
+    def tell_states(self, messages: Sequence[ChatMessage], again: bool = False) -> None:
         """Tell the views that messages are delivered, or read, and keep on the disk that they have had it."""
         slow: list[Deferred[None]] = []
         for message in messages:
-            slow += self._owner.tell(MessageChanged(message, message.client_id, again))
+            slow += self._views.tell(MessageChanged(message, message.client_id, again))
 
-        def had(results: list[tuple[bool, None]]) -> None:
+        def delivered(results: list[tuple[bool, None]]) -> None:
             for state in {message.state for message in messages}:
                 last = max(message.id for message in messages if message.state is state)
-                self._owner.ask(Store.told, self.peer, state, last).addErrback(self.failed)
+                self._storage.ask(Store.told, self.peer, state, last).addErrback(self.failed)
 
-        DeferredList(slow, consumeErrors=True).addCallback(had)
+        DeferredList(slow, consumeErrors=True).addCallback(delivered)
 
     def failed(self, failure: object) -> None:
         """A call of the store failed."""
-        self._owner.store_failed(_store_error(failure))
+        self._storage.failed(_store_error(failure))
 
     def retry(self) -> None:
         """The disk may take again what it did not take."""
         self._store_some()
-        self._marks.go_on()
+        self._progress.store_some()
 
 
-class _Marks:
+class _Progress:
     """How far the other side has our messages, and has read them: what the store does not know yet."""
 
     def __init__(self, conversation: Conversation) -> None:
@@ -457,15 +457,15 @@ class _Marks:
     def reach(self, state: MessageState, number: int) -> None:
         """It is so far now."""
         self._reached[state] = max(self._reached[state], number)
-        self.go_on()
+        self.store_some()
 
-    def go_on(self) -> None:
+    def store_some(self) -> None:
         """Tell the store, in pages; and what is delivered before what is read."""
         for state in (MessageState.DELIVERED, MessageState.READ):
             to = self._reached[state]
             if self._stored[state] < to and not self._busy:
                 self._busy = True
-                self._conversation.mark(state, to).addCallbacks(
+                self._conversation.store_progress(state, to).addCallbacks(
                     self._done, self._failed, callbackArgs=(state, to)
                 )
 
@@ -473,8 +473,8 @@ class _Marks:
         self._busy = False
         if len(changed) < PAGE:
             self._stored[state] = to
-        self._conversation.marked(changed)
-        self.go_on()
+        self._conversation.progress_stored(changed)
+        self.store_some()
 
     def _failed(self, failure: object) -> None:
         self._busy = False

@@ -1,7 +1,9 @@
 """
-What the chat tells its views. They also get every `punch.node.events.Event` of the node, with these
-exceptions: calls that the chat places by itself, because messages wait, are not told as `Calling`, and not as
-`Failed` but as `PeerUnreachable`.
+The events that the chat reports to its views, and the views.
+
+The views also get every `punch.node.events.Event` of the node, with one exception: a call that the chat
+places by itself, because messages wait, is not reported as `Calling`, and its failure not as `CallFailed` but
+as `PeerUnreachable`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from punch.apps.chat.model import ChatMessage, ClientID, ContactSummary
 from punch.identity import PeerID
@@ -49,7 +52,7 @@ class MessageChanged(ChatEvent):
 
 @dataclass(frozen=True)
 class MessagesDelivered(ChatEvent):
-    """All views have had messages of `peer`, and it is told so. For those who wait to be done."""
+    """Messages were delivered: those of `peer` to all views, or ours to `peer`."""
 
     peer: PeerID
 
@@ -135,12 +138,53 @@ class View(Protocol):
 
     @property
     def can_answer(self) -> bool:
-        """Whether someone can answer a call's question here now."""
+        """Whether somebody at this view can answer a call now."""
 
     def handle(self, event: Event) -> Deferred[None] | None:
         """
-        Show it.
+        Show an event.
 
-        :return: for `MessageAdded` of the other side, when this view has it: the sender's mark waits for
-            that. None is now, and is all that other events need.
+        :return: for `MessageAdded` of the other side, fires when this view has the message: only then it is
+            acknowledged to its sender. None means at once, and is enough for all other events.
         """
+
+
+class Views:
+    """The views of a chat."""
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self._views: list[View] = []
+
+    def attach(self, view: View) -> None:
+        """Tell this view all that happens from now on."""
+        self._views.append(view)
+
+    def detach(self, view: View) -> None:
+        """Tell this view nothing more."""
+        if view in self._views:
+            self._views.remove(view)
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether somebody at one of the views can answer a call now."""
+        return any(view.can_answer for view in self._views)
+
+    def tell(self, event: Event) -> list[Deferred[None]]:
+        """
+        Tell all views. One that raises an exception does not keep it from the others.
+
+        :return: for each view that needs time, when it has the event.
+        """
+        slow = []
+        for view in list(self._views):
+            try:
+                delivered = view.handle(event)
+            except Exception:
+                # A view's own fault: the others, and the chat, go on.
+                self._log.failure("a view failed at {event}", event=type(event).__name__)
+            else:
+                if delivered is not None:
+                    slow.append(delivered)
+        return slow

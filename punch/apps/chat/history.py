@@ -1,118 +1,181 @@
-"""The part of the chat about what was said: reading, searching, exporting and erasing it."""
+"""The messages of the chat that are in its store: reading, searching, exporting and erasing them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import Deferred
 
 from punch.apps.chat.contacts import Contacts
-from punch.apps.chat.conversation import Conversation
-from punch.apps.chat.events import HistoryErased, MessageChanged, MessagesDelivered
+from punch.apps.chat.conversations import Conversations
+from punch.apps.chat.events import HistoryErased, MessageChanged, Views
+from punch.apps.chat.links import ChatLinks
 from punch.apps.chat.model import ChatError, ChatMessage, ConversationSummary
+from punch.apps.chat.storage import Storage, Timers
 from punch.apps.chat.store import DAY, PAGE, Overview, Store
+from punch.contacts import AddressBook
 from punch.identity import PeerID
 
-#: Between two looks for messages that are older than the retention, in seconds.
-TIDY = 3600.0
+#: Seconds between two searches for messages that are older than the retention.
+EXPIRY_INTERVAL = 3600.0
 
 #: Most messages in one answer.
 MAX_LIMIT = 1000
 
 
-class History(Contacts):
-    """What `Chat` does with the store."""
+class History:
+    """
+    :param wall: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        views: Views,
+        contacts: Contacts,
+        conversations: Conversations,
+        links: ChatLinks,
+        book: AddressBook,
+        timers: Timers,
+        wall: Callable[[], float],
+    ) -> None:
+        self._storage = storage
+        self._views = views
+        self._contacts = contacts
+        self._conversations = conversations
+        self._links = links
+        self._book = book
+        self._timers = timers
+        self._wall = wall
+
+    # -- reading --
 
     def conversations(self) -> Deferred[list[ConversationSummary]]:
-        """All chats: those with messages, links or calls, and the address book; the newest first."""
+        """All conversations: those with messages, links or calls, and the address book; the newest first."""
 
         def merge(overviews: list[Overview]) -> list[ConversationSummary]:
             found = {overview.peer: overview for overview in overviews}
-            peers = dict.fromkeys([*self.questions, *self.links, *self.calling, *found, *self.book])
-            chats = [self._summary_of(peer, found.get(peer)) for peer in peers]
-            return sorted(chats, key=lambda chat: -chat.last.number if chat.last is not None else 0)
+            links = self._links
+            peers = dict.fromkeys([*links.questions, *links.links, *links.calling, *found, *self._book])
+            summaries = [self._summary(peer, found.get(peer)) for peer in peers]
+            return sorted(summaries, key=lambda one: -one.last.number if one.last is not None else 0)
 
-        return self.ask(Store.overviews).addCallback(merge)
+        return self._storage.ask(Store.overviews).addCallback(merge)
 
     def conversation(self, who: str | PeerID) -> Deferred[ConversationSummary]:
-        """The chat with one peer."""
-        peer = self.peer(who)
-        return self.ask(Store.overviews, peer).addCallback(
-            lambda found: self._summary_of(peer, found[0] if found else None)
+        """The conversation with one peer."""
+        peer = self._contacts.find(who)
+        return self._storage.ask(Store.overviews, peer).addCallback(
+            lambda found: self._summary(peer, found[0] if found else None)
         )
 
-    def _summary_of(self, peer: PeerID, overview: Overview | None) -> ConversationSummary:
-        contact, link, stage = self.contact(peer), self.calls.status(peer), self.calls.stage(peer)
+    def _summary(self, peer: PeerID, overview: Overview | None) -> ConversationSummary:
+        contact, link, stage = self._contacts.get(peer), self._links.status(peer), self._links.stage(peer)
         if overview is None:
             return ConversationSummary(contact, link=link, stage=stage)
-        last = None if overview.last is None else self._as_now(overview.last)
+        last = None if overview.last is None else self._conversations.current(overview.last)
         return ConversationSummary(contact, overview.unread, overview.waiting, last, link, stage)
 
-    def history(
+    def messages(
         self, who: str | PeerID, before: int | None = None, limit: int = 50, after: int | None = None
     ) -> Deferred[list[ChatMessage]]:
         """
-        What was said, oldest first: the newest messages, those before a number, or those after one.
+        Messages with one peer, oldest first: the newest ones, those before a number, or those after one.
         """
         limit = max(1, min(limit, MAX_LIMIT))
-        found = self.ask(Store.history, self.peer(who), before, after, limit)
-        return found.addCallback(self._all_as_now)
+        found = self._storage.ask(Store.history, self._contacts.find(who), before, after, limit)
+        return found.addCallback(self._current)
 
     def search(
         self, text: str, who: str | PeerID | None = None, before: int | None = None, limit: int = 50
     ) -> Deferred[list[ChatMessage]]:
-        """Messages with `text` in them, whatever the case, newest first."""
-        peer = None if who is None else self.peer(who)
-        found = self.ask(Store.search, text, peer, before, max(1, min(limit, MAX_LIMIT)))
-        return found.addCallback(self._all_as_now)
+        """Messages that contain `text`, ignoring case, newest first."""
+        limit = max(1, min(limit, MAX_LIMIT))
+        found = self._storage.ask(Store.search, text, self._one(who), before, limit)
+        return found.addCallback(self._current)
 
     def export(
         self, who: str | PeerID | None = None, after: int = 0, limit: int = PAGE
     ) -> Deferred[list[ChatMessage]]:
         """
-        What was said, with all or one, oldest first, a page at a time: the next one begins `after` the last
-        number of this one, and an empty page is the end.
+        A page of all messages, or of those with one peer, oldest first. The next page begins `after` the last
+        number of this one; an empty page is the end.
         """
-        peer = None if who is None else self.peer(who)
-        page = self.ask(Store.export, peer, after, max(1, min(limit, MAX_LIMIT)))
-        return page.addCallback(self._all_as_now)
+        limit = max(1, min(limit, MAX_LIMIT))
+        page = self._storage.ask(Store.export, self._one(who), after, limit)
+        return page.addCallback(self._current)
+
+    def _current(self, messages: Iterable[ChatMessage]) -> list[ChatMessage]:
+        return [self._conversations.current(message) for message in messages]
+
+    def _one(self, who: str | PeerID | None) -> PeerID | None:
+        return None if who is None else self._contacts.find(who)
+
+    # -- marking as read --
+
+    def read(self, who: str | PeerID, up_to: int | None = None) -> Deferred[None]:
+        """
+        Mark the messages of a peer as read, up to a message's number; the peer is told.
+
+        :param up_to: None: all.
+        """
+        peer = self._contacts.find(who)
+        seen: dict[bytes, int] = {}
+
+        def page(result: tuple[list[ChatMessage], dict[bytes, int]]) -> Deferred[None] | None:
+            changed, further = result
+            seen.update(further)
+            for message in changed:
+                self._views.tell(MessageChanged(message))
+            if len(changed) >= PAGE:
+                return self._storage.ask(Store.read_here, peer, up_to).addCallback(page)
+            conversation = self._conversations.get(peer)
+            if conversation is not None:
+                conversation.say_read(seen)
+            return None
+
+        return self._storage.ask(Store.read_here, peer, up_to).addCallback(page)
+
+    # -- erasing --
 
     def erase(self, who: str | PeerID | None = None) -> Deferred[int]:
         """
-        Erase what was said with all or one; what waits is never sent.
+        Erase all messages, or those with one peer. Those that wait are never sent.
 
-        :return: how many messages that were.
+        :return: how many messages were erased.
         """
-        peer = None if who is None else self.peer(who)
+        peer = self._one(who)
 
         def erased(count: int) -> Deferred[int]:
-            self.tell(HistoryErased(peer))
-            return self.ask(Store.waiting).addCallback(self._recount).addCallback(lambda _: count)
+            self._views.tell(HistoryErased(peer))
+            waiting = self._storage.ask(Store.waiting)
+            return waiting.addCallback(self._conversations.recount).addCallback(lambda _: count)
 
-        return self.ask(Store.erase, peer).addCallback(erased)
+        return self._storage.ask(Store.erase, peer).addCallback(erased)
 
     def retention(self) -> Deferred[float | None]:
         """For how many days messages are kept; None: until they are erased."""
-        return self.ask(Store.retention)
+        return self._storage.ask(Store.retention)
 
     def set_retention(self, days: float | None) -> Deferred[None]:
         """
-        Keep messages for so many days, and erase what is older now. What waits for its peer, or for a view,
-        is kept.
+        Keep messages for so many days, and erase older ones now. What waits for its peer, or for a view, is
+        kept.
 
         :raise ChatError: no number of days.
         """
         if days is not None and not 0 < days < 1_000_000:
             raise ChatError("malformed", "The retention is a number of days above 0, or none.")
-        return self.ask(Store.set_retention, days).addCallback(lambda _: self._expire(days))
+        return self._storage.ask(Store.set_retention, days).addCallback(lambda _: self._expire(days))
 
-    def _tidy(self) -> None:
-        self._quietly(self.retention().addCallback(self._expire))
-        self._later(TIDY, self._tidy)
+    def expire_regularly(self) -> None:
+        """Erase messages that are older than the retention, now and every `EXPIRY_INTERVAL` seconds."""
+        self._storage.watch(self.retention().addCallback(self._expire))
+        self._timers.later(EXPIRY_INTERVAL, self.expire_regularly)
 
     def _expire(self, days: float | None) -> Deferred[None]:
-        # Also where all is kept: when that changes, the time is known
-        believed = self.ask(Store.believed, self._wall())
+        # Also where all is kept: when that changes, the believed time is known.
+        believed = self._storage.ask(Store.believed, self._wall())
         return believed.addCallback(
             lambda now: None if days is None else self._erase_before(now - days * DAY)
         )
@@ -122,47 +185,7 @@ class History(Contacts):
             if count >= PAGE:
                 return self._erase_before(before, so_far + count)
             if so_far + count:
-                self.tell(HistoryErased(None, before))
+                self._views.tell(HistoryErased(None, before))
             return None
 
-        return self.ask(Store.expire, before).addCallback(page)
-
-    def read(self, who: str | PeerID, up_to: int | None = None) -> Deferred[None]:
-        """
-        Somebody here has seen what the peer said, up to a message's number; the peer is told.
-
-        :param up_to: None: all.
-        """
-        peer = self.peer(who)
-        seen: dict[bytes, int] = {}
-
-        def page(result: tuple[list[ChatMessage], dict[bytes, int]]) -> Deferred[None] | None:
-            changed, further = result
-            seen.update(further)
-            for message in changed:
-                self.tell(MessageChanged(message))
-            if len(changed) >= PAGE:
-                return self.ask(Store.read_here, peer, up_to).addCallback(page)
-            if peer in self._conversations:
-                self._conversations[peer].say_read(seen)
-            return None
-
-        return self.ask(Store.read_here, peer, up_to).addCallback(page)
-
-    def _recount(self, waiting: dict[PeerID, tuple[int, int]]) -> None:
-        for peer, talk in self._conversations.items():
-            talk.counted(*waiting.get(peer, (0, 0)))
-            self.conversation_moved(talk, 0)
-
-    def conversation_moved(self, talk: Conversation, delivered: int) -> None:
-        """Views had messages of the other side, or ours were delivered."""
-        if delivered or not talk.undelivered:
-            self.calls.delivered(talk.peer)
-        self.tell(MessagesDelivered(talk.peer))
-
-    def _as_now(self, message: ChatMessage) -> ChatMessage:
-        talk = self._conversations.get(message.peer)
-        return message if talk is None else talk.as_now(message)
-
-    def _all_as_now(self, messages: Iterable[ChatMessage]) -> list[ChatMessage]:
-        return [self._as_now(message) for message in messages]
+        return self._storage.ask(Store.expire, before).addCallback(page)

@@ -79,14 +79,14 @@ class Known:
     """
     What a side remembers of an epoch of the other one.
 
-    :ivar had: the last message that the application has.
+    :ivar delivered: the last message that the application has.
     :ivar read: the last one that somebody has seen.
     :ivar stored: the last one that came.
     :ivar time: when that one was written, as it was told, in seconds since 1970.
     """
 
     epoch: bytes
-    had: int = 0
+    delivered: int = 0
     read: int = 0
     stored: int = 0
     time: float | None = None
@@ -353,7 +353,7 @@ def _read_hello(body: bytes) -> tuple[bytes, dict[bytes, list[int]]]:
 
 
 def _known(known: Known) -> bytes:
-    numbers = (known.had, known.read, known.stored, _milliseconds(known.time))
+    numbers = (known.delivered, known.read, known.stored, _milliseconds(known.time))
     return known.epoch + b"".join(map(_number, numbers))
 
 

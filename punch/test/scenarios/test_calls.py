@@ -243,14 +243,14 @@ class PolicyTests(SystemTestCase):
         """Not even a bell rings, however well it is known and whoever else is let in."""
         alice, bob = self.peer("alice").register(), self.peer("bob", Accept.ANYONE).register()
         introduce(alice, bob)
-        bob.chat.block(alice.id)
+        bob.chat.contacts.block(alice.id)
         alice.chat.call(bob.id)
         self.assertEqual(alice.wait_for(CallFailed, 5.0).reason, "refused")
         self.assertEqual(bob.of(IncomingCall) + bob.of(CallFailed), [])
-        bob.chat.unblock(alice.id)
+        bob.chat.contacts.unblock(alice.id)
         alice.chat.call(bob.id)
         bob.wait_for(Connected, 5.0)
-        bob.chat.block(alice.id)
+        bob.chat.contacts.block(alice.id)
         self.assertEqual(alice.wait_for(Disconnected, 5.0).reason, "bye")
 
     def test_renamed(self) -> None:
@@ -263,7 +263,7 @@ class PolicyTests(SystemTestCase):
         bob.wait_for(Connected, 5.0)
         alice.chat.rename("Al")
         self.net.advance(1.0)
-        contact = bob.chat.contact("alicia")
+        contact = bob.chat.contacts.get("alicia")
         self.assertEqual((contact.peer, contact.name, contact.claimed), (alice.id, "Alicia", "Al"))
 
     def test_anyone(self) -> None:

@@ -50,7 +50,7 @@ class Person:
 class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.stage = Stage()
-        self.stage.chat.attach(Person())
+        self.stage.chat.views.attach(Person())
         self.stage.start()
         self.chat = self.stage.chat
         self.quits = 0

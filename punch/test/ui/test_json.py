@@ -205,7 +205,7 @@ class CommandTests(JSONCase):
         self.happen(connected(wire))
         wire.run()
         self.assertEqual(wire.heard, ["later"])
-        wire.far.chat.read(ME)
+        wire.far.chat.history.read(ME)
         wire.run()
         told = [(e["event"], e["id"]) for e in self.events() if e.get("number") == 1]
         self.assertEqual(told, [("sent", "mine"), ("delivered", "mine"), ("read", "mine")])

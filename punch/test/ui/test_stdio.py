@@ -7,7 +7,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import MAX_TEXT
-from punch.apps.chat.chat import CHATLESS, FAREWELL
+from punch.apps.chat.chat import LEAVE_TIMEOUT, STREAMLESS_TIMEOUT
 from punch.identity import PeerID
 from punch.node.events import (
     CallFailed,
@@ -162,7 +162,7 @@ class PipeTests(StdioCase):
 
     def test_a_line_that_can_never_be_sent(self) -> None:
         self.begin(target=BOB)
-        self.stage.chat.block(BOB)
+        self.stage.chat.contacts.block(BOB)
         self.type("a\nb\n")
         [(status, sentence)] = self.stage.ends
         self.assertEqual(status, 1)
@@ -371,7 +371,7 @@ class PipeTests(StdioCase):
         assert wire.near is not None
         wire.near.connectionLost(Failure(ConnectionDone()))
         self.assertEqual(self.stage.node.asked, [("call", BOB)])
-        self.stage.clock.advance(CHATLESS)
+        self.stage.clock.advance(STREAMLESS_TIMEOUT)
         self.assertEqual(self.stage.node.asked[-1], ("hangup", BOB))
 
     def test_another_peer_does_not_end_a_call(self) -> None:
@@ -442,7 +442,7 @@ class TerminalTests(StdioCase):
         self.begin(target=BOB)
         self.connect()
         self.type("/quit\nignored\n")
-        self.stage.clock.advance(FAREWELL - 0.1)
+        self.stage.clock.advance(LEAVE_TIMEOUT - 0.1)
         self.assertEqual(self.stage.ends, [])
         self.stage.clock.advance(0.1)
         self.assertEqual(self.stage.ends, [(0, None)])
@@ -603,7 +603,7 @@ class TerminalTests(StdioCase):
                 self.front_end.input_over()
             else:
                 self.type(f"{end}\n")
-            self.stage.clock.advance(FAREWELL)
+            self.stage.clock.advance(LEAVE_TIMEOUT)
             last = 'The paste of 2 lines, the first of them "one", was not sent.'
             self.assertEqual(self.stage.ends, [(0, None) if end else (1, last)])
 

@@ -101,7 +101,7 @@ def path_fields(event: peer_events.Connected | peer_events.PathChanged) -> JSON:
 
 
 def _petname(event: Any, chat: Chat) -> JSON:
-    name = chat.contact(event.peer).name
+    name = chat.contacts.get(event.peer).name
     return {} if name is None else {"petname": name}
 
 
@@ -109,7 +109,7 @@ def _message_added(event: chat_events.MessageAdded, chat: Chat) -> JSON:
     message = event.message
     if message.outgoing:
         return {"event": "added", **message_fields(message)}
-    contact = chat.contact(message.peer)
+    contact = chat.contacts.get(message.peer)
     fields: JSON = {
         "event": "message",
         "peer": str(message.peer),
@@ -222,7 +222,7 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
         "peer": str(event.peer),
         "reason": str(event.reason),
         "text": event.text,
-        "undelivered": chat.undelivered(event.peer),
+        "undelivered": chat.conversations.undelivered(event.peer),
     },
     peer_events.CallFailed: _failed,
     chat_events.MessageAdded: _message_added,

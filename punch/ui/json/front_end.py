@@ -183,7 +183,7 @@ class JSONFrontEnd(FrontEnd):
 
     def on_disconnected(self, event: Disconnected) -> None:
         self._away.add(event.peer)
-        if self.input_ended and self.chat.undelivered(event.peer):
+        if self.input_ended and self.chat.conversations.undelivered(event.peer):
             self._something_failed = True
 
     def on_other(self, event: Event) -> None:
@@ -210,7 +210,9 @@ class JSONFrontEnd(FrontEnd):
         chat = self.chat
         if chat.calling or self._asked or self.storing:
             return
-        if any(chat.undelivered(peer) or chat.unhandled(peer) for peer in chat.links):
+        if any(
+            chat.conversations.undelivered(peer) or chat.conversations.unhandled(peer) for peer in chat.links
+        ):
             return
         if (self.registered or not self.ever_registered) and self.pending_peers() - self._away:
             return  # They are called, or will be.

@@ -140,7 +140,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
         super().on_ready(event)
         if self.current is not None:
             self._open(self.current)
-        self.chat.conversations().addCallbacks(self._greet, self._refused)
+        self.chat.history.conversations().addCallbacks(self._greet, self._refused)
 
     def _greet(self, conversations: list[ConversationSummary]) -> None:
         for each in conversations:
@@ -257,7 +257,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
         self.bottom.set_history(list(self.lines))
 
     def _names(self) -> None:
-        contacts = [*self.chat.contacts(), *map(self.chat.contact, {**self.met, **self.chat.links})]
+        contacts = [*self.chat.contacts.all(), *map(self.chat.contacts.get, {**self.met, **self.chat.links})]
         names = {contact.name or contact.claimed or str(contact.peer) for contact in contacts}
         self.names = tuple(sorted((name for name in names if printable(name) == name), key=str.lower))
 
@@ -274,7 +274,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
         if peer not in self._opened:
             self._opened.add(peer)
             limit = min(MAX_LIMIT, max(EARLIER, self._unread.pop(peer, 0)))
-            found = self.chat.history(peer, limit=limit)
+            found = self.chat.history.messages(peer, limit=limit)
             found.addCallbacks(partial(self._opened_with, peer), self._refused)
 
     def _opened_with(self, peer: PeerID, messages: list[ChatMessage]) -> None:
@@ -372,7 +372,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
 
     def ended(self) -> None:
         """Ctrl-D."""
-        if self.storing or (self.chat.undelivered() and not self.settings.history):
+        if self.storing or (self.chat.conversations.undelivered() and not self.settings.history):
             self.quit()
         else:
             self.input_over()

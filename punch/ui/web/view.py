@@ -90,13 +90,13 @@ class WebView:
         :raise CannotListenError: that port is taken.
         """
         self.server.listen(port)
-        self._chat.attach(self)
+        self._chat.views.attach(self)
         self._chat.new_page = self.server.new_url
         return self.server.new_url()
 
     def stop(self) -> Any:
         """Close all pages; fires when the port is free."""
-        self._chat.detach(self)
+        self._chat.views.detach(self)
         self._chat.new_page = None
         if self._looking is not None:
             self._looking.cancel()
@@ -161,8 +161,8 @@ class WebView:
 
     async def _start(self, page: PageSocket) -> None:
         chat = self._chat
-        retention = await chat.retention()
-        conversations = await chat.conversations()
+        retention = await chat.history.retention()
+        conversations = await chat.history.conversations()
         # The rest is looked at in the moment of the store's last answer: so nothing is missing, and nothing
         # that is told later is in the snapshot already.
         page.start(
@@ -178,7 +178,7 @@ class WebView:
                 "questions": [str(peer) for peer in chat.questions],
                 "pairs": {str(peer): pairs for peer, pairs in self._watched.items() if pairs},
                 "conversations": [conversation_fields(each) for each in conversations],
-                "peers": [contact_fields(contact) for contact in chat.contacts()],
+                "peers": [contact_fields(contact) for contact in chat.contacts.all()],
                 "retention": retention,
                 "history_failed": self._history_failed,
                 "keeps_history": chat.keeps_history,

@@ -6,7 +6,7 @@ from typing import cast
 
 from twisted.internet.testing import StringTransport
 
-from punch.apps.chat.chat import NAME_PAUSE
+from punch.apps.chat.contacts import NAME_PAUSE
 from punch.apps.chat.events import (
     ChatBroken,
     ContactChanged,
@@ -61,15 +61,15 @@ class HostileTests(ChatTestCase):
             self.say(str(number))
         self.hear(message(1, b"but it talks"))
         self.assertEqual(self.alice.heard(), ["but it talks"])
-        self.assertEqual(self.alice.chat.undelivered(), 50)
-        self.assertEqual(result(self.alice.chat.conversation(self.bob.id)).waiting, 50)
+        self.assertEqual(self.alice.chat.conversations.undelivered(), 50)
+        self.assertEqual(result(self.alice.chat.history.conversation(self.bob.id)).waiting, 50)
 
     def test_acknowledges_what_was_never_sent(self) -> None:
         said = self.say("one")
         self.hear(hello() + ack(2))
         self.broken("never sent")
         self.assertEqual(self.alice.states(said.number)[0], "sent")
-        self.assertEqual(self.alice.chat.undelivered(), 1)
+        self.assertEqual(self.alice.chat.conversations.undelivered(), 1)
 
     def test_duplicates(self) -> None:
         self.hear(hello() + message(1, b"a") + message(1, b"a"))
@@ -108,7 +108,7 @@ class HostileTests(ChatTestCase):
         self.say("kept")
         ours = self.transport.value()[3:11]
         self.hear(hello(THEIRS, knows(ours, 99, 99)) + ack(1))
-        self.assertEqual(self.alice.chat.undelivered(), 1)
+        self.assertEqual(self.alice.chat.conversations.undelivered(), 1)
         renewed = self.alice.store.record(self.bob.id, b"x" * 8).epoch
         self.assertNotEqual(renewed, ours)
         self.stream = self.alice.handlers[STREAM_NAME](self.link)
@@ -119,9 +119,9 @@ class HostileTests(ChatTestCase):
 
     def test_names(self) -> None:
         """What a stranger calls himself is cut, and changes no petname."""
-        self.alice.chat.name_peer(self.bob.id, "bob")
+        self.alice.chat.contacts.name(self.bob.id, "bob")
         self.hear(hello() + frame(6, b"n" * 10_000) + frame(6, "\u202eevil".encode()))
-        contact = self.alice.chat.contact("bob")
+        contact = self.alice.chat.contacts.get("bob")
         self.assertEqual((contact.name, contact.claimed), ("bob", "\u202eevil"))
         self.run_for(NAME_PAUSE)
         self.assertEqual([len(e.contact.claimed) for e in self.alice.of(ContactChanged)][-2:], [64, 5])
@@ -141,7 +141,7 @@ class HostileTests(ChatTestCase):
         text = "<script>alert(1)</script>\x1b[2J\u202e\0\r\n"
         self.hear(hello() + message(1, text.encode()))
         self.assertEqual(self.alice.heard(), [text])
-        self.assertEqual(result(self.alice.chat.search("SCRIPT"))[0].text, text)
+        self.assertEqual(result(self.alice.chat.history.search("SCRIPT"))[0].text, text)
 
     def test_greetings_of_nobody(self) -> None:
         self.hear(hello(NO_EPOCH))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import cast
 
 from punch.apps.chat import Stage
-from punch.apps.chat.chat import CHATLESS
+from punch.apps.chat.chat import STREAMLESS_TIMEOUT
 from punch.apps.chat.events import CallUnanswerable, NetcheckDone, PeerUnreachable
 from punch.link.events import LinkRole
 from punch.link.link import Link
@@ -82,7 +82,7 @@ class CallTests(ChatTestCase):
         eve = peer_id(9)
         self.alice.happen(IncomingCall(eve, "eve", known=False))
         self.assertEqual((self.alice.chat.questions, self.alice.chat.stage(eve)), ([eve], Stage.RINGING))
-        self.assertEqual(self.alice.chat.contact(eve).claimed, "eve")
+        self.assertEqual(self.alice.chat.contacts.get(eve).claimed, "eve")
         self.alice.chat.accept(str(eve).upper())
         self.assertEqual(self.alice.asked, [("accept", eve)])
         self.assert_error("no-call", self.alice.chat.accept, eve)
@@ -104,7 +104,7 @@ class CallTests(ChatTestCase):
     def test_a_link_without_its_chat(self) -> None:
         self.connect()
         self.exchange.lines[0].close()
-        self.run_for(CHATLESS + 0.3)
+        self.run_for(STREAMLESS_TIMEOUT + 0.3)
         self.assertIn(("hangup", self.bob.id), self.alice.asked)
 
     def test_a_link_whose_chat_is_yet_to_come(self) -> None:
@@ -116,7 +116,7 @@ class CallTests(ChatTestCase):
         self.bob.happen(replace(self.bob.of(Connected)[-1], link=cast(Link, after)))
         self.assertIsNot(before, after)
         line.close()
-        self.run_for(3 * CHATLESS)
+        self.run_for(3 * STREAMLESS_TIMEOUT)
         self.assertNotIn(("hangup", self.alice.id), self.bob.asked)
 
     def test_links(self) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from random import Random
 
 from punch.apps.chat import MessageState
-from punch.apps.chat.chat import FAREWELL, MAX_OUTBOX_MESSAGES, MAX_TALKS
+from punch.apps.chat.chat import LEAVE_TIMEOUT, MAX_UNDELIVERED
 from punch.apps.chat.conversation import MAX_UNHANDLED
+from punch.apps.chat.conversations import MAX_CONVERSATIONS
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import (
     ChatBroken,
@@ -32,13 +33,13 @@ class MessageTests(ChatTestCase):
         self.run_for(6.0)
         self.assertEqual(self.bob.heard(), ["hello"])
         self.assertEqual(self.alice.states(said.number), ["waiting", "sent", "delivered"])
-        self.assertEqual(self.alice.chat.undelivered(), 0)
-        result(self.bob.chat.read(self.alice.id))
+        self.assertEqual(self.alice.chat.conversations.undelivered(), 0)
+        result(self.bob.chat.history.read(self.alice.id))
         self.run_for()
         self.assertEqual(self.alice.states(said.number)[-1], "read")
-        (kept,) = result(self.alice.chat.history(self.bob.id))
+        (kept,) = result(self.alice.chat.history.messages(self.bob.id))
         self.assertEqual(kept.state, MessageState.READ)
-        (theirs,) = result(self.bob.chat.history(self.alice.id))
+        (theirs,) = result(self.bob.chat.history.messages(self.alice.id))
         self.assertEqual(
             (theirs.state, theirs.text, theirs.time_sent), (MessageState.READ, "hello", said.time)
         )
@@ -58,7 +59,10 @@ class MessageTests(ChatTestCase):
         self.failureResultOf(failed, StoreError)
         self.run_for(1.0)
         self.assertEqual(self.bob.heard(), [])
-        self.assertEqual((self.alice.chat.undelivered(), self.alice.chat.undelivered_bytes()), (0, 0))
+        self.assertEqual(
+            (self.alice.chat.conversations.undelivered(), self.alice.chat.conversations.undelivered_size()),
+            (0, 0),
+        )
         self.alice.store.database.rows("PRAGMA query_only = OFF")
         self.say("kept")
         self.run_for()
@@ -77,7 +81,9 @@ class MessageTests(ChatTestCase):
         self.run_for()
         self.assertEqual(self.bob.heard(), [f"a{number}" for number in range(20)])
         self.assertEqual(self.alice.heard(), [f"b{number}" for number in range(20)])
-        self.assertEqual((self.alice.chat.undelivered(), self.bob.chat.undelivered()), (0, 0))
+        self.assertEqual(
+            (self.alice.chat.conversations.undelivered(), self.bob.chat.conversations.undelivered()), (0, 0)
+        )
 
     def test_a_link_that_ends_under_way(self) -> None:
         """What was sent waits again, and says so."""
@@ -85,7 +91,7 @@ class MessageTests(ChatTestCase):
         said = self.say("under way")
         self.cut()
         self.assertEqual(self.alice.states(said.number), ["sent", "waiting"])
-        self.assertEqual(result(self.alice.chat.history(self.bob.id))[0].state, MessageState.WAITING)
+        self.assertEqual(result(self.alice.chat.history.messages(self.bob.id))[0].state, MessageState.WAITING)
         self.run_for(6.0)
         self.assertEqual(self.alice.states(said.number), ["sent", "waiting", "sent", "delivered"])
         self.assertEqual(self.bob.heard(), ["under way"])
@@ -93,7 +99,7 @@ class MessageTests(ChatTestCase):
     def test_after_either_side_restarts(self) -> None:
         self.say("one")
         self.alice = self.restart(self.alice, 11).start()
-        self.assertEqual(self.alice.chat.undelivered(self.bob.id), 1)
+        self.assertEqual(self.alice.chat.conversations.undelivered(self.bob.id), 1)
         self.say("two")
         self.connect()
         self.assertEqual(self.bob.heard(), ["one", "two"])
@@ -101,9 +107,9 @@ class MessageTests(ChatTestCase):
         self.say("three")
         self.run_for(6.0)
         self.assertEqual(self.bob.heard(), ["three"])
-        self.assertEqual([m.id for m in result(self.bob.chat.history(self.alice.id))], [1, 2, 3])
+        self.assertEqual([m.id for m in result(self.bob.chat.history.messages(self.alice.id))], [1, 2, 3])
         self.assertEqual(
-            {m.state for m in result(self.alice.chat.history(self.bob.id))}, {MessageState.DELIVERED}
+            {m.state for m in result(self.alice.chat.history.messages(self.bob.id))}, {MessageState.DELIVERED}
         )
 
     def test_a_scripts_own_id_outlives_its_process(self) -> None:
@@ -118,7 +124,7 @@ class MessageTests(ChatTestCase):
         self.bob.slow = True
         first, second = self.say("one"), self.say("two")
         self.run_for()
-        self.assertEqual(self.bob.chat.unhandled(self.alice.id), 2)
+        self.assertEqual(self.bob.chat.conversations.unhandled(self.alice.id), 2)
         self.bob.answers[1].callback(None)
         self.run_for()
         self.assertEqual(self.alice.states(first.number), ["sent"])
@@ -139,7 +145,7 @@ class MessageTests(ChatTestCase):
         self.run_for(6.0)
         self.assertEqual(self.alice.states(said.number)[-1], "delivered")
         self.assertEqual(self.bob.heard(), ["seen?"])
-        self.assertEqual(len(result(self.bob.chat.history(self.alice.id))), 1)
+        self.assertEqual(len(result(self.bob.chat.history.messages(self.alice.id))), 1)
         self.bob = self.restart(self.bob, 13).start()
         self.assertEqual(self.bob.of(MessageAdded), [])
 
@@ -151,7 +157,7 @@ class MessageTests(ChatTestCase):
         self.alice.deaf = True
         untold = [self.say(text) for text in ("delivered", "read")]
         self.run_for()
-        result(self.bob.chat.read(self.alice.id))
+        result(self.bob.chat.history.read(self.alice.id))
         self.run_for()
         waiting = self.restart(self.alice, 11)
         waiting.deaf = True
@@ -215,7 +221,7 @@ class MessageTests(ChatTestCase):
         self.assertEqual([self.say("after").id, self.say("later").id], [1, 2])
         self.run_for(6.0)
         self.assertEqual(self.bob.heard(), ["before", "without history", "after", "later"])
-        self.assertEqual(self.alice.chat.undelivered(), 0)
+        self.assertEqual(self.alice.chat.conversations.undelivered(), 0)
 
     def test_many_states_in_turn(self) -> None:
         """Killed and back with another state again and again: everything once, in each state's order."""
@@ -246,9 +252,9 @@ class MessageTests(ChatTestCase):
                     self.alice = self.restart(self.alice, 200 + number, disk).start()
                     self.alice.chat.call(self.bob.id)
                     self.run_for(60.0)
-                    self.assertEqual(self.alice.chat.undelivered(), 0)
+                    self.assertEqual(self.alice.chat.conversations.undelivered(), 0)
                     mine = [text for text in self.bob.heard() if text.startswith(str(number))]
-                    kept = result(self.alice.chat.history(self.bob.id))
+                    kept = result(self.alice.chat.history.messages(self.bob.id))
                     self.assertEqual(mine, [message.text for message in kept])
                 self.assertEqual(len(self.bob.heard()), said)
                 self.assertEqual([*self.alice.of(ChatBroken), *self.bob.of(ChatBroken)], [])
@@ -261,10 +267,10 @@ class MessageTests(ChatTestCase):
         self.alice = self.restart(self.alice, 11, Store(None)).start()
         self.alice.chat.call(self.bob.id)
         self.run_for()
-        result(self.bob.chat.read(self.alice.id))
+        result(self.bob.chat.history.read(self.alice.id))
         self.run_for()
         self.assertEqual(self.alice.of(ChatBroken), [])
-        self.assertTrue(self.alice.chat.streaming(self.bob.id))
+        self.assertTrue(self.alice.chat.conversations.streaming(self.bob.id))
         self.alice = self.restart(self.alice, 12, disk).start()
         self.alice.chat.call(self.bob.id)
         self.run_for()
@@ -283,10 +289,10 @@ class MessageTests(ChatTestCase):
                 self.alice = self.restart(self.alice, 11, store).start()
                 self.exchange.connect(self.alice, self.bob)
                 self.bob.answers.pop().callback(None)
-                result(self.bob.chat.read(self.alice.id))
+                result(self.bob.chat.history.read(self.alice.id))
                 self.run_for()
                 self.assertEqual(self.alice.of(ChatBroken), [])
-                self.assertTrue(self.alice.chat.streaming(self.bob.id))
+                self.assertTrue(self.alice.chat.conversations.streaming(self.bob.id))
                 states = ["sent", "delivered", "read"] if back else []
                 self.assertEqual(self.alice.states(said.number), states)
 
@@ -297,7 +303,7 @@ class MessageTests(ChatTestCase):
             def handle(self, event: object) -> None:
                 raise RuntimeError("the view's own")
 
-        self.bob.chat.attach(Broken())
+        self.bob.chat.views.attach(Broken())
         self.connect()
         said = self.say("hi")
         self.run_for()
@@ -323,10 +329,10 @@ class MessageTests(ChatTestCase):
 
     def test_a_second_view(self) -> None:
         other = Side(self.exchange, 5)
-        self.alice.chat.attach(other)
+        self.alice.chat.views.attach(other)
         said = self.say("mine")
         self.assertEqual([e.message for e in other.of(MessageAdded)], [said])
-        self.alice.chat.detach(other)
+        self.alice.chat.views.detach(other)
         self.say("not told")
         self.assertEqual(len(other.of(MessageAdded)), 1)
 
@@ -338,20 +344,20 @@ class MessageTests(ChatTestCase):
         self.assert_error("self", send, self.alice.id, "me")
         self.assert_error("bad-peer-id", send, "nobody", "x")
         self.assert_error("bad-peer-id", send, str(self.bob.id)[:-1] + "a", "x")
-        self.assertEqual(self.alice.chat.undelivered(), 0)
+        self.assertEqual(self.alice.chat.conversations.undelivered(), 0)
         self.assertEqual(self.say("").text, "")
         self.assertEqual(self.say("é" * 8192).id, 2)
 
     def test_an_outbox_that_is_full(self) -> None:
-        self.alice.chat._conversation(self.bob.id).counted(MAX_OUTBOX_MESSAGES, 0)
+        self.alice.chat.conversations.open(self.bob.id).counted(MAX_UNDELIVERED, 0)
         self.assert_error("outbox-full", self.alice.chat.send, self.bob.id, "x")
 
     def test_chats_in_memory_are_few(self) -> None:
         self.say("waits")
-        for number in range(MAX_TALKS + 20):
-            self.alice.chat._conversation(PeerID((number + 1).to_bytes(32, "big")))
-        self.assertLessEqual(len(self.alice.chat._conversations), MAX_TALKS)
-        self.assertEqual(self.alice.chat.undelivered(self.bob.id), 1)
+        for number in range(MAX_CONVERSATIONS + 20):
+            self.alice.chat.conversations.open(PeerID((number + 1).to_bytes(32, "big")))
+        self.assertLessEqual(len(list(self.alice.chat.conversations)), MAX_CONVERSATIONS)
+        self.assertEqual(self.alice.chat.conversations.undelivered(self.bob.id), 1)
 
     def test_farewell(self) -> None:
         self.connect()
@@ -370,7 +376,7 @@ class MessageTests(ChatTestCase):
         self.bob.chat.send(self.alice.id, "me too")
         self.exchange.lines[0].open = False
         self.alice.chat.leave().addCallback(left.append)
-        self.run_for(FAREWELL - 0.3)
+        self.run_for(LEAVE_TIMEOUT - 0.3)
         self.assertEqual(left, [])
         self.run_for(0.6)
         self.assertEqual(left, [None])

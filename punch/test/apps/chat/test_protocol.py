@@ -55,9 +55,15 @@ def hello(epoch: bytes = THEIRS, *known: bytes) -> bytes:
     return frame(HELLO, epoch + bytes([len(known)]) + b"".join(known))
 
 
-def knows(epoch: bytes, had: int = 0, read: int = 0, stored: int | None = None, time: int = 0) -> bytes:
+def knows(epoch: bytes, delivered: int = 0, read: int = 0, stored: int | None = None, time: int = 0) -> bytes:
     """What a hello says of an epoch of the other side."""
-    return epoch + number(had) + number(read) + number(had if stored is None else stored) + number(time)
+    return (
+        epoch
+        + number(delivered)
+        + number(read)
+        + number(delivered if stored is None else stored)
+        + number(time)
+    )
 
 
 def core(sent: int = 0, waiting: list[OutgoingMessage] | None = None, greeted: bool = True) -> ChatCore:

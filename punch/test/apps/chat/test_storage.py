@@ -6,13 +6,13 @@ from random import Random
 
 from twisted.internet.defer import Deferred
 
-from punch.apps.chat.chat import CHATLESS
-from punch.apps.chat.context import RETRY
+from punch.apps.chat.chat import STREAMLESS_TIMEOUT
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import (
     MessageAdded,
     StoreFailed,
 )
+from punch.apps.chat.storage import RETRY
 from punch.apps.chat.store import Store
 from punch.node.events import Disconnected
 from punch.test.chat_lab import ChatTestCase, Side, result
@@ -56,7 +56,7 @@ class LostStateTests(ChatTestCase):
         self.run_for(6.0)
         self.assertEqual(self.bob.heard()[-2:], ["after the backup", "and another"])
         self.assertEqual(self.alice.states(said.number)[-1], "delivered")
-        self.assertEqual(self.alice.chat.undelivered(), 0)
+        self.assertEqual(self.alice.chat.conversations.undelivered(), 0)
 
     def test_more_is_said_after_a_backup_than_was_before(self) -> None:
         """The ids alone don't show what was lost: the times do."""
@@ -70,7 +70,7 @@ class LostStateTests(ChatTestCase):
         self.run_for(6.0)
         self.assertEqual(self.bob.heard(), ["old", "newer", "newest", *(message.text for message in said)])
         self.assertEqual(self.alice.states(said[0].number)[-1], "delivered")
-        self.assertEqual(self.alice.chat.undelivered(), 0)
+        self.assertEqual(self.alice.chat.conversations.undelivered(), 0)
 
     def test_a_disk_that_is_full_after_the_backup(self) -> None:
         """The new epoch is chosen as soon as there is room for it."""
@@ -85,7 +85,7 @@ class LostStateTests(ChatTestCase):
             "BEGIN SELECT raise(ABORT, 'database or disk is full'); END"
         )
         self.alice.start()
-        self.run_for(CHATLESS + 1.0)
+        self.run_for(STREAMLESS_TIMEOUT + 1.0)
         self.assertIn("disk is full", self.alice.of(StoreFailed)[0].text or "")
         copy.database.run("DROP TRIGGER full")
         self.run_for(20.0)
@@ -154,7 +154,7 @@ class DiskTests(ChatTestCase):
         self.say("waits")
         self.alice.store.database.rows("PRAGMA query_only = ON")
         self.connect()
-        self.run_for(CHATLESS + 1.0)
+        self.run_for(STREAMLESS_TIMEOUT + 1.0)
         self.assertIn(("hangup", self.bob.id), self.alice.asked)
         self.alice.store.database.rows("PRAGMA query_only = OFF")
         self.run_for(20.0)
@@ -175,21 +175,23 @@ class SlowDiskTests(ChatTestCase):
         self.say("one")
         side = self.slow().start()
         side.chat.send(self.bob.id, "two")
-        self.assertEqual(side.chat.undelivered(), 1)
+        self.assertEqual(side.chat.conversations.undelivered(), 1)
         self.run_for(1.0)
-        self.assertEqual(side.chat.undelivered(), 2)
+        self.assertEqual(side.chat.conversations.undelivered(), 2)
         self.bob.start()
         self.run_for(10.0)
-        self.assertEqual((self.bob.heard(), side.chat.undelivered()), (["one", "two"], 0))
+        self.assertEqual((self.bob.heard(), side.chat.conversations.undelivered()), (["one", "two"], 0))
 
     def test_said_while_all_is_erased(self) -> None:
         self.say("one")
         side = self.slow().start()
         self.run_for(1.0)
-        side.chat.erase()
+        side.chat.history.erase()
         side.chat.send(self.bob.id, "two")
         self.run_for(1.0)
-        self.assertEqual((side.chat.undelivered(), len(side.store.waiting_for(self.bob.id))), (1, 1))
+        self.assertEqual(
+            (side.chat.conversations.undelivered(), len(side.store.waiting_for(self.bob.id))), (1, 1)
+        )
 
     def test_what_came_is_told_before_the_end_of_the_link(self) -> None:
         side = self.slow().start()

@@ -87,9 +87,9 @@ class KeepingTests(StoreTestCase):
         self.store.shown(BOB, THEIRS, 7)
         self.assertEqual(self.hear((1, "new"), epoch=b"restored"), ["new"])
         newest, _ = self.store.record(BOB, OURS).known
-        self.assertEqual((newest.epoch, newest.had, newest.read), (b"restored", 0, 0))
+        self.assertEqual((newest.epoch, newest.delivered, newest.read), (b"restored", 0, 0))
         self.store.shown(BOB, THEIRS, 9)
-        self.assertEqual(self.store.record(BOB, OURS).known[0].had, 0)
+        self.assertEqual(self.store.record(BOB, OURS).known[0].delivered, 0)
 
     def test_back_in_an_earlier_epoch(self) -> None:
         self.hear((7, "old"))
@@ -99,7 +99,9 @@ class KeepingTests(StoreTestCase):
         self.assertEqual(self.hear((7, "old"), (8, "older")), ["older"])
         self.assertEqual(self.hear((1, "new"), (2, "newer"), epoch=b"restored"), ["newer"])
         known = self.store.record(BOB, OURS).known
-        self.assertEqual([(k.epoch, k.had, k.stored) for k in known], [(b"restored", 0, 2), (THEIRS, 7, 8)])
+        self.assertEqual(
+            [(k.epoch, k.delivered, k.stored) for k in known], [(b"restored", 0, 2), (THEIRS, 7, 8)]
+        )
         self.assertEqual(
             [(epoch, m.text) for epoch, m in self.store.unshown()],
             [(b"restored", "new"), (THEIRS, "older"), (b"restored", "newer")],
@@ -430,7 +432,7 @@ class FileTests(StoreTestCase):
         self.addCleanup(store.close)
         record = store.record(BOB, b"another!")
         self.assertEqual((record.epoch, record.sent, texts(record.waiting)), (OURS, 4, ["waits"]))
-        self.assertEqual(record.known, [Known(THEIRS, had=7, read=5, stored=9, time=120.5)])
+        self.assertEqual(record.known, [Known(THEIRS, delivered=7, read=5, stored=9, time=120.5)])
         self.assertEqual(
             [(e, m.text) for e, m in store.unshown()], [(THEIRS, "not yet shown"), (THEIRS, "neither")]
         )

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import ChatMessage
-from punch.apps.chat.chat import CHATLESS
+from punch.apps.chat.chat import STREAMLESS_TIMEOUT
 from punch.identity import PeerID
 from punch.node.events import (
     CallFailed,
@@ -144,7 +144,7 @@ class SayingTests(TerminalCase):
         self.assertRegex(self.bottom.shown[-1], r"^\d\d:\d\d you: hello$")
         self.assertEqual(self.bottom.keys[-1], 1)
         wire.run()
-        wire.far.chat.read(ME)
+        wire.far.chat.history.read(ME)
         wire.run()
         self.assertEqual(self.bottom.marks, [(1, "✓ delivered", "✓ delivered: hello"), (1, "✓✓ read", None)])
 
@@ -237,7 +237,7 @@ class SayingTests(TerminalCase):
 
     def history(self, limit: int = 50) -> list[ChatMessage]:
         found: list[ChatMessage] = []
-        self.stage.chat.history(BOB, limit=limit).addCallback(found.extend)
+        self.stage.chat.history.messages(BOB, limit=limit).addCallback(found.extend)
         return found
 
     def test_nothing_of_a_peer_acts_on_the_terminal(self) -> None:
@@ -436,7 +436,7 @@ class HistoryTests(TerminalCase):
     def reopen(self) -> tuple[TerminalFrontEnd, Bottom]:
         """Another terminal on the same chat, as after a restart."""
         chat, bottom = self.stage.chat, Bottom()
-        chat.detach(self.front_end)
+        chat.views.detach(self.front_end)
         later = TerminalFrontEnd(self.stage.settings, self.stage.surroundings, LineHistory(None), {})
         later.attach_bottom(chat, bottom)
         later.handle(Ready(ME))
@@ -465,7 +465,7 @@ class HistoryTests(TerminalCase):
         self.assertEqual(len(re.findall(r"message \d+  \(new\)", shown)), 10)
         later.entered("thanks", len(bottom.shown))
         states: list[str] = []
-        chat.history(BOB).addCallback(
+        chat.history.messages(BOB).addCallback(
             lambda found: states.extend(str(m.state) for m in found if not m.outgoing)
         )
         self.assertEqual(set(states), {"read"})
@@ -516,7 +516,7 @@ class LifeTests(TerminalCase):
 
     def test_nothing_is_left_on_the_clock(self) -> None:
         self.connect()
-        self.stage.clock.advance(CHATLESS)
+        self.stage.clock.advance(STREAMLESS_TIMEOUT)
         self.front_end.stopped()
         self.stage.chat.stop()
         self.assertEqual(self.stage.clock.getDelayedCalls(), [])

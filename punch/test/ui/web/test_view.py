@@ -13,7 +13,7 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.apps.chat.context import RETRY
+from punch.apps.chat.storage import RETRY
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
 from punch.node.events import Connected, Registered
@@ -240,7 +240,7 @@ class DiskTests(SynchronousTestCase):
             quit=lambda: None,
             random=lambda count: bytes(count),
         )
-        side.chat.attach(view)
+        side.chat.views.attach(view)
         return view
 
     def test_it_takes_nothing(self) -> None:
