@@ -70,16 +70,19 @@ def key_from_text(text: str, what: str) -> tuple[bytes, int]:
     :param what: what the text should be ("peer ID"), for the messages.
     :raise PeerIDError: it is not of this form, or there is a typo in it.
     """
-    characters = [c for c in text if not c.isspace() and unicodedata.category(c) not in ("Pd", "Cf")]
-    compact = "".join(characters).lower()
+    if _ALPHABET.issuperset(text):
+        compact = text
+    else:
+        characters = [c for c in text if not c.isspace() and unicodedata.category(c) not in ("Pd", "Cf")]
+        compact = "".join(characters).lower()
+        for character in characters:
+            if character.lower() not in _ALPHABET:
+                raise PeerIDError(
+                    f"There is a typo in the {what}: it has the letters a to z and the digits 2 to 7, "
+                    f"not {character!a}. Copy it again."
+                )
     if not compact:
         raise PeerIDError(f"The {what} is empty: paste the {TEXT_LENGTH} characters as they were printed.")
-    for character in characters:
-        if character.lower() not in _ALPHABET:
-            raise PeerIDError(
-                f"There is a typo in the {what}: it has the letters a to z and the digits 2 to 7, "
-                f"not {character!a}. Copy it again."
-            )
     if len(compact) != TEXT_LENGTH:
         some = "characters are missing" if len(compact) < TEXT_LENGTH else "there is too much"
         raise PeerIDError(
@@ -117,10 +120,16 @@ class PeerID:
         :raise PeerIDError: it is none; a typo is named as a typo.
         """
         # Programs write all of them in one length, and name the same few all the time
-        return _remembered(text) if len(text) == TEXT_LENGTH else cls._read(text)
+        return _remembered(text) if len(text) == TEXT_LENGTH else cls.parse_unchecked(text).checked()
 
     @classmethod
-    def _read(cls, text: str) -> PeerID:
+    def parse_unchecked(cls, text: str) -> PeerID:
+        """
+        Read a peer ID without the check that its key is usable, which takes much longer than all the rest.
+        It is good enough to compare with: no peer can register with a key that is not usable.
+
+        :raise PeerIDError: it is none; a typo is named as a typo.
+        """
         if "://" in text:
             raise PeerIDError(
                 "This is an address, not a peer ID: a peer prints its ID when it starts, and a rendezvous "
@@ -136,7 +145,7 @@ class PeerID:
                 f"This peer ID has version {version} and this Punch knows version {PEER_ID_VERSION}: "
                 "install a newer Punch."
             )
-        return cls(key)._checked()
+        return cls(key)
 
     @classmethod
     def from_certificate(cls, certificate: x509.Certificate) -> PeerID:
@@ -151,7 +160,7 @@ class PeerID:
             raise PeerIDError("The certificate's key can't be read; a peer's is an Ed25519 key.") from error
         if not isinstance(key, Ed25519PublicKey):
             raise PeerIDError("The certificate's key is not an Ed25519 key, as a peer's must be.")
-        return cls(key.public_bytes_raw())._checked()
+        return cls(key.public_bytes_raw()).checked()
 
     @cached_property
     def _text(self) -> str:
@@ -187,14 +196,19 @@ class PeerID:
         except ValueError as error:
             raise PeerIDError(f"The peer ID {self.short}… is no usable Ed25519 key: {error}.") from error
 
-    def _checked(self) -> PeerID:
+    def checked(self) -> PeerID:
+        """
+        This peer ID.
+
+        :raise PeerIDError: its key is not usable.
+        """
         self.x25519()
         return self
 
 
 @lru_cache(maxsize=1024)
 def _remembered(text: str) -> PeerID:
-    return PeerID._read(text)
+    return PeerID.parse_unchecked(text).checked()
 
 
 class Identity:

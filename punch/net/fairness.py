@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from punch.net.rate_limits import (
     NETWORK_GROWTH,
@@ -34,16 +34,18 @@ class _Member:
 class _Source:
     """
     :ivar full_at: the time at which its token bucket is full again.
+    :ivar only: its member as long as it has only one, whose usage is `total` then. Most sources have no more.
     :ivar total: the usage of all members, decayed up to the time `at`.
     :ivar squares: the sum of the squares of their usages, decayed too.
     """
 
     full_at: float
     at: float
+    only: Hashable
     total: float = 0.0
     squares: float = 0.0
-    members: dict[Hashable, _Member] = field(default_factory=dict)
-    """The one that was charged longest ago first."""
+    members: dict[Hashable, _Member] | None = None
+    """The members if there are several; the one that was charged longest ago first."""
 
 
 class FairShares:
@@ -85,7 +87,7 @@ class FairShares:
         kept = self._sources.get(source)
         if kept is None:
             self._forget(now)
-            kept = self._sources[source] = _Source(now, now)
+            kept = self._sources[source] = _Source(now, now, member)
         self._sources.move_to_end(source)
         kept.full_at = max(kept.full_at, now) + cost / self.rate
         usage = self._add(kept, member, cost, now)
@@ -98,33 +100,37 @@ class FairShares:
         return min(debt_time, self.window * math.log(usage / share))
 
     def _add(self, source: _Source, member: Hashable, cost: float, now: float) -> float:
+        if source.members is None and source.only != member:
+            source.members = {source.only: _Member(source.total, source.at)}
         decay = self._decay(now - source.at)
         source.at = now
-        source.total *= decay
+        source.total = source.total * decay + cost
+        if source.members is None:
+            source.squares = source.total * source.total
+            return source.total
         source.squares *= decay * decay
         entry = source.members.pop(member, None)
         if entry is None:
-            self._forget_members(source, now)
+            self._forget_members(source.members, now)
             entry = _Member(0.0, now)
         source.members[member] = entry
         before = entry.usage * self._decay(now - entry.at)
         entry.usage, entry.at = before + cost, now
-        source.total += cost
         source.squares += entry.usage * entry.usage - before * before
         return entry.usage
 
     def _decay(self, seconds: float) -> float:
         return math.exp(-max(0.0, seconds) / self.window)
 
-    def _forget_members(self, source: _Source, now: float) -> None:
+    def _forget_members(self, members: dict[Hashable, _Member], now: float) -> None:
         # Two for each that comes, so that the table shrinks again.
         for _ in range(2):
-            if not source.members:
+            if not members:
                 return
-            oldest = next(iter(source.members))
-            if source.members[oldest].at + _MEMORY * self.window > now:
+            oldest = next(iter(members))
+            if members[oldest].at + _MEMORY * self.window > now:
                 return
-            del source.members[oldest]
+            del members[oldest]
 
     def _forget(self, now: float) -> None:
         for _ in range(2):

@@ -261,46 +261,70 @@ class Shares:
         return (self.address, self.site, self.network)[width(prefix)]
 
 
-class _Node(Generic[K]):
-    """
-    One prefix in the tree: how many entries it has, and in which narrower prefixes.
+class _Leaf(Generic[K]):
+    """The narrowest prefix of a source: how many entries it has, and the entries, the oldest first."""
 
-    :ivar largest: the most entries that one of `children` has, 0 if there are none.
+    __slots__ = ("count", "entries")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.entries: dict[K, None] = {}
+
+
+class _Branch(Generic[K]):
+    """
+    A wider prefix: how many entries it has, and in which narrower prefixes.
+
+    Most branches have one child, so what tells children apart is kept only for two and more.
+
+    :ivar largest: the number of entries of the child that has most, 0 if there are none.
     """
 
-    __slots__ = ("_by_count", "children", "count", "entries", "largest")
+    __slots__ = ("_by_count", "children", "count", "largest")
 
     def __init__(self) -> None:
         self.count = 0
         self.largest = 0
-        self.children: dict[Hashable, _Node[K]] = {}
-        self.entries: dict[K, None] = {}
-        """Of the narrowest prefix: its entries, the oldest first."""
-        self._by_count: dict[int, dict[Hashable, None]] = {}
+        self.children: dict[Hashable, _Branch[K] | _Leaf[K]] = {}
+        self._by_count: dict[int, dict[Hashable, None]] | None = None
+        """The prefixes of the children, by their numbers of entries."""
 
-    def change(self, prefix: Hashable, step: int) -> _Node[K]:
-        """Count one entry more (1) or less (-1) in a child, and return the child."""
-        child = self.children.get(prefix)
-        if child is None:
-            child = self.children[prefix] = _Node()
-        else:
-            same = self._by_count[child.count]
+    def add(self, prefix: Hashable, child: _Branch[K] | _Leaf[K]) -> None:
+        """Add a child that has no entries yet."""
+        if self._by_count is None and self.children:
+            self._by_count = {each.count: {key: None} for key, each in self.children.items()}
+        self.children[prefix] = child
+
+    def change(self, prefix: Hashable, step: int) -> _Branch[K] | _Leaf[K]:
+        """Count one entry more (1) or less (-1) in a child, remove it if it has none left, and return it."""
+        child = self.children[prefix]
+        before, after = child.count, child.count + step
+        child.count = after
+        if not after:
+            del self.children[prefix]
+        by_count = self._by_count
+        if by_count is None:
+            self.largest = after
+            return child
+        if before:
+            same = by_count[before]
             del same[prefix]
             if not same:
-                del self._by_count[child.count]
-        child.count += step
-        if child.count:
-            self._by_count.setdefault(child.count, {})[prefix] = None
-        else:
-            del self.children[prefix]
-        if child.count > self.largest:
-            self.largest = child.count
-        elif self.largest and self.largest not in self._by_count:
+                del by_count[before]
+        if after:
+            by_count.setdefault(after, {})[prefix] = None
+        if after > self.largest:
+            self.largest = after
+        elif self.largest not in by_count:
             self.largest -= 1
+        if len(self.children) < 2:
+            self._by_count = None
         return child
 
-    def largest_child(self) -> _Node[K]:
+    def largest_child(self) -> _Branch[K] | _Leaf[K]:
         """One of the children with the most entries."""
+        if self._by_count is None:
+            return next(iter(self.children.values()))
         return self.children[next(reversed(self._by_count[self.largest]))]
 
 
@@ -323,7 +347,7 @@ class SourceTable(Generic[K]):
             raise ValueError("a table has at least one place")
         self.capacity = capacity
         self.shares = shares
-        self._root: _Node[K] = _Node()
+        self._root: _Branch[K] = _Branch()
         self._sources: dict[K, Source] = {}
 
     def __len__(self) -> int:
@@ -354,6 +378,7 @@ class SourceTable(Generic[K]):
         for depth in range(full, len(source)):
             node = path[depth]
             own = path[depth + 1].count if depth + 1 < len(path) else 0
+            assert isinstance(node, _Branch)
             if node.largest >= own + 2:
                 return self._newest(node)
             if not own:
@@ -372,10 +397,14 @@ class SourceTable(Generic[K]):
         full = self._full(self._path(source), source)
         if full is not None:
             raise NoRoom(source, full)
-        node = self._root
+        node: _Branch[K] | _Leaf[K] = self._root
         node.count += 1
-        for prefix in source:
+        for depth, prefix in enumerate(source, 1):
+            assert isinstance(node, _Branch)
+            if prefix not in node.children:
+                node.add(prefix, _Branch() if depth < len(source) else _Leaf())
             node = node.change(prefix, 1)
+        assert isinstance(node, _Leaf)
         node.entries[key] = None
         self._sources[key] = source
 
@@ -384,28 +413,30 @@ class SourceTable(Generic[K]):
         source = self._sources.pop(key, None)
         if source is None:
             return
-        node = self._root
+        node: _Branch[K] | _Leaf[K] = self._root
         node.count -= 1
         for prefix in source:
+            assert isinstance(node, _Branch)
             node = node.change(prefix, -1)
+        assert isinstance(node, _Leaf)
         del node.entries[key]
 
     def oldest(self, source: Source) -> K | None:
         """The oldest entry of the narrowest prefix of `source`, None if it has none."""
-        path = self._path(source)
-        return next(iter(path[-1].entries)) if len(path) > len(source) else None
+        last = self._path(source)[-1]
+        return next(iter(last.entries)) if isinstance(last, _Leaf) else None
 
-    def _path(self, source: Source) -> list[_Node[K]]:
+    def _path(self, source: Source) -> list[_Branch[K] | _Leaf[K]]:
         """The nodes from the root to the narrowest prefix of `source` that has entries."""
-        path = [self._root]
+        node: _Branch[K] | _Leaf[K] | None = self._root
+        path: list[_Branch[K] | _Leaf[K]] = [self._root]
         for prefix in source:
-            child = path[-1].children.get(prefix)
-            if child is None:
+            if not isinstance(node, _Branch) or (node := node.children.get(prefix)) is None:
                 break
-            path.append(child)
+            path.append(node)
         return path
 
-    def _full(self, path: list[_Node[K]], source: Source) -> int | None:
+    def _full(self, path: list[_Branch[K] | _Leaf[K]], source: Source) -> int | None:
         """The depth of the narrowest prefix of `source` that is full, 0 for the table."""
         full = None
         for depth, node in enumerate(path):
@@ -414,8 +445,8 @@ class SourceTable(Generic[K]):
                 full = depth
         return full
 
-    def _newest(self, node: _Node[K]) -> K:
-        while node.children:
+    def _newest(self, node: _Branch[K] | _Leaf[K]) -> K:
+        while isinstance(node, _Branch):
             node = node.largest_child()
         return next(reversed(node.entries))
 

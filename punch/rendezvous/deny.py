@@ -80,7 +80,7 @@ class DenyList:
                 if set(entry) <= set(_ADDRESS) and (":" in entry or "." in entry):
                     networks.append(_network(entry))
                 else:
-                    peers.append(PeerID.parse(entry))
+                    peers.append(PeerID.parse_unchecked(entry))
             except PeerIDError as problem:
                 why = str(problem).rstrip(".")
                 raise DenyListError(

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.protocol import DatagramProtocol
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.identity import PeerID, PeerIDError
 from punch.rendezvous.deny import DenyList, DenyListError
 from punch.test.control_lab import connect_control, key_of
 from punch.test.relay_lab import UDP, code_of
@@ -49,6 +50,15 @@ class FileTests(SynchronousTestCase):
 
     def test_upper_case(self) -> None:
         self.assertTrue(DenyList.parse(str(ALICE).upper()).has_peer(ALICE))
+
+    def test_keys_are_not_checked(self) -> None:
+        """
+        Whether a listed key is usable is not looked at: that takes 0.4 ms, and a list has thousands. The
+        checksum is.
+        """
+        unusable = PeerID(bytes(32))
+        self.assertRaises(PeerIDError, PeerID.parse, str(unusable))
+        self.assertTrue(DenyList.parse(str(unusable)).has_peer(unusable))
 
     def test_everybody(self) -> None:
         deny = DenyList.parse("0.0.0.0/0\n::/0")
