@@ -17,7 +17,8 @@ from typing import Any
 
 import aioice
 
-from punch.ice.agent import Agent, IceCredentials
+from punch.ice.agent import Agent
+from punch.ice.checks import IceCredentials
 from punch.ice.events import RoleChanged
 from punch.net.interfaces import local_addresses
 from punch.wire.address import Address

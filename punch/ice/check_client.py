@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from punch.ice.budget import CallBudget
 from punch.ice.candidates import LocalCandidates, usable
-from punch.ice.check_messages import IceRole, build_check
-from punch.ice.credentials import IceCredentials
+from punch.ice.checks import IceCredentials, IceRole, build_check
 from punch.ice.pairs import CandidatePair, PairState
 from punch.ice.transactions import RTO, Purpose, Transaction
 from punch.identity import RandomBytes
@@ -40,7 +39,7 @@ class CheckVerdict(Enum):
 
 
 @dataclass(frozen=True)
-class Unanswered:
+class TimedOut:
     """A check that was made for `purpose` has ended without an answer."""
 
     pair: CandidatePair
@@ -68,15 +67,13 @@ class CheckClient:
         candidates: LocalCandidates,
         role: IceRole,
         random: RandomBytes,
-        may_send: Callable[[CandidatePair, bytes, float], bool],
-        answered: Callable[[Address, float], None],
+        budget: CallBudget,
         *,
         steady: bool = False,
     ) -> None:
         """
-        :param may_send: whether a request may leave now; if not, it counts as lost on its way.
-        :param answered: told of each address from which a request was answered.
-        :param steady: send checks on and on, instead of backing off.
+        :param budget: decides whether a request may be sent now. One that may not counts as lost.
+        :param steady: repeat checks every `STEADY_WAIT` seconds instead of backing off.
         """
         self.role = role
         self._steady = steady
@@ -85,8 +82,7 @@ class CheckClient:
         self._theirs: IceCredentials | None = None
         self._candidates = candidates
         self._random = random
-        self._may_send = may_send
-        self._answered = answered
+        self._budget = budget
         self._switches = 0
         self._transactions: dict[bytes, tuple[Transaction, CandidatePair]] = {}
         self._output: list[Transmit] = []
@@ -126,7 +122,7 @@ class CheckClient:
             pair.state = PairState.IN_PROGRESS
         pair.transaction = self._send(pair, Purpose.CHECK, now, rto, nomination)
 
-    def ask(self, pair: CandidatePair, now: float, nomination: int | None = None) -> None:
+    def check_consent(self, pair: CandidatePair, now: float, nomination: int | None = None) -> None:
         """Ask once for consent on a valid pair (RFC 7675), or keep it alive."""
         self._send(pair, Purpose.CONSENT, now, RTO, nomination)
 
@@ -174,7 +170,7 @@ class CheckClient:
             return None
         self._drop(transaction, pair)
         if symmetric:
-            self._answered(remote, now)
+            self._budget.answered(remote, now)
         verdict, mapped = self._judge(answer, transaction, remote, local)
         if transaction.purpose is Purpose.SIZE:
             # An error shows as well that the request got through
@@ -188,7 +184,7 @@ class CheckClient:
             return None
         return Outcome(pair, transaction, verdict, mapped)
 
-    def expire(self, now: float) -> list[Unanswered]:
+    def expire(self, now: float) -> list[TimedOut]:
         """Send again what is due; returns the checks that decide about a pair and that nobody answered."""
         unanswered = []
         for transaction, pair in list(self._transactions.values()):
@@ -197,7 +193,7 @@ class CheckClient:
                 decisive = transaction in (pair.transaction, pair.size_check)
                 self._drop(transaction, pair)
                 if decisive:
-                    unanswered.append(Unanswered(pair, transaction.purpose, transaction.started))
+                    unanswered.append(TimedOut(pair, transaction.purpose, transaction.started))
         return unanswered
 
     def datagrams_to_send(self) -> list[Transmit]:
@@ -255,7 +251,7 @@ class CheckClient:
 
     def _transmit(self, transaction: Transaction, pair: CandidatePair, now: float) -> None:
         transmit = transaction.handle_timer(now)
-        if transmit is not None and self._may_send(pair, transmit.data, now):
+        if transmit is not None and self._budget.may_check(pair, transmit.data, now):
             self._output.append(transmit)
 
     def _judge(

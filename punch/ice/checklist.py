@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from punch.ice.candidates import RemoteCandidates, may_pair, may_relay
-from punch.ice.pairs import CandidatePair, PairState
+from punch.ice.candidates import LocalCandidates, RemoteCandidates, may_pair, may_relay
+from punch.ice.pairs import CandidatePair, Pair, PairState
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
 
@@ -183,7 +184,7 @@ class CheckList:
         untried = [
             pair
             for pair in self._pairs.values()
-            if pair.state in _UNTRIED and not pair.heard and pair not in self._triggered
+            if pair.state in _UNTRIED and not pair.received_check and pair not in self._triggered
         ]
         worst = min(untried, key=self._priority, default=None)
         if worst is None or self._priority(worst) >= self._priority(newcomer):
@@ -199,3 +200,52 @@ class CheckList:
 
 def _class_of(pair: CandidatePair) -> tuple[bool, CandidateType]:
     return pair.local.type is CandidateType.RELAY, pair.remote.type
+
+
+SILENT = "silent"
+"""The state of a pair that worked and stopped answering; the other states are `PairState`'s."""
+
+
+@dataclass(frozen=True)
+class PairStatus:
+    """
+    One candidate pair.
+
+    `local` is the socket (or the allocation at a relay) that is sent from, and `seen_as` the address that
+    others see it as, if that is known to be another one: that of our NAT. `rtt` is in seconds. `selected`:
+    what is sent to the peer goes this way.
+    """
+
+    local: Address
+    local_kind: CandidateType
+    seen_as: Address | None
+    remote: Address
+    remote_kind: CandidateType
+    state: str
+    selected: bool
+    rtt: float | None
+
+
+def take_snapshot(
+    checklist: CheckList, candidates: LocalCandidates, selected: Pair | None
+) -> list[PairStatus]:
+    """All pairs as they are now, in the order of their priorities."""
+    path = None if selected is None else (selected.local_base, selected.remote_address)
+    pairs = sorted(checklist, key=lambda pair: pair.priority(checklist.controlling), reverse=True)
+    return [
+        PairStatus(
+            pair.base,
+            pair.local.type,
+            _other(pair.mapped or candidates.seen_as(pair.base), pair.base),
+            pair.remote.address,
+            pair.remote.type,
+            SILENT if pair.impaired else pair.state.value,
+            (pair.base, pair.remote.address) == path,
+            pair.rtt,
+        )
+        for pair in pairs
+    ]
+
+
+def _other(address: Address | None, base: Address) -> Address | None:
+    return None if address == base else address

@@ -1,35 +1,55 @@
-"""When to ask for consent again, and when it is lost (RFC 7675, section 5.1)."""
+"""
+Whether pairs still work: consent on the selected pair (RFC 7675), and what is done when a pair stops
+answering.
+
+Checks are small, and a path may carry no larger datagrams. So a pair is checked in full size as well before
+it is relied on, and again while large datagrams are sent on it (`PairMonitor.check_size`).
+
+If a consent check or data (`PairMonitor.probe`) got no answer on a pair, the pair and the spare pairs are
+checked in quick succession. If it still does not answer it is *unresponsive*: the best pair that did answer
+is selected, and pairs that failed before are tried again. Unresponsive pairs are still checked, since the
+path may return soon.
+"""
 
 from __future__ import annotations
 
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from punch.ice.check_client import CheckClient
+from punch.ice.checklist import CheckList
+from punch.ice.pairs import CandidatePair, Impairment
 from punch.identity import RandomBytes
 
+if TYPE_CHECKING:
+    from punch.ice.nomination import Selector
+
 INTERVAL = 5.0
-"""Mean seconds between two consent checks; each interval is 0.8 to 1.2 times as long, by chance."""
+"""Mean seconds between two consent checks; each interval is randomly 0.8 to 1.2 times as long."""
 EXPIRY = 30.0
-"""Seconds after the last answer when nothing may be sent any more."""
+"""Seconds after the last answer until consent expires and nothing may be sent any more."""
 
 
 class Consent:
-    """The consent of the peer to be sent to on one pair."""
+    """The peer's consent to receive on one pair (RFC 7675, section 5.1)."""
 
     def __init__(self, answered_at: float, random: RandomBytes) -> None:
         """
-        :param answered_at: when the newest success response came on this pair, in seconds.
+        :param answered_at: when the newest success response came on this pair, in monotonic seconds.
         """
         self._random = random
         self.expires_at = answered_at + EXPIRY
         self.check_at = answered_at + self._interval()
         self.unanswered_since: float | None = None
-        """When the first check left that nothing has been heard after."""
+        """When the first check was sent since the last answer; None: all were answered."""
 
     def answered(self, now: float) -> None:
-        """A check on this pair was answered, so everything is well for another 30 s."""
+        """A check on this pair was answered: consent holds for another 30 s."""
         self.expires_at = now + EXPIRY
         self.unanswered_since = None
 
     def asked(self, now: float) -> None:
-        """A consent check left; each is a transaction of its own and not sent again."""
+        """A consent check was sent; each is a transaction of its own and is not retransmitted."""
         self.check_at = now + self._interval()
         if self.unanswered_since is None:
             self.unanswered_since = now
@@ -37,3 +57,172 @@ class Consent:
     def _interval(self) -> float:
         chance = int.from_bytes(self._random(2), "big") / 65535
         return INTERVAL * (0.8 + 0.4 * chance)
+
+
+PROBE_INTERVAL = 0.3
+"""Seconds between two checks of a pair that is probed."""
+MAX_SPARES = 8
+"""How many other pairs are checked in full size when the selected one does not answer."""
+PROBE_TIMEOUT = 1.5
+"""
+Seconds of probing without an answer after which a pair is unresponsive. With the half second before the first
+check, and the time that the next best pair needs, a broken path is left within three seconds.
+"""
+PROBE_RTTS = 1.5, 3.0
+"""The same two times in round-trip times, where that is longer."""
+
+
+class PairCondition(Enum):
+    """What `PairMonitor` found out about the selected pair."""
+
+    UNANSWERED = "unanswered"
+    """It left two checks in a row unanswered."""
+    UNRESPONSIVE = "unresponsive"
+    """It left all checks unanswered."""
+
+
+class PairMonitor:
+    """Checks the valid pairs of one ICE session."""
+
+    def __init__(self, checker: CheckClient, checklist: CheckList, selector: Selector) -> None:
+        self._checker = checker
+        self._checklist = checklist
+        self._selector = selector
+        self._probed: CandidatePair | None = None
+        self._probed_since = 0.0
+        self._next_probe_at = 0.0
+        self._probes = 0
+
+    @property
+    def probing(self) -> bool:
+        """Whether the selected pair is being probed."""
+        return self._probed is not None and self._probed is self._selector.selected
+
+    def probe(self, now: float) -> None:
+        """Check whether the selected pair still works, unless it is being probed already."""
+        selected = self._selector.selected
+        if selected is None or self.probing or selected.impaired:
+            return
+        self._probed, self._probed_since, self._next_probe_at, self._probes = selected, now, now, 0
+        for pair in self._selector.spares():
+            self._refresh(pair, now)
+
+    def check_size(self, now: float) -> None:
+        """Check whether the selected pair carries the largest datagrams."""
+        selected = self._selector.selected
+        if selected is not None and not selected.impaired:
+            self._checker.check_size(selected, now)
+
+    def too_small(self, pair: CandidatePair, since: float, now: float) -> bool:
+        """
+        No check of full size was answered on this pair since the time `since`.
+
+        :return: whether it is the selected pair and was usable before.
+        """
+        pair.full_at = None
+        if not pair.usable:
+            return False
+        pair.impairment = Impairment.SMALL if pair.answered_at >= since else Impairment.UNRESPONSIVE
+        selected = pair is self._selector.selected
+        pair.refresh_at = now if selected else pair.refresh_at
+        return selected
+
+    def answered(self, pair: CandidatePair) -> None:
+        """A check on this pair was answered."""
+        if pair is self._probed:
+            self._probed = None
+
+    def handle_timer(self, now: float) -> PairCondition | None:
+        """Send the checks that are due; returns a condition of the selected pair once, when it is found."""
+        selected = self._selector.selected
+        condition = None
+        if selected is not None:
+            self._check_sizes(selected, now)
+            self._check_consent(selected, now)
+            condition = self._continue_probe(selected, now)
+        for pair in self._refreshed_pairs():
+            if now >= pair.refresh_at:
+                self._refresh(pair, now)
+        return condition
+
+    def get_timer(self) -> float | None:
+        """When to call `handle_timer`; None: not needed."""
+        times = [pair.refresh_at for pair in self._refreshed_pairs()]
+        selected, consent = self._selector.selected, self._selector.consent
+        if selected is not None and consent is not None:
+            times.append(consent.check_at)
+            if consent.unanswered_since is not None and not selected.impaired and not self.probing:
+                times.append(consent.unanswered_since + _answer_timeout(selected))
+        if selected is not None and self.probing:
+            times += (self._next_probe_at, self._probed_since + _probe_timeout(selected))
+        return min(times, default=None)
+
+    def _check_sizes(self, selected: CandidatePair, now: float) -> None:
+        """Check in full size the pairs that are in use or may be soon."""
+        check = selected.size_check
+        late = check is not None and check.sent > 2
+        if check is not None and late:
+            spares = self._selector.spares(MAX_SPARES)
+            if selected.answered_at < check.started:
+                self.probe(now)
+            for pair in spares:
+                if pair.full_at is not None and pair.full_at < check.started:
+                    # The cause of the selected pair's new limit may affect the others too
+                    pair.full_at = None
+        elif self._selector.checks_size:
+            spares = self._selector.spares()
+        else:
+            return
+        for pair in (selected, *spares):
+            if pair.usable and not pair.full:
+                self._checker.check_size(pair, now)
+
+    def _check_consent(self, selected: CandidatePair, now: float) -> None:
+        consent = self._selector.consent
+        if consent is None:
+            return
+        if now >= consent.check_at:
+            self._checker.check_consent(selected, now, self._selector.repeated_nomination)
+            consent.asked(now)
+        since = consent.unanswered_since
+        if since is not None and now >= since + _answer_timeout(selected):
+            self.probe(now)
+
+    def _continue_probe(self, selected: CandidatePair, now: float) -> PairCondition | None:
+        if not self.probing:
+            return None
+        if now >= self._probed_since + _probe_timeout(selected):
+            self._probed = None
+            for pair in self._checklist:
+                if pair.valid and pair.answered_at < self._probed_since:
+                    pair.impairment = Impairment.UNRESPONSIVE
+                    pair.refresh_at = min(pair.refresh_at, now)
+            return PairCondition.UNRESPONSIVE
+        if now < self._next_probe_at:
+            return None
+        self._checker.check_consent(selected, now, self._selector.repeated_nomination)
+        self._next_probe_at = now + max(PROBE_INTERVAL, PROBE_RTTS[0] * (selected.rtt or 0.0))
+        self._probes += 1
+        return PairCondition.UNANSWERED if self._probes == 2 else None
+
+    def _refreshed_pairs(self) -> list[CandidatePair]:
+        """The spare pairs, and the selected pair if it is impaired."""
+        selected = self._selector.selected
+        spares = self._selector.spares()
+        return [*spares, selected] if selected is not None and selected.impaired else spares
+
+    def _refresh(self, pair: CandidatePair, now: float) -> None:
+        self._checker.check_consent(pair, now)
+        if pair.impairment is Impairment.SMALL and pair is self._selector.selected:
+            self._checker.check_size(pair, now, 1)
+        self._selector.refreshed(pair, now)
+
+
+def _answer_timeout(pair: CandidatePair) -> float:
+    """Seconds after which a pair without an answer is probed."""
+    return max(0.5, PROBE_RTTS[0] * (pair.rtt or 0.0))
+
+
+def _probe_timeout(pair: CandidatePair) -> float:
+    """Seconds of probing after which a pair without an answer is unresponsive."""
+    return max(PROBE_TIMEOUT, PROBE_RTTS[1] * (pair.rtt or 0.0))

@@ -1,11 +1,27 @@
-"""What the ICE agent has to tell; `Agent.next_event()` returns these, oldest first."""
+"""The states and the events of an ICE agent. `Agent.next_event()` returns the events, oldest first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from punch.ice.pairs import Pair
 from punch.wire.candidate import Candidate
+
+
+class AgentState(Enum):
+    """
+    The state of an ICE session.
+
+    NEW: the peer's credentials are not known. CHECKING: no pair was selected yet. CONNECTED: a pair is
+    selected. FAILED: no pair works, or consent was lost. CLOSED: `Agent.close` was called.
+    """
+
+    NEW = "new"
+    CHECKING = "checking"
+    CONNECTED = "connected"
+    FAILED = "failed"
+    CLOSED = "closed"
 
 
 @dataclass(frozen=True)
@@ -47,14 +63,18 @@ class RoleChanged:
 
 
 @dataclass(frozen=True)
-class Silent:
-    """The selected pair did not answer at once. `Doubtful` or another `Selected` may follow, or nothing."""
+class ChecksUnanswered:
+    """
+    The selected pair left two checks in a row unanswered.
+
+    `Disconnected` or another `Selected` may follow, or nothing.
+    """
 
     pair: Pair
 
 
 @dataclass(frozen=True)
-class Doubtful:
+class Disconnected:
     """
     The selected pair stopped answering, and there is no other that works.
 
@@ -95,8 +115,8 @@ Event = (
     | CheckingStarted
     | Selected
     | RoleChanged
-    | Silent
-    | Doubtful
+    | ChecksUnanswered
+    | Disconnected
     | Recovered
     | ConsentLost
     | PathFailed

@@ -1,10 +1,10 @@
 """
-The ICE sessions of one link, one after the other (RFC 8445, section 9).
+The ICE sessions of one link: the first one, and those of its ICE restarts (RFC 8445, section 9).
 
-A restart is another session with new credentials, beside the one in use. Its first path takes over from the
-old one's: at once where that is in doubt, else as soon as the controlling side has chosen it and it is no
-worse, and after a moment in any case. The old session lingers a little, because the other side may still use
-it.
+An ICE restart is another session with new credentials beside the one in use. Its path replaces the old one:
+at once if the old path is impaired, otherwise as soon as the controlling side has nominated the new one and
+it is not worse, and after `SETTLE` seconds in any case. The old session is kept for `LINGER` seconds, because
+the other side may still use it.
 """
 
 from __future__ import annotations
@@ -12,41 +12,44 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 
-from punch.ice.agent import Agent, AgentState
+from punch.ice.agent import Agent
+from punch.ice.checklist import PairStatus
 from punch.ice.events import (
+    AgentState,
     CheckingStarted,
+    ChecksUnanswered,
     ConsentLost,
-    Doubtful,
+    Disconnected,
     Event,
     GatheringDone,
     LocalCandidate,
     PathFailed,
     Recovered,
     Selected,
-    Silent,
 )
 from punch.ice.pairs import Pair
-from punch.ice.snapshot import PairStatus
 from punch.wire.address import Address, Transmit
 
 SETTLE = 3.0
-"""Seconds that a working path is kept for, while the new session has only a worse one, or none agreed on."""
+"""Seconds that a working path is kept while the new session has only a worse or not nominated one."""
 LINGER = 10.0
-"""Seconds that the old session still answers."""
+"""Seconds that the old session still answers checks."""
 
 _RANKS = {"relay": 0, "host": 2}
-_LATE = (ConsentLost, PathFailed)
-_PATHS = (Selected, Silent, Doubtful, Recovered, *_LATE)
+_ENDS = (ConsentLost, PathFailed)
+_PATHS = (Selected, ChecksUnanswered, Disconnected, Recovered, *_ENDS)
 
 
 class Generations:
     """
-    The sessions of one link: the one in `use`, the one on `trial`, and perhaps one that lingers.
+    The ICE sessions of one link: the one in `use`, the one on `trial`, and perhaps an old one.
 
-    Events come as from one agent: paths from the session in use, candidates from the newest one. `PathFailed`
-    says that the newest one is over without a path.
+    Events are those of one agent: path events come from the session in use, candidates from the newest one.
+    `PathFailed` means that the newest session ended without a path.
 
-    :ivar number: of the newest generation; 0 is that of the call.
+    :ivar use: the session whose selected pair is used.
+    :ivar trial: the session of an ICE restart that has not replaced `use` yet; None if there is none.
+    :ivar number: the number of the newest generation; 0 is that of the call.
     """
 
     def __init__(self, agent: Agent) -> None:
@@ -61,27 +64,27 @@ class Generations:
 
     @property
     def newest(self) -> Agent:
-        """The session that new candidates are for."""
+        """The session that new candidates belong to."""
         return self.use if self.trial is None else self.trial
 
     @property
     def agents(self) -> list[Agent]:
-        """All that live."""
+        """All sessions that have not ended, the one in use first."""
         return [agent for agent in (self.use, self.trial, self._old) if agent is not None]
 
     @property
     def working(self) -> bool:
-        """Whether there is a path, and no doubt about it."""
-        return self.use.working
+        """Whether a pair is selected and data on it arrives, as far as is known."""
+        return self.use.path.working
 
     @property
     def selected(self) -> Pair | None:
-        """The path to send on now."""
+        """The pair to send on now."""
         return self.use.selected
 
     @property
     def pairs(self) -> list[PairStatus]:
-        """All pairs as they are now, to be looked at: of one that both sessions have, the newer try."""
+        """The status of all pairs; for a pair that both sessions have, that of the newer one."""
         pairs = {(pair.local, pair.remote): pair for pair in self.use.pairs}
         if self.trial is not None:
             for pair in self.trial.pairs:
@@ -91,13 +94,13 @@ class Generations:
         return list(pairs.values())
 
     def begin(self, agent: Agent, number: int, now: float) -> None:
-        """Restart: try a new session; one that was on trial is given up."""
+        """Start an ICE restart with this agent; a session on trial is closed."""
         self.give_up(now)
         self.trial, self.number = agent, number
         self._settle_at = now + SETTLE
 
     def give_up(self, now: float) -> None:
-        """The session on trial is not wanted any more."""
+        """Close the session on trial."""
         if self.trial is not None:
             self.trial.close(now)
             self.trial = None
@@ -111,7 +114,7 @@ class Generations:
         return any(agent.wants(data, remote) for agent in self.agents)
 
     def receive_datagram(self, data: bytes, remote: Address, local: Address, now: float) -> None:
-        """Take a STUN message."""
+        """Process a STUN message."""
         for agent in self.agents:
             if agent.wants(data, remote):
                 agent.receive_datagram(data, remote, local, now)
@@ -119,7 +122,7 @@ class Generations:
         self._collect(now)
 
     def datagrams_to_send(self, now: float) -> list[Transmit]:
-        """What to send now."""
+        """Return the datagrams to send now."""
         for agent in self.agents:
             self._output += agent.datagrams_to_send(now)
         self._collect(now)
@@ -127,16 +130,16 @@ class Generations:
         return output
 
     def get_timer(self) -> float | None:
-        """When to call `handle_timer`."""
+        """When to call `handle_timer`, in monotonic seconds; None: not needed."""
         times = [agent.get_timer() for agent in self.agents]
         if self._old is not None:
             times.append(self._old_until)
-        if self.trial is not None and self.trial.working and self.trial.settled:
+        if self.trial is not None and self.trial.path.working and self.trial.path.ready:
             times.append(self._settle_at)
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Time has passed."""
+        """Do what is due at `now`."""
         for agent in self.agents:
             agent.handle_timer(now)
         if self._old is not None and now >= self._old_until:
@@ -145,12 +148,12 @@ class Generations:
         self._collect(now)
 
     def next_event(self, now: float) -> Event | None:
-        """The oldest event that was not taken yet."""
+        """Remove and return the oldest event; None if there is none."""
         self._collect(now)
         return self._events.popleft() if self._events else None
 
     def close(self, now: float) -> None:
-        """End all of them."""
+        """End all sessions."""
         for agent in self.agents:
             agent.close(now)
 
@@ -160,7 +163,7 @@ class Generations:
             while (event := agent.next_event()) is not None:
                 if agent is self.use and isinstance(event, _PATHS):
                     self._events.append(event)
-                elif agent is self.trial and isinstance(event, _LATE):
+                elif agent is self.trial and isinstance(event, _ENDS):
                     self._events.append(event if isinstance(event, PathFailed) else PathFailed(""))
                 if agent is newest and isinstance(event, (LocalCandidate, GatheringDone, CheckingStarted)):
                     self._events.append(event)
@@ -169,20 +172,20 @@ class Generations:
         self._move(now)
 
     def _move(self, now: float) -> None:
-        """Take the new session into use if it has a path, and it is time."""
+        """Start to use the session on trial if it has a path that is to replace the old one now."""
         trial = self.trial
         pair = None if trial is None else trial.selected
         if trial is None or pair is None:
             return
         before = self.use.selected
-        # What works is kept until a better path is found, and until the controlling side's choice has arrived
-        keep = before is not None and (not trial.agreed or _rank(pair) < _rank(before))
-        useful = trial.working and trial.settled
+        # A working path is kept until a better one is found and the controlling side's nomination has arrived
+        keep = before is not None and (not trial.path.nominated or _rank(pair) < _rank(before))
+        useful = trial.path.working and trial.path.ready
         early = now < self._settle_at
         if self.working and ((keep and early) or not useful):
             return
-        # What carries small datagrams is left for what carries large ones, and not for what may be no better
-        if self.use.small and (not useful or (not trial.agreed and early)):
+        # A path that carries only small datagrams is left for one that carries large ones
+        if self.use.path.size_limited and (not useful or (not trial.path.nominated and early)):
             return
         if self._old is not None:
             self._old.close(now)

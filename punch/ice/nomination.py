@@ -6,7 +6,7 @@ from enum import Enum
 
 from punch.ice.checklist import CheckList
 from punch.ice.consent import EXPIRY, Consent
-from punch.ice.pairs import CandidatePair, Doubt, PairState
+from punch.ice.pairs import CandidatePair, Impairment, PairState
 from punch.identity import RandomBytes
 
 SETTLE = 0.5
@@ -43,11 +43,11 @@ class Selector:
         random: RandomBytes,
         *,
         consent: bool,
-        patient: bool = False,
+        size_first: bool = False,
     ) -> None:
         """
-        :param patient: nominate nothing before a check of full size was answered, because there may be a path
-            that works. Else the first pair is used and nominated while that check is under way.
+        :param size_first: nominate no pair before a check of full size was answered on it, because another
+            path may work already. If false, the first pair is used and nominated while that check is pending.
         """
         self.selected: CandidatePair | None = None
         self.consent: Consent | None = None
@@ -55,7 +55,7 @@ class Selector:
         self._renominates = nomination is Nomination.RENOMINATION
         self._wants_consent = consent
         self._random = random
-        self._patient = patient and self._renominates
+        self._size_first = size_first and self._renominates
         self._value = 0
         self._nominate_at: float | None = None
         # Whether the selected pair was nominated in the regular way, which is final while it works
@@ -82,7 +82,7 @@ class Selector:
         return self._renominates and self._checklist.controlling
 
     @property
-    def agreed(self) -> bool:
+    def nominated(self) -> bool:
         """Whether the selected pair is what the controlling side wants."""
         pair = self.selected
         if self._checklist.controlling:
@@ -94,7 +94,7 @@ class Selector:
         if pair.revoked:
             return False
         selected = self.selected
-        if selected is None or selected.unresponsive or (self.checks_size and not selected.full):
+        if selected is None or selected.impaired or (self.checks_size and not selected.full):
             return True
         return pair.kind > selected.valid_kind
 
@@ -122,15 +122,15 @@ class Selector:
 
         :param full: it was one of full size.
         """
-        pair.refresh_at = now + (RETRY if pair.doubt is Doubt.SMALL else REFRESH)
-        if pair.doubt is Doubt.SILENT or (full and pair.doubt is Doubt.SMALL):
-            pair.doubt = None
+        pair.refresh_at = now + (RETRY if pair.impairment is Impairment.SMALL else REFRESH)
+        if pair.impairment is Impairment.UNRESPONSIVE or (full and pair.impairment is Impairment.SMALL):
+            pair.impairment = None
         if pair is self.selected and self.consent is not None:
             self.consent.answered(now)
 
     def refreshed(self, pair: CandidatePair, now: float) -> None:
         """A check left that keeps this pair alive."""
-        pair.refresh_at = now + (RETRY if pair.unresponsive else REFRESH)
+        pair.refresh_at = now + (RETRY if pair.impaired else REFRESH)
 
     def role_changed(self, now: float) -> None:
         """Nominations of the other role mean nothing any more."""
@@ -179,14 +179,14 @@ class Selector:
     def _is_settled(self) -> bool:
         """Whether there is a selected pair, and no reason to wait before it is nominated."""
         pair = self.selected
-        return pair is not None and (pair.full or pair.unresponsive or not self._patient)
+        return pair is not None and (pair.full or pair.impaired or not self._size_first)
 
     def _current(self) -> CandidatePair | None:
         return self.selected if self.selected is not None and self.selected.valid else None
 
     def _controlling_choice(self) -> CandidatePair | None:
         current = self._current()
-        if current is None or current.unresponsive:
+        if current is None or current.impaired:
             return self._checklist.best_valid() or current
         if self._committed:
             return current

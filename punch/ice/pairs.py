@@ -24,10 +24,10 @@ class PairState(Enum):
     FAILED = "failed"
 
 
-class Doubt(Enum):
+class Impairment(Enum):
     """Why data on a valid pair would probably not arrive."""
 
-    SILENT = "silent"
+    UNRESPONSIVE = "unresponsive"
     """It stopped answering checks."""
     SMALL = "small"
     """It answers checks, but none of full size."""
@@ -123,7 +123,7 @@ class CandidatePair:
     local: Candidate
     remote: Candidate
     state: PairState = PairState.FROZEN
-    heard: bytes | None = None
+    received_check: bytes | None = None
     """The transaction ID of the newest authenticated check that came over this pair."""
     mapped: Address | None = None
     """The address that the peer saw our check come from: the local candidate of the valid pair."""
@@ -139,8 +139,8 @@ class CandidatePair:
     """Consent expired: nothing may be sent with these credentials any more (RFC 7675, section 5.1)."""
     used: bool = False
     """It was selected once: when its consent expires, it is revoked."""
-    doubt: Doubt | None = None
-    """Others are used instead for as long as there is a doubt."""
+    impairment: Impairment | None = None
+    """Why other pairs are preferred now; None: no reason is known."""
     full_at: float | None = None
     """When the newest check of full size was answered, in seconds; None if it was not."""
     transaction: Transaction | None = None
@@ -193,14 +193,14 @@ class CandidatePair:
         return self.full_at is not None
 
     @property
-    def unresponsive(self) -> bool:
-        """Whether there is a doubt that data on it would arrive."""
-        return self.doubt is not None
+    def impaired(self) -> bool:
+        """Whether data on it would probably not arrive."""
+        return self.impairment is not None
 
     @property
     def usable(self) -> bool:
         """Whether data on it would arrive, as far as is known."""
-        return self.valid and not self.unresponsive
+        return self.valid and not self.impaired
 
     @property
     def valid_kind(self) -> PathKind:

@@ -1,4 +1,4 @@
-"""The selected pair of a session: choosing it, telling of it, keeping it, and losing it."""
+"""The selected pair of an ICE session: choosing it, reporting it, keeping it and losing it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Collection, Sequence
 
 from punch.ice.candidates import LocalCandidates
 from punch.ice.check_client import CheckClient
-from punch.ice.check_messages import keepalive
 from punch.ice.checklist import CheckList
+from punch.ice.checks import keepalive
+from punch.ice.consent import PairCondition, PairMonitor
 from punch.ice.events import (
+    ChecksUnanswered,
     ConsentLost,
-    Doubtful,
+    Disconnected,
     Event,
     Recovered,
     Selected,
-    Silent,
 )
 from punch.ice.nomination import Selector
-from punch.ice.pair_monitor import PairCondition, PairMonitor
 from punch.ice.pairs import (
     CandidatePair,
-    Doubt,
+    Impairment,
     Pair,
     PairState,
 )
@@ -34,10 +34,11 @@ KEEPALIVE = 15.0
 
 class SelectedPair:
     """
-    What an agent does about its selected pair.
+    The selected pair of an agent.
 
-    :param events: where to tell of it.
+    :param events: the queue that events are appended to.
     :param connected: called when a pair is selected.
+    :param lost: called when no pair is left to select.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SelectedPair:
         random: RandomBytes,
         events: deque[Event],
         connected: Callable[[], None],
+        lost: Callable[[], None],
         *,
         consent: bool,
     ) -> None:
@@ -60,41 +62,42 @@ class SelectedPair:
         self._random = random
         self._events = events
         self._connected = connected
+        self._lost = lost
         self._consent = consent
-        self._shown: Pair | None = None
+        self._published: Pair | None = None
         self._keepalive_at: float | None = None
         self._output: list[Transmit] = []
 
     @property
     def selected(self) -> Pair | None:
-        """The path to send on now."""
+        """The pair to send on now."""
         pair = self._selector.selected
-        return None if pair is None else self._show(pair)
+        return None if pair is None else self._to_pair(pair)
 
     @property
     def working(self) -> bool:
-        """Whether there is a path, and no doubt about it."""
+        """Whether a pair is selected and data on it arrives, as far as is known."""
         pair = self._selector.selected
         return pair is not None and pair.usable
 
     @property
-    def small(self) -> bool:
+    def size_limited(self) -> bool:
         """Whether the selected pair carries checks, but not the largest datagrams."""
         pair = self._selector.selected
-        return pair is not None and pair.doubt is Doubt.SMALL
+        return pair is not None and pair.impairment is Impairment.SMALL
 
     @property
-    def settled(self) -> bool:
-        """Whether nothing has to be known about the selected pair before it is used."""
-        return not self._checklist.controlling or self._selector.agreed
+    def ready(self) -> bool:
+        """Whether the size that the selected pair carries is known, or the controlling peer finds it out."""
+        return not self._checklist.controlling or self._selector.nominated
 
     @property
-    def agreed(self) -> bool:
-        """Whether the controlling side has chosen the selected pair."""
-        return self._selector.agreed
+    def nominated(self) -> bool:
+        """Whether the selected pair is the controlling side's choice, and not only the first that works."""
+        return self._selector.nominated
 
     def choose(self, now: float) -> None:
-        """Something about the pairs has changed: select again."""
+        """Select again, because something about the pairs has changed."""
         before = self._selector.selected
         self._selector.choose(now)
         if self._selector.selected is not before:
@@ -110,15 +113,15 @@ class SelectedPair:
                 pair.state = PairState.WAITING
 
     def publish(self) -> None:
-        """Tell about the selected pair if what is shown of it has changed."""
+        """Report the selected pair if it, or the candidates of its ends, have changed."""
         pair = self.selected
         if pair is None:
             return
-        shown = self._shown
-        known = shown and (shown.local, shown.remote, shown.local_base)
+        before = self._published
+        known = before and (before.local, before.remote, before.local_base)
         if known == (pair.local, pair.remote, pair.local_base):
             return
-        self._shown = pair
+        self._published = pair
         self._connected()
         self._events.append(Selected(pair))
 
@@ -126,120 +129,119 @@ class SelectedPair:
         """
         A check on this pair was answered.
 
-        :param full: it was one of full size.
+        :param full: the check was of full size.
         """
-        recovered = pair.unresponsive and pair is self._selector.selected
+        recovered = pair.impaired and pair is self._selector.selected
         self._monitor.answered(pair)
         self._selector.answered(pair, now, full=full)
         self.choose(now)
         if full:
             self._stop_needless(now)
         if recovered and pair.usable and pair is self._selector.selected:
-            self._events.append(Recovered(self._show(pair)))
+            self._events.append(Recovered(self._to_pair(pair)))
 
     def probe(self, now: float) -> None:
-        """The selected pair may be dead: ask."""
+        """Check whether the selected pair still works."""
         self._monitor.probe(now)
 
     def check_size(self, now: float) -> None:
-        """Large datagrams are sent on the selected pair: ask whether it carries them."""
+        """Check whether the selected pair carries the largest datagrams."""
         self._monitor.check_size(now)
 
     def too_small(self, pair: CandidatePair, since: float, now: float) -> None:
-        """No check of full size was answered on this pair from `since` on."""
+        """No check of full size was answered on this pair since the time `since`."""
         if self._monitor.too_small(pair, since, now):
-            self._doubt(now)
+            self._leave(now)
 
     def pass_over(self, now: float) -> None:
-        """The link hears nothing on the selected pair, though checks are answered: take another."""
+        """Select another pair: the link receives nothing on this one, though its checks are answered."""
         selected = self._selector.selected
-        if selected is None or selected.unresponsive:
+        if selected is None or selected.impaired:
             return
         if not any(pair.usable for pair in self._checklist if pair is not selected):
-            # The others have their turn again
+            # All pairs are blocked or unusable: give the blocked ones another try
             for pair in self._checklist:
-                if pair.doubt is Doubt.BLOCKED:
-                    pair.doubt = None
-        selected.doubt = Doubt.BLOCKED
-        self._doubt(now)
+                if pair.impairment is Impairment.BLOCKED:
+                    pair.impairment = None
+        selected.impairment = Impairment.BLOCKED
+        self._leave(now)
 
     def heard(self, now: float) -> None:
-        """The link hears something on the selected pair."""
+        """The link receives datagrams on the selected pair."""
         selected = self._selector.selected
-        if selected is not None and selected.doubt is Doubt.BLOCKED:
-            selected.doubt = None
+        if selected is not None and selected.impairment is Impairment.BLOCKED:
+            selected.impairment = None
             self.choose(now)
-            self._events.append(Recovered(self._show(selected)))
+            self._events.append(Recovered(self._to_pair(selected)))
 
-    def unresponsive(self, bases: Collection[Address], now: float) -> None:
-        """What is sent from these addresses arrives nowhere."""
+    def bases_lost(self, bases: Collection[Address], now: float) -> None:
+        """The machine no longer has these addresses, so nothing that is sent from them arrives."""
         for pair in self._checklist:
             if pair.base in bases and pair.valid:
-                pair.doubt, pair.refresh_at = Doubt.SILENT, now
+                pair.impairment, pair.refresh_at = Impairment.UNRESPONSIVE, now
         selected = self._selector.selected
         if selected is not None and selected.base in bases:
-            self._doubt(now)
+            self._leave(now)
 
-    def drop(self, pairs: Sequence[CandidatePair], now: float) -> bool:
-        """There are no such pairs any more; returns whether the last path is lost with them."""
+    def drop(self, pairs: Sequence[CandidatePair], now: float) -> None:
+        """Remove these pairs; if the selected one is among them, select another."""
         selected = self._selector.selected
-        shown = self._show(selected) if selected is not None and selected in pairs else None
+        lost = self._to_pair(selected) if selected is not None and selected in pairs else None
         for pair in pairs:
             self._checker.forget(pair)
             self._checklist.remove(pair)
             pair.state, pair.revoked = PairState.FAILED, True
-        if shown is None:
-            return False
-        self.choose(now)
-        return self._lose(shown)
+        if lost is not None:
+            self.choose(now)
+            self._report_loss(lost)
 
-    def work(self, now: float) -> bool:
-        """Do what is due; returns whether the last path is lost."""
+    def handle_timer(self, now: float) -> None:
+        """Do what is due at `now`."""
         lost = self._selector.expire(now)
         if lost is not None:
-            shown = self._show(lost)
+            pair = self._to_pair(lost)
             self._checker.forget(lost)
             self._checklist.forget_trigger(lost)
             self.choose(now)
-            if self._lose(shown):
-                return True
-        finding = self._monitor.work(now)
+            if self._report_loss(pair):
+                return
+        condition = self._monitor.handle_timer(now)
         selected = self._selector.selected
-        if finding is PairCondition.SILENT and selected is not None:
-            self._events.append(Silent(self._show(selected)))
-        elif finding is PairCondition.UNRESPONSIVE:
-            self._doubt(now)
+        if condition is PairCondition.UNANSWERED and selected is not None:
+            self._events.append(ChecksUnanswered(self._to_pair(selected)))
+        elif condition is PairCondition.UNRESPONSIVE:
+            self._leave(now)
             selected = self._selector.selected
         if selected is not None and self._keepalive_at is not None and now >= self._keepalive_at:
             self._output.append(Transmit(keepalive(self._random(12)), selected.remote.address, selected.base))
             self._keepalive_at = now + KEEPALIVE
-        return False
 
     def datagrams_to_send(self) -> list[Transmit]:
-        """What to send now."""
+        """Return the datagrams to send now."""
         output, self._output = self._output, []
         return output
 
     def get_timer(self) -> float | None:
-        """When to call `work`."""
+        """When to call `handle_timer`; None: not needed."""
         times = (self._selector.get_timer(), self._monitor.get_timer(), self._keepalive_at)
         return min((time for time in times if time is not None), default=None)
 
-    def _doubt(self, now: float) -> None:
-        """The selected pair is suspect: take another, or try everything again."""
+    def _leave(self, now: float) -> None:
+        """Select another pair than the impaired one, or try all pairs again if there is none."""
         self.choose(now)
         selected = self._selector.selected
-        if selected is not None and selected.unresponsive:
+        if selected is not None and selected.impaired:
             self._checklist.revive()
-            self._events.append(Doubtful(self._show(selected)))
+            self._events.append(Disconnected(self._to_pair(selected)))
 
-    def _lose(self, shown: Pair) -> bool:
-        """The selected pair is gone; returns whether there is no other."""
+    def _report_loss(self, pair: Pair) -> bool:
+        """Report that the selected pair is gone, unless there is another; returns whether there is none."""
         if self._selector.selected is not None:
             return False
-        self._events.append(ConsentLost(shown))
+        self._events.append(ConsentLost(pair))
+        self._lost()
         return True
 
-    def _show(self, pair: CandidatePair) -> Pair:
+    def _to_pair(self, pair: CandidatePair) -> Pair:
         local = self._candidates.at(pair.base, pair.mapped or pair.base)
         return Pair(local, pair.remote, pair.base, pair.rtt)

@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 
 from punch.ice import events as ice
 from punch.ice.agent import Agent
+from punch.ice.checklist import PairStatus
 from punch.ice.pairs import Pair
-from punch.ice.snapshot import PairStatus
 from punch.identity import PeerID
 from punch.link.certificate import LinkCertificate
 from punch.link.events import CloseCode
@@ -347,9 +347,9 @@ class Call:
                 self._observer.call_checking(self, event.pairs)
         elif isinstance(event, (ice.Selected, ice.Recovered)):
             self._take_path(event.pair, now)
-        elif isinstance(event, ice.Silent):
+        elif isinstance(event, ice.ChecksUnanswered):
             self._prepare()
-        elif isinstance(event, (ice.Doubtful, ice.ConsentLost)):
+        elif isinstance(event, (ice.Disconnected, ice.ConsentLost)):
             self._lose_path(event, now)
         elif isinstance(event, ice.PathFailed):
             self._fail(event.reason, now)

@@ -8,9 +8,10 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IProtocol, IReactorTime
 
-from punch.ice.agent import Agent, IceCredentials
+from punch.ice.agent import Agent
 from punch.ice.budget import Budgets
 from punch.ice.candidates import may_relay
+from punch.ice.checks import IceCredentials
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.link import Link
 from punch.net.socket_set import SocketSet

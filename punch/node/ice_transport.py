@@ -14,7 +14,8 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall
 
 from punch.ice import events as ice
-from punch.ice.agent import Agent, IceCredentials
+from punch.ice.agent import Agent
+from punch.ice.checks import IceCredentials
 from punch.ice.generations import Generations
 from punch.ice.pairs import Pair
 from punch.identity import PeerID
@@ -139,7 +140,7 @@ class IceTransport:
             sockets = {base: self._socket_of(base) for base in agent.bases}
             gone = {base for base, socket in sockets.items() if socket is not None and socket not in bases}
             changed = changed or (selected is not None and selected.local_base in gone)
-            agent.unresponsive(gone, now)
+            agent.bases_lost(gone, now)
             for base in bases:
                 if base not in agent.bases:
                     agent.add_local_address(base)

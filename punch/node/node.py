@@ -23,7 +23,7 @@ from twisted.logger import Logger
 
 from punch.contacts import AddressBook, AddressBookError
 from punch.ice.budget import Budgets
-from punch.ice.snapshot import PairStatus
+from punch.ice.checklist import PairStatus
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
 from punch.link.link import Link

@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from punch.ice.agent import Agent, IceCredentials
+from punch.ice.agent import Agent
+from punch.ice.checks import IceCredentials
 from punch.identity import RandomBytes
 from punch.net.driver import Driver, Timed
 from punch.wire.address import Address, Transmit

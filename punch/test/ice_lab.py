@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
-from punch.ice.agent import Agent, IceCredentials
+from punch.ice.agent import Agent
 from punch.ice.budget import Budget
+from punch.ice.checks import IceCredentials
 from punch.ice.events import Event, Selected
 from punch.ice.pairs import Pair
 from punch.wire.address import Address, Transmit

@@ -18,7 +18,7 @@ from punch.ice.candidates import (
     may_relay,
     usable,
 )
-from punch.ice.credentials import IceCredentials
+from punch.ice.checks import IceCredentials
 from punch.ice.pairs import (
     CandidatePair,
     Pair,

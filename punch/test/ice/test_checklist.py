@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.agent_state import (
-    AgentLifecycle,
-    AgentLifecycleState,
-    AgentState,
-    new_lifecycle,
-)
 from punch.ice.checklist import MAX_PAIRS, CheckList
-from punch.ice.failure_reasons import why_not
+from punch.ice.failure import why_not
 from punch.ice.pairs import CandidatePair, PairState
 from punch.ice.transactions import Purpose, Transaction
 from punch.wire.address import Address, Transmit
@@ -190,35 +182,6 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual(transaction.rtt(100.25), (0.25, True))
         transaction.handle_timer(100.5)
         self.assertEqual(transaction.rtt(100.75), (0.75, False))
-
-
-class LifecycleTests(SynchronousTestCase):
-    """Every input in every state."""
-
-    def test_all(self) -> None:
-        new, checking, connected, failed, closed = AgentState
-        ways: dict[AgentState, list[Callable[[AgentLifecycle], None]]] = {
-            new: [],
-            checking: [AgentLifecycle.start],
-            connected: [AgentLifecycle.start, AgentLifecycle.connect],
-            failed: [AgentLifecycle.start, AgentLifecycle.fail],
-            closed: [AgentLifecycle.close],
-        }
-        expected = {
-            AgentLifecycle.start: [checking, checking, connected, failed, closed],
-            AgentLifecycle.connect: [new, connected, connected, failed, closed],
-            AgentLifecycle.fail: [new, failed, failed, failed, closed],
-            AgentLifecycle.close: [closed] * 5,
-        }
-        for happening, ends in expected.items():
-            for (state, way), end in zip(ways.items(), ends, strict=True):
-                core = AgentLifecycleState()
-                machine = new_lifecycle(core)
-                for step in way:
-                    getattr(machine, step.__name__)()
-                self.assertIs(core.now, state)
-                getattr(machine, happening.__name__)()
-                self.assertIs(core.now, end, f"{happening.__name__} in {state}")
 
 
 class ReasonTests(SynchronousTestCase):

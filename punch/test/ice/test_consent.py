@@ -6,9 +6,8 @@ from itertools import pairwise
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.agent import AgentState
 from punch.ice.consent import EXPIRY
-from punch.ice.events import ConsentLost, Selected
+from punch.ice.events import AgentState, ConsentLost, Selected
 from punch.test.ice_lab import NAT, Host, Lab
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, MessageClass, encode, parse, success

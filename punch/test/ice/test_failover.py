@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.agent import AgentState
 from punch.ice.events import (
+    AgentState,
+    ChecksUnanswered,
     ConsentLost,
-    Doubtful,
+    Disconnected,
     Recovered,
     Selected,
-    Silent,
 )
 from punch.test.ice_lab import Lab
 from punch.wire.address import Address
@@ -41,7 +41,7 @@ class TwoPathsTests(SynchronousTestCase):
         self.assertLess(self.lab.now - cut, 2.0)
         self.lab.run(0.5)
         self.assertNotEqual(self.bob.path.local_base.is_ipv6, self.first.is_ipv6)
-        self.assertEqual(self.alice.of(Doubtful) + self.bob.of(Doubtful), [])
+        self.assertEqual(self.alice.of(Disconnected) + self.bob.of(Disconnected), [])
 
     def test_the_controlled_side_may_be_first(self) -> None:
         """It moves at once, and goes on when the controlling side says so too."""
@@ -77,7 +77,7 @@ class TwoPathsTests(SynchronousTestCase):
     def test_an_address_that_is_gone(self) -> None:
         """Then nothing needs to be asked."""
         self.block()
-        self.alice.agent.unresponsive([self.first], self.lab.now)
+        self.alice.agent.bases_lost([self.first], self.lab.now)
         self.lab.run(0.1)
         self.assertNotEqual(self.alice.path.local_base, self.first)
 
@@ -88,7 +88,7 @@ class TwoPathsTests(SynchronousTestCase):
         self.alice.agent.probe(self.lab.now)
         self.lab.run(10.0)
         self.assertEqual(len(self.alice.of(Selected)), 1)
-        self.assertEqual(len(self.alice.of(Silent)), 1)
+        self.assertEqual(len(self.alice.of(ChecksUnanswered)), 1)
 
 
 class OnePathTests(SynchronousTestCase):
@@ -107,8 +107,8 @@ class OnePathTests(SynchronousTestCase):
         cut = self.lab.now
         self.alice.agent.probe(cut)
         self.lab.run(10.0)
-        self.assertEqual(len(self.alice.of(Doubtful)), 1)
-        self.assertLess(self.alice.when(Doubtful) - cut, 1.6)
+        self.assertEqual(len(self.alice.of(Disconnected)), 1)
+        self.assertLess(self.alice.when(Disconnected) - cut, 1.6)
         self.assertIs(self.alice.agent.state, AgentState.CONNECTED)
         self.assertIsNotNone(self.alice.agent.selected)
         self.lab.blocked = lambda source, target: False
@@ -116,7 +116,7 @@ class OnePathTests(SynchronousTestCase):
         self.lab.run(5.0, lambda: bool(self.alice.of(Recovered)))
         self.assertLess(self.lab.now - back, 2.2)
         self.lab.run(60.0)
-        self.assertEqual(len(self.alice.of(Doubtful) + self.alice.of(Recovered)), 2)
+        self.assertEqual(len(self.alice.of(Disconnected) + self.alice.of(Recovered)), 2)
         self.assertEqual(self.alice.of(ConsentLost), [])
 
     def test_a_probe_that_is_answered(self) -> None:
@@ -129,7 +129,7 @@ class OnePathTests(SynchronousTestCase):
         asked = [transmit for _, transmit in self.alice.sent[sent:]]
         asked = [each for each in asked if parse(each.data).message_class is MessageClass.REQUEST]
         self.assertEqual(len(asked), 1)
-        self.assertEqual(self.alice.of(Silent), [])
+        self.assertEqual(self.alice.of(ChecksUnanswered), [])
 
     def test_a_new_address_takes_over(self) -> None:
         """The old one is gone for good: checks go out from the new one, and the peer learns it from them."""
@@ -137,7 +137,7 @@ class OnePathTests(SynchronousTestCase):
         self.lab.blocked = lambda source, target: self.alice.bases[0] in (source, target)
         self.alice.bases.append(new)
         self.alice.agent.add_local_address(new)
-        self.alice.agent.unresponsive([self.alice.bases[0]], self.lab.now)
+        self.alice.agent.bases_lost([self.alice.bases[0]], self.lab.now)
         self.lab.run(1.0)
         self.assertEqual(self.alice.path.local_base, new)
         self.assertEqual(self.bob.path.remote_address, new)

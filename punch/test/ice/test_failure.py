@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.agent import AgentState
-from punch.ice.events import ConsentLost, PathFailed
-from punch.ice.failure_timer import GIVE_UP, PATIENCE
+from punch.ice.events import AgentState, ConsentLost, PathFailed
+from punch.ice.failure import MAX_CHECKING, PAC_TIMEOUT
 from punch.test.ice_lab import REFLECTOR, Host, Lab
 from punch.wire.stun import encode, error, parse
 
@@ -30,10 +29,10 @@ class FailureTests(SynchronousTestCase):
         lab.blocked = lambda source, target: True
         lab.pair(alice, bob, gather=False)
         began = lab.now
-        lab.run(PATIENCE - 0.1)
+        lab.run(PAC_TIMEOUT - 0.1)
         self.assertEqual(alice.of(PathFailed), [])
-        lab.run(PATIENCE)
-        self.assertIn("the only path", self.reason(alice, began + PATIENCE + 0.1))
+        lab.run(PAC_TIMEOUT)
+        self.assertIn("the only path", self.reason(alice, began + PAC_TIMEOUT + 0.1))
 
     def test_all_pairs_failed_early_but_patience_finds_a_path(self) -> None:
         lab = Lab()
@@ -57,26 +56,26 @@ class FailureTests(SynchronousTestCase):
         alice, bob = lab.host("alice", "192.0.2.1"), Lab().host("bob")
         began = lab.now
         lab.introduce(alice, bob)
-        lab.run(PATIENCE)
-        self.assertIn("the peer told no address", self.reason(alice, began + PATIENCE))
+        lab.run(PAC_TIMEOUT)
+        self.assertIn("the peer told no address", self.reason(alice, began + PAC_TIMEOUT))
         lab = Lab()
         nobody, bob = lab.host("nobody"), Lab().host("bob", "192.0.2.2")
         lab.introduce(nobody, bob)
-        lab.run(GIVE_UP)
+        lab.run(MAX_CHECKING)
         self.assertIn("this machine has no network address", self.reason(nobody, lab.now))
 
     def test_families_that_do_not_match(self) -> None:
         lab = Lab()
         alice, bob = lab.host("alice", "192.0.2.1"), Lab().host("bob", "2001:db8::2")
         lab.introduce(alice, bob)
-        lab.run(PATIENCE)
+        lab.run(PAC_TIMEOUT)
         self.assertIn("only IPv4 and the peer only IPv6", self.reason(alice, lab.now))
 
     def test_a_peer_that_never_says_it_is_done(self) -> None:
         lab = Lab()
         alice, bob = lab.host("alice", "192.0.2.1"), Lab().host("bob", "192.0.2.2", "192.0.2.3")
         lab.introduce(alice, bob, end=False)
-        lab.run(GIVE_UP - 0.1)
+        lab.run(MAX_CHECKING - 0.1)
         self.assertEqual(alice.of(PathFailed), [])
         lab.run(1)
         self.assertIn("none of the 2 possible paths", self.reason(alice, lab.now))
@@ -86,7 +85,7 @@ class FailureTests(SynchronousTestCase):
         alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
         lab.blocked = lambda source, target: True
         lab.pair(alice, bob, gather=False)
-        lab.run(GIVE_UP + 1)
+        lab.run(MAX_CHECKING + 1)
         request = bob.sent[-1][1].data
         self.assertFalse(alice.agent.wants(request, bob.bases[0]))
         self.assertEqual(lab.inject(alice, request, bob.bases[0]), [])
@@ -111,3 +110,20 @@ class FailureTests(SynchronousTestCase):
         alice.agent.gather([REFLECTOR], lab.now)
         alice.agent.close(lab.now)
         self.assertEqual(alice.agent.datagrams_to_send(lab.now), [])
+
+    def test_an_ended_session_starts_no_more(self) -> None:
+        """Whatever comes after the end changes the state no more, but for closing a failed session."""
+        lab = Lab()
+        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
+        alice.agent.close(lab.now)
+        lab.introduce(alice, bob)
+        lab.run(1)
+        self.assertIs(alice.agent.state, AgentState.CLOSED)
+        lab.blocked = lambda source, target: True
+        lab.introduce(bob, alice)
+        lab.run(MAX_CHECKING + 1)
+        self.assertIs(bob.agent.state, AgentState.FAILED)
+        lab.introduce(bob, alice)
+        self.assertIs(bob.agent.state, AgentState.FAILED)
+        bob.agent.close(lab.now)
+        self.assertIs(bob.agent.state, AgentState.CLOSED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.credentials import IceCredentials
+from punch.ice.checks import IceCredentials
 from punch.ice.events import GatheringDone, LocalCandidate, Selected
 from punch.ice.pacing import HEAD_START
 from punch.test.ice_lab import NAT, REFLECTOR, Host, Lab

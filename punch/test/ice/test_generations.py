@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.agent import Agent, AgentState, IceCredentials
+from punch.ice.agent import Agent
+from punch.ice.checks import IceCredentials
 from punch.ice.events import (
+    AgentState,
     ConsentLost,
-    Doubtful,
+    Disconnected,
     Event,
     LocalCandidate,
     PathFailed,
@@ -115,15 +117,15 @@ class GenerationsTests(SynchronousTestCase):
         for _ in range(100):
             self.lab.run(0.01)
             if self.generations.use is first:
-                self.assertFalse(agent.agreed)
+                self.assertFalse(agent.path.nominated)
                 waited = waited or agent.selected is not None
         self.assertTrue(waited)
         self.assertIs(self.generations.use, agent)
-        self.assertTrue(agent.agreed)
+        self.assertTrue(agent.path.nominated)
 
     def test_but_not_if_the_old_one_is_in_doubt(self) -> None:
         """Then anything is better."""
-        self.generations.use.unresponsive([self.alice.bases[0]], self.lab.now)
+        self.generations.use.bases_lost([self.alice.bases[0]], self.lab.now)
         agent = self.restart(relayed=True)
         self.assertFalse(self.generations.working)
         self.lab.run(0.5)
@@ -162,7 +164,7 @@ class GenerationsTests(SynchronousTestCase):
         self.lab.blocked = lambda source, target: True
         self.generations.use.probe(self.lab.now)
         self.lab.run(2.0)
-        self.assertEqual(len(self.of(Doubtful)), 1)
+        self.assertEqual(len(self.of(Disconnected)), 1)
         self.assertFalse(self.generations.working)
         self.lab.blocked = lambda source, target: False
         self.lab.run(3.0)

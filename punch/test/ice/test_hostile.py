@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.agent import AgentState, IceCredentials
-from punch.ice.check_messages import MAX_EARLY, IceRole, build_check
 from punch.ice.checklist import MAX_PAIRS
-from punch.ice.events import Selected
+from punch.ice.checks import MAX_EARLY, IceCredentials, IceRole, build_check
+from punch.ice.events import AgentState, Selected
 from punch.test.ice_lab import NAT, REFLECTOR, Host, Lab
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType
@@ -66,7 +65,7 @@ class Situation:
     @property
     def state(self) -> tuple[int, int, bool]:
         """What a stranger must not change."""
-        return self.alice.agent.pair_count, len(self.alice.events), self.alice.agent.controlling
+        return len(self.alice.agent.pairs), len(self.alice.events), self.alice.agent.controlling
 
 
 class StrangerTests(SynchronousTestCase):
@@ -202,7 +201,7 @@ class PeerTests(SynchronousTestCase):
 
     def test_a_right_request(self) -> None:
         self.assertEqual(self.code(), (0, True))
-        self.assertEqual(self.it.alice.agent.pair_count, 2)
+        self.assertEqual(len(self.it.alice.agent.pairs), 2)
         self.assertTrue(self.it.alice.agent.validated(self.it.alice.bases[0], STRANGER))
 
     def test_unknown_attributes_that_must_be_understood(self) -> None:
@@ -276,7 +275,7 @@ class PeerTests(SynchronousTestCase):
         request = encode(self.it.request(), self.it.ours.key)
         for port in range(1, 2000):
             self.it.inject(request, Address("203.0.113.66", port))
-        self.assertLessEqual(self.it.alice.agent.pair_count, MAX_PAIRS)
+        self.assertLessEqual(len(self.it.alice.agent.pairs), MAX_PAIRS)
         self.it.lab.run(30)
         remotes = {transmit.remote for _, transmit in self.it.alice.sent[-5000:]}
         checks = [t for _, t in self.it.alice.sent if parse(t.data).message_class is MessageClass.REQUEST]
@@ -291,7 +290,7 @@ class PeerTests(SynchronousTestCase):
         for port in range(1, 2000):
             candidate = Candidate(CandidateType.HOST, Address("203.0.113.66", port), port, str(port))
             agent.add_remote_candidate(candidate, now)
-        self.assertLessEqual(agent.pair_count, MAX_PAIRS)
+        self.assertLessEqual(len(agent.pairs), MAX_PAIRS)
 
     def test_a_victim_listed_two_hundred_times(self) -> None:
         """What a stranger's address gets from us, relays included, is a trickle that ends."""
@@ -340,7 +339,7 @@ class PeerTests(SynchronousTestCase):
             host = f"203.0.113.{port // 8}"
             candidate = Candidate(CandidateType.HOST, Address(host, port), port, str(port))
             alice.agent.add_remote_candidate(candidate, lab.now)
-        self.assertEqual(alice.agent.pair_count, MAX_PAIRS)
+        self.assertEqual(len(alice.agent.pairs), MAX_PAIRS)
         lab.run(10)
         ports = {transmit.remote.port for _, transmit in alice.sent}
         self.assertEqual(max(ports), 32)
@@ -356,7 +355,7 @@ class PeerTests(SynchronousTestCase):
         sent = [parse(transmit.data) for _, transmit in self.it.alice.sent[seen:]]
         checks = [message for message in sent if message.message_class is MessageClass.REQUEST]
         self.assertLessEqual(len(checks), (self.it.lab.now - start) / 0.05 + 10)
-        self.assertEqual(self.it.alice.agent.pair_count, 1)
+        self.assertEqual(len(self.it.alice.agent.pairs), 1)
 
     def test_our_own_services_are_not_for_peers(self) -> None:
         """Candidates of a peer that are our loopback, link-local or multicast addresses."""
@@ -372,7 +371,7 @@ class PeerTests(SynchronousTestCase):
         ):
             candidate = Candidate(CandidateType.HOST, Address(host, 53), 1000, "1")
             self.it.alice.agent.add_remote_candidate(candidate, self.it.lab.now)
-        self.assertEqual(self.it.alice.agent.pair_count, 1)
+        self.assertEqual(len(self.it.alice.agent.pairs), 1)
         self.it.lab.run(0.3)
         self.assertEqual(len(self.it.alice.sent), sent)
 
@@ -392,9 +391,9 @@ class EarlyTests(SynchronousTestCase):
         for port in range(1, 500):
             (answer,) = self.early(alice, peer, Address("203.0.113.66", port), lab)
             self.assertIs(parse(answer.data).message_class, MessageClass.SUCCESS)
-        self.assertEqual(alice.agent.pair_count, 0)
+        self.assertEqual(len(alice.agent.pairs), 0)
         alice.agent.set_remote(peer, 0.05, lab.now)
-        self.assertEqual(alice.agent.pair_count, MAX_EARLY)
+        self.assertEqual(len(alice.agent.pairs), MAX_EARLY)
 
     def test_repetition_takes_no_room(self) -> None:
         lab = Lab()
@@ -404,4 +403,4 @@ class EarlyTests(SynchronousTestCase):
             self.early(alice, peer, STRANGER, lab)
         self.early(alice, peer, Address("203.0.113.66", 1), lab)
         alice.agent.set_remote(peer, 0.05, lab.now)
-        self.assertEqual(alice.agent.pair_count, 2)
+        self.assertEqual(len(alice.agent.pairs), 2)

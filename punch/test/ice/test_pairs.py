@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from punch.ice.snapshot import SILENT, PairStatus
+from punch.ice.checklist import SILENT, PairStatus
 from punch.node.events import Checking, Connected
 from punch.node.policy import RelayPolicy
 from punch.test.relayed import EASY, HARD, RelayTestCase

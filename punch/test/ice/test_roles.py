@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.agent import AgentState, IceCredentials
 from punch.ice.check_client import MAX_ROLE_SWITCHES
-from punch.ice.check_messages import IceRole, build_check
-from punch.ice.events import RoleChanged, Selected
+from punch.ice.checks import IceCredentials, IceRole, build_check
+from punch.ice.events import AgentState, RoleChanged, Selected
 from punch.test.ice_lab import NAT, Host, Lab
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate

@@ -6,7 +6,7 @@ import itertools
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.events import Doubtful, Recovered
+from punch.ice.events import Disconnected, Recovered
 from punch.node.silence import (
     HANDSHAKE_WAIT,
     LINK_TURNS,
@@ -71,16 +71,16 @@ class SizeTests(SynchronousTestCase):
         self.small(lab, "10.0.0.")
         lab.pair(one, other, gather=False)
         lab.run(3.0)
-        self.assertEqual(len(one.of(Doubtful)), 1)
-        self.assertFalse(one.agent.working)
-        self.assertTrue(other.agent.working)
+        self.assertEqual(len(one.of(Disconnected)), 1)
+        self.assertFalse(one.agent.path.working)
+        self.assertTrue(other.agent.path.working)
         before = len(self.full(one))
         lab.run(20.0)
         self.assertLess(len(self.full(one)) - before, 14)
         self.small(lab, "nowhere")
         lab.run(4.0)
         self.assertEqual(len(one.of(Recovered)), 1)
-        self.assertTrue(one.agent.working)
+        self.assertTrue(one.agent.path.working)
 
     def test_a_path_that_shrinks(self) -> None:
         """Whoever sends large datagrams finds out, on either side; who is idle sends none."""
@@ -131,11 +131,11 @@ class SizeTests(SynchronousTestCase):
         lab.pair(one, other, gather=False)
         lab.run(5.0)
         paths = []
-        for _ in range(2 * one.agent.pair_count):
+        for _ in range(2 * len(one.agent.pairs)):
             paths.append(self.hosts(one))
             one.agent.pass_over(lab.now)
             lab.run(0.5)
-            self.assertTrue(one.agent.working)
+            self.assertTrue(one.agent.path.working)
             self.assertEqual(self.hosts(other), self.hosts(one)[::-1])
         self.assertTrue(all(path != after for path, after in itertools.pairwise(paths)))
         self.assertIn(paths[0], paths[1:])

@@ -24,8 +24,7 @@ from punch.ice.budget import (
     Budgets,
     PacketKind,
 )
-from punch.ice.check_messages import IceRole, build_check
-from punch.ice.credentials import IceCredentials
+from punch.ice.checks import IceCredentials, IceRole, build_check
 from punch.identity import Identity, PeerID
 from punch.node.events import Connected
 from punch.test.ice_lab import NAT, REFLECTOR, Lab

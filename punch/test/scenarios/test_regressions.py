@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from twisted.internet.protocol import DatagramProtocol
 
-from punch.ice.agent import IceCredentials
+from punch.ice.checks import IceCredentials
 from punch.link.certificate import LinkCertificate
 from punch.link.core import LinkCore
 from punch.link.events import LinkRole

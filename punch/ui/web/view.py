@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from punch import __version__
 from punch.apps.chat import MAX_TEXT, Chat
 from punch.apps.chat import events as chat_events
-from punch.ice.snapshot import PairStatus
+from punch.ice.checklist import PairStatus
 from punch.identity import PeerID
 from punch.node import events as peer_events
 from punch.ui.commands import CommandContext, perform
