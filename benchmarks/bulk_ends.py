@@ -105,8 +105,7 @@ def link_end(sending: bool, size: int, *, portable: bool = False) -> None:
     from punch.link.core import LinkCore
     from punch.link.events import LinkRole
     from punch.link.link import Link
-    from punch.net.batched_udp import open_socket
-    from punch.net.udp import open_portable
+    from punch.net.udp import open_portable, open_socket
     from punch.wire.address import Address
 
     caller = Identity.generate(lambda n: b"\x01" * n)

@@ -15,15 +15,17 @@ from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.pollreactor import PollReactor
 from twisted.internet.selectreactor import SelectReactor
 
-from punch.net import batched_udp
-from punch.net.batched_udp import (
+from punch.net import udp
+from punch.net.segmentation import SOL_UDP, UDP_GRO, UDP_SEGMENT
+from punch.net.udp import (
     BatchedSocket,
+    DatagramSocket,
+    PortableSocket,
     has_segmentation,
     open_batched,
+    open_portable,
     open_socket,
 )
-from punch.net.segmentation import SOL_UDP, UDP_GRO, UDP_SEGMENT
-from punch.net.udp import DatagramSocket, PortableSocket, open_portable
 from punch.wire.address import Address
 from tests.needs import has_ipv6, missing
 
@@ -233,7 +235,7 @@ def test_the_best_one_is_chosen(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> 
     need_segmentation()
     assert isinstance(loop.open(open_socket)[0], BatchedSocket)
     # An option that no kernel has, as this one is on an older kernel or another system.
-    monkeypatch.setattr(batched_udp, "UDP_SEGMENT", 9999)
+    monkeypatch.setattr(udp, "UDP_SEGMENT", 9999)
     assert not has_segmentation()
     assert isinstance(loop.open(open_socket)[0], PortableSocket)
 
@@ -361,4 +363,4 @@ def test_a_full_buffer_of_the_kernel(loop: Loop) -> None:
     assert here not in writer.getWriters()
     flooded = open_refusing(loop, ("sendto", errno.EAGAIN))
     flooded.send([b"x"] + [b""] * 10_000, there.local)
-    assert len(flooded._queue) == batched_udp.SEND_QUEUE
+    assert flooded.queued == udp.SEND_QUEUE

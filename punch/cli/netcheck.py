@@ -20,10 +20,10 @@ from punch.cli.peer_tap import login_name
 from punch.cli.usage import Parser, complain, show
 from punch.natcheck.report import NetcheckReport
 from punch.natcheck.words import text
-from punch.net.batched_udp import open_socket
 from punch.net.interfaces import local_addresses, source_address
 from punch.net.monotonic import use_monotonic_time
 from punch.net.resolver import install_resolver
+from punch.net.udp import open_socket
 from punch.node.control.choice import NoRendezvous, choose_rendezvous
 from punch.node.control.problems import proxy_variable
 from punch.node.netcheck import NetcheckRun, as_json

@@ -1,13 +1,15 @@
 """
-Many datagrams in one call of the system: UDP_SEGMENT and UDP_GRO (Linux 4.18 and 5.0).
+Sending and receiving many datagrams in one system call: UDP_SEGMENT and UDP_GRO (Linux 4.18 and 5.0).
 
 Most of what a datagram costs is the system call. With segmentation offload one `sendmsg` carries up to 64
-datagrams of one size to one address, and one `recvmsg` returns as many from one.
+datagrams of one size to one address, and one `recvmsg` returns as many from one: a bulk transfer takes a
+fifth of the CPU time that it takes with `sendto` and `recvfrom`.
 """
 
 from __future__ import annotations
 
 import errno
+import socket
 import sys
 from collections.abc import Iterable, Sequence
 from struct import Struct
@@ -24,6 +26,16 @@ MAX_BATCH: Final = 65_000
 SEGMENT_SIZE: Final = Struct("=H")
 """The value of UDP_SEGMENT."""
 _GRO_SIZE: Final = Struct("=i")
+
+ControlMessage = tuple[int, int, bytes]
+"""Level, type and content of one control message, as in `socket.sendmsg`."""
+MAX_UDP: Final = 65_535
+_BUFFER = bytearray(MAX_UDP)
+_VIEW = memoryview(_BUFFER)
+BUFFERS: Final = [_BUFFER]
+"""For `recvmsg_into`. One for all sockets: what was read is copied before anything else happens."""
+ANCILLARY_SIZE: Final = 128
+"""The bytes that are reserved for the control messages of one call."""
 
 _IPPROTO_IP: Final = 0
 _IPPROTO_IPV6: Final = 41
@@ -88,6 +100,96 @@ class Segmentation:
     def accepted(self) -> None:
         """They went together."""
         self._pause = self.FIRST_PAUSE
+
+
+class BatchSender:
+    """
+    Sends on a non-blocking socket, as many datagrams in one call as the kernel takes.
+
+    :param segment: False: never more than one.
+    """
+
+    __slots__ = ("_segmentation", "_socket")
+
+    def __init__(self, sock: socket.socket, *, segment: bool = True) -> None:
+        self._socket = sock
+        self._segmentation = Segmentation(
+            segment and hasattr(sock, "sendmsg") and set_option(sock, SOL_UDP, UDP_SEGMENT, 0)
+        )
+
+    @property
+    def segments(self) -> bool:
+        """Whether several datagrams go in one call now."""
+        return self._segmentation.together
+
+    def send(
+        self, datagrams: Sequence[bytes], remote: tuple[str, int], ancillary: Sequence[ControlMessage] = ()
+    ) -> int:
+        """
+        Send datagrams to one address.
+
+        :return: how many of them, from the first on, are sent or lost. For the next one the kernel has no
+            room now.
+        """
+        if len(datagrams) == 1:
+            return self._send_singly(datagrams, remote, ancillary)[0]
+        sizes = list(map(len, datagrams))
+        start = end = 0
+        while start == end < len(datagrams):
+            end = batch_end(sizes, start)
+            start += self._send_batch(datagrams[start:end], remote, ancillary)
+        return start
+
+    def _send_batch(
+        self, datagrams: Sequence[bytes], remote: tuple[str, int], ancillary: Sequence[ControlMessage]
+    ) -> int:
+        if len(datagrams) == 1 or not self._segmentation.use():
+            return self._send_singly(datagrams, remote, ancillary)[0]
+        segment = (SOL_UDP, UDP_SEGMENT, SEGMENT_SIZE.pack(len(datagrams[0])))
+        try:
+            self._socket.sendmsg(datagrams, (segment, *ancillary), 0, remote)
+        except OSError as error:
+            if error.errno in WOULD_BLOCK:
+                return 0
+            done, sent = self._send_singly(datagrams, remote, ancillary)
+            self._segmentation.refused(error.errno, sent > 0)
+            return done
+        self._segmentation.accepted()
+        return len(datagrams)
+
+    def _send_singly(
+        self, datagrams: Sequence[bytes], remote: tuple[str, int], ancillary: Sequence[ControlMessage]
+    ) -> tuple[int, int]:
+        """How many are sent or lost, and how many of these are sent."""
+        sent = 0
+        for done, data in enumerate(datagrams):
+            try:
+                if ancillary:
+                    self._socket.sendmsg((data,), ancillary, 0, remote)
+                else:
+                    self._socket.sendto(data, remote)
+            except OSError as error:
+                if error.errno in WOULD_BLOCK:
+                    return done, sent
+            else:
+                sent += 1
+        return len(datagrams), sent
+
+
+def coalesce(sock: HasOptions) -> None:
+    """Let the kernel hand over several datagrams at once, if it can."""
+    if hasattr(sock, "recvmsg_into"):
+        set_option(sock, SOL_UDP, UDP_GRO, 1)
+
+
+def take(into: list[bytes], size: int, ancillary: Sequence[ControlMessage]) -> None:
+    """Append to a list the datagrams that one `recvmsg_into` has read into `BUFFERS`, `size` bytes in all."""
+    segment = segment_size(ancillary) if ancillary else 0
+    if 0 < segment < size:
+        data = bytes(_VIEW[:size])
+        into += [data[at : at + segment] for at in range(0, size, segment)]
+    else:
+        into.append(bytes(_VIEW[:size]))
 
 
 class HasOptions(Protocol):

@@ -1,10 +1,10 @@
 """
-A UDP port on all addresses of a host that answers from the address it was asked at.
+The service's UDP port, on all addresses of a host: it answers from the address that it was asked at.
 
-A plain wildcard socket answers from whichever address the routing table prefers; on a host with several, that
-is another one, and NATs and clients drop such answers. Where the system tells where a datagram came in
-(IP_PKTINFO, IPV6_PKTINFO; RFC 3542, section 6.2), the answer leaves from there. Elsewhere, a plain port
-has to do.
+A socket on a wildcard address answers from the address that the routing table prefers. On a host with several
+addresses that may be another one than the client asked at, and NATs and clients drop such answers. Where the
+system tells to which address a datagram was sent (IP_PKTINFO, IPV6_PKTINFO; RFC 3542, section 6.2),
+`PacketInfoPort` answers from that address. Elsewhere `PlainPort` leaves the choice to the system.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from typing import Protocol, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import CannotListenError, MessageLengthError
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorFDSet, IReactorUDP, IReadDescriptor, IUDPTransport
 from twisted.internet.protocol import DatagramProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.net.batch_sender import (
+from punch.net.segmentation import (
     ANCILLARY_SIZE,
     BUFFERS,
     MAX_UDP,
     BatchSender,
     ControlMessage,
+    allow_fragments,
     coalesce,
+    set_option,
     take,
 )
-from punch.net.segmentation import allow_fragments, set_option
+from punch.net.udp import enlarge_buffer, write_each
 from punch.wire.address import Address, canonical
 
 _READS = 32
 """Calls to `recvmsg` before others get their turn: up to 64 datagrams each."""
-_RECEIVE_BUFFER = 4 * 1024 * 1024
-"""Bytes asked of the kernel, so that a burst which comes while we are busy finds room. It may give less."""
 _TRIES = 16
 
 # Linux's number; the socket module has no name for it before Python 3.14.
@@ -48,43 +48,40 @@ _IP_PKTINFO = 8
 _PKTINFO4 = struct.Struct("=I4s4s")
 _PKTINFO6 = struct.Struct("=16sI")
 _ORIGINS = 1024
-"""Our own addresses that are remembered: loopback alone has 16 million."""
-
-# What Twisted's ports raise on sending: the system's errors, and its own for what no socket would take.
-SEND_ERRORS = (OSError, ValueError, MessageLengthError)
+"""How many addresses of this host are remembered: loopback alone has 16 million."""
 
 
 class UDPPort(Protocol):
     """
-    Something that listens.
+    A UDP port that a `Server` answers at.
 
-    :ivar host: the address it is bound to.
+    :ivar host: the address that it is bound to.
     """
 
     host: str
     port: int
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """Send them from `local`, one of our addresses. What can't be sent is lost."""
+        """Send datagrams from `local`, an address of this host. What can't be sent is lost."""
 
     def close(self) -> Deferred[None]:
         """Stop listening."""
 
 
 class Server(Protocol):
-    """What is told of datagrams. It never raises."""
+    """Takes the datagrams of a port. Its methods raise nothing."""
 
     def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
-        """Datagrams came from `remote`, to our address `local`."""
+        """Take datagrams that `remote` sent to `local`, an address of this host."""
 
     def turn_over(self) -> None:
-        """That was all for this turn of the reactor."""
+        """All datagrams of this turn of the reactor have been handed over."""
 
 
 @implementer(IReadDescriptor)
 class PacketInfoPort:
     """
-    One socket, which knows where each datagram came in.
+    A socket that is told to which address of this host each datagram was sent.
 
     :param host: the address to listen on, or the wildcard of its family.
     :raise OSError: the address or its family does not exist here, or the port is in use.
@@ -95,7 +92,7 @@ class PacketInfoPort:
         self._reactor = reactor
         self._server = server
         self._ipv6 = ":" in host
-        # Our own addresses by what the kernel says, and what the kernel is told by our own addresses.
+        # Addresses of this host by the content of IP_PKTINFO, and the control message for each.
         self._locals: dict[bytes, Address] = {}
         self._origins: dict[Address, Sequence[ControlMessage]] = {}
         self.socket = socket.socket(socket.AF_INET6 if self._ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
@@ -106,12 +103,12 @@ class PacketInfoPort:
                 option = (socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO)
             else:
                 option = (socket.IPPROTO_IP, _IP_PKTINFO)
-            # Without it, answers come from where the system thinks best.
+            # Without it, the system chooses the address that answers come from.
             self._informed = set_option(self.socket, *option, 1)
             self.socket.bind((host, port))
-            # What is relayed may be cut on its way, as no client asks for DF (RFC 8656, section 16)
+            # What is relayed may be fragmented on its way, as no client asks for DF (RFC 8656, section 16).
             allow_fragments(self.socket, self._ipv6)
-            set_option(self.socket, socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            enlarge_buffer(self.socket)
             coalesce(self.socket)
         except OSError:
             self.socket.close()
@@ -129,7 +126,7 @@ class PacketInfoPort:
         return "reflector"
 
     def doRead(self) -> None:
-        """Datagrams are there: all that wait, by who sent them, in order."""
+        """Read what waits, and hand it over by sender and local address, in order."""
         waiting: dict[tuple[tuple[str, int], bytes], list[bytes]] = {}
         read = self.socket.recvmsg_into
         for _ in range(_READS):
@@ -138,8 +135,8 @@ class PacketInfoPort:
             except BlockingIOError:
                 break
             except OSError:
-                continue  # An earlier answer was not wanted (ICMP): that datagram is lost.
-            # The kernel's order: how many there are, then where they came in.
+                continue  # An ICMP error for an earlier answer: that answer is lost.
+            # The kernel's order: first the segment size, last the local address.
             key = (remote[:2], ancillary[-1][2] if ancillary and self._informed else b"")
             datagrams = waiting.get(key)
             if datagrams is None:
@@ -151,7 +148,7 @@ class PacketInfoPort:
         server.turn_over()
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """Send them from one of our addresses."""
+        """Send datagrams from `local`, an address of this host."""
         origin = self._origins.get(local)
         self._sender.send(datagrams, remote, self._origin(local.host) if origin is None else origin)
 
@@ -166,7 +163,7 @@ class PacketInfoPort:
         return succeed(None)
 
     def _origin(self, host: str) -> Sequence[ControlMessage]:
-        """What makes the kernel send from an address at which nothing has come in yet."""
+        """The control message for an address at which nothing has been received yet."""
         if host == self.host:
             return ()
         if self._ipv6:
@@ -176,7 +173,7 @@ class PacketInfoPort:
         return ((socket.IPPROTO_IP, _IP_PKTINFO, content),)
 
     def _local(self, information: bytes) -> Address:
-        """Which of our addresses that is, from IP_PKTINFO or IPV6_PKTINFO."""
+        """The address of this host that the content of IP_PKTINFO or IPV6_PKTINFO names."""
         known = self._locals.get(information)
         if known is not None:
             return known
@@ -194,7 +191,7 @@ class PacketInfoPort:
             host = socket.inet_ntop(socket.AF_INET6, destination)
         else:
             _interface, _local, destination = _PKTINFO4.unpack_from(information)
-            # The routing table chooses the interface, we choose the source address.
+            # Interface 0: the routing table chooses it. The source address is given.
             origin = (socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO4.pack(0, destination, bytes(4)))
             host = socket.inet_ntop(socket.AF_INET, destination)
         local = self._locals[information] = Address(host, self.port)
@@ -204,7 +201,7 @@ class PacketInfoPort:
 
 class PlainPort:
     """
-    A port of `listenUDP`, for reactors without file descriptors and systems without packet information.
+    A port by `listenUDP`, for reactors without file descriptors and systems without packet information.
 
     :raise CannotListenError: the address does not exist here, or the port is in use.
     """
@@ -219,13 +216,8 @@ class PlainPort:
             allow_fragments(sock, ":" in host)
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """Send them, from where the system thinks best."""
-        transport = cast(IUDPTransport, self._listening)
-        for data in datagrams:
-            try:
-                transport.write(data, remote)
-            except SEND_ERRORS:
-                continue
+        """Send datagrams; the system chooses the local address."""
+        write_each(cast(IUDPTransport, self._listening), datagrams, remote)
 
     def close(self) -> Deferred[None]:
         """Stop listening."""
@@ -308,10 +300,10 @@ def _open_plain(reactor: IReactorUDP, port: int, server: Server) -> list[UDPPort
 NO_FAMILY = frozenset(
     {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT, getattr(errno, "EPFNOSUPPORT", -1)}
 )
-"""What a system says that does not have an address family."""
+"""Error numbers of a system that lacks an address family."""
 
 
 def errno_of(problem: Exception) -> int | None:
-    """The system's reason for not listening."""
+    """The error number of the system in a failure to listen, or None."""
     cause = problem.socketError if isinstance(problem, CannotListenError) else problem
     return cause.errno if isinstance(cause, OSError) else None

@@ -27,9 +27,9 @@ from punch.ice.checklist import PairStatus
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
 from punch.link.link import Link
-from punch.net.batched_udp import open_socket as open_best_socket
 from punch.net.interfaces import local_addresses
 from punch.net.socket_set import OpenSocket
+from punch.net.udp import open_socket as open_best_socket
 from punch.node import limits, sentences
 from punch.node.call import Call
 from punch.node.call_context import CallContext, ProtocolFactory

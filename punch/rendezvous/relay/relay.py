@@ -119,13 +119,9 @@ class Relay:
 
     # -- relayed addresses --
 
-    def relayed_received(
-        self, allocation: Allocation, batches: Sequence[tuple[Address, Sequence[bytes]]]
-    ) -> None:
-        """Datagrams came from peers."""
-        for peer, datagrams in batches:
-            self.core.receive_from_peers(allocation, datagrams, peer)
-        self.flush()
+    def relayed_received(self, allocation: Allocation, datagrams: Sequence[bytes], peer: Address) -> None:
+        """Take datagrams that a peer sent to a relayed address. Call `flush` at the end of the turn."""
+        self.core.receive_from_peers(allocation, datagrams, peer)
 
     # -- sending and time --
 

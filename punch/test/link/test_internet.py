@@ -10,7 +10,7 @@ from twisted.internet.protocol import Protocol
 from punch.link.core import LinkCore
 from punch.link.link import Link
 from punch.link.quic_qh3 import QuicBackend
-from punch.net.batched_udp import open_socket
+from punch.net.udp import open_socket
 from punch.test.internet.host import Host
 from punch.test.internet.links import LinkSpec
 from punch.test.internet.packet import Seen

@@ -10,13 +10,15 @@ from typing import Any, cast
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.batch_sender import BUFFERS, BatchSender, take
 from punch.net.segmentation import (
+    BUFFERS,
     SEGMENT_SIZE,
     SOL_UDP,
     UDP_GRO,
     UDP_SEGMENT,
+    BatchSender,
     Segmentation,
+    take,
 )
 
 REMOTE = ("192.0.2.1", 5)
