@@ -28,7 +28,6 @@ from punch.files import replace_private
 from punch.names import without_format
 from punch.net.monotonic import use_monotonic_time
 from punch.net.resolver import install_resolver
-from punch.rendezvous.certificates import CertificateProblem, load_certificate, names_of
 from punch.rendezvous.config import (
     DEFAULT_REFLECTOR_PORT,
     AlternateAddress,
@@ -41,6 +40,7 @@ from punch.rendezvous.deny import read as read_deny_list
 from punch.rendezvous.listen import EndpointError, check_kind
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
 from punch.rendezvous.service import RendezvousService, make_service
+from punch.rendezvous.tls import CertificateProblem, load_certificate, names_of
 from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
 from punch.wire.address import canonical
 from punch.wire.control import MAX_REFLECTORS

@@ -1,27 +1,29 @@
 """
-Which introductions may begin, and which have to end so that they can. Pure.
+Which introductions may begin, and which end to make room for them. Pure.
 
-Two peers are *acquainted* when one has answered a call of the other here before. Restarts of links are
-introductions of acquainted peers, and so are calls of those who have talked before. A stranger can't make
-itself acquainted with anyone who does not answer.
+Two peers are *acquainted* when one of them has answered a call of the other here before. Restarts of links
+are introductions of acquainted peers, and so are calls of peers who have talked before. A stranger cannot
+make itself acquainted with a peer that does not answer.
 
 Acquainted peers have places of their own, and all places are shared between the sources of the callers
 (`SourceTable`). There are places
 
 - for all introductions together;
 - at each called peer for calls that ring. When other sources have all of them, and none has more than one, a
-  few more calls are passed on: the called peer lets those in that it knows, and is busy for others at once. A
-  call that it lets ring all the same gets the next place that is free;
-- at each called peer for calls that it has answered and that are not over: a peer that takes every call has
-  room for so many. None is refused for want of these: the oldest one of the address, of its network or of all
-  ends instead.
+  few more calls are passed on: the called peer accepts those from peers that it knows, and reports busy for
+  the others at once. A call that it lets ring nevertheless gets the next free place;
+- at each called peer for calls that it has answered and that are not over: a peer that accepts every call has
+  room for this many. No call is refused for want of these: the oldest one of the address, of its network or
+  of all ends instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
+from typing import Generic, TypeVar
 
 from punch.identity import PeerID
 from punch.net.rate_limits import (
@@ -36,9 +38,55 @@ from punch.net.rate_limits import (
     TokenBuckets,
 )
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.earlier_sources import EarlierSources, pair_key
 from punch.rendezvous.introduction import IntroductionKey
 from punch.wire.control import ErrorCode
+
+K = TypeVar("K", bound=Hashable)
+
+_DIGEST_SIZE = 16
+
+
+class EarlierSources(Generic[K]):
+    """
+    Keys that were seen before, each of them counted for the source that it came from.
+
+    When there is no room, the source with the most keys loses its newest one; a source that has its share
+    loses its own oldest one.
+
+    :param capacity: keys in all.
+    :param shares: keys of one source.
+    """
+
+    def __init__(self, capacity: int, shares: Shares) -> None:
+        self._table: SourceTable[K] = SourceTable(capacity, shares)
+
+    def __len__(self) -> int:
+        """How many keys are remembered."""
+        return len(self._table)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether this key is remembered."""
+        return key in self._table
+
+    def add(self, source: Source, key: K) -> None:
+        """Remember `key`, which was seen just now. It may be forgotten at once if others have all places."""
+        table = self._table
+        table.leave(key)
+        try:
+            forgotten = table.room(source)
+        except NoRoom:
+            forgotten = table.oldest(source)
+            if forgotten is None:
+                return
+        if forgotten is not None:
+            table.leave(forgotten)
+        table.enter(source, key)
+
+
+def pair_key(one: PeerID, other: PeerID) -> bytes:
+    """Two peers as one key, whichever of them is named first."""
+    return sha256(min(one, other).key + max(one, other).key).digest()[:_DIGEST_SIZE]
+
 
 RESERVE = 8
 """One place in so many is kept for those who were here before."""

@@ -28,8 +28,14 @@ from zope.interface import directlyProvides, providedBy
 
 from punch.net.fairness import FairShares, SourceShares
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.connection_limiter import ConnectionLimiter
-from punch.rendezvous.handshakes import HandshakeQueue, NotTLS, SeenHellos, first_record, random_of
+from punch.rendezvous.connection_limiter import (
+    ConnectionLimiter,
+    HandshakeQueue,
+    NotTLS,
+    SeenHellos,
+    first_record,
+    random_of,
+)
 
 TLS = 0x16
 STUN = (0, 1)

@@ -23,9 +23,8 @@ from punch.net.rate_limits import (
     TokenBuckets,
     source_of,
 )
-from punch.rendezvous.admission import RESERVE, IntroductionAdmission, IntroductionRefusal
+from punch.rendezvous.admission import RESERVE, EarlierSources, IntroductionAdmission, IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.earlier_sources import EarlierSources
 from punch.rendezvous.introduction import (
     IntroductionInputs,
     IntroductionKey,

@@ -56,9 +56,8 @@ from punch.rendezvous.registry import (
     Registry,
 )
 from punch.rendezvous.relay.service import RelayService
-from punch.rendezvous.second_reflector import SecondReflector
 from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, tls_route
-from punch.rendezvous.udp_server import DatagramRelay, UDPServer
+from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServer
 from punch.wire.control import Error, ErrorCode
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
-from punch.turn.server.allocations import Allocation
+from punch.turn.server.allocation import Allocation
 from punch.turn.server.core import RelayCore, ToPeer
 from punch.turn.server.credentials import issue
 from punch.turn.server.destinations import Destinations, IPNetwork

@@ -87,14 +87,12 @@ PURE = [
             "config",
             "connection_limiter",
             "control_session",
-            "earlier_sources",
             "introduction",
             "probing",
             "reflector",
             "registry",
         )
     ),
-    "punch.rendezvous.relay.credential_issuer",
 ]
 #: Of these, the only ones that ask the system anything: files, and the addresses of this machine.
 ASKING = ["punch.files", "punch.contacts", "punch.identity", "punch.state", "punch.net.interfaces"]

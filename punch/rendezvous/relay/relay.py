@@ -17,10 +17,9 @@ from punch.rendezvous.protocol_sniffer import Established
 from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.relay.sockets import RelayedPorts
 from punch.rendezvous.relay.stream import RelayStream
-from punch.turn.server.allocations import Allocation, FiveTuple
+from punch.turn.server.allocation import Allocation, FiveTuple, RelayEvent
 from punch.turn.server.core import RelayCore
 from punch.turn.server.destinations import Destinations
-from punch.turn.server.events import RelayEvent
 from punch.turn.server.settings import RelaySettings
 from punch.wire.address import Address
 

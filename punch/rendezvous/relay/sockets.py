@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorFDSet, IReactorUDP
 from punch.net.segmentation import allow_fragments
 from punch.net.udp import BatchedSocket, DatagramSocket, bound_socket, open_portable
 from punch.net.udp import Receiver as SocketReceiver
-from punch.turn.server.allocations import Allocation
+from punch.turn.server.allocation import Allocation
 from punch.wire.address import Address
 
 _RECEIVE_BUFFER = 1024 * 1024

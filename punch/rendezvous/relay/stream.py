@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.rendezvous.protocol_sniffer import Established
-from punch.turn.server.allocations import FiveTuple
+from punch.turn.server.allocation import FiveTuple
 from punch.wire.address import Address, canonical
 from punch.wire.turn import MAX_REQUEST, FramingError, StreamSplitter
 

@@ -30,8 +30,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.cli import twistd
 from punch.cli.rendezvous_tap import Announcer, Options, primary_address
 from punch.identity import Identity
-from punch.rendezvous.certificates import CertificateProblem, load_certificate, names_of
 from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.tls import CertificateProblem, load_certificate, names_of
 from punch.state import StateDirectory
 from punch.test.no_reactor import no_reactor
 

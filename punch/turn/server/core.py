@@ -21,17 +21,10 @@ from typing import NamedTuple
 from punch.identity import RandomBytes
 from punch.net.bandwidth import admit
 from punch.net.rate_limits import SourceBuckets, source_of
-from punch.turn.server.allocations import (
-    Allocation,
-    Allocations,
-    FiveTuple,
-    Flow,
-    PortPool,
-    RelayedPort,
-)
-from punch.turn.server.authentication import Authenticator
+from punch.turn.server.allocation import Allocation, FiveTuple, Flow, PortPool, RelayedPort
+from punch.turn.server.allocations import Allocations
+from punch.turn.server.authentication import Authenticator, Metering
 from punch.turn.server.destinations import Destinations
-from punch.turn.server.metering import Metering
 from punch.turn.server.requests import REQUESTS, RequestHandler
 from punch.turn.server.settings import RelaySettings
 from punch.wire.address import Address

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from punch.turn.server.allocations import (
+from punch.turn.server.allocation import (
     Allocation,
+    AllocationOwner,
     AllocationRefusal,
-    Allocations,
+    AllocationRefused,
     Binding,
     FiveTuple,
-    Wanted,
 )
+from punch.turn.server.allocations import Allocations, Wanted
 from punch.turn.server.authentication import AuthenticationRefused, Authenticator, Login
 from punch.turn.server.destinations import Destinations
-from punch.turn.server.events import AllocationOwner, AllocationRefused
 from punch.turn.server.settings import DEFAULT_LIFETIME, RelaySettings
 from punch.wire.address import Address
 from punch.wire.stun import (

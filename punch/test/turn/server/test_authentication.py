@@ -12,12 +12,13 @@ from punch.identity import Identity
 from punch.test.relay_lab import ALICE, BOB, HERE, SECRET, UDP, Lab, code_of
 from punch.turn.server.authentication import REMEMBERED
 from punch.turn.server.credentials import (
+    NONCE_SIZE,
+    Nonces,
     issue,
     password_of,
     read_username,
     user_of,
 )
-from punch.turn.server.nonces import NONCE_SIZE, Nonces
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,

@@ -16,8 +16,8 @@ from punch.test.internet import Packet, Seen
 from punch.test.relay_lab import ALICE, BOB, HERE, SECRET, UDP, Client, Lab, code_of
 from punch.test.rendezvous.relay.test_service import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
+from punch.turn.server.allocation import AllocationOwner, AllocationRefused
 from punch.turn.server.credentials import issue
-from punch.turn.server.events import AllocationOwner, AllocationRefused
 from punch.wire.address import Address
 from punch.wire.stun import (
     MAGIC_COOKIE,

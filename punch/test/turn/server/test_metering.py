@@ -10,7 +10,7 @@ from punch.net.rate_limits import NETWORK_GROWTH
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.relay_lab import ALICE, BOB, UDP, Client, Lab, code_of
 from punch.test.rendezvous.relay.test_service import RelayServiceCase, TURNClient
-from punch.turn.server.events import LimitHit
+from punch.turn.server.allocation import LimitHit
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,

@@ -9,7 +9,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.relay_lab import ALICE, BOB, HERE, HERE6, UDP, Client, Lab, code_of
-from punch.turn.server.events import LimitHit
+from punch.turn.server.allocation import LimitHit
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,
