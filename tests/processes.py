@@ -132,6 +132,10 @@ class JSONProcess:
         self._seen = len(self.events)
         return self.events
 
+    def rewind(self) -> None:
+        """Let `wait` look at all events again, from the first."""
+        self._seen = 0
+
     def command(self, command: str, **fields: Any) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")

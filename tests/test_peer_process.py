@@ -171,7 +171,7 @@ def drain(process: JSONProcess) -> list[Event]:
     """All that it has said until now."""
     with pytest.raises(AssertionError):
         process.wait("nothing", timeout=0.1)
-    process._seen = 0
+    process.rewind()
     return process.events
 
 

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from cryptography import x509
 from twisted.application.service import IService
@@ -377,7 +378,14 @@ def makeService(options: Options) -> IService:
         deny=options.deny,
         limits=limits,
     )
-    announcer = Announcer(reactor, state, as_json=as_json, host_given=options["host"] is not None)
+    announcer = Announcer(
+        state,
+        out=twistd.OutputWriter(1),
+        error=twistd.OutputWriter(2),
+        end=partial(twistd.end, reactor),
+        as_json=as_json,
+        host_given=options["host"] is not None,
+    )
     try:
         service = make_service(
             config,
@@ -421,18 +429,33 @@ def within_descriptors(
 
 
 class Announcer:
-    """Tells the user, or a script, what the service reports."""
+    """
+    Tells the user, or a script, what the service reports.
+
+    :param out: writes to stdout; `error` to stderr. Both are closed by `close`.
+    :param end: ends the process with an exit status.
+    :param host_given: whether the user has said by which name peers find the service.
+    """
 
     service: RendezvousService
 
-    def __init__(self, reactor: Any, state: RendezvousState, *, as_json: bool, host_given: bool) -> None:
-        self._reactor = reactor
+    def __init__(
+        self,
+        state: RendezvousState,
+        *,
+        out: twistd.OutputWriter,
+        error: twistd.OutputWriter,
+        end: Callable[[int], object],
+        as_json: bool,
+        host_given: bool,
+    ) -> None:
         self._state = state
+        self._out = out
+        self._error = error
+        self._end = end
         self._json = as_json
         self._host_given = host_given
         self._start = time.monotonic()
-        self._out = twistd.OutputWriter(1)
-        self._error = twistd.OutputWriter(2)
 
     def __call__(self, event: str, **fields: object) -> None:
         """The service reports something."""
@@ -445,7 +468,7 @@ class Announcer:
             self._print(event, fields)
         if event == "failed":
             self._error.line(f"{PROGRAM}: {fields['text']}")
-            twistd.end(self._reactor, 1)
+            self._end(1)
 
     def read_deny_list(self, path: Path) -> None:
         """Read it again; if something is wrong with it, the old one stays."""

@@ -53,19 +53,19 @@ class Database:
         self._in_group = False
         self._lost: StoreError | None = None
         with self._errors():
-            self._db = sqlite3.connect(
+            self.connection = sqlite3.connect(
                 ":memory:" if path is None else path, isolation_level=None, check_same_thread=False
             )
         try:
             with self._errors():
                 self._prepare()
         except BaseException:
-            self._db.close()
+            self.connection.close()
             raise
 
     def close(self) -> None:
         """Give the file back."""
-        self._db.close()
+        self.connection.close()
 
     @contextmanager
     def group(self) -> Iterator[None]:
@@ -80,12 +80,12 @@ class Database:
         try:
             with self._errors():
                 # Not IMMEDIATE: what can't be written may still be read.
-                self._db.execute("BEGIN")
+                self.connection.execute("BEGIN")
             yield
             if self._lost is not None:
                 raise self._lost
             with self._errors():
-                self._db.execute("COMMIT")
+                self.connection.execute("COMMIT")
         except BaseException:
             self._roll_back()
             raise
@@ -96,21 +96,21 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of it or nothing."""
-        inner = self._db.in_transaction
+        inner = self.connection.in_transaction
         if self._in_group and not inner:
             raise self._lost or StoreError(self._sentence("the transaction was lost"))
         begin, end = ("SAVEPOINT call", "RELEASE call") if inner else ("BEGIN IMMEDIATE", "COMMIT")
         try:
             with self._errors():
-                self._db.execute(begin)
+                self.connection.execute(begin)
                 yield
-                self._db.execute(end)
+                self.connection.execute(end)
         except BaseException as error:
             if not inner:
                 self._roll_back()
-            elif self._db.in_transaction:
-                self._db.execute("ROLLBACK TO call")
-                self._db.execute("RELEASE call")
+            elif self.connection.in_transaction:
+                self.connection.execute("ROLLBACK TO call")
+                self.connection.execute("RELEASE call")
             elif isinstance(error, StoreError):
                 # When the disk is full SQLite may end the whole transaction, and what others did in it.
                 self._lost = error
@@ -119,16 +119,16 @@ class Database:
             self._tidy()
 
     def _roll_back(self) -> None:
-        if self._db.in_transaction:
+        if self.connection.in_transaction:
             with self._errors():
-                self._db.execute("ROLLBACK")
+                self.connection.execute("ROLLBACK")
 
     def _tidy(self) -> None:
         """Nothing of what was erased stays in the file, nor beside it."""
         if self.untidy and self._path is not None:
             try:
                 # Not `execute`: it would stop after the first page.
-                self._db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
+                self.connection.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.Error:
                 # The transaction itself is safe: this is done after the next one.
                 return
@@ -154,12 +154,12 @@ class Database:
 
     def run(self, statement: str, *arguments: Any) -> sqlite3.Cursor:
         """Execute a statement, within a `transaction`."""
-        return self._db.execute(statement, arguments)
+        return self.connection.execute(statement, arguments)
 
     def rows(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
         """All rows that a query finds."""
         with self._errors():
-            return self._db.execute(statement, arguments).fetchall()
+            return self.connection.execute(statement, arguments).fetchall()
 
     def row(self, statement: str, *arguments: Any) -> tuple[Any, ...]:
         """The one row that a query finds."""
@@ -167,7 +167,7 @@ class Database:
         return row
 
     def _prepare(self) -> None:
-        one = self._db.execute
+        one = self.connection.execute
         one("PRAGMA secure_delete = ON").fetchall()
         one("PRAGMA cache_size = -4096")
         one("PRAGMA temp_store = MEMORY")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import stat
@@ -388,27 +387,47 @@ class Reactor:
         function(*args)
 
 
+class EndTests(SynchronousTestCase):
+    """How a program stops its reactor."""
+
+    def test_the_reactor_stops_when_it_runs(self) -> None:
+        reactor = Reactor()
+        twistd.end(reactor)
+        self.assertEqual(reactor.stops, 1)
+
+
+class Output:
+    """A pipe in the place of stdout or stderr."""
+
+    def __init__(self) -> None:
+        self._reader, self._fd = os.pipe()
+        self.writer = twistd.OutputWriter(self._fd)
+
+    def read(self) -> str:
+        """All that was written; the writer is closed."""
+        os.close(self._fd)
+        with open(self._reader, encoding="utf-8") as file:
+            return file.read()
+
+
 class AnnouncerTests(TapCase):
     """What the user and scripts are told."""
 
-    def announce(self, *, as_json: bool, event: str, **fields: object) -> tuple[str, str, Reactor]:
-        """What came out of stdout and stderr."""
-        out, error = io.StringIO(), io.StringIO()
-        self.patch(
-            twistd.OutputWriter,
-            "line",
-            lambda console, text: print(text, file=out if console._fd == 1 else error),
+    def announce(self, *, as_json: bool, event: str, **fields: object) -> tuple[str, str, list[int]]:
+        """What came out of stdout and stderr, and the exit statuses with which the process was to end."""
+        out, error, statuses = Output(), Output(), list[int]()
+        announcer = Announcer(
+            StateDirectory(self.state).rendezvous,
+            out=out.writer,
+            error=error.writer,
+            end=statuses.append,
+            as_json=as_json,
+            host_given=False,
         )
-        self.patch(twistd.OutputWriter, "event", lambda console, fields: print(json.dumps(fields), file=out))
-        self.patch(twistd._ending, "status", 0)
-        self.patch(twistd._ending, "hook", lambda: None)
-        reactor = Reactor()
-        state = StateDirectory(self.state).rendezvous
-        announcer = Announcer(reactor, state, as_json=as_json, host_given=False)
         announcer.service = self  # type: ignore[assignment]
         announcer(event, **fields)
-        self.addCleanup(announcer.close)
-        return out.getvalue(), error.getvalue(), reactor
+        announcer.close()
+        return out.read(), error.read(), statuses
 
     local_address = "punch://127.0.0.1:7001/PIN"
 
@@ -421,10 +440,10 @@ class AnnouncerTests(TapCase):
 
     def test_address_that_cannot_be_left(self) -> None:
         (self.state / "rendezvous" / "address").mkdir(parents=True)
-        out, error, reactor = self.announce(as_json=False, event="listening", address="punch://h:1/PIN")
+        out, error, statuses = self.announce(as_json=False, event="listening", address="punch://h:1/PIN")
         self.assertIn("punch://h:1/PIN", out)
         self.assertIn("--rendezvous", error)
-        self.assertEqual(reactor.stops, 0)
+        self.assertEqual(statuses, [])
 
     def test_json(self) -> None:
         out, _, _ = self.announce(as_json=True, event="registered", peer="p", name="n")
@@ -434,9 +453,9 @@ class AnnouncerTests(TapCase):
 
     def test_failure_ends_with_a_sentence_and_a_status(self) -> None:
         for as_json in (False, True):
-            _, error, reactor = self.announce(as_json=as_json, event="failed", reason="r", text="Do that.")
+            _, error, statuses = self.announce(as_json=as_json, event="failed", reason="r", text="Do that.")
             self.assertEqual(error, "punch-rendezvous: Do that.\n")
-            self.assertEqual((reactor.stops, twistd._ending.status), (1, 1))
+            self.assertEqual(statuses, [1])
 
     def test_key_is_made_once(self) -> None:
         state = StateDirectory(self.state).rendezvous

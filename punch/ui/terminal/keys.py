@@ -90,6 +90,11 @@ class KeySplitter:
         """Whether a paste has begun and not ended."""
         return self._pasting
 
+    @property
+    def kept_length(self) -> int:
+        """How many characters of an unfinished paste are kept."""
+        return sum(map(len, self._parts))
+
     def feed(self, data: bytes, now: float = 0.0, at_once: bool = False) -> list[Pressed | Pasted | Focus]:
         """
         What the bytes mean, in order.

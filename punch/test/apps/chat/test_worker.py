@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
 from threading import Event, current_thread
+from threading import enumerate as enumerate_threads
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -52,14 +53,16 @@ class ThreadWorkerTests(SynchronousTestCase):
         self.loop = Loop()
         self.path = Path(self.mktemp()) / "history.sqlite"
         self.store = Store(self.path)
+        before = set(enumerate_threads())
         self.worker = ThreadWorker(cast(IReactorFromThreads, self.loop), self.store)
+        (self.thread,) = set(enumerate_threads()) - before
         self.addCleanup(self.end)
 
     def end(self) -> None:
         """No thread outlives its test."""
         self.loop.run(self.worker.stop())
-        self.worker._thread.join(LONG)
-        self.assertFalse(self.worker._thread.is_alive())
+        self.thread.join(LONG)
+        self.assertFalse(self.thread.is_alive())
 
     def add(self, text: str) -> Deferred[Any]:
         return self.worker.run(Store.add, BOB, OURS, text, 1.0)
@@ -94,7 +97,7 @@ class ThreadWorkerTests(SynchronousTestCase):
             no = action == sqlite3.SQLITE_TRANSACTION and what in refused
             return sqlite3.SQLITE_DENY if no else sqlite3.SQLITE_OK
 
-        self.store.database._db.set_authorizer(authorize)
+        self.store.database.connection.set_authorizer(authorize)
         for _ in range(2):
             (failure,) = self.loop.run(self.add("lost"))
             self.assertIs(failure.type, StoreError)
