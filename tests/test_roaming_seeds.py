@@ -1,7 +1,8 @@
 """
-What may happen in the middle of a transfer, on the simulated internet: everything under a hundred seeds.
+What may happen in the middle of a transfer, on the simulated internet: each event under 25 seeds.
 
-A seed draws both NATs, the delays, who sends, when it happens and on which side.
+A seed draws both NATs, the delays, who sends, when it happens and on which side. `PUNCH_SEEDS=all` runs a
+hundred.
 """
 
 from __future__ import annotations
@@ -21,25 +22,27 @@ from punch.test.roaming import (
     slept_for_twelve_hours,
 )
 
+from .seeds import seeds
 from .workers import Workers
 
-SEEDS = 100
 BATCH = 25
+FIRSTS = seeds(BATCH, 100)[::BATCH]
+"""The first seed of each batch."""
 HOURS = (both_dark_for_an_hour, slept_for_an_hour)
 HALF_DAYS = (both_dark_for_twelve_hours, slept_for_twelve_hours)
-FEW = 5
+FEW = seeds(2, 5)
 """Seeds of half a day, which take several seconds each."""
 
 
-def check(workers: Workers, event: Callable[[Scenario], None], seeds: range) -> None:
+def check(workers: Workers, event: Callable[[Scenario], None], batch: range) -> None:
     """Each transfer goes on within 5 s, on the same link, with the same bytes."""
-    outcomes = workers.run(partial(run, event=event), seeds)
+    outcomes = workers.run(partial(run, event=event), batch)
     for outcome in outcomes:
         print(outcome)
     assert [str(outcome) for outcome in outcomes if outcome.wrong] == []
 
 
-@pytest.mark.parametrize("first", range(1, SEEDS + 1, BATCH))
+@pytest.mark.parametrize("first", FIRSTS)
 @pytest.mark.parametrize("event", [*EVENTS, *HOURS])
 def test_events(workers: Workers, event: Callable[[Scenario], None], first: int) -> None:
     """Networks change, are gone for an hour, or a machine sleeps."""
@@ -49,4 +52,4 @@ def test_events(workers: Workers, event: Callable[[Scenario], None], first: int)
 @pytest.mark.parametrize("event", HALF_DAYS)
 def test_twelve_hours(workers: Workers, event: Callable[[Scenario], None]) -> None:
     """What was pending arrives within 5 s of the return."""
-    check(workers, event, range(1, FEW + 1))
+    check(workers, event, FEW)

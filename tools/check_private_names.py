@@ -25,7 +25,7 @@ def is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
 
-def reached(node: ast.AST) -> str | None:
+def reached(node: ast.expr) -> str | None:
     """The attribute of another object that an expression names, if it is one."""
     match node:
         case ast.Attribute(value=value, attr=attr) if not is_self(value):
@@ -63,7 +63,7 @@ def main() -> int:
         tree = parse(path)
         own = set(defined_in(tree))
         for node in ast.walk(tree):
-            if reached(node) in ours - own:
+            if isinstance(node, ast.expr) and reached(node) in ours - own:
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
     print(*found, sep="\n", end="\n" if found else "")
     if found:
