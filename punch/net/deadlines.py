@@ -5,6 +5,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Hashable
 from itertools import count
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 _SPARE = 64
 """
@@ -12,18 +15,24 @@ Entries that nobody waits for any more are cleared away when there are more of t
 """
 
 
-class Deadlines:
+class Deadlines(Generic[K]):
     """One time, in monotonic seconds, for each key."""
 
     def __init__(self) -> None:
-        self._times: dict[Hashable, float] = {}
-        self._heap: list[tuple[float, int, Hashable]] = []
+        self._times: dict[K, float] = {}
+        self._heap: list[tuple[float, int, K]] = []
         self._order = count()
 
     def __len__(self) -> int:
+        """How many keys have a deadline."""
         return len(self._times)
 
-    def set(self, key: Hashable, when: float) -> None:
+    @property
+    def heap_size(self) -> int:
+        """Entries of the heap, those included that were moved or discarded."""
+        return len(self._heap)
+
+    def set(self, key: K, when: float) -> None:
         """`key` is due at `when`, and no longer at another time."""
         if self._times.get(key) == when:
             return
@@ -33,7 +42,7 @@ class Deadlines:
             self._heap = [(when, next(self._order), key) for key, when in self._times.items()]
             heapq.heapify(self._heap)
 
-    def discard(self, key: Hashable) -> None:
+    def discard(self, key: K) -> None:
         """`key` is due no more."""
         self._times.pop(key, None)
 
@@ -44,7 +53,7 @@ class Deadlines:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
-    def pop(self, now: float) -> Hashable | None:
+    def pop(self, now: float) -> K | None:
         """One key that is due, which then has no deadline; None if there is none."""
         when = self.next()
         if when is None or when > now:

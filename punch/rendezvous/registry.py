@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
-from itertools import count
 
 from punch.identity import PeerID
+from punch.net.deadlines import Deadlines
 from punch.net.rate_limits import (
     NoRoom,
     Shares,
@@ -142,8 +141,7 @@ class Registry:
             self._places.append(SourceTable(reserve, Shares.growing(-(-shares.address // RESERVE))))
         self._seen = EarlierSources[PeerID](2 * limits.registrations, Shares.growing(2 * shares.address))
         self._admission = IntroductionAdmission(limits, self._displace)
-        self._deadlines: list[tuple[float, int, IntroductionKey]] = []
-        self._order = count()
+        self._deadlines: Deadlines[IntroductionKey] = Deadlines()
         self._outputs: deque[Output] = deque()
         # Four times as many as can be there at once: whoever comes back keeps the bucket it emptied.
         capacity = 4 * limits.registrations
@@ -241,7 +239,7 @@ class Registry:
         elif isinstance(request, Answer):
             introduction.machine.answered(request.answer, now + self._limits.answered_time)
             self._admission.answered(key)
-            self._watch(key, introduction)
+            self._deadlines.set(key, introduction.core.deadline)
         else:
             text = (
                 "The called peer is busy." if request.code is ErrorCode.BUSY else "The called peer said no."
@@ -260,18 +258,11 @@ class Registry:
 
     def get_timer(self) -> float | None:
         """When `handle_timer` is to be called next."""
-        while self._deadlines:
-            deadline, _, key = self._deadlines[0]
-            introduction = self._introductions.get(key)
-            if introduction is not None and introduction.core.deadline == deadline:
-                return deadline
-            heappop(self._deadlines)  # over by now, or answered: its new deadline stands further down
-        return None
+        return self._deadlines.next()
 
     def handle_timer(self, now: float) -> None:
         """End the introductions whose time is up."""
-        while (deadline := self.get_timer()) is not None and deadline <= now:
-            _, _, key = heappop(self._deadlines)
+        while (key := self._deadlines.pop(now)) is not None:
             introduction = self._introductions[key]
             introduction.machine.expired()
             self._sweep(key, introduction)
@@ -301,7 +292,7 @@ class Registry:
         self._introductions[key] = introduction
         caller.calls[key] = None
         callee.calls[key] = None
-        self._watch(key, introduction)
+        self._deadlines.set(key, introduction.core.deadline)
         self._deliver(callee.peer, Incoming(core.call, core.caller, core.caller_name, core.offer))
 
     def _enter_place(self, source: Source, peer: PeerID) -> None:
@@ -351,18 +342,11 @@ class Registry:
         introduction.machine.displaced()
         self._sweep(key, introduction)
 
-    def _watch(self, key: IntroductionKey, introduction: _Introduction) -> None:
-        heappush(self._deadlines, (introduction.core.deadline, next(self._order), key))
-        # Calls that end early leave their deadlines behind; a caller must not pile them up.
-        if len(self._deadlines) > 4 * self._limits.introductions:
-            self._deadlines = sorted(
-                (entry.core.deadline, next(self._order), key) for key, entry in self._introductions.items()
-            )
-
     def _sweep(self, key: IntroductionKey, introduction: _Introduction) -> None:
         core = introduction.core
         if not core.over or self._introductions.pop(key, None) is None:
             return
+        self._deadlines.discard(key)
         self._admission.leave(key)
         for peer in (core.caller, core.callee):
             registration = self._peers.get(peer)

@@ -55,6 +55,7 @@ from punch.rendezvous.registry import (
     PeerRegistered,
     Registry,
 )
+from punch.rendezvous.relay.relay import Relay
 from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, tls_route
 from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServer
@@ -167,6 +168,21 @@ class RendezvousService(Service):
         self._starting: Deferred[None] | None = None
         self._ports: list[IListeningPort] = []
         self._udp_ports: list[UDPPort] = []
+
+    @property
+    def relay(self) -> Relay | None:
+        """The TURN server; None if it is switched off."""
+        return self._relay.relay
+
+    @property
+    def open_connections(self) -> int:
+        """TCP connections that are open."""
+        return self._sniffer.open_count
+
+    @property
+    def open_handshakes(self) -> int:
+        """Of these, the connections that have not finished their TLS handshake."""
+        return self._sniffer.limiter.waiting
 
     # -- the service --
 

@@ -4,7 +4,7 @@ The relay on a reactor: between its core and the sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import Any
 
@@ -72,6 +72,11 @@ class Relay:
         self._streams: dict[int, RelayStream] = {}
         self._connections = count(1)
         self._driver = Driver(reactor, monotonic, self._step, lambda: (self.core,))
+
+    @property
+    def streams(self) -> Collection[RelayStream]:
+        """The TCP connections that are open."""
+        return self._streams.values()
 
     # -- UDP --
 

@@ -148,5 +148,5 @@ class RefusalTests(RendezvousCase):
             if client.transport is not None:
                 client.abort()
             self.net.advance(1)
-        self.assertEqual(self.service._sniffer.open_count, 0)
+        self.assertEqual(self.service.open_connections, 0)
         self.register(self.alice)

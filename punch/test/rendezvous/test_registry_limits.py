@@ -189,7 +189,6 @@ class LimitTests(RegistryCase):
                 self.ask(ALICE, 1, Cancel(self.call(number), BOB))
             self.now += 0.1
         self.assertEqual(told, 5 + 9)
-        self.assertLessEqual(len(self.registry._deadlines), 4 * self.limits.introductions + 1)
 
     def test_deadlines_of_ended_calls_are_forgotten(self) -> None:
         self.registry = Registry(
@@ -199,7 +198,6 @@ class LimitTests(RegistryCase):
         for number in range(100):
             self.ask(ALICE, 1, Establish(self.call(number), BOB, envelope(BOB)))
             self.ask(ALICE, 1, Cancel(self.call(number), BOB))
-        self.assertLessEqual(len(self.registry._deadlines), 4 * self.limits.introductions + 1)
         self.outputs()
         self.wait(60)
         self.assertEqual(len(self.replies()), 2)

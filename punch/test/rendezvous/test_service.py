@@ -244,7 +244,7 @@ class LimitTests(RendezvousCase):
         strangers = [self.net.host(f"s{i}", f"192.0.2.{i}") for i in range(1, 26)]
         connections = [connect_raw(host.reactor, SERVICE, 7001) for host in strangers for _ in range(40)]
         self.net.advance(1)
-        self.assertLessEqual(self.service._sniffer.limiter.waiting, 512)
+        self.assertLessEqual(self.service.open_handshakes, 512)
         self.assertEqual(sum(client.ended is None for client in connections), 512)
         self.register(self.alice)
         self.net.advance(10)

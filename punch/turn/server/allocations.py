@@ -54,7 +54,7 @@ _EVENTS = 10_000
 
 
 @dataclass(slots=True, eq=False)
-class _Reservation:
+class Reservation:
     user: User
     place: Place
     port: RelayedPort
@@ -92,29 +92,29 @@ class Allocations:
         self._ports = ports
         self._random = random
         shares = Shares.growing(settings.allocations_per_address)
-        self._places: SourceTable[Place] = SourceTable(settings.allocations, shares)
+        self.places: SourceTable[Place] = SourceTable(settings.allocations, shares)
         """Ports in use, by where their clients are."""
-        self._unproved: dict[tuple[FiveTuple, str], Allocation] = {}
+        self.unproved: dict[tuple[FiveTuple, str], Allocation] = {}
         """The others by five-tuple and user, the oldest first."""
         most = max(1, settings.allocations // UNPROVED_PART)
-        self._unproved_places: SourceTable[Allocation] = SourceTable(most, Shares.growing(most))
+        self.unproved_places: SourceTable[Allocation] = SourceTable(most, Shares.growing(most))
         """The same by user: where they are is only a claim."""
         self._hosts = {*settings.machine, *settings.shown}
         """Where relayed ports are."""
         self._bound: set[Address] = set()
-        self._reservations: dict[bytes, _Reservation] = {}
-        self._deadlines = Deadlines()
+        self.reservations: dict[bytes, Reservation] = {}
+        self._deadlines: Deadlines[Allocation | User | bytes] = Deadlines()
 
     def __len__(self) -> int:
         """Ports in use: allocations and reservations."""
-        return len(self._places) + len(self._unproved)
+        return len(self.places) + len(self.unproved)
 
     def of(self, client: FiveTuple, user: str) -> Allocation | None:
         """
         The allocation of a five-tuple: whoever's it is if its client has proved that it receives there; else
         this user's own.
         """
-        return self.by_client.get(client) or self._unproved.get((client, user))
+        return self.by_client.get(client) or self.unproved.get((client, user))
 
     def is_relay(self, remote: Address) -> bool:
         """
@@ -173,7 +173,7 @@ class Allocations:
                 bound, port, token = self._open_port(hosts.bound, user, second, wanted, now)
             except AllocationRefusal:
                 for each in taken:
-                    self._places.leave(each)
+                    self.places.leave(each)
                 self._release(user, 2 if wanted.reserve else 1, now)
                 raise
             shown = hosts.shown
@@ -185,8 +185,8 @@ class Allocations:
             place.holder = allocation
             self._relays(allocation, now)
         else:
-            self._unproved[client, user_name] = allocation
-            self._unproved_places.enter((user_name,), allocation)
+            self.unproved[client, user_name] = allocation
+            self.unproved_places.enter((user_name,), allocation)
         self.by_relayed[allocation.relayed] = allocation
         self.by_relayed[bound] = allocation
         self.watch(allocation)
@@ -221,7 +221,7 @@ class Allocations:
             del self.by_client[allocation.client]
             seconds, sizes = now - allocation.made, (allocation.bytes_to_peers, allocation.bytes_to_client)
             self.events.append(AllocationEnded(allocation.owner, allocation.relayed, seconds, *sizes))
-            self._places.leave(allocation.place)
+            self.places.leave(allocation.place)
         self._deadlines.discard(allocation)
         self.by_relayed.pop(allocation.relayed, None)
         self.by_relayed.pop(allocation.bound, None)
@@ -248,18 +248,18 @@ class Allocations:
                 self._look_at(due, now)
             elif isinstance(due, User):
                 self._forget(due)
-            elif isinstance(due, bytes):
+            else:
                 self._end_reservation(due, now)
 
     def all(self) -> list[Allocation]:
         """All allocations, those too whose clients have not proved that they receive."""
-        return [*self.by_client.values(), *self._unproved.values()]
+        return [*self.by_client.values(), *self.unproved.values()]
 
     def close_all(self, now: float) -> None:
         """The service ends."""
         for allocation in self.all():
             self.close(allocation, now)
-        for token in list(self._reservations):
+        for token in list(self.reservations):
             self._end_reservation(token, now)
         self.users.clear()
         self._deadlines.clear()
@@ -303,7 +303,7 @@ class Allocations:
         """
         self._make_room(source, now)
         place = Place(source)
-        self._places.enter(source, place)
+        self.places.enter(source, place)
         taken.append(place)
         return place
 
@@ -315,7 +315,7 @@ class Allocations:
                 self.events.append(LimitHit(owner.client.host, "relay-allocations", owner.user))
                 self.close(leaving.holder, now)
             elif leaving.holder is not None:
-                user = self._reservations[leaving.holder].user.name
+                user = self.reservations[leaving.holder].user.name
                 self.events.append(LimitHit("", "relay-allocations", user))
                 self._end_reservation(leaving.holder, now)
             else:
@@ -324,7 +324,7 @@ class Allocations:
     def _leaving(self, source: Source) -> Place | None:
         """:raise Refusal: 486 or 508."""
         try:
-            return self._places.room(source)
+            return self.places.room(source)
         except NoRoom as full:
             if full.shared:
                 raise AllocationRefusal(508, "The relay is full") from full
@@ -339,17 +339,17 @@ class Allocations:
         """
         self._leaving(source)
         try:
-            leaving = self._unproved_places.room((user,))
+            leaving = self.unproved_places.room((user,))
         except NoRoom:
-            leaving = self._unproved_places.oldest((user,)) or next(iter(self._unproved.values()))
+            leaving = self.unproved_places.oldest((user,)) or next(iter(self.unproved.values()))
         if leaving is not None:
             owner = leaving.owner
             self.events.append(LimitHit(owner.client.host, "relay-allocations-unproved", owner.user))
             self.close(leaving, now)
 
     def _forget_unproved(self, allocation: Allocation) -> None:
-        del self._unproved[allocation.client, allocation.user.name]
-        self._unproved_places.leave(allocation)
+        del self.unproved[allocation.client, allocation.user.name]
+        self.unproved_places.leave(allocation)
 
     def _release(self, user: User, ports: int, now: float) -> None:
         user.ports -= ports
@@ -402,22 +402,22 @@ class Allocations:
         token = self._random(_TOKEN_SIZE)
         end = now + RESERVATION_TIME
         place.holder = token
-        self._reservations[token] = _Reservation(user, place, port, bound, end)
+        self.reservations[token] = Reservation(user, place, port, bound, end)
         self._deadlines.set(token, end)
         return token
 
     def _end_reservation(self, token: bytes, now: float) -> None:
-        reservation = self._reservations.pop(token, None)
+        reservation = self.reservations.pop(token, None)
         if reservation is not None:
             self._deadlines.discard(token)
             self._bound.discard(reservation.bound)
             reservation.port.close()
-            self._places.leave(reservation.place)
+            self.places.leave(reservation.place)
             self._release(reservation.user, 1, now)
 
-    def _take_reservation(self, token: bytes, user_name: str) -> _Reservation:
-        reservation = self._reservations.get(token)
+    def _take_reservation(self, token: bytes, user_name: str) -> Reservation:
+        reservation = self.reservations.get(token)
         if reservation is None or reservation.user.name != user_name:
             raise AllocationRefusal(508, "No such reservation")
         self._deadlines.discard(token)
-        return self._reservations.pop(token)
+        return self.reservations.pop(token)

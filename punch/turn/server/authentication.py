@@ -141,6 +141,11 @@ class Authenticator:
         self.nonces = Nonces(settings.secrets[0], settings.nonce_time)
         self._done: OrderedDict[tuple[str, bytes], None] = OrderedDict()
 
+    @property
+    def remembered(self) -> int:
+        """How many transactions are remembered."""
+        return len(self._done)
+
     def check(
         self, request: StunMessage, client: FiveTuple, now: float, unix: float
     ) -> Login | AuthenticationRefused:

@@ -151,7 +151,7 @@ class RelayServiceCase(RendezvousCase):
     @property
     def relay(self) -> Relay:
         """The service's own."""
-        relay = self.service._relay.relay
+        relay = self.service.relay
         assert relay is not None
         return relay
 
@@ -333,7 +333,7 @@ class StreamTests(RelayServiceCase):
         self.assertEqual(len(self.relay.core.allocations), 1)
         client.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
         self.net.advance(21)
-        self.assertEqual(self.service._sniffer.open_count, 0)
+        self.assertEqual(self.service.open_connections, 0)
 
     def test_disconnected(self) -> None:
         """The allocation goes with the connection."""
@@ -354,7 +354,7 @@ class StreamTests(RelayServiceCase):
             client.bind(peer.address)
             assert stream.transport is not None
             stream.transport.pauseProducing()  # type: ignore[attr-defined]
-            (inside,) = self.relay._streams.values()
+            (inside,) = self.relay.streams
             for _ in range(60):
                 for _ in range(100):
                     peer.send(bytes(1000), relayed)

@@ -102,23 +102,23 @@ class StormTests(SynchronousTestCase):
     def check(self, storm: Storm) -> None:
         """What is counted is what there is, and within its bounds."""
         table, open_ports = storm.table, storm.lab.ports.open_ports
-        unproved = list(table._unproved.values())
+        unproved = list(table.unproved.values())
         live = [*table.by_client.values(), *unproved]
-        reserved = list(table._reservations.values())
+        reserved = list(table.reservations.values())
         self.assertEqual(len(table), len(open_ports))
         self.assertEqual(len(table), len(live) + len(reserved))
         self.assertLessEqual(len(table), IN_ALL + 1)
         self.assertLessEqual(len(unproved), 1)
-        self.assertEqual(len(table._unproved_places), len(unproved))
+        self.assertEqual(len(table.unproved_places), len(unproved))
         users = Counter(each.user.name for each in live) + Counter(each.user.name for each in reserved)
         self.assertEqual({name: user.ports for name, user in table.users.items() if user.ports}, users)
         holders = [each.place for each in live if each.place is not None]
         holders += [each.place for each in reserved]
         self.assertEqual(len(holders), len(table) - len(unproved))
-        self.assertEqual(len(table._places), len(holders))
+        self.assertEqual(len(table.places), len(holders))
         places = Counter(each.source for each in holders)
         for source, count in places.items():
-            self.assertEqual(table._places.count(source), count)
+            self.assertEqual(table.places.count(source), count)
         self.assertLessEqual(max(users.values(), default=0), PER_USER)
         self.assertLessEqual(max(places.values(), default=0), PER_ADDRESS)
         self.assertEqual({each.relayed for each in live}, set(table.by_relayed))
@@ -137,7 +137,7 @@ class StormTests(SynchronousTestCase):
             self.check(storm)
         storm.lab.advance(4000.0)
         self.assertEqual((len(storm.table), storm.lab.ports.open_ports, storm.table.users), (0, {}, {}))
-        self.assertEqual(len(storm.table._places), 0)
+        self.assertEqual(len(storm.table.places), 0)
         self.assertIsNone(storm.lab.core.get_timer())
 
     def test_ten_thousand_requests(self) -> None:
@@ -152,7 +152,7 @@ class StormTests(SynchronousTestCase):
             codes[code_of(parse(answer))] += 1
         self.assertEqual(codes, {0: 64, 486: 10_000 - 64})
         self.assertEqual((len(lab.core.allocations), len(lab.core.allocations.users)), (64, 1))
-        self.assertEqual(len(lab.core.authenticator._done), 64)
+        self.assertEqual(lab.core.authenticator.remembered, 64)
 
 
 class SpoofTests(RelayServiceCase):

@@ -226,7 +226,7 @@ class ReplayTests(SynchronousTestCase):
         for number in range(REMEMBERED + 10):
             request = StunMessage(Method.ALLOCATE, MessageClass.REQUEST, number.to_bytes(12, "big"))
             authenticator.done(request, "alice")
-        self.assertEqual(len(authenticator._done), REMEMBERED)
+        self.assertEqual(authenticator.remembered, REMEMBERED)
 
 
 class StrangerTests(SynchronousTestCase):
@@ -256,7 +256,7 @@ class StrangerTests(SynchronousTestCase):
         self.assertEqual(answered, 10_000)
         table = lab.core.allocations
         self.assertEqual((len(table), table.users, lab.ports.open_ports), (0, {}, {}))
-        self.assertEqual(lab.core.authenticator._done, {})
+        self.assertEqual(lab.core.authenticator.remembered, 0)
         self.assertIsNone(lab.core.get_timer())
         lab.client().allocate()
 

@@ -5,7 +5,6 @@ which he does not receive, and no rings of relays.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -30,7 +29,7 @@ from punch.wire.stun import (
     parse,
 )
 from punch.wire.turn import TURN_BEGIN, TURN_END, encode_channel_data, is_turn
-from punch.wire.turn_uri import RelayServer, TurnTransport
+from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
 OTHER_SERVICE = "198.51.100.2"
 VICTIM = Address("203.0.113.50", 40_000)
@@ -328,17 +327,13 @@ class TwoServicesTests(TwoServicesCase):
     def as_handed_out(self, host: str, user: str) -> RelayServer:
         """What a registered peer has in hand."""
         service = self.service if host == SERVICE else self.other
-        relay = service._relay.relay
+        relay = service.relay
         assert relay is not None
         unix = self.net.monotonic()
         nonce = relay.core.authenticator.nonces.for_user(user, unix)
         username, password = issue(self.secret, user, unix + 3600)
-        (url,) = [
-            each.url
-            for each in service._relay.servers(self.alice.peer_id)
-            if each.url.transport is TurnTransport.UDP
-        ]
-        return RelayServer(replace(url, host=host), username, password, "punch", nonce, 3600.0)
+        url = TurnURI(host, service.reflector_port, TurnTransport.UDP)
+        return RelayServer(url, username, password, "punch", nonce, 3600.0)
 
     def client_of(self, host: str, user: str) -> TURNClient:
         """Mallory with a socket of her own."""
@@ -417,7 +412,7 @@ class TwoServicesTests(TwoServicesCase):
         server = self.as_handed_out(OTHER_SERVICE, "mallory")
         inner.relay(self.request(server, Method.ALLOCATE, UDP))
         self.net.advance(0.2)
-        relay = self.other._relay.relay
+        relay = self.other.relay
         assert relay is not None
         self.assertEqual(len(relay.core.allocations), 0)
         # Forged, the request arrives; the answer with the nonce does not come back

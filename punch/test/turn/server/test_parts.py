@@ -90,7 +90,7 @@ class DeadlineTests(SynchronousTestCase):
     """Many deadlines."""
 
     def test_order(self) -> None:
-        deadlines = Deadlines()
+        deadlines: Deadlines[object] = Deadlines()
         for key, when in (("b", 2.0), ("a", 1.0), ("c", 3.0)):
             deadlines.set(key, when)
         deadlines.set("a", 2.5)
@@ -101,12 +101,14 @@ class DeadlineTests(SynchronousTestCase):
         self.assertIsNone(deadlines.next())
 
     def test_does_not_grow(self) -> None:
-        """However often a deadline moves."""
-        deadlines = Deadlines()
+        """However often a deadline moves, or is set and discarded."""
+        deadlines: Deadlines[object] = Deadlines()
         for number in range(10_000):
             deadlines.set(number % 10, 1e6 - number)
+            deadlines.set("short", 1e5 + number)
+            deadlines.discard("short")
         self.assertEqual(len(deadlines), 10)
-        self.assertLess(len(deadlines._heap), 100)
+        self.assertLess(deadlines.heap_size, 100)
         self.assertEqual(deadlines.next(), 1e6 - 9999)
         deadlines.clear()
         self.assertIsNone(deadlines.next())
