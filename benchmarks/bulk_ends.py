@@ -100,11 +100,14 @@ def make_protocols(reactor: Any, size: int) -> tuple[Callable[[], Any], Callable
 
 
 def link_end(sending: bool, size: int, *, portable: bool = False) -> None:
+    from twisted.internet.protocol import Factory
+
     from punch.identity import Identity
     from punch.link.certificate import LinkCertificate
     from punch.link.core import LinkCore
     from punch.link.events import LinkRole
     from punch.link.link import Link
+    from punch.link.services import Services
     from punch.net.udp import open_portable, open_socket
     from punch.wire.address import Address
 
@@ -115,6 +118,7 @@ def link_end(sending: bool, size: int, *, portable: bool = False) -> None:
     def start(reactor: Any) -> None:
         sender, receiver = make_protocols(reactor, size)
         remote: list[Address] = []
+        services = Services()
 
         def received(datagrams: Sequence[bytes], source: Address, socket: Any) -> None:
             remote[:] = [source]
@@ -149,12 +153,13 @@ def link_end(sending: bool, size: int, *, portable: bool = False) -> None:
             clock=reactor,
             monotonic=time.monotonic,
             send=lambda datagrams: sock.send(datagrams, remote[0]),
+            services=services,
         )
         if sending:
             link.start()
-            link.when_proved().addCallback(lambda _: link.open_stream("bulk/1", sender()))
+            link.when_proved().addCallback(lambda _: link.connect("bulk/1", Factory.forProtocol(sender)))
         else:
-            link.handle("bulk/1", lambda _: receiver())
+            services.serve("bulk/1", Factory.forProtocol(receiver))
             say(signal={"port": sock.local.port, "certificate": certificate.sha256.hex()})
 
     run_twisted(start)

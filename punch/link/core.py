@@ -248,6 +248,11 @@ class LinkCore:
         """
         return self._require_session().open_stream(name)
 
+    def accept(self, stream_id: int) -> None:
+        """Tell the other side that a service answers the stream that it opened (`StreamAccepted`)."""
+        if self._session is not None:
+            self._session.accept(stream_id)
+
     def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
         """Queue bytes on a stream, and with `fin` its end. Nothing happens on a stream that is over."""
         if self._session is not None:

@@ -58,6 +58,38 @@ class StreamLimitError(LinkError):
     """Too many streams are open on this link at once."""
 
 
+class RefusalCode(IntEnum):
+    """Why a stream was refused; the number is what goes over the wire, as the code of its reset."""
+
+    NO_SERVICE = 1
+    """The other side has no service of this name."""
+    FAILED = 3
+    """The service raised an exception."""
+    NOT_ALLOWED = 4
+    """The service is not for this peer."""
+
+
+_REFUSALS = {
+    RefusalCode.NO_SERVICE: "has no service",
+    RefusalCode.FAILED: "could not start the service",
+    RefusalCode.NOT_ALLOWED: "does not allow this peer to use the service",
+}
+
+
+class ServiceRefused(LinkError):
+    """
+    The other side refused a stream.
+
+    :ivar service: the name of the service that was asked for.
+    :ivar code: why it was refused.
+    """
+
+    def __init__(self, service: str, code: RefusalCode) -> None:
+        super().__init__(f"The other side {_REFUSALS[code]} {service!a}.")
+        self.service = service
+        self.code = code
+
+
 @dataclass(frozen=True)
 class LinkLimits:
     """Bounds on what the other side can make grow. Sizes in bytes, times in seconds."""
@@ -100,6 +132,13 @@ class StreamOpened:
 
     stream_id: int
     name: str
+
+
+@dataclass(frozen=True)
+class StreamAccepted:
+    """The other side has accepted a stream that we opened: a service answers there."""
+
+    stream_id: int
 
 
 @dataclass(frozen=True)
@@ -174,6 +213,7 @@ class Closed:
 Event = (
     Proved
     | StreamOpened
+    | StreamAccepted
     | StreamData
     | StreamReset
     | StreamSendable

@@ -71,6 +71,11 @@ class ReceiveWindow:
         self.limit = self.consumed + self.window
         return self.limit
 
+    def accept(self) -> int:
+        """The limit that says that the stream was accepted: it grows by the name, which is used now."""
+        self.limit = self.consumed + self.window
+        return self.limit
+
     def close(self) -> None:
         """No more is expected; what the window grew by goes to other streams."""
         self._budget.give_back(self.window - INITIAL_CREDIT)
@@ -95,6 +100,10 @@ class SendAllowance:
     def sent(self, size: int) -> None:
         """We sent so many bytes on streams, which the other side may answer with credit."""
         self._left += size / self.BYTES_PER_FRAME
+
+    def opened(self) -> None:
+        """We opened a stream, which the other side accepts with one frame."""
+        self._left += 1
 
     def spend(self, now: float) -> bool:
         """Account for one frame; False if it is one too many."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
 from twisted.logger import Logger
 
 from punch.identity import PeerID
+from punch.link.address import LinkAddress
 from punch.link.core import LinkCore
 from punch.link.events import (
     CloseCode,
@@ -25,16 +26,23 @@ from punch.link.events import (
     LinkRole,
     PingAnswered,
     Proved,
+    RefusalCode,
+    StreamAccepted,
     StreamData,
     StreamOpened,
     StreamReset,
     StreamSendable,
 )
-from punch.link.multiplexer import UNKNOWN_STREAM
+from punch.link.services import Services
 from punch.link.transport import StreamTransport
 
 EARLY_TIMER = 0.002
 """Seconds by which a timer may be early and still count: clocks and their timers differ by as much."""
+SERVICE_WAIT = 0.5
+"""
+Seconds from the proof of a link for which streams wait for a service that is not there yet: a program may
+begin to serve it when it hears of the link. Later such streams are refused at once.
+"""
 
 
 @dataclass(frozen=True)
@@ -54,13 +62,11 @@ class LinkClosedError(LinkError):
         self.closed = closed
 
 
-StreamFactory = Callable[["Link"], IProtocol]
-
-
 class Link:
     """
     A link to one peer.
 
+    :param services: what answers the streams that the other side opens.
     :param clock: for timers; `monotonic` for the time, in seconds.
     :param send: sends datagrams to the other side, on whatever path is best now. An error is a lost datagram.
     """
@@ -74,6 +80,7 @@ class Link:
         clock: IReactorTime,
         monotonic: Callable[[], float],
         send: Callable[[Sequence[bytes]], None],
+        services: Services | None = None,
     ) -> None:
         self.core = core
         self.remote: PeerID = core.remote
@@ -93,8 +100,9 @@ class Link:
         self._latest = monotonic()
         self._send = send
         self._streams: dict[int, StreamTransport] = {}
-        self._handlers: dict[str, StreamFactory] = {}
+        self._services = Services() if services is None else services
         self._proved = False
+        self._early_over: IDelayedCall | None = None
         self._proved_waiters: list[Deferred[None]] = []
         self._closed_waiters: list[Deferred[LinkClosed]] = []
         self._answer_waiters: list[Deferred[bool]] = []
@@ -158,19 +166,34 @@ class Link:
             self._waited, waiter
         )
 
-    def open_stream(self, name: str, protocol: IProtocol) -> StreamTransport:
+    def connect(self, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """
-        Open a stream for what `name` says, and connect `protocol` to it.
+        Open a stream to a service of the other side.
 
-        :raise LinkError: the link is not proved or is over, or too many streams are open.
+        The protocol is connected at once, so that what it writes first costs no round trip. The result is
+        known one round trip later.
+
+        :param factory: builds the protocol; its `buildProtocol` is given a `LinkAddress`.
+        :return: fires with the protocol when the service has accepted the stream. It fails with
+            `ServiceRefused` if it was refused, with `LinkError` if the link is not proved, is over, or has
+            too many streams, and else with the reason that the protocol's `connectionLost` is given. To
+            cancel it gives the stream up.
         :raise ValueError: the name is empty or longer than 255 bytes.
         """
-        stream_id = self.core.open_stream(name)
-        return self._connect(stream_id, name, protocol)
-
-    def handle(self, name: str, factory: StreamFactory) -> None:
-        """Answer streams that the other side opens under this name; those of other names are reset."""
-        self._handlers[name] = factory
+        try:
+            stream_id = self.core.open_stream(service)
+        except LinkError as error:
+            return fail(error)
+        stream = self._streams[stream_id] = StreamTransport(self, stream_id, service)
+        try:
+            protocol = factory.buildProtocol(LinkAddress(self.remote, self))
+            if protocol is None:
+                raise LinkError("The factory built no protocol.")
+        except Exception:
+            stream.abortConnection()
+            return fail()
+        self.schedule_flush()
+        return stream.open(protocol)
 
     def send_datagram(self, data: bytes) -> None:
         """
@@ -224,7 +247,9 @@ class Link:
 
     def stream_over(self, stream_id: int) -> None:
         """A stream has told its protocol that it is lost."""
-        self._streams.pop(stream_id, None)
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None:
+            self._services.forget(stream)
 
     # Inside
 
@@ -298,7 +323,11 @@ class Link:
         elif isinstance(event, StreamReset):
             stream = self._streams.get(event.stream_id)
             if stream is not None:
-                stream.stream_reset()
+                stream.stream_reset(event.code)
+        elif isinstance(event, StreamAccepted):
+            stream = self._streams.get(event.stream_id)
+            if stream is not None:
+                stream.accepted()
         elif isinstance(event, Datagram):
             if self.on_datagram is not None:
                 self._guard(self.on_datagram, event.data)
@@ -312,6 +341,7 @@ class Link:
                 self.on_connection_id(event.connection_id, isinstance(event, ConnectionIDAdded))
         elif isinstance(event, Proved):
             self._proved = True
+            self._early_over = self._clock.callLater(SERVICE_WAIT, self._end_early)
             waiters, self._proved_waiters = self._proved_waiters, []
             for waiter in waiters:
                 waiter.callback(None)
@@ -319,23 +349,19 @@ class Link:
             self._link_closed(event)
 
     def _stream_opened(self, stream_id: int, name: str) -> None:
-        factory = self._handlers.get(name)
-        if factory is None:
-            self.core.reset(stream_id, UNKNOWN_STREAM)
+        stream = self._streams[stream_id] = StreamTransport(self, stream_id, name)
+        if self._services.answer(stream):
             return
-        try:
-            protocol = factory(self)
-        except Exception:
-            self._log.failure("Nothing could be built to answer stream {name!r}.", name=name)
-            self.core.reset(stream_id, UNKNOWN_STREAM)
-            return
-        self._connect(stream_id, name, protocol)
+        if self._early_over is None:
+            stream.refuse(RefusalCode.NO_SERVICE)
+        else:
+            self._services.wait(stream)
 
-    def _connect(self, stream_id: int, name: str, protocol: IProtocol) -> StreamTransport:
-        transport = self._streams[stream_id] = StreamTransport(self, stream_id, name, protocol)
-        transport.connect()
-        self.schedule_flush()
-        return transport
+    def _end_early(self) -> None:
+        self._early_over = None
+        for stream in list(self._streams.values()):
+            if stream.protocol is None:
+                stream.refuse(RefusalCode.NO_SERVICE)
 
     def _waited(self, answered: bool, waiter: Deferred[bool]) -> bool:
         if waiter in self._answer_waiters:
@@ -357,6 +383,9 @@ class Link:
         closed = self.closed = LinkClosed(event.code, event.reason, event.by_peer)
         # Who is told that it is over takes the path away, on which the other side has to be told first.
         self._transmit()
+        if self._early_over is not None:
+            self._early_over.cancel()
+            self._early_over = None
         for stream in list(self._streams.values()):
             stream.link_closed(closed)
         proved, self._proved_waiters = self._proved_waiters, []

@@ -19,6 +19,7 @@ from punch.link.events import (
     Event,
     LinkLimits,
     LinkRole,
+    StreamAccepted,
     StreamData,
     StreamLimitError,
     StreamOpened,
@@ -48,8 +49,6 @@ CONTROL_QUEUE: Final = 256 * 1024
 """Bytes of control frames that may wait to be sent, because the other side acknowledges nothing."""
 DATAGRAM_QUEUE: Final = 128
 """Unreliable messages that wait for the congestion controller; then the oldest is dropped."""
-UNKNOWN_STREAM: Final = 1
-"""The code with which a stream of an unknown name is reset."""
 
 _ABOVE: Final = (ControlFrameType.CANDIDATES, ControlFrameType.RESTART)
 
@@ -122,11 +121,22 @@ class StreamMultiplexer:
                 "The other side allows no more streams on this link now: close one first."
             ) from error
         self._local_streams.spend(self.now)
+        self._allowance.opened()
         stream = self._new_stream(stream_id, local=True)
         stream.name = name
         stream.out.put(header)
         self._busy[stream_id] = stream
         return stream_id
+
+    def accept(self, stream_id: int) -> None:
+        """
+        Tell the other side that a service answers the stream that it opened.
+
+        A CREDIT frame says so: released peers understand it, and need none to know that a stream is accepted.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is not None and not stream.given_up:
+            self._control += encode_credit(stream_id, stream.window.accept())
 
     def send(self, stream_id: int, data: bytes, fin: bool) -> None:
         """Queue bytes, and the end; nothing happens on a stream that is over."""
@@ -323,6 +333,7 @@ class StreamMultiplexer:
             data = self._read_name(stream, data, fin)
             if stream.name is None:
                 return
+        self._accepted(stream)
         if data or fin:
             self._emit(StreamData(stream_id, data, fin))
         self._note_end(stream, fin)
@@ -415,8 +426,14 @@ class StreamMultiplexer:
         if limit <= stream.out.limit:
             raise FrameError("a limit did not grow")
         stream.out.limit = limit
+        self._accepted(stream)
         if stream.out.ready:
             self._busy[stream_id] = stream
+
+    def _accepted(self, stream: Stream) -> None:
+        if not stream.accepted:
+            stream.accepted = True
+            self._emit(StreamAccepted(stream.stream_id))
 
     # Common
 

@@ -97,6 +97,8 @@ class Stream:
         self.out = SendQueue()
         self.window = window
         self.name: str | None = None
+        self.accepted = not local
+        """The other side is known to have accepted this stream, which we opened."""
         self.given_up = False
         """Reset by us: what still arrives is dropped."""
         self.received_all = False

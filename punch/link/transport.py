@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
     IConsumer,
@@ -20,7 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.link.address import LinkAddress
-from punch.link.events import CloseCode
+from punch.link.events import CloseCode, RefusalCode, ServiceRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
     from punch.link.link import Link, LinkClosed
 
 ABORTED = 2
-"""The code with which an application gives up a stream."""
-FAILED = 3
-"""The code with which a stream ends whose application raised an exception."""
+"""The code with which an application gives up a stream; refusals have other codes (`RefusalCode`)."""
 
 
 def as_failure(error: BaseException | None = None) -> Failure:
@@ -50,14 +49,16 @@ class StreamTransport:
 
     _log = Logger()
 
-    def __init__(self, link: Link, stream_id: int, name: str, protocol: IProtocol) -> None:
+    def __init__(self, link: Link, stream_id: int, name: str) -> None:
         self.link = link
         self.stream_id = stream_id
         self.name = name
-        self.protocol = protocol
+        self.protocol: IProtocol | None = None
+        """None until a service answers."""
         self.disconnecting = False
         """The protocol asked to disconnect (Twisted's own protocols look at this)."""
         self.connected = True
+        self._opening: Deferred[IProtocol] | None = None
         self._unread: deque[bytes] = deque()
         self._read_paused = False
         self._write_closed = False
@@ -105,10 +106,10 @@ class StreamTransport:
             self._abort(as_failure(ConnectionAborted()), ABORTED)
 
     def getPeer(self) -> LinkAddress:
-        return LinkAddress(self.link.remote)
+        return LinkAddress(self.link.remote, self.link)
 
     def getHost(self) -> LinkAddress:
-        return LinkAddress(self.link.local)
+        return LinkAddress(self.link.local, self.link)
 
     # IPushProducer: the reading side, as the protocol controls it
 
@@ -149,9 +150,39 @@ class StreamTransport:
 
     # What the link tells
 
-    def connect(self) -> None:
-        """Introduce protocol and transport to each other."""
-        self._guard(self.protocol.makeConnection, self)
+    def open(self, protocol: IProtocol) -> Deferred[IProtocol]:
+        """
+        Connect the protocol of a stream that this side opened.
+
+        :return: as `Link.connect`.
+        """
+        opening = self._opening = Deferred(lambda _: self._cancel())
+        self.protocol = protocol
+        self._guard(protocol.makeConnection, self)
+        return opening
+
+    def _cancel(self) -> None:
+        self._opening = None
+        self.abortConnection()
+
+    def accepted(self) -> None:
+        """The other side has accepted the stream that this side opened."""
+        if self.connected and self._opening is not None and self.protocol is not None:
+            opening, self._opening = self._opening, None
+            opening.callback(self.protocol)
+
+    def accept(self, protocol: IProtocol) -> None:
+        """Connect the protocol that answers a stream of the other side."""
+        if self.connected:
+            self.protocol = protocol
+            self.link.core.accept(self.stream_id)
+            self._guard(protocol.makeConnection, self)
+            self._deliver_unread()
+            self.link.schedule_flush()
+
+    def refuse(self, code: RefusalCode) -> None:
+        """Refuse a stream of the other side."""
+        self._abort(as_failure(ConnectionAborted()), code)
 
     def data_received(self, data: bytes, fin: bool) -> None:
         """The next bytes from the other side."""
@@ -169,9 +200,12 @@ class StreamTransport:
             self._producer_paused = False
             self._guard(self._producer.resumeProducing)
 
-    def stream_reset(self) -> None:
-        """The other side gave the stream up."""
-        self._lost(as_failure(ConnectionLost("The other side gave up the stream.")))
+    def stream_reset(self, code: int) -> None:
+        """The other side gave the stream up, or refused it."""
+        if self._opening is not None and code in RefusalCode.__members__.values():
+            self._lost(as_failure(ServiceRefused(self.name, RefusalCode(code))))
+        else:
+            self._lost(as_failure(ConnectionLost("The other side gave up the stream.")))
 
     def link_closed(self, closed: LinkClosed) -> None:
         """The whole link is over."""
@@ -183,6 +217,8 @@ class StreamTransport:
     # Inside
 
     def _deliver_unread(self) -> None:
+        if self.protocol is None:
+            return
         while self._unread and not self._read_paused and self.connected:
             data = self._unread.popleft()
             self._guard(self.protocol.dataReceived, data)
@@ -235,7 +271,7 @@ class StreamTransport:
             self._log.failure(
                 "The application of stream {name!r} failed; its stream is closed.", failure, name=self.name
             )
-            self._abort(failure, FAILED)
+            self._abort(failure, RefusalCode.FAILED)
 
     def _abort(self, failure: Failure, code: int) -> None:
         if self.connected:
@@ -256,4 +292,8 @@ class StreamTransport:
         producer, self._producer = self._producer, None
         if producer is not None:
             self._guard(producer.stopProducing)
-        self._guard(self.protocol.connectionLost, failure)
+        if self.protocol is not None:
+            self._guard(self.protocol.connectionLost, failure)
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.errback(failure)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from twisted.internet.interfaces import IProtocol, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
 from punch.ice.agent import Agent
 from punch.ice.budget import Budgets
 from punch.ice.candidates import may_relay
 from punch.ice.checks import IceCredentials
 from punch.identity import Identity, PeerID, RandomBytes
-from punch.link.link import Link
+from punch.link.services import Services
 from punch.net.socket_set import SocketSet
 from punch.node.offer_freshness import OfferTimes
 from punch.node.policy import RelayPolicy
@@ -24,8 +24,6 @@ from punch.node.signaling_state import Description
 from punch.wire.address import Address
 from punch.wire.control import ErrorCode, Request
 from punch.wire.sealed import Envelope
-
-ProtocolFactory = Callable[[Link], IProtocol]
 
 
 class CallOwner(Protocol):
@@ -76,7 +74,8 @@ class CallContext:
     budgets: Budgets
     """What each peer may make us send to addresses that have not answered."""
     reflectors: list[Address] = field(default_factory=list)
-    handlers: dict[str, ProtocolFactory] = field(default_factory=dict)
+    services: Services = field(default_factory=Services)
+    """What answers the streams of links."""
 
 
 def new_agent(

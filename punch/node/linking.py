@@ -36,9 +36,9 @@ def make_link(
         random=around.random,
         now=around.monotonic(),
     )
-    link = Link(core, clock=around.clock, monotonic=around.monotonic, send=paths.send)
-    for name, factory in around.handlers.items():
-        link.handle(name, factory)
+    link = Link(
+        core, clock=around.clock, monotonic=around.monotonic, send=paths.send, services=around.services
+    )
     digest = event.certificate_sha256 if certificate is None else certificate.sha256
     assert digest is not None
     return link, LinkTerms(event.offer_digest, digest)

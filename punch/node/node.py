@@ -18,7 +18,7 @@ from typing import Any
 from cryptography import x509
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.logger import Logger
 
 from punch.contacts import AddressBook, AddressBookError
@@ -27,12 +27,13 @@ from punch.ice.checklist import PairStatus
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
 from punch.link.link import Link
+from punch.link.services import Authorize, anyone
 from punch.net.interfaces import local_addresses
 from punch.net.socket_set import OpenSocket
 from punch.net.udp import open_socket as open_best_socket
 from punch.node import limits, sentences
 from punch.node.call import Call
-from punch.node.call_context import CallContext, ProtocolFactory
+from punch.node.call_context import CallContext
 from punch.node.calls import Calls
 from punch.node.control.client import ControlClient
 from punch.node.control.problems import ControlProblem
@@ -341,12 +342,17 @@ class Node(Service):
             },
         )
 
-    def handle(self, name: str, factory: ProtocolFactory) -> None:
-        """Answer streams called `name`, on every link, before it is announced."""
-        self._around.handlers[name] = factory
-        for session in self._sessions:
-            if session.link is not None:
-                session.link.handle(name, factory)
+    def serve(
+        self, service: str, factory: IProtocolFactory, authorize: Authorize = anyone
+    ) -> Callable[[], None]:
+        """
+        Answer the streams that peers open to a service, on every link.
+
+        :param authorize: whether a peer may open it; any peer with a link by default.
+        :return: call it to stop the service.
+        :raise ValueError: as `Services.serve`.
+        """
+        return self._around.services.serve(service, factory, authorize)
 
     # What the rendezvous says (ControlHandler)
 

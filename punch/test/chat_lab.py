@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
@@ -20,6 +20,7 @@ from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, Worker
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
+from punch.link.address import LinkAddress
 from punch.link.events import LinkError, LinkRole
 from punch.link.link import Link
 from punch.node import events as node_events
@@ -96,11 +97,19 @@ class Connection:
         self.remote = remote.id
         self.role = role
 
-    def open_stream(self, name: str, protocol: IProtocol) -> None:
+    def connect(self, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         if self.local_side.links.get(self.remote) is not self:
-            raise LinkError("The link is over.")
-        other = self.remote_side.links[self.local_side.id]
-        Line(self.exchange, protocol, self.remote_side.handlers[name](cast(Link, other)))
+            return fail(LinkError("The link is over."))
+        near = factory.buildProtocol(self.address)
+        far = self.remote_side.stream(service, self.local_side.id)
+        assert near is not None
+        Line(self.exchange, near, far)
+        return succeed(near)
+
+    @property
+    def address(self) -> LinkAddress:
+        """The other side, as streams of this end are told."""
+        return LinkAddress(self.remote, cast(Link, self))
 
 
 class Exchange:
@@ -187,7 +196,7 @@ class Side:
         self.exchange = exchange
         self.id = identity or peer_id(seed)
         self.links: dict[PeerID, Connection] = {}
-        self.handlers: dict[str, Callable[[Link], IProtocol]] = {}
+        self.services: dict[str, IProtocolFactory] = {}
         self.asked: list[tuple[str, PeerID]] = []
         self.events: list[Event] = []
         self.can_answer = True
@@ -273,16 +282,21 @@ class Side:
             other = self.links[peer].remote_side
             self.exchange.later(lambda: self.exchange.cut(self, other, "bye"))
 
-    def handle(self, name: Any, factory: Any = None) -> Any:
-        # Both a node's and a view's: streams are named, events are not.
-        if factory is not None:
-            self.handlers[name] = factory
-            return None
-        self.events.append(name)
-        if self.slow and isinstance(name, MessageAdded) and not name.message.outgoing:
+    def serve(self, service: str, factory: IProtocolFactory) -> None:
+        self.services[service] = factory
+
+    def stream(self, service: str, peer: PeerID) -> IProtocol:
+        """What answers a stream that `peer` opens to a service."""
+        protocol = self.services[service].buildProtocol(self.links[peer].address)
+        assert protocol is not None
+        return protocol
+
+    def handle(self, event: Event) -> Deferred[None] | None:
+        self.events.append(event)
+        if self.slow and isinstance(event, MessageAdded) and not event.message.outgoing:
             self.answers.append(Deferred())
             return self.answers[-1]
-        return Deferred() if self.deaf and isinstance(name, MessageChanged) else None
+        return Deferred() if self.deaf and isinstance(event, MessageChanged) else None
 
     def rename(self, name: str) -> None:
         self.asked.append(("rename", self.id))

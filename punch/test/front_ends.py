@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
@@ -17,6 +17,7 @@ from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, Worker
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
+from punch.link.address import LinkAddress
 from punch.link.events import LinkRole
 from punch.link.link import Link
 from punch.node.events import Connected, IncomingCall, Ready
@@ -84,7 +85,7 @@ class Switchboard:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, PeerID]] = []
-        self.handlers: dict[str, Callable[[Link], IProtocol]] = {}
+        self.services: dict[str, IProtocolFactory] = {}
         self.names: list[str] = []
 
     def call(self, peer: PeerID) -> None:
@@ -99,8 +100,8 @@ class Switchboard:
     def hangup(self, peer: PeerID) -> None:
         self.asked.append(("hangup", peer))
 
-    def handle(self, name: str, factory: Callable[[Link], IProtocol]) -> None:
-        self.handlers[name] = factory
+    def serve(self, service: str, factory: IProtocolFactory) -> None:
+        self.services[service] = factory
 
     def rename(self, name: str) -> None:
         self.names.append(name)
@@ -174,12 +175,16 @@ class Wire:
         """Which of its messages have come to us."""
         return self.far.marks
 
-    def open_stream(self, name: str, protocol: IProtocol) -> StringTransport:
-        self.near = protocol
-        self._far_protocol = self.far.node.handlers[name](cast(Link, _Back()))
-        protocol.makeConnection(self.near_transport)
-        self._far_protocol.makeConnection(self.far_transport)
-        return self.near_transport
+    def connect(self, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        near = self.near = factory.buildProtocol(LinkAddress(self.remote, cast(Link, self)))
+        self.near_transport, self.far_transport = StringTransport(), StringTransport()
+        back = LinkAddress(ME, cast(Link, _Back()))
+        far = self._far_protocol = self.far.node.services[service].buildProtocol(back)
+        assert near is not None
+        assert far is not None
+        near.makeConnection(self.near_transport)
+        far.makeConnection(self.far_transport)
+        return succeed(near)
 
     def run(self) -> None:
         """Let everything cross, both ways, until nothing is under way."""

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from hashlib import sha256
 from importlib.util import find_spec
 from random import Random
-from typing import Any
+from typing import Any, cast
 
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
@@ -26,8 +28,10 @@ from punch.link.events import (
     StreamData,
 )
 from punch.link.frames import ControlFrameType, FrameReader, decode_close
+from punch.link.link import Link
 from punch.link.proof import PROOF_LENGTH, make_proof
 from punch.link.quic_qh3 import Qh3Backend, QuicBackend, QuicConnection
+from punch.link.transport import StreamTransport
 
 DELAY = 0.02
 """Seconds one way."""
@@ -339,3 +343,17 @@ class AioquicMixin(LinkTestCase):
         skip = "aioquic (the extra `aioquic`) is not installed"
     else:
         backend = _found
+
+
+def open_stream(link: Link, name: str, protocol: Protocol) -> StreamTransport:
+    """
+    Open a stream for a protocol that notes itself how the stream ends.
+
+    :return: the protocol's transport.
+    :raise LinkError: it can't be opened now.
+    """
+    failures: list[Failure] = []
+    link.connect(name, Factory.forProtocol(lambda: protocol)).addErrback(failures.append)
+    if protocol.transport is None:
+        failures[0].raiseException()
+    return cast(StreamTransport, protocol.transport)

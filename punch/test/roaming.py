@@ -14,7 +14,7 @@ from hashlib import sha256
 from itertools import pairwise
 from random import Random
 
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import capturedLogs
 
 from punch.link.link import Link
@@ -101,6 +101,7 @@ class Scenario:
         net.announce = False
         self.random = Random(f"scenario {seed}")
         self.rendezvous = Rendezvous(net, net.host("rendezvous", SERVICE))
+        self._service = Factory.forProtocol(self._transfer)
         self.kinds = [self.random.choice(KINDS), self.random.choice(KINDS)]
         self.lans: list[Lan] = []
         self.peers = [self._peer(name, kind) for name, kind in zip(("alice", "bob"), self.kinds, strict=True)]
@@ -126,7 +127,7 @@ class Scenario:
     def _peer(self, name: str, kind: str) -> Peer:
         host = self.lan(kind).host(name)
         peer = Peer(self.net, host, self.rendezvous.address, accept=Accept.ANYONE)
-        peer.node.handle(STREAM, self._answer)
+        peer.node.serve(STREAM, self._service)
         return peer.start()
 
     def _transfer(self) -> Transfer:
@@ -139,15 +140,12 @@ class Scenario:
         self.transfers.append(transfer)
         return transfer
 
-    def _answer(self, link: Link) -> Transfer:
-        return self._transfer()
-
     def run(self, event: Callable[[Scenario], None] | None = None) -> Outcome:
         """Connect, begin to transfer, let something happen (else what the seed says), and see."""
         alice, bob = self.peers
         connect(alice, bob)
         links = alice.link_to(bob), bob.link_to(alice)
-        links[0].open_stream(STREAM, self._transfer())
+        links[0].connect(STREAM, self._service).addErrback(lambda _: None)
         self.net.advance(self.random.uniform(2.0, 5.0))
         event = event or EVENTS[self.net.seed % len(EVENTS)]
         outcome = Outcome(self.net.seed, " - ".join(self.kinds), event.__name__)

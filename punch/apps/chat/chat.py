@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from punch import names
 from punch.apps.chat import protocol
@@ -40,11 +41,11 @@ from punch.apps.chat.model import (
 )
 from punch.apps.chat.storage import Storage, Timers
 from punch.apps.chat.store import Store
-from punch.apps.chat.stream import ChatStream
+from punch.apps.chat.stream import ChatFactory
 from punch.apps.chat.worker import Worker
 from punch.contacts import AddressBook
 from punch.identity import PeerID
-from punch.link.events import LinkError, LinkRole
+from punch.link.events import LinkRole, ServiceRefused
 from punch.link.link import Link
 from punch.node import events as node_events
 from punch.wire.fields import check_name
@@ -58,8 +59,8 @@ MAX_UNDELIVERED = 100_000
 #: Seconds that `Chat.leave` waits for the peers to confirm that they have all messages.
 LEAVE_TIMEOUT = 1.5
 
-#: Seconds for which a link may be up without a chat stream after that has ended.
-STREAMLESS_TIMEOUT = 1.0
+#: Seconds after which the caller opens a chat stream again that has ended while its link stayed.
+REOPEN_DELAY = 5.0
 
 
 class Chat:
@@ -107,6 +108,8 @@ class Chat:
         self._save_name = save_name
         self._stopped = False
         self._farewells: set[PeerID] = set()
+        # The peers that have refused the chat on the link that there is
+        self._refused: set[PeerID] = set()
         self._leaving: Deferred[None] | None = None
         self._delayed: deque[node_events.Event] = deque()
         self._timers = Timers(clock)
@@ -126,7 +129,8 @@ class Chat:
             self._timers,
             wall,
         )
-        node.handle(protocol.STREAM_NAME, self._answer_stream)
+        self._streams = ChatFactory(self.conversations.open)
+        node.serve(protocol.STREAM_NAME, self._streams)
 
     # -- start and stop --
 
@@ -241,10 +245,12 @@ class Chat:
             self.calls.ask(event)
         elif isinstance(event, node_events.Connected):
             self.contacts.tell(event.peer)
+            self._refused.discard(event.peer)
             if event.link.role is LinkRole.CALLER and self.links.get(event.peer) is event.link:
-                self._open_stream(self.conversations.open(event.peer), event.link)
+                self._open_stream(event.link)
         elif isinstance(event, node_events.Disconnected):
             self._farewell(event.peer)
+            self._refused.discard(event.peer)
         if isinstance(event, (node_events.Introduced, node_events.IncomingCall)):
             self.contacts.tell(event.peer)
 
@@ -484,33 +490,33 @@ class Chat:
             return
         if error is not None:
             self.views.tell(ChatBroken(peer, f"The chat with {peer.short} was ended: they sent {error}."))
-            self._node.hangup(peer)
-        elif self.links[peer] is link:
-            # A link that ends takes its streams along; one that stays without its chat is of no use here.
-            # When another link has come, its stream may be under way.
-            self._timers.later(STREAMLESS_TIMEOUT, self._check_stream, peer, link)
+        elif self.links[peer] is link and link.role is LinkRole.CALLER:
+            self._timers.later(REOPEN_DELAY, self._reopen_stream, link)
 
     def conversation_outdated(self, conversation: Conversation) -> None:
         """The conversation needs a new stream."""
         link = self.links.get(conversation.peer)
         if link is not None:
-            self._open_stream(conversation, link)
+            self._open_stream(link)
 
     # -- streams --
 
-    def _answer_stream(self, link: Link) -> ChatStream:
-        return ChatStream(self.conversations.open(link.remote), link)
+    def _open_stream(self, link: Link) -> None:
+        # The stream itself tells its conversation when it ends or is refused.
+        link.connect(protocol.STREAM_NAME, self._streams).addErrback(self._not_opened, link.remote)
 
-    def _open_stream(self, conversation: Conversation, link: Link) -> None:
-        try:
-            link.open_stream(protocol.STREAM_NAME, ChatStream(conversation, link))
-        except LinkError:
-            # The link has ended, and that is reported in a moment; else it is of no use without its chat.
-            self._timers.later(STREAMLESS_TIMEOUT, self._check_stream, conversation.peer, link)
+    def _not_opened(self, failure: Failure, peer: PeerID) -> None:
+        if isinstance(failure.value, ServiceRefused):
+            self._refused.add(peer)
 
-    def _check_stream(self, peer: PeerID, link: Link) -> None:
-        if self.links.get(peer) is link and not self.conversations.streaming(peer):
-            self._node.hangup(peer)
+    def _reopen_stream(self, link: Link) -> None:
+        peer = link.remote
+        if (
+            self.links.get(peer) is link
+            and peer not in self._refused
+            and not self.conversations.streaming(peer)
+        ):
+            self._open_stream(link)
 
 
 __all__ = ["Chat", "NodeLike"]

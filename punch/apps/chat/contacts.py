@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol
+from twisted.internet.interfaces import IProtocolFactory
 
 from punch import names
 from punch.apps.chat.conversations import Conversations
@@ -17,7 +17,6 @@ from punch.apps.chat.model import ChatError, ContactSummary
 from punch.apps.chat.storage import Timers
 from punch.contacts import AddressBook, AddressBookError, Contact
 from punch.identity import PeerID
-from punch.link.link import Link
 from punch.lookup import UnknownPeer, find_peer
 
 #: Seconds between two checks whether another process has blocked somebody.
@@ -45,8 +44,8 @@ class NodeLike(Protocol):
     def hangup(self, peer: PeerID) -> None:
         """End the link or the call."""
 
-    def handle(self, name: str, factory: Callable[[Link], IProtocol]) -> None:
-        """Take streams called `name`."""
+    def serve(self, service: str, factory: IProtocolFactory) -> object:
+        """Answer the streams that peers open to a service."""
 
     def rename(self, name: str) -> None:
         """Use `name` as this side's own name from now on."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol as Interface
 
-from twisted.internet.interfaces import IPushProducer
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.interfaces import IAddress, IPushProducer
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from punch.apps.chat.protocol import ChatCore, ChatProtocolError, Event
+from punch.identity import PeerID
+from punch.link.address import LinkAddress
 from punch.link.link import Link
 
 
@@ -127,3 +130,21 @@ class ChatStream(Protocol):
                 self._owner.stream_event(self, event)
         finally:
             self._telling = False
+
+
+class ChatFactory(Factory):
+    """
+    Builds the streams of chats, those that this side opens and those that it answers.
+
+    :param owner_of: whom the stream of a peer belongs to.
+    """
+
+    noisy = False
+
+    def __init__(self, owner_of: Callable[[PeerID], ChatStreamOwner]) -> None:
+        self._owner_of = owner_of
+
+    def buildProtocol(self, addr: IAddress | None) -> ChatStream:
+        """A stream at one end of a link."""
+        assert isinstance(addr, LinkAddress)
+        return ChatStream(self._owner_of(addr.peer), addr.link)

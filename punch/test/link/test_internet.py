@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 
 from punch.link.core import LinkCore
 from punch.link.link import Link
 from punch.link.quic_qh3 import QuicBackend
+from punch.link.services import Services
 from punch.net.udp import open_socket
 from punch.test.internet.host import Host
 from punch.test.internet.links import LinkSpec
 from punch.test.internet.packet import Seen
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.internet.world import Internet
-from punch.test.link_pair import LinkTestCase, aioquic_backend
+from punch.test.link_pair import LinkTestCase, aioquic_backend, open_stream
 from punch.wire.address import Address
 
 
@@ -35,7 +36,10 @@ class End:
         self.sockets = [open_socket(host.reactor, address, 0, self.received) for address in host.addresses]
         self.path = 0
         self.other: End | None = None
-        self.link = Link(core, clock=host.reactor, monotonic=host.monotonic, send=self.send)
+        self.services = Services()
+        self.link = Link(
+            core, clock=host.reactor, monotonic=host.monotonic, send=self.send, services=self.services
+        )
 
     def send(self, datagrams: Sequence[bytes]) -> None:
         assert self.other is not None
@@ -57,7 +61,7 @@ class SimulatedLinkTests(InternetTestCase, LinkTestCase):
         near, far = End(alice, self.make_caller(**changes).core), End(bob, self.make_callee(**changes).core)
         near.other, far.other = far, near
         sink = Sink()
-        far.link.handle("bulk/1", lambda link: sink)
+        far.services.serve("bulk/1", Factory.forProtocol(lambda: sink))
         near.link.start()
         net.wait(near.link.when_proved(), 10)
         return near, far, sink
@@ -69,7 +73,7 @@ class SimulatedLinkTests(InternetTestCase, LinkTestCase):
         net = self.internet()
         rough = LinkSpec(delay=0.01, jitter=0.005, loss=0.05, reorder=0.05, duplicate=0.05)
         near, _, sink = self.connect_hosts(net, *self.pair(net, rough))
-        near.link.open_stream("bulk/1", Protocol()).write(bytes(300_000))
+        open_stream(near.link, "bulk/1", Protocol()).write(bytes(300_000))
         net.run_until(lambda: sink.size >= 300_000, 60)
         self.assertEqual(sink.size, 300_000)
 
@@ -82,7 +86,7 @@ class SimulatedLinkTests(InternetTestCase, LinkTestCase):
         for host in (alice, bob):
             host.attach(narrow, link=LinkSpec(delay=0.01, rate=50e6, mtu=1232))
         near, far, sink = self.connect_hosts(net, alice, bob)
-        near.link.open_stream("bulk/1", Protocol()).write(bytes(2_000_000))
+        open_stream(near.link, "bulk/1", Protocol()).write(bytes(2_000_000))
         net.run_until(lambda: sink.size > 500_000, 10)
         begin = net.monotonic()
         near.take_path(1)
@@ -96,7 +100,7 @@ class SimulatedLinkTests(InternetTestCase, LinkTestCase):
         net = self.internet()
         near, _, sink = self.connect_hosts(net, *self.pair(net, LinkSpec(delay=0.01, rate=100e6)))
         size = 3_000_000
-        near.link.open_stream("bulk/1", Protocol()).write(bytes(size))
+        open_stream(near.link, "bulk/1", Protocol()).write(bytes(size))
         begin = net.monotonic()
         net.run_until(lambda: sink.size >= size, 30)
         self.assertGreater(size / (net.monotonic() - begin), 4e6)
@@ -112,7 +116,7 @@ class SimulatedLinkTests(InternetTestCase, LinkTestCase):
         near, far, sink = self.connect_hosts(
             net, *self.pair(net, LinkSpec(delay=0.01, jitter=0.002, loss=0.03)), backend
         )
-        near.link.open_stream("bulk/1", Protocol()).write(bytes(60_000))
+        open_stream(near.link, "bulk/1", Protocol()).write(bytes(60_000))
         net.run_until(lambda: sink.size >= 60_000, 60)
         done: Any = near.link.when_closed()
         far.link.close(reason="done")

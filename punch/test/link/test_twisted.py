@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IConsumer, IHalfCloseableProtocol, IPushProducer, ITransport
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
@@ -15,11 +15,12 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from punch.link.address import LinkAddress
-from punch.link.events import INITIAL_CREDIT, CloseCode, LinkError
+from punch.link.events import INITIAL_CREDIT, CloseCode, LinkError, RefusalCode, ServiceRefused
 from punch.link.frames import ControlFrameType
-from punch.link.link import Link, LinkClosed, LinkClosedError
+from punch.link.link import SERVICE_WAIT, Link, LinkClosed, LinkClosedError
+from punch.link.services import Services
 from punch.link.transport import StreamTransport
-from punch.test.link_pair import CALLEE, CALLER, AioquicMixin, LinkTestCase
+from punch.test.link_pair import CALLEE, CALLER, AioquicMixin, LinkTestCase, open_stream
 
 MIB = 1024 * 1024
 
@@ -43,6 +44,18 @@ class Recorder(Protocol):
     def connectionLost(self, reason: Failure = ConnectionDone) -> None:  # type: ignore[assignment]
         self.calls.append("lost")
         self.reason = reason
+
+
+def only(protocol: Recorder) -> Factory:
+    """Builds this protocol."""
+    return Factory.forProtocol(lambda: protocol)
+
+
+class NoProtocol(Factory):
+    """Builds nothing, as factories that allow no more connections do."""
+
+    def buildProtocol(self, addr: object) -> None:
+        return None
 
 
 @implementer(IHalfCloseableProtocol)
@@ -88,18 +101,20 @@ class TwistedTests(LinkTestCase):
         self.delay = 0.01
         self.dead = False
         self.flushes = 0
+        self.services = Services()
         self.caller, self.callee = (
             Link(
                 core,
                 clock=self.clock,
                 monotonic=self.clock.seconds,
                 send=self.wire(index),
+                services=(Services(), self.services)[index],
             )
             for index, core in enumerate((self.make_caller().core, self.make_callee().core))
         )
         self.links = (self.caller, self.callee)
         self.accepted: list[Recorder] = []
-        self.callee.handle("echo/1", self.accept(Recorder))
+        self.services.serve("echo/1", self.accept(Recorder))
 
     def wire(self, index: int) -> Callable[[Sequence[bytes]], None]:
         def send(datagrams: Sequence[bytes]) -> None:
@@ -109,12 +124,12 @@ class TwistedTests(LinkTestCase):
 
         return send
 
-    def accept(self, kind: Callable[[], Recorder]) -> Callable[[Link], Recorder]:
-        def build(link: Link) -> Recorder:
+    def accept(self, kind: Callable[[], Recorder]) -> Factory:
+        def build() -> Recorder:
             self.accepted.append(kind())
             return self.accepted[-1]
 
-        return build
+        return Factory.forProtocol(build)
 
     def advance(self, seconds: float) -> None:
         self.clock.pump([0.001] * int(seconds * 1000))
@@ -129,7 +144,7 @@ class TwistedTests(LinkTestCase):
     def open(self, protocol: Recorder | None = None) -> tuple[Recorder, Recorder]:
         """A stream between two recorders."""
         near = Recorder() if protocol is None else protocol
-        self.caller.open_stream("echo/1", near)
+        open_stream(self.caller, "echo/1", near)
         self.advance(0.05)
         return near, self.accepted[-1]
 
@@ -142,16 +157,16 @@ class TwistedTests(LinkTestCase):
     def test_addresses(self) -> None:
         self.secure()
         near, far = self.open()
-        self.assertEqual(near.transport.getPeer(), LinkAddress(CALLEE.peer_id))
-        self.assertEqual(near.transport.getHost(), LinkAddress(CALLER.peer_id))
-        self.assertEqual(far.transport.getPeer(), LinkAddress(CALLER.peer_id))
+        self.assertEqual(near.transport.getPeer(), LinkAddress(CALLEE.peer_id, self.caller))
+        self.assertEqual(near.transport.getHost(), LinkAddress(CALLER.peer_id, self.caller))
+        self.assertEqual(far.transport.getPeer(), LinkAddress(CALLER.peer_id, self.caller))
         self.assertEqual(str(far.transport.getPeer()), str(CALLER.peer_id))
 
     def test_proved(self) -> None:
         waiting = self.caller.when_proved()
         self.assertNoResult(waiting)
         with self.assertRaises(LinkError):
-            self.caller.open_stream("echo/1", Recorder())
+            open_stream(self.caller, "echo/1", Recorder())
         self.secure()
         self.successResultOf(waiting)
         self.assertTrue(self.caller.proved)
@@ -185,10 +200,10 @@ class TwistedTests(LinkTestCase):
                     assert self.transport is not None
                     self.transport.loseConnection()
 
-        self.callee.handle("lines/1", lambda link: Lines())
+        self.services.serve("lines/1", Factory.forProtocol(Lines))
         self.secure()
         near = Recorder()
-        self.caller.open_stream("lines/1", near).write(b"one\r\ntwo\r\nquit\r\nnever\r\n")
+        open_stream(self.caller, "lines/1", near).write(b"one\r\ntwo\r\nquit\r\nnever\r\n")
         self.advance(0.1)
         self.assertEqual(lines, [b"one", b"two", b"quit"])
         self.assertEqual(near.calls, ["made", "lost"])
@@ -214,10 +229,10 @@ class TwistedTests(LinkTestCase):
             near.transport.write("text")  # type: ignore[arg-type]
 
     def test_half_close(self) -> None:
-        self.callee.handle("half/1", self.accept(HalfCloser))
+        self.services.serve("half/1", self.accept(HalfCloser))
         self.secure()
         near = HalfCloser()
-        transport = self.caller.open_stream("half/1", near)
+        transport = open_stream(self.caller, "half/1", near)
         transport.write(b"question")
         transport.loseWriteConnection()
         self.advance(0.1)
@@ -248,10 +263,89 @@ class TwistedTests(LinkTestCase):
     def test_unknown_name_is_reset(self) -> None:
         self.secure()
         near = Recorder()
-        self.caller.open_stream("nobody/1", near)
+        open_stream(self.caller, "nobody/1", near)
         self.advance(0.1)
+        self.assertEqual(near.calls, ["made"])
+        self.advance(0.5)
         self.assertEqual(near.calls, ["made", "lost"])
+        assert near.reason is not None
+        near.reason.trap(ServiceRefused)
         self.open()
+
+    def test_refused_services(self) -> None:
+        """Each refusal has its own code, and comes within a round trip."""
+        self.services.serve("private/1", self.accept(Recorder), lambda peer: peer != CALLER.peer_id)
+        self.services.serve("closed/1", NoProtocol())
+        self.secure()
+        self.advance(SERVICE_WAIT)
+        for name, code in (
+            ("nobody/1", RefusalCode.NO_SERVICE),
+            ("private/1", RefusalCode.NOT_ALLOWED),
+            ("closed/1", RefusalCode.NOT_ALLOWED),
+        ):
+            near = Recorder()
+            opening = self.caller.connect(name, only(near))
+            near.transport.write(b"early")
+            self.advance(2 * self.delay + 0.002)
+            refused = self.failureResultOf(opening, ServiceRefused).value
+            self.assertEqual((refused.service, refused.code), (name, code))
+            self.assertEqual(near.calls, ["made", "lost"])
+            assert near.reason is not None
+            self.assertIs(near.reason.value, refused)
+        self.assertEqual(self.accepted, [])
+        self.assertIsNone(self.caller.closed)
+
+    def test_a_service_accepts(self) -> None:
+        """A service that says nothing is known to have accepted one round trip later."""
+        self.secure()
+        for link in self.links:
+            near = Recorder()
+            if link is self.callee:
+                self.services.serve("echo/2", self.accept(Recorder))
+            opening = self.caller.connect("echo/1", only(near))
+            near.transport.write(b"at once")
+            self.advance(self.delay + 0.002)
+            self.assertEqual(self.accepted[-1].data, b"at once")
+            self.assertNoResult(opening)
+            self.advance(self.delay)
+            self.assertIs(self.successResultOf(opening), near)
+
+    def test_early_streams_wait_for_their_service(self) -> None:
+        self.secure()
+        near = Recorder()
+        opening = self.caller.connect("late/1", only(near))
+        near.transport.write(b"x" * 2 * INITIAL_CREDIT)
+        self.advance(0.2)
+        self.assertNoResult(opening)
+        stop = self.services.serve("late/1", self.accept(Recorder))
+        self.advance(0.1)
+        self.assertIs(self.successResultOf(opening), near)
+        self.assertEqual(len(self.accepted[-1].data), 2 * INITIAL_CREDIT)
+        with self.assertRaises(ValueError):
+            self.services.serve("late/1", self.accept(Recorder))
+        stop()
+        self.advance(0.5)
+        again = self.caller.connect("late/1", Factory.forProtocol(Recorder))
+        self.advance(0.05)
+        self.failureResultOf(again, ServiceRefused)
+        near.transport.write(b"goes on")
+        self.advance(0.05)
+        self.assertTrue(self.accepted[-1].data.endswith(b"goes on"))
+
+    def test_opening_ends_otherwise(self) -> None:
+        """The opener gives up, the link is over, or the factory has nothing to connect."""
+        self.failureResultOf(self.caller.connect("echo/1", Factory.forProtocol(Recorder)), LinkError)
+        self.secure()
+        cancelled = self.caller.connect("late/1", Factory.forProtocol(Recorder))
+        cancelled.cancel()
+        self.advance(0.01)
+        self.failureResultOf(cancelled)
+        self.failureResultOf(self.caller.connect("echo/1", NoProtocol()), LinkError)
+        cut = self.caller.connect("late/1", Factory.forProtocol(Recorder))
+        self.advance(0.05)
+        self.callee.close()
+        self.advance(0.1)
+        self.failureResultOf(cut, ConnectionDone)
 
     def test_whether_the_other_side_answers(self) -> None:
         self.secure()
@@ -281,21 +375,21 @@ class TwistedTests(LinkTestCase):
             def connectionMade(self) -> None:
                 raise ZeroDivisionError("a fault of the application")
 
-        def refuse(link: Link) -> Recorder:
+        def refuse() -> Recorder:
             raise ZeroDivisionError("a fault of the application")
 
         def refuse_anything() -> None:
             raise ZeroDivisionError("a fault of the application")
 
-        self.callee.handle("faulty/1", self.accept(Faulty))
-        self.callee.handle("unborn/1", self.accept(Unborn))
-        self.callee.handle("refuse/1", refuse)
+        self.services.serve("faulty/1", self.accept(Faulty))
+        self.services.serve("unborn/1", self.accept(Unborn))
+        self.services.serve("refuse/1", Factory.forProtocol(refuse))
         self.callee.on_datagram = lambda data: refuse_anything()
         self.callee.on_control = lambda frame_type, payload: refuse_anything()
         self.secure()
         ended = [Recorder() for _ in range(3)]
         for name, near in zip(("faulty/1", "unborn/1", "refuse/1"), ended, strict=True):
-            self.caller.open_stream(name, near).write(b"x")
+            open_stream(self.caller, name, near).write(b"x")
         self.caller.send_datagram(b"x")
         self.caller.send_control(ControlFrameType.CANDIDATES, b"x")
         self.advance(0.1)
@@ -347,9 +441,9 @@ class TwistedTests(LinkTestCase):
                 super().dataReceived(data)
                 self.transport.pauseProducing()
 
-        self.callee.handle("pauser/1", self.accept(Pauser))
+        self.services.serve("pauser/1", self.accept(Pauser))
         self.secure()
-        transport = self.caller.open_stream("pauser/1", Recorder())
+        transport = open_stream(self.caller, "pauser/1", Recorder())
         transport.write(b"one")
         self.advance(0.05)
         transport.write(b"two")

@@ -39,7 +39,7 @@ class HostileTests(ChatTestCase):
             side.links[other.id] = Connection(self.exchange, side, other, role)
         self.link = cast(Link, self.alice.links[self.bob.id])
         self.transport = StringTransport()
-        self.stream = self.alice.handlers[STREAM_NAME](self.link)
+        self.stream = self.alice.stream(STREAM_NAME, self.bob.id)
         self.alice.chat.links[self.bob.id] = self.link
         self.stream.makeConnection(self.transport)
 
@@ -49,8 +49,8 @@ class HostileTests(ChatTestCase):
         self.exchange.clock.advance(0)
 
     def broken(self, *words: str) -> None:
-        """The link is hung up, and the views know why."""
-        self.assertIn(("hangup", self.bob.id), self.alice.asked)
+        """The stream is given up, not the link; and the views know why."""
+        self.assertNotIn(("hangup", self.bob.id), self.alice.asked)
         (event,) = self.alice.of(ChatBroken)
         for word in words:
             self.assertIn(word, event.text)
@@ -83,7 +83,7 @@ class HostileTests(ChatTestCase):
 
     def test_duplicates_on_another_stream(self) -> None:
         self.hear(hello() + message(1, b"a") + message(2, b"b"))
-        again = self.alice.handlers[STREAM_NAME](self.link)
+        again = self.alice.stream(STREAM_NAME, self.bob.id)
         transport = StringTransport()
         again.makeConnection(transport)
         transport.clear()
@@ -111,7 +111,7 @@ class HostileTests(ChatTestCase):
         self.assertEqual(self.alice.chat.conversations.undelivered(), 1)
         renewed = self.alice.store.record(self.bob.id, b"x" * 8).epoch
         self.assertNotEqual(renewed, ours)
-        self.stream = self.alice.handlers[STREAM_NAME](self.link)
+        self.stream = self.alice.stream(STREAM_NAME, self.bob.id)
         self.stream.makeConnection(StringTransport())
         self.hear(hello(THEIRS, knows(renewed, 99, 99)))
         self.broken("never sent")

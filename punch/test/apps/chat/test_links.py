@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import cast
 
 from punch.apps.chat import Stage
-from punch.apps.chat.chat import STREAMLESS_TIMEOUT
+from punch.apps.chat.chat import REOPEN_DELAY
 from punch.apps.chat.events import CallUnanswerable, NetcheckDone, PeerUnreachable
 from punch.link.events import LinkRole
 from punch.link.link import Link
@@ -104,8 +104,11 @@ class CallTests(ChatTestCase):
     def test_a_link_without_its_chat(self) -> None:
         self.connect()
         self.exchange.lines[0].close()
-        self.run_for(STREAMLESS_TIMEOUT + 0.3)
-        self.assertIn(("hangup", self.bob.id), self.alice.asked)
+        self.run_for(1.0)
+        self.assertFalse(self.alice.chat.conversations.streaming(self.bob.id))
+        self.run_for(REOPEN_DELAY)
+        self.assertTrue(self.alice.chat.conversations.streaming(self.bob.id))
+        self.assertNotIn(("hangup", self.bob.id), self.alice.asked)
 
     def test_a_link_whose_chat_is_yet_to_come(self) -> None:
         """The chat of the link before has ended; that of this one may take its time to arrive."""
@@ -116,7 +119,7 @@ class CallTests(ChatTestCase):
         self.bob.happen(replace(self.bob.of(Connected)[-1], link=cast(Link, after)))
         self.assertIsNot(before, after)
         line.close()
-        self.run_for(3 * STREAMLESS_TIMEOUT)
+        self.run_for(REOPEN_DELAY + 1.0)
         self.assertNotIn(("hangup", self.alice.id), self.bob.asked)
 
     def test_links(self) -> None:

@@ -9,7 +9,6 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import ChatMessage
-from punch.apps.chat.chat import STREAMLESS_TIMEOUT
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
 from punch.node.events import (
@@ -535,7 +534,7 @@ class LifeTests(TerminalCase):
 
     def test_nothing_is_left_on_the_clock(self) -> None:
         self.connect()
-        self.stage.clock.advance(STREAMLESS_TIMEOUT)
+        self.stage.clock.advance(1.0)
         self.front_end.stopped()
         self.stage.chat.stop()
         self.assertEqual(self.stage.clock.getDelayedCalls(), [])

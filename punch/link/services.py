@@ -1,0 +1,106 @@
+"""The services that answer the streams of links, by name, and the codes with which streams are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+
+from punch.identity import PeerID
+from punch.link.events import RefusalCode
+from punch.link.stream import encode_name
+
+if TYPE_CHECKING:
+    from punch.link.transport import StreamTransport
+
+Authorize = Callable[[PeerID], bool]
+"""Whether a peer may open a service."""
+
+LEASE: Final = "lease/1"
+"""The service behind `Link.hold`: a stream that carries nothing and keeps the link open."""
+
+
+class _Service(NamedTuple):
+    factory: IProtocolFactory
+    authorize: Authorize
+
+
+def anyone(peer: PeerID) -> bool:
+    """Authorize every peer that there is a link with."""
+    return True
+
+
+class Services:
+    """The services of one node. All of its links share this table."""
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        # Streams whose service is not there yet, oldest first
+        self._waiting: dict[StreamTransport, None] = {}
+        leases = Factory.forProtocol(Protocol)
+        leases.noisy = False
+        self._services = {LEASE: _Service(leases, anyone)}
+
+    def serve(
+        self, name: str, factory: IProtocolFactory, authorize: Authorize = anyone
+    ) -> Callable[[], None]:
+        """
+        Answer streams that are opened to a service.
+
+        :param name: 1 to 255 bytes of UTF-8; by convention a name and a version, such as "echo/1".
+        :param factory: builds a protocol for each stream; its `buildProtocol` is given a `LinkAddress`. None
+            in place of a protocol refuses the stream as not allowed.
+        :param authorize: asked for each stream whether its peer may open the service.
+        :return: call it to stop the service; streams that are open stay open.
+        :raise ValueError: the name is empty, too long, or served already.
+        """
+        encode_name(name)
+        if name in self._services:
+            raise ValueError(f"the service {name!a} is served already: stop the other one first")
+        service = self._services[name] = _Service(factory, authorize)
+        factory.doStart()
+        for stream in [stream for stream in self._waiting if stream.name == name]:
+            self.forget(stream)
+            self.answer(stream)
+
+        def stop() -> None:
+            if self._services.get(name) is service:
+                del self._services[name]
+                factory.doStop()
+
+        return stop
+
+    def answer(self, stream: StreamTransport) -> bool:
+        """
+        Answer a stream that the other side opened: connect it to a protocol of its service, or refuse it.
+
+        :return: False if there is no such service; the stream is left as it is.
+        """
+        service = self._services.get(stream.name)
+        if service is None:
+            return False
+        try:
+            address = stream.getPeer()
+            allowed = service.authorize(address.peer)
+            protocol = service.factory.buildProtocol(address) if allowed else None
+        except Exception:
+            self._log.failure("The service {name!r} failed to answer a stream.", name=stream.name)
+            stream.refuse(RefusalCode.FAILED)
+            return True
+        if protocol is None:
+            stream.refuse(RefusalCode.NOT_ALLOWED)
+        else:
+            stream.accept(protocol)
+        return True
+
+    def wait(self, stream: StreamTransport) -> None:
+        """Answer a stream as soon as its service is there."""
+        self._waiting[stream] = None
+
+    def forget(self, stream: StreamTransport) -> None:
+        """A stream waits no longer."""
+        self._waiting.pop(stream, None)
