@@ -32,7 +32,7 @@ from punch.link.proof import SecretsLog
 from punch.link.quic_interface import QuicSink
 from punch.link.quic_qh3 import Qh3Backend, Qh3Connection
 from punch.link.stream import encode_name
-from punch.net.monotonic import use_monotonic_time
+from punch.net.reactor import use_monotonic_time
 from punch.node.events import (
     CallFailed,
     Connected,

@@ -17,7 +17,7 @@ from punch.link.events import LinkLimits
 from punch.link.quic_interface import CONNECTION_WINDOW
 from punch.link.receive_limits import Sampler
 from punch.node import offer_freshness
-from punch.node.control import host_policy, protocol
+from punch.node.control import hosts, protocol
 from punch.rendezvous import admission, connection_limiter
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.probing import PERIOD
@@ -83,12 +83,11 @@ SECURITY_NUMBERS = [
         f"last {offer_freshness.MAX_UNTIMED} such offers of each of "
         f"{offer_freshness.MAX_UNTIMED_CALLERS} known callers"
     ),
-    f"at most {MAX_RELAYS} at once, {host_policy.MAX_HOSTS} hosts in an hour, "
-    f"and {host_policy.MAX_UPDATES} times in two minutes",
+    f"at most {MAX_RELAYS} at once, {hosts.MAX_HOSTS} hosts in an hour, "
+    f"and {hosts.MAX_UPDATES} times in two minutes",
     f"up to {MAX_REFLECTORS} reflectors",
-    f"at most {host_policy.MAX_ADDRESSES} allowed addresses",
-    f"at ports below {host_policy.FIRST_PORT} are used only at "
-    + "{}, {} and {}".format(*sorted(host_policy.LOW_PORTS)),
+    f"at most {hosts.MAX_ADDRESSES} allowed addresses",
+    f"at ports below {hosts.FIRST_PORT} are used only at " + "{}, {} and {}".format(*sorted(hosts.LOW_PORTS)),
     f"a sentence of {MAX_SENTENCE} characters",
     f"{protocol.LINE_RATE:.0f} lines a second ({protocol.LINE_BURST:,} at once), more slowly",
     f"each message up to {MAX_TEXT // 1024} KiB",
@@ -142,8 +141,8 @@ def test_numbers_in_words() -> None:
     """Those that stand in the text as words."""
     assert AMPLIFICATION == relay.AMPLIFICATION == 3
     assert offer_freshness.WINDOW == 5 * 60
-    assert host_policy.FORGET == LIMITS.relay_nonce_time == 3600
-    assert host_policy.UPDATE_TIME == 2 * 60
+    assert hosts.FORGET == LIMITS.relay_nonce_time == 3600
+    assert hosts.UPDATE_TIME == 2 * 60
     assert budget.WINDOW == 10 * 60
     assert budget.NEAR_WINDOW == 60
     assert LIMITS.relay_credentials_time == 30 * 60

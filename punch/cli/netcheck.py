@@ -16,15 +16,14 @@ from pathlib import Path
 from twisted.python.failure import Failure
 
 from punch.cli import twistd
+from punch.cli.options import NoRendezvous, choose_rendezvous
 from punch.cli.peer_tap import login_name
 from punch.cli.usage import Parser, complain, show
 from punch.natcheck.report import NetcheckReport
 from punch.natcheck.words import text
 from punch.net.interfaces import local_addresses, source_address
-from punch.net.monotonic import use_monotonic_time
-from punch.net.resolver import install_resolver
+from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.net.udp import open_socket
-from punch.node.control.choice import NoRendezvous, choose_rendezvous
 from punch.node.control.problems import proxy_variable
 from punch.node.netcheck import NetcheckRun, as_json
 from punch.state import StateDirectory, StateError, own_state_dir

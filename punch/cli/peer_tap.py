@@ -26,6 +26,7 @@ from punch.apps.chat import Chat, ChatError
 from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, ThreadWorker, Worker
 from punch.cli.options import CommandOptions as BaseOptions
+from punch.cli.options import NoRendezvous, choose_rendezvous
 from punch.cli.twistd import OutputWriter as PlainConsole
 from punch.cli.twistd import (
     before_sudden_death,
@@ -40,9 +41,7 @@ from punch.identity import PeerID
 from punch.lookup import UnknownPeer, find_peer
 from punch.names import without_format
 from punch.net.interfaces import source_address
-from punch.net.monotonic import use_monotonic_time
-from punch.net.resolver import install_resolver
-from punch.node.control.choice import NoRendezvous, choose_rendezvous
+from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.node.control.problems import proxy_variable
 from punch.node.control.replacements import EXIT_STATUS, Replacements
 from punch.node.events import (

@@ -27,8 +27,7 @@ from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import whole_number
 from punch.files import replace_private
 from punch.names import without_format
-from punch.net.monotonic import use_monotonic_time
-from punch.net.resolver import install_resolver
+from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.rendezvous.config import (
     DEFAULT_REFLECTOR_PORT,
     AlternateAddress,

@@ -15,6 +15,7 @@ from typing import Any
 from cryptography import x509
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IDelayedCall
 
 from punch.identity import Identity, RandomBytes
 from punch.natcheck.core import Netcheck
@@ -22,18 +23,20 @@ from punch.natcheck.report import FamilyReport, NetcheckReport, Transport
 from punch.natcheck.words import conclusions
 from punch.net.driver import Driver
 from punch.net.interfaces import select
+from punch.net.reactor import look_up
 from punch.net.socket_set import OpenSocket
 from punch.net.udp import DatagramSocket
 from punch.node.control.client import ControlClient
-from punch.node.control.host_policy import (
+from punch.node.control.hosts import (
     HostPolicy,
     VettedReactor,
     is_name,
     usable_port,
 )
 from punch.node.control.problems import ControlProblem
-from punch.node.reflector_finder import look_up
-from punch.node.relay_trial import RelayTrial
+from punch.node.relay import DatagramRelayClient, RelayClient, StreamRelayClient, relay_endpoint
+from punch.node.relay_pool import MAX_DATAGRAM_TRIES
+from punch.turn.client_events import Trouble
 from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
 from punch.wire.probing import ProbeOutcome
@@ -44,6 +47,10 @@ USUAL_REFLECTOR = 3478
 """Where a reflector is looked for if the rendezvous can't be asked: STUN's own port (RFC 8489, section 9)."""
 CONTROL_TRIES = 3
 """Round trips over the control channel, of which the shortest counts."""
+TRIAL_TIME = 8.0
+"""Seconds that a relay has to answer."""
+GIVE_BACK_TIME = 0.5
+"""Seconds that a relay has to take the allocation back; then it is left to expire (RFC 8656, section 3.2)."""
 
 _TURN = {
     TurnTransport.UDP: Transport.TURN_UDP,
@@ -301,3 +308,146 @@ class NetcheckRun:
         if family is None or family.udp or self._problem is None or not family.local_addresses:
             return family
         return replace(family, udp=None)
+
+
+class RelayTrial:
+    """
+    One relay, by the one transport that it is offered for; from every one of our addresses, if that is UDP.
+
+    :ivar result: fires with whether it works.
+    """
+
+    def __init__(
+        self,
+        server: RelayServer,
+        *,
+        reactor: Any,
+        name: str,
+        addresses: Sequence[str],
+        hosts: Sequence[str],
+        open_socket: OpenSocket,
+        random: RandomBytes,
+        monotonic: Callable[[], float],
+        roots: Sequence[x509.Certificate] | None,
+    ) -> None:
+        """
+        :param name: the host of the rendezvous, where its own relay is.
+        :param addresses: IP addresses of the relay.
+        :param hosts: our own.
+        :param roots: the authorities for relays without a pin; None for the platform's.
+        """
+        self.server = server
+        self.result: Deferred[bool] = Deferred()
+        self._reactor = reactor
+        self._name = name
+        self._addresses = addresses
+        self._hosts = hosts
+        self._open_socket = open_socket
+        self._random = random
+        self._monotonic = monotonic
+        self._roots = roots
+        self._relays: list[RelayClient] = []
+        self._trying: list[RelayClient] = []
+        self._flows: dict[Address, DatagramRelayClient] = {}
+        self._sockets: dict[Address, DatagramSocket] = {}
+        self._late: IDelayedCall | None = None
+
+    def start(self) -> None:
+        """Ask."""
+        self._late = self._reactor.callLater(TRIAL_TIME, self._end, False)
+        attempts: Sequence[DatagramRelayClient | StreamRelayClient]
+        if self.server.url.transport is TurnTransport.UDP:
+            attempts = self._datagram_relays()
+        else:
+            attempts = [self._stream_relay()]
+        self._relays = list(attempts)
+        self._trying = list(attempts)
+        for each in attempts:
+            each.start()
+        if not attempts:
+            self._end(False)
+
+    # What relays say (RelayOwner)
+
+    def relay_allocated(self, relay: RelayClient) -> None:
+        """It works."""
+        self._end(True)
+
+    def relay_failed(self, relay: RelayClient, trouble: Trouble, text: str) -> None:
+        """It doesn't; another way may."""
+        if relay in self._trying:
+            self._trying.remove(relay)
+        if not self._trying:
+            self._end(False)
+
+    # The inside
+
+    def _datagram_relays(self) -> list[DatagramRelayClient]:
+        port = self.server.url.port
+        places = [
+            (host, canonical(address, port))
+            for address in self._addresses
+            for host in self._hosts
+            if (":" in host) == (":" in address)
+        ]
+        relays = []
+        for host, address in places[:MAX_DATAGRAM_TRIES]:
+            try:
+                socket = self._open_socket(self._reactor, host, 0, self._received)
+            except (OSError, CannotListenError):
+                continue
+            self._sockets[socket.local] = socket
+            relay = self._flows[socket.local] = DatagramRelayClient(
+                self.server,
+                self,
+                _nothing,
+                base=socket.local,
+                address=address,
+                send=self._send,
+                clock=self._reactor,
+                monotonic=self._monotonic,
+                random=self._random,
+            )
+            relays.append(relay)
+        return relays
+
+    def _stream_relay(self) -> StreamRelayClient:
+        return StreamRelayClient(
+            self.server,
+            self,
+            _nothing,
+            endpoint=relay_endpoint(self._reactor, self.server, self._name, self._roots),
+            clock=self._reactor,
+            monotonic=self._monotonic,
+            random=self._random,
+        )
+
+    def _send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
+        self._sockets[local].send(datagrams, remote)
+
+    def _received(self, datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:
+        relay = self._flows.get(socket.local)
+        if relay is not None and remote == relay.address:
+            relay.receive(datagrams)
+
+    def _end(self, works: bool) -> None:
+        if self._late is None:
+            return
+        if self._late.active():
+            self._late.cancel()
+        self._late = None
+        self._trying.clear()
+        for relay in self._relays:
+            relay.close()
+        self._reactor.callLater(GIVE_BACK_TIME if works else 0.0, self._close, works)
+
+    def _close(self, works: bool) -> None:
+        for relay in self._relays:
+            relay.abandon()
+        for socket in self._sockets.values():
+            socket.close()
+        self.result.callback(works)
+
+
+def _nothing(datagrams: Sequence[bytes], peer: Address, relayed: Address) -> None:
+    """Nobody was permitted to send us anything."""

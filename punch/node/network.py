@@ -11,11 +11,9 @@ from twisted.logger import Logger
 from punch.identity import RandomBytes
 from punch.net.monitor import NetworkMonitor
 from punch.net.socket_set import OpenSocket, SocketSet
-from punch.node.control.host_addresses import FRESH
-from punch.node.control.host_policy import HostPolicy
+from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.policy import RelayPolicy
-from punch.node.reflector_finder import ReflectorFinder
-from punch.node.reflexive_addresses import ReflexiveAddressCache
+from punch.node.reflexive_addresses import ReflectorFinder, ReflexiveAddressCache
 from punch.node.relay_pool import RelayPool
 from punch.node.router import Router
 from punch.wire.address import Address, Transmit

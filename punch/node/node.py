@@ -109,7 +109,7 @@ class Node(Service):
     :param addresses: the local addresses to use, asked anew for every call.
     :param source: from which of them an IP address is reached; None: as the control connection, or unknown.
     :param wall: seconds since 1970 by the wall clock, only to notice sleep and for the times of offers; all
-        intervals are `monotonic`, which is what `reactor` counts, too (`punch.net.monotonic`).
+        intervals are `monotonic`, which is what `reactor` counts, too (`punch.net.reactor`).
     :param pacing: ICE's Ta that we signal, in seconds.
     :param relay: whether links may be relayed.
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.

@@ -18,14 +18,17 @@ While a link has no path, the reflector is also what tells when the network is b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from ipaddress import ip_address
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorPluggableNameResolver, IReactorTime
 
 from punch.ice.agent import Agent
 from punch.ice.checks import IceCredentials
 from punch.identity import RandomBytes
 from punch.net.driver import Driver, Timed
-from punch.wire.address import Address, Transmit
+from punch.net.reactor import look_up
+from punch.wire.address import Address, Transmit, canonical
 from punch.wire.candidate import CandidateType
 from punch.wire.stun import (
     MessageClass,
@@ -192,3 +195,62 @@ class ReflexiveAddressCache:
             self._send(transmit)
         while agent.next_event() is not None:
             pass
+
+
+class ReflectorFinder:
+    """
+    Finds the reflectors of one rendezvous, at most one for each address family.
+
+    The address that the control connection goes to is the first one, and known at once. That of the other
+    family is looked up by the name of the rendezvous, and again when the network has changed.
+
+    :param allows: returns whether an IP address of that name may be used.
+    :param found: called with all reflectors that are known, each time that changes.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactorPluggableNameResolver,
+        host: str,
+        allows: Callable[[str], bool],
+        found: Callable[[list[Address]], None],
+    ) -> None:
+        self._reactor = reactor
+        self._host = host
+        self._allows = allows
+        self._found = found
+        self._round = 0
+        self._first: Address | None = None
+
+    def find(self, connected: str, port: int) -> None:
+        """
+        :param connected: the IP address of the control connection.
+        :param port: the reflector's UDP port; 0: there is none.
+        """
+        self._first = canonical(connected, port) if port else None
+        self._found([] if self._first is None else [self._first])
+        self.again()
+
+    def again(self) -> None:
+        """Look the name up again, because the network has changed."""
+        self._round += 1
+        if self._first is None:
+            return
+        try:
+            ip_address(self._host)
+        except ValueError:
+            look_up(self._reactor, self._host, partial(self._resolved, self._round, self._first))
+
+    def stop(self) -> None:
+        """Do not call `found` any more."""
+        self._round += 1
+        self._first = None
+
+    def _resolved(self, turn: int, first: Address, hosts: Sequence[str]) -> None:
+        if turn != self._round:
+            return
+        for host in hosts:
+            other = canonical(host, first.port)
+            if other.is_ipv6 != first.is_ipv6 and self._allows(other.host):
+                self._found([first, other])
+                return

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 from typing import Protocol as TypingProtocol
-from typing import cast
 
+from cryptography import x509
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
@@ -27,6 +29,8 @@ from zope.interface import implementer
 
 from punch.identity import RandomBytes
 from punch.net.driver import Driver
+from punch.node.control.tcp import tcp_endpoint
+from punch.node.control.tls import RelayConnectionCreator
 from punch.turn.client import TurnClient
 from punch.turn.client_events import (
     Allocated,
@@ -37,7 +41,7 @@ from punch.turn.client_events import (
 from punch.turn.client_state import ClientState
 from punch.wire.address import Address
 from punch.wire.turn import FramingError, StreamSplitter
-from punch.wire.turn_uri import RelayServer
+from punch.wire.turn_uri import RelayServer, TurnTransport
 
 _PIECE = 16 * 1024
 """Bytes written to a stream at once: between two pieces it may say that it is full."""
@@ -437,3 +441,20 @@ class _Transport(TypingProtocol):
 def credentials_of(server: RelayServer) -> RelayCredentials:
     """What the TURN client needs of it."""
     return RelayCredentials(server.username, server.password, server.realm, server.nonce)
+
+
+def relay_endpoint(
+    reactor: Any, server: RelayServer, name: str, roots: Sequence[x509.Certificate] | None
+) -> IStreamClientEndpoint:
+    """
+    Where a relay is reached over TCP or TLS.
+
+    :param name: the host of the rendezvous, where its own relay is.
+    :param roots: the authorities for relays without a pin; None for the platform's.
+    """
+    url = server.url
+    host = url.host or name
+    tcp = tcp_endpoint(reactor, host, url.port)
+    if url.transport is TurnTransport.TCP:
+        return tcp
+    return wrapClientTLS(RelayConnectionCreator(host, url.port, server.pin, roots), tcp, clock=reactor)

@@ -18,21 +18,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from cryptography import x509
-from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.interfaces import IDelayedCall, IStreamClientEndpoint
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from punch.identity import RandomBytes
-from punch.node.control.host_addresses import HostAddresses
-from punch.node.control.host_policy import HostPolicy, VettedReactor, is_name
-from punch.node.control.nat64 import DISCOVERY_NAME, translated
-from punch.node.control.staggered import tcp_endpoint
-from punch.node.control.tls import RelayConnectionCreator
+from punch.node.control.hosts import HostAddresses, HostPolicy, VettedReactor, is_name
+from punch.node.control.tcp import DISCOVERY_NAME, translated
 from punch.node.relay import (
     DatagramRelayClient,
     Received,
     RelayClient,
     StreamRelayClient,
+    relay_endpoint,
 )
 from punch.turn.client_events import Trouble
 from punch.wire.address import Address, canonical
@@ -526,23 +523,6 @@ class RelayPool:
         setattr(self, name, None)
         if timer is not None and timer.active():
             timer.cancel()
-
-
-def relay_endpoint(
-    reactor: Any, server: RelayServer, name: str, roots: Sequence[x509.Certificate] | None
-) -> IStreamClientEndpoint:
-    """
-    Where a relay is reached over TCP or TLS.
-
-    :param name: the host of the rendezvous, where its own relay is.
-    :param roots: the authorities for relays without a pin; None for the platform's.
-    """
-    url = server.url
-    host = url.host or name
-    tcp = tcp_endpoint(reactor, host, url.port)
-    if url.transport is TurnTransport.TCP:
-        return tcp
-    return wrapClientTLS(RelayConnectionCreator(host, url.port, server.pin, roots), tcp, clock=reactor)
 
 
 _CLAUSES = {

@@ -68,7 +68,6 @@ PURE = [
     *(
         f"punch.node.{name}"
         for name in (
-            "control.choice",
             "events",
             "limits",
             "policy",

@@ -13,7 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.names import dns, error, server
 
-from punch.node.control.nat64 import DISCOVERY_NAME
+from punch.node.control.tcp import DISCOVERY_NAME
 
 WELL_KNOWN = (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171"))
 

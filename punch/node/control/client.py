@@ -31,7 +31,7 @@ from zope.interface import implementer
 from punch.identity import Identity, RandomBytes
 from punch.node.control.problems import ControlProblem, place, problem_of_failure
 from punch.node.control.protocol import ControlClientProtocol
-from punch.node.control.staggered import tcp_endpoint
+from punch.node.control.tcp import tcp_endpoint
 from punch.node.control.tls import ControlConnectionCreator
 from punch.wire.control import (
     ErrorCode,

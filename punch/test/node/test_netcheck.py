@@ -20,7 +20,7 @@ from punch.natcheck.report import (
     NetcheckReport,
     Transport,
 )
-from punch.node.control.nat64 import DISCOVERY_NAME
+from punch.node.control.tcp import DISCOVERY_NAME
 from punch.test.internet import (
     NAT,
     Firewall,

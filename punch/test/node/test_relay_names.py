@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from punch.node.control.host_addresses import FRESH, KEPT, HostAddresses
-from punch.node.reflector_finder import ReflectorFinder
+from punch.node.control.hosts import FRESH, KEPT, HostAddresses
+from punch.node.reflexive_addresses import ReflectorFinder
 from punch.node.relay import RelayClient
 from punch.node.relay_pool import RelayPool
 from punch.test.rendezvous.relay.test_service import Datagrams

@@ -6,7 +6,8 @@ from ipaddress import IPv4Address, ip_address
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.node.control.host_policy import (
+from punch.net.reactor import look_up
+from punch.node.control.hosts import (
     FORGET,
     MAX_ADDRESSES,
     MAX_HOSTS,
@@ -15,7 +16,6 @@ from punch.node.control.host_policy import (
     HostPolicy,
     VettedReactor,
 )
-from punch.node.reflector_finder import look_up
 from punch.test.internet import Internet
 from punch.wire.special_addresses import (
     TABLE,

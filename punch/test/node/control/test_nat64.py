@@ -7,14 +7,14 @@ from ipaddress import IPv4Address, IPv6Network
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.node.control.nat64 import (
+from punch.node.control.tcp import (
     DISCOVERY_NAME,
     Prefix,
     prefixes,
     synthesized,
+    tcp_endpoint,
     translated,
 )
-from punch.node.control.staggered import tcp_endpoint
 from punch.test.internet import InternetTestCase, Seen
 from punch.test.relayed import RelayTestCase
 from punch.test.system import SERVICE, Rendezvous, connect

@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from punch.net.resolver import (
+from punch.net.reactor import (
     KEPT,
     MAX_THREADS,
     TIMEOUT,

@@ -15,8 +15,7 @@ from punch.identity import Identity
 from punch.net.server_udp import PlainPort
 from punch.net.socket_set import SocketSet
 from punch.net.udp import open_portable
-from punch.node.control.host_addresses import FRESH
-from punch.node.control.host_policy import HostPolicy
+from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.netcheck import NetcheckRun
 from punch.node.policy import RelayPolicy
 from punch.node.relay import DatagramRelayClient, RelayClient

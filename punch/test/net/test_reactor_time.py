@@ -7,7 +7,7 @@ import time
 from twisted.internet.base import ReactorBase
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.monotonic import use_monotonic_time
+from punch.net.reactor import use_monotonic_time
 
 DAY = 86_400.0
 

@@ -1,16 +1,23 @@
 """
-Name look-ups that end, and that the end of the process does not wait for.
+What a reactor is given before anything runs in it: monotonic time, and name look-ups that end. And `look_up`.
 
-The system's `getaddrinfo` blocks for as long as the name servers in /etc/resolv.conf keep silent, half a
-minute and more. Twisted calls it in the reactor's thread pool, whose threads are joined when the reactor
-stops. Here each look-up has a daemon thread of its own, which nobody joins. It is still the system's, unlike
-`twisted.names`: /etc/hosts, nsswitch.conf, mDNS and the names of a VPN mean what the user expects.
+**Time.** Twisted's reactors count `time.time`. When the wall clock is set back by an hour, because NTP
+corrects it or a virtual machine is restored, every delayed call that was scheduled before comes an hour late.
+`use_monotonic_time` gives the reactor the monotonic clock; `IReactorTime.seconds` is the only clock that a
+reactor reads.
+
+**Names.** The system's `getaddrinfo` blocks for as long as the name servers in /etc/resolv.conf are silent,
+half a minute and more. Twisted calls it in the reactor's thread pool, whose threads are joined when the
+reactor stops. `DaemonThreadResolver` calls it in a daemon thread for each look-up, which nobody joins. It
+still uses the system's resolver, unlike `twisted.names`, so that /etc/hosts, nsswitch.conf, mDNS and names
+of a VPN mean what the user expects.
 """
 
 from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +27,7 @@ from twisted.internet.interfaces import (
     IDelayedCall,
     IHostnameResolver,
     IHostResolution,
+    IReactorPluggableNameResolver,
     IResolutionReceiver,
 )
 from zope.interface import implementer
@@ -39,8 +47,28 @@ GetAddrInfo = Callable[..., Answer]
 Start = Callable[[Callable[[], None]], object]
 
 
+def use_monotonic_time(reactor: Any) -> None:
+    """
+    Make `reactor` count `time.monotonic`. Delayed calls that are scheduled already keep their delay.
+
+    For composition roots, before the reactor runs or while it does. A program that runs a `Node` of Punch in
+    its own reactor calls this once. `reactor.seconds()` is not the wall clock afterwards.
+
+    :param reactor: one of Twisted's.
+    """
+    before = reactor.seconds
+    if before is time.monotonic:
+        return
+    now = before()
+    waiting = [(call, call.getTime() - now) for call in reactor.getDelayedCalls()]
+    reactor.seconds = time.monotonic
+    for call, left in waiting:
+        call.seconds = time.monotonic
+        call.reset(max(0.0, left))
+
+
 def install_resolver(reactor: Any) -> None:
-    """Have `reactor` look names up with a `DaemonThreadResolver`; for composition roots."""
+    """Make `reactor` look names up with a `DaemonThreadResolver`. For composition roots."""
     reactor.installNameResolver(DaemonThreadResolver(reactor))
 
 
@@ -154,3 +182,27 @@ class _Resolution:
             host, _, *rest = sockaddr
             self._receiver.addressResolved(kind(self._semantics, host, self._port, *rest))  # type: ignore[arg-type]
         self._receiver.resolutionComplete()
+
+
+def look_up(reactor: IReactorPluggableNameResolver, name: str, done: Callable[[list[str]], None]) -> None:
+    """Call `done` with the IP addresses of a host; with none where the name is not known."""
+    reactor.nameResolver.resolveHostName(_Collector(done), name, 0, [IPv4Address, IPv6Address])
+
+
+@implementer(IResolutionReceiver)
+class _Collector:
+    def __init__(self, done: Callable[[list[str]], None]) -> None:
+        self._done = done
+        self._hosts: list[str] = []
+
+    def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
+        """Nothing to do."""
+
+    def addressResolved(self, address: IAddress) -> None:
+        """Keep one address."""
+        if isinstance(address, (IPv4Address, IPv6Address)) and "%" not in address.host:
+            self._hosts.append(address.host)
+
+    def resolutionComplete(self) -> None:
+        """Hand over all addresses."""
+        self._done(self._hosts)

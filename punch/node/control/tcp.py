@@ -1,9 +1,14 @@
 """
-IPv4 addresses on a network that has IPv6 alone: its NAT64 (RFC 6146) reaches them.
+TCP connections to the rendezvous and to relays, on networks that lose packets or have IPv6 alone.
 
-Names need nothing of this, since the network's name servers make IPv6 addresses of IPv4 ones (DNS64). For an
-address that somebody wrote down, the prefix of the translator is discovered by the name `ipv4only.arpa`,
-whose IPv4 addresses are well known (RFC 7050), and put before the address (RFC 6052).
+**Lost packets.** After a lost SYN the system waits for a second, and after the next one for two more
+(RFC 6298, section 5.7 has three): too long for a link that waits for the rendezvous. `StaggeredEndpoint`
+starts another connection soon, as RFC 8305 does for another address, and takes the first that comes about.
+
+**NAT64.** On a network that has IPv6 alone, a translator (RFC 6146) reaches IPv4 addresses. Names need
+nothing, since the network's name servers make IPv6 addresses of IPv4 ones (DNS64). For an IPv4 address that
+was written down, `IPv4Endpoint` discovers the prefix of the translator by the name `ipv4only.arpa`, whose
+IPv4 addresses are well known (RFC 7050), and puts it before the address (RFC 6052).
 """
 
 from __future__ import annotations
@@ -12,19 +17,26 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple, cast
 
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, FailureGroup, race
-from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
     ConnectionRefusedError,
     NoRouteError,
 )
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.node.reflector_finder import look_up
+from punch.net.reactor import look_up
 from punch.wire.address import parsed
 
 DISCOVERY_NAME = "ipv4only.arpa"
@@ -32,6 +44,13 @@ DISCOVERY_TIME = 1.0
 """Seconds for the discovery while a connection waits for it."""
 PATIENCE = 0.4
 """Seconds after which a connection that has not come about is tried through a NAT64, too."""
+
+AFTER = 0.5
+"""Seconds until another connection is begun."""
+TRIES = 3
+"""Connections at once, at most."""
+CONNECT_TIME = 10.0
+"""Seconds that a TCP connection may take."""
 
 _WELL_KNOWN = (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171"))
 _LENGTHS = (96, 64, 56, 48, 40, 32)
@@ -164,3 +183,80 @@ class IPv4Endpoint:
             return result
 
         return found.addBoth(done)
+
+
+def tcp_endpoint(reactor: Any, host: str, port: int) -> StaggeredEndpoint:
+    """
+    TCP to a host, by name or address, staggered.
+
+    Addresses are not left to Twisted's `HostnameEndpoint`: while a connection is under way it wakes three
+    times a second to try the next address, even if there is only one.
+    """
+    kind: Any = HostnameEndpoint
+    if isIPAddress(host):
+        kind = IPv4Endpoint
+    elif isIPv6Address(host):
+        kind = TCP6ClientEndpoint
+    return StaggeredEndpoint(kind(reactor, host, port, timeout=CONNECT_TIME), reactor)
+
+
+@implementer(IStreamClientEndpoint)
+class StaggeredEndpoint:
+    """
+    An endpoint that begins up to `TRIES` connections of another one.
+
+    The first result counts, a failure as well as a success: who refuses one connection refuses all. The rest
+    are given up.
+    """
+
+    def __init__(self, endpoint: IStreamClientEndpoint, clock: IReactorTime) -> None:
+        self._endpoint = endpoint
+        self._clock = clock
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect; cancelling ends all of it."""
+        return _Race(self._endpoint, protocolFactory, self._clock).result
+
+    def __repr__(self) -> str:
+        return f"<staggered {self._endpoint!r}>"
+
+
+class _Race:
+    """The connections of one `connect`."""
+
+    def __init__(
+        self, endpoint: IStreamClientEndpoint, factory: IProtocolFactory, clock: IReactorTime
+    ) -> None:
+        self.result: Deferred[IProtocol] = Deferred(lambda _: self._end())
+        self._endpoint = endpoint
+        self._factory = factory
+        self._clock = clock
+        self._tries: list[Deferred[IProtocol]] = []
+        self._next: IDelayedCall | None = None
+        self._over = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._next = None
+        trying = self._endpoint.connect(self._factory)
+        self._tries.append(trying)
+        trying.addCallbacks(self._connected, self._failed)
+        if not self._over and len(self._tries) < TRIES:
+            self._next = self._clock.callLater(AFTER, self._begin)
+
+    def _connected(self, protocol: IProtocol) -> None:
+        self._end()
+        self.result.callback(protocol)
+
+    def _failed(self, failure: Failure) -> None:
+        if not self._over:
+            self._end()
+            self.result.errback(failure)
+
+    def _end(self) -> None:
+        self._over = True
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        for trying in self._tries:
+            trying.cancel()

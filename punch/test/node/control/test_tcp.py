@@ -12,7 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from punch.node.control.staggered import (
+from punch.node.control.tcp import (
     AFTER,
     CONNECT_TIME,
     TRIES,
