@@ -139,7 +139,7 @@ class FloodingConnection(Qh3Connection):
 
     def binding(self) -> bytes:
         flooding.append(self)
-        secret = self._secrets.receiving(self._configuration.is_client)
+        secret = self._secrets.receiving(self.configuration.is_client)
         assert secret is not None
         self._replies = PacketReader(secret)
         return super().binding()
@@ -147,7 +147,7 @@ class FloodingConnection(Qh3Connection):
     def flood(self, payloads: Iterator[bytes], rate: float, now: float) -> None:
         """From now on, packets with these payloads, so many in a second, are all that is sent."""
         assert isinstance(self._secrets, KeptSecrets)
-        is_client = self._configuration.is_client
+        is_client = self.configuration.is_client
         secret = self._secrets.kept["CLIENT_TRAFFIC_SECRET_0" if is_client else "SERVER_TRAFFIC_SECRET_0"]
         self._writer = PacketWriter(secret, self._remote_id)
         self._payloads, self._rate, self._began, self._latest = payloads, rate, now, now

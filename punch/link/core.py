@@ -146,6 +146,21 @@ class LinkCore:
         self._pings = PINGS if proved else 1
         self._ping_at = [now + delay for delay in PING_AGAIN] if proved else []
 
+    @property
+    def connection_count(self) -> int:
+        """How many QUIC connections there are, proved or not."""
+        return len(self._connections)
+
+    @property
+    def windows(self) -> dict[int, int]:
+        """The size in bytes of each open stream's receive window, by stream ID."""
+        return {} if self._session is None else self._session.windows
+
+    @property
+    def window_budget(self) -> int:
+        """How many bytes the windows of all streams may still grow by."""
+        return self.limits.total_window if self._session is None else self._session.window_budget
+
     # Datagrams
 
     @property

@@ -20,19 +20,23 @@ SHORTEST_RTT: Final = 0.025
 
 
 class WindowBudget:
-    """What the windows of all streams of a link may grow by, in bytes, beyond the initial credit of each."""
+    """
+    What the windows of all streams of a link may grow by, in bytes, beyond the initial credit of each.
+
+    :ivar left: how many of these bytes no window has taken.
+    """
 
     def __init__(self, total: int) -> None:
-        self._left = total
+        self.left = total
 
     def take(self, size: int) -> int:
         """As much of `size` as there is."""
-        granted = min(size, self._left)
-        self._left -= granted
+        granted = min(size, self.left)
+        self.left -= granted
         return granted
 
     def give_back(self, size: int) -> None:
-        self._left += size
+        self.left += size
 
 
 class ReceiveWindow:

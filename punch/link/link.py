@@ -226,6 +226,11 @@ class Link:
         return self.core.rtt
 
     @property
+    def stream_count(self) -> int:
+        """How many streams are open."""
+        return len(self._streams)
+
+    @property
     def proved(self) -> bool:
         """The other side has proved who it is."""
         return self._proved

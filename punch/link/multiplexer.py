@@ -100,6 +100,16 @@ class StreamMultiplexer:
         if role is LinkRole.CALLEE:
             self._control += encode_frame(ControlFrameType.ACCEPTED)
 
+    @property
+    def windows(self) -> dict[int, int]:
+        """The size in bytes of each open stream's receive window, by stream ID."""
+        return {stream_id: stream.window.window for stream_id, stream in self._streams.items()}
+
+    @property
+    def window_budget(self) -> int:
+        """How many bytes the windows may still grow by in all."""
+        return self._budget.left
+
     # What the layer above asks for
 
     def open_stream(self, name: str) -> int:

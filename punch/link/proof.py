@@ -32,16 +32,18 @@ class SecretsLog:
     """
     A key log (in the format of NSS, as TLS libraries write it) that keeps in memory the two secrets of the
     binding, and forgets them once they are used.
+
+    :ivar secrets: the secrets by their labels in the log; `erase` overwrites and removes them.
     """
 
     def __init__(self) -> None:
-        self._secrets: dict[str, bytearray] = {}
+        self.secrets: dict[str, bytearray] = {}
 
     def write(self, text: str) -> int:
         """One line of the log: label, client random, secret."""
         fields = text.split()
         if len(fields) == 3 and fields[0] in (_CLIENT_SECRET, _SERVER_SECRET):
-            self._secrets[fields[0]] = bytearray.fromhex(fields[2])
+            self.secrets[fields[0]] = bytearray.fromhex(fields[2])
         return len(text)
 
     def flush(self) -> None:
@@ -53,7 +55,7 @@ class SecretsLog:
 
         :raise ProofError: the handshake has not given both secrets, or the binding was taken before.
         """
-        client, server = self._secrets.get(_CLIENT_SECRET), self._secrets.get(_SERVER_SECRET)
+        client, server = self.secrets.get(_CLIENT_SECRET), self.secrets.get(_SERVER_SECRET)
         if client is None or server is None:
             raise ProofError("The TLS session has no traffic secrets to bind the proof to.")
         value = tls_binding(bytes(client), bytes(server))
@@ -62,14 +64,14 @@ class SecretsLog:
 
     def receiving(self, is_client: bool) -> bytes | None:
         """The traffic secret of the other side, until it is erased."""
-        secret = self._secrets.get(_SERVER_SECRET if is_client else _CLIENT_SECRET)
+        secret = self.secrets.get(_SERVER_SECRET if is_client else _CLIENT_SECRET)
         return None if secret is None else bytes(secret)
 
     def erase(self) -> None:
         """Overwrite and forget the secrets."""
-        for secret in self._secrets.values():
+        for secret in self.secrets.values():
             secret[:] = bytes(len(secret))
-        self._secrets.clear()
+        self.secrets.clear()
 
 
 def tls_binding(client_secret: bytes, server_secret: bytes) -> bytes:

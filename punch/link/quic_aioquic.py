@@ -162,7 +162,7 @@ class AioquicConnection(LibraryConnection):
 
     def _take_in(self, datagrams: Sequence[bytes], now: float) -> None:
         for data in datagrams:
-            self._quic.receive_datagram(data, LOGICAL_ADDRESS, now)
+            self.library.receive_datagram(data, LOGICAL_ADDRESS, now)
             packets = self._trace.take()
             if packets:
                 self._arrived(len(packets), 0)
@@ -172,24 +172,24 @@ class AioquicConnection(LibraryConnection):
 
     def _poll(self, now: float, datagrams: list[bytes]) -> None:
         # A server has no path before the first datagram, for which the library is not prepared.
-        if self._quic._network_paths:
+        if self.library._network_paths:
             super()._poll(now, datagrams)
 
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
         super().send(stream_id, bytes(data), fin)
 
     def _unsent(self, stream_id: int) -> int:
-        stream = self._quic._streams.get(stream_id)
+        stream = self.library._streams.get(stream_id)
         return 0 if stream is None else sum(len(pending) for pending in stream.sender._pending)
 
     def _peer_certificate(self) -> bytes | None:
         from cryptography.hazmat.primitives.serialization import Encoding
 
-        certificate = self._quic.tls._peer_certificate
+        certificate = self.library.tls._peer_certificate
         return None if certificate is None else bytes(certificate.public_bytes(Encoding.DER))
 
     def _smoothed_rtt(self) -> float | None:
-        loss = self._quic._loss
+        loss = self.library._loss
         return float(loss._rtt_smoothed) if loss._rtt_initialized else None
 
 
@@ -204,7 +204,7 @@ class AioquicBackend:
 
         secrets = SecretsLog()
         with library_errors():
-            configuration = self._configuration(True, secrets)
+            configuration = self.configuration(True, secrets)
             configuration.verify_mode = ssl.CERT_NONE
             quic = Library(configuration=configuration)
             quic.connect(LOGICAL_ADDRESS, now)
@@ -218,7 +218,7 @@ class AioquicBackend:
 
         secrets = SecretsLog()
         with library_errors():
-            configuration = self._configuration(False, secrets)
+            configuration = self.configuration(False, secrets)
             configuration.certificate = certificate.certificate
             configuration.private_key = certificate.private_key
             quic = Library(
@@ -227,7 +227,7 @@ class AioquicBackend:
             )
         return AioquicConnection(quic, events, configuration, secrets, (RuntimeError, ValueError))
 
-    def _configuration(self, is_client: bool, secrets: SecretsLog) -> QuicConfiguration:
+    def configuration(self, is_client: bool, secrets: SecretsLog) -> QuicConfiguration:
         from aioquic.quic.configuration import QuicConfiguration
 
         return QuicConfiguration(

@@ -30,6 +30,9 @@ class LibraryConnection(ABC):
     """
     A connection of either library. The library's objects are `Any` here, since one class can't be typed
     against both.
+
+    :ivar library: the library's own connection.
+    :ivar configuration: the library's settings for it.
     """
 
     key_update_after = KEY_UPDATE_AFTER
@@ -43,8 +46,8 @@ class LibraryConnection(ABC):
         refusals: tuple[type[Exception], ...],
         limits: ReceiveLimits,
     ) -> None:
-        self._quic = quic
-        self._configuration = configuration
+        self.library = quic
+        self.configuration = configuration
         self._secrets = secrets
         self._stream_data = events.StreamDataReceived
         self._handlers = {
@@ -75,8 +78,8 @@ class LibraryConnection(ABC):
         # Not left to Python's garbage collector: it counts objects, and what the library keeps is few, but up
         # to 24 MiB large. qh3's object refers to itself.
         self._discarded = True
-        vars(self._quic).clear()
-        self._quic = _Discarded()
+        vars(self.library).clear()
+        self.library = _Discarded()
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
         self._now = now
@@ -128,7 +131,7 @@ class LibraryConnection(ABC):
 
     def _events(self) -> list[Any]:
         events = []
-        next_event = self._quic.next_event
+        next_event = self.library.next_event
         with library_errors():
             while (event := next_event()) is not None:
                 events.append(event)
@@ -171,18 +174,18 @@ class LibraryConnection(ABC):
         with library_errors():
             self._poll(now, datagrams)
         self._sent += len(datagrams)
-        if self._sent >= self.key_update_after and self._try(self._quic.request_key_update):
+        if self._sent >= self.key_update_after and self._try(self.library.request_key_update):
             self._sent = 0
         return datagrams
 
     def _poll(self, now: float, datagrams: list[bytes]) -> None:
         """Append what the library has to send."""
-        datagrams += [data for data, _ in self._quic.datagrams_to_send(now)]
+        datagrams += [data for data, _ in self.library.datagrams_to_send(now)]
 
     def get_timer(self) -> float | None:
         if self._discarded:
             return None
-        timer: float | None = self._ask(None, self._quic.get_timer)
+        timer: float | None = self._ask(None, self.library.get_timer)
         return 0.0 if self._failure is not None and not self._failure_told else timer
 
     def handle_timer(self, now: float) -> None:
@@ -191,17 +194,17 @@ class LibraryConnection(ABC):
             return
         self._tell_failure()
         with library_errors():
-            self._quic.handle_timer(now)
+            self.library.handle_timer(now)
 
     def open_stream(self) -> int:
-        stream_id: int | None = self._ask(None, self._quic.get_next_available_stream_id)
-        if stream_id is None or not self._try(self._quic.send_stream_data, stream_id, b"", False):
+        stream_id: int | None = self._ask(None, self.library.get_next_available_stream_id)
+        if stream_id is None or not self._try(self.library.send_stream_data, stream_id, b"", False):
             raise QuicStreamLimit("no more streams can be opened now")
         return stream_id
 
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
         self._limits.sent(len(data))
-        self._try(self._quic.send_stream_data, stream_id, data, fin)
+        self._try(self.library.send_stream_data, stream_id, data, fin)
 
     def unsent(self, stream_id: int) -> int:
         size: int = self._ask(0, self._unsent, stream_id)
@@ -211,19 +214,19 @@ class LibraryConnection(ABC):
     def _unsent(self, stream_id: int) -> int: ...
 
     def reset(self, stream_id: int, code: int) -> None:
-        self._try(self._quic.reset_stream, stream_id, code)
-        self._try(self._quic.stop_stream, stream_id, code)
+        self._try(self.library.reset_stream, stream_id, code)
+        self._try(self.library.stop_stream, stream_id, code)
 
     def send_datagram(self, data: bytes) -> None:
         self._limits.sent(len(data))
-        self._try(self._quic.send_datagram_frame, data)
+        self._try(self.library.send_datagram_frame, data)
 
     def ping(self) -> None:
         self._ping()
 
     def _ping(self) -> int:
         uid = next(self._uids)
-        self._try(self._quic.send_ping, uid)
+        self._try(self.library.send_ping, uid)
         return uid
 
     def _try(self, operation: Callable[..., object], *arguments: object) -> bool:
@@ -265,7 +268,7 @@ class LibraryConnection(ABC):
             raise self._failure
 
     def close(self, code: int, reason: str) -> None:
-        self._try(self._quic.close, code, None, reason)
+        self._try(self.library.close, code, None, reason)
 
     def peer_certificate(self) -> bytes | None:
         certificate: bytes | None = self._ask(None, self._peer_certificate)
@@ -275,11 +278,11 @@ class LibraryConnection(ABC):
     def _peer_certificate(self) -> bytes | None: ...
 
     def binding(self) -> bytes:
-        self._configuration.secrets_log_file = None
+        self.configuration.secrets_log_file = None
         return self._secrets.binding()
 
     def erase_secrets(self) -> None:
-        self._configuration.secrets_log_file = None
+        self.configuration.secrets_log_file = None
         self._secrets.erase()
 
     @property

@@ -82,7 +82,7 @@ class Qh3Connection(LibraryConnection):
         self._reader: PacketReader | None = None
 
     def binding(self) -> bytes:
-        secret = self._secrets.receiving(self._configuration.is_client)
+        secret = self._secrets.receiving(self.configuration.is_client)
         binding = super().binding()
         if secret is not None:
             self._reader = PacketReader(secret)
@@ -93,7 +93,7 @@ class Qh3Connection(LibraryConnection):
         waiting = [data for data in datagrams if data]
         reader = self._reader
         if reader is None:
-            self._quic.receive_many_datagrams(waiting, LOGICAL_ADDRESS, now)
+            self.library.receive_many_datagrams(waiting, LOGICAL_ADDRESS, now)
             return
         start = 0
         for index, weight in self._sampler.choose(len(waiting), now):
@@ -116,9 +116,9 @@ class Qh3Connection(LibraryConnection):
         What the library's own `receive_many_datagrams` does after the handshake, which keeps to itself how
         many packets were authentic and new, and how many events they made.
         """
-        report = self._quic._core.receive_many_datagrams(datagrams, LOGICAL_ADDRESS, now)
+        report = self.library._core.receive_many_datagrams(datagrams, LOGICAL_ADDRESS, now)
         packets: int = report[2]
-        self._quic._drain_core()
+        self.library._drain_core()
         if report[5] > MANY_EVENTS * len(datagrams):
             self._sampler.look_closely()
         self._arrived(packets, report[5])
@@ -127,7 +127,7 @@ class Qh3Connection(LibraryConnection):
     def _poll(self, now: float, datagrams: list[bytes]) -> None:
         # The library's own method parses each packet again for a log that nobody reads, which takes a third
         # of a sender's time; this is the rest of that method.
-        core = self._quic._core
+        core = self.library._core
         if core is None:
             return
         poll = core.poll_transmit
@@ -143,17 +143,17 @@ class Qh3Connection(LibraryConnection):
             # is room when the next datagram comes, and the library keeps all that it has to send.
 
     def _unsent(self, stream_id: int) -> int:
-        size: int = self._quic.get_send_buffer_size(stream_id)
+        size: int = self.library.get_send_buffer_size(stream_id)
         return size
 
     def _peer_certificate(self) -> bytes | None:
-        certificate = self._quic.get_peercert()
+        certificate = self.library.get_peercert()
         return None if certificate is None else bytes(certificate.public_bytes())
 
     def _smoothed_rtt(self) -> float | None:
         # Not public in qh3 2.x, whose version is pinned below 3: the estimate of its recovery, which leaves
         # out the other side's delay before acknowledging, as a measurement from outside could not.
-        core = self._quic._core
+        core = self.library._core
         rtt: float | None = None if core is None else core.smoothed_rtt
         return rtt
 
@@ -175,7 +175,7 @@ class Qh3Backend:
 
         secrets = SecretsLog()
         with library_errors():
-            configuration = self._configuration(True, secrets)
+            configuration = self.configuration(True, secrets)
             configuration.verify_mode = ssl.CERT_NONE
             configuration.signature_algorithms = [_ED25519]
             quic = Library(configuration=configuration)
@@ -189,7 +189,7 @@ class Qh3Backend:
 
         secrets = SecretsLog()
         with library_errors():
-            configuration = self._configuration(False, secrets)
+            configuration = self.configuration(False, secrets)
             configuration.load_cert_chain(certificate.certificate_pem(), certificate.private_key_pem())
             # No ticket handler and no fetcher: the library can then neither issue tickets nor accept one.
             quic = Library(
@@ -205,7 +205,7 @@ class Qh3Backend:
         refusals = (QuicConnectionError, ValueError)
         return Qh3Connection(quic, events, configuration, secrets, refusals, self._random)
 
-    def _configuration(self, is_client: bool, secrets: SecretsLog) -> QuicConfiguration:
+    def configuration(self, is_client: bool, secrets: SecretsLog) -> QuicConfiguration:
         from qh3.quic.configuration import QuicConfiguration
 
         return QuicConfiguration(

@@ -79,6 +79,11 @@ class StreamTransport:
         self.link.schedule_flush()
         self._pause_producer_if_full()
 
+    @property
+    def unread(self) -> int:
+        """How many bytes have arrived that the protocol was not given yet, because it has paused."""
+        return sum(map(len, self._unread))
+
     def writeSequence(self, data: Iterable[bytes]) -> None:
         self.write(b"".join(data))
 
@@ -246,7 +251,7 @@ class StreamTransport:
             self.link.call_soon(self._deliver_end)
 
     def _drop_unread(self) -> None:
-        size = sum(map(len, self._unread))
+        size = self.unread
         self._unread.clear()
         if size:
             self.link.core.consumed(self.stream_id, size)

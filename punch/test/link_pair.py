@@ -52,6 +52,31 @@ def aioquic_backend() -> QuicBackend | None:
     return AioquicBackend()
 
 
+class KeepingBackend:
+    """
+    A backend that keeps the connections it has made.
+
+    :ivar connections: in the order in which they began: the caller's, then the callee's.
+    """
+
+    def __init__(self, inner: QuicBackend) -> None:
+        self.name = inner.name
+        self.connections: list[Any] = []
+        self._inner = inner
+
+    def client(self, now: float) -> QuicConnection:
+        return self._keep(self._inner.client(now))
+
+    def server(
+        self, certificate: LinkCertificate, original_destination_connection_id: bytes
+    ) -> QuicConnection:
+        return self._keep(self._inner.server(certificate, original_destination_connection_id))
+
+    def _keep(self, connection: QuicConnection) -> QuicConnection:
+        self.connections.append(connection)
+        return connection
+
+
 class Node(ABC):
     """Whatever takes datagrams and gives some, in virtual time."""
 

@@ -213,11 +213,11 @@ class GarbageTests(LinkTestCase):
             for _ in range(3):
                 data[self.random.randrange(23, len(data))] = self.random.randrange(256)
             callee.receive([bytes(data)], step / 10)
-            self.assertLessEqual(len(callee.core._connections), 4)
+            self.assertLessEqual(callee.core.connection_count, 4)
         for step in range(100):
             callee.timer(4 + step / 10)
             callee.send(4 + step / 10)
-        self.assertEqual(callee.core._connections, [])
+        self.assertEqual(callee.core.connection_count, 0)
         self.assertEqual(callee.events, [])
 
 

@@ -181,7 +181,7 @@ class Tickets(QuicBackend):
         from punch.link.quic_qh3 import LOGICAL_ADDRESS, Qh3Connection
 
         secrets = SecretsLog()
-        configuration = self.plain._configuration(True, secrets)
+        configuration = self.plain.configuration(True, secrets)
         configuration.verify_mode = 0
         configuration.signature_algorithms = [0x0807]
         if resume or self.resume:
@@ -201,7 +201,7 @@ class Tickets(QuicBackend):
             self.of_server[ticket.ticket] = ticket
 
         secrets = SecretsLog()
-        configuration = self.plain._configuration(False, secrets)
+        configuration = self.plain.configuration(False, secrets)
         configuration.load_cert_chain(certificate.certificate_pem(), certificate.private_key_pem())
         quic = Library(
             configuration=configuration,

@@ -282,8 +282,8 @@ class _Failing:
         return self._broken(self._inner.server(certificate, original_destination_connection_id))
 
     def _broken(self, connection: Any) -> QuicConnection:
-        library = connection._quic
-        connection._quic = _FailingLibrary(library, self)
+        library = connection.library
+        connection.library = _FailingLibrary(library, self)
         broken: QuicConnection = connection
         return broken
 
@@ -372,7 +372,7 @@ class _Watching:
         return self._watched(self._inner.server(certificate, original_destination_connection_id))
 
     def _watched(self, connection: Any) -> QuicConnection:
-        self.connections.append(weakref.ref(connection._quic))
+        self.connections.append(weakref.ref(connection.library))
         watched: QuicConnection = connection
         return watched
 

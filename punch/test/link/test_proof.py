@@ -30,6 +30,7 @@ from punch.test.link_pair import (
     STRANGER,
     AioquicMixin,
     CoreNode,
+    KeepingBackend,
     LinkTestCase,
     Pipe,
     Rogue,
@@ -97,7 +98,7 @@ class SecretsLogTests(SynchronousTestCase):
 
     def test_secrets_are_erased_after_use(self) -> None:
         log = self.full_log()
-        kept = list(log._secrets.values())
+        kept = list(log.secrets.values())
         log.binding()
         self.assertEqual([bytes(secret) for secret in kept], [bytes(32)] * 2)
         with self.assertRaises(ProofError):
@@ -319,7 +320,7 @@ class ProofTests(LinkTestCase):
         late = RogueCaller(self.backend.client(pipe.now))
         callee.core.receive_datagrams(late.send(pipe.now), pipe.now)
         pipe.run(1.0)
-        self.assertEqual(len(callee.core._connections), 1)
+        self.assertEqual(callee.core.connection_count, 1)
         caller.core.send(caller.core.open_stream("chat/1"), b"hello", True)
         pipe.run(1.0)
         self.assertEqual(callee.received, {4: bytearray(b"hello")})
@@ -329,12 +330,12 @@ class ProofTests(LinkTestCase):
         rogues = [RogueCaller(self.backend.client(0.0)) for _ in range(6)]
         for rogue in rogues:
             callee.core.receive_datagrams(rogue.send(0.0), 0.0)
-        self.assertEqual(len(callee.core._connections), 4)
+        self.assertEqual(callee.core.connection_count, 4)
         # Their time runs out, and there is room for the rightful caller.
         for step in range(70):
             callee.timer(step / 10)
             callee.send(step / 10)
-        self.assertEqual(callee.core._connections, [])
+        self.assertEqual(callee.core.connection_count, 0)
         caller = self.make_caller()
         pipe = Pipe(caller, callee)
         pipe.now = 7.0
@@ -378,11 +379,13 @@ class ProofTests(LinkTestCase):
             self.make_caller(certificate_sha256=b"short")
 
     def test_secrets_do_not_outlive_the_proof(self) -> None:
-        caller, callee, _ = self.connect()
-        for node in (caller, callee):
-            connection: Any = node.core._connections[0].quic
-            self.assertIsNone(connection._configuration.secrets_log_file)
-            self.assertEqual(connection._secrets._secrets, {})
+        self.backend = keeping = KeepingBackend(self.backend)
+        self.connect()
+        self.assertEqual(len(keeping.connections), 2)
+        for connection in keeping.connections:
+            self.assertIsNone(connection.configuration.secrets_log_file)
+            with self.assertRaises(ProofError):
+                connection.binding()
 
     def test_callee_makes_its_own_certificate(self) -> None:
         callee = self.make_callee(certificate=None)

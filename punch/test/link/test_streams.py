@@ -17,7 +17,7 @@ from punch.link.events import (
     StreamReset,
     StreamSendable,
 )
-from punch.test.link_pair import AioquicMixin, CoreNode, LinkTestCase, Pipe
+from punch.test.link_pair import AioquicMixin, CoreNode, KeepingBackend, LinkTestCase, Pipe
 
 MIB = 1024 * 1024
 
@@ -36,8 +36,7 @@ class StreamTests(LinkTestCase):
         self.assertEqual(caller.received, {stream_id: b"answer"})
         self.assertTrue(caller.of(StreamData)[-1].fin)
         for node in (caller, callee):
-            assert node.core._session is not None
-            self.assertEqual(node.core._session._streams, {})
+            self.assertEqual(node.core.windows, {})
 
     def test_the_callee_opens_streams_too(self) -> None:
         caller, callee, pipe = self.connect()
@@ -79,7 +78,7 @@ class StreamTests(LinkTestCase):
 
     def test_reset(self) -> None:
         for by_opener in (True, False):
-            caller, callee, pipe = self.connect()
+            caller, callee, pipe = self.connect(LinkLimits(streams=1))
             stream_id = caller.core.open_stream("chat/1")
             caller.core.send(stream_id, b"hello")
             pipe.run(0.1)
@@ -94,9 +93,15 @@ class StreamTests(LinkTestCase):
             self.assertEqual(here.of(StreamReset), [])
             for node in (caller, callee):
                 self.assertIsNone(node.closed)
-                assert node.core._session is not None
-                self.assertEqual(node.core._session._streams, {})
-                self.assertEqual(node.core._session._remote_count, 0)
+                self.assertEqual(node.core.windows, {})
+            # Both sides may have one stream, and the one that was reset does not count.
+            for opener, other in ((caller, callee), (callee, caller)):
+                stream_id = opener.core.open_stream("another")
+                with self.assertRaises(StreamLimitError):
+                    opener.core.open_stream("one too many")
+                pipe.run(0.2)
+                self.assertEqual(other.of(StreamOpened)[-1], StreamOpened(stream_id, "another"))
+                self.assertIsNone(other.closed)
 
     def test_reset_before_the_name_arrived(self) -> None:
         caller, callee, pipe = self.connect()
@@ -142,19 +147,19 @@ class StreamTests(LinkTestCase):
 
     def test_keys_are_updated(self) -> None:
         """As they must be after some gigabytes, here after 60 packets; some of them lost."""
+        self.backend = keeping = KeepingBackend(self.backend)
         caller, callee, pipe = self.connect()
         pipe.run(0.5)
         updates = [0, 0]
-        for index, node in enumerate((caller, callee)):
-            connection: Any = node.core._connections[0].quic
+        for index, connection in enumerate(keeping.connections):
             connection.key_update_after = 60
-            request = connection._quic.request_key_update
+            request = connection.library.request_key_update
 
             def count(index: int = index, request: Any = request) -> None:
                 request()
                 updates[index] += 1
 
-            connection._quic.request_key_update = count
+            connection.library.request_key_update = count
         pipe.lose = lambda data, target: self.random.random() < 0.02
         stream_id = caller.core.open_stream("x")
         data = self.random.randbytes(400_000)
@@ -246,14 +251,12 @@ class CreditTests(LinkTestCase):
         for stream_id in streams:
             caller.core.send(stream_id, bytes(self.bulk // 16))
         pipe.run(30.0, lambda: sum(map(len, callee.received.values())) == self.bulk // 2)
-        assert callee.core._session is not None
-        windows = [stream.window.window for stream in callee.core._session._streams.values()]
-        self.assertLessEqual(sum(windows), total + 8 * INITIAL_CREDIT)
+        self.assertLessEqual(sum(callee.core.windows.values()), total + 8 * INITIAL_CREDIT)
         # Streams that end give their part back.
         for stream_id in streams:
             caller.core.send(stream_id, b"", fin=True)
         pipe.run(1.0)
-        self.assertEqual(callee.core._session._budget._left, total)
+        self.assertEqual(callee.core.window_budget, total)
 
     def test_an_idle_stream_keeps_its_small_window(self) -> None:
         caller, callee, pipe = self.connect()
@@ -261,8 +264,7 @@ class CreditTests(LinkTestCase):
         for _ in range(100):
             caller.core.send(stream_id, bytes(1000))
             pipe.run(1.0)
-        assert callee.core._session is not None
-        self.assertEqual(callee.core._session._streams[stream_id].window.window, INITIAL_CREDIT)
+        self.assertEqual(callee.core.windows[stream_id], INITIAL_CREDIT)
 
     def test_a_caller_sends_little_before_it_is_accepted(self) -> None:
         """

@@ -187,8 +187,8 @@ class TwistedTests(LinkTestCase):
             self.assertEqual(protocol.calls, ["made", "lost"])
             assert protocol.reason is not None
             protocol.reason.trap(ConnectionDone)
-        self.assertEqual(self.caller._streams, {})
-        self.assertEqual(self.callee._streams, {})
+        self.assertEqual(self.caller.stream_count, 0)
+        self.assertEqual(self.callee.stream_count, 0)
 
     def test_a_protocol_of_twisteds_own(self) -> None:
         lines: list[bytes] = []
@@ -427,8 +427,7 @@ class TwistedTests(LinkTestCase):
         producer.resumeProducing()
         self.advance(3.0)
         self.assertEqual(far.data, b"")
-        unread = sum(map(len, transport._unread))
-        self.assertLessEqual(unread, INITIAL_CREDIT)
+        self.assertLessEqual(transport.unread, INITIAL_CREDIT)
         self.assertLessEqual(self.caller.core.queued(4), 64 * 1024 + 16384)
         self.assertTrue(producer.paused)
         transport.resumeProducing()
