@@ -38,15 +38,15 @@ _LARGEST_RECORD = 16_384
 
 
 class NotTLS(ValueError):
-    """What came is no beginning of a TLS connection."""
+    """The bytes are not the beginning of a TLS connection."""
 
 
 def first_record(data: bytes | bytearray) -> int | None:
     """
-    How many bytes the record has with which a TLS client begins (RFC 8446, sections 4.1.2 and 5.1).
+    The size in bytes of a TLS client's first record (RFC 8446, sections 4.1.2 and 5.1).
 
-    :return: None if it is not complete yet.
-    :raise NotTLS: it is no ClientHello.
+    :return: None if the record is not complete yet.
+    :raise NotTLS: it is not a ClientHello.
     """
     if data[:1] != b"\x16"[: len(data)] or data[1:2] != b"\x03"[: len(data[1:2])]:
         raise NotTLS("no handshake record")
@@ -67,7 +67,7 @@ def random_of(hello: bytes | bytearray) -> bytes:
 
 class SeenHellos:
     """
-    The ClientHellos of late, to tell those that are replayed (RFC 8446, section 8.2, for another purpose).
+    The most recent ClientHellos, to recognize replayed ones (as RFC 8446, section 8.2 does for early data).
 
     :param capacity: hellos that are remembered at least; at most twice as many are.
     :param time: seconds that they are remembered at least, if there are not more of them.
@@ -85,7 +85,7 @@ class SeenHellos:
         return len(self._young) + len(self._old)
 
     def is_new(self, random: bytes, now: float) -> bool:
-        """Whether a hello with these random bytes was not there before; from now on it was."""
+        """Whether no ClientHello with these random bytes was seen before. It is remembered from now on."""
         if len(self._young) >= self._capacity or now - self._since >= self._time:
             self._young, self._old = set(), self._young
             self._since = now
@@ -96,13 +96,13 @@ class SeenHellos:
 
 
 class _Turns:
-    """Connections of one network, by address."""
+    """The waiting connections of one network, by address."""
 
     def __init__(self) -> None:
         self.addresses: OrderedDict[Source, list[int]] = OrderedDict()
 
     def pop(self) -> int:
-        """The newest of the address whose turn it is."""
+        """The newest connection of the address whose turn it is."""
         source, waiting = self.addresses.popitem(last=False)
         connection = waiting.pop()
         if waiting:
@@ -112,7 +112,7 @@ class _Turns:
 
 class HandshakeQueue:
     """
-    The connections whose ClientHello waits for an answer.
+    The connections whose ClientHello is not answered yet.
 
     Networks take turns, and within a network its addresses. Within an address the newest comes first: when
     more come than can be answered, most of those that wait have given up.
@@ -133,13 +133,13 @@ class HandshakeQueue:
         return len(self._source_of)
 
     def add(self, connection: int, source: Source) -> None:
-        """The hello of a connection is complete."""
+        """The ClientHello of a connection is complete."""
         self._source_of[connection] = source
         turns = self._networks.setdefault(source[0], _Turns())
         turns.addresses.setdefault(source, []).append(connection)
 
     def remove(self, connection: int) -> None:
-        """A connection is gone; it may have waited or not."""
+        """A connection is gone. It need not have been in the queue."""
         source = self._source_of.pop(connection, None)
         if source is None:
             return
@@ -151,7 +151,9 @@ class HandshakeQueue:
             del self._networks[source[0]]
 
     def next(self, now: float) -> int | None:
-        """The connection whose handshake is to begin now, if there is one and there is time for it."""
+        """
+        The connection whose handshake begins now; None if none waits or handshakes have used up their share.
+        """
         if not self._networks or not self._has_time(now):
             return None
         network, turns = self._networks.popitem(last=False)
@@ -162,28 +164,33 @@ class HandshakeQueue:
         return connection
 
     def spent(self, seconds: float, now: float) -> None:
-        """A handshake took so much time of the processor."""
+        """A handshake took this much processor time."""
         self._free_at = max(self._free_at, now) + seconds / self._share
 
     def get_timer(self) -> float | None:
-        """When `next` will have one."""
+        """When `next` is to be called again; None if nothing waits."""
         return self._free_at - self._burst / self._share if self._networks else None
 
     def _has_time(self, now: float) -> bool:
-        # The same sum as in get_timer, so that what is due then is due here, whatever is rounded.
+        # The same expression as in get_timer, so that rounding does not make them differ.
         return self._free_at - self._burst / self._share <= now
 
 
 RESERVE = 8
-"""One connection in so many is kept for those in their handshake, at most as many as there are places."""
+"""One connection in this many is kept for handshakes, up to the number of places for handshakes."""
 
 UNKNOWN: Source = ("a header",)
-"""The source of connections whose address comes with a header (PROXY protocol) that is not there yet."""
+"""The source of connections whose address comes in a header (PROXY protocol) that has not arrived yet."""
 
 
 @dataclass
 class _Waiting:
-    """:ivar table: in which of the two tables it has its place."""
+    """
+    A connection in its handshake.
+
+    :ivar since: when it came, in monotonic seconds.
+    :ivar table: the one of the two tables in which it has its place.
+    """
 
     source: Source
     since: float
@@ -191,7 +198,7 @@ class _Waiting:
 
 
 class ConnectionLimiter:
-    """Counts connections and says which are to be closed."""
+    """Counts connections and says which ones are to be closed."""
 
     def __init__(self, limits: RendezvousLimits) -> None:
         self._limits = limits
@@ -204,9 +211,9 @@ class ConnectionLimiter:
         )
         self._open: dict[int, Source] = {}
         self._waiting: OrderedDict[int, _Waiting] = OrderedDict()
-        """In the order of arrival, which is that of their deadlines."""
+        """In the order of arrival, which is also the order of their deadlines."""
         self._silent: OrderedDict[int, None] = OrderedDict()
-        """Of these, those that have not sent a byte."""
+        """The waiting connections that have not sent a byte."""
         self._next = 0
 
     @property
@@ -215,16 +222,16 @@ class ConnectionLimiter:
         return len(self._waiting)
 
     def __len__(self) -> int:
-        """All connections."""
+        """The number of all connections."""
         return len(self._open)
 
     def is_waiting(self, connection: int) -> bool:
-        """Whether its handshake is not over."""
+        """Whether the handshake of a connection is not over."""
         return connection in self._waiting
 
     def source(self, connection: int) -> Source:
         """
-        Where it comes from.
+        The source of a connection.
 
         :raise KeyError: it is closed.
         """
@@ -234,8 +241,9 @@ class ConnectionLimiter:
         """
         A connection came.
 
-        :param host: where from; None if that is only known later (`seen_from`).
-        :return: its number, or None if it is to be closed; and the number of another one to close for it.
+        :param host: its IP address; None if it is known only later (`seen_from`).
+        :return: its number, or None if it is to be closed; and the number of another connection to close for
+            it.
         """
         source = UNKNOWN if host is None else source_of(host)
         try:
@@ -251,9 +259,9 @@ class ConnectionLimiter:
 
     def seen_from(self, connection: int, host: str) -> tuple[bool, int | None]:
         """
-        A connection that was admitted without an address has one now.
+        The address of a connection that was admitted without one is known.
 
-        :return: whether it may stay, and the number of another one to close for it.
+        :return: whether it may stay, and the number of another connection to close for it.
         """
         source = source_of(host)
         stays, evicted = self._move(connection, self._arrived, source)
@@ -262,23 +270,23 @@ class ConnectionLimiter:
         return stays, evicted
 
     def spoke(self, connection: int) -> None:
-        """Its first byte came."""
+        """The first byte of a connection came."""
         self._silent.pop(connection, None)
 
     def answered(self, connection: int) -> tuple[bool, int | None]:
         """
-        Its ClientHello is to be answered.
+        The ClientHello of a connection is about to be answered.
 
-        :return: whether it may stay, and the number of another one to close for it.
+        :return: whether it may stay, and the number of another connection to close for it.
         """
         return self._move(connection, self._answered, self._open[connection])
 
     def established(self, connection: int) -> tuple[bool, int | None]:
         """
-        Its handshake is over.
+        The handshake of a connection is over.
 
-        :return: whether it may stay: if its address has its share, it waits on, to be told so; and the number
-            of another one to close for it.
+        :return: whether it may stay, and the number of another connection to close for it. A connection that
+            may not stay, because its source has used up its share, keeps its place until it has been told so.
         """
         waiting = self._waiting.get(connection)
         if waiting is None:
@@ -294,7 +302,7 @@ class ConnectionLimiter:
         return True, evicted
 
     def closed(self, connection: int) -> None:
-        """It is no more."""
+        """A connection is closed."""
         if self._open.pop(connection, None) is None:
             return
         if connection in self._waiting:
@@ -303,12 +311,12 @@ class ConnectionLimiter:
             self._connections.leave(connection)
 
     def get_timer(self) -> float | None:
-        """When `overdue` will have one."""
+        """When `overdue` is to be called; None if no connection waits."""
         first = next(iter(self._waiting.values()), None)
         return None if first is None else first.since + self._limits.handshake_time
 
     def overdue(self, now: float) -> list[int]:
-        """The connections whose time is up; they count as closed."""
+        """The connections whose handshake took too long. They count as closed."""
         late = []
         for connection, waiting in self._waiting.items():
             if waiting.since + self._limits.handshake_time > now:
@@ -321,7 +329,7 @@ class ConnectionLimiter:
     # -- within --
 
     def _move(self, connection: int, table: SourceTable[int], source: Source) -> tuple[bool, int | None]:
-        """Give a waiting connection a place in a table for the one that it has."""
+        """Move a waiting connection to a place in another table."""
         waiting = self._waiting[connection]
         waiting.table.leave(connection)
         try:
@@ -335,14 +343,14 @@ class ConnectionLimiter:
 
     def _make_room(self, table: SourceTable[int], source: Source) -> int | None:
         """
-        Close a waiting connection if one more of `source` would be too many.
+        Close a waiting connection if one more of `source` would exceed a limit.
 
-        :raise NoRoom: there is none to close.
+        :raise NoRoom: no connection may be closed for it.
         """
         try:
             evicted = table.room(source)
             if evicted is not None:
-                # The table names the newest of a source: of a flood, that may be the one that is honest.
+                # The table names the newest of a source, which may be the honest one in a flood.
                 evicted = table.oldest(self._open[evicted])
         except NoRoom as no_room:
             evicted = table.oldest(source)
@@ -356,9 +364,9 @@ class ConnectionLimiter:
 
     def _make_room_in_all(self, source: Source) -> int | None:
         """
-        Close a connection if there are too many in all.
+        Close a connection if the service has as many as it takes.
 
-        :raise NoRoom: there is none to close.
+        :raise NoRoom: no connection may be closed for it.
         """
         if len(self._open) < self._limits.connections:
             return None

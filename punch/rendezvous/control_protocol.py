@@ -1,6 +1,6 @@
 """
-The control channel on the wire: lines over TLS, for a `ControlSession`. The protocol is written down in
-`docs/protocol.md`.
+The control channel of one connection: lines over TLS, for a `ControlSession`. `docs/protocol.md` describes
+the protocol.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from punch.rendezvous.protocol_sniffer import Established
 from punch.wire.address import canonical
 from punch.wire.control import MAX_LINE, Error, ErrorCode, encode
 
-_GOODBYE_TIME = 3.0
-"""Seconds for the last lines to be read and TLS to be closed."""
+_CLOSE_TIME = 3.0
+"""Seconds that the peer has to read the last lines and to close TLS."""
 
 _IGNORED_BYTES = 65_536
-"""What may come meanwhile; beyond, nothing more is read."""
+"""Bytes that are read and ignored meanwhile; beyond, nothing more is read."""
 
 UNKNOWN_ADDRESS = "0.0.0.0"
-"""What a peer is told it is seen from if that is no IP address (a UNIX socket without the PROXY protocol)."""
+"""The address in `welcome` if the client has no IP address (a UNIX socket without the PROXY protocol)."""
 
 
 class ControlServerOwner(Protocol):
@@ -45,13 +45,13 @@ class ControlServerOwner(Protocol):
     unread_bytes: int
 
     def denied(self, peer: PeerID, address: str) -> Error | None:
-        """What a peer is told that the operator refuses; None for others."""
+        """The error for a peer that the operator refuses; None for other peers."""
 
     def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
-        """A peer proved its key: the session for it."""
+        """A peer has proved its key. Return the session for it."""
 
     def line_came(self, session: ControlSession) -> float:
-        """A line came for a session: for how many seconds it should read no other."""
+        """A session got a line. Return the seconds for which it should read no other."""
 
     def happened(self) -> None:
         """The registry may have something to deliver."""
@@ -63,9 +63,10 @@ class ControlServerOwner(Protocol):
 @implementer(IPushProducer)
 class ControlServerProtocol(LineReceiver):
     """
-    One control connection, made when its TLS handshake is over.
+    One control connection, from the end of its TLS handshake.
 
-    It is a producer to its own transport: while the peer does not read what it is sent, it is not read from.
+    It is a producer to its own transport: while the peer does not read what it is sent, nothing is read from
+    it.
     """
 
     delimiter = b"\n"
@@ -82,7 +83,7 @@ class ControlServerProtocol(LineReceiver):
         self._ignored = 0
 
     def connectionMade(self) -> None:
-        """Look at the client's certificate."""
+        """Check the client's certificate, and begin a session or send an error."""
         cast(IConsumer, self.transport).registerProducer(self, True)
         try:
             peer = self._proved_peer()
@@ -101,7 +102,7 @@ class ControlServerProtocol(LineReceiver):
         self.flush()
 
     def dataReceived(self, data: bytes) -> None:
-        """Lines of the peer; those that come after the end are not even looked at."""
+        """Split into lines; what comes after the end of the session is ignored."""
         if not self._closing:
             super().dataReceived(data)  # type: ignore[no-untyped-call]
             return
@@ -110,7 +111,7 @@ class ControlServerProtocol(LineReceiver):
             cast(IPushProducer, self.transport).pauseProducing()
 
     def lineReceived(self, line: bytes) -> None:
-        """One message of the peer."""
+        """Handle one message of the peer."""
         if self._session is not None and not self._closing:
             self._session.receive_line(line, self._owner.monotonic())
             self._after()
@@ -119,7 +120,7 @@ class ControlServerProtocol(LineReceiver):
                 self._hold(wait)
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        """A line that is longer than any message."""
+        """Close the session: a line is longer than any message may be."""
         if self._session is not None and not self._closing:
             self._session.receive_long_line()
             self._after()
@@ -136,11 +137,11 @@ class ControlServerProtocol(LineReceiver):
 
     @property
     def session(self) -> ControlSession | None:
-        """None if the client has not shown a usable certificate."""
+        """The session; None if the client has not shown a usable certificate."""
         return self._session
 
     def flush(self) -> None:
-        """Send what the session has to say, and close if it is over."""
+        """Send the lines of the session, and close the connection if the session is over."""
         if self._session is None or self._closing:
             return
         lines = self._session.lines_to_send()
@@ -154,17 +155,17 @@ class ControlServerProtocol(LineReceiver):
     # -- IPushProducer; LineReceiver stops and resumes reading --
 
     def pauseProducing(self) -> None:
-        """The peer does not read: stop reading from it too."""
+        """Stop reading from a peer that does not read."""
         self._unread = 0
         self._stop_reading()
 
     def resumeProducing(self) -> None:
-        """The peer has read what it was sent."""
+        """Read again: the peer has read what it was sent."""
         self._unread = None
         self._read_on()
 
     def stopProducing(self) -> None:
-        """The transport is going away and says so by itself."""
+        """Do nothing: `connectionLost` follows."""
 
     # -- within --
 
@@ -210,16 +211,16 @@ class ControlServerProtocol(LineReceiver):
         self._cancel_resume()
         self.clearLineBuffer()  # type: ignore[no-untyped-call]
         cast(IConsumer, self.transport).unregisterProducer()
-        # The other side's close is to be read, if nothing else is.
+        # The close of the other side has to be read.
         cast(IPushProducer, self.transport).resumeProducing()
         self.transport.loseConnection()
-        # The other side may never answer the close.
+        # The other side may never close.
         self._timer = self._owner.clock.callLater(
-            _GOODBYE_TIME, cast(ITCPTransport, self.transport).abortConnection
+            _CLOSE_TIME, cast(ITCPTransport, self.transport).abortConnection
         )
 
     def _schedule(self) -> None:
-        # Lines move the deadline on all the time; the timer follows when it has run out.
+        # Each line moves the deadline; the timer is set again only when it fires.
         assert self._session is not None
         deadline = self._session.get_timer()
         if deadline is not None:
@@ -247,7 +248,7 @@ class ControlServerProtocol(LineReceiver):
         connection = cast(Connection, self.transport.getHandle())  # type: ignore[union-attr]
         try:
             certificate = connection.get_peer_certificate(as_cryptography=True)
-        except Exception as problem:  # OpenSSL takes certificates that this parser refuses, in many ways
+        except Exception as problem:  # this parser raises various errors
             raise PeerIDError("The client certificate can't be read; make it anew, as X.509 v3.") from problem
         if certificate is None:
             raise PeerIDError("A peer shows a client certificate with its Ed25519 identity key; none came.")

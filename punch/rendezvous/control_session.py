@@ -1,10 +1,10 @@
 """
-One control connection of one peer: lines in, lines out, and when to close. Pure.
+One control connection of one peer: what it answers to lines, and when it closes. Pure.
 
     unregistered ──register──> registered
          └──close──> closed <──close──┘
 
-The peer has proved its key before (TLS client certificate), so a session always has a peer.
+The peer has proved its key in the TLS handshake (client certificate), so a session always has a peer.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class ControlInputs(Protocol):
         """No line came for too long."""
 
     def closing(self, error: Error | None, reason: str) -> None:
-        """The connection is to end, after `error` was sent; `reason` is for the log."""
+        """The connection is to end after `error` is sent; `reason` is for the log."""
 
 
-Noted = Callable[[str, ErrorCode], None]
-"""Is told the name of a limit, and the code of the refusal."""
+LimitHit = Callable[[str, ErrorCode], None]
+"""Called with the name of a limit and the code of the refusal."""
 
 
 class Probing(Protocol):
@@ -74,12 +74,12 @@ class Probing(Protocol):
     addresses: tuple[str, ...]
 
     def probe(self, peer: PeerID, request: Probe, now: float) -> Probed:
-        """Do what a registered peer asks for, if it is granted."""
+        """Send the probe that a registered peer asks for, if it may be sent, and return the outcome."""
 
 
 @dataclass
 class ControlSessionCore:
-    """What a session knows."""
+    """The data of a session."""
 
     registry: Registry
     connection: int
@@ -90,9 +90,9 @@ class ControlSessionCore:
     deadline: float
     relays: Callable[[PeerID], tuple[RelayServer, ...]]
     probing: Probing
-    noted: Noted
-    patience: float | None = None
-    """Seconds that each line moves the deadline on by; None before registering."""
+    limit_hit: LimitHit
+    silence: float | None = None
+    """Seconds after each line until the connection is given up; None before registering."""
     lines: list[bytes] = field(default_factory=list)
     closed: bool = False
 
@@ -101,7 +101,7 @@ class ControlSessionCore:
         self.lines.append(encode(reply) + b"\n")
 
     def finish(self, error: Error | None, reason: str) -> None:
-        """The last line, and the end."""
+        """Queue `error` as the last line, and end the registration."""
         self.closed = True
         if error is not None:
             self.send(error)
@@ -120,7 +120,7 @@ def _retry(core: ControlSessionCore) -> int:
 
 def _refused(core: ControlSessionCore, refusal: IntroductionRefusal) -> None:
     if refusal.code in (ErrorCode.TOO_MANY, ErrorCode.BUSY):
-        core.noted("calls", refusal.code)
+        core.limit_hit("calls", refusal.code)
 
 
 @_unregistered.upon(ControlInputs.registering).to(_registered)
@@ -128,11 +128,11 @@ def _register(inputs: ControlInputs, core: ControlSessionCore, request: Register
     try:
         core.registry.register(core.connection, core.peer, request.name, request.accept, core.address, now)
     except IntroductionRefusal as refusal:
-        core.noted("registrations", refusal.code)
+        core.limit_hit("registrations", refusal.code)
         inputs.closing(Error(refusal.code, refusal.text), refusal.code.value)
         return
-    core.patience = core.limits.silence
-    core.deadline = now + core.patience
+    core.silence = core.limits.silence
+    core.deadline = now + core.silence
     core.send(
         Welcome(
             core.peer,
@@ -226,10 +226,10 @@ class ControlSession:
     The service's side of one control connection.
 
     :param address: the IP address that the peer is seen from.
-    :param relays: what a peer is told of relays, with fresh credentials.
-    :param probing: what it is told of the reflector's second port, and who sends its probes.
-    :param noted: is told which limit this peer has hit, and with which code it was refused, for the log.
-    :param now: monotonic seconds, as everywhere here.
+    :param relays: returns the relays that a peer may use, with new credentials.
+    :param probing: the reflector's second port, from which probes are sent.
+    :param limit_hit: called with the name of a limit that the peer has hit and the code of the refusal.
+    :param now: monotonic seconds, as in all methods.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ class ControlSession:
         now: float,
         probing: Probing,
         relays: Callable[[PeerID], tuple[RelayServer, ...]] = lambda _: (),
-        noted: Noted = lambda limit, code: None,
+        limit_hit: LimitHit = lambda limit, code: None,
     ) -> None:
         self._core = ControlSessionCore(
             registry,
@@ -256,18 +256,18 @@ class ControlSession:
             now + limits.register_time,
             relays,
             probing,
-            noted,
+            limit_hit,
         )
         self._machine = _machine(self._core)
 
     @property
     def peer(self) -> PeerID:
-        """Whose connection it is."""
+        """The peer that has proved its key on this connection."""
         return self._core.peer
 
     @property
     def connection(self) -> int:
-        """The number of its connection."""
+        """The number of the connection."""
         return self._core.connection
 
     @property
@@ -281,12 +281,12 @@ class ControlSession:
         return self._core.closed
 
     def receive_line(self, line: bytes, now: float) -> None:
-        """One line came, without its newline."""
+        """Handle one line, given without its newline."""
         core = self._core
         if core.closed:
             return
         if not core.registry.allow_message(core.peer, now):
-            core.noted("message-rate", ErrorCode.RATE)
+            core.limit_hit("message-rate", ErrorCode.RATE)
             self.close(Error(ErrorCode.RATE, "Too many messages in too short a time."))
             return
         try:
@@ -311,16 +311,16 @@ class ControlSession:
             self._machine.requested(request, now)
 
     def receive_long_line(self) -> None:
-        """A line came that is longer than any message."""
+        """A line came that is longer than any message may be."""
         self.close(Error(ErrorCode.TOO_LONG, "A line has more than 16384 bytes."))
 
     def send(self, reply: Reply) -> None:
-        """Queue what the registry has for this peer."""
+        """Queue a message of the registry for this peer."""
         if not self._core.closed:
             self._core.send(reply)
 
     def close(self, error: Error) -> None:
-        """Send `error` as the last line."""
+        """Close the connection after `error`, which is queued as the last line."""
         self._machine.closing(error, error.code.value)
 
     def connection_lost(self, reason: str = "closed") -> None:
@@ -328,7 +328,7 @@ class ControlSession:
         self._machine.closing(None, reason)
 
     def lines_to_send(self) -> list[bytes]:
-        """All lines that wait, each with its newline."""
+        """Return and forget the queued lines, each with its newline."""
         lines, self._core.lines = self._core.lines, []
         return lines
 
@@ -337,12 +337,12 @@ class ControlSession:
         return None if self._core.closed else self._core.deadline
 
     def handle_timer(self, now: float) -> None:
-        """Close if nothing was heard for too long."""
+        """Close if no line came for too long."""
         if now >= self._core.deadline:
             self._machine.silent()
 
     def _heard(self, now: float) -> None:
-        # A peer that never registers does not buy time with pings.
+        # Pings do not extend the time that a peer has to register.
         core = self._core
-        if core.patience is not None:
-            core.deadline = now + core.patience
+        if core.silence is not None:
+            core.deadline = now + core.silence

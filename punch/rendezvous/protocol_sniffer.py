@@ -1,11 +1,11 @@
 """
-The door of the TCP port: who may come in, and what their first byte asks for.
+Chooses the protocol of each connection to the TCP port by its first byte, and bounds what connections cost.
 
-0x16 is TLS, 0 and 1 are STUN over TCP (RFC 8489, section 6.2.2), anything else is closed. There is no TLS
-state before a ClientHello is complete and its turn has come (`handshakes`), and who has not finished its
-handshake has one of few places (`gatekeeper`). What a connection makes the service do is measured in time of
-the processor; who uses more than its share is not read from for a while (`fairness`), so that TCP's flow
-control slows it down.
+0x16 is TLS, 0 and 1 are STUN over TCP (RFC 8489, section 6.2.2); a connection that begins with anything else
+is closed. TLS state is created only when a ClientHello is complete and its turn has come, and connections
+that have not finished their handshake share a small number of places (`connection_limiter`). The processor
+time that a connection costs is measured; a connection that uses more than its share is not read from for a
+while (`punch.net.fairness`), so that TCP's flow control slows it down.
 """
 
 from __future__ import annotations
@@ -41,19 +41,22 @@ TLS = 0x16
 STUN = (0, 1)
 
 _SLICE = 4096
-"""Bytes that are handled before it is looked at what they cost."""
+"""Bytes that are handled between two measurements of the processor time."""
 _HANDSHAKE_BURST = 0.005
-"""Seconds for which handshakes may keep everything else waiting."""
+"""Seconds that handshakes may take without a pause for everything else."""
 _HELLOS = 16_384
+"""ClientHellos that are remembered at least…"""
 _HELLO_TIME = 300.0
+"""…and for how many seconds."""
 _SOURCES = 16_384
+"""Sources whose use of the processor is remembered."""
 
 
 class Established(Protocol):
     """
-    What a route calls when the other side has proved to be more than a half-open connection.
+    A route calls this when the client has finished its handshake or has authenticated itself.
 
-    :param metered: whether what it sends still counts as use of the processor.
+    :param metered: whether the processor time of what the client sends is still measured.
     :return: None if the connection may stay, else a sentence that says why not.
     """
 
@@ -66,8 +69,8 @@ Route = Callable[[IAddress, Established], IProtocol]
 
 class _Reading:
     """
-    The transport of a connection, for which both the protocol behind the gate and the gate itself may stop
-    reading: it is read from while neither of them has stopped it. All else is the transport's own.
+    A transport that two parties may pause: the chosen protocol and the sniffer. It reads while neither has
+    paused it. Everything else is passed on to the real transport.
     """
 
     def __init__(self, transport: Any) -> None:
@@ -80,23 +83,23 @@ class _Reading:
         return getattr(self._transport, name)
 
     def pauseProducing(self) -> None:
-        """The protocol wants nothing more."""
+        """The protocol pauses reading."""
         self._wanted = False
         self._transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """The protocol wants more."""
+        """The protocol resumes reading."""
         self._wanted = True
         if not self._held:
             self._transport.resumeProducing()
 
     def hold(self) -> None:
-        """The gate lets nothing more in."""
+        """The sniffer pauses reading."""
         self._held = True
         self._transport.pauseProducing()
 
     def release(self) -> None:
-        """The gate lets more in."""
+        """The sniffer resumes reading."""
         self._held = False
         if self._wanted:
             self._transport.resumeProducing()
@@ -104,14 +107,14 @@ class _Reading:
 
 class ProtocolSniffer(protocol.Protocol):
     """
-    One connection at the door; past it, the protocol that its first byte chose gets everything.
+    One connection. The protocol that its first byte chooses gets all data.
 
-    :param address: where it comes from; None if the transport knows that only when data comes (PROXY
+    :param address: the client's address; None if the transport knows it only when data comes (PROXY
         protocol).
     """
 
     def __init__(self, factory: ProtocolSnifferFactory, number: int, address: IAddress | None) -> None:
-        self._gate_factory = factory
+        self._factory = factory
         self.number = number
         self._address = address
         self._inner: IProtocol | None = None
@@ -125,31 +128,31 @@ class ProtocolSniffer(protocol.Protocol):
 
     @property
     def host(self) -> str:
-        """Where it comes from, as far as that is known."""
+        """The client's IP address; empty if it is not known yet."""
         return _host(self._address)
 
     def connectionMade(self) -> None:
-        """A connection that was let in."""
+        """Register the connection with the factory."""
         assert self.transport is not None
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
         self._reading = _Reading(self.transport)
-        self._gate_factory.came(self)
+        self._factory.came(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """The first byte decides."""
+        """Choose a protocol by the first byte, and pass on what comes."""
         if self._over or not data:
             return
         if self._address is None:
             assert self.transport is not None
             self._address = self.transport.getPeer()
-            self._gate_factory.seen_from(self, self._address)
+            self._factory.seen_from(self, self._address)
             if self._over:
                 return
         if self._unestablished_bytes is not None:
             self._unestablished_bytes += len(data)
-            if self._unestablished_bytes > self._gate_factory.limits.handshake_bytes:
+            if self._unestablished_bytes > self._factory.limits.handshake_bytes:
                 self.abort()
                 return
         if self._inner is not None and not self._metered:
@@ -162,26 +165,26 @@ class ProtocolSniffer(protocol.Protocol):
             self._hand_on()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Whoever is behind the door learns it too."""
+        """Tell the factory and the chosen protocol."""
         self._over = True
         if self._release is not None:
             self._release.cancel()
             self._release = None
-        self._gate_factory.left(self)
+        self._factory.left(self)
         if self._inner is not None:
             self._inner.connectionLost(reason)
 
     def abort(self) -> None:
-        """Close at once, without a word."""
+        """Close at once, without sending anything."""
         self._over = True
         if self.transport is not None:
             cast(ITCPTransport, self.transport).abortConnection()
 
     def begin(self) -> None:
-        """Make the protocol behind the door, and give it what came."""
+        """Make the chosen protocol, and give it the data that has come."""
         assert self._address is not None
         self._hello_waits = False
-        self._inner = self._gate_factory.routes[self._unread[0]](self._address, self._established)
+        self._inner = self._factory.routes[self._unread[0]](self._address, self._established)
         self._inner.makeConnection(cast(Any, self._reading))
         # All at once: the caller measures what it costs.
         data = bytes(self._unread)
@@ -193,10 +196,10 @@ class ProtocolSniffer(protocol.Protocol):
     def _choose(self) -> None:
         if self._hello_waits:
             return
-        if self._unread[0] not in self._gate_factory.routes:
+        if self._unread[0] not in self._factory.routes:
             self.abort()
             return
-        self._gate_factory.limiter.spoke(self.number)
+        self._factory.limiter.spoke(self.number)
         if self._unread[0] != TLS:
             self.begin()
             return
@@ -207,26 +210,26 @@ class ProtocolSniffer(protocol.Protocol):
             return
         if length is not None:
             self._hello_waits = True
-            self._gate_factory.hello(self, random_of(self._unread[:length]))
+            self._factory.hello(self, random_of(self._unread[:length]))
 
     def _hand_on(self) -> None:
-        """Pass on what has come, a bit at a time, for as long as that keeps within its share."""
+        """Pass on what has come in slices, until the connection exceeds its share."""
         assert self._inner is not None
         while self._unread and self._release is None and not self._over:
             size = _SLICE if self._metered else len(self._unread)
             data = bytes(self._unread[:size])
             del self._unread[:size]
-            began = self._gate_factory.cpu()
+            began = self._factory.cpu()
             self._inner.dataReceived(data)
             if self._metered and not self._over:
-                wait = self._gate_factory.used(self.number, self._gate_factory.cpu() - began)
+                wait = self._factory.used(self.number, self._factory.cpu() - began)
                 if wait > 0.0:
                     self._hold(wait)
 
     def _hold(self, seconds: float) -> None:
         assert self._reading is not None
         self._reading.hold()
-        self._release = self._gate_factory.clock.callLater(seconds, self._released)
+        self._release = self._factory.clock.callLater(seconds, self._released)
 
     def _released(self) -> None:
         assert self._reading is not None
@@ -238,17 +241,17 @@ class ProtocolSniffer(protocol.Protocol):
     def _established(self, *, metered: bool = True) -> str | None:
         self._unestablished_bytes = None
         self._metered = metered
-        return self._gate_factory.established(self.number, self._address)
+        return self._factory.established(self.number, self._address)
 
 
 class ProtocolSnifferFactory(ServerFactory):
     """
-    Lets connections in, or not.
+    Accepts connections within the limits.
 
-    :param routes: what a first byte leads to; bytes without a route are closed.
-    :param monotonic: seconds, for the time a handshake may take.
-    :param cpu: seconds that this thread has used the processor.
-    :param limit_hit: is told a host and the name of a limit that something of it has hit.
+    :param routes: the route of each first byte; a connection that begins with another byte is closed.
+    :param monotonic: monotonic seconds.
+    :param cpu: processor seconds that this thread has used.
+    :param limit_hit: called with a host and the name of a limit that it has hit.
     """
 
     noisy = False
@@ -280,11 +283,13 @@ class ProtocolSnifferFactory(ServerFactory):
         self._emptied: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> ProtocolSniffer | None:
-        """A gate, or None: the transport closes such a connection at once."""
+        """A protocol for a connection, or None to have it closed at once."""
         return None if addr is None else self._admit(addr)
 
     def behind_balancer(self) -> ServerFactory:
-        """The same for connections whose transport learns from a header where they come from (PROXY)."""
+        """
+        A factory for connections whose transport reads the client's address from a header (PROXY protocol).
+        """
         return _Proxied(self._admit)
 
     def _admit(self, addr: IAddress | None) -> ProtocolSniffer | None:
@@ -295,29 +300,29 @@ class ProtocolSnifferFactory(ServerFactory):
         self._make_room(evicted, "handshakes")
         return None if number is None else ProtocolSniffer(self, number, addr)
 
-    # -- of a gate --
+    # -- called by sniffers --
 
     def came(self, sniffer: ProtocolSniffer) -> None:
-        """A gate has its transport."""
+        """A connection is open."""
         self._open[sniffer.number] = sniffer
         self._schedule()
 
     def left(self, sniffer: ProtocolSniffer) -> None:
-        """A gate lost its transport."""
+        """A connection is gone."""
         self._open.pop(sniffer.number, None)
         self._queue.remove(sniffer.number)
         self.limiter.closed(sniffer.number)
         self._check_empty()
 
     def seen_from(self, sniffer: ProtocolSniffer, address: IAddress) -> None:
-        """It is known now where a gate's connection comes from."""
+        """The address of a connection is known now."""
         stays, evicted = self.limiter.seen_from(sniffer.number, _host(address))
         self._make_room(evicted, "handshakes")
         if not stays:
             sniffer.abort()
 
     def hello(self, sniffer: ProtocolSniffer, random: bytes) -> None:
-        """The ClientHello of a gate is complete, with these random bytes."""
+        """The ClientHello of a connection is complete, with these random bytes."""
         if not self._hellos.is_new(random, self._monotonic()):
             self._limit_hit(sniffer.host, "replayed-hello")
             sniffer.abort()
@@ -327,7 +332,7 @@ class ProtocolSnifferFactory(ServerFactory):
             self._begin_handshakes()
 
     def used(self, number: int, seconds: float) -> float:
-        """A connection used the processor; for how many seconds it is to wait."""
+        """Charge a connection for processor time; return the seconds that it is not to be read from."""
         now = self._monotonic()
         source = self.limiter.source(number)
         own = self._use.charge(source, number, seconds, now)
@@ -337,7 +342,9 @@ class ProtocolSnifferFactory(ServerFactory):
         return wait
 
     def established(self, number: int, address: IAddress | None) -> str | None:
-        """The handshake of a connection is over; if it may not stay, the sentence that says why."""
+        """
+        The handshake of a connection is over. Return None if it may stay, else a sentence that says why not.
+        """
         stays, evicted = self.limiter.established(number)
         self._make_room(evicted, "connections")
         if stays:
@@ -350,11 +357,12 @@ class ProtocolSnifferFactory(ServerFactory):
             "--control haproxy:tcp:PORT behind a load balancer."
         )
 
-    # -- the end --
+    # -- shutting down --
 
     def emptied(self, grace: float) -> Deferred[None]:
         """
-        For the end: connections without a handshake are closed at once, those left after `grace` seconds too.
+        Close connections that have not finished their handshake at once, and all others after `grace`
+        seconds.
 
         :return: fires when no connection is left.
         """
@@ -411,7 +419,7 @@ class ProtocolSnifferFactory(ServerFactory):
             self._beginning = self.clock.callLater(max(0.0, at - self._monotonic()), self._begin_handshakes)
 
     def _schedule(self) -> None:
-        # One timer for all. It may come early: the connection it was for may be gone.
+        # One timer for all connections. It may fire early: the connection it was set for may be gone.
         deadline = self.limiter.get_timer()
         if self._timer is None and deadline is not None:
             delay = max(0.0, deadline - self._monotonic())
@@ -424,7 +432,7 @@ class ProtocolSnifferFactory(ServerFactory):
         self._schedule()
 
     def _make_room(self, number: int | None, limit: str) -> None:
-        """Close a connection that leaves its place to another one."""
+        """Close a connection that makes room for another one."""
         sniffer = None if number is None else self._open.get(number)
         if sniffer is not None:
             self._limit_hit(sniffer.host, limit)
@@ -438,7 +446,7 @@ class ProtocolSnifferFactory(ServerFactory):
 
 
 class _Proxied(ServerFactory):
-    """For an endpoint of the PROXY protocol, which names the balancer as the address."""
+    """For an endpoint of the PROXY protocol, whose address is that of the load balancer."""
 
     noisy = False
 
@@ -446,15 +454,15 @@ class _Proxied(ServerFactory):
         self._admit = admit
 
     def buildProtocol(self, addr: IAddress | None) -> protocol.Protocol:
-        """A gate that asks its transport for the address when data comes."""
+        """A sniffer that asks its transport for the address when data comes."""
         return self._admit(None) or RefusedConnection()
 
 
 class RefusedConnection(protocol.Protocol):
-    """Closes at once: for those who ask for a protocol and get none."""
+    """Closes its connection at once: for clients that ask for a protocol that is not served."""
 
     def connectionMade(self) -> None:
-        """A connection that nobody serves."""
+        """Close it."""
         cast(ITCPTransport, self.transport).abortConnection()
 
 

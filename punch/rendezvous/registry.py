@@ -1,9 +1,9 @@
 """
-Who is registered, and who is being introduced to whom. Pure: it is told what happened and when, and
-`next_output` says what to do about it. Everything in it is bounded (`RendezvousLimits`).
+The registered peers and their introductions. Pure: methods report what happened and when, and `next_output`
+returns what is to be done. Everything is bounded (`RendezvousLimits`).
 
-A peer is registered by one connection at a time. The newest wins, at once: there is no moment at which the
-peer can't be called, and its introductions go on over the new connection.
+A peer is registered by one connection at a time. The newest replaces the older one at once: there is no
+moment at which the peer cannot be called, and its introductions continue over the new connection.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from punch.net.rate_limits import (
 from punch.rendezvous.admission import RESERVE, EarlierSources, IntroductionAdmission, IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.introduction import (
+    IntroductionData,
     IntroductionInputs,
     IntroductionKey,
-    IntroductionMachine,
     introduce,
     introduction_key,
 )
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 Introducing = Establish | Answer | Trickle | Reject | Cancel
-"""The requests that concern an introduction."""
+"""The requests about an introduction."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Disconnect:
 
 @dataclass(frozen=True)
 class PeerRegistered:
-    """A peer is there now; `again` if it was there already and came back on another connection."""
+    """A peer is registered; `again` if it was registered already, on another connection."""
 
     peer: PeerID
     name: str
@@ -88,7 +88,7 @@ class PeerRegistered:
 
 @dataclass(frozen=True)
 class Gone:
-    """A peer is no longer there."""
+    """A peer is no longer registered."""
 
     peer: PeerID
     reason: str
@@ -96,7 +96,7 @@ class Gone:
 
 @dataclass(frozen=True)
 class Displaced:
-    """A registration or a call of this peer made room for one of another source."""
+    """A registration or a call of this peer ended to make room for one of another source."""
 
     peer: PeerID
     address: str
@@ -108,7 +108,7 @@ Output = Deliver | Disconnect | PeerRegistered | Gone | Displaced
 
 @dataclass
 class Registration:
-    """One peer that is there."""
+    """One registered peer."""
 
     peer: PeerID
     connection: int
@@ -117,17 +117,17 @@ class Registration:
     address: str
     source: Source
     calls: dict[IntroductionKey, None] = field(default_factory=dict)
-    """Introductions that it takes part in, oldest first."""
+    """The introductions that it takes part in, the oldest first."""
 
 
 @dataclass(frozen=True)
 class _Introduction:
-    core: IntroductionMachine
+    core: IntroductionData
     machine: IntroductionInputs
 
 
 class Registry:
-    """The memory of one rendezvous. All times are monotonic seconds."""
+    """The registrations and introductions of one rendezvous. All times are monotonic seconds."""
 
     def __init__(self, limits: RendezvousLimits) -> None:
         self._limits = limits
@@ -136,36 +136,36 @@ class Registry:
         shares = Shares.growing(limits.registrations_per_address)
         reserve = limits.registrations // RESERVE
         self._places = [SourceTable[PeerID](limits.registrations - reserve, shares)]
-        """Of all peers, and of those that were registered before."""
+        """The places of all peers, and those reserved for peers that were registered before."""
         if reserve:
             self._places.append(SourceTable(reserve, Shares.growing(-(-shares.address // RESERVE))))
         self._seen = EarlierSources[PeerID](2 * limits.registrations, Shares.growing(2 * shares.address))
         self._admission = IntroductionAdmission(limits, self._displace)
         self._deadlines: Deadlines[IntroductionKey] = Deadlines()
         self._outputs: deque[Output] = deque()
-        # Four times as many as can be there at once: whoever comes back keeps the bucket it emptied.
+        # Four times as many as can be registered: a peer that reconnects keeps the bucket that it emptied.
         capacity = 4 * limits.registrations
         self._peer_rate = TokenBuckets(limits.message_rate, limits.message_burst, capacity)
 
-    # -- what is known --
+    # -- state --
 
     def __contains__(self, peer: PeerID) -> bool:
         return peer in self._peers
 
     def __len__(self) -> int:
-        """How many peers are registered."""
+        """The number of registered peers."""
         return len(self._peers)
 
     @property
     def introduction_count(self) -> int:
-        """How many introductions are going on."""
+        """The number of introductions that are not over."""
         return len(self._introductions)
 
     def next_output(self) -> Output | None:
-        """The next thing to do, if any."""
+        """The next output; None if there is none."""
         return self._outputs.popleft() if self._outputs else None
 
-    # -- what happens --
+    # -- inputs --
 
     def allow_message(self, peer: PeerID, now: float) -> bool:
         """Whether this peer may send one more message now."""
@@ -177,7 +177,7 @@ class Registry:
         """
         `peer` proved its key on `connection`, from IP `address`. An older registration of it is replaced.
 
-        :raise Refusal: there are too many.
+        :raise IntroductionRefusal: there are too many registrations.
         """
         source = source_of(address)
         old = self._peers.get(peer)
@@ -205,7 +205,7 @@ class Registry:
         self._outputs.append(PeerRegistered(peer, name, old is not None))
 
     def resume(self, peer: PeerID) -> None:
-        """Send again on a new connection what the replaced one may not have got (after its `welcome`)."""
+        """Send again, after `welcome`, what the replaced connection may not have got."""
         registration = self._peers.get(peer)
         if registration is not None:
             for key in list(registration.calls):
@@ -213,9 +213,9 @@ class Registry:
 
     def request(self, peer: PeerID, connection: int, request: Introducing, now: float) -> None:
         """
-        A registered peer asks for something about an introduction.
+        Handle a registered peer's request about an introduction.
 
-        :raise Refusal: it is not granted, and nothing has changed.
+        :raise IntroductionRefusal: the request is refused, and nothing has changed.
         """
         registration = self._peers.get(peer)
         if registration is None or registration.connection != connection:
@@ -228,7 +228,7 @@ class Registry:
         if introduction is None:
             if isinstance(request, Answer):
                 raise IntroductionRefusal(ErrorCode.CANCELLED, "This call is over already.")
-            return  # It crossed the end of the introduction on its way: no mistake.
+            return  # The introduction ended while the request was on its way.
         called = peer == introduction.core.callee
         if isinstance(request, Trickle):
             introduction.machine.trickled(peer, request.envelope)
@@ -248,7 +248,7 @@ class Registry:
         self._sweep(key, introduction)
 
     def disconnected(self, peer: PeerID, connection: int, reason: str) -> None:
-        """A connection is gone. Only the one that holds the registration matters."""
+        """A connection is gone. It is ignored unless it holds the registration."""
         registration = self._peers.get(peer)
         if registration is None or registration.connection != connection:
             return
@@ -257,11 +257,11 @@ class Registry:
     # -- time --
 
     def get_timer(self) -> float | None:
-        """When `handle_timer` is to be called next."""
+        """When `handle_timer` is to be called; None if nothing is due."""
         return self._deadlines.next()
 
     def handle_timer(self, now: float) -> None:
-        """End the introductions whose time is up."""
+        """End the introductions whose deadline has passed."""
         while (key := self._deadlines.pop(now)) is not None:
             introduction = self._introductions[key]
             introduction.machine.expired()
@@ -279,7 +279,7 @@ class Registry:
         if key in self._introductions:
             raise IntroductionRefusal(ErrorCode.FORBIDDEN, "A call of this ID is going on already.")
         self._admission.admit(key, caller.peer, callee.peer, caller.source, now)
-        core = IntroductionMachine(
+        core = IntroductionData(
             request.call,
             caller.peer,
             caller.name,
@@ -297,6 +297,8 @@ class Registry:
 
     def _enter_place(self, source: Source, peer: PeerID) -> None:
         """
+        Give a peer a place, for which another peer may have to leave.
+
         :raise NoRoom: no place is left for this peer.
         """
         tables = self._places if peer in self._seen else self._places[:1]

@@ -1,8 +1,8 @@
 """
-The rendezvous as a Twisted service: its ports, its connections, and the registry they share.
+The rendezvous as a Twisted service: its ports, its connections, and the registry that they share.
 
-What happens is reported as it does: `listening` (address), `registered` (peer, name), `gone` (peer, reason),
-and `failed` (reason, text) if it can't listen.
+It reports these events: `listening` (address), `registered` (peer, name), `gone` (peer, reason), and `failed`
+(reason, text) if it cannot listen.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServe
 from punch.wire.control import Error, ErrorCode
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
 
-_GOODBYE_TIME = 1.0
+_CLOSE_TIME = 1.0
 """Seconds that the peers have to read that the service ends."""
 
 # A pinned key needs no dates: these keep a wrong clock harmless.
@@ -103,7 +103,7 @@ class RendezvousService(Service):
         """
         :param reactor: provides `IReactorTCP`, `IReactorUDP` and `IReactorTime`.
         :raise EndpointError: `config.control` is not usable.
-        :raise ValueError: certificate and key do not fit together.
+        :raise ValueError: certificate and key do not belong together.
         """
         self.config = config
         self.clock: IReactorTime = reactor
@@ -122,7 +122,7 @@ class RendezvousService(Service):
         self._shown_pin = pin_of(shown.chain[0].public_key())
         self._second = SecondReflector(config, reactor=reactor, random=random)
         self._deny = config.deny
-        self._reflector_said = -1.0
+        self._reflector_logged = -1.0
         self._operator_log = OperatorLog(
             clock=reactor, monotonic=monotonic, full_addresses=config.log_full_addresses
         )
@@ -187,7 +187,7 @@ class RendezvousService(Service):
     # -- the service --
 
     def privilegedStartService(self) -> None:
-        """Listen while we may still take low ports."""
+        """Listen while the process may still bind ports below 1024."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]
         self._begin()
 
@@ -197,7 +197,7 @@ class RendezvousService(Service):
         self._begin()
 
     def stopService(self) -> Deferred[None]:
-        """Say goodbye to the peers and close everything; takes a second at most."""
+        """Tell the peers that the service ends, and close everything. This takes at most a second."""
         super().stopService()  # type: ignore[no-untyped-call]
         self._begun = False
         return Deferred.fromCoroutine(self._stop())
@@ -206,10 +206,10 @@ class RendezvousService(Service):
         return ControlServerProtocol(self, established)
 
     def _reflector_limited(self, host: str) -> None:
-        # A flood is ten thousands of these a second: not all of them are worth their time.
+        # A flood causes tens of thousands of these a second, so only one a second is passed on.
         now = self.monotonic()
-        if now >= self._reflector_said + 1.0:
-            self._reflector_said = now
+        if now >= self._reflector_logged + 1.0:
+            self._reflector_logged = now
             self._operator_log.limit_hit(host, "reflector-rate")
 
     def _relay_route(self, address: IAddress, established: Established) -> IProtocol:
@@ -219,10 +219,10 @@ class RendezvousService(Service):
 
     def deny(self, deny: DenyList) -> int:
         """
-        Refuse these peers and networks, and no others, from now on, and end at once what they have here:
-        registrations with their calls, and allocations.
+        Refuse these peers and networks, and no others, from now on. Their registrations, calls and
+        allocations end at once.
 
-        :return: how many connections of peers were closed.
+        :return: the number of peers whose connections were closed.
         """
         self._deny = deny
         self._relay.deny(deny)
@@ -239,10 +239,10 @@ class RendezvousService(Service):
         self.happened()
         return ended
 
-    # -- ControlOwner --
+    # -- ControlServerOwner --
 
     def denied(self, peer: PeerID, address: str) -> Error | None:
-        """What a peer is told that the operator refuses; None for others."""
+        """The error for a peer that the operator refuses; None for other peers."""
         if self._deny.has_peer(peer):
             self._operator_log.denied(address, peer)
             return Error(ErrorCode.DENIED, "The operator of this rendezvous refuses this peer ID.")
@@ -254,9 +254,9 @@ class RendezvousService(Service):
         return None
 
     def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
-        """A peer proved its key on a new connection."""
+        """A peer has proved its key on a new connection. Return the session for it."""
 
-        def noted(limit: str, code: ErrorCode) -> None:
+        def limit_hit(limit: str, code: ErrorCode) -> None:
             if limit == "registrations":
                 self._operator_log.registration_refused(address, peer, code.value)
             else:
@@ -273,12 +273,12 @@ class RendezvousService(Service):
             relays=self._relay.servers,
             probing=self._second,
             limits=self.config.limits,
-            noted=noted,
+            limit_hit=limit_hit,
             now=self.monotonic(),
         )
 
     def line_came(self, session: ControlSession) -> float:
-        """A line came for a session: for how many seconds it should read no other."""
+        """A session got a line. Return the seconds for which it should read no other."""
         source = source_of(session.address)
         wait = self._lines.charge(source, session.connection, 1.0, self.monotonic())
         if wait > 0.0:
@@ -286,7 +286,7 @@ class RendezvousService(Service):
         return wait
 
     def happened(self) -> None:
-        """Do what the registry says is to be done."""
+        """Do what the registry asks for."""
         self._driver.run()
 
     def _deliver_all(self, now: float) -> bool:
@@ -378,7 +378,7 @@ class RendezvousService(Service):
             return
         if isinstance(problem, (CannotListenError, OSError)):
             port = getattr(problem, "port", None)
-            # The path of a UNIX socket, if it was the socket that failed and not the lock beside it.
+            # For a UNIX socket, `port` is its path, unless the lock file beside it failed.
             where = f"TCP port {port}" if isinstance(port, int) else str(port or "the address of --control")
             self._failed(problem, where, "--control tcp:PORT")
         else:
@@ -391,7 +391,7 @@ class RendezvousService(Service):
             )
 
     def _not_second(self, problem: Exception) -> None:
-        """The second port, or an address besides the first, can't be had."""
+        """The second port or an alternate address cannot be used."""
         interface = getattr(problem, "interface", None)
         if errno_of(problem) == errno.EADDRNOTAVAIL and interface:
             text = f"{interface} is no address of this machine; name another with --alternate-address."
@@ -429,13 +429,13 @@ class RendezvousService(Service):
         self._ports, self._udp_ports = [], []
         self._relay.stop()
         self.address = self.local_address = None
-        goodbye = Error(ErrorCode.SHUTDOWN, "The rendezvous is shutting down; come back later.")
+        shutdown = Error(ErrorCode.SHUTDOWN, "The rendezvous is shutting down; come back later.")
         for control in list(self._controls.values()):
             if control.session is not None:
-                control.session.close(goodbye)
+                control.session.close(shutdown)
                 control.flush()
         self.happened()
-        await self._sniffer.emptied(_GOODBYE_TIME)
+        await self._sniffer.emptied(_CLOSE_TIME)
         self._driver.stop()
         self._operator_log.close()
         await gatherResults(closing)
@@ -446,7 +446,7 @@ class RendezvousService(Service):
 
 
 def _bound(ports: Sequence[IListeningPort]) -> tuple[str, int]:
-    """The address listened on: of several, a wildcard if there is one, else the first that is TCP."""
+    """The address listened on: a wildcard address if there is one, else the first TCP address."""
     found: list[tuple[str, int]] = []
     for each in ports:
         address: IAddress = each.getHost()
@@ -479,14 +479,14 @@ def make_service(
 
     :param reactor: provides `IReactorTCP`, `IReactorUDP` and `IReactorTime`.
     :param monotonic: monotonic seconds.
-    :param random: where randomness comes from that is not TLS's own.
-    :param report: is told what happens: `listening`, `registered`, `gone`, `failed`.
-    :param wall: Unix seconds, which credentials for relays expire by. None takes `monotonic`, which will do
-        where nobody else makes or checks them.
-    :param cpu: seconds that this thread has used the processor, by which connections are slowed down that
-        make the service work too much. Without it only their lines are counted.
+    :param random: the source of all randomness but that of TLS.
+    :param report: called with the events `listening`, `registered`, `gone` and `failed`.
+    :param wall: Unix seconds, which credentials for relays expire by. None takes `monotonic`, which suffices
+        if no other program makes or checks them.
+    :param cpu: processor seconds that this thread has used, by which connections that cost too much are
+        slowed down. Without it only their lines are counted.
     :raise EndpointError: `config.control` is not usable.
-    :raise ValueError: certificate and key do not fit together.
+    :raise ValueError: certificate and key do not belong together.
     """
     return RendezvousService(
         config, reactor=reactor, monotonic=monotonic, random=random, report=report, wall=wall, cpu=cpu

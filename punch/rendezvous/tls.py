@@ -162,7 +162,7 @@ class ServerConnectionCreator:
         self._context = context
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """A connection that does not know yet whether it wants a client certificate."""
+        """A connection; whether it asks for a client certificate is decided by ALPN."""
         return SSL.Connection(self._context, None)
 
     def _select(self, connection: SSL.Connection, offered: list[bytes]) -> bytes:
@@ -172,18 +172,18 @@ class ServerConnectionCreator:
         for name in offered:
             if name in self._protocols:
                 return name
-        # Anything else that is raised here would not end as an alert, but as an error of ours.
+        # Any other exception would not become an alert.
         raise SSL.Error([("SSL routines", "", "no application protocol")])
 
 
 def _take_any(connection: SSL.Connection, certificate: Any, error: int, depth: int, ok: int) -> bool:
-    # A peer is its key: TLS checks that the client holds it, and nothing else in the certificate says more.
+    # A peer is identified by its key. TLS checks that the client holds it; nothing else in it matters.
     return True
 
 
 @implementer(IHandshakeListener)
-class _Chooser(Protocol):
-    """Waits for the end of the handshake, then passes everything on to what the ALPN chose."""
+class _ProtocolByALPN(Protocol):
+    """Waits for the end of the handshake, then passes everything on to the protocol that ALPN chose."""
 
     def __init__(
         self, address: IAddress, established: Established, routes: Mapping[bytes | None, Route]
@@ -205,12 +205,12 @@ class _Chooser(Protocol):
         self._inner.makeConnection(transport)
 
     def dataReceived(self, data: bytes) -> None:
-        """Nothing comes before the handshake is over."""
+        """Pass data on; none comes before the handshake is over."""
         if self._inner is not None:
             self._inner.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """A handshake that failed is nobody's business."""
+        """Tell the chosen protocol; a handshake that failed is not reported."""
         if self._inner is not None:
             self._inner.connectionLost(reason)
 
@@ -219,15 +219,15 @@ def tls_route(
     certificate: ServerCertificate, routes: Mapping[bytes | None, Route], clock: IReactorTime
 ) -> Route:
     """
-    The gate's route for TLS.
+    The route for TLS.
 
-    :param routes: by ALPN, called when the handshake is over; None is for clients that send none.
-    :raise SSL.Error: the certificate and the key do not fit together.
+    :param routes: by ALPN, called when the handshake is over; None stands for clients that send no ALPN.
+    :raise SSL.Error: the certificate and the key do not belong together.
     """
     creator = ServerConnectionCreator(certificate, frozenset(name for name in routes if name is not None))
     factory = TLSMemoryBIOFactory(creator, False, Factory(), clock)
 
     def route(address: IAddress, established: Established) -> IProtocol:
-        return factory.protocol(factory, _Chooser(address, established, routes))
+        return factory.protocol(factory, _ProtocolByALPN(address, established, routes))
 
     return route

@@ -90,7 +90,7 @@ class Relay:
     # -- streams --
 
     def route(self, address: IAddress, established: Established) -> IProtocol:
-        """The gate's route for STUN over TCP, plain or beneath TLS."""
+        """The route for STUN over TCP, plain or beneath TLS."""
         return RelayStream(self, established)
 
     def stream_opened(self, stream: RelayStream, remote: Address, local: Address) -> FiveTuple:

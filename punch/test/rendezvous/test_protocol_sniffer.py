@@ -1,4 +1,4 @@
-"""The door of the TCP port: first bytes, and how many may stand in it."""
+"""The TCP port: what the first byte chooses, and how many connections may wait for their handshake."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from punch.rendezvous.protocol_sniffer import (
 
 
 class Inside(Protocol):
-    """What stands behind the door: it counts, and uses `cost` seconds of the processor for what it gets."""
+    """A protocol that a route makes: it counts, and uses `cost` seconds of the processor for what it gets."""
 
     def __init__(
         self, address: IAddress, established: Established, work: Callable[[float], None], cost: float
@@ -57,7 +57,7 @@ class Transport(StringTransportWithDisconnection):
             self.loseConnection()
 
 
-class GatekeeperTests(SynchronousTestCase):
+class GatelimiterTests(SynchronousTestCase):
     """Who may stay."""
 
     limits = replace(
@@ -65,17 +65,17 @@ class GatekeeperTests(SynchronousTestCase):
     )
 
     def setUp(self) -> None:
-        self.keeper = ConnectionLimiter(self.limits)
+        self.limiter = ConnectionLimiter(self.limits)
 
     def admit(self, host: str | None, now: float = 0.0) -> int:
-        number, evicted = self.keeper.admit(host, now)
+        number, evicted = self.limiter.admit(host, now)
         self.assertIsNone(evicted)
         assert number is not None
         return number
 
     def evicted_for(self, host: str | None) -> int | None:
         """Which one is closed for a connection that is let in."""
-        number, evicted = self.keeper.admit(host, 0.0)
+        number, evicted = self.limiter.admit(host, 0.0)
         self.assertIsNotNone(number)
         return evicted
 
@@ -83,7 +83,7 @@ class GatekeeperTests(SynchronousTestCase):
         numbers = [self.admit("192.0.2.1") for _ in range(3)]
         self.assertEqual(self.evicted_for("192.0.2.1"), numbers[0])
         self.admit("192.0.2.2")
-        self.keeper.established(numbers[1])
+        self.limiter.established(numbers[1])
         self.admit("192.0.2.1")
 
     def test_one_ipv6_network_is_one_address(self) -> None:
@@ -93,70 +93,70 @@ class GatekeeperTests(SynchronousTestCase):
 
     def test_connections_of_one_address(self) -> None:
         for _ in range(5):
-            self.assertEqual(self.keeper.established(self.admit("192.0.2.1")), (True, None))
-        self.assertEqual(self.keeper.waiting, 0)
+            self.assertEqual(self.limiter.established(self.admit("192.0.2.1")), (True, None))
+        self.assertEqual(self.limiter.waiting, 0)
         # One more gets so far that it can be told, and still has one of the few places.
         late = self.admit("192.0.2.1")
-        self.assertEqual(self.keeper.established(late), (False, None))
-        self.assertEqual(self.keeper.waiting, 1)
-        self.keeper.closed(late)
-        self.assertEqual(self.keeper.established(self.admit("192.0.2.2")), (True, None))
+        self.assertEqual(self.limiter.established(late), (False, None))
+        self.assertEqual(self.limiter.waiting, 1)
+        self.limiter.closed(late)
+        self.assertEqual(self.limiter.established(self.admit("192.0.2.2")), (True, None))
 
     def test_connections_in_all(self) -> None:
         for index in range(18):
             number = self.admit(f"192.{index}.2.1")
-            self.assertEqual(self.keeper.established(number), (True, None))
+            self.assertEqual(self.limiter.established(number), (True, None))
         # Two of the twenty are kept for handshakes: these get so far that they can be told.
         late = [self.admit(f"192.{index}.2.1") for index in (18, 19)]
         for number in late:
-            self.assertEqual(self.keeper.established(number), (False, None))
+            self.assertEqual(self.limiter.established(number), (False, None))
         self.assertEqual(self.evicted_for("192.99.2.1"), late[0])
-        self.assertEqual(len(self.keeper), 20)
+        self.assertEqual(len(self.limiter), 20)
 
     def test_established_connections_leave_room_for_handshakes(self) -> None:
         """A flood has all that can be established; a peer finishes its handshake while the flood comes on."""
-        keeper = ConnectionLimiter(
+        limiter = ConnectionLimiter(
             replace(RendezvousLimits(), handshakes=8, connections=128, connections_per_address=32)
         )
         flood = [f"192.0.{network}.1" for network in range(4)]
 
         def come(host: str) -> int:
-            number, _ = keeper.admit(host, 0.0)
+            number, _ = limiter.admit(host, 0.0)
             assert number is not None
             return number
 
         for host in flood * 32:
             number = come(host)
-            if not keeper.established(number)[0]:
-                keeper.closed(number)
+            if not limiter.established(number)[0]:
+                limiter.closed(number)
         peer = come("198.51.100.1")
         for host in flood:
             come(host)
-        self.assertEqual(keeper.answered(peer)[0], True)
+        self.assertEqual(limiter.answered(peer)[0], True)
         for host in flood:
-            keeper.answered(come(host))
-        stays, evicted = keeper.established(peer)
+            limiter.answered(come(host))
+        stays, evicted = limiter.established(peer)
         self.assertTrue(stays)
         self.assertIsNotNone(evicted)
 
     def test_longest_silent_one_makes_room(self) -> None:
         numbers = [self.admit(f"192.{index}.2.1") for index in range(8)]
-        self.keeper.spoke(numbers[0])
+        self.limiter.spoke(numbers[0])
         self.assertEqual(self.evicted_for("192.99.2.1"), numbers[1])
-        self.assertEqual(self.keeper.waiting, 8)
+        self.assertEqual(self.limiter.waiting, 8)
 
     def test_longest_speaking_one_makes_room_if_all_speak(self) -> None:
         numbers = [self.admit(f"192.{index}.2.1") for index in range(8)]
         for number in numbers:
-            self.keeper.spoke(number)
+            self.limiter.spoke(number)
         self.assertEqual(self.evicted_for("192.99.2.1"), numbers[0])
 
     def test_address_that_has_most_makes_room(self) -> None:
         for index in range(3):
-            self.keeper.spoke(self.admit(f"192.{index}.2.1"))
+            self.limiter.spoke(self.admit(f"192.{index}.2.1"))
         crowd = [self.admit("192.99.2.1") for _ in range(3)]
         for number in crowd:
-            self.keeper.spoke(number)
+            self.limiter.spoke(number)
         for index in range(2):
             self.admit(f"198.{index}.100.1")
         self.assertEqual(self.evicted_for("203.0.113.1"), crowd[0])
@@ -164,11 +164,11 @@ class GatekeeperTests(SynchronousTestCase):
     def test_address_that_comes_with_a_header(self) -> None:
         unknown = [self.admit(None, 0.0) for _ in range(3)]
         known = [self.admit("192.0.2.1") for _ in range(2)]
-        self.assertEqual(self.keeper.seen_from(unknown[1], "192.0.2.1"), (True, None))
-        self.assertEqual(self.keeper.source(unknown[1]), source_of("192.0.2.1"))
+        self.assertEqual(self.limiter.seen_from(unknown[1], "192.0.2.1"), (True, None))
+        self.assertEqual(self.limiter.source(unknown[1]), source_of("192.0.2.1"))
         # That address has three now.
-        self.assertEqual(self.keeper.seen_from(unknown[2], "192.0.2.1"), (True, known[0]))
-        self.assertEqual(self.keeper.established(unknown[2]), (True, None))
+        self.assertEqual(self.limiter.seen_from(unknown[2], "192.0.2.1"), (True, known[0]))
+        self.assertEqual(self.limiter.established(unknown[2]), (True, None))
         # Those that never say where they come from have few places as well.
         last = [unknown[0], *(self.admit(None, 0.0) for _ in range(2))]
         self.assertEqual(self.evicted_for(None), last[0])
@@ -177,35 +177,35 @@ class GatekeeperTests(SynchronousTestCase):
         """Hellos that nobody follows up take no place of connections that have yet to send theirs."""
         answered = [self.admit("192.0.2.1") for _ in range(3)]
         for number in answered:
-            self.assertEqual(self.keeper.answered(number), (True, None))
+            self.assertEqual(self.limiter.answered(number), (True, None))
         waiting = [self.admit("192.0.2.1") for _ in range(3)]
-        self.assertEqual(self.keeper.waiting, 6)
-        self.assertEqual(self.keeper.answered(waiting[0]), (True, answered[0]))
-        self.assertEqual(self.keeper.established(waiting[0]), (True, None))
+        self.assertEqual(self.limiter.waiting, 6)
+        self.assertEqual(self.limiter.answered(waiting[0]), (True, answered[0]))
+        self.assertEqual(self.limiter.established(waiting[0]), (True, None))
         self.admit("192.0.2.1")
 
     def test_time(self) -> None:
         silent = self.admit("192.0.2.1", 0.0)
         speaking = self.admit("192.0.2.2", 1.0)
-        self.keeper.spoke(speaking)
+        self.limiter.spoke(speaking)
         done = self.admit("192.0.2.3", 2.0)
-        self.keeper.established(done)
-        self.assertEqual(self.keeper.get_timer(), 10.0)
-        self.assertEqual(self.keeper.overdue(9.9), [])
-        self.assertEqual(self.keeper.overdue(10.0), [silent])
-        self.assertEqual(self.keeper.get_timer(), 11.0)
-        self.assertEqual(self.keeper.overdue(50.0), [speaking])
-        self.assertIsNone(self.keeper.get_timer())
-        self.assertEqual(len(self.keeper), 1)
+        self.limiter.established(done)
+        self.assertEqual(self.limiter.get_timer(), 10.0)
+        self.assertEqual(self.limiter.overdue(9.9), [])
+        self.assertEqual(self.limiter.overdue(10.0), [silent])
+        self.assertEqual(self.limiter.get_timer(), 11.0)
+        self.assertEqual(self.limiter.overdue(50.0), [speaking])
+        self.assertIsNone(self.limiter.get_timer())
+        self.assertEqual(len(self.limiter), 1)
 
     def test_everything_is_forgotten(self) -> None:
         for _ in range(3):
             numbers = [self.admit(f"192.{index}.2.1") for index in range(8)]
             for number in numbers:
-                self.keeper.spoke(number)
-                self.keeper.closed(number)
-                self.keeper.closed(number)
-        self.assertEqual((len(self.keeper), self.keeper.waiting), (0, 0))
+                self.limiter.spoke(number)
+                self.limiter.closed(number)
+                self.limiter.closed(number)
+        self.assertEqual((len(self.limiter), self.limiter.waiting), (0, 0))
 
 
 def hello(number: int = 0) -> bytes:

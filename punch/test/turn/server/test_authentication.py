@@ -273,7 +273,7 @@ class StrangerTests(SynchronousTestCase):
         lab.client(Address("192.0.2.9", 5000)).allocate()
 
     def test_in_the_name_of_a_client(self) -> None:
-        """A client's own address does not open the door wider."""
+        """A client's own address gets no more answers than others."""
         lab = Lab()
         alice = lab.client()
         alice.allocate()
