@@ -378,7 +378,8 @@ def waiting(transport: Any) -> int:
     below = getattr(transport, "transport", None)
     own = 0
     if hasattr(transport, "_aggregator"):
-        own = sum(map(len, getattr(transport._aggregator, "_buffer", ())))
+        # Twisted tells nobody how much its TLS transport holds back.
+        own = sum(map(len, vars(transport._aggregator).get("_buffer", ())))
     if below is not None:
         return own + waiting(below)
     return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
