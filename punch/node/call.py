@@ -1,16 +1,18 @@
 """
-One call and the link it becomes: joins the call's messages, the ICE agent and the link with the node's
-sockets.
+One call with one peer and the link it becomes: joins signaling, ICE transport and link.
 
-QUIC sees one constant peer. Here it is decided which way its datagrams take: the pair that the agent has
-selected, or, until it has, the way an Initial came from an address that passed an authenticated check.
+QUIC sees one constant peer address. The ICE transport decides which path its datagrams take: the selected
+pair or, until there is one, the path on which an Initial came from an address that passed an authenticated
+check.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from enum import Enum
 from functools import partial
+from typing import Protocol
 
 from twisted.python.failure import Failure
 
@@ -20,231 +22,253 @@ from punch.ice.checklist import PairStatus
 from punch.ice.pairs import Pair
 from punch.identity import PeerID
 from punch.link.certificate import LinkCertificate
-from punch.link.events import CloseCode
+from punch.link.core import LinkCore
+from punch.link.events import CloseCode, LinkRole
 from punch.link.link import Link, LinkClosed
 from punch.net.driver import Driver, Timed
 from punch.node import sentences
-from punch.node.call_context import (
-    CallContext,
-    describe,
-    explain,
-    new_agent,
-)
-from punch.node.debounced_path import DebouncedPath
+from punch.node.call_context import CallContext
 from punch.node.events import Reason
 from punch.node.ice_restart import IceRestarts, LinkTerms
-from punch.node.ice_transport import IceTransport
-from punch.node.link_endings import link_ended
-from punch.node.link_probe import LinkProbe
-from punch.node.linking import make_link
-from punch.node.observer import CallObserver
-from punch.node.signaling import Signaling
-from punch.node.signaling_state import (
-    CallEvent,
+from punch.node.ice_transport import IceTransport, describe, new_agent
+from punch.node.path import DebouncedPath
+from punch.node.policy import RelayPolicy
+from punch.node.signaling import (
     Challenged,
     Introduction,
     MoreCandidates,
     Side,
+    Signaling,
+    SignalingEvent,
 )
-from punch.node.trickle import CandidateTrickler
 from punch.wire.address import Address
+from punch.wire.candidate import Candidate
 from punch.wire.control import ErrorCode
 from punch.wire.ice_restart import RestartError
 from punch.wire.sealed import Envelope
 
+ANSWER_TIME = 3.0
+"""Seconds that a link has to answer when its peer is called again, before a new call is placed."""
+
+
+class CallState(Enum):
+    """What a call has come to."""
+
+    CALLING = "calling"
+    """Our offer is not answered yet."""
+    RINGING = "ringing"
+    """The peer's offer waits for `Call.accept` or `Call.reject`."""
+    CHECKING = "checking"
+    """The call was accepted; its link is not proved, or has no path, yet."""
+    CONNECTED = "connected"
+    """The link is proved and has a path."""
+    DISCONNECTED = "disconnected"
+    """The link is proved; its path does not answer, and another one is looked for."""
+    CLOSED = "closed"
+    """The call or its link is over."""
+
+
+class CallObserver(Protocol):
+    """Whoever is told what happens to calls. Nothing follows `call_ended`."""
+
+    def call_introduced(self, call: Call) -> None:
+        """Both sides know each other's candidates."""
+
+    def call_checking(self, call: Call, pairs: int) -> None:
+        """Connectivity checks began, of so many candidate pairs."""
+
+    def call_connected(self, call: Call) -> None:
+        """The link is proved and has a path."""
+
+    def call_path_changed(self, call: Call) -> None:
+        """The link moved to another path, or has a path again."""
+
+    def call_path_lost(self, call: Call) -> None:
+        """The link has had no path for `ice_restart.LOST_AFTER`."""
+
+    def call_silent(self, call: Call) -> None:
+        """The path does not answer at once."""
+
+    def call_disconnected(self, call: Call, disconnected: bool) -> None:
+        """The link has no path that answers, or has one again."""
+
+    def call_ended(self, call: Call, reason: str, text: str) -> None:
+        """The call or its link is over. `reason` is a code, `text` a sentence for the user."""
+
 
 class Call:
     """
-    One call with one peer, from the offer to the end of the link.
+    One call with one peer, from the offer to the end of the link. Made with `outgoing` or `incoming`.
 
-    :ivar call: its signalling.
-    :ivar paths: its paths; None while an incoming call rings.
-    :ivar roaming: what keeps the link, from its proof on.
-    :ivar link: the link, from the introduction on.
-    :ivar proved: the other side has proved its ID.
-    :ivar pair: the path that is selected now.
+    :ivar signaling: its signaling.
+    :ivar transport: its ICE transport; None while an incoming call rings.
+    :ivar restarts: finds new paths for the link; None until it is proved.
+    :ivar link: the link; None until the introduction.
+    :ivar pair: the selected pair, or the last one; None until there is one.
     """
 
-    def __init__(self, call: Signaling, around: CallContext, observer: CallObserver) -> None:
-        self.call = call
-        self.paths: IceTransport | None = None
-        self.ice_restarts: IceRestarts | None = None
+    def __init__(self, signaling: Signaling, context: CallContext, observer: CallObserver) -> None:
+        self.signaling = signaling
+        self.transport: IceTransport | None = None
+        self.restarts: IceRestarts | None = None
         self.link: Link | None = None
-        self.proved = False
-        self.connected = False
         self.pair: Pair | None = None
-        self._around = around
+        self._context = context
         self._observer = observer
-        self._certificate: LinkCertificate | None = None
+        self._announced = False
         self._over = False
-        self._trickle = CandidateTrickler()
+        self._certificate: LinkCertificate | None = None
         self._terms: LinkTerms | None = None
-        self._pump = Driver(around.clock, around.monotonic, self._step, self._timed)
-        self._link_probe = LinkProbe()
-        self._news = DebouncedPath(partial(observer.call_path_changed, self))
-
-    # Making one
-
-    @classmethod
-    def outgoing(cls, peer: PeerID, around: CallContext, observer: CallObserver) -> Call:
-        """
-        Call `peer`: the offer leaves at once, with the candidates that are known now.
-
-        :raise SealError: its key cannot be sealed to.
-        """
-        now = around.monotonic()
-        agent, description = new_agent(around, peer, controlling=True)
-        description = replace(description, time=around.offer_times.next())
-        call = Signaling.outgoing(around.identity, peer, description, random=around.random, now=now)
-        session = cls(call, around, observer)
-        session._take_agent(agent, now)
-        return session
+        self._found: list[Candidate] = []
+        self._gathered = False
+        self._asker: Callable[[Call, bool], None] | None = None
+        self._driver = Driver(context.clock, context.monotonic, self._step, self._timed)
+        self._debounced_path = DebouncedPath(partial(observer.call_path_changed, self))
 
     @classmethod
-    def incoming(cls, call: Signaling, around: CallContext, observer: CallObserver) -> Call:
-        """A call came in: it rings until `accept` or `reject`."""
-        session = cls(call, around, observer)
-        session._pump.run()
-        return session
+    def outgoing(cls, peer: PeerID, context: CallContext, observer: CallObserver) -> Call:
+        """
+        Call `peer`: the offer is sent at once, with the candidates known now.
+
+        :raise SealError: the peer's key cannot be sealed to.
+        """
+        now = context.monotonic()
+        agent, description = new_agent(context, peer, controlling=True)
+        description = replace(description, time=context.offer_times.next())
+        signaling = Signaling.outgoing(context.identity, peer, description, random=context.random, now=now)
+        call = cls(signaling, context, observer)
+        context.channel.add(signaling, call.changed)
+        call._start_transport(agent, now)
+        return call
+
+    @classmethod
+    def incoming(cls, signaling: Signaling, context: CallContext, observer: CallObserver) -> Call:
+        """Make a call of an offer that was received; it rings until `accept` or `reject`."""
+        call = cls(signaling, context, observer)
+        context.channel.add(signaling, call.changed)
+        call.changed()
+        return call
 
     @property
     def peer(self) -> PeerID:
         """The other side."""
-        return self.call.peer
+        return self.signaling.peer
 
     @property
     def name(self) -> str | None:
-        """The name the other side signed, if it is known yet."""
-        return self.call.name
+        """The name that the other side signed, if it is known yet."""
+        return self.signaling.name
 
     @property
-    def ringing(self) -> bool:
-        """An incoming call that was not decided yet."""
-        return self.call.side is Side.CALLEE and self.paths is None and not self._over
-
-    @property
-    def waiting(self) -> bool:
-        """An outgoing call that was not answered yet."""
-        return self.call.side is Side.CALLER and self.link is None and not self._over
+    def state(self) -> CallState:
+        """What the call has come to."""
+        if self._over:
+            return CallState.CLOSED
+        if self._announced:
+            disconnected = self.restarts is not None and self.restarts.disconnected
+            return CallState.DISCONNECTED if disconnected else CallState.CONNECTED
+        if self.signaling.side is Side.CALLEE and self.transport is None:
+            return CallState.RINGING
+        if self.signaling.side is Side.CALLER and self.link is None:
+            return CallState.CALLING
+        return CallState.CHECKING
 
     @property
     def pairs(self) -> list[PairStatus]:
-        """The candidate pairs as they are now; none while it rings."""
-        return [] if self.paths is None else self.paths.generations.pairs
+        """The candidate pairs as they are now; none while the call rings."""
+        return [] if self.transport is None else self.transport.generations.pairs
 
     # What the user decides
 
     def accept(self) -> None:
         """
-        Say yes to a ringing call: only now do candidates of ours leave, and only to the caller.
+        Accept a ringing call. Only now are candidates of ours sent, and only to the caller.
 
         :raise SealError: the caller's reply key is unusable.
         """
-        if not self.ringing:
+        if self.state is not CallState.RINGING:
             return
-        around = self._around
-        now = around.monotonic()
-        agent, description = new_agent(around, self.peer, controlling=False)
-        certificate = LinkCertificate.generate(around.random)
-        self.call.accept(description, certificate.sha256, now)
+        context = self._context
+        now = context.monotonic()
+        agent, description = new_agent(context, self.peer, controlling=False)
+        certificate = LinkCertificate.generate(context.random)
+        self.signaling.accept(description, certificate.sha256, now)
         self._certificate = certificate
-        self._take_agent(agent, now)
+        self._start_transport(agent, now)
 
     def reject(self, code: ErrorCode, reason: str, text: str) -> None:
-        """Say no to a ringing call, or give up one that is not linked yet."""
-        self.call.reject(code, reason, text, self._around.monotonic())
-        self._pump.run()
+        """Reject a ringing call, or give up one whose link is not proved yet."""
+        self.signaling.reject(code, reason, text)
+        self.changed()
 
     def withdraw(self) -> None:
-        """Give the call up without a word to the observer, because another one takes its place."""
+        """Give the call up without telling the observer, because another one takes its place."""
         if self._over:
             return
-        self.call.reject(ErrorCode.REFUSED, "", "", self._around.monotonic())
-        self._finish()
+        self.signaling.reject(ErrorCode.REFUSED, "", "")
+        self._close()
         if self.link is not None:
             self.link.close(CloseCode.REPLACED, "Another call took its place.")
 
     def ask(self, answered: Callable[[Call, bool], None]) -> None:
         """
-        Find out whether the other side is still there, and tell `answered` soon; never after `hang_up`, and
-        once for all who ask meanwhile.
+        Ask the other side of the link whether it is still there.
+
+        :param answered: called within `ANSWER_TIME` with whether it is; never after `hang_up`, and only
+            for the first of several questions at once.
         """
-        if self.link is not None:
-            self._link_probe.ask(self.link, lambda there: answered(self, there))
+        if self.link is not None and self._asker is None:
+            self._asker = answered
+            self.link.answers(ANSWER_TIME).addCallback(self._answered)
 
     @property
     def asked(self) -> bool:
-        """Somebody waits to hear whether the other side is still there."""
-        return self._link_probe.pending
+        """Whether an answer to `ask` is outstanding."""
+        return self._asker is not None
 
     def hang_up(self, code: CloseCode = CloseCode.OK, reason: str = "") -> None:
-        """End the link, or the call if there is none yet."""
-        self._link_probe.cancel()
-        if self.proved and self.link is not None:
+        """End the link, or the call if its link is not proved yet."""
+        self._asker = None
+        if self.link is not None and self.link.proved:
             self.link.close(code, reason)
-        else:
-            text = (
-                sentences.declined(self.peer, self.name)
-                if self.ringing
-                else sentences.hung_up_early(self.peer, self.name)
-            )
-            self.reject(ErrorCode.REFUSED, ErrorCode.CANCELLED.value, text)
+            return
+        ringing = self.state is CallState.RINGING
+        text = (sentences.declined if ringing else sentences.hung_up_early)(self.peer, self.name)
+        self.reject(ErrorCode.REFUSED, ErrorCode.CANCELLED.value, text)
 
-    # What the rendezvous brings
-
-    def receive_answer(self, envelope: Envelope) -> None:
-        """The callee's answer."""
-        self.call.receive_answer(envelope, self._around.monotonic())
-        self._pump.run()
-
-    def repeat_answer(self) -> None:
-        """The same offer came again: the rendezvous may have lost our answer."""
-        self.call.repeat_answer()
-        self._pump.run()
-
-    def receive_candidates(self, envelope: Envelope) -> None:
-        """Trickled candidates."""
-        self.call.receive_candidates(envelope, self._around.monotonic())
-        self._pump.run()
-
-    def receive_end(self, code: ErrorCode) -> None:
-        """The introduction is over, says the rendezvous."""
-        self.call.receive_end(code, self._around.monotonic())
-        self._pump.run()
-
-    # What the sockets bring
+    # What the router delivers (Routed)
 
     def receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
-        """A STUN message for one of our agents."""
-        if self.paths is not None:
-            self.paths.receive_stun(data, remote, local)
-            self._pump.run()
+        """Take a STUN message for one of the agents."""
+        if self.transport is not None:
+            self.transport.receive_stun(data, remote, local)
+            self.changed()
 
     def wants(self, data: bytes, remote: Address) -> bool:
-        """Whether this STUN response is for one of our agents."""
-        return self.paths is not None and self.paths.generations.wants(data, remote)
+        """Return whether this STUN response is for one of the agents."""
+        return self.transport is not None and self.transport.generations.wants(data, remote)
 
     def awaits_initial(self, local: Address, remote: Address) -> bool:
-        """Whether a first Initial that came this way may be for this link."""
+        """Return whether a first Initial that came between these addresses may be for this link."""
         return (
-            self.call.side is Side.CALLEE
+            self.signaling.side is Side.CALLEE
             and self.link is not None
-            and not self.proved
-            and self.paths is not None
-            and self.paths.generations.validated(local, remote)
+            and not self.link.proved
+            and self.transport is not None
+            and self.transport.generations.validated(local, remote)
         )
 
     def receive_link(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """QUIC for our link."""
-        paths = self.paths
-        if self.link is None or paths is None:
+        """Take QUIC datagrams of the link."""
+        transport = self.transport
+        if self.link is None or transport is None:
             return
         allowed = False
-        if not self.proved:
-            allowed = paths.generations.validated(local, remote)
-            if allowed and paths.way is None:
-                paths.way = local, remote
-        paths.heard(remote, local)
+        if not self.link.proved:
+            allowed = transport.generations.validated(local, remote)
+            if allowed and transport.route is None:
+                transport.route = local, remote
+        transport.link_received(remote, local)
         self.link.receive(datagrams, allowed)
 
     # What happens to the network
@@ -255,244 +279,310 @@ class Call:
 
         :param bases: the local addresses of its sockets.
         """
-        if self.paths is None or self._over:
+        if self.transport is None or self._over:
             return
-        now = self._around.monotonic()
-        if self.paths.bases_changed(bases, now) and self.ice_restarts is not None:
-            self.ice_restarts.network_changed(now)
-        self._pump.run()
+        now = self._context.monotonic()
+        if self.transport.bases_changed(bases, now) and self.restarts is not None:
+            self.restarts.network_changed(now)
+        self.changed()
 
     def network_back(self) -> None:
         """The network, or the rendezvous, was away and is back."""
-        if self.ice_restarts is not None and not self._over:
-            self.ice_restarts.network_back(self._around.monotonic())
-            self._pump.run()
+        if self.restarts is not None and not self._over:
+            self.restarts.network_back(self._context.monotonic())
+            self.changed()
 
     def woke(self) -> None:
-        """The machine has slept: nobody knows what is left of the path."""
-        if self.paths is None or self.ice_restarts is None or self.link is None or self._over:
+        """The machine has slept: check the path, and look for another one at the same time."""
+        if self.transport is None or self.restarts is None or self.link is None or self._over:
             return
-        now = self._around.monotonic()
-        self.paths.probe(now)
-        self.ice_restarts.restart(now)
+        now = self._context.monotonic()
+        self.transport.probe(now)
+        self.restarts.restart(now)
         self.link.path_changed()
-        self._pump.run()
+        self.changed()
 
     def receive_restart(self, call_id: str, offer: Envelope) -> bool:
-        """An offer of the peer came: whether it restarts this very link, and was taken."""
-        if self.ice_restarts is None or self._over:
+        """
+        Take an offer of the peer if it restarts this link.
+
+        :return: whether it does.
+        """
+        if self.restarts is None or self._over:
             return False
-        taken = self.ice_restarts.receive_offer(call_id, offer, self._around.monotonic())
-        self._pump.run()
+        taken = self.restarts.receive_offer(call_id, offer, self._context.monotonic())
+        self.changed()
         return taken
 
-    # What roaming and paths say (RoamingOwner, PathsOwner)
+    # What the parts say
 
-    def paths_changed(self) -> None:
-        """Something waits inside."""
-        self._pump.run()
+    def changed(self) -> None:
+        """A part has something to send, or an event."""
+        self._driver.run()
 
-    def path_missing(self, missing: bool) -> None:
-        """There is no path, or there is one again."""
-        self._observer.call_disconnected(self, missing)
+    def set_disconnected(self, disconnected: bool) -> None:
+        """The link has no path that answers, or has one again."""
+        self._observer.call_disconnected(self, disconnected)
 
     def path_lost(self) -> None:
-        """There has been no path for a while."""
-        self._news.lost()
+        """The link has had no path for a while."""
+        self._debounced_path.lost()
         self._observer.call_path_lost(self)
 
-    def restart_over(self, gone: bool) -> None:
-        """No path will come back."""
+    def link_lost(self, text: str) -> None:
+        """The link will never have a path again; `text` says why."""
         assert self.link is not None
-        text = "The other side has this link no more." if gone else "There was no path for too long."
         self.link.fail(CloseCode.LOST, text)
 
-    # The inside
+    # Inside
 
-    def _take_agent(self, agent: Agent, now: float) -> None:
-        self.paths = IceTransport(agent, self.peer, self._around, self)
-        self.paths.start(now)
-        self._pump.run()
+    def _start_transport(self, agent: Agent, now: float) -> None:
+        self.transport = IceTransport(agent, self.peer, self._context, self, self.changed)
+        self.transport.gather(now)
+        self.changed()
 
     def _timed(self) -> list[Timed]:
-        return [part for part in (self.call, self.paths, self.ice_restarts, self._news) if part is not None]
+        parts = (self.signaling, self.transport, self.restarts, self._debounced_path)
+        return [part for part in parts if part is not None]
 
     def _step(self, now: float) -> bool:
         progress = False
-        self._send_requests()
-        paths = self.paths
-        if paths is not None:
-            if self.ice_restarts is not None:
-                self.ice_restarts.take_events(now)
-            paths.flush(now)
-            while not self._over and (event := paths.next_event(now)) is not None:
+        self._context.channel.flush(self.signaling)
+        transport = self.transport
+        if transport is not None:
+            if self.restarts is not None:
+                self.restarts.take_events(now)
+            transport.flush(now)
+            while not self._over and (event := transport.next_event(now)) is not None:
                 progress = True
-                if not self._trickle.take(event):
-                    self._take_path_event(event, now)
-            progress |= self._trickle.tell(
-                self.call, self.ice_restarts if paths.generations.number else None, now
-            )
-        while not self._over and (call_event := self.call.next_event()) is not None:
+                self._take_ice_event(event, now)
+            progress |= self._trickle(transport)
+        while not self._over and (signaling_event := self.signaling.next_event()) is not None:
             progress = True
-            self._take_call_event(call_event, now)
+            self._take_signaling_event(signaling_event, now)
         return progress
 
-    def _send_requests(self) -> None:
-        for request in self.call.messages_to_send():
-            self._around.send_control(request)
+    def _trickle(self, transport: IceTransport) -> bool:
+        """Send the candidates found since the last time (RFC 8838); return whether there were any."""
+        if not self._found and not self._gathered:
+            return False
+        found, self._found = self._found, []
+        gathered, self._gathered = self._gathered, False
+        if transport.generations.number and self.restarts is not None:
+            self.restarts.add_candidates(found)
+        else:
+            self.signaling.add_candidates(found, gathered)
+        return True
 
-    def _take_path_event(self, event: ice.Event, now: float) -> None:
-        if isinstance(event, ice.CheckingStarted):
-            if not self.connected:
+    def _take_ice_event(self, event: ice.Event, now: float) -> None:
+        if isinstance(event, ice.LocalCandidate):
+            self._found.append(event.candidate)
+        elif isinstance(event, ice.GatheringDone):
+            self._gathered = True
+        elif isinstance(event, ice.CheckingStarted):
+            if not self._announced:
                 self._observer.call_checking(self, event.pairs)
         elif isinstance(event, (ice.Selected, ice.Recovered)):
-            self._take_path(event.pair, now)
+            self._use_pair(event.pair, now)
         elif isinstance(event, ice.ChecksUnanswered):
-            self._prepare()
+            if self.restarts is not None and self.transport is not None:
+                # Have relays ready in case the path is dead
+                self.transport.join_relays()
+                self._observer.call_silent(self)
         elif isinstance(event, (ice.Disconnected, ice.ConsentLost)):
-            self._lose_path(event, now)
+            if isinstance(event, ice.ConsentLost) and self.transport is not None:
+                self.transport.route = None
+            if self.restarts is not None:
+                self.restarts.path_unresponsive(now)
         elif isinstance(event, ice.PathFailed):
-            self._fail(event.reason, now)
+            self._transport_failed(event.reason, now)
 
-    def _take_call_event(self, event: CallEvent, now: float) -> None:
+    def _take_signaling_event(self, event: SignalingEvent, now: float) -> None:
         if isinstance(event, Introduction):
             self._introduce(event, now)
         elif isinstance(event, Challenged):
             self._call_again(event.challenge, now)
         elif isinstance(event, MoreCandidates):
-            if self.paths is not None and not self.paths.generations.number:
-                self.paths.add_remote(event.candidates, event.complete, now)
+            if self.transport is not None and not self.transport.generations.number:
+                self.transport.add_remote(event.candidates, event.complete, now)
         else:
             self._end(event.reason, event.text)
 
     def _call_again(self, challenge: bytes, now: float) -> None:
-        """The callee could not tell our offer from a copy of an old one: send another, which says so."""
-        around, paths = self._around, self.paths
-        assert paths is not None
+        """The callee cannot tell our offer from a copy of an old one: send one with its challenge."""
+        context, transport = self._context, self.transport
+        assert transport is not None
         description = replace(
-            describe(paths.generations.newest, around),
-            complete=self.call.complete,
-            time=around.offer_times.next(),
+            describe(transport.generations.newest, context),
+            complete=self.signaling.complete,
+            time=context.offer_times.next(),
             challenge=challenge,
         )
-        around.calls.pop(self.call.call_id, None)
-        self.call = Signaling.outgoing(around.identity, self.peer, description, random=around.random, now=now)
-        around.calls[self.call.call_id] = self
+        context.channel.remove(self.signaling)
+        self.signaling = Signaling.outgoing(
+            context.identity, self.peer, description, random=context.random, now=now
+        )
+        context.channel.add(self.signaling, self.changed)
 
     def _introduce(self, event: Introduction, now: float) -> None:
-        paths, remote = self.paths, event.remote
-        assert paths is not None
-        self.link, self._terms = make_link(self.call, event, self._certificate, paths, self._around)
-        self.link.on_connection_id = self._route
-        self.link.on_control = self._receive_frame
-        self.link.when_proved().addCallbacks(self._link_proved, _ignore)
-        self.link.when_closed().addCallbacks(self._link_closed, _ignore)
+        context, transport, remote = self._context, self.transport, event.remote
+        assert transport is not None
+        core = LinkCore(
+            role=LinkRole.CALLER if self.signaling.side is Side.CALLER else LinkRole.CALLEE,
+            identity=context.identity,
+            remote=self.peer,
+            offer_digest=event.offer_digest,
+            answer_digest=event.answer_digest,
+            certificate=self._certificate,
+            certificate_sha256=event.certificate_sha256,
+            random=context.random,
+            now=now,
+        )
+        digest = event.certificate_sha256 if self._certificate is None else self._certificate.sha256
+        assert digest is not None
+        self._terms = LinkTerms(event.offer_digest, digest)
+        self.link = link = Link(
+            core,
+            clock=context.clock,
+            monotonic=context.monotonic,
+            send=transport.send,
+            services=context.services,
+        )
+        link.on_connection_id = self._route
+        link.on_control = self._receive_frame
+        link.when_proved().addCallbacks(self._link_proved, _ignore)
+        link.when_closed().addCallbacks(self._link_closed, _ignore)
         self._observer.call_introduced(self)
-        paths.set_remote(remote.ufrag, remote.password, remote.pacing, now)
-        paths.add_remote(remote.candidates, remote.complete, now)
+        transport.set_remote(remote.ufrag, remote.password, remote.pacing, now)
+        transport.add_remote(remote.candidates, remote.complete, now)
 
-    def _take_path(self, pair: Pair, now: float) -> None:
+    def _use_pair(self, pair: Pair, now: float) -> None:
         previous, self.pair = self.pair, pair
-        assert self.link is not None
-        assert self.paths is not None
-        moved = self.paths.take(pair, now)
+        link, restarts = self.link, self.restarts
+        assert link is not None
+        assert self.transport is not None
+        moved = self.transport.use_pair(pair, now)
         if previous is None:
-            self.link.start()
+            link.start()
             self._announce()
             return
-        ice_restarts = self.ice_restarts
-        disconnected = ice_restarts is not None and ice_restarts.disconnected
-        if ice_restarts is not None:
-            ice_restarts.path_found(now)
-        if moved or disconnected:
-            self.link.path_changed()
-        if self.connected and not (ice_restarts is not None and ice_restarts.disconnected):
-            self._news.changed(pair, now)
+        back = self.state is CallState.DISCONNECTED
+        if restarts is not None:
+            restarts.path_found(now)
+        if moved or back:
+            link.path_changed()
+        if self.state is CallState.CONNECTED:
+            self._debounced_path.changed(pair, now)
 
-    def _prepare(self) -> None:
-        """The path does not answer at once: see to it that there are other ways, should it be dead."""
-        if self.ice_restarts is not None and self.paths is not None:
-            self.paths.join_relays()
-            self._observer.call_silent(self)
-
-    def _lose_path(self, event: ice.Event, now: float) -> None:
-        assert self.paths is not None
-        if isinstance(event, ice.ConsentLost):
-            self.paths.way = None
-        if self.ice_restarts is not None:
-            self.ice_restarts.doubt(now)
-
-    def _fail(self, reason: str, now: float) -> None:
-        if self.ice_restarts is not None:
-            self.ice_restarts.session_failed(now)
-        else:
-            cause, relay = explain(self._around, reason)
-            text = sentences.unreachable(self.peer, self.name, cause, relay)
-            self.call.fail(Reason.UNREACHABLE.value, text, now)
+    def _transport_failed(self, agent_reason: str, now: float) -> None:
+        if self.restarts is not None:
+            self.restarts.generation_failed(now)
+            return
+        cause, relay = _why_unreachable(self._context, agent_reason)
+        text = sentences.unreachable(self.peer, self.name, cause, relay)
+        self.signaling.fail(Reason.UNREACHABLE.value, text)
 
     def _route(self, connection_id: bytes, added: bool) -> None:
         if not self._over:
-            self._around.router.route(connection_id, self, added)
+            self._context.network.router.route(connection_id, self, added)
 
     def _receive_frame(self, frame_type: int, payload: bytes) -> None:
-        if self.ice_restarts is None or self._over:
+        if self.restarts is None or self.link is None or self._over:
             return
         try:
-            self.ice_restarts.receive_frame(frame_type, payload, self._around.monotonic())
+            self.restarts.receive_frame(frame_type, payload, self._context.monotonic())
         except RestartError as error:
-            assert self.link is not None
             self.link.fail(CloseCode.PROTOCOL, f"The other side's control frames are wrong: {error}.")
         else:
-            self._pump.run()
+            self.changed()
 
     def _link_proved(self, result: object) -> None:
         if self._over:
             return
         assert self._terms is not None
         assert self.link is not None
-        assert self.paths is not None
-        now = self._around.monotonic()
-        self.proved = True
-        self.paths.proved()
-        self.ice_restarts = IceRestarts(self.peer, self._terms, self.link, self.paths, self._around, self)
-        self.ice_restarts.path_found(now)
-        self.call.link_proved(now)
+        assert self.transport is not None
+        now = self._context.monotonic()
+        self.transport.link_proved()
+        self.restarts = IceRestarts(self.peer, self._terms, self.link, self.transport, self._context, self)
+        self.restarts.path_found(now)
+        self.signaling.link_proved()
         self._announce()
-        self._pump.run()
+        self.changed()
 
     def _announce(self) -> None:
-        if self.proved and self.pair is not None and not self.connected:
-            self.connected = True
-            self._news.told(self.pair)
+        if self.restarts is not None and self.pair is not None and not self._announced:
+            self._announced = True
+            self._debounced_path.announced(self.pair)
             self._observer.call_connected(self)
+
+    def _answered(self, answered: bool) -> None:
+        asker, self._asker = self._asker, None
+        if asker is not None:
+            asker(self, answered)
 
     def _link_closed(self, closed: LinkClosed) -> None:
         if self._over:
             return
-        reason, text = link_ended(closed, self.peer, self.name, self.proved)
-        if self.proved:
+        proved = self.restarts is not None
+        reason, text = _why_closed(closed, self.peer, self.name, proved)
+        if proved:
             self._end(reason, text)
         else:
-            self.call.fail(reason, text, self._around.monotonic())
-            self._pump.run()
+            self.signaling.fail(reason, text)
+            self.changed()
 
     def _end(self, reason: str, text: str) -> None:
-        self._finish()
+        self._close()
         if self.link is not None:
             self.link.fail(CloseCode.LOST, "The call is over.")
         self._observer.call_ended(self, reason, text)
 
-    def _finish(self) -> None:
+    def _close(self) -> None:
         self._over = True
-        self.call.link_ended(self._around.monotonic())
-        self._send_requests()
-        self._pump.stop()
-        if self.ice_restarts is not None:
-            self.ice_restarts.close()
-        if self.paths is not None:
-            self.paths.close()
-        self._around.router.remove(self)
+        self.signaling.link_ended()
+        self._context.channel.remove(self.signaling)
+        self._driver.stop()
+        if self.restarts is not None:
+            self.restarts.close()
+        if self.transport is not None:
+            self.transport.close()
+        self._context.network.router.remove(self)
+
+
+def _why_closed(closed: LinkClosed, peer: PeerID, name: str | None, proved: bool) -> tuple[str, str]:
+    """Return the code and the sentence for the end of a link."""
+    code = closed.code
+    if code is CloseCode.PROOF:
+        return Reason.PROOF.value, sentences.not_proved(peer, name)
+    if code is CloseCode.REPLACED:
+        return ErrorCode.REPLACED.value, sentences.replaced(peer, name)
+    if code in (CloseCode.OK, CloseCode.SHUTDOWN):
+        return Reason.BYE.value, sentences.goodbye(peer, name, closed.by_peer)
+    if code in (CloseCode.LOST, CloseCode.TIMEOUT):
+        if proved:
+            return Reason.LOST.value, sentences.lost(peer, name)
+        return Reason.UNREACHABLE.value, sentences.no_link(peer, name)
+    return Reason.PROTOCOL.value, sentences.link_broken(peer, name)
+
+
+def _why_unreachable(context: CallContext, agent_reason: str) -> tuple[str, str]:
+    """
+    Return two clauses on why no path was found: the cause, and what there is to say about relays.
+
+    :param agent_reason: the cause as the agent knows it, which does not know the relay policy.
+    """
+    policy, relays = context.relay_policy, context.network.relays
+    if policy is RelayPolicy.NEVER:
+        return agent_reason, "relays are switched off here (--relay never)"
+    if policy is RelayPolicy.ONLY and not relays.current:
+        agent_reason = (
+            "--relay only leaves no way but a relay, so use a rendezvous that has one, or call without it"
+        )
+    if not relays.available and not relays.why_not():
+        return agent_reason, "the rendezvous has no relay to offer"
+    return agent_reason, relays.why_not() or "not even the relay led there"
 
 
 def _ignore(failure: Failure) -> None:
-    """A link that is never proved, or was closed: `when_closed` has told."""
+    """The link ended before it was proved; the callback of `when_closed` handles that."""

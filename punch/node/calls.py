@@ -1,63 +1,315 @@
-"""All that a node has with other peers: the calls under way, and the links."""
+"""The calls and links of a node: the table of them, calls of ours, and calls of other peers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from twisted.internet.interfaces import IDelayedCall
+
+from punch.contacts import AddressBook
 from punch.identity import PeerID
-from punch.node import limits
-from punch.node.call import Call
-from punch.node.call_context import CallOwner
+from punch.node import sentences
+from punch.node.call import Call, CallObserver, CallState
+from punch.node.call_context import CallContext
+from punch.node.control.problems import ControlProblem
+from punch.node.events import Event, IncomingCall, Reason
+from punch.node.offer_freshness import OfferMemory, OfferVerdict
+from punch.node.policy import Decision, decide
+from punch.node.signaling import SeenEnvelopes, Side, Signaling, glare
+from punch.wire.control import Accept, ErrorCode, Incoming, Reject
+from punch.wire.sealed import SealError
+
+MAX_CALLS = 64
+"""Calls and links at once."""
+MAX_QUEUED = 32
+"""Calls that wait for the rendezvous at once."""
+QUEUE_TIME = 12.0
+"""Seconds that a call waits for the rendezvous."""
+MAX_RINGING = 8
+"""Incoming calls that wait for the user at once; further callers hear `busy`."""
+MAX_STRANGERS = 32
+"""
+Calls of unknown peers under way at once where anyone is accepted, so that known peers still get through.
+"""
 
 
 class Calls:
     """
-    The sessions of one node: with each peer one link at the most, and one call that may become the next.
+    The calls of one node: with each peer at most one link, and at most one call that may become the next
+    link.
 
-    :ivar calls: who takes part in which introduction, by call ID; restarts of links among them.
-    :ivar attempts: the call with each peer, while it is no link.
-    :ivar links: the link with each peer.
+    :ivar attempts: the call with each peer that is not linked yet.
+    :ivar links: the linked call with each peer.
     """
 
     def __init__(self) -> None:
-        self.calls: dict[str, CallOwner] = {}
         self.attempts: dict[PeerID, Call] = {}
         self.links: dict[PeerID, Call] = {}
 
     def __iter__(self) -> Iterator[Call]:
-        """All of them, as they are now, whatever happens to them meanwhile."""
+        """Iterate over a copy, so that calls may end meanwhile."""
         return iter((*self.attempts.values(), *self.links.values()))
 
     @property
     def full(self) -> bool:
-        """Whether there is no room for another."""
-        return len(self.attempts) + len(self.links) >= limits.MAX_SESSIONS
+        """Whether there is no room for another call."""
+        return len(self.attempts) + len(self.links) >= MAX_CALLS
 
-    def begin(self, session: Call) -> None:
-        """A call is under way."""
-        self.attempts[session.peer] = session
-        self.calls[session.call.call_id] = session
+    def begin(self, call: Call) -> None:
+        """Add a call that is under way."""
+        self.attempts[call.peer] = call
 
-    def connect(self, session: Call) -> Call | None:
+    def connect(self, call: Call) -> Call | None:
         """
         A call has become a link.
 
         :return: the older link with the same peer, whose place it takes.
         """
-        if self.attempts.get(session.peer) is session:
-            del self.attempts[session.peer]
-        older = self.links.pop(session.peer, None)
-        self.links[session.peer] = session
+        if self.attempts.get(call.peer) is call:
+            del self.attempts[call.peer]
+        older = self.links.pop(call.peer, None)
+        self.links[call.peer] = call
         return older
 
-    def forget_call(self, session: Call) -> None:
-        """What the rendezvous says about its introduction matters no more."""
-        if self.calls.get(session.call.call_id) is session:
-            del self.calls[session.call.call_id]
+    def withdraw(self, call: Call) -> None:
+        """End a call without telling anyone, because another one takes its place."""
+        if self.attempts.get(call.peer) is call:
+            del self.attempts[call.peer]
+        call.withdraw()
 
-    def drop(self, session: Call) -> None:
-        """Another call takes the place of this one, and nobody is told."""
-        self.forget_call(session)
-        if self.attempts.get(session.peer) is session:
-            del self.attempts[session.peer]
-        session.withdraw()
+
+class OutgoingCalls:
+    """
+    Places calls of ours: at once, or as soon as there is a connection to the rendezvous.
+
+    :param observer: of the calls made here.
+    :param failed: called with peer, reason and text when a call failed before there was a `Call`.
+    """
+
+    def __init__(
+        self,
+        context: CallContext,
+        calls: Calls,
+        observer: CallObserver,
+        failed: Callable[[PeerID, str, str], None],
+    ) -> None:
+        self._context = context
+        self._calls = calls
+        self._observer = observer
+        self._failed = failed
+        self._queue: dict[PeerID, IDelayedCall] = {}
+        self._problem: ControlProblem | None = None
+        self._final: ControlProblem | None = None
+
+    def __contains__(self, peer: PeerID) -> bool:
+        """Return whether a call to this peer waits for the rendezvous."""
+        return peer in self._queue
+
+    def refusal(self) -> tuple[str, str] | None:
+        """Return why no call can be placed or queued now, as reason and text; None if one can."""
+        if self._final is not None:
+            return self._final.reason, self._final.text
+        if len(self._queue) >= MAX_QUEUED or self._calls.full:
+            return ErrorCode.TOO_MANY.value, sentences.too_many_calls()
+        return None
+
+    def place(self, peer: PeerID) -> None:
+        """Call `peer`, now or within `QUEUE_TIME`."""
+        if self._context.channel.registered:
+            self._place(peer)
+        else:
+            self._queue[peer] = self._context.clock.callLater(QUEUE_TIME, self._expire, peer)
+
+    def withdraw(self, peer: PeerID) -> bool:
+        """Take the call to `peer` out of the queue; return whether there was one."""
+        timer = self._queue.pop(peer, None)
+        if timer is not None:
+            timer.cancel()
+        return timer is not None
+
+    def registered(self) -> None:
+        """There is a connection to the rendezvous: place the queued calls."""
+        self._problem = None
+        for peer in list(self._queue):
+            if self.withdraw(peer):
+                self._place(peer)
+
+    def unregistered(self, problem: ControlProblem) -> None:
+        """The connection is lost: queue the calls that were not answered yet, to place them anew."""
+        self._problem = problem
+        for peer, call in list(self._calls.attempts.items()):
+            if call.state is CallState.CALLING:
+                self._calls.withdraw(call)
+                self.place(peer)
+
+    def give_up(self, problem: ControlProblem) -> None:
+        """There will be no connection any more: all queued calls fail."""
+        self._final = problem
+        for peer in list(self._queue):
+            if self.withdraw(peer):
+                self._failed(peer, problem.reason, problem.text)
+
+    def stop(self) -> None:
+        """Empty the queue without telling anyone."""
+        for peer in list(self._queue):
+            self.withdraw(peer)
+
+    def _place(self, peer: PeerID) -> None:
+        if peer in self._calls.attempts:
+            return
+        try:
+            call = Call.outgoing(peer, self._context, self._observer)
+        except SealError:
+            self._failed(peer, Reason.PROTOCOL.value, sentences.tampered(peer, None))
+            return
+        self._calls.begin(call)
+
+    def _expire(self, peer: PeerID) -> None:
+        del self._queue[peer]
+        cause = "" if self._problem is None else self._problem.text
+        reason = Reason.RENDEZVOUS_UNREACHABLE.value if self._problem is None else self._problem.reason
+        self._failed(peer, reason, sentences.no_rendezvous(peer, None, cause))
+
+
+class IncomingCalls:
+    """
+    Receives calls of other peers: accepts them, asks the user, or rejects them.
+
+    :param outgoing: calls of ours, which may cross with theirs.
+    :param observer: of the calls made here.
+    :param accept: who may call besides known peers.
+    :param known: peers that were called or accepted before, and blocked ones.
+    :param offers: tells new offers from copies of old ones.
+    :param wall: returns the time of this machine's clock, in seconds since 1970.
+    :param on_event: called with `IncomingCall`.
+    """
+
+    def __init__(
+        self,
+        context: CallContext,
+        calls: Calls,
+        outgoing: OutgoingCalls,
+        observer: CallObserver,
+        accept: Accept,
+        known: AddressBook,
+        offers: OfferMemory,
+        wall: Callable[[], float],
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._context = context
+        self._calls = calls
+        self._outgoing = outgoing
+        self._observer = observer
+        self._accept = accept
+        self._known = known
+        self._offers = offers
+        self._wall = wall
+        self._on_event = on_event
+        self._seen = SeenEnvelopes()
+
+    def receive(self, incoming: Incoming) -> None:
+        """Take an offer that the rendezvous delivers."""
+        peer, us = incoming.sender, self._context.identity.peer_id
+        if peer == us or self._context.channel.repeat_answer(incoming.call, peer):
+            return
+        if not self._seen.add(incoming.offer.digest()):
+            self._refuse(incoming, ErrorCode.REFUSED)
+            return
+        live = self._calls.links.get(peer)
+        if live is not None and live.receive_restart(incoming.call, incoming.offer):
+            return
+        before = self._calls.attempts.get(peer)
+        # A call of ours may still wait for the rendezvous: then theirs was first.
+        wanted = (before is not None and before.signaling.side is Side.CALLER) or peer in self._outgoing
+        crossed = before is not None and before.state is CallState.CALLING
+        if crossed and glare(us, peer) is Side.CALLER:
+            # Our offer wins: the other side answers it and withdraws its own. That one may not be used again.
+            signaling = self._open(incoming)
+            if signaling is not None:
+                self._judge(signaling)
+            return
+        decision = decide(self._accept, wanted or peer in self._known, self._known.blocked(peer))
+        if decision is Decision.REFUSE:
+            self._refuse(incoming, ErrorCode.REFUSED)
+        elif before is None and self._is_busy(peer, decision):
+            self._refuse(incoming, ErrorCode.BUSY)
+        else:
+            self._take(incoming, before, decision, wanted=wanted)
+
+    def accept(self, call: Call) -> None:
+        """Accept a ringing call."""
+        try:
+            call.accept()
+        except SealError:
+            text = sentences.tampered(call.peer, call.name)
+            call.reject(ErrorCode.REFUSED, Reason.PROTOCOL.value, text)
+
+    def _take(self, incoming: Incoming, before: Call | None, decision: Decision, *, wanted: bool) -> None:
+        """Let the call ring, in the place of the one before."""
+        peer = incoming.sender
+        signaling = self._open(incoming)
+        if signaling is None:
+            self._refuse(incoming, ErrorCode.REFUSED)
+            return
+        if signaling.offer.generation:
+            # It restarts a link that is over here, or that is not proved yet
+            self._refuse(incoming, ErrorCode.REFUSED if before is None else ErrorCode.BUSY)
+            return
+        verdict = self._judge(signaling)
+        if verdict is not OfferVerdict.FRESH:
+            self._turn_away(incoming, signaling, verdict)
+            return
+        call = Call.incoming(signaling, self._context, self._observer)
+        rang = before is not None and before.state is CallState.RINGING
+        if before is not None:
+            self._calls.withdraw(before)
+        self._outgoing.withdraw(peer)
+        self._calls.begin(call)
+        asked = decision is Decision.ASK
+        if not wanted and not rang:
+            self._on_event(IncomingCall(peer, call.name or "", peer in self._known, decided=not asked))
+        if not asked and self._calls.attempts.get(peer) is call:
+            self.accept(call)
+
+    def _open(self, incoming: Incoming) -> Signaling | None:
+        context = self._context
+        try:
+            return Signaling.incoming(
+                context.identity, incoming.sender, incoming.call, incoming.offer, now=context.monotonic()
+            )
+        except SealError:
+            return None
+
+    def _judge(self, signaling: Signaling) -> OfferVerdict:
+        return self._offers.judge(
+            signaling.peer,
+            signaling.offer,
+            signaling.offer_digest,
+            known=signaling.peer in self._known,
+            wall=self._wall(),
+            now=self._context.monotonic(),
+        )
+
+    def _turn_away(self, incoming: Incoming, signaling: Signaling, verdict: OfferVerdict) -> None:
+        """The offer may be a copy: let its sender, if it is calling, call again. Nothing else happens."""
+        try:
+            if verdict is OfferVerdict.STALE:
+                signaling.challenge(self._offers.challenge(signaling.peer, self._context.monotonic()))
+        except SealError:
+            pass  # Its reply key is unusable
+        messages = signaling.messages_to_send()
+        for message in messages:
+            self._context.channel.send(message)
+        if not messages:
+            self._refuse(incoming, ErrorCode.REFUSED)
+
+    def _is_busy(self, caller: PeerID, decision: Decision) -> bool:
+        full, attempts = self._calls.full, self._calls.attempts
+        if caller in self._known:
+            return full
+        ringing = sum(call.state is CallState.RINGING for call in attempts.values())
+        strangers = sum(peer not in self._known for peer in attempts)
+        return full or strangers >= MAX_STRANGERS or (decision is Decision.ASK and ringing >= MAX_RINGING)
+
+    def _refuse(self, incoming: Incoming, code: ErrorCode) -> None:
+        self._context.channel.send(Reject(incoming.call, incoming.sender, code))

@@ -1,79 +1,139 @@
 """
-The paths of one session: its ICE sessions, joined with the node's sockets and relays.
+The ICE transport of one call: its ICE agents (RFC 8445), joined with the sockets and relays of the node.
 
-What leaves for the other side goes the way of the selected pair. Whether that way still works is noticed by
-what comes back: if datagrams of the link get no answer, or come no more, the agent asks. If they get none
-though the agent does (`punch.node.silence`), another path is taken.
+The link's datagrams take the selected pair. What comes back shows whether that pair still works: if the
+link's datagrams get no answer, or none come any more, the agent checks the pair; if the link hears nothing
+though the agent does (`punch.node.path.Silence`), another pair is selected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from twisted.internet.interfaces import IDelayedCall
 
 from punch.ice import events as ice
 from punch.ice.agent import Agent
+from punch.ice.candidates import may_relay
 from punch.ice.checks import IceCredentials
 from punch.ice.generations import Generations
 from punch.ice.pairs import Pair
 from punch.identity import PeerID
-from punch.node.call_context import (
-    CallContext,
-    add_relay,
-    reachable,
-    sources,
-)
+from punch.node.call_context import CallContext
+from punch.node.path import Silence
 from punch.node.policy import RelayPolicy
 from punch.node.relay import RelayClient
 from punch.node.router import Routed
-from punch.node.silence import Silence
+from punch.node.signaling import Description
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
 
 STABLE = 20.0
-"""Seconds of a direct path after which the session needs no relay any more."""
+"""Seconds of a direct path after which the call gives its relays back."""
 SILENCE = 0.5
-"""Seconds of silence after data was sent, or came, before the path is asked, once, whether it works."""
+"""Seconds without a datagram, after one was sent or received, until the path is checked once."""
 SLOW = 1.5
-"""Round-trip times that this takes at least."""
+"""The same in round-trip times, if that is longer."""
 LONG_HEADER = 0x80
-"""The bit of a QUIC packet's first byte that those of a handshake have (RFC 9000, section 17.2)."""
+"""The bit of a QUIC packet's first byte that handshake packets have (RFC 9000, section 17.2)."""
 MAX_HELD = 8
 """
-Datagrams of the link that wait for an address to answer, or that are kept for another path; a handshake has
-fewer.
+Datagrams of the link that are kept until an address answers, or for another path; a handshake has fewer.
 """
 LARGE = 1100
-"""Bytes of a datagram from which on the path is asked whether it carries the largest ones…"""
+"""Bytes of a datagram from which on the path is checked with packets of full size…"""
 LARGE_GAP = 2.0
 """…at most once in so many seconds."""
 HINT_GAP = 2.0
-"""Seconds between two questions to our path because the other side takes another."""
+"""Seconds between two checks of our path because the other side sends on another."""
 
 
-class IceTransportOwner(Routed, Protocol):
-    """The session whose paths these are."""
+def new_agent(
+    context: CallContext, peer: PeerID, *, controlling: bool, restart: bool = False
+) -> tuple[Agent, Description]:
+    """
+    Return an agent with all candidates that are known at once, and the description for an offer or answer.
 
-    def paths_changed(self) -> None:
-        """Something is to be sent, or there are events."""
+    :param restart: the agent is for an ICE restart; `Agent` says what it does differently.
+    """
+    agent = Agent(
+        controlling=controlling,
+        credentials=IceCredentials.generate(context.random),
+        random=context.random,
+        pacing=context.pacing,
+        steady=restart,
+        budget=context.budgets.of(peer, context.monotonic()),
+    )
+    network = context.network
+    bases = network.refresh()
+    if context.relay_policy is not RelayPolicy.ONLY:
+        for base in bases:
+            agent.add_local_address(base)
+        for base, mapped in network.keeper.mappings():
+            if base in bases:
+                agent.add_reflexive(base, mapped)
+    if context.relay_policy is not RelayPolicy.NEVER:
+        for relay in network.relays.current:
+            _add_relay(agent, relay, context)
+    while agent.next_event() is not None:
+        pass  # The description contains these candidates
+    return agent, describe(agent, context)
+
+
+def describe(agent: Agent, context: CallContext) -> Description:
+    """Return the description of an agent with the candidates that it has now."""
+    credentials = agent.credentials
+    return Description(
+        context.name(),
+        credentials.ufrag,
+        credentials.password,
+        context.pacing,
+        tuple(agent.local_candidates),
+        complete=not any(_servers(context)),
+    )
+
+
+def _add_relay(agent: Agent, relay: RelayClient, context: CallContext) -> None:
+    """Add a relayed candidate and, unless our addresses are to stay hidden, a server-reflexive one."""
+    hidden = context.relay_policy is RelayPolicy.ONLY
+    if relay.base is not None and relay.mapped is not None and not hidden:
+        agent.add_reflexive(relay.base, relay.mapped, relay.source)
+    mapped = None if hidden else relay.mapped
+    agent.add_relayed(relay.local, mapped, relay.source, context.monotonic(), streamed=relay.base is None)
+
+
+def _servers(context: CallContext) -> tuple[list[Address], bool]:
+    """Return the reflectors to ask for candidates, and whether there are relays to ask."""
+    policy = context.relay_policy
+    reflectors = [] if policy is RelayPolicy.ONLY else context.network.reflectors
+    return reflectors, policy is not RelayPolicy.NEVER and context.network.relays.available
 
 
 class IceTransport:
     """
-    The way to one peer.
+    The ICE agents of one call, and the address pair that its link's datagrams take.
 
-    :ivar generations: the ICE sessions.
-    :ivar way: the local and remote address to send from and to now, if there are any.
+    :param routed: receives the datagrams that the router finds to be for these agents.
+    :param changed: called when there is something to send, or an event, outside of a call of the owner.
+    :ivar generations: the agents: that of the call, and those of ICE restarts.
+    :ivar route: the local and remote address that datagrams are sent between now, or None.
     """
 
-    def __init__(self, agent: Agent, peer: PeerID, around: CallContext, owner: IceTransportOwner) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        peer: PeerID,
+        context: CallContext,
+        routed: Routed,
+        changed: Callable[[], None],
+    ) -> None:
         self.generations = Generations(agent)
-        self.way: tuple[Address, Address] | None = None
-        self._around = around
-        self.owner = owner
-        self._budget = around.budgets.of(peer, around.monotonic())
+        self.route: tuple[Address, Address] | None = None
+        self._context = context
+        self._relays = context.network.relays
+        self._routed = routed
+        self._changed = changed
+        self._budget = context.budgets.of(peer, context.monotonic())
         self._silence = Silence()
         self._passed_over = False
         self._large_at = -LARGE_GAP
@@ -84,45 +144,44 @@ class IceTransport:
         self._joined = False
         self._release_at: float | None = None
         self._unanswered_since: float | None = None
-        self._listening: IDelayedCall | None = None
+        self._silence_check: IDelayedCall | None = None
         self._hinted_at = -HINT_GAP
 
     # Candidates
 
-    def start(self, now: float) -> None:
-        """Gather for the newest session."""
-        around, agent = self._around, self.generations.newest
+    def gather(self, now: float) -> None:
+        """Gather candidates for the newest agent. `changed` may be called before this returns."""
         ufrags = [agent.credentials.ufrag for agent in self.generations.agents]
-        around.router.listen(self.owner, ufrags)
-        reflectors, relays = sources(around)
-        agent.gather(reflectors, now, relays=relays)
+        self._context.network.router.listen(self._routed, ufrags)
+        reflectors, relays = _servers(self._context)
+        self.generations.newest.gather(reflectors, now, relays=relays)
         if relays:
             self.join_relays()
 
-    def begin(self, agent: Agent, number: int, now: float) -> None:
-        """Restart: a new session is tried."""
+    def restart(self, agent: Agent, number: int, now: float) -> None:
+        """ICE restart: try a new agent, of the generation `number`."""
         self.generations.begin(agent, number, now)
         self._remote_addresses.clear()
-        self._relayed = [relay.local for relay in self._around.relays.current if relay.local in agent.bases]
-        self.start(now)
+        self._relayed = [relay.local for relay in self._relays.current if relay.local in agent.bases]
+        self.gather(now)
 
     def set_remote(self, ufrag: str, password: str, pacing: float, now: float) -> None:
-        """What the peer's agent of the newest session is called."""
+        """Set the credentials of the peer's newest agent. `pacing` is its Ta in seconds."""
         self.generations.newest.set_remote(IceCredentials(ufrag, password), pacing, now)
 
     def add_remote(self, candidates: Sequence[Candidate], complete: bool, now: float) -> None:
-        """The peer's candidates in the newest session."""
+        """Add candidates of the peer's newest agent; with `complete`, no others will come."""
         agent = self.generations.newest
-        never = self._around.relay_policy is RelayPolicy.NEVER
+        never = self._context.relay_policy is RelayPolicy.NEVER
         for candidate in candidates:
             if never and candidate.type is CandidateType.RELAY:
                 agent.refuse_remote(candidate.address, now)
                 continue
             self._remote_addresses.append(candidate.address)
             agent.add_remote_candidate(candidate, now)
-        for relay in self._around.relays.current:
+        for relay in self._relays.current:
             if relay.local in self._relayed:
-                relay.permit(reachable(relay.local, self._remote_addresses))
+                self._permit(relay)
         if complete:
             agent.end_of_remote_candidates(now)
 
@@ -130,9 +189,10 @@ class IceTransport:
         """
         The machine's addresses have changed.
 
-        :return: whether there is a new one, or that of the selected path is gone.
+        :param bases: the local addresses of its sockets.
+        :return: whether there is a new one, or that of the selected pair is gone.
         """
-        if self._around.relay_policy is RelayPolicy.ONLY:
+        if self._context.relay_policy is RelayPolicy.ONLY:
             return False
         changed = False
         for agent in self.generations.agents:
@@ -148,118 +208,125 @@ class IceTransport:
         return changed
 
     def _socket_of(self, base: Address) -> Address | None:
-        """The socket that is sent from, None for a relay that is reached over a stream."""
-        return self._around.relays.base_of(base) if base in self._relayed else base
+        """
+        Return the address of the socket that sends for `base`, None if a TCP connection to a relay does.
+        """
+        return self._relays.base_of(base) if base in self._relayed else base
 
     # Relays (RelayUser)
 
     def join_relays(self) -> None:
-        """Take part in relays from now on; if that was so already, see that they are alive."""
+        """Use relays from now on; if they are in use already, have them checked."""
         self._release_at = None
         if self._joined:
-            self._around.relays.leave(self)
-        self._joined = sources(self._around)[1]
+            self._relays.leave(self)
+        self._joined = _servers(self._context)[1]
         if self._joined:
-            self._around.relays.join(self)
+            self._relays.join(self)
 
     def relay_found(self, relay: RelayClient) -> None:
-        """There is a relayed address: it is a candidate from now on."""
-        now = self._around.monotonic()
-        add_relay(self.generations.newest, relay, self._around, now)
+        """A relayed address was allocated: it becomes a candidate."""
+        _add_relay(self.generations.newest, relay, self._context)
         if relay.local not in self._relayed:
             self._relayed.append(relay.local)
-        relay.permit(reachable(relay.local, self._remote_addresses))
-        self.owner.paths_changed()
+        self._permit(relay)
+        self._changed()
 
     def relay_lost(self, local: Address) -> None:
-        """A relayed address is gone, and every path through it."""
+        """A relayed address is gone, and with it every pair through it."""
         if local in self._relayed:
             self._relayed.remove(local)
             for agent in self.generations.agents:
-                agent.remove_local(local, self._around.monotonic())
-            self.owner.paths_changed()
+                agent.remove_local(local, self._context.monotonic())
+            self._changed()
 
     def relays_done(self) -> None:
-        """No more relayed addresses are coming."""
-        self.generations.newest.end_of_relayed_candidates(self._around.monotonic())
-        self.owner.paths_changed()
+        """No more relayed addresses will come."""
+        self.generations.newest.end_of_relayed_candidates(self._context.monotonic())
+        self._changed()
+
+    def _permit(self, relay: RelayClient) -> None:
+        """Have the relay accept datagrams of those addresses of the peer that it can reach."""
+        relay.permit([remote for remote in self._remote_addresses if may_relay(relay.local, remote)])
 
     def _release_relays(self) -> None:
-        """A direct path has been working for a while."""
         self._release_at = None
         self._joined = False
-        self._around.relays.leave(self)
+        self._relays.leave(self)
         for local in list(self._relayed):
             self.relay_lost(local)
 
     # Datagrams
 
     def receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
-        """A STUN message for one of the sessions."""
-        self.generations.receive_datagram(data, remote, local, self._around.monotonic())
+        """Hand a STUN message to its agent."""
+        self.generations.receive_datagram(data, remote, local, self._context.monotonic())
 
-    def heard(self, remote: Address, local: Address) -> None:
-        """Authentic datagrams of the link came this way."""
-        if self.way == (local, remote):
+    def link_received(self, remote: Address, local: Address) -> None:
+        """Authentic datagrams of the link have come from `remote` to `local`."""
+        now = self._context.monotonic()
+        if self.route == (local, remote):
             self._silence.end()
             if self._passed_over:
                 self._passed_over = False
-                self.generations.use.heard(self._around.monotonic())
-            # From now on there is to be more: who only receives would else not notice that its path is gone
-            self._expect(self._around.monotonic())
-        elif self.way is not None:
-            now = self._around.monotonic()
-            if now >= self._hinted_at + HINT_GAP:
-                # The other side may have a reason not to use our way
-                self._hinted_at = now
-                self.generations.use.probe(now)
-                self.generations.use.check_size(now)
-                self.owner.paths_changed()
+                self.generations.use.heard(now)
+            # More is expected from now on: a side that only receives would not notice otherwise that its
+            # path died
+            self._expect_answer(now)
+        elif self.route is not None and now >= self._hinted_at + HINT_GAP:
+            # The other side may have a reason not to use our path
+            self._hinted_at = now
+            self.generations.use.probe(now)
+            self.generations.use.check_size(now)
+            self._changed()
 
-    def proved(self) -> None:
+    def link_proved(self) -> None:
         """The handshake of the link is over."""
         self._silence.prove()
         self._handshake.clear()
 
     def send(self, datagrams: Sequence[bytes]) -> None:
         """
-        Send to the other side; without a path, datagrams are lost. Those for an address that has not answered
-        a check, though one came from there, wait until it has: they are much larger than checks.
+        Send datagrams of the link to the other side; without a route, they are lost.
+
+        Datagrams of a link are much larger than checks. Those for an address that has sent a check, but has
+        not answered one yet, are held until it has.
         """
-        if self.way is None or not datagrams:
+        if self.route is None or not datagrams:
             return
-        local, remote = self.way
-        now = self._around.monotonic()
+        local, remote = self.route
+        now = self._context.monotonic()
         if not self._budget.is_open(remote, now):
             self._held = [*self._held, *datagrams][-MAX_HELD:]
             return
-        self._around.sockets.send(datagrams, remote, local)
+        sockets = self._context.network.sockets
+        sockets.send(datagrams, remote, local)
         handshake = [data for data in datagrams if data[0] & LONG_HEADER]
         if handshake:
-            # Twice: they are few, and the loss of one costs the handshake from half a second to several
-            self._around.sockets.send(handshake, remote, local)
+            # Twice: they are few, and the loss of one delays the handshake by half a second or more
+            sockets.send(handshake, remote, local)
         if not self._silence.proved:
             self._handshake = [*self._handshake, *handshake][-MAX_HELD:]
         elif now >= self._large_at + LARGE_GAP and len(datagrams[0]) >= LARGE:
             self._large_at = now
             self.generations.use.check_size(now)
-            self.owner.paths_changed()
+            self._changed()
         self._silence.sent(now)
         if self._unanswered_since is None:
-            self._expect(now)
+            self._expect_answer(now)
 
-    def take(self, pair: Pair, now: float) -> bool:
+    def use_pair(self, pair: Pair, now: float) -> bool:
         """
-        Send by this pair from now on.
+        Send on this pair from now on.
 
-        :return: whether that is another way than before.
+        :return: whether its addresses are others than before.
         """
         if pair.path == "relay":
             self._release_at = None
         elif self._release_at is None and self._joined:
             self._release_at = now + STABLE
-        way = pair.local_base, pair.remote_address
-        moved, self.way = self.way != way, way
+        route = pair.local_base, pair.remote_address
+        moved, self.route = self.route != route, route
         if moved:
             self._unanswered_since = None
             self._silence.end()
@@ -268,32 +335,32 @@ class IceTransport:
         return moved
 
     def probe(self, now: float) -> None:
-        """Make sure that the path works."""
+        """Check whether the path works."""
         self.generations.use.probe(now)
 
-    # Time
+    # Output and time
 
     def flush(self, now: float) -> None:
-        """Send what the sessions have to send, and what waited for an answer."""
-        if self._held and self.way is not None and self._budget.is_open(self.way[1], now):
+        """Send what the agents have to send, and datagrams of the link whose address has answered by now."""
+        if self._held and self.route is not None and self._budget.is_open(self.route[1], now):
             held, self._held = self._held, []
             self.send(held)
         for transmit in self.generations.datagrams_to_send(now):
-            self._around.sockets.send([transmit.data], transmit.remote, transmit.local)
+            self._context.network.sockets.send([transmit.data], transmit.remote, transmit.local)
 
     def next_event(self, now: float) -> ice.Event | None:
-        """What happened, oldest first."""
+        """Return the oldest event not taken yet, or None."""
         return self.generations.next_event(now)
 
     def get_timer(self) -> float | None:
-        """When to call `handle_timer`."""
-        times = (self.generations.get_timer(), self._release_at, self._deadline())
+        """Return when to call `handle_timer`, or None."""
+        times = (self.generations.get_timer(), self._release_at, self._silence_deadline())
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Time has passed."""
+        """Leave a path on which the link hears nothing; give relays back when a direct path has lasted."""
         self.generations.handle_timer(now)
-        deadline = self._deadline()
+        deadline = self._silence_deadline()
         if deadline is not None and now >= deadline:
             self._silence.end()
             if self.generations.working:
@@ -306,34 +373,36 @@ class IceTransport:
                 self._release_at = now + STABLE
 
     def close(self) -> None:
-        """No path is wanted any more."""
-        if self._listening is not None and self._listening.active():
-            self._listening.cancel()
-        self.way = None
-        self.generations.close(self._around.monotonic())
-        self._around.relays.leave(self)
+        """Close the agents and give the relays back."""
+        if self._silence_check is not None and self._silence_check.active():
+            self._silence_check.cancel()
+        self.route = None
+        self.generations.close(self._context.monotonic())
+        self._relays.leave(self)
 
-    def _deadline(self) -> float | None:
-        """When the path is to be left because the link hears nothing on it."""
+    def _rtt(self) -> float | None:
         pair = self.generations.selected
-        return None if self.way is None else self._silence.deadline(None if pair is None else pair.rtt)
+        return None if pair is None else pair.rtt
 
-    def _expect(self, since: float) -> None:
-        """Ask whether the path works if nothing comes back soon."""
+    def _silence_deadline(self) -> float | None:
+        """Return when the path is left because the link hears nothing on it."""
+        return None if self.route is None else self._silence.deadline(self._rtt())
+
+    def _expect_answer(self, since: float) -> None:
+        """Check the path if nothing is received soon."""
         self._unanswered_since = since
-        if self._listening is None:
-            self._listening = self._around.clock.callLater(SILENCE, self._listen)
+        if self._silence_check is None:
+            self._silence_check = self._context.clock.callLater(SILENCE, self._check_silence)
 
-    def _listen(self) -> None:
-        self._listening = None
-        since, now = self._unanswered_since, self._around.monotonic()
-        if since is None or self.way is None:
+    def _check_silence(self) -> None:
+        self._silence_check = None
+        since, now = self._unanswered_since, self._context.monotonic()
+        if since is None or self.route is None:
             return
-        pair = self.generations.selected
-        patience = max(SILENCE, SLOW * ((pair.rtt if pair is not None else None) or 0.0))
-        if now < since + patience:
-            self._listening = self._around.clock.callLater(since + patience - now, self._listen)
+        due = since + max(SILENCE, SLOW * (self._rtt() or 0.0))
+        if now < due:
+            self._silence_check = self._context.clock.callLater(due - now, self._check_silence)
             return
         self._unanswered_since = None
         self.generations.use.probe(now)
-        self.owner.paths_changed()
+        self._changed()

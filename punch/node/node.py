@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,7 +21,6 @@ from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.logger import Logger
 
 from punch.contacts import AddressBook, AddressBookError
-from punch.ice.budget import Budgets
 from punch.ice.checklist import PairStatus
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
@@ -31,10 +29,10 @@ from punch.link.services import Authorize, anyone
 from punch.net.interfaces import local_addresses
 from punch.net.socket_set import OpenSocket
 from punch.net.udp import open_socket as open_best_socket
-from punch.node import limits, sentences
-from punch.node.call import Call
-from punch.node.call_context import CallContext
-from punch.node.calls import Calls
+from punch.node import sentences
+from punch.node.call import Call, CallState
+from punch.node.call_context import CallContext, SignalingChannel
+from punch.node.calls import Calls, IncomingCalls, OutgoingCalls
 from punch.node.control.client import ControlClient
 from punch.node.control.problems import ControlProblem
 from punch.node.events import (
@@ -53,7 +51,6 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.node.incoming_calls import IncomingCalls
 from punch.node.netcheck import NetcheckRun, as_json
 from punch.node.network import Network
 from punch.node.offer_freshness import (
@@ -62,9 +59,8 @@ from punch.node.offer_freshness import (
     OfferTimes,
     milliseconds,
 )
-from punch.node.outgoing_calls import OutgoingCalls
 from punch.node.policy import RelayPolicy
-from punch.node.signaling_state import Side
+from punch.node.signaling import Side
 from punch.node.status import NodeStatus, RelayStatus
 from punch.wire.address import Address
 from punch.wire.control import (
@@ -74,13 +70,11 @@ from punch.wire.control import (
     Ended,
     Error,
     ErrorCode,
-    Establish,
     Incoming,
     Register,
     Relays,
     RenewRelays,
     Reply,
-    Request,
     Welcome,
 )
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -96,6 +90,8 @@ Seconds within which the rendezvous must answer when a path is in doubt, or it i
 """
 CHECK_TRIPS = 4
 """…and so many round trips of the slowest link more, since the connection may share its queue."""
+STOP_TIME = 1.2
+"""Seconds that closing the links in good order may take."""
 
 
 class Node(Service):
@@ -179,31 +175,25 @@ class Node(Service):
             proxy=proxy,
             waiting=lambda: monotonic() < self._expected_until or waiting(),
         )
-        self._sessions = Calls()
-        self._around = CallContext(
+        self._calls = Calls()
+        self._name = name
+        self._channel = SignalingChannel(self._control.send, lambda: self._control.registered, monotonic)
+        self._context = CallContext(
             identity=identity,
-            name=name,
+            name=lambda: self._name,
             clock=reactor,
             monotonic=monotonic,
             random=random,
             pacing=pacing,
-            sockets=self._network.sockets,
-            router=self._network.router,
-            relays=self._network.relays,
+            network=self._network,
             relay_policy=relay,
-            send_control=self._send_control,
-            registered=lambda: self._control.registered,
-            calls=self._sessions.calls,
-            refresh_sockets=self._network.refresh,
-            mappings=self._network.keeper.mappings,
+            channel=self._channel,
             offer_times=OfferTimes(wall),
-            budgets=Budgets(),
-            reflectors=self._network.reflectors,
         )
-        self._outgoing = OutgoingCalls(self._around, self._sessions, self, self._failed)
-        self._incoming_calls = IncomingCalls(
-            self._around,
-            self._sessions,
+        self._outgoing = OutgoingCalls(self._context, self._calls, self, self._failed)
+        self._incoming = IncomingCalls(
+            self._context,
+            self._calls,
             self._outgoing,
             self,
             accept,
@@ -212,7 +202,6 @@ class Node(Service):
             wall,
             on_event,
         )
-        self._unsent: deque[Request] = deque(maxlen=limits.MAX_UNSENT)
         self._disconnected: set[Call] = set()
         # Calls were under way when the rendezvous went away
         self._expected_until = float("-inf")
@@ -236,16 +225,16 @@ class Node(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         self._network.stop()
         self._outgoing.stop()
-        for session in list(self._sessions.attempts.values()):
-            self._sessions.drop(session)
+        for call in list(self._calls.attempts.values()):
+            self._calls.withdraw(call)
         closing: list[Deferred[Any]] = []
-        for session in list(self._sessions.links.values()):
-            if session.link is not None:
-                closing.append(session.link.when_closed())
-                session.hang_up(CloseCode.SHUTDOWN)
+        for call in list(self._calls.links.values()):
+            if call.link is not None:
+                closing.append(call.link.when_closed())
+                call.hang_up(CloseCode.SHUTDOWN)
         closing.append(self._control.stop())
         done: Deferred[Any] = DeferredList(closing, consumeErrors=True)
-        done.addTimeout(limits.STOP_TIME, self._clock, onTimeoutCancel=lambda result, timeout: None)
+        done.addTimeout(STOP_TIME, self._clock, onTimeoutCancel=lambda result, timeout: None)
         return done.addCallback(lambda _: self._network.close())
 
     def call(self, peer: PeerID) -> None:
@@ -259,39 +248,39 @@ class Node(Service):
         """
         if peer == self.identity.peer_id:
             self._on_event(CallFailed(peer, Reason.SELF.value, sentences.own_id()))
-        elif peer in self._sessions.attempts:
+        elif peer in self._calls.attempts:
             self.accept(peer)
-        elif peer in self._sessions.links:
-            self._sessions.links[peer].ask(self._asked)
+        elif peer in self._calls.links:
+            self._calls.links[peer].ask(self._asked)
         elif peer not in self._outgoing:
             self._call(peer)
 
     def accept(self, peer: PeerID) -> None:
         """Let `peer`, whose call rings, in. It is a known peer from now on."""
-        session = self._sessions.attempts.get(peer)
-        if session is None or not session.ringing:
+        call = self._calls.attempts.get(peer)
+        if call is None or call.state is not CallState.RINGING:
             return
-        self._remember(peer, session.name or "")
-        self._incoming_calls.let_in(session)
+        self._remember(peer, call.name or "")
+        self._incoming.accept(call)
 
     def reject(self, peer: PeerID) -> None:
         """Refuse the call of `peer` that rings."""
-        session = self._sessions.attempts.get(peer)
-        if session is not None and session.ringing:
-            session.hang_up()
+        call = self._calls.attempts.get(peer)
+        if call is not None and call.state is CallState.RINGING:
+            call.hang_up()
 
     def hangup(self, peer: PeerID) -> None:
         """End whatever there is with `peer`: the link, or the call in whatever stage."""
         if self._outgoing.withdraw(peer):
             self._failed(peer, ErrorCode.CANCELLED.value, sentences.hung_up_early(peer, None))
-        for sessions in (self._sessions.attempts, self._sessions.links):
-            session = sessions.get(peer)
-            if session is not None:
-                session.hang_up()
+        for calls in (self._calls.attempts, self._calls.links):
+            call = calls.get(peer)
+            if call is not None:
+                call.hang_up()
 
     def rename(self, name: str) -> None:
         """Be called `name` in calls from now on, and at the rendezvous from the next registration on."""
-        self._around.name = name
+        self._name = name
         self._control.register = replace(self._control.register, name=name)
 
     def netcheck(self) -> Deferred[Mapping[str, Any]]:
@@ -302,29 +291,29 @@ class Node(Service):
             addresses=self._addresses,
             source=self._source,
             open_socket=self._open_socket,
-            random=self._around.random,
-            monotonic=self._around.monotonic,
+            random=self._context.random,
+            monotonic=self._context.monotonic,
             roots=self._roots,
         )
         return run.start().addCallback(as_json)
 
     def link(self, peer: PeerID) -> Link | None:
         """The live link to `peer`, if there is one."""
-        session = self._sessions.links.get(peer)
-        return None if session is None else session.link
+        call = self._calls.links.get(peer)
+        return None if call is None else call.link
 
     def pairs(self, peer: PeerID) -> list[PairStatus]:
         """
         The candidate pairs between here and `peer` as they are now: of the call that is under way, else of
         the link; none if there is neither. A snapshot, to be looked at.
         """
-        session = self._sessions.attempts.get(peer) or self._sessions.links.get(peer)
-        return [] if session is None else session.pairs
+        call = self._calls.attempts.get(peer) or self._calls.links.get(peer)
+        return [] if call is None else call.pairs
 
     @property
     def status(self) -> NodeStatus:
         """The sockets, relays and table sizes as they are now."""
-        network, links = self._network, self._sessions.links
+        network, links = self._network, self._calls.links
         return NodeStatus(
             sockets=tuple(network.sockets.bases),
             reflectors=tuple(network.reflectors),
@@ -333,12 +322,12 @@ class Node(Service):
                 for relay in network.relays.current
             ),
             relay_attempts=network.relays.attempt_count,
-            signaling=len(self._sessions.calls),
+            signaling=len(self._channel),
             connection_ids=network.router.connection_id_count,
             generations={
-                peer: session.paths.generations.number
-                for peer, session in links.items()
-                if session.paths is not None
+                peer: call.transport.generations.number
+                for peer, call in links.items()
+                if call.transport is not None
             },
         )
 
@@ -352,7 +341,7 @@ class Node(Service):
         :return: call it to stop the service.
         :raise ValueError: as `Services.serve`.
         """
-        return self._around.services.serve(service, factory, authorize)
+        return self._context.services.serve(service, factory, authorize)
 
     # What the rendezvous says (ControlHandler)
 
@@ -362,20 +351,18 @@ class Node(Service):
         self._network.welcomed(welcome, host)
         self._look_out()
         self._on_event(Registered(str(self._rendezvous)))
-        unsent, self._unsent = list(self._unsent), deque(maxlen=limits.MAX_UNSENT)
-        for request in unsent:
-            self._control.send(request)
+        self._channel.connected()
         self._outgoing.registered()
-        for session in list(self._sessions.links.values()):
-            session.network_back()
+        for call in list(self._calls.links.values()):
+            call.network_back()
 
     def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
         """
         Not registered: links, introduced calls and those that ring here live on, calls of ours that were not
         answered yet are placed anew.
         """
-        if self._sessions.attempts:
-            self._expected_until = self._around.monotonic() + EXPECTED_TIME
+        if self._calls.attempts:
+            self._expected_until = self._context.monotonic() + EXPECTED_TIME
         self._on_event(Unregistered(problem.reason, problem.text, retry_in))
         self._outgoing.unregistered(problem)
         self._look_out()
@@ -386,45 +373,37 @@ class Node(Service):
     def control_reply(self, reply: Reply) -> None:
         """Something about a call. What does not fit any call of ours is nobody's, and is dropped."""
         if isinstance(reply, Incoming):
-            self._incoming_calls.receive(reply)
+            self._incoming.receive(reply)
         elif isinstance(reply, Relays):
             self._network.offered(reply.relays)
-        elif isinstance(reply, (Answered, Candidates, Ended, Error)) and reply.call is not None:
-            session = self._sessions.calls.get(reply.call)
-            if session is None or getattr(reply, "sender", None) not in (None, session.peer):
-                return
-            if isinstance(reply, Answered):
-                session.receive_answer(reply.answer)
-            elif isinstance(reply, Candidates):
-                session.receive_candidates(reply.envelope)
-            else:
-                session.receive_end(reply.code)
+        elif isinstance(reply, (Answered, Candidates, Ended, Error)):
+            self._channel.receive(reply)
 
-    # What sessions say (SessionObserver)
+    # What calls say (CallObserver)
 
-    def call_introduced(self, session: Call) -> None:
+    def call_introduced(self, call: Call) -> None:
         """Both sides know each other's candidates."""
-        if session.call.side is Side.CALLER:
-            self._remember(session.peer, session.name or "")
-        self._on_event(Introduced(session.peer, session.name or ""))
+        if call.signaling.side is Side.CALLER:
+            self._remember(call.peer, call.name or "")
+        self._on_event(Introduced(call.peer, call.name or ""))
 
-    def call_checking(self, session: Call, pairs: int) -> None:
+    def call_checking(self, call: Call, pairs: int) -> None:
         """Checks began."""
-        self._on_event(Checking(session.peer, pairs))
+        self._on_event(Checking(call.peer, pairs))
 
-    def call_connected(self, session: Call) -> None:
+    def call_connected(self, call: Call) -> None:
         """A link is proved. It takes the place of an older one with the same peer."""
-        peer, link, pair = session.peer, session.link, session.pair
+        peer, link, pair = call.peer, call.link, call.pair
         assert link is not None
         assert pair is not None
-        older = self._sessions.connect(session)
+        older = self._calls.connect(call)
         self._replaced.pop(peer, None)
         if older is not None:
             older.hang_up(CloseCode.REPLACED, "A newer link with the same peer took over.")
         self._on_event(
             Connected(
                 peer,
-                session.name or "",
+                call.name or "",
                 pair.path,
                 pair.local.address,
                 pair.remote_address,
@@ -434,54 +413,53 @@ class Node(Service):
             )
         )
 
-    def call_path_changed(self, session: Call) -> None:
+    def call_path_changed(self, call: Call) -> None:
         """The link moved."""
-        pair = session.pair
-        if pair is None or self._sessions.links.get(session.peer) is not session:
+        pair = call.pair
+        if pair is None or self._calls.links.get(call.peer) is not call:
             return
-        rtt = pair.rtt or (session.link.rtt if session.link is not None else None) or 0.0
+        rtt = pair.rtt or (call.link.rtt if call.link is not None else None) or 0.0
         self._on_event(
             PathChanged(
-                session.peer, pair.path, pair.local.address, pair.remote_address, pair.local.protocol, rtt
+                call.peer, pair.path, pair.local.address, pair.remote_address, pair.local.protocol, rtt
             )
         )
 
-    def call_path_lost(self, session: Call) -> None:
+    def call_path_lost(self, call: Call) -> None:
         """The link has no path, and waits for one."""
-        if self._sessions.links.get(session.peer) is session:
-            self._on_event(PathLost(session.peer, sentences.path_lost(session.peer, session.name)))
+        if self._calls.links.get(call.peer) is call:
+            self._on_event(PathLost(call.peer, sentences.path_lost(call.peer, call.name)))
 
-    def call_silent(self, session: Call) -> None:
+    def call_silent(self, call: Call) -> None:
         """The path may be dead, and the network with it: then the rendezvous is needed soon."""
         self._check_control()
 
-    def call_disconnected(self, session: Call, disconnected: bool) -> None:
+    def call_disconnected(self, call: Call, disconnected: bool) -> None:
         """A link has no path, or has one again."""
         if disconnected:
-            self._disconnected.add(session)
+            self._disconnected.add(call)
             self._check_control()
         else:
-            self._disconnected.discard(session)
+            self._disconnected.discard(call)
         self._look_out()
 
-    def call_ended(self, session: Call, reason: str, text: str) -> None:
+    def call_ended(self, call: Call, reason: str, text: str) -> None:
         """A call or a link is over."""
-        sessions, peer = self._sessions, session.peer
-        sessions.forget_call(session)
-        self._disconnected.discard(session)
+        calls, peer = self._calls, call.peer
+        self._disconnected.discard(call)
         self._look_out()
-        if sessions.links.get(peer) is session:
-            del sessions.links[peer]
+        if calls.links.get(peer) is call:
+            del calls.links[peer]
             over = Disconnected(peer, reason, text)
-            newer = reason == ErrorCode.REPLACED.value and peer in sessions.attempts
-            if newer or session.asked:
+            newer = reason == ErrorCode.REPLACED.value and peer in calls.attempts
+            if newer or call.asked:
                 # The other side has proved the newer link before we have, or its peer is being called again:
                 # what comes of that, one `Connected` for example, tells of both.
                 self._replaced[peer] = over
             else:
                 self._on_event(over)
-        elif sessions.attempts.get(peer) is session:
-            del sessions.attempts[peer]
+        elif calls.attempts.get(peer) is call:
+            del calls.attempts[peer]
             self._failed(peer, reason, text)
 
     # The inside
@@ -503,12 +481,12 @@ class Node(Service):
             self._on_event(replaced)
         self._on_event(CallFailed(peer, reason, text))
 
-    def _asked(self, session: Call, answered: bool) -> None:
+    def _asked(self, call: Call, answered: bool) -> None:
         """A link was asked because its peer is called again. It may be over or replaced by now."""
-        peer = session.peer
-        if not self.running or peer in self._sessions.attempts or peer in self._outgoing:
+        peer = call.peer
+        if not self.running or peer in self._calls.attempts or peer in self._outgoing:
             return
-        if answered or self._sessions.links.get(peer, session) is not session:
+        if answered or self._calls.links.get(peer, call) is not call:
             self._on_event(AlreadyConnected(peer))
         else:
             self._call(peer)
@@ -519,13 +497,6 @@ class Node(Service):
         if local is not None and (":" in local) == (":" in remote):
             return local
         return None if self._source is None else self._source(remote)
-
-    def _send_control(self, request: Request) -> bool:
-        if self._control.send(request):
-            return True
-        if not isinstance(request, Establish):
-            self._unsent.append(request)
-        return False
 
     def _remember(self, peer: PeerID, name: str) -> None:
         try:
@@ -547,33 +518,31 @@ class Node(Service):
 
     def paths_in_use(self) -> list[Address]:
         """The local addresses of the paths that links have."""
-        return [
-            session.pair.local_base for session in self._sessions.links.values() if session.pair is not None
-        ]
+        return [call.pair.local_base for call in self._calls.links.values() if call.pair is not None]
 
     def network_changed(self, bases: list[Address], gone: Collection[str]) -> None:
         """This machine has other addresses."""
         self._check_control(gone)
-        for session in self._sessions:
-            session.network_changed(bases)
+        for call in self._calls:
+            call.network_changed(bases)
 
     def _check_control(self, gone: Collection[str] = ()) -> None:
         """Make sure that the rendezvous' connection lives."""
-        links = [session.link for session in self._sessions.links.values()]
+        links = [call.link for call in self._calls.links.values()]
         slowest = max((link.rtt or 0.0 for link in links if link is not None), default=0.0)
         self._control.check(CHECK_TIME + CHECK_TRIPS * slowest, gone)
 
     def network_back(self) -> None:
         """A reflector answers again."""
         self._check_control()
-        for session in list(self._sessions.links.values()):
-            session.network_back()
+        for call in list(self._calls.links.values()):
+            call.network_back()
 
     def woke(self) -> None:
         """The machine has slept."""
         self._check_control()
-        for session in list(self._sessions.links.values()):
-            session.woke()
+        for call in list(self._calls.links.values()):
+            call.woke()
 
     def renew_relays(self) -> None:
         """The relays' credentials end soon."""

@@ -1,10 +1,10 @@
 """
-Which session a datagram is for (RFC 7983, RFC 9443).
+Which call a datagram is for (RFC 7983, RFC 9443).
 
-STUN goes to a session by its ufrag or transaction, QUIC by its connection ID, whatever address it comes from.
-Only a first Initial, whose connection ID nobody knows yet, goes by address: to a called session in which that
-address has passed an authenticated check. Everything else is dropped, which is all a stranger's datagram can
-achieve.
+STUN requests go to a call by the user name fragment, STUN responses by the transaction, and QUIC by the
+connection ID, whatever address they come from. Only a first Initial, whose connection ID is not known yet,
+goes by address: to an accepted call of a peer whose authenticated check came from there. Everything else is
+dropped.
 """
 
 from __future__ import annotations
@@ -24,65 +24,67 @@ Unwrap = Callable[[Sequence[bytes], Address, Address], Sequence[bytes]]
 
 
 class Routed(Protocol):
-    """A session, to which datagrams are handed."""
+    """A call, which receives datagrams."""
 
     def wants(self, data: bytes, remote: Address) -> bool:
-        """Whether this STUN response answers it."""
+        """Return whether this STUN response answers a request of the call."""
 
     def receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
-        """STUN for one of its ufrags, or a response that it wanted."""
+        """Take a STUN message for one of its user name fragments, or a response that it wanted."""
 
     def awaits_initial(self, local: Address, remote: Address) -> bool:
-        """Whether a first Initial that came this way may be for its link."""
+        """Return whether a first Initial that came between these addresses may be for its link."""
 
     def receive_link(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """QUIC for its link."""
+        """Take QUIC datagrams of its link."""
 
 
 class Router:
-    """Hands datagrams to sessions."""
+    """
+    Hands datagrams to calls.
 
-    def __init__(self, keeper: ReflexiveAddressCache, relays: Unwrap) -> None:
-        """
-        :param relays: takes what relays send to our sockets; returns the rest.
-        """
-        self._keeper = keeper
-        self._relays = relays
-        self._sessions: dict[str, Routed] = {}
+    :param reflexive_addresses: receives the answers to its own STUN requests.
+    :param unwrap: takes what relays send to our sockets, and returns the other datagrams.
+    """
+
+    def __init__(self, reflexive_addresses: ReflexiveAddressCache, unwrap: Unwrap) -> None:
+        self._reflexive_addresses = reflexive_addresses
+        self._unwrap = unwrap
+        self._calls: dict[str, Routed] = {}
         self._connection_ids: dict[bytes, Routed] = {}
 
     @property
     def connection_id_count(self) -> int:
-        """How many connection IDs lead to a session."""
+        """How many connection IDs lead to a call."""
         return len(self._connection_ids)
 
-    def listen(self, session: Routed, ufrags: Sequence[str]) -> None:
-        """From now on, the checks to these ufrags, and to no others, are for `session`."""
-        self._sessions = {ufrag: other for ufrag, other in self._sessions.items() if other is not session}
-        self._sessions.update(dict.fromkeys(ufrags, session))
+    def listen(self, call: Routed, ufrags: Sequence[str]) -> None:
+        """From now on, checks to these user name fragments, and to no others, are for `call`."""
+        self._calls = {ufrag: other for ufrag, other in self._calls.items() if other is not call}
+        self._calls.update(dict.fromkeys(ufrags, call))
 
-    def route(self, connection_id: bytes, session: Routed, added: bool) -> None:
-        """A connection ID comes into use for `session`'s link, or goes out of it."""
+    def route(self, connection_id: bytes, call: Routed, added: bool) -> None:
+        """The link of `call` uses a connection ID from now on, or (`added` is False) no longer."""
         if added:
-            self._connection_ids.setdefault(connection_id, session)
-        elif self._connection_ids.get(connection_id) is session:
+            self._connection_ids.setdefault(connection_id, call)
+        elif self._connection_ids.get(connection_id) is call:
             del self._connection_ids[connection_id]
 
-    def remove(self, session: Routed) -> None:
-        """Nothing is for that session any more."""
-        self.listen(session, ())
+    def remove(self, call: Routed) -> None:
+        """Hand no datagram to this call any more."""
+        self.listen(call, ())
         self._connection_ids = {
-            key: other for key, other in self._connection_ids.items() if other is not session
+            key: other for key, other in self._connection_ids.items() if other is not call
         }
 
     def receive_from_socket(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """Datagrams came from `remote` to the socket of `local`: from a relay, or for a session."""
-        datagrams = self._relays(datagrams, remote, local)
+        """Take datagrams that came from `remote` to the socket of `local`: from a relay, or for a call."""
+        datagrams = self._unwrap(datagrams, remote, local)
         if datagrams:
             self.receive(datagrams, remote, local)
 
     def receive(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """Datagrams came from `remote` to the address `local` of ours, relayed or not."""
+        """Take datagrams that came from `remote` to our address `local`, relayed or not."""
         links: dict[Routed, list[bytes]] = {}
         for data in datagrams:
             kind = classify(data)
@@ -90,19 +92,19 @@ class Router:
                 self._receive_stun(data, remote, local)
             elif kind is not DatagramKind.UNKNOWN:
                 # What relays sent has been taken out already, so that 0x40 to 0x4F is QUIC too.
-                session = self._session_of(data, remote, local)
-                if session is not None:
-                    links.setdefault(session, []).append(data)
-        for session, received in links.items():
-            session.receive_link(received, remote, local)
+                call = self._call_of(data, remote, local)
+                if call is not None:
+                    links.setdefault(call, []).append(data)
+        for call, received in links.items():
+            call.receive_link(received, remote, local)
 
     def _receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
         if data[0] & 1:  # A response, success or error: by transaction.
-            if self._keeper.receive(data, remote, local):
+            if self._reflexive_addresses.receive(data, remote, local):
                 return
-            for session in list(dict.fromkeys(self._sessions.values())):
-                if session.wants(data, remote):
-                    session.receive_stun(data, remote, local)
+            for call in list(dict.fromkeys(self._calls.values())):
+                if call.wants(data, remote):
+                    call.receive_stun(data, remote, local)
                     return
             return
         try:
@@ -111,20 +113,20 @@ class Router:
             return
         username = request.get(Attribute.USERNAME)
         if request.message_class is MessageClass.REQUEST and isinstance(username, str):
-            session_called = self._sessions.get(username.partition(":")[0])
-            if session_called is not None:
-                session_called.receive_stun(data, remote, local)
+            called = self._calls.get(username.partition(":")[0])
+            if called is not None:
+                called.receive_stun(data, remote, local)
 
-    def _session_of(self, data: bytes, remote: Address, local: Address) -> Routed | None:
+    def _call_of(self, data: bytes, remote: Address, local: Address) -> Routed | None:
         connection_id = destination_id(data)
         if connection_id is None:
             return None
-        session = self._connection_ids.get(connection_id)
-        if session is not None:
-            return session
+        known = self._connection_ids.get(connection_id)
+        if known is not None:
+            return known
         if is_client_initial(data):
-            # The newest first: an older session with this peer may linger.
-            for session in reversed(self._sessions.values()):
-                if session.awaits_initial(local, remote):
-                    return session
+            # The newest first: an older call with this peer may linger.
+            for call in reversed(self._calls.values()):
+                if call.awaits_initial(local, remote):
+                    return call
         return None

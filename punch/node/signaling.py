@@ -1,30 +1,34 @@
 """
-One call, from the offer to the introduction: which sealed messages go out, and what those that come in mean.
+The signaling of one call: the sealed messages that two peers exchange through the rendezvous.
 
-Pure: whoever holds a `Signaling` carries `messages_to_send()` to the rendezvous, takes `next_event()`, and
-wakes `handle_timer` at `get_timer()`. Envelopes are opened and checked before the machine hears of them, so
-what the rendezvous changed, mixed up or sent twice ends a call cleanly and reaches nothing else.
+    caller:  calling -> introduced -> linked
+    callee:  ringing -> introduced -> linked
+
+Every state but `linked` may also lead to `over`, and so does `linked` when the link ends.
+
+`Signaling` is a pure core. Its owner sends `messages_to_send` to the rendezvous, takes events with
+`next_event`, and calls `handle_timer` at `get_timer`. Envelopes are opened and verified before they change
+the state, so a message that the rendezvous altered, misdelivered or repeated can end this call but has no
+other effect.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from punch.identity import Identity, PeerID, RandomBytes
-from punch.node.signaling_state import (
-    CallEvent,
-    Description,
-    Side,
-    SignalingCore,
-    new_machine,
-)
+from punch.node import sentences
+from punch.node.events import Reason
 from punch.wire.candidate import Candidate
-from punch.wire.control import ErrorCode, Request, new_call
+from punch.wire.control import Answer, Cancel, ErrorCode, Establish, Reject, Request, Trickle, new_call
 from punch.wire.sealed import (
     MAX_CANDIDATES,
+    AnswerBody,
     Envelope,
     Offer,
     SealError,
@@ -32,18 +36,114 @@ from punch.wire.sealed import (
     open_answer,
     open_offer,
     open_trickle,
+    seal_answer,
+    seal_offer,
+    seal_trickle,
 )
 
+RING_TIME = float(sentences.RING_SECONDS)
+"""Seconds after which an unanswered offer expires."""
+INTRODUCED_TIME = 60.0
+"""Seconds from the introduction within which the link must be proved."""
 MAX_TRICKLES = 64
-"""Trickled messages that are taken from the other side in one call."""
+"""Trickled messages accepted from the other side in one call."""
 MAX_GAP = 8
-"""Trickled messages in a row that may be missing, for example after a control connection broke."""
+"""Consecutive trickled messages that may be missing, for example after a lost control connection."""
 SEEN_ENVELOPES = 4096
-"""Offers that are remembered in order to refuse them a second time."""
+"""Offers remembered so that a second copy is refused."""
+
+
+class Side(Enum):
+    """Which end of the call this is."""
+
+    CALLER = "caller"
+    CALLEE = "callee"
+
+
+class SignalingState(Enum):
+    """The states of a `Signaling`; the module's docstring shows the transitions."""
+
+    CALLING = "calling"
+    """Our offer was sent and has no answer yet."""
+    RINGING = "ringing"
+    """An offer was received and was neither accepted nor rejected yet."""
+    INTRODUCED = "introduced"
+    """Both sides have each other's description; the link is not proved yet."""
+    LINKED = "linked"
+    """The link is proved. The rendezvous can no longer end the call."""
+    OVER = "over"
+    """Nothing is sent or received any more."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """
+    What one side tells the other about its ICE agent. `pacing` is in seconds.
+
+    A `generation` above 0 restarts the live link whose offer had the digest `link`. `time` and `challenge`
+    are those of `Offer`.
+    """
+
+    name: str
+    ufrag: str
+    password: str
+    pacing: float
+    candidates: tuple[Candidate, ...] = ()
+    complete: bool = False
+    generation: int = 0
+    link: bytes = b""
+    time: int | None = None
+    challenge: bytes = b""
+
+    @property
+    def pacing_ms(self) -> int:
+        """`pacing` in milliseconds, as it is signaled."""
+        return round(self.pacing * 1000)
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """
+    Event: both sides have each other's description, and the digests that bind their link to this call.
+
+    `certificate_sha256` is the hash of the callee's link certificate on the caller's side, None on the
+    callee's.
+    """
+
+    remote: Description
+    offer_digest: bytes
+    answer_digest: bytes
+    certificate_sha256: bytes | None
+
+
+@dataclass(frozen=True)
+class MoreCandidates:
+    """Event: the other side found more candidates; with `complete`, it will find no others."""
+
+    candidates: tuple[Candidate, ...]
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Challenged:
+    """Event: the callee refused the offer, and would accept a new one that contains this challenge."""
+
+    challenge: bytes
+
+
+@dataclass(frozen=True)
+class CallEnded:
+    """Event: the call ended without a link. `reason` is a code, `text` a sentence for the user."""
+
+    reason: str
+    text: str
+
+
+SignalingEvent = Introduction | MoreCandidates | Challenged | CallEnded
 
 
 class SeenEnvelopes:
-    """A bounded memory of sealed messages, so that a recorded one is not taken again."""
+    """Digests of the latest sealed messages, at most `limit`, to detect copies."""
 
     def __init__(self, limit: int = SEEN_ENVELOPES) -> None:
         self._order: deque[bytes] = deque()
@@ -51,7 +151,7 @@ class SeenEnvelopes:
         self._limit = limit
 
     def add(self, digest: bytes) -> bool:
-        """Remember it; False if it had been seen before."""
+        """Add a digest; return False if it is there already."""
         if digest in self._seen:
             return False
         if len(self._order) >= self._limit:
@@ -61,243 +161,384 @@ class SeenEnvelopes:
         return True
 
 
-def glare(me: PeerID, other: PeerID) -> Side:
-    """Both have called each other: the offer from the smaller key wins, and this is the side I am on then."""
-    return Side.CALLER if me < other else Side.CALLEE
+def glare(us: PeerID, peer: PeerID) -> Side:
+    """Return our side when both peers have called each other: the offer of the smaller key wins."""
+    return Side.CALLER if us < peer else Side.CALLEE
 
 
 class Signaling:
     """
-    One call with one peer. Make it with `outgoing` or `incoming`.
+    The signaling of one call with one peer. Made with `outgoing` or `incoming`.
 
-    :ivar call_id: what the rendezvous knows this introduction by.
+    :ivar state: the current state.
+    :ivar peer: the other side.
+    :ivar side: caller or callee.
+    :ivar call_id: identifies the introduction at the rendezvous.
+    :ivar name: the name that the other side signed; None until a message of its was verified.
+    :ivar answered: the call was accepted, by whichever side is the callee.
+    :ivar offer_digest: the digest of the offer of this call.
+    :ivar complete: the other side was told that there are no further candidates of ours.
     """
 
-    def __init__(self, core: SignalingCore) -> None:
-        self._core = core
-        self._machine = new_machine(core)
+    def __init__(
+        self,
+        identity: Identity,
+        peer: PeerID,
+        call_id: str,
+        offer: Offer | None,
+        reply_private: X25519PrivateKey | None,
+        now: float,
+    ) -> None:
+        """Use `outgoing` or `incoming` instead."""
+        self.peer = peer
+        self.call_id = call_id
+        self.side = Side.CALLER if offer is None else Side.CALLEE
+        self.state = SignalingState.CALLING if offer is None else SignalingState.RINGING
+        self.name: str | None = None if offer is None else offer.name
+        self.answered = False
+        self.offer_digest = b""
+        self.complete = False
+        self._identity = identity
+        self._offer = offer
+        self._reply_private = reply_private
+        self._deadline: float | None = now + RING_TIME
+        self._repeatable = False
+        self._answer: Answer | None = None
+        self._sent_candidates = 0
+        self._sent_trickles = 0
+        self._received_candidates: list[Candidate] = []
+        self._received_count = 0
+        self._received_trickles = 0
         self._trickles = SeenEnvelopes(MAX_TRICKLES)
+        self._remote_complete = False
+        self._released = False
+        self._outbox: list[Request] = []
+        self._events: deque[SignalingEvent] = deque()
 
     @classmethod
     def outgoing(
         cls, identity: Identity, peer: PeerID, description: Description, *, random: RandomBytes, now: float
     ) -> Signaling:
         """
-        Call `peer`: the offer leaves at once with the candidates known now, more follow by `add_candidates`.
+        Call `peer` with the candidates known now; `add_candidates` sends those found later.
 
         :raise SealError: the peer's key cannot be sealed to.
         """
-        call = cls(SignalingCore(identity, peer, Side.CALLER, new_call(random), random, now=now))
-        call._machine.place(description)
-        return call
+        key = X25519PrivateKey.from_private_bytes(random(32))
+        signaling = cls(identity, peer, new_call(random), None, key, now)
+        offer = Offer(
+            description.name,
+            description.ufrag,
+            description.password,
+            signaling._take(description.candidates),
+            key.public_key().public_bytes_raw(),
+            description.pacing_ms,
+            description.generation,
+            description.complete,
+            description.link,
+            description.time,
+            description.challenge,
+        )
+        envelope = seal_offer(identity, peer, offer)
+        signaling.offer_digest = envelope.digest()
+        signaling.complete = description.complete
+        # The callee may ask for this offer once more, with a challenge
+        signaling._repeatable = not description.challenge and not description.generation
+        signaling._outbox.append(Establish(signaling.call_id, peer, envelope))
+        return signaling
 
     @classmethod
     def incoming(
-        cls,
-        identity: Identity,
-        sender: PeerID,
-        call_id: str,
-        envelope: Envelope,
-        *,
-        random: RandomBytes,
-        now: float,
+        cls, identity: Identity, sender: PeerID, call_id: str, envelope: Envelope, *, now: float
     ) -> Signaling:
         """
-        Take an offer in, and ring.
+        Open an offer; the call rings from now on.
 
-        :raise SealError: it was not sealed to us or not signed by `sender`.
+        :raise SealError: the offer was not sealed to us or not signed by `sender`.
         """
         offer = open_offer(identity, sender, envelope)
         try:
             X25519PublicKey.from_public_bytes(offer.reply_key)
         except ValueError as error:
             raise SealError("the reply key is no X25519 key") from error
-        core = SignalingCore(
-            identity, sender, Side.CALLEE, call_id, random, offer.name, offer, envelope.digest()
-        )
-        core.now = now
-        core.waiting += offer.candidates
-        core.received_candidates = len(offer.candidates)
-        core.remote_complete = offer.complete
-        call = cls(core)
-        call._machine.ring()
-        return call
-
-    @property
-    def peer(self) -> PeerID:
-        """The other side."""
-        return self._core.peer
-
-    @property
-    def call_id(self) -> str:
-        """The name of this introduction."""
-        return self._core.call_id
-
-    @property
-    def side(self) -> Side:
-        """Caller or callee."""
-        return self._core.side
-
-    @property
-    def generation(self) -> int:
-        """Of an incoming call: above 0 it is a restart for the link `link`."""
-        return 0 if self._core.offer is None else self._core.offer.generation
-
-    @property
-    def link(self) -> bytes:
-        """Of an incoming call: the digest of the offer that began the link to restart."""
-        return b"" if self._core.offer is None else self._core.offer.link
+        signaling = cls(identity, sender, call_id, offer, None, now)
+        signaling.offer_digest = envelope.digest()
+        signaling._received_candidates += offer.candidates
+        signaling._received_count = len(offer.candidates)
+        signaling._remote_complete = offer.complete
+        return signaling
 
     @property
     def offer(self) -> Offer:
-        """Of an incoming call: what the caller sent."""
-        assert self._core.offer is not None
-        return self._core.offer
+        """The caller's offer. Only the callee has it."""
+        assert self._offer is not None
+        return self._offer
 
-    @property
-    def complete(self) -> bool:
-        """We have told that no more candidates of ours are coming."""
-        return self._core.local_complete
-
-    @property
-    def offer_digest(self) -> bytes:
-        """The digest of the offer that this call began with."""
-        return self._core.offer_digest
-
-    @property
-    def name(self) -> str | None:
-        """The name that the other side signed, once it is known."""
-        return self._core.name
+    # What the user and the link do
 
     def accept(self, description: Description, certificate_sha256: bytes, now: float) -> None:
         """
-        Say yes to a ringing call.
+        Accept a ringing call.
 
-        :raise SealError: the caller's reply key is unusable; the call rings on.
+        :raise SealError: the caller's reply key is unusable; the call still rings.
         """
-        self._core.now = now
-        self._machine.accept(description, certificate_sha256)
+        if self.state is not SignalingState.RINGING:
+            return
+        offer = self.offer
+        answer = AnswerBody(
+            description.name,
+            description.ufrag,
+            description.password,
+            self._take(description.candidates),
+            certificate_sha256,
+            description.pacing_ms,
+            description.complete,
+        )
+        envelope = seal_answer(self._identity, self.peer, offer.reply_key, self.offer_digest, answer)
+        self.complete = description.complete
+        self._answer = Answer(self.call_id, self.peer, envelope)
+        self._outbox.append(self._answer)
+        remote = Description(
+            offer.name,
+            offer.ufrag,
+            offer.password,
+            offer.pacing_ms / 1000,
+            tuple(self._received_candidates),
+            self._remote_complete,
+        )
+        self._introduce(Introduction(remote, self.offer_digest, envelope.digest(), None), now)
 
-    def reject(self, code: ErrorCode, reason: str, text: str, now: float) -> None:
-        """Say no to a ringing call (`code` tells the other side why), or give up one not yet linked."""
-        self._core.now = now
-        self._machine.reject(code, reason, text)
+    def reject(self, code: ErrorCode, reason: str, text: str) -> None:
+        """Reject a ringing call (`code` tells the other side why), or cancel one that is not linked yet."""
+        if self.state is SignalingState.RINGING:
+            self._outbox.append(Reject(self.call_id, self.peer, code))
+        elif self.state in (SignalingState.CALLING, SignalingState.INTRODUCED):
+            self._cancel()
+        else:
+            return
+        self._end(reason, text)
 
-    def challenge(self, challenge: bytes, now: float) -> None:
-        """Don't take a ringing call: its offer may be a copy. One with this challenge is none."""
-        self._core.now = now
-        self._machine.challenge(challenge)
+    def challenge(self, challenge: bytes) -> None:
+        """Refuse a ringing call whose offer may be a copy; a new offer with this challenge is not one."""
+        if self.state is SignalingState.RINGING:
+            self._send_trickle((), False, challenge)
+            self._outbox.append(Reject(self.call_id, self.peer, ErrorCode.REFUSED))
+            self._over()
 
-    def fail(self, reason: str, text: str, now: float) -> None:
-        """No link comes of an introduced call."""
-        self._core.now = now
-        self._machine.fail(reason, text)
+    def fail(self, reason: str, text: str) -> None:
+        """
+        End an introduced call from which no link came.
 
-    def add_candidates(self, candidates: Sequence[Candidate], complete: bool, now: float) -> None:
-        """Trickle candidates of ours; those beyond 32 a generation stay here."""
-        self._core.now = now
-        self._machine.found(tuple(candidates), complete)
+        The other side is not told: it finds out with its own reason, and would take a message for a hang-up.
+        """
+        if self.state is SignalingState.INTRODUCED:
+            self._end(reason, text)
 
-    def link_proved(self, now: float) -> None:
-        """The link is up; whatever the rendezvous says from here on changes nothing."""
-        self._core.now = now
-        self._machine.link_proved()
+    def add_candidates(self, candidates: Sequence[Candidate], complete: bool) -> None:
+        """Trickle candidates of ours (RFC 8838); those beyond 32 of one generation are not sent."""
+        if self.state in (SignalingState.CALLING, SignalingState.INTRODUCED):
+            self._send_trickle(candidates, complete)
+        elif self.state is SignalingState.LINKED and not self._released:
+            self._send_trickle(candidates, complete)
+            self._release_when_complete()
 
-    def link_ended(self, now: float) -> None:
-        """The link is over: the rendezvous need not keep the introduction any longer."""
-        self._core.now = now
-        self._machine.link_ended()
+    def link_proved(self) -> None:
+        """The link is proved; from now on the rendezvous cannot end the call."""
+        if self.state is SignalingState.INTRODUCED:
+            self.state = SignalingState.LINKED
+            self._deadline = None
+            self._release_when_complete()
+
+    def link_ended(self) -> None:
+        """The proved link has ended, so the rendezvous may forget the introduction."""
+        if self.state is SignalingState.LINKED:
+            # The caller had its link before the callee, so it cannot take this for a hang-up.
+            if self.side is Side.CALLEE and not self._released:
+                self._cancel()
+            self._over()
+
+    # What the rendezvous delivers
 
     def receive_answer(self, envelope: Envelope, now: float) -> None:
-        """The other side's answer came."""
-        core = self._core
-        core.now = now
-        if core.reply_private is None:
+        """Take the callee's answer."""
+        if self._reply_private is None:
             return
         try:
             answer = open_answer(
-                core.identity.peer_id, core.reply_private, core.peer, core.offer_digest, envelope
+                self._identity.peer_id, self._reply_private, self.peer, self.offer_digest, envelope
             )
         except SealError:
-            self._machine.broken()
-        else:
-            self._machine.answered(answer, envelope.digest())
+            self._broken()
+            return
+        if self.state is not SignalingState.CALLING:
+            return
+        self.name = answer.name
+        self._received_count = len(answer.candidates)
+        self._remote_complete = answer.complete
+        remote = Description(
+            answer.name,
+            answer.ufrag,
+            answer.password,
+            answer.pacing_ms / 1000,
+            answer.candidates,
+            answer.complete,
+        )
+        self._introduce(
+            Introduction(remote, self.offer_digest, envelope.digest(), answer.certificate_sha256), now
+        )
 
-    def receive_candidates(self, envelope: Envelope, now: float) -> None:
+    def receive_candidates(self, envelope: Envelope) -> None:
         """
-        A trickled message came. Its place in the sequence is part of what was signed: gaps are possible,
-        going back is not.
+        Take a trickled message of the other side.
+
+        The sequence number is part of what is signed: messages may be missing but not out of order.
         """
-        core = self._core
-        core.now = now
-        key = core.reply_private if core.side is Side.CALLER else core.identity.x25519()
-        assert key is not None
         if not self._trickles.add(envelope.digest()):
             return
-        trickle = self._open_trickle(key, envelope)
+        trickle = self._open_trickle(envelope)
         if trickle is None:
-            self._machine.broken()
+            self._broken()
             return
-        core.received_candidates += len(trickle.candidates)
-        if core.received_trickles > MAX_TRICKLES or core.received_candidates > MAX_CANDIDATES:
-            self._machine.broken()
-        elif trickle.challenge and core.repeatable:
-            self._machine.challenged(trickle.challenge)
-        else:
-            self._machine.trickled(trickle)
+        self._received_count += len(trickle.candidates)
+        if self._received_trickles > MAX_TRICKLES or self._received_count > MAX_CANDIDATES:
+            self._broken()
+        elif trickle.challenge and self._repeatable:
+            if self.state is SignalingState.CALLING:
+                self._events.append(Challenged(trickle.challenge))
+                self._over()
+        elif self.state is SignalingState.RINGING:
+            self._remote_complete |= trickle.complete
+            self._received_candidates += trickle.candidates
+        elif self.state in (SignalingState.INTRODUCED, SignalingState.LINKED):
+            self._remote_complete |= trickle.complete
+            self._events.append(MoreCandidates(trickle.candidates, trickle.complete))
+            if self.state is SignalingState.LINKED:
+                self._release_when_complete()
 
-    def _open_trickle(self, key: X25519PrivateKey, envelope: Envelope) -> TrickledCandidates | None:
-        core = self._core
-        first = core.received_trickles
+    def receive_end(self, code: ErrorCode) -> None:
+        """
+        The introduction is over at the rendezvous.
+
+        Once both sides know each other's candidates, only the other side's `cancelled` ends the call.
+        """
+        by_peer = self.state is SignalingState.INTRODUCED and code is ErrorCode.CANCELLED
+        if not by_peer and self.state not in (SignalingState.CALLING, SignalingState.RINGING):
+            return
+        ringing = self.state is SignalingState.RINGING
+        sentence = sentences.incoming_ended if ringing else sentences.call_ended
+        self._end(code.value, sentence(code, self.peer, self.name))
+
+    def repeat_answer(self) -> None:
+        """Send the answer again: the offer came again, so the answer may have been lost."""
+        if self.state is SignalingState.INTRODUCED and self._answer is not None:
+            self._outbox.append(self._answer)
+
+    # Output and time
+
+    def messages_to_send(self) -> list[Request]:
+        """Return what to send to the rendezvous now."""
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def next_event(self) -> SignalingEvent | None:
+        """Return the oldest event not taken yet, or None."""
+        return self._events.popleft() if self._events else None
+
+    def get_timer(self) -> float | None:
+        """Return when to call `handle_timer`, in the seconds of `now`, or None."""
+        return self._deadline
+
+    def handle_timer(self, now: float) -> None:
+        """End the call if ringing, or the proof of the link, has taken too long."""
+        if self._deadline is None or now < self._deadline:
+            return
+        if self.state is SignalingState.CALLING:
+            self._cancel()
+            text = sentences.call_ended(ErrorCode.TIMEOUT, self.peer, self.name)
+            self._end(ErrorCode.TIMEOUT.value, text)
+        elif self.state is SignalingState.RINGING:
+            self._outbox.append(Reject(self.call_id, self.peer, ErrorCode.REFUSED))
+            self._end(ErrorCode.TIMEOUT.value, sentences.unanswered(self.peer, self.name))
+        else:
+            self._end(Reason.UNREACHABLE.value, sentences.unreachable(self.peer, self.name))
+
+    # Inside
+
+    def _introduce(self, introduction: Introduction, now: float) -> None:
+        self.state = SignalingState.INTRODUCED
+        self.answered = True
+        self._deadline = now + INTRODUCED_TIME
+        self._events.append(introduction)
+
+    def _over(self) -> None:
+        self.state = SignalingState.OVER
+        self._deadline = None
+
+    def _end(self, reason: str, text: str) -> None:
+        self._over()
+        self._events.append(CallEnded(reason, text))
+
+    def _broken(self) -> None:
+        """A message came that the other side did not send in this form."""
+        self.reject(ErrorCode.REFUSED, Reason.PROTOCOL.value, sentences.tampered(self.peer, self.name))
+
+    def _cancel(self) -> None:
+        self._released = True
+        self._outbox.append(Cancel(self.call_id, self.peer))
+
+    def _release_when_complete(self) -> None:
+        """
+        Let the rendezvous forget the call once neither side has more candidates to send.
+
+        Only the callee does this. It is the last to learn that the link is proved, so the caller cannot take
+        the message for a hang-up.
+        """
+        if self.side is Side.CALLEE and self.complete and self._remote_complete and not self._released:
+            self._cancel()
+
+    def _take(self, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+        """Return as many candidates of ours as this generation may still send."""
+        taken = tuple(candidates)[: MAX_CANDIDATES - self._sent_candidates]
+        self._sent_candidates += len(taken)
+        return taken
+
+    def _send_trickle(self, candidates: Sequence[Candidate], complete: bool, challenge: bytes = b"") -> None:
+        taken = self._take(candidates)
+        if self.complete or not (taken or complete or challenge):
+            return
+        self.complete = complete
+        if self.side is Side.CALLER:
+            key = self.peer.x25519()
+        else:
+            key = X25519PublicKey.from_public_bytes(self.offer.reply_key)
+        envelope = seal_trickle(
+            self._identity,
+            self.peer,
+            key,
+            self.call_id,
+            self.offer_digest,
+            self._sent_trickles,
+            TrickledCandidates(taken, complete, challenge),
+        )
+        self._sent_trickles += 1
+        self._outbox.append(Trickle(self.call_id, self.peer, envelope))
+
+    def _open_trickle(self, envelope: Envelope) -> TrickledCandidates | None:
+        key = self._reply_private or self._identity.x25519()
+        first = self._received_trickles
         for sequence in range(first, first + MAX_GAP):
             try:
                 trickle = open_trickle(
-                    core.identity.peer_id,
+                    self._identity.peer_id,
                     key,
-                    core.peer,
-                    core.call_id,
-                    core.offer_digest,
+                    self.peer,
+                    self.call_id,
+                    self.offer_digest,
                     sequence,
                     envelope,
                 )
             except SealError:
                 continue
-            core.received_trickles = sequence + 1
+            self._received_trickles = sequence + 1
             return trickle
         return None
-
-    def repeat_answer(self) -> None:
-        """
-        The offer came once more, over a new control connection: the answer may have been lost with the old.
-        """
-        core = self._core
-        if core.answer_message is not None and core.deadline is not None:
-            core.outbox.append(core.answer_message)
-
-    def receive_end(self, code: ErrorCode, now: float) -> None:
-        """The rendezvous says that the introduction is over."""
-        self._core.now = now
-        if code is ErrorCode.CANCELLED:
-            self._machine.cancelled()
-        else:
-            self._machine.ended(code)
-
-    def messages_to_send(self) -> list[Request]:
-        """What to tell the rendezvous now."""
-        outbox, self._core.outbox = self._core.outbox, []
-        return outbox
-
-    def next_event(self) -> CallEvent | None:
-        """The next thing that happened, oldest first."""
-        return self._core.events.popleft() if self._core.events else None
-
-    def get_timer(self) -> float | None:
-        """When to call `handle_timer`, in the seconds of `now`."""
-        return self._core.deadline
-
-    def handle_timer(self, now: float) -> None:
-        """Ringing, or linking, took too long."""
-        core = self._core
-        if core.deadline is not None and now >= core.deadline:
-            core.now = now
-            self._machine.expire()

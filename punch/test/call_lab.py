@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from punch.identity import Identity
-from punch.node.signaling import Signaling
-from punch.node.signaling_state import CallEvent, Description, Introduction
+from punch.node.signaling import Description, Introduction, Signaling, SignalingEvent
 from punch.test.strategies import IDENTITIES
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
@@ -49,7 +48,6 @@ class Wire:
             caller.peer_id,
             establish.call,
             establish.offer,
-            random=self._random,
             now=self.now,
         )
 
@@ -74,12 +72,12 @@ class Wire:
 
     def trickle(self, sender: Signaling, *candidates: Candidate, complete: bool = False) -> Envelope:
         """One trickled message of a side; not delivered."""
-        sender.add_candidates(candidates, complete, self.now)
+        sender.add_candidates(candidates, complete)
         (message,) = (each for each in sender.messages_to_send() if isinstance(each, Trickle))
         return message.envelope
 
 
-def events(call: Signaling) -> list[CallEvent]:
+def events(call: Signaling) -> list[SignalingEvent]:
     """All that a call has to tell."""
     told = []
     while (event := call.next_event()) is not None:

@@ -18,13 +18,13 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import capturedLogs
 
 from punch.link.link import Link
-from punch.node.debounced_path import HOLD
 from punch.node.events import (
     Connected,
     Disconnected,
     PathChanged,
     Registered,
 )
+from punch.node.path import HOLD
 from punch.test.internet import NAT, Filtering, Host, Internet, Lan, LinkSpec, Mapping, Packet, Ports
 from punch.test.nat_pairs import KINDS
 from punch.test.system import SERVICE, Peer, Rendezvous, connect

@@ -69,12 +69,11 @@ PURE = [
         f"punch.node.{name}"
         for name in (
             "events",
-            "limits",
+            "path",
             "policy",
             "router",
             "sentences",
             "signaling",
-            "signaling_state",
         )
     ),
     *(f"punch.apps.chat.{name}" for name in ("database", "model", "protocol", "redial", "schema", "store")),

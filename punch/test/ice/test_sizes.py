@@ -7,9 +7,9 @@ import itertools
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.events import Disconnected, Recovered
-from punch.node.silence import (
+from punch.node.path import (
     HANDSHAKE_WAIT,
-    LINK_TURNS,
+    LINK_BURSTS,
     LINK_WAIT,
     Silence,
 )
@@ -118,7 +118,7 @@ class SizeTests(SynchronousTestCase):
         silence.end()
         self.assertIsNone(silence.deadline(None))
         silence.prove()
-        for number in range(LINK_TURNS):
+        for number in range(LINK_BURSTS):
             self.assertIsNone(silence.deadline(None))
             silence.sent(2.0 + number)
             silence.sent(2.01 + number)

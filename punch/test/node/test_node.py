@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from punch.contacts import AddressBook, AddressBookError
 from punch.identity import Identity, PeerID
+from punch.node.calls import (
+    MAX_CALLS,
+    MAX_QUEUED,
+    MAX_RINGING,
+    MAX_STRANGERS,
+)
 from punch.node.events import (
     CallFailed,
     Connected,
     Event,
     IncomingCall,
     Introduced,
-)
-from punch.node.limits import (
-    MAX_QUEUED,
-    MAX_RINGING,
-    MAX_SESSIONS,
-    MAX_STRANGERS,
 )
 from punch.test.internet import NAT, InternetTestCase
 from punch.test.middleman import Middleman, MiddlemanTestCase
@@ -61,7 +61,7 @@ class BoundTests(MiddlemanTestCase):
     def test_sessions(self) -> None:
         """All calls together have a bound, too."""
         dave = self.peer("dave").register()
-        for number in range(MAX_SESSIONS + 3):
+        for number in range(MAX_CALLS + 3):
             dave.node.call(Identity.generate(self.net.random_bytes(f"someone {number}")).peer_id)
         self.assertEqual([event.reason for event in dave.of(CallFailed)], ["too-many"] * 3)
 

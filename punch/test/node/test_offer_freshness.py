@@ -22,8 +22,7 @@ from punch.node.offer_freshness import (
     OfferVerdict,
     read_offers,
 )
-from punch.node.signaling import Signaling
-from punch.node.signaling_state import CallEnded, Challenged
+from punch.node.signaling import CallEnded, Challenged, Signaling
 from punch.test.call_lab import Wire, description, events
 from punch.test.internet.packet import Seen
 from punch.test.middleman import MiddlemanTestCase
@@ -230,12 +229,12 @@ class ChallengeTests(SynchronousTestCase):
     def test_a_caller_is_asked_once(self) -> None:
         """It learns the challenge; a callee that asks again is one that refuses."""
         wire = Wire()
-        wire.callee.challenge(b"c" * 16, wire.now)
+        wire.callee.challenge(b"c" * 16)
         trickle, reject = wire.callee.messages_to_send()
         assert isinstance(trickle, Trickle)
         self.assertEqual(reject, Reject(wire.caller.call_id, ALICE, ErrorCode.REFUSED))
-        wire.caller.receive_candidates(trickle.envelope, wire.now)
-        wire.caller.receive_end(ErrorCode.REFUSED, wire.now)
+        wire.caller.receive_candidates(trickle.envelope)
+        wire.caller.receive_end(ErrorCode.REFUSED)
         self.assertEqual(events(wire.caller), [Challenged(b"c" * 16)])
         self.assertEqual(wire.caller.messages_to_send(), [])
         self.assertIsNone(wire.caller.get_timer())
@@ -248,15 +247,13 @@ class ChallengeTests(SynchronousTestCase):
         caller = Signaling.outgoing(IDENTITIES[0], BOB, again, random=random, now=0.0)
         (establish,) = caller.messages_to_send()
         assert isinstance(establish, Establish)
-        callee = Signaling.incoming(
-            IDENTITIES[1], ALICE, establish.call, establish.offer, random=random, now=0.0
-        )
+        callee = Signaling.incoming(IDENTITIES[1], ALICE, establish.call, establish.offer, now=0.0)
         self.assertEqual(callee.offer.challenge, b"c" * 16)
-        callee.challenge(b"d" * 16, 0.0)
+        callee.challenge(b"d" * 16)
         trickle = callee.messages_to_send()[0]
         assert isinstance(trickle, Trickle)
-        caller.receive_candidates(trickle.envelope, 0.0)
-        caller.receive_end(ErrorCode.REFUSED, 0.0)
+        caller.receive_candidates(trickle.envelope)
+        caller.receive_end(ErrorCode.REFUSED)
         (end,) = events(caller)
         assert isinstance(end, CallEnded)
         self.assertEqual(end.reason, "refused")
@@ -264,11 +261,11 @@ class ChallengeTests(SynchronousTestCase):
     def test_a_challenge_is_bound_to_its_offer(self) -> None:
         """Somebody else's, or one of an earlier call, is broken."""
         first, second = Wire(), Wire()
-        first.callee.challenge(b"c" * 16, first.now)
+        first.callee.challenge(b"c" * 16)
         trickle = first.callee.messages_to_send()[0]
         assert isinstance(trickle, Trickle)
         self.assertNotEqual(first.establish.offer, second.establish.offer)
-        second.caller.receive_candidates(trickle.envelope, 0.0)
+        second.caller.receive_candidates(trickle.envelope)
         (end,) = events(second.caller)
         assert isinstance(end, CallEnded)
         self.assertEqual(end.reason, "protocol")

@@ -5,14 +5,15 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.node.policy import Decision, decide
-from punch.node.signaling import SeenEnvelopes, glare
-from punch.node.signaling_state import (
+from punch.node.signaling import (
     INTRODUCED_TIME,
     RING_TIME,
     CallEnded,
     Introduction,
     MoreCandidates,
+    SeenEnvelopes,
     Side,
+    glare,
 )
 from punch.test.call_lab import ALICE, BOB, CERTIFICATE, Wire, candidate, changed, description, events
 from punch.test.strategies import IDENTITIES
@@ -44,7 +45,7 @@ class CallTests(SynchronousTestCase):
         wire = Wire()
         for number in (1, 2):
             envelope = wire.trickle(wire.caller, candidate(number), complete=number == 2)
-            wire.callee.receive_candidates(envelope, wire.now)
+            wire.callee.receive_candidates(envelope)
         self.assertEqual(events(wire.callee), [])
         wire.accept()
         (there,) = events(wire.callee)
@@ -57,12 +58,12 @@ class CallTests(SynchronousTestCase):
         wire = Wire()
         wire.introduce()
         for sender, receiver in ((wire.caller, wire.callee), (wire.callee, wire.caller)):
-            receiver.receive_candidates(wire.trickle(sender, candidate(5)), wire.now)
+            receiver.receive_candidates(wire.trickle(sender, candidate(5)))
             self.assertEqual(events(receiver), [MoreCandidates((candidate(5),), False)])
-        wire.caller.link_proved(wire.now)
-        wire.callee.link_proved(wire.now)
+        wire.caller.link_proved()
+        wire.callee.link_proved()
         for sender, receiver in ((wire.caller, wire.callee), (wire.callee, wire.caller)):
-            receiver.receive_candidates(wire.trickle(sender, candidate(6), complete=True), wire.now)
+            receiver.receive_candidates(wire.trickle(sender, candidate(6), complete=True))
             self.assertEqual(events(receiver), [MoreCandidates((candidate(6),), True)])
 
     def test_callee_frees_the_rendezvous(self) -> None:
@@ -70,16 +71,16 @@ class CallTests(SynchronousTestCase):
         wire = Wire()
         wire.introduce()
         for call in (wire.caller, wire.callee):
-            call.link_proved(wire.now)
+            call.link_proved()
             self.assertEqual(call.messages_to_send(), [])
         said = wire.trickle(wire.caller, complete=True)
         self.assertEqual(wire.caller.messages_to_send(), [])
-        wire.callee.receive_candidates(said, wire.now)
+        wire.callee.receive_candidates(said)
         self.assertEqual(wire.callee.messages_to_send(), [])
-        wire.callee.add_candidates((), True, wire.now)
+        wire.callee.add_candidates((), True)
         kinds = [type(message) for message in wire.callee.messages_to_send()]
         self.assertEqual(kinds, [Trickle, Cancel])
-        wire.caller.receive_end(ErrorCode.CANCELLED, wire.now)
+        wire.caller.receive_end(ErrorCode.CANCELLED)
         self.assertEqual([event for event in events(wire.caller) if isinstance(event, CallEnded)], [])
 
     def test_callee_frees_the_rendezvous_when_the_link_ends(self) -> None:
@@ -87,20 +88,20 @@ class CallTests(SynchronousTestCase):
         wire = Wire()
         wire.introduce()
         for call, kinds in ((wire.caller, []), (wire.callee, [Cancel])):
-            call.link_proved(wire.now)
+            call.link_proved()
             self.assertEqual(call.messages_to_send(), [])
             for _ in range(2):
-                call.link_ended(wire.now)
+                call.link_ended()
             self.assertEqual([type(message) for message in call.messages_to_send()], kinds)
 
     def test_no_link_ended(self) -> None:
         """Before the link is proved, its end says nothing: the call has its own endings."""
         wire = Wire()
         for call in (wire.caller, wire.callee):
-            call.link_ended(wire.now)
+            call.link_ended()
         wire.introduce()
         for call in (wire.caller, wire.callee):
-            call.link_ended(wire.now)
+            call.link_ended()
             self.assertEqual(call.messages_to_send(), [])
             call.handle_timer(wire.now + INTRODUCED_TIME)
             self.assertIsInstance(events(call)[-1], CallEnded)
@@ -109,12 +110,12 @@ class CallTests(SynchronousTestCase):
         """One generation has 32 candidates, the offer's included."""
         wire = Wire()
         envelope = wire.trickle(wire.caller, *map(candidate, range(1, 50)))
-        wire.callee.receive_candidates(envelope, wire.now)
+        wire.callee.receive_candidates(envelope)
         wire.accept()
         (there,) = events(wire.callee)
         assert isinstance(there, Introduction)
         self.assertEqual(len(there.remote.candidates), MAX_CANDIDATES)
-        wire.caller.add_candidates((candidate(60),), False, wire.now)
+        wire.caller.add_candidates((candidate(60),), False)
         self.assertEqual(wire.caller.messages_to_send(), [])
 
     def test_ringing_ends(self) -> None:
@@ -146,12 +147,12 @@ class CallTests(SynchronousTestCase):
         """From the proof on, nothing of the call can end it."""
         wire = Wire()
         wire.introduce()
-        wire.caller.link_proved(wire.now)
+        wire.caller.link_proved()
         self.assertIsNone(wire.caller.get_timer())
         for code in ErrorCode:
-            wire.caller.receive_end(code, wire.now)
-        wire.caller.receive_candidates(changed(wire.trickle(wire.callee, candidate(3))), wire.now)
-        wire.caller.reject(ErrorCode.REFUSED, "x", "x", wire.now)
+            wire.caller.receive_end(code)
+        wire.caller.receive_candidates(changed(wire.trickle(wire.callee, candidate(3))))
+        wire.caller.reject(ErrorCode.REFUSED, "x", "x")
         self.assertEqual(events(wire.caller), [])
         self.assertEqual(wire.caller.messages_to_send(), [])
 
@@ -159,7 +160,7 @@ class CallTests(SynchronousTestCase):
         """Each code that ends a waiting call is told with a sentence of ours, not with the service's text."""
         for code in ErrorCode:
             for call in (Wire().caller, Wire().callee):
-                call.receive_end(code, 100.0)
+                call.receive_end(code)
                 (end,) = events(call)
                 assert isinstance(end, CallEnded)
                 self.assertEqual(end.reason, code.value)
@@ -174,7 +175,7 @@ class CallTests(SynchronousTestCase):
             (wire.caller, "did not answer within 60 s; ask them to"),
             (wire.callee, "was not accepted within 60 seconds; call them back"),
         ):
-            call.receive_end(ErrorCode.TIMEOUT, wire.now)
+            call.receive_end(ErrorCode.TIMEOUT)
             (end,) = events(call)
             assert isinstance(end, CallEnded)
             self.assertIn(words, end.text)
@@ -185,9 +186,9 @@ class CallTests(SynchronousTestCase):
         wire.introduce()
         for code in ErrorCode:
             if code is not ErrorCode.CANCELLED:
-                wire.caller.receive_end(code, wire.now)
+                wire.caller.receive_end(code)
         self.assertEqual(events(wire.caller), [])
-        wire.caller.receive_end(ErrorCode.CANCELLED, wire.now)
+        wire.caller.receive_end(ErrorCode.CANCELLED)
         (end,) = events(wire.caller)
         assert isinstance(end, CallEnded)
         self.assertEqual(end.reason, "cancelled")
@@ -196,7 +197,7 @@ class CallTests(SynchronousTestCase):
         """The user says no, or too many ring."""
         for code in (ErrorCode.REFUSED, ErrorCode.BUSY):
             wire = Wire()
-            wire.callee.reject(code, "cancelled", "No.", wire.now)
+            wire.callee.reject(code, "cancelled", "No.")
             (message,) = wire.callee.messages_to_send()
             assert isinstance(message, Reject)
             self.assertEqual((message.to, message.code), (ALICE.peer_id, code))
@@ -214,7 +215,7 @@ class CallTests(SynchronousTestCase):
         (again,) = wire.callee.messages_to_send()
         assert isinstance(again, Answer)
         self.assertEqual(again.answer, answer)
-        wire.callee.link_proved(wire.now)
+        wire.callee.link_proved()
         wire.callee.repeat_answer()
         self.assertEqual(wire.callee.messages_to_send(), [])
 

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
-from punch.node.signaling import MAX_GAP, MAX_TRICKLES, Signaling
-from punch.node.signaling_state import (
+from punch.node.signaling import (
+    MAX_GAP,
+    MAX_TRICKLES,
     CallEnded,
-    CallEvent,
     Introduction,
     MoreCandidates,
     Side,
+    Signaling,
+    SignalingEvent,
 )
 from punch.test.call_lab import (
     ALICE,
@@ -59,9 +61,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
 
     def take(self, envelope: Envelope, sender: Identity = ALICE, receiver: Identity = BOB) -> Signaling:
         """What becomes of an offer."""
-        return Signaling.incoming(
-            receiver, sender.peer_id, "0" * 32, envelope, random=lambda size: bytes(size), now=0.0
-        )
+        return Signaling.incoming(receiver, sender.peer_id, "0" * 32, envelope, now=0.0)
 
     def test_offers(self) -> None:
         """Changed, in another's name, or for somebody else: refused."""
@@ -112,11 +112,11 @@ class DishonestRendezvousTests(SynchronousTestCase):
     def test_changed_trickle(self) -> None:
         """In any state before the link."""
         wire = Wire()
-        wire.callee.receive_candidates(changed(wire.trickle(wire.caller, candidate(1))), wire.now)
+        wire.callee.receive_candidates(changed(wire.trickle(wire.caller, candidate(1))))
         self.assert_broken(wire.callee)
         wire = Wire()
         wire.introduce()
-        wire.caller.receive_candidates(changed(wire.trickle(wire.callee, candidate(1))), wire.now)
+        wire.caller.receive_candidates(changed(wire.trickle(wire.callee, candidate(1))))
         self.assert_broken(wire.caller)
 
     def test_replayed_trickle(self) -> None:
@@ -125,7 +125,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         wire.introduce()
         envelope = wire.trickle(wire.callee, candidate(1))
         for _ in range(3):
-            wire.caller.receive_candidates(envelope, wire.now)
+            wire.caller.receive_candidates(envelope)
         self.assertEqual(events(wire.caller), [MoreCandidates((candidate(1),), False)])
 
     def test_trickle_out_of_order(self) -> None:
@@ -133,9 +133,9 @@ class DishonestRendezvousTests(SynchronousTestCase):
         wire = Wire()
         wire.introduce()
         first, second = (wire.trickle(wire.callee, candidate(number)) for number in (1, 2))
-        wire.caller.receive_candidates(second, wire.now)
+        wire.caller.receive_candidates(second)
         self.assertEqual(events(wire.caller), [MoreCandidates((candidate(2),), False)])
-        wire.caller.receive_candidates(first, wire.now)
+        wire.caller.receive_candidates(first)
         self.assert_broken(wire.caller)
 
     def test_large_gap(self) -> None:
@@ -143,7 +143,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         wire = Wire()
         wire.introduce()
         envelopes = [wire.trickle(wire.callee, candidate(number)) for number in range(1, MAX_GAP + 2)]
-        wire.caller.receive_candidates(envelopes[-1], wire.now)
+        wire.caller.receive_candidates(envelopes[-1])
         self.assert_broken(wire.caller)
 
     def test_trickle_of_another_call(self) -> None:
@@ -151,10 +151,10 @@ class DishonestRendezvousTests(SynchronousTestCase):
         wire, other = Wire(), Wire()
         wire.introduce()
         other.introduce()
-        wire.caller.receive_candidates(other.trickle(other.callee, candidate(1)), wire.now)
+        wire.caller.receive_candidates(other.trickle(other.callee, candidate(1)))
         self.assert_broken(wire.caller)
         reflected = other.trickle(other.caller, candidate(1))
-        other.caller.receive_candidates(reflected, other.now)
+        other.caller.receive_candidates(reflected)
         self.assert_broken(other.caller)
 
     def test_too_many_candidates(self) -> None:
@@ -162,7 +162,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         wire = Wire()
         wire.introduce()
         for number in range(MAX_CANDIDATES // 3 + 1):
-            wire.caller.receive_candidates(self.flood(wire, number, *map(candidate, range(3))), wire.now)
+            wire.caller.receive_candidates(self.flood(wire, number, *map(candidate, range(3))))
         self.assertEqual(self.ends(wire), ["protocol"])
 
     def test_too_many_messages(self) -> None:
@@ -171,7 +171,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         wire.introduce()
         for number in range(MAX_TRICKLES + 1):
             self.assertEqual(self.ends(wire), [])
-            wire.caller.receive_candidates(self.flood(wire, number), wire.now)
+            wire.caller.receive_candidates(self.flood(wire, number))
         self.assertEqual(self.ends(wire), ["protocol"])
 
     def flood(self, wire: Wire, number: int, *candidates: Candidate) -> Envelope:
@@ -197,7 +197,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         """No order of messages, decisions and timers crashes a call, ends it twice or introduces it twice."""
         wire = Wire()
         sent: list[Request] = [wire.establish]
-        told: dict[Side, list[CallEvent]] = {Side.CALLER: [], Side.CALLEE: []}
+        told: dict[Side, list[SignalingEvent]] = {Side.CALLER: [], Side.CALLEE: []}
         for action, choice in steps:
             call = (wire.caller, wire.callee)[choice % 2]
             trickles = [each.envelope for each in sent if isinstance(each, Trickle)]
@@ -205,26 +205,26 @@ class DishonestRendezvousTests(SynchronousTestCase):
             if action == 0 and call is wire.callee:
                 call.accept(description("bob", candidate(1)), CERTIFICATE, wire.now)
             elif action == 1:
-                call.reject(ErrorCode.REFUSED, "cancelled", "No.", wire.now)
+                call.reject(ErrorCode.REFUSED, "cancelled", "No.")
             elif action == 2:
-                call.add_candidates((candidate(choice + 2),), choice == 3, wire.now)
+                call.add_candidates((candidate(choice + 2),), choice == 3)
             elif action == 3 and trickles:
-                call.receive_candidates(trickles[choice % len(trickles)], wire.now)
+                call.receive_candidates(trickles[choice % len(trickles)])
             elif action == 4 and answers:
                 call.receive_answer(answers[-1], wire.now)
             elif action == 5:
-                call.receive_end(list(ErrorCode)[choice], wire.now)
+                call.receive_end(list(ErrorCode)[choice])
             elif action == 6:
-                call.receive_end(ErrorCode.CANCELLED, wire.now)
+                call.receive_end(ErrorCode.CANCELLED)
             elif action == 7:
                 wire.now += 25.0
                 call.handle_timer(wire.now)
             elif action == 8:
-                call.link_proved(wire.now)
+                call.link_proved()
             elif action == 9:
-                call.fail("unreachable", "No.", wire.now)
+                call.fail("unreachable", "No.")
             elif action == 10 and trickles:
-                call.receive_candidates(changed(trickles[0]), wire.now)
+                call.receive_candidates(changed(trickles[0]))
             elif action == 11:
                 call.repeat_answer()
             for each in (wire.caller, wire.callee):

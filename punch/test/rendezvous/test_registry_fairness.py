@@ -11,7 +11,7 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
-from punch.node.limits import MAX_RINGING
+from punch.node.calls import MAX_RINGING
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry import (
     Deliver,

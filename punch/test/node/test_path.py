@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.pairs import Pair
-from punch.node.debounced_path import HOLD, DebouncedPath
+from punch.node.path import HOLD, DebouncedPath
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
 
@@ -22,7 +22,7 @@ class PathNewsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.count = 0
         self.news = DebouncedPath(self.told)
-        self.news.told(path(1))
+        self.news.announced(path(1))
 
     def told(self) -> None:
         """Another path is told of."""

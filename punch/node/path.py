@@ -1,0 +1,119 @@
+"""
+The path of a link: when it is left because the link hears nothing on it, and which changes are announced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from punch.ice.pairs import Pair
+from punch.wire.address import Address
+
+HANDSHAKE_WAIT = 1.5
+"""Seconds that a handshake may stay unanswered: its first packet, and one repetition after a second."""
+LINK_WAIT = 2.5
+"""Seconds that data of a proved link may stay unanswered."""
+ROUND_TRIPS = 4
+"""Both times are at least so many round-trip times."""
+LINK_BURSTS = 3
+"""Bursts of a proved link that must have stayed unanswered by then."""
+BURST = 0.05
+"""Seconds within which everything that is sent counts as one burst."""
+HOLD = 0.5
+"""Seconds from the first change of the path to its announcement."""
+
+
+class Silence:
+    """
+    Counts what the link has sent on the current path since it last received something there.
+
+    Something on the way may let connectivity checks through and nothing else, so that a path that answers
+    checks is of no use to the link. QUIC repeats what is not acknowledged: a link with data under way keeps
+    sending, while one that only acknowledges sends once.
+
+    :ivar proved: the handshake of the link is over.
+    """
+
+    def __init__(self) -> None:
+        self.proved = False
+        self._since: float | None = None
+        self._last = 0.0
+        self._bursts = 0
+
+    def prove(self) -> None:
+        """The handshake of the link is over."""
+        self.proved = True
+        self.end()
+
+    def sent(self, now: float) -> None:
+        """The link has sent something."""
+        if self._since is None:
+            self._since = now
+        elif now < self._last + BURST:
+            return
+        self._last = now
+        self._bursts += 1
+
+    def end(self) -> None:
+        """The link has received something, or uses another path."""
+        self._since, self._bursts = None, 0
+
+    def deadline(self, rtt: float | None) -> float | None:
+        """
+        Return when to leave the path, or None while nothing suggests that.
+
+        :param rtt: its round-trip time in seconds, if it is known.
+        """
+        if self._since is None or (self.proved and self._bursts < LINK_BURSTS):
+            return None
+        wait = LINK_WAIT if self.proved else HANDSHAKE_WAIT
+        return self._since + max(wait, ROUND_TRIPS * (rtt or 0.0))
+
+
+class DebouncedPath:
+    """
+    Decides which changes of the path are announced: those that last.
+
+    A move to another path can pass several pairs within a moment: each side uses the first that works, and
+    the controlling side's nomination arrives a round trip later. Data takes them all, but only the last is
+    of interest to applications.
+
+    :param announce: called when another path than the last announced one has lasted for `HOLD`.
+    """
+
+    def __init__(self, announce: Callable[[], None]) -> None:
+        self._announce = announce
+        self._announced: tuple[str, Address, Address] | None = None
+        self._current: Pair | None = None
+        self._due: float | None = None
+
+    def announced(self, pair: Pair) -> None:
+        """This path was announced by other means."""
+        self._current, self._announced, self._due = pair, _key(pair), None
+
+    def lost(self) -> None:
+        """The loss of the path was announced: the next path is a change whichever it is."""
+        self._announced = self._due = None
+
+    def changed(self, pair: Pair, now: float) -> None:
+        """This is the current path."""
+        self._current = pair
+        if self._due is None and self._announced != _key(pair):
+            self._due = now + HOLD
+
+    def get_timer(self) -> float | None:
+        """Return when to call `handle_timer`, or None."""
+        return self._due
+
+    def handle_timer(self, now: float) -> None:
+        """Announce the current path if it is time and it is not the announced one."""
+        if self._due is None or now < self._due or self._current is None:
+            return
+        self._due = None
+        if self._announced != _key(self._current):
+            self._announced = _key(self._current)
+            self._announce()
+
+
+def _key(pair: Pair) -> tuple[str, Address, Address]:
+    return pair.path, pair.local.address, pair.remote_address
