@@ -31,14 +31,13 @@ from punch.identity import RandomBytes
 from punch.net.driver import Driver
 from punch.node.control.tcp import tcp_endpoint
 from punch.node.control.tls import RelayConnectionCreator
-from punch.turn.client import TurnClient
+from punch.turn.client import ClientState, TurnClient
 from punch.turn.client_events import (
     Allocated,
     AllocationFailed,
     RelayCredentials,
     Trouble,
 )
-from punch.turn.client_state import ClientState
 from punch.wire.address import Address
 from punch.wire.turn import FramingError, StreamSplitter
 from punch.wire.turn_uri import RelayServer, TurnTransport

@@ -1,1 +1,1 @@
-"""The client side of TURN (RFC 8656), without sockets and without a clock."""
+"""TURN (RFC 8656) without I/O: the client, and the server in `punch.turn.server`."""

@@ -1,19 +1,19 @@
 """
-A TURN client (RFC 8656): one allocation at one server, over whatever carries its messages.
+A TURN client (RFC 8656): one allocation at one server, over UDP or a stream.
 
-A pure core. Give it what the server sent (`receive`) and the time (`handle_timer` at `get_timer()`); after
-any input send `data_to_send()` to the server and take the events. Over a stream (`reliable=True`) its
-messages are padded already; `punch.wire.turn.StreamSplitter` cuts what comes back into messages.
+A core without I/O. Call `receive` with each message of the server and `handle_timer` when `get_timer()` is
+due. After each input, send what `data_to_send()` returns to the server and take the events. Over a stream
+(`reliable=True`) the messages are padded already; `punch.wire.turn.StreamSplitter` splits what the server
+sends into messages.
 
-Choices where the RFC leaves some:
+Where the RFC leaves a choice:
 
-- A permission is asked for with the first datagram to a peer, and that datagram follows at once, so that it
-  costs no round trip. If the request had to be repeated, the newest of them are sent again.
-- Application data asks for a channel, and so do checks of full size; other checks, which go to many
-  addresses, do not. Until the server has bound
-  it, Send indications carry the data.
-- An Allocate answer may bring another nonce (Punch's servers do, docs/protocol.md, section 7.2): all further
-  requests have that one. Over UDP a Refresh uses it at once.
+- The first datagram to a peer requests a permission and follows the request at once, so that it costs no
+  round trip. If the request had to be repeated, the newest of the datagrams are sent again.
+- Application data requests a channel, and so do checks of full size. Other checks do not, since they go to
+  many addresses. Send indications carry the data until the server has bound the channel.
+- A response to Allocate may contain another nonce (Punch's servers send one, docs/protocol.md, section 7.2):
+  all further requests use that one. Over UDP a Refresh uses it at once.
 - Permissions and channels that were not used for four minutes are not renewed.
 """
 
@@ -47,7 +47,6 @@ from punch.turn.client_requests import (
     ClientRequests,
     ClientResponse,
 )
-from punch.turn.client_state import ClientLifecycleState, ClientState, new_lifecycle
 from punch.wire.address import FULL_SIZE, Address
 from punch.wire.stun import (
     Attribute,
@@ -63,16 +62,16 @@ from punch.wire.turn import encode_channel_data, parse_channel_data
 KEEPALIVE = 15.0
 """Seconds of silence after which the way to the server is kept open (RFC 8445, section 11)."""
 PROBE_SENDS = 3
+"""How often a request is sent that asks whether the server still answers."""
 CHANNEL_DATA_HEADER = 4
 """Bytes of ChannelData before the data (RFC 8656, section 12.4)."""
-"""How often a request that asks whether the server is still there is sent."""
 SHORT_LIFETIME = 300.0
 """
-Seconds; half of what an allocation lives unless somebody says otherwise. A server that gives less may do so
-because our credentials expire.
+Seconds; half of the default lifetime of an allocation. A server may grant less because the credentials
+expire.
 """
 MAX_LIFETIME = 3600.0
-"""Seconds: an allocation is renewed at least this often, whatever the server says."""
+"""Seconds; the client counts on no longer lifetime, whatever the server grants."""
 
 _UDP = 17
 _IPV6 = 2
@@ -80,27 +79,44 @@ _UNAUTHORIZED, _MISMATCH, _FAMILY, _WRONG_CREDENTIALS = 401, 437, 440, 441
 
 
 class _About(Enum):
-    """What a request is about that concerns no single peer."""
+    """What a request is about, where it concerns no single peer."""
 
     ALLOCATION = "allocation"
     RETURN = "return"
     SIZE = "size"
 
 
+class ClientState(Enum):
+    """The state of an allocation."""
+
+    NEW = "new"
+    """Nothing has been requested."""
+    ALLOCATING = "allocating"
+    """It was requested, and the server has not answered."""
+    ALLOCATED = "allocated"
+    """It relays."""
+    CLOSING = "closing"
+    """The server was asked to delete it, and has not answered."""
+    OVER = "over"
+    """It was refused, deleted or lost, and is not requested again."""
+
+
 class TurnClient:
     """
-    One allocation, from asking for it to giving it back.
+    One allocation, from the request for it to its deletion.
 
-    :ivar relayed: the address that relays for us; None if there is none (any more).
-    :ivar mapped: what the server sees us as, if it said so.
-    :ivar answered_at: when its last authentic answer came, in seconds.
-    :ivar full_at: when its last answer to a request came that was as large as what is to be relayed can be.
+    :ivar state: the state of the allocation.
+    :ivar relayed: the relayed address; None when there is no allocation.
+    :ivar mapped: the client's address as the server sees it, if the server said so.
+    :ivar answered_at: when the last authentic answer of the server came, in seconds.
+    :ivar full_at: when the last answer came to a request as large as the largest relayed datagram.
     """
 
     def __init__(self, credentials: RelayCredentials, random: RandomBytes, *, reliable: bool = False) -> None:
         """
-        :param reliable: the messages travel on a stream: they are padded, and requests are sent once.
+        :param reliable: the messages travel on a stream: they are padded, and each request is sent once.
         """
+        self.state = ClientState.NEW
         self.relayed: Address | None = None
         self.mapped: Address | None = None
         self.answered_at = self.full_at = float("-inf")
@@ -108,8 +124,6 @@ class TurnClient:
         self._reliable = reliable
         self._requests = ClientRequests(credentials, random, reliable=reliable)
         self._peers = ClientPermissions()
-        self._state = ClientLifecycleState()
-        self._lifecycle = new_lifecycle(self._state)
         self._refresh_at: float | None = None
         self._expires_at: float | None = None
         self._keepalive_at: float | None = None
@@ -119,25 +133,26 @@ class TurnClient:
         self._output: list[bytes] = []
         self._events: deque[Event] = deque()
 
-    @property
-    def state(self) -> ClientState:
-        """Where the allocation is."""
-        return self._state.now
-
-    # What the user does
+    # What the user calls
 
     def allocate(self, now: float) -> None:
-        """Ask for an allocation: `Allocated` or `AllocationFailed` follows."""
-        self._lifecycle.start()
+        """
+        Request the allocation. The event `Allocated` or `AllocationFailed` follows.
+
+        :raise RuntimeError: it has been requested before, or the client is closed.
+        """
+        if self.state is not ClientState.NEW:
+            raise RuntimeError(f"the allocation is {self.state.value}")
+        self.state = ClientState.ALLOCATING
         self._ask_for_allocation(now)
 
     def permit(self, peer: Address, now: float) -> None:
-        """Let this peer, and who else has its IP address, send to us."""
+        """Request a permission for the IP address of a peer, so that it can send to the relayed address."""
         if self.relayed is not None and peer.is_ipv6 == self.relayed.is_ipv6:
             self._permission(peer, now)
 
     def send(self, data: bytes, peer: Address, now: float) -> None:
-        """Relay a datagram to `peer`. Where that can't be, it is lost, like any datagram."""
+        """Relay a datagram to `peer`. It is lost where that is not possible."""
         channel = self._peers.channel(peer)
         if channel is not None and channel.bound:
             channel.used_at = now
@@ -155,16 +170,16 @@ class TurnClient:
             self._bind(channel, peer, now)
 
     def renew(self, credentials: RelayCredentials) -> None:
-        """Use new credentials when the old ones have expired."""
+        """Use these credentials once the old ones have expired."""
         self._requests.renew(credentials)
 
     def probe(self, now: float) -> None:
-        """Is the allocation still there? `AllocationFailed` follows within 5.5 s if it is not."""
+        """Ask whether the allocation still exists. `AllocationFailed` follows within 5.5 s if it does not."""
         if self.state is ClientState.ALLOCATED:
             self._refresh(now, sends=PROBE_SENDS)
 
     def check_size(self, now: float) -> None:
-        """Ask whether the largest datagrams get to the server: `full_at` says when it has answered."""
+        """Ask whether the largest datagrams reach the server: `full_at` is set when it answers."""
         if self.state is ClientState.ALLOCATED:
             self._requests.drop(_About.SIZE)
             self._requests.start(
@@ -172,36 +187,34 @@ class TurnClient:
             )
 
     def close(self, now: float) -> None:
-        """Give the allocation back (RFC 8656, section 8). Nothing is relayed any more."""
+        """Delete the allocation (RFC 8656, section 8). Nothing is relayed any more."""
         if self.state in (ClientState.ALLOCATING, ClientState.ALLOCATED):
             self._forget()
-            # An Allocate may be on its way: what the server makes of it is deleted as well
+            # An Allocate request may still be on its way: its allocation is deleted too.
             self._requests.start(
                 Method.REFRESH, ((Attribute.LIFETIME, 0),), _About.RETURN, now, sends=PROBE_SENDS
             )
-            self._lifecycle.close()
+            self.state = ClientState.CLOSING
         elif self.state is ClientState.NEW:
-            self._lifecycle.end()
+            self.state = ClientState.OVER
 
     def disconnected(self) -> None:
-        """The stream that carried our messages ended."""
+        """The stream that carried the messages has ended."""
         self._fail(Trouble.DISCONNECTED, "")
 
-    # What the server sends
+    # Input and output
 
     def owns(self, data: bytes) -> bool:
         """
-        Whether a datagram that came from exactly the server's address and port is for us, and not an answer
-        of the reflector that may be at the same port.
+        Whether a datagram from the server's address and port is for this client, and not a response of the
+        reflector that may be at the same port.
         """
         if len(data) < 4:
             return False
         return 0x40 <= data[0] <= 0x4F or (data[0] <= 0x3F and (data[0] << 8 | data[1]) & 0x3EEF != 0x0001)
 
     def receive(self, data: bytes, now: float) -> Data | None:
-        """
-        Take one message that came from the server; returns what it relays, if it does.
-        """
+        """Take one message of the server. Returns the data that it relays, or None."""
         if not data:
             return None
         if 0x40 <= data[0] <= 0x4F:
@@ -224,12 +237,12 @@ class TurnClient:
         return None
 
     def data_to_send(self) -> list[bytes]:
-        """The messages to send to the server now, in order."""
+        """The messages to send to the server, in order."""
         output, self._output = self._requests.data_to_send() + self._output, []
         return output
 
     def get_timer(self) -> float | None:
-        """When to call `handle_timer`, in monotonic seconds."""
+        """The time at which to call `handle_timer`, in monotonic seconds; None: never."""
         if self.state is ClientState.OVER:
             return None
         if self._timer_changes != self._requests.changes:
@@ -242,7 +255,7 @@ class TurnClient:
         return self._timer
 
     def handle_timer(self, now: float) -> None:
-        """Time has passed."""
+        """Do what is due: repeat requests, and renew the allocation, permissions and channels."""
         if self.state is ClientState.OVER:
             return
         self._timer_changes = -1
@@ -251,7 +264,7 @@ class TurnClient:
         if self.relayed is None:
             return
         if self._expires_at is not None and now >= self._expires_at:
-            # The machine slept through it, most likely
+            # Most likely the machine has slept.
             self._fail(Trouble.MISMATCH, "")
             return
         if self._refresh_at is not None and now >= self._refresh_at:
@@ -267,7 +280,7 @@ class TurnClient:
             self._keepalive_at = now + KEEPALIVE
 
     def next_event(self) -> Event | None:
-        """The oldest event that was not taken yet."""
+        """Return and remove the oldest event, or None."""
         return self._events.popleft() if self._events else None
 
     # The allocation
@@ -286,7 +299,7 @@ class TurnClient:
         if about is _About.RETURN:
             self._end()
         elif about is _About.SIZE:
-            # A server that refuses PADDING has received it
+            # A server that refuses PADDING has received it too.
             self.full_at = now
             if code == SUCCESS:
                 self._take_lifetime(answer.message, now)
@@ -309,11 +322,11 @@ class TurnClient:
         if self.state is not ClientState.ALLOCATING:
             return
         if code == _FAMILY and answer.request.attributes[-1][0] != Attribute.REQUESTED_ADDRESS_FAMILY:
-            # IPv4 is what is given unasked (RFC 8656, section 7.1)
+            # Without the attribute the server allocates IPv4 (RFC 8656, section 7.1).
             self._ask_for_allocation(now, (Attribute.REQUESTED_ADDRESS_FAMILY, _IPV6))
             return
         if code == _MISMATCH and not self._tried_anew:
-            # An earlier process may have left one at this port: end it, then ask once more (section 7.4)
+            # An earlier process may have left one at this port: delete it and ask once more (section 7.4).
             self._tried_anew = True
             self._requests.start(Method.REFRESH, ((Attribute.LIFETIME, 0),), None, now, PROBE_SENDS)
             self._ask_for_allocation(now)
@@ -329,13 +342,14 @@ class TurnClient:
         self._peers = ClientPermissions(relayed.host)
         mapped = message.get(Attribute.XOR_MAPPED_ADDRESS)
         self.mapped = mapped if isinstance(mapped, Address) else None
-        self._lifecycle.allocated()
+        self.state = ClientState.ALLOCATED
         lifetime = self._take_lifetime(message, now)
         nonce = message.get(Attribute.NONCE)
         if isinstance(nonce, str) and nonce:
             self._requests.use_nonce(nonce)
             if not self._reliable:
-                # Whoever uses it proves that we receive here; until then the allocation is the first to go
+                # Using the nonce proves that we receive at this address. Until then the server ends this
+                # allocation before others.
                 self._refresh(now)
         if not self._reliable:
             self._keepalive_at = now + KEEPALIVE
@@ -360,7 +374,7 @@ class TurnClient:
         elif about is _About.ALLOCATION:
             self._fail(Trouble.TIMEOUT, "")
         elif isinstance(about, (Permission, Channel)) and self.relayed is not None:
-            # Whether it is this request or the server: the next answer, or none, will tell
+            # Either this request was lost or the server is gone: the probe will tell.
             about.renew_at = now + TRY_AGAIN_AFTER
             self.probe(now)
 
@@ -375,7 +389,7 @@ class TurnClient:
     def _end(self) -> None:
         self._forget()
         self._requests.clear()
-        self._lifecycle.end()
+        self.state = ClientState.OVER
 
     def _forget(self) -> None:
         self._timer_changes = -1
@@ -398,7 +412,7 @@ class TurnClient:
         return permission
 
     def _ask_for_permission(self, permission: Permission, now: float) -> None:
-        # A request for each address: one that the server refuses would spoil it for the others
+        # One request for each address: an address that the server refuses would fail the others too.
         self._requests.start(
             Method.CREATE_PERMISSION, ((Attribute.XOR_PEER_ADDRESS, permission.peer),), permission, now
         )
@@ -451,5 +465,5 @@ class TurnClient:
         peer, data = message.get(Attribute.XOR_PEER_ADDRESS), message.get(Attribute.DATA)
         if not isinstance(peer, Address) or not isinstance(data, bytes):
             return None
-        # A server lets in only whom we have permitted; we don't rely on it (section 11.3)
+        # The server relays only from permitted peers, but that is not relied on (section 11.3).
         return Data(data, peer) if self._peers.permission(peer) is not None else None

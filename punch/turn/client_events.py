@@ -1,4 +1,4 @@
-"""What a TURN client has to tell, and the credentials it is given."""
+"""The events of a TURN client, and the credentials that it is given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from punch.wire.address import Address
 class RelayCredentials:
     """
     Long-term credentials (RFC 8489, section 9.2). With `realm` and `nonce` the first request is
-    authenticated; where they are empty, the server tells them, which costs a round trip.
+    authenticated. Where they are empty, the server has to send them first, which costs a round trip.
     """
 
     username: str
@@ -23,7 +23,7 @@ class RelayCredentials:
 
 
 class Trouble(str, Enum):
-    """Why there is no allocation (any more); in brackets the error code of RFC 8656, section 18."""
+    """Why an allocation failed or ended; in brackets the error code of RFC 8656, section 18."""
 
     TIMEOUT = "timeout"
     """The server does not answer."""
@@ -32,17 +32,17 @@ class Trouble(str, Enum):
     UNAUTHORIZED = "unauthorized"
     """The credentials are wrong or have expired (401)."""
     MISMATCH = "mismatch"
-    """There is no such allocation, or, when allocating, there is one already (437)."""
+    """There is no such allocation, or an Allocate request found one already (437)."""
     WRONG_CREDENTIALS = "wrong-credentials"
-    """The allocation is somebody else's (441)."""
+    """The allocation belongs to another user (441)."""
     UNSUPPORTED = "unsupported"
-    """The server relays nothing of the kind that we need (440, 442)."""
+    """The server does not support the address family or the transport (440, 442)."""
     QUOTA = "quota"
-    """We have too many allocations there (486)."""
+    """The user has too many allocations there (486)."""
     CAPACITY = "capacity"
-    """The server has no room (508)."""
+    """The server has no capacity left (508)."""
     REFUSED = "refused"
-    """The server said no for another reason."""
+    """The server refused for another reason."""
 
 
 TROUBLES = {
@@ -59,8 +59,8 @@ TROUBLES = {
 @dataclass(frozen=True)
 class Allocated:
     """
-    `relayed` relays for us from now on. `mapped` is what the server sees us as, if it said so; `lifetime`
-    the seconds it gave, which the client renews by itself.
+    The server has made the allocation, with the relayed address `relayed`. `mapped` is the client's address
+    as the server sees it, if the server said so. `lifetime` is in seconds; the client renews it by itself.
     """
 
     relayed: Address
@@ -77,7 +77,7 @@ class AllocationDenied:
 
 @dataclass(frozen=True)
 class AllocationFailed:
-    """There is no allocation (any more). `text` is the server's reason phrase, or empty."""
+    """The allocation was refused or has ended. `text` is the server's reason phrase, or empty."""
 
     trouble: Trouble
     text: str = ""
@@ -87,7 +87,7 @@ Event = Allocated | AllocationDenied | AllocationFailed
 
 
 class Data(NamedTuple):
-    """What a peer sent to our relayed address."""
+    """A datagram that a peer sent to the relayed address."""
 
     data: bytes
     peer: Address

@@ -1,4 +1,4 @@
-"""What a TURN client keeps for each peer: permissions (RFC 8656, section 9) and channels (section 12)."""
+"""The permissions (RFC 8656, section 9) and channels (section 12) of a TURN client."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from punch.wire.address import Address
 from punch.wire.turn import FIRST_CHANNEL, LAST_CHANNEL
 
 PERMISSION_LIFETIME = 300.0
-"""Seconds; the server's rule."""
+"""Seconds (RFC 8656, section 9)."""
 CHANNEL_LIFETIME = 600.0
-"""Seconds; the server's rule. Binding a channel anew renews the permission too."""
+"""Seconds (RFC 8656, section 12). Binding a channel again renews its permission too."""
 RENEW_AFTER = 240.0
-"""Seconds after which either is renewed, if it was used since."""
+"""Seconds after which a permission or channel is renewed if it was used since."""
 TRY_AGAIN_AFTER = 60.0
-"""Seconds until a channel that the server did not bind is asked for again."""
+"""Seconds until a channel that the server did not bind is requested again."""
 MAX_HOSTS = 128
-"""Permissions at once: a peer tells 32 at most, but an allocation may serve many."""
+"""Permissions at once. A peer has at most 32 candidates, but an allocation may serve many peers."""
 WAITING = 4
-"""Messages for an address whose permission is on its way that are kept, in case the request got lost."""
+"""Messages kept for an address whose permission was requested, in case the request is lost."""
 
 
 class Grant(Enum):
-    """What the server has said."""
+    """The answer of the server."""
 
     PENDING = "pending"
     GRANTED = "granted"
@@ -34,22 +34,22 @@ class Grant(Enum):
 @dataclass(eq=False)
 class Permission:
     """
-    The leave of one IP address to send to us, and ours to send to it.
+    A permission for one IP address to send to us, and for us to send to it.
 
-    `peer` is one address there. Servers look at its IP address alone, but for their own: from there they
-    relay only what another allocation of theirs sends, so that there each port is a case of its own.
+    `peer` is an address with that IP address. Servers ignore its port, except at their own IP address: from
+    there they relay only what another of their allocations sends, so each port has a permission.
     """
 
     peer: Address
     used_at: float
     grant: Grant = Grant.PENDING
     renew_at: float | None = None
-    """When to renew it, in seconds; None: a request is on its way, or none is wanted."""
+    """When to renew it, in seconds; None: a request is under way, or none is wanted."""
     expires_at: float | None = None
     waiting: deque[tuple[bytes, Address]] = field(default_factory=lambda: deque(maxlen=WAITING))
 
     def use(self, now: float) -> bool:
-        """It is needed now; returns whether it was left to expire and has to be asked for again."""
+        """Note a use. Returns whether the permission was not renewed and has to be requested again."""
         lapsed = self.renew_at is None and now - self.used_at >= RENEW_AFTER
         self.used_at = now
         return lapsed
@@ -57,25 +57,25 @@ class Permission:
 
 @dataclass(eq=False)
 class Channel:
-    """A number that stands for one peer."""
+    """A channel number for one peer."""
 
     number: int
     peer: Address
     used_at: float
     bound: bool = False
     renew_at: float | None = None
-    """When to bind it (anew), in seconds; None: a request is on its way, or none is wanted."""
+    """When to bind it (again), in seconds; None: a request is under way, or none is wanted."""
     expires_at: float = 0.0
 
     def use(self, now: float) -> bool:
-        """It is needed now; returns whether it was left to expire and has to be bound again."""
+        """Note a use. Returns whether the channel was not renewed and has to be bound again."""
         lapsed = self.renew_at is None and now - self.used_at >= RENEW_AFTER
         self.used_at = now
         return lapsed
 
 
 class ClientPermissions:
-    """The tables, and their times; the client makes the requests."""
+    """The tables of permissions and channels, with their times. The client makes the requests."""
 
     def __init__(self, server: str = "") -> None:
         """
@@ -120,7 +120,7 @@ class ClientPermissions:
         return channel
 
     def granted(self, peer: Address, now: float) -> None:
-        """The server has (re)newed a permission, by whatever request."""
+        """The server has granted or renewed a permission, with whatever request."""
         permission = self._permissions.get(self._key(peer))
         if permission is not None:
             permission.grant = Grant.GRANTED
@@ -128,14 +128,14 @@ class ClientPermissions:
             permission.expires_at = now + PERMISSION_LIFETIME
 
     def bound(self, channel: Channel, now: float) -> None:
-        """The server has (re)newed a channel."""
+        """The server has bound or renewed a channel."""
         channel.bound = True
         channel.renew_at = now + RENEW_AFTER
         channel.expires_at = now + CHANNEL_LIFETIME
         self.granted(channel.peer, now)
 
     def not_bound(self, channel: Channel, now: float) -> None:
-        """It has not; what is bound stays bound until it expires."""
+        """The server has not. A channel that is bound stays bound until it expires."""
         channel.renew_at = now + TRY_AGAIN_AFTER
 
     def get_timer(self) -> float | None:
@@ -147,7 +147,7 @@ class ClientPermissions:
         return min((time for time in times if time is not None), default=None)
 
     def due(self, now: float) -> tuple[list[Permission], list[Channel]]:
-        """What has to be renewed now; what has expired, or was not used for long, is let go."""
+        """Return what has to be renewed now, and drop what has expired or was not used."""
         channels = []
         for channel in self._channels.values():
             if channel.bound and now >= channel.expires_at:

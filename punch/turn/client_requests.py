@@ -1,6 +1,6 @@
 """
-Requests of a TURN client: authenticated, sent again until answered, made anew for a new nonce (RFC 8489,
-sections 6.2 and 9.2).
+The transactions of a TURN client: requests are authenticated, repeated until they are answered, and made
+again with a new nonce when the server asks for that (RFC 8489, sections 6.2 and 9.2).
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from punch.wire.stun import (
 RTO = 0.5
 """Seconds before a request is sent again for the first time; then twice as long each time (section 6.2.1)."""
 LAST_WAIT = 8
-"""How many times that an answer is waited for after the last one."""
+"""For how many times RTO an answer is awaited after the last request."""
 RELIABLE_WAIT = 10.0
-"""Seconds an answer is waited for over TCP, where nothing is sent twice."""
+"""Seconds for which an answer is awaited over TCP, where nothing is sent twice."""
 MAX_TRIES = 4
-"""How often one request is made anew for another nonce or realm: a server could ask for ever."""
+"""How often one request is made with another nonce or realm: a server could ask for ever."""
 
 SUCCESS = 0
-# Errors from before the server knows who asks; all others are signed, or they are somebody else's
+# Errors of a server that does not know yet who asks. All others have to be signed.
 _UNSIGNED = frozenset({400, 401, 420, 438})
 
 
 @dataclass(eq=False)
 class ClientRequest:
-    """One request, whatever transactions it takes. `about` is for whoever made it."""
+    """One request, which may take several transactions. `about` is for its caller."""
 
     method: Method
     attributes: tuple[tuple[int, Any], ...]
@@ -44,24 +44,24 @@ class ClientRequest:
     """How often one transaction is sent at most."""
     started: float
     size: int = 0
-    """Bytes that it has at least."""
+    """The least number of bytes that it has."""
     tries: int = field(default=0, init=False)
     sent: int = field(default=0, init=False)
     next_at: float = field(default=0.0, init=False)
     transaction_id: bytes = field(default=b"", init=False)
     data: bytes = field(default=b"", init=False)
     credentials: RelayCredentials | None = field(default=None, init=False)
-    """What it was signed with, if it was."""
+    """The credentials that it is signed with, if it is."""
 
     @property
     def at_once(self) -> bool:
-        """Whether the very first datagram was the one that was answered, as far as can be known."""
+        """Whether it was answered after its first datagram, as far as can be known."""
         return self.tries == 1 and self.sent == 1
 
 
 @dataclass(frozen=True)
 class ClientResponse:
-    """The end of a request: `code` is 0 for success."""
+    """The final response to a request: `code` is 0 for success."""
 
     request: ClientRequest
     code: int
@@ -80,18 +80,18 @@ class ClientRequests:
         self._fresh: RelayCredentials | None = None
         self._previous: RelayCredentials | None = None
         self.changes = 0
-        """Grows whenever `get_timer` may have changed."""
+        """Grows whenever the result of `get_timer` may have changed."""
         self._use(credentials)
 
     def renew(self, credentials: RelayCredentials) -> None:
         """
-        Have these credentials ready for when the others expire (`adopt`). Not before: a server may know the
-        allocation by the user name, as RFC 8656, section 5 has it, and that tells the time in some.
+        Keep these credentials for when the present ones expire (`adopt`). Not before: a server may identify
+        the allocation by the user name (RFC 8656, section 5), which contains the time in some schemes.
         """
         self._fresh = credentials
 
     def adopt(self) -> bool:
-        """Use the new credentials now, if there are any; should the server object, the old ones again."""
+        """Use the new credentials now, if there are any; if the server refuses them, the old ones again."""
         fresh, self._fresh = self._fresh, None
         if fresh is None:
             return False
@@ -100,7 +100,7 @@ class ClientRequests:
         return True
 
     def use_nonce(self, nonce: str) -> None:
-        """The server wants this nonce from now on."""
+        """Use this nonce from now on."""
         known = self._credentials
         self._use(RelayCredentials(known.username, known.password, known.realm, nonce))
 
@@ -118,27 +118,28 @@ class ClientRequests:
         size: int = 0,
     ) -> ClientRequest:
         """
-        Make a request, and send it for the first time.
+        Make a request and send it for the first time.
 
-        :param size: bytes that it is to have at least; PADDING (RFC 5780, section 7.6) fills it up.
+        :param size: the least number of bytes; PADDING (RFC 5780, section 7.6) fills it up.
         """
         request = ClientRequest(method, attributes, about, 1 if self._reliable else sends, now, size)
         self._make(request, now)
         return request
 
     def drop(self, about: object) -> None:
-        """No answer about this is waited for any more."""
+        """Forget the requests about this."""
         for transaction_id, request in list(self._under_way.items()):
             if request.about is about:
                 del self._under_way[transaction_id]
 
     def clear(self) -> None:
-        """No answer is waited for any more."""
+        """Forget all requests."""
         self._under_way.clear()
 
     def receive(self, message: StunMessage, now: float) -> ClientResponse | None:
         """
-        Take a response; None if it ends nothing: it is none of ours, not authentic, or led to a new try.
+        Take a response. Returns None if it ends no request: it is not ours, not authentic, or led to a new
+        try.
         """
         request = self._under_way.get(message.transaction_id)
         if request is None or message.method != request.method:
@@ -162,7 +163,7 @@ class ClientRequests:
         return ClientResponse(request, code, text, message)
 
     def expire(self, now: float) -> list[ClientRequest]:
-        """Send again what is due; returns the requests that nobody answered."""
+        """Repeat the requests that are due, and return those that were never answered."""
         unanswered = []
         for transaction_id, request in list(self._under_way.items()):
             if now < request.next_at:
@@ -175,21 +176,21 @@ class ClientRequests:
         return unanswered
 
     def get_timer(self) -> float | None:
-        """When to call `expire`."""
+        """The time at which to call `expire`, or None."""
         return min((request.next_at for request in self._under_way.values()), default=None)
 
     def data_to_send(self) -> list[bytes]:
-        """Messages to send now."""
+        """The messages to send now."""
         output, self._output = self._output, []
         return output
 
     def _learn(self, request: ClientRequest, code: int, message: StunMessage) -> bool:
-        """Whether it is worth trying once more, with what the server has told."""
+        """Take realm and nonce from an error; return whether another try makes sense."""
         if request.tries >= MAX_TRIES:
             return False
         used, known = request.credentials, self._credentials
         if used is not None and used != known:
-            return True  # Another answer has told us in the meantime
+            return True  # Another response has brought new ones meanwhile.
         if code == 441:
             previous, self._previous = self._previous, None
             if previous is not None:
@@ -202,7 +203,7 @@ class ClientRequests:
             realm = known.realm
         if not isinstance(realm, str) or not realm:
             return False
-        # Refused with this realm means that name or password are wrong: another nonce would not help
+        # A refusal with the same realm means that name or password are wrong: another nonce does not help.
         if used is not None and (nonce == known.nonce or (code == 401 and realm == known.realm)):
             return self.adopt()
         self._use(RelayCredentials(known.username, known.password, realm, nonce))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.turn_lab import KEY, MAPPED, PEER, RELAYED, STRANGER, Table
+from punch.turn.client import ClientState
 from punch.turn.client_events import (
     Allocated,
     AllocationFailed,
     RelayCredentials,
     Trouble,
 )
-from punch.turn.client_state import ClientState
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,

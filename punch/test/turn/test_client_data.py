@@ -7,13 +7,13 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.turn_lab import CHECK, OTHER, PEER, QUIC, RELAYED, STRANGER, Table
+from punch.turn.client import ClientState
 from punch.turn.client_events import (
     AllocationDenied,
     AllocationFailed,
     Data,
     Trouble,
 )
-from punch.turn.client_state import ClientState
 from punch.wire.address import Address
 from punch.wire.stun import (
     Attribute,
