@@ -1,9 +1,10 @@
 """
-How much a stranger may make grow: token buckets, counters, and tables that are shared between sources.
+How much a stranger may make grow: counters, token buckets of sources, and tables that sources share.
 
-Identities and ports cost nothing, addresses do. So what strangers use up is counted for the source that it
-comes from (`source_of`). A source is not one address alone: whoever has one address of a prefix often has all
-of it. `SourceTable` shares places between sources, `SourceBuckets` rates. All tables have a fixed size.
+Identities and ports are free, addresses are not. So what strangers use is counted by the source that it comes
+from (`source_of`). A source is more than one address: who has one address of a prefix often has the whole
+prefix. `SourceTable` shares places between sources, `SourceBuckets` limits their rates. All tables have a
+fixed size.
 """
 
 from __future__ import annotations
@@ -11,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
-from heapq import heappop, heappush, heapreplace
 from ipaddress import IPv4Address, IPv6Address
-from itertools import count
 from typing import Generic, TypeVar
 
+from punch.net.token_bucket import TokenBuckets
 from punch.wire.address import parsed
 
 K = TypeVar("K", bound=Hashable)
@@ -24,95 +24,6 @@ SITE_GROWTH = 2
 """How many times the share of an address an IPv6 /56 has…"""
 NETWORK_GROWTH = 4
 """…and an IPv4 /24 or an IPv6 /48."""
-
-# More than one: so the table shrinks again when a flood is over.
-_FORGET_AT_ONCE = 2
-
-
-class TokenBuckets:
-    """
-    One token bucket for each key, for at most `capacity` keys.
-
-    A bucket that has filled up again is the same as none, so it is forgotten when new keys come. When all of
-    `capacity` are in use, the one that is full again first makes room: with it the least is forgotten. So to
-    have its bucket forgotten, a source has to empty all others as much; and a bucket that refuses something
-    counts as just emptied.
-
-    :param rate: tokens that a bucket gains each second.
-    :param burst: tokens that a bucket holds at most, and at first.
-    :param capacity: buckets at most.
-    """
-
-    def __init__(self, rate: float, burst: float, capacity: int) -> None:
-        if rate <= 0 or burst <= 0 or capacity < 1:
-            raise ValueError("a token bucket needs a rate, a burst and a capacity above zero")
-        self.rate = rate
-        self.burst = burst
-        self.capacity = capacity
-        # For each key the time at which its bucket is, or was, full again. One number says it all: the tokens
-        # missing now are the seconds until then, times the rate.
-        self._full_at: dict[Hashable, float] = {}
-        # A heap with one entry for each key: when its bucket was to be forgotten, as seen some time ago, and
-        # the order of what happens at the same time.
-        self._first: list[tuple[float, int, Hashable]] = []
-        # The same for buckets that have refused something since.
-        self._refused: dict[Hashable, tuple[float, int]] = {}
-        self._order = count()
-
-    def __len__(self) -> int:
-        """How many buckets are kept."""
-        return len(self._full_at)
-
-    def allow(self, key: Hashable, now: float, cost: float = 1.0) -> bool:
-        """
-        Take `cost` tokens from the bucket of `key` if it has them.
-
-        :param now: monotonic seconds.
-        :return: whether it had them. If not, it keeps those it has.
-        """
-        table = self._full_at
-        full_at = table.get(key)
-        if full_at is None:
-            self._forget(now)
-            full_at = now
-        elif full_at < now:
-            full_at = now
-        after = full_at + cost / self.rate
-        if not self._in_time(after, now):
-            if key in table:
-                self._refused[key] = (now + self.burst / self.rate, next(self._order))
-            return False
-        if key not in table:
-            heappush(self._first, (after, next(self._order), key))
-        table[key] = after
-        return True
-
-    def has(self, key: Hashable, now: float, cost: float = 1.0) -> bool:
-        """Whether the bucket of `key` has `cost` tokens. Nothing is taken."""
-        return self._in_time(max(now, self._full_at.get(key, now)) + cost / self.rate, now)
-
-    def _in_time(self, full_at: float, now: float) -> bool:
-        # A bucket of `burst` tokens is empty when it takes burst / rate seconds to be full again. Tiny errors
-        # of binary fractions must not cost a token.
-        return (full_at - now) * self.rate <= self.burst + 1e-6
-
-    def _forget(self, now: float) -> None:
-        """Before a key is added: drop buckets that are full again, or the first to be if there is no room."""
-        table, first, refused = self._full_at, self._first, self._refused
-        for _ in range(_FORGET_AT_ONCE):
-            while first:
-                at, order, key = first[0]
-                if table[key] > at:
-                    at, order = table[key], next(self._order)
-                at, order = max((at, order), refused.get(key, (at, order)))
-                if (at, order) == first[0][:2]:
-                    break
-                heapreplace(first, (at, order, key))
-            if not first or (first[0][0] > now and len(table) < self.capacity):
-                return
-            key = heappop(first)[2]
-            del table[key]
-            refused.pop(key, None)
 
 
 class Counters:

@@ -35,8 +35,8 @@ from punch.net.rate_limits import (
     SourceBuckets,
     SourceScope,
     SourceTable,
-    TokenBuckets,
 )
+from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.introduction import IntroductionKey
 from punch.wire.control import ErrorCode

@@ -16,7 +16,8 @@ from ipaddress import IPv6Address, ip_network
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from punch.net.rate_limits import TokenBuckets, prefix_key
+from punch.net.rate_limits import prefix_key
+from punch.net.token_bucket import TokenBuckets
 from punch.wire.address import parsed
 
 PERIOD = 60.0

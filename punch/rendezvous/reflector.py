@@ -26,7 +26,8 @@ from collections.abc import Callable
 from ipaddress import IPv6Address
 from struct import Struct
 
-from punch.net.rate_limits import NETWORK_GROWTH, SITE_GROWTH, TokenBuckets
+from punch.net.rate_limits import NETWORK_GROWTH, SITE_GROWTH
+from punch.net.token_bucket import TokenBuckets
 from punch.wire.address import Address, canonical
 from punch.wire.stun import (
     HEADER_SIZE,

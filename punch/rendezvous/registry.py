@@ -13,15 +13,8 @@ from dataclasses import dataclass, field
 
 from punch.identity import PeerID
 from punch.net.deadlines import Deadlines
-from punch.net.rate_limits import (
-    NoRoom,
-    Shares,
-    Source,
-    SourceScope,
-    SourceTable,
-    TokenBuckets,
-    source_of,
-)
+from punch.net.rate_limits import NoRoom, Shares, Source, SourceScope, SourceTable, source_of
+from punch.net.token_bucket import TokenBuckets
 from punch.rendezvous.admission import RESERVE, EarlierSources, IntroductionAdmission, IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.introduction import (

@@ -47,7 +47,7 @@ PURE = [
     "punch.ice",
     "punch.turn",
     "punch.natcheck",
-    *(f"punch.net.{name}" for name in ("bandwidth", "deadlines", "interfaces", "rate_limits")),
+    *(f"punch.net.{name}" for name in ("deadlines", "interfaces", "rate_limits", "token_bucket")),
     *(
         f"punch.link.{name}"
         for name in (

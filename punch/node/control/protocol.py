@@ -25,6 +25,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from punch.net.token_bucket import TokenBucket
 from punch.node.control.problems import (
     ControlProblem,
     certificate_refused,
@@ -116,8 +117,7 @@ class ControlClientProtocol(LineReceiver):
         self._welcome: Welcome | None = None
         self._heard = False
         self._timer: IDelayedCall | None = None
-        self._quiet_at = 0.0
-        """When the burst of lines can be as long as ever again."""
+        self._lines = TokenBucket(LINE_RATE, LINE_BURST, clock.seconds())
         self._held: IDelayedCall | None = None
         self._unread = False
 
@@ -234,9 +234,9 @@ class ControlClientProtocol(LineReceiver):
         """The transport is going away and says so by itself."""
 
     def _count_line(self) -> None:
-        now = self._clock.seconds()
-        self._quiet_at = max(self._quiet_at, now) + 1 / LINE_RATE
-        if self._quiet_at > now + LINE_BURST / LINE_RATE and self._held is None:
+        available = self._lines.available(self._clock.seconds())
+        self._lines.spend(1)
+        if available < 1 and self._held is None:
             self._held = self._clock.callLater(_HOLD_TIME, self._held_enough)
             super().pauseProducing()  # type: ignore[no-untyped-call]
 

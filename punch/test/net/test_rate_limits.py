@@ -16,10 +16,10 @@ from punch.net.rate_limits import (
     SourceBuckets,
     SourceScope,
     SourceTable,
-    TokenBuckets,
     prefix_key,
     source_of,
 )
+from punch.net.token_bucket import TokenBuckets
 
 PROPERTIES = settings(derandomize=True, deadline=None, max_examples=100)
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from punch.net.bandwidth import Bandwidth
 from punch.net.rate_limits import Source
+from punch.net.token_bucket import TokenBucket
 from punch.wire.address import Address
 
 
@@ -55,7 +55,7 @@ class User:
     """One user of the relay: a peer, as its credentials name it."""
 
     name: str
-    bandwidth: Bandwidth
+    bandwidth: TokenBucket
     ports: int = 0
     """Allocations and reservations."""
 

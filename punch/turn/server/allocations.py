@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from punch.identity import RandomBytes
-from punch.net.bandwidth import Bandwidth
 from punch.net.deadlines import Deadlines
 from punch.net.rate_limits import (
     NoRoom,
@@ -23,6 +22,7 @@ from punch.net.rate_limits import (
     SourceTable,
     source_of,
 )
+from punch.net.token_bucket import TokenBucket
 from punch.turn.server.allocation import (
     Allocation,
     AllocationEnded,
@@ -78,7 +78,7 @@ class Allocations:
     """
 
     def __init__(self, settings: RelaySettings, ports: PortPool, random: RandomBytes, now: float) -> None:
-        self.bandwidth = Bandwidth(settings.rate, settings.rate * settings.burst_time, now)
+        self.bandwidth = TokenBucket(settings.rate, settings.rate * settings.burst_time, now)
         """Of all users together."""
         self.by_client: dict[tuple[Address, Address, int], Allocation] = {}
         """Those whose clients have proved that they receive."""
@@ -290,7 +290,7 @@ class Allocations:
             raise AllocationRefusal(486, "Allocation quota reached")
         if user is None:
             rate = settings.rate_per_user
-            user = self.users[name] = User(name, Bandwidth(rate, rate * settings.burst_time, now))
+            user = self.users[name] = User(name, TokenBucket(rate, rate * settings.burst_time, now))
         user.ports += ports
         return user
 

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from punch.identity import RandomBytes
-from punch.net.bandwidth import admit
 from punch.net.rate_limits import SourceBuckets, source_of
+from punch.net.token_bucket import admit
 from punch.turn.server.allocation import Allocation, FiveTuple, Flow, PortPool, RelayedPort
 from punch.turn.server.allocations import Allocations
 from punch.turn.server.authentication import Authenticator, Metering

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.net.bandwidth import HEADERS
+from punch.net.token_bucket import HEADERS
 from punch.test.relay_lab import ALICE, BOB, EPOCH, HERE, HERE6, Lab, code_of
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, Method, STUNError, parse

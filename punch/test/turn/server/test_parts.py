@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.cli.rendezvous_tap import within_descriptors
 from punch.identity import Identity
-from punch.net.bandwidth import HEADERS, Bandwidth, admit
 from punch.net.deadlines import Deadlines
+from punch.net.token_bucket import HEADERS, TokenBucket, admit
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
 from punch.rendezvous.relay.service import shown_addresses
@@ -67,13 +67,13 @@ class DestinationTests(SynchronousTestCase):
         self.assertIsInstance(self.destinations.refuses(str(address)), bool)
 
 
-class BandwidthTests(SynchronousTestCase):
+class TokenBucketTests(SynchronousTestCase):
     """Token buckets for batches."""
 
     def test_what_fits(self) -> None:
         """The first ones, as many as there is room for in the fullest."""
         data = [bytes(100 - HEADERS)] * 10
-        wide, narrow = Bandwidth(1000, 1000, 0.0), Bandwidth(100, 500, 0.0)
+        wide, narrow = TokenBucket(1000, 1000, 0.0), TokenBucket(100, 500, 0.0)
         self.assertEqual(admit(data, (wide, narrow), 0.0), (data[:5], 5 * (100 - HEADERS)))
         self.assertEqual((wide.available(0.0), narrow.available(0.0)), (500, 0))
         self.assertEqual(admit(data, (wide, narrow), 1.0), (data[:1], 100 - HEADERS))
@@ -81,7 +81,7 @@ class BandwidthTests(SynchronousTestCase):
         self.assertEqual(narrow.full_at(1000.0), 1005.0)
 
     def test_time_that_stands_still(self) -> None:
-        bucket = Bandwidth(100, 100, 5.0)
+        bucket = TokenBucket(100, 100, 5.0)
         bucket.spend(50)
         self.assertEqual((bucket.available(5.0), bucket.available(4.0)), (50, 50))
 
