@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any
 
 from punch.cli.usage import Parser, complain
-from punch.ui.terminal.style import Style
+from punch.ui.terminal.escapes import Style
 from punch.ui.text.sentences import (
     count,
     milliseconds,

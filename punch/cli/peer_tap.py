@@ -56,7 +56,7 @@ from punch.state import Lock, PeerState, StateDirectory, StateError, own_state_d
 from punch.ui.console import Console, StartOptions, choose
 from punch.ui.front_end import FrontEndContext, Settings
 from punch.ui.standard_streams import occupy_standard_descriptors
-from punch.ui.terminal.notices import Notice
+from punch.ui.terminal.escapes import Notice
 from punch.wire.control import Accept
 
 if TYPE_CHECKING:

@@ -24,12 +24,11 @@ from punch.ui.front_end import FrontEnd, FrontEndContext, Settings
 from punch.ui.json.front_end import JSONFrontEnd
 from punch.ui.standard_streams import InputKind, StandardStreams, StreamDescriptors
 from punch.ui.stdio import StdioFrontEnd
+from punch.ui.terminal.escapes import Style, reflows, takes_escapes
 from punch.ui.terminal.front_end import TerminalFrontEnd
+from punch.ui.terminal.input import PastedLines
 from punch.ui.terminal.line_history import LineHistory
-from punch.ui.terminal.pasted_lines import PastedLines
-from punch.ui.terminal.prompt_user import Suggestion
-from punch.ui.terminal.reflow import reflows
-from punch.ui.terminal.style import Style, takes_escapes
+from punch.ui.terminal.prompt import Suggestion
 from punch.ui.terminal.tty_modes import TerminalModes
 
 if TYPE_CHECKING:

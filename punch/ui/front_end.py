@@ -50,7 +50,7 @@ from punch.node.events import (
 from punch.ui.commands import CommandContext
 from punch.ui.send_queue import Line, SendQueue
 from punch.ui.standard_streams import InputKind
-from punch.ui.terminal.notices import Notice
+from punch.ui.terminal.escapes import Notice
 from punch.ui.text.sentences import (
     count,
     name_lines,

@@ -55,7 +55,7 @@ from punch.ui.json.events import contact_fields, link_fields
 from punch.ui.questions import Question, Questions
 from punch.ui.send_queue import split_text
 from punch.ui.standard_streams import InputKind
-from punch.ui.terminal.style import Style
+from punch.ui.terminal.escapes import Style
 from punch.ui.text import answers
 from punch.ui.text.sentences import (
     count,

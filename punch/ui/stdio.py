@@ -20,7 +20,7 @@ from punch.ui.front_end import FrontEndContext, Settings
 from punch.ui.interactive import InteractiveFrontEnd
 from punch.ui.questions import Question
 from punch.ui.send_queue import split_text
-from punch.ui.terminal.keys import MAX_PASTE, sanitize
+from punch.ui.terminal.input import MAX_PASTE, clean_paste
 from punch.ui.text.sentences import count, name_lines, shortened
 
 
@@ -94,7 +94,7 @@ class StdioFrontEnd(InteractiveFrontEnd):
         """Several lines came at once in a terminal, or too many to be kept: then `data` is empty."""
         if self.finished or self.leaving is not None:
             return
-        lines = sanitize(self._decode(data).strip("\r\n")).split("\n")
+        lines = clean_paste(self._decode(data).strip("\r\n")).split("\n")
         size = sum(map(len, [*self._paste, *lines]))
         if not data or size > MAX_PASTE:
             self.show(f"A paste of more than {MAX_PASTE:,} characters is not taken.")

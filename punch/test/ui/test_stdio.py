@@ -26,8 +26,8 @@ from punch.ui.front_end import MAX_PENDING, PATIENCE
 from punch.ui.send_queue import split_text
 from punch.ui.standard_streams import InputKind
 from punch.ui.stdio import StdioFrontEnd
-from punch.ui.terminal.keys import MAX_PASTE
-from punch.ui.terminal.style import Style
+from punch.ui.terminal.escapes import Style
+from punch.ui.terminal.input import MAX_PASTE
 from punch.ui.text.sentences import printable, shown_name
 from punch.wire.address import Address
 

@@ -39,9 +39,9 @@ from punch.ui.front_end import Stage as CallEvent
 from punch.ui.interactive import InteractiveFrontEnd
 from punch.ui.json.events import message_fields
 from punch.ui.standard_streams import InputKind
+from punch.ui.terminal.escapes import sequence
 from punch.ui.terminal.line_history import LineHistory
-from punch.ui.terminal.notices import sequence
-from punch.ui.terminal.prompt_user import Fragments
+from punch.ui.terminal.prompt import Fragments
 from punch.ui.text import answers
 from punch.ui.text.sentences import (
     count,
@@ -67,7 +67,7 @@ class PromptArea(Protocol):
 
     def show(self, text: str, key: object = None) -> tuple[int, Deferred[None]]: ...
     def replace(self, text: str, key: object) -> tuple[int, Deferred[None]]: ...
-    def mark(self, key: object, beside: str, alone: str | None) -> None: ...
+    def put_beside(self, key: object, beside: str, alone: str | None) -> None: ...
     def notify(self, sequence: str) -> None: ...
     def clear(self) -> None: ...
     def set_prompt(self, text: str) -> None: ...
@@ -222,24 +222,26 @@ class TerminalFrontEnd(InteractiveFrontEnd):
         to = "" if message.peer == self.current else f" to {self.name_of(message.peer)}"
         self._show(self.message_line(message, f"you{to}"), key=message.number)
         if message.state is not MessageState.SENT:
-            self._mark(message, alone=False)
+            self._show_state(message, alone=False)
         return None
 
     def on_changed(self, event: MessageChanged) -> Deferred[None] | None:
         message = event.message
         if message.outgoing:
-            self._mark(message, alone=message.state is MessageState.DELIVERED)
+            self._show_state(message, alone=message.state is MessageState.DELIVERED)
         return None
 
-    def _mark(self, message: ChatMessage, alone: bool) -> None:
+    def _show_state(self, message: ChatMessage, alone: bool) -> None:
         if message.state is MessageState.SENT:
             # It waits no more; what counts is the next mark, a moment later.
-            self.bottom.mark(message.number, "", None)
+            self.bottom.put_beside(message.number, "", None)
             return
-        text = answers.MARKS[str(message.state)]
+        text = answers.STATES[str(message.state)]
         good = message.state in (MessageState.DELIVERED, MessageState.READ)
         mark = self.style.good(text) if good else self.style.dim(text)
-        self.bottom.mark(message.number, f"  {mark}", f"{mark}: {shortened(message.text)}" if alone else None)
+        self.bottom.put_beside(
+            message.number, f"  {mark}", f"{mark}: {shortened(message.text)}" if alone else None
+        )
 
     def on_other(self, event: Event) -> None:
         super().on_other(event)

@@ -11,15 +11,49 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from punch.ui.terminal.prompt_loop import PromptLoop
-from punch.ui.terminal.prompt_user import Complete, Fragments, PromptUser
+Fragments = Sequence[tuple[str, str]]
+"""Text in parts, each with the name of its look: "", "good", "bad" or "dim"."""
 
-__all__ = ["Prompt"]
+
+@dataclass(frozen=True)
+class Suggestion:
+    """What a completion offers: `text` for the last `replaces` characters before the cursor."""
+
+    text: str
+    replaces: int
+    meaning: str = ""
+
+
+Complete = Callable[[str], Iterable[Suggestion]]
+
+
+class PromptUser(Protocol):
+    """Who is told what happens at the prompt, in the reactor's thread."""
+
+    def entered(self, text: str, seen: int) -> None:
+        """A line; when its first character was typed, `Prompt.show` number `seen` was the last one shown."""
+
+    def ended(self) -> None:
+        """Ctrl-D on an empty line."""
+
+    def interrupted(self) -> None:
+        """Ctrl-C on an empty line."""
+
+    def suspended(self) -> None:
+        """Ctrl-Z: stop the process, and call `Prompt.refresh` when it goes on."""
+
+    def noticed(self, seen: int) -> None:
+        """A person did something after `Prompt.show` number `seen` had been shown."""
+
+    def lost(self, failure: Failure | None) -> None:
+        """The terminal is gone, or (`failure`) the prompt can't go on."""
 
 
 class Prompt:
@@ -51,6 +85,9 @@ class Prompt:
         self._in_reactor = in_reactor
         self._numbers = 0
         self._over: Deferred[None] | None = None
+        # Not earlier: prompt_toolkit takes long to load, and is an extra.
+        from punch.ui.terminal.prompt_loop import PromptLoop
+
         self._inside = PromptLoop(
             stdin, stdout, self._tell, in_reactor, complete, list(history), colour, term, reflows
         )
@@ -72,7 +109,7 @@ class Prompt:
         """
         One or more lines above the prompt, shown as they are: `text` must be harmless.
 
-        :param key: names the line for `mark`.
+        :param key: names the line for `put_beside`.
         :return: its number (1, 2…), and when the terminal has it.
         """
         self._numbers += 1
@@ -99,14 +136,14 @@ class Prompt:
         """Clear the screen."""
         self._inside.post(lambda inside: inside.clear())
 
-    def mark(self, key: object, beside: str, alone: str | None) -> None:
+    def put_beside(self, key: object, beside: str, alone: str | None) -> None:
         """
         Put `beside` at the end of the line shown with `key` if it is the last and has room, instead of an
         earlier mark; else show the line `alone`.
         """
         self._numbers += 1
         number = self._numbers
-        self._inside.post(lambda inside: inside.mark(number, key, beside, alone))
+        self._inside.post(lambda inside: inside.put_beside(number, key, beside, alone))
 
     def set_prompt(self, text: str) -> None:
         """What stands before the line."""

@@ -27,12 +27,19 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.utils import get_cwidth
 from twisted.internet.defer import Deferred
 
-from punch.ui.terminal.keyboard import Keyboard, WatchedSelector
-from punch.ui.terminal.keys import MAX_PASTE, sanitize
-from punch.ui.terminal.prompt_above import Above
-from punch.ui.terminal.prompt_completion import Suggestions, common_start
-from punch.ui.terminal.prompt_keys import STYLE, key_bindings, layout
-from punch.ui.terminal.prompt_user import Complete, Fragments, PromptUser
+from punch.ui.terminal import toolkit
+from punch.ui.terminal.above import Above
+from punch.ui.terminal.input import MAX_PASTE, clean_paste
+from punch.ui.terminal.prompt import Complete, Fragments, PromptUser
+from punch.ui.terminal.toolkit import (
+    STYLE,
+    Keyboard,
+    Suggestions,
+    WatchedSelector,
+    common_start,
+    key_bindings,
+    layout,
+)
 
 #: Most characters of the line that is typed.
 MAX_LINE = MAX_PASTE
@@ -42,7 +49,6 @@ MAX_ENTERED = 64
 
 #: How often the size of the terminal is looked at, in seconds: signals go to another thread.
 SIZE_INTERVAL = 0.25
-
 
 #: Between two notices to somebody who looks elsewhere, in seconds.
 NOTICE_PAUSE = 1.0
@@ -158,21 +164,16 @@ class PromptLoop:
         if waiting:
             # Before the prompt is drawn for the first time.
             self._do_posted()
-        self._app.key_processor.before_key_press += lambda _: self._notice()
-        self._app.before_render += lambda _: self._above.mind_size()
+        toolkit.watch(self._app, self._notice, self._above.mind_size)
         self._app.create_background_task(self._watch_size())
 
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception") or RuntimeError(str(context.get("message")))
-        future = self._app.future
-        if future is not None and not future.done():
-            future.set_exception(error)
+        toolkit.end(self._app, context.get("exception") or RuntimeError(str(context.get("message"))))
 
     def leave(self) -> None:
         """End; the prompt disappears."""
         self._above.end()
-        if self._app.is_running and self._app.future is not None and not self._app.future.done():
-            self._app.exit()
+        toolkit.end(self._app)
 
     def suspend(self) -> None:
         self._above.away = True
@@ -216,9 +217,9 @@ class PromptLoop:
         """Instead of the last line with that key."""
         self._above.replace(number, text, key, shown)
 
-    def mark(self, number: int, key: object, beside: str, alone: str | None) -> None:
+    def put_beside(self, number: int, key: object, beside: str, alone: str | None) -> None:
         """Beside a line, or alone."""
-        self._above.mark(number, key, beside, alone)
+        self._above.put_beside(number, key, beside, alone)
 
     def notify(self, sequence: str) -> None:
         """
@@ -305,7 +306,7 @@ class PromptLoop:
             self._above.say(f"The line is full at {MAX_LINE:,} characters: send it, then go on.")
 
     def pasted(self, text: str, length: int, marked: bool) -> None:
-        if not marked and not self._told_lines and "\n" in sanitize(text):
+        if not marked and not self._told_lines and "\n" in clean_paste(text):
             self._told_lines = True
             self._above.say(
                 "Several lines came at once: they stand in the line as one message. Enter sends it."
@@ -313,7 +314,7 @@ class PromptLoop:
         if not self._buffer.text:
             self._began = self._above.seen
         if length <= MAX_LINE - len(self._buffer.text):
-            self._buffer.insert_text(sanitize(text))
+            self._buffer.insert_text(clean_paste(text))
         elif text:
             self._say_full()
         else:

@@ -18,7 +18,7 @@ from punch.ui.text.sentences import (
 Answer = Mapping[str, Any]
 
 #: What stands beside a message of ours.
-MARKS = {"waiting": "· waiting", "sent": "· sent", "delivered": "✓ delivered", "read": "✓✓ read"}
+STATES = {"waiting": "· waiting", "sent": "· sent", "delivered": "✓ delivered", "read": "✓✓ read"}
 
 #: How much of a message is shown where many are listed, in characters.
 MAX_SHOWN = 500
@@ -45,9 +45,9 @@ def message_line(message: Answer, name: Callable[[PeerID], str], now: float, who
     who = (f"you to {other}" if whom else "you") if message["outgoing"] else other
     text = message["text"]
     shown = printable(text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…", newline="\n    ")
-    mark = f"  {MARKS.get(message['state'], '')}" if message["outgoing"] else ""
+    state = f"  {STATES.get(message['state'], '')}" if message["outgoing"] else ""
     new = "  (new)" if message["state"] == "unread" else ""
-    return f"{clock(message['time'], now)} {who}: {shown}{mark}{new}"
+    return f"{clock(message['time'], now)} {who}: {shown}{state}{new}"
 
 
 def lines(command: str, answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:

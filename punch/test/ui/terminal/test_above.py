@@ -1,4 +1,4 @@
-"""What is shown above a prompt: when the cursor may go up a row."""
+"""What is shown above a prompt, and how many rows and columns text takes there."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from prompt_toolkit.application import Application
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import DummyInput
 from prompt_toolkit.output.vt100 import Vt100_Output
+from prompt_toolkit.utils import get_cwidth
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ui.terminal.prompt_above import Above
+from punch.ui.terminal.above import Above, narrowest, rows_above, widest
+from punch.ui.terminal.escapes import reflows
 
 UP = "\x1b[A"
 
@@ -33,7 +35,7 @@ class AboveTests(SynchronousTestCase):
 
     def mark(self, beside: str, key: object = "key") -> str:
         """What is written for a mark."""
-        self.above.mark(2, key, beside, "alone")
+        self.above.put_beside(2, key, beside, "alone")
         return self.take()
 
     def take(self) -> str:
@@ -90,3 +92,66 @@ class AboveTests(SynchronousTestCase):
         self.assertTrue(self.show(long, instead=True).startswith(UP))
         self.assertEqual(self.show("Calling bob", instead=True), "Calling bob\r\n")
         self.assertEqual(self.show("Calling eve", "other", instead=True), "Calling eve\r\n")
+
+
+class ReflowTests(SynchronousTestCase):
+    def test_what_still_fits(self) -> None:
+        self.assertEqual(rows_above([[]], 0, 40), 0)
+        self.assertEqual(rows_above([[1] * 40], 39, 40), 0)
+        self.assertEqual(rows_above([[1] * 40, [1] * 30, [1] * 5], 5, 40), 2)
+
+    def test_what_is_wrapped(self) -> None:
+        self.assertEqual(rows_above([[1] * 41], 40, 40), 1)
+        self.assertEqual(rows_above([[1] * 100], 10, 40), 0)
+        self.assertEqual(rows_above([[1] * 100], 99, 40), 2)
+        self.assertEqual(rows_above([[1] * 100, [1] * 81, [1] * 50], 45, 40), 3 + 3 + 1)
+
+    def test_the_cursor_behind_the_end(self) -> None:
+        """At the last column it has no row of its own, and spaces at the end are not drawn."""
+        self.assertEqual(rows_above([[1] * 40], 40, 40), 0)
+        self.assertEqual(rows_above([[1] * 80], 83, 40), 1)
+
+    def test_wide_characters(self) -> None:
+        """One that does not fit at the end of a row goes to the next as a whole."""
+        self.assertEqual(rows_above([[2] * 20], 40, 40), 0)
+        self.assertEqual(rows_above([[1] + [2] * 20], 41, 40), 1)
+        self.assertEqual(rows_above([[2] * 6], 12, 5), 2)
+
+    def test_terminals(self) -> None:
+        self.assertTrue(reflows({"TERM": "xterm-256color"}))
+        self.assertFalse(reflows({"TERM": "xterm", "XTERM_VERSION": "XTerm(379)"}))
+        self.assertFalse(reflows({"TERM": "linux"}))
+        self.assertFalse(reflows({"TERM": "screen", "STY": "1.pts-0"}))
+        self.assertTrue(reflows({"TERM": "screen", "TMUX": "/tmp/tmux", "XTERM_VERSION": "XTerm(379)"}))
+
+
+class WidthTests(SynchronousTestCase):
+    def test_plain_text_is_sure(self) -> None:
+        for text in ("hello, world", "Zoë", "שלום"):
+            self.assertEqual((widest(text), sum(map(narrowest, text))), (len(text), len(text)), text)
+
+    def test_what_terminals_disagree_about(self) -> None:
+        """Between the bounds is what any of them does: a picture, its parts one by one, or a box."""
+        for text, least, most in (
+            ("❤\ufe0f", 1, 2),
+            ("☎\ufe0f", 1, 2),
+            ("1\ufe0f\u20e3", 1, 3),
+            ("👩\u200d💻", 2, 4),
+            ("\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", 1, 8),
+            ("👍\U0001f3fd", 1, 4),
+            ("🇩🇪", 1, 4),
+            ("e\u0301", 1, 2),
+            ("…", 1, 2),
+            ("日本", 4, 4),
+            ("\u0915\u094d\u0937", 1, 3),
+        ):
+            self.assertGreaterEqual(widest(text), most, ascii(text))
+            self.assertLessEqual(sum(map(narrowest, text)), max(least, 1) if least > 2 else 4, ascii(text))
+
+    def test_bounds_of_every_character(self) -> None:
+        """What prompt_toolkit's table says of a character lies between them."""
+        for code in (*range(32, 127), *range(0xA0, 0x3100), *range(0x1F000, 0x1FB00)):
+            character = chr(code)
+            width = get_cwidth(character)
+            self.assertLessEqual(narrowest(character), max(width, 1), hex(code))
+            self.assertGreaterEqual(widest(character), width, hex(code))

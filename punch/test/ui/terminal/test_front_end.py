@@ -26,10 +26,10 @@ from punch.node.events import (
 )
 from punch.test.front_ends import BOB, EVE, ME, NOW, Stage, Wire, connected, incoming
 from punch.ui.interactive import MAX_UNSEEN
+from punch.ui.terminal.escapes import Notice, sequence
 from punch.ui.terminal.front_end import TerminalFrontEnd
 from punch.ui.terminal.line_history import LineHistory
-from punch.ui.terminal.notices import Notice, sequence
-from punch.ui.terminal.prompt_user import Fragments
+from punch.ui.terminal.prompt import Fragments
 from punch.wire.address import Address
 
 
@@ -62,7 +62,7 @@ class Bottom:
             done.callback(None)
         return len(self.shown), done
 
-    def mark(self, key: object, beside: str, alone: str | None) -> None:
+    def put_beside(self, key: object, beside: str, alone: str | None) -> None:
         self.marks.append((key, beside.strip(), alone))
 
     def replace(self, text: str, key: object) -> tuple[int, Deferred[None]]:

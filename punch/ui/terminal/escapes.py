@@ -1,9 +1,15 @@
-"""The looks of a terminal."""
+"""Escape sequences for terminals: colours, and notifications; and which terminals take them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
+
+from punch.ui.text.sentences import printable
+
+#: Longest text of a notice, in characters.
+MAX_NOTICE = 100
 
 #: Colours of people: not those of good and bad news.
 _PEOPLE = (33, 34, 35, 36, 93, 94, 95, 96)
@@ -12,6 +18,13 @@ _PEOPLE = (33, 34, 35, 36, 93, 94, 95, 96)
 def takes_escapes(environ: Mapping[str, str]) -> bool:
     """Whether a terminal knows escape sequences: for colours, and to move its cursor."""
     return environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
+def reflows(environ: Mapping[str, str]) -> bool:
+    """Whether the terminal does that: xterm, the Linux console and GNU screen cut lines off instead."""
+    if "TMUX" in environ:
+        return True
+    return "XTERM_VERSION" not in environ and "STY" not in environ and environ.get("TERM") != "linux"
 
 
 @dataclass(frozen=True)
@@ -43,3 +56,28 @@ class Style:
 
     def _wrap(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self.colour else text
+
+
+class Notice(Enum):
+    """How it is told."""
+
+    BELL = "bell"
+    OSC9 = "osc9"
+    OSC777 = "osc777"
+    OFF = "off"
+
+
+def sequence(notice: Notice, text: str) -> str:
+    """
+    The escape sequence, "" for none.
+
+    :param text: what the notice says, where the terminal shows one; anything may be in there.
+    """
+    shown = "".join(c for c in printable(text) if c.isprintable())[:MAX_NOTICE]
+    if notice is Notice.BELL:
+        return "\a"
+    if notice is Notice.OSC9:
+        return f"\x1b]9;{shown}\x1b\\"
+    if notice is Notice.OSC777:
+        return f"\x1b]777;notify;Punch;{shown.replace(';', ',')}\x1b\\"
+    return ""

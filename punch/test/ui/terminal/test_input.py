@@ -1,4 +1,4 @@
-"""What a terminal sends, told apart, and the lines that were typed before."""
+"""Typed keys and lines, told apart from pasted text."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.strategies import SETTINGS
-from punch.ui.terminal.keys import (
+from punch.ui.terminal.input import (
     LONG_RUN,
     MAX_PASTE,
+    PASTE_INTERVAL,
     REST_TIME,
     Focus,
     KeySplitter,
     Pasted,
+    PastedLines,
     Pressed,
-    sanitize,
+    clean_paste,
 )
 from punch.ui.terminal.line_history import MAX_LENGTH, MAX_LINES, LineHistory
 
@@ -133,7 +136,7 @@ class KeySplitterTests(SynchronousTestCase):
         self.assertEqual(KeySplitter().feed(b"a\xffb"), [Pressed("a\ufffdb")])
 
     def test_pastes_are_tamed(self) -> None:
-        self.assertEqual(sanitize("a\r\nb\rc\td\x1b[31m\x00\x07é"), "a\nb\nc\td[31mé")
+        self.assertEqual(clean_paste("a\r\nb\rc\td\x1b[31m\x00\x07é"), "a\nb\nc\td[31mé")
 
 
 class LineHistoryTests(SynchronousTestCase):
@@ -180,3 +183,68 @@ class LineHistoryTests(SynchronousTestCase):
         history = LineHistory(self.path)
         self.assertTrue(history.add("kept in memory", 1))
         self.assertEqual(list(history), ["kept in memory"])
+
+
+class PastedLinesTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.typed: list[bytes] = []
+        self.pasted: list[bytes] = []
+        self.rest = b""
+        self.lines = PastedLines(self.clock, self.typed.append, self.pasted.append, lambda: self.rest)
+
+    def test_typed_one_after_the_other(self) -> None:
+        for line in (b"one\n", b"\n", b"two\n"):
+            self.lines.add(line)
+            self.clock.advance(PASTE_INTERVAL)
+        self.assertEqual((self.typed, self.pasted), ([b"one\n", b"\n", b"two\n"], []))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_lines_that_come_at_once(self) -> None:
+        for line in (b"one\n", b"\n", b"two\n"):
+            self.lines.add(line)
+            self.clock.advance(PASTE_INTERVAL / 2)
+        self.lines.add(b"three\n")
+        self.clock.advance(REST_TIME - 0.01)
+        self.lines.add(b"four\n")
+        self.rest = b"and"
+        self.clock.advance(REST_TIME)
+        self.assertEqual((self.typed, self.pasted), ([], [b"one\n\ntwo\nthree\nfour\nand"]))
+
+    def test_in_one_read(self) -> None:
+        self.lines.add(b"one\ntwo\n")
+        self.clock.advance(REST_TIME)
+        self.assertEqual((self.typed, self.pasted), ([], [b"one\ntwo\n"]))
+
+    def test_empty_lines_are_no_paste(self) -> None:
+        """As of an Enter key that is held down."""
+        self.lines.add(b"one\n")
+        self.lines.add(b"\n")
+        self.lines.add(b"  \n")
+        self.rest = b"half"
+        self.clock.advance(PASTE_INTERVAL)
+        self.assertEqual((self.typed, self.pasted), ([b"one\n\n  \n"], []))
+
+    def test_the_end_of_the_input(self) -> None:
+        self.lines.add(b"one\n")
+        self.lines.flush()
+        self.lines.add(b"two\n")
+        self.lines.add(b"three")
+        self.lines.flush()
+        self.lines.flush()
+        self.assertEqual((self.typed, self.pasted), ([b"one\n"], [b"two\nthree"]))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_too_much(self) -> None:
+        for _ in range(3):
+            for _ in range(MAX_PASTE // 8 + 1):
+                self.lines.add(b"1234567\n")
+            self.clock.advance(REST_TIME)
+        self.lines.add(b"typed\n")
+        self.clock.advance(PASTE_INTERVAL)
+        self.assertEqual((self.typed, self.pasted), ([b"typed\n"], [b""] * 3))
+
+    def test_nothing_is_left_on_the_clock(self) -> None:
+        self.lines.add(b"one\n")
+        self.lines.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])

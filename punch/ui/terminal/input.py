@@ -1,5 +1,5 @@
 """
-What a terminal sends, told apart: keys that were pressed, and text that was pasted.
+The input of a terminal: typed keys and lines told apart from pasted text.
 
 A paste may be of any size and comes between two marks ("bracketed paste"): it is collected here up to a
 limit, so that megabytes cost neither memory nor time. Terminals without those marks send a paste as if it was
@@ -12,7 +12,10 @@ from __future__ import annotations
 import codecs
 import re
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 PASTE_BEGINS = "\x1b[200~"
 PASTE_ENDS = "\x1b[201~"
@@ -29,6 +32,9 @@ FOCUS_IN, FOCUS_OUT = "\x1b[I", "\x1b[O"
 #: How long after several lines came at once the rest of them may come, in seconds; and a line end alone,
 #: which a person may have typed.
 REST_TIME, END_TIME = 0.1, 0.02
+
+#: Nobody types a second line this soon after the first one, in seconds; a paste has it there at once.
+PASTE_INTERVAL = 0.02
 
 #: Text without other controls than tabs and line ends, and such text with a line and more after it.
 _TEXT = re.compile("[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*")
@@ -179,9 +185,76 @@ def _tail(text: str, mark: str, at_least: int) -> int:
     return 0
 
 
-def sanitize(text: str) -> str:
+def clean_paste(text: str) -> str:
     """A paste as it goes into the line: line ends as one character, no other controls but tabs."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return "".join(
         character for character in text if character in "\n\t" or unicodedata.category(character) != "Cc"
     )
+
+
+class PastedLines:
+    """
+    Holds each line for a moment, to see whether more lines come at once. A terminal in its line mode gives
+    its lines one by one, whether they were typed or pasted.
+
+    :param typed: is called with input that a person typed.
+    :param pasted: is called with input that holds several lines; with nothing if it was too long to be kept.
+    :param unfinished: takes out of the terminal what stands in its line and was not entered yet.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        typed: Callable[[bytes], None],
+        pasted: Callable[[bytes], None],
+        unfinished: Callable[[], bytes] = lambda: b"",
+    ) -> None:
+        self._clock = clock
+        self._typed = typed
+        self._pasted = pasted
+        self._unfinished = unfinished
+        self._held = bytearray()
+        self._size = 0
+        self._lines = 0
+        self._timer: IDelayedCall | None = None
+
+    def add(self, data: bytes) -> None:
+        """This was read just now."""
+        self._keep(data)
+        self._wait(REST_TIME if self._lines > 1 else PASTE_INTERVAL, self._look_again)
+
+    def flush(self) -> None:
+        """Decide now what it was: no more input follows."""
+        self.stop()
+        if self._lines > 1:
+            self._keep(self._unfinished())
+        several, held = self._lines > 1, bytes(self._held)
+        if self._size > MAX_PASTE:
+            several, held = True, b""
+        self._held.clear()
+        self._size = self._lines = 0
+        if several:
+            self._pasted(held)
+        elif held:
+            self._typed(held)
+
+    def stop(self) -> None:
+        """Wait for nothing more."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _keep(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= MAX_PASTE:
+            self._held += data
+        self._lines += sum(1 for line in data.split(b"\n") if line.strip())
+
+    def _wait(self, seconds: float, then: Callable[[], None]) -> None:
+        self.stop()
+        self._timer = self._clock.callLater(seconds, then)
+
+    def _look_again(self) -> None:
+        # A reactor that was busy calls what is due before it reads what has come meanwhile.
+        self._wait(0, self.flush)

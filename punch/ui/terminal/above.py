@@ -1,19 +1,31 @@
-"""What is shown above a prompt: lines written straight to the terminal, and marks beside the last of them."""
+"""
+The text above a prompt: lines written straight to the terminal, and states beside the last of them.
+
+Two things that differ between terminals are computed here. How many columns a text takes: terminals disagree
+about emoji with variation selectors, sequences of several characters, ambiguous East Asian characters and
+combining marks, and the cursor may go up only over a line that took one row in all of them. And where the
+prompt is after the terminal has become narrower: most terminals then wrap the text that they show anew, and
+the cursor moves along, so that more rows lie above it than were drawn.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import unicodedata
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from prompt_toolkit.application import Application
 from prompt_toolkit.data_structures import Size
-from prompt_toolkit.layout.screen import Char
 from prompt_toolkit.output.vt100 import Vt100_Output
 from twisted.internet.defer import Deferred
 
-from punch.ui.terminal.reflow import rows_above
-from punch.ui.terminal.widths import narrowest, widest
+from punch.ui.terminal.toolkit import drawn_rows
+
+#: From here on letters are of scripts whose width terminals see differently.
+_FIRST_DOUBTFUL = 0x0900
+
+_TAB = 8
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -66,7 +78,7 @@ class Above:
         return self._output.get_size() != self._size
 
     def show(self, number: int, text: str, key: object, shown: Deferred[None]) -> None:
-        """One or more lines. A line with a key can be marked, or replaced, while it is the last."""
+        """One or more lines. One with a key can be replaced, or get a state beside it, while it is last."""
         self._write(text)
         self.seen = number
         self._last = None if key is None or "\n" in text else _Last(key, text, self.columns)
@@ -84,7 +96,7 @@ class Above:
             self._output.write_raw("\x1b[A\r\x1b[2K")
         self.show(number, text, key, shown)
 
-    def mark(self, number: int, key: object, beside: str, alone: str | None) -> None:
+    def put_beside(self, number: int, key: object, beside: str, alone: str | None) -> None:
         """Beside the line with that key, or alone."""
         last = self._last
         if self._is_last(key) and last is not None and self._one_row(last.text + beside):
@@ -142,13 +154,13 @@ class Above:
 
     def erase(self) -> None:
         """Take the prompt away as it stands there now."""
-        screen = self._app.renderer.last_rendered_screen
-        if screen is None:
+        drawn = drawn_rows(self._app)
+        if drawn is None:
             return
-        cursor = screen.get_cursor_position(self._app.layout.current_window)
+        rows, (line, column) = drawn
         if self._reflows:
-            rows = [_widths(screen.data_buffer[row]) for row in range(cursor.y + 1)]
-            self._output.cursor_up(rows_above(rows, cursor.x, self.columns) - cursor.y)
+            least = [[min(width, narrowest(text)) for text, width in row] for row in rows]
+            self._output.cursor_up(rows_above(least, column, self.columns) - line)
         self._app.renderer.erase()
 
     def mind_size(self) -> None:
@@ -159,10 +171,60 @@ class Above:
             self.erase()
 
 
-def _widths(row: Mapping[int, Char]) -> list[int]:
+def rows_above(rows: Sequence[Sequence[int]], cursor: int, columns: int) -> int:
     """
-    Of the characters of a row that were drawn, at least: spaces at its end are not. What is wider than that
-    leaves a row of the prompt behind; what would be narrower would take a row of the chat away.
+    How many rows lie above the cursor now.
+
+    :param rows: of each row that was drawn, down to the cursor's, the widths of its characters.
+    :param cursor: how many columns were left of it in its row.
+    :param columns: how many the terminal has now.
     """
-    end = max((column for column, cell in row.items() if cell.char != " "), default=-1) + 1
-    return [min(row[column].width, narrowest(row[column].char)) for column in range(end)]
+    *above, last = rows
+    return sum(_row_of(sum(row), row, columns) + 1 for row in above) + _row_of(cursor, last, columns)
+
+
+def _row_of(column: int, row: Sequence[int], columns: int) -> int:
+    """Which of the rows that a longer one was wrapped into has what was in that column."""
+    number = used = passed = 0
+    for width in row:
+        if used + width > columns:
+            number += 1
+            used = 0
+        if passed >= column:
+            break
+        used += width
+        passed += width
+    return number
+
+
+def widest(text: str) -> int:
+    """The most columns that any terminal takes for one line without control characters but tabs."""
+    return sum(map(_widest, text))
+
+
+def _widest(character: str) -> int:
+    if " " <= character <= "~":
+        return 1
+    if character == "\t":
+        return _TAB
+    category = unicodedata.category(character)
+    if category in ("Mn", "Me", "Cf"):
+        # Nothing in most terminals; a column of its own, or one more for what stands before it, in some.
+        return 1
+    letter = category[0] in "LN" and ord(character) < _FIRST_DOUBTFUL
+    return 1 if letter and unicodedata.east_asian_width(character) in "NHNa" else 2
+
+
+def narrowest(text: str) -> int:
+    """The fewest columns that any terminal takes for one character and the marks that follow it."""
+    return max(map(_narrowest, text), default=0)
+
+
+def _narrowest(character: str) -> int:
+    category = unicodedata.category(character)
+    if category in ("Mn", "Me", "Cf", "Cc") or 0x1F1E6 <= ord(character) <= 0x1F1FF:
+        # Flags are made of two of the latter.
+        return 0
+    if 0x1F3FB <= ord(character) <= 0x1F3FF:
+        return 0  # skin tones join what stands before them
+    return 2 if category == "Lo" and unicodedata.east_asian_width(character) in "WF" else 1

@@ -1,0 +1,351 @@
+"""
+What a prompt is made of in prompt_toolkit: keyboard, key bindings, layout and completion.
+
+The only module that depends on prompt_toolkit's internals: how its input parses keys, what its renderer has
+drawn, and how an application ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import selectors
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Protocol, TextIO
+
+from prompt_toolkit.application import Application
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.filters import Condition, has_focus, is_searching
+from prompt_toolkit.formatted_text import StyleAndTextTuples
+from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
+from prompt_toolkit.input.vt100 import Vt100Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPress, KeyPressEvent
+from prompt_toolkit.keys import Keys
+from prompt_toolkit.layout import BufferControl, HSplit, Layout, VerticalAlign, Window
+from prompt_toolkit.layout.controls import FormattedTextControl
+from prompt_toolkit.layout.dimension import Dimension
+from prompt_toolkit.layout.menus import CompletionsMenu
+from prompt_toolkit.styles import Style
+from prompt_toolkit.widgets import SearchToolbar
+
+from punch.ui.terminal.input import (
+    FOCUS_IN,
+    FOCUS_OUT,
+    Focus,
+    KeySplitter,
+    Pasted,
+)
+from punch.ui.terminal.prompt import Complete
+
+#: Rows that the line may take before it scrolls.
+MAX_ROWS = 8
+
+STYLE = Style.from_dict(
+    {
+        "prompt": "bold",
+        "status": "noinherit",
+        "status.good": "fg:ansigreen",
+        "status.bad": "fg:ansired",
+        "status.dim": "fg:ansibrightblack",
+        "completion-menu": "noinherit",
+        "completion-menu.completion": "noinherit",
+        "completion-menu.completion.current": "reverse",
+        "completion-menu.meta.completion": "noinherit fg:ansibrightblack",
+        "completion-menu.meta.completion.current": "reverse",
+        "scrollbar.background": "noinherit",
+        "scrollbar.button": "noinherit",
+        "search-toolbar": "noinherit",
+    }
+)
+
+
+# -- the keyboard --
+
+
+class Paste(str):
+    """
+    The data of a key press that is a paste; `length` is how many characters it had, and `marked` whether the
+    terminal said that it is one.
+    """
+
+    length = 0
+    marked = True
+
+
+class WatchedSelector(selectors.DefaultSelector):
+    """
+    Knows how a loop came to its turn.
+
+    :ivar waited: nothing had been there when the loop last looked, and it waited for what it has now.
+    """
+
+    waited = False
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        found = super().select(0)
+        self.waited = not found and timeout != 0
+        return super().select(timeout) if self.waited else found
+
+
+#: Where the keyboard does not split them off since they came in pieces.
+ANSI_SEQUENCES.setdefault(FOCUS_IN, Keys.Ignore)
+ANSI_SEQUENCES.setdefault(FOCUS_OUT, Keys.Ignore)
+
+
+class Keyboard(Vt100Input):
+    """
+    stdin as prompt_toolkit reads it, except that large pastes don't go through its parser, that reading can
+    be held, that several lines at once are a paste, that `focus` is told whether somebody looks, and that a
+    terminal that is gone is an end (prompt_toolkit takes that error for an interrupted call, and spins).
+    """
+
+    def __init__(
+        self, stdin: TextIO, selector: WatchedSelector, focus: Callable[[bool], None] = lambda gained: None
+    ) -> None:
+        super().__init__(stdin)
+        self._selector = selector
+        self._focus = focus
+        self._late = True
+        self._descriptor = stdin.fileno()
+        self._splitter = KeySplitter()
+        self._gone = False
+        self._held = False
+        self._ready: Callable[[], None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._gone
+
+    def attach(self, input_ready_callback: Callable[[], None]) -> AbstractContextManager[None]:
+        return self._attached(input_ready_callback)
+
+    def detach(self) -> AbstractContextManager[None]:
+        return self._attached(None)
+
+    @contextlib.contextmanager
+    def _attached(self, ready: Callable[[], None] | None) -> Iterator[None]:
+        before, self._ready = self._ready, ready
+        self._listen()
+        try:
+            yield
+        finally:
+            self._ready = before
+            self._listen()
+
+    def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._ready is None or self._held or self._gone:
+            loop.remove_reader(self._descriptor)
+        else:
+            loop.add_reader(self._descriptor, self._ready)
+
+    def hold(self) -> None:
+        """Read no more for now."""
+        if not self._held:
+            self._held = True
+            self._listen()
+
+    def go_on(self) -> None:
+        """Read on."""
+        if self._held:
+            self._held = False
+            # What is there by now was typed bit by bit.
+            self._late = True
+            self._listen()
+
+    def read_keys(self) -> list[KeyPress]:
+        try:
+            data = os.read(self._descriptor, 65536 if self._splitter.pasting else 4096)
+        except (InterruptedError, BlockingIOError):
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            self._gone = True
+            self._listen()
+            return []
+        at_once, self._late = self._selector.waited and not self._late, False
+        for piece in self._splitter.feed(data, time.monotonic(), at_once):
+            if isinstance(piece, Focus):
+                self._focus(piece.gained)
+            elif isinstance(piece, Pasted):
+                paste = Paste(piece.text)
+                paste.length = piece.length
+                paste.marked = piece.marked
+                self._buffer.append(KeyPress(Keys.BracketedPaste, paste))
+            else:
+                self.vt100_parser.feed(piece.text)
+        keys, self._buffer = self._buffer, []
+        return keys
+
+
+# -- keys and layout --
+
+
+class KeyUser(Protocol):
+    """Who is told of keys, in the prompt's thread."""
+
+    def enter(self) -> None:
+        """The line is complete."""
+
+    def interrupt(self) -> None:
+        """Ctrl-C on an empty line."""
+
+    def end_of_input(self) -> None:
+        """Ctrl-D on an empty line."""
+
+    def suspend(self) -> None:
+        """Ctrl-Z."""
+
+    def clear(self) -> None:
+        """Ctrl-L."""
+
+    def complete(self) -> None:
+        """Tab."""
+
+    def pasted(self, text: str, length: int, marked: bool) -> None:
+        """A paste came, of which `text` is kept."""
+
+
+def layout(
+    buffer: Buffer,
+    prefix: Callable[[int, int], StyleAndTextTuples],
+    status: Callable[[], StyleAndTextTuples],
+) -> Layout:
+    """The line that is typed, what is below it, and the status line."""
+    search = SearchToolbar()
+    line = Window(
+        BufferControl(buffer, search_buffer_control=search.control, preview_search=True),
+        height=Dimension(min=1, max=MAX_ROWS),
+        wrap_lines=True,
+        dont_extend_height=True,
+        get_line_prefix=prefix,
+    )
+    bottom = Window(FormattedTextControl(status), height=1, style="class:status", dont_extend_height=True)
+    menu = CompletionsMenu(max_height=8, scroll_offset=1)
+    return Layout(HSplit([line, search, menu, bottom], align=VerticalAlign.TOP), focused_element=line)
+
+
+def key_bindings(buffer: Buffer, user: KeyUser) -> KeyBindings:
+    """The keys that do something else than prompt_toolkit's own."""
+    keys = KeyBindings()
+    here = has_focus(buffer)
+    empty = Condition(lambda: not buffer.text)
+
+    @keys.add("enter", filter=here)
+    def enter(event: KeyPressEvent) -> None:
+        user.enter()
+
+    @keys.add("escape", "enter", filter=here)
+    def newline(event: KeyPressEvent) -> None:
+        buffer.newline(copy_margin=False)
+
+    @keys.add("c-c", filter=~is_searching)
+    def interrupt(event: KeyPressEvent) -> None:
+        if buffer.text:
+            buffer.reset()
+        else:
+            user.interrupt()
+
+    @keys.add("c-d", filter=here & empty)
+    def end(event: KeyPressEvent) -> None:
+        user.end_of_input()
+
+    @keys.add("c-z")
+    def suspend(event: KeyPressEvent) -> None:
+        user.suspend()
+
+    @keys.add("c-l")
+    def clear(event: KeyPressEvent) -> None:
+        user.clear()
+
+    @keys.add("tab", filter=here)
+    def complete(event: KeyPressEvent) -> None:
+        user.complete()
+
+    @keys.add("s-tab", filter=here)
+    def complete_back(event: KeyPressEvent) -> None:
+        if buffer.complete_state:
+            buffer.complete_previous()
+
+    @keys.add(Keys.BracketedPaste, filter=here)
+    def paste(event: KeyPressEvent) -> None:
+        data = event.data
+        if isinstance(data, Paste):
+            user.pasted(data, data.length, data.marked)
+        else:
+            user.pasted(data, len(data), True)
+
+    return keys
+
+
+# -- completion --
+
+
+class Suggestions(Completer):
+    """What `complete` says, for prompt_toolkit's menu."""
+
+    def __init__(self, complete: Complete) -> None:
+        self._complete = complete
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        for suggestion in self._complete(document.text_before_cursor):
+            yield Completion(
+                suggestion.text,
+                start_position=-suggestion.replaces,
+                display_meta=suggestion.meaning,
+            )
+
+
+def common_start(texts: list[str]) -> str:
+    """What all of them begin with."""
+    first, last = min(texts), max(texts)
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:length]
+
+
+# -- the application's internals --
+
+Cells = list[tuple[str, int]]
+"""Characters of a row with the number of columns of each."""
+
+
+def drawn_rows(app: Application[None]) -> tuple[list[Cells], tuple[int, int]] | None:
+    """
+    The rows of the prompt that were drawn, from its first one to the cursor's.
+
+    :return: the rows, without the spaces at their ends, which are not drawn; row and column of the cursor in
+        them. None if nothing is drawn now.
+    """
+    screen = app.renderer.last_rendered_screen
+    if screen is None:
+        return None
+    cursor = screen.get_cursor_position(app.layout.current_window)
+    rows = []
+    for number in range(cursor.y + 1):
+        row = screen.data_buffer[number]
+        end = max((column for column, cell in row.items() if cell.char != " "), default=-1) + 1
+        rows.append([(row[column].char, row[column].width) for column in range(end)])
+    return rows, (cursor.y, cursor.x)
+
+
+def watch(app: Application[None], key_pressed: Callable[[], None], drawing: Callable[[], None]) -> None:
+    """Have these called before each key is handled, and before each time the prompt is drawn."""
+    app.key_processor.before_key_press += lambda _: key_pressed()
+    app.before_render += lambda _: drawing()
+
+
+def end(app: Application[None], error: BaseException | None = None) -> None:
+    """End a running application, with an exception if one is given; does nothing if it has ended."""
+    future = app.future
+    if future is None or future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    elif app.is_running:
+        app.exit()
