@@ -27,8 +27,8 @@ from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, ThreadWorker, Worker
 from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import NoRendezvous, choose_rendezvous
-from punch.cli.twistd import OutputWriter as PlainConsole
 from punch.cli.twistd import (
+    OutputWriter,
     before_sudden_death,
     end,
     end_on_signals,
@@ -53,7 +53,7 @@ from punch.node.events import (
 )
 from punch.node.policy import RelayPolicy
 from punch.state import Lock, PeerState, StateDirectory, StateError, own_state_dir
-from punch.ui.console import Console, StartOptions, choose
+from punch.ui.console import Console, StartOptions, open_console
 from punch.ui.front_end import FrontEndContext, Settings
 from punch.ui.standard_streams import occupy_standard_descriptors
 from punch.ui.terminal.escapes import Notice
@@ -344,7 +344,12 @@ class PeerService(Service):
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         options = self._options
-        face = self._console = choose(
+        try:
+            chat = self._chat = self._make_chat()
+        except ChatError as error:
+            self._finish(1, str(error))
+            return
+        console = self._console = open_console(
             self._reactor,
             StartOptions(
                 Settings(self._identity.peer_id, self._name, options.target, self._history, options.notice),
@@ -354,15 +359,10 @@ class PeerService(Service):
                 bool(options["json"]),
                 self._state.typed_lines_path if self._history else None,
             ),
+            chat,
         )
-        try:
-            chat = self._chat = self._make_chat()
-        except ChatError as error:
-            self._finish(1, str(error))
-            return
-        face.open(chat)
-        before_sudden_death(face.rescue)
-        if options["web"] and not self._open_web(chat, face):
+        before_sudden_death(console.restore)
+        if options["web"] and not self._open_web(chat, console):
             return
         chat.start().addCallbacks(self._started, self._cannot_start)
 
@@ -388,14 +388,14 @@ class PeerService(Service):
         except StateError as error:
             raise ChatError("state", str(error)) from error
 
-    def _open_web(self, chat: Chat, face: Console) -> bool:
+    def _open_web(self, chat: Chat, console: Console) -> bool:
         from punch.ui.web.view import WebView
 
         self._web = web = WebView(
             chat,
             reactor=self._reactor,
             pairs=self.node.pairs,
-            quit=face.front_end.leave,
+            quit=console.front_end.exit.leave,
             random=os.urandom,
             wall=time.time,
         )
@@ -443,16 +443,16 @@ class PeerService(Service):
         return Deferred.fromCoroutine(self._end())
 
     async def _end(self) -> None:
-        face, web, chat = self._console, self._web, self._chat
+        console, web, chat = self._console, self._web, self._chat
         self._replacements.stop()
         steps: list[Callable[[], object]] = [
             # First of all the terminal: a second signal ends the process at once.
-            *([] if face is None else [face.close]),
+            *([] if console is None else [console.close]),
             self.node.stopService,
             *([] if web is None else [web.stop]),
             *([] if chat is None else [chat.stop]),
             lambda: self._book.close(time.sleep),
-            *([] if face is None else [face.last_words]),
+            *([] if console is None else [console.drain]),
         ]
         for step in steps:
             try:
@@ -460,11 +460,11 @@ class PeerService(Service):
             except Exception:  # the other steps are taken all the same
                 self._log.failure("the end was not in good order")
         self._lock.release()
-        if self._sentence is None and face is not None:
+        if self._sentence is None and console is not None:
             # A signal ends the process as well: it dies of that.
-            self._sentence = face.front_end.unsent()
+            self._sentence = console.front_end.unsent()
         if self._sentence is not None:
-            stderr = PlainConsole(2)
+            stderr = OutputWriter(2)
             stderr.line(self._sentence)
             stderr.close()
 

@@ -255,7 +255,7 @@ class Stage:
         self.chat = make_chat(ME, "alice", self.node, self.clock, worker=self.disk)
         self.ends: list[tuple[int, str | None]] = []
         self.settings = Settings(ME, "alice", target, history)
-        self.surroundings = FrontEndContext(
+        self.context = FrontEndContext(
             self.clock,
             lambda status, sentence: self.ends.append((status, sentence)),
             lambda: NOW + self.clock.seconds(),

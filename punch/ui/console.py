@@ -1,7 +1,7 @@
 """
-The front end of a process and what it stands on: stdin and stdout as a pipe or plain lines, or a terminal.
+The front end of a process with its streams: stdin and stdout as a pipe or plain lines, or a terminal.
 
-What stdin and stdout are is asked when the service starts: until then a daemon may still change them.
+What stdin and stdout are is determined when the service starts: until then a daemon may still change them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -28,14 +28,11 @@ from punch.ui.terminal.escapes import Style, reflows, takes_escapes
 from punch.ui.terminal.front_end import TerminalFrontEnd
 from punch.ui.terminal.input import PastedLines
 from punch.ui.terminal.line_history import LineHistory
-from punch.ui.terminal.prompt import Suggestion
+from punch.ui.terminal.prompt import Prompt, Suggestion
 from punch.ui.terminal.tty_modes import TerminalModes
 
-if TYPE_CHECKING:
-    from punch.ui.terminal.prompt import Prompt
-
-#: How long the last output may take to be read, in seconds.
-LAST_WORDS = 1.0
+#: Seconds that the last output may take to be read.
+DRAIN_TIMEOUT = 1.0
 
 HINT = f"For line editing, history and a status line: {install_command_here('terminal')}"
 
@@ -51,7 +48,7 @@ class StartOptions:
     """
 
     settings: Settings
-    surroundings: FrontEndContext
+    context: FrontEndContext
     environ: Mapping[str, str]
     elapsed: Callable[[], float]
     json: bool = False
@@ -59,104 +56,108 @@ class StartOptions:
 
 
 class Console(Protocol):
-    """A front end, from its first line to its last."""
+    """
+    A front end with its streams, from its first line to its last.
+
+    :ivar front_end: the view.
+    """
 
     @property
     def front_end(self) -> FrontEnd:
         """The view."""
 
-    def open(self, chat: Chat) -> None:
-        """Show this chat."""
-
     def close(self) -> Deferred[Any]:
         """Show nothing more, and give a terminal back: the first thing at the end of the process."""
 
-    def last_words(self) -> Deferred[Any]:
-        """Let the output out, and give everything back: the last thing."""
+    def drain(self) -> Deferred[Any]:
+        """Wait for the output to be read, and give everything back: the last thing."""
 
-    def rescue(self) -> None:
+    def restore(self) -> None:
         """The process ends at once: leave a terminal as it was."""
 
 
-def choose(reactor: Any, options: StartOptions) -> Console:
-    """The face for the stdin and stdout of this process."""
+def open_console(reactor: Any, options: StartOptions, chat: Chat) -> Console:
+    """Show the chat on stdin and stdout of this process, as they are and as the user wants it."""
     streams = StreamDescriptors.of_this_process()
-    if options.json:
-        return PlainConsole(
-            reactor, streams, JSONFrontEnd(options.settings, options.surroundings, options.elapsed)
-        )
-    hint = None
     watched = streams.input_kind is InputKind.TERMINAL and streams.output_is_terminal
     modes = TerminalModes(streams.stdin, streams.stdout)
-    if watched and takes_escapes(options.environ):
-        if modes.known and find_spec("prompt_toolkit") is not None:
-            return TerminalConsole(reactor, streams, modes, options)
-        hint = HINT
-    front_end = StdioFrontEnd(options.settings, options.surroundings, options.environ, hint, streams.encoding)
-    if not watched:
-        return PlainConsole(reactor, streams, front_end)
-    pasted = PastedLines(
-        reactor, front_end.input_received, front_end.paste_received, modes.take_unfinished_line
-    )
-    return PlainConsole(reactor, streams, front_end, pasted)
+    takes = watched and takes_escapes(options.environ) and not options.json
+    if takes and modes.known and find_spec("prompt_toolkit") is not None:
+        return TerminalConsole(reactor, streams, modes, options, chat)
+
+    def make(output: StandardStreams) -> StdioFrontEnd | JSONFrontEnd:
+        settings, context, kind = options.settings, options.context, streams.input_kind
+        if options.json:
+            return JSONFrontEnd(settings, context, chat, output, kind, options.elapsed)
+        return StdioFrontEnd(
+            settings,
+            context,
+            chat,
+            output,
+            kind,
+            terminal=streams.output_is_terminal,
+            environ=options.environ,
+            hint=HINT if takes else None,
+            encoding=streams.encoding,
+        )
+
+    return PlainConsole(reactor, streams, make, modes if watched and not options.json else None)
 
 
 class PlainConsole:
     """
     stdin and stdout, line by line.
 
-    :param pasted: in front of a front end that a person types to: finds pastes of several lines.
+    :param make: makes the front end that writes to these streams.
+    :param modes: of the terminal in which a person types, to find pastes of several lines; None: it is none.
     """
 
     def __init__(
         self,
         reactor: Any,
         streams: StreamDescriptors,
-        front_end: StdioFrontEnd | JSONFrontEnd,
-        pasted: PastedLines | None = None,
+        make: Callable[[StandardStreams], StdioFrontEnd | JSONFrontEnd],
+        modes: TerminalModes | None,
     ) -> None:
-        self._reading = front_end
-        self._pasted = pasted
         self._reactor = reactor
-        self._streams = streams
-        self._console: StandardStreams | None = None
-
-    @property
-    def front_end(self) -> FrontEnd:
-        """The view."""
-        return self._reading
-
-    def open(self, chat: Chat) -> None:
-        """Read and write from now on."""
-        front_end, streams = self._reading, self._streams
-        received = front_end.input_received if self._pasted is None else self._pasted.add
-        self._console = StandardStreams(
-            self._reactor, streams, received, self._input_over, front_end.output_lost
+        self._streams = StandardStreams(
+            reactor, streams, self._received, self._input_over, lambda: self.front_end.output_lost()
         )
-        front_end.attach(chat, self._console, streams.input_kind, streams.output_is_terminal)
+        self.front_end = make(self._streams)
+        self._pasted: PastedLines | None = None
+        if modes is not None and isinstance(self.front_end, StdioFrontEnd):
+            self._pasted = PastedLines(
+                reactor,
+                self.front_end.input_received,
+                self.front_end.paste_received,
+                modes.take_unfinished_line,
+            )
+
+    def _received(self, data: bytes) -> None:
+        if self._pasted is None:
+            self.front_end.input_received(data)
+        else:
+            self._pasted.add(data)
 
     def _input_over(self) -> None:
         if self._pasted is not None:
             self._pasted.flush()
-        self._reading.input_over()
+        self.front_end.input_over()
 
     def close(self) -> Deferred[Any]:
-        """There is nothing to give back yet."""
+        """Show nothing more."""
         if self._pasted is not None:
             self._pasted.stop()
-        self.front_end.stopped()
+        self.front_end.exit.stop()
         return succeed(None)
 
-    def last_words(self) -> Deferred[Any]:
-        """All that was written gets a moment to be read."""
-        console = self._console
-        if console is None:
-            return succeed(None)
-        done: Deferred[None] = console.written()
-        done.addTimeout(LAST_WORDS, self._reactor)
-        return done.addBoth(lambda _: console.restore())
+    def drain(self) -> Deferred[Any]:
+        """Wait for the output to be read, at most `DRAIN_TIMEOUT` seconds."""
+        done: Deferred[None] = self._streams.written()
+        done.addTimeout(DRAIN_TIMEOUT, self._reactor)
+        return done.addBoth(lambda _: self._streams.restore())
 
-    def rescue(self) -> None:
+    def restore(self) -> None:
         """Nothing was changed that outlives the process."""
 
 
@@ -164,48 +165,41 @@ class TerminalConsole:
     """A terminal with a line editor."""
 
     def __init__(
-        self, reactor: Any, streams: StreamDescriptors, modes: TerminalModes, options: StartOptions
+        self,
+        reactor: Any,
+        streams: StreamDescriptors,
+        modes: TerminalModes,
+        options: StartOptions,
+        chat: Chat,
     ) -> None:
-        self.front_end = TerminalFrontEnd(
-            options.settings, options.surroundings, LineHistory(options.typed_lines), options.environ
-        )
-        self._environ = options.environ
         self._reactor = reactor
-        self._streams = streams
         self._modes = modes
-        self._prompt: Prompt | None = None
-        self._clean = True
-
-    def open(self, chat: Chat) -> None:
-        """Take the terminal."""
-        # Not earlier: it takes long to load, and only terminals need it.
-        from punch.ui.terminal.prompt import Prompt
-
-        front_end = self.front_end
-        self._prompt = prompt = Prompt(
-            self._streams.stdin,
-            self._streams.stdout,
-            front_end,
-            in_reactor=self._reactor.callFromThread,
-            complete=lambda text: (Suggestion(*found) for found in slash.completions(text, front_end.names)),
-            history=front_end.lines,
-            colour=Style.choose(self._environ, True).colour,
-            term=self._environ.get("TERM", ""),
-            reflows=reflows(self._environ),
-        )
         self._clean = False
-        atexit.register(self.rescue)
+        typed = LineHistory(options.typed_lines)
+        self._prompt = prompt = Prompt(
+            streams.stdin,
+            streams.stdout,
+            in_reactor=reactor.callFromThread,
+            complete=lambda text: (
+                Suggestion(*found) for found in slash.completions(text, self.front_end.names)
+            ),
+            history=typed,
+            colour=Style.choose(options.environ, True).colour,
+            term=options.environ.get("TERM", ""),
+            reflows=reflows(options.environ),
+        )
+        self.front_end = TerminalFrontEnd(
+            options.settings, options.context, chat, prompt, typed, environ=options.environ
+        )
+        atexit.register(self.restore)
         if threading.current_thread() is threading.main_thread():
             # Whoever stops and continues the process from elsewhere leaves the terminal's modes to us.
-            signal.signal(signal.SIGCONT, lambda *_: self._reactor.callFromThread(prompt.refresh))
-        front_end.attach_bottom(chat, prompt)
-        prompt.start()
+            signal.signal(signal.SIGCONT, lambda *_: reactor.callFromThread(prompt.refresh))
+        prompt.start(self.front_end)
 
     def close(self) -> Deferred[Any]:
         """The prompt disappears, and the terminal is as it was."""
-        self.front_end.stopped()
-        if self._prompt is None:
-            return succeed(None)
+        self.front_end.exit.stop()
         waiting: Deferred[None] = Deferred()
 
         def stopped(_: object) -> None:
@@ -215,13 +209,13 @@ class TerminalConsole:
 
         self._prompt.stop().addCallback(stopped)
         # A terminal that holds its output holds the prompt's thread; not the process.
-        waiting.addTimeout(LAST_WORDS, self._reactor)
-        return waiting.addBoth(lambda _: self.rescue())
+        waiting.addTimeout(DRAIN_TIMEOUT, self._reactor)
+        return waiting.addBoth(lambda _: self.restore())
 
-    def last_words(self) -> Deferred[Any]:
-        """All was said when the prompt ended."""
+    def drain(self) -> Deferred[Any]:
+        """All output was shown when the prompt ended."""
         return succeed(None)
 
-    def rescue(self) -> None:
-        """The modes of the terminal, whatever the prompt's thread does."""
+    def restore(self) -> None:
+        """Put back the modes of the terminal, whatever the prompt's thread does."""
         self._modes.put_back(drawn=not self._clean)

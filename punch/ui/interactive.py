@@ -7,7 +7,6 @@ Where the lines come from and go to is up to the subclasses: `punch.ui.stdio` fo
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -44,13 +43,7 @@ from punch.node.events import (
 )
 from punch.ui import slash
 from punch.ui.commands import Answer, perform, why
-from punch.ui.front_end import (
-    FrontEnd,
-    FrontEndContext,
-    Output,
-    Settings,
-    Stage,
-)
+from punch.ui.front_end import FrontEnd, FrontEndContext, Output, Progress, Settings
 from punch.ui.json.events import contact_fields, link_fields
 from punch.ui.questions import Question, Questions
 from punch.ui.send_queue import split_text
@@ -79,15 +72,25 @@ class InteractiveFrontEnd(FrontEnd, ABC):
     """
     The chat in words.
 
+    :param terminal: whether stdout is a terminal.
     :param environ: for the looks (`TERM`, `NO_COLOR`).
     """
 
     def __init__(
-        self, settings: Settings, surroundings: FrontEndContext, environ: Mapping[str, str] = os.environ
+        self,
+        settings: Settings,
+        context: FrontEndContext,
+        chat: Chat,
+        output: Output,
+        input_kind: InputKind,
+        *,
+        terminal: bool,
+        environ: Mapping[str, str],
     ) -> None:
-        super().__init__(settings, surroundings)
-        self.environ = environ
-        self.style = Style(False)
+        super().__init__(
+            settings, context, chat, output, input_kind, terminal and input_kind is InputKind.TERMINAL
+        )
+        self.style = Style.choose(environ, terminal)
         self.current: PeerID | None = settings.target
         self.chosen = settings.target is not None
         self.questions = Questions(self.show)
@@ -99,14 +102,9 @@ class InteractiveFrontEnd(FrontEnd, ABC):
         self._trouble: str | None = None
         self._to_tell: Calling | None = None
 
-    def attach(self, chat: Chat, output: Output, input_kind: InputKind, terminal: bool) -> None:
-        self.watched = terminal and input_kind is InputKind.TERMINAL
-        self.style = Style.choose(self.environ, terminal)
-        super().attach(chat, output, input_kind, terminal)
-
     @property
     def can_answer(self) -> bool:
-        return self.watched and not self.input_ended
+        return self.watched and not self.exit.input_ended
 
     # -- for subclasses --
 
@@ -127,11 +125,11 @@ class InteractiveFrontEnd(FrontEnd, ABC):
     # -- what is told --
 
     def handle(self, event: Event) -> Deferred[None] | None:
-        had = super().handle(event)
-        if not self.finished:
+        delivered = super().handle(event)
+        if not self.exit.finished:
             self._drop_answered()
             self.changed()
-        return had
+        return delivered
 
     def on_ready(self, event: Ready) -> None:
         self.show(f"{describe(event)} {self.style.dim(f'({printable(self.settings.name)})')}")
@@ -144,7 +142,7 @@ class InteractiveFrontEnd(FrontEnd, ABC):
         self._trouble = None
         self.stage(describe(event))
         if self._to_tell is not None:
-            self.show_stage(self._to_tell)
+            self.show_progress(self._to_tell)
             self._to_tell = None
         if self.target is None and not self.chat.links:
             how = ", or /call theirs; /help shows more" if self.watched else ""
@@ -155,16 +153,15 @@ class InteractiveFrontEnd(FrontEnd, ABC):
         if event.text != self._trouble and event.retry_in is not None:
             self._trouble = event.text
             self.show(self.style.bad(describe(event)))
-        super().on_unregistered(event)
 
-    def on_stage(self, event: Stage) -> None:
-        if isinstance(event, Calling) and not self.ever_registered:
+    def on_progress(self, event: Progress) -> None:
+        if isinstance(event, Calling) and not self.exit.ever_registered:
             # It waits for the rendezvous, and is told when it goes out.
             self._to_tell = event
             return
-        self.show_stage(event)
+        self.show_progress(event)
 
-    def show_stage(self, event: Stage) -> None:
+    def show_progress(self, event: Progress) -> None:
         """How far a call is, or what became of a link's path."""
         self.stage(describe(event, self.name_of(event.peer)))
 
@@ -224,24 +221,24 @@ class InteractiveFrontEnd(FrontEnd, ABC):
             del self.met[next(iter(self.met))]
 
     def on_disconnected(self, event: Disconnected) -> None:
-        if self.leaving is not None or self.finished:
+        if self.exit.ending:
             return
-        waiting = self.undelivered(event.peer)
+        waiting = self.chat.conversations.undelivered(event.peer)
         if self.watched or event.peer != self.target:
             self.show(self.timed(describe(event)))
             if waiting:
                 self.show(f"{count(waiting, 'message')} not delivered: sent again when they are back.")
         elif str(event.reason) != "bye":
-            self.finish(1, self._with_what_is_left(printable(event.text)))
-        elif waiting or self.storing:
-            self.finish(
+            self.exit.finish(1, self._with_what_is_left(printable(event.text)))
+        elif waiting or len(self.sending):
+            self.exit.finish(
                 1, f"{printable(event.text)} ({count(waiting, 'message')} not delivered{self._keeping()})"
             )
-        elif not self.input_ended:
-            self.finish(1, f"{printable(event.text)} (the input had not ended)")
+        elif not self.exit.input_ended:
+            self.exit.finish(1, f"{printable(event.text)} (the input had not ended)")
         else:
             self.show(describe(event))
-            self.finish(0)
+            self.exit.finish(0)
 
     def on_failed(self, event: CallFailed) -> None:
         if event.peer is None or event.peer in self.chat.links:
@@ -250,12 +247,12 @@ class InteractiveFrontEnd(FrontEnd, ABC):
             self.show(self.timed(self.style.bad(describe(event))))
             self.questions.ask_again()
         elif event.peer == self.target:
-            self.finish(1, self._with_what_is_left(printable(event.text)))
+            self.exit.finish(1, self._with_what_is_left(printable(event.text)))
         else:
             self.show(self.style.bad(describe(event)))
 
     def _with_what_is_left(self, text: str) -> str:
-        waiting = 0 if self.target is None else self.undelivered(self.target)
+        waiting = 0 if self.target is None else self.chat.conversations.undelivered(self.target)
         if not waiting:
             return text
         return f"{text} {count(waiting, 'message')} not delivered{self._keeping()}."
@@ -330,7 +327,7 @@ class InteractiveFrontEnd(FrontEnd, ABC):
 
         :param seen: the last `show` that whoever typed it had seen when he began; None: not known.
         """
-        if self.finished or self.leaving is not None:
+        if self.exit.ending:
             return
         self.noticed(seen)
         self._drop_answered()
@@ -413,7 +410,7 @@ class InteractiveFrontEnd(FrontEnd, ABC):
         if self.watched:
             self.give_back(text)
         else:
-            self.finish(1, f"{name_lines([text])} not sent: {error}")
+            self.exit.finish(1, f"{name_lines([text])} not sent: {error}")
 
     def on_held(self, error: ChatError) -> None:
         self.show(self.style.bad(f"What you typed is not sent yet, and is tried again: {error}"))
@@ -461,14 +458,14 @@ class InteractiveFrontEnd(FrontEnd, ABC):
             return
         if order.name == "netcheck":
             self.stage("Looking at the network: some seconds")
-        perform(self.context, order.name, order.fields).addCallbacks(
+        perform(self.commands, order.name, order.fields).addCallbacks(
             partial(self._done, order.name), self._refused
         )
         if order.name == "call":
             self.talk_to(self.chat.contacts.find(order.fields["peer"]))
 
     def _done(self, name: str, answer: Answer | None) -> None:
-        if answer is not None and not self.finished:
+        if answer is not None and not self.exit.finished:
             told = "\n".join(answers.lines(name, answer, self.name_of, self._wall()))
             if told:
                 self.show(told)
@@ -480,7 +477,7 @@ class InteractiveFrontEnd(FrontEnd, ABC):
         waiting = self.chat.conversations.undelivered()
         unsent = self.unsent()
         if unsent is None and (not waiting or self.settings.history):
-            self.leave()
+            self.exit.leave()
             return
         lost = f"{count(waiting, 'message')} not delivered, and nothing is kept: end even so?"
         if unsent is not None:
@@ -488,7 +485,7 @@ class InteractiveFrontEnd(FrontEnd, ABC):
         self.ask(
             Question(
                 lambda: f"{lost} [y/n]",
-                self.leave,
+                self.exit.leave,
                 lambda: None,
             )
         )
@@ -516,5 +513,5 @@ class InteractiveFrontEnd(FrontEnd, ABC):
 
     def _refused(self, failure: Failure) -> None:
         error = why(failure, self._log)
-        if not self.finished:
+        if not self.exit.finished:
             self.show(str(error))

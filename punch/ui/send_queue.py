@@ -1,14 +1,14 @@
 """
-Lines that were typed and are not on the disk yet, in order.
+Messages of this side that are not delivered yet: first those that are not stored, in order.
 
-The store may refuse them for a while: another program holds its lock, the disk is full. They are held then,
-and tried again, and no later line overtakes an earlier one.
+The store may refuse messages for a while, because another program holds its lock or the disk is full. They
+are kept then and tried again, and no later one overtakes an earlier one.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from itertools import islice, takewhile
 
@@ -17,18 +17,21 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.apps.chat import MAX_TEXT, Chat, ChatError
+from punch.apps.chat import MAX_TEXT, Chat, ChatError, MessageState
+from punch.apps.chat.events import Event, HistoryErased, MessageAdded, MessageChanged
 from punch.identity import PeerID
 from punch.ui.commands import why
 
-#: Between two tries to store what is held, in seconds.
+#: Seconds between two tries to store what the store has refused.
 RETRY = 1.0
 
-#: Most lines that are stored at once.
+#: Most messages that are stored at once.
 MAX_BATCH = 256
 
-#: Reasons that may pass: the disk, and too many messages without a mark.
+#: Reasons that may pass: the disk, and too many undelivered messages.
 _MAY_PASS = ("state", "outbox-full")
+
+_UNDELIVERED = (MessageState.WAITING, MessageState.SENT)
 
 
 def split_text(text: str, most: int = MAX_TEXT) -> list[str]:
@@ -47,9 +50,9 @@ def split_text(text: str, most: int = MAX_TEXT) -> list[str]:
 @dataclass(frozen=True)
 class Line:
     """
-    What was typed.
+    A message that is to be sent.
 
-    :ivar refused: is called if it can never be said.
+    :ivar refused: is called if it can never be sent.
     """
 
     peer: PeerID
@@ -59,10 +62,10 @@ class Line:
 
 class SendQueue:
     """
-    Sends lines in order.
+    Sends messages in order, and counts them until they are delivered.
 
-    :param moved: is called when lines were stored or refused.
-    :param held: is called with the reason when lines are held, once until some are stored.
+    :param moved: is called when messages were stored or refused.
+    :param held: is called with the reason when the store refuses messages, once until some are stored.
     """
 
     _log = Logger()
@@ -79,6 +82,7 @@ class SendQueue:
         self._moved = moved
         self._held = held
         self._lines: deque[Line] = deque()
+        self._stored_sizes: dict[int, tuple[PeerID, int]] = {}
         self._size = 0
         self._busy = False
         self._most = MAX_BATCH
@@ -90,17 +94,44 @@ class SendQueue:
         """Since when, by the clock."""
 
     def __len__(self) -> int:
+        """How many messages are not stored yet."""
         return len(self._lines)
 
     @property
-    def size(self) -> int:
-        """How much text waits, in characters."""
-        return self._size
+    def texts(self) -> Iterable[str]:
+        """The messages that are not stored yet."""
+        return (line.text for line in self._lines)
 
     @property
-    def texts(self) -> Iterable[str]:
-        """What waits."""
-        return (line.text for line in self._lines)
+    def undelivered(self) -> int:
+        """How many messages that were sent since the process started are not delivered."""
+        return len(self._lines) + len(self._stored_sizes)
+
+    @property
+    def size(self) -> int:
+        """How much text that is, in characters."""
+        return self._size + sum(size for _, size in self._stored_sizes.values())
+
+    @property
+    def peers(self) -> set[PeerID]:
+        """The peers to whom stored messages are not delivered."""
+        return {peer for peer, _ in self._stored_sizes.values()}
+
+    def size_for(self, peers: Container[PeerID]) -> int:
+        """How much stored text is not delivered to some of the peers, in characters."""
+        return sum(size for peer, size in self._stored_sizes.values() if peer in peers)
+
+    def handle(self, event: Event) -> None:
+        """Take note of an event of the chat."""
+        if isinstance(event, MessageAdded) and event.message.outgoing:
+            self._stored_sizes[event.message.number] = event.message.peer, len(event.message.text)
+        elif isinstance(event, MessageChanged) and event.message.state not in _UNDELIVERED:
+            if event.message.outgoing:
+                self._stored_sizes.pop(event.message.number, None)
+        elif isinstance(event, HistoryErased) and event.before is None:
+            for number, (peer, _) in list(self._stored_sizes.items()):
+                if event.peer in (None, peer):
+                    del self._stored_sizes[number]
 
     def add(self, line: Line) -> None:
         """Send it after all that were added before."""

@@ -12,14 +12,15 @@ import os
 from collections.abc import Mapping
 from functools import partial
 
-from punch.apps.chat import MAX_TEXT
+from punch.apps.chat import MAX_TEXT, Chat
 from punch.identity import PeerID
 from punch.names import without_format
 from punch.node.events import Connected
-from punch.ui.front_end import FrontEndContext, Settings
+from punch.ui.front_end import FrontEndContext, Output, Settings
 from punch.ui.interactive import InteractiveFrontEnd
 from punch.ui.questions import Question
 from punch.ui.send_queue import split_text
+from punch.ui.standard_streams import InputKind
 from punch.ui.terminal.input import MAX_PASTE, clean_paste
 from punch.ui.text.sentences import count, name_lines, shortened
 
@@ -35,12 +36,17 @@ class StdioFrontEnd(InteractiveFrontEnd):
     def __init__(
         self,
         settings: Settings,
-        surroundings: FrontEndContext,
+        context: FrontEndContext,
+        chat: Chat,
+        output: Output,
+        input_kind: InputKind,
+        *,
+        terminal: bool,
         environ: Mapping[str, str] = os.environ,
         hint: str | None = None,
         encoding: str = "utf-8",
     ) -> None:
-        super().__init__(settings, surroundings, environ)
+        super().__init__(settings, context, chat, output, input_kind, terminal=terminal, environ=environ)
         self._hint = hint
         self._encoding = encoding
         self._shown = 0
@@ -50,6 +56,8 @@ class StdioFrontEnd(InteractiveFrontEnd):
         #: Lines that were pasted, until the user says whether to send them.
         self._paste: list[str] = []
         self._paste_question: Question | None = None
+        chat.views.attach(self)
+        self.balance()
 
     # -- what is shown --
 
@@ -69,10 +77,10 @@ class StdioFrontEnd(InteractiveFrontEnd):
     # -- what is typed --
 
     def input_received(self, data: bytes) -> None:
-        if self.finished or self.leaving is not None:
+        if self.exit.ending:
             return
         self._buffer += data
-        while not self.finished and self.leaving is None:
+        while not self.exit.ending:
             end = self._buffer.find(b"\n")
             if 0 <= end <= MAX_TEXT + 1:
                 line = bytes(self._buffer[:end]).removesuffix(b"\r")
@@ -84,7 +92,7 @@ class StdioFrontEnd(InteractiveFrontEnd):
             self.typed(self._decode(line))
 
     def input_over(self) -> None:
-        if self._buffer and not self.finished:
+        if self._buffer and not self.exit.finished:
             line = bytes(self._buffer)
             self._buffer.clear()
             self.typed(self._decode(line))
@@ -92,7 +100,7 @@ class StdioFrontEnd(InteractiveFrontEnd):
 
     def paste_received(self, data: bytes) -> None:
         """Several lines came at once in a terminal, or too many to be kept: then `data` is empty."""
-        if self.finished or self.leaving is not None:
+        if self.exit.ending:
             return
         lines = clean_paste(self._decode(data).strip("\r\n")).split("\n")
         size = sum(map(len, [*self._paste, *lines]))
@@ -163,7 +171,7 @@ class StdioFrontEnd(InteractiveFrontEnd):
         if self.watched:
             super().say(text)
             return
-        peer = self.target if self.target is not None else self.newest()
+        peer = self.target if self.target is not None else next(reversed(self.chat.links), None)
         if peer is not None:
             self.send_parts(peer, text)
             return
@@ -172,8 +180,8 @@ class StdioFrontEnd(InteractiveFrontEnd):
             self._kept_bytes += len(part.encode()) + 64
         self.balance()
 
-    def pending_bytes(self) -> int:
-        return super().pending_bytes() + self._kept_bytes
+    def pending_size(self) -> int:
+        return super().pending_size() + self._kept_bytes
 
     def unsent(self) -> str | None:
         if self._paste:
@@ -190,11 +198,11 @@ class StdioFrontEnd(InteractiveFrontEnd):
         After the end of the input: a peer that calls ends when all it said was delivered; in a terminal
         Ctrl-D also ends one that waits; otherwise a peer that waits goes on waiting, as a service does.
         """
-        if self.finished or self.leaving is not None or not self.input_ended or self.storing:
+        if self.exit.ending or not self.exit.input_ended or len(self.sending):
             return
         if self.watched:
-            self.leave()
-        elif self.target is None or self.undelivered(self.target):
+            self.exit.leave()
+        elif self.target is None or self.chat.conversations.undelivered(self.target):
             return
         elif self.target in self.chat.links and not self.chat.conversations.unhandled(self.target):
-            self.leave()
+            self.exit.leave()

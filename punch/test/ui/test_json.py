@@ -22,7 +22,7 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
-from punch.ui.front_end import PATIENCE
+from punch.ui.exit_policy import REGISTRATION_TIMEOUT
 from punch.ui.json.commands import MAX_COMMAND
 from punch.ui.json.front_end import JSONFrontEnd
 from punch.ui.standard_streams import InputKind
@@ -34,8 +34,10 @@ Fields = dict[str, Any]
 class JSONCase(SynchronousTestCase):
     def begin(self, kind: InputKind = InputKind.STREAM, target: PeerID | None = None) -> None:
         self.stage = Stage(target)
-        self.front_end = JSONFrontEnd(self.stage.settings, self.stage.surroundings, lambda: 1.25)
-        self.front_end.attach(self.stage.chat, self.stage.screen, kind, False)
+        stage = self.stage
+        self.front_end = JSONFrontEnd(
+            stage.settings, stage.context, stage.chat, stage.screen, kind, lambda: 1.25
+        )
         self.stage.start()
 
     def setUp(self) -> None:
@@ -76,8 +78,7 @@ class EventTests(JSONCase):
     def test_nothing_is_read_before(self) -> None:
         """While the history is opened, commands wait where they are: in the pipe."""
         stage = Stage()
-        front_end = JSONFrontEnd(stage.settings, stage.surroundings, lambda: 1.25)
-        front_end.attach(stage.chat, stage.screen, InputKind.STREAM, False)
+        JSONFrontEnd(stage.settings, stage.context, stage.chat, stage.screen, InputKind.STREAM, lambda: 1.25)
         self.assertFalse(stage.screen.reading)
         stage.start()
         self.assertTrue(stage.screen.reading)
@@ -261,7 +262,7 @@ class CommandTests(JSONCase):
         self.front_end.input_over()
         self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.0))
         self.assertEqual(self.stage.ends, [])
-        self.stage.clock.advance(PATIENCE)
+        self.stage.clock.advance(REGISTRATION_TIMEOUT)
         self.assertEqual([status for status, _ in self.stage.ends], [1])
 
     def test_hangup_and_quit(self) -> None:
@@ -452,7 +453,7 @@ class EndTests(JSONCase):
 
     def test_patience_with_a_rendezvous_never_reached(self) -> None:
         self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
-        self.stage.clock.advance(PATIENCE - 1)
+        self.stage.clock.advance(REGISTRATION_TIMEOUT - 1)
         self.happen(Unregistered("rendezvous-unreachable", "Still none.", 1.0))
         self.assertEqual(self.stage.ends, [])
         self.events()
@@ -464,21 +465,21 @@ class EndTests(JSONCase):
     def test_a_page_is_patient(self) -> None:
         self.stage.chat.new_page = lambda: "http://127.0.0.1:1/"
         self.happen(Unregistered("rendezvous-unreachable", "It can't be reached.", 1.0))
-        self.stage.clock.advance(10 * PATIENCE)
+        self.stage.clock.advance(10 * REGISTRATION_TIMEOUT)
         self.assertEqual(self.stage.ends, [])
 
     def test_patience_ends_with_registration(self) -> None:
         self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
         self.happen(Registered("punch://x:1"))
         self.happen(Unregistered("rendezvous-unreachable", "Lost.", 1.0))
-        self.stage.clock.advance(10 * PATIENCE)
+        self.stage.clock.advance(10 * REGISTRATION_TIMEOUT)
         self.stage.chat.stop()
         self.assertEqual((self.stage.ends, self.stage.clock.getDelayedCalls()), ([], []))
 
     def test_stopping_leaves_no_timer(self) -> None:
         self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
         self.happen(PathLost(BOB, "Waiting."))
-        self.front_end.stopped()
+        self.front_end.exit.stop()
         self.stage.chat.stop()
         self.assertEqual(self.stage.clock.getDelayedCalls(), [])
 

@@ -22,7 +22,8 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, identity, incoming
-from punch.ui.front_end import MAX_PENDING, PATIENCE
+from punch.ui.exit_policy import REGISTRATION_TIMEOUT
+from punch.ui.front_end import MAX_PENDING
 from punch.ui.send_queue import split_text
 from punch.ui.standard_streams import InputKind
 from punch.ui.stdio import StdioFrontEnd
@@ -41,8 +42,16 @@ class StdioCase(SynchronousTestCase):
         self, target: PeerID | None = None, kind: InputKind | None = None, history: bool = True
     ) -> None:
         self.stage = Stage(target, history)
-        self.front_end = StdioFrontEnd(self.stage.settings, self.stage.surroundings, self.environ)
-        self.front_end.attach(self.stage.chat, self.stage.screen, kind or self.kind, self.terminal)
+        stage = self.stage
+        self.front_end = StdioFrontEnd(
+            stage.settings,
+            stage.context,
+            stage.chat,
+            stage.screen,
+            kind or self.kind,
+            terminal=self.terminal,
+            environ=self.environ,
+        )
         self.stage.start()
 
     def happen(self, event: Event) -> None:
@@ -213,7 +222,7 @@ class PipeTests(StdioCase):
         line = "x" * 1000 + "\n"
         while self.stage.screen.reading:
             self.type(line)
-        self.assertLess(self.front_end.pending_bytes(), 2 * MAX_PENDING)
+        self.assertLess(self.front_end.pending_size(), 2 * MAX_PENDING)
         self.connect()
         self.assertTrue(self.stage.screen.reading)
 
@@ -308,20 +317,20 @@ class PipeTests(StdioCase):
         for _ in range(3):
             self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
         self.assertEqual(self.shown().count("No answer. Trying again in 4 s."), 1)
-        self.stage.clock.advance(PATIENCE)
+        self.stage.clock.advance(REGISTRATION_TIMEOUT)
         self.assertEqual(self.stage.ends, [(1, "No answer.")])
 
     def test_patience_counts_from_the_start(self) -> None:
         """Whenever the first failure comes, or if none does: a name server may keep silent."""
-        for failed_after in (PATIENCE - 1, None):
+        for failed_after in (REGISTRATION_TIMEOUT - 1, None):
             self.begin()
             if failed_after is not None:
                 self.stage.clock.advance(failed_after)
                 self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
-                self.stage.clock.advance(PATIENCE - failed_after)
+                self.stage.clock.advance(REGISTRATION_TIMEOUT - failed_after)
                 self.assertEqual(self.stage.ends, [(1, "No answer.")])
             else:
-                self.stage.clock.advance(PATIENCE)
+                self.stage.clock.advance(REGISTRATION_TIMEOUT)
                 ((status, sentence),) = self.stage.ends
                 self.assertEqual(status, 1)
                 self.assertIn("has not answered within 10 seconds; check its address", sentence)
@@ -505,7 +514,7 @@ class TerminalTests(StdioCase):
     def test_patience_is_the_users_own(self) -> None:
         self.begin()
         self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
-        self.stage.clock.advance(10 * PATIENCE)
+        self.stage.clock.advance(10 * REGISTRATION_TIMEOUT)
         self.assertEqual(self.stage.ends, [])
 
     def test_words_go_on_to_whom_they_went(self) -> None:
@@ -611,8 +620,17 @@ class TerminalTests(StdioCase):
 
     def test_the_hint_is_the_first_line(self) -> None:
         self.stage = Stage()
-        self.front_end = StdioFrontEnd(self.stage.settings, self.stage.surroundings, {}, "Install more.")
-        self.front_end.attach(self.stage.chat, self.stage.screen, InputKind.TERMINAL, True)
+        stage = self.stage
+        self.front_end = StdioFrontEnd(
+            stage.settings,
+            stage.context,
+            stage.chat,
+            stage.screen,
+            InputKind.TERMINAL,
+            terminal=True,
+            environ={},
+            hint="Install more.",
+        )
         self.stage.start()
         self.assertEqual(self.shown().splitlines()[0], "Install more.")
 

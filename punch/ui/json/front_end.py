@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from punch.apps.chat import ChatError, ChatMessage, MessageState
+from punch.apps.chat import Chat, ChatError, ChatMessage, MessageState
 from punch.apps.chat.events import (
     Event,
     MessageAdded,
@@ -24,7 +24,7 @@ from punch.apps.chat.events import (
 from punch.identity import PeerID
 from punch.node.events import CallFailed, Connected, Disconnected
 from punch.ui.commands import COMMANDS, Answer, perform, why
-from punch.ui.front_end import FrontEnd, FrontEndContext, Settings
+from punch.ui.front_end import FrontEnd, FrontEndContext, Output, Settings
 from punch.ui.json.commands import (
     MAX_COMMAND,
     error_fields,
@@ -45,9 +45,15 @@ class JSONFrontEnd(FrontEnd):
     """
 
     def __init__(
-        self, settings: Settings, surroundings: FrontEndContext, elapsed: Callable[[], float]
+        self,
+        settings: Settings,
+        context: FrontEndContext,
+        chat: Chat,
+        output: Output,
+        input_kind: InputKind,
+        elapsed: Callable[[], float],
     ) -> None:
-        super().__init__(settings, surroundings)
+        super().__init__(settings, context, chat, output, input_kind)
         self._elapsed = elapsed
         self._buffer = bytearray()
         self._skipping = False
@@ -56,6 +62,8 @@ class JSONFrontEnd(FrontEnd):
         self._something_failed = False
         self._asked = 0
         self._away: set[PeerID] = set()
+        chat.views.attach(self)
+        self.balance()
 
     def emit(self, event: str, /, **fields: Any) -> None:
         """Write one event."""
@@ -67,7 +75,7 @@ class JSONFrontEnd(FrontEnd):
 
     def input_received(self, data: bytes) -> None:
         self._buffer += data
-        while not self.finished and self.leaving is None:
+        while not self.exit.ending:
             line, newline, rest = self._buffer.partition(b"\n")
             if not newline:
                 break
@@ -83,7 +91,7 @@ class JSONFrontEnd(FrontEnd):
             self._buffer.clear()
 
     def input_over(self) -> None:
-        if self._buffer and not self._skipping and not self.finished:
+        if self._buffer and not self._skipping and not self.exit.finished:
             line = bytes(self._buffer)
             self._buffer.clear()
             self._line(line)
@@ -105,10 +113,10 @@ class JSONFrontEnd(FrontEnd):
     def _perform(self, fields: dict[str, Any]) -> Deferred[Answer | None]:
         name = fields.get("command")
         if name != "send":
-            return perform(self.context, name, fields)
+            return perform(self.commands, name, fields)
         self._sending.append(str(fields.get("text")))
         try:
-            return perform(self.context, name, fields)
+            return perform(self.commands, name, fields)
         except ChatError:
             self._sending.pop()
             raise
@@ -117,7 +125,7 @@ class JSONFrontEnd(FrontEnd):
         self._asked -= 1
         command = COMMANDS[fields["command"]]
         request = request_fields(fields)
-        if (command.asks or request) and not self.finished:
+        if (command.asks or request) and not self.exit.finished:
             self.emit("result", **{**(answer or {}), **request, "command": command.name})
         self.check_done()
 
@@ -131,14 +139,14 @@ class JSONFrontEnd(FrontEnd):
         self.check_done()
 
     def _error(self, fields: dict[str, Any], error: ChatError) -> None:
-        if not self.finished:
+        if not self.exit.finished:
             self.emit("error", **error_fields(fields, error))
 
     # -- events --
 
     def handle(self, event: Event) -> Deferred[None] | None:
         message = isinstance(event, (MessageAdded, MessageChanged))
-        if isinstance(event, Disconnected) or not (self.finished or message):
+        if isinstance(event, Disconnected) or not (self.exit.finished or message):
             fields = render(event, self.chat)
             if fields is not None:
                 self.emit(fields["event"], **fields)
@@ -183,7 +191,7 @@ class JSONFrontEnd(FrontEnd):
 
     def on_disconnected(self, event: Disconnected) -> None:
         self._away.add(event.peer)
-        if self.input_ended and self.chat.conversations.undelivered(event.peer):
+        if self.exit.input_ended and self.chat.conversations.undelivered(event.peer):
             self._something_failed = True
 
     def on_other(self, event: Event) -> None:
@@ -195,26 +203,26 @@ class JSONFrontEnd(FrontEnd):
             self._away.add(event.peer)
         self._something_failed = True
         if event.peer is not None and event.peer == self._first_call:
-            self.finish(1, event.text)
+            self.exit.finish(1, event.text)
 
-    def pending_bytes(self) -> int:
+    def pending_size(self) -> int:
         # What waits for peers that are away is on the disk, and may be much.
-        return self.bytes_for(self.chat.links)
+        return self.sending.size_for(self.chat.links)
 
     def check_done(self) -> None:
         """After the last command: end when every call has come to something and all was delivered."""
-        if self.finished or self.leaving is not None or not self.input_ended:
+        if self.exit.ending or not self.exit.input_ended:
             return
-        if self.input_kind is InputKind.NOTHING:
+        if self.exit.input_kind is InputKind.NOTHING:
             return
         chat = self.chat
-        if chat.calling or self._asked or self.storing:
+        if chat.calling or self._asked or len(self.sending):
             return
         if any(
             chat.conversations.undelivered(peer) or chat.conversations.unhandled(peer) for peer in chat.links
         ):
             return
-        if (self.registered or not self.ever_registered) and self.pending_peers() - self._away:
+        if (self.exit.registered or not self.exit.ever_registered) and self.sending.peers - self._away:
             return  # They are called, or will be.
         # What waits for peers that are away is kept, but was not delivered.
-        self.leave(1 if self._something_failed or self.pending else 0)
+        self.exit.leave(1 if self._something_failed or self.sending.undelivered else 0)

@@ -34,8 +34,7 @@ from punch.node.events import (
     Introduced,
     Ready,
 )
-from punch.ui.front_end import FrontEndContext, Settings
-from punch.ui.front_end import Stage as CallEvent
+from punch.ui.front_end import FrontEndContext, Progress, Settings
 from punch.ui.interactive import InteractiveFrontEnd
 from punch.ui.json.events import message_fields
 from punch.ui.standard_streams import InputKind
@@ -81,6 +80,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
     """
     The chat as a person has it; also the `punch.ui.terminal.prompt.PromptUser`.
 
+    :param bottom: the prompt.
     :param history: the lines typed before.
     :param stop_process: stops it as Ctrl-Z does, and returns when it goes on.
     """
@@ -88,13 +88,19 @@ class TerminalFrontEnd(InteractiveFrontEnd):
     def __init__(
         self,
         settings: Settings,
-        surroundings: FrontEndContext,
+        context: FrontEndContext,
+        chat: Chat,
+        bottom: PromptArea,
         history: LineHistory,
+        *,
         environ: Mapping[str, str] = os.environ,
         stop_process: Callable[[], None] = lambda: os.kill(0, signal.SIGTSTP),
         interrupt: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGINT),
     ) -> None:
-        super().__init__(settings, surroundings, environ)
+        super().__init__(
+            settings, context, chat, _Nowhere(), InputKind.TERMINAL, terminal=True, environ=environ
+        )
+        self.bottom = bottom
         self.lines = history
         self._stop_process = stop_process
         self._interrupt = interrupt
@@ -112,11 +118,8 @@ class TerminalFrontEnd(InteractiveFrontEnd):
         self._prompt = ""
         #: What stands in the line of a call of ours, until it comes to something.
         self._called: dict[PeerID, str] = {}
-
-    def attach_bottom(self, chat: Chat, bottom: PromptArea) -> None:
-        """Before anything happens: the chat that it shows, and the prompt."""
-        self.bottom = bottom
-        super().attach(chat, _Nowhere(), InputKind.TERMINAL, True)
+        chat.views.attach(self)
+        self.balance()
         self._names()
         self.changed()
         self._tick()
@@ -145,13 +148,13 @@ class TerminalFrontEnd(InteractiveFrontEnd):
     def _greet(self, conversations: list[ConversationSummary]) -> None:
         for each in conversations:
             peer = each.contact.peer
-            if each.unread and peer not in self._opened and not self.finished:
+            if each.unread and peer not in self._opened and not self.exit.finished:
                 self._unread[peer] = each.unread
                 name = self.name_of(peer)
                 self.stage(f"{count(each.unread, 'message')} from {name} not read yet: /to {name} shows them")
         self.changed()
 
-    def show_stage(self, event: CallEvent) -> None:
+    def show_progress(self, event: Progress) -> None:
         """One line for a call, which is written anew with each stage."""
         peer, name = event.peer, self.name_of(event.peer)
         if isinstance(event, Calling):
@@ -164,7 +167,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
             how = "introduced" if isinstance(event, Introduced) else f"checking {count(event.pairs, 'pair')}"
             text = f"{called}: {how}"
         else:
-            super().show_stage(event)
+            super().show_progress(event)
             return
         self._replace(self.style.dim(text), ("call", peer))
 
@@ -282,7 +285,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
     def _opened_with(self, peer: PeerID, messages: list[ChatMessage]) -> None:
         live = self._live.get(peer)
         earlier = [message for message in messages if live is None or message.number < live]
-        if not earlier or self.finished:
+        if not earlier or self.exit.finished:
             return
         now = self._wall()
         lines = [answers.message_line(message_fields(m), self.name_of, now) for m in earlier]
@@ -311,17 +314,17 @@ class TerminalFrontEnd(InteractiveFrontEnd):
             facts.append(("bad", "a question waits: y or n"))
         if self.current is not None:
             facts.append(self._link_fact(self.current, name))
-            waiting = self.undelivered(self.current)
+            waiting = self.chat.conversations.undelivered(self.current)
             if waiting:
                 facts.append(("", f"{waiting:,} waiting"))
-        elif self.registered:
+        elif self.exit.registered:
             facts.append(("", "waiting for a call"))
         for peer in self.chat.links:
             if peer != self.current:
                 facts.append(("", f"{self.name_of(peer)} is connected"))
         for peer, unread in self._unread.items():
             facts.append(("good", f"{unread:,} unread from {self.name_of(peer)}"))
-        if not self.registered:
+        if not self.exit.registered:
             facts.append(("bad", "rendezvous not reached" if self._trouble else "registering"))
         fragments: list[tuple[str, str]] = []
         for look, text in facts:
@@ -357,7 +360,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
 
     def entered(self, text: str, seen: int) -> None:
         """A line."""
-        if self.finished or self.leaving is not None:
+        if self.exit.ending:
             return
         if text.strip() and self.settings.history:
             self.lines.add(text, self._wall())
@@ -374,7 +377,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
 
     def ended(self) -> None:
         """Ctrl-D."""
-        if self.storing or (self.chat.conversations.undelivered() and not self.settings.history):
+        if len(self.sending) or (self.chat.conversations.undelivered() and not self.settings.history):
             self.quit()
         else:
             self.input_over()
@@ -392,7 +395,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
         """The terminal is gone."""
         if failure is not None:
             self._log.failure("the prompt failed", failure)
-            self.finish(
+            self.exit.finish(
                 1, f"The terminal could not be used: {failure.getErrorMessage()}. The log tells more."
             )
         else:
@@ -400,8 +403,8 @@ class TerminalFrontEnd(InteractiveFrontEnd):
 
     def check_done(self) -> None:
         """After Ctrl-D: end, and keep what waits."""
-        if self.input_ended and not self.finished and self.leaving is None and not self.storing:
-            self.leave()
+        if self.exit.input_ended and not self.exit.ending and not len(self.sending):
+            self.exit.leave()
 
 
 class _Nowhere:

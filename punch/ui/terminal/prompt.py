@@ -72,7 +72,6 @@ class Prompt:
         self,
         stdin: int,
         stdout: int,
-        user: PromptUser,
         *,
         in_reactor: Callable[[Callable[[], None]], None],
         complete: Complete = lambda text: (),
@@ -81,7 +80,7 @@ class Prompt:
         term: str = "xterm",
         reflows: bool = True,
     ) -> None:
-        self._user = user
+        self._user: PromptUser | None = None
         self._in_reactor = in_reactor
         self._numbers = 0
         self._over: Deferred[None] | None = None
@@ -95,8 +94,13 @@ class Prompt:
         self._wanted = False
         self._running = False
 
-    def start(self) -> None:
-        """Take the terminal, as soon as there is something to show: a prompt alone has nothing to say."""
+    def start(self, user: PromptUser) -> None:
+        """
+        Take the terminal, as soon as there is something to show.
+
+        :param user: is told what happens at the prompt.
+        """
+        self._user = user
         self._wanted = True
 
     def _start(self) -> None:
@@ -202,11 +206,12 @@ class Prompt:
         if not self._over.called:
             self._over.callback(None)
         if not asked or failure is not None:
+            assert self._user is not None
             self._user.lost(failure)
 
     def _tell(self, what: Callable[[PromptUser], None]) -> None:
         def tell() -> None:
-            if self._over is None:
+            if self._over is None and self._user is not None:
                 what(self._user)
 
         self._in_reactor(tell)

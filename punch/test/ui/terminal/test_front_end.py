@@ -105,13 +105,14 @@ class TerminalCase(SynchronousTestCase):
         self.path = Path(self.mktemp())
         self.front_end = TerminalFrontEnd(
             self.stage.settings,
-            self.stage.surroundings,
+            self.stage.context,
+            self.stage.chat,
+            self.bottom,
             LineHistory(self.path if history else None),
-            {"TERM": "dumb"},
-            self.stop,
-            self.interrupt,
+            environ={"TERM": "dumb"},
+            stop_process=self.stop,
+            interrupt=self.interrupt,
         )
-        self.front_end.attach_bottom(self.stage.chat, self.bottom)
         self.stage.start()
 
     def setUp(self) -> None:
@@ -455,8 +456,8 @@ class HistoryTests(TerminalCase):
         """Another terminal on the same chat, as after a restart."""
         chat, bottom = self.stage.chat, Bottom()
         chat.views.detach(self.front_end)
-        later = TerminalFrontEnd(self.stage.settings, self.stage.surroundings, LineHistory(None), {})
-        later.attach_bottom(chat, bottom)
+        stage = self.stage
+        later = TerminalFrontEnd(stage.settings, stage.context, chat, bottom, LineHistory(None), environ={})
         later.handle(Ready(ME))
         return later, bottom
 
@@ -535,6 +536,6 @@ class LifeTests(TerminalCase):
     def test_nothing_is_left_on_the_clock(self) -> None:
         self.connect()
         self.stage.clock.advance(1.0)
-        self.front_end.stopped()
+        self.front_end.exit.stop()
         self.stage.chat.stop()
         self.assertEqual(self.stage.clock.getDelayedCalls(), [])

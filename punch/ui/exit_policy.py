@@ -1,0 +1,169 @@
+"""
+When a process that owns its stdin and stdout ends, and how.
+
+A peer that was started to call (`--peer`) ends when its input has ended and all messages were delivered, or
+with a sentence and status 1 when that can't happen. A peer that waits for calls goes on waiting. What all
+front ends have in common is here; what is left to do at the end of the input, each of them decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from punch.apps.chat import Chat
+from punch.apps.chat.events import Event
+from punch.identity import PeerID
+from punch.node.events import (
+    CallFailed,
+    Disconnected,
+    PathChanged,
+    PathLost,
+    Ready,
+    Reason,
+    Registered,
+    Unregistered,
+)
+from punch.ui.standard_streams import InputKind
+from punch.ui.text.sentences import printable
+
+#: Seconds from the start after which a peer that nobody watches gives up if it is not registered.
+REGISTRATION_TIMEOUT = 10.0
+
+#: Seconds for which a peer whose input has ended waits for a lost path.
+PATH_TIMEOUT = 60.0
+
+_NO_ANSWER = (
+    f"The rendezvous has not answered within {REGISTRATION_TIMEOUT:.0f} seconds; check its address, and that "
+    "this machine is online."
+)
+
+
+class ExitPolicy:
+    """
+    Ends the process, once.
+
+    :param input_kind: what stdin is.
+    :param watched: whether a person looks at the front end, who can wait and decide.
+    :param finish: ends the process with a status and, if not None, a sentence on stderr.
+    :param unsent: a sentence that names messages that are not stored, if there are some: they make the end a
+        failure.
+    :param report: is given a failure that the policy found out, as if it was an event of the node.
+    :param stopped: is called when the front end is to stop.
+    :ivar finished: the process ends now.
+    :ivar leaving: the status with which it will end in a moment, when both sides are done; None: not yet.
+    :ivar input_ended: stdin has ended.
+    :ivar registered: the rendezvous knows this peer; `ever_registered`: it did at some time.
+    """
+
+    def __init__(
+        self,
+        chat: Chat,
+        clock: IReactorTime,
+        input_kind: InputKind,
+        watched: bool,
+        finish: Callable[[int, str | None], None],
+        unsent: Callable[[], str | None],
+        report: Callable[[CallFailed], object],
+        stopped: Callable[[], None],
+    ) -> None:
+        self.input_kind = input_kind
+        self.watched = watched
+        self.finished = False
+        self.leaving: int | None = None
+        self.input_ended = False
+        self.registered = False
+        self.ever_registered = False
+        self._chat = chat
+        self._clock = clock
+        self._finish = finish
+        self._unsent = unsent
+        self._report = report
+        self._stopped = stopped
+        self._trouble: Unregistered | None = None
+        self._fatal: str | None = None
+        self._registration_timer: IDelayedCall | None = None
+        self._path_timers: dict[PeerID, IDelayedCall] = {}
+
+    @property
+    def ending(self) -> bool:
+        """Whether the process ends, now or in a moment."""
+        return self.finished or self.leaving is not None
+
+    def leave(self, status: int = 0) -> None:
+        """End the process after a moment in which both sides finish what is under way."""
+        if not self.ending:
+            self.leaving = status
+            self._chat.leave().addBoth(lambda _: self.finish(status))
+
+    def finish(self, status: int, sentence: str | None = None) -> None:
+        """End the process now. Only the first call counts."""
+        if not self.finished:
+            unsent = self._unsent()
+            if unsent is not None:
+                status, sentence = status or 1, f"{sentence} {unsent}" if sentence else unsent
+            self.stop()
+            self._finish(status, sentence)
+
+    def stop(self) -> None:
+        """The service stops: leave nothing on the clock."""
+        if not self.finished:
+            self.finished = True
+            self._stop_registration_timer()
+            for peer in list(self._path_timers):
+                self._stop_path_timer(peer)
+            self._stopped()
+
+    def handle(self, event: Event) -> None:
+        """Take note of an event, before it is shown."""
+        if isinstance(event, Ready):
+            if not self.watched:
+                self._registration_timer = self._clock.callLater(REGISTRATION_TIMEOUT, self._not_registered)
+        elif isinstance(event, Registered):
+            self.registered = self.ever_registered = True
+            self._stop_registration_timer()
+        elif isinstance(event, Unregistered):
+            self.registered = False
+            self._trouble = event
+        elif isinstance(event, PathLost):
+            self._path_timers[event.peer] = self._clock.callLater(PATH_TIMEOUT, self._path_lost, event.peer)
+        elif isinstance(event, (PathChanged, Disconnected)):
+            self._stop_path_timer(event.peer)
+
+    def handle_shown(self, event: Event) -> None:
+        """After an event was shown: end the process, if it can't go on."""
+        if isinstance(event, CallFailed) and event.peer is None:
+            self._fatal = event.text
+        elif not isinstance(event, Disconnected):
+            return
+        # Live links don't need the rendezvous: their conversations may go on.
+        if self._fatal is not None and not self._chat.links:
+            self.finish(1, printable(self._fatal))
+
+    def _path_lost(self, peer: PeerID) -> None:
+        """A person, or a service, can wait for days; who only wanted to deliver its input is told."""
+        if self.input_ended and self.input_kind is not InputKind.NOTHING and not self.watched:
+            self._chat.hangup(peer)
+        else:
+            self._path_timers[peer] = self._clock.callLater(PATH_TIMEOUT, self._path_lost, peer)
+
+    def _stop_path_timer(self, peer: PeerID) -> None:
+        timer = self._path_timers.pop(peer, None)
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def _not_registered(self) -> None:
+        self._registration_timer = None
+        if self._chat.new_page is not None:
+            return  # Somebody may look at it in a browser.
+        trouble = self._trouble
+        if trouble is not None:
+            self._report(CallFailed(None, trouble.reason, trouble.text))
+        else:
+            self._report(CallFailed(None, Reason.RENDEZVOUS_UNREACHABLE.value, _NO_ANSWER))
+
+    def _stop_registration_timer(self) -> None:
+        if self._registration_timer is not None and self._registration_timer.active():
+            self._registration_timer.cancel()
+        self._registration_timer = None
