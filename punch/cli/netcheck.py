@@ -20,13 +20,14 @@ from punch.cli.options import NoRendezvous, choose_rendezvous
 from punch.cli.peer_tap import login_name
 from punch.cli.usage import Parser, complain, show
 from punch.natcheck.report import NetcheckReport
-from punch.natcheck.words import text
 from punch.net.interfaces import local_addresses, source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.net.udp import open_socket
 from punch.node.control.problems import proxy_variable
-from punch.node.netcheck import NetcheckRun, as_json
+from punch.node.netcheck import NetcheckRun
 from punch.state import StateDirectory, StateError, own_state_dir
+from punch.ui.json.events import netcheck_fields
+from punch.ui.text.netcheck import text
 
 PROGRAM = "punch netcheck"
 
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
     if isinstance(result, Failure):
         result.raiseException()
     assert isinstance(result, NetcheckReport)
-    written = json.dumps(as_json(result), separators=(",", ":")) if options.json else text(result)
+    written = json.dumps(netcheck_fields(result), separators=(",", ":")) if options.json else text(result)
     show(written, f"{PROGRAM}: The report can't be written")
     if result.problem is not None and options.json:
         complain(f"{PROGRAM}: {result.problem}")

@@ -7,7 +7,7 @@ runs, keeps its registration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +20,6 @@ from twisted.internet.interfaces import IDelayedCall
 from punch.identity import Identity, RandomBytes
 from punch.natcheck.core import Netcheck
 from punch.natcheck.report import FamilyReport, NetcheckReport, Transport
-from punch.natcheck.words import conclusions
 from punch.net.driver import Driver
 from punch.net.interfaces import select
 from punch.net.reactor import look_up
@@ -57,11 +56,6 @@ _TURN = {
     TurnTransport.TCP: Transport.TURN_TCP,
     TurnTransport.TLS: Transport.TURN_TLS,
 }
-
-
-def as_json(report: NetcheckReport) -> Mapping[str, Any]:
-    """The report for programs, as docs/json.md describes it."""
-    return {"event": "netcheck", **report.to_json(), "conclusions": conclusions(report)}
 
 
 class NetcheckRun:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
 from punch.link.link import Link
 from punch.link.services import Authorize, anyone
+from punch.natcheck.report import NetcheckReport
 from punch.net.interfaces import local_addresses
 from punch.net.socket_set import OpenSocket
 from punch.net.udp import open_socket as open_best_socket
@@ -51,7 +52,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.node.netcheck import NetcheckRun, as_json
+from punch.node.netcheck import NetcheckRun
 from punch.node.network import Network
 from punch.node.offer_freshness import (
     KeptOffers,
@@ -283,8 +284,8 @@ class Node(Service):
         self._name = name
         self._control.register = replace(self._control.register, name=name)
 
-    def netcheck(self) -> Deferred[Mapping[str, Any]]:
-        """Find out what the network does; fires after seconds with what `punch netcheck --json` prints."""
+    def netcheck(self) -> Deferred[NetcheckReport]:
+        """Find out what the network does; takes some seconds."""
         run = NetcheckRun(
             reactor=self._clock,
             rendezvous=self._rendezvous,
@@ -295,7 +296,7 @@ class Node(Service):
             monotonic=self._context.monotonic,
             roots=self._roots,
         )
-        return run.start().addCallback(as_json)
+        return run.start()
 
     def link(self, peer: PeerID) -> Link | None:
         """The live link to `peer`, if there is one."""

@@ -5,7 +5,7 @@ Two or more chats in memory: real stores, streams and schedules; only calls and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -23,6 +23,7 @@ from punch.identity import Identity, PeerID
 from punch.link.address import LinkAddress
 from punch.link.events import LinkError, LinkRole
 from punch.link.link import Link
+from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
 from punch.wire.address import Address
 
@@ -301,8 +302,8 @@ class Side:
     def rename(self, name: str) -> None:
         self.asked.append(("rename", self.id))
 
-    def netcheck(self) -> Deferred[Mapping[str, Any]]:
-        return succeed({"event": "netcheck"})
+    def netcheck(self) -> Deferred[NetcheckReport]:
+        return succeed(NetcheckReport("rendezvous.example:7000"))
 
     # What it was told
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
@@ -20,6 +20,7 @@ from punch.identity import Identity, PeerID
 from punch.link.address import LinkAddress
 from punch.link.events import LinkRole
 from punch.link.link import Link
+from punch.natcheck.report import NetcheckReport
 from punch.node.events import Connected, IncomingCall, Ready
 from punch.ui.front_end import FrontEndContext, Settings
 from punch.wire.address import Address
@@ -106,8 +107,8 @@ class Switchboard:
     def rename(self, name: str) -> None:
         self.names.append(name)
 
-    def netcheck(self) -> Deferred[Any]:
-        return succeed({"event": "netcheck", "conclusions": ["All is well."]})
+    def netcheck(self) -> Deferred[NetcheckReport]:
+        return succeed(NetcheckReport("rendezvous.example:7000"))
 
 
 class Far:

@@ -26,7 +26,7 @@ from punch.apps.chat import (
 )
 from punch.identity import PeerID
 from punch.ui.export import export_to
-from punch.ui.json.events import contact_fields, conversation_fields, message_fields
+from punch.ui.json.events import contact_fields, conversation_fields, message_fields, netcheck_fields
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
@@ -298,7 +298,7 @@ def _status(context: CommandContext, fields: Fields) -> Answer:
 
 
 def _netcheck(context: CommandContext, fields: Fields) -> Result:
-    return context.chat.netcheck().addCallback(dict)
+    return context.chat.netcheck().addCallback(netcheck_fields)
 
 
 def _conversations(context: CommandContext, fields: Fields) -> Result:

@@ -8,7 +8,7 @@ view would need.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -47,6 +47,7 @@ from punch.contacts import AddressBook
 from punch.identity import PeerID
 from punch.link.events import LinkRole, ServiceRefused
 from punch.link.link import Link
+from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
 from punch.wire.fields import check_name
 
@@ -379,10 +380,10 @@ class Chat:
             "history": self.keeps_history,
         }
 
-    def netcheck(self) -> Deferred[Mapping[str, Any]]:
+    def netcheck(self) -> Deferred[NetcheckReport]:
         """Find out what the network does; takes some seconds."""
 
-        def done(report: Mapping[str, Any]) -> Mapping[str, Any]:
+        def done(report: NetcheckReport) -> NetcheckReport:
             self.views.tell(NetcheckDone(report))
             return report
 

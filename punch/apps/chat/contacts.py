@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
@@ -18,6 +18,7 @@ from punch.apps.chat.storage import Timers
 from punch.contacts import AddressBook, AddressBookError, Contact
 from punch.identity import PeerID
 from punch.lookup import UnknownPeer, find_peer
+from punch.natcheck.report import NetcheckReport
 
 #: Seconds between two checks whether another process has blocked somebody.
 BOOK_INTERVAL = 2.0
@@ -50,8 +51,8 @@ class NodeLike(Protocol):
     def rename(self, name: str) -> None:
         """Use `name` as this side's own name from now on."""
 
-    def netcheck(self) -> Deferred[Mapping[str, Any]]:
-        """Find out what the network does; the result is what `punch netcheck --json` prints."""
+    def netcheck(self) -> Deferred[NetcheckReport]:
+        """Find out what the network does."""
 
 
 class Contacts:

@@ -8,15 +8,15 @@ as `PeerUnreachable`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from punch.apps.chat.model import ChatMessage, ClientID, ContactSummary
 from punch.identity import PeerID
+from punch.natcheck.report import NetcheckReport
 from punch.node import events as peer_events
 
 
@@ -124,9 +124,9 @@ class StoreFailed(ChatEvent):
 
 @dataclass(frozen=True)
 class NetcheckDone(ChatEvent):
-    """The report of a netcheck, as `punch netcheck --json` has it."""
+    """The report of a netcheck."""
 
-    report: Mapping[str, Any]
+    report: NetcheckReport
 
 
 #: All that `View.handle` may be given.

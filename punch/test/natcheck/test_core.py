@@ -33,9 +33,9 @@ from punch.natcheck.report import (
     Transport,
 )
 from punch.natcheck.tasks import Later, Scheduler
-from punch.natcheck.words import conclusions, text
-from punch.node.netcheck import as_json
 from punch.test.strategies import IDENTITIES
+from punch.ui.json.events import netcheck_fields
+from punch.ui.text.netcheck import conclusions, text
 from punch.wire.address import Address
 from punch.wire.control import Probed
 from punch.wire.probing import ProbeOutcome, commitment
@@ -315,7 +315,7 @@ class WordTests(SynchronousTestCase):
         for sentence in sentences:
             self.assertIn(f"\n* {sentence}", text(report))
             self.assertTrue(sentence.endswith("."), sentence)
-        value = json.loads(json.dumps(as_json(report)))
+        value = json.loads(json.dumps(netcheck_fields(report)))
         self.assertEqual((value["event"], value["conclusions"]), ("netcheck", sentences))
         return "\n".join(sentences)
 
@@ -348,7 +348,7 @@ class WordTests(SynchronousTestCase):
             "IPv6          no, this machine has no such address",
         ):
             self.assertIn(part, written)
-        value = json.loads(json.dumps(as_json(report)))
+        value = json.loads(json.dumps(netcheck_fields(report)))
         self.assertEqual((value["direct"], value["certain"]), ("most", True))
         self.assertEqual(
             value["ipv4"],

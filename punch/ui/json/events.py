@@ -13,7 +13,9 @@ from punch.apps.chat import (
     MessageState,
 )
 from punch.apps.chat import events as chat_events
+from punch.natcheck.report import NetcheckReport
 from punch.node import events as peer_events
+from punch.ui.text.netcheck import conclusions
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
@@ -98,6 +100,11 @@ def path_fields(event: peer_events.Connected | peer_events.PathChanged) -> JSON:
         "protocol": event.protocol,
         "rtt": event.rtt,
     }
+
+
+def netcheck_fields(report: NetcheckReport) -> JSON:
+    """The report of a netcheck, also as the `netcheck` event."""
+    return {"event": "netcheck", **report.to_json(), "conclusions": conclusions(report)}
 
 
 def _petname(event: Any, chat: Chat) -> JSON:
@@ -250,5 +257,5 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
         "text": event.text,
     },
     chat_events.StoreFailed: lambda event, chat: {"event": "history-failed", "text": event.text},
-    chat_events.NetcheckDone: lambda event, chat: {"event": "netcheck", **event.report},
+    chat_events.NetcheckDone: lambda event, chat: netcheck_fields(event.report),
 }

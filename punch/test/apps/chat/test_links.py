@@ -138,5 +138,5 @@ class CallTests(ChatTestCase):
         self.assert_error("not-connected", self.alice.chat.hangup, self.bob.id)
 
     def test_netcheck(self) -> None:
-        self.assertEqual(result(self.alice.chat.netcheck()), {"event": "netcheck"})
+        self.assertEqual(result(self.alice.chat.netcheck()).rendezvous, "rendezvous.example:7000")
         self.assertEqual(len(self.alice.of(NetcheckDone)), 1)

@@ -1,4 +1,4 @@
-"""What netcheck found out, in words."""
+"""The report of a netcheck as text for people."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ B = TypeVar("B", bound=Enum)
 
 
 def conclusions(report: NetcheckReport) -> list[str]:
-    """What follows, in sentences."""
+    """What the report means for links, in sentences."""
     found = [] if report.problem is None else [report.problem]
     if report.udp is None:
         found.append(_nothing_of_udp(report))
@@ -81,7 +81,7 @@ def conclusions(report: NetcheckReport) -> list[str]:
 
 
 def text(report: NetcheckReport) -> str:
-    """All of it, for a person."""
+    """The whole report."""
     lines = [_line("Rendezvous", report.rendezvous)]
     lines.append(_line("UDP", {True: "yes", False: "no", None: "unknown"}[report.udp]))
     for name, family in _named(report):
@@ -98,7 +98,7 @@ def text(report: NetcheckReport) -> str:
 
 
 def _nothing_of_udp(report: NetcheckReport) -> str:
-    """Why it can't be told whether UDP works."""
+    """Why it is not known whether UDP works."""
     if not report.reflector:
         return "The rendezvous has no reflector, so nothing is known about UDP."
     if not report.families:
@@ -113,7 +113,7 @@ def _nothing_of_udp(report: NetcheckReport) -> str:
 
 
 def _direct(report: NetcheckReport) -> list[str]:
-    """With whom links are direct."""
+    """With which peers links are direct."""
     ipv4, ipv6 = (family if family is not None and family.udp else None for _, family in _named(report))
     if (ipv4 or ipv6 or FamilyReport()).near:
         return [
