@@ -103,10 +103,10 @@ def link_end(sending: bool, size: int, *, portable: bool = False) -> None:
     from twisted.internet.protocol import Factory
 
     from punch.identity import Identity
-    from punch.link.certificate import LinkCertificate
     from punch.link.core import LinkCore
     from punch.link.events import LinkRole
     from punch.link.link import Link
+    from punch.link.proof import LinkCertificate
     from punch.link.services import Services
     from punch.net.udp import open_portable, open_socket
     from punch.wire.address import Address
@@ -214,7 +214,7 @@ async def aioquic_end(sending: bool, size: int) -> None:
     from aioquic.quic import events
     from aioquic.quic.configuration import QuicConfiguration
 
-    from punch.link.certificate import LinkCertificate
+    from punch.link.proof import LinkCertificate
 
     done = asyncio.Event()
 

@@ -26,8 +26,7 @@ import punch.link.core
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.link import Link
-from punch.link.packet import CONNECTION_ID_LENGTH
-from punch.link.packet_protection import PacketReader, QuicFrameType
+from punch.link.packet import CONNECTION_ID_LENGTH, PacketReader, QuicFrameType
 from punch.link.proof import SecretsLog
 from punch.link.quic_interface import QuicSink
 from punch.link.quic_qh3 import Qh3Backend, Qh3Connection

@@ -1,9 +1,9 @@
 """
-The link between two peers, sans I/O: QUIC connections in, one proved session out.
+The link between two peers: a sans-I/O core over one or several QUIC connections.
 
-The caller makes one connection. The callee takes up to four unproved ones (anybody who can send from an
-address that passed a check may try), and the first that proves itself is the link; the others are closed.
-`now` is monotonic seconds everywhere, and never goes back.
+The caller makes one connection. The callee accepts up to four unproved ones, since anybody who can send from
+an address that passed a check may try. The first one that proves itself is the link, and the others are
+closed. `now` is in monotonic seconds everywhere, and never decreases.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 
 from punch.identity import Identity, PeerID, RandomBytes
-from punch.link.certificate import LinkCertificate
 from punch.link.connection import Callbacks, Connection, Terms
 from punch.link.events import (
     CloseCode,
@@ -31,19 +32,33 @@ from punch.link.events import (
 from punch.link.frames import clip_reason
 from punch.link.multiplexer import StreamMultiplexer
 from punch.link.packet import destination_id, is_client_initial, is_long, is_retry
+from punch.link.proof import LinkCertificate
 from punch.link.quic_interface import QuicBackend, QuicError
 from punch.link.quic_qh3 import Qh3Backend
-from punch.link.state import (
-    Ending,
-    LifecycleActions,
-    LinkLifecycle,
-    make_lifecycle,
-)
 
 PINGS = 4
-"""Packets that ask for an answer after a path change…"""
+"""How many packets `LinkCore.ping` sends at once on a proved link."""
 PING_AGAIN = (0.3, 1.0)
-"""…and so many seconds later once more."""
+"""Seconds after which it sends as many again."""
+
+
+class LinkState(Enum):
+    """
+    WAITING: no connection has proved itself. OPEN: one has. CLOSING: the other side was told that the link
+    ends, and has not answered. CLOSED: the link has ended.
+    """
+
+    WAITING = "waiting"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True)
+class _Ending:
+    code: CloseCode
+    reason: str
+    by_peer: bool = False
 
 
 class LinkCore:
@@ -51,10 +66,12 @@ class LinkCore:
     One link.
 
     :param remote: the peer that the other side must prove to be.
-    :param offer_digest: SHA-256 of the sealed offer that led here, 32 bytes; `answer_digest` likewise. It
-        identifies the link in later offers, those of ICE restarts.
-    :param certificate: the callee's own, whose hash stands in its answer.
-    :param certificate_sha256: that hash, for the caller.
+    :param offer_digest: SHA-256 of the sealed offer of the call, 32 bytes. It identifies the link in the
+        offers of ICE restarts.
+    :param answer_digest: SHA-256 of the sealed answer, 32 bytes.
+    :param certificate: the callee's certificate, whose hash is in its answer; made if None. Callee only.
+    :param certificate_sha256: the hash of the callee's certificate, 32 bytes. Caller only.
+    :ivar state: the state of the link.
     """
 
     def __init__(
@@ -90,24 +107,21 @@ class LinkCore:
         self._link: Connection | None = None
         self._session: StreamMultiplexer | None = None
         self._events: deque[Event] = deque()
-        self._closed = False
         self._now = now
         self._deadline: float | None = None
-        self._slow: list[Connection] | None = None
+        self._pending: list[Connection] | None = None
         self._pings = 0
         self._ping_at: list[float] = []
-        self._lifecycle: LinkLifecycle = make_lifecycle(
-            LifecycleActions(self._begin, self._say_goodbye, self._finish)
-        )
-
-    # Life
+        self.state = LinkState.WAITING
+        self._ending: _Ending | None = None
 
     def start(self, now: float) -> None:
         """
-        Begin, once a path exists: the caller sends its Initial. From now on the link must be proved in time.
+        Start when a path exists: the caller sends its Initial. The link must be proved within
+        `LinkLimits.prove_seconds`, otherwise it closes.
         """
-        if self._deadline is not None or self._link is not None or self._closed:
-            return  # A callee may be proved to before it has a path of its own choice
+        if self._deadline is not None or self._link is not None or self.state is LinkState.CLOSED:
+            return  # A caller may have proved itself before the callee selected a path
         self._now = now
         self._deadline = now + self.limits.prove_seconds
         if self.role is LinkRole.CALLER:
@@ -120,26 +134,33 @@ class LinkCore:
 
     def close(self, code: CloseCode, reason: str, now: float) -> None:
         """
-        End the link in good order: the other side is told, reliably while there is a path, and `Closed`
-        follows when it knows, one second later at most. What is queued on streams is not waited for.
+        End the link in good order. The other side is told, reliably while there is a path, and `Closed`
+        follows when it has answered, or after one second. Data that is queued on streams is discarded.
         """
         self._now = now
-        self._lifecycle.close(Ending(code, clip_reason(reason)))
+        ending = _Ending(code, clip_reason(reason))
+        if self.state is LinkState.WAITING:
+            self._finish(ending)
+        elif self.state is LinkState.OPEN:
+            self.state, self._ending = LinkState.CLOSING, ending
+            self._require_session().say_goodbye(ending.code, ending.reason)
+            self._deadline = now + self.limits.close_seconds
 
     def fail(self, code: CloseCode, reason: str, now: float) -> None:
         """End the link at once, for example because no path is left."""
         self._now = now
-        self._lifecycle.end(Ending(code, clip_reason(reason)))
+        self._finish(_Ending(code, clip_reason(reason)))
 
     def ping(self, now: float) -> None:
         """
-        Make the other side answer now: after a path change, after a sleep, and to know whether it is there.
-        `PingAnswered` follows when it has, on a proved link.
+        Make the other side answer now: after a path change or a sleep, or to learn whether it is reachable.
+        `PingAnswered` follows on a proved link when it has answered.
 
-        It takes several packets: what was sent before counts as lost when three later ones are acknowledged
-        (RFC 9002, section 6.1.1). Waiting for its time would mean as long as the darkness was, since the
-        other side's late acknowledgements make that the path's round-trip time. And it takes several turns,
-        because the other side may find its way back a moment later: its first acknowledgements are lost then.
+        Several packets are sent, since earlier packets count as lost only when three later ones are
+        acknowledged (RFC 9002, section 6.1.1). The loss timer would take as long as the disconnection lasted,
+        because late acknowledgements raise the estimate of the round-trip time that much. They are sent
+        several times, because the other side may get its path back a moment later, so that its first
+        acknowledgements are lost.
         """
         self._now = now
         proved = self._link is not None
@@ -165,22 +186,22 @@ class LinkCore:
 
     @property
     def connection_ids(self) -> set[bytes]:
-        """The connection IDs of datagrams that are for this link."""
+        """The destination connection IDs of datagrams for this link."""
         return set(self._routes)
 
     def receive_datagrams(
         self, datagrams: Sequence[bytes], now: float, *, initial_allowed: bool = True
     ) -> None:
         """
-        Take in datagrams of any content.
+        Process datagrams of any content.
 
-        :param initial_allowed: they come from an address that passed an authenticated check, so that a
-            caller's Initial among them may begin a connection.
+        :param initial_allowed: the datagrams came from an address that passed an authenticated check, so a
+            caller's Initial among them may start a connection.
         """
         self._now = now
         link = self._link
         if link is not None:
-            # The library drops what is not for it, so that a bulk transfer costs nothing here.
+            # The library drops what is not for it; looking at each datagram here would slow bulk transfers.
             link.receive(datagrams, now)
             return
         for data in datagrams:
@@ -189,7 +210,7 @@ class LinkCore:
                 connection.receive([data], now)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
-        """What to send now, at most 1,200 bytes each."""
+        """Return the datagrams to send now, at most 1,200 bytes each."""
         self._now = now
         link = self._link
         out: list[bytes] = []
@@ -199,28 +220,28 @@ class LinkCore:
                 if not connection.over:
                     connection.quic.ping()
                     out += connection.datagrams_to_send(now)
-            # What the library may not send now it keeps, in a place of limited size
+            # Pings that the library may not send now stay in a queue of limited size
             self._pings = self._pings - 1 if len(out) > before else 0
         if link is not None and len(self._connections) == 1:
             return out + link.datagrams_to_send(now)
         for connection in list(self._connections):
             out += connection.datagrams_to_send(now)
             if connection.over and connection is not link:
-                # Its CONNECTION_CLOSE is on its way; whoever was refused may learn it late, from its own
-                # timer.
+                # Its CONNECTION_CLOSE was sent; if that is lost, the other side's own timer ends the
+                # connection
                 self._remove(connection)
         return out
 
     def get_timer(self) -> float | None:
-        """When `handle_timer` wants to be called."""
+        """When to call `handle_timer`, in monotonic seconds; None: not needed."""
         times = [connection.next_timer() for connection in self._connections]
-        if not self._closed:
+        if self.state is not LinkState.CLOSED:
             times.append(self._deadline)
             times += self._ping_at[:1]
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due."""
+        """Do what is due at `now`."""
         self._now = now
         for connection in list(self._connections):
             connection.handle_timer(now)
@@ -231,35 +252,38 @@ class LinkCore:
             self._deadline = self._extended_deadline(now)
             if self._deadline is not None:
                 return
-            self._lifecycle.end(Ending(CloseCode.TIMEOUT, "The other side did not prove itself in time."))
+            self._finish(_Ending(CloseCode.TIMEOUT, "The other side did not prove itself in time."))
 
     def _extended_deadline(self, now: float) -> float | None:
-        """Until when a callee waits for callers that are in the middle of their handshake."""
+        """
+        The time until which a callee waits for the handshakes that are under way; None: it does not wait.
+        """
         if self.role is LinkRole.CALLER or self._link is not None:
             return None
-        if self._slow is None:
-            # Those that begin later get no more time.
-            self._slow = list(self._connections)
-        times = [connection.deadline for connection in self._slow if not connection.over]
+        if self._pending is None:
+            # Connections that start later get no extra time
+            self._pending = list(self._connections)
+        times = [connection.deadline for connection in self._pending if not connection.over]
         return max((time for time in times if time > now), default=None)
 
     def next_event(self) -> Event | None:
-        """What happened, in order."""
+        """Remove and return the oldest event; None if there is none."""
         return self._events.popleft() if self._events else None
 
     @property
     def rtt(self) -> float | None:
-        """The smoothed round-trip time in seconds, once known."""
+        """The smoothed round-trip time in seconds; None if it is not known yet."""
         return None if self._link is None else self._link.quic.rtt
 
     # Streams and datagrams of the application
 
     def open_stream(self, name: str) -> int:
         """
-        Open a stream for what `name` says.
+        Open a stream to the service `name`.
 
-        :raise LinkError: the link is not proved, or over; or too many streams are open (`StreamLimitError`).
-        :raise ValueError: the name is empty, or longer than 255 bytes of UTF-8.
+        :raise LinkError: the link is not proved or has ended.
+        :raise StreamLimitError: too many streams are open.
+        :raise ValueError: the name is empty or longer than 255 bytes of UTF-8.
         """
         return self._require_session().open_stream(name)
 
@@ -269,25 +293,25 @@ class LinkCore:
             self._session.accept(stream_id)
 
     def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
-        """Queue bytes on a stream, and with `fin` its end. Nothing happens on a stream that is over."""
+        """Queue bytes on a stream, and its end if `fin`. This has no effect on a stream that is over."""
         if self._session is not None:
             self._session.send(stream_id, data, fin)
 
     def consumed(self, stream_id: int, size: int) -> None:
-        """The application has used `size` bytes of a stream's data: the other side may send as many again."""
+        """The application consumed `size` bytes of a stream; the other side may send as many again."""
         if self._session is not None:
             self._session.consumed(stream_id, size)
 
     def is_full(self, stream_id: int) -> bool:
-        """More is queued on a stream than is worth it; `StreamSendable` follows when there is room."""
+        """Whether enough is queued on a stream. `StreamSendable` follows when there is room."""
         return self._session is not None and self._session.is_full(stream_id)
 
     def queued(self, stream_id: int) -> int:
-        """Bytes of a stream that wait on this side to be sent for the first time."""
+        """How many bytes of a stream wait to be sent for the first time."""
         return 0 if self._session is None else self._session.queued(stream_id)
 
     def reset(self, stream_id: int, code: int) -> None:
-        """Give up a stream in both directions at once."""
+        """Abort a stream in both directions."""
         if self._session is not None:
             self._session.reset(stream_id, code)
 
@@ -295,31 +319,29 @@ class LinkCore:
         """
         Send an unreliable message of at most `MAX_DATAGRAM` bytes.
 
-        :raise LinkError: the link is not proved, or over.
-        :raise ValueError: it is too long.
+        :raise LinkError: the link is not proved or has ended.
+        :raise ValueError: the message is too long.
         """
         self._require_session().send_datagram(data)
 
     def send_control(self, frame_type: int, payload: bytes) -> None:
         """
-        Send a control frame of a layer above: `FrameType.CANDIDATES`, `FrameType.RESTART`, or an optional
-        one.
+        Send a control frame of a layer above: `ControlFrameType.CANDIDATES`, `ControlFrameType.RESTART`, or
+        an optional type.
 
-        :raise LinkError: the link is not proved, or over.
-        :raise ValueError: the type is the link's own, or the payload longer than 16,384 bytes.
+        :raise LinkError: the link is not proved or has ended.
+        :raise ValueError: the type belongs to the link itself, or the payload is longer than 16,384 bytes.
         """
         self._require_session().send_control(frame_type, payload)
 
-    # Inside
-
     def _require_session(self) -> StreamMultiplexer:
-        if self._session is None or self._closed:
+        if self._session is None or self.state is LinkState.CLOSED:
             raise LinkError("The link is not connected.")
         return self._session
 
     def _route(self, data: bytes, initial_allowed: bool) -> Connection | None:
         if self.role is LinkRole.CALLER and is_long(data) and is_retry(data):
-            # No callee of ours sends one; only somebody in between would.
+            # A Punch callee never sends Retry; only somebody in between would
             return None
         connection_id = destination_id(data)
         if connection_id is None:
@@ -327,7 +349,7 @@ class LinkCore:
         connection = self._routes.get(connection_id)
         if connection is not None or self.role is LinkRole.CALLER:
             return connection
-        if self._closed or not initial_allowed or not is_client_initial(data):
+        if self.state is LinkState.CLOSED or not initial_allowed or not is_client_initial(data):
             return None
         return self._accept(connection_id)
 
@@ -338,7 +360,7 @@ class LinkCore:
         try:
             quic = self._backend.server(self.certificate, original_destination_id)
         except QuicError:
-            return None  # Nobody is answered; the link fails if nobody else proves himself in time.
+            return None  # The client gets no answer; the link fails if no other one proves itself in time
         connection = Connection(quic, self._terms, self.limits, self._callbacks, self._now)
         self._connection_id(connection, original_destination_id, True)
         self._add(connection)
@@ -364,7 +386,7 @@ class LinkCore:
             self._events.append(ConnectionIDRemoved(connection_id))
 
     def _emit(self, event: Event) -> None:
-        if not self._closed:
+        if self.state is not LinkState.CLOSED:
             self._events.append(event)
 
     def _proved(self, connection: Connection, now: float) -> StreamMultiplexer:
@@ -381,27 +403,27 @@ class LinkCore:
         for other in self._connections:
             if other is not connection and not other.over:
                 other.shut(CloseCode.REFUSED, "Another connection proved itself first.")
-        self._lifecycle.proved()
+        if self.state is LinkState.WAITING:
+            self.state = LinkState.OPEN
+            self._emit(Proved(self.remote))
         return self._session
 
     def _ended(self, connection: Connection, code: CloseCode, reason: str, by_peer: bool) -> None:
         if connection is self._link or self.role is LinkRole.CALLER:
-            self._lifecycle.end(Ending(code, clip_reason(reason), by_peer))
+            self._finish(_Ending(code, clip_reason(reason), by_peer))
 
     def _answered(self, connection: Connection) -> None:
         if connection is self._link:
             self._emit(PingAnswered())
 
-    def _begin(self) -> None:
-        self._emit(Proved(self.remote))
-
-    def _say_goodbye(self, ending: Ending) -> None:
-        self._require_session().say_goodbye(ending.code, ending.reason)
-        self._deadline = self._now + self.limits.close_seconds
-
-    def _finish(self, ending: Ending) -> None:
+    def _finish(self, ending: _Ending) -> None:
+        if self.state is LinkState.CLOSED:
+            return
+        if self._ending is not None:
+            # Whatever ends a link that is closing, most often the answer, the reason is the one that we gave
+            ending = self._ending
         self._emit(Closed(ending.code, ending.reason, ending.by_peer))
-        self._closed = True
+        self.state = LinkState.CLOSED
         self._deadline = None
         for connection in self._connections:
             if not connection.over:

@@ -9,9 +9,8 @@ import ssl
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from punch.link.certificate import LinkCertificate
-from punch.link.packet_protection import Frame, QuicFrameType
-from punch.link.proof import SecretsLog
+from punch.link.packet import Frame, QuicFrameType
+from punch.link.proof import LinkCertificate, SecretsLog
 from punch.link.quic_interface import (
     ALPN,
     CONNECTION_WINDOW,

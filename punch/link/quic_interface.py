@@ -20,7 +20,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from punch.link.certificate import LinkCertificate
+from punch.link.proof import LinkCertificate
 from punch.link.receive_limits import LimitExceeded
 from punch.wire.address import FULL_SIZE
 

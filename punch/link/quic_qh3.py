@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from punch.identity import RandomBytes
-from punch.link.certificate import LinkCertificate
-from punch.link.packet_protection import PacketReader, read_frames
-from punch.link.proof import SecretsLog
+from punch.link.packet import PacketReader, read_frames
+from punch.link.proof import LinkCertificate, SecretsLog
 from punch.link.quic_interface import (
     ALPN,
     CONNECTION_WINDOW,

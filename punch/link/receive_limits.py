@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from punch.identity import RandomBytes
-from punch.link.packet_protection import Frame, QuicFrameType
+from punch.link.packet import Frame, QuicFrameType
 
 
 class LimitExceeded(Exception):

@@ -21,10 +21,10 @@ from punch.ice.agent import Agent
 from punch.ice.checklist import PairStatus
 from punch.ice.pairs import Pair
 from punch.identity import PeerID
-from punch.link.certificate import LinkCertificate
 from punch.link.core import LinkCore
 from punch.link.events import CloseCode, LinkRole
 from punch.link.link import Link, LinkClosed
+from punch.link.proof import LinkCertificate
 from punch.net.driver import Driver, Timed
 from punch.node import sentences
 from punch.node.call_context import CallContext

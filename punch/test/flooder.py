@@ -11,10 +11,8 @@ from qh3.quic import events
 from qh3.quic.configuration import QuicConfiguration
 from qh3.quic.connection import QuicConnection as Library
 
-from punch.link.certificate import LinkCertificate
-from punch.link.packet import CONNECTION_ID_LENGTH
-from punch.link.packet_protection import HeaderProtection, PacketKey, suites_for
-from punch.link.proof import SecretsLog
+from punch.link.packet import CONNECTION_ID_LENGTH, HeaderProtection, PacketKey, suites_for
+from punch.link.proof import LinkCertificate, SecretsLog
 from punch.link.quic_qh3 import ALPN, LOGICAL_ADDRESS, Qh3Connection
 from punch.test.link_pair import CoreNode, Pipe, Rogue, RogueCallee, RogueCaller
 

@@ -14,7 +14,6 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
-from punch.link.certificate import LinkCertificate
 from punch.link.connection import APPLICATION_CODES
 from punch.link.core import LinkCore
 from punch.link.events import (
@@ -29,7 +28,7 @@ from punch.link.events import (
 )
 from punch.link.frames import ControlFrameType, FrameReader, decode_close
 from punch.link.link import Link
-from punch.link.proof import PROOF_LENGTH, make_proof
+from punch.link.proof import PROOF_LENGTH, LinkCertificate, make_proof
 from punch.link.quic_qh3 import Qh3Backend, QuicBackend, QuicConnection
 from punch.link.transport import StreamTransport
 

@@ -61,7 +61,6 @@ PURE = [
             "proof",
             "quic_aioquic",
             "quic_qh3",
-            "state",
             "stream",
         )
     ),

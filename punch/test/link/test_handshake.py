@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from punch.link.certificate import LinkCertificate
 from punch.link.events import CloseCode, LinkLimits, StreamData
-from punch.link.proof import SecretsLog
+from punch.link.proof import LinkCertificate, SecretsLog
 from punch.link.quic_qh3 import QuicBackend
 from punch.link.stream import encode_name
 from punch.test.link_pair import AioquicMixin, LinkTestCase, Pipe, RogueCallee, RogueCaller

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.link.core import LinkCore
 from punch.link.events import CloseCode, Datagram, LinkError, StreamLimitError
-from punch.link.packet_protection import (
+from punch.link.packet import (
     Frame,
     PacketReader,
     QuicFrameType,

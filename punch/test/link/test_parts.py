@@ -20,7 +20,6 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
-from punch.link.state import Ending, LifecycleActions, make_lifecycle
 from punch.link.stream import SendQueue, encode_name
 
 
@@ -153,40 +152,6 @@ class OutgoingTests(SynchronousTestCase):
         for name in ("", "é" * 128):
             with self.assertRaises(ValueError):
                 encode_name(name)
-
-
-class LifecycleTests(SynchronousTestCase):
-    ours = Ending(CloseCode.OK, "ours")
-    theirs = Ending(CloseCode.LOST, "theirs", True)
-
-    def life(self, *inputs: str) -> list[object]:
-        done: list[object] = []
-        actions = LifecycleActions(
-            lambda: done.append("begin"),
-            lambda ending: done.append(("goodbye", ending)),
-            lambda ending: done.append(("finish", ending)),
-        )
-        lifecycle = make_lifecycle(actions)
-        for name in inputs:
-            if name == "proved":
-                lifecycle.proved()
-            elif name == "close":
-                lifecycle.close(self.ours)
-            else:
-                lifecycle.end(self.theirs)
-        return done
-
-    def test_lives(self) -> None:
-        goodbye, ours, theirs = ("goodbye", self.ours), ("finish", self.ours), ("finish", self.theirs)
-        for inputs, expected in (
-            (("proved", "close", "end"), ["begin", goodbye, ours]),
-            (("proved", "close", "close", "proved", "end", "end", "close"), ["begin", goodbye, ours]),
-            (("proved", "end", "close", "end", "proved"), ["begin", theirs]),
-            (("proved", "proved", "end"), ["begin", theirs]),
-            (("close", "proved", "end"), [ours]),
-            (("end", "proved", "close"), [theirs]),
-        ):
-            self.assertEqual(self.life(*inputs), expected)
 
 
 class ExplainTests(SynchronousTestCase):

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.link.certificate import LinkCertificate
 from punch.link.events import CloseCode, Proved, StreamData, StreamOpened
 from punch.link.proof import (
     PROOF_LABEL,
     PROOF_LENGTH,
+    LinkCertificate,
     ProofError,
     SecretsLog,
     check_proof,

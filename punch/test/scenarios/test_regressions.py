@@ -11,9 +11,9 @@ from __future__ import annotations
 from twisted.internet.protocol import DatagramProtocol
 
 from punch.ice.checks import IceCredentials
-from punch.link.certificate import LinkCertificate
 from punch.link.core import LinkCore
 from punch.link.events import LinkRole
+from punch.link.proof import LinkCertificate
 from punch.node.events import (
     CallFailed,
     Connected,
