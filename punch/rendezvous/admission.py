@@ -48,10 +48,13 @@ _DIGEST_SIZE = 16
 
 class EarlierSources(Generic[K]):
     """
-    Keys that were seen before, each of them counted for the source that it came from.
+    Keys that were seen before, each counted for the source that it came from.
 
-    When there is no room, the source with the most keys loses its newest one; a source that has its share
-    loses its own oldest one.
+    A stranger cannot get into the table by a claim: a peer has proved its key, and of two peers the called
+    one has answered. The table is empty when the service starts.
+
+    When there is no room, the source with the most keys loses its newest one; a source that has used up its
+    share loses its own oldest one.
 
     :param capacity: keys in all.
     :param shares: keys of one source.
@@ -61,7 +64,7 @@ class EarlierSources(Generic[K]):
         self._table: SourceTable[K] = SourceTable(capacity, shares)
 
     def __len__(self) -> int:
-        """How many keys are remembered."""
+        """The number of keys."""
         return len(self._table)
 
     def __contains__(self, key: object) -> bool:
@@ -69,7 +72,7 @@ class EarlierSources(Generic[K]):
         return key in self._table
 
     def add(self, source: Source, key: K) -> None:
-        """Remember `key`, which was seen just now. It may be forgotten at once if others have all places."""
+        """Remember `key`, which was seen just now. It is not remembered if other sources have all places."""
         table = self._table
         table.leave(key)
         try:
@@ -84,24 +87,24 @@ class EarlierSources(Generic[K]):
 
 
 def pair_key(one: PeerID, other: PeerID) -> bytes:
-    """Two peers as one key, whichever of them is named first."""
+    """A key for two peers, in either order."""
     return sha256(min(one, other).key + max(one, other).key).digest()[:_DIGEST_SIZE]
 
 
 RESERVE = 8
-"""One place in so many is kept for those who were here before."""
+"""One place in this many is reserved for peers that were here before."""
 _UNDECIDED = 4
-"""How many times `calls_per_callee` are passed on for the called peer to decide."""
+"""The number of calls that are passed on for the called peer to decide, in units of `calls_per_callee`."""
 _FIRST_PERIOD = 60.0
-"""Seconds after which a call of a source to a peer is the first one again."""
+"""Seconds after which a call of a source to a peer counts as the first one again."""
 _FIRST_GROWTH = (1, SITE_GROWTH, 64)
-"""How many first calls a /56, and a /24 or a /48, have in that time."""
+"""The number of first calls of an address, a /56, and a /24 or /48 in that time."""
 
 _Table = SourceTable[IntroductionKey]
 
 
 class IntroductionRefusal(Exception):
-    """A request is not granted: `code` and `text` are what the peer is told."""
+    """A request is refused: `code` and `text` are sent to the peer."""
 
     def __init__(self, code: ErrorCode, text: str) -> None:
         super().__init__(text)
@@ -132,11 +135,11 @@ class _Callee:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing in any table."""
+        """Whether all tables are empty."""
         return not (self._answered or any(self.ringing))
 
     def displaced(self, source: Source) -> IntroductionKey | None:
-        """Which answered call has to end so that there is room for one more call of `source`, if any."""
+        """The answered call that has to end so that `source` can have one more; None if there is room."""
         try:
             return self._answered.room(source)
         except NoRoom as problem:
@@ -144,12 +147,12 @@ class _Callee:
         return next(key for key, other in self._order.items() if other[: len(full)] == full)
 
     def answer(self, source: Source, key: IntroductionKey) -> None:
-        """Count a call that was answered, when what `displaced` said has left."""
+        """Enter a call that was answered. The call that `displaced` named has to have left."""
         self._answered.enter(source, key)
         self._order[key] = source
 
     def ring(self, table: _Table, source: Source, key: IntroductionKey) -> None:
-        """A call rings in the place that was found for it."""
+        """Enter a ringing call into the table that was chosen for it."""
         table.enter(source, key)
         if table is self.undecided:
             self._passed_on[key] = source
@@ -161,7 +164,7 @@ class _Callee:
         self._passed_on.pop(key, None)
 
     def fill(self) -> None:
-        """Give calls that were passed on, and ring all the same, the places that are free."""
+        """Give free places to calls that were passed on and still ring."""
         for waiting, source in list(self._passed_on.items()):
             with suppress(NoRoom):
                 if self.strangers.room(source) is None:
@@ -187,7 +190,7 @@ class IntroductionAdmission:
     """
     The places of introductions, and the rates of calls.
 
-    :param end: ends an introduction to make room for another one, by which `leave` is called.
+    :param end: ends an introduction to make room for another one, and calls `leave`.
     """
 
     def __init__(self, limits: RendezvousLimits, end: Callable[[IntroductionKey], None]) -> None:
@@ -214,8 +217,8 @@ class IntroductionAdmission:
         """
         Find places for a new introduction, which rings.
 
-        :param source: of the caller.
-        :raise Refusal: there are none, and nothing has changed.
+        :param source: the source of the caller.
+        :raise IntroductionRefusal: there are none, and nothing has changed.
         """
         if self._callers[caller] >= self._limits.calls_per_caller:
             raise IntroductionRefusal(
@@ -246,7 +249,7 @@ class IntroductionAdmission:
         places.ring(at_callee, source, key)
 
     def answered(self, key: IntroductionKey) -> None:
-        """The called peer has answered: the two are acquainted, and the call does not ring any more."""
+        """The called peer has answered: the peers are acquainted, and the call no longer rings."""
         entry = self._entries[key]
         if not entry.ringing:
             return
@@ -283,9 +286,9 @@ class IntroductionAdmission:
         self, places: _Callee, source: Source, acquainted: bool
     ) -> tuple[_Table, IntroductionKey | None]:
         """
-        A place at the called peer, and what has to end for it.
+        A table with a place at the called peer, and the call that has to end for it.
 
-        :raise Refusal: there is none.
+        :raise IntroductionRefusal: there is no place.
         """
         places.fill()
         tables = [places.acquainted, places.strangers] if acquainted else [places.strangers]
@@ -303,12 +306,12 @@ class IntroductionAdmission:
         raise IntroductionRefusal(ErrorCode.BUSY, text) from full
 
     def _allow(self, callee: PeerID, source: Source, acquainted: bool, now: float) -> bool:
-        """Whether the called peer may be told of one more call now."""
+        """Whether one more call may be delivered to the called peer now."""
         about = (callee, acquainted)
-        # The caller's own share first: what exceeds it costs the callee nothing.
+        # The caller's share is checked first: calls beyond it do not use up the callee's.
         if not self._source_rate.allow(source, now, about=about):
             return False
-        # Those that call again and again leave something for those that call for the first time.
+        # First calls have tokens of their own, which repeated calls cannot use up.
         first = self._first.allow(source, now, about=about)
         return self._incoming[acquainted, False].allow(callee, now) or (
             first and self._incoming[acquainted, True].allow(callee, now)
@@ -317,9 +320,9 @@ class IntroductionAdmission:
 
 def _room(tables: Sequence[_Table], source: Source) -> tuple[_Table, IntroductionKey | None]:
     """
-    The first table with room for an entry of `source`, and what has to leave it first.
+    The first table with room for an entry of `source`, and the entry that has to leave it first.
 
-    :raise NoRoom: none has; it is what the last table says.
+    :raise NoRoom: no table has room; the exception is that of the last table.
     """
     for table in tables[:-1]:
         try:

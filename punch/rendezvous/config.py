@@ -1,4 +1,4 @@
-"""What the rendezvous is told when it starts: where to listen, which key to show, what strangers may use."""
+"""The configuration of the rendezvous: where it listens, its key, and its limits."""
 
 from __future__ import annotations
 
@@ -21,93 +21,93 @@ DEFAULT_REFLECTOR_PORT = 3478
 @dataclass(frozen=True)
 class RendezvousLimits:
     """
-    Bounds on everything a stranger can make grow. Times are seconds. An address is an IPv4 address or an
-    IPv6 /64; an IPv6 /56 has twice as much, an IPv4 /24 or an IPv6 /48 four times as much.
+    Bounds on everything that a stranger can make grow. Times are in seconds. An address is an IPv4 address or
+    an IPv6 /64; an IPv6 /56 has twice its limits, an IPv4 /24 or an IPv6 /48 four times.
     """
 
     handshakes: int = 512
-    """Connections in all that have not finished their TLS handshake."""
+    """Connections that have not finished their TLS handshake."""
     handshakes_per_address: int = 256
-    """Beyond, the oldest of that address ends."""
+    """When an address has more, its oldest one is closed."""
     handshake_share: float = 0.5
-    """Seconds of the processor a second that all handshakes together may take; they take turns by address."""
+    """Processor seconds a second that all handshakes together may take; addresses take turns."""
     handshake_time: float = 10.0
     handshake_bytes: int = 65_536
     cpu_share: float = 0.75
-    """Seconds of the processor a second that all control connections together may take for long…"""
+    """Processor seconds a second that all control connections together may take for long…"""
     cpu_burst: float = 0.5
     """…and at once…"""
     cpu_share_per_address: float = 0.25
     """…and those from one address for long…"""
     cpu_burst_per_address: float = 0.25
-    """…and at once; beyond, those that take most are not read from for a while."""
+    """…and at once. Beyond, the connections that take most are not read from for a while."""
     connections: int = 12_000
-    """One in eight, at most two for each of `handshakes`, is kept for those in their handshake."""
+    """One in eight, at most two for each of `handshakes`, is reserved for connections in their handshake."""
     connections_per_address: int = 256
     register_time: float = 10.0
     """From the handshake to the `register` line."""
     registrations: int = 10_000
-    """Peers in all; one place in eight is kept for peers that were registered before."""
+    """Peers in all; one place in eight is reserved for peers that were registered before."""
     registrations_per_address: int = 256
     message_rate: float = 20.0
     """Lines a second that one peer may send for long…"""
     message_burst: float = 200.0
     """…and at once."""
     address_rate: float = 400.0
-    """The same for all peers at one address together; beyond, those that send most are slowed down."""
+    """The same for all peers at one address together; beyond, the peers that send most are slowed down."""
     address_burst: float = 4000.0
     introductions: int = 2_000
-    """Introductions going on in all; one in eight is kept for peers that have talked before."""
+    """Introductions at the same time; one in eight is reserved for acquainted peers."""
     introductions_per_address: int = 128
     calls_per_caller: int = 16
-    """Calls of one peer that ring."""
+    """Ringing calls of one caller."""
     calls_per_callee: int = 8
-    """Calls of strangers that ring at one peer. Callers that it has answered before have as many places."""
+    """Ringing calls of strangers at one peer. Callers that it has answered before have as many places."""
     incoming_rate: float = 5.0
-    """Calls a second that one peer is told of for long…"""
+    """Calls a second that are delivered to one peer for long…"""
     incoming_burst: float = 40.0
     """…and at once; beyond, it is busy."""
     calls_per_source: int = 2
-    """Of the calls that ring at one peer, those from one address: no stranger alone makes another busy…"""
+    """Ringing calls at one peer from one address, so that a single stranger cannot make it busy…"""
     source_rate: float = 2.0
-    """…not with calls that follow each other, either: a second, for long, from one address to one peer…"""
+    """…and calls a second from one address to one peer, for long…"""
     source_burst: float = 20.0
     """…and at once."""
     answered_per_callee: int = 24
-    """Calls that one peer has answered, and that are not over; beyond, older ones end for newer ones."""
+    """Answered calls of one peer that are not over; beyond, older ones end for newer ones."""
     answered_per_source: int = 6
     ring_time: float = 60.0
     answered_time: float = 60.0
-    """How long candidates are forwarded after an answer."""
+    """Candidates are forwarded for this long after an answer."""
     keepalive: float = 20.0
-    """After so long without a message a peer sends a ping…"""
+    """A peer that has sent nothing for this long sends a ping…"""
     return_rate: float = 100.0
-    """Registrations a second when the peers come back, if TCP was not accepted for a while."""
+    """Registrations a second that peers aim at when they reconnect after the service was unreachable."""
     silence: float = 50.0
-    """…and after so long without a line its connection is given up."""
+    """…and after this long without a line its connection is closed."""
     unread_bytes: int = 262_144
-    """What may wait for a peer that does not read."""
+    """Bytes that may be queued for a peer that does not read."""
     relay_allocations: int = RelaySettings.allocations
     """Relayed addresses in all."""
     relay_allocations_per_peer: int = RelaySettings.allocations_per_user
     relay_allocations_per_address: int = RelaySettings.allocations_per_address
-    """Identities cost nothing: without this, one machine could have all of them."""
+    """Identities cost nothing: without this limit, one machine could have all relayed addresses."""
     relay_rate: float = RelaySettings.rate
     """Bytes a second that are relayed for all peers together…"""
     relay_rate_per_peer: float = RelaySettings.rate_per_user
-    """…and for one; what comes beyond is lost."""
+    """…and for one peer. Datagrams beyond are dropped."""
     relay_lifetime: float = RelaySettings.lifetime
-    """The longest that an allocation lives without a refresh."""
+    """The longest lifetime of an allocation without a refresh."""
     relay_credentials_time: float = 1800.0
-    """How long credentials for the relay are good: registered peers ask for new ones in time…"""
+    """The lifetime of credentials for the relay; registered peers ask for new ones in time…"""
     relay_nonce_time: float = RelaySettings.nonce_time
-    """…and how long the nonce that comes with them: after this time a peer asks for new ones."""
+    """…and of the nonce that comes with them; after it a peer asks for new ones."""
     relay_requests_rate: float = RelaySettings.requests_rate
-    """Requests a second with credentials, of all clients of the relay at one address, for long…"""
+    """Requests with credentials a second, of all clients of the relay at one address, for long…"""
     relay_requests_burst: float = RelaySettings.requests_burst
-    """…and at once; beyond, those that ask most get no answer, or are read from more slowly."""
+    """…and at once. Beyond, the clients that ask most get no answer, or are read from more slowly."""
     relay_idle_time: float = 10.0
-    """How long a TCP connection without an allocation stays."""
+    """A TCP connection without an allocation is closed after this long."""
 
     probe_rate: float = 2.0
     """Probes of its own NAT that a peer may ask for each second, for long…"""
@@ -125,7 +125,7 @@ class RendezvousLimits:
 
 @dataclass(frozen=True)
 class ServerCertificate:
-    """What the service shows in TLS: its certificate, those of the authorities between, and the key."""
+    """What the service shows in TLS: its certificate, the intermediate certificates, and the key."""
 
     chain: tuple[x509.Certificate, ...]
     key: PrivateKeyTypes
@@ -133,7 +133,7 @@ class ServerCertificate:
 
 @dataclass(frozen=True)
 class AlternateAddress:
-    """A further address of the reflector: `shown` to peers, and what this machine has it as, its `own`."""
+    """A further address of the reflector: as peers see it (`shown`), and as this machine has it (`own`)."""
 
     shown: str
     own: str
@@ -141,55 +141,55 @@ class AlternateAddress:
 
 @dataclass(frozen=True)
 class RendezvousConfig:
-    """All that `make_service` needs to know."""
+    """The arguments of `make_service`."""
 
     identity: Identity
     """The service's own key, whose hash is the pin."""
     control: str | Sequence[str] | None = None
-    """Twisted server endpoint strings; None: `port` on all IPv4 and IPv6 addresses."""
+    """Twisted server endpoint strings; None stands for `port` on all IPv4 and IPv6 addresses."""
     port: int = DEFAULT_PORT
     reflector_port: int = DEFAULT_REFLECTOR_PORT
-    """0 takes any free one."""
+    """0 takes any free port."""
     reflector_host: str | None = None
-    """The only address that the reflector answers on; None: all."""
+    """The only address that the reflector answers on; None stands for all."""
     second_reflector: bool = True
-    """Whether to have a second port for the reflector, by which peers learn what their NATs do."""
+    """Whether the reflector has a second port, by which peers learn how their NATs behave."""
     second_reflector_port: int | None = None
-    """None: the port after the first, or any free one if that is; without it if it is taken."""
+    """None stands for the port after the first (any free one if the first is), if it is not taken."""
     alternate_addresses: Sequence[AlternateAddress] = ()
     """Further addresses of the reflector, for the same purpose."""
     host: str | None = None
-    """The name or address that peers will use; None: the one listened on, or `primary_address`."""
+    """The name or address that peers use; None stands for the one listened on, or `primary_address`."""
     public_port: int | None = None
-    """The TCP port that peers will use; None: the one listened on."""
+    """The TCP port that peers use; None stands for the one listened on."""
     primary_address: str = "127.0.0.1"
     certificate: ServerCertificate | None = None
-    """One kept from before for `identity`; None makes one."""
+    """A certificate for `identity` that was stored before; None makes a new one."""
     authority_certificate: ServerCertificate | None = None
-    """One issued by an authority, shown instead: peers then check names, and need no pin."""
+    """A certificate of an authority, which is shown instead: peers then check names and need no pin."""
     relay: bool = True
-    """Whether to be a relay."""
+    """Whether the service relays."""
     relay_addresses: Sequence[str] = ()
-    """What a 1:1 NAT in front makes of our addresses, at most one of each family; peers are shown these."""
+    """The public addresses if a 1:1 NAT is in front, at most one of each family; peers are shown these."""
     relay_allow: Sequence[IPv4Network | IPv6Network] = ()
-    """Networks that are relayed to although they are private: for laboratories."""
+    """Private networks that are relayed to nevertheless, for test networks."""
     relay_ports: tuple[int, int] = (49152, 65535)
     """The first and last UDP port of relayed addresses."""
     machine_addresses: Sequence[str] = ()
-    """Addresses of this machine that others reach, at most one of each family."""
+    """Addresses of this machine that others can reach, at most one of each family."""
     turn: Sequence[TurnURI] = ()
-    """TURN servers elsewhere that peers are told of."""
+    """Other TURN servers that peers may use."""
     turn_secret: bytes | None = None
-    """What is shared with those; the service's own relay accepts credentials made with it, too."""
+    """The secret shared with them; the service's own relay accepts credentials made with it as well."""
     log_full_addresses: bool = False
-    """Whether the log has whole addresses, instead of /24s and /48s."""
+    """Whether the log has full addresses instead of /24s and /48s."""
     deny: DenyList = field(default_factory=DenyList)
-    """Whom the operator refuses, at first."""
+    """The peers and networks that the operator refuses at the start."""
     limits: RendezvousLimits = field(default_factory=RendezvousLimits)
 
     @property
     def endpoints(self) -> Sequence[str]:
-        """The endpoint strings, none for the default."""
+        """The endpoint strings; empty for the default."""
         if self.control is None:
             return ()
         return (self.control,) if isinstance(self.control, str) else self.control

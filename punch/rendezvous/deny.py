@@ -1,5 +1,5 @@
 """
-Whom the operator refuses: a file of peer IDs and networks, one a line.
+The peers and networks that the operator refuses, from a file with one of them a line.
 
     # comments, and empty lines
     txjl2ynp4nzcq3wdb44oy7lgmqcyy5fdrg7xyqpdzjv3ujyyrbfc5aid
@@ -7,7 +7,7 @@ Whom the operator refuses: a file of peer IDs and networks, one a line.
     198.51.100.0/24
     2001:db8:7::/48
 
-Pure but for `read`.
+Pure except for `read`.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from punch.identity import PeerID, PeerIDError
 from punch.wire.address import parsed
 
 MAX_BYTES = 16 * 1024 * 1024
-"""A file that is longer is a mistake."""
+"""The largest size of the file."""
 
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _ADDRESS = "0123456789abcdefABCDEF.:/%"
 
 
 class DenyListError(ValueError):
-    """A deny list can't be used; `str()` is a sentence that names the place."""
+    """A deny list cannot be used; `str()` is a sentence that names the place of the error."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class DenyList:
     """
     Peers and networks that are refused.
 
-    :ivar networks: by address family (4 or 6) and length of the prefix, the first bits as a number.
+    :ivar networks: the first bits of the networks as numbers, by IP version (4 or 6) and length of the
+        prefix.
     """
 
     peers: frozenset[PeerID] = frozenset()
@@ -46,7 +47,7 @@ class DenyList:
 
     @classmethod
     def of(cls, peers: Iterable[PeerID], networks: Iterable[IPv4Network | IPv6Network]) -> DenyList:
-        """The list of these."""
+        """The list of these peers and networks."""
         grouped: dict[tuple[int, int], set[int]] = {}
         for network in networks:
             shift = network.max_prefixlen - network.prefixlen
@@ -59,13 +60,15 @@ class DenyList:
         """
         Read the text of a file.
 
-        :raise DenyListError: with the line and the column of the first mistake.
+        The keys of peer IDs are not checked, only their checksums.
+
+        :raise DenyListError: with the line and the column of the first error.
         """
         peers: list[PeerID] = []
         networks: list[IPv4Network | IPv6Network] = []
         for number, line in enumerate(text.split("\n"), 1):
             if not line.isascii():
-                # Invisible characters come along when an address or ID is pasted.
+                # Pasted addresses and IDs may contain invisible characters.
                 line = "".join(c for c in line if unicodedata.category(c) != "Cf")
             content = line.partition("#")[0]
             entry = content.strip()
@@ -91,7 +94,7 @@ class DenyList:
         return cls.of(peers, networks)
 
     def __len__(self) -> int:
-        """How many entries there are."""
+        """The number of entries."""
         return len(self.peers) + sum(map(len, self.networks.values()))
 
     def has_peer(self, peer: PeerID) -> bool:
@@ -99,7 +102,7 @@ class DenyList:
         return peer in self.peers
 
     def has_host(self, host: str) -> bool:
-        """Whether an address is refused; what is no IP address is not."""
+        """Whether an IP address is refused. Any other text is not."""
         if not self.networks:
             return False
         try:
@@ -116,7 +119,7 @@ class DenyList:
 
 
 def _network(text: str) -> IPv4Network | IPv6Network:
-    """:raise ValueError: with what is wrong."""
+    """:raise ValueError: with the reason."""
     try:
         network = ip_network(text)
     except ValueError as problem:
@@ -134,7 +137,7 @@ def read(path: Path) -> DenyList:
     """
     Read a file.
 
-    :raise DenyListError: it can't be read, or something in it is wrong; the sentence names the file.
+    :raise DenyListError: it cannot be read, or it has an error; the sentence names the file.
     """
     try:
         data = read_regular(path, MAX_BYTES)

@@ -1,4 +1,4 @@
-"""Where control connections come in: Twisted endpoint strings, or one TCP port of IPv4 and IPv6."""
+"""Listening for control connections: on Twisted endpoint strings, or on one TCP port of IPv4 and IPv6."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from zope.interface import implementer
 from punch.net.server_udp import NO_FAMILY, errno_of
 
 BACKLOG = 511
-"""Connections that the system keeps until we take them: a flood should not crowd the others out."""
+"""Connections that the system queues; more than usual, so that a flood does not displace others."""
 
 _TRIES = 16
+"""How often a port that is free for both families is looked for."""
 
 _TLS_KINDS = {"ssl", "tls", "txsni", "le", "lets"}
 _BALANCER = "haproxy:"
@@ -43,21 +44,21 @@ class EndpointError(ValueError):
 
 @dataclass(frozen=True)
 class ControlEndpoint:
-    """Where control connections come in."""
+    """An endpoint for control connections."""
 
     server: IStreamServerEndpoint
     behind_balancer: bool
-    """Whether each connection begins with a header that says where it comes from (PROXY protocol)."""
+    """Whether each connection begins with a header with the client's address (PROXY protocol)."""
 
 
 def parse_endpoints(reactor: object, descriptions: Sequence[str]) -> list[ControlEndpoint]:
     """
     The endpoints that the strings describe.
 
-    `tcp:` without an interface is all addresses of both families; of IPv4 alone, if another string names an
-    IPv6 interface of the same port.
+    `tcp:` without an interface stands for all addresses of both families, or of IPv4 alone if another string
+    names an IPv6 interface with the same port.
 
-    :raise EndpointError: one is no endpoint, or none for this.
+    :raise EndpointError: a string is not an endpoint, or its kind is not usable.
     """
     ipv6_ports = {
         int(values["port"])
@@ -68,7 +69,7 @@ def parse_endpoints(reactor: object, descriptions: Sequence[str]) -> list[Contro
 
 
 def check_kind(description: str) -> None:
-    """:raise EndpointError: an endpoint of this kind is of no use here."""
+    """:raise EndpointError: an endpoint of this kind is not usable."""
     kind = _without_balancer(description).partition(":")[0]
     if kind.lower() in _TLS_KINDS:
         raise EndpointError(
@@ -101,7 +102,7 @@ def _parse(reactor: object, description: str, ipv6_ports: Set[int]) -> ControlEn
 
 
 def _without_balancer(description: str) -> str:
-    """An endpoint string without what says that a balancer is in front."""
+    """An endpoint string without `haproxy:` in front of it."""
     while description.lower().startswith(_BALANCER):
         description = description[len(_BALANCER) :]
     return description
@@ -116,7 +117,7 @@ def _port_everywhere(description: str) -> tuple[int, int] | None:
 
 
 def _tcp_values(description: str) -> dict[str, str]:
-    """What the parts of a `tcp:` endpoint string say, as they are written; nothing for any other endpoint."""
+    """The arguments of a `tcp:` endpoint string, unparsed; empty for any other endpoint."""
     kind, *parts = re.split(r"(?<!\\):", description)
     if kind.lower() != "tcp":
         return {}
@@ -132,7 +133,7 @@ def _tcp_values(description: str) -> dict[str, str]:
 
 @implementer(IStreamServerEndpoint)
 class _Everywhere:
-    """One TCP port of all addresses of both families."""
+    """One TCP port on all addresses of both families."""
 
     def __init__(self, reactor: IReactorTCP, port: int, backlog: int) -> None:
         self._reactor = reactor
@@ -140,7 +141,7 @@ class _Everywhere:
         self._backlog = backlog
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Listen; the port that comes is both."""
+        """Listen. The result stands for the ports of both families."""
         try:
             factory = cast(ServerFactory, protocolFactory)
             ports = listen_everywhere(self._reactor, self._port, factory, self._backlog)
@@ -150,7 +151,7 @@ class _Everywhere:
 
     def _shown(self, address: IAddress) -> IAddress:
         if isinstance(address, IPv6Address) and not IReactorSocket.providedBy(self._reactor):
-            # It has taken the IPv4 addresses, too.
+            # The port is bound to the IPv4 addresses as well.
             return IPv4Address("TCP", "0.0.0.0", address.port)
         return address
 
@@ -164,10 +165,10 @@ class _Ports:
         self._address = address
 
     def startListening(self) -> None:
-        """Nothing to do: they listen."""
+        """Do nothing: the ports listen already."""
 
     def stopListening(self) -> Deferred[None]:
-        """Close all."""
+        """Close both ports."""
         closing = [maybeDeferred(cast(Callable[[], Any], port.stopListening)) for port in self._ports]
         return gatherResults(closing).addCallback(lambda _: None)
 
@@ -180,10 +181,10 @@ def listen_everywhere(
     reactor: IReactorTCP, port: int, factory: ServerFactory, backlog: int = BACKLOG
 ) -> list[IListeningPort]:
     """
-    Listen on one TCP port of all IPv4 and IPv6 addresses, as far as the machine has both.
+    Listen on one TCP port on all IPv4 and IPv6 addresses, as far as the machine has both.
 
-    :param port: 0 takes one that is free in both.
-    :raise CannotListenError: the port is in use, or not allowed.
+    :param port: 0 takes one that is free for both families.
+    :raise CannotListenError: the port is in use, or may not be used.
     """
     for attempt in range(_TRIES):
         try:
@@ -206,7 +207,7 @@ def _listen_once(
             raise
     absent = set(NO_FAMILY)
     if opened and not IReactorSocket.providedBy(reactor):
-        # That IPv6 port has taken the IPv4 addresses too, on most systems.
+        # On most systems, the IPv6 port is bound to the IPv4 addresses as well.
         absent.add(errno.EADDRINUSE)
     try:
         opened.append(reactor.listenTCP(port, factory, backlog, "0.0.0.0"))
@@ -221,7 +222,7 @@ def _listen_once(
 def _listen_ipv6(reactor: IReactorTCP, port: int, factory: ServerFactory, backlog: int) -> IListeningPort:
     if not IReactorSocket.providedBy(reactor):
         return reactor.listenTCP(port, factory, backlog, "::")
-    # Twisted leaves it to the system whether such a socket takes IPv4, too.
+    # Twisted leaves it to the system whether such a socket is bound to IPv4 addresses as well.
     try:
         listening = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     except OSError as problem:
@@ -247,9 +248,9 @@ def listen(
     behind_balancer: ServerFactory,
 ) -> Deferred[list[IListeningPort]]:
     """
-    Listen on all `endpoints`, or everywhere on `port` if there are none. If one fails, none listens.
+    Listen on all `endpoints`, or on `port` of all addresses if there are none. If one fails, none listens.
 
-    :param behind_balancer: the factory for connections whose address comes with a header.
+    :param behind_balancer: the factory for connections whose address comes in a header.
     """
     if not endpoints:
         try:

@@ -1,9 +1,10 @@
 """
-What an operator needs to know under abuse, as lines of the log with fields.
+Log lines for the operator about refusals, limits and allocations.
 
-Each is one event of `twisted.logger` whose fields are named as in the line, so that an observer that writes
-JSON has them too. Addresses are cut to the /24 (IPv6: /48) unless all of them is asked for. Nobody can flood
-the log: what repeats is counted and said once a minute, and what is said each time has a rate.
+Each line is one event of `twisted.logger` whose fields are named as in the line, so that an observer that
+writes JSON has them as well. Addresses are cut to the /24 (IPv6: /48) unless full addresses are configured.
+Nobody can flood the log: events that repeat are counted and logged once a minute, and the others have a rate
+limit.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from punch.net.token_bucket import TokenBuckets
 from punch.wire.address import parsed
 
 PERIOD = 60.0
-"""Seconds in which what repeats is said once."""
-_KEYS = 512
+"""Seconds in which an event that repeats is logged once."""
+_KINDS = 512
+"""Kinds of events that are counted separately."""
 _OTHERS = "others"
 _RATE, _BURST = 20.0, 2000.0
-"""Lines a second, and at once, of what is said each time…"""
+"""Lines a second, and at once, of events that are not counted…"""
 _NETWORK_RATE, _NETWORK_BURST = 2.0, 200.0
 """…and those about one /24 or /64."""
 
@@ -34,24 +36,24 @@ Fields = dict[str, object]
 
 class Repetitions:
     """
-    Which things are said now, and how often the others happened. Pure: `now` is monotonic seconds.
+    Counts events by kind. Pure: `now` is monotonic seconds.
 
-    The first of a kind is said at once; those that follow within a period are counted. Of more than
-    `capacity` kinds at a time the rest counts as one.
+    The first event of a kind is to be logged at once; those that follow within a period are counted. When
+    there are `capacity` kinds, all further kinds are counted as one.
     """
 
-    def __init__(self, capacity: int = _KEYS, period: float = PERIOD) -> None:
+    def __init__(self, capacity: int = _KINDS, period: float = PERIOD) -> None:
         self._capacity = capacity
         self._period = period
         self._counts: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
-        """By kind: when its period ends, and how often it happened since. The first to end first."""
+        """By kind: the end of its period, and the number of events in it. The first to end comes first."""
 
     def __len__(self) -> int:
-        """How many kinds are kept."""
+        """The number of kinds that are remembered."""
         return len(self._counts)
 
-    def say(self, kind: Hashable, now: float) -> bool:
-        """One more of a kind; whether to say it now."""
+    def count(self, kind: Hashable, now: float) -> bool:
+        """Count an event. Return whether it is to be logged now."""
         if kind not in self._counts and len(self._counts) >= self._capacity:
             kind = _OTHERS
         entry = self._counts.get(kind)
@@ -62,11 +64,13 @@ class Repetitions:
         return False
 
     def get_timer(self) -> float | None:
-        """When `due` will have something, perhaps."""
+        """When `due` is to be called; None if nothing is counted."""
         return next(iter(self._counts.values()))[0] if self._counts else None
 
     def due(self, now: float, *, all_of_them: bool = False) -> list[tuple[Hashable, int]]:
-        """The kinds whose period is over, if they happened in it, and how often."""
+        """
+        The kinds whose period is over, with the number of events in it; kinds without events are left out.
+        """
         found = []
         while self._counts:
             kind, (end, count) = next(iter(self._counts.items()))
@@ -82,9 +86,9 @@ class Repetitions:
 
 class OperatorLog:
     """
-    Writes the lines.
+    Writes the log lines.
 
-    :param full_addresses: whether addresses are not cut.
+    :param full_addresses: whether addresses are logged in full.
     """
 
     def __init__(
@@ -104,26 +108,26 @@ class OperatorLog:
         self._network_rate = TokenBuckets(_NETWORK_RATE, _NETWORK_BURST, 4096)
         self._timer: IDelayedCall | None = None
 
-    # -- what happens --
+    # -- events --
 
     def registration_refused(self, host: str, peer: object, reason: str) -> None:
-        """A peer that proved its key was not registered."""
+        """A peer that has proved its key was not registered."""
         self._count("registration-refused", {"address": self._cut(host), "reason": reason}, {"peer": peer})
 
     def limit_hit(self, host: str, limit: str, peer: object = None) -> None:
         """
-        Something of this host was refused, closed or slowed down.
+        A request or connection of this host was refused, closed or slowed down.
 
-        :param limit: the name of the limit, as in the options where there is one.
+        :param limit: the name of the limit, as in the command-line option if there is one.
         """
         self._count("limit-hit", {"limit": limit, "address": self._cut(host)}, {"peer": peer})
 
     def denied(self, host: str, peer: object = None) -> None:
-        """Somebody whom the operator denies was here."""
+        """A peer or host that the operator refuses has connected."""
         self._count("denied", {"address": self._cut(host)}, {"peer": peer})
 
     def allocation_made(self, host: str, user: str, relayed: str, transport: str) -> None:
-        """A relayed address has a user."""
+        """An allocation relays from now on."""
         fields: Fields = {"relayed": relayed, "address": self._cut(host), "peer": user}
         fields["transport"] = transport
         self._trace("allocation-made", host, fields)
@@ -131,24 +135,24 @@ class OperatorLog:
     def allocation_ended(
         self, host: str, user: str, relayed: str, *, seconds: float, to_peers: int, to_client: int
     ) -> None:
-        """A relayed address has no user any more; bytes to the client are with the headers of TURN."""
+        """An allocation ended. Bytes to the client include the headers of TURN."""
         fields: Fields = {"relayed": relayed, "address": self._cut(host), "peer": user}
         fields |= {"seconds": round(seconds), "to_peers": to_peers, "to_client": to_client}
         self._trace("allocation-ended", host, fields)
 
-    def may_say(self, event: str) -> bool:
-        """Whether a line about the coming and going of peers is to be written; if not, it is counted."""
+    def may_log(self, event: str) -> bool:
+        """Whether a line about a registration is to be written; if not, it is counted."""
         if self._rate.allow("peers", self._monotonic()):
             return True
         self._count(f"{event}-not-logged", {}, {})
         return False
 
     def close(self) -> None:
-        """Say what was counted."""
+        """Log what was counted."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._say_counts(all_of_them=True)
+        self._log_counts(all_of_them=True)
 
     # -- within --
 
@@ -156,7 +160,7 @@ class OperatorLog:
         return (host or "unknown") if self._full else network_of(host)
 
     def _count(self, event: str, kind: Fields, more: Fields) -> None:
-        if self._repetitions.say((event, *kind.items()), self._monotonic()):
+        if self._repetitions.count((event, *kind.items()), self._monotonic()):
             self._write(event, kind | {key: value for key, value in more.items() if value is not None})
         self._schedule()
 
@@ -172,7 +176,7 @@ class OperatorLog:
             self._count(f"{event}-not-logged", {"address": self._cut(host)}, {})
 
     def _write(self, event: str, fields: Fields) -> None:
-        # Formatted here and not by the observer, as no field is to be taken for a format.
+        # Formatted here, so that no field is taken for a format string.
         line = " ".join(f"{key}={value}" for key, value in fields.items())
         self._log.info("{event} {line}", event=event, line=line, **fields)
 
@@ -183,10 +187,10 @@ class OperatorLog:
 
     def _timed_out(self) -> None:
         self._timer = None
-        self._say_counts()
+        self._log_counts()
         self._schedule()
 
-    def _say_counts(self, *, all_of_them: bool = False) -> None:
+    def _log_counts(self, *, all_of_them: bool = False) -> None:
         for kind, count in self._repetitions.due(self._monotonic(), all_of_them=all_of_them):
             if isinstance(kind, tuple):
                 event, *fields = kind

@@ -1,10 +1,10 @@
 """
 Probes of NATs, for peers that receive at the address to be probed (docs/protocol.md, section 7.1). Pure.
 
-The reflector hands out proofs and remembers nothing; a proof binds who asked, the reflexive address, and
-which of our addresses was asked. Whoever shows it over the control channel has one datagram sent there. So
-nobody can aim us at an address at which he doesn't receive, and what is sent is shorter than what asks for
-it.
+The reflector returns proofs and stores nothing. A proof is bound to the peer that asked, its reflexive
+address, and the address of ours that it asked. For a peer that presents the proof over the control channel,
+one datagram is sent to the reflexive address. So nobody can have datagrams sent to an address at which they
+do not receive, and the datagram is shorter than the request.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ from punch.wire.stun import (
 PERIOD = 600.0
 """Seconds: a proof is good in the period in which it was made and in the next."""
 _CAPACITY = 4096
-"""Peers, and prefixes, whose bucket is remembered."""
+"""Buckets that are kept for peers, and for prefixes."""
 _MAX_LOCALS = 255
-"""Our own addresses that are told apart at the same time."""
+"""Addresses of ours that have a number at the same time."""
 _KEY_SIZE = 32
 
 
 class ProbeSend(NamedTuple):
     """
-    What to send: from our address `local`, and from the port of the second reflector if `second` is true.
+    A datagram to send, from our address `local`, and from the port of the second reflector if `second` is
+    true.
     """
 
     data: bytes
@@ -52,10 +53,10 @@ class ProbeSend(NamedTuple):
 @dataclass(frozen=True)
 class Vantages:
     """
-    From where probes can be sent.
+    The addresses and ports from which probes can be sent.
 
     :ivar second: whether there is a second port.
-    :ivar addresses: our own further addresses.
+    :ivar addresses: our further addresses.
     """
 
     second: bool = False
@@ -64,18 +65,18 @@ class Vantages:
 
 class Prober:
     """
-    Makes proofs, and says what to send for those that come back.
+    Makes proofs, and the datagrams for peers that present them.
 
-    :ivar vantages: from where; the shell sets them when it listens.
+    :ivar vantages: where probes can be sent from; set when the service listens.
     """
 
     def __init__(self, limits: RendezvousLimits, random: RandomBytes) -> None:
         self.vantages = Vantages()
         self._key = random(_KEY_SIZE)
-        # Our own addresses at which somebody asked: a proof names one by its number.
+        # The addresses of ours that were asked: a proof contains the number of one.
         self._locals: dict[str, int] = {}
         self._by_peer = TokenBuckets(limits.probe_rate, limits.probe_burst, _CAPACITY)
-        # A network has no more than an address: probes go where somebody says that he is.
+        # A network has no more than an address, because the requests choose the address.
         self._by_prefix = SourceBuckets(
             limits.probe_prefix_rate, limits.probe_prefix_burst, _CAPACITY, growth=(1, 1, 1)
         )
@@ -89,14 +90,14 @@ class Prober:
         number = self._locals.get(local)
         if number is None:
             if len(self._locals) >= _MAX_LOCALS:
-                # Proofs that name them by number would mean other ones now: a new key makes them worthless.
+                # The numbers get a new meaning, so a new key invalidates the older proofs.
                 self._locals.clear()
                 self._key = hmac.digest(self._key, b"next", "sha256")
             number = self._locals[local] = len(self._locals)
         return self._proof(number, committed, remote, int(now // PERIOD))
 
     def probe(self, peer: PeerID, request: Probe, now: float) -> tuple[ProbeOutcome, ProbeSend | None]:
-        """What a registered peer's request comes to, and what to send if it is granted."""
+        """The outcome of a registered peer's request, and the datagram to send, if any."""
         remote = Address(request.address, request.port)
         number = request.proof[0]
         committed = commitment(peer, request.nonce)
@@ -129,7 +130,7 @@ class Prober:
             return None
         if vantage is Vantage.PORT:
             return local
-        # A socket for both families may have told `local` as "::" for either.
+        # A socket for both families may have reported `local` as "::" for either.
         others = (each for each in self.vantages.addresses if (":" in each) == remote.is_ipv6)
         return next((each for each in others if each != local), None)
 

@@ -1,23 +1,21 @@
 """
-The reflector: tells whoever asks which address a datagram came from (STUN Binding, RFC 8489).
+The reflector: a STUN Binding server (RFC 8489), which tells clients their reflexive address.
 
-It talks to strangers who may lie about where they are, so it gives nobody a lever:
+The source address of a request may be forged, so the reflector must not be useful for attacks:
 
 - A plain Binding request of 20 bytes is answered with 32 (IPv6: 44): the header and XOR-MAPPED-ADDRESS, no
   SOFTWARE, no MAPPED-ADDRESS, no OTHER-ADDRESS. No answer is ever longer than three times its question.
-- Everything that isn't a well-formed Binding request gets silence: noise, responses, indications, other
-methods,
-  RFC 3489 clients, whose requests lack the magic cookie.
-- What it answers is limited by token buckets: one for each IPv4 /24, and for each IPv6 /64, /56 and /48.
-- It answers from where it was asked and to where it was asked from. RFC 5780's CHANGE-REQUEST, RESPONSE-PORT
-and
-  PADDING would let strangers aim it elsewhere or make it send more. They are answered with 420 (Unknown
-  Attribute), as RFC 8489, section 6.3.1 asks of a server that doesn't have them; `turnutils_natdiscovery`
-  takes that, and the lack of OTHER-ADDRESS in every answer, as "this server has no RFC 5780". Peers get what
-  these are for over the control channel, for addresses at which they receive: see `punch.rendezvous.probing`.
+- Only well-formed Binding requests are answered. Noise, responses, indications, other methods, and requests
+  without the magic cookie (RFC 3489) are ignored.
+- Token buckets limit the answers: one for each IPv4 /24, and for each IPv6 /64, /56 and /48.
+- An answer goes to the source of the request, from the address where the request arrived. RFC 5780's
+  CHANGE-REQUEST, RESPONSE-PORT and PADDING would let strangers choose another destination or a larger answer.
+  They are answered with 420 (Unknown Attribute), as RFC 8489, section 6.3.1 asks of a server that does not
+  support them; `turnutils_natdiscovery` takes that, and the lack of OTHER-ADDRESS in every answer, as "this
+  server has no RFC 5780". Peers get the same function over the control channel, for addresses at which they
+  receive: see `punch.rendezvous.probing`.
 
-No address is kept or logged. What stays in memory are the prefixes of those who asked lately: the /24, or the
-/64, /56 and /48.
+No address is stored or logged. Memory holds the prefixes of recent clients: the /24, or the /64, /56 and /48.
 """
 
 from __future__ import annotations
@@ -42,14 +40,14 @@ from punch.wire.stun import (
 )
 
 RATE = 100.0
-"""Answers a second to one IPv4 /24 or IPv6 /64, in the long run; wider IPv6 prefixes get more."""
+"""Answers a second to one IPv4 /24 or IPv6 /64, for long; wider IPv6 prefixes get more."""
 BURST = 500.0
 """Answers to one IPv4 /24 or IPv6 /64 at once, after a pause."""
 CAPACITY = 16384
-"""Prefixes of each width whose bucket is remembered."""
+"""Buckets that are kept for each width of prefix."""
 
 MAX_QUESTION = 2048
-"""Bytes: longer datagrams are not looked at. RFC 5780's padded requests have about 1,530."""
+"""Bytes: longer datagrams are ignored. RFC 5780's padded requests have about 1,530."""
 AMPLIFICATION = 3
 """No answer is longer than this many times its question."""
 
@@ -66,17 +64,17 @@ _REFUSED = (Attribute.CHANGE_REQUEST, Attribute.RESPONSE_PORT, Attribute.PADDING
 
 
 Prove = Callable[[bytes, Address, str, float], bytes]
-"""Makes a proof for a commitment, where it came from, our own address where it came to, and the time."""
+"""Makes a proof from a commitment, its source, our address at which it arrived, and the time."""
 
 
 class Reflector:
     """
-    What to answer to a datagram, if anything. Pure: no socket, no clock.
+    Makes the answers. Pure: no socket, no clock.
 
-    :param buckets: how much each IPv4 /24 and IPv6 /64 may ask; keys are opaque numbers. A /56 and a /48 have
-        the same multiples of it as of every other limit.
-    :param limited: is told a host whose prefix asks too much.
-    :param prove: makes the proofs with which peers may ask for probes; None if there are none.
+    :param buckets: the buckets of IPv4 /24s and IPv6 /64s; keys are opaque numbers. A /56 and a /48 have the
+        same multiples of them as of every other limit.
+    :param limited: called with a host whose prefix has exceeded its rate.
+    :param prove: makes the proofs with which peers ask for probes; None if there are no probes.
     """
 
     def __init__(
@@ -98,12 +96,12 @@ class Reflector:
         self, data: bytes, remote: tuple[str, int], now: float, local: str | None = None
     ) -> bytes | None:
         """
-        The answer to `data`, to be sent to where it came from, or None for silence.
+        The answer to `data`, to be sent to its source, or None if it is not answered.
 
-        :param remote: where it came from: host and port. An IPv6 host may have a zone ("%eth0").
+        :param remote: the source: host and port. An IPv6 host may have a zone ("%eth0").
         :param now: monotonic seconds.
-        :param local: our own address at which it came in, as a datagram.
-        :raise ValueError: `remote` is no IP address.
+        :param local: our address at which it arrived, if it is a datagram.
+        :raise ValueError: `remote` is not an IP address.
         """
         plain = len(data) == HEADER_SIZE and data.startswith(_PLAIN_REQUEST)
         if not plain and not (
@@ -121,7 +119,7 @@ class Reflector:
             number = int(IPv6Address(host.partition("%")[0]))
             wide = number >> 32 != 0xFFFF
             if not wide:
-                # An IPv4 sender, as a socket for both families shows it.
+                # An IPv4 client, as a socket for both families shows it.
                 number &= 0xFFFFFFFF
         if wide:
             # Negative numbers, so that no IPv6 prefix shares a bucket with an IPv4 one.
@@ -137,7 +135,7 @@ class Reflector:
             return None
         if not plain:
             return self._answer(data, canonical(host.partition("%")[0], port), now, local)
-        # Nearly every question is a plain one, so its answer is put together by hand.
+        # Nearly every request is a plain one, so its answer is assembled here for speed.
         if wide:
             mapped = (number ^ int.from_bytes(data[4:], "big")).to_bytes(16, "big")
             head = _MAPPED6.pack(_XOR_MAPPED_ADDRESS, 20, 2, port ^ _PORT_MASK)
@@ -169,9 +167,9 @@ class Reflector:
 
 def _not_supported(request: StunMessage) -> tuple[int, ...]:
     """
-    What the request demands and doesn't get.
+    The attributes of a request that are not supported.
 
-    A CHANGE-REQUEST without a flag, like an empty PADDING, demands nothing. Attributes of ICE, TURN and
+    A CHANGE-REQUEST without a flag, like an empty PADDING, asks for nothing. Attributes of ICE, TURN and
     authentication are known and have no meaning here, so they are ignored (RFC 8489, section 6.3.1).
     """
     return tuple(int(kind) for kind in _REFUSED if request.get(kind)) + request.unknown_required()

@@ -293,11 +293,11 @@ class RendezvousService(Service):
         touched: dict[int, ControlServerProtocol] = {}
         while (output := self.registry.next_output()) is not None:
             if isinstance(output, PeerRegistered):
-                if self._operator_log.may_say("registered"):
+                if self._operator_log.may_log("registered"):
                     self._log.info("registered {peer} {name}", peer=output.peer.short, name=output.name)
                 self._report("registered", peer=str(output.peer), name=output.name)
             elif isinstance(output, Gone):
-                if self._operator_log.may_say("gone"):
+                if self._operator_log.may_log("gone"):
                     self._log.info("gone {peer} ({reason})", peer=output.peer.short, reason=output.reason)
                 self._report("gone", peer=str(output.peer), reason=output.reason)
             elif isinstance(output, Displaced):

@@ -29,24 +29,24 @@ _BINDING_REQUEST = b"\x00\x01"
 
 
 class DatagramRelay(Protocol):
-    """The relay's side of the port."""
+    """What a UDP port needs of the relay."""
 
     def datagrams_received(
         self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort
     ) -> None:
-        """Datagrams of one sender, in order."""
+        """Handle datagrams of one sender, in order."""
 
     def flush(self) -> None:
-        """Send what has gathered."""
+        """Send what is queued."""
 
 
 class UDPServer:
     """
     Serves a UDP port: `open_ports(reactor, None, 3478, UDPServer())`.
 
-    :param monotonic: the time, in seconds.
-    :param relay: takes what the reflector does not; None drops it.
-    :param refuses: whether nothing from this host is served.
+    :param monotonic: monotonic seconds.
+    :param relay: handles what is not for the reflector; None drops it.
+    :param refuses: whether datagrams of a host are dropped.
     """
 
     _log = Logger()
@@ -66,7 +66,7 @@ class UDPServer:
         self._failures = 0
 
     def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
-        """Serve the datagrams of one sender. Never raises: a stranger's datagram must not end anything."""
+        """Serve the datagrams of one sender. Raises nothing, whatever a stranger sends."""
         if self._refuses(remote.host):
             return
         questions = [data for data in datagrams if data.startswith(_BINDING_REQUEST)]
@@ -90,7 +90,7 @@ class UDPServer:
             port.send(answers, remote, local)
 
     def turn_over(self) -> None:
-        """Send what the relay has gathered."""
+        """Send what the relay has queued. Called at the end of each turn of the reactor."""
         if self._relay is not None:
             try:
                 self._relay.flush()
@@ -99,9 +99,9 @@ class UDPServer:
 
     def _failed(self, failure: Exception) -> None:
         """
-        Log a mistake of ours by its type and place: its text might hold the sender's address.
+        Log an exception by its type and place; its text may contain the sender's address.
 
-        Only the first, second, fourth, eighth… are logged, so that nobody can fill the log by repeating it.
+        Only the first, second, fourth, eighth… are logged, so that repetition does not fill the log.
         """
         self._failures += 1
         if self._failures & (self._failures - 1) == 0:
@@ -122,7 +122,7 @@ class SecondReflector:
     Listens on the second port, and sends probes.
 
     :ivar port: the second port; 0 if there is none.
-    :ivar addresses: what peers are told of our further addresses.
+    :ivar addresses: the further addresses of the service, as peers see them.
     """
 
     _log = Logger()
@@ -139,11 +139,11 @@ class SecondReflector:
 
     def listen(self, first: Sequence[UDPPort], server: Server) -> None:
         """
-        Listen on what the configuration asks for.
+        Listen on the ports and addresses of the configuration.
 
-        :param first: the reflector's own ports.
-        :param server: what serves all of them.
-        :raise OSError: a port or an address that was asked for can't be had.
+        :param first: the ports of the first reflector.
+        :param server: serves the datagrams of all ports.
+        :raise OSError: a port or an address of the configuration cannot be used.
         :raise CannotListenError: the same.
         """
         config = self._config
@@ -167,7 +167,7 @@ class SecondReflector:
         self.prober.vantages = Vantages(bool(second), tuple(each.own for each in alternates))
 
     def probe(self, peer: PeerID, request: Probe, now: float) -> Probed:
-        """Do what a registered peer asks for, if it is granted."""
+        """Send the probe that a registered peer asks for, if it may be sent, and return the outcome."""
         outcome, send = self.prober.probe(peer, request, now)
         if send is not None:
             self._send(send)
@@ -186,7 +186,7 @@ class SecondReflector:
         return opened
 
     def _check_own(self, host: str, server: Server) -> None:
-        """The wildcard port of the reflector has this address already, if it is one of this machine's."""
+        """Check that an address is one of this machine's; the wildcard port serves it already."""
         for port in open_ports(self._reactor, host, 0, server):
             port.close()
 
@@ -194,9 +194,9 @@ class SecondReflector:
         host, wanted = self._config.reflector_host, self._config.second_reflector_port
         if wanted is not None:
             return self._open(host, wanted, server)
-        by_itself = 0 if self._config.reflector_port == 0 or first == 65535 else first + 1
+        default = 0 if self._config.reflector_port == 0 or first == 65535 else first + 1
         try:
-            return self._open(host, by_itself, server)
+            return self._open(host, default, server)
         except (OSError, CannotListenError) as problem:
             self._log.info(
                 "There is no second reflector, which netcheck would use: {problem}", problem=str(problem)
@@ -211,6 +211,6 @@ class SecondReflector:
         remote = send.remote
         for port in (exact or family or both)[:1]:
             if ":" in port.host and not remote.is_ipv6:
-                # As a socket for both families knows it.
+                # The form that a socket for both families uses.
                 remote = Address(f"::ffff:{remote.host}", remote.port)
             port.send([send.data], remote, Address(send.local, port.port))

@@ -25,21 +25,21 @@ class RepetitionsTests(SynchronousTestCase):
 
     def test_first_at_once_and_the_rest_counted(self) -> None:
         kept = Repetitions()
-        self.assertTrue(kept.say("one", 0.0))
+        self.assertTrue(kept.count("one", 0.0))
         for second in range(30):
-            self.assertFalse(kept.say("one", float(second)))
-        self.assertTrue(kept.say("other", 5.0))
+            self.assertFalse(kept.count("one", float(second)))
+        self.assertTrue(kept.count("other", 5.0))
         self.assertEqual(kept.get_timer(), 60.0)
         self.assertEqual(kept.due(60.0), [("one", 30)])
         self.assertEqual(kept.due(65.0), [])
         # Nothing for a period: it is forgotten, and said at once again.
         self.assertEqual(kept.due(120.0), [])
         self.assertEqual(len(kept), 0)
-        self.assertTrue(kept.say("one", 130.0))
+        self.assertTrue(kept.count("one", 130.0))
 
     def test_many_kinds(self) -> None:
         kept = Repetitions(capacity=10)
-        said = sum(kept.say(number, 0.0) for number in range(10_000))
+        said = sum(kept.count(number, 0.0) for number in range(10_000))
         self.assertEqual(said, 10)
         self.assertLessEqual(len(kept), 11)
         self.assertEqual(kept.due(60.0), [("others", 9_990)])
