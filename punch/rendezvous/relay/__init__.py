@@ -1,6 +1,6 @@
 """
-The relay of the rendezvous: a TURN server (RFC 8656) for peers that no direct path joins.
+The relay of the rendezvous: a TURN server (RFC 8656) for peers that have no direct path.
 
-`core.RelayCore` is the server without sockets; `shell.Relay` gives it those it needs: the reflector's UDP
-port, the control listener's TCP connections, and a socket for each allocation.
+`punch.turn.server.core.RelayCore` is the server without sockets. `relay.Relay` gives it the reflector's UDP
+port, the TCP connections of the service's port, and a socket for each allocation.
 """

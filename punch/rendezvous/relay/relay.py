@@ -1,5 +1,5 @@
 """
-The relay on a reactor: between its core and the sockets.
+The relay on a reactor: connects its core with sockets.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _BINDING_REQUEST = b"\x00\x01"
 
 class Relay:
     """
-    A TURN server on UDP ports that others opened, on TCP connections that others accepted, and on sockets of
-    its own for the relayed addresses.
+    A TURN server. Its callers open the UDP ports and accept the TCP connections; it opens a socket for each
+    relayed address.
 
     :param reactor: provides `IReactorUDP` and `IReactorTime`.
     :param monotonic: monotonic seconds.
-    :param wall: Unix seconds, which credentials expire by.
+    :param wall: Unix seconds, by which credentials expire.
     :param reflector: answers Binding requests that come on streams.
     :param idle_time: seconds that a connection without an allocation stays.
-    :param happened: is told of allocations that are made, refused and ended.
+    :param happened: called when an allocation is made, refused or ended.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Relay:
             now=now,
             epoch=wall() - now,
         )
-        # By whether they are of IPv6.
+        # The port for IPv4 (False) and for IPv6 (True).
         self._ports: dict[bool, UDPPort] = {}
         self._streams: dict[int, RelayStream] = {}
         self._connections = count(1)
@@ -83,7 +83,7 @@ class Relay:
     def datagrams_received(
         self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort
     ) -> None:
-        """Datagrams of one client, on one of the service's ports. Call `flush` at the end of the turn."""
+        """Handle datagrams of one client on a port of the service. Call `flush` at the end of the turn."""
         self._ports[local.is_ipv6] = port
         self.core.receive(datagrams, remote, local, self._now())
 
@@ -94,13 +94,13 @@ class Relay:
         return RelayStream(self, established)
 
     def stream_opened(self, stream: RelayStream, remote: Address, local: Address) -> FiveTuple:
-        """A connection came."""
+        """A connection is open. Return the five-tuple for it."""
         number = next(self._connections)
         self._streams[number] = stream
         return FiveTuple(remote, local, number)
 
     def stream_received(self, client: FiveTuple, messages: Sequence[bytes]) -> float:
-        """It brought messages; for how many seconds nothing more should be read from it."""
+        """Handle messages of a connection. Return the seconds for which it should not be read from."""
         now = self._now()
         for message in messages:
             if message.startswith(_BINDING_REQUEST):
@@ -112,13 +112,13 @@ class Relay:
         return wait
 
     def stream_closed(self, client: FiveTuple) -> None:
-        """It is gone."""
+        """A connection is closed."""
         self._streams.pop(client.connection, None)
         self.core.disconnected(client, self._monotonic())
         self._driver.run()
 
     def has_allocation(self, client: FiveTuple) -> bool:
-        """Whether it is of use to anyone."""
+        """Whether a client has an allocation that relays."""
         return client in self.core.allocations.by_client
 
     # -- relayed addresses --
@@ -130,7 +130,7 @@ class Relay:
     # -- sending and time --
 
     def flush(self) -> None:
-        """Send what has gathered."""
+        """Send what is queued."""
         self._driver.run()
 
     def _step(self, now: float) -> None:
@@ -150,7 +150,7 @@ class Relay:
 
     def deny(self, users: frozenset[str], has_host: Callable[[str], bool]) -> None:
         """
-        Make no allocation for these users from now on, and end theirs and those of clients at these hosts.
+        Refuse allocations to these users from now on, and end theirs and those of clients at refused hosts.
         """
         now = self._monotonic()
         allocations = self.core.allocations
@@ -162,7 +162,7 @@ class Relay:
                 stream = self._streams.get(allocation.client.connection)
                 if stream is not None:
                     stream.abort()
-        # Those too that have no allocation yet: where a connection is from is looked at when it comes.
+        # Connections without an allocation too, because the host is checked only when a connection comes.
         for stream in list(self._streams.values()):
             if has_host(stream.host):
                 stream.abort()
@@ -176,7 +176,7 @@ class Relay:
         self._driver.run()
 
     def _now(self) -> float:
-        """Monotonic seconds; the core is told what they are in wall time, which may have been set since."""
+        """Monotonic seconds. Also updates the core's offset to wall time, which may have been set."""
         now = self._monotonic()
         self.core.epoch = self._wall() - now
         return now

@@ -37,9 +37,9 @@ from punch.wire.turn_uri import (
 @dataclass(frozen=True)
 class OwnRelay:
     """
-    The service's own TURN server, at the host that the peer has dialled.
+    The service's own TURN server, at the host that the peer has connected to.
 
-    :ivar pin: of the key that its TLS shows; None if an authority vouches for it.
+    :ivar pin: the pin of the key in its TLS certificate; None if the certificate is an authority's.
     """
 
     secret: bytes
@@ -51,7 +51,7 @@ class OwnRelay:
 
     @property
     def urls(self) -> Sequence[TurnURI]:
-        """Best first."""
+        """Its URIs, the best first."""
         ports = {
             TurnTransport.UDP: self.udp_port,
             TurnTransport.TCP: self.tcp_port,
@@ -63,13 +63,13 @@ class OwnRelay:
 @dataclass(frozen=True)
 class CredentialIssuer:
     """
-    What is handed out.
+    Issues credentials for relays to peers.
 
-    :ivar own: the service's own relay, unless it is switched off or not listening yet.
-    :ivar others: TURN servers elsewhere, which share `secret` with us (coturn's `use-auth-secret`).
-    :ivar wall: Unix seconds.
-    :ivar credentials_time: seconds that credentials are good for.
-    :ivar nonce_time: seconds that a nonce is good for: when they are over, a peer asks for a new one.
+    :ivar own: the service's own relay; None if it is switched off or does not listen yet.
+    :ivar others: other TURN servers, with which `secret` is shared (coturn's `use-auth-secret`).
+    :ivar wall: returns Unix seconds.
+    :ivar credentials_time: lifetime of credentials, in seconds.
+    :ivar nonce_time: lifetime of a nonce, in seconds; after it a peer asks for a new one.
     """
 
     own: OwnRelay | None
@@ -80,7 +80,7 @@ class CredentialIssuer:
     nonce_time: float
 
     def servers(self, peer: PeerID) -> tuple[RelayServer, ...]:
-        """The relays for a peer that has proved its key, best first."""
+        """The relays for a peer that has proved its key, the best first."""
         unix = self.wall()
         expires = unix + self.credentials_time
         servers: list[RelayServer] = []
@@ -106,16 +106,16 @@ _SECRET_LABEL = b"punch/1 relay secret"
 
 _REMEMBERED = 20_000
 DENIED = 403
-"""The code of an answer to whom the operator denies (or who claims a relayed address as its own)."""
+"""The error code for users that the operator refuses, and for clients at a relayed address."""
 _LIMITS = {486: "relay-allocations-of-peer-or-address", 508: "relay-allocations"}
-"""The limits behind the codes of answers, for the log."""
+"""The limits behind error codes, for the log."""
 
 
 class RelayService:
     """
-    The relay and the hand-out of credentials.
+    The relay and the credentials for it.
 
-    :ivar relay: the service's own relay, or None if it is switched off.
+    :ivar relay: the service's own relay; None if it is switched off.
     """
 
     def __init__(
@@ -132,8 +132,8 @@ class RelayService:
         limits = config.limits
         self._log = log
         self._peers: OrderedDict[str, PeerID] = OrderedDict()
-        """Whose pseudonym each user is, of those that were told of the relay last."""
-        # From the key, so that credentials outlive a restart.
+        """The peers behind the names of users, of those that got credentials last."""
+        # Derived from the key, so that credentials stay valid over a restart.
         key = config.identity.private_key.private_bytes_raw()
         self._secret = hmac.digest(key, _SECRET_LABEL, "sha256")
         shared = config.turn_secret
@@ -176,7 +176,7 @@ class RelayService:
             )
 
     def servers(self, peer: PeerID) -> tuple[RelayServer, ...]:
-        """What a peer is told."""
+        """The relays for a peer, with new credentials."""
         if self.relay is not None:
             for secret in self._settings.secrets:
                 user = user_of(secret, peer)
@@ -188,9 +188,9 @@ class RelayService:
 
     def listening(self, udp_port: int, tcp_port: int, pin: bytes | None) -> None:
         """
-        The service's ports are known.
+        The service listens on these ports.
 
-        :param pin: of the key that it shows in TLS, None if an authority vouches for it.
+        :param pin: the pin of the key in its TLS certificate; None if the certificate is an authority's.
         """
         if self.relay is not None:
             own = OwnRelay(
@@ -230,7 +230,7 @@ class RelayService:
             )
 
     def deny(self, deny: DenyList) -> None:
-        """Make no allocation for these peers and networks from now on, and end those that they have."""
+        """Refuse allocations to these peers and networks from now on, and end those that they have."""
         if self.relay is not None:
             users = {user_of(secret, peer) for secret in self._settings.secrets for peer in deny.peers}
             self.relay.deny(frozenset(users), deny.has_host)
@@ -243,8 +243,8 @@ class RelayService:
 
 def shown_addresses(config: RendezvousConfig) -> tuple[str, ...]:
     """
-    What peers are shown instead of the machine's own addresses: what was said; and if peers are to find the
-    service at a public address, and the machine has only a private one, that public one.
+    The relay's addresses that peers see instead of the machine's own: those of the configuration; and the
+    public address of the service, if the machine itself has only private ones.
     """
     shown = {":" in each: each for each in config.relay_addresses}
     private = Destinations(is_own=lambda host: False).refuses
@@ -257,8 +257,8 @@ def shown_addresses(config: RendezvousConfig) -> tuple[str, ...]:
 
 def own_addresses(config: RendezvousConfig) -> frozenset[str]:
     """
-    All addresses that stand for this machine, its own and those that a NAT in front of it has: there, its
-    other services listen.
+    All addresses that lead to this machine, its own and those of a NAT in front of it: its other services may
+    listen there.
     """
     found: set[str] = set()
     for host in (
@@ -274,7 +274,7 @@ def own_addresses(config: RendezvousConfig) -> frozenset[str]:
 
 
 def _addresses(*hosts: str | None) -> tuple[str, ...]:
-    """Those that are IP addresses, one of each family."""
+    """The IP addresses among `hosts`, the first of each family."""
     found: dict[bool, str] = {}
     for host in hosts:
         try:
@@ -288,7 +288,7 @@ def _is_own(reactor: Any, host: str) -> bool:
     """Whether an address is one of this machine's."""
     if IReactorFDSet.providedBy(reactor):
         return is_own_address(host)
-    # Only one's own addresses can be listened on.
+    # Only addresses of this machine can be bound.
     try:
         probe = cast(IReactorUDP, reactor).listenUDP(0, DatagramProtocol(), host, 8192)
     except CannotListenError:

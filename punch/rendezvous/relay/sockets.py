@@ -91,7 +91,7 @@ class RelayedPorts:
 
 
 def is_own_address(host: str) -> bool:
-    """Whether an address is one of this machine's: then the system would send to it from itself."""
+    """Whether an address is one of this machine's: the system would use it as the source to reach it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -1,5 +1,5 @@
 """
-TURN over TCP and TLS (RFC 8656, section 3.1): one connection of one client.
+TURN over TCP and TLS (RFC 8656, section 3.1): one connection of a client.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from punch.wire.turn import MAX_REQUEST, FramingError, StreamSplitter
 
 TURN_BYTES = 60 * 1024
 """
-Bytes that are written in one turn of the reactor; the rest is dropped. The transport tells when more than 64
-KiB wait in it, and nothing is written then: so there are never more than 128 KiB, TLS's own buffer included.
+Bytes that are written in one turn of the reactor; the rest is dropped. The transport reports when more than
+64 KiB are queued, and nothing is written then: so there are never more than 128 KiB, TLS's own buffer
+included.
 """
 
-STRANGERS_MESSAGES = 64
-"""Messages on a connection that has no allocation yet: a client needs two."""
+MESSAGES_WITHOUT_ALLOCATION = 64
+"""Messages that a connection without an allocation may send; a client needs two."""
 
 
 class RelayStreamOwner(Protocol):
@@ -41,23 +42,23 @@ class RelayStreamOwner(Protocol):
     idle_time: float
 
     def stream_opened(self, stream: RelayStream, remote: Address, local: Address) -> FiveTuple:
-        """A connection came."""
+        """A connection is open. Return the five-tuple for it."""
 
     def stream_received(self, client: FiveTuple, messages: Sequence[bytes]) -> float:
-        """It brought messages; for how many seconds nothing more should be read from it."""
+        """Handle messages of a connection. Return the seconds for which it should not be read from."""
 
     def stream_closed(self, client: FiveTuple) -> None:
-        """It is gone."""
+        """A connection is closed."""
 
     def has_allocation(self, client: FiveTuple) -> bool:
-        """Whether it is of use to anyone."""
+        """Whether a client has an allocation that relays."""
 
 
 @implementer(IPushProducer)
 class RelayStream(protocol.Protocol):
     """
-    One connection. It is a producer to its own transport, to learn when that is full: what comes then is
-    lost.
+    One connection. It is a producer to its own transport, to learn when that is full: messages are dropped
+    then.
 
     :param established: called when the client has an allocation.
     """
@@ -76,27 +77,27 @@ class RelayStream(protocol.Protocol):
 
     @property
     def host(self) -> str:
-        """Where it comes from; empty if it is closed."""
+        """The client's IP address; empty if the connection is closed."""
         return "" if self._client is None else self._client.remote.host
 
     def connectionMade(self) -> None:
-        """A client came; it has some seconds to prove that it may."""
+        """Begin. The client has some seconds to make an allocation."""
         assert self.transport is not None
         cast(IConsumer, self.transport).registerProducer(self, True)
         try:
             remote, local = _address(self.transport.getPeer()), _address(self.transport.getHost())
         except ValueError:
-            # A UNIX socket: there is nothing to relay from.
+            # A UNIX socket has no address to relay from.
             self.abort()
             return
         self._client = self._owner.stream_opened(self, remote, local)
         self._check_later()
 
     def dataReceived(self, data: bytes) -> None:
-        """Some of the stream."""
+        """Cut the stream into messages and handle them."""
         if self._client is None:
             return
-        # Whoever has no allocation has nothing to send but requests.
+        # A client without an allocation has nothing to send but requests.
         longest = None if self._owner.has_allocation(self._client) else MAX_REQUEST
         try:
             messages = self._splitter.feed(data, longest=longest, longest_request=MAX_REQUEST)
@@ -105,7 +106,7 @@ class RelayStream(protocol.Protocol):
             return
         if longest is not None:
             self._messages += len(messages)
-            if self._messages > STRANGERS_MESSAGES:
+            if self._messages > MESSAGES_WITHOUT_ALLOCATION:
                 self.abort()
                 return
         if messages:
@@ -118,7 +119,7 @@ class RelayStream(protocol.Protocol):
                     self.abort()
 
     def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
-        """The connection is gone, and so is its allocation."""
+        """The connection is gone, and its allocation with it."""
         client, self._client = self._client, None
         for timer in (self._reset, self._idle, self._held):
             if timer is not None and timer.active():
@@ -127,7 +128,7 @@ class RelayStream(protocol.Protocol):
             self._owner.stream_closed(client)
 
     def send(self, messages: Sequence[bytes]) -> None:
-        """Send messages, or lose those that there is no room for."""
+        """Send messages, and drop those that there is no room for."""
         if self._client is None:
             return
         batch: list[bytes] = []
@@ -149,20 +150,20 @@ class RelayStream(protocol.Protocol):
     # -- IPushProducer --
 
     def pauseProducing(self) -> None:
-        """The transport is full."""
+        """The transport is full: drop what comes."""
         self._full = True
 
     def resumeProducing(self) -> None:
-        """The transport is empty."""
+        """The transport has room again."""
         self._full = False
 
     def stopProducing(self) -> None:
-        """The transport is going away and says so by itself."""
+        """Do nothing: `connectionLost` follows."""
 
     # -- within --
 
     def _hold(self, seconds: float) -> None:
-        """Read nothing for a while: this client asks more than its share."""
+        """Read nothing for a while: the client has exceeded its share of requests."""
         if self._held is not None:
             self._held.cancel()
         else:

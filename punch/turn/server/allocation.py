@@ -15,7 +15,7 @@ from punch.wire.address import Address
 
 
 class FiveTuple(NamedTuple):
-    """Who asks: the two addresses, and which connection it is on a stream transport (0: UDP)."""
+    """A client: both addresses, and the number of its connection on a stream transport (0 for UDP)."""
 
     remote: Address
     local: Address
@@ -32,27 +32,27 @@ class AllocationRefusal(Exception):
 
 
 class RelayedPort(Protocol):
-    """A bound UDP socket. What arrives there is for `allocation`."""
+    """A bound UDP socket. Datagrams that arrive there are for `allocation`."""
 
     allocation: Allocation | None
 
     def send(self, datagrams: Sequence[bytes], peer: Address) -> None:
-        """Send them; whatever goes wrong, they are lost."""
+        """Send datagrams. Those that cannot be sent are dropped."""
 
     def close(self) -> None:
-        """Stop."""
+        """Close the socket."""
 
 
 class PortPool(Protocol):
-    """Opens sockets for the table."""
+    """Opens sockets for relayed addresses."""
 
     def open(self, host: str, port: int) -> RelayedPort | None:
-        """A socket bound to `host` and `port`, or None if it can't be had."""
+        """A socket bound to `host` and `port`, or None if it cannot be opened."""
 
 
 @dataclass(slots=True, eq=False)
 class User:
-    """One user of the relay: a peer, as its credentials name it."""
+    """One user of the relay: a peer, under the name in its credentials."""
 
     name: str
     bandwidth: TokenBucket
@@ -63,7 +63,7 @@ class User:
 @dataclass(slots=True, eq=False)
 class Flow:
     """
-    Datagrams on their way: to `peer`, or to the client if that is None. They wait for the end of the turn.
+    Datagrams that wait for the end of the turn: to `peer`, or to the client if it is None.
     """
 
     allocation: Allocation
@@ -73,7 +73,7 @@ class Flow:
 
 @dataclass(slots=True, eq=False)
 class Binding:
-    """A channel: its two bytes on the wire, and its end."""
+    """A channel: its two bytes on the wire, its peer, and when it expires."""
 
     number: bytes
     peer: Address
@@ -82,7 +82,7 @@ class Binding:
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A place in the table of ports, and who has it: an allocation, or the token of a reservation."""
+    """A place in the table of ports, and its holder: an allocation, or the token of a reservation."""
 
     source: Source
     holder: Allocation | bytes | None = None
@@ -91,37 +91,37 @@ class Place:
 @dataclass(slots=True, eq=False)
 class Allocation:
     """
-    What one client was given.
+    The allocation of one client.
 
-    `channels` and `numbers` hold the channels that are open now, that is, whose binding and permission both
-    live: looking a datagram up there is all that relaying it takes.
+    `channels` and `numbers` hold the open channels, whose binding and permission are both valid: a look-up
+    there is all that relaying a datagram takes.
     """
 
     client: FiveTuple
     user: User
     place: Place | None
-    """Its place in the table; None as long as its client has not proved that it receives at its address."""
+    """Its place in the table; None until its client has proved that it receives at its address."""
     key: bytes
-    """The long-term key of who asked for it."""
+    """The long-term key of the user (RFC 8489, section 9.2.2)."""
     transaction: bytes
     port: RelayedPort
     bound: Address
     relayed: Address
-    """What peers see: `bound`, unless a NAT is in front."""
+    """The address that peers see: `bound`, unless a NAT is in front."""
     expires: float
     token: bytes | None = None
     """The RESERVATION-TOKEN that came with it."""
     permissions: dict[str, float] = field(default_factory=dict)
     inside: frozenset[str] = frozenset()
-    """Hosts of the relay itself: there, only relayed ports may be reached."""
+    """Hosts with permissions that are the relay's own: only relayed ports may be reached there."""
     bindings: dict[bytes, Binding] = field(default_factory=dict)
     channels: dict[bytes, Flow] = field(default_factory=dict)
     numbers: dict[Address, bytes] = field(default_factory=dict)
     sends: dict[Address, Flow] = field(default_factory=dict)
-    """Send indications of this turn, by peer."""
+    """The data of Send indications of this turn, by peer."""
     to_client: Flow = field(init=False)
     made: float = 0.0
-    """Monotonic seconds; since when it relays."""
+    """When it began to relay, in monotonic seconds."""
     bytes_to_peers: int = 0
     bytes_to_client: int = 0
 
@@ -134,7 +134,7 @@ class Allocation:
         return self.relayed.is_ipv6
 
     def arrange(self) -> None:
-        """Bring `channels` and `numbers` into line with bindings and permissions."""
+        """Update `channels` and `numbers` from the bindings and permissions."""
         self.channels = {
             number: self.channels.get(number) or Flow(self, binding.peer)
             for number, binding in self.bindings.items()
@@ -143,18 +143,18 @@ class Allocation:
         self.numbers = {self.bindings[number].peer: number for number in self.channels}
 
     def expire(self, now: float) -> None:
-        """Forget permissions and bindings whose time is over."""
+        """Remove permissions and bindings that have expired."""
         self.permissions = {host: end for host, end in self.permissions.items() if end > now}
         self.bindings = {number: each for number, each in self.bindings.items() if each.expires > now}
         self.arrange()
 
     @property
     def owner(self) -> AllocationOwner:
-        """Whose it is."""
+        """Its user and client, for events."""
         return AllocationOwner(self.user.name, self.client.remote, self.client.connection != 0)
 
     def next_end(self) -> float:
-        """When the first part of it ends."""
+        """When the allocation or a part of it expires next."""
         ends = [self.expires, *self.permissions.values(), *(each.expires for each in self.bindings.values())]
         return min(ends)
 
@@ -163,7 +163,7 @@ class Allocation:
 
 
 class AllocationOwner(NamedTuple):
-    """Whose allocation it is: its user and the client's address."""
+    """The user and the client's address of an allocation."""
 
     user: str
     client: Address
@@ -180,7 +180,7 @@ class AllocationMade:
 
 @dataclass(frozen=True)
 class AllocationEnded:
-    """It is over: for how many seconds it was there, and how many bytes it relayed."""
+    """An allocation ended: how many seconds it relayed, and how many bytes."""
 
     owner: AllocationOwner
     relayed: Address
@@ -191,7 +191,7 @@ class AllocationEnded:
 
 @dataclass(frozen=True)
 class AllocationRefused:
-    """None was made: the code of the answer says why."""
+    """An allocation was refused with this error code."""
 
     owner: AllocationOwner
     code: int
@@ -199,7 +199,7 @@ class AllocationRefused:
 
 @dataclass(frozen=True)
 class LimitHit:
-    """Something of a client at this host was refused, slowed down or ended; its user, if known."""
+    """A request or allocation of a client at this host was refused, slowed down or ended."""
 
     host: str
     limit: str

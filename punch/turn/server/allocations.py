@@ -1,10 +1,10 @@
 """
-The allocations of the relay, and all that bounds them: how many, whose, how long, how much. Pure.
+The allocations of the relay, and their limits: number, users, lifetime and bandwidth. Pure.
 
-An allocation belongs to a five-tuple (RFC 8656, section 2.2) and to the user whose credentials asked for it.
-As long as its client has not proved that it receives at its address, it belongs to the pair of both: it
-relays nothing, is in nobody's way, counts for its user alone, and is one of few (`UNPROVED_PART`). Whoever
-forges an address gets no more than that.
+An allocation belongs to a five-tuple (RFC 8656, section 2.2) and to the user with whose credentials it was
+made. Until its client has proved that it receives at its address, the allocation belongs to the pair of both:
+it relays nothing, does not keep another user from that five-tuple, counts for its user alone, and is one of
+few (`UNPROVED_PART`). A client that forges its address gets no more than that.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from punch.wire.address import Address, parsed
 RESERVATION_TIME = 30.0
 """Seconds that a reserved port waits for its RESERVATION-TOKEN (RFC 8656, section 7.2)."""
 UNPROVED_PART = 8
-"""One unproved allocation may exist for this many that may exist in all."""
+"""The number of unproved allocations is at most the limit of all allocations divided by this."""
 _PORT_TRIES = 512
-"""Ports that are tried for an allocation, from a random one on (RFC 6056, section 3.3.1)."""
+"""Ports that are tried for an allocation, starting at a random one (RFC 6056, section 3.3.1)."""
 _TOKEN_SIZE = 8
-
-
 _EVENTS = 10_000
-"""Events that wait at most, if nobody takes them."""
+"""Events that are kept if nobody takes them."""
 
 
 @dataclass(slots=True, eq=False)
 class Reservation:
+    """A port that waits for a request with its token, until `expires` (monotonic seconds)."""
+
     user: User
     place: Place
     port: RelayedPort
@@ -68,58 +68,59 @@ class Wanted(NamedTuple):
     ipv6: bool = False
     even: bool = False
     reserve: bool = False
-    """The next higher port too, for a later request with the token (EVEN-PORT)."""
+    """Whether to reserve the next higher port for a later request (EVEN-PORT)."""
     token: bytes | None = None
 
 
 class Allocations:
     """
-    All allocations, reservations and users. Deadlines are in `get_timer`; `now` is monotonic seconds.
+    All allocations, reservations and users. `now` is monotonic seconds.
     """
 
     def __init__(self, settings: RelaySettings, ports: PortPool, random: RandomBytes, now: float) -> None:
         self.bandwidth = TokenBucket(settings.rate, settings.rate * settings.burst_time, now)
-        """Of all users together."""
+        """The bandwidth of all users together."""
         self.by_client: dict[tuple[Address, Address, int], Allocation] = {}
-        """Those whose clients have proved that they receive."""
+        """The allocations whose clients have proved that they receive at their address."""
         self.by_relayed: dict[Address, Allocation] = {}
         self.users: dict[str, User] = {}
         self.events: deque[RelayEvent] = deque(maxlen=_EVENTS)
-        """What happened, for the log."""
+        """Events for the log; the caller takes them."""
         self.denied: frozenset[str] = frozenset()
-        """Users who get no allocation."""
+        """Users whose requests for allocations are refused."""
         self._settings = settings
         self._ports = ports
         self._random = random
         shares = Shares.growing(settings.allocations_per_address)
         self.places: SourceTable[Place] = SourceTable(settings.allocations, shares)
-        """Ports in use, by where their clients are."""
+        """The ports in use, by the sources of their clients."""
         self.unproved: dict[tuple[FiveTuple, str], Allocation] = {}
-        """The others by five-tuple and user, the oldest first."""
+        """The other allocations, by five-tuple and user, the oldest first."""
         most = max(1, settings.allocations // UNPROVED_PART)
         self.unproved_places: SourceTable[Allocation] = SourceTable(most, Shares.growing(most))
-        """The same by user: where they are is only a claim."""
+        """The places of unproved allocations, by user, because their addresses may be forged."""
         self._hosts = {*settings.machine, *settings.shown}
-        """Where relayed ports are."""
+        """The hosts of relayed addresses."""
         self._bound: set[Address] = set()
         self.reservations: dict[bytes, Reservation] = {}
         self._deadlines: Deadlines[Allocation | User | bytes] = Deadlines()
 
     def __len__(self) -> int:
-        """Ports in use: allocations and reservations."""
+        """The number of ports in use, by allocations and reservations."""
         return len(self.places) + len(self.unproved)
 
     def of(self, client: FiveTuple, user: str) -> Allocation | None:
         """
-        The allocation of a five-tuple: whoever's it is if its client has proved that it receives there; else
+        The allocation of a five-tuple: that of any user if its client has proved that it receives there, else
         this user's own.
         """
         return self.by_client.get(client) or self.unproved.get((client, user))
 
     def is_relay(self, remote: Address) -> bool:
         """
-        Whether this is, or may become, a relayed address: one that is a client's, too, could make a loop.
-        Nobody outside can forge loopback, where clients of this machine have ports of the same range.
+        Whether this is, or may become, a relayed address. A client at a relayed address could make a loop.
+        Loopback is excluded: it cannot be forged from outside, and clients on this machine use the same
+        ports.
         """
         if remote in self.by_relayed or remote in self._bound:
             return True
@@ -144,8 +145,8 @@ class Allocations:
         A new allocation for `client`, which has none.
 
         :param receives: whether the client has proved that it receives at its address. Only then it may
-            reserve ports, or take a reserved one.
-        :raise Refusal: 403, 440, 486 or 508.
+            reserve ports, or use a reserved one.
+        :raise AllocationRefusal: 403, 440, 486 or 508.
         """
         place: Place | None = None
         token = None
@@ -189,14 +190,15 @@ class Allocations:
             self.unproved_places.enter((user_name,), allocation)
         self.by_relayed[allocation.relayed] = allocation
         self.by_relayed[bound] = allocation
-        self.watch(allocation)
+        self.schedule(allocation)
         return allocation
 
     def prove(self, allocation: Allocation, now: float) -> None:
         """
-        Its client has proved that it receives at its address: from now on it relays, and counts there.
+        The client has proved that it receives at its address: the allocation relays from now on, and counts
+        for that address.
 
-        :raise Refusal: 437, as it had to end: there is no room for it.
+        :raise AllocationRefusal: 437. The allocation has ended, because there is no room for it.
         """
         if allocation.place is not None:
             return
@@ -212,7 +214,7 @@ class Allocations:
         self._relays(allocation, now)
 
     def close(self, allocation: Allocation, now: float) -> None:
-        """End an allocation: its five-tuple and its port are free at once."""
+        """End an allocation. Its five-tuple and its port are free at once."""
         if allocation.port.allocation is not allocation:
             return
         if allocation.place is None:
@@ -233,30 +235,30 @@ class Allocations:
         allocation.port.close()
         self._release(allocation.user, 1, now)
 
-    def watch(self, allocation: Allocation) -> None:
-        """Its deadlines have changed."""
+    def schedule(self, allocation: Allocation) -> None:
+        """Set the timer of an allocation whose deadlines have changed."""
         self._deadlines.set(allocation, allocation.next_end())
 
     def get_timer(self) -> float | None:
-        """When to call `handle_timer`."""
+        """When `handle_timer` is to be called; None if nothing is due."""
         return self._deadlines.next()
 
     def handle_timer(self, now: float) -> None:
-        """End what is over."""
+        """End what has expired."""
         while (due := self._deadlines.pop(now)) is not None:
             if isinstance(due, Allocation):
-                self._look_at(due, now)
+                self._expire(due, now)
             elif isinstance(due, User):
                 self._forget(due)
             else:
                 self._end_reservation(due, now)
 
     def all(self) -> list[Allocation]:
-        """All allocations, those too whose clients have not proved that they receive."""
+        """All allocations, including the unproved ones."""
         return [*self.by_client.values(), *self.unproved.values()]
 
     def close_all(self, now: float) -> None:
-        """The service ends."""
+        """End all allocations and reservations."""
         for allocation in self.all():
             self.close(allocation, now)
         for token in list(self.reservations):
@@ -271,18 +273,18 @@ class Allocations:
         allocation.made = now
         self.events.append(AllocationMade(allocation.owner, allocation.relayed))
 
-    def _look_at(self, allocation: Allocation, now: float) -> None:
+    def _expire(self, allocation: Allocation, now: float) -> None:
         if allocation.expires <= now:
             self.close(allocation, now)
         else:
             allocation.expire(now)
-            self.watch(allocation)
+            self.schedule(allocation)
 
     def _admit(self, name: str, ports: int, now: float) -> User:
         """
-        Count these ports for a user.
+        Count ports for a user.
 
-        :raise Refusal: 486.
+        :raise AllocationRefusal: 486.
         """
         settings = self._settings
         user = self.users.get(name)
@@ -298,8 +300,8 @@ class Allocations:
         """
         Take a place in the table; if all are in use, the newest of the largest source makes room.
 
-        :param taken: the place is added to these.
-        :raise Refusal: 486 or 508.
+        :param taken: the place is appended to this list.
+        :raise AllocationRefusal: 486 or 508.
         """
         self._make_room(source, now)
         place = Place(source)
@@ -308,7 +310,7 @@ class Allocations:
         return place
 
     def _make_room(self, source: Source, now: float) -> None:
-        """:raise Refusal: 486 or 508."""
+        """:raise AllocationRefusal: 486 or 508."""
         while (leaving := self._leaving(source)) is not None:
             if isinstance(leaving.holder, Allocation):
                 owner = leaving.holder.owner
@@ -322,7 +324,7 @@ class Allocations:
                 raise AllocationRefusal(508, "The relay is full")
 
     def _leaving(self, source: Source) -> Place | None:
-        """:raise Refusal: 486 or 508."""
+        """:raise AllocationRefusal: 486 or 508."""
         try:
             return self.places.room(source)
         except NoRoom as full:
@@ -332,10 +334,10 @@ class Allocations:
 
     def _make_room_for_unproved(self, source: Source, user: str, now: float) -> None:
         """
-        The newest of the user with the most makes room; if that is this one, its oldest; if nobody has two,
-        the oldest of all. Proofs take a round trip.
+        End an unproved allocation if there are too many: the newest of the user that has most; the oldest of
+        this user if it has most; the oldest of all if no user has two. A proof takes a round trip.
 
-        :raise Refusal: 486 or 508, there would be no place for the allocation once it is proved.
+        :raise AllocationRefusal: 486 or 508, there would be no place for the allocation once it is proved.
         """
         self._leaving(source)
         try:
@@ -354,7 +356,7 @@ class Allocations:
     def _release(self, user: User, ports: int, now: float) -> None:
         user.ports -= ports
         if not user.ports:
-            # Whoever comes back at once finds its bucket as it was.
+            # A user that comes back at once finds its bucket as it was.
             self._deadlines.set(user, user.bandwidth.full_at(now))
 
     def _forget(self, user: User) -> None:
@@ -365,8 +367,10 @@ class Allocations:
         self, host: str, user: User, second_place: Place | None, wanted: Wanted, now: float
     ) -> tuple[Address, RelayedPort, bytes | None]:
         """
-        :param second_place: for the port that is reserved.
-        :raise Refusal: 508, there is none.
+        Open a port, and a second one if it is to be reserved.
+
+        :param second_place: the place of the reserved port.
+        :raise AllocationRefusal: 508, there is none.
         """
         low, high = self._settings.ports
         total = high - low + 1

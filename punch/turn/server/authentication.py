@@ -36,20 +36,20 @@ from punch.wire.stun import (
 )
 
 _CAPACITY = 16_384
-"""Prefixes of each width that are remembered."""
+"""Sources that are kept for each width of prefix."""
 _GROUPS = 256
-"""Clients of UDP at one address are told apart by their port, modulo this: so their number is bounded."""
+"""UDP clients at one address are told apart by their port modulo this, which bounds their number."""
 _FROM_ANYWHERE = 4
-"""All users together have the share of so many addresses for requests that may come from anywhere."""
-_SAID_AGAIN = 1.0
-"""Seconds."""
+"""All users together have the share of this many addresses for requests from forgeable addresses."""
+_LOG_PERIOD = 1.0
+"""Seconds between two events."""
 
 
 class Metering:
     """
-    What each source may ask for.
+    Limits the requests of each source.
 
-    :param events: where it is said that a limit was hit, once a second at most.
+    :param events: gets an event when a limit is hit, at most once a second.
     """
 
     def __init__(self, settings: RelaySettings, events: deque[RelayEvent]) -> None:
@@ -57,23 +57,24 @@ class Metering:
         self._sources = SourceShares(rate, burst, _CAPACITY)
         self._users = FairShares(_FROM_ANYWHERE * rate, _FROM_ANYWHERE * burst, 1)
         self._held: OrderedDict[FiveTuple, float] = OrderedDict()
-        """Clients of UDP that asked too much, and until when they get no answer."""
+        """UDP clients that have exceeded their share, and until when they get no answer."""
         self._events = events
-        self._said = -math.inf
+        self._logged_at = -math.inf
 
     def by_address(self, client: FiveTuple, now: float) -> float:
         """
-        A request of a client that receives at its address; for how many seconds it should ask nothing more.
+        Charge the address of a client that receives there. Return the seconds for which it should send no
+        request.
         """
         remote, _, connection = client
         member = connection or -1 - remote.port % _GROUPS
         wait = self._sources.charge(source_of(remote.host), member, 1.0, now)
         if wait > 0.0:
-            self._say(remote.host, now)
+            self._log(remote.host, now)
         return wait
 
     def hold(self, client: FiveTuple, now: float) -> None:
-        """A request of a client of UDP: if it should ask nothing more, its next ones get no answer."""
+        """Charge a UDP client. If it has exceeded its share, its next requests get no answer."""
         wait = self.by_address(client, now)
         if wait > 0.0:
             self._held[client] = now + wait
@@ -81,7 +82,7 @@ class Metering:
                 self._held.popitem(last=False)
 
     def is_held(self, client: FiveTuple, now: float) -> bool:
-        """Whether a request gets no answer, so that nobody need look at it."""
+        """Whether requests of a client get no answer now, and need not be parsed."""
         until = self._held.get(client)
         if until is None:
             return False
@@ -91,39 +92,39 @@ class Metering:
 
     def by_user(self, user: str, client: FiveTuple, now: float) -> float:
         """
-        The same for a user, who has shown a nonce that was handed to it.
+        Charge a user that has shown the nonce that was issued to it. Return the seconds to wait.
         """
         wait = self._users.charge(None, user, 1.0, now)
         if wait > 0.0:
-            self._say(client.remote.host, now, user)
+            self._log(client.remote.host, now, user)
         return wait
 
-    def _say(self, host: str, now: float, user: str | None = None) -> None:
+    def _log(self, host: str, now: float, user: str | None = None) -> None:
         # A flood is thousands of these a second.
-        if now >= self._said + _SAID_AGAIN:
-            self._said = now
+        if now >= self._logged_at + _LOG_PERIOD:
+            self._logged_at = now
             self._events.append(LimitHit(host, "relay-requests", user))
 
 
 REMEMBERED = 16_384
-"""Transactions that are remembered; a flood of them from one user costs it many round trips."""
+"""Transactions that are remembered."""
 
 
 class Login(NamedTuple):
-    """Whose request this is, beyond doubt."""
+    """The authenticated sender of a request."""
 
     user: str
     key: bytes
     expires: float
-    """Of the credentials, in Unix seconds."""
+    """When the credentials expire, in Unix seconds."""
     has_own_nonce: bool
-    """Whether its nonce is one that was sent to its address, not the one that came with the credentials."""
+    """Whether its nonce was sent to its address, and is not the one that came with the credentials."""
     receives: bool
     """Whether the client has proved that it receives at its address: by such a nonce, or by a connection."""
 
 
 class AuthenticationRefused(NamedTuple):
-    """The answer to a request that is not served, and the key to protect it with, if there is one."""
+    """The answer to a request that is refused, and the key that protects it, if any."""
 
     answer: StunMessage
     key: bytes | None = None
@@ -131,7 +132,7 @@ class AuthenticationRefused(NamedTuple):
 
 class Authenticator:
     """
-    Checks requests. Pure: `now` is monotonic seconds, `unix` the time in Unix seconds.
+    Authenticates requests. `now` is monotonic seconds, `unix` Unix seconds.
     """
 
     def __init__(self, settings: RelaySettings, metering: Metering) -> None:
@@ -150,7 +151,7 @@ class Authenticator:
         self, request: StunMessage, client: FiveTuple, now: float, unix: float
     ) -> Login | AuthenticationRefused:
         """
-        Whose request it is, or the answer that refuses it.
+        Authenticate a request: return its sender, or the answer that refuses it.
         """
         if not request.has_integrity():
             return self.challenge(request, client, 401, unix)
@@ -170,7 +171,7 @@ class Authenticator:
         if own and not client.connection:
             self._metering.hold(client, now)
         elif not own and self._metering.by_user(claim.user, client, now) > 0.0:
-            # With a nonce of its own, the request is charged to its address.
+            # With a nonce for its address, the request would be charged to the address.
             return self.challenge(request, client, 438, unix)
         for secret in self._secrets:
             key = long_term_key(username, self._realm, password_of(secret, username))
@@ -182,8 +183,7 @@ class Authenticator:
         self, request: StunMessage, client: FiveTuple, code: int, unix: float
     ) -> AuthenticationRefused:
         """
-        The answer that tells realm and nonce. It says no more, so that it is short: strangers may have asked
-        in somebody else's name.
+        The answer with realm and nonce. It is short, because the source of the request may be forged.
         """
         nonce = self.nonces.for_address(client.remote, unix)
         return AuthenticationRefused(
@@ -191,28 +191,28 @@ class Authenticator:
         )
 
     def done(self, request: StunMessage, user: str) -> None:
-        """This request has made an allocation or ended one: no copy of it may do so again."""
+        """Remember a request that has made or ended an allocation, so that no copy of it does so again."""
         self._done[user, request.transaction_id] = None
         if len(self._done) > REMEMBERED:
             self._done.popitem(last=False)
 
     def is_copy(self, request: StunMessage, user: str, allocation: Allocation | None) -> bool:
         """
-        Whether this request has made or ended an allocation before.
+        Whether a request has made or ended an allocation before.
 
-        :param allocation: the one that the client has.
+        :param allocation: the allocation of the client.
         """
         if (user, request.transaction_id) not in self._done:
             return False
-        # A retransmission of the request that made this very allocation is answered as the first was.
+        # A retransmission of the request that made the present allocation is answered again.
         return allocation is None or allocation.transaction != request.transaction_id
 
 
 def _may_come_from_anywhere(request: StunMessage) -> bool:
     """
-    Whether a request is served with the nonce that came with the credentials: one for an allocation that
-    relays nothing before its client has proved that it receives. A reserved port is not for those who have
-    not: they would know a relayed address whose announcement somebody else received.
+    Whether a request is accepted with the nonce that came with the credentials: only a request for an
+    allocation, which relays nothing before its client has proved that it receives at its address. Reserved
+    ports are excluded, because a client with a forged address would know the relayed address from the token.
     """
     return (
         request.method == Method.ALLOCATE

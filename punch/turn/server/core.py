@@ -1,15 +1,14 @@
 """
 The TURN server (RFC 8656), without sockets and without a clock.
 
-Datagrams go in by `receive` (from clients, whatever carried them) and `receive_from_peers` (at relayed
-addresses), many at a time. What is to be sent gathers until `outputs` is asked, at the end of a turn of the
-reactor: so whoever sends has whole batches for one address, and bytes are counted once a batch. Relaying a
-datagram is one look-up and one `append`; all that can be checked beforehand was checked when its channel or
-its permission came.
+`receive` takes messages from clients, over any transport, and `receive_from_peers` datagrams that arrive at
+relayed addresses, many at a time. Output is queued until `outputs` is called at the end of a turn of the
+reactor, so that datagrams for one address are sent in batches, and bytes are counted once a batch. Relaying a
+datagram is one look-up and one `append`; everything else was checked when its channel or permission was made.
 
-Messages of TURN itself are not relayed, in neither direction. So a relayed address is never the client of
-another relay, and no relays can be arranged in a ring, in which datagrams would go round for ever: to become
-a client takes a message that was received there, and one that was sent from there.
+Messages of TURN itself are not relayed in either direction. So a relayed address cannot become the client of
+another relay, which takes a message received there and one sent from there, and relays cannot be arranged in
+a ring in which datagrams would circulate for ever.
 """
 
 from __future__ import annotations
@@ -44,17 +43,17 @@ from punch.wire.stun import (
 from punch.wire.stun_attributes import CODECS, REQUIRED_BELOW
 from punch.wire.turn import MAX_REQUEST, TURN_BEGIN, TURN_END, is_turn
 
-STRANGERS_RATE = 100.0
+UNAUTHENTICATED_RATE = 100.0
 """
-Answers a second to those who have not proved who they are: at one IPv4 /24, or at one IPv6 /64, /56 or /48,
-so that a victim's network hears no more however many of its addresses are forged…
+Answers a second to unauthenticated requests from one IPv4 /24, or one IPv6 /64, /56 or /48, so that the
+network of a victim gets no more however many of its addresses are forged…
 """
-STRANGERS_BURST = 500.0
+UNAUTHENTICATED_BURST = 500.0
 """…and at once."""
-STRANGERS_CAPACITY = 16_384
-"""Prefixes of each width whose bucket is remembered."""
+UNAUTHENTICATED_CAPACITY = 16_384
+"""Buckets that are kept for each width of prefix."""
 AMPLIFICATION = 3
-"""No answer to a stranger is longer than this many times its question."""
+"""No answer to an unauthenticated request is longer than this many times the request."""
 
 _HIGHEST_STUN = 3
 _SEND_INDICATION = b"\x00\x16"
@@ -62,13 +61,13 @@ _DATA = int(Attribute.DATA)
 _XOR_PEER_ADDRESS = int(Attribute.XOR_PEER_ADDRESS)
 _DONT_FRAGMENT = int(Attribute.DONT_FRAGMENT)
 _LONGEST_INDICATED = 65_480
-"""Bytes: with its addresses, a longer datagram fits no message."""
+"""Bytes: a longer datagram does not fit into a Data indication."""
 _NO_CHANNELS: dict[bytes, Flow] = {}
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
 class ToClient(NamedTuple):
-    """Messages for a client: each a datagram, or for a stream one after the other."""
+    """Messages for a client: datagrams, or parts of a stream."""
 
     client: FiveTuple
     messages: Sequence[bytes]
@@ -87,8 +86,8 @@ class RelayCore:
     One TURN server. `now` is monotonic seconds.
 
     :param ports: opens the sockets behind relayed addresses.
-    :param destinations: says where nothing is relayed to.
-    :ivar epoch: what to add to `now` to have Unix seconds, which credentials expire by.
+    :param destinations: tells to which addresses nothing is relayed.
+    :ivar epoch: Unix seconds minus `now`, for the expiry of credentials.
     """
 
     def __init__(
@@ -106,7 +105,9 @@ class RelayCore:
         self._metering = Metering(settings, self.allocations.events)
         self.authenticator = Authenticator(settings, self._metering)
         self._requests = RequestHandler(settings, self.authenticator, self.allocations, destinations)
-        self._strangers = SourceBuckets(STRANGERS_RATE, STRANGERS_BURST, STRANGERS_CAPACITY, growth=(1, 1, 1))
+        self._unauthenticated = SourceBuckets(
+            UNAUTHENTICATED_RATE, UNAUTHENTICATED_BURST, UNAUTHENTICATED_CAPACITY, growth=(1, 1, 1)
+        )
         self._random = random
         self._clients = self.allocations.by_client
         self._answers: list[ToClient] = []
@@ -121,20 +122,20 @@ class RelayCore:
         connection: int = 0,
     ) -> float:
         """
-        Messages of one client, in order: datagrams, or what a stream was cut into.
+        Handle messages of one client, in order: datagrams, or parts of a stream.
 
         :param connection: the number of its connection, 0 for UDP.
-        :return: for how many seconds nothing more should be read from the connection; 0.0 in the ordinary
-            case, and for UDP, where requests that are too many get no answer.
+        :return: the seconds for which the connection should not be read from; 0.0 in the ordinary case and
+            for UDP, where requests beyond the limit get no answer.
         """
-        # A plain tuple is the same key as a FiveTuple, and made faster.
+        # A plain tuple is the same key as a FiveTuple, and is made faster.
         allocation = self._clients.get((remote, local, connection))
         channels = _NO_CHANNELS if allocation is None else allocation.channels
         flow: Flow | None = None
         last, end, wait = b"", 0, 0.0
         for data in datagrams:
             if (first := data[:4]) != last:
-                # Of a batch, most have the same channel and length.
+                # Most datagrams of a batch have the same channel and length.
                 last = first
                 flow = channels.get(first[:2]) if len(first) == 4 else None
                 end = 0 if flow is None else 4 + (first[2] << 8 | first[3])
@@ -156,7 +157,7 @@ class RelayCore:
 
     def receive_from_peers(self, allocation: Allocation, datagrams: Sequence[bytes], peer: Address) -> None:
         """
-        Datagrams that came from `peer` at the relayed address of an allocation.
+        Handle datagrams that came from `peer` to the relayed address of an allocation.
         """
         number = allocation.numbers.get(peer)
         flow = allocation.to_client
@@ -187,11 +188,11 @@ class RelayCore:
                 flow.waiting.append(self._data_indication(data, peer))
 
     def outputs(self, now: float) -> tuple[list[ToClient], list[ToPeer]]:
-        """All that is to be sent now."""
+        """Return and forget everything that is to be sent now."""
         to_clients, self._answers = self._answers, []
         to_peers: list[ToPeer] = []
         flows, total = self._flows, self.allocations.bandwidth
-        # What is for another allocation of ours appends to it while we go.
+        # Datagrams for another allocation are appended to the queue meanwhile.
         while flows:
             flow = flows.popleft()
             allocation, peer = flow.allocation, flow.peer
@@ -215,23 +216,23 @@ class RelayCore:
         return to_clients, to_peers
 
     def disconnected(self, client: FiveTuple, now: float) -> None:
-        """A stream is gone, and its allocation with it (RFC 8656, section 3.1)."""
+        """A connection is closed: end its allocation (RFC 8656, section 3.1)."""
         allocation = self._clients.get(client)
         if allocation is not None:
             self.allocations.close(allocation, now)
 
     def get_timer(self) -> float | None:
-        """When to call `handle_timer`."""
+        """When `handle_timer` is to be called; None if nothing is due."""
         return self.allocations.get_timer()
 
     def handle_timer(self, now: float) -> None:
-        """End what is over."""
+        """End what has expired."""
         self.allocations.handle_timer(now)
 
     # -- within --
 
     def _receive_stun(self, data: bytes, client: FiveTuple, now: float) -> float:
-        """For how many seconds the client should send nothing more, if it has a connection."""
+        """Handle a STUN message. Return the seconds for which the connection should not be read from."""
         kind = data[:2]
         wait = 0.0
         if kind == _SEND_INDICATION:
@@ -271,17 +272,17 @@ class RelayCore:
 
     def _may_answer(self, client: FiveTuple, question: int, answer: int, now: float) -> bool:
         """
-        Whether a request that proves nothing gets its answer. Over UDP it may have come from anybody,
-        anywhere; those who prove who they are do not suffer from others in their network.
+        Whether an unauthenticated request is answered. Over UDP its source may be forged. Authenticated
+        clients are not affected by others in their network.
         """
         if client.connection:
             return True
-        return answer <= AMPLIFICATION * question and self._strangers.allow(
+        return answer <= AMPLIFICATION * question and self._unauthenticated.allow(
             source_of(client.remote.host), now
         )
 
     def _send_indication(self, encoded: bytes, allocation: Allocation) -> None:
-        """RFC 8656, section 11.2: anything unusual is dropped without a word."""
+        """Handle a Send indication. Malformed ones are dropped silently (RFC 8656, section 11.2)."""
         try:
             message = parse(encoded, most=MAX_ATTRIBUTES)
         except STUNError:

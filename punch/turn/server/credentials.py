@@ -38,7 +38,7 @@ class TurnCredentials(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """What a username says: true only if the password was right."""
+    """The content of a username; true only if the password was right."""
 
     expires: int
     """Unix seconds."""
@@ -59,20 +59,21 @@ def issue(secret: bytes, user: str, expires: float) -> TurnCredentials:
 
 
 def read_username(username: str) -> Claim | None:
-    """What a username claims, or None if it is none of these."""
+    """The content of a username, or None if it does not have this form."""
     found = _USERNAME.fullmatch(username)
     return None if found is None else Claim(int(found[1]), found[2] or "")
 
 
 def user_of(secret: bytes, peer: PeerID) -> str:
     """
-    The user that stands for a peer: the same each time, and nobody without the secret can tell whose it is.
+    The user name for a peer. It is always the same, and does not reveal the peer to anyone without the
+    secret.
     """
     return b32encode(hmac.digest(secret, _USER_LABEL + peer.key, "sha256")[:15]).decode("ascii").lower()
 
 
 NONCE_SIZE = 16
-"""Characters: so few that a 401 is never longer than three times its question."""
+"""Characters; short enough that a 401 is not longer than three times the request."""
 
 _ADDRESS, _USER = b"a", b"u"
 _TIME_BYTES = 4
@@ -81,9 +82,9 @@ _MAC_BYTES = 8
 
 class Nonces:
     """
-    Makes and checks nonces. Pure: `unix` is the time in Unix seconds.
+    Makes and checks nonces. Pure: `unix` is Unix seconds.
 
-    :param lifetime: seconds that a nonce is good for.
+    :param lifetime: the lifetime of a nonce, in seconds.
     """
 
     def __init__(self, secret: bytes, lifetime: float) -> None:
@@ -91,19 +92,19 @@ class Nonces:
         self._lifetime = lifetime
 
     def for_address(self, remote: Address, unix: float) -> str:
-        """A nonce for whoever asks from `remote`."""
+        """A nonce for a client at `remote`."""
         return self._make(_ADDRESS + str(remote).encode(), int(unix))
 
     def for_user(self, user: str, unix: float) -> str:
-        """A nonce for `user`, wherever it will ask from."""
+        """A nonce for `user` at any address."""
         return self._make(_USER + user.encode(), int(unix))
 
     def is_for_address(self, nonce: str, remote: Address, unix: float) -> bool:
-        """Whether this nonce was made for who asks from `remote`, and not too long ago."""
+        """Whether a nonce was made for a client at `remote` and has not expired."""
         return self._is_good(nonce, _ADDRESS + str(remote).encode(), unix)
 
     def is_for_user(self, nonce: str, user: str, unix: float) -> bool:
-        """Whether this nonce was handed to `user`, and not too long ago."""
+        """Whether a nonce was made for `user` and has not expired."""
         return self._is_good(nonce, _USER + user.encode(), unix)
 
     def _is_good(self, nonce: str, bound_to: bytes, unix: float) -> bool:
@@ -113,7 +114,7 @@ class Nonces:
             made = int.from_bytes(urlsafe_b64decode(nonce)[:_TIME_BYTES], "big")
         except ValueError:
             return False
-        # A clock that was set back must not turn everybody away.
+        # Nonces from the near future are accepted, because the clock may have been set back.
         if not made - self._lifetime <= unix < made + self._lifetime:
             return False
         return hmac.compare_digest(nonce.encode(), self._make(bound_to, made).encode())

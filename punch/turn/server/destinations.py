@@ -1,5 +1,5 @@
 """
-Where a relay sends nothing: networks around it that strangers have no business in, and what is no host.
+The addresses to which a relay sends nothing: private networks around it, and addresses that are no host.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ REFUSED: dict[IPNetwork, str] = {row.network: row.reason for row in TABLE}
 
 class Destinations:
     """
-    Says whether an address may be relayed to.
+    Tells whether an address may be relayed to.
 
-    :param allowed: networks that may although the table says no, for laboratories.
-    :param is_own: whether an address is one of the machine's own, at which its other services listen.
+    :param allowed: networks that are relayed to although the table refuses them, for test networks.
+    :param is_own: whether an address is one of this machine's, at which its other services listen.
     """
 
     def __init__(self, allowed: Iterable[IPNetwork] = (), *, is_own: Callable[[str], bool]) -> None:
@@ -39,7 +39,7 @@ class Destinations:
         """
         Whether nothing may be relayed to `host`.
 
-        :raise ValueError: it is no IP address.
+        :raise ValueError: it is not an IP address.
         """
         written = ip_address(host)
         if self._allows(written):

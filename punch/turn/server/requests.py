@@ -1,8 +1,8 @@
 """
 The requests of TURN: Allocate, Refresh, CreatePermission, ChannelBind (RFC 8656, sections 7, 8, 10 and 12).
 
-Each takes a request that parsed and whose sender is known, and gives the answer. Retransmissions find the
-same answer, because the state they asked for is there.
+Each method takes a request that was parsed and authenticated, and returns the answer. A retransmission gets
+the same answer, because the state that it asks for exists already.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ REQUESTS = frozenset(
     int(method).to_bytes(2, "big")
     for method in (Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND)
 )
-"""The first two bytes of all requests that are served."""
+"""The first two bytes of all requests that are handled."""
 
 _UDP = 17
 Answer = tuple[StunMessage, bytes | None]
-"""An answer, and the key it is protected with."""
+"""An answer, and the key that protects it."""
 
 
 class RequestHandler:
@@ -87,7 +87,7 @@ class RequestHandler:
             return stale.answer, stale.key
         unknown = request.unknown_required()
         if Attribute.DONT_FRAGMENT in request:
-            # The fragments of what we relay are the system's business (RFC 8656, section 7.2)
+            # The system fragments what is relayed, so DONT-FRAGMENT is not supported (RFC 8656, section 7.2).
             unknown += (int(Attribute.DONT_FRAGMENT),)
         if unknown:
             refusal = error(request, 420, "Unknown attribute", (Attribute.UNKNOWN_ATTRIBUTES, unknown))
@@ -125,7 +125,7 @@ class RequestHandler:
         if transport != _UDP:
             raise AllocationRefusal(442, "Only UDP is relayed")
         if not client.connection and allocations.is_relay(client.remote):
-            # With a forged source: two allocations that are each other's clients would never stop talking.
+            # With forged sources, two allocations could be each other's clients and relay for ever.
             raise AllocationRefusal(403, "Not for a relayed address")
         lifetime = self._lifetime(request, login, unix)
         if lifetime <= 0:
@@ -154,7 +154,8 @@ class RequestHandler:
         if allocation.token is not None:
             attributes.append((Attribute.RESERVATION_TOKEN, allocation.token))
         if not login.has_own_nonce:
-            # Whoever shows it receives at this address. Where it was not sent, requests are stale from now on
+            # A client that uses it receives at this address. Requests with another nonce are stale from now
+            # on.
             nonce = self._authenticator.nonces.for_address(allocation.client.remote, unix)
             attributes.append((Attribute.NONCE, nonce))
         if Attribute.ADDITIONAL_ADDRESS_FAMILY in request:
@@ -175,7 +176,7 @@ class RequestHandler:
             return success(request, (Attribute.LIFETIME, 0))
         lifetime = self._lifetime(request, login, unix)
         allocation.expires = now + lifetime
-        self._allocations.watch(allocation)
+        self._allocations.schedule(allocation)
         return success(request, (Attribute.LIFETIME, round(lifetime)))
 
     def _create_permission(
@@ -227,31 +228,31 @@ class RequestHandler:
         return allocation
 
     def _lifetime(self, request: StunMessage, login: Login, unix: float) -> float:
-        """Seconds: what is asked for, within bounds, and never longer than the credentials are good."""
+        """Seconds: the requested lifetime, within the limits and the lifetime of the credentials."""
         asked: int | None = request.get(Attribute.LIFETIME)
         longest = self._settings.lifetime
         lifetime = max(DEFAULT_LIFETIME, min(float(asked or 0), longest))
         return min(lifetime, longest, login.expires - unix)
 
     def _check_peer(self, allocation: Allocation, peer: Address) -> None:
-        """:raise Refusal: 443 or 403."""
+        """:raise AllocationRefusal: 443 or 403."""
         if peer.is_ipv6 != allocation.is_ipv6:
             raise AllocationRefusal(443, "The peer is of the other address family")
         if peer.host in allocation.permissions and peer.host not in allocation.inside:
-            # It was looked at when the permission came, which may be renewed a thousand times a second.
+            # It was checked when the permission was made, which may be renewed a thousand times a second.
             return
         if self._destinations.refuses(peer.host):
-            # Two peers whose networks pass nothing else meet at the relay: from one relayed address to
-            # another, and to nothing else that listens there.
+            # Two peers may both be behind the relay, so one relayed address may send to another, but to
+            # nothing else on the same host.
             if peer not in self._allocations.by_relayed:
                 raise AllocationRefusal(403, "Not to this address")
             allocation.inside |= {peer.host}
 
     def _check_room(self, allocation: Allocation, peers: list[Address]) -> None:
         """
-        Before the addresses are looked at one by one: a request has room for thousands of them.
+        Check the number of permissions before the addresses, because a request has room for thousands.
 
-        :raise Refusal: 508, these would be too many permissions.
+        :raise AllocationRefusal: 508, there would be too many permissions.
         """
         hosts = {peer.host for peer in peers}
         if len(allocation.permissions.keys() | hosts) > self._settings.permissions:
@@ -261,14 +262,14 @@ class RequestHandler:
         for peer in peers:
             allocation.permissions[peer.host] = now + PERMISSION_TIME
         allocation.arrange()
-        self._allocations.watch(allocation)
+        self._allocations.schedule(allocation)
 
 
 def _wanted(request: StunMessage) -> Wanted:
     """
-    What kind of port an Allocate request asks for.
+    The port that an Allocate request asks for.
 
-    :raise Refusal: 400, these attributes don't go together (RFC 8656, section 7.2).
+    :raise AllocationRefusal: 400, the attributes exclude each other (RFC 8656, section 7.2).
     """
     family = request.get(Attribute.REQUESTED_ADDRESS_FAMILY)
     additional = request.get(Attribute.ADDITIONAL_ADDRESS_FAMILY)

@@ -1,4 +1,4 @@
-"""What the relay is told: where it relays, for whom, and how much."""
+"""The settings of the relay: its addresses, secrets and limits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 from punch.wire.address import parsed
 
 DEFAULT_LIFETIME = 600.0
-"""Seconds of an allocation whose client asks for none in particular (RFC 8656, section 3.2)."""
+"""The lifetime, in seconds, of an allocation whose client does not ask for one (RFC 8656, section 3.2)."""
 
 
 class Hosts(NamedTuple):
-    """An address that a relayed port is bound to, and the one that peers are shown."""
+    """The address that a relayed port is bound to, and the one that peers see."""
 
     bound: str
     shown: str
@@ -22,13 +22,12 @@ class Hosts(NamedTuple):
 @dataclass(frozen=True)
 class RelaySettings:
     """
-    Times are seconds, rates bytes a second.
+    Times are in seconds, rates in bytes a second.
 
-    :param secrets: those that credentials may be made with.
-    :param machine: addresses of this machine for clients that arrive at one of another family, or at
+    :param secrets: the secrets with which credentials may be made.
+    :param machine: addresses of this machine for clients that arrive at an address of the other family, or at
         loopback.
-    :param shown: addresses to tell instead of the machine's own of the same family: what a 1:1 NAT makes of
-        them.
+    :param shown: addresses that peers see instead of the machine's own, behind a 1:1 NAT.
     """
 
     secrets: tuple[bytes, ...]
@@ -43,9 +42,9 @@ class RelaySettings:
     rate: float = 125_000_000.0
     rate_per_user: float = 12_500_000.0
     burst_time: float = 0.5
-    """How many seconds of a rate may come at once."""
+    """The size of token buckets, in seconds of their rate."""
     lifetime: float = 3600.0
-    """The longest that an allocation lives without a refresh."""
+    """The longest lifetime of an allocation without a refresh."""
     nonce_time: float = 3600.0
     requests_rate: float = 200.0
     requests_burst: float = 2000.0
@@ -57,12 +56,11 @@ class RelaySettings:
 
     def hosts(self, local: str, ipv6: bool) -> Hosts | None:
         """
-        Where to relay for a client that arrived at the address `local`; None if there is no address of the
-        family.
+        The addresses for a client that arrived at the address `local`; None if there is none of the family.
         """
         candidates = [local, *self.machine]
         fitting = [each for each in candidates if (":" in each) == ipv6]
-        # Peers elsewhere can't reach loopback.
+        # Loopback comes last, because peers elsewhere cannot reach it.
         fitting.sort(key=lambda each: parsed(each.partition("%")[0]).is_loopback)
         usable = [each for each in fitting if not parsed(each.partition("%")[0]).is_unspecified]
         if usable:
@@ -73,7 +71,7 @@ class RelaySettings:
         return None
 
     def shown_host(self, bound: str, local: str) -> str:
-        """What peers are told for a port bound to `bound`."""
+        """The address that peers see for a port bound to `bound`."""
         ipv6 = ":" in bound
         shown = _first(self.shown, ipv6)
         if shown is not None:
