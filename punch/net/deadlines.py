@@ -1,4 +1,4 @@
-"""Many deadlines, of which the next is asked for: a heap that does not grow with what is cancelled."""
+"""Many deadlines, of which the next is wanted: a heap that does not grow with cancelled entries."""
 
 from __future__ import annotations
 

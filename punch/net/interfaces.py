@@ -1,9 +1,14 @@
 """
 The addresses of this machine that peers may reach: the host candidates.
 
-`local_addresses` is the only thing in `punch.traversal` that looks at the machine. Loopback addresses are
-returned only if there is nothing else (or if they are asked for): two peers on one machine have the addresses
-of its interfaces, and a machine without any is a laboratory.
+Loopback addresses are returned only if there are no others, or if they are asked for: two peers on one
+machine reach each other at the addresses of its interfaces.
+
+The addresses come from `getifaddrs` by ctypes, and not from the package `ifaddr`, because two things are
+needed that it does not tell. Whether the interface is up: Linux keeps the IPv4 addresses of an interface that
+is taken down, and a link has to leave them at once. And the flags of IPv6 addresses: temporary addresses are
+preferred to those that contain the hardware's address, and deprecated ones are not used; for these
+/proc/net/if_inet6 is read in addition.
 """
 
 from __future__ import annotations
@@ -24,11 +29,11 @@ from punch.wire.address import preference_class
 
 LIMIT = 8
 """
-How many addresses are used: the pairs with a peer's are their product. Those from which the system reaches
-the rendezvous are always among them.
+How many addresses are used at most, since each is paired with each of the peer's. Those from which the system
+reaches the rendezvous are always among them.
 """
 PER_SUBNET = 2
-"""How many IPv6 addresses of one /64 are used: a host may have many temporary ones."""
+"""How many IPv6 addresses of one /64 are used at most: a host may have many temporary ones."""
 
 _UP = 0x1
 _LOOPBACK = 0x8
@@ -37,7 +42,7 @@ _IF_INET6 = Path("/proc/net/if_inet6")
 _TEMPORARY = 0x01
 _UNUSABLE = 0x08 | 0x20 | 0x40
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
-# What names the bridges and links of containers and virtual machines have
+# How the names of the bridges and links of containers and virtual machines begin.
 _VIRTUAL = ("docker", "br-", "veth", "virbr", "lxc", "lxd", "podman", "cni", "vmnet", "vboxnet", "vnet")
 
 
@@ -51,18 +56,18 @@ class Interface(NamedTuple):
 
 def local_addresses(include_loopback: bool | None = None) -> list[str]:
     """
-    The usable unicast addresses of this machine, however many, those that are best by their looks first.
-    Which of them lead out is for `select` to be told.
+    Return all usable unicast addresses of this machine, in order of preference. `select` limits their number
+    and prefers those from which the rendezvous is reached.
 
-    :param include_loopback: True: loopback addresses too. False: never. None: only if there is nothing else.
+    :param include_loopback: True: loopback addresses too. False: never. None: only if there are no others.
     """
     return usable_addresses(_interfaces(), include_loopback)
 
 
 def source_address(remote: str) -> str | None:
     """
-    The address of this machine from which the system sends to `remote`, an IP address; None if it has no way
-    there. Connecting a UDP socket sends nothing.
+    Return the address of this machine from which the system sends to the IP address `remote`, or None if it
+    has no route. Nothing is sent.
     """
     family = socket.AF_INET6 if ":" in remote else socket.AF_INET
     try:
@@ -76,7 +81,8 @@ def source_address(remote: str) -> str | None:
 def usable_addresses(interfaces: Sequence[Interface], include_loopback: bool | None = None) -> list[str]:
     """
     Choose from all addresses of a machine: those of real interfaces before those of virtual ones, temporary
-    IPv6 addresses before those that tell the hardware's (RFC 8445, section 5.1.1.1), none that is deprecated.
+    IPv6 addresses before those that contain the hardware's (RFC 8445, section 5.1.1.1), and no deprecated
+    one.
     """
     usable = [interface for interface in interfaces if not interface.flags & _UNUSABLE]
     usable.sort(key=lambda interface: (interface.name.startswith(_VIRTUAL), not interface.flags & _TEMPORARY))
@@ -91,14 +97,14 @@ def select(
     addresses: Sequence[str] | Iterator[str], limit: int = LIMIT, ways_out: Collection[str] = ()
 ) -> list[str]:
     """
-    The addresses worth a socket, best first.
+    Return the addresses to open sockets at, in order of preference.
 
-    Those of `ways_out` come first. Then global IPv6 and IPv4 take turns, IPv6 first (RFC 8421, section 4);
-    the gateway addresses of private IPv4 networks, which is what the bridges of containers and virtual
-    machines have, come late, and IPv4 link-local addresses last. Wildcard, multicast and IPv6 link-local
-    addresses are dropped, and loopback ones if there are others.
+    Those of `ways_out` come first. Then global IPv6 and IPv4 alternate, IPv6 first (RFC 8421, section 4).
+    Addresses of private IPv4 networks that end in .1, which the bridges of containers and virtual machines
+    have, come late, and IPv4 link-local addresses last. Wildcard, multicast and IPv6 link-local addresses are
+    dropped, and loopback addresses if there are others.
 
-    :param limit: how many at most, unless there are more ways out.
+    :param limit: how many addresses to return at most, unless `ways_out` has more.
     :param ways_out: the addresses from which this machine reaches the rendezvous, as far as that is known.
     :raise ValueError: one of them is no IP address.
     """
@@ -127,7 +133,7 @@ def select(
 
 
 def _plain(address: str) -> str:
-    """Without a zone, which only link-local addresses need."""
+    """An address in its usual form, without a zone."""
     return str(ip_address(address.partition("%")[0]))
 
 
@@ -160,7 +166,7 @@ def _is_gateway(host: str) -> bool:
 
 
 class _SockAddr(Structure):
-    # Where sa_family is one byte, the byte before it is the length (BSD, macOS)
+    # On BSD and macOS, sa_family is one byte, and the byte before it is the length.
     _fields_ = [("head", c_ubyte * 2), ("port", c_ushort), ("data", c_ubyte * 24)]
 
 
@@ -180,7 +186,7 @@ _IfAddrs._fields_ = [
 
 
 def _interfaces() -> list[Interface]:
-    """All addresses of interfaces that are up; where the system can't say, those that its name has."""
+    """All addresses of interfaces that are up; without `getifaddrs`, those of the machine's name."""
     try:
         found = list(_getifaddrs())
     except (OSError, AttributeError, TypeError):  # TypeError: Windows has no such library
@@ -191,7 +197,7 @@ def _interfaces() -> list[Interface]:
 
 @cache
 def _libc() -> Any:
-    """The C library, which this process has loaded. (To find one by name, Python runs `ldconfig`.)"""
+    """The C library that this process has loaded. (To find it by name, Python would run `ldconfig`.)"""
     return ctypes.CDLL(None, use_errno=True)
 
 
@@ -226,7 +232,7 @@ def _host(address: _SockAddr) -> str | None:
 
 
 def _inet6_flags() -> dict[str, int]:
-    """Linux tells here which IPv6 addresses are temporary, deprecated or not usable yet."""
+    """The flags of IPv6 addresses on Linux: temporary, deprecated, or not usable yet."""
     try:
         lines = _IF_INET6.read_text().splitlines()
     except OSError:
@@ -236,13 +242,13 @@ def _inet6_flags() -> dict[str, int]:
 
 
 def _by_name() -> list[str]:
-    """What the machine's name stands for, which on Windows is all of its addresses."""
+    """The addresses of the machine's name, which on Windows are all of its addresses."""
     hosts: list[str] = []
     try:
         found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_DGRAM)
     except OSError:
         found = []
     hosts += [str(address[0]) for *_, address in found]
-    # Where a datagram to the internet would come from
+    # Documentation addresses: the route to them is the default route.
     hosts += [host for host in map(source_address, ("192.0.2.1", "2001:db8::1")) if host is not None]
     return [*hosts, "127.0.0.1"]

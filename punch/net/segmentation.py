@@ -19,9 +19,9 @@ SOL_UDP: Final = 17
 UDP_SEGMENT: Final = 103
 UDP_GRO: Final = 104
 MAX_SEGMENTS: Final = 64
-"""Datagrams of one call, by the oldest kernels that have it."""
+"""Datagrams of one call, as the oldest kernels with UDP_SEGMENT allow."""
 MAX_BATCH: Final = 65_000
-"""Bytes of one call: below the 65,507 that an IPv4 datagram can have."""
+"""Bytes of one call: below the 65,507 of the largest IPv4 datagram."""
 
 SEGMENT_SIZE: Final = Struct("=H")
 """The value of UDP_SEGMENT."""
@@ -44,7 +44,7 @@ _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 _PMTUDISC_DONT: Final = 0
 _PMTUDISC_PROBE: Final = 3
-# Others'
+# The numbers of other systems.
 _IP_DONTFRAG: Final = {"darwin": 28, "win32": 14}
 _IPV6_DONTFRAG: Final = {"win32": 14}
 _RFC_3542_DONTFRAG: Final = 62
@@ -52,18 +52,19 @@ _RFC_3542_DONTFRAG: Final = 62
 WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
 """The kernel has no room now."""
 _OF_THE_DATAGRAMS: Final = frozenset({errno.EMSGSIZE, errno.EINVAL})
-"""These segments are too large for the path, or there is something else about them or their address."""
+"""The segments are too large for the path, or something else is wrong with them or their address."""
 _NEVER_TOGETHER: Final = frozenset({errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
-"""The kernel or the device can't segment."""
+"""The kernel or the device cannot segment."""
 
 
 class Segmentation:
     """
-    Whether datagrams are given to the kernel together. What refuses that (the device, a filter of system
-    calls, a lack of memory) may refuse it with any error, for a while or for ever: they go singly then, and
-    together is tried again later.
+    Whether datagrams are given to the kernel together.
 
-    :param usable: the socket takes the option.
+    The device, a filter of system calls or a lack of memory may refuse that with any error, for a while or
+    for good. Datagrams are then sent singly, and sending together is tried again later.
+
+    :param usable: the socket accepts the option.
     """
 
     FIRST_PAUSE: Final = 256
@@ -76,11 +77,11 @@ class Segmentation:
 
     @property
     def together(self) -> bool:
-        """Datagrams go together now."""
+        """Whether datagrams are sent together now."""
         return self._usable and not self._left
 
     def use(self) -> bool:
-        """Whether those at hand go together; each call that says no brings the next try nearer."""
+        """Whether to send the next batch together. Each False brings the next try nearer."""
         if self._left:
             self._left -= 1
             return False
@@ -88,17 +89,17 @@ class Segmentation:
 
     def refused(self, number: int | None, singly: bool) -> None:
         """
-        They were refused together.
+        Note that a batch was refused.
 
-        :param number: the error.
-        :param singly: one of them then went by itself.
+        :param number: the error number.
+        :param singly: at least one datagram of the batch could then be sent singly.
         """
         if number in _NEVER_TOGETHER or (singly and number not in _OF_THE_DATAGRAMS):
             self._left = self._pause
             self._pause = min(2 * self._pause, self.LONGEST_PAUSE)
 
     def accepted(self) -> None:
-        """They went together."""
+        """Note that a batch was sent."""
         self._pause = self.FIRST_PAUSE
 
 
@@ -193,14 +194,14 @@ def take(into: list[bytes], size: int, ancillary: Sequence[ControlMessage]) -> N
 
 
 class HasOptions(Protocol):
-    """A socket."""
+    """A socket whose options can be set."""
 
     def setsockopt(self, level: int, optname: int, value: int, /) -> None:
         """Set an option."""
 
 
 def set_option(sock: HasOptions, level: int, option: int, value: int) -> bool:
-    """Set an option that a socket can do without; whether it was taken, whatever the system says to it."""
+    """Set an option that a socket can do without. Returns whether the system accepted it."""
     try:
         sock.setsockopt(level, option, value)
     except OSError:
@@ -210,22 +211,21 @@ def set_option(sock: HasOptions, level: int, option: int, value: int) -> bool:
 
 def forbid_fragments(sock: HasOptions, ipv6: bool) -> None:
     """
-    Set DF in all that leaves by this socket, and have no datagram cut here, as QUIC needs it (RFC 9000,
-    section 14). What a router says about its MTU is not believed, since anybody may say it: on Linux that is
-    IP_PMTUDISC_PROBE.
+    Set DF in all datagrams of this socket, and fragment none, as QUIC requires (RFC 9000, section 14). ICMP
+    messages about the MTU are ignored, since anyone can forge them: IP_PMTUDISC_PROBE on Linux.
     """
     _fragments(sock, ipv6, False)
 
 
 def allow_fragments(sock: HasOptions, ipv6: bool) -> None:
-    """Never set DF: what leaves by this socket may be cut on the way, whether it goes singly or together."""
+    """Never set DF: datagrams of this socket may be fragmented, whether sent singly or together."""
     _fragments(sock, ipv6, True)
 
 
 def _fragments(sock: HasOptions, ipv6: bool, allowed: bool) -> None:
     level = _IPPROTO_IPV6 if ipv6 else _IPPROTO_IP
     if sys.platform == "linux":
-        # Left to itself Linux sets DF in single datagrams, and not in those of UDP_SEGMENT
+        # By default Linux sets DF in single datagrams, and not in those of UDP_SEGMENT.
         set_option(
             sock,
             level,
@@ -240,8 +240,8 @@ def _fragments(sock: HasOptions, ipv6: bool, allowed: bool) -> None:
 
 def batch_end(sizes: Sequence[int], start: int) -> int:
     """
-    Up to which index (exclusive) datagrams of these sizes can go in one call, from `start`: all of one size,
-    but that the last may be shorter.
+    Return the index up to which (exclusive) datagrams of these sizes can be sent in one call, from `start`:
+    all have one size, except that the last may be shorter.
     """
     size = sizes[start]
     most = start + (max(1, min(MAX_SEGMENTS, MAX_BATCH // size)) if size else 1)
@@ -255,7 +255,7 @@ def batch_end(sizes: Sequence[int], start: int) -> int:
 
 
 def segment_size(ancillary: Iterable[tuple[int, int, bytes]]) -> int:
-    """The size of the datagrams that were read together, by what came with them; 0 for a single one."""
+    """The size of the datagrams that were read together, from their control messages; 0 for a single one."""
     for level, kind, value in ancillary:
         if level == SOL_UDP and kind == UDP_GRO and len(value) >= _GRO_SIZE.size:
             return int(_GRO_SIZE.unpack_from(value)[0])

@@ -1,10 +1,10 @@
 """
 The UDP sockets of a node: one for each local address, shared by all its calls.
 
-A socket bound to the wildcard address would answer from the wrong address on a host with several, so each
-local address has its own, at a port the system chooses. They are shared because a NAT with
-endpoint-independent mapping then shows one address to every peer, which the reflector has told before the
-first call.
+A socket on the wildcard address may answer from the wrong address on a host with several. So each local
+address has a socket of its own, at a port that the system chooses. All calls share them, because a NAT with
+endpoint-independent mapping then shows the same address to every peer, and the reflector can tell it before
+the first call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from punch.wire.address import Address
 
 OpenSocket = Callable[[Any, str, int, Receiver], DatagramSocket]
 Receive = Callable[[Sequence[bytes], Address, Address], None]
-"""Takes datagrams, the address they came from, and the local address they came to."""
+"""Takes datagrams, the address that they came from, and the local address that they came to."""
 
 
 class SocketSet:
@@ -36,8 +36,11 @@ class SocketSet:
         ways_out: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """
-        :param ways_out: the local addresses from which the rendezvous is reached, as far as that is known.
-        :param relay: sends what is to leave from a relayed address; False if it knows no such address.
+        :param open_socket: opens a socket at an IP address and a port (0: any).
+        :param addresses: returns the IP addresses of this machine.
+        :param receive: takes what the sockets receive.
+        :param relay: sends datagrams from a relayed address; returns False if there is no such address.
+        :param ways_out: returns the local addresses from which the rendezvous is reached, if known.
         """
         self._relay = relay
         self._reactor = reactor
@@ -50,18 +53,18 @@ class SocketSet:
 
     @property
     def bases(self) -> list[Address]:
-        """The local addresses of the open sockets, those preferred first."""
+        """The local addresses of the open sockets, in order of preference."""
         by_host = {base.host: base for base in self._sockets}
         best = [by_host.pop(host) for host in self._hosts if host in by_host]
         return [*best, *by_host.values()]
 
     def refresh(self, in_use: Collection[Address] = ()) -> list[Address]:
         """
-        Open a socket for each local address that has none; close those whose address is gone.
+        Open a socket for each local address that has none, and close those whose address is gone.
 
-        :param in_use: local addresses of live paths, whose sockets stay.
-        :return: the local addresses that can be used now, in order of preference. An address that cannot be
-            bound is left out.
+        :param in_use: local addresses of live paths, whose sockets stay open.
+        :return: the local addresses that can be used now, in order of preference. Those that cannot be bound
+            are left out.
         """
         hosts = self._hosts = select(self._addresses(), ways_out=self._ways_out())
         for base in [base for base in self._sockets if base.host not in hosts and base not in in_use]:
@@ -80,8 +83,8 @@ class SocketSet:
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         """
-        Send from the socket of `local`, or through the relay that has this address; where that is closed,
-        they are lost like any datagram.
+        Send datagrams from the socket of `local`, or through the relay that has this address. They are lost
+        if neither exists.
         """
         socket = self._sockets.get(local)
         if socket is not None:
@@ -90,7 +93,7 @@ class SocketSet:
             self._relay(datagrams, remote, local)
 
     def close(self) -> None:
-        """Close them all."""
+        """Close all sockets."""
         for socket in self._sockets.values():
             socket.close()
         self._sockets.clear()

@@ -7,8 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.monitor import (
     INTERVAL,
-    RESTLESS,
     SOON,
+    UNSTABLE,
     NetworkMonitor,
 )
 
@@ -52,7 +52,7 @@ class WatchTests(SynchronousTestCase):
         looks = self.looks
         self.clock.pump([SOON] * 10)
         self.assertEqual(self.looks - looks, 10)
-        self.clock.pump([SOON] * round(RESTLESS / SOON))
+        self.clock.pump([SOON] * round(UNSTABLE / SOON))
         looks = self.looks
         self.clock.pump([SOON] * 10)
         self.assertLessEqual(self.looks - looks, 2)
