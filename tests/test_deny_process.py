@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from punch.identity import Identity
-from punch.test.control_lab import key_of
+from punch.test.control_client import key_of
 from punch.wire.control import Accept, Ping, Register
 from tests.processes import Programs, programs
 from tests.test_rendezvous_process import FREE, Client, listening, register, run

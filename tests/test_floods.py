@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from punch.identity import Identity, PeerID
-from punch.test.control_lab import key_of
-from punch.test.flood_lab import SIXTY, Scene
+from punch.test.control_client import key_of
 from punch.test.internet import Internet
+from punch.test.rendezvous_flood import SIXTY, Scene
 from punch.wire.control import (
     Accept,
     Answer,

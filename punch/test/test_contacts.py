@@ -21,7 +21,7 @@ from punch.contacts import (
 )
 from punch.files import try_lock
 from punch.node.policy import Decision, decide
-from punch.test.chat_lab import peer_id
+from punch.test.chat_network import peer_id
 from punch.wire.control import Accept
 
 ALICE, BOB, EVE = peer_id(1), peer_id(2), peer_id(3)

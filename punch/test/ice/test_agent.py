@@ -10,7 +10,7 @@ from punch.ice.agent import Agent
 from punch.ice.checks import IceCredentials
 from punch.ice.events import AgentState, CheckingStarted, Selected
 from punch.ice.failure import MAX_CHECKING
-from punch.test.ice_lab import NAT, REFLECTOR, Host, Lab
+from punch.test.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address
 from punch.wire.candidate import CandidateType
 from punch.wire.stun import Attribute, MessageClass, parse
@@ -18,10 +18,10 @@ from punch.wire.stun import Attribute, MessageClass, parse
 DELAY = 0.05
 
 
-def behind_nats(lab: Lab, first: NAT, second: NAT) -> tuple[Host, Host]:
+def behind_nats(network: IceNetwork, first: NAT, second: NAT) -> tuple[Host, Host]:
     return (
-        lab.host("alice", "192.168.1.2", nat=first),
-        lab.host("bob", "192.168.2.2", nat=second, controlling=False),
+        network.host("alice", "192.168.1.2", nat=first),
+        network.host("bob", "192.168.2.2", nat=second, controlling=False),
     )
 
 
@@ -29,10 +29,10 @@ class ConnectTests(SynchronousTestCase):
     """Where a path must be found, and which one."""
 
     def test_two_public_hosts(self) -> None:
-        lab = Lab()
-        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
-        lab.pair(alice, bob)
-        lab.run(1)
+        network = IceNetwork()
+        alice, bob = network.host("alice", "192.0.2.1"), network.host("bob", "192.0.2.2", controlling=False)
+        network.pair(alice, bob)
+        network.run(1)
         for host, peer in ((alice, bob), (bob, alice)):
             self.assertEqual(host.path.path, "host")
             self.assertEqual(host.path.local_base, host.bases[0])
@@ -43,37 +43,37 @@ class ConnectTests(SynchronousTestCase):
             self.assertEqual(len(host.of(Selected)), 1)
 
     def test_ipv6(self) -> None:
-        lab = Lab()
-        alice = lab.host("alice", "2001:db8::1", "192.0.2.1")
-        bob = lab.host("bob", "2001:db8::2", controlling=False)
-        lab.pair(alice, bob)
-        lab.run(1)
+        network = IceNetwork()
+        alice = network.host("alice", "2001:db8::1", "192.0.2.1")
+        bob = network.host("bob", "2001:db8::2", controlling=False)
+        network.pair(alice, bob)
+        network.run(1)
         self.assertEqual(alice.path.remote_address, bob.bases[0])
         self.assertEqual(len(alice.agent.pairs), 1)
 
     def test_both_behind_one_nat_use_the_lan(self) -> None:
         for hairpin in (False, True):
-            lab = Lab()
-            alice, bob = behind_nats(lab, home := NAT("203.0.113.1", hairpin=hairpin), home)
-            lab.pair(alice, bob)
-            lab.run(2)
+            network = IceNetwork()
+            alice, bob = behind_nats(network, home := NAT("203.0.113.1", hairpin=hairpin), home)
+            network.pair(alice, bob)
+            network.run(2)
             self.assertEqual({alice.path.path, bob.path.path}, {"host"})
 
     def test_hairpin_alone_is_left_for_the_lan(self) -> None:
         """The path through the router works first; the controlling side moves to the direct one."""
-        lab = Lab()
-        alice, bob = behind_nats(lab, home := NAT("203.0.113.1", hairpin=True, filtering="EIF"), home)
+        network = IceNetwork()
+        alice, bob = behind_nats(network, home := NAT("203.0.113.1", hairpin=True, filtering="EIF"), home)
         for host in (alice, bob):
-            host.agent.gather([REFLECTOR], lab.now)
-        lab.run(4)
+            host.agent.gather([REFLECTOR], network.now)
+        network.run(4)
         for host, peer in ((alice, bob), (bob, alice)):
-            host.agent.set_remote(peer.agent.credentials, 0.05, lab.now)
-            lab.tell(host, peer.agent.local_candidates[1])
-        lab.run(1)
+            host.agent.set_remote(peer.agent.credentials, 0.05, network.now)
+            network.tell(host, peer.agent.local_candidates[1])
+        network.run(1)
         self.assertEqual(alice.path.path, "srflx")
         for host, peer in ((alice, bob), (bob, alice)):
-            lab.tell(host, peer.agent.local_candidates[0])
-        lab.run(1)
+            network.tell(host, peer.agent.local_candidates[0])
+        network.run(1)
         self.assertEqual({alice.path.path, bob.path.path}, {"host"})
         self.assertEqual(alice.path.remote_address, bob.bases[0])
 
@@ -85,11 +85,13 @@ class ConnectTests(SynchronousTestCase):
         """
         mappings, filters = ("EIM", "APDM"), ("EIF", "ADF", "APDF")
         for first, here, second, there in product(mappings, filters, mappings, filters):
-            lab = Lab()
-            alice, bob = behind_nats(lab, NAT("203.0.113.1", first, here), NAT("203.0.113.2", second, there))
-            lab.pair(alice, bob)
-            began = lab.now
-            lab.run(MAX_CHECKING + 1, lab.connected)
+            network = IceNetwork()
+            alice, bob = behind_nats(
+                network, NAT("203.0.113.1", first, here), NAT("203.0.113.2", second, there)
+            )
+            network.pair(alice, bob)
+            began = network.now
+            network.run(MAX_CHECKING + 1, network.connected)
             if first == second == "APDM":
                 expected = False
             elif first == "APDM":
@@ -99,18 +101,18 @@ class ConnectTests(SynchronousTestCase):
             else:
                 expected = True
             case = f"{first}/{here} and {second}/{there}"
-            self.assertEqual(lab.connected(), expected, case)
+            self.assertEqual(network.connected(), expected, case)
             if expected:
-                self.assertLess(lab.now - began, 6 * DELAY, case)
+                self.assertLess(network.now - began, 6 * DELAY, case)
                 mapping = "srflx" if first == second == "EIM" else "prflx"
                 self.assertEqual({alice.path.path, bob.path.path}, {mapping}, case)
 
     def test_only_one_side_can_be_reached(self) -> None:
-        lab = Lab()
-        alice = lab.host("alice", "192.168.1.2", nat=NAT("203.0.113.1"))
-        bob = lab.host("bob", "192.0.2.2", controlling=False)
-        lab.pair(alice, bob, gather=False)
-        lab.run(1)
+        network = IceNetwork()
+        alice = network.host("alice", "192.168.1.2", nat=NAT("203.0.113.1"))
+        bob = network.host("bob", "192.0.2.2", controlling=False)
+        network.pair(alice, bob, gather=False)
+        network.run(1)
         self.assertEqual(alice.path.local.type, CandidateType.PRFLX)
         self.assertEqual(bob.path.remote.type, CandidateType.PRFLX)
         self.assertEqual({alice.path.path, bob.path.path}, {"prflx"})
@@ -120,24 +122,24 @@ class ConnectTests(SynchronousTestCase):
         Alice's NAT shows the checks of Bob's relay as its own. They come first; taken for a direct path, the
         relay would be kept.
         """
-        lab = Lab()
-        alice = lab.host("alice", "192.168.1.2", nat=NAT("203.0.113.1", filtering="EIF", rewrites=True))
-        bob = lab.host("bob", "192.0.2.2", controlling=False)
+        network = IceNetwork()
+        alice = network.host("alice", "192.168.1.2", nat=NAT("203.0.113.1", filtering="EIF", rewrites=True))
+        bob = network.host("bob", "192.0.2.2", controlling=False)
         relayed = Address("198.51.100.9", 50000)
         bob.bases.append(relayed)
-        bob.agent.add_relayed(relayed, None, "relay", lab.now)
-        lab.blocked = lambda source, target: lab.now < 105.0 and bob.bases[0] in (source, target)
-        alice.agent.gather([REFLECTOR], lab.now)
-        lab.run(0.5)
+        bob.agent.add_relayed(relayed, None, "relay", network.now)
+        network.blocked = lambda source, target: network.now < 105.0 and bob.bases[0] in (source, target)
+        alice.agent.gather([REFLECTOR], network.now)
+        network.run(0.5)
         if credentials_first:
-            alice.agent.set_remote(bob.agent.credentials, DELAY, lab.now)
-        lab.introduce(bob, alice)
-        lab.run(0.3)
-        lab.introduce(alice, bob)
-        lab.run(1.0)
+            alice.agent.set_remote(bob.agent.credentials, DELAY, network.now)
+        network.introduce(bob, alice)
+        network.run(0.3)
+        network.introduce(alice, bob)
+        network.run(1.0)
         self.assertEqual((alice.path.path, bob.path.path), ("relay", "relay"))
         self.assertEqual(alice.path.remote_address.port, relayed.port)
-        lab.run(10.0)
+        network.run(10.0)
         self.assertEqual((alice.path.path, bob.path.path), ("prflx", "prflx"))
         self.assertEqual(alice.path.remote_address.port, bob.bases[0].port)
 
@@ -150,31 +152,31 @@ class ConnectTests(SynchronousTestCase):
         self.hidden_relay(credentials_first=True)
 
     def test_loopback_connects_a_machine_with_nothing_else(self) -> None:
-        lab = Lab()
-        alice, bob = lab.host("alice", "127.0.0.1"), lab.host("bob", "127.0.0.1", controlling=False)
-        lab.pair(alice, bob)
-        lab.run(1)
-        self.assertTrue(lab.connected())
+        network = IceNetwork()
+        alice, bob = network.host("alice", "127.0.0.1"), network.host("bob", "127.0.0.1", controlling=False)
+        network.pair(alice, bob)
+        network.run(1)
+        self.assertTrue(network.connected())
 
     def test_loss(self) -> None:
         for seed in range(20):
-            lab = Lab(seed)
-            alice, bob = behind_nats(lab, NAT("203.0.113.1"), NAT("203.0.113.2"))
-            lab.pair(alice, bob)
-            lab.loss = 0.3
-            lab.run(20, lab.connected)
-            self.assertTrue(lab.connected(), f"seed {seed}")
+            network = IceNetwork(seed)
+            alice, bob = behind_nats(network, NAT("203.0.113.1"), NAT("203.0.113.2"))
+            network.pair(alice, bob)
+            network.loss = 0.3
+            network.run(20, network.connected)
+            self.assertTrue(network.connected(), f"seed {seed}")
 
     def test_many_interfaces_do_not_starve_the_way_out(self) -> None:
         """Bridges of containers, with the same addresses on both sides."""
         bridges = [f"172.{number}.0.1" for number in range(17, 24)]
-        lab = Lab()
-        alice = lab.host("alice", "192.168.1.2", *bridges, nat=NAT("203.0.113.1"))
-        bob = lab.host("bob", "192.168.1.3", *bridges, nat=NAT("203.0.113.2"), controlling=False)
-        lab.pair(alice, bob)
-        began = lab.now
-        lab.run(5, lab.connected)
-        self.assertLess(lab.now - began, 1.0)
+        network = IceNetwork()
+        alice = network.host("alice", "192.168.1.2", *bridges, nat=NAT("203.0.113.1"))
+        bob = network.host("bob", "192.168.1.3", *bridges, nat=NAT("203.0.113.2"), controlling=False)
+        network.pair(alice, bob)
+        began = network.now
+        network.run(5, network.connected)
+        self.assertLess(network.now - began, 1.0)
         self.assertLessEqual(len(alice.agent.pairs), 100)
 
     def test_a_lost_check_is_soon_sent_again_beside_many_interfaces(self) -> None:
@@ -182,29 +184,29 @@ class ConnectTests(SynchronousTestCase):
         bridges = [f"172.{number}.0.1" for number in range(17, 24)]
         times = []
         for seed in range(20):
-            lab = Lab(seed, budgets=seed % 2 == 0)
-            alice = lab.host("alice", "192.168.1.2", *bridges, nat=NAT("203.0.113.1"))
-            bob = lab.host("bob", "192.168.2.2", *bridges, nat=NAT("203.0.113.2"), controlling=False)
+            network = IceNetwork(seed, budgets=seed % 2 == 0)
+            alice = network.host("alice", "192.168.1.2", *bridges, nat=NAT("203.0.113.1"))
+            bob = network.host("bob", "192.168.2.2", *bridges, nat=NAT("203.0.113.2"), controlling=False)
             # The bridges lead nowhere
-            lab.blocked = lambda source, target: "172." in (source.host[:4], target.host[:4])
+            network.blocked = lambda source, target: "172." in (source.host[:4], target.host[:4])
             for host in (alice, bob):
-                host.agent.gather([REFLECTOR], lab.now)
-            lab.run(4.0)
-            lab.loss = 0.1
-            began = lab.now
-            lab.introduce(bob, alice)
-            lab.run(2 * DELAY)
-            lab.introduce(alice, bob)
-            lab.run(20.0, lab.connected)
-            times.append(lab.now - began)
+                host.agent.gather([REFLECTOR], network.now)
+            network.run(4.0)
+            network.loss = 0.1
+            began = network.now
+            network.introduce(bob, alice)
+            network.run(2 * DELAY)
+            network.introduce(alice, bob)
+            network.run(20.0, network.connected)
+            times.append(network.now - began)
         self.assertLess(max(times), 2.5)
 
     def test_agents_are_deterministic(self) -> None:
         def trace() -> list[tuple[float, bytes]]:
-            lab = Lab(5, loss=0.2)
-            alice, bob = behind_nats(lab, NAT("203.0.113.1"), NAT("203.0.113.2"))
-            lab.pair(alice, bob)
-            lab.run(60)
+            network = IceNetwork(5, loss=0.2)
+            alice, bob = behind_nats(network, NAT("203.0.113.1"), NAT("203.0.113.2"))
+            network.pair(alice, bob)
+            network.run(60)
             return [(when, transmit.data) for host in (alice, bob) for when, transmit in host.sent]
 
         self.assertEqual(trace(), trace())
@@ -214,64 +216,64 @@ class TrickleTests(SynchronousTestCase):
     """Candidates that come one by one (RFC 8838)."""
 
     def setUp(self) -> None:
-        self.lab = Lab()
-        self.alice = self.lab.host("alice", "192.0.2.1")
-        self.bob = self.lab.host("bob", "192.0.2.2", controlling=False)
+        self.network = IceNetwork()
+        self.alice = self.network.host("alice", "192.0.2.1")
+        self.bob = self.network.host("bob", "192.0.2.2", controlling=False)
 
     def test_the_first_check_leaves_at_once(self) -> None:
-        self.alice.agent.set_remote(self.bob.agent.credentials, 0.05, self.lab.now)
-        self.lab.run(7.77)
+        self.alice.agent.set_remote(self.bob.agent.credentials, 0.05, self.network.now)
+        self.network.run(7.77)
         self.assertEqual(self.alice.sent, [])
-        self.lab.tell(self.alice, self.bob.agent.local_candidates[0])
-        self.lab.run(0)
-        self.assertEqual([when for when, _ in self.alice.sent], [self.lab.now])
+        self.network.tell(self.alice, self.bob.agent.local_candidates[0])
+        self.network.run(0)
+        self.assertEqual([when for when, _ in self.alice.sent], [self.network.now])
 
     def test_checks_before_the_answer_are_answered_and_remembered(self) -> None:
         """RFC 8445, section 7.3: the callee knows the caller before the caller knows the callee."""
-        self.lab.introduce(self.bob, self.alice)
-        self.lab.run(1)
+        self.network.introduce(self.bob, self.alice)
+        self.network.run(1)
         self.assertIs(self.bob.agent.state, AgentState.CONNECTED)
         self.assertIs(self.alice.agent.state, AgentState.NEW)
-        began = self.lab.now
+        began = self.network.now
         self.alice.agent.set_remote(self.bob.agent.credentials, 0.05, began)
         self.assertTrue(self.alice.agent.validated(self.alice.bases[0], self.bob.bases[0]))
-        self.lab.run(1, lambda: self.alice.agent.selected is not None)
-        self.assertAlmostEqual(self.lab.now - began, 2 * DELAY)
+        self.network.run(1, lambda: self.alice.agent.selected is not None)
+        self.assertAlmostEqual(self.network.now - began, 2 * DELAY)
         self.assertEqual(self.alice.path.path, "prflx")
 
     def test_what_was_found_is_named_when_it_is_signalled(self) -> None:
         self.test_checks_before_the_answer_are_answered_and_remembered()
-        self.lab.tell(self.alice, self.bob.agent.local_candidates[0])
-        self.lab.run(0)
+        self.network.tell(self.alice, self.bob.agent.local_candidates[0])
+        self.network.run(0)
         self.assertEqual(self.alice.path.path, "host")
         paths = [event.pair.path for event in self.alice.of(Selected) if isinstance(event, Selected)]
         self.assertEqual(paths, ["prflx", "host"])
 
     def test_early_checks_of_somebody_else_are_forgotten(self) -> None:
-        self.lab.introduce(self.bob, self.alice)
-        self.lab.run(1)
-        stranger = IceCredentials.generate(self.lab.random.randbytes)
-        self.alice.agent.set_remote(stranger, 0.05, self.lab.now)
+        self.network.introduce(self.bob, self.alice)
+        self.network.run(1)
+        stranger = IceCredentials.generate(self.network.random.randbytes)
+        self.alice.agent.set_remote(stranger, 0.05, self.network.now)
         self.assertEqual(len(self.alice.agent.pairs), 0)
 
     def test_a_new_address_of_ours_is_paired_too(self) -> None:
-        self.lab.blocked = lambda source, target: "192.0.2.1" in (source.host, target.host)
-        self.lab.pair(self.alice, self.bob)
-        self.lab.run(3)
+        self.network.blocked = lambda source, target: "192.0.2.1" in (source.host, target.host)
+        self.network.pair(self.alice, self.bob)
+        self.network.run(3)
         self.assertIsNone(self.alice.agent.selected)
         base = Address("192.0.2.77", 7777)
         self.alice.bases.append(base)
         self.alice.agent.add_local_address(base)
-        self.lab.run(1)
+        self.network.run(1)
         self.assertEqual(self.alice.path.local_base, base)
         self.assertEqual(self.bob.path.path, "prflx")
 
     def test_other_credentials_are_a_restart_which_is_refused(self) -> None:
         agent = self.alice.agent
-        agent.set_remote(self.bob.agent.credentials, 0.05, self.lab.now)
-        agent.set_remote(self.bob.agent.credentials, 0.05, self.lab.now)
-        other = IceCredentials.generate(self.lab.random.randbytes)
-        self.assertRaises(ValueError, agent.set_remote, other, 0.05, self.lab.now)
+        agent.set_remote(self.bob.agent.credentials, 0.05, self.network.now)
+        agent.set_remote(self.bob.agent.credentials, 0.05, self.network.now)
+        other = IceCredentials.generate(self.network.random.randbytes)
+        self.assertRaises(ValueError, agent.set_remote, other, 0.05, self.network.now)
 
 
 class LatencyTests(SynchronousTestCase):
@@ -282,26 +284,26 @@ class LatencyTests(SynchronousTestCase):
         Through two NATs that filter by port: the callee's check opens its NAT, the caller's passes; one
         answer later the caller has its path, before anything was nominated.
         """
-        lab = Lab()
-        alice, bob = behind_nats(lab, NAT("203.0.113.1"), NAT("203.0.113.2"))
+        network = IceNetwork()
+        alice, bob = behind_nats(network, NAT("203.0.113.1"), NAT("203.0.113.2"))
         for host in (alice, bob):
-            host.agent.gather([REFLECTOR], lab.now)
-        lab.run(4)
-        lab.introduce(bob, alice)
-        lab.run(2 * DELAY)
-        answered = lab.now
-        lab.introduce(alice, bob)
-        lab.run(1)
+            host.agent.gather([REFLECTOR], network.now)
+        network.run(4)
+        network.introduce(bob, alice)
+        network.run(2 * DELAY)
+        answered = network.now
+        network.introduce(alice, bob)
+        network.run(1)
         self.assertAlmostEqual(alice.when() - answered, 2 * DELAY)
         self.assertAlmostEqual(bob.when() - answered, 3 * DELAY)
 
     def test_paths_that_are_slower_than_the_rto(self) -> None:
         """What is sent again meanwhile does not start the checks anew, and every answer counts."""
-        lab = Lab(delay=1.0)
-        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
-        lab.pair(alice, bob)
-        began = lab.now
-        lab.run(10)
+        network = IceNetwork(delay=1.0)
+        alice, bob = network.host("alice", "192.0.2.1"), network.host("bob", "192.0.2.2", controlling=False)
+        network.pair(alice, bob)
+        began = network.now
+        network.run(10)
         for host in (alice, bob):
             self.assertAlmostEqual(host.when() - began, 2.0)
             self.assertLess(len([when for when, _ in host.sent if when > began]), 20)
@@ -314,13 +316,13 @@ class LatencyTests(SynchronousTestCase):
             (0.1, 0.02, 0.1),
             (0, 0, 0.005),
         ]:
-            lab = Lab()
-            alice = lab.host("alice", "192.0.2.1", pacing=ours)
-            peers = Lab().host("bob", *(f"192.0.2.{number}" for number in range(100, 108)))
-            alice.agent.set_remote(peers.agent.credentials, theirs, lab.now)
+            network = IceNetwork()
+            alice = network.host("alice", "192.0.2.1", pacing=ours)
+            peers = IceNetwork().host("bob", *(f"192.0.2.{number}" for number in range(100, 108)))
+            alice.agent.set_remote(peers.agent.credentials, theirs, network.now)
             for candidate in peers.agent.local_candidates:
-                lab.tell(alice, candidate)
-            lab.run(0.45)
+                network.tell(alice, candidate)
+            network.run(0.45)
             seen: dict[bytes, float] = {}
             for when, transmit in alice.sent:
                 seen.setdefault(transmit.data, when)
@@ -332,10 +334,10 @@ class LatencyTests(SynchronousTestCase):
 
     def test_retransmissions(self) -> None:
         """RFC 8445, section 14.3, and RFC 8489, section 6.2.1: RTO 500 ms, doubled, 7 requests."""
-        lab = Lab()
-        alice, bob = lab.host("alice", "192.0.2.1"), Lab().host("bob", "192.0.2.9", "192.0.2.8")
-        lab.introduce(alice, bob)
-        lab.run(50)
+        network = IceNetwork()
+        alice, bob = network.host("alice", "192.0.2.1"), IceNetwork().host("bob", "192.0.2.9", "192.0.2.8")
+        network.introduce(alice, bob)
+        network.run(50)
         for target in bob.bases:
             times = [when for when, transmit in alice.sent if transmit.remote.host == target.host]
             offsets = [round(when - times[0], 6) for when in times]
@@ -343,26 +345,26 @@ class LatencyTests(SynchronousTestCase):
         self.assertIs(alice.agent.state, AgentState.FAILED)
 
     def test_the_rto_grows_with_the_number_of_pairs(self) -> None:
-        lab = Lab()
+        network = IceNetwork()
         alice, bob = (
-            lab.host("alice", "192.0.2.1"),
-            Lab().host("bob", *(f"192.0.2.{n}" for n in range(9, 29))),
+            network.host("alice", "192.0.2.1"),
+            IceNetwork().host("bob", *(f"192.0.2.{n}" for n in range(9, 29))),
         )
-        lab.introduce(alice, bob)
-        lab.run(1.2)
+        network.introduce(alice, bob)
+        network.run(1.2)
         first = [when for when, transmit in alice.sent if transmit.data == alice.sent[0][1].data]
         self.assertAlmostEqual(first[1] - first[0], 20 * 0.05)
 
     def test_nothing_new_is_sent_once_connected(self) -> None:
-        lab = Lab()
-        alice = lab.host("alice", "192.0.2.1", "10.9.0.1")
-        bob = lab.host("bob", "192.0.2.2", "10.8.0.1", controlling=False)
-        lab.blocked = lambda source, target: "10." in (source.host[:3], target.host[:3])
-        lab.pair(alice, bob)
-        lab.run(1, lab.connected)
-        lab.run(0.5)
+        network = IceNetwork()
+        alice = network.host("alice", "192.0.2.1", "10.9.0.1")
+        bob = network.host("bob", "192.0.2.2", "10.8.0.1", controlling=False)
+        network.blocked = lambda source, target: "10." in (source.host[:3], target.host[:3])
+        network.pair(alice, bob)
+        network.run(1, network.connected)
+        network.run(0.5)
         sent = len(alice.sent), len(bob.sent)
-        lab.run(3)
+        network.run(3)
         self.assertEqual((len(alice.sent), len(bob.sent)), sent)
 
 
@@ -370,10 +372,10 @@ class MessageTests(SynchronousTestCase):
     """What stands in a check (RFC 8445, section 7.1)."""
 
     def test_checks(self) -> None:
-        lab = Lab()
-        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
-        lab.pair(alice, bob)
-        lab.run(1)
+        network = IceNetwork()
+        alice, bob = network.host("alice", "192.0.2.1"), network.host("bob", "192.0.2.2", controlling=False)
+        network.pair(alice, bob)
+        network.run(1)
         for host, peer, role in (
             (alice, bob, Attribute.ICE_CONTROLLING),
             (bob, alice, Attribute.ICE_CONTROLLED),
@@ -394,10 +396,10 @@ class MessageTests(SynchronousTestCase):
                 self.assertTrue(message.has_fingerprint and message.check_integrity(mine.key))
 
     def test_tiebreakers_and_transaction_ids_are_random(self) -> None:
-        lab = Lab()
-        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
-        lab.pair(alice, bob)
-        lab.run(30)
+        network = IceNetwork()
+        alice, bob = network.host("alice", "192.0.2.1"), network.host("bob", "192.0.2.2", controlling=False)
+        network.pair(alice, bob)
+        network.run(30)
         requests = [parse(transmit.data) for host in (alice, bob) for _, transmit in host.sent]
         ids = [m.transaction_id for m in requests if m.message_class is MessageClass.REQUEST]
         self.assertEqual(len(set(ids)), len(ids))

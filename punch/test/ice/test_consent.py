@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.consent import EXPIRY
 from punch.ice.events import AgentState, ConsentLost, Selected
-from punch.test.ice_lab import NAT, Host, Lab
+from punch.test.ice_network import NAT, Host, IceNetwork
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, MessageClass, encode, parse, success
 
@@ -26,15 +26,15 @@ class ConsentTests(SynchronousTestCase):
     """One path only."""
 
     def setUp(self) -> None:
-        self.lab = Lab()
-        self.alice = self.lab.host("alice", "192.0.2.1")
-        self.bob = self.lab.host("bob", "192.0.2.2", controlling=False)
-        self.lab.pair(self.alice, self.bob)
-        self.lab.run(1)
+        self.network = IceNetwork()
+        self.alice = self.network.host("alice", "192.0.2.1")
+        self.bob = self.network.host("bob", "192.0.2.2", controlling=False)
+        self.network.pair(self.alice, self.bob)
+        self.network.run(1)
 
     def test_intervals(self) -> None:
-        since = self.lab.now
-        self.lab.run(1000)
+        since = self.network.now
+        self.network.run(1000)
         for host in (self.alice, self.bob):
             times = asked(host, since)
             gaps = [later - earlier for earlier, later in pairwise(times)]
@@ -44,18 +44,18 @@ class ConsentTests(SynchronousTestCase):
             self.assertIs(host.agent.state, AgentState.CONNECTED)
 
     def test_each_is_a_transaction_of_its_own(self) -> None:
-        self.lab.blocked = lambda source, target: True
-        since = self.lab.now
-        self.lab.run(20)
+        self.network.blocked = lambda source, target: True
+        since = self.network.now
+        self.network.run(20)
         requests = [transmit.data for when, transmit in self.alice.sent if when >= since]
         self.assertEqual(len(set(requests)), len(requests))
 
     def test_lost_after_30_seconds(self) -> None:
-        self.lab.run(20)
-        self.lab.blocked = lambda source, target: True
-        cut = self.lab.now
+        self.network.run(20)
+        self.network.blocked = lambda source, target: True
+        cut = self.network.now
         path = self.alice.path
-        self.lab.run(2 * EXPIRY)
+        self.network.run(2 * EXPIRY)
         for host in (self.alice, self.bob):
             self.assertEqual(len(host.of(ConsentLost)), 1)
             self.assertTrue(EXPIRY - 6.1 < host.when(ConsentLost) - cut <= EXPIRY + 0.1)
@@ -67,89 +67,89 @@ class ConsentTests(SynchronousTestCase):
 
     def test_one_direction_is_not_enough(self) -> None:
         """Requests that come in are not consent: only answers are."""
-        self.lab.blocked = lambda source, target: source.host == "192.0.2.1"
-        self.lab.run(2 * EXPIRY)
+        self.network.blocked = lambda source, target: source.host == "192.0.2.1"
+        self.network.run(2 * EXPIRY)
         self.assertEqual(len(self.alice.of(ConsentLost)), 1)
         self.assertEqual(len(self.bob.of(ConsentLost)), 1)
 
     def test_a_short_darkness_is_survived(self) -> None:
-        self.lab.blocked = lambda source, target: True
-        self.lab.run(20)
-        self.lab.blocked = lambda source, target: False
-        self.lab.run(60)
+        self.network.blocked = lambda source, target: True
+        self.network.run(20)
+        self.network.blocked = lambda source, target: False
+        self.network.run(60)
         self.assertEqual(self.alice.of(ConsentLost), [])
         self.assertEqual(len(self.alice.of(Selected)), 1)
 
     def test_answers_must_be_authentic_and_from_the_peer(self) -> None:
-        self.lab.blocked = lambda source, target: True
-        since = self.lab.now
-        while self.lab.now < since + EXPIRY + 1:
+        self.network.blocked = lambda source, target: True
+        since = self.network.now
+        while self.network.now < since + EXPIRY + 1:
             sent = len(self.alice.sent)
-            self.lab.run(1)
+            self.network.run(1)
             for _, transmit in self.alice.sent[sent:]:
                 answer = success(parse(transmit.data), (Attribute.XOR_MAPPED_ADDRESS, self.alice.bases[0]))
-                self.lab.inject(self.alice, encode(answer, b"forged" * 4), transmit.remote)
+                self.network.inject(self.alice, encode(answer, b"forged" * 4), transmit.remote)
                 right = encode(answer, self.bob.agent.credentials.key)
-                self.lab.inject(self.alice, right, Address("192.0.2.66", 6))
+                self.network.inject(self.alice, right, Address("192.0.2.66", 6))
         self.assertEqual(len(self.alice.of(ConsentLost)), 1)
 
     def test_the_round_trip_time_is_kept_up(self) -> None:
         self.assertAlmostEqual(self.alice.path.rtt or 0, 0.1)
-        self.lab.delay = 0.2
-        self.lab.run(200)
+        self.network.delay = 0.2
+        self.network.run(200)
         self.assertAlmostEqual(self.alice.path.rtt or 0, 0.4, places=2)
 
     def test_the_other_end_of_a_dead_path_gets_no_answer(self) -> None:
         """Or it would go on sending for ever."""
-        self.lab.blocked = lambda source, target: source.host == "192.0.2.2"
-        self.lab.run(EXPIRY + 7)
+        self.network.blocked = lambda source, target: source.host == "192.0.2.2"
+        self.network.run(EXPIRY + 7)
         request = next(t.data for _, t in reversed(self.bob.sent) if parse(t.data).message_class == 0)
-        self.assertEqual(self.lab.inject(self.alice, request, self.bob.bases[0]), [])
+        self.assertEqual(self.network.inject(self.alice, request, self.bob.bases[0]), [])
 
 
 class FallbackTests(SynchronousTestCase):
     """Another pair works."""
 
     def setUp(self) -> None:
-        self.lab = Lab()
-        self.alice = self.lab.host("alice", "192.0.2.1", "2001:db8::1")
-        self.bob = self.lab.host("bob", "192.0.2.2", "2001:db8::2", controlling=False)
+        self.network = IceNetwork()
+        self.alice = self.network.host("alice", "192.0.2.1", "2001:db8::1")
+        self.bob = self.network.host("bob", "192.0.2.2", "2001:db8::2", controlling=False)
         # Both pairs are under way before the first is answered
-        self.lab.delay = 0.5
-        self.lab.pair(self.alice, self.bob, gather=False)
-        self.lab.run(5)
+        self.network.delay = 0.5
+        self.network.pair(self.alice, self.bob, gather=False)
+        self.network.run(5)
 
     def test_the_spare_is_used(self) -> None:
         first = self.alice.path.local_base
-        self.lab.run(60)
+        self.network.run(60)
         self.assertTrue(self.alice.agent.validated(self.alice.bases[0], self.bob.bases[0]))
-        self.lab.blocked = lambda source, target: source.is_ipv6 == first.is_ipv6
-        cut = self.lab.now
-        self.lab.run(2 * EXPIRY)
+        self.network.blocked = lambda source, target: source.is_ipv6 == first.is_ipv6
+        cut = self.network.now
+        self.network.run(2 * EXPIRY)
         for host in (self.alice, self.bob):
             self.assertEqual(host.of(ConsentLost), [])
             self.assertEqual(len(host.of(Selected)), 2, host.name)
             self.assertNotEqual(host.path.local_base.is_ipv6, first.is_ipv6)
             self.assertIs(host.agent.state, AgentState.CONNECTED)
         self.assertLess(self.alice.events[-1][0] - cut, EXPIRY + 1)
-        self.lab.run(300)
+        self.network.run(300)
         self.assertIs(self.alice.agent.state, AgentState.CONNECTED)
 
     def test_a_much_faster_spare_is_moved_to(self) -> None:
         first = self.alice.path.local_base
-        self.lab.delay = 0.02
-        self.lab.run(100)
+        self.network.delay = 0.02
+        self.network.run(100)
         self.assertEqual(self.alice.path.local_base, first)
-        self.lab.detour = lambda source, target: 0.3 if source.is_ipv6 == first.is_ipv6 else 0.0
-        self.lab.run(100)
+        self.network.detour = lambda source, target: 0.3 if source.is_ipv6 == first.is_ipv6 else 0.0
+        self.network.run(100)
         for host in (self.alice, self.bob):
             self.assertNotEqual(host.path.local_base.is_ipv6, first.is_ipv6)
             self.assertEqual(len(host.of(Selected)), 2)
 
     def test_a_dead_spare_is_none(self) -> None:
-        self.lab.run(10)
-        self.lab.blocked = lambda source, target: True
-        self.lab.run(2 * EXPIRY)
+        self.network.run(10)
+        self.network.blocked = lambda source, target: True
+        self.network.run(2 * EXPIRY)
         for host in (self.alice, self.bob):
             self.assertEqual(len(host.of(ConsentLost)), 1)
 
@@ -157,8 +157,8 @@ class FallbackTests(SynchronousTestCase):
         """RFC 7675, section 5.1: these credentials are spent for it."""
         first = self.alice.path
         self.test_the_spare_is_used()
-        self.lab.blocked = lambda source, target: False
-        self.lab.run(100)
+        self.network.blocked = lambda source, target: False
+        self.network.run(100)
         self.assertNotEqual(self.alice.path.local_base, first.local_base)
         self.assertFalse(self.alice.agent.validated(first.local_base, first.remote_address))
 
@@ -167,16 +167,16 @@ class RebindingTests(SynchronousTestCase):
     """The NAT forgets its table."""
 
     def test_a_new_mapping_is_followed(self) -> None:
-        lab = Lab()
+        network = IceNetwork()
         home = NAT("203.0.113.1")
-        alice = lab.host("alice", "192.168.1.2", nat=home)
-        bob = lab.host("bob", "192.0.2.2", controlling=False)
-        lab.pair(alice, bob)
-        lab.run(5)
+        alice = network.host("alice", "192.168.1.2", nat=home)
+        bob = network.host("bob", "192.0.2.2", controlling=False)
+        network.pair(alice, bob)
+        network.run(5)
         before = bob.path.remote_address
         home.mappings.clear()
         home.inside.clear()
-        lab.run(60)
+        network.run(60)
         for host in (alice, bob):
             self.assertIs(host.agent.state, AgentState.CONNECTED)
             self.assertEqual(host.of(ConsentLost), [])
@@ -188,13 +188,13 @@ class KeepaliveTests(SynchronousTestCase):
     """Where consent is not wanted."""
 
     def test_indications(self) -> None:
-        lab = Lab()
-        alice = lab.host("alice", "192.0.2.1", consent=False)
-        bob = lab.host("bob", "192.0.2.2", controlling=False, consent=False)
-        lab.pair(alice, bob)
-        lab.run(1)
-        since, seen = lab.now, len(alice.sent)
-        lab.run(151)
+        network = IceNetwork()
+        alice = network.host("alice", "192.0.2.1", consent=False)
+        bob = network.host("bob", "192.0.2.2", controlling=False, consent=False)
+        network.pair(alice, bob)
+        network.run(1)
+        since, seen = network.now, len(alice.sent)
+        network.run(151)
         sent = alice.sent[seen:]
         self.assertEqual(len(sent), 10)
         self.assertLessEqual(sent[0][0] - since, 15)
@@ -202,6 +202,6 @@ class KeepaliveTests(SynchronousTestCase):
             message = parse(transmit.data)
             self.assertIs(message.message_class, MessageClass.INDICATION)
             self.assertTrue(message.has_fingerprint)
-        lab.blocked = lambda source, target: True
-        lab.run(1000)
+        network.blocked = lambda source, target: True
+        network.run(1000)
         self.assertIs(alice.agent.state, AgentState.CONNECTED)

@@ -12,7 +12,7 @@ from punch.ice.events import (
     Recovered,
     Selected,
 )
-from punch.test.ice_lab import Lab
+from punch.test.ice_network import IceNetwork
 from punch.wire.address import Address
 from punch.wire.stun import MessageClass, parse
 
@@ -21,72 +21,72 @@ class TwoPathsTests(SynchronousTestCase):
     """IPv4 and IPv6."""
 
     def setUp(self) -> None:
-        self.lab = Lab()
-        self.alice = self.lab.host("alice", "192.0.2.1", "2001:db8::1")
-        self.bob = self.lab.host("bob", "192.0.2.2", "2001:db8::2", controlling=False)
-        self.lab.pair(self.alice, self.bob, gather=False)
-        self.lab.run(5)
+        self.network = IceNetwork()
+        self.alice = self.network.host("alice", "192.0.2.1", "2001:db8::1")
+        self.bob = self.network.host("bob", "192.0.2.2", "2001:db8::2", controlling=False)
+        self.network.pair(self.alice, self.bob, gather=False)
+        self.network.run(5)
         self.first = self.alice.path.local_base
 
     def block(self) -> None:
         """Nothing gets through on the family of the selected pair."""
-        self.lab.blocked = lambda source, target: source.is_ipv6 == self.first.is_ipv6
+        self.network.blocked = lambda source, target: source.is_ipv6 == self.first.is_ipv6
 
     def test_probe(self) -> None:
         """Whoever finds data unanswered asks, and leaves within two seconds; the other side follows."""
         self.block()
-        cut = self.lab.now
-        self.alice.agent.probe(self.lab.now)
-        self.lab.run(3.0, lambda: self.alice.path.local_base != self.first)
-        self.assertLess(self.lab.now - cut, 2.0)
-        self.lab.run(0.5)
+        cut = self.network.now
+        self.alice.agent.probe(self.network.now)
+        self.network.run(3.0, lambda: self.alice.path.local_base != self.first)
+        self.assertLess(self.network.now - cut, 2.0)
+        self.network.run(0.5)
         self.assertNotEqual(self.bob.path.local_base.is_ipv6, self.first.is_ipv6)
         self.assertEqual(self.alice.of(Disconnected) + self.bob.of(Disconnected), [])
 
     def test_the_controlled_side_may_be_first(self) -> None:
         """It moves at once, and goes on when the controlling side says so too."""
         self.block()
-        self.bob.agent.probe(self.lab.now)
-        self.lab.run(2.0)
+        self.bob.agent.probe(self.network.now)
+        self.network.run(2.0)
         self.assertNotEqual(self.bob.path.local_base.is_ipv6, self.first.is_ipv6)
         self.assertEqual(self.alice.path.local_base, self.first)
-        self.alice.agent.probe(self.lab.now)
-        self.lab.run(2.0)
+        self.alice.agent.probe(self.network.now)
+        self.network.run(2.0)
         self.assertNotEqual(self.alice.path.local_base, self.first)
 
     def test_idle(self) -> None:
         """Consent checks notice, in 6 s and the time to make sure."""
         self.block()
-        cut = self.lab.now
-        self.lab.run(20.0, lambda: self.alice.path.local_base != self.first)
-        self.assertLess(self.lab.now - cut, 8.1)
+        cut = self.network.now
+        self.network.run(20.0, lambda: self.alice.path.local_base != self.first)
+        self.assertLess(self.network.now - cut, 8.1)
 
     def test_back_again(self) -> None:
         """A pair of the same kind isn't taken back for nothing, but counts as a spare again."""
         self.block()
-        self.alice.agent.probe(self.lab.now)
-        self.lab.run(3.0)
+        self.alice.agent.probe(self.network.now)
+        self.network.run(3.0)
         second = self.alice.path.local_base
-        self.lab.blocked = lambda source, target: False
-        self.lab.run(5.0)
-        self.lab.blocked = lambda source, target: source.is_ipv6 == second.is_ipv6
-        self.alice.agent.probe(self.lab.now)
-        self.lab.run(3.0)
+        self.network.blocked = lambda source, target: False
+        self.network.run(5.0)
+        self.network.blocked = lambda source, target: source.is_ipv6 == second.is_ipv6
+        self.alice.agent.probe(self.network.now)
+        self.network.run(3.0)
         self.assertEqual(self.alice.path.local_base, self.first)
 
     def test_an_address_that_is_gone(self) -> None:
         """Then nothing needs to be asked."""
         self.block()
-        self.alice.agent.bases_lost([self.first], self.lab.now)
-        self.lab.run(0.1)
+        self.alice.agent.bases_lost([self.first], self.network.now)
+        self.network.run(0.1)
         self.assertNotEqual(self.alice.path.local_base, self.first)
 
     def test_a_loss_or_two_is_nothing(self) -> None:
         """A question that gets lost is asked again."""
-        since = self.lab.now
-        self.lab.blocked = lambda source, target: self.lab.now < since + 0.9
-        self.alice.agent.probe(self.lab.now)
-        self.lab.run(10.0)
+        since = self.network.now
+        self.network.blocked = lambda source, target: self.network.now < since + 0.9
+        self.alice.agent.probe(self.network.now)
+        self.network.run(10.0)
         self.assertEqual(len(self.alice.of(Selected)), 1)
         self.assertEqual(len(self.alice.of(ChecksUnanswered)), 1)
 
@@ -95,37 +95,37 @@ class OnePathTests(SynchronousTestCase):
     """There is no other."""
 
     def setUp(self) -> None:
-        self.lab = Lab()
-        self.alice = self.lab.host("alice", "192.0.2.1")
-        self.bob = self.lab.host("bob", "192.0.2.2", controlling=False)
-        self.lab.pair(self.alice, self.bob, gather=False)
-        self.lab.run(5)
+        self.network = IceNetwork()
+        self.alice = self.network.host("alice", "192.0.2.1")
+        self.bob = self.network.host("bob", "192.0.2.2", controlling=False)
+        self.network.pair(self.alice, self.bob, gather=False)
+        self.network.run(5)
 
     def test_doubt_and_recovery(self) -> None:
         """It is told, the pair stays, and is asked every other second until it answers."""
-        self.lab.blocked = lambda source, target: True
-        cut = self.lab.now
+        self.network.blocked = lambda source, target: True
+        cut = self.network.now
         self.alice.agent.probe(cut)
-        self.lab.run(10.0)
+        self.network.run(10.0)
         self.assertEqual(len(self.alice.of(Disconnected)), 1)
         self.assertLess(self.alice.when(Disconnected) - cut, 1.6)
         self.assertIs(self.alice.agent.state, AgentState.CONNECTED)
         self.assertIsNotNone(self.alice.agent.selected)
-        self.lab.blocked = lambda source, target: False
-        back = self.lab.now
-        self.lab.run(5.0, lambda: bool(self.alice.of(Recovered)))
-        self.assertLess(self.lab.now - back, 2.2)
-        self.lab.run(60.0)
+        self.network.blocked = lambda source, target: False
+        back = self.network.now
+        self.network.run(5.0, lambda: bool(self.alice.of(Recovered)))
+        self.assertLess(self.network.now - back, 2.2)
+        self.network.run(60.0)
         self.assertEqual(len(self.alice.of(Disconnected) + self.alice.of(Recovered)), 2)
         self.assertEqual(self.alice.of(ConsentLost), [])
 
     def test_a_probe_that_is_answered(self) -> None:
         """One question."""
-        self.lab.run(2.0)
+        self.network.run(2.0)
         sent = len(self.alice.sent)
-        self.alice.agent.probe(self.lab.now)
-        self.alice.agent.probe(self.lab.now)
-        self.lab.run(0.5)
+        self.alice.agent.probe(self.network.now)
+        self.alice.agent.probe(self.network.now)
+        self.network.run(0.5)
         asked = [transmit for _, transmit in self.alice.sent[sent:]]
         asked = [each for each in asked if parse(each.data).message_class is MessageClass.REQUEST]
         self.assertEqual(len(asked), 1)
@@ -134,10 +134,10 @@ class OnePathTests(SynchronousTestCase):
     def test_a_new_address_takes_over(self) -> None:
         """The old one is gone for good: checks go out from the new one, and the peer learns it from them."""
         new = Address("192.0.2.7", 7000)
-        self.lab.blocked = lambda source, target: self.alice.bases[0] in (source, target)
+        self.network.blocked = lambda source, target: self.alice.bases[0] in (source, target)
         self.alice.bases.append(new)
         self.alice.agent.add_local_address(new)
-        self.alice.agent.bases_lost([self.alice.bases[0]], self.lab.now)
-        self.lab.run(1.0)
+        self.alice.agent.bases_lost([self.alice.bases[0]], self.network.now)
+        self.network.run(1.0)
         self.assertEqual(self.alice.path.local_base, new)
         self.assertEqual(self.bob.path.remote_address, new)

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.events import AgentState, ConsentLost, PathFailed
 from punch.ice.failure import MAX_CHECKING, PAC_TIMEOUT
-from punch.test.ice_lab import REFLECTOR, Host, Lab
+from punch.test.ice_network import REFLECTOR, Host, IceNetwork
 from punch.wire.stun import encode, error, parse
 
 DELAY = 0.05
@@ -24,106 +24,106 @@ class FailureTests(SynchronousTestCase):
         return event.reason
 
     def test_nothing_gets_through(self) -> None:
-        lab = Lab()
-        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
-        lab.blocked = lambda source, target: True
-        lab.pair(alice, bob, gather=False)
-        began = lab.now
-        lab.run(PAC_TIMEOUT - 0.1)
+        network = IceNetwork()
+        alice, bob = network.host("alice", "192.0.2.1"), network.host("bob", "192.0.2.2", controlling=False)
+        network.blocked = lambda source, target: True
+        network.pair(alice, bob, gather=False)
+        began = network.now
+        network.run(PAC_TIMEOUT - 0.1)
         self.assertEqual(alice.of(PathFailed), [])
-        lab.run(PAC_TIMEOUT)
+        network.run(PAC_TIMEOUT)
         self.assertIn("the only path", self.reason(alice, began + PAC_TIMEOUT + 0.1))
 
     def test_all_pairs_failed_early_but_patience_finds_a_path(self) -> None:
-        lab = Lab()
-        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
-        lab.blocked = lambda source, target: True
-        lab.introduce(alice, bob)
-        lab.run(0.1)
+        network = IceNetwork()
+        alice, bob = network.host("alice", "192.0.2.1"), network.host("bob", "192.0.2.2", controlling=False)
+        network.blocked = lambda source, target: True
+        network.introduce(alice, bob)
+        network.run(0.1)
         ((_, check),) = alice.sent
         refused = error(parse(check.data), 400, "Bad Request")
-        lab.inject(alice, encode(refused, bob.agent.credentials.key), check.remote)
-        lab.run(10)
+        network.inject(alice, encode(refused, bob.agent.credentials.key), check.remote)
+        network.run(10)
         self.assertEqual(len(alice.sent), 1)
         self.assertIs(alice.agent.state, AgentState.CHECKING)
-        lab.blocked = lambda source, target: False
-        lab.introduce(bob, alice)
-        lab.run(1)
-        self.assertTrue(lab.connected())
+        network.blocked = lambda source, target: False
+        network.introduce(bob, alice)
+        network.run(1)
+        self.assertTrue(network.connected())
 
     def test_no_candidates(self) -> None:
-        lab = Lab()
-        alice, bob = lab.host("alice", "192.0.2.1"), Lab().host("bob")
-        began = lab.now
-        lab.introduce(alice, bob)
-        lab.run(PAC_TIMEOUT)
+        network = IceNetwork()
+        alice, bob = network.host("alice", "192.0.2.1"), IceNetwork().host("bob")
+        began = network.now
+        network.introduce(alice, bob)
+        network.run(PAC_TIMEOUT)
         self.assertIn("the peer told no address", self.reason(alice, began + PAC_TIMEOUT))
-        lab = Lab()
-        nobody, bob = lab.host("nobody"), Lab().host("bob", "192.0.2.2")
-        lab.introduce(nobody, bob)
-        lab.run(MAX_CHECKING)
-        self.assertIn("this machine has no network address", self.reason(nobody, lab.now))
+        network = IceNetwork()
+        nobody, bob = network.host("nobody"), IceNetwork().host("bob", "192.0.2.2")
+        network.introduce(nobody, bob)
+        network.run(MAX_CHECKING)
+        self.assertIn("this machine has no network address", self.reason(nobody, network.now))
 
     def test_families_that_do_not_match(self) -> None:
-        lab = Lab()
-        alice, bob = lab.host("alice", "192.0.2.1"), Lab().host("bob", "2001:db8::2")
-        lab.introduce(alice, bob)
-        lab.run(PAC_TIMEOUT)
-        self.assertIn("only IPv4 and the peer only IPv6", self.reason(alice, lab.now))
+        network = IceNetwork()
+        alice, bob = network.host("alice", "192.0.2.1"), IceNetwork().host("bob", "2001:db8::2")
+        network.introduce(alice, bob)
+        network.run(PAC_TIMEOUT)
+        self.assertIn("only IPv4 and the peer only IPv6", self.reason(alice, network.now))
 
     def test_a_peer_that_never_says_it_is_done(self) -> None:
-        lab = Lab()
-        alice, bob = lab.host("alice", "192.0.2.1"), Lab().host("bob", "192.0.2.2", "192.0.2.3")
-        lab.introduce(alice, bob, end=False)
-        lab.run(MAX_CHECKING - 0.1)
+        network = IceNetwork()
+        alice, bob = network.host("alice", "192.0.2.1"), IceNetwork().host("bob", "192.0.2.2", "192.0.2.3")
+        network.introduce(alice, bob, end=False)
+        network.run(MAX_CHECKING - 0.1)
         self.assertEqual(alice.of(PathFailed), [])
-        lab.run(1)
-        self.assertIn("none of the 2 possible paths", self.reason(alice, lab.now))
+        network.run(1)
+        self.assertIn("none of the 2 possible paths", self.reason(alice, network.now))
 
     def test_a_failed_agent_is_silent(self) -> None:
-        lab = Lab()
-        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
-        lab.blocked = lambda source, target: True
-        lab.pair(alice, bob, gather=False)
-        lab.run(MAX_CHECKING + 1)
+        network = IceNetwork()
+        alice, bob = network.host("alice", "192.0.2.1"), network.host("bob", "192.0.2.2", controlling=False)
+        network.blocked = lambda source, target: True
+        network.pair(alice, bob, gather=False)
+        network.run(MAX_CHECKING + 1)
         request = bob.sent[-1][1].data
         self.assertFalse(alice.agent.wants(request, bob.bases[0]))
-        self.assertEqual(lab.inject(alice, request, bob.bases[0]), [])
+        self.assertEqual(network.inject(alice, request, bob.bases[0]), [])
 
     def test_closing(self) -> None:
-        lab = Lab()
-        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
-        lab.pair(alice, bob)
-        lab.run(1)
-        alice.agent.close(lab.now)
-        alice.agent.close(lab.now)
+        network = IceNetwork()
+        alice, bob = network.host("alice", "192.0.2.1"), network.host("bob", "192.0.2.2", controlling=False)
+        network.pair(alice, bob)
+        network.run(1)
+        alice.agent.close(network.now)
+        alice.agent.close(network.now)
         self.assertIs(alice.agent.state, AgentState.CLOSED)
         self.assertIsNone(alice.agent.get_timer())
         sent = len(alice.sent)
-        lab.run(100)
+        network.run(100)
         self.assertEqual(len(alice.sent), sent)
         self.assertEqual(len(bob.of(ConsentLost)), 1)
 
     def test_closing_before_anything(self) -> None:
-        lab = Lab()
-        alice = lab.host("alice", "192.0.2.1")
-        alice.agent.gather([REFLECTOR], lab.now)
-        alice.agent.close(lab.now)
-        self.assertEqual(alice.agent.datagrams_to_send(lab.now), [])
+        network = IceNetwork()
+        alice = network.host("alice", "192.0.2.1")
+        alice.agent.gather([REFLECTOR], network.now)
+        alice.agent.close(network.now)
+        self.assertEqual(alice.agent.datagrams_to_send(network.now), [])
 
     def test_an_ended_session_starts_no_more(self) -> None:
         """Whatever comes after the end changes the state no more, but for closing a failed session."""
-        lab = Lab()
-        alice, bob = lab.host("alice", "192.0.2.1"), lab.host("bob", "192.0.2.2", controlling=False)
-        alice.agent.close(lab.now)
-        lab.introduce(alice, bob)
-        lab.run(1)
+        network = IceNetwork()
+        alice, bob = network.host("alice", "192.0.2.1"), network.host("bob", "192.0.2.2", controlling=False)
+        alice.agent.close(network.now)
+        network.introduce(alice, bob)
+        network.run(1)
         self.assertIs(alice.agent.state, AgentState.CLOSED)
-        lab.blocked = lambda source, target: True
-        lab.introduce(bob, alice)
-        lab.run(MAX_CHECKING + 1)
+        network.blocked = lambda source, target: True
+        network.introduce(bob, alice)
+        network.run(MAX_CHECKING + 1)
         self.assertIs(bob.agent.state, AgentState.FAILED)
-        lab.introduce(bob, alice)
+        network.introduce(bob, alice)
         self.assertIs(bob.agent.state, AgentState.FAILED)
-        bob.agent.close(lab.now)
+        bob.agent.close(network.now)
         self.assertIs(bob.agent.state, AgentState.CLOSED)

@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.ice.checks import IceCredentials
 from punch.ice.events import GatheringDone, LocalCandidate, Selected
 from punch.ice.pacing import HEAD_START
-from punch.test.ice_lab import NAT, REFLECTOR, Host, Lab
+from punch.test.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun import Attribute, encode, error, parse, success
@@ -19,20 +19,20 @@ class GatheringTests(SynchronousTestCase):
     """Server-reflexive candidates (RFC 8445, section 5.1.1.2)."""
 
     def setUp(self) -> None:
-        self.lab = Lab()
-        self.alice = self.lab.host("alice", "192.168.1.2", nat=NAT("203.0.113.1"))
+        self.network = IceNetwork()
+        self.alice = self.network.host("alice", "192.168.1.2", nat=NAT("203.0.113.1"))
 
     def candidates(self) -> list[CandidateType]:
         events = self.alice.of(LocalCandidate)
         return [event.candidate.type for event in events if isinstance(event, LocalCandidate)]
 
     def gather(self, *reflectors: Address) -> None:
-        self.alice.agent.gather(reflectors or [REFLECTOR], self.lab.now)
+        self.alice.agent.gather(reflectors or [REFLECTOR], self.network.now)
 
     def test_answered(self) -> None:
-        began = self.lab.now
+        began = self.network.now
         self.gather()
-        self.lab.run(1)
+        self.network.run(1)
         self.assertEqual(self.candidates(), [CandidateType.HOST, CandidateType.SRFLX])
         srflx = self.alice.agent.local_candidates[1]
         self.assertEqual(srflx.address, Address("203.0.113.1", 40001))
@@ -40,100 +40,100 @@ class GatheringTests(SynchronousTestCase):
         self.assertAlmostEqual(self.alice.when(GatheringDone) - began, 2 * DELAY)
 
     def test_no_nat_no_candidate(self) -> None:
-        public = self.lab.host("public", "192.0.2.1")
-        public.agent.gather([REFLECTOR], self.lab.now)
-        self.lab.run(1)
+        public = self.network.host("public", "192.0.2.1")
+        public.agent.gather([REFLECTOR], self.network.now)
+        self.network.run(1)
         self.assertEqual(len(public.agent.local_candidates), 1)
         self.assertEqual(len(public.of(GatheringDone)), 1)
 
     def test_nothing_to_ask(self) -> None:
         self.gather(Address("2001:db8::1", 3478))
-        self.lab.run(0)
-        self.assertEqual(self.alice.when(GatheringDone), self.lab.now)
+        self.network.run(0)
+        self.assertEqual(self.alice.when(GatheringDone), self.network.now)
         self.assertEqual(self.alice.sent, [])
-        loopback = self.lab.host("loopback", "127.0.0.1")
-        loopback.agent.gather([REFLECTOR, Address("127.0.0.1", 3478)], self.lab.now)
-        self.lab.run(0)
+        loopback = self.network.host("loopback", "127.0.0.1")
+        loopback.agent.gather([REFLECTOR, Address("127.0.0.1", 3478)], self.network.now)
+        self.network.run(0)
         self.assertEqual(len(loopback.of(GatheringDone)), 1)
         self.assertEqual(loopback.sent, [])
 
     def test_silence_ends_after_3_5_seconds(self) -> None:
-        began = self.lab.now
+        began = self.network.now
         self.gather(Address("198.51.100.99", 3478))
-        self.lab.run(10)
+        self.network.run(10)
         self.assertAlmostEqual(self.alice.when(GatheringDone) - began, 3.5)
         offsets = [round(when - began, 6) for when, _ in self.alice.sent]
         self.assertEqual(offsets, [0, 0.5, 1.5])
 
     def test_a_reflector_that_comes_back_is_heard(self) -> None:
-        self.lab.blocked = lambda source, target: True
+        self.network.blocked = lambda source, target: True
         self.gather()
-        self.lab.run(10)
-        self.lab.blocked = lambda source, target: False
-        self.lab.run(20)
+        self.network.run(10)
+        self.network.blocked = lambda source, target: False
+        self.network.run(20)
         self.assertEqual(self.candidates(), [CandidateType.HOST, CandidateType.SRFLX])
         self.assertEqual(len(self.alice.of(GatheringDone)), 1)
 
     def test_questions_are_short_and_paced(self) -> None:
-        began = self.lab.now
-        many = self.lab.host("many", "192.168.5.2", "192.168.6.2", "192.168.7.2", nat=NAT("203.0.113.5"))
+        began = self.network.now
+        many = self.network.host("many", "192.168.5.2", "192.168.6.2", "192.168.7.2", nat=NAT("203.0.113.5"))
         many.agent.gather([REFLECTOR], began)
-        self.lab.run(1)
+        self.network.run(1)
         self.assertEqual([round(when - began, 6) for when, _ in many.sent], [0, 0.05, 0.1])
         self.assertEqual({len(transmit.data) for _, transmit in many.sent}, {20})
 
     def test_checks_are_not_delayed(self) -> None:
-        bob = self.lab.host("bob", "192.0.2.2", controlling=False)
+        bob = self.network.host("bob", "192.0.2.2", controlling=False)
         self.gather(Address("198.51.100.99", 3478))
-        self.lab.pair(self.alice, bob, gather=False)
-        began = self.lab.now
-        self.lab.run(0.5, lambda: self.alice.agent.selected is not None)
-        self.assertAlmostEqual(self.lab.now - began, 2 * DELAY)
+        self.network.pair(self.alice, bob, gather=False)
+        began = self.network.now
+        self.network.run(0.5, lambda: self.alice.agent.selected is not None)
+        self.assertAlmostEqual(self.network.now - began, 2 * DELAY)
 
     def test_the_mapping_is_kept_while_the_peer_is_called_and_no_longer(self) -> None:
         self.gather()
-        self.lab.run(61)
+        self.network.run(61)
         self.assertEqual(len(self.alice.sent), 5)
-        bob = self.lab.host("bob", "192.0.2.2", controlling=False)
-        self.lab.pair(self.alice, bob, gather=False)
-        self.lab.run(61)
+        bob = self.network.host("bob", "192.0.2.2", controlling=False)
+        self.network.pair(self.alice, bob, gather=False)
+        self.network.run(61)
         to_reflector = [when for when, transmit in self.alice.sent if transmit.remote == REFLECTOR]
         self.assertEqual(len(to_reflector), 5)
 
     def test_a_changed_mapping_is_a_new_candidate(self) -> None:
         self.gather()
-        self.lab.run(1)
+        self.network.run(1)
         assert self.alice.nat is not None
         self.alice.nat.mappings.clear()
-        self.lab.run(20)
+        self.network.run(20)
         ports = [candidate.address.port for candidate in self.alice.agent.local_candidates[1:]]
         self.assertEqual(ports, [40001, 40002])
 
     def test_a_mapping_learned_elsewhere(self) -> None:
         self.alice.agent.add_reflexive(self.alice.bases[0], Address("203.0.113.1", 7))
         self.alice.agent.add_reflexive(self.alice.bases[0], Address("203.0.113.1", 7))
-        self.lab.run(0)
+        self.network.run(0)
         self.assertEqual(self.candidates(), [CandidateType.HOST, CandidateType.SRFLX])
 
     def test_answers_from_elsewhere_and_errors_are_not_believed(self) -> None:
         self.gather()
-        (question,) = self.alice.agent.datagrams_to_send(self.lab.now)
+        (question,) = self.alice.agent.datagrams_to_send(self.network.now)
         right = encode(
             success(parse(question.data), (Attribute.XOR_MAPPED_ADDRESS, Address("192.0.2.66", 6)))
         )
         stranger = Address(REFLECTOR.host, 3479)
-        self.lab.inject(self.alice, right, stranger)
-        self.lab.inject(self.alice, right[:-1], REFLECTOR)
+        self.network.inject(self.alice, right, stranger)
+        self.network.inject(self.alice, right[:-1], REFLECTOR)
         self.assertEqual(len(self.alice.agent.local_candidates), 1)
         wrong = encode(error(parse(question.data), 400, "Bad Request"))
-        self.lab.inject(self.alice, wrong, REFLECTOR)
-        self.lab.inject(self.alice, right, REFLECTOR)
+        self.network.inject(self.alice, wrong, REFLECTOR)
+        self.network.inject(self.alice, right, REFLECTOR)
         self.assertEqual(len(self.alice.agent.local_candidates), 1)
         self.assertEqual(len(self.alice.of(GatheringDone)), 1)
 
     def test_bounded(self) -> None:
         self.gather(*(Address("198.51.100.9", port) for port in range(1, 1000)))
-        self.lab.run(10)
+        self.network.run(10)
         self.assertLessEqual(len({transmit.remote for _, transmit in self.alice.sent}), 32)
 
 
@@ -149,26 +149,26 @@ class HoldTests(SynchronousTestCase):
 
         :param known: whether Bob knows his mapping when the call comes.
         """
-        self.lab = lab = Lab()
-        alice = lab.host("alice", "192.168.1.2", nat=NAT("203.0.113.1", takes="alice" in takers))
+        self.network = network = IceNetwork()
+        alice = network.host("alice", "192.168.1.2", nat=NAT("203.0.113.1", takes="alice" in takers))
         bob_nat = NAT("203.0.113.2", takes="bob" in takers)
-        bob = lab.host("bob", "192.168.2.2", nat=bob_nat, controlling=False)
-        alice.agent.gather([REFLECTOR], lab.now)
-        lab.run(4.0)
-        self.began = lab.now
+        bob = network.host("bob", "192.168.2.2", nat=bob_nat, controlling=False)
+        alice.agent.gather([REFLECTOR], network.now)
+        network.run(4.0)
+        self.began = network.now
         if known:
             bob.agent.add_reflexive(bob.bases[0], bob_nat.outbound(bob.bases[0], REFLECTOR))
         answered = list(bob.agent.local_candidates)
-        bob.agent.gather([REFLECTOR], lab.now)
-        lab.introduce(bob, alice)
-        lab.run(2 * DELAY)
-        alice.agent.set_remote(bob.agent.credentials, DELAY, lab.now)
+        bob.agent.gather([REFLECTOR], network.now)
+        network.introduce(bob, alice)
+        network.run(2 * DELAY)
+        alice.agent.set_remote(bob.agent.credentials, DELAY, network.now)
         for candidate in answered:
-            lab.tell(alice, candidate)
-        lab.run(2 * DELAY)
+            network.tell(alice, candidate)
+        network.run(2 * DELAY)
         for candidate in bob.agent.local_candidates:
-            lab.tell(alice, candidate)
-        lab.run(5.0)
+            network.tell(alice, candidate)
+        network.run(5.0)
         return alice, bob
 
     def test_routers_that_take_what_comes(self) -> None:
@@ -176,7 +176,7 @@ class HoldTests(SynchronousTestCase):
         for known in (True, False):
             for takers in ([], ["alice"], ["bob"], ["alice", "bob"]):
                 alice, bob = self.call(known, *takers)
-                self.assertTrue(self.lab.connected(), (known, takers))
+                self.assertTrue(self.network.connected(), (known, takers))
                 self.assertEqual((alice.path.path, bob.path.path), ("srflx", "srflx"))
 
     def test_it_costs_nothing(self) -> None:
@@ -187,15 +187,15 @@ class HoldTests(SynchronousTestCase):
 
     def test_a_reflector_that_is_silent(self) -> None:
         """It is not waited for long, and only with what goes through a NAT."""
-        lab = Lab()
-        alice = lab.host("alice", "192.168.1.2", nat=NAT("203.0.113.1"))
-        alice.agent.gather([Address("198.51.100.99", 3478)], lab.now)
-        alice.agent.set_remote(IceCredentials.generate(lab.random.randbytes), DELAY, lab.now)
-        began = lab.now
+        network = IceNetwork()
+        alice = network.host("alice", "192.168.1.2", nat=NAT("203.0.113.1"))
+        alice.agent.gather([Address("198.51.100.99", 3478)], network.now)
+        alice.agent.set_remote(IceCredentials.generate(network.random.randbytes), DELAY, network.now)
+        began = network.now
         through, beside = Address("203.0.113.2", 40000), Address("192.0.2.1", 5000)
-        lab.tell(alice, Candidate(CandidateType.SRFLX, through, 2000, "1", related=Address("0.0.0.0", 9)))
-        lab.tell(alice, Candidate(CandidateType.HOST, beside, 1000, "2"))
-        lab.run(1.0)
+        network.tell(alice, Candidate(CandidateType.SRFLX, through, 2000, "1", related=Address("0.0.0.0", 9)))
+        network.tell(alice, Candidate(CandidateType.HOST, beside, 1000, "2"))
+        network.run(1.0)
         first = {transmit.remote: when for when, transmit in reversed(alice.sent)}
         self.assertEqual(first[beside], began)
         self.assertAlmostEqual(first[through], began + HEAD_START)

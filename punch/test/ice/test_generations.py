@@ -17,7 +17,7 @@ from punch.ice.events import (
     Selected,
 )
 from punch.ice.generations import LINGER, SETTLE, Generations
-from punch.test.ice_lab import Host, Lab
+from punch.test.ice_network import Host, IceNetwork
 from punch.wire.address import Address
 
 RELAY = Address("198.51.100.9", 50000)
@@ -27,48 +27,48 @@ class GenerationsTests(SynchronousTestCase):
     """Alice has generations; who is Bob to them is one agent for each."""
 
     def setUp(self) -> None:
-        self.lab = Lab()
-        self.alice = self.lab.host("alice", "192.0.2.1")
-        self.bob = self.lab.host("bob", "192.0.2.2", controlling=False)
+        self.network = IceNetwork()
+        self.alice = self.network.host("alice", "192.0.2.1")
+        self.bob = self.network.host("bob", "192.0.2.2", controlling=False)
         self.generations = Generations(self.alice.agent)
         self.alice.agent = self.generations  # type: ignore[assignment]
         self.events: list[Event] = []
-        self.lab._take_events = self.take_events  # type: ignore[method-assign]
+        self.network._take_events = self.take_events  # type: ignore[method-assign]
         self.introduce(self.generations.use, self.bob.agent)
-        self.lab.run(2.0)
+        self.network.run(2.0)
 
     def take_events(self, host: Host) -> None:
         """Alice's are kept."""
         if host is self.alice:
-            while (event := self.generations.next_event(self.lab.now)) is not None:
+            while (event := self.generations.next_event(self.network.now)) is not None:
                 self.events.append(event)
 
     def introduce(self, here: Agent, there: Agent) -> None:
         """Tell two agents of each other."""
         for one, other in ((here, there), (there, here)):
-            one.set_remote(other.credentials, 0.05, self.lab.now)
+            one.set_remote(other.credentials, 0.05, self.network.now)
             for candidate in other.local_candidates:
-                one.add_remote_candidate(candidate, self.lab.now)
+                one.add_remote_candidate(candidate, self.network.now)
 
     def agent(self, host: Host, *, relayed: bool = False, controlling: bool = True) -> Agent:
         """Another agent of a host."""
         agent = Agent(
             controlling=controlling,
-            credentials=IceCredentials.generate(self.lab.random.randbytes),
-            random=self.lab.random.randbytes,
+            credentials=IceCredentials.generate(self.network.random.randbytes),
+            random=self.network.random.randbytes,
             steady=True,
         )
         if not relayed:
             agent.add_local_address(host.bases[0])
         else:
             host.bases.append(RELAY)
-            agent.add_relayed(RELAY, None, "relay", self.lab.now)
+            agent.add_relayed(RELAY, None, "relay", self.network.now)
         return agent
 
     def restart(self, *, relayed: bool = False, controlling: bool = True) -> Agent:
         """Both sides begin a generation."""
         agent = self.agent(self.alice, relayed=relayed, controlling=controlling)
-        self.generations.begin(agent, self.generations.number + 1, self.lab.now)
+        self.generations.begin(agent, self.generations.number + 1, self.network.now)
         self.bob.agent = self.agent(self.bob, controlling=not controlling)
         self.introduce(agent, self.bob.agent)
         self.events.clear()
@@ -83,7 +83,7 @@ class GenerationsTests(SynchronousTestCase):
         first = self.generations.use
         agent = self.restart()
         self.assertIs(self.generations.use, first)
-        self.lab.run(0.5)
+        self.network.run(0.5)
         self.assertIs(self.generations.use, agent)
         self.assertIsNone(self.generations.trial)
         self.assertEqual(len(self.of(Selected)), 1)
@@ -94,19 +94,19 @@ class GenerationsTests(SynchronousTestCase):
         """The other side may not have moved yet."""
         first = self.generations.use
         self.restart()
-        self.lab.run(LINGER - 1.0)
+        self.network.run(LINGER - 1.0)
         self.assertIs(first.state, AgentState.CONNECTED)
-        self.lab.run(3.0)
+        self.network.run(3.0)
         self.assertIs(first.state, AgentState.CLOSED)
 
     def test_a_worse_path_has_to_wait(self) -> None:
         """While the old one works, a relay is not taken for a moment."""
         first = self.generations.use
         agent = self.restart(relayed=True)
-        self.lab.run(SETTLE - 0.2)
+        self.network.run(SETTLE - 0.2)
         self.assertIsNotNone(agent.selected)
         self.assertIs(self.generations.use, first)
-        self.lab.run(0.5)
+        self.network.run(0.5)
         self.assertIs(self.generations.use, agent)
 
     def test_the_choice_of_the_other_side_is_waited_for(self) -> None:
@@ -115,7 +115,7 @@ class GenerationsTests(SynchronousTestCase):
         agent = self.restart(controlling=False)
         waited = False
         for _ in range(100):
-            self.lab.run(0.01)
+            self.network.run(0.01)
             if self.generations.use is first:
                 self.assertFalse(agent.path.nominated)
                 waited = waited or agent.selected is not None
@@ -125,10 +125,10 @@ class GenerationsTests(SynchronousTestCase):
 
     def test_but_not_if_the_old_one_is_in_doubt(self) -> None:
         """Then anything is better."""
-        self.generations.use.bases_lost([self.alice.bases[0]], self.lab.now)
+        self.generations.use.bases_lost([self.alice.bases[0]], self.network.now)
         agent = self.restart(relayed=True)
         self.assertFalse(self.generations.working)
-        self.lab.run(0.5)
+        self.network.run(0.5)
         self.assertIs(self.generations.use, agent)
         self.assertTrue(self.generations.working)
 
@@ -137,9 +137,9 @@ class GenerationsTests(SynchronousTestCase):
         first = self.generations.use
         other = self.agent(self.bob, controlling=False)
         agent = self.agent(self.alice)
-        self.generations.begin(agent, 1, self.lab.now)
-        agent.set_remote(other.credentials, 0.05, self.lab.now)
-        self.lab.run(61.0)
+        self.generations.begin(agent, 1, self.network.now)
+        agent.set_remote(other.credentials, 0.05, self.network.now)
+        self.network.run(61.0)
         self.assertEqual(len(self.of(PathFailed)), 1)
         self.assertIsNone(self.generations.trial)
         self.assertIs(self.generations.use, first)
@@ -148,41 +148,41 @@ class GenerationsTests(SynchronousTestCase):
     def test_the_newest_counts(self) -> None:
         """A restart in mid-restart: the unfinished session is over, and candidates are of the newest."""
         unfinished = self.agent(self.alice)
-        self.generations.begin(unfinished, 1, self.lab.now)
+        self.generations.begin(unfinished, 1, self.network.now)
         agent = self.restart()
         self.assertIs(unfinished.state, AgentState.CLOSED)
         self.assertIs(self.generations.newest, agent)
         agent.add_reflexive(self.alice.bases[0], Address("203.0.113.7", 7), "test")
-        self.lab.run(0.1)
+        self.network.run(0.1)
         candidates = [event.candidate for event in self.events if isinstance(event, LocalCandidate)]
         self.assertEqual(candidates[-1].address, Address("203.0.113.7", 7))
-        self.generations.give_up(self.lab.now)
-        self.generations.give_up(self.lab.now)
+        self.generations.give_up(self.network.now)
+        self.generations.give_up(self.network.now)
 
     def test_doubt_and_loss(self) -> None:
         """What the session in use says decides whether there is a path."""
-        self.lab.blocked = lambda source, target: True
-        self.generations.use.probe(self.lab.now)
-        self.lab.run(2.0)
+        self.network.blocked = lambda source, target: True
+        self.generations.use.probe(self.network.now)
+        self.network.run(2.0)
         self.assertEqual(len(self.of(Disconnected)), 1)
         self.assertFalse(self.generations.working)
-        self.lab.blocked = lambda source, target: False
-        self.lab.run(3.0)
+        self.network.blocked = lambda source, target: False
+        self.network.run(3.0)
         self.assertEqual(len(self.of(Recovered)), 1)
         self.assertTrue(self.generations.working)
-        self.lab.blocked = lambda source, target: True
-        self.lab.run(40.0)
+        self.network.blocked = lambda source, target: True
+        self.network.run(40.0)
         self.assertEqual(len(self.of(ConsentLost)), 1)
         self.assertFalse(self.generations.working)
         self.assertIsNone(self.generations.selected)
-        self.lab.blocked = lambda source, target: False
+        self.network.blocked = lambda source, target: False
         self.restart()
-        self.lab.run(1.0)
+        self.network.run(1.0)
         self.assertTrue(self.generations.working)
 
     def test_close(self) -> None:
         """Nothing goes on."""
         agent = self.restart()
-        self.generations.close(self.lab.now)
+        self.generations.close(self.network.now)
         self.assertIs(agent.state, AgentState.CLOSED)
-        self.assertEqual(self.generations.datagrams_to_send(self.lab.now), [])
+        self.assertEqual(self.generations.datagrams_to_send(self.network.now), [])

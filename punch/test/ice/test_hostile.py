@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.ice.checklist import MAX_PAIRS
 from punch.ice.checks import MAX_EARLY, IceCredentials, IceRole, build_check
 from punch.ice.events import AgentState, Selected
-from punch.test.ice_lab import NAT, REFLECTOR, Host, Lab
+from punch.test.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun import (
@@ -33,12 +33,12 @@ class Situation:
     """Alice checks Bob's address, and Bob is played by the test."""
 
     def __init__(self) -> None:
-        self.lab = Lab()
-        self.alice = self.lab.host("alice", "192.0.2.1")
-        self.bob = Lab(seed=2).host("bob", "192.0.2.2", controlling=False)
+        self.network = IceNetwork()
+        self.alice = self.network.host("alice", "192.0.2.1")
+        self.bob = IceNetwork(seed=2).host("bob", "192.0.2.2", controlling=False)
         self.ours, self.theirs = self.alice.agent.credentials, self.bob.agent.credentials
-        self.lab.introduce(self.alice, self.bob)
-        self.lab.run(0.01)
+        self.network.introduce(self.alice, self.bob)
+        self.network.run(0.01)
         self.check = self.alice.sent[0][1]
 
     def request(
@@ -55,7 +55,7 @@ class Situation:
         return StunMessage(Method.BINDING, MessageClass.REQUEST, ID, kept)
 
     def inject(self, data: bytes, source: Address = STRANGER) -> list[Transmit]:
-        return self.lab.inject(self.alice, data, source)
+        return self.network.inject(self.alice, data, source)
 
     def answer(self, key: bytes | None = None, mapped: Address | None = None) -> bytes:
         seen = mapped or self.alice.bases[0]
@@ -147,7 +147,7 @@ class StrangerTests(SynchronousTestCase):
     def test_other_sockets(self) -> None:
         request = encode(self.it.request(), self.it.ours.key)
         elsewhere = Address("192.0.2.99", 99)
-        self.assertEqual(self.it.lab.inject(self.it.alice, request, STRANGER, elsewhere), [])
+        self.assertEqual(self.it.network.inject(self.it.alice, request, STRANGER, elsewhere), [])
 
     def test_truncated_everywhere(self) -> None:
         whole = encode(self.it.request(), self.it.ours.key)
@@ -180,9 +180,9 @@ class StrangerTests(SynchronousTestCase):
         self.assertFalse(agent.wants(encode(success(StunMessage(1, MessageClass.REQUEST, ID))), STRANGER))
 
     def test_wants_answers_of_reflectors(self) -> None:
-        host = self.it.lab.host("carol", "192.0.2.5")
-        host.agent.gather([REFLECTOR], self.it.lab.now)
-        (question,) = host.agent.datagrams_to_send(self.it.lab.now)
+        host = self.it.network.host("carol", "192.0.2.5")
+        host.agent.gather([REFLECTOR], self.it.network.now)
+        (question,) = host.agent.datagrams_to_send(self.it.network.now)
         self.assertTrue(host.agent.wants(encode(success(parse(question.data))), REFLECTOR))
 
 
@@ -232,7 +232,7 @@ class PeerTests(SynchronousTestCase):
     def test_answers_to_elsewhere_fail_the_pair(self) -> None:
         other = Address("192.0.2.77", 7)
         self.it.alice.agent.add_local_address(other)
-        self.it.lab.inject(self.it.alice, self.it.answer(), self.it.check.remote, other)
+        self.it.network.inject(self.it.alice, self.it.answer(), self.it.check.remote, other)
         self.it.inject(self.it.answer(), self.it.check.remote)
         self.assertIsNone(self.it.alice.agent.selected)
 
@@ -254,7 +254,7 @@ class PeerTests(SynchronousTestCase):
             self.it = Situation()
             self.it.inject(make(), self.it.check.remote)
             self.assertIsNone(self.it.alice.agent.selected)
-            self.it.lab.run(5)
+            self.it.network.run(5)
             self.assertEqual(len(self.it.alice.sent), 1)
 
     def test_the_same_answer_twice(self) -> None:
@@ -276,7 +276,7 @@ class PeerTests(SynchronousTestCase):
         for port in range(1, 2000):
             self.it.inject(request, Address("203.0.113.66", port))
         self.assertLessEqual(len(self.it.alice.agent.pairs), MAX_PAIRS)
-        self.it.lab.run(30)
+        self.it.network.run(30)
         remotes = {transmit.remote for _, transmit in self.it.alice.sent[-5000:]}
         checks = [t for _, t in self.it.alice.sent if parse(t.data).message_class is MessageClass.REQUEST]
         self.assertLess(len({transmit.remote for transmit in checks}), 40)
@@ -284,7 +284,7 @@ class PeerTests(SynchronousTestCase):
         self.assertTrue(remotes)
 
     def test_a_flood_of_candidates(self) -> None:
-        agent, now = self.it.alice.agent, self.it.lab.now
+        agent, now = self.it.alice.agent, self.it.network.now
         for number in range(2, 9):
             agent.add_local_address(Address(f"192.0.2.{number * 10}", 5000))
         for port in range(1, 2000):
@@ -294,14 +294,14 @@ class PeerTests(SynchronousTestCase):
 
     def test_a_victim_listed_two_hundred_times(self) -> None:
         """What a stranger's address gets from us, relays included, is a trickle that ends."""
-        lab = Lab()
-        alice = lab.host("alice", "192.0.2.1")
-        alice.agent.set_remote(self.it.theirs, 0.05, lab.now)
-        alice.agent.add_relayed(Address("198.51.100.1", 50000), None, "relay", lab.now)
+        network = IceNetwork()
+        alice = network.host("alice", "192.0.2.1")
+        alice.agent.set_remote(self.it.theirs, 0.05, network.now)
+        alice.agent.add_relayed(Address("198.51.100.1", 50000), None, "relay", network.now)
         for port in range(1, 201):
             candidate = Candidate(CandidateType.HOST, Address("203.0.113.66", port), 1000 + port, str(port))
-            alice.agent.add_remote_candidate(candidate, lab.now)
-        lab.run(120)
+            alice.agent.add_remote_candidate(candidate, network.now)
+        network.run(120)
         sent = [(when, transmit) for when, transmit in alice.sent if transmit.remote.host == "203.0.113.66"]
         self.assertLessEqual(len({transmit.remote for _, transmit in sent}), 8)
         self.assertLessEqual(sum(len(transmit.data) for _, transmit in sent), 16_000)
@@ -313,9 +313,9 @@ class PeerTests(SynchronousTestCase):
         Both give each destination another port and let everything in: a check that answers a check comes from
         a new address each time, which stops after a few.
         """
-        lab = Lab()
+        network = IceNetwork()
         hosts = [
-            lab.host(
+            network.host(
                 name,
                 f"10.0.{number}.2",
                 nat=NAT(f"203.0.113.{number}", "APDM", "EIF"),
@@ -323,8 +323,8 @@ class PeerTests(SynchronousTestCase):
             )
             for number, name in enumerate(("alice", "bob"))
         ]
-        lab.pair(hosts[0], hosts[1])
-        lab.run(30.0)
+        network.pair(hosts[0], hosts[1])
+        network.run(30.0)
         for host, peer in (hosts, hosts[::-1]):
             assert peer.nat is not None
             tried = {sent.remote for _, sent in host.sent if sent.remote.host == peer.nat.public}
@@ -332,15 +332,15 @@ class PeerTests(SynchronousTestCase):
 
     def test_the_best_pairs_are_kept(self) -> None:
         """RFC 8445, section 6.1.2.5."""
-        lab = Lab()
-        alice = lab.host("alice", *(f"192.0.2.{number}" for number in range(1, 9)))
-        alice.agent.set_remote(self.it.theirs, 0.05, lab.now)
+        network = IceNetwork()
+        alice = network.host("alice", *(f"192.0.2.{number}" for number in range(1, 9)))
+        alice.agent.set_remote(self.it.theirs, 0.05, network.now)
         for port in range(1, 33):
             host = f"203.0.113.{port // 8}"
             candidate = Candidate(CandidateType.HOST, Address(host, port), port, str(port))
-            alice.agent.add_remote_candidate(candidate, lab.now)
+            alice.agent.add_remote_candidate(candidate, network.now)
         self.assertEqual(len(alice.agent.pairs), MAX_PAIRS)
-        lab.run(10)
+        network.run(10)
         ports = {transmit.remote.port for _, transmit in alice.sent}
         self.assertEqual(max(ports), 32)
         self.assertGreater(min(ports), 32 - MAX_PAIRS // 8 - 2)
@@ -348,13 +348,13 @@ class PeerTests(SynchronousTestCase):
     def test_a_flood_of_checks_of_one_pair(self) -> None:
         """Each starts ours anew, but never faster than Ta."""
         request = encode(self.it.request(), self.it.ours.key)
-        start, seen = self.it.lab.now, len(self.it.alice.sent)
+        start, seen = self.it.network.now, len(self.it.alice.sent)
         for _ in range(2000):
             self.it.inject(request, self.it.bob.bases[0])
-            self.it.lab.run(0.001)
+            self.it.network.run(0.001)
         sent = [parse(transmit.data) for _, transmit in self.it.alice.sent[seen:]]
         checks = [message for message in sent if message.message_class is MessageClass.REQUEST]
-        self.assertLessEqual(len(checks), (self.it.lab.now - start) / 0.05 + 10)
+        self.assertLessEqual(len(checks), (self.it.network.now - start) / 0.05 + 10)
         self.assertEqual(len(self.it.alice.agent.pairs), 1)
 
     def test_our_own_services_are_not_for_peers(self) -> None:
@@ -370,37 +370,37 @@ class PeerTests(SynchronousTestCase):
             "fe80::1",
         ):
             candidate = Candidate(CandidateType.HOST, Address(host, 53), 1000, "1")
-            self.it.alice.agent.add_remote_candidate(candidate, self.it.lab.now)
+            self.it.alice.agent.add_remote_candidate(candidate, self.it.network.now)
         self.assertEqual(len(self.it.alice.agent.pairs), 1)
-        self.it.lab.run(0.3)
+        self.it.network.run(0.3)
         self.assertEqual(len(self.it.alice.sent), sent)
 
 
 class EarlyTests(SynchronousTestCase):
     """Checks before the peer's credentials are known."""
 
-    def early(self, host: Host, peer: IceCredentials, source: Address, lab: Lab) -> list[Transmit]:
+    def early(self, host: Host, peer: IceCredentials, source: Address, network: IceNetwork) -> list[Transmit]:
         ours = host.agent.credentials
-        check = build_check(lab.random.randbytes(12), peer, ours, IceRole.CONTROLLED, 1, 1000)
-        return lab.inject(host, check, source)
+        check = build_check(network.random.randbytes(12), peer, ours, IceRole.CONTROLLED, 1, 1000)
+        return network.inject(host, check, source)
 
     def test_bounded_and_answered(self) -> None:
-        lab = Lab()
-        alice = lab.host("alice", "192.0.2.1")
-        peer = IceCredentials.generate(lab.random.randbytes)
+        network = IceNetwork()
+        alice = network.host("alice", "192.0.2.1")
+        peer = IceCredentials.generate(network.random.randbytes)
         for port in range(1, 500):
-            (answer,) = self.early(alice, peer, Address("203.0.113.66", port), lab)
+            (answer,) = self.early(alice, peer, Address("203.0.113.66", port), network)
             self.assertIs(parse(answer.data).message_class, MessageClass.SUCCESS)
         self.assertEqual(len(alice.agent.pairs), 0)
-        alice.agent.set_remote(peer, 0.05, lab.now)
+        alice.agent.set_remote(peer, 0.05, network.now)
         self.assertEqual(len(alice.agent.pairs), MAX_EARLY)
 
     def test_repetition_takes_no_room(self) -> None:
-        lab = Lab()
-        alice = lab.host("alice", "192.0.2.1")
-        peer = IceCredentials.generate(lab.random.randbytes)
+        network = IceNetwork()
+        alice = network.host("alice", "192.0.2.1")
+        peer = IceCredentials.generate(network.random.randbytes)
         for _ in range(100):
-            self.early(alice, peer, STRANGER, lab)
-        self.early(alice, peer, Address("203.0.113.66", 1), lab)
-        alice.agent.set_remote(peer, 0.05, lab.now)
+            self.early(alice, peer, STRANGER, network)
+        self.early(alice, peer, Address("203.0.113.66", 1), network)
+        alice.agent.set_remote(peer, 0.05, network.now)
         self.assertEqual(len(alice.agent.pairs), 2)

@@ -13,7 +13,7 @@ from punch.node.path import (
     LINK_WAIT,
     Silence,
 )
-from punch.test.ice_lab import NAT, Host, Lab
+from punch.test.ice_network import NAT, Host, IceNetwork
 from punch.wire.address import FULL_SIZE, Address
 from punch.wire.stun import Attribute, MessageClass, parse
 
@@ -21,14 +21,14 @@ PUBLIC = "203.0.113.1"
 
 
 class SizeTests(SynchronousTestCase):
-    def two(self, lab: Lab) -> tuple[Host, Host]:
+    def two(self, network: IceNetwork) -> tuple[Host, Host]:
         """Two hosts with two networks between them, the first of which is preferred."""
-        one = lab.host("one", "10.0.0.1", "10.1.0.1")
-        return one, lab.host("other", "10.0.0.2", "10.1.0.2", controlling=False)
+        one = network.host("one", "10.0.0.1", "10.1.0.1")
+        return one, network.host("other", "10.0.0.2", "10.1.0.2", controlling=False)
 
-    def small(self, lab: Lab, *prefixes: str) -> None:
+    def small(self, network: IceNetwork, *prefixes: str) -> None:
         """What leaves from these addresses is lost if it is large."""
-        lab.largest = lambda source, target: 1192 if source.host.startswith(prefixes) else 65535
+        network.largest = lambda source, target: 1192 if source.host.startswith(prefixes) else 65535
 
     def full(self, host: Host) -> list[tuple[MessageClass, Address]]:
         """Which large messages it has sent."""
@@ -43,69 +43,69 @@ class SizeTests(SynchronousTestCase):
 
     def test_one_check_when_all_is_well(self) -> None:
         """The pair that is used is checked once; its answer is as large."""
-        lab = Lab()
-        one, other = lab.host("one", "10.0.0.1"), lab.host("other", "10.0.0.2", controlling=False)
-        lab.pair(one, other, gather=False)
-        lab.run(30.0)
+        network = IceNetwork()
+        one, other = network.host("one", "10.0.0.1"), network.host("other", "10.0.0.2", controlling=False)
+        network.pair(one, other, gather=False)
+        network.run(30.0)
         self.assertEqual(self.full(one), [(MessageClass.REQUEST, other.bases[0])])
         self.assertEqual(self.full(other), [(MessageClass.SUCCESS, one.bases[0])])
 
     def test_another_path_is_taken(self) -> None:
         """Whichever direction is small, both sides leave it within two seconds."""
         for direction in ("10.0.0.1", "10.0.0.2", "10.0.0."):
-            lab = Lab()
-            one, other = self.two(lab)
-            self.small(lab, direction)
-            lab.pair(one, other, gather=False)
-            lab.run(2.0)
+            network = IceNetwork()
+            one, other = self.two(network)
+            self.small(network, direction)
+            network.pair(one, other, gather=False)
+            network.run(2.0)
             for seconds in (0.0, 60.0):
-                lab.run(seconds)
+                network.run(seconds)
                 path = self.hosts(one)
                 self.assertFalse(any(end.startswith(direction) for end in path), (direction, path))
                 self.assertEqual(self.hosts(other), path[::-1], direction)
 
     def test_no_other_path(self) -> None:
         """It is kept, and in doubt, until large datagrams get through."""
-        lab = Lab()
-        one, other = lab.host("one", "10.0.0.1"), lab.host("other", "10.0.0.2", controlling=False)
-        self.small(lab, "10.0.0.")
-        lab.pair(one, other, gather=False)
-        lab.run(3.0)
+        network = IceNetwork()
+        one, other = network.host("one", "10.0.0.1"), network.host("other", "10.0.0.2", controlling=False)
+        self.small(network, "10.0.0.")
+        network.pair(one, other, gather=False)
+        network.run(3.0)
         self.assertEqual(len(one.of(Disconnected)), 1)
         self.assertFalse(one.agent.path.working)
         self.assertTrue(other.agent.path.working)
         before = len(self.full(one))
-        lab.run(20.0)
+        network.run(20.0)
         self.assertLess(len(self.full(one)) - before, 14)
-        self.small(lab, "nowhere")
-        lab.run(4.0)
+        self.small(network, "nowhere")
+        network.run(4.0)
         self.assertEqual(len(one.of(Recovered)), 1)
         self.assertTrue(one.agent.path.working)
 
     def test_a_path_that_shrinks(self) -> None:
         """Whoever sends large datagrams finds out, on either side; who is idle sends none."""
         for asking in (0, 1):
-            lab = Lab()
-            hosts = self.two(lab)
-            lab.pair(*hosts, gather=False)
-            lab.run(20.0)
+            network = IceNetwork()
+            hosts = self.two(network)
+            network.pair(*hosts, gather=False)
+            network.run(20.0)
             self.assertEqual(self.hosts(hosts[0])[0], "10.0.0.1")
             before = len(self.full(hosts[0]))
-            self.small(lab, "10.0.0.")
-            lab.run(40.0)
+            self.small(network, "10.0.0.")
+            network.run(40.0)
             self.assertEqual((self.hosts(hosts[0])[0], len(self.full(hosts[0]))), ("10.0.0.1", before))
-            hosts[asking].agent.check_size(lab.now)
-            lab.run(2.5)
+            hosts[asking].agent.check_size(network.now)
+            network.run(2.5)
             self.assertTrue(self.hosts(hosts[asking])[0].startswith("10.1."))
 
     def test_strangers_get_nothing_large(self) -> None:
         """Before an address has answered, it gets no check of full size, and no answer to one."""
-        lab = Lab(budgets=True)
-        one = lab.host("one", "192.168.1.2", nat=NAT(PUBLIC))
-        other = lab.host("other", "203.0.113.9", controlling=False)
-        lab.blocked = lambda source, target: source == other.bases[0]
-        lab.pair(one, other)
-        lab.run(60.0)
+        network = IceNetwork(budgets=True)
+        one = network.host("one", "192.168.1.2", nat=NAT(PUBLIC))
+        other = network.host("other", "203.0.113.9", controlling=False)
+        network.blocked = lambda source, target: source == other.bases[0]
+        network.pair(one, other)
+        network.run(60.0)
         self.assertEqual(self.full(one) + self.full(other), [])
 
     def test_silence(self) -> None:
@@ -126,15 +126,15 @@ class SizeTests(SynchronousTestCase):
 
     def test_passed_over(self) -> None:
         """What the link hears nothing on makes room for another, and has its turn when that is no better."""
-        lab = Lab()
-        one, other = self.two(lab)
-        lab.pair(one, other, gather=False)
-        lab.run(5.0)
+        network = IceNetwork()
+        one, other = self.two(network)
+        network.pair(one, other, gather=False)
+        network.run(5.0)
         paths = []
         for _ in range(2 * len(one.agent.pairs)):
             paths.append(self.hosts(one))
-            one.agent.pass_over(lab.now)
-            lab.run(0.5)
+            one.agent.pass_over(network.now)
+            network.run(0.5)
             self.assertTrue(one.agent.path.working)
             self.assertEqual(self.hosts(other), self.hosts(one)[::-1])
         self.assertTrue(all(path != after for path, after in itertools.pairwise(paths)))

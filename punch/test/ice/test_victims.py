@@ -27,7 +27,7 @@ from punch.ice.budget import (
 from punch.ice.checks import IceCredentials, IceRole, build_check
 from punch.identity import Identity, PeerID
 from punch.node.events import Connected
-from punch.test.ice_lab import NAT, REFLECTOR, Lab
+from punch.test.ice_network import NAT, REFLECTOR, IceNetwork
 from punch.test.internet import Host, Seen
 from punch.test.internet.recorder import bind
 from punch.test.middleman import MiddlemanTestCase
@@ -316,18 +316,18 @@ class HonestTests(SynchronousTestCase):
         Behind NATs that let in only whom one has sent to, after twenty seconds in which nothing passed
         between them: the next of the checks that are kept for later find a way.
         """
-        lab = Lab(budgets=True)
+        network = IceNetwork(budgets=True)
         nats = NAT("203.0.113.1"), NAT("203.0.113.2")
-        alice = lab.host("alice", "192.168.1.2", nat=nats[0], steady=True)
-        bob = lab.host("bob", "192.168.2.2", nat=nats[1], steady=True, controlling=False)
-        began = lab.now
+        alice = network.host("alice", "192.168.1.2", nat=nats[0], steady=True)
+        bob = network.host("bob", "192.168.2.2", nat=nats[1], steady=True, controlling=False)
+        began = network.now
         publics = {nat.public for nat in nats}
-        lab.blocked = lambda source, target: lab.now < began + 20.0 and target.host in publics
+        network.blocked = lambda source, target: network.now < began + 20.0 and target.host in publics
         for host in (alice, bob):
-            host.agent.gather([REFLECTOR], lab.now)
-        lab.run(4.0)
-        lab.introduce(alice, bob, end=False)
-        lab.introduce(bob, alice, end=False)
-        lab.run(60.0, lab.connected)
-        self.assertTrue(lab.connected())
-        self.assertLess(lab.now - began, 20.0 + 2 * GAP)
+            host.agent.gather([REFLECTOR], network.now)
+        network.run(4.0)
+        network.introduce(alice, bob, end=False)
+        network.introduce(bob, alice, end=False)
+        network.run(60.0, network.connected)
+        self.assertTrue(network.connected())
+        self.assertLess(network.now - began, 20.0 + 2 * GAP)

@@ -18,7 +18,7 @@ from punch.net.interfaces import (
 )
 from punch.node.events import Connected
 from punch.test.internet import NAT, Host, InternetTestCase, LinkSpec
-from punch.test.netcheck_lab import NetcheckLab
+from punch.test.netcheck_network import NetcheckNetwork
 from punch.test.scenarios.test_calls import SystemTestCase
 from punch.test.system import Peer, Rendezvous, connect
 from punch.wire.address import Address, preference_class
@@ -129,12 +129,12 @@ class NetcheckTests(InternetTestCase):
     def test_the_way_out(self) -> None:
         """UDP gets through, and the first address is the one from which it does."""
         net = self.internet()
-        lab = NetcheckLab(net)
+        network = NetcheckNetwork(net)
         host = net.lan("cut 0", "10.0.0.0/24", isolated=True).host("alice")
         for number in range(1, CUT_OFF):
             host.attach(net.lan(f"cut {number}", f"10.{number}.0.0/24", isolated=True))
         host.attach(net.lan("home", "192.168.1.0/24", nat=NAT(public="203.0.113.1")))
-        report = lab.run(host)
+        report = network.run(host)
         self.assertTrue(report.udp)
         assert report.ipv4 is not None
         self.assertEqual(report.ipv4.local_addresses[0], "192.168.1.2")

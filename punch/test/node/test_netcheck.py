@@ -31,7 +31,7 @@ from punch.test.internet import (
 from punch.test.internet import Filtering as F
 from punch.test.internet import Mapping as M
 from punch.test.internet import Ports as P
-from punch.test.netcheck_lab import SECOND, SERVICE, SERVICE6, NetcheckLab
+from punch.test.netcheck_network import SECOND, SERVICE, SERVICE6, NetcheckNetwork
 from punch.wire.rendezvous_address import RendezvousAddress
 
 MAPPING = {
@@ -77,12 +77,12 @@ class EveryNATTests(InternetTestCase):
 
     def test_all(self) -> None:
         net = self.internet()
-        lab = NetcheckLab(net)
+        network = NetcheckNetwork(net)
         running: list[tuple[NAT, Deferred[NetcheckReport]]] = []
         for number, (mapping, filtering, hairpin, ports) in enumerate(KINDS):
             nat = NAT(f"203.0.{number}.1", mapping, filtering, hairpin, ports)
             lan = net.lan(f"lan {number}", f"10.0.{number}.0/24", nat=nat)
-            running.append((nat, lab.begin(lan.host(f"host {number}"))))
+            running.append((nat, network.begin(lan.host(f"host {number}"))))
         wrong = []
         for nat, awaited in running:
             report = net.wait(awaited, 30.0, repr(nat))
@@ -104,12 +104,12 @@ class EveryNATTests(InternetTestCase):
         """Delay, jitter and 5 % loss each way change nothing, whatever the seed."""
         for seed in range(5):
             net = self.internet(seed)
-            lab = NetcheckLab(net)
+            network = NetcheckNetwork(net)
             link = LinkSpec(delay=0.025, jitter=0.01, loss=0.05)
             for number, (mapping, filtering) in enumerate(product(M, F)):
                 nat = NAT(f"203.0.{number}.1", mapping, filtering, Hairpin.EXTERNAL, P.SEQUENTIAL)
                 lan = net.lan(f"lan {number}", f"10.0.{number}.0/24", nat=nat, link=link)
-                family = ipv4(lab.run(lan.host(f"host {number}")))
+                family = ipv4(network.run(lan.host(f"host {number}")))
                 self.assertEqual(family.mapping, {MAPPING[mapping]}, nat)
                 self.assertEqual(family.filtering, {FILTERING[filtering]}, nat)
                 self.assertEqual(family.ports, PortAssignment.SEQUENTIAL)
@@ -120,12 +120,12 @@ class LittleHelpTests(InternetTestCase):
 
     def nats(self, second: bool, alternates: tuple[str, ...]) -> list[tuple[NAT, FamilyReport]]:
         net = self.internet()
-        lab = NetcheckLab(net, second=second, alternates=alternates)
+        network = NetcheckNetwork(net, second=second, alternates=alternates)
         found = []
         for number, (mapping, filtering) in enumerate(product(M, F)):
             nat = NAT(f"203.0.{number}.1", mapping, filtering)
             lan = net.lan(f"lan {number}", f"10.0.{number}.0/24", nat=nat)
-            found.append((nat, ipv4(lab.run(lan.host(f"host {number}")))))
+            found.append((nat, ipv4(network.run(lan.host(f"host {number}")))))
         return found
 
     def test_one_address(self) -> None:
@@ -162,7 +162,7 @@ class LittleHelpTests(InternetTestCase):
     def test_a_firewall_before_the_second_port(self) -> None:
         """Silence from a port that never answers means nothing: neither mapping nor filtering is guessed."""
         net = self.internet()
-        lab = NetcheckLab(net, alternates=())
+        network = NetcheckNetwork(net, alternates=())
         net.drop = lambda packet: (
             packet.protocol == "udp"
             and 3479
@@ -171,15 +171,15 @@ class LittleHelpTests(InternetTestCase):
                 packet.destination[1],
             )
         )
-        family = ipv4(lab.run(net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1")).host("alice")))
+        family = ipv4(network.run(net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1")).host("alice")))
         self.assertEqual((family.mapping, family.filtering), (ANY_MAPPING, ANY_FILTERING))
 
     def test_a_service_that_is_off(self) -> None:
         """Nothing answers at all: there is a report all the same."""
         net = self.internet()
-        lab = NetcheckLab(net)
-        lab.host.detach(net.public)
-        report = lab.run(net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1")).host("alice"))
+        network = NetcheckNetwork(net)
+        network.host.detach(net.public)
+        report = network.run(net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1")).host("alice"))
         self.assertEqual((report.udp, report.direct), (None, Direct.UNKNOWN))
         self.assertEqual(set(report.transports.values()), {None, False})
         self.assertIsNotNone(report.problem)
@@ -193,8 +193,8 @@ class PlaceTests(InternetTestCase):
 
     def test_no_nat(self) -> None:
         """A public address that anybody reaches."""
-        lab = NetcheckLab(self.net)
-        report = lab.run(self.net.host("alice", "203.0.113.1"))
+        network = NetcheckNetwork(self.net)
+        report = network.run(self.net.host("alice", "203.0.113.1"))
         family = ipv4(report)
         self.assertEqual((family.udp, family.translated), (True, False))
         self.assertEqual(family.public_addresses, ("203.0.113.1",))
@@ -204,18 +204,18 @@ class PlaceTests(InternetTestCase):
 
     def test_firewalls(self) -> None:
         """Public addresses behind a stateful filter, of each kind."""
-        lab = NetcheckLab(self.net)
+        network = NetcheckNetwork(self.net)
         for number, filtering in enumerate(F):
             lan = self.net.lan(f"lan {number}", f"203.0.{number}.0/24", firewall=Firewall(filtering))
-            family = ipv4(lab.run(lan.host(f"host {number}")))
+            family = ipv4(network.run(lan.host(f"host {number}")))
             self.assertFalse(family.translated)
             self.assertEqual(family.filtering, {FILTERING[filtering]})
 
     def test_ipv6(self) -> None:
         """Both families are told apart, each with its own behaviour."""
-        lab = NetcheckLab(self.net, alternates=())
+        network = NetcheckNetwork(self.net, alternates=())
         self.net.dns["rendezvous.example"] = [SERVICE, SERVICE6]
-        address = RendezvousAddress("rendezvous.example", 7001, lab.address.pin)
+        address = RendezvousAddress("rendezvous.example", 7001, network.address.pin)
         lan = self.net.lan(
             "home",
             "10.0.0.0/24",
@@ -223,7 +223,7 @@ class PlaceTests(InternetTestCase):
             nat=NAT("203.0.113.1", M.APDM, F.APDF, ports=P.RANDOM),
             firewall=Firewall(F.APDF),
         )
-        report = lab.run(lan.host("alice"), rendezvous=address)
+        report = network.run(lan.host("alice"), rendezvous=address)
         self.assertEqual(ipv4(report).mapping, {Mapping.ADDRESS_AND_PORT_DEPENDENT})
         assert report.ipv6 is not None
         self.assertEqual((report.ipv6.udp, report.ipv6.translated), (True, False))
@@ -233,16 +233,16 @@ class PlaceTests(InternetTestCase):
 
     def test_no_ipv6_here(self) -> None:
         """A machine without it has none, and says so."""
-        lab = NetcheckLab(self.net, alternates=())
+        network = NetcheckNetwork(self.net, alternates=())
         self.net.dns["rendezvous.example"] = [SERVICE, SERVICE6]
-        address = RendezvousAddress("rendezvous.example", 7001, lab.address.pin)
+        address = RendezvousAddress("rendezvous.example", 7001, network.address.pin)
         lan = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1"))
-        report = lab.run(lan.host("alice"), rendezvous=address)
+        report = network.run(lan.host("alice"), rendezvous=address)
         self.assertEqual(report.ipv6, FamilyReport())
 
     def test_double_nat(self) -> None:
         """Two NATs look like one that has the stricter of both's behaviours."""
-        lab = NetcheckLab(self.net)
+        network = NetcheckNetwork(self.net)
         for number, (inner, outer, ports) in enumerate(
             (
                 ((M.EIM, F.APDF), (M.EIM, F.EIF), P.PRESERVING),
@@ -261,7 +261,7 @@ class PlaceTests(InternetTestCase):
                 nat=NAT(None, *inner, ports=P.PRESERVING),
                 parent=carrier,
             )
-            family = ipv4(lab.run(home.host(f"host {number}")))
+            family = ipv4(network.run(home.host(f"host {number}")))
             mapping = max(inner[0], outer[0], key=list(M).index)
             filtering = max(inner[1], outer[1], key=list(F).index)
             self.assertEqual(family.mapping, {MAPPING[mapping]})
@@ -271,9 +271,9 @@ class PlaceTests(InternetTestCase):
 
     def test_udp_blocked(self) -> None:
         """Only the control channel gets through, and the relay over it."""
-        lab = NetcheckLab(self.net, alternates=(), relay=True)
+        network = NetcheckNetwork(self.net, alternates=(), relay=True)
         lan = self.net.lan("office", "10.0.0.0/24", nat=NAT("203.0.113.1", block_udp=True))
-        report = lab.run(lan.host("alice"))
+        report = network.run(lan.host("alice"))
         self.assertEqual((report.udp, report.direct), (False, Direct.NONE))
         self.assertEqual(
             report.transports,
@@ -288,67 +288,67 @@ class PlaceTests(InternetTestCase):
 
     def test_relay(self) -> None:
         """All its transports are tried, and nothing is left at the relay."""
-        lab = NetcheckLab(self.net, alternates=(), relay=True)
+        network = NetcheckNetwork(self.net, alternates=(), relay=True)
         lan = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1"))
-        report = lab.run(lan.host("alice"))
+        report = network.run(lan.host("alice"))
         self.assertEqual(set(report.transports.values()), {True})
-        before = len(lab.host.reactor.open_ports)
+        before = len(network.host.reactor.open_ports)
         self.net.advance(5.0)
-        self.assertEqual(len(lab.host.reactor.open_ports), before)
+        self.assertEqual(len(network.host.reactor.open_ports), before)
 
     def test_relay_through_nat64(self) -> None:
         """TCP and TLS over IPv6 alone, at a rendezvous that is given as an IPv4 address."""
         self.net.dns[DISCOVERY_NAME] = ["192.0.0.170", "64:ff9b::c000:aa"]
-        lab = NetcheckLab(self.net, alternates=(), relay=True, through=("64:ff9b::c633:6401",))
-        transports = lab.run(self.net.host("alice", "2001:db8:6::2")).transports
+        network = NetcheckNetwork(self.net, alternates=(), relay=True, through=("64:ff9b::c633:6401",))
+        transports = network.run(self.net.host("alice", "2001:db8:6::2")).transports
         self.assertEqual((transports[Transport.TURN_TCP], transports[Transport.TURN_TLS]), (True, True))
 
     def test_a_rendezvous_next_door(self) -> None:
         """On the own machine, or in a private network: what holds there is no promise for the internet."""
-        lab = NetcheckLab(self.net)
-        report = self.net.wait(lab.begin(lab.host), 30.0, "a report")
+        network = NetcheckNetwork(self.net)
+        report = self.net.wait(network.begin(network.host), 30.0, "a report")
         self.assertTrue(ipv4(report).near)
         self.assertEqual(report.direct, Direct.UNKNOWN)
-        report = lab.run(self.net.host("printer", "10.0.0.7"))
+        report = network.run(self.net.host("printer", "10.0.0.7"))
         self.assertTrue(ipv4(report).near)
-        report = lab.run(self.net.host("alice", "203.0.113.1"))
+        report = network.run(self.net.host("alice", "203.0.113.1"))
         self.assertFalse(ipv4(report).near)
 
     def test_many_interfaces(self) -> None:
         """Interfaces that lead nowhere are passed over, also if they come first."""
-        lab = NetcheckLab(self.net)
+        network = NetcheckNetwork(self.net)
         nowhere = self.net.lan("docker", "172.17.0.0/16", isolated=True)
         host = nowhere.host("alice")
         home = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1"))
         host.attach(home)
-        family = ipv4(lab.run(host))
+        family = ipv4(network.run(host))
         self.assertEqual(family.local_addresses[0], host.addresses[1])
         self.assertEqual(family.mapping, {Mapping.ENDPOINT_INDEPENDENT})
 
     def test_latency(self) -> None:
         """To the reflector and over the control channel, in seconds."""
-        lab = NetcheckLab(self.net)
+        network = NetcheckNetwork(self.net)
         link = LinkSpec(delay=0.03)
         lan = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1"), link=link)
-        report = lab.run(lan.host("alice"))
+        report = network.run(lan.host("alice"))
         self.assertAlmostEqual(ipv4(report).latency or 0.0, 0.06, delta=0.005)
         self.assertAlmostEqual(report.control_latency or 0.0, 0.06, delta=0.01)
 
     def test_a_running_peer_keeps_its_registration(self) -> None:
         """Netcheck registers as somebody else each time, and leaves."""
-        lab = NetcheckLab(self.net)
+        network = NetcheckNetwork(self.net)
         host = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1")).host("alice")
-        lab.run(host)
-        lab.run(host)
-        self.assertEqual(lab.reports, ["listening", "registered", "gone", "registered", "gone"])
+        network.run(host)
+        network.run(host)
+        self.assertEqual(network.reports, ["listening", "registered", "gone", "registered", "gone"])
 
     def test_service_gone(self) -> None:
         """Without the control channel there are no probes; UDP is tried all the same."""
-        lab = NetcheckLab(self.net, alternates=())
-        address = lab.address
+        network = NetcheckNetwork(self.net, alternates=())
+        address = network.address
         elsewhere = RendezvousAddress(address.host, 7999, address.pin)
         lan = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1"))
-        report = lab.run(lan.host("alice"), rendezvous=elsewhere)
+        report = network.run(lan.host("alice"), rendezvous=elsewhere)
         self.assertIn("7999", report.problem or "")
         self.assertEqual(report.transports[Transport.CONTROL], False)
         self.assertEqual(report.transports[Transport.UDP], True)
@@ -361,14 +361,14 @@ class LifetimeTests(InternetTestCase):
     def test_nats(self) -> None:
         """Found to the second where there is time for two rounds; less exactly where there is for one."""
         net = self.internet()
-        lab = NetcheckLab(net)
+        network = NetcheckNetwork(net)
         for number, (timeout, budget, width) in enumerate(
             ((15.0, 90.0, 4.0), (30.0, 180.0, 4.0), (65.0, 100.0, 40.0), (120.0, 300.0, 10.0))
         ):
             nat = NAT(f"203.0.{number}.1", timeout=timeout)
             host = net.lan(f"lan {number}", f"10.0.{number}.0/24", nat=nat).host(f"host {number}")
             began = net.now
-            lifetime = ipv4(lab.run(host, lifetime=budget)).lifetime
+            lifetime = ipv4(network.run(host, lifetime=budget)).lifetime
             assert lifetime is not None
             assert lifetime.below is not None
             self.assertLess(lifetime.at_least, timeout)
@@ -379,9 +379,9 @@ class LifetimeTests(InternetTestCase):
     def test_longer_than_there_is_time(self) -> None:
         """Then only the least is known."""
         net = self.internet()
-        lab = NetcheckLab(net, alternates=())
+        network = NetcheckNetwork(net, alternates=())
         host = net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1", timeout=300.0)).host("alice")
-        lifetime = ipv4(lab.run(host, lifetime=60.0)).lifetime
+        lifetime = ipv4(network.run(host, lifetime=60.0)).lifetime
         assert lifetime is not None
         self.assertIsNone(lifetime.below)
         self.assertGreater(lifetime.at_least, 50.0)
@@ -389,9 +389,9 @@ class LifetimeTests(InternetTestCase):
     def test_very_short(self) -> None:
         """Shorter than the first sample."""
         net = self.internet()
-        lab = NetcheckLab(net, alternates=())
+        network = NetcheckNetwork(net, alternates=())
         host = net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1", timeout=4.0)).host("alice")
-        lifetime = ipv4(lab.run(host, lifetime=60.0)).lifetime
+        lifetime = ipv4(network.run(host, lifetime=60.0)).lifetime
         assert lifetime is not None
         assert lifetime.below is not None
         self.assertLess(lifetime.at_least, 4.0)
@@ -400,10 +400,10 @@ class LifetimeTests(InternetTestCase):
     def test_firewall(self) -> None:
         """A filter forgets, too; where there is none, there is nothing to measure."""
         net = self.internet()
-        lab = NetcheckLab(net)
+        network = NetcheckNetwork(net)
         walled = net.lan("walled", "203.0.113.0/24", firewall=Firewall(F.APDF, timeout=20.0)).host("alice")
-        lifetime = ipv4(lab.run(walled, lifetime=60.0)).lifetime
+        lifetime = ipv4(network.run(walled, lifetime=60.0)).lifetime
         assert lifetime is not None
         assert lifetime.below is not None
         self.assertTrue(lifetime.at_least < 20.0 < lifetime.below)
-        self.assertIsNone(ipv4(lab.run(net.host("bob", "203.0.114.1"), lifetime=60.0)).lifetime)
+        self.assertIsNone(ipv4(network.run(net.host("bob", "203.0.114.1"), lifetime=60.0)).lifetime)

@@ -16,7 +16,7 @@ from punch.node.events import (
     IncomingCall,
     Introduced,
 )
-from punch.test.call_lab import changed
+from punch.test.call_pair import changed
 from punch.test.middleman import Forward, MiddlemanTestCase
 from punch.test.system import introduce
 from punch.wire.control import (

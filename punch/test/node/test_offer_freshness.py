@@ -23,7 +23,7 @@ from punch.node.offer_freshness import (
     read_offers,
 )
 from punch.node.signaling import CallEnded, Challenged, Signaling
-from punch.test.call_lab import Wire, description, events
+from punch.test.call_pair import CallPair, description, events
 from punch.test.internet.packet import Seen
 from punch.test.middleman import MiddlemanTestCase
 from punch.test.strategies import IDENTITIES
@@ -228,7 +228,7 @@ class ChallengeTests(SynchronousTestCase):
 
     def test_a_caller_is_asked_once(self) -> None:
         """It learns the challenge; a callee that asks again is one that refuses."""
-        wire = Wire()
+        wire = CallPair()
         wire.callee.challenge(b"c" * 16)
         trickle, reject = wire.callee.messages_to_send()
         assert isinstance(trickle, Trickle)
@@ -260,7 +260,7 @@ class ChallengeTests(SynchronousTestCase):
 
     def test_a_challenge_is_bound_to_its_offer(self) -> None:
         """Somebody else's, or one of an earlier call, is broken."""
-        first, second = Wire(), Wire()
+        first, second = CallPair(), CallPair()
         first.callee.challenge(b"c" * 16)
         trickle = first.callee.messages_to_send()[0]
         assert isinstance(trickle, Trickle)

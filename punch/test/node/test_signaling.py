@@ -15,7 +15,7 @@ from punch.node.signaling import (
     Side,
     glare,
 )
-from punch.test.call_lab import ALICE, BOB, CERTIFICATE, Wire, candidate, changed, description, events
+from punch.test.call_pair import ALICE, BOB, CERTIFICATE, CallPair, candidate, changed, description, events
 from punch.test.strategies import IDENTITIES
 from punch.wire.control import Accept, Answer, Cancel, ErrorCode, Reject, Trickle
 from punch.wire.sealed import MAX_CANDIDATES
@@ -26,7 +26,7 @@ class CallTests(SynchronousTestCase):
 
     def test_introduction(self) -> None:
         """Both sides know each other's description and agree on what binds the link."""
-        here, there = Wire().introduce()
+        here, there = CallPair().introduce()
         self.assertEqual(here.remote, description("bob", candidate(1)))
         self.assertEqual(there.remote, description("alice", candidate(0)))
         self.assertEqual(here.offer_digest, there.offer_digest)
@@ -35,14 +35,14 @@ class CallTests(SynchronousTestCase):
 
     def test_names(self) -> None:
         """The name that counts is the signed one."""
-        wire = Wire()
+        wire = CallPair()
         self.assertEqual((wire.callee.name, wire.caller.name), ("alice", None))
         wire.introduce()
         self.assertEqual(wire.caller.name, "bob")
 
     def test_trickle_before_the_answer_waits(self) -> None:
         """What the caller finds while it rings is part of the introduction."""
-        wire = Wire()
+        wire = CallPair()
         for number in (1, 2):
             envelope = wire.trickle(wire.caller, candidate(number), complete=number == 2)
             wire.callee.receive_candidates(envelope)
@@ -55,7 +55,7 @@ class CallTests(SynchronousTestCase):
 
     def test_trickle_after_the_answer(self) -> None:
         """Both ways, also when the link is there already."""
-        wire = Wire()
+        wire = CallPair()
         wire.introduce()
         for sender, receiver in ((wire.caller, wire.callee), (wire.callee, wire.caller)):
             receiver.receive_candidates(wire.trickle(sender, candidate(5)))
@@ -68,7 +68,7 @@ class CallTests(SynchronousTestCase):
 
     def test_callee_frees_the_rendezvous(self) -> None:
         """Only when the link is proved and neither side has more to say; the caller never does."""
-        wire = Wire()
+        wire = CallPair()
         wire.introduce()
         for call in (wire.caller, wire.callee):
             call.link_proved()
@@ -85,7 +85,7 @@ class CallTests(SynchronousTestCase):
 
     def test_callee_frees_the_rendezvous_when_the_link_ends(self) -> None:
         """Though there was more to say; the caller, who may be linked before the callee is, never does."""
-        wire = Wire()
+        wire = CallPair()
         wire.introduce()
         for call, kinds in ((wire.caller, []), (wire.callee, [Cancel])):
             call.link_proved()
@@ -96,7 +96,7 @@ class CallTests(SynchronousTestCase):
 
     def test_no_link_ended(self) -> None:
         """Before the link is proved, its end says nothing: the call has its own endings."""
-        wire = Wire()
+        wire = CallPair()
         for call in (wire.caller, wire.callee):
             call.link_ended()
         wire.introduce()
@@ -108,7 +108,7 @@ class CallTests(SynchronousTestCase):
 
     def test_at_most_32_candidates_leave(self) -> None:
         """One generation has 32 candidates, the offer's included."""
-        wire = Wire()
+        wire = CallPair()
         envelope = wire.trickle(wire.caller, *map(candidate, range(1, 50)))
         wire.callee.receive_candidates(envelope)
         wire.accept()
@@ -120,7 +120,7 @@ class CallTests(SynchronousTestCase):
 
     def test_ringing_ends(self) -> None:
         """After 60 s, on either side."""
-        wire = Wire()
+        wire = CallPair()
         for call, message in ((wire.caller, Cancel), (wire.callee, Reject)):
             self.assertEqual(call.get_timer(), wire.now + RING_TIME)
             call.handle_timer(wire.now + RING_TIME - 0.1)
@@ -134,7 +134,7 @@ class CallTests(SynchronousTestCase):
 
     def test_linking_ends(self) -> None:
         """An introduction without a link ends by itself, silently towards the other side."""
-        wire = Wire()
+        wire = CallPair()
         wire.introduce()
         for call in (wire.caller, wire.callee):
             call.handle_timer(wire.now + INTRODUCED_TIME)
@@ -145,7 +145,7 @@ class CallTests(SynchronousTestCase):
 
     def test_a_link_has_no_deadline(self) -> None:
         """From the proof on, nothing of the call can end it."""
-        wire = Wire()
+        wire = CallPair()
         wire.introduce()
         wire.caller.link_proved()
         self.assertIsNone(wire.caller.get_timer())
@@ -159,7 +159,7 @@ class CallTests(SynchronousTestCase):
     def test_end_by_the_rendezvous(self) -> None:
         """Each code that ends a waiting call is told with a sentence of ours, not with the service's text."""
         for code in ErrorCode:
-            for call in (Wire().caller, Wire().callee):
+            for call in (CallPair().caller, CallPair().callee):
                 call.receive_end(code)
                 (end,) = events(call)
                 assert isinstance(end, CallEnded)
@@ -170,7 +170,7 @@ class CallTests(SynchronousTestCase):
 
     def test_each_side_is_told_its_own_part(self) -> None:
         """Who called did not fail to answer: the sentence for the callee is not the caller's."""
-        wire = Wire()
+        wire = CallPair()
         for call, words in (
             (wire.caller, "did not answer within 60 s; ask them to"),
             (wire.callee, "was not accepted within 60 seconds; call them back"),
@@ -182,7 +182,7 @@ class CallTests(SynchronousTestCase):
 
     def test_introduced_calls_outlive_the_rendezvous(self) -> None:
         """Only the other side's own word ends them."""
-        wire = Wire()
+        wire = CallPair()
         wire.introduce()
         for code in ErrorCode:
             if code is not ErrorCode.CANCELLED:
@@ -196,7 +196,7 @@ class CallTests(SynchronousTestCase):
     def test_reject(self) -> None:
         """The user says no, or too many ring."""
         for code in (ErrorCode.REFUSED, ErrorCode.BUSY):
-            wire = Wire()
+            wire = CallPair()
             wire.callee.reject(code, "cancelled", "No.")
             (message,) = wire.callee.messages_to_send()
             assert isinstance(message, Reject)
@@ -209,7 +209,7 @@ class CallTests(SynchronousTestCase):
         """
         An answer that was lost with a control connection is repeated as it was, until the link is there.
         """
-        wire = Wire()
+        wire = CallPair()
         answer = wire.accept()
         wire.callee.repeat_answer()
         (again,) = wire.callee.messages_to_send()

@@ -20,13 +20,13 @@ from punch.node.signaling import (
     Signaling,
     SignalingEvent,
 )
-from punch.test.call_lab import (
+from punch.test.call_pair import (
     ALICE,
     BOB,
     CERTIFICATE,
     MALLORY,
     PASSWORD,
-    Wire,
+    CallPair,
     candidate,
     changed,
     description,
@@ -65,7 +65,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
 
     def test_offers(self) -> None:
         """Changed, in another's name, or for somebody else: refused."""
-        offer = Wire().establish.offer
+        offer = CallPair().establish.offer
         for envelope, sender, receiver in (
             (changed(offer), ALICE, BOB),
             (replace(offer, sig=bytes(64)), ALICE, BOB),
@@ -83,21 +83,21 @@ class DishonestRendezvousTests(SynchronousTestCase):
 
     def test_answers(self) -> None:
         """Changed, of another call, or by somebody else: the call ends, and no path is looked for."""
-        other = Wire().accept()
-        elsewhere = Wire(MALLORY, BOB).accept()
+        other = CallPair().accept()
+        elsewhere = CallPair(MALLORY, BOB).accept()
         for make in (
             lambda answer: changed(answer),
             lambda answer: replace(answer, sig=bytes(64)),
             lambda answer: elsewhere,
             lambda answer: replace(other, to=MALLORY.peer_id),
         ):
-            wire = Wire()
+            wire = CallPair()
             wire.caller.receive_answer(make(wire.accept()), wire.now)
             self.assert_broken(wire.caller)
 
     def test_answer_twice(self) -> None:
         """The second one changes nothing."""
-        wire = Wire()
+        wire = CallPair()
         answer = wire.accept()
         wire.caller.receive_answer(answer, wire.now)
         wire.caller.receive_answer(answer, wire.now)
@@ -105,23 +105,23 @@ class DishonestRendezvousTests(SynchronousTestCase):
 
     def test_answer_to_the_callee(self) -> None:
         """A called side has nothing to be answered."""
-        wire = Wire()
+        wire = CallPair()
         wire.callee.receive_answer(wire.accept(), wire.now)
         self.assertEqual([type(event) for event in events(wire.callee)], [Introduction])
 
     def test_changed_trickle(self) -> None:
         """In any state before the link."""
-        wire = Wire()
+        wire = CallPair()
         wire.callee.receive_candidates(changed(wire.trickle(wire.caller, candidate(1))))
         self.assert_broken(wire.callee)
-        wire = Wire()
+        wire = CallPair()
         wire.introduce()
         wire.caller.receive_candidates(changed(wire.trickle(wire.callee, candidate(1))))
         self.assert_broken(wire.caller)
 
     def test_replayed_trickle(self) -> None:
         """The same message again is not taken again."""
-        wire = Wire()
+        wire = CallPair()
         wire.introduce()
         envelope = wire.trickle(wire.callee, candidate(1))
         for _ in range(3):
@@ -130,7 +130,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
 
     def test_trickle_out_of_order(self) -> None:
         """Gaps are possible, going back is not."""
-        wire = Wire()
+        wire = CallPair()
         wire.introduce()
         first, second = (wire.trickle(wire.callee, candidate(number)) for number in (1, 2))
         wire.caller.receive_candidates(second)
@@ -140,7 +140,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
 
     def test_large_gap(self) -> None:
         """More than a few in a row don't get lost."""
-        wire = Wire()
+        wire = CallPair()
         wire.introduce()
         envelopes = [wire.trickle(wire.callee, candidate(number)) for number in range(1, MAX_GAP + 2)]
         wire.caller.receive_candidates(envelopes[-1])
@@ -148,7 +148,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
 
     def test_trickle_of_another_call(self) -> None:
         """Call, offer and direction are part of what is signed."""
-        wire, other = Wire(), Wire()
+        wire, other = CallPair(), CallPair()
         wire.introduce()
         other.introduce()
         wire.caller.receive_candidates(other.trickle(other.callee, candidate(1)))
@@ -159,7 +159,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
 
     def test_too_many_candidates(self) -> None:
         """A peer that floods ends its call."""
-        wire = Wire()
+        wire = CallPair()
         wire.introduce()
         for number in range(MAX_CANDIDATES // 3 + 1):
             wire.caller.receive_candidates(self.flood(wire, number, *map(candidate, range(3))))
@@ -167,14 +167,14 @@ class DishonestRendezvousTests(SynchronousTestCase):
 
     def test_too_many_messages(self) -> None:
         """Nor may they be empty without end."""
-        wire = Wire()
+        wire = CallPair()
         wire.introduce()
         for number in range(MAX_TRICKLES + 1):
             self.assertEqual(self.ends(wire), [])
             wire.caller.receive_candidates(self.flood(wire, number))
         self.assertEqual(self.ends(wire), ["protocol"])
 
-    def flood(self, wire: Wire, number: int, *candidates: Candidate) -> Envelope:
+    def flood(self, wire: CallPair, number: int, *candidates: Candidate) -> Envelope:
         """A trickled message of a callee that knows no bounds."""
         offer = open_offer(BOB, ALICE.peer_id, wire.establish.offer)
         return seal_trickle(
@@ -187,7 +187,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
             TrickledCandidates(candidates, False),
         )
 
-    def ends(self, wire: Wire) -> list[str]:
+    def ends(self, wire: CallPair) -> list[str]:
         """Why the caller's side ended, if it did."""
         return [event.reason for event in events(wire.caller) if isinstance(event, CallEnded)]
 
@@ -195,7 +195,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
     @given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 3)), max_size=20))
     def test_any_order_of_anything(self, steps: list[tuple[int, int]]) -> None:
         """No order of messages, decisions and timers crashes a call, ends it twice or introduces it twice."""
-        wire = Wire()
+        wire = CallPair()
         sent: list[Request] = [wire.establish]
         told: dict[Side, list[SignalingEvent]] = {Side.CALLER: [], Side.CALLEE: []}
         for action, choice in steps:

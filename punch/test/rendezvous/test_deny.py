@@ -10,8 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID, PeerIDError
 from punch.rendezvous.deny import DenyList, DenyListError
-from punch.test.control_lab import connect_control, key_of
-from punch.test.relay_lab import UDP, code_of
+from punch.test.control_client import connect_control, key_of
 from punch.test.rendezvous.relay.test_service import RelayServiceCase
 from punch.test.rendezvous.test_registry import (
     ALICE,
@@ -20,6 +19,7 @@ from punch.test.rendezvous.test_registry import (
     envelope,
 )
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
+from punch.test.turn_server import UDP, code_of
 from punch.wire.control import Establish
 from punch.wire.stun import (
     MessageClass,

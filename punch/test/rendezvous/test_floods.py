@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from punch.test.flood_lab import SIXTY, Scene
 from punch.test.internet import InternetTestCase
+from punch.test.rendezvous_flood import SIXTY, Scene
 
 
 class FloodTests(InternetTestCase):

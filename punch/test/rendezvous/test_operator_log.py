@@ -13,8 +13,8 @@ from zope.interface import implementer
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.operator_log import OperatorLog, Repetitions
-from punch.test.relay_lab import code_of
 from punch.test.rendezvous.relay.test_service import Datagrams, RelayServiceCase
+from punch.test.turn_server import code_of
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, Method
 from punch.wire.turn_uri import TurnTransport

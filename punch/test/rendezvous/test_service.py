@@ -13,7 +13,7 @@ from punch.identity import Identity
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits, ServerCertificate
 from punch.rendezvous.listen import EndpointError
 from punch.rendezvous.service import RendezvousService, make_service
-from punch.test.control_lab import (
+from punch.test.control_client import (
     ControlClient,
     connect_control,
     connect_raw,

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.test.turn_lab import CHECK, OTHER, PEER, QUIC, RELAYED, STRANGER, Table
+from punch.test.turn_client import CHECK, OTHER, PEER, QUIC, RELAYED, STRANGER, ScriptedServer
 from punch.turn.client import ClientState
 from punch.turn.client_events import (
     AllocationDenied,
@@ -33,78 +33,78 @@ def attribute_of(message: StunMessage, attribute: Attribute) -> Any:
 class DataTests(SynchronousTestCase):
     def test_a_check_costs_no_round_trip(self) -> None:
         """The datagram follows the request for its permission at once; no channel for a check."""
-        table = Table().allocated()
-        table.client.send(CHECK, PEER, table.now)
-        permission, indication = table.requests()
+        server = ScriptedServer().allocated()
+        server.client.send(CHECK, PEER, server.now)
+        permission, indication = server.requests()
         self.assertEqual(permission.method, Method.CREATE_PERMISSION)
         self.assertEqual(attribute_of(permission, Attribute.XOR_PEER_ADDRESS).host, PEER.host)
         self.assertEqual(indication.method, Method.SEND)
         self.assertEqual(indication.get(Attribute.DATA), CHECK)
-        table.answer(permission)
-        self.assertEqual(table.requests(), [])
-        table.client.send(CHECK, OTHER, table.now)
-        self.assertEqual([request.method for request in table.requests()], [Method.SEND])
+        server.answer(permission)
+        self.assertEqual(server.requests(), [])
+        server.client.send(CHECK, OTHER, server.now)
+        self.assertEqual([request.method for request in server.requests()], [Method.SEND])
 
     def test_a_lost_request_for_a_permission(self) -> None:
         """What was sent in the meantime is sent again, the newest of it."""
-        table = Table().allocated()
+        server = ScriptedServer().allocated()
         for number in range(9):
-            table.client.send(CHECK + bytes([number]) * 4, PEER, table.now)
-        table.sent()
-        table.now += 0.5
-        table.client.handle_timer(table.now)
-        (again,) = table.requests()
-        table.answer(again)
+            server.client.send(CHECK + bytes([number]) * 4, PEER, server.now)
+        server.sent()
+        server.now += 0.5
+        server.client.handle_timer(server.now)
+        (again,) = server.requests()
+        server.answer(again)
         self.assertEqual(
-            [attribute_of(request, Attribute.DATA)[-1] for request in table.requests()], [5, 6, 7, 8]
+            [attribute_of(request, Attribute.DATA)[-1] for request in server.requests()], [5, 6, 7, 8]
         )
 
     def test_a_channel_for_data(self) -> None:
         """Send indications until the server has bound it, ChannelData then, in both directions."""
-        table = Table().allocated()
-        table.client.send(QUIC, PEER, table.now)
-        permission, bind, indication = table.requests()
+        server = ScriptedServer().allocated()
+        server.client.send(QUIC, PEER, server.now)
+        permission, bind, indication = server.requests()
         self.assertEqual(bind.method, Method.CHANNEL_BIND)
         number = attribute_of(bind, Attribute.CHANNEL_NUMBER)
         self.assertEqual(number, 0x4000)
         self.assertEqual(indication.get(Attribute.DATA), QUIC)
-        table.answer(permission)
-        table.answer(bind)
-        table.client.send(QUIC, PEER, table.now)
-        (data,) = table.sent()
+        server.answer(permission)
+        server.answer(bind)
+        server.client.send(QUIC, PEER, server.now)
+        (data,) = server.sent()
         self.assertEqual(parse_channel_data(data), (number, QUIC))
         back = encode_channel_data(number, b"hello", padded=True)
-        self.assertEqual(table.client.receive(back, table.now), Data(b"hello", PEER))
-        table.client.send(QUIC, OTHER, table.now)
-        requests = table.requests()
+        self.assertEqual(server.client.receive(back, server.now), Data(b"hello", PEER))
+        server.client.send(QUIC, OTHER, server.now)
+        requests = server.requests()
         self.assertEqual(requests[0].get(Attribute.CHANNEL_NUMBER), number + 1)
 
     def test_a_channel_that_is_refused(self) -> None:
         """Then indications carry on, and it is asked for again only a minute later."""
-        table = Table().allocated()
-        table.client.send(QUIC, PEER, table.now)
-        for request in table.requests():
+        server = ScriptedServer().allocated()
+        server.client.send(QUIC, PEER, server.now)
+        for request in server.requests():
             if request.method == Method.CHANNEL_BIND:
-                table.refuse(request, 400)
+                server.refuse(request, 400)
             else:
-                table.answer(request)
+                server.answer(request)
         for _ in range(3):
-            table.now += 10
-            table.client.send(QUIC, PEER, table.now)
-            self.assertEqual([request.method for request in table.requests()], [Method.SEND])
+            server.now += 10
+            server.client.send(QUIC, PEER, server.now)
+            self.assertEqual([request.method for request in server.requests()], [Method.SEND])
 
     def test_data_indications(self) -> None:
         """Before a channel is bound, and from addresses that checks come from."""
-        table = Table().allocated()
-        table.client.permit(PEER, table.now)
+        server = ScriptedServer().allocated()
+        server.client.permit(PEER, server.now)
         attributes = ((Attribute.XOR_PEER_ADDRESS, OTHER), (Attribute.DATA, b"hello"))
         message = StunMessage(Method.DATA, MessageClass.INDICATION, bytes(12), attributes)
-        self.assertEqual(table.give(message, None), Data(b"hello", OTHER))
+        self.assertEqual(server.give(message, None), Data(b"hello", OTHER))
 
     def test_strangers(self) -> None:
         """From unpermitted addresses, unknown or unlawful channels, cut short: nothing is relayed."""
-        table = Table().allocated()
-        table.client.send(QUIC, PEER, table.now)
+        server = ScriptedServer().allocated()
+        server.client.send(QUIC, PEER, server.now)
         for attributes in (
             ((Attribute.XOR_PEER_ADDRESS, STRANGER), (Attribute.DATA, b"hello")),
             ((Attribute.DATA, b"hello"),),
@@ -112,113 +112,113 @@ class DataTests(SynchronousTestCase):
             ((Attribute.XOR_PEER_ADDRESS, PEER), (Attribute.DATA, b"hello"), (0x7ABC, b"must know")),
         ):
             self.assertIsNone(
-                table.give(StunMessage(Method.DATA, MessageClass.INDICATION, bytes(12), attributes), None)
+                server.give(StunMessage(Method.DATA, MessageClass.INDICATION, bytes(12), attributes), None)
             )
         for number in (0x4001, 0x4FFF):
             self.assertIsNone(
-                table.client.receive(encode_channel_data(number, b"x", padded=False), table.now)
+                server.client.receive(encode_channel_data(number, b"x", padded=False), server.now)
             )
         good = encode_channel_data(0x4000, b"hello", padded=False)
         for end in range(len(good)):
-            self.assertIsNone(table.client.receive(good[:end], table.now))
-        self.assertEqual(table.client.receive(good, table.now), Data(b"hello", PEER))
+            self.assertIsNone(server.client.receive(good[:end], server.now))
+        self.assertEqual(server.client.receive(good, server.now), Data(b"hello", PEER))
 
     def test_forbidden_addresses(self) -> None:
         """403: that address is told, asked for no more for a minute, and the others work."""
-        table = Table().allocated()
-        table.client.send(CHECK, STRANGER, table.now)
-        table.refuse(table.requests()[0], 403)
-        self.assertEqual(table.events(), [AllocationDenied(STRANGER)])
-        table.client.send(CHECK, STRANGER, table.now)
-        self.assertEqual(table.requests(), [])
-        table.client.send(CHECK, PEER, table.now)
-        self.assertEqual(len(table.requests()), 2)
-        self.assertEqual(table.client.state, ClientState.ALLOCATED)
+        server = ScriptedServer().allocated()
+        server.client.send(CHECK, STRANGER, server.now)
+        server.refuse(server.requests()[0], 403)
+        self.assertEqual(server.events(), [AllocationDenied(STRANGER)])
+        server.client.send(CHECK, STRANGER, server.now)
+        self.assertEqual(server.requests(), [])
+        server.client.send(CHECK, PEER, server.now)
+        self.assertEqual(len(server.requests()), 2)
+        self.assertEqual(server.client.state, ClientState.ALLOCATED)
 
     def test_another_client_of_the_same_server(self) -> None:
         """
         Two peers that see nothing but the relay meet there: a permission for each relayed address, since the
         server relays to nothing else at its own.
         """
-        table = Table().allocated()
+        server = ScriptedServer().allocated()
         for port in (50002, 50004):
-            table.client.permit(Address(RELAYED.host, port), table.now)
-        asked = [attribute_of(request, Attribute.XOR_PEER_ADDRESS) for request in table.requests()]
+            server.client.permit(Address(RELAYED.host, port), server.now)
+        asked = [attribute_of(request, Attribute.XOR_PEER_ADDRESS) for request in server.requests()]
         self.assertEqual(asked, [Address(RELAYED.host, 50002), Address(RELAYED.host, 50004)])
 
     def test_other_family(self) -> None:
         """An IPv4 relay can't reach IPv6 addresses."""
-        table = Table().allocated()
-        table.client.send(CHECK, Address("2001:db8::1", 5), table.now)
-        table.client.permit(Address("2001:db8::1", 5), table.now)
-        self.assertEqual(table.requests(), [])
+        server = ScriptedServer().allocated()
+        server.client.send(CHECK, Address("2001:db8::1", 5), server.now)
+        server.client.permit(Address("2001:db8::1", 5), server.now)
+        self.assertEqual(server.requests(), [])
 
     def test_two_hundred_addresses(self) -> None:
         """However many addresses are sent to, the permissions are bounded."""
-        table = Table().allocated()
+        server = ScriptedServer().allocated()
         for number in range(500):
-            table.client.send(CHECK, Address(f"203.0.{number // 250}.{number % 250 + 1}", 9), table.now)
-        requests = [request for request in table.requests() if request.method == Method.CREATE_PERMISSION]
+            server.client.send(CHECK, Address(f"203.0.{number // 250}.{number % 250 + 1}", 9), server.now)
+        requests = [request for request in server.requests() if request.method == Method.CREATE_PERMISSION]
         self.assertEqual(len(requests), 128)
 
     def test_renewal_while_used(self) -> None:
         """Permissions within 300 s, channels within 600 s, for an hour; neither when nobody uses them."""
-        table = Table().allocated()
+        server = ScriptedServer().allocated()
         last: dict[int, float] = {}
         for _ in range(360):
-            table.client.send(QUIC, PEER, table.now)
-            table.client.send(CHECK, Address("203.0.113.9", 1), table.now)
-            for request in table.run(10.0):
+            server.client.send(QUIC, PEER, server.now)
+            server.client.send(CHECK, Address("203.0.113.9", 1), server.now)
+            for request in server.run(10.0):
                 if request.method in (Method.CREATE_PERMISSION, Method.CHANNEL_BIND):
                     limit = 300.0 if request.method == Method.CREATE_PERMISSION else 600.0
-                    self.assertLess(table.now - last.get(request.method, table.now), limit)
-                    last[request.method] = table.now
-        self.assertGreater(min(last.values()), table.now - 300.0)
-        methods = {request.method for request in table.run(400.0)[60:]}
+                    self.assertLess(server.now - last.get(request.method, server.now), limit)
+                    last[request.method] = server.now
+        self.assertGreater(min(last.values()), server.now - 300.0)
+        methods = {request.method for request in server.run(400.0)[60:]}
         self.assertNotIn(Method.CHANNEL_BIND, methods)
-        table.client.send(QUIC, PEER, table.now)
-        after = {request.method for request in table.requests()}
+        server.client.send(QUIC, PEER, server.now)
+        after = {request.method for request in server.requests()}
         self.assertEqual(after, {Method.CREATE_PERMISSION, Method.CHANNEL_BIND, Method.SEND})
 
     def test_a_dead_server_is_noticed(self) -> None:
         """A permission that nobody answers leads to the question whether the server is there."""
-        table = Table().allocated()
-        table.client.permit(PEER, table.now)
-        start = table.now
-        while table.client.state is ClientState.ALLOCATED:
-            table.now = table.client.get_timer() or 0.0
-            table.client.handle_timer(table.now)
-        self.assertEqual(table.events(), [AllocationFailed(Trouble.TIMEOUT)])
-        self.assertLess(table.now - start, 20.0)
+        server = ScriptedServer().allocated()
+        server.client.permit(PEER, server.now)
+        start = server.now
+        while server.client.state is ClientState.ALLOCATED:
+            server.now = server.client.get_timer() or 0.0
+            server.client.handle_timer(server.now)
+        self.assertEqual(server.events(), [AllocationFailed(Trouble.TIMEOUT)])
+        self.assertLess(server.now - start, 20.0)
 
     def test_a_restarted_server_is_noticed(self) -> None:
         """437 to whatever request: the allocation is gone."""
-        table = Table().allocated()
-        table.client.send(QUIC, PEER, table.now)
-        table.refuse(table.requests()[1], 437)
-        self.assertEqual(table.events(), [AllocationFailed(Trouble.MISMATCH, "no")])
-        table.client.send(QUIC, PEER, table.now)
-        self.assertEqual(table.sent(), [])
+        server = ScriptedServer().allocated()
+        server.client.send(QUIC, PEER, server.now)
+        server.refuse(server.requests()[1], 437)
+        self.assertEqual(server.events(), [AllocationFailed(Trouble.MISMATCH, "no")])
+        server.client.send(QUIC, PEER, server.now)
+        self.assertEqual(server.sent(), [])
 
     def test_the_way_to_the_server_is_kept_open(self) -> None:
         """Over UDP, an indication every 15 s; a stream needs none."""
-        table = Table().allocated()
-        self.assertEqual({request.method for request in table.run(40.0)}, {Method.BINDING})
-        self.assertEqual(Table(reliable=True).allocated().run(40.0), [])
+        server = ScriptedServer().allocated()
+        self.assertEqual({request.method for request in server.run(40.0)}, {Method.BINDING})
+        self.assertEqual(ScriptedServer(reliable=True).allocated().run(40.0), [])
 
     def test_padding(self) -> None:
         """On a stream, everything is a multiple of four bytes."""
-        table = Table(reliable=True).allocated()
-        table.client.send(QUIC, PEER, table.now)
-        for request in table.requests():
-            table.answer(request)
+        server = ScriptedServer(reliable=True).allocated()
+        server.client.send(QUIC, PEER, server.now)
+        for request in server.requests():
+            server.answer(request)
         for size in range(1, 9):
-            table.client.send(QUIC[:size], PEER, table.now)
-        self.assertEqual([len(data) % 4 for data in table.sent()], [0] * 8)
+            server.client.send(QUIC[:size], PEER, server.now)
+        self.assertEqual([len(data) % 4 for data in server.sent()], [0] * 8)
 
     def test_whose_datagram(self) -> None:
         """At one port there may be a reflector too: its answers are not the relay's."""
-        client = Table().client
+        client = ScriptedServer().client
         for message_class in MessageClass:
             self.assertFalse(client.owns(encode(StunMessage(Method.BINDING, message_class, bytes(12)))))
             self.assertTrue(client.owns(encode(StunMessage(Method.ALLOCATE, message_class, bytes(12)))))

@@ -9,7 +9,7 @@ from punch.apps.chat.events import (
 )
 from punch.apps.chat.store import DAY, IncomingMessage
 from punch.test.apps.chat.test_protocol import THEIRS
-from punch.test.chat_lab import ChatTestCase, peer_id, result
+from punch.test.chat_network import ChatTestCase, peer_id, result
 
 
 class HistoryTests(ChatTestCase):

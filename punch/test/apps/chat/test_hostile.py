@@ -22,7 +22,7 @@ from punch.test.apps.chat.test_protocol import (
     knows,
     message,
 )
-from punch.test.chat_lab import ChatTestCase, Connection, result
+from punch.test.chat_network import ChatTestCase, Connection, result
 
 
 class HostileTests(ChatTestCase):

@@ -17,7 +17,7 @@ from punch.node.events import (
     IncomingCall,
     PathLost,
 )
-from punch.test.chat_lab import ChatTestCase, Connection, peer_id, result
+from punch.test.chat_network import ChatTestCase, Connection, peer_id, result
 
 
 class CallTests(ChatTestCase):

@@ -8,7 +8,7 @@ from punch.apps.chat.redial import MAX_CALLS, PACE
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
 from punch.node.events import Registered, Unregistered
-from punch.test.chat_lab import Exchange, Side
+from punch.test.chat_network import Exchange, Side
 
 MANY = 300
 ANSWER = 4.0

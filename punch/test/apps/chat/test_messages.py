@@ -17,7 +17,7 @@ from punch.apps.chat.events import (
 )
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
-from punch.test.chat_lab import ChatTestCase, Side, result
+from punch.test.chat_network import ChatTestCase, Side, result
 
 
 class MessageTests(ChatTestCase):

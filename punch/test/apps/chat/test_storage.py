@@ -14,7 +14,7 @@ from punch.apps.chat.events import (
 from punch.apps.chat.storage import RETRY
 from punch.apps.chat.store import Store
 from punch.node.events import Disconnected
-from punch.test.chat_lab import ChatTestCase, Side, result
+from punch.test.chat_network import ChatTestCase, Side, result
 from punch.test.chat_torture import SlowDisk
 
 

@@ -12,7 +12,7 @@ from twisted.internet.protocol import Factory, Protocol
 from punch.identity import Identity
 from punch.node.control.client import ControlClient
 from punch.node.control.problems import ControlProblem
-from punch.test.control_lab import keys_with_unreadable_certificates
+from punch.test.control_client import keys_with_unreadable_certificates
 from punch.test.internet import Internet, InternetTestCase, LinkSpec
 from punch.test.scripted_service import Authority, Plain, ScriptedService, ServerTLS
 from punch.wire.control import Accept, Register, Reply, Welcome

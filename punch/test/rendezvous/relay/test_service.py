@@ -14,10 +14,10 @@ from twisted.python.failure import Failure
 from punch.identity import Identity
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.relay.relay import Relay
-from punch.test.control_lab import ClientCreator
+from punch.test.control_client import ClientCreator
 from punch.test.internet import Host
-from punch.test.relay_lab import UDP, code_of
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
+from punch.test.turn_server import UDP, code_of
 from punch.wire.address import Address
 from punch.wire.control import RenewRelays
 from punch.wire.rendezvous_address import pin_of

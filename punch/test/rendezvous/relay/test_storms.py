@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.test.internet import Packet, Seen
-from punch.test.relay_lab import BOB, UDP, Client, Lab, code_of
 from punch.test.rendezvous.relay.test_service import RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE
+from punch.test.turn_server import BOB, UDP, Client, TurnServer, code_of
 from punch.turn.server.allocations import Allocations
 from punch.wire.address import Address
 from punch.wire.stun import (
@@ -45,7 +45,7 @@ class Storm:
     """Three users at two addresses, with three five-tuples at each; the descriptors run out now and then."""
 
     def __init__(self) -> None:
-        self.lab = Lab(
+        self.server = TurnServer(
             allocations_per_user=PER_USER,
             allocations_per_address=PER_ADDRESS,
             allocations=IN_ALL,
@@ -53,17 +53,17 @@ class Storm:
             permissions=4,
             channels=3,
         )
-        self.lab.ports.descriptors = IN_ALL - 1
+        self.server.ports.descriptors = IN_ALL - 1
         self.tokens: list[bytes] = []
 
     @property
     def table(self) -> Allocations:
         """The relay's."""
-        return self.lab.core.allocations
+        return self.server.core.allocations
 
     def client(self, user: int, number: int) -> Client:
         """A user at one of the five-tuples."""
-        return self.lab.client(Address(f"203.0.113.{1 + number % 2}", 1000 + number), f"user{user}")
+        return self.server.client(Address(f"203.0.113.{1 + number % 2}", 1000 + number), f"user{user}")
 
     def do(self, step: Step) -> None:
         """One thing that a client does."""
@@ -93,7 +93,7 @@ class Storm:
             client.indicate(peer, b"hello")
             client.send(b"\x40\x00\x00\x02hi")
         elif what == "wait":
-            self.lab.advance(15.0 + 100 * user + 40 * number)
+            self.server.advance(15.0 + 100 * user + 40 * number)
 
 
 class StormTests(SynchronousTestCase):
@@ -101,7 +101,7 @@ class StormTests(SynchronousTestCase):
 
     def check(self, storm: Storm) -> None:
         """What is counted is what there is, and within its bounds."""
-        table, open_ports = storm.table, storm.lab.ports.open_ports
+        table, open_ports = storm.table, storm.server.ports.open_ports
         unproved = list(table.unproved.values())
         live = [*table.by_client.values(), *unproved]
         reserved = list(table.reservations.values())
@@ -135,24 +135,24 @@ class StormTests(SynchronousTestCase):
         for step in storm_of:
             storm.do(step)
             self.check(storm)
-        storm.lab.advance(4000.0)
-        self.assertEqual((len(storm.table), storm.lab.ports.open_ports, storm.table.users), (0, {}, {}))
+        storm.server.advance(4000.0)
+        self.assertEqual((len(storm.table), storm.server.ports.open_ports, storm.table.users), (0, {}, {}))
         self.assertEqual(len(storm.table.places), 0)
-        self.assertIsNone(storm.lab.core.get_timer())
+        self.assertIsNone(storm.server.core.get_timer())
 
     def test_ten_thousand_requests(self) -> None:
         """Of one peer, from ten thousand of its ports: a few allocations, and no more state for the rest."""
-        lab = Lab(requests_burst=10_000)
+        server = TurnServer(requests_burst=10_000)
         codes: Counter[int] = Counter()
-        client = lab.client()
+        client = server.client()
         for port in range(10_000):
             client.remote = Address(BOB.host, 1 + port)
             client.nonce = client.handed_out
             (answer,) = client.send(client.request(Method.ALLOCATE, UDP))
             codes[code_of(parse(answer))] += 1
         self.assertEqual(codes, {0: 64, 486: 10_000 - 64})
-        self.assertEqual((len(lab.core.allocations), len(lab.core.allocations.users)), (64, 1))
-        self.assertEqual(lab.core.authenticator.remembered, 64)
+        self.assertEqual((len(server.core.allocations), len(server.core.allocations.users)), (64, 1))
+        self.assertEqual(server.core.authenticator.remembered, 64)
 
 
 class SpoofTests(RelayServiceCase):

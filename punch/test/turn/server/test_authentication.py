@@ -9,7 +9,7 @@ from hmac import digest
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
-from punch.test.relay_lab import ALICE, BOB, HERE, SECRET, UDP, Lab, code_of
+from punch.test.turn_server import ALICE, BOB, HERE, SECRET, UDP, TurnServer, code_of
 from punch.turn.server.authentication import REMEMBERED
 from punch.turn.server.credentials import (
     NONCE_SIZE,
@@ -91,22 +91,22 @@ class RefusalTests(SynchronousTestCase):
     """Requests without the right credentials."""
 
     def setUp(self) -> None:
-        self.lab = Lab()
-        self.alice = self.lab.client()
+        self.server = TurnServer()
+        self.alice = self.server.client()
 
     def test_without(self) -> None:
         """401 says realm and nonce; with these a request is served."""
         (answer,) = self.alice.send(bare(Method.ALLOCATE, UDP))
         message = parse(answer)
         self.assertEqual(code_of(message), 401)
-        self.assertEqual(message.get(Attribute.REALM), self.lab.settings.realm)
+        self.assertEqual(message.get(Attribute.REALM), self.server.settings.realm)
         self.assertFalse(message.has_integrity())
         self.alice.nonce = str(message.get(Attribute.NONCE))
         self.alice.allocate()
 
     def test_the_nonce_of_another_address(self) -> None:
         """438, and the right one with it."""
-        (answer,) = self.lab.client(BOB, "bob").send(bare(Method.ALLOCATE, UDP))
+        (answer,) = self.server.client(BOB, "bob").send(bare(Method.ALLOCATE, UDP))
         self.alice.nonce = str(parse(answer).get(Attribute.NONCE))
         refusal = self.alice.ask(Method.ALLOCATE, UDP)
         self.assertEqual(code_of(refusal), 438)
@@ -115,11 +115,11 @@ class RefusalTests(SynchronousTestCase):
 
     def test_expired_nonce(self) -> None:
         """438, whether it was handed out or told."""
-        self.lab.advance(3601)
+        self.server.advance(3601)
         self.assertEqual(code_of(self.alice.ask(Method.ALLOCATE, UDP)), 438)
         (answer,) = self.alice.send(bare(Method.ALLOCATE, UDP))
         self.alice.nonce = str(parse(answer).get(Attribute.NONCE))
-        self.lab.advance(3601)
+        self.server.advance(3601)
         refusal = self.alice.ask(Method.ALLOCATE, UDP)
         self.assertEqual(code_of(refusal), 438)
         self.alice.nonce = str(refusal.get(Attribute.NONCE))
@@ -131,16 +131,16 @@ class RefusalTests(SynchronousTestCase):
             self.assertEqual(code_of(self.alice.ask(Method.ALLOCATE, UDP)), 438)
 
     def test_wrong_password(self) -> None:
-        self.alice.password = issue(b"other secret", "alice", self.lab.unix + 86400).password
+        self.alice.password = issue(b"other secret", "alice", self.server.unix + 86400).password
         (answer,) = self.alice.send(self.alice.request(Method.ALLOCATE, UDP))
         self.assertEqual(code_of(parse(answer)), 401)
-        self.assertEqual(self.lab.ports.open_ports, {})
+        self.assertEqual(self.server.ports.open_ports, {})
 
     def test_expired_credentials(self) -> None:
         """Good passwords, too late: for new allocations and for old ones."""
         self.alice.allocate()
-        self.lab.advance(590)
-        for end in (self.lab.unix - 1, 0):
+        self.server.advance(590)
+        for end in (self.server.unix - 1, 0):
             self.alice.username, self.alice.password = issue(SECRET, "alice", end)
             for method in (Method.ALLOCATE, Method.REFRESH, Method.CHANNEL_BIND):
                 (answer,) = self.alice.send(self.alice.request(method, UDP))
@@ -148,16 +148,16 @@ class RefusalTests(SynchronousTestCase):
 
     def test_stretched_credentials(self) -> None:
         """An expiry that was changed afterwards."""
-        self.alice.username = f"{int(self.lab.unix) + 10**6}:alice"
+        self.alice.username = f"{int(self.server.unix) + 10**6}:alice"
         (answer,) = self.alice.send(self.alice.request(Method.ALLOCATE, UDP))
         self.assertEqual(code_of(parse(answer)), 401)
 
     def test_another_secret_beside(self) -> None:
         """That of --turn-secret-file is good here too."""
-        self.lab = Lab(secrets=(SECRET, b"shared"))
-        client = self.lab.client()
-        client.username, client.password = issue(b"shared", "somebody", self.lab.unix + 100)
-        client.nonce = self.lab.core.authenticator.nonces.for_user("somebody", self.lab.unix)
+        self.server = TurnServer(secrets=(SECRET, b"shared"))
+        client = self.server.client()
+        client.username, client.password = issue(b"shared", "somebody", self.server.unix + 100)
+        client.nonce = self.server.core.authenticator.nonces.for_user("somebody", self.server.unix)
         client.allocate()
 
     def test_incomplete(self) -> None:
@@ -181,9 +181,9 @@ class ReplayTests(SynchronousTestCase):
     """Somebody has read a request on its way, and sends it again."""
 
     def setUp(self) -> None:
-        self.lab = Lab()
-        self.alice = self.lab.client()
-        self.thief = self.lab.client(BOB)
+        self.server = TurnServer()
+        self.alice = self.server.client()
+        self.thief = self.server.client(BOB)
 
     def test_from_elsewhere(self) -> None:
         """An Allocate request makes one allocation."""
@@ -191,7 +191,7 @@ class ReplayTests(SynchronousTestCase):
         self.alice.send(request)
         (answer,) = self.thief.send(request)
         self.assertEqual(code_of(parse(answer)), 438)
-        self.assertEqual(len(self.lab.core.allocations), 1)
+        self.assertEqual(len(self.server.core.allocations), 1)
 
     def test_after_the_end(self) -> None:
         request = self.alice.request(Method.ALLOCATE, UDP)
@@ -199,7 +199,7 @@ class ReplayTests(SynchronousTestCase):
         self.alice.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
         (answer,) = self.alice.send(request)
         self.assertEqual(code_of(parse(answer)), 438)
-        self.assertEqual(len(self.lab.core.allocations), 0)
+        self.assertEqual(len(self.server.core.allocations), 0)
 
     def test_deleting_again(self) -> None:
         """What deleted an allocation does not delete the next one."""
@@ -209,7 +209,7 @@ class ReplayTests(SynchronousTestCase):
         self.alice.allocate()
         (answer,) = self.alice.send(delete)
         self.assertEqual(code_of(parse(answer)), 438)
-        self.assertEqual(len(self.lab.core.allocations), 1)
+        self.assertEqual(len(self.server.core.allocations), 1)
 
     def test_a_nonce_that_was_told(self) -> None:
         """It is good at one address only."""
@@ -222,7 +222,7 @@ class ReplayTests(SynchronousTestCase):
         self.assertEqual(code_of(parse(answer)), 0)
 
     def test_what_is_remembered_is_bounded(self) -> None:
-        authenticator = self.lab.core.authenticator
+        authenticator = self.server.core.authenticator
         for number in range(REMEMBERED + 10):
             request = StunMessage(Method.ALLOCATE, MessageClass.REQUEST, number.to_bytes(12, "big"))
             authenticator.done(request, "alice")
@@ -234,18 +234,18 @@ class StrangerTests(SynchronousTestCase):
 
     def test_ten_thousand_spoofed_requests(self) -> None:
         """No state, and no answer beyond three times its question."""
-        lab = Lab()
+        server = TurnServer()
         questions = [
             bare(Method.ALLOCATE),
             bare(Method.ALLOCATE, UDP),
-            lab.client(user="nobody").request(Method.ALLOCATE, UDP)[:-4] + b"\0\0\0\0",
+            server.client(user="nobody").request(Method.ALLOCATE, UDP)[:-4] + b"\0\0\0\0",
         ]
         answered = 0
         for number in range(10_000):
             question = questions[number % 3]
             spoofed = Address(f"192.{number >> 8}.{number & 255}.1", 5000)
-            lab.core.receive([question], spoofed, HERE, lab.now)
-            to_clients, to_peers = lab.core.outputs(lab.now)
+            server.core.receive([question], spoofed, HERE, server.now)
+            to_clients, to_peers = server.core.outputs(server.now)
             self.assertEqual(to_peers, [])
             for client, messages in to_clients:
                 self.assertEqual(client.remote, spoofed)
@@ -254,28 +254,28 @@ class StrangerTests(SynchronousTestCase):
                     self.assertLessEqual(len(message), 3 * len(question))
                     self.assertIn(code_of(parse(message)), (401, 438))
         self.assertEqual(answered, 10_000)
-        table = lab.core.allocations
-        self.assertEqual((len(table), table.users, lab.ports.open_ports), (0, {}, {}))
-        self.assertEqual(lab.core.authenticator.remembered, 0)
-        self.assertIsNone(lab.core.get_timer())
-        lab.client().allocate()
+        table = server.core.allocations
+        self.assertEqual((len(table), table.users, server.ports.open_ports), (0, {}, {}))
+        self.assertEqual(server.core.authenticator.remembered, 0)
+        self.assertIsNone(server.core.get_timer())
+        server.client().allocate()
 
     def test_one_victim(self) -> None:
         """Ten thousand in the name of one network get a few hundred answers; its own are served."""
-        lab = Lab()
+        server = TurnServer()
         question = bare(Method.ALLOCATE, UDP)
         answers = 0
         for number in range(10_000):
-            lab.core.receive([question], Address(f"192.0.2.{number & 255}", 5000), HERE, lab.now)
-            to_clients, _ = lab.core.outputs(lab.now)
+            server.core.receive([question], Address(f"192.0.2.{number & 255}", 5000), HERE, server.now)
+            to_clients, _ = server.core.outputs(server.now)
             answers += len(to_clients)
         self.assertEqual(answers, 500)
-        lab.client(Address("192.0.2.9", 5000)).allocate()
+        server.client(Address("192.0.2.9", 5000)).allocate()
 
     def test_in_the_name_of_a_client(self) -> None:
         """A client's own address gets no more answers than others."""
-        lab = Lab()
-        alice = lab.client()
+        server = TurnServer()
+        alice = server.client()
         alice.allocate()
         answers = [len(alice.send(bare(Method.REFRESH))) for _ in range(1000)]
         self.assertLess(sum(answers), 501)

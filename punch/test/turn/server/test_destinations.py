@@ -14,9 +14,9 @@ from punch.identity import Identity
 from punch.rendezvous.config import AlternateAddress, RendezvousConfig
 from punch.rendezvous.relay.service import own_addresses
 from punch.test.iana_special_purpose import rows
-from punch.test.relay_lab import ALICE, HERE6, Lab, code_of
 from punch.test.rendezvous.relay.test_service import RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE
+from punch.test.turn_server import ALICE, HERE6, TurnServer, code_of
 from punch.turn.server.destinations import HARMLESS, REFUSED, Destinations
 from punch.wire.address import Address
 from punch.wire.stun import Attribute, Method
@@ -157,8 +157,8 @@ class OwnAddressTests(SynchronousTestCase):
 
     def test_in_every_disguise(self) -> None:
         """The machine's IPv4 address too."""
-        lab = Lab(own=["192.0.2.1"])
-        client = lab.client(ALICE)
+        server = TurnServer(own=["192.0.2.1"])
+        client = server.client(ALICE)
         client.allocate((Attribute.REQUESTED_ADDRESS_FAMILY, IPV6))
         for disguise in disguises(IPv4Address("192.0.2.1")):
             # An IPv4-mapped address is of the other family

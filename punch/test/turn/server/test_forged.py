@@ -12,9 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.service import make_service
 from punch.test.internet import Packet, Seen
-from punch.test.relay_lab import ALICE, BOB, HERE, SECRET, UDP, Client, Lab, code_of
 from punch.test.rendezvous.relay.test_service import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
+from punch.test.turn_server import ALICE, BOB, HERE, SECRET, UDP, Client, TurnServer, code_of
 from punch.turn.server.allocation import AllocationOwner, AllocationRefused
 from punch.turn.server.credentials import issue
 from punch.wire.address import Address
@@ -41,12 +41,12 @@ class ForgerCase(SynchronousTestCase):
     """Mallory has credentials, and writes any address as the source of her datagrams."""
 
     def setUp(self) -> None:
-        self.lab = Lab()
-        self.mallory = self.lab.client(BOB, "mallory")
+        self.server = TurnServer()
+        self.mallory = self.server.client(BOB, "mallory")
 
     def forged(self, remote: Address = VICTIM, user: str = "mallory") -> Client:
         """Datagrams that seem to come from `remote`; with what is known without receiving there."""
-        client = self.lab.client(remote, user)
+        client = self.server.client(remote, user)
         client.nonce = client.handed_out
         return client
 
@@ -77,7 +77,7 @@ class ProofTests(ForgerCase):
     def test_the_handed_out_nonce_is_for_allocate_only(self) -> None:
         """All else is stale, and hears the right nonce, by UDP and on a stream."""
         for connection in (0, 1):
-            client = self.lab.client(VICTIM, f"user{connection}", connection=connection)
+            client = self.server.client(VICTIM, f"user{connection}", connection=connection)
             client.nonce = client.handed_out
             client.allocate()
             for refused in (
@@ -103,17 +103,17 @@ class ProofTests(ForgerCase):
         self.prove(client)
         client.permit(CAROL)
         for minutes in (0, 25, 50, 59):
-            self.lab.advance(60 * minutes + 100.0 - self.lab.now)
-            client.username, client.password = issue(SECRET, "mallory", self.lab.unix + 1800)
+            self.server.advance(60 * minutes + 100.0 - self.server.now)
+            client.username, client.password = issue(SECRET, "mallory", self.server.unix + 1800)
             answer = client.ask(Method.REFRESH, (Attribute.LIFETIME, 3600))
             self.assertEqual(answer.get(Attribute.LIFETIME), 1800)
-        self.lab.advance(61.0)
-        client.username, client.password = issue(SECRET, "mallory", self.lab.unix + 1800)
+        self.server.advance(61.0)
+        client.username, client.password = issue(SECRET, "mallory", self.server.unix + 1800)
         self.assertEqual(code_of(client.ask(Method.REFRESH, (Attribute.LIFETIME, 3600))), 438)
-        self.lab.advance(1700.0)
-        self.assertEqual(len(self.lab.core.allocations), 1)
-        self.lab.advance(40.0)
-        self.assertEqual(len(self.lab.core.allocations), 0)
+        self.server.advance(1700.0)
+        self.assertEqual(len(self.server.core.allocations), 1)
+        self.server.advance(40.0)
+        self.assertEqual(len(self.server.core.allocations), 0)
 
     def test_nothing_passes_before(self) -> None:
         """Neither to the client nor from it."""
@@ -126,7 +126,7 @@ class ProofTests(ForgerCase):
         client.send(encode_channel_data(0x4000, b"data", padded=False))
         self.assertEqual(client.relayed, [])
         for size in (0, 1, 1000):
-            self.lab.from_peer(relayed, bytes(size), peer=CAROL)
+            self.server.from_peer(relayed, bytes(size), peer=CAROL)
         self.assertEqual(client.collect(), [])
 
     def test_answers_are_no_longer_than_questions(self) -> None:
@@ -161,14 +161,14 @@ class ProofTests(ForgerCase):
             code_of(self.forged(user="victim").ask(Method.REFRESH, (Attribute.LIFETIME, 0))), 438
         )
         self.assertEqual(code_of(victim.ask(Method.REFRESH, (Attribute.LIFETIME, 0))), 0)
-        self.assertEqual(len(self.lab.core.allocations), 0)
+        self.assertEqual(len(self.server.core.allocations), 0)
 
     def test_other_clients(self) -> None:
         """Whoever asks without a nonce first, as RFC 8656 has it, has proved it with the first success."""
-        client = self.lab.client()
+        client = self.server.client()
         relayed = client.allocate()
         client.permit(BOB)
-        self.lab.from_peer(relayed, b"data")
+        self.server.from_peer(relayed, b"data")
         self.assertEqual(len(client.collect()), 1)
 
 
@@ -177,7 +177,7 @@ class RoomTests(ForgerCase):
 
     def test_they_count_for_no_address(self) -> None:
         """A thousand in the name of one network keep nobody there away."""
-        self.lab = Lab(allocations_per_address=2, allocations=1000)
+        self.server = TurnServer(allocations_per_address=2, allocations=1000)
         for number in range(1000):
             self.forged(Address(VICTIM.host, number + 1), f"mallory{number}").allocate()
         victim = self.victim()
@@ -186,48 +186,48 @@ class RoomTests(ForgerCase):
 
     def test_they_are_few(self) -> None:
         """And those of the user with the most make room."""
-        self.lab = Lab(allocations=80)
+        self.server = TurnServer(allocations=80)
         for number in range(9):
             self.forged(Address("192.0.2.1", number + 1)).allocate()
-        self.assertEqual(len(self.lab.core.allocations), 10 - 1)
+        self.assertEqual(len(self.server.core.allocations), 10 - 1)
         victim = self.victim()
         self.prove(victim)
         for number in range(20):
             self.forged(Address("192.0.2.2", number + 1)).ask(Method.ALLOCATE, UDP)
-        self.assertEqual(len(self.lab.core.allocations), 10)
+        self.assertEqual(len(self.server.core.allocations), 10)
         self.assertEqual(code_of(victim.permit(CAROL)), 0)
 
     def test_a_full_relay(self) -> None:
         """Room is made by the newest of the largest source; what is in use for long stays."""
-        self.lab = Lab(allocations=8, allocations_per_address=8)
-        clients = [self.lab.client(Address(BOB.host, number + 1), f"user{number}") for number in range(8)]
+        self.server = TurnServer(allocations=8, allocations_per_address=8)
+        clients = [self.server.client(Address(BOB.host, number + 1), f"user{number}") for number in range(8)]
         for client in clients:
             client.allocate()
-        alice = self.lab.client()
+        alice = self.server.client()
         alice.allocate()
         codes = [code_of(client.ask(Method.REFRESH)) for client in clients]
         self.assertEqual(codes, [0] * 7 + [437])
         self.assertEqual(
-            code_of(self.lab.client(Address(BOB.host, 99), "more").ask(Method.ALLOCATE, UDP)), 508
+            code_of(self.server.client(Address(BOB.host, 99), "more").ask(Method.ALLOCATE, UDP)), 508
         )
         self.assertEqual(code_of(alice.ask(Method.REFRESH)), 0)
-        self.lab.advance(601)
-        self.assertEqual((len(self.lab.core.allocations), self.lab.ports.open_ports), (0, {}))
+        self.server.advance(601)
+        self.assertEqual((len(self.server.core.allocations), self.server.ports.open_ports), (0, {}))
 
     def test_no_room_when_proved(self) -> None:
         """437, and it is gone; to ask again brings the reason."""
-        self.lab = Lab(allocations_per_address=1)
+        self.server = TurnServer(allocations_per_address=1)
         first, second = self.forged(BOB, "a"), self.forged(Address(BOB.host, 1), "b")
         self.prove(first)
         self.prove(second)
         self.assertEqual(code_of(first.permit(CAROL)), 0)
-        self.lab.core.allocations.events.clear()
+        self.server.core.allocations.events.clear()
         self.assertEqual(code_of(second.permit(CAROL)), 437)
         # The operator learns of the limit.
         owner = AllocationOwner("b", Address(BOB.host, 1), is_stream=False)
-        self.assertEqual(list(self.lab.core.allocations.events), [AllocationRefused(owner, 486)])
+        self.assertEqual(list(self.server.core.allocations.events), [AllocationRefused(owner, 486)])
         self.assertEqual(code_of(second.ask(Method.ALLOCATE, UDP)), 486)
-        self.assertEqual(len(self.lab.core.allocations), 1)
+        self.assertEqual(len(self.server.core.allocations), 1)
 
 
 class RingTests(ForgerCase):
@@ -237,21 +237,21 @@ class RingTests(ForgerCase):
         """Whether one is in use, reserved or free; nor the reserved one when it has been taken."""
         relayed = self.mallory.ask(Method.ALLOCATE, UDP, RESERVED).get(Attribute.XOR_RELAYED_ADDRESS)
         assert isinstance(relayed, Address)
-        low, high = self.lab.settings.ports
+        low, high = self.server.settings.ports
         for port in (relayed.port, relayed.port + 1, low, high):
-            for make in (self.forged, self.lab.client):
+            for make in (self.forged, self.server.client):
                 client = make(Address(relayed.host, port), "mallory")
                 self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
-        self.lab.client(Address(relayed.host, low - 1), "neighbour").allocate()
+        self.server.client(Address(relayed.host, low - 1), "neighbour").allocate()
 
     def test_behind_a_nat(self) -> None:
         """The same for the address that peers are shown, and a port that is only reserved."""
-        self.lab = Lab(shown=("192.0.2.99",))
-        self.mallory = self.lab.client(BOB, "mallory")
+        self.server = TurnServer(shown=("192.0.2.99",))
+        self.mallory = self.server.client(BOB, "mallory")
         relayed = self.mallory.ask(Method.ALLOCATE, UDP, RESERVED).get(Attribute.XOR_RELAYED_ADDRESS)
         assert isinstance(relayed, Address)
         for host in ("192.0.2.99", HERE.host):
-            client = self.lab.client(Address(host, relayed.port + 1), "mallory")
+            client = self.server.client(Address(host, relayed.port + 1), "mallory")
             self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
 
     def test_tokens_are_for_those_who_receive(self) -> None:
@@ -260,7 +260,7 @@ class RingTests(ForgerCase):
         answer = self.mallory.ask(Method.ALLOCATE, UDP, RESERVED)
         token = (Attribute.RESERVATION_TOKEN, answer.get(Attribute.RESERVATION_TOKEN))
         self.assertEqual(code_of(self.forged().ask(Method.ALLOCATE, UDP, token)), 438)
-        second = self.lab.client(Address(BOB.host, 1), "mallory")
+        second = self.server.client(Address(BOB.host, 1), "mallory")
         self.assertEqual(code_of(second.ask(Method.ALLOCATE, UDP, token)), 0)
 
     def test_bounds_of_turn(self) -> None:
@@ -274,7 +274,7 @@ class RingTests(ForgerCase):
 
     def test_turn_is_not_relayed(self) -> None:
         """Neither the requests by which a relayed address would be a client, nor what is answered to them."""
-        client = self.lab.client(ALICE)
+        client = self.server.client(ALICE)
         relayed = client.allocate()
         client.permit(CAROL)
         client.bind(0x4000, CAROL)
@@ -287,7 +287,7 @@ class RingTests(ForgerCase):
                 self.assertEqual(client.relayed, [(message, CAROL)] if passes else [])
                 client.indicate(CAROL, message)
                 self.assertEqual(client.relayed, [(message, CAROL)] if passes else [])
-                self.lab.from_peer(relayed, message, peer=CAROL)
+                self.server.from_peer(relayed, message, peer=CAROL)
                 self.assertEqual(len(client.collect()), int(passes))
         for data in (b"", b"\0", b"\x00\x03", bytes(20), b"\x00\x03" + bytes(18), b"\x40" * 30):
             client.send(encode_channel_data(0x4000, data, padded=False))

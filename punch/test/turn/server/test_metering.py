@@ -8,8 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.rate_limits import NETWORK_GROWTH
 from punch.rendezvous.config import RendezvousLimits
-from punch.test.relay_lab import ALICE, BOB, UDP, Client, Lab, code_of
 from punch.test.rendezvous.relay.test_service import RelayServiceCase, TURNClient
+from punch.test.turn_server import ALICE, BOB, UDP, Client, TurnServer, code_of
 from punch.turn.server.allocation import LimitHit
 from punch.wire.address import Address
 from punch.wire.stun import (
@@ -28,7 +28,7 @@ class MeteringTests(SynchronousTestCase):
     """Limits that are small enough for a test."""
 
     def setUp(self) -> None:
-        self.lab = Lab(requests_rate=RATE, requests_burst=BURST, channels=128)
+        self.server = TurnServer(requests_rate=RATE, requests_burst=BURST, channels=128)
 
     def permissions(self, client: Client, count: int) -> int:
         """Ask for this many permissions at once; how many requests were answered."""
@@ -38,17 +38,17 @@ class MeteringTests(SynchronousTestCase):
 
     def limit_hits(self) -> list[LimitHit]:
         """What the operator is told."""
-        events = self.lab.core.allocations.events
+        events = self.server.core.allocations.events
         return [each for each in events if isinstance(each, LimitHit)]
 
     def test_flood(self) -> None:
         """Beyond its burst a client gets its rate, and the operator one line a second."""
-        client = self.lab.client()
+        client = self.server.client()
         client.allocate()
         self.assertLessEqual(self.permissions(client, 150), BURST + 1)
         answered = 0
         for _ in range(50):
-            self.lab.advance(0.1)
+            self.server.advance(0.1)
             answered += self.permissions(client, 20)
         self.assertLessEqual(answered, 5 * RATE + BURST)
         self.assertGreaterEqual(answered, 3 * RATE)
@@ -57,14 +57,14 @@ class MeteringTests(SynchronousTestCase):
 
     def test_neighbour(self) -> None:
         """Another client at the address of a flood has its answers."""
-        flood, neighbour = self.lab.client(), self.lab.client(Address(ALICE.host, 15001), "neighbour")
+        flood, neighbour = self.server.client(), self.server.client(Address(ALICE.host, 15001), "neighbour")
         flood.allocate()
         self.permissions(flood, 150)
         neighbour.allocate()
         for number in range(10):
             self.permissions(flood, 20)
             self.assertEqual(code_of(neighbour.bind(0x4000 + number, Address(BOB.host, 1 + number))), 0)
-            self.lab.advance(0.2)
+            self.server.advance(0.2)
 
     def test_network(self) -> None:
         """
@@ -73,17 +73,17 @@ class MeteringTests(SynchronousTestCase):
         """
         answered, last = 0, 0
         for number in range(20):
-            client = self.lab.client(Address(f"203.0.113.{number + 10}", 5000), str(number))
+            client = self.server.client(Address(f"203.0.113.{number + 10}", 5000), str(number))
             last = self.permissions(client, BURST)
             answered += last
         self.assertLessEqual(answered, 2 * NETWORK_GROWTH * BURST)
         self.assertLessEqual(last, BURST // 5)
-        elsewhere = self.lab.client(Address("192.0.2.1", 5000), "elsewhere")
+        elsewhere = self.server.client(Address("192.0.2.1", 5000), "elsewhere")
         self.assertEqual(self.permissions(elsewhere, 20), 20)
 
     def test_relayed_meanwhile(self) -> None:
         """What is held is the requests, not what is relayed."""
-        client = self.lab.client()
+        client = self.server.client()
         client.allocate()
         client.permit(BOB)
         self.permissions(client, 150)
@@ -92,9 +92,9 @@ class MeteringTests(SynchronousTestCase):
 
     def test_forged(self) -> None:
         """Who does not receive at an address uses nothing up there."""
-        victim = self.lab.client()
+        victim = self.server.client()
         victim.allocate()
-        forger = self.lab.client(ALICE, "mallory")
+        forger = self.server.client(ALICE, "mallory")
         for nonce in (forger.handed_out, "AAAAAAAAAAAAAAAA"):
             forger.nonce = nonce
             self.permissions(forger, 150)
@@ -107,28 +107,28 @@ class MeteringTests(SynchronousTestCase):
         Who has used up what it may ask for with the nonce that came with credentials is told one for its
         address, with which it has its answer.
         """
-        forger = self.lab.client(Address("203.0.113.9", 1), "mallory")
+        forger = self.server.client(Address("203.0.113.9", 1), "mallory")
         forger.nonce = forger.handed_out
         codes = [code_of(forger.ask(Method.ALLOCATE, UDP)) for _ in range(NETWORK_GROWTH * BURST + 5)]
         self.assertEqual(codes[-1], 438)
-        client = self.lab.client(Address("192.0.2.1", 1), "alice")
+        client = self.server.client(Address("192.0.2.1", 1), "alice")
         client.nonce = client.handed_out
         client.allocate()
 
     def test_connection(self) -> None:
         """Each request on a connection is answered, and it is to be read from more slowly."""
-        client = self.lab.client(connection=7)
+        client = self.server.client(connection=7)
         client.allocate()
         permission = (Attribute.XOR_PEER_ADDRESS, BOB)
-        receive, wait = self.lab.core.receive, 0.0
+        receive, wait = self.server.core.receive, 0.0
         for _ in range(3 * BURST):
             request = client.request(Method.CREATE_PERMISSION, permission)
-            wait = receive([request], client.remote, client.local, self.lab.now, client.connection)
+            wait = receive([request], client.remote, client.local, self.server.now, client.connection)
         self.assertEqual(len(client.collect()), 3 * BURST)
         self.assertGreater(wait, 1.0)
-        other = self.lab.client(Address(ALICE.host, 2), "other", connection=8)
+        other = self.server.client(Address(ALICE.host, 2), "other", connection=8)
         data = [other.request(Method.ALLOCATE, UDP)]
-        self.assertEqual(receive(data, other.remote, other.local, self.lab.now, other.connection), 0.0)
+        self.assertEqual(receive(data, other.remote, other.local, self.server.now, other.connection), 0.0)
 
 
 class StreamTests(RelayServiceCase):
@@ -168,9 +168,9 @@ class OrdinaryTests(SynchronousTestCase):
 
     def test_storm(self) -> None:
         """At one address, 10 clients that each restart links to 20 peers at once."""
-        lab = Lab(permissions=256)
+        server = TurnServer(permissions=256)
         for number in range(10):
-            client = lab.client(Address(ALICE.host, 40000 + number), str(number))
+            client = server.client(Address(ALICE.host, 40000 + number), str(number))
             client.nonce = client.handed_out
             answer = client.ask(Method.ALLOCATE, UDP)
             client.nonce = str(answer.get(Attribute.NONCE))
@@ -178,4 +178,4 @@ class OrdinaryTests(SynchronousTestCase):
                 address = Address(f"192.0.2.{peer + 1}", 7000)
                 self.assertEqual(code_of(client.permit(address)), 0)
                 self.assertEqual(code_of(client.bind(0x4000 + peer, address)), 0)
-        self.assertEqual([each for each in lab.core.allocations.events if isinstance(each, LimitHit)], [])
+        self.assertEqual([each for each in server.core.allocations.events if isinstance(each, LimitHit)], [])

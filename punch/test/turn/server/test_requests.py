@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.test.relay_lab import ALICE, BOB, HERE, HERE6, UDP, Client, Lab, code_of
+from punch.test.turn_server import ALICE, BOB, HERE, HERE6, UDP, Client, TurnServer, code_of
 from punch.turn.server.allocation import LimitHit
 from punch.wire.address import Address
 from punch.wire.stun import (
@@ -26,13 +26,13 @@ class RequestCase(SynchronousTestCase):
     """A server and a client."""
 
     def setUp(self) -> None:
-        self.lab = Lab()
-        self.alice = self.lab.client()
+        self.server = TurnServer()
+        self.alice = self.server.client()
 
     def lab_with(self, **settings: Any) -> Client:
         """Another server, with other settings; its client."""
-        self.lab = Lab(**settings)
-        self.alice = self.lab.client()
+        self.server = TurnServer(**settings)
+        self.alice = self.server.client()
         return self.alice
 
     def refused(self, code: int, answer: StunMessage) -> None:
@@ -52,12 +52,12 @@ class AllocateTests(RequestCase):
         self.assertTrue(49152 <= relayed.port <= 65535)
         self.assertEqual(answer.get(Attribute.XOR_MAPPED_ADDRESS), ALICE)
         self.assertEqual(answer.get(Attribute.LIFETIME), 600)
-        self.assertIn(relayed, self.lab.ports.open_ports)
+        self.assertIn(relayed, self.server.ports.open_ports)
         self.assertFalse(answer.has_fingerprint)
 
     def test_ports_are_random(self) -> None:
         """RFC 6056: not in any order."""
-        ports = [self.lab.client(Address("203.0.113.9", 1000 + n)).allocate().port for n in range(20)]
+        ports = [self.server.client(Address("203.0.113.9", 1000 + n)).allocate().port for n in range(20)]
         self.assertEqual(len(set(ports)), 20)
         self.assertNotIn(sorted(ports), (ports, ports[::-1]))
         self.assertGreater(max(ports) - min(ports), 5000)
@@ -65,17 +65,17 @@ class AllocateTests(RequestCase):
     def test_ports_that_others_have(self) -> None:
         """The next free one, as long as there is one."""
         self.lab_with(ports=(50000, 50003))
-        self.lab.ports.taken = {50001, 50002}
-        ports = {self.lab.client(Address("203.0.113.9", n)).allocate().port for n in (1, 2)}
+        self.server.ports.taken = {50001, 50002}
+        ports = {self.server.client(Address("203.0.113.9", n)).allocate().port for n in (1, 2)}
         self.assertEqual(ports, {50000, 50003})
         self.refused(508, self.alice.ask(Method.ALLOCATE, UDP))
 
     def test_no_descriptors(self) -> None:
         """508, and the service goes on."""
-        self.lab.ports.descriptors = 0
+        self.server.ports.descriptors = 0
         self.refused(508, self.alice.ask(Method.ALLOCATE, UDP))
-        self.assertEqual(self.lab.core.allocations.by_client, {})
-        self.lab.ports.descriptors = 1
+        self.assertEqual(self.server.core.allocations.by_client, {})
+        self.server.ports.descriptors = 1
         self.alice.allocate()
 
     def test_retransmission(self) -> None:
@@ -90,7 +90,7 @@ class AllocateTests(RequestCase):
         relayed = self.alice.allocate()
         answer = self.alice.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
         self.assertEqual(answer.get(Attribute.LIFETIME), 0)
-        self.assertNotIn(relayed, self.lab.ports.open_ports)
+        self.assertNotIn(relayed, self.server.ports.open_ports)
         self.alice.allocate()
 
     def test_transport(self) -> None:
@@ -98,28 +98,28 @@ class AllocateTests(RequestCase):
         self.refused(400, self.alice.ask(Method.ALLOCATE))
         for transport in (0, 1, 6, 132, 255):
             self.refused(442, self.alice.ask(Method.ALLOCATE, (Attribute.REQUESTED_TRANSPORT, transport)))
-        self.assertEqual(self.lab.ports.open_ports, {})
+        self.assertEqual(self.server.ports.open_ports, {})
 
     def test_lifetime(self) -> None:
         """From ten minutes to an hour."""
         for number, (asked, granted) in enumerate(((1, 600), (0, 600), (1000, 1000), (2**32 - 1, 3600))):
-            client = self.lab.client(Address(ALICE.host, number))
+            client = self.server.client(Address(ALICE.host, number))
             answer = client.ask(Method.ALLOCATE, UDP, (Attribute.LIFETIME, asked))
             self.assertEqual(answer.get(Attribute.LIFETIME), granted)
 
     def test_lifetime_ends_with_the_credentials(self) -> None:
         """Nobody relays for longer than it may."""
-        self.lab.advance(86400 - 100)
-        self.alice.nonce = self.lab.core.authenticator.nonces.for_user("alice", self.lab.unix)
+        self.server.advance(86400 - 100)
+        self.alice.nonce = self.server.core.authenticator.nonces.for_user("alice", self.server.unix)
         self.assertEqual(self.alice.ask(Method.ALLOCATE, UDP).get(Attribute.LIFETIME), 100)
-        self.lab.advance(101)
-        self.assertEqual(self.lab.ports.open_ports, {})
+        self.server.advance(101)
+        self.assertEqual(self.server.ports.open_ports, {})
 
     def test_family(self) -> None:
         """IPv6 for those who ask; 440 where there is none."""
         family = (Attribute.REQUESTED_ADDRESS_FAMILY, IPV6)
         self.assertEqual(self.alice.allocate(family).host, HERE6.host)
-        six = self.lab.client(Address("2001:db8::a", 5), local=HERE6)
+        six = self.server.client(Address("2001:db8::a", 5), local=HERE6)
         self.assertEqual(six.allocate().host, HERE.host)
         self.lab_with(machine=())
         self.refused(440, self.alice.ask(Method.ALLOCATE, UDP, family))
@@ -133,14 +133,14 @@ class AllocateTests(RequestCase):
     def test_behind_a_nat(self) -> None:
         """`--relay-address`: peers see the outside, the socket is inside."""
         self.lab_with(shown=("192.0.2.99",), machine=("10.0.0.5",))
-        client = self.lab.client(local=Address("10.0.0.5", 3478))
+        client = self.server.client(local=Address("10.0.0.5", 3478))
         relayed = client.allocate()
         self.assertEqual(relayed.host, "192.0.2.99")
-        self.assertEqual(list(self.lab.ports.open_ports), [Address("10.0.0.5", relayed.port)])
+        self.assertEqual(list(self.server.ports.open_ports), [Address("10.0.0.5", relayed.port)])
 
     def test_local_clients(self) -> None:
         """Whoever comes over loopback is relayed where others can reach it."""
-        client = self.lab.client(Address("127.0.0.1", 5), local=Address("127.0.0.1", 3478))
+        client = self.server.client(Address("127.0.0.1", 5), local=Address("127.0.0.1", 3478))
         self.assertEqual(client.allocate().host, HERE.host)
 
     def test_even_port(self) -> None:
@@ -149,24 +149,26 @@ class AllocateTests(RequestCase):
         relayed, token = relayed_in(answer), answer.get(Attribute.RESERVATION_TOKEN)
         self.assertEqual(relayed.port % 2, 0)
         following = Address(relayed.host, relayed.port + 1)
-        self.assertIn(following, self.lab.ports.open_ports)
-        second = self.lab.client(Address(ALICE.host, 50001))
-        thief = self.lab.client(BOB, "bob")
+        self.assertIn(following, self.server.ports.open_ports)
+        second = self.server.client(Address(ALICE.host, 50001))
+        thief = self.server.client(BOB, "bob")
         with_token = (Attribute.RESERVATION_TOKEN, token)
         self.refused(508, thief.ask(Method.ALLOCATE, UDP, with_token))
         self.assertEqual(second.allocate(with_token), following)
-        self.refused(508, self.lab.client(Address(ALICE.host, 50002)).ask(Method.ALLOCATE, UDP, with_token))
-        alone = self.lab.client(Address(ALICE.host, 50003)).allocate((Attribute.EVEN_PORT, False))
+        self.refused(
+            508, self.server.client(Address(ALICE.host, 50002)).ask(Method.ALLOCATE, UDP, with_token)
+        )
+        alone = self.server.client(Address(ALICE.host, 50003)).allocate((Attribute.EVEN_PORT, False))
         self.assertEqual(alone.port % 2, 0)
 
     def test_reservation_that_nobody_takes(self) -> None:
         """It is over after 30 seconds."""
         answer = self.alice.ask(Method.ALLOCATE, UDP, (Attribute.EVEN_PORT, True))
-        self.assertEqual(len(self.lab.ports.open_ports), 2)
-        self.lab.advance(31)
-        self.assertEqual(len(self.lab.ports.open_ports), 1)
+        self.assertEqual(len(self.server.ports.open_ports), 2)
+        self.server.advance(31)
+        self.assertEqual(len(self.server.ports.open_ports), 1)
         token = (Attribute.RESERVATION_TOKEN, answer.get(Attribute.RESERVATION_TOKEN))
-        self.refused(508, self.lab.client(Address(ALICE.host, 2)).ask(Method.ALLOCATE, UDP, token))
+        self.refused(508, self.server.client(Address(ALICE.host, 2)).ask(Method.ALLOCATE, UDP, token))
 
     def test_invented_reservation(self) -> None:
         """508."""
@@ -208,10 +210,10 @@ class QuotaTests(RequestCase):
         """486, and only for this peer."""
         self.lab_with(allocations_per_user=2)
         for port in (1, 2):
-            self.lab.client(Address(ALICE.host, port)).allocate()
+            self.server.client(Address(ALICE.host, port)).allocate()
         self.refused(486, self.alice.ask(Method.ALLOCATE, UDP))
-        self.lab.client(BOB, "bob").allocate()
-        self.lab.client(Address(ALICE.host, 1)).ask(Method.REFRESH, (Attribute.LIFETIME, 0))
+        self.server.client(BOB, "bob").allocate()
+        self.server.client(Address(ALICE.host, 1)).ask(Method.REFRESH, (Attribute.LIFETIME, 0))
         self.alice.allocate()
 
     def test_reservations_count(self) -> None:
@@ -223,21 +225,21 @@ class QuotaTests(RequestCase):
         """486: who makes himself many identities has no more; a reservation counts for who asked for it."""
         self.lab_with(allocations_per_address=3)
         even = (Attribute.EVEN_PORT, True)
-        answer = self.lab.client(Address(ALICE.host, 1), "one").ask(Method.ALLOCATE, UDP, even)
-        self.lab.client(Address(ALICE.host, 2), "two").allocate()
-        third = self.lab.client(Address(ALICE.host, 3), "three")
+        answer = self.server.client(Address(ALICE.host, 1), "one").ask(Method.ALLOCATE, UDP, even)
+        self.server.client(Address(ALICE.host, 2), "two").allocate()
+        third = self.server.client(Address(ALICE.host, 3), "three")
         self.refused(486, third.ask(Method.ALLOCATE, UDP))
         token = (Attribute.RESERVATION_TOKEN, answer.get(Attribute.RESERVATION_TOKEN))
-        taken = self.lab.client(BOB, "one")
+        taken = self.server.client(BOB, "one")
         taken.allocate(token)
         self.refused(486, third.ask(Method.ALLOCATE, UDP))
-        self.lab.client(Address(BOB.host, 1), "three").allocate()
+        self.server.client(Address(BOB.host, 1), "three").allocate()
         taken.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
         third.allocate()
-        self.lab.advance(601)
-        self.assertEqual((len(self.lab.core.allocations), self.lab.ports.open_ports), (0, {}))
+        self.server.advance(601)
+        self.assertEqual((len(self.server.core.allocations), self.server.ports.open_ports), (0, {}))
         for number in range(4):
-            six = self.lab.client(Address(f"2001:db8:7::{number}", 1), f"user{number}", local=HERE6)
+            six = self.server.client(Address(f"2001:db8:7::{number}", 1), f"user{number}", local=HERE6)
             code = code_of(six.ask(Method.ALLOCATE, UDP))
             self.assertEqual(code, 486 if number == 3 else 0)
 
@@ -245,16 +247,16 @@ class QuotaTests(RequestCase):
         """508, where no other source has two more."""
         self.lab_with(allocations=3)
         for number in range(3):
-            self.lab.client(Address(f"203.0.{number}.9", 1), f"user{number}").allocate()
+            self.server.client(Address(f"203.0.{number}.9", 1), f"user{number}").allocate()
         self.refused(508, self.alice.ask(Method.ALLOCATE, UDP))
 
     def test_making_room_is_told(self) -> None:
         """The operator learns whose allocation made room."""
         self.lab_with(allocations=3)
         for number in range(3):
-            self.lab.client(Address(ALICE.host, number + 1), f"user{number}").allocate()
-        self.lab.client(Address("192.0.2.1", 1), "other").allocate()
-        hits = [each for each in self.lab.core.allocations.events if isinstance(each, LimitHit)]
+            self.server.client(Address(ALICE.host, number + 1), f"user{number}").allocate()
+        self.server.client(Address("192.0.2.1", 1), "other").allocate()
+        hits = [each for each in self.server.core.allocations.events if isinstance(each, LimitHit)]
         self.assertEqual(hits, [LimitHit(ALICE.host, "relay-allocations", "user2")])
 
     def test_a_client_that_never_refreshes(self) -> None:
@@ -262,23 +264,23 @@ class QuotaTests(RequestCase):
         self.alice.allocate()
         self.alice.permit(BOB)
         self.alice.bind(0x4000, BOB)
-        self.lab.advance(599)
-        self.assertEqual(len(self.lab.core.allocations), 1)
-        self.lab.advance(2)
-        table = self.lab.core.allocations
-        self.assertEqual((len(table), table.by_relayed, self.lab.ports.open_ports), (0, {}, {}))
+        self.server.advance(599)
+        self.assertEqual(len(self.server.core.allocations), 1)
+        self.server.advance(2)
+        table = self.server.core.allocations
+        self.assertEqual((len(table), table.by_relayed, self.server.ports.open_ports), (0, {}, {}))
         self.assertEqual(table.users, {})
-        self.assertIsNone(self.lab.core.get_timer())
+        self.assertIsNone(self.server.core.get_timer())
         self.refused(437, self.alice.ask(Method.REFRESH))
 
     def test_churn_leaves_nothing(self) -> None:
         """Allocating and deleting, a thousand times."""
         for _ in range(1000):
-            self.lab.advance(0.02)
+            self.server.advance(0.02)
             self.alice.allocate()
             self.alice.ask(Method.REFRESH, (Attribute.LIFETIME, 0))
-        table = self.lab.core.allocations
-        self.assertEqual((len(table), self.lab.ports.open_ports), (0, {}))
+        table = self.server.core.allocations
+        self.assertEqual((len(table), self.server.ports.open_ports), (0, {}))
 
 
 class RefreshTests(RequestCase):
@@ -286,16 +288,16 @@ class RefreshTests(RequestCase):
 
     def test_moves_the_end(self) -> None:
         self.alice.allocate()
-        self.lab.advance(500)
+        self.server.advance(500)
         self.assertEqual(self.alice.ask(Method.REFRESH).get(Attribute.LIFETIME), 600)
-        self.lab.advance(590)
+        self.server.advance(590)
         self.assertEqual(
             self.alice.ask(Method.REFRESH, (Attribute.LIFETIME, 1200)).get(Attribute.LIFETIME), 1200
         )
-        self.lab.advance(1199)
-        self.assertEqual(len(self.lab.core.allocations), 1)
-        self.lab.advance(2)
-        self.assertEqual(len(self.lab.core.allocations), 0)
+        self.server.advance(1199)
+        self.assertEqual(len(self.server.core.allocations), 1)
+        self.server.advance(2)
+        self.assertEqual(len(self.server.core.allocations), 0)
 
     def test_without_an_allocation(self) -> None:
         """437, whatever is asked, lifetime 0 included."""
@@ -320,7 +322,7 @@ class RefreshTests(RequestCase):
         forged = appended[:2] + (len(appended) - 20).to_bytes(2, "big") + appended[4:]
         (answer,) = self.alice.send(forged)
         self.assertEqual(parse(answer).get(Attribute.LIFETIME), 600)
-        self.assertEqual(len(self.lab.core.allocations), 1)
+        self.assertEqual(len(self.server.core.allocations), 1)
 
     def test_an_attribute_that_overruns(self) -> None:
         """No success, and no harm."""
@@ -330,17 +332,17 @@ class RefreshTests(RequestCase):
             request[22:24] = size.to_bytes(2, "big")
             for answer in self.alice.send(bytes(request)):
                 self.assertNotEqual(parse(answer).message_class, MessageClass.SUCCESS)
-        self.assertEqual(len(self.lab.core.allocations), 1)
+        self.assertEqual(len(self.server.core.allocations), 1)
 
     def test_renewed_credentials(self) -> None:
         """New credentials of the same peer go on with its allocation; another peer's don't."""
         self.alice.allocate()
-        self.lab.advance(300)
-        renewed = self.lab.client()
+        self.server.advance(300)
+        renewed = self.server.client()
         self.assertNotEqual(renewed.username, self.alice.username)
         self.assertEqual(renewed.ask(Method.REFRESH).get(Attribute.LIFETIME), 600)
-        self.refused(441, self.lab.client(user="mallory").ask(Method.REFRESH, (Attribute.LIFETIME, 0)))
-        self.assertEqual(len(self.lab.core.allocations), 1)
+        self.refused(441, self.server.client(user="mallory").ask(Method.REFRESH, (Attribute.LIFETIME, 0)))
+        self.assertEqual(len(self.server.core.allocations), 1)
 
 
 class PermissionTests(RequestCase):
@@ -389,7 +391,7 @@ class PermissionTests(RequestCase):
     def test_mapped_addresses(self) -> None:
         """An IPv4-mapped address is an IPv4 address, whatever its family says it is."""
         self.alice.allocate((Attribute.REQUESTED_ADDRESS_FAMILY, IPV6))
-        four = self.lab.client(BOB, "bob")
+        four = self.server.client(BOB, "bob")
         four.allocate()
         for client in (self.alice, four):
             for host in ("127.0.0.1", "10.0.0.1", HERE.host):
@@ -425,7 +427,7 @@ class PermissionTests(RequestCase):
         self.refused(508, self.alice.permit(BOB, Address("203.0.113.77", 1)))
         self.refused(508, self.alice.bind(0x4000, Address("203.0.113.77", 1)))
         self.assertEqual(code_of(self.alice.permit(Address("203.0.113.1", 1))), 0)
-        self.lab.advance(301)
+        self.server.advance(301)
         self.assertEqual(code_of(self.alice.bind(0x4000, Address("203.0.113.77", 1))), 0)
 
     def test_thousands_in_one_request(self) -> None:
@@ -433,7 +435,7 @@ class PermissionTests(RequestCase):
         self.lab_with(permissions=16)
         self.alice.allocate()
         looked_at: list[str] = []
-        self.lab.own_addresses = looked_at.append
+        self.server.own_addresses = looked_at.append
         addresses = [Address(f"203.0.{number >> 8}.{number & 255}", 1) for number in range(5000)]
         self.refused(400, self.alice.permit(*addresses))
         self.refused(508, self.alice.permit(*addresses[:32]))
@@ -462,7 +464,7 @@ class ChannelTests(RequestCase):
         self.refused(400, self.alice.bind(0x4000, Address(BOB.host, 1)))
         self.refused(400, self.alice.bind(0x4001, BOB))
         self.alice.ask(Method.REFRESH, (Attribute.LIFETIME, 3600))
-        self.lab.advance(601)
+        self.server.advance(601)
         self.assertEqual(code_of(self.alice.bind(0x4001, BOB)), 0)
 
     def test_incomplete(self) -> None:

@@ -11,7 +11,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
 from punch.test.web_client import Browser
-from punch.test.web_lab import ServerTestCase
+from punch.test.web_server import ServerTestCase
 from punch.ui.web.admission import MAX_BROWSERS, MAX_TICKETS, BrowserAdmission
 from punch.ui.web.guard import MAX_PLAIN, PLAIN_TIME
 

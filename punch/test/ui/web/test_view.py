@@ -17,7 +17,7 @@ from punch.apps.chat.storage import RETRY
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
 from punch.node.events import Connected, Registered
-from punch.test.chat_lab import Exchange, Side
+from punch.test.chat_network import Exchange, Side
 from punch.test.chat_torture import SlowDisk
 from punch.test.internet import InternetTestCase, LinkSpec
 from punch.test.nat_pairs import nat

@@ -1,4 +1,4 @@
-"""The page's server on the simulated internet, with a view that only echoes behind it."""
+"""The web page's server on the simulated internet, in front of a view that echoes what it receives."""
 
 from __future__ import annotations
 

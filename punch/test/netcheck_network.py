@@ -1,4 +1,4 @@
-"""A rendezvous with all vantages on the simulated internet, and netcheck run from anywhere in it."""
+"""A rendezvous with all the addresses and ports that netcheck uses, on the simulated internet."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from punch.wire.rendezvous_address import RendezvousAddress
 SERVICE, SECOND, SERVICE6 = "198.51.100.1", "198.51.100.2", "2001:db8::1"
 
 
-class NetcheckLab:
+class NetcheckNetwork:
     """
+    A network with a rendezvous, in which netcheck runs on any host.
+
     :param second: whether the service has a second port.
     :param alternates: its further addresses; more than one port is bound to each of them then.
     :param through: addresses at which translators reach it.
@@ -87,7 +89,7 @@ class NetcheckLab:
         rendezvous: RendezvousAddress | None = None,
         timeout: float = 30.0,
     ) -> NetcheckReport:
-        """Run netcheck on a host; it leaves nothing behind."""
+        """Run netcheck on a host, and check that it leaves no port open."""
         report = self.net.wait(
             self.begin(host, lifetime=lifetime, rendezvous=rendezvous),
             timeout + (lifetime or 0.0),

@@ -17,7 +17,7 @@ from punch.node.events import (
     Registered,
 )
 from punch.rendezvous.config import RendezvousLimits
-from punch.test.control_lab import ControlClient, connect_control, connect_raw, key_of
+from punch.test.control_client import ControlClient, connect_control, connect_raw, key_of
 from punch.test.internet import NAT, Filtering, Host, Internet, LinkSpec, Packet
 from punch.test.system import SERVICE, Peer, Rendezvous, introduce
 from punch.wire.control import Accept, Establish, Ping, Register, new_call

@@ -1,4 +1,4 @@
-"""Both ends of one call, with the test in the middle."""
+"""The signaling of both ends of one call; the test carries the messages between them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def candidate(number: int) -> Candidate:
 
 
 def description(name: str, *candidates: Candidate, complete: bool = False) -> Description:
-    """What a side says of its agent."""
+    """What a side tells the other about its ICE agent."""
     return Description(name, f"{name}Ufrag", PASSWORD, 0.02, candidates, complete)
 
 
-class Wire:
-    """Both ends of one call, with the test in the middle."""
+class CallPair:
+    """The signaling of both ends of one call; the test carries the messages between them."""
 
     def __init__(self, caller: Identity = ALICE, callee: Identity = BOB) -> None:
         self.now = 100.0
@@ -56,14 +56,14 @@ class Wire:
         return bytes([self._drawn]) * size
 
     def accept(self, *candidates: Candidate) -> Envelope:
-        """The callee says yes; its answer is not delivered."""
+        """Let the callee accept the call; returns its answer, which is not delivered."""
         self.callee.accept(description("bob", *candidates), CERTIFICATE, self.now)
         (answer,) = self.callee.messages_to_send()
         assert isinstance(answer, Answer)
         return answer.answer
 
     def introduce(self) -> tuple[Introduction, Introduction]:
-        """Up to the introduction on both sides."""
+        """Accept the call and deliver the answer; returns the introductions of caller and callee."""
         self.caller.receive_answer(self.accept(candidate(1)), self.now)
         here, there = self.caller.next_event(), self.callee.next_event()
         assert isinstance(here, Introduction)
@@ -71,14 +71,14 @@ class Wire:
         return here, there
 
     def trickle(self, sender: Signaling, *candidates: Candidate, complete: bool = False) -> Envelope:
-        """One trickled message of a side; not delivered."""
+        """Add candidates on one side; returns the message that trickles them, which is not delivered."""
         sender.add_candidates(candidates, complete)
         (message,) = (each for each in sender.messages_to_send() if isinstance(each, Trickle))
         return message.envelope
 
 
 def events(call: Signaling) -> list[SignalingEvent]:
-    """All that a call has to tell."""
+    """All events of a call that were not taken yet."""
     told = []
     while (event := call.next_event()) is not None:
         told.append(event)
@@ -86,7 +86,7 @@ def events(call: Signaling) -> list[SignalingEvent]:
 
 
 def changed(envelope: Envelope, position: int = 20) -> Envelope:
-    """The envelope with one bit of its body turned."""
+    """The envelope with one bit of its body inverted."""
     body = bytearray(envelope.body)
     body[position] ^= 1
     return replace(envelope, body=bytes(body))

@@ -1,7 +1,8 @@
 """
-A small network in virtual time that joins ICE agents, for the tests of `punch.traversal` alone.
+A small network in virtual time that connects ICE agents, for the tests of `punch.ice`.
 
-The simulated internet runs whole systems; this knows hosts, NATs and loss, and joins cores.
+The simulated internet (`punch.test.internet`) runs whole systems; this one has hosts, NATs and loss only, and
+carries the datagrams of ICE agents.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Host:
         return next(when for when, event in self.events if isinstance(event, kind))
 
 
-class Lab:
+class IceNetwork:
     """
     Hosts, and the network between them.
 

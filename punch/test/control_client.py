@@ -1,4 +1,4 @@
-"""A control client made by hand, for tests of the rendezvous: it can be wrong in every way."""
+"""A control client for tests of the rendezvous, which sends whatever the test says, valid or not."""
 
 from __future__ import annotations
 

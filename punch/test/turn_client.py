@@ -1,4 +1,4 @@
-"""The TURN client's core against a server that is played by hand."""
+"""A TURN client's core and a server whose answers the test writes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ CHECK = encode(StunMessage(Method.BINDING, MessageClass.REQUEST, bytes(12)))
 QUIC = b"\x41" + bytes(99)
 
 
-class Table:
-    """A client, and everything that it did."""
+class ScriptedServer:
+    """A server that answers one client as it should, or as the test says."""
 
     def __init__(self, credentials: RelayCredentials = CREDENTIALS, *, reliable: bool = False) -> None:
         self.client = TurnClient(credentials, Random(7).randbytes, reliable=reliable)
@@ -42,26 +42,26 @@ class Table:
         self.lifetime = 600
 
     def events(self) -> list[Event]:
-        """Those not taken yet."""
+        """The client's events that were not taken yet."""
         found = []
         while (event := self.client.next_event()) is not None:
             found.append(event)
         return found
 
     def sent(self) -> list[bytes]:
-        """What leaves now."""
+        """The messages that the client sends now."""
         return self.client.data_to_send()
 
     def requests(self) -> list[StunMessage]:
-        """What leaves now, without ChannelData."""
+        """The STUN messages that the client sends now, without ChannelData."""
         return [parse(data) for data in self.sent() if data[0] < 0x40]
 
     def give(self, message: StunMessage, key: bytes | None = KEY) -> Data | None:
-        """The server says this."""
+        """Send a message to the client."""
         return self.client.receive(encode(message, key), self.now)
 
     def answer(self, request: StunMessage) -> None:
-        """What an honest server says."""
+        """Answer a request as RFC 8656 says."""
         attributes: dict[int, list[tuple[int, Any]]] = {
             Method.ALLOCATE: [
                 (Attribute.XOR_RELAYED_ADDRESS, RELAYED),
@@ -82,11 +82,11 @@ class Table:
     def refuse(
         self, request: StunMessage, code: int, *attributes: tuple[int, Any], signed: bool = True
     ) -> None:
-        """The server says no."""
+        """Answer a request with an error."""
         self.give(error(request, code, "no", *attributes), KEY if signed else None)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> list[StunMessage]:
-        """An honest server, for a while; returns what it was asked, with time in between."""
+        """Let time pass and answer each request; returns the requests."""
         end, asked = self.now + seconds, []
         while not until():
             for request in self.requests():
@@ -100,8 +100,8 @@ class Table:
         self.now = end if not until() else self.now
         return asked
 
-    def allocated(self) -> Table:
-        """With its allocation."""
+    def allocated(self) -> ScriptedServer:
+        """Make the client's allocation; returns this object."""
         self.client.allocate(self.now)
         (request,) = self.requests()
         self.answer(request)

@@ -1,4 +1,4 @@
-"""A TURN server without sockets, and clients that talk to it by hand."""
+"""A TURN server without sockets, and clients that build each request themselves."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from punch.wire.stun import (
     parse,
 )
 
-SECRET = b"the secret of the laboratory"
+SECRET = b"the secret of the server"
 EPOCH = 1_700_000_000.0
-"""Unix time of the laboratory's time zero."""
+"""The Unix time at which the server's monotonic clock stands at zero."""
 HERE = Address("198.51.100.1", 3478)
 HERE6 = Address("2001:db8::1", 3478)
 ALICE = Address("203.0.113.1", 50000)
@@ -50,7 +50,7 @@ class FakePort:
 
 class FakePorts:
     """
-    The laboratory's kernel.
+    Stands in for the kernel's UDP ports.
 
     :ivar taken: ports that others have.
     :ivar descriptors: how many sockets there may be.
@@ -68,9 +68,9 @@ class FakePorts:
         return self.open_ports.setdefault(address, FakePort(self, host, port))
 
 
-class Lab:
+class TurnServer:
     """
-    A server in a world of its own.
+    A server whose clock, ports and clients are the test's.
 
     :ivar now: monotonic seconds; set it, then call `tick`.
     :ivar own_addresses: asked whether an address is the server's.
@@ -128,22 +128,22 @@ class Client:
     """One five-tuple."""
 
     def __init__(
-        self, lab: Lab, remote: Address, user: str, *, local: Address = HERE, connection: int = 0
+        self, server: TurnServer, remote: Address, user: str, *, local: Address = HERE, connection: int = 0
     ) -> None:
-        self.lab = lab
+        self.server = server
         self.remote = remote
         self.local = local
         self.connection = connection
         self.user = user
-        self.username, self.password = issue(SECRET, user, lab.unix + 86400)
-        self.realm = lab.settings.realm
-        self.nonce = lab.core.authenticator.nonces.for_address(remote, lab.unix)
+        self.username, self.password = issue(SECRET, user, server.unix + 86400)
+        self.realm = server.settings.realm
+        self.nonce = server.core.authenticator.nonces.for_address(remote, server.unix)
         self.to_peers: list[ToPeer] = []
 
     @property
     def handed_out(self) -> str:
         """The nonce that comes with credentials."""
-        return self.lab.core.authenticator.nonces.for_user(self.user, self.lab.unix)
+        return self.server.core.authenticator.nonces.for_user(self.user, self.server.unix)
 
     @property
     def key(self) -> bytes:
@@ -158,18 +158,18 @@ class Client:
             (Attribute.NONCE, self.nonce),
         )
         if transaction is None:
-            transaction = self.lab.random(12)
+            transaction = self.server.random(12)
         message = StunMessage(method, MessageClass.REQUEST, transaction, (*attributes, *login))
         return encode(message, self.key, fingerprint=False)
 
     def send(self, *datagrams: bytes) -> list[bytes]:
         """Send messages; what comes back to this client. What goes to peers is in `to_peers`."""
-        self.lab.core.receive(datagrams, self.remote, self.local, self.lab.now, self.connection)
+        self.server.core.receive(datagrams, self.remote, self.local, self.server.now, self.connection)
         return self.collect()
 
     def collect(self) -> list[bytes]:
         """What the server has for this client now."""
-        to_clients, self.to_peers = self.lab.core.outputs(self.lab.now)
+        to_clients, self.to_peers = self.server.core.outputs(self.server.now)
         me = (self.remote, self.local, self.connection)
         return [data for client, messages in to_clients if client == me for data in messages]
 
