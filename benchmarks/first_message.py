@@ -54,7 +54,7 @@ def measure(delay: float, warm: bool, seed: int = 0) -> tuple[float, float, str]
     alice.node.call(bob.id)
     net.run_until(lambda: alice.delivered, 30.0, "the mark")
     result = (bob.message_times[0] - start) / delay, (alice.delivered[0][0] - start) / delay
-    path = alice.last(Connected).path
+    path = alice.last(Connected).path.kind
     alice.stop()
     bob.stop()
     return *result, path

@@ -31,7 +31,7 @@ from punch.node.call_context import CallContext
 from punch.node.events import Reason
 from punch.node.ice_restart import IceRestarts, LinkTerms
 from punch.node.ice_transport import IceTransport, describe, new_agent
-from punch.node.path import DebouncedPath
+from punch.node.path import DebouncedPath, Path
 from punch.node.policy import RelayPolicy
 from punch.node.signaling import (
     Challenged,
@@ -172,6 +172,15 @@ class Call:
         if self.signaling.side is Side.CALLER and self.link is None:
             return CallState.CALLING
         return CallState.CHECKING
+
+    @property
+    def path(self) -> Path | None:
+        """The path of the link, or its last one; None until there is one."""
+        pair = self.pair
+        if pair is None:
+            return None
+        rtt = pair.rtt or (self.link.rtt if self.link is not None else None) or 0.0
+        return Path(pair.path, pair.local.address, pair.remote_address, pair.local.protocol, rtt)
 
     @property
     def pairs(self) -> list[PairStatus]:
@@ -471,8 +480,9 @@ class Call:
             restarts.path_found(now)
         if moved or back:
             link.path_changed()
-        if self.state is CallState.CONNECTED:
-            self._debounced_path.changed(pair, now)
+        path = self.path
+        if path is not None and self.state is CallState.CONNECTED:
+            self._debounced_path.changed(path, now)
 
     def _transport_failed(self, agent_reason: str, now: float) -> None:
         if self.restarts is not None:
@@ -511,9 +521,10 @@ class Call:
         self.changed()
 
     def _announce(self) -> None:
-        if self.restarts is not None and self.pair is not None and not self._announced:
+        path = self.path
+        if self.restarts is not None and path is not None and not self._announced:
             self._announced = True
-            self._debounced_path.announced(self.pair)
+            self._debounced_path.announced(path)
             self._observer.call_connected(self)
 
     def _answered(self, answered: bool) -> None:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from punch.identity import PeerID
-from punch.wire.address import Address
+from punch.node.path import Path
 
 if TYPE_CHECKING:
     from punch.link.link import Link
@@ -119,15 +119,11 @@ class Checking(Event):
 
 @dataclass(frozen=True)
 class Connected(Event):
-    """The link is up and the other side has proved its ID. `rtt` is in seconds."""
+    """The link is up and the other side has proved its ID."""
 
     peer: PeerID
     name: str
-    path: str
-    local: Address
-    remote: Address
-    protocol: str
-    rtt: float
+    path: Path
     link: Link = field(repr=False, compare=False)
 
 
@@ -136,11 +132,7 @@ class PathChanged(Event):
     """The link moved to another candidate pair."""
 
     peer: PeerID
-    path: str
-    local: Address
-    remote: Address
-    protocol: str
-    rtt: float
+    path: Path
 
 
 @dataclass(frozen=True)

@@ -394,37 +394,19 @@ class Node(Service):
 
     def call_connected(self, call: Call) -> None:
         """A link is proved. It takes the place of an older one with the same peer."""
-        peer, link, pair = call.peer, call.link, call.pair
+        peer, link, path = call.peer, call.link, call.path
         assert link is not None
-        assert pair is not None
+        assert path is not None
         older = self._calls.connect(call)
         self._replaced.pop(peer, None)
         if older is not None:
             older.hang_up(CloseCode.REPLACED, "A newer link with the same peer took over.")
-        self._on_event(
-            Connected(
-                peer,
-                call.name or "",
-                pair.path,
-                pair.local.address,
-                pair.remote_address,
-                pair.local.protocol,
-                pair.rtt or link.rtt or 0.0,
-                link,
-            )
-        )
+        self._on_event(Connected(peer, call.name or "", path, link))
 
     def call_path_changed(self, call: Call) -> None:
         """The link moved."""
-        pair = call.pair
-        if pair is None or self._calls.links.get(call.peer) is not call:
-            return
-        rtt = pair.rtt or (call.link.rtt if call.link is not None else None) or 0.0
-        self._on_event(
-            PathChanged(
-                call.peer, pair.path, pair.local.address, pair.remote_address, pair.local.protocol, rtt
-            )
-        )
+        if call.path is not None and self._calls.links.get(call.peer) is call:
+            self._on_event(PathChanged(call.peer, call.path))
 
     def call_path_lost(self, call: Call) -> None:
         """The link has no path, and waits for one."""

@@ -1,12 +1,13 @@
 """
-The path of a link: when it is left because the link hears nothing on it, and which changes are announced.
+The path of a link: its value for applications, when it is left because the link hears nothing on it, and
+which changes of it are announced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from punch.ice.pairs import Pair
 from punch.wire.address import Address
 
 HANDSHAKE_WAIT = 1.5
@@ -21,6 +22,26 @@ BURST = 0.05
 """Seconds within which everything that is sent counts as one burst."""
 HOLD = 0.5
 """Seconds from the first change of the path to its announcement."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """
+    The selected pair of a link as applications see it. Two paths are equal whatever their round-trip times
+    are.
+
+    :ivar kind: "host", "srflx", "prflx" or "relay", as `Pair.path`.
+    :ivar local: the address that the peer sees us as.
+    :ivar remote: the peer's address.
+    :ivar protocol: the transport protocol, "udp".
+    :ivar rtt: the round-trip time in seconds, 0 while it is unknown.
+    """
+
+    kind: str
+    local: Address
+    remote: Address
+    protocol: str
+    rtt: float = field(compare=False)
 
 
 class Silence:
@@ -83,22 +104,23 @@ class DebouncedPath:
 
     def __init__(self, announce: Callable[[], None]) -> None:
         self._announce = announce
-        self._announced: tuple[str, Address, Address] | None = None
-        self._current: Pair | None = None
+        self._announced: Path | None = None
+        self._current: Path | None = None
         self._due: float | None = None
 
-    def announced(self, pair: Pair) -> None:
+    def announced(self, path: Path) -> None:
         """This path was announced by other means."""
-        self._current, self._announced, self._due = pair, _key(pair), None
+        self._current = self._announced = path
+        self._due = None
 
     def lost(self) -> None:
         """The loss of the path was announced: the next path is a change whichever it is."""
         self._announced = self._due = None
 
-    def changed(self, pair: Pair, now: float) -> None:
+    def changed(self, path: Path, now: float) -> None:
         """This is the current path."""
-        self._current = pair
-        if self._due is None and self._announced != _key(pair):
+        self._current = path
+        if self._due is None and self._announced != path:
             self._due = now + HOLD
 
     def get_timer(self) -> float | None:
@@ -110,10 +132,6 @@ class DebouncedPath:
         if self._due is None or now < self._due or self._current is None:
             return
         self._due = None
-        if self._announced != _key(self._current):
-            self._announced = _key(self._current)
+        if self._announced != self._current:
+            self._announced = self._current
             self._announce()
-
-
-def _key(pair: Pair) -> tuple[str, Address, Address]:
-    return pair.path, pair.local.address, pair.remote_address

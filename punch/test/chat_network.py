@@ -25,6 +25,7 @@ from punch.link.events import LinkError, LinkRole
 from punch.link.link import Link
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
+from punch.node.path import Path
 from punch.wire.address import Address
 
 E = TypeVar("E", bound=Event)
@@ -156,8 +157,8 @@ class Exchange:
             near.links[far.id] = Connection(self, near, far, role)
         for near, far in ((callee, caller), (caller, callee)):
             link = cast(Link, near.links[far.id])
-            here, there = Address("192.0.2.1", 4000), Address("192.0.2.2", 5000)
-            near.happen(node_events.Connected(far.id, far.chat.name, "host", here, there, "udp", 0.01, link))
+            path = Path("host", Address("192.0.2.1", 4000), Address("192.0.2.2", 5000), "udp", 0.01)
+            near.happen(node_events.Connected(far.id, far.chat.name, path, link))
 
     def cut(self, one: Side, other: Side, reason: str = "lost") -> None:
         """The link ends, and what is under way is lost."""

@@ -22,6 +22,7 @@ from punch.link.events import LinkRole
 from punch.link.link import Link
 from punch.natcheck.report import NetcheckReport
 from punch.node.events import Connected, IncomingCall, Ready
+from punch.node.path import Path
 from punch.ui.front_end import FrontEndContext, Settings
 from punch.wire.address import Address
 
@@ -231,11 +232,7 @@ def connected(wire: Wire, name: str = "bob") -> Connected:
     return Connected(
         wire.remote,
         name,
-        "host",
-        Address("192.0.2.1", 4000),
-        Address("192.0.2.2", 5000),
-        "udp",
-        0.0004,
+        Path("host", Address("192.0.2.1", 4000), Address("192.0.2.2", 5000), "udp", 0.0004),
         cast(Link, wire),
     )
 

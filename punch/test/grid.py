@@ -312,7 +312,7 @@ def _path(peer: Peer, other: PeerID, since: float) -> str:
     for time, event in peer.events:
         if connected <= time <= connected + SETTLED and getattr(event, "peer", None) == other:
             if isinstance(event, (Connected, PathChanged)):
-                path = event.path
+                path = event.path.kind
             elif isinstance(event, Disconnected):
                 path = ""
     return path

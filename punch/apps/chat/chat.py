@@ -359,11 +359,11 @@ class Chat:
                 links.append(
                     {
                         "peer": str(peer),
-                        "path": link.path,
-                        "local": str(link.local),
-                        "remote": str(link.remote),
-                        "protocol": link.protocol,
-                        "rtt": link.rtt,
+                        "path": link.path.kind,
+                        "local": str(link.path.local),
+                        "remote": str(link.path.remote),
+                        "protocol": link.path.protocol,
+                        "rtt": link.path.rtt,
                         "since": link.since,
                         "dark": link.disconnected,
                     }

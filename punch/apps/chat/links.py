@@ -99,7 +99,7 @@ class ChatLinks:
         status, link = self._status.get(peer), self.links.get(peer)
         if status is None or link is None or link.rtt is None:
             return status
-        return replace(status, rtt=link.rtt)
+        return replace(status, path=replace(status.path, rtt=link.rtt))
 
     def stage(self, peer: PeerID) -> Stage | None:
         """The call that is under way with `peer`."""
@@ -277,17 +277,13 @@ class ChatLinks:
         self._over(peer)
         self.links.pop(peer, None)
         self.links[peer] = event.link
-        self._status[peer] = LinkStatus(
-            event.path, event.local, event.remote, event.protocol, event.rtt, self._wall()
-        )
+        self._status[peer] = LinkStatus(event.path, self._wall())
         self._redial.called(peer)
 
     def _set_path(self, event: PathChanged) -> None:
         status = self._status.get(event.peer)
         if status is not None:
-            self._status[event.peer] = LinkStatus(
-                event.path, event.local, event.remote, event.protocol, event.rtt, status.since
-            )
+            self._status[event.peer] = LinkStatus(event.path, status.since)
 
     def _failed(self, event: CallFailed) -> bool:
         peer = event.peer

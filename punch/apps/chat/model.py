@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from punch.identity import PeerID
-from punch.wire.address import Address
+from punch.node.path import Path
 
 #: Longest text of a message, in bytes of UTF-8.
 MAX_TEXT = 16_384
@@ -93,17 +93,12 @@ class LinkStatus:
     """
     The link to a peer as it is now.
 
-    :ivar path: the path's kind (host, srflx, prflx or relay).
-    :ivar rtt: round trip, in seconds.
+    :ivar path: its path, or the last one.
     :ivar since: when the link came up, in seconds since the epoch.
-    :ivar dark: the path is lost; the link waits for another one.
+    :ivar disconnected: the path is lost; the link waits for another one.
     """
 
-    path: str
-    local: Address
-    remote: Address
-    protocol: str
-    rtt: float
+    path: Path
     since: float
     disconnected: bool = False
 

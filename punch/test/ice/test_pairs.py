@@ -32,7 +32,7 @@ class PairsTests(RelayTestCase):
         here = alice.wait_for(Connected, 5.0)
         self.net.advance(3.0)
         selected = self.selected(alice.node.pairs(bob.id))
-        self.assertEqual((here.path, selected.state), ("srflx", "succeeded"))
+        self.assertEqual((here.path.kind, selected.state), ("srflx", "succeeded"))
         self.assertEqual((selected.local.host, selected.remote.host), ("192.168.1.2", "203.0.113.2"))
         assert selected.seen_as is not None
         assert selected.rtt is not None

@@ -118,8 +118,8 @@ class CableTests(SystemTestCase):
         for peer in (alice, bob):
             peer.register()
         here, there = connect(alice, bob, 5.0)
-        self.assertEqual((here.path, there.path), ("host", "host"))
-        self.assertEqual(here.local.host, "169.254.7.2")
+        self.assertEqual((here.path.kind, there.path.kind), ("host", "host"))
+        self.assertEqual(here.path.local.host, "169.254.7.2")
         self.assertEqual(len(alice.of(Connected)), 1)
 
 

@@ -1,66 +1,61 @@
-"""Which paths are told of."""
+"""Which changes of the path are announced."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.ice.pairs import Pair
-from punch.node.path import HOLD, DebouncedPath
+from punch.node.path import HOLD, DebouncedPath, Path
 from punch.wire.address import Address
-from punch.wire.candidate import Candidate, CandidateType
-
-HERE = Address("192.0.2.1", 1000)
 
 
-def path(port: int, rtt: float | None = None) -> Pair:
+def path(port: int, rtt: float = 0.0) -> Path:
     """One of several paths."""
-    local = Candidate(CandidateType.HOST, HERE, 1, "1")
-    return Pair(local, Candidate(CandidateType.HOST, Address("192.0.2.2", port), 1, "1"), HERE, rtt)
+    return Path("host", Address("192.0.2.1", 1000), Address("192.0.2.2", port), "udp", rtt)
 
 
-class PathNewsTests(SynchronousTestCase):
+class DebouncedPathTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.count = 0
-        self.news = DebouncedPath(self.told)
-        self.news.announced(path(1))
+        self.path = DebouncedPath(self.announced)
+        self.path.announced(path(1))
 
-    def told(self) -> None:
-        """Another path is told of."""
+    def announced(self) -> None:
+        """A change was announced."""
         self.count += 1
 
     def test_a_change(self) -> None:
-        """It is told when it has lasted, and once."""
-        self.news.changed(path(2), 10.0)
-        self.assertEqual(self.news.get_timer(), 10.0 + HOLD)
-        self.news.handle_timer(10.0 + HOLD / 2)
+        """It is announced when it has lasted, and once."""
+        self.path.changed(path(2), 10.0)
+        self.assertEqual(self.path.get_timer(), 10.0 + HOLD)
+        self.path.handle_timer(10.0 + HOLD / 2)
         self.assertEqual(self.count, 0)
-        self.news.handle_timer(10.0 + HOLD)
-        self.news.handle_timer(99.0)
+        self.path.handle_timer(10.0 + HOLD)
+        self.path.handle_timer(99.0)
         self.assertEqual(self.count, 1)
-        self.assertIsNone(self.news.get_timer())
+        self.assertIsNone(self.path.get_timer())
 
     def test_several_at_once(self) -> None:
-        """Only the last is told, and none that has been known; further ones don't put it off."""
-        self.news.changed(path(2), 10.0)
-        self.news.changed(path(3), 10.0 + HOLD / 2)
-        self.assertEqual(self.news.get_timer(), 10.0 + HOLD)
-        self.news.handle_timer(10.0 + HOLD)
+        """Only the last is announced, unless it is the one before; further ones do not delay it."""
+        self.path.changed(path(2), 10.0)
+        self.path.changed(path(3), 10.0 + HOLD / 2)
+        self.assertEqual(self.path.get_timer(), 10.0 + HOLD)
+        self.path.handle_timer(10.0 + HOLD)
         self.assertEqual(self.count, 1)
-        self.news.changed(path(2), 20.0)
-        self.news.changed(path(3), 20.1)
-        self.news.handle_timer(20.0 + HOLD)
+        self.path.changed(path(2), 20.0)
+        self.path.changed(path(3), 20.1)
+        self.path.handle_timer(20.0 + HOLD)
         self.assertEqual(self.count, 1)
 
     def test_nothing_new(self) -> None:
-        """A round trip of another length is none."""
-        self.news.changed(path(1, 0.5), 10.0)
-        self.assertIsNone(self.news.get_timer())
+        """Another round-trip time is no change."""
+        self.path.changed(path(1, 0.5), 10.0)
+        self.assertIsNone(self.path.get_timer())
 
     def test_after_a_loss(self) -> None:
-        """Whatever comes is news, the old path too."""
-        self.news.changed(path(2), 10.0)
-        self.news.lost()
-        self.assertIsNone(self.news.get_timer())
-        self.news.changed(path(1), 20.0)
-        self.news.handle_timer(20.0 + HOLD)
+        """Any path is a change, also the one that was lost."""
+        self.path.changed(path(2), 10.0)
+        self.path.lost()
+        self.assertIsNone(self.path.get_timer())
+        self.path.changed(path(1), 20.0)
+        self.path.handle_timer(20.0 + HOLD)
         self.assertEqual(self.count, 1)

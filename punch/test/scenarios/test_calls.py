@@ -112,9 +112,9 @@ class StageTests(SystemTestCase):
         self.assertEqual(self.kinds(bob), [Ready, Registered, IncomingCall, Introduced, Checking, Connected])
         here, there = alice.last(Connected), bob.last(Connected)
         self.assertEqual((here.peer, here.name, there.peer, there.name), (bob.id, "bob", alice.id, "alice"))
-        self.assertEqual((here.local, here.remote), (there.remote, there.local))
-        self.assertEqual((here.path, here.protocol), ("srflx", "udp"))
-        self.assertAlmostEqual(here.rtt, 2 * D)
+        self.assertEqual((here.path.local, here.path.remote), (there.path.remote, there.path.local))
+        self.assertEqual((here.path.kind, here.path.protocol), ("srflx", "udp"))
+        self.assertAlmostEqual(here.path.rtt, 2 * D)
         self.assertEqual(alice.node.link(bob.id), here.link)
         self.assertTrue(bob.last(IncomingCall).decided)
 

@@ -82,7 +82,7 @@ def path_now(peer: Peer, other: Peer) -> str:
     path = ""
     for _, event in peer.events:
         if isinstance(event, (Connected, PathChanged)) and event.peer == other.id:
-            path = event.path
+            path = event.path.kind
         elif isinstance(event, (Disconnected, CallFailed)) and event.peer == other.id:
             path = ""
     return path
@@ -131,9 +131,9 @@ class PlaceTests(InternetTestCase):
         alice, bob = self.peer(lan.host("alice")), self.peer(lan.host("bob"))
         here = self.check("same NAT", alice, bob)
         there = bob.last(Connected)
-        self.assertEqual(here.local.host, alice.host.addresses[0])
-        self.assertEqual(here.remote.host, bob.host.addresses[0])
-        self.assertEqual((there.local, there.remote), (here.remote, here.local))
+        self.assertEqual(here.path.local.host, alice.host.addresses[0])
+        self.assertEqual(here.path.remote.host, bob.host.addresses[0])
+        self.assertEqual((there.path.local, there.path.remote), (here.path.remote, here.path.local))
 
     def test_same_nat_without_hairpinning(self) -> None:
         """The LAN does not need the NAT's help."""
@@ -162,7 +162,7 @@ class PlaceTests(InternetTestCase):
         """RFC 4787 §6, REQ-9: external source address and port."""
         alice, bob = self.carrier(Hairpin.EXTERNAL)
         here = self.check("two homes behind a carrier that hairpins", alice, bob)
-        self.assertEqual(here.remote.host, "203.0.113.9")
+        self.assertEqual(here.path.remote.host, "203.0.113.9")
 
     def test_two_homes_behind_a_carrier_that_does_not_hairpin(self) -> None:
         """Their only common address is the carrier's own, which it does not turn round."""
@@ -213,4 +213,4 @@ class PlaceTests(InternetTestCase):
     def test_udp_blocked_on_both_sides(self) -> None:
         """They meet at the relay: from one relayed address to the other."""
         here = self.check("UDP blocked to UDP blocked", self.office(5), self.office(6))
-        self.assertEqual((here.local.host, here.remote.host), (SERVICE, SERVICE))
+        self.assertEqual((here.path.local.host, here.path.remote.host), (SERVICE, SERVICE))

@@ -315,9 +315,9 @@ class IPv6Tests(SystemTestCase):
         two = self.net.lan("two", ipv6="2001:db8:2::/64", link=link)
         alice, bob = self.start(one.host("alice")), self.start(two.host("bob"))
         here, there = connect(alice, bob)
-        self.assertEqual(here.path, "host")
-        self.assertIn(":", here.remote.host)
-        self.assertEqual(there.local, here.remote)
+        self.assertEqual(here.path.kind, "host")
+        self.assertIn(":", here.path.remote.host)
+        self.assertEqual(there.path.local, here.path.remote)
         self.assertEqual(len(alice.node.status.reflectors), 2)
 
     def test_one_has_both(self) -> None:
@@ -326,14 +326,14 @@ class IPv6Tests(SystemTestCase):
         one = self.net.lan("one", "192.168.1.0/24", ipv6="2001:db8:1::/64", nat=nat)
         two = self.net.lan("two", ipv6="2001:db8:2::/64")
         here, _ = connect(self.start(one.host("alice")), self.start(two.host("bob")))
-        self.assertIn(":", here.remote.host)
+        self.assertIn(":", here.path.remote.host)
 
     def test_no_family_in_common(self) -> None:
         """The relay has both. Without it, the sentence says what is missing."""
         one = self.net.lan("one", "192.168.1.0/24", nat=NAT(public="203.0.113.1"))
         two = self.net.lan("two", ipv6="2001:db8:2::/64")
         here, _ = connect(self.start(one.host("anna")), self.start(two.host("ben")))
-        self.assertEqual(here.path, "relay")
+        self.assertEqual(here.path.kind, "relay")
         never = RelayPolicy.NEVER
         alice, bob = self.start(one.host("alice"), never), self.start(two.host("bob"), never)
         introduce(alice, bob)

@@ -28,8 +28,8 @@ class ConnectTests(RelayTestCase):
         start = self.net.now
         here, there = connect(alice, bob)
         self.assertLess(self.net.now - start, 2.0)
-        self.assertEqual((here.path, there.path), ("relay", "relay"))
-        self.assertEqual({here.local.host, here.remote.host}, {SERVICE})
+        self.assertEqual((here.path.kind, there.path.kind), ("relay", "relay"))
+        self.assertEqual({here.path.local.host, here.path.remote.host}, {SERVICE})
         self.chat(alice, bob)
 
     def test_time_to_connect(self) -> None:
@@ -56,7 +56,7 @@ class ConnectTests(RelayTestCase):
         self.net.trace = trace
         alice, bob = self.pair()
         here, _ = connect(alice, bob)
-        self.assertEqual(here.path, "relay")
+        self.assertEqual(here.path.kind, "relay")
         self.chat(alice, bob)
 
     def test_a_hundred_kilobytes(self) -> None:
@@ -93,7 +93,7 @@ class PolicyTests(RelayTestCase):
         alice = self.peer(self.home("alice", EASY), RelayPolicy.NEVER)
         bob = self.peer(self.home("bob", EASY), RelayPolicy.NEVER)
         here, _ = connect(alice, bob)
-        self.assertNotEqual(here.path, "relay")
+        self.assertNotEqual(here.path.kind, "relay")
         self.assertEqual(self.ports(), self.idle)
 
     def test_only(self) -> None:
@@ -106,7 +106,7 @@ class PolicyTests(RelayTestCase):
         here, there = connect(alice, bob)
         self.net.advance(10.0)
         self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"))
-        self.assertEqual((here.local.host, there.remote.host), (SERVICE, SERVICE))
+        self.assertEqual((here.path.local.host, there.path.remote.host), (SERVICE, SERVICE))
         self.chat(alice, bob)
         between = {
             (seen.source[0], seen.destination[0])
@@ -131,7 +131,7 @@ class PolicyTests(RelayTestCase):
         self.chat(alice, bob)
         self.net.advance(30.0)
         for here, there in ((alice, bob), (bob, alice)):
-            paths = [path_now(here, there), *(event.path for event in here.of(PathChanged))]
+            paths = [path_now(here, there), *(event.path.kind for event in here.of(PathChanged))]
             self.assertEqual({path == "relay" for path in paths}, {relayed})
         self.assertIs(alice.link_to(bob), link)
 
@@ -247,7 +247,7 @@ class MoveTests(RelayTestCase):
         alice, bob = self.pair(EASY, EASY)
         late = self.net.now + 2.0
         here, _ = connect(alice, bob)
-        self.assertEqual(here.path, "relay")
+        self.assertEqual(here.path.kind, "relay")
         for number in range(200):
             alice.chat.send(bob.id, str(number))
             self.net.advance(0.02)

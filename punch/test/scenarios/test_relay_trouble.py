@@ -57,7 +57,7 @@ class CarrierTests(RelayTestCase):
             and self.net.now < start + 0.5
         )
         here, _ = connect(alice, bob)
-        self.assertEqual(here.path, "relay")
+        self.assertEqual(here.path.kind, "relay")
         self.assertIn("tcp", self.relays(alice) + self.relays(bob))
         self.net.advance(3.0)
         self.assertIn("udp", self.relays(alice))
@@ -109,7 +109,7 @@ class HostileTests(RelayTestCase):
             Method.DATA,
             MessageClass.INDICATION,
             bytes(12),
-            ((Attribute.XOR_PEER_ADDRESS, alice.last(Connected).remote), (Attribute.DATA, inner)),
+            ((Attribute.XOR_PEER_ADDRESS, alice.last(Connected).path.remote), (Attribute.DATA, inner)),
         )
         forged = [encode_channel_data(0x4000 + number, inner, padded=False) for number in range(4)]
         forged += [newest.data, encode(indication), b"\x40", b"\x40\x00\xff\xff", b""]

@@ -115,7 +115,7 @@ class NatTests(RoamingTestCase):
         self.start()
         self.nat(self.bob).renumber("203.0.113.77")
         self.assert_survived()
-        self.assertEqual(self.alice.last(PathChanged).remote.host, "203.0.113.77")
+        self.assertEqual(self.alice.last(PathChanged).path.remote.host, "203.0.113.77")
 
     def test_both_get_new_public_addresses(self) -> None:
         """And both."""
@@ -148,7 +148,7 @@ class MoveTests(RoamingTestCase):
         self.alice.host.move(cafe)
         self.bob.host.move(cafe)
         self.assert_survived()
-        self.assertEqual(self.alice.last(PathChanged).path, "host")
+        self.assertEqual(self.alice.last(PathChanged).path.kind, "host")
 
     def test_a_better_interface_appears(self) -> None:
         """While the old one works nothing is lost, and the link moves."""
@@ -156,7 +156,7 @@ class MoveTests(RoamingTestCase):
         lan = self.bob.host.interfaces[0].network
         self.alice.host.attach(lan)
         self.net.run_until(
-            lambda: self.alice.of(PathChanged) and self.alice.last(PathChanged).path == "host", 5.0
+            lambda: self.alice.of(PathChanged) and self.alice.last(PathChanged).path.kind == "host", 5.0
         )
         self.assertEqual(self.alice.of(PathLost), [])
         self.conversation()

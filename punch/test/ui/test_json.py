@@ -21,6 +21,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
+from punch.node.path import Path
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
 from punch.ui.exit_policy import REGISTRATION_TIMEOUT
 from punch.ui.json.commands import MAX_COMMAND
@@ -95,7 +96,9 @@ class EventTests(JSONCase):
             (Introduced(BOB, "bob"), {"event": "introduced", "peer": str(BOB), "name": "bob"}),
             (Checking(BOB, 4), {"event": "checking", "peer": str(BOB), "pairs": 4}),
             (
-                PathChanged(BOB, "prflx", Address("192.0.2.1", 1), Address("2001:db8::1", 2), "udp", 0.5),
+                PathChanged(
+                    BOB, Path("prflx", Address("192.0.2.1", 1), Address("2001:db8::1", 2), "udp", 0.5)
+                ),
                 {"event": "path", "peer": str(BOB), **there, "rtt": 0.5},
             ),
             (PathLost(BOB, "Waiting."), {"event": "path-lost", "peer": str(BOB), "text": "Waiting."}),
@@ -388,7 +391,7 @@ class EndTests(JSONCase):
     def test_end_of_input_does_not_wait_for_a_lost_path_for_ever(self) -> None:
         """After a minute the link is hung up, unless the path is back; nothing else that waits ends so."""
         self.connect()
-        back = PathChanged(BOB, "host", Address("192.0.2.1", 1), Address("192.0.2.2", 2), "udp", 0.1)
+        back = PathChanged(BOB, Path("host", Address("192.0.2.1", 1), Address("192.0.2.2", 2), "udp", 0.1))
         self.happen(PathLost(BOB, "Waiting."))
         self.stage.clock.advance(100.0)
         self.happen(back)

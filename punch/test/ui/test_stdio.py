@@ -21,6 +21,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
+from punch.node.path import Path
 from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, identity, incoming
 from punch.ui.exit_policy import REGISTRATION_TIMEOUT
 from punch.ui.front_end import MAX_PENDING
@@ -79,7 +80,9 @@ class PipeTests(StdioCase):
         self.happen(Introduced(BOB, "bob"))
         self.happen(Checking(BOB, 4))
         self.connect()
-        self.happen(PathChanged(BOB, "prflx", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
+        self.happen(
+            PathChanged(BOB, Path("prflx", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
+        )
         self.happen(PathLost(BOB, "The path was lost; trying again."))
         shown = self.shown()
         self.assertEqual(self.stage.node.asked, [("call", BOB)])

@@ -15,6 +15,7 @@ from punch.apps.chat import (
 from punch.apps.chat import events as chat_events
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as peer_events
+from punch.node.path import Path
 from punch.ui.text.netcheck import conclusions
 
 if TYPE_CHECKING:
@@ -69,11 +70,7 @@ def link_fields(link: LinkStatus | None) -> JSON | None:
     if link is None:
         return None
     return {
-        "path": link.path,
-        "local": str(link.local),
-        "remote": str(link.remote),
-        "protocol": link.protocol,
-        "rtt": link.rtt,
+        **path_fields(link.path),
         "since": link.since,
         "dark": link.disconnected,
     }
@@ -91,14 +88,14 @@ def conversation_fields(conversation: ConversationSummary) -> JSON:
     }
 
 
-def path_fields(event: peer_events.Connected | peer_events.PathChanged) -> JSON:
-    """The path of an event."""
+def path_fields(path: Path) -> JSON:
+    """The fields of a path, in links and events."""
     return {
-        "path": event.path,
-        "local": str(event.local),
-        "remote": str(event.remote),
-        "protocol": event.protocol,
-        "rtt": event.rtt,
+        "path": path.kind,
+        "local": str(path.local),
+        "remote": str(path.remote),
+        "protocol": path.protocol,
+        "rtt": path.rtt,
     }
 
 
@@ -212,12 +209,12 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
         "peer": str(event.peer),
         "name": event.name,
         **_petname(event, chat),
-        **path_fields(event),
+        **path_fields(event.path),
     },
     peer_events.PathChanged: lambda event, chat: {
         "event": "path",
         "peer": str(event.peer),
-        **path_fields(event),
+        **path_fields(event.path),
     },
     peer_events.PathLost: lambda event, chat: {
         "event": "path-lost",

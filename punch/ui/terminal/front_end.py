@@ -338,7 +338,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
         if link is not None and link.disconnected:
             return "bad", f"{name}: path lost, looking for another"
         if link is not None:
-            return "good", f"{name} {path_in_words(link.path)}, {milliseconds(link.rtt)}"
+            return "good", f"{name} {path_in_words(link.path.kind)}, {milliseconds(link.path.rtt)}"
         stage = self.chat.stage(peer)
         if stage is Stage.RINGING:
             return "", f"{name} is calling"

@@ -27,6 +27,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
+from punch.node.path import Path
 from punch.ui.text.sanitize import shown
 
 #: How much of a message its mark repeats, in characters.
@@ -124,16 +125,16 @@ def describe(event: Event, name: str = "", to: str | None = None) -> str:
     if isinstance(event, Checking):
         return f"Checking {count(event.pairs, 'pair')}"
     if isinstance(event, Connected):
-        return f"Connected to {name} {_path(event)}, encrypted to {to or event.peer}"
+        return f"Connected to {name} {_path(event.path)}, encrypted to {to or event.peer}"
     if isinstance(event, PathChanged):
-        return f"The path to {name} changed: {_path(event)}"
+        return f"The path to {name} changed: {_path(event.path)}"
     if isinstance(event, (PathLost, Disconnected, CallFailed)):
         return printable(event.text)
     return type(event).__name__
 
 
-def _path(event: Connected | PathChanged) -> str:
+def _path(path: Path) -> str:
     return (
-        f"{path_in_words(event.path)}: {event.path} path {event.local} → {event.remote} "
-        f"over {event.protocol.upper()}, round trip {milliseconds(event.rtt)}"
+        f"{path_in_words(path.kind)}: {path.kind} path {path.local} → {path.remote} "
+        f"over {path.protocol.upper()}, round trip {milliseconds(path.rtt)}"
     )

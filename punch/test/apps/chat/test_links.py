@@ -126,7 +126,7 @@ class CallTests(ChatTestCase):
         self.connect()
         link = self.alice.chat.link_status(self.bob.id)
         assert link is not None
-        self.assertEqual((link.path, link.disconnected), ("host", False))
+        self.assertEqual((link.path.kind, link.disconnected), ("host", False))
         self.alice.happen(PathLost(self.bob.id, "lost"))
         status = self.alice.chat.status()
         self.assertEqual([entry["dark"] for entry in status["links"]], [True])

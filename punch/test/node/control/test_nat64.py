@@ -149,7 +149,7 @@ class SystemTests(RelayTestCase):
         self.net.trace = trace
         connected, _ = connect(alice, bob)
         self.net.trace = None
-        self.assertIn("relay", connected.path)
+        self.assertIn("relay", connected.path.kind)
         carriers = {seen.destination for seen in trace if (seen.link, seen.protocol) == ("alice up", "udp")}
         if udp:
             self.assertIn((through, 3478), carriers)

@@ -24,6 +24,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
+from punch.node.path import Path as LinkPath
 from punch.test.front_ends import BOB, EVE, ME, NOW, Stage, Wire, connected, incoming
 from punch.ui.interactive import MAX_UNSEEN
 from punch.ui.terminal.escapes import Notice, sequence
@@ -409,7 +410,9 @@ class StatusTests(TerminalCase):
         self.assertEqual(self.bottom.status, "bob directly, on the same network, 12 ms")
         self.happen(PathLost(BOB, "It was lost."))
         self.assertEqual(self.bottom.status, "bob: path lost, looking for another")
-        self.happen(PathChanged(BOB, "relay", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
+        self.happen(
+            PathChanged(BOB, LinkPath("relay", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
+        )
         self.assertEqual(self.bottom.status, "bob through a relay, 12 ms")
         self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
         self.assertEqual(self.bottom.status, "bob through a relay, 12 ms · rendezvous not reached")
