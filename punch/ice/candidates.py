@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from punch.wire.address import Address, parsed, preference_class
@@ -86,6 +87,7 @@ def may_relay(relayed: Address, remote: Address) -> bool:
     return not is_local(remote.host) or is_local(relayed.host)
 
 
+@lru_cache(maxsize=1024)
 def is_local(host: str) -> bool:
     """Whether an IP address is one of a private network, or of this machine alone."""
     ip = parsed(host)

@@ -1,8 +1,8 @@
 """
-What a NAT or firewall does, in the terms of RFC 4787, and what follows from an observation.
+The behaviour of a NAT or firewall in the terms of RFC 4787, and how it follows from observations.
 
-Where the observations leave several answers, all of them are kept: a service with a single address can't
-show whether a mapping depends on the address it is used for.
+If the observations leave several answers possible, all of them are kept: with a service that has a single
+address, for example, nobody can tell whether mappings depend on the remote address.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from punch.wire.address import Address
 
 
 class Mapping(str, Enum):
-    """When a mapping is used again (RFC 4787, section 4.1)."""
+    """For which remote endpoints a mapping is reused (RFC 4787, section 4.1)."""
 
     ENDPOINT_INDEPENDENT = "endpoint-independent"
     ADDRESS_DEPENDENT = "address-dependent"
@@ -23,7 +23,7 @@ class Mapping(str, Enum):
 
 
 class Filtering(str, Enum):
-    """Whose packets are let in (RFC 4787, section 5)."""
+    """From which remote endpoints packets are let in (RFC 4787, section 5)."""
 
     ENDPOINT_INDEPENDENT = "endpoint-independent"
     ADDRESS_DEPENDENT = "address-dependent"
@@ -49,15 +49,15 @@ class Hairpinning(str, Enum):
 
 Mappings = frozenset[Mapping]
 Filterings = frozenset[Filtering]
-"""Those that the observations leave possible: one where all is known."""
+"""The behaviours that are possible by the observations: a single one if it is known."""
 
 ANY_MAPPING: Mappings = frozenset(Mapping)
 ANY_FILTERING: Filterings = frozenset(Filtering)
 
 SEQUENTIAL_SPAN = 400
 """
-Within how many ports sequential ones lie: others take some in between. Six random ports of 64,512 lie so
-close together once in 10 ** 10 times.
+The range of ports in which sequential ones lie, since other hosts take some in between. Six random ports of
+64,512 lie so close together once in 10 ** 10 times.
 """
 _FEWEST_PORTS = 4
 _PORTS = 65536
@@ -67,12 +67,13 @@ def mapping_of(
     first: Address | None, second: Address | None, third: Address | None, fourth: Address | None
 ) -> Mappings:
     """
-    What the mappings of one socket say (RFC 5780, section 4.3).
+    The mapping behaviour, from the mapped addresses of one socket (RFC 5780, section 4.3).
 
-    :param first: what the service sees at its first address and port; the others are None if not known.
-    :param second: the same at the second port.
-    :param third: at the other address.
-    :param fourth: at the second port of the other address.
+    :param first: the address that the service sees at its first address and port; None if not known, as for
+        the others.
+    :param second: the one that it sees at its second port.
+    :param third: the one that it sees at its other address.
+    :param fourth: the one that it sees at the second port of its other address.
     """
     by_port = [pair for pair in ((first, second), (third, fourth)) if None not in pair]
     by_address = [pair for pair in ((first, third), (second, fourth)) if None not in pair]
@@ -90,10 +91,10 @@ def mapping_of(
 
 def filtering_of(port: bool | None, address: bool | None) -> Filterings:
     """
-    What unsolicited datagrams say (RFC 5780, section 4.4).
+    The filtering behaviour, from unsolicited datagrams (RFC 5780, section 4.4).
 
-    :param port: whether one came in from another port of an address that we had sent to; None: not known.
-    :param address: whether one came in from another address.
+    :param port: whether one arrived from another port of an address that we had sent to; None: not known.
+    :param address: whether one arrived from another address; None: not known.
     """
     if address:
         return frozenset({Filtering.ENDPOINT_INDEPENDENT})
@@ -108,11 +109,11 @@ def filtering_of(port: bool | None, address: bool | None) -> Filterings:
 
 
 def ports_of(seen: Sequence[tuple[Address, Address]]) -> PortAssignment:
-    """How the ports of new mappings were chosen: pairs of local and mapped address, a socket each."""
+    """The port assignment, from the local and mapped addresses of several new sockets."""
     if len(seen) < _FEWEST_PORTS:
         return PortAssignment.UNKNOWN
     kept = sum(local.port == mapped.port for local, mapped in seen)
-    # One may have been in use already
+    # One of the ports may have been in use already
     if kept >= len(seen) - 1:
         return PortAssignment.PRESERVING
     return (
@@ -124,11 +125,11 @@ def ports_of(seen: Sequence[tuple[Address, Address]]) -> PortAssignment:
 
 def hairpinning_of(arrived: bool, mappings: Mappings, filterings: Filterings) -> Hairpinning:
     """
-    What it means that a datagram to our own mapped address came back, or did not.
+    Whether the NAT hairpins, from whether a datagram to our own mapped address arrived.
 
-    It came from another socket of ours, to whose mapped address we had sent. Where mappings depend on the
-    destination, that was by a mapping that nobody knows, and what filters by source lets nothing in by the
-    one that we know.
+    It was sent by another socket of ours, to whose mapped address we had sent. If mappings depend on the
+    destination, it left by an unknown mapping, and a NAT that filters by source does not let it in. So its
+    loss is a result only for some behaviours.
     """
     if arrived:
         return Hairpinning.YES
@@ -137,7 +138,7 @@ def hairpinning_of(arrived: bool, mappings: Mappings, filterings: Filterings) ->
 
 
 def _span(ports: Iterable[int]) -> int:
-    """How many ports the shortest run has that holds all of these; after the last comes the first again."""
+    """The length of the shortest range of ports that contains all of these; the range may wrap around."""
     ordered = sorted(ports)
     gaps = [after - before for before, after in pairwise(ordered)]
     gaps.append(ordered[0] + _PORTS - ordered[-1])

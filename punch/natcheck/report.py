@@ -1,4 +1,4 @@
-"""What netcheck found out, as values and as JSON (docs/json.md)."""
+"""The results of a netcheck, as values and as JSON (docs/json.md)."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ UNKNOWN = "unknown"
 
 
 class Direct(str, Enum):
-    """With whom direct links come about."""
+    """With which peers direct links are possible."""
 
     ALL = "all"
     """With every peer whose network lets UDP through."""
     MOST = "most"
-    """With all but those whose NAT has another port for each destination, or that have no UDP."""
+    """With all peers but those whose NAT has address-and-port-dependent mapping, or that have no UDP."""
     SOME = "some"
     """
-    With peers that anybody reaches, or whose NAT lets in what comes from another port; over IPv6 alone, with
-    those that have it, too.
+    With peers that have no NAT, or whose NAT lets in datagrams from other ports. If only IPv6 works: with
+    peers that have IPv6.
     """
     NONE = "none"
     UNKNOWN = "unknown"
-    """It can't be told: of the NAT too little is known, or the service is not on the internet."""
+    """Too little is known of the NAT, or the service is not on the internet."""
 
 
 class Transport(str, Enum):
-    """A way to reach the service."""
+    """A transport by which the service may be reached."""
 
     UDP = "udp"
     CONTROL = "tcp"
@@ -51,10 +51,10 @@ class Transport(str, Enum):
 @dataclass(frozen=True)
 class Lifetime:
     """
-    How long a mapping lives, or a firewall lets answers in, in seconds.
+    How long an unused mapping is kept, or a firewall lets answers in, in seconds.
 
-    :ivar at_least: it lived this long.
-    :ivar below: it did not live this long; None if it always did.
+    :ivar at_least: the longest time that it was kept.
+    :ivar below: the shortest time that it was not kept; None if it always was.
     """
 
     at_least: float
@@ -64,16 +64,18 @@ class Lifetime:
 @dataclass(frozen=True)
 class FamilyReport:
     """
-    What is known of one address family.
+    The results for one address family.
 
-    :ivar udp: whether UDP reaches the service and comes back; None if nobody need have been there to answer.
-    :ivar near: whether the service is on this machine or in a private network: then what was found out says
-        nothing of the way to the internet.
-    :ivar local_addresses: this machine's; the first is the one that was examined.
-    :ivar translated: whether a NAT is in between.
-    :ivar mapping: those that are possible; none without a NAT.
-    :ivar filtering: those that are possible, of a NAT or a firewall.
-    :ivar latency: seconds, to the service and back.
+    :ivar udp: whether UDP reaches the service and returns; None if the service may have had no reflector
+        there.
+    :ivar near: whether the service is on this machine or in a private network. Then the results say nothing
+        about the path to the internet.
+    :ivar local_addresses: this machine's addresses; the first is the one that was examined.
+    :ivar public_addresses: the addresses that reflectors see.
+    :ivar translated: whether there is a NAT.
+    :ivar mapping: the possible mapping behaviours; empty without a NAT.
+    :ivar filtering: the possible filtering behaviours of a NAT or a firewall.
+    :ivar latency: the round-trip time to the service in seconds.
     """
 
     udp: bool | None = False
@@ -90,7 +92,7 @@ class FamilyReport:
 
     @property
     def nat64(self) -> bool:
-        """Whether it is seen at addresses of the other family: its datagrams are translated (RFC 6146)."""
+        """Whether its datagrams are translated to the other family (RFC 6146)."""
         return any(
             (":" in public) != (":" in local)
             for public in self.public_addresses
@@ -99,7 +101,7 @@ class FamilyReport:
 
     @property
     def direct(self) -> Direct:
-        """With whom direct links come about over this family, as ICE makes them."""
+        """With which peers direct links are possible over this family."""
         if self.udp is False:
             return Direct.NONE
         if self.udp is None or self.near or (self.translated and self.mapping == ANY_MAPPING):
@@ -112,7 +114,7 @@ class FamilyReport:
 
     @property
     def certain(self) -> bool:
-        """Whether all that `direct` depends on is known."""
+        """Whether everything that `direct` depends on is known."""
         if self.direct is Direct.UNKNOWN or not self.udp:
             return self.udp is False
         if self.translated and self.mapping != {Mapping.ENDPOINT_INDEPENDENT}:
@@ -122,7 +124,7 @@ class FamilyReport:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the output."""
+        """The report as a JSON object (docs/json.md)."""
         lifetime = self.lifetime
         return {
             "udp": self.udp,
@@ -146,13 +148,13 @@ class FamilyReport:
 @dataclass(frozen=True)
 class NetcheckReport:
     """
-    All that netcheck found out.
+    The results of a netcheck.
 
-    :ivar rendezvous: which service it asked.
-    :ivar problem: why the service can't be reached, in a sentence.
-    :ivar reflector: whether the service has a reflector: without one nothing is known of UDP.
-    :ivar control_latency: seconds, to the service and back over the control channel.
-    :ivar transports: which ways reach the service, of those that it has; None: it has no such way.
+    :ivar rendezvous: the address of the service.
+    :ivar problem: a sentence that says why the service can't be reached; None if it can.
+    :ivar reflector: whether the service has a reflector. Without one nothing is known about UDP.
+    :ivar control_latency: the round-trip time over the control channel in seconds.
+    :ivar transports: whether each transport reaches the service; None if the service does not offer it.
     """
 
     rendezvous: str
@@ -165,12 +167,12 @@ class NetcheckReport:
 
     @property
     def families(self) -> list[FamilyReport]:
-        """Those that were examined."""
+        """The reports of the families that were examined."""
         return [each for each in (self.ipv4, self.ipv6) if each is not None]
 
     @property
     def udp(self) -> bool | None:
-        """Whether UDP works at all; None if that can't be told."""
+        """Whether UDP works at all; None if it is not known."""
         tried = [each.udp for each in self.families if each.local_addresses]
         if any(tried):
             return True
@@ -178,13 +180,13 @@ class NetcheckReport:
 
     @property
     def relays(self) -> list[Transport]:
-        """By which ways a relay is reached."""
+        """The transports by which a relay is reached."""
         turn = (Transport.TURN_UDP, Transport.TURN_TCP, Transport.TURN_TLS)
         return [each for each in turn if self.transports.get(each)]
 
     @property
     def direct(self) -> Direct:
-        """With whom direct links come about."""
+        """With which peers direct links are possible."""
         if self.udp is None:
             return Direct.UNKNOWN
         if self.ipv4 is not None and self.ipv4.udp:
@@ -195,13 +197,13 @@ class NetcheckReport:
 
     @property
     def certain(self) -> bool:
-        """Whether `direct` is known, rather than probable."""
+        """Whether `direct` is certain, and not only probable."""
         if self.direct is Direct.UNKNOWN:
             return False
         return self.ipv4 is None or not self.ipv4.udp or self.ipv4.certain
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the output, but for the conclusions."""
+        """The report as a JSON object, without the sentences (docs/json.md)."""
         return {
             "rendezvous": self.rendezvous,
             "udp": self.udp,

@@ -1,12 +1,19 @@
-"""What experiments are made with: Binding transactions (RFC 8489) and probes (docs/protocol.md, 7.1)."""
+"""
+The tools of the experiments: Binding transactions (RFC 8489), probes (docs/protocol.md, 7.1), and coroutines.
+
+An experiment reads best from top to bottom: send a request, wait for the answer or for half a second,
+conclude. So it is a coroutine. `Scheduler` runs coroutines without an event loop, a clock or a socket: the
+caller tells the time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Any, Generic, TypeVar, cast
 
 from punch.identity import PeerID, RandomBytes
-from punch.natcheck.tasks import Later, Scheduler
 from punch.wire.address import Address, Transmit
 from punch.wire.control import Probe, Probed
 from punch.wire.probing import NONCE_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage, commitment
@@ -20,31 +27,128 @@ from punch.wire.stun import (
     parse,
 )
 
+T = TypeVar("T")
+
+
+class Later(Generic[T]):
+    """A result that will be known later. It can be awaited before and after it is `done`."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self._value: T | None = None
+        self._waiting: list[Callable[[], None]] = []
+
+    @property
+    def value(self) -> T:
+        """
+        The result.
+
+        :raise RuntimeError: it is not known yet.
+        """
+        if not self.done:
+            raise RuntimeError("not known yet")
+        return cast(T, self._value)
+
+    def set(self, value: T) -> None:
+        """Set the result. Only the first call counts."""
+        if self.done:
+            return
+        self.done, self._value = True, value
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
+
+    def then(self, call: Callable[[], None]) -> None:
+        """Call a function when the result is known; at once if it is."""
+        if self.done:
+            call()
+        else:
+            self._waiting.append(call)
+
+    def __await__(self) -> Generator[Later[Any], None, T]:
+        if not self.done:
+            yield self
+        return self.value
+
+
+class Scheduler:
+    """
+    Runs coroutines that await nothing but `Later`.
+
+    :ivar now: the time of the newest input, in monotonic seconds.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self._timers: list[tuple[float, int, Later[None]]] = []
+        self._count = 0
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> Later[T]:
+        """Run a coroutine until it waits, and continue it later; returns its future result."""
+        finished: Later[T] = Later()
+        self._step(coroutine, finished)
+        return finished
+
+    def sleep(self, seconds: float) -> Later[None]:
+        """Return a `Later` that is done after so many seconds."""
+        over: Later[None] = Later()
+        self._count += 1
+        heappush(self._timers, (self.now + seconds, self._count, over))
+        return over
+
+    async def within(self, awaited: Later[Any], seconds: float) -> bool:
+        """Wait for a result for at most so many seconds; returns whether it is done."""
+        either: Later[None] = Later()
+        for each in (awaited, self.sleep(seconds)):
+            each.then(lambda: either.set(None))
+        await either
+        return awaited.done
+
+    def get_timer(self) -> float | None:
+        """When to call `handle_timer`; None: not needed."""
+        return self._timers[0][0] if self._timers else None
+
+    def handle_timer(self, now: float) -> None:
+        """Complete the sleeps that end at `now` or before."""
+        self.now = now
+        while self._timers and self._timers[0][0] <= now:
+            heappop(self._timers)[2].set(None)
+
+    def _step(self, coroutine: Coroutine[Any, Any, T], finished: Later[T]) -> None:
+        try:
+            awaited = coroutine.send(None)
+        except StopIteration as end:
+            finished.set(end.value)
+        else:
+            cast("Later[Any]", awaited).then(lambda: self._step(coroutine, finished))
+
+
 WAITS = (0.5, 0.5, 0.5, 0.5, 1.0)
 """
-After each time a request is sent, how long for an answer. RFC 8489, section 6.2.1 would double the first: the
-same 3 s for three requests, which on bad networks is too few for a dozen questions that must all be answered.
+Seconds to wait for an answer after each transmission of a request. With the doubled waits of RFC 8489,
+section 6.2.1, three requests would take the same 3 s, which is too few on networks with loss, because a dozen
+requests must all be answered.
 """
 PROBE_TRIES = 4
-"""How often a probe is asked for before silence means anything: each may be lost."""
+"""How often a probe is requested before silence is a result, since each may be lost."""
 PROBE_WAIT = 0.4
-"""Seconds for a probe to arrive after the service says that it is sent, besides the round-trip time."""
+"""Seconds, plus a round-trip time, to wait for a probe after the service says that it was sent."""
 CONTROL_WAIT = 3.0
-"""Seconds for the service to say what became of a probe."""
+"""Seconds to wait for the service's answer to a probe request."""
 
 Bind = Callable[[str], Address | None]
-"""Opens a socket at one of our own IP addresses, at a free port; None if that can't be."""
+"""Opens a socket at one of our own IP addresses at a free port; returns its address, or None if it can't."""
 
 
 @dataclass(frozen=True)
 class ObservedAddress:
     """
-    What a reflector said.
+    A reflector's answer.
 
     :ivar local: the socket's address.
-    :ivar mapped: what the reflector saw.
-    :ivar nonce: what the proof was asked for with.
-    :ivar proof: None if the reflector gives none.
+    :ivar mapped: the address that the reflector saw.
+    :ivar nonce: the nonce of the commitment that the proof is for.
+    :ivar proof: the proof for probe requests; None if the reflector gives none.
     """
 
     local: Address
@@ -55,9 +159,9 @@ class ObservedAddress:
 
 class Transactions(Scheduler):
     """
-    Sends requests and notes answers.
+    Sends requests and receives answers.
 
-    :ivar rtts: all round-trip times that were measured, in seconds.
+    :ivar rtts: all measured round-trip times: reflector and seconds.
     """
 
     def __init__(self, peer: PeerID, random: RandomBytes, bind: Bind, now: float) -> None:
@@ -74,7 +178,7 @@ class Transactions(Scheduler):
     # For experiments
 
     async def ask(self, local: Address, remote: Address) -> ObservedAddress | None:
-        """Ask a reflector what it sees; None if it doesn't answer."""
+        """Ask a reflector for the mapped address of a socket; None if it does not answer."""
         nonce = self._random(NONCE_SIZE)
         transaction = self._random(TRANSACTION_SIZE)
         request = StunMessage(
@@ -100,7 +204,8 @@ class Transactions(Scheduler):
 
     async def probed(self, seen: ObservedAddress, vantage: Vantage) -> bool | None:
         """
-        Whether a datagram to `seen.mapped` arrives from somewhere else; None if the service sends none.
+        Whether a datagram that the service sends to `seen.mapped` from `vantage` arrives; None if the service
+        sends none.
         """
         if seen.proof is None:
             return None
@@ -125,13 +230,13 @@ class Transactions(Scheduler):
         return False if sent else None
 
     async def crossed(self, one: ObservedAddress, other: ObservedAddress, rounds: int) -> bool:
-        """Whether, of datagrams between the mapped addresses of two of our own sockets, any arrives."""
+        """Whether any datagram between the mapped addresses of two sockets of ours arrives."""
         arrived: Later[None] = Later()
         for _ in range(rounds):
             for here, there in ((one, other), (other, one)):
                 transaction = self._random(TRANSACTION_SIZE)
                 self._expect(there.local, transaction, None).then(lambda: arrived.set(None))
-                # An answer to a question nobody asked: no host on the way replies to it.
+                # A success response without a request: no host on the way answers it
                 hello = StunMessage(
                     Method.BINDING,
                     MessageClass.SUCCESS,
@@ -144,10 +249,10 @@ class Transactions(Scheduler):
                 return True
         return False
 
-    # What comes, and what is to be sent
+    # Input and output
 
     def receive_datagram(self, data: bytes, remote: Address, local: Address, now: float) -> None:
-        """A datagram came to one of our sockets. What nobody waits for is ignored."""
+        """Process a datagram that came to one of our sockets. Unexpected ones are ignored."""
         self.now = now
         try:
             message = parse(data)
@@ -160,19 +265,19 @@ class Transactions(Scheduler):
             arrived.set(message)
 
     def receive_probed(self, reply: Probed, now: float) -> None:
-        """The service says what became of a probe."""
+        """Process the service's answer to a probe request."""
         self.now = now
         outcome = self._outcomes.get(reply.transaction)
         if outcome is not None:
             outcome.set(reply.outcome)
 
     def datagrams_to_send(self) -> list[Transmit]:
-        """The datagrams to send now."""
+        """Return the datagrams to send now."""
         datagrams, self._datagrams = self._datagrams, []
         return datagrams
 
     def probes_to_send(self) -> Sequence[Probe]:
-        """The probes to ask for now."""
+        """Return the probes to request now."""
         probes, self._probes = self._probes, []
         return probes
 

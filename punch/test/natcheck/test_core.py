@@ -32,7 +32,7 @@ from punch.natcheck.report import (
     NetcheckReport,
     Transport,
 )
-from punch.natcheck.tasks import Later, Scheduler
+from punch.natcheck.transactions import Later, Scheduler
 from punch.test.strategies import IDENTITIES
 from punch.ui.json.events import netcheck_fields
 from punch.ui.text.netcheck import conclusions, text
