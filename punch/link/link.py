@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from punch.identity import PeerID
@@ -33,11 +34,13 @@ from punch.link.events import (
     StreamReset,
     StreamSendable,
 )
-from punch.link.services import Services
+from punch.link.services import LEASE, Services
 from punch.link.transport import StreamTransport
 
 EARLY_TIMER = 0.002
 """Seconds by which a timer may be early and still count: clocks and their timers differ by as much."""
+IDLE_TIME = 10.0
+"""Seconds after which a link without streams and leases is closed."""
 SERVICE_WAIT = 0.5
 """
 Seconds from the proof of a link for which streams wait for a service that is not there yet: a program may
@@ -62,9 +65,20 @@ class LinkClosedError(LinkError):
         self.closed = closed
 
 
+class Lease:
+    """A hold on a link (`Link.hold`)."""
+
+    def __init__(self, release: Callable[[Lease], None]) -> None:
+        self._release = release
+
+    def release(self) -> None:
+        """The link is needed no longer. Nothing happens the second time."""
+        self._release(self)
+
+
 class Link:
     """
-    A link to one peer.
+    A link to one peer. It is closed when for `IDLE_TIME` neither side has a stream or a lease on it.
 
     :param services: what answers the streams that the other side opens.
     :param clock: for timers; `monotonic` for the time, in seconds.
@@ -103,6 +117,9 @@ class Link:
         self._services = Services() if services is None else services
         self._proved = False
         self._early_over: IDelayedCall | None = None
+        self._leases: set[Lease] = set()
+        self._lease_stream: Protocol | None = None
+        self._idle: IDelayedCall | None = None
         self._proved_waiters: list[Deferred[None]] = []
         self._closed_waiters: list[Deferred[LinkClosed]] = []
         self._answer_waiters: list[Deferred[bool]] = []
@@ -192,8 +209,21 @@ class Link:
         except Exception:
             stream.abortConnection()
             return fail()
+        self._check_idle()
         self.schedule_flush()
         return stream.open(protocol)
+
+    def hold(self) -> Lease:
+        """
+        Keep the link open until the lease is released, also while no stream is open.
+
+        The other side learns of it from a stream to the service `LEASE`, which is open while there are
+        leases.
+        """
+        lease = Lease(self._release)
+        self._leases.add(lease)
+        self._check_leases()
+        return lease
 
     def send_datagram(self, data: bytes) -> None:
         """
@@ -255,6 +285,7 @@ class Link:
         stream = self._streams.pop(stream_id, None)
         if stream is not None:
             self._services.forget(stream)
+            self._check_idle()
 
     # Inside
 
@@ -347,6 +378,7 @@ class Link:
         elif isinstance(event, Proved):
             self._proved = True
             self._early_over = self._clock.callLater(SERVICE_WAIT, self._end_early)
+            self._check_leases()
             waiters, self._proved_waiters = self._proved_waiters, []
             for waiter in waiters:
                 waiter.callback(None)
@@ -355,12 +387,40 @@ class Link:
 
     def _stream_opened(self, stream_id: int, name: str) -> None:
         stream = self._streams[stream_id] = StreamTransport(self, stream_id, name)
+        self._check_idle()
         if self._services.answer(stream):
             return
         if self._early_over is None:
             stream.refuse(RefusalCode.NO_SERVICE)
         else:
             self._services.wait(stream)
+
+    def _release(self, lease: Lease) -> None:
+        self._leases.discard(lease)
+        self._check_leases()
+
+    def _check_leases(self) -> None:
+        if self._leases and self._lease_stream is None and self._proved and self.closed is None:
+            stream = self._lease_stream = Protocol()
+            # Released peers refuse it, but do not close idle links either.
+            self.connect(LEASE, Factory.forProtocol(lambda: stream)).addErrback(lambda _: None)
+        elif not self._leases and self._lease_stream is not None:
+            stream, self._lease_stream = self._lease_stream, None
+            if stream.transport is not None:
+                stream.transport.loseConnection()
+        self._check_idle()
+
+    def _check_idle(self) -> None:
+        idle = self._proved and self.closed is None and not self._streams and not self._leases
+        if idle and self._idle is None:
+            self._idle = self._clock.callLater(IDLE_TIME, self._close_idle)
+        elif not idle and self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _close_idle(self) -> None:
+        self._idle = None
+        self.close(CloseCode.OK, "Nothing uses this link.")
 
     def _end_early(self) -> None:
         self._early_over = None
@@ -391,6 +451,7 @@ class Link:
         if self._early_over is not None:
             self._early_over.cancel()
             self._early_over = None
+        self._check_idle()
         for stream in list(self._streams.values()):
             stream.link_closed(closed)
         proved, self._proved_waiters = self._proved_waiters, []

@@ -17,7 +17,7 @@ from zope.interface.verify import verifyObject
 from punch.link.address import LinkAddress
 from punch.link.events import INITIAL_CREDIT, CloseCode, LinkError, RefusalCode, ServiceRefused
 from punch.link.frames import ControlFrameType
-from punch.link.link import SERVICE_WAIT, Link, LinkClosed, LinkClosedError
+from punch.link.link import IDLE_TIME, SERVICE_WAIT, Link, LinkClosed, LinkClosedError
 from punch.link.services import Services
 from punch.link.transport import StreamTransport
 from punch.test.link_pair import CALLEE, CALLER, AioquicMixin, LinkTestCase, open_stream
@@ -347,6 +347,46 @@ class TwistedTests(LinkTestCase):
         self.advance(0.1)
         self.failureResultOf(cut, ConnectionDone)
 
+    def pass_time(self, seconds: float) -> None:
+        self.clock.pump([0.05] * round(seconds * 20))
+
+    def test_an_idle_link_is_closed(self) -> None:
+        self.secure()
+        near, _ = self.open()
+        self.pass_time(2 * IDLE_TIME)
+        self.assertIsNone(self.caller.closed)
+        near.transport.loseConnection()
+        self.pass_time(IDLE_TIME - 1.0)
+        self.assertIsNone(self.callee.closed)
+        near, _ = self.open()
+        near.transport.loseConnection()
+        self.pass_time(IDLE_TIME - 1.0)
+        self.assertIsNone(self.callee.closed)
+        self.pass_time(3.0)
+        for link in self.links:
+            assert link.closed is not None
+            self.assertIs(link.closed.code, CloseCode.OK)
+
+    def test_leases(self) -> None:
+        """A lease of either side keeps the link open for both."""
+        before = self.callee.hold()
+        self.secure()
+        lease = self.caller.hold()
+        self.pass_time(2 * IDLE_TIME)
+        before.release()
+        self.pass_time(2 * IDLE_TIME)
+        lease.release()
+        again = self.caller.hold()
+        lease.release()
+        self.pass_time(2 * IDLE_TIME)
+        self.assertEqual([link.closed for link in self.links], [None, None])
+        again.release()
+        self.pass_time(IDLE_TIME - 1.0)
+        self.assertEqual([link.closed for link in self.links], [None, None])
+        self.pass_time(3.0)
+        self.assertNotIn(None, [link.closed for link in self.links])
+        self.caller.hold().release()
+
     def test_whether_the_other_side_answers(self) -> None:
         self.secure()
         self.advance(0.1)
@@ -555,8 +595,9 @@ class TwistedTests(LinkTestCase):
         self.assertTrue(routes)
 
     def test_no_turns_without_cause(self) -> None:
-        """An idle link sleeps: no timer but the one a week from now."""
+        """A link that is held and silent sleeps: no timer but the one a week from now."""
         self.secure()
+        self.caller.hold()
         self.advance(5.0)
         for link in self.links:
             timer = link.core.get_timer()
