@@ -51,7 +51,7 @@ def measure(delay: float, warm: bool, seed: int = 0) -> tuple[float, float, str]
         net.advance(5.0)
     start = net.now
     alice.on_connected = lambda event: _say(alice, bob)
-    alice.node.call(bob.id)
+    alice.call(bob.id)
     net.run_until(lambda: alice.delivered, 30.0, "the mark")
     result = (bob.message_times[0] - start) / delay, (alice.delivered[0][0] - start) / delay
     path = alice.last(Connected).path.kind

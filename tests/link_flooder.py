@@ -233,8 +233,8 @@ class Attacker:
             accept=Accept.ANYONE,
             known=AddressBook(None),
             rendezvous=rendezvous,
-            on_event=self._event,
         )
+        self._node.subscribe(self._event)
 
     def start(self) -> None:
         """Register."""
@@ -279,7 +279,7 @@ class Attacker:
         if kind in BY_CALLEE:
             say("call", kind=kind)
         else:
-            self._node.call(self._victim)
+            self._node.connect(self._victim).addErrback(lambda _: None)
 
     def _flood(self, link: Link) -> None:
         if link is not self._link or link.closed is not None:

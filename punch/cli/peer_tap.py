@@ -307,13 +307,13 @@ class PeerService(Service):
             accept=options.accept,
             known=self._book,
             rendezvous=options.rendezvous,
-            on_event=self._event,
             offers=self._remembered_offers(),
             source=source_address,
             proxy=proxy_variable(os.environ),
             waiting=lambda: self._chat is not None and self._chat.calls.await_rendezvous,
             relay=options.relay,
         )
+        self.node.subscribe(self._event, lambda: self._chat is not None and self._chat.views.can_answer)
 
     def _remembered_offers(self) -> OfferMemory:
         from punch.node.offer_freshness import OfferMemory, read_offers

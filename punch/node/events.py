@@ -102,6 +102,13 @@ class IncomingCall(Event):
 
 
 @dataclass(frozen=True)
+class CallUnanswerable(Event):
+    """A call was refused here, because nobody who could decide it can be asked."""
+
+    peer: PeerID
+
+
+@dataclass(frozen=True)
 class Introduced(Event):
     """Offer and answer are exchanged: each side has the other's candidates."""
 
@@ -152,10 +159,16 @@ class Disconnected(Event):
     text: str
 
 
-@dataclass(frozen=True)
-class CallFailed(Event):
-    """A call came to nothing; with no `peer`, the node itself cannot go on."""
+@dataclass
+class CallFailed(Event, Exception):
+    """
+    A call failed; with no `peer`, the node itself cannot go on. It is an event, and the exception with which
+    `Node.connect` fails.
+    """
 
     peer: PeerID | None
     reason: str
     text: str
+
+    def __str__(self) -> str:
+        return self.text

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from twisted.application.service import Service
@@ -40,10 +40,12 @@ from punch.node.events import (
     AlreadyConnected,
     CallFailed,
     Calling,
+    CallUnanswerable,
     Checking,
     Connected,
     Disconnected,
     Event,
+    IncomingCall,
     Introduced,
     PathChanged,
     PathLost,
@@ -95,9 +97,14 @@ STOP_TIME = 1.2
 """Seconds that closing the links in good order may take."""
 
 
+class _Listener(NamedTuple):
+    handle: Callable[[Event], object]
+    can_answer: Callable[[], bool]
+
+
 class Node(Service):
     """
-    The peer as a service; see `punch.node.events` for what it tells `on_event`.
+    The peer as a service; see `punch.node.events` for what it tells those who `subscribe`.
 
     :param name: what other peers see.
     :param accept: who may call besides known peers.
@@ -126,7 +133,6 @@ class Node(Service):
         accept: Accept,
         known: AddressBook,
         rendezvous: RendezvousAddress,
-        on_event: Callable[[Event], None],
         addresses: Callable[[], list[str]] = local_addresses,
         source: Callable[[str], str | None] | None = None,
         open_socket: OpenSocket = open_best_socket,
@@ -144,7 +150,8 @@ class Node(Service):
         self.identity = identity
         self._known = known
         self._rendezvous = rendezvous
-        self._on_event = on_event
+        self._listeners: list[_Listener] = []
+        self._waiters: dict[PeerID, list[Deferred[Link]]] = {}
         self._clock = reactor
         self._addresses = addresses
         self._open_socket = open_socket
@@ -201,7 +208,7 @@ class Node(Service):
             known,
             offers or OfferMemory(KeptOffers(milliseconds(wall())), random, lambda content: True),
             wall,
-            on_event,
+            self._tell,
         )
         self._disconnected: set[Call] = set()
         # Calls were under way when the rendezvous went away
@@ -213,7 +220,7 @@ class Node(Service):
     def startService(self) -> None:
         """Register, and take calls."""
         super().startService()  # type: ignore[no-untyped-call]
-        self._on_event(Ready(self.identity.peer_id))
+        self._tell(Ready(self.identity.peer_id))
         self._control.start()
         self._network.start()
 
@@ -226,6 +233,9 @@ class Node(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         self._network.stop()
         self._outgoing.stop()
+        for peer in list(self._waiters):
+            error = CallFailed(peer, ErrorCode.CANCELLED.value, sentences.hung_up_early(peer, None))
+            self._fail_waiters(peer, error)
         for call in list(self._calls.attempts.values()):
             self._calls.withdraw(call)
         closing: list[Deferred[Any]] = []
@@ -238,23 +248,48 @@ class Node(Service):
         done.addTimeout(STOP_TIME, self._clock, onTimeoutCancel=lambda result, timeout: None)
         return done.addCallback(lambda _: self._network.close())
 
-    def call(self, peer: PeerID) -> None:
+    def subscribe(
+        self, listener: Callable[[Event], object], can_answer: Callable[[], bool] = lambda: False
+    ) -> Callable[[], None]:
         """
-        Call `peer`, at once or as soon as the rendezvous is there (for up to 12 s). It is a known peer from
-        now on.
+        Tell a listener every event from now on, in order.
 
-        Where a call is under way nothing happens; a call of its that rings is accepted. A link that is there
-        already is asked first: if the other side answers on it, that is told (`AlreadyConnected`), if not, a
-        new call is placed, whose link will take the place of the dead one.
+        :param can_answer: whether the listener can have somebody decide about a call now (`IncomingCall`,
+            then `accept` or `reject`). A call that no listener can have decided is refused at once.
+        :return: call it to end the subscription.
         """
+        subscription = _Listener(listener, can_answer)
+        self._listeners.append(subscription)
+
+        def end() -> None:
+            if subscription in self._listeners:
+                self._listeners.remove(subscription)
+                self.reject_unanswerable()
+
+        return end
+
+    def connect(self, peer: PeerID) -> Deferred[Link]:
+        """
+        Get the link to a peer, and call the peer if there is none. It is a known peer from now on.
+
+        A link that is there already is asked for a sign of life first. If the peer does not answer on it, it
+        is called again, and the new link replaces the dead one. A call that is under way is waited for; a
+        call of the peer that waits for an answer here is accepted. A call waits for the rendezvous for 12 s.
+
+        :return: fires with the link, and fails with `CallFailed`. To cancel it ends the waiting, not the call
+            (`hangup`).
+        """
+        waiter: Deferred[Link] = Deferred(lambda waiter: self._forget_waiter(peer, waiter))
+        self._waiters.setdefault(peer, []).append(waiter)
         if peer == self.identity.peer_id:
-            self._on_event(CallFailed(peer, Reason.SELF.value, sentences.own_id()))
+            self._tell(CallFailed(peer, Reason.SELF.value, sentences.own_id()))
         elif peer in self._calls.attempts:
             self.accept(peer)
         elif peer in self._calls.links:
             self._calls.links[peer].ask(self._asked)
         elif peer not in self._outgoing:
             self._call(peer)
+        return waiter
 
     def accept(self, peer: PeerID) -> None:
         """Let `peer`, whose call rings, in. It is a known peer from now on."""
@@ -263,6 +298,13 @@ class Node(Service):
             return
         self._remember(peer, call.name or "")
         self._incoming.accept(call)
+
+    def reject_unanswerable(self) -> None:
+        """Refuse the calls that wait for an answer if no listener can have them decided."""
+        if not any(listener.can_answer() for listener in self._listeners):
+            for call in [call for call in self._calls.attempts.values() if call.state is CallState.RINGING]:
+                self._tell(CallUnanswerable(call.peer))
+                self.reject(call.peer)
 
     def reject(self, peer: PeerID) -> None:
         """Refuse the call of `peer` that rings."""
@@ -351,7 +393,7 @@ class Node(Service):
         self._expected_until = float("-inf")
         self._network.welcomed(welcome, host)
         self._look_out()
-        self._on_event(Registered(str(self._rendezvous)))
+        self._tell(Registered(str(self._rendezvous)))
         self._channel.connected()
         self._outgoing.registered()
         for call in list(self._calls.links.values()):
@@ -364,11 +406,11 @@ class Node(Service):
         """
         if self._calls.attempts:
             self._expected_until = self._context.monotonic() + EXPECTED_TIME
-        self._on_event(Unregistered(problem.reason, problem.text, retry_in))
+        self._tell(Unregistered(problem.reason, problem.text, retry_in))
         self._outgoing.unregistered(problem)
         self._look_out()
         if retry_in is None:
-            self._on_event(CallFailed(None, problem.reason, problem.text))
+            self._tell(CallFailed(None, problem.reason, problem.text))
             self._outgoing.give_up(problem)
 
     def control_reply(self, reply: Reply) -> None:
@@ -386,11 +428,11 @@ class Node(Service):
         """Both sides know each other's candidates."""
         if call.signaling.side is Side.CALLER:
             self._remember(call.peer, call.name or "")
-        self._on_event(Introduced(call.peer, call.name or ""))
+        self._tell(Introduced(call.peer, call.name or ""))
 
     def call_checking(self, call: Call, pairs: int) -> None:
         """Checks began."""
-        self._on_event(Checking(call.peer, pairs))
+        self._tell(Checking(call.peer, pairs))
 
     def call_connected(self, call: Call) -> None:
         """A link is proved. It takes the place of an older one with the same peer."""
@@ -401,17 +443,17 @@ class Node(Service):
         self._replaced.pop(peer, None)
         if older is not None:
             older.hang_up(CloseCode.REPLACED, "A newer link with the same peer took over.")
-        self._on_event(Connected(peer, call.name or "", path, link))
+        self._tell(Connected(peer, call.name or "", path, link))
 
     def call_path_changed(self, call: Call) -> None:
         """The link moved."""
         if call.path is not None and self._calls.links.get(call.peer) is call:
-            self._on_event(PathChanged(call.peer, call.path))
+            self._tell(PathChanged(call.peer, call.path))
 
     def call_path_lost(self, call: Call) -> None:
         """The link has no path, and waits for one."""
         if self._calls.links.get(call.peer) is call:
-            self._on_event(PathLost(call.peer, sentences.path_lost(call.peer, call.name)))
+            self._tell(PathLost(call.peer, sentences.path_lost(call.peer, call.name)))
 
     def call_silent(self, call: Call) -> None:
         """The path may be dead, and the network with it: then the rendezvous is needed soon."""
@@ -440,12 +482,45 @@ class Node(Service):
                 # what comes of that, one `Connected` for example, tells of both.
                 self._replaced[peer] = over
             else:
-                self._on_event(over)
+                self._tell(over)
         elif calls.attempts.get(peer) is call:
             del calls.attempts[peer]
             self._failed(peer, reason, text)
 
     # The inside
+
+    def _tell(self, event: Event) -> None:
+        for listener in list(self._listeners):
+            try:
+                listener.handle(event)
+            except Exception:
+                self._log.failure("A listener failed at {event}.", event=type(event).__name__)
+        if isinstance(event, IncomingCall) and not event.decided:
+            self.reject_unanswerable()
+        elif isinstance(event, (Connected, AlreadyConnected)):
+            link = self.link(event.peer)
+            if link is not None:
+                for waiter in self._waiters.pop(event.peer, []):
+                    waiter.callback(link)
+        elif isinstance(event, CallFailed):
+            for peer in list(self._waiters) if event.peer is None else [event.peer]:
+                self._fail_waiters(peer, event)
+        elif (
+            isinstance(event, Disconnected)
+            and event.peer not in self._calls.attempts
+            and event.peer not in self._outgoing
+        ):
+            # The link was hung up while it was asked for a sign of life.
+            self._fail_waiters(event.peer, CallFailed(event.peer, event.reason, event.text))
+
+    def _fail_waiters(self, peer: PeerID, error: CallFailed) -> None:
+        for waiter in self._waiters.pop(peer, []):
+            waiter.errback(error)
+
+    def _forget_waiter(self, peer: PeerID, waiter: Deferred[Link]) -> None:
+        waiters = self._waiters.get(peer, [])
+        if waiter in waiters:
+            waiters.remove(waiter)
 
     def _call(self, peer: PeerID) -> None:
         refusal = self._outgoing.refusal()
@@ -454,15 +529,15 @@ class Node(Service):
             return
         if peer not in self._known:
             self._remember(peer, "")
-        self._on_event(Calling(peer))
+        self._tell(Calling(peer))
         self._outgoing.place(peer)
 
     def _failed(self, peer: PeerID, reason: str, text: str) -> None:
         """A call came to nothing; so did what it was to replace."""
         replaced = self._replaced.pop(peer, None)
         if replaced is not None:
-            self._on_event(replaced)
-        self._on_event(CallFailed(peer, reason, text))
+            self._tell(replaced)
+        self._tell(CallFailed(peer, reason, text))
 
     def _asked(self, call: Call, answered: bool) -> None:
         """A link was asked because its peer is called again. It may be over or replaced by now."""
@@ -470,7 +545,7 @@ class Node(Service):
         if not self.running or peer in self._calls.attempts or peer in self._outgoing:
             return
         if answered or self._calls.links.get(peer, call) is not call:
-            self._on_event(AlreadyConnected(peer))
+            self._tell(AlreadyConnected(peer))
         else:
             self._call(peer)
 

@@ -251,12 +251,16 @@ class Side:
 
     # NodeLike
 
-    def call(self, peer: PeerID) -> None:
+    def connect(self, peer: PeerID) -> Deferred[Link]:
         self.asked.append(("call", peer))
         if peer not in self._attempts:
             self._attempts.add(peer)
             self.happen(node_events.Calling(peer))
             self.exchange.later(lambda: self._called(peer))
+        return Deferred()
+
+    def reject_unanswerable(self) -> None:
+        self.asked.append(("reject unanswerable", self.id))
 
     def _called(self, peer: PeerID) -> None:
         if self.killed:

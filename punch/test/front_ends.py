@@ -21,7 +21,7 @@ from punch.link.address import LinkAddress
 from punch.link.events import LinkRole
 from punch.link.link import Link
 from punch.natcheck.report import NetcheckReport
-from punch.node.events import Connected, IncomingCall, Ready
+from punch.node.events import CallUnanswerable, Connected, IncomingCall, Ready
 from punch.node.path import Path
 from punch.ui.front_end import FrontEndContext, Settings
 from punch.wire.address import Address
@@ -86,12 +86,21 @@ class Switchboard:
     """Stands where the node is, and writes down what it is told."""
 
     def __init__(self) -> None:
+        self.chat: Chat | None = None
         self.asked: list[tuple[str, PeerID]] = []
         self.services: dict[str, IProtocolFactory] = {}
         self.names: list[str] = []
 
-    def call(self, peer: PeerID) -> None:
+    def connect(self, peer: PeerID) -> Deferred[Link]:
         self.asked.append(("call", peer))
+        return Deferred()
+
+    def reject_unanswerable(self) -> None:
+        assert self.chat is not None
+        if not self.chat.views.can_answer:
+            for peer in list(self.chat.questions):
+                self.chat.handle(CallUnanswerable(peer))
+                self.reject(peer)
 
     def accept(self, peer: PeerID) -> None:
         self.asked.append(("accept", peer))
@@ -215,7 +224,7 @@ def make_chat(
     me: PeerID, name: str, node: Switchboard, clock: Clock, seed: int = 5, worker: Worker | None = None
 ) -> Chat:
     """A chat that keeps everything in memory."""
-    return Chat(
+    node.chat = chat = Chat(
         me=me,
         name=name,
         node=node,
@@ -225,6 +234,7 @@ def make_chat(
         wall=lambda: NOW + clock.seconds(),
         random=lambda count: bytes([seed]) * count,
     )
+    return chat
 
 
 def connected(wire: Wire, name: str = "bob") -> Connected:

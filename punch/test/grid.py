@@ -187,7 +187,7 @@ class World:
         """Call between all of these pairs at once; what became of each."""
         start = self.net.now
         for caller, callee in peers:
-            caller.node.call(callee.id)
+            caller.call(callee.id)
         deadline = start + PATIENCE
         while self.net.now < deadline and not all(
             _ended(caller, callee.id, start) for caller, callee in peers

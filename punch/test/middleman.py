@@ -131,7 +131,7 @@ class MiddlemanTestCase(InternetTestCase):
 
     def call(self, timeout: float = 130.0) -> Connected | CallFailed:
         """Alice calls Bob; what becomes of it."""
-        self.alice.node.call(self.bob.id)
+        self.alice.call(self.bob.id)
         return self.alice.wait_for_end(timeout)
 
     def assert_failed(self, reason: str) -> None:

@@ -65,7 +65,7 @@ class RelayTestCase(InternetTestCase):
     def refuse(self, caller: Peer, callee: Peer) -> str:
         """The call ends on both sides; returns the caller's sentence."""
         introduce(caller, callee)
-        caller.node.call(callee.id)
+        caller.call(callee.id)
         failed = caller.wait_for(CallFailed, 90.0)
         self.assertEqual(failed.reason, "unreachable")
         self.assertEqual(callee.wait_for(CallFailed, 90.0).reason, "unreachable")

@@ -212,7 +212,7 @@ class Scene:
         times["register"] = self.net.now - began
         for step, (caller, callee) in enumerate(((alice, self.bob), (self.bob, alice))):
             began = self.net.now
-            caller.node.call(callee.id)
+            caller.call(callee.id)
             alice.wait_for(Connected, 10.0, step + 1)
             self.net.run_until(lambda: self.bob.node.link(alice.id) is not None, 10.0, "Bob has the link")
             times[("call", "is called")[step]] = self.net.now - began

@@ -151,7 +151,6 @@ class Peer:
             accept=accept,
             known=self.known,
             rendezvous=rendezvous,
-            on_event=self._event,
             addresses=addresses or (lambda: host.addresses),
             random=random,
             monotonic=host.monotonic,
@@ -171,6 +170,7 @@ class Peer:
             wall=lambda: EPOCH + host.wall(),
             random=net.random_bytes(f"chat {host.name} {salt}"),
         )
+        self.node.subscribe(self._event, lambda: self.chat.views.can_answer)
         self.chat.views.attach(self)
 
     @property
@@ -189,6 +189,10 @@ class Peer:
         self.start()
         self.wait_for(Registered, 5.0)
         return self
+
+    def call(self, peer: PeerID) -> None:
+        """Call a peer; events tell what becomes of it."""
+        self.node.connect(peer).addErrback(lambda failure: failure.trap(CallFailed) and None)
 
     def stop(self) -> None:
         """Stop it in good order."""
@@ -274,7 +278,7 @@ def connect(caller: Peer, callee: Peer, timeout: float = 30.0) -> tuple[Connecte
     """Call a peer that knows the caller, and wait for the link on both sides."""
     introduce(caller, callee)
     before = len(caller.of(Connected)), len(callee.of(Connected))
-    caller.node.call(callee.id)
+    caller.call(callee.id)
     here = caller.wait_for(Connected, timeout, before[0] + 1)
     there = callee.wait_for(Connected, timeout, before[1] + 1)
     return here, there

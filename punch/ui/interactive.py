@@ -22,7 +22,6 @@ from punch.apps.chat import (
     MessageState,
 )
 from punch.apps.chat.events import (
-    CallUnanswerable,
     ChatBroken,
     Event,
     MessageChanged,
@@ -34,6 +33,7 @@ from punch.names import without_format, without_leading_format
 from punch.node.events import (
     CallFailed,
     Calling,
+    CallUnanswerable,
     Connected,
     Disconnected,
     IncomingCall,

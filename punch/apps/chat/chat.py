@@ -21,7 +21,6 @@ from punch.apps.chat.contacts import Contacts, NodeLike
 from punch.apps.chat.conversation import Conversation
 from punch.apps.chat.conversations import Conversations
 from punch.apps.chat.events import (
-    CallUnanswerable,
     ChatBroken,
     Event,
     MessagesDelivered,
@@ -242,9 +241,7 @@ class Chat:
     def _handle(self, event: node_events.Event) -> None:
         if self.calls.handle(event):
             self.views.tell(event)
-        if isinstance(event, node_events.IncomingCall):
-            self.calls.ask(event)
-        elif isinstance(event, node_events.Connected):
+        if isinstance(event, node_events.Connected):
             self.contacts.tell(event.peer)
             self._refused.discard(event.peer)
             if event.link.role is LinkRole.CALLER and self.links.get(event.peer) is event.link:
@@ -291,11 +288,8 @@ class Chat:
         return peer
 
     def reject_unanswerable(self) -> None:
-        """Refuse all calls that wait for an answer, if no view can answer any more."""
-        if not self.views.can_answer:
-            for peer in list(self.questions):
-                self.views.tell(CallUnanswerable(peer))
-                self.reject(peer)
+        """Refuse the calls that wait for an answer if nobody can give one any more."""
+        self._node.reject_unanswerable()
 
     def hangup(self, who: str | PeerID) -> PeerID:
         """End a link, or a call of ours."""
@@ -458,10 +452,6 @@ class Chat:
     def tell(self, event: Event) -> object:
         """Tell all views."""
         return self.views.tell(event)
-
-    def can_answer(self) -> bool:
-        """Whether somebody at one of the views can answer a call now."""
-        return self.views.can_answer
 
     def waits(self, peer: PeerID) -> bool:
         """Whether messages wait for `peer`, who is not blocked."""

@@ -17,6 +17,7 @@ from punch.apps.chat.model import ChatError, ContactSummary
 from punch.apps.chat.storage import Timers
 from punch.contacts import AddressBook, AddressBookError, Contact
 from punch.identity import PeerID
+from punch.link.link import Link
 from punch.lookup import UnknownPeer, find_peer
 from punch.natcheck.report import NetcheckReport
 
@@ -33,8 +34,11 @@ MAX_TOLD = 1000
 class NodeLike(Protocol):
     """What the chat needs of `punch.node.node.Node`."""
 
-    def call(self, peer: PeerID) -> None:
+    def connect(self, peer: PeerID) -> Deferred[Link]:
         """Call `peer`."""
+
+    def reject_unanswerable(self) -> None:
+        """Refuse the calls that wait for an answer if nobody can give one."""
 
     def accept(self, peer: PeerID) -> None:
         """Accept the call of `peer`."""

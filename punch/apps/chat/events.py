@@ -87,13 +87,6 @@ class NameChanged(ChatEvent):
 
 
 @dataclass(frozen=True)
-class CallUnanswerable(ChatEvent):
-    """A stranger's call was refused, as no view can answer."""
-
-    peer: PeerID
-
-
-@dataclass(frozen=True)
 class PeerUnreachable(ChatEvent):
     """
     A peer for whom messages wait was called and isn't there.

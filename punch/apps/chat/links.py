@@ -9,9 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
-from punch.apps.chat.events import CallUnanswerable, Event, PeerUnreachable
+from punch.apps.chat.events import Event, PeerUnreachable
 from punch.apps.chat.model import LinkStatus, Stage
 from punch.apps.chat.redial import RedialSchedule
 from punch.identity import PeerID
@@ -20,6 +22,7 @@ from punch.node.events import (
     AlreadyConnected,
     CallFailed,
     Calling,
+    CallUnanswerable,
     Checking,
     Connected,
     Disconnected,
@@ -40,11 +43,8 @@ MAX_NAMES = 256
 class ChatLinksNode(Protocol):
     """What is needed of the node."""
 
-    def call(self, peer: PeerID) -> None:
+    def connect(self, peer: PeerID) -> Deferred[Link]:
         """Call `peer`."""
-
-    def reject(self, peer: PeerID) -> None:
-        """Say no to its call."""
 
 
 class ChatLinksOwner(Protocol):
@@ -52,9 +52,6 @@ class ChatLinksOwner(Protocol):
 
     def tell(self, event: Event) -> object:
         """Tell all views."""
-
-    def can_answer(self) -> bool:
-        """Whether a view can answer a call's question."""
 
     def waits(self, peer: PeerID) -> bool:
         """Whether messages wait for `peer`, who is not blocked."""
@@ -119,7 +116,7 @@ class ChatLinks:
             self._owner.tell(Calling(peer))
         self._hung_up.discard(peer)
         self._redial.called(peer)
-        self._node.call(peer)
+        self._connect(peer)
         self._set_timer(self._redial.next())
 
     def answered(self, peer: PeerID) -> None:
@@ -177,7 +174,11 @@ class ChatLinks:
             self._redial.done(peer)
         else:
             self._automatic.add(peer)
-            self._node.call(peer)
+            self._connect(peer)
+
+    def _connect(self, peer: PeerID) -> None:
+        # What becomes of the call is told by events.
+        self._node.connect(peer).addErrback(_ignore_failed_call)
 
     def _set_timer(self, at: float | None) -> None:
         if self._timer is not None and self._timer.active():
@@ -230,6 +231,8 @@ class ChatLinks:
                 self._stages[event.peer] = Stage.RINGING
                 if event.peer not in self.questions:
                     self.questions.append(event.peer)
+        elif isinstance(event, CallUnanswerable):
+            self.answered(event.peer)
         elif isinstance(event, Introduced):
             self._under_way(event.peer, Stage.INTRODUCED)
         elif isinstance(event, Checking):
@@ -249,13 +252,6 @@ class ChatLinks:
         elif isinstance(event, CallFailed):
             return self._failed(event)
         return True
-
-    def ask(self, event: IncomingCall) -> None:
-        """After the views know of a call: who is to answer it?"""
-        if event.peer in self.questions and not self._owner.can_answer():
-            self.answered(event.peer)
-            self._owner.tell(CallUnanswerable(event.peer))
-            self._node.reject(event.peer)
 
     def learn(self, peer: PeerID, name: str) -> None:
         """What `peer` calls itself."""
@@ -315,3 +311,8 @@ class ChatLinks:
         if peer in self._hung_up:
             reason = ErrorCode.CANCELLED.value
         return self._redial.failed(peer, reason, now)
+
+
+def _ignore_failed_call(failure: Failure) -> None:
+    if not isinstance(failure.value, CallFailed):
+        failure.raiseException()

@@ -24,7 +24,7 @@ class PairsTests(RelayTestCase):
         """Waiting pairs first, in the end one that is selected: the one that the event names."""
         alice, bob = self.pair(EASY, EASY)
         introduce(alice, bob)
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         alice.wait_for(Checking, 5.0)
         before = alice.node.pairs(bob.id)
         self.assertTrue(before)

@@ -304,7 +304,7 @@ class VictimTests(MiddlemanTestCase):
             self.hang_up()
         self.assert_little()
         introduce(self.bob, self.alice)
-        self.alice.node.call(self.bob.id)
+        self.alice.call(self.bob.id)
         self.alice.wait_for(Connected, 5.0)
 
 

@@ -55,21 +55,21 @@ class BoundTests(MiddlemanTestCase):
         self.net.advance(2.0)
         self.assertEqual(len(carol.of(Introduced)), MAX_STRANGERS)
         self.assertEqual(len(self.middle.requests(Reject)), 80 - MAX_STRANGERS)
-        self.alice.node.call(carol.id)
+        self.alice.call(carol.id)
         self.alice.wait_for(Connected, 5.0)
 
     def test_sessions(self) -> None:
         """All calls together have a bound, too."""
         dave = self.peer("dave").register()
         for number in range(MAX_CALLS + 3):
-            dave.node.call(Identity.generate(self.net.random_bytes(f"someone {number}")).peer_id)
+            dave.call(Identity.generate(self.net.random_bytes(f"someone {number}")).peer_id)
         self.assertEqual([event.reason for event in dave.of(CallFailed)], ["too-many"] * 3)
 
     def test_queue(self) -> None:
         """Calls that wait for the rendezvous."""
         dave = self.peer("dave").start()
         for number in range(MAX_QUEUED + 1):
-            dave.node.call(Identity.generate(self.net.random_bytes(f"someone {number}")).peer_id)
+            dave.call(Identity.generate(self.net.random_bytes(f"someone {number}")).peer_id)
         self.assertEqual([event.reason for event in dave.of(CallFailed)], ["too-many"])
 
     def test_the_same_stranger_calls_again_and_again(self) -> None:
@@ -104,7 +104,7 @@ class UserTests(MiddlemanTestCase):
         """The call ends once, and the next one works."""
         for step in range(9):
             self.alice.events.clear()
-            self.alice.node.call(self.bob.id)
+            self.alice.call(self.bob.id)
             self.net.advance(step * 0.1)
             self.alice.node.hangup(self.bob.id)
             self.net.advance(3.0)
@@ -118,7 +118,7 @@ class UserTests(MiddlemanTestCase):
         for step in range(9):
             carol = self.peer(f"carol-{step}").register()
             introduce(carol, self.bob)
-            carol.node.call(self.bob.id)
+            carol.call(self.bob.id)
             self.net.advance(step * 0.1)
             start = self.net.now
             carol.stop()
@@ -135,7 +135,7 @@ class UserTests(MiddlemanTestCase):
 
         carol = self.peer("carol").register()
         carol.on_event = accept
-        self.alice.node.call(carol.id)
+        self.alice.call(carol.id)
         self.alice.wait_for(Connected, 5.0)
         self.net.run_until(lambda: carol.node.link(self.alice.id) is None, 5.0)
         self.net.advance(2.0)
@@ -151,7 +151,7 @@ class UserTests(MiddlemanTestCase):
                     carol.node.hangup(self.alice.id)
 
             carol.on_event = end
-            self.alice.node.call(carol.id)
+            self.alice.call(carol.id)
             self.net.advance(5.0)
             self.assertIsNone(carol.node.link(self.alice.id), kind)
             self.assertIsNone(self.alice.node.link(carol.id), kind)
@@ -164,17 +164,17 @@ class UserTests(MiddlemanTestCase):
                 raise AddressBookError("state", "The disk is full.")
 
         carol = self.peer("carol", known=FullDisk(None)).register()
-        carol.node.call(self.bob.id)
+        carol.call(self.bob.id)
         self.bob.wait_for(IncomingCall, 5.0)
         self.bob.node.accept(carol.id)
         carol.wait_for(Connected, 5.0)
 
     def test_call_twice(self) -> None:
         """A second call to a peer that is being called, or linked, is the first."""
-        self.alice.node.call(self.bob.id)
-        self.alice.node.call(self.bob.id)
+        self.alice.call(self.bob.id)
+        self.alice.call(self.bob.id)
         self.alice.wait_for(Connected, 5.0)
-        self.alice.node.call(self.bob.id)
+        self.alice.call(self.bob.id)
         self.net.advance(3.0)
         self.assertEqual(len(self.middle.requests(Establish)), 1)
 
@@ -194,7 +194,7 @@ class AddressTests(InternetTestCase):
         introduce(alice, bob)
         for peer in (alice, bob):
             peer.register()
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         alice.wait_for(Connected, 5.0)
         sockets = alice.node.status.sockets
         self.assertEqual({socket.host for socket in sockets}, {"198.18.1.7", "198.18.1.8"})
@@ -214,7 +214,7 @@ class AddressTests(InternetTestCase):
         introduce(alice, bob)
         for peer in (alice, bob):
             peer.register()
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         failed = alice.wait_for(CallFailed, 130.0)
         self.assertEqual(failed.reason, "unreachable")
         self.assertIn("no network address", failed.text)

@@ -72,7 +72,7 @@ class DishonestRendezvousTests(MiddlemanTestCase):
         carol = self.peer("carol")
         introduce(carol, self.bob)
         self.on(Incoming, lambda to, reply: [(to, replace(reply, sender=carol.id))])
-        self.alice.node.call(self.bob.id)
+        self.alice.call(self.bob.id)
         self.net.advance(2.0)
         self.assertEqual(self.bob.of(IncomingCall), [])
 
@@ -80,7 +80,7 @@ class DishonestRendezvousTests(MiddlemanTestCase):
         """It opens nowhere but at the one it is for."""
         carol = self.peer("carol", Accept.ANYONE).register()
         self.on(Incoming, lambda to, reply: [(carol.id, reply)])
-        self.alice.node.call(self.bob.id)
+        self.alice.call(self.bob.id)
         self.net.advance(2.0)
         self.assertEqual(carol.of(IncomingCall) + carol.of(Introduced), [])
 
@@ -126,7 +126,7 @@ class DishonestRendezvousTests(MiddlemanTestCase):
             return []
 
         self.on(Answered, keep)
-        self.alice.node.call(mallory.id)
+        self.alice.call(mallory.id)
         self.net.advance(1.0)
         self.alice.node.hangup(mallory.id)
         self.net.advance(1.0)
@@ -154,7 +154,7 @@ class DishonestRendezvousTests(MiddlemanTestCase):
     def test_changed_candidates(self) -> None:
         """What was trickled and changed ends the call, on the side that sees it."""
         self.on(Candidates, lambda to, reply: [(to, replace(reply, envelope=changed(reply.envelope)))])
-        self.alice.node.call(self.bob.id)
+        self.alice.call(self.bob.id)
         outcome = self.alice.wait_for_end(130.0)
         self.assertGreater(len(self.middle.requests(Trickle)), 0)
         if isinstance(outcome, CallFailed):

@@ -277,7 +277,7 @@ class ReplayTests(MiddlemanTestCase):
     def record(self, caller: Peer, callee: Peer) -> list[tuple[PeerID, Reply]]:
         """A call, and all that was delivered to the callee in it."""
         before = len(self.middle.passed)
-        caller.node.call(callee.id)
+        caller.call(callee.id)
         callee.wait_for(Connected, 10.0)
         recorded = [(to, reply) for to, reply in self.middle.passed[before:] if to == callee.id]
         self.assertIsInstance(recorded[0][1], Incoming)
@@ -345,14 +345,14 @@ class ReplayTests(MiddlemanTestCase):
             introduce(self.bob, carol)
             carol.register()
             began = self.net.now
-            carol.node.call(self.bob.id)
+            carol.call(self.bob.id)
             carol.wait_for(Connected, 2.0)
             self.assertLess(self.net.now - began, 1.6)
             self.bob.wait_for(Connected, 1.0)
             carol.node.hangup(self.bob.id)
             self.net.advance(1.0)
             calls = len(carol.of(Connected))
-            self.bob.node.call(carol.id)
+            self.bob.call(carol.id)
             carol.wait_for(Connected, 2.0, calls + 1)
             self.bob.node.hangup(carol.id)
             self.net.advance(1.0)
@@ -362,7 +362,7 @@ class ReplayTests(MiddlemanTestCase):
         carol = self.another(self.peer("carol"), ahead=7200.0)
         introduce(carol, self.bob)
         carol.register()
-        carol.node.call(self.bob.id)
+        carol.call(self.bob.id)
         carol.wait_for(Connected, 2.0)
         first, second = [
             open_offer(self.bob.identity, carol.id, each.offer)

@@ -129,7 +129,7 @@ class StageTests(SystemTestCase):
         self.net.run_until(lambda: alice.of(Registered) and bob.of(Registered), 5.0)
         alice.chat.send(bob.id, "hello")
         start = self.net.now
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         self.net.run_until(lambda: alice.delivered, 5.0)
         self.assertLess(bob.message_times[0] - start, 7 * D + 0.001)
         self.assertLess(alice.delivered[0][0] - start, 8 * D + 0.001)
@@ -139,16 +139,16 @@ class StageTests(SystemTestCase):
         alice, bob = self.peer("alice"), self.peer("bob").register()
         introduce(alice, bob)
         alice.start()
-        alice.node.call(bob.id)
-        alice.node.call(bob.id)
+        alice.call(bob.id)
+        alice.call(bob.id)
         alice.wait_for(Connected, 5.0)
         self.assertEqual(len(alice.of(Calling)), 1)
 
     def test_both_call_at_once(self) -> None:
         """Glare ends in one link, whose caller has the smaller key, and nobody is asked."""
         alice, bob = self.pair()
-        alice.node.call(bob.id)
-        bob.node.call(alice.id)
+        alice.call(bob.id)
+        bob.call(alice.id)
         for peer in (alice, bob):
             peer.wait_for(Connected, 5.0)
         self.net.advance(5.0)
@@ -163,9 +163,9 @@ class StageTests(SystemTestCase):
         """The second call is placed at any moment of the first: there is one link in the end."""
         for step in range(9):
             alice, bob = self.peer(f"alice-{step}").register(), self.peer(f"bob-{step}").register()
-            alice.node.call(bob.id)
+            alice.call(bob.id)
             self.net.advance(step * D)
-            bob.node.call(alice.id)
+            bob.call(alice.id)
             alice.wait_for(Connected, 5.0)
             bob.wait_for(Connected, 5.0)
             self.net.advance(3.0)
@@ -176,14 +176,14 @@ class StageTests(SystemTestCase):
     def test_own_id(self) -> None:
         """A call to oneself is refused with a sentence."""
         alice = self.peer("alice").register()
-        alice.node.call(alice.id)
+        alice.call(alice.id)
         self.assertEqual(alice.last(CallFailed).reason, "self")
         self.assertEqual(alice.of(Calling), [])
 
     def test_unknown_peer(self) -> None:
         """Nobody of that ID is registered."""
         alice, bob = self.peer("alice").register(), self.peer("bob")
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         failed = alice.wait_for(CallFailed, 5.0)
         self.assertEqual((failed.peer, failed.reason), (bob.id, "not-registered"))
         self.assertIn("not registered", failed.text)
@@ -203,7 +203,7 @@ class PolicyTests(SystemTestCase):
         alice, bob = self.pair()
         self.net.advance(2.0)
         trace = self.watch()
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         asked = bob.wait_for(IncomingCall, 5.0)
         self.assertEqual(
             (asked.peer, asked.name, asked.known, asked.decided), (alice.id, "alice", False, False)
@@ -224,7 +224,7 @@ class PolicyTests(SystemTestCase):
     def test_refused_by_the_user(self) -> None:
         """The caller hears `refused`; the callee's question is over."""
         alice, bob = self.pair()
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         bob.wait_for(IncomingCall, 5.0)
         bob.node.reject(alice.id)
         self.assertEqual(alice.wait_for(CallFailed, 5.0).reason, "refused")
@@ -234,7 +234,7 @@ class PolicyTests(SystemTestCase):
     def test_known_only(self) -> None:
         """A stranger is refused without asking."""
         alice, bob = self.peer("alice").register(), self.peer("bob", Accept.KNOWN).register()
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         self.assertEqual(alice.wait_for(CallFailed, 5.0).reason, "refused")
         self.assertEqual(bob.of(IncomingCall) + bob.of(CallFailed), [])
         connect(alice, bob)
@@ -269,7 +269,7 @@ class PolicyTests(SystemTestCase):
     def test_anyone(self) -> None:
         """A stranger is let in, and does not become known by that."""
         alice, bob = self.peer("alice").register(), self.peer("bob", Accept.ANYONE).register()
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         bob.wait_for(Connected, 5.0)
         self.assertEqual([(event.known, event.decided) for event in bob.of(IncomingCall)], [(False, True)])
         self.assertNotIn(alice.id, bob.known)
@@ -277,17 +277,17 @@ class PolicyTests(SystemTestCase):
     def test_whom_one_called_is_known(self) -> None:
         """The one that was called may call back."""
         alice, bob = self.peer("alice", Accept.KNOWN).register(), self.peer("bob").register()
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         bob.wait_for(IncomingCall, 5.0)
         bob.node.reject(alice.id)
         alice.wait_for(CallFailed, 5.0)
-        bob.node.call(alice.id)
+        bob.call(alice.id)
         bob.wait_for(Connected, 5.0)
 
     def test_nobody_accepts(self) -> None:
         """Ringing lasts 60 s; both sides say so."""
         alice, bob = self.pair()
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         bob.wait_for(IncomingCall, 5.0)
         start = self.net.now
         self.assertEqual(alice.wait_for(CallFailed, 70.0).reason, "timeout")
@@ -300,7 +300,7 @@ class PolicyTests(SystemTestCase):
     def test_caller_gives_up(self) -> None:
         """The callee's question is over when the caller hangs up."""
         alice, bob = self.pair()
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         bob.wait_for(IncomingCall, 5.0)
         alice.node.hangup(bob.id)
         self.assertEqual(alice.last(CallFailed).reason, "cancelled")
@@ -310,9 +310,9 @@ class PolicyTests(SystemTestCase):
     def test_call_accepts_what_rings(self) -> None:
         """Calling somebody whose call rings here is a yes."""
         alice, bob = self.pair()
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         bob.wait_for(IncomingCall, 5.0)
-        bob.node.call(alice.id)
+        bob.call(alice.id)
         bob.wait_for(Connected, 5.0)
         self.assertEqual(len(alice.of(Connected)), 1)
 
@@ -321,13 +321,13 @@ class PolicyTests(SystemTestCase):
         bob = self.peer("bob").register()
         callers = [self.peer(f"caller-{number}").register() for number in range(9)]
         for caller in callers[:8]:
-            caller.node.call(bob.id)
+            caller.call(bob.id)
         self.net.advance(1.0)
         self.assertEqual(len(bob.of(IncomingCall)), 8)
-        callers[8].node.call(bob.id)
+        callers[8].call(bob.id)
         self.assertEqual(callers[8].wait_for(CallFailed, 5.0).reason, "busy")
         bob.node.reject(callers[0].id)
-        callers[8].node.call(bob.id)
+        callers[8].call(bob.id)
         bob.wait_for(IncomingCall, 5.0, 9)
 
 
@@ -391,7 +391,7 @@ class EndTests(SystemTestCase):
         alice, bob = self.linked()
         alice.node.hangup(bob.id)
         bob.wait_for(Disconnected, 3.0)
-        bob.node.call(alice.id)
+        bob.call(alice.id)
         bob.wait_for(Connected, 5.0, 2)
         alice.wait_for(Connected, 5.0, 2)
 
@@ -436,7 +436,7 @@ class EndTests(SystemTestCase):
         for step in (2, 3, 5):
             alice, bob = self.peer(f"alice-{step}").register(), self.peer(f"bob-{step}").register()
             introduce(alice, bob)
-            alice.node.call(bob.id)
+            alice.call(bob.id)
             self.net.advance(step * D + 0.001)
             bob.host.down()
             self.net.run_until(lambda: alice.of(CallFailed) or alice.of(PathLost), 130.0)  # noqa: B023
@@ -455,7 +455,7 @@ class EndTests(SystemTestCase):
         alice, bob = self.linked()
         old = bob.link_to(alice)
         again = self.reborn(alice)
-        again.node.call(bob.id)
+        again.call(bob.id)
         again.wait_for(Connected, 5.0)
         bob.wait_for(Connected, 5.0, 2)
         self.net.advance(3.0)
@@ -469,8 +469,8 @@ class EndTests(SystemTestCase):
         alice, bob = self.linked()
         for caller, called in ((alice, bob), (bob, alice)):
             old = caller.link_to(called)
-            caller.node.call(called.id)
-            caller.node.call(called.id)
+            caller.call(called.id)
+            caller.call(called.id)
             caller.wait_for(AlreadyConnected, 3 * D)
             self.net.advance(10.0)
             self.assertEqual(len(caller.of(AlreadyConnected)), 1)
@@ -481,7 +481,7 @@ class EndTests(SystemTestCase):
         alice, bob = self.linked()
         old = bob.link_to(alice)
         again = self.reborn(alice, Accept.ANYONE)
-        bob.node.call(again.id)
+        bob.call(again.id)
         bob.wait_for(Connected, 5.0, 2)
         again.wait_for(Connected, 1.0)
         self.assertIsNot(bob.link_to(again), old)
@@ -493,7 +493,7 @@ class EndTests(SystemTestCase):
         alice, bob = self.linked()
         alice.host.kill()
         calls = len(bob.of(Calling))
-        bob.node.call(alice.id)
+        bob.call(alice.id)
         bob.node.hangup(alice.id)
         self.net.advance(10.0)
         self.assertEqual(len(bob.of(Calling)), calls)
@@ -514,5 +514,5 @@ class EndTests(SystemTestCase):
         self.net.advance(300.0)
         self.assertEqual(len(alice.of(Registered)), 1)
         self.assertEqual(other.of(Unregistered), [])
-        alice.node.call(self.peer("nobody").id)
+        alice.call(self.peer("nobody").id)
         self.assertEqual(alice.last(CallFailed).reason, "replaced")

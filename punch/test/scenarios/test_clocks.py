@@ -27,7 +27,7 @@ class ClockStepTests(RelayTestCase):
             self.net.advance(3.0)
             alice.known.forget(bob.id)
             bob.known.forget(alice.id)
-            alice.node.call(bob.id)
+            alice.call(bob.id)
             bob.wait_for(IncomingCall, 5.0, number + 1)
             self.set_all(-step, alice, bob)
             self.net.advance(3.0)

@@ -52,7 +52,7 @@ class GridTests(InternetTestCase):
         net.advance(5.0)
         for caller in callers:
             for callee in callees:
-                caller.node.call(callee.id)
+                caller.call(callee.id)
         net.run_until(
             lambda: all(len(peer.of(Connected)) + len(peer.of(CallFailed)) == len(KINDS) for peer in callers),
             70.0,

@@ -167,7 +167,7 @@ class StrayPacketTests(SystemTestCase):
         Initials from an address without a check are dropped; those from the caller's are, unproved, too.
         """
         introduce(self.alice, self.bob)
-        self.alice.node.call(self.bob.id)
+        self.alice.call(self.bob.id)
         for _ in range(80):
             self.net.advance(0.01)
             self.send(self.initial())
@@ -229,7 +229,7 @@ class NameTests(SystemTestCase):
         alice, bob = self.peer("alice").register(), self.peer("bob")
         mallory = Peer(self.net, self.host("mallory"), self.rendezvous.address, name=str(bob.id)).register()
         self.peers.append(mallory)
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         self.assertEqual(alice.wait_for(CallFailed, 5.0).reason, "not-registered")
         self.assertEqual(mallory.of(IncomingCall), [])
 
@@ -272,14 +272,14 @@ class PersistenceTests(SystemTestCase):
         self.net.advance(2.0)
         start = self.net.now
         self.net.drop = lambda packet: packet.protocol == "udp" and self.net.now < start + 20.0
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         alice.wait_for(Connected, 60.0)
         self.assertGreater(self.net.now, start + 20.0)
 
     def test_a_slow_yes(self) -> None:
         """A user who takes 55 s to answer."""
         alice, bob = self.pair()
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         bob.wait_for(IncomingCall, 5.0)
         self.net.advance(55.0)
         bob.node.accept(alice.id)
@@ -337,7 +337,7 @@ class IPv6Tests(SystemTestCase):
         never = RelayPolicy.NEVER
         alice, bob = self.start(one.host("alice"), never), self.start(two.host("bob"), never)
         introduce(alice, bob)
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         failed = alice.wait_for(CallFailed, 130.0)
         self.assertEqual(failed.reason, "unreachable")
         self.assertIn("IPv4", failed.text)

@@ -142,7 +142,7 @@ class RendezvousTests(SystemTestCase):
         alice, bob = self.pair()
         self.net.advance(1.0)
         introduce(alice, bob)
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         self.net.advance(0.201)
         self.rendezvous.host.down()
         alice.wait_for(Connected, 5.0)
@@ -152,7 +152,7 @@ class RendezvousTests(SystemTestCase):
     def test_waiting_call_is_placed_anew(self) -> None:
         """A call that nobody had answered yet survives a restart of the rendezvous."""
         alice, bob = self.pair()
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         bob.wait_for(IncomingCall, 5.0)
         self.rendezvous.stop()
         self.rendezvous.start()
@@ -164,7 +164,7 @@ class RendezvousTests(SystemTestCase):
         if isinstance(outcome, CallFailed):
             # The callee came back after the new call was placed.
             self.assertEqual(outcome.reason, "not-registered")
-            alice.node.call(bob.id)
+            alice.call(bob.id)
             self.net.advance(1.0)
             bob.node.accept(alice.id)
         alice.wait_for(Connected, 10.0)
@@ -175,7 +175,7 @@ class RendezvousTests(SystemTestCase):
         self.rendezvous.stop()
         self.net.advance(1.0)
         start = self.net.now
-        alice.node.call(bob.id)
+        alice.call(bob.id)
         failed = alice.wait_for(CallFailed, 30.0)
         self.assertEqual((failed.peer, failed.reason), (bob.id, "rendezvous-unreachable"))
         self.assertLess(self.net.now - start, 13.0)

@@ -178,6 +178,7 @@ class EventTests(JSONCase):
         self.begin(InputKind.NOTHING)
         self.events()
         self.happen(incoming(EVE))
+        self.stage.node.reject_unanswerable()
         call, refused = self.events()
         self.assertEqual((call["event"], refused["event"]), ("call", "refused"))
         self.assertIn("--accept", refused["text"])

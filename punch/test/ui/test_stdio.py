@@ -275,6 +275,7 @@ class PipeTests(StdioCase):
     def test_a_stranger_is_refused_with_a_sentence(self) -> None:
         self.begin()
         self.happen(incoming(EVE))
+        self.stage.node.reject_unanswerable()
         shown = self.shown()
         self.assertIn(f"eve is calling, ID {EVE}", shown)
         self.assertIn("--accept", shown)

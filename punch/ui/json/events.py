@@ -235,7 +235,7 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
     chat_events.ContactForgotten: lambda event, chat: {"event": "forgotten", "peer": str(event.peer)},
     chat_events.HistoryErased: _erased,
     chat_events.NameChanged: lambda event, chat: {"event": "renamed", "name": event.name},
-    chat_events.CallUnanswerable: lambda event, chat: {
+    peer_events.CallUnanswerable: lambda event, chat: {
         "event": "refused",
         "peer": str(event.peer),
         "reason": "nobody-to-ask",

@@ -7,12 +7,13 @@ from typing import cast
 
 from punch.apps.chat import Stage
 from punch.apps.chat.chat import REOPEN_DELAY
-from punch.apps.chat.events import CallUnanswerable, NetcheckDone, PeerUnreachable
+from punch.apps.chat.events import NetcheckDone, PeerUnreachable
 from punch.link.events import LinkRole
 from punch.link.link import Link
 from punch.node.events import (
     CallFailed,
     Calling,
+    CallUnanswerable,
     Connected,
     IncomingCall,
     PathLost,
@@ -94,12 +95,12 @@ class CallTests(ChatTestCase):
         self.assertEqual(self.alice.chat.questions, [])
 
     def test_nobody_to_ask(self) -> None:
-        self.alice.can_answer = False
+        """The node has refused the call: it is no question any more."""
         self.alice.happen(IncomingCall(peer_id(9), "eve", known=False))
+        self.alice.happen(CallUnanswerable(peer_id(9)))
+        self.assertEqual(self.alice.chat.questions, [])
+        self.assertIsNone(self.alice.chat.stage(peer_id(9)))
         self.assertEqual(self.alice.of(CallUnanswerable), [CallUnanswerable(peer_id(9))])
-        self.assertEqual(self.alice.asked, [("reject", peer_id(9))])
-        self.alice.happen(IncomingCall(peer_id(8), "known", known=True, decided=True))
-        self.assertEqual(len(self.alice.asked), 1)
 
     def test_a_link_without_its_chat(self) -> None:
         self.connect()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat.redial import MAX_CALLS, PACE
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
+from punch.link.link import Link
 from punch.node.events import Registered, Unregistered
 from punch.test.chat_network import Exchange, Side
 
@@ -22,11 +24,11 @@ class Slow(Side):
     most = 0
     times: list[float]
 
-    def call(self, peer: PeerID) -> None:
+    def connect(self, peer: PeerID) -> Deferred[Link]:
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         self.times.append(self.exchange.clock.seconds())
-        super().call(peer)
+        return super().connect(peer)
 
     def _called(self, peer: PeerID) -> None:
         self.exchange.clock.callLater(ANSWER, self._ends, peer)

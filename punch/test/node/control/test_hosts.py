@@ -353,7 +353,7 @@ class NodeTests(HostPolicyTestCase):
         peer = self.peer()
         self.service.last.reply(Relays(servers(GLOBAL, TurnTransport)))
         self.net.advance(1.0)
-        peer.node.call(self.bob)
+        peer.call(self.bob)
         self.net.advance(1.0)
         self.assertEqual(self.trap.taken(), {("udp", GLOBAL), ("tcp", GLOBAL)})
         for number, address in enumerate((*FORBIDDEN, GLOBAL6)):

@@ -140,7 +140,7 @@ class TalkTests(ViewTestCase):
     def test_a_snapshot_tells_all(self) -> None:
         self.alice.known.add(self.bob.id, "bob")
         self.bob.known.add(self.alice.id, "alice")
-        self.alice.node.call(self.bob.id)
+        self.alice.call(self.bob.id)
         self.alice.wait_for(Connected, 10.0)
         self.alice.chat.send(self.bob.id, "Are you there?")
         self.net.advance(1.0)

@@ -1,0 +1,161 @@
+"""What programs do with a node: connect, serve, subscribe, hold links; with no chat on either side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from twisted.internet.protocol import Factory, Protocol
+
+from punch.contacts import AddressBook
+from punch.identity import Identity
+from punch.link.events import RefusalCode, ServiceRefused
+from punch.link.link import IDLE_TIME, SERVICE_WAIT
+from punch.link.transport import StreamTransport
+from punch.node.events import (
+    CallFailed,
+    CallUnanswerable,
+    Connected,
+    Disconnected,
+    Event,
+    IncomingCall,
+    Reason,
+    Registered,
+)
+from punch.node.node import Node
+from punch.test.internet.testcase import InternetTestCase
+from punch.test.system import SERVICE, Rendezvous
+from punch.wire.control import Accept, ErrorCode
+
+
+class Echo(Protocol):
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(data)
+
+
+class Counter(Protocol):
+    """Answers with how many bytes have come."""
+
+    count = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.count += len(data)
+        self.transport.write(b"%d\n" % self.count)
+
+
+class Client(Protocol):
+    transport: StreamTransport
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+
+
+class ServiceTests(InternetTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.net = self.internet()
+        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
+        self.events: dict[str, list[Event]] = {}
+        self.books: dict[str, AddressBook] = {}
+        self.alice = self.node("alice", "203.0.113.1")
+        self.bob = self.node("bob", "203.0.113.2")
+        self.books["bob"].add(self.alice.identity.peer_id, "alice")
+
+    def node(self, name: str, address: str) -> Node:
+        host = self.net.host(name, address)
+        book = self.books[name] = AddressBook(None)
+        node = Node(
+            reactor=host.reactor,
+            identity=Identity.generate(self.net.random_bytes(f"key {name}")),
+            name=name,
+            accept=Accept.ASK,
+            known=book,
+            rendezvous=self.rendezvous.address,
+            addresses=lambda: host.addresses,
+            random=self.net.random_bytes(name),
+            monotonic=host.monotonic,
+            wall=host.wall,
+        )
+        events = self.events[name] = []
+        node.subscribe(events.append)
+        node.startService()
+        self.run_until(lambda: any(isinstance(event, Registered) for event in events), 5.0)
+        self.addCleanup(lambda: self.net.wait(node.stopService(), 3.0, "a node stops"))
+        return node
+
+    def run_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        self.net.run_until(condition, seconds, "what the test waits for")
+
+    def of(self, name: str, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events[name] if isinstance(event, kind)]
+
+    def test_two_services_on_one_link(self) -> None:
+        self.bob.serve("echo/1", Factory.forProtocol(Echo))
+        self.bob.serve("counter/1", Factory.forProtocol(Counter))
+        self.bob.serve("private/1", Factory.forProtocol(Echo), lambda peer: False)
+        link = self.net.wait(self.alice.connect(self.bob.identity.peer_id), 20.0, "a link")
+        self.assertIs(link, self.alice.link(self.bob.identity.peer_id))
+        again = self.net.wait(self.alice.connect(self.bob.identity.peer_id), 20.0, "the same link")
+        self.assertIs(again, link)
+        self.net.advance(SERVICE_WAIT)
+        rtt = link.rtt
+        assert rtt is not None
+        clients = []
+        for service in ("echo/1", "counter/1"):
+            opened = link.connect(service, Factory.forProtocol(Client))
+            clients.append(cast(Client, self.net.wait(opened, 1.1 * rtt + 0.001, service)))
+        for name, code in (("nobody/1", RefusalCode.NO_SERVICE), ("private/1", RefusalCode.NOT_ALLOWED)):
+            refused = link.connect(name, Factory.forProtocol(Client))
+            self.net.advance(1.1 * rtt + 0.001)
+            self.assertIs(self.failureResultOf(refused, ServiceRefused).value.code, code)
+        for client in clients:
+            client.transport.write(b"hello")
+        self.net.advance(0.5)
+        self.assertEqual([client.data for client in clients], [b"hello", b"5\n"])
+        clients[0].transport.loseConnection()
+        self.net.advance(2 * IDLE_TIME)
+        self.assertEqual(self.of("alice", Disconnected), [])
+        lease = link.hold()
+        clients[1].transport.loseConnection()
+        self.net.advance(2 * IDLE_TIME)
+        self.assertEqual(self.of("bob", Disconnected), [])
+        lease.release()
+        self.net.advance(IDLE_TIME + 2.0)
+        for name in ("alice", "bob"):
+            self.assertEqual(len(self.of(name, Connected)), 1)
+            self.assertEqual(len(self.of(name, Disconnected)), 1)
+
+    def test_connect_fails(self) -> None:
+        own = self.alice.connect(self.alice.identity.peer_id)
+        self.assertEqual(self.failureResultOf(own, CallFailed).value.reason, Reason.SELF.value)
+        nobody = Identity.generate(self.net.random_bytes("nobody")).peer_id
+        failed = self.alice.connect(nobody)
+        self.net.advance(15.0)
+        error = self.failureResultOf(failed, CallFailed).value
+        self.assertEqual((error.peer, error.reason), (nobody, ErrorCode.NOT_REGISTERED.value))
+        self.assertEqual(str(error), error.text)
+
+    def test_nobody_to_ask(self) -> None:
+        """A stranger's call is refused at once where no listener can have it decided."""
+        refused = self.bob.connect(self.alice.identity.peer_id)
+        self.net.advance(3.0)
+        self.assertEqual(self.failureResultOf(refused, CallFailed).value.reason, ErrorCode.REFUSED.value)
+        self.assertEqual(len(self.of("alice", IncomingCall)), 1)
+        self.assertEqual(self.of("alice", CallUnanswerable), [CallUnanswerable(self.bob.identity.peer_id)])
+
+    def test_a_listener_decides(self) -> None:
+        there = True
+        end = self.alice.subscribe(lambda event: None, lambda: there)
+        waiting = self.bob.connect(self.alice.identity.peer_id)
+        self.net.advance(3.0)
+        self.assertNoResult(waiting)
+        self.alice.accept(self.bob.identity.peer_id)
+        link = self.net.wait(waiting, 20.0, "a link")
+        self.assertEqual(link.remote, self.alice.identity.peer_id)
+        self.assertEqual(self.of("alice", CallUnanswerable), [])
+        end()
