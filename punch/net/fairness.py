@@ -1,9 +1,9 @@
 """
-How the members of one source share what the source may use: whoever uses more than the others waits.
+Shares the rate of a source between its members: a member that uses more than the others waits.
 
-A limit for a source (an address, usually) that is simply refused beyond hits whoever asks next, and that may
-be a neighbour who uses hardly anything. Here nobody is refused: while the source is within its rate nobody
-waits, and beyond it only those members wait that use more than an equal share.
+A plain limit for a source (an address, usually) refuses whichever member asks next, even one that uses hardly
+anything. Here nobody is refused: while the source is within its rate nobody waits, and beyond it only those
+members wait that use more than an equal share.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from punch.net.rate_limits import (
 )
 
 _MEMORY = 8.0
-"""After so many windows without use a member or a source is forgotten: of its usage 0.03 % is left."""
+"""A member or source is forgotten after this many windows without use, when 0.03 % of its usage is left."""
 
 
 @dataclass(slots=True)
@@ -50,13 +50,13 @@ class _Source:
 
 class FairShares:
     """
-    A token bucket for each source that may go below zero, and how much each member used lately.
+    A token bucket for each source, which may go below zero, and the recent usage of each member.
 
     The usage of a member decays exponentially. An equal share of a source is its rate divided by the
     *effective number* of its members, the square of the sum of their usages over the sum of their squares:
     members that use little hardly count, so one heavy member among a thousand quiet ones has all of the rate,
-    and eight heavy ones an eighth each. A member that left still counts until its usage has decayed: who
-    connects again and again has no more than who stays.
+    and eight heavy ones an eighth each. A member that left still counts until its usage has decayed, so that
+    reconnecting gains nothing.
 
     :param rate: what a source may use each second.
     :param burst: what it may use at once.
@@ -79,10 +79,10 @@ class FairShares:
 
     def charge(self, source: Hashable, member: Hashable, cost: float, now: float) -> float:
         """
-        `member` of `source` used `cost`.
+        Charge `member` of `source` with `cost`.
 
         :param now: monotonic seconds.
-        :return: for how many seconds the member should use nothing more; 0.0 in the ordinary case.
+        :return: the seconds for which the member should use nothing more; 0.0 in the ordinary case.
         """
         kept = self._sources.get(source)
         if kept is None:
@@ -123,7 +123,7 @@ class FairShares:
         return math.exp(-max(0.0, seconds) / self.window)
 
     def _forget_members(self, members: dict[Hashable, _Member], now: float) -> None:
-        # Two for each that comes, so that the table shrinks again.
+        # Two are forgotten for each new one, so that the table shrinks again.
         for _ in range(2):
             if not members:
                 return
@@ -161,7 +161,7 @@ class SourceShares:
 
     def charge(self, source: Source, member: Hashable, cost: float, now: float) -> float:
         """
-        `member` of `source` used `cost`; for how many seconds it should use nothing more.
+        Charge `member` of `source` with `cost`; return the seconds for which it should use nothing more.
 
         :param now: monotonic seconds.
         """

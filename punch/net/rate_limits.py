@@ -51,7 +51,7 @@ class Counters:
 
     def enter(self, key: Hashable) -> bool:
         """
-        Count one more for `key`, and say whether it was within both limits: if not, nothing was counted.
+        Count one more for `key` if both limits allow it, and return whether they did.
         """
         count = self._counts.get(key, 0)
         if count >= self.limit_each or self.total >= self.limit_total:
@@ -64,8 +64,7 @@ class Counters:
         """
         Count one less for `key`.
 
-        :raise KeyError: it has none; whoever calls this has not kept to one `leave` for each `enter` that
-            said yes.
+        :raise KeyError: it has none; the caller has called `leave` more often than `enter` succeeded.
         """
         count = self._counts[key]
         if count == 1:
@@ -88,11 +87,10 @@ class SourceScope(Enum):
 
 Source = tuple[Hashable, ...]
 """
-Where something comes from: the prefixes of an IP address that are counted, the widest first.
+The prefixes of an IP address that are counted, the widest first.
 
 For IPv4 these are the /24, which can be rented as a whole, and the address. For IPv6 they are the /48, which
-a rented server has, the /56, which a home has, and the /64. What is no IP address has itself as its only
-prefix.
+a rented server has, the /56, which a home has, and the /64. Any other text is its own only prefix.
 """
 
 
@@ -100,8 +98,8 @@ class NoRoom(Exception):
     """
     A source may not have one more entry in a table, and no entry of another source has to leave for it.
 
-    :ivar scope: what is full. For `ADDRESS` the source itself has its share; else others have the places.
-    :ivar prefix: the part of the source that has its share; empty for the whole table.
+    :ivar scope: what is full. For `ADDRESS` the source itself has used up its share.
+    :ivar prefix: the prefix of the source that has used up its share; empty for the whole table.
     """
 
     def __init__(self, source: Source, depth: int) -> None:
@@ -241,14 +239,14 @@ class _Branch(Generic[K]):
 
 class SourceTable(Generic[K]):
     """
-    Who has the places of a table: a tree of counters, one for each prefix that has entries.
+    Shares the places of a table between sources: a tree of counters, one for each prefix that has entries.
 
     Each prefix has at most its share of the places. When the table or a prefix is full, the newest entry of
-    the largest source in it makes room for a source that has at least two fewer. So nobody fills a table from
-    one place, and with k sources that ask, each gets at least one place in k. The rule is applied to /24s and
-    /48s first, then within them, so that a neighbour of a flood has its place as well.
+    the largest source in it makes room for a source that has at least two fewer. So no source can fill the
+    table, and of k sources each gets at least one place in k. The rule is applied to /24s and /48s first,
+    then within them, so that a neighbour of a flood gets places as well.
 
-    All operations take the same time however many entries there are.
+    The time of an operation does not depend on the number of entries.
 
     :param capacity: entries in all.
     """
@@ -276,16 +274,16 @@ class SourceTable(Generic[K]):
 
     def room(self, source: Source) -> K | None:
         """
-        What has to leave so that `source` can have one more entry.
+        The entry that has to leave so that `source` can have one more. Nothing is changed.
 
-        :return: an entry that is to leave first, or None if there is room. Nothing is changed.
-        :raise NoRoom: no entry has to leave: the source has its share, or as much as the others.
+        :return: that entry, or None if there is room.
+        :raise NoRoom: the source has used up its share, or has as many entries as the others.
         """
         path = self._path(source)
         full = self._full(path, source)
         if full is None:
             return None
-        # An entry that leaves the narrowest full prefix makes room in all that are wider.
+        # An entry that leaves the narrowest full prefix makes room in all wider ones.
         for depth in range(full, len(source)):
             node = path[depth]
             own = path[depth + 1].count if depth + 1 < len(path) else 0
@@ -300,7 +298,7 @@ class SourceTable(Generic[K]):
         """
         Add an entry.
 
-        :raise NoRoom: there is no room; nothing was added. What `room` named has to leave first.
+        :raise NoRoom: there is no room; nothing was added. The entry that `room` names has to leave first.
         :raise ValueError: the entry is there already.
         """
         if key in self._sources:
@@ -387,12 +385,12 @@ class SourceBuckets:
         Take `cost` tokens from the bucket of each prefix of `source`, if all of them have so many.
 
         :param now: monotonic seconds.
-        :param about: what the source asks about, for buckets of a source and something else together.
-        :return: whether they had them. If not, they keep those that they have.
+        :param about: a second part of the key, for buckets of a source and something else together.
+        :return: whether they had them. If not, nothing is taken.
         """
         wanted = [(self._buckets[width(prefix)], (prefix, about)) for prefix in source]
         lacking = [each for each in wanted if not each[0].has(each[1], now, cost)]
-        # Those that lack tokens are asked, too: a bucket that refuses is not the next one to be forgotten.
+        # Buckets that lack tokens are asked too, because one that refuses is not the next to be forgotten.
         for buckets, key in lacking or wanted:
             buckets.allow(key, now, cost)
         return not lacking
@@ -409,7 +407,7 @@ def prefix_key(host: str) -> str:
 
 
 def address_key(host: str) -> str:
-    """What is one address to the limits: an IPv4 address, the /64 of an IPv6 address, or the text itself."""
+    """One address for the limits: an IPv4 address, the /64 of an IPv6 address, or the text itself."""
     try:
         return str(_ipv4_or_prefix(host))
     except ValueError:

@@ -1,4 +1,4 @@
-"""A peer that has proved who it is, and then writes packets of its own, with any frames."""
+"""A peer that proves its key on a link and then sends packets with any frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = 16
 
 
 class KeptSecrets(SecretsLog):
-    """A key log that also keeps what it is told."""
+    """A key log that also keeps the secrets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Flooder:
         return RogueCallee(_Server(self._configuration(False), self._secrets), certificate)
 
     def send(self, payloads: Iterable[bytes]) -> None:
-        """Packets that arrive at once; what the victim says to them is not heard."""
+        """Send packets that arrive at once; the victim's answers are ignored."""
         datagrams = [self.writer.packet(payload) for payload in payloads]
         self.sent += len(datagrams)
         self.now += 0.001
@@ -119,12 +119,12 @@ class Flooder:
             self.victim.timer(self.now)
 
     def flood(self, payloads: Iterator[bytes], most: int) -> bool:
-        """Send up to `most` packets; whether the victim has ended the link."""
+        """Send up to `most` packets, and return whether the victim has ended the link."""
         end = self.sent + most
         while self.victim.closed is None and self.sent < end:
             self.send(next(payloads) for _ in range(BATCH))
         for _ in range(4):
-            # Where the library itself has ended the connection, it says so when it has drained.
+            # If the library itself has closed the connection, it reports so after draining.
             self.now += 1.0
             self.victim.timer(self.now)
             self.victim.send(self.now)
@@ -212,4 +212,4 @@ CALLEE_FLOODS: dict[str, Callable[[int], bytes]] = {
     "NEW_TOKEN": lambda number: b"\x07\x10" + number.to_bytes(16, "big"),
     "HANDSHAKE_DONE": lambda number: b"\x1e",
 }
-"""Those that only a callee may send."""
+"""Frames that only a callee may send."""

@@ -109,7 +109,7 @@ class ServerTLS:
         self._context = context
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """What Twisted asks for."""
+        """The connection for Twisted's TLS."""
         return SSL.Connection(self._context, None)
 
 
@@ -149,7 +149,7 @@ class ScriptedConnection(LineReceiver):
         self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """It is over."""
+        """Record the end of the connection."""
         self.lost = True
 
 
@@ -178,7 +178,7 @@ class ScriptedService:
         return cls(host, ServerTLS(identity.certificate(start, 36500), identity.private_key))
 
     def obliging(self, connection: ScriptedConnection, request: Request) -> None:
-        """Welcome whoever registers, answer pings."""
+        """Answer `register` with `welcome`, and pings."""
         if isinstance(request, Register):
             assert connection.peer is not None
             address = "203.0.113.1"
@@ -204,11 +204,11 @@ class ScriptedService:
 
 
 class Plain(Protocol):
-    """A server of something else: says one thing, without TLS."""
+    """A server of another protocol, which sends one text without TLS."""
 
     greeting = b"SSH-2.0-OpenSSH_9.9\r\n"
 
     def connectionMade(self) -> None:
-        """Talk first, as SSH does."""
+        """Send first, as SSH does."""
         assert self.transport is not None
         self.transport.write(self.greeting)

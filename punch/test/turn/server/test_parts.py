@@ -37,7 +37,7 @@ class DestinationTests(SynchronousTestCase):
             self.assertFalse(self.destinations.refuses(host), host)
 
     def test_documentation(self) -> None:
-        """Nobody's network, so nobody is harmed; laboratories and our own simulation live there."""
+        """Nobody's network, so nobody is harmed; test networks and our own simulation use them."""
         self.allowed("192.0.2.1", "198.51.100.2", "203.0.113.1", "2001:db8::2")
 
     def test_wrapped(self) -> None:
