@@ -1,20 +1,20 @@
 """
-What one peer can make us send to addresses at which nobody has answered.
+Limits on what one peer can make us send to addresses that have not answered.
 
-Connectivity checks go out before anybody at the other end has agreed, so a peer could name a stranger's
-addresses as its candidates. Everything that leaves for an address which has not answered a check of ours
-counts here: checks, answers to checks that seem to come from there, and all that is sent through relays. It
-counts for `WINDOW` seconds, over all calls and restarts of that peer; what an address that answers had got is
-given back.
+Connectivity checks are sent before anybody at the remote address has agreed, so a peer could signal a
+stranger's addresses as its candidates. Every packet to an address that has not answered a check of ours
+counts here: checks, answers to checks that seem to come from there, and what is sent there through relays. A
+packet counts for `WINDOW` seconds, over all calls and ICE restarts with that peer. When an address answers,
+the packets that were sent to it no longer count.
 
-What leaves for another port of a host that has answered counts apart, and it may be more: a peer that starts
-again has other ports, at its NAT and at its relay, and those that it had before answer no more. A relay of
-ours is such a host: it has answered us.
+Packets to another port of a host that has answered have a separate, larger limit: a peer that restarts has
+new ports at its NAT and at its relay, and the old ones no longer answer. Our own relays are such hosts, since
+they have answered us.
 
-An honest peer needs few packets: its addresses answer, or those of one kind at least. So a part is kept for
-checks and answers that an authenticated check asks for, and a part for later, so that two peers that had no
-way to each other find one as soon as there is one. Where most packets get lost, no single address may use up
-all of that, and the direct ones not what the relayed ones need.
+An honest peer needs few packets, because its addresses of at least one kind answer. So a part of the limit is
+reserved for checks and answers that an authenticated check triggers, and a part for later checks, so that two
+peers without a path find one as soon as there is one. On networks with heavy loss, no single address may use
+all of the limit, and direct addresses may not use the part of the relayed ones.
 """
 
 from __future__ import annotations
@@ -34,54 +34,59 @@ from punch.wire.candidate import CandidateType
 WINDOW = 600.0
 """Seconds for which a packet counts."""
 MAX_PACKETS = 20
+"""How many packets may be sent in `WINDOW`."""
 MAX_BYTES = 3000
-"""With IP and UDP headers."""
+"""How many bytes they may have, with IP and UDP headers."""
 NEAR_WINDOW = 60.0
 MAX_NEAR = 200
 MAX_NEAR_BYTES = 30_000
-"""Towards other ports of hosts that have answered, besides those, and in so many seconds: two NATs that give
-each destination another port take some fifty for a call."""
+"""
+The separate limits for other ports of hosts that have answered: seconds, packets and bytes. A call between
+two NATs with address-and-port-dependent mapping takes some fifty packets.
+"""
 DIRECT = 8
-"""Checks of addresses that nothing came from, one after the other…"""
+"""How many checks may go to direct candidates that sent nothing."""
 UNLIKELY = 3
-"""…so many of these where the check probably leads nowhere…"""
+"""How many of these may go to candidates that are probably unreachable."""
 RELAYED = 7
-"""…besides so many of relayed candidates, which lead there wherever both sides reach a relay…"""
+"""How many checks may go to relayed candidates, which work wherever both sides reach a relay."""
 OF_ONE = {False: 4, True: 3}
-"""…of these, of one address, direct or relayed, so that something is left for those of the next call…"""
+"""How many of these may go to one address, direct (False) or relayed (True)."""
 OF_ONE_HEARD = 4
-"""…and so many triggered checks of one address, and as many answers to it; heavy loss takes no more…"""
+"""How many triggered checks may go to one address, and how many answers."""
 RESERVED = 5
-"""…nor what is left for relayed candidates, whatever is sent to others…"""
+"""How many of `MAX_PACKETS` are reserved for relayed candidates."""
 LATER = 2
-"""…and further ones of all these…"""
+"""How many further checks may be sent when these limits are reached."""
 GAP = 15.0
-"""…the first after so many seconds, the next ones after twice as many each."""
+"""Seconds before the first of these further checks; the wait doubles for each next one."""
 MAX_ANSWERED = 64
-"""Addresses of one peer that are known to have answered."""
+"""How many addresses of one peer are remembered as having answered."""
 MAX_PEERS = 256
-"""Peers that an account is kept of, those of calls and links under way among them."""
+"""For how many peers a budget is kept, including those of current calls and links."""
 
 _HEADERS = {False: 28, True: 48}
 
 
 class PacketKind(Enum):
-    """Why something is sent."""
+    """Why a packet is sent."""
 
     UNLIKELY = "unlikely"
-    """A check of an address that nothing came from, which probably leads nowhere."""
+    """A check of an address that sent nothing and is probably unreachable."""
     DIRECT = "direct"
-    """Another one."""
+    """Another check of an address that sent nothing."""
     RELAYED = "relayed"
-    """One of a relayed candidate."""
+    """A check of a relayed candidate."""
     ANSWER = "answer"
     """An answer to a check that came from there."""
     TRIGGERED = "triggered"
-    """A check because one came from there: its answer frees all that follows."""
+    """A triggered check. When it is answered, later packets do not count."""
 
 
 _SHARES = {PacketKind.ANSWER: MAX_PACKETS - 1, PacketKind.TRIGGERED: MAX_PACKETS}
-"""How many packets of all kinds may have gone before; of checks, that follows from their number."""
+"""
+How many packets of all kinds may have been sent before one of this kind. Checks have limits of their own.
+"""
 
 
 class _Sent(NamedTuple):
@@ -94,7 +99,7 @@ class _Sent(NamedTuple):
 
 
 class Budget:
-    """The account of one peer, whatever calls and restarts there are with it."""
+    """The budget of one peer, over all calls and ICE restarts with it."""
 
     def __init__(self) -> None:
         self._sent: deque[_Sent] = deque()
@@ -112,10 +117,10 @@ class Budget:
         relayed: bool = False,
     ) -> bool:
         """
-        Whether a datagram of `size` bytes may leave for `address` now; if so, it is taken to have left.
+        Whether a datagram of `size` bytes may be sent to `address` now. If so, it is counted as sent.
 
-        :param relays: hosts of relays of ours, which have answered us.
-        :param relayed: it is a relayed candidate of the peer.
+        :param relays: the hosts of our relays, which have answered us.
+        :param relayed: the address is a relayed candidate of the peer.
         """
         self._forget(now)
         if address in self._answered:
@@ -146,7 +151,9 @@ class Budget:
         return True
 
     def answered(self, address: Address, now: float) -> None:
-        """A check of ours was answered from there; what other ports of that host had got counts apart now."""
+        """
+        A check of ours was answered from there. Packets to its host now count towards the separate limit.
+        """
         self._answered.pop(address, None)
         self._answered[address] = now
         if len(self._answered) > MAX_ANSWERED:
@@ -159,16 +166,16 @@ class Budget:
             self._sent = deque(each for each in self._sent if each.address.host != host)
 
     def is_open(self, address: Address, now: float) -> bool:
-        """Whether anything may be sent there, because it has answered."""
+        """Whether the address has answered, so that everything may be sent to it."""
         return now < self._answered.get(address, -WINDOW) + WINDOW
 
     def is_idle(self, now: float) -> bool:
-        """Whether nothing is left to be remembered."""
+        """Whether nothing counts any more."""
         self._forget(now)
         return not self._sent and not self._near and not self._answered
 
     def _allows_heard(self, address: Address, kind: PacketKind) -> bool:
-        """Whether an authenticated check that came from there may be answered, or checked in return."""
+        """Whether an authenticated check from there may be answered or trigger a check."""
         sent = self._sent
         alike = sum(each.address == address and each.kind is kind for each in sent)
         return len(sent) < _SHARES[kind] and alike < OF_ONE_HEARD
@@ -201,15 +208,15 @@ class Budget:
 
 
 class Budgets:
-    """The accounts of all peers; with one of each peer that has used something in the last ten minutes."""
+    """The budgets of all peers that have used something in the last ten minutes."""
 
     def __init__(self) -> None:
         self._budgets: dict[PeerID, Budget] = {}
-        # Also those that made room and are still used: a link and its restarts must have the same one.
+        # Also those that were dropped from the table and are still used: all ICE sessions of a link share one
         self._in_use: WeakValueDictionary[PeerID, Budget] = WeakValueDictionary()
 
     def of(self, peer: PeerID, now: float) -> Budget:
-        """The account of one peer."""
+        """Return the budget of a peer; made if there is none."""
         budget = self._budgets.pop(peer, None) or self._in_use.get(peer) or Budget()
         if len(self._budgets) >= MAX_PEERS:
             idle = (other for other, account in self._budgets.items() if account.is_idle(now))
@@ -220,9 +227,9 @@ class Budgets:
 
 class CallBudget:
     """
-    Decides what may be sent, by what kind of packet it is.
+    The budget of the peer, as one ICE session uses it.
 
-    :param budget: of the peer; None: there is no limit.
+    :param budget: the budget of the peer; None: no limit.
     """
 
     def __init__(
@@ -233,7 +240,7 @@ class CallBudget:
         self._remotes = remote_candidates
 
     def may_check(self, pair: CandidatePair, request: bytes, now: float) -> bool:
-        """Whether a check on this pair may leave."""
+        """Whether a check on this pair may be sent now."""
         if pair.received_check is not None:
             kind = PacketKind.TRIGGERED
         elif pair.remote.type is CandidateType.RELAY:
@@ -247,7 +254,7 @@ class CallBudget:
         return self._may_send(remote, answer, PacketKind.ANSWER, now)
 
     def may_be_large(self, remote: Address, now: float) -> bool:
-        """Whether full-size checks from `remote` may be answered: not before a check of ours was."""
+        """Whether full-size checks from `remote` may be answered, because it has answered a check of ours."""
         return self._budget is None or self._budget.is_open(remote, now)
 
     def answered(self, remote: Address, now: float) -> None:
@@ -256,7 +263,7 @@ class CallBudget:
             self._budget.answered(remote, now)
 
     def is_unlikely(self, pair: CandidatePair) -> bool:
-        """Whether this pair is to be tried after all others."""
+        """Whether this pair is checked after all others, because it probably fails."""
         return is_unlikely(pair.base, pair.remote, self._locals, self._remotes)
 
     def _may_send(self, remote: Address, data: bytes, kind: PacketKind, now: float) -> bool:

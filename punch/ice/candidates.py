@@ -1,11 +1,11 @@
 """
-Candidates: their priorities and foundations, our own ones and the peer's (RFC 8445, section 5.1).
+Local and remote candidates, their priorities and foundations (RFC 8445, section 5.1).
 
-Loopback addresses are candidates only for machines that have nothing else: they are paired with loopback
-addresses alone, and a peer's loopback candidate is ignored unless we have one ourselves, so that nobody can
-point our checks at the services of our own machine. IPv6 link-local addresses are not used: a zone is needed
-to reach them, which candidates can't carry. Those of IPv4 need none; they are the last choice, and are paired
-with each other alone (RFC 3927, section 2.6.2).
+Loopback addresses are candidates only on machines that have no others. They are paired with loopback
+addresses only, and a peer's loopback candidate is ignored unless we have one, so that nobody can direct our
+checks at the services of our own machine. IPv6 link-local addresses are not used, because reaching them takes
+a zone, which candidates can't carry. IPv4 link-local addresses need no zone; they have the lowest preference,
+and are paired only with each other (RFC 3927, section 2.6.2).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from punch.wire.address import Address, parsed, preference_class
 from punch.wire.candidate import Candidate, CandidateType
 
 STREAM_PREFERENCE = 0x7FFF
-"""The greatest local preference of relayed candidates whose relay is reached over TCP or TLS."""
+"""The largest local preference of relayed candidates whose relay is reached over TCP or TLS."""
 MAX_SIGNALLED = 32
-"""Candidates of a peer that are taken from signalling."""
+"""How many signalled candidates of a peer are used."""
 MAX_PER_HOST = 8
 """
-Of these, with one IP address: as many as a peer may have sockets behind one NAT. More would only turn our
-checks, which go out before anybody there has agreed, against whoever has that address.
+How many of these may have the same IP address: as many as a peer may have sockets behind one NAT. More would
+only direct our checks, to which nobody there has agreed yet, at whoever has that address.
 """
 MAX_REFLEXIVE = 32
-"""Peer-reflexive candidates that are learned from checks, of each side."""
+"""How many peer-reflexive candidates of each side are learned from checks."""
 
 TYPE_PREFERENCE = {
     CandidateType.HOST: 126,
@@ -40,11 +40,11 @@ TYPE_PREFERENCE = {
 
 _COMPONENT = 1
 _BASE_BITS = 0xFFFFFF
-"""Of a priority: the local preference and the component, without the type preference (section 5.1.2.1)."""
+"""The bits of a priority that hold the local preference and the component (section 5.1.2.1)."""
 _BROADCAST = IPv4Address("255.255.255.255")
 _THIS_NETWORK = IPv4Network("0.0.0.0/8")
 _NOWHERE = {False: Address("0.0.0.0", 9), True: Address("::", 9)}
-# What a relay on the internet refuses to send to (RFC 8656, section 9 lets it): networks of one site or host
+# Networks of one site or host, which a relay on the internet refuses to send to (RFC 8656, section 9)
 _LOCAL_NETWORKS: list[IPv4Network | IPv6Network] = [
     *map(IPv4Network, ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16")),
     *map(IPv4Network, ("172.16.0.0/12", "192.168.0.0/16")),
@@ -58,7 +58,7 @@ def candidate_priority(kind: CandidateType, local_preference: int, component: in
 
 
 def usable(address: Address) -> bool:
-    """Whether checks may go to this address at all: that of one host, with a port, that needs no zone."""
+    """Whether checks may be sent to this address: a unicast address with a port that needs no zone."""
     ip = parsed(address.host)
     useless = ip.is_multicast or ip.is_unspecified or ip == _BROADCAST
     useless = useless or ip in _THIS_NETWORK if isinstance(ip, IPv4Address) else useless or ip.is_link_local
@@ -67,8 +67,8 @@ def usable(address: Address) -> bool:
 
 def may_pair(base: Address, remote: Address) -> bool:
     """
-    Whether checks may go from `base` to `remote`: within one family, loopback only with loopback, and
-    link-local only with link-local.
+    Whether checks may be sent from `base` to `remote`: both of one family, and both or neither of them
+    loopback, and link-local.
     """
     if base.is_ipv6 != remote.is_ipv6 or base == remote or not usable(remote):
         return False
@@ -78,9 +78,9 @@ def may_pair(base: Address, remote: Address) -> bool:
 
 def may_relay(relayed: Address, remote: Address) -> bool:
     """
-    Whether a check from a relayed address to `remote` can be of use: the relay has to reach it.
+    Whether a check from a relayed address to `remote` is useful, because the relay may reach it.
 
-    A relay with an address of some private network is a laboratory's, and may reach others like it.
+    A relay with an address of a private network, as in a laboratory, may reach other private addresses.
     """
     if relayed.is_ipv6 != remote.is_ipv6 or relayed == remote or not usable(remote):
         return False
@@ -89,7 +89,7 @@ def may_relay(relayed: Address, remote: Address) -> bool:
 
 @lru_cache(maxsize=1024)
 def is_local(host: str) -> bool:
-    """Whether an IP address is one of a private network, or of this machine alone."""
+    """Whether an IP address is private, link-local, shared or loopback."""
     ip = parsed(host)
     return any(ip in network for network in _LOCAL_NETWORKS)
 
@@ -101,7 +101,7 @@ class _Base:
 
 
 class LocalCandidates:
-    """Our own candidates, and the bases that they send from."""
+    """Our candidates and their bases."""
 
     def __init__(self) -> None:
         self._bases: dict[Address, _Base] = {}
@@ -110,12 +110,12 @@ class LocalCandidates:
 
     @property
     def bases(self) -> list[Candidate]:
-        """The candidates that are their own base, in the order they were added."""
+        """The candidates that are their own base, in the order in which they were added."""
         return [base.candidate for base in self._bases.values()]
 
     @property
     def signalled(self) -> list[Candidate]:
-        """All that the peer is told: peer-reflexive ones it finds by itself."""
+        """The candidates to signal: all but peer-reflexive ones, which the peer learns from checks."""
         reflexive = (known for known in self._reflexive.values() if known.type is not CandidateType.PRFLX)
         return [*self.bases, *reflexive]
 
@@ -124,7 +124,7 @@ class LocalCandidates:
 
     @property
     def reflexive_hosts(self) -> set[str]:
-        """The addresses that others see us as, without ports, of all families."""
+        """The IP addresses of our reflexive candidates, of both families."""
         return {mapped.host for _, mapped in self._reflexive}
 
     @property
@@ -133,23 +133,23 @@ class LocalCandidates:
         return {known.address.host for known in self.bases if known.type is CandidateType.RELAY}
 
     def seen_as(self, base: Address) -> Address | None:
-        """The address that others see `base` as: the newest mapping; None if there is none."""
+        """The newest reflexive address of `base`; None if there is none."""
         return next((mapped for known, mapped in reversed(self._reflexive) if known == base), None)
 
     def sees_family(self, ipv6: bool) -> bool:
-        """Whether it is known as what others see one of our addresses of this family."""
+        """Whether any of our addresses of this family has a reflexive address."""
         return any(base.is_ipv6 == ipv6 for base, _ in self._reflexive)
 
     def base(self, base: Address) -> Candidate | None:
-        """The candidate whose base is this address."""
+        """The host or relayed candidate with this address."""
         known = self._bases.get(base)
         return None if known is None else known.candidate
 
     def add_host(self, base: Address) -> Candidate | None:
         """
-        The host candidate of a bound socket; None if it is known.
+        Add the host candidate of a bound socket; returns None if it is known already.
 
-        :raise ValueError: the address can't be a candidate (a wildcard, say).
+        :raise ValueError: the address can't be a candidate (a wildcard, for example).
         """
         if base in self._bases:
             return None
@@ -169,11 +169,11 @@ class LocalCandidates:
         self, relayed: Address, mapped: Address | None, server: str, streamed: bool = False
     ) -> Candidate | None:
         """
-        The relayed candidate of an allocation; None if it is known, or useless.
+        Add the relayed candidate of an allocation; returns None if it is known already or unusable.
 
-        :param mapped: what the relay sees us as, which the peer is told; None: nothing is told.
-        :param server: which relay, and how it is reached; part of the foundation.
-        :param streamed: it is reached over TCP or TLS.
+        :param mapped: our address as the relay sees it, which is signalled to the peer; None: it is not.
+        :param server: identifies the relay and how it is reached; part of the foundation.
+        :param streamed: the relay is reached over TCP or TLS.
         """
         if relayed in self._bases or not usable(relayed):
             return None
@@ -183,32 +183,31 @@ class LocalCandidates:
             relayed,
             candidate_priority(CandidateType.RELAY, preference),
             self._foundation(CandidateType.RELAY, relayed.host, server),
-            # RFC 8839, section 5.1: a related address has to be there, and this stands for a secret one
+            # RFC 8839, section 5.1 demands a related address; this one stands for a secret one
             related=mapped or _NOWHERE[relayed.is_ipv6],
         )
         self._bases[relayed] = _Base(candidate, preference)
         return candidate
 
     def remove(self, base: Address) -> None:
-        """That base is gone, with all candidates that send from it."""
+        """Remove a base and its reflexive candidates."""
         self._bases.pop(base, None)
         for known in [known for known in self._reflexive if known[0] == base]:
             del self._reflexive[known]
 
     def add_reflexive(self, base: Address, mapped: Address, server: str = "") -> Candidate | None:
         """
-        The server-reflexive candidate that `mapped` is for the host candidate of `base`.
+        Add the server-reflexive candidate `mapped` of the host candidate `base`. If there are too many, the
+        oldest one is dropped.
 
-        :param server: who saw the mapping, which is part of the foundation.
-        The oldest one is forgotten if there are too many.
-
-        :return: None if it is redundant (RFC 8445, section 5.1.3) or useless.
+        :param server: identifies the server that saw the mapping; part of the foundation.
+        :return: None if the candidate is redundant (RFC 8445, section 5.1.3) or unusable.
         """
         if base not in self._bases or mapped == base or not usable(mapped):
             return None
         known = self._reflexive.pop((base, mapped), None)
         if known is not None and known.type is CandidateType.SRFLX:
-            # Seen again, so it is the newest one
+            # It was seen again, so it becomes the newest one
             self._reflexive[base, mapped] = known
             return None
         if len(self._reflexive) >= 2 * MAX_REFLEXIVE:
@@ -217,9 +216,9 @@ class LocalCandidates:
 
     def at(self, base: Address, mapped: Address) -> Candidate:
         """
-        The candidate that the peer sees as `mapped` when we send from `base`.
+        The candidate with address `mapped` and base `base`.
 
-        If there was none, it is a peer-reflexive one from now on (RFC 8445, section 7.2.5.3.1).
+        If there is none, a peer-reflexive candidate is added (RFC 8445, section 7.2.5.3.1).
         """
         known = self._bases[base].candidate if mapped == base else self._reflexive.get((base, mapped))
         if known is not None:
@@ -229,7 +228,9 @@ class LocalCandidates:
         return self._learn(CandidateType.PRFLX, base, mapped, "")
 
     def check_priority(self, base: Address) -> int:
-        """The PRIORITY of a check: of the peer-reflexive candidate it may find (RFC 8445, section 7.1.1)."""
+        """
+        The PRIORITY of a check from `base`: that of a peer-reflexive candidate (RFC 8445, section 7.1.1).
+        """
         return candidate_priority(CandidateType.PRFLX, self._bases[base].local_preference)
 
     def _learn(self, kind: CandidateType, base: Address, mapped: Address, server: str) -> Candidate:
@@ -239,13 +240,13 @@ class LocalCandidates:
         return candidate
 
     def _foundation(self, kind: CandidateType, base_host: str, server: str = "") -> str:
-        """RFC 8445, section 5.1.1.3; numbers, which tell nothing about us."""
+        """RFC 8445, section 5.1.1.3. Foundations are numbers, so that they reveal nothing about us."""
         return self._foundations.setdefault((kind, base_host, server), str(len(self._foundations) + 1))
 
     def _free_preference(self, host: str) -> int:
         """
-        Distinct for each base, as section 5.1.2.1 demands. Families take turns, IPv6 first, so that one that
-        doesn't work can't hold up the other (RFC 8421, section 4).
+        A local preference that no other base has, as section 5.1.2.1 demands. Families alternate, IPv6 first,
+        so that a family that does not work can't delay the other one (RFC 8421, section 4).
         """
         preference = 65535 - preference_class(host)
         taken = {base.local_preference | STREAM_PREFERENCE + 1 for base in self._bases.values()}
@@ -255,7 +256,7 @@ class LocalCandidates:
 
 
 class RemoteCandidates:
-    """The peer's candidates, signalled and learned; however many it sends, so many are kept."""
+    """The peer's candidates, signalled and learned from checks. Their number is bounded."""
 
     def __init__(self) -> None:
         self._candidates: dict[Address, Candidate] = {}
@@ -265,14 +266,14 @@ class RemoteCandidates:
         self._learned: dict[Address, int] = {}
 
     def refuse(self, address: Address) -> None:
-        """Have nothing to do with this address, whoever names it; of those there can be 32."""
+        """Drop the candidate with this address, and ignore later ones; for at most 32 addresses."""
         if len(self._refused) < MAX_SIGNALLED:
             self._refused.add(address)
         self._candidates.pop(address, None)
         self._learned.pop(address, None)
 
     def refuses(self, address: Address) -> bool:
-        """Whether `refuse` was called for it."""
+        """Whether `refuse` was called for this address."""
         return address in self._refused
 
     def __len__(self) -> int:
@@ -283,7 +284,7 @@ class RemoteCandidates:
 
     @property
     def reflexive_hosts(self) -> set[str]:
-        """The addresses that reflectors see the peer as, without ports, of all families."""
+        """The IP addresses of the peer's server-reflexive candidates, of both families."""
         candidates = self._candidates.values()
         return {known.address.host for known in candidates if known.type is CandidateType.SRFLX}
 
@@ -293,9 +294,10 @@ class RemoteCandidates:
 
     def add(self, candidate: Candidate) -> bool:
         """
-        Take one from signalling; it replaces a peer-reflexive one of the same address (RFC 8838, 11.4).
+        Add a signalled candidate. It replaces a peer-reflexive one of the same address (RFC 8838, section
+        11.4).
 
-        :return: whether that changed anything.
+        :return: whether anything changed.
         """
         if candidate.address in self._candidates and candidate.address not in self._learned:
             return False
@@ -319,11 +321,12 @@ class RemoteCandidates:
 
     def learn(self, address: Address, priority: int) -> Candidate | None:
         """
-        The candidate that an authenticated check came from, made peer-reflexive if it is new (RFC 8445,
-        section 7.3.1.3); None if there are too many.
+        The candidate that an authenticated check came from. If it is unknown, a peer-reflexive one is added
+        (RFC 8445, section 7.3.1.3). None if there are too many.
 
-        It may be a relayed one: some NATs, and proxies before containers, put an address of their own in the
-        place of where a datagram came from, so that what a relay sends looks like a new address of the peer.
+        An unknown address may be that of a relayed candidate: some NATs, and proxies before containers,
+        replace the source address of a datagram by their own, so that a relay's datagram seems to come from a
+        new address of the peer.
         """
         known = self._candidates.get(address)
         if known is not None:
@@ -342,11 +345,11 @@ class RemoteCandidates:
 
     def _relayed_with(self, priority: int) -> Candidate | None:
         """
-        The signalled candidate that a check with this PRIORITY was sent from, if that is relayed.
+        The signalled relayed candidate that a check with this PRIORITY was sent from; None if it was another.
 
-        A check's PRIORITY has the type preference of a peer-reflexive candidate, and else what the candidate
-        has that it is sent from (RFC 8445, section 7.1.1). Peers may give host and relayed candidates the
-        same local preference; then it says nothing.
+        A check's PRIORITY has the type preference of a peer-reflexive candidate, and otherwise the bits of
+        the candidate that it is sent from (RFC 8445, section 7.1.1). If the peer gives host and relayed
+        candidates the same local preference, nothing is known.
         """
         alike = {
             each.type: each
@@ -365,17 +368,17 @@ class RemoteCandidates:
 
 def is_unlikely(base: Address, candidate: Candidate, ours: LocalCandidates, theirs: RemoteCandidates) -> bool:
     """
-    Whether a check from `base` to this candidate of the peer probably leads nowhere, by what is known.
+    Whether a check from `base` to this candidate of the peer probably fails.
 
-    That may be wrong (private networks may hold several NATs), so it decides only what comes first.
+    This may be wrong, since private networks may contain several NATs, so it only decides on the order.
     """
     return behind_another_nat(candidate, ours, theirs) or _is_cut_off(base, candidate, ours)
 
 
 def _is_cut_off(base: Address, candidate: Candidate, ours: LocalCandidates) -> bool:
     """
-    Whether this candidate is out of reach for `base`, a private address that no reflector has answered, while
-    one has answered another one of its family: that of a bridge of containers, say.
+    Whether `base` probably can't reach this candidate: `base` is a private address that got no answer from a
+    reflector, while another address of its family did. It may belong to a bridge of containers, for example.
     """
     local = ours.base(base)
     if local is None or local.type is CandidateType.RELAY or not is_local(base.host):
@@ -387,7 +390,7 @@ def _is_cut_off(base: Address, candidate: Candidate, ours: LocalCandidates) -> b
 
 def behind_another_nat(candidate: Candidate, ours: LocalCandidates, theirs: RemoteCandidates) -> bool:
     """
-    Whether this candidate of the peer is a private address behind another NAT than ours, by what is known.
+    Whether this candidate of the peer is probably a private address behind another NAT than ours.
     """
     if candidate.type is not CandidateType.HOST or not parsed(candidate.address.host).is_private:
         return False

@@ -1,4 +1,4 @@
-"""The client side of connectivity checks: requests under way and their answers (RFC 8445, section 7.2)."""
+"""The client side of connectivity checks: sending requests and processing answers (RFC 8445, section 7.2)."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from punch.wire.address import FULL_SIZE, Address, Transmit
 from punch.wire.stun import Attribute, MessageClass, StunMessage
 
 MAX_ROLE_SWITCHES = 16
-"""Role conflicts that are believed: honest agents have one, a hostile peer could have them for ever."""
+"""How many role conflicts are repaired. Honest agents have one; a hostile peer could cause them for ever."""
 MAX_SUPERSEDED = 4
-"""Earlier checks of a pair whose answers are still waited for, where the path takes longer than the RTO."""
+"""How many earlier checks of a pair may still be answered, for paths that are slower than the RTO."""
 _ROLE_CONFLICT = 487
 _CONSENT_WAIT = 8.0
 SIZE_REQUESTS = 5
-"""How often a check of full size is sent."""
+"""How many requests a check of full size has."""
 SIZE_WAIT = 0.3, 1.5
-"""Seconds, or round-trip times if that is longer, between two of these requests and after the last one."""
+"""Seconds, or round-trip times if that is longer, to wait after each of these requests."""
 STEADY_WAIT = 2.0
-"""Seconds between two requests of a steady check, at most."""
+"""The longest time between two requests of a steady check, in seconds."""
 STEADY_REQUESTS = 60
-"""How often a steady check is sent: for two minutes, which is longer than any session is without a path."""
+"""How many requests a steady check has: two minutes, longer than an ICE session lasts without a path."""
 
 
 class CheckVerdict(Enum):
-    """What an answer said about its pair."""
+    """The result of a transaction."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -40,17 +40,17 @@ class CheckVerdict(Enum):
 
 @dataclass(frozen=True)
 class TimedOut:
-    """A check that was made for `purpose` has ended without an answer."""
+    """A transaction for `purpose` ended without an answer."""
 
     pair: CandidatePair
     purpose: Purpose
     since: float
-    """When it began, in seconds."""
+    """When it started, in monotonic seconds."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one transaction. `mapped` is what the peer saw us as, if it succeeded."""
+    """The end of a transaction. `mapped` is our address as the peer sees it, if it succeeded."""
 
     pair: CandidatePair
     transaction: Transaction
@@ -59,7 +59,7 @@ class Outcome:
 
 
 class CheckClient:
-    """Sends checks on pairs, keeps them coming until answered, and judges the answers."""
+    """Sends checks on pairs, retransmits them, and processes the answers."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class CheckClient:
         self._output: list[Transmit] = []
 
     def set_remote(self, theirs: IceCredentials) -> None:
-        """What the peer's agent is called, and its key."""
+        """Set the peer's credentials."""
         self._theirs = theirs
 
     def owns(self, transaction_id: bytes) -> bool:
@@ -97,11 +97,10 @@ class CheckClient:
 
     def switch_role(self, role: IceRole, *, refused: bool) -> bool:
         """
-        Take this role.
+        Switch to this role.
 
-        :param refused: because the peer answered 487, which asks for a new tiebreaker too (RFC 8445, section
-            7.2.5.1).
-        :return: False if there were too many conflicts already.
+        :param refused: the peer answered 487, so the tiebreaker changes too (RFC 8445, section 7.2.5.1).
+        :return: False if there were too many role conflicts already.
         """
         if self._switches >= MAX_ROLE_SWITCHES:
             return False
@@ -113,9 +112,9 @@ class CheckClient:
 
     def start(self, pair: CandidatePair, now: float, rto: float = RTO, nomination: int | None = None) -> None:
         """
-        Check `pair`, and nominate it if `nomination` is given.
+        Check a pair, and nominate it if `nomination` is given.
 
-        A check already on its way is sent no more; its answer still counts.
+        A check that is under way is no longer retransmitted, but its answer still counts.
         """
         self.stop(pair, now)
         if pair.state is not PairState.SUCCEEDED:
@@ -123,14 +122,14 @@ class CheckClient:
         pair.transaction = self._send(pair, Purpose.CHECK, now, rto, nomination)
 
     def check_consent(self, pair: CandidatePair, now: float, nomination: int | None = None) -> None:
-        """Ask once for consent on a valid pair (RFC 7675), or keep it alive."""
+        """Send one consent check on a valid pair (RFC 7675). It also keeps the pair alive."""
         self._send(pair, Purpose.CONSENT, now, RTO, nomination)
 
     def check_size(self, pair: CandidatePair, now: float, requests: int = SIZE_REQUESTS) -> None:
         """
-        Find out whether a valid pair carries the largest datagrams of the link, unless that is under way.
+        Check whether a valid pair carries the largest datagrams of a link, unless such a check is under way.
 
-        :param requests: how often to ask.
+        :param requests: the number of requests.
         """
         if pair.size_check is not None:
             return
@@ -138,7 +137,7 @@ class CheckClient:
         pair.size_check = self._send(pair, Purpose.SIZE, now, wait, None, requests)
 
     def stop(self, pair: CandidatePair, now: float) -> None:
-        """Send the check of this pair no more, though its answer would count."""
+        """Stop retransmitting the check of this pair. Its answer still counts."""
         if pair.transaction is None:
             return
         pair.transaction.stop_retransmitting(now)
@@ -148,7 +147,7 @@ class CheckClient:
             self._drop(forgotten, pair)
 
     def forget(self, pair: CandidatePair) -> None:
-        """No answer on this pair counts any more."""
+        """Drop all transactions of this pair."""
         for transaction_id, (_, asked) in list(self._transactions.items()):
             if asked is pair:
                 del self._transactions[transaction_id]
@@ -157,7 +156,7 @@ class CheckClient:
 
     def receive(self, answer: StunMessage, remote: Address, local: Address, now: float) -> Outcome | None:
         """
-        Judge an answer; None if it is none of ours, not authentic, or changes nothing.
+        Process an answer; returns None if it is unknown, not authentic, or changes nothing.
         """
         known = self._transactions.get(answer.transaction_id)
         if known is None:
@@ -173,7 +172,7 @@ class CheckClient:
             self._budget.answered(remote, now)
         verdict, mapped = self._judge(answer, transaction, remote, local)
         if transaction.purpose is Purpose.SIZE:
-            # An error shows as well that the request got through
+            # An error also shows that the request arrived
             pair.full_at = now
         if verdict is CheckVerdict.SUCCEEDED:
             pair.answered_at = now
@@ -185,7 +184,7 @@ class CheckClient:
         return Outcome(pair, transaction, verdict, mapped)
 
     def expire(self, now: float) -> list[TimedOut]:
-        """Send again what is due; returns the checks that decide about a pair and that nobody answered."""
+        """Retransmit what is due; returns the checks that failed without an answer."""
         unanswered = []
         for transaction, pair in list(self._transactions.values()):
             self._transmit(transaction, pair, now)
@@ -197,12 +196,12 @@ class CheckClient:
         return unanswered
 
     def datagrams_to_send(self) -> list[Transmit]:
-        """What to send now."""
+        """Return the datagrams to send now."""
         output, self._output = self._output, []
         return output
 
     def get_timer(self) -> float | None:
-        """When to call `expire`."""
+        """When to call `expire`; None: not needed."""
         return min((transaction.next_at for transaction, _ in self._transactions.values()), default=None)
 
     def _send(
@@ -269,10 +268,10 @@ class CheckClient:
         return CheckVerdict.SUCCEEDED, mapped
 
     def _finish(self, pair: CandidatePair) -> None:
-        """One answer decides: the other checks of the same pair are waited for no more."""
+        """Drop the other checks of a pair that was answered."""
         for transaction in list(pair.superseded):
             self._drop(transaction, pair)
-        # A nomination has to arrive, whatever an earlier check said
+        # A nomination must arrive, whatever the answer to an earlier check
         if pair.transaction is not None and pair.transaction.nomination is None:
             self._drop(pair.transaction, pair)
 
@@ -287,7 +286,7 @@ class CheckClient:
 
 
 def _measure(pair: CandidatePair, sample: float, exact: bool) -> None:
-    """Exact samples are smoothed as in RFC 6298; an upper bound is better than nothing, and only that."""
+    """Update the round-trip time. Exact samples are smoothed as in RFC 6298; others only replace None."""
     if not exact:
         if pair.rtt is None:
             pair.rtt = sample

@@ -1,4 +1,4 @@
-"""The checklist: which pairs there are, and which one is checked next (RFC 8445, section 6.1)."""
+"""The checklist: the candidate pairs, and which one is checked next (RFC 8445, section 6.1)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ MAX_PAIRS = 100
 
 MAX_ECHOES = 4
 """
-Failed pairs of one base with addresses that checks of one host came from, after which a further one is not
-tried. Where both NATs give each destination another port and let everything in, each check that answers a
-check comes from a new address, which would go on for ever.
+How many failed pairs of one base with peer-reflexive addresses of one host there may be before further ones
+are not checked. If both NATs have address-and-port-dependent mapping and endpoint-independent filtering, each
+triggered check comes from a new address, which triggers another check, without end.
 """
 
 _UNTRIED = (PairState.FROZEN, PairState.WAITING)
@@ -26,11 +26,11 @@ _PENDING = (PairState.WAITING, PairState.IN_PROGRESS)
 
 
 class CheckList:
-    """Pairs by address, and the queue of triggered checks (RFC 8445, section 6.1.4.1)."""
+    """The pairs, and the queue of triggered checks (RFC 8445, section 6.1.4.1)."""
 
     def __init__(self) -> None:
         self.controlling = False
-        """Our role, which priorities depend on."""
+        """Whether our role is controlling; priorities depend on it."""
         self._pairs: dict[tuple[Address, Address], CandidatePair] = {}
         self._triggered: deque[CandidatePair] = deque()
         self._started: Counter[tuple[bool, CandidateType]] = Counter()
@@ -47,9 +47,9 @@ class CheckList:
 
     def add(self, local: Candidate, remote: Candidate) -> CandidatePair | None:
         """
-        Form the pair of two candidates, or find it.
+        Form the pair of two candidates, or return the existing one.
 
-        :return: None if they can't be paired, or if there are 100 better ones.
+        :return: None if they can't be paired, or if there are 100 better pairs.
         """
         known = self._pairs.get((local.address, remote.address))
         if known is not None:
@@ -64,28 +64,28 @@ class CheckList:
         return pair
 
     def update_remotes(self, candidates: RemoteCandidates) -> None:
-        """The peer told more about candidates that were found by its checks."""
+        """Update the pairs, because the peer signalled candidates that had been learned from its checks."""
         for pair in self._pairs.values():
             pair.learn(candidates.get(pair.remote.address) or pair.remote)
 
     def remove(self, pair: CandidatePair) -> None:
-        """There is no such pair any more."""
+        """Remove a pair."""
         self.forget_trigger(pair)
         self._pairs.pop((pair.base, pair.remote.address), None)
 
     def trigger(self, pair: CandidatePair) -> None:
-        """Check this pair as soon as pacing allows, before all others."""
+        """Queue a triggered check of this pair."""
         if pair not in self._triggered:
             self._triggered.append(pair)
         pair.state = PairState.WAITING
 
     def forget_trigger(self, pair: CandidatePair) -> None:
-        """It needs no check any more."""
+        """Remove this pair from the queue of triggered checks."""
         if pair in self._triggered:
             self._triggered.remove(pair)
 
     def succeeded(self, pair: CandidatePair) -> None:
-        """RFC 8445, section 7.2.5.3.3: what is like this pair is likely to work too."""
+        """A check succeeded: unfreeze the pairs of the same foundation (RFC 8445, section 7.2.5.3.3)."""
         pair.state = PairState.SUCCEEDED
         self.forget_trigger(pair)
         for other in self._pairs.values():
@@ -94,8 +94,8 @@ class CheckList:
 
     def unfreeze(self, needed: Callable[[CandidatePair], bool]) -> None:
         """
-        RFC 8445, sections 6.1.2.6 and 6.1.4.2: of each foundation that is not being tried, one pair waits.
-        Where a try was not answered in time, so does the next.
+        Unfreeze one pair of each foundation that has no other pair waiting or in progress (RFC 8445, sections
+        6.1.2.6 and 6.1.4.2). A pair whose first request was not answered in time does not count.
         """
         frozen = [pair for pair in self._pairs.values() if pair.state is PairState.FROZEN and needed(pair)]
         if not frozen:
@@ -107,13 +107,13 @@ class CheckList:
                 pair.state = PairState.WAITING
 
     def revive(self) -> None:
-        """Try again all that failed before, but where consent was lost."""
+        """Check the failed pairs again, but not those whose consent was lost."""
         for pair in self._pairs.values():
             if pair.state is PairState.FAILED and not pair.revoked:
                 pair.state = PairState.WAITING
 
     def has_work(self, needed: Callable[[CandidatePair], bool]) -> bool:
-        """Whether `next_pair` would return one."""
+        """Whether `next_pair` would return a pair."""
         return bool(self._triggered) or any(
             pair.state is PairState.WAITING and needed(pair) for pair in self._pairs.values()
         )
@@ -122,12 +122,12 @@ class CheckList:
         self, needed: Callable[[CandidatePair], bool], unlikely: Callable[[CandidatePair], bool]
     ) -> CandidatePair | None:
         """
-        Take the pair to check now: a triggered one, else the best that waits (RFC 8445, section 6.1.4.2).
+        Return the pair to check now: a triggered one, else the best waiting one (RFC 8445, section 6.1.4.2).
 
-        Remote candidates of different types take turns, and so do our own addresses with relayed ones. By
-        priority alone, a peer with many interfaces (bridges of containers, say) would be tried at all of its
-        private addresses before the one that crosses the NAT, and at all of those before any relay. For the
-        same reason pairs that are `unlikely` to work come last.
+        The types of remote candidates take turns, and so do our host and relayed candidates. By priority
+        alone, all private addresses of a peer with many interfaces (bridges of containers, for example) would
+        be checked before the address at its NAT, and all of these before any relay. For the same reason pairs
+        that are `unlikely` to work come last.
         """
         if self._triggered:
             return self._triggered.popleft()
@@ -142,7 +142,7 @@ class CheckList:
         return pair
 
     def is_echo(self, pair: CandidatePair) -> bool:
-        """Whether a check from this address only answers checks of ours, and `MAX_ECHOES` did before."""
+        """Whether `MAX_ECHOES` pairs like this one have failed already, so that it is not to be checked."""
         if pair.remote.type is not CandidateType.PRFLX or pair.state is PairState.IN_PROGRESS:
             return False
         alike = [
@@ -156,7 +156,7 @@ class CheckList:
         return len(alike) >= MAX_ECHOES
 
     def pending(self, needed: Callable[[CandidatePair], bool]) -> int:
-        """How many pairs are waiting or being checked, which the RTO depends on (RFC 8445, section 14.3)."""
+        """How many pairs are waiting or in progress; the RTO depends on it (RFC 8445, section 14.3)."""
         return sum(pair.state in _PENDING and needed(pair) for pair in self._pairs.values())
 
     def exhausted(self) -> bool:
@@ -164,14 +164,14 @@ class CheckList:
         return all(pair.state is PairState.FAILED for pair in self._pairs.values())
 
     def best_valid(self) -> CandidatePair | None:
-        """The pair to use if there were no other reason to choose."""
+        """The best usable pair by what it carries, its kind and its priority."""
         valid = [pair for pair in self._pairs.values() if pair.usable]
         return max(valid, key=lambda pair: (pair.full, pair.valid_kind, self._priority(pair)), default=None)
 
     def best_nominated(self) -> CandidatePair | None:
         """
-        The pair that the controlling side wants: of the newest nomination, and of several without
-        renomination (the aggressive nomination of RFC 5245) the one of highest priority.
+        The usable pair with the newest nomination. Of several pairs without renomination (the aggressive
+        nomination of RFC 5245), the one with the highest priority.
         """
         nominated = [pair for pair in self._pairs.values() if pair.usable and pair.nomination is not None]
         return max(nominated, key=lambda pair: (pair.nomination or 0, self._priority(pair)), default=None)
@@ -180,7 +180,7 @@ class CheckList:
         return pair.priority(self.controlling)
 
     def _make_room(self, newcomer: CandidatePair) -> bool:
-        """Drop the worst pair that was not tried yet, if it is worse than the new one."""
+        """Drop the worst unchecked pair if it is worse than the new one, else the worst failed pair."""
         untried = [
             pair
             for pair in self._pairs.values()
@@ -203,17 +203,16 @@ def _class_of(pair: CandidatePair) -> tuple[bool, CandidateType]:
 
 
 SILENT = "silent"
-"""The state of a pair that worked and stopped answering; the other states are `PairState`'s."""
+"""The state of an impaired pair in `PairStatus`; the other states are those of `PairState`."""
 
 
 @dataclass(frozen=True)
 class PairStatus:
     """
-    One candidate pair.
+    The status of one candidate pair, for display.
 
-    `local` is the socket (or the allocation at a relay) that is sent from, and `seen_as` the address that
-    others see it as, if that is known to be another one: that of our NAT. `rtt` is in seconds. `selected`:
-    what is sent to the peer goes this way.
+    `local` is the address of the socket or allocation. `seen_as` is its reflexive address, if that is known
+    and another one. `rtt` is in seconds. `selected`: data is sent on this pair.
     """
 
     local: Address
@@ -229,7 +228,7 @@ class PairStatus:
 def take_snapshot(
     checklist: CheckList, candidates: LocalCandidates, selected: Pair | None
 ) -> list[PairStatus]:
-    """All pairs as they are now, in the order of their priorities."""
+    """The status of all pairs, in the order of their priorities."""
     path = None if selected is None else (selected.local_base, selected.remote_address)
     pairs = sorted(checklist, key=lambda pair: pair.priority(checklist.controlling), reverse=True)
     return [
