@@ -1,7 +1,7 @@
 """
 A simulated internet that unmodified Twisted programs run on: hosts with reactors, LANs, NATs, lossy links.
 
-`Internet` is where to start; `docs/simulation.md` tells how.
+Begin with `Internet`; `docs/simulation.md` explains how to use it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ Event = tuple[float, int, Callable[..., Any], tuple[Any, ...]]
 
 
 class Livelock(AssertionError):
-    """A million events happened without time moving: something calls itself later, by 0 s, forever."""
+    """A million events happened at the same time: a call schedules itself again and again, with no delay."""
 
 
 class Scheduler:
@@ -38,29 +38,29 @@ class Scheduler:
         self._instant = 0
 
     def at(self, time: float, function: Callable[..., Any], *args: Any) -> int:
-        """Have `function(*args)` called at `time`; gives the event's number. It can't be cancelled."""
+        """Call `function(*args)` at `time`; returns the number of the event. It can't be cancelled."""
         self._sequence = sequence = self._sequence + 1
         heappush(self._heap, (time, sequence, function, args))
         return sequence
 
     def after(self, delay: float, function: Callable[..., Any], *args: Any) -> None:
-        """Have `function(*args)` called `delay` seconds from now."""
+        """Call `function(*args)` `delay` seconds from now."""
         self.at(self.now + delay, function, *args)
 
     @property
     def pending(self) -> int:
-        """How many events are still to come, void ones included."""
+        """How many events are in the heap, including those that no longer do anything."""
         return len(self._heap)
 
     def next_time(self) -> float | None:
-        """When the next event happens; None if nothing will ever happen again."""
+        """When the next event happens; None if there is none."""
         return self._heap[0][0] if self._heap else None
 
     def step(self) -> None:
         """
         Let the next event happen, moving time forward to it.
 
-        :raise Livelock: time has stopped moving.
+        :raise Livelock: a million events happened at the same time.
         """
         time, _, function, args = heappop(self._heap)
         if time > self.now:
@@ -73,14 +73,14 @@ class Scheduler:
         function(*args)
 
     def run_until(self, time: float) -> None:
-        """Let everything up to and including `time` happen; then it is `time`."""
+        """Run all events up to and including `time`, then set the time to `time`."""
         heap, step = self._heap, self.step
         while heap and heap[0][0] <= time:
             step()
         self.now = max(self.now, time)
 
     def forget_one(self) -> None:
-        """Note that one event in the heap does nothing any more; many of them are swept out."""
+        """Note that one event in the heap no longer does anything; when there are many, they are removed."""
         self._stale += 1
         if self._stale > _COMPACT_AT and self._stale * 2 > len(self._heap):
             self._heap[:] = [event for event in self._heap if not _is_stale(event)]
@@ -88,7 +88,7 @@ class Scheduler:
             self._stale = 0
 
     def forgot_one(self) -> None:
-        """Note that an event which did nothing has left the heap."""
+        """Note that an event which did nothing was removed from the heap."""
         self._stale = max(0, self._stale - 1)
 
 
@@ -173,7 +173,7 @@ class Timer:
         self._move(self.time + secondsLater)
 
     def sleep(self, seconds: float) -> None:
-        """Be called so much later, as the clock stood still."""
+        """Postpone the call by the time for which the clock was paused."""
         self._move(self.time + seconds)
 
     def active(self) -> bool:
@@ -199,7 +199,7 @@ class Clock:
         self._wall_is_ahead = 0.0
 
     def seconds(self) -> float:
-        """Like `time.monotonic`: seconds, without those that were slept."""
+        """Like `time.monotonic`: seconds, without those in which the host slept."""
         now, paused_until = self.scheduler.now, self.paused_until
         return (paused_until if paused_until > now else now) - self._slept
 
@@ -212,17 +212,17 @@ class Clock:
         self._wall_is_ahead += seconds
 
     def own_time(self, time: float) -> float:
-        """What `seconds` gives at a time of the scheduler that is not slept through."""
+        """What `seconds` returns at a time of the scheduler at which the clock is not paused."""
         return time - self._slept
 
     @property
     def awake_at(self) -> float:
-        """Now; while it is paused, the end of the pause."""
+        """The current time; while the clock is paused, the end of the pause."""
         now = self.scheduler.now
         return self.paused_until if self.paused_until > now else now
 
     def pause(self, seconds: float) -> None:
-        """Stand still for so many seconds."""
+        """Pause the clock for so many seconds."""
         until = self.scheduler.now + seconds
         more = until - self.awake_at
         if more > 0:

@@ -2,7 +2,7 @@
 One TCP connection (RFC 9293) as a kernel keeps it.
 
 Retransmission (RFC 6298), fast retransmission, flow control with window probes, half-close, resets and
-time-outs are there; congestion control, delayed acknowledgements, Nagle's algorithm, simultaneous open
+time-outs are simulated. Congestion control, delayed acknowledgements, Nagle's algorithm, simultaneous open
 and TIME-WAIT are not.
 """
 
@@ -65,7 +65,7 @@ class Segment:
 
 
 class State(Enum):
-    """Of a connection; how far each direction is once it is open is told by its sequence numbers."""
+    """The state of a connection. Once it is open, its sequence numbers say how far each direction is."""
 
     NEW = auto()
     LISTENING = auto()
@@ -76,7 +76,7 @@ class State(Enum):
 
 
 def _nobody() -> None:
-    """Stands for nobody who wants to know that a socket is ready."""
+    """Called when a socket is ready and no reactor watches it; does nothing."""
 
 
 class Connection:
@@ -91,7 +91,7 @@ class Connection:
         self.on_ready: Callable[[], None] = _nobody
         self.error = 0
         self.closed = False
-        """Whether the application has closed the socket: nobody reads any more."""
+        """Whether the application has closed the socket, so that nothing will read from it."""
         self._timer: Timer | None = None
         self._retries = 0
         self._rto = _FIRST_RTO
@@ -110,7 +110,7 @@ class Connection:
         self.incoming = bytearray()
         self._early: dict[int, Segment] = {}
         self.ended = False
-        """Whether the other side has said that nothing more comes."""
+        """Whether the other side has sent its FIN."""
         self._owes_ack = False
         self._advertised = RECEIVE_BUFFER
 
@@ -128,7 +128,7 @@ class Connection:
         self._set_timer(self._rto)
 
     def answer(self, packet: Packet) -> None:
-        """Begin as the side that was sent a SYN."""
+        """Begin a connection for which the other side has sent a SYN."""
         self.local, self.remote = packet.destination, packet.source
         self.state = State.SYN_RECEIVED
         self._expected = packet.payload.seq + 1
@@ -136,21 +136,21 @@ class Connection:
         self.open()
 
     def opened(self) -> None:
-        """The handshake is done."""
+        """Enter the established state."""
 
     def finish(self) -> None:
-        """Say, after all data, that nothing more comes."""
+        """Send a FIN after all data."""
         if self._fin is None:
             self._fin = self._unacknowledged + len(self.outgoing)
             self.transmit()
 
     def reset(self) -> None:
-        """End the connection at once and tell the other side."""
+        """End the connection at once with a reset."""
         self._emit(Segment(self._highest, self._expected, rst=True))
         self.die(0)
 
     def die(self, error: int) -> None:
-        """End here only; `error` (an errno, or 0) is what the application will be told."""
+        """End the connection on this side only; the application gets `error` (an errno, or 0)."""
         if self.state is State.DEAD:
             return
         self.state = State.DEAD
@@ -160,7 +160,7 @@ class Connection:
         self.on_ready()
 
     def _forget_if_over(self) -> None:
-        """Once the application has closed and the other side has everything: wait a while for its end."""
+        """Once the application has closed and all data is acknowledged, wait a while for the other FIN."""
         if (
             self.closed
             and self.state is State.OPEN
@@ -249,7 +249,7 @@ class Connection:
         return self.host.mtu_towards(self.remote[0]) - header_size("tcp", self.remote[0])
 
     def transmit(self) -> None:
-        """Send what the other side's window allows."""
+        """Send as much as the other side's window allows."""
         if self.state is not State.OPEN:
             return
         size = self._segment_size
@@ -273,7 +273,7 @@ class Connection:
         self._emit(segment)
 
     def _acknowledge_soon(self) -> None:
-        """Acknowledge at the end of this instant: what the application answers may carry it."""
+        """Acknowledge at the end of this instant, unless a segment with data does so before."""
         if not self._owes_ack:
             self._owes_ack = True
             scheduler = self.host.net.scheduler
@@ -287,16 +287,16 @@ class Connection:
 
     @property
     def receive_window(self) -> int:
-        """Bytes that we are ready to take."""
+        """The receive window in bytes."""
         return max(0, RECEIVE_BUFFER - len(self.incoming))
 
     def window_grew(self) -> None:
-        """The application has read: tell the other side if that matters to it."""
+        """Note that the application has read; send a window update if the other side needs one."""
         if self.state is State.OPEN and self.receive_window - self._advertised >= RECEIVE_BUFFER // 4:
             self._acknowledge_soon()
 
     def receive(self, segment: Segment) -> None:
-        """Take a segment."""
+        """Process a segment."""
         if self.state is State.SYN_SENT:
             self._receive_in_syn_sent(segment)
         elif segment.rst:
@@ -411,7 +411,7 @@ class Connection:
             self._forget_if_over()
 
     def _take(self, segment: Segment) -> None:
-        """Append what is new in a segment and fits into the buffer."""
+        """Append the bytes of a segment that are new and fit into the buffer."""
         end = segment.seq + len(segment.data)
         if end >= self._expected and not self.ended:
             data = segment.data[self._expected - segment.seq :][: self.receive_window]

@@ -1,4 +1,4 @@
-"""Hosts: addresses, routes, sockets by port, and what can befall a machine."""
+"""Hosts: their addresses, routes and sockets, and the failures that a machine can have."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DatagramReceiver(Protocol):
 
 
 class Host:
-    """A machine with one process: what runs on `reactor` runs there."""
+    """A machine with one process, which is whatever uses `reactor`."""
 
     def __init__(self, net: Internet, name: str) -> None:
         self.net = net
@@ -72,7 +72,7 @@ class Host:
         return self.reactor.wall()
 
     def set_wall(self, seconds: float) -> None:
-        """Set this machine's wall clock forward by so many seconds, back if they are negative."""
+        """Set this machine's wall clock forward by `seconds`, or back if it is negative."""
         self.reactor.set_wall(seconds)
 
     def attach(
@@ -96,14 +96,14 @@ class Host:
         self._readdressed()
 
     def move(self, network: Network, *addresses: str, link: LinkSpec | None = None) -> None:
-        """Leave all networks for another one, as a laptop does; sockets stay, their addresses may not."""
+        """Leave all networks and join another, as a laptop does; sockets stay open, addresses may change."""
         for interface in self.interfaces:
             interface.detach()
         self.interfaces.clear()
         self.attach(network, addresses, link)
 
     def owns(self, address: str) -> bool:
-        """Whether packets to an address end here."""
+        """Whether an address belongs to this host."""
         return address in self._owned or is_loopback(address)
 
     def _readdressed(self) -> None:
@@ -170,7 +170,7 @@ class Host:
         interface.send(packet)
 
     def mtu_towards(self, destination: str) -> int:
-        """Bytes of the largest packet that our own link takes."""
+        """The size in bytes of the largest packet that the link towards `destination` carries."""
         if self.owns(destination):
             return self._loopback.spec.mtu
         interface = self.route(destination)
@@ -186,20 +186,20 @@ class Host:
         else:
             self.tcp.receive(packet)
 
-    # -- what can befall a machine --
+    # -- failures --
 
     @property
     def is_asleep(self) -> bool:
-        """Whether `sleep` has not ended yet."""
+        """Whether the machine sleeps now."""
         return self.kernel_clock.paused_until > self.net.scheduler.now
 
     def sleep(self, seconds: float) -> None:
-        """Suspend the machine: no timer fires, packets to it are lost; then it goes on."""
+        """Suspend the machine for `seconds`: no timer fires, and packets to it are lost."""
         self.kernel_clock.pause(seconds)
         self.reactor.pause(seconds)
 
     def down(self) -> None:
-        """Cut all cables: packets are lost both ways, nobody is told."""
+        """Cut all links: packets are lost in both directions, with no error."""
         for interface in self.interfaces:
             interface.set_up(False)
 
@@ -209,13 +209,13 @@ class Host:
             interface.set_up(True)
 
     def kill(self) -> None:
-        """End the process, as SIGKILL does: its protocols hear nothing, the kernel closes its sockets."""
+        """End the process, as SIGKILL does: its protocols are not told, and the kernel closes its sockets."""
         self.reactor.end()
         self.udp.clear()
         self.tcp.close_all()
 
     def crash(self) -> None:
-        """Lose power: everything is gone and nobody is told. After `up` a new process may use `reactor`."""
+        """Lose power: all state is lost and no packet is sent. After `up` a new process may use `reactor`."""
         self.down()
         self.reactor.end()
         self.udp.clear()

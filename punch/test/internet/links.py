@@ -23,7 +23,7 @@ class LinkSpec:
     delay: float = 0.0
     """Seconds from one end to the other."""
     jitter: float = 0.0
-    """Seconds at most that a packet takes longer; evenly distributed."""
+    """The largest additional delay of a packet in seconds; uniformly distributed."""
     loss: float = 0.0
     """Probability that a packet is lost."""
     reorder: float = 0.0
@@ -35,7 +35,7 @@ class LinkSpec:
     mtu: int = 1500
     """Bytes of the largest packet, IP header included; larger ones are dropped."""
     queue: int = 256 * 1024
-    """Bytes that may wait for a link with a rate; what comes then is dropped."""
+    """Bytes that may wait for a link with a rate; packets beyond that are dropped."""
     reorder_by: float = 0.01
 
     def __post_init__(self) -> None:
@@ -47,12 +47,12 @@ class LinkSpec:
 
     @property
     def is_instant(self) -> bool:
-        """Whether all packets that fit arrive at once."""
+        """Whether the link has neither delay nor limits."""
         return not (self.delay or self.jitter or self.loss or self.reorder or self.duplicate or self.rate)
 
 
 class Wire:
-    """One direction of a link. `carry` is given what to do with the packet at the other end."""
+    """One direction of a link."""
 
     __slots__ = (
         "_busy_until",
@@ -87,7 +87,7 @@ class Wire:
 
     def carry(self, packet: Packet, deliver: Callable[[Packet], None], *, later: bool = False) -> None:
         """
-        Take a packet to the other end, perhaps.
+        Call `deliver` with the packet at the other end, unless the packet is lost.
 
         :param later: `deliver` must not be called before this returns.
         """

@@ -2,9 +2,9 @@
 Network address translators, in the terms of RFC 4787 (UDP) and RFC 5382 (TCP), and stateful firewalls.
 
 A NAT maps an internal endpoint X:x to an external X':x' (mapping, §4.1), lets packets to X':x' in or not
-(filtering, §5), chooses x' (port assignment, §4.2), forgets (§4.3), and may send packets from inside to X':x'
-back in (hairpinning, §6). The filtering rule belongs to the mapping: what went out by another mapping of the
-same internal endpoint opens nothing here.
+(filtering, §5), chooses x' (port assignment, §4.2), expires mappings (§4.3), and may send packets from inside
+to X':x' back in (hairpinning, §6). Filtering is per mapping: a packet that went out by another mapping of the
+same internal endpoint lets nothing in by this one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from punch.test.internet.packet import Endpoint, Packet, canonical_host
 
 
 class Mapping(Enum):
-    """When a mapping is used again (RFC 4787 §4.1)."""
+    """For which destinations a mapping is reused (RFC 4787 §4.1)."""
 
     EIM = "endpoint-independent"
     ADM = "address-dependent"
@@ -26,7 +26,7 @@ class Mapping(Enum):
 
 
 class Filtering(Enum):
-    """Whose packets are let in (RFC 4787 §5)."""
+    """From which sources packets are let in (RFC 4787 §5)."""
 
     EIF = "endpoint-independent"
     ADF = "address-dependent"
@@ -59,7 +59,7 @@ class Unsolicited(Enum):
 
 
 RemoteKey = tuple[str, int]
-"""What a mapping or a filter remembers of a remote endpoint; the parts that don't count are blank."""
+"""The parts of a remote endpoint that a mapping or filter compares; the other parts are blank."""
 
 _TCP_TIMEOUT = 7440.0  # RFC 5382 §5: at least two hours and four minutes
 
@@ -71,7 +71,7 @@ def _mapping_key(mapping: Mapping, remote: Endpoint) -> RemoteKey:
 
 
 class Permissions:
-    """Which remote endpoints may send in, each until its time is over."""
+    """The remote endpoints whose packets are let in, each until it expires."""
 
     __slots__ = ("_filtering", "_until")
 
@@ -85,7 +85,7 @@ class Permissions:
         return (remote[0], 0) if self._filtering is Filtering.ADF else remote
 
     def grant(self, remote: Endpoint, until: float) -> None:
-        """Something was sent to `remote`."""
+        """Let packets from `remote` in, because something was sent to it."""
         self._until[self._key(remote)] = until
 
     def allows(self, remote: Endpoint, now: float) -> bool:
@@ -132,7 +132,7 @@ class NAT:
     """Seconds without use after which a UDP mapping is forgotten."""
     tcp_timeout: float = _TCP_TIMEOUT
     refresh_inbound: bool = False
-    """Whether packets from outside are use, too (RFC 4787 §4.3)."""
+    """Whether packets from outside refresh a mapping, too (RFC 4787 §4.3)."""
     unsolicited: Unsolicited = Unsolicited.DROP
     port_parity: bool = False
     """Whether even ports are mapped to even ones, odd to odd (RFC 4787 §4.2.2)."""
@@ -150,9 +150,11 @@ class NAT:
 
     def install(self, readdress: Callable[[str, str], None], random: Random) -> None:
         """
-        Serve in a router, with `random` for ports; `readdress(old, new)` is called when we are renumbered.
+        Attach the NAT to a router.
 
-        :raise ValueError: we serve in another already.
+        :param readdress: called with the old and the new address when the NAT's address changes.
+        :param random: draws ports.
+        :raise ValueError: it is attached to another router.
         """
         if self._readdress is not None:
             raise ValueError("a NAT serves one LAN")
@@ -170,7 +172,7 @@ class NAT:
         """
         Get another external address, as after a reconnect; the table is lost, too.
 
-        :raise ValueError: no router has us yet.
+        :raise ValueError: it is attached to no router.
         """
         if self._readdress is None or self.public is None:
             raise ValueError("a NAT without a LAN has no address to change")
@@ -179,16 +181,16 @@ class NAT:
         self.forget()
 
     def forward(self, protocol: str, port: int, internal: Endpoint) -> None:
-        """Send what comes for an external port to an internal endpoint, whoever it comes from."""
+        """Forward packets for an external port to an internal endpoint, whatever their source."""
         self._forwards[protocol, port] = internal
         self._forwarded[protocol, internal] = port
 
     def unforward(self, protocol: str, port: int) -> None:
-        """End what `forward` began."""
+        """Undo `forward`."""
         del self._forwarded[protocol, self._forwards.pop((protocol, port))]
 
     def mappings(self, now: float) -> list[tuple[str, Endpoint, Endpoint]]:
-        """The living mappings: protocol, internal endpoint, external endpoint."""
+        """The mappings that have not expired: protocol, internal endpoint, external endpoint."""
         public = self.public or ""
         return [
             (entry.protocol, entry.internal, (public, entry.external_port))
@@ -196,7 +198,7 @@ class NAT:
             if entry.expires > now
         ]
 
-    # -- what a router asks --
+    # -- called by the router --
 
     def outbound(self, packet: Packet, now: float) -> Packet | None:
         """Translate a packet that goes out; None if it is dropped."""
@@ -328,7 +330,7 @@ class Firewall:
     _sessions: dict[tuple[str, Endpoint], Permissions] = field(default_factory=dict, repr=False)
 
     def outbound(self, packet: Packet, now: float) -> Packet | None:
-        """The packet, if it may go out."""
+        """Return the packet if it may go out, else None."""
         if self.block_udp and packet.protocol == "udp":
             return None
         session = self._sessions.setdefault((packet.protocol, packet.source), Permissions(self.filtering))
@@ -337,7 +339,7 @@ class Firewall:
         return packet
 
     def inbound(self, packet: Packet, now: float) -> Packet | None:
-        """The packet, if it may come in."""
+        """Return the packet if it may come in, else None."""
         if self.block_udp and packet.protocol == "udp":
             return None
         session = self._sessions.get((packet.protocol, packet.destination))

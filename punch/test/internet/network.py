@@ -1,4 +1,4 @@
-"""Networks: the public internet, LANs behind routers, and how packets find their way between them."""
+"""Networks: the public internet, LANs behind routers, and the routing between them."""
 
 from __future__ import annotations
 
@@ -63,13 +63,13 @@ class Attachment:
         self.down.spec = up if down is None else down
 
     def readdress(self, old: str, new: str) -> None:
-        """Have another address instead of one of ours."""
+        """Replace one of the addresses with another."""
         self.network.leave(old, self)
         self.addresses[self.addresses.index(old)] = canonical_host(new)
         self.network.join(canonical_host(new), self)
 
     def detach(self) -> None:
-        """Leave the network; what is under way to here is lost."""
+        """Leave the network; packets on the way to this end are lost."""
         self.attached = False
         for address in self.addresses:
             self.network.leave(address, self)
@@ -90,7 +90,7 @@ class Network:
         return True
 
     def has_route(self, host: str) -> bool:
-        """Whether members have somewhere to send packets for an address."""
+        """Whether members have a route to an address."""
         return True
 
     def free_addresses(self) -> list[str]:
@@ -119,7 +119,7 @@ class Network:
         self._routes.append((prefix, router))
 
     def forward(self, packet: Packet) -> None:
-        """Take a packet to where it goes from here."""
+        """Route a packet."""
         drop = self.net.drop
         if drop is not None and drop(packet):
             return
@@ -127,7 +127,7 @@ class Network:
             self.forward_outside(packet)
 
     def forward_inside(self, packet: Packet) -> bool:
-        """Take a packet to a member, or to a network behind one, if there is such."""
+        """Deliver a packet to a member, or to a network behind one; returns whether there is one."""
         host = packet.destination[0]
         member = self._members.get(host)
         if member is not None:
@@ -140,7 +140,7 @@ class Network:
         return False
 
     def forward_outside(self, packet: Packet) -> None:
-        """Take a packet that is not for here further; from the public internet there is no further."""
+        """Send a packet to the network outside; the public internet has none, and drops it."""
 
 
 class Lan(Network):
@@ -184,7 +184,7 @@ class Lan(Network):
         link: LinkSpec | None = None,
         link_down: LinkSpec | None = None,
     ) -> Lan:
-        """A LAN behind this one; `Internet.lan` explains the rest."""
+        """Add a LAN behind this one; for the parameters see `Internet.lan`."""
         return self.net.lan(
             name, subnet, ipv6=ipv6, nat=nat, firewall=firewall, link=link, link_down=link_down, parent=self
         )
@@ -227,7 +227,7 @@ class Lan(Network):
 
 
 class Router:
-    """Between a LAN and the network outside it."""
+    """The router between a LAN and the network outside it."""
 
     def __init__(
         self,
@@ -256,7 +256,7 @@ class Router:
             nat.install(self.wan.readdress, lan.net.random(f"nat {lan.name}"))
 
     def outbound(self, packet: Packet) -> None:
-        """A packet from the LAN to elsewhere."""
+        """Forward a packet from the LAN to another network."""
         now = self.lan.net.clock.seconds()
         nat = self.nat if not is_ipv6(packet.destination[0]) else None
         out: Packet | None = packet
@@ -273,7 +273,7 @@ class Router:
             self.wan.relay(out)
 
     def inbound(self, packet: Packet) -> None:
-        """A packet from elsewhere to us or the LAN."""
+        """Process a packet from outside for the router or the LAN."""
         now = self.lan.net.clock.seconds()
         nat = self.nat if not is_ipv6(packet.destination[0]) else None
         allowed: Packet | None = packet

@@ -18,7 +18,7 @@ IPV6_ANY = "::"
 
 class Packet:
     """
-    One IP packet. Never changed once it is made: a NAT makes another.
+    One IP packet. It is never changed: a NAT makes a new one.
 
     `payload` is bytes for UDP, a `Segment` for TCP; `size` counts all headers.
     """
@@ -51,7 +51,7 @@ class Seen(NamedTuple):
     """
     What a capture shows of a packet on one link. A packet is seen once on each link that it takes.
 
-    `fate` is "sent", or why it got no further: "lost", "mtu", "queue", "down".
+    `fate` is "sent", or the reason why it was dropped: "lost", "mtu", "queue", "down".
     """
 
     time: float
@@ -113,10 +113,10 @@ def header_size(protocol: str, host: str) -> int:
 
 
 def local_form(address: str) -> str:
-    """Read an address to bind to as Twisted gives it: blank stands for all of IPv4."""
+    """Parse an address to bind to as Twisted gives it: the empty string is the IPv4 wildcard."""
     return canonical_host(address) if address else IPV4_ANY
 
 
 def os_error(code: int) -> OSError:
-    """What a system call that fails with this errno raises."""
+    """The exception of a system call that fails with this errno."""
     return OSError(code, os.strerror(code))

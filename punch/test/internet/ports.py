@@ -16,7 +16,7 @@ Bound = TypeVar("Bound")
 
 class PortTable(Generic[Bound]):
     """
-    Who is bound to which address and port, of one protocol on one host.
+    The sockets of one protocol on one host, by the address and port that they are bound to.
 
     `::` takes IPv4, too, as on Linux; so it and `0.0.0.0` exclude each other.
     """
@@ -49,7 +49,7 @@ class PortTable(Generic[Bound]):
             self._ports.pop(endpoint[1], None)
 
     def find(self, endpoint: Endpoint) -> Bound | None:
-        """Who gets what is sent to `endpoint`."""
+        """The socket that receives what is sent to `endpoint`."""
         bound = self._ports.get(endpoint[1])
         if bound is None:
             return None
@@ -61,7 +61,7 @@ class PortTable(Generic[Bound]):
         return bound.get(IPV6_ANY)
 
     def clear(self) -> None:
-        """Unbind everybody."""
+        """Unbind all sockets."""
         self._ports.clear()
 
     def _is_taken(self, address: str, port: int) -> bool:

@@ -1,4 +1,4 @@
-"""A datagram protocol for tests of networks, that keeps what it gets."""
+"""A datagram protocol that records what it receives, for tests of networks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Received = list[tuple[bytes, tuple[str, int]]]
 
 
 class Recorder(DatagramProtocol):
-    """Keeps what arrives, with the time."""
+    """Records each datagram with its time of arrival."""
 
     def __init__(self, clock: IReactorTime, echo: bool = False) -> None:
         self.clock = clock
@@ -36,7 +36,7 @@ class Recorder(DatagramProtocol):
 
 
 def bind(host: Host, port: int = 0, interface: str = "", echo: bool = False, size: int = 8192) -> Recorder:
-    """A recorder on a host; `size` is what a datagram is cut to."""
+    """Open a recorder on a host; datagrams are truncated to `size` bytes."""
     recorder = Recorder(host.reactor, echo)
     host.reactor.listenUDP(port, recorder, interface, size)
     return recorder

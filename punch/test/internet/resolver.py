@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @implementer(IHostResolution)
 class Resolution:
-    """A look-up under way."""
+    """A lookup that has not finished."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,7 +28,7 @@ class Resolution:
 
 @implementer(IHostnameResolver)
 class Resolver:
-    """Looks names up in `Internet.dns`, in `Internet.dns_delay` seconds; addresses stand for themselves."""
+    """Resolves names by `Internet.dns`, after `Internet.dns_delay` seconds, and an address to itself."""
 
     def __init__(self, net: Internet) -> None:
         self._net = net

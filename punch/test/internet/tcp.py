@@ -65,27 +65,27 @@ class TCPStack:
                 raise
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection that is over."""
+        """Remove a connection that is over."""
         self.sockets.pop(connection, None)
         flow = (connection.local, connection.remote)
         if self.flows.get(flow) is connection:
             del self.flows[flow]
 
     def close_all(self) -> None:
-        """Close every socket, as the kernel does when a process ends."""
+        """Close all sockets, as the kernel does when a process ends."""
         for each in list(self.sockets):
             if isinstance(each, TCPSocket):
                 each.close()
 
     def vanish(self) -> None:
-        """Forget every socket and tell nobody, as a loss of power does."""
+        """Remove all sockets without sending anything, as a loss of power does."""
         for each in list(self.sockets):
             each.on_ready = _nobody
             each.die(0)
 
 
 def _nobody() -> None:
-    """Stands for nobody who wants to know that a socket is ready."""
+    """Called when a socket is ready and no reactor watches it; does nothing."""
 
 
 class TCPSocket(Connection):
@@ -225,20 +225,20 @@ class TCPSocket(Connection):
 
     @property
     def is_readable(self) -> bool:
-        """Whether a call of `recv` or `accept` would give something, or an error."""
+        """Whether `recv` or `accept` would return something or raise an error other than EAGAIN."""
         if self.state is State.LISTENING:
             return bool(self._accepted)
         return bool(self.incoming or self.ended or self.error) or self.state is State.DEAD
 
     @property
     def is_writable(self) -> bool:
-        """Whether `send` would take something, or `connect_ex` say how it went."""
+        """Whether `send` would accept data, or `connect_ex` return the result of the connection attempt."""
         if self.state is State.OPEN:
             return len(self.outgoing) < SEND_BUFFER
         return self.state is State.DEAD
 
     def take_syn(self, packet: Packet) -> None:
-        """As a listening socket: begin a connection."""
+        """Begin a connection on a listening socket."""
         if len(self._accepted) >= max(1, self._backlog):
             return
         child = TCPSocket(self.host, self.family)

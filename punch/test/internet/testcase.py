@@ -55,8 +55,8 @@ class InternetTestCase(SynchronousTestCase):
             try:
                 if not self._settled:
                     self._settled = True
-                    # What is left now, the modules above all, isn't looked through for garbage any more,
-                    # neither in this test nor in those that come after it
+                    # Objects that exist now, modules above all, are excluded from garbage collection in this
+                    # test and in later ones
                     gc.collect()
                     gc.freeze()
                 with no_reactor():

@@ -42,7 +42,7 @@ class SimulatedPort(tcp.Port):
         return TCPSocket(reactor.host, self.addressFamily)
 
     def doRead(self) -> None:
-        """Accept what waits. Twisted's own logs exceptions here; this one lets them through."""
+        """Accept pending connections. Exceptions are raised, not logged as by Twisted's own port."""
         listening: Any = self.socket
         while True:
             try:

@@ -1,4 +1,4 @@
-"""The simulated internet as a whole: who is in it, and the passing of time."""
+"""The simulated internet as a whole: its hosts and networks, its time and its randomness."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ T = TypeVar("T")
 Awaited: TypeAlias = Deferred[T] | Coroutine[Deferred[Any], Any, T] | Generator[Deferred[Any], Any, T]
 
 UPLINK = LinkSpec(delay=0.01)
-"""What a LAN's link to the network outside is like unless something else is said."""
+"""The default properties of a LAN's link to the network outside."""
 
 
 class SimulationTimeout(AssertionError):
-    """What was waited for did not happen in the simulated time that it was given."""
+    """A condition did not become true within the given simulated time."""
 
 
 class Internet:
     """
     A simulated internet. One seed gives one run; `PUNCH_SEED` in the environment replaces every seed.
 
-    :ivar dns: names and their addresses, as hosts resolve them; `dns_delay` seconds later.
-    :ivar announce: whether an exception that comes out of `advance` and the like prints the seed, once.
-    :ivar drop: asked about every packet in every network; what it says True to is lost.
+    :ivar dns: the addresses of each name; hosts get them `dns_delay` seconds after they ask.
+    :ivar announce: whether an exception from `advance`, `run_until` or `wait` prints the seed, once.
+    :ivar drop: called with every packet in every network; the packet is lost if it returns True.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -95,8 +95,8 @@ class Internet:
         :param ipv6: its IPv6 prefix; its hosts are reached without translation.
         :param nat: without one, IPv4 is routed like IPv6.
         :param firewall: what the router lets through, both families.
-        :param link: from the router to the network outside, and back unless `link_down` says something else.
-        :param host_link: of its hosts' own cables, by default instant.
+        :param link: from the router to the network outside, and back unless `link_down` is given.
+        :param host_link: between its hosts and the router; by default without delay.
         :param parent: the network outside, by default the public internet.
         :param isolated: no router at all.
         :raise ValueError: no subnet at all, or the name or an address is taken.
@@ -121,15 +121,15 @@ class Internet:
     # -- randomness --
 
     def random(self, purpose: str) -> Random:
-        """A source of its own for each purpose, so that what one part draws changes nothing elsewhere."""
+        """A random generator for one purpose, so that what one part draws doesn't affect another."""
         return Random(f"{self.seed} {purpose}")
 
     def random_bytes(self, purpose: str) -> Callable[[int], bytes]:
-        """What production code takes instead of `os.urandom`: reproducible bytes."""
+        """A reproducible replacement for `os.urandom`."""
         return self.random(f"bytes {purpose}").randbytes
 
     def initial_sequence(self) -> int:
-        """Where a TCP connection starts to count; far from all others, so that none is mistaken."""
+        """The initial sequence number of a TCP connection; far from all others, so that none is mistaken."""
         self._sequence += 1
         return self._sequence << 48
 
@@ -137,7 +137,7 @@ class Internet:
 
     @property
     def trace(self) -> list[Seen] | Callable[[Seen], object] | None:
-        """Where every packet on every link is noted: a list, something to call, or None."""
+        """Receives every packet on every link: a list, a callable, or None."""
         return self._trace
 
     @trace.setter
@@ -162,7 +162,7 @@ class Internet:
         return self.scheduler.now
 
     def advance(self, seconds: float) -> None:
-        """Let so many seconds pass. Exceptions of what happens in them come out here, as they were raised."""
+        """Let so many seconds pass. Exceptions raised meanwhile are raised from here."""
         try:
             self.scheduler.run_until(self.scheduler.now + seconds)
         except BaseException:
@@ -171,9 +171,9 @@ class Internet:
 
     def run_until(self, condition: Callable[[], object], timeout: float, what: str = "") -> None:
         """
-        Let time pass until a condition holds; it is looked at after every event.
+        Let time pass until a condition holds; it is evaluated after every event.
 
-        :param what: what is waited for, for the message.
+        :param what: names the condition in the message of `SimulationTimeout`.
         :raise SimulationTimeout: after `timeout` seconds it still does not hold.
         """
         scheduler = self.scheduler
@@ -211,7 +211,7 @@ class Internet:
         return result
 
     def tell_seed(self) -> None:
-        """Print the seed, once, for a failure to be replayed."""
+        """Print the seed, once, so that a failure can be replayed."""
         if self.announce:
             self.announce = False
             sys.stderr.write(
