@@ -26,19 +26,19 @@ class AgentState(Enum):
 
 @dataclass(frozen=True)
 class LocalCandidate:
-    """A candidate of ours, to be told to the peer (RFC 8838, section 9)."""
+    """A local candidate to signal to the peer (RFC 8838, section 9)."""
 
     candidate: Candidate
 
 
 @dataclass(frozen=True)
 class GatheringDone:
-    """No more local candidates are coming: every reflector answered, or had its time."""
+    """No more local candidates follow: every reflector has answered or timed out."""
 
 
 @dataclass(frozen=True)
 class CheckingStarted:
-    """The first connectivity check leaves; `pairs` are in the checklist now (more may come)."""
+    """The first connectivity check is sent. The checklist has `pairs` pairs now; more may follow."""
 
     pairs: int
 
@@ -46,10 +46,10 @@ class CheckingStarted:
 @dataclass(frozen=True)
 class Selected:
     """
-    The path to send on from now on.
+    The pair to send on from now on.
 
-    The first one means connected. Later ones come when the path changes, and when more is known about what
-    kind of address one of its ends is.
+    The first event means that the agent is connected. Later ones come when another pair is selected, or when
+    the type of one of its candidates becomes known.
     """
 
     pair: Pair
@@ -57,7 +57,7 @@ class Selected:
 
 @dataclass(frozen=True)
 class RoleChanged:
-    """A role conflict was repaired by taking the other role (RFC 8445, section 7.3.1.1)."""
+    """Our role was switched to repair a role conflict (RFC 8445, section 7.3.1.1)."""
 
     controlling: bool
 
@@ -76,9 +76,9 @@ class ChecksUnanswered:
 @dataclass(frozen=True)
 class Disconnected:
     """
-    The selected pair stopped answering, and there is no other that works.
+    The selected pair is impaired, and no other pair works.
 
-    It stays selected while consent holds; `Recovered` says that it answers again.
+    It stays selected while consent holds. `Recovered` follows if it works again.
     """
 
     pair: Pair
@@ -86,7 +86,7 @@ class Disconnected:
 
 @dataclass(frozen=True)
 class Recovered:
-    """The selected pair, which was doubtful, answers again."""
+    """The selected pair, which was impaired, works again."""
 
     pair: Pair
 
@@ -94,9 +94,9 @@ class Recovered:
 @dataclass(frozen=True)
 class ConsentLost:
     """
-    The peer no longer answers on the selected pair, and there is no other that works (RFC 7675).
+    The consent on the selected pair has expired, and no other pair works (RFC 7675).
 
-    Nothing may be sent any more; only new credentials can bring the path back.
+    Nothing may be sent any more; an ICE restart is needed.
     """
 
     pair: Pair
@@ -104,7 +104,7 @@ class ConsentLost:
 
 @dataclass(frozen=True)
 class PathFailed:
-    """No pair works; `reason` is a sentence for the user. The agent does nothing any more."""
+    """No pair works, and the agent has ended. `reason` is a sentence for the user."""
 
     reason: str
 

@@ -1,4 +1,4 @@
-"""When a session that found no path has failed (RFC 8863)."""
+"""When an ICE session without a path fails (RFC 8863), and the sentence that says why."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from collections.abc import Sequence
 from punch.wire.candidate import Candidate
 
 PAC_TIMEOUT = 39.5
-"""Seconds of checking before failure may be declared (RFC 8863, section 4)."""
+"""Seconds of checking before an ICE session may fail (RFC 8863, section 4)."""
 MAX_CHECKING = 60.0
 """
-Seconds of checking after which it is declared, whatever is still under way: a check that waits longer because
-its RTO grew with the number of pairs isn't worth a user's time.
+Seconds of checking after which it fails in any case. Checks that take longer, because their RTO grew with the
+number of pairs, are not worth a user's time.
 """
 
 
 class FailureTimer:
-    """The time that checking may take."""
+    """The time limits of checking."""
 
     def __init__(self) -> None:
         self._limits: tuple[float, float] = (0.0, 0.0)
-        self._judged_at = 0.0
+        self._checked_at = 0.0
 
     def start(self, now: float) -> None:
-        """Checking starts."""
+        """Start the timer: checking starts."""
         self._limits = now + PAC_TIMEOUT, now + MAX_CHECKING
-        self._judged_at = now
+        self._checked_at = now
 
     def is_over(self, now: float, hopeless: bool) -> bool:
         """
-        Whether to give up.
+        Whether the session has failed.
 
-        :param hopeless: nothing is left to be tried.
+        :param hopeless: all pairs have failed, and no more candidates follow.
         """
-        self._judged_at = now
+        self._checked_at = now
         patient_until, give_up_at = self._limits
         return now >= give_up_at or (now >= patient_until and hopeless)
 
     def get_timer(self) -> float | None:
-        """When to ask `is_over` again."""
-        return min((limit for limit in self._limits if self._judged_at < limit), default=None)
+        """When to call `is_over` again; None: not needed."""
+        return min((limit for limit in self._limits if self._checked_at < limit), default=None)
 
 
 _HERE = "this machine has no network address that a peer could reach: connect it to a network and call again"
@@ -48,11 +48,11 @@ _THERE = "the peer told no address that could be reached: it may be offline, so 
 
 def why_not(local: Sequence[Candidate], remote: Sequence[Candidate], pairs: int) -> str:
     """
-    The sentence for the user when no pair works.
+    A sentence for the user that says why no pair works, and what to do.
 
     :param local: our candidates that are their own base.
-    :param remote: the peer's.
-    :param pairs: how many pairs could be formed.
+    :param remote: the peer's candidates.
+    :param pairs: the number of pairs that could be formed.
     """
     if not local:
         return _HERE

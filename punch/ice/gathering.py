@@ -18,23 +18,23 @@ from punch.wire.stun import (
 )
 
 REQUESTS = 3
-"""How often a reflector is asked by one base: after 0, 0.5 and 1.5 s."""
+"""How many requests a reflector gets from one base: after 0, 0.5 and 1.5 s."""
 LAST_WAIT = 4
-"""RTOs to wait after that: 2 s."""
+"""How many RTOs to wait after the last request: 2 s."""
 DEADLINE = 3.5
-"""Seconds after which gathering is done, answered or not."""
+"""Seconds after which gathering is done in any case."""
 REFRESH = 15.0
 """
-Seconds between requests that keep a mapping alive while the peer is called (RFC 8445, section 11), or that
-ask a silent reflector again.
+Seconds between requests that keep a mapping alive during a call (RFC 8445, section 11), or that ask again a
+reflector that did not answer.
 """
 MAX_QUESTIONS = 32
-"""Questions to reflectors in all, one a base and reflector."""
+"""How many pairs of base and reflector are asked at most."""
 
 
 @dataclass(frozen=True)
 class Reflection:
-    """A reflector's answer: `base` is seen as `mapped`."""
+    """A reflector's answer: `mapped` is the reflexive address of `base`."""
 
     base: Address
     mapped: Address
@@ -43,14 +43,14 @@ class Reflection:
 
 class Gatherer:
     """
-    Asks reflectors what they see our bases as.
+    Asks reflectors for the reflexive addresses of our bases.
 
-    It has a pacer of its own: gathering may not delay checks, nor checks gathering.
+    Its pacing is separate from that of checks, so that neither delays the other.
     """
 
     def __init__(self, random: RandomBytes, pacing: float) -> None:
         self.awaits_relayed = False
-        """Whether relayed candidates may still come, which are gathered elsewhere."""
+        """Whether relayed candidates, which are gathered elsewhere, may still follow."""
         self._reflected = False
         self._random = random
         self._pacing = pacing
@@ -66,33 +66,34 @@ class Gatherer:
         self, bases: Iterable[Address], reflectors: Sequence[Address], now: float, *, relays: bool = False
     ) -> None:
         """
-        Ask each reflector from every base of its family, but for loopback, which nobody sees from outside.
+        Ask each reflector from every base of its family but loopback.
 
-        :param relays: relayed candidates are waited for as well, until `awaits_relayed` is taken back.
+        :param relays: gathering is done only after `awaits_relayed` was set to False.
         """
         self.awaits_relayed = relays
         for reflector in reflectors:
             for base in bases:
                 question = (base, reflector)
-                if len(self._asked) >= MAX_QUESTIONS or question in self._asked or not _sensible(*question):
+                if len(self._asked) >= MAX_QUESTIONS or question in self._asked or not _may_ask(*question):
                     continue
                 self._asked.add(question)
                 self._queue.append(question)
         self._deadline = now + DEADLINE
-        self._work(now)
+        self.handle_timer(now)
 
     def owns(self, transaction_id: bytes) -> bool:
-        """Whether an answer with this ID is expected here."""
+        """Whether an answer with this transaction ID is expected."""
         return transaction_id in self._transactions
 
     @property
     def unanswered(self) -> bool:
-        """Whether reflectors were asked just now, and none has answered yet."""
+        """Whether reflectors are being asked, and none has answered yet."""
         return self._deadline is not None and not self._refreshes
 
     def receive(self, answer: StunMessage, remote: Address, local: Address, now: float) -> Reflection | None:
         """
-        Take an answer. Reflectors don't sign: the ID that nobody else knows and the address are the proof.
+        Process an answer. Reflectors do not sign; the secret transaction ID and the address authenticate
+        them.
         """
         transaction = self._transactions.get(answer.transaction_id)
         if transaction is None or (remote, local) != (transaction.remote, transaction.local):
@@ -106,7 +107,7 @@ class Gatherer:
         return Reflection(local, mapped, remote)
 
     def take_done(self, now: float) -> bool:
-        """Whether gathering has ended since this was last asked."""
+        """Whether gathering has ended since the last call."""
         self._reflected |= self._end_reflection(now)
         if not self._reflected or self.awaits_relayed:
             return False
@@ -128,16 +129,16 @@ class Gatherer:
         return True
 
     def stop(self) -> None:
-        """Ask no more of that kind: a path was found, or none is wanted."""
+        """Stop keeping mappings alive: a path was found, or none is wanted."""
         self._refreshes.clear()
 
     def datagrams_to_send(self) -> list[Transmit]:
-        """What to send now."""
+        """Return the datagrams to send now."""
         output, self._output = self._output, []
         return output
 
     def get_timer(self) -> float | None:
-        """When to call `handle_timer`."""
+        """When to call `handle_timer`; None: not needed."""
         times = [transaction.next_at for transaction in self._transactions.values()]
         times += self._refreshes.values()
         if self._queue:
@@ -147,10 +148,7 @@ class Gatherer:
         return min(times, default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Send again, give up, go on."""
-        self._work(now)
-
-    def _work(self, now: float) -> None:
+        """Retransmit, end transactions without an answer, and ask the next reflector."""
         for transaction_id, transaction in list(self._transactions.items()):
             self._send(transaction, now)
             if transaction.expired(now):
@@ -165,7 +163,7 @@ class Gatherer:
 
     def _ask(self, base: Address, reflector: Address, purpose: Purpose, requests: int, now: float) -> None:
         transaction_id = self._random(12)
-        # No FINGERPRINT: the shortest question leaves a reflector the least room to amplify
+        # No FINGERPRINT: the shorter the request, the shorter is the answer that a reflector may send
         request = encode(StunMessage(Method.BINDING, MessageClass.REQUEST, transaction_id), fingerprint=False)
         transaction = Transaction(
             purpose,
@@ -187,6 +185,6 @@ class Gatherer:
             self._output.append(transmit)
 
 
-def _sensible(base: Address, reflector: Address) -> bool:
+def _may_ask(base: Address, reflector: Address) -> bool:
     loopback = base.host == "::1" or base.host.startswith("127.")
     return base.is_ipv6 == reflector.is_ipv6 and not loopback and base != reflector

@@ -1,4 +1,4 @@
-"""Which of the valid pairs to send on, and who says so (RFC 8445, section 8)."""
+"""Selecting and nominating one of the valid pairs (RFC 8445, section 8)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from punch.ice.pairs import CandidatePair, Impairment, PairState
 from punch.identity import RandomBytes
 
 SETTLE = 0.5
-"""Seconds that regular nomination, which is final, waits for a better pair after the first success."""
+"""Seconds that regular nomination, which is final, waits for a better pair after the first one."""
 SPARES = 2
-"""Valid pairs besides the selected one that are kept alive to fall back to."""
+"""How many valid pairs besides the selected one are kept alive as spares."""
 REFRESH = 10.0
-"""Seconds between the checks that do so."""
+"""Seconds between the checks that keep a spare pair alive."""
 RETRY = 2.0
-"""The same for pairs that stopped answering."""
+"""Seconds between checks of an impaired pair."""
 CLEARLY_FASTER = 0.5
-"""What part of the selected pair's round-trip time makes another one worth moving to."""
+"""Another pair is worth moving to if its round-trip time is below this part of the selected pair's…"""
 WORTH_MOVING = 0.01
-"""Seconds of round-trip time that a move has to save besides."""
+"""…and lower by this many seconds."""
 
 
 class Nomination(str, Enum):
     """
-    RENOMINATION: at once, and again with a growing number when there is a better pair; between ourselves (and
-    libwebrtc). REGULAR: RFC 8445, section 8.1.1, one nomination for ever.
+    How the controlling side nominates. RENOMINATION: at once, and again with an increasing number when there
+    is a better pair, as libwebrtc does. REGULAR: one final nomination (RFC 8445, section 8.1.1).
     """
 
     RENOMINATION = "renomination"
@@ -34,7 +34,7 @@ class Nomination(str, Enum):
 
 
 class Selector:
-    """The selected pair, the nomination of it, and the consent on it."""
+    """Chooses the selected pair, and holds its nomination and its consent."""
 
     def __init__(
         self,
@@ -63,34 +63,34 @@ class Selector:
 
     @property
     def nomination(self) -> int:
-        """The value that the selected pair is nominated with; 0 in regular nomination."""
+        """The value of the selected pair's nomination; 0 in regular nomination."""
         return self._value
 
     @property
     def repeated_nomination(self) -> int | None:
-        """What consent checks on the selected pair carry, so that a peer that strayed finds back."""
+        """The nomination that consent checks repeat, in case the peer uses another pair; None: none."""
         return self._value if self._renominates and self._checklist.controlling and self._value else None
 
     @property
     def nominate_at(self) -> float | None:
-        """When the selected pair is to be nominated, in seconds; None if that is not needed."""
+        """When to nominate the selected pair, in monotonic seconds; None: not needed."""
         return self._nominate_at if self._checklist.controlling and self._is_settled() else None
 
     @property
     def checks_size(self) -> bool:
-        """Whether pairs are checked in full size before they are relied on: by who chooses among them."""
+        """Whether we check pairs in full size before they are relied on: if we choose among them."""
         return self._renominates and self._checklist.controlling
 
     @property
     def nominated(self) -> bool:
-        """Whether the selected pair is what the controlling side wants."""
+        """Whether the selected pair is the controlling side's choice."""
         pair = self.selected
         if self._checklist.controlling:
             return self._is_settled()
         return pair is not None and pair.nomination is not None
 
     def needed(self, pair: CandidatePair) -> bool:
-        """Whether a check on this pair could lead to something better than what is there."""
+        """Whether a check on this pair could lead to a better selected pair."""
         if pair.revoked:
             return False
         selected = self.selected
@@ -99,7 +99,7 @@ class Selector:
         return pair.kind > selected.valid_kind
 
     def take_nomination(self, now: float) -> CandidatePair | None:
-        """The pair to nominate now, with `nomination`."""
+        """Return the pair to nominate now, with `nomination`; None if there is none."""
         due = self.nominate_at
         if due is None or now < due:
             return None
@@ -108,7 +108,7 @@ class Selector:
         return self.selected
 
     def choose(self, now: float) -> None:
-        """Something about the pairs has changed: select again."""
+        """Select again, because something about the pairs has changed."""
         if self._checklist.controlling:
             self._select(self._controlling_choice(), now)
         else:
@@ -120,7 +120,7 @@ class Selector:
         """
         A check on this pair was answered.
 
-        :param full: it was one of full size.
+        :param full: the check was of full size.
         """
         pair.refresh_at = now + (RETRY if pair.impairment is Impairment.SMALL else REFRESH)
         if pair.impairment is Impairment.UNRESPONSIVE or (full and pair.impairment is Impairment.SMALL):
@@ -129,11 +129,11 @@ class Selector:
             self.consent.answered(now)
 
     def refreshed(self, pair: CandidatePair, now: float) -> None:
-        """A check left that keeps this pair alive."""
+        """A check was sent that keeps this pair alive."""
         pair.refresh_at = now + (RETRY if pair.impaired else REFRESH)
 
     def role_changed(self, now: float) -> None:
-        """Nominations of the other role mean nothing any more."""
+        """Our role changed: drop all nominations and select again."""
         for pair in self._checklist:
             pair.nomination = None
         self._committed = False
@@ -144,9 +144,9 @@ class Selector:
 
     def expire(self, now: float) -> CandidatePair | None:
         """
-        Drop what has not been answered for 30 s.
+        Fail the valid pairs that were not answered for 30 s.
 
-        :return: the pair that was selected, if that was it.
+        :return: the selected pair, if its consent expired.
         """
         for pair in self._checklist:
             if now >= pair.answered_at + EXPIRY and pair.valid and pair is not self.selected:
@@ -159,7 +159,7 @@ class Selector:
         return lost
 
     def spares(self, most: int = SPARES) -> list[CandidatePair]:
-        """The valid pairs to fall back to, best first."""
+        """The valid pairs besides the selected one, best first."""
         valid = [pair for pair in self._checklist if pair.valid and pair is not self.selected]
         if len(valid) < 2:
             return valid
@@ -168,7 +168,7 @@ class Selector:
         return valid[:most]
 
     def get_timer(self) -> float | None:
-        """When to call `expire`."""
+        """When to call `expire`; None: not needed."""
         times = [
             pair.answered_at + EXPIRY for pair in self._checklist if pair.valid and pair is not self.selected
         ]
@@ -177,7 +177,7 @@ class Selector:
         return min(times, default=None)
 
     def _is_settled(self) -> bool:
-        """Whether there is a selected pair, and no reason to wait before it is nominated."""
+        """Whether a pair is selected and may be nominated."""
         pair = self.selected
         return pair is not None and (pair.full or pair.impaired or not self._size_first)
 
@@ -191,7 +191,7 @@ class Selector:
         if self._committed:
             return current
         for pair in self._checklist:
-            # What is known to carry the largest datagrams is not left for what is not
+            # A pair that is known to carry the largest datagrams is not left for one that is not
             if pair.usable and pair.full >= current.full and _clearly_better(pair, current):
                 current = pair
         return current
@@ -224,7 +224,7 @@ _OPEN = (PairState.FROZEN, PairState.WAITING, PairState.IN_PROGRESS)
 
 
 def _clearly_better(pair: CandidatePair, current: CandidatePair) -> bool:
-    """A better kind of path, or one of the same kind that is much faster: less is not worth a move."""
+    """Whether a pair is of a better kind, or of the same kind and much faster."""
     if pair.valid_kind != current.valid_kind:
         return pair.valid_kind > current.valid_kind
     if pair.rtt is None or current.rtt is None or not (pair.rtt_exact and current.rtt_exact):

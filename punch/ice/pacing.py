@@ -1,4 +1,4 @@
-"""When the next check starts, and on which pair (RFC 8445, sections 6.1.4.2 and 14)."""
+"""When the next check starts and on which pair (RFC 8445, sections 6.1.4.2 and 14)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from punch.wire.candidate import CandidateType
 PACING = 0.05
 """Seconds between two new checks, unless both sides signal another (RFC 8445, section 14.2)."""
 MIN_PACING = 0.005
-"""The least that RFC 8445, section 14.2 allows."""
+"""The least pacing that RFC 8445, section 14.2 allows."""
 HEAD_START = 0.25
-"""Seconds that checks through the peer's NAT are held back at most."""
+"""For how many seconds checks through the peer's NAT are held back at most."""
 
 
 class Pacer:
     """
-    Starts the checks of one session, one every Ta.
+    Starts the checks of one ICE session, one every Ta.
 
     :ivar interval: Ta, in seconds.
     """
@@ -35,7 +35,7 @@ class Pacer:
         interval: float,
     ) -> None:
         """
-        :param unlikely: pairs that are tried after all others.
+        :param unlikely: tells which pairs are checked after all others.
         """
         self.interval = max(interval, MIN_PACING)
         self._checklist = checklist
@@ -47,26 +47,26 @@ class Pacer:
         self._held_until: float | None = None
 
     def slow_down(self, interval: float) -> None:
-        """The peer signals its Ta: the greater one counts."""
+        """Use the peer's Ta if it is larger."""
         self.interval = max(self.interval, interval)
 
     def hold(self, now: float) -> None:
         """
-        We know both sides' candidates, and the peer not yet: hold back the checks through its NAT until it
-        probably does (`reflected`), or `HEAD_START` is over. Others go on, and those that answer checks.
+        Hold back the checks through the peer's NAT until the peer probably knows our candidates
+        (`reflected`), or `HEAD_START` is over. Other checks and triggered checks are not held back.
 
-        A router that takes what nobody inside asked for as meant for itself remembers the sender, and gives
-        what its own host sends there afterwards another port, which the peer's NAT does not let in. That is
-        avoided if both sides' first checks pass each other on the way.
+        Some routers take unsolicited datagrams as meant for themselves and remember the sender. They give
+        what their own host sends there afterwards another port, which the peer's NAT does not let in. This is
+        avoided if the first checks of both sides cross on the way.
         """
         self._held_since, self._held_until = now, now + HEAD_START
 
     def reflected(self, now: float, *, news: bool) -> None:
         """
-        A reflector has answered. The first answer took a round trip to the rendezvous, which is about what
-        our candidates take to the peer.
+        A reflector has answered. The first answer took a round trip to the rendezvous, which is about the
+        time that our candidates take to reach the peer.
 
-        :param news: it told a candidate that the peer has not heard of yet: that takes as long once more.
+        :param news: the answer brought a new candidate, which takes the same time once more.
         """
         if self._held_since is None or self._held_until is None:
             return
@@ -74,7 +74,7 @@ class Pacer:
         self._held_since = None
 
     def start_check(self, now: float) -> bool:
-        """Check the next pair if its time has come; returns whether one is being checked now."""
+        """Start the next check if it is due; returns whether one was started."""
         if self._held_until is not None and now >= self._held_until:
             self._held_since = self._held_until = None
         selector, checklist = self._selector, self._checklist
@@ -91,7 +91,7 @@ class Pacer:
         return True
 
     def get_timer(self) -> float | None:
-        """When to call `start_check`."""
+        """When to call `start_check`; None: not needed."""
         times = [] if self._held_until is None else [self._held_until]
         if self._checklist.has_work(self._due):
             times.append(self._next_at)
@@ -102,9 +102,9 @@ class Pacer:
 
     def _rivals(self, pair: CandidatePair) -> Callable[[CandidatePair], bool]:
         """
-        Which pairs share the time between two requests on this one (RFC 8445, section 14.3, which allows
-        other ways to find it). Unlikely ones wait for others, and not the other way round: with two machines
-        full of containers, a lost check through the NATs would be sent again after four seconds.
+        Tells which pairs count towards the RTO of this one (RFC 8445, section 14.3, allows other formulas).
+        Unlikely pairs do not delay others: with two machines full of containers, a lost check through the
+        NATs would be retransmitted only after four seconds.
         """
         needed, unlikely = self._selector.needed, self._unlikely
         if unlikely(pair):
@@ -116,5 +116,5 @@ class Pacer:
             return False
         if self._held_until is None or pair.local.type is CandidateType.RELAY:
             return True
-        # What is tried last anyway would only use up the moment at which the others may go
+        # Unlikely pairs are checked last in any case, and would only delay the others
         return pair.remote.type is not CandidateType.SRFLX and not self._unlikely(pair)

@@ -1,4 +1,4 @@
-"""Candidate pairs: one local base, one remote candidate, and what the checks between them said."""
+"""Candidate pairs: a local base, a remote candidate, and the results of the checks between them."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class PairState(Enum):
 
 
 class Impairment(Enum):
-    """Why data on a valid pair would probably not arrive."""
+    """Why data on a valid pair probably does not arrive."""
 
     UNRESPONSIVE = "unresponsive"
     """It stopped answering checks."""
     SMALL = "small"
     """It answers checks, but none of full size."""
     BLOCKED = "blocked"
-    """It answers checks of every size, and the link hears nothing on it."""
+    """It answers checks of every size, but the link receives nothing on it."""
 
 
 class PathKind(int, Enum):
-    """How good a path is by its candidates alone; a greater one is worth moving to."""
+    """The kind of a path by its candidates; a larger value is worth moving to."""
 
     RELAYED_TWICE = 0
     STREAMED = 1
-    """Relayed over TCP, where a lost packet holds up all that follow."""
+    """Relayed over TCP, where a lost packet delays all later ones."""
     RELAYED = 2
     REFLEXIVE = 3
     HOST = 4
@@ -81,10 +81,10 @@ def pair_priority(controlling: int, controlled: int) -> int:
 @dataclass(frozen=True)
 class Pair:
     """
-    A path, as it is shown to whoever sends on it: a validated candidate pair.
+    A valid candidate pair, as users of the agent see it.
 
-    `local` is the candidate that the peer sees us as, `local_base` the address of the socket (or allocation)
-    to send from. `rtt` is in seconds, None if it could not be measured yet.
+    `local` is our candidate as the peer sees it, `local_base` the address of the socket or allocation to send
+    from. `rtt` is in seconds; None if it was not measured yet.
     """
 
     local: Candidate
@@ -94,7 +94,7 @@ class Pair:
 
     @property
     def remote_address(self) -> Address:
-        """Where to send to."""
+        """The address to send to."""
         return self.remote.address
 
     @property
@@ -116,47 +116,47 @@ class CandidatePair:
     """
     An entry of the checklist.
 
-    The local candidate is always one that is its own base (host or relayed): a reflexive one sends from its
-    base, so that its pairs would all be redundant (RFC 8445, section 6.1.2.4).
+    The local candidate is always a host or relayed one. A reflexive candidate sends from its base, so all its
+    pairs would be redundant (RFC 8445, section 6.1.2.4).
     """
 
     local: Candidate
     remote: Candidate
     state: PairState = PairState.FROZEN
     received_check: bytes | None = None
-    """The transaction ID of the newest authenticated check that came over this pair."""
+    """The transaction ID of the newest authenticated check that came on this pair."""
     mapped: Address | None = None
-    """The address that the peer saw our check come from: the local candidate of the valid pair."""
+    """Our address as the peer sees it: that of the valid pair's local candidate."""
     nomination: int | None = None
-    """The value the controlling side nominated this pair with, 0 without renomination; None: it did not."""
+    """The value of the controlling side's nomination, 0 without renomination; None: not nominated."""
     rtt: float | None = None
     rtt_exact: bool = False
     answered_at: float = 0.0
-    """When the newest success response came, in seconds."""
+    """When the newest success response came, in monotonic seconds."""
     refresh_at: float = 0.0
-    """When a valid pair that is not selected has to be checked again, in seconds."""
+    """When to check a valid pair that is not selected again, in monotonic seconds."""
     revoked: bool = False
     """Consent expired: nothing may be sent with these credentials any more (RFC 7675, section 5.1)."""
     used: bool = False
-    """It was selected once: when its consent expires, it is revoked."""
+    """It was selected once, so it is revoked when its consent expires."""
     impairment: Impairment | None = None
     """Why other pairs are preferred now; None: no reason is known."""
     full_at: float | None = None
-    """When the newest check of full size was answered, in seconds; None if it was not."""
+    """When the newest check of full size was answered, in monotonic seconds; None: it was not."""
     transaction: Transaction | None = None
-    """The check that decides about this pair now."""
+    """The current check."""
     superseded: list[Transaction] = field(default_factory=list)
-    """Earlier checks, not retransmitted any more, whose answers would still count."""
+    """Earlier checks that are no longer retransmitted, but whose answers still count."""
     size_check: Transaction | None = None
-    """The check of full size that is under way."""
+    """The current check of full size."""
     kind: PathKind = field(init=False)
-    """What kind of path this would be if there were no NAT on our side."""
+    """The kind of path if there is no NAT on our side."""
 
     def __post_init__(self) -> None:
         self.learn(self.remote)
 
     def learn(self, remote: Candidate) -> None:
-        """The peer told more about its candidate."""
+        """Replace the remote candidate, because the peer signalled more about it."""
         self.remote = remote
         streamed = _is_streamed(self.local) or _is_streamed(remote)
         self.kind = path_kind(self.local.type, remote.type, streamed)
@@ -168,15 +168,15 @@ class CandidatePair:
 
     @property
     def foundation(self) -> tuple[str, str]:
-        """RFC 8445, section 6.1.2.6: pairs of one foundation are likely to fare alike."""
+        """RFC 8445, section 6.1.2.6: pairs with the same foundation probably succeed or fail alike."""
         return self.local.foundation, self.remote.foundation
 
     @property
     def holds_others(self) -> bool:
         """
-        Whether frozen pairs of the same foundation wait for what becomes of this one (RFC 8445, section
-        6.1.4.2). Not if its first request was not answered in time: checks may go on for minutes, and the
-        other may be a relay that has started anew, on the same machine as the dead one that this pair is for.
+        Whether frozen pairs of the same foundation wait for the result of this pair (RFC 8445, section
+        6.1.4.2). They do not if its first request was not answered in time: its check may take minutes, and
+        another pair may lead to a relay that was restarted on the same machine.
         """
         if self.state is PairState.IN_PROGRESS:
             return self.transaction is None or self.transaction.sent < 2
@@ -184,7 +184,7 @@ class CandidatePair:
 
     @property
     def valid(self) -> bool:
-        """Whether application data may take it now."""
+        """Whether application data may be sent on it."""
         return self.state is PairState.SUCCEEDED and not self.revoked
 
     @property
@@ -199,7 +199,7 @@ class CandidatePair:
 
     @property
     def usable(self) -> bool:
-        """Whether data on it would arrive, as far as is known."""
+        """Whether data on it arrives, as far as is known."""
         return self.valid and not self.impaired
 
     @property

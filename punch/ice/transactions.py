@@ -1,4 +1,4 @@
-"""STUN transactions of a client: sent again until answered or given up (RFC 8489, section 6.2.1)."""
+"""STUN client transactions: a request is retransmitted until it is answered or fails (RFC 8489, 6.2.1)."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from math import inf
 from punch.wire.address import Address, Transmit
 
 RTO = 0.5
-"""The least time before a request is sent again, in seconds (RFC 8445, section 14.3)."""
+"""The least time before a retransmission, in seconds (RFC 8445, section 14.3)."""
 REQUESTS = 7
-"""How often a request is sent in all (Rc of RFC 8489)."""
+"""How often a request is sent at most (Rc of RFC 8489)."""
 LAST_WAIT = 16
-"""After the last request, how many times the first RTO an answer is waited for (Rm of RFC 8489)."""
+"""How many times the first RTO to wait after the last request (Rm of RFC 8489)."""
 
 
 class Purpose(Enum):
-    """What an answer will be used for."""
+    """The purpose of a transaction."""
 
     CHECK = "check"
     CONSENT = "consent"
     SIZE = "size"
-    """Whether the largest datagrams get through."""
+    """To learn whether the largest datagrams arrive."""
     REFLECTION = "reflection"
 
 
 @dataclass(eq=False)
 class Transaction:
     """
-    One request on its way. Times are in seconds.
+    One transaction. Times are in monotonic seconds.
 
-    :param key: what the answer must be protected with, None if answers are not.
-    :param requests: how often it is sent at most.
-    :param last_wait: how many RTOs to wait after that.
-    :param longest_wait: seconds to wait at most between two of them.
+    :param key: the key of the answer's MESSAGE-INTEGRITY; None if answers have none.
+    :param requests: how often the request is sent at most.
+    :param last_wait: how many RTOs to wait after the last request.
+    :param longest_wait: the longest time between two requests, in seconds.
     """
 
     purpose: Purpose
@@ -61,7 +61,7 @@ class Transaction:
         self.next_at = self.started
 
     def handle_timer(self, now: float) -> Transmit | None:
-        """What to send now, if anything; the first call sends the request for the first time."""
+        """Return the request if it is to be sent now; the first call always does."""
         if not self.retransmitting or now < self.next_at:
             return None
         if self.sent == self.requests:
@@ -74,20 +74,20 @@ class Transaction:
         return Transmit(self.request, self.remote, self.local)
 
     def expired(self, now: float) -> bool:
-        """Whether no answer is waited for any more."""
+        """Whether the transaction has failed."""
         return now >= self.next_at and (not self.retransmitting or self.sent == self.requests)
 
     def stop_retransmitting(self, now: float) -> None:
-        """Send it no more, but take an answer for a while (RFC 8445, section 7.3.1.4)."""
+        """Stop retransmitting, but still accept an answer for a while (RFC 8445, section 7.3.1.4)."""
         if self.retransmitting:
             self.retransmitting = False
             self.next_at = now + self.rto * self.last_wait
 
     def rtt(self, now: float) -> tuple[float, bool]:
         """
-        The round-trip time of an answer that came now, in seconds, and whether that is exact.
+        The round-trip time of an answer that came at `now`, in seconds, and whether it is exact.
 
-        Of a request that was sent more than once, nobody knows which one was answered (Karn's algorithm): the
-        time is then an upper bound.
+        If the request was retransmitted, the answer may be to any of the requests (Karn's algorithm), and the
+        time is an upper bound.
         """
         return now - self.started, self.sent == 1
