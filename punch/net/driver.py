@@ -1,6 +1,6 @@
 """
 The driver of the protocol cores: it calls a core when its timer is due, and carries what the core has to
-where it belongs.
+where it belongs. And `Timer`, a delayed call that can be replaced.
 
 Cores have no clock and no sockets. Whoever owns one gives it its input, then calls `Driver.run`, which takes
 the core's output and events and schedules the next call of `handle_timer`.
@@ -18,6 +18,32 @@ EARLY = 1e-6
 Seconds that the reactor may call before the time that was asked for, through rounding. The core is then given
 the time that it asked for.
 """
+
+
+class Timer:
+    """At most one delayed call at a time: starting another one cancels it."""
+
+    __slots__ = ("_call", "_clock")
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._call: IDelayedCall | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether a call is to come."""
+        return self._call is not None and self._call.active()
+
+    def start(self, seconds: float, function: Callable[..., object], *arguments: object) -> None:
+        """Call a function after so many seconds, and no other one."""
+        self.cancel()
+        self._call = self._clock.callLater(seconds, function, *arguments)
+
+    def cancel(self) -> None:
+        """Cancel the call, if one is to come."""
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        self._call = None
 
 
 class Timed(Protocol):
@@ -54,12 +80,11 @@ class Driver:
         step: Callable[[float], object],
         cores: Callable[[], Sequence[Timed]],
     ) -> None:
-        self._clock = clock
         self._monotonic = monotonic
         self._step = step
         self._cores = cores
-        self._call: IDelayedCall | None = None
-        self._call_at = 0.0
+        self._timer = Timer(clock)
+        self._timer_at = 0.0
         self._running = False
         self._stopped = False
 
@@ -80,7 +105,7 @@ class Driver:
     def stop(self) -> None:
         """Do nothing more, now or later."""
         self._stopped = True
-        self._cancel()
+        self._timer.cancel()
 
     def _due(self) -> float | None:
         times = [time for core in self._cores() if (time := core.get_timer()) is not None]
@@ -88,20 +113,13 @@ class Driver:
 
     def _schedule(self) -> None:
         due = self._due()
-        if self._call is not None and due is not None and self._call_at <= due:
-            return
-        self._cancel()
-        if due is not None:
-            self._call_at = due
-            self._call = self._clock.callLater(max(0.0, due - self._monotonic()), self._timed_out)
-
-    def _cancel(self) -> None:
-        if self._call is not None and self._call.active():
-            self._call.cancel()
-        self._call = None
+        if due is None:
+            self._timer.cancel()
+        elif not self._timer.running or due < self._timer_at:
+            self._timer_at = due
+            self._timer.start(max(0.0, due - self._monotonic()), self._timed_out)
 
     def _timed_out(self) -> None:
-        self._call = None
         now = self._monotonic()
         due = self._due()
         if due is None or due > now + EARLY:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
+
+from punch.net.driver import Timer
 
 INTERVAL = 1.0
 """Seconds between two comparisons."""
@@ -44,7 +46,6 @@ class NetworkMonitor:
         changed: Callable[[Collection[str]], None],
         slept: Callable[[float], None],
     ) -> None:
-        self._clock = clock
         self._monotonic = monotonic
         self._wall = wall
         self._addresses = addresses
@@ -53,7 +54,7 @@ class NetworkMonitor:
         self._known: set[str] = set()
         self._wall_at = self._inner_at = self._interval = 0.0
         self._unstable_until = 0.0
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(clock)
 
     def start(self) -> None:
         """Start comparing."""
@@ -62,14 +63,12 @@ class NetworkMonitor:
 
     def stop(self) -> None:
         """Stop comparing."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._timer.cancel()
 
     def _rearm(self) -> None:
         self._wall_at, self._inner_at = self._wall(), self._monotonic()
         self._interval = SOON if self._inner_at < self._unstable_until else INTERVAL
-        self._timer = self._clock.callLater(self._interval, self._compare)
+        self._timer.start(self._interval, self._compare)
 
     def _compare(self) -> None:
         # Some systems count sleep in time.monotonic; all count the time for which a process is stopped.

@@ -15,7 +15,6 @@ from cryptography import x509
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import (
-    IDelayedCall,
     IProtocol,
     IPushProducer,
     IReactorTime,
@@ -28,7 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import RandomBytes
-from punch.net.driver import Driver
+from punch.net.driver import Driver, Timer
 from punch.node.control.tcp import tcp_endpoint
 from punch.node.control.tls import RelayConnectionCreator
 from punch.turn.client import ClientState, TurnClient
@@ -352,8 +351,7 @@ class _Stream(Protocol):
 
     def __init__(self, relay: StreamRelayClient, clock: IReactorTime) -> None:
         self._relay: StreamRelayClient | None = relay
-        self._clock = clock
-        self._late: IDelayedCall | None = None
+        self._late = Timer(clock)
         self._splitter = StreamSplitter()
         self.full = False
         """Too much waits to be sent already: what is added now would only be late."""
@@ -377,8 +375,7 @@ class _Stream(Protocol):
         self._relay.received(messages)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._late is not None and self._late.active():
-            self._late.cancel()
+        self._late.cancel()
         relay, self._relay = self._relay, None
         if relay is not None:
             relay.disconnected()
@@ -404,7 +401,7 @@ class _Stream(Protocol):
         if self.connected:
             self._transport.unregisterProducer()
             self._transport.loseConnection()
-            self._late = self._clock.callLater(CLOSE_TIME, self._transport.abortConnection)
+            self._late.start(CLOSE_TIME, self._transport.abortConnection)
 
     @property
     def _transport(self) -> _Transport:

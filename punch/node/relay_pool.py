@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from cryptography import x509
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from punch.identity import RandomBytes
+from punch.net.driver import Timer
 from punch.node.control.hosts import HostAddresses, HostPolicy, VettedReactor, is_name
 from punch.node.control.tcp import DISCOVERY_NAME, translated
 from punch.node.relay import (
@@ -127,11 +127,11 @@ class RelayPool:
         self._flows: dict[tuple[Address, Address], DatagramRelayClient] = {}
         self._troubles: dict[TurnURI, tuple[Trouble, str]] = {}
         self._full_until: dict[TurnURI, float] = {}
-        self._streams_due: IDelayedCall | None = None
-        self._doubt: IDelayedCall | None = None
-        self._again: IDelayedCall | None = None
-        self._linger: IDelayedCall | None = None
-        self._renewal: IDelayedCall | None = None
+        self._streams_due = Timer(reactor)
+        self._doubt = Timer(reactor)
+        self._again = Timer(reactor)
+        self._linger = Timer(reactor)
+        self._renewal = Timer(reactor)
         self._delay, self._last_delay = _FIRST_DELAY, _LAST_DELAY
         self._failing_since: float | None = None
 
@@ -153,10 +153,10 @@ class RelayPool:
         # Of relays that are named no more, nothing is kept
         self._troubles = {url: each for url, each in self._troubles.items() if url in self._expires}
         self._full_until = {url: until for url, until in self._full_until.items() if url in self._expires}
-        self._cancel("_renewal")
+        self._renewal.cancel()
         if servers:
             soonest = min(server.lifetime for server in servers)
-            self._renewal = self._reactor.callLater(soonest * _RENEW_AT, self._renew)
+            self._renewal.start(soonest * _RENEW_AT, self._renew)
         by_url = {server.url: server for server in servers}
         for relay in (*self._relays.values(), *self._attempts):
             renewed = by_url.get(relay.server.url)
@@ -190,7 +190,7 @@ class RelayPool:
         if user in self._users:
             return
         self._users.append(user)
-        self._cancel("_linger")
+        self._linger.cancel()
         relays = self.current
         for relay in relays:
             # It may have died since it was used last
@@ -213,9 +213,9 @@ class RelayPool:
         self._users.remove(user)
         if not self._users:
             self._delay, self._failing_since = _FIRST_DELAY, None
-            self._cancel("_again")
-            self._cancel("_linger")
-            self._linger = self._reactor.callLater(LINGER, self._close_all)
+            self._again.cancel()
+            self._linger.cancel()
+            self._linger.start(LINGER, self._close_all)
 
     @property
     def current(self) -> list[RelayClient]:
@@ -252,8 +252,8 @@ class RelayPool:
 
     def stop(self) -> None:
         """Give everything back, at once."""
-        for name in ("_renewal", "_again"):
-            self._cancel(name)
+        self._renewal.cancel()
+        self._again.cancel()
         self._servers = ()
         self._users.clear()
         self._close_all()
@@ -291,12 +291,12 @@ class RelayPool:
                 self._attempts.remove(other)
                 self._close(other)
         if relay.base is not None or not self._attempts:
-            self._cancel("_streams_due")
+            self._streams_due.cancel()
         if relay.base is not None:
             self._begin_doubt()
         for user in list(self._users):
             user.relay_found(relay)
-        if not self._users and self._linger is None:
+        if not self._users and not self._linger.running:
             self._close_all()
         self._finish()
 
@@ -320,7 +320,7 @@ class RelayPool:
         self._forget_flow(relay)
         if relay in self._attempts:
             self._attempts.remove(relay)
-            if not self._attempts and self._streams_due is not None:
+            if not self._attempts and self._streams_due.running:
                 self._try_streams()
             self._finish()
         elif relay in self._relays.values():
@@ -349,11 +349,11 @@ class RelayPool:
 
     def _gather(self) -> None:
         """Ask for allocations; every user hears `relays_done` when all have been answered."""
-        self._cancel("_again")
-        self._cancel("_streams_due")
+        self._again.cancel()
+        self._streams_due.cancel()
         servers = self._usable()
         datagram_tries = self._datagram_tries(servers)
-        self._streams_due = self._reactor.callLater(HEAD_START, self._try_streams)
+        self._streams_due.start(HEAD_START, self._try_streams)
         self._try_datagrams(datagram_tries)
         if not datagram_tries:
             self._try_streams()
@@ -407,7 +407,7 @@ class RelayPool:
         return sorted(tries, key=lambda each: ranks[each[1]])[:MAX_DATAGRAM_TRIES]
 
     def _try_streams(self) -> None:
-        self._cancel("_streams_due")
+        self._streams_due.cancel()
         for server in self._usable():
             if server.url.transport is TurnTransport.UDP:
                 continue
@@ -433,12 +433,12 @@ class RelayPool:
         If nothing is under way any more, say so. If there is nothing to show for it, try again, and say it
         later.
         """
-        if self._streaming or self._streams_due is not None or self._doubt is not None:
+        if self._streaming or self._streams_due.running or self._doubt.running:
             return
         now = self._monotonic()
         if self._users and not self._relays and self._servers:
-            if self._again is None:
-                self._again = self._reactor.callLater(self._delay, self._try_again)
+            if not self._again.running:
+                self._again.start(self._delay, self._try_again)
                 self._delay = min(self._delay * 2, self._last_delay)
             if self._failing_since is None:
                 self._failing_since = now
@@ -450,14 +450,13 @@ class RelayPool:
 
     def _begin_doubt(self) -> None:
         """See whether one of the relays that we have is of use."""
-        if self._doubt is None and not self._attempts:
+        if not self._doubt.running and not self._attempts:
             for relay in self._relays.values():
                 relay.check_size()
-            self._doubt = self._reactor.callLater(DOUBT, self._end_doubt, self._monotonic())
+            self._doubt.start(DOUBT, self._end_doubt, self._monotonic())
 
     def _end_doubt(self, since: float) -> None:
         """Ask other relays, unless one of those we have is known to be alive, and to get all that we send."""
-        self._doubt = None
         alive = any(relay.full_at >= since for relay in self._relays.values())
         if self._users and not alive and not self._attempts:
             self._gather()
@@ -465,7 +464,6 @@ class RelayPool:
             self._finish()
 
     def _try_again(self) -> None:
-        self._again = None
         if self._users and not self._relays:
             self._seek()
 
@@ -473,7 +471,7 @@ class RelayPool:
         """Ask anew; over UDP, requests that are under way go on being sent by themselves."""
         if not self._attempts:
             self._gather()
-        elif not self._streaming and self._streams_due is None:
+        elif not self._streaming and not self._streams_due.running:
             self._try_streams()
 
     @property
@@ -482,8 +480,8 @@ class RelayPool:
         return any(relay.base is None for relay in self._attempts)
 
     def _close_all(self) -> None:
-        for name in ("_linger", "_streams_due", "_doubt"):
-            self._cancel(name)
+        for timer in (self._linger, self._streams_due, self._doubt):
+            timer.cancel()
         relays = [*self._attempts, *self._relays.values()]
         self._attempts.clear()
         self._relays.clear()
@@ -517,12 +515,6 @@ class RelayPool:
         # At which the rendezvous was reached, its relay may be asked, whatever that address is
         own = [self._host] if url.host is None and self._host else []
         return list(dict.fromkeys([*own, *known]))
-
-    def _cancel(self, name: str) -> None:
-        timer: IDelayedCall | None = getattr(self, name)
-        setattr(self, name, None)
-        if timer is not None and timer.active():
-            timer.cancel()
 
 
 _CLAUSES = {

@@ -17,7 +17,6 @@ from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import (
-    IDelayedCall,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
@@ -29,6 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import Identity, RandomBytes
+from punch.net.driver import Timer
 from punch.node.control.problems import ControlProblem, place, problem_of_failure
 from punch.node.control.protocol import ControlClientProtocol
 from punch.node.control.tcp import tcp_endpoint
@@ -226,7 +226,7 @@ class ControlClient:
         self.register = register
         self.proxy = proxy
         self._waiting = waiting
-        self._look: IDelayedCall | None = None
+        self._look = Timer(reactor)
         self.clock = reactor
         self._handler = handler
         self._random = random
@@ -237,7 +237,7 @@ class ControlClient:
         self._short_registrations = 0
         self._return_delay = _RETURN_DELAY
         self._return_until = 0.0
-        self._notice: IDelayedCall | None = None
+        self._notice = Timer(reactor)
         self._at_once_until = self._hurry_until = 0.0
         self._needed = False
         self.attempt: _Attempt | None = None
@@ -272,9 +272,8 @@ class ControlClient:
         :return: fires when everything is closed: at once, or within half a second.
         """
         self._stopped = True
-        for timer in (self._notice, self._look):
-            if timer is not None and timer.active():
-                timer.cancel()
+        self._notice.cancel()
+        self._look.cancel()
         if not self._service.running:
             return succeed(None)
         protocol = self._protocol
@@ -373,7 +372,7 @@ class ControlClient:
         delay = 0.0 if soon else backoff(attempt, self._random, longest)
         problem = self._problem
         if problem is not None and not self._stopped:
-            self._notice = self.clock.callLater(0, self._tell, problem, delay)
+            self._notice.start(0, self._tell, problem, delay)
         return delay
 
     def _longest_delay(self) -> float:
@@ -393,9 +392,7 @@ class ControlClient:
         return self._needed or self._waiting()
 
     def _look_again(self) -> None:
-        if self._look is not None and self._look.active():
-            self._look.cancel()
-        self._look = self.clock.callLater(_LOOK, self._look_whether_needed)
+        self._look.start(_LOOK, self._look_whether_needed)
 
     def _look_whether_needed(self) -> None:
         """What began to wait after the delay was chosen doesn't wait for the end of it."""

@@ -14,7 +14,6 @@ from OpenSSL import SSL
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
     IConsumer,
-    IDelayedCall,
     IHandshakeListener,
     IPushProducer,
     IReactorTime,
@@ -25,6 +24,7 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from punch.net.driver import Timer
 from punch.net.token_bucket import TokenBucket
 from punch.node.control.problems import (
     ControlProblem,
@@ -116,9 +116,9 @@ class ControlClientProtocol(LineReceiver):
         self._secured = False
         self._welcome: Welcome | None = None
         self._heard = False
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(clock)
         self._lines = TokenBucket(LINE_RATE, LINE_BURST, clock.seconds())
-        self._held: IDelayedCall | None = None
+        self._held = Timer(clock)
         self._unread = False
 
     @property
@@ -162,7 +162,7 @@ class ControlClientProtocol(LineReceiver):
         self._connection = self._tls.getHandle()
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-        self._timer = self._clock.callLater(WELCOME_TIME, self._silent)
+        self._timer.start(WELCOME_TIME, self._silent)
 
     def handshakeCompleted(self) -> None:
         """TLS is up as far as we can see: the server may still refuse our certificate."""
@@ -213,9 +213,8 @@ class ControlClientProtocol(LineReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection ended: tell why."""
-        for timer in (self._timer, self._held):
-            if timer is not None and timer.active():
-                timer.cancel()
+        self._timer.cancel()
+        self._held.cancel()
         self._owner.lost(self._why(reason))
 
     # IPushProducer, to its own transport; LineReceiver stops and resumes reading
@@ -236,16 +235,12 @@ class ControlClientProtocol(LineReceiver):
     def _count_line(self) -> None:
         available = self._lines.available(self._clock.seconds())
         self._lines.spend(1)
-        if available < 1 and self._held is None:
-            self._held = self._clock.callLater(_HOLD_TIME, self._held_enough)
+        if available < 1 and not self._held.running:
+            self._held.start(_HOLD_TIME, self._read_on)
             super().pauseProducing()  # type: ignore[no-untyped-call]
 
-    def _held_enough(self) -> None:
-        self._held = None
-        self._read_on()
-
     def _read_on(self) -> None:
-        if not self._unread and self._held is None:
+        if not self._unread and not self._held.running:
             super().resumeProducing()  # type: ignore[no-untyped-call]
 
     def _why(self, reason: Failure) -> ControlProblem:
@@ -275,10 +270,8 @@ class ControlClientProtocol(LineReceiver):
 
     def _schedule_ping(self, within: float | None = None) -> None:
         assert self._welcome is not None
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
         interval = min(max(self._welcome.keepalive, _SHORTEST_KEEPALIVE), _LONGEST_KEEPALIVE)
-        self._timer = self._clock.callLater(within or interval, self._keepalive)
+        self._timer.start(within or interval, self._keepalive)
 
     def _keepalive(self) -> None:
         if not self._heard:

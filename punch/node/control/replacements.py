@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from punch.net.driver import Timer
 from punch.node.events import CallFailed, Registered, Unregistered
 from punch.node.events import Event as NodeEvent
 from punch.state import PeerState, StateError
@@ -53,11 +54,10 @@ class Replacements:
         tell: Callable[[Unregistered], None],
     ) -> None:
         self._state = state
-        self._clock = clock
         self._start = start
         self._tell = tell
         self._count = 0
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(clock)
 
     def start(self, *, waits: bool) -> None:
         """
@@ -71,7 +71,7 @@ class Replacements:
         if self._count:
             self._tell(Unregistered(ErrorCode.REPLACED.value, SENTENCE, pause))
         if pause:
-            self._timer = self._clock.callLater(pause, self._start)
+            self._timer.start(pause, self._start)
         else:
             self._start()
 
@@ -83,7 +83,7 @@ class Replacements:
         """
         if isinstance(event, Registered) and self._count:
             self.stop()
-            self._timer = self._clock.callLater(STEADY, self._forget)
+            self._timer.start(STEADY, self._forget)
         elif isinstance(event, Unregistered):
             self.stop()
         elif (
@@ -96,9 +96,7 @@ class Replacements:
 
     def stop(self) -> None:
         """Wait for nothing any more."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        self._timer.cancel()
 
     def _forget(self) -> None:
         try:

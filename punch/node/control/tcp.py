@@ -27,7 +27,6 @@ from twisted.internet.error import (
     NoRouteError,
 )
 from twisted.internet.interfaces import (
-    IDelayedCall,
     IProtocol,
     IProtocolFactory,
     IReactorTime,
@@ -36,6 +35,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from punch.net.driver import Timer
 from punch.net.reactor import look_up
 from punch.wire.address import parsed
 
@@ -230,19 +230,17 @@ class _Race:
         self.result: Deferred[IProtocol] = Deferred(lambda _: self._end())
         self._endpoint = endpoint
         self._factory = factory
-        self._clock = clock
         self._tries: list[Deferred[IProtocol]] = []
-        self._next: IDelayedCall | None = None
+        self._next = Timer(clock)
         self._over = False
         self._begin()
 
     def _begin(self) -> None:
-        self._next = None
         trying = self._endpoint.connect(self._factory)
         self._tries.append(trying)
         trying.addCallbacks(self._connected, self._failed)
         if not self._over and len(self._tries) < TRIES:
-            self._next = self._clock.callLater(AFTER, self._begin)
+            self._next.start(AFTER, self._begin)
 
     def _connected(self, protocol: IProtocol) -> None:
         self._end()
@@ -255,8 +253,6 @@ class _Race:
 
     def _end(self) -> None:
         self._over = True
-        if self._next is not None:
-            self._next.cancel()
-            self._next = None
+        self._next.cancel()
         for trying in self._tries:
             trying.cancel()
