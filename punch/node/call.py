@@ -165,7 +165,7 @@ class Call:
         if self._over:
             return CallState.CLOSED
         if self._announced:
-            disconnected = self.restarts is not None and self.restarts.disconnected
+            disconnected = self.restarts is not None and self.restarts.disconnected is not None
             return CallState.DISCONNECTED if disconnected else CallState.CONNECTED
         if self.signaling.side is Side.CALLEE and self.transport is None:
             return CallState.RINGING

@@ -61,12 +61,34 @@ class LinkTerms:
     certificate_sha256: bytes
 
 
+@dataclass
+class NoPath:
+    """
+    The state of a link without a path.
+
+    :ivar since: when it lost its path.
+    :ivar lost: the user was told.
+    :ivar retry_at: when to ask the rendezvous again for the peer, if it was not there.
+    :ivar retry_wait: seconds until the next time after that.
+    """
+
+    since: float
+    lost: bool = False
+    retry_at: float | None = None
+    retry_wait: float = RETRY[0]
+
+    def get_timer(self) -> float:
+        """Return when something is due."""
+        end = self.since + (MAX_DISCONNECTED if self.lost else LOST_AFTER)
+        return end if self.retry_at is None else min(end, self.retry_at)
+
+
 class IceRestarts:
     """
     Finds new paths for one live link.
 
     :param call: the call whose link it is.
-    :ivar lost: the user was told that there is no path.
+    :ivar disconnected: the state of the link while it has no path; None while it has one.
     """
 
     def __init__(
@@ -78,7 +100,7 @@ class IceRestarts:
         context: CallContext,
         call: Call,
     ) -> None:
-        self.lost = False
+        self.disconnected: NoPath | None = None
         self._peer = peer
         self._terms = terms
         self._link = link
@@ -91,9 +113,6 @@ class IceRestarts:
         self._over_link = False
         self._began_at = -RESTART_GAP
         self._signalings: list[Signaling] = []
-        self._disconnected_since: float | None = None
-        self._retry_at: float | None = None
-        self._retry_wait = RETRY[0]
         self._planned_at: float | None = None
         self._improve_at: float | None = None
         self._improve_wait = IMPROVE[0]
@@ -104,18 +123,12 @@ class IceRestarts:
         """Whether there is a path that answers."""
         return self._generations.working
 
-    @property
-    def disconnected(self) -> bool:
-        """Whether there is no path, and one is looked for."""
-        return self._disconnected_since is not None
-
     # What happens to the path
 
     def path_unresponsive(self, now: float) -> None:
         """The path does not answer, and no other pair is known to work."""
-        if self._disconnected_since is None:
-            self._disconnected_since = now
-            self._retry_wait = RETRY[0]
+        if self.disconnected is None:
+            self.disconnected = NoPath(now)
             self._call.set_disconnected(True)
         if self._pending and self._ours is not None:
             self._send_offer(now)
@@ -126,9 +139,8 @@ class IceRestarts:
         """There is a path that works."""
         if not self._pending:
             self._end_signaling()
-        if self._disconnected_since is not None and self.working:
-            self._disconnected_since = self._retry_at = None
-            self.lost = False
+        if self.disconnected is not None and self.working:
+            self.disconnected = None
             self._call.set_disconnected(False)
         pair = self._generations.selected
         if pair is None or pair.path != "relay" or self._context.relay_policy is RelayPolicy.ONLY:
@@ -152,7 +164,8 @@ class IceRestarts:
         """The network, or the rendezvous, is back: look for a path at once if there is none."""
         if self.working:
             return
-        self._retry_wait = RETRY[0]
+        if self.disconnected is not None:
+            self.disconnected.retry_wait = RETRY[0]
         if self._pending and now < self._began_at + RESTART_GAP:
             self._end_signaling()
             self._send_offer(now)
@@ -233,11 +246,11 @@ class IceRestarts:
     def get_timer(self) -> float | None:
         """Return when to call `handle_timer`, or None."""
         times = [signaling.get_timer() for signaling in self._signalings]
-        times += [self._retry_at, self._planned_at, self._improve_at]
+        times += [self._planned_at, self._improve_at]
         if self._unanswered:
             times.append(self._began_at + UNANSWERED)
-        if self._disconnected_since is not None:
-            times.append(self._disconnected_since + (MAX_DISCONNECTED if self.lost else LOST_AFTER))
+        if self.disconnected is not None:
+            times.append(self.disconnected.get_timer())
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -246,17 +259,18 @@ class IceRestarts:
             signaling.handle_timer(now)
             self._context.channel.flush(signaling)
         self.take_events(now)
-        if self._disconnected_since is not None:
-            if not self.lost and now >= self._disconnected_since + LOST_AFTER:
-                self.lost = True
+        state = self.disconnected
+        if state is not None:
+            if not state.lost and now >= state.since + LOST_AFTER:
+                state.lost = True
                 self._call.path_lost()
-            if now >= self._disconnected_since + MAX_DISCONNECTED:
+            if now >= state.since + MAX_DISCONNECTED:
                 self._call.link_lost("There was no path for too long.")
                 return
-        if self._retry_at is not None and now >= self._retry_at:
-            self._retry_at = None
-            if not self.working:
-                self.path_unresponsive(now)
+            if state.retry_at is not None and now >= state.retry_at:
+                state.retry_at = None
+                if not self.working:
+                    self.path_unresponsive(now)
         if self._unanswered and now >= self._began_at + UNANSWERED:
             self._generations.give_up(now)
         if self._planned_at is not None and now >= self._planned_at:
@@ -297,7 +311,8 @@ class IceRestarts:
 
     def _begin(self, number: int, now: float) -> None:
         self._end_signaling()
-        self._planned_at = self._retry_at = None
+        self._planned_at = None
+        self._forget_retry()
         controlling = self._generations.use.controlling
         agent, self._ours = new_agent(self._context, self._peer, controlling=controlling, restart=True)
         self._remote_known = self._over_link = False
@@ -361,7 +376,7 @@ class IceRestarts:
         Tell the other side through the rendezvous, unless that is under way or the other side has answered.
         """
         context = self._context
-        self._retry_at = None
+        self._forget_retry()
         if self._remote_known or self._signalings or not context.channel.registered:
             return
         try:
@@ -389,8 +404,14 @@ class IceRestarts:
         if event.reason == ErrorCode.REFUSED.value:
             self._call.link_lost("The other side has this link no more.")
             return
-        self._retry_at = now + self._retry_wait
-        self._retry_wait = min(2 * self._retry_wait, RETRY[1])
+        state = self.disconnected
+        if state is not None:
+            state.retry_at = now + state.retry_wait
+            state.retry_wait = min(2 * state.retry_wait, RETRY[1])
+
+    def _forget_retry(self) -> None:
+        if self.disconnected is not None:
+            self.disconnected.retry_at = None
 
     def _end_signaling(self) -> None:
         """End what is under way through the rendezvous; nothing of it matters any more."""

@@ -18,7 +18,7 @@ CERTIFICATE = b"c" * 32
 
 
 def candidate(number: int) -> Candidate:
-    """A host candidate."""
+    """Return one of several host candidates."""
     return Candidate(CandidateType.HOST, Address(f"192.0.2.{number + 1}", 1000 + number), 100 + number, "1")
 
 

@@ -1,4 +1,4 @@
-"""The core of one call: what goes out, and how it ends."""
+"""Tests of the signaling of one call: what it sends, and how it ends."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from punch.wire.control import Accept, Answer, Cancel, ErrorCode, Reject, Trickl
 from punch.wire.sealed import MAX_CANDIDATES
 
 
-class CallTests(SynchronousTestCase):
-    """A call as it should be."""
+class SignalingTests(SynchronousTestCase):
+    """Calls whose messages arrive unaltered."""
 
     def test_introduction(self) -> None:
         """Both sides know each other's description and agree on what binds the link."""
@@ -34,14 +34,14 @@ class CallTests(SynchronousTestCase):
         self.assertEqual((here.certificate_sha256, there.certificate_sha256), (CERTIFICATE, None))
 
     def test_names(self) -> None:
-        """The name that counts is the signed one."""
+        """The name is the one that the other side signed."""
         wire = CallPair()
         self.assertEqual((wire.callee.name, wire.caller.name), ("alice", None))
         wire.introduce()
         self.assertEqual(wire.caller.name, "bob")
 
     def test_trickle_before_the_answer_waits(self) -> None:
-        """What the caller finds while it rings is part of the introduction."""
+        """Candidates that the caller finds while the call rings are part of the introduction."""
         wire = CallPair()
         for number in (1, 2):
             envelope = wire.trickle(wire.caller, candidate(number), complete=number == 2)
@@ -54,7 +54,7 @@ class CallTests(SynchronousTestCase):
         self.assertTrue(there.remote.complete)
 
     def test_trickle_after_the_answer(self) -> None:
-        """Both ways, also when the link is there already."""
+        """Candidates are trickled both ways, also when the link is proved already."""
         wire = CallPair()
         wire.introduce()
         for sender, receiver in ((wire.caller, wire.callee), (wire.callee, wire.caller)):
@@ -67,7 +67,10 @@ class CallTests(SynchronousTestCase):
             self.assertEqual(events(receiver), [MoreCandidates((candidate(6),), True)])
 
     def test_callee_frees_the_rendezvous(self) -> None:
-        """Only when the link is proved and neither side has more to say; the caller never does."""
+        """
+        The callee cancels once the link is proved and neither side has candidates left; the caller never
+        does.
+        """
         wire = CallPair()
         wire.introduce()
         for call in (wire.caller, wire.callee):
@@ -84,7 +87,9 @@ class CallTests(SynchronousTestCase):
         self.assertEqual([event for event in events(wire.caller) if isinstance(event, CallEnded)], [])
 
     def test_callee_frees_the_rendezvous_when_the_link_ends(self) -> None:
-        """Though there was more to say; the caller, who may be linked before the callee is, never does."""
+        """
+        The callee cancels though candidates may follow; the caller, whose link is proved first, never does.
+        """
         wire = CallPair()
         wire.introduce()
         for call, kinds in ((wire.caller, []), (wire.callee, [Cancel])):
@@ -95,7 +100,7 @@ class CallTests(SynchronousTestCase):
             self.assertEqual([type(message) for message in call.messages_to_send()], kinds)
 
     def test_no_link_ended(self) -> None:
-        """Before the link is proved, its end says nothing: the call has its own endings."""
+        """Before the link is proved, its end does not end the call, which has its own timer."""
         wire = CallPair()
         for call in (wire.caller, wire.callee):
             call.link_ended()
@@ -107,7 +112,7 @@ class CallTests(SynchronousTestCase):
             self.assertIsInstance(events(call)[-1], CallEnded)
 
     def test_at_most_32_candidates_leave(self) -> None:
-        """One generation has 32 candidates, the offer's included."""
+        """One generation sends at most 32 candidates, those of the offer included."""
         wire = CallPair()
         envelope = wire.trickle(wire.caller, *map(candidate, range(1, 50)))
         wire.callee.receive_candidates(envelope)
@@ -119,7 +124,7 @@ class CallTests(SynchronousTestCase):
         self.assertEqual(wire.caller.messages_to_send(), [])
 
     def test_ringing_ends(self) -> None:
-        """After 60 s, on either side."""
+        """An unanswered call ends after 60 s on either side."""
         wire = CallPair()
         for call, message in ((wire.caller, Cancel), (wire.callee, Reject)):
             self.assertEqual(call.get_timer(), wire.now + RING_TIME)
@@ -133,7 +138,7 @@ class CallTests(SynchronousTestCase):
             self.assertIsNone(call.get_timer())
 
     def test_linking_ends(self) -> None:
-        """An introduction without a link ends by itself, silently towards the other side."""
+        """An introduced call without a link ends after 60 s, and the other side is not told."""
         wire = CallPair()
         wire.introduce()
         for call in (wire.caller, wire.callee):
@@ -144,7 +149,7 @@ class CallTests(SynchronousTestCase):
             self.assertEqual(call.messages_to_send(), [])
 
     def test_a_link_has_no_deadline(self) -> None:
-        """From the proof on, nothing of the call can end it."""
+        """Once the link is proved, no message and no timer ends the call."""
         wire = CallPair()
         wire.introduce()
         wire.caller.link_proved()
@@ -157,7 +162,7 @@ class CallTests(SynchronousTestCase):
         self.assertEqual(wire.caller.messages_to_send(), [])
 
     def test_end_by_the_rendezvous(self) -> None:
-        """Each code that ends a waiting call is told with a sentence of ours, not with the service's text."""
+        """Each code that ends a call has a sentence of ours, instead of the text of the service."""
         for code in ErrorCode:
             for call in (CallPair().caller, CallPair().callee):
                 call.receive_end(code)
@@ -169,7 +174,7 @@ class CallTests(SynchronousTestCase):
                 self.assertEqual(call.messages_to_send(), [])
 
     def test_each_side_is_told_its_own_part(self) -> None:
-        """Who called did not fail to answer: the sentence for the callee is not the caller's."""
+        """Caller and callee are told different sentences when nobody answered."""
         wire = CallPair()
         for call, words in (
             (wire.caller, "did not answer within 60 s; ask them to"),
@@ -181,7 +186,7 @@ class CallTests(SynchronousTestCase):
             self.assertIn(words, end.text)
 
     def test_introduced_calls_outlive_the_rendezvous(self) -> None:
-        """Only the other side's own word ends them."""
+        """Once introduced, only the other side's cancellation ends a call."""
         wire = CallPair()
         wire.introduce()
         for code in ErrorCode:
@@ -194,7 +199,7 @@ class CallTests(SynchronousTestCase):
         self.assertEqual(end.reason, "cancelled")
 
     def test_reject(self) -> None:
-        """The user says no, or too many ring."""
+        """A rejected call tells the other side the code, and cannot be accepted afterwards."""
         for code in (ErrorCode.REFUSED, ErrorCode.BUSY):
             wire = CallPair()
             wire.callee.reject(code, "cancelled", "No.")
@@ -207,7 +212,7 @@ class CallTests(SynchronousTestCase):
 
     def test_answer_again(self) -> None:
         """
-        An answer that was lost with a control connection is repeated as it was, until the link is there.
+        A lost answer is repeated unaltered until the link is proved.
         """
         wire = CallPair()
         answer = wire.accept()
@@ -221,10 +226,10 @@ class CallTests(SynchronousTestCase):
 
 
 class RuleTests(SynchronousTestCase):
-    """Who may call, which of two calls counts, what is remembered."""
+    """Tests of who may call, of glare, and of the memory of envelopes."""
 
     def test_glare(self) -> None:
-        """The two sides never agree to be the same."""
+        """When both call each other, one is the caller and the other the callee."""
         for one in IDENTITIES:
             for other in IDENTITIES:
                 if one is not other:
@@ -234,7 +239,7 @@ class RuleTests(SynchronousTestCase):
         self.assertIs(glare(smaller, larger), Side.CALLER)
 
     def test_policy(self) -> None:
-        """Known peers always; strangers as the user said."""
+        """Known peers may always call; `accept` decides on others."""
         for accept in Accept:
             self.assertIs(decide(accept, known=True), Decision.ACCEPT)
         self.assertIs(decide(Accept.ASK, known=False), Decision.ASK)
@@ -242,7 +247,7 @@ class RuleTests(SynchronousTestCase):
         self.assertIs(decide(Accept.ANYONE, known=False), Decision.ACCEPT)
 
     def test_seen_envelopes(self) -> None:
-        """The memory is bounded: the oldest is forgotten first."""
+        """The memory is bounded, and forgets the oldest first."""
         seen = SeenEnvelopes(3)
         self.assertEqual([seen.add(b"a"), seen.add(b"a")], [True, False])
         for digest in (b"b", b"c", b"d"):

@@ -1,4 +1,4 @@
-"""The core of one call, and messages that somebody changed, mixed up, replayed or kept."""
+"""Tests of signaling with messages that were altered, misdelivered, replayed or held back."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ from punch.wire.sealed import (
 
 
 class DishonestRendezvousTests(SynchronousTestCase):
-    """What the one in the middle can do to a call is to end it."""
+    """A dishonest rendezvous can end a call, and do nothing else to it."""
 
     def assert_broken(self, call: Signaling) -> None:
-        """It ended for what came in, and says so to both sides."""
+        """Assert that the call ended with the reason `protocol`, and told the other side."""
         (end,) = events(call)
         assert isinstance(end, CallEnded)
         self.assertEqual(end.reason, "protocol")
@@ -60,11 +60,11 @@ class DishonestRendezvousTests(SynchronousTestCase):
         self.assertIsNone(call.get_timer())
 
     def take(self, envelope: Envelope, sender: Identity = ALICE, receiver: Identity = BOB) -> Signaling:
-        """What becomes of an offer."""
+        """Open an offer."""
         return Signaling.incoming(receiver, sender.peer_id, "0" * 32, envelope, now=0.0)
 
     def test_offers(self) -> None:
-        """Changed, in another's name, or for somebody else: refused."""
+        """Offers that were altered, signed by another peer, or sealed to another peer are refused."""
         offer = CallPair().establish.offer
         for envelope, sender, receiver in (
             (changed(offer), ALICE, BOB),
@@ -76,13 +76,13 @@ class DishonestRendezvousTests(SynchronousTestCase):
             self.assertRaises(SealError, self.take, envelope, sender, receiver)
 
     def test_reply_key_of_small_order(self) -> None:
-        """A caller that sends a useless key gets no answer, and nothing crashes."""
+        """A call whose reply key is of small order cannot be accepted."""
         offer = Offer("alice", "ufrag", PASSWORD, (), bytes(32))
         call = self.take(seal_offer(ALICE, BOB.peer_id, offer))
         self.assertRaises(SealError, call.accept, description("bob"), CERTIFICATE, 0.0)
 
     def test_answers(self) -> None:
-        """Changed, of another call, or by somebody else: the call ends, and no path is looked for."""
+        """An answer that was altered, or belongs to another call or peer, ends the call."""
         other = CallPair().accept()
         elsewhere = CallPair(MALLORY, BOB).accept()
         for make in (
@@ -96,7 +96,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
             self.assert_broken(wire.caller)
 
     def test_answer_twice(self) -> None:
-        """The second one changes nothing."""
+        """A second copy of the answer is ignored."""
         wire = CallPair()
         answer = wire.accept()
         wire.caller.receive_answer(answer, wire.now)
@@ -104,13 +104,13 @@ class DishonestRendezvousTests(SynchronousTestCase):
         self.assertEqual([type(event) for event in events(wire.caller)], [Introduction])
 
     def test_answer_to_the_callee(self) -> None:
-        """A called side has nothing to be answered."""
+        """The callee ignores an answer."""
         wire = CallPair()
         wire.callee.receive_answer(wire.accept(), wire.now)
         self.assertEqual([type(event) for event in events(wire.callee)], [Introduction])
 
     def test_changed_trickle(self) -> None:
-        """In any state before the link."""
+        """An altered trickled message ends the call in any state before the link is proved."""
         wire = CallPair()
         wire.callee.receive_candidates(changed(wire.trickle(wire.caller, candidate(1))))
         self.assert_broken(wire.callee)
@@ -120,7 +120,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         self.assert_broken(wire.caller)
 
     def test_replayed_trickle(self) -> None:
-        """The same message again is not taken again."""
+        """A second copy of a trickled message is ignored."""
         wire = CallPair()
         wire.introduce()
         envelope = wire.trickle(wire.callee, candidate(1))
@@ -129,7 +129,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         self.assertEqual(events(wire.caller), [MoreCandidates((candidate(1),), False)])
 
     def test_trickle_out_of_order(self) -> None:
-        """Gaps are possible, going back is not."""
+        """Trickled messages may be missing, but not out of order."""
         wire = CallPair()
         wire.introduce()
         first, second = (wire.trickle(wire.callee, candidate(number)) for number in (1, 2))
@@ -139,7 +139,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         self.assert_broken(wire.caller)
 
     def test_large_gap(self) -> None:
-        """More than a few in a row don't get lost."""
+        """More than `MAX_GAP` consecutive trickled messages cannot be missing."""
         wire = CallPair()
         wire.introduce()
         envelopes = [wire.trickle(wire.callee, candidate(number)) for number in range(1, MAX_GAP + 2)]
@@ -147,7 +147,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         self.assert_broken(wire.caller)
 
     def test_trickle_of_another_call(self) -> None:
-        """Call, offer and direction are part of what is signed."""
+        """A trickled message of another call, or of the other direction, ends the call."""
         wire, other = CallPair(), CallPair()
         wire.introduce()
         other.introduce()
@@ -158,7 +158,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         self.assert_broken(other.caller)
 
     def test_too_many_candidates(self) -> None:
-        """A peer that floods ends its call."""
+        """More than 32 candidates end the call."""
         wire = CallPair()
         wire.introduce()
         for number in range(MAX_CANDIDATES // 3 + 1):
@@ -166,7 +166,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         self.assertEqual(self.ends(wire), ["protocol"])
 
     def test_too_many_messages(self) -> None:
-        """Nor may they be empty without end."""
+        """More than `MAX_TRICKLES` messages end the call, even empty ones."""
         wire = CallPair()
         wire.introduce()
         for number in range(MAX_TRICKLES + 1):
@@ -175,7 +175,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
         self.assertEqual(self.ends(wire), ["protocol"])
 
     def flood(self, wire: CallPair, number: int, *candidates: Candidate) -> Envelope:
-        """A trickled message of a callee that knows no bounds."""
+        """Return a trickled message of a callee that ignores the limits."""
         offer = open_offer(BOB, ALICE.peer_id, wire.establish.offer)
         return seal_trickle(
             BOB,
@@ -188,13 +188,13 @@ class DishonestRendezvousTests(SynchronousTestCase):
         )
 
     def ends(self, wire: CallPair) -> list[str]:
-        """Why the caller's side ended, if it did."""
+        """Return the reasons for which the caller's side ended."""
         return [event.reason for event in events(wire.caller) if isinstance(event, CallEnded)]
 
     @SETTINGS
     @given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 3)), max_size=20))
     def test_any_order_of_anything(self, steps: list[tuple[int, int]]) -> None:
-        """No order of messages, decisions and timers crashes a call, ends it twice or introduces it twice."""
+        """No order of messages, decisions and timers raises, or introduces or ends a call twice."""
         wire = CallPair()
         sent: list[Request] = [wire.establish]
         told: dict[Side, list[SignalingEvent]] = {Side.CALLER: [], Side.CALLEE: []}
