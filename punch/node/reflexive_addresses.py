@@ -1,18 +1,16 @@
 """
-What reflectors see our sockets as, known before anybody calls, for as long as that is worth its price.
+The server-reflexive addresses of the node's sockets, and the reflectors that tell them.
 
-**Kept or gathered anew?** NATs forget a UDP mapping after as little as 30 s, so that one is kept only by
-asking the reflector every 15 s: 5,760 questions and answers a day for each socket, 620 kB with their
-headers, a radio that never sleeps, and 6,700 datagrams a second at a service with 100,000 idle peers.
-Gathering anew costs one question and answer for each socket when a call comes, beside the offer and not
-before it: the peer's own candidates leave at once, and the reflexive one follows a round trip later. A peer
-is called a few times a day and not every 15 s, so gathering anew costs less, but for the moments in which a
-call is likely: for `KEEP` seconds after it registered, called, was called or changed its network, a peer
-keeps its mappings, and its offers and answers carry reflexive candidates at once. On links nothing has to
-be kept: consent is asked for every 4 to 6 s (RFC 7675), which keeps mappings of 15 s alive.
+NATs forget a UDP mapping after as little as 30 s. To keep one, the reflector has to be asked every 15 s:
+5,760 requests and responses a day for each socket, 620 kB with their headers, a radio that never sleeps, and
+6,700 datagrams a second at a service with 100,000 idle peers. To gather the address again when a call comes
+costs one request and response for each socket. It delays nothing but the reflexive candidate, which follows
+the host candidates a round trip later. A peer is called a few times a day, so that costs less. Only when a
+call is likely, for `KEEP` seconds after a peer registered, called, was called or changed its network, it
+keeps its mappings, and its offers and answers contain reflexive candidates at once. Links need nothing:
+consent is checked every 4 to 6 s (RFC 7675), which keeps mappings of 15 s.
 
-While a link has no path, the reflector is also what tells when the network is back
-(`ReflexiveAddressCache.listen`).
+While a link has no path, the reflector also tells when the network is back (`ReflexiveAddressCache.listen`).
 """
 
 from __future__ import annotations
@@ -38,21 +36,22 @@ from punch.wire.stun import (
 )
 
 KEEP = 120.0
-"""Seconds for which mappings are kept after they were asked for."""
+"""Seconds for which mappings are kept after they were requested."""
 LISTEN = 2.5
-"""Seconds between two questions whether the network is back…"""
+"""Seconds between two requests that check whether the network is back…"""
 CALM = 10.0
-"""…and after an answer, whether it is still there."""
+"""…and after a response, whether it still works."""
 MAX_QUESTIONS = 8
-"""Questions of that kind at once."""
+"""Requests of that kind at once."""
 
 
 class ReflexiveAddressCache:
     """
-    Asks reflectors, and for a while again before a mapping times out.
+    Asks the reflectors for the reflexive address of each socket, and keeps the mappings for a while.
 
+    :param pacing: seconds between two requests (Ta of RFC 8445).
     :param send: sends one datagram.
-    :param back: called when a reflector answers that had been silent, while that is listened for.
+    :param back: called when a reflector answers that had not answered before, while `listen` is on.
     """
 
     def __init__(
@@ -89,10 +88,10 @@ class ReflexiveAddressCache:
         anew: bool = False,
     ) -> None:
         """
-        Know for a while how `reflectors` see `bases`.
+        Learn the reflexive addresses of the sockets `bases` and keep their mappings for `KEEP` seconds.
 
-        :param gather: False: nobody needs to know.
-        :param anew: what was known may be wrong by now.
+        :param gather: False: only remember the sockets and reflectors, for `listen`.
+        :param anew: ask again, since the known addresses may be wrong.
         """
         self._bases, self._reflectors = bases, reflectors
         asked = frozenset(bases), frozenset(reflectors)
@@ -103,7 +102,7 @@ class ReflexiveAddressCache:
         if not gather or not bases or not reflectors:
             return
         self._asked = asked
-        # An agent that never gets to know a peer: all it does is gather, and refresh what it gathered.
+        # An agent without a peer: it gathers reflexive candidates and refreshes them.
         self._agent = Agent(
             controlling=True,
             credentials=IceCredentials.generate(self._random),
@@ -116,12 +115,12 @@ class ReflexiveAddressCache:
         self._driver.run()
 
     def stop(self) -> None:
-        """Ask no more, and forget what was learned."""
+        """Send no more requests, and forget the addresses."""
         self._let_go()
         self.listen(False)
 
     def mappings(self) -> list[tuple[Address, Address]]:
-        """Local address and mapped address, the newest mapping of each local address."""
+        """Return pairs of local and mapped address: the newest mapping of each local address."""
         if self._agent is None:
             return []
         newest = {
@@ -132,7 +131,7 @@ class ReflexiveAddressCache:
         return [(base, mapped) for base, mapped in newest.items() if base is not None]
 
     def listen(self, wanted: bool) -> None:
-        """Tell when the network is back, from now on; or don't."""
+        """Start or stop asking the reflectors whether the network is back."""
         if wanted and self._listening is None:
             self._silent = False
             self._ask()
@@ -142,7 +141,7 @@ class ReflexiveAddressCache:
             self._questions.clear()
 
     def receive(self, data: bytes, remote: Address, local: Address) -> bool:
-        """Take a STUN response; False if it answers no question of ours."""
+        """Take a STUN response. Returns False if it answers no request of this object."""
         if self._questions.get(bytes(data[8:20])) == remote:
             self._questions.clear()
             if self._listening is not None:

@@ -1,7 +1,7 @@
 """
-One allocation at a relay, as the sockets of a peer see it: a `DatagramSocket` whose local address is the
-relayed one. What it sends goes through the relay, over UDP from one of the node's own sockets, or over a TCP
-connection, with or without TLS.
+One allocation at a relay, used like a UDP socket whose local address is the relayed address. What it sends
+goes through the relay: over UDP from one of the node's own sockets, or over a TCP connection, with or without
+TLS.
 """
 
 from __future__ import annotations
@@ -42,17 +42,20 @@ from punch.wire.turn import FramingError, StreamSplitter
 from punch.wire.turn_uri import RelayServer, TurnTransport
 
 _PIECE = 16 * 1024
-"""Bytes written to a stream at once: between two pieces it may say that it is full."""
+"""Bytes written to a stream at once. Between two pieces the transport may pause its producer."""
 
 CLOSE_TIME = 1.0
-"""Seconds that a connection may take to end in good order."""
+"""Seconds that a connection may take to close before it is aborted."""
 
 Received = Callable[[Sequence[bytes], Address, Address], None]
-"""Takes datagrams, the peer they came from, and the relayed address they came to."""
+"""Takes datagrams, the peer that they came from, and the relayed address that they came to."""
 
 
 class RelayClientOwner(TypingProtocol):
-    """Whoever made a relay. Each is called once at most, `relay_failed` also after `relay_allocated`."""
+    """
+    Is told what becomes of an allocation. Each method is called at most once, `relay_failed` possibly after
+    `relay_allocated`.
+    """
 
     def relay_allocated(self, relay: RelayClient) -> None: ...
 
@@ -61,10 +64,10 @@ class RelayClientOwner(TypingProtocol):
 
 class RelayClient(ABC):
     """
-    An allocation, from asking for it to giving it back; how its messages travel, subclasses know.
+    An allocation, from the request for it to its deletion. Subclasses carry its messages.
 
-    :ivar server: whose it is.
-    :ivar base: the socket it is used from; None over a stream.
+    :ivar server: the relay, as the rendezvous named it.
+    :ivar base: the local address of the socket that it is used from; None over a stream.
     """
 
     base: Address | None = None
@@ -93,61 +96,65 @@ class RelayClient(ABC):
 
     @property
     def local(self) -> Address:
-        """The relayed address."""
+        """
+        The relayed address.
+
+        :raise RuntimeError: nothing is allocated yet.
+        """
         if self._relayed is None:
             raise RuntimeError("nothing is allocated yet")
         return self._relayed
 
     @property
     def over(self) -> bool:
-        """Whether nothing is under way any more."""
+        """Whether the allocation has ended and no request is under way."""
         return self._client.state is ClientState.OVER
 
     @property
     def answered_at(self) -> float:
-        """When the relay's last authentic answer came, in seconds."""
+        """When the last authentic answer of the relay came, in monotonic seconds."""
         return self._client.answered_at
 
     @property
     def full_at(self) -> float:
-        """When the relay last showed that the largest datagrams get there, in seconds."""
+        """When the relay last showed that the largest datagrams reach it, in monotonic seconds."""
         return self._client.full_at
 
     @property
     def mapped(self) -> Address | None:
-        """What the relay sees us as."""
+        """The address of this client as the relay sees it, if it said so."""
         return self._client.mapped
 
     @property
     def source(self) -> str:
-        """Which relay this is, and how it is reached."""
+        """The URL of the relay."""
         return str(self.server.url)
 
     def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
-        """Relay datagrams to a peer; whatever goes wrong, they are lost."""
+        """Relay datagrams to a peer. What cannot be relayed is lost."""
         now = self._monotonic()
         for data in datagrams:
             self._client.send(data, remote, now)
         self._driver.run()
 
     def permit(self, peers: Iterable[Address]) -> None:
-        """Let these peers send to us."""
+        """Request permissions for the IP addresses of these peers."""
         now = self._monotonic()
         for peer in peers:
             self._client.permit(peer, now)
         self._driver.run()
 
     def renew(self, server: RelayServer) -> None:
-        """There are new credentials."""
+        """Use new credentials once the old ones have expired."""
         self._client.renew(credentials_of(server))
 
     def probe(self) -> None:
-        """Make sure that it is still there; if not, `relay_failed` follows."""
+        """Ask whether the allocation still exists. `relay_failed` follows if it does not."""
         self._client.probe(self._monotonic())
         self._driver.run()
 
     def check_size(self) -> None:
-        """Ask whether the largest datagrams get there: `full_at` tells."""
+        """Ask whether the largest datagrams reach the relay: `full_at` is set when it answers."""
         self._client.check_size(self._monotonic())
         self._driver.run()
 
@@ -157,7 +164,7 @@ class RelayClient(ABC):
         self._driver.run()
 
     def abandon(self) -> None:
-        """Forget it, without a word to the relay."""
+        """Stop at once, without telling the relay."""
         self._driver.stop()
 
     # For subclasses
@@ -167,7 +174,7 @@ class RelayClient(ABC):
         self._driver.run()
 
     def _take(self, messages: Sequence[bytes]) -> None:
-        """The relay sent these."""
+        """Take messages that the relay sent."""
         now = self._monotonic()
         batch: list[bytes] = []
         sender: Address | None = None
@@ -205,15 +212,15 @@ class RelayClient(ABC):
 
     @abstractmethod
     def _write(self, messages: list[bytes]) -> None:
-        """Send these to the relay."""
+        """Send messages to the relay."""
 
     @abstractmethod
     def _over(self) -> None:
-        """There is no allocation, and never will be."""
+        """The allocation has ended for good: release what carried its messages."""
 
 
 class DatagramRelayClient(RelayClient):
-    """Over UDP, from a socket that others use too."""
+    """An allocation that is used over UDP, from a socket that calls use too."""
 
     def __init__(
         self,
@@ -230,7 +237,7 @@ class DatagramRelayClient(RelayClient):
     ) -> None:
         """
         :param base: the local address of the socket.
-        :param address: where the relay is.
+        :param address: the address of the relay.
         :param send: sends datagrams to an address, from a local address.
         """
         super().__init__(
@@ -241,11 +248,11 @@ class DatagramRelayClient(RelayClient):
         self._send = send
 
     def start(self) -> None:
-        """Ask for the allocation."""
+        """Request the allocation."""
         self._start()
 
     def receive(self, datagrams: Sequence[bytes]) -> list[bytes]:
-        """Datagrams came from exactly the relay's address and port; returns those that are not from TURN."""
+        """Take datagrams from the address and port of the relay. Returns those that are not TURN messages."""
         ours = [data for data in datagrams if self._client.owns(data)]
         self._take(ours)
         return (
@@ -256,11 +263,11 @@ class DatagramRelayClient(RelayClient):
         self._send(messages, self.address, self._base)
 
     def _over(self) -> None:
-        """The socket belongs to others, too, and stays."""
+        """Nothing to release: the socket belongs to the node."""
 
 
 class StreamRelayClient(RelayClient):
-    """Over a connection of its own."""
+    """An allocation that is used over a TCP or TLS connection of its own."""
 
     def __init__(
         self,
@@ -284,17 +291,17 @@ class StreamRelayClient(RelayClient):
         self._stream: _Stream | None = None
 
     def start(self) -> None:
-        """Connect, and ask for the allocation."""
+        """Connect, then request the allocation."""
         self._connecting = self._endpoint.connect(Factory.forProtocol(self._build))
         self._connecting.addCallbacks(lambda _: None, self._unconnected)
 
     def abandon(self) -> None:
-        """Forget it, and the connection with it, at which the relay ends the allocation."""
+        """Stop at once and close the connection, at which the relay ends the allocation."""
         super().abandon()
         self._over()
 
     def connected(self, stream: _Stream) -> None:
-        """The connection is up."""
+        """The connection has been made."""
         self._stream = stream
         if self._client.state is ClientState.NEW:
             self._start()
@@ -302,16 +309,16 @@ class StreamRelayClient(RelayClient):
             stream.close()
 
     def received(self, messages: list[bytes]) -> None:
-        """The relay sent these."""
+        """Take messages that the relay sent."""
         self._take(messages)
 
     def disconnected(self) -> None:
-        """The connection ended."""
+        """The connection has ended."""
         self._stream = None
         self._fail()
 
     def send(self, datagrams: Sequence[bytes], remote: Address) -> None:
-        """Relay datagrams to a peer; they are lost where the connection takes no more."""
+        """Relay datagrams to a peer. They are lost while too much waits to be sent."""
         if self._stream is not None and not self._stream.full:
             super().send(datagrams, remote)
 
@@ -319,13 +326,13 @@ class StreamRelayClient(RelayClient):
         return _Stream(self, self._clock)
 
     def _unconnected(self, failure: Failure) -> None:
-        if self._connecting is not None:  # Else it was given up, and nobody waits to hear of it
+        if self._connecting is not None:  # None: it was given up, and the owner is not told.
             self._connecting = None
             self._fail()
 
     def _fail(self) -> None:
         if self._client.state is ClientState.NEW:
-            # Nothing was asked for: the connection was all there was
+            # Nothing has been requested over the connection.
             self._client.close(self._monotonic())
             self._owner.relay_failed(self, Trouble.DISCONNECTED, "")
         else:
@@ -354,7 +361,7 @@ class _Stream(Protocol):
         self._late = Timer(clock)
         self._splitter = StreamSplitter()
         self.full = False
-        """Too much waits to be sent already: what is added now would only be late."""
+        """Too much waits to be sent already: what is added now would only arrive late."""
 
     def connectionMade(self) -> None:
         transport = self.transport
@@ -381,7 +388,7 @@ class _Stream(Protocol):
             relay.disconnected()
 
     def write(self, messages: list[bytes]) -> None:
-        """Send messages, as long as they are taken."""
+        """Send messages until the transport pauses its producer."""
         piece: list[bytes] = []
         size = 0
         for message in messages:
@@ -396,7 +403,7 @@ class _Stream(Protocol):
             self._transport.write(b"".join(piece))
 
     def close(self) -> None:
-        """Drop the connection once what was written has left, within a second; nobody is told."""
+        """Close the connection when what was written has been sent, or after a second. No one is told."""
         self._relay = None
         if self.connected:
             self._transport.unregisterProducer()
@@ -408,15 +415,15 @@ class _Stream(Protocol):
         return cast(_Transport, self.transport)
 
     def pauseProducing(self) -> None:
-        """More than 64 KiB wait."""
+        """More than 64 KiB wait to be sent."""
         self.full = True
 
     def resumeProducing(self) -> None:
-        """They have left."""
+        """They have been sent."""
         self.full = False
 
     def stopProducing(self) -> None:
-        """The connection is over."""
+        """The connection has ended."""
         self.full = True
 
 
@@ -443,9 +450,9 @@ def relay_endpoint(
     reactor: Any, server: RelayServer, name: str, roots: Sequence[x509.Certificate] | None
 ) -> IStreamClientEndpoint:
     """
-    Where a relay is reached over TCP or TLS.
+    Return the endpoint of a relay over TCP or TLS.
 
-    :param name: the host of the rendezvous, where its own relay is.
+    :param name: the host of the rendezvous, for its own relay.
     :param roots: the authorities for relays without a pin; None for the platform's.
     """
     url = server.url

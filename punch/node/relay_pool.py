@@ -1,15 +1,14 @@
 """
-The relays of a node: which there are, when they are asked for an allocation, and when it is given back.
+The relays of a node: which there are, and when allocations are requested and deleted.
 
-An allocation is shared by all sessions, as sockets are: a relayed address is nothing that belongs to one
-peer. It is asked for when the first session wants it, at the start of a call, and given back soon after the
-last one needs it no longer: while a direct path works, all that it would save is the second that a new one
-takes, and it costs the relay a port, and both sides packets for as long as it is kept. Whoever lost the
-direct path asks again.
+All calls and links share an allocation, as they share sockets. It is requested when the first of them needs
+one, at the start of a call, and deleted soon after the last one needs it no longer. To keep it while a direct
+path works would save one second when that path is lost, and would cost the relay a port and both sides
+packets for as long as it is kept. A link that loses its direct path joins the pool again.
 
-UDP is asked first. If it has not answered after `HEAD_START`, because a firewall drops it or just one packet
-was lost, TCP and TLS are asked as well, and so they are if the largest datagrams don't get to the relay over
-UDP. The first of them that answers wins. A late answer over UDP is still taken: it is the better carrier.
+Relays are asked over UDP first. If none has answered after `HEAD_START`, because a firewall drops UDP or a
+packet was lost, they are asked over TCP and TLS too, and also if the largest datagrams do not reach the relay
+over UDP. The first answer wins. A late answer over UDP is still used, since UDP is the better transport.
 """
 
 from __future__ import annotations
@@ -37,46 +36,46 @@ from punch.wire.fields import clean
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
 HEAD_START = 0.2
-"""Seconds after which TCP and TLS are asked too."""
+"""Seconds after which relays are asked over TCP and TLS too."""
 DOUBT = 0.6
 """
-Seconds for a relay that is new, or needed anew, to show that it is alive and that the largest datagrams get
-there; then others are asked as well.
+Seconds in which a relay that is new, or needed again, has to show that it answers and that the largest
+datagrams reach it. Then others are asked too.
 """
 PATIENCE = 20.0
-"""Seconds of failing tries after which sessions are told that no relay is coming."""
+"""Seconds of failing tries after which users are told that there is no relay."""
 LINGER = 5.0
-"""Seconds that an allocation is kept when no session needs it: another call may follow."""
+"""Seconds for which an allocation without users is kept: another call may follow."""
 MAX_DATAGRAM_TRIES = 4
-"""Sockets from which UDP relays are asked at once: machines may have many."""
+"""How many pairs of socket and relay are tried over UDP at once."""
 _RENEW_AT = 0.75
-"""The part of the credentials' lifetime after which new ones are asked for."""
+"""The part of the credentials' lifetime after which new ones are requested."""
 _UNRESPONSIVE = 60.0
-"""Seconds after which credentials that a relay refuses are not wrong, but may be old."""
+"""Seconds after which credentials that a relay refuses may be expired rather than wrong."""
 _FIRST_DELAY, _LAST_DELAY = 1.0, 30.0
 _NEEDED_DELAY = 3.0
 """The longest delay between two tries while a link has no path."""
 _LOGGED = 100
-"""Characters of what a relay says that are logged."""
+"""Characters of a relay's reason phrase that are logged."""
 _FULL_DELAY = 60.0
-"""Seconds until a relay that had no room for us is asked again."""
+"""Seconds until a relay that had no capacity is asked again."""
 
 
 class RelayUser(Protocol):
-    """A session, as far as it needs relays."""
+    """A call or link that needs a relay."""
 
     def relay_found(self, relay: RelayClient) -> None:
-        """There is a relayed address."""
+        """There is a relayed address to use."""
 
     def relay_lost(self, local: Address) -> None:
-        """That relayed address is gone."""
+        """This relayed address works no longer."""
 
     def relays_done(self) -> None:
-        """No more are coming for now."""
+        """No more relays are to be expected for now."""
 
 
 class RelayPool:
-    """Asks for allocations, shares them, and gives them back."""
+    """Requests allocations, shares them between calls, and deletes them."""
 
     _log = Logger()
 
@@ -97,12 +96,12 @@ class RelayPool:
         """
         :param reactor: the clock; connects TCP and resolves names.
         :param roots: the authorities for relays without a pin; None for the platform's.
-        :param name: the host of the rendezvous as the user gave it, where its own relay is.
+        :param name: the host of the rendezvous as the user gave it, for its own relay.
         :param bases: the local addresses of the node's sockets.
         :param send: sends datagrams to an address, from a local address.
         :param received: takes what relays hand over.
-        :param renew: asks the rendezvous for new credentials.
-        :param policy: which hosts the rendezvous may have us use; None: one of its own.
+        :param renew: requests new credentials from the rendezvous.
+        :param policy: which hosts the rendezvous may make this node use; None: a new policy.
         """
         self._reactor = reactor
         self._monotonic = monotonic
@@ -135,11 +134,11 @@ class RelayPool:
         self._delay, self._last_delay = _FIRST_DELAY, _LAST_DELAY
         self._failing_since: float | None = None
 
-    # What the rendezvous says
+    # What the rendezvous tells
 
     def update(self, servers: tuple[RelayServer, ...], host: str | None = None) -> None:
         """
-        These relays may be used.
+        Use these relays from now on.
 
         :param host: the IP address of the rendezvous, if it may have changed.
         """
@@ -150,7 +149,7 @@ class RelayPool:
         self._servers = servers
         self._updated = now
         self._expires = {server.url: now + server.lifetime for server in servers}
-        # Of relays that are named no more, nothing is kept
+        # Nothing is kept of relays that are no longer named.
         self._troubles = {url: each for url, each in self._troubles.items() if url in self._expires}
         self._full_until = {url: until for url, until in self._full_until.items() if url in self._expires}
         self._renewal.cancel()
@@ -167,7 +166,7 @@ class RelayPool:
         for name in names:
             self._hosts.look_up(name)
         if self._users and not self._relays:
-            # What was asked of a relay that is back, or with credentials of its last life, is asked anew
+            # The relay may have restarted, and the requests may have its old credentials: start again.
             for attempt in self._attempts:
                 attempt.abandon()
             self._attempts.clear()
@@ -175,25 +174,25 @@ class RelayPool:
             self._gather()
 
     def network_changed(self) -> None:
-        """Names may mean other addresses here."""
+        """Look all names up again: they may have other addresses in this network."""
         self._hosts.look_up_all()
 
-    # What sessions want
+    # What calls and links ask
 
     @property
     def available(self) -> bool:
-        """Whether there is a relay to ask."""
+        """Whether there is a relay, or one that can be asked."""
         return bool(self._relays or self._usable())
 
     def join(self, user: RelayUser) -> None:
-        """`user` needs a relay; it is told of those there are, and of every one to come."""
+        """Add a user that needs a relay. It is told of the relays that there are, and of each new one."""
         if user in self._users:
             return
         self._users.append(user)
         self._linger.cancel()
         relays = self.current
         for relay in relays:
-            # It may have died since it was used last
+            # It may have ended since it was used last.
             relay.probe()
             user.relay_found(relay)
         if not relays:
@@ -202,12 +201,12 @@ class RelayPool:
             self._begin_doubt()
 
     def need(self, needed: bool) -> None:
-        """A link has no path and waits for a relay, or none does any more."""
+        """Say whether a link without a path waits for a relay, so that relays are tried more often."""
         self._last_delay = _NEEDED_DELAY if needed else _LAST_DELAY
         self._delay = min(self._delay, self._last_delay)
 
     def leave(self, user: RelayUser) -> None:
-        """`user` needs no relay any more."""
+        """Remove a user, which needs no relay any more."""
         if user not in self._users:
             return
         self._users.remove(user)
@@ -219,7 +218,7 @@ class RelayPool:
 
     @property
     def current(self) -> list[RelayClient]:
-        """The relays that have an address now."""
+        """The relays that have a relayed address now."""
         return list(self._relays.values())
 
     @property
@@ -228,7 +227,7 @@ class RelayPool:
         return len(self._attempts)
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> bool:
-        """Send from a relayed address; False if `local` is none of ours."""
+        """Send from the relayed address `local`. Returns False if there is no such address."""
         relay = self._relays.get(local)
         if relay is None:
             return False
@@ -236,7 +235,7 @@ class RelayPool:
         return True
 
     def base_of(self, local: Address) -> Address | None:
-        """The socket that this relayed address depends on."""
+        """The local address of the socket that a relayed address depends on, if any."""
         relay = self._relays.get(local)
         return None if relay is None else relay.base
 
@@ -251,7 +250,7 @@ class RelayPool:
         return _CLAUSES[Trouble.REFUSED]
 
     def stop(self) -> None:
-        """Give everything back, at once."""
+        """Delete all allocations at once, and use no relay any more."""
         self._renewal.cancel()
         self._again.cancel()
         self._servers = ()
@@ -262,30 +261,30 @@ class RelayPool:
         self._closing.clear()
         self._flows.clear()
 
-    # What the sockets bring
+    # What the sockets receive
 
     def receive(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> Sequence[bytes]:
         """
-        Datagrams came: returns those that are not a relay's. ChannelData, which can look like QUIC, is taken
-        from exactly the address and port of a relay that we use from this very socket (RFC 9443).
+        Take datagrams and return those that are not from a relay. ChannelData, which can look like QUIC, is
+        only taken from the exact address and port of a relay that is used from this socket (RFC 9443).
         """
         flow = self._flows.get((local, remote)) if self._flows else None
         return datagrams if flow is None else flow.receive(datagrams)
 
-    # What relays say (RelayOwner)
+    # What relays tell (RelayClientOwner)
 
     def relay_allocated(self, relay: RelayClient) -> None:
-        """There is an address."""
+        """A relay has allocated an address."""
         self._log.info("relayed by {source}: {local}", source=relay.source, local=str(relay.local))
         if relay not in self._attempts:
-            # It was given up, or ended, while its answer was on the way
+            # It was given up while its answer was on the way.
             self._close(relay)
             return
         self._attempts.remove(relay)
         self._relays[relay.local] = relay
         self._troubles.pop(relay.server.url, None)
         self._delay, self._failing_since = _FIRST_DELAY, None
-        # One carrier of a kind is enough; over UDP it makes those over streams needless
+        # One relay of a kind is enough, and one over UDP makes those over streams unnecessary.
         for other in list(self._attempts):
             if relay.base is not None or other.base is None:
                 self._attempts.remove(other)
@@ -301,7 +300,7 @@ class RelayPool:
         self._finish()
 
     def relay_failed(self, relay: RelayClient, trouble: Trouble, text: str) -> None:
-        """There is none (any more)."""
+        """A relay has refused an allocation, or has ended it."""
         self._log.info(
             "no relay by {source}: {trouble} {text}",
             source=relay.source,
@@ -310,12 +309,12 @@ class RelayPool:
         )
         url = relay.server.url
         self._troubles[url] = trouble, text
-        # It may have moved, and its name with it
+        # The relay may have another address now.
         self._hosts.look_up(self._host_of(url))
         if trouble in (Trouble.QUOTA, Trouble.CAPACITY):
             self._full_until[url] = self._monotonic() + _FULL_DELAY
         elif trouble is Trouble.UNAUTHORIZED and self._monotonic() > self._updated + _UNRESPONSIVE:
-            # They may have ended early: for the relay, somebody has set the wall clock
+            # The credentials may have expired early, if the wall clock of the relay was set.
             self._renew()
         self._forget_flow(relay)
         if relay in self._attempts:
@@ -330,7 +329,7 @@ class RelayPool:
             if self._users and not self._relays:
                 self._seek()
 
-    # The inside
+    # Internals
 
     def _usable(self) -> list[RelayServer]:
         now = self._monotonic()
@@ -343,12 +342,12 @@ class RelayPool:
         ]
 
     def _moved(self) -> None:
-        """A name has addresses that were not asked so far."""
+        """A name has addresses that have not been asked."""
         if self._users and not self._relays:
             self._try_datagrams(self._datagram_tries(self._usable()))
 
     def _gather(self) -> None:
-        """Ask for allocations; every user hears `relays_done` when all have been answered."""
+        """Request allocations. `relays_done` of each user is called when all requests have ended."""
         self._again.cancel()
         self._streams_due.cancel()
         servers = self._usable()
@@ -364,7 +363,7 @@ class RelayPool:
         for server, base, address in tries:
             replaced = self._flows.get((base, address))
             if replaced is not None:
-                # What it would still say would end the new allocation, which has the same five-tuple
+                # Its messages would end the new allocation, which has the same five-tuple.
                 replaced.abandon()
             relay = DatagramRelayClient(
                 server,
@@ -386,8 +385,8 @@ class RelayPool:
 
     def _datagram_tries(self, servers: list[RelayServer]) -> list[tuple[RelayServer, Address, Address]]:
         """
-        From which socket to ask which relay, but those that we have asked, and were not refused: every relay
-        from the first socket of its family, then from the others.
+        Which relay to ask from which socket, without those that are being asked or in use: every relay from
+        the first socket of its family, then from the others.
         """
         bases = self._bases()
         ranks = {
@@ -411,7 +410,7 @@ class RelayPool:
         for server in self._usable():
             if server.url.transport is TurnTransport.UDP:
                 continue
-            # An address was judged as it is; that of a NAT64, by which it may be reached, says nothing.
+            # An IP address has been checked already. The NAT64 address by which it may be reached is not.
             reactor = self._vetted if is_name(self._host_of(server.url)) else self._reactor
             relay = StreamRelayClient(
                 server,
@@ -430,8 +429,8 @@ class RelayPool:
 
     def _finish(self) -> None:
         """
-        If nothing is under way any more, say so. If there is nothing to show for it, try again, and say it
-        later.
+        If no request is under way any more, call `relays_done` of each user. If there is no relay, try again
+        and call it later.
         """
         if self._streaming or self._streams_due.running or self._doubt.running:
             return
@@ -449,14 +448,14 @@ class RelayPool:
                 user.relays_done()
 
     def _begin_doubt(self) -> None:
-        """See whether one of the relays that we have is of use."""
+        """Check that one of the relays answers and takes the largest datagrams."""
         if not self._doubt.running and not self._attempts:
             for relay in self._relays.values():
                 relay.check_size()
             self._doubt.start(DOUBT, self._end_doubt, self._monotonic())
 
     def _end_doubt(self, since: float) -> None:
-        """Ask other relays, unless one of those we have is known to be alive, and to get all that we send."""
+        """Ask other relays unless one has answered a request of full size since then."""
         alive = any(relay.full_at >= since for relay in self._relays.values())
         if self._users and not alive and not self._attempts:
             self._gather()
@@ -468,7 +467,7 @@ class RelayPool:
             self._seek()
 
     def _seek(self) -> None:
-        """Ask anew; over UDP, requests that are under way go on being sent by themselves."""
+        """Request allocations, or those over streams if requests over UDP are under way already."""
         if not self._attempts:
             self._gather()
         elif not self._streaming and not self._streams_due.running:
@@ -505,14 +504,14 @@ class RelayPool:
 
     def _addresses(self, url: TurnURI) -> list[str]:
         """The IP addresses of a relay that are known now."""
-        # Judged as they are told: translated with a network's own prefix, one can't see what they lead to
+        # Checked before they are translated: a translated address does not show what it leads to.
         known = self._policy.allowed(self._hosts.of(self._host_of(url)))
         bases = self._bases()
-        # What looks like IPv4 may lead nowhere: it doesn't where the rendezvous was reached by IPv6
+        # IPv4 may not work here, even with an IPv4 address, where the rendezvous was reached by IPv6.
         no_ipv4 = all(base.is_ipv6 for base in bases) or (self._host is not None and ":" in self._host)
         if no_ipv4 and any(base.is_ipv6 for base in bases) and any(":" not in host for host in known):
             known += translated(known, self._hosts.of(DISCOVERY_NAME))
-        # At which the rendezvous was reached, its relay may be asked, whatever that address is
+        # The address of the rendezvous itself may be used for its relay, whatever it is.
         own = [self._host] if url.host is None and self._host else []
         return list(dict.fromkeys([*own, *known]))
 

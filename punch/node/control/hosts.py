@@ -1,16 +1,16 @@
 """
-Where a rendezvous may have its peers connect to.
+Where a rendezvous may make its peers connect to, and the IP addresses of those hosts.
 
-It names relays and further addresses of its reflector, by address or by name, so a hostile one could point
-its peers at what only they can reach: services of their own machine, of their network, of the network's
-devices. So an address that is not global is taken only if the rendezvous itself was reached at one of the
-same scope (`punch.wire.special_addresses.Scope`): loopback at loopback, private at private, link-local at
-link-local. This is asked of every address when it is about to be used, after names were looked up, so that a
-name which says something else the next time doesn't help.
+A rendezvous names relays and further addresses of its reflector, by address or by name. A hostile one could
+direct its peers to what only they can reach: services of their own machine, their network and its devices. So
+an address that is not global is used only if the rendezvous itself was reached at an address of the same
+scope (`punch.wire.special_addresses.Scope`): loopback at loopback, private at private, link-local at
+link-local. Every address is checked when it is about to be used, after names were looked up, so that a name
+cannot evade the check by another answer.
 
-Ports below 1024 belong to services that speak other protocols. They may take a text within a TURN message for
-a command of theirs. So on other hosts than the rendezvous' own, only those are used that relays are commonly
-at, as WebRTC does it.
+Ports below 1024 belong to services of other protocols, which might take text within a TURN message for a
+command. So at hosts other than the rendezvous itself, only those of them are used that relays commonly have,
+as in WebRTC.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from punch.wire.special_addresses import Scope, scope_of
 from punch.wire.turn_uri import RelayServer
 
 MAX_HOSTS = 16
-"""Names and addresses of relays that one rendezvous may use at once, those of the last hour among them."""
+"""Hosts of relays that one rendezvous may name, counted over the last hour."""
 FORGET = 3600.0
-"""Seconds after which a host that is named no more makes room."""
+"""Seconds after which a host that is no longer named is not counted."""
 MAX_UPDATES = 30
-"""Times that it may name relays…"""
+"""How often it may name relays…"""
 UPDATE_TIME = 120.0
 """…in so many seconds."""
 MAX_ADDRESSES = 8
-"""Addresses of one name that are used."""
+"""How many addresses of one name are used."""
 LOW_PORTS = frozenset({53, 80, 443})
-"""Ports below 1024 at which relays of other hosts may be."""
+"""Ports below 1024 that relays at other hosts may have."""
 FIRST_PORT = 1024
 """The first of all other ports."""
 FRESH = 300.0
@@ -59,12 +59,12 @@ KEPT = 3600.0
 
 
 def usable_port(port: int) -> bool:
-    """Whether a rendezvous may have us use this port of a host that is not its own."""
+    """Whether a relay at a host other than the rendezvous may have this port."""
     return port >= FIRST_PORT or port in LOW_PORTS
 
 
 class HostPolicy:
-    """What one rendezvous may name. Nothing, until it was reached."""
+    """Which hosts one rendezvous may name. Only global addresses, until it was reached."""
 
     def __init__(self) -> None:
         self._scope = Scope.GLOBAL
@@ -72,30 +72,30 @@ class HostPolicy:
         self._updates: deque[float] = deque(maxlen=MAX_UPDATES)
 
     def reached(self, host: str) -> None:
-        """The rendezvous was reached at this IP address."""
+        """Note the IP address at which the rendezvous was reached."""
         self._scope = scope_of(host.partition("%")[0])
 
     def allows(self, host: str) -> bool:
-        """Whether it may have us connect to this IP address."""
+        """Whether the rendezvous may make this peer connect to an IP address."""
         scope = scope_of(host)
         return scope is Scope.GLOBAL or (scope is self._scope and scope is not Scope.NOWHERE)
 
     def allowed(self, hosts: Iterable[str]) -> list[str]:
-        """Those of the IP addresses, each once, and not more than a few."""
+        """Return the IP addresses that may be used, each once, and at most `MAX_ADDRESSES`."""
         return [host for host in dict.fromkeys(hosts) if self.allows(host)][:MAX_ADDRESSES]
 
     def may_use(self, host: str | None) -> bool:
         """
-        Whether a relay at this host may be asked now: at the rendezvous' own, None, or at a name, of which
-        the addresses are for `allows`.
+        Whether a relay at this host may be used. None, the rendezvous itself, may, and so may a name: its
+        addresses are for `allows` to check.
         """
         return host is None or is_name(host) or self.allows(host)
 
     def take(self, servers: Sequence[RelayServer], now: float) -> tuple[RelayServer, ...] | None:
         """
-        The relays that may be used, of those that it names now; None: it says too often which.
+        Return those relays of a message that may be used, or None if such messages come too often.
 
-        Names are taken as they are: the addresses behind them are for `allows`.
+        Names are accepted: their addresses are for `allows` to check.
         """
         if len(self._updates) == MAX_UPDATES and now < self._updates[0] + UPDATE_TIME:
             return None
@@ -116,7 +116,7 @@ class HostPolicy:
 
 
 def is_name(host: str) -> bool:
-    """Whether a host is none that is written as an IP address."""
+    """Whether a host is a name and not an IP address."""
     try:
         scope_of(host)
     except ValueError:
@@ -127,7 +127,7 @@ def is_name(host: str) -> bool:
 @implementer(IReactorTime, IReactorTCP, IReactorPluggableNameResolver, IHostnameResolver)
 class VettedReactor:
     """
-    A reactor whose names have only the addresses that a policy allows.
+    A reactor whose name look-ups return only the addresses that a policy allows.
 
     :param reactor: connects TCP, resolves names, and is the clock.
     """
@@ -141,7 +141,7 @@ class VettedReactor:
         return getattr(self._reactor, name)
 
     def resolveHostName(self, resolutionReceiver: IResolutionReceiver, *args: Any, **kwargs: Any) -> Any:
-        """Resolve, and tell the allowed addresses only."""
+        """Look a name up; the receiver is told only the allowed addresses."""
         receiver = _VettedReceiver(resolutionReceiver, self._policy)
         return self._reactor.nameResolver.resolveHostName(receiver, *args, **kwargs)
 
@@ -181,10 +181,10 @@ class _Known:
 
 class HostAddresses:
     """
-    Looks names up, and again when what is known may be wrong. Meanwhile the known addresses are used.
+    Looks names up, and again when their addresses may have changed. Meanwhile the known addresses are used.
 
-    :param reactor: resolves names.
-    :param changed: called when the addresses of a name are known, or are others than before.
+    :param reactor: looks names up.
+    :param changed: called when the addresses of a name become known or change.
     """
 
     def __init__(self, reactor: Any, monotonic: Callable[[], float], changed: Callable[[], None]) -> None:
@@ -194,7 +194,7 @@ class HostAddresses:
         self._known: dict[str, _Known] = {}
 
     def of(self, name: str) -> list[str]:
-        """The addresses of a host that are known now; an address is its own. Old ones are looked up again."""
+        """The known addresses of a host, which may be an address itself. Old ones are looked up again."""
         literal = _literal(name)
         if literal is not None:
             return [literal]
@@ -208,7 +208,7 @@ class HostAddresses:
         return list(known.hosts) if age < KEPT else []
 
     def look_up(self, name: str) -> None:
-        """What is known of this name may be wrong."""
+        """Look a name up again."""
         if _literal(name) is not None:
             return
         known = self._known.setdefault(name, _Known())
@@ -217,7 +217,7 @@ class HostAddresses:
             look_up(self._reactor, name, partial(self._resolved, name, known))
 
     def look_up_all(self) -> None:
-        """What is known of all names may be wrong: the network is another one."""
+        """Look all names up again, because the network has changed."""
         for name in list(self._known):
             self.look_up(name)
 
@@ -228,7 +228,7 @@ class HostAddresses:
     def _resolved(self, name: str, known: _Known, hosts: list[str]) -> None:
         known.looking_up = False
         if not hosts or self._known.get(name) is not known:
-            return  # To be asked again the next time; what was known stays good for a while
+            return  # It is looked up again the next time. Until then the known addresses are used.
         found = list(dict.fromkeys(canonical(host, 1).host for host in hosts))
         before, known.hosts, known.since = known.hosts, found, self._monotonic()
         if set(found) != set(before):
