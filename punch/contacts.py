@@ -68,6 +68,7 @@ class Contact:
     :ivar name: its petname.
     :ivar known: called or accepted before.
     :ivar named: the petname was given or taken away by the user or at the first meeting, and stays so.
+    :ivar services: the names of the services that are granted to it. The chat needs no grant.
     """
 
     claimed: str = ""
@@ -75,6 +76,7 @@ class Contact:
     known: bool = False
     blocked: bool = False
     named: bool = False
+    services: frozenset[str] = frozenset()
 
 
 def check_name(name: str) -> str:
@@ -177,6 +179,10 @@ class AddressBook:
         """Whether its calls are refused."""
         return self.entry(peer).blocked
 
+    def granted(self, peer: PeerID, service: str) -> bool:
+        """Whether the peer may open a service that is for granted peers only."""
+        return service in self.entry(peer).services
+
     def name_of(self, peer: PeerID) -> str | None:
         """Its petname."""
         return self.entry(peer).name
@@ -215,6 +221,15 @@ class AddressBook:
     def block(self, peer: PeerID, blocked: bool = True) -> bool:
         """Refuse its calls from now on, or no more."""
         return self._change(peer, lambda entry: replace(entry, blocked=blocked))
+
+    def grant(self, peer: PeerID, service: str, granted: bool = True) -> bool:
+        """Let a peer open a service from now on, or no more."""
+
+        def change(entry: Contact) -> Contact:
+            services = entry.services | {service} if granted else entry.services - {service}
+            return replace(entry, services=services)
+
+        return self._change(peer, change)
 
     def forget(self, peer: PeerID) -> bool:
         """Take it out of the book. If it was blocked it is blocked no more."""
@@ -407,6 +422,8 @@ def _encode(entries: dict[PeerID, Contact]) -> bytes:
         value: dict[str, object] = {"claimed": entry.claimed, "known": entry.known, "blocked": entry.blocked}
         if entry.named:
             value["name"] = entry.name
+        if entry.services:
+            value["services"] = sorted(entry.services)
         peers[str(peer)] = value
     return json.dumps({"version": VERSION, "peers": peers}, indent=1).encode("ascii") + b"\n"
 
@@ -460,7 +477,10 @@ def _entry(value: dict[str, object]) -> Contact:
         raise TypeError("a name is a string")
     if name is not None and (not _has_form(name) or _LIKE_AN_ID.fullmatch(_old_key(name))):
         raise ValueError("a name that no version gives")
-    return Contact(claimed, name, known, blocked, "name" in value)
+    services = value.get("services", [])
+    if not (isinstance(services, list) and all(isinstance(service, str) for service in services)):
+        raise TypeError("services are names")
+    return Contact(claimed, name, known, blocked, "name" in value, frozenset(services))
 
 
 def _entries_v1(peers: dict[str, dict[str, object]]) -> Iterator[tuple[PeerID, Contact]]:

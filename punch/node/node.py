@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from cryptography import x509
@@ -25,7 +26,7 @@ from punch.ice.checklist import PairStatus
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.link.events import CloseCode
 from punch.link.link import Link
-from punch.link.services import Authorize, anyone
+from punch.link.services import Authorize
 from punch.natcheck.report import NetcheckReport
 from punch.net.interfaces import local_addresses
 from punch.net.socket_set import OpenSocket
@@ -375,16 +376,22 @@ class Node(Service):
         )
 
     def serve(
-        self, service: str, factory: IProtocolFactory, authorize: Authorize = anyone
+        self, service: str, factory: IProtocolFactory, authorize: Authorize | None = None
     ) -> Callable[[], None]:
         """
         Answer the streams that peers open to a service, on every link.
 
-        :param authorize: whether a peer may open it; any peer with a link by default.
+        :param authorize: whether a peer may open it. None: the peers to which the address book grants the
+            service. `anyone`: every peer that there is a link with.
         :return: call it to stop the service.
         :raise ValueError: as `Services.serve`.
         """
+        if authorize is None:
+            authorize = partial(self._granted, service)
         return self._context.services.serve(service, factory, authorize)
+
+    def _granted(self, service: str, peer: PeerID) -> bool:
+        return self._known.granted(peer, service)
 
     # What the rendezvous says (ControlHandler)
 

@@ -23,6 +23,7 @@ from punch.identity import Identity, PeerID
 from punch.link.address import LinkAddress
 from punch.link.events import LinkError, LinkRole
 from punch.link.link import Link
+from punch.link.services import Authorize
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
 from punch.node.path import Path
@@ -288,7 +289,7 @@ class Side:
             other = self.links[peer].remote_side
             self.exchange.later(lambda: self.exchange.cut(self, other, "bye"))
 
-    def serve(self, service: str, factory: IProtocolFactory) -> None:
+    def serve(self, service: str, factory: IProtocolFactory, authorize: Authorize) -> None:
         self.services[service] = factory
 
     def stream(self, service: str, peer: PeerID) -> IProtocol:

@@ -20,6 +20,7 @@ from punch.identity import Identity, PeerID
 from punch.link.address import LinkAddress
 from punch.link.events import LinkRole
 from punch.link.link import Link
+from punch.link.services import Authorize
 from punch.natcheck.report import NetcheckReport
 from punch.node.events import CallUnanswerable, Connected, IncomingCall, Ready
 from punch.node.path import Path
@@ -111,7 +112,7 @@ class Switchboard:
     def hangup(self, peer: PeerID) -> None:
         self.asked.append(("hangup", peer))
 
-    def serve(self, service: str, factory: IProtocolFactory) -> None:
+    def serve(self, service: str, factory: IProtocolFactory, authorize: Authorize) -> None:
         self.services[service] = factory
 
     def rename(self, name: str) -> None:

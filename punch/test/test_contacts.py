@@ -399,6 +399,26 @@ class TwoProcessesTests(BookTestCase):
         self.assertAlmostEqual(sum(waits), LOCK_TIME)
         self.assertEqual(list(AddressBook(self.path)), [ALICE])
 
+    def test_services_are_granted(self) -> None:
+        """The field is optional: a book without it is as it was."""
+        self.book.add(BOB, "Bob")
+        before = self.path.read_bytes()
+        self.assertNotIn(b"services", before)
+        self.assertFalse(self.book.granted(BOB, "echo/1"))
+        self.assertTrue(self.book.grant(BOB, "echo/1"))
+        self.assertFalse(self.book.grant(BOB, "echo/1"))
+        again = AddressBook(self.path)
+        self.assertTrue(again.granted(BOB, "echo/1"))
+        self.assertFalse(again.granted(BOB, "echo/2"))
+        self.assertFalse(again.granted(EVE, "echo/1"))
+        self.assertTrue(again.grant(BOB, "echo/1", False))
+        self.assertEqual(self.path.read_bytes(), before)
+        for wrong in ({"echo/1": True}, ["echo/1", 1], "echo/1"):
+            content = json.loads(before)
+            content["peers"][str(BOB)]["services"] = wrong
+            self.path.write_text(json.dumps(content))
+            self.assertRaises(AddressBookError, AddressBook, self.path)
+
     def test_a_lock_that_goes(self) -> None:
         self.book.add(ALICE, "Alice")
         descriptor = self.lock()

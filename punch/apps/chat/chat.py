@@ -46,6 +46,7 @@ from punch.contacts import AddressBook
 from punch.identity import PeerID
 from punch.link.events import LinkRole, ServiceRefused
 from punch.link.link import Link
+from punch.link.services import anyone
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
 from punch.wire.fields import check_name
@@ -130,7 +131,7 @@ class Chat:
             wall,
         )
         self._streams = ChatFactory(self.conversations.open)
-        node.serve(protocol.STREAM_NAME, self._streams)
+        node.serve(protocol.STREAM_NAME, self._streams, anyone)
 
     # -- start and stop --
 

@@ -18,6 +18,7 @@ from punch.apps.chat.storage import Timers
 from punch.contacts import AddressBook, AddressBookError, Contact
 from punch.identity import PeerID
 from punch.link.link import Link
+from punch.link.services import Authorize
 from punch.lookup import UnknownPeer, find_peer
 from punch.natcheck.report import NetcheckReport
 
@@ -49,7 +50,7 @@ class NodeLike(Protocol):
     def hangup(self, peer: PeerID) -> None:
         """End the link or the call."""
 
-    def serve(self, service: str, factory: IProtocolFactory) -> object:
+    def serve(self, service: str, factory: IProtocolFactory, authorize: Authorize) -> object:
         """Answer the streams that peers open to a service."""
 
     def rename(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The command-line options for relays."""
+"""The command line's options for relays."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from punch.wire.address import canonical
 from punch.wire.turn_uri import MAX_RELAYS, TurnURI, TurnURIError
 
 _OWN_URLS = 3
-"""URIs of the service's own relay that peers are given."""
 
 
 class RelayOptionError(ValueError):
-    """An option cannot be used; `str()` is a sentence for the user."""
+    """An option can't be used; `str()` is a sentence for the user."""
 
 
 @dataclass(frozen=True)
 class RelayOptions:
-    """The values of the options."""
+    """What the options say."""
 
     enabled: bool = True
     addresses: Sequence[str] = ()
@@ -36,9 +35,9 @@ class RelayOptions:
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> RelayOptions:
         """
-        Read and check the options.
+        Read them.
 
-        :raise RelayOptionError: an option is wrong, or two exclude each other.
+        :raise RelayOptionError: one is wrong, or two do not go together.
         """
         if options["relay"] not in ("on", "off"):
             raise RelayOptionError(f"--relay is on or off, not {options['relay'][:40]!a}.")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 
+import punch
 from punch.contacts import AddressBook
 from punch.identity import Identity
 from punch.link.events import RefusalCode, ServiceRefused
 from punch.link.link import IDLE_TIME, SERVICE_WAIT
+from punch.link.services import anyone
 from punch.link.transport import StreamTransport
 from punch.node.events import (
     CallFailed,
@@ -26,6 +31,8 @@ from punch.node.node import Node
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.system import SERVICE, Rendezvous
 from punch.wire.control import Accept, ErrorCode
+
+EXAMPLES = Path(punch.__file__).parent.parent / "docs" / "examples"
 
 
 class Echo(Protocol):
@@ -55,7 +62,9 @@ class Client(Protocol):
         self.data += data
 
 
-class ServiceTests(InternetTestCase):
+class NodeTestCase(InternetTestCase):
+    """Two nodes, alice and bob; bob knows alice."""
+
     def setUp(self) -> None:
         super().setUp()
         self.net = self.internet()
@@ -94,10 +103,14 @@ class ServiceTests(InternetTestCase):
     def of(self, name: str, kind: type[Event]) -> list[Event]:
         return [event for event in self.events[name] if isinstance(event, kind)]
 
+
+class ServiceTests(NodeTestCase):
     def test_two_services_on_one_link(self) -> None:
-        self.bob.serve("echo/1", Factory.forProtocol(Echo))
-        self.bob.serve("counter/1", Factory.forProtocol(Counter))
-        self.bob.serve("private/1", Factory.forProtocol(Echo), lambda peer: False)
+        self.bob.serve("echo/1", Factory.forProtocol(Echo), anyone)
+        self.bob.serve(
+            "counter/1", Factory.forProtocol(Counter), lambda peer: peer == self.alice.identity.peer_id
+        )
+        self.bob.serve("private/1", Factory.forProtocol(Echo))
         link = self.net.wait(self.alice.connect(self.bob.identity.peer_id), 20.0, "a link")
         self.assertIs(link, self.alice.link(self.bob.identity.peer_id))
         again = self.net.wait(self.alice.connect(self.bob.identity.peer_id), 20.0, "the same link")
@@ -109,10 +122,16 @@ class ServiceTests(InternetTestCase):
         for service in ("echo/1", "counter/1"):
             opened = link.connect(service, Factory.forProtocol(Client))
             clients.append(cast(Client, self.net.wait(opened, 1.1 * rtt + 0.001, service)))
+        self.books["bob"].grant(self.alice.identity.peer_id, "other/1")
         for name, code in (("nobody/1", RefusalCode.NO_SERVICE), ("private/1", RefusalCode.NOT_ALLOWED)):
             refused = link.connect(name, Factory.forProtocol(Client))
             self.net.advance(1.1 * rtt + 0.001)
             self.assertIs(self.failureResultOf(refused, ServiceRefused).value.code, code)
+        self.books["bob"].grant(self.alice.identity.peer_id, "private/1")
+        granted = link.connect("private/1", Factory.forProtocol(Client))
+        cast(
+            Client, self.net.wait(granted, 1.1 * rtt + 0.001, "a granted service")
+        ).transport.loseConnection()
         for client in clients:
             client.transport.write(b"hello")
         self.net.advance(0.5)
@@ -159,3 +178,33 @@ class ServiceTests(InternetTestCase):
         self.assertEqual(link.remote, self.alice.identity.peer_id)
         self.assertEqual(self.of("alice", CallUnanswerable), [])
         end()
+
+
+class ExampleTests(NodeTestCase):
+    """The programs in docs/examples, at once on one link."""
+
+    if not EXAMPLES.is_dir():
+        skip = "docs/examples is not installed"
+
+    def test_echo_and_counter(self) -> None:
+        echo, counter = (runpy.run_path(str(EXAMPLES / f"{name}.py")) for name in ("echo", "counter"))
+        peer = self.bob.identity.peer_id
+        echo["serve"](self.bob)
+        stop = counter["serve"](self.bob)
+        link = self.net.wait(self.alice.connect(peer), 20.0, "a link")
+        refused = Deferred.fromCoroutine(counter["increment"](link))
+        self.net.advance(1.0)
+        code = self.failureResultOf(refused, ServiceRefused).value.code
+        self.assertIs(code, RefusalCode.NOT_ALLOWED)
+        self.books["bob"].grant(self.alice.identity.peer_id, "counter/1")
+        asking = [Deferred.fromCoroutine(echo["ask"](self.alice, peer, b"hello"))]
+        asking += [Deferred.fromCoroutine(counter["increment"](link)) for _ in range(2)]
+        answers = [self.net.wait(answer, 2.0, "an answer") for answer in asking]
+        self.assertEqual(answers, [b"hello", 1, 2])
+        stop()
+        gone = Deferred.fromCoroutine(counter["increment"](link))
+        self.net.advance(1.0)
+        self.assertIs(self.failureResultOf(gone, ServiceRefused).value.code, RefusalCode.NO_SERVICE)
+        self.assertEqual(len(self.of("bob", Connected)), 1)
+        self.net.advance(IDLE_TIME + 2.0)
+        self.assertEqual(len(self.of("bob", Disconnected)), 1)
