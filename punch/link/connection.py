@@ -1,10 +1,10 @@
 """
-One QUIC connection of a link until it is proved, and the hand-over to its session then.
+One QUIC connection of a link: its proof, and then the events for its stream multiplexer.
 
-The caller's is proved when the handshake is done with the certificate that the callee's answer named. The
-callee's is proved when the caller's proof, the first 65 bytes of stream 0, verifies; what arrives on other
-streams before (because datagrams overtake each other) waits here, within the 64 KiB that an unproved
-connection may send at all.
+On the caller's side it is proved when the handshake has completed with the certificate that the callee's
+answer named. On the callee's side it is proved when the caller's proof, the first 65 bytes of stream 0,
+verifies. Data that arrives on other streams before, because datagrams were reordered, is kept here. An
+unproved connection may send 64 KiB in all.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from punch.link.quic_interface import ALPN, QuicConnection, QuicError
 from punch.link.receive_limits import LimitExceeded
 
 APPLICATION_CODES: Final = 0x5000
-"""Our close codes in QUIC begin here: "P", and no code of QUIC's own."""
+"""The QUIC application error code of close code 0. QUIC itself defines no codes there."""
 MOST_HELD: Final = 1024
-"""Pieces of streams that wait for the proof of one connection."""
+"""How many events are kept until a connection is proved."""
 _APPLICATION_ERROR: Final = 0x0C
 _CRYPTO_ERRORS: Final = range(0x100, 0x200)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What a link was agreed on: by whom, and the SHA-256 of the sealed offer and answer."""
+    """The peers of a link, and the SHA-256 hashes of the sealed offer and answer."""
 
     role: LinkRole
     identity: Identity
@@ -48,25 +48,25 @@ class Terms:
     offer_digest: bytes
     answer_digest: bytes
     certificate_sha256: bytes | None
-    """Of the callee's certificate, on the caller's side."""
+    """The hash of the callee's certificate, on the caller's side only."""
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """Whom a connection tells what became of it."""
+    """What a connection calls when its state changes."""
 
     proved: Callable[[Connection, float], StreamMultiplexer]
-    """It is proved, at that time: asks for its session."""
+    """The connection was proved at that time. Returns its stream multiplexer."""
     ended: Callable[[Connection, CloseCode, str, bool], None]
-    """It is over: code, reason, whether the other side said so."""
+    """The connection ended: code, reason, whether the other side ended it."""
     answered: Callable[[Connection], None]
-    """The other side answered a ping on it, after the proof."""
+    """The other side answered a ping, after the proof."""
     connection_id: Callable[[Connection, bytes, bool], None]
-    """A connection ID of it came into use, or went out of it."""
+    """A connection ID came into use (True) or is no longer used (False)."""
 
 
 class _ConnectionEnding:
-    """Ends the connection if the library fails, or the other side has sent more than it may."""
+    """Closes the connection if the library fails or the other side exceeds a limit."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -84,8 +84,8 @@ class _ConnectionEnding:
 
 class Connection:
     """
-    A QUIC connection with its proof: the sink of the library's events, passed to its session once there is
-    one.
+    A QUIC connection and its proof. It receives the library's events, and passes them to its stream
+    multiplexer when it is proved.
     """
 
     def __init__(
@@ -106,15 +106,15 @@ class Connection:
         self._handshake_done = False
         self._proof = bytearray()
         self._last: list[bytes] = []
-        # What arrived on other streams before the proof: calls of the session's methods, in order.
+        # Events that came before the proof, as calls of the multiplexer's methods, in order
         self._held: list[Callable[[StreamMultiplexer], None]] = []
 
     @property
     def deadline(self) -> float:
         """
-        When an unproved connection is given up. A callee's patience follows the round trips, since whoever
-        calls is sure of the link half a round trip before: a caller that says nothing has 5 s; one that
-        goes on, and the proof of one whose handshake took long, have longer.
+        When an unproved connection is closed. A callee waits longer if round trips are long, because the
+        caller knows of the link half a round trip earlier: a silent caller has 5 s, and one that continues,
+        or whose handshake took long, has more time.
         """
         began, limits = self._began, self._limits
         if self._terms.role is LinkRole.CALLER:
@@ -127,7 +127,7 @@ class Connection:
         return min(max(end, began + limits.unproved_seconds), began + limits.slowest_seconds)
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
-        """Take in datagrams and do what they ask for."""
+        """Process datagrams."""
         self._at(now)
         self._heard = now
         if self._budget is not None and not self.over:
@@ -141,14 +141,16 @@ class Connection:
             self.quic.deliver(self)
 
     def next_timer(self) -> float | None:
-        """When `handle_timer` wants to be called."""
+        """When to call `handle_timer`, in monotonic seconds; None: not needed."""
         times = [self.quic.get_timer()]
         if not self.over:
             times.append(self.deadline if self.session is None else self.session.next_deadline())
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Run the library's timer if it is due, and the deadlines: of the proof, of streams' names."""
+        """
+        Run the library's timer if it is due, and check the deadlines of the proof and of streams' names.
+        """
         self._at(now)
         timer = self.quic.get_timer()
         if timer is not None and now >= timer:
@@ -163,7 +165,7 @@ class Connection:
             self.close(CloseCode.TIMEOUT, "The link was not proved in time.")
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
-        """What may be sent now."""
+        """Return the datagrams to send now."""
         self._at(now)
         out: list[bytes] = []
         with self._ending:
@@ -179,17 +181,17 @@ class Connection:
         return out
 
     def close(self, code: CloseCode, reason: str) -> None:
-        """End it from our side, once."""
+        """Close the connection from our side, if it is open."""
         if not self.over:
             self.shut(code, reason)
             self._callbacks.ended(self, code, reason, False)
 
     def shut(self, code: CloseCode, reason: str) -> None:
         """
-        Close the QUIC connection without telling the core, which asked for it.
+        Close the QUIC connection without calling `Callbacks.ended`.
 
-        The libraries report a CONNECTION_CLOSE only when the connection has drained, so the same words go
-        ahead of it on the control stream.
+        The libraries report a CONNECTION_CLOSE only when the connection has drained, so the code and reason
+        are sent on the control stream before.
         """
         self.over = True
         with self._ending:
@@ -212,7 +214,7 @@ class Connection:
         if self.session is not None:
             self.session.now = now
 
-    # The sink of the QUIC library
+    # Events of the QUIC library (QuicSink)
 
     def on_handshake(self, alpn: str | None, resumed: bool) -> None:
         if self.over:
@@ -220,7 +222,7 @@ class Connection:
         self._handshake_done = True
         self._handshake_at = self._now
         if resumed:
-            # It has no peer certificate, and may have carried early data, which can be replayed.
+            # A resumed connection has no peer certificate, and may carry early data, which can be replayed
             self.close(CloseCode.PROOF, "A link is never resumed.")
         elif alpn != ALPN:
             self.close(CloseCode.PROTOCOL, "The other side does not speak the protocol of a link.")
@@ -302,7 +304,8 @@ class Connection:
 
     def _hold(self, call: Callable[[StreamMultiplexer], None]) -> None:
         """
-        Keep something for the session; its count is bounded like its bytes, since the smallest have overhead.
+        Keep an event until the proof. The number of events is bounded as well as their bytes, because small
+        ones have overhead.
         """
         if len(self._held) >= MOST_HELD:
             self.close(CloseCode.REFUSED, "Too much was sent before the link proof.")
@@ -315,7 +318,7 @@ class Connection:
         if self.session is not None:
             self.session.on_datagram(data)
         elif len(self._held) < MOST_HELD // 4:
-            # Unreliable, so that one too many is lost and not a fault.
+            # Datagrams are unreliable, so one too many is dropped and is not an error
             self._held.append(partial(StreamMultiplexer.on_datagram, data=data))
 
     def on_ping_answered(self) -> None:
@@ -334,15 +337,15 @@ class Connection:
 
 def explain(code: int, application: bool, reason: str) -> tuple[CloseCode, str, bool]:
     """
-    The end of a QUIC connection in a link's words: code, reason, whether the other side's application said
-    so.
+    The end of a QUIC connection as an end of the link: code, reason, whether the other side's application
+    ended it.
     """
     if application and APPLICATION_CODES <= code < APPLICATION_CODES + 256:
         return known_code(code - APPLICATION_CODES), reason, True
     if not application and code in _CRYPTO_ERRORS:
         return CloseCode.PROOF, f"The handshake failed: {reason or hex(code)}.", False
     if not application and code == _APPLICATION_ERROR:
-        # What is left of our own code when the connection was closed during the handshake.
+        # During the handshake, QUIC replaces our own code by this one
         return CloseCode.REFUSED, "The other side closed the connection.", True
     if "idle" in reason.lower():
         return CloseCode.LOST, "The other side has not been heard of for too long.", False

@@ -1,6 +1,5 @@
 """
-What a link core reports, the codes a link is closed with, and the bounds on what the other side can make
-grow.
+The events, close codes, errors and limits of a link.
 """
 
 from __future__ import annotations
@@ -11,47 +10,48 @@ from enum import Enum, IntEnum
 from punch.identity import PeerID
 
 MAX_DATAGRAM = 1100
-"""Bytes of an unreliable datagram: a larger one does not fit a 1,200-byte QUIC packet and would wedge it."""
+"""The largest unreliable datagram in bytes: a larger one does not fit into a 1,200-byte QUIC packet."""
 MAX_REASON = 256
-"""Bytes of UTF-8 of a close reason."""
+"""The longest close reason in bytes of UTF-8."""
 INITIAL_CREDIT = 16 * 1024
 """
-Bytes each side may send on a stream before the other has granted any: a first message costs no round trip.
+How many bytes each side may send on a stream before the other has granted credit, so that a first message
+costs no round trip.
 """
 
 
 class LinkRole(Enum):
-    """Who called. The caller is the QUIC client, whatever the ICE roles are."""
+    """Which side called. The caller is the QUIC client, whatever the ICE roles are."""
 
     CALLER = 1
     CALLEE = 2
 
 
 class CloseCode(IntEnum):
-    """Why a link ended; the number is what goes over the wire."""
+    """Why a link ended. The number is sent to the other side."""
 
     OK = 0
-    """Somebody said goodbye."""
+    """It was closed normally."""
     REPLACED = 1
     """A newer link with the same peer took over."""
     PROTOCOL = 2
-    """The other side broke a rule of the protocol, or grew something past its bound."""
+    """The other side violated the protocol or exceeded a limit."""
     PROOF = 3
-    """The other side could not prove that it is who it should be."""
+    """The other side could not prove its identity."""
     TIMEOUT = 4
     """The link was not secured in time."""
     LOST = 5
-    """No path is left, or the other side is gone without a word."""
+    """No path is left, or the other side no longer answers."""
     REFUSED = 6
     """This connection is not wanted, for example because another one was first."""
     INTERNAL = 7
-    """A fault on the side that closed."""
+    """An internal error on the side that closed."""
     SHUTDOWN = 8
-    """The process at the other side ends."""
+    """The process of the side that closed ends."""
 
 
 class LinkError(Exception):
-    """A link can't do what was asked; `str()` is a sentence."""
+    """A link can't do what was requested; `str()` is a sentence."""
 
 
 class StreamLimitError(LinkError):
@@ -92,43 +92,45 @@ class ServiceRefused(LinkError):
 
 @dataclass(frozen=True)
 class LinkLimits:
-    """Bounds on what the other side can make grow. Sizes in bytes, times in seconds."""
+    """Limits on what the other side can use. Sizes are in bytes, times in seconds."""
 
     streams: int = 256
-    """Streams the other side may have open at once (the QUIC library may allow fewer)."""
+    """How many streams the other side may have open (the QUIC library may allow fewer)."""
     unproved: int = 4
-    """Connections that have not proved themselves, at once."""
+    """How many unproved connections there may be."""
     unproved_seconds: float = 5.0
-    """From a caller's first Initial until it has proved itself, where round trips are short."""
+    """The time from a caller's first Initial to its proof, if round trips are short."""
     slowest_seconds: float = 25.0
-    """The same, however long they are."""
+    """The same time if round trips are long."""
     unproved_bytes: int = 64 * 1024
+    """How many bytes an unproved connection may send."""
     prove_seconds: float = 20.0
-    """From `LinkCore.start` until somebody must have proved itself."""
+    """The time from `LinkCore.start` until a connection must be proved."""
     header_seconds: float = 10.0
-    """From a stream's first byte to the end of its name."""
+    """The time from a stream's first byte to the end of its name."""
     close_seconds: float = 1.0
     """How long an orderly close waits for the other side."""
     early_bytes: int = 24 * 1024
     """
-    What a caller sends on its streams before the callee has accepted its proof: far below `unproved_bytes`.
+    How many bytes a caller sends on its streams before the callee has accepted its proof. It is far below
+    `unproved_bytes`.
     """
     max_window: int = 4 * 1024 * 1024
-    """What one stream may have on the way or unread."""
+    """How many bytes of one stream may be on the way or unread."""
     total_window: int = 16 * 1024 * 1024
-    """The same for all streams of a link, beyond the initial credit of each."""
+    """The same for all streams of a link, in addition to the initial credit of each."""
 
 
 @dataclass(frozen=True)
 class Proved:
-    """The other side is `remote`, proved; streams and datagrams work from now on."""
+    """The other side has proved that it is `remote`. Streams and datagrams can be used from now on."""
 
     remote: PeerID
 
 
 @dataclass(frozen=True)
 class StreamOpened:
-    """The other side opened a stream and said what it is for."""
+    """The other side opened a stream to the service `name`."""
 
     stream_id: int
     name: str
@@ -144,7 +146,8 @@ class StreamAccepted:
 @dataclass(frozen=True)
 class StreamData:
     """
-    Bytes arrived, in order; `fin` says that they are the last. Tell `LinkCore.consumed` when they are used.
+    Bytes of a stream arrived, in order; with `fin` they are the last. Call `LinkCore.consumed` when they are
+    used.
     """
 
     stream_id: int
@@ -154,7 +157,7 @@ class StreamData:
 
 @dataclass(frozen=True)
 class StreamReset:
-    """The other side gave the stream up in both directions."""
+    """The other side aborted the stream in both directions."""
 
     stream_id: int
     code: int
@@ -162,21 +165,21 @@ class StreamReset:
 
 @dataclass(frozen=True)
 class StreamSendable:
-    """The stream was full, and has room again."""
+    """The stream was full and has room again."""
 
     stream_id: int
 
 
 @dataclass(frozen=True)
 class Datagram:
-    """An unreliable message."""
+    """An unreliable datagram arrived."""
 
     data: bytes
 
 
 @dataclass(frozen=True)
 class ControlFrame:
-    """A control frame for a layer above: new candidates, an ICE restart (see `frames.py`)."""
+    """A control frame for a layer above arrived: new candidates or an ICE restart (see `frames.py`)."""
 
     frame_type: int
     payload: bytes
@@ -184,7 +187,7 @@ class ControlFrame:
 
 @dataclass(frozen=True)
 class PingAnswered:
-    """The other side has answered a `LinkCore.ping`: it is there."""
+    """The other side has answered a `LinkCore.ping`."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ class ConnectionIDRemoved:
 
 @dataclass(frozen=True)
 class Closed:
-    """The link is over. Nothing follows."""
+    """The link has ended. No event follows."""
 
     code: CloseCode
     reason: str

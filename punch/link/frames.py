@@ -1,9 +1,9 @@
 """
-The frames of the control stream: what follows the proof on a link's first stream, in both directions.
+The frames of the control stream, which follow the proof on a link's first stream in both directions.
 
 A frame is: type (1 byte) ‖ length (2 bytes, big-endian, at most 16,384) ‖ payload. A type with the top bit
-set is optional: who doesn't know it skips it. Any other unknown type is an error, as is a payload that is not
-as written here.
+set is optional: a receiver that does not know it skips the frame. Any other unknown type is an error, and so
+is a payload that does not have the form described here.
 
 ==== ========== ======================================================================================
 type name       payload
@@ -34,11 +34,11 @@ _MAX_VARINT: Final = (1 << 62) - 1
 
 
 class FrameError(Exception):
-    """The control stream is not as it must be; `str()` says what is wrong."""
+    """The control stream is malformed; `str()` says why."""
 
 
 class ControlFrameType(IntEnum):
-    """Frames that must be understood."""
+    """The types of frames that a receiver must know."""
 
     ACCEPTED = 0x01
     CREDIT = 0x02
@@ -49,7 +49,7 @@ class ControlFrameType(IntEnum):
 
 def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:
     """
-    One frame.
+    Encode a frame.
 
     :raise ValueError: the type or the payload's length is out of range.
     """
@@ -59,15 +59,15 @@ def encode_frame(frame_type: int, payload: bytes = b"") -> bytes:
 
 
 def encode_credit(stream_id: int, limit: int) -> bytes:
-    """A CREDIT frame; `limit` in bytes since the stream's beginning."""
+    """Encode a CREDIT frame; `limit` is in bytes since the start of the stream."""
     return encode_frame(ControlFrameType.CREDIT, _CREDIT.pack(stream_id, limit))
 
 
 def decode_credit(payload: bytes) -> tuple[int, int]:
     """
-    Stream ID and limit of a CREDIT frame.
+    Decode a CREDIT frame; returns stream ID and limit.
 
-    :raise FrameError: it is malformed.
+    :raise FrameError: the frame is malformed.
     """
     if len(payload) != _CREDIT.size:
         raise FrameError("a CREDIT frame has 16 bytes")
@@ -78,21 +78,21 @@ def decode_credit(payload: bytes) -> tuple[int, int]:
 
 
 def clip_reason(reason: str) -> str:
-    """A close reason that fits: cut at a character, at most 256 bytes of UTF-8, lone surrogates replaced."""
+    """Cut a close reason at a character to at most 256 bytes of UTF-8, and replace lone surrogates."""
     data = reason.encode("utf-8", "replace")
     return data[:MAX_REASON].decode("utf-8", "ignore")
 
 
 def encode_close(code: int, reason: str) -> bytes:
-    """A CLOSE frame."""
+    """Encode a CLOSE frame."""
     return encode_frame(ControlFrameType.CLOSE, bytes([code]) + clip_reason(reason).encode("utf-8"))
 
 
 def decode_close(payload: bytes) -> tuple[int, str]:
     """
-    Code and reason of a CLOSE frame.
+    Decode a CLOSE frame; returns code and reason.
 
-    :raise FrameError: it is malformed.
+    :raise FrameError: the frame is malformed.
     """
     if not 1 <= len(payload) <= 1 + MAX_REASON:
         raise FrameError("a CLOSE frame has a code and at most 256 bytes of reason")
@@ -103,14 +103,14 @@ def decode_close(payload: bytes) -> tuple[int, str]:
 
 
 class FrameReader:
-    """Frames out of a byte stream that arrives in any pieces. It holds one incomplete frame at most."""
+    """Splits a byte stream into frames. It keeps at most one incomplete frame."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """
-        The frames that are complete now: (type, payload).
+        Return the frames that are complete now: (type, payload).
 
         :raise FrameError: a frame announces more bytes than a frame can have.
         """

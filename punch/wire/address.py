@@ -1,4 +1,4 @@
-"""Transport addresses and datagrams, as every core passes them."""
+"""Transport addresses and datagrams, as all cores use them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import NamedTuple
 _LOW_IPV6 = [IPv6Network(text) for text in ("fc00::/7", "2001::/32", "2002::/16", "fec0::/10", "3ffe::/16")]
 
 FULL_SIZE = 1200
-"""Bytes of the largest datagrams of a link, which QUIC needs a path to carry (RFC 9000, section 14)."""
+"""
+The size of a link's largest datagrams in bytes; QUIC demands that a path carries it (RFC 9000, section 14).
+"""
 
 
 class Address(NamedTuple):
@@ -28,7 +30,7 @@ class Address(NamedTuple):
 
 
 class Transmit(NamedTuple):
-    """A datagram to send: from the socket bound to `local`, to `remote`."""
+    """A datagram to send from the socket bound to `local` to `remote`."""
 
     data: bytes
     remote: Address
@@ -38,19 +40,19 @@ class Transmit(NamedTuple):
 @lru_cache(maxsize=1024)
 def parsed(host: str) -> IPv4Address | IPv6Address:
     """
-    An IP address as a number that knows what it is, remembered: what one asks about is asked about often.
+    Parse an IP address; the results are cached.
 
-    :raise ValueError: `host` is none.
+    :raise ValueError: `host` is not an IP address.
     """
     return ip_address(host)
 
 
-@lru_cache(maxsize=1024)  # Every datagram's source comes through here, and most came from there before
+@lru_cache(maxsize=1024)  # It is called for the source of every datagram, and most sources repeat
 def canonical(host: str, port: int) -> Address:
     """
-    The one form in which an address is compared: compressed IPv6, IPv4-mapped IPv6 as IPv4.
+    Return an address in the form in which addresses are compared: compressed IPv6, IPv4-mapped IPv6 as IPv4.
 
-    :raise ValueError: `host` is no IP address, or `port` is out of range.
+    :raise ValueError: `host` is not an IP address, or `port` is out of range.
     """
     address = parsed(host)
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
@@ -62,8 +64,8 @@ def canonical(host: str, port: int) -> Address:
 
 def preference_class(host: str) -> int:
     """
-    How an address ranks (RFC 6724): 0 global IPv6, 1 IPv4, 2 IPv6 of one site or a tunnel, 3 addresses of one
-    link or of this machine alone.
+    The rank of an address (RFC 6724): 0 global IPv6, 1 IPv4, 2 site-local or tunneled IPv6, 3 link-local and
+    loopback addresses.
     """
     ip = parsed(host)
     if ip.is_loopback or ip.is_link_local:

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from punch.wire.address import Address, canonical, parsed
 
 MAX_TEXT = 512
-"""Characters of a candidate's text that are looked at, extensions included."""
+"""The longest text of a candidate in characters, extensions included."""
 
 _GRAMMAR = re.compile(
     r"(?P<foundation>[A-Za-z0-9+/]{1,32}) (?P<component>[0-9]{1,3}) (?P<protocol>[!-~]+)"
@@ -29,13 +29,15 @@ class CandidateType(str, Enum):
 
 
 class UnsupportedCandidate(ValueError):
-    """A candidate that Punch doesn't use (TCP, a name for an address, an unknown type): to be ignored."""
+    """
+    A candidate that Punch does not support (TCP, a host name, an unknown type) and that is to be ignored.
+    """
 
 
 @dataclass(frozen=True)
 class Candidate:
     """
-    An address a peer may be reached at.
+    An address at which a peer may be reached.
 
     `related` is the base of a reflexive candidate, or the mapped address of a relayed one.
     """
@@ -58,10 +60,10 @@ class Candidate:
     @classmethod
     def parse(cls, text: str) -> Candidate:
         """
-        Read the text form; extensions that are not known are ignored.
+        Parse the text form. Unknown extensions are ignored.
 
-        :raise UnsupportedCandidate: it may be right, but Punch can't use it.
-        :raise ValueError: it is not of that form.
+        :raise UnsupportedCandidate: it may be valid, but Punch does not support it.
+        :raise ValueError: it is malformed.
         """
         match = _GRAMMAR.fullmatch(text) if len(text) <= MAX_TEXT else None
         if match is None:

@@ -1,5 +1,5 @@
 """
-Telling apart what arrives on one UDP socket (RFC 7983, as RFC 9443 updates it for QUIC).
+Demultiplexing the datagrams of one UDP socket (RFC 7983, updated by RFC 9443 for QUIC).
 
 The first byte decides:
 
@@ -10,13 +10,13 @@ The first byte decides:
 192 to 255  QUIC long header
 ==========  =====================================================
 
-The rest is nothing we speak: ZRTP, DTLS, RTP, or noise.
+Other values are protocols that Punch does not use (ZRTP, DTLS, RTP), or garbage.
 
-0x40 to 0x4F is ambiguous. A channel number is 0x4000 to 0x4FFF; a QUIC short header begins with the bits 01,
-then the spin bit and bits that header protection makes random, so it can begin with any of them too. RFC 9443
-leaves it to who knows the sender: ChannelData comes from one exact address and port, that of our TURN server,
-and from nowhere else. So `classify` says `CHANNEL_DATA`, and the caller takes that for a QUIC short header
-when the datagram came from anywhere else.
+0x40 to 0x4F is ambiguous. A channel number is 0x4000 to 0x4FFF. A QUIC short header starts with the bits 01,
+the spin bit, and bits that header protection makes random, so it may start with any of these values too. RFC
+9443 decides by the sender: ChannelData comes only from the exact address and port of our TURN server. So
+`classify` returns `CHANNEL_DATA`, and the caller treats the datagram as a QUIC short header if it came from
+another address.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from enum import Enum
 
 
 class DatagramKind(Enum):
-    """What a datagram may be, by its first byte."""
+    """The kind of a datagram, by its first byte."""
 
     STUN = "stun"
     CHANNEL_DATA = "channel data"
@@ -47,13 +47,13 @@ def _kind(first: int) -> DatagramKind:
     return DatagramKind.UNKNOWN
 
 
-# Every datagram of every transfer passes here: one look-up each.
+# One look-up for each datagram
 _KINDS = tuple(map(_kind, range(256)))
 
 
 def classify(data: bytes) -> DatagramKind:
     """
-    What `data` may be. Only the first byte is looked at: nothing else of it is checked.
+    The kind of a datagram by its first byte. The rest of it is not checked.
 
     An empty datagram is `UNKNOWN`.
     """

@@ -1,10 +1,9 @@
 """
-What two peers tell each other over their own link about ICE restarts (RFC 8445, section 9): the payloads of
-the control frames RESTART and CANDIDATES.
+ICE restarts over a link (RFC 8445, section 9): the payloads of the control frames RESTART and CANDIDATES.
 
-They are JSON objects like the sealed messages, but neither sealed nor signed: the link is both. Each names
-its ICE generation; the one that the call began with is 0. Nobody says that these were all candidates: a
-network that changes brings new ones at any time.
+The payloads are JSON objects like the sealed messages, but neither sealed nor signed, because the link is
+encrypted and authenticated. Each has the number of its ICE generation; that of the call is 0. There is no end
+of candidates: a network that changes brings new ones at any time.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ _later_generation = integer(1, MAX_GENERATION)
 
 
 class RestartError(Exception):
-    """A payload is not as it must be; `str()` says what is wrong."""
+    """A payload is malformed; `str()` says why."""
 
 
 @dataclass(frozen=True)
 class Restart:
-    """What one side's ICE agent of a new generation is called, and where it is."""
+    """The credentials and candidates of one side's ICE agent of a new generation."""
 
     generation: int
     ufrag: str
@@ -41,7 +40,7 @@ class Restart:
     pacing_ms: int = 50
 
     def encode(self) -> bytes:
-        """As the payload of a RESTART frame."""
+        """Encode the payload of a RESTART frame."""
         return strict_json.dumps(
             {
                 "generation": self.generation,
@@ -54,7 +53,11 @@ class Restart:
 
     @classmethod
     def decode(cls, payload: bytes) -> Restart:
-        """:raise RestartError: the payload is malformed."""
+        """
+        Decode a payload.
+
+        :raise RestartError: it is malformed.
+        """
         try:
             fields = mapping(strict_json.loads(payload))
             return cls(
@@ -70,20 +73,24 @@ class Restart:
 
 @dataclass(frozen=True)
 class LateCandidates:
-    """Candidates that were found after the restart was told."""
+    """Candidates that were found after the RESTART frame was sent."""
 
     generation: int
     candidates: tuple[Candidate, ...]
 
     def encode(self) -> bytes:
-        """As the payload of a CANDIDATES frame."""
+        """Encode the payload of a CANDIDATES frame."""
         return strict_json.dumps(
             {"generation": self.generation, "candidates": write_candidates(self.candidates)}
         )
 
     @classmethod
     def decode(cls, payload: bytes) -> LateCandidates:
-        """:raise RestartError: the payload is malformed."""
+        """
+        Decode a payload.
+
+        :raise RestartError: it is malformed.
+        """
         try:
             fields = mapping(strict_json.loads(payload))
             return cls(

@@ -1,9 +1,9 @@
 """
-Special-purpose IP addresses: the one table of the networks that are not simply hosts of the internet.
+Special-purpose IP addresses: a table of the networks that are not on the internet.
 
-It is our own because no library's idea of "private" is it: documentation networks are harmless, and an
-address that is wrapped into another form is as dangerous as it is plain. A test checks it against the
-registries of special-purpose addresses of the IANA (RFC 6890), row by row.
+The table is our own because "private" has another meaning in libraries: documentation networks are harmless,
+and an IPv4 address inside an IPv6 address is as dangerous as the IPv4 address. A test compares it with the
+IANA's registries of special-purpose addresses (RFC 6890), row by row.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ IPAddress = IPv4Address | IPv6Address
 
 
 class Scope(Enum):
-    """Where an address means one host; a later one is narrower."""
+    """The scope within which an address is valid, from the widest to the narrowest."""
 
     GLOBAL = "global"
     """On the internet."""
     PRIVATE = "private"
-    """In one site, or behind one carrier's NATs."""
+    """Within one site, or behind one carrier's NATs."""
     LINK_LOCAL = "link-local"
     """On one link."""
     LOOPBACK = "loopback"
     """In this machine."""
     NOWHERE = "nowhere"
-    """It is no host that one could connect to: a group, a reserved address, or one of a protocol."""
+    """Not a host that one can connect to: multicast, reserved addresses, addresses of protocols."""
 
 
 class SpecialNetwork(NamedTuple):
-    """A row of the table; where networks overlap, the smaller one counts."""
+    """A row of the table. Of overlapping networks the smaller one counts."""
 
     network: IPNetwork
     scope: Scope
@@ -88,13 +88,13 @@ TABLE: tuple[SpecialNetwork, ...] = tuple(
         ("8000::/1", Scope.NOWHERE, "no global unicast"),
     )
 )
-"""Networks that are not of the internet, and why. All others are."""
+"""The networks that are not on the internet, and why. All others are."""
 
 HARMLESS: dict[IPNetwork, str] = {
     ip_network(text): "documentation: nobody's network, where laboratories and our own simulation live"
     for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "3fff::/20")
 }
-"""Networks that are not globally reachable either, and are used all the same."""
+"""Networks that are not globally reachable, but may be used."""
 
 MAPPED = IPv6Network("::ffff:0:0/96")
 NAT64 = IPv6Network("64:ff9b::/96")
@@ -104,9 +104,9 @@ _UNIVERSAL = 0x02000000
 
 def carried(address: IPAddress) -> tuple[IPv4Address, ...]:
     """
-    The IPv4 addresses inside an IPv6 address that leads to them: IPv4-mapped, NAT64 (64:ff9b::/96, RFC 6052),
-    6to4 (2002::/16, RFC 3056), and the interface identifier of ISATAP (RFC 5214, section 6.1), which a
-    network of 6to4 may have as well. Other forms with an IPv4 address in them are refused altogether.
+    The IPv4 addresses that an IPv6 address leads to: IPv4-mapped, NAT64 (64:ff9b::/96, RFC 6052), 6to4
+    (2002::/16, RFC 3056), and the interface identifier of ISATAP (RFC 5214, section 6.1), which an address of
+    6to4 may have as well. Other forms that contain an IPv4 address are refused altogether.
     """
     if isinstance(address, IPv4Address):
         return ()
@@ -120,17 +120,17 @@ def carried(address: IPAddress) -> tuple[IPv4Address, ...]:
 
 
 def is_translated(address: IPAddress) -> bool:
-    """Whether it is only another way to write an IPv4 address: IPv4-mapped, or NAT64."""
+    """Whether it is another form of an IPv4 address: IPv4-mapped or NAT64."""
     return address in MAPPED or address in NAT64
 
 
 @lru_cache(maxsize=1024)
 def scope_of(host: str) -> Scope:
     """
-    The scope of an IP address. One that has others in it has the narrowest scope of all; those that are only
-    another way to write an IPv4 address (IPv4-mapped, NAT64) have that of the IPv4 address.
+    The scope of an IP address. An address that contains others has the narrowest of their scopes. IPv4-mapped
+    and NAT64 addresses have the scope of the IPv4 address.
 
-    :raise ValueError: `host` is no IP address.
+    :raise ValueError: `host` is not an IP address.
     """
     address = parsed(host)
     all_of_them = carried(address) if is_translated(address) else (address, *carried(address))

@@ -1,9 +1,9 @@
 """
-STUN messages (RFC 8489), strictly: bytes to values and back.
+Encoding and decoding STUN messages (RFC 8489).
 
-`parse` takes only what the RFC allows and raises `STUNError` for everything else, so that nobody further on
-has to wonder. `encode` writes a message, protected by a key if one is given. The attributes are in
-`punch.wire.stun_attributes`; those used everywhere can be imported from here too.
+`parse` accepts only what the RFC allows and raises `STUNError` for everything else. `encode` writes a
+message, protected by a key if one is given. The attributes are in `punch.wire.stun_attributes`; the most used
+names can be imported from here too.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ __all__ = [
 ]
 
 HEADER_SIZE = 20
-"""Bytes before the first attribute: type, length, magic cookie, transaction ID."""
+"""The size of the header in bytes: type, length, magic cookie, transaction ID."""
 
 _ATTRIBUTE_HEADER = 4
 
 FINGERPRINT_MASK = 0x5354554E
-"""What the CRC-32 of FINGERPRINT is XORed with: "STUN" (RFC 8489, section 14.7)."""
+"""The value that the CRC-32 of FINGERPRINT is XORed with (RFC 8489, section 14.7)."""
 
 
 MAX_ATTRIBUTES = 64
-"""What those who answer strangers read of one message."""
+"""How many attributes of a stranger's message are read."""
 
 
 class TooManyAttributesError(STUNError):
-    """A message has more attributes than are read."""
+    """A message has too many attributes."""
 
 
 class Invalid(bytes):
-    """What stands in an attribute of a known type, and is no lawful value of it."""
+    """The bytes of an attribute of a known type that are not a valid value of it."""
 
 
 class Method(IntEnum):
-    """What a message is about (RFC 8489, section 18.2; RFC 8656, section 17)."""
+    """The method of a message (RFC 8489, section 18.2; RFC 8656, section 17)."""
 
     BINDING = 1
     ALLOCATE = 3
@@ -77,7 +77,7 @@ class Method(IntEnum):
 
 
 class MessageClass(IntEnum):
-    """Question, statement or answer (RFC 8489, section 5)."""
+    """The class of a message (RFC 8489, section 5)."""
 
     REQUEST = 0
     INDICATION = 1
@@ -86,7 +86,7 @@ class MessageClass(IntEnum):
 
 
 class PasswordAlgorithm(IntEnum):
-    """How a long-term key is made from a password (RFC 8489, section 18.5)."""
+    """The hash that makes a long-term key from a password (RFC 8489, section 18.5)."""
 
     MD5 = 1
     SHA256 = 2
@@ -109,11 +109,11 @@ class StunMessage:
     """
     One STUN message.
 
-    `attributes` are pairs of type and value, in order, duplicates included. MESSAGE-INTEGRITY, -SHA256 and
-    FINGERPRINT are not among them: `encode` writes them, and of a parsed message `has_integrity`,
-    `check_integrity` and `has_fingerprint` tell. Values are typed: addresses are `Address`, numbers `int`,
-    texts `str`, flags `True`, ERROR-CODE is `(code, reason)`, UNKNOWN-ATTRIBUTES a tuple of numbers, and the
-    bytes of a type that isn't known stay `bytes`.
+    `attributes` are pairs of type and value in order, including duplicates. They do not include
+    MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 and FINGERPRINT: `encode` writes these, and `has_integrity`,
+    `check_integrity` and `has_fingerprint` tell about those of a parsed message. Values are typed: addresses
+    are `Address`, numbers `int`, texts `str`, flags `True`, ERROR-CODE is `(code, reason)`,
+    UNKNOWN-ATTRIBUTES is a tuple of numbers, and values of unknown types are `bytes`.
     """
 
     method: int
@@ -121,9 +121,9 @@ class StunMessage:
     transaction_id: bytes
     attributes: tuple[tuple[int, Any], ...] = ()
     has_fingerprint: bool = field(default=False, compare=False)
-    """Whether the parsed message had a FINGERPRINT, which then was right."""
+    """Whether the parsed message had a FINGERPRINT; if so, it was correct."""
     _raw: bytes = field(default=b"", compare=False, repr=False)
-    # Where these attributes begin in `_raw`, 0 for those it does not have.
+    # The offsets of these attributes in `_raw`; 0 if there are none
     _sha1_at: int = field(default=0, compare=False, repr=False)
     _sha256_at: int = field(default=0, compare=False, repr=False)
 
@@ -137,7 +137,7 @@ class StunMessage:
         return None
 
     def get_all(self, attribute: int) -> Iterator[Any]:
-        """Every value of this type, for the few attributes that may stand in a message more than once."""
+        """All values of this type, for the few attributes that may occur more than once."""
         return (value for kind, value in self.attributes if kind == attribute)
 
     def __contains__(self, attribute: int) -> bool:

@@ -1,6 +1,6 @@
 """
-What TURN adds to STUN messages: ChannelData (RFC 8656, section 12.4), and how both travel on a byte stream
-(section 3.1 of RFC 8656; RFC 8489, section 6.2.2).
+ChannelData (RFC 8656, section 12.4), and STUN messages and ChannelData on a byte stream (RFC 8656, section
+3.1; RFC 8489, section 6.2.2).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from punch.wire.stun import HEADER_SIZE, MAGIC_COOKIE, Method
 
 MAX_REQUEST = 2048
 """
-Bytes of a request to a TURN server. RFC 8489, section 6.1 has requests fit into one packet; those for an
-allocation, with the longest realm and nonce, have 700.
+The largest request to a TURN server, in bytes. RFC 8489, section 6.1 demands that requests fit into one
+packet; an Allocate request with the longest realm and nonce has 700 bytes.
 """
 
 FIRST_CHANNEL = 0x4000
 LAST_CHANNEL = 0x4FFF
-"""RFC 8656, section 12: what RFC 5766 allowed above is used by others now (RFC 7983)."""
+"""RFC 8656, section 12. The larger numbers of RFC 5766 are used by other protocols now (RFC 7983)."""
 
 _HEADER = Struct(">HH")
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
@@ -33,9 +33,9 @@ _TURN_TYPES = frozenset(
     for method in range(Method.BINDING + 1, 16)
 )
 TURN_BEGIN = min(_TURN_TYPES)
-"""Whatever `is_turn` is at least this, as bytes are compared…"""
+"""`is_turn` is false for all datagrams below this, compared as bytes…"""
 TURN_END = (int.from_bytes(max(_TURN_TYPES), "big") + 1).to_bytes(2, "big")
-"""…and less than this: whoever asks about every datagram saves the call for most of them."""
+"""…and for all from this on. Comparing first saves most calls of `is_turn`."""
 
 
 def is_turn(data: bytes) -> bool:
@@ -47,11 +47,11 @@ def is_turn(data: bytes) -> bool:
 
 
 class FramingError(ValueError):
-    """What came on a stream is no STUN message and no ChannelData: where the next one begins is unknown."""
+    """A stream has something else than STUN messages and ChannelData, so it can't be read any further."""
 
 
 class ChannelData(NamedTuple):
-    """Data that is from a peer of the relay, or for one, by the number of its channel."""
+    """Data from or for a peer of the relay, with the number of its channel."""
 
     number: int
     data: bytes
@@ -59,9 +59,9 @@ class ChannelData(NamedTuple):
 
 def encode_channel_data(number: int, data: bytes, *, padded: bool) -> bytes:
     """
-    Write a ChannelData message.
+    Encode a ChannelData message.
 
-    :param padded: to a multiple of 4 bytes, as streams demand.
+    :param padded: pad it to a multiple of 4 bytes, as streams demand.
     """
     header = _HEADER.pack(number, len(data))
     return header + data + _PADDING[len(data) & 3] if padded else header + data
@@ -69,7 +69,7 @@ def encode_channel_data(number: int, data: bytes, *, padded: bool) -> bytes:
 
 def parse_channel_data(message: bytes) -> ChannelData | None:
     """
-    Read a ChannelData message, padded or not; None if it is none, or cut short.
+    Decode a ChannelData message, padded or not; returns None if it is malformed.
     """
     if len(message) < 4:
         return None
@@ -80,27 +80,27 @@ def parse_channel_data(message: bytes) -> ChannelData | None:
 
 
 class StreamSplitter:
-    """Cuts a byte stream into STUN messages and ChannelData, each as it would be in a datagram."""
+    """Splits a byte stream into STUN messages and ChannelData, each as in a datagram."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     @property
     def waiting(self) -> int:
-        """Bytes of a message that is not complete."""
+        """How many bytes of an incomplete message have arrived."""
         return len(self._buffer)
 
     def feed(
         self, data: bytes, *, longest: int | None = None, longest_request: int | None = None
     ) -> list[bytes]:
         """
-        Take what was read; returns the messages that are complete now, ChannelData without its padding.
+        Process bytes; returns the messages that are complete now, ChannelData without its padding.
 
-        :param longest: bytes of a message at most, None for what a message may have. Its header says how
-            long it will be, so none of a longer one is waited for.
-        :param longest_request: the same for messages that carry no data: neither ChannelData nor Send
+        :param longest: the longest message in bytes; None: no limit. A longer one is refused as soon as its
+            header has arrived.
+        :param longest_request: the same for messages without application data: neither ChannelData nor Send
             indications.
-        :raise FramingError: the stream is of no use any more, or a message is too long.
+        :raise FramingError: the stream is malformed, or a message is too long.
         """
         buffer = self._buffer
         buffer += data
