@@ -57,7 +57,7 @@ class Transport(StringTransportWithDisconnection):
             self.loseConnection()
 
 
-class GatelimiterTests(SynchronousTestCase):
+class ConnectionLimiterTests(SynchronousTestCase):
     """Who may stay."""
 
     limits = replace(
@@ -215,7 +215,7 @@ def hello(number: int = 0) -> bytes:
     return b"\x16\x03\x01" + len(message).to_bytes(2, "big") + message
 
 
-class GateTests(SynchronousTestCase):
+class ProtocolSnifferTests(SynchronousTestCase):
     """First bytes, on real gates."""
 
     limits = replace(RendezvousLimits(), handshake_bytes=100)

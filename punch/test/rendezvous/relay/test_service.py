@@ -385,7 +385,7 @@ def waiting(transport: Any) -> int:
     return int(len(transport.dataBuffer) - transport.offset + transport._tempDataLen)
 
 
-class HandOutTests(RelayServiceCase):
+class IssuedCredentialsTests(RelayServiceCase):
     """What peers are told."""
 
     def test_own_relay(self) -> None:
