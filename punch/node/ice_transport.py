@@ -69,7 +69,7 @@ def new_agent(
     if context.relay_policy is not RelayPolicy.ONLY:
         for base in bases:
             agent.add_local_address(base)
-        for base, mapped in network.keeper.mappings():
+        for base, mapped in network.reflexive_addresses.mappings():
             if base in bases:
                 agent.add_reflexive(base, mapped)
     if context.relay_policy is not RelayPolicy.NEVER:

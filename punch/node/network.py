@@ -22,29 +22,38 @@ from punch.wire.turn_uri import RelayServer
 
 
 class NetworkOwner(Protocol):
-    """The node."""
+    """The node, which is told what happens to the network."""
 
     def paths_in_use(self) -> Collection[Address]:
-        """The local addresses that links have their paths from, relayed ones among them."""
+        """Return the local addresses that the paths of links begin at, relayed ones included."""
 
     def network_changed(self, bases: list[Address], gone: Collection[str]) -> None:
-        """This machine has other addresses: those of its sockets now, and those that are gone."""
+        """
+        The addresses of this machine have changed.
+
+        :param bases: the local addresses of the sockets now.
+        :param gone: the addresses that are gone.
+        """
 
     def network_back(self) -> None:
-        """A reflector answers again."""
+        """A reflector answers again that had not answered."""
 
     def woke(self) -> None:
         """The machine has slept."""
 
     def renew_relays(self) -> object:
-        """The relays' credentials end soon."""
+        """The credentials for the relays expire soon: ask the rendezvous for new ones."""
 
 
 class Network:
     """
-    What all sessions of a node send through.
+    The sockets, relays and reflectors that all calls of a node use.
 
-    :ivar reflectors: where to ask for our own addresses.
+    :ivar reflectors: the STUN servers to ask for server-reflexive addresses.
+    :ivar reflexive_addresses: the server-reflexive addresses known now.
+    :ivar router: hands datagrams to calls.
+    :ivar sockets: the UDP sockets.
+    :ivar relays: the allocations on relays.
     """
 
     _log = Logger()
@@ -81,8 +90,10 @@ class Network:
         self._refused: set[str] = set()
         self._source = source
         self._remotes: list[str] = []
-        self.keeper = ReflexiveAddressCache(reactor, monotonic, random, pacing, self._send, self._back)
-        self.router = Router(self.keeper, lambda *arrived: self.relays.receive(*arrived))
+        self.reflexive_addresses = ReflexiveAddressCache(
+            reactor, monotonic, random, pacing, self._send, self._back
+        )
+        self.router = Router(self.reflexive_addresses, lambda *arrived: self.relays.receive(*arrived))
         self.sockets = SocketSet(
             reactor,
             open_socket,
@@ -107,34 +118,34 @@ class Network:
         self._watch = NetworkMonitor(reactor, monotonic, wall, addresses, self._changed, self._woke)
 
     def start(self) -> None:
-        """Notice changes from now on."""
+        """Watch the network from now on."""
         self._running = True
         self._watch.start()
 
     def stop(self) -> None:
-        """Notice nothing any more; the sockets stay open."""
+        """Stop watching the network; the sockets stay open."""
         self._running = False
         self._watch.stop()
-        self.keeper.listen(False)
+        self.reflexive_addresses.listen(False)
 
     def close(self) -> None:
-        """Close everything."""
+        """Close sockets and relays."""
         self._finder.stop()
-        self.keeper.stop()
+        self.reflexive_addresses.stop()
         self.relays.stop()
         self.sockets.close()
 
     def look_out(self, wanted: bool, relays: bool) -> None:
         """
-        A link has no path, and waits for the network to be back; or none does any more.
+        Find out soon when the network is back, because a link has no path; or no longer (`wanted` is False).
 
-        :param relays: and for relays, which may be gone for reasons of their own.
+        :param relays: ask for relays too, which may be gone for other reasons.
         """
-        self.keeper.listen(wanted)
+        self.reflexive_addresses.listen(wanted)
         self.relays.need(relays)
 
     def welcomed(self, welcome: Welcome, host: str) -> None:
-        """The rendezvous at the IP address `host` says where reflectors and relays are."""
+        """Take the reflectors and relays that the rendezvous at the IP address `host` names."""
         self._policy.reached(host)
         self._remotes = [host]
         self._looked_up_at = self._monotonic()
@@ -143,7 +154,7 @@ class Network:
 
     def offered(self, servers: Sequence[RelayServer], host: str | None = None) -> None:
         """
-        The rendezvous names relays.
+        Take the relays that the rendezvous names.
 
         :param host: its IP address, if that may have changed.
         """
@@ -168,9 +179,9 @@ class Network:
 
     def refresh(self, *, anew: bool = False) -> list[Address]:
         """
-        Open the sockets that are missing, and see what reflectors make of them.
+        Open the sockets that are missing, and ask reflectors for their server-reflexive addresses.
 
-        :param anew: what reflectors said may be wrong by now.
+        :param anew: ask again for those that are known.
         :return: the local addresses to use.
         """
         if self._monotonic() >= self._looked_up_at + FRESH:
@@ -178,11 +189,11 @@ class Network:
         in_use = self._owner.paths_in_use()
         bases = self.sockets.refresh({self.relays.base_of(local) or local for local in in_use})
         gather = self._relay_policy is not RelayPolicy.ONLY
-        self.keeper.keep(bases, self.reflectors, gather=gather, anew=anew)
+        self.reflexive_addresses.keep(bases, self.reflectors, gather=gather, anew=anew)
         return bases
 
     def _look_up_again(self) -> None:
-        """Names may mean other addresses by now, or on this network."""
+        """Look names up again: they may have other addresses by now, or on this network."""
         self._looked_up_at = self._monotonic()
         self._finder.again()
         self.relays.network_changed()
@@ -191,7 +202,7 @@ class Network:
         self.sockets.send([transmit.data], transmit.remote, transmit.local)
 
     def _ways_out(self) -> list[str]:
-        """The addresses from which the rendezvous is reached, that of the control channel first."""
+        """Return the addresses from which the rendezvous is reached, that of the control channel first."""
         remotes = dict.fromkeys([*self._remotes, *(reflector.host for reflector in self.reflectors)])
         sources = (self._source(remote) for remote in remotes)
         return list(dict.fromkeys(source for source in sources if source is not None))

@@ -42,7 +42,7 @@ DOUBT = 0.6
 Seconds in which a relay that is new, or needed again, has to show that it answers and that the largest
 datagrams reach it. Then others are asked too.
 """
-PATIENCE = 20.0
+GIVE_UP_AFTER = 20.0
 """Seconds of failing tries after which users are told that there is no relay."""
 LINGER = 5.0
 """Seconds for which an allocation without users is kept: another call may follow."""
@@ -441,7 +441,7 @@ class RelayPool:
                 self._delay = min(self._delay * 2, self._last_delay)
             if self._failing_since is None:
                 self._failing_since = now
-            if self._usable() and now < self._failing_since + PATIENCE:
+            if self._usable() and now < self._failing_since + GIVE_UP_AFTER:
                 return
         if not self._attempts:
             for user in list(self._users):

@@ -29,7 +29,7 @@ class KeeperTests(SynchronousTestCase):
         self.sent: list[Transmit] = []
         self.backs: list[float] = []
         self.answers = True
-        self.keeper = ReflexiveAddressCache(
+        self.cache = ReflexiveAddressCache(
             self.clock,
             self.clock.seconds,
             Internet(1).random_bytes("mappings"),
@@ -37,7 +37,7 @@ class KeeperTests(SynchronousTestCase):
             self.sent.append,
             lambda: self.backs.append(self.clock.seconds()),
         )
-        self.addCleanup(self.keeper.stop)
+        self.addCleanup(self.cache.stop)
 
     def run_for(self, seconds: float) -> int:
         """Let time pass; returns how many questions were asked."""
@@ -49,54 +49,54 @@ class KeeperTests(SynchronousTestCase):
             for data, remote, local in questions:
                 answer = encode(success(parse(data), (Attribute.XOR_MAPPED_ADDRESS, MAPPED)))
                 if self.answers:
-                    self.assertTrue(self.keeper.receive(answer, remote, local))
+                    self.assertTrue(self.cache.receive(answer, remote, local))
             self.clock.advance(0.1)
         return asked
 
     def test_kept_for_a_while(self) -> None:
         """A question every 15 s, and after two minutes none, until somebody wants to know again."""
-        self.keeper.keep([BASE], [REFLECTOR])
-        self.assertEqual(self.keeper.mappings(), [])
+        self.cache.keep([BASE], [REFLECTOR])
+        self.assertEqual(self.cache.mappings(), [])
         self.run_for(1.0)
-        self.assertEqual(self.keeper.mappings(), [(BASE, MAPPED)])
+        self.assertEqual(self.cache.mappings(), [(BASE, MAPPED)])
         self.assertTrue(7 <= self.run_for(KEEP) <= 8)
         self.run_for(20.0)
         self.assertEqual(self.run_for(1000.0), 0)
-        self.assertEqual(self.keeper.mappings(), [])
-        self.keeper.keep([BASE], [REFLECTOR])
+        self.assertEqual(self.cache.mappings(), [])
+        self.cache.keep([BASE], [REFLECTOR])
         self.run_for(1.0)
-        self.assertEqual(self.keeper.mappings(), [(BASE, MAPPED)])
+        self.assertEqual(self.cache.mappings(), [(BASE, MAPPED)])
 
     def test_asking_for_it_keeps_it(self) -> None:
         """Without asking the reflector once more."""
-        self.keeper.keep([BASE], [REFLECTOR])
+        self.cache.keep([BASE], [REFLECTOR])
         self.run_for(100.0)
-        self.keeper.keep([BASE], [REFLECTOR])
+        self.cache.keep([BASE], [REFLECTOR])
         self.assertEqual(self.sent, [])
         self.run_for(100.0)
-        self.assertEqual(self.keeper.mappings(), [(BASE, MAPPED)])
+        self.assertEqual(self.cache.mappings(), [(BASE, MAPPED)])
 
     def test_anew(self) -> None:
         """What may be wrong is forgotten."""
-        self.keeper.keep([BASE], [REFLECTOR])
+        self.cache.keep([BASE], [REFLECTOR])
         self.run_for(1.0)
-        self.keeper.keep([BASE], [REFLECTOR], anew=True)
-        self.assertEqual(self.keeper.mappings(), [])
+        self.cache.keep([BASE], [REFLECTOR], anew=True)
+        self.assertEqual(self.cache.mappings(), [])
         self.run_for(1.0)
-        self.assertEqual(self.keeper.mappings(), [(BASE, MAPPED)])
+        self.assertEqual(self.cache.mappings(), [(BASE, MAPPED)])
 
     def test_nobody_needs_to_know(self) -> None:
         """Then nobody is asked."""
-        self.keeper.keep([BASE], [REFLECTOR], gather=False)
-        self.keeper.keep([], [REFLECTOR])
-        self.keeper.keep([BASE], [])
+        self.cache.keep([BASE], [REFLECTOR], gather=False)
+        self.cache.keep([], [REFLECTOR])
+        self.cache.keep([BASE], [])
         self.assertEqual(self.run_for(5.0), 0)
 
     def test_the_network_is_back(self) -> None:
         """Told once, within a few seconds of the first answer after a silence."""
-        self.keeper.keep([BASE], [REFLECTOR], gather=False)
-        self.keeper.listen(True)
-        self.keeper.listen(True)
+        self.cache.keep([BASE], [REFLECTOR], gather=False)
+        self.cache.listen(True)
+        self.cache.listen(True)
         self.assertLessEqual(self.run_for(60.0), 60 / CALM + 1)
         self.assertEqual(self.backs, [])
         self.answers = False
@@ -111,28 +111,28 @@ class KeeperTests(SynchronousTestCase):
     def test_no_network_from_the_start(self) -> None:
         """The first question gets no answer."""
         self.answers = False
-        self.keeper.keep([BASE], [REFLECTOR], gather=False)
-        self.keeper.listen(True)
+        self.cache.keep([BASE], [REFLECTOR], gather=False)
+        self.cache.listen(True)
         self.run_for(10.0)
         self.answers = True
         self.run_for(5.0)
         self.assertEqual(len(self.backs), 1)
-        self.keeper.listen(False)
+        self.cache.listen(False)
         self.assertEqual(self.run_for(60.0), 0)
 
     def test_answers_of_others(self) -> None:
         """Only the reflector that was asked counts."""
-        self.keeper.keep([BASE], [REFLECTOR], gather=False)
-        self.keeper.listen(True)
+        self.cache.keep([BASE], [REFLECTOR], gather=False)
+        self.cache.listen(True)
         (question,) = self.sent
         answer = encode(success(parse(question.data), (Attribute.XOR_MAPPED_ADDRESS, MAPPED)))
-        self.assertFalse(self.keeper.receive(answer, Address("198.51.100.66", 3478), BASE))
-        self.assertTrue(self.keeper.receive(answer, REFLECTOR, BASE))
-        self.assertFalse(self.keeper.receive(answer, REFLECTOR, BASE))
+        self.assertFalse(self.cache.receive(answer, Address("198.51.100.66", 3478), BASE))
+        self.assertTrue(self.cache.receive(answer, REFLECTOR, BASE))
+        self.assertFalse(self.cache.receive(answer, REFLECTOR, BASE))
 
     def test_many_addresses(self) -> None:
         """A few questions are enough."""
         bases = [Address(f"192.168.1.{number}", 5000) for number in range(2, 30)]
-        self.keeper.keep([*bases, Address("2001:db8::1", 5000)], [REFLECTOR], gather=False)
-        self.keeper.listen(True)
+        self.cache.keep([*bases, Address("2001:db8::1", 5000)], [REFLECTOR], gather=False)
+        self.cache.listen(True)
         self.assertEqual(len(self.sent), MAX_QUESTIONS)
