@@ -1,8 +1,8 @@
 """
-The shell of netcheck: registers with a rendezvous, opens sockets for the core, and tries the relays.
+The shell of netcheck: it registers with a rendezvous, opens sockets for the core, and tries the relays.
 
-It registers with a key made for this one time, under which nobody can call: the peer of the same user, if it
-runs, keeps its registration.
+It registers with a new key, with which nobody can call it, so that a peer of the same user keeps its
+registration.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.turn_uri import RelayServer, TurnTransport
 
 USUAL_REFLECTOR = 3478
-"""Where a reflector is looked for if the rendezvous can't be asked: STUN's own port (RFC 8489, section 9)."""
+"""The reflector's port where the rendezvous cannot tell it: that of STUN (RFC 8489, section 9)."""
 CONTROL_TRIES = 3
-"""Round trips over the control channel, of which the shortest counts."""
+"""How many round trips over the control channel are measured. The shortest counts."""
 TRIAL_TIME = 8.0
 """Seconds that a relay has to answer."""
 GIVE_BACK_TIME = 0.5
@@ -121,17 +121,17 @@ class NetcheckRun:
 
     def start(self) -> Deferred[NetcheckReport]:
         """
-        Find out everything.
+        Run all experiments.
 
-        :return: the report, when all is closed again.
+        :return: fires with the report when all sockets and connections are closed.
         """
         self._control.start()
         return self._finished
 
-    # What the rendezvous says (ControlHandler)
+    # What the rendezvous tells (ControlHandler)
 
     def control_welcome(self, welcome: Welcome, host: str) -> None:
-        """Registered: the rendezvous tells what it has."""
+        """Registered: the rendezvous names its reflectors and relays."""
         if self._begun:
             return
         self._transports[Transport.CONTROL] = True
@@ -139,7 +139,7 @@ class NetcheckRun:
         self._begin(partial(self._examine_with, welcome, host))
 
     def control_reply(self, reply: Reply) -> None:
-        """The service answers a probe, or a question that only measures the way there."""
+        """Take the result of a probe, or the answer to a request that measures the round trip."""
         now = self._monotonic()
         if isinstance(reply, Probed):
             self._core.receive_probed(reply, now)
@@ -150,7 +150,7 @@ class NetcheckRun:
                 self._ask()
 
     def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
-        """It can't be reached: UDP may work all the same."""
+        """The rendezvous cannot be reached over TCP. UDP may still work."""
         if self._begun:
             return
         self._problem = problem.text
@@ -162,10 +162,10 @@ class NetcheckRun:
         self._asked_at = self._monotonic()
         self._control.send(RenewRelays())
 
-    # The examination
+    # The experiments
 
     def _begin(self, examine: Callable[[list[str]], None]) -> None:
-        """Look up all addresses of the rendezvous, then examine."""
+        """Look up all addresses of the rendezvous, then run the experiments."""
         self._begun = True
         self._look_up(self._rendezvous.host, examine)
 
@@ -199,7 +199,7 @@ class NetcheckRun:
         self._examine(found, self._hosts(found), USUAL_REFLECTOR, 0)
 
     def _hosts(self, services: list[str]) -> list[str]:
-        """Our addresses, those from which the service's are reached first."""
+        """The local addresses; those from which the service is reached come first."""
         sources = [self._control.local_host]
         if self._source is not None:
             sources += map(self._source, services)
@@ -298,7 +298,7 @@ class NetcheckRun:
         return report
 
     def _judged(self, family: FamilyReport | None) -> FamilyReport | None:
-        """Silence where the rendezvous did not say that it has a reflector may have any cause."""
+        """No answer has no known cause where the rendezvous could not say that it has a reflector."""
         if family is None or family.udp or self._problem is None or not family.local_addresses:
             return family
         return replace(family, udp=None)
@@ -306,7 +306,8 @@ class NetcheckRun:
 
 class RelayTrial:
     """
-    One relay, by the one transport that it is offered for; from every one of our addresses, if that is UDP.
+    Tries one relay over the transport that it is offered for, over UDP from each local address: it requests
+    an allocation and deletes it.
 
     :ivar result: fires with whether it works.
     """
@@ -347,7 +348,7 @@ class RelayTrial:
         self._late: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Ask."""
+        """Request the allocation."""
         self._late = self._reactor.callLater(TRIAL_TIME, self._end, False)
         attempts: Sequence[DatagramRelayClient | StreamRelayClient]
         if self.server.url.transport is TurnTransport.UDP:
@@ -364,11 +365,11 @@ class RelayTrial:
     # What relays say (RelayOwner)
 
     def relay_allocated(self, relay: RelayClient) -> None:
-        """It works."""
+        """The relay works."""
         self._end(True)
 
     def relay_failed(self, relay: RelayClient, trouble: Trouble, text: str) -> None:
-        """It doesn't; another way may."""
+        """One attempt has failed; another may succeed."""
         if relay in self._trying:
             self._trying.remove(relay)
         if not self._trying:
@@ -444,4 +445,4 @@ class RelayTrial:
 
 
 def _nothing(datagrams: Sequence[bytes], peer: Address, relayed: Address) -> None:
-    """Nobody was permitted to send us anything."""
+    """Ignore datagrams: no peer has a permission."""

@@ -46,17 +46,17 @@ from punch.wire.rendezvous_address import RendezvousAddress
 _FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
 _CLOSE_TIME = 0.5
 _HURRY = 30.0
-"""Seconds in which the delay between two attempts does not grow, because a link may need the rendezvous."""
+"""Seconds for which the delay between two attempts does not grow, because a link may need the rendezvous."""
 _NEEDED_DELAY = 1.6
 """
 The longest mean delay while a link has no path, or a call or a message waits: these wait for the rendezvous,
-and where no UDP passes nothing else tells that it is back. Only as long as nobody answers TCP, which costs
-little; who answers and sends us away, being too busy, is left alone for longer and longer.
+and where no UDP passes nothing else shows that it is back. It holds only while TCP is not accepted, since
+such attempts cost little. A rendezvous that accepts TCP and sends the peer away is tried less and less often.
 """
 _RETURN_DELAY = 2.0
 """
-The same for everybody else, since somebody's message may wait for them. Where the peers are many, the
-rendezvous asks for a longer one (`Welcome.retry`).
+The same for all other peers, since messages for them may wait. A rendezvous with many peers asks for a longer
+delay (`Welcome.retry`).
 """
 _RETURN_TIME = 600.0
 """Seconds after the loss of a registration for which that holds."""
@@ -64,11 +64,11 @@ _LOOK = 2.0
 """Seconds between two looks, while a later try is waited for, whether something needs the rendezvous now."""
 _SHORT = 10.0
 """
-Seconds that a registration must have lasted for the delay to begin anew: who welcomes us and closes each time
-is left alone for longer and longer.
+Seconds that a registration has to last for the delay to start from the beginning: a rendezvous that closes
+each connection after the welcome is tried less and less often.
 """
 _YOUNG = 2.0
-"""Seconds for which a connection attempt is not given up for another one."""
+"""The age in seconds up to which an attempt is not given up for another one."""
 
 _EXPECTED = (
     error.ConnectError,
@@ -80,23 +80,23 @@ _EXPECTED = (
 
 
 class ControlHandler(TypingProtocol):
-    """Whoever uses a `ControlClient`."""
+    """Is told what happens on the connection to the rendezvous."""
 
     def control_welcome(self, welcome: Welcome, host: str) -> None:
-        """Registered, with the rendezvous at the IP address `host`."""
+        """The peer is registered with the rendezvous at the IP address `host`."""
 
     def control_reply(self, reply: Reply) -> None:
-        """Any message of the rendezvous but `welcome` and `pong`."""
+        """A message of the rendezvous came, other than `welcome` and `pong`."""
 
     def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
-        """Not registered (any more); the next try is in `retry_in` seconds (None: there is none)."""
+        """The peer is not registered. The next attempt is in `retry_in` seconds; None: there is none."""
 
 
 def backoff(attempt: int, random: RandomBytes, longest: float = _LAST_DELAY) -> float:
     """
-    Seconds to wait before try number `attempt` + 1: from 1 to `longest`, times a factor from 0.5 to 1.5.
+    Return the seconds to wait after attempt number `attempt`: from 1 to `longest`, times 0.5 to 1.5.
 
-    The spread keeps the peers of a restarted rendezvous from returning all at once.
+    The random factor keeps the peers of a restarted rendezvous from returning all at once.
     """
     delay = min(longest, _FIRST_DELAY * _FACTOR ** min(attempt - 1, 30))
     return delay * (0.5 + int.from_bytes(random(4), "big") / 2**32)
@@ -107,7 +107,7 @@ def _failure(problem: ControlProblem) -> Failure:
 
 
 class _Attempt:
-    """One connection attempt and the connection it becomes, as `ClientService` sees them."""
+    """One connection attempt and the connection that it becomes, for `ClientService`."""
 
     _log = Logger()
 
@@ -139,11 +139,11 @@ class _Attempt:
 
     @property
     def reached(self) -> bool:
-        """Whether the TCP connection came about."""
+        """Whether the TCP connection was made."""
         return self._protocol is not None
 
     def give_up(self) -> None:
-        """Another attempt has better prospects; nothing happens once it was welcomed."""
+        """Cancel the attempt. Nothing happens once it was welcomed."""
         if not self.result.called:
             self._cancel(self.result)
 
@@ -179,7 +179,7 @@ class _Attempt:
 
 @implementer(IStreamClientEndpoint)
 class _WelcomeEndpoint:
-    """An endpoint whose connections count from the `welcome` on."""
+    """An endpoint whose connections count as made once the `welcome` has come."""
 
     def __init__(self, client: ControlClient, endpoint: IStreamClientEndpoint) -> None:
         self._client = client
@@ -196,9 +196,9 @@ class ControlClient:
     """
     Keeps one peer registered with one rendezvous.
 
-    A problem that only a person can mend ends it: at the first connection any fatal `ControlProblem`, later
-    only those that are certain (`replaced`, another protocol version), because a running peer should survive,
-    say, an hour behind a hotel's login page.
+    A problem that only a person can solve ends it. Before the first registration that is any fatal
+    `ControlProblem`, later only `replaced` and another protocol version, because a running peer should
+    survive an hour behind a hotel's login page.
     """
 
     def __init__(
@@ -218,9 +218,10 @@ class ControlClient:
         """
         :param reactor: connects TCP, resolves names, and is the clock of everything here.
         :param roots: see `ControlConnectionCreator`.
-        :param proxy: the variable of the environment that names a proxy, which is not used but spoken of.
-        :param waiting: whether a call or a message waits for the rendezvous now, so that it is tried often.
-        :param endpoint: where to connect instead of the address' host and port (TLS is put on top of it).
+        :param proxy: the environment variable that names a proxy, which error texts mention; it is not used.
+        :param waiting: returns whether a call or a message waits for the rendezvous, so that it is tried
+        often.
+        :param endpoint: connects instead of the host and port of the address; TLS is added.
         """
         self.address = address
         self.register = register
@@ -253,16 +254,16 @@ class ControlClient:
 
     @property
     def registered(self) -> bool:
-        """Whether the rendezvous has welcomed us on a connection that still stands."""
+        """Whether the peer is registered on a connection that is open."""
         return self._protocol is not None
 
     @property
     def local_host(self) -> str | None:
-        """The IP address of ours that the connection comes from, if there is one."""
+        """The local IP address of the connection, if there is one."""
         return None if self._protocol is None else self._protocol.local_host
 
     def start(self) -> None:
-        """Connect, and keep connected."""
+        """Connect, and stay connected."""
         self._service.startService()
 
     def stop(self) -> Deferred[None]:
@@ -281,7 +282,7 @@ class ControlClient:
             protocol.finish()
         stopped = self._service.stopService()
         if protocol is not None and not stopped.called:
-            # A dead rendezvous would never answer our TLS close.
+            # A dead rendezvous would never answer the close of TLS.
             late = self.clock.callLater(_CLOSE_TIME, protocol.abort)
 
             def in_time(result: None) -> None:
@@ -293,10 +294,10 @@ class ControlClient:
 
     def check(self, patience: float, gone: Collection[str] = ()) -> None:
         """
-        The network may have changed: make sure that the connection lives, or connect at once.
+        Check the connection, because the network may have changed, or connect at once.
 
-        :param patience: seconds within which a connection must show that it is alive.
-        :param gone: addresses that this machine had: a connection from one of these is dead for sure.
+        :param patience: seconds within which something has to be received on the connection.
+        :param gone: addresses that this machine has lost: a connection from one of these is dead.
         """
         if self._stopped or not self._service.running:
             return
@@ -311,11 +312,11 @@ class ControlClient:
             protocol.check(patience)
 
     def need(self, needed: bool) -> None:
-        """A link waits for the rendezvous, or none does any more."""
+        """Say whether a link waits for the rendezvous."""
         self._needed = needed
 
     def _connect_now(self) -> None:
-        """Whatever is waited for, it is waited for no longer."""
+        """Connect without waiting for the delay to end."""
         attempt = self.attempt
         if attempt is None:
             self._service.stopService()
@@ -324,23 +325,23 @@ class ControlClient:
             attempt.give_up()
 
     def send(self, request: Request) -> bool:
-        """Send one control message; False where there is nobody to send it to now."""
+        """Send one control message. Returns False if the peer is not registered."""
         if self._protocol is None:
             return False
         self._protocol.send(request)
         return True
 
-    # What the attempts tell us.
+    # What the attempts tell
 
     def connected(self, protocol: ControlClientProtocol, welcome: Welcome) -> None:
-        """An attempt got its welcome."""
+        """An attempt was welcomed."""
         self._protocol = protocol
         self._was_registered = True
         self._set_return_delay(welcome.retry)
         self._handler.control_welcome(welcome, protocol.host)
 
     def answered(self, pong: Pong) -> None:
-        """The rendezvous lives."""
+        """The rendezvous has answered a ping."""
         self._set_return_delay(pong.retry)
 
     def received(self, reply: Reply) -> None:
@@ -349,14 +350,14 @@ class ControlClient:
             self._handler.control_reply(reply)
 
     def disconnected(self, problem: ControlProblem) -> None:
-        """An attempt failed, or its connection ended."""
+        """An attempt failed, or its connection has ended."""
         if self._protocol is not None:
             self._return_until = self.clock.seconds() + _RETURN_TIME
         self._protocol = None
         self._problem = problem
 
     def _retry_in(self, attempt: int) -> float:
-        # ClientService asks in the middle of its own transition: nobody may be called within it.
+        # ClientService calls this within a transition of its own, so the handler is called later.
         failed, self.attempt = self.attempt, None
         soon = self.clock.seconds() < self._at_once_until
         self._at_once_until = 0.0
@@ -384,7 +385,7 @@ class ControlClient:
         return self._return_delay if self.clock.seconds() < self._return_until else _LAST_DELAY
 
     def _set_return_delay(self, retry: int) -> None:
-        # Whatever a rendezvous says, its peers neither come faster nor stay away for longer.
+        # A rendezvous can make its peers come neither faster nor later than these limits.
         self._return_delay = min(max(retry, _RETURN_DELAY), _LAST_DELAY)
 
     @property
@@ -395,7 +396,7 @@ class ControlClient:
         self._look.start(_LOOK, self._look_whether_needed)
 
     def _look_whether_needed(self) -> None:
-        """What began to wait after the delay was chosen doesn't wait for the end of it."""
+        """Connect now if something needs the rendezvous since the delay was chosen."""
         if self._stopped or self.attempt is not None or not self._service.running:
             return
         if self._is_needed:

@@ -1,8 +1,8 @@
 """
 One connection to the rendezvous: registers when TLS is up, pings, and says why it ended.
 
-A rendezvous that sends without end is read from more slowly (`LINE_RATE`), and one that does not read what it
-is sent is not read from until it does: what is sent is an answer to what it says, most of the time.
+A rendezvous that sends more than `LINE_RATE` is read more slowly. One that does not read what it is sent is
+not read from until it does, since most of what is sent is an answer to its own messages.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ from punch.wire.rendezvous_address import RendezvousAddress
 WELCOME_TIME = 15.0
 """Seconds from the TCP connection to the `welcome`."""
 LINE_RATE = 200.0
-"""Lines of the rendezvous that are read in a second…"""
+"""Lines of the rendezvous that are read each second…"""
 LINE_BURST = 1000
-"""…and so many at once, if it said nothing for a while."""
+"""…and at once after a while of silence."""
 _HOLD_TIME = 0.1
-"""Seconds for which nothing is read from a rendezvous that sends more than that."""
+"""Seconds for which nothing is read from a rendezvous that sends more."""
 _SHORTEST_KEEPALIVE, _LONGEST_KEEPALIVE = 1.0, 120.0
 
 
@@ -132,11 +132,11 @@ class ControlClientProtocol(LineReceiver):
 
     @property
     def local_host(self) -> str:
-        """The IP address of ours that it comes from."""
+        """The local IP address of the connection."""
         return self._tls.getHost().host
 
     def check(self, patience: float) -> None:
-        """Expect a sign of life within so many seconds; without one, the connection is lost."""
+        """Ping; the connection is lost if nothing is received within so many seconds."""
         if self._welcome is None or self._problem is not None:
             return
         self._heard = False
@@ -144,16 +144,16 @@ class ControlClientProtocol(LineReceiver):
         self._schedule_ping(patience)
 
     def lose(self) -> None:
-        """Whatever its end may look like, the connection is known to be dead."""
+        """Abort the connection, which is known to be dead, and report it as silent."""
         self._silent()
 
     def abort(self) -> None:
-        """Drop the connection without another word."""
+        """Abort the connection."""
         if self.transport is not None:
             self._tls.abortConnection()
 
     def finish(self) -> None:
-        """The connection is about to be closed in good order, which waits for no producer."""
+        """Prepare an orderly close, which would wait for a registered producer."""
         if self._secured:
             cast(IConsumer, self.transport).unregisterProducer()
 
@@ -165,7 +165,7 @@ class ControlClientProtocol(LineReceiver):
         self._timer.start(WELCOME_TIME, self._silent)
 
     def handshakeCompleted(self) -> None:
-        """TLS is up as far as we can see: the server may still refuse our certificate."""
+        """TLS is up on this side. The server may still refuse the client certificate."""
         if self._tls.negotiatedProtocol != ALPN:
             self._abort(not_a_rendezvous(self._address))
             return
@@ -178,7 +178,7 @@ class ControlClientProtocol(LineReceiver):
         self._tls.write(encode(request) + b"\n")
 
     def lineReceived(self, line: bytes) -> None:
-        """One control message of the rendezvous."""
+        """Take one control message of the rendezvous."""
         if self._problem is not None:
             return
         self._heard = True
@@ -186,7 +186,7 @@ class ControlClientProtocol(LineReceiver):
         try:
             reply = decode_reply(line)
         except UnknownType:
-            return  # A newer rendezvous may say more than we know.
+            return  # A newer rendezvous may send messages that are unknown here.
         except ControlError as reason:
             self._abort(self._nonsense(str(reason)))
             return
@@ -208,11 +208,11 @@ class ControlClientProtocol(LineReceiver):
         self._owner.received(reply)
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        """A line of more than 16 KiB is nobody's control message."""
+        """A line of more than 16 KiB is no control message."""
         self._abort(self._nonsense("a line is too long"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection ended: tell why."""
+        """The connection has ended: report why."""
         self._timer.cancel()
         self._held.cancel()
         self._owner.lost(self._why(reason))
@@ -220,17 +220,17 @@ class ControlClientProtocol(LineReceiver):
     # IPushProducer, to its own transport; LineReceiver stops and resumes reading
 
     def pauseProducing(self) -> None:
-        """The rendezvous does not read what it is sent: read nothing from it either."""
+        """The rendezvous does not read what it is sent: stop reading from it."""
         self._unread = True
         super().pauseProducing()  # type: ignore[no-untyped-call]
 
     def resumeProducing(self) -> None:
-        """It has read."""
+        """The rendezvous has read what it was sent."""
         self._unread = False
         self._read_on()
 
     def stopProducing(self) -> None:
-        """The transport is going away and says so by itself."""
+        """The transport is closing; `connectionLost` follows."""
 
     def _count_line(self) -> None:
         available = self._lines.available(self._clock.seconds())

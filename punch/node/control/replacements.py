@@ -1,9 +1,9 @@
 """
-Two processes with one identity replace each other at the rendezvous.
+Pauses for two processes with one identity, which replace each other at the rendezvous.
 
-Under a supervisor that restarts each of them at once they would do so for ever, and no message would arrive
-in between. So a process that was replaced waits when it is started next, longer and longer, and the other one
-is there meanwhile.
+Under a supervisor that restarts each of them at once, they would replace each other for ever, and no message
+would arrive. So a process that was replaced waits when it is started the next time, longer each time, and the
+other one stays registered meanwhile.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from punch.wire.control import ErrorCode
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0
 """Seconds of the pause after the first replacement; it doubles with each more, up to the longest."""
 STEADY = 900.0
-"""Seconds for which a registration must last to show that the other process is gone."""
+"""Seconds for which a registration has to last to show that the other process has ended."""
 EXIT_STATUS = 3
-"""The exit status of a process that was replaced: a supervisor is not to start it again."""
+"""The exit status of a process that was replaced. Supervisors should not restart it."""
 SENTENCE = (
     "Another process with this same identity replaced this one when it ran last; "
     "stop one of the two, or give one another --name or --state-dir."
@@ -32,16 +32,16 @@ SENTENCE = (
 
 
 def pause_after(count: int) -> float:
-    """Seconds to wait at the start, after so many replacements without a steady registration in between."""
+    """Seconds to wait at the start after so many replacements without a steady registration."""
     return 0.0 if count <= 0 else min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(count - 1, 30))
 
 
 class Replacements:
     """
-    Counts, from process to process, how often this identity was replaced, and waits accordingly.
+    Counts over all runs how often this identity was replaced, and waits accordingly at the start.
 
     :param start: registers; called once.
-    :param tell: is told at the start that there is another process, and how long this one waits.
+    :param tell: called at the start if there is another process, with how long this one waits.
     """
 
     _log = Logger()
@@ -61,9 +61,9 @@ class Replacements:
 
     def start(self, *, waits: bool) -> None:
         """
-        Register, now or after the pause.
+        Register now or after the pause.
 
-        :param waits: False where a person has started this process and watches it.
+        :param waits: False: without a pause, where a person has started this process.
         :raise StateError: the count can't be read.
         """
         self._count = self._state.replacements
@@ -77,7 +77,7 @@ class Replacements:
 
     def handle(self, event: NodeEvent) -> bool:
         """
-        The node tells something; True: it was replaced.
+        Take an event of the node. Returns whether this process was replaced.
 
         :raise StateError: the count can't be written.
         """
@@ -95,7 +95,7 @@ class Replacements:
         return False
 
     def stop(self) -> None:
-        """Wait for nothing any more."""
+        """Cancel what is waited for."""
         self._timer.cancel()
 
     def _forget(self) -> None:

@@ -41,30 +41,30 @@ from punch.wire.address import parsed
 
 DISCOVERY_NAME = "ipv4only.arpa"
 DISCOVERY_TIME = 1.0
-"""Seconds for the discovery while a connection waits for it."""
+"""Seconds that the discovery may take while a connection waits for it."""
 PATIENCE = 0.4
-"""Seconds after which a connection that has not come about is tried through a NAT64, too."""
+"""Seconds after which a connection that has not been made is tried through a NAT64 too."""
 
 AFTER = 0.5
-"""Seconds until another connection is begun."""
+"""Seconds until another connection is started."""
 TRIES = 3
-"""Connections at once, at most."""
+"""How many connections are started at most."""
 CONNECT_TIME = 10.0
-"""Seconds that a TCP connection may take."""
+"""Seconds that a TCP connection may take to be made."""
 
 _WELL_KNOWN = (IPv4Address("192.0.0.170"), IPv4Address("192.0.0.171"))
 _LENGTHS = (96, 64, 56, 48, 40, 32)
 
 
 class Prefix(NamedTuple):
-    """What a NAT64 takes for its own: the first `length` bits of `network`; the others are zero."""
+    """The prefix of a NAT64: the first `length` bits of `network`, of which the others are zero."""
 
     network: int
     length: int
 
 
 def prefixes(hosts: Iterable[str]) -> list[Prefix]:
-    """The prefixes that the addresses of `ipv4only.arpa` tell of (RFC 7050, section 3)."""
+    """The prefixes that the addresses of `ipv4only.arpa` contain (RFC 7050, section 3)."""
     found: list[Prefix] = []
     for host in hosts:
         address = parsed(host)
@@ -108,13 +108,12 @@ def translated(hosts: Iterable[str], discovered: Iterable[str]) -> list[str]:
 @implementer(IStreamClientEndpoint)
 class IPv4Endpoint:
     """
-    TCP to an IPv4 address: directly, or through a NAT64 where that does not come about.
+    TCP to an IPv4 address: directly, or through a NAT64 where that fails.
 
-    Which error an IPv4 address gives on a network of IPv6 depends on what the machine has left of IPv4: no
-    route, a route to 169.254/16 that ends in "no route to host", no address to connect from, a firewall's
-    refusal, or silence where a translator of its own (464XLAT) is dead. So whatever happens but a refusal by
-    the host, and where nothing happens for `PATIENCE` seconds, the NAT64 is looked for; the first connection
-    counts.
+    How an IPv4 address fails on an IPv6 network depends on what the machine has of IPv4: no route, a route to
+    169.254/16 that ends in "no route to host", no source address, a firewall that refuses, or silence of its
+    own translator (464XLAT). So after every error but a refusal by the host, and after `PATIENCE` seconds
+    without an answer, the NAT64 is discovered. The first connection counts.
 
     :param reactor: connects TCP and resolves names.
     """
@@ -126,7 +125,7 @@ class IPv4Endpoint:
         self._timeout = timeout
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect; cancelling ends it."""
+        """Connect. The Deferred can be cancelled."""
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     def __repr__(self) -> str:
@@ -187,10 +186,10 @@ class IPv4Endpoint:
 
 def tcp_endpoint(reactor: Any, host: str, port: int) -> StaggeredEndpoint:
     """
-    TCP to a host, by name or address, staggered.
+    Return an endpoint for TCP to a host, by name or address.
 
-    Addresses are not left to Twisted's `HostnameEndpoint`: while a connection is under way it wakes three
-    times a second to try the next address, even if there is only one.
+    Twisted's `HostnameEndpoint` is not used for IP addresses: while a connection is being made, it wakes
+    three times a second to try the next address, even if there is only one.
     """
     kind: Any = HostnameEndpoint
     if isIPAddress(host):
@@ -203,10 +202,10 @@ def tcp_endpoint(reactor: Any, host: str, port: int) -> StaggeredEndpoint:
 @implementer(IStreamClientEndpoint)
 class StaggeredEndpoint:
     """
-    An endpoint that begins up to `TRIES` connections of another one.
+    An endpoint that starts up to `TRIES` connections of another endpoint, one after the other.
 
-    The first result counts, a failure as well as a success: who refuses one connection refuses all. The rest
-    are given up.
+    The first result counts, a failure too: a host that refuses one connection refuses all. The others are
+    cancelled.
     """
 
     def __init__(self, endpoint: IStreamClientEndpoint, clock: IReactorTime) -> None:
@@ -214,7 +213,7 @@ class StaggeredEndpoint:
         self._clock = clock
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect; cancelling ends all of it."""
+        """Connect. Cancelling the Deferred cancels all connections."""
         return _Race(self._endpoint, protocolFactory, self._clock).result
 
     def __repr__(self) -> str:
