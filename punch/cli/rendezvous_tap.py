@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import punch.cli.interrupt  # noqa: F401 (before all that takes its time)
+import punch.cli.interrupt  # noqa: F401 (before the imports that take long)
 
 # isort: split
 import contextlib
@@ -49,7 +49,7 @@ from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, Rende
 PROGRAM = "punch-rendezvous"
 
 _OTHER_FILES = 256
-"""Descriptors that are not for connections: ports, logs, files of a moment."""
+"""Descriptors for other things than connections: ports, logs, temporary files."""
 
 _LIMITS = {
     "connections": "connections at the same time, in all",
@@ -74,13 +74,13 @@ _LIMITS = {
     "relay_requests_burst": "the same, at once",
     "relay_lifetime": "seconds that a relayed address lives without a refresh",
 }
-"""The limits that the command line can change, with what each counts."""
+"""The limits that the command line can change, with what each of them counts."""
 
 _log = Logger()
 
 
 class Options(BaseOptions):
-    """What `twistd punch-rendezvous` takes."""
+    """The options of `twistd punch-rendezvous`."""
 
     plugin = PROGRAM
     longdesc = (
@@ -199,7 +199,7 @@ the relay of this service, else beside it."""
         self["turn"].append(server)
 
     def postOptions(self) -> None:
-        """Check everything that can be checked now, and claim the state directory's files."""
+        """Check everything that can be checked before the start, and prepare the state directory."""
         for endpoint in self["control"]:
             try:
                 check_kind(endpoint)
@@ -219,7 +219,7 @@ the relay of this service, else beside it."""
         if self["log-addresses"] not in ("cut", "full"):
             self._fail(f"--log-addresses is cut or full, not {self['log-addresses'][:40]!a}.")
         if self["deny"] is not None:
-            # As a daemon the process may be in another directory.
+            # A daemon has another working directory.
             self["deny"] = os.path.abspath(self["deny"])
             try:
                 self.deny = read_deny_list(Path(self["deny"]))
@@ -343,7 +343,7 @@ def makeService(options: Options) -> IService:
     use_monotonic_time(reactor)
     install_resolver(reactor)
     state = options.state
-    assert state is not None, "options that were not parsed"
+    assert state is not None, "the options are not parsed"
     as_json = bool(options["json"])
     limits = within_descriptors(options.limits, twistd.raise_descriptor_limit, relay=options.relay.enabled)
     try:
@@ -412,10 +412,9 @@ def within_descriptors(
     limits: RendezvousLimits, raise_limit: Callable[[int], int], *, relay: bool
 ) -> RendezvousLimits:
     """
-    The limits, cut down to the descriptors that there are: each connection takes one, each relayed address
-    too.
+    The limits, reduced to the available file descriptors: each connection and each relayed address takes one.
 
-    :param raise_limit: asks the system for so many, and gives what it allows.
+    :param raise_limit: asks the system for a number of descriptors, and returns how many it allows.
     """
     relayed = limits.relay_allocations if relay else 0
     wanted = limits.connections + relayed
@@ -429,11 +428,11 @@ def within_descriptors(
 
 class Announcer:
     """
-    Tells the user, or a script, what the service reports.
+    Prints the events of the service, as text or JSON.
 
-    :param out: writes to stdout; `error` to stderr. Both are closed by `close`.
+    :param out: writes to stdout, as `error` does to stderr. Both are closed by `close`.
     :param end: ends the process with an exit status.
-    :param host_given: whether the user has said by which name peers find the service.
+    :param host_given: whether the user has given the name by which peers find the service.
     """
 
     service: RendezvousService
@@ -457,7 +456,7 @@ class Announcer:
         self._start = time.monotonic()
 
     def __call__(self, event: str, **fields: object) -> None:
-        """The service reports something."""
+        """Print one event of the service."""
         if event == "listening":
             self._leave_address(str(fields["address"]))
         if self._json:
@@ -470,7 +469,7 @@ class Announcer:
             self._end(1)
 
     def read_deny_list(self, path: Path) -> None:
-        """Read it again; if something is wrong with it, the old one stays."""
+        """Read the deny list again. If it has an error, the previous list stays in use."""
         try:
             deny = read_deny_list(path)
         except DenyListError as problem:
@@ -484,12 +483,12 @@ class Announcer:
         self("deny-list", entries=len(deny), ended=ended)
 
     def close(self) -> None:
-        """Nothing more will be reported."""
+        """Close the outputs after the last event."""
         self._out.close()
         self._error.close()
 
     def _print(self, event: str, fields: dict[str, object]) -> None:
-        # Names were checked when they came in: they hold nothing that could play with a terminal.
+        # Names were checked when they were received: they contain no control characters.
         if event == "listening":
             self._out.line("The rendezvous is ready. Peers find it at this address:")
             self._out.line("")
@@ -508,7 +507,7 @@ class Announcer:
 
     def _leave_address(self, address: str) -> None:
         try:
-            # The user's own peers on this machine need no name, no router and no authority to find it.
+            # Peers of the same user on this machine find the service by this file.
             self._state.write_address(str(self.service.local_address))
             replace_private(self._state.directory / "public-address", address.encode() + b"\n")
         except (StateError, OSError) as problem:

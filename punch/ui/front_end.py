@@ -34,9 +34,8 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
-from punch.ui.commands import CommandContext
 from punch.ui.exit_policy import ExitPolicy
-from punch.ui.send_queue import Line, SendQueue
+from punch.ui.send_queue import SendQueue
 from punch.ui.standard_streams import InputKind
 from punch.ui.terminal.escapes import Notice
 from punch.ui.text.sentences import count, name_lines, shown_name
@@ -127,7 +126,6 @@ class FrontEnd:
             stopped=self.stopped,
         )
         self.sending = SendQueue(chat, context.clock, self._moved, self.on_held)
-        self.commands = CommandContext(chat, self.exit.leave)
         self._clock = context.clock
         self._wall = context.wall
         #: Messages of an earlier process, until the node is ready; None from then on.
@@ -261,17 +259,6 @@ class FrontEnd:
         """A browser can show the chat, once, at this address."""
 
     # -- sending --
-
-    def send(
-        self, peer: PeerID, text: str, refused: Callable[[ChatError], None] = lambda error: None
-    ) -> None:
-        """
-        Send a message after those that were sent before. While the store refuses it, it is kept and tried
-        again.
-
-        :param refused: is called if it can never be sent.
-        """
-        self.sending.add(Line(peer, text, refused))
 
     def on_held(self, error: ChatError) -> None:
         """Messages can't be stored now."""

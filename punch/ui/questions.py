@@ -15,6 +15,7 @@ class Question:
 
     :ivar peer: whose call it is about, if it is about one.
     :ivar asked: the number of the line that asked it; None: not asked yet.
+    :ivar refused_by_quit: whether `/quit` answers it with no.
     """
 
     text: Callable[[], str]
@@ -22,6 +23,7 @@ class Question:
     no: Callable[[], object]
     peer: PeerID | None = None
     asked: int | None = None
+    refused_by_quit: bool = False
 
 
 class Questions:

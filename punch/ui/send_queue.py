@@ -48,7 +48,7 @@ def split_text(text: str, most: int = MAX_TEXT) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Line:
+class _Line:
     """
     A message that is to be sent.
 
@@ -81,7 +81,7 @@ class SendQueue:
         self._clock = clock
         self._moved = moved
         self._held = held
-        self._lines: deque[Line] = deque()
+        self._lines: deque[_Line] = deque()
         self._stored_sizes: dict[int, tuple[PeerID, int]] = {}
         self._size = 0
         self._busy = False
@@ -133,10 +133,16 @@ class SendQueue:
                 if event.peer in (None, peer):
                     del self._stored_sizes[number]
 
-    def add(self, line: Line) -> None:
-        """Send it after all that were added before."""
-        self._lines.append(line)
-        self._size += len(line.text)
+    def send(
+        self, peer: PeerID, text: str, refused: Callable[[ChatError], None] = lambda error: None
+    ) -> None:
+        """
+        Send a message after those that were sent before.
+
+        :param refused: is called if it can never be sent.
+        """
+        self._lines.append(_Line(peer, text, refused))
+        self._size += len(text)
         self._go()
 
     def stop(self) -> None:

@@ -16,16 +16,17 @@ from punch.apps.chat import MAX_TEXT, Chat
 from punch.identity import PeerID
 from punch.names import without_format
 from punch.node.events import Connected
+from punch.ui.command_line import ANSWERS
 from punch.ui.front_end import FrontEndContext, Output, Settings
-from punch.ui.interactive import InteractiveFrontEnd
 from punch.ui.questions import Question
 from punch.ui.send_queue import split_text
 from punch.ui.standard_streams import InputKind
 from punch.ui.terminal.input import MAX_PASTE, clean_paste
 from punch.ui.text.sentences import count, name_lines, shortened
+from punch.ui.text_front_end import TextFrontEnd
 
 
-class StdioFrontEnd(InteractiveFrontEnd):
+class StdioFrontEnd(TextFrontEnd):
     """
     Plain lines.
 
@@ -72,7 +73,7 @@ class StdioFrontEnd(InteractiveFrontEnd):
         super().on_connected(event)
         kept, self._kept, self._kept_bytes = self._kept, [], 0
         for text in kept:
-            self.send(event.peer, text, refused=partial(self._not_sent, text))
+            self.sending.send(event.peer, text, partial(self.not_sent, text))
 
     # -- what is typed --
 
@@ -89,13 +90,13 @@ class StdioFrontEnd(InteractiveFrontEnd):
                 line = self._cut()
             else:
                 break
-            self.typed(self._decode(line))
+            self._typed(self._decode(line))
 
     def input_over(self) -> None:
         if self._buffer and not self.exit.finished:
             line = bytes(self._buffer)
             self._buffer.clear()
-            self.typed(self._decode(line))
+            self._typed(self._decode(line))
         super().input_over()
 
     def paste_received(self, data: bytes) -> None:
@@ -106,50 +107,49 @@ class StdioFrontEnd(InteractiveFrontEnd):
         size = sum(map(len, [*self._paste, *lines]))
         if not data or size > MAX_PASTE:
             self.show(f"A paste of more than {MAX_PASTE:,} characters is not taken.")
-            self.questions.ask_again()
-        elif self.current is None:
-            self.say("\n".join(lines))
+            self.line.questions.ask_again()
+        elif self.line.current is None:
+            self.line.say("\n".join(lines))
         else:
-            self._ask_about(lines, self.current)
+            self._ask_about(lines, self.line.current)
 
     def _ask_about(self, lines: list[str], peer: PeerID) -> None:
         self._paste += lines
         if self._paste_question is not None:
-            self.questions.ask_again()
+            self.line.questions.ask_again()
             return
         self._paste_question = Question(
             lambda: (
                 f"{count(len(self._paste), 'line')} came at once, as in a paste. "
                 f"Send them to {self.style.bold(self.name_of(peer))} as one message? [y/n]"
             ),
-            lambda: self.send_parts(peer, "\n".join(self._take_paste())),
-            lambda: self.stage(f"{count(len(self._take_paste()), 'line')} not sent."),
+            lambda: self.line.send_parts(peer, "\n".join(self._take_paste())),
+            lambda: self.show_dim(f"{count(len(self._take_paste()), 'line')} not sent."),
+            refused_by_quit=True,
         )
-        self.ask(self._paste_question)
-        if self.question is not self._paste_question:
-            self.stage(f"{count(len(lines), 'line')} came at once: whether to send them is asked next.")
-            self.questions.ask_again()
+        self.line.ask(self._paste_question)
+        if self.line.questions.open is not self._paste_question:
+            self.show_dim(f"{count(len(lines), 'line')} came at once: whether to send them is asked next.")
+            self.line.questions.ask_again()
 
     def _take_paste(self) -> list[str]:
         paste, self._paste, self._paste_question = self._paste, [], None
         return paste
 
-    def typed(self, text: str, seen: int | None = None) -> None:
+    def _typed(self, text: str) -> None:
+        if not self.watched:
+            self._send_piped(text)
+            return
         word = without_format(text).strip().lower()
-        if self._paste_is_asked and word not in ("", "y", "yes", "n", "no") and not text.startswith("/"):
+        if self._paste_is_asked and word not in ("", *ANSWERS) and not text.startswith("/"):
             # It came too late to be seen as a part of the paste, or was typed below it.
             self.paste_received(text.encode())
         else:
-            super().typed(text, seen)
+            self.line.typed(text)
 
     @property
     def _paste_is_asked(self) -> bool:
-        return self._paste_question is not None and self.question is self._paste_question
-
-    def quit(self) -> None:
-        if self._paste_is_asked:
-            self._answer(False)
-        super().quit()
+        return self._paste_question is not None and self.line.questions.open is self._paste_question
 
     def _cut(self) -> bytes:
         cut = MAX_TEXT
@@ -157,23 +157,23 @@ class StdioFrontEnd(InteractiveFrontEnd):
             cut -= 1
         line = bytes(self._buffer[:cut])
         del self._buffer[:cut]
-        self.tell_once(f"A line of more than {MAX_TEXT:,} bytes goes as several messages.")
+        self.line.tell_once(f"A line of more than {MAX_TEXT:,} bytes goes as several messages.")
         return line
 
     def _decode(self, line: bytes) -> str:
         try:
             return line.decode("utf-8")
         except UnicodeDecodeError:
-            self.tell_once("The input is not all UTF-8: what is not, goes as \ufffd.")
+            self.line.tell_once("The input is not all UTF-8: what is not, goes as \ufffd.")
             return line.decode("utf-8", "replace")
 
-    def say(self, text: str) -> None:
-        if self.watched:
-            super().say(text)
+    def _send_piped(self, text: str) -> None:
+        """Send a line of a pipe, or keep it until a peer is connected."""
+        if self.exit.ending:
             return
         peer = self.target if self.target is not None else next(reversed(self.chat.links), None)
         if peer is not None:
-            self.send_parts(peer, text)
+            self.line.send_parts(peer, text)
             return
         for part in split_text(text):
             self._kept.append(part)

@@ -1,8 +1,8 @@
 """
-Typed reading of the fields of a JSON object: the one place that says what a name, a key or a number may be.
+Readers for the fields of JSON objects: which names, keys and numbers are valid.
 
 Every reader takes a JSON value and returns the typed one, or raises `FieldError` with the rest of a sentence
-that begins with the field's name.
+that begins with the name of the field.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FieldError(ValueError):
 
 def field(container: Mapping[str, Any], name: str, read: Reader[T], default: Any = _REQUIRED) -> T:
     """
-    Read one field; an absent one has its default, or is an error without one.
+    Read one field. An absent field has the default; without a default it is an error.
 
     :raise FieldError: with a text that names the field.
     """
@@ -52,8 +52,8 @@ def field(container: Mapping[str, Any], name: str, read: Reader[T], default: Any
 
 def is_visible(text: str) -> bool:
     """
-    Whether a text can be shown as it is: no control characters (terminal escapes among them), no invisible
-    formatting (bidirectional overrides among it), no line breaks, no space but U+0020.
+    Whether a text can be shown unchanged: it has no control characters (such as terminal escapes), no
+    invisible formatting (such as bidirectional overrides), no line breaks, and no spaces but U+0020.
     """
     for character in text:
         category = unicodedata.category(character)
@@ -63,7 +63,7 @@ def is_visible(text: str) -> bool:
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
-    """A text of ours made fit to send: what can't be shown is replaced, what is too long is cut."""
+    """A text that can be sent: characters that cannot be shown are replaced, and it is cut to `limit`."""
     return "".join(c if is_visible(c) else "\N{REPLACEMENT CHARACTER}" for c in text[:limit])
 
 
@@ -88,9 +88,9 @@ def name(value: object) -> str:
 
 def check_name(text: str) -> str:
     """
-    The same as a check for what a user typed.
+    Check a name that a user typed, and return it.
 
-    :raise ValueError: with a whole sentence.
+    :raise ValueError: with a sentence for the user.
     """
     try:
         return name(text)
@@ -142,7 +142,7 @@ def boolean(value: object) -> bool:
 
 
 def matching(pattern: str, what: str) -> Reader[str]:
-    """A string of which all matches `pattern`."""
+    """A string that matches `pattern` as a whole. `what` describes it in the error."""
     compiled = re.compile(pattern)
 
     def read(value: object) -> str:
@@ -206,7 +206,7 @@ def to_base64(data: bytes) -> str:
 
 
 def peer_id(value: object) -> PeerID:
-    """A peer ID in its one printed form: programs don't add dashes or change case."""
+    """A peer ID in lower case, without spaces or dashes."""
     text = string(value)
     try:
         peer = PeerID.parse(text)

@@ -1,13 +1,13 @@
 """
-How a service is asked to send a datagram to an address, and can only be asked by who receives there.
+Probes: requests to a service to send a datagram to an address, which only a peer that receives there can
+make.
 
-RFC 5780 tests a NAT's filtering by asking a server to answer from elsewhere. A server that does this for
-strangers sends to any address that they write as their own. So the request is made over the control channel,
-and only for an address that the asking peer was seen to receive at, just before: its Binding request carries
-a commitment to its own key, and the reflector's answer, which goes to where the request came from, carries a
-proof for that commitment and address. The proof, and what the commitment was made of, come with the request.
-Nobody else can use a proof that was overheard, since it was made for another key; and the reflector keeps
-nothing.
+RFC 5780 tests the filtering of a NAT by asking a server to answer from another address. A server that does
+this for strangers sends to any address that they forge. So the request is made over the control channel, and
+only for an address at which the peer has just received: its Binding request carries a commitment to its key,
+and the reflector's answer, which goes to the source of that request, carries a proof for the commitment and
+the address. The probe request contains the proof and what the commitment was made from. A proof that was
+overheard is useless to others, since it was made for another key, and the reflector stores nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LABEL = b"punch/1 probe\0"
 
 
 class Vantage(str, Enum):
-    """From where a probe is sent, seen from where the Binding request was sent to."""
+    """The source of a probe, relative to the address to which the Binding request was sent."""
 
     SAME = "same"
     """The same address and port."""
@@ -37,7 +37,7 @@ class Vantage(str, Enum):
 
 
 class ProbeOutcome(str, Enum):
-    """What became of the request."""
+    """The outcome of a probe request."""
 
     SENT = "sent"
     REFUSED = "refused"
@@ -49,5 +49,5 @@ class ProbeOutcome(str, Enum):
 
 
 def commitment(peer: PeerID, nonce: bytes) -> bytes:
-    """What stands in the Binding request: nobody can tell the key from it, or make another key fit it."""
+    """The commitment in the Binding request. It does not reveal the key, and no other key fits it."""
     return sha256(_LABEL + peer.key + nonce).digest()[:COMMITMENT_SIZE]

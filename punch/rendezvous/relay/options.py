@@ -1,4 +1,4 @@
-"""The command line's options for relays."""
+"""The command-line options for relays."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from punch.wire.address import canonical
 from punch.wire.turn_uri import MAX_RELAYS, TurnURI, TurnURIError
 
 _OWN_URLS = 3
+"""URIs of the service's own relay that peers are given."""
 
 
 class RelayOptionError(ValueError):
-    """An option can't be used; `str()` is a sentence for the user."""
+    """An option cannot be used; `str()` is a sentence for the user."""
 
 
 @dataclass(frozen=True)
 class RelayOptions:
-    """What the options say."""
+    """The values of the options."""
 
     enabled: bool = True
     addresses: Sequence[str] = ()
@@ -35,9 +36,9 @@ class RelayOptions:
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> RelayOptions:
         """
-        Read them.
+        Read and check the options.
 
-        :raise RelayOptionError: one is wrong, or two do not go together.
+        :raise RelayOptionError: an option is wrong, or two exclude each other.
         """
         if options["relay"] not in ("on", "off"):
             raise RelayOptionError(f"--relay is on or off, not {options['relay'][:40]!a}.")

@@ -23,7 +23,7 @@ from punch.apps.chat.events import (
 )
 from punch.identity import PeerID
 from punch.node.events import CallFailed, Connected, Disconnected
-from punch.ui.commands import COMMANDS, Answer, perform, why
+from punch.ui.commands import COMMANDS, Answer, CommandContext, perform, why
 from punch.ui.front_end import FrontEnd, FrontEndContext, Output, Settings
 from punch.ui.json.commands import (
     MAX_COMMAND,
@@ -55,6 +55,7 @@ class JSONFrontEnd(FrontEnd):
     ) -> None:
         super().__init__(settings, context, chat, output, input_kind)
         self._elapsed = elapsed
+        self._commands = CommandContext(chat, self.exit.leave)
         self._buffer = bytearray()
         self._skipping = False
         self._sending: deque[str] = deque()
@@ -113,10 +114,10 @@ class JSONFrontEnd(FrontEnd):
     def _perform(self, fields: dict[str, Any]) -> Deferred[Answer | None]:
         name = fields.get("command")
         if name != "send":
-            return perform(self.commands, name, fields)
+            return perform(self._commands, name, fields)
         self._sending.append(str(fields.get("text")))
         try:
-            return perform(self.commands, name, fields)
+            return perform(self._commands, name, fields)
         except ChatError:
             self._sending.pop()
             raise

@@ -35,7 +35,6 @@ from punch.node.events import (
     Ready,
 )
 from punch.ui.front_end import FrontEndContext, Progress, Settings
-from punch.ui.interactive import InteractiveFrontEnd
 from punch.ui.json.events import message_fields
 from punch.ui.standard_streams import InputKind
 from punch.ui.terminal.escapes import sequence
@@ -50,6 +49,7 @@ from punch.ui.text.sentences import (
     printable,
     shortened,
 )
+from punch.ui.text_front_end import TextFrontEnd
 
 #: How often the round trip in the status line is looked at, in seconds.
 STATUS_INTERVAL = 2.0
@@ -76,7 +76,7 @@ class PromptArea(Protocol):
     def refresh(self) -> None: ...
 
 
-class TerminalFrontEnd(InteractiveFrontEnd):
+class TerminalFrontEnd(TextFrontEnd):
     """
     The chat as a person has it; also the `punch.ui.terminal.prompt.PromptUser`.
 
@@ -141,9 +141,9 @@ class TerminalFrontEnd(InteractiveFrontEnd):
 
     def on_ready(self, event: Ready) -> None:
         super().on_ready(event)
-        if self.current is not None:
-            self._open(self.current)
-        self.chat.history.conversations().addCallbacks(self._greet, self._refused)
+        if self.line.current is not None:
+            self._open(self.line.current)
+        self.chat.history.conversations().addCallbacks(self._greet, self.line.refused)
 
     def _greet(self, conversations: list[ConversationSummary]) -> None:
         for each in conversations:
@@ -151,7 +151,9 @@ class TerminalFrontEnd(InteractiveFrontEnd):
             if each.unread and peer not in self._opened and not self.exit.finished:
                 self._unread[peer] = each.unread
                 name = self.name_of(peer)
-                self.stage(f"{count(each.unread, 'message')} from {name} not read yet: /to {name} shows them")
+                self.show_dim(
+                    f"{count(each.unread, 'message')} from {name} not read yet: /to {name} shows them"
+                )
         self.changed()
 
     def show_progress(self, event: Progress) -> None:
@@ -222,7 +224,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
         if not message.outgoing:
             self._notify(f"Message from {self.name_of(message.peer)}")
             return super().on_message(message, again)
-        to = "" if message.peer == self.current else f" to {self.name_of(message.peer)}"
+        to = "" if message.peer == self.line.current else f" to {self.name_of(message.peer)}"
         self._show(self.message_line(message, f"you{to}"), key=message.number)
         if message.state is not MessageState.SENT:
             self._show_state(message, alone=False)
@@ -262,17 +264,19 @@ class TerminalFrontEnd(InteractiveFrontEnd):
         self.bottom.set_history(list(self.lines))
 
     def _names(self) -> None:
-        contacts = [*self.chat.contacts.all(), *map(self.chat.contacts.get, {**self.met, **self.chat.links})]
+        contacts = [
+            *self.chat.contacts.all(),
+            *map(self.chat.contacts.get, {**self.line.met, **self.chat.links}),
+        ]
         names = {contact.name or contact.claimed or str(contact.peer) for contact in contacts}
         self.names = tuple(sorted((name for name in names if printable(name) == name), key=str.lower))
 
     # -- a chat is opened --
 
-    def talk_to(self, peer: PeerID, chosen: bool = True) -> None:
-        if peer != self.current and self.current is not None and not chosen:
+    def selected(self, before: PeerID | None, peer: PeerID, chosen: bool) -> None:
+        if peer != before and before is not None and not chosen:
             # What is being typed was meant for somebody else.
-            self._before, self._switched = self.current, self._number + 1
-        super().talk_to(peer, chosen)
+            self._before, self._switched = before, self._number + 1
         self._open(peer)
 
     def _open(self, peer: PeerID) -> None:
@@ -280,7 +284,7 @@ class TerminalFrontEnd(InteractiveFrontEnd):
             self._opened.add(peer)
             limit = min(MAX_LIMIT, max(EARLIER, self._unread.pop(peer, 0)))
             found = self.chat.history.messages(peer, limit=limit)
-            found.addCallbacks(partial(self._opened_with, peer), self._refused)
+            found.addCallbacks(partial(self._opened_with, peer), self.line.refused)
 
     def _opened_with(self, peer: PeerID, messages: list[ChatMessage]) -> None:
         live = self._live.get(peer)
@@ -292,13 +296,13 @@ class TerminalFrontEnd(InteractiveFrontEnd):
         shown = self.show("\n".join(map(self.style.dim, lines)))
         theirs = [message for message in earlier if not message.outgoing]
         if theirs:
-            self.seen_with(shown, theirs[-1])
+            self.line.shown_with(shown, theirs[-1])
         self.changed()
 
     # -- the status line --
 
     def changed(self) -> None:
-        name = "" if self.current is None else self.name_of(self.current)
+        name = "" if self.line.current is None else self.name_of(self.line.current)
         prompt = f"{name[:MAX_PROMPT]}> "
         if prompt != self._prompt:
             self._prompt = prompt
@@ -310,17 +314,17 @@ class TerminalFrontEnd(InteractiveFrontEnd):
 
     def _facts(self, name: str) -> Fragments:
         facts: list[tuple[str, str]] = []
-        if self.question is not None:
+        if self.line.questions.open is not None:
             facts.append(("bad", "a question waits: y or n"))
-        if self.current is not None:
-            facts.append(self._link_fact(self.current, name))
-            waiting = self.chat.conversations.undelivered(self.current)
+        if self.line.current is not None:
+            facts.append(self._link_fact(self.line.current, name))
+            waiting = self.chat.conversations.undelivered(self.line.current)
             if waiting:
                 facts.append(("", f"{waiting:,} waiting"))
         elif self.exit.registered:
             facts.append(("", "waiting for a call"))
         for peer in self.chat.links:
-            if peer != self.current:
+            if peer != self.line.current:
                 facts.append(("", f"{self.name_of(peer)} is connected"))
         for peer, unread in self._unread.items():
             facts.append(("good", f"{unread:,} unread from {self.name_of(peer)}"))
@@ -373,12 +377,16 @@ class TerminalFrontEnd(InteractiveFrontEnd):
             )
             self.give_back(text)
             return
-        self.typed(text, seen)
+        self.line.typed(text, seen)
+
+    def noticed(self, seen: int) -> None:
+        """A person did something after `show` number `seen`."""
+        self.line.noticed(seen)
 
     def ended(self) -> None:
         """Ctrl-D."""
         if len(self.sending) or (self.chat.conversations.undelivered() and not self.settings.history):
-            self.quit()
+            self.line.quit()
         else:
             self.input_over()
 

@@ -26,7 +26,7 @@ from punch.node.events import (
 )
 from punch.node.path import Path as LinkPath
 from punch.test.front_ends import BOB, EVE, ME, NOW, Stage, Wire, connected, incoming
-from punch.ui.interactive import MAX_UNSEEN
+from punch.ui.command_line import MAX_UNSEEN
 from punch.ui.terminal.escapes import Notice, sequence
 from punch.ui.terminal.front_end import TerminalFrontEnd
 from punch.ui.terminal.line_history import LineHistory
@@ -351,7 +351,7 @@ class QuestionTests(TerminalCase):
         self.happen(incoming(EVE))
         self.type("/reject")
         self.assertEqual(self.stage.node.asked, [("reject", EVE)])
-        self.assertIsNone(self.front_end.question)
+        self.assertIsNone(self.front_end.line.questions.open)
 
     def test_a_line_begun_before_the_question_is_no_answer(self) -> None:
         wire = self.connect()
@@ -368,7 +368,7 @@ class QuestionTests(TerminalCase):
         self.happen(incoming(EVE))
         self.stage.chat.accept(EVE)
         self.happen(Introduced(EVE, "eve"))
-        self.assertIsNone(self.front_end.question)
+        self.assertIsNone(self.front_end.line.questions.open)
 
     def test_erasing_is_asked_about(self) -> None:
         self.connect()

@@ -1,0 +1,327 @@
+"""
+What a person types: messages, commands that begin with a slash, and answers to questions.
+
+A line is judged by what was on the screen when it was begun: it answers no question that was asked later, and
+it marks only those messages as read that were there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from punch.apps.chat import MAX_TEXT, Chat, ChatError, ChatMessage
+from punch.identity import PeerID
+from punch.names import without_format, without_leading_format
+from punch.ui import slash
+from punch.ui.commands import Answer, CommandContext, perform, why
+from punch.ui.exit_policy import ExitPolicy
+from punch.ui.json.events import contact_fields, link_fields
+from punch.ui.questions import Question, Questions
+from punch.ui.send_queue import SendQueue, split_text
+from punch.ui.text import answers
+from punch.ui.text.sentences import count
+
+#: Messages of one peer for which it is noted where each was shown: more can't come while a line is typed.
+MAX_UNSEEN = 64
+
+#: Peers that were connected here and are found by the name that they give themselves: the latest.
+MAX_MET = 256
+
+#: The answers to a question.
+ANSWERS = ("y", "yes", "n", "no")
+
+
+class CommandScreen(Protocol):
+    """Where a `CommandLine` shows what it has to say: a front end."""
+
+    def show(self, text: str) -> int:
+        """Show one or more lines. Returns a number that grows with each call."""
+
+    def show_dim(self, text: str) -> None:
+        """Show a line of less importance."""
+
+    def show_error(self, text: str) -> None:
+        """Show what went wrong."""
+
+    def give_back(self, text: str) -> None:
+        """Put a typed line that had no effect into the line again, where that is possible."""
+
+    def clear(self) -> None:
+        """Clear the screen."""
+
+    def changed(self) -> None:
+        """Something that a status line shows has changed."""
+
+    def selected(self, before: PeerID | None, peer: PeerID, chosen: bool) -> None:
+        """Lines go to another peer, or the same one again."""
+
+    def name_of(self, peer: PeerID) -> str:
+        """What a peer is called, ready to be shown."""
+
+    def not_sent(self, text: str, error: ChatError) -> None:
+        """A message can't be sent."""
+
+    def unsent(self) -> str | None:
+        """A sentence that names the messages that are not stored, if there are some."""
+
+    def balance(self) -> None:
+        """Read on, or not, after something was sent."""
+
+
+class CommandLine:
+    """
+    :param current: the peer to which lines go at first, if the user has named one.
+    :param keeps_history: whether messages are kept on disk.
+    :param wall: seconds since the epoch.
+    :ivar current: the peer to which lines go.
+    :ivar chosen: whether the user has chosen it.
+    :ivar met: the peers that were connected here, the latest last.
+    :ivar questions: what the user is asked.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        chat: Chat,
+        screen: CommandScreen,
+        exit: ExitPolicy,
+        sending: SendQueue,
+        current: PeerID | None,
+        keeps_history: bool,
+        wall: Callable[[], float],
+    ) -> None:
+        self.current = current
+        self.chosen = current is not None
+        self.met: dict[PeerID, None] = {}
+        self.questions = Questions(screen.show)
+        self._chat = chat
+        self._screen = screen
+        self._exit = exit
+        self._sending = sending
+        self._keeps_history = keeps_history
+        self._wall = wall
+        self._commands = CommandContext(chat, exit.leave)
+        self._unseen: dict[PeerID, list[tuple[int, int]]] = {}
+        self._told: set[str] = set()
+
+    # -- what is typed --
+
+    def typed(self, text: str, seen: int | None = None) -> None:
+        """
+        Handle one line.
+
+        :param seen: the number of the last `show` that was on the screen when the line was begun; None: not
+            known.
+        """
+        if self._exit.ending:
+            return
+        self.noticed(seen)
+        self.drop_answered()
+        text = without_leading_format(text)
+        word = without_format(text).strip().lower()
+        if self._answered(text, word, seen):
+            return
+        if text.startswith("//"):
+            self.say(text[1:])
+        elif text.startswith("/"):
+            self._command(text[1:])
+        elif word:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """Send a line to the current peer."""
+        if self.current is None:
+            self._screen.show(
+                "Nobody is connected yet, so that was not sent: wait for a call, or /call somebody."
+            )
+            self._screen.give_back(text)
+        else:
+            self.send_parts(self.current, text)
+
+    def send_parts(self, peer: PeerID, text: str) -> None:
+        """Send a text, as several messages if it is too long for one."""
+        parts = split_text(text)
+        if len(parts) > 1:
+            self.tell_once(f"A line of more than {MAX_TEXT:,} bytes goes as several messages.")
+        for part in parts:
+            self._sending.send(peer, part, partial(self._screen.not_sent, part))
+        self._screen.balance()
+
+    def select(self, peer: PeerID, chosen: bool = True) -> None:
+        """
+        Send lines to `peer` from now on.
+
+        :param chosen: whether the user wants it so.
+        """
+        before, self.current, self.chosen = self.current, peer, chosen
+        self._screen.changed()
+        self._screen.selected(before, peer, chosen)
+
+    def meet(self, peer: PeerID) -> None:
+        """A peer is connected here: its own name for itself will do in commands."""
+        self.met.pop(peer, None)
+        self.met[peer] = None
+        if len(self.met) > MAX_MET:
+            del self.met[next(iter(self.met))]
+
+    def tell_once(self, text: str) -> None:
+        """Show a sentence that was not shown before."""
+        if text not in self._told:
+            self._told.add(text)
+            self._screen.show(text)
+
+    # -- questions --
+
+    def ask(self, question: Question) -> None:
+        """Ask a question, as soon as no other is open."""
+        self.questions.ask(question)
+
+    def answer(self, yes: bool) -> None:
+        """Answer the question that is open."""
+        question = self.questions.take()
+        self._try(question.yes if yes else question.no)
+        self.questions.ask_again()
+        self._screen.changed()
+
+    def drop_answered(self) -> None:
+        """Forget questions about calls that no longer wait for an answer."""
+        self.questions.keep(self._chat.questions)
+
+    def _answered(self, text: str, word: str, seen: int | None) -> bool:
+        """Whether a line belongs to the open question; if so, handle it."""
+        question = self.questions.open
+        if question is None or text.startswith("/"):
+            return False
+        in_time = seen is None or (question.asked is not None and seen >= question.asked)
+        if word in ANSWERS and in_time:
+            self.answer(word[0] == "y")
+            return True
+        if seen is not None and self.current is not None:
+            return False
+        if word:
+            self._screen.show(
+                "Please type y to let them connect, or n to refuse." if question.peer else "y or n?"
+            )
+            self._screen.give_back(text)
+            self.questions.ask_again()
+        return True
+
+    # -- what was read --
+
+    def shown_with(self, shown: int, message: ChatMessage) -> None:
+        """A message is on the screen with `show` number `shown`: it is read, with those before it, when that
+        was seen."""
+        unseen = self._unseen.setdefault(message.peer, [])
+        unseen.append((shown, message.number))
+        if len(unseen) > MAX_UNSEEN:
+            # Nobody has come for long. Whoever has seen a later message has seen these as well.
+            del unseen[1:-1:2]
+
+    def noticed(self, seen: int | None = None) -> None:
+        """A person is there, and has seen what is on the screen, up to `show` number `seen`; None: all."""
+        unseen, self._unseen = self._unseen, {}
+        for peer, lines in unseen.items():
+            numbers = [number for shown, number in lines if seen is None or shown <= seen]
+            left = [(shown, number) for shown, number in lines if seen is not None and shown > seen]
+            if left:
+                self._unseen[peer] = left
+            if numbers:
+                self._try(partial(self._read, peer, max(numbers)))
+
+    def _read(self, peer: PeerID, number: int) -> None:
+        self._chat.history.read(peer, number).addErrback(self.refused)
+
+    # -- commands --
+
+    def _command(self, line: str) -> None:
+        try:
+            order = slash.parse(line, self._chat, self.current, self.questions.caller, self.met)
+            if isinstance(order, slash.Help):
+                self._screen.show("\n".join(slash.help_lines(order.about)))
+            elif isinstance(order, slash.TalkTo):
+                self.select(order.peer)
+                self._screen.show_dim(f"What you type goes to {self._screen.name_of(order.peer)} now")
+            elif isinstance(order, slash.WhoIs):
+                self._who_is(order.peer)
+            elif isinstance(order, slash.Clear):
+                self._screen.clear()
+            elif order.name == "erase":
+                self._confirm_erase(order)
+            elif order.name == "quit":
+                self.quit()
+            else:
+                self._perform(order)
+        except ChatError as error:
+            self._screen.show(str(error))
+
+    def _who_is(self, peer: PeerID) -> None:
+        link = link_fields(self._chat.link_status(peer))
+        self._screen.show("\n".join(answers.who_lines(contact_fields(self._chat.contacts.get(peer)), link)))
+
+    def _perform(self, order: slash.Order) -> None:
+        if order.name == "send":
+            # As other lines that are typed, and after those.
+            self.send_parts(self._chat.contacts.find(order.fields["peer"]), str(order.fields["text"]))
+            return
+        if order.name == "netcheck":
+            self._screen.show_dim("Testing the network takes some seconds")
+        perform(self._commands, order.name, order.fields).addCallbacks(
+            partial(self._done, order.name), self.refused
+        )
+        if order.name == "call":
+            self.select(self._chat.contacts.find(order.fields["peer"]))
+
+    def _done(self, name: str, answer: Answer | None) -> None:
+        if answer is not None and not self._exit.finished:
+            told = "\n".join(answers.lines(name, answer, self._screen.name_of, self._wall()))
+            if told:
+                self._screen.show(told)
+        self.drop_answered()
+        self._screen.changed()
+
+    def quit(self) -> None:
+        """End, unless something would be lost that the user may want to wait for: then ask."""
+        if self.questions.open is not None and self.questions.open.refused_by_quit:
+            self.answer(False)
+        waiting = self._chat.conversations.undelivered()
+        unsent = self._screen.unsent()
+        if unsent is None and (not waiting or self._keeps_history):
+            self._exit.leave()
+            return
+        lost = f"{count(waiting, 'message')} not delivered, and nothing is kept: end even so?"
+        if unsent is not None:
+            lost = f"{unsent} End even so?"
+        self.ask(Question(lambda: f"{lost} [y/n]", self._exit.leave, lambda: None))
+
+    def _confirm_erase(self, order: slash.Order) -> None:
+        peer = order.fields.get("peer")
+        what = (
+            "all messages of everybody"
+            if peer is None
+            else f"all messages with {self._screen.name_of(self._chat.contacts.find(peer))}"
+        )
+        self.ask(
+            Question(
+                lambda: f"Erase {what} on this machine? [y/n]",
+                partial(self._perform, order),
+                lambda: self._screen.show_dim("Nothing was erased."),
+            )
+        )
+
+    def _try(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except ChatError as error:
+            self._screen.show(str(error))
+
+    def refused(self, failure: Failure) -> None:
+        """A command has failed."""
+        error = why(failure, self._log)
+        if not self._exit.finished:
+            self._screen.show(str(error))
