@@ -58,7 +58,7 @@ class Transport(StringTransportWithDisconnection):
 
 
 class ConnectionLimiterTests(SynchronousTestCase):
-    """Who may stay."""
+    """Which connections may stay."""
 
     limits = replace(
         RendezvousLimits(), handshakes=8, handshakes_per_address=3, connections_per_address=5, connections=20
@@ -74,7 +74,7 @@ class ConnectionLimiterTests(SynchronousTestCase):
         return number
 
     def evicted_for(self, host: str | None) -> int | None:
-        """Which one is closed for a connection that is let in."""
+        """The connection that is closed for one that is admitted."""
         number, evicted = self.limiter.admit(host, 0.0)
         self.assertIsNotNone(number)
         return evicted
@@ -95,7 +95,7 @@ class ConnectionLimiterTests(SynchronousTestCase):
         for _ in range(5):
             self.assertEqual(self.limiter.established(self.admit("192.0.2.1")), (True, None))
         self.assertEqual(self.limiter.waiting, 0)
-        # One more gets so far that it can be told, and still has one of the few places.
+        # One more finishes its handshake, so that it can be told, and keeps its place for handshakes.
         late = self.admit("192.0.2.1")
         self.assertEqual(self.limiter.established(late), (False, None))
         self.assertEqual(self.limiter.waiting, 1)
@@ -106,7 +106,7 @@ class ConnectionLimiterTests(SynchronousTestCase):
         for index in range(18):
             number = self.admit(f"192.{index}.2.1")
             self.assertEqual(self.limiter.established(number), (True, None))
-        # Two of the twenty are kept for handshakes: these get so far that they can be told.
+        # Two of the twenty are reserved for handshakes: these can be told why they are closed.
         late = [self.admit(f"192.{index}.2.1") for index in (18, 19)]
         for number in late:
             self.assertEqual(self.limiter.established(number), (False, None))
@@ -216,7 +216,7 @@ def hello(number: int = 0) -> bytes:
 
 
 class ProtocolSnifferTests(SynchronousTestCase):
-    """First bytes, on real gates."""
+    """What first bytes lead to, on real sniffers."""
 
     limits = replace(RendezvousLimits(), handshake_bytes=100)
 
@@ -255,7 +255,7 @@ class ProtocolSnifferTests(SynchronousTestCase):
         return sniffer, transport
 
     def greet(self, host: str = "192.0.2.1") -> tuple[ProtocolSniffer, Transport]:
-        """Connect, and send a hello of one's own."""
+        """Connect, and send a new ClientHello."""
         sniffer, transport = self.connect(host)
         self.hellos += 1
         sniffer.dataReceived(hello(self.hellos))
@@ -267,7 +267,7 @@ class ProtocolSnifferTests(SynchronousTestCase):
         sniffer.dataReceived(first)
         self.assertEqual(self.inside, [])
         sniffer.dataReceived(rest[:20])
-        # No state before the hello is complete.
+        # There is no state before the ClientHello is complete.
         self.assertEqual(self.inside, [])
         sniffer.dataReceived(rest[20:])
         sniffer.dataReceived(b"more")

@@ -41,15 +41,15 @@ def question(*attributes: tuple[int, Any], fingerprint: bool = False, key: bytes
 
 
 def generous() -> Reflector:
-    """A reflector whose limits are out of the way."""
+    """A reflector with limits that are not reached."""
     return Reflector(TokenBuckets(1e6, 1e6, 1000))
 
 
 class AnswerTests(SynchronousTestCase):
-    """Who asks well is told where it is."""
+    """Valid requests are answered with the reflexive address."""
 
     def answer(self, data: bytes, remote: tuple[str, int] = ALICE) -> bytes:
-        """The answer, which there is, and which amplifies no more than it may."""
+        """The answer to a request, checked for amplification."""
         answer = generous().handle(data, remote, 0.0)
         assert answer is not None
         self.assertLessEqual(len(answer), 3 * len(data))
@@ -57,7 +57,7 @@ class AnswerTests(SynchronousTestCase):
         return answer
 
     def test_ipv4(self) -> None:
-        """32 bytes for 20, exactly these."""
+        """Exactly these 32 bytes for 20."""
         answer = self.answer(PLAIN)
         self.assertEqual(
             answer.hex(),
@@ -81,7 +81,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertEqual(parse(answer).attributes, ((Attribute.XOR_MAPPED_ADDRESS, ALICE6),))
 
     def test_fast_path_agrees(self) -> None:
-        """The answer put together by hand is the one that the codec writes."""
+        """The fast path gives the same answer as the codec."""
         for host in ("0.0.0.0", "255.255.255.255", "203.0.113.9", "::1", "2001:db8:ffff::", "::203.0.113.9"):
             for port in (0, 1, 0x2112, 65535):
                 mapped = (Attribute.XOR_MAPPED_ADDRESS, Address(host, port))
@@ -90,19 +90,19 @@ class AnswerTests(SynchronousTestCase):
                 self.assertEqual(answer.hex(), encode(expected, fingerprint=False).hex())
 
     def test_mapped_ipv4(self) -> None:
-        """An IPv4 client of a socket for both families is told its IPv4 address."""
+        """An IPv4 client of a socket for both families gets its IPv4 address."""
         for data in (PLAIN, question(fingerprint=True)):
             answer = parse(self.answer(data, ("::ffff:203.0.113.1", 50000)))
             self.assertEqual(answer.get(Attribute.XOR_MAPPED_ADDRESS), ALICE)
 
     def test_zone(self) -> None:
-        """A link-local address is told without the zone, which means nothing to others."""
+        """A link-local address is returned without its zone."""
         for data in (PLAIN, question(fingerprint=True)):
             answer = parse(self.answer(data, ("fe80::1%eth0", 5)))
             self.assertEqual(answer.get(Attribute.XOR_MAPPED_ADDRESS), Address("fe80::1", 5))
 
     def test_fingerprint(self) -> None:
-        """Who sends one gets one."""
+        """A request with a FINGERPRINT gets an answer with one."""
         data = question(fingerprint=True)
         answer = self.answer(data)
         self.assertTrue(parse(answer).has_fingerprint)
@@ -110,7 +110,7 @@ class AnswerTests(SynchronousTestCase):
         self.assertFalse(parse(self.answer(question((Attribute.SOFTWARE, "x")))).has_fingerprint)
 
     def test_meaningless_attributes(self) -> None:
-        """What is known and has no meaning here is ignored: ICE, TURN, credentials nobody asked for."""
+        """Known attributes without a meaning here are ignored: those of ICE, TURN and authentication."""
         for data in (
             question((Attribute.SOFTWARE, "client")),
             question((Attribute.PRIORITY, 1), (Attribute.USE_CANDIDATE, True)),
@@ -124,7 +124,7 @@ class AnswerTests(SynchronousTestCase):
             self.assertFalse(answer.has_integrity())
 
     def test_unknown_attributes(self) -> None:
-        """What must be understood and is not: 420, which says what it was."""
+        """Unknown comprehension-required attributes are answered with 420, which lists them."""
         for fingerprint in (False, True):
             data = question((0x7777, b""), (0x8777, b""), (0x7778, b"x"), fingerprint=fingerprint)
             answer = parse(self.answer(data))
@@ -135,14 +135,14 @@ class AnswerTests(SynchronousTestCase):
             self.assertEqual(answer.has_fingerprint, fingerprint)
 
     def test_many_unknown_attributes(self) -> None:
-        """However many, the answer stays within three times the question."""
+        """However many they are, the answer has at most three times the size of the request."""
         for count in (1, 2, 3, 10, 100, 500):
             data = question(*((0x4000 + number, b"") for number in range(count)))
             unknown = parse(self.answer(data)).get(Attribute.UNKNOWN_ATTRIBUTES)
             self.assertEqual(unknown, tuple(range(0x4000, 0x4000 + count)))
 
     def test_no_rfc5780(self) -> None:
-        """Nobody may aim the answer elsewhere, or make it longer."""
+        """Requests for another destination or a longer answer are answered with 420."""
         for attribute, value in [
             (Attribute.CHANGE_REQUEST, 2),
             (Attribute.CHANGE_REQUEST, 4),
@@ -157,7 +157,7 @@ class AnswerTests(SynchronousTestCase):
     @given(st.lists(st.tuples(st.integers(0, 0xFFFF), st.binary(max_size=40)), max_size=10), st.booleans())
     @settings(derandomize=True, deadline=None, max_examples=100)
     def test_never_amplifies(self, attributes: list[tuple[int, bytes]], six: bool) -> None:
-        """Whatever attributes: silence, or at most three times as much."""
+        """Any attributes get no answer, or one of at most three times the size."""
         unknown = [(kind, value) for kind, value in attributes if kind not in set(Attribute)]
         data = question(*unknown)
         answer = generous().handle(data, ALICE6 if six else ALICE, 0.0)
@@ -175,12 +175,12 @@ class SilenceTests(SynchronousTestCase):
                 self.assertIsNone(generous().handle(data, remote, 0.0), data)
 
     def test_sizes(self) -> None:
-        """Nothing, and as much as fits in a datagram."""
+        """Empty datagrams, and the largest ones."""
         self.silent(b"", bytes(1), bytes(19), bytes(20), bytes(65507), b"\xff" * 65507)
         self.silent(PLAIN + bytes(65507 - 20), PLAIN + b"\x00")
 
     def test_truncated(self) -> None:
-        """A request that was cut anywhere."""
+        """Truncated requests."""
         whole = question((Attribute.SOFTWARE, "client"), (0x7777, b"abc"), fingerprint=True)
         self.silent(*(whole[:size] for size in range(len(whole))))
         self.silent(*(PLAIN[:size] for size in range(len(PLAIN))))
@@ -232,14 +232,14 @@ class SilenceTests(SynchronousTestCase):
 
 
 class LimitTests(SynchronousTestCase):
-    """Each prefix gets so many answers, and no prefix takes another's."""
+    """Each prefix has a limit of its own."""
 
     def answered(self, reflector: Reflector, host: str, now: float = 0.0, count: int = 1) -> int:
         """How many of `count` questions from `host` are answered."""
         return sum(reflector.handle(PLAIN, (host, 1000 + n), now) is not None for n in range(count))
 
     def test_burst_and_rate(self) -> None:
-        """So many at once, and then so many a second."""
+        """The burst, and then the rate."""
         reflector = Reflector(TokenBuckets(10, 5, 100))
         self.assertEqual(self.answered(reflector, "203.0.113.1", count=20), 5)
         self.assertEqual(self.answered(reflector, "203.0.113.1", 0.3, count=20), 3)
@@ -267,7 +267,7 @@ class LimitTests(SynchronousTestCase):
             self.assertEqual(self.answered(reflector, "2001:db8:8::1"), 1)
 
     def test_every_kind_of_answer(self) -> None:
-        """Errors cost as much as anything else."""
+        """Error answers count as well."""
         reflector = Reflector(TokenBuckets(1, 2, 100))
         unknown = question((0x7777, b""))
         self.assertIsNotNone(reflector.handle(unknown, ALICE, 0.0))
@@ -276,14 +276,14 @@ class LimitTests(SynchronousTestCase):
         self.assertIsNone(reflector.handle(PLAIN, ALICE, 0.0))
 
     def test_noise_costs_nothing(self) -> None:
-        """What is no Binding request by its header doesn't keep honest neighbours from asking."""
+        """Datagrams that are no Binding requests do not count for their prefix."""
         reflector = Reflector(TokenBuckets(1, 1, 100))
         for _ in range(10):
             reflector.handle(b"noise", ALICE, 0.0)
         self.assertIsNotNone(reflector.handle(PLAIN, ALICE, 0.0))
 
     def test_default(self) -> None:
-        """Without being told, a reflector has limits, and a table that doesn't grow."""
+        """By default a reflector has limits, and a table of fixed size."""
         self.assertEqual(self.answered(Reflector(), "203.0.113.1", count=int(BURST) + 50), BURST)
         buckets = TokenBuckets(RATE, BURST, CAPACITY)
         reflector = Reflector(buckets)
@@ -312,7 +312,7 @@ class FakePort:
 
 
 class ServerTests(SynchronousTestCase):
-    """The shell: answers to where it was asked from, survives everything, tells the log nothing."""
+    """The UDP server: answers go to the source, errors end nothing, and no address is logged."""
 
     def setUp(self) -> None:
         self.clock = Clock()

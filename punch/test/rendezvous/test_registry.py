@@ -1,4 +1,4 @@
-"""The registry: who is there, who is introduced to whom, and what strangers can't make grow."""
+"""The registry: registrations and introductions."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ CALL, CALL2 = "0" * 32, "1" * 32
 
 
 def envelope(to: PeerID, mark: int = 0) -> Envelope:
-    """Something sealed."""
+    """An envelope with arbitrary contents."""
     return Envelope(to, bytes([mark]) * 304, bytes(64))
 
 
 class RegistryCase(SynchronousTestCase):
-    """A registry and what it put out."""
+    """A registry and its outputs."""
 
     limits = RendezvousLimits()
 
@@ -62,14 +62,14 @@ class RegistryCase(SynchronousTestCase):
         self.registry.resume(peer)
 
     def outputs(self) -> list[Output]:
-        """All that waits."""
+        """All outputs that wait."""
         result = []
         while (output := self.registry.next_output()) is not None:
             result.append(output)
         return result
 
     def replies(self) -> dict[int, list[Reply]]:
-        """What is to be delivered, by connection."""
+        """The replies to deliver, with their connections."""
         result: dict[int, list[Reply]] = {}
         for output in self.outputs():
             if isinstance(output, Deliver):
@@ -77,7 +77,7 @@ class RegistryCase(SynchronousTestCase):
         return result
 
     def ask(self, peer: PeerID, connection: int, request: Introducing) -> None:
-        """A request of a registered peer."""
+        """Make a request of a registered peer."""
         self.registry.request(peer, connection, request, self.now)
 
     def refused(self, peer: PeerID, connection: int, request: Introducing) -> ErrorCode:
@@ -102,13 +102,13 @@ class RegistryCase(SynchronousTestCase):
         self.outputs()
 
     def wait(self, seconds: float) -> None:
-        """Time passes."""
+        """Let time pass."""
         self.now += seconds
         self.registry.handle_timer(self.now)
 
 
 class RegistrationTests(RegistryCase):
-    """Coming, going and coming back."""
+    """Registering, leaving and registering again."""
 
     def test_come_and_go(self) -> None:
         self.join(ALICE, 1)
@@ -160,7 +160,7 @@ class RegistrationTests(RegistryCase):
 
 
 class IntroductionTests(RegistryCase):
-    """From the offer to the end."""
+    """Introductions from the offer to the end."""
 
     def test_offer_and_answer_reach_the_other_side_as_they_are(self) -> None:
         self.ring()
@@ -317,7 +317,7 @@ actions = st.tuples(
 
 
 class PropertyTests(SynchronousTestCase):
-    """Whatever happens in whatever order."""
+    """Any inputs in any order."""
 
     @settings(derandomize=True, deadline=None, max_examples=100)
     @given(st.lists(actions, max_size=60))

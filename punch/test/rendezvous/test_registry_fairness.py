@@ -1,4 +1,4 @@
-"""Floods of registrations and calls against the registry, and what is left for everybody else."""
+"""Floods of registrations and calls, and the places that other sources get nevertheless."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from punch.wire.sealed import Envelope
 
 
 def peer(*name: object) -> PeerID:
-    """Some peer, the same for the same name."""
+    """The peer of a name."""
     return PeerID(sha256(repr(name).encode()).digest())
 
 
 def envelope(to: PeerID) -> Envelope:
-    """Something sealed."""
+    """An envelope with arbitrary contents."""
     return Envelope(to, bytes(304), bytes(64))
 
 
@@ -51,7 +51,7 @@ Decide = Callable[[Incoming], ErrorCode | bool | None]
 SIXTY = [f"203.0.113.{number}" for number in range(1, 61)]
 """Addresses of one /24."""
 SIXTY_APART = [f"10.{number}.0.1" for number in range(1, 61)]
-"""Addresses that have nothing in common."""
+"""Addresses of different networks."""
 
 
 class FairnessCase(SynchronousTestCase):
@@ -71,7 +71,7 @@ class FairnessCase(SynchronousTestCase):
         self.dropped: set[PeerID] = set()
 
     def join(self, who: PeerID, host: str) -> bool:
-        """Register; whether it was granted."""
+        """Register a peer; return whether it succeeded."""
         connection = len(self.owners) + 1
         try:
             self.registry.register(connection, who, "x", Accept.ASK, host, self.now)
@@ -88,7 +88,10 @@ class FairnessCase(SynchronousTestCase):
         self.registry.disconnected(who, self.connections[who], "closed")
 
     def call(self, caller: PeerID, callee: PeerID) -> str | None:
-        """Call, and let the called peer decide; the call's ID if it was passed on, else see `refusal`."""
+        """
+        Call, and let the called peer decide. Return the call ID if the call was passed on; else see
+        `refusal`.
+        """
         self.calls += 1
         call = f"{self.calls:032x}"
         try:
@@ -100,21 +103,21 @@ class FairnessCase(SynchronousTestCase):
         return call
 
     def ask(self, who: PeerID, request: Establish | Answer | Reject | Cancel | Trickle) -> None:
-        """Any request."""
+        """Make a request."""
         self.registry.request(who, self.connections[who], request, self.now)
 
     def ends(self, who: PeerID) -> dict[str, ErrorCode]:
-        """How calls of a peer ended."""
+        """The codes with which calls of a peer ended."""
         return {reply.call: reply.code for reply in self.told.get(who, []) if isinstance(reply, Ended)}
 
     def wait(self, seconds: float) -> None:
-        """Time passes."""
+        """Let time pass."""
         self.now += seconds
         self.registry.handle_timer(self.now)
         self.deliver()
 
     def deliver(self) -> None:
-        """Bring all that waits to the peers, which answer."""
+        """Deliver all outputs to the peers, which answer."""
         while (output := self.registry.next_output()) is not None:
             self._deliver(output)
 
@@ -157,7 +160,7 @@ class Asking:
 
 
 class RegistrationTests(FairnessCase):
-    """The table of peers is not filled from one place."""
+    """No source can fill the table of peers."""
 
     limits = replace(RendezvousLimits(), registrations=400, registrations_per_address=16)
 
@@ -168,13 +171,13 @@ class RegistrationTests(FairnessCase):
                 self.join(peer("bad", mark, host, number), host)
 
     def assert_open(self) -> None:
-        """Others register."""
+        """Register peers at other addresses."""
         for number in range(20):
             self.assertTrue(self.join(peer("good", number), f"192.0.{number}.1"))
         self.assertFalse([number for number in range(20) if peer("good", number) in self.dropped])
 
     def test_from_one_place(self) -> None:
-        """An address, a /64, a /56, a /48, a /24: each has its share, and the rest is there for others."""
+        """An address, a /64, a /56, a /48 and a /24 each have their share; the rest is free for others."""
         for share, hosts in (
             (16, ["198.51.100.1"]),
             (16, [f"2001:db8:1::{number:x}" for number in range(64)]),
@@ -188,7 +191,7 @@ class RegistrationTests(FairnessCase):
         self.assert_open()
 
     def test_from_sixty_addresses(self) -> None:
-        """Of one network or of many, and again when the others have come."""
+        """Floods from one network or from many, before and after others have registered."""
         for hosts in (SIXTY, SIXTY_APART):
             self.flood(hosts, 8)
         self.assert_open()
@@ -196,7 +199,9 @@ class RegistrationTests(FairnessCase):
         self.assert_open()
 
     def test_more_places_than_there_are(self) -> None:
-        """From more networks than the table has places, only those that were here before come in."""
+        """
+        During a flood from more networks than there are places, peers that were registered before get in.
+        """
         regular = peer("regular")
         self.join(regular, "192.0.2.1")
         self.leave(regular)
@@ -212,7 +217,9 @@ class RegistrationTests(FairnessCase):
             self.assertTrue(self.join(regular, "198.51.100.7"))
 
     def test_neighbours(self) -> None:
-        """Behind one address that is full, those who were here before have places of their own."""
+        """
+        At an address that has used up its share, peers that were registered before have reserved places.
+        """
         regular = peer("regular")
         self.join(regular, "203.0.113.1")
         self.leave(regular)
@@ -221,7 +228,7 @@ class RegistrationTests(FairnessCase):
         self.assertTrue(self.join(regular, "203.0.113.1"))
 
     def test_memory_of_who_was_here(self) -> None:
-        """Those who come and go all the time are not remembered in the place of others."""
+        """Peers that register and leave all the time do not displace others from the memory."""
         regular = peer("regular")
         self.join(regular, "192.0.2.1")
         self.leave(regular)
@@ -234,12 +241,12 @@ class RegistrationTests(FairnessCase):
 
 
 class IntroductionTests(FairnessCase):
-    """The table of introductions is not filled from one place, and restarts don't share it with strangers."""
+    """No source can fill the table of introductions, and restarts have reserved places."""
 
     limits = replace(RendezvousLimits(), registrations_per_address=1024)
 
     def others(self, count: int = 20) -> list[PeerID]:
-        """Peers that are honest."""
+        """Register honest peers."""
         good = [peer("good", number) for number in range(count)]
         for number, each in enumerate(good):
             self.assertTrue(self.join(each, f"192.0.{number}.1"))
@@ -263,7 +270,7 @@ class IntroductionTests(FairnessCase):
         self.assertEqual(self.registry.introduction_count, 128 + 95)
 
     def test_from_sixty_addresses(self) -> None:
-        """Nor from 60 addresses, of one network or of many."""
+        """The same for 60 addresses, of one network or of many."""
         for hosts in (SIXTY, SIXTY_APART):
             self.setUp()
             good = self.others()
@@ -275,7 +282,7 @@ class IntroductionTests(FairnessCase):
             self.assertLessEqual(self.registry.introduction_count, 2000)
 
     def test_restarts(self) -> None:
-        """Peers that have talked are introduced again though strangers from everywhere fill the table."""
+        """Acquainted peers are introduced again although strangers from everywhere fill the table."""
         self.limits = replace(self.limits, introductions=80, introductions_per_address=16)
         self.setUp()
         good = self.others(2)
@@ -292,7 +299,7 @@ class IntroductionTests(FairnessCase):
             self.assertIsNotNone(self.call(*pair))
 
     def test_who_has_to_leave_is_told(self) -> None:
-        """The newest call of the largest source: busy for the caller, cancelled for the called peer."""
+        """The newest call of the largest source ends: busy for the caller, cancelled for the called peer."""
         self.limits = replace(self.limits, introductions=6)
         self.setUp()
         bad = [peer("bad", number) for number in range(7)]
@@ -307,7 +314,7 @@ class IntroductionTests(FairnessCase):
 
 
 class CalleeTests(FairnessCase):
-    """One source does not mute a called peer."""
+    """A single source cannot make a called peer unreachable."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -320,7 +327,7 @@ class CalleeTests(FairnessCase):
             self.join(each, f"192.0.{number}.1")
 
     def flood(self, hosts: Sequence[str], rounds: int = 1, mark: object = 0) -> list[PeerID]:
-        """One identity for each address, that all call; returns those that rang."""
+        """Call from one identity at each address; return the calls that rang."""
         bad = [(peer(mark, number, host), host) for number, host in enumerate(hosts)]
         for each, host in bad:
             if each not in self.connections:
@@ -361,7 +368,7 @@ class CalleeTests(FairnessCase):
         self.assertNotIn(ErrorCode.BUSY, self.ends(peer("stranger")).values())
 
     def test_calls_that_were_passed_on(self) -> None:
-        """A called peer that lets them ring all the same has them counted as soon as there are places."""
+        """Calls that were passed on and still ring get places as soon as there are some."""
         self.decisions[self.bob] = lambda incoming: None
         ringing = [(peer("first", number), f"10.{number}.0.1") for number in range(8)]
         for each, host in ringing:
@@ -398,7 +405,9 @@ class CalleeTests(FairnessCase):
                 self.wait(1.0)
 
     def test_one_known_caller_again_and_again(self) -> None:
-        """When it has been answered once, strangers don't stand in its way, nor in the other direction."""
+        """
+        After one answered call, strangers cannot block calls between the two peers, in either direction.
+        """
         for step in range(12):
             self.flood(SIXTY_APART, 1)
             self.flood(["203.0.113.9"] * 10, 2)
@@ -410,7 +419,7 @@ class CalleeTests(FairnessCase):
             self.wait(0.7)
 
     def test_known_caller_at_the_address_of_a_flood(self) -> None:
-        """Who has been answered before has places of its own there, too."""
+        """Callers that were answered before have reserved places there as well."""
         call = self.call(self.known[0], self.bob)
         assert call is not None
         self.ask(self.bob, Cancel(call, self.known[0]))
@@ -420,7 +429,7 @@ class CalleeTests(FairnessCase):
         self.assertIs(self.refusal, ErrorCode.BUSY)
 
     def test_calls_that_are_answered_do_not_ring(self) -> None:
-        """Twenty calls in a minute that are answered, and then hung up without a word to the rendezvous."""
+        """Twenty calls in a minute that are answered, and whose end the rendezvous is not told."""
         for _ in range(20):
             self.assertIsNotNone(self.call(self.known[0], self.bob))
             self.wait(2.9)
@@ -449,7 +458,7 @@ class CalleeTests(FairnessCase):
 
 
 class OrderTests(FairnessCase):
-    """Whatever happens in whatever order."""
+    """Any inputs in any order."""
 
     limits = replace(
         RendezvousLimits(),
@@ -467,7 +476,7 @@ class OrderTests(FairnessCase):
     )
 
     def test_any_order(self) -> None:
-        """Whoever is refused hears so, all bounds hold, and nothing is left when all are gone."""
+        """Every refused peer is told, all bounds hold, and nothing is left when all peers are gone."""
         random = Random(8)
         hosts = ["192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1", "2001:db8:0:1::1", "2001:db8:1::1"]
         peers = [(peer(number), hosts[number % 6]) for number in range(18)]

@@ -1,4 +1,4 @@
-"""What strangers can't make grow in the registry."""
+"""The limits of the registry."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from punch.wire.control import Cancel, ErrorCode, Establish
 
 
 class LimitTests(RegistryCase):
-    """What strangers can't make grow."""
+    """The limits hold against strangers."""
 
     limits = replace(
         RendezvousLimits(),
@@ -59,13 +59,13 @@ class LimitTests(RegistryCase):
         self.assertEqual(len(self.registry), 6)
 
     def test_full_registry_makes_room(self) -> None:
-        """The newest peer of the address that has most leaves, and is told why."""
+        """The newest peer of the address with the most peers is disconnected, and told why."""
         for index in range(6):
             self.join(KEYS[index].peer_id, index, ("203.0.113.1", "2001:db8::1")[index // 3])
         self.outputs()
         self.join(KEYS[6].peer_id, 6, "198.51.100.9")
-        noted, told, gone, come = self.outputs()
-        self.assertEqual(noted, Displaced(KEYS[5].peer_id, "2001:db8::1", "registrations"))
+        displaced, told, gone, come = self.outputs()
+        self.assertEqual(displaced, Displaced(KEYS[5].peer_id, "2001:db8::1", "registrations"))
         assert isinstance(told, Disconnect)
         self.assertEqual((told.connection, told.error.code), (5, ErrorCode.TOO_MANY))
         self.assertEqual(gone, Gone(KEYS[5].peer_id, "too-many"))
@@ -127,7 +127,7 @@ class LimitTests(RegistryCase):
         self.ask(ALICE, 0, Establish(self.call(9), BOB, envelope(BOB)))
 
     def test_one_address_alone_makes_nobody_busy(self) -> None:
-        """Identities cost nothing, addresses do: however many call from one, others still get through."""
+        """However many identities call from one address, calls from others get through."""
         self.registry = Registry(RendezvousLimits())
         for index, peer in enumerate((ALICE, BOB)):
             self.join(peer, index, f"2001:db8::{index}")
@@ -147,7 +147,7 @@ class LimitTests(RegistryCase):
         self.ask(ALICE, 0, Establish(self.call(98), BOB, envelope(BOB)))
 
     def test_one_address_alone_keeps_nobody_busy(self) -> None:
-        """Not by calling and cancelling all the time, either."""
+        """The same for calls that are cancelled at once."""
         self.registry = Registry(RendezvousLimits())
         self.join(ALICE, 1, "192.0.2.1")
         self.join(CAROL, 2, "192.0.2.2")

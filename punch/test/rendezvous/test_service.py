@@ -1,4 +1,4 @@
-"""The rendezvous service on the simulated internet, with real TLS and clients that are wrong in every way."""
+"""The rendezvous service on the simulated internet, with real TLS and misbehaving clients."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class RendezvousCase(InternetTestCase):
         return self.service
 
     def connect(self, identity: Identity | None, host: Host | None = None, **more: Any) -> ControlClient:
-        """Connect, and let the handshake happen."""
+        """Connect, and let the handshake finish."""
         key = None if identity is None else key_of(identity)
         client = connect_control((host or self.home).reactor, SERVICE, 7001, key, **more)
         self.net.advance(0.5)
@@ -98,12 +98,12 @@ class RendezvousCase(InternetTestCase):
         return client
 
     def events(self, *names: str) -> list[tuple[str, object]]:
-        """What was reported: names and peers."""
+        """The names and peers of reported events."""
         return [(event, fields.get("peer")) for event, fields in self.reports if event in names]
 
 
 class RegistrationTests(RendezvousCase):
-    """Coming, staying and going."""
+    """Registering, keepalives and leaving."""
 
     def test_register(self) -> None:
         client = self.register(self.alice, name="Alice")
@@ -188,7 +188,7 @@ class RegistrationTests(RendezvousCase):
 
 
 class IntroductionTests(RendezvousCase):
-    """Calls, over the wire."""
+    """Calls over the control channel."""
 
     def test_offer_answer_and_candidates(self) -> None:
         alice = self.register(self.alice, name="Alice")
@@ -238,7 +238,7 @@ class IntroductionTests(RendezvousCase):
 
 
 class LimitTests(RendezvousCase):
-    """What strangers can't make grow."""
+    """The limits hold against strangers."""
 
     def test_half_open_connections_lock_nobody_out(self) -> None:
         strangers = [self.net.host(f"s{i}", f"192.0.2.{i}") for i in range(1, 26)]
@@ -259,7 +259,10 @@ class LimitTests(RendezvousCase):
         self.register(self.bob, self.office)
 
     def test_neighbours_behind_one_address(self) -> None:
-        """Together they send more than an address may: nobody is closed, and who sends little goes on."""
+        """
+        Peers that together exceed the rate of their address stay connected, and quiet ones are not slowed
+        down.
+        """
         self.restart(limits=replace(self.limits, address_rate=20.0, address_burst=40.0))
         crowd = [self.register(self.key(f"crowd {number}"), self.office) for number in range(4)]
         quiet = self.register(self.bob, self.office)
@@ -318,7 +321,7 @@ class LimitTests(RendezvousCase):
 
 
 class BalancerTests(RendezvousCase):
-    """Behind a load balancer that says in a header where connections come from (PROXY protocol)."""
+    """Behind a load balancer that sends the addresses of clients in a header (PROXY protocol)."""
 
     limits = replace(
         RendezvousLimits(), connections_per_address=2, handshakes_per_address=3, registrations_per_address=2
@@ -357,7 +360,7 @@ class BalancerTests(RendezvousCase):
         self.assertEqual(self.come("checker", b"PROXY UNKNOWN x\r\n").last["address"], "203.0.113.1")
 
     def test_headers_that_never_come(self) -> None:
-        """They have few places, for a few seconds, and lock nobody out."""
+        """Connections without a header have few places for a few seconds, and keep nobody out."""
         silent = [connect_raw(self.office.reactor, SERVICE, 7001) for _ in range(20)]
         self.net.advance(0.5)
         self.assertEqual(sum(each.ended is None for each in silent), 3)
@@ -457,7 +460,7 @@ class LifeTests(RendezvousCase):
         self.assertEqual(self.service.local_address.host, SERVICE)
 
     def test_port_of_both_families(self) -> None:
-        """What `tcp:PORT` says: no interface, so all addresses."""
+        """`tcp:PORT` without an interface listens on all addresses."""
         for control in ("tcp:7011", "tcp:port=7011:backlog=5", "haproxy:tcp:7011"):
             self.restart(control=control, host=None)
             header = b"PROXY UNKNOWN x\r\n" if control.startswith("haproxy") else b""
