@@ -58,7 +58,7 @@ class BoundTests(MiddlemanTestCase):
         self.alice.call(carol.id)
         self.alice.wait_for(Connected, 5.0)
 
-    def test_sessions(self) -> None:
+    def test_calls_and_links(self) -> None:
         """All calls together have a bound, too."""
         dave = self.peer("dave").register()
         for number in range(MAX_CALLS + 3):

@@ -1,4 +1,4 @@
-"""Links that live on while the networks under them change, on the simulated internet."""
+"""Tests of links whose networks change, on the simulated internet."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from punch.wire.ice_restart import LateCandidates, Restart
 from punch.wire.sealed import Offer, seal_offer
 
 CALM = "198.51.100.2"
-"""A rendezvous that rarely pings, so that simulated hours take less time."""
+"""The address of a rendezvous that rarely pings, so that simulated hours take less time."""
 HOUR = 3600.0
 RETURN = 5.0
-"""Seconds in which a link is to work again."""
+"""Seconds within which a link must work again."""
 
 
 class RoamingTestCase(SystemTestCase):
-    """Two peers at home with a link, and what it carries."""
+    """Two peers behind NATs with a link that carries a chat."""
 
     link = LinkSpec(delay=0.025)
 
     def home(self, name: str, **options: object) -> Lan:
-        """Another home with a NAT that keeps nothing as it was."""
+        """Return another network behind a NAT that filters by address and port and allocates random ports."""
         self.homes += 1
         nat = NAT(
             public=f"203.0.113.{self.homes}",
@@ -51,20 +51,20 @@ class RoamingTestCase(SystemTestCase):
         return self.home(name).host(name)
 
     def start(self) -> None:
-        """Link Alice and Bob, and remember the link."""
+        """Connect Alice and Bob, and remember their link."""
         self.alice, self.bob = self.linked()
         self.links = self.alice.link_to(self.bob), self.bob.link_to(self.alice)
         self.net.advance(3.0)
 
     def nat(self, peer: Peer) -> NAT:
-        """The NAT in front of a peer."""
+        """Return the NAT in front of a peer."""
         lan = peer.host.interfaces[0].network
         assert isinstance(lan, Lan)
         assert lan.nat is not None
         return lan.nat
 
     def conversation(self, timeout: float = RETURN) -> float:
-        """A message each way; returns how long it took."""
+        """Send a message each way; return the seconds until both are delivered."""
         before = self.net.now
         counts = len(self.alice.delivered), len(self.bob.delivered)
         self.alice.chat.send(self.bob.id, f"from alice {counts[0]}")
@@ -77,7 +77,7 @@ class RoamingTestCase(SystemTestCase):
         return self.net.now - before
 
     def assert_same_link(self) -> None:
-        """Nothing was connected anew, and nothing was lost or came twice."""
+        """Assert that the link is the same, and that no message came twice."""
         self.assertEqual((self.alice.link_to(self.bob), self.bob.link_to(self.alice)), self.links)
         for peer in (self.alice, self.bob):
             self.assertEqual(len(peer.of(Connected)), 1)
@@ -85,7 +85,7 @@ class RoamingTestCase(SystemTestCase):
             self.assertEqual(len(peer.texts()), len(set(peer.texts())))
 
     def assert_survived(self) -> None:
-        """After a change, with data pending on both sides: the link goes on in time, and stays well."""
+        """Assert that the link works again within `RETURN` with data pending on both sides, and later too."""
         self.conversation()
         self.assert_same_link()
         self.net.advance(40.0)
@@ -94,31 +94,31 @@ class RoamingTestCase(SystemTestCase):
 
 
 class NatTests(RoamingTestCase):
-    """The NAT changes its mind."""
+    """NATs lose their mappings or change their public address."""
 
     def test_flushed(self) -> None:
-        """Random ports and filters by port: both sides have other addresses afterwards."""
+        """The NATs of both sides lose their mappings, so both sides have other addresses afterwards."""
         self.start()
         self.nat(self.alice).forget()
         self.assert_survived()
         self.assertTrue(self.bob.of(PathChanged))
 
     def test_both_flushed(self) -> None:
-        """On both sides at once."""
+        """Both NATs lose their mappings at once."""
         self.start()
         self.nat(self.alice).forget()
         self.nat(self.bob).forget()
         self.assert_survived()
 
     def test_new_public_address(self) -> None:
-        """The provider reconnects one side."""
+        """The public address of one side changes."""
         self.start()
         self.nat(self.bob).renumber("203.0.113.77")
         self.assert_survived()
         self.assertEqual(self.alice.last(PathChanged).path.remote.host, "203.0.113.77")
 
     def test_both_get_new_public_addresses(self) -> None:
-        """And both."""
+        """The public addresses of both sides change."""
         self.start()
         self.nat(self.alice).renumber("203.0.113.66")
         self.nat(self.bob).renumber("203.0.113.77")
@@ -126,23 +126,23 @@ class NatTests(RoamingTestCase):
 
 
 class MoveTests(RoamingTestCase):
-    """Other networks."""
+    """Peers move to other networks."""
 
     def test_one_moves(self) -> None:
-        """A laptop is carried to another network."""
+        """One side moves to another network."""
         self.start()
         self.alice.host.move(self.home("cafe"))
         self.assert_survived()
 
     def test_both_move(self) -> None:
-        """Neither side is where the other one looks for it."""
+        """Both sides move to other networks at once."""
         self.start()
         self.alice.host.move(self.home("cafe"))
         self.bob.host.move(self.home("office"))
         self.assert_survived()
 
     def test_to_the_same_network(self) -> None:
-        """Then the path is a direct one."""
+        """Both sides move into the same network: the path is direct afterwards."""
         self.start()
         cafe = self.home("cafe")
         self.alice.host.move(cafe)
@@ -151,7 +151,7 @@ class MoveTests(RoamingTestCase):
         self.assertEqual(self.alice.last(PathChanged).path.kind, "host")
 
     def test_a_better_interface_appears(self) -> None:
-        """While the old one works nothing is lost, and the link moves."""
+        """A second network appears: nothing is lost while the old path works, and the link moves."""
         self.start()
         lan = self.bob.host.interfaces[0].network
         self.alice.host.attach(lan)
@@ -165,11 +165,11 @@ class MoveTests(RoamingTestCase):
         self.assert_same_link()
 
 
-class DarkTests(RoamingTestCase):
-    """No network at all for a while."""
+class DisconnectedTests(RoamingTestCase):
+    """Links without any network for a while."""
 
     def disconnected(self, seconds: float, *peers: Peer) -> None:
-        """Cables are cut, data waits, cables are there again: how soon does it arrive?"""
+        """Data that waits arrives soon after the network is back."""
         for peer in peers:
             peer.host.down()
         self.alice.chat.send(self.bob.id, "are you there?")
@@ -188,7 +188,7 @@ class DarkTests(RoamingTestCase):
         self.assertLess(self.conversation(), 0.5)
 
     def test_a_minute(self) -> None:
-        """The user is told of the end and of the return, and of nothing between."""
+        """The loss and the return of the path are announced, and nothing between."""
         self.start()
         self.disconnected(60.0, self.alice)
         for peer in (self.alice, self.bob):
@@ -196,12 +196,12 @@ class DarkTests(RoamingTestCase):
             self.assertTrue(peer.of(PathChanged))
 
     def test_an_hour_on_both_sides(self) -> None:
-        """`tests/test_roaming_seeds.py` has twelve."""
+        """An hour without network on both sides; `tests/test_roaming_seeds.py` has twelve."""
         self.start()
         self.disconnected(HOUR, self.alice, self.bob)
 
     def test_between_the_two(self) -> None:
-        """The rendezvous is there for both, but nothing gets through between them."""
+        """Both sides reach the rendezvous, but not each other."""
         self.start()
         self.net.drop = lambda packet: SERVICE not in (packet.source[0], packet.destination[0])
         self.alice.chat.send(self.bob.id, "are you there?")
@@ -212,10 +212,10 @@ class DarkTests(RoamingTestCase):
 
 
 class SleepTests(RoamingTestCase):
-    """A closed lid: no timer fires, and monotonic time stands still."""
+    """A machine sleeps: no timer fires, and monotonic time stands still."""
 
     def sleep(self, seconds: float) -> None:
-        """Alice sleeps, and Bob has something to say."""
+        """Alice sleeps while data of Bob waits."""
         self.start()
         self.alice.chat.send(self.bob.id, "good night")
         self.alice.host.sleep(seconds)
@@ -227,11 +227,11 @@ class SleepTests(RoamingTestCase):
         self.assert_same_link()
 
     def test_twenty_seconds(self) -> None:
-        """Not long enough for the NAT or the rendezvous to forget anything."""
+        """The sleep is too short for the NAT or the rendezvous to forget anything."""
         self.sleep(20.0)
 
     def test_an_hour(self) -> None:
-        """Nothing is as it was. `tests/test_roaming_seeds.py` has twelve."""
+        """NATs and relays have forgotten everything; `tests/test_roaming_seeds.py` has twelve hours."""
         self.rendezvous.stop()
         self.rendezvous = Rendezvous(
             self.net,
@@ -243,10 +243,10 @@ class SleepTests(RoamingTestCase):
 
 
 class RendezvousTests(RoamingTestCase):
-    """The rendezvous is not always there when it is needed."""
+    """The rendezvous is not reachable when it is needed."""
 
     def test_it_comes_back(self) -> None:
-        """A link that needs it waits, and goes on soon after it is back."""
+        """A link that needs the rendezvous works again soon after that is back."""
         self.start()
         self.rendezvous.host.down()
         self.nat(self.alice).renumber("203.0.113.66")
@@ -258,7 +258,7 @@ class RendezvousTests(RoamingTestCase):
         self.assert_same_link()
 
     def test_it_is_restarted_in_mid_restart(self) -> None:
-        """Nothing that it forgot is needed."""
+        """A rendezvous that restarted can still help a link of an earlier call."""
         self.start()
         self.nat(self.alice).renumber("203.0.113.66")
         self.alice.chat.send(self.bob.id, "where are you?")
@@ -271,7 +271,7 @@ class RendezvousTests(RoamingTestCase):
         self.assert_same_link()
 
     def test_it_is_not_needed(self) -> None:
-        """Checks from a new address reach a peer that filters nothing, and are all that it takes."""
+        """Checks from a new address reach a peer that filters nothing, without any signaling."""
         self.start()
         self.nat(self.bob).filtering = Filtering.EIF
         self.nat(self.bob).forget()
@@ -284,18 +284,18 @@ class RendezvousTests(RoamingTestCase):
 
 
 class OtherSideTests(RoamingTestCase):
-    """What the other side says about restarts is judged."""
+    """Restarts by a peer that breaks the rules."""
 
     def setUp(self) -> None:
         super().setUp()
         self.start()
 
     def restart(self, generation: int) -> bytes:
-        """A RESTART frame of an agent that does not exist."""
+        """Return a RESTART frame of an agent that does not exist."""
         return Restart(generation, "AAAAAAAA", "A" * 24, ()).encode()
 
     def send(self, payload: bytes, frame: ControlFrameType = ControlFrameType.RESTART) -> None:
-        """Alice's program says so; what Bob answers is nothing to her."""
+        """Send a control frame from Alice, whose node ignores what Bob answers."""
         self.links[0].on_control = None
         self.links[0].send_control(frame, payload)
         self.net.advance(1.0)
@@ -306,12 +306,12 @@ class OtherSideTests(RoamingTestCase):
         return self.bob.node.status.generations[self.alice.id]
 
     def test_nonsense_ends_the_link(self) -> None:
-        """It is no link of ours that says so."""
+        """A malformed frame ends the link."""
         self.send(b"[]")
         self.assertEqual(self.bob.last(Disconnected).reason, "protocol")
 
     def test_a_restart_that_leads_nowhere(self) -> None:
-        """The path that works is kept."""
+        """A restart whose agent does not exist leaves the working path in use."""
         self.send(self.restart(1))
         self.assertEqual(self.generation, 1)
         self.net.advance(120.0)
@@ -319,7 +319,7 @@ class OtherSideTests(RoamingTestCase):
         self.assert_same_link()
 
     def test_old_generations(self) -> None:
-        """Only a newer one counts, and candidates only for the newest."""
+        """Older generations are ignored, and so are candidates for them."""
         self.send(self.restart(7))
         self.send(self.restart(3))
         self.send(LateCandidates(3, ()).encode(), ControlFrameType.CANDIDATES)
@@ -327,7 +327,7 @@ class OtherSideTests(RoamingTestCase):
         self.conversation()
 
     def test_many_restarts(self) -> None:
-        """Thirty a minute are followed."""
+        """At most thirty restarts a minute are followed."""
         for generation in range(1, 101):
             self.links[0].send_control(ControlFrameType.RESTART, self.restart(generation))
         self.links[0].on_control = None
@@ -338,7 +338,7 @@ class OtherSideTests(RoamingTestCase):
 
     def test_a_victim_in_every_restart(self) -> None:
         """
-        Two thousand times in a minute she names a stranger's addresses: they get three kilobytes in all.
+        A peer that names two thousand addresses of a stranger in a minute makes us send it 3 kB at most.
         """
         victim = self.net.host("victim")
         trace: list[Seen] = []
@@ -373,7 +373,7 @@ class OtherSideTests(RoamingTestCase):
         self.assert_same_link()
 
     def offer(self, generation: int, link: bytes) -> None:
-        """A sealed offer of Alice comes from the rendezvous."""
+        """Deliver a sealed offer of Alice to Bob."""
         offer = Offer("alice", "AAAAAAAA", "A" * 24, (), bytes([9]) + bytes(31), 50, generation, False, link)
         envelope = seal_offer(self.alice.identity, self.bob.id, offer)
         call = new_call(self.net.random_bytes(f"{generation} {link.hex()}"))
@@ -381,7 +381,7 @@ class OtherSideTests(RoamingTestCase):
         self.net.advance(1.0)
 
     def test_restarts_of_other_links(self) -> None:
-        """They are refused, whatever their number; nobody is asked, and the link stays."""
+        """Offers that restart another link are refused without asking the user, and the link stays."""
         self.offer(5, bytes(32))
         self.assertEqual(self.generation, 0)
         self.conversation()
@@ -389,7 +389,7 @@ class OtherSideTests(RoamingTestCase):
         self.assertEqual(len(self.bob.of(IncomingCall)), 1)
 
     def test_an_old_restart_again(self) -> None:
-        """What the rendezvous has recorded is worth nothing."""
+        """An offer of an older generation changes nothing."""
         link = self.links[1].core.offer_digest
         self.offer(2, link)
         self.assertEqual(self.generation, 2)
