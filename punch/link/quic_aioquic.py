@@ -5,30 +5,14 @@ second opinion.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from punch.link.packet import Frame, QuicFrameType
 from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic_interface import (
-    ALPN,
-    CONNECTION_WINDOW,
-    DATAGRAM_SIZE,
-    IDLE_TIMEOUT,
-    INITIAL_RTT,
-    LOGICAL_ADDRESS,
-    MAX_DATAGRAM_FRAME,
-    STREAM_WINDOW,
-    VERSION_1,
-    QuicConnection,
-    library_errors,
-)
-from punch.link.quic_library import LibraryConnection
+from punch.link.quic_interface import LOGICAL_ADDRESS, QuicConnection
+from punch.link.quic_library import LibraryBackend, LibraryConnection, common_settings
 from punch.link.receive_limits import ReceiveLimits
-
-if TYPE_CHECKING:
-    from aioquic.quic.configuration import QuicConfiguration
 
 MOST_GAPS: Final = 4096
 """Gaps in streams: the library goes through all of them for each piece that arrives."""
@@ -192,54 +176,29 @@ class AioquicConnection(LibraryConnection):
         return float(loss._rtt_smoothed) if loss._rtt_initialized else None
 
 
-class AioquicBackend:
+class AioquicBackend(LibraryBackend):
     """aioquic."""
 
     name = "aioquic"
 
-    def client(self, now: float) -> QuicConnection:
-        from aioquic.quic import events
-        from aioquic.quic.connection import QuicConnection as Library
+    def _library(self) -> Any:
+        from aioquic.quic import connection
 
-        secrets = SecretsLog()
-        with library_errors():
-            configuration = self.configuration(True, secrets)
-            configuration.verify_mode = ssl.CERT_NONE
-            quic = Library(configuration=configuration)
-            quic.connect(LOGICAL_ADDRESS, now)
+        return connection
+
+    def _connection(self, quic: Any, configuration: Any, secrets: SecretsLog) -> QuicConnection:
+        from aioquic.quic import events
+
         return AioquicConnection(quic, events, configuration, secrets, (RuntimeError, ValueError))
 
-    def server(
-        self, certificate: LinkCertificate, original_destination_connection_id: bytes
-    ) -> QuicConnection:
-        from aioquic.quic import events
-        from aioquic.quic.connection import QuicConnection as Library
+    def _load_certificate(self, configuration: Any, certificate: LinkCertificate) -> None:
+        configuration.certificate = certificate.certificate
+        configuration.private_key = certificate.private_key
 
-        secrets = SecretsLog()
-        with library_errors():
-            configuration = self.configuration(False, secrets)
-            configuration.certificate = certificate.certificate
-            configuration.private_key = certificate.private_key
-            quic = Library(
-                configuration=configuration,
-                original_destination_connection_id=original_destination_connection_id,
-            )
-        return AioquicConnection(quic, events, configuration, secrets, (RuntimeError, ValueError))
-
-    def configuration(self, is_client: bool, secrets: SecretsLog) -> QuicConfiguration:
+    def configuration(self, is_client: bool, secrets: SecretsLog) -> Any:
         from aioquic.quic.configuration import QuicConfiguration
 
-        return QuicConfiguration(
-            alpn_protocols=[ALPN],
-            congestion_control_algorithm="cubic",
-            idle_timeout=IDLE_TIMEOUT,
-            initial_rtt=INITIAL_RTT,
-            is_client=is_client,
-            max_data=CONNECTION_WINDOW,
-            max_stream_data=STREAM_WINDOW,
-            max_datagram_size=DATAGRAM_SIZE,
-            max_datagram_frame_size=MAX_DATAGRAM_FRAME,
-            quic_logger=FrameLog(),  # type: ignore[arg-type]  # only what it offers is used
-            secrets_log_file=secrets,  # type: ignore[arg-type]  # only write() and flush() are used
-            supported_versions=[VERSION_1],
-        )
+        # The library uses nothing of a logger but what FrameLog has
+        logger: Any = FrameLog()
+        settings = common_settings(is_client, secrets)
+        return QuicConfiguration(**settings, congestion_control_algorithm="cubic", quic_logger=logger)

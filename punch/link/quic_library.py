@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from punch.link.proof import SecretsLog
+from punch.link.proof import LinkCertificate, SecretsLog
 from punch.link.quic_interface import (
+    ALPN,
+    CONNECTION_WINDOW,
+    DATAGRAM_SIZE,
+    IDLE_TIMEOUT,
+    INITIAL_RTT,
     KEY_UPDATE_AFTER,
+    LOGICAL_ADDRESS,
+    MAX_DATAGRAM_FRAME,
+    STREAM_WINDOW,
+    VERSION_1,
+    QuicConnection,
     QuicError,
     QuicSink,
     QuicStreamLimit,
@@ -292,3 +303,60 @@ class LibraryConnection(ABC):
 
     @abstractmethod
     def _smoothed_rtt(self) -> float | None: ...
+
+
+def common_settings(is_client: bool, secrets: SecretsLog) -> dict[str, Any]:
+    """The settings of a connection that both libraries know by the same names."""
+    return {
+        "alpn_protocols": [ALPN],
+        "idle_timeout": IDLE_TIMEOUT,
+        "initial_rtt": INITIAL_RTT,
+        "is_client": is_client,
+        "max_data": CONNECTION_WINDOW,
+        "max_stream_data": STREAM_WINDOW,
+        "max_datagram_size": DATAGRAM_SIZE,
+        "max_datagram_frame_size": MAX_DATAGRAM_FRAME,
+        "secrets_log_file": secrets,
+        "supported_versions": [VERSION_1],
+    }
+
+
+class LibraryBackend(ABC):
+    """Makes connections of either library (`QuicBackend`)."""
+
+    def client(self, now: float) -> QuicConnection:
+        secrets = SecretsLog()
+        with library_errors():
+            configuration = self.configuration(True, secrets)
+            configuration.verify_mode = ssl.CERT_NONE
+            quic = self._library().QuicConnection(configuration=configuration)
+            quic.connect(LOGICAL_ADDRESS, now)
+        return self._connection(quic, configuration, secrets)
+
+    def server(
+        self, certificate: LinkCertificate, original_destination_connection_id: bytes
+    ) -> QuicConnection:
+        secrets = SecretsLog()
+        with library_errors():
+            configuration = self.configuration(False, secrets)
+            self._load_certificate(configuration, certificate)
+            # Without ticket handler and fetcher, the library can neither issue tickets nor accept one
+            quic = self._library().QuicConnection(
+                configuration=configuration,
+                original_destination_connection_id=original_destination_connection_id,
+            )
+        return self._connection(quic, configuration, secrets)
+
+    @abstractmethod
+    def configuration(self, is_client: bool, secrets: SecretsLog) -> Any:
+        """The library's configuration of a connection."""
+
+    @abstractmethod
+    def _library(self) -> Any:
+        """The library's module that has `QuicConnection`, imported when it is needed."""
+
+    @abstractmethod
+    def _connection(self, quic: Any, configuration: Any, secrets: SecretsLog) -> QuicConnection: ...
+
+    @abstractmethod
+    def _load_certificate(self, configuration: Any, certificate: LinkCertificate) -> None: ...

@@ -3,57 +3,15 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from punch.identity import RandomBytes
 from punch.link.packet import PacketReader, read_frames
 from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic_interface import (
-    ALPN,
-    CONNECTION_WINDOW,
-    DATAGRAM_SIZE,
-    IDLE_TIMEOUT,
-    INITIAL_RTT,
-    KEY_UPDATE_AFTER,
-    LOGICAL_ADDRESS,
-    MAX_DATAGRAM_FRAME,
-    STREAM_WINDOW,
-    VERSION_1,
-    QuicBackend,
-    QuicConnection,
-    QuicError,
-    QuicSink,
-    QuicStreamLimit,
-    library_errors,
-)
-from punch.link.quic_library import LibraryConnection
-from punch.link.receive_limits import LimitExceeded, ReceiveLimits, Sampler
-
-if TYPE_CHECKING:
-    from qh3.quic.configuration import QuicConfiguration
-
-__all__ = [
-    "ALPN",
-    "CONNECTION_WINDOW",
-    "DATAGRAM_SIZE",
-    "IDLE_TIMEOUT",
-    "INITIAL_RTT",
-    "KEY_UPDATE_AFTER",
-    "LOGICAL_ADDRESS",
-    "MAX_DATAGRAM_FRAME",
-    "STREAM_WINDOW",
-    "LibraryConnection",
-    "LimitExceeded",
-    "Qh3Backend",
-    "Qh3Connection",
-    "QuicBackend",
-    "QuicConnection",
-    "QuicError",
-    "QuicSink",
-    "QuicStreamLimit",
-]
+from punch.link.quic_interface import LOGICAL_ADDRESS, QuicConnection
+from punch.link.quic_library import LibraryBackend, LibraryConnection, common_settings
+from punch.link.receive_limits import ReceiveLimits, Sampler
 
 _ED25519: Final = 0x0807
 AT_ONCE: Final = 16
@@ -157,11 +115,11 @@ class Qh3Connection(LibraryConnection):
         return rtt
 
 
-class Qh3Backend:
+class Qh3Backend(LibraryBackend):
     """
     qh3.
 
-    :param random: chooses which packets are looked into.
+    :param random: chooses which packets are read.
     """
 
     name = "qh3"
@@ -169,33 +127,10 @@ class Qh3Backend:
     def __init__(self, random: RandomBytes = os.urandom) -> None:
         self._random = random
 
-    def client(self, now: float) -> QuicConnection:
-        from qh3.quic.connection import QuicConnection as Library
+    def _library(self) -> Any:
+        from qh3.quic import connection
 
-        secrets = SecretsLog()
-        with library_errors():
-            configuration = self.configuration(True, secrets)
-            configuration.verify_mode = ssl.CERT_NONE
-            configuration.signature_algorithms = [_ED25519]
-            quic = Library(configuration=configuration)
-            quic.connect(LOGICAL_ADDRESS, now)
-        return self._connection(quic, configuration, secrets)
-
-    def server(
-        self, certificate: LinkCertificate, original_destination_connection_id: bytes
-    ) -> QuicConnection:
-        from qh3.quic.connection import QuicConnection as Library
-
-        secrets = SecretsLog()
-        with library_errors():
-            configuration = self.configuration(False, secrets)
-            configuration.load_cert_chain(certificate.certificate_pem(), certificate.private_key_pem())
-            # No ticket handler and no fetcher: the library can then neither issue tickets nor accept one.
-            quic = Library(
-                configuration=configuration,
-                original_destination_connection_id=original_destination_connection_id,
-            )
-        return self._connection(quic, configuration, secrets)
+        return connection
 
     def _connection(self, quic: Any, configuration: Any, secrets: SecretsLog) -> QuicConnection:
         from qh3.quic import events
@@ -204,19 +139,13 @@ class Qh3Backend:
         refusals = (QuicConnectionError, ValueError)
         return Qh3Connection(quic, events, configuration, secrets, refusals, self._random)
 
-    def configuration(self, is_client: bool, secrets: SecretsLog) -> QuicConfiguration:
+    def _load_certificate(self, configuration: Any, certificate: LinkCertificate) -> None:
+        configuration.load_cert_chain(certificate.certificate_pem(), certificate.private_key_pem())
+
+    def configuration(self, is_client: bool, secrets: SecretsLog) -> Any:
         from qh3.quic.configuration import QuicConfiguration
 
-        return QuicConfiguration(
-            alpn_protocols=[ALPN],
-            idle_timeout=IDLE_TIMEOUT,
-            initial_rtt=INITIAL_RTT,
-            is_client=is_client,
-            max_data=CONNECTION_WINDOW,
-            max_stream_data=STREAM_WINDOW,
-            max_datagram_size=DATAGRAM_SIZE,
-            max_datagram_frame_size=MAX_DATAGRAM_FRAME,
-            probe_datagram_size=False,
-            secrets_log_file=secrets,  # type: ignore[arg-type]  # only write() and flush() are used
-            supported_versions=[VERSION_1],
-        )
+        configuration = QuicConfiguration(**common_settings(is_client, secrets), probe_datagram_size=False)
+        if is_client:
+            configuration.signature_algorithms = [_ED25519]
+        return configuration
