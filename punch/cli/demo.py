@@ -321,7 +321,7 @@ class Demo:
         self.say(f"    round trip: {milliseconds(link['rtt'])}, encrypted to Bob's ID")
 
     def exchange(self) -> None:
-        """A message each way, with its mark."""
+        """A message each way, until it is delivered."""
         for sender, receiver, text in (
             ("alice", "bob", "Hello Bob, can you read me?"),
             ("bob", "alice", "Loud and clear, Alice, and nobody else can."),

@@ -40,9 +40,9 @@ SHORT = {
 #: `/history search …` is `/search …`, and so on.
 HISTORY = ("search", "export", "erase", "retention")
 
-#: What only a typed line needs: whom to talk to, and help.
+#: Commands that only a typed line needs.
 VIEW = {
-    "to": "talk to somebody, who may be away",
+    "to": "send what you type to somebody, who may be away",
     "whois": "somebody's ID and names, and the path to them",
     "clear": "clear the screen",
     "help": "this list; /help COMMAND tells more",
@@ -268,7 +268,7 @@ def help_lines(about: str) -> Iterator[str]:
     for typed, text in pairs:
         yield f"  {typed:<{width}}  {text}"
     if not about:
-        yield "WHO is a name or an ID; where it is in [ ] and left out, it is the one you talk to."
+        yield "WHO is a name or an ID; where it is in [ ] and left out, it is the one to whom you write."
         yield (
             "Other words for them: "
             + ", ".join(f"/{short} for /{name}" for short, name in SHORT.items())

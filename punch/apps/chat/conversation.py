@@ -1,9 +1,8 @@
 """
-The chat with one peer while this process runs: between its stream, the store and the views.
+The conversation with one peer while this process runs: between its stream, the store and the views.
 
-The order of things for a message of the other side: it is stored, the views are told, they have it, the ack
-goes out. For one of ours: it is stored, it goes to the stream, its ack comes, that is stored, the views are
-told.
+A message of the peer is stored, delivered to the views, and then acknowledged. One of ours is stored and sent
+on the stream; when its acknowledgement has come, that is stored, and the views are told.
 """
 
 from __future__ import annotations
@@ -65,20 +64,20 @@ class ConversationOwner(Protocol):
 
 @dataclass
 class _Load:
-    """How many messages, and how much text."""
+    """A number of messages, and how much text they hold."""
 
     messages: int = 0
     characters: int = 0
 
     def add(self, messages: int, characters: int) -> None:
-        """More of it, or less."""
+        """Add to both; numbers may be negative."""
         self.messages += messages
         self.characters += characters
 
 
 @dataclass
 class _Delivery:
-    """A message that the views are told of."""
+    """A message on its way to the views."""
 
     epoch: bytes
     id: int
@@ -86,7 +85,7 @@ class _Delivery:
 
 
 class Conversation:
-    """The chat with one peer."""
+    """The conversation with one peer."""
 
     def __init__(
         self,
@@ -117,22 +116,22 @@ class Conversation:
 
     @property
     def undelivered(self) -> int:
-        """How many of our messages have no ack."""
+        """How many of our messages are not acknowledged."""
         return self._kept.messages + self._coming.messages
 
     @property
     def undelivered_size(self) -> int:
-        """How much text that is, in characters."""
+        """How much text these messages hold, in characters."""
         return self._kept.characters + self._coming.characters
 
     @property
     def ready(self) -> bool:
-        """Whether a stream carries this chat now."""
+        """Whether a stream carries this conversation now."""
         return self._stream is not None and self._stream.ready
 
     @property
     def idle(self) -> bool:
-        """Whether it can be forgotten: all there is to know is in the store."""
+        """Whether the object can be dropped, as the store has all that it knows."""
         return (
             self._stream is None
             and not self.undelivered
@@ -142,30 +141,30 @@ class Conversation:
 
     @property
     def storing(self) -> bool:
-        """Whether the store is being told of messages or acks that came."""
+        """Whether messages or acknowledgements that came are being stored."""
         return self._storing > 0 or self._progress.busy
 
     @property
     def unhandled(self) -> int:
-        """How many messages of the other side are not yet stored, or not yet had by the views."""
+        """How many messages of the peer are not yet stored, or not yet delivered to the views."""
         return len(self._pending) + self._storing + len(self._deliveries)
 
     # -- what this side says --
 
     def counted(self, messages: int, characters: int) -> None:
-        """So many messages wait on the disk, said the store just now."""
+        """Take over from the store how many messages wait in it."""
         self._kept = _Load(messages, characters)
 
     def adding(self, text: str) -> None:
-        """The store is asked to keep a message of ours."""
+        """A message of ours is about to be stored."""
         self._coming.add(1, len(text))
 
     def not_added(self, text: str) -> None:
-        """It did not."""
+        """A message of ours could not be stored."""
         self._coming.add(-1, -len(text))
 
     def added(self, message: ChatMessage) -> ChatMessage:
-        """A message of ours was stored: it goes out if there is a stream. Returned is how it stands then."""
+        """A message of ours was stored: send it if there is a stream. Returns it with its new state."""
         self._coming.add(-1, -len(message.text))
         self._kept.add(1, len(message.text))
         core = self._core
@@ -183,7 +182,7 @@ class Conversation:
         return message
 
     def say_read(self, seen: Mapping[bytes, int]) -> None:
-        """Somebody here has seen the messages up to an id in each of these epochs of theirs."""
+        """Tell the peer that its messages were read, up to an id in each of these epochs of its."""
         for epoch, number in seen.items():
             self._note(epoch, read=number)
             if epoch == self._remote_epoch and (core := self._core) is not None:
@@ -191,13 +190,13 @@ class Conversation:
                 self._say()
 
     def say_name(self, name: str) -> None:
-        """This side calls itself something else."""
+        """Tell the peer this side's new name."""
         if (core := self._core) is not None:
             core.rename(name)
             self._say()
 
     def say_bye(self) -> bool:
-        """All was said; whether there is a stream to say so."""
+        """Say goodbye. Returns whether there is a stream to say it on."""
         if (core := self._core) is None:
             return False
         core.say_bye()
@@ -206,7 +205,7 @@ class Conversation:
 
     @property
     def _core(self) -> ChatCore | None:
-        """Where to say something now, if that is possible; `_say` must follow."""
+        """The core of the stream, if it is ready; `_say` must follow each call of it."""
         return self._stream.core if self._stream is not None and self._stream.ready else None
 
     def _say(self) -> None:
@@ -216,10 +215,10 @@ class Conversation:
     # -- its streams (StreamOwner) --
 
     def stream_opened(self, stream: ChatStream) -> None:
-        """It takes the place of an older one."""
+        """A stream was opened: it replaces an older one."""
         older, self._stream = self._stream, stream
-        # What is not on the disk is not in our hello, so it is said again. Or, after a restored backup,
-        # others are said under the same ids.
+        # What is not stored is not in our hello, so the peer sends it again; or, after a restored backup,
+        # other messages with the same ids.
         self._pending = deque()
         if older is not None:
             older.close()
@@ -232,7 +231,7 @@ class Conversation:
             return
         before, self._known = self._known, {known.epoch: known for known in record.known}
         for epoch in self._known.keys() & before.keys():
-            # The views may have had more since the store was asked.
+            # More may have been delivered to the views since the store was asked.
             self._note(epoch, before[epoch].delivered, before[epoch].read)
         self._told = dict(self._known)
         self._remote_epoch = None
@@ -243,7 +242,7 @@ class Conversation:
         self._balance()
 
     def _not_begun(self, failure: object, stream: ChatStream) -> None:
-        """The disk does not take what a stream needs first: another one may do better."""
+        """The store failed at what a stream needs first: close the stream."""
         error = _store_error(failure)
         if stream is self._stream:
             stream.close()
@@ -251,7 +250,7 @@ class Conversation:
         self._storage.failed(error)
 
     def stream_ended(self, stream: ChatStream, error: str | None) -> None:
-        """What has no ack waits again."""
+        """A stream has ended: messages that are not acknowledged wait again."""
         if stream is not self._stream:
             return
         self._stream = None
@@ -265,7 +264,7 @@ class Conversation:
                 self._views.tell(MessageChanged(message, message.client_id))
 
     def stream_event(self, stream: ChatStream, event: protocol.Event) -> None:
-        """The other side said something."""
+        """The peer sent something."""
         if stream is not self._stream:
             return
         if isinstance(event, protocol.Greeted):
@@ -287,7 +286,7 @@ class Conversation:
         if not event.outdated:
             self._catch_up(event.epoch)
         elif self._renewed:
-            # Once is a restored backup; who says so again of an epoch that is minutes old makes it up.
+            # Once is a restored backup. A peer that claims it again of a new epoch is wrong.
             stream.close()
             self.stream_ended(stream, "acknowledgements of messages that were never sent")
         else:
@@ -300,7 +299,7 @@ class Conversation:
         self._owner.conversation_outdated(self)
 
     def _catch_up(self, epoch: bytes) -> None:
-        """Say what has come to pass since our hello: it was not clear in which epoch they are."""
+        """Send what has changed since our hello, when the epoch of the peer was not known yet."""
         now, told = (known.get(epoch, Known(epoch)) for known in (self._known, self._told))
         if now.delivered > told.delivered:
             self._acknowledge()
@@ -308,7 +307,7 @@ class Conversation:
             self.say_read({epoch: now.read})
 
     def _note(self, epoch: bytes, delivered: int = 0, read: int = 0) -> None:
-        """Views have had, or somebody has read, the messages up to these ids."""
+        """Messages up to these ids were delivered to the views, or read."""
         known = self._known.get(epoch, Known(epoch))
         self._known[epoch] = replace(
             known, delivered=max(known.delivered, delivered), read=max(known.read, read)
@@ -317,8 +316,8 @@ class Conversation:
     # -- messages of the other side --
 
     def _store_some(self) -> None:
-        """All that has come goes to the disk at once, or none of it; the next only after that: else one could
-        be stored without the one before it."""
+        """Store all messages that have come in one transaction, and the next ones only after that: otherwise
+        one could be stored without the one before it."""
         if self._storing or not self._pending:
             return
         epoch = self._pending[0][0]
@@ -338,7 +337,7 @@ class Conversation:
         for message in added:
             self._show(epoch, message, again=False)
         if len(added) < len(batch) and epoch == self._remote_epoch:
-            # An ack was lost with an earlier stream.
+            # An acknowledgement was lost with an earlier stream.
             self._acknowledge()
         self._balance()
         self._store_some()
@@ -355,7 +354,7 @@ class Conversation:
         self._storage.failed(_store_error(failure))
 
     def show_again(self, epoch: bytes, message: ChatMessage) -> None:
-        """A message of an earlier process, which may have ended before a view had it."""
+        """Show a message of an earlier process, which may have ended before it was delivered to a view."""
         self._show(epoch, message, again=True)
 
     def _show(self, epoch: bytes, message: ChatMessage, again: bool) -> None:
@@ -364,7 +363,7 @@ class Conversation:
         slow = self._views.tell(MessageAdded(message, again))
 
         def delivered(results: list[tuple[bool, None]]) -> None:
-            # A view that fails is no reason to let the sender wait: the history has it.
+            # When a view fails, the sender need not wait: the message is in the history.
             entry.done = True
             self._check_delivered()
 
@@ -398,13 +397,14 @@ class Conversation:
     # -- how far our messages are --
 
     def store_progress(self, state: MessageState, up_to: int) -> Deferred[list[ChatMessage]]:
-        """Store how far the other side is; fires with a page of messages of which that is new."""
+        """Store that the peer has our messages up to an id, or has read them. Fires with a page of those that
+        have changed."""
         if state is MessageState.DELIVERED:
             return self._storage.ask(Store.delivered, self.peer, up_to)
         return self._storage.ask(Store.read_there, self.peer, up_to)
 
     def progress_stored(self, messages: list[ChatMessage]) -> None:
-        """Marks of the other side are stored."""
+        """Acknowledgements of the peer were stored."""
         delivered = [message for message in messages if message.state is MessageState.DELIVERED]
         for message in delivered:
             self._kept.add(-1, -len(message.text))
@@ -413,7 +413,7 @@ class Conversation:
             self._owner.conversation_moved(self, len(delivered))
 
     def tell_states(self, messages: Sequence[ChatMessage], again: bool = False) -> None:
-        """Tell the views that messages are delivered, or read, and keep on the disk that they have had it."""
+        """Tell the views that messages are delivered or read, and store that they were told."""
         slow: list[Deferred[None]] = []
         for message in messages:
             slow += self._views.tell(MessageChanged(message, message.client_id, again))
@@ -430,13 +430,13 @@ class Conversation:
         self._storage.failed(_store_error(failure))
 
     def retry(self) -> None:
-        """The disk may take again what it did not take."""
+        """Try again to store what could not be stored."""
         self._store_some()
         self._progress.store_some()
 
 
 class _Progress:
-    """How far the other side has our messages, and has read them: what the store does not know yet."""
+    """Up to which of our messages the peer has them, and has read them, as far as that is not stored yet."""
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
@@ -446,21 +446,21 @@ class _Progress:
 
     @property
     def pending(self) -> bool:
-        """Whether the store must still be told."""
+        """Whether something is not stored yet."""
         return self._stored != self._reached
 
     @property
     def busy(self) -> bool:
-        """Whether it is being told."""
+        """Whether something is being stored."""
         return self._busy
 
     def reach(self, state: MessageState, number: int) -> None:
-        """It is so far now."""
+        """The peer has our messages, or has read them, up to an id."""
         self._reached[state] = max(self._reached[state], number)
         self.store_some()
 
     def store_some(self) -> None:
-        """Tell the store, in pages; and what is delivered before what is read."""
+        """Store it in pages, deliveries before readings."""
         for state in (MessageState.DELIVERED, MessageState.READ):
             to = self._reached[state]
             if self._stored[state] < to and not self._busy:
@@ -486,7 +486,7 @@ def _outgoing(message: ChatMessage) -> OutgoingMessage:
 
 
 def _store_error(failure: object) -> StoreError:
-    """The error of a failure; what isn't the store's own is a mistake here, and is raised."""
+    """The error of a failure. One that is not the store's is a programming error, and is raised."""
     error = getattr(failure, "value", failure)
     if isinstance(error, StoreError):
         return error

@@ -104,11 +104,11 @@ class ChatLinks:
 
     @property
     def everybody(self) -> set[PeerID]:
-        """With whom there is a link, a call or a question."""
+        """The peers with whom there is a link or a call."""
         return {*self.links, *self._stages}
 
     def call(self, peer: PeerID) -> None:
-        """The user wants to talk to `peer`."""
+        """The user calls `peer`."""
         self.calling.add(peer)
         if peer in self._automatic:
             # It is being called already: now it is the user who waits for it.
@@ -120,7 +120,7 @@ class ChatLinks:
         self._set_timer(self._redial.next())
 
     def answered(self, peer: PeerID) -> None:
-        """A question is no question any more."""
+        """The call of a peer no longer waits for an answer."""
         if peer in self.questions:
             self.questions.remove(peer)
         if self._stages.get(peer) is Stage.RINGING:
@@ -296,7 +296,7 @@ class ChatLinks:
         return not automatic
 
     def _over(self, peer: PeerID) -> None:
-        """A call came to something."""
+        """A call has succeeded or failed."""
         self.answered(peer)
         self.calling.discard(peer)
         self._automatic.discard(peer)

@@ -7,8 +7,8 @@ big-endian.
 ========  ====  =======================================================================================
 frame     type  body
 ========  ====  =======================================================================================
-hello     1     epoch (8 bytes) ‖ count (1, at most 8) ‖ so many times: your epoch (8) ‖ had (8) ‖ read (8)
-                ‖ stored (8) ‖ time (8). First, once.
+hello     1     epoch (8 bytes) ‖ count (1, at most 8) ‖ so many times: your epoch (8) ‖ delivered (8) ‖
+                read (8) ‖ stored (8) ‖ time (8). First, once.
 message   2     id (8, from 1, growing) ‖ time (8, milliseconds since 1970, 0: not told; the same each time
                 that the message is said) ‖ text (UTF-8, at most 16,384 bytes)
 ack       3     id (8): the application has every message up to and including this one
@@ -23,16 +23,16 @@ is room to grow.
 Each side numbers its messages to the other one from 1 and never uses a number again, as long as it keeps
 its state; the *epoch* is the random name of that state. A side that meets an epoch it doesn't know counts
 anew. A hello tells which epochs of the other side are remembered: the last 8 in which it said something, so
-that it may use another state for a while and come back. `had` and `read` are what an ack and a read frame
-would say now, in that epoch: they repeat what may have been lost with an earlier stream. `stored` is the last
-id that came in it, and `time` the time that was told with it.
+that it may use another state for a while and come back. `delivered` and `read` are what an ack and a read
+frame would say now, in that epoch: they repeat what may have been lost with an earlier stream. `stored` is
+the last id that came in it, and `time` the time that was told with it.
 
 A side that hears it had sent more than it knows of, or at another time, has lost a part of its state, a
 backup was restored for example. Its next numbers would be taken for repetitions: it must choose a new epoch
 and begin a new stream. A side that hears `stored` said again with another time takes nothing more from this
 stream: all of it comes again.
 
-Whatever has no ack is said again on the next stream, and the receiver drops what it has had. So a message
+Whatever has no ack is said again on the next stream, and the receiver drops what it already has. So a message
 arrives once and in order, whatever happens to the links beneath or to the processes at the ends.
 
 Who wants to leave says `bye` and waits a moment for the other side's: a side that hears `bye` answers with
@@ -261,7 +261,7 @@ class ChatCore:
         elif kind == MESSAGE:
             self._handle_message(body)
         elif kind == ACK:
-            self._had(_read_number(body, "an ack"), "an ack")
+            self._acknowledged(_read_number(body, "an ack"), "an ack")
         elif kind == READ:
             number = _read_number(body, "a read mark")
             self._seen(number, "a read mark")
@@ -287,13 +287,13 @@ class ChatCore:
         self._heard_hello = True
         if epoch in self._known:
             self._stored = self._known[epoch].stored, _milliseconds(self._known[epoch].time)
-        had, read, stored, time = known.get(self._epoch, (0, 0, 0, 0))
-        self._outdated = max(had, read, stored) > self._sent or any(
+        delivered, read, stored, time = known.get(self._epoch, (0, 0, 0, 0))
+        self._outdated = max(delivered, read, stored) > self._sent or any(
             number == stored and _another(time, told) for number, told in self._unacked
         )
         self._events.append(Greeted(epoch, self._outdated))
         if self._epoch in known:
-            self._had(had, "a hello")
+            self._acknowledged(delivered, "a hello")
         if read:
             self._seen(read, "a hello")
 
@@ -318,7 +318,7 @@ class ChatCore:
         told = 0 < milliseconds <= _LATEST
         self._events.append(MessageReceived(number, text, milliseconds / 1000 if told else None))
 
-    def _had(self, number: int, what: str) -> None:
+    def _acknowledged(self, number: int, what: str) -> None:
         if self._outdated:
             return  # It may mean others than those that this side sent under the same numbers.
         if number > self._sent:
@@ -331,13 +331,13 @@ class ChatCore:
         self._answer_bye()
 
     def _seen(self, number: int, what: str) -> None:
-        self._had(number, what)
+        self._acknowledged(number, what)
         if not self._outdated:
             self._events.append(ReadThere(number))
 
 
 def _read_hello(body: bytes) -> tuple[bytes, dict[bytes, list[int]]]:
-    """An epoch, and what its side knows of epochs of ours: had, read, stored, time."""
+    """An epoch, and what its side knows of epochs of ours: delivered, read, stored, time."""
     epoch, count, rest = body[:EPOCH], body[EPOCH : EPOCH + 1], body[EPOCH + 1 :]
     if not count or len(rest) < count[0] * _KNOWN:
         raise ChatProtocolError("a hello that is too short")

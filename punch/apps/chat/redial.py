@@ -1,15 +1,15 @@
 """
-When to call peers for whom messages wait: a pure schedule, without a clock.
+The schedule of calls to peers for whom messages wait. Pure: it has no clock.
 
-A peer that is away is called at once when this peer is registered, then after 5 s (after 1 s when the
-rendezvous was away), then less and less often up to every 30 s; after an hour every 5 minutes. Where a bell
-rings and nobody answers it is every 5 minutes from the beginning. One that refuses is not called again until
-its user, or this one, does something.
+An unreachable peer is called at once when this peer is registered, then after 5 s (after 1 s when the
+rendezvous was unreachable), then less and less often, up to every 30 s; after an hour every 5 minutes. A peer
+at which the call rings without being answered is called every 5 minutes from the beginning. One that refuses
+the call is not called again until its user, or this one, does something.
 
-A link that ends again and again without a message getting through counts like calls that fail.
+A link that ends again and again before a message was delivered counts as a failed call.
 
-However many wait, few are called at a time, and not in one moment: a node has room for some calls only, and
-a rendezvous sends away who says too much. Those who were called in vain less often go first.
+Only a few peers are called at a time, and not all at once: a node has a limited number of calls, and a
+rendezvous limits their rate. Peers with fewer failed calls come first.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ FIRST = 5.0
 """Seconds before the second try."""
 GROWTH = 1.6
 RETURN = 1.0
-"""The same after the rendezvous was away…"""
+"""Seconds before the second try after the rendezvous was unreachable."""
 RETURN_TIME = 5.0
-"""…for some seconds, in which the other side comes back, too."""
+"""Seconds after the return of the rendezvous for which that holds: the peer comes back as well."""
 LONGEST = 30.0
 """Seconds between tries in the first hour."""
 HOUR = 3600.0
 SLOW = 300.0
 """Seconds between tries after the first hour, or while nobody answers."""
 JITTER = 0.2
-"""A wait is up to this part shorter, by chance: so that two peers, or many, don't call in step."""
+"""The part of a wait that is random, so that peers don't call in step."""
 MAX_CALLS = 8
 """Calls under way at a time."""
 PACE = 0.2
 """Seconds between the beginnings of two calls."""
 
-#: Somebody said no.
+#: Reasons after which a peer is not called again by itself.
 _FINAL = {ErrorCode.REFUSED.value, ErrorCode.CANCELLED.value, Reason.SELF.value, Reason.PROOF.value}
 
 
@@ -79,11 +79,11 @@ class RedialSchedule(Generic[P]):
 
     @property
     def eager(self) -> bool:
-        """Whether somebody is to be called as soon as the rendezvous is there."""
+        """Whether a peer is to be called as soon as this side is registered."""
         return any(wanted.at is not None and not wanted.busy for wanted in self._wants.values())
 
     def want(self, peer: P, now: float, linked: bool = False) -> None:
-        """A message waits for this peer: it is called at once, if it wasn't of late."""
+        """A message waits for this peer: call it at once, unless it was called a short time ago."""
         wanted = self._wants.get(peer)
         if wanted is None:
             self._wants[peer] = _Want(now, now, busy=linked)
@@ -91,12 +91,12 @@ class RedialSchedule(Generic[P]):
             wanted.at = min(wanted.at, now + wanted.wait)
 
     def done(self, peer: P) -> None:
-        """Nothing waits for it any more."""
+        """No message waits for this peer any more."""
         self._wants.pop(peer, None)
         self._under_way.discard(peer)
 
     def progress(self, peer: P, now: float) -> None:
-        """A message got through: if this ends, it is not because of the peer."""
+        """A message was delivered: the next failure counts as the first."""
         wanted = self._wants.get(peer)
         if wanted is not None:
             wanted.since = now
@@ -104,7 +104,7 @@ class RedialSchedule(Generic[P]):
             wanted.rang = False
 
     def registered(self, now: float) -> None:
-        """The rendezvous is there (again): everybody is called at once who has not refused."""
+        """This side is registered: call all peers at once that have not refused."""
         self._registered = True
         if self._was_away:
             self._return_until = now + RETURN_TIME
@@ -116,12 +116,12 @@ class RedialSchedule(Generic[P]):
         self._was_away = False
 
     def unregistered(self) -> None:
-        """The rendezvous is gone: calls would lead to nothing."""
+        """This side is not registered any more: no call can succeed."""
         self._was_away = self._was_away or self._registered
         self._registered = False
 
     def called(self, peer: P) -> None:
-        """Somebody calls it, or there is a link: nothing to do before `failed`."""
+        """The peer is called, or there is a link: nothing is due before `failed`."""
         self._under_way.discard(peer)
         wanted = self._wants.get(peer)
         if wanted is not None:
@@ -129,7 +129,7 @@ class RedialSchedule(Generic[P]):
 
     def failed(self, peer: P, reason: str, now: float) -> float | None:
         """
-        The call came to nothing, or the link ended.
+        The call failed, or the link ended.
 
         :return: after how many seconds it is called again; None: not by itself.
         """
@@ -150,7 +150,7 @@ class RedialSchedule(Generic[P]):
         return wait
 
     def due(self, now: float) -> P | None:
-        """Whom to call now, if anybody; `called`, `failed` or `done` must follow."""
+        """The peer to call now, if there is one; `called`, `failed` or `done` must follow."""
         if not self._may_call or now < self._pause:
             return None
         ready = [(peer, wanted.wait, at) for peer, wanted, at in self._idle() if at <= now]
@@ -163,7 +163,7 @@ class RedialSchedule(Generic[P]):
         return peer
 
     def next(self) -> float | None:
-        """When `due` will have somebody; None: not before something happens."""
+        """The time at which `due` will return a peer; None: not before something else happens."""
         if not self._may_call:
             return None
         first = min((at for _, _, at in self._idle()), default=None)
@@ -174,7 +174,7 @@ class RedialSchedule(Generic[P]):
         return self._registered and len(self._under_way) < MAX_CALLS
 
     def _idle(self) -> Iterator[tuple[P, _Want, float]]:
-        """Who is to be called at some time, and when."""
+        """The peers that are to be called at some time, and when."""
         for peer, wanted in self._wants.items():
             if not wanted.busy and wanted.at is not None:
                 yield peer, wanted, wanted.at

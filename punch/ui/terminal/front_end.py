@@ -238,7 +238,7 @@ class TerminalFrontEnd(TextFrontEnd):
 
     def _show_state(self, message: ChatMessage, alone: bool) -> None:
         if message.state is MessageState.SENT:
-            # It waits no more; what counts is the next mark, a moment later.
+            # It waits no more; the next state, a moment later, is worth showing.
             self.bottom.put_beside(message.number, "", None)
             return
         text = answers.STATES[str(message.state)]

@@ -143,7 +143,7 @@ class Prompt:
     def put_beside(self, key: object, beside: str, alone: str | None) -> None:
         """
         Put `beside` at the end of the line shown with `key` if it is the last and has room, instead of an
-        earlier mark; else show the line `alone`.
+        earlier state; else show the line `alone`.
         """
         self._numbers += 1
         number = self._numbers

@@ -51,8 +51,8 @@ _ACTING = re.compile(f"({_FLAG})|[{_class(*DROPPED)}]|([{_class(*ESCAPED)}])")
 _ISOLATES = re.compile(f"[{_class(BEGIN_ISOLATE)}\\U{END_ISOLATE:08x}\n]")
 
 
-def shown(text: str) -> str:
-    """`text` as it is shown."""
+def sanitize(text: str) -> str:
+    """`text` without what would act on a terminal or a page instead of being seen."""
     if text.isascii() and text.isprintable():
         return text
     text = _without_isolates(text)

@@ -28,10 +28,10 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.node.path import Path
-from punch.ui.text.sanitize import shown
+from punch.ui.text.sanitize import sanitize
 
-#: How much of a message its mark repeats, in characters.
-MARK_LENGTH = 60
+#: How much of a message is shown beside its state, in characters.
+SHORT_LENGTH = 60
 
 #: Longest name that is shown, in characters.
 MAX_NAME = 40
@@ -44,7 +44,7 @@ def printable(text: str, newline: str = "\\n") -> str:
 
     :param newline: what a line feed becomes; `"\\n    "` shows further lines indented.
     """
-    return shown(text.replace("\r\n", "\n")).replace("\n", newline)
+    return sanitize(text.replace("\r\n", "\n")).replace("\n", newline)
 
 
 def shown_name(name: str, peer: PeerID, alike: bool = False) -> str:
@@ -63,9 +63,9 @@ def shown_name(name: str, peer: PeerID, alike: bool = False) -> str:
 
 
 def shortened(text: str) -> str:
-    """A message as its mark repeats it: harmless, on one line."""
-    begin = printable(text[: MARK_LENGTH + 1])
-    return begin if len(begin) <= MARK_LENGTH else begin[: MARK_LENGTH - 1] + "…"
+    """The beginning of a message on one line, sanitized."""
+    begin = printable(text[: SHORT_LENGTH + 1])
+    return begin if len(begin) <= SHORT_LENGTH else begin[: SHORT_LENGTH - 1] + "…"
 
 
 def name_lines(texts: Iterable[str]) -> str:
