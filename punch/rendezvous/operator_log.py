@@ -14,9 +14,10 @@ from collections.abc import Callable, Hashable
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_network
 
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from punch.net.driver import Timer
 from punch.net.rate_limits import prefix_key
 from punch.net.token_bucket import TokenBuckets
 from punch.wire.address import parsed
@@ -99,14 +100,13 @@ class OperatorLog:
         full_addresses: bool = False,
         log: Logger | None = None,
     ) -> None:
-        self._clock = clock
         self._monotonic = monotonic
         self._full = full_addresses
         self._log = log or Logger()
         self._repetitions = Repetitions()
         self._rate = TokenBuckets(_RATE, _BURST, 2)
         self._network_rate = TokenBuckets(_NETWORK_RATE, _NETWORK_BURST, 4096)
-        self._timer: IDelayedCall | None = None
+        self._timer = Timer(clock)
 
     # -- events --
 
@@ -149,9 +149,7 @@ class OperatorLog:
 
     def close(self) -> None:
         """Log what was counted."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
         self._log_counts(all_of_them=True)
 
     # -- within --
@@ -182,11 +180,10 @@ class OperatorLog:
 
     def _schedule(self) -> None:
         at = self._repetitions.get_timer()
-        if self._timer is None and at is not None:
-            self._timer = self._clock.callLater(max(0.0, at - self._monotonic()), self._timed_out)
+        if not self._timer.running and at is not None:
+            self._timer.start(max(0.0, at - self._monotonic()), self._timed_out)
 
     def _timed_out(self) -> None:
-        self._timer = None
         self._log_counts()
         self._schedule()
 

@@ -26,6 +26,7 @@ from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, providedBy
 
+from punch.net.driver import Timer
 from punch.net.fairness import FairShares, SourceShares
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.connection_limiter import (
@@ -278,8 +279,8 @@ class ProtocolSnifferFactory(ServerFactory):
         self._use = SourceShares(limits.cpu_share_per_address, limits.cpu_burst_per_address, _SOURCES)
         self._use_of_all = FairShares(limits.cpu_share, limits.cpu_burst, 1)
         self._open: dict[int, ProtocolSniffer] = {}
-        self._timer: IDelayedCall | None = None
-        self._beginning: IDelayedCall | None = None
+        self._timer = Timer(clock)
+        self._beginning = Timer(clock)
         self._emptied: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> ProtocolSniffer | None:
@@ -328,7 +329,7 @@ class ProtocolSnifferFactory(ServerFactory):
             sniffer.abort()
             return
         self._queue.add(sniffer.number, self.limiter.source(sniffer.number))
-        if self._beginning is None:
+        if not self._beginning.running:
             self._begin_handshakes()
 
     def used(self, number: int, seconds: float) -> float:
@@ -387,10 +388,8 @@ class ProtocolSnifferFactory(ServerFactory):
 
     def _check_empty(self) -> None:
         if not self._open:
-            for timer in (self._timer, self._beginning):
-                if timer is not None:
-                    timer.cancel()
-            self._timer = self._beginning = None
+            self._timer.cancel()
+            self._beginning.cancel()
             waiting, self._emptied = self._emptied, []
             for each in waiting:
                 each.callback(None)
@@ -403,7 +402,6 @@ class ProtocolSnifferFactory(ServerFactory):
     # -- within --
 
     def _begin_handshakes(self) -> None:
-        self._beginning = None
         while (number := self._queue.next(self._monotonic())) is not None:
             sniffer = self._open[number]
             stays, evicted = self.limiter.answered(number)
@@ -416,17 +414,15 @@ class ProtocolSnifferFactory(ServerFactory):
             self._queue.spent(self.cpu() - began, self._monotonic())
         at = self._queue.get_timer()
         if at is not None and self._open:
-            self._beginning = self.clock.callLater(max(0.0, at - self._monotonic()), self._begin_handshakes)
+            self._beginning.start(max(0.0, at - self._monotonic()), self._begin_handshakes)
 
     def _schedule(self) -> None:
         # One timer for all connections. It may fire early: the connection it was set for may be gone.
         deadline = self.limiter.get_timer()
-        if self._timer is None and deadline is not None:
-            delay = max(0.0, deadline - self._monotonic())
-            self._timer = self.clock.callLater(delay, self._end_overdue)
+        if not self._timer.running and deadline is not None:
+            self._timer.start(max(0.0, deadline - self._monotonic()), self._end_overdue)
 
     def _end_overdue(self) -> None:
-        self._timer = None
         for number in self.limiter.overdue(self._monotonic()):
             self._evict(number)
         self._schedule()
