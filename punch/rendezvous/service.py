@@ -74,7 +74,7 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class ServiceReport(Protocol):
-    """Is told what happens."""
+    """Called with each event of the service and its fields."""
 
     def __call__(self, event: str, **fields: object) -> None: ...
 
