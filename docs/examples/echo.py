@@ -10,6 +10,7 @@ from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.services import anyone
 from punch.net.reactor import use_monotonic_time
+from punch.node.events import Registered
 from punch.node.node import Node
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -54,9 +55,14 @@ async def main(reactor, rendezvous, peer=None, text="hello"):
         rendezvous=RendezvousAddress.parse(rendezvous),
     )
     serve(node)
+
+    def tell(event):
+        if peer is None and isinstance(event, Registered):
+            print(node.identity.peer_id, flush=True)
+
+    node.subscribe(tell)
     node.startService()
     if peer is None:
-        print(node.identity.peer_id, flush=True)
         await Deferred()  # until Ctrl-C
     print((await ask(node, PeerID.parse(peer), text.encode())).decode(), flush=True)
     await node.stopService()
