@@ -89,7 +89,7 @@ def packet_after_long_headers(data: bytes) -> int:
 
 
 def _integer(data: bytes, at: int) -> tuple[int, int]:
-    """A variable-length integer (RFC 9000, section 16), and where it ends."""
+    """A variable-length integer (RFC 9000, section 16) and its end."""
     end = at + (1 << (data[at] >> 6))
     if end > len(data):
         raise IndexError("an integer is cut short")
@@ -103,7 +103,7 @@ _SHA384_SECRET: Final = 48
 
 @dataclass(frozen=True)
 class CipherSuite:
-    """What a packet is protected with."""
+    """The cipher suite of packet protection."""
 
     digest: HashAlgorithm
     key_length: int
@@ -136,14 +136,14 @@ class PacketKey:
         self._iv = int.from_bytes(suite.expand(secret, b"quic iv", 12), "big")
 
     def open(self, packet_number: int, header: bytes, protected: bytes) -> bytes | None:
-        """The payload; None if it is not protected with this key."""
+        """Decrypt a payload; returns None if it is not protected with this key."""
         try:
             return self._aead.decrypt((self._iv ^ packet_number).to_bytes(12, "big"), protected, header)
         except InvalidTag:
             return None
 
     def seal(self, packet_number: int, header: bytes, payload: bytes) -> bytes:
-        """The protected payload."""
+        """Encrypt a payload."""
         return self._aead.encrypt((self._iv ^ packet_number).to_bytes(12, "big"), payload, header)
 
     def following(self) -> PacketKey:
@@ -239,7 +239,7 @@ class PacketReader:
 
 
 def decode_packet_number(truncated: int, bits: int, expected: int) -> int:
-    """The packet number that was cut to its last bits (RFC 9000, appendix A.3)."""
+    """Restore a truncated packet number (RFC 9000, appendix A.3)."""
     window = 1 << bits
     candidate = (expected & ~(window - 1)) | truncated
     if candidate <= expected - window // 2 and candidate < (1 << 62) - window:
@@ -304,7 +304,7 @@ _INTEGERS: Final = {
     0x17: 1,
     QuicFrameType.HANDSHAKE_DONE: 0,
 }
-"""How many integers the frames have that consist of integers alone."""
+"""The number of integers in the frames that consist only of integers."""
 _ABOUT_STREAMS: Final = frozenset({0x04, 0x05, 0x11, 0x15})
 
 

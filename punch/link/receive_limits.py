@@ -1,14 +1,14 @@
 """
-What the other side may make a QUIC library do: how much of each kind of frame, and how many packets and
-events for what they bring (RFC 9000, sections 5.1.2, 8.2 and 21; RFC 9221, section 5).
+Limits on what the other side can make a QUIC library do: the number of frames of each kind, and of packets
+and events (RFC 9000, sections 5.1.2, 8.2 and 21; RFC 9221, section 5).
 
-The libraries answer or store whatever arrives: qh3 keeps each PATH_CHALLENGE until its response is
-acknowledged, never forgets a retired connection ID and compares each new one with all of them; both keep
-what they have sent until it is acknowledged, and hold any number of pieces of a stream behind a gap. So each
-kind has an `ReceiveAllowance`: a burst, a steady rate, and more for what both sides' applications really
-exchange. An honest peer stays far below all of them: it gives a dozen connection IDs and sends no
-PATH_CHALLENGE in its life, and at most one acknowledgement for each of our packets. What it repeats after a
-darkness is counted as what it is: qh3 then sends the same small frames a thousand times over.
+The libraries answer or store everything that arrives. qh3 keeps each PATH_CHALLENGE until its response is
+acknowledged, never drops a retired connection ID, and compares each new one with all of them. Both libraries
+keep what they have sent until it is acknowledged, and any number of pieces of a stream behind a gap. So each
+kind has a `ReceiveAllowance`: a burst, a rate, and more for the data that the applications of both sides
+exchange. An honest peer stays far below all of them: it sends a dozen connection IDs and no PATH_CHALLENGE on
+a link, and at most one acknowledgement for each of our packets. Repetitions after a disconnection are allowed
+for: qh3 then sends the same small frames a thousand times.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LimitExceeded(Exception):
 
 
 class ReceiveAllowance:
-    """How many times something may happen: `burst` at once, and `per_second`. Times in seconds."""
+    """How many times something may happen: `burst` times at once, and `per_second` in the long run."""
 
     def __init__(self, burst: float, per_second: float) -> None:
         self.burst = burst
@@ -35,11 +35,11 @@ class ReceiveAllowance:
         self._at: float | None = None
 
     def earn(self, amount: float) -> None:
-        """So many more, though never more than the burst at once."""
+        """Allow `amount` more times, up to the burst."""
         self._left = min(self.burst, self._left + amount)
 
     def spend(self, now: float, amount: float = 1.0) -> bool:
-        """Account for `amount` times; False if that is more than was left, and the burst is owed at most."""
+        """Count `amount` times; returns False if fewer were left. The deficit is at most the burst."""
         self._left = max(self.left(now) - amount, -self.burst)
         return self._left >= 0
 
@@ -55,8 +55,8 @@ class ReceiveAllowance:
 
 class Sampler:
     """
-    Which packets are looked into: all while there are few, else one of 256 at random, since it takes longer
-    than the library does for a packet of bulk.
+    Chooses the packets whose frames are read: all while there are few, else one of 256 at random, since
+    reading a packet takes longer than the library takes to process one of a bulk transfer.
     """
 
     ONE_OF: Final = 256
@@ -68,11 +68,11 @@ class Sampler:
         self._closely = 0
 
     def look_closely(self) -> None:
-        """Look into each of the next packets: those before made the library do much."""
+        """Read each of the next packets, because the last ones caused many events."""
         self._closely = self.ONE_OF
 
     def choose(self, count: int, now: float) -> Iterator[tuple[int, int]]:
-        """Of the next `count` packets, those to look into: (index, how many packets it stands for)."""
+        """The packets to read of the next `count`: (index, the number of packets that it stands for)."""
         if self._closely or self._all.left(now) >= count:
             self._closely = max(0, self._closely - count)
             self._all.spend(now, count)
@@ -81,25 +81,25 @@ class Sampler:
         while self._skip < count:
             index = self._skip
             yield index, self.ONE_OF
-            # 1 to 511 further on, all alike: nobody can tell which packet is next.
+            # 1 to 511 further on, with equal probability, so that nobody can tell which packet is next
             self._skip = index + 1 + int.from_bytes(self._random(8), "big") % (2 * self.ONE_OF - 1)
         self._skip -= count
 
 
 MOST_GAPS: Final = 65_536
 """
-Pieces of streams that may wait behind gaps. An honest sender has at most its windows' 20 MiB on the way, in
-packets of 1,150 bytes, and they are counted over up to two windows.
+How many pieces of streams may wait behind gaps. An honest sender has at most the 20 MiB of its windows on the
+way, in packets of 1,150 bytes, and they are counted over up to two windows.
 """
 MOST_STREAMS: Final = 4096
 """
-Streams whose progress is followed at once, and as many that are over: both libraries allow a peer 100 or 128
-open ones.
+For how many open streams the progress is kept, and for how many ended ones. The libraries allow a peer 100 or
+128 open streams.
 """
 UNANSWERED_PACKETS: Final = 65_536
-"""Packets that may arrive while none of our pings is acknowledged."""
+"""How many packets may arrive while none of our pings is acknowledged."""
 PING_EVERY: Final = 4096
-"""After so many packets, one of our packets asks for an acknowledgement."""
+"""After how many received packets we send a ping."""
 
 _RARE: Final = {
     QuicFrameType.PATH_CHALLENGE: "PATH_CHALLENGE",
@@ -107,19 +107,19 @@ _RARE: Final = {
     QuicFrameType.NEW_TOKEN: "NEW_TOKEN",
     QuicFrameType.CRYPTO: "CRYPTO",
 }
-"""Frames that a link has no use for once it is proved."""
+"""The frames that a proved link does not use."""
 _RARE_BURST: Final = 2048.0
 _RARE_PER_SECOND: Final = 1 / 60
 _SMALL_PIECE: Final = 64
-"""Bytes from which a repeated piece of a stream is no more than a packet: a whole window may be repeated."""
+"""From how many bytes on a repeated piece of a stream is not limited: a whole window may be repeated."""
 _ACK_RANGES: Final = 64
-"""Ranges that each library's acknowledgements have at most."""
+"""How many ranges an acknowledgement of the libraries has at most."""
 
 
 class _Gaps:
     """
-    Pieces of one stream that wait behind a gap. They are counted in two spans: a span is forgotten when the
-    stream has been delivered up to where it ended when it began to be the first.
+    The pieces of one stream that wait behind a gap. They are counted in two spans. The first span is dropped
+    when the stream was delivered up to the end that it had when it became the first.
     """
 
     def __init__(self, joins: bool) -> None:
@@ -139,7 +139,7 @@ class _Gaps:
             self._first, self._second = self._second, (0, 0)
 
     def add(self, offset: int, end: int, weight: int) -> None:
-        """A piece has arrived, ahead of what was delivered."""
+        """A piece has arrived that can't be delivered yet."""
         joined = self._joins and offset == self._end and end - offset >= _SMALL_PIECE
         self._end = max(self._end, end)
         if joined:
@@ -181,7 +181,7 @@ class ReceiveLimits:
         self._unanswered = 0
 
     def packets(self, count: int, now: float) -> None:
-        """So many packets came, authentic and new."""
+        """Count authentic and new packets."""
         if not self._packets.spend(now, count):
             raise LimitExceeded("The other side sent many packets that brought nothing.")
         self._unanswered += count
@@ -189,20 +189,20 @@ class ReceiveLimits:
             raise LimitExceeded("The other side acknowledges nothing.")
 
     def events(self, count: int, now: float) -> None:
-        """So many events of the library, or frames where it does not tell, were made."""
+        """Count events of the library."""
         if not self._events.spend(now, count):
             raise LimitExceeded("The other side sent data in too many small pieces.")
 
     def unreadable(self, now: float) -> None:
         """
-        The library took a packet in that could not be looked into: its keys had changed twice since the one
-        that was looked into before.
+        Count a packet that the library accepted, but that could not be read, because the keys changed twice
+        since the last one that was read.
         """
         if not self._unreadable.spend(now):
             raise LimitExceeded("The other side changes its keys too often.")
 
     def frames(self, frames: Iterable[Frame], now: float, weight: int = 1) -> None:
-        """A packet's frames."""
+        """Count the frames of a packet."""
         control = 0
         for frame in frames:
             frame_type = frame.frame_type
@@ -233,7 +233,7 @@ class ReceiveLimits:
             raise LimitExceeded("The other side sent too many control frames of QUIC.")
 
     def _piece(self, frame: Frame, weight: int) -> bool:
-        """Count a piece of a stream; False if it brought nothing."""
+        """Count a piece of a stream; returns False if it has nothing new."""
         stream_id, offset = frame.stream_id, frame.offset
         gaps = self._streams.get(stream_id)
         if stream_id in self._over or offset + frame.size <= (0 if gaps is None else gaps.delivered):
@@ -262,7 +262,7 @@ class ReceiveLimits:
         return gaps
 
     def delivered(self, stream_id: int, size: int, last: bool, pieces: int = 1) -> None:
-        """The library delivered the next bytes of a stream in so many pieces; `last`: there are no more."""
+        """The library delivered the next bytes of a stream in so many pieces; `last`: they are the last."""
         self._exchanged(size, pieces)
         gaps = self._stream(stream_id)
         self._waiting -= gaps.waiting
@@ -282,7 +282,7 @@ class ReceiveLimits:
         self._control.earn(size / 4096)
 
     def sent(self, size: int) -> None:
-        """We gave the library so many bytes to send at once, which the other side acknowledges."""
+        """We gave the library so many bytes to send, which the other side will acknowledge."""
         self._packets.earn(max(1, size / 500))
         self._acks.earn(max(1, size / 500))
         self._control.earn(size / 2048)
@@ -292,7 +292,7 @@ class ReceiveLimits:
         self._unanswered = 0
 
     def forget(self, stream_id: int) -> None:
-        """A stream's other direction is over."""
+        """The receiving direction of a stream has ended."""
         gaps = self._streams.pop(stream_id, None)
         if gaps is not None:
             self._waiting -= gaps.waiting
