@@ -1,8 +1,8 @@
 """
-Who a peer is: an Ed25519 key, its text form, its key file, and what it signs.
+The identity of a peer: an Ed25519 key, its text form, its key file, and its signatures.
 
-The peer ID is the public key as 56 characters of lower-case base32, in the manner of Tor v3 onion addresses:
-key (32 bytes), checksum (2), version (1). The same text form with another version is a rendezvous's pin.
+The peer ID is the public key as 56 characters of lower-case base32, in the form of Tor v3 onion addresses:
+key (32 bytes), checksum (2), version (1). The pin of a rendezvous has the same form with another version.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from punch.curve25519 import montgomery_scalar, montgomery_u
 from punch.files import create_private, make_private_directory, open_regular, unusable
 
 RandomBytes = Callable[[int], bytes]
-"""A source of that many random bytes: `os.urandom`, or a seeded one in tests."""
+"""A function that returns so many random bytes: `os.urandom`, or a seeded one in tests."""
 
 PEER_ID_VERSION = 1
 PIN_VERSION = 2
 TEXT_LENGTH = 56
 LABEL_PREFIX = b"punch/1 "
 MAX_KEY_FILE = 16384
-"""Bytes of a key file that are read; a key has about 120."""
+"""How many bytes of a key file are read; a key has about 120."""
 
 _ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyz234567")
 
 
 class PeerIDError(ValueError):
-    """A text, key or certificate is no peer ID; `str()` is a sentence for the user."""
+    """A text, key or certificate is not a peer ID; `str()` is a sentence for the user."""
 
 
 class IdentityError(Exception):
@@ -64,11 +64,12 @@ def key_to_text(payload: bytes, version: int) -> str:
 
 def key_from_text(text: str, what: str) -> tuple[bytes, int]:
     """
-    Read what `key_to_text` wrote: in either case. Spaces, dashes, and what is not seen (Cf), are ignored. The
-    caller judges the version.
+    Parse the text form that `key_to_text` returns, in upper or lower case. Spaces, dashes and invisible
+    characters (Cf) are ignored. The caller checks the version.
 
-    :param what: what the text should be ("peer ID"), for the messages.
-    :raise PeerIDError: it is not of this form, or there is a typo in it.
+    :param what: what the text should be ("peer ID"), for error messages.
+    :return: the key and the version.
+    :raise PeerIDError: the text does not have this form, or has a typo.
     """
     if _ALPHABET.issuperset(text):
         compact = text
@@ -115,9 +116,9 @@ class PeerID:
     @classmethod
     def parse(cls, text: str) -> PeerID:
         """
-        Read a peer ID as a person typed or pasted it.
+        Parse a peer ID that a person typed or pasted.
 
-        :raise PeerIDError: it is none; a typo is named as a typo.
+        :raise PeerIDError: the text is not a peer ID, or has a typo.
         """
         # Programs write all of them in one length, and name the same few all the time
         return _remembered(text) if len(text) == TEXT_LENGTH else cls.parse_unchecked(text).checked()
@@ -125,10 +126,10 @@ class PeerID:
     @classmethod
     def parse_unchecked(cls, text: str) -> PeerID:
         """
-        Read a peer ID without the check that its key is usable, which takes much longer than all the rest.
-        It is good enough to compare with: no peer can register with a key that is not usable.
+        Parse a peer ID without checking that its key is usable, which takes much longer than the rest. The
+        result can be compared with others, since no peer can register with an unusable key.
 
-        :raise PeerIDError: it is none; a typo is named as a typo.
+        :raise PeerIDError: the text is not a peer ID, or has a typo.
         """
         if "://" in text:
             raise PeerIDError(
@@ -150,9 +151,10 @@ class PeerID:
     @classmethod
     def from_certificate(cls, certificate: x509.Certificate) -> PeerID:
         """
-        Whose key a certificate carries. Nothing else in it is looked at: names and dates prove nothing here.
+        The peer ID of the key in a certificate. Names and dates are not checked, since they prove nothing
+        here.
 
-        :raise PeerIDError: it is not a usable Ed25519 key.
+        :raise PeerIDError: the key is not a usable Ed25519 key.
         """
         try:
             key = certificate.public_key()
@@ -174,7 +176,9 @@ class PeerID:
 
     @property
     def short(self) -> str:
-        """The first 8 characters, for messages to people only: anyone can make another key that has them."""
+        """
+        The first 8 characters, only for messages to people: anyone can make a key that has the same ones.
+        """
         return str(self)[:8]
 
     def verify(self, label: bytes, message: bytes, signature: bytes) -> bool:
@@ -187,9 +191,9 @@ class PeerID:
 
     def x25519(self) -> X25519PublicKey:
         """
-        The key that what is meant for this peer is sealed to.
+        The X25519 key that messages to this peer are sealed to.
 
-        :raise PeerIDError: the key is no point of the prime-order group in canonical form.
+        :raise PeerIDError: the key is not a point of the prime-order group in canonical form.
         """
         try:
             return X25519PublicKey.from_public_bytes(montgomery_u(self.key))
@@ -198,7 +202,7 @@ class PeerID:
 
     def checked(self) -> PeerID:
         """
-        This peer ID.
+        Return this peer ID.
 
         :raise PeerIDError: its key is not usable.
         """
@@ -212,7 +216,7 @@ def _remembered(text: str) -> PeerID:
 
 
 class Identity:
-    """A peer's, or a rendezvous service's, private key."""
+    """The private key of a peer or of a rendezvous service."""
 
     def __init__(self, private_key: Ed25519PrivateKey) -> None:
         self.private_key = private_key
@@ -220,15 +224,15 @@ class Identity:
 
     @classmethod
     def generate(cls, random: RandomBytes = os.urandom) -> Identity:
-        """A new key from 32 random bytes."""
+        """Make a new key from 32 random bytes."""
         return cls(Ed25519PrivateKey.from_private_bytes(random(32)))
 
     @classmethod
     def from_pem(cls, pem: bytes) -> Identity:
         """
-        Read a PKCS #8 private key in PEM form.
+        Parse a PKCS #8 private key in PEM form.
 
-        :raise IdentityError: it is none, it is encrypted, or it is not an Ed25519 key.
+        :raise IdentityError: the data is malformed or encrypted, or the key is not an Ed25519 key.
         """
         try:
             key = load_pem_private_key(pem, None)
@@ -248,28 +252,29 @@ class Identity:
 
     def sign(self, label: bytes, message: bytes) -> bytes:
         """
-        Sign `message` (64 bytes come back) for one purpose, so that no signature can serve another.
+        Sign a message for one purpose, so that the signature is not valid for another one.
 
-        :param label: begins with ``punch/1 `` and has no zero byte.
+        :param label: the purpose. It starts with ``punch/1 `` and has no zero byte.
+        :return: the signature, 64 bytes.
         """
         if not label.startswith(LABEL_PREFIX) or b"\0" in label:
             raise ValueError(f"{label!r} is no label for a signature")
         return self.private_key.sign(label + b"\0" + message)
 
     def x25519(self) -> X25519PrivateKey:
-        """The key that opens what was sealed to `peer_id`."""
+        """The X25519 key that opens messages which are sealed to `peer_id`."""
         return X25519PrivateKey.from_private_bytes(montgomery_scalar(self.private_key.private_bytes_raw()))
 
     def certificate(
         self, not_before: datetime, days: int = 3650, hosts: Sequence[str] = ()
     ) -> x509.Certificate:
         """
-        A self-signed certificate that carries the key and says nothing about its owner.
+        Make a self-signed certificate of the key that does not name its owner.
 
         The same arguments give the same bytes.
 
         :param not_before: an aware datetime.
-        :param hosts: DNS names and IP addresses a service is reached at.
+        :param hosts: the DNS names and IP addresses at which a service is reached.
         """
         not_before = not_before.astimezone(timezone.utc).replace(microsecond=0)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "punch")])
@@ -301,11 +306,11 @@ def _general_name(host: str) -> x509.GeneralName:
 
 def load_identity(path: Path, random: RandomBytes = os.urandom) -> Identity:
     """
-    The identity whose key file is `path`, created (mode 0600) if there is none yet.
+    Load the identity with the key file `path`. The file is created with mode 0600 if it does not exist.
 
-    Two processes that do this at once get the same key.
+    Two processes that do this at the same time get the same key.
 
-    :raise IdentityError: the file can't be read or created, others can read it, or it holds no Ed25519 key.
+    :raise IdentityError: the file can't be read or created, others can read it, or it has no Ed25519 key.
     """
     try:
         pem = _read_key_file(path)

@@ -1,5 +1,5 @@
 """
-Offers, answers and trickled candidates: sealed to who may read them, signed by who wrote them.
+Offers, answers and trickled candidates, sealed to the recipient and signed by the sender.
 
 Sealing is HPKE in base mode (RFC 9180) with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and ChaCha20Poly1305.
 What is sealed is a JSON object, filled up with spaces to a multiple of 256 bytes so that its size says
@@ -39,11 +39,11 @@ from punch.wire.fields import (
 )
 
 MAX_CANDIDATES = 32
-"""Candidates in one offer, answer or trickled message."""
+"""How many candidates one offer, answer or trickled message may have."""
 MAX_BODY = 10240
-"""Bytes of a sealed body: with base64, keys and signature it fits a control line."""
+"""The largest sealed body in bytes: with base64, keys and signature it fits into a control line."""
 PADDING = 256
-"""What is sealed has a multiple of so many bytes."""
+"""Messages are padded to a multiple of so many bytes before they are sealed."""
 
 OFFER_LABEL = b"punch/1 offer"
 ANSWER_LABEL = b"punch/1 answer"
@@ -54,12 +54,12 @@ _OVERHEAD = 32 + 16  # the encapsulated key and the tag
 
 _LINK_SIZE = 32
 MAX_GENERATION = 2**31 - 1
-"""The greatest number that an ICE generation may have."""
+"""The largest number of an ICE generation."""
 
 MAX_TIME = 2**53 - 1
-"""The greatest time of an offer, in milliseconds since 1970."""
+"""The latest time of an offer, in milliseconds since 1970."""
 CHALLENGE_SIZE = 16
-"""Bytes of a challenge."""
+"""The size of a challenge in bytes."""
 
 read_ufrag = matching("[A-Za-z0-9+/]{4,256}", "4 to 256 ICE characters")
 read_password = matching("[A-Za-z0-9+/]{22,256}", "22 to 256 ICE characters")
@@ -71,25 +71,32 @@ read_challenge = binary(CHALLENGE_SIZE, CHALLENGE_SIZE)
 
 class SealError(Exception):
     """
-    Something sealed can't be opened, is not signed by its sender, or makes no sense; or can't be sealed.
+    A sealed message can't be opened, is not signed by its sender, or is malformed; or a message can't be
+    sealed.
     """
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """What the rendezvous carries and can't read: `sig` is by the sender, over the exact bytes of `body`."""
+    """
+    A sealed message, which the rendezvous can't read. `sig` is the sender's, over the exact bytes of `body`.
+    """
 
     to: PeerID
     body: bytes
     sig: bytes
 
     def to_json(self) -> dict[str, str]:
-        """As a value for `strict_json.dumps`."""
+        """The envelope as a value for `strict_json.dumps`."""
         return {"to": str(self.to), "body": to_base64(self.body), "sig": to_base64(self.sig)}
 
     @classmethod
     def from_json(cls, value: object) -> Envelope:
-        """:raise FieldError: it is no envelope."""
+        """
+        Read an envelope.
+
+        :raise FieldError: the value is not an envelope.
+        """
         fields = mapping(value)
         return cls(
             field(fields, "to", peer_id),
@@ -98,14 +105,14 @@ class Envelope:
         )
 
     def digest(self) -> bytes:
-        """SHA-256 over recipient, body and signature: what an answer and a link proof are bound to."""
+        """SHA-256 over recipient, body and signature; answers and link proofs are bound to it."""
         return sha256(self.to.key + self.body + self.sig).digest()
 
 
 @dataclass(frozen=True)
 class Offer:
     """
-    What a caller tells the one it calls.
+    The offer of a caller to the called peer.
 
     `reply_key` is a fresh X25519 public key (32 bytes): what comes back is sealed to it, and can't be
     opened later by someone who gets the identity key. `complete`: no more candidates will be trickled.
@@ -131,7 +138,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class AnswerBody:
-    """What the called peer tells the caller. `certificate_sha256` is of its link certificate in DER form."""
+    """The called peer's answer. `certificate_sha256` is the hash of its link certificate in DER form."""
 
     name: str
     ufrag: str
@@ -145,9 +152,9 @@ class AnswerBody:
 @dataclass(frozen=True)
 class TrickledCandidates:
     """
-    Candidates found later (RFC 8838). `complete`: these were the last.
+    Candidates that were found later (RFC 8838). `complete`: no more follow.
 
-    `challenge`, from a callee that refuses the offer: the caller may call again with it.
+    `challenge` comes from a callee that refuses the offer; the caller may call again with it.
     """
 
     candidates: tuple[Candidate, ...]
@@ -176,7 +183,11 @@ def seal_offer(identity: Identity, to: PeerID, offer: Offer) -> Envelope:
 
 
 def open_offer(identity: Identity, sender: PeerID, envelope: Envelope) -> Offer:
-    """:raise SealError: it is not a usable offer from `sender` to `identity`."""
+    """
+    Open an offer.
+
+    :raise SealError: it is not a valid offer from `sender` to `identity`.
+    """
     fields = _open(identity.peer_id, identity.x25519(), sender, OFFER_LABEL, b"", envelope)
     try:
         return Offer(
@@ -215,7 +226,11 @@ def seal_answer(
 def open_answer(
     me: PeerID, reply_private: X25519PrivateKey, sender: PeerID, offer_digest: bytes, envelope: Envelope
 ) -> AnswerBody:
-    """:raise SealError: it is not a usable answer from `sender` to this offer of mine."""
+    """
+    Open an answer.
+
+    :raise SealError: it is not a valid answer from `sender` to this offer of ours.
+    """
     fields = _open(me, reply_private, sender, ANSWER_LABEL, offer_digest, envelope)
     try:
         return AnswerBody(
@@ -241,9 +256,9 @@ def seal_trickle(
     trickle: TrickledCandidates,
 ) -> Envelope:
     """
-    Seal later candidates: to the called peer's identity key, or to the caller's reply key.
+    Seal later candidates to the called peer's identity key or to the caller's reply key.
 
-    :param sequence: how many such messages this side has sent before in this call.
+    :param sequence: the number of such messages that this side has sent before in this call.
     :raise SealError: the candidates or the key are not usable.
     """
     context = _trickle_context(call, offer_digest, sequence)
@@ -265,7 +280,11 @@ def open_trickle(
     sequence: int,
     envelope: Envelope,
 ) -> TrickledCandidates:
-    """:raise SealError: it is not the trickled message with this number from `sender` in this call."""
+    """
+    Open a trickled message.
+
+    :raise SealError: it is not the message with this number from `sender` in this call.
+    """
     context = _trickle_context(call, offer_digest, sequence)
     fields = _open(me, recipient_private, sender, CANDIDATE_LABEL, context, envelope)
     try:
@@ -351,9 +370,9 @@ def _common_to_json(value: Offer | AnswerBody) -> dict[str, Any]:
 
 def write_candidates(candidates: tuple[Candidate, ...]) -> list[str]:
     """
-    Candidates as JSON has them.
+    The candidates as a JSON value.
 
-    :raise SealError: they are more than go into one message.
+    :raise SealError: there are too many for one message.
     """
     if len(candidates) > MAX_CANDIDATES:
         raise SealError(
@@ -363,7 +382,7 @@ def write_candidates(candidates: tuple[Candidate, ...]) -> list[str]:
 
 
 def read_candidates(value: object) -> tuple[Candidate, ...]:
-    """Those that can be used: candidates of kinds not known here are left out, as RFC 8839 wants."""
+    """Read candidates. Those of unknown types are left out, as RFC 8839 demands."""
     found = sequence(_candidate, MAX_CANDIDATES)(value)
     return tuple(candidate for candidate in found if candidate is not None)
 

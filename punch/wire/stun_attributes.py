@@ -1,13 +1,13 @@
 """
-STUN attributes: their numbers and the values they carry.
+STUN attributes: their numbers and values.
 
-Every attribute that RFC 8489 (STUN), 8445 (ICE), 8656 (TURN) and 5780 (NAT behaviour discovery) define has a
-codec here, which turns the bytes of one attribute, without its type, length and padding, into a typed value
-and back. Both directions refuse what the RFC rules out: `decode` because it comes from strangers, `encode` so
-that we never are the ones who send it.
+Every attribute of RFC 8489 (STUN), 8445 (ICE), 8656 (TURN) and 5780 (NAT behaviour discovery) has a codec
+here, which converts between the bytes of one attribute, without type, length and padding, and a typed value.
+Both directions refuse values that the RFC does not allow: `decode` because they come from strangers, `encode`
+so that we never send them.
 
-MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 and FINGERPRINT depend on the message around them, so they have no
-codec: `punch.wire.stun` handles them.
+MESSAGE-INTEGRITY, MESSAGE-INTEGRITY-SHA256 and FINGERPRINT depend on the rest of the message, so they have no
+codec; `punch.wire.stun` handles them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from punch.wire.address import Address, parsed
 
 MAGIC_COOKIE = 0x2112A442
-"""The third to sixth byte of every message: how RFC 8489 differs from RFC 3489."""
+"""Bytes 4 to 7 of every message, which distinguish RFC 8489 from RFC 3489."""
 
 IPV4 = 1
 """The address family of IPv4 in STUN and TURN attributes."""
@@ -29,22 +29,22 @@ IPV6 = 2
 """The address family of IPv6 in STUN and TURN attributes."""
 
 REQUIRED_BELOW = 0x8000
-"""Attributes with a smaller number must be understood by who receives them (RFC 8489, section 14)."""
+"""Attributes with a smaller number must be understood by the receiver (RFC 8489, section 14)."""
 
 MAX_USERNAME = 508
-"""Bytes of a USERNAME (RFC 8489, section 14.3)."""
+"""The longest USERNAME in bytes (RFC 8489, section 14.3)."""
 MAX_CHARACTERS = 127
-"""Characters of a REALM, NONCE, SOFTWARE or reason phrase (RFC 8489, sections 14.8 to 14.10 and 14.14)."""
+"""The longest REALM, NONCE, SOFTWARE or reason in characters (RFC 8489, 14.8 to 14.10 and 14.14)."""
 MAX_DOMAIN = 255
-"""Bytes of an ALTERNATE-DOMAIN (RFC 8489, section 14.16)."""
+"""The longest ALTERNATE-DOMAIN in bytes (RFC 8489, section 14.16)."""
 
 
 class STUNError(ValueError):
-    """These bytes are no STUN message, or this message can't be written as bytes. `str()` says why."""
+    """Bytes are not a STUN message, or a message can't be encoded; `str()` says why."""
 
 
 class Attribute(IntEnum):
-    """The attribute types that are understood."""
+    """The known attribute types."""
 
     # RFC 8489
     MAPPED_ADDRESS = 0x0001
@@ -96,7 +96,7 @@ class Attribute(IntEnum):
 
 class ICMPError(NamedTuple):
     """
-    The value of ICMP (RFC 8656, section 18.13): what came back for a datagram that a relay sent to a peer.
+    The value of ICMP (RFC 8656, section 18.13): the error that a datagram from a relay to a peer caused.
     """
 
     icmp_type: int
