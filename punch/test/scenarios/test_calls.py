@@ -29,7 +29,7 @@ D = 0.1
 
 
 class SystemTestCase(InternetTestCase):
-    """A rendezvous and homes behind NATs."""
+    """A test with a rendezvous, and peers behind NATs of their own."""
 
     link = LinkSpec(delay=D / 2)
 
@@ -40,7 +40,7 @@ class SystemTestCase(InternetTestCase):
         self.peers: list[Peer] = []
 
     def tearDown(self) -> None:
-        """Every peer stops in time, and leaves nothing running."""
+        """Check that every peer stops in time and leaves no timer or socket behind."""
         for peer in self.peers:
             if peer.node.running:
                 peer.stop()
@@ -80,7 +80,7 @@ class SystemTestCase(InternetTestCase):
         return alice, bob
 
     def reborn(self, peer: Peer, accept: Accept = Accept.ASK) -> Peer:
-        """A peer that died without a word, registered again from elsewhere, without a memory."""
+        """Kill a peer, and register the same identity on another host, without the state of its links."""
         peer.host.kill()
         self.net.advance(1.0)
         again = Peer(
@@ -98,15 +98,15 @@ class SystemTestCase(InternetTestCase):
         return again.register()
 
     def kinds(self, peer: Peer) -> list[type[Event]]:
-        """What a peer was told, in order."""
+        """The types of the events that a peer has had, in order."""
         return [type(event) for _, event in peer.events]
 
 
-class StageTests(SystemTestCase):
-    """What each side is told, and when."""
+class EventTests(SystemTestCase):
+    """The events that each side gets, and their times."""
 
     def test_stages(self) -> None:
-        """Caller and callee hear of each stage once, in order."""
+        """Caller and callee get one event for each stage, in order."""
         alice, bob = self.linked()
         self.assertEqual(self.kinds(alice), [Ready, Registered, Calling, Introduced, Checking, Connected])
         self.assertEqual(self.kinds(bob), [Ready, Registered, IncomingCall, Introduced, Checking, Connected])
@@ -145,7 +145,7 @@ class StageTests(SystemTestCase):
         self.assertEqual(len(alice.of(Calling)), 1)
 
     def test_both_call_at_once(self) -> None:
-        """Glare ends in one link, whose caller has the smaller key, and nobody is asked."""
+        """If both call at once there is one link, whose caller has the smaller key, and no user is asked."""
         alice, bob = self.pair()
         alice.call(bob.id)
         bob.call(alice.id)
@@ -160,7 +160,7 @@ class StageTests(SystemTestCase):
             self.assertEqual(link.role.name, "CALLER" if peer is smaller else "CALLEE")
 
     def test_calls_that_nearly_cross(self) -> None:
-        """The second call is placed at any moment of the first: there is one link in the end."""
+        """A second call, placed at different moments of the first, leads to the same single link."""
         for step in range(9):
             alice, bob = self.peer(f"alice-{step}").register(), self.peer(f"bob-{step}").register()
             alice.call(bob.id)
@@ -174,14 +174,14 @@ class StageTests(SystemTestCase):
                 self.assertEqual(peer.of(Disconnected) + peer.of(CallFailed), [], (step, peer.name))
 
     def test_own_id(self) -> None:
-        """A call to oneself is refused with a sentence."""
+        """A call to one's own ID fails with an explanation."""
         alice = self.peer("alice").register()
         alice.call(alice.id)
         self.assertEqual(alice.last(CallFailed).reason, "self")
         self.assertEqual(alice.of(Calling), [])
 
     def test_unknown_peer(self) -> None:
-        """Nobody of that ID is registered."""
+        """A call to an ID that is not registered fails."""
         alice, bob = self.peer("alice").register(), self.peer("bob")
         alice.call(bob.id)
         failed = alice.wait_for(CallFailed, 5.0)
@@ -190,16 +190,16 @@ class StageTests(SystemTestCase):
 
 
 class PolicyTests(SystemTestCase):
-    """Who is let in, and what leaves before."""
+    """Which callers are accepted, and what is sent before they are."""
 
     def watch(self) -> list[Seen]:
-        """Everything that crosses any link from now on."""
+        """Record all packets on all links from now on."""
         trace: list[Seen] = []
         self.net.trace = trace
         return trace
 
     def test_stranger_is_asked_about_and_nothing_leaves_before(self) -> None:
-        """No candidate of the callee reaches anybody before the yes, and no datagram goes to the caller."""
+        """Before the user accepts, no candidate of the callee is sent, and no datagram goes to the caller."""
         alice, bob = self.pair()
         self.net.advance(2.0)
         trace = self.watch()
@@ -222,7 +222,7 @@ class PolicyTests(SystemTestCase):
         self.assertIn(bob.id, alice.known)
 
     def test_refused_by_the_user(self) -> None:
-        """The caller hears `refused`; the callee's question is over."""
+        """The caller's call fails with `refused`, and the callee's question ends."""
         alice, bob = self.pair()
         alice.call(bob.id)
         bob.wait_for(IncomingCall, 5.0)
@@ -232,7 +232,7 @@ class PolicyTests(SystemTestCase):
         self.assertNotIn(alice.id, bob.known)
 
     def test_known_only(self) -> None:
-        """A stranger is refused without asking."""
+        """A stranger is refused, and the user is not asked."""
         alice, bob = self.peer("alice").register(), self.peer("bob", Accept.KNOWN).register()
         alice.call(bob.id)
         self.assertEqual(alice.wait_for(CallFailed, 5.0).reason, "refused")
@@ -240,7 +240,7 @@ class PolicyTests(SystemTestCase):
         connect(alice, bob)
 
     def test_blocked(self) -> None:
-        """Not even a bell rings, however well it is known and whoever else is let in."""
+        """A blocked peer is refused without an event, even if it is known and all others are accepted."""
         alice, bob = self.peer("alice").register(), self.peer("bob", Accept.ANYONE).register()
         introduce(alice, bob)
         bob.chat.contacts.block(alice.id)
@@ -254,7 +254,7 @@ class PolicyTests(SystemTestCase):
         self.assertEqual(alice.wait_for(Disconnected, 5.0).reason, "bye")
 
     def test_renamed(self) -> None:
-        """Peers that are called hear the new name, and what they call it stays."""
+        """Peers that are called get the new name; their own petname stays."""
         alice, bob = self.pair()
         alice.chat.rename("Alicia")
         alice.chat.call(bob.id)
@@ -267,14 +267,14 @@ class PolicyTests(SystemTestCase):
         self.assertEqual((contact.peer, contact.name, contact.claimed), (alice.id, "Alicia", "Al"))
 
     def test_anyone(self) -> None:
-        """A stranger is let in, and does not become known by that."""
+        """A stranger is accepted, and does not become a known peer by that."""
         alice, bob = self.peer("alice").register(), self.peer("bob", Accept.ANYONE).register()
         alice.call(bob.id)
         bob.wait_for(Connected, 5.0)
         self.assertEqual([(event.known, event.decided) for event in bob.of(IncomingCall)], [(False, True)])
         self.assertNotIn(alice.id, bob.known)
 
-    def test_whom_one_called_is_known(self) -> None:
+    def test_a_called_peer_becomes_known(self) -> None:
         """The one that was called may call back."""
         alice, bob = self.peer("alice", Accept.KNOWN).register(), self.peer("bob").register()
         alice.call(bob.id)
@@ -285,7 +285,7 @@ class PolicyTests(SystemTestCase):
         bob.wait_for(Connected, 5.0)
 
     def test_nobody_accepts(self) -> None:
-        """Ringing lasts 60 s; both sides say so."""
+        """Ringing ends after 60 s, with an event on both sides."""
         alice, bob = self.pair()
         alice.call(bob.id)
         bob.wait_for(IncomingCall, 5.0)
@@ -307,8 +307,8 @@ class PolicyTests(SystemTestCase):
         failed = bob.wait_for(CallFailed, 5.0)
         self.assertEqual((failed.peer, failed.reason), (alice.id, "cancelled"))
 
-    def test_call_accepts_what_rings(self) -> None:
-        """Calling somebody whose call rings here is a yes."""
+    def test_calling_a_peer_that_rings_accepts_its_call(self) -> None:
+        """Calling a peer whose call rings here accepts its call."""
         alice, bob = self.pair()
         alice.call(bob.id)
         bob.wait_for(IncomingCall, 5.0)
@@ -317,7 +317,7 @@ class PolicyTests(SystemTestCase):
         self.assertEqual(len(alice.of(Connected)), 1)
 
     def test_too_many_callers(self) -> None:
-        """Eight calls may wait; the ninth hears `busy`."""
+        """Eight calls may ring at once; the ninth fails with `busy`."""
         bob = self.peer("bob").register()
         callers = [self.peer(f"caller-{number}").register() for number in range(9)]
         for caller in callers[:8]:
@@ -332,7 +332,7 @@ class PolicyTests(SystemTestCase):
 
 
 class EndTests(SystemTestCase):
-    """How links end."""
+    """The ends of links."""
 
     def test_calls_in_a_row(self) -> None:
         """
@@ -359,7 +359,7 @@ class EndTests(SystemTestCase):
         self.assertEqual(alice.of(CallFailed), [])
 
     def test_hangup(self) -> None:
-        """Both sides hear `bye`."""
+        """Both sides get `Disconnected` with the reason `bye`."""
         alice, bob = self.linked()
         alice.node.hangup(bob.id)
         for peer, other in ((alice, bob), (bob, alice)):
@@ -370,7 +370,7 @@ class EndTests(SystemTestCase):
         self.assertIn("closed here", alice.last(Disconnected).text)
 
     def test_peer_that_breaks_a_rule(self) -> None:
-        """The link ends at once on both sides, and the other side is told why."""
+        """The link ends at once on both sides, and the other side gets the reason."""
         alice, bob = self.linked()
         link = alice.link_to(bob)
         for _ in range(5000):
@@ -379,7 +379,7 @@ class EndTests(SystemTestCase):
         self.assertEqual(alice.wait_for(Disconnected, 2 * D).reason, "protocol")
 
     def test_stop(self) -> None:
-        """A peer that stops says goodbye on every link."""
+        """A peer that stops closes every link."""
         alice, bob = self.linked()
         start = self.net.now
         alice.stop()
@@ -411,8 +411,8 @@ class EndTests(SystemTestCase):
         alice.wait_for(PathChanged, 10.0)
         self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
 
-    def test_peer_without_a_memory(self) -> None:
-        """A peer that comes back without the link says so, and then it is over on the other side, too."""
+    def test_peer_that_lost_its_state(self) -> None:
+        """A peer that lost its state says that it has no such link, which ends it on the other side."""
         alice, bob = self.linked()
         bob.host.kill()
         alice.wait_for(PathLost, 60.0)
@@ -432,7 +432,7 @@ class EndTests(SystemTestCase):
         self.assertEqual(again.of(IncomingCall), [])
 
     def test_peer_vanishes_while_connecting(self) -> None:
-        """At any moment of the introduction: the call ends with a sentence, whoever is gone."""
+        """If either side vanishes at any moment of the introduction, the call fails with an explanation."""
         for step in (2, 3, 5):
             alice, bob = self.peer(f"alice-{step}").register(), self.peer(f"bob-{step}").register()
             introduce(alice, bob)
@@ -451,7 +451,7 @@ class EndTests(SystemTestCase):
             self.assertIsNone(alice.node.link(bob.id))
 
     def test_newer_link_replaces_the_older(self) -> None:
-        """A peer that lost its state calls again: the link it forgot is replaced, in one step."""
+        """If a peer that lost its state calls again, the new link replaces the old one in one step."""
         alice, bob = self.linked()
         old = bob.link_to(alice)
         again = self.reborn(alice)
@@ -465,7 +465,7 @@ class EndTests(SystemTestCase):
         self.assertEqual(bob.of(Disconnected), [])
 
     def test_calling_over_a_live_link(self) -> None:
-        """It is asked, it answers, and all stays as it was."""
+        """The link's other side is probed and answers, so the link stays."""
         alice, bob = self.linked()
         for caller, called in ((alice, bob), (bob, alice)):
             old = caller.link_to(called)
@@ -477,7 +477,7 @@ class EndTests(SystemTestCase):
             self.assertIs(caller.link_to(called), old)
 
     def test_calling_over_a_dead_link(self) -> None:
-        """The other side died and came back: a call replaces the link long before its consent expires."""
+        """If the other side died and came back, a call replaces the link long before its consent expires."""
         alice, bob = self.linked()
         old = bob.link_to(alice)
         again = self.reborn(alice, Accept.ANYONE)
@@ -488,8 +488,8 @@ class EndTests(SystemTestCase):
         self.net.advance(60.0)
         self.assertEqual((bob.of(Disconnected), bob.of(AlreadyConnected)), ([], []))
 
-    def test_hanging_up_while_a_link_is_asked(self) -> None:
-        """Then no new call is wanted."""
+    def test_hanging_up_while_a_link_is_probed(self) -> None:
+        """Hanging up while the link is probed prevents a new call."""
         alice, bob = self.linked()
         alice.host.kill()
         calls = len(bob.of(Calling))
@@ -501,7 +501,7 @@ class EndTests(SystemTestCase):
         self.peers.remove(alice)
 
     def test_same_identity_twice(self) -> None:
-        """The newer registration wins; the older is told, and does not come back."""
+        """The newer registration replaces the older, which is told and does not register again."""
         alice = self.peer("alice").register()
         other = Peer(
             self.net, self.host("elsewhere"), self.rendezvous.address, identity=alice.identity, salt="2"

@@ -1,4 +1,4 @@
-"""Wall clocks are set, back and forward, on the simulated internet: nothing that waits depends on them."""
+"""Wall clocks that are set back and forward: no timeout depends on them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ClockStepTests(RelayTestCase):
             host.set_wall(seconds)
 
     def test_idle_ringing_and_with_data_pending(self) -> None:
-        """Two machines and the service agree on the time; then on another one."""
+        """The clocks of two machines and of the service are set to the same new time."""
         self.start()
         alice, bob = self.pair(EASY, EASY)
         for number, step in enumerate(STEPS):
@@ -46,7 +46,7 @@ class ClockStepTests(RelayTestCase):
             alice.wait_for(Disconnected, 5.0, number + 1)
 
     def test_waiting_for_the_rendezvous(self) -> None:
-        """The next try comes when it was to come."""
+        """Setting the clock does not change when the rendezvous is tried next."""
         self.start()
         alice = self.peer(self.home("alice", EASY))
         for number, step in enumerate(STEPS):
@@ -57,7 +57,7 @@ class ClockStepTests(RelayTestCase):
             alice.wait_for(Registered, 10.0, number + 2)
 
     def test_credentials_for_relays(self) -> None:
-        """The service's clock alone is set: calls come about, and allocations are kept or made anew."""
+        """If only the service's clock is set, calls succeed, and allocations are kept or made again."""
         self.start()
         alice = self.peer(self.home("alice"), RelayPolicy.ONLY)
         bob = self.peer(self.home("bob"))
@@ -75,7 +75,7 @@ class ClockStepTests(RelayTestCase):
             alice.node.hangup(bob.id)
 
     def test_credentials_after_sleep(self) -> None:
-        """Their lifetime went on while this machine's monotonic time stood still: new ones are there."""
+        """Credentials that expired while the machine slept have been renewed."""
         self.start()
         alice = self.peer(self.home("alice"), RelayPolicy.ONLY)
         bob = self.peer(self.home("bob"))

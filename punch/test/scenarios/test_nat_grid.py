@@ -1,4 +1,4 @@
-"""Every combination of RFC 4787 on the simulated internet, against the hand-written table."""
+"""Every combination of RFC 4787's NAT behaviours, checked against the table in `nat_pairs`."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class GridTests(InternetTestCase):
     """
 
     def check(self, results: Results) -> None:
-        """Print what became of the pairs; none may be missing, without a link, or relayed without need."""
+        """Print the results; no pair may be missing, without a link, or relayed without need."""
         sys.stdout.write(f"\n{results.summary()}\n{results.matrix()}\n")
         self.assertEqual(results.failures(), [])
         self.assertEqual(len(results.outcomes), len(results.names) * len(results.columns))
 
     def test_no_delay(self) -> None:
-        """Every pair connects within 2 s, and what can be direct is."""
+        """Every pair connects within 2 s, directly where that is possible."""
         results = run_grid(NEARBY, seeds=SEEDS[:1], link=CALM)
         self.check(results)
         self.assertLess(results.worst, 2.0)
@@ -71,8 +71,8 @@ class GridTests(InternetTestCase):
         self.assertLessEqual(kinds, set(PLACES))
 
 
-class JudgementTests(SynchronousTestCase):
-    """What the grid finds wrong."""
+class ReportTests(SynchronousTestCase):
+    """The faults that a grid reports."""
 
     def results(self, outcome: Outcome, one: str = "EIM/EIF", other: str = "EIM/APDF") -> Results:
         """A grid of one pair, once in each direction and with itself."""
@@ -91,14 +91,14 @@ class JudgementTests(SynchronousTestCase):
         self.assertEqual(self.results(Outcome(0.1, "relay"), "EIM/APDF", "APDM/APDF").failures(), [])
 
     def test_no_link(self) -> None:
-        """A call that came to nothing, and one whose link is gone."""
+        """A call that failed, and one whose link has ended."""
         self.assertEqual(self.results(Outcome(None)).failures(), ["EIM/EIF to EIM/APDF, try 1: no link"])
         self.assertEqual(
             self.results(Outcome(0.2, "")).failures(), ["EIM/EIF to EIM/APDF, try 1: the link was lost"]
         )
 
     def test_missing_pair(self) -> None:
-        """A pair that did not run."""
+        """A pair without a result is reported."""
         results = self.results(Outcome(0.1, "srflx"))
         del results.outcomes["EIM/APDF", "EIM/EIF"]
         self.assertEqual(results.failures(), ["EIM/APDF to EIM/EIF: missing"])
@@ -126,7 +126,7 @@ class PageTests(SynchronousTestCase):
         self.page = Path(self.mktemp())
 
     def test_replace(self) -> None:
-        r"""Only what is between the marks changes, and \1 is text."""
+        r"""Only the text between the marks changes, and \1 is not a group reference."""
         self.page.write_text("a <!-- begin x -->old<!-- end x --> b <!-- begin y -->keep<!-- end y -->")
         replace_section(self.page, "x", r"new \1")
         self.assertEqual(

@@ -1,4 +1,4 @@
-"""Which NATs two peers get through, on the simulated internet with everything else real."""
+"""Which NATs two peers can connect through: complete nodes on the simulated internet."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class GridTests(InternetTestCase):
     """Every pair of mapping and filtering on both sides against the table in `nat_pairs`."""
 
     def test_every_pair_of_nats(self) -> None:
-        """Each caller calls every callee; the run prints what became of each pair."""
+        """Each caller calls every callee; the result of each pair is printed."""
         net = self.internet()
         rendezvous = Rendezvous(net, net.host("rendezvous", SERVICE))
         sides: list[list[Peer]] = []
@@ -78,7 +78,7 @@ class GridTests(InternetTestCase):
 
 
 def path_now(peer: Peer, other: Peer) -> str:
-    """The path to `other` that was told last; empty if there is no link."""
+    """The kind of the path to `other`; empty if there is no link."""
     path = ""
     for _, event in peer.events:
         if isinstance(event, (Connected, PathChanged)) and event.peer == other.id:
@@ -88,8 +88,8 @@ def path_now(peer: Peer, other: Peer) -> str:
     return path
 
 
-class PlaceTests(InternetTestCase):
-    """Where two peers may be, beyond one NAT each."""
+class TopologyTests(InternetTestCase):
+    """Topologies other than one NAT in front of each peer."""
 
     def setUp(self) -> None:
         self.net: Internet = self.internet()
@@ -112,7 +112,7 @@ class PlaceTests(InternetTestCase):
         return Peer(self.net, host, self.rendezvous.address, pacing=0.02).register()
 
     def check(self, place: str, caller: Peer, callee: Peer) -> Connected | PathChanged:
-        """Call, let five seconds pass, print what came of it, and compare with the table."""
+        """Call, let five seconds pass, print the result, and compare it with the table."""
         expected = PLACES[place]
         connect(caller, callee)
         self.net.advance(5.0)
@@ -136,7 +136,7 @@ class PlaceTests(InternetTestCase):
         self.assertEqual((there.path.local, there.path.remote), (here.path.remote, here.path.local))
 
     def test_same_nat_without_hairpinning(self) -> None:
-        """The LAN does not need the NAT's help."""
+        """Two peers of one LAN connect by it, even if the NAT does not hairpin."""
         home = NAT(public="203.0.113.1", hairpin=Hairpin.NONE, mapping=Mapping.APDM)
         lan = self.net.lan("home", "192.168.1.0/24", nat=home, link=LINK)
         self.check("same NAT that does not hairpin", self.peer(lan.host("alice")), self.peer(lan.host("bob")))
@@ -165,17 +165,17 @@ class PlaceTests(InternetTestCase):
         self.assertEqual(here.path.remote.host, "203.0.113.9")
 
     def test_two_homes_behind_a_carrier_that_does_not_hairpin(self) -> None:
-        """Their only common address is the carrier's own, which it does not turn round."""
+        """If the carrier's NAT does not hairpin, two homes behind it connect through the relay."""
         self.check("two homes behind a carrier that does not hairpin", *self.carrier(Hairpin.NONE))
 
     def test_double_nat_and_single_nat(self) -> None:
-        """Stacked endpoint-independent mappings are one."""
+        """Two endpoint-independent NATs in a row behave like one."""
         cgn = self.net.lan("carrier", "100.64.0.0/16", nat=NAT(public="203.0.113.9"), link=LINK)
         lan = self.net.lan("inner", "192.168.7.0/24", nat=NAT(public="100.64.1.1"), link=LINK, parent=cgn)
         self.check("double NAT to single NAT", self.peer(lan.host("alice")), self.home("bob", 2))
 
     def test_open_internet_with_every_nat(self) -> None:
-        """A peer with a public address and no filter is reached from behind any NAT, and reaches it."""
+        """A peer with a public address and no filter connects directly to peers behind any NAT, both ways."""
         server = self.peer(self.net.host("server", "198.51.100.77", link=LINK))
         for number, kind in enumerate(KINDS, 1):
             lan = self.net.lan(
@@ -207,10 +207,10 @@ class PlaceTests(InternetTestCase):
         return self.peer(lan.host(f"worker-{number}"))
 
     def test_udp_blocked(self) -> None:
-        """Reached through the relay, which that side reaches over TCP."""
+        """A peer whose network blocks UDP is reached through the relay, which it uses over TCP."""
         self.check("UDP blocked to EIM/EIF", self.office(5), self.home("bob", 2, filtering=Filtering.EIF))
 
     def test_udp_blocked_on_both_sides(self) -> None:
-        """They meet at the relay: from one relayed address to the other."""
+        """If both networks block UDP, the path is from one relayed address to the other."""
         here = self.check("UDP blocked to UDP blocked", self.office(5), self.office(6))
         self.assertEqual((here.path.local.host, here.path.remote.host), (SERVICE, SERVICE))

@@ -1,5 +1,5 @@
 """
-What the program that Punch grew from got wrong, as far as peers are concerned; each is wrong no more.
+Faults of the program that Punch grew from, as far as they concern peers; Punch must not have them.
 
 Plaintext accepted on an encrypted channel; re-keying by anyone at any time; IDs never checked against keys; a
 registration overwritten by whoever says the name; one stray packet ending the client; replies to malformed
@@ -37,8 +37,8 @@ from punch.wire.stun import (
 )
 
 
-class Stray(DatagramProtocol):
-    """A socket of somebody who has no business with us; notes what comes back."""
+class AttackerSocket(DatagramProtocol):
+    """The socket of an attacker; records the answers that it gets."""
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
@@ -49,14 +49,14 @@ class Stray(DatagramProtocol):
 
 
 class StrayPacketTests(SystemTestCase):
-    """Datagrams of strangers, and of the other side's address without its keys."""
+    """Datagrams from strangers, and from the other side's address without its keys."""
 
     def setUp(self) -> None:
         super().setUp()
         self.alice = self.open_peer("alice")
         self.bob = self.open_peer("bob")
         self.attacker = self.net.host("attacker")
-        self.stray = Stray()
+        self.stray = AttackerSocket()
         self.ufrag = ""
         self.net.drop = self.eavesdrop
         self.attacker.reactor.listenUDP(4444, self.stray)
@@ -86,19 +86,19 @@ class StrayPacketTests(SystemTestCase):
         return False
 
     def send(self, data: bytes) -> None:
-        """The stranger sends to Bob."""
+        """Send a datagram from the attacker to Bob."""
         transport, target = self.stray.transport, self.target()
         assert transport is not None
         transport.write(data, (target.host, target.port))
 
     def inject(self, data: bytes, source: Address) -> None:
-        """A datagram with a forged sender reaches Bob."""
+        """Deliver a datagram with a forged source address to Bob."""
         target = self.target()
         packet = Packet("udp", (source.host, source.port), (target.host, target.port), data, len(data) + 28)
         self.net.public.forward(packet)
 
     def garbage(self) -> list[bytes]:
-        """Every first byte, every length that somebody might get wrong, and STUN cut off at each byte."""
+        """Datagrams with each first byte, of many lengths, and a STUN message truncated at each byte."""
         self.assertTrue(self.ufrag)
         credentials = IceCredentials("someone", "p" * 24)
         binding = encode(
@@ -121,7 +121,7 @@ class StrayPacketTests(SystemTestCase):
         ]
 
     def assert_unharmed(self) -> None:
-        """The link lives, nothing was delivered, and it still works."""
+        """Check that the link has not ended, has delivered nothing, and still works."""
         for peer in (self.alice, self.bob):
             self.assertEqual(peer.of(Disconnected) + peer.of(CallFailed), [])
             self.assertEqual(len(peer.of(Connected)), 1)
@@ -131,7 +131,7 @@ class StrayPacketTests(SystemTestCase):
         self.assertEqual(self.bob.texts(), ["well"])
 
     def test_strangers_get_silence(self) -> None:
-        """Malformed packets end nothing and are answered with nothing."""
+        """Malformed packets end no link and get no answer."""
         connect(self.alice, self.bob)
         for data in self.garbage():
             self.send(data)
@@ -154,7 +154,7 @@ class StrayPacketTests(SystemTestCase):
         self.assert_unharmed()
 
     def test_nobody_changes_the_keys(self) -> None:
-        """New handshakes from the right address, as soon as there is a link, change nothing."""
+        """New handshakes from the right address do not change the keys of a link."""
         connect(self.alice, self.bob)
         source = self.alice.node.status.sockets[0]
         for _ in range(10):
@@ -178,7 +178,7 @@ class StrayPacketTests(SystemTestCase):
         self.assert_unharmed()
 
     def initial(self) -> bytes:
-        """A QUIC client's first datagram, of somebody who wants to be taken for Alice."""
+        """The first datagram of a QUIC client that pretends to be Alice."""
         core = LinkCore(
             role=LinkRole.CALLER,
             identity=self.bob.identity,
@@ -192,7 +192,7 @@ class StrayPacketTests(SystemTestCase):
         return core.datagrams_to_send(self.net.now)[0]
 
     def test_tables_stay_small(self) -> None:
-        """Packets from a thousand addresses leave nothing behind."""
+        """Packets from a thousand addresses leave no state behind."""
         connect(self.alice, self.bob)
         before = self.sizes()
         for number in range(1000):
@@ -209,11 +209,11 @@ class StrayPacketTests(SystemTestCase):
         return self.bob.node.status.connection_ids, len(self.bob.node.pairs(self.alice.id))
 
 
-class NameTests(SystemTestCase):
-    """Who somebody is."""
+class IdentityTests(SystemTestCase):
+    """Identities: names and keys."""
 
-    def test_a_name_is_nobodys(self) -> None:
-        """Two peers of one name are two peers, and each gets its own calls."""
+    def test_two_peers_of_one_name(self) -> None:
+        """Two peers with the same name are told apart, and each gets its own calls."""
         alice = self.peer("alice").register()
         first = Peer(self.net, self.host("one"), self.rendezvous.address, name="bob").register()
         second = Peer(self.net, self.host("two"), self.rendezvous.address, name="bob").register()
@@ -235,10 +235,10 @@ class NameTests(SystemTestCase):
 
 
 class PersistenceTests(SystemTestCase):
-    """Patience."""
+    """Long waits, during which nothing may be given up."""
 
     def test_idle_link_outlives_short_mappings(self) -> None:
-        """NATs that forget after 30 s: keepalives hold the link for an hour of silence."""
+        """With NATs that drop mappings after 30 s, keepalives hold an idle link for an hour."""
         peers = []
         for number, name in enumerate(("alice", "bob"), 1):
             nat = NAT(public=f"203.0.113.{number}", filtering=Filtering.APDF, timeout=30.0)
@@ -254,14 +254,14 @@ class PersistenceTests(SystemTestCase):
         self.net.run_until(lambda: alice.delivered, 5.0)
 
     def test_idle_peer_can_be_called(self) -> None:
-        """After an hour of waiting, behind the same kind of NAT."""
+        """An idle peer behind a NAT can be called after an hour."""
         alice, bob = self.pair()
         self.net.advance(3600.0)
         self.assertEqual(len(bob.of(Registered)), 1)
         connect(alice, bob)
 
     def test_checks_are_not_given_up_after_seconds(self) -> None:
-        """UDP that comes through only after 20 s still makes a link, without the relay's TCP too."""
+        """If UDP works only after 20 s, the call still connects, even without the relay."""
         direct = RelayPolicy.NEVER
         alice, bob = (
             Peer(self.net, self.host(name), self.rendezvous.address, pacing=0.02, relay=direct).register()
@@ -276,8 +276,8 @@ class PersistenceTests(SystemTestCase):
         alice.wait_for(Connected, 60.0)
         self.assertGreater(self.net.now, start + 20.0)
 
-    def test_a_slow_yes(self) -> None:
-        """A user who takes 55 s to answer."""
+    def test_a_slow_answer(self) -> None:
+        """A call that the user accepts after 55 s connects."""
         alice, bob = self.pair()
         alice.call(bob.id)
         bob.wait_for(IncomingCall, 5.0)
@@ -287,7 +287,7 @@ class PersistenceTests(SystemTestCase):
 
 
 class IPv6Tests(SystemTestCase):
-    """Addresses with colons in them."""
+    """Links over IPv6, and peers with one address family each."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -296,7 +296,7 @@ class IPv6Tests(SystemTestCase):
         self.dual = Rendezvous(self.net, host, control=None, name="meet.example")
 
     def tearDown(self) -> None:
-        """The second service stops, too."""
+        """Stop the second service, too."""
         for peer in self.peers:
             peer.stop()
         self.dual.stop()
@@ -309,7 +309,7 @@ class IPv6Tests(SystemTestCase):
         return peer.register()
 
     def test_ipv6_only(self) -> None:
-        """Two homes without IPv4, each behind a firewall."""
+        """Two networks without IPv4, each behind a firewall, connect directly."""
         link = LinkSpec(delay=0.02)
         one = self.net.lan("one", ipv6="2001:db8:1::/64", link=link)
         two = self.net.lan("two", ipv6="2001:db8:2::/64", link=link)
@@ -321,7 +321,7 @@ class IPv6Tests(SystemTestCase):
         self.assertEqual(len(alice.node.status.reflectors), 2)
 
     def test_one_has_both(self) -> None:
-        """The family that both have is used."""
+        """If one side has both address families, the common one is used."""
         nat = NAT(public="203.0.113.1")
         one = self.net.lan("one", "192.168.1.0/24", ipv6="2001:db8:1::/64", nat=nat)
         two = self.net.lan("two", ipv6="2001:db8:2::/64")
@@ -329,7 +329,7 @@ class IPv6Tests(SystemTestCase):
         self.assertIn(":", here.path.remote.host)
 
     def test_no_family_in_common(self) -> None:
-        """The relay has both. Without it, the sentence says what is missing."""
+        """Without a common family the relay is used; if it may not be, the error names both families."""
         one = self.net.lan("one", "192.168.1.0/24", nat=NAT(public="203.0.113.1"))
         two = self.net.lan("two", ipv6="2001:db8:2::/64")
         here, _ = connect(self.start(one.host("anna")), self.start(two.host("ben")))

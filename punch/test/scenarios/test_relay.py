@@ -1,4 +1,4 @@
-"""Links through the relay, on the simulated internet with everything else real."""
+"""Links through the relay: complete nodes on the simulated internet."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from punch.test.system import SERVICE, Peer, connect
 
 
 class ConnectTests(RelayTestCase):
-    """Whatever a network lets through, it is enough."""
+    """Networks that let little through."""
 
     def test_one_open_tcp_port(self) -> None:
-        """Nothing but TCP to port 443 leaves either network: connected within two seconds, and chatting."""
+        """If both networks allow only TCP to port 443, peers connect within two seconds, and chat."""
         self.start(control="tcp:443")
 
         def not_web(packet: Packet) -> bool:
@@ -33,7 +33,7 @@ class ConnectTests(RelayTestCase):
         self.chat(alice, bob)
 
     def test_time_to_connect(self) -> None:
-        """No slower than a direct link by more than a round trip or two."""
+        """A relayed link takes at most two round trips longer than a direct one."""
         self.start()
         alice, bob = self.pair()
         start = self.net.now
@@ -42,7 +42,7 @@ class ConnectTests(RelayTestCase):
         self.chat(alice, bob)
 
     def test_only_tls_gets_through(self) -> None:
-        """A firewall that looks for TLS: plain TURN over TCP is cut off, TURN over TLS isn't."""
+        """Behind a firewall that allows only TLS, TURN over TLS is used."""
         self.start()
         trace: list[Seen] = []
 
@@ -60,7 +60,7 @@ class ConnectTests(RelayTestCase):
         self.chat(alice, bob)
 
     def test_a_hundred_kilobytes(self) -> None:
-        """More than fits a TCP buffer, over a slow line that only lets TCP out."""
+        """More data than fits into TCP's buffers, over a slow line that allows only TCP."""
         self.link = LinkSpec(delay=0.02, rate=2_000_000)
         self.start()
         alice, bob = self.pair(block_udp=True)
@@ -76,7 +76,7 @@ class PolicyTests(RelayTestCase):
     """`--relay never` and `--relay only`."""
 
     def test_never(self) -> None:
-        """On either side it is enough, whoever calls: nothing crosses a relay, and the sentence says why."""
+        """With `never` on either side, no packet takes a relay, and the error explains it."""
         self.start()
         never, auto = RelayPolicy.NEVER, RelayPolicy.AUTO
         for number, (one, other) in enumerate([(never, auto), (auto, never), (never, never)]):
@@ -88,7 +88,7 @@ class PolicyTests(RelayTestCase):
                 self.assertIn("--relay never", text)
 
     def test_never_where_a_direct_path_exists(self) -> None:
-        """Nothing is missed, and nothing is allocated."""
+        """With `never`, a direct path is used and nothing is allocated."""
         self.start()
         alice = self.peer(self.home("alice", EASY), RelayPolicy.NEVER)
         bob = self.peer(self.home("bob", EASY), RelayPolicy.NEVER)
@@ -97,7 +97,7 @@ class PolicyTests(RelayTestCase):
         self.assertEqual(self.ports(), self.idle)
 
     def test_only(self) -> None:
-        """Where a direct path exists it isn't taken, and neither side's addresses reach the other."""
+        """With `only`, direct paths are not used, and neither side learns the other's addresses."""
         self.start()
         alice = self.peer(self.home("alice", EASY), RelayPolicy.ONLY)
         bob = self.peer(self.home("bob", EASY))
@@ -116,7 +116,7 @@ class PolicyTests(RelayTestCase):
         self.assertEqual([pair for pair in between if "203.0.113.1" in pair], [])
 
     def changes(self, alice: Peer, bob: Peer, relayed: bool) -> None:
-        """Another public address, another network, and sleep: the path is always of the kind that it was."""
+        """After a new public address, a new network and sleep, the path is of the same kind as before."""
         link = alice.link_to(bob)
         network = alice.host.interfaces[0].network
         assert isinstance(network, Lan)
@@ -136,7 +136,7 @@ class PolicyTests(RelayTestCase):
         self.assertIs(alice.link_to(bob), link)
 
     def test_only_through_changes(self) -> None:
-        """Restarts tell no addresses either, and nothing passes by the relay."""
+        """ICE restarts reveal no addresses either, and all packets go through the relay."""
         self.start()
         alice = self.peer(self.home("alice", EASY), RelayPolicy.ONLY)
         bob = self.peer(self.home("bob", EASY))
@@ -150,7 +150,7 @@ class PolicyTests(RelayTestCase):
         self.assertEqual([pair for pair in ends if pair & hers and SERVICE not in pair], [])
 
     def test_never_through_changes(self) -> None:
-        """On one side it is enough: nothing goes through a relay, even if the path is gone for a moment."""
+        """With `never` on one side, no packet takes a relay, even if the path is lost for a moment."""
         self.start()
         alice = self.peer(self.home("alice", EASY), RelayPolicy.NEVER)
         bob = self.peer(self.home("bob", EASY))
@@ -158,17 +158,17 @@ class PolicyTests(RelayTestCase):
         self.changes(alice, bob, False)
 
     def test_only_without_a_relay(self) -> None:
-        """There is no way, and the sentence says so."""
+        """Without a relay, `only` fails, and the error explains it."""
         self.start(relay=False)
         alice = self.peer(self.home("alice", EASY), RelayPolicy.ONLY)
         self.assertIn("no relay", self.refuse(alice, self.peer(self.home("bob", EASY))))
 
 
 class AllocationTests(RelayTestCase):
-    """When relays are asked, and when they are left alone."""
+    """When relays are asked for allocations, and when these are given back."""
 
     def test_given_back_when_a_direct_path_is_stable(self) -> None:
-        """Some seconds after the link has become direct, the relay has nothing left of it."""
+        """Some seconds after the link has become direct, its allocation is given back."""
         self.start()
         alice, bob = self.pair(EASY, EASY)
         connect(alice, bob)
@@ -179,7 +179,7 @@ class AllocationTests(RelayTestCase):
         self.chat(alice, bob)
 
     def test_given_back_after_the_call(self) -> None:
-        """Some seconds after the last link that needed it."""
+        """The allocation is given back some seconds after the last link that needed it."""
         self.start()
         alice, bob = self.pair()
         connect(alice, bob)
@@ -190,7 +190,7 @@ class AllocationTests(RelayTestCase):
         self.assertEqual(self.ports(), self.idle)
 
     def test_given_back_when_a_peer_stops(self) -> None:
-        """At once, over UDP and TCP."""
+        """A peer that stops gives its allocations back at once, over UDP and TCP."""
         self.start()
         for number, block in enumerate((False, True)):
             alice = self.peer(self.home(f"alice-{number}", block_udp=block))
@@ -213,7 +213,7 @@ class AllocationTests(RelayTestCase):
             self.chat(alice, other, 3)
 
     def test_a_relayed_link_that_lives_long(self) -> None:
-        """Permissions, channels, nonces and credentials expire many times over, and nobody notices."""
+        """Permissions, channels, nonces and credentials are renewed many times without an interruption."""
         for number, block in enumerate((False, True)):
             self.setUp()
             self.start(RendezvousLimits(relay_credentials_time=180.0, relay_nonce_time=54.0))
@@ -226,7 +226,7 @@ class AllocationTests(RelayTestCase):
             self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"))
 
     def test_an_idle_peer_allocates_nothing(self) -> None:
-        """Being registered costs the relay nothing."""
+        """A registered peer without calls has no allocation."""
         self.start()
         self.pair()
         self.net.advance(600.0)
@@ -234,10 +234,10 @@ class AllocationTests(RelayTestCase):
 
 
 class MoveTests(RelayTestCase):
-    """From the relay to a direct path, with data on its way."""
+    """Moving from the relay to a direct path while data is on its way."""
 
     def test_a_direct_path_that_opens_late(self) -> None:
-        """The relay carries the link at once; nothing is lost when it moves."""
+        """The link begins on the relay, and nothing is lost when it moves."""
         self.start()
         late = self.net.now + 3.0
         homes = ("203.0.113.1", "203.0.113.2")

@@ -1,4 +1,4 @@
-"""The relay and the way to it when something is wrong: lost packets, strangers, no room, a restart."""
+"""Failures of the relay and of the path to it: lost packets, strangers, a full relay, a restart."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def relayed_data(datagram: bytes) -> bytes | None:
     return None
 
 
-class CarrierTests(RelayTestCase):
-    """UDP, TCP or TLS: what answers first is taken, and what is better later."""
+class TransportTests(RelayTestCase):
+    """The transports to the relay: the first that answers is used, and a better one later."""
 
     def relays(self, peer: Peer) -> list[str]:
         """The transports over which the peer has relayed addresses now."""
         return sorted(relay.transport.value for relay in peer.node.status.relays)
 
     def test_a_first_request_that_is_lost(self) -> None:
-        """TCP wins; the late answer over UDP is taken all the same, and the link moves to it."""
+        """TCP answers first; the late answer over UDP is used too, and the link moves to it."""
         self.start()
         alice, bob = self.pair()
         start = self.net.now
@@ -74,7 +74,7 @@ class CarrierTests(RelayTestCase):
         self.chat(alice, bob)
 
     def test_udp_alone_where_it_works(self) -> None:
-        """No TCP connection is made for nothing."""
+        """Where UDP works, no TCP connection to the relay is made."""
         self.start()
         alice, bob = self.pair()
         connect(alice, bob)
@@ -83,7 +83,7 @@ class CarrierTests(RelayTestCase):
 
 
 class HostileTests(RelayTestCase):
-    """Who is not our relay can't play it."""
+    """Strangers that pretend to be the relay."""
 
     def test_strangers_with_channel_data(self) -> None:
         """
@@ -147,7 +147,7 @@ class HostileTests(RelayTestCase):
         return False
 
     def test_a_stream_that_is_no_turn(self) -> None:
-        """What answers at the relay's port speaks something else: the connection ends, and that was all."""
+        """If a relay speaks another protocol, the connection is closed, and others can be used."""
         self.start()
         alice = self.peer(self.home("alice", block_udp=True))
         bob = self.peer(self.home("bob", EASY))
@@ -173,17 +173,17 @@ class HostileTests(RelayTestCase):
 
 
 class FailureTests(RelayTestCase):
-    """No relay to be had."""
+    """No relay is available."""
 
     def test_none_offered(self) -> None:
-        """A rendezvous that relays nothing: the sentence says that one would have helped."""
+        """If the rendezvous offers no relay, the error says that one would have helped."""
         self.start(relay=False)
         text = self.refuse(*self.pair())
         self.assertIn("the rendezvous has no relay to offer", text)
         self.assertIn("another network", text)
 
     def test_full(self) -> None:
-        """A relay that has given away all that it has."""
+        """If the relay has no allocation left, the error says so."""
         self.start(RendezvousLimits(relay_allocations=1))
         alice, bob = self.pair(block_udp=True)
         self.rendezvous.reports.clear()
@@ -194,7 +194,7 @@ class FailureTests(RelayTestCase):
 
 
 class RestartTests(RelayTestCase):
-    """The rendezvous, and the relay with it, goes and comes back."""
+    """The rendezvous, and with it the relay, stops and starts again."""
 
     def test_in_the_middle_of_a_relayed_link(self) -> None:
         """
@@ -218,7 +218,7 @@ class RestartTests(RelayTestCase):
             self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
 
     def test_attempts_that_hang(self) -> None:
-        """Those of before the return are given up, all of them, and end without a word."""
+        """When relays are named again, unanswered attempts are given up, with no error left over."""
         self.start()
         alice, bob = self.pair(block_udp=True)
         connect(alice, bob)
@@ -241,7 +241,7 @@ class RestartTests(RelayTestCase):
         self.net.run_until(lambda: bob.messages, 6.0, "the message")
 
     def test_in_the_middle_of_an_introduction(self) -> None:
-        """At whatever moment: the call ends in a link or in a sentence, and the next one in a link."""
+        """Whenever it restarts, the call connects or fails with an explanation, and the next connects."""
         self.start()
         for number in range(8):
             alice, bob = (

@@ -1,4 +1,4 @@
-"""The rendezvous goes away and comes back: what waits is tried soon, and a crowd comes back spread out."""
+"""After the rendezvous returns, pending work is tried soon, and many peers register spread over time."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from punch.test.scenarios.test_calls import SystemTestCase
 from punch.test.system import Peer, introduce
 
 SOON = 3.0
-"""Seconds after the return within which whatever waits is tried."""
+"""Seconds after the return within which pending work is tried."""
 
 
-class OutboxTests(SynchronousTestCase):
-    """Whom to call after the return."""
+class RedialTests(SynchronousTestCase):
+    """The schedule of calls after the return."""
 
     def test_sooner_again_after_the_return(self) -> None:
-        """The other side comes back in these seconds, too."""
+        """After the return, calls are tried more often, since the other side returns at the same time."""
         outbox: RedialSchedule[str] = RedialSchedule(lambda: 0.0)
         outbox.want("bob", 0.0)
         self.assertTrue(outbox.eager)
@@ -45,7 +45,7 @@ class OutboxTests(SynchronousTestCase):
 
 
 class ReturnTests(SystemTestCase):
-    """The rendezvous is away for half a minute."""
+    """The rendezvous is unreachable for half a minute."""
 
     def pair(self) -> tuple[Peer, Peer]:
         """Two peers that know each other."""
@@ -57,19 +57,19 @@ class ReturnTests(SystemTestCase):
         return alice, bob
 
     def away(self, seconds: float) -> float:
-        """Stop the rendezvous and start it again; returns when it was back."""
+        """Stop the rendezvous and start it again; returns the time of its return."""
         self.rendezvous.stop()
         self.net.advance(seconds)
         self.rendezvous.start()
         return self.net.now
 
     def assert_back(self, peer: Peer, since: float) -> None:
-        """It is registered again within `SOON`."""
+        """Check that a peer is registered again within `SOON`."""
         times = [when for when, event in peer.events if isinstance(event, Registered) and when >= since]
         self.assertLessEqual(times[0] - since, SOON, peer.name)
 
     def test_in_the_middle_of_an_introduction(self) -> None:
-        """At whatever moment: both sides are back soon, and the message arrives."""
+        """At whatever moment of a call it restarts, both sides register soon, and the message arrives."""
         late = 0
         for moment in (0.05, 0.08, 0.11, 0.14):
             alice, bob = self.pair()
@@ -87,7 +87,7 @@ class ReturnTests(SystemTestCase):
         self.assertGreater(late, 1)
 
     def test_for_somebody_idle(self) -> None:
-        """Who is called, and has had nothing to do for long, is back as soon as who calls."""
+        """A callee that was idle for long registers as soon as the caller does."""
         alice, bob = self.pair()
         self.net.advance(300.0)
         self.rendezvous.stop()
@@ -98,8 +98,8 @@ class ReturnTests(SystemTestCase):
         self.net.run_until(lambda: bob.messages, SOON + 2 * RETURN, "the message")
         self.assert_back(bob, back)
 
-    def test_a_message_of_meanwhile(self) -> None:
-        """What is written while it is away, also where the next try is far off, makes it tried often."""
+    def test_a_message_written_meanwhile(self) -> None:
+        """A message that is written meanwhile makes the node try the rendezvous more often."""
         alice, bob = self.pair()
         self.rendezvous.stop()
         self.net.advance(200.0)
@@ -113,7 +113,7 @@ class ReturnTests(SystemTestCase):
             self.assert_back(peer, back)
 
     def test_a_crowd(self) -> None:
-        """Not all in one moment."""
+        """Many peers do not register in the same moment."""
         peers = [self.pair() for _ in range(6)]
         for alice, bob in peers:
             bob.stop()

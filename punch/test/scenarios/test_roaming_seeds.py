@@ -7,10 +7,10 @@ from punch.test.roaming import both_nats_flushed, one_moved_while_the_other_was_
 
 
 class SeedTests(InternetTestCase):
-    """Something happens in the middle of a transfer."""
+    """Network changes in the middle of a transfer."""
 
     def test_a_dozen(self) -> None:
-        """It goes on within 5 s, on the same link, with the same bytes."""
+        """The transfer continues within 5 s, on the same link, and no byte is lost."""
         outcomes = [run(seed) for seed in range(1, 13)]
         self.assertEqual([str(outcome) for outcome in outcomes if outcome.wrong], [])
 

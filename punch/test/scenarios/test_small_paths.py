@@ -1,4 +1,4 @@
-"""Paths that carry connectivity checks and no datagram of 1,200 bytes, whose ICMP is lost."""
+"""Paths that carry connectivity checks but no datagrams of 1,200 bytes, and lose ICMP errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def everything(packet: Packet) -> bool:
 
 
 def between_peers(source: str, packet: Packet) -> bool:
-    """What leaves for a peer from there, and not for the relay."""
+    """Whether a packet goes to a peer, and not to the relay."""
     return packet.source[0].startswith(source) and packet.destination[0] != SERVICE
 
 
@@ -30,7 +30,7 @@ class SmallPathTests(RelayTestCase):
     link = LinkSpec(delay=0.02)
 
     def drop_large(self, on: Callable[[Packet], bool], size: int = SMALL) -> None:
-        """From now on, no packet of more bytes passes over UDP where `on` says so."""
+        """From now on, drop larger UDP packets for which `on` returns True."""
 
         def large(packet: Packet) -> bool:
             return packet.protocol == "udp" and packet.size > size and on(packet)
@@ -38,7 +38,7 @@ class SmallPathTests(RelayTestCase):
         self.net.drop = large
 
     def bulk(self, alice: Peer, bob: Peer) -> float:
-        """A long message each way; returns how long both took."""
+        """Send a long message each way; returns the seconds until both had arrived."""
         began, before = self.net.now, (len(alice.messages), len(bob.messages))
         alice.chat.send(bob.id, TEXT)
         bob.chat.send(alice.id, TEXT)
@@ -63,7 +63,7 @@ class SmallPathTests(RelayTestCase):
             callee.wait_for(Disconnected, 5.0, len(callee.of(Disconnected)) + 1)
 
     def test_the_way_between_the_two(self) -> None:
-        """Only what is direct is small, in one direction or both: a relay over UDP will do."""
+        """If only the direct path is small, in one direction or both, a relay over UDP is used."""
         for number, source in enumerate(("203.0.113.2", "203.0.113.")):
             self.setUp()
             self.start()
@@ -77,7 +77,7 @@ class SmallPathTests(RelayTestCase):
             self.assertEqual((path_now(alice, bob), path_now(bob, alice)), ("relay", "relay"), number)
 
     def test_a_link_whose_path_shrinks(self) -> None:
-        """Another route has a smaller MTU: a direct link moves to a relay, and nothing is lost."""
+        """If the path's MTU shrinks, a direct link moves to a relay, and nothing is lost."""
         between = partial(between_peers, "203.0.113.")
         for number, over_udp in enumerate((True, False)):
             self.setUp()
@@ -93,7 +93,7 @@ class SmallPathTests(RelayTestCase):
             self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
 
     def test_checks_pass_and_quic_does_not(self) -> None:
-        """Something on the way drops QUIC: the handshake is silent, and the next path is tried."""
+        """If a path drops QUIC, the handshake gets no answer, and the next path is tried."""
         self.start()
         alice, bob = self.pair(EASY, EASY)
 

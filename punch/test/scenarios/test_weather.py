@@ -1,4 +1,4 @@
-"""Whole peers in bad weather: loss, a rendezvous that comes and goes, long chats, listeners on the wire."""
+"""Complete nodes on impaired networks: loss, long delays, full queues, and an unreachable rendezvous."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LOSSY = LinkSpec(delay=0.02, jitter=0.01, loss=0.1, reorder=0.02, duplicate=0.02
 
 
 class LossTests(SystemTestCase):
-    """Every link loses one packet in ten, in both directions, besides reordering and doubling some."""
+    """Every link loses one packet in ten in each direction, and reorders and duplicates some."""
 
     link = LOSSY
 
     def test_connect_and_chat(self) -> None:
-        """The link comes up, and 100 messages each way arrive once, in order."""
+        """Peers connect, and 100 messages each way arrive once and in order."""
         for attempt in range(3):
             alice, bob = self.peer(f"alice-{attempt}"), self.peer(f"bob-{attempt}")
             for peer in (alice, bob):
@@ -40,8 +40,8 @@ class LossTests(SystemTestCase):
             self.assertEqual(bob.texts(), [f"a{number}" for number in range(100)])
             self.assertEqual(alice.texts(), [f"b{number}" for number in range(100)])
 
-    def test_many_calls_in_the_same_weather(self) -> None:
-        """Calls and hang-ups, again and again: each ends in a link."""
+    def test_many_calls(self) -> None:
+        """Each of many calls in a row connects."""
         alice, bob = self.peer("alice"), self.peer("bob")
         for peer in (alice, bob):
             peer.start()
@@ -58,7 +58,7 @@ class ChatTests(SystemTestCase):
     """A long chat."""
 
     def test_a_thousand_messages_each_way(self) -> None:
-        """Complete, once, in order, and each gets its mark."""
+        """All messages arrive once and in order, and each is acknowledged."""
         alice, bob = self.linked()
         for number in range(1000):
             alice.chat.send(bob.id, f"from alice {number}")
@@ -70,8 +70,8 @@ class ChatTests(SystemTestCase):
         self.assertEqual(alice.texts(), [f"from bob {number}" for number in range(1000)])
         self.assertEqual(len({number for _, _, number in alice.delivered}), 1000)
 
-    def test_what_the_wire_shows(self) -> None:
-        """A random message is nowhere on any link, in no common encoding; nor is either peer ID."""
+    def test_nothing_readable_on_any_link(self) -> None:
+        """Neither a random message nor a peer ID can be found on any link, in any common encoding."""
         secret = self.net.random_bytes("secret")(32)
         text = secret.hex()
         trace: list[Seen] = []
@@ -92,10 +92,10 @@ class ChatTests(SystemTestCase):
 
 
 class RendezvousTests(SystemTestCase):
-    """The rendezvous comes and goes."""
+    """The rendezvous stops and starts again."""
 
     def test_restart(self) -> None:
-        """Live links don't notice, peers return by themselves, and new calls work."""
+        """Links are not affected, peers register again by themselves, and new calls connect."""
         alice, bob = self.linked()
         carol = self.peer("carol").register()
         self.rendezvous.stop()
@@ -113,8 +113,8 @@ class RendezvousTests(SystemTestCase):
         self.net.run_until(lambda: alice.messages, 5.0)
         connect(carol, alice)
 
-    def test_crash_without_a_word(self) -> None:
-        """A rendezvous whose machine goes dark is noticed by the keepalive, and found again."""
+    def test_power_loss(self) -> None:
+        """The keepalive detects a rendezvous that loses power, and peers register again when it returns."""
         alice, bob = self.linked()
         self.rendezvous.host.down()
         start = self.net.now
@@ -127,7 +127,7 @@ class RendezvousTests(SystemTestCase):
         self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
 
     def test_peers_come_back_spread_out(self) -> None:
-        """Back-off has jitter, so that a restarted rendezvous is not run over."""
+        """Back-off has jitter, so that a restarted rendezvous is not overloaded."""
         peers = [self.peer(f"peer-{number}").register() for number in range(8)]
         self.rendezvous.stop()
         self.net.advance(2.0)
@@ -138,7 +138,7 @@ class RendezvousTests(SystemTestCase):
             peer.wait_for(Registered, 60.0, 2)
 
     def test_introduced_calls_go_on(self) -> None:
-        """Once both sides have each other's candidates, the rendezvous may go."""
+        """Once both sides have each other's candidates, the rendezvous may stop."""
         alice, bob = self.pair()
         self.net.advance(1.0)
         introduce(alice, bob)
@@ -150,7 +150,7 @@ class RendezvousTests(SystemTestCase):
         self.rendezvous.host.up()
 
     def test_waiting_call_is_placed_anew(self) -> None:
-        """A call that nobody had answered yet survives a restart of the rendezvous."""
+        """A call that was not answered yet survives a restart of the rendezvous."""
         alice, bob = self.pair()
         alice.call(bob.id)
         bob.wait_for(IncomingCall, 5.0)
@@ -170,7 +170,7 @@ class RendezvousTests(SystemTestCase):
         alice.wait_for(Connected, 10.0)
 
     def test_call_while_the_rendezvous_is_away(self) -> None:
-        """The call waits a while, and ends with the reason if nothing comes back."""
+        """The call waits a while for the rendezvous, and then fails with the reason."""
         alice, bob = self.pair()
         self.rendezvous.stop()
         self.net.advance(1.0)
@@ -185,7 +185,7 @@ class RendezvousTests(SystemTestCase):
         connect(alice, bob)
 
     def test_no_rendezvous_at_all(self) -> None:
-        """Nothing listens: each try is told, with the next one's time, and a call ends."""
+        """If nothing listens, there is an event for each try with the time of the next, and a call fails."""
         self.rendezvous.stop()
         alice = self.peer_at("alice", self.rendezvous_address)
         alice.start()
@@ -196,7 +196,7 @@ class RendezvousTests(SystemTestCase):
         alice.wait_for(Registered, 60.0)
 
     def test_wrong_pin(self) -> None:
-        """Another key than the address says: nothing is sent, and the node gives up with the reason."""
+        """If the service has another key than its address says, nothing is sent, and the node gives up."""
         address = self.rendezvous_address
         wrong = RendezvousAddress(address.host, address.port, bytes(32))
         alice = self.peer_at("alice", wrong)
@@ -213,14 +213,14 @@ class RendezvousTests(SystemTestCase):
         self.rendezvous_address = self.rendezvous.address
 
     def peer_at(self, name: str, address: RendezvousAddress) -> Peer:
-        """A peer that was given this address."""
+        """A peer whose rendezvous has the given address."""
         peer = Peer(self.net, self.host(name), address)
         self.peers.append(peer)
         return peer
 
 
-class SlowTests(SystemTestCase):
-    """Both sides end alike with round trips of many seconds."""
+class LongDelayTests(SystemTestCase):
+    """With round trips of many seconds, a call ends the same way on both sides."""
 
     def connect_in(self, round_trip: float) -> None:
         self.link = LinkSpec(delay=round_trip / 4)
@@ -245,10 +245,10 @@ class SlowTests(SystemTestCase):
 
 
 class QueueTests(SystemTestCase):
-    """A slow line whose queue is full of one's own bulk."""
+    """A slow line whose queue is filled by the peer's own bulk transfer."""
 
     def test_the_registration_stays(self) -> None:
-        """The rendezvous' answer waits behind the bulk, and is waited for."""
+        """The rendezvous' answer is delayed by the bulk transfer, and the node waits for it."""
         host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0))
         alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
         self.peers.append(alice)
