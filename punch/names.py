@@ -45,24 +45,24 @@ _LOOSE_MARKS = ((0x300, 0x36F), (0x1AB0, 0x1AFF), (0x1DC0, 0x1DFF), (0x20D0, 0x2
 
 
 def is_ignorable(character: str) -> bool:
-    """Whether it is not seen: Default_Ignorable_Code_Point, category Cf, or a letter that is blank."""
+    """Whether a character is invisible: Default_Ignorable_Code_Point, category Cf, or a blank letter."""
     return not character.isascii() and (
         character in _ignorable() or character in _BLANK or unicodedata.category(character) == "Cf"
     )
 
 
 def without_ignorable(text: str) -> str:
-    """`text` without what is not seen."""
+    """Return `text` without invisible characters."""
     return text if text.isascii() else "".join(c for c in text if not is_ignorable(c))
 
 
 def without_format(text: str) -> str:
-    """What a person typed or pasted, without format characters (Cf): zero-width spaces, soft hyphens."""
+    """Return `text` without format characters (Cf), such as zero-width spaces and soft hyphens."""
     return text if text.isascii() else "".join(c for c in text if unicodedata.category(c) != "Cf")
 
 
 def without_leading_format(text: str) -> str:
-    """The same, of the beginning of a line only: what follows may be a message."""
+    """Return `text` without the format characters at its start."""
     for index, character in enumerate(text):
         if unicodedata.category(character) != "Cf":
             return text[index:]
@@ -70,7 +70,7 @@ def without_leading_format(text: str) -> str:
 
 
 def skeleton(text: str) -> str:
-    """What `text` looks like: texts with the same skeleton look alike (UTS #39, section 4)."""
+    """The skeleton of `text`: texts with the same skeleton look alike (UTS #39, section 4)."""
     table = _prototypes()
     seen = without_ignorable(unicodedata.normalize("NFD", text))
     return unicodedata.normalize("NFD", "".join(table.get(c, c) for c in seen))
@@ -78,7 +78,7 @@ def skeleton(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def looks(name: str) -> frozenset[str]:
-    """What a name looks like in each case: two names look alike if they have one of these in common."""
+    """The skeletons of a name in each case. Two names look alike if they have one in common."""
     if name.isascii():
         table = _ascii_prototypes()
         return frozenset(
@@ -96,24 +96,24 @@ def alike(one: str, other: str) -> bool:
 
 
 def is_reserved(name: str) -> bool:
-    """Whether it looks like a word that the interface uses itself."""
+    """Whether a name looks like a word that the interface uses itself."""
     return not looks(name).isdisjoint(_reserved_looks())
 
 
 def is_mixed(name: str) -> bool:
-    """Whether it mixes letters of scripts that look alike, as no name does that is meant to be read."""
+    """Whether a name mixes letters of scripts that look alike, as no honest name does."""
     plain = without_ignorable(unicodedata.normalize("NFKC", name))
     found = {_script(c) for c in plain if c.isalpha()}
     return len(found & _LIKE_LATIN) > 1
 
 
 def is_misleading(name: str) -> bool:
-    """Whether it passes for a word of the interface or an ID, or mixes scripts that look alike."""
+    """Whether a name looks like a word of the interface or an ID, or mixes scripts that look alike."""
     return is_reserved(name) or is_mixed(name) or looks_like_an_id(name)
 
 
 def looks_like_an_id(name: str) -> bool:
-    """Whether it could be taken for a peer ID, or for the beginning of one."""
+    """Whether a name looks like a peer ID or the start of one."""
     for form in (name, name.casefold(), name.upper()):
         plain = _without_foreign_marks(unicodedata.normalize("NFKC", form))
         shown = "".join(c if c.isascii() else skeleton(c) for c in plain).casefold()
@@ -164,7 +164,7 @@ def _without_foreign_marks(text: str) -> str:
 
 
 def _script(character: str) -> str:
-    """The first word of its Unicode name, which is the script of letters and of most marks."""
+    """The first word of a character's Unicode name, which is the script of letters and most marks."""
     return unicodedata.name(character, "").partition(" ")[0]
 
 
