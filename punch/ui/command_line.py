@@ -90,7 +90,7 @@ class CommandLine:
         self,
         chat: Chat,
         screen: CommandScreen,
-        exit: ExitPolicy,
+        exit_policy: ExitPolicy,
         sending: SendQueue,
         current: PeerID | None,
         keeps_history: bool,
@@ -102,11 +102,11 @@ class CommandLine:
         self.questions = Questions(screen.show)
         self._chat = chat
         self._screen = screen
-        self._exit = exit
+        self._exit_policy = exit_policy
         self._sending = sending
         self._keeps_history = keeps_history
         self._wall = wall
-        self._commands = CommandContext(chat, exit.leave)
+        self._commands = CommandContext(chat, exit_policy.leave)
         self._unseen: dict[PeerID, list[tuple[int, int]]] = {}
         self._told: set[str] = set()
 
@@ -119,7 +119,7 @@ class CommandLine:
         :param seen: the number of the last `show` that was on the screen when the line was begun; None: not
             known.
         """
-        if self._exit.ending:
+        if self._exit_policy.ending:
             return
         self.noticed(seen)
         self.drop_answered()
@@ -278,7 +278,7 @@ class CommandLine:
             self.select(self._chat.contacts.find(order.fields["peer"]))
 
     def _done(self, name: str, answer: Answer | None) -> None:
-        if answer is not None and not self._exit.finished:
+        if answer is not None and not self._exit_policy.finished:
             told = "\n".join(answers.lines(name, answer, self._screen.name_of, self._wall()))
             if told:
                 self._screen.show(told)
@@ -292,12 +292,12 @@ class CommandLine:
         waiting = self._chat.conversations.undelivered()
         unsent = self._screen.unsent()
         if unsent is None and (not waiting or self._keeps_history):
-            self._exit.leave()
+            self._exit_policy.leave()
             return
         lost = f"{count(waiting, 'message')} not delivered, and nothing is kept: end even so?"
         if unsent is not None:
             lost = f"{unsent} End even so?"
-        self.ask(Question(lambda: f"{lost} [y/n]", self._exit.leave, lambda: None))
+        self.ask(Question(lambda: f"{lost} [y/n]", self._exit_policy.leave, lambda: None))
 
     def _confirm_erase(self, order: slash.Order) -> None:
         peer = order.fields.get("peer")
@@ -323,5 +323,5 @@ class CommandLine:
     def refused(self, failure: Failure) -> None:
         """A command has failed."""
         error = why(failure, self._log)
-        if not self._exit.finished:
+        if not self._exit_policy.finished:
             self._screen.show(str(error))
