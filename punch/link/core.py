@@ -166,6 +166,8 @@ class LinkCore:
         proved = self._link is not None
         self._pings = PINGS if proved else 1
         self._ping_at = [now + delay for delay in PING_AGAIN] if proved else []
+        if self._session is not None:
+            self._session.path_changed()
 
     @property
     def connection_count(self) -> int:

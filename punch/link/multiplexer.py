@@ -2,7 +2,9 @@
 What happens on a connection that is proved: streams with credits, datagrams, and the control stream.
 
 A `StreamMultiplexer` is the sink of one QUIC connection. It queues what is to be sent until `pump`, so that
-everything of one turn goes out in as few datagrams as it can.
+everything of one turn goes out in as few datagrams as it can. The QUIC library is given control frames at
+once, and of streams, in turn, only what may be sent now: what is written later on another stream, or in a
+control frame, then waits behind little.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from punch.link.events import (
+    INITIAL_CREDIT,
     MAX_DATAGRAM,
     CloseCode,
     ControlFrame,
@@ -38,13 +41,14 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
-from punch.link.quic_interface import QuicConnection, QuicStreamLimit
+from punch.link.quic_interface import Flight, QuicConnection, QuicStreamLimit
 from punch.link.receive_limits import ReceiveAllowance
+from punch.link.send_window import SendWindow
 from punch.link.stream import Stream, StreamError, encode_name
 
 CONTROL_STREAM: Final = 0
-QUIC_QUEUE: Final = 256 * 1024
-"""Bytes of a stream handed to the QUIC library ahead of what it can send."""
+TURN: Final = 16 * 1024
+"""Bytes of one stream that are sent before it is the next one's turn."""
 CONTROL_QUEUE: Final = 256 * 1024
 """Bytes of control frames that may wait to be sent, because the other side acknowledges nothing."""
 DATAGRAM_QUEUE: Final = 128
@@ -84,6 +88,8 @@ class StreamMultiplexer:
         # Streams with something to send or to grant, in order; a dict, so that runs are alike.
         self._busy: dict[int, Stream] = {}
         self._full: dict[int, Stream] = {}
+        self._window = SendWindow()
+        self._ahead = INITIAL_CREDIT
         self._control = bytearray()
         self._frames = FrameReader()
         self._goodbye_said = False
@@ -155,7 +161,8 @@ class StreamMultiplexer:
             return
         if data:
             stream.out.put(data)
-            if stream.out.full:
+            if self._has_enough(stream):
+                stream.out.full = True
                 self._full[stream_id] = stream
         stream.out.fin_wanted = fin
         self._busy[stream_id] = stream
@@ -164,6 +171,9 @@ class StreamMultiplexer:
         """More is queued on the stream than is worth it; a `StreamSendable` will follow."""
         stream = self._streams.get(stream_id)
         return stream is not None and stream.out.full
+
+    def _has_enough(self, stream: Stream) -> bool:
+        return stream.out.queued > stream.out.capacity(self._ahead)
 
     def queued(self, stream_id: int) -> int:
         """Bytes that wait on this side, in our queue and in the QUIC library's."""
@@ -229,8 +239,11 @@ class StreamMultiplexer:
         """
         self.now = now
         quic = self._quic
+        flight = quic.flight()
+        self._window.received(now, flight)
+        self._ahead = self._window.ahead(flight)
         while True:
-            progress = self._feed_streams(now)
+            self._grant(now)
             if self._control:
                 if not self._goodbye_said and quic.unsent(CONTROL_STREAM) > CONTROL_QUEUE:
                     self._control.clear()
@@ -238,35 +251,57 @@ class StreamMultiplexer:
                     return
                 quic.send(CONTROL_STREAM, bytes(self._control), False)
                 self._control.clear()
+            progress = self._feed_streams(flight)
             datagrams = quic.datagrams_to_send(now)
             out += datagrams
+            flight = quic.flight()
+            self._window.sent(flight.in_flight)
             if not datagrams or not (progress and self._busy):
                 break
-        self._feed_datagrams(out, now)
+        if self._datagrams:
+            self._feed_datagrams(out, now)
+            self._window.sent(quic.flight().in_flight)
         for stream in list(self._full.values()):
-            if stream.out.queued <= stream.out.capacity // 2:
+            if stream.out.queued <= stream.out.capacity(self._ahead) // 2:
                 stream.out.full = False
                 del self._full[stream.stream_id]
                 self._emit(StreamSendable(stream.stream_id))
 
-    def _feed_streams(self, now: float) -> bool:
-        """Grant what is due, and hand bytes to the QUIC library as far as credit and its queue have room."""
-        progress = False
-        for stream_id, stream in list(self._busy.items()):
+    def path_changed(self) -> None:
+        """What was measured may be that of another path."""
+        self._window.remeasure()
+
+    def _grant(self, now: float) -> None:
+        """Allow the other side what is due."""
+        for stream_id, stream in self._busy.items():
             window = stream.window
             if window.due and not stream.received_all and not stream.given_up:
                 self._control += encode_credit(stream_id, window.grant(now, self._quic.rtt))
-            progress = self._feed(stream) or progress
-            if not stream.out.ready:
-                self._busy.pop(stream_id, None)
-                self._forget_if_over(stream)
-        return progress
 
-    def _feed(self, stream: Stream) -> bool:
+    def _feed_streams(self, flight: Flight) -> bool:
+        """Hand what may be sent to the QUIC library, a part of each stream in turn, as far as credit goes."""
+        room, progress = self._window.room(flight), False
+        while True:
+            turn = TURN if len(self._busy) > 1 else room
+            fed = 0
+            for stream_id, stream in list(self._busy.items()):
+                size = self._feed(stream, min(room - fed, turn))
+                fed += size
+                if not stream.out.ready:
+                    self._busy.pop(stream_id, None)
+                    self._forget_if_over(stream)
+                elif size:
+                    self._busy[stream_id] = self._busy.pop(stream_id)
+            room -= fed
+            progress = progress or fed > 0
+            if not fed or room <= 0:
+                return progress
+
+    def _feed(self, stream: Stream, room: int) -> int:
         out = stream.out
         if not out.ready:
-            return False
-        room = min(out.credit, QUIC_QUEUE - self._quic.unsent(stream.stream_id))
+            return 0
+        room = min(out.credit, room)
         if self._early_left is not None:
             room = min(room, self._early_left)
         before = out.sent
@@ -283,7 +318,7 @@ class StreamMultiplexer:
         self._allowance.sent(sent)
         if self._early_left is not None:
             self._early_left -= sent
-        return sent > 0
+        return sent
 
     def _feed_datagrams(self, out: list[bytes], now: float) -> None:
         """

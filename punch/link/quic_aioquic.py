@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from punch.link.packet import Frame, QuicFrameType
 from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic_interface import LOGICAL_ADDRESS, QuicConnection
+from punch.link.quic_interface import LOGICAL_ADDRESS, Flight, QuicConnection
 from punch.link.quic_library import LibraryBackend, LibraryConnection, common_settings
 from punch.link.receive_limits import ReceiveLimits
 
@@ -164,6 +164,12 @@ class AioquicConnection(LibraryConnection):
     def _unsent(self, stream_id: int) -> int:
         stream = self.library._streams.get(stream_id)
         return 0 if stream is None else sum(len(pending) for pending in stream.sender._pending)
+
+    def _flight(self) -> Flight:
+        loss = self.library._loss
+        unsent = sum(map(self._unsent, self.library._streams))
+        rtt = float(loss._rtt_latest) if loss._rtt_initialized else None
+        return Flight(loss.bytes_in_flight, loss.congestion_window, unsent, rtt)
 
     def _peer_certificate(self) -> bytes | None:
         from cryptography.hazmat.primitives.serialization import Encoding

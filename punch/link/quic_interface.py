@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from punch.link.proof import LinkCertificate
 from punch.link.receive_limits import LimitExceeded
@@ -62,6 +62,19 @@ class QuicError(Exception):
 
 class QuicStreamLimit(Exception):
     """The other side allows no more streams now."""
+
+
+class Flight(NamedTuple):
+    """What a connection has on the way, in bytes of whole packets, and what still waits in the library."""
+
+    in_flight: int
+    """Bytes sent that are neither acknowledged nor lost."""
+    window: int
+    """Bytes that the congestion controller allows in flight."""
+    unsent: int
+    """Bytes of all streams that have not been sent for the first time."""
+    rtt: float | None
+    """The latest round-trip time in seconds, once known."""
 
 
 class QuicSink(Protocol):
@@ -143,6 +156,9 @@ class QuicConnection(Protocol):
 
     def unsent(self, stream_id: int) -> int:
         """Bytes of a stream that have not been sent for the first time."""
+
+    def flight(self) -> Flight:
+        """What is on the way; nothing, and no room, once the connection is over."""
 
     def reset(self, stream_id: int, code: int) -> None:
         """Give up a stream in both directions. Nothing happens if it is over already."""

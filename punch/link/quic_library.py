@@ -20,6 +20,7 @@ from punch.link.quic_interface import (
     MAX_DATAGRAM_FRAME,
     STREAM_WINDOW,
     VERSION_1,
+    Flight,
     QuicConnection,
     QuicError,
     QuicSink,
@@ -28,6 +29,8 @@ from punch.link.quic_interface import (
     library_errors,
 )
 from punch.link.receive_limits import PING_EVERY, ReceiveLimits
+
+_NO_FLIGHT = Flight(0, 0, 0, None)
 
 
 class _Discarded:
@@ -223,6 +226,13 @@ class LibraryConnection(ABC):
 
     @abstractmethod
     def _unsent(self, stream_id: int) -> int: ...
+
+    def flight(self) -> Flight:
+        flight: Flight = self._ask(_NO_FLIGHT, self._flight)
+        return flight
+
+    @abstractmethod
+    def _flight(self) -> Flight: ...
 
     def reset(self, stream_id: int, code: int) -> None:
         self._try(self.library.reset_stream, stream_id, code)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from punch.identity import RandomBytes
 from punch.link.packet import PacketReader, read_frames
 from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic_interface import LOGICAL_ADDRESS, QuicConnection
+from punch.link.quic_interface import LOGICAL_ADDRESS, Flight, QuicConnection
 from punch.link.quic_library import LibraryBackend, LibraryConnection, common_settings
 from punch.link.receive_limits import ReceiveLimits, Sampler
 
@@ -102,6 +102,14 @@ class Qh3Connection(LibraryConnection):
     def _unsent(self, stream_id: int) -> int:
         size: int = self.library.get_send_buffer_size(stream_id)
         return size
+
+    def _flight(self) -> Flight:
+        # As the smoothed round-trip time below.
+        core = self.library._core
+        if core is None:
+            return Flight(0, 0, 0, None)
+        unsent = core.get_send_buffer_size(None)
+        return Flight(core.bytes_in_flight, core.congestion_window, unsent, core.latest_rtt)
 
     def _peer_certificate(self) -> bytes | None:
         certificate = self.library.get_peercert()

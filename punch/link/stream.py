@@ -47,13 +47,10 @@ class SendQueue:
     def put(self, data: bytes) -> None:
         self._chunks.append(data)
         self.queued += len(data)
-        if self.queued > self.capacity:
-            self.full = True
 
-    @property
-    def capacity(self) -> int:
-        """Bytes worth queueing: what could be sent with the credit there is, within bounds."""
-        return min(max(self.limit - self.sent, FULL_LEAST), FULL_MOST)
+    def capacity(self, ahead: int) -> int:
+        """Bytes worth queueing: what could be sent with the credit there is, within bounds and `ahead`."""
+        return min(max(self.limit - self.sent, FULL_LEAST), FULL_MOST, ahead)
 
     @property
     def credit(self) -> int:

@@ -181,7 +181,9 @@ class ChatCore:
         self._stored = 0, 0
         self._deaf = False
         self._in = bytearray()
-        self._out = bytearray()
+        # The newest mark of a kind says all that earlier ones did.
+        self._marks: dict[int, bytes] = {}
+        self._messages: deque[bytes] = deque()
         self._heard_hello = False
         self._last_heard = 0
         self._outdated = False
@@ -189,7 +191,7 @@ class ChatCore:
         self._heard_bye = False
         self._events: deque[Event] = deque()
         known = b"".join(map(_known, hello.known))
-        self._frame(HELLO, hello.epoch + bytes([len(hello.known)]) + known)
+        self._marks[HELLO] = _frame(HELLO, hello.epoch + bytes([len(hello.known)]) + known)
         for message in waiting:
             self.send(message)
 
@@ -198,25 +200,26 @@ class ChatCore:
         self._sent = max(self._sent, message.id)
         time = max(0, int(message.time * 1000))
         self._unacked.append((message.id, time))
-        self._frame(MESSAGE, _number(message.id) + _number(time) + message.data)
+        self._messages.append(_frame(MESSAGE, _number(message.id) + _number(time) + message.data))
 
     def acknowledge(self, number: int) -> None:
         """The application has every message up to this one."""
-        self._frame(ACK, _number(number))
+        self._marks[ACK] = _frame(ACK, _number(number))
 
     def read(self, number: int) -> None:
         """Somebody has seen every message up to this one."""
-        self._frame(READ, _number(number))
+        self._marks[READ] = _frame(READ, _number(number))
 
     def rename(self, name: str) -> None:
         """This side calls itself `name`."""
-        self._frame(NAME, name[:MAX_NAME].encode("utf-8", "replace"))
+        self._marks[NAME] = _frame(NAME, name[:MAX_NAME].encode("utf-8", "replace"))
 
     def say_bye(self) -> None:
         """All was said. `Farewell` comes when the other side agrees."""
         if not self._said_bye:
             self._said_bye = True
-            self._frame(BYE, b"")
+            # Not before the messages: the other side may end the link when it hears this.
+            self._messages.append(_frame(BYE, b""))
             self._check_farewell()
 
     def receive_data(self, data: bytes) -> None:
@@ -240,18 +243,23 @@ class ChatCore:
         finally:
             del self._in[:start]
 
-    def data_to_send(self) -> bytes:
-        """Bytes for the stream, taken out."""
-        data = bytes(self._out)
-        self._out.clear()
-        return data
+    def data_to_send(self, most: int | None = None) -> bytes:
+        """
+        Bytes for the stream, taken out: the hello, the marks and the name, and after them messages, as they
+        were said.
+
+        :param most: bytes from which on messages wait for the next call; the last one may exceed it. 0: none
+            are wanted now.
+        """
+        data = bytearray().join(self._marks.values())
+        self._marks.clear()
+        while self._messages and (most is None or len(data) < most):
+            data += self._messages.popleft()
+        return bytes(data)
 
     def next_event(self) -> Event | None:
         """What happened, oldest first; None when there is no more."""
         return self._events.popleft() if self._events else None
-
-    def _frame(self, kind: int, body: bytes) -> None:
-        self._out += bytes([kind]) + len(body).to_bytes(2, "big") + body
 
     def _handle(self, kind: int, body: bytes) -> None:
         if kind == HELLO:
@@ -334,6 +342,10 @@ class ChatCore:
         self._acknowledged(number, what)
         if not self._outdated:
             self._events.append(ReadThere(number))
+
+
+def _frame(kind: int, body: bytes) -> bytes:
+    return bytes([kind]) + len(body).to_bytes(2, "big") + body
 
 
 def _read_hello(body: bytes) -> tuple[bytes, dict[bytes, list[int]]]:

@@ -1,18 +1,28 @@
-"""The Twisted protocol of one stream of a chat: moves bytes between the transport and a `ChatCore`."""
+"""
+The Twisted protocol of one stream of a chat: moves bytes between the transport and a `ChatCore`.
+
+Marks are written at once, messages as the transport takes them: what waits, waits in the core, and a mark
+passes it there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 from typing import Protocol as Interface
 
-from twisted.internet.interfaces import IAddress, IPushProducer
+from twisted.internet.interfaces import IAddress, IConsumer, IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from punch.apps.chat.protocol import ChatCore, ChatProtocolError, Event
 from punch.identity import PeerID
 from punch.link.address import LinkAddress
 from punch.link.link import Link
+
+PIECE: Final = 1200
+"""Bytes of messages that are written at once."""
 
 
 class ChatStreamOwner(Interface):
@@ -28,6 +38,7 @@ class ChatStreamOwner(Interface):
         """It is over, and nobody else had ended it. `error`: how the other side broke the protocol."""
 
 
+@implementer(IPushProducer)
 class ChatStream(Protocol):
     """
     A chat over one stream.
@@ -42,6 +53,8 @@ class ChatStream(Protocol):
         self._owner = owner
         self._live = False
         self._paused = False
+        self._full = False
+        self._registered = False
         self._early = bytearray()
         self._telling = False
 
@@ -59,6 +72,8 @@ class ChatStream(Protocol):
     def begin(self, core: ChatCore) -> None:
         """Greet, and hear what the other side has said already."""
         self.core = core
+        self._registered = True
+        IConsumer(self.transport).registerProducer(self, True)
         self.flush()
         self.pause(False)
         early = bytes(self._early)
@@ -88,10 +103,28 @@ class ChatStream(Protocol):
             self._owner.stream_ended(self, error)
 
     def flush(self) -> None:
-        """Send what the core has to say, and tell what it found out."""
-        if self.ready and self.core is not None and (data := self.core.data_to_send()):
+        """Send what the core has to say, as far as the transport takes it."""
+        while self.ready and self.core is not None:
+            data = self.core.data_to_send(0 if self._full else PIECE)
+            if not data:
+                return
             assert self.transport is not None
             self.transport.write(data)
+
+    # IPushProducer: the transport asks for more, or for no more
+
+    def pauseProducing(self) -> None:
+        """Messages wait."""
+        self._full = True
+
+    def resumeProducing(self) -> None:
+        """Messages go on."""
+        self._full = False
+        self.flush()
+
+    def stopProducing(self) -> None:
+        """The transport is over, as `connectionLost` says."""
+        self._full = True
 
     def say(self) -> None:
         """After something was said on the core."""
@@ -113,6 +146,8 @@ class ChatStream(Protocol):
         if self._live:
             self._live = False
             assert self.transport is not None
+            if self._registered:
+                IConsumer(self.transport).unregisterProducer()
             self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.protocol import Factory, Protocol
 
 from punch.link.core import LinkCore
+from punch.link.frames import ControlFrameType
 from punch.link.link import Link
 from punch.link.quic_interface import QuicBackend
 from punch.link.services import Services
@@ -104,6 +105,27 @@ class SimulatedLinkTests(InternetTestCase, LinkTestCase):
         begin = net.monotonic()
         net.run_until(lambda: sink.size >= size, 30)
         self.assertGreater(size / (net.monotonic() - begin), 4e6)
+
+    def test_streams_and_control_frames_on_a_slow_path(self) -> None:
+        """Those that come later have their share at once, and what controls the link waits for no bulk."""
+        net = self.internet()
+        alice, bob = self.pair(net, LinkSpec(delay=0.01, rate=64_000.0))
+        near, far, sink = self.connect_hosts(net, alice, bob)
+        later, control = Sink(), []
+        far.link.handle("later/1", lambda link: later)
+        far.link.on_control = lambda kind, payload: control.append(payload)
+        near.link.open_stream("bulk/1", Protocol()).write(bytes(120_000))
+        net.advance(5.0)
+        begin = net.monotonic()
+        near.link.send_control(ControlFrameType.CANDIDATES, b"x")
+        near.link.open_stream("later/1", Protocol()).write(bytes(8_000))
+        net.run_until(lambda: control, 20.0)
+        self.assertLess(net.monotonic() - begin, 2.5)
+        net.run_until(lambda: later.size == 8_000, 20.0)
+        # 1 s of its own, and as much of the other one.
+        self.assertLess(net.monotonic() - begin, 4.5)
+        net.run_until(lambda: sink.size == 120_000, 20.0)
+        self.assertLess(net.monotonic() - begin, 13.0)
 
     def trace(self, backend: QuicBackend | None, seed: int) -> list[tuple[float, int, str]]:
         seen: list[tuple[float, int, str]] = []

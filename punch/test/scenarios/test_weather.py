@@ -9,10 +9,12 @@ from punch.node.events import (
     Connected,
     Disconnected,
     IncomingCall,
+    PathChanged,
     Registered,
     Unregistered,
 )
-from punch.test.internet import LinkSpec, Seen
+from punch.node.policy import RelayPolicy
+from punch.test.internet import Lan, LinkSpec, Seen
 from punch.test.scenarios.test_calls import SystemTestCase
 from punch.test.system import Peer, connect, introduce
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -245,10 +247,13 @@ class LongDelayTests(SystemTestCase):
 
 
 class QueueTests(SystemTestCase):
-    """A slow line whose queue is filled by the peer's own bulk transfer."""
+    """A slow line whose queue is filled by the peer's own bulk transfer: 12 messages of 2 s each."""
 
-    def test_the_registration_stays(self) -> None:
-        """The rendezvous' answer is delayed by the bulk transfer, and the node waits for it."""
+    def test_what_is_urgent(self) -> None:
+        """
+        A peer that sends a message meanwhile is told that it was delivered, and an ICE restart is agreed on,
+        within seconds and not after the bulk; the registration, whose answers wait in the same queue, stays.
+        """
         host = self.host("alice", LinkSpec(delay=0.03, rate=64_000.0))
         alice = Peer(self.net, host, self.rendezvous.address, pacing=0.02)
         self.peers.append(alice)
@@ -257,11 +262,53 @@ class QueueTests(SystemTestCase):
             peer.start()
             peer.wait_for(Registered, 60.0)
         connect(alice, bob)
-        for _ in range(12):
-            alice.chat.send(bob.id, "x" * 16_000)
-        bob.chat.send(alice.id, "hello")
+        link = alice.link_to(bob)
+        begin = self.net.now
+        for number in range(12):
+            alice.chat.send(bob.id, f"{number} ".ljust(16_000, "x"))
+        for number, pause in enumerate((0.0, 3.0, 3.0), 1):
+            self.net.advance(pause)
+            said = self.net.now
+            bob.chat.send(alice.id, "hello")
+            self.net.run_until(lambda: len(bob.delivered) == number, 60.0)  # noqa: B023
+            self.assertLess(bob.delivered[-1][0] - said, 6.0)
+        # The provider reconnects bob: an ICE restart in the middle of it.
+        lan = bob.host.interfaces[0].network
+        assert isinstance(lan, Lan)
+        assert lan.nat is not None
+        self.assertEqual(bob.of(Unregistered), [])
+        lan.nat.renumber("203.0.113.77")
+        changed = self.net.now
+        self.net.run_until(lambda: alice.of(PathChanged), 30.0)
+        self.assertLess(self.net.now - changed, 10.0)
+        self.assertLess(len(alice.delivered), 11)
         self.net.run_until(lambda: len(alice.delivered) == 12, 90.0)
-        self.assertEqual(alice.texts(), ["hello"])
+        self.assertLess(self.net.now - begin, 40.0)
+        self.assertEqual([text.split()[0] for text in bob.texts()], [str(number) for number in range(12)])
+        self.assertIs(alice.link_to(bob), link)
+        self.assertEqual(alice.of(Unregistered), [])
+
+    def test_over_a_relay(self) -> None:
+        """The registration and the relay share the line, whose queue takes 30 s of traffic."""
+        line = LinkSpec(delay=0.03, rate=64_000.0, queue=240_000)
+        hosts = self.host("alice", line), self.host("bob")
+        alice, bob = (
+            Peer(self.net, host, self.rendezvous.address, pacing=0.02, relay=RelayPolicy.ONLY)
+            for host in hosts
+        )
+        self.peers += [alice, bob]
+        for peer in (alice, bob):
+            peer.start()
+            peer.wait_for(Registered, 60.0)
+        connect(alice, bob)
+        for number in range(5):
+            alice.chat.send(bob.id, f"{number} ".ljust(16_000, "x"))
+        self.net.advance(3.0)
+        said = self.net.now
+        bob.chat.send(alice.id, "hello")
+        self.net.run_until(lambda: bob.delivered, 60.0)
+        self.assertLess(bob.delivered[-1][0] - said, 6.0)
+        self.net.run_until(lambda: len(alice.delivered) == 5, 60.0)
         for peer in (alice, bob):
             self.assertEqual(peer.of(Unregistered), [])
             self.assertEqual(peer.of(Disconnected), [])

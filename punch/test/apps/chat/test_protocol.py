@@ -106,8 +106,24 @@ class FrameTests(SynchronousTestCase):
         made.rename("n" * 100)
         self.assertEqual(
             made.data_to_send(),
-            message(1, b"\xc3\xa9", 3000) + ack(4) + frame(READ, number(3)) + frame(NAME, b"n" * MAX_NAME),
+            ack(4) + frame(READ, number(3)) + frame(NAME, b"n" * MAX_NAME) + message(1, b"\xc3\xa9", 3000),
         )
+
+    def test_marks_pass_messages_that_wait(self) -> None:
+        made = core()
+        for identity in (1, 2, 3):
+            made.send(OutgoingMessage(identity, 0.0, b"x" * 100))
+        made.say_bye()
+        made.acknowledge(4)
+        self.assertEqual(made.data_to_send(0), ack(4))
+        self.assertEqual(made.data_to_send(0), b"")
+        self.assertEqual(made.data_to_send(150), message(1, b"x" * 100) + message(2, b"x" * 100))
+        for identity in (5, 6):
+            made.acknowledge(identity)
+            made.read(identity)
+        # The newest mark says what the others did; the farewell comes after all messages.
+        last = message(3, b"x" * 100) + frame(BYE, b"")
+        self.assertEqual(made.data_to_send(), ack(6) + frame(READ, number(6)) + last)
 
     def test_what_is_heard(self) -> None:
         made = core(
