@@ -273,10 +273,16 @@ class Agent:
             self.path.probe(now)
 
     def check_size(self, now: float) -> None:
-        """Check whether the selected pair carries the largest datagrams, because such are sent now."""
+        """Check whether the selected pair carries the largest datagrams: the link lost something."""
         if self._state is AgentState.CONNECTED:
             self._worked_at = None
             self.path.check_size(now)
+
+    def measured(self, rtt: float) -> None:
+        """The link measured this round-trip time on the selected pair, in seconds, queues included."""
+        if self._state is AgentState.CONNECTED:
+            self._worked_at = None
+            self.path.measured(rtt)
 
     def heard(self, now: float) -> None:
         """The link receives datagrams on the selected pair."""

@@ -20,10 +20,13 @@ MAX_SUPERSEDED = 4
 """How many earlier checks of a pair may still be answered, for paths that are slower than the RTO."""
 _ROLE_CONFLICT = 487
 _CONSENT_WAIT = 8.0
-SIZE_REQUESTS = 5
+SIZE_REQUESTS = 4
 """How many requests a check of full size has."""
-SIZE_WAIT = 0.3, 1.5
-"""Seconds, or round-trip times if that is longer, to wait after each of these requests."""
+SIZE_WAIT = 0.2, 1.5
+"""
+Seconds, or round-trip times if that is longer, between the first two of these requests; the others, and the
+end of the check, wait twice as long: on a slow line, they make the queue longer that they wait in.
+"""
 STEADY_WAIT = 2.0
 """The longest time between two requests of a steady check, in seconds."""
 STEADY_REQUESTS = 60
@@ -133,7 +136,7 @@ class CheckClient:
         """
         if pair.size_check is not None:
             return
-        wait = max(SIZE_WAIT[0], SIZE_WAIT[1] * (pair.rtt or 0.0))
+        wait = max(SIZE_WAIT[0], SIZE_WAIT[1] * pair.longest_rtt)
         pair.size_check = self._send(pair, Purpose.SIZE, now, wait, None, requests)
 
     def stop(self, pair: CandidatePair, now: float) -> None:
@@ -176,6 +179,7 @@ class CheckClient:
             pair.full_at = now
         if verdict is CheckVerdict.SUCCEEDED:
             pair.answered_at = now
+            pair.asked_at = max(pair.asked_at, transaction.started)
             _measure(pair, *transaction.rtt(now))
             if transaction.purpose is Purpose.CHECK:
                 self._finish(pair)
@@ -241,7 +245,7 @@ class CheckClient:
         if purpose is Purpose.CONSENT:
             transaction.requests, transaction.last_wait = 1, _CONSENT_WAIT / rto
         elif purpose is Purpose.SIZE:
-            transaction.requests, transaction.longest_wait = requests, rto
+            transaction.requests, transaction.longest_wait = requests, 2 * rto
         elif self._steady:
             transaction.requests, transaction.longest_wait = STEADY_REQUESTS, STEADY_WAIT
         self._transactions[transaction_id] = (transaction, pair)
@@ -291,5 +295,6 @@ def _measure(pair: CandidatePair, sample: float, exact: bool) -> None:
         if pair.rtt is None:
             pair.rtt = sample
         return
+    pair.latest_rtt = sample
     pair.rtt = sample if pair.rtt is None or not pair.rtt_exact else 0.875 * pair.rtt + 0.125 * sample
     pair.rtt_exact = True

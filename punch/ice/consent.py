@@ -3,7 +3,7 @@ Whether pairs still work: consent on the selected pair (RFC 7675), and what is d
 answering.
 
 Checks are small, and a path may carry no larger datagrams. So a pair is checked in full size as well before
-it is relied on, and again while large datagrams are sent on it (`PairMonitor.check_size`).
+it is relied on, and again when data on it is lost (`PairMonitor.check_size`).
 
 If a consent check or data (`PairMonitor.probe`) got no answer on a pair, the pair and the spare pairs are
 checked in quick succession. If it still does not answer it is *unresponsive*: the best pair that did answer
@@ -120,12 +120,20 @@ class PairMonitor:
         :return: whether it is the selected pair and was usable before.
         """
         pair.full_at = None
-        if not pair.usable:
-            return False
-        pair.impairment = Impairment.SMALL if pair.answered_at >= since else Impairment.UNRESPONSIVE
         selected = pair is self._selector.selected
+        # Unless a smaller check that was sent later is answered, this one may only wait in a queue
+        small = pair.asked_at > since
+        if not pair.usable or (selected and not small):
+            return False
+        pair.impairment = Impairment.SMALL if small else Impairment.UNRESPONSIVE
         pair.refresh_at = now if selected else pair.refresh_at
         return selected
+
+    def measured(self, rtt: float) -> None:
+        """The link measured this round-trip time on the selected pair, in seconds, queues included."""
+        selected = self._selector.selected
+        if selected is not None:
+            selected.latest_rtt = rtt
 
     def answered(self, pair: CandidatePair) -> None:
         """A check on this pair was answered."""
@@ -162,20 +170,27 @@ class PairMonitor:
         check = selected.size_check
         late = check is not None and check.sent > 2
         if check is not None and late:
-            spares = self._selector.spares(MAX_SPARES)
-            if selected.answered_at < check.started:
+            if selected.asked_at <= check.started:
+                # No check that was sent later is answered: there may be a queue, or the path does not work
                 self.probe(now)
+                return
+            spares = self._selector.spares(MAX_SPARES)
             for pair in spares:
                 if pair.full_at is not None and pair.full_at < check.started:
                     # The cause of the selected pair's new limit may affect the others too
                     pair.full_at = None
         elif self._selector.checks_size:
+            # One pair after the other: all at once would fill the queue of a slow line
             spares = self._selector.spares()
+            if any(pair.size_check is not None for pair in (selected, *spares)):
+                return
         else:
             return
         for pair in (selected, *spares):
             if pair.usable and not pair.full:
                 self._checker.check_size(pair, now)
+                if not late:
+                    return
 
     def _check_consent(self, selected: CandidatePair, now: float) -> None:
         consent = self._selector.consent
@@ -201,7 +216,7 @@ class PairMonitor:
         if now < self._next_probe_at:
             return None
         self._checker.check_consent(selected, now, self._selector.repeated_nomination)
-        self._next_probe_at = now + max(PROBE_INTERVAL, PROBE_RTTS[0] * (selected.rtt or 0.0))
+        self._next_probe_at = now + max(PROBE_INTERVAL, PROBE_RTTS[0] * selected.longest_rtt)
         self._probes += 1
         return PairCondition.UNANSWERED if self._probes == 2 else None
 
@@ -220,9 +235,9 @@ class PairMonitor:
 
 def _answer_timeout(pair: CandidatePair) -> float:
     """Seconds after which a pair without an answer is probed."""
-    return max(0.5, PROBE_RTTS[0] * (pair.rtt or 0.0))
+    return max(0.5, PROBE_RTTS[0] * pair.longest_rtt)
 
 
 def _probe_timeout(pair: CandidatePair) -> float:
     """Seconds of probing after which a pair without an answer is unresponsive."""
-    return max(PROBE_TIMEOUT, PROBE_RTTS[1] * (pair.rtt or 0.0))
+    return max(PROBE_TIMEOUT, PROBE_RTTS[1] * pair.longest_rtt)

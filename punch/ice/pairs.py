@@ -131,8 +131,12 @@ class CandidatePair:
     """The value of the controlling side's nomination, 0 without renomination; None: not nominated."""
     rtt: float | None = None
     rtt_exact: bool = False
+    latest_rtt: float = 0.0
+    """The newest round-trip time, of a check or of the link's data, queues included, in seconds."""
     answered_at: float = 0.0
     """When the newest success response came, in monotonic seconds."""
+    asked_at: float = 0.0
+    """When the newest answered check was sent for the first time, in monotonic seconds."""
     refresh_at: float = 0.0
     """When to check a valid pair that is not selected again, in monotonic seconds."""
     revoked: bool = False
@@ -201,6 +205,11 @@ class CandidatePair:
     def usable(self) -> bool:
         """Whether data on it arrives, as far as is known."""
         return self.valid and not self.impaired
+
+    @property
+    def longest_rtt(self) -> float:
+        """What an answer may take, in seconds, as far as is known."""
+        return max(self.rtt or 0.0, self.latest_rtt)
 
     @property
     def valid_kind(self) -> PathKind:

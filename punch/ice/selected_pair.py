@@ -148,6 +148,10 @@ class SelectedPair:
         """Check whether the selected pair carries the largest datagrams."""
         self._monitor.check_size(now)
 
+    def measured(self, rtt: float) -> None:
+        """The link measured this round-trip time on the selected pair, in seconds, queues included."""
+        self._monitor.measured(rtt)
+
     def too_small(self, pair: CandidatePair, since: float, now: float) -> None:
         """No check of full size was answered on this pair since the time `since`."""
         if self._monitor.too_small(pair, since, now):

@@ -277,6 +277,11 @@ class LinkCore:
         """The smoothed round-trip time in seconds; None if it is not known yet."""
         return None if self._link is None else self._link.quic.rtt
 
+    @property
+    def losses(self) -> int:
+        """Grows when packets are declared lost, or when nothing is acknowledged for a probe timeout."""
+        return 0 if self._link is None else self._link.quic.losses
+
     # Streams and datagrams of the application
 
     def open_stream(self, name: str) -> int:

@@ -261,6 +261,11 @@ class Link:
         return len(self._streams)
 
     @property
+    def losses(self) -> int:
+        """Grows when packets are declared lost, or when nothing is acknowledged for a probe timeout."""
+        return self.core.losses
+
+    @property
     def proved(self) -> bool:
         """The other side has proved who it is."""
         return self._proved

@@ -23,10 +23,13 @@ _CONTROL: Final = Frame(QuicFrameType.PING)
 class FrameTrace:
     """
     What aioquic calls a logger of one connection, which it tells of every packet and frame: here, of
-    received ones, so that they can be counted.
+    received and lost ones, so that they can be counted.
+
+    :ivar lost: the number of packets that were declared lost.
     """
 
     def __init__(self) -> None:
+        self.lost = 0
         self._packets: list[list[Frame]] = []
 
     def take(self) -> list[list[Frame]]:
@@ -38,6 +41,8 @@ class FrameTrace:
         """Something happened; the frames of a packet are added to its list afterwards."""
         if event == "packet_received" and data["header"]["packet_type"] == _ONE_RTT:
             self._packets.append(data["frames"])
+        elif event == "packet_lost":
+            self.lost += 1
 
     def packet_type(self, packet_type: Any) -> str:
         from aioquic.quic.packet import QuicPacketType
@@ -176,6 +181,9 @@ class AioquicConnection(LibraryConnection):
 
         certificate = self.library.tls._peer_certificate
         return None if certificate is None else bytes(certificate.public_bytes(Encoding.DER))
+
+    def _losses(self) -> int:
+        return self._trace.lost + int(self.library._loss._pto_count)
 
     def _smoothed_rtt(self) -> float | None:
         loss = self.library._loss

@@ -188,6 +188,10 @@ class QuicConnection(Protocol):
     def rtt(self) -> float | None:
         """The smoothed round-trip time in seconds, once known."""
 
+    @property
+    def losses(self) -> int:
+        """Grows when packets are declared lost, or when nothing is acknowledged for a probe timeout."""
+
 
 class QuicBackend(Protocol):
     """A QUIC library."""

@@ -314,6 +314,14 @@ class LibraryConnection(ABC):
     @abstractmethod
     def _smoothed_rtt(self) -> float | None: ...
 
+    @property
+    def losses(self) -> int:
+        losses: int = self._ask(0, self._losses)
+        return losses
+
+    @abstractmethod
+    def _losses(self) -> int: ...
+
 
 def common_settings(is_client: bool, secrets: SecretsLog) -> dict[str, Any]:
     """The settings of a connection that both libraries know by the same names."""

@@ -122,6 +122,10 @@ class Qh3Connection(LibraryConnection):
         rtt: float | None = None if core is None else core.smoothed_rtt
         return rtt
 
+    def _losses(self) -> int:
+        core = self.library._core
+        return 0 if core is None else int(core.loss_total + core.pto_total)
+
 
 class Qh3Backend(LibraryBackend):
     """

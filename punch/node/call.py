@@ -513,7 +513,7 @@ class Call:
         assert self.link is not None
         assert self.transport is not None
         now = self._context.monotonic()
-        self.transport.link_proved()
+        self.transport.link_proved(self.link)
         self.restarts = IceRestarts(self.peer, self._terms, self.link, self.transport, self._context, self)
         self.restarts.path_found(now)
         self.signaling.link_proved()

@@ -19,6 +19,7 @@ from punch.ice.checks import IceCredentials
 from punch.ice.generations import Generations
 from punch.ice.pairs import Pair
 from punch.identity import PeerID
+from punch.link.link import Link
 from punch.node.call_context import CallContext
 from punch.node.path import Silence
 from punch.node.policy import RelayPolicy
@@ -41,7 +42,7 @@ MAX_HELD = 8
 Datagrams of the link that are kept until an address answers, or for another path; a handshake has fewer.
 """
 LARGE = 1100
-"""Bytes of a datagram from which on the path is checked with packets of full size…"""
+"""Bytes of a datagram from which on, if the link loses something, the path is checked in full size…"""
 LARGE_GAP = 2.0
 """…at most once in so many seconds."""
 HINT_GAP = 2.0
@@ -136,7 +137,10 @@ class IceTransport:
         self._budget = context.budgets.of(peer, context.monotonic())
         self._silence = Silence()
         self._passed_over = False
+        self._large = False
         self._large_at = -LARGE_GAP
+        self._link: Link | None = None
+        self._losses = 0
         self._held: list[bytes] = []
         self._handshake: list[bytes] = []
         self._remote_addresses: list[Address] = []
@@ -280,10 +284,12 @@ class IceTransport:
             self.generations.use.check_size(now)
             self._changed()
 
-    def link_proved(self) -> None:
-        """The handshake of the link is over."""
+    def link_proved(self, link: Link) -> None:
+        """The handshake of the link is over: from now on, its measurements tell about the path."""
         self._silence.prove()
         self._handshake.clear()
+        self._link = link
+        self._lost_some()
 
     def send(self, datagrams: Sequence[bytes]) -> None:
         """
@@ -307,10 +313,12 @@ class IceTransport:
             sockets.send(handshake, remote, local)
         if not self._silence.proved:
             self._handshake = [*self._handshake, *handshake][-MAX_HELD:]
-        elif now >= self._large_at + LARGE_GAP and len(datagrams[0]) >= LARGE:
-            self._large_at = now
-            self.generations.use.check_size(now)
-            self._changed()
+        else:
+            self._large = self._large or len(datagrams[0]) >= LARGE
+            if self._large and now >= self._large_at + LARGE_GAP and self._lost_some():
+                self._large, self._large_at = False, now
+                self.generations.use.check_size(now)
+                self._changed()
         self._silence.sent(now)
         if self._unanswered_since is None:
             self._expect_answer(now)
@@ -381,8 +389,15 @@ class IceTransport:
         self._relays.leave(self)
 
     def _rtt(self) -> float | None:
-        pair = self.generations.selected
-        return None if pair is None else pair.rtt
+        """Return the longest round-trip time that is known, in seconds: data of the link waits in queues."""
+        times = [part.rtt for part in (self.generations.selected, self._link) if part is not None]
+        return max((time for time in times if time is not None), default=None)
+
+    def _lost_some(self) -> bool:
+        """Return whether the link has lost something since the last call."""
+        before = self._losses
+        self._losses = 0 if self._link is None else self._link.losses
+        return self._losses > before
 
     def _silence_deadline(self) -> float | None:
         """Return when the path is left because the link hears nothing on it."""
@@ -399,6 +414,8 @@ class IceTransport:
         since, now = self._unanswered_since, self._context.monotonic()
         if since is None or self.route is None:
             return
+        if self._link is not None and self._link.rtt is not None:
+            self.generations.use.measured(self._link.rtt)
         due = since + max(SILENCE, SLOW * (self._rtt() or 0.0))
         if now < due:
             self._silence_check = self._context.clock.callLater(due - now, self._check_silence)

@@ -98,6 +98,23 @@ class SizeTests(SynchronousTestCase):
             network.run(2.5)
             self.assertTrue(self.hosts(hosts[asking])[0].startswith("10.1."))
 
+    def test_a_queue(self) -> None:
+        """Checks of full size that are late are not lost: small ones are as late. And few are sent."""
+        for delay, measured, requests in ((0.7, None, 9), (1.5, 3.0, 1)):
+            network = IceNetwork()
+            one = network.host("one", "10.0.0.1")
+            network.pair(one, network.host("other", "10.0.0.2", controlling=False), gather=False)
+            network.run(20.0)
+            before = len(self.full(one))
+            network.delay = delay
+            if measured is not None:
+                one.agent.measured(measured)
+            one.agent.check_size(network.now)
+            network.run(4.0)
+            self.assertTrue(one.agent.path.working)
+            self.assertEqual(one.of(Disconnected), [])
+            self.assertLessEqual(len(self.full(one)) - before, requests)
+
     def test_strangers_get_nothing_large(self) -> None:
         """Before an address has answered, it gets no check of full size, and no answer to one."""
         network = IceNetwork(budgets=True)

@@ -10,6 +10,7 @@ from punch.test.internet import LinkSpec, Packet
 from punch.test.relayed import EASY, RelayTestCase
 from punch.test.scenarios.test_nats import path_now
 from punch.test.system import SERVICE, Peer, connect
+from punch.wire.address import FULL_SIZE
 
 SMALL = 1220
 """Bytes of the largest packet: too few for a handshake of QUIC, and enough for the data after it."""
@@ -91,6 +92,26 @@ class SmallPathTests(RelayTestCase):
             self.net.advance(1.0)
             self.assertEqual(path_now(alice, bob), "relay", number)
             self.assertEqual(alice.of(Disconnected) + bob.of(Disconnected), [])
+
+    def test_a_healthy_path(self) -> None:
+        """A link that loses nothing is asked nothing while it is in use."""
+        self.start()
+        alice, bob = self.pair(EASY, EASY)
+        connect(alice, bob)
+        self.net.advance(5.0)
+        full = []
+
+        def note(packet: Packet) -> bool:
+            data = packet.payload if isinstance(packet.payload, bytes) else b""
+            if data and data[0] < 4 and len(data) >= FULL_SIZE:
+                full.append(packet)
+            return False
+
+        self.net.drop = note
+        for _ in range(3):
+            self.bulk(alice, bob)
+            self.net.advance(2.5)
+        self.assertEqual(full, [])
 
     def test_checks_pass_and_quic_does_not(self) -> None:
         """If a path drops QUIC, the handshake gets no answer, and the next path is tried."""
