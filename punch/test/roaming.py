@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import capturedLogs
 
 from punch.link.link import Link
+from punch.link.services import anyone
 from punch.node.events import (
     Connected,
     Disconnected,
@@ -127,7 +128,7 @@ class Scenario:
     def _peer(self, name: str, kind: str) -> Peer:
         host = self.lan(kind).host(name)
         peer = Peer(self.net, host, self.rendezvous.address, accept=Accept.ANYONE)
-        peer.node.serve(STREAM, self._service)
+        peer.node.serve(STREAM, self._service, anyone)
         return peer.start()
 
     def _transfer(self) -> Transfer:
