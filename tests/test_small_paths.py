@@ -5,19 +5,18 @@ not. TCP is told by the routers (MSS), so the relay over TCP works.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from . import without_segmentation
 from .needs import need_namespaces
 from .netns import Host, Lab
 from .processes import Programs, programs
 
 SERVICE = "198.51.100.1"
 MTU = 1220
-PORTABLE = [sys.executable, str(Path(__file__).with_name("without_segmentation.py"))]
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_a_call(lab: Lab, running: Programs, kind: str, calling: str) -> None:
     service, *hosts = small_line(lab)
     rendezvous = running.rendezvous("--host", SERVICE, prefix=service.prefix)
     address = rendezvous.wait("listening")["address"]
-    wrapper: Sequence[str] = PORTABLE if kind == "portable" else ()
+    wrapper: Sequence[str] = without_segmentation.COMMAND if kind == "portable" else ()
     peers = {}
     for name, host in zip(("alice", "bob"), hosts, strict=True):
         options = ["--rendezvous", address, "--accept", "anyone"]

@@ -12,6 +12,7 @@ import os
 import platform
 import struct
 import sys
+from pathlib import Path
 
 from punch.net.segmentation import UDP_SEGMENT
 
@@ -22,6 +23,10 @@ _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _NUMBER, _THIRD_ARGUMENT = 0, 16 + 2 * 8
 """Where they stand in what a filter is shown (struct seccomp_data)."""
+
+
+COMMAND = [sys.executable, str(Path(__file__).resolve())]
+"""What a command line begins with to run in this way."""
 
 
 def _instruction(code: int, yes: int, no: int, value: int) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests import without_segmentation
 from tests.processes import Event, JSONProcess, ProcessFailed, Programs
 
 from .profiles import PROFILES, build
@@ -196,14 +197,19 @@ def start_rendezvous(
 
 
 def start_peer(programs: Programs, place: Place, address: str, options: Sequence[str] = ()) -> JSONProcess:
-    """A peer in a place, that lets everybody in."""
+    """
+    A peer in a place, that lets everybody in.
+
+    Peers on the left have batched sockets, those on the right portable ones, as on a kernel without
+    UDP_SEGMENT: so each pair of NATs sees both kinds.
+    """
     if place.sees6:
         address = address.replace(SERVICE4, f"[{SERVICE6}]")
     return programs.peer(
         place.name,
         *("--rendezvous", address, "--accept", "anyone", *options),
         state=f"state-{place.name}",
-        prefix=place.host.prefix,
+        prefix=[*place.host.prefix, *(without_segmentation.COMMAND if place.side == RIGHT else [])],
     )
 
 
