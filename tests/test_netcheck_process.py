@@ -22,7 +22,11 @@ def running(tmp_path: Path) -> Iterator[Programs]:
 
 def start(running: Programs) -> JSONProcess:
     """A rendezvous that local programs find by its state directory."""
-    rendezvous = running.rendezvous("--control", "tcp:0", "--reflector-port", "0")
+    # A client at this machine's own address and a port of the relay's range is refused, so the range is one
+    # that the system does not give to sockets (net.ipv4.ip_local_port_range).
+    rendezvous = running.rendezvous(
+        "--control", "tcp:0", "--reflector-port", "0", "--relay-ports", "61000-65535"
+    )
     rendezvous.wait("listening")
     return rendezvous
 
