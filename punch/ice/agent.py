@@ -290,11 +290,17 @@ class Agent:
             self._worked_at = None
             self.path.heard(now)
 
-    def pass_over(self, now: float) -> None:
-        """Select another pair: the link receives nothing on this one, though its checks are answered."""
-        if self._state is AgentState.CONNECTED:
-            self._worked_at = None
-            self.path.pass_over(now)
+    def pass_over(self, since: float, now: float) -> bool:
+        """
+        Select another pair if the link has received nothing on this one since the time `since`, though checks
+        on it are answered.
+
+        :return: whether the pair is impaired now.
+        """
+        if self._state is not AgentState.CONNECTED:
+            return False
+        self._worked_at = None
+        return self.path.pass_over(since, now)
 
     def bases_lost(self, bases: Collection[Address], now: float) -> None:
         """The machine no longer has these local addresses; they may return."""

@@ -136,7 +136,7 @@ class CheckClient:
         """
         if pair.size_check is not None:
             return
-        wait = max(SIZE_WAIT[0], SIZE_WAIT[1] * pair.longest_rtt)
+        wait = max(SIZE_WAIT[0], SIZE_WAIT[1] * pair.expected_rtt)
         pair.size_check = self._send(pair, Purpose.SIZE, now, wait, None, requests)
 
     def stop(self, pair: CandidatePair, now: float) -> None:
@@ -176,7 +176,7 @@ class CheckClient:
         verdict, mapped = self._judge(answer, transaction, remote, local)
         if transaction.purpose is Purpose.SIZE:
             # An error also shows that the request arrived
-            pair.full_at = now
+            pair.full_at, pair.size_failures = now, 0
         if verdict is CheckVerdict.SUCCEEDED:
             pair.answered_at = now
             pair.asked_at = max(pair.asked_at, transaction.started)
@@ -290,10 +290,10 @@ class CheckClient:
 
 
 def _measure(pair: CandidatePair, sample: float, exact: bool) -> None:
-    """Update the round-trip time. Exact samples are smoothed as in RFC 6298; others only replace None."""
+    """Update the round-trip time. Exact samples are smoothed as in RFC 6298; others are upper bounds."""
     if not exact:
-        if pair.rtt is None:
-            pair.rtt = sample
+        if not pair.rtt_exact:
+            pair.rtt = sample if pair.rtt is None else min(sample, pair.rtt)
         return
     pair.latest_rtt = sample
     pair.rtt = sample if pair.rtt is None or not pair.rtt_exact else 0.875 * pair.rtt + 0.125 * sample

@@ -72,6 +72,13 @@ PROBE_RTTS = 1.5, 3.0
 """The same two times in round-trip times, where that is longer."""
 
 
+SIZE_RETRY = 1.0, 300.0
+"""
+Seconds until a better pair that carried only small datagrams is checked in full size again, and the longest
+such time: it doubles with each check. Loss alone can make a good pair seem small.
+"""
+
+
 class PairCondition(Enum):
     """What `PairMonitor` found out about the selected pair."""
 
@@ -120,6 +127,8 @@ class PairMonitor:
         :return: whether it is the selected pair and was usable before.
         """
         pair.full_at = None
+        pair.size_at = now + min(SIZE_RETRY[0] * 2**pair.size_failures, SIZE_RETRY[1])
+        pair.size_failures = min(pair.size_failures + 1, 16)
         selected = pair is self._selector.selected
         # Unless a smaller check that was sent later is answered, this one may only wait in a queue
         small = pair.asked_at > since
@@ -134,6 +143,8 @@ class PairMonitor:
         selected = self._selector.selected
         if selected is not None:
             selected.latest_rtt = rtt
+            if not selected.rtt_exact:
+                selected.rtt = rtt if selected.rtt is None else min(rtt, selected.rtt)
 
     def answered(self, pair: CandidatePair) -> None:
         """A check on this pair was answered."""
@@ -151,11 +162,17 @@ class PairMonitor:
         for pair in self._refreshed_pairs():
             if now >= pair.refresh_at:
                 self._refresh(pair, now)
+        small = self._small_pair()
+        if small is not None and now >= small.size_at:
+            self._checker.check_size(small, now)
         return condition
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`; None: not needed."""
         times = [pair.refresh_at for pair in self._refreshed_pairs()]
+        small = self._small_pair()
+        if small is not None and small.size_check is None:
+            times.append(small.size_at)
         selected, consent = self._selector.selected, self._selector.consent
         if selected is not None and consent is not None:
             times.append(consent.check_at)
@@ -216,15 +233,32 @@ class PairMonitor:
         if now < self._next_probe_at:
             return None
         self._checker.check_consent(selected, now, self._selector.repeated_nomination)
-        self._next_probe_at = now + max(PROBE_INTERVAL, PROBE_RTTS[0] * selected.longest_rtt)
+        self._next_probe_at = now + max(PROBE_INTERVAL, PROBE_RTTS[0] * selected.expected_rtt)
         self._probes += 1
         return PairCondition.UNANSWERED if self._probes == 2 else None
 
     def _refreshed_pairs(self) -> list[CandidatePair]:
-        """The spare pairs, and the selected pair if it is impaired."""
-        selected = self._selector.selected
+        """The spare pairs, a better pair that is small, and the selected pair if it is impaired."""
+        selected, small = self._selector.selected, self._small_pair()
         spares = self._selector.spares()
+        if small is not None and small not in spares:
+            spares.append(small)
         return [*spares, selected] if selected is not None and selected.impaired else spares
+
+    def _small_pair(self) -> CandidatePair | None:
+        """The best pair that would be selected if it carried the largest datagrams."""
+        selected = self._selector.selected
+        if selected is None:
+            return None
+        small = [
+            pair
+            for pair in self._checklist
+            if pair.valid
+            and pair.impairment is Impairment.SMALL
+            and pair is not selected
+            and (selected.impaired or pair.valid_kind > selected.valid_kind)
+        ]
+        return max(small, key=lambda pair: pair.valid_kind, default=None)
 
     def _refresh(self, pair: CandidatePair, now: float) -> None:
         self._checker.check_consent(pair, now)
@@ -235,9 +269,9 @@ class PairMonitor:
 
 def _answer_timeout(pair: CandidatePair) -> float:
     """Seconds after which a pair without an answer is probed."""
-    return max(0.5, PROBE_RTTS[0] * pair.longest_rtt)
+    return max(0.5, PROBE_RTTS[0] * pair.expected_rtt)
 
 
 def _probe_timeout(pair: CandidatePair) -> float:
     """Seconds of probing after which a pair without an answer is unresponsive."""
-    return max(PROBE_TIMEOUT, PROBE_RTTS[1] * pair.longest_rtt)
+    return max(PROBE_TIMEOUT, PROBE_RTTS[1] * pair.expected_rtt)

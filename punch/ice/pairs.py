@@ -147,6 +147,10 @@ class CandidatePair:
     """Why other pairs are preferred now; None: no reason is known."""
     full_at: float | None = None
     """When the newest check of full size was answered, in monotonic seconds; None: it was not."""
+    size_failures: int = 0
+    """How many checks of full size in a row were not answered."""
+    size_at: float = 0.0
+    """When to check a small pair that is not selected in full size again, in monotonic seconds."""
     transaction: Transaction | None = None
     """The current check."""
     superseded: list[Transaction] = field(default_factory=list)
@@ -207,9 +211,12 @@ class CandidatePair:
         return self.valid and not self.impaired
 
     @property
-    def longest_rtt(self) -> float:
-        """What an answer may take, in seconds, as far as is known."""
-        return max(self.rtt or 0.0, self.latest_rtt)
+    def expected_rtt(self) -> float:
+        """
+        What the next answer probably takes, in seconds. The first answers, which dominate the smoothed time
+        for long, may have been late for reasons of that moment.
+        """
+        return self.latest_rtt or self.rtt or 0.0
 
     @property
     def valid_kind(self) -> PathKind:

@@ -157,11 +157,19 @@ class SelectedPair:
         if self._monitor.too_small(pair, since, now):
             self._leave(now)
 
-    def pass_over(self, now: float) -> None:
-        """Select another pair: the link receives nothing on this one, though its checks are answered."""
+    def pass_over(self, since: float, now: float) -> bool:
+        """
+        Select another pair if the link has received nothing on this one since the time `since`, though checks
+        on it are answered. If none is, the path itself may be dead, and the checks find that out.
+
+        :return: whether the pair is impaired now.
+        """
         selected = self._selector.selected
         if selected is None or selected.impaired:
-            return
+            return False
+        if selected.asked_at < since:
+            self._monitor.probe(now)
+            return False
         if not any(pair.usable for pair in self._checklist if pair is not selected):
             # All pairs are blocked or unusable: give the blocked ones another try
             for pair in self._checklist:
@@ -169,6 +177,7 @@ class SelectedPair:
                     pair.impairment = None
         selected.impairment = Impairment.BLOCKED
         self._leave(now)
+        return True
 
     def heard(self, now: float) -> None:
         """The link receives datagrams on the selected pair."""

@@ -370,10 +370,14 @@ class IceTransport:
         self.generations.handle_timer(now)
         deadline = self._silence_deadline()
         if deadline is not None and now >= deadline:
-            self._silence.end()
-            if self.generations.working:
+            since = self._silence.since
+            if since is None or not self.generations.working:
+                self._silence.end()
+            elif self.generations.use.pass_over(since, now):
                 self._passed_over = True
-                self.generations.use.pass_over(now)
+                self._silence.end()
+            else:
+                self._silence.postpone(now)
         if self._release_at is not None and now >= self._release_at:
             if self.generations.trial is None:
                 self._release_relays()
@@ -389,9 +393,11 @@ class IceTransport:
         self._relays.leave(self)
 
     def _rtt(self) -> float | None:
-        """Return the longest round-trip time that is known, in seconds: data of the link waits in queues."""
-        times = [part.rtt for part in (self.generations.selected, self._link) if part is not None]
-        return max((time for time in times if time is not None), default=None)
+        """Return what the link measures, which includes queues, else what checks do, in seconds."""
+        for measured in (self._link, self.generations.selected):
+            if measured is not None and measured.rtt is not None:
+                return measured.rtt
+        return None
 
     def _lost_some(self) -> bool:
         """Return whether the link has lost something since the last call."""

@@ -18,6 +18,8 @@ ROUND_TRIPS = 4
 """Both times are at least so many round-trip times."""
 LINK_BURSTS = 3
 """Bursts of a proved link that must have stayed unanswered by then."""
+POSTPONED = 0.5
+"""Seconds after which it is decided again about a path that has not answered a check in the meantime."""
 BURST = 0.05
 """Seconds within which everything that is sent counts as one burst."""
 HOLD = 0.5
@@ -53,11 +55,13 @@ class Silence:
     sending, while one that only acknowledges sends once.
 
     :ivar proved: the handshake of the link is over.
+    :ivar since: when the first datagram was sent since then, in monotonic seconds; None: none was.
     """
 
     def __init__(self) -> None:
         self.proved = False
-        self._since: float | None = None
+        self.since: float | None = None
+        self._postponed = 0.0
         self._last = 0.0
         self._bursts = 0
 
@@ -68,8 +72,8 @@ class Silence:
 
     def sent(self, now: float) -> None:
         """The link has sent something."""
-        if self._since is None:
-            self._since = now
+        if self.since is None:
+            self.since = now
         elif now < self._last + BURST:
             return
         self._last = now
@@ -77,7 +81,11 @@ class Silence:
 
     def end(self) -> None:
         """The link has received something, or uses another path."""
-        self._since, self._bursts = None, 0
+        self.since, self._bursts, self._postponed = None, 0, 0.0
+
+    def postpone(self, now: float) -> None:
+        """Whether the path answers checks is not known yet: decide a little later."""
+        self._postponed = now + POSTPONED
 
     def deadline(self, rtt: float | None) -> float | None:
         """
@@ -85,10 +93,10 @@ class Silence:
 
         :param rtt: its round-trip time in seconds, if it is known.
         """
-        if self._since is None or (self.proved and self._bursts < LINK_BURSTS):
+        if self.since is None or (self.proved and self._bursts < LINK_BURSTS):
             return None
         wait = LINK_WAIT if self.proved else HANDSHAKE_WAIT
-        return self._since + max(wait, ROUND_TRIPS * (rtt or 0.0))
+        return max(self._postponed, self.since + max(wait, ROUND_TRIPS * (rtt or 0.0)))
 
 
 class DebouncedPath:

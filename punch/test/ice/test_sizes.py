@@ -64,6 +64,35 @@ class SizeTests(SynchronousTestCase):
                 self.assertFalse(any(end.startswith(direction) for end in path), (direction, path))
                 self.assertEqual(self.hosts(other), path[::-1], direction)
 
+    def test_a_better_path_is_taken_again(self) -> None:
+        """
+        A better pair that lost its checks of full size is asked again: soon, because loss alone may be the
+        cause, and then less and less often.
+        """
+        network = IceNetwork()
+        one, other = network.host("one", "10.0.0.1"), network.host("other", "10.0.0.2", controlling=False)
+        other.bases.append(Address("10.1.0.2", 50000))
+        other.agent.add_relayed(other.bases[1], None, "relay", network.now)
+        self.small(network, "10.0.0.2")
+        network.pair(one, other, gather=False)
+        network.run(2.0)
+        self.assertEqual((one.path.path, other.path.path), ("relay", "relay"))
+        self.small(network, "nowhere")
+        network.run(2.0)
+        self.assertEqual((one.path.path, other.path.path), ("host", "host"))
+        self.small(network, "10.0.0.2")
+        one.agent.check_size(network.now)
+        network.run(3.0)
+        self.assertEqual(one.path.path, "relay")
+        before = len(self.full(one))
+        network.run(1000.0)
+        self.assertEqual(one.path.path, "relay")
+        self.assertLess(len(self.full(one)) - before, 50)
+        self.small(network, "nowhere")
+        network.run(310.0)
+        self.assertEqual((one.path.path, other.path.path), ("host", "host"))
+        self.assertEqual(one.of(Disconnected) + other.of(Disconnected), [])
+
     def test_no_other_path(self) -> None:
         """It is kept, and in doubt, until large datagrams get through."""
         network = IceNetwork()
@@ -141,6 +170,36 @@ class SizeTests(SynchronousTestCase):
             silence.sent(2.01 + number)
         self.assertEqual(silence.deadline(0.1), 2.0 + LINK_WAIT)
 
+    def test_silent_and_dead(self) -> None:
+        """Where checks are not answered either, nothing is passed over: probing finds out what works."""
+        network = IceNetwork()
+        one, other = self.two(network)
+        network.pair(one, other, gather=False)
+        network.run(5.0)
+        path, since = self.hosts(one), network.now
+        network.blocked = lambda source, target: True
+        network.run(0.2)
+        self.assertFalse(one.agent.pass_over(since, network.now))
+        self.assertEqual(self.hosts(one), path)
+        network.run(1.0)
+        self.assertFalse(one.agent.pass_over(since, network.now))
+        self.assertTrue(one.agent.path.working)
+        network.run(1.0)
+        self.assertFalse(one.agent.path.working)
+
+    def test_upper_bounds(self) -> None:
+        """What answers to repeated checks measured too long does not delay the discovery of a dead path."""
+        network = IceNetwork()
+        one, other = network.host("one", "10.0.0.1"), network.host("other", "10.0.0.2", controlling=False)
+        network.blocked = lambda source, target: network.now < 3.0
+        network.pair(one, other, gather=False)
+        network.run(4.0)
+        one.agent.measured(0.05)
+        network.blocked = lambda source, target: True
+        one.agent.probe(network.now)
+        network.run(1.6)
+        self.assertFalse(one.agent.path.working)
+
     def test_passed_over(self) -> None:
         """What the link hears nothing on makes room for another, and has its turn when that is no better."""
         network = IceNetwork()
@@ -150,8 +209,11 @@ class SizeTests(SynchronousTestCase):
         paths = []
         for _ in range(2 * len(one.agent.pairs)):
             paths.append(self.hosts(one))
-            one.agent.pass_over(network.now)
-            network.run(0.5)
+            since = network.now
+            one.agent.probe(since)
+            network.run(0.1)
+            self.assertTrue(one.agent.pass_over(since, network.now))
+            network.run(0.4)
             self.assertTrue(one.agent.path.working)
             self.assertEqual(self.hosts(other), self.hosts(one)[::-1])
         self.assertTrue(all(path != after for path, after in itertools.pairwise(paths)))
