@@ -1,6 +1,6 @@
 """
-A line of 1,220 bytes whose ICMP is lost, as behind a tunnel: connectivity checks pass, QUIC's handshake does
-not. TCP is told by the routers (MSS), so the relay over TCP works.
+Tunnels whose ICMP is lost. On one of 1,220 bytes, connectivity checks pass, QUIC's handshake does not. TCP is
+told by the routers (MSS), so the relay over TCP works. One of 1,280 bytes is the smallest that IPv6 allows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from .processes import Programs, programs
 
 SERVICE = "198.51.100.1"
 MTU = 1220
+SERVICE_IPV6 = "2001:db8:1::1"
+MTU_IPV6 = 1280
 
 
 @pytest.fixture
@@ -66,23 +68,77 @@ def small_line(lab: Lab) -> tuple[Host, Host, Host]:
     return service, alice, bob
 
 
-@pytest.mark.parametrize("calling", ["alice", "bob"])
-@pytest.mark.parametrize("kind", ["batched", "portable"])
-def test_a_call(lab: Lab, running: Programs, kind: str, calling: str) -> None:
-    service, *hosts = small_line(lab)
-    rendezvous = running.rendezvous("--host", SERVICE, prefix=service.prefix)
+def smallest_ipv6_line(lab: Lab, *, direct: bool) -> tuple[Host, Host, Host]:
+    """The same with IPv6 only; the two peers reach each other directly, or only the service."""
+    public, home = lab.switch("public"), lab.switch("home")
+    service, alice, bob = lab.host("service"), lab.host("alice"), lab.host("bob")
+    far, near = lab.host("far"), lab.host("near")
+    lab.plug(service, public, "eth0", f"{SERVICE_IPV6}/64")
+    lab.plug(alice, public, "eth0", "2001:db8:1::10/64")
+    lab.plug(far, public, "wan", "2001:db8:1::20/64")
+    lab.join(far, "tunnel", near, "tunnel")
+    lab.plug(near, home, "lan", "2001:db8:2::1/64")
+    lab.plug(bob, home, "eth0", "2001:db8:2::2/64")
+    far.run("ip", "address", "add", "2001:db8:9::1/64", "dev", "tunnel", "nodad")
+    near.run("ip", "address", "add", "2001:db8:9::2/64", "dev", "tunnel", "nodad")
+    for router in (far, near):
+        router.run("ip", "link", "set", "tunnel", "mtu", str(MTU_IPV6))
+        router.sysctl("net.ipv6.conf.all.forwarding=1")
+        blocked = "" if direct else "ip6 saddr 2001:db8:1::10 drop; ip6 daddr 2001:db8:1::10 drop;"
+        router.nft(
+            f"""
+            table ip6 small {{
+                chain output {{ type filter hook output priority 0; icmpv6 type packet-too-big drop; }}
+                chain forward {{
+                    type filter hook forward priority 0;
+                    tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+                    {blocked}
+                }}
+            }}
+            """
+        )
+    far.run("ip", "-6", "route", "add", "2001:db8:2::/64", "via", "2001:db8:9::2")
+    near.run("ip", "-6", "route", "add", "default", "via", "2001:db8:9::1")
+    bob.run("ip", "-6", "route", "add", "default", "via", "2001:db8:2::1")
+    for host in (service, alice):
+        host.run("ip", "-6", "route", "add", "default", "via", "2001:db8:1::20")
+    for host in (service, alice, bob, far, near):
+        host.settle()
+    return service, alice, bob
+
+
+def call(running: Programs, hosts: Sequence[Host], host: str, calling: str, kind: str) -> str:
+    """A call in which a long message arrives; the kind of its path."""
+    service, *places = hosts
+    rendezvous = running.rendezvous("--host", host, prefix=service.prefix)
     address = rendezvous.wait("listening")["address"]
     wrapper: Sequence[str] = without_segmentation.COMMAND if kind == "portable" else ()
     peers = {}
-    for name, host in zip(("alice", "bob"), hosts, strict=True):
+    for name, place in zip(("alice", "bob"), places, strict=True):
         options = ["--rendezvous", address, "--accept", "anyone"]
-        peers[name] = running.peer(name, *options, state=name, prefix=[*host.prefix, *wrapper])
+        peers[name] = running.peer(name, *options, state=name, prefix=[*place.prefix, *wrapper])
     for peer in peers.values():
         peer.wait("registered")
     caller = peers.pop(calling)
     (callee,) = peers.values()
     caller.command("call", peer=callee.events[0]["id"])
-    assert caller.wait(("connected", "failed"))["event"] == "connected"
+    connected = caller.wait(("connected", "failed"))
+    assert connected["event"] == "connected"
     caller.command("send", peer=callee.events[0]["id"], text="x" * 5000)
     assert len(callee.wait("message")["text"]) == 5000
     assert caller.wait("delivered")
+    return str(connected["path"])
+
+
+@pytest.mark.parametrize("calling", ["alice", "bob"])
+@pytest.mark.parametrize("kind", ["batched", "portable"])
+def test_a_call(lab: Lab, running: Programs, kind: str, calling: str) -> None:
+    call(running, small_line(lab), SERVICE, calling, kind)
+
+
+@pytest.mark.parametrize("path", ["host", "relay"])
+@pytest.mark.parametrize("kind", ["batched", "portable"])
+def test_the_smallest_line_of_ipv6(lab: Lab, running: Programs, kind: str, path: str) -> None:
+    """Datagrams of the link, and those that a relay forwards, fit into 1,280 bytes."""
+    hosts = smallest_ipv6_line(lab, direct=path == "host")
+    assert call(running, hosts, SERVICE_IPV6, "bob", kind) == path
