@@ -8,7 +8,14 @@ from pathlib import Path
 
 from .places import Place
 
-ECHO = Path(__file__).parent.parent / "docs" / "examples" / "echo.py"
+DOCS = Path(__file__).parent.parent / "docs"
+ECHO = DOCS / "examples" / "echo.py"
+
+
+def test_the_page_has_the_program() -> None:
+    program = ECHO.read_text(encoding="utf-8")
+    assert f"```python\n{program}```\n" in (DOCS / "api.md").read_text(encoding="utf-8")
+    assert sum(bool(line.strip()) for line in program.splitlines()) <= 40
 
 
 def test_echo(place: Place) -> None:

@@ -6,11 +6,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import react
 
-from punch.contacts import AddressBook
-from punch.identity import Identity, PeerID
+from punch.identity import PeerID
 from punch.link.services import anyone
 from punch.net.reactor import use_monotonic_time
-from punch.node.events import Registered
 from punch.node.node import Node
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -22,7 +20,7 @@ class Echo(Protocol):
 
 
 class Ask(Protocol):
-    def __init__(self):
+    def connectionMade(self):
         self.data, self.answered = b"", Deferred()
 
     def dataReceived(self, data):
@@ -32,39 +30,24 @@ class Ask(Protocol):
         self.answered.callback(self.data)
 
 
-def serve(node):
-    node.serve("echo/1", Factory.forProtocol(Echo), anyone)
-
-
-async def ask(node, peer, text):
-    link = await node.connect(peer)
+async def ask(link, text):
     stream = await link.connect("echo/1", Factory.forProtocol(Ask))
-    stream.transport.write(text)
+    stream.transport.write(text.encode())
     stream.transport.loseWriteConnection()
-    return await stream.answered
+    return (await stream.answered).decode()
 
 
 async def main(reactor, rendezvous, peer=None, text="hello"):
     use_monotonic_time(reactor)
-    node = Node(
-        reactor=reactor,
-        identity=Identity.generate(),
-        name="echo",
-        accept=Accept.ANYONE,
-        known=AddressBook(None),
-        rendezvous=RendezvousAddress.parse(rendezvous),
-    )
-    serve(node)
-
-    def tell(event):
-        if peer is None and isinstance(event, Registered):
-            print(node.identity.peer_id, flush=True)
-
-    node.subscribe(tell)
+    node = Node(reactor=reactor, rendezvous=RendezvousAddress.parse(rendezvous), accept=Accept.ANYONE)
+    node.serve("echo/1", Factory.forProtocol(Echo), anyone)
     node.startService()
     if peer is None:
+        await node.when_registered()
+        print(node.identity.peer_id, flush=True)
         await Deferred()  # until Ctrl-C
-    print((await ask(node, PeerID.parse(peer), text.encode())).decode(), flush=True)
+    link = await node.connect(PeerID.parse(peer))
+    print(await ask(link, text))
     await node.stopService()
 
 

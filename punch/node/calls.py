@@ -84,6 +84,7 @@ class OutgoingCalls:
 
     :param observer: of the calls made here.
     :param failed: called with peer, reason and text when a call failed before there was a `Call`.
+    :ivar final: why there will be no connection to the rendezvous any more; None while there may be one.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class OutgoingCalls:
         self._failed = failed
         self._queue: dict[PeerID, IDelayedCall] = {}
         self._problem: ControlProblem | None = None
-        self._final: ControlProblem | None = None
+        self.final: ControlProblem | None = None
 
     def __contains__(self, peer: PeerID) -> bool:
         """Return whether a call to this peer waits for the rendezvous."""
@@ -107,8 +108,8 @@ class OutgoingCalls:
 
     def refusal(self) -> tuple[str, str] | None:
         """Return why no call can be placed or queued now, as reason and text; None if one can."""
-        if self._final is not None:
-            return self._final.reason, self._final.text
+        if self.final is not None:
+            return self.final.reason, self.final.text
         if len(self._queue) >= MAX_QUEUED or self._calls.full:
             return ErrorCode.TOO_MANY.value, sentences.too_many_calls()
         return None
@@ -144,7 +145,7 @@ class OutgoingCalls:
 
     def give_up(self, problem: ControlProblem) -> None:
         """There will be no connection any more: all queued calls fail."""
-        self._final = problem
+        self.final = problem
         for peer in list(self._queue):
             if self.withdraw(peer):
                 self._failed(peer, problem.reason, problem.text)

@@ -107,9 +107,11 @@ class Node(Service):
     """
     The peer as a service; see `punch.node.events` for what it tells those who `subscribe`.
 
+    :param identity: None: a new one, for as long as the process runs.
     :param name: what other peers see.
     :param accept: who may call besides known peers.
-    :param known: peers that were called or accepted before, and blocked ones; grows with each call.
+    :param known: peers that were called or accepted before, and blocked ones; grows with each call. None: a
+        new address book in memory.
     :param offers: tells offers from copies of old ones; without, those made before now are all doubted.
     :param addresses: the local addresses to use, asked anew for every call.
     :param source: from which of them an IP address is reached; None: as the control connection, or unknown.
@@ -129,11 +131,11 @@ class Node(Service):
         self,
         *,
         reactor: Any,
-        identity: Identity,
-        name: str,
-        accept: Accept,
-        known: AddressBook,
         rendezvous: RendezvousAddress,
+        accept: Accept,
+        identity: Identity | None = None,
+        name: str = "punch",
+        known: AddressBook | None = None,
         addresses: Callable[[], list[str]] = local_addresses,
         source: Callable[[str], str | None] | None = None,
         open_socket: OpenSocket = open_best_socket,
@@ -148,11 +150,12 @@ class Node(Service):
         proxy: str | None = None,
         waiting: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.identity = identity
-        self._known = known
+        self.identity = identity = Identity.generate() if identity is None else identity
+        self._known = known = AddressBook(None) if known is None else known
         self._rendezvous = rendezvous
         self._listeners: list[_Listener] = []
         self._waiters: dict[PeerID, list[Deferred[Link]]] = {}
+        self._registration_waiters: list[Deferred[None]] = []
         self._clock = reactor
         self._addresses = addresses
         self._open_socket = open_socket
@@ -234,6 +237,7 @@ class Node(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         self._network.stop()
         self._outgoing.stop()
+        self._end_registration_waiters(CallFailed(None, ErrorCode.CANCELLED.value, "This node has stopped."))
         for peer in list(self._waiters):
             error = CallFailed(peer, ErrorCode.CANCELLED.value, sentences.hung_up_early(peer, None))
             self._fail_waiters(peer, error)
@@ -248,6 +252,23 @@ class Node(Service):
         done: Deferred[Any] = DeferredList(closing, consumeErrors=True)
         done.addTimeout(STOP_TIME, self._clock, onTimeoutCancel=lambda result, timeout: None)
         return done.addCallback(lambda _: self._network.close())
+
+    def when_registered(self) -> Deferred[None]:
+        """
+        Wait until this peer is registered, so that others can call it.
+
+        :return: fires at once if it is registered now, and else with the next registration. It fails with
+            `CallFailed` if no further attempt is made to register, or if the node stops.
+        """
+        waiter: Deferred[None] = Deferred()
+        if self._control.registered:
+            waiter.callback(None)
+        elif self._outgoing.final is not None:
+            problem = self._outgoing.final
+            waiter.errback(CallFailed(None, problem.reason, problem.text))
+        else:
+            self._registration_waiters.append(waiter)
+        return waiter
 
     def subscribe(
         self, listener: Callable[[Event], object], can_answer: Callable[[], bool] = lambda: False
@@ -504,12 +525,16 @@ class Node(Service):
                 self._log.failure("A listener failed at {event}.", event=type(event).__name__)
         if isinstance(event, IncomingCall) and not event.decided:
             self.reject_unanswerable()
+        elif isinstance(event, Registered):
+            self._end_registration_waiters(None)
         elif isinstance(event, (Connected, AlreadyConnected)):
             link = self.link(event.peer)
             if link is not None:
                 for waiter in self._waiters.pop(event.peer, []):
                     waiter.callback(link)
         elif isinstance(event, CallFailed):
+            if event.peer is None:
+                self._end_registration_waiters(event)
             for peer in list(self._waiters) if event.peer is None else [event.peer]:
                 self._fail_waiters(peer, event)
         elif (
@@ -519,6 +544,11 @@ class Node(Service):
         ):
             # The link was hung up while it was asked for a sign of life.
             self._fail_waiters(event.peer, CallFailed(event.peer, event.reason, event.text))
+
+    def _end_registration_waiters(self, result: CallFailed | None) -> None:
+        waiters, self._registration_waiters = self._registration_waiters, []
+        for waiter in waiters:
+            waiter.callback(result) if result is None else waiter.errback(result)
 
     def _fail_waiters(self, peer: PeerID, error: CallFailed) -> None:
         for waiter in self._waiters.pop(peer, []):

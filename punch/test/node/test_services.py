@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -31,6 +32,7 @@ from punch.node.node import Node
 from punch.test.internet.testcase import InternetTestCase
 from punch.test.system import SERVICE, Rendezvous
 from punch.wire.control import Accept, ErrorCode
+from punch.wire.rendezvous_address import RendezvousAddress
 
 EXAMPLES = Path(punch.__file__).parent.parent / "docs" / "examples"
 
@@ -149,6 +151,40 @@ class ServiceTests(NodeTestCase):
             self.assertEqual(len(self.of(name, Connected)), 1)
             self.assertEqual(len(self.of(name, Disconnected)), 1)
 
+    def test_when_registered(self) -> None:
+        host = self.net.host("carol", "203.0.113.3")
+
+        def start(rendezvous: RendezvousAddress) -> Node:
+            node = Node(
+                reactor=host.reactor,
+                rendezvous=rendezvous,
+                accept=Accept.KNOWN,
+                addresses=lambda: host.addresses,
+                random=self.net.random_bytes("carol"),
+                monotonic=host.monotonic,
+                wall=host.wall,
+            )
+            node.startService()
+            return node
+
+        node = start(self.rendezvous.address)
+        waiting = node.when_registered()
+        self.assertNoResult(waiting)
+        self.net.wait(waiting, 5.0, "the registration")
+        self.successResultOf(node.when_registered())
+        self.net.wait(node.stopService(), 3.0, "a node stops")
+        node = start(replace(self.rendezvous.address, pin=bytes(32)))
+        waiting = node.when_registered()
+        self.net.advance(5.0)
+        for failed in (waiting, node.when_registered()):
+            self.assertEqual(self.failureResultOf(failed, CallFailed).value.reason, Reason.BAD_PIN.value)
+        self.net.wait(node.stopService(), 3.0, "a node stops")
+        node = start(self.rendezvous.address)
+        waiting = node.when_registered()
+        stopping = node.stopService()
+        self.assertEqual(self.failureResultOf(waiting, CallFailed).value.reason, ErrorCode.CANCELLED.value)
+        self.net.wait(stopping, 3.0, "a node stops")
+
     def test_connect_fails(self) -> None:
         own = self.alice.connect(self.alice.identity.peer_id)
         self.assertEqual(self.failureResultOf(own, CallFailed).value.reason, Reason.SELF.value)
@@ -189,7 +225,7 @@ class ExampleTests(NodeTestCase):
     def test_echo_and_counter(self) -> None:
         echo, counter = (runpy.run_path(str(EXAMPLES / f"{name}.py")) for name in ("echo", "counter"))
         peer = self.bob.identity.peer_id
-        echo["serve"](self.bob)
+        self.bob.serve("echo/1", Factory.forProtocol(echo["Echo"]), anyone)
         stop = counter["serve"](self.bob)
         link = self.net.wait(self.alice.connect(peer), 20.0, "a link")
         refused = Deferred.fromCoroutine(counter["increment"](link))
@@ -197,10 +233,10 @@ class ExampleTests(NodeTestCase):
         code = self.failureResultOf(refused, ServiceRefused).value.code
         self.assertIs(code, RefusalCode.NOT_ALLOWED)
         self.books["bob"].grant(self.alice.identity.peer_id, "counter/1")
-        asking = [Deferred.fromCoroutine(echo["ask"](self.alice, peer, b"hello"))]
+        asking = [Deferred.fromCoroutine(echo["ask"](link, "hello"))]
         asking += [Deferred.fromCoroutine(counter["increment"](link)) for _ in range(2)]
         answers = [self.net.wait(answer, 2.0, "an answer") for answer in asking]
-        self.assertEqual(answers, [b"hello", 1, 2])
+        self.assertEqual(answers, ["hello", 1, 2])
         stop()
         gone = Deferred.fromCoroutine(counter["increment"](link))
         self.net.advance(1.0)
