@@ -255,6 +255,7 @@ class PairMonitor:
             for pair in self._checklist
             if pair.valid
             and pair.impairment is Impairment.SMALL
+            and not pair.full
             and pair is not selected
             and (selected.impaired or pair.valid_kind > selected.valid_kind)
         ]

@@ -116,15 +116,11 @@ class Selector:
             usable = current if current is not None and current.usable else None
             self._select(checklist.best_nominated() or usable or checklist.best_valid() or current, now)
 
-    def answered(self, pair: CandidatePair, now: float, *, full: bool = False) -> None:
-        """
-        A check on this pair was answered.
-
-        :param full: the check was of full size.
-        """
-        pair.refresh_at = now + (RETRY if pair.impairment is Impairment.SMALL else REFRESH)
-        if pair.impairment is Impairment.UNRESPONSIVE or (full and pair.impairment is Impairment.SMALL):
+    def answered(self, pair: CandidatePair, now: float) -> None:
+        """A check on this pair was answered."""
+        if pair.impairment is Impairment.UNRESPONSIVE or (pair.full and pair.impairment is Impairment.SMALL):
             pair.impairment = None
+        pair.refresh_at = now + (RETRY if pair.impairment is Impairment.SMALL else REFRESH)
         if pair is self.selected and self.consent is not None:
             self.consent.answered(now)
 

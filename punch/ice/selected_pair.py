@@ -133,7 +133,7 @@ class SelectedPair:
         """
         recovered = pair.impaired and pair is self._selector.selected
         self._monitor.answered(pair)
-        self._selector.answered(pair, now, full=full)
+        self._selector.answered(pair, now)
         self.choose(now)
         if full:
             self._stop_needless(now)

@@ -15,7 +15,7 @@ from punch.node.path import (
 )
 from punch.test.ice_network import NAT, Host, IceNetwork
 from punch.wire.address import FULL_SIZE, Address
-from punch.wire.stun import Attribute, MessageClass, parse
+from punch.wire.stun import Attribute, MessageClass, encode, error, parse
 
 PUBLIC = "203.0.113.1"
 
@@ -92,6 +92,28 @@ class SizeTests(SynchronousTestCase):
         network.run(310.0)
         self.assertEqual((one.path.path, other.path.path), ("host", "host"))
         self.assertEqual(one.of(Disconnected) + other.of(Disconnected), [])
+
+    def test_errors(self) -> None:
+        """A signed error shows that the large request arrived: the pair is used again, and not asked again."""
+        network = IceNetwork()
+        one, other = network.host("one", "10.0.0.1"), network.host("other", "10.0.0.2", controlling=False)
+        other.bases.append(Address("10.1.0.2", 50000))
+        other.agent.add_relayed(other.bases[1], None, "relay", network.now)
+        self.small(network, "10.0.0.1")
+        network.pair(one, other, gather=False)
+        network.run(2.0)
+        self.assertEqual(one.path.path, "relay")
+        key, requests = other.agent.credentials.key, 0
+        for _ in range(40):
+            before = len(self.full(one))
+            network.run(0.1, until=lambda before=before: len(self.full(one)) > before)
+            _, sent = one.sent[-1]
+            if len(self.full(one)) > before and sent.remote == other.bases[0]:
+                requests += 1
+                refusal = error(parse(sent.data), 420, "Unknown Attribute")
+                network.inject(one, encode(refusal, key), sent.remote)
+        self.assertEqual(requests, 1)
+        self.assertEqual((one.path.path, other.path.path), ("host", "host"))
 
     def test_no_other_path(self) -> None:
         """It is kept, and in doubt, until large datagrams get through."""
