@@ -78,7 +78,7 @@ class Ours(asyncio.DatagramProtocol):
         self.agent.set_remote(IceCredentials(peer["ufrag"], peer["password"]), 0.05, now)
         for text in peer["candidates"]:
             self.agent.add_remote_candidate(Candidate.parse(text), now)
-        self.agent.end_of_remote_candidates(now)
+        self.agent.end_of_remote_candidates()
         self.work()
         await asyncio.wait_for(self.connected.wait(), 10)
 
@@ -107,7 +107,7 @@ class Ours(asyncio.DatagramProtocol):
         if classify(data) is not DatagramKind.STUN:
             self.received.add(data)
             return
-        if self.agent.wants(data, remote) and self.connected.is_set():
+        if self.agent.wants(data) and self.connected.is_set():
             answer = parse(data).message_class is MessageClass.SUCCESS
             self.answers += answer
             self.requests += not answer

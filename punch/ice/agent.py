@@ -43,8 +43,6 @@ from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun import MAGIC_COOKIE, MAX_ATTRIBUTES, MessageClass, Method, STUNError, StunMessage, parse
 
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
-
-
 _ENDED = (AgentState.FAILED, AgentState.CLOSED)
 
 
@@ -155,7 +153,7 @@ class Agent:
         self._pair_up(self._locals.add_host(base))
 
     def add_relayed(
-        self, relayed: Address, mapped: Address | None, source: str, now: float, *, streamed: bool = False
+        self, relayed: Address, mapped: Address | None, source: str, *, streamed: bool = False
     ) -> None:
         """
         Add the relayed candidate of an allocation. `relayed` is a local address from now on: datagrams that
@@ -260,7 +258,7 @@ class Agent:
         self._worked_at = None
         self.path.drop([pair for pair in self._checklist if pair.remote.address == address], now)
 
-    def end_of_remote_candidates(self, now: float) -> None:
+    def end_of_remote_candidates(self) -> None:
         """The peer has signalled all of its candidates (RFC 8838, section 14)."""
         self._remotes_ended = True
 
@@ -315,7 +313,7 @@ class Agent:
 
     # Datagrams and time
 
-    def wants(self, data: bytes, remote: Address) -> bool:
+    def wants(self, data: bytes) -> bool:
         """
         Whether this is a STUN message for this ICE session: an answer to one of our requests, or a request
         whose USERNAME begins with our ufrag. The message is not authenticated.
@@ -495,8 +493,8 @@ class Agent:
 
     def _check_failure(self, now: float) -> None:
         """Fail if the time for checking is over (RFC 8863)."""
-        hopeless = self._locals_ended and self._remotes_ended and self._checklist.exhausted()
-        if self._failure_timer.is_over(now, hopeless):
+        exhausted = self._locals_ended and self._remotes_ended and self._checklist.exhausted()
+        if self._failure_timer.is_over(now, exhausted):
             reason = why_not(self._locals.bases, list(self._remotes), len(self._checklist))
             self._events.append(events.PathFailed(reason))
             self._fail()

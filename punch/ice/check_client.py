@@ -15,7 +15,7 @@ from punch.wire.address import FULL_SIZE, Address, Transmit
 from punch.wire.stun import Attribute, MessageClass, StunMessage
 
 MAX_ROLE_SWITCHES = 16
-"""How many role conflicts are repaired. Honest agents have one; a hostile peer could cause them for ever."""
+"""How many role conflicts are repaired: honest agents have one, but a hostile peer could cause more."""
 MAX_SUPERSEDED = 4
 """How many earlier checks of a pair may still be answered, for paths that are slower than the RTO."""
 _ROLE_CONFLICT = 487
@@ -24,8 +24,9 @@ SIZE_REQUESTS = 4
 """How many requests a check of full size has."""
 SIZE_WAIT = 0.2, 1.5
 """
-Seconds, or round-trip times if that is longer, between the first two of these requests; the others, and the
-end of the check, wait twice as long: on a slow line, they make the queue longer that they wait in.
+The time between the first two of these requests: so many seconds or round-trip times, whichever is longer.
+The later requests and the end of the check come after twice this time, since the requests themselves lengthen
+the queue of a slow line.
 """
 STEADY_WAIT = 2.0
 """The longest time between two requests of a steady check, in seconds."""

@@ -69,13 +69,13 @@ Seconds of probing without an answer after which a pair is unresponsive. With th
 check, and the time that the next best pair needs, a broken path is left within three seconds.
 """
 PROBE_RTTS = 1.5, 3.0
-"""The same two times in round-trip times, where that is longer."""
-
-
+"""
+The least time to wait for each answer, and the least time of probing, in round-trip times.
+"""
 SIZE_RETRY = 1.0, 300.0
 """
-Seconds until a better pair that carried only small datagrams is checked in full size again, and the longest
-such time: it doubles with each check. Loss alone can make a good pair seem small.
+Seconds until a pair that seems small, and would be better than the selected one, is checked in full size
+again: first, and at most. The time doubles with each check. Loss alone can make a pair seem small.
 """
 
 

@@ -27,15 +27,15 @@ class FailureTimer:
         self._limits = now + PAC_TIMEOUT, now + MAX_CHECKING
         self._checked_at = now
 
-    def is_over(self, now: float, hopeless: bool) -> bool:
+    def is_over(self, now: float, exhausted: bool) -> bool:
         """
         Whether the session has failed.
 
-        :param hopeless: all pairs have failed, and no more candidates follow.
+        :param exhausted: all pairs have failed, and no more candidates follow.
         """
         self._checked_at = now
-        patient_until, give_up_at = self._limits
-        return now >= give_up_at or (now >= patient_until and hopeless)
+        may_fail_at, must_fail_at = self._limits
+        return now >= must_fail_at or (now >= may_fail_at and exhausted)
 
     def get_timer(self) -> float | None:
         """When to call `is_over` again; None: not needed."""

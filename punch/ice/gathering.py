@@ -9,13 +9,7 @@ from dataclasses import dataclass
 from punch.ice.transactions import RTO, Purpose, Transaction
 from punch.identity import RandomBytes
 from punch.wire.address import Address, Transmit
-from punch.wire.stun import (
-    Attribute,
-    MessageClass,
-    Method,
-    StunMessage,
-    encode,
-)
+from punch.wire.stun import Attribute, MessageClass, Method, StunMessage, encode
 
 REQUESTS = 3
 """How many requests a reflector gets from one base: after 0, 0.5 and 1.5 s."""

@@ -109,14 +109,14 @@ class Generations:
         """Whether an authenticated check came or was answered between these addresses."""
         return any(agent.validated(local, remote) for agent in self.agents)
 
-    def wants(self, data: bytes, remote: Address) -> bool:
+    def wants(self, data: bytes) -> bool:
         """Whether this is a STUN message for one of the sessions."""
-        return any(agent.wants(data, remote) for agent in self.agents)
+        return any(agent.wants(data) for agent in self.agents)
 
     def receive_datagram(self, data: bytes, remote: Address, local: Address, now: float) -> None:
         """Process a STUN message."""
         for agent in self.agents:
-            if agent.wants(data, remote):
+            if agent.wants(data):
                 agent.receive_datagram(data, remote, local, now)
                 break
         self._collect(now)

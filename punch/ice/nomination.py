@@ -18,9 +18,9 @@ REFRESH = 10.0
 RETRY = 2.0
 """Seconds between checks of an impaired pair."""
 CLEARLY_FASTER = 0.5
-"""Another pair is worth moving to if its round-trip time is below this part of the selected pair's…"""
+"""A pair of the same kind is selected instead if its round-trip time is below this part of the old one's."""
 WORTH_MOVING = 0.01
-"""…and lower by this many seconds."""
+"""It must also be lower by this many seconds."""
 
 
 class Nomination(str, Enum):
@@ -73,7 +73,7 @@ class Selector:
 
     @property
     def nominate_at(self) -> float | None:
-        """When to nominate the selected pair, in monotonic seconds; None: not needed."""
+        """When to nominate the selected pair, in monotonic seconds; None: not now."""
         return self._nominate_at if self._checklist.controlling and self._is_settled() else None
 
     @property

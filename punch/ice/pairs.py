@@ -150,7 +150,7 @@ class CandidatePair:
     size_failures: int = 0
     """How many checks of full size in a row were not answered."""
     size_at: float = 0.0
-    """When to check a small pair that is not selected in full size again, in monotonic seconds."""
+    """When to check this pair in full size again if it is small and not selected, in monotonic seconds."""
     transaction: Transaction | None = None
     """The current check."""
     superseded: list[Transaction] = field(default_factory=list)
@@ -213,8 +213,8 @@ class CandidatePair:
     @property
     def expected_rtt(self) -> float:
         """
-        What the next answer probably takes, in seconds. The first answers, which dominate the smoothed time
-        for long, may have been late for reasons of that moment.
+        The time that the next answer probably takes, in seconds: the newest measurement. The smoothed time
+        follows late first answers for too long.
         """
         return self.latest_rtt or self.rtt or 0.0
 

@@ -10,21 +10,9 @@ from punch.ice.check_client import CheckClient
 from punch.ice.checklist import CheckList
 from punch.ice.checks import keepalive
 from punch.ice.consent import PairCondition, PairMonitor
-from punch.ice.events import (
-    ChecksUnanswered,
-    ConsentLost,
-    Disconnected,
-    Event,
-    Recovered,
-    Selected,
-)
+from punch.ice.events import ChecksUnanswered, ConsentLost, Disconnected, Event, Recovered, Selected
 from punch.ice.nomination import Selector
-from punch.ice.pairs import (
-    CandidatePair,
-    Impairment,
-    Pair,
-    PairState,
-)
+from punch.ice.pairs import CandidatePair, Impairment, Pair, PairState
 from punch.identity import RandomBytes
 from punch.wire.address import Address, Transmit
 
@@ -160,7 +148,7 @@ class SelectedPair:
     def pass_over(self, since: float, now: float) -> bool:
         """
         Select another pair if the link has received nothing on this one since the time `since`, though checks
-        on it are answered. If none is, the path itself may be dead, and the checks find that out.
+        on it are answered. If no check was answered since then, the pair is probed instead.
 
         :return: whether the pair is impaired now.
         """

@@ -253,9 +253,9 @@ class Call:
             self.transport.receive_stun(data, remote, local)
             self.changed()
 
-    def wants(self, data: bytes, remote: Address) -> bool:
+    def wants(self, data: bytes) -> bool:
         """Return whether this STUN response is for one of the agents."""
-        return self.transport is not None and self.transport.generations.wants(data, remote)
+        return self.transport is not None and self.transport.generations.wants(data)
 
     def awaits_initial(self, local: Address, remote: Address) -> bool:
         """Return whether a first Initial that came between these addresses may be for this link."""

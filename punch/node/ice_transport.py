@@ -100,7 +100,7 @@ def _add_relay(agent: Agent, relay: RelayClient, context: CallContext) -> None:
     if relay.base is not None and relay.mapped is not None and not hidden:
         agent.add_reflexive(relay.base, relay.mapped, relay.source)
     mapped = None if hidden else relay.mapped
-    agent.add_relayed(relay.local, mapped, relay.source, context.monotonic(), streamed=relay.base is None)
+    agent.add_relayed(relay.local, mapped, relay.source, streamed=relay.base is None)
 
 
 def _servers(context: CallContext) -> tuple[list[Address], bool]:
@@ -187,7 +187,7 @@ class IceTransport:
             if relay.local in self._relayed:
                 self._permit(relay)
         if complete:
-            agent.end_of_remote_candidates(now)
+            agent.end_of_remote_candidates()
 
     def bases_changed(self, bases: Sequence[Address], now: float) -> bool:
         """

@@ -151,7 +151,7 @@ class ReflexiveAddressCache:
                 self._back()
             return True
         agent = self._agent
-        if agent is None or not agent.wants(data, remote):
+        if agent is None or not agent.wants(data):
             return False
         agent.receive_datagram(data, remote, local, self._monotonic())
         self._driver.run()

@@ -26,7 +26,7 @@ Unwrap = Callable[[Sequence[bytes], Address, Address], Sequence[bytes]]
 class Routed(Protocol):
     """A call, which receives datagrams."""
 
-    def wants(self, data: bytes, remote: Address) -> bool:
+    def wants(self, data: bytes) -> bool:
         """Return whether this STUN response answers a request of the call."""
 
     def receive_stun(self, data: bytes, remote: Address, local: Address) -> None:
@@ -103,7 +103,7 @@ class Router:
             if self._reflexive_addresses.receive(data, remote, local):
                 return
             for call in list(dict.fromkeys(self._calls.values())):
-                if call.wants(data, remote):
+                if call.wants(data):
                     call.receive_stun(data, remote, local)
                     return
             return

@@ -181,7 +181,7 @@ class IceNetwork:
             self.tell(host, candidate)
         if end:
             host.agent.end_of_local_candidates()
-            host.agent.end_of_remote_candidates(self.now)
+            host.agent.end_of_remote_candidates()
 
     def tell(self, host: Host, candidate: Candidate) -> None:
         """Signal a candidate, as text, the way it travels."""

@@ -29,9 +29,9 @@ from punch.wire.turn_uri import MAX_RELAYS, RelayServer
 VERSION = 1
 """The version of this protocol."""
 MAX_LINE = 16384
-"""Bytes of a line, without its newline."""
+"""The longest line in bytes, without its newline."""
 MAX_KEEPALIVE = 3600.0
-"""Seconds."""
+"""The longest keepalive interval in seconds."""
 MAX_REFLECTORS = 8
 """The most further addresses of its reflector that a service may name."""
 
@@ -343,7 +343,8 @@ class Pong:
 @dataclass(frozen=True)
 class Incoming:
     """
-    Another peer calls. `name` is what the caller registered with and is not signed; the one in the offer is.
+    Another peer calls. `name` is the name that the caller registered, which is not signed; the offer has one
+    that is.
     """
 
     call: _Call
@@ -493,7 +494,7 @@ def _call_of(value: Mapping[str, Any]) -> str | None:
 
 
 def _build(shape: MessageShape, value: Mapping[str, Any]) -> Message:
-    # Another version may mean anything by its other fields, so the version is checked before they are read.
+    # In another version the other fields may have other meanings, so the version is checked first
     if shape.versioned and (version := field(value, "version", _read_version)) != VERSION:
         raise Malformed(
             f"Protocol version {version} is not known here, only version {VERSION}.", ErrorCode.VERSION

@@ -49,5 +49,5 @@ class ProbeOutcome(str, Enum):
 
 
 def commitment(peer: PeerID, nonce: bytes) -> bytes:
-    """The commitment in the Binding request. It does not reveal the key, and no other key fits it."""
+    """The commitment in the Binding request, which does not reveal the key and fits no other key."""
     return sha256(_LABEL + peer.key + nonce).digest()[:COMMITMENT_SIZE]

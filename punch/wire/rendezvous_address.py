@@ -1,9 +1,8 @@
 """
-Where a rendezvous is, and how it proves that it is the one: ``punch://host:port`` or
-``punch://host:port/PIN``.
+The address of a rendezvous: ``punch://host:port`` or ``punch://host:port/PIN``.
 
-With a pin, the service's key must have exactly that hash; without one, a certificate authority vouches for
-the name.
+With a pin, the service's key must have that hash; without one, its certificate must be issued by a
+certificate authority.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ def pin_of(public_key: CertificatePublicKeyTypes) -> bytes:
 @dataclass(frozen=True)
 class RendezvousAddress:
     """
-    `host` is an IP address in canonical text form, or a DNS name in lower case (A-labels); `pin` as `pin_of`
-    gives it, or None: then a certificate authority is asked for.
+    `host` is an IP address in canonical text form, or a DNS name in lower case (A-labels). `pin` is what
+    `pin_of` returns, or None: a certificate authority issues the service's certificate.
     """
 
     host: str
@@ -60,9 +59,9 @@ class RendezvousAddress:
     @classmethod
     def parse(cls, text: str) -> RendezvousAddress:
         """
-        Read an address as a person pasted it, or typed it: the scheme and the port may be missing.
+        Parse an address that a person pasted or typed. The scheme and the port may be missing.
 
-        :raise RendezvousAddressError: it is none; the text says which part is wrong.
+        :raise RendezvousAddressError: it is malformed; the text says which part is wrong.
         """
         rest = text.strip()
         if not rest:

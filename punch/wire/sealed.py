@@ -2,10 +2,9 @@
 Offers, answers and trickled candidates, sealed to the recipient and signed by the sender.
 
 Sealing is HPKE in base mode (RFC 9180) with DHKEM(X25519, HKDF-SHA256), HKDF-SHA256 and ChaCha20Poly1305.
-What is sealed is a JSON object, filled up with spaces to a multiple of 256 bytes so that its size says
-little. What is signed is `label ‖ 0 ‖ recipient's key ‖ context ‖ body`; HPKE's `info` is `label ‖ 0 ‖
-sender's key ‖ recipient's key ‖ context`, so nobody can put their own name under a body that someone else
-sealed.
+The plaintext is a JSON object, padded with spaces to a multiple of 256 bytes to hide its size. The signature
+is over `label ‖ 0 ‖ recipient's key ‖ context ‖ body`. HPKE's `info` is `label ‖ 0 ‖ sender's key ‖
+recipient's key ‖ context`, so nobody can sign a body that someone else sealed as their own.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ IPAddress = IPv4Address | IPv6Address
 
 
 class Scope(Enum):
-    """The scope within which an address is valid, from the widest to the narrowest."""
+    """Where an address is valid, from the widest scope to the narrowest."""
 
     GLOBAL = "global"
     """On the internet."""
@@ -35,7 +35,7 @@ class Scope(Enum):
 
 
 class SpecialNetwork(NamedTuple):
-    """A row of the table. Of overlapping networks the smaller one counts."""
+    """A row of the table. Of several networks that contain an address, the smallest one counts."""
 
     network: IPNetwork
     scope: Scope

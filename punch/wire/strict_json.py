@@ -1,5 +1,5 @@
 """
-JSON (RFC 8259) without its traps: what one program reads, every program reads the same way.
+Strict JSON (RFC 8259), which all implementations read in the same way.
 
 Refused: bytes that are not UTF-8, duplicate keys, NaN and the infinities, numbers too large for a double or
 for an exact integer in one, lone surrogates, and values nested deeper than any message of ours.
@@ -16,12 +16,12 @@ MAX_DEPTH = 32
 MAX_INTEGER = 2**53 - 1
 """The largest integer that every JSON implementation keeps exact (RFC 7493, section 2.2)."""
 
-# It matches from every place, so a hostile text can't make it go back and try again.
+# It matches at every position, so no text can make it backtrack
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 
 
 class JSONError(ValueError):
-    """A text is not the JSON that we take, or a value can't be written as such."""
+    """A text is not strict JSON, or a value can't be written as strict JSON."""
 
 
 def loads(data: bytes) -> Any:

@@ -150,24 +150,22 @@ class StunMessage:
         )
 
     def invalid(self) -> tuple[int, ...]:
-        """The types of attributes whose values are not lawful, in a message that was parsed leniently."""
+        """The types of attributes with invalid values, in a message that was parsed with `lenient`."""
         return tuple(kind for kind, value in self.attributes if isinstance(value, Invalid))
 
     def has_integrity(self) -> bool:
-        """
-        Whether the parsed message has a MESSAGE-INTEGRITY of either kind. Says nothing about its being right.
-        """
+        """Whether the parsed message has a MESSAGE-INTEGRITY of either kind, which may be wrong."""
         return bool(self._sha1_at or self._sha256_at)
 
     def check_integrity(self, key: bytes, *, shortest_sha256: int = _SHA256_SIZE) -> bool:
         """
         Whether this message, which was parsed, is protected by `key` (RFC 8489, sections 14.5 and 14.6).
 
-        Whatever is there must be right, and something must be there: False for a message without, and for one
-        that was not parsed. Compares in constant time.
+        If it has both kinds, both must be right. False for a message that has none, and for one that was not
+        parsed. The comparison takes constant time.
 
-        :param shortest_sha256: bytes that a MESSAGE-INTEGRITY-SHA256 must have at least. A usage may allow it
-            truncated, down to 16; none of ours does.
+        :param shortest_sha256: the least size of a MESSAGE-INTEGRITY-SHA256 in bytes. RFC 8489 lets usages
+            allow 16; none of ours does.
         """
         raw = self._raw
         right = self.has_integrity()
@@ -182,7 +180,7 @@ class StunMessage:
 
 
 def _digest(raw: bytes, at: int, end: int, key: bytes, algorithm: str) -> bytes:
-    """The HMAC of what stands before `at`, with the header's length as if the message ended at `end`."""
+    """The HMAC of the message before `at`, with the length in its header as if it ended at `end`."""
     length = (end - HEADER_SIZE).to_bytes(2, "big")
     return hmac.digest(key, raw[:2] + length + raw[4:at], algorithm)
 
@@ -192,7 +190,7 @@ def _fingerprint(covered: bytes) -> bytes:
 
 
 def header(data: bytes) -> StunMessage | None:
-    """The message without its attributes, at which this does not look; None if it is no message."""
+    """The message without its attributes, which are not parsed; None if it is no STUN message."""
     if len(data) < HEADER_SIZE or data[0] > 0x3F or data[4:8] != _COOKIE:
         return None
     length = data[2] << 8 | data[3]
@@ -210,16 +208,15 @@ def _method_and_class(message_type: int) -> tuple[int, MessageClass]:
 
 def parse(data: bytes, *, lenient: bool = False, most: int | None = None) -> StunMessage:
     """
-    Read one message, which `data` must be from its first byte to its last.
+    Decode one message, which is all of `data`.
 
-    What follows MESSAGE-INTEGRITY, but for MESSAGE-INTEGRITY-SHA256 and FINGERPRINT, is ignored, as sections
-    14.5 and 14.6 say: nobody vouches for it. Nothing may follow FINGERPRINT (section 14.7).
+    Attributes after MESSAGE-INTEGRITY are not protected and are ignored, except MESSAGE-INTEGRITY-SHA256 and
+    FINGERPRINT (RFC 8489, sections 14.5 and 14.6). Nothing may follow FINGERPRINT (section 14.7).
 
-    :param lenient: an attribute without a lawful value is `Invalid`, for those who answer to it.
-    :param most: how many attributes are read; None for as many as there are.
-    :raise STUNError: this is no STUN message, one of its attributes has no lawful value, or its FINGERPRINT
-        is wrong.
-    :raise TooManyAttributesError: it has more than `most`; those behind are not looked at.
+    :param lenient: the value of an attribute that can't be decoded is `Invalid`, for servers that answer 400.
+    :param most: the largest number of attributes; None: no limit.
+    :raise STUNError: this is no STUN message, an attribute has an invalid value, or its FINGERPRINT is wrong.
+    :raise TooManyAttributesError: it has more than `most` attributes; the rest of it was not parsed.
     """
     size = len(data)
     if size < HEADER_SIZE:
@@ -291,13 +288,13 @@ def encode(
     message: StunMessage, key: bytes | None = None, *, fingerprint: bool = True, sha256: bool = False
 ) -> bytes:
     """
-    Write a message.
+    Encode a message.
 
     :param key: protects it with MESSAGE-INTEGRITY: the password itself for short-term credentials,
         `long_term_key` for long-term ones.
     :param fingerprint: end it with a FINGERPRINT.
     :param sha256: protect it with MESSAGE-INTEGRITY-SHA256 instead.
-    :raise STUNError: a value is not lawful, or the whole is too long.
+    :raise STUNError: a value is invalid, or the message is too long.
     """
     method = message.method
     if not 0 <= method <= 0xFFF:
@@ -361,7 +358,7 @@ def _length(length: int) -> bytes:
 
 
 def encode_padded(message: StunMessage, key: bytes | None, size: int) -> bytes:
-    """Write a message; where it has fewer than `size` bytes (a multiple of 4), PADDING fills it up."""
+    """Encode a message, with PADDING if it would have fewer than `size` bytes (a multiple of 4)."""
     data = encode(message, key)
     missing = size - len(data) - _ATTRIBUTE_HEADER
     if missing < 0:
@@ -391,7 +388,7 @@ def long_term_key(
     """
     The key for MESSAGE-INTEGRITY from long-term credentials (RFC 8489, section 9.2.2).
 
-    All three texts are taken as they are; whoever lets people type them prepares them first (RFC 8265).
+    The three texts are used as they are; texts that a person typed are to be prepared first (RFC 8265).
     """
     credentials = f"{username}:{realm}:{password}".encode()
     if algorithm is PasswordAlgorithm.SHA256:
@@ -400,5 +397,5 @@ def long_term_key(
 
 
 def userhash(username: str, realm: str) -> bytes:
-    """The value of USERHASH, which stands for a USERNAME that is to stay unseen (RFC 8489, section 14.4)."""
+    """The value of USERHASH, which hides a USERNAME (RFC 8489, section 14.4)."""
     return _sha256(f"{username}:{realm}".encode()).digest()

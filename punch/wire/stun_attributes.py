@@ -123,9 +123,9 @@ class Codec(NamedTuple):
     """
     How the value of one attribute is read and written.
 
-    Both functions are given the XOR mask too: the magic cookie and the transaction ID, 16 bytes. `decode`
-    raises STUNError for bytes that are no value. `encode` raises that for a value out of range, and for one
-    of another type whatever Python does: `punch.wire.stun.encode` makes a STUNError of both.
+    Both functions also get the XOR mask: the magic cookie and the transaction ID, 16 bytes. `decode` raises
+    STUNError for bytes that are no value. `encode` raises it for a value out of range; for a value of a wrong
+    type it raises any exception, which `punch.wire.stun.encode` turns into a STUNError.
     """
 
     decode: Callable[[bytes, bytes], Any]
@@ -149,7 +149,7 @@ def _host4(number: int) -> str:
 
 
 def _host6(number: int) -> str:
-    # An IPv4-mapped address is an IPv4 address in disguise: nothing further on should have to remember that.
+    # An IPv4-mapped address becomes an IPv4 address, so that others need not know of this form
     if number >> 32 == 0xFFFF:
         return _host4(number & 0xFFFFFFFF)
     return str(IPv6Address(number))
@@ -255,7 +255,7 @@ def _decode_flag(value: bytes, _mask: bytes) -> bool:
 
 def _encode_flag(value: bool, _mask: bytes) -> bytes:
     if value is not True:
-        raise STUNError("a flag is True or left out")
+        raise STUNError("a flag is True or absent")
     return b""
 
 

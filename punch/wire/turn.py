@@ -33,9 +33,11 @@ _TURN_TYPES = frozenset(
     for method in range(Method.BINDING + 1, 16)
 )
 TURN_BEGIN = min(_TURN_TYPES)
-"""`is_turn` is false for all datagrams below this, compared as bytes…"""
+"""`is_turn` is false for all datagrams that are less than this, compared as bytes."""
 TURN_END = (int.from_bytes(max(_TURN_TYPES), "big") + 1).to_bytes(2, "big")
-"""…and for all from this on. Comparing first saves most calls of `is_turn`."""
+"""
+`is_turn` is false for all datagrams that are not less than this. These comparisons save most calls of it.
+"""
 
 
 def is_turn(data: bytes) -> bool:
@@ -47,7 +49,7 @@ def is_turn(data: bytes) -> bool:
 
 
 class FramingError(ValueError):
-    """A stream has something else than STUN messages and ChannelData, so it can't be read any further."""
+    """A stream contains anything but STUN messages and ChannelData, so it can't be read any further."""
 
 
 class ChannelData(NamedTuple):

@@ -1,8 +1,8 @@
 """
-Where a relay is and how it is used: TURN URIs (RFC 7065), and the credentials that a rendezvous hands out.
+TURN URIs (RFC 7065), and the relays with credentials that a rendezvous sends to its peers.
 
 A rendezvous that is its own relay often does not know by which address its peers reach it, so it names no
-host: the relay is then at the host that the peer has dialled.
+host: the relay is then at the host that the peer connected to.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressEr
 MAX_RELAYS = 8
 """How many relays a rendezvous hands out at most."""
 MAX_LIFETIME = 7 * 86400.0
-"""Seconds."""
+"""The longest lifetime of credentials in seconds."""
 
 
 class TurnTransport(str, Enum):
@@ -47,7 +47,7 @@ class TurnURIError(ValueError):
 @dataclass(frozen=True)
 class TurnURI:
     """
-    A place of RFC 7065. `host` is an IP address in canonical form, a DNS name, or None: the host that the
+    A URI of RFC 7065. `host` is an IP address in canonical form, a DNS name, or None: the host that the
     rendezvous was reached at.
     """
 
@@ -58,9 +58,9 @@ class TurnURI:
     @classmethod
     def parse(cls, text: str) -> TurnURI:
         """
-        Read `turn:host[:port][?transport=udp|tcp]` or `turns:host[:port][?transport=tcp]`.
+        Parse `turn:host[:port][?transport=udp|tcp]` or `turns:host[:port][?transport=tcp]`.
 
-        :raise TurnURIError: it is none.
+        :raise TurnURIError: it is malformed.
         """
         found = _URI.fullmatch(text.strip())
         if found is None:
@@ -89,9 +89,9 @@ class TurnURI:
 
 def _location(text: str, transport: TurnTransport) -> tuple[str, int]:
     """
-    What stands between the scheme and the transport of a TURN URI.
+    Parse the host and the port of a TURN URI.
 
-    :raise TurnURIError: it is no host, or no port.
+    :raise TurnURIError: one of them is malformed.
     """
     for sign, name in (("/", "slash"), ("@", "user name"), ("#", "fragment"), ("%", "interface")):
         if sign in text:
@@ -122,10 +122,10 @@ def _location(text: str, transport: TurnTransport) -> tuple[str, int]:
 @dataclass(frozen=True)
 class RelayServer:
     """
-    A relay that a peer may use, with what RFC 8489, section 9.2 asks for: handed out together, realm and
-    nonce save the round trip of a 401. `lifetime` is how many seconds the credentials are good for, counted
-    from their arrival. `pin` is the hash of the relay's key (`pin_of`) for TLS, None for a relay that
-    a certificate authority vouches for.
+    A relay that a peer may use, with long-term credentials (RFC 8489, section 9.2). Realm and nonce are sent
+    along, which saves the round trip of a 401. `lifetime` is how many seconds the credentials are valid after
+    their arrival. `pin` is the hash of the relay's key (`pin_of`) for TLS; None: a certificate authority
+    issues the relay's certificate.
     """
 
     url: TurnURI
@@ -137,7 +137,7 @@ class RelayServer:
     pin: bytes | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in control messages."""
+        """The relay as it is written in control messages."""
         url = self.url
         value: dict[str, Any] = {} if url.host is None else {"host": url.host}
         value |= {
@@ -156,7 +156,7 @@ class RelayServer:
     @classmethod
     def from_json(cls, value: object) -> RelayServer:
         """
-        Read one.
+        Read a relay of a control message.
 
         :raise FieldError: a field is missing or wrong.
         """
@@ -177,7 +177,7 @@ class RelayServer:
 
 
 def _printable(longest: int, shortest: int = 1) -> Any:
-    # A colon, quotes and such are lawful; what isn't ASCII would have to be prepared (RFC 8265)
+    # Text that is not ASCII would have to be prepared (RFC 8265)
     return matching(f"[ -~]{{{shortest},{longest}}}", f"{shortest} to {longest} printable ASCII characters")
 
 

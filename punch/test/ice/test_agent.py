@@ -127,7 +127,7 @@ class ConnectTests(SynchronousTestCase):
         bob = network.host("bob", "192.0.2.2", controlling=False)
         relayed = Address("198.51.100.9", 50000)
         bob.bases.append(relayed)
-        bob.agent.add_relayed(relayed, None, "relay", network.now)
+        bob.agent.add_relayed(relayed, None, "relay")
         network.blocked = lambda source, target: network.now < 105.0 and bob.bases[0] in (source, target)
         alice.agent.gather([REFLECTOR], network.now)
         network.run(0.5)

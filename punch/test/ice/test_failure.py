@@ -87,7 +87,7 @@ class FailureTests(SynchronousTestCase):
         network.pair(alice, bob, gather=False)
         network.run(MAX_CHECKING + 1)
         request = bob.sent[-1][1].data
-        self.assertFalse(alice.agent.wants(request, bob.bases[0]))
+        self.assertFalse(alice.agent.wants(request))
         self.assertEqual(network.inject(alice, request, bob.bases[0]), [])
 
     def test_closing(self) -> None:

@@ -62,7 +62,7 @@ class GenerationsTests(SynchronousTestCase):
             agent.add_local_address(host.bases[0])
         else:
             host.bases.append(RELAY)
-            agent.add_relayed(RELAY, None, "relay", self.network.now)
+            agent.add_relayed(RELAY, None, "relay")
         return agent
 
     def restart(self, *, relayed: bool = False, controlling: bool = True) -> Agent:

@@ -142,7 +142,7 @@ class StrangerTests(SynchronousTestCase):
         self.silence(encode(StunMessage(Method.ALLOCATE, MessageClass.REQUEST, ID, name), self.it.ours.key))
         for data in (b"", b"\x00", b"\xff" * 1200, bytes(65507), b"\x40\x00\x00\x00"):
             self.silence(data)
-            self.assertFalse(self.it.alice.agent.wants(data, STRANGER))
+            self.assertFalse(self.it.alice.agent.wants(data))
 
     def test_other_sockets(self) -> None:
         request = encode(self.it.request(), self.it.ours.key)
@@ -153,7 +153,7 @@ class StrangerTests(SynchronousTestCase):
         whole = encode(self.it.request(), self.it.ours.key)
         for size in range(len(whole)):
             self.silence(whole[:size])
-            self.assertFalse(self.it.alice.agent.wants(whole[:size], STRANGER))
+            self.assertFalse(self.it.alice.agent.wants(whole[:size]))
 
     def test_changed_at_every_byte(self) -> None:
         whole = encode(self.it.request(), self.it.ours.key)
@@ -174,16 +174,16 @@ class StrangerTests(SynchronousTestCase):
 
     def test_wants(self) -> None:
         agent = self.it.alice.agent
-        self.assertTrue(agent.wants(encode(self.it.request(), b"any key"), STRANGER))
-        self.assertFalse(agent.wants(encode(self.it.request(username="zzzz:yyyy")), STRANGER))
-        self.assertTrue(agent.wants(self.it.answer(b"any key"), STRANGER))
-        self.assertFalse(agent.wants(encode(success(StunMessage(1, MessageClass.REQUEST, ID))), STRANGER))
+        self.assertTrue(agent.wants(encode(self.it.request(), b"any key")))
+        self.assertFalse(agent.wants(encode(self.it.request(username="zzzz:yyyy"))))
+        self.assertTrue(agent.wants(self.it.answer(b"any key")))
+        self.assertFalse(agent.wants(encode(success(StunMessage(1, MessageClass.REQUEST, ID)))))
 
     def test_wants_answers_of_reflectors(self) -> None:
         host = self.it.network.host("carol", "192.0.2.5")
         host.agent.gather([REFLECTOR], self.it.network.now)
         (question,) = host.agent.datagrams_to_send(self.it.network.now)
-        self.assertTrue(host.agent.wants(encode(success(parse(question.data))), REFLECTOR))
+        self.assertTrue(host.agent.wants(encode(success(parse(question.data)))))
 
 
 class PeerTests(SynchronousTestCase):
@@ -297,7 +297,7 @@ class PeerTests(SynchronousTestCase):
         network = IceNetwork()
         alice = network.host("alice", "192.0.2.1")
         alice.agent.set_remote(self.it.theirs, 0.05, network.now)
-        alice.agent.add_relayed(Address("198.51.100.1", 50000), None, "relay", network.now)
+        alice.agent.add_relayed(Address("198.51.100.1", 50000), None, "relay")
         for port in range(1, 201):
             candidate = Candidate(CandidateType.HOST, Address("203.0.113.66", port), 1000 + port, str(port))
             alice.agent.add_remote_candidate(candidate, network.now)
