@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
@@ -36,9 +36,8 @@ from punch.link.events import (
 )
 from punch.link.services import LEASE, Services
 from punch.link.transport import StreamTransport
+from punch.net.driver import Driver, Timer
 
-EARLY_TIMER = 0.002
-"""Seconds by which a timer may be early and still count: clocks and their timers differ by as much."""
 IDLE_TIME = 10.0
 """Seconds after which a link without streams and leases is closed."""
 SERVICE_WAIT = 0.5
@@ -110,21 +109,18 @@ class Link:
         Called when a connection ID comes into use (True) or goes out of it, so that a socket can route by it.
         """
         self._clock = clock
-        self._monotonic = monotonic
-        self._latest = monotonic()
+        self._driver = Driver(clock, monotonic, self._step, lambda: (core,))
         self._send = send
         self._streams: dict[int, StreamTransport] = {}
         self._services = Services() if services is None else services
         self._proved = False
-        self._early_over: IDelayedCall | None = None
+        self._service_wait = Timer(clock)
         self._leases: set[Lease] = set()
         self._lease_stream: Protocol | None = None
-        self._idle: IDelayedCall | None = None
+        self._idle = Timer(clock)
         self._proved_waiters: list[Deferred[None]] = []
         self._closed_waiters: list[Deferred[LinkClosed]] = []
         self._answer_waiters: list[Deferred[bool]] = []
-        self._timer: IDelayedCall | None = None
-        self._timer_at = 0.0
         self._flush_scheduled = False
         self._soon: list[Callable[[], None]] = []
 
@@ -132,7 +128,7 @@ class Link:
 
     def start(self) -> None:
         """Begin to secure the link, once a path exists."""
-        self.core.start(self._now())
+        self.core.start(self._driver.now())
         self.schedule_flush()
 
     def when_proved(self) -> Deferred[None]:
@@ -158,13 +154,12 @@ class Link:
 
     def receive(self, datagrams: Sequence[bytes], initial_allowed: bool = True) -> None:
         """All datagrams that were read in this turn; `initial_allowed` as in `LinkCore.receive_datagrams`."""
-        self.core.receive_datagrams(datagrams, self._now(), initial_allowed=initial_allowed)
-        self._deliver()
-        self._flush()
+        self.core.receive_datagrams(datagrams, self._driver.now(), initial_allowed=initial_allowed)
+        self._driver.run()
 
     def path_changed(self) -> None:
         """The link takes another path, or a path is back: ask the other side for an answer at once."""
-        self.core.ping(self._now())
+        self.core.ping(self._driver.now())
         self.schedule_flush()
 
     def answers(self, seconds: float) -> Deferred[bool]:
@@ -242,12 +237,12 @@ class Link:
 
     def close(self, code: CloseCode = CloseCode.OK, reason: str = "") -> None:
         """End the link in good order; `when_closed` fires within a second."""
-        self.core.close(code, reason, self._now())
+        self.core.close(code, reason, self._driver.now())
         self.schedule_flush()
 
     def fail(self, code: CloseCode, reason: str) -> None:
         """End the link at once, for example because no path is left."""
-        self.core.fail(code, reason, self._now())
+        self.core.fail(code, reason, self._driver.now())
         self.schedule_flush()
 
     @property
@@ -294,49 +289,22 @@ class Link:
 
     # Inside
 
-    def _now(self) -> float:
-        self._latest = max(self._latest, self._monotonic())
-        return self._latest
-
     def _turn(self) -> None:
         self._flush_scheduled = False
+        self._driver.run()
+
+    def _step(self, now: float) -> bool:
+        """Deliver events and send."""
         self._deliver()
-        self._flush()
+        self._transmit()
+        # Sending makes room: producers that were paused go on, and what they write goes out in the next turn
+        self._deliver()
+        return False
 
     def _transmit(self) -> None:
-        datagrams = self.core.datagrams_to_send(self._now())
+        datagrams = self.core.datagrams_to_send(self._driver.now())
         if datagrams:
             self._send(datagrams)
-
-    def _flush(self) -> None:
-        self._transmit()
-        # Sending makes room: producers that were paused go on, and what they write goes out in the next turn.
-        self._deliver()
-        self._arm()
-
-    def _arm(self) -> None:
-        at = self.core.get_timer()
-        if self._timer is not None and self._timer.active():
-            if at is not None and self._timer_at <= at:
-                # It fires early and is armed again then, which is cheaper than moving it with every flush.
-                return
-            self._timer.cancel()
-        self._timer = None
-        if at is not None:
-            self._timer_at = at
-            self._timer = self._clock.callLater(max(0.0, at - self._now()), self._timer_fired)
-
-    def _timer_fired(self) -> None:
-        self._timer = None
-        now = self._now()
-        due = self.core.get_timer()
-        if due is not None and due <= now + EARLY_TIMER:
-            now = self._latest = max(now, due)
-            self.core.handle_timer(now)
-            self._deliver()
-            self._flush()
-        else:
-            self._arm()
 
     def _deliver(self) -> None:
         while True:
@@ -382,7 +350,7 @@ class Link:
                 self.on_connection_id(event.connection_id, isinstance(event, ConnectionIDAdded))
         elif isinstance(event, Proved):
             self._proved = True
-            self._early_over = self._clock.callLater(SERVICE_WAIT, self._end_early)
+            self._service_wait.start(SERVICE_WAIT, self._refuse_waiting)
             self._check_leases()
             waiters, self._proved_waiters = self._proved_waiters, []
             for waiter in waiters:
@@ -395,10 +363,10 @@ class Link:
         self._check_idle()
         if self._services.answer(stream):
             return
-        if self._early_over is None:
-            stream.refuse(RefusalCode.NO_SERVICE)
-        else:
+        if self._service_wait.running:
             self._services.wait(stream)
+        else:
+            stream.refuse(RefusalCode.NO_SERVICE)
 
     def _release(self, lease: Lease) -> None:
         self._leases.discard(lease)
@@ -417,18 +385,12 @@ class Link:
 
     def _check_idle(self) -> None:
         idle = self._proved and self.closed is None and not self._streams and not self._leases
-        if idle and self._idle is None:
-            self._idle = self._clock.callLater(IDLE_TIME, self._close_idle)
-        elif not idle and self._idle is not None:
+        if not idle:
             self._idle.cancel()
-            self._idle = None
+        elif not self._idle.running:
+            self._idle.start(IDLE_TIME, self.close, CloseCode.OK, "Nothing uses this link.")
 
-    def _close_idle(self) -> None:
-        self._idle = None
-        self.close(CloseCode.OK, "Nothing uses this link.")
-
-    def _end_early(self) -> None:
-        self._early_over = None
+    def _refuse_waiting(self) -> None:
         for stream in list(self._streams.values()):
             if stream.protocol is None:
                 stream.refuse(RefusalCode.NO_SERVICE)
@@ -453,9 +415,7 @@ class Link:
         closed = self.closed = LinkClosed(event.code, event.reason, event.by_peer)
         # Who is told that it is over takes the path away, on which the other side has to be told first.
         self._transmit()
-        if self._early_over is not None:
-            self._early_over.cancel()
-            self._early_over = None
+        self._service_wait.cancel()
         self._check_idle()
         for stream in list(self._streams.values()):
             stream.link_closed(closed)

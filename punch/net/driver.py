@@ -68,10 +68,21 @@ class Driver:
     which costs less than moving it with each input.
 
     :param clock: schedules the delayed call.
-    :param monotonic: returns the time, in seconds, as the cores count it.
+    :param monotonic: returns the time in seconds, as the cores count it; `now` never goes back.
     :param step: takes output and events from the cores; returns whether there may be more.
     :param cores: returns the cores whose timers count now.
     """
+
+    __slots__ = (
+        "_cores",
+        "_latest",
+        "_monotonic",
+        "_running",
+        "_step",
+        "_stopped",
+        "_timer",
+        "_timer_at",
+    )
 
     def __init__(
         self,
@@ -81,6 +92,7 @@ class Driver:
         cores: Callable[[], Sequence[Timed]],
     ) -> None:
         self._monotonic = monotonic
+        self._latest = monotonic()
         self._step = step
         self._cores = cores
         self._timer = Timer(clock)
@@ -88,13 +100,21 @@ class Driver:
         self._running = False
         self._stopped = False
 
+    def now(self) -> float:
+        """
+        Return the time for the cores. It is never before a time that they were given, which may have been
+        that of a timer (`EARLY`).
+        """
+        self._latest = max(self._latest, self._monotonic())
+        return self._latest
+
     def run(self) -> None:
         """Take what the cores have, and schedule the call of their timers."""
         if self._running or self._stopped:
             return
         self._running = True
         try:
-            now = self._monotonic()
+            now = self.now()
             while not self._stopped and self._step(now):
                 pass
         finally:
@@ -117,14 +137,15 @@ class Driver:
             self._timer.cancel()
         elif not self._timer.running or due < self._timer_at:
             self._timer_at = due
-            self._timer.start(max(0.0, due - self._monotonic()), self._timed_out)
+            self._timer.start(max(0.0, due - self.now()), self._timed_out)
 
     def _timed_out(self) -> None:
-        now = self._monotonic()
+        now = self.now()
         due = self._due()
         if due is None or due > now + EARLY:
             self._schedule()
             return
+        now = self._latest = max(now, due)
         for core in self._cores():
-            core.handle_timer(max(now, due))
+            core.handle_timer(now)
         self.run()

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from twisted.internet.interfaces import IDelayedCall
-
 from punch.ice import events as ice
 from punch.ice.agent import Agent
 from punch.ice.candidates import may_relay
@@ -148,7 +146,7 @@ class IceTransport:
         self._joined = False
         self._release_at: float | None = None
         self._unanswered_since: float | None = None
-        self._silence_check: IDelayedCall | None = None
+        self._silence_check: float | None = None
         self._hinted_at = -HINT_GAP
 
     # Candidates
@@ -362,12 +360,21 @@ class IceTransport:
 
     def get_timer(self) -> float | None:
         """Return when to call `handle_timer`, or None."""
-        times = (self.generations.get_timer(), self._release_at, self._silence_deadline())
+        times = (
+            self.generations.get_timer(),
+            self._release_at,
+            self._silence_deadline(),
+            self._silence_check,
+        )
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
-        """Leave a path on which the link hears nothing; give relays back when a direct path has lasted."""
+        """
+        Check or leave a path on which the link hears nothing; give relays back when a direct path has lasted.
+        """
         self.generations.handle_timer(now)
+        if self._silence_check is not None and now >= self._silence_check:
+            self._check_silence(now)
         deadline = self._silence_deadline()
         if deadline is not None and now >= deadline:
             since = self._silence.since
@@ -386,9 +393,7 @@ class IceTransport:
 
     def close(self) -> None:
         """Close the agents and give the relays back."""
-        if self._silence_check is not None and self._silence_check.active():
-            self._silence_check.cancel()
-        self.route = None
+        self.route = self._silence_check = None
         self.generations.close(self._context.monotonic())
         self._relays.leave(self)
 
@@ -413,19 +418,19 @@ class IceTransport:
         """Check the path if nothing is received soon."""
         self._unanswered_since = since
         if self._silence_check is None:
-            self._silence_check = self._context.clock.callLater(SILENCE, self._check_silence)
+            # Not moved with each datagram: it is early then, and is set again
+            self._silence_check = since + SILENCE
+            self._changed()
 
-    def _check_silence(self) -> None:
-        self._silence_check = None
-        since, now = self._unanswered_since, self._context.monotonic()
+    def _check_silence(self, now: float) -> None:
+        since, self._silence_check = self._unanswered_since, None
         if since is None or self.route is None:
             return
         if self._link is not None and self._link.rtt is not None:
             self.generations.use.measured(self._link.rtt)
         due = since + max(SILENCE, SLOW * (self._rtt() or 0.0))
         if now < due:
-            self._silence_check = self._context.clock.callLater(due - now, self._check_silence)
+            self._silence_check = due
             return
         self._unanswered_since = None
         self.generations.use.probe(now)
-        self._changed()

@@ -11,7 +11,6 @@ from typing import Protocol, cast
 from OpenSSL.SSL import Connection
 from twisted.internet.interfaces import (
     IConsumer,
-    IDelayedCall,
     IPushProducer,
     IReactorTime,
     ITCPTransport,
@@ -22,6 +21,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from punch.identity import PeerID, PeerIDError
+from punch.net.driver import Driver, Timer
 from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.protocol_sniffer import Established
 from punch.wire.address import canonical
@@ -76,9 +76,10 @@ class ControlServerProtocol(LineReceiver):
         self._owner = owner
         self._established = established
         self._session: ControlSession | None = None
-        self._timer: IDelayedCall | None = None
+        self._driver: Driver | None = None
+        self._late = Timer(owner.clock)
         self._unread: int | None = None
-        self._resume: IDelayedCall | None = None
+        self._held = Timer(owner.clock)
         self._closing = False
         self._ignored = 0
 
@@ -98,8 +99,9 @@ class ControlServerProtocol(LineReceiver):
         if denied is not None:
             self._refuse(denied)
             return
-        self._session = self._owner.opened(self, peer, address)
-        self.flush()
+        session = self._session = self._owner.opened(self, peer, address)
+        self._driver = Driver(self._owner.clock, self._owner.monotonic, self._step, lambda: (session,))
+        self._driver.run()
 
     def dataReceived(self, data: bytes) -> None:
         """Split into lines; what comes after the end of the session is ignored."""
@@ -117,7 +119,9 @@ class ControlServerProtocol(LineReceiver):
             self._after()
             wait = self._owner.line_came(self._session)
             if wait > 0.0 and not self._closing:
-                self._hold(wait)
+                # This connection sends more than its share
+                self._held.start(wait, self._read_on)
+                self._stop_reading()
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Close the session: a line is longer than any message may be."""
@@ -128,8 +132,7 @@ class ControlServerProtocol(LineReceiver):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone."""
         self._closing = True
-        self._cancel_timer()
-        self._cancel_resume()
+        self._stop_timers()
         if self._session is not None:
             self._session.connection_lost()
             self._owner.lost(self._session)
@@ -142,15 +145,8 @@ class ControlServerProtocol(LineReceiver):
 
     def flush(self) -> None:
         """Send the lines of the session, and close the connection if the session is over."""
-        if self._session is None or self._closing:
-            return
-        lines = self._session.lines_to_send()
-        if lines:
-            self._write(b"".join(lines))
-        if self._session.closed:
-            self._close()
-        elif self._timer is None:
-            self._schedule()
+        if self._driver is not None:
+            self._driver.run()
 
     # -- IPushProducer; LineReceiver stops and resumes reading --
 
@@ -169,22 +165,22 @@ class ControlServerProtocol(LineReceiver):
 
     # -- within --
 
-    def _hold(self, seconds: float) -> None:
-        """Read nothing for a while: this connection sends more than its share."""
-        self._cancel_resume()
-        self._resume = self._owner.clock.callLater(seconds, self._held_enough)
-        self._stop_reading()
-
-    def _held_enough(self) -> None:
-        self._resume = None
-        self._read_on()
+    def _step(self, now: float) -> bool:
+        assert self._session is not None
+        lines = self._session.lines_to_send()
+        if lines:
+            self._write(b"".join(lines))
+        if self._session.closed:
+            self._close()
+            self._owner.happened()
+        return False
 
     def _stop_reading(self) -> None:
         if not self._closing:
             super().pauseProducing()  # type: ignore[no-untyped-call]
 
     def _read_on(self) -> None:
-        if not self._closing and self._unread is None and self._resume is None:
+        if not self._closing and self._unread is None and not self._held.running:
             super().resumeProducing()  # type: ignore[no-untyped-call]
 
     def _refuse(self, error: Error) -> None:
@@ -207,41 +203,20 @@ class ControlServerProtocol(LineReceiver):
     def _close(self) -> None:
         assert self.transport is not None
         self._closing = True
-        self._cancel_timer()
-        self._cancel_resume()
+        self._stop_timers()
         self.clearLineBuffer()  # type: ignore[no-untyped-call]
         cast(IConsumer, self.transport).unregisterProducer()
         # The close of the other side has to be read.
         cast(IPushProducer, self.transport).resumeProducing()
         self.transport.loseConnection()
         # The other side may never close.
-        self._timer = self._owner.clock.callLater(
-            _CLOSE_TIME, cast(ITCPTransport, self.transport).abortConnection
-        )
+        self._late.start(_CLOSE_TIME, cast(ITCPTransport, self.transport).abortConnection)
 
-    def _schedule(self) -> None:
-        # Each line moves the deadline; the timer is set again only when it fires.
-        assert self._session is not None
-        deadline = self._session.get_timer()
-        if deadline is not None:
-            delay = max(0.0, deadline - self._owner.monotonic())
-            self._timer = self._owner.clock.callLater(delay, self._timed_out)
-
-    def _timed_out(self) -> None:
-        self._timer = None
-        if self._session is not None:
-            self._session.handle_timer(self._owner.monotonic())
-            self._after()
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-
-    def _cancel_resume(self) -> None:
-        if self._resume is not None:
-            self._resume.cancel()
-            self._resume = None
+    def _stop_timers(self) -> None:
+        self._late.cancel()
+        self._held.cancel()
+        if self._driver is not None:
+            self._driver.stop()
 
     def _proved_peer(self) -> PeerID:
         """:raise PeerIDError: with a sentence for the client."""

@@ -87,6 +87,12 @@ class DriverTests(SynchronousTestCase):
         scheduled.reset(1.0)
         self.clock.advance(1.0)
         self.assertEqual(self.core.called, [1.0 + 1e-9])
+        self.assertEqual(self.driver.now(), 1.0 + 1e-9)
+
+    def test_time_never_goes_back(self) -> None:
+        times = [5.0, 7.0, 6.0, 8.0]
+        driver = Driver(self.clock, lambda: times.pop(0), self.step, tuple)
+        self.assertEqual([driver.now() for _ in range(3)], [7.0, 7.0, 8.0])
 
     def test_does_nothing_after_its_end(self) -> None:
         self.core.due, self.core.output = [2.0], ["never"]
