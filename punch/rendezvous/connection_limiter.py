@@ -19,7 +19,7 @@ ClientHello that was seen before is not answered at all (`SeenHellos`).
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -171,6 +171,9 @@ class HandshakeQueue:
         """When `next` is to be called again; None if nothing waits."""
         return self._free_at - self._burst / self._share if self._networks else None
 
+    def handle_timer(self, now: float) -> None:
+        """Do nothing: `next` is given the time."""
+
     def _has_time(self, now: float) -> bool:
         # The same expression as in get_timer, so that rounding does not make them differ.
         return self._free_at - self._burst / self._share <= now
@@ -214,6 +217,7 @@ class ConnectionLimiter:
         """In the order of arrival, which is also the order of their deadlines."""
         self._silent: OrderedDict[int, None] = OrderedDict()
         """The waiting connections that have not sent a byte."""
+        self._overdue: deque[int] = deque()
         self._next = 0
 
     @property
@@ -311,20 +315,20 @@ class ConnectionLimiter:
             self._connections.leave(connection)
 
     def get_timer(self) -> float | None:
-        """When `overdue` is to be called; None if no connection waits."""
+        """When `handle_timer` is to be called; None if no connection waits."""
         first = next(iter(self._waiting.values()), None)
         return None if first is None else first.since + self._limits.handshake_time
 
-    def overdue(self, now: float) -> list[int]:
-        """The connections whose handshake took too long. They count as closed."""
-        late = []
-        for connection, waiting in self._waiting.items():
-            if waiting.since + self._limits.handshake_time > now:
-                break
-            late.append(connection)
-        for connection in late:
+    def handle_timer(self, now: float) -> None:
+        """End the connections whose handshake took too long. They count as closed."""
+        while (deadline := self.get_timer()) is not None and deadline <= now:
+            connection = next(iter(self._waiting))
+            self._overdue.append(connection)
             self.closed(connection)
-        return late
+
+    def next_event(self) -> int | None:
+        """Remove and return a connection whose handshake took too long; None if there is none."""
+        return self._overdue.popleft() if self._overdue else None
 
     # -- within --
 

@@ -17,7 +17,6 @@ from twisted.internet import protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
     IProtocol,
     IReactorTime,
     ITCPTransport,
@@ -26,7 +25,7 @@ from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import directlyProvides, providedBy
 
-from punch.net.driver import Timer
+from punch.net.driver import Driver, Timer
 from punch.net.fairness import FairShares, SourceShares
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.connection_limiter import (
@@ -123,7 +122,7 @@ class ProtocolSniffer(protocol.Protocol):
         self._unread = bytearray()
         self._hello_waits = False
         self._metered = True
-        self._release: IDelayedCall | None = None
+        self._held = Timer(factory.clock)
         self._unestablished_bytes: int | None = 0
         self._over = False
 
@@ -168,9 +167,7 @@ class ProtocolSniffer(protocol.Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the factory and the chosen protocol."""
         self._over = True
-        if self._release is not None:
-            self._release.cancel()
-            self._release = None
+        self._held.cancel()
         self._factory.left(self)
         if self._inner is not None:
             self._inner.connectionLost(reason)
@@ -216,7 +213,7 @@ class ProtocolSniffer(protocol.Protocol):
     def _hand_on(self) -> None:
         """Pass on what has come in slices, until the connection exceeds its share."""
         assert self._inner is not None
-        while self._unread and self._release is None and not self._over:
+        while self._unread and not self._held.running and not self._over:
             size = _SLICE if self._metered else len(self._unread)
             data = bytes(self._unread[:size])
             del self._unread[:size]
@@ -230,13 +227,12 @@ class ProtocolSniffer(protocol.Protocol):
     def _hold(self, seconds: float) -> None:
         assert self._reading is not None
         self._reading.hold()
-        self._release = self._factory.clock.callLater(seconds, self._released)
+        self._held.start(seconds, self._released)
 
     def _released(self) -> None:
         assert self._reading is not None
-        self._release = None
         self._hand_on()
-        if self._release is None and not self._over:
+        if not self._held.running and not self._over:
             self._reading.release()
 
     def _established(self, *, metered: bool = True) -> str | None:
@@ -279,8 +275,7 @@ class ProtocolSnifferFactory(ServerFactory):
         self._use = SourceShares(limits.cpu_share_per_address, limits.cpu_burst_per_address, _SOURCES)
         self._use_of_all = FairShares(limits.cpu_share, limits.cpu_burst, 1)
         self._open: dict[int, ProtocolSniffer] = {}
-        self._timer = Timer(clock)
-        self._beginning = Timer(clock)
+        self._driver = Driver(clock, monotonic, self._step, lambda: (self.limiter, self._queue))
         self._emptied: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> ProtocolSniffer | None:
@@ -306,7 +301,7 @@ class ProtocolSnifferFactory(ServerFactory):
     def came(self, sniffer: ProtocolSniffer) -> None:
         """A connection is open."""
         self._open[sniffer.number] = sniffer
-        self._schedule()
+        self._driver.run()
 
     def left(self, sniffer: ProtocolSniffer) -> None:
         """A connection is gone."""
@@ -329,8 +324,7 @@ class ProtocolSnifferFactory(ServerFactory):
             sniffer.abort()
             return
         self._queue.add(sniffer.number, self.limiter.source(sniffer.number))
-        if not self._beginning.running:
-            self._begin_handshakes()
+        self._driver.run()
 
     def used(self, number: int, seconds: float) -> float:
         """Charge a connection for processor time; return the seconds that it is not to be read from."""
@@ -388,8 +382,7 @@ class ProtocolSnifferFactory(ServerFactory):
 
     def _check_empty(self) -> None:
         if not self._open:
-            self._timer.cancel()
-            self._beginning.cancel()
+            self._driver.run()
             waiting, self._emptied = self._emptied, []
             for each in waiting:
                 each.callback(None)
@@ -401,31 +394,24 @@ class ProtocolSnifferFactory(ServerFactory):
 
     # -- within --
 
-    def _begin_handshakes(self) -> None:
-        while (number := self._queue.next(self._monotonic())) is not None:
-            sniffer = self._open[number]
-            stays, evicted = self.limiter.answered(number)
-            self._make_room(evicted, "handshakes")
-            if not stays:
-                sniffer.abort()
-                continue
+    def _step(self, now: float) -> bool:
+        """Close connections whose handshake took too long, and begin the next handshake."""
+        while (overdue := self.limiter.next_event()) is not None:
+            self._evict(overdue)
+        # Not `now`: the handshake before this one has taken time
+        number = self._queue.next(self._driver.now())
+        if number is None:
+            return False
+        sniffer = self._open[number]
+        stays, evicted = self.limiter.answered(number)
+        self._make_room(evicted, "handshakes")
+        if stays:
             began = self.cpu()
             sniffer.begin()
-            self._queue.spent(self.cpu() - began, self._monotonic())
-        at = self._queue.get_timer()
-        if at is not None and self._open:
-            self._beginning.start(max(0.0, at - self._monotonic()), self._begin_handshakes)
-
-    def _schedule(self) -> None:
-        # One timer for all connections. It may fire early: the connection it was set for may be gone.
-        deadline = self.limiter.get_timer()
-        if not self._timer.running and deadline is not None:
-            self._timer.start(max(0.0, deadline - self._monotonic()), self._end_overdue)
-
-    def _end_overdue(self) -> None:
-        for number in self.limiter.overdue(self._monotonic()):
-            self._evict(number)
-        self._schedule()
+            self._queue.spent(self.cpu() - began, self._driver.now())
+        else:
+            sniffer.abort()
+        return True
 
     def _make_room(self, number: int | None, limit: str) -> None:
         """Close a connection that makes room for another one."""
