@@ -28,7 +28,7 @@ from punch.identity import Identity, PeerID
 from punch.link.link import Link
 from punch.link.packet import CONNECTION_ID_LENGTH, PacketReader, QuicFrameType
 from punch.link.proof import SecretsLog
-from punch.link.quic_interface import QuicSink
+from punch.link.quic import QuicSink
 from punch.link.quic_qh3 import Qh3Backend, Qh3Connection
 from punch.link.stream import encode_name
 from punch.net.reactor import use_monotonic_time

@@ -15,7 +15,7 @@ from punch.apps.chat.chat import LEAVE_TIMEOUT
 from punch.apps.chat.model import MAX_TEXT
 from punch.identity import Identity, PeerID
 from punch.link import events as link
-from punch.link import frames, proof, quic_interface
+from punch.link import frames, proof, quic
 from punch.link.connection import APPLICATION_CODES
 from punch.rendezvous.config import RendezvousLimits
 from punch.wire import control, sealed, strict_json
@@ -216,8 +216,8 @@ def test_numbers() -> None:
         ],
         "5": [sealed.MAX_BODY, sealed.PADDING, sealed.MAX_CANDIDATES],
         "8": [
-            quic_interface.DATAGRAM_SIZE,
-            quic_interface.MAX_DATAGRAM_FRAME,
+            quic.DATAGRAM_SIZE,
+            quic.MAX_DATAGRAM_FRAME,
             link.MAX_DATAGRAM,
             link.MAX_REASON,
             link.INITIAL_CREDIT,
@@ -235,7 +235,7 @@ def test_numbers() -> None:
         written = set(re.findall(r"[0-9]+", section(number).replace(",", "")))
         for value in values:
             assert f"{value:g}" in written or str(value) in written, (number, value)
-    assert quic_interface.ALPN in section("8")
+    assert quic.ALPN in section("8")
     assert f"`{chat.STREAM_NAME}`" in section("9")
     assert f"({LEAVE_TIMEOUT:g} s)" in section("9")
     assert f"{link_limits.early_bytes // 1024} KiB" in section("8.2")

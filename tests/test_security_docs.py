@@ -14,7 +14,7 @@ from punch.ice import budget
 from punch.ice.candidates import MAX_SIGNALLED
 from punch.ice.checklist import MAX_PAIRS
 from punch.link.events import LinkLimits
-from punch.link.quic_interface import CONNECTION_WINDOW
+from punch.link.quic import CONNECTION_WINDOW
 from punch.link.receive_limits import Sampler
 from punch.node import offer_freshness
 from punch.node.control import hosts, protocol

@@ -18,8 +18,8 @@ from typing import Final
 
 from punch.identity import Identity, PeerID
 from punch.link.events import CloseCode, LinkLimits, LinkRole
-from punch.link.frames import encode_close
-from punch.link.multiplexer import CONTROL_STREAM, StreamMultiplexer, known_code
+from punch.link.frames import encode_close, known_code
+from punch.link.multiplexer import CONTROL_STREAM, StreamMultiplexer
 from punch.link.proof import (
     PROOF_LENGTH,
     ProofError,
@@ -27,7 +27,7 @@ from punch.link.proof import (
     check_proof_version,
     make_proof,
 )
-from punch.link.quic_interface import ALPN, QuicConnection, QuicError
+from punch.link.quic import ALPN, QuicConnection, QuicError
 from punch.link.receive_limits import LimitExceeded
 
 APPLICATION_CODES: Final = 0x5000
@@ -93,7 +93,7 @@ class Connection:
     ) -> None:
         self.quic = quic
         self.connection_ids: set[bytes] = set()
-        self.session: StreamMultiplexer | None = None
+        self.streams: StreamMultiplexer | None = None
         self.over = False
         self._limits = limits
         self._ending = _ConnectionEnding(self)
@@ -140,11 +140,11 @@ class Connection:
         with self._ending:
             self.quic.deliver(self)
 
-    def next_timer(self) -> float | None:
+    def get_timer(self) -> float | None:
         """When to call `handle_timer`, in monotonic seconds; None: not needed."""
         times = [self.quic.get_timer()]
         if not self.over:
-            times.append(self.deadline if self.session is None else self.session.next_deadline())
+            times.append(self.deadline if self.streams is None else self.streams.get_timer())
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -159,8 +159,8 @@ class Connection:
                 self.quic.deliver(self)
         if self.over:
             return
-        if self.session is not None:
-            self.session.handle_deadline(now)
+        if self.streams is not None:
+            self.streams.handle_timer(now)
         elif now >= self.deadline:
             self.close(CloseCode.TIMEOUT, "The link was not proved in time.")
 
@@ -169,8 +169,8 @@ class Connection:
         self._at(now)
         out: list[bytes] = []
         with self._ending:
-            if self.session is not None and not self.over:
-                self.session.pump(now, out)
+            if self.streams is not None and not self.over:
+                self.streams.collect_datagrams(now, out)
                 return out
         last, self._last = self._last, []
         out += last
@@ -195,9 +195,9 @@ class Connection:
         """
         self.over = True
         with self._ending:
-            if self.session is not None:
-                self.session.say_goodbye(code, reason)
-                self.session.pump(self._now, self._last)
+            if self.streams is not None:
+                self.streams.send_close(code, reason)
+                self.streams.collect_datagrams(self._now, self._last)
             elif self._proof:
                 self.quic.send(CONTROL_STREAM, encode_close(code, reason), False)
                 self._last += self.quic.datagrams_to_send(self._now)
@@ -211,8 +211,8 @@ class Connection:
 
     def _at(self, now: float) -> None:
         self._now = now
-        if self.session is not None:
-            self.session.now = now
+        if self.streams is not None:
+            self.streams.now = now
 
     # Events of the QUIC library (QuicSink)
 
@@ -267,24 +267,24 @@ class Connection:
             return
         rest = bytes(self._proof[PROOF_LENGTH:])
         self._proof.clear()
-        session = self._begin()
+        streams = self._begin()
         if rest or fin:
-            session.on_stream_data(CONTROL_STREAM, rest, fin)
+            streams.on_stream_data(CONTROL_STREAM, rest, fin)
 
     def _begin(self) -> StreamMultiplexer:
         self._budget = None
         self.quic.erase_secrets()
-        session = self.session = self._callbacks.proved(self, self._now)
+        streams = self.streams = self._callbacks.proved(self, self._now)
         held, self._held = self._held, []
         for call in held:
-            call(session)
-        return session
+            call(streams)
+        return streams
 
     def on_stream_data(self, stream_id: int, data: bytes, fin: bool) -> None:
         if self.over:
             return
-        if self.session is not None:
-            self.session.on_stream_data(stream_id, data, fin)
+        if self.streams is not None:
+            self.streams.on_stream_data(stream_id, data, fin)
         elif not self._handshake_done:
             self.close(CloseCode.PROTOCOL, "The other side sent data before the handshake was done.")
         elif self._terms.role is LinkRole.CALLEE and stream_id == CONTROL_STREAM:
@@ -295,8 +295,8 @@ class Connection:
     def on_stream_reset(self, stream_id: int, code: int) -> None:
         if self.over:
             return
-        if self.session is not None:
-            self.session.on_stream_reset(stream_id, code)
+        if self.streams is not None:
+            self.streams.on_stream_reset(stream_id, code)
         elif stream_id == CONTROL_STREAM:
             self.close(CloseCode.PROOF, "The link proof was broken off.")
         else:
@@ -315,14 +315,14 @@ class Connection:
     def on_datagram(self, data: bytes) -> None:
         if self.over:
             return
-        if self.session is not None:
-            self.session.on_datagram(data)
+        if self.streams is not None:
+            self.streams.on_datagram(data)
         elif len(self._held) < MOST_HELD // 4:
             # Datagrams are unreliable, so one too many is dropped and is not an error
             self._held.append(partial(StreamMultiplexer.on_datagram, data=data))
 
     def on_ping_answered(self) -> None:
-        if self.session is not None and not self.over:
+        if self.streams is not None and not self.over:
             self._callbacks.answered(self)
 
     def on_connection_id(self, connection_id: bytes, added: bool) -> None:

@@ -33,7 +33,7 @@ from punch.link.frames import clip_reason
 from punch.link.multiplexer import StreamMultiplexer
 from punch.link.packet import destination_id, is_client_initial, is_long, is_retry
 from punch.link.proof import LinkCertificate
-from punch.link.quic_interface import QuicBackend, QuicError
+from punch.link.quic import QuicBackend, QuicError
 from punch.link.quic_qh3 import Qh3Backend
 
 PINGS = 4
@@ -105,7 +105,7 @@ class LinkCore:
         self._connections: list[Connection] = []
         self._routes: dict[bytes, Connection] = {}
         self._link: Connection | None = None
-        self._session: StreamMultiplexer | None = None
+        self._streams: StreamMultiplexer | None = None
         self._events: deque[Event] = deque()
         self._now = now
         self._deadline: float | None = None
@@ -143,7 +143,7 @@ class LinkCore:
             self._finish(ending)
         elif self.state is LinkState.OPEN:
             self.state, self._ending = LinkState.CLOSING, ending
-            self._require_session().say_goodbye(ending.code, ending.reason)
+            self._require_streams().send_close(ending.code, ending.reason)
             self._deadline = now + self.limits.close_seconds
 
     def fail(self, code: CloseCode, reason: str, now: float) -> None:
@@ -166,8 +166,8 @@ class LinkCore:
         proved = self._link is not None
         self._pings = PINGS if proved else 1
         self._ping_at = [now + delay for delay in PING_AGAIN] if proved else []
-        if self._session is not None:
-            self._session.path_changed()
+        if self._streams is not None:
+            self._streams.path_changed()
 
     @property
     def connection_count(self) -> int:
@@ -177,12 +177,12 @@ class LinkCore:
     @property
     def windows(self) -> dict[int, int]:
         """The size in bytes of each open stream's receive window, by stream ID."""
-        return {} if self._session is None else self._session.windows
+        return {} if self._streams is None else self._streams.windows
 
     @property
     def window_budget(self) -> int:
         """How many bytes the windows of all streams may still grow by."""
-        return self.limits.total_window if self._session is None else self._session.window_budget
+        return self.limits.total_window if self._streams is None else self._streams.window_budget
 
     # Datagrams
 
@@ -236,7 +236,7 @@ class LinkCore:
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`, in monotonic seconds; None: not needed."""
-        times = [connection.next_timer() for connection in self._connections]
+        times = [connection.get_timer() for connection in self._connections]
         if self.state is not LinkState.CLOSED:
             times.append(self._deadline)
             times += self._ping_at[:1]
@@ -292,35 +292,35 @@ class LinkCore:
         :raise StreamLimitError: too many streams are open.
         :raise ValueError: the name is empty or longer than 255 bytes of UTF-8.
         """
-        return self._require_session().open_stream(name)
+        return self._require_streams().open_stream(name)
 
     def accept(self, stream_id: int) -> None:
         """Tell the other side that a service answers the stream that it opened (`StreamAccepted`)."""
-        if self._session is not None:
-            self._session.accept(stream_id)
+        if self._streams is not None:
+            self._streams.accept(stream_id)
 
     def send(self, stream_id: int, data: bytes, fin: bool = False) -> None:
         """Queue bytes on a stream, and its end if `fin`. This has no effect on a stream that is over."""
-        if self._session is not None:
-            self._session.send(stream_id, data, fin)
+        if self._streams is not None:
+            self._streams.send(stream_id, data, fin)
 
     def consumed(self, stream_id: int, size: int) -> None:
         """The application consumed `size` bytes of a stream; the other side may send as many again."""
-        if self._session is not None:
-            self._session.consumed(stream_id, size)
+        if self._streams is not None:
+            self._streams.consumed(stream_id, size)
 
     def is_full(self, stream_id: int) -> bool:
         """Whether enough is queued on a stream. `StreamSendable` follows when there is room."""
-        return self._session is not None and self._session.is_full(stream_id)
+        return self._streams is not None and self._streams.is_full(stream_id)
 
     def queued(self, stream_id: int) -> int:
         """How many bytes of a stream wait to be sent for the first time."""
-        return 0 if self._session is None else self._session.queued(stream_id)
+        return 0 if self._streams is None else self._streams.queued(stream_id)
 
     def reset(self, stream_id: int, code: int) -> None:
         """Abort a stream in both directions."""
-        if self._session is not None:
-            self._session.reset(stream_id, code)
+        if self._streams is not None:
+            self._streams.reset(stream_id, code)
 
     def send_datagram(self, data: bytes) -> None:
         """
@@ -329,7 +329,7 @@ class LinkCore:
         :raise LinkError: the link is not proved or has ended.
         :raise ValueError: the message is too long.
         """
-        self._require_session().send_datagram(data)
+        self._require_streams().send_datagram(data)
 
     def send_control(self, frame_type: int, payload: bytes) -> None:
         """
@@ -339,12 +339,12 @@ class LinkCore:
         :raise LinkError: the link is not proved or has ended.
         :raise ValueError: the type belongs to the link itself, or the payload is longer than 16,384 bytes.
         """
-        self._require_session().send_control(frame_type, payload)
+        self._require_streams().send_control(frame_type, payload)
 
-    def _require_session(self) -> StreamMultiplexer:
-        if self._session is None or self.state is LinkState.CLOSED:
+    def _require_streams(self) -> StreamMultiplexer:
+        if self._streams is None or self.state is LinkState.CLOSED:
             raise LinkError("The link is not connected.")
-        return self._session
+        return self._streams
 
     def _route(self, data: bytes, initial_allowed: bool) -> Connection | None:
         if self.role is LinkRole.CALLER and is_long(data) and is_retry(data):
@@ -399,7 +399,7 @@ class LinkCore:
     def _proved(self, connection: Connection, now: float) -> StreamMultiplexer:
         self._link = connection
         self._deadline = None
-        self._session = StreamMultiplexer(
+        self._streams = StreamMultiplexer(
             connection.quic,
             role=self.role,
             limits=self.limits,
@@ -413,7 +413,7 @@ class LinkCore:
         if self.state is LinkState.WAITING:
             self.state = LinkState.OPEN
             self._emit(Proved(self.remote))
-        return self._session
+        return self._streams
 
     def _ended(self, connection: Connection, code: CloseCode, reason: str, by_peer: bool) -> None:
         if connection is self._link or self.role is LinkRole.CALLER:

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final
 
-from punch.link.events import MAX_REASON
+from punch.link.events import MAX_REASON, CloseCode
 
 MAX_FRAME: Final = 16 * 1024
 OPTIONAL: Final = 0x80
@@ -88,7 +88,15 @@ def encode_close(code: int, reason: str) -> bytes:
     return encode_frame(ControlFrameType.CLOSE, bytes([code]) + clip_reason(reason).encode("utf-8"))
 
 
-def decode_close(payload: bytes) -> tuple[int, str]:
+def known_code(code: int) -> CloseCode:
+    """Return the close code of a number from the other side; one that a newer version added counts as OK."""
+    try:
+        return CloseCode(code)
+    except ValueError:
+        return CloseCode.OK
+
+
+def decode_close(payload: bytes) -> tuple[CloseCode, str]:
     """
     Decode a CLOSE frame; returns code and reason.
 
@@ -97,7 +105,7 @@ def decode_close(payload: bytes) -> tuple[int, str]:
     if not 1 <= len(payload) <= 1 + MAX_REASON:
         raise FrameError("a CLOSE frame has a code and at most 256 bytes of reason")
     try:
-        return payload[0], payload[1:].decode("utf-8")
+        return known_code(payload[0]), payload[1:].decode("utf-8")
     except UnicodeDecodeError as error:
         raise FrameError("the reason of a CLOSE frame is not UTF-8") from error
 

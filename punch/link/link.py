@@ -13,7 +13,6 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 
 from punch.identity import PeerID
-from punch.link.address import LinkAddress
 from punch.link.core import LinkCore
 from punch.link.events import (
     CloseCode,
@@ -35,7 +34,7 @@ from punch.link.events import (
     StreamSendable,
 )
 from punch.link.services import LEASE, Services
-from punch.link.transport import StreamTransport
+from punch.link.transport import LinkAddress, StreamTransport
 from punch.net.driver import Driver, Timer
 
 IDLE_TIME = 10.0
@@ -65,13 +64,13 @@ class LinkClosedError(LinkError):
 
 
 class Lease:
-    """A hold on a link (`Link.hold`)."""
+    """Keeps a link open (`Link.hold`)."""
 
     def __init__(self, release: Callable[[Lease], None]) -> None:
         self._release = release
 
     def release(self) -> None:
-        """The link is needed no longer. Nothing happens the second time."""
+        """End the lease. A second call has no effect."""
         self._release(self)
 
 
@@ -153,12 +152,14 @@ class Link:
         return waiter
 
     def receive(self, datagrams: Sequence[bytes], initial_allowed: bool = True) -> None:
-        """All datagrams that were read in this turn; `initial_allowed` as in `LinkCore.receive_datagrams`."""
+        """
+        Take all datagrams that were read in this turn; `initial_allowed` as in `LinkCore.receive_datagrams`.
+        """
         self.core.receive_datagrams(datagrams, self._driver.now(), initial_allowed=initial_allowed)
         self._driver.run()
 
     def path_changed(self) -> None:
-        """The link takes another path, or a path is back: ask the other side for an answer at once."""
+        """The link takes another path, or has a path again: ask the other side for an answer at once."""
         self.core.ping(self._driver.now())
         self.schedule_flush()
 
@@ -201,7 +202,7 @@ class Link:
             protocol = factory.buildProtocol(LinkAddress(self.remote, self))
             if protocol is None:
                 raise LinkError("The factory built no protocol.")
-        except Exception:
+        except Exception:  # of any kind, as the factory is the application's; the caller is given it
             stream.abortConnection()
             return fail()
         self._check_idle()
@@ -276,12 +277,12 @@ class Link:
             self._clock.callLater(0, self._turn)
 
     def call_soon(self, call: Callable[[], None]) -> None:
-        """Run something at the end of this turn, before sending."""
+        """Call a function at the end of this turn, before sending."""
         self._soon.append(call)
         self.schedule_flush()
 
     def stream_over(self, stream_id: int) -> None:
-        """A stream has told its protocol that it is lost."""
+        """A stream has ended, and its protocol is told so."""
         stream = self._streams.pop(stream_id, None)
         if stream is not None:
             self._services.forget(stream)
@@ -375,7 +376,7 @@ class Link:
     def _check_leases(self) -> None:
         if self._leases and self._lease_stream is None and self._proved and self.closed is None:
             stream = self._lease_stream = Protocol()
-            # Released peers refuse it, but do not close idle links either.
+            # Older peers refuse it, but they do not close idle links either
             self.connect(LEASE, Factory.forProtocol(lambda: stream)).addErrback(lambda _: None)
         elif not self._leases and self._lease_stream is not None:
             stream, self._lease_stream = self._lease_stream, None
@@ -406,6 +407,7 @@ class Link:
             waiter.callback(answered)
 
     def _guard(self, call: Callable[..., object], *args: object) -> None:
+        """Call the application's code. Exceptions of any kind are logged, and the link goes on."""
         try:
             call(*args)
         except Exception:
@@ -413,7 +415,7 @@ class Link:
 
     def _link_closed(self, event: Closed) -> None:
         closed = self.closed = LinkClosed(event.code, event.reason, event.by_peer)
-        # Who is told that it is over takes the path away, on which the other side has to be told first.
+        # The other side is told first, because the callbacks take the path away
         self._transmit()
         self._service_wait.cancel()
         self._check_idle()

@@ -1,10 +1,10 @@
 """
-What happens on a connection that is proved: streams with credits, datagrams, and the control stream.
+What a proved connection carries: streams with credits, datagrams, and the control stream.
 
-A `StreamMultiplexer` is the sink of one QUIC connection. It queues what is to be sent until `pump`, so that
-everything of one turn goes out in as few datagrams as it can. The QUIC library is given control frames at
-once, and of streams, in turn, only what may be sent now: what is written later on another stream, or in a
-control frame, then waits behind little.
+A `StreamMultiplexer` queues what is to be sent until `collect_datagrams`, so that everything of one turn goes
+out in as few datagrams as possible. The QUIC library is given control frames at once. Of streams, in turn, it
+is given only what may be sent now, so that what is written later on another stream, or in a control frame,
+waits behind little.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from punch.link.events import (
     StreamReset,
     StreamSendable,
 )
-from punch.link.flow_control import ReceiveWindow, SendAllowance, WindowBudget
 from punch.link.frames import (
     OPTIONAL,
     ControlFrameType,
@@ -41,10 +40,10 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
-from punch.link.quic_interface import Flight, QuicConnection, QuicStreamLimit
+from punch.link.quic import Flight, QuicConnection, QuicStreamLimit
 from punch.link.receive_limits import ReceiveAllowance
 from punch.link.send_window import SendWindow
-from punch.link.stream import Stream, StreamError, encode_name
+from punch.link.stream import ReceiveWindow, SendAllowance, Stream, StreamError, WindowBudget, encode_name
 
 CONTROL_STREAM: Final = 0
 TURN: Final = 16 * 1024
@@ -85,14 +84,14 @@ class StreamMultiplexer:
         self._streams: dict[int, Stream] = {}
         self._remote_count = 0
         self._unnamed: dict[int, Stream] = {}
-        # Streams with something to send or to grant, in order; a dict, so that runs are alike.
+        # Streams with something to send or to grant, in turn; a dict, because it has an order
         self._busy: dict[int, Stream] = {}
         self._full: dict[int, Stream] = {}
         self._window = SendWindow()
         self._ahead = INITIAL_CREDIT
         self._control = bytearray()
         self._frames = FrameReader()
-        self._goodbye_said = False
+        self._close_sent = False
         self._allowance = SendAllowance(now)
         # The sender keeps within less than the receiver allows, since what was sent in time may arrive at
         # once.
@@ -116,7 +115,7 @@ class StreamMultiplexer:
         """How many bytes the windows may still grow by in all."""
         return self._budget.left
 
-    # What the layer above asks for
+    # Methods of the layer above
 
     def open_stream(self, name: str) -> int:
         """
@@ -168,7 +167,7 @@ class StreamMultiplexer:
         self._busy[stream_id] = stream
 
     def is_full(self, stream_id: int) -> bool:
-        """More is queued on the stream than is worth it; a `StreamSendable` will follow."""
+        """Whether enough is queued on a stream. `StreamSendable` follows when there is room."""
         stream = self._streams.get(stream_id)
         return stream is not None and stream.out.full
 
@@ -181,7 +180,7 @@ class StreamMultiplexer:
         return 0 if stream is None else stream.out.queued + self._quic.unsent(stream_id)
 
     def consumed(self, stream_id: int, size: int) -> None:
-        """The application has used so many bytes: they may be replaced."""
+        """The application has used so many bytes, and the other side may send as many again."""
         stream = self._streams.get(stream_id)
         if stream is None:
             return
@@ -223,15 +222,15 @@ class StreamMultiplexer:
             raise ValueError("this type of control frame is not for a layer above")
         self._control += encode_frame(frame_type, payload)
 
-    def say_goodbye(self, code: CloseCode, reason: str) -> None:
+    def send_close(self, code: CloseCode, reason: str) -> None:
         """Tell the other side that the link ends, once."""
-        if not self._goodbye_said:
-            self._goodbye_said = True
+        if not self._close_sent:
+            self._close_sent = True
             self._control += encode_close(code, reason)
 
-    # What goes out
+    # Sending
 
-    def pump(self, now: float, out: list[bytes]) -> None:
+    def collect_datagrams(self, now: float, out: list[bytes]) -> None:
         """
         Append everything that may be sent now, as datagrams.
 
@@ -245,7 +244,7 @@ class StreamMultiplexer:
         while True:
             self._grant(now)
             if self._control:
-                if not self._goodbye_said and quic.unsent(CONTROL_STREAM) > CONTROL_QUEUE:
+                if not self._close_sent and quic.unsent(CONTROL_STREAM) > CONTROL_QUEUE:
                     self._control.clear()
                     self._violation("The other side takes no control frames.")
                     return
@@ -268,7 +267,7 @@ class StreamMultiplexer:
                 self._emit(StreamSendable(stream.stream_id))
 
     def path_changed(self) -> None:
-        """What was measured may be that of another path."""
+        """The path may be another one, so that what was measured counts no longer."""
         self._window.remeasure()
 
     def _grant(self, now: float) -> None:
@@ -346,16 +345,7 @@ class StreamMultiplexer:
             if not datagrams:
                 break
 
-    # What comes in (the sink of the QUIC connection)
-
-    def on_handshake(self, alpn: str | None, resumed: bool) -> None:
-        """The handshake was judged before there was a session."""
-
-    def on_connection_id(self, connection_id: bytes, added: bool) -> None:
-        """Connection IDs are the core's."""
-
-    def on_terminated(self, code: int, application: bool, reason: str) -> None:
-        """The end of the connection is the core's."""
+    # Receiving
 
     def on_stream_data(self, stream_id: int, data: bytes, fin: bool) -> None:
         if stream_id == CONTROL_STREAM:
@@ -401,7 +391,7 @@ class StreamMultiplexer:
             self._violation("The other side opened a one-way stream.")
             return None
         if stream_id & 1 == self._local_parity:
-            # Ours, and over: the library reports no more on it than an end that we know.
+            # Ours, and over. The library reports nothing more on it but its end
             return None
         if self._remote_count >= self._limits.streams:
             self._violation(f"The other side has more than {self._limits.streams} streams open.")
@@ -420,8 +410,8 @@ class StreamMultiplexer:
         stream = self._streams.get(stream_id)
         if stream is None:
             if stream_id & 1 != self._local_parity and not stream_id & 2:
-                # Opened and given up before its first byte arrived; the other direction is open until we
-                # reset it.
+                # It was opened and reset before its first byte arrived. The other direction is open until it
+                # is reset too
                 self._quic.reset(stream_id, code)
             return
         stream.received_all = True
@@ -451,8 +441,7 @@ class StreamMultiplexer:
         if frame_type == ControlFrameType.CREDIT:
             self._credit(*decode_credit(payload))
         elif frame_type == ControlFrameType.CLOSE:
-            code, reason = decode_close(payload)
-            self._end(known_code(code), reason, True)
+            self._end(*decode_close(payload), True)
         elif frame_type == ControlFrameType.ACCEPTED:
             if self._early_left is None or payload:
                 raise FrameError("ACCEPTED is out of place")
@@ -482,15 +471,15 @@ class StreamMultiplexer:
 
     # Common
 
-    def next_deadline(self) -> float | None:
+    def get_timer(self) -> float | None:
         """When a stream without a name has waited too long."""
         for stream in self._unnamed.values():
             return stream.opened_at + self._limits.header_seconds
         return None
 
-    def handle_deadline(self, now: float) -> None:
+    def handle_timer(self, now: float) -> None:
         """End the link if a stream's name has not arrived in time."""
-        deadline = self.next_deadline()
+        deadline = self.get_timer()
         if deadline is not None and now >= deadline:
             self._violation("The other side opened a stream and never said its name.")
 
@@ -514,11 +503,3 @@ class StreamMultiplexer:
 
     def _violation(self, reason: str) -> None:
         self._end(CloseCode.PROTOCOL, reason, False)
-
-
-def known_code(code: int) -> CloseCode:
-    """A close code from the wire; one that a newer version added is some kind of goodbye."""
-    try:
-        return CloseCode(code)
-    except ValueError:
-        return CloseCode.OK

@@ -10,8 +10,7 @@ from typing import Any, Final
 
 from punch.link.packet import Frame, QuicFrameType
 from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic_interface import LOGICAL_ADDRESS, Flight, QuicConnection
-from punch.link.quic_library import LibraryBackend, LibraryConnection, common_settings
+from punch.link.quic import LOGICAL_ADDRESS, Flight, LibraryBackend, QuicConnection, common_settings
 from punch.link.receive_limits import ReceiveLimits
 
 MOST_GAPS: Final = 4096
@@ -129,7 +128,7 @@ class FrameLog:
         return
 
 
-class AioquicConnection(LibraryConnection):
+class AioquicConnection(QuicConnection):
     """
     A connection of aioquic. What this link needs and aioquic doesn't offer is read from its private parts
     here.

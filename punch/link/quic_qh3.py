@@ -9,8 +9,7 @@ from typing import Any, Final
 from punch.identity import RandomBytes
 from punch.link.packet import PacketReader, read_frames
 from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic_interface import LOGICAL_ADDRESS, Flight, QuicConnection
-from punch.link.quic_library import LibraryBackend, LibraryConnection, common_settings
+from punch.link.quic import LOGICAL_ADDRESS, Flight, LibraryBackend, QuicConnection, common_settings
 from punch.link.receive_limits import ReceiveLimits, Sampler
 
 _ED25519: Final = 0x0807
@@ -22,7 +21,7 @@ _BLOCKED: Final = "packet builder capacity exhausted"
 """What qh3 says when what it wants to send first doesn't fit into what it may send."""
 
 
-class Qh3Connection(LibraryConnection):
+class Qh3Connection(QuicConnection):
     """A connection of qh3."""
 
     def __init__(

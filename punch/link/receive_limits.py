@@ -216,7 +216,7 @@ class ReceiveLimits:
                 if not self._rare[frame_type].spend(now, weight * (1 + frame.size // 64)):
                     raise LimitExceeded(f"The other side sent too many {_RARE[frame_type]} frames.")
             elif frame_type == QuicFrameType.NEW_CONNECTION_ID and frame.offset > self._highest_id:
-                # Counted by their sequence numbers, since qh3 repeats them many times after a darkness.
+                # Counted by their sequence numbers, since qh3 repeats them many times after a disconnection
                 new, self._highest_id = frame.offset - self._highest_id, frame.offset
                 if not self._peer_ids.spend(now, new):
                     raise LimitExceeded("The other side gave too many connection IDs.")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-from punch.link.quic_interface import DATAGRAM_SIZE, Flight
+from punch.link.quic import DATAGRAM_SIZE, Flight
 
 AHEAD: Final = 2 * DATAGRAM_SIZE
 """Bytes of streams handed to the QUIC library beyond what its congestion controller allows."""

@@ -39,7 +39,7 @@ class Services:
     _log = Logger()
 
     def __init__(self) -> None:
-        # Streams whose service is not there yet, oldest first
+        # Streams whose service is not served yet, the oldest first
         self._waiting: dict[StreamTransport, None] = {}
         leases = Factory.forProtocol(Protocol)
         leases.noisy = False
@@ -87,7 +87,7 @@ class Services:
             address = stream.getPeer()
             allowed = service.authorize(address.peer)
             protocol = service.factory.buildProtocol(address) if allowed else None
-        except Exception:
+        except Exception:  # of any kind, as both functions are the application's; the link goes on
             self._log.failure("The service {name!r} failed to answer a stream.", name=stream.name)
             stream.refuse(RefusalCode.FAILED)
             return True

@@ -1,5 +1,11 @@
 """
-One stream of a link: what is queued to send, what the other side may send, and the name at its beginning.
+The streams of a link: the name at the beginning of each, what is queued to send, and credits, which limit how
+much a sender may have on the way to an application that has not read it.
+
+Both QUIC libraries renew their flow control when bytes arrive, not when they are read, so what a paused
+reader does not take would gather in memory. So each direction of each stream has a limit of its own, in bytes
+since its beginning. It starts at `INITIAL_CREDIT`, the receiver raises it as its application consumes, and a
+sender never exceeds it.
 """
 
 from __future__ import annotations
@@ -8,12 +14,15 @@ from collections import deque
 from typing import Final
 
 from punch.link.events import INITIAL_CREDIT
-from punch.link.flow_control import ReceiveWindow
 
 MAX_NAME: Final = 255
 FULL_LEAST: Final = 64 * 1024
 """Bytes queued above which a stream is full, however little credit there is."""
 FULL_MOST: Final = 512 * 1024
+FALLBACK_RTT: Final = 0.1
+"""Seconds, while the round-trip time is not known."""
+SHORTEST_RTT: Final = 0.025
+"""Shorter round trips do not tell how fast an application reads, because its process has to be scheduled."""
 
 
 class StreamError(Exception):
@@ -49,7 +58,7 @@ class SendQueue:
         self.queued += len(data)
 
     def capacity(self, ahead: int) -> int:
-        """Bytes worth queueing: what could be sent with the credit there is, within bounds and `ahead`."""
+        """How many bytes to queue: what credit allows to send, within bounds, and at most `ahead`."""
         return min(max(self.limit - self.sent, FULL_LEAST), FULL_MOST, ahead)
 
     @property
@@ -58,13 +67,13 @@ class SendQueue:
 
     @property
     def ready(self) -> bool:
-        """There is something that credit allows to send, or only the end is left to say."""
+        """Whether credit allows to send something, or only the end of the stream is left to send."""
         if self.finished:
             return False
         return self.credit > 0 if self.queued else self.fin_wanted
 
     def take(self, room: int) -> bytes | memoryview:
-        """The next bytes, at most `room` and never more than a chunk; they count as sent."""
+        """Remove and return the next bytes, at most `room` and at most one chunk. They count as sent."""
         chunk = self._chunks[0]
         if len(chunk) > room:
             view = memoryview(chunk)
@@ -82,6 +91,76 @@ class SendQueue:
         self.queued = 0
         self.finished = True
         self.full = False
+
+
+class WindowBudget:
+    """
+    What the windows of all streams of a link may grow by, in bytes, beyond the initial credit of each.
+
+    :ivar left: how many of these bytes no window has taken.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.left = total
+
+    def take(self, size: int) -> int:
+        """Take `size` bytes or as many as are left; returns how many."""
+        granted = min(size, self.left)
+        self.left -= granted
+        return granted
+
+    def give_back(self, size: int) -> None:
+        self.left += size
+
+
+class ReceiveWindow:
+    """
+    The receiver's side of one direction of a stream.
+
+    The window doubles whenever half of it was read in less than two round trips (it, not the reader, was then
+    what limited the transfer), up to `maximum` and as far as the link's budget goes.
+    """
+
+    def __init__(self, budget: WindowBudget, maximum: int, now: float) -> None:
+        self.limit = INITIAL_CREDIT
+        self.received = 0
+        self.consumed = 0
+        self.window = INITIAL_CREDIT
+        self._budget = budget
+        self._maximum = maximum
+        self._granted_at = now
+
+    @property
+    def exceeded(self) -> bool:
+        """The sender has sent more than it was allowed."""
+        return self.received > self.limit
+
+    @property
+    def due(self) -> bool:
+        """Enough has been read for a new limit to be worth a frame."""
+        return self.limit - self.consumed <= self.window // 2
+
+    def grant(self, now: float, rtt: float | None) -> int:
+        """The new limit, to be sent to the other side at once."""
+        reference = max(FALLBACK_RTT if rtt is None else rtt, SHORTEST_RTT)
+        if now - self._granted_at < 2 * reference and self.window < self._maximum:
+            self.window += self._budget.take(min(self.window, self._maximum - self.window))
+        self._granted_at = now
+        self.limit = self.consumed + self.window
+        return self.limit
+
+    def accept(self) -> int:
+        """
+        Return the limit that tells the other side that the stream was accepted. It has grown by the length of
+        the name.
+        """
+        self.limit = self.consumed + self.window
+        return self.limit
+
+    def close(self) -> None:
+        """Nothing more is received. What the window grew by is given back, for other streams."""
+        self._budget.give_back(self.window - INITIAL_CREDIT)
+        self.window = INITIAL_CREDIT
 
 
 class Stream:
@@ -103,7 +182,7 @@ class Stream:
 
     @property
     def over(self) -> bool:
-        """Nothing can happen any more, in either direction."""
+        """Whether both directions have ended."""
         return self.received_all and self.out.finished
 
     def read_name(self, data: bytes) -> bytes:
@@ -129,3 +208,36 @@ class Stream:
         self._header.clear()
         self.window.consumed += 1 + length
         return rest
+
+
+class SendAllowance:
+    """
+    How many control frames the other side may send: a burst, then a steady rate, plus one for every 4 KiB
+    that we sent it (an honest receiver grants credit at most once for every 8 KiB). What sends more is
+    flooding.
+    """
+
+    BURST: Final = 4096.0
+    PER_SECOND: Final = 100.0
+    BYTES_PER_FRAME: Final = 4096
+
+    def __init__(self, now: float) -> None:
+        self._left = self.BURST
+        self._at = now
+
+    def sent(self, size: int) -> None:
+        """We sent so many bytes on streams, which the other side may answer with credit."""
+        self._left += size / self.BYTES_PER_FRAME
+
+    def opened(self) -> None:
+        """We opened a stream, which the other side accepts with one frame."""
+        self._left += 1
+
+    def spend(self, now: float) -> bool:
+        """Account for one frame; False if it is one too many."""
+        if now > self._at:
+            if self._left < self.BURST:
+                self._left = min(self.BURST, self._left + (now - self._at) * self.PER_SECOND)
+            self._at = now
+        self._left -= 1
+        return self._left >= 0

@@ -1,14 +1,16 @@
-"""A stream of a link as a Twisted transport, with back-pressure in both directions."""
+"""A stream of a link as a Twisted transport, with back-pressure in both directions, and its address."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
+    IAddress,
     IConsumer,
     IHalfCloseableProtocol,
     IProducer,
@@ -20,7 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.link.address import LinkAddress
+from punch.identity import PeerID
 from punch.link.events import CloseCode, RefusalCode, ServiceRefused
 
 if TYPE_CHECKING:
@@ -35,6 +37,22 @@ ABORTED = 2
 def as_failure(error: BaseException | None = None) -> Failure:
     """An exception, or the one being handled, as Twisted passes it on."""
     return Failure(error)  # type: ignore[no-untyped-call]  # Twisted has no types there
+
+
+@implementer(IAddress)
+@dataclass(frozen=True)
+class LinkAddress:
+    """
+    A peer at one end of a stream. Its path may change at any time and is not part of the address.
+
+    :ivar link: the link that the stream is on.
+    """
+
+    peer: PeerID
+    link: Link = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return str(self.peer)
 
 
 @implementer(ITransport, IPushProducer, IConsumer)
@@ -92,7 +110,7 @@ class StreamTransport:
         if not self.connected or self.disconnecting:
             return
         self.disconnecting = True
-        # Nobody reads any more: what still comes is used up, so that the other side can reach its own end.
+        # What still comes is dropped and counts as read, so that the other side can send all that it has
         self._drop_unread()
         if self._producer is None:
             self._end_writing()
@@ -106,7 +124,7 @@ class StreamTransport:
                 self._guard(half_closeable.writeConnectionLost)
 
     def abortConnection(self) -> None:
-        """Give the stream up at once; what is queued is lost."""
+        """Reset the stream at once; what is queued is lost."""
         if self.connected:
             self._abort(as_failure(ConnectionAborted()), ABORTED)
 
@@ -116,7 +134,7 @@ class StreamTransport:
     def getHost(self) -> LinkAddress:
         return LinkAddress(self.link.local, self.link)
 
-    # IPushProducer: the reading side, as the protocol controls it
+    # IPushProducer: what the protocol does to reading
 
     def pauseProducing(self) -> None:
         self._read_paused = True
@@ -124,13 +142,13 @@ class StreamTransport:
     def resumeProducing(self) -> None:
         if self._read_paused:
             self._read_paused = False
-            # Not at once: the protocol may well be in the middle of something.
+            # Not at once, because the protocol may be within `dataReceived`
             self.link.call_soon(self._deliver_unread)
 
     def stopProducing(self) -> None:
         self.loseConnection()
 
-    # IConsumer: the writing side, as it controls a producer
+    # IConsumer: a producer that writes
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """
@@ -190,7 +208,7 @@ class StreamTransport:
         self._abort(as_failure(ConnectionAborted()), code)
 
     def data_received(self, data: bytes, fin: bool) -> None:
-        """The next bytes from the other side."""
+        """The next bytes of the other side have come; with `fin`, they are the last."""
         if data:
             if self.disconnecting:
                 self.link.core.consumed(self.stream_id, len(data))
@@ -200,20 +218,20 @@ class StreamTransport:
         self._deliver_unread()
 
     def sendable(self) -> None:
-        """There is room for more."""
+        """The stream was full and has room again."""
         if self._producer is not None and self._producer_paused:
             self._producer_paused = False
             self._guard(self._producer.resumeProducing)
 
     def stream_reset(self, code: int) -> None:
-        """The other side gave the stream up, or refused it."""
+        """The other side has reset the stream, or refused it."""
         if self._opening is not None and code in RefusalCode.__members__.values():
             self._lost(as_failure(ServiceRefused(self.name, RefusalCode(code))))
         else:
             self._lost(as_failure(ConnectionLost("The other side gave up the stream.")))
 
     def link_closed(self, closed: LinkClosed) -> None:
-        """The whole link is over."""
+        """The link has ended."""
         if closed.code is CloseCode.OK:
             self._lost(as_failure(ConnectionDone()))
         else:
@@ -268,7 +286,7 @@ class StreamTransport:
             self._guard(self._producer.pauseProducing)
 
     def _guard(self, call: Callable[..., object], *args: object) -> None:
-        """Run the application's code; an exception ends this stream and is logged."""
+        """Call the application's code. An exception of any kind is logged and ends this stream alone."""
         try:
             call(*args)
         except Exception:

@@ -86,7 +86,7 @@ def datagram_address(address: object) -> Address | None:
 
 
 def hand_over(receiver: Receiver, datagrams: Sequence[bytes], remote: Address, sock: DatagramSocket) -> None:
-    """Call the receiver. Its exceptions are logged, so that they affect no other datagrams."""
+    """Call the receiver. Its exceptions, of any kind, are logged, so that they affect no other datagrams."""
     try:
         receiver(datagrams, remote, sock)
     except Exception:
@@ -339,7 +339,7 @@ def bound_socket(host: str, port: int, buffer: int) -> socket.socket:
         set_option(sock, socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         sock.bind((host, port))
         coalesce(sock)
-    except BaseException:
+    except OSError:
         sock.close()
         raise
     return sock

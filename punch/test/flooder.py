@@ -13,7 +13,7 @@ from qh3.quic.connection import QuicConnection as Library
 
 from punch.link.packet import CONNECTION_ID_LENGTH, HeaderProtection, PacketKey, suites_for
 from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic_interface import ALPN, LOGICAL_ADDRESS
+from punch.link.quic import ALPN, LOGICAL_ADDRESS
 from punch.link.quic_qh3 import Qh3Connection
 from punch.test.link_pair import CoreNode, Pipe, Rogue, RogueCallee, RogueCaller
 

@@ -17,10 +17,10 @@ from punch.apps.chat.store import Store
 from punch.apps.chat.worker import ImmediateWorker, Worker
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
-from punch.link.address import LinkAddress
 from punch.link.events import LinkRole
 from punch.link.link import Link
 from punch.link.services import Authorize
+from punch.link.transport import LinkAddress
 from punch.natcheck.report import NetcheckReport
 from punch.node.events import CallUnanswerable, Connected, IncomingCall, Ready
 from punch.node.path import Path

@@ -29,7 +29,7 @@ from punch.link.events import (
 from punch.link.frames import ControlFrameType, FrameReader, decode_close
 from punch.link.link import Link
 from punch.link.proof import PROOF_LENGTH, LinkCertificate, make_proof
-from punch.link.quic_interface import QuicBackend, QuicConnection
+from punch.link.quic import QuicBackend, QuicConnection
 from punch.link.quic_qh3 import Qh3Backend
 from punch.link.transport import StreamTransport
 

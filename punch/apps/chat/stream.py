@@ -18,8 +18,8 @@ from zope.interface import implementer
 
 from punch.apps.chat.protocol import ChatCore, ChatProtocolError, Event
 from punch.identity import PeerID
-from punch.link.address import LinkAddress
 from punch.link.link import Link
+from punch.link.transport import LinkAddress
 
 PIECE: Final = 1200
 """Bytes of messages that are written at once."""

@@ -16,7 +16,7 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
-from punch.link.quic_interface import QuicStreamLimit
+from punch.link.quic import QuicStreamLimit
 from punch.link.stream import encode_name
 from punch.test.link_pair import AioquicMixin, CoreNode, LinkTestCase, Pipe, RogueCallee
 

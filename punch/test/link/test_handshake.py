@@ -6,7 +6,7 @@ from typing import Any
 
 from punch.link.events import CloseCode, LinkLimits, StreamData
 from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic_interface import QuicBackend
+from punch.link.quic import QuicBackend
 from punch.link.stream import encode_name
 from punch.test.link_pair import AioquicMixin, LinkTestCase, Pipe, RogueCallee, RogueCaller
 
@@ -177,7 +177,7 @@ class Tickets(QuicBackend):
         from qh3.quic.connection import QuicConnection as Library
         from qh3.quic.connection import QuicConnectionError
 
-        from punch.link.quic_interface import LOGICAL_ADDRESS
+        from punch.link.quic import LOGICAL_ADDRESS
         from punch.link.quic_qh3 import Qh3Connection
 
         secrets = SecretsLog()

@@ -18,7 +18,7 @@ from punch.link.packet import (
     QuicFrameType,
     read_frames,
 )
-from punch.link.quic_interface import QuicConnection, QuicError
+from punch.link.quic import QuicConnection, QuicError
 from punch.link.receive_limits import (
     LimitExceeded,
     ReceiveAllowance,

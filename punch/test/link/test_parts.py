@@ -8,7 +8,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.link.connection import APPLICATION_CODES, explain
 from punch.link.events import INITIAL_CREDIT, MAX_REASON, CloseCode
-from punch.link.flow_control import ReceiveWindow, SendAllowance, WindowBudget
 from punch.link.frames import (
     MAX_FRAME,
     FrameError,
@@ -20,7 +19,7 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
-from punch.link.stream import SendQueue, encode_name
+from punch.link.stream import ReceiveWindow, SendAllowance, SendQueue, WindowBudget, encode_name
 
 
 class FrameTests(SynchronousTestCase):

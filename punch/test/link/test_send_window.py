@@ -6,7 +6,7 @@ from collections import deque
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.link.quic_interface import DATAGRAM_SIZE, Flight
+from punch.link.quic import DATAGRAM_SIZE, Flight
 from punch.link.send_window import LEAST, QUEUE, SendWindow
 
 HUGE = 1 << 24

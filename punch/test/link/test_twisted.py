@@ -14,12 +14,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from punch.link.address import LinkAddress
 from punch.link.events import INITIAL_CREDIT, CloseCode, LinkError, RefusalCode, ServiceRefused
 from punch.link.frames import ControlFrameType
 from punch.link.link import IDLE_TIME, SERVICE_WAIT, Link, LinkClosed, LinkClosedError
 from punch.link.services import Services
-from punch.link.transport import StreamTransport
+from punch.link.transport import LinkAddress, StreamTransport
 from punch.test.link_pair import CALLEE, CALLER, AioquicMixin, LinkTestCase, open_stream
 
 MIB = 1024 * 1024

@@ -1,34 +1,140 @@
-"""What the adapters of both QUIC libraries have in common: aioquic's API, which qh3 follows."""
+"""
+QUIC connections (RFC 9000) of either library: what the rest of a link uses, over aioquic's API, which qh3
+follows. `quic_qh3.py` and `quic_aioquic.py` have what differs.
+
+What a link relies on, and neither library's documentation says:
+
+- QUIC is always given one constant peer address, and the path that a datagram takes is decided elsewhere.
+  Both libraries would otherwise validate paths on their own, of which qh3 keeps four and aioquic's client
+  none.
+- Datagrams have 1,200 bytes, and probing for more is off: QUIC does not see a path change to a smaller size.
+- The idle timeout is seven days. Whether a link is dead is decided above QUIC, which would be wrong after a
+  sleep.
+- An Ed25519 certificate is accepted only if the client lists the algorithm. `CERT_NONE` still checks the
+  signature of the handshake; the link itself checks whose certificate it is.
+"""
 
 from __future__ import annotations
 
 import itertools
+import logging
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic_interface import (
-    ALPN,
-    CONNECTION_WINDOW,
-    DATAGRAM_SIZE,
-    IDLE_TIMEOUT,
-    INITIAL_RTT,
-    KEY_UPDATE_AFTER,
-    LOGICAL_ADDRESS,
-    MAX_DATAGRAM_FRAME,
-    STREAM_WINDOW,
-    VERSION_1,
-    Flight,
-    QuicConnection,
-    QuicError,
-    QuicSink,
-    QuicStreamLimit,
-    as_quic_error,
-    library_errors,
-)
-from punch.link.receive_limits import PING_EVERY, ReceiveLimits
+from punch.link.receive_limits import PING_EVERY, LimitExceeded, ReceiveLimits
+from punch.wire.address import FULL_SIZE
+
+T = TypeVar("T")
+
+ALPN: Final = "punch-link/1"
+DATAGRAM_SIZE: Final = FULL_SIZE
+IDLE_TIMEOUT: Final = 7 * 86400.0
+CONNECTION_WINDOW: Final = 24 * 1024 * 1024
+"""
+QUIC's own flow control, in bytes; both libraries renew it on arrival, so it only bounds what is out of order.
+It is above the largest window of credits, which is the limit that counts.
+"""
+STREAM_WINDOW: Final = 6 * 1024 * 1024
+MAX_DATAGRAM_FRAME: Final = 1200
+INITIAL_RTT: Final = 0.2
+"""
+Seconds; a path that ICE has found has answered well within the 333 ms that RFC 9002 assumes of an unknown
+one.
+"""
+KEY_UPDATE_AFTER: Final = 1 << 22
+"""
+Packets sent under one key, half of what RFC 9001, section 6.6, allows with AES-GCM: some five gigabytes.
+Neither library counts.
+"""
+LOGICAL_ADDRESS: Final = ("192.0.2.1", 443)
+VERSION_1: Final = 1
+
+# Without a handler, what the libraries log would go to stderr, in the middle of a chat.
+logging.getLogger("quic").addHandler(logging.NullHandler())
+
+
+class QuicError(Exception):
+    """
+    The QUIC library failed on a connection, which is of no more use; `str()` says why.
+
+    What a library raises while it is asked for something (to send, to reset) is kept, and raised as this by
+    the next call that drives the connection; `get_timer` is then due at once.
+    """
+
+
+class QuicStreamLimit(Exception):
+    """The other side allows no more streams now."""
+
+
+class Flight(NamedTuple):
+    """What a connection has in flight, in bytes of whole packets, and what still waits in the library."""
+
+    in_flight: int
+    """Bytes sent that are neither acknowledged nor lost."""
+    window: int
+    """Bytes that the congestion controller allows in flight."""
+    unsent: int
+    """Bytes of all streams that have not been sent for the first time."""
+    rtt: float | None
+    """The latest round-trip time in seconds, once known."""
+
+
+class QuicSink(Protocol):
+    """What `QuicConnection.deliver` calls with what happened on a connection, in order."""
+
+    def on_handshake(self, alpn: str | None, resumed: bool) -> None:
+        """TLS is done. `resumed`: with a ticket or early data; such a connection proves nothing."""
+
+    def on_stream_data(self, stream_id: int, data: bytes, fin: bool) -> None:
+        """The next bytes of a stream."""
+
+    def on_stream_reset(self, stream_id: int, code: int) -> None:
+        """The other side sends no more (RESET_STREAM), or wants no more (STOP_SENDING)."""
+
+    def on_datagram(self, data: bytes) -> None:
+        """An unreliable message (RFC 9221)."""
+
+    def on_ping_answered(self) -> None:
+        """The other side acknowledged a ping of ours."""
+
+    def on_connection_id(self, connection_id: bytes, added: bool) -> None:
+        """A connection ID of ours came into use, or is no longer used."""
+
+    def on_terminated(self, code: int, application: bool, reason: str) -> None:
+        """The connection has ended; `application`: with a code of an application, else of QUIC itself."""
+
+
+def as_quic_error(error: BaseException) -> QuicError:
+    """
+    Return what a library raised as a `QuicError`. The libraries raise errors of any kind, and a panic of qh3
+    is not even an `Exception`.
+
+    :raise KeyboardInterrupt, SystemExit: it was one.
+    """
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        raise error
+    return QuicError(f"{type(error).__name__}: {error}")
+
+
+class _LibraryErrors:
+    """
+    Makes a `QuicError` of whatever a library raises. `contextlib.contextmanager` would take as long as the
+    processing of a packet.
+    """
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and not isinstance(error, (QuicError, LimitExceeded)):
+            raise as_quic_error(error) from error
+
+
+_LIBRARY_ERRORS: Final = _LibraryErrors()
+
 
 _NO_FLIGHT = Flight(0, 0, 0, None)
 
@@ -40,11 +146,14 @@ class _Discarded:
         return None
 
 
-class LibraryConnection(ABC):
+class QuicConnection(ABC):
     """
-    A connection of either library. The library's objects are `Any` here, since one class can't be typed
-    against both.
+    One QUIC connection, sans I/O. `now` is in monotonic seconds. What is asked of a connection or stream that
+    is over has no effect.
 
+    The library's objects are `Any` here, since one class can't be typed against both libraries.
+
+    :ivar connection_id: the first of our own connection IDs.
     :ivar library: the library's own connection.
     :ivar configuration: the library's settings for it.
     """
@@ -87,6 +196,7 @@ class LibraryConnection(ABC):
         self.connection_id: bytes = quic.host_cid
 
     def discard(self) -> None:
+        """Free all that the library keeps: the connection is over, and nothing more is asked of it."""
         if self._discarded:
             return
         # Not left to Python's garbage collector: it counts objects, and what the library keeps is few, but up
@@ -96,11 +206,17 @@ class LibraryConnection(ABC):
         self.library = _Discarded()
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
+        """
+        Datagrams of any content; what is not for this connection is ignored.
+
+        :raise QuicError: something in them was too much for the library.
+        :raise LimitExceeded: the other side sent more of something than it may (see `receive_limits.py`).
+        """
         self._now = now
         if self._discarded:
             return
         self._tell_failure()
-        with library_errors():
+        with _LIBRARY_ERRORS:
             self._take_in(datagrams, now)
 
     @abstractmethod
@@ -120,6 +236,12 @@ class LibraryConnection(ABC):
             self._probes.add(self._ping())
 
     def deliver(self, sink: QuicSink) -> None:
+        """
+        Tell what happened since the last time.
+
+        :raise QuicError: the library failed.
+        :raise LimitExceeded: it was more than the other side may send.
+        """
         if self._discarded:
             return
         self._tell_failure()
@@ -146,7 +268,7 @@ class LibraryConnection(ABC):
     def _events(self) -> list[Any]:
         events = []
         next_event = self.library.next_event
-        with library_errors():
+        with _LIBRARY_ERRORS:
             while (event := next_event()) is not None:
                 events.append(event)
         return events
@@ -181,11 +303,16 @@ class LibraryConnection(ABC):
         sink.on_terminated(event.error_code, event.frame_type is None, event.reason_phrase)
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
+        """
+        What may be sent now, at most 1,200 bytes each.
+
+        :raise QuicError: the library failed.
+        """
         if self._discarded:
             return []
         self._tell_failure()
         datagrams: list[bytes] = []
-        with library_errors():
+        with _LIBRARY_ERRORS:
             self._poll(now, datagrams)
         self._sent += len(datagrams)
         if self._sent >= self.key_update_after and self._try(self.library.request_key_update):
@@ -197,52 +324,67 @@ class LibraryConnection(ABC):
         datagrams += [data for data, _ in self.library.datagrams_to_send(now)]
 
     def get_timer(self) -> float | None:
+        """When `handle_timer` wants to be called."""
         if self._discarded:
             return None
-        timer: float | None = self._ask(None, self.library.get_timer)
+        timer = self._ask(None, self.library.get_timer)
         return 0.0 if self._failure is not None and not self._failure_told else timer
 
     def handle_timer(self, now: float) -> None:
+        """
+        Do what is due.
+
+        :raise QuicError: the library failed.
+        """
         self._now = now
         if self._discarded:
             return
         self._tell_failure()
-        with library_errors():
+        with _LIBRARY_ERRORS:
             self.library.handle_timer(now)
 
     def open_stream(self) -> int:
+        """
+        The ID of a new bidirectional stream.
+
+        :raise QuicStreamLimit: the other side allows no more at once, or the library refuses.
+        """
         stream_id: int | None = self._ask(None, self.library.get_next_available_stream_id)
         if stream_id is None or not self._try(self.library.send_stream_data, stream_id, b"", False):
             raise QuicStreamLimit("no more streams can be opened now")
         return stream_id
 
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
+        """Queue bytes on a stream."""
         self._limits.sent(len(data))
         self._try(self.library.send_stream_data, stream_id, data, fin)
 
     def unsent(self, stream_id: int) -> int:
-        size: int = self._ask(0, self._unsent, stream_id)
-        return size
+        """Bytes of a stream that have not been sent for the first time."""
+        return self._ask(0, self._unsent, stream_id)
 
     @abstractmethod
     def _unsent(self, stream_id: int) -> int: ...
 
     def flight(self) -> Flight:
-        flight: Flight = self._ask(_NO_FLIGHT, self._flight)
-        return flight
+        """What is on the way; nothing, and no room, once the connection is over."""
+        return self._ask(_NO_FLIGHT, self._flight)
 
     @abstractmethod
     def _flight(self) -> Flight: ...
 
     def reset(self, stream_id: int, code: int) -> None:
+        """Give up a stream in both directions. Nothing happens if it is over already."""
         self._try(self.library.reset_stream, stream_id, code)
         self._try(self.library.stop_stream, stream_id, code)
 
     def send_datagram(self, data: bytes) -> None:
+        """Queue an unreliable message."""
         self._limits.sent(len(data))
         self._try(self.library.send_datagram_frame, data)
 
     def ping(self) -> None:
+        """Send something that must be acknowledged."""
         self._ping()
 
     def _ping(self) -> int:
@@ -266,7 +408,7 @@ class LibraryConnection(ABC):
             return False
         return True
 
-    def _ask(self, default: Any, operation: Callable[..., Any], *arguments: object) -> Any:
+    def _ask(self, default: T, operation: Callable[..., T], *arguments: object) -> T:
         """What an operation of the library returns; `default` if it refuses or fails."""
         if self._discarded:
             return default
@@ -289,38 +431,63 @@ class LibraryConnection(ABC):
             raise self._failure
 
     def close(self, code: int, reason: str) -> None:
+        """Close at once, with an application's code."""
         self._try(self.library.close, code, None, reason)
 
     def peer_certificate(self) -> bytes | None:
-        certificate: bytes | None = self._ask(None, self._peer_certificate)
-        return certificate
+        """The other side's certificate (DER)."""
+        return self._ask(None, self._peer_certificate)
 
     @abstractmethod
     def _peer_certificate(self) -> bytes | None: ...
 
     def binding(self) -> bytes:
+        """`B` of the link proof; once, after the handshake."""
         self.configuration.secrets_log_file = None
         return self._secrets.binding()
 
     def erase_secrets(self) -> None:
+        """Forget the secrets of the binding."""
         self.configuration.secrets_log_file = None
         self._secrets.erase()
 
     @property
     def rtt(self) -> float | None:
-        rtt: float | None = self._ask(None, self._smoothed_rtt)
-        return rtt
+        """The smoothed round-trip time in seconds, once known."""
+        return self._ask(None, self._smoothed_rtt)
 
     @abstractmethod
     def _smoothed_rtt(self) -> float | None: ...
 
     @property
     def losses(self) -> int:
-        losses: int = self._ask(0, self._losses)
-        return losses
+        """Grows when packets are declared lost, or when nothing is acknowledged for a probe timeout."""
+        return self._ask(0, self._losses)
 
     @abstractmethod
     def _losses(self) -> int: ...
+
+
+class QuicBackend(Protocol):
+    """A QUIC library."""
+
+    name: str
+
+    def client(self, now: float) -> QuicConnection:
+        """
+        A connection that begins its handshake.
+
+        :raise QuicError: the library failed.
+        """
+
+    def server(
+        self, certificate: LinkCertificate, original_destination_connection_id: bytes
+    ) -> QuicConnection:
+        """
+        A connection for a client's first Initial, whose destination connection ID is given.
+
+        :raise QuicError: the library failed.
+        """
 
 
 def common_settings(is_client: bool, secrets: SecretsLog) -> dict[str, Any]:
@@ -344,7 +511,7 @@ class LibraryBackend(ABC):
 
     def client(self, now: float) -> QuicConnection:
         secrets = SecretsLog()
-        with library_errors():
+        with _LIBRARY_ERRORS:
             configuration = self.configuration(True, secrets)
             configuration.verify_mode = ssl.CERT_NONE
             quic = self._library().QuicConnection(configuration=configuration)
@@ -355,7 +522,7 @@ class LibraryBackend(ABC):
         self, certificate: LinkCertificate, original_destination_connection_id: bytes
     ) -> QuicConnection:
         secrets = SecretsLog()
-        with library_errors():
+        with _LIBRARY_ERRORS:
             configuration = self.configuration(False, secrets)
             self._load_certificate(configuration, certificate)
             # Without ticket handler and fetcher, the library can neither issue tickets nor accept one
