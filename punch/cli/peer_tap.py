@@ -23,8 +23,8 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from punch.apps.chat import Chat, ChatError
+from punch.apps.chat.storage import ImmediateWorker, ThreadWorker, Worker
 from punch.apps.chat.store import Store
-from punch.apps.chat.worker import ImmediateWorker, ThreadWorker, Worker
 from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import NoRendezvous, choose_rendezvous
 from punch.cli.twistd import (

@@ -16,8 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import Chat, ChatError, ChatMessage
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged
+from punch.apps.chat.storage import ImmediateWorker, Worker
 from punch.apps.chat.store import Store
-from punch.apps.chat.worker import ImmediateWorker, Worker
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.events import LinkError, LinkRole

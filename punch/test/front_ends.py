@@ -13,8 +13,8 @@ from twisted.internet.testing import StringTransport
 from punch.apps.chat import Chat, MessageState
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged
+from punch.apps.chat.storage import ImmediateWorker, Worker
 from punch.apps.chat.store import Store
-from punch.apps.chat.worker import ImmediateWorker, Worker
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.events import LinkRole

@@ -14,8 +14,8 @@ from typing import TypeVar
 from punch.apps.chat import Chat, MessageState
 from punch.apps.chat.events import Event as ChatEvent
 from punch.apps.chat.events import MessageAdded, MessageChanged
+from punch.apps.chat.storage import ImmediateWorker, Worker
 from punch.apps.chat.store import Store
-from punch.apps.chat.worker import ImmediateWorker, Worker
 from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.link import Link

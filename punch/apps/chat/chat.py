@@ -38,10 +38,9 @@ from punch.apps.chat.model import (
     Stage,
     check_text,
 )
-from punch.apps.chat.storage import Storage, Timers
+from punch.apps.chat.storage import Storage, Timers, Worker
 from punch.apps.chat.store import Store
 from punch.apps.chat.stream import ChatFactory
-from punch.apps.chat.worker import Worker
 from punch.contacts import AddressBook
 from punch.identity import PeerID
 from punch.link.events import LinkRole, ServiceRefused

@@ -1,5 +1,5 @@
 """
-The history of all chats, in SQLite. Everything here blocks: `punch.apps.chat.worker` runs it beside the
+The history of all chats, in SQLite. Everything here blocks: `punch.apps.chat.storage` runs it beside the
 reactor.
 
 What must not be half done is one call here, and each call is a transaction (or, in a `group`, a part of one).

@@ -14,8 +14,8 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import MAX_LIMIT, ChatError
+from punch.apps.chat.storage import ImmediateWorker
 from punch.apps.chat.store import IncomingMessage, Store
-from punch.apps.chat.worker import ImmediateWorker
 from punch.test.chat_network import Exchange, Side, peer_id, result
 from punch.ui.commands import CommandContext, perform
 

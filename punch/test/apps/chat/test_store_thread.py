@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat.database import StoreError
+from punch.apps.chat.storage import ThreadWorker
 from punch.apps.chat.store import Store
-from punch.apps.chat.worker import ThreadWorker
 from punch.test.chat_network import peer_id
 
 BOB = peer_id(2)
