@@ -74,9 +74,9 @@ def fill(path: Path, messages: int, peers: int) -> float:
                     store.receive(who, THEIRS, [IncomingMessage(heard[who], text)], float(written))
                 written += 1
             for each in ids:
-                store.delivered(each, 2**62)
+                store.delivered_there(each, 2**62)
                 store.read_here(each, None)
-                store.shown(each, THEIRS, heard[each])
+                store.delivered_here(each, THEIRS, heard[each])
     store.close()
     return time.perf_counter() - begun
 
@@ -94,7 +94,7 @@ def child(path: Path) -> None:
     begun = time.perf_counter()
     store = Store(path)
     store.waiting()
-    store.unshown()
+    store.undelivered_here()
     store.overviews()
     store.history(who, limit=50)
     results["open"] = time.perf_counter() - begun

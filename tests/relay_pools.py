@@ -56,7 +56,7 @@ class Side:
             reactor,
             open_socket,
             lambda: ["127.0.0.1"],
-            lambda datagrams, remote, local: self._arrived(datagrams, remote, local),
+            lambda datagrams, remote, socket: self._arrived(datagrams, remote, socket.local),
             lambda datagrams, remote, local: self.pool.send(datagrams, remote, local),
         )
         self.pool = RelayPool(

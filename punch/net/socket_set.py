@@ -19,8 +19,6 @@ from punch.net.udp import DatagramSocket, Receiver
 from punch.wire.address import Address
 
 OpenSocket = Callable[[Any, str, int, Receiver], DatagramSocket]
-Receive = Callable[[Sequence[bytes], Address, Address], None]
-"""Takes datagrams, the address that they came from, and the local address that they came to."""
 
 
 class SocketSet:
@@ -31,7 +29,7 @@ class SocketSet:
         reactor: object,
         open_socket: OpenSocket,
         addresses: Callable[[], list[str]],
-        receive: Receive,
+        receive: Receiver,
         relay: Callable[[Sequence[bytes], Address, Address], bool],
         ways_out: Callable[[], Collection[str]] = tuple,
     ) -> None:
@@ -74,7 +72,7 @@ class SocketSet:
             if host in by_host:
                 continue
             try:
-                socket = self._open_socket(self._reactor, host, 0, self._received)
+                socket = self._open_socket(self._reactor, host, 0, self._receive)
             except (OSError, CannotListenError):
                 continue
             self._sockets[socket.local] = socket
@@ -97,7 +95,3 @@ class SocketSet:
         for socket in self._sockets.values():
             socket.close()
         self._sockets.clear()
-
-    def _received(self, datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:
-        if self._sockets.get(socket.local) is socket:
-            self._receive(datagrams, remote, socket.local)

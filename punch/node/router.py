@@ -18,6 +18,7 @@ from punch.wire.demux import DatagramKind, classify
 from punch.wire.stun import MAX_ATTRIBUTES, Attribute, MessageClass, STUNError, parse
 
 if TYPE_CHECKING:
+    from punch.net.udp import DatagramSocket
     from punch.node.reflexive_addresses import ReflexiveAddressCache
 
 Unwrap = Callable[[Sequence[bytes], Address, Address], Sequence[bytes]]
@@ -77,8 +78,11 @@ class Router:
             key: other for key, other in self._connection_ids.items() if other is not call
         }
 
-    def receive_from_socket(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
-        """Take datagrams that came from `remote` to the socket of `local`: from a relay, or for a call."""
+    def receive_from_socket(
+        self, datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket
+    ) -> None:
+        """Take datagrams that came from `remote` to one of our sockets: from a relay, or for a call."""
+        local = socket.local
         datagrams = self._unwrap(datagrams, remote, local)
         if datagrams:
             self.receive(datagrams, remote, local)

@@ -147,14 +147,14 @@ class Chat:
             self.conversations.open(peer).counted(count, size)
             if self.waits(peer):
                 self.calls.waiting(peer)
-        return self.storage.ask(Store.untold)
+        return self.storage.ask(Store.untold_states)
 
     def _tell_states_again(self, messages: list[ChatMessage]) -> Deferred[list[tuple[bytes, ChatMessage]]]:
         for peer in dict.fromkeys(message.peer for message in messages):
             self.conversations.open(peer).tell_states(
                 [message for message in messages if message.peer == peer], again=True
             )
-        return self.storage.ask(Store.unshown)
+        return self.storage.ask(Store.undelivered_here)
 
     def _show_again(self, messages: list[tuple[bytes, ChatMessage]]) -> None:
         for epoch, message in messages:

@@ -377,7 +377,7 @@ class Conversation:
         if not delivered:
             return
         for epoch, number in delivered.items():
-            self._storage.ask(Store.shown, self.peer, epoch, number).addErrback(self.failed)
+            self._storage.ask(Store.delivered_here, self.peer, epoch, number).addErrback(self.failed)
             self._note(epoch, delivered=number)
         if self._remote_epoch in delivered:
             self._acknowledge()
@@ -400,7 +400,7 @@ class Conversation:
         """Store that the peer has our messages up to an id, or has read them. Fires with a page of those that
         have changed."""
         if state is MessageState.DELIVERED:
-            return self._storage.ask(Store.delivered, self.peer, up_to)
+            return self._storage.ask(Store.delivered_there, self.peer, up_to)
         return self._storage.ask(Store.read_there, self.peer, up_to)
 
     def progress_stored(self, messages: list[ChatMessage]) -> None:
@@ -421,7 +421,7 @@ class Conversation:
         def delivered(results: list[tuple[bool, None]]) -> None:
             for state in {message.state for message in messages}:
                 last = max(message.id for message in messages if message.state is state)
-                self._storage.ask(Store.told, self.peer, state, last).addErrback(self.failed)
+                self._storage.ask(Store.state_told, self.peer, state, last).addErrback(self.failed)
 
         DeferredList(slow, consumeErrors=True).addCallback(delivered)
 

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import Deferred
 
+from punch.apps.chat.age import DAY
 from punch.apps.chat.contacts import Contacts
 from punch.apps.chat.conversations import Conversations
 from punch.apps.chat.events import HistoryErased, MessageChanged, Views
 from punch.apps.chat.links import ChatLinks
 from punch.apps.chat.model import ChatError, ChatMessage, ConversationSummary
 from punch.apps.chat.storage import Storage, Timers
-from punch.apps.chat.store import DAY, PAGE, Overview, Store
+from punch.apps.chat.store import PAGE, Overview, Store
 from punch.contacts import AddressBook
 from punch.identity import PeerID
 
@@ -102,7 +103,7 @@ class History:
         number of this one; an empty page is the end.
         """
         limit = max(1, min(limit, MAX_LIMIT))
-        page = self._storage.ask(Store.export, self._one(who), after, limit)
+        page = self._storage.ask(Store.history, self._one(who), None, after, limit)
         return page.addCallback(self._current)
 
     def _current(self, messages: Iterable[ChatMessage]) -> list[ChatMessage]:

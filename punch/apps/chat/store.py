@@ -1,8 +1,8 @@
 """
-The history of all chats, in SQLite. Everything here blocks: `punch.apps.chat.storage` runs it beside the
-reactor.
+The history of all chats, in SQLite.
 
-What must not be half done is one call here, and each call is a transaction (or, in a `group`, a part of one).
+Each call is one transaction or, in a `group`, a part of one: a crash leaves all of its effects or none. Calls
+wait for the disk, so `punch.apps.chat.storage` makes them in a thread.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from punch.apps.chat.age import DAY as DAY
 from punch.apps.chat.age import Believed
 from punch.apps.chat.database import Database
-from punch.apps.chat.database import StoreError as StoreError
 from punch.apps.chat.model import ChatMessage, ClientID, MessageState
 from punch.apps.chat.protocol import MAX_KNOWN, Known
 from punch.identity import PeerID
 
-#: How many messages one call changes at most; whoever wants more calls again.
+#: How many messages one call changes at most; a caller that wants more calls again.
 PAGE = 500
-
 
 _WAITING, _DELIVERED, _READ_THERE, _UNREAD, _READ_HERE = range(5)
 _STATES = {
@@ -66,7 +63,7 @@ class IncomingMessage:
 
 @dataclass(frozen=True)
 class Overview:
-    """How a conversation stands."""
+    """What a list of conversations shows of one."""
 
     peer: PeerID
     unread: int
@@ -76,7 +73,7 @@ class Overview:
 
 class Store:
     """
-    The history in one file.
+    The history in one file. Every call raises `StoreError` if the file can't be read or written.
 
     :param path: the file; None keeps everything in memory.
     :raise StoreError: the file can't be used. It is left as it is.
@@ -90,14 +87,14 @@ class Store:
         self._transaction = self.database.transaction
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self.database.close()
 
     def group(self) -> AbstractContextManager[None]:
         """Several calls in one transaction: `Database.group`."""
         return self.database.group()
 
-    # -- one side's part of the protocol --
+    # -- the state of the protocol --
 
     def record(self, peer: PeerID, epoch: bytes) -> Record:
         """
@@ -120,7 +117,7 @@ class Store:
         return Record(ours, sent, [Known(*row) for row in known], waiting)
 
     def renew(self, peer: PeerID, epoch: bytes) -> None:
-        """Our state is older than the other side's memory of it: take another epoch. Ids grow on."""
+        """Replace our epoch, as the other side remembers more of it than we do. Ids continue."""
         with self._transaction():
             self._run("UPDATE conversation SET epoch = ? WHERE peer = ?", epoch, peer.key)
 
@@ -128,7 +125,7 @@ class Store:
         self, peer: PeerID, epoch: bytes, text: str, time: float, client_id: ClientID | None = None
     ) -> ChatMessage:
         """
-        Keep a message of ours, and give it its id.
+        Store a message of ours under the next id.
 
         :param epoch: as in `record`.
         """
@@ -145,7 +142,7 @@ class Store:
         return ChatMessage(number, peer, sent, True, text, time, MessageState.WAITING, None, client_id)
 
     def add_all(self, peer: PeerID, epoch: bytes, texts: Sequence[str], time: float) -> list[ChatMessage]:
-        """Keep several messages of ours, all or none; as `add`."""
+        """Store several messages of ours as `add` does, all or none."""
         with self._transaction():
             return [self.add(peer, epoch, text, time) for text in texts]
 
@@ -153,8 +150,8 @@ class Store:
         self, peer: PeerID, remote_epoch: bytes, messages: Iterable[IncomingMessage], time: float
     ) -> list[ChatMessage]:
         """
-        Keep messages of the other side, all or none; those that are here already are left out, as long as
-        their epoch is among the last `MAX_KNOWN` in which something came.
+        Store messages of the other side, all or none, without those that are stored already. Repetitions are
+        recognized in the last `MAX_KNOWN` epochs in which something came.
 
         :return: those that are new, oldest first.
         """
@@ -168,29 +165,18 @@ class Store:
             )
             added = []
             for message in messages:
-                if message.id > received:
-                    received = message.id
-                    number = self._insert(
-                        key, message.id, generation, _UNREAD, message.text, time, message.time_sent, None
-                    )
-                    added.append(
-                        ChatMessage(
-                            number,
-                            peer,
-                            message.id,
-                            False,
-                            message.text,
-                            time,
-                            MessageState.UNREAD,
-                            message.time_sent,
-                        )
-                    )
+                if message.id <= received:
+                    continue
+                received, text, sent = message.id, message.text, message.time_sent
+                number = self._insert(key, received, generation, _UNREAD, text, time, sent, None)
+                new = ChatMessage(number, peer, received, False, text, time, MessageState.UNREAD, sent)
+                added.append(new)
             if added:
-                self._come_to(key, remote_epoch, generation, added[-1])
+                self._set_last(key, remote_epoch, generation, added[-1])
         return added
 
-    def _come_to(self, key: int, epoch: bytes, generation: int, last: ChatMessage) -> None:
-        """This message is the last that came in an epoch of theirs; the oldest of too many is forgotten."""
+    def _set_last(self, key: int, epoch: bytes, generation: int, last: ChatMessage) -> None:
+        """Note the last message that came in an epoch of theirs; the oldest of too many is forgotten."""
         self._run("UPDATE conversation SET generation = max(generation, ?) WHERE key = ?", generation, key)
         self._run(
             "INSERT INTO epoch (conversation, epoch, generation, number, received, time_sent) "
@@ -210,8 +196,8 @@ class Store:
             MAX_KNOWN,
         )
 
-    def shown(self, peer: PeerID, remote_epoch: bytes, up_to: int) -> None:
-        """A view has had the other side's messages up to this id."""
+    def delivered_here(self, peer: PeerID, remote_epoch: bytes, up_to: int) -> None:
+        """Note that the views have the other side's messages up to this id."""
         with self._transaction():
             self._run(
                 "UPDATE epoch SET shown = max(shown, ?) WHERE conversation = ? AND epoch = ?",
@@ -220,8 +206,8 @@ class Store:
                 remote_epoch,
             )
 
-    def unshown(self) -> list[tuple[bytes, ChatMessage]]:
-        """Messages of others that no view may have had, oldest first, each with its sender's epoch."""
+    def undelivered_here(self) -> list[tuple[bytes, ChatMessage]]:
+        """Messages of others that no view may have, oldest first, each with its sender's epoch."""
         found = []
         for key, epoch, generation, shown in self._rows(
             "SELECT conversation, epoch, generation, shown FROM epoch WHERE received > shown"
@@ -235,34 +221,34 @@ class Store:
             found += [(epoch, message) for message in messages]
         return sorted(found, key=lambda item: item[1].number)
 
-    def delivered(self, peer: PeerID, up_to: int) -> list[ChatMessage]:
+    def delivered_there(self, peer: PeerID, up_to: int) -> list[ChatMessage]:
         """
-        The other side has our messages up to this id.
+        Note that the other side has our messages up to this id.
 
         :return: those of which that is new, at most `PAGE`.
         """
         return self._advance(peer, 0, "id", up_to, _DELIVERED)
 
     def read_there(self, peer: PeerID, up_to: int) -> list[ChatMessage]:
-        """Somebody there has seen our messages up to this id; returns as `delivered`."""
+        """Note that the other side has read our messages up to this id. Returns as `delivered_there`."""
         return self._advance(peer, 1, "id", up_to, _READ_THERE)
 
-    def told(self, peer: PeerID, state: MessageState, up_to: int) -> None:
-        """Views have had that our messages up to this id were delivered, or read."""
+    def state_told(self, peer: PeerID, state: MessageState, up_to: int) -> None:
+        """Note that the views were told that our messages up to this id are delivered, or read."""
         column = "told_delivered" if state is MessageState.DELIVERED else "told_read"
         with self._transaction():
             self._run(f"UPDATE conversation SET {column} = max({column}, ?) WHERE peer = ?", up_to, peer.key)
 
-    def untold(self) -> list[ChatMessage]:
+    def untold_states(self) -> list[ChatMessage]:
         """
-        Messages of ours that are delivered or read, which no view may have had yet: oldest first, first all
-        that are delivered, then all that are read.
+        Messages of ours that are delivered or read, which no view may have been told: first all that are
+        delivered, then all that are read, each oldest first.
         """
         found = []
         for told, states in (("told_delivered", (_DELIVERED, _READ_THERE)), ("told_read", (_READ_THERE,))):
             messages = []
             for state in states:
-                # The state stands in the statement: so SQLite sees which of its partial indices fits.
+                # The state is part of the statement, so that SQLite can choose a partial index.
                 messages += self._messages(f"WHERE m.state = {state} AND m.id > c.{told}")
             messages.sort(key=lambda message: message.number)
             found += [replace(message, state=_STATES[states[0]]) for message in messages]
@@ -270,10 +256,10 @@ class Store:
 
     def read_here(self, peer: PeerID, up_to: int | None) -> tuple[list[ChatMessage], dict[bytes, int]]:
         """
-        Somebody here has seen the messages up to this number (None: all).
+        Note that the user has read the messages up to this number (None: all).
 
-        :return: those of which that is new, at most `PAGE`, and what the other side is to be told: an id in
-            each epoch of theirs.
+        :return: those of which that is new, at most `PAGE`, and what the other side is to be told: for each
+            epoch of theirs, the last id.
         """
         with self._transaction():
             last = 2**63 - 1 if up_to is None else up_to
@@ -304,18 +290,18 @@ class Store:
     # -- what views ask --
 
     def waiting(self) -> dict[PeerID, tuple[int, int]]:
-        """Of each peer for whom messages wait: how many, and how many characters."""
+        """For each peer for whom messages wait, how many these are, and how many characters they have."""
         rows = self._rows(
             f"SELECT c.peer, count(*), total(length(m.text)) {_FROM} WHERE m.state = 0 GROUP BY c.key"
         )
         return {PeerID(peer): (count, int(size)) for peer, count, size in rows}
 
     def waiting_for(self, peer: PeerID) -> list[ChatMessage]:
-        """Our messages that `peer` doesn't have, oldest first."""
+        """Our messages that `peer` has not acknowledged, oldest first."""
         return self._messages("WHERE m.conversation = ? AND m.state = 0 ORDER BY m.id", self._key(peer))
 
     def overviews(self, peer: PeerID | None = None) -> list[Overview]:
-        """How all conversations that have messages stand, or one of them."""
+        """All conversations that have messages, or the one with a peer."""
         found = []
         where = "" if peer is None else "WHERE peer = ?"
         arguments = () if peer is None else (peer.key,)
@@ -332,67 +318,62 @@ class Store:
         return found
 
     def history(
-        self, peer: PeerID, before: int | None = None, after: int | None = None, limit: int = 50
+        self,
+        peer: PeerID | None,
+        before: int | None = None,
+        after: int | None = None,
+        limit: int = 50,
     ) -> list[ChatMessage]:
         """
-        Messages with `peer`, oldest first: the newest ones, those before a number, or those after one.
+        Messages with one peer or all, oldest first.
+
+        :return: the first ones after the number `after`; without, the last ones before the number `before`,
+            or of all; with both, the last ones between them.
         """
-        key = self._key(peer)
-        where, arguments = "WHERE m.conversation = ?", list[Any]([key])
-        if before is not None:
-            where += " AND m.number < ?"
-            arguments.append(before)
-        if after is not None:
-            where += " AND m.number > ?"
-            arguments.append(after)
         order = "ASC" if after is not None and before is None else "DESC"
-        found = self._messages(f"{where} ORDER BY m.number {order} LIMIT ?", *arguments, limit)
+        found = self._find(peer, {"m.number < ?": before, "m.number > ?": after}, order, limit)
         return found if order == "ASC" else found[::-1]
 
     def search(
         self, text: str, peer: PeerID | None = None, before: int | None = None, limit: int = 50
     ) -> list[ChatMessage]:
-        """Messages with `text` in them, whatever the case, newest first."""
-        # The plain text is compared in one pass: no index to keep, and nothing to erase twice. A hundred
+        """Messages that contain a text, ignoring case, newest first."""
+        # The texts are compared one by one: there is no index to keep, and nothing to erase twice. A hundred
         # thousand messages take some ten milliseconds.
         wanted = folded(text)
         if not wanted:
             return []
-        where, arguments = "WHERE instr(coalesce(m.folded, m.text), ?)", list[Any]([wanted])
-        if peer is not None:
-            where += " AND m.conversation = ?"
-            arguments.append(self._key(peer))
-        if before is not None:
-            where += " AND m.number < ?"
-            arguments.append(before)
-        return self._messages(f"{where} ORDER BY m.number DESC LIMIT ?", *arguments, limit)
+        contains = {"instr(coalesce(m.folded, m.text), ?)": wanted, "m.number < ?": before}
+        return self._find(peer, contains, "DESC", limit)
 
-    def export(self, peer: PeerID | None = None, after: int = 0, limit: int = PAGE) -> list[ChatMessage]:
-        """Messages with a number after that one, oldest first."""
-        where, arguments = "WHERE m.number > ?", list[Any]([after])
+    def _find(
+        self, peer: PeerID | None, conditions: dict[str, Any], order: str, limit: int
+    ) -> list[ChatMessage]:
+        """Messages in the order of their numbers that meet the conditions; those of None are left out."""
+        given = {condition: value for condition, value in conditions.items() if value is not None}
         if peer is not None:
-            where += " AND m.conversation = ?"
-            arguments.append(self._key(peer))
-        return self._messages(f"{where} ORDER BY m.number LIMIT ?", *arguments, limit)
+            given["m.conversation = ?"] = self._key(peer)
+        where = " AND ".join(given) or "true"
+        return self._messages(f"WHERE {where} ORDER BY m.number {order} LIMIT ?", *given.values(), limit)
 
-    # -- what is not kept --
+    # -- erasing --
 
     def erase(self, peer: PeerID | None = None) -> int:
         """
-        Erase all messages, or all with one peer, those that wait too.
+        Erase all messages, or all with one peer, also those that wait.
 
-        :return: how many.
+        :return: how many were erased.
         """
         with self._transaction():
             where, arguments = ("", ()) if peer is None else (" WHERE conversation = ?", (self._key(peer),))
             count = self._run(f"DELETE FROM message{where}", *arguments).rowcount
-            # What no view had can't be had any more.
+            # What was not delivered to a view can't be any more.
             self._run(f"UPDATE epoch SET shown = received{where}", *arguments)
             self.database.untidy = True
         return count
 
     def retention(self) -> float | None:
-        """For how many days messages are kept; None: for ever."""
+        """For how many days messages are kept; None: until they are erased."""
         return self._setting("retention")
 
     def set_retention(self, days: float | None) -> None:
@@ -401,11 +382,11 @@ class Store:
             self._set("retention", days)
 
     def believed(self, wall: float) -> float:
-        """The time by which messages grow older, when the clock shows `wall` (`punch.apps.chat.age`)."""
+        """The time that the age of messages is reckoned from when the clock shows `wall`; see `age.py`."""
         with self._transaction():
             now = self._setting("believed")
             if now is None:
-                # The first look at this file: the clock went on to where it wrote last, at least
+                # The first call for this file: when its last message was written, it was at least that late.
                 [[newest]] = self._rows("SELECT max(time) FROM message")
                 now = wall if newest is None else float(newest)
             believed = Believed(now, self._setting("jumped")).look(wall)
@@ -422,10 +403,10 @@ class Store:
 
     def expire(self, before: float) -> int:
         """
-        Erase what is older than a time, at most `PAGE` messages; but never what still waits to be delivered,
-        or to be had by a view.
+        Erase at most `PAGE` messages that are older than a time, but none that is still to be delivered, to
+        the other side or to a view.
 
-        :return: how many.
+        :return: how many were erased.
         """
         with self._transaction():
             count = self._run(
@@ -479,8 +460,8 @@ class Store:
 
     def _advance(self, peer: PeerID, state: int, column: str, up_to: int, to: int) -> list[ChatMessage]:
         """
-        Give messages in one state another one, at most `PAGE`: those up to an id or number, oldest first.
-        The state stands in the statements as it is: so SQLite sees which of its partial indices fits.
+        Give at most `PAGE` messages in one state another one: those up to an id or number, oldest first. The
+        state is part of the statements, so that SQLite can choose a partial index.
         """
         with self._transaction():
             key = self._key(peer)
@@ -493,7 +474,7 @@ class Store:
 
 
 def folded(text: str) -> str:
-    """What a search compares: without case, and each character in one form only."""
+    """A text as a search compares it: without case, and each character in one form only (NFKC)."""
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from punch.apps.chat import MessageState, Stage
+from punch.apps.chat.age import DAY
 from punch.apps.chat.events import (
     HistoryErased,
     MessageChanged,
 )
-from punch.apps.chat.store import DAY, IncomingMessage
+from punch.apps.chat.store import IncomingMessage
 from punch.test.apps.chat.test_protocol import THEIRS
 from punch.test.chat_network import ChatTestCase, peer_id, result
 

@@ -205,7 +205,7 @@ class MessageTests(ChatTestCase):
         self.run_for()
         self.assertEqual(self.alice.states(said.number), ["sent", "delivered"])
         self.assertEqual(self.bob.heard(), ["seven", "without history"])
-        self.assertEqual(self.bob.store.unshown(), [])
+        self.assertEqual(self.bob.store.undelivered_here(), [])
 
     def test_back_to_a_backup_of_an_earlier_state(self) -> None:
         """What has the id of another message is no repetition."""

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import schema
+from punch.apps.chat.age import DAY
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.model import ChatMessage, MessageState
 from punch.apps.chat.protocol import MAX_KNOWN, Known
 from punch.apps.chat.store import (
-    DAY,
     PAGE,
     IncomingMessage,
     Store,
@@ -84,16 +84,16 @@ class KeepingTests(StoreTestCase):
 
     def test_a_new_epoch_counts_anew(self) -> None:
         self.hear((7, "old"))
-        self.store.shown(BOB, THEIRS, 7)
+        self.store.delivered_here(BOB, THEIRS, 7)
         self.assertEqual(self.hear((1, "new"), epoch=b"restored"), ["new"])
         newest, _ = self.store.record(BOB, OURS).known
         self.assertEqual((newest.epoch, newest.delivered, newest.read), (b"restored", 0, 0))
-        self.store.shown(BOB, THEIRS, 9)
+        self.store.delivered_here(BOB, THEIRS, 9)
         self.assertEqual(self.store.record(BOB, OURS).known[0].delivered, 0)
 
     def test_back_in_an_earlier_epoch(self) -> None:
         self.hear((7, "old"))
-        self.store.shown(BOB, THEIRS, 7)
+        self.store.delivered_here(BOB, THEIRS, 7)
         self.hear((1, "new"), epoch=b"restored")
         self.reopen()
         self.assertEqual(self.hear((7, "old"), (8, "older")), ["older"])
@@ -103,7 +103,7 @@ class KeepingTests(StoreTestCase):
             [(k.epoch, k.delivered, k.stored) for k in known], [(b"restored", 0, 2), (THEIRS, 7, 8)]
         )
         self.assertEqual(
-            [(epoch, m.text) for epoch, m in self.store.unshown()],
+            [(epoch, m.text) for epoch, m in self.store.undelivered_here()],
             [(b"restored", "new"), (THEIRS, "older"), (b"restored", "newer")],
         )
 
@@ -123,18 +123,18 @@ class KeepingTests(StoreTestCase):
 
     def test_what_no_view_had(self) -> None:
         self.hear((1, "a"), (2, "b"))
-        self.store.shown(BOB, THEIRS, 1)
+        self.store.delivered_here(BOB, THEIRS, 1)
         self.reopen()
-        self.assertEqual([(epoch, m.text) for epoch, m in self.store.unshown()], [(THEIRS, "b")])
-        self.store.shown(BOB, THEIRS, 2)
-        self.assertEqual(self.store.unshown(), [])
+        self.assertEqual([(epoch, m.text) for epoch, m in self.store.undelivered_here()], [(THEIRS, "b")])
+        self.store.delivered_here(BOB, THEIRS, 2)
+        self.assertEqual(self.store.undelivered_here(), [])
 
     def test_marks(self) -> None:
         for number in range(1, PAGE + 3):
             self.say(str(number))
-        self.assertEqual(len(self.store.delivered(BOB, PAGE + 1)), PAGE)
-        self.assertEqual(texts(self.store.delivered(BOB, PAGE + 1)), [str(PAGE + 1)])
-        self.assertEqual(self.store.delivered(BOB, PAGE + 1), [])
+        self.assertEqual(len(self.store.delivered_there(BOB, PAGE + 1)), PAGE)
+        self.assertEqual(texts(self.store.delivered_there(BOB, PAGE + 1)), [str(PAGE + 1)])
+        self.assertEqual(self.store.delivered_there(BOB, PAGE + 1), [])
         self.assertEqual(
             [(m.text, m.state) for m in self.store.read_there(BOB, 2)],
             [("1", MessageState.READ), ("2", MessageState.READ)],
@@ -200,8 +200,8 @@ class LookingTests(StoreTestCase):
         self.assertEqual(texts(self.store.history(BOB, after=numbers[1], limit=2)), ["2", "3"])
         self.assertEqual(texts(self.store.history(BOB, after=numbers[1], before=numbers[3])), ["2"])
         self.assertEqual(self.store.history(peer_id(9)), [])
-        self.assertEqual(texts(self.store.export(after=numbers[8])), ["9", "to eve"])
-        self.assertEqual(texts(self.store.export(BOB, limit=1)), ["0"])
+        self.assertEqual(texts(self.store.history(None, after=numbers[8])), ["9", "to eve"])
+        self.assertEqual(texts(self.store.history(BOB, after=0, limit=1)), ["0"])
 
     def test_search(self) -> None:
         for text in ("Hello World", "ΣΊΣΥΦΟΣ", "cafe\u0301", "100% _sure_", "it's", "Straße", "hello again"):
@@ -272,13 +272,13 @@ class ErasingTests(StoreTestCase):
         self.store.erase()
         self.assertEqual(self.say("two").id, 2)
         self.assertEqual(self.hear((1, "a again")), [])
-        self.assertEqual(self.store.unshown(), [])
+        self.assertEqual(self.store.undelivered_here(), [])
 
     def test_one_or_all(self) -> None:
         self.say("one")
         number = self.say("two", EVE).number
         self.assertEqual(self.store.erase(BOB), 1)
-        self.assertEqual(texts(self.store.export()), ["two"])
+        self.assertEqual(texts(self.store.history(None)), ["two"])
         self.assertEqual(self.store.erase(), 1)
         self.assertGreater(self.say("three").number, number)
 
@@ -289,7 +289,7 @@ class ErasingTests(StoreTestCase):
         self.store.set_retention(None)
         self.assertIsNone(self.store.retention())
         self.hear(*((n, str(n)) for n in range(1, PAGE + 2)), time=10.0)
-        self.store.shown(BOB, THEIRS, PAGE + 1)
+        self.store.delivered_here(BOB, THEIRS, PAGE + 1)
         self.say("waits", time=10.0)
         self.say("new", time=20.0)
         self.assertEqual([self.store.expire(15.0) for _ in range(3)], [PAGE, 1, 0])
@@ -319,12 +319,14 @@ class ErasingTests(StoreTestCase):
     def test_what_no_view_had_is_kept(self) -> None:
         """Else it would never be had, and its sender would wait for the mark for ever."""
         self.hear((1, "had"), (2, "not had"), time=10.0)
-        self.store.shown(BOB, THEIRS, 1)
+        self.store.delivered_here(BOB, THEIRS, 1)
         self.hear((1, "not had either"), epoch=b"restored", time=10.0)
         self.assertEqual(self.store.expire(15.0), 1)
-        self.assertEqual([message.text for _, message in self.store.unshown()], ["not had", "not had either"])
-        self.store.shown(BOB, b"restored", 1)
-        self.store.shown(BOB, THEIRS, 2)
+        self.assertEqual(
+            [message.text for _, message in self.store.undelivered_here()], ["not had", "not had either"]
+        )
+        self.store.delivered_here(BOB, b"restored", 1)
+        self.store.delivered_here(BOB, THEIRS, 2)
         self.assertEqual(self.store.expire(15.0), 2)
 
 
@@ -434,7 +436,8 @@ class FileTests(StoreTestCase):
         self.assertEqual((record.epoch, record.sent, texts(record.waiting)), (OURS, 4, ["waits"]))
         self.assertEqual(record.known, [Known(THEIRS, delivered=7, read=5, stored=9, time=120.5)])
         self.assertEqual(
-            [(e, m.text) for e, m in store.unshown()], [(THEIRS, "not yet shown"), (THEIRS, "neither")]
+            [(e, m.text) for e, m in store.undelivered_here()],
+            [(THEIRS, "not yet shown"), (THEIRS, "neither")],
         )
         self.assertEqual(
             texts(
