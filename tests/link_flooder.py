@@ -253,7 +253,7 @@ class Attacker:
                 self._node.hangup(self._victim)
         elif isinstance(event, Disconnected | CallFailed):
             self._count()
-            self._endings[event.text] = self._endings.get(event.text, 0) + 1
+            self._endings[event.reason] = self._endings.get(event.reason, 0) + 1
             self._link = None
             if self._kind and self._again is None:
                 self._again = reactor.callLater(PAUSE, self._call, self._kind)

@@ -131,7 +131,7 @@ class Commands(LineOnlyReceiver):
                 side.pool.leave(side)
                 side.pool.join(side)
         elif words[0] == "why":
-            tell("why", clause=first.pool.why_not())
+            tell("why", failure=None if first.pool.failure is None else first.pool.failure.value)
         elif words[0] == "leave":
             for side in self._sides:
                 side.pool.leave(side)

@@ -27,7 +27,7 @@ from punch.node.control.problems import proxy_variable
 from punch.node.netcheck import NetcheckRun
 from punch.state import StateDirectory, StateError, own_state_dir
 from punch.ui.json.events import netcheck_fields
-from punch.ui.text.netcheck import text
+from punch.ui.text.netcheck import problem_of, text
 
 PROGRAM = "punch netcheck"
 
@@ -129,5 +129,5 @@ def main(arguments: Sequence[str]) -> int:
     written = json.dumps(netcheck_fields(result), separators=(",", ":")) if options.json else text(result)
     show(written, f"{PROGRAM}: The report can't be written")
     if result.problem is not None and options.json:
-        complain(f"{PROGRAM}: {result.problem}")
+        complain(f"{PROGRAM}: {problem_of(result)}")
     return 0 if result.problem is None else 1

@@ -42,13 +42,13 @@ from punch.lookup import UnknownPeer, find_peer
 from punch.names import without_format
 from punch.net.interfaces import source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
+from punch.node.causes import OtherCause, Reason
 from punch.node.control.problems import proxy_variable
 from punch.node.control.replacements import EXIT_STATUS, Replacements
 from punch.node.events import (
     CallFailed,
     Event,
     Ready,
-    Reason,
     Registered,
 )
 from punch.node.policy import RelayPolicy
@@ -435,7 +435,7 @@ class PeerService(Service):
 
     def _cannot_start(self, failure: Any) -> None:
         self._log.failure("the history could not be used", failure)
-        self._event(CallFailed(None, Reason.STATE.value, failure.getErrorMessage()))
+        self._event(CallFailed(None, OtherCause(Reason.STATE.value, failure.getErrorMessage())))
 
     def stopService(self) -> Deferred[Any]:
         """Give the terminal back, tell the other sides goodbye, let the last output out."""

@@ -30,7 +30,7 @@ from punch.ice.check_client import CheckClient, CheckVerdict, Outcome
 from punch.ice.checklist import CheckList, PairStatus, take_snapshot
 from punch.ice.checks import Check, CheckServer, IceCredentials, IceRole
 from punch.ice.events import AgentState, Event
-from punch.ice.failure import FailureTimer, why_not
+from punch.ice.failure import FailureTimer, checking_failure
 from punch.ice.gathering import Gatherer
 from punch.ice.nomination import Nomination, Selector
 from punch.ice.pacing import PACING, Pacer
@@ -495,8 +495,8 @@ class Agent:
         """Fail if the time for checking is over (RFC 8863)."""
         exhausted = self._locals_ended and self._remotes_ended and self._checklist.exhausted()
         if self._failure_timer.is_over(now, exhausted):
-            reason = why_not(self._locals.bases, list(self._remotes), len(self._checklist))
-            self._events.append(events.PathFailed(reason))
+            failure = checking_failure(self._locals.bases, self._remotes, len(self._checklist))
+            self._events.append(events.PathFailed(failure))
             self._fail()
 
     def _connected(self) -> None:

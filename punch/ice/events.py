@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from punch.ice.failure import CheckingFailure
 from punch.ice.pairs import Pair
 from punch.wire.candidate import Candidate
 
@@ -104,9 +105,9 @@ class ConsentLost:
 
 @dataclass(frozen=True)
 class PathFailed:
-    """No pair works, and the agent has ended. `reason` is a sentence for the user."""
+    """No pair works, and the agent has ended. `failure` is None if it had a path before."""
 
-    reason: str
+    failure: CheckingFailure | None
 
 
 Event = (

@@ -1,8 +1,9 @@
-"""When an ICE session without a path fails (RFC 8863), and the sentence that says why."""
+"""When an ICE session without a path fails (RFC 8863), and what is known of the cause."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from punch.wire.candidate import Candidate
 
@@ -42,38 +43,25 @@ class FailureTimer:
         return min((limit for limit in self._limits if self._checked_at < limit), default=None)
 
 
-_HERE = "this machine has no network address that a peer could reach: connect it to a network and call again"
-_THERE = "the peer told no address that could be reached: it may be offline, so call again later"
-
-
-def why_not(local: Sequence[Candidate], remote: Sequence[Candidate], pairs: int) -> str:
+@dataclass(frozen=True)
+class CheckingFailure:
     """
-    A sentence for the user that says why no pair works, and what to do.
+    What is known of why no pair works.
 
-    :param local: our candidates that are their own base.
-    :param remote: the peer's candidates.
-    :param pairs: the number of pairs that could be formed.
+    :ivar local: the address families of our host candidates, `IPv4` and `IPv6`.
+    :ivar remote: those of the peer's candidates.
+    :ivar pairs: the number of pairs that could be formed.
     """
-    if not local:
-        return _HERE
-    if not remote:
-        return _THERE
-    if pairs == 0:
-        here, there = _families(local), _families(remote)
-        if here != there:
-            return (
-                f"this machine has only {here} and the peer only {there}, so there is no path between them: "
-                "give one of them the other kind of address too and call again"
-            )
-        return "no address of the peer can be reached from this machine: call again from another network"
-    ways = "the only path" if pairs == 1 else f"none of the {pairs} possible paths"
-    verb = "to the peer did not let" if pairs == 1 else "to the peer let"
-    return (
-        f"{ways} {verb} anything through: the NATs or firewalls on the way block it, "
-        "so call again from another network"
-    )
+
+    local: frozenset[str]
+    remote: frozenset[str]
+    pairs: int
 
 
-def _families(candidates: Sequence[Candidate]) -> str:
-    families = {"IPv6" if candidate.address.is_ipv6 else "IPv4" for candidate in candidates}
-    return " and ".join(sorted(families))
+def checking_failure(local: Iterable[Candidate], remote: Iterable[Candidate], pairs: int) -> CheckingFailure:
+    """Describe a failure. `local` are our candidates that are their own base."""
+    return CheckingFailure(_families(local), _families(remote), pairs)
+
+
+def _families(candidates: Iterable[Candidate]) -> frozenset[str]:
+    return frozenset("IPv6" if candidate.address.is_ipv6 else "IPv4" for candidate in candidates)

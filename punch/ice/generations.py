@@ -164,7 +164,7 @@ class Generations:
                 if agent is self.use and isinstance(event, _PATHS):
                     self._events.append(event)
                 elif agent is self.trial and isinstance(event, _ENDS):
-                    self._events.append(event if isinstance(event, PathFailed) else PathFailed(""))
+                    self._events.append(event if isinstance(event, PathFailed) else PathFailed(None))
                 if agent is newest and isinstance(event, (LocalCandidate, GatheringDone, CheckingStarted)):
                     self._events.append(event)
         if self.trial is not None and self.trial.state in (AgentState.FAILED, AgentState.CLOSED):

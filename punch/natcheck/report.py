@@ -151,7 +151,7 @@ class NetcheckReport:
     The results of a netcheck.
 
     :ivar rendezvous: the address of the service.
-    :ivar problem: a sentence that says why the service can't be reached; None if it can.
+    :ivar problem: why the service can't be reached over TCP; None if it can.
     :ivar reflector: whether the service has a reflector. Without one nothing is known about UDP.
     :ivar control_latency: the round-trip time over the control channel in seconds.
     :ivar transports: whether each transport reaches the service; None if the service does not offer it.
@@ -160,7 +160,7 @@ class NetcheckReport:
     rendezvous: str
     ipv4: FamilyReport | None = None
     ipv6: FamilyReport | None = None
-    problem: str | None = None
+    problem: Exception | None = None
     reflector: bool = True
     control_latency: float | None = None
     transports: dict[Transport, bool | None] = field(default_factory=dict)
@@ -203,7 +203,7 @@ class NetcheckReport:
         return self.ipv4 is None or not self.ipv4.udp or self.ipv4.certain
 
     def to_json(self) -> dict[str, Any]:
-        """The report as a JSON object, without the sentences (docs/json.md)."""
+        """The report as a JSON object, without problem and sentences (docs/json.md)."""
         return {
             "rendezvous": self.rendezvous,
             "udp": self.udp,
@@ -213,7 +213,6 @@ class NetcheckReport:
             "control_latency": _rounded(self.control_latency),
             "direct": self.direct.value,
             "certain": self.certain,
-            "problem": self.problem,
         }
 
 

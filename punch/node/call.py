@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from punch.ice import events as ice
 from punch.ice.agent import Agent
 from punch.ice.checklist import PairStatus
+from punch.ice.failure import CheckingFailure
 from punch.ice.pairs import Pair
 from punch.identity import PeerID
 from punch.link.core import LinkCore
@@ -26,9 +27,8 @@ from punch.link.events import CloseCode, LinkRole
 from punch.link.link import Link, LinkClosed
 from punch.link.proof import LinkCertificate
 from punch.net.driver import Driver, Timed
-from punch.node import sentences
 from punch.node.call_context import CallContext
-from punch.node.events import Reason
+from punch.node.causes import Cause, NoPath, RelayFailure, SimpleCause
 from punch.node.ice_restart import IceRestarts, LinkTerms
 from punch.node.ice_transport import IceTransport, describe, new_agent
 from punch.node.path import DebouncedPath, Path
@@ -92,8 +92,8 @@ class CallObserver(Protocol):
     def call_disconnected(self, call: Call, disconnected: bool) -> None:
         """The link has no path that answers, or has one again."""
 
-    def call_ended(self, call: Call, reason: str, text: str) -> None:
-        """The call or its link is over. `reason` is a code, `text` a sentence for the user."""
+    def call_ended(self, call: Call, cause: Cause) -> None:
+        """The call or its link is over."""
 
 
 class Call:
@@ -205,16 +205,16 @@ class Call:
         self._certificate = certificate
         self._start_transport(agent, now)
 
-    def reject(self, code: ErrorCode, reason: str, text: str) -> None:
+    def reject(self, code: ErrorCode, cause: Cause) -> None:
         """Reject a ringing call, or give up one whose link is not proved yet."""
-        self.signaling.reject(code, reason, text)
+        self.signaling.reject(code, cause)
         self.changed()
 
     def withdraw(self) -> None:
         """Give the call up without telling the observer, because another one takes its place."""
         if self._over:
             return
-        self.signaling.reject(ErrorCode.REFUSED, "", "")
+        self.signaling.reject(ErrorCode.REFUSED, SimpleCause.REPLACED)
         self._close()
         if self.link is not None:
             self.link.close(CloseCode.REPLACED, "Another call took its place.")
@@ -241,9 +241,8 @@ class Call:
         if self.link is not None and self.link.proved:
             self.link.close(code, reason)
             return
-        ringing = self.state is CallState.RINGING
-        text = (sentences.declined if ringing else sentences.hung_up_early)(self.peer, self.name)
-        self.reject(ErrorCode.REFUSED, ErrorCode.CANCELLED.value, text)
+        rings = self.state is CallState.RINGING
+        self.reject(ErrorCode.REFUSED, SimpleCause.DECLINED if rings else SimpleCause.GIVEN_UP)
 
     # What the router delivers (Routed)
 
@@ -404,7 +403,7 @@ class Call:
             if self.restarts is not None:
                 self.restarts.path_unresponsive(now)
         elif isinstance(event, ice.PathFailed):
-            self._transport_failed(event.reason, now)
+            self._transport_failed(event.failure, now)
 
     def _take_signaling_event(self, event: SignalingEvent, now: float) -> None:
         if isinstance(event, Introduction):
@@ -415,7 +414,7 @@ class Call:
             if self.transport is not None and not self.transport.generations.number:
                 self.transport.add_remote(event.candidates, event.complete, now)
         else:
-            self._end(event.reason, event.text)
+            self._end(event.cause)
 
     def _call_again(self, challenge: bytes, now: float) -> None:
         """The callee cannot tell our offer from a copy of an old one: send one with its challenge."""
@@ -484,13 +483,11 @@ class Call:
         if path is not None and self.state is CallState.CONNECTED:
             self._debounced_path.changed(path, now)
 
-    def _transport_failed(self, agent_reason: str, now: float) -> None:
+    def _transport_failed(self, failure: CheckingFailure | None, now: float) -> None:
         if self.restarts is not None:
             self.restarts.generation_failed(now)
-            return
-        cause, relay = _why_unreachable(self._context, agent_reason)
-        text = sentences.unreachable(self.peer, self.name, cause, relay)
-        self.signaling.fail(Reason.UNREACHABLE.value, text)
+        else:
+            self.signaling.fail(_no_path(self._context, failure))
 
     def _route(self, connection_id: bytes, added: bool) -> None:
         if not self._over:
@@ -536,18 +533,18 @@ class Call:
         if self._over:
             return
         proved = self.restarts is not None
-        reason, text = _why_closed(closed, self.peer, self.name, proved)
+        cause = _why_closed(closed, proved)
         if proved:
-            self._end(reason, text)
+            self._end(cause)
         else:
-            self.signaling.fail(reason, text)
+            self.signaling.fail(cause)
             self.changed()
 
-    def _end(self, reason: str, text: str) -> None:
+    def _end(self, cause: Cause) -> None:
         self._close()
         if self.link is not None:
             self.link.fail(CloseCode.LOST, "The call is over.")
-        self._observer.call_ended(self, reason, text)
+        self._observer.call_ended(self, cause)
 
     def _close(self) -> None:
         self._over = True
@@ -561,38 +558,29 @@ class Call:
         self._context.network.router.remove(self)
 
 
-def _why_closed(closed: LinkClosed, peer: PeerID, name: str | None, proved: bool) -> tuple[str, str]:
-    """Return the code and the sentence for the end of a link."""
+def _why_closed(closed: LinkClosed, proved: bool) -> Cause:
+    """Return the cause for the end of a link."""
     code = closed.code
     if code is CloseCode.PROOF:
-        return Reason.PROOF.value, sentences.not_proved(peer, name)
+        return SimpleCause.NOT_PROVED
     if code is CloseCode.REPLACED:
-        return ErrorCode.REPLACED.value, sentences.replaced(peer, name)
+        return SimpleCause.REPLACED
     if code in (CloseCode.OK, CloseCode.SHUTDOWN):
-        return Reason.BYE.value, sentences.goodbye(peer, name, closed.by_peer)
+        return SimpleCause.CLOSED_BY_PEER if closed.by_peer else SimpleCause.CLOSED_HERE
     if code in (CloseCode.LOST, CloseCode.TIMEOUT):
-        if proved:
-            return Reason.LOST.value, sentences.lost(peer, name)
-        return Reason.UNREACHABLE.value, sentences.no_link(peer, name)
-    return Reason.PROTOCOL.value, sentences.link_broken(peer, name)
+        return SimpleCause.LOST if proved else SimpleCause.NO_LINK
+    return SimpleCause.LINK_BROKEN
 
 
-def _why_unreachable(context: CallContext, agent_reason: str) -> tuple[str, str]:
-    """
-    Return two clauses on why no path was found: the cause, and what there is to say about relays.
-
-    :param agent_reason: the cause as the agent knows it, which does not know the relay policy.
-    """
+def _no_path(context: CallContext, failure: CheckingFailure | None) -> NoPath:
+    """Return why no path was found. `failure` is what the agent knows, which does not know the relays."""
     policy, relays = context.relay_policy, context.network.relays
     if policy is RelayPolicy.NEVER:
-        return agent_reason, "relays are switched off here (--relay never)"
-    if policy is RelayPolicy.ONLY and not relays.current:
-        agent_reason = (
-            "--relay only leaves no way but a relay, so use a rendezvous that has one, or call without it"
-        )
-    if not relays.available and not relays.why_not():
-        return agent_reason, "the rendezvous has no relay to offer"
-    return agent_reason, relays.why_not() or "not even the relay led there"
+        return NoPath(failure, RelayFailure.SWITCHED_OFF)
+    cause = relays.failure
+    if cause is None:
+        cause = RelayFailure.NO_PATH if relays.available else RelayFailure.NOT_OFFERED
+    return NoPath(failure, cause, relay_only=policy is RelayPolicy.ONLY and not relays.current)
 
 
 def _ignore(failure: Failure) -> None:

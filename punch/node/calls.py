@@ -8,11 +8,10 @@ from twisted.internet.interfaces import IDelayedCall
 
 from punch.contacts import AddressBook
 from punch.identity import PeerID
-from punch.node import sentences
 from punch.node.call import Call, CallObserver, CallState
 from punch.node.call_context import CallContext
-from punch.node.control.problems import ControlProblem
-from punch.node.events import Event, IncomingCall, Reason
+from punch.node.causes import Cause, ControlProblem, SimpleCause
+from punch.node.events import Event, IncomingCall
 from punch.node.offer_freshness import OfferMemory, OfferVerdict
 from punch.node.policy import Decision, decide
 from punch.node.signaling import SeenEnvelopes, Side, Signaling, glare
@@ -83,7 +82,7 @@ class OutgoingCalls:
     Places calls of ours: at once, or as soon as there is a connection to the rendezvous.
 
     :param observer: of the calls made here.
-    :param failed: called with peer, reason and text when a call failed before there was a `Call`.
+    :param failed: called with peer and cause when a call failed before there was a `Call`.
     :ivar final: why there will be no connection to the rendezvous any more; None while there may be one.
     """
 
@@ -92,7 +91,7 @@ class OutgoingCalls:
         context: CallContext,
         calls: Calls,
         observer: CallObserver,
-        failed: Callable[[PeerID, str, str], None],
+        failed: Callable[[PeerID, Cause], None],
     ) -> None:
         self._context = context
         self._calls = calls
@@ -106,13 +105,12 @@ class OutgoingCalls:
         """Return whether a call to this peer waits for the rendezvous."""
         return peer in self._queue
 
-    def refusal(self) -> tuple[str, str] | None:
-        """Return why no call can be placed or queued now, as reason and text; None if one can."""
+    def refusal(self) -> Cause | None:
+        """Return why no call can be placed or queued now; None if one can."""
         if self.final is not None:
-            return self.final.reason, self.final.text
-        if len(self._queue) >= MAX_QUEUED or self._calls.full:
-            return ErrorCode.TOO_MANY.value, sentences.too_many_calls()
-        return None
+            return self.final
+        full = len(self._queue) >= MAX_QUEUED or self._calls.full
+        return SimpleCause.TOO_MANY_CALLS if full else None
 
     def place(self, peer: PeerID) -> None:
         """Call `peer`, now or within `QUEUE_TIME`."""
@@ -148,7 +146,7 @@ class OutgoingCalls:
         self.final = problem
         for peer in list(self._queue):
             if self.withdraw(peer):
-                self._failed(peer, problem.reason, problem.text)
+                self._failed(peer, problem)
 
     def stop(self) -> None:
         """Empty the queue without telling anyone."""
@@ -161,15 +159,13 @@ class OutgoingCalls:
         try:
             call = Call.outgoing(peer, self._context, self._observer)
         except SealError:
-            self._failed(peer, Reason.PROTOCOL.value, sentences.tampered(peer, None))
+            self._failed(peer, SimpleCause.TAMPERED)
             return
         self._calls.begin(call)
 
     def _expire(self, peer: PeerID) -> None:
         del self._queue[peer]
-        cause = "" if self._problem is None else self._problem.text
-        reason = Reason.RENDEZVOUS_UNREACHABLE.value if self._problem is None else self._problem.reason
-        self._failed(peer, reason, sentences.no_rendezvous(peer, None, cause))
+        self._failed(peer, self._problem or SimpleCause.NO_RENDEZVOUS)
 
 
 class IncomingCalls:
@@ -242,8 +238,7 @@ class IncomingCalls:
         try:
             call.accept()
         except SealError:
-            text = sentences.tampered(call.peer, call.name)
-            call.reject(ErrorCode.REFUSED, Reason.PROTOCOL.value, text)
+            call.reject(ErrorCode.REFUSED, SimpleCause.TAMPERED)
 
     def _take(self, incoming: Incoming, before: Call | None, decision: Decision, *, wanted: bool) -> None:
         """Let the call ring, in the place of the one before."""

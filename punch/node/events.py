@@ -1,49 +1,21 @@
 """
 What a node tells whoever runs it: the stages of registration, of a call and of a link.
 
-`reason` is a code for programs: a rendezvous `ErrorCode`, or a `Reason`. `text` is one sentence for a person
-that says what happened and what to do next.
+`cause` says why a call, a link or the registration ended, and `reason` is its code for programs.
+`punch.ui.text.causes` makes sentences of such events.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from punch.identity import PeerID
+from punch.node.causes import Cause
 from punch.node.path import Path
 
 if TYPE_CHECKING:
     from punch.link.link import Link
-
-
-class Reason(str, Enum):
-    """The codes that are not the rendezvous' own (`punch.wire.control.ErrorCode` has those)."""
-
-    UNREACHABLE = "unreachable"
-    """No pair of candidates worked."""
-    RENDEZVOUS_UNREACHABLE = "rendezvous-unreachable"
-    """No connection to the rendezvous."""
-    BAD_PIN = "bad-pin"
-    """The rendezvous has another key than its address says."""
-    CERTIFICATE = "certificate"
-    """A certificate was refused, the rendezvous' by us or ours by the rendezvous."""
-    SELF = "self"
-    """A call to one's own ID."""
-    LOST = "lost"
-    """The path died and nothing replaced it."""
-    BYE = "bye"
-    """One side hung up."""
-    PROOF = "proof"
-    """The other side did not prove the ID that was called."""
-    PROTOCOL = "protocol"
-    """The other side broke the protocol, or someone changed its messages."""
-    STATE = "state"
-    """The state directory failed."""
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class Event:
@@ -68,9 +40,13 @@ class Registered(Event):
 class Unregistered(Event):
     """The rendezvous was lost or not reached; the next try comes in `retry_in` seconds (None: never)."""
 
-    reason: str
-    text: str
+    cause: Cause
     retry_in: float | None
+
+    @property
+    def reason(self) -> str:
+        """The code of the cause."""
+        return self.cause.reason
 
 
 @dataclass(frozen=True)
@@ -144,10 +120,14 @@ class PathChanged(Event):
 
 @dataclass(frozen=True)
 class PathLost(Event):
-    """The link has no path now. It is kept, and `PathChanged` says when there is one again."""
+    """
+    The link has no path now. It is kept, and `PathChanged` says when there is one again.
+
+    :ivar name: the peer's own choice, if it is known, here and in the events below.
+    """
 
     peer: PeerID
-    text: str
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,8 +135,13 @@ class Disconnected(Event):
     """A link that was connected is over."""
 
     peer: PeerID
-    reason: str
-    text: str
+    cause: Cause
+    name: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """The code of the cause."""
+        return self.cause.reason
 
 
 @dataclass
@@ -167,8 +152,13 @@ class CallFailed(Event, Exception):
     """
 
     peer: PeerID | None
-    reason: str
-    text: str
+    cause: Cause
+    name: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """The code of the cause."""
+        return self.cause.reason
 
     def __str__(self) -> str:
-        return self.text
+        return self.reason

@@ -23,6 +23,7 @@ from punch.link.events import LinkError
 from punch.link.frames import ControlFrameType
 from punch.link.link import Link
 from punch.node.call_context import CallContext
+from punch.node.causes import IntroductionEnded
 from punch.node.ice_transport import IceTransport, new_agent
 from punch.node.policy import RelayPolicy
 from punch.node.signaling import CallEnded, Description, Introduction, MoreCandidates, Signaling
@@ -234,7 +235,7 @@ class IceRestarts:
         if code is None:
             self._add_signaling(signaling)
             return True
-        signaling.reject(code, code.value, "")
+        signaling.reject(code, IntroductionEnded(code))
         self._context.channel.remove(signaling)
         if code is ErrorCode.BUSY and not self.working:
             # Its generation is an older one: our offer tells it the newest
@@ -401,7 +402,7 @@ class IceRestarts:
         self._context.channel.remove(signaling)
         if signaling.answered or self._remote_known or self.working:
             return
-        if event.reason == ErrorCode.REFUSED.value:
+        if event.cause.reason == ErrorCode.REFUSED.value:
             self._call.link_lost("The other side has this link no more.")
             return
         state = self.disconnected
@@ -417,5 +418,5 @@ class IceRestarts:
         """End what is under way through the rendezvous; nothing of it matters any more."""
         signalings, self._signalings = self._signalings, []
         for signaling in signalings:
-            signaling.reject(ErrorCode.CANCELLED, ErrorCode.CANCELLED.value, "")
+            signaling.reject(ErrorCode.CANCELLED, IntroductionEnded(ErrorCode.CANCELLED))
             self._context.channel.remove(signaling)

@@ -25,6 +25,7 @@ from punch.net.interfaces import select
 from punch.net.reactor import look_up
 from punch.net.socket_set import OpenSocket
 from punch.net.udp import DatagramSocket
+from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
 from punch.node.control.hosts import (
     HostPolicy,
@@ -32,7 +33,6 @@ from punch.node.control.hosts import (
     is_name,
     usable_port,
 )
-from punch.node.control.problems import ControlProblem
 from punch.node.relay import DatagramRelayClient, RelayClient, StreamRelayClient, relay_endpoint
 from punch.node.relay_pool import MAX_DATAGRAM_TRIES
 from punch.turn.client_events import Trouble
@@ -109,7 +109,7 @@ class NetcheckRun:
         self._transports: dict[Transport, bool | None] = dict.fromkeys(Transport)
         self._trials: list[Deferred[None]] = []
         self._driver = Driver(reactor, monotonic, self._step, lambda: (self._core,))
-        self._problem: str | None = None
+        self._problem: ControlProblem | None = None
         self._begun = False
         self._reflector = True
         self._asked_at = 0.0
@@ -153,7 +153,7 @@ class NetcheckRun:
         """The rendezvous cannot be reached over TCP. UDP may still work."""
         if self._begun:
             return
-        self._problem = problem.text
+        self._problem = problem
         self._transports[Transport.CONTROL] = False
         self._control.stop()
         self._begin(self._examine_alone)

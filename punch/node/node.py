@@ -31,12 +31,11 @@ from punch.natcheck.report import NetcheckReport
 from punch.net.interfaces import local_addresses
 from punch.net.socket_set import OpenSocket
 from punch.net.udp import open_socket as open_best_socket
-from punch.node import sentences
 from punch.node.call import Call, CallState
 from punch.node.call_context import CallContext, SignalingChannel
 from punch.node.calls import Calls, IncomingCalls, OutgoingCalls
+from punch.node.causes import Cause, ControlProblem, SimpleCause
 from punch.node.control.client import ControlClient
-from punch.node.control.problems import ControlProblem
 from punch.node.events import (
     AlreadyConnected,
     CallFailed,
@@ -51,7 +50,6 @@ from punch.node.events import (
     PathChanged,
     PathLost,
     Ready,
-    Reason,
     Registered,
     Unregistered,
 )
@@ -73,7 +71,6 @@ from punch.wire.control import (
     Candidates,
     Ended,
     Error,
-    ErrorCode,
     Incoming,
     Register,
     Relays,
@@ -237,10 +234,9 @@ class Node(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         self._network.stop()
         self._outgoing.stop()
-        self._end_registration_waiters(CallFailed(None, ErrorCode.CANCELLED.value, "This node has stopped."))
+        self._end_registration_waiters(CallFailed(None, SimpleCause.STOPPED))
         for peer in list(self._waiters):
-            error = CallFailed(peer, ErrorCode.CANCELLED.value, sentences.hung_up_early(peer, None))
-            self._fail_waiters(peer, error)
+            self._fail_waiters(peer, CallFailed(peer, SimpleCause.GIVEN_UP))
         for call in list(self._calls.attempts.values()):
             self._calls.withdraw(call)
         closing: list[Deferred[Any]] = []
@@ -264,8 +260,7 @@ class Node(Service):
         if self._control.registered:
             waiter.callback(None)
         elif self._outgoing.final is not None:
-            problem = self._outgoing.final
-            waiter.errback(CallFailed(None, problem.reason, problem.text))
+            waiter.errback(CallFailed(None, self._outgoing.final))
         else:
             self._registration_waiters.append(waiter)
         return waiter
@@ -304,7 +299,7 @@ class Node(Service):
         waiter: Deferred[Link] = Deferred(lambda waiter: self._forget_waiter(peer, waiter))
         self._waiters.setdefault(peer, []).append(waiter)
         if peer == self.identity.peer_id:
-            self._tell(CallFailed(peer, Reason.SELF.value, sentences.own_id()))
+            self._tell(CallFailed(peer, SimpleCause.OWN_ID))
         elif peer in self._calls.attempts:
             self.accept(peer)
         elif peer in self._calls.links:
@@ -337,7 +332,7 @@ class Node(Service):
     def hangup(self, peer: PeerID) -> None:
         """End whatever there is with `peer`: the link, or the call in whatever stage."""
         if self._outgoing.withdraw(peer):
-            self._failed(peer, ErrorCode.CANCELLED.value, sentences.hung_up_early(peer, None))
+            self._failed(peer, SimpleCause.GIVEN_UP)
         for calls in (self._calls.attempts, self._calls.links):
             call = calls.get(peer)
             if call is not None:
@@ -434,11 +429,11 @@ class Node(Service):
         """
         if self._calls.attempts:
             self._expected_until = self._context.monotonic() + EXPECTED_TIME
-        self._tell(Unregistered(problem.reason, problem.text, retry_in))
+        self._tell(Unregistered(problem, retry_in))
         self._outgoing.unregistered(problem)
         self._look_out()
         if retry_in is None:
-            self._tell(CallFailed(None, problem.reason, problem.text))
+            self._tell(CallFailed(None, problem))
             self._outgoing.give_up(problem)
 
     def control_reply(self, reply: Reply) -> None:
@@ -481,7 +476,7 @@ class Node(Service):
     def call_path_lost(self, call: Call) -> None:
         """The link has no path, and waits for one."""
         if self._calls.links.get(call.peer) is call:
-            self._tell(PathLost(call.peer, sentences.path_lost(call.peer, call.name)))
+            self._tell(PathLost(call.peer, call.name))
 
     def call_silent(self, call: Call) -> None:
         """The path may be dead, and the network with it: then the rendezvous is needed soon."""
@@ -496,15 +491,15 @@ class Node(Service):
             self._disconnected.discard(call)
         self._look_out()
 
-    def call_ended(self, call: Call, reason: str, text: str) -> None:
+    def call_ended(self, call: Call, cause: Cause) -> None:
         """A call or a link is over."""
         calls, peer = self._calls, call.peer
         self._disconnected.discard(call)
         self._look_out()
         if calls.links.get(peer) is call:
             del calls.links[peer]
-            over = Disconnected(peer, reason, text)
-            newer = reason == ErrorCode.REPLACED.value and peer in calls.attempts
+            over = Disconnected(peer, cause, call.name)
+            newer = cause is SimpleCause.REPLACED and peer in calls.attempts
             if newer or call.asked:
                 # The other side has proved the newer link before we have, or its peer is being called again:
                 # what comes of that, one `Connected` for example, tells of both.
@@ -513,7 +508,7 @@ class Node(Service):
                 self._tell(over)
         elif calls.attempts.get(peer) is call:
             del calls.attempts[peer]
-            self._failed(peer, reason, text)
+            self._failed(peer, cause, call.name)
 
     # The inside
 
@@ -543,7 +538,7 @@ class Node(Service):
             and event.peer not in self._outgoing
         ):
             # The link was hung up while it was asked for a sign of life.
-            self._fail_waiters(event.peer, CallFailed(event.peer, event.reason, event.text))
+            self._fail_waiters(event.peer, CallFailed(event.peer, event.cause, event.name))
 
     def _end_registration_waiters(self, result: CallFailed | None) -> None:
         waiters, self._registration_waiters = self._registration_waiters, []
@@ -562,19 +557,19 @@ class Node(Service):
     def _call(self, peer: PeerID) -> None:
         refusal = self._outgoing.refusal()
         if refusal is not None:
-            self._failed(peer, *refusal)
+            self._failed(peer, refusal)
             return
         if peer not in self._known:
             self._remember(peer, "")
         self._tell(Calling(peer))
         self._outgoing.place(peer)
 
-    def _failed(self, peer: PeerID, reason: str, text: str) -> None:
+    def _failed(self, peer: PeerID, cause: Cause, name: str | None = None) -> None:
         """A call came to nothing; so did what it was to replace."""
         replaced = self._replaced.pop(peer, None)
         if replaced is not None:
             self._tell(replaced)
-        self._tell(CallFailed(peer, reason, text))
+        self._tell(CallFailed(peer, cause, name))
 
     def _asked(self, call: Call, answered: bool) -> None:
         """A link was asked because its peer is called again. It may be over or replaced by now."""

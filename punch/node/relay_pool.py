@@ -21,6 +21,7 @@ from twisted.logger import Logger
 
 from punch.identity import RandomBytes
 from punch.net.driver import Timer
+from punch.node.causes import RelayFailure
 from punch.node.control.hosts import HostAddresses, HostPolicy, VettedReactor, is_name
 from punch.node.control.tcp import DISCOVERY_NAME, translated
 from punch.node.relay import (
@@ -59,6 +60,16 @@ _LOGGED = 100
 """Characters of a relay's reason phrase that are logged."""
 _FULL_DELAY = 60.0
 """Seconds until a relay that had no capacity is asked again."""
+
+_FAILURES = {
+    Trouble.CAPACITY: RelayFailure.FULL,
+    Trouble.QUOTA: RelayFailure.QUOTA,
+    Trouble.UNAUTHORIZED: RelayFailure.CREDENTIALS,
+    Trouble.WRONG_CREDENTIALS: RelayFailure.CREDENTIALS,
+    Trouble.TIMEOUT: RelayFailure.SILENT,
+    Trouble.DISCONNECTED: RelayFailure.UNREACHABLE,
+}
+"""What is told of several failures: the first of these that is among them."""
 
 
 class RelayUser(Protocol):
@@ -124,7 +135,7 @@ class RelayPool:
         self._relays: dict[Address, RelayClient] = {}
         self._closing: list[RelayClient] = []
         self._flows: dict[tuple[Address, Address], DatagramRelayClient] = {}
-        self._troubles: dict[TurnURI, tuple[Trouble, str]] = {}
+        self._troubles: dict[TurnURI, Trouble] = {}
         self._full_until: dict[TurnURI, float] = {}
         self._streams_due = Timer(reactor)
         self._doubt = Timer(reactor)
@@ -239,15 +250,13 @@ class RelayPool:
         relay = self._relays.get(local)
         return None if relay is None else relay.base
 
-    def why_not(self) -> str:
-        """Why there is no relayed address, in a clause; empty if there is one, or was none to be had."""
+    @property
+    def failure(self) -> RelayFailure | None:
+        """Why there is no relayed address; None if there is one, or if no request has failed."""
         if self._relays or not self._troubles:
-            return ""
-        troubles = {trouble for trouble, _ in self._troubles.values()}
-        for trouble, clause in _CLAUSES.items():
-            if trouble in troubles:
-                return clause
-        return _CLAUSES[Trouble.REFUSED]
+            return None
+        failures = (failure for trouble, failure in _FAILURES.items() if trouble in self._troubles.values())
+        return next(failures, RelayFailure.REFUSED)
 
     def stop(self) -> None:
         """Delete all allocations at once, and use no relay any more."""
@@ -308,7 +317,7 @@ class RelayPool:
             text=clean(text, _LOGGED),
         )
         url = relay.server.url
-        self._troubles[url] = trouble, text
+        self._troubles[url] = trouble
         # The relay may have another address now.
         self._hosts.look_up(self._host_of(url))
         if trouble in (Trouble.QUOTA, Trouble.CAPACITY):
@@ -514,14 +523,3 @@ class RelayPool:
         # The address of the rendezvous itself may be used for its relay, whatever it is.
         own = [self._host] if url.host is None and self._host else []
         return list(dict.fromkeys([*own, *known]))
-
-
-_CLAUSES = {
-    Trouble.CAPACITY: "the relay has no room now",
-    Trouble.QUOTA: "this peer has used up what the relay grants it",
-    Trouble.UNAUTHORIZED: "the relay did not take the credentials that the rendezvous gave",
-    Trouble.WRONG_CREDENTIALS: "the relay did not take the credentials that the rendezvous gave",
-    Trouble.TIMEOUT: "the relay does not answer",
-    Trouble.DISCONNECTED: "the relay can't be reached from here",
-    Trouble.REFUSED: "the relay refused to help",
-}

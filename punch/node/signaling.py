@@ -22,8 +22,7 @@ from enum import Enum
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from punch.identity import Identity, PeerID, RandomBytes
-from punch.node import sentences
-from punch.node.events import Reason
+from punch.node.causes import Cause, IntroductionEnded, NoPath, SimpleCause
 from punch.wire.candidate import Candidate
 from punch.wire.control import Answer, Cancel, ErrorCode, Establish, Reject, Request, Trickle, new_call
 from punch.wire.sealed import (
@@ -41,7 +40,7 @@ from punch.wire.sealed import (
     seal_trickle,
 )
 
-RING_TIME = float(sentences.RING_SECONDS)
+RING_TIME = 60.0
 """Seconds after which an unanswered offer expires."""
 INTRODUCED_TIME = 60.0
 """Seconds from the introduction within which the link must be proved."""
@@ -133,10 +132,9 @@ class Challenged:
 
 @dataclass(frozen=True)
 class CallEnded:
-    """Event: the call ended without a link. `reason` is a code, `text` a sentence for the user."""
+    """Event: the call ended without a link."""
 
-    reason: str
-    text: str
+    cause: Cause
 
 
 SignalingEvent = Introduction | MoreCandidates | Challenged | CallEnded
@@ -308,7 +306,7 @@ class Signaling:
         )
         self._introduce(Introduction(remote, self.offer_digest, envelope.digest(), None), now)
 
-    def reject(self, code: ErrorCode, reason: str, text: str) -> None:
+    def reject(self, code: ErrorCode, cause: Cause) -> None:
         """Reject a ringing call (`code` tells the other side why), or cancel one that is not linked yet."""
         if self.state is SignalingState.RINGING:
             self._outbox.append(Reject(self.call_id, self.peer, code))
@@ -316,7 +314,7 @@ class Signaling:
             self._cancel()
         else:
             return
-        self._end(reason, text)
+        self._end(cause)
 
     def challenge(self, challenge: bytes) -> None:
         """Refuse a ringing call whose offer may be a copy; a new offer with this challenge is not one."""
@@ -325,14 +323,14 @@ class Signaling:
             self._outbox.append(Reject(self.call_id, self.peer, ErrorCode.REFUSED))
             self._over()
 
-    def fail(self, reason: str, text: str) -> None:
+    def fail(self, cause: Cause) -> None:
         """
         End an introduced call from which no link came.
 
         The other side is not told: it finds out with its own reason, and would take a message for a hang-up.
         """
         if self.state is SignalingState.INTRODUCED:
-            self._end(reason, text)
+            self._end(cause)
 
     def add_candidates(self, candidates: Sequence[Candidate], complete: bool) -> None:
         """Trickle candidates of ours (RFC 8838); those beyond 32 of one generation are not sent."""
@@ -424,9 +422,7 @@ class Signaling:
         by_peer = self.state is SignalingState.INTRODUCED and code is ErrorCode.CANCELLED
         if not by_peer and self.state not in (SignalingState.CALLING, SignalingState.RINGING):
             return
-        ringing = self.state is SignalingState.RINGING
-        sentence = sentences.incoming_ended if ringing else sentences.call_ended
-        self._end(code.value, sentence(code, self.peer, self.name))
+        self._end(IntroductionEnded(code, rang=self.state is SignalingState.RINGING))
 
     def repeat_answer(self) -> None:
         """Send the answer again: the offer came again, so the answer may have been lost."""
@@ -454,13 +450,12 @@ class Signaling:
             return
         if self.state is SignalingState.CALLING:
             self._cancel()
-            text = sentences.call_ended(ErrorCode.TIMEOUT, self.peer, self.name)
-            self._end(ErrorCode.TIMEOUT.value, text)
+            self._end(IntroductionEnded(ErrorCode.TIMEOUT))
         elif self.state is SignalingState.RINGING:
             self._outbox.append(Reject(self.call_id, self.peer, ErrorCode.REFUSED))
-            self._end(ErrorCode.TIMEOUT.value, sentences.unanswered(self.peer, self.name))
+            self._end(IntroductionEnded(ErrorCode.TIMEOUT, rang=True))
         else:
-            self._end(Reason.UNREACHABLE.value, sentences.unreachable(self.peer, self.name))
+            self._end(NoPath())
 
     # Inside
 
@@ -474,13 +469,13 @@ class Signaling:
         self.state = SignalingState.OVER
         self._deadline = None
 
-    def _end(self, reason: str, text: str) -> None:
+    def _end(self, cause: Cause) -> None:
         self._over()
-        self._events.append(CallEnded(reason, text))
+        self._events.append(CallEnded(cause))
 
     def _broken(self) -> None:
         """A message came that the other side did not send in this form."""
-        self.reject(ErrorCode.REFUSED, Reason.PROTOCOL.value, sentences.tampered(self.peer, self.name))
+        self.reject(ErrorCode.REFUSED, SimpleCause.TAMPERED)
 
     def _cancel(self) -> None:
         self._released = True

@@ -26,6 +26,7 @@ from punch.link.services import Authorize
 from punch.link.transport import LinkAddress
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
+from punch.node.causes import OtherCause
 from punch.node.path import Path
 from punch.wire.address import Address
 
@@ -167,7 +168,7 @@ class Exchange:
             line.close()
         for near, far in ((one, other), (other, one)):
             if near.links.pop(far.id, None) is not None:
-                near.happen(node_events.Disconnected(far.id, reason, "The link ended."))
+                near.happen(node_events.Disconnected(far.id, OtherCause(reason, "The link ended.")))
 
 
 class DiskInMemory(ImmediateWorker):
@@ -271,9 +272,9 @@ class Side:
         if peer in self.links:
             self.happen(node_events.AlreadyConnected(peer))
         elif other is None:
-            self.happen(node_events.CallFailed(peer, "not-registered", "They are not there."))
+            self.happen(node_events.CallFailed(peer, OtherCause("not-registered", "They are not there.")))
         elif other.book.blocked(self.id):
-            self.happen(node_events.CallFailed(peer, "refused", "They said no."))
+            self.happen(node_events.CallFailed(peer, OtherCause("refused", "They said no.")))
         else:
             self.exchange.connect(self, other)
 

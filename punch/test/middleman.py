@@ -138,7 +138,7 @@ class MiddlemanTestCase(InternetTestCase):
         """The call ends for this reason, and nobody is connected to anybody."""
         outcome = self.call()
         assert isinstance(outcome, CallFailed), outcome
-        self.assertEqual((outcome.peer, outcome.reason), (self.bob.id, reason), outcome.text)
+        self.assertEqual((outcome.peer, outcome.reason), (self.bob.id, reason), outcome)
         self.net.advance(130.0)
         for peer in self.peers:
             self.assertEqual(peer.of(Connected), [], peer.name)

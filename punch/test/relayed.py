@@ -8,6 +8,7 @@ from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Host, Internet, InternetTestCase, LinkSpec
 from punch.test.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous, introduce
+from punch.ui.text.causes import event_sentence
 
 HARD = "APDM/APDF"
 EASY = "EIM/APDF"
@@ -70,4 +71,4 @@ class RelayTestCase(InternetTestCase):
         self.assertEqual(failed.reason, "unreachable")
         self.assertEqual(callee.wait_for(CallFailed, 90.0).reason, "unreachable")
         self.assertEqual(caller.of(Connected) + callee.of(Connected), [])
-        return failed.text
+        return event_sentence(failed)

@@ -67,15 +67,16 @@ PURE = [
     *(
         f"punch.node.{name}"
         for name in (
+            "causes",
             "events",
             "path",
             "policy",
             "router",
-            "sentences",
             "signaling",
         )
     ),
     *(f"punch.apps.chat.{name}" for name in ("database", "model", "protocol", "redial", "schema", "store")),
+    "punch.ui.text.causes",
     "punch.ui.text.sentences",
     *(
         f"punch.rendezvous.{name}"

@@ -15,17 +15,18 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from punch.apps.chat import Chat
 from punch.apps.chat.events import Event
 from punch.identity import PeerID
+from punch.node.causes import OtherCause, Reason
 from punch.node.events import (
     CallFailed,
     Disconnected,
     PathChanged,
     PathLost,
     Ready,
-    Reason,
     Registered,
     Unregistered,
 )
 from punch.ui.standard_streams import InputKind
+from punch.ui.text.causes import event_sentence
 from punch.ui.text.sentences import printable
 
 #: Seconds from the start after which a peer that nobody watches gives up if it is not registered.
@@ -134,7 +135,7 @@ class ExitPolicy:
     def handle_shown(self, event: Event) -> None:
         """After an event was shown: end the process, if it can't go on."""
         if isinstance(event, CallFailed) and event.peer is None:
-            self._fatal = event.text
+            self._fatal = event_sentence(event)
         elif not isinstance(event, Disconnected):
             return
         # Live links don't need the rendezvous: their conversations may go on.
@@ -159,9 +160,9 @@ class ExitPolicy:
             return  # Somebody may look at it in a browser.
         trouble = self._trouble
         if trouble is not None:
-            self._report(CallFailed(None, trouble.reason, trouble.text))
+            self._report(CallFailed(None, trouble.cause))
         else:
-            self._report(CallFailed(None, Reason.RENDEZVOUS_UNREACHABLE.value, _NO_ANSWER))
+            self._report(CallFailed(None, OtherCause(Reason.RENDEZVOUS_UNREACHABLE.value, _NO_ANSWER)))
 
     def _stop_registration_timer(self) -> None:
         if self._registration_timer is not None and self._registration_timer.active():

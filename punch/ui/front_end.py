@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from punch.apps.chat import Chat, ChatError, ChatMessage
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged
 from punch.identity import PeerID
+from punch.node.causes import OtherCause
 from punch.node.events import (
     AlreadyConnected,
     CallFailed,
@@ -221,7 +222,7 @@ class FrontEnd:
             try:
                 self.chat.call(self.target)
             except ChatError as error:
-                self.handle(CallFailed(self.target, error.code, str(error)))
+                self.handle(CallFailed(self.target, OtherCause(error.code, str(error))))
 
     def on_registered(self, event: Registered) -> None:
         """The rendezvous knows this peer."""

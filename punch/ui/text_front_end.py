@@ -44,6 +44,7 @@ from punch.ui.front_end import FrontEnd, FrontEndContext, Output, Progress, Sett
 from punch.ui.questions import Question
 from punch.ui.standard_streams import InputKind
 from punch.ui.terminal.escapes import Style
+from punch.ui.text.causes import event_sentence
 from punch.ui.text.sentences import (
     count,
     describe,
@@ -128,8 +129,9 @@ class TextFrontEnd(FrontEnd, ABC):
 
     def on_unregistered(self, event: Unregistered) -> None:
         # Every try that fails the same way is not worth a line.
-        if event.text != self._trouble and event.retry_in is not None:
-            self._trouble = event.text
+        trouble = event_sentence(event)
+        if trouble != self._trouble and event.retry_in is not None:
+            self._trouble = trouble
             self.show(self.style.bad(describe(event)))
 
     def on_progress(self, event: Progress) -> None:
@@ -207,13 +209,13 @@ class TextFrontEnd(FrontEnd, ABC):
             if waiting:
                 self.show(f"{count(waiting, 'message')} not delivered: sent again when they are back.")
         elif str(event.reason) != "bye":
-            self.exit.finish(1, self._with_what_is_left(printable(event.text)))
+            self.exit.finish(1, self._with_what_is_left(describe(event)))
         elif waiting or len(self.sending):
             self.exit.finish(
-                1, f"{printable(event.text)} ({count(waiting, 'message')} not delivered{self._keeping()})"
+                1, f"{describe(event)} ({count(waiting, 'message')} not delivered{self._keeping()})"
             )
         elif not self.exit.input_ended:
-            self.exit.finish(1, f"{printable(event.text)} (the input had not ended)")
+            self.exit.finish(1, f"{describe(event)} (the input had not ended)")
         else:
             self.show(describe(event))
             self.exit.finish(0)
@@ -225,7 +227,7 @@ class TextFrontEnd(FrontEnd, ABC):
             self.show(self.timed(self.style.bad(describe(event))))
             self.line.questions.ask_again()
         elif event.peer == self.target:
-            self.exit.finish(1, self._with_what_is_left(printable(event.text)))
+            self.exit.finish(1, self._with_what_is_left(describe(event)))
         else:
             self.show(self.style.bad(describe(event)))
 
@@ -269,7 +271,7 @@ class TextFrontEnd(FrontEnd, ABC):
                 self._told_away[event.peer] = again
                 name = self.name_of(event.peer)
                 how = ", and they are called again." if again else " until one of you calls."
-                why = "" if str(event.reason) in _NOT_THERE else f" {printable(event.text)}"
+                why = "" if event.failure.reason in _NOT_THERE else f" {describe(event.failure)}"
                 self.show_dim(f"{name} is not there: what you type waits here{how}{why}")
         elif isinstance(event, StoreFailed):
             self.show(

@@ -52,9 +52,14 @@ class RendezvousAddress:
     pin: bytes | None = None
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
         pin = "" if self.pin is None else "/" + key_to_text(self.pin, PIN_VERSION)
-        return f"{SCHEME}://{host}:{self.port}{pin}"
+        return f"{SCHEME}://{self.location}{pin}"
+
+    @property
+    def location(self) -> str:
+        """`host:port`, without the pin."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
     @classmethod
     def parse(cls, text: str) -> RendezvousAddress:

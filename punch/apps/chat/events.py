@@ -18,6 +18,7 @@ from punch.apps.chat.model import ChatMessage, ClientID, ContactSummary
 from punch.identity import PeerID
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as peer_events
+from punch.node.events import CallFailed
 
 
 class ChatEvent:
@@ -95,8 +96,7 @@ class PeerUnreachable(ChatEvent):
     """
 
     peer: PeerID
-    reason: str
-    text: str
+    failure: CallFailed
     retry_in: float | None
 
 

@@ -292,7 +292,7 @@ class ChatLinks:
             return not automatic
         retry_in = self._away(peer, event.reason)
         if automatic:
-            self._owner.tell(PeerUnreachable(peer, event.reason, event.text, retry_in))
+            self._owner.tell(PeerUnreachable(peer, event, retry_in))
         return not automatic
 
     def _over(self, peer: PeerID) -> None:

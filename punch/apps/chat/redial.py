@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from punch.node.events import Reason
+from punch.node.causes import Reason
 from punch.wire.control import ErrorCode
 
 P = TypeVar("P", bound=Hashable)

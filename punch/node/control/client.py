@@ -29,7 +29,8 @@ from zope.interface import implementer
 
 from punch.identity import Identity, RandomBytes
 from punch.net.driver import Timer
-from punch.node.control.problems import ControlProblem, place, problem_of_failure
+from punch.node.causes import ControlProblem
+from punch.node.control.problems import problem_of_failure
 from punch.node.control.protocol import ControlClientProtocol
 from punch.node.control.tcp import tcp_endpoint
 from punch.node.control.tls import ControlConnectionCreator
@@ -189,7 +190,7 @@ class _WelcomeEndpoint:
         return _Attempt(self._client, protocolFactory, self._endpoint).result
 
     def __repr__(self) -> str:
-        return f"<rendezvous {place(self._client.address)}>"
+        return f"<rendezvous {self._client.address.location}>"
 
 
 class ControlClient:

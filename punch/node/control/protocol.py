@@ -26,15 +26,9 @@ from zope.interface import implementer
 
 from punch.net.driver import Timer
 from punch.net.token_bucket import TokenBucket
-from punch.node.control.problems import (
-    ControlProblem,
-    certificate_refused,
-    not_a_rendezvous,
-    place,
-    problem_of_error,
-)
+from punch.node.causes import ControlProblem, ProblemCode
+from punch.node.control.problems import problem_of_error
 from punch.node.control.tls import ALPN, ControlConnectionCreator
-from punch.node.events import Reason
 from punch.wire.control import (
     MAX_LINE,
     ControlError,
@@ -167,7 +161,7 @@ class ControlClientProtocol(LineReceiver):
     def handshakeCompleted(self) -> None:
         """TLS is up on this side. The server may still refuse the client certificate."""
         if self._tls.negotiatedProtocol != ALPN:
-            self._abort(not_a_rendezvous(self._address))
+            self._abort(self._make_problem(ProblemCode.NOT_A_RENDEZVOUS))
             return
         self._secured = True
         cast(IConsumer, self.transport).registerProducer(self, True)
@@ -188,7 +182,7 @@ class ControlClientProtocol(LineReceiver):
         except UnknownType:
             return  # A newer rendezvous may send messages that are unknown here.
         except ControlError as reason:
-            self._abort(self._nonsense(str(reason)))
+            self._abort(self._make_problem(ProblemCode.BAD_MESSAGE, str(reason)))
             return
         self._last_error = reply if isinstance(reply, Error) and reply.call is None else None
         if isinstance(reply, Welcome):
@@ -203,13 +197,13 @@ class ControlClientProtocol(LineReceiver):
         if self._last_error is not None:
             return
         if self._welcome is None:
-            self._abort(self._nonsense(f"{type(reply).__name__} before welcome"))
+            self._abort(self._make_problem(ProblemCode.BAD_MESSAGE, f"{type(reply).__name__} before welcome"))
             return
         self._owner.received(reply)
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """A line of more than 16 KiB is no control message."""
-        self._abort(self._nonsense("a line is too long"))
+        self._abort(self._make_problem(ProblemCode.BAD_MESSAGE, "a line is too long"))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection has ended: report why."""
@@ -251,22 +245,14 @@ class ControlClientProtocol(LineReceiver):
             return self._problem
         if self._last_error is not None:
             return problem_of_error(self._address, self._last_error)
-        where = place(self._address)
-        if isinstance(reason.value, SSL.Error):
-            if not self._secured:
-                return not_a_rendezvous(self._address)
-            if self._welcome is None:
-                return certificate_refused(self._address)
-        if self._welcome is None:
-            return ControlProblem(
-                Reason.RENDEZVOUS_UNREACHABLE,
-                f"The rendezvous at {where} closed the connection at once; "
-                "check that the address is right, or wait: it may be too busy.",
-            )
-        return ControlProblem(
-            Reason.RENDEZVOUS_UNREACHABLE,
-            f"The connection to the rendezvous at {where} was lost; it is tried again by itself.",
-        )
+        if self._welcome is not None:
+            code = ProblemCode.LOST
+        elif not isinstance(reason.value, SSL.Error):
+            code = ProblemCode.CLOSED
+        else:
+            # Under TLS 1.3 the server refuses our certificate only after our handshake is done
+            code = ProblemCode.OUR_CERTIFICATE if self._secured else ProblemCode.NOT_A_RENDEZVOUS
+        return self._make_problem(code)
 
     def _schedule_ping(self, within: float | None = None) -> None:
         assert self._welcome is not None
@@ -282,22 +268,11 @@ class ControlClientProtocol(LineReceiver):
         self._schedule_ping()
 
     def _silent(self) -> None:
-        where = place(self._address)
-        self._abort(
-            ControlProblem(
-                Reason.RENDEZVOUS_UNREACHABLE,
-                f"The rendezvous at {where} does not answer any more; it is tried again by itself."
-                if self._welcome is not None
-                else f"What answers at {where} did not greet this peer; check the address of the rendezvous.",
-            )
-        )
+        code = ProblemCode.NO_WELCOME if self._welcome is None else ProblemCode.SILENT
+        self._abort(self._make_problem(code))
 
-    def _nonsense(self, what: str) -> ControlProblem:
-        return ControlProblem(
-            Reason.PROTOCOL,
-            f"The rendezvous at {place(self._address)} sent what is no control message ({what[:80]}); "
-            "check that both run the same version of Punch.",
-        )
+    def _make_problem(self, code: ProblemCode, detail: str = "") -> ControlProblem:
+        return ControlProblem(code, self._address, detail=detail[:80])
 
     def _abort(self, problem: ControlProblem) -> None:
         if self._problem is None:

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from punch.net.driver import Timer
+from punch.node.causes import SimpleCause
 from punch.node.events import CallFailed, Registered, Unregistered
 from punch.node.events import Event as NodeEvent
 from punch.state import PeerState, StateError
@@ -25,10 +26,6 @@ STEADY = 900.0
 """Seconds for which a registration has to last to show that the other process has ended."""
 EXIT_STATUS = 3
 """The exit status of a process that was replaced. Supervisors should not restart it."""
-SENTENCE = (
-    "Another process with this same identity replaced this one when it ran last; "
-    "stop one of the two, or give one another --name or --state-dir."
-)
 
 
 def pause_after(count: int) -> float:
@@ -69,7 +66,7 @@ class Replacements:
         self._count = self._state.replacements
         pause = pause_after(self._count) if waits else 0.0
         if self._count:
-            self._tell(Unregistered(ErrorCode.REPLACED.value, SENTENCE, pause))
+            self._tell(Unregistered(SimpleCause.REPLACED_LAST_TIME, pause))
         if pause:
             self._timer.start(pause, self._start)
         else:

@@ -3,7 +3,7 @@ TLS towards the rendezvous: TLS 1.3, ALPN `punch/1`, our identity as client cert
 
 The server is checked in one of two ways, never none: its key against the pin in the address, or its
 certificate against the authorities this machine trusts and the name or IP address that was asked for. What
-goes wrong is told apart here, in sentences, because a person has to act on it differently.
+is wrong with it is told apart, because the user has to act on it differently.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from punch.identity import Identity
-from punch.node.control.problems import ControlProblem, place
-from punch.node.events import Reason
+from punch.node.causes import ControlProblem, ProblemCode
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
 ALPN = b"punch/1"
@@ -44,28 +43,17 @@ class _ConnectionCreator:
     """
     The TLS side of connections to one server, whose key is pinned or whose name an authority vouches for.
 
-    :param what: what the server is, for the sentences.
-    :param place: where it is, for the same.
-    :param otherwise: what a person can do where no authority vouches for it.
     :param oldest: the oldest version of TLS to speak.
     """
 
     def __init__(
         self,
-        host: str,
-        pin: bytes | None,
+        address: RendezvousAddress,
         roots: Sequence[x509.Certificate] | None,
         alpn: bytes,
-        *,
-        what: str,
-        place: str,
-        otherwise: str,
         oldest: int = SSL.TLS1_3_VERSION,
     ) -> None:
-        self._host = host
-        self._pin = pin
-        self._server = f"the {what} at {place}"
-        self._otherwise = otherwise
+        self._address = address
         # Twisted uses the connection's app data itself.
         self._problems: WeakKeyDictionary[SSL.Connection, ControlProblem] = WeakKeyDictionary()
         context = SSL.Context(SSL.TLS_METHOD)
@@ -73,7 +61,7 @@ class _ConnectionCreator:
         context.set_options(SSL.OP_NO_TICKET)
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         context.set_alpn_protos([alpn])
-        if pin is None:
+        if address.pin is None:
             if roots is None:
                 context.set_default_verify_paths()
             else:
@@ -90,9 +78,9 @@ class _ConnectionCreator:
         """What Twisted asks for a new connection's TLS."""
         connection = SSL.Connection(self._context, None)
         try:
-            ip_address(self._host)
+            ip_address(self._address.host)
         except ValueError:
-            connection.set_tlsext_host_name(self._host.encode("idna"))
+            connection.set_tlsext_host_name(self._address.host.encode("idna"))
         return connection
 
     def problem(self, connection: SSL.Connection) -> ControlProblem | None:
@@ -103,49 +91,24 @@ class _ConnectionCreator:
         self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
     ) -> bool:
         # The key is what is pinned: names, dates and issuers say nothing more about it.
-        if depth > 0 or _pin(certificate) == self._pin:
+        if depth > 0 or _pin(certificate) == self._address.pin:
             return True
-        self._refuse(
-            connection,
-            Reason.BAD_PIN,
-            f"{_capital(self._server)} has another key than its address says (a wrong pin): "
-            "it was set up anew, or somebody is in between; get its current address from whoever runs it.",
-        )
+        self._refuse(connection, ProblemCode.WRONG_PIN)
         return False
 
     def _check_authority(
         self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
     ) -> bool:
-        server = self._server
         # Those of authorities are OpenSSL's business as long as it is content with them.
         parsed = None if ok and depth > 0 else _parsed(certificate)
         if parsed is not None and error == _EXPIRED:
-            self._refuse(
-                connection,
-                Reason.CERTIFICATE,
-                f"The certificate of {server} expired on "
-                f"{parsed.not_valid_after_utc:%Y-%m-%d}; ask whoever runs it to renew it.",
-            )
+            self._refuse(connection, ProblemCode.EXPIRED, f"{parsed.not_valid_after_utc:%Y-%m-%d}")
         elif parsed is not None and error == _NOT_YET_VALID:
-            self._refuse(
-                connection,
-                Reason.CERTIFICATE,
-                f"The certificate of {server} is valid only from "
-                f"{parsed.not_valid_before_utc:%Y-%m-%d} on; check this machine's clock.",
-            )
+            self._refuse(connection, ProblemCode.NOT_YET_VALID, f"{parsed.not_valid_before_utc:%Y-%m-%d}")
         elif not ok or (depth == 0 and parsed is None):
-            self._refuse(
-                connection,
-                Reason.CERTIFICATE,
-                f"The certificate of {server} is from nobody this machine trusts; {self._otherwise}.",
-            )
+            self._refuse(connection, ProblemCode.UNTRUSTED)
         elif depth == 0 and parsed is not None and not self._names_match(parsed):
-            self._refuse(
-                connection,
-                Reason.CERTIFICATE,
-                f"The certificate of {server} is for another name ({_names(parsed)}); "
-                "use the name it is for, or the full address with its pin.",
-            )
+            self._refuse(connection, ProblemCode.WRONG_NAME, _names(parsed))
         else:
             return True
         return False
@@ -153,18 +116,18 @@ class _ConnectionCreator:
     def _names_match(self, certificate: x509.Certificate) -> bool:
         try:
             try:
-                ip_address(self._host)
+                ip_address(self._address.host)
             except ValueError:
-                verify_certificate_hostname(certificate, self._host)
+                verify_certificate_hostname(certificate, self._address.host)
             else:
-                verify_certificate_ip_address(certificate, self._host)
+                verify_certificate_ip_address(certificate, self._address.host)
         except (VerificationError, CertificateError, ValueError):
             return False
         return True
 
-    def _refuse(self, connection: SSL.Connection, reason: Reason, text: str) -> None:
+    def _refuse(self, connection: SSL.Connection, code: ProblemCode, detail: str = "") -> None:
         # OpenSSL may ask several times about one certificate; the first objection is the reason.
-        self._problems.setdefault(connection, ControlProblem(reason, text, fatal=True))
+        self._problems.setdefault(connection, ControlProblem(code, self._address, detail=detail))
 
 
 class ControlConnectionCreator(_ConnectionCreator):
@@ -176,15 +139,7 @@ class ControlConnectionCreator(_ConnectionCreator):
         """
         :param roots: the authorities to trust where the address has no pin; None for the platform's.
         """
-        super().__init__(
-            address.host,
-            address.pin,
-            roots,
-            ALPN,
-            what="rendezvous",
-            place=place(address),
-            otherwise="use the full address with its pin (punch://host:port/PIN) that it prints",
-        )
+        super().__init__(address, roots, ALPN)
         self._context.use_certificate(identity.certificate(_NOT_BEFORE, _DAYS))
         self._context.use_privatekey(identity.private_key)
 
@@ -199,23 +154,10 @@ class RelayConnectionCreator(_ConnectionCreator):
         :param host: the name or IP address that it has to be for, where no `pin` is given.
         :param roots: the authorities to trust where there is no pin; None for the platform's.
         """
-        super().__init__(
-            host,
-            pin,
-            roots,
-            RELAY_ALPN,
-            what="relay",
-            place=place(RendezvousAddress(host, port)),
-            otherwise="ask whoever runs it for a certificate that others trust",
-            # coturn 4.6.1, which many run, breaks off handshakes of TLS 1.3; what passes through is sealed
-            # between the peers anyway
-            oldest=SSL.TLS1_2_VERSION,
-        )
+        # coturn 4.6.1, which many run, ends handshakes of TLS 1.3. What passes through is sealed between
+        # the peers anyway.
+        super().__init__(RendezvousAddress(host, port, pin), roots, RELAY_ALPN, SSL.TLS1_2_VERSION)
         self._context.set_cipher_list(b"ECDHE+AESGCM:ECDHE+CHACHA20")
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _parsed(certificate: X509) -> x509.Certificate | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.ice.checklist import MAX_PAIRS, CheckList
-from punch.ice.failure import why_not
 from punch.ice.pairs import CandidatePair, PairState
 from punch.ice.transactions import Purpose, Transaction
 from punch.wire.address import Address, Transmit
@@ -182,23 +181,3 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual(transaction.rtt(100.25), (0.25, True))
         transaction.handle_timer(100.5)
         self.assertEqual(transaction.rtt(100.75), (0.75, False))
-
-
-class ReasonTests(SynchronousTestCase):
-    """The sentences say what to do next, and end so that more can follow."""
-
-    def test_all(self) -> None:
-        v4, v6 = candidate("192.0.2.1", 1), candidate("2001:db8::1", 1)
-        loopback = candidate("127.0.0.1", 1)
-        reasons = [
-            why_not([], [v4], 0),
-            why_not([v4], [], 0),
-            why_not([v4], [v6], 0),
-            why_not([v4], [loopback], 0),
-            why_not([v4], [v4], 1),
-            why_not([v4], [v4, v6], 2),
-        ]
-        self.assertEqual(len(set(reasons)), len(reasons))
-        for reason in reasons:
-            self.assertIn("call again", reason)
-            self.assertFalse(reason.endswith("."))

@@ -33,12 +33,15 @@ from punch.natcheck.report import (
     Transport,
 )
 from punch.natcheck.transactions import Later, Scheduler
+from punch.node.causes import ControlProblem, ProblemCode
 from punch.test.strategies import IDENTITIES
 from punch.ui.json.events import netcheck_fields
+from punch.ui.text.causes import problem_sentence
 from punch.ui.text.netcheck import conclusions, text
 from punch.wire.address import Address
 from punch.wire.control import Probed
 from punch.wire.probing import ProbeOutcome, commitment
+from punch.wire.rendezvous_address import RendezvousAddress
 from punch.wire.stun import Attribute, MessageClass, encode, parse, success
 
 ALICE = IDENTITIES[0].peer_id
@@ -272,6 +275,7 @@ class HostileTests(SynchronousTestCase):
         self.core.receive_datagram(data, FIRST, self.bound[0], self.now)
 
 
+PROBLEM = ControlProblem(ProblemCode.NAME_UNKNOWN, RendezvousAddress("nowhere.example"))
 HOME = FamilyReport(
     udp=True,
     local_addresses=("192.168.1.2",),
@@ -392,7 +396,7 @@ class WordTests(SynchronousTestCase):
         self.assertIn("Over IPv4: it can't be told with whom links will be direct", said)
         self.assertIn("a second port and a second address", said)
         self.assertEqual((report.direct, report.certain), (Direct.UNKNOWN, False))
-        unreached = self.said(replace(report, problem="It is gone."))
+        unreached = self.said(replace(report, problem=PROBLEM))
         self.assertNotIn("second port", unreached)
         self.assertIn("More can be told when the rendezvous can be reached.", unreached)
 
@@ -454,7 +458,7 @@ class WordTests(SynchronousTestCase):
     def test_silence_without_a_rendezvous(self) -> None:
         """Where nobody need have been there to answer, silence says nothing about UDP."""
         silent = FamilyReport(udp=None, local_addresses=("10.0.0.2",))
-        report = NetcheckReport(PUNCH, silent, FamilyReport(), problem="It is gone.")
+        report = NetcheckReport(PUNCH, silent, FamilyReport(), problem=PROBLEM)
         self.assertEqual((report.udp, report.direct, report.certain), (None, Direct.UNKNOWN, False))
         said = self.said(report)
         self.assertIn("Nothing answers over UDP either", said)
@@ -464,21 +468,19 @@ class WordTests(SynchronousTestCase):
 
     def test_no_address_in_the_family(self) -> None:
         """An IPv6-only machine can't tell by an IPv4 address whether it has UDP."""
-        report = NetcheckReport(PUNCH, FamilyReport(), problem="It can't be reached.")
+        report = NetcheckReport(PUNCH, FamilyReport(), problem=PROBLEM)
         self.assertEqual((report.udp, report.direct), (None, Direct.UNKNOWN))
         self.assertIn("This machine has no IPv4 address", self.said(report))
 
     def test_no_address_at_all(self) -> None:
         """A name that nobody knows says nothing of reflectors."""
-        report = NetcheckReport(PUNCH, problem="The name is not known here.")
-        self.assertEqual(self.said(report), "The name is not known here.\nSo nothing is known about UDP.")
+        report = NetcheckReport(PUNCH, problem=PROBLEM)
+        self.assertEqual(self.said(report), f"{problem_sentence(PROBLEM)}\nSo nothing is known about UDP.")
 
     def test_problem(self) -> None:
         """The reason comes first."""
-        report = NetcheckReport(
-            PUNCH, HOME, problem="It is gone; come back.", transports={Transport.CONTROL: False}
-        )
-        self.assertEqual(conclusions(report)[0], "It is gone; come back.")
+        report = NetcheckReport(PUNCH, HOME, problem=PROBLEM, transports={Transport.CONTROL: False})
+        self.assertEqual(conclusions(report)[0], problem_sentence(PROBLEM))
         self.assertNotIn("offers no relay", self.said(report))
 
     def test_lifetime(self) -> None:

@@ -20,6 +20,7 @@ from punch.natcheck.report import (
     NetcheckReport,
     Transport,
 )
+from punch.node.causes import ControlProblem
 from punch.node.control.tcp import DISCOVERY_NAME
 from punch.test.internet import (
     NAT,
@@ -349,7 +350,8 @@ class PlaceTests(InternetTestCase):
         elsewhere = RendezvousAddress(address.host, 7999, address.pin)
         lan = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1"))
         report = network.run(lan.host("alice"), rendezvous=elsewhere)
-        self.assertIn("7999", report.problem or "")
+        assert isinstance(report.problem, ControlProblem)
+        self.assertEqual(report.problem.address.port, 7999)
         self.assertEqual(report.transports[Transport.CONTROL], False)
         self.assertEqual(report.transports[Transport.UDP], True)
         self.assertEqual(ipv4(report).filtering, ANY_FILTERING)

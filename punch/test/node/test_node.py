@@ -10,6 +10,7 @@ from punch.node.calls import (
     MAX_RINGING,
     MAX_STRANGERS,
 )
+from punch.node.causes import NoPath
 from punch.node.events import (
     CallFailed,
     Connected,
@@ -204,7 +205,7 @@ class AddressTests(InternetTestCase):
         self.assertEqual(alice.node.status.sockets, ())
 
     def test_no_address_at_all(self) -> None:
-        """A call from nowhere ends with a sentence."""
+        """A call from a machine without an address fails, and its cause is known."""
         net = self.internet()
         key = Identity.generate(net.random_bytes("service key"))
         Middleman(ScriptedService.with_key(net.host("service", SERVICE), key))
@@ -217,6 +218,8 @@ class AddressTests(InternetTestCase):
         alice.call(bob.id)
         failed = alice.wait_for(CallFailed, 130.0)
         self.assertEqual(failed.reason, "unreachable")
-        self.assertIn("no network address", failed.text)
+        assert isinstance(failed.cause, NoPath)
+        assert failed.cause.checks is not None
+        self.assertEqual(failed.cause.checks.local, frozenset())
         for peer in (alice, bob):
             peer.stop()

@@ -256,7 +256,7 @@ class ChallengeTests(SynchronousTestCase):
         caller.receive_end(ErrorCode.REFUSED)
         (end,) = events(caller)
         assert isinstance(end, CallEnded)
-        self.assertEqual(end.reason, "refused")
+        self.assertEqual(end.cause.reason, "refused")
 
     def test_a_challenge_is_bound_to_its_offer(self) -> None:
         """Somebody else's, or one of an earlier call, is broken."""
@@ -268,7 +268,7 @@ class ChallengeTests(SynchronousTestCase):
         second.caller.receive_candidates(trickle.envelope)
         (end,) = events(second.caller)
         assert isinstance(end, CallEnded)
-        self.assertEqual(end.reason, "protocol")
+        self.assertEqual(end.cause.reason, "protocol")
 
 
 class ReplayTests(MiddlemanTestCase):

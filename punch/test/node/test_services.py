@@ -18,6 +18,7 @@ from punch.link.events import RefusalCode, ServiceRefused
 from punch.link.link import IDLE_TIME, SERVICE_WAIT
 from punch.link.services import anyone
 from punch.link.transport import StreamTransport
+from punch.node.causes import IntroductionEnded, Reason
 from punch.node.events import (
     CallFailed,
     CallUnanswerable,
@@ -25,7 +26,6 @@ from punch.node.events import (
     Disconnected,
     Event,
     IncomingCall,
-    Reason,
     Registered,
 )
 from punch.node.node import Node
@@ -193,7 +193,7 @@ class ServiceTests(NodeTestCase):
         self.net.advance(15.0)
         error = self.failureResultOf(failed, CallFailed).value
         self.assertEqual((error.peer, error.reason), (nobody, ErrorCode.NOT_REGISTERED.value))
-        self.assertEqual(str(error), error.text)
+        self.assertEqual(error.cause, IntroductionEnded(ErrorCode.NOT_REGISTERED))
 
     def test_nobody_to_ask(self) -> None:
         """A stranger's call is refused at once where no listener can have it decided."""

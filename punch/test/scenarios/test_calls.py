@@ -23,6 +23,7 @@ from punch.node.events import (
 )
 from punch.test.internet import NAT, Filtering, Host, Internet, InternetTestCase, LinkSpec, Seen
 from punch.test.system import SERVICE, Peer, Rendezvous, connect, introduce
+from punch.ui.text.causes import event_sentence
 from punch.wire.control import Accept
 
 D = 0.1
@@ -186,7 +187,7 @@ class EventTests(SystemTestCase):
         alice.call(bob.id)
         failed = alice.wait_for(CallFailed, 5.0)
         self.assertEqual((failed.peer, failed.reason), (bob.id, "not-registered"))
-        self.assertIn("not registered", failed.text)
+        self.assertIn("not registered", event_sentence(failed))
 
 
 class PolicyTests(SystemTestCase):
@@ -366,8 +367,8 @@ class EndTests(SystemTestCase):
             over = peer.wait_for(Disconnected, 3.0)
             self.assertEqual((over.peer, over.reason), (other.id, "bye"))
             self.assertIsNone(peer.node.link(other.id))
-        self.assertIn("hung up", bob.last(Disconnected).text)
-        self.assertIn("closed here", alice.last(Disconnected).text)
+        self.assertIn("hung up", event_sentence(bob.last(Disconnected)))
+        self.assertIn("closed here", event_sentence(alice.last(Disconnected)))
 
     def test_peer_that_breaks_a_rule(self) -> None:
         """The link ends at once on both sides, and the other side gets the reason."""

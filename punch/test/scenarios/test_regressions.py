@@ -25,6 +25,7 @@ from punch.node.policy import RelayPolicy
 from punch.test.internet import NAT, Filtering, Host, LinkSpec, Packet
 from punch.test.scenarios.test_calls import SystemTestCase
 from punch.test.system import Peer, Rendezvous, connect, introduce
+from punch.ui.text.causes import event_sentence
 from punch.wire.address import Address
 from punch.wire.demux import DatagramKind, classify
 from punch.wire.stun import (
@@ -340,5 +341,5 @@ class IPv6Tests(SystemTestCase):
         alice.call(bob.id)
         failed = alice.wait_for(CallFailed, 130.0)
         self.assertEqual(failed.reason, "unreachable")
-        self.assertIn("IPv4", failed.text)
-        self.assertIn("IPv6", failed.text)
+        self.assertIn("IPv4", event_sentence(failed))
+        self.assertIn("IPv6", event_sentence(failed))

@@ -12,6 +12,7 @@ from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Packet
 from punch.test.relayed import EASY, RelayTestCase
 from punch.test.system import SERVICE, Peer, connect, introduce
+from punch.ui.text.causes import event_sentence
 from punch.wire.control import Relays
 from punch.wire.stun import (
     Attribute,
@@ -258,8 +259,8 @@ class RestartTests(RelayTestCase):
             self.net.advance(60.0)
             if alice.node.link(bob.id) is None:
                 for peer in (alice, bob):
-                    ends = [event.text for event in peer.of(CallFailed)]
-                    ends += [event.text for event in peer.of(Disconnected)]
+                    ends = [event_sentence(event) for event in peer.of(CallFailed)]
+                    ends += [event_sentence(event) for event in peer.of(Disconnected)]
                     self.assertTrue(ends[-1].endswith("."), ends)
                 connect(alice, bob)
             self.chat(alice, bob, 3)

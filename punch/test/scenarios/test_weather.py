@@ -17,6 +17,7 @@ from punch.node.policy import RelayPolicy
 from punch.test.internet import Lan, LinkSpec, Seen
 from punch.test.scenarios.test_calls import SystemTestCase
 from punch.test.system import Peer, connect, introduce
+from punch.ui.text.causes import event_sentence
 from punch.wire.rendezvous_address import RendezvousAddress
 
 LOSSY = LinkSpec(delay=0.02, jitter=0.01, loss=0.1, reorder=0.02, duplicate=0.02)
@@ -193,7 +194,7 @@ class RendezvousTests(SystemTestCase):
         alice.start()
         lost = alice.wait_for(Unregistered, 15.0)
         self.assertEqual(lost.reason, "rendezvous-unreachable")
-        self.assertIn("Nothing listens", lost.text)
+        self.assertIn("Nothing listens", event_sentence(lost))
         self.rendezvous.start()
         alice.wait_for(Registered, 60.0)
 
@@ -205,7 +206,7 @@ class RendezvousTests(SystemTestCase):
         alice.start()
         failed = alice.wait_for(CallFailed, 15.0)
         self.assertEqual((failed.peer, failed.reason), (None, "bad-pin"))
-        self.assertIn("wrong pin", failed.text)
+        self.assertIn("wrong pin", event_sentence(failed))
         self.net.advance(120.0)
         self.assertEqual(len(alice.of(Unregistered)), 1)
         self.assertNotIn("registered", [event for event, _ in self.rendezvous.reports])

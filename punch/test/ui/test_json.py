@@ -8,6 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID
+from punch.node.causes import OtherCause
 from punch.node.events import (
     AlreadyConnected,
     CallFailed,
@@ -71,6 +72,9 @@ class JSONCase(SynchronousTestCase):
         return wire
 
 
+LOST = f"The path to bob ({BOB.short}…) was lost; trying again, and what you send waits."
+
+
 class EventTests(JSONCase):
     def test_ready_comes_first(self) -> None:
         self.begin()
@@ -89,7 +93,7 @@ class EventTests(JSONCase):
         cases: list[tuple[Event, Fields]] = [
             (Registered("punch://x:1"), {"event": "registered", "rendezvous": "punch://x:1"}),
             (
-                Unregistered("rendezvous-unreachable", "No.", 2.5),
+                Unregistered(OtherCause("rendezvous-unreachable", "No."), 2.5),
                 {"event": "unregistered", "reason": "rendezvous-unreachable", "text": "No.", "retry_in": 2.5},
             ),
             (Calling(BOB), {"event": "calling", "peer": str(BOB)}),
@@ -101,9 +105,9 @@ class EventTests(JSONCase):
                 ),
                 {"event": "path", "peer": str(BOB), **there, "rtt": 0.5},
             ),
-            (PathLost(BOB, "Waiting."), {"event": "path-lost", "peer": str(BOB), "text": "Waiting."}),
+            (PathLost(BOB, "bob"), {"event": "path-lost", "peer": str(BOB), "text": LOST}),
             (
-                CallFailed(BOB, "refused", "They said no."),
+                CallFailed(BOB, OtherCause("refused", "They said no.")),
                 {"event": "failed", "peer": str(BOB), "reason": "refused", "text": "They said no."},
             ),
         ]
@@ -130,7 +134,7 @@ class EventTests(JSONCase):
         )
         self.command("send", text="x")
         self.events()
-        self.happen(Disconnected(BOB, "lost", "Gone."))
+        self.happen(Disconnected(BOB, OtherCause("lost", "Gone.")))
         event = self.event()
         self.assertEqual(
             (event["event"], event["reason"], event["text"], event["undelivered"]),
@@ -246,7 +250,7 @@ class CommandTests(JSONCase):
         self.front_end.input_over()
         self.stage.clock.advance(1.0)
         self.assertEqual((self.stage.node.asked, self.stage.ends), ([("call", BOB)], []))
-        self.happen(CallFailed(BOB, "not-registered", "Not there."))
+        self.happen(CallFailed(BOB, OtherCause("not-registered", "Not there.")))
         self.assertEqual(self.stage.ends, [(1, None)])
 
     def test_the_end_of_the_input_before_the_rendezvous_is_there(self) -> None:
@@ -264,7 +268,7 @@ class CommandTests(JSONCase):
     def test_the_end_of_the_input_without_a_rendezvous(self) -> None:
         self.command("send", peer=str(BOB), text="hi")
         self.front_end.input_over()
-        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.0))
+        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.0))
         self.assertEqual(self.stage.ends, [])
         self.stage.clock.advance(REGISTRATION_TIMEOUT)
         self.assertEqual([status for status, _ in self.stage.ends], [1])
@@ -393,19 +397,19 @@ class EndTests(JSONCase):
         """After a minute the link is hung up, unless the path is back; nothing else that waits ends so."""
         self.connect()
         back = PathChanged(BOB, Path("host", Address("192.0.2.1", 1), Address("192.0.2.2", 2), "udp", 0.1))
-        self.happen(PathLost(BOB, "Waiting."))
+        self.happen(PathLost(BOB, "bob"))
         self.stage.clock.advance(100.0)
         self.happen(back)
         self.command("send", text="x")
         self.front_end.input_over()
         self.stage.clock.advance(100.0)
         self.assertEqual(self.stage.node.asked, [])
-        self.happen(PathLost(BOB, "Waiting."))
+        self.happen(PathLost(BOB, "bob"))
         self.stage.clock.advance(59.0)
         self.assertEqual(self.stage.node.asked, [])
         self.stage.clock.advance(2.0)
         self.assertEqual(self.stage.node.asked, [("hangup", BOB)])
-        self.happen(Disconnected(BOB, "bye", "Closed here."))
+        self.happen(Disconnected(BOB, OtherCause("bye", "Closed here.")))
         self.assertEqual([status for status, _ in self.stage.ends], [1])
 
     def test_the_last_command_needs_no_newline(self) -> None:
@@ -418,14 +422,14 @@ class EndTests(JSONCase):
         self.command("call", peer=str(BOB))
         self.front_end.input_over()
         self.assertEqual(self.stage.ends, [])
-        self.happen(CallFailed(BOB, "not-registered", "Not there."))
+        self.happen(CallFailed(BOB, OtherCause("not-registered", "Not there.")))
         self.assertEqual(self.stage.ends, [(1, None)])
 
     def test_end_of_input_with_a_link_that_dies(self) -> None:
         self.connect()
         self.command("send", text="x")
         self.front_end.input_over()
-        self.happen(Disconnected(BOB, "lost", "Gone."))
+        self.happen(Disconnected(BOB, OtherCause("lost", "Gone.")))
         self.assertEqual(self.stage.ends, [(1, None)])
 
     def test_a_service_goes_on(self) -> None:
@@ -437,28 +441,28 @@ class EndTests(JSONCase):
     def test_the_call_of_the_command_line_must_succeed(self) -> None:
         self.begin(target=BOB)
         self.assertEqual(self.stage.node.asked, [("call", BOB)])
-        self.happen(CallFailed(BOB, "not-registered", "Not there."))
+        self.happen(CallFailed(BOB, OtherCause("not-registered", "Not there.")))
         self.assertEqual(self.stage.ends, [(1, "Not there.")])
 
     def test_a_call_that_once_succeeded_may_fail_later(self) -> None:
         self.begin(target=BOB)
         self.connect()
-        self.happen(Disconnected(BOB, "bye", "Left."))
+        self.happen(Disconnected(BOB, OtherCause("bye", "Left.")))
         self.command("call", peer=str(BOB))
-        self.happen(CallFailed(BOB, "not-registered", "Not there."))
+        self.happen(CallFailed(BOB, OtherCause("not-registered", "Not there.")))
         self.assertEqual(self.stage.ends, [])
 
     def test_a_node_that_cannot_go_on(self) -> None:
-        self.happen(Unregistered("bad-pin", "Wrong key.", None))
+        self.happen(Unregistered(OtherCause("bad-pin", "Wrong key."), None))
         self.assertEqual(self.event()["retry_in"], None)
-        self.happen(CallFailed(None, "bad-pin", "Wrong key."))
+        self.happen(CallFailed(None, OtherCause("bad-pin", "Wrong key.")))
         self.assertEqual(self.event()["reason"], "bad-pin")
         self.assertEqual(self.stage.ends, [(1, "Wrong key.")])
 
     def test_patience_with_a_rendezvous_never_reached(self) -> None:
-        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
+        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 1.0))
         self.stage.clock.advance(REGISTRATION_TIMEOUT - 1)
-        self.happen(Unregistered("rendezvous-unreachable", "Still none.", 1.0))
+        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "Still none."), 1.0))
         self.assertEqual(self.stage.ends, [])
         self.events()
         self.stage.clock.advance(1)
@@ -468,21 +472,21 @@ class EndTests(JSONCase):
 
     def test_a_page_is_patient(self) -> None:
         self.stage.chat.new_page = lambda: "http://127.0.0.1:1/"
-        self.happen(Unregistered("rendezvous-unreachable", "It can't be reached.", 1.0))
+        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "It can't be reached."), 1.0))
         self.stage.clock.advance(10 * REGISTRATION_TIMEOUT)
         self.assertEqual(self.stage.ends, [])
 
     def test_patience_ends_with_registration(self) -> None:
-        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
+        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 1.0))
         self.happen(Registered("punch://x:1"))
-        self.happen(Unregistered("rendezvous-unreachable", "Lost.", 1.0))
+        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "Lost."), 1.0))
         self.stage.clock.advance(10 * REGISTRATION_TIMEOUT)
         self.stage.chat.stop()
         self.assertEqual((self.stage.ends, self.stage.clock.getDelayedCalls()), ([], []))
 
     def test_stopping_leaves_no_timer(self) -> None:
-        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 1.0))
-        self.happen(PathLost(BOB, "Waiting."))
+        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 1.0))
+        self.happen(PathLost(BOB, "bob"))
         self.front_end.exit.stop()
         self.stage.chat.stop()
         self.assertEqual(self.stage.clock.getDelayedCalls(), [])

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import MAX_TEXT
 from punch.apps.chat.chat import LEAVE_TIMEOUT, REOPEN_DELAY
 from punch.identity import PeerID
+from punch.node.causes import OtherCause
 from punch.node.events import (
     CallFailed,
     Calling,
@@ -83,7 +84,7 @@ class PipeTests(StdioCase):
         self.happen(
             PathChanged(BOB, Path("prflx", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
         )
-        self.happen(PathLost(BOB, "The path was lost; trying again."))
+        self.happen(PathLost(BOB, "bob"))
         shown = self.shown()
         self.assertEqual(self.stage.node.asked, [("call", BOB)])
         for part in (
@@ -92,7 +93,7 @@ class PipeTests(StdioCase):
             f"Calling {BOB}",
             "Introduced to bob",
             "Checking 4 pairs",
-            "The path was lost; trying again.",
+            "was lost; trying again",
             "host path 192.0.2.1:4000 → 192.0.2.2:5000 over UDP",
             "round trip 0.4 ms",
             f"encrypted to {BOB}",
@@ -167,7 +168,7 @@ class PipeTests(StdioCase):
         self.connect()
         self.stage.disk.full = True
         self.type("first\nsecond\n")
-        self.happen(Disconnected(BOB, "bye", "Bob hung up."))
+        self.happen(Disconnected(BOB, OtherCause("bye", "Bob hung up.")))
         [(status, sentence)] = self.stage.ends
         self.assertEqual(status, 1)
         self.assertRegex(str(sentence), 'Bob hung up.* 2 lines, the first of them "first", were not stored')
@@ -236,7 +237,7 @@ class PipeTests(StdioCase):
         wire = self.connect()
         self.assertEqual(wire.heard, ["kept"])
         self.assertEqual(self.stage.ends, [])
-        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         self.assertIn("Bob left.", self.shown())
         self.assertEqual(self.stage.ends, [])
 
@@ -283,8 +284,8 @@ class PipeTests(StdioCase):
 
     def test_failures_end_with_their_sentence(self) -> None:
         cases = [
-            CallFailed(BOB, "not-registered", "Not there."),
-            CallFailed(None, "bad-pin", "Not there."),
+            CallFailed(BOB, OtherCause("not-registered", "Not there.")),
+            CallFailed(None, OtherCause("bad-pin", "Not there.")),
         ]
         for event in cases:
             self.begin(target=BOB)
@@ -295,7 +296,7 @@ class PipeTests(StdioCase):
         self.begin(target=BOB)
         self.connect()
         self.type("under way\n")
-        self.happen(Disconnected(BOB, "lost", "It was lost."))
+        self.happen(Disconnected(BOB, OtherCause("lost", "It was lost.")))
         kept = "1 message not delivered: kept here, and sent when both are there next"
         self.assertEqual(self.stage.ends, [(1, f"It was lost. {kept}.")])
 
@@ -303,23 +304,23 @@ class PipeTests(StdioCase):
         self.begin(target=BOB)
         self.connect()
         self.type("under way\n")
-        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         kept = "1 message not delivered: kept here, and sent when both are there next"
         self.assertEqual(self.stage.ends, [(1, f"Bob left. ({kept})")])
         self.begin(target=BOB, history=False)
         self.connect()
         self.type("under way\n")
-        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         self.assertEqual(self.stage.ends, [(1, "Bob left. (1 message not delivered)")])
         self.begin(target=BOB)
         self.connect()
-        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         self.assertEqual(self.stage.ends, [(1, "Bob left. (the input had not ended)")])
 
     def test_patience_with_a_rendezvous_never_reached(self) -> None:
         self.begin()
         for _ in range(3):
-            self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
+            self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
         self.assertEqual(self.shown().count("No answer. Trying again in 4 s."), 1)
         self.stage.clock.advance(REGISTRATION_TIMEOUT)
         self.assertEqual(self.stage.ends, [(1, "No answer.")])
@@ -330,7 +331,7 @@ class PipeTests(StdioCase):
             self.begin()
             if failed_after is not None:
                 self.stage.clock.advance(failed_after)
-                self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
+                self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
                 self.stage.clock.advance(REGISTRATION_TIMEOUT - failed_after)
                 self.assertEqual(self.stage.ends, [(1, "No answer.")])
             else:
@@ -342,7 +343,7 @@ class PipeTests(StdioCase):
     def test_a_link_outlives_the_rendezvous(self) -> None:
         self.begin()
         wire = self.connect()
-        self.happen(CallFailed(None, "replaced", "Another process took over."))
+        self.happen(CallFailed(None, OtherCause("replaced", "Another process took over.")))
         self.assertEqual(self.stage.ends, [])
         self.type("still here\n")
         wire.run()
@@ -351,8 +352,8 @@ class PipeTests(StdioCase):
     def test_the_last_link_of_a_peer_that_cannot_register_again(self) -> None:
         self.begin()
         self.connect()
-        self.happen(CallFailed(None, "replaced", "Another process took over."))
-        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(CallFailed(None, OtherCause("replaced", "Another process took over.")))
+        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         self.assertEqual(self.stage.ends, [(1, "Another process took over.")])
 
     def test_what_the_other_side_still_says_is_heard(self) -> None:
@@ -391,7 +392,7 @@ class PipeTests(StdioCase):
 
     def test_another_peer_does_not_end_a_call(self) -> None:
         self.begin(target=BOB)
-        self.happen(CallFailed(EVE, "cancelled", "Eve gave up."))
+        self.happen(CallFailed(EVE, OtherCause("cancelled", "Eve gave up.")))
         self.assertIn("Eve gave up.", self.shown())
         self.assertEqual(self.stage.ends, [])
 
@@ -432,7 +433,7 @@ class TerminalTests(StdioCase):
         self.happen(incoming(EVE, "eve"))
         self.happen(incoming(BOB, "bob"))
         self.assertEqual(self.shown().count("[y/n]"), 1)
-        self.happen(CallFailed(EVE, "cancelled", "Eve gave up."))
+        self.happen(CallFailed(EVE, OtherCause("cancelled", "Eve gave up.")))
         self.assertIn("Let bob", self.shown())
         self.type("y\n")
         self.assertEqual(self.stage.node.asked, [("accept", BOB)])
@@ -483,13 +484,13 @@ class TerminalTests(StdioCase):
     def test_the_other_side_leaves(self) -> None:
         self.begin(target=BOB)
         self.connect()
-        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         self.assertIn("Bob left.", self.shown())
         self.assertEqual(self.stage.ends, [])
 
     def test_what_is_typed_while_the_other_side_is_away_waits_for_it(self) -> None:
         self.begin(target=BOB)
-        self.happen(CallFailed(BOB, "not-registered", "Bob is not there."))
+        self.happen(CallFailed(BOB, OtherCause("not-registered", "Bob is not there.")))
         self.assertIn("Bob is not there.", self.shown())
         self.type("later\n")
         self.assertEqual(self.stage.ends, [])
@@ -499,15 +500,15 @@ class TerminalTests(StdioCase):
         """That is told, also if it was away before."""
         self.begin(target=BOB)
         self.happen(Registered("punch://x:1"))
-        self.happen(CallFailed(BOB, "not-registered", "Bob is not there."))
+        self.happen(CallFailed(BOB, OtherCause("not-registered", "Bob is not there.")))
         self.type("later\n")
         self.stage.clock.advance(0)
         for _ in range(2):
-            self.happen(CallFailed(BOB, "not-registered", "Bob is not there."))
+            self.happen(CallFailed(BOB, OtherCause("not-registered", "Bob is not there.")))
         self.assertEqual(self.shown().count("what you type waits here, and they are called again."), 1)
         for _ in range(2):
             self.stage.clock.advance(30)
-            self.happen(CallFailed(BOB, "refused", "Bob refused the call."))
+            self.happen(CallFailed(BOB, OtherCause("refused", "Bob refused the call.")))
         self.assertEqual(self.stage.node.asked.count(("call", BOB)), 3)
         shown = self.shown()
         self.assertEqual(
@@ -517,7 +518,7 @@ class TerminalTests(StdioCase):
 
     def test_patience_is_the_users_own(self) -> None:
         self.begin()
-        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
+        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
         self.stage.clock.advance(10 * REGISTRATION_TIMEOUT)
         self.assertEqual(self.stage.ends, [])
 
@@ -535,7 +536,7 @@ class TerminalTests(StdioCase):
     def test_who_comes_after_the_other_one_left_is_talked_to(self) -> None:
         self.begin()
         self.connect()
-        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         eve = self.connect(EVE, "eve")
         self.assertIn("goes to eve now", self.shown())
         self.type("hi\n")

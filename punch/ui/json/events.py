@@ -16,7 +16,8 @@ from punch.apps.chat import events as chat_events
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as peer_events
 from punch.node.path import Path
-from punch.ui.text.netcheck import conclusions
+from punch.ui.text.causes import event_sentence
+from punch.ui.text.netcheck import conclusions, problem_of
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
@@ -101,7 +102,12 @@ def path_fields(path: Path) -> JSON:
 
 def netcheck_fields(report: NetcheckReport) -> JSON:
     """The report of a netcheck, also as the `netcheck` event."""
-    return {"event": "netcheck", **report.to_json(), "conclusions": conclusions(report)}
+    return {
+        "event": "netcheck",
+        **report.to_json(),
+        "problem": problem_of(report),
+        "conclusions": conclusions(report),
+    }
 
 
 def _petname(event: Any, chat: Chat) -> JSON:
@@ -155,7 +161,7 @@ def _ready(event: peer_events.Ready, chat: Chat) -> JSON:
 
 def _failed(event: peer_events.CallFailed, chat: Chat) -> JSON:
     peer = {} if event.peer is None else {"peer": str(event.peer)}
-    return {"event": "failed", "reason": str(event.reason), "text": event.text, **peer}
+    return {"event": "failed", "reason": event.reason, "text": event_sentence(event), **peer}
 
 
 def _already_connected(event: peer_events.AlreadyConnected, chat: Chat) -> JSON:
@@ -180,8 +186,8 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
     peer_events.Registered: lambda event, chat: {"event": "registered", "rendezvous": event.rendezvous},
     peer_events.Unregistered: lambda event, chat: {
         "event": "unregistered",
-        "reason": str(event.reason),
-        "text": event.text,
+        "reason": event.reason,
+        "text": event_sentence(event),
         "retry_in": event.retry_in,
     },
     peer_events.IncomingCall: lambda event, chat: {
@@ -219,13 +225,13 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
     peer_events.PathLost: lambda event, chat: {
         "event": "path-lost",
         "peer": str(event.peer),
-        "text": event.text,
+        "text": event_sentence(event),
     },
     peer_events.Disconnected: lambda event, chat: {
         "event": "disconnected",
         "peer": str(event.peer),
-        "reason": str(event.reason),
-        "text": event.text,
+        "reason": event.reason,
+        "text": event_sentence(event),
         "undelivered": chat.conversations.undelivered(event.peer),
     },
     peer_events.CallFailed: _failed,
@@ -244,8 +250,8 @@ _RENDERERS: dict[type, Callable[[Any, Any], JSON | None]] = {
     chat_events.PeerUnreachable: lambda event, chat: {
         "event": "away",
         "peer": str(event.peer),
-        "reason": str(event.reason),
-        "text": event.text,
+        "reason": event.failure.reason,
+        "text": event_sentence(event.failure),
         "retry_in": event.retry_in,
     },
     chat_events.ChatBroken: lambda event, chat: {

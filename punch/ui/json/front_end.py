@@ -34,6 +34,7 @@ from punch.ui.json.commands import (
 )
 from punch.ui.json.events import message_fields, render
 from punch.ui.standard_streams import InputKind
+from punch.ui.text.causes import event_sentence
 from punch.wire import strict_json
 
 
@@ -204,7 +205,7 @@ class JSONFrontEnd(FrontEnd):
             self._away.add(event.peer)
         self._something_failed = True
         if event.peer is not None and event.peer == self._first_call:
-            self.exit.finish(1, event.text)
+            self.exit.finish(1, event_sentence(event))
 
     def pending_size(self) -> int:
         # What waits for peers that are away is on the disk, and may be much.

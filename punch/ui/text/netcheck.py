@@ -19,6 +19,8 @@ from punch.natcheck.report import (
     NetcheckReport,
     Transport,
 )
+from punch.node.causes import ControlProblem
+from punch.ui.text.causes import problem_sentence
 
 _MAPPING = {
     Mapping.ENDPOINT_INDEPENDENT: "one port for all destinations",
@@ -55,9 +57,15 @@ _WIDTH = 14
 B = TypeVar("B", bound=Enum)
 
 
+def problem_of(report: NetcheckReport) -> str | None:
+    """Return the sentence that says why the rendezvous can't be reached; None if it can."""
+    return problem_sentence(report.problem) if isinstance(report.problem, ControlProblem) else None
+
+
 def conclusions(report: NetcheckReport) -> list[str]:
     """What the report means for links, in sentences."""
-    found = [] if report.problem is None else [report.problem]
+    unreachable = problem_of(report)
+    found = [] if unreachable is None else [unreachable]
     if report.udp is None:
         found.append(_nothing_of_udp(report))
     elif not report.udp:

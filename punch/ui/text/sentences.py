@@ -28,6 +28,7 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.node.path import Path
+from punch.ui.text.causes import event_sentence
 from punch.ui.text.sanitize import sanitize
 
 #: How much of a message is shown beside its state, in characters.
@@ -113,7 +114,7 @@ def describe(event: Event, name: str = "", to: str | None = None) -> str:
         return f"Registered at {printable(event.rendezvous)}"
     if isinstance(event, Unregistered):
         again = "" if event.retry_in is None else f" Trying again in {max(1, round(event.retry_in))} s."
-        return printable(event.text) + again
+        return printable(event_sentence(event)) + again
     if isinstance(event, Calling):
         return f"Calling {event.peer}"
     if isinstance(event, AlreadyConnected):
@@ -129,7 +130,7 @@ def describe(event: Event, name: str = "", to: str | None = None) -> str:
     if isinstance(event, PathChanged):
         return f"The path to {name} changed: {_path(event.path)}"
     if isinstance(event, (PathLost, Disconnected, CallFailed)):
-        return printable(event.text)
+        return printable(event_sentence(event))
     return type(event).__name__
 
 

@@ -10,6 +10,7 @@ from punch.apps.chat.chat import REOPEN_DELAY
 from punch.apps.chat.events import NetcheckDone, PeerUnreachable
 from punch.link.events import LinkRole
 from punch.link.link import Link
+from punch.node.causes import OtherCause
 from punch.node.events import (
     CallFailed,
     Calling,
@@ -32,7 +33,7 @@ class CallTests(ChatTestCase):
         self.assertLessEqual(calls, 12)
         self.assertEqual((self.alice.of(Calling), self.alice.of(CallFailed)), ([], []))
         away = self.alice.of(PeerUnreachable)
-        self.assertEqual((away[0].reason, away[0].peer), ("not-registered", self.bob.id))
+        self.assertEqual((away[0].failure.reason, away[0].peer), ("not-registered", self.bob.id))
         self.assertGreater(away[0].retry_in or 0.0, 3.9)
         self.bob.start()
         self.run_for(31.0)
@@ -91,7 +92,7 @@ class CallTests(ChatTestCase):
         self.alice.chat.reject(eve)
         self.assertEqual((self.alice.asked[-1], self.alice.chat.questions), (("reject", eve), []))
         self.alice.happen(IncomingCall(eve, "eve", known=False))
-        self.alice.happen(CallFailed(eve, "cancelled", "They gave up."))
+        self.alice.happen(CallFailed(eve, OtherCause("cancelled", "They gave up.")))
         self.assertEqual(self.alice.chat.questions, [])
 
     def test_nobody_to_ask(self) -> None:
@@ -128,7 +129,7 @@ class CallTests(ChatTestCase):
         link = self.alice.chat.link_status(self.bob.id)
         assert link is not None
         self.assertEqual((link.path.kind, link.disconnected), ("host", False))
-        self.alice.happen(PathLost(self.bob.id, "lost"))
+        self.alice.happen(PathLost(self.bob.id, "bob"))
         status = self.alice.chat.status()
         self.assertEqual([entry["dark"] for entry in status["links"]], [True])
         self.assertEqual(

@@ -9,6 +9,7 @@ from punch.apps.chat.redial import MAX_CALLS, PACE
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
 from punch.link.link import Link
+from punch.node.causes import OtherCause
 from punch.node.events import Registered, Unregistered
 from punch.test.chat_network import Exchange, Side
 
@@ -55,7 +56,7 @@ class ManyTests(SynchronousTestCase):
         self.exchange.run(30.0)
         self.assertEqual(self.alice.most, MAX_CALLS)
         for _ in range(5):
-            self.alice.happen(Unregistered("lost", "It is gone.", 1.0))
+            self.alice.happen(Unregistered(OtherCause("lost", "It is gone."), 1.0))
             self.alice.happen(Registered("punch://rendezvous"))
         self.exchange.run(30.0)
         self.assertEqual(self.alice.most, MAX_CALLS)

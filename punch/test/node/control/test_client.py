@@ -9,6 +9,7 @@ from punch.node.control.client import ControlClient, backoff
 from punch.node.control.protocol import LINE_BURST, LINE_RATE, WELCOME_TIME
 from punch.test.node.control.test_tls import ControlTestCase
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
+from punch.ui.text.causes import problem_sentence
 from punch.wire.control import (
     MAX_LINE,
     Cancel,
@@ -146,7 +147,7 @@ class ClientTests(ControlTestCase):
         self.start()
         self.net.run_until(lambda: self.watcher.problems, 30.0)
         self.assertLess(self.net.now, WELCOME_TIME + 1.0)
-        self.assertIn("did not greet", self.watcher.last.text)
+        self.assertIn("did not greet", problem_sentence(self.watcher.last))
         self.service.answer = self.service.obliging
         self.returns()
 
@@ -388,14 +389,14 @@ class ClientTests(ControlTestCase):
         self.client(host="nowhere.example", pin=bytes(32))
         self.net.run_until(lambda: self.watcher.problems, 15.0)
         self.assertEqual(self.watcher.last.reason, "rendezvous-unreachable")
-        self.assertIn("nowhere.example", self.watcher.last.text)
+        self.assertIn("nowhere.example", problem_sentence(self.watcher.last))
 
     def test_nobody_answers(self) -> None:
         """A host that is off: given up after 10 s, tried again."""
         self.server.down()
         self.start()
         self.net.run_until(lambda: self.watcher.problems, 15.0)
-        self.assertIn("Nothing answers", self.watcher.last.text)
+        self.assertIn("Nothing answers", problem_sentence(self.watcher.last))
         self.server.up()
         self.returns()
 

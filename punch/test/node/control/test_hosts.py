@@ -15,6 +15,7 @@ from punch.identity import Identity
 from punch.net.server_udp import PlainPort
 from punch.net.socket_set import SocketSet
 from punch.net.udp import open_portable
+from punch.node.causes import RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.netcheck import NetcheckRun
 from punch.node.policy import RelayPolicy
@@ -219,9 +220,9 @@ class PoolTests(HostPolicyTestCase):
         self.assertIn("root logged in", text)
         self.assertTrue(is_visible(text), text)
         self.assertLess(len(text), 250)
-        self.assertIn("refused", pool.why_not())
+        self.assertIs(pool.failure, RelayFailure.REFUSED)
         pool.update(servers(GLOBAL6, [TurnTransport.UDP]), SERVICE)
-        self.assertEqual(pool.why_not(), "")
+        self.assertIsNone(pool.failure)
 
     def test_among_others(self) -> None:
         """A name that has allowed addresses and others: only the allowed ones are used."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.node.causes import OtherCause
 from punch.node.control.replacements import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
@@ -17,7 +18,7 @@ from punch.node.control.replacements import (
 from punch.node.events import CallFailed, Registered, Unregistered
 from punch.state import PeerState, StateDirectory
 
-REPLACED = CallFailed(None, "replaced", "Another process registered.")
+REPLACED = CallFailed(None, OtherCause("replaced", "Another process registered."))
 
 
 class ReplacementsTests(SynchronousTestCase):
@@ -70,7 +71,7 @@ class ReplacementsTests(SynchronousTestCase):
         self.clock.advance(pause_after(5))
         process.handle(Registered("punch://x:1"))
         self.clock.advance(STEADY - 1.0)
-        process.handle(Unregistered("rendezvous-unreachable", "Lost.", 1.0))
+        process.handle(Unregistered(OtherCause("rendezvous-unreachable", "Lost."), 1.0))
         self.clock.advance(STEADY)
         self.assertEqual(self.state().replacements, 5)
         process.handle(Registered("punch://x:1"))
@@ -92,7 +93,7 @@ class ReplacementsTests(SynchronousTestCase):
     def test_other_failures(self) -> None:
         """A call that failed, or another refusal, is no replacement."""
         process = self.process(self.state())
-        self.assertFalse(process.handle(CallFailed(None, "version", "Update.")))
+        self.assertFalse(process.handle(CallFailed(None, OtherCause("version", "Update."))))
         self.assertEqual(self.state().replacements, 0)
 
     def test_a_damaged_file(self) -> None:

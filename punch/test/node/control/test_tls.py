@@ -10,11 +10,12 @@ from OpenSSL import SSL
 from twisted.internet.protocol import Factory, Protocol
 
 from punch.identity import Identity
+from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
-from punch.node.control.problems import ControlProblem
 from punch.test.control_client import keys_with_unreadable_certificates
 from punch.test.internet import Internet, InternetTestCase, LinkSpec
 from punch.test.scripted_service import Authority, Plain, ScriptedService, ServerTLS
+from punch.ui.text.causes import problem_sentence
 from punch.wire.control import Accept, Register, Reply, Welcome
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
@@ -94,10 +95,10 @@ class ControlTestCase(InternetTestCase):
     def assert_refused(self, reason: str, *words: str, fatal: bool = True) -> None:
         """The client says why it stays away; if that is fatal, it does not come back."""
         self.net.run_until(lambda: self.watcher.problems, 20.0, "a problem")
-        self.assertEqual(self.watcher.last.reason, reason, self.watcher.last.text)
+        self.assertEqual(self.watcher.last.reason, reason, problem_sentence(self.watcher.last))
         for word in words:
-            self.assertIn(word, self.watcher.last.text)
-        self.assertIn(":7001", self.watcher.last.text)
+            self.assertIn(word, problem_sentence(self.watcher.last))
+        self.assertIn(":7001", problem_sentence(self.watcher.last))
         self.net.advance(200.0)
         self.assertEqual(self.watcher.welcomes, [])
         if fatal:

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.apps.chat import ChatMessage
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
+from punch.node.causes import OtherCause
 from punch.node.events import (
     CallFailed,
     Calling,
@@ -182,7 +183,7 @@ class SayingTests(TerminalCase):
 
     def test_a_line_begun_for_somebody_else_is_not_sent(self) -> None:
         self.connect()
-        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         begun = len(self.bottom.shown)
         eve = self.connect(EVE, "eve")
         self.assertEqual(self.bottom.prompt, "eve> ")
@@ -408,15 +409,15 @@ class StatusTests(TerminalCase):
         self.connect()
         self.assertEqual(self.bottom.prompt, "bob> ")
         self.assertEqual(self.bottom.status, "bob directly, on the same network, 12 ms")
-        self.happen(PathLost(BOB, "It was lost."))
+        self.happen(PathLost(BOB, "bob"))
         self.assertEqual(self.bottom.status, "bob: path lost, looking for another")
         self.happen(
             PathChanged(BOB, LinkPath("relay", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
         )
         self.assertEqual(self.bottom.status, "bob through a relay, 12 ms")
-        self.happen(Unregistered("rendezvous-unreachable", "No answer.", 4.2))
+        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
         self.assertEqual(self.bottom.status, "bob through a relay, 12 ms · rendezvous not reached")
-        self.happen(Disconnected(BOB, "bye", "Bob left."))
+        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         self.assertTrue(self.bottom.status.startswith("bob is away"))
 
     def test_the_round_trip_is_looked_at(self) -> None:
@@ -440,7 +441,7 @@ class StatusTests(TerminalCase):
         self.happen(Calling(BOB))
         self.stage.clock.advance(2.0)
         self.assertRegex(self.bottom.status, r"^calling \S+ · 1 waiting$")
-        self.happen(CallFailed(BOB, "not-registered", "They are not there."))
+        self.happen(CallFailed(BOB, OtherCause("not-registered", "They are not there.")))
         self.assertRegex(self.bottom.status, r"^\S+ is away · 1 waiting$")
 
     def test_a_call_that_waits_for_an_answer(self) -> None:
@@ -507,7 +508,7 @@ class LifeTests(TerminalCase):
         for peer, name in ((BOB, "bob"), (EVE, "eve")):
             self.connect(peer, name)
             self.type(f"/hangup {name}")
-            self.happen(Disconnected(peer, "bye", f"{name} left."))
+            self.happen(Disconnected(peer, OtherCause("bye", f"{name} left.")))
         self.stage.node.asked.clear()
         self.type("/call eve")
         self.type("/call Bob")
@@ -516,11 +517,11 @@ class LifeTests(TerminalCase):
 
     def test_the_other_side_comes_and_goes(self) -> None:
         self.begin(target=BOB)
-        self.happen(CallFailed(BOB, "not-registered", "Bob is not there."))
+        self.happen(CallFailed(BOB, OtherCause("not-registered", "Bob is not there.")))
         self.type("one")
         wire = self.connect()
         self.assertEqual(wire.heard, ["one"])
-        self.happen(Disconnected(BOB, "lost", "It was lost."))
+        self.happen(Disconnected(BOB, OtherCause("lost", "It was lost.")))
         self.type("two")
         self.assertEqual(self.stage.ends, [])
         self.assertEqual(self.connect().heard, ["one", "two"][1:])

@@ -1,0 +1,121 @@
+"""The sentences that say why calls, links and registrations ended."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.ice.failure import CheckingFailure
+from punch.identity import Identity
+from punch.node.causes import (
+    Cause,
+    ControlProblem,
+    IntroductionEnded,
+    NoPath,
+    OtherCause,
+    ProblemCode,
+    RelayFailure,
+    SimpleCause,
+)
+from punch.node.events import CallFailed, PathLost, Unregistered
+from punch.ui.text.causes import cause_sentence, event_sentence, problem_sentence
+from punch.wire.control import ErrorCode
+from punch.wire.rendezvous_address import RendezvousAddress
+
+BOB = Identity.generate().peer_id
+ADDRESS = RendezvousAddress("rendezvous.example.org", 7001)
+NONE, IPV4, IPV6 = frozenset[str](), frozenset({"IPv4"}), frozenset({"IPv6"})
+
+
+class CauseTests(SynchronousTestCase):
+    """Calls and links."""
+
+    def test_every_cause_has_its_own_sentence(self) -> None:
+        causes: list[Cause] = [
+            *SimpleCause,
+            *(IntroductionEnded(code, rang) for code in ErrorCode for rang in (False, True)),
+            *(NoPath(None, relay) for relay in (None, *RelayFailure)),
+            *(ControlProblem(code, ADDRESS) for code in ProblemCode if code is not ProblemCode.ERROR),
+            *(ControlProblem(ProblemCode.ERROR, ADDRESS, code) for code in ErrorCode),
+        ]
+        sentences = [cause_sentence(cause, BOB, "bob") for cause in causes]
+        for sentence in sentences:
+            self.assertTrue(sentence.endswith("."), sentence)
+            self.assertNotIn("{", sentence)
+        # The rendezvous' rate and its too-many, and a cancelled call, are the same for both sides.
+        self.assertGreaterEqual(len(set(sentences)), len(sentences) - 2)
+
+    def test_who(self) -> None:
+        """A peer is named as it names itself, with the start of its ID."""
+        lost = event_sentence(PathLost(BOB, "bob"))
+        self.assertEqual(
+            lost, f"The path to bob ({BOB.short}…) was lost; trying again, and what you send waits."
+        )
+        self.assertIn(f"{BOB.short}… hung up", cause_sentence(SimpleCause.CLOSED_BY_PEER, BOB))
+
+    def test_each_side_is_told_its_own_part(self) -> None:
+        """Caller and callee are told different sentences when nobody answered."""
+        for rang, words in (
+            (False, "did not answer within 60 s; ask them to"),
+            (True, "was not accepted within 60 seconds; call them back"),
+        ):
+            self.assertIn(words, cause_sentence(IntroductionEnded(ErrorCode.TIMEOUT, rang), BOB))
+
+    def test_no_path(self) -> None:
+        """The sentences say why, what to do next, and why no relay helped."""
+        found = []
+        for failure, words in (
+            (CheckingFailure(NONE, IPV4, 0), "this machine has no network address"),
+            (CheckingFailure(IPV4, NONE, 0), "the peer told no address"),
+            (CheckingFailure(IPV4, IPV6, 0), "only IPv4 and the peer only IPv6"),
+            (CheckingFailure(IPV4 | IPV6, IPV4, 0), "only IPv4 and IPv6 and the peer only IPv4"),
+            (CheckingFailure(IPV4, IPV4, 0), "no address of the peer can be reached"),
+            (CheckingFailure(IPV4, IPV4, 1), "the only path"),
+            (CheckingFailure(IPV4, IPV4, 2), "none of the 2 possible paths"),
+        ):
+            sentence = cause_sentence(NoPath(failure, RelayFailure.FULL), BOB, "bob")
+            self.assertTrue(sentence.startswith(f"There is no path to bob ({BOB.short}…): "), sentence)
+            self.assertIn(words, sentence)
+            self.assertIn("call again", sentence)
+            self.assertTrue(sentence.endswith(" (the relay has no room now)."), sentence)
+            found.append(sentence)
+        self.assertEqual(len(set(found)), len(found))
+        only = cause_sentence(NoPath(None, RelayFailure.NOT_OFFERED, relay_only=True), BOB)
+        self.assertIn("--relay only leaves no way but a relay", only)
+        self.assertIn("(the rendezvous has no relay to offer)", only)
+
+    def test_other(self) -> None:
+        """A cause outside of the node has its sentence already."""
+        self.assertEqual(event_sentence(CallFailed(None, OtherCause("state", "Full {who}."))), "Full {who}.")
+
+
+class ProblemTests(SynchronousTestCase):
+    """The connection to the rendezvous."""
+
+    def test_proxies(self) -> None:
+        """Proxies are not used, which has to be known where only they lead out."""
+        for code in (
+            ProblemCode.NAME_UNKNOWN,
+            ProblemCode.REFUSED,
+            ProblemCode.TIMEOUT,
+            ProblemCode.UNREACHABLE,
+        ):
+            without = problem_sentence(ControlProblem(code, ADDRESS))
+            self.assertEqual("Punch uses no proxy" in without, code is not ProblemCode.REFUSED, without)
+            named = problem_sentence(ControlProblem(code, ADDRESS, proxy="HTTPS_PROXY"))
+            self.assertIn("(HTTPS_PROXY), but Punch uses none", named)
+            self.assertIn("rendezvous", named)
+
+    def test_this_machine(self) -> None:
+        """No proxy leads to it."""
+        for host in ("127.0.0.1", "::1", "localhost"):
+            problem = ControlProblem(ProblemCode.TIMEOUT, RendezvousAddress(host), proxy="HTTPS_PROXY")
+            self.assertNotIn("proxy", problem_sentence(problem))
+
+    def test_error_of_the_rendezvous(self) -> None:
+        """The text of an error is part of the sentence where it says more than its code."""
+        problem = ControlProblem(ProblemCode.ERROR, ADDRESS, ErrorCode.RATE, "Too many registrations.")
+        self.assertEqual(
+            event_sentence(Unregistered(problem, 5.0)),
+            "The rendezvous at rendezvous.example.org:7001 takes no more from this peer now "
+            "(Too many registrations); it is tried again.",
+        )
