@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from cryptography import x509
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.logger import Logger
+from zope.interface import implementer
 
 from punch.contacts import AddressBook, AddressBookError
 from punch.ice.checklist import PairStatus
@@ -53,8 +54,10 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
+from punch.node.interfaces import INode
 from punch.node.netcheck import NetcheckRun
 from punch.node.network import Network
+from punch.node.network_changes import NetworkChanges
 from punch.node.offer_freshness import (
     KeptOffers,
     OfferMemory,
@@ -63,8 +66,8 @@ from punch.node.offer_freshness import (
 )
 from punch.node.policy import RelayPolicy
 from punch.node.signaling import Side
-from punch.node.status import NodeStatus, RelayStatus
-from punch.wire.address import Address
+from punch.node.status import NodeStatus, node_status
+from punch.node.waiters import Waiters
 from punch.wire.control import (
     Accept,
     Answered,
@@ -74,7 +77,6 @@ from punch.wire.control import (
     Incoming,
     Register,
     Relays,
-    RenewRelays,
     Reply,
     Welcome,
 )
@@ -85,12 +87,6 @@ EXPECTED_TIME = 600.0
 Seconds for which the rendezvous is tried more often than by others after it went away while a call was
 under way.
 """
-CHECK_TIME = 1.2
-"""
-Seconds within which the rendezvous must answer when a path is in doubt, or it is connected to anew…
-"""
-CHECK_TRIPS = 4
-"""…and so many round trips of the slowest link more, since the connection may share its queue."""
 STOP_TIME = 1.2
 """Seconds that closing the links in good order may take."""
 
@@ -100,6 +96,7 @@ class _Listener(NamedTuple):
     can_answer: Callable[[], bool]
 
 
+@implementer(INode)
 class Node(Service):
     """
     The peer as a service; see `punch.node.events` for what it tells those who `subscribe`.
@@ -120,6 +117,8 @@ class Node(Service):
     :param proxy: the variable of the environment that names a proxy (`problems.proxy_variable`).
     :param waiting: whether messages wait for the rendezvous, beside the calls that this node knows of.
     :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
+    :ivar identity: the key of this node.
+    :ivar network_changes: is told when the network of this machine changes.
     """
 
     _log = Logger()
@@ -151,27 +150,12 @@ class Node(Service):
         self._known = known = AddressBook(None) if known is None else known
         self._rendezvous = rendezvous
         self._listeners: list[_Listener] = []
-        self._waiters: dict[PeerID, list[Deferred[Link]]] = {}
-        self._registration_waiters: list[Deferred[None]] = []
+        self._waiters = Waiters(self.link, self._is_calling)
         self._clock = reactor
         self._addresses = addresses
         self._open_socket = open_socket
         self._source = source
         self._roots = roots
-        self._network = Network(
-            reactor,
-            self,
-            addresses=addresses,
-            open_socket=open_socket,
-            random=random,
-            monotonic=monotonic,
-            wall=wall,
-            pacing=pacing,
-            relay_policy=relay,
-            rendezvous=rendezvous.host,
-            roots=roots,
-            source=self._source_for,
-        )
         self._control = ControlClient(
             reactor=reactor,
             address=rendezvous,
@@ -185,6 +169,21 @@ class Node(Service):
             waiting=lambda: monotonic() < self._expected_until or waiting(),
         )
         self._calls = Calls()
+        self.network_changes = NetworkChanges(self._calls, self._control)
+        self._network = Network(
+            reactor,
+            self.network_changes,
+            addresses=addresses,
+            open_socket=open_socket,
+            random=random,
+            monotonic=monotonic,
+            wall=wall,
+            pacing=pacing,
+            relay_policy=relay,
+            rendezvous=rendezvous.host,
+            roots=roots,
+            source=self._source_for,
+        )
         self._name = name
         self._channel = SignalingChannel(self._control.send, lambda: self._control.registered, monotonic)
         self._context = CallContext(
@@ -234,9 +233,7 @@ class Node(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         self._network.stop()
         self._outgoing.stop()
-        self._end_registration_waiters(CallFailed(None, SimpleCause.STOPPED))
-        for peer in list(self._waiters):
-            self._fail_waiters(peer, CallFailed(peer, SimpleCause.GIVEN_UP))
+        self._waiters.stop()
         for call in list(self._calls.attempts.values()):
             self._calls.withdraw(call)
         closing: list[Deferred[Any]] = []
@@ -250,31 +247,17 @@ class Node(Service):
         return done.addCallback(lambda _: self._network.close())
 
     def when_registered(self) -> Deferred[None]:
-        """
-        Wait until this peer is registered, so that others can call it.
-
-        :return: fires at once if it is registered now, and else with the next registration. It fails with
-            `CallFailed` if no further attempt is made to register, or if the node stops.
-        """
-        waiter: Deferred[None] = Deferred()
+        """Implement `INode.when_registered`."""
         if self._control.registered:
-            waiter.callback(None)
-        elif self._outgoing.final is not None:
-            waiter.errback(CallFailed(None, self._outgoing.final))
-        else:
-            self._registration_waiters.append(waiter)
-        return waiter
+            return succeed(None)
+        if self._outgoing.final is not None:
+            return fail(CallFailed(None, self._outgoing.final))
+        return self._waiters.wait_for_registration()
 
     def subscribe(
         self, listener: Callable[[Event], object], can_answer: Callable[[], bool] = lambda: False
     ) -> Callable[[], None]:
-        """
-        Tell a listener every event from now on, in order.
-
-        :param can_answer: whether the listener can have somebody decide about a call now (`IncomingCall`,
-            then `accept` or `reject`). A call that no listener can have decided is refused at once.
-        :return: call it to end the subscription.
-        """
+        """Implement `INode.subscribe`."""
         subscription = _Listener(listener, can_answer)
         self._listeners.append(subscription)
 
@@ -286,18 +269,8 @@ class Node(Service):
         return end
 
     def connect(self, peer: PeerID) -> Deferred[Link]:
-        """
-        Get the link to a peer, and call the peer if there is none. It is a known peer from now on.
-
-        A link that is there already is asked for a sign of life first. If the peer does not answer on it, it
-        is called again, and the new link replaces the dead one. A call that is under way is waited for; a
-        call of the peer that waits for an answer here is accepted. A call waits for the rendezvous for 12 s.
-
-        :return: fires with the link, and fails with `CallFailed`. To cancel it ends the waiting, not the call
-            (`hangup`).
-        """
-        waiter: Deferred[Link] = Deferred(lambda waiter: self._forget_waiter(peer, waiter))
-        self._waiters.setdefault(peer, []).append(waiter)
+        """Implement `INode.connect`."""
+        waiter = self._waiters.wait_for_link(peer)
         if peer == self.identity.peer_id:
             self._tell(CallFailed(peer, SimpleCause.OWN_ID))
         elif peer in self._calls.attempts:
@@ -373,35 +346,12 @@ class Node(Service):
     @property
     def status(self) -> NodeStatus:
         """The sockets, relays and table sizes as they are now."""
-        network, links = self._network, self._calls.links
-        return NodeStatus(
-            sockets=tuple(network.sockets.bases),
-            reflectors=tuple(network.reflectors),
-            relays=tuple(
-                RelayStatus(relay.server.url.transport, relay.base, relay.local)
-                for relay in network.relays.current
-            ),
-            relay_attempts=network.relays.attempt_count,
-            signaling=len(self._channel),
-            connection_ids=network.router.connection_id_count,
-            generations={
-                peer: call.transport.generations.number
-                for peer, call in links.items()
-                if call.transport is not None
-            },
-        )
+        return node_status(self._network, self._channel, self._calls)
 
     def serve(
         self, service: str, factory: IProtocolFactory, authorize: Authorize | None = None
     ) -> Callable[[], None]:
-        """
-        Answer the streams that peers open to a service, on every link.
-
-        :param authorize: whether a peer may open it. None: the peers to which the address book grants the
-            service. `anyone`: every peer that there is a link with.
-        :return: call it to stop the service.
-        :raise ValueError: as `Services.serve`.
-        """
+        """Implement `INode.serve`."""
         if authorize is None:
             authorize = partial(self._granted, service)
         return self._context.services.serve(service, factory, authorize)
@@ -480,13 +430,13 @@ class Node(Service):
 
     def call_silent(self, call: Call) -> None:
         """The path may be dead, and the network with it: then the rendezvous is needed soon."""
-        self._check_control()
+        self.network_changes.check_control()
 
     def call_disconnected(self, call: Call, disconnected: bool) -> None:
         """A link has no path, or has one again."""
         if disconnected:
             self._disconnected.add(call)
-            self._check_control()
+            self.network_changes.check_control()
         else:
             self._disconnected.discard(call)
         self._look_out()
@@ -520,39 +470,10 @@ class Node(Service):
                 self._log.failure("A listener failed at {event}.", event=type(event).__name__)
         if isinstance(event, IncomingCall) and not event.decided:
             self.reject_unanswerable()
-        elif isinstance(event, Registered):
-            self._end_registration_waiters(None)
-        elif isinstance(event, (Connected, AlreadyConnected)):
-            link = self.link(event.peer)
-            if link is not None:
-                for waiter in self._waiters.pop(event.peer, []):
-                    waiter.callback(link)
-        elif isinstance(event, CallFailed):
-            if event.peer is None:
-                self._end_registration_waiters(event)
-            for peer in list(self._waiters) if event.peer is None else [event.peer]:
-                self._fail_waiters(peer, event)
-        elif (
-            isinstance(event, Disconnected)
-            and event.peer not in self._calls.attempts
-            and event.peer not in self._outgoing
-        ):
-            # The link was hung up while it was asked for a sign of life.
-            self._fail_waiters(event.peer, CallFailed(event.peer, event.cause, event.name))
+        self._waiters.handle(event)
 
-    def _end_registration_waiters(self, result: CallFailed | None) -> None:
-        waiters, self._registration_waiters = self._registration_waiters, []
-        for waiter in waiters:
-            waiter.callback(result) if result is None else waiter.errback(result)
-
-    def _fail_waiters(self, peer: PeerID, error: CallFailed) -> None:
-        for waiter in self._waiters.pop(peer, []):
-            waiter.errback(error)
-
-    def _forget_waiter(self, peer: PeerID, waiter: Deferred[Link]) -> None:
-        waiters = self._waiters.get(peer, [])
-        if waiter in waiters:
-            waiters.remove(waiter)
+    def _is_calling(self, peer: PeerID) -> bool:
+        return peer in self._calls.attempts or peer in self._outgoing
 
     def _call(self, peer: PeerID) -> None:
         refusal = self._outgoing.refusal()
@@ -574,7 +495,7 @@ class Node(Service):
     def _asked(self, call: Call, answered: bool) -> None:
         """A link was asked because its peer is called again. It may be over or replaced by now."""
         peer = call.peer
-        if not self.running or peer in self._calls.attempts or peer in self._outgoing:
+        if not self.running or self._is_calling(peer):
             return
         if answered or self._calls.links.get(peer, call) is not call:
             self._tell(AlreadyConnected(peer))
@@ -603,37 +524,3 @@ class Node(Service):
         wanted = bool(self._disconnected)
         self._network.look_out(wanted, wanted and self._control.registered)
         self._control.need(wanted)
-
-    # What happens to the network (NetworkOwner)
-
-    def paths_in_use(self) -> list[Address]:
-        """The local addresses of the paths that links have."""
-        return [call.pair.local_base for call in self._calls.links.values() if call.pair is not None]
-
-    def network_changed(self, bases: list[Address], gone: Collection[str]) -> None:
-        """This machine has other addresses."""
-        self._check_control(gone)
-        for call in self._calls:
-            call.network_changed(bases)
-
-    def _check_control(self, gone: Collection[str] = ()) -> None:
-        """Make sure that the rendezvous' connection lives."""
-        links = [call.link for call in self._calls.links.values()]
-        slowest = max((link.rtt or 0.0 for link in links if link is not None), default=0.0)
-        self._control.check(CHECK_TIME + CHECK_TRIPS * slowest, gone)
-
-    def network_back(self) -> None:
-        """A reflector answers again."""
-        self._check_control()
-        for call in list(self._calls.links.values()):
-            call.network_back()
-
-    def woke(self) -> None:
-        """The machine has slept."""
-        self._check_control()
-        for call in list(self._calls.links.values()):
-            call.woke()
-
-    def renew_relays(self) -> None:
-        """The relays' credentials end soon."""
-        self._control.send(RenewRelays())

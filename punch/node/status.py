@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from punch.identity import PeerID
+from punch.node.call_context import SignalingChannel
+from punch.node.calls import Calls
+from punch.node.network import Network
 from punch.wire.address import Address
 from punch.wire.turn_uri import TurnTransport
 
@@ -47,3 +50,23 @@ class NodeStatus:
     signaling: int
     connection_ids: int
     generations: Mapping[PeerID, int]
+
+
+def node_status(network: Network, channel: SignalingChannel, calls: Calls) -> NodeStatus:
+    """Return what a node has now."""
+    return NodeStatus(
+        sockets=tuple(network.sockets.bases),
+        reflectors=tuple(network.reflectors),
+        relays=tuple(
+            RelayStatus(relay.server.url.transport, relay.base, relay.local)
+            for relay in network.relays.current
+        ),
+        relay_attempts=network.relays.attempt_count,
+        signaling=len(channel),
+        connection_ids=network.router.connection_id_count,
+        generations={
+            peer: call.transport.generations.number
+            for peer, call in calls.links.items()
+            if call.transport is not None
+        },
+    )

@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from punch.apps.chat import Chat, ChatError, ChatMessage
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged
@@ -27,6 +28,7 @@ from punch.link.transport import LinkAddress
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
 from punch.node.causes import OtherCause
+from punch.node.interfaces import INode
 from punch.node.path import Path
 from punch.wire.address import Address
 
@@ -178,6 +180,7 @@ class DiskInMemory(ImmediateWorker):
         return succeed(None)
 
 
+@implementer(INode)
 class Side:
     """
     One chat, the node that it believes to have, and a view that notes what it is told.
@@ -251,7 +254,7 @@ class Side:
         """The node says something."""
         self.chat.handle(event)
 
-    # NodeLike
+    # INode
 
     def connect(self, peer: PeerID) -> Deferred[Link]:
         self.asked.append(("call", peer))
@@ -290,8 +293,24 @@ class Side:
             other = self.links[peer].remote_side
             self.exchange.later(lambda: self.exchange.cut(self, other, "bye"))
 
-    def serve(self, service: str, factory: IProtocolFactory, authorize: Authorize) -> None:
+    def serve(
+        self, service: str, factory: IProtocolFactory, authorize: Authorize | None = None
+    ) -> Callable[[], None]:
         self.services[service] = factory
+        return lambda: None
+
+    def when_registered(self) -> Deferred[None]:
+        return succeed(None)
+
+    def link(self, peer: PeerID) -> Link | None:
+        return None
+
+    def subscribe(
+        self,
+        listener: Callable[[node_events.Event], object],
+        can_answer: Callable[[], bool] = lambda: False,
+    ) -> Callable[[], None]:
+        raise NotImplementedError("the chat is told by `happen`")
 
     def stream(self, service: str, peer: PeerID) -> IProtocol:
         """What answers a stream that `peer` opens to a service."""

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IProtocol, IProtocolFactory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from zope.interface import implementer
 
 from punch.apps.chat import Chat, MessageState
 from punch.apps.chat.database import StoreError
@@ -23,6 +24,8 @@ from punch.link.services import Authorize
 from punch.link.transport import LinkAddress
 from punch.natcheck.report import NetcheckReport
 from punch.node.events import CallUnanswerable, Connected, IncomingCall, Ready
+from punch.node.events import Event as NodeEvent
+from punch.node.interfaces import INode
 from punch.node.path import Path
 from punch.ui.front_end import FrontEndContext, Settings
 from punch.wire.address import Address
@@ -83,6 +86,7 @@ class Screen:
         return data.decode()
 
 
+@implementer(INode)
 class Switchboard:
     """Stands where the node is, and writes down what it is told."""
 
@@ -112,8 +116,22 @@ class Switchboard:
     def hangup(self, peer: PeerID) -> None:
         self.asked.append(("hangup", peer))
 
-    def serve(self, service: str, factory: IProtocolFactory, authorize: Authorize) -> None:
+    def serve(
+        self, service: str, factory: IProtocolFactory, authorize: Authorize | None = None
+    ) -> Callable[[], None]:
         self.services[service] = factory
+        return lambda: None
+
+    def when_registered(self) -> Deferred[None]:
+        return succeed(None)
+
+    def link(self, peer: PeerID) -> Link | None:
+        return None
+
+    def subscribe(
+        self, listener: Callable[[NodeEvent], object], can_answer: Callable[[], bool] = lambda: False
+    ) -> Callable[[], None]:
+        raise NotImplementedError("the chat is told by its `handle`")
 
     def rename(self, name: str) -> None:
         self.names.append(name)

@@ -237,7 +237,7 @@ class Scene:
             self.dark.discard(public)
             began = self.net.now
             assert alice.of(PathLost)
-            alice.node.network_back()
+            alice.node.network_changes.network_back()
             self.net.wait(alice.link_to(self.bob).answers(10.0), 11.0, "the link answers")
             times["restart"] = self.net.now - began
 

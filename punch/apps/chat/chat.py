@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from punch import names
 from punch.apps.chat import protocol
-from punch.apps.chat.contacts import Contacts, NodeLike
+from punch.apps.chat.contacts import Contacts
 from punch.apps.chat.conversation import Conversation
 from punch.apps.chat.conversations import Conversations
 from punch.apps.chat.events import (
@@ -48,6 +48,7 @@ from punch.link.link import Link
 from punch.link.services import anyone
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
+from punch.node.interfaces import INode
 from punch.wire.fields import check_name
 
 #: Most text that may wait for its acknowledgements, in characters, for all peers together.
@@ -88,7 +89,7 @@ class Chat:
         *,
         me: PeerID,
         name: str,
-        node: NodeLike,
+        node: INode,
         book: AddressBook,
         worker: Worker,
         clock: IReactorTime,
@@ -508,6 +509,3 @@ class Chat:
             and not self.conversations.streaming(peer)
         ):
             self._open_stream(link)
-
-
-__all__ = ["Chat", "NodeLike"]

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Protocol
-
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocolFactory
 
 from punch import names
 from punch.apps.chat.conversations import Conversations
@@ -17,10 +13,8 @@ from punch.apps.chat.model import ChatError, ContactSummary
 from punch.apps.chat.storage import Timers
 from punch.contacts import AddressBook, AddressBookError, Contact
 from punch.identity import PeerID
-from punch.link.link import Link
-from punch.link.services import Authorize
 from punch.lookup import UnknownPeer, find_peer
-from punch.natcheck.report import NetcheckReport
+from punch.node.interfaces import INode
 
 #: Seconds between two checks whether another process has blocked somebody.
 BOOK_INTERVAL = 2.0
@@ -30,34 +24,6 @@ NAME_PAUSE = 1.0
 
 #: Contacts of which it is remembered what the views were told.
 MAX_TOLD = 1000
-
-
-class NodeLike(Protocol):
-    """What the chat needs of `punch.node.node.Node`."""
-
-    def connect(self, peer: PeerID) -> Deferred[Link]:
-        """Call `peer`."""
-
-    def reject_unanswerable(self) -> None:
-        """Refuse the calls that wait for an answer if nobody can give one."""
-
-    def accept(self, peer: PeerID) -> None:
-        """Accept the call of `peer`."""
-
-    def reject(self, peer: PeerID) -> None:
-        """Refuse the call of `peer`."""
-
-    def hangup(self, peer: PeerID) -> None:
-        """End the link or the call."""
-
-    def serve(self, service: str, factory: IProtocolFactory, authorize: Authorize) -> object:
-        """Answer the streams that peers open to a service."""
-
-    def rename(self, name: str) -> None:
-        """Use `name` as this side's own name from now on."""
-
-    def netcheck(self) -> Deferred[NetcheckReport]:
-        """Find out what the network does."""
 
 
 class Contacts:
@@ -70,7 +36,7 @@ class Contacts:
     def __init__(
         self,
         me: PeerID,
-        node: NodeLike,
+        node: INode,
         book: AddressBook,
         views: Views,
         links: ChatLinks,

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
@@ -34,17 +33,11 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.node.events import Event as NodeEvent
+from punch.node.interfaces import INode
 from punch.wire.control import ErrorCode
 
 #: Claimed names that are remembered of those who are neither connected nor in the address book.
 MAX_NAMES = 256
-
-
-class ChatLinksNode(Protocol):
-    """What is needed of the node."""
-
-    def connect(self, peer: PeerID) -> Deferred[Link]:
-        """Call `peer`."""
 
 
 class ChatLinksOwner(Protocol):
@@ -69,7 +62,7 @@ class ChatLinks:
     def __init__(
         self,
         owner: ChatLinksOwner,
-        node: ChatLinksNode,
+        node: INode,
         clock: IReactorTime,
         wall: Callable[[], float],
         chance: Callable[[], float],

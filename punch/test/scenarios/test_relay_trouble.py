@@ -169,7 +169,7 @@ class HostileTests(RelayTestCase):
         alice.call(bob.id)
         self.net.advance(5.0)
         self.assertEqual(self.ports(), self.idle + 1)
-        alice.node.renew_relays()
+        alice.node.network_changes.renew_relays()
         alice.wait_for(Connected, 10.0)
 
 

@@ -1,0 +1,87 @@
+"""What applications know of a node; docs/api.md shows how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocolFactory
+from zope.interface import Interface
+
+from punch.identity import PeerID
+from punch.node.events import Event
+
+if TYPE_CHECKING:
+    from punch.link.link import Link
+    from punch.link.services import Authorize
+    from punch.natcheck.report import NetcheckReport
+
+
+class INode(Interface):
+    """One identity on the network, with its links and services, as `punch.node.node.Node` implements it."""
+
+    def when_registered() -> Deferred[None]:
+        """
+        Wait until this node is registered, so that others can call it.
+
+        :return: fires at once if it is registered now, and else with the next registration. It fails with
+            `CallFailed` if no further attempt is made to register, or if the node stops.
+        """
+
+    def connect(peer: PeerID) -> Deferred[Link]:
+        """
+        Get the link to a peer, and call the peer if there is none. It is a known peer from now on.
+
+        If there is a link already, the other side is asked whether it still answers on it. If it does not, it
+        is called again, and the new link replaces the dead one. If a call is under way, its result is waited
+        for; a call of the peer that waits for an answer here is accepted. A call waits for the rendezvous for
+        12 s.
+
+        :return: fires with the link, and fails with `CallFailed`. To cancel it ends the waiting, not the call
+            (`hangup`).
+        """
+
+    def serve(
+        service: str, factory: IProtocolFactory, authorize: Authorize | None = None
+    ) -> Callable[[], None]:
+        """
+        Answer the streams that peers open to a service, on every link.
+
+        :param authorize: whether a peer may open it. None: the peers to which the address book grants the
+            service. `punch.link.services.anyone`: every peer that there is a link with.
+        :return: call it to stop the service.
+        :raise ValueError: as `Services.serve`.
+        """
+
+    def subscribe(
+        listener: Callable[[Event], object], can_answer: Callable[[], bool] = lambda: False
+    ) -> Callable[[], None]:
+        """
+        Tell a listener every event from now on, in order.
+
+        :param can_answer: whether the listener can have somebody decide about a call now (`IncomingCall`,
+            then `accept` or `reject`). A call that no listener can have decided is refused at once.
+        :return: call it to end the subscription.
+        """
+
+    def accept(peer: PeerID) -> None:
+        """Accept the call of a peer that waits for an answer. It is a known peer from now on."""
+
+    def reject(peer: PeerID) -> None:
+        """Refuse the call of a peer that waits for an answer."""
+
+    def reject_unanswerable() -> None:
+        """Refuse the calls that wait for an answer if no listener's `can_answer` is true any more."""
+
+    def hangup(peer: PeerID) -> None:
+        """End the link and any call with a peer. All services lose the link, so the user decides this."""
+
+    def link(peer: PeerID) -> Link | None:
+        """Return the live link to a peer, if there is one."""
+
+    def rename(name: str) -> None:
+        """Use another name in calls from now on, and at the rendezvous from the next registration on."""
+
+    def netcheck() -> Deferred[NetcheckReport]:
+        """Find out what the network does; takes some seconds."""
