@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from punch.ice.check_client import CheckClient
 from punch.ice.checklist import CheckList
 from punch.ice.pairs import CandidatePair, Impairment
+from punch.ice.transactions import Transaction
 from punch.identity import RandomBytes
 
 if TYPE_CHECKING:
@@ -185,29 +186,29 @@ class PairMonitor:
     def _check_sizes(self, selected: CandidatePair, now: float) -> None:
         """Check in full size the pairs that are in use or may be soon."""
         check = selected.size_check
-        late = check is not None and check.sent > 2
-        if check is not None and late:
-            if selected.asked_at <= check.started:
-                # No check that was sent later is answered: there may be a queue, or the path does not work
-                self.probe(now)
-                return
-            spares = self._selector.spares(MAX_SPARES)
-            for pair in spares:
-                if pair.full_at is not None and pair.full_at < check.started:
-                    # The cause of the selected pair's new limit may affect the others too
-                    pair.full_at = None
+        if check is not None and check.sent > 2:
+            self._check_spare_sizes(selected, check, now)
         elif self._selector.checks_size:
             # One pair after the other: all at once would fill the queue of a slow line
-            spares = self._selector.spares()
-            if any(pair.size_check is not None for pair in (selected, *spares)):
-                return
-        else:
+            pairs = [selected, *self._selector.spares()]
+            if all(pair.size_check is None for pair in pairs):
+                for pair in pairs:
+                    if pair.usable and not pair.full:
+                        self._checker.check_size(pair, now)
+                        break
+
+    def _check_spare_sizes(self, selected: CandidatePair, check: Transaction, now: float) -> None:
+        """Check the spare pairs in full size, since the selected one did not answer two such requests."""
+        if selected.asked_at <= check.started:
+            # No check that was sent later is answered: there may be a queue, or the path does not work
+            self.probe(now)
             return
-        for pair in (selected, *spares):
+        for pair in self._selector.spares(MAX_SPARES):
+            if pair.full_at is not None and pair.full_at < check.started:
+                # The cause of the selected pair's new limit may affect the others too
+                pair.full_at = None
             if pair.usable and not pair.full:
                 self._checker.check_size(pair, now)
-                if not late:
-                    return
 
     def _check_consent(self, selected: CandidatePair, now: float) -> None:
         consent = self._selector.consent

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from punch.ice.candidates import STREAM_PREFERENCE
+from punch.ice.transactions import Transaction
 from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
-
-if TYPE_CHECKING:
-    from punch.ice.transactions import Transaction
 
 
 class PairState(Enum):
