@@ -27,7 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from punch.apps.chat.store import IncomingMessage, Store
+from punch.apps.chat.protocol import MessageReceived
+from punch.apps.chat.store import Store
 from punch.identity import Identity
 from punch.state import StateDirectory
 
@@ -71,7 +72,7 @@ def fill(path: Path, messages: int, peers: int) -> float:
                     store.add(who, OURS, text, float(written))
                 else:
                     heard[who] += 1
-                    store.receive(who, THEIRS, [IncomingMessage(heard[who], text)], float(written))
+                    store.receive(who, THEIRS, [MessageReceived(heard[who], text)], float(written))
                 written += 1
             for each in ids:
                 store.delivered_there(each, 2**62)

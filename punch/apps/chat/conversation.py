@@ -23,12 +23,12 @@ from punch.apps.chat.protocol import (
     ChatCore,
     Hello,
     Known,
+    MessageReceived,
     OutgoingMessage,
 )
 from punch.apps.chat.storage import Storage
 from punch.apps.chat.store import (
     PAGE,
-    IncomingMessage,
     Record,
     Store,
 )
@@ -109,7 +109,7 @@ class Conversation:
         self._known: dict[bytes, Known] = {}
         self._told: dict[bytes, Known] = {}
         self._renewed = False
-        self._pending: deque[tuple[bytes, IncomingMessage]] = deque()
+        self._pending: deque[tuple[bytes, MessageReceived]] = deque()
         self._storing = 0
         self._deliveries: deque[_Delivery] = deque()
         self._progress = _Progress(self)
@@ -269,9 +269,9 @@ class Conversation:
             return
         if isinstance(event, protocol.Greeted):
             self._greeted(stream, event)
-        elif isinstance(event, protocol.MessageReceived):
+        elif isinstance(event, MessageReceived):
             assert self._remote_epoch is not None
-            self._pending.append((self._remote_epoch, IncomingMessage(event.id, event.text, event.time)))
+            self._pending.append((self._remote_epoch, event))
             self._balance()
             self._store_some()
         elif isinstance(event, protocol.Delivered):
@@ -332,7 +332,7 @@ class Conversation:
             errbackArgs=(epoch, batch, self._pending),
         )
 
-    def _stored(self, added: list[ChatMessage], epoch: bytes, batch: list[IncomingMessage]) -> None:
+    def _stored(self, added: list[ChatMessage], epoch: bytes, batch: list[MessageReceived]) -> None:
         self._storing = 0
         for message in added:
             self._show(epoch, message, again=False)
@@ -346,8 +346,8 @@ class Conversation:
         self,
         failure: object,
         epoch: bytes,
-        batch: list[IncomingMessage],
-        pending: deque[tuple[bytes, IncomingMessage]],
+        batch: list[MessageReceived],
+        pending: deque[tuple[bytes, MessageReceived]],
     ) -> None:
         self._storing = 0
         pending.extendleft((epoch, incoming) for incoming in reversed(batch))

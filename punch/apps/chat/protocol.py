@@ -128,11 +128,15 @@ class Greeted:
 
 @dataclass(frozen=True)
 class MessageReceived:
-    """The other side said `text`. Tell `ChatCore.acknowledge` when the application has it."""
+    """
+    The other side said `text`. Call `ChatCore.acknowledge` when the application has it.
+
+    :ivar time: when it was written, as the other side tells it, in seconds since 1970.
+    """
 
     id: int
     text: str
-    time: float | None
+    time: float | None = None
 
 
 @dataclass(frozen=True)

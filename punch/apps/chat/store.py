@@ -18,7 +18,7 @@ from typing import Any
 from punch.apps.chat.age import Believed
 from punch.apps.chat.database import Database
 from punch.apps.chat.model import ChatMessage, ClientID, MessageState
-from punch.apps.chat.protocol import MAX_KNOWN, Known
+from punch.apps.chat.protocol import MAX_KNOWN, Known, MessageReceived
 from punch.identity import PeerID
 
 #: How many messages one call changes at most; a caller that wants more calls again.
@@ -50,15 +50,6 @@ class Record:
     sent: int
     known: Sequence[Known]
     waiting: Sequence[ChatMessage]
-
-
-@dataclass(frozen=True)
-class IncomingMessage:
-    """A message as it came from the other side."""
-
-    id: int
-    text: str
-    time_sent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +138,7 @@ class Store:
             return [self.add(peer, epoch, text, time) for text in texts]
 
     def receive(
-        self, peer: PeerID, remote_epoch: bytes, messages: Iterable[IncomingMessage], time: float
+        self, peer: PeerID, remote_epoch: bytes, messages: Iterable[MessageReceived], time: float
     ) -> list[ChatMessage]:
         """
         Store messages of the other side, all or none, without those that are stored already. Repetitions are
@@ -167,7 +158,7 @@ class Store:
             for message in messages:
                 if message.id <= received:
                     continue
-                received, text, sent = message.id, message.text, message.time_sent
+                received, text, sent = message.id, message.text, message.time
                 number = self._insert(key, received, generation, _UNREAD, text, time, sent, None)
                 new = ChatMessage(number, peer, received, False, text, time, MessageState.UNREAD, sent)
                 added.append(new)

@@ -14,8 +14,9 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat import MAX_LIMIT, ChatError
+from punch.apps.chat.protocol import MessageReceived
 from punch.apps.chat.storage import ImmediateWorker
-from punch.apps.chat.store import IncomingMessage, Store
+from punch.apps.chat.store import Store
 from punch.test.chat_network import Exchange, Side, peer_id, result
 from punch.ui.commands import CommandContext, perform
 
@@ -67,14 +68,14 @@ class ExportTests(SynchronousTestCase):
         """So many messages of bob."""
         self.store.record(BOB, b"x" * 8)
         self.store.receive(
-            BOB, b"y" * 8, [IncomingMessage(number + 1, "x" * 50) for number in range(count)], 1.0
+            BOB, b"y" * 8, [MessageReceived(number + 1, "x" * 50) for number in range(count)], 1.0
         )
 
     def test_messages_are_those_of_the_history(self) -> None:
         """A message is the same object whatever was asked: a script's name for it is no other kind of id."""
         self.store.record(BOB, b"x" * 8)
         self.store.receive(
-            BOB, b"y" * 8, [IncomingMessage(7, "first", 12.5), IncomingMessage(8, "second")], 1.0
+            BOB, b"y" * 8, [MessageReceived(7, "first", 12.5), MessageReceived(8, "second")], 1.0
         )
         result(self.chat.send(BOB, "third", "order-7"))
         wanted = self.do("history", peer=str(BOB))["messages"]

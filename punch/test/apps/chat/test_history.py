@@ -8,7 +8,7 @@ from punch.apps.chat.events import (
     HistoryErased,
     MessageChanged,
 )
-from punch.apps.chat.store import IncomingMessage
+from punch.apps.chat.protocol import MessageReceived
 from punch.test.apps.chat.test_protocol import THEIRS
 from punch.test.chat_network import ChatTestCase, peer_id, result
 
@@ -35,7 +35,7 @@ class HistoryTests(ChatTestCase):
 
     def test_reading_many(self) -> None:
         self.alice.store.record(self.bob.id, b"x" * 8)
-        many = [IncomingMessage(number, "x") for number in range(1, 1202)]
+        many = [MessageReceived(number, "x") for number in range(1, 1202)]
         self.alice.store.receive(self.bob.id, THEIRS, many, 1.0)
         result(self.alice.chat.history.read(self.bob.id))
         self.assertEqual(len(self.alice.of(MessageChanged)), 1201)

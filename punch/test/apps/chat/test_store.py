@@ -17,10 +17,9 @@ from punch.apps.chat import schema
 from punch.apps.chat.age import DAY
 from punch.apps.chat.database import StoreError
 from punch.apps.chat.model import ChatMessage, MessageState
-from punch.apps.chat.protocol import MAX_KNOWN, Known
+from punch.apps.chat.protocol import MAX_KNOWN, Known, MessageReceived
 from punch.apps.chat.store import (
     PAGE,
-    IncomingMessage,
     Store,
     folded,
 )
@@ -57,7 +56,7 @@ class StoreTestCase(SynchronousTestCase):
 
     def hear(self, *messages: tuple[int, str], epoch: bytes = THEIRS, time: float = 1.0) -> list[str]:
         self.store.record(BOB, OURS)
-        incoming = [IncomingMessage(identity, text) for identity, text in messages]
+        incoming = [MessageReceived(identity, text) for identity, text in messages]
         return texts(self.store.receive(BOB, epoch, incoming, time))
 
 
@@ -110,7 +109,7 @@ class KeepingTests(StoreTestCase):
     def test_ever_more_epochs(self) -> None:
         """Who has a new one all the time makes nothing grow, and makes nobody else's be forgotten."""
         self.store.record(EVE, OURS)
-        self.store.receive(EVE, THEIRS, [IncomingMessage(1, "eve")], 1.0)
+        self.store.receive(EVE, THEIRS, [MessageReceived(1, "eve")], 1.0)
         epochs = [b"epoch%3d" % number for number in range(3 * MAX_KNOWN)]
         for epoch in epochs:
             self.assertEqual(self.hear((1, "a"), epoch=epoch), ["a"])
@@ -165,7 +164,7 @@ class KeepingTests(StoreTestCase):
     def test_all_or_nothing(self) -> None:
         """A batch of which one can't be kept leaves nothing behind."""
         self.store.record(BOB, OURS)
-        bad = [IncomingMessage(1, "a"), IncomingMessage(2, "\ud800")]
+        bad = [MessageReceived(1, "a"), MessageReceived(2, "\ud800")]
         self.assertRaises(UnicodeEncodeError, self.store.receive, BOB, THEIRS, bad, 1.0)
         self.assertEqual(self.hear((1, "a"), (2, "b")), ["a", "b"])
 
@@ -441,7 +440,7 @@ class FileTests(StoreTestCase):
         )
         self.assertEqual(
             texts(
-                store.receive(BOB, THEIRS, [IncomingMessage(9, "neither"), IncomingMessage(10, "new")], 13.0)
+                store.receive(BOB, THEIRS, [MessageReceived(9, "neither"), MessageReceived(10, "new")], 13.0)
             ),
             ["new"],
         )
@@ -504,6 +503,6 @@ class MessageTests(SynchronousTestCase):
         self.addCleanup(store.close)
         said = store.add(BOB, OURS, "\u202eevil \x1b[31m <b>\0", 12.5, 7)
         self.assertEqual(store.history(BOB), [said])
-        (heard,) = store.receive(BOB, THEIRS, [IncomingMessage(1, "x", 3.5)], 4.0)
+        (heard,) = store.receive(BOB, THEIRS, [MessageReceived(1, "x", 3.5)], 4.0)
         self.assertEqual(store.history(BOB), [said, heard])
         self.assertEqual(replace(heard, state=MessageState.READ), store.read_here(BOB, None)[0][0])
