@@ -14,7 +14,7 @@ _WORDS = """
     you me myself all everything everyone everybody nobody anyone off never forever ever punch system y yes n
     no to help chats list nick clear msg whois who id q exit
     call accept reject send hangup quit read history search export erase retention peers name block unblock
-    forget rename status netcheck conversations web
+    grant revoke forget rename status netcheck conversations web
 """
 
 #: Words that the interface uses for something else, and its commands: nobody is called so automatically.

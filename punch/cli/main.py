@@ -35,7 +35,7 @@ Commands:
   chat [WHO]   chat in this terminal, and call WHO, a name or an ID (twistd -n punch-peer)
   web [WHO]    chat in a browser: prints the address to open (twistd -n punch-peer --web)
   peer         the same for scripts: wait, or call with --peer WHO; --json (twistd -n punch-peer)
-  peers        the address book: list, name, block, unblock, forget, add
+  peers        the address book: list, name, block, unblock, grant, revoke, forget, add
   netcheck     say what this network does to links: NAT, UDP, relays
   id           print your peer ID, making a key if there is none yet
 

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from punch import names
 from punch.apps.chat import ContactSummary
+from punch.apps.chat.contacts import grant, revoke
 from punch.cli.peer_tap import login_name
 from punch.cli.usage import Parser, complain, show
 from punch.contacts import AddressBook, AddressBookError
@@ -68,8 +69,8 @@ def _parser() -> Parser:
     root = str(own_state_dir(os.environ))
     parser = Parser(
         "punch peers",
-        description="The address book: names for peer IDs, usable wherever an ID is, and who is blocked. "
-        "Works while a peer runs.",
+        description="The address book: names for peer IDs, usable wherever an ID is, who is blocked, and who "
+        "may open which services. Works while a peer runs.",
     )
 
     class Action(argparse.ArgumentParser):
@@ -115,6 +116,13 @@ def _parser() -> Parser:
     add.add_argument("who", metavar="ID")
     add.add_argument("new", metavar="newname", nargs="?", help="a name for them")
     for action, text in (
+        ("grant", "let them open a service, such as echo/1"),
+        ("revoke", "let them no longer open a service; streams that are open stay open"),
+    ):
+        changed = actions.add_parser(action, parents=[after], help=text)
+        changed.add_argument("who", help="a name or an ID")
+        changed.add_argument("service", help="its name, as the program that serves it says")
+    for action, text in (
         ("block", "refuse their calls"),
         ("unblock", "refuse them no more"),
         ("forget", "take them out"),
@@ -138,7 +146,8 @@ def _contact(book: AddressBook, peer: PeerID) -> ContactSummary:
     given = entry.name is not None
     called = entry.name or entry.claimed
     alike = bool(book.alike(peer, called, given)) or (not given and names.is_misleading(called))
-    return ContactSummary(peer, entry.name, entry.claimed, entry.known, entry.blocked, alike)
+    services = tuple(sorted(entry.services))
+    return ContactSummary(peer, entry.name, entry.claimed, entry.known, entry.blocked, alike, services)
 
 
 def _list(book: AddressBook, options: argparse.Namespace, me: PeerID | None) -> list[ContactSummary]:
@@ -166,6 +175,13 @@ def _block(book: AddressBook, options: argparse.Namespace, me: PeerID | None) ->
     return [_contact(book, peer)]
 
 
+def _grant(book: AddressBook, options: argparse.Namespace, me: PeerID | None) -> list[ContactSummary]:
+    peer = _who(book, options.who, me)
+    change = grant if options.action == "grant" else revoke
+    change(book, peer, options.service)
+    return [_contact(book, peer)]
+
+
 def _forget(book: AddressBook, options: argparse.Namespace, me: PeerID | None) -> list[ContactSummary]:
     peer = _who(book, options.who, me)
     if not book.forget(peer):
@@ -179,5 +195,7 @@ _ACTIONS: dict[str, Callable[[AddressBook, argparse.Namespace, PeerID | None], l
     "add": _add,
     "block": _block,
     "unblock": _block,
+    "grant": _grant,
+    "revoke": _grant,
     "forget": _forget,
 }

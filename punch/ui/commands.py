@@ -47,6 +47,7 @@ class FieldKind(Enum):
     PEER = "an ID or a name from the address book"
     TEXT = "text"
     NAME = "a name"
+    SERVICE = "the name of a service"
     CLIENT_ID = f"an integer, or text of at most {MAX_CLIENT_ID} characters"
     NUMBER = "a message's number"
     LIMIT = f"how many, 1 to {MAX_LIMIT}"
@@ -160,6 +161,7 @@ def _value(chat: Chat, field: Field, value: Any) -> Any:
         FieldKind.PEER: isinstance(value, str),
         FieldKind.TEXT: isinstance(value, str),
         FieldKind.NAME: isinstance(value, str),
+        FieldKind.SERVICE: isinstance(value, str),
         FieldKind.FILE: isinstance(value, str) and "\0" not in str(value) and value != "",
         FieldKind.CLIENT_ID: is_client_id(value),
         FieldKind.NUMBER: number and isinstance(value, int) and 0 <= value < 2**63,
@@ -284,6 +286,14 @@ def _unblock(context: CommandContext, fields: Fields) -> Answer:
     return contact_fields(context.chat.contacts.unblock(fields["peer"]))
 
 
+def _grant(context: CommandContext, fields: Fields) -> Answer:
+    return contact_fields(context.chat.contacts.grant(fields["peer"], fields["service"]))
+
+
+def _revoke(context: CommandContext, fields: Fields) -> Answer:
+    return contact_fields(context.chat.contacts.revoke(fields["peer"], fields["service"]))
+
+
 def _forget(context: CommandContext, fields: Fields) -> None:
     context.chat.contacts.forget(fields["peer"])
 
@@ -315,6 +325,7 @@ def _web(context: CommandContext, fields: Fields) -> Answer:
 
 _PEER = Field("peer", FieldKind.PEER, required=True)
 _ANY_PEER = Field("peer", FieldKind.PEER)
+_SERVICE = Field("service", FieldKind.SERVICE, required=True)
 
 _TABLE = (
     Command("call", (_PEER,), _call, "call somebody, by name or ID", ("peer",), current=True),
@@ -405,6 +416,24 @@ _TABLE = (
     ),
     Command("block", (_PEER,), _block, "refuse somebody's calls", ("peer",), asks=True, current=True),
     Command("unblock", (_PEER,), _unblock, "refuse them no more", ("peer",), asks=True, current=True),
+    Command(
+        "grant",
+        (_PEER, _SERVICE),
+        _grant,
+        "let somebody open a service",
+        ("peer", "service"),
+        asks=True,
+        current=True,
+    ),
+    Command(
+        "revoke",
+        (_PEER, _SERVICE),
+        _revoke,
+        "let somebody no longer open a service",
+        ("peer", "service"),
+        asks=True,
+        current=True,
+    ),
     Command("forget", (_PEER,), _forget, "take somebody out of the address book", ("peer",), current=True),
     Command(
         "rename",

@@ -61,6 +61,7 @@ _SHOWN = {
     FieldKind.PEER: "WHO",
     FieldKind.TEXT: "TEXT",
     FieldKind.NAME: "NAME",
+    FieldKind.SERVICE: "SERVICE",
     FieldKind.LIMIT: "COUNT",
     FieldKind.DAYS: "DAYS",
     FieldKind.FILE: "FILE",

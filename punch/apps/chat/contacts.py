@@ -10,9 +10,12 @@ from punch.apps.chat.conversations import Conversations
 from punch.apps.chat.events import ContactChanged, ContactForgotten, Views
 from punch.apps.chat.links import ChatLinks
 from punch.apps.chat.model import ChatError, ContactSummary
+from punch.apps.chat.protocol import STREAM_NAME
 from punch.apps.chat.storage import Timers
 from punch.contacts import AddressBook, AddressBookError, Contact
 from punch.identity import PeerID
+from punch.link.services import LEASE
+from punch.link.stream import MAX_NAME
 from punch.lookup import UnknownPeer, find_peer
 from punch.node.interfaces import INode
 
@@ -24,6 +27,52 @@ NAME_PAUSE = 1.0
 
 #: Contacts of which it is remembered what the views were told.
 MAX_TOLD = 1000
+
+#: The services that every peer with a link may open.
+OPEN_SERVICES = frozenset((STREAM_NAME, LEASE))
+
+
+def grant(book: AddressBook, peer: PeerID, service: str) -> bool:
+    """
+    Let a contact open a service.
+
+    :return: whether anything changed.
+    :raise AddressBookError: `bad-service`: this is no name of a service, or of one that everybody may open;
+        `unknown-peer`: the peer is not in the address book; `state`: the book can't be written.
+    """
+    _check_in_book(book, peer)
+    if not (service.isprintable() and service == service.strip() and 1 <= len(service.encode()) <= MAX_NAME):
+        raise AddressBookError(
+            "bad-service",
+            f"{service[:64]!a} is no name of a service: such names, as echo/1, have 1 to {MAX_NAME} bytes of "
+            "printable characters.",
+        )
+    if service in OPEN_SERVICES:
+        raise AddressBookError(
+            "bad-service", f"The service {service!a} needs no grant: every peer with a link may open it."
+        )
+    return book.grant(peer, service)
+
+
+def revoke(book: AddressBook, peer: PeerID, service: str) -> bool:
+    """
+    Let a contact no longer open a service. Streams that are open stay open.
+
+    :return: True.
+    :raise AddressBookError: `not-granted`: it was not granted; `unknown-peer` and `state` as for `grant`.
+    """
+    _check_in_book(book, peer)
+    if not book.granted(peer, service):
+        advice = "To keep a peer from opening it, block the peer." if service in OPEN_SERVICES else ""
+        raise AddressBookError(
+            "not-granted", f"The service {service[:64]!a} is not granted to {peer.short}. {advice}".rstrip()
+        )
+    return book.grant(peer, service, False)
+
+
+def _check_in_book(book: AddressBook, peer: PeerID) -> None:
+    if book.entry(peer) == Contact():
+        raise AddressBookError("unknown-peer", f"{peer.short} is not in the address book.")
 
 
 class Contacts:
@@ -85,7 +134,9 @@ class Contacts:
         entry = self._address_book.entry(peer)
         claimed = self._links.names.get(peer) or entry.claimed
         alike = self._alike(peer, entry.name, claimed)
-        return ContactSummary(peer, entry.name, claimed, entry.known, entry.blocked, alike)
+        return ContactSummary(
+            peer, entry.name, claimed, entry.known, entry.blocked, alike, tuple(sorted(entry.services))
+        )
 
     def all(self) -> list[ContactSummary]:
         """The whole address book, those with names first."""
@@ -136,6 +187,16 @@ class Contacts:
         if self._conversations.undelivered(peer):
             self._links.waiting(peer)
         return contact
+
+    def grant(self, who: str | PeerID, service: str) -> ContactSummary:
+        """Let a contact open a service. Raises `ChatError` with the codes of the function `grant`."""
+        peer = self._other(who)
+        return self._change(peer, lambda: grant(self._address_book, peer, service))
+
+    def revoke(self, who: str | PeerID, service: str) -> ContactSummary:
+        """Let a contact no longer open a service. Raises `ChatError` with the codes of `revoke`."""
+        peer = self._other(who)
+        return self._change(peer, lambda: revoke(self._address_book, peer, service))
 
     def forget(self, who: str | PeerID) -> None:
         """

@@ -78,6 +78,7 @@ class ContactSummary:
     :ivar blocked: its calls are refused, and it isn't called.
     :ivar alike: what it is called looks like somebody else's name, or like a word of the interface: where it
         is shown, the beginning of its ID belongs beside it.
+    :ivar services: the services that are granted to it, sorted.
     """
 
     peer: PeerID
@@ -86,6 +87,7 @@ class ContactSummary:
     known: bool = False
     blocked: bool = False
     alike: bool = False
+    services: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,26 @@ class PeersTests(SynchronousTestCase):
         self.run_command("forget", "bob")
         self.assertEqual([entry["peer"] for entry in self.book()], [str(EVE)])
 
+    def test_grants(self) -> None:
+        """A program that has the book open already follows."""
+        self.run_command("add", str(BOB), "bob")
+        running = StateDirectory(self.root).peer("alice").book
+        self.assertFalse(running.granted(BOB, "echo/1"))
+        status, out, err = self.run_command("grant", "bob", "echo/1")
+        self.assertEqual((status, err), (0, ""))
+        self.assertIn("known, may open echo/1\n", out)
+        self.run_command("grant", str(BOB), "counter/1")
+        self.assertEqual(self.run_command("grant", "bob", "counter/1")[0], 0)
+        self.assertIn("known, may open counter/1, echo/1\n", self.run_command()[1])
+        self.assertEqual(self.book()[0]["services"], ["counter/1", "echo/1"])
+        self.assertTrue(running.granted(BOB, "echo/1"))
+        self.assertEqual(self.run_command("revoke", "bob", "echo/1")[0], 0)
+        self.assertEqual(self.book()[0]["services"], ["counter/1"])
+        self.assertFalse(running.granted(BOB, "echo/1"))
+        self.run_command("forget", "bob")
+        self.run_command("add", str(BOB), "bob")
+        self.assertEqual(self.book()[0]["services"], [])
+
     def test_mistakes(self) -> None:
         me = str(StateDirectory(self.root).peer("alice").identity().peer_id)
         self.run_command("add", str(BOB), "bob")
@@ -62,6 +82,18 @@ class PeersTests(SynchronousTestCase):
             (["add", me], "self"),
             (["forget", str(EVE)], "unknown-peer"),
             (["add", str(EVE)[:-1]], "bad-peer-id"),
+            (["grant", "nobody", "echo/1"], "bad-peer-id"),
+            (["grant", str(EVE), "echo/1"], "unknown-peer"),
+            (["grant", me, "echo/1"], "self"),
+            (["grant", "bob", ""], "bad-service"),
+            (["grant", "bob", "\x1b[31m"], "bad-service"),
+            (["grant", "bob", "\udcff"], "bad-service"),
+            (["grant", "bob", " echo/1"], "bad-service"),
+            (["grant", "bob", "\u00e9" * 128], "bad-service"),
+            (["grant", "bob", "chat/2"], "bad-service"),
+            (["revoke", "bob", "echo/1"], "not-granted"),
+            (["revoke", "bob", "chat/2"], "not-granted"),
+            (["revoke", str(EVE), "echo/1"], "unknown-peer"),
         ]
         for arguments, reason in cases:
             with self.subTest(arguments):
@@ -77,6 +109,7 @@ class PeersTests(SynchronousTestCase):
             (["list", "--dance"], "unknown option --dance"),
             (["name"], "the following arguments are required: who, newname"),
             (["dance"], "invalid choice"),
+            (["grant", "bob"], "the following arguments are required: service"),
         ):
             out, err = io.StringIO(), io.StringIO()
             with (

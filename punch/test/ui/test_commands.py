@@ -103,6 +103,8 @@ class CommandTests(Case):
             "name": {"peer": str(BOB), "name": "robert"},
             "block": {"peer": str(EVE)},
             "unblock": {"peer": str(EVE)},
+            "grant": {"peer": "robert", "service": "echo/1"},
+            "revoke": {"peer": "robert", "service": "echo/1"},
             "rename": {"name": "al"},
             "status": {},
             "netcheck": {},
@@ -138,6 +140,7 @@ class CommandTests(Case):
                 FieldKind.PEER: str(BOB),
                 FieldKind.TEXT: "some words",
                 FieldKind.NAME: "robert",
+                FieldKind.SERVICE: "echo/1",
                 FieldKind.LIMIT: "5",
                 FieldKind.DAYS: "7",
                 FieldKind.FILE: "/tmp/file",
@@ -157,6 +160,23 @@ class CommandTests(Case):
         self.assertEqual(self.refused("name", peer=str(ME), name="me"), "self")
         self.do("name", peer="robert", name=None)
         self.assertEqual(self.refused("call", peer="robert"), "bad-peer-id")
+
+    def test_services_are_granted(self) -> None:
+        """Typed or as JSON, and the views are told."""
+        self.do("name", peer=str(BOB), name="bob")
+        order = slash.parse("grant echo/1", self.chat, BOB, None)
+        self.assertEqual(order, slash.Order("grant", {"peer": str(BOB), "service": "echo/1"}))
+        self.assertEqual(slash.parse(f"grant {BOB} echo/1", self.chat, None, None), order)
+        self.assertEqual(self.do("grant", peer=str(BOB), service="echo/1")["services"], ["echo/1"])
+        told = list(answers.lines("peers", self.do("peers"), lambda peer: "bob", 0.0))
+        self.assertTrue(told[0].endswith("  not known, may open echo/1"), told)
+        self.assertEqual(self.do("revoke", peer=str(BOB), service="echo/1")["services"], [])
+        self.assertEqual(self.refused("revoke", peer=str(BOB), service="echo/1"), "not-granted")
+        self.assertEqual(self.refused("grant", peer=str(EVE), service="echo/1"), "unknown-peer")
+        self.assertEqual(self.refused("grant", peer=str(ME), service="echo/1"), "self")
+        self.assertEqual(self.refused("grant", peer=str(BOB), service="chat/2"), "bad-service")
+        self.assertEqual(self.refused("grant", peer=str(BOB), service=5), "malformed")
+        self.assertEqual(self.refused("grant", peer=str(BOB)), "malformed")
 
     def test_everything_is_not_erased_by_accident(self) -> None:
         self.assertEqual(self.refused("erase"), "malformed")
@@ -189,7 +209,7 @@ class CommandTests(Case):
         st.sampled_from(sorted(set(COMMANDS) - {"quit", "export"})),
         st.dictionaries(
             st.sampled_from(
-                ["peer", "text", "id", "limit", "before", "after", "days", "name", "all", "up_to"]
+                ["peer", "text", "id", "limit", "before", "after", "days", "name", "all", "up_to", "service"]
             ),
             st.one_of(
                 st.none(),
@@ -312,7 +332,14 @@ class AnswerTests(SynchronousTestCase):
             "time": 0.0,
             "state": "unread",
         }
-        contact = {"peer": str(BOB), "petname": None, "name": evil, "known": True, "blocked": False}
+        contact = {
+            "peer": str(BOB),
+            "petname": None,
+            "name": evil,
+            "known": True,
+            "blocked": False,
+            "services": [evil],
+        }
         lines = [
             *answers.lines("history", {"messages": [message]}, lambda peer: "bob", 0.0),
             *answers.lines("search", {"messages": [message]}, lambda peer: "bob", 0.0),

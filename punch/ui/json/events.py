@@ -63,6 +63,7 @@ def contact_fields(contact: ContactSummary) -> JSON:
         "known": contact.known,
         "blocked": contact.blocked,
         "alike": contact.alike,
+        "services": list(contact.services),
     }
 
 

@@ -44,10 +44,14 @@ def message_line(message: Answer, name: Callable[[PeerID], str], now: float, who
     other = name(PeerID.parse(message["peer"]))
     who = (f"you to {other}" if whom else "you") if message["outgoing"] else other
     text = message["text"]
-    shown = printable(text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…", newline="\n    ")
+    shown = _shortened(text, newline="\n    ")
     state = f"  {STATES.get(message['state'], '')}" if message["outgoing"] else ""
     new = "  (new)" if message["state"] == "unread" else ""
     return f"{clock(message['time'], now)} {who}: {shown}{state}{new}"
+
+
+def _shortened(text: str, newline: str = "\\n") -> str:
+    return printable(text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…", newline)
 
 
 def lines(command: str, answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:
@@ -103,7 +107,9 @@ def contact_line(answer: Answer) -> str:
     if answer["petname"] and answer["name"] and answer["name"] != answer["petname"]:
         calls = f", calls itself {shown_name(answer['name'], peer)}"
     kind = "blocked" if answer["blocked"] else "known" if answer["known"] else "not known"
-    return f"{shown:<16} {peer}  {kind}{calls}"
+    services = ", ".join(answer.get("services", ()))
+    opens = f", may open {_shortened(services)}" if services else ""
+    return f"{shown:<16} {peer}  {kind}{calls}{opens}"
 
 
 def who_lines(contact: Answer, link: Answer | None) -> Iterator[str]:
@@ -187,6 +193,8 @@ _TELLERS: Mapping[str, Callable[[Answer, Callable[[PeerID], str], float], Iterat
     "name": _one_contact,
     "block": _one_contact,
     "unblock": _one_contact,
+    "grant": _one_contact,
+    "revoke": _one_contact,
     "rename": _rename,
     "conversations": _conversations,
     "status": _status,

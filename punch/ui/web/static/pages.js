@@ -366,11 +366,12 @@ export class SettingsPage extends Page {
     const { store, app } = this;
     const name = store.nameOf(person.peer);
     const claims = person.petname && person.name && person.petname !== person.name ? h("span", { class: "small soft" }, "Calls itself ", nameElement(plain(person.name, 40))) : null;
+    const services = person.services.length ? h("span", { class: "soft small" }, ` · may open ${plain(person.services.join(", "), 80)}`) : null;
     return h(
       "li",
       {},
       avatar(person.peer, name),
-      h("span", { class: "two-lines" }, h("a", { class: "name", dir: "auto", href: `#/chat/${person.peer}` }, visible(name)), person.blocked && h("span", { class: "soft small" }, " · blocked"), h("span", { class: "state-line" }, claims ?? h("span", { class: "mono small" }, `${person.peer.slice(0, 16)}…`))),
+      h("span", { class: "two-lines" }, h("a", { class: "name", dir: "auto", href: `#/chat/${person.peer}` }, visible(name)), person.blocked && h("span", { class: "soft small" }, " · blocked"), services, h("span", { class: "state-line" }, claims ?? h("span", { class: "mono small" }, `${person.peer.slice(0, 16)}…`))),
       h("button", { type: "button", class: "button", "data-key": `name-${person.peer}`, "aria-label": `Name ${name}`, onclick: () => app.rename(person.peer) }, "Name"),
       h("button", { type: "button", class: "button", "data-key": `block-${person.peer}`, "aria-label": `${person.blocked ? "Unblock" : "Block"} ${name}`, onclick: () => app.try(person.blocked ? "unblock" : "block", { peer: person.peer }) }, person.blocked ? "Unblock" : "Block"),
       iconButton("close", `Forget ${name}`, () => app.forget(person.peer)),

@@ -90,6 +90,7 @@ export class Store {
         known: false,
         blocked: false,
         alike: false,
+        services: [],
         unread: 0,
         waiting: 0,
         last: null,
@@ -258,7 +259,7 @@ export class Store {
 
   on_forgotten(event) {
     const person = this.person(event.peer);
-    Object.assign(person, { petname: null, known: false, blocked: false, listed: person.last !== null });
+    Object.assign(person, { petname: null, known: false, blocked: false, services: [], listed: person.last !== null });
   }
 
   on_erased(event) {
