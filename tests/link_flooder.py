@@ -18,7 +18,6 @@ from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
-from twisted.internet import reactor as global_reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
@@ -43,8 +42,6 @@ from punch.node.node import Node
 from punch.test.flooder import CALLEE_FLOODS, FLOODS, ROOM, KeptSecrets, PacketWriter, integer, packed
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress
-
-reactor: Any = global_reactor
 
 PERIOD = 0.01
 """Seconds between bursts of packets."""
@@ -211,8 +208,15 @@ class Attacker:
     """Floods one victim with one kind after the other."""
 
     def __init__(
-        self, rendezvous: RendezvousAddress, victim: PeerID, seconds: float, rate: float, kinds: list[str]
+        self,
+        reactor: Any,
+        rendezvous: RendezvousAddress,
+        victim: PeerID,
+        seconds: float,
+        rate: float,
+        kinds: list[str],
     ) -> None:
+        self._reactor = reactor
         self._victim = victim
         self._seconds, self._rate = seconds, rate
         self._kinds = kinds
@@ -248,7 +252,7 @@ class Attacker:
         elif isinstance(event, Connected):
             self._link = event.link
             if self._kind:
-                reactor.callLater(SETTLE, self._flood, event.link)
+                self._reactor.callLater(SETTLE, self._flood, event.link)
             else:
                 self._node.hangup(self._victim)
         elif isinstance(event, Disconnected | CallFailed):
@@ -256,15 +260,15 @@ class Attacker:
             self._endings[event.reason] = self._endings.get(event.reason, 0) + 1
             self._link = None
             if self._kind and self._again is None:
-                self._again = reactor.callLater(PAUSE, self._call, self._kind)
+                self._again = self._reactor.callLater(PAUSE, self._call, self._kind)
 
     def _next_kind(self) -> None:
         if not self._kinds:
             stopping: Deferred[None] = self._node.stopService()
-            stopping.addCallback(lambda _: reactor.stop())
+            stopping.addCallback(lambda _: self._reactor.stop())
             return
         if self._link is not None:
-            reactor.callLater(PAUSE, self._next_kind)  # saying goodbye takes a second
+            self._reactor.callLater(PAUSE, self._next_kind)  # saying goodbye takes a second
             return
         self._kind = self._kinds.pop(0)
         self._packets, self._endings = [], {}
@@ -289,7 +293,7 @@ class Attacker:
         if self._kind not in BY_CALLEE:
             payloads = chain([STREAM_OPEN], payloads)
         if self._until is None:
-            self._until = reactor.callLater(self._seconds, self._finish)
+            self._until = self._reactor.callLater(self._seconds, self._finish)
         self._connection.flood(payloads, self._rate, time.monotonic())
         link.schedule_flush()
 
@@ -307,7 +311,7 @@ class Attacker:
         self._kind = ""
         if self._link is not None:
             self._node.hangup(self._victim)
-        reactor.callLater(2 * PAUSE, self._next_kind)
+        self._reactor.callLater(2 * PAUSE, self._next_kind)
 
 
 def say(event: str, **fields: Any) -> None:
@@ -315,17 +319,19 @@ def say(event: str, **fields: Any) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
-def main() -> None:
+def main(reactor: Any) -> None:
     """Attack."""
     rendezvous, victim, seconds, rate, *kinds = sys.argv[1:]
     use_monotonic_time(reactor)
     punch.link.core.Qh3Backend = FloodingBackend  # type: ignore[attr-defined]
     attacker = Attacker(
-        RendezvousAddress.parse(rendezvous), PeerID.parse(victim), float(seconds), float(rate), kinds
+        reactor, RendezvousAddress.parse(rendezvous), PeerID.parse(victim), float(seconds), float(rate), kinds
     )
     reactor.callWhenRunning(attacker.start)
     reactor.run()
 
 
 if __name__ == "__main__":
-    main()
+    from twisted.internet import reactor
+
+    main(reactor)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from twisted.internet import reactor as global_reactor
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.stdio import StandardIO
 from twisted.protocols.basic import LineOnlyReceiver
@@ -32,7 +31,6 @@ from punch.node.relay_pool import RelayPool
 from punch.wire.address import Address
 from punch.wire.turn_uri import RelayServer
 
-reactor: Any = global_reactor
 QUIC_LIKE = b"\x41"
 PATIENCE = 3.0
 """Seconds in which the last datagram comes back, or doesn't."""
@@ -46,7 +44,9 @@ def tell(event: str, **fields: object) -> None:
 class Side:
     """One pool, its socket, and its only user."""
 
-    def __init__(self, name: str, servers: Sequence[RelayServer], roots: Sequence[x509.Certificate]) -> None:
+    def __init__(
+        self, reactor: Any, name: str, servers: Sequence[RelayServer], roots: Sequence[x509.Certificate]
+    ) -> None:
         self.name = name
         self.received = 0
         self.relay: RelayClient | None = None
@@ -112,7 +112,8 @@ class Commands(LineOnlyReceiver):
 
     delimiter = b"\n"
 
-    def __init__(self, sides: Sequence[Side]) -> None:
+    def __init__(self, reactor: Any, sides: Sequence[Side]) -> None:
+        self._reactor = reactor
         self._sides = sides
 
     def lineReceived(self, line: bytes) -> None:
@@ -124,7 +125,7 @@ class Commands(LineOnlyReceiver):
             first.received = 0
             for number in range(count):
                 data = QUIC_LIKE + number.to_bytes(4, "big") + bytes(1195)
-                reactor.callLater(0.005 * number, first.send, [data])
+                self._reactor.callLater(0.005 * number, first.send, [data])
             self._tell_when_back(count, time.monotonic() + 0.005 * count + PATIENCE)
         elif words[0] == "probe":
             for side in self._sides:
@@ -143,15 +144,15 @@ class Commands(LineOnlyReceiver):
         if received >= count or time.monotonic() > deadline:
             tell("echoed", count=received, of=count)
         else:
-            reactor.callLater(0.02, self._tell_when_back, count, deadline)
+            self._reactor.callLater(0.02, self._tell_when_back, count, deadline)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The test is over."""
-        if reactor.running:
-            reactor.stop()
+        if self._reactor.running:
+            self._reactor.stop()
 
 
-def main() -> None:
+def main(reactor: Any) -> None:
     """Run until stdin ends."""
     parser = argparse.ArgumentParser()
     parser.add_argument("servers")
@@ -159,10 +160,10 @@ def main() -> None:
     given = parser.parse_args()
     servers = [RelayServer.from_json(value) for value in json.loads(given.servers)]
     roots = [x509.load_pem_x509_certificate(Path(path).read_bytes()) for path in given.root]
-    sides = [Side("one", servers, roots), Side("two", servers, roots)]
+    sides = [Side(reactor, "one", servers, roots), Side(reactor, "two", servers, roots)]
     sides[0].peer, sides[1].peer = sides[1], sides[0]
     sides[1].echoes = True
-    protocol: Protocol = Commands(sides)
+    protocol: Protocol = Commands(reactor, sides)
     StandardIO(protocol)
     for side in sides:
         side.pool.join(side)
@@ -170,4 +171,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from twisted.internet import reactor
+
+    main(reactor)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.names import dns, error, server
 
@@ -38,14 +38,15 @@ class Records:
         return succeed((found, [], []))
 
 
-def main(prefix: str, address: str) -> None:
+def main(reactor: Any, prefix: str, address: str) -> None:
     """Serve until the process is ended; says `ready` first."""
     factory = server.DNSServerFactory(clients=[Records(IPv6Address(prefix))])
-    listening = reactor.listenUDP  # type: ignore[attr-defined]
-    listening(53, dns.DNSDatagramProtocol(factory), interface=address)
+    reactor.listenUDP(53, dns.DNSDatagramProtocol(factory), interface=address)
     print("ready", flush=True)
     reactor.run()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    from twisted.internet import reactor
+
+    main(reactor, *sys.argv[1:])
