@@ -22,7 +22,6 @@ from punch.cli.usage import (
     escape_output,
     show,
 )
-from punch.names import without_format
 
 USAGE = f"""\
 Punch {__version__}: direct, private links between machines behind NATs.
@@ -62,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         show(USAGE)
         return 0
+    from punch.names import without_format
+
     # What is not seen comes along when a command is pasted.
     command, rest = without_format(words[0]), words[1:]
     if command in ("-V", "--version", "version"):

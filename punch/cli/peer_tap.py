@@ -36,7 +36,6 @@ from punch.cli.twistd import (
     set_exit_status,
     use_own_files,
 )
-from punch.extras import install_command_here
 from punch.identity import PeerID
 from punch.lookup import UnknownPeer, find_peer
 from punch.names import without_format
@@ -252,6 +251,8 @@ class Options(BaseOptions):
             try:
                 import punch.ui.web.view  # noqa: F401
             except ImportError as error:
+                from punch.extras import install_command_here
+
                 self.fail(
                     "usage",
                     f"--web needs a package that is not there, {error.name}: {install_command_here('web')}",

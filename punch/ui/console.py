@@ -18,7 +18,6 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred, succeed
 
 from punch.apps.chat import Chat
-from punch.extras import install_command_here
 from punch.ui import slash
 from punch.ui.front_end import FrontEnd, FrontEndContext, Settings
 from punch.ui.json.front_end import JSONFrontEnd
@@ -34,7 +33,12 @@ from punch.ui.terminal.tty_modes import TerminalModes
 #: Seconds that the last output may take to be read.
 DRAIN_TIMEOUT = 1.0
 
-HINT = f"For line editing, history and a status line: {install_command_here('terminal')}"
+
+def _hint() -> str:
+    # Reading what is installed takes long, and few need the hint.
+    from punch.extras import install_command_here
+
+    return f"For line editing, history and a status line: {install_command_here('terminal')}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def open_console(reactor: Any, options: StartOptions, chat: Chat) -> Console:
             kind,
             terminal=streams.output_is_terminal,
             environ=options.environ,
-            hint=HINT if takes else None,
+            hint=_hint() if takes else None,
             encoding=streams.encoding,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -44,12 +44,14 @@ from punch.apps.chat.stream import ChatFactory
 from punch.contacts import AddressBook
 from punch.identity import PeerID
 from punch.link.events import LinkRole, ServiceRefused
-from punch.link.link import Link
 from punch.link.services import anyone
 from punch.natcheck.report import NetcheckReport
 from punch.node import events as node_events
 from punch.node.interfaces import INode
 from punch.wire.fields import check_name
+
+if TYPE_CHECKING:
+    from punch.link.link import Link
 
 #: Most text that may wait for its acknowledgements, in characters, for all peers together.
 MAX_UNDELIVERED_SIZE = 8 * 1024 * 1024

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred, DeferredList
 
@@ -34,7 +34,9 @@ from punch.apps.chat.store import (
 )
 from punch.apps.chat.stream import ChatStream
 from punch.identity import PeerID
-from punch.link.link import Link
+
+if TYPE_CHECKING:
+    from punch.link.link import Link
 
 #: Reading from the stream stops while this many messages wait for the store and the views.
 MAX_UNHANDLED = 64

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
@@ -16,7 +16,6 @@ from punch.apps.chat.events import Event, PeerUnreachable
 from punch.apps.chat.model import LinkStatus, Stage
 from punch.apps.chat.redial import RedialSchedule
 from punch.identity import PeerID
-from punch.link.link import Link
 from punch.node.events import (
     AlreadyConnected,
     CallFailed,
@@ -35,6 +34,9 @@ from punch.node.events import (
 from punch.node.events import Event as NodeEvent
 from punch.node.interfaces import INode
 from punch.wire.control import ErrorCode
+
+if TYPE_CHECKING:
+    from punch.link.link import Link
 
 #: Claimed names that are remembered of those who are neither connected nor in the address book.
 MAX_NAMES = 256

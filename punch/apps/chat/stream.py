@@ -8,7 +8,7 @@ passes it there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from typing import Protocol as Interface
 
 from twisted.internet.interfaces import IAddress, IConsumer, IPushProducer
@@ -18,8 +18,10 @@ from zope.interface import implementer
 
 from punch.apps.chat.protocol import ChatCore, ChatProtocolError, Event
 from punch.identity import PeerID
-from punch.link.link import Link
 from punch.link.transport import LinkAddress
+
+if TYPE_CHECKING:
+    from punch.link.link import Link
 
 PIECE: Final = 1200
 """Bytes of messages that are written at once."""
