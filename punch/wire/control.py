@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from dataclasses import field as dataclass_field
 from enum import Enum
@@ -107,9 +108,7 @@ class UnknownType(ControlError):
 
 
 class Malformed(ControlError):
-    """
-    A line is not a message, is too long, or has another version: the connection is closed with this reason.
-    """
+    """A line is not a message, is too long, or has another version: the connection is closed."""
 
     def __init__(self, text: str, code: ErrorCode = ErrorCode.MALFORMED) -> None:
         super().__init__(code, text)
@@ -179,6 +178,7 @@ REQUESTS: dict[str, MessageShape] = {}
 """The messages of peers, by type."""
 REPLIES: dict[str, MessageShape] = {}
 """The messages of the service, by type."""
+_SHAPES: dict[type[Any], MessageShape] = {}
 
 
 def _message(
@@ -192,7 +192,7 @@ def _message(
         for each in fields(cast(Any, cls)):
             wire: Wire = hints[each.name].__metadata__[0]
             entries.append(MessageField(each.name, wire.key or each.name, wire.read, each.default))
-        shapes[type_] = MessageShape(cls, type_, tuple(entries), versioned)
+        shapes[type_] = _SHAPES[cls] = MessageShape(cls, type_, tuple(entries), versioned)
         return cls
 
     return declare
@@ -308,10 +308,7 @@ class Welcome:
     reflector_addresses: Annotated[tuple[str, ...], Wire(read.sequence(read.ip, MAX_REFLECTORS))] = ()
     """Further IP addresses of the service with the same ports."""
     retry: _Seconds = 0
-    """
-    The mean seconds between two attempts of one peer to reconnect if the service goes away, so that all peers
-    together do not reconnect faster than the service can handle; 0 if they are few.
-    """
+    """The mean seconds between attempts to reconnect, so that the service can handle all; 0 if few."""
 
 
 @_message(REPLIES, "relay")
@@ -342,10 +339,7 @@ class Pong:
 @_message(REPLIES, "incoming")
 @dataclass(frozen=True)
 class Incoming:
-    """
-    Another peer calls. `name` is the name that the caller registered, which is not signed; the offer has one
-    that is.
-    """
+    """Another peer calls. `name` is the name that it registered, which is not signed as that in the offer."""
 
     call: _Call
     sender: _Sender
@@ -397,10 +391,6 @@ class Error:
 Request = Register | Ping | Establish | Answer | Trickle | Reject | Cancel | RenewRelays | Probe
 Reply = Welcome | Relays | Probed | Pong | Incoming | Answered | Candidates | Ended | Error
 Message = Request | Reply
-
-_SHAPES: Mapping[type[Any], MessageShape] = {
-    shape.message: shape for shapes in (REQUESTS, REPLIES) for shape in shapes.values()
-}
 
 
 def new_call(random: RandomBytes = os.urandom) -> str:
@@ -479,18 +469,14 @@ def _decode(line: bytes, shapes: Mapping[str, MessageShape]) -> Message:
         raise Malformed(f"A line is not a message: {error}.") from error
     shape = shapes.get(type_)
     if shape is None:
-        raise UnknownType(f"The message type {type_[:32]!a} is not known.", _call_of(value))
+        call = None
+        with suppress(FieldError):
+            call = field(value, "call", _read_call, None)
+        raise UnknownType(f"The message type {type_[:32]!a} is not known.", call)
     try:
         return _build(shape, value)
     except FieldError as error:
         raise Malformed(f"A {shape.type} message is wrong: {error}.") from error
-
-
-def _call_of(value: Mapping[str, Any]) -> str | None:
-    try:
-        return field(value, "call", _read_call, None)
-    except FieldError:
-        return None
 
 
 def _build(shape: MessageShape, value: Mapping[str, Any]) -> Message:
