@@ -8,7 +8,6 @@ import punch.cli.interrupt  # noqa: F401 (before the imports that take long)
 import contextlib
 import os
 import re
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +26,7 @@ from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import whole_number
 from punch.files import replace_private
 from punch.names import without_format
+from punch.net.interfaces import source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.rendezvous.config import (
     DEFAULT_REFLECTOR_PORT,
@@ -47,9 +47,6 @@ from punch.wire.control import MAX_REFLECTORS
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, RendezvousAddressError
 
 PROGRAM = "punch-rendezvous"
-
-_OTHER_FILES = 256
-"""Descriptors for other things than connections: ports, logs, temporary files."""
 
 _LIMITS = {
     "connections": "connections at the same time, in all",
@@ -230,9 +227,6 @@ the relay of this service, else beside it."""
             self._fail("--state-dir is empty; name a directory.")
         try:
             self.state = StateDirectory(Path(root) if root else own_state_dir(os.environ)).rendezvous
-        except StateError as problem:
-            self._fail(str(problem), "state")
-        try:
             self.state.prepare()
         except StateError as problem:
             self._fail(str(problem), "state")
@@ -320,15 +314,7 @@ the relay of this service, else beside it."""
 
 def machine_addresses() -> list[str]:
     """The addresses from which this machine reaches others, at most one of each family. Sends nothing."""
-    found = []
-    for family, anyone in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((anyone, 9))
-                found.append(str(probe.getsockname()[0]))
-        except OSError:
-            continue
-    return found
+    return [own for anyone in ("192.0.2.1", "2001:db8::1") if (own := source_address(anyone)) is not None]
 
 
 def primary_address() -> str:
@@ -345,7 +331,7 @@ def makeService(options: Options) -> IService:
     state = options.state
     assert state is not None, "the options are not parsed"
     as_json = bool(options["json"])
-    limits = within_descriptors(options.limits, twistd.raise_descriptor_limit, relay=options.relay.enabled)
+    limits = options.limits.within_descriptors(twistd.raise_descriptor_limit, relay=options.relay.enabled)
     try:
         identity = state.identity()
         kept = state.certificate(identity, [options.host] if options.host else [], datetime.now(timezone.utc))
@@ -406,24 +392,6 @@ def makeService(options: Options) -> IService:
     )
     reactor.addSystemEventTrigger("after", "shutdown", announcer.close)
     return service
-
-
-def within_descriptors(
-    limits: RendezvousLimits, raise_limit: Callable[[int], int], *, relay: bool
-) -> RendezvousLimits:
-    """
-    The limits, reduced to the available file descriptors: each connection and each relayed address takes one.
-
-    :param raise_limit: asks the system for a number of descriptors, and returns how many it allows.
-    """
-    relayed = limits.relay_allocations if relay else 0
-    wanted = limits.connections + relayed
-    files = raise_limit(wanted + _OTHER_FILES)
-    room = max(2, files - min(_OTHER_FILES, files // 4))
-    if room >= wanted:
-        return limits
-    relayed = relayed * room // wanted
-    return replace(limits, connections=max(1, room - relayed), relay_allocations=max(1, relayed))
 
 
 class Announcer:

@@ -2,7 +2,7 @@
 What a program started by `twistd` needs and `twistd` does not give: an exit status, signals that end it
 cleanly at any moment, its own stdout, and files of its own instead of `twistd.pid` and a log on stdout.
 
-Used by the composition roots only (`punch/*/tap.py`, `punch/cli/main.py`, `punch/cli/demo.py`).
+Used by the other modules of `punch.cli` only.
 """
 
 from __future__ import annotations

@@ -38,7 +38,6 @@ NEW_MAPPINGS = 6
 """How many sockets are opened to find out how ports are allocated."""
 HAIRPIN_ROUNDS = 4
 """How often datagrams are exchanged between two sockets of ours to test hairpinning."""
-"""How often datagrams are exchanged between two sockets of ours to test hairpinning."""
 SETTLING = 2.5
 """
 Seconds between the two exchanges after which a mapping is left unused: Linux keeps a mapping longer if it is

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import IPv4Network, IPv6Network
 
 from cryptography import x509
@@ -16,6 +16,9 @@ from punch.wire.rendezvous_address import DEFAULT_PORT
 from punch.wire.turn_uri import TurnURI
 
 DEFAULT_REFLECTOR_PORT = 3478
+
+_OTHER_FILES = 256
+"""Descriptors for other things than connections: ports, logs, temporary files."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,23 @@ class RendezvousLimits:
         for entry in fields(self):
             if getattr(self, entry.name) <= 0:
                 raise ValueError(f"{entry.name} must be more than zero")
+
+    def within_descriptors(self, raise_limit: Callable[[int], int], *, relay: bool) -> RendezvousLimits:
+        """
+        Return these limits, reduced to the available file descriptors: each connection and each relayed
+        address takes one.
+
+        :param raise_limit: asks the system for a number of descriptors, and returns how many it allows.
+        :param relay: whether the service relays.
+        """
+        relayed = self.relay_allocations if relay else 0
+        wanted = self.connections + relayed
+        files = raise_limit(wanted + _OTHER_FILES)
+        room = max(2, files - min(_OTHER_FILES, files // 4))
+        if room >= wanted:
+            return self
+        relayed = relayed * room // wanted
+        return replace(self, connections=max(1, room - relayed), relay_allocations=max(1, relayed))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from itertools import count
 from typing import Any
 
 from punch.turn.server.allocation import Allocation
+from punch.turn.server.authentication import issue
 from punch.turn.server.core import RelayCore, ToPeer
-from punch.turn.server.credentials import issue
 from punch.turn.server.destinations import Destinations, IPNetwork
 from punch.turn.server.settings import RelaySettings
 from punch.wire.address import Address

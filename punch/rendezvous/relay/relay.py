@@ -5,18 +5,22 @@ The relay on a reactor: connects its core with UDP ports, with TCP and TLS conne
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import Any, cast
 
 from twisted.internet import protocol
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
     IDelayedCall,
     IProtocol,
     IPushProducer,
+    IReactorFDSet,
     IReactorTime,
+    IReactorUDP,
     ITCPTransport,
 )
 from twisted.python.failure import Failure
@@ -24,10 +28,11 @@ from zope.interface import implementer
 
 from punch.identity import RandomBytes
 from punch.net.driver import Driver
+from punch.net.segmentation import allow_fragments
 from punch.net.server_udp import UDPPort
+from punch.net.udp import BatchedSocket, DatagramSocket, Receiver, bound_socket, open_portable
 from punch.rendezvous.protocol_sniffer import Established
 from punch.rendezvous.reflector import Reflector
-from punch.rendezvous.relay.sockets import RelayedPorts
 from punch.turn.server.allocation import Allocation, FiveTuple, RelayEvent
 from punch.turn.server.core import RelayCore
 from punch.turn.server.destinations import Destinations
@@ -182,6 +187,71 @@ class RelayStream(protocol.Protocol):
 def _address(end: IAddress) -> Address:
     """:raise ValueError: it is no IP address and port."""
     return canonical(str(getattr(end, "host", "")).partition("%")[0], int(getattr(end, "port", -1)))
+
+
+_RECEIVE_BUFFER = 1024 * 1024
+"""Bytes asked of the kernel, which uses them only for datagrams that wait."""
+
+
+class RelayedSocket:
+    """
+    A socket that is bound to a relayed address.
+
+    :ivar allocation: what arrives is for this allocation; None: it is dropped.
+    """
+
+    __slots__ = ("_relay", "_socket", "allocation")
+
+    def __init__(self, relay: Relay, opened: Callable[[Receiver], DatagramSocket]) -> None:
+        """
+        :param opened: opens the socket.
+        :raise OSError: it can't be opened.
+        :raise twisted.internet.error.CannotListenError: the same.
+        """
+        self.allocation: Allocation | None = None
+        self._relay = relay
+        self._socket = opened(self._received)
+
+    def send(self, datagrams: Sequence[bytes], peer: Address) -> None:
+        """Send datagrams to a peer. What can't be sent is lost."""
+        self._socket.send(datagrams, peer)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _received(self, datagrams: Sequence[bytes], peer: Address, _: DatagramSocket) -> None:
+        if self.allocation is not None:
+            self._relay.relayed_received(self.allocation, datagrams, peer)
+
+
+class RelayedPorts:
+    """
+    Opens sockets for allocations.
+
+    :param reactor: provides `IReactorUDP`; if it watches descriptors, the sockets are batched.
+    """
+
+    def __init__(self, reactor: IReactorUDP, relay: Relay) -> None:
+        self._reactor = reactor
+        self._relay = relay
+        self._watching = IReactorFDSet(reactor, None) if hasattr(socket.socket, "recvmsg_into") else None
+
+    def open(self, host: str, port: int) -> RelayedSocket | None:
+        """A socket bound to `host` and `port`, or None: it is in use, or there are no descriptors left."""
+
+        def opened(receiver: Receiver) -> DatagramSocket:
+            if self._watching is None:
+                return open_portable(self._reactor, host, port, receiver, after=self._relay.flush)
+            sock = bound_socket(host, port, _RECEIVE_BUFFER)
+            allow_fragments(sock, ":" in host)
+            # What waited for room in the kernel would only arrive late.
+            return BatchedSocket(self._watching, sock, receiver, queue=0, after=self._relay.flush)
+
+        try:
+            return RelayedSocket(self._relay, opened)
+        except (OSError, CannotListenError):
+            return None
 
 
 _BINDING_REQUEST = b"\x00\x01"

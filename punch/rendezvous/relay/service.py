@@ -15,14 +15,14 @@ from twisted.internet.interfaces import IReactorFDSet, IReactorUDP
 from twisted.internet.protocol import DatagramProtocol
 
 from punch.identity import PeerID, RandomBytes
+from punch.net.interfaces import source_address
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.relay.relay import Relay
-from punch.rendezvous.relay.sockets import is_own_address
 from punch.turn.server.allocation import AllocationMade, AllocationRefused, LimitHit, RelayEvent
-from punch.turn.server.credentials import Nonces, issue, user_of
+from punch.turn.server.authentication import Nonces, issue, user_of
 from punch.turn.server.destinations import Destinations
 from punch.turn.server.settings import RelaySettings
 from punch.wire.address import canonical
@@ -285,9 +285,9 @@ def _addresses(*hosts: str | None) -> tuple[str, ...]:
 
 
 def _is_own(reactor: Any, host: str) -> bool:
-    """Whether an address is one of this machine's."""
+    """Whether an address is one of this machine's: the system would use it as the source to reach it."""
     if IReactorFDSet.providedBy(reactor):
-        return is_own_address(host)
+        return source_address(host) == host
     # Only addresses of this machine can be bound.
     try:
         probe = cast(IReactorUDP, reactor).listenUDP(0, DatagramProtocol(), host, 8192)

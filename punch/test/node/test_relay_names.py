@@ -11,7 +11,7 @@ from punch.node.relay_pool import RelayPool
 from punch.test.rendezvous.relay.test_service import Datagrams
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
 from punch.test.turn.server.test_forged import OTHER_SERVICE, TwoServicesCase
-from punch.turn.server.credentials import issue
+from punch.turn.server.authentication import issue
 from punch.wire.address import Address
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 

@@ -10,9 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
 from punch.test.turn_server import ALICE, BOB, HERE, SECRET, UDP, TurnServer, code_of
-from punch.turn.server.authentication import REMEMBERED
-from punch.turn.server.credentials import (
+from punch.turn.server.authentication import (
     NONCE_SIZE,
+    REMEMBERED,
     Nonces,
     issue,
     password_of,

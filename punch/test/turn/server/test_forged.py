@@ -16,7 +16,7 @@ from punch.test.rendezvous.relay.test_service import Datagrams, RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE
 from punch.test.turn_server import ALICE, BOB, HERE, SECRET, UDP, Client, TurnServer, code_of
 from punch.turn.server.allocation import AllocationOwner, AllocationRefused
-from punch.turn.server.credentials import issue
+from punch.turn.server.authentication import issue
 from punch.wire.address import Address
 from punch.wire.stun import (
     MAGIC_COOKIE,

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.cli.rendezvous_tap import within_descriptors
 from punch.identity import Identity
 from punch.net.deadlines import Deadlines
 from punch.net.token_bucket import HEADERS, TokenBucket, admit
@@ -236,11 +235,11 @@ class OptionTests(SynchronousTestCase):
     def test_descriptors(self) -> None:
         """Connections and relayed addresses share what the system allows."""
         limits = RendezvousLimits(connections=1000, relay_allocations=500)
-        self.assertEqual(within_descriptors(limits, lambda wanted: wanted, relay=True), limits)
-        less = within_descriptors(limits, lambda wanted: 1024, relay=True)
+        self.assertEqual(limits.within_descriptors(lambda wanted: wanted, relay=True), limits)
+        less = limits.within_descriptors(lambda wanted: 1024, relay=True)
         self.assertEqual((less.connections, less.relay_allocations), (512, 256))
-        alone = within_descriptors(limits, lambda wanted: 1024, relay=False)
+        alone = limits.within_descriptors(lambda wanted: 1024, relay=False)
         self.assertEqual(alone.connections, 768)
-        self.assertEqual(within_descriptors(limits, lambda wanted: 40, relay=False).connections, 30)
-        none = within_descriptors(limits, lambda wanted: 1, relay=True)
+        self.assertEqual(limits.within_descriptors(lambda wanted: 40, relay=False).connections, 30)
+        none = limits.within_descriptors(lambda wanted: 1, relay=True)
         self.assertEqual((none.connections, none.relay_allocations), (2, 1))
