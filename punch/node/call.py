@@ -28,7 +28,7 @@ from punch.link.link import Link, LinkClosed
 from punch.link.proof import LinkCertificate
 from punch.net.driver import Driver, Timed
 from punch.node.call_context import CallContext
-from punch.node.causes import Cause, NoPath, RelayFailure, SimpleCause
+from punch.node.causes import Cause, NoPath, RelayFailure, SimpleCause, cause_of_close
 from punch.node.ice_restart import IceRestarts, LinkTerms
 from punch.node.ice_transport import IceTransport, describe, new_agent
 from punch.node.path import DebouncedPath, Path
@@ -533,7 +533,7 @@ class Call:
         if self._over:
             return
         proved = self.restarts is not None
-        cause = _why_closed(closed, proved)
+        cause = cause_of_close(closed.code, closed.by_peer, proved)
         if proved:
             self._end(cause)
         else:
@@ -556,20 +556,6 @@ class Call:
         if self.transport is not None:
             self.transport.close()
         self._context.network.router.remove(self)
-
-
-def _why_closed(closed: LinkClosed, proved: bool) -> Cause:
-    """Return the cause for the end of a link."""
-    code = closed.code
-    if code is CloseCode.PROOF:
-        return SimpleCause.NOT_PROVED
-    if code is CloseCode.REPLACED:
-        return SimpleCause.REPLACED
-    if code in (CloseCode.OK, CloseCode.SHUTDOWN):
-        return SimpleCause.CLOSED_BY_PEER if closed.by_peer else SimpleCause.CLOSED_HERE
-    if code in (CloseCode.LOST, CloseCode.TIMEOUT):
-        return SimpleCause.LOST if proved else SimpleCause.NO_LINK
-    return SimpleCause.LINK_BROKEN
 
 
 def _no_path(context: CallContext, failure: CheckingFailure | None) -> NoPath:

@@ -12,9 +12,9 @@ from punch.node.call import Call, CallObserver, CallState
 from punch.node.call_context import CallContext
 from punch.node.causes import Cause, ControlProblem, SimpleCause
 from punch.node.events import Event, IncomingCall
-from punch.node.offer_freshness import OfferMemory, OfferVerdict
+from punch.node.offer_freshness import OfferMemory, OfferVerdict, SeenEnvelopes
 from punch.node.policy import Decision, decide
-from punch.node.signaling import SeenEnvelopes, Side, Signaling, glare
+from punch.node.signaling import Side, Signaling, glare
 from punch.wire.control import Accept, ErrorCode, Incoming, Reject
 from punch.wire.sealed import SealError
 

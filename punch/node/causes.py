@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from punch.ice.failure import CheckingFailure
+from punch.link.events import CloseCode
 from punch.wire.control import ErrorCode
 from punch.wire.rendezvous_address import RendezvousAddress
 
@@ -260,3 +261,21 @@ class OtherCause:
 
 
 Cause = SimpleCause | IntroductionEnded | NoPath | ControlProblem | OtherCause
+
+
+def cause_of_close(code: CloseCode, by_peer: bool, proved: bool) -> SimpleCause:
+    """
+    Return the cause for the end of a link.
+
+    :param by_peer: the other side closed it.
+    :param proved: both sides had proved their identity.
+    """
+    if code is CloseCode.PROOF:
+        return SimpleCause.NOT_PROVED
+    if code is CloseCode.REPLACED:
+        return SimpleCause.REPLACED
+    if code in (CloseCode.OK, CloseCode.SHUTDOWN):
+        return SimpleCause.CLOSED_BY_PEER if by_peer else SimpleCause.CLOSED_HERE
+    if code in (CloseCode.LOST, CloseCode.TIMEOUT):
+        return SimpleCause.LOST if proved else SimpleCause.NO_LINK
+    return SimpleCause.LINK_BROKEN

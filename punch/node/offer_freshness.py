@@ -36,6 +36,27 @@ MAX_UNTIMED = 16
 
 _SIZE = 16
 _FORMAT = 1
+SEEN_ENVELOPES = 4096
+"""Offers remembered so that a second copy is refused."""
+
+
+class SeenEnvelopes:
+    """Digests of the latest sealed messages, at most `limit`, to detect copies."""
+
+    def __init__(self, limit: int = SEEN_ENVELOPES) -> None:
+        self._order: deque[bytes] = deque()
+        self._seen: set[bytes] = set()
+        self._limit = limit
+
+    def add(self, digest: bytes) -> bool:
+        """Add a digest; return False if it is there already."""
+        if digest in self._seen:
+            return False
+        if len(self._order) >= self._limit:
+            self._seen.discard(self._order.popleft())
+        self._order.append(digest)
+        self._seen.add(digest)
+        return True
 
 
 class OfferVerdict(Enum):

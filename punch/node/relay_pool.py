@@ -22,8 +22,7 @@ from twisted.logger import Logger
 from punch.identity import RandomBytes
 from punch.net.driver import Timer
 from punch.node.causes import RelayFailure
-from punch.node.control.hosts import HostAddresses, HostPolicy, VettedReactor, is_name
-from punch.node.control.tcp import DISCOVERY_NAME, translated
+from punch.node.control.hosts import HostPolicy
 from punch.node.relay import (
     DatagramRelayClient,
     Received,
@@ -31,6 +30,7 @@ from punch.node.relay import (
     StreamRelayClient,
     relay_endpoint,
 )
+from punch.node.relay_addresses import RelayAddresses
 from punch.turn.client_events import Trouble
 from punch.wire.address import Address, canonical
 from punch.wire.fields import clean
@@ -119,17 +119,14 @@ class RelayPool:
         self._random = random
         self._roots = roots
         self._name = name
-        self._policy = policy or HostPolicy()
-        self._vetted = VettedReactor(reactor, self._policy)
         self._bases = bases
         self._send = send
         self._received = received
         self._renew = renew
         self._servers: tuple[RelayServer, ...] = ()
-        self._host = ""
         self._updated = 0.0
         self._expires: dict[TurnURI, float] = {}
-        self._hosts = HostAddresses(reactor, monotonic, self._moved)
+        self._addresses = RelayAddresses(reactor, monotonic, name, bases, policy or HostPolicy(), self._moved)
         self._users: list[RelayUser] = []
         self._attempts: list[RelayClient] = []
         self._relays: dict[Address, RelayClient] = {}
@@ -155,8 +152,7 @@ class RelayPool:
         """
         now = self._monotonic()
         if host is not None:
-            self._host = host
-            self._policy.reached(host)
+            self._addresses.reached(host)
         self._servers = servers
         self._updated = now
         self._expires = {server.url: now + server.lifetime for server in servers}
@@ -172,10 +168,7 @@ class RelayPool:
             renewed = by_url.get(relay.server.url)
             if renewed is not None:
                 relay.renew(renewed)
-        names = {self._host_of(server.url) for server in servers}
-        self._hosts.keep(names | {DISCOVERY_NAME})
-        for name in names:
-            self._hosts.look_up(name)
+        self._addresses.keep(server.url for server in servers)
         if self._users and not self._relays:
             # The relay may have restarted, and the requests may have its old credentials: start again.
             for attempt in self._attempts:
@@ -186,7 +179,7 @@ class RelayPool:
 
     def network_changed(self) -> None:
         """Look all names up again: they may have other addresses in this network."""
-        self._hosts.look_up_all()
+        self._addresses.look_up_all()
 
     # What calls and links ask
 
@@ -319,7 +312,7 @@ class RelayPool:
         url = relay.server.url
         self._troubles[url] = trouble
         # The relay may have another address now.
-        self._hosts.look_up(self._host_of(url))
+        self._addresses.look_up(url)
         if trouble in (Trouble.QUOTA, Trouble.CAPACITY):
             self._full_until[url] = self._monotonic() + _FULL_DELAY
         elif trouble is Trouble.UNAUTHORIZED and self._monotonic() > self._updated + _UNRESPONSIVE:
@@ -346,7 +339,7 @@ class RelayPool:
             server
             for server in self._servers
             if self._expires[server.url] > now
-            and self._policy.may_use(server.url.host)
+            and self._addresses.may_use(server.url)
             and self._full_until.get(server.url, 0.0) <= now
         ]
 
@@ -408,7 +401,7 @@ class RelayPool:
             (server, base, address)
             for server in servers
             if server.url.transport is TurnTransport.UDP
-            for address in (canonical(host, server.url.port) for host in self._addresses(server.url))
+            for address in (canonical(host, server.url.port) for host in self._addresses.of(server.url))
             for base in bases
             if base.is_ipv6 == address.is_ipv6 and (base, address) not in in_use
         ]
@@ -419,13 +412,13 @@ class RelayPool:
         for server in self._usable():
             if server.url.transport is TurnTransport.UDP:
                 continue
-            # An IP address has been checked already. The NAT64 address by which it may be reached is not.
-            reactor = self._vetted if is_name(self._host_of(server.url)) else self._reactor
             relay = StreamRelayClient(
                 server,
                 self,
                 self._received,
-                endpoint=relay_endpoint(reactor, server, self._name, self._roots),
+                endpoint=relay_endpoint(
+                    self._addresses.reactor_for(server.url), server, self._name, self._roots
+                ),
                 clock=self._reactor,
                 monotonic=self._monotonic,
                 random=self._random,
@@ -507,19 +500,3 @@ class RelayPool:
         for flow, other in list(self._flows.items()):
             if other is relay:
                 del self._flows[flow]
-
-    def _host_of(self, url: TurnURI) -> str:
-        return self._name if url.host is None else url.host
-
-    def _addresses(self, url: TurnURI) -> list[str]:
-        """The IP addresses of a relay that are known now."""
-        # Checked before they are translated: a translated address does not show what it leads to.
-        known = self._policy.allowed(self._hosts.of(self._host_of(url)))
-        bases = self._bases()
-        # IPv4 may not work here, even with an IPv4 address, where the rendezvous was reached by IPv6.
-        no_ipv4 = all(base.is_ipv6 for base in bases) or (self._host is not None and ":" in self._host)
-        if no_ipv4 and any(base.is_ipv6 for base in bases) and any(":" not in host for host in known):
-            known += translated(known, self._hosts.of(DISCOVERY_NAME))
-        # The address of the rendezvous itself may be used for its relay, whatever it is.
-        own = [self._host] if url.host is None and self._host else []
-        return list(dict.fromkeys([*own, *known]))

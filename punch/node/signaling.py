@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from punch.identity import Identity, PeerID, RandomBytes
 from punch.node.causes import Cause, IntroductionEnded, NoPath, SimpleCause
+from punch.node.offer_freshness import SeenEnvelopes
 from punch.wire.candidate import Candidate
 from punch.wire.control import Answer, Cancel, ErrorCode, Establish, Reject, Request, Trickle, new_call
 from punch.wire.sealed import (
@@ -48,8 +49,6 @@ MAX_TRICKLES = 64
 """Trickled messages accepted from the other side in one call."""
 MAX_GAP = 8
 """Consecutive trickled messages that may be missing, for example after a lost control connection."""
-SEEN_ENVELOPES = 4096
-"""Offers remembered so that a second copy is refused."""
 
 
 class Side(Enum):
@@ -138,25 +137,6 @@ class CallEnded:
 
 
 SignalingEvent = Introduction | MoreCandidates | Challenged | CallEnded
-
-
-class SeenEnvelopes:
-    """Digests of the latest sealed messages, at most `limit`, to detect copies."""
-
-    def __init__(self, limit: int = SEEN_ENVELOPES) -> None:
-        self._order: deque[bytes] = deque()
-        self._seen: set[bytes] = set()
-        self._limit = limit
-
-    def add(self, digest: bytes) -> bool:
-        """Add a digest; return False if it is there already."""
-        if digest in self._seen:
-            return False
-        if len(self._order) >= self._limit:
-            self._seen.discard(self._order.popleft())
-        self._order.append(digest)
-        self._seen.add(digest)
-        return True
 
 
 def glare(us: PeerID, peer: PeerID) -> Side:
@@ -296,15 +276,8 @@ class Signaling:
         self.complete = description.complete
         self._answer = Answer(self.call_id, self.peer, envelope)
         self._outbox.append(self._answer)
-        remote = Description(
-            offer.name,
-            offer.ufrag,
-            offer.password,
-            offer.pacing_ms / 1000,
-            tuple(self._received_candidates),
-            self._remote_complete,
-        )
-        self._introduce(Introduction(remote, self.offer_digest, envelope.digest(), None), now)
+        candidates = tuple(self._received_candidates)
+        self._introduce(offer, candidates, envelope.digest(), None, now)
 
     def reject(self, code: ErrorCode, cause: Cause) -> None:
         """Reject a ringing call (`code` tells the other side why), or cancel one that is not linked yet."""
@@ -373,17 +346,7 @@ class Signaling:
         self.name = answer.name
         self._received_count = len(answer.candidates)
         self._remote_complete = answer.complete
-        remote = Description(
-            answer.name,
-            answer.ufrag,
-            answer.password,
-            answer.pacing_ms / 1000,
-            answer.candidates,
-            answer.complete,
-        )
-        self._introduce(
-            Introduction(remote, self.offer_digest, envelope.digest(), answer.certificate_sha256), now
-        )
+        self._introduce(answer, answer.candidates, envelope.digest(), answer.certificate_sha256, now)
 
     def receive_candidates(self, envelope: Envelope) -> None:
         """
@@ -459,11 +422,22 @@ class Signaling:
 
     # Inside
 
-    def _introduce(self, introduction: Introduction, now: float) -> None:
+    def _introduce(
+        self,
+        body: Offer | AnswerBody,
+        candidates: tuple[Candidate, ...],
+        answer_digest: bytes,
+        certificate_sha256: bytes | None,
+        now: float,
+    ) -> None:
+        """Both sides have each other's description. `body` and `candidates` are the other side's."""
+        remote = Description(
+            body.name, body.ufrag, body.password, body.pacing_ms / 1000, candidates, self._remote_complete
+        )
         self.state = SignalingState.INTRODUCED
         self.answered = True
         self._deadline = now + INTRODUCED_TIME
-        self._events.append(introduction)
+        self._events.append(Introduction(remote, self.offer_digest, answer_digest, certificate_sha256))
 
     def _over(self) -> None:
         self.state = SignalingState.OVER

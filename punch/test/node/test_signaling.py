@@ -5,6 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.node.causes import IntroductionEnded, SimpleCause
+from punch.node.offer_freshness import SeenEnvelopes
 from punch.node.policy import Decision, decide
 from punch.node.signaling import (
     INTRODUCED_TIME,
@@ -12,7 +13,6 @@ from punch.node.signaling import (
     CallEnded,
     Introduction,
     MoreCandidates,
-    SeenEnvelopes,
     Side,
     glare,
 )
