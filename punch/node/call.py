@@ -28,7 +28,7 @@ from punch.link.link import Link, LinkClosed
 from punch.link.proof import LinkCertificate
 from punch.net.driver import Driver, Timed
 from punch.node.call_context import CallContext
-from punch.node.causes import Cause, NoPath, RelayFailure, SimpleCause, cause_of_close
+from punch.node.causes import Cause, NoPathFound, RelayFailure, SimpleCause, cause_of_close
 from punch.node.ice_restart import IceRestarts, LinkTerms
 from punch.node.ice_transport import IceTransport, describe, new_agent
 from punch.node.path import DebouncedPath, Path
@@ -558,15 +558,15 @@ class Call:
         self._context.network.router.remove(self)
 
 
-def _no_path(context: CallContext, failure: CheckingFailure | None) -> NoPath:
+def _no_path(context: CallContext, failure: CheckingFailure | None) -> NoPathFound:
     """Return why no path was found. `failure` is what the agent knows, which does not know the relays."""
     policy, relays = context.relay_policy, context.network.relays
     if policy is RelayPolicy.NEVER:
-        return NoPath(failure, RelayFailure.SWITCHED_OFF)
+        return NoPathFound(failure, RelayFailure.SWITCHED_OFF)
     cause = relays.failure
     if cause is None:
         cause = RelayFailure.NO_PATH if relays.available else RelayFailure.NOT_OFFERED
-    return NoPath(failure, cause, relay_only=policy is RelayPolicy.ONLY and not relays.current)
+    return NoPathFound(failure, cause, relay_only=policy is RelayPolicy.ONLY and not relays.current)
 
 
 def _ignore(failure: Failure) -> None:

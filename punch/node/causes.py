@@ -146,7 +146,7 @@ class RelayFailure(Enum):
 
 
 @dataclass(frozen=True)
-class NoPath:
+class NoPathFound:
     """
     No path to the peer was found.
 
@@ -260,7 +260,7 @@ class OtherCause:
     text: str
 
 
-Cause = SimpleCause | IntroductionEnded | NoPath | ControlProblem | OtherCause
+Cause = SimpleCause | IntroductionEnded | NoPathFound | ControlProblem | OtherCause
 
 
 def cause_of_close(code: CloseCode, by_peer: bool, proved: bool) -> SimpleCause:

@@ -22,7 +22,7 @@ from enum import Enum
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from punch.identity import Identity, PeerID, RandomBytes
-from punch.node.causes import Cause, IntroductionEnded, NoPath, SimpleCause
+from punch.node.causes import Cause, IntroductionEnded, NoPathFound, SimpleCause
 from punch.node.offer_freshness import SeenEnvelopes
 from punch.wire.candidate import Candidate
 from punch.wire.control import Answer, Cancel, ErrorCode, Establish, Reject, Request, Trickle, new_call
@@ -418,7 +418,7 @@ class Signaling:
             self._outbox.append(Reject(self.call_id, self.peer, ErrorCode.REFUSED))
             self._end(IntroductionEnded(ErrorCode.TIMEOUT, rang=True))
         else:
-            self._end(NoPath())
+            self._end(NoPathFound())
 
     # Inside
 

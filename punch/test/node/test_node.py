@@ -10,7 +10,7 @@ from punch.node.calls import (
     MAX_RINGING,
     MAX_STRANGERS,
 )
-from punch.node.causes import NoPath
+from punch.node.causes import NoPathFound
 from punch.node.events import (
     CallFailed,
     Connected,
@@ -218,7 +218,7 @@ class AddressTests(InternetTestCase):
         alice.call(bob.id)
         failed = alice.wait_for(CallFailed, 130.0)
         self.assertEqual(failed.reason, "unreachable")
-        assert isinstance(failed.cause, NoPath)
+        assert isinstance(failed.cause, NoPathFound)
         assert failed.cause.checks is not None
         self.assertEqual(failed.cause.checks.local, frozenset())
         for peer in (alice, bob):

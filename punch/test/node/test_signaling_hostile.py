@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
-from punch.node.causes import NoPath, SimpleCause
+from punch.node.causes import NoPathFound, SimpleCause
 from punch.node.signaling import (
     MAX_GAP,
     MAX_TRICKLES,
@@ -222,7 +222,7 @@ class DishonestRendezvousTests(SynchronousTestCase):
             elif action == 8:
                 call.link_proved()
             elif action == 9:
-                call.fail(NoPath())
+                call.fail(NoPathFound())
             elif action == 10 and trickles:
                 call.receive_candidates(changed(trickles[0]))
             elif action == 11:

@@ -14,7 +14,7 @@ from punch.node.causes import (
     Cause,
     ControlProblem,
     IntroductionEnded,
-    NoPath,
+    NoPathFound,
     OtherCause,
     ProblemCode,
     RelayFailure,
@@ -154,7 +154,7 @@ def cause_sentence(cause: Cause, peer: PeerID | None = None, name: str | None = 
         return cause.text
     if isinstance(cause, ControlProblem):
         return problem_sentence(cause)
-    if isinstance(cause, NoPath):
+    if isinstance(cause, NoPathFound):
         sentence = _no_path(cause)
     elif isinstance(cause, IntroductionEnded):
         sentence = _introduction_ended(cause)
@@ -200,7 +200,7 @@ def _introduction_ended(cause: IntroductionEnded) -> str:
     return _ENDED.get(code, other)
 
 
-def _no_path(cause: NoPath) -> str:
+def _no_path(cause: NoPathFound) -> str:
     if cause.relay_only:
         why = "--relay only leaves no way but a relay, so use a rendezvous that has one, or call without it"
     elif cause.checks is None:

@@ -10,7 +10,7 @@ from punch.node.causes import (
     Cause,
     ControlProblem,
     IntroductionEnded,
-    NoPath,
+    NoPathFound,
     OtherCause,
     ProblemCode,
     RelayFailure,
@@ -33,7 +33,7 @@ class CauseTests(SynchronousTestCase):
         causes: list[Cause] = [
             *SimpleCause,
             *(IntroductionEnded(code, rang) for code in ErrorCode for rang in (False, True)),
-            *(NoPath(None, relay) for relay in (None, *RelayFailure)),
+            *(NoPathFound(None, relay) for relay in (None, *RelayFailure)),
             *(ControlProblem(code, ADDRESS) for code in ProblemCode if code is not ProblemCode.ERROR),
             *(ControlProblem(ProblemCode.ERROR, ADDRESS, code) for code in ErrorCode),
         ]
@@ -72,14 +72,14 @@ class CauseTests(SynchronousTestCase):
             (CheckingFailure(IPV4, IPV4, 1), "the only path"),
             (CheckingFailure(IPV4, IPV4, 2), "none of the 2 possible paths"),
         ):
-            sentence = cause_sentence(NoPath(failure, RelayFailure.FULL), BOB, "bob")
+            sentence = cause_sentence(NoPathFound(failure, RelayFailure.FULL), BOB, "bob")
             self.assertTrue(sentence.startswith(f"There is no path to bob ({BOB.short}…): "), sentence)
             self.assertIn(words, sentence)
             self.assertIn("call again", sentence)
             self.assertTrue(sentence.endswith(" (the relay has no room now)."), sentence)
             found.append(sentence)
         self.assertEqual(len(set(found)), len(found))
-        only = cause_sentence(NoPath(None, RelayFailure.NOT_OFFERED, relay_only=True), BOB)
+        only = cause_sentence(NoPathFound(None, RelayFailure.NOT_OFFERED, relay_only=True), BOB)
         self.assertIn("--relay only leaves no way but a relay", only)
         self.assertIn("(the rendezvous has no relay to offer)", only)
 
