@@ -1,19 +1,15 @@
 """
-One control connection of one peer: what it answers to lines, and when it closes. Pure.
+One control connection of one peer: what the rendezvous answers to its lines, and when it closes the
+connection. Pure.
 
-    unregistered ──register──> registered
-         └──close──> closed <──close──┘
-
-The peer has proved its key in the TLS handshake (client certificate), so a session always has a peer.
+The peer has proved its key in the TLS handshake (client certificate), so that a session always has a peer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
-
-from automat import TypeMachineBuilder
 
 from punch.identity import PeerID
 from punch.rendezvous.config import RendezvousLimits
@@ -37,32 +33,6 @@ from punch.wire.control import (
 )
 from punch.wire.turn_uri import RelayServer
 
-
-class ControlInputs(Protocol):
-    """What can happen on a control connection."""
-
-    def registering(self, request: Register, now: float) -> None:
-        """A `register` line came."""
-
-    def requested(self, request: Introducing, now: float) -> None:
-        """A line about an introduction came."""
-
-    def relays_wanted(self) -> None:
-        """A `relay` line came."""
-
-    def probe_wanted(self, request: Probe, now: float) -> None:
-        """A `probe` line came."""
-
-    def pinged(self) -> None:
-        """A `ping` line came."""
-
-    def silent(self) -> None:
-        """No line came for too long."""
-
-    def closing(self, error: Error | None, reason: str) -> None:
-        """The connection is to end after `error` is sent; `reason` is for the log."""
-
-
 LimitHit = Callable[[str, ErrorCode], None]
 """Called with the name of a limit and the code of the refusal."""
 
@@ -77,159 +47,29 @@ class Probing(Protocol):
         """Send the probe that a registered peer asks for, if it may be sent, and return the outcome."""
 
 
-@dataclass
-class ControlSessionCore:
-    """The data of a session."""
+class SessionState(Enum):
+    """
+    UNREGISTERED: no `register` line was accepted. REGISTERED: one was. CLOSED: the connection closes when the
+    last lines are sent.
+    """
 
-    registry: Registry
-    connection: int
-    peer: PeerID
-    address: str
-    reflector_port: int
-    limits: RendezvousLimits
-    deadline: float
-    relays: Callable[[PeerID], tuple[RelayServer, ...]]
-    probing: Probing
-    limit_hit: LimitHit
-    silence: float | None = None
-    """Seconds after each line until the connection is given up; None before registering."""
-    lines: list[bytes] = field(default_factory=list)
-    closed: bool = False
-
-    def send(self, reply: Reply) -> None:
-        """Queue one line."""
-        self.lines.append(encode(reply) + b"\n")
-
-    def finish(self, error: Error | None, reason: str) -> None:
-        """Queue `error` as the last line, and end the registration."""
-        self.closed = True
-        if error is not None:
-            self.send(error)
-        self.registry.disconnected(self.peer, self.connection, reason)
-
-
-_builder = TypeMachineBuilder(ControlInputs, ControlSessionCore)
-_unregistered = _builder.state("unregistered")
-_registered = _builder.state("registered")
-_closed = _builder.state("closed")
-
-
-def _retry(core: ControlSessionCore) -> int:
-    return int(len(core.registry) / core.limits.return_rate)
-
-
-def _refused(core: ControlSessionCore, refusal: IntroductionRefusal) -> None:
-    if refusal.code in (ErrorCode.TOO_MANY, ErrorCode.BUSY):
-        core.limit_hit("calls", refusal.code)
-
-
-@_unregistered.upon(ControlInputs.registering).to(_registered)
-def _register(inputs: ControlInputs, core: ControlSessionCore, request: Register, now: float) -> None:
-    try:
-        core.registry.register(core.connection, core.peer, request.name, request.accept, core.address, now)
-    except IntroductionRefusal as refusal:
-        core.limit_hit("registrations", refusal.code)
-        inputs.closing(Error(refusal.code, refusal.text), refusal.code.value)
-        return
-    core.silence = core.limits.silence
-    core.deadline = now + core.silence
-    core.send(
-        Welcome(
-            core.peer,
-            core.address,
-            core.reflector_port,
-            core.limits.keepalive,
-            relays=core.relays(core.peer),
-            second_reflector=core.probing.port,
-            reflector_addresses=core.probing.addresses,
-            retry=_retry(core),
-        )
-    )
-    core.registry.resume(core.peer)
-
-
-@_registered.upon(ControlInputs.registering).loop()
-def _register_twice(inputs: ControlInputs, core: ControlSessionCore, request: Register, now: float) -> None:
-    core.send(Error(ErrorCode.FORBIDDEN, "This connection is registered already."))
-
-
-@_registered.upon(ControlInputs.requested).loop()
-def _request(inputs: ControlInputs, core: ControlSessionCore, request: Introducing, now: float) -> None:
-    try:
-        core.registry.request(core.peer, core.connection, request, now)
-    except IntroductionRefusal as refusal:
-        _refused(core, refusal)
-        core.send(Error(refusal.code, refusal.text, request.call))
-
-
-@_unregistered.upon(ControlInputs.requested).loop()
-def _request_early(inputs: ControlInputs, core: ControlSessionCore, request: Introducing, now: float) -> None:
-    core.send(Error(ErrorCode.FORBIDDEN, "Register first.", request.call))
-
-
-@_registered.upon(ControlInputs.relays_wanted).loop()
-def _renew_relays(inputs: ControlInputs, core: ControlSessionCore) -> None:
-    core.send(Relays(core.relays(core.peer)))
-
-
-@_registered.upon(ControlInputs.probe_wanted).loop()
-def _probe(inputs: ControlInputs, core: ControlSessionCore, request: Probe, now: float) -> None:
-    core.send(core.probing.probe(core.peer, request, now))
-
-
-@_unregistered.upon(ControlInputs.probe_wanted).loop()
-def _probe_early(inputs: ControlInputs, core: ControlSessionCore, request: Probe, now: float) -> None:
-    core.send(Error(ErrorCode.FORBIDDEN, "Register first."))
-
-
-@_unregistered.upon(ControlInputs.relays_wanted).loop()
-def _renew_relays_early(inputs: ControlInputs, core: ControlSessionCore) -> None:
-    core.send(Error(ErrorCode.FORBIDDEN, "Register first."))
-
-
-@_unregistered.upon(ControlInputs.pinged).loop()
-@_registered.upon(ControlInputs.pinged).loop()
-def _ping(inputs: ControlInputs, core: ControlSessionCore) -> None:
-    core.send(Pong(_retry(core)))
-
-
-@_unregistered.upon(ControlInputs.silent).to(_closed)
-def _never_registered(inputs: ControlInputs, core: ControlSessionCore) -> None:
-    core.finish(Error(ErrorCode.TIMEOUT, "No register line came in time."), "timeout")
-
-
-@_registered.upon(ControlInputs.silent).to(_closed)
-def _fell_silent(inputs: ControlInputs, core: ControlSessionCore) -> None:
-    text = f"Nothing was heard from this peer for {core.limits.silence:g} seconds."
-    core.finish(Error(ErrorCode.TIMEOUT, text), "timeout")
-
-
-@_unregistered.upon(ControlInputs.closing).to(_closed)
-@_registered.upon(ControlInputs.closing).to(_closed)
-def _close(inputs: ControlInputs, core: ControlSessionCore, error: Error | None, reason: str) -> None:
-    core.finish(error, reason)
-
-
-_closed.upon(ControlInputs.registering).loop().returns(None)
-_closed.upon(ControlInputs.requested).loop().returns(None)
-_closed.upon(ControlInputs.relays_wanted).loop().returns(None)
-_closed.upon(ControlInputs.probe_wanted).loop().returns(None)
-_closed.upon(ControlInputs.pinged).loop().returns(None)
-_closed.upon(ControlInputs.silent).loop().returns(None)
-_closed.upon(ControlInputs.closing).loop().returns(None)
-
-_machine: Callable[[ControlSessionCore], ControlInputs] = _builder.build()
+    UNREGISTERED = "unregistered"
+    REGISTERED = "registered"
+    CLOSED = "closed"
 
 
 class ControlSession:
     """
     The service's side of one control connection.
 
+    :param connection: the number of the connection.
+    :param peer: the peer that has proved its key on this connection.
     :param address: the IP address that the peer is seen from.
     :param relays: returns the relays that a peer may use, with new credentials.
     :param probing: the reflector's second port, from which probes are sent.
     :param limit_hit: called with the name of a limit that the peer has hit and the code of the refusal.
     :param now: monotonic seconds, as in all methods.
+    :ivar state: the state of the session.
     """
 
     def __init__(
@@ -246,103 +86,142 @@ class ControlSession:
         relays: Callable[[PeerID], tuple[RelayServer, ...]] = lambda _: (),
         limit_hit: LimitHit = lambda limit, code: None,
     ) -> None:
-        self._core = ControlSessionCore(
-            registry,
-            connection,
-            peer,
-            address,
-            reflector_port,
-            limits,
-            now + limits.register_time,
-            relays,
-            probing,
-            limit_hit,
-        )
-        self._machine = _machine(self._core)
-
-    @property
-    def peer(self) -> PeerID:
-        """The peer that has proved its key on this connection."""
-        return self._core.peer
-
-    @property
-    def connection(self) -> int:
-        """The number of the connection."""
-        return self._core.connection
-
-    @property
-    def address(self) -> str:
-        """The IP address that the peer is seen from."""
-        return self._core.address
+        self.state = SessionState.UNREGISTERED
+        self.connection = connection
+        self.peer = peer
+        self.address = address
+        self._registry = registry
+        self._reflector_port = reflector_port
+        self._limits = limits
+        self._probing = probing
+        self._relays = relays
+        self._limit_hit = limit_hit
+        self._deadline = now + limits.register_time
+        self._lines: list[bytes] = []
 
     @property
     def closed(self) -> bool:
         """Whether to close the connection, once the last lines are sent."""
-        return self._core.closed
+        return self.state is SessionState.CLOSED
 
     def receive_line(self, line: bytes, now: float) -> None:
         """Handle one line, given without its newline."""
-        core = self._core
-        if core.closed:
+        if self.closed:
             return
-        if not core.registry.allow_message(core.peer, now):
-            core.limit_hit("message-rate", ErrorCode.RATE)
+        if not self._registry.allow_message(self.peer, now):
+            self._limit_hit("message-rate", ErrorCode.RATE)
             self.close(Error(ErrorCode.RATE, "Too many messages in too short a time."))
             return
         try:
             request = decode_request(line)
         except UnknownType as unknown:
             self._heard(now)
-            core.send(Error(unknown.code, unknown.text, unknown.call))
+            self.send(Error(unknown.code, unknown.text, unknown.call))
             return
         except ControlError as error:
             self.close(Error(error.code, error.text))
             return
         self._heard(now)
-        if isinstance(request, Register):
-            self._machine.registering(request, now)
+        if isinstance(request, Ping):
+            self.send(Pong(self._retry))
+        elif isinstance(request, Register):
+            self._register(request, now)
+        elif self.state is SessionState.UNREGISTERED:
+            call = None if isinstance(request, (RenewRelays, Probe)) else request.call
+            self.send(Error(ErrorCode.FORBIDDEN, "Register first.", call))
         elif isinstance(request, RenewRelays):
-            self._machine.relays_wanted()
+            self.send(Relays(self._relays(self.peer)))
         elif isinstance(request, Probe):
-            self._machine.probe_wanted(request, now)
-        elif isinstance(request, Ping):
-            self._machine.pinged()
+            self.send(self._probing.probe(self.peer, request, now))
         else:
-            self._machine.requested(request, now)
+            self._introduce(request, now)
 
     def receive_long_line(self) -> None:
         """A line came that is longer than any message may be."""
         self.close(Error(ErrorCode.TOO_LONG, "A line has more than 16384 bytes."))
 
     def send(self, reply: Reply) -> None:
-        """Queue a message of the registry for this peer."""
-        if not self._core.closed:
-            self._core.send(reply)
+        """Queue one line for this peer."""
+        if not self.closed:
+            self._lines.append(encode(reply) + b"\n")
 
     def close(self, error: Error) -> None:
         """Close the connection after `error`, which is queued as the last line."""
-        self._machine.closing(error, error.code.value)
+        self.send(error)
+        self._end(error.code.value)
 
-    def connection_lost(self, reason: str = "closed") -> None:
+    def connection_lost(self) -> None:
         """The connection is gone."""
-        self._machine.closing(None, reason)
+        self._end("closed")
 
     def lines_to_send(self) -> list[bytes]:
         """Return and forget the queued lines, each with its newline."""
-        lines, self._core.lines = self._core.lines, []
+        lines, self._lines = self._lines, []
         return lines
 
     def get_timer(self) -> float | None:
         """When `handle_timer` is to be called."""
-        return None if self._core.closed else self._core.deadline
+        return None if self.closed else self._deadline
 
     def handle_timer(self, now: float) -> None:
         """Close if no line came for too long."""
-        if now >= self._core.deadline:
-            self._machine.silent()
+        if self.closed or now < self._deadline:
+            return
+        text = "No register line came in time."
+        if self.state is SessionState.REGISTERED:
+            text = f"Nothing was heard from this peer for {self._limits.silence:g} seconds."
+        self.close(Error(ErrorCode.TIMEOUT, text))
+
+    # -- within --
+
+    @property
+    def _retry(self) -> int:
+        """Seconds after which this peer should return if the service goes away, so that all can."""
+        return int(len(self._registry) / self._limits.return_rate)
+
+    def _register(self, request: Register, now: float) -> None:
+        if self.state is SessionState.REGISTERED:
+            self.send(Error(ErrorCode.FORBIDDEN, "This connection is registered already."))
+            return
+        try:
+            self._registry.register(
+                self.connection, self.peer, request.name, request.accept, self.address, now
+            )
+        except IntroductionRefusal as refusal:
+            self._limit_hit("registrations", refusal.code)
+            self.close(Error(refusal.code, refusal.text))
+            return
+        self.state = SessionState.REGISTERED
+        self._heard(now)
+        self.send(
+            Welcome(
+                self.peer,
+                self.address,
+                self._reflector_port,
+                self._limits.keepalive,
+                relays=self._relays(self.peer),
+                second_reflector=self._probing.port,
+                reflector_addresses=self._probing.addresses,
+                retry=self._retry,
+            )
+        )
+        self._registry.resume(self.peer)
+
+    def _introduce(self, request: Introducing, now: float) -> None:
+        try:
+            self._registry.request(self.peer, self.connection, request, now)
+        except IntroductionRefusal as refusal:
+            if refusal.code in (ErrorCode.TOO_MANY, ErrorCode.BUSY):
+                self._limit_hit("calls", refusal.code)
+            self.send(Error(refusal.code, refusal.text, request.call))
 
     def _heard(self, now: float) -> None:
-        # Pings do not extend the time that a peer has to register.
-        core = self._core
-        if core.silence is not None:
-            core.deadline = now + core.silence
+        # Before the registration, nothing extends the time that a peer has to register
+        if self.state is SessionState.REGISTERED:
+            self._deadline = now + self._limits.silence
+
+    def _end(self, reason: str) -> None:
+        """End the registration; `reason` is for the log."""
+        if not self.closed:
+            self.state = SessionState.CLOSED
+            self._registry.disconnected(self.peer, self.connection, reason)
