@@ -24,13 +24,14 @@ from typing import Any
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
     IAddress,
-    IDelayedCall,
     IHostnameResolver,
     IHostResolution,
     IReactorPluggableNameResolver,
     IResolutionReceiver,
 )
 from zope.interface import implementer
+
+from punch.net.driver import Timer
 
 TIMEOUT = 8.0
 """
@@ -109,7 +110,8 @@ class DaemonThreadResolver:
     ) -> IHostResolution:
         """Look a name up; the receiver hears of no address where that fails or takes over `TIMEOUT`."""
         question = hostName, _FAMILIES[frozenset(addressTypes or _BOTH)]
-        resolution = _Resolution(hostName, portNumber, transportSemantics, resolutionReceiver)
+        timeout = Timer(self._reactor)
+        resolution = _Resolution(hostName, portNumber, transportSemantics, resolutionReceiver, timeout)
         resolutionReceiver.resolutionBegan(resolution)
         late = self._late.pop(question, None)
         if late is not None and self._reactor.seconds() < late[0] + KEPT:
@@ -123,7 +125,7 @@ class DaemonThreadResolver:
         else:
             self._under_way[question] = [resolution]
             self._start(lambda: self._look_up(question))
-        resolution.timeout = self._reactor.callLater(TIMEOUT, resolution.complete, ())
+        resolution.timeout.start(TIMEOUT, resolution.complete, ())
         return resolution
 
     def _look_up(self, question: _Question) -> None:
@@ -158,10 +160,12 @@ _FAMILIES = {
 class _Resolution:
     """What one attempt waits for."""
 
-    def __init__(self, name: str, port: int, semantics: str, receiver: IResolutionReceiver) -> None:
+    def __init__(
+        self, name: str, port: int, semantics: str, receiver: IResolutionReceiver, timeout: Timer
+    ) -> None:
         self.name = name
         self.over = False
-        self.timeout: IDelayedCall | None = None
+        self.timeout = timeout
         self._port = port
         self._semantics = semantics
         self._receiver = receiver
@@ -169,8 +173,7 @@ class _Resolution:
     def cancel(self) -> None:
         """Tell nothing more."""
         self.over = True
-        if self.timeout is not None and self.timeout.active():
-            self.timeout.cancel()
+        self.timeout.cancel()
 
     def complete(self, answer: Answer) -> None:
         """Tell the addresses, once."""

@@ -366,13 +366,9 @@ class ProtocolSnifferFactory(ServerFactory):
                 sniffer.abort()
         done: Deferred[None] = Deferred()
         self._emptied.append(done)
-        late = self.clock.callLater(grace, self._abort_all)
-
-        def in_time(_: None) -> None:
-            if late.active():
-                late.cancel()
-
-        done.addCallback(in_time)
+        late = Timer(self.clock)
+        late.start(grace, self._abort_all)
+        done.addCallback(lambda _: late.cancel())
         self._check_empty()
         return done
 

@@ -283,14 +283,10 @@ class ControlClient:
             protocol.finish()
         stopped = self._service.stopService()
         if protocol is not None and not stopped.called:
-            # A dead rendezvous would never answer the close of TLS.
-            late = self.clock.callLater(_CLOSE_TIME, protocol.abort)
-
-            def in_time(result: None) -> None:
-                if late.active():
-                    late.cancel()
-
-            stopped.addCallback(in_time)
+            # A dead rendezvous would never answer the close of TLS
+            late = Timer(self.clock)
+            late.start(_CLOSE_TIME, protocol.abort)
+            stopped.addCallback(lambda _: late.cancel())
         return stopped
 
     def check(self, patience: float, gone: Collection[str] = ()) -> None:

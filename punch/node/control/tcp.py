@@ -134,10 +134,11 @@ class IPv4Endpoint:
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
         direct = self._connect_to(TCP4ClientEndpoint, self._host, factory)
         doubt: Deferred[None] = Deferred()
-        late = self._reactor.callLater(PATIENCE, doubt.callback, None)
+        late = Timer(self._reactor)
+        late.start(PATIENCE, doubt.callback, None)
 
         def failed(failure: Failure) -> Failure:
-            if late.active():
+            if late.running:
                 late.cancel()
                 if isinstance(failure.value, (ConnectionRefusedError, ConnectingCancelledError)):
                     doubt.errback(failure)
@@ -151,8 +152,7 @@ class IPv4Endpoint:
         except FailureGroup as group:
             raise cast(BaseException, group.failures[0].value) from None
         finally:
-            if late.active():
-                late.cancel()
+            late.cancel()
         return protocol
 
     async def _connect_through(self, factory: IProtocolFactory, doubt: Deferred[None]) -> IProtocol:
@@ -174,14 +174,7 @@ class IPv4Endpoint:
     def _discover(self) -> Deferred[list[str]]:
         found: Deferred[list[str]] = Deferred()
         look_up(self._reactor, DISCOVERY_NAME, lambda hosts: None if found.called else found.callback(hosts))
-        late = self._reactor.callLater(DISCOVERY_TIME, lambda: None if found.called else found.callback([]))
-
-        def done(result: Any) -> Any:
-            if late.active():
-                late.cancel()
-            return result
-
-        return found.addBoth(done)
+        return found.addTimeout(DISCOVERY_TIME, self._reactor, onTimeoutCancel=lambda result, timeout: [])
 
 
 def tcp_endpoint(reactor: Any, host: str, port: int) -> StaggeredEndpoint:
