@@ -37,11 +37,11 @@ from punch.wire.stun import (
 
 KEEP = 120.0
 """Seconds for which mappings are kept after they were requested."""
-LISTEN = 2.5
+SILENT_INTERVAL = 2.5
 """Seconds between two requests that check whether the network is back…"""
-CALM = 10.0
+ANSWERED_INTERVAL = 10.0
 """…and after a response, whether it still works."""
-MAX_QUESTIONS = 8
+MAX_REQUESTS = 8
 """Requests of that kind at once."""
 
 
@@ -76,7 +76,7 @@ class ReflexiveAddressCache:
         self._until = 0.0
         self._driver = Driver(clock, monotonic, self._step, self._cores)
         self._listening: IDelayedCall | None = None
-        self._questions: dict[bytes, Address] = {}
+        self._requests: dict[bytes, Address] = {}
         self._silent = False
 
     def keep(
@@ -98,7 +98,7 @@ class ReflexiveAddressCache:
         self._until = self._monotonic() + KEEP
         if asked == self._asked and not anew:
             return
-        self._let_go()
+        self._stop_agent()
         if not gather or not bases or not reflectors:
             return
         self._asked = asked
@@ -116,7 +116,7 @@ class ReflexiveAddressCache:
 
     def stop(self) -> None:
         """Send no more requests, and forget the addresses."""
-        self._let_go()
+        self._stop_agent()
         self.listen(False)
 
     def mappings(self) -> list[tuple[Address, Address]]:
@@ -138,14 +138,14 @@ class ReflexiveAddressCache:
         elif not wanted and self._listening is not None:
             self._listening.cancel()
             self._listening = None
-            self._questions.clear()
+            self._requests.clear()
 
     def receive(self, data: bytes, remote: Address, local: Address) -> bool:
         """Take a STUN response. Returns False if it answers no request of this object."""
-        if self._questions.get(bytes(data[8:20])) == remote:
-            self._questions.clear()
+        if self._requests.get(bytes(data[8:20])) == remote:
+            self._requests.clear()
             if self._listening is not None:
-                self._listening.reset(CALM)
+                self._listening.reset(ANSWERED_INTERVAL)
             if self._silent:
                 self._silent = False
                 self._back()
@@ -158,22 +158,22 @@ class ReflexiveAddressCache:
         return True
 
     def _ask(self) -> None:
-        self._silent = self._silent or bool(self._questions)
-        self._questions.clear()
-        questions = [
+        self._silent = self._silent or bool(self._requests)
+        self._requests.clear()
+        flows = [
             (base, reflector)
             for reflector in self._reflectors
             for base in self._bases
             if base.is_ipv6 == reflector.is_ipv6
         ]
-        for base, reflector in questions[:MAX_QUESTIONS]:
+        for base, reflector in flows[:MAX_REQUESTS]:
             transaction_id = self._random(12)
-            self._questions[transaction_id] = reflector
+            self._requests[transaction_id] = reflector
             request = StunMessage(Method.BINDING, MessageClass.REQUEST, transaction_id)
             self._send(Transmit(encode(request, fingerprint=False), reflector, base))
-        self._listening = self._clock.callLater(LISTEN, self._ask)
+        self._listening = self._clock.callLater(SILENT_INTERVAL, self._ask)
 
-    def _let_go(self) -> None:
+    def _stop_agent(self) -> None:
         if self._agent is not None:
             self._agent.close(self._monotonic())
         self._agent = self._asked = None

@@ -38,7 +38,7 @@ from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
 HEAD_START = 0.2
 """Seconds after which relays are asked over TCP and TLS too."""
-DOUBT = 0.6
+CHECK_TIME = 0.6
 """
 Seconds in which a relay that is new, or needed again, has to show that it answers and that the largest
 datagrams reach it. Then others are asked too.
@@ -135,7 +135,7 @@ class RelayPool:
         self._troubles: dict[TurnURI, Trouble] = {}
         self._full_until: dict[TurnURI, float] = {}
         self._streams_due = Timer(reactor)
-        self._doubt = Timer(reactor)
+        self._check_timer = Timer(reactor)
         self._again = Timer(reactor)
         self._linger = Timer(reactor)
         self._renewal = Timer(reactor)
@@ -202,7 +202,7 @@ class RelayPool:
         if not relays:
             self._seek()
         else:
-            self._begin_doubt()
+            self._check()
 
     def need(self, needed: bool) -> None:
         """Say whether a link without a path waits for a relay, so that relays are tried more often."""
@@ -294,7 +294,7 @@ class RelayPool:
         if relay.base is not None or not self._attempts:
             self._streams_due.cancel()
         if relay.base is not None:
-            self._begin_doubt()
+            self._check()
         for user in list(self._users):
             user.relay_found(relay)
         if not self._users and not self._linger.running:
@@ -434,7 +434,7 @@ class RelayPool:
         If no request is under way any more, call `relays_done` of each user. If there is no relay, try again
         and call it later.
         """
-        if self._streaming or self._streams_due.running or self._doubt.running:
+        if self._streaming or self._streams_due.running or self._check_timer.running:
             return
         now = self._monotonic()
         if self._users and not self._relays and self._servers:
@@ -449,14 +449,14 @@ class RelayPool:
             for user in list(self._users):
                 user.relays_done()
 
-    def _begin_doubt(self) -> None:
+    def _check(self) -> None:
         """Check that one of the relays answers and takes the largest datagrams."""
-        if not self._doubt.running and not self._attempts:
+        if not self._check_timer.running and not self._attempts:
             for relay in self._relays.values():
                 relay.check_size()
-            self._doubt.start(DOUBT, self._end_doubt, self._monotonic())
+            self._check_timer.start(CHECK_TIME, self._end_check, self._monotonic())
 
-    def _end_doubt(self, since: float) -> None:
+    def _end_check(self, since: float) -> None:
         """Ask other relays unless one has answered a request of full size since then."""
         alive = any(relay.full_at >= since for relay in self._relays.values())
         if self._users and not alive and not self._attempts:
@@ -481,7 +481,7 @@ class RelayPool:
         return any(relay.base is None for relay in self._attempts)
 
     def _close_all(self) -> None:
-        for timer in (self._linger, self._streams_due, self._doubt):
+        for timer in (self._linger, self._streams_due, self._check_timer):
             timer.cancel()
         relays = [*self._attempts, *self._relays.values()]
         self._attempts.clear()

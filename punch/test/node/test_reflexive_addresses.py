@@ -6,10 +6,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.node.reflexive_addresses import (
-    CALM,
+    ANSWERED_INTERVAL,
     KEEP,
-    LISTEN,
-    MAX_QUESTIONS,
+    MAX_REQUESTS,
+    SILENT_INTERVAL,
     ReflexiveAddressCache,
 )
 from punch.test.internet import Internet
@@ -97,7 +97,7 @@ class KeeperTests(SynchronousTestCase):
         self.cache.keep([BASE], [REFLECTOR], gather=False)
         self.cache.listen(True)
         self.cache.listen(True)
-        self.assertLessEqual(self.run_for(60.0), 60 / CALM + 1)
+        self.assertLessEqual(self.run_for(60.0), 60 / ANSWERED_INTERVAL + 1)
         self.assertEqual(self.backs, [])
         self.answers = False
         self.run_for(600.0)
@@ -106,7 +106,7 @@ class KeeperTests(SynchronousTestCase):
         back = self.clock.seconds()
         self.run_for(60.0)
         self.assertEqual(len(self.backs), 1)
-        self.assertLess(self.backs[0] - back, LISTEN + 0.2)
+        self.assertLess(self.backs[0] - back, SILENT_INTERVAL + 0.2)
 
     def test_no_network_from_the_start(self) -> None:
         """The first question gets no answer."""
@@ -135,4 +135,4 @@ class KeeperTests(SynchronousTestCase):
         bases = [Address(f"192.168.1.{number}", 5000) for number in range(2, 30)]
         self.cache.keep([*bases, Address("2001:db8::1", 5000)], [REFLECTOR], gather=False)
         self.cache.listen(True)
-        self.assertEqual(len(self.sent), MAX_QUESTIONS)
+        self.assertEqual(len(self.sent), MAX_REQUESTS)
