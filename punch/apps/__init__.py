@@ -1,1 +1,1 @@
-"""What people do on a link."""
+"""Applications on links: each is a service and its client."""

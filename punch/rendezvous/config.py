@@ -80,14 +80,15 @@ class RendezvousLimits:
     """Answered calls of one peer that are not over; beyond, older ones end for newer ones."""
     answered_per_source: int = 6
     ring_time: float = 60.0
+    """A call rings for this long."""
     answered_time: float = 60.0
     """Candidates are forwarded for this long after an answer."""
     keepalive: float = 20.0
     """A peer that has sent nothing for this long sends a ping…"""
-    return_rate: float = 100.0
-    """Registrations a second that peers aim at when they reconnect after the service was unreachable."""
     silence: float = 50.0
     """…and after this long without a line its connection is closed."""
+    return_rate: float = 100.0
+    """Registrations a second that peers aim at when they reconnect after the service was unreachable."""
     unread_bytes: int = 262_144
     """Bytes that may be queued for a peer that does not read."""
     relay_allocations: int = RelaySettings.allocations

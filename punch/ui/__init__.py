@@ -1,1 +1,1 @@
-"""Front ends: terminal chat, JSON lines."""
+"""Views of the chat: a terminal, plain lines, JSON lines and the browser."""

@@ -1,5 +1,5 @@
 """
-Bounds for whoever connects: everyone on this machine can.
+Limits on connections to the server of the page, since every user of this machine can open some.
 
 A connection is a plain one until its request has become a WebSocket. Plain ones live shortly and send little;
 when there are too many, the oldest goes, so that a stranger who opens them all does not lock the user out.

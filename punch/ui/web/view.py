@@ -1,5 +1,5 @@
 """
-The chat's view in browsers: what happens goes to every open page, what a page asks is done by the chat.
+The view of the chat in browsers: every open page gets all events, and its commands are done by the chat.
 
 A page begins with a snapshot and follows the events from there, so that one which was reloaded, or a second
 one, shows the same.
