@@ -1,9 +1,9 @@
 """
-Which time to take for now when messages are erased because of their age. Pure.
+The current time, as far as it is believed when messages are erased because of their age. Pure.
 
-A wrong clock must not erase what was said: a year ahead, everything would be too old. Nothing tells a clock
-that is wrong from a machine that was off for a year. But wrong clocks are mended, and the other one goes on:
-so a jump forward is believed when the clock has gone on for a day after it. Until then nobody grows older.
+A wrong clock must not erase messages: if it is a year ahead, all are too old. A wrong clock can't be told
+from a machine that was off for a year, but it is corrected some time. So a jump forward is believed when the
+clock has gone on for a day after it. Until then no message grows older.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Believed(NamedTuple):
 
     def look(self, wall: float) -> Believed:
         """
-        What is believed when the clock shows `wall`.
+        Return what is believed when the clock shows `wall`.
 
         A clock that is set back is believed at once: that erases nothing.
         """

@@ -214,7 +214,7 @@ class Conversation:
         if self._stream is not None:
             self._stream.say()
 
-    # -- its streams (StreamOwner) --
+    # -- called by its streams --
 
     def stream_opened(self, stream: ChatStream) -> None:
         """A stream was opened: it replaces an older one."""

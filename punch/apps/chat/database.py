@@ -64,16 +64,16 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self.connection.close()
 
     @contextmanager
     def group(self) -> Iterator[None]:
         """
-        One transaction around several calls: each succeeds or fails by itself, and all reach the disk at the
+        Put several calls into one transaction: each succeeds or fails by itself, and all are written at the
         end.
 
-        :raise StoreError: at the end: none of them did.
+        :raise StoreError: at the end, if none of them was written.
         """
         self._lost = None
         self._in_group = True
@@ -95,7 +95,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it or nothing."""
+        """Make one transaction, or a part of the `group` that succeeds or fails as a whole."""
         inner = self.connection.in_transaction
         if self._in_group and not inner:
             raise self._lost or StoreError(self._sentence("the transaction was lost"))
@@ -112,7 +112,7 @@ class Database:
                 self.connection.execute("ROLLBACK TO call")
                 self.connection.execute("RELEASE call")
             elif isinstance(error, StoreError):
-                # When the disk is full SQLite may end the whole transaction, and what others did in it.
+                # When the disk is full, SQLite may roll the whole transaction back, with other calls in it.
                 self._lost = error
             raise
         if not inner:
@@ -124,13 +124,13 @@ class Database:
                 self.connection.execute("ROLLBACK")
 
     def _tidy(self) -> None:
-        """Nothing of what was erased stays in the file, nor beside it."""
+        """Remove what was erased from the file and from its write-ahead log."""
         if self.untidy and self._path is not None:
             try:
-                # Not `execute`: it would stop after the first page.
+                # `execute` would free one page only.
                 self.connection.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.Error:
-                # The transaction itself is safe: this is done after the next one.
+                # The transaction itself is written; this is tried again after the next one.
                 return
         self.untidy = False
 

@@ -26,6 +26,8 @@ MAX_LIMIT = 1000
 
 class History:
     """
+    What users do with the messages in the store.
+
     :param wall: seconds since 1970.
     """
 

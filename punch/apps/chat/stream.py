@@ -1,43 +1,30 @@
 """
 The Twisted protocol of one stream of a chat: moves bytes between the transport and a `ChatCore`.
 
-Marks are written at once, messages as the transport takes them: what waits, waits in the core, and a mark
-passes it there.
+Marks are written at once, messages as the transport takes them. Messages wait in the core, where marks pass
+them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
-from typing import Protocol as Interface
 
-from twisted.internet.interfaces import IAddress, IConsumer, IPushProducer
+from twisted.internet.interfaces import IAddress, IPushProducer
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from punch.apps.chat.protocol import ChatCore, ChatProtocolError, Event
+from punch.apps.chat.protocol import ChatCore, ChatProtocolError
 from punch.identity import PeerID
-from punch.link.transport import LinkAddress
+from punch.link.transport import LinkAddress, StreamTransport
 
 if TYPE_CHECKING:
+    from punch.apps.chat.conversation import Conversation
     from punch.link.link import Link
 
 PIECE: Final = 1200
 """Bytes of messages that are written at once."""
-
-
-class ChatStreamOwner(Interface):
-    """What a stream tells whoever made it."""
-
-    def stream_opened(self, stream: ChatStream) -> None:
-        """It can carry bytes: `begin` is to be called soon. What arrives meanwhile is kept."""
-
-    def stream_event(self, stream: ChatStream, event: Event) -> None:
-        """The other side said something."""
-
-    def stream_ended(self, stream: ChatStream, error: str | None) -> None:
-        """It is over, and nobody else had ended it. `error`: how the other side broke the protocol."""
 
 
 @implementer(IPushProducer)
@@ -45,37 +32,38 @@ class ChatStream(Protocol):
     """
     A chat over one stream.
 
+    :param conversation: is told when the stream opens, what the other side says, and when the stream ends.
     :param link: what carries it.
-    :ivar core: what it says and hears, from `begin` on.
+    :ivar core: the protocol, from `begin` on.
     """
 
-    def __init__(self, owner: ChatStreamOwner, link: Link) -> None:
+    transport: StreamTransport
+
+    def __init__(self, conversation: Conversation, link: Link) -> None:
         self.link = link
         self.core: ChatCore | None = None
-        self._owner = owner
+        self._conversation = conversation
         self._live = False
         self._paused = False
         self._full = False
-        self._registered = False
         self._early = bytearray()
         self._telling = False
 
     def connectionMade(self) -> None:
-        """There is a transport."""
+        """Tell the conversation, which calls `begin` soon; bytes that arrive before are kept."""
         self._live = True
         self.pause(True)
-        self._owner.stream_opened(self)
+        self._conversation.stream_opened(self)
 
     @property
     def ready(self) -> bool:
-        """Whether what is said on `core` goes out."""
+        """Whether what `core` has to send is sent."""
         return self._live and self.core is not None
 
     def begin(self, core: ChatCore) -> None:
-        """Greet, and hear what the other side has said already."""
+        """Send the hello, and receive what has arrived already."""
         self.core = core
-        self._registered = True
-        IConsumer(self.transport).registerProducer(self, True)
+        self.transport.registerProducer(self, True)
         self.flush()
         self.pause(False)
         early = bytes(self._early)
@@ -84,7 +72,7 @@ class ChatStream(Protocol):
             self.dataReceived(early)
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes of the other side."""
+        """Give the core bytes of the other side."""
         if not self._live:
             return
         if self.core is None:
@@ -99,72 +87,67 @@ class ChatStream(Protocol):
         self._tell()
         if error is not None and self._live:
             self._live = False
-            assert self.transport is not None
-            abort = getattr(self.transport, "abortConnection", self.transport.loseConnection)
-            abort()
-            self._owner.stream_ended(self, error)
+            self.transport.abortConnection()
+            self._conversation.stream_ended(self, error)
 
     def flush(self) -> None:
-        """Send what the core has to say, as far as the transport takes it."""
+        """Send what the core has to send, as far as the transport takes it."""
         while self.ready and self.core is not None:
             data = self.core.data_to_send(0 if self._full else PIECE)
             if not data:
                 return
-            assert self.transport is not None
             self.transport.write(data)
 
-    # IPushProducer: the transport asks for more, or for no more
+    # IPushProducer: called by the transport
 
     def pauseProducing(self) -> None:
-        """Messages wait."""
+        """Let messages wait."""
         self._full = True
 
     def resumeProducing(self) -> None:
-        """Messages go on."""
+        """Send messages again."""
         self._full = False
         self.flush()
 
     def stopProducing(self) -> None:
-        """The transport is over, as `connectionLost` says."""
+        """The transport has ended, which `connectionLost` tells."""
         self._full = True
 
     def say(self) -> None:
-        """After something was said on the core."""
+        """Send what the core was given, and tell what happened. To be called after each call of the core."""
         self.flush()
         self._tell()
 
     def pause(self, paused: bool) -> None:
-        """Read no more for now, or again."""
+        """Stop reading, or read again."""
         if self._live and paused != self._paused:
             self._paused = paused
-            producer = IPushProducer(self.transport)
             if paused:
-                producer.pauseProducing()
+                self.transport.pauseProducing()
             else:
-                producer.resumeProducing()
+                self.transport.resumeProducing()
 
     def close(self) -> None:
-        """Another stream carries the chat on: say and hear nothing more."""
+        """Close the stream without a word to the conversation, which has another one."""
         if self._live:
             self._live = False
-            assert self.transport is not None
-            if self._registered:
-                IConsumer(self.transport).unregisterProducer()
+            if self.core is not None:
+                self.transport.unregisterProducer()
             self.transport.loseConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The stream is over."""
+        """Tell the conversation."""
         if self._live:
             self._live = False
-            self._owner.stream_ended(self, None)
+            self._conversation.stream_ended(self, None)
 
     def _tell(self) -> None:
         if self._telling or self.core is None:
-            return  # What the owner does meanwhile comes in its turn.
+            return  # The loop below goes on with what the conversation causes.
         self._telling = True
         try:
             while self._live and (event := self.core.next_event()) is not None:
-                self._owner.stream_event(self, event)
+                self._conversation.stream_event(self, event)
         finally:
             self._telling = False
 
@@ -173,15 +156,15 @@ class ChatFactory(Factory):
     """
     Builds the streams of chats, those that this side opens and those that it answers.
 
-    :param owner_of: whom the stream of a peer belongs to.
+    :param conversation_of: the conversation with a peer.
     """
 
     noisy = False
 
-    def __init__(self, owner_of: Callable[[PeerID], ChatStreamOwner]) -> None:
-        self._owner_of = owner_of
+    def __init__(self, conversation_of: Callable[[PeerID], Conversation]) -> None:
+        self._conversation_of = conversation_of
 
     def buildProtocol(self, addr: IAddress | None) -> ChatStream:
         """A stream at one end of a link."""
         assert isinstance(addr, LinkAddress)
-        return ChatStream(self._owner_of(addr.peer), addr.link)
+        return ChatStream(self._conversation_of(addr.peer), addr.link)
