@@ -1,12 +1,12 @@
 """
 Reading QUIC packets.
 
-Without keys: what a packet's header tells, which is enough to route it (RFC 8999; RFC 9000, section 17).
+Without keys, the header of a packet is read, which is enough to route it (RFC 8999; RFC 9000, section 17).
 
-With a copy of the other side's traffic secret (`PacketReader`): packet protection is removed (RFC 9001,
-sections 5 and 6), and the frames inside are listed (RFC 9000, section 19; RFC 9221). The QUIC library
-decrypts packets for the application. But neither library reports which frames a packet had, and
-`receive_limits.py` counts them, because a peer can flood the library with them.
+With a copy of the other side's traffic secret, `PacketReader` removes packet protection (RFC 9001, sections 5
+and 6), and `read_frames` lists the frames inside (RFC 9000, section 19; RFC 9221). The QUIC libraries decrypt
+packets too, but neither tells which frames a packet had. `receive_limits.py` counts them, because a peer can
+flood the library with them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RETRY: Final = 0x30
 
 
 def destination_id(data: bytes) -> bytes | None:
-    """The destination connection ID of a datagram's first packet; None if it is no QUIC version 1."""
+    """Return the destination connection ID of a datagram's first packet, None if it is no QUIC version 1."""
     if not data or not data[0] & _FIXED:
         return None
     if not data[0] & _LONG:
@@ -46,19 +46,19 @@ def destination_id(data: bytes) -> bytes | None:
 
 
 def is_long(data: bytes) -> bool:
-    """A long header: the handshake, Retry or version negotiation."""
+    """Whether a packet has a long header: the handshake, Retry or version negotiation."""
     return bool(data) and bool(data[0] & _LONG)
 
 
 def is_retry(data: bytes) -> bool:
-    """A Retry packet, which no callee of ours ever sends."""
+    """Whether a packet is a Retry packet, which no callee of ours sends."""
     return bool(data) and data[0] & (_LONG | _TYPE) == _LONG | _RETRY
 
 
 def is_client_initial(data: bytes) -> bool:
     """
-    Whether this datagram may begin a connection: QUIC version 1, Initial, padded as a client must, and with a
-    connection ID of at least 8 bytes (RFC 9000, section 7.2).
+    Whether a datagram may begin a connection: it has an Initial packet of QUIC version 1 with a connection ID
+    of at least 8 bytes (RFC 9000, section 7.2), and is padded as a client has to.
     """
     if len(data) < MIN_INITIAL or data[0] & (_LONG | _FIXED | _TYPE) != _LONG | _FIXED:
         return False
@@ -67,8 +67,8 @@ def is_client_initial(data: bytes) -> bool:
 
 def packet_after_long_headers(data: bytes) -> int:
     """
-    Where the 1-RTT packet of a datagram begins, behind the packets of the handshake that may be coalesced
-    with it (RFC 9000, section 12.2); the datagram's length if there is none.
+    Return where the 1-RTT packet of a datagram begins, behind the packets of the handshake that may be
+    coalesced with it (RFC 9000, section 12.2). It is the datagram's length if there is none.
     """
     start = 0
     try:
@@ -160,7 +160,7 @@ class HeaderProtection:
         self._aes = None if suite.is_chacha else Cipher(algorithms.AES(key), modes.ECB()).encryptor()
 
     def mask(self, sample: bytes) -> bytes:
-        """Five bytes (or more), for 16 bytes of ciphertext."""
+        """Return the mask, five bytes or more, for 16 bytes of ciphertext."""
         if self._aes is not None:
             return self._aes.update(sample)
         assert self._chacha_key is not None
@@ -169,7 +169,7 @@ class HeaderProtection:
 
 class PacketReader:
     """
-    The 1-RTT packets of one direction, of which any number may be left out.
+    Reads the 1-RTT packets of one direction, of which any number may be left out.
 
     :param secret: the sender's first application traffic secret (RFC 8446, section 7.1).
     """
@@ -189,8 +189,8 @@ class PacketReader:
 
     def read(self, datagram: bytes) -> bytes | None:
         """
-        The payload of the datagram's 1-RTT packet; b"" if it has none; None if that is not protected with
-        the keys of the current phase, the one before, or the next.
+        Return the payload of the datagram's 1-RTT packet, b"" if it has none. None means that the packet is
+        not protected with the keys of the current phase, the one before, or the next.
         """
         start = packet_after_long_headers(datagram)
         number_at = start + 1 + CONNECTION_ID_LENGTH
@@ -251,9 +251,12 @@ def decode_packet_number(truncated: int, bits: int, expected: int) -> int:
 
 class Frame(NamedTuple):
     """
-    What the limits ask of a frame. `size`: bytes of its data; of an ACK, its ranges. `offset` and `fin` are
-    those of a STREAM frame, `stream_id` that of any frame about a stream; of a frame about a connection ID,
-    `offset` is its sequence number.
+    What the limits need of a frame.
+
+    :ivar size: the bytes of its data; of an ACK, the number of its ranges.
+    :ivar stream_id: that of any frame about a stream.
+    :ivar offset: that of a STREAM frame; of a frame about a connection ID, its sequence number.
+    :ivar fin: that of a STREAM frame.
     """
 
     frame_type: int
@@ -310,8 +313,8 @@ _ABOUT_STREAMS: Final = frozenset({0x04, 0x05, 0x11, 0x15})
 
 def read_frames(payload: bytes) -> Iterator[Frame]:
     """
-    The frames of a packet. They end early at one that is unknown or cut short, which the library answers
-    with a connection error.
+    List the frames of a packet, up to the first that is unknown or cut short, which the library answers with
+    a connection error.
     """
     reader = _Integers(payload)
     try:
@@ -328,7 +331,7 @@ def read_frames(payload: bytes) -> Iterator[Frame]:
 
 
 class _Integers:
-    """Variable-length integers (RFC 9000, section 16)."""
+    """Reads variable-length integers (RFC 9000, section 16)."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -336,9 +339,9 @@ class _Integers:
 
     def take(self) -> int:
         """
-        The next one.
+        Return the next integer.
 
-        :raise IndexError: the data ends before.
+        :raise IndexError: the data ends before its end.
         """
         data, at = self.data, self.at
         first = data[at]

@@ -207,7 +207,7 @@ class QuicConnection(ABC):
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
         """
-        Datagrams of any content; what is not for this connection is ignored.
+        Process datagrams of any content; what is not for this connection is ignored.
 
         :raise QuicError: something in them was too much for the library.
         :raise LimitExceeded: the other side sent more of something than it may (see `receive_limits.py`).
@@ -237,7 +237,7 @@ class QuicConnection(ABC):
 
     def deliver(self, sink: QuicSink) -> None:
         """
-        Tell what happened since the last time.
+        Call `sink` with what happened since the last time.
 
         :raise QuicError: the library failed.
         :raise LimitExceeded: it was more than the other side may send.
@@ -304,7 +304,7 @@ class QuicConnection(ABC):
 
     def datagrams_to_send(self, now: float) -> list[bytes]:
         """
-        What may be sent now, at most 1,200 bytes each.
+        Return the datagrams that may be sent now, at most 1,200 bytes each.
 
         :raise QuicError: the library failed.
         """
@@ -345,7 +345,7 @@ class QuicConnection(ABC):
 
     def open_stream(self) -> int:
         """
-        The ID of a new bidirectional stream.
+        Open a bidirectional stream and return its ID.
 
         :raise QuicStreamLimit: the other side allows no more at once, or the library refuses.
         """
@@ -360,21 +360,21 @@ class QuicConnection(ABC):
         self._try(self.library.send_stream_data, stream_id, data, fin)
 
     def unsent(self, stream_id: int) -> int:
-        """Bytes of a stream that have not been sent for the first time."""
+        """Return how many bytes of a stream have not been sent for the first time."""
         return self._ask(0, self._unsent, stream_id)
 
     @abstractmethod
     def _unsent(self, stream_id: int) -> int: ...
 
     def flight(self) -> Flight:
-        """What is on the way; nothing, and no room, once the connection is over."""
+        """Return what is in flight: nothing, and a window of 0, once the connection is over."""
         return self._ask(_NO_FLIGHT, self._flight)
 
     @abstractmethod
     def _flight(self) -> Flight: ...
 
     def reset(self, stream_id: int, code: int) -> None:
-        """Give up a stream in both directions. Nothing happens if it is over already."""
+        """Reset a stream in both directions. Nothing happens if it is over already."""
         self._try(self.library.reset_stream, stream_id, code)
         self._try(self.library.stop_stream, stream_id, code)
 
@@ -384,7 +384,7 @@ class QuicConnection(ABC):
         self._try(self.library.send_datagram_frame, data)
 
     def ping(self) -> None:
-        """Send something that must be acknowledged."""
+        """Send a PING frame, which the other side has to acknowledge."""
         self._ping()
 
     def _ping(self) -> int:
@@ -431,18 +431,18 @@ class QuicConnection(ABC):
             raise self._failure
 
     def close(self, code: int, reason: str) -> None:
-        """Close at once, with an application's code."""
+        """Close the connection at once with an application's code."""
         self._try(self.library.close, code, None, reason)
 
     def peer_certificate(self) -> bytes | None:
-        """The other side's certificate (DER)."""
+        """Return the other side's certificate (DER), None before the handshake."""
         return self._ask(None, self._peer_certificate)
 
     @abstractmethod
     def _peer_certificate(self) -> bytes | None: ...
 
     def binding(self) -> bytes:
-        """`B` of the link proof; once, after the handshake."""
+        """Return `B` of the link proof, once, after the handshake."""
         self.configuration.secrets_log_file = None
         return self._secrets.binding()
 

@@ -1,10 +1,10 @@
 """
-How much of streams may be on the way, so that what is urgent waits behind little.
+How many bytes of streams may be in flight, so that what is urgent waits behind little.
 
 The congestion controller of the QUIC library fills whatever queue the path has before it slows down, and many
-slow lines have queues of seconds: everything that is sent later, marks, control frames and the registration's
-own traffic on the same line, waits behind it. So a link hands no more to the library than what keeps its own
-part of that queue short. The library's congestion control remains in force beneath.
+slow lines have queues of seconds. Everything that is sent later on the same line waits behind it: other
+streams, control frames, and the connection to the rendezvous. So a link hands no more to the library than
+what keeps its own part of that queue short. The library's congestion control remains in force.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class SendWindow:
         self._rate_before = 0.0
 
     def remeasure(self) -> None:
-        """The path may be another one."""
+        """The path may be another one: measure its round trip again."""
         if self.limit is None:
             self._base = inf
         elif not self._probe_rounds:
             self._begin_probe(self.limit / self._longest)
 
     def room(self, flight: Flight) -> int:
-        """Bytes of streams that the QUIC library may be handed now; not positive: none."""
+        """Return how many bytes of streams the QUIC library may be handed now; none if not positive."""
         room = flight.window + AHEAD - flight.in_flight - flight.unsent
         if self.limit is not None:
             # In whole datagrams, or many small ones would take the place of few.
@@ -72,7 +72,7 @@ class SendWindow:
         return room
 
     def ahead(self, flight: Flight) -> int:
-        """Bytes of a stream that are worth having ready: what goes out within `QUEUE` seconds."""
+        """Return how many bytes of a stream to have ready: what is sent within `QUEUE` seconds."""
         allowed = flight.window if self.limit is None else min(self.limit, flight.window)
         if flight.rtt is not None and flight.rtt > QUEUE:
             allowed = int(allowed * QUEUE / flight.rtt)
@@ -84,7 +84,7 @@ class SendWindow:
         self._most = max(self._most, in_flight)
 
     def received(self, now: float, flight: Flight) -> None:
-        """Before sending: acknowledgements may have come."""
+        """Take note, before sending, of what was acknowledged meanwhile."""
         gone = self._in_flight - flight.in_flight
         self._in_flight = flight.in_flight
         if gone <= 0 or flight.rtt is None:
