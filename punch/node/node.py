@@ -362,7 +362,7 @@ class Node(Service):
     # What the rendezvous says (ControlHandler)
 
     def control_welcome(self, welcome: Welcome, host: str) -> None:
-        """Registered."""
+        """The node is registered: place the calls that waited, and look for paths."""
         self._expected_until = float("-inf")
         self._network.welcomed(welcome, host)
         self._look_out()
@@ -374,8 +374,8 @@ class Node(Service):
 
     def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
         """
-        Not registered: links, introduced calls and those that ring here live on, calls of ours that were not
-        answered yet are placed anew.
+        The node is not registered any more. Links, introduced calls and calls that ring here go on; calls of
+        ours that were not answered yet are placed anew.
         """
         if self._calls.attempts:
             self._expected_until = self._context.monotonic() + EXPECTED_TIME
@@ -387,7 +387,7 @@ class Node(Service):
             self._outgoing.give_up(problem)
 
     def control_reply(self, reply: Reply) -> None:
-        """Something about a call. What does not fit any call of ours is nobody's, and is dropped."""
+        """Hand on a message about a call or the relays. One that belongs to no call is dropped."""
         if isinstance(reply, Incoming):
             self._incoming.receive(reply)
         elif isinstance(reply, Relays):
@@ -460,7 +460,7 @@ class Node(Service):
             del calls.attempts[peer]
             self._failed(peer, cause, call.name)
 
-    # The inside
+    # Internals
 
     def _tell(self, event: Event) -> None:
         for listener in list(self._listeners):
@@ -486,14 +486,14 @@ class Node(Service):
         self._outgoing.place(peer)
 
     def _failed(self, peer: PeerID, cause: Cause, name: str | None = None) -> None:
-        """A call came to nothing; so did what it was to replace."""
+        """Tell that a call failed, and first that the link which it was to replace is over."""
         replaced = self._replaced.pop(peer, None)
         if replaced is not None:
             self._tell(replaced)
         self._tell(CallFailed(peer, cause, name))
 
     def _asked(self, call: Call, answered: bool) -> None:
-        """A link was asked because its peer is called again. It may be over or replaced by now."""
+        """Take the answer of `Call.ask`. The link may be over or replaced by now."""
         peer = call.peer
         if not self.running or self._is_calling(peer):
             return
@@ -503,7 +503,7 @@ class Node(Service):
             self._call(peer)
 
     def _source_for(self, remote: str) -> str | None:
-        """From which of our addresses the system reaches the rendezvous, at one of its addresses."""
+        """Return our address from which the system reaches `remote`, an address of the rendezvous."""
         local = self._control.local_host
         if local is not None and (":" in local) == (":" in remote):
             return local
@@ -513,13 +513,13 @@ class Node(Service):
         try:
             self._known.add(peer, name)
         except AddressBookError as error:
-            # The call is worth more than the memory of it.
+            # The call goes on without it.
             self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
 
     def _look_out(self) -> None:
         """
-        While a link has no path, whoever could bring one back is asked often; relays only if the rendezvous
-        is there, since its return makes them be asked at once.
+        While a link has no path, ask reflectors, the rendezvous and relays often. Relays are asked only
+        if the node is registered: otherwise they are asked as soon as it is.
         """
         wanted = bool(self._disconnected)
         self._network.look_out(wanted, wanted and self._control.registered)

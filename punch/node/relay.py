@@ -159,7 +159,7 @@ class RelayClient(ABC):
         self._driver.run()
 
     def close(self) -> None:
-        """Give it back."""
+        """Delete the allocation."""
         self._client.close(self._monotonic())
         self._driver.run()
 
@@ -204,7 +204,7 @@ class RelayClient(ABC):
         elif isinstance(event, AllocationFailed):
             self._owner.relay_failed(self, event.trouble, event.text)
         elif event is not None:
-            # The peer's candidate is wrong, or the relay allows too little.
+            # The relay refused a permission: the peer's candidate is wrong, or the relay allows too little.
             self._log.info("{source} does not relay to {peer}", source=self.source, peer=str(event.peer))
         elif self._client.state is ClientState.OVER:
             self._over()
@@ -442,7 +442,7 @@ class _Transport(TypingProtocol):
 
 
 def credentials_of(server: RelayServer) -> RelayCredentials:
-    """What the TURN client needs of it."""
+    """Return the credentials for the TURN client."""
     return RelayCredentials(server.username, server.password, server.realm, server.nonce)
 
 

@@ -156,7 +156,7 @@ class RelayPool:
         self._servers = servers
         self._updated = now
         self._expires = {server.url: now + server.lifetime for server in servers}
-        # Nothing is kept of relays that are no longer named.
+        # Forget relays that are no longer named.
         self._troubles = {url: each for url, each in self._troubles.items() if url in self._expires}
         self._full_until = {url: until for url, until in self._full_until.items() if url in self._expires}
         self._renewal.cancel()
@@ -279,7 +279,7 @@ class RelayPool:
         """A relay has allocated an address."""
         self._log.info("relayed by {source}: {local}", source=relay.source, local=str(relay.local))
         if relay not in self._attempts:
-            # It was given up while its answer was on the way.
+            # It was closed while its answer was on the way.
             self._close(relay)
             return
         self._attempts.remove(relay)
@@ -344,7 +344,7 @@ class RelayPool:
         ]
 
     def _moved(self) -> None:
-        """A name has addresses that have not been asked."""
+        """Ask the addresses of a name that have not been asked yet."""
         if self._users and not self._relays:
             self._try_datagrams(self._datagram_tries(self._usable()))
 
