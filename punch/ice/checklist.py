@@ -41,6 +41,13 @@ class CheckList:
     def __iter__(self) -> Iterator[CandidatePair]:
         return iter(self._pairs.values())
 
+    @property
+    def valid(self) -> list[CandidatePair]:
+        """The valid pairs."""
+        return [
+            pair for pair in self._pairs.values() if pair.state is PairState.SUCCEEDED and not pair.revoked
+        ]
+
     def get(self, base: Address, remote: Address) -> CandidatePair | None:
         """The pair of these addresses."""
         return self._pairs.get((base, remote))

@@ -160,18 +160,18 @@ class PairMonitor:
             self._check_sizes(selected, now)
             self._check_consent(selected, now)
             condition = self._continue_probe(selected, now)
-        for pair in self._refreshed_pairs():
+        small = self._small_pair()
+        for pair in self._refreshed_pairs(small):
             if now >= pair.refresh_at:
                 self._refresh(pair, now)
-        small = self._small_pair()
         if small is not None and now >= small.size_at:
             self._checker.check_size(small, now)
         return condition
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`; None: not needed."""
-        times = [pair.refresh_at for pair in self._refreshed_pairs()]
         small = self._small_pair()
+        times = [pair.refresh_at for pair in self._refreshed_pairs(small)]
         if small is not None and small.size_check is None:
             times.append(small.size_at)
         selected, consent = self._selector.selected, self._selector.consent
@@ -238,9 +238,9 @@ class PairMonitor:
         self._probes += 1
         return PairCondition.UNANSWERED if self._probes == 2 else None
 
-    def _refreshed_pairs(self) -> list[CandidatePair]:
+    def _refreshed_pairs(self, small: CandidatePair | None) -> list[CandidatePair]:
         """The spare pairs, a better pair that is small, and the selected pair if it is impaired."""
-        selected, small = self._selector.selected, self._small_pair()
+        selected = self._selector.selected
         spares = self._selector.spares()
         if small is not None and small not in spares:
             spares.append(small)
@@ -254,8 +254,8 @@ class PairMonitor:
         small = [
             pair
             for pair in self._checklist
-            if pair.valid
-            and pair.impairment is Impairment.SMALL
+            if pair.impairment is Impairment.SMALL
+            and pair.valid
             and not pair.full
             and pair is not selected
             and (selected.impaired or pair.valid_kind > selected.valid_kind)

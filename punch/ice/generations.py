@@ -70,6 +70,8 @@ class Generations:
     @property
     def agents(self) -> list[Agent]:
         """All sessions that have not ended, the one in use first."""
+        if self.trial is None and self._old is None:
+            return [self.use]
         return [agent for agent in (self.use, self.trial, self._old) if agent is not None]
 
     @property

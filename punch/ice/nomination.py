@@ -144,8 +144,8 @@ class Selector:
 
         :return: the selected pair, if its consent expired.
         """
-        for pair in self._checklist:
-            if now >= pair.answered_at + EXPIRY and pair.valid and pair is not self.selected:
+        for pair in self._checklist.valid:
+            if now >= pair.answered_at + EXPIRY and pair is not self.selected:
                 pair.state, pair.revoked = PairState.FAILED, pair.used
         lost = self.selected
         if lost is None or self.consent is None or now < self.consent.expires_at:
@@ -156,7 +156,7 @@ class Selector:
 
     def spares(self, most: int = SPARES) -> list[CandidatePair]:
         """The valid pairs besides the selected one, best first."""
-        valid = [pair for pair in self._checklist if pair.valid and pair is not self.selected]
+        valid = [pair for pair in self._checklist.valid if pair is not self.selected]
         if len(valid) < 2:
             return valid
         controlling = self._checklist.controlling
@@ -165,9 +165,7 @@ class Selector:
 
     def get_timer(self) -> float | None:
         """When to call `expire`; None: not needed."""
-        times = [
-            pair.answered_at + EXPIRY for pair in self._checklist if pair.valid and pair is not self.selected
-        ]
+        times = [pair.answered_at + EXPIRY for pair in self._checklist.valid if pair is not self.selected]
         if self.consent is not None:
             times.append(self.consent.expires_at)
         return min(times, default=None)

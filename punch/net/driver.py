@@ -75,6 +75,7 @@ class Driver:
 
     __slots__ = (
         "_cores",
+        "_due_at",
         "_latest",
         "_monotonic",
         "_running",
@@ -97,6 +98,7 @@ class Driver:
         self._cores = cores
         self._timer = Timer(clock)
         self._timer_at = 0.0
+        self._due_at: float | None = None
         self._running = False
         self._stopped = False
 
@@ -132,7 +134,7 @@ class Driver:
         return min(times) if times else None
 
     def _schedule(self) -> None:
-        due = self._due()
+        due = self._due_at = self._due()
         if due is None:
             self._timer.cancel()
         elif not self._timer.running or due < self._timer_at:
@@ -141,7 +143,7 @@ class Driver:
 
     def _timed_out(self) -> None:
         now = self.now()
-        due = self._due()
+        due = self._due_at
         if due is None or due > now + EARLY:
             self._schedule()
             return

@@ -399,10 +399,11 @@ class IceTransport:
 
     def _rtt(self) -> float | None:
         """Return what the link measures, which includes queues, else what checks do, in seconds."""
-        for measured in (self._link, self.generations.selected):
-            if measured is not None and measured.rtt is not None:
-                return measured.rtt
-        return None
+        rtt = None if self._link is None else self._link.rtt
+        if rtt is not None:
+            return rtt
+        pair = self.generations.selected
+        return None if pair is None else pair.rtt
 
     def _lost_some(self) -> bool:
         """Return whether the link has lost something since the last call."""

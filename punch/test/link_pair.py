@@ -102,6 +102,7 @@ class CoreNode(Node):
         self.reading = True
         self.on_event: Callable[[Event], None] | None = None
         self.received: dict[int, bytearray] = {}
+        self.closed: Closed | None = None
 
     def receive(self, datagrams: list[bytes], now: float) -> None:
         self.core.receive_datagrams(datagrams, now)
@@ -124,6 +125,9 @@ class CoreNode(Node):
             if isinstance(event, (ConnectionIDAdded, ConnectionIDRemoved)):
                 continue
             self.events.append(event)
+            if isinstance(event, Closed):
+                assert self.closed is None
+                self.closed = event
             if isinstance(event, StreamData):
                 self.received.setdefault(event.stream_id, bytearray()).extend(event.data)
                 if self.reading:
@@ -134,12 +138,6 @@ class CoreNode(Node):
     def of(self, kind: type[Any]) -> list[Any]:
         """The events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
-
-    @property
-    def closed(self) -> Closed | None:
-        ends = self.of(Closed)
-        assert len(ends) <= 1
-        return ends[0] if ends else None
 
     @property
     def proved(self) -> bool:
