@@ -66,7 +66,7 @@ def test_any_kind_of_frame(kind: type[LinkTestCase]) -> None:
     if getattr(kind, "skip", None):
         pytest.skip("aioquic is not installed")
     # A process for each, since what was freed after one flood would be used by the next.
-    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+    with multiprocessing.get_context("fork").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
         names = [*FLOODS, *CALLEE_FLOODS]
         sizes = pool.starmap(growth, [(kind, name) for name in names], chunksize=1)
         pool.close()
