@@ -23,7 +23,6 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.internet.protocol import ServerFactory
-from twisted.protocols.haproxy import proxyEndpoint
 from zope.interface import implementer
 
 from punch.net.server_udp import NO_FAMILY, errno_of
@@ -90,6 +89,8 @@ def _parse(reactor: object, description: str, ipv6_ports: Set[int]) -> ControlEn
         if everywhere is not None and everywhere[0] not in ipv6_ports:
             server = _Everywhere(cast(IReactorTCP, reactor), *everywhere)
         if behind_balancer:
+            from twisted.protocols.haproxy import proxyEndpoint
+
             server = cast(IStreamServerEndpoint, proxyEndpoint(server))
         return ControlEndpoint(server, behind_balancer)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError) as problem:
