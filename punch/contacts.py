@@ -1,14 +1,14 @@
 """
-The address book: whom the user has called or accepted, what he calls them, and whom he has blocked.
+The address book: the peers that the user has called or accepted, with their names, grants and blocks.
 
-A *petname* is this side's own name for a peer. It is usable wherever an ID is, so it is unique, can't be
-taken for an ID, and the peer can't change it: a peer that is met for the first time gets the name that it
-claims, cut to what a petname may be, if no other name looks like it (`punch.names`); whatever it calls itself
-later changes nothing. The user may give names that look alike, and views then show the ID as well.
+A *petname* is this side's own name for a peer. It is usable wherever an ID is, so it is unique and can't look
+like an ID. At the first meeting a peer gets the name that it claims, reduced to what a petname may be, if no
+other name looks like it (`punch.names`); what the peer calls itself later does not change it. The user may
+give names that look alike, and views then show the ID as well.
 
-Several processes may use one book: each change is made under a lock, upon what is in the file then, and what
-others have changed is read again when it is asked for. A change waits for the disk where it is made, so that
-whoever made it knows that it is kept; they are few: a name, a block, somebody met for the first time.
+Several processes may use one book. Each change is made under a lock, to the content that the file has then,
+and changes of other processes are read before each answer. A change waits for the disk, so that its caller
+knows that it is kept; changes are rare: a name, a block, a grant, a first meeting.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MAX_FILE = 16 * 1024 * 1024
 
 VERSION = 2
 
-#: Names that no version of Punch has taken, since they could be IDs.
+#: Names that no version of Punch accepted, because they could be IDs.
 _LIKE_AN_ID = re.compile("-*([a-z2-7]-*){24,}")
 
 #: How long another process may hold the lock, and how often it is tried, in seconds.
@@ -52,7 +52,7 @@ LOCK_TIME, LOCK_STEP = 1.0, 0.01
 
 
 class AddressBookError(ValueError):
-    """The book can't be used or does not take something; `str()` is a sentence, `code` is for programs."""
+    """The book can't be used, or refuses a change; `str()` is a sentence, `code` is for programs."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
@@ -62,12 +62,12 @@ class AddressBookError(ValueError):
 @dataclass(frozen=True)
 class Contact:
     """
-    What is kept about a peer.
+    An entry of the book.
 
-    :ivar claimed: what it called itself last.
+    :ivar claimed: the name that the peer gave itself last.
     :ivar name: its petname.
-    :ivar known: called or accepted before.
-    :ivar named: the petname was given or taken away by the user or at the first meeting, and stays so.
+    :ivar known: whether it was called or accepted before.
+    :ivar named: whether the petname was set or removed, by the user or at the first meeting, and stays so.
     :ivar services: the names of the services that are granted to it. The chat needs no grant.
     """
 
@@ -81,9 +81,9 @@ class Contact:
 
 def check_name(name: str) -> str:
     """
-    A petname in its normal form, without what is not seen.
+    Return a petname in its normal form, without invisible characters.
 
-    :raise AddressBookError: it can't be one.
+    :raise AddressBookError: it can't be a petname.
     """
     seen = name if set(name) & names.REORDERING else names.without_ignorable(name)
     name = unicodedata.normalize("NFC", seen.strip())
@@ -105,7 +105,7 @@ def _has_form(name: str) -> bool:
 
 
 def _new_name(name: str) -> str:
-    """`check_name` of a name that is about to be given."""
+    """`check_name` for a new name, which may not be a word of the interface."""
     name = check_name(name)
     if _key(name) in names.RESERVED:
         raise AddressBookError(
@@ -119,7 +119,7 @@ def _allowed(character: str) -> bool:
 
 
 def name_from(claimed: str) -> str | None:
-    """A petname made of what a peer calls itself; None if nothing of it can be used."""
+    """A petname made from a peer's own name for itself; None if that can't be used."""
     seen = names.without_ignorable(unicodedata.normalize("NFC", claimed[:MAX_CLAIMED]))
     if names.is_misleading(seen):
         return None
@@ -140,10 +140,10 @@ class AddressBook:
     """
     All entries.
 
-    :param path: where they are kept; None keeps them in memory.
-    :ivar sleep: how to wait, in seconds, while another process changes the file. None where nothing may
-        wait, in a reactor's thread: what is changed then holds at once, and is written at the next look.
-    :raise AddressBookError: the file is there and can't be read. It is left as it is.
+    :param path: the file; None keeps the entries in memory.
+    :ivar sleep: how to wait, in seconds, while another process changes the file. None in a reactor's thread,
+        which may not wait: a change then holds at once, and is written with the next change or `refresh`.
+    :raise AddressBookError: the file exists and can't be read. It is not changed.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -160,7 +160,7 @@ class AddressBook:
             self._read(path)
 
     def __contains__(self, peer: PeerID) -> bool:
-        """Whether it is known: called or accepted before."""
+        """Whether a peer is known: called or accepted before."""
         return self.entry(peer).known
 
     def __iter__(self) -> Iterator[PeerID]:
@@ -171,12 +171,12 @@ class AddressBook:
         return len(self._entries)
 
     def entry(self, peer: PeerID) -> Contact:
-        """What is kept about it; an empty entry if that is nothing."""
+        """The entry of a peer; an empty one if it is not in the book."""
         self.refresh()
         return self._entries.get(peer, Contact())
 
     def blocked(self, peer: PeerID) -> bool:
-        """Whether its calls are refused."""
+        """Whether calls of a peer are refused."""
         return self.entry(peer).blocked
 
     def granted(self, peer: PeerID, service: str) -> bool:
@@ -184,46 +184,42 @@ class AddressBook:
         return service in self.entry(peer).services
 
     def name_of(self, peer: PeerID) -> str | None:
-        """Its petname."""
+        """The petname of a peer."""
         return self.entry(peer).name
 
     def find(self, name: str) -> PeerID | None:
-        """Who has this petname, in whatever case."""
+        """The peer with this petname, in upper or lower case."""
         self.refresh()
         return self._by_name.get(_key(name.strip()))
 
     def alike(self, peer: PeerID, name: str, given: bool = False) -> list[PeerID]:
         """
-        Who else may be taken for `peer` when that is called `name`: their names look the same, or their ID
-        begins so.
+        The other peers that may be confused with `peer` if that is called `name`: their names look the same,
+        or their IDs begin like it.
 
-        :param given: the user himself gave the name: what others only call themselves does not matter.
+        :param given: the user gave the name, so the names that other peers give themselves do not matter.
         """
         self.refresh()
         return self._alike(peer, name, given)
 
-    # -- changes: all raise `AddressBookError` if they can't be written; in this process they hold even so --
+    # -- changes: return whether anything changed; what `AddressBookError` says is not written holds here --
 
     def add(self, peer: PeerID, claimed: str) -> bool:
-        """
-        It was called or accepted, and calls itself `claimed` ("": not known yet).
-
-        :return: whether anything changed.
-        """
+        """A peer was called or accepted, and calls itself `claimed` ("": not known yet)."""
         return self._change(peer, lambda entry: self._met(peer, entry, claimed))
 
     def rename(self, peer: PeerID, name: str | None) -> bool:
-        """Give it a petname, or take it away."""
+        """Give a peer a petname, or remove it (None)."""
         if name is not None:
             name = _new_name(name)
         return self._change(peer, lambda entry: replace(entry, name=self._free(peer, name), named=True))
 
     def block(self, peer: PeerID, blocked: bool = True) -> bool:
-        """Refuse its calls from now on, or no more."""
+        """Refuse the calls of a peer from now on, or no longer."""
         return self._change(peer, lambda entry: replace(entry, blocked=blocked))
 
     def grant(self, peer: PeerID, service: str, granted: bool = True) -> bool:
-        """Let a peer open a service from now on, or no more."""
+        """Let a peer open a service from now on, or no longer."""
 
         def change(entry: Contact) -> Contact:
             services = entry.services | {service} if granted else entry.services - {service}
@@ -232,7 +228,7 @@ class AddressBook:
         return self._change(peer, change)
 
     def forget(self, peer: PeerID) -> bool:
-        """Take it out of the book. If it was blocked it is blocked no more."""
+        """Remove a peer from the book, with its block and its grants."""
         return self._change(peer, lambda entry: Contact())
 
     # -- inside --
