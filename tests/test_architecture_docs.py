@@ -92,7 +92,7 @@ def front_end(peer: Peer, other: Peer) -> StdioFrontEnd:
     settings = Settings(peer.id, peer.name)
     kind = InputKind.TERMINAL
     shown = StdioFrontEnd(settings, context, peer.chat, Screen(), kind, terminal=True, environ={})
-    shown.handle(Ready(peer.id))
+    shown.view.handle(Ready(peer.id))
     shown.line.select(other.id, chosen=True)
     return shown
 

@@ -23,6 +23,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from punch.apps.chat import Chat, ChatError
+from punch.apps.chat.events import PageServed
 from punch.apps.chat.storage import ImmediateWorker, ThreadWorker, Worker
 from punch.apps.chat.store import Store
 from punch.cli.options import CommandOptions as BaseOptions
@@ -396,7 +397,7 @@ class PeerService(Service):
             chat,
             reactor=self._reactor,
             pairs=self.node.pairs,
-            quit=console.front_end.exit.leave,
+            quit=console.front_end.view.exit.leave,
             random=os.urandom,
             wall=time.time,
         )
@@ -432,7 +433,7 @@ class PeerService(Service):
         if self._options.retention is not None:
             self._chat.history.set_retention(self._options.retention.days).addErrback(self._cannot_start)
         if self.running and self._console is not None:
-            self._replacements.start(waits=not self._console.front_end.watched)
+            self._replacements.start(waits=not self._console.front_end.view.watched)
 
     def _cannot_start(self, failure: Any) -> None:
         self._log.failure("the history could not be used", failure)
@@ -463,7 +464,7 @@ class PeerService(Service):
         self._lock.release()
         if self._sentence is None and console is not None:
             # A signal ends the process as well: it dies of that.
-            self._sentence = console.front_end.unsent()
+            self._sentence = console.front_end.view.exit.unsent()
         if self._sentence is not None:
             stderr = OutputWriter(2)
             stderr.line(self._sentence)
@@ -479,8 +480,8 @@ class PeerService(Service):
             self._log.warn("{error}", error=error)
         assert self._chat is not None
         self._chat.handle(event)
-        if isinstance(event, Ready) and self._url is not None and self._console is not None:
-            self._console.front_end.web_opened(self._url)
+        if isinstance(event, Ready) and self._url is not None:
+            self._chat.views.tell(PageServed(self._url))
 
     def _finish(self, status: int, sentence: str | None) -> None:
         self._sentence = sentence

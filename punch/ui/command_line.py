@@ -11,20 +11,22 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from punch.apps.chat import MAX_TEXT, Chat, ChatError, ChatMessage
+from punch.apps.chat import MAX_TEXT, ChatError, ChatMessage
 from punch.identity import PeerID
 from punch.names import without_format, without_leading_format
 from punch.ui import slash
 from punch.ui.commands import Answer, CommandContext, perform, why
-from punch.ui.exit_policy import ExitPolicy
+from punch.ui.front_end import ProcessView
 from punch.ui.json.events import contact_fields, link_fields
 from punch.ui.questions import Question, Questions
-from punch.ui.send_queue import SendQueue, split_text
+from punch.ui.send_queue import split_text
+from punch.ui.terminal.escapes import Style
 from punch.ui.text import answers
-from punch.ui.text.sentences import count
+from punch.ui.text.sentences import count, name_lines
 
 #: Messages of one peer for which it is noted where each was shown: more can't come while a line is typed.
 MAX_UNSEEN = 64
@@ -36,48 +38,35 @@ MAX_MET = 256
 ANSWERS = ("y", "yes", "n", "no")
 
 
-class CommandScreen(Protocol):
-    """Where a `CommandLine` shows what it has to say: a front end."""
+class TextScreen(Protocol):
+    """Where text is shown: a pipe, a plain terminal, or the lines above a prompt."""
 
     def show(self, text: str) -> int:
         """Show one or more lines. Returns a number that grows with each call."""
 
-    def show_dim(self, text: str) -> None:
-        """Show a line of less importance."""
+    def replace(self, text: str, key: object) -> int:
+        """As `show`, but instead of the last line if that has the same key, where that is possible."""
 
-    def show_error(self, text: str) -> None:
-        """Show what went wrong."""
+    def written(self) -> Deferred[None]:
+        """Fires when all that was shown is out."""
 
     def give_back(self, text: str) -> None:
         """Put a typed line that had no effect into the line again, where that is possible."""
 
     def clear(self) -> None:
-        """Clear the screen."""
+        """Clear the screen, where that is possible."""
 
     def changed(self) -> None:
-        """Something that a status line shows has changed."""
+        """Show what has changed in a status line, if there is one."""
 
     def selected(self, before: PeerID | None, peer: PeerID, chosen: bool) -> None:
-        """Lines go to another peer, or the same one again."""
-
-    def name_of(self, peer: PeerID) -> str:
-        """What a peer is called, ready to be shown."""
-
-    def not_sent(self, text: str, error: ChatError) -> None:
-        """A message can't be sent."""
-
-    def unsent(self) -> str | None:
-        """A sentence that names the messages that are not stored, if there are some."""
-
-    def balance(self) -> None:
-        """Read on, or not, after something was sent."""
+        """Lines go to another peer, or the same one again; `chosen`: the user wants it so."""
 
 
 class CommandLine:
     """
-    :param current: the peer to which lines go at first, if the user has named one.
-    :param keeps_history: whether messages are kept on disk.
-    :param wall: seconds since the epoch.
+    Handles typed lines. They go to the peer that the command line names, until another one is selected.
+
     :ivar current: the peer to which lines go.
     :ivar chosen: whether the user has chosen it.
     :ivar met: the peers that were connected here, the latest last.
@@ -86,27 +75,17 @@ class CommandLine:
 
     _log = Logger()
 
-    def __init__(
-        self,
-        chat: Chat,
-        screen: CommandScreen,
-        exit_policy: ExitPolicy,
-        sending: SendQueue,
-        current: PeerID | None,
-        keeps_history: bool,
-        wall: Callable[[], float],
-    ) -> None:
-        self.current = current
-        self.chosen = current is not None
+    def __init__(self, view: ProcessView, screen: TextScreen, style: Style) -> None:
+        self.current = view.settings.target
+        self.chosen = self.current is not None
         self.met: dict[PeerID, None] = {}
         self.questions = Questions(screen.show)
-        self._chat = chat
+        self._view = view
         self._screen = screen
-        self._exit_policy = exit_policy
-        self._sending = sending
-        self._keeps_history = keeps_history
-        self._wall = wall
-        self._commands = CommandContext(chat, exit_policy.leave)
+        self._style = style
+        self._chat = view.chat
+        self._exit = view.exit
+        self._commands = CommandContext(view.chat, view.exit.leave)
         self._unseen: dict[PeerID, list[tuple[int, int]]] = {}
         self._told: set[str] = set()
 
@@ -119,7 +98,7 @@ class CommandLine:
         :param seen: the number of the last `show` that was on the screen when the line was begun; None: not
             known.
         """
-        if self._exit_policy.ending:
+        if self._exit.ending:
             return
         self.noticed(seen)
         self.drop_answered()
@@ -150,8 +129,16 @@ class CommandLine:
         if len(parts) > 1:
             self.tell_once(f"A line of more than {MAX_TEXT:,} bytes goes as several messages.")
         for part in parts:
-            self._sending.send(peer, part, partial(self._screen.not_sent, part))
-        self._screen.balance()
+            self._view.sending.send(peer, part, partial(self.not_sent, part))
+        self._view.balance()
+
+    def not_sent(self, text: str, error: ChatError) -> None:
+        """A message can't be sent."""
+        self._screen.show(self._style.bad(str(error)))
+        if self._view.watched:
+            self._screen.give_back(text)
+        else:
+            self._exit.finish(1, f"{name_lines([text])} not sent: {error}")
 
     def select(self, peer: PeerID, chosen: bool = True) -> None:
         """
@@ -246,7 +233,7 @@ class CommandLine:
                 self._screen.show("\n".join(slash.help_lines(order.about)))
             elif isinstance(order, slash.TalkTo):
                 self.select(order.peer)
-                self._screen.show_dim(f"What you type goes to {self._screen.name_of(order.peer)} now")
+                self._show_dim(f"What you type goes to {self._view.name_of(order.peer)} now")
             elif isinstance(order, slash.WhoIs):
                 self._who_is(order.peer)
             elif isinstance(order, slash.Clear):
@@ -270,7 +257,7 @@ class CommandLine:
             self.send_parts(self._chat.contacts.find(order.fields["peer"]), str(order.fields["text"]))
             return
         if order.name == "netcheck":
-            self._screen.show_dim("Testing the network takes some seconds")
+            self._show_dim("Testing the network takes some seconds")
         perform(self._commands, order.name, order.fields).addCallbacks(
             partial(self._done, order.name), self.refused
         )
@@ -278,8 +265,8 @@ class CommandLine:
             self.select(self._chat.contacts.find(order.fields["peer"]))
 
     def _done(self, name: str, answer: Answer | None) -> None:
-        if answer is not None and not self._exit_policy.finished:
-            told = "\n".join(answers.lines(name, answer, self._screen.name_of, self._wall()))
+        if answer is not None and not self._exit.finished:
+            told = "\n".join(answers.lines(name, answer, self._view.name_of, self._view.wall()))
             if told:
                 self._screen.show(told)
         self.drop_answered()
@@ -290,29 +277,32 @@ class CommandLine:
         if self.questions.open is not None and self.questions.open.refused_by_quit:
             self.answer(False)
         waiting = self._chat.conversations.undelivered()
-        unsent = self._screen.unsent()
-        if unsent is None and (not waiting or self._keeps_history):
-            self._exit_policy.leave()
+        unsent = self._exit.unsent()
+        if unsent is None and (not waiting or self._view.settings.history):
+            self._exit.leave()
             return
         lost = f"{count(waiting, 'message')} not delivered, and nothing is kept: end even so?"
         if unsent is not None:
             lost = f"{unsent} End even so?"
-        self.ask(Question(lambda: f"{lost} [y/n]", self._exit_policy.leave, lambda: None))
+        self.ask(Question(lambda: f"{lost} [y/n]", self._exit.leave, lambda: None))
 
     def _confirm_erase(self, order: slash.Order) -> None:
         peer = order.fields.get("peer")
         what = (
             "all messages of everybody"
             if peer is None
-            else f"all messages with {self._screen.name_of(self._chat.contacts.find(peer))}"
+            else f"all messages with {self._view.name_of(self._chat.contacts.find(peer))}"
         )
         self.ask(
             Question(
                 lambda: f"Erase {what} on this machine? [y/n]",
                 partial(self._perform, order),
-                lambda: self._screen.show_dim("Nothing was erased."),
+                lambda: self._show_dim("Nothing was erased."),
             )
         )
+
+    def _show_dim(self, text: str) -> None:
+        self._screen.show(self._style.dim(text))
 
     def _try(self, action: Callable[[], object]) -> None:
         try:
@@ -323,5 +313,5 @@ class CommandLine:
     def refused(self, failure: Failure) -> None:
         """A command has failed."""
         error = why(failure, self._log)
-        if not self._exit_policy.finished:
+        if not self._exit.finished:
             self._screen.show(str(error))

@@ -125,7 +125,7 @@ class PlainConsole:
     ) -> None:
         self._reactor = reactor
         self._streams = StandardStreams(
-            reactor, streams, self._received, self._input_over, lambda: self.front_end.output_lost()
+            reactor, streams, self._received, self._input_over, lambda: self.front_end.view.output_lost()
         )
         self.front_end = make(self._streams)
         self._pasted: PastedLines | None = None
@@ -152,7 +152,7 @@ class PlainConsole:
         """Show nothing more."""
         if self._pasted is not None:
             self._pasted.stop()
-        self.front_end.exit.stop()
+        self.front_end.view.exit.stop()
         return succeed(None)
 
     def drain(self) -> Deferred[Any]:
@@ -203,7 +203,7 @@ class TerminalConsole:
 
     def close(self) -> Deferred[Any]:
         """The prompt disappears, and the terminal is as it was."""
-        self.front_end.exit.stop()
+        self.front_end.view.exit.stop()
         waiting: Deferred[None] = Deferred()
 
         def stopped(_: object) -> None:

@@ -48,10 +48,10 @@ class ExitPolicy:
     :param input_kind: what stdin is.
     :param watched: whether a person looks at the front end, who can wait and decide.
     :param finish: ends the process with a status and, if not None, a sentence on stderr.
-    :param unsent: a sentence that names messages that are not stored, if there are some: they make the end a
-        failure.
+    :param unsent: returns a sentence that names the messages that are not stored, if there are some: they
+        make the end a failure.
     :param report: is given a failure that the policy found out, as if it was an event of the node.
-    :param stopped: is called when the front end is to stop.
+    :param stopped: is called once, when the process or its service ends.
     :ivar finished: the process ends now.
     :ivar leaving: the status with which it will end in a moment, when both sides are done; None: not yet.
     :ivar input_ended: stdin has ended.
@@ -69,8 +69,8 @@ class ExitPolicy:
         report: Callable[[CallFailed], object],
         stopped: Callable[[], None],
     ) -> None:
-        self.input_kind = input_kind
-        self.watched = watched
+        self._input_kind = input_kind
+        self._watched = watched
         self.finished = False
         self.leaving: int | None = None
         self.input_ended = False
@@ -79,7 +79,7 @@ class ExitPolicy:
         self._chat = chat
         self._clock = clock
         self._finish = finish
-        self._unsent = unsent
+        self.unsent = unsent
         self._report = report
         self._stopped = stopped
         self._trouble: Unregistered | None = None
@@ -101,7 +101,7 @@ class ExitPolicy:
     def finish(self, status: int, sentence: str | None = None) -> None:
         """End the process now. Only the first call counts."""
         if not self.finished:
-            unsent = self._unsent()
+            unsent = self.unsent()
             if unsent is not None:
                 status, sentence = status or 1, f"{sentence} {unsent}" if sentence else unsent
             self.stop()
@@ -119,7 +119,7 @@ class ExitPolicy:
     def handle(self, event: Event) -> None:
         """Take note of an event, before it is shown."""
         if isinstance(event, Ready):
-            if not self.watched:
+            if not self._watched:
                 self._registration_timer = self._clock.callLater(REGISTRATION_TIMEOUT, self._not_registered)
         elif isinstance(event, Registered):
             self.registered = self.ever_registered = True
@@ -144,7 +144,7 @@ class ExitPolicy:
 
     def _path_lost(self, peer: PeerID) -> None:
         """A person, or a service, can wait for days; who only wanted to deliver its input is told."""
-        if self.input_ended and self.input_kind is not InputKind.NOTHING and not self.watched:
+        if self.input_ended and self._input_kind is not InputKind.NOTHING and not self._watched:
             self._chat.hangup(peer)
         else:
             self._path_timers[peer] = self._clock.callLater(PATH_TIMEOUT, self._path_lost, peer)

@@ -1,8 +1,9 @@
 """
 What every front end that owns the process's stdin and stdout does.
 
-All that concerns peers and messages is done by the `Chat`; a front end is a view of it. When the process is
-done is decided by `punch.ui.exit_policy`.
+All that concerns peers and messages is done by the `Chat`. A front end shows its events and reads what the
+user types; what all front ends have in common is their `ProcessView`. When the process is done is decided by
+`punch.ui.exit_policy`.
 """
 
 from __future__ import annotations
@@ -14,27 +15,12 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
-from punch.apps.chat import Chat, ChatError, ChatMessage
+from punch.apps.chat import Chat, ChatError
 from punch.apps.chat.events import Event, MessageAdded, MessageChanged
 from punch.identity import PeerID
 from punch.node.causes import OtherCause
-from punch.node.events import (
-    AlreadyConnected,
-    CallFailed,
-    Calling,
-    Checking,
-    Connected,
-    Disconnected,
-    IncomingCall,
-    Introduced,
-    PathChanged,
-    PathLost,
-    Ready,
-    Registered,
-    Unregistered,
-)
+from punch.node.events import CallFailed, Disconnected, Ready
 from punch.ui.exit_policy import ExitPolicy
 from punch.ui.send_queue import SendQueue
 from punch.ui.standard_streams import InputKind
@@ -89,60 +75,95 @@ class FrontEndContext:
     """Seconds since the epoch."""
 
 
-class FrontEnd:
-    """
-    The part that terminal, pipe and JSON share: a `punch.apps.chat.events.View`. Subclasses override the
-    `on_…` methods.
+class FrontEnd(Protocol):
+    """One way to show the chat and to read what the user types: JSON lines, plain lines, or a terminal."""
 
+    @property
+    def view(self) -> ProcessView:
+        """What it has in common with the others."""
+
+    def show_event(self, event: Event) -> Deferred[None] | None:
+        """Show an event; returns what `punch.apps.chat.events.View.handle` does."""
+
+    def held(self, error: ChatError) -> None:
+        """Show that messages can't be stored now, and are tried again."""
+
+    def unsent(self) -> str | None:
+        """A sentence that names the messages that are not stored, if there are some."""
+
+    def pending_size(self) -> int:
+        """How much of the input waits for something, in characters."""
+
+    def check_done(self) -> None:
+        """End the process if nothing is left to do."""
+
+    def stopped(self) -> None:
+        """The process or its service ends: leave nothing on the clock."""
+
+
+class ProcessView:
+    """
+    The chat's view (`punch.apps.chat.events.View`) in a process that owns its stdin and stdout.
+
+    :param front_end: shows the events.
+    :param output: whose input is paused while too much is undelivered; None if the input can't be paused.
     :param input_kind: what stdin is.
     :param watched: whether a person looks at it, who can wait and decide.
+    :param answers: whether calls can be answered here until stdin ends.
     :ivar exit: when the process ends.
     :ivar sending: messages of this side that are not delivered yet.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
         settings: Settings,
         context: FrontEndContext,
         chat: Chat,
-        output: Output,
+        front_end: FrontEnd,
+        output: Output | None,
         input_kind: InputKind,
-        watched: bool = False,
+        *,
+        watched: bool,
+        answers: bool,
     ) -> None:
         self.settings = settings
-        self.target = settings.target
         self.chat = chat
-        self.output = output
         self.watched = watched
+        self.clock = context.clock
+        self.wall = context.wall
         self.exit = ExitPolicy(
             chat,
             context.clock,
             input_kind,
             watched,
             finish=context.finish,
-            unsent=self.unsent,
+            unsent=front_end.unsent,
             report=self.handle,
-            stopped=self.stopped,
+            stopped=self._stopped,
         )
-        self.sending = SendQueue(chat, context.clock, self._moved, self.on_held)
-        self._clock = context.clock
-        self._wall = context.wall
+        self.sending = SendQueue(chat, context.clock, self._moved, front_end.held)
+        self._front_end = front_end
+        self._output = output
+        self._answers = answers
         #: Messages of an earlier process, until the node is ready; None from then on.
         self._early: list[tuple[Event, Deferred[None]]] | None = []
         self._paused = False
 
+    def attach(self) -> None:
+        """Take the chat's events from now on. stdin is read when the node is ready."""
+        self.chat.views.attach(self)
+        self.balance()
+
     @property
     def can_answer(self) -> bool:
         """Whether somebody can answer a call here now."""
-        return self.exit.input_kind is not InputKind.NOTHING and not self.exit.input_ended
+        return self._answers and not self.exit.input_ended
 
     def input_over(self) -> None:
-        """stdin has ended."""
+        """Handle the end of stdin."""
         self.exit.input_ended = True
         self.chat.reject_unanswerable()
-        self.check_done()
+        self._front_end.check_done()
 
     def output_lost(self) -> None:
         """stdout was closed by its reader: there is no point in going on."""
@@ -154,10 +175,8 @@ class FrontEnd:
         else:
             self.exit.finish(0)
 
-    # -- events --
-
     def handle(self, event: Event) -> Deferred[None] | None:
-        """One event of the chat or its node."""
+        """Handle one event of the chat or its node."""
         if self.exit.finished and not isinstance(event, Disconnected):
             return Deferred() if isinstance(event, (MessageAdded, MessageChanged)) else None
         if self._early is not None and (
@@ -172,40 +191,15 @@ class FrontEnd:
         if isinstance(event, Ready):
             self._show_early()
         self.balance()
-        self.check_done()
+        self._front_end.check_done()
         return delivered
 
     def _handle(self, event: Event) -> Deferred[None] | None:
         self.exit.handle(event)
         self.sending.handle(event)
-        delivered = self._dispatch(event)
+        delivered = self._front_end.show_event(event)
         self.exit.handle_shown(event)
         return delivered
-
-    def _dispatch(self, event: Event) -> Deferred[None] | None:
-        if isinstance(event, MessageAdded):
-            return self.on_message(event.message, event.again)
-        if isinstance(event, MessageChanged):
-            return self.on_changed(event)
-        if isinstance(event, Ready):
-            self.on_ready(event)
-        elif isinstance(event, Registered):
-            self.on_registered(event)
-        elif isinstance(event, Unregistered):
-            self.on_unregistered(event)
-        elif isinstance(event, IncomingCall):
-            self.on_incoming(event)
-        elif isinstance(event, Connected):
-            self.on_connected(event)
-        elif isinstance(event, Disconnected):
-            self.on_disconnected(event)
-        elif isinstance(event, CallFailed):
-            self.on_failed(event)
-        elif isinstance(event, _PROGRESS):
-            self.on_progress(event)
-        else:
-            self.on_other(event)
-        return None
 
     def _show_early(self) -> None:
         early, self._early = self._early or [], None
@@ -216,64 +210,26 @@ class FrontEnd:
             else:
                 delivered.chainDeferred(later)
 
-    def on_ready(self, event: Ready) -> None:
-        """The node runs: call whom the command line names."""
-        if self.target is not None:
+    def call_target(self) -> None:
+        """Call the peer that the command line names, if it names one."""
+        if self.settings.target is not None:
             try:
-                self.chat.call(self.target)
+                self.chat.call(self.settings.target)
             except ChatError as error:
-                self.handle(CallFailed(self.target, OtherCause(error.code, str(error))))
-
-    def on_registered(self, event: Registered) -> None:
-        """The rendezvous knows this peer."""
-
-    def on_unregistered(self, event: Unregistered) -> None:
-        """The rendezvous was lost or not reached."""
-
-    def on_progress(self, event: Progress) -> None:
-        """A call has made progress, or the path of a link has changed."""
-
-    def on_incoming(self, event: IncomingCall) -> None:
-        """A peer calls."""
-
-    def on_connected(self, event: Connected) -> None:
-        """A link is up."""
-
-    def on_disconnected(self, event: Disconnected) -> None:
-        """A link has ended."""
-
-    def on_failed(self, event: CallFailed) -> None:
-        """A call has failed."""
-
-    def on_message(self, message: ChatMessage, again: bool) -> Deferred[None] | None:
-        """A message of either side was stored. Returns when it is delivered to this view; None: at once."""
-        return None
-
-    def on_changed(self, event: MessageChanged) -> Deferred[None] | None:
-        """A message has another state. Returns when that is delivered to this view; None: at once."""
-        return None
-
-    def on_other(self, event: Event) -> None:
-        """Any other event of the chat."""
-
-    def web_opened(self, url: str) -> None:
-        """A browser can show the chat, once, at this address."""
+                self.handle(CallFailed(self.settings.target, OtherCause(error.code, str(error))))
 
     # -- sending --
 
-    def on_held(self, error: ChatError) -> None:
-        """Messages can't be stored now."""
-
     def _moved(self) -> None:
         self.balance()
-        self.check_done()
+        self._front_end.check_done()
         if self.sending.trouble is not None and (self.exit.input_ended or self._paused):
-            held = self._clock.seconds() - self.sending.held_since
+            held = self.clock.seconds() - self.sending.held_since
             if held >= STORE_TIMEOUT:
                 self.exit.finish(1)
 
     def unsent(self) -> str | None:
-        """A sentence that names the messages that are not stored, if there are some."""
+        """A sentence that names the messages of the queue that are not stored, if there are some."""
         if not len(self.sending):
             return None
         why = self.sending.trouble or "this process ended before that."
@@ -286,25 +242,16 @@ class FrontEnd:
 
     def balance(self) -> None:
         """Read stdin only when the node is ready, and while not too much is undelivered."""
-        paused = self._early is not None or self.pending_size() >= MAX_PENDING
+        paused = self._early is not None or self._front_end.pending_size() >= MAX_PENDING
         if paused != self._paused:
             self._paused = paused
+            if self._output is None:
+                return
             if paused:
-                self.output.pause()
+                self._output.pause()
             else:
-                self.output.resume()
+                self._output.resume()
 
-    def pending_size(self) -> int:
-        """How much of the input waits for something, in characters."""
-        return self.sending.size
-
-    def check_done(self) -> None:
-        """End the process if nothing is left to do."""
-
-    def stopped(self) -> None:
-        """The process or its service ends: leave nothing on the clock."""
+    def _stopped(self) -> None:
         self.sending.stop()
-
-
-Progress = Calling | AlreadyConnected | Introduced | Checking | PathChanged | PathLost
-_PROGRESS = (Calling, AlreadyConnected, Introduced, Checking, PathChanged, PathLost)
+        self._front_end.stopped()

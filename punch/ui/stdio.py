@@ -12,24 +12,30 @@ import os
 from collections.abc import Mapping
 from functools import partial
 
-from punch.apps.chat import MAX_TEXT, Chat
+from twisted.internet.defer import Deferred
+
+from punch.apps.chat import MAX_TEXT, Chat, ChatError
+from punch.apps.chat.events import Event
 from punch.identity import PeerID
 from punch.names import without_format
 from punch.node.events import Connected
-from punch.ui.command_line import ANSWERS
-from punch.ui.front_end import FrontEndContext, Output, Settings
+from punch.ui.command_line import ANSWERS, CommandLine
+from punch.ui.front_end import FrontEndContext, Output, ProcessView, Settings
 from punch.ui.questions import Question
 from punch.ui.send_queue import split_text
 from punch.ui.standard_streams import InputKind
+from punch.ui.terminal.escapes import Style
 from punch.ui.terminal.input import MAX_PASTE, clean_paste
 from punch.ui.text.sentences import count, name_lines, shortened
-from punch.ui.text_front_end import TextFrontEnd
+from punch.ui.text_renderer import TextRenderer
 
 
-class StdioFrontEnd(TextFrontEnd):
+class StdioFrontEnd:
     """
-    Plain lines.
+    Plain lines: a `punch.ui.front_end.FrontEnd`.
 
+    :param terminal: whether stdout is a terminal.
+    :param environ: for the colours (`TERM`, `NO_COLOR`).
     :param hint: is shown at the start in a terminal: what it could be like.
     :param encoding: of the output; what it can't hold is escaped.
     """
@@ -47,7 +53,16 @@ class StdioFrontEnd(TextFrontEnd):
         hint: str | None = None,
         encoding: str = "utf-8",
     ) -> None:
-        super().__init__(settings, context, chat, output, input_kind, terminal=terminal, environ=environ)
+        watched = terminal and input_kind is InputKind.TERMINAL
+        self._style = Style.choose(environ, terminal)
+        self.view = ProcessView(
+            settings, context, chat, self, output, input_kind, watched=watched, answers=watched
+        )
+        self.line = CommandLine(self.view, self, self._style)
+        self._text = TextRenderer(self.view, self.line, self, self._style, compact=False)
+        self._chat = chat
+        self._output = output
+        self._exit = self.view.exit
         self._hint = hint
         self._encoding = encoding
         self._shown = 0
@@ -57,31 +72,67 @@ class StdioFrontEnd(TextFrontEnd):
         #: Lines that were pasted, until the user says whether to send them.
         self._paste: list[str] = []
         self._paste_question: Question | None = None
-        chat.views.attach(self)
-        self.balance()
+        self.view.attach()
 
-    # -- what is shown --
+    # -- what is shown (TextScreen) --
 
     def show(self, text: str) -> int:
-        if self._hint is not None and self.watched:
+        """Write one or more lines. Returns how many times this was called."""
+        if self._hint is not None and self.view.watched:
             text, self._hint = f"{self._hint}\n{text}", None
-        self.output.write((text + "\n").encode(self._encoding, "backslashreplace"))
+        self._output.write((text + "\n").encode(self._encoding, "backslashreplace"))
         self._shown += 1
         return self._shown
 
-    def on_connected(self, event: Connected) -> None:
-        super().on_connected(event)
-        kept, self._kept, self._kept_bytes = self._kept, [], 0
-        for text in kept:
-            self.sending.send(event.peer, text, partial(self.not_sent, text))
+    def replace(self, text: str, key: object) -> int:
+        """As `show`: nothing that was written is taken back."""
+        return self.show(text)
+
+    def written(self) -> Deferred[None]:
+        """Fires when all that was shown has left this process."""
+        return self._output.written()
+
+    def give_back(self, text: str) -> None:
+        """Does nothing: what was typed stays on the screen."""
+
+    def clear(self) -> None:
+        """Say that the screen can't be cleared."""
+        self.show("This terminal can't be cleared from here.")
+
+    def changed(self) -> None:
+        """Does nothing: there is no status line."""
+
+    def selected(self, before: PeerID | None, peer: PeerID, chosen: bool) -> None:
+        """Does nothing: there is no prompt that names the peer."""
+
+    # -- what the view asks for (FrontEnd) --
+
+    def show_event(self, event: Event) -> Deferred[None] | None:
+        """Show an event; the first link takes the lines that were read before."""
+        delivered = self._text.show_event(event)
+        if isinstance(event, Connected):
+            kept, self._kept, self._kept_bytes = self._kept, [], 0
+            for text in kept:
+                self.view.sending.send(event.peer, text, partial(self.line.not_sent, text))
+        if not self._exit.finished:
+            self.line.drop_answered()
+        return delivered
+
+    def held(self, error: ChatError) -> None:
+        """Show that messages can't be stored now."""
+        self._text.held(error)
+
+    def stopped(self) -> None:
+        """Does nothing: there is nothing on the clock."""
 
     # -- what is typed --
 
     def input_received(self, data: bytes) -> None:
-        if self.exit.ending:
+        """Handle bytes from stdin."""
+        if self._exit.ending:
             return
         self._buffer += data
-        while not self.exit.ending:
+        while not self._exit.ending:
             end = self._buffer.find(b"\n")
             if 0 <= end <= MAX_TEXT + 1:
                 line = bytes(self._buffer[:end]).removesuffix(b"\r")
@@ -93,15 +144,16 @@ class StdioFrontEnd(TextFrontEnd):
             self._typed(self._decode(line))
 
     def input_over(self) -> None:
-        if self._buffer and not self.exit.finished:
+        """Handle the end of stdin, after what may be left of an unfinished line."""
+        if self._buffer and not self._exit.finished:
             line = bytes(self._buffer)
             self._buffer.clear()
             self._typed(self._decode(line))
-        super().input_over()
+        self.view.input_over()
 
     def paste_received(self, data: bytes) -> None:
         """Several lines came at once in a terminal, or too many to be kept: then `data` is empty."""
-        if self.exit.ending:
+        if self._exit.ending:
             return
         lines = clean_paste(self._decode(data).strip("\r\n")).split("\n")
         size = sum(map(len, [*self._paste, *lines]))
@@ -121,15 +173,17 @@ class StdioFrontEnd(TextFrontEnd):
         self._paste_question = Question(
             lambda: (
                 f"{count(len(self._paste), 'line')} came at once, as in a paste. "
-                f"Send them to {self.style.bold(self.name_of(peer))} as one message? [y/n]"
+                f"Send them to {self._style.bold(self.view.name_of(peer))} as one message? [y/n]"
             ),
             lambda: self.line.send_parts(peer, "\n".join(self._take_paste())),
-            lambda: self.show_dim(f"{count(len(self._take_paste()), 'line')} not sent."),
+            lambda: self._text.show_dim(f"{count(len(self._take_paste()), 'line')} not sent."),
             refused_by_quit=True,
         )
         self.line.ask(self._paste_question)
         if self.line.questions.open is not self._paste_question:
-            self.show_dim(f"{count(len(lines), 'line')} came at once: whether to send them is asked next.")
+            self._text.show_dim(
+                f"{count(len(lines), 'line')} came at once: whether to send them is asked next."
+            )
             self.line.questions.ask_again()
 
     def _take_paste(self) -> list[str]:
@@ -137,7 +191,7 @@ class StdioFrontEnd(TextFrontEnd):
         return paste
 
     def _typed(self, text: str) -> None:
-        if not self.watched:
+        if not self.view.watched:
             self._send_piped(text)
             return
         word = without_format(text).strip().lower()
@@ -169,28 +223,31 @@ class StdioFrontEnd(TextFrontEnd):
 
     def _send_piped(self, text: str) -> None:
         """Send a line of a pipe, or keep it until a peer is connected."""
-        if self.exit.ending:
+        if self._exit.ending:
             return
-        peer = self.target if self.target is not None else next(reversed(self.chat.links), None)
+        target = self.view.settings.target
+        peer = target if target is not None else next(reversed(self._chat.links), None)
         if peer is not None:
             self.line.send_parts(peer, text)
             return
         for part in split_text(text):
             self._kept.append(part)
             self._kept_bytes += len(part.encode()) + 64
-        self.balance()
+        self.view.balance()
 
     def pending_size(self) -> int:
-        return super().pending_size() + self._kept_bytes
+        """How much was read and is not delivered, in characters."""
+        return self.view.sending.size + self._kept_bytes
 
     def unsent(self) -> str | None:
+        """A sentence that names what was typed and is not stored, if there is something."""
         if self._paste:
             lines = count(len(self._paste), "line")
             pasted = f'The paste of {lines}, the first of them "{shortened(self._paste[0])}", was not sent.'
-            stored = super().unsent()
+            stored = self.view.unsent()
             return pasted if stored is None else f"{stored} {pasted}"
         if not self._kept:
-            return super().unsent()
+            return self.view.unsent()
         return f"{name_lines(self._kept)} not sent, since nobody was connected."
 
     def check_done(self) -> None:
@@ -198,11 +255,13 @@ class StdioFrontEnd(TextFrontEnd):
         After the end of the input: a peer that calls ends when all it said was delivered; in a terminal
         Ctrl-D also ends one that waits; otherwise a peer that waits goes on waiting, as a service does.
         """
-        if self.exit.ending or not self.exit.input_ended or len(self.sending):
+        if self._exit.ending or not self._exit.input_ended or len(self.view.sending):
             return
-        if self.watched:
-            self.exit.leave()
-        elif self.target is None or self.chat.conversations.undelivered(self.target):
+        if self.view.watched:
+            self._exit.leave()
             return
-        elif self.target in self.chat.links and not self.chat.conversations.unhandled(self.target):
-            self.exit.leave()
+        target, conversations = self.view.settings.target, self._chat.conversations
+        if target is None or conversations.undelivered(target):
+            return
+        if target in self._chat.links and not conversations.unhandled(target):
+            self._exit.leave()

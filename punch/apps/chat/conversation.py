@@ -362,14 +362,13 @@ class Conversation:
     def _show(self, epoch: bytes, message: ChatMessage, again: bool) -> None:
         entry = _Delivery(epoch, message.id)
         self._deliveries.append(entry)
-        slow = self._views.tell(MessageAdded(message, again))
 
-        def delivered(results: list[tuple[bool, None]]) -> None:
+        def delivered(_: object) -> None:
             # When a view fails, the sender need not wait: the message is in the history.
             entry.done = True
             self._check_delivered()
 
-        DeferredList(slow, consumeErrors=True).addCallback(delivered)
+        self._views.tell(MessageAdded(message, again)).addCallback(delivered)
 
     def _check_delivered(self) -> None:
         delivered: dict[bytes, int] = {}
@@ -416,16 +415,14 @@ class Conversation:
 
     def tell_states(self, messages: Sequence[ChatMessage], again: bool = False) -> None:
         """Tell the views that messages are delivered or read, and store that they were told."""
-        slow: list[Deferred[None]] = []
-        for message in messages:
-            slow += self._views.tell(MessageChanged(message, message.client_id, again))
 
-        def delivered(results: list[tuple[bool, None]]) -> None:
+        def delivered(_: object) -> None:
             for state in {message.state for message in messages}:
                 last = max(message.id for message in messages if message.state is state)
                 self._storage.ask(Store.state_told, self.peer, state, last).addErrback(self.failed)
 
-        DeferredList(slow, consumeErrors=True).addCallback(delivered)
+        told = [self._views.tell(MessageChanged(message, message.client_id, again)) for message in messages]
+        DeferredList(told).addCallback(delivered)
 
     def failed(self, failure: object) -> None:
         """A call of the store failed."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from punch.apps.chat.model import ChatMessage, ClientID, ContactSummary
 from punch.identity import PeerID
 from punch.natcheck.report import NetcheckReport
-from punch.node import events as peer_events
+from punch.node import events as node_events
 from punch.node.events import CallFailed
 
 
@@ -116,6 +117,13 @@ class StoreFailed(ChatEvent):
 
 
 @dataclass(frozen=True)
+class PageServed(ChatEvent):
+    """A browser on this machine can open the chat at `url`, once."""
+
+    url: str
+
+
+@dataclass(frozen=True)
 class NetcheckDone(ChatEvent):
     """The report of a netcheck."""
 
@@ -123,7 +131,7 @@ class NetcheckDone(ChatEvent):
 
 
 #: All that `View.handle` may be given.
-Event = ChatEvent | peer_events.Event
+Event = ChatEvent | node_events.Event
 
 
 class View(Protocol):
@@ -164,20 +172,17 @@ class Views:
         """Whether somebody at one of the views can answer a call now."""
         return any(view.can_answer for view in self._views)
 
-    def tell(self, event: Event) -> list[Deferred[None]]:
+    def tell(self, event: Event) -> Deferred[None]:
         """
-        Tell all views. One that raises an exception does not keep it from the others.
+        Tell all views. The failure of one is logged; the others are told, and the chat goes on.
 
-        :return: for each view that needs time, when it has the event.
+        :return: fires when each view has the event, or has failed.
         """
-        slow = []
-        for view in list(self._views):
-            try:
-                delivered = view.handle(event)
-            except Exception:
-                # A view's own fault: the others, and the chat, go on.
-                self._log.failure("a view failed at {event}", event=type(event).__name__)
-            else:
-                if delivered is not None:
-                    slow.append(delivered)
-        return slow
+        name = type(event).__name__
+        told = [
+            maybeDeferred(view.handle, event).addErrback(self._view_failed, name) for view in [*self._views]
+        ]
+        return DeferredList(told).addCallback(lambda _: None)
+
+    def _view_failed(self, failure: Failure, event: str) -> None:
+        self._log.failure("A view failed at {event}.", failure, event=event)

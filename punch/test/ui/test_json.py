@@ -487,16 +487,16 @@ class EndTests(JSONCase):
     def test_stopping_leaves_no_timer(self) -> None:
         self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 1.0))
         self.happen(PathLost(BOB, "bob"))
-        self.front_end.exit.stop()
+        self.front_end.view.exit.stop()
         self.stage.chat.stop()
         self.assertEqual(self.stage.clock.getDelayedCalls(), [])
 
     def test_output_without_a_reader(self) -> None:
-        self.front_end.output_lost()
+        self.front_end.view.output_lost()
         self.assertEqual(self.stage.ends, [(0, None)])
 
     def test_output_lost_with_something_undelivered(self) -> None:
         self.connect()
         self.command("send", text="x")
-        self.front_end.output_lost()
+        self.front_end.view.output_lost()
         self.assertEqual(self.stage.ends[0][0], 1)

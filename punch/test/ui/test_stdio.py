@@ -399,7 +399,7 @@ class PipeTests(StdioCase):
     def test_output_without_a_reader(self) -> None:
         self.begin(target=BOB)
         self.connect()
-        self.front_end.output_lost()
+        self.front_end.view.output_lost()
         self.assertEqual(self.stage.ends, [(0, None)])
 
     def test_a_replaced_link_carries_on(self) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.apps.chat import Chat, ChatError, ChatMessage, MessageState
@@ -19,12 +20,13 @@ from punch.apps.chat.events import (
     Event,
     MessageAdded,
     MessageChanged,
+    PageServed,
     PeerUnreachable,
 )
 from punch.identity import PeerID
-from punch.node.events import CallFailed, Connected, Disconnected
+from punch.node.events import CallFailed, Connected, Disconnected, Ready
 from punch.ui.commands import COMMANDS, Answer, CommandContext, perform, why
-from punch.ui.front_end import FrontEnd, FrontEndContext, Output, Settings
+from punch.ui.front_end import FrontEndContext, Output, ProcessView, Settings
 from punch.ui.json.commands import (
     MAX_COMMAND,
     error_fields,
@@ -38,12 +40,14 @@ from punch.ui.text.causes import event_sentence
 from punch.wire import strict_json
 
 
-class JSONFrontEnd(FrontEnd):
+class JSONFrontEnd:
     """
-    The peer as a script drives it.
+    The peer as a script drives it: a `punch.ui.front_end.FrontEnd`.
 
     :param elapsed: seconds since the process started.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -54,9 +58,22 @@ class JSONFrontEnd(FrontEnd):
         input_kind: InputKind,
         elapsed: Callable[[], float],
     ) -> None:
-        super().__init__(settings, context, chat, output, input_kind)
+        self.view = ProcessView(
+            settings,
+            context,
+            chat,
+            self,
+            output,
+            input_kind,
+            watched=False,
+            answers=input_kind is not InputKind.NOTHING,
+        )
+        self._chat = chat
+        self._output = output
+        self._has_input = input_kind is not InputKind.NOTHING
+        self._exit = self.view.exit
         self._elapsed = elapsed
-        self._commands = CommandContext(chat, self.exit.leave)
+        self._commands = CommandContext(chat, self._exit.leave)
         self._buffer = bytearray()
         self._skipping = False
         self._sending: deque[str] = deque()
@@ -64,20 +81,20 @@ class JSONFrontEnd(FrontEnd):
         self._something_failed = False
         self._asked = 0
         self._away: set[PeerID] = set()
-        chat.views.attach(self)
-        self.balance()
+        self.view.attach()
 
     def emit(self, event: str, /, **fields: Any) -> None:
         """Write one event."""
         line = {"event": event, "time": round(self._elapsed(), 6)}
         line.update((key, value) for key, value in fields.items() if key not in line)
-        self.output.write(strict_json.dumps(line) + b"\n")
+        self._output.write(strict_json.dumps(line) + b"\n")
 
     # -- commands --
 
     def input_received(self, data: bytes) -> None:
+        """Handle bytes from stdin."""
         self._buffer += data
-        while not self.exit.ending:
+        while not self._exit.ending:
             line, newline, rest = self._buffer.partition(b"\n")
             if not newline:
                 break
@@ -93,11 +110,12 @@ class JSONFrontEnd(FrontEnd):
             self._buffer.clear()
 
     def input_over(self) -> None:
-        if self._buffer and not self._skipping and not self.exit.finished:
+        """Handle the end of stdin, after a last command without its newline."""
+        if self._buffer and not self._skipping and not self._exit.finished:
             line = bytes(self._buffer)
             self._buffer.clear()
             self._line(line)
-        super().input_over()
+        self.view.input_over()
 
     def _line(self, line: bytes) -> None:
         if not line.strip():
@@ -127,7 +145,7 @@ class JSONFrontEnd(FrontEnd):
         self._asked -= 1
         command = COMMANDS[fields["command"]]
         request = request_fields(fields)
-        if (command.asks or request) and not self.exit.finished:
+        if (command.asks or request) and not self._exit.finished:
             self.emit("result", **{**(answer or {}), **request, "command": command.name})
         self.check_done()
 
@@ -141,40 +159,51 @@ class JSONFrontEnd(FrontEnd):
         self.check_done()
 
     def _error(self, fields: dict[str, Any], error: ChatError) -> None:
-        if not self.exit.finished:
+        if not self._exit.finished:
             self.emit("error", **error_fields(fields, error))
 
     # -- events --
 
-    def handle(self, event: Event) -> Deferred[None] | None:
-        message = isinstance(event, (MessageAdded, MessageChanged))
-        if isinstance(event, Disconnected) or not (self.exit.finished or message):
-            fields = render(event, self.chat)
-            if fields is not None:
-                self.emit(fields["event"], **fields)
-        return super().handle(event)
-
-    def on_message(self, message: ChatMessage, again: bool) -> Deferred[None] | None:
-        if not message.outgoing:
-            fields = render(MessageAdded(message, again), self.chat)
-            assert fields is not None
+    def show_event(self, event: Event) -> Deferred[None] | None:
+        """Write what the event is to a script."""
+        if isinstance(event, MessageAdded) and event.message.outgoing:
+            self._show_outgoing(event.message)
+            return None
+        fields = render(event, self._chat)
+        if fields is not None:
             self.emit(fields["event"], **fields)
-            return self.output.written()
+        if isinstance(event, MessageAdded):
+            return self._output.written()
+        if isinstance(event, MessageChanged):
+            message = event.message
+            told = message.outgoing and message.state in (MessageState.DELIVERED, MessageState.READ)
+            return self._output.written() if told and fields is not None else None
+        if isinstance(event, Ready):
+            self.view.call_target()
+        elif isinstance(event, Connected):
+            self._away.discard(event.peer)
+            if event.peer == self._first_call:
+                self._first_call = None
+        elif isinstance(event, Disconnected):
+            self._away.add(event.peer)
+            if self._exit.input_ended and self._chat.conversations.undelivered(event.peer):
+                self._something_failed = True
+        elif isinstance(event, PeerUnreachable):
+            self._away.add(event.peer)
+        elif isinstance(event, CallFailed):
+            self._call_failed(event)
+        elif isinstance(event, PageServed):
+            # Not in `render`: open pages are not given the address that lets another browser in.
+            self.emit("web", url=event.url)
+        return None
+
+    def _show_outgoing(self, message: ChatMessage) -> None:
         if not self._sent_here(message.text):
             # Another view has sent it.
             self.emit("added", **message_fields(message), written=message.time)
-        state = render(MessageChanged(message), self.chat)
+        state = render(MessageChanged(message), self._chat)
         assert state is not None
         self.emit(state["event"], **state)
-        return None
-
-    def on_changed(self, event: MessageChanged) -> Deferred[None] | None:
-        fields = render(event, self.chat)
-        if fields is None:
-            return None
-        self.emit(fields["event"], **fields)
-        told = event.message.outgoing and event.message.state in (MessageState.DELIVERED, MessageState.READ)
-        return self.output.written() if told else None
 
     def _sent_here(self, text: str) -> bool:
         """Whether it is the next of the messages that this front end sent: they come back in order."""
@@ -183,48 +212,40 @@ class JSONFrontEnd(FrontEnd):
             return True
         return False
 
-    def web_opened(self, url: str) -> None:
-        self.emit("web", url=url)
+    def held(self, error: ChatError) -> None:
+        """Does nothing: each command is answered by itself."""
 
-    def on_connected(self, event: Connected) -> None:
-        self._away.discard(event.peer)
-        if event.peer == self._first_call:
-            self._first_call = None
+    def unsent(self) -> str | None:
+        """None: what was not stored was answered with an error."""
+        return None
 
-    def on_disconnected(self, event: Disconnected) -> None:
-        self._away.add(event.peer)
-        if self.exit.input_ended and self.chat.conversations.undelivered(event.peer):
-            self._something_failed = True
+    def stopped(self) -> None:
+        """Does nothing: there is nothing on the clock."""
 
-    def on_other(self, event: Event) -> None:
-        if isinstance(event, PeerUnreachable):
-            self._away.add(event.peer)
-
-    def on_failed(self, event: CallFailed) -> None:
+    def _call_failed(self, event: CallFailed) -> None:
         if event.peer is not None:
             self._away.add(event.peer)
         self._something_failed = True
         if event.peer is not None and event.peer == self._first_call:
-            self.exit.finish(1, event_sentence(event))
+            self._exit.finish(1, event_sentence(event))
 
     def pending_size(self) -> int:
+        """How much waits for peers that are connected, in characters."""
         # What waits for peers that are away is on the disk, and may be much.
-        return self.sending.size_for(self.chat.links)
+        return self.view.sending.size_for(self._chat.links)
 
     def check_done(self) -> None:
         """After the last command: end when every call has come to something and all was delivered."""
-        if self.exit.ending or not self.exit.input_ended:
+        if self._exit.ending or not self._exit.input_ended:
             return
-        if self.exit.input_kind is InputKind.NOTHING:
-            return
-        chat = self.chat
-        if chat.calling or self._asked or len(self.sending):
+        chat = self._chat
+        if not self._has_input or chat.calling or self._asked:
             return
         if any(
             chat.conversations.undelivered(peer) or chat.conversations.unhandled(peer) for peer in chat.links
         ):
             return
-        if (self.exit.registered or not self.exit.ever_registered) and self.sending.peers - self._away:
+        if (self._exit.registered or not self._exit.ever_registered) and self.view.sending.peers - self._away:
             return  # They are called, or will be.
         # What waits for peers that are away is kept, but was not delivered.
-        self.exit.leave(1 if self._something_failed or self.sending.undelivered else 0)
+        self._exit.leave(1 if self._something_failed or self.view.sending.undelivered else 0)

@@ -13,43 +13,38 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.apps.chat import (
     MAX_LIMIT,
     Chat,
+    ChatError,
     ChatMessage,
     ConversationSummary,
     MessageState,
     Stage,
 )
-from punch.apps.chat.events import ContactChanged, ContactForgotten, Event, HistoryErased, MessageChanged
-from punch.identity import PeerID
-from punch.node.events import (
-    CallFailed,
-    Calling,
-    Checking,
-    Connected,
-    IncomingCall,
-    Introduced,
-    Ready,
+from punch.apps.chat.events import (
+    ContactChanged,
+    ContactForgotten,
+    Event,
+    HistoryErased,
+    MessageAdded,
+    MessageChanged,
 )
-from punch.ui.front_end import FrontEndContext, Progress, Settings
+from punch.identity import PeerID
+from punch.node.events import Connected, IncomingCall, Ready
+from punch.ui.command_line import CommandLine
+from punch.ui.front_end import FrontEndContext, ProcessView, Settings
 from punch.ui.json.events import message_fields
 from punch.ui.standard_streams import InputKind
-from punch.ui.terminal.escapes import sequence
+from punch.ui.terminal.escapes import Style, sequence
 from punch.ui.terminal.line_history import LineHistory
 from punch.ui.terminal.prompt import Fragments
 from punch.ui.text import answers
-from punch.ui.text.sentences import (
-    count,
-    describe,
-    milliseconds,
-    path_in_words,
-    printable,
-    shortened,
-)
-from punch.ui.text_front_end import TextFrontEnd
+from punch.ui.text.sentences import count, milliseconds, path_in_words, printable, shortened
+from punch.ui.text_renderer import TextRenderer
 
 #: How often the round trip in the status line is looked at, in seconds.
 STATUS_INTERVAL = 2.0
@@ -76,14 +71,17 @@ class PromptArea(Protocol):
     def refresh(self) -> None: ...
 
 
-class TerminalFrontEnd(TextFrontEnd):
+class TerminalFrontEnd:
     """
-    The chat as a person has it; also the `punch.ui.terminal.prompt.PromptUser`.
+    The chat as a person has it: a `punch.ui.front_end.FrontEnd`, and the
+    `punch.ui.terminal.prompt.PromptUser`.
 
     :param bottom: the prompt.
     :param history: the lines typed before.
     :param stop_process: stops it as Ctrl-Z does, and returns when it goes on.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -97,11 +95,17 @@ class TerminalFrontEnd(TextFrontEnd):
         stop_process: Callable[[], None] = lambda: os.kill(0, signal.SIGTSTP),
         interrupt: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGINT),
     ) -> None:
-        super().__init__(
-            settings, context, chat, _Nowhere(), InputKind.TERMINAL, terminal=True, environ=environ
+        # What is typed waits on the disk, not here: the prompt is never paused.
+        self.view = ProcessView(
+            settings, context, chat, self, None, InputKind.TERMINAL, watched=True, answers=True
         )
-        self.bottom = bottom
-        self.lines = history
+        self._style = Style.choose(environ, True)
+        self.line = CommandLine(self.view, self, self._style)
+        self._text = TextRenderer(self.view, self.line, self, self._style, compact=True)
+        self._chat = chat
+        self._exit = self.view.exit
+        self._bottom = bottom
+        self._typed_lines = history
         self._stop_process = stop_process
         self._interrupt = interrupt
         self._shown: Deferred[None] = succeed(None)
@@ -116,157 +120,144 @@ class TerminalFrontEnd(TextFrontEnd):
         self._timer: IDelayedCall | None = None
         self._status: Fragments = ()
         self._prompt = ""
-        #: What stands in the line of a call of ours, until it comes to something.
-        self._called: dict[PeerID, str] = {}
-        chat.views.attach(self)
-        self.balance()
-        self._names()
+        self.view.attach()
+        self._update_names()
         self.changed()
         self._tick()
 
-    # -- what is shown --
+    # -- what is shown (TextScreen) --
 
     def show(self, text: str) -> int:
-        return self._show(text)
+        """Show one or more lines above the prompt. Returns their number."""
+        self._number, self._shown = self._bottom.show(text)
+        return self._number
 
-    def _show(self, text: str, key: object = None) -> int:
-        self._number, self._shown = self.bottom.show(text, key)
+    def replace(self, text: str, key: object) -> int:
+        """As `show`, but instead of the last line if that has the same key and took one row."""
+        self._number, self._shown = self._bottom.replace(text, key)
         return self._number
 
     def written(self) -> Deferred[None]:
+        """Fires when the terminal has what was shown last."""
         return self._shown
 
     def give_back(self, text: str) -> None:
-        self.bottom.put_in_line(text)
+        """Put a typed line that had no effect into the line again."""
+        self._bottom.put_in_line(text)
 
-    def on_ready(self, event: Ready) -> None:
-        super().on_ready(event)
-        if self.line.current is not None:
-            self._open(self.line.current)
-        self.chat.history.conversations().addCallbacks(self._greet, self.line.refused)
+    def clear(self) -> None:
+        """Clear the screen."""
+        self._bottom.clear()
+
+    # -- what the view asks for (FrontEnd) --
+
+    def show_event(self, event: Event) -> Deferred[None] | None:
+        """Show an event above the prompt, and in the status line what has changed."""
+        delivered = self._show_event(event)
+        if not self._exit.finished:
+            self.line.drop_answered()
+            self.changed()
+        return delivered
+
+    def _show_event(self, event: Event) -> Deferred[None] | None:
+        if isinstance(event, MessageAdded):
+            return self._show_message(event)
+        if isinstance(event, MessageChanged):
+            if event.message.outgoing:
+                self._show_state(event.message, alone=event.message.state is MessageState.DELIVERED)
+            return None
+        self._text.show_event(event)
+        if isinstance(event, Ready):
+            if self.line.current is not None:
+                self._open(self.line.current)
+            self._chat.history.conversations().addCallbacks(self._greet, self.line.refused)
+        elif isinstance(event, IncomingCall):
+            if not event.decided:
+                self._notify(f"{self.view.name_of(event.peer)} is calling")
+        elif isinstance(event, HistoryErased):
+            self._forget_lines(event)
+        elif isinstance(event, (Connected, ContactChanged, ContactForgotten)):
+            self._update_names()
+        return None
+
+    def held(self, error: ChatError) -> None:
+        """Show that messages can't be stored now."""
+        self._text.held(error)
+
+    def unsent(self) -> str | None:
+        """A sentence that names the messages that are not stored, if there are some."""
+        return self.view.unsent()
+
+    def pending_size(self) -> int:
+        """How much was typed and is not delivered, in characters."""
+        return self.view.sending.size
+
+    def check_done(self) -> None:
+        """After Ctrl-D: end, and keep what waits."""
+        if self._exit.input_ended and not self._exit.ending and not len(self.view.sending):
+            self._exit.leave()
+
+    def stopped(self) -> None:
+        """Leave nothing on the clock."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    # -- the lines --
 
     def _greet(self, conversations: list[ConversationSummary]) -> None:
         for each in conversations:
             peer = each.contact.peer
-            if each.unread and peer not in self._opened and not self.exit.finished:
+            if each.unread and peer not in self._opened and not self._exit.finished:
                 self._unread[peer] = each.unread
-                name = self.name_of(peer)
-                self.show_dim(
+                name = self.view.name_of(peer)
+                self._text.show_dim(
                     f"{count(each.unread, 'message')} from {name} not read yet: /to {name} shows them"
                 )
         self.changed()
 
-    def show_progress(self, event: Progress) -> None:
-        """One line for a call, which is written anew with each stage."""
-        peer, name = event.peer, self.name_of(event.peer)
-        if isinstance(event, Calling):
-            self._called[peer] = name if name.endswith(f"{peer.short})") else f"{name} ({peer.short})"
-            if name == peer.short:
-                self._called[peer] = name
-            text = f"Calling {self._called[peer]}"
-        elif isinstance(event, (Introduced, Checking)):
-            called = f"Calling {self._called[peer]}" if peer in self._called else name
-            how = "introduced" if isinstance(event, Introduced) else f"checking {count(event.pairs, 'pair')}"
-            text = f"{called}: {how}"
-        else:
-            super().show_progress(event)
-            return
-        self._replace(self.style.dim(text), ("call", peer))
-
-    def show_connected(self, event: Connected) -> None:
-        self._called.pop(event.peer, None)
-        text = describe(event, self.name_of(event.peer), event.peer.short)
-        self._replace(self.timed(self.style.good(text)), ("call", event.peer))
-
-    def _replace(self, text: str, key: object) -> None:
-        self._number, self._shown = self.bottom.replace(text, key)
-
-    def on_failed(self, event: CallFailed) -> None:
-        if event.peer is not None:
-            self._called.pop(event.peer, None)
-        super().on_failed(event)
-
-    def id_beside(self, peer: PeerID) -> str | None:
-        # Who is asked about is shown with the whole of it, in the question.
-        return peer.short
-
-    def timed(self, text: str) -> str:
-        now = self._wall()
-        return f"{text} {self.style.dim(f'({answers.clock(now, now)})')}"
-
-    def message_line(self, message: ChatMessage, who: str) -> str:
-        when = self.style.dim(answers.clock(message.time, self._wall()))
-        if message.outgoing:
-            return f"{when} {super().message_line(message, who)}"
-        name = self.style.person(f"{who}:", message.peer.key)
-        return f"{when} {name} {printable(message.text, newline=chr(10) + '    ')}"
-
-    def on_incoming(self, event: IncomingCall) -> None:
-        super().on_incoming(event)
-        if not event.decided:
-            self._notify(f"{self.name_of(event.peer)} is calling")
-
     def _notify(self, text: str) -> None:
         """Ring, or such, if nobody looks."""
-        told = sequence(self.settings.notice, text)
+        told = sequence(self.view.settings.notice, text)
         if told:
-            self.bottom.notify(told)
+            self._bottom.notify(told)
 
-    def clear(self) -> None:
-        self.bottom.clear()
-
-    def on_connected(self, event: Connected) -> None:
-        super().on_connected(event)
-        self._names()
-
-    def on_message(self, message: ChatMessage, again: bool) -> Deferred[None] | None:
+    def _show_message(self, event: MessageAdded) -> Deferred[None] | None:
+        message = event.message
         self._live.setdefault(message.peer, message.number)
         if not message.outgoing:
-            self._notify(f"Message from {self.name_of(message.peer)}")
-            return super().on_message(message, again)
-        to = "" if message.peer == self.line.current else f" to {self.name_of(message.peer)}"
-        self._show(self.message_line(message, f"you{to}"), key=message.number)
+            self._notify(f"Message from {self.view.name_of(message.peer)}")
+            return self._text.show_event(event)
+        to = "" if message.peer == self.line.current else f" to {self.view.name_of(message.peer)}"
+        line = self._text.message_line(message, f"you{to}")
+        self._number, self._shown = self._bottom.show(line, message.number)
         if message.state is not MessageState.SENT:
             self._show_state(message, alone=False)
-        return None
-
-    def on_changed(self, event: MessageChanged) -> Deferred[None] | None:
-        message = event.message
-        if message.outgoing:
-            self._show_state(message, alone=message.state is MessageState.DELIVERED)
         return None
 
     def _show_state(self, message: ChatMessage, alone: bool) -> None:
         if message.state is MessageState.SENT:
             # It waits no more; the next state, a moment later, is worth showing.
-            self.bottom.put_beside(message.number, "", None)
+            self._bottom.put_beside(message.number, "", None)
             return
         text = answers.STATES[str(message.state)]
         good = message.state in (MessageState.DELIVERED, MessageState.READ)
-        mark = self.style.good(text) if good else self.style.dim(text)
-        self.bottom.put_beside(
+        mark = self._style.good(text) if good else self._style.dim(text)
+        self._bottom.put_beside(
             message.number, f"  {mark}", f"{mark}: {shortened(message.text)}" if alone else None
         )
-
-    def on_other(self, event: Event) -> None:
-        super().on_other(event)
-        if isinstance(event, HistoryErased):
-            self._forget_lines(event)
-        elif isinstance(event, (ContactChanged, ContactForgotten)):
-            self._names()
 
     def _forget_lines(self, event: HistoryErased) -> None:
         # What was typed says what messages said.
         if event.before is None:
-            self.lines.erase()
+            self._typed_lines.erase()
         else:
-            self.lines.forget_before(event.before)
-        self.bottom.set_history(list(self.lines))
+            self._typed_lines.forget_before(event.before)
+        self._bottom.set_history(list(self._typed_lines))
 
-    def _names(self) -> None:
+    def _update_names(self) -> None:
         contacts = [
-            *self.chat.contacts.all(),
-            *map(self.chat.contacts.get, {**self.line.met, **self.chat.links}),
+            *self._chat.contacts.all(),
+            *map(self._chat.contacts.get, {**self.line.met, **self._chat.links}),
         ]
         names = {contact.name or contact.claimed or str(contact.peer) for contact in contacts}
         self.names = tuple(sorted((name for name in names if printable(name) == name), key=str.lower))
@@ -283,17 +274,17 @@ class TerminalFrontEnd(TextFrontEnd):
         if peer not in self._opened:
             self._opened.add(peer)
             limit = min(MAX_LIMIT, max(EARLIER, self._unread.pop(peer, 0)))
-            found = self.chat.history.messages(peer, limit=limit)
+            found = self._chat.history.messages(peer, limit=limit)
             found.addCallbacks(partial(self._opened_with, peer), self.line.refused)
 
     def _opened_with(self, peer: PeerID, messages: list[ChatMessage]) -> None:
         live = self._live.get(peer)
         earlier = [message for message in messages if live is None or message.number < live]
-        if not earlier or self.exit.finished:
+        if not earlier or self._exit.finished:
             return
-        now = self._wall()
-        lines = [answers.message_line(message_fields(m), self.name_of, now) for m in earlier]
-        shown = self.show("\n".join(map(self.style.dim, lines)))
+        now = self.view.wall()
+        lines = [answers.message_line(message_fields(m), self.view.name_of, now) for m in earlier]
+        shown = self.show("\n".join(map(self._style.dim, lines)))
         theirs = [message for message in earlier if not message.outgoing]
         if theirs:
             self.line.shown_with(shown, theirs[-1])
@@ -302,15 +293,15 @@ class TerminalFrontEnd(TextFrontEnd):
     # -- the status line --
 
     def changed(self) -> None:
-        name = "" if self.line.current is None else self.name_of(self.line.current)
+        name = "" if self.line.current is None else self.view.name_of(self.line.current)
         prompt = f"{name[:MAX_PROMPT]}> "
         if prompt != self._prompt:
             self._prompt = prompt
-            self.bottom.set_prompt(prompt)
+            self._bottom.set_prompt(prompt)
         status = self._facts(name)
         if status != self._status:
             self._status = status
-            self.bottom.set_status(status)
+            self._bottom.set_status(status)
 
     def _facts(self, name: str) -> Fragments:
         facts: list[tuple[str, str]] = []
@@ -318,18 +309,18 @@ class TerminalFrontEnd(TextFrontEnd):
             facts.append(("bad", "a question waits: y or n"))
         if self.line.current is not None:
             facts.append(self._link_fact(self.line.current, name))
-            waiting = self.chat.conversations.undelivered(self.line.current)
+            waiting = self._chat.conversations.undelivered(self.line.current)
             if waiting:
                 facts.append(("", f"{waiting:,} waiting"))
-        elif self.exit.registered:
+        elif self._exit.registered:
             facts.append(("", "waiting for a call"))
-        for peer in self.chat.links:
+        for peer in self._chat.links:
             if peer != self.line.current:
-                facts.append(("", f"{self.name_of(peer)} is connected"))
+                facts.append(("", f"{self.view.name_of(peer)} is connected"))
         for peer, unread in self._unread.items():
-            facts.append(("good", f"{unread:,} unread from {self.name_of(peer)}"))
-        if not self.exit.registered:
-            facts.append(("bad", "rendezvous not reached" if self._trouble else "registering"))
+            facts.append(("good", f"{unread:,} unread from {self.view.name_of(peer)}"))
+        if not self._exit.registered:
+            facts.append(("bad", "rendezvous not reached" if self._text.trouble else "registering"))
         fragments: list[tuple[str, str]] = []
         for look, text in facts:
             if fragments:
@@ -338,41 +329,36 @@ class TerminalFrontEnd(TextFrontEnd):
         return fragments
 
     def _link_fact(self, peer: PeerID, name: str) -> tuple[str, str]:
-        link = self.chat.link_status(peer)
+        link = self._chat.link_status(peer)
         if link is not None and link.disconnected:
             return "bad", f"{name}: path lost, looking for another"
         if link is not None:
             return "good", f"{name} {path_in_words(link.path.kind)}, {milliseconds(link.path.rtt)}"
-        stage = self.chat.stage(peer)
+        stage = self._chat.stage(peer)
         if stage is Stage.RINGING:
             return "", f"{name} is calling"
-        if stage is not None or peer in self.chat.calling:
+        if stage is not None or peer in self._chat.calling:
             # Also one that the chat placed by itself: it rings there.
             return "", f"calling {name}"
         return "dim", f"{name} is away"
 
     def _tick(self) -> None:
         self.changed()
-        self._timer = self._clock.callLater(STATUS_INTERVAL, self._tick)
-
-    def stopped(self) -> None:
-        super().stopped()
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._timer = self.view.clock.callLater(STATUS_INTERVAL, self._tick)
 
     # -- PromptUser: what is typed --
 
     def entered(self, text: str, seen: int) -> None:
         """A line."""
-        if self.exit.ending:
+        if self._exit.ending:
             return
-        if text.strip() and self.settings.history:
-            self.lines.add(text, self._wall())
+        if text.strip() and self.view.settings.history:
+            self._typed_lines.add(text, self.view.wall())
         if seen < self._switched and not text.startswith("/") and text.strip() and self._before is not None:
             # It was begun for somebody else.
             self._switched = 0
             self.show(
-                f"That was begun when the chat was with {self.name_of(self._before)}: "
+                f"That was begun when the chat was with {self.view.name_of(self._before)}: "
                 f"press Enter again if it is for {self._prompt[:-2]}."
             )
             self.give_back(text)
@@ -385,10 +371,12 @@ class TerminalFrontEnd(TextFrontEnd):
 
     def ended(self) -> None:
         """Ctrl-D."""
-        if len(self.sending) or (self.chat.conversations.undelivered() and not self.settings.history):
+        if len(self.view.sending) or (
+            self._chat.conversations.undelivered() and not self.view.settings.history
+        ):
             self.line.quit()
         else:
-            self.input_over()
+            self.view.input_over()
 
     def interrupted(self) -> None:
         """Ctrl-C: as if the terminal had sent the signal."""
@@ -397,36 +385,14 @@ class TerminalFrontEnd(TextFrontEnd):
     def suspended(self) -> None:
         """Ctrl-Z."""
         self._stop_process()
-        self.bottom.refresh()
+        self._bottom.refresh()
 
     def lost(self, failure: Failure | None) -> None:
         """The terminal is gone."""
         if failure is not None:
             self._log.failure("the prompt failed", failure)
-            self.exit.finish(
+            self._exit.finish(
                 1, f"The terminal could not be used: {failure.getErrorMessage()}. The log tells more."
             )
         else:
-            self.output_lost()
-
-    def check_done(self) -> None:
-        """After Ctrl-D: end, and keep what waits."""
-        if self.exit.input_ended and not self.exit.ending and not len(self.sending):
-            self.exit.leave()
-
-
-class _Nowhere:
-    """The prompt has the terminal; nothing else reads or writes."""
-
-    def write(self, data: bytes) -> None:
-        """Nowhere."""
-
-    def written(self) -> Deferred[None]:
-        """At once."""
-        return succeed(None)
-
-    def pause(self) -> None:
-        """What is typed waits on the disk, not here."""
-
-    def resume(self) -> None:
-        """As `pause`."""
+            self.view.output_lost()

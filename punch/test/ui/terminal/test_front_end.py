@@ -459,10 +459,10 @@ class HistoryTests(TerminalCase):
     def reopen(self) -> tuple[TerminalFrontEnd, Bottom]:
         """Another terminal on the same chat, as after a restart."""
         chat, bottom = self.stage.chat, Bottom()
-        chat.views.detach(self.front_end)
+        chat.views.detach(self.front_end.view)
         stage = self.stage
         later = TerminalFrontEnd(stage.settings, stage.context, chat, bottom, LineHistory(None), environ={})
-        later.handle(Ready(ME))
+        later.view.handle(Ready(ME))
         return later, bottom
 
     def test_earlier_messages_are_shown_when_a_chat_is_opened(self) -> None:
@@ -540,6 +540,6 @@ class LifeTests(TerminalCase):
     def test_nothing_is_left_on_the_clock(self) -> None:
         self.connect()
         self.stage.clock.advance(1.0)
-        self.front_end.exit.stop()
+        self.front_end.view.exit.stop()
         self.stage.chat.stop()
         self.assertEqual(self.stage.clock.getDelayedCalls(), [])
