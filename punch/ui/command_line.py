@@ -248,8 +248,11 @@ class CommandLine:
             self._screen.show(str(error))
 
     def _who_is(self, peer: PeerID) -> None:
-        link = link_fields(self._chat.link_status(peer))
-        self._screen.show("\n".join(answers.who_lines(contact_fields(self._chat.contacts.get(peer)), link)))
+        link = self._chat.link_status(peer)
+        lines = answers.who_lines(
+            contact_fields(self._chat.contacts.get(peer)), None if link is None else link_fields(link)
+        )
+        self._screen.show("\n".join(lines))
 
     def _perform(self, order: slash.Order) -> None:
         if order.name == "send":

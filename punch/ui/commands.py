@@ -26,7 +26,13 @@ from punch.apps.chat import (
 )
 from punch.identity import PeerID
 from punch.ui.export import export_to
-from punch.ui.json.events import contact_fields, conversation_fields, message_fields, netcheck_fields
+from punch.ui.json.events import (
+    contact_fields,
+    conversation_fields,
+    message_fields,
+    netcheck_fields,
+    status_fields,
+)
 
 if TYPE_CHECKING:
     from punch.apps.chat import Chat
@@ -304,7 +310,7 @@ def _rename(context: CommandContext, fields: Fields) -> Answer:
 
 
 def _status(context: CommandContext, fields: Fields) -> Answer:
-    return context.chat.status()
+    return status_fields(context.chat.status())
 
 
 def _netcheck(context: CommandContext, fields: Fields) -> Result:

@@ -55,7 +55,7 @@ class ExitPolicy:
     :ivar finished: the process ends now.
     :ivar leaving: the status with which it will end in a moment, when both sides are done; None: not yet.
     :ivar input_ended: stdin has ended.
-    :ivar registered: the rendezvous knows this peer; `ever_registered`: it did at some time.
+    :ivar ever_registered: the rendezvous has known this peer at some time.
     """
 
     def __init__(
@@ -74,7 +74,6 @@ class ExitPolicy:
         self.finished = False
         self.leaving: int | None = None
         self.input_ended = False
-        self.registered = False
         self.ever_registered = False
         self._chat = chat
         self._clock = clock
@@ -82,7 +81,6 @@ class ExitPolicy:
         self.unsent = unsent
         self._report = report
         self._stopped = stopped
-        self._trouble: Unregistered | None = None
         self._fatal: str | None = None
         self._registration_timer: IDelayedCall | None = None
         self._path_timers: dict[PeerID, IDelayedCall] = {}
@@ -122,11 +120,8 @@ class ExitPolicy:
             if not self._watched:
                 self._registration_timer = self._clock.callLater(REGISTRATION_TIMEOUT, self._not_registered)
         elif isinstance(event, Registered):
-            self.registered = self.ever_registered = True
+            self.ever_registered = True
             self._stop_registration_timer()
-        elif isinstance(event, Unregistered):
-            self.registered = False
-            self._trouble = event
         elif isinstance(event, PathLost):
             self._path_timers[event.peer] = self._clock.callLater(PATH_TIMEOUT, self._path_lost, event.peer)
         elif isinstance(event, (PathChanged, Disconnected)):
@@ -158,9 +153,9 @@ class ExitPolicy:
         self._registration_timer = None
         if self._chat.new_page is not None:
             return  # Somebody may look at it in a browser.
-        trouble = self._trouble
-        if trouble is not None:
-            self._report(CallFailed(None, trouble.cause))
+        registration = self._chat.registration
+        if isinstance(registration, Unregistered) and registration.reason:
+            self._report(CallFailed(None, registration.cause))
         else:
             self._report(CallFailed(None, OtherCause(Reason.RENDEZVOUS_UNREACHABLE.value, _NO_ANSWER)))
 

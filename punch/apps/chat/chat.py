@@ -33,6 +33,7 @@ from punch.apps.chat.links import ChatLinks
 from punch.apps.chat.model import (
     ChatError,
     ChatMessage,
+    ChatStatus,
     ClientID,
     LinkStatus,
     Stage,
@@ -229,7 +230,7 @@ class Chat:
     def _storing(self, peer: PeerID) -> bool:
         """Whether something that came before the end of a link is not stored yet."""
         conversation = self.conversations.get(peer)
-        return conversation is not None and conversation.storing and not self.storage.failing
+        return conversation is not None and conversation.storing and self.storage.trouble is None
 
     def _handle_delayed(self) -> None:
         while self._delayed and not self._stopped:
@@ -256,6 +257,16 @@ class Chat:
             self.contacts.tell(event.peer)
 
     # -- calls and links --
+
+    @property
+    def registration(self) -> node_events.Registered | node_events.Unregistered:
+        """What the node said last about the rendezvous."""
+        return self.calls.registration
+
+    @property
+    def registered(self) -> bool:
+        """Whether the rendezvous knows this side now."""
+        return self.calls.rendezvous is not None
 
     @property
     def questions(self) -> list[PeerID]:
@@ -347,35 +358,18 @@ class Chat:
             conversation.say_name(name)
         self.views.tell(NameChanged(name))
 
-    def status(self) -> dict[str, Any]:
-        """What `/status` shows; the fields are those of docs/json.md."""
-        links = []
-        for peer in self.links:
-            link = self.calls.status(peer)
-            if link is not None:
-                links.append(
-                    {
-                        "peer": str(peer),
-                        "path": link.path.kind,
-                        "local": str(link.path.local),
-                        "remote": str(link.path.remote),
-                        "protocol": link.path.protocol,
-                        "rtt": link.path.rtt,
-                        "since": link.since,
-                        "dark": link.disconnected,
-                    }
-                )
-        return {
-            "id": str(self.me),
-            "name": self.name,
-            "registered": self.calls.rendezvous is not None,
-            "rendezvous": self.calls.rendezvous,
-            "links": links,
-            "calling": [str(peer) for peer in self.calling],
-            "questions": [str(peer) for peer in self.questions],
-            "waiting": {str(each.peer): each.undelivered for each in self.conversations if each.undelivered},
-            "history": self.keeps_history,
-        }
+    def status(self) -> ChatStatus:
+        """The chat as it is now."""
+        return ChatStatus(
+            self.me,
+            self.name,
+            self.calls.rendezvous,
+            self.calls.statuses(),
+            list(self.calling),
+            self.questions,
+            {each.peer: each.undelivered for each in self.conversations if each.undelivered},
+            self.keeps_history,
+        )
 
     def netcheck(self) -> Deferred[NetcheckReport]:
         """Find out what the network does; takes some seconds."""

@@ -16,6 +16,7 @@ from punch.apps.chat.events import Event, PeerUnreachable
 from punch.apps.chat.model import LinkStatus, Stage
 from punch.apps.chat.redial import RedialSchedule
 from punch.identity import PeerID
+from punch.node.causes import OtherCause
 from punch.node.events import (
     AlreadyConnected,
     CallFailed,
@@ -54,11 +55,13 @@ class ChatLinksOwner(Protocol):
 
 class ChatLinks:
     """
-    :ivar questions: whose calls wait for an answer here, oldest first.
+    The state of all calls and links, which changes with the events of the node.
+
     :ivar links: the links that are up, the newest last.
-    :ivar calling: whom this side's user called, until that comes to something.
+    :ivar calling: the peers that this side's user called, until the call has succeeded or failed.
     :ivar names: what peers call themselves, as far as they were met in this process.
-    :ivar rendezvous: where this peer is registered, if it is.
+    :ivar registration: what the node said last about the rendezvous; `Unregistered` without a reason before
+        the first try.
     """
 
     def __init__(
@@ -69,11 +72,10 @@ class ChatLinks:
         wall: Callable[[], float],
         chance: Callable[[], float],
     ) -> None:
-        self.questions: list[PeerID] = []
         self.links: dict[PeerID, Link] = {}
         self.calling: set[PeerID] = set()
         self.names: dict[PeerID, str] = {}
-        self.rendezvous: str | None = None
+        self.registration: Registered | Unregistered = Unregistered(OtherCause("", ""), None)
         self._owner = owner
         self._node = node
         self._clock = clock
@@ -93,9 +95,23 @@ class ChatLinks:
             return status
         return replace(status, path=replace(status.path, rtt=link.rtt))
 
+    def statuses(self) -> dict[PeerID, LinkStatus]:
+        """All links, the newest last."""
+        return {peer: status for peer in self.links if (status := self.status(peer)) is not None}
+
     def stage(self, peer: PeerID) -> Stage | None:
         """The call that is under way with `peer`."""
         return self._stages.get(peer)
+
+    @property
+    def rendezvous(self) -> str | None:
+        """Where this side is registered; None: nowhere now."""
+        return self.registration.rendezvous if isinstance(self.registration, Registered) else None
+
+    @property
+    def questions(self) -> list[PeerID]:
+        """The peers whose calls wait for an answer here, oldest first."""
+        return [peer for peer, stage in self._stages.items() if stage is Stage.RINGING]
 
     @property
     def everybody(self) -> set[PeerID]:
@@ -116,8 +132,6 @@ class ChatLinks:
 
     def answered(self, peer: PeerID) -> None:
         """The call of a peer no longer waits for an answer."""
-        if peer in self.questions:
-            self.questions.remove(peer)
         if self._stages.get(peer) is Stage.RINGING:
             del self._stages[peer]
 
@@ -201,10 +215,10 @@ class ChatLinks:
         if isinstance(name, str) and peer is not None:
             self.learn(peer, name)
         if isinstance(event, Registered):
-            self.rendezvous = event.rendezvous
+            self.registration = event
             self._redial.registered(self._clock.seconds())
         elif isinstance(event, Unregistered):
-            self.rendezvous = None
+            self.registration = event
             self._redial.unregistered()
         elif isinstance(event, Calling):
             self._stages[event.peer] = Stage.CALLING
@@ -223,9 +237,9 @@ class ChatLinks:
             self._hung_up.discard(event.peer)
             self._redial.called(event.peer)
             if not event.decided:
+                if self._stages.get(event.peer) is not Stage.RINGING:
+                    self._stages.pop(event.peer, None)
                 self._stages[event.peer] = Stage.RINGING
-                if event.peer not in self.questions:
-                    self.questions.append(event.peer)
         elif isinstance(event, CallUnanswerable):
             self.answered(event.peer)
         elif isinstance(event, Introduced):
@@ -256,11 +270,10 @@ class ChatLinks:
             # Strangers who only tried to call must not add up.
             if len(self.names) <= MAX_NAMES:
                 return
-            if old not in self.links and old not in self.questions:
+            if old not in self.links and self._stages.get(old) is not Stage.RINGING:
                 del self.names[old]
 
     def _under_way(self, peer: PeerID, stage: Stage) -> None:
-        self.answered(peer)
         self._stages[peer] = stage
 
     def _connected(self, event: Connected) -> None:
@@ -292,7 +305,6 @@ class ChatLinks:
 
     def _over(self, peer: PeerID) -> None:
         """A call has succeeded or failed."""
-        self.answered(peer)
         self.calling.discard(peer)
         self._automatic.discard(peer)
         self._stages.pop(peer, None)

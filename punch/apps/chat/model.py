@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -116,6 +117,30 @@ class Stage(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+@dataclass(frozen=True)
+class ChatStatus:
+    """
+    A chat at one moment.
+
+    :ivar me: this side's ID, and `name` what it calls itself.
+    :ivar rendezvous: where this side is registered; None: nowhere now.
+    :ivar links: the links that are up, the newest last.
+    :ivar calling: the peers that this side's user called, until the call has succeeded or failed.
+    :ivar questions: the peers whose calls wait for an answer here, oldest first.
+    :ivar waiting: how many messages have no acknowledgement yet, of each peer for whom there are some.
+    :ivar keeps_history: whether messages are kept on disk.
+    """
+
+    me: PeerID
+    name: str
+    rendezvous: str | None
+    links: Mapping[PeerID, LinkStatus]
+    calling: Collection[PeerID]
+    questions: Sequence[PeerID]
+    waiting: Mapping[PeerID, int]
+    keeps_history: bool
 
 
 @dataclass(frozen=True)

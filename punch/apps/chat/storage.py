@@ -156,13 +156,13 @@ class Storage:
 
     :param views: are told when the store fails, and when it works again.
     :param retry: is called a while after a failure.
-    :ivar failing: whether the last write failed.
+    :ivar trouble: why the last write failed; None: it did not.
     """
 
     _log = Logger()
 
     def __init__(self, worker: Worker, views: Views, timers: Timers, retry: Callable[[], None]) -> None:
-        self.failing = False
+        self.trouble: str | None = None
         self._worker = worker
         self._views = views
         self._timers = timers
@@ -194,18 +194,18 @@ class Storage:
 
     def failed(self, error: StoreError) -> None:
         """A write failed: tell the views, and call `retry` after `RETRY` seconds."""
-        if not self.failing:
-            self.failing = True
+        if self.trouble is None:
+            self.trouble = str(error)
             self._log.error("{error}", error=error)
-            self._views.tell(StoreFailed(str(error)))
+            self._views.tell(StoreFailed(self.trouble))
         if not self._retrying:
             self._retrying = True
             self._timers.later(RETRY, self._try_again)
 
     def works(self) -> None:
         """A write succeeded."""
-        if self.failing:
-            self.failing = False
+        if self.trouble is not None:
+            self.trouble = None
             self._views.tell(StoreFailed(None))
 
     def watch(self, done: Deferred[Any]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from punch.apps.chat import (
     ChatMessage,
+    ChatStatus,
     ContactSummary,
     ConversationSummary,
     LinkStatus,
@@ -67,15 +68,9 @@ def contact_fields(contact: ContactSummary) -> JSON:
     }
 
 
-def link_fields(link: LinkStatus | None) -> JSON | None:
+def link_fields(link: LinkStatus) -> JSON:
     """A link as it is now."""
-    if link is None:
-        return None
-    return {
-        **path_fields(link.path),
-        "since": link.since,
-        "dark": link.disconnected,
-    }
+    return {**path_fields(link.path), "since": link.since, "dark": link.disconnected}
 
 
 def conversation_fields(conversation: ConversationSummary) -> JSON:
@@ -85,8 +80,23 @@ def conversation_fields(conversation: ConversationSummary) -> JSON:
         "unread": conversation.unread,
         "waiting": conversation.waiting,
         "last": None if conversation.last is None else message_fields(conversation.last),
-        "link": link_fields(conversation.link),
+        "link": None if conversation.link is None else link_fields(conversation.link),
         "stage": None if conversation.stage is None else str(conversation.stage),
+    }
+
+
+def status_fields(status: ChatStatus) -> JSON:
+    """The chat as it is now: what the command `status` answers."""
+    return {
+        "id": str(status.me),
+        "name": status.name,
+        "registered": status.rendezvous is not None,
+        "rendezvous": status.rendezvous,
+        "links": [{"peer": str(peer), **link_fields(link)} for peer, link in status.links.items()],
+        "calling": [str(peer) for peer in status.calling],
+        "questions": [str(peer) for peer in status.questions],
+        "waiting": {str(peer): count for peer, count in status.waiting.items()},
+        "history": status.keeps_history,
     }
 
 

@@ -245,7 +245,7 @@ class JSONFrontEnd:
             chat.conversations.undelivered(peer) or chat.conversations.unhandled(peer) for peer in chat.links
         ):
             return
-        if (self._exit.registered or not self._exit.ever_registered) and self.view.sending.peers - self._away:
+        if (chat.registered or not self._exit.ever_registered) and self.view.sending.peers - self._away:
             return  # They are called, or will be.
         # What waits for peers that are away is kept, but was not delivered.
         self._exit.leave(1 if self._something_failed or self.view.sending.undelivered else 0)

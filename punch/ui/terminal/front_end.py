@@ -312,14 +312,14 @@ class TerminalFrontEnd:
             waiting = self._chat.conversations.undelivered(self.line.current)
             if waiting:
                 facts.append(("", f"{waiting:,} waiting"))
-        elif self._exit.registered:
+        elif self._chat.registered:
             facts.append(("", "waiting for a call"))
         for peer in self._chat.links:
             if peer != self.line.current:
                 facts.append(("", f"{self.view.name_of(peer)} is connected"))
         for peer, unread in self._unread.items():
             facts.append(("good", f"{unread:,} unread from {self.view.name_of(peer)}"))
-        if not self._exit.registered:
+        if not self._chat.registered:
             facts.append(("bad", "rendezvous not reached" if self._text.trouble else "registering"))
         fragments: list[tuple[str, str]] = []
         for look, text in facts:

@@ -22,7 +22,7 @@ from punch.ice.checklist import PairStatus
 from punch.identity import PeerID
 from punch.node import events as peer_events
 from punch.ui.commands import CommandContext, perform
-from punch.ui.json.events import contact_fields, conversation_fields, render
+from punch.ui.json.events import contact_fields, conversation_fields, render, status_fields
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.code import qr_code
 from punch.ui.web.guard import Guarded
@@ -74,9 +74,7 @@ class WebView:
         self._left_at: float | None = None
         self._looking: IDelayedCall | None = None
         self._watched: dict[PeerID, list[JSON]] = {}
-        self._history_failed: str | None = None
         self._erased: dict[str, float] = {}
-        self._registration: JSON = {"event": "unregistered", "reason": "", "text": "", "retry_in": None}
         self.server = WebServer(reactor, BrowserAdmission(random), self._page)
 
     # -- what it runs in --
@@ -122,10 +120,6 @@ class WebView:
         event_fields = render(event, self._chat)
         if event_fields is None:
             return None
-        if event_fields["event"] in ("registered", "unregistered"):
-            self._registration = event_fields
-        if isinstance(event, chat_events.StoreFailed):
-            self._history_failed = event.text
         if isinstance(event, chat_events.HistoryErased) and event.before is None:
             self._remember_erased(event.peer)
         self._tell_all(event_fields)
@@ -173,14 +167,14 @@ class WebView:
                 "version": __version__,
                 "qr": qr_code(chat.me),
                 "longest": MAX_TEXT,
-                "status": chat.status(),
-                "registration": self._registration,
+                "status": status_fields(chat.status()),
+                "registration": render(chat.registration, chat),
                 "questions": [str(peer) for peer in chat.questions],
                 "pairs": {str(peer): pairs for peer, pairs in self._watched.items() if pairs},
                 "conversations": [conversation_fields(each) for each in conversations],
                 "peers": [contact_fields(contact) for contact in chat.contacts.all()],
                 "retention": retention,
-                "history_failed": self._history_failed,
+                "history_failed": chat.storage.trouble,
                 "keeps_history": chat.keeps_history,
                 "erased": self._erased,
             }

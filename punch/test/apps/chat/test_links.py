@@ -131,10 +131,9 @@ class CallTests(ChatTestCase):
         self.assertEqual((link.path.kind, link.disconnected), ("host", False))
         self.alice.happen(PathLost(self.bob.id, "bob"))
         status = self.alice.chat.status()
-        self.assertEqual([entry["dark"] for entry in status["links"]], [True])
-        self.assertEqual(
-            (status["registered"], status["name"], status["id"]), (True, "alice", str(self.alice.id))
-        )
+        self.assertEqual([link.disconnected for link in status.links.values()], [True])
+        self.assertEqual((status.name, status.me), ("alice", self.alice.id))
+        self.assertIsNotNone(status.rendezvous)
         self.cut()
         self.assertIsNone(self.alice.chat.link_status(self.bob.id))
         self.assert_error("not-connected", self.alice.chat.hangup, self.bob.id)
