@@ -28,10 +28,10 @@ from punch.ui.terminal.escapes import Style
 from punch.ui.text import answers
 from punch.ui.text.sentences import count, name_lines
 
-#: Messages of one peer for which it is noted where each was shown: more can't come while a line is typed.
+#: Of how many messages of one peer it is remembered with which `show` each was shown.
 MAX_UNSEEN = 64
 
-#: Peers that were connected here and are found by the name that they give themselves: the latest.
+#: How many peers that were connected here can be named by what they call themselves: the latest.
 MAX_MET = 256
 
 #: The answers to a question.
@@ -207,7 +207,7 @@ class CommandLine:
         unseen = self._unseen.setdefault(message.peer, [])
         unseen.append((shown, message.number))
         if len(unseen) > MAX_UNSEEN:
-            # Nobody has come for long. Whoever has seen a later message has seen these as well.
+            # Nobody has typed for long. Whoever sees a later message has seen these as well.
             del unseen[1:-1:2]
 
     def noticed(self, seen: int | None = None) -> None:
@@ -231,7 +231,7 @@ class CommandLine:
             order = slash.parse(line, self._chat, self.current, self.questions.caller, self.met)
             if isinstance(order, slash.Help):
                 self._screen.show("\n".join(slash.help_lines(order.about)))
-            elif isinstance(order, slash.TalkTo):
+            elif isinstance(order, slash.SelectPeer):
                 self.select(order.peer)
                 self._show_dim(f"What you type goes to {self._view.name_of(order.peer)} now")
             elif isinstance(order, slash.WhoIs):

@@ -2,8 +2,8 @@
 When a process that owns its stdin and stdout ends, and how.
 
 A peer that was started to call (`--peer`) ends when its input has ended and all messages were delivered, or
-with a sentence and status 1 when that can't happen. A peer that waits for calls goes on waiting. What all
-front ends have in common is here; what is left to do at the end of the input, each of them decides.
+with a sentence and status 1 when that can't happen. A peer that waits for calls goes on waiting. Each front
+end decides by itself what is left to do at the end of its input.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ExitPolicy:
     :param finish: ends the process with a status and, if not None, a sentence on stderr.
     :param unsent: returns a sentence that names the messages that are not stored, if there are some: they
         make the end a failure.
-    :param report: is given a failure that the policy found out, as if it was an event of the node.
+    :param report: is called with a failure that the policy notices, as with an event of the node.
     :param stopped: is called once, when the process or its service ends.
     :ivar finished: the process ends now.
     :ivar leaving: the status with which it will end in a moment, when both sides are done; None: not yet.
@@ -138,7 +138,7 @@ class ExitPolicy:
             self.finish(1, printable(self._fatal))
 
     def _path_lost(self, peer: PeerID) -> None:
-        """A person, or a service, can wait for days; who only wanted to deliver its input is told."""
+        """Hang up if this process has only to deliver its input; a person or a service can wait for days."""
         if self.input_ended and self._input_kind is not InputKind.NOTHING and not self._watched:
             self._chat.hangup(peer)
         else:

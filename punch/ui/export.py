@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 async def export_to(chat: Chat, peer: PeerID | None, path: Path) -> int:
     """
-    Write what was said, with all or one, to a new file. Nobody sees a part of it, and no file is replaced.
+    Write the messages with one peer, or with all (None), to a new file, which appears when it is complete. No
+    file is replaced.
 
-    A page at a time is in memory, and the disk is waited for where the store's is: beside the reactor.
+    One page at a time is in memory. The file is written in the store's thread, not in the reactor's.
 
     :return: how many messages that were.
     :raise ChatError: the file can't be written or is there already (`bad-file`); the history can't be read.
@@ -52,7 +53,7 @@ async def _write_all(chat: Chat, peer: PeerID | None, file: NewFile) -> int:
 
 
 def _write(store: Store, file: NewFile, page: Sequence[ChatMessage]) -> None:
-    # Of the store nothing is wanted but its thread.
+    # The store is not used, only its thread.
     for message in page:
         file.write(json.dumps(message_fields(message)).encode("ascii") + b"\n")
 

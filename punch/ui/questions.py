@@ -1,4 +1,4 @@
-"""What a person is asked with y or n, one question after the other."""
+"""Questions that a person answers with y or n, one after the other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Question:
 
 class Questions:
     """
-    Those that wait; the first is open.
+    The questions that wait for an answer; the first one is open.
 
     :param show: shows a line, and returns its number.
     """
@@ -39,32 +39,32 @@ class Questions:
 
     @property
     def open(self) -> Question | None:
-        """The one that the next line may answer."""
+        """The question that the next line may answer."""
         return self._waiting[0] if self._waiting else None
 
     @property
     def caller(self) -> PeerID | None:
-        """Whose call is asked about first."""
+        """The peer whose call is asked about first."""
         return next((question.peer for question in self._waiting if question.peer is not None), None)
 
     def ask(self, question: Question) -> None:
-        """Ask it, as soon as no other is open."""
+        """Ask a question as soon as no other is open."""
         self._waiting.append(question)
         if len(self._waiting) == 1:
             self.ask_again()
 
     def ask_again(self) -> None:
-        """Show the one that is open."""
+        """Show the open question, once more if it was shown before."""
         if self._waiting:
             self._waiting[0].asked = self._show(self._waiting[0].text())
 
     def keep(self, callers: Collection[PeerID]) -> None:
-        """Only these calls still wait: others were answered elsewhere, or given up."""
+        """Drop the questions about calls of others: they were answered elsewhere, or given up."""
         first = self.open
         self._waiting = [each for each in self._waiting if each.peer is None or each.peer in callers]
         if self.open is not first:
             self.ask_again()
 
     def take(self) -> Question:
-        """The open one, which is answered now."""
+        """Remove the open question, which is answered now, and return it."""
         return self._waiting.pop(0)

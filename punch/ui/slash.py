@@ -84,7 +84,7 @@ class Help:
 
 
 @dataclass(frozen=True)
-class TalkTo:
+class SelectPeer:
     """`/to`: from now on lines go to this peer."""
 
     peer: PeerID
@@ -99,19 +99,19 @@ class WhoIs:
 
 @dataclass(frozen=True)
 class Clear:
-    """`/clear`: show nothing of what was shown."""
+    """`/clear`: clear the screen."""
 
 
 def parse(
     line: str, chat: Chat, current: PeerID | None, caller: PeerID | None, met: Iterable[PeerID] = ()
-) -> Order | Help | TalkTo | WhoIs | Clear:
+) -> Order | Help | SelectPeer | WhoIs | Clear:
     """
     What a typed command means.
 
     :param line: without its slash.
     :param current: whom the chat is with.
     :param caller: whose call waits for an answer, if there is one.
-    :param met: who else may be meant by the name it gives itself: it was here.
+    :param met: peers that were connected here, who can be named by what they call themselves.
     :raise ChatError: it can't be understood; the sentence says what would be.
     """
     word, _, rest = line.strip().partition(" ")
@@ -126,7 +126,7 @@ def parse(
     if word == "to":
         if not rest:
             raise ChatError("malformed", "Say to whom: /to NAME.")
-        return TalkTo(find(chat, rest, _with(current, met)))
+        return SelectPeer(find(chat, rest, _with(current, met)))
     if word == "whois":
         if not rest and current is None:
             raise ChatError("malformed", "Say whom you mean: /whois NAME.")
@@ -148,8 +148,7 @@ def find(chat: Chat, text: str, met: Iterable[PeerID] = ()) -> PeerID:
     """
     Whom a person means: by a name of the address book, an ID, or what somebody who is here calls itself.
 
-    :param met: who was here, and is found as well.
-
+    :param met: peers that were connected here, and are found as well.
     :raise ChatError: nobody, or several.
     """
     try:

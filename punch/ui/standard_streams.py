@@ -1,7 +1,7 @@
 """
 The process's own stdin and stdout as one Twisted transport, whatever they are.
 
-`twistd` turns `sys.stdout` into a log stream, so the front ends write here. What has to be minded:
+`twistd` turns `sys.stdout` into a log stream, so the front ends write here. Three things need care:
 
 * epoll refuses regular files and `/dev/null`; Twisted's reactor polls those, and their end is ordinary.
 * A process may be started without stdin or stdout (`<&-`). Their numbers then belong to whatever was opened
@@ -40,7 +40,7 @@ class InputKind(Enum):
     STREAM = "stream"
     """A pipe, a file, a socket: it has an end."""
     NOTHING = "nothing"
-    """The null device, or closed: nobody meant to say anything."""
+    """The null device, or closed: there is no input."""
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def _is_null(descriptor: int) -> bool:
 
 
 @implementer(IPushProducer)
-class _Meter:
-    """Hears from the transport when all that was written has left this process."""
+class _WriteMonitor:
+    """A producer, which the transport resumes when all that was written has left this process."""
 
     def __init__(self) -> None:
         self.pending = False
@@ -120,8 +120,8 @@ class _Meter:
 
 
 @implementer(IHalfCloseableProtocol)
-class _Ends(Protocol):
-    """Passes on what stdin says, and which end was closed."""
+class _StreamProtocol(Protocol):
+    """Passes on what is read from stdin, and which of the two was closed."""
 
     def __init__(self, console: StandardStreams) -> None:
         self._console = console
@@ -162,14 +162,14 @@ class StandardStreams:
         self._on_input_end: Callable[[], None] | None = on_input_end
         self._on_output_lost: Callable[[], None] | None = on_output_lost
         self._flags = _flags(streams)
-        self._meter = _Meter()
+        self._writes = _WriteMonitor()
         connect: Any = StandardIO  # untyped, and another class on Windows
-        self._io = connect(_Ends(self), streams.stdin, streams.stdout, reactor)
-        # No buffer is small enough to be as good as empty: the meter hears of everything that is written.
+        self._io = connect(_StreamProtocol(self), streams.stdin, streams.stdout, reactor)
+        # Every write pauses the producer, however little it is, until all is out.
         writer = getattr(self._io, "_writer", None)
         if writer is not None:
             writer.bufferSize = 0
-        self._io.registerProducer(self._meter, True)
+        self._io.registerProducer(self._writes, True)
 
     def write(self, data: bytes) -> None:
         """Put `data` on stdout, in order, without blocking. After stdout was lost it goes nowhere."""
@@ -179,8 +179,8 @@ class StandardStreams:
     def written(self) -> Deferred[None]:
         """Fires when all that was written until now has left this process; never if stdout was lost."""
         done: Deferred[None] = Deferred()
-        if self._meter.pending or self._on_output_lost is None:
-            self._meter.waiting.append(done)
+        if self._writes.pending or self._on_output_lost is None:
+            self._writes.waiting.append(done)
         else:
             done.callback(None)
         return done
@@ -210,9 +210,9 @@ class StandardStreams:
             told()
 
     def output_lost(self) -> None:
-        """Nobody reads stdout."""
+        """stdout was closed by its reader."""
         told, self._on_output_lost = self._on_output_lost, None
-        self._meter.waiting = []
+        self._writes.waiting = []
         if told is not None:
             told()
 

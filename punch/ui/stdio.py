@@ -1,8 +1,8 @@
 """
 The chat on stdin and stdout as plain lines: through pipes for a shell, and in terminals that can do no more.
 
-Every line of stdin is a message. In a terminal a line that begins with a slash is a command, a question
-of ours is answered by the next line, and several lines that were pasted are sent as one message, when the
+Every line of stdin is a message. In a terminal a line that begins with a slash is a command, the next
+line answers a question that was asked, and several lines that were pasted are sent as one message, when the
 user says so. Through a pipe everything is a message.
 """
 
@@ -36,7 +36,7 @@ class StdioFrontEnd:
 
     :param terminal: whether stdout is a terminal.
     :param environ: for the colours (`TERM`, `NO_COLOR`).
-    :param hint: is shown at the start in a terminal: what it could be like.
+    :param hint: a first line for a terminal: how to get more than plain lines.
     :param encoding: of the output; what it can't hold is escaped.
     """
 

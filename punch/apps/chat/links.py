@@ -141,7 +141,7 @@ class ChatLinks:
             self._hung_up.add(peer)
 
     def stop(self) -> None:
-        """Nothing may be left on the clock."""
+        """Cancel the timer, and set no other."""
         self._stopped = True
         self._set_timer(None)
 
@@ -200,7 +200,7 @@ class ChatLinks:
 
     def handle(self, event: NodeEvent) -> bool:
         """
-        Take note of it.
+        Update the state for an event of the node.
 
         :return: whether the views are to be told.
         """
@@ -263,7 +263,7 @@ class ChatLinks:
         return True
 
     def learn(self, peer: PeerID, name: str) -> None:
-        """What `peer` calls itself."""
+        """Remember what `peer` calls itself."""
         self.names.pop(peer, None)
         self.names[peer] = name
         for old in list(self.names):

@@ -74,7 +74,7 @@ class ContactSummary:
     Somebody.
 
     :ivar name: the name that this side's user gave; usable wherever an ID is.
-    :ivar claimed: what it calls itself: anyone may call himself anything.
+    :ivar claimed: what it calls itself, which nobody has checked.
     :ivar known: called or accepted before.
     :ivar blocked: its calls are refused, and it isn't called.
     :ivar alike: what it is called looks like somebody else's name, or like a word of the interface: where it
@@ -110,7 +110,7 @@ class Stage(str, Enum):
     """How far a call has come that is no link yet."""
 
     RINGING = "ringing"
-    """Its call waits for an answer here."""
+    """The peer calls, and waits for an answer here."""
     CALLING = "calling"
     INTRODUCED = "introduced"
     CHECKING = "checking"

@@ -276,7 +276,7 @@ class TypedTests(Case):
             with self.subTest(line):
                 self.assertEqual(self.parse(line), order)
         self.assertEqual(self.parse("accept", caller=EVE), ("accept", {"peer": eve}))
-        self.assertEqual(slash.parse("to eve", self.chat, None, None), slash.TalkTo(EVE))
+        self.assertEqual(slash.parse("to eve", self.chat, None, None), slash.SelectPeer(EVE))
         self.assertEqual(slash.parse("help /call", self.chat, None, None), slash.Help("call"))
         self.assertEqual(slash.parse("", self.chat, None, None), slash.Help(""))
 

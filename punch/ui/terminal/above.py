@@ -46,7 +46,7 @@ class Above:
     :param reflows: whether the terminal wraps anew what it shows when it becomes narrower.
     :param in_reactor: runs a function in the reactor's thread.
     :ivar seen: the number of the last line that was shown.
-    :ivar away: the process is stopped, and the terminal somebody else's.
+    :ivar away: the process is stopped, and another one has the terminal.
     """
 
     def __init__(
@@ -69,35 +69,35 @@ class Above:
 
     @property
     def columns(self) -> int:
-        """How many the terminal has now."""
+        """How many columns the terminal has now."""
         return self._output.get_size().columns
 
     @property
     def resized(self) -> bool:
-        """Whether it was drawn for another size than that of now."""
+        """Whether the prompt was drawn for another size than the terminal has now."""
         return self._output.get_size() != self._size
 
     def show(self, number: int, text: str, key: object, shown: Deferred[None]) -> None:
-        """One or more lines. One with a key can be replaced, or get a state beside it, while it is last."""
+        """Show one or more lines. The last one, if it has a key, can be replaced or get a state beside it."""
         self._write(text)
         self.seen = number
         self._last = None if key is None or "\n" in text else _Last(key, text, self.columns)
         self._written.append(shown)
 
     def say(self, text: str) -> None:
-        """A line of the prompt itself."""
+        """Show a line of the prompt's own."""
         self._write(text)
         self.end()
 
     def replace(self, number: int, text: str, key: object, shown: Deferred[None]) -> None:
-        """A line instead of the last, if that has the same key; else as `show`."""
+        """Show a line instead of the last, if that has the same key; else as `show`."""
         if self._is_last(key) and (last := self._last) is not None and self._one_row(last.text):
             self.begin()
             self._output.write_raw("\x1b[A\r\x1b[2K")
         self.show(number, text, key, shown)
 
     def put_beside(self, number: int, key: object, beside: str, alone: str | None) -> None:
-        """Beside the line with that key, or alone."""
+        """Show a state beside the line with that key, or alone."""
         last = self._last
         if self._is_last(key) and last is not None and self._one_row(last.text + beside):
             self.begin()
@@ -107,7 +107,7 @@ class Above:
             self.seen = number
 
     def forget(self) -> None:
-        """What was the last line may be somewhere else now."""
+        """Replace no line that was shown until now: it may be somewhere else."""
         self._last = None
 
     def _is_last(self, key: object) -> bool:
@@ -130,13 +130,13 @@ class Above:
     # -- the prompt makes room --
 
     def begin(self) -> None:
-        """Take the prompt away, once until `end`."""
+        """Erase the prompt, once until `end`."""
         if not self._drawing:
             self._drawing = True
             self.erase()
 
     def end(self) -> None:
-        """Let all that was written out, and draw the prompt again."""
+        """Flush all that was written, and draw the prompt again."""
         if not self._drawing:
             return
         self._drawing = False
@@ -153,7 +153,7 @@ class Above:
             self._in_reactor(fire)
 
     def erase(self) -> None:
-        """Take the prompt away as it stands there now."""
+        """Erase the prompt as it is on the screen now."""
         drawn = drawn_rows(self._app)
         if drawn is None:
             return
@@ -164,7 +164,7 @@ class Above:
         self._app.renderer.erase()
 
     def mind_size(self) -> None:
-        """Before it is drawn: not over what was drawn for another size."""
+        """Erase the prompt if it was drawn for another size. Called before it is drawn."""
         size = self._output.get_size()
         if size != self._size:
             self._size = size

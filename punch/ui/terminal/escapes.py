@@ -11,7 +11,7 @@ from punch.ui.text.sentences import printable
 #: Longest text of a notice, in characters.
 MAX_NOTICE = 100
 
-#: Colours of people: not those of good and bad news.
+#: Colours of names: not those of success and failure.
 _PEOPLE = (33, 34, 35, 36, 93, 94, 95, 96)
 
 
@@ -21,7 +21,10 @@ def takes_escapes(environ: Mapping[str, str]) -> bool:
 
 
 def reflows(environ: Mapping[str, str]) -> bool:
-    """Whether the terminal does that: xterm, the Linux console and GNU screen cut lines off instead."""
+    """
+    Whether the terminal wraps the lines that it shows anew when it becomes narrower: xterm, the Linux console
+    and GNU screen cut them off instead.
+    """
     if "TMUX" in environ:
         return True
     return "XTERM_VERSION" not in environ and "STY" not in environ and environ.get("TERM") != "linux"
@@ -35,7 +38,7 @@ class Style:
 
     @classmethod
     def choose(cls, environ: Mapping[str, str], terminal: bool) -> Style:
-        """Colours only in a terminal that knows them, and not against the user's wish (NO_COLOR)."""
+        """Colours only in a terminal that knows them, unless the user wants none (NO_COLOR)."""
         return cls(terminal and not environ.get("NO_COLOR") and takes_escapes(environ))
 
     def dim(self, text: str) -> str:
@@ -59,7 +62,7 @@ class Style:
 
 
 class Notice(Enum):
-    """How it is told."""
+    """How the user of a terminal without the focus is notified."""
 
     BELL = "bell"
     OSC9 = "osc9"
@@ -69,7 +72,7 @@ class Notice(Enum):
 
 def sequence(notice: Notice, text: str) -> str:
     """
-    The escape sequence, "" for none.
+    The escape sequence of a notice, "" for none.
 
     :param text: what the notice says, where the terminal shows one; anything may be in there.
     """

@@ -1,6 +1,6 @@
 """
-The chat in a terminal with a line editor: what is typed stays whole whatever comes in above it, and a status
-line tells who it goes to and how.
+The chat in a terminal with a line editor: what is shown appears above the line that is typed, and a status
+line says to whom it goes and over which path.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from punch.ui.text import answers
 from punch.ui.text.sentences import count, milliseconds, path_in_words, printable, shortened
 from punch.ui.text_renderer import TextRenderer
 
-#: How often the round trip in the status line is looked at, in seconds.
+#: Seconds between two updates of the round-trip time in the status line.
 STATUS_INTERVAL = 2.0
 
 #: Messages of the history that are shown when a chat is opened.
@@ -73,7 +73,7 @@ class PromptArea(Protocol):
 
 class TerminalFrontEnd:
     """
-    The chat as a person has it: a `punch.ui.front_end.FrontEnd`, and the
+    The chat with a prompt: a `punch.ui.front_end.FrontEnd`, and the
     `punch.ui.terminal.prompt.PromptUser`.
 
     :param bottom: the prompt.
@@ -216,7 +216,7 @@ class TerminalFrontEnd:
         self.changed()
 
     def _notify(self, text: str) -> None:
-        """Ring, or such, if nobody looks."""
+        """Notify the user, as the settings say, while the terminal does not have the focus."""
         told = sequence(self.view.settings.notice, text)
         if told:
             self._bottom.notify(told)
@@ -247,7 +247,7 @@ class TerminalFrontEnd:
         )
 
     def _forget_lines(self, event: HistoryErased) -> None:
-        # What was typed says what messages said.
+        # The typed lines contain messages.
         if event.before is None:
             self._typed_lines.erase()
         else:
@@ -338,7 +338,7 @@ class TerminalFrontEnd:
         if stage is Stage.RINGING:
             return "", f"{name} is calling"
         if stage is not None or peer in self._chat.calling:
-            # Also one that the chat placed by itself: it rings there.
+            # This includes calls that the chat placed by itself.
             return "", f"calling {name}"
         return "dim", f"{name} is away"
 

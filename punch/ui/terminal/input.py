@@ -23,10 +23,10 @@ PASTE_ENDS = "\x1b[201~"
 #: Longest text that is taken from one paste, in characters. What is longer is dropped, and said.
 MAX_PASTE = 65_536
 
-#: So many plain characters at once were not typed by a person.
+#: So many plain characters at once are taken for a paste.
 LONG_RUN = 64
 
-#: What a terminal sends when somebody looks at it, and when no more.
+#: What a terminal sends when it gets and when it loses the focus.
 FOCUS_IN, FOCUS_OUT = "\x1b[I", "\x1b[O"
 
 #: How long after several lines came at once the rest of them may come, in seconds; and a line end alone,
@@ -67,14 +67,14 @@ class Pasted:
 
 @dataclass(frozen=True)
 class Focus:
-    """Somebody looks at the terminal, or no more."""
+    """The terminal has got or lost the focus."""
 
     gained: bool
 
 
 class KeySplitter:
     """
-    Takes the bytes of a terminal, in any pieces.
+    Splits what a terminal sends, in any pieces, into keys, pastes and changes of the focus.
 
     :param limit: longest paste that is kept, in characters.
     """
@@ -103,7 +103,7 @@ class KeySplitter:
 
     def feed(self, data: bytes, now: float = 0.0, at_once: bool = False) -> list[Pressed | Pasted | Focus]:
         """
-        What the bytes mean, in order.
+        Add bytes, and return what they mean, in order.
 
         :param now: monotonic seconds.
         :param at_once: nothing waited to be read just before: the bytes have all come together.
@@ -220,12 +220,12 @@ class PastedLines:
         self._timer: IDelayedCall | None = None
 
     def add(self, data: bytes) -> None:
-        """This was read just now."""
+        """Add input that was read just now."""
         self._keep(data)
         self._wait(REST_TIME if self._lines > 1 else PASTE_INTERVAL, self._look_again)
 
     def flush(self) -> None:
-        """Decide now what it was: no more input follows."""
+        """Decide now whether it was typed or pasted, as no more input follows."""
         self.stop()
         if self._lines > 1:
             self._keep(self._unfinished())
@@ -240,7 +240,7 @@ class PastedLines:
             self._typed(held)
 
     def stop(self) -> None:
-        """Wait for nothing more."""
+        """Cancel the timer."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None

@@ -1,8 +1,8 @@
 """
 The lines that were typed, for the arrow keys, over restarts.
 
-One file in the peer's state directory, a JSON array `[time, line]` each line, for its owner only. It holds
-what messages say, so what erases or limits those does so here.
+One file in the peer's state directory, a JSON array `[time, line]` each line, for its owner only. It
+contains messages, so it is erased and limited with them.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class LineHistory:
                     _overwrite(self._path)
             self._rewrite()
 
-    # A line that can't be kept is not worth a word: the message itself is kept elsewhere.
+    # Failures are not reported: the messages themselves are kept elsewhere.
 
     def _append(self, now: float, line: str) -> None:
         if self._path is None:
@@ -100,7 +100,7 @@ class LineHistory:
 
 
 def _overwrite(path: Path) -> None:
-    """What is to be forgotten should not be left in blocks that are free."""
+    """Overwrite a file with zeros, so that free blocks of the disk do not keep what it held."""
     with os.fdopen(open_regular(path, os.O_RDWR), "r+b") as file:
         file.write(bytes(path.stat().st_size))
         file.flush()

@@ -2,8 +2,8 @@
 The bottom of a terminal: the line that is typed, completions, and a status line, by prompt_toolkit.
 
 It runs in a thread with an event loop of its own. `twistd` has chosen the reactor, and a terminal that holds
-its output (a stopped tmux pane, a slow ssh) must not hold the reactor: what this thread waits for, nobody
-else waits for. Calls cross by `call_soon_threadsafe` one way and by the reactor's `callFromThread` the other.
+its output (a stopped tmux pane, a slow ssh) must not hold the reactor: nothing else waits for what this
+thread waits for. Calls go one way by `call_soon_threadsafe`, and the other by the reactor's `callFromThread`.
 Nothing here knows of chats; `punch.ui.terminal.front_end` does.
 """
 
@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 Fragments = Sequence[tuple[str, str]]
-"""Text in parts, each with the name of its look: "", "good", "bad" or "dim"."""
+"""Text in parts, each with the name of its style: "", "good", "bad" or "dim"."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Prompt:
         return number, shown
 
     def notify(self, sequence: str) -> None:
-        """Write an escape sequence for whoever looks elsewhere, if the terminal says that somebody does."""
+        """Write an escape sequence that notifies the user, unless the terminal has the focus."""
         self._inside.post(lambda inside: inside.notify(sequence))
 
     def clear(self) -> None:

@@ -47,10 +47,10 @@ MAX_LINE = MAX_PASTE
 #: Lines that were entered and not handled yet, before no more keys are read.
 MAX_ENTERED = 64
 
-#: How often the size of the terminal is looked at, in seconds: signals go to another thread.
+#: Seconds between two checks of the terminal's size: the signal for it goes to another thread.
 SIZE_INTERVAL = 0.25
 
-#: Between two notices to somebody who looks elsewhere, in seconds.
+#: Least time between two notices, in seconds.
 NOTICE_PAUSE = 1.0
 
 
@@ -126,7 +126,7 @@ class PromptLoop:
     # -- life --
 
     async def run(self) -> None:
-        """Until `leave`, or until the terminal is gone (EOFError)."""
+        """Run the prompt until `leave`, or until the terminal is gone (EOFError)."""
         input_file = open(self._stdin, encoding="utf-8", closefd=False)  # noqa: SIM115
         output_file = open(self._stdout, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
         self._input = Keyboard(input_file, self.selector, self._focus)
@@ -196,7 +196,7 @@ class PromptLoop:
         self._app.invalidate()
 
     def _report_focus(self, wanted: bool) -> None:
-        """Have the terminal say when somebody looks at it, and when no more; many can."""
+        """Have the terminal report when it gets and when it loses the focus; many can."""
         self._focused = True
         self._output.write_raw("\x1b[?1004h" if wanted else "\x1b[?1004l")
         self._output.flush()
@@ -223,8 +223,8 @@ class PromptLoop:
 
     def notify(self, sequence: str) -> None:
         """
-        Something for whoever looks elsewhere: a bell, or what makes the terminal show a notice. Once in a
-        while is enough.
+        Write a bell, or what makes the terminal show a notice, unless the terminal has the focus; at most
+        once in `NOTICE_PAUSE` seconds.
         """
         now = asyncio.get_running_loop().time()
         if not self._focused and not self._above.away and now - self._notified >= NOTICE_PAUSE:
@@ -347,7 +347,7 @@ class PromptLoop:
         self._tell(lambda user: user.ended())
 
     def clear(self) -> None:
-        """Nothing but the prompt is seen any more."""
+        """Clear the screen but for the prompt."""
         self._above.forget()
         self._app.renderer.clear()
 

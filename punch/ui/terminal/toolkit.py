@@ -79,9 +79,9 @@ class Paste(str):
 
 class WatchedSelector(selectors.DefaultSelector):
     """
-    Knows how a loop came to its turn.
+    Notes whether the event loop had to wait for what it got.
 
-    :ivar waited: nothing had been there when the loop last looked, and it waited for what it has now.
+    :ivar waited: whether nothing was there when the loop looked last, so that it waited.
     """
 
     waited = False
@@ -92,7 +92,7 @@ class WatchedSelector(selectors.DefaultSelector):
         return super().select(timeout) if self.waited else found
 
 
-#: Where the keyboard does not split them off since they came in pieces.
+# These come to prompt_toolkit's parser where `KeySplitter` missed them, as they came in pieces.
 ANSI_SEQUENCES.setdefault(FOCUS_IN, Keys.Ignore)
 ANSI_SEQUENCES.setdefault(FOCUS_OUT, Keys.Ignore)
 

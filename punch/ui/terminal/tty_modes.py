@@ -1,4 +1,4 @@
-"""The modes of a terminal: kept when a program begins with it, put back whatever happens."""
+"""The modes of a terminal: remembered when the program starts, and restored when it ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ try:
 except ImportError:  # Windows: its console keeps its own modes
     termios = None  # type: ignore[assignment]
 
-#: No bracketed paste, no reports of the focus, the cursor seen, plain colours: what an editor may have set.
+#: Resets what a line editor may have set: bracketed paste, reports of the focus, a hidden cursor, colours.
 _PLAIN = b"\x1b[?2004l\x1b[?1004l\x1b[?25h\x1b[0m"
 
 
@@ -39,7 +39,7 @@ class TerminalModes:
 
     def put_back(self, *, drawn: bool = False) -> None:
         """
-        As they were. It never waits and may be called at any time, from a signal handler as well.
+        Restore the modes. It never waits, and may be called at any time, also by a signal handler.
 
         :param drawn: whether a line editor ended without putting back what it had switched on.
         """
@@ -55,8 +55,8 @@ class TerminalModes:
 
     def take_unfinished_line(self) -> bytes:
         """
-        What stands in the terminal's line and was not entered yet. It no more stands there then; and whole
-        lines that came just before.
+        Read what is in the terminal's line and was not entered yet, and whole lines that came just before. It
+        is no longer in the terminal's line then.
         """
         if self._before is None or not self.in_foreground():
             return b""

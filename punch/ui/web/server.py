@@ -67,7 +67,7 @@ class WebServer:
     The page's server.
 
     :param admission: who may come in.
-    :param make_socket: makes what speaks on a WebSocket.
+    :param make_socket: makes the protocol of a WebSocket.
     :ivar files: the page, by file name.
     """
 
@@ -95,7 +95,7 @@ class WebServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port at which it listens."""
         assert self._listening is not None
         address = self._listening.getHost()
         assert isinstance(address, IPv4Address)
@@ -103,7 +103,7 @@ class WebServer:
 
     @property
     def hosts(self) -> list[str]:
-        """What `Host` may be."""
+        """The values that `Host` may have."""
         return [f"{LOOPBACK}:{self.port}", f"localhost:{self.port}"]
 
     @property
@@ -135,7 +135,7 @@ class _Request(Request):
 
 
 class _Site(Site):
-    """No access log: it would be full of tickets."""
+    """The site. It has no access log, which would contain tickets."""
 
     displayTracebacks = False
     noisy = False
@@ -144,11 +144,11 @@ class _Site(Site):
         super().__init__(resource, requestFactory=_Request, timeout=IDLE, reactor=reactor)
 
     def log(self, request: HTTPRequest) -> None:
-        """Say nothing."""
+        """Write nothing."""
 
 
 class _Page(Resource):
-    """Everything there is to get."""
+    """Answers all requests."""
 
     isLeaf = True
 

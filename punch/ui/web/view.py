@@ -29,7 +29,7 @@ from punch.ui.web.guard import Guarded
 from punch.ui.web.server import WebServer
 from punch.ui.web.socket import PageSocket
 
-#: Seconds between two looks at the candidate pairs, while someone watches.
+#: Seconds between two updates of the candidate pairs, while a page is open.
 LOOK = 0.25
 
 #: Peers of whom is remembered when their history was erased; with more, all drafts go that are older.
@@ -130,7 +130,7 @@ class WebView:
         return None
 
     def _remember_erased(self, peer: PeerID | None) -> None:
-        """A page that is not open has drafts that go with the history, when it is."""
+        """Remember it for pages that are not open now: they erase their drafts when they open."""
         if peer is None or len(self._erased) >= MAX_ERASED:
             self._erased.clear()
             peer = None
@@ -139,7 +139,7 @@ class WebView:
     # -- what pages do (Room) --
 
     def joined(self, page: PageSocket) -> None:
-        """A page was opened: tell it how things are."""
+        """A page was opened: send it a snapshot."""
         self._pages[page] = None
         self._look_later()
         Deferred.fromCoroutine(self._start(page)).addErrback(lambda failure: self._no_snapshot(failure, page))
@@ -181,7 +181,7 @@ class WebView:
         )
 
     def _no_snapshot(self, failure: Any, page: PageSocket) -> None:
-        self._log.failure("A page could not be told how things are", failure)
+        self._log.failure("A page could not be sent its snapshot", failure)
         page.close()
 
     def _tell_all(self, event: JSON) -> None:

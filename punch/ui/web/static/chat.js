@@ -1,4 +1,4 @@
-// One chat: its head, the live picture, the messages, and the box to write in.
+// One chat: its header, the picture of the call, the messages, and the composer.
 
 import { Composer } from "./composer.js";
 import { h, icon, iconButton, replace } from "./dom.js";
@@ -93,7 +93,7 @@ export class ChatView {
 
   // The picture
 
-  /** All of it while a path is looked for; one line once there is one, unless somebody wants to see more. */
+  /** The whole picture while a path is looked for; one line once there is a path, unless the user opens it. */
   get wantsPicture() {
     const { link, stage } = this.person;
     if (this.override !== undefined) return this.override;

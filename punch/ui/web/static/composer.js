@@ -1,4 +1,4 @@
-// The box to write in: what is typed is sent, or stays here with a sentence about why it can't be.
+// The composer: sends what is typed, or keeps it and says why it can't be sent.
 
 import { joined, without } from "./drafts.js";
 import { h, iconButton, replace } from "./dom.js";
@@ -8,7 +8,7 @@ import { bytesOf, count, inParts, plain } from "./text.js";
 const HUGE = 300_000;
 
 export class Composer {
-  /** `onWriting`: something is about to be sent; fires when that may begin. */
+  /** `onWriting` is called when a message is about to be sent; it is sent when the promise that it returns resolves. */
   constructor(app, peer, onWriting) {
     this.app = app;
     this.store = app.store;
@@ -48,7 +48,7 @@ export class Composer {
 
   // The draft
 
-  /** What was said and may not have been taken is in the box again. */
+  /** Put messages that may not have been stored back into the text field. */
   restore() {
     const { text, unsure } = this.store.drafts.get(this.peer);
     this.unsure = [...unsure];
@@ -101,7 +101,7 @@ export class Composer {
     this.sendButton.disabled = !online || bytes > longest || !text.trim() || this.person.blocked;
   }
 
-  /** Why what was written still waits. */
+  /** Why a message still waits to be sent. */
   waiting() {
     const { away } = this.person;
     const name = this.store.nameOf(this.peer);
@@ -160,20 +160,20 @@ export class Composer {
     drafts.keep(this.peer, text, unsure, this);
   }
 
-  /** What was not taken is not lost: it is in the box again, before what was typed since. */
+  /** Put messages that were not stored back into the text field, before what was typed since. */
   notTaken(messages, error) {
     const lost = error.reason === "lost";
     const back = this.underWay.filter((each) => lost || messages.includes(each));
     this.underWay = this.underWay.filter((each) => !back.includes(each));
     this.problem = error.message;
-    if (this.closed) return; // The draft has it.
+    if (this.closed) return; // It is kept as a draft.
     this.box.value = joined(back, this.box.value);
     if (lost) this.unsure.push(...back);
     this.keep();
     this.typed();
   }
 
-  /** The history is here again: what was taken all the same is not to be said twice. */
+  /** The history is loaded again: remove from the draft the messages that were stored after all. */
   makeSure() {
     if (!this.unsure.length) return;
     this.problem = null;

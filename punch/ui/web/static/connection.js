@@ -7,7 +7,7 @@ const MAX_ASKED = 64;
 const FORBIDDEN = 403;
 const FULL = 503;
 
-/** The address this page was opened with may carry its key: keep it, and take it out of sight. */
+/** Store the key that may be in this page's address, and remove it from the address. */
 export function keepKey() {
   const match = /^#key=([\w-]+)$/.exec(location.hash);
   if (match) {
@@ -16,7 +16,7 @@ export function keepKey() {
   }
 }
 
-/** Call when another tab was let in anew: this one is, too. */
+/** Call `changed` when another tab has got a new key, which this tab can use as well. */
 export function watchKey(changed) {
   addEventListener("storage", ({ key, newValue }) => key === KEY && newValue && changed());
 }
@@ -42,7 +42,7 @@ export class Connection {
   constructor(onEvent, onState) {
     this.onEvent = onEvent;
     this.onState = onState;
-    // A laptop that wakes up, or a tab that comes to the front, shall not wait for the next try.
+    // Connect at once when the machine wakes up or the tab comes to the front.
     addEventListener("online", () => this.hurry());
     addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.hurry());
   }
@@ -71,7 +71,7 @@ export class Connection {
     if (this.#timer !== null) this.connect();
   }
 
-  /** Give a command; what it results in, or a `CommandError`. */
+  /** Send a command. Resolves with its answer, or rejects with a `CommandError`. */
   ask(command, fields = {}) {
     if (!this.open) return Promise.reject(new CommandError("lost", "Punch is not connected to this page right now."));
     if (this.#asked.size >= MAX_ASKED) return Promise.reject(new CommandError("busy", "Too much at once: try again."));
@@ -107,7 +107,7 @@ export class Connection {
     this.#wait = Math.min(LONGEST_WAIT, this.#wait * 1.7);
   }
 
-  /** With which status the WebSocket is refused: a page is not told. */
+  /** The HTTP status with which the WebSocket is refused: browsers don't tell a page. */
   async #refused() {
     try {
       const key = localStorage.getItem(KEY) ?? "";

@@ -1,4 +1,4 @@
-// Elements without markup: everything is made by name, and text is text.
+// Makes elements by name, without markup: text is always a text node.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -27,7 +27,7 @@ export const h = (name, attributes = {}, ...children) =>
 export const s = (name, attributes = {}, ...children) =>
   fill(document.createElementNS(SVG, name), attributes, children);
 
-/** Put other children into an element. */
+/** Replace the children of an element. */
 export function replace(element, ...children) {
   element.replaceChildren();
   append(element, children);
@@ -57,7 +57,7 @@ const ICONS = {
   keyboard: ["M3 6.500h18v11.500H3z", "M7 10.500h.01", "M11 10.500h.01", "M15 10.500h.01", "M8 14.500h8"],
 };
 
-/** One of our line icons; what it means is told beside it. */
+/** One of the line icons, hidden from screen readers: its meaning stands beside it. */
 export const icon = (name) =>
   s(
     "svg",
@@ -65,7 +65,7 @@ export const icon = (name) =>
     ICONS[name].map((d) => s("path", { d })),
   );
 
-/** A button with an icon only; its name is for those who don't see it, and shows when pointed at. */
+/** A button with an icon only; its name is for screen readers, and is shown when it is pointed at. */
 export const iconButton = (name, label, onclick, more = {}) =>
   h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...more }, icon(name));
 

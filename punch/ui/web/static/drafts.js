@@ -1,20 +1,20 @@
-// What was begun in each chat and not said: kept in the browser's storage until it was, for one identity.
+// Drafts: what was typed in each chat and not sent yet, in the browser's storage, for one identity.
 
 const PREFIX = "punch-draft:";
 
 /**
- * A draft has its `text`; the messages in its beginning that were said but may not have been taken, `unsure`, each
+ * A draft has its `text`; the messages in its beginning that were sent but may not have been stored, `unsure`, each
  * with its `id`, its `text` and the `glue` after it; and the `time` when it was last changed.
  */
 const EMPTY = { text: "", unsure: [], time: 0 };
 
-/** Messages that were not taken, and what was typed after them, as one text. */
+/** Messages that were not stored, and what was typed after them, as one text. */
 export function joined(messages, text) {
   const all = messages.map((each) => each.text + each.glue).join("");
   return text ? all + text : all.replace(/\n$/, "");
 }
 
-/** A draft without those messages in its beginning that were taken, as `taken(id)` knows. */
+/** A draft without those messages in its beginning that were stored, for which `taken(id)` is true. */
 export function without({ text, unsure }, taken) {
   let rest = text;
   const left = [...unsure];
@@ -45,7 +45,7 @@ export class Drafts {
     return `${PREFIX}${this.#me}:`;
   }
 
-  /** `keeps`: whether what is said is kept either. `erased`: when the history with each peer was erased last. */
+  /** `keeps`: whether the history is kept on disk. `erased`: when the history with each peer was erased last. */
   open(me, keeps, erased) {
     if (this.#me !== me) this.#here.clear();
     this.#me = me;
@@ -60,7 +60,7 @@ export class Drafts {
     return this.#here.get(peer) ?? (this.#keeps ? parsed(localStorage.getItem(this.#prefix + peer)) : EMPTY);
   }
 
-  /** `from`: the composer that says so, which is not told. */
+  /** `from`: the composer that makes the change, whose callback is not called. */
   keep(peer, text, unsure, from) {
     if (!text) {
       this.erase(peer);
@@ -76,7 +76,7 @@ export class Drafts {
     try {
       localStorage.setItem(key, JSON.stringify(draft));
     } catch {
-      localStorage.removeItem(key); // There is no room: it stays in this page, as long as that does.
+      localStorage.removeItem(key); // The storage is full: the draft is kept only as long as this page is open.
     }
   }
 
@@ -85,7 +85,7 @@ export class Drafts {
     localStorage.removeItem(this.#prefix + peer);
   }
 
-  /** The history with somebody is erased, or with everybody (null), and what was to become part of it. */
+  /** The history with a peer, or with all (null), is erased: erase the drafts as well. */
   eraseAll(peer) {
     const peers = peer === null ? [...this.#here.keys(), ...this.#stored().map((key) => key.slice(this.#prefix.length))] : [peer];
     for (const each of peers) {
@@ -94,7 +94,7 @@ export class Drafts {
     }
   }
 
-  /** `changed` is called when the draft for a peer has changed, but not by its owner. */
+  /** `changed` is called when the draft for a peer was changed by somebody else than its owner. */
   watch(owner, peer, changed) {
     this.#watcher = { owner, peer, changed };
   }
@@ -110,6 +110,6 @@ function parsed(stored) {
     const known = Array.isArray(unsure) && unsure.every((each) => typeof each.text === "string" && typeof each.glue === "string");
     return typeof text === "string" && known ? { text, unsure, time: Number(time) || 0 } : EMPTY;
   } catch {
-    return EMPTY; // Not what this version writes.
+    return EMPTY; // It was not written by this version.
   }
 }

@@ -1,21 +1,21 @@
-// The keyboard: every key of ours is heard through here, and none that is somebody else's.
+// Keyboard events, without those that belong to an input method.
 
 /**
  * Whether a key belongs to an input method: it composes a text, chooses a word, ends the composition or takes it
- * back. Safari tells of the end of a composition first and of the key after that, with 229 for its code.
+ * back. Safari reports the end of a composition before its key, whose code is 229 then.
  */
 export const composes = (event) => event.isComposing || event.keyCode === 229 || event.key === "Process";
 
-/** Hear the keys that are pressed in an element, except those of an input method. */
+/** Call `heard` for the keys that are pressed in an element, except those of an input method. */
 export function onKeys(target, heard) {
-  // What a browser fills in by itself comes as a key press without a key.
+  // When a browser fills in a field, the event has no key.
   target.addEventListener("keydown", (event) => event.key === undefined || composes(event) || heard(event));
 }
 
-/** The kinds of input that are no field to write in. */
+/** The types of `<input>` that take no text. */
 const NO_TEXT = new Set(["button", "checkbox", "color", "file", "image", "radio", "range", "reset", "submit"]);
 
-/** Whether an element is one to write in. */
+/** Whether text can be typed into an element. */
 export const isTextField = (element) =>
   element instanceof HTMLTextAreaElement || element?.isContentEditable || (element instanceof HTMLInputElement && !NO_TEXT.has(element.type));
 

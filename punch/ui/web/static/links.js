@@ -3,12 +3,12 @@
 import { h } from "./dom.js";
 import { visible, withoutIsolates } from "./text.js";
 
-// What acts unseen, brackets of quotations, and the punctuation of scripts that write without spaces end an address.
+// These end an address: invisible control characters, quotation brackets, and the punctuation of scripts without spaces.
 const ADDRESS = /(?<![\p{Script=Latin}\p{N}_])https?:\/\/[^\s\p{C}\p{Z}<>"«»“”„「」『』【】〈〉《》（）。、，；：！？]+/giu;
 
 const CLOSING = { ")": "(", "]": "[", "}": "{" };
 
-/** An address without what belongs to the sentence around it: punctuation, and brackets that it does not open. */
+/** An address without punctuation at its end, and without brackets that it does not open: they belong to the sentence. */
 function trimmed(address) {
   let end = address.length;
   for (;;) {
@@ -25,7 +25,7 @@ function trimmed(address) {
   return address.slice(0, end);
 }
 
-/** A link to an address, or null if it is none, or one that leads elsewhere than it seems to (`user@host`). */
+/** A link to an address; null if it is none, or if it leads elsewhere than it seems to (`user@host`). */
 function link(address) {
   const url = URL.parse ? URL.parse(address) : parsed(address);
   if (!url || !/^https?:$/.test(url.protocol) || !url.hostname || url.username || url.password) return null;
@@ -42,7 +42,7 @@ function parsed(address) {
   }
 }
 
-/** A text with links: what is no address is shown as `visible` does. */
+/** A text with its addresses as links; the rest is shown as `visible` does. */
 export function linked(said) {
   // Before it is cut into pieces: isolates come in pairs.
   const text = withoutIsolates(said);

@@ -43,7 +43,7 @@ class App {
 
   state(state) {
     this.online = state === "open" && this.store.me !== null;
-    // While it tries again, what is known to be wrong stays to be read.
+    // While it tries again, the reason that is shown stays.
     if (state !== "lost" || document.body.dataset.connection !== "full") document.body.dataset.connection = state;
     if (state === "locked") {
       this.locked();
@@ -62,7 +62,7 @@ class App {
     this.view?.typed?.();
   }
 
-  /** Instead of everything else, something to read; without words, everything else again. */
+  /** Show a notice instead of the page; without words, the page again. */
   instead(...words) {
     this.card_?.remove();
     this.card_ = words.length ? h("main", { class: "card locked" }, words) : null;
@@ -96,7 +96,7 @@ class App {
   heard(event) {
     const first = event.event === "snapshot" && !this.store.me;
     if (event.event === "snapshot" && !first && event.id !== this.store.me.id) {
-      location.reload(); // Somebody else runs at this port now.
+      location.reload(); // Another peer runs at this port now.
       return;
     }
     this.store.apply(event);
@@ -129,12 +129,12 @@ class App {
     document.title = `${questions.length ? "Call! " : ""}${unread ? `(${unread}) ` : ""}${here}Punch`;
   }
 
-  // What is told apart from where it is shown
+  // Notifications
 
   tellOf(event) {
     const name = event.peer ? this.store.nameOf(event.peer) : "";
     const here = this.route.page === "chat" && this.route.peer === event.peer;
-    // An answer to what was asked here is told here. All tabs hear the rest, and it is told once, or is seen.
+    // This tab shows the answers to its own commands. All tabs get other events, and one of them shows those.
     if (event.event === "error") {
       notice(plain(event.text));
       return;
@@ -161,9 +161,9 @@ class App {
     shown.addEventListener("click", () => window.focus());
   }
 
-  // Doing things
+  // Commands
 
-  /** Give a command; what goes wrong is told. Its answer, or null. */
+  /** Send a command, and show an error if it fails. Returns its answer, or null. */
   async try(command, fields = {}) {
     try {
       return await this.store.ask(command, fields);
@@ -266,7 +266,7 @@ class App {
     return card;
   }
 
-  // Where we are
+  // Navigation
 
   go(path) {
     if (location.hash === `#${path}`) this.follow();
@@ -328,7 +328,7 @@ class App {
     }
   }
 
-  /** Whether there is room for the chat or the list, not both, and the list is not shown now. */
+  /** Whether there is room for only one of chat and list, and the chat is shown. */
   get narrow() {
     return getComputedStyle(this.side).display === "none";
   }

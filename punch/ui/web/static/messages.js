@@ -1,4 +1,4 @@
-// The messages of one chat: what of them is here, where the reader is among them, and what he has seen.
+// The messages of one chat: which are loaded, which are in view, and which the user has seen.
 
 import { CommandError } from "./connection.js";
 import { h, icon, replace, unseen } from "./dom.js";
@@ -21,13 +21,13 @@ const STATES = {
   read: ["checks", "Read"],
 };
 
-/** What a message's body is made of. Other kinds of content, a file say, will have their own line here. */
+/** What the body of a message consists of, by the kind of its content. */
 const BODIES = {
   text: (message) => h("div", { class: `body${message.text.length > LONG ? " long" : ""}`, dir: "auto" }, linked(message.text)),
 };
 
 export class Messages {
-  /** `at`: the number of the message to show, null for the end. `onLoaded`: the history is here. */
+  /** `at`: the number of the message to show, null for the end. `onLoaded` is called when the history is loaded. */
   constructor(app, peer, at, onLoaded) {
     this.store = app.store;
     this.peer = peer;
@@ -107,7 +107,7 @@ export class Messages {
     return this.element.scrollHeight - this.element.scrollTop - this.element.clientHeight < NEAR;
   }
 
-  /** Something around the log has another size: who was at its end still is. */
+  /** Something around the log has another size: scroll to the end if the end was in view. */
   settle() {
     if (this.stick) this.toEnd();
   }
@@ -121,7 +121,7 @@ export class Messages {
   scrolled() {
     const { box, content } = this.end;
     if (this.stick && (box !== this.element.clientHeight || content !== this.element.scrollHeight)) {
-      // That was the layout and not a person: the log has another size since it was last at its end.
+      // The layout has caused it and not the user: the log has another size since it was last at its end.
       this.toEnd();
       return;
     }
@@ -131,18 +131,18 @@ export class Messages {
     this.seen();
   }
 
-  /** The other side is told that a person has seen its messages: this page is in front, at the end. */
+  /** Tell the other side that its messages were read, if this page is in front and shows the end. */
   async seen() {
     const upTo = this.shownUpTo;
     if (!upTo || !this.person.unread || !this.stick || !this.log.loaded || this.reading) return;
     if (document.visibilityState !== "visible" || !document.hasFocus()) return;
     this.reading = true;
     try {
-      // What comes between this look and Punch's answer was not seen by it.
+      // Messages that arrive before Punch answers were not seen.
       await this.store.ask("read", { peer: this.peer, up_to: upTo });
     } catch (error) {
       if (!(error instanceof CommandError)) throw error;
-      return; // The next chance comes with the next event.
+      return; // It is tried again at the next event.
     } finally {
       this.reading = false;
     }
@@ -155,7 +155,7 @@ export class Messages {
     if (!log.earlier) nodes.push(this.keyed("start", () => this.beginning()));
     let day = null;
     let before = null;
-    // What stands beside messages that are not here does not stand here either.
+    // Notes beside messages that are not loaded are not shown.
     const notes = log.notes.filter(({ after }) => (!log.earlier || after >= (log.first ?? 0)) && (!log.later || after < log.last));
     const begin = (time, key) => {
       const date = dateOf(time);
@@ -205,7 +205,7 @@ export class Messages {
     }
   }
 
-  /** Something is about to be sent: whoever writes looks at the end. */
+  /** A message is about to be sent: scroll to the end. */
   async writing() {
     this.stick = true;
     this.newFrom = 0;
@@ -229,7 +229,7 @@ export class Messages {
     );
   }
 
-  /** Words that depend on the day: they are found once, and again when it is another one. */
+  /** Texts that depend on the day: they are made once, and again on another day. */
   write(element, words) {
     const now = today();
     if (element.day === now) return;
@@ -273,7 +273,7 @@ export class Messages {
     return element;
   }
 
-  /** The time stands below the last message of a group, and so does the mark, unless an earlier one has another. */
+  /** Time and state stand below the last message of a group; an earlier one with another state has its own. */
   joinMeta() {
     const messages = [...this.element.querySelectorAll(".message")];
     messages.forEach((element, index) => {

@@ -30,7 +30,7 @@ class Page {
   }
 }
 
-/** A form of one line with its own problem below. */
+/** A form of one line, with an error message below. */
 function lineForm({ id, label, value = "", placeholder = "", action, hint = "", run, attributes = {} }) {
   const problem = h("p", { class: "problem", role: "alert", id: `${id}-problem` });
   const field = h("input", { class: "field", id, value, placeholder, autocomplete: "off", spellcheck: "false", "aria-describedby": `${id}-problem`, ...attributes });
@@ -54,7 +54,7 @@ function lineForm({ id, label, value = "", placeholder = "", action, hint = "", 
   );
 }
 
-/** Who you are: your name, your ID, and the first call. */
+/** The page with your name, your ID, and the first call. */
 export class YouPage extends Page {
   constructor(app) {
     super(app);
@@ -158,7 +158,7 @@ const TRANSPORTS = { udp: "UDP", tcp: "Rendezvous (TCP)", "turn-udp": "Relay ove
 
 let lastReport = null;
 
-/** What this network does, to read. */
+/** The report of a network check as text. */
 export class NetworkPage extends Page {
   constructor(app) {
     super(app);

@@ -1,4 +1,4 @@
-// The live picture of a call: who is there, which ways are tried, and the one that is taken.
+// The picture of a call: the two sides, the paths that are checked, and the one that is used.
 
 import { h, replace, s } from "./dom.js";
 import { count, milliseconds, pathInWords } from "./text.js";
@@ -18,7 +18,7 @@ const KINDS = { host: "own address", srflx: "NAT", prflx: "NAT", relay: "relay" 
 
 const hostOf = (address) => address.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
 
-/** Which of the three ways on the picture a pair takes. */
+/** Which of the three paths of the picture a candidate pair belongs to. */
 function lane(pair) {
   if (pair.local_kind === "relay" || pair.remote_kind === "relay") return "relay";
   if (pair.remote_kind === "host" && (pair.selected || pair.state === "succeeded" || isPrivate(pair.remote))) return "host";
@@ -27,7 +27,7 @@ function lane(pair) {
 
 const isPrivate = (address) => /^(10\.|192\.168\.|172\.(1[6-9]|2\d|3[01])\.|127\.|100\.(6[4-9]|[7-9]\d|1[01]\d|12[0-7])\.|\[f[cd]|\[::1)/.test(address);
 
-/** What is known of each way: the best that a pair on it has come to. */
+/** The state of each path: the furthest of all its candidate pairs. */
 function lanes(pairs) {
   const found = { host: null, direct: null, relay: null };
   const rank = { failed: 0, silent: 1, trying: 2, works: 3, taken: 4 };
@@ -40,7 +40,7 @@ function lanes(pairs) {
   return found;
 }
 
-/** One sentence on where the call is. */
+/** The state of the call in one sentence. */
 export function caption(person, name) {
   const { link, stage, pairs } = person;
   if (stage === "ringing") return `${name} is calling. Nothing of yours is told before you accept.`;
@@ -112,7 +112,7 @@ function scene(person, me, name, registered, width) {
   if (stage && stage !== "calling") drawn.push(s("path", { d: signal(theirs), class: `signal${talking ? " talking" : ""}` }));
   for (const [way, state] of Object.entries(found)) {
     if (state && state !== "taken") {
-      // While there is a link, others are tried in its background.
+      // While there is a link, other pairs are checked in the background.
       const trying = link && !link.dark ? "try quiet" : "try";
       drawn.push(s("path", { d: ways[way], class: { trying, silent: "failed" }[state] ?? state }));
     }
@@ -144,7 +144,7 @@ function scene(person, me, name, registered, width) {
   );
 }
 
-/** A figure that shows one peer's call, and follows it. */
+/** A figure that shows the call with one peer as it is now. */
 export class Picture {
   constructor() {
     this.scene = h("div");
@@ -179,7 +179,7 @@ export class Picture {
     }).observe(this.element);
   }
 
-  /** Only the words, in one line. */
+  /** The sentence alone, in one line. */
   fold(folded) {
     this.element.classList.toggle("folded", folded);
     this.scene.hidden = folded;
@@ -193,7 +193,7 @@ export class Picture {
   show(person, me, name, registered) {
     this.again = () => this.show(person, me, name, registered);
     const width = this.width || 360;
-    // Drawing anew restarts the animation: only when something has changed.
+    // To draw restarts the animation, so it is drawn only when something has changed.
     const { path, dark } = person.link ?? {};
     const state = JSON.stringify([person.pairs.map(({ rtt, ...pair }) => pair), path, dark, person.stage, name, registered, width]);
     if (state !== this.drawn) {

@@ -1,4 +1,4 @@
-// Before everything else: a page that did not come whole is loaded again. A browser may drop what it is fetching
+// Runs first: loads a page again of which a part is missing. A browser may drop what it is fetching
 // when the machine's network changes (Chromium: ERR_NETWORK_CHANGED), even from this machine itself.
 {
   const KEY = "punch-tries";
@@ -16,7 +16,7 @@
     if (!missing) {
       sessionStorage.removeItem(KEY);
     } else if (tries < MOST) {
-      // Not for ever: it may be something in the browser that blocks a part.
+      // A limited number of times: something in the browser may block a part.
       sessionStorage.setItem(KEY, String(tries + 1));
       setTimeout(() => location.reload(), FIRST_WAIT * 1.7 ** tries);
     }

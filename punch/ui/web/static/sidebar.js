@@ -1,4 +1,4 @@
-// The side: who you are, one box to find or call somebody, and the list of chats.
+// The sidebar: your name, a field to find or call somebody, and the list of chats.
 
 import { CommandError } from "./connection.js";
 import { h, icon, iconButton, replace, unseen } from "./dom.js";
@@ -26,7 +26,7 @@ export function setTheme(theme) {
   dispatchEvent(new Event("themechange"));
 }
 
-/** Where a text has these words: fragments with marks. */
+/** A text with these words marked. */
 export function marked(text, words) {
   const wanted = words.trim().toLowerCase();
   const at = text.toLowerCase().indexOf(wanted);

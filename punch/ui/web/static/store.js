@@ -1,4 +1,4 @@
-// What this page knows: a copy of the chat's state, kept true by its events.
+// The page's copy of the chat's state, which events keep up to date.
 
 import { CommandError } from "./connection.js";
 import { Drafts } from "./drafts.js";
@@ -13,7 +13,7 @@ const isUnderWay = (message) => message.outgoing && (message.state === "waiting"
 
 const UNSEEN = /(?![\u202a-\u202e\u2066-\u2069])[\p{Cf}\p{Default_Ignorable_Code_Point}]/gu;
 
-/** The part of a chat's history that is here. `earlier` and `later`: there is more on that side. */
+/** The part of a chat's history that is loaded. `earlier` and `later`: there is more on that side. */
 class Log {
   constructor() {
     this.messages = [];
@@ -78,7 +78,7 @@ export class Store {
     for (const watcher of [...this.watchers]) watcher(change);
   }
 
-  // Who
+  // Peers
 
   person(peer) {
     let person = this.people.get(peer);
@@ -105,12 +105,12 @@ export class Store {
     return person;
   }
 
-  /** The name to show, harmless: ours for them, else their own choice, else the beginning of the ID. */
+  /** The name to show, sanitized: the petname, else the peer's own name, else the beginning of the ID. */
   nameOf(peer) {
     const person = this.people.get(peer);
     const name = plain((person?.petname || person?.name || "").replace(UNSEEN, ""), MAX_NAME);
     if (!name) return shortId(peer);
-    // Who is called as somebody else looks, or as this page calls you, does not pass for them.
+    // A name that looks like another peer's, or like what this page calls you, gets the ID beside it.
     return person.alike ? `${name} (${shortId(peer)})` : name;
   }
 
@@ -123,7 +123,7 @@ export class Store {
     );
   }
 
-  /** Everybody there is a chat, a link or an address with; the newest first. */
+  /** All peers with a chat, a link or an entry in the address book, the newest first. */
   chats() {
     const when = (person) => Math.max(person.last?.time ?? 0, person.touched ?? 0);
     return [...this.people.values()]
@@ -143,7 +143,7 @@ export class Store {
     return log;
   }
 
-  /** Note something beside the messages: after the last one, whether that is here or not. */
+  /** Add a note after the last message, whether that is loaded or not. */
   note(peer, text) {
     const log = this.log(peer);
     log.note(text, Math.max(this.person(peer).last?.number ?? 0, log.last ?? 0));
@@ -162,7 +162,7 @@ export class Store {
     if (around !== null) fields.before = around + PAGE / 2;
     const turn = (log.turn += 1);
     const { messages } = await this.ask("history", fields);
-    if (turn !== log.turn) return; // somebody has gone elsewhere since
+    if (turn !== log.turn) return; // another part was asked for since
     log.messages = messages;
     log.loaded = true;
     log.earlier = messages.length === PAGE;
@@ -192,7 +192,7 @@ export class Store {
     this.tell({ event: "more", peer, direction });
   }
 
-  /** Someone looks at the end of a log: what was loaded of the past is not needed. */
+  /** The end of a log is in view: drop the earlier messages that were loaded. */
   trim(peer) {
     const log = this.log(peer);
     if (log.messages.length > MANY && !log.later) {
@@ -265,7 +265,7 @@ export class Store {
   on_erased(event) {
     for (const [peer, log] of this.logs) {
       if (event.peer !== null && event.peer !== peer) continue;
-      // What waits is kept, however old.
+      // Messages that wait are kept, however old they are.
       const kept = (message) => event.before && (message.time >= event.before || isUnderWay(message));
       log.messages = log.messages.filter(kept);
       log.notes = [];
@@ -282,7 +282,7 @@ export class Store {
     }
   }
 
-  /** Old messages are gone, also such as are not here: what is unread or waits now, only the history knows. */
+  /** Old messages were erased, also some that are not loaded: ask how many are unread and how many wait. */
   async recount() {
     try {
       const { conversations } = await this.ask("conversations");
@@ -293,7 +293,7 @@ export class Store {
       }
     } catch (error) {
       if (!(error instanceof CommandError)) throw error;
-      return; // the next snapshot tells
+      return; // the next snapshot has the numbers
     }
     this.tell({ event: "recounted" });
   }
@@ -444,7 +444,7 @@ export class Store {
   }
 }
 
-/** One line about how things are with somebody: a kind for the dot, and words. */
+/** The state of a peer in one line: a kind for the dot, and a text. */
 export function stateOf(person) {
   if (person.link?.dark) return { kind: "wait", text: "No path right now, looking for another" };
   if (person.link) return { kind: "on", text: `${shortPath(person.link.path)} · ${milliseconds(person.link.rtt)}` };

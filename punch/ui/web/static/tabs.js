@@ -1,12 +1,12 @@
-// The tabs of this browser that show the page: they are one person's, so that one of them speaks for all.
+// The tabs of this browser that show the page: they belong to one user, so one of them notifies for all.
 
 const CHANNEL = "punch-tabs";
 
-/** A tab says that it is there so often, and is taken for gone after so long (a hidden one's timers are slow). */
+/** How often a tab says that it is open, and after how long it is taken for closed (timers of hidden tabs are slow). */
 const SAY = 20_000;
 const GONE = 150_000;
 
-/** Tabs tell each other what they show and whether somebody looks at them, by messages in this browser. */
+/** The tabs tell each other which chat they show and whether they are in view, by messages in this browser. */
 export class Tabs {
   #id = crypto.randomUUID();
   #others = new Map();
@@ -24,7 +24,7 @@ export class Tabs {
     this.#say(true);
   }
 
-  /** This tab shows the chat with somebody now, or none (null). */
+  /** This tab shows the chat with a peer now, or none (null). */
   show(peer) {
     if (this.#shows === peer) return;
     this.#shows = peer;
@@ -56,24 +56,24 @@ export class Tabs {
     return [this.#own(), ...this.#others.values()];
   }
 
-  /** Whether somebody looks at this chat in another tab. */
+  /** Whether this chat is in view in another tab. */
   showElsewhere(peer) {
     return this.#all().some((tab) => tab.id !== this.#id && tab.visible && tab.shows === peer);
   }
 
-  /** Whether somebody looks at any tab. */
+  /** Whether any tab is in view. */
   get anyVisible() {
     return this.#all().some((tab) => tab.visible);
   }
 
-  /** Whether this tab is the one to tell something: that which is looked at, or else one for all. */
+  /** Whether this tab is the one that notifies: the one in view, else one for all. */
   get speaks() {
     const rank = (tab) => (tab.focused ? 2 : tab.visible ? 1 : 0);
     const [first] = this.#all().sort((one, other) => rank(other) - rank(one) || (one.id < other.id ? -1 : 1));
     return first.id === this.#id;
   }
 
-  /** The other tabs, first those that nobody has looked at for longest: their titles, and since when. */
+  /** The other tabs, first those that were out of view for longest: their titles, and since when. */
   get idle() {
     return this.#all()
       .filter((tab) => tab.id !== this.#id)

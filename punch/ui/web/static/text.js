@@ -1,4 +1,4 @@
-// Text of others, made harmless: it goes into text nodes only, and what would act unseen is spelled out.
+// Sanitizes text of other peers: it goes into text nodes only, and invisible control characters are written as escapes.
 
 import { DROPPED, END_ISOLATE, ESCAPED, FLAG, ISOLATES } from "./shown.js";
 
@@ -14,7 +14,7 @@ function escape(character) {
 
 const ISOLATE = new RegExp(`[${ISOLATES}\n]`, "gu");
 
-/** Without the isolates that begin and end in one line. */
+/** A text without the isolates that begin and end in one line. */
 export function withoutIsolates(text) {
   let open = [];
   const paired = new Set();
@@ -26,7 +26,7 @@ export function withoutIsolates(text) {
   return text.replace(ISOLATE, (character, index) => (paired.has(index) ? "" : character));
 }
 
-/** Text as it is shown, in pieces: strings, and `{ acting }` for each character that acts instead of being seen. */
+/** A text in pieces: strings, and `{ acting }` for each control character that is shown as an escape. */
 function pieces(text) {
   const found = [];
   let end = 0;
@@ -41,7 +41,7 @@ function pieces(text) {
   return found;
 }
 
-/** Text nodes, with a marked escape for each character that acts instead of being seen. */
+/** Text nodes, with a marked escape for each control character. */
 export function visible(text) {
   const fragment = document.createDocumentFragment();
   let plain = "";
@@ -72,22 +72,22 @@ export function plain(text, limit = Infinity) {
 
 export const shortId = (id) => `${id.slice(0, 8)}…`;
 
-/** An ID as a person compares it: in groups of four. */
+/** An ID in groups of four, for people to compare. */
 export const grouped = (id) => id.match(/.{1,4}/g).join(" ");
 
-/** What was typed, if it may be an ID: without what people put in between. */
+/** What was typed without separators, if it may be an ID. */
 export function asId(typed) {
   const compact = typed.replace(/[\s\p{Pd}\p{Cf}]/gu, "").toLowerCase();
   return /^[a-z2-7]{56}$/.test(compact) ? compact : null;
 }
 
-/** Letters of which one is a word, or a syllable, and pictures. */
+/** Characters of which one is a word or a syllable, and pictographs. */
 const MEANS_A_WORD = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}\p{Script=Bopomofo}\p{Script=Yi}\p{Extended_Pictographic}]/u;
 
-/** Whether there is enough to search for: two letters, or one that means something by itself. */
+/** Whether a text is long enough to search for: two letters, or one character that is a word by itself. */
 export const isEnough = (typed) => [...typed].length > 1 || MEANS_A_WORD.test(typed);
 
-/** What somebody may have taken for an ID, in a sentence, or null if it looks like none. */
+/** A sentence that says why a text is no ID, if it looks like one; else null. */
 export function notAnId(typed) {
   const text = typed.replace(/\p{Cf}/gu, "").trim();
   if (/^punch:\/\//i.test(text)) return "This is the address of a rendezvous, for Punch’s option --rendezvous. To call somebody, paste their ID.";

@@ -1,6 +1,6 @@
 // Times and dates in words, as of now and here: both may change while a page is open.
 
-/** How often somebody looks whether they did, in milliseconds. */
+/** Milliseconds between two checks whether they have changed. */
 const LOOK = 1000;
 
 let formats = null;
@@ -16,7 +16,7 @@ function make() {
   };
 }
 
-/** The day and the time zone that words are made for; what was made for others is to be made again. */
+/** The day and the time zone for which texts are made; texts for others are made again. */
 export const today = () => `${new Date().toDateString()} ${Intl.DateTimeFormat().resolvedOptions().timeZone}`;
 
 let made = "";
@@ -30,7 +30,7 @@ function inUse() {
   return formats;
 }
 
-/** Call when the day or the time zone is another one: past midnight, after sleep, or when a clock is set. */
+/** Call `changed` when the day or the time zone has changed: at midnight, after sleep, or when the clock is set. */
 export function watchDays(changed) {
   let last = today();
   const look = () => {
@@ -52,7 +52,7 @@ function daysAgo(seconds) {
   return Math.round((midnight(Date.now() / 1000) - midnight(seconds)) / 86400000);
 }
 
-/** The day of a message, between messages. */
+/** The day as it stands between messages. */
 export function dayOf(seconds) {
   const days = daysAgo(seconds);
   if (days === 0) return "Today";
@@ -60,10 +60,10 @@ export function dayOf(seconds) {
   return (days > 1 && days < 7 ? inUse().weekday : inUse().date).format(seconds * 1000);
 }
 
-/** Which day that is: the same for all times of one, whatever it is called. */
+/** A key for the day of a time: the same for all times of that day. */
 export const dateOf = (seconds) => midnight(seconds);
 
-/** When something was, in a list. */
+/** A time as lists show it. */
 export function whenOf(seconds) {
   const days = daysAgo(seconds);
   if (days === 0) return timeOf(seconds);

@@ -4,7 +4,7 @@ import { h, iconButton, replace, s } from "./dom.js";
 import { composes, onKeys } from "./keys.js";
 import { visible } from "./text.js";
 
-/** Elements in this order, touching only those that are elsewhere: focus and screen readers stay undisturbed. */
+/** Put elements into this order, moving only those that are elsewhere, so that focus and screen readers stay. */
 export function arrange(parent, elements) {
   let at = parent.firstChild;
   for (const element of elements) {
@@ -38,7 +38,7 @@ export function qrCode({ size, path }) {
   );
 }
 
-/** A sentence that goes away by itself. */
+/** Show a sentence that disappears by itself. */
 export function notice(text) {
   const element = h("div", { class: "notice" }, visible(text));
   const place = document.getElementById("notices");
@@ -47,7 +47,7 @@ export function notice(text) {
   setTimeout(() => element.remove(), 3000 + 50 * text.length);
 }
 
-/** For those who hear the page, at once. */
+/** Have screen readers say a text at once. */
 export function announce(text) {
   document.getElementById("announce").textContent = text;
 }
@@ -82,7 +82,7 @@ function openDialog(title, build) {
   });
 }
 
-/** Escape that takes a composition back, and Enter that ends one, do nothing to the dialog. */
+/** Ignore Escape and Enter in the dialog while they belong to an input method. */
 function keepWhileComposing(dialog) {
   let composing = false;
   dialog.addEventListener("compositionstart", () => (composing = true));
@@ -91,7 +91,7 @@ function keepWhileComposing(dialog) {
   dialog.addEventListener("keydown", (event) => event.key === "Escape" && composes(event) && event.preventDefault());
 }
 
-/** Whether the user agrees. */
+/** Ask the user; resolves with whether they agree. */
 export async function confirm(title, text, action, { danger = false } = {}) {
   return (
     (await openDialog(title, (heading, close) =>
@@ -110,7 +110,7 @@ export async function confirm(title, text, action, { danger = false } = {}) {
   );
 }
 
-/** A line of text, or null. `send` is tried with it; what it rejects with is shown, and the text stays. */
+/** Ask for a line of text; resolves with it, or null. If `send` rejects it, the error is shown and the text stays. */
 export function prompt(title, { text = "", label, value = "", action = "Save", send, extra = null, maxlength = 64 }) {
   return openDialog(title, (heading, close) => {
     const problem = h("p", { class: "problem", role: "alert" });
@@ -142,7 +142,7 @@ export function prompt(title, { text = "", label, value = "", action = "Save", s
   });
 }
 
-/** Something to read. */
+/** Show a text in a dialog. */
 export const tell = (title, content) =>
   openDialog(title, (heading, close) =>
     h("form", { onsubmit: (event) => (event.preventDefault(), close(null)) }, h("div", {}, heading, content), h("div", { class: "buttons" }, h("button", { class: "button main", autofocus: true }, "Close"))),
