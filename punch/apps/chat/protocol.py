@@ -1,5 +1,5 @@
 """
-The chat protocol `chat/2`, without I/O: what one side says on one stream, and what it has heard.
+The chat protocol `chat/2`, without I/O: one side of it on one stream.
 
 A stream carries frames: `type (1 byte) ‖ length of the body (2 bytes, big-endian) ‖ body`. All numbers are
 big-endian.
@@ -12,13 +12,13 @@ hello     1     epoch (8 bytes) ‖ count (1, at most 8) ‖ so many times: your
 message   2     id (8, from 1, growing) ‖ time (8, milliseconds since 1970, 0: not told; the same each time
                 that the message is said) ‖ text (UTF-8, at most 16,384 bytes)
 ack       3     id (8): the application has every message up to and including this one
-bye       4     empty: I have said all I wanted to, and every ack I waited for has come
+bye       4     empty: I have sent all messages that I want to, and every ack has come
 read      5     id (8): a person has seen every message up to and including this one
-name      6     text (UTF-8): what I call myself from now on
+name      6     text (UTF-8): my name from now on
 ========  ====  =======================================================================================
 
-Unknown types are skipped, and so are bytes after the fields of a `hello`, an `ack`, a `bye` or a `read`: that
-is room to grow.
+Unknown types are skipped, and so are bytes after the fields of a `hello`, an `ack`, a `bye` or a `read`, so
+that later versions can add some.
 
 Each side numbers its messages to the other one from 1 and never uses a number again, as long as it keeps
 its state; the *epoch* is the random name of that state. A side that meets an epoch it doesn't know counts
@@ -50,7 +50,7 @@ from punch.apps.chat.model import MAX_TEXT
 
 STREAM_NAME = "chat/2"
 
-#: Longest name that is heard, in characters; what is longer is cut.
+#: Longest name that is accepted, in characters; a longer one is cut.
 MAX_NAME = 64
 
 HELLO, MESSAGE, ACK, BYE, READ, NAME = 1, 2, 3, 4, 5, 6
@@ -65,7 +65,7 @@ MAX_KNOWN = 8
 _HEADER = 3
 _NUMBER = 8
 _KNOWN = EPOCH + 4 * _NUMBER
-_MAX_NUMBER = 2**63 - 1  # what a database can keep
+_MAX_NUMBER = 2**63 - 1  # what SQLite can store
 _LATEST = 253_402_300_799_000  # the end of the year 9999: what calendars can show
 _MAX_BODY = 2 * _NUMBER + MAX_TEXT
 
@@ -95,7 +95,7 @@ class Known:
 @dataclass(frozen=True)
 class Hello:
     """
-    How a side greets.
+    What a side begins with.
 
     :ivar epoch: the name of its own state.
     :ivar known: what it remembers of the other side's, at most `MAX_KNOWN`.
@@ -117,9 +117,9 @@ class OutgoingMessage:
 @dataclass(frozen=True)
 class Greeted:
     """
-    The other side has greeted; comes before all else.
+    The hello of the other side has come. This is the first event.
 
-    :ivar outdated: it knows of messages that this side has not sent in its epoch: a new one is needed.
+    :ivar outdated: it knows of messages that this side has not sent in its epoch: a new epoch is needed.
     """
 
     epoch: bytes
@@ -141,21 +141,21 @@ class MessageReceived:
 
 @dataclass(frozen=True)
 class Delivered:
-    """The other side's application has our messages up to `id`."""
+    """The other side's application has our messages up to this id."""
 
     id: int
 
 
 @dataclass(frozen=True)
 class ReadThere:
-    """Somebody there has seen our messages up to `id`."""
+    """The user of the other side has read our messages up to this id."""
 
     id: int
 
 
 @dataclass(frozen=True)
 class Named:
-    """The other side calls itself `name`."""
+    """The other side has told its name."""
 
     name: str
 
@@ -172,7 +172,7 @@ class ChatCore:
     """
     One side of a chat on one stream.
 
-    :param hello: what to greet with.
+    :param hello: what to begin with.
     :param sent: the last id that this side has given to a message in its epoch.
     :param waiting: messages that have no ack yet, oldest first.
     """
@@ -183,7 +183,7 @@ class ChatCore:
         self._unacked: deque[tuple[int, int]] = deque()
         self._known = {known.epoch: known for known in hello.known}
         self._stored = 0, 0
-        self._deaf = False
+        self._ignoring = False
         self._in = bytearray()
         # The newest mark of a kind says all that earlier ones did.
         self._marks: dict[int, bytes] = {}
@@ -200,26 +200,26 @@ class ChatCore:
             self.send(message)
 
     def send(self, message: OutgoingMessage) -> None:
-        """Say one more; its id is greater than all before."""
+        """Queue a message, whose id is greater than those before."""
         self._sent = max(self._sent, message.id)
         time = max(0, int(message.time * 1000))
         self._unacked.append((message.id, time))
         self._messages.append(_frame(MESSAGE, _number(message.id) + _number(time) + message.data))
 
     def acknowledge(self, number: int) -> None:
-        """The application has every message up to this one."""
+        """Tell that the application has every message up to this id."""
         self._marks[ACK] = _frame(ACK, _number(number))
 
     def read(self, number: int) -> None:
-        """Somebody has seen every message up to this one."""
+        """Tell that the user has read every message up to this id."""
         self._marks[READ] = _frame(READ, _number(number))
 
     def rename(self, name: str) -> None:
-        """This side calls itself `name`."""
+        """Tell this side's name."""
         self._marks[NAME] = _frame(NAME, name[:MAX_NAME].encode("utf-8", "replace"))
 
     def say_bye(self) -> None:
-        """All was said. `Farewell` comes when the other side agrees."""
+        """Tell that no message follows. `Farewell` comes when the other side has said the same."""
         if not self._said_bye:
             self._said_bye = True
             # Not before the messages: the other side may end the link when it hears this.
@@ -228,9 +228,9 @@ class ChatCore:
 
     def receive_data(self, data: bytes) -> None:
         """
-        Bytes from the stream.
+        Process bytes from the stream.
 
-        :raise ChatProtocolError: the other side broke the rules; what it said before is in `next_event`.
+        :raise ChatProtocolError: the other side broke the protocol; `next_event` has what came before.
         """
         self._in += data
         start = 0
@@ -249,11 +249,11 @@ class ChatCore:
 
     def data_to_send(self, most: int | None = None) -> bytes:
         """
-        Bytes for the stream, taken out: the hello, the marks and the name, and after them messages, as they
-        were said.
+        Remove and return bytes for the stream: the hello, the marks and the name, and after them messages in
+        their order.
 
-        :param most: bytes from which on messages wait for the next call; the last one may exceed it. 0: none
-            are wanted now.
+        :param most: bytes from which on messages wait for the next call; the last one may exceed it. 0: no
+            messages now. None: all.
         """
         data = bytearray().join(self._marks.values())
         self._marks.clear()
@@ -262,7 +262,7 @@ class ChatCore:
         return bytes(data)
 
     def next_event(self) -> Event | None:
-        """What happened, oldest first; None when there is no more."""
+        """Remove and return the oldest event; None if there is none."""
         return self._events.popleft() if self._events else None
 
     def _handle(self, kind: int, body: bytes) -> None:
@@ -323,9 +323,9 @@ class ChatCore:
         self._last_heard = number
         stored, time = self._stored
         if number == stored and _another(time, milliseconds):
-            # Who says so has an old copy of its state, and finds that out from our hello.
-            self._deaf = True
-        if self._deaf:
+            # The other side has an old copy of its state, and learns that from our hello.
+            self._ignoring = True
+        if self._ignoring:
             return
         told = 0 < milliseconds <= _LATEST
         self._events.append(MessageReceived(number, text, milliseconds / 1000 if told else None))
