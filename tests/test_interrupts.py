@@ -87,6 +87,30 @@ def test_nobody_reads_the_help(arguments: str) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "unneeded"),
+    [
+        ([PUNCH, "--help"], {"twisted", "cryptography", "unicodedata", "punch.names"}),
+        (
+            [TWISTD, "-n", "punch-peer", "--help"],
+            {"automat", "qh3", "prompt_toolkit", "punch.extras", "punch.link.link", "punch.node.node"},
+        ),
+    ],
+)
+def test_help_loads_little(arguments: list[str], unneeded: set[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "punch.cli.usage" in loaded
+    assert not loaded & unneeded
+
+
 @pytest.mark.parametrize("arguments", ["--version", "peer --help", "netcheck --help"])
 def test_a_full_disk(arguments: str) -> None:
     """Status 1 and a sentence."""
