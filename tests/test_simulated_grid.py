@@ -24,10 +24,10 @@ SEEDS = seeds(2, len(ALL_SEEDS))
 
 Run = Callable[..., Results]
 
-WEATHER = pytest.mark.parametrize(
+CONDITIONS = pytest.mark.parametrize(
     ("link", "worst", "median"),
     [(CALM, 2.0, 2.0), (BAD, 60.0, 0.8)],
-    ids=["calm", "25 ms and 5 % loss"],
+    ids=["no delay", "25 ms and 5 % loss"],
 )
 
 
@@ -57,13 +57,13 @@ def check(results: Results, count: int, worst: float, median: float) -> None:
     assert results.median < median
 
 
-@WEATHER
+@CONDITIONS
 def test_every_pair_connects(workers: Workers, link: LinkSpec, worst: float, median: float) -> None:
     """Of places, left and right."""
     check(whole(workers, run_grid, link), len(PLACES) ** 2, worst, median)
 
 
-@WEATHER
+@CONDITIONS
 def test_homes_behind_one_nat_connect(workers: Workers, link: LinkSpec, worst: float, median: float) -> None:
     """Of each kind, with each way of hairpinning."""
     check(whole(workers, run_shared, link), len(KINDS) * len(HAIRPINS), worst, median)

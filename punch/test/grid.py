@@ -142,9 +142,9 @@ class Results:
         """A sentence on the whole."""
         outcomes = [outcome for each in self.outcomes.values() for outcome in each]
         direct = sum(outcome.path not in ("", "relay") for outcome in outcomes)
-        weather = f"{self.link.delay * 1000:g} ms and {self.link.loss:.0%} loss on each access link, each way"
+        link = f"{self.link.delay * 1000:g} ms and {self.link.loss:.0%} loss on each access link, each way"
         return (
-            f"{len(self.outcomes)} pairs, {len(outcomes)} calls, {weather}: {len(self.seconds)} connected, "
+            f"{len(self.outcomes)} pairs, {len(outcomes)} calls, {link}: {len(self.seconds)} connected, "
             f"{direct} of them direct {SETTLED:g} s later; "
             f"median {self.median:.2f} s, worst {self.worst:.2f} s."
         )

@@ -15,7 +15,7 @@ from .grid import Outcome, Pair, all_pairs, run_grid
 from .profiles import PROFILES
 from .report import failures, markdown, pair_row, profiles_table
 from .table import expected
-from .world import Weather
+from .world import LinkConditions
 
 LIMIT = 2.0
 """Seconds within which every pair connects where there is neither delay nor loss."""
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(problem))
     if given.write and given.pairs != "all":
         parser.error("the page shows all pairs")
-    weather = Weather(given.delay / 1000, given.loss / 100)
+    conditions = LinkConditions(given.delay / 1000, given.loss / 100)
 
     def tell(pair: Pair, number: int, outcome: Outcome) -> None:
         problem = f" {outcome.problem}" if outcome.problem else ""
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Path(directory),
             pairs,
             runs=given.runs,
-            weather=weather,
+            conditions=conditions,
             options=[word for option in given.peer_option for word in option.split("=", 1)],
             tell=tell,
         )
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page = Path(__file__).parents[2] / "docs" / "nat.md"
         replace_section(page, given.write, text)
         replace_section(page, "profiles", profiles_table())
-    limit = None if weather.delay or weather.loss else LIMIT
+    limit = None if conditions.delay or conditions.loss else LIMIT
     wrong = failures(results, limit, list(expected()) if given.pairs == "all" else None)
     for sentence in wrong:
         print(sentence, file=sys.stderr)

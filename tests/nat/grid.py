@@ -15,7 +15,7 @@ from tests import without_segmentation
 from tests.processes import Event, JSONProcess, ProcessFailed, Programs
 
 from .profiles import PROFILES, build
-from .world import CONTROL_PORT, LEFT, REFLECTOR_PORT, RIGHT, SERVICE4, SERVICE6, Place, Weather, World
+from .world import CONTROL_PORT, LEFT, REFLECTOR_PORT, RIGHT, SERVICE4, SERVICE6, LinkConditions, Place, World
 
 Pair = tuple[str, str]
 
@@ -62,7 +62,7 @@ class Outcome:
 class Results:
     """All outcomes of a grid, run by run."""
 
-    weather: Weather
+    conditions: LinkConditions
     runs: int
     pairs: list[Pair]
     outcomes: dict[Pair, list[Outcome]] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class Grid:
 
     def run(self, runs: int, tell: Callable[[Pair, int, Outcome], None] = lambda *_: None) -> Results:
         """Call every pair so many times; `tell` is called with each outcome, from any thread."""
-        results = Results(self.world.weather, runs, self.pairs, {pair: [] for pair in self.pairs})
+        results = Results(self.world.conditions, runs, self.pairs, {pair: [] for pair in self.pairs})
         for number in range(runs):
             self._run(number, results, tell)
         return results
@@ -296,13 +296,13 @@ def run_grid(
     pairs: Sequence[Pair],
     *,
     runs: int = 1,
-    weather: Weather | None = None,
+    conditions: LinkConditions | None = None,
     options: Sequence[str] = (),
     tell: Callable[[Pair, int, Outcome], None] = lambda *_: None,
 ) -> Results:
     """Build a world, run the pairs in it, and remove everything again."""
     programs = Programs(directory)
-    with World(weather) as world:
+    with World(conditions) as world:
         try:
             return Grid(programs, world, pairs, options).run(runs, tell)
         finally:

@@ -18,11 +18,11 @@ BAD = ["--delay", "25", "--loss", "5"]
 
 
 def main() -> int:
-    """Run both grids in both weathers, write the page, and return how many of the four were not right."""
+    """Run both grids with and without delay and loss, write the page, and return how many of four failed."""
     wrong = 0
-    for weather, options in (("calm", []), ("bad weather", BAD)):
-        wrong += simulated.main([*options, "--write", str(PAGE), f"simulated, {weather}"])
-        wrong += kernel.main(["--runs", "5", *options, "--write", f"kernel, {weather}"])
+    for conditions, options in (("no delay", []), ("delay and loss", BAD)):
+        wrong += simulated.main([*options, "--write", str(PAGE), f"simulated, {conditions}"])
+        wrong += kernel.main(["--runs", "5", *options, "--write", f"kernel, {conditions}"])
     return wrong
 
 

@@ -73,7 +73,7 @@ def summary(results: Results) -> str:
     connected = [outcome for outcome in outcomes if outcome.seconds is not None]
     direct = [outcome for outcome in connected if not outcome.relayed]
     return (
-        f"{len(results.pairs)} pairs, {results.runs} runs each, {results.weather}: {len(connected)} of "
+        f"{len(results.pairs)} pairs, {results.runs} runs each, {results.conditions}: {len(connected)} of "
         f"{len(outcomes)} calls connected, {len(direct)} of them direct {SETTLED:g} s later; "
         f"median {results.median:.2f} s, worst {results.worst:.2f} s."
     )

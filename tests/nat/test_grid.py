@@ -20,7 +20,7 @@ from .grid import Outcome, Pair, all_pairs, run_grid
 from .profiles import ABOUT, PROFILES
 from .report import failures, markdown, path_of
 from .table import expected
-from .world import Weather
+from .world import LinkConditions
 
 # Each profile at least once with itself and once with a peer that it must be direct to, or can't be.
 QUICK = (
@@ -36,12 +36,12 @@ QUICK_WEATHER = (
     "masq-drop:masq-drop,masq-drop:masq-reject,fully-drop:open,masq-reject:fully-reject,cgnat:cgnat,ipv6:ipv6,"
     "open:tcp443,docker:docker,random-drop:cone,cone:cone,cone:cgnat-hairpin"
 )
-BAD = Weather(delay=0.025, loss=0.05)
+BAD = LinkConditions(delay=0.025, loss=0.05)
 MEDIAN = 0.8
-"""Seconds within which half of all calls connect in bad weather."""
+"""Seconds within which half of all calls connect with delay and loss."""
 
 
-def run(directory: Path, text: str, weather: Weather, runs: int) -> None:
+def run(directory: Path, text: str, conditions: LinkConditions, runs: int) -> None:
     """Run pairs, print the table, fail if one is not as it must be."""
     need_namespaces()
     need("conntrack")
@@ -50,9 +50,9 @@ def run(directory: Path, text: str, weather: Weather, runs: int) -> None:
         seconds = "–" if outcome.seconds is None else f"{outcome.seconds:.2f} s"
         print(f"{' to '.join(pair)}: {seconds}, {path_of(outcome.settled)} {outcome.problem}", flush=True)
 
-    results = run_grid(directory, parse_pairs(text), runs=runs, weather=weather, tell=tell)
+    results = run_grid(directory, parse_pairs(text), runs=runs, conditions=conditions, tell=tell)
     print(markdown(results))
-    bad = bool(weather.delay or weather.loss)
+    bad = bool(conditions.delay or conditions.loss)
     wrong = failures(results, None if bad else LIMIT, list(expected()) if text == "all" else None)
     if bad and results.median > MEDIAN:
         wrong.append(f"the median time to connect is {results.median:.2f} s, more than {MEDIAN:g} s")
@@ -62,10 +62,10 @@ def run(directory: Path, text: str, weather: Weather, runs: int) -> None:
 def test_pairs(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """Without delay or loss: all connect within 2 s, and those that can are direct 5 s later."""
     whole = pytestconfig.getoption("--nat") == "whole"
-    run(tmp_path, "all" if whole else QUICK, Weather(), 5 if whole else 1)
+    run(tmp_path, "all" if whole else QUICK, LinkConditions(), 5 if whole else 1)
 
 
-def test_pairs_in_bad_weather(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_pairs_with_delay_and_loss(tmp_path: Path, pytestconfig: pytest.Config) -> None:
     """With 25 ms and 5 % loss on every access link: all connect, half of them within 0.8 s."""
     whole = pytestconfig.getoption("--nat") == "whole"
     run(tmp_path, "all" if whole else QUICK_WEATHER, BAD, 5 if whole else 3)

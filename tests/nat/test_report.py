@@ -5,7 +5,7 @@ from __future__ import annotations
 from .grid import Outcome, Pair, Results
 from .report import failures, matrix
 from .table import expected
-from .world import Weather
+from .world import LinkConditions
 
 DIRECT: Pair = ("masq-drop", "masq-drop")
 RELAYED: Pair = ("random-drop", "random-drop")
@@ -17,7 +17,7 @@ RELAY = Outcome(0.1, ("relay", "relay"), ("relay", "relay"))
 
 def results(pair: Pair, *outcomes: Outcome, runs: int | None = None) -> Results:
     """A run of one pair."""
-    return Results(Weather(), runs or len(outcomes), [pair], {pair: list(outcomes)})
+    return Results(LinkConditions(), runs or len(outcomes), [pair], {pair: list(outcomes)})
 
 
 def test_what_is_as_it_must_be() -> None:

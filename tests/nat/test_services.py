@@ -12,7 +12,7 @@ from tests.processes import JSONProcess, Programs
 
 from .grid import start_rendezvous
 from .profiles import PROFILES
-from .world import Place, Weather, World
+from .world import LinkConditions, Place, World
 
 NODE = Path(__file__).with_name("service_node.py")
 ECHO = Path(__file__).parents[2] / "docs" / "examples" / "echo.py"
@@ -37,7 +37,7 @@ def test_two_services(tmp_path: Path) -> None:
     """Both are used at once, refusals take one round trip, and the link ends when nothing uses it."""
     need_namespaces()
     programs = Programs(tmp_path)
-    with World(Weather(DELAY)) as world:
+    with World(LinkConditions(DELAY)) as world:
         try:
             left, right = PROFILES["masq-drop"](world, "masq-drop", 1)
             world.start()

@@ -30,7 +30,7 @@ LEFT, RIGHT = 1, 2
 
 
 @dataclass(frozen=True)
-class Weather:
+class LinkConditions:
     """What every access link does to packets: delay in seconds and loss (0 to 1), each way."""
 
     delay: float = 0.0
@@ -87,8 +87,8 @@ table inet marks {{
 class World:
     """The public network with the rendezvous's host, and places around it; removed when it is left."""
 
-    def __init__(self, weather: Weather | None = None) -> None:
-        self.weather = weather or Weather()
+    def __init__(self, conditions: LinkConditions | None = None) -> None:
+        self.conditions = conditions or LinkConditions()
         self.lab = Lab()
         self._cables: list[str] = []
         self._wire: subprocess.Popen[bytes] | None = None
@@ -127,9 +127,9 @@ class World:
         return f"2001:db8::{self._next_public}"
 
     def access(self, host: Host, interface: str, *addresses: str, outside: Host | None = None) -> None:
-        """An access link with the world's weather, to the public network or the one `outside`."""
+        """An access link with the conditions of the world, to the public network or the one `outside`."""
         outside = outside or self.public
-        if self.weather.delay:
+        if self.conditions.delay:
             self._ports += 1
             far = f"tap{self._ports}"
             host.run("ip", "tuntap", "add", "dev", interface, "mode", "tap")
@@ -144,8 +144,8 @@ class World:
             self.lab.plug(host, outside, interface, *addresses)
         if outside is self.public:
             route_by_core(host, addresses)
-        if self.weather.loss:
-            host.nft(loss_rules(interface, self.weather.loss))
+        if self.conditions.loss:
+            host.nft(loss_rules(interface, self.conditions.loss))
 
     def route6(self, prefix: str, via: str) -> None:
         """Send what is for an IPv6 prefix to a router on the public network."""
@@ -156,7 +156,7 @@ class World:
         if not self._cables:
             return
         self._wire = subprocess.Popen(
-            [sys.executable, "-m", "tests.nat.wire", str(self.weather.delay), *self._cables],
+            [sys.executable, "-m", "tests.nat.wire", str(self.conditions.delay), *self._cables],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -181,7 +181,7 @@ def loss_rules(interface: str, loss: float) -> str:
         f"\n{resolution}\n{lose}\n}}"
         for hook, priority in (("ingress", -500), ("egress", 500))
     ]
-    return "table netdev weather {\n" + "\n".join(chains) + "\n}\n"
+    return "table netdev conditions {\n" + "\n".join(chains) + "\n}\n"
 
 
 def input_rules(unsolicited: str) -> str:

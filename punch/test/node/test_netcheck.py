@@ -101,7 +101,7 @@ class EveryNATTests(InternetTestCase):
         self.assertEqual(wrong, [])
         self.assertLess(net.now, 10.0)
 
-    def test_in_bad_weather(self) -> None:
+    def test_with_delay_and_loss(self) -> None:
         """Delay, jitter and 5 % loss each way change nothing, whatever the seed."""
         for seed in range(5):
             net = self.internet(seed)

@@ -29,7 +29,7 @@ from punch.test.pages import replace_section, table
 
 NEARBY = ["EIM/EIF", "EIM/APDF", "APDM/APDF", OPEN, FIREWALL, CARRIER, NO_UDP]
 """All other places, with three NATs; every NAT with every other is for `test_system_nats`."""
-STORMY = ["EIM/EIF", "EIM/APDF", "ADM/ADF", "APDM/EIF", "APDM/APDF"]
+VARIED = ["EIM/EIF", "EIM/APDF", "ADM/ADF", "APDM/EIF", "APDM/APDF"]
 """Each mapping and each filtering; pairs that are direct, by all sorts of candidates, and relayed ones."""
 
 
@@ -56,9 +56,9 @@ class GridTests(InternetTestCase):
         """With each way of hairpinning."""
         self.check(run_shared(["EIM/APDF", "APDM/EIF"], seeds=SEEDS[:1]))
 
-    def test_bad_weather(self) -> None:
+    def test_delay_and_loss(self) -> None:
         """25 ms and 5 % loss on each access link: every pair connects, half within 0.8 s."""
-        results = run_grid(STORMY, seeds=SEEDS[:1], link=BAD)
+        results = run_grid(VARIED, seeds=SEEDS[:1], link=BAD)
         self.check(results)
         self.assertLess(results.median, 0.8)
 

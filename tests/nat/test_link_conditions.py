@@ -9,7 +9,7 @@ import sys
 from tests.needs import need_namespaces
 
 from .profiles import build
-from .world import LEFT, RIGHT, Weather, World
+from .world import LEFT, RIGHT, LinkConditions, World
 
 ECHO = """
 import socket
@@ -48,10 +48,10 @@ ATTEMPTS = 3
 """Times that a measurement is made, of which one has to be right: else it may be of a busy machine."""
 
 
-def echoes(weather: Weather, count: int) -> list[float]:
+def echoes(conditions: LinkConditions, count: int) -> list[float]:
     """The round trips of so many datagrams from one open place to another, those that came back."""
     need_namespaces()
-    with World(weather) as world:
+    with World(conditions) as world:
         places = build(world, ["open"])
         world.start()
         left, right = places["open", LEFT], places["open", RIGHT]
@@ -67,10 +67,10 @@ def echoes(weather: Weather, count: int) -> list[float]:
     return times
 
 
-def round_trips(weather: Weather, most: float) -> list[float]:
+def round_trips(conditions: LinkConditions, most: float) -> list[float]:
     """Those of 200 datagrams, none of them lost, shortest first; half are below `most` on a quiet machine."""
     for _ in range(ATTEMPTS):
-        times = sorted(echoes(weather, 200))
+        times = sorted(echoes(conditions, 200))
         assert len(times) == 200
         if times[100] < most:
             break
@@ -79,17 +79,17 @@ def round_trips(weather: Weather, most: float) -> list[float]:
 
 def test_delay() -> None:
     """25 ms four times, and nothing is lost or overtaken by itself."""
-    times = round_trips(Weather(delay=0.025), 0.12)
+    times = round_trips(LinkConditions(delay=0.025), 0.12)
     assert times[0] >= 0.1
     assert times[100] < 0.12
 
 
 def test_loss() -> None:
     """Of what crosses four links that lose a fifth, 41 % comes back."""
-    times = echoes(Weather(loss=0.2), 1000)
+    times = echoes(LinkConditions(loss=0.2), 1000)
     assert 330 < len(times) < 490
 
 
-def test_calm() -> None:
+def test_no_delay_and_no_loss() -> None:
     """Nothing is lost, and it takes no time."""
-    assert round_trips(Weather(), 0.01)[100] < 0.01
+    assert round_trips(LinkConditions(), 0.01)[100] < 0.01
