@@ -127,10 +127,11 @@ class PairMonitor:
 
         :return: whether it is the selected pair and was usable before.
         """
+        selected = pair is self._selector.selected
         pair.full_at = None
         pair.size_at = now + min(SIZE_RETRY[0] * 2**pair.size_failures, SIZE_RETRY[1])
-        pair.size_failures = min(pair.size_failures + 1, 16)
-        selected = pair is self._selector.selected
+        if not selected:
+            pair.size_failures = min(pair.size_failures + 1, 16)
         # Unless a smaller check that was sent later is answered, this one may only wait in a queue
         small = pair.asked_at > since
         if not pair.usable or (selected and not small):

@@ -145,7 +145,7 @@ class CandidatePair:
     full_at: float | None = None
     """When the newest check of full size was answered, in monotonic seconds; None: it was not."""
     size_failures: int = 0
-    """How many checks of full size in a row were not answered."""
+    """How many checks of full size in a row were not answered while it was not selected."""
     size_at: float = 0.0
     """When to check this pair in full size again if it is small and not selected, in monotonic seconds."""
     transaction: Transaction | None = None
