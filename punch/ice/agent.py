@@ -290,8 +290,8 @@ class Agent:
 
     def pass_over(self, since: float, now: float) -> bool:
         """
-        Select another pair if the link has received nothing on this one since the time `since`, though checks
-        on it are answered.
+        Select another pair, since the link has received nothing on this one for long, though checks on it are
+        answered: one that was sent after the time `since`.
 
         :return: whether the pair is impaired now.
         """

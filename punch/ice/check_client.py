@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 
 from punch.ice.budget import CallBudget
 from punch.ice.candidates import LocalCandidates, usable
 from punch.ice.checks import IceCredentials, IceRole, build_check
 from punch.ice.pairs import CandidatePair, PairState
-from punch.ice.transactions import RTO, Purpose, Transaction
+from punch.ice.transactions import LAST_WAIT, REQUESTS, RTO, Purpose, Transaction
 from punch.identity import RandomBytes
 from punch.wire.address import FULL_SIZE, Address, Transmit
 from punch.wire.stun import Attribute, MessageClass, StunMessage
@@ -27,6 +28,11 @@ SIZE_WAIT = 0.2, 1.5
 The time between the first two of these requests: so many seconds or round-trip times, whichever is longer.
 The later requests and the end of the check come after twice this time, since the requests themselves lengthen
 the queue of a slow line.
+"""
+LONGEST_SIZE_WAIT = 0.3
+"""
+The longest time between the first two of these requests, in seconds, if only an upper bound of the round-trip
+time is known, because the first check was repeated.
 """
 STEADY_WAIT = 2.0
 """The longest time between two requests of a steady check, in seconds."""
@@ -123,11 +129,14 @@ class CheckClient:
         self.stop(pair, now)
         if pair.state is not PairState.SUCCEEDED:
             pair.state = PairState.IN_PROGRESS
-        pair.transaction = self._send(pair, Purpose.CHECK, now, rto, nomination)
+        requests, longest = (STEADY_REQUESTS, STEADY_WAIT) if self._steady else (REQUESTS, inf)
+        pair.transaction = self._send(
+            pair, Purpose.CHECK, now, rto, nomination, requests=requests, longest_wait=longest
+        )
 
     def check_consent(self, pair: CandidatePair, now: float, nomination: int | None = None) -> None:
         """Send one consent check on a valid pair (RFC 7675). It also keeps the pair alive."""
-        self._send(pair, Purpose.CONSENT, now, RTO, nomination)
+        self._send(pair, Purpose.CONSENT, now, RTO, nomination, requests=1, last_wait=_CONSENT_WAIT / RTO)
 
     def check_size(self, pair: CandidatePair, now: float, requests: int = SIZE_REQUESTS) -> None:
         """
@@ -137,8 +146,12 @@ class CheckClient:
         """
         if pair.size_check is not None:
             return
-        wait = max(SIZE_WAIT[0], SIZE_WAIT[1] * pair.expected_rtt)
-        pair.size_check = self._send(pair, Purpose.SIZE, now, wait, None, requests)
+        wait = rto = max(SIZE_WAIT[0], SIZE_WAIT[1] * pair.expected_rtt)
+        if not pair.rtt_exact:
+            rto = min(rto, LONGEST_SIZE_WAIT)
+        pair.size_check = self._send(
+            pair, Purpose.SIZE, now, rto, requests=requests, last_wait=2 * wait / rto, longest_wait=2 * rto
+        )
 
     def stop(self, pair: CandidatePair, now: float) -> None:
         """Stop retransmitting the check of this pair. Its answer still counts."""
@@ -215,8 +228,11 @@ class CheckClient:
         purpose: Purpose,
         now: float,
         rto: float,
-        nomination: int | None,
-        requests: int = 1,
+        nomination: int | None = None,
+        *,
+        requests: int = REQUESTS,
+        last_wait: float = LAST_WAIT,
+        longest_wait: float = inf,
     ) -> Transaction:
         if self._theirs is None:
             raise RuntimeError("no check can be made before the peer's credentials are known")
@@ -242,13 +258,10 @@ class CheckClient:
             controlling=self.role is IceRole.CONTROLLING,
             nomination=nomination,
             rto=rto,
+            requests=requests,
+            last_wait=last_wait,
+            longest_wait=longest_wait,
         )
-        if purpose is Purpose.CONSENT:
-            transaction.requests, transaction.last_wait = 1, _CONSENT_WAIT / rto
-        elif purpose is Purpose.SIZE:
-            transaction.requests, transaction.longest_wait = requests, 2 * rto
-        elif self._steady:
-            transaction.requests, transaction.longest_wait = STEADY_REQUESTS, STEADY_WAIT
         self._transactions[transaction_id] = (transaction, pair)
         self._transmit(transaction, pair, now)
         return transaction

@@ -147,8 +147,8 @@ class SelectedPair:
 
     def pass_over(self, since: float, now: float) -> bool:
         """
-        Select another pair if the link has received nothing on this one since the time `since`, though checks
-        on it are answered. If no check was answered since then, the pair is probed instead.
+        Select another pair, since the link has received nothing on this one for long, though checks on it are
+        answered. If none that was sent after the time `since` is answered, the pair is probed instead.
 
         :return: whether the pair is impaired now.
         """
@@ -158,11 +158,6 @@ class SelectedPair:
         if selected.asked_at < since:
             self._monitor.probe(now)
             return False
-        if not any(pair.usable for pair in self._checklist if pair is not selected):
-            # All pairs are blocked or unusable: give the blocked ones another try
-            for pair in self._checklist:
-                if pair.impairment is Impairment.BLOCKED:
-                    pair.impairment = None
         selected.impairment = Impairment.BLOCKED
         self._leave(now)
         return True
@@ -229,6 +224,12 @@ class SelectedPair:
 
     def _leave(self, now: float) -> None:
         """Select another pair than the impaired one, or try all pairs again if there is none."""
+        selected = self._selector.selected
+        if not any(pair.usable for pair in self._checklist):
+            # What blocked a pair may be gone: give the others another try
+            for pair in self._checklist:
+                if pair.impairment is Impairment.BLOCKED and pair is not selected:
+                    pair.impairment = None
         self.choose(now)
         selected = self._selector.selected
         if selected is not None and selected.impaired:

@@ -34,7 +34,8 @@ class Transaction:
     :param key: the key of the answer's MESSAGE-INTEGRITY; None if answers have none.
     :param requests: how often the request is sent at most.
     :param last_wait: how many RTOs to wait after the last request.
-    :param longest_wait: the longest time between two requests, in seconds.
+    :param longest_wait: the longest time between two requests, in seconds. The wait after the last one has no
+        such limit.
     """
 
     purpose: Purpose
@@ -68,9 +69,10 @@ class Transaction:
             self.retransmitting = False
             return None
         self.sent += 1
-        last = self.sent == self.requests
-        wait = self.rto * self.last_wait if last else self.rto * 2 ** min(self.sent - 1, 16)
-        self.next_at = now + min(wait, self.longest_wait)
+        if self.sent == self.requests:
+            self.next_at = now + self.rto * self.last_wait
+        else:
+            self.next_at = now + min(self.rto * 2 ** min(self.sent - 1, 16), self.longest_wait)
         return Transmit(self.request, self.remote, self.local)
 
     def expired(self, now: float) -> bool:

@@ -377,10 +377,10 @@ class IceTransport:
             self._check_silence(now)
         deadline = self._silence_deadline()
         if deadline is not None and now >= deadline:
-            since = self._silence.since
-            if since is None or not self.generations.working:
+            enough_at = self._silence.enough_at
+            if enough_at is None or not self.generations.working:
                 self._silence.end()
-            elif self.generations.use.pass_over(since, now):
+            elif self.generations.use.pass_over(enough_at, now):
                 self._passed_over = True
                 self._silence.end()
             else:

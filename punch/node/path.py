@@ -55,12 +55,14 @@ class Silence:
     sending, while one that only acknowledges sends once.
 
     :ivar proved: the handshake of the link is over.
-    :ivar since: when the first datagram was sent since then, in monotonic seconds; None: none was.
+    :ivar enough_at: when so much had been sent that the path is left if it answers a later check, in
+        monotonic seconds; None: too little was sent.
     """
 
     def __init__(self) -> None:
         self.proved = False
-        self.since: float | None = None
+        self.enough_at: float | None = None
+        self._since: float | None = None
         self._postponed = 0.0
         self._last = 0.0
         self._bursts = 0
@@ -72,16 +74,19 @@ class Silence:
 
     def sent(self, now: float) -> None:
         """The link has sent something."""
-        if self.since is None:
-            self.since = now
+        if self._since is None:
+            self._since = now
         elif now < self._last + BURST:
             return
         self._last = now
         self._bursts += 1
+        if self._bursts == (LINK_BURSTS if self.proved else 1):
+            self.enough_at = now
 
     def end(self) -> None:
         """The link has received something, or uses another path."""
-        self.since, self._bursts, self._postponed = None, 0, 0.0
+        self._since = self.enough_at = None
+        self._bursts, self._postponed = 0, 0.0
 
     def postpone(self, now: float) -> None:
         """Whether the path answers checks is not known yet: decide a little later."""
@@ -93,10 +98,10 @@ class Silence:
 
         :param rtt: its round-trip time in seconds, if it is known.
         """
-        if self.since is None or (self.proved and self._bursts < LINK_BURSTS):
+        if self._since is None or self.enough_at is None:
             return None
         wait = LINK_WAIT if self.proved else HANDSHAKE_WAIT
-        return max(self._postponed, self.since + max(wait, ROUND_TRIPS * (rtt or 0.0)))
+        return max(self._postponed, self._since + max(wait, ROUND_TRIPS * (rtt or 0.0)))
 
 
 class DebouncedPath:

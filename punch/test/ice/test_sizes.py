@@ -191,6 +191,9 @@ class SizeTests(SynchronousTestCase):
             silence.sent(2.0 + number)
             silence.sent(2.01 + number)
         self.assertEqual(silence.deadline(0.1), 2.0 + LINK_WAIT)
+        self.assertEqual(silence.enough_at, 2.0 + LINK_BURSTS - 1)
+        silence.postpone(9.0)
+        self.assertGreater(silence.deadline(0.1) or 0.0, 9.0)
 
     def test_silent_and_dead(self) -> None:
         """Where checks are not answered either, nothing is passed over: probing finds out what works."""
@@ -208,6 +211,27 @@ class SizeTests(SynchronousTestCase):
         self.assertTrue(one.agent.path.working)
         network.run(1.0)
         self.assertFalse(one.agent.path.working)
+
+    def test_blocked_and_dead(self) -> None:
+        """When the last usable pair dies, one that was passed over is used again, without a word."""
+        network = IceNetwork()
+        network.blocked = lambda source, target: source.host[3] != target.host[3]
+        one, other = self.two(network)
+        network.pair(one, other, gather=False)
+        network.run(5.0)
+        first, since = self.hosts(one), network.now
+        one.agent.probe(since)
+        network.run(0.2)
+        self.assertTrue(one.agent.pass_over(since, network.now))
+        network.run(1.0)
+        dead, before = self.hosts(one)[0], one.of(Disconnected)
+        self.assertNotEqual(dead, first[0])
+        network.blocked = lambda source, target: source.host[3] != target.host[3] or dead[3] == source.host[3]
+        one.agent.probe(network.now)
+        network.run(2.0)
+        self.assertEqual(self.hosts(one), first)
+        self.assertTrue(one.agent.path.working)
+        self.assertEqual(one.of(Disconnected), before)
 
     def test_upper_bounds(self) -> None:
         """What answers to repeated checks measured too long does not delay the discovery of a dead path."""
