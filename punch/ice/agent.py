@@ -429,6 +429,9 @@ class Agent:
             if transaction.purpose is Purpose.CHECK:
                 self._checklist.succeeded(pair)
             self.path.answered(pair, now, full=transaction.purpose is Purpose.SIZE)
+            held = self._server.take_held(pair.base, pair.remote.address)
+            if held is not None:
+                self._receive_request(*held, pair.remote.address, pair.base, now)
 
     def _take_role_conflict(self, outcome: Outcome, now: float) -> None:
         pair, transaction = outcome.pair, outcome.transaction

@@ -148,6 +148,7 @@ class CheckServer:
         self._theirs: IceCredentials | None = None
         self._budget = budget
         self._early: dict[tuple[Address, Address], Check] = {}
+        self._held: dict[tuple[Address, Address], tuple[StunMessage, int]] = {}
         self._output: list[Transmit] = []
 
     def set_remote(self, theirs: IceCredentials) -> list[Check]:
@@ -195,7 +196,10 @@ class CheckServer:
         """
         padded = Attribute.PADDING in request
         if padded and not self._budget.may_be_large(remote, now):
-            return None, role  # The peer retransmits it
+            addresses = local, remote
+            if addresses in self._held or len(self._held) < MAX_EARLY:
+                self._held[addresses] = request, size
+            return None, role
         refusal = _refusal(request, self._ours)
         if refusal is not None:
             if len(refusal) <= size:
@@ -218,6 +222,14 @@ class CheckServer:
         if addresses in self._early or len(self._early) < MAX_EARLY:
             self._early[addresses] = check
         return None, role
+
+    def take_held(self, local: Address, remote: Address) -> tuple[StunMessage, int] | None:
+        """
+        Remove and return the newest check of full size, and its size, that came from `remote` before it had
+        answered a check of ours. It can be answered once it has: our check may have taken longer to get
+        through than the peer waits for answers to checks of full size.
+        """
+        return self._held.pop((local, remote), None)
 
     def datagrams_to_send(self) -> list[Transmit]:
         """The answers to send now."""

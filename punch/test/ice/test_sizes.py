@@ -6,6 +6,7 @@ import itertools
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.ice.checks import IceRole, build_check
 from punch.ice.events import Disconnected, Recovered
 from punch.node.path import (
     HANDSHAKE_WAIT,
@@ -175,6 +176,26 @@ class SizeTests(SynchronousTestCase):
         network.pair(one, other)
         network.run(60.0)
         self.assertEqual(self.full(one) + self.full(other), [])
+
+    def test_answered_later(self) -> None:
+        """Who could not answer a check of full size yet does it when the address has answered a check."""
+        network = IceNetwork(budgets=True)
+        one, other = network.host("one", "10.0.0.1"), network.host("other", "10.0.0.2", controlling=False)
+        network.pair(one, other, gather=False)
+        large = build_check(
+            bytes(12),
+            one.agent.credentials,
+            other.agent.credentials,
+            IceRole.CONTROLLING,
+            2**64 - 1,
+            1,
+            size=FULL_SIZE,
+        )
+        network.inject(other, large, one.bases[0])
+        self.assertEqual(self.full(other), [])
+        network.run(2.0)
+        answers = [sent.data[8:20] for _, sent in other.sent if len(sent.data) == FULL_SIZE]
+        self.assertEqual(answers.count(bytes(12)), 1)
 
     def test_silence(self) -> None:
         """A handshake is given up sooner than a link; acknowledgements are no sign of anything."""
