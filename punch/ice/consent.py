@@ -136,7 +136,10 @@ class PairMonitor:
         small = pair.asked_at > since
         if not pair.usable or (selected and not small):
             return False
-        pair.impairment = Impairment.SMALL if small else Impairment.UNRESPONSIVE
+        current = self._selector.selected
+        better = current is not None and pair.valid_kind > current.valid_kind
+        # A better pair gets more checks of full size soon (`size_at`), whatever the cause
+        pair.impairment = Impairment.SMALL if small or better else Impairment.UNRESPONSIVE
         pair.refresh_at = now if selected else pair.refresh_at
         return selected
 
