@@ -66,7 +66,10 @@ class IceCredentials:
 
 
 MAX_EARLY = 32
-"""How many checks are kept before the peer's credentials are known, one for each pair of addresses."""
+"""
+How many checks are kept until the peer's credentials are known, and how many of full size until the peer has
+answered a check: one for each pair of addresses.
+"""
 
 
 class IceRole(Enum):
@@ -187,7 +190,8 @@ class CheckServer:
         """
         Authenticate and answer a request that `is_for_us`, and repair a role conflict.
 
-        An answer to a check of full size is as large as the request, so that it tests both directions.
+        An answer to a check of full size is as large as the request, so that it tests both directions. The
+        newest one from an address that has not answered a check is kept for `take_held`.
 
         :param size: the bytes of the request.
         :param role: our role.
@@ -225,9 +229,8 @@ class CheckServer:
 
     def take_held(self, local: Address, remote: Address) -> tuple[StunMessage, int] | None:
         """
-        Remove and return the newest check of full size, and its size, that came from `remote` before it had
-        answered a check of ours. It can be answered once it has: our check may have taken longer to get
-        through than the peer waits for answers to checks of full size.
+        Remove and return a check of full size that `receive` has kept, and its size, to be given to `receive`
+        again: when `remote` answers our check, the peer may have sent its last check of full size already.
         """
         return self._held.pop((local, remote), None)
 

@@ -10,11 +10,11 @@ from punch.wire.address import Address
 from punch.wire.control import RenewRelays
 
 CHECK_TIME = 1.2
-"""
-Seconds within which the rendezvous must answer when a path is in doubt, or it is connected to anew…
-"""
+"""The least time that the rendezvous has to answer a check of the connection to it, in seconds."""
 CHECK_TRIPS = 4
-"""…and so many round trips of the slowest link more, since the connection may share its queue."""
+"""
+Round-trip times of the slowest link that it has in addition, since the connection may share a queue with it.
+"""
 
 
 class NetworkChanges:
@@ -30,9 +30,9 @@ class NetworkChanges:
 
     def check_control(self, gone: Collection[str] = ()) -> None:
         """
-        Connect to the rendezvous anew unless it answers soon.
+        Connect to the rendezvous again unless it answers soon.
 
-        :param gone: local addresses that this machine has no longer.
+        :param gone: local addresses that this machine no longer has.
         """
         links = [call.link for call in self._calls.links.values()]
         slowest = max((link.rtt or 0.0 for link in links if link is not None), default=0.0)

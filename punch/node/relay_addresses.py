@@ -1,4 +1,4 @@
-"""At which IP addresses the relays are that a rendezvous has named."""
+"""The IP addresses of the relays that a rendezvous has named."""
 
 from __future__ import annotations
 

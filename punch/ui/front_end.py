@@ -85,7 +85,7 @@ class FrontEnd(Protocol):
     def show_event(self, event: Event) -> Deferred[None] | None:
         """Show an event; returns what `punch.apps.chat.events.View.handle` does."""
 
-    def held(self, error: ChatError) -> None:
+    def show_held(self, error: ChatError) -> None:
         """Show that messages can't be stored now, and are tried again."""
 
     def unsent(self) -> str | None:
@@ -141,7 +141,7 @@ class ProcessView:
             report=self.handle,
             stopped=self._stopped,
         )
-        self.sending = SendQueue(chat, context.clock, self._moved, front_end.held)
+        self.sending = SendQueue(chat, context.clock, self._moved, front_end.show_held)
         self._front_end = front_end
         self._output = output
         self._answers = answers

@@ -118,9 +118,9 @@ class StdioFrontEnd:
             self.line.drop_answered()
         return delivered
 
-    def held(self, error: ChatError) -> None:
+    def show_held(self, error: ChatError) -> None:
         """Show that messages can't be stored now."""
-        self._text.held(error)
+        self._text.show_held(error)
 
     def stopped(self) -> None:
         """Does nothing: there is nothing on the clock."""

@@ -125,7 +125,7 @@ class TextRenderer:
         """Show what went wrong."""
         self._screen.show(self._style.bad(text))
 
-    def held(self, error: ChatError) -> None:
+    def show_held(self, error: ChatError) -> None:
         """Show that messages can't be stored now, and are tried again."""
         self.show_error(f"What you typed is not sent yet, and is tried again: {error}")
 

@@ -361,14 +361,14 @@ class Chat:
     def status(self) -> ChatStatus:
         """The chat as it is now."""
         return ChatStatus(
-            self.me,
-            self.name,
-            self.calls.rendezvous,
-            self.calls.statuses(),
-            list(self.calling),
-            self.questions,
-            {each.peer: each.undelivered for each in self.conversations if each.undelivered},
-            self.keeps_history,
+            me=self.me,
+            name=self.name,
+            rendezvous=self.calls.rendezvous,
+            links=self.calls.statuses(),
+            calling=list(self.calling),
+            questions=self.questions,
+            waiting={each.peer: each.undelivered for each in self.conversations if each.undelivered},
+            keeps_history=self.keeps_history,
         )
 
     def netcheck(self) -> Deferred[NetcheckReport]:

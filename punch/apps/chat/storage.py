@@ -118,7 +118,7 @@ class ThreadWorker:
                 for done, call in group:
                     try:
                         results.append((done, call()))
-                    except Exception:
+                    except Exception:  # Whoever made this call gets what it raised
                         results.append((done, Failure()))  # type: ignore[no-untyped-call]
         except StoreError:
             # Nothing of it has reached the disk.

@@ -212,7 +212,7 @@ class JSONFrontEnd:
             return True
         return False
 
-    def held(self, error: ChatError) -> None:
+    def show_held(self, error: ChatError) -> None:
         """Does nothing: each command is answered by itself."""
 
     def unsent(self) -> str | None:

@@ -180,9 +180,9 @@ class TerminalFrontEnd:
             self._update_names()
         return None
 
-    def held(self, error: ChatError) -> None:
+    def show_held(self, error: ChatError) -> None:
         """Show that messages can't be stored now."""
-        self._text.held(error)
+        self._text.show_held(error)
 
     def unsent(self) -> str | None:
         """A sentence that names the messages that are not stored, if there are some."""
