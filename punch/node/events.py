@@ -64,6 +64,16 @@ class AlreadyConnected(Event):
 
 
 @dataclass(frozen=True)
+class PeerReturned(Event):
+    """
+    A peer that was not registered when it was called has registered: a call may succeed now. The rendezvous
+    says so once for each failed call, within an hour after it.
+    """
+
+    peer: PeerID
+
+
+@dataclass(frozen=True)
 class IncomingCall(Event):
     """
     Someone calls. `name` is the caller's own choice.

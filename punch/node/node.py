@@ -50,6 +50,7 @@ from punch.node.events import (
     Introduced,
     PathChanged,
     PathLost,
+    PeerReturned,
     Ready,
     Registered,
     Unregistered,
@@ -78,6 +79,7 @@ from punch.wire.control import (
     Register,
     Relays,
     Reply,
+    Returned,
     Welcome,
 )
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -387,11 +389,13 @@ class Node(Service):
             self._outgoing.give_up(problem)
 
     def control_reply(self, reply: Reply) -> None:
-        """Hand on a message about a call or the relays. One that belongs to no call is dropped."""
+        """Hand on a message about a call, a peer or the relays. One that belongs to no call is dropped."""
         if isinstance(reply, Incoming):
             self._incoming.receive(reply)
         elif isinstance(reply, Relays):
             self._network.offered(reply.relays)
+        elif isinstance(reply, Returned):
+            self._tell(PeerReturned(reply.sender))
         elif isinstance(reply, (Answered, Candidates, Ended, Error)):
             self._channel.receive(reply)
 

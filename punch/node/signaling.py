@@ -222,7 +222,7 @@ class Signaling:
         signaling.complete = description.complete
         # The callee may ask for this offer once more, with a challenge
         signaling._repeatable = not description.challenge and not description.generation
-        signaling._outbox.append(Establish(signaling.call_id, peer, envelope))
+        signaling._outbox.append(Establish(signaling.call_id, peer, envelope, notify=True))
         return signaling
 
     @classmethod

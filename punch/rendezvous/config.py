@@ -79,6 +79,14 @@ class RendezvousLimits:
     answered_per_callee: int = 24
     """Answered calls of one peer that are not over; beyond, older ones end for newer ones."""
     answered_per_source: int = 6
+    return_notices: int = 20_000
+    """Callers that are told when the peer that they called is back, counted for each such peer…"""
+    return_notices_per_address: int = 128
+    """…of these, those from one address…"""
+    return_notices_per_callee: int = 32
+    """…and those that wait for one peer."""
+    return_notice_time: float = 3600.0
+    """After this long without another call they are not told."""
     ring_time: float = 60.0
     """A call rings for this long."""
     answered_time: float = 60.0

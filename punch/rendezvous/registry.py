@@ -24,6 +24,7 @@ from punch.rendezvous.introduction import (
     introduce,
     introduction_key,
 )
+from punch.rendezvous.return_notices import ReturnNotices
 from punch.wire.control import (
     Accept,
     Answer,
@@ -34,6 +35,7 @@ from punch.wire.control import (
     Incoming,
     Reject,
     Reply,
+    Returned,
     Trickle,
 )
 
@@ -134,6 +136,7 @@ class Registry:
             self._places.append(SourceTable(reserve, Shares.growing(-(-shares.address // RESERVE))))
         self._seen = EarlierSources[PeerID](2 * limits.registrations, Shares.growing(2 * shares.address))
         self._admission = IntroductionAdmission(limits, self._displace)
+        self._return_notices = ReturnNotices(limits)
         self._deadlines: Deadlines[IntroductionKey] = Deadlines()
         self._outputs: deque[Output] = deque()
         # Four times as many as can be registered: a peer that reconnects keeps the bucket that it emptied.
@@ -196,6 +199,8 @@ class Registry:
                 )
             )
         self._outputs.append(PeerRegistered(peer, name, old is not None))
+        for caller in self._return_notices.returned(peer, now):
+            self._deliver(caller, Returned(peer))
 
     def resume(self, peer: PeerID) -> None:
         """Send again, after `welcome`, what the replaced connection may not have got."""
@@ -267,6 +272,8 @@ class Registry:
             raise IntroductionRefusal(ErrorCode.FORBIDDEN, "That is your own ID; call another peer.")
         callee = self._peers.get(request.to)
         if callee is None:
+            if request.notify:
+                self._return_notices.ask(caller.peer, caller.source, request.to, now)
             raise IntroductionRefusal(ErrorCode.NOT_REGISTERED, "No peer of this ID is registered here now.")
         key = introduction_key(request.call, caller.peer, request.to)
         if key in self._introductions:

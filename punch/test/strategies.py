@@ -32,6 +32,7 @@ from punch.wire.control import (
     RenewRelays,
     Reply,
     Request,
+    Returned,
     Trickle,
     Welcome,
 )
@@ -121,7 +122,12 @@ relays = st.lists(relay_servers, max_size=MAX_RELAYS).map(tuple)
 REQUESTS: dict[type[Request], st.SearchStrategy[Request]] = {
     Register: st.builds(Register, names, st.sampled_from(Accept)),
     Ping: st.just(Ping()),
-    Establish: st.builds(lambda call, envelope: Establish(call, envelope.to, envelope), calls, envelopes),
+    Establish: st.builds(
+        lambda call, envelope, notify: Establish(call, envelope.to, envelope, notify),
+        calls,
+        envelopes,
+        st.booleans(),
+    ),
     Answer: st.builds(lambda call, envelope: Answer(call, envelope.to, envelope), calls, envelopes),
     Trickle: st.builds(lambda call, envelope: Trickle(call, envelope.to, envelope), calls, envelopes),
     Reject: st.builds(Reject, calls, peer_ids, st.sampled_from([ErrorCode.REFUSED, ErrorCode.BUSY])),
@@ -150,6 +156,7 @@ REPLIES: dict[type[Reply], st.SearchStrategy[Reply]] = {
     Answered: st.builds(Answered, calls, peer_ids, envelopes),
     Candidates: st.builds(Candidates, calls, peer_ids, envelopes),
     Ended: st.builds(Ended, calls, codes, sentences, sender=st.none() | peer_ids),
+    Returned: st.builds(Returned, peer_ids),
     Error: st.builds(Error, codes, sentences, st.none() | calls),
 }
 replies: st.SearchStrategy[Reply] = st.one_of(*REPLIES.values())

@@ -216,11 +216,15 @@ class Ping:
 @_message(REQUESTS, "establish")
 @dataclass(frozen=True)
 class Establish:
-    """A caller asks to be introduced. It chooses the call ID."""
+    """
+    A caller asks to be introduced. It chooses the call ID. `notify` asks for `Returned`, once, if the called
+    peer is away and registers within the next hour.
+    """
 
     call: _Call
     to: _Peer
     offer: _Sealed
+    notify: Annotated[bool, Wire(read.boolean)] = False
 
 
 @_message(REQUESTS, "answer")
@@ -378,6 +382,14 @@ class Ended:
     text: _Text
 
 
+@_message(REPLIES, "returned")
+@dataclass(frozen=True)
+class Returned:
+    """A peer is registered again that was away when this peer called it with `notify`."""
+
+    sender: _Sender
+
+
 @_message(REPLIES, "error")
 @dataclass(frozen=True)
 class Error:
@@ -389,7 +401,7 @@ class Error:
 
 
 Request = Register | Ping | Establish | Answer | Trickle | Reject | Cancel | RenewRelays | Probe
-Reply = Welcome | Relays | Probed | Pong | Incoming | Answered | Candidates | Ended | Error
+Reply = Welcome | Relays | Probed | Pong | Incoming | Answered | Candidates | Ended | Returned | Error
 Message = Request | Reply
 
 

@@ -29,6 +29,7 @@ from punch.node.events import (
     Introduced,
     PathChanged,
     PathLost,
+    PeerReturned,
     Registered,
     Unregistered,
 )
@@ -233,6 +234,9 @@ class ChatLinks:
             automatic = event.peer in self._automatic
             self._automatic.discard(event.peer)
             return not automatic
+        elif isinstance(event, PeerReturned):
+            self._redial.returned(event.peer, self._clock.seconds())
+            return False
         elif isinstance(event, IncomingCall):
             self._hung_up.discard(event.peer)
             self._redial.called(event.peer)

@@ -2,9 +2,10 @@
 The schedule of calls to peers for whom messages wait. Pure: it has no clock.
 
 An unreachable peer is called at once when this peer is registered, then after 5 s (after 1 s when the
-rendezvous was unreachable), then less and less often, up to every 30 s; after an hour every 5 minutes. A peer
-at which the call rings without being answered is called every 5 minutes from the beginning. One that refuses
-the call is not called again until its user, or this one, does something.
+rendezvous was unreachable), then less and less often, up to every 30 s; after an hour every 5 minutes. When
+the rendezvous says that it has registered, it is called at once (no sooner than 1 s after the last call). A
+peer at which the call rings without being answered is called every 5 minutes from the beginning. One that
+refuses the call is not called again until its user, or this one, does something.
 
 A link that ends again and again before a message was delivered counts as a failed call.
 
@@ -55,6 +56,8 @@ class _Want:
     rang: bool = False
     busy: bool = False
     """It is being called, or there is a link."""
+    tried: float = float("-inf")
+    """When the last call failed, or the last link ended."""
 
 
 class RedialSchedule(Generic[P]):
@@ -138,6 +141,7 @@ class RedialSchedule(Generic[P]):
         if wanted is None:
             return None
         wanted.busy = False
+        wanted.tried = now
         wanted.rang = reason == ErrorCode.TIMEOUT.value
         if reason in _FINAL:
             wanted.at = None
@@ -148,6 +152,18 @@ class RedialSchedule(Generic[P]):
             wanted.wait = min(wanted.wait * GROWTH, LONGEST)
         wanted.at = now + wait
         return wait
+
+    def returned(self, peer: P, now: float) -> None:
+        """
+        The peer has registered: call it soon, unless it has refused.
+
+        A rendezvous that says so again and again causes one call a second.
+        """
+        wanted = self._wants.get(peer)
+        if wanted is None or wanted.busy or wanted.at is None:
+            return
+        wanted.at = min(wanted.at, max(now, wanted.tried + RETURN))
+        wanted.wait = min(wanted.wait, FIRST)
 
     def due(self, now: float) -> P | None:
         """The peer to call now, if there is one; `called`, `failed` or `done` must follow."""

@@ -10,9 +10,10 @@ from punch.apps.chat.redial import (
     RETURN_TIME,
     RedialSchedule,
 )
-from punch.node.events import Registered
+from punch.node.events import PeerReturned, Registered
 from punch.test.scenarios.test_calls import SystemTestCase
 from punch.test.system import Peer, introduce
+from punch.wire.control import Accept
 
 SOON = 3.0
 """Seconds after the return within which pending work is tried."""
@@ -126,3 +127,40 @@ class ReturnTests(SystemTestCase):
             self.assert_back(alice, back)
             times += [when for when, event in alice.events if isinstance(event, Registered) and when >= back]
         self.assertGreater(max(times) - min(times), 0.5)
+
+
+class PeerReturnTests(SystemTestCase):
+    """The rendezvous stays, and the other peer returns."""
+
+    def waiting(self) -> tuple[Peer, Peer]:
+        """A message waits for a peer that has been away for some minutes."""
+        alice, bob = self.peer("alice"), self.peer("bob")
+        introduce(alice, bob)
+        introduce(bob, alice)
+        alice.register()
+        alice.chat.send(bob.id, "hello")
+        self.net.advance(301.0)
+        return alice, bob
+
+    def test_a_message_that_waits(self) -> None:
+        """It arrives within a second after the return, and the caller is told once."""
+        alice, bob = self.waiting()
+        bob.register()
+        back = self.net.now
+        self.net.run_until(lambda: bob.messages, 30.0, "the message")
+        self.assertLess(self.net.now - back, 1.0)
+        self.net.advance(60.0)
+        self.assertEqual(alice.of(PeerReturned), [PeerReturned(bob.id)])
+        self.assertEqual(bob.of(PeerReturned), [])
+
+    def test_a_stranger_learns_what_a_call_tells(self) -> None:
+        """A peer that takes nobody's calls is told of like any other, and refuses the call as before."""
+        alice = self.peer("alice").register()
+        bob = Peer(self.net, self.host("bob"), self.rendezvous.address, accept=Accept.KNOWN, pacing=0.02)
+        self.peers.append(bob)
+        alice.chat.send(bob.id, "hello")
+        self.net.advance(301.0)
+        bob.register()
+        self.net.advance(60.0)
+        self.assertEqual(alice.of(PeerReturned), [PeerReturned(bob.id)])
+        self.assertEqual(bob.messages, [])

@@ -12,6 +12,7 @@ from punch.apps.chat.redial import (
     LONGEST,
     MAX_CALLS,
     PACE,
+    RETURN,
     SLOW,
     RedialSchedule,
 )
@@ -69,6 +70,28 @@ class OutboxTests(SynchronousTestCase):
         self.outbox.want("bob", 1.0)
         self.outbox.registered(2.0)
         self.assertIsNone(self.outbox.due(100.0))
+
+    def test_at_once_when_the_peer_is_back(self) -> None:
+        """Its return shortens the wait, and further ones too; the calls stay a second apart."""
+        self.outbox.want("bob", 0.0)
+        self.fail_until(HOUR / 2)
+        now = self.outbox.next() or 0.0
+        self.assertEqual(self.outbox.due(now), "bob")
+        self.outbox.failed("bob", "not-registered", now)
+        self.outbox.returned("bob", now + 0.2)
+        self.assertIsNone(self.outbox.due(now + 0.9))
+        self.assertEqual(self.outbox.due(now + RETURN), "bob")
+        self.assertEqual(self.outbox.failed("bob", "not-registered", now + RETURN), FIRST)
+        self.outbox.returned("bob", now + 4.0)
+        self.assertEqual(self.outbox.due(now + 4.0), "bob")
+
+    def test_the_return_of_one_who_refused(self) -> None:
+        """A return does not call a peer that refused, nor one for whom nothing waits."""
+        self.outbox.want("bob", 0.0)
+        self.fail_until(1.0, "refused")
+        self.outbox.returned("bob", 2.0)
+        self.outbox.returned("carol", 2.0)
+        self.assertIsNone(self.outbox.next())
 
     def test_who_refuses_is_left_alone(self) -> None:
         self.outbox.want("bob", 0.0)
