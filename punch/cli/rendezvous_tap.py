@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
+from importlib.util import find_spec
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import NoReturn
@@ -24,6 +25,7 @@ from twisted.logger import Logger
 from punch.cli import twistd
 from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import whole_number
+from punch.extras import install_command_here
 from punch.files import replace_private
 from punch.names import without_format
 from punch.net.interfaces import source_address
@@ -38,6 +40,8 @@ from punch.rendezvous.config import (
 from punch.rendezvous.deny import DenyList, DenyListError
 from punch.rendezvous.deny import read as read_deny_list
 from punch.rendezvous.listen import EndpointError, check_kind
+from punch.rendezvous.monitoring.listener import MonitoringEndpoint, MonitoringEndpointError
+from punch.rendezvous.monitoring.service import MonitoredService
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
 from punch.rendezvous.service import RendezvousService, make_service
 from punch.rendezvous.tls import CertificateProblem, load_certificate, names_of
@@ -125,6 +129,13 @@ class Options(BaseOptions):
             None,
             "File with the secret that is shared with the servers of --turn (coturn's static-auth-secret).",
         ],
+        [
+            "metrics",
+            None,
+            None,
+            "TCP port on 127.0.0.1, or Twisted server endpoint, for operators: Prometheus metrics at "
+            "/metrics, and /healthz. [default: none]",
+        ],
         ["log-addresses", None, "cut", "How the log names addresses: cut (to a /24 or /48) or full."],
         [
             "deny",
@@ -163,6 +174,7 @@ class Options(BaseOptions):
         self.alternates: list[AlternateAddress] = []
         self.relay = RelayOptions()
         self.deny = DenyList()
+        self.metrics: MonitoringEndpoint | None = None
 
     def opt_control(self, endpoint: str) -> None:
         """Twisted server endpoint (a stream transport) for control connections, such as \
@@ -213,6 +225,14 @@ the relay of this service, else beside it."""
             self.relay = RelayOptions.read(self)
         except RelayOptionError as problem:
             self._fail(str(problem))
+        if self["metrics"] is not None:
+            try:
+                self.metrics = MonitoringEndpoint.parse(self["metrics"])
+            except MonitoringEndpointError as problem:
+                self._fail(str(problem))
+            if find_spec("prometheus_client") is None:
+                command = install_command_here("metrics")
+                self._fail(f"--metrics needs the package prometheus_client; install it with {command}.")
         if self["log-addresses"] not in ("cut", "full"):
             self._fail(f"--log-addresses is cut or full, not {self['log-addresses'][:40]!a}.")
         if self["deny"] is not None:
@@ -384,6 +404,10 @@ def makeService(options: Options) -> IService:
     except EndpointError as problem:
         twistd.fail(PROGRAM, str(problem), as_json=as_json)
     announcer.service = service
+    try:
+        monitored = MonitoredService(service, options.metrics, reactor=reactor, report=announcer)
+    except MonitoringEndpointError as problem:
+        twistd.fail(PROGRAM, str(problem), as_json=as_json)
     deny = options["deny"]
     twistd.end_on_signals(
         reactor,
@@ -391,7 +415,7 @@ def makeService(options: Options) -> IService:
         last_words="" if as_json else "The rendezvous has stopped.",
     )
     reactor.addSystemEventTrigger("after", "shutdown", announcer.close)
-    return service
+    return monitored
 
 
 class Announcer:

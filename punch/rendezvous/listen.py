@@ -61,7 +61,7 @@ def parse_endpoints(reactor: object, descriptions: Sequence[str]) -> list[Contro
     """
     ipv6_ports = {
         int(values["port"])
-        for values in (_tcp_values(_without_balancer(description)) for description in descriptions)
+        for values in (tcp_values(_without_balancer(description)) for description in descriptions)
         if "\\:" in values.get("interface", "") and values.get("port", "").isdecimal()
     }
     return [_parse(reactor, description, ipv6_ports) for description in descriptions]
@@ -111,13 +111,32 @@ def _without_balancer(description: str) -> str:
 
 def _port_everywhere(description: str) -> tuple[int, int] | None:
     """Port and backlog of a `tcp:` endpoint that names no interface; None for any other endpoint."""
-    values = _tcp_values(description)
+    values = tcp_values(description)
     if not values or values.get("interface"):
         return None
     return int(values["port"]), int(values.get("backlog", BACKLOG))
 
 
-def _tcp_values(description: str) -> dict[str, str]:
+def listening_failed(problem: Exception, where: str, option: str) -> tuple[str, str]:
+    """
+    Why it is not possible to listen somewhere: a code and a sentence for the user.
+
+    :param where: the port or file.
+    :param option: the option with which the user can choose another one.
+    """
+    number = errno_of(problem)
+    start = where[0].upper() + where[1:]
+    if number == errno.EADDRINUSE:
+        text = f"{start} is in use already; stop the program that has it, or choose another with {option}."
+        return "port-in-use", text
+    if number == errno.EACCES:
+        text = f"{start} may not be used by this user; choose one above 1023 with {option}."
+        return "permission", text
+    why = os.strerror(number) if number is not None else str(problem)[:200]
+    return "endpoint", f"The service can't listen on {where} ({why}); choose another with {option}."
+
+
+def tcp_values(description: str) -> dict[str, str]:
     """The arguments of a `tcp:` endpoint string, unparsed; empty for any other endpoint."""
     kind, *parts = re.split(r"(?<!\\):", description)
     if kind.lower() != "tcp":

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from punch.net.driver import Timer
 from punch.net.rate_limits import prefix_key
 from punch.net.token_bucket import TokenBuckets
+from punch.rendezvous.monitoring.figures import Totals
 from punch.wire.address import parsed
 
 PERIOD = 60.0
@@ -87,8 +88,9 @@ class Repetitions:
 
 class OperatorLog:
     """
-    Writes the log lines.
+    Writes the log lines, and counts their events.
 
+    :param totals: where the events are counted, also those that have no line.
     :param full_addresses: whether addresses are logged in full.
     """
 
@@ -97,10 +99,12 @@ class OperatorLog:
         *,
         clock: IReactorTime,
         monotonic: Callable[[], float],
+        totals: Totals | None = None,
         full_addresses: bool = False,
         log: Logger | None = None,
     ) -> None:
         self._monotonic = monotonic
+        self._totals = Totals() if totals is None else totals
         self._full = full_addresses
         self._log = log or Logger()
         self._repetitions = Repetitions()
@@ -112,6 +116,7 @@ class OperatorLog:
 
     def registration_refused(self, host: str, peer: object, reason: str) -> None:
         """A peer that has proved its key was not registered."""
+        self._totals.refused(f"registration-{reason}")
         self._count("registration-refused", {"address": self._cut(host), "reason": reason}, {"peer": peer})
 
     def limit_hit(self, host: str, limit: str, peer: object = None) -> None:
@@ -120,14 +125,17 @@ class OperatorLog:
 
         :param limit: the name of the limit, as in the command-line option if there is one.
         """
+        self._totals.refused(limit)
         self._count("limit-hit", {"limit": limit, "address": self._cut(host)}, {"peer": peer})
 
     def denied(self, host: str, peer: object = None) -> None:
         """A peer or host that the operator refuses has connected."""
+        self._totals.refused("denied")
         self._count("denied", {"address": self._cut(host)}, {"peer": peer})
 
     def allocation_made(self, host: str, user: str, relayed: str, transport: str) -> None:
         """An allocation relays from now on."""
+        self._totals.allocations += 1
         fields: Fields = {"relayed": relayed, "address": self._cut(host), "peer": user}
         fields["transport"] = transport
         self._trace("allocation-made", host, fields)

@@ -122,9 +122,16 @@ class _Introduction:
 
 
 class Registry:
-    """The registrations and introductions of one rendezvous. All times are monotonic seconds."""
+    """
+    The registrations and introductions of one rendezvous. All times are monotonic seconds.
+
+    :ivar introductions_begun: introductions that were delivered to the called peer, since the start.
+    :ivar introductions_answered: those of them that it has accepted.
+    """
 
     def __init__(self, limits: RendezvousLimits) -> None:
+        self.introductions_begun = 0
+        self.introductions_answered = 0
         self._limits = limits
         self._peers: dict[PeerID, Registration] = {}
         self._introductions: dict[IntroductionKey, _Introduction] = {}
@@ -235,6 +242,7 @@ class Registry:
         elif not called:
             raise IntroductionRefusal(ErrorCode.FORBIDDEN, "Only the called peer answers or rejects a call.")
         elif isinstance(request, Answer):
+            self.introductions_answered += introduction.core.answer is None
             introduction.machine.answered(request.answer, now + self._limits.answered_time)
             self._admission.answered(key)
             self._deadlines.set(key, introduction.core.deadline)
@@ -290,6 +298,7 @@ class Registry:
         )
         introduction = _Introduction(core, introduce(core))
         self._introductions[key] = introduction
+        self.introductions_begun += 1
         caller.calls[key] = None
         callee.calls[key] = None
         self._deadlines.set(key, introduction.core.deadline)

@@ -8,7 +8,6 @@ It reports these events: `listening` (address), `registered` (peer, name), `gone
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from ipaddress import ip_address
@@ -36,7 +35,9 @@ from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control_protocol import ControlServerProtocol
 from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.deny import DenyList
-from punch.rendezvous.listen import listen, parse_endpoints
+from punch.rendezvous.listen import listen, listening_failed, parse_endpoints
+from punch.rendezvous.monitoring.figures import Totals
+from punch.rendezvous.monitoring.health import Health
 from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.protocol_sniffer import (
     STUN,
@@ -85,6 +86,8 @@ class RendezvousService(Service):
 
     :ivar address: what peers use to find it; known when it listens.
     :ivar local_address: the same for peers on this machine.
+    :ivar health: whether the service works.
+    :ivar totals: what has happened since the start.
     """
 
     _log = Logger()
@@ -114,6 +117,8 @@ class RendezvousService(Service):
         self.local_address: RendezvousAddress | None = None
         self.registry = Registry(config.limits)
         self.reflector_port = 0
+        self.health = Health()
+        self.totals = Totals()
         self._reactor = reactor
         self._report = report
         self._endpoints = parse_endpoints(reactor, config.endpoints)
@@ -124,7 +129,10 @@ class RendezvousService(Service):
         self._deny = config.deny
         self._reflector_logged = -1.0
         self._operator_log = OperatorLog(
-            clock=reactor, monotonic=monotonic, full_addresses=config.log_full_addresses
+            clock=reactor,
+            monotonic=monotonic,
+            totals=self.totals,
+            full_addresses=config.log_full_addresses,
         )
         self._reflector = Reflector(
             limited=self._reflector_limited,
@@ -211,6 +219,8 @@ class RendezvousService(Service):
         if now >= self._reflector_logged + 1.0:
             self._reflector_logged = now
             self._operator_log.limit_hit(host, "reflector-rate")
+        else:
+            self.totals.refused("reflector-rate")
 
     def _relay_route(self, address: IAddress, established: Established) -> IProtocol:
         if self._relay.relay is None or self._deny.has_host(str(getattr(address, "host", ""))):
@@ -293,6 +303,7 @@ class RendezvousService(Service):
         touched: dict[int, ControlServerProtocol] = {}
         while (output := self.registry.next_output()) is not None:
             if isinstance(output, PeerRegistered):
+                self.totals.registrations += 1
                 if self._operator_log.may_log("registered"):
                     self._log.info("registered {peer} {name}", peer=output.peer.short, name=output.name)
                 self._report("registered", peer=str(output.peer), name=output.name)
@@ -356,6 +367,7 @@ class RendezvousService(Service):
             relay=relay,
             monotonic=self.monotonic,
             refuses=lambda host: self._deny.has_host(host),
+            answered=self.totals.reflector_answered,
         )
 
     def _listening(self, ports: list[IListeningPort]) -> None:
@@ -369,6 +381,7 @@ class RendezvousService(Service):
         self.local_address = RendezvousAddress(
             _LOOPBACK.get(bound_host, bound_host), bound_port, self._shown_pin
         )
+        self.health.started()
         self._log.info("listening at {address}", address=str(self.address))
         self._report("listening", address=str(self.address))
 
@@ -402,24 +415,12 @@ class RendezvousService(Service):
         self._failed(problem, f"UDP port {port}", "--second-reflector-port PORT")
 
     def _failed(self, problem: Exception, where: str, option: str) -> None:
-        number = errno_of(problem)
-        start = where[0].upper() + where[1:]
-        if number == errno.EADDRINUSE:
-            reason = "port-in-use"
-            text = (
-                f"{start} is in use already; stop the program that has it, or choose another with {option}."
-            )
-        elif number == errno.EACCES:
-            reason = "permission"
-            text = f"{start} may not be used by this user; choose one above 1023 with {option}."
-        else:
-            reason = "endpoint"
-            why = os.strerror(number) if number is not None else str(problem)[:200]
-            text = f"The service can't listen on {where} ({why}); choose another with {option}."
+        reason, text = listening_failed(problem, where, option)
         self._log.error("{text}", text=text)
         self._report("failed", reason=reason, text=text)
 
     async def _stop(self) -> None:
+        self.health.stopping()
         if self._starting is not None:
             self._starting.cancel()
             self._starting = None

@@ -47,6 +47,7 @@ class UDPServer:
     :param monotonic: monotonic seconds.
     :param relay: handles what is not for the reflector; None drops it.
     :param refuses: whether datagrams of a host are dropped.
+    :param answered: called with numbers of Binding requests that were answered.
     """
 
     _log = Logger()
@@ -58,11 +59,13 @@ class UDPServer:
         relay: DatagramRelay | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         refuses: Callable[[str], bool] = lambda host: False,
+        answered: Callable[[int], None] = lambda number: None,
     ) -> None:
         self._reflector = Reflector() if reflector is None else reflector
         self._relay = relay
         self._monotonic = monotonic
         self._refuses = refuses
+        self._answered = answered
         self._failures = 0
 
     def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
@@ -88,6 +91,7 @@ class UDPServer:
         ]
         if answers:
             port.send(answers, remote, local)
+            self._answered(len(answers))
 
     def turn_over(self) -> None:
         """Send what the relay has queued. Called at the end of each turn of the reactor."""

@@ -86,6 +86,8 @@ PURE = [
             "connection_limiter",
             "control_session",
             "introduction",
+            "monitoring.figures",
+            "monitoring.health",
             "probing",
             "reflector",
             "registry",

@@ -134,6 +134,14 @@ class OptionTests(TapCase):
         for text in ("3478", "65536", "-1", "off", "", "192.0.2.1:3479"):
             self.assertIn("--second-reflector-port", self.refused("--second-reflector-port", text))
 
+    def test_metrics(self) -> None:
+        self.assertIsNone(self.parse().metrics)
+        endpoint = self.parse("--metrics", "9464").metrics
+        assert endpoint is not None
+        self.assertTrue(endpoint.local)
+        for text in ("", "x", "70000", "http://127.0.0.1:9464"):
+            self.assertIn("--metrics", self.refused("--metrics", text))
+
     def test_alternate_addresses(self) -> None:
         """As they are, or as a 1:1 NAT shows them."""
         options = self.parse(

@@ -88,6 +88,8 @@ class RelayCore:
     :param ports: opens the sockets behind relayed addresses.
     :param destinations: tells to which addresses nothing is relayed.
     :ivar epoch: Unix seconds minus `now`, for the expiry of credentials.
+    :ivar bytes_to_peers: bytes that were relayed to peers since the start…
+    :ivar bytes_to_clients: …and to clients.
     """
 
     def __init__(
@@ -101,6 +103,8 @@ class RelayCore:
         epoch: float,
     ) -> None:
         self.epoch = epoch
+        self.bytes_to_peers = 0
+        self.bytes_to_clients = 0
         self.allocations = Allocations(settings, ports, random, now)
         self._metering = Metering(settings, self.allocations.events)
         self.authenticator = Authenticator(settings, self._metering)
@@ -204,9 +208,11 @@ class RelayCore:
                 continue
             if peer is None:
                 allocation.bytes_to_client += size
+                self.bytes_to_clients += size
                 to_clients.append(ToClient(allocation.client, datagrams))
                 continue
             allocation.bytes_to_peers += size
+            self.bytes_to_peers += size
             inner = self.allocations.by_relayed.get(peer)
             if inner is None:
                 if peer.host not in allocation.inside:

@@ -1,0 +1,93 @@
+"""Whether a service works as it should, and if not, why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from punch.rendezvous.monitoring.figures import Figures
+
+Check = Callable[[], str | None]
+"""Returns a sentence that says what is wrong; None if nothing is."""
+
+
+class HealthStatus(str, Enum):
+    """How well the service works."""
+
+    STARTING = "starting"
+    """It does not listen yet."""
+    OK = "ok"
+    DEGRADED = "degraded"
+    """It serves, and something is wrong."""
+    STOPPING = "stopping"
+    """It takes no new registrations and calls."""
+
+    @property
+    def serves(self) -> bool:
+        """Whether peers should use this service."""
+        return self in (HealthStatus.OK, HealthStatus.DEGRADED)
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """What `Health` found."""
+
+    status: HealthStatus
+    reasons: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        """The report as JSON values."""
+        return {"status": self.status.value, "reasons": list(self.reasons)}
+
+
+class Health:
+    """
+    Asks all checks when it is asked itself.
+
+    :ivar checks: a part of the service that can be in trouble adds its check here.
+    """
+
+    def __init__(self) -> None:
+        self.checks: list[Check] = []
+        self._phase = HealthStatus.STARTING
+
+    def started(self) -> None:
+        """The service listens."""
+        self._phase = HealthStatus.OK
+
+    def stopping(self) -> None:
+        """The service has begun to stop."""
+        self._phase = HealthStatus.STOPPING
+
+    def report(self) -> HealthReport:
+        """Ask all checks."""
+        reasons = tuple(reason for check in self.checks if (reason := check()) is not None)
+        degraded = self._phase is HealthStatus.OK and reasons
+        return HealthReport(HealthStatus.DEGRADED if degraded else self._phase, reasons)
+
+
+_TABLES = (
+    ("connections", "connections", "TCP connections"),
+    ("peers", "registrations", "registered peers"),
+    ("introductions", "introductions", "introductions going on"),
+    ("allocations", "relay_allocations", "relayed addresses"),
+)
+"""For each table: its figure, its limit, and what it holds."""
+_NEARLY_FULL = 0.875
+"""One place in eight of most tables is reserved, so that strangers can fill no more than this."""
+
+
+def full_tables(figures: Callable[[], Figures]) -> Check:
+    """A check that names the tables that are so full that some are refused."""
+
+    def check() -> str | None:
+        now = figures()
+        full = [
+            f"{getattr(now, figure)} {what}, of {limit:.0f} at most (--{name.replace('_', '-')})"
+            for figure, name, what in _TABLES
+            if (limit := now.limits.get(name)) is not None and getattr(now, figure) >= _NEARLY_FULL * limit
+        ]
+        return f"There is little room left: {'; '.join(full)}." if full else None
+
+    return check

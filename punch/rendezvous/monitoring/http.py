@@ -1,0 +1,136 @@
+"""
+The HTTP server for operators: `/healthz` and `/metrics`, read-only.
+
+It listens where `--metrics` says, by default on loopback only. On loopback the `Host` of a request must be an
+IP address or `localhost`, so that no web page gets an answer by a name that resolves to 127.0.0.1 (DNS
+rebinding).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from ipaddress import ip_address
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.resource import IResource, Resource
+from twisted.web.server import Request, Site
+
+from punch.rendezvous.monitoring.health import HealthReport
+
+IDLE = 15.0
+"""Seconds that an idle connection is kept."""
+_JSON = "application/json"
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'",
+}
+
+
+class Page(Protocol):
+    """Answers requests for one path."""
+
+    def __call__(self, request: Request) -> bytes | int: ...
+
+
+def health_page(health: Callable[[], HealthReport]) -> Page:
+    """
+    Whether the service works: `{"status": …, "reasons": […]}`.
+
+    The HTTP status is 200 while peers should use the service (`ok` and `degraded`), and 503 otherwise.
+    """
+
+    def answer(request: Request) -> bytes:
+        report = health()
+        if not report.status.serves:
+            request.setResponseCode(HTTPStatus.SERVICE_UNAVAILABLE)
+        request.setHeader("Content-Type", _JSON)
+        return json.dumps(report.as_json()).encode() + b"\n"
+
+    return answer
+
+
+def metrics_page(read: Callable[[], None], resource: IResource) -> Page:
+    """
+    The metrics.
+
+    :param read: takes the figures, in the reactor's thread.
+    :param resource: what the client library answers with, in another thread.
+    """
+
+    def answer(request: Request) -> bytes | int:
+        read()
+        rendered: bytes | int = resource.render(request)
+        return rendered
+
+    return answer
+
+
+class _Pages(Resource):
+    """Answers all requests."""
+
+    isLeaf = True
+
+    def __init__(self, pages: Mapping[bytes, Page], *, local: bool) -> None:
+        super().__init__()
+        self._pages = pages
+        self._local = local
+
+    def render(self, request: Request) -> bytes | int:
+        """Answer one request."""
+        for name in ("server", "date"):
+            request.responseHeaders.removeHeader(name)
+        for name, value in _HEADERS.items():
+            request.setHeader(name, value)
+        if self._local and not _is_local(request.getHeader("host") or ""):
+            return _plain(request, HTTPStatus.MISDIRECTED_REQUEST, "Ask for an IP address or localhost.")
+        if request.method not in (b"GET", b"HEAD"):
+            request.setHeader("Allow", "GET, HEAD")
+            return _plain(request, HTTPStatus.METHOD_NOT_ALLOWED, "Only GET.")
+        page = self._pages.get(request.path)
+        if page is None:
+            names = ", ".join(path.decode("ascii") for path in self._pages)
+            return _plain(request, HTTPStatus.NOT_FOUND, f"There is no such page. There are: {names}")
+        return page(request)
+
+
+class MonitoringSite(Site):
+    """
+    The pages as a site without an access log.
+
+    :param pages: what answers, by path.
+    :param local: whether it is reached from this machine only.
+    """
+
+    displayTracebacks = False
+    noisy = False
+
+    def __init__(self, pages: Mapping[bytes, Page], reactor: IReactorTime, *, local: bool) -> None:
+        super().__init__(_Pages(pages, local=local), timeout=IDLE, reactor=reactor)
+
+    def log(self, request: HTTPRequest) -> None:
+        """Write nothing."""
+
+
+def _is_local(host: str) -> bool:
+    name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+    if name == "localhost":
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _plain(request: Request, status: HTTPStatus, text: str) -> bytes:
+    request.setResponseCode(status, status.phrase.encode())
+    request.setHeader("Content-Type", "text/plain; charset=utf-8")
+    return text.encode() + b"\n"

@@ -1,0 +1,135 @@
+"""Where operators read the figures: the endpoint of `--metrics`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.python.failure import Failure
+
+from punch.rendezvous.listen import listening_failed, tcp_values
+
+OPTION = "--metrics"
+LOOPBACK = "127.0.0.1"
+_KINDS = {"tcp", "tcp6", "unix", "systemd"}
+
+
+class MonitoringEndpointError(ValueError):
+    """The endpoint can't be used; `str()` is a sentence for the user."""
+
+
+@dataclass(frozen=True)
+class MonitoringEndpoint:
+    """
+    A Twisted endpoint string for the operator's listener.
+
+    :ivar local: whether only this machine reaches it.
+    """
+
+    description: str
+    local: bool
+
+    @classmethod
+    def parse(cls, text: str) -> MonitoringEndpoint:
+        """
+        Read the value of `--metrics`: an endpoint string, or a TCP port. A TCP port is on loopback if no
+        interface is named.
+
+        :raise MonitoringEndpointError: it is neither.
+        """
+        description = f"tcp:{text}" if re.fullmatch(r"[0-9]{1,5}", text) else text
+        kind = description.partition(":")[0].lower()
+        values = tcp_values(description)
+        if kind not in _KINDS or (values and not _is_port(values.get("port", ""))):
+            raise MonitoringEndpointError(
+                f"{OPTION} {text[:100]!a} is neither a TCP port nor a Twisted server endpoint; write "
+                "something like 9464, which is tcp:9464:interface=127.0.0.1."
+            )
+        if kind != "tcp":
+            return cls(description, kind == "unix")
+        interface = values.get("interface", "").replace("\\:", ":")
+        if not interface:
+            return cls(f"{description}:interface={LOOPBACK}", True)
+        try:
+            return cls(description, ip_address(interface).is_loopback)
+        except ValueError:
+            raise MonitoringEndpointError(
+                f"{OPTION}: {interface[:100]!a} is no IP address; write something like "
+                "tcp:9464:interface=127.0.0.1."
+            ) from None
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", text) is not None and int(text) <= 65535
+
+
+class MonitoringListener:
+    """
+    Listens on one endpoint.
+
+    :param failed: called with a reason and a sentence if it can't.
+    :raise MonitoringEndpointError: Twisted can't use the endpoint.
+    """
+
+    def __init__(
+        self,
+        reactor: object,
+        endpoint: MonitoringEndpoint,
+        factory: IProtocolFactory,
+        failed: Callable[[str, str], None],
+    ) -> None:
+        self._factory = factory
+        self._failed = failed
+        self._port: IListeningPort | None = None
+        self._starting: Deferred[None] | None = None
+        try:
+            self._endpoint = cast(
+                IStreamServerEndpoint,
+                serverFromString(reactor, endpoint.description),
+            )
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError) as problem:
+            # Twisted's parsers raise whatever their arguments make them raise.
+            raise MonitoringEndpointError(
+                f"{OPTION} {endpoint.description[:200]!a} is no Twisted server endpoint "
+                f"({str(problem)[:200]}); write something like 9464 or tcp:9464:interface=127.0.0.1."
+            ) from problem
+
+    @property
+    def port(self) -> IListeningPort | None:
+        """The port; None if it does not listen."""
+        return self._port
+
+    def start(self) -> None:
+        """Listen, unless it does already."""
+        if self._starting is None:
+            self._starting = self._endpoint.listen(self._factory).addCallbacks(
+                self._listening, self._not_listening
+            )
+
+    def stop(self) -> Deferred[None]:
+        """Stop listening; fires when the port is free."""
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.cancel()
+        port, self._port = self._port, None
+        if port is None:
+            return succeed(None)
+        return maybeDeferred(cast(Callable[[], Any], port.stopListening))
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+
+    def _not_listening(self, failure: Failure) -> None:
+        problem = failure.trap(CancelledError, CannotListenError, OSError)
+        if problem is CancelledError:
+            return
+        port = getattr(failure.value, "port", None)
+        where = f"TCP port {port} of {OPTION}" if isinstance(port, int) else f"the endpoint of {OPTION}"
+        self._failed(*listening_failed(cast(Exception, failure.value), where, f"{OPTION} PORT"))
