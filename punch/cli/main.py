@@ -96,7 +96,7 @@ def _with_peer(rest: Sequence[str]) -> Sequence[str]:
 
     from punch.cli.peer_tap import Options
 
-    known: Any = Options()  # type: ignore[no-untyped-call]
+    known: Any = Options()
     try:
         options, words = getopt.gnu_getopt(list(rest), known.shortOpt, known.longOpt)
     except getopt.GetoptError:

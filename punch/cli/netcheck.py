@@ -22,6 +22,7 @@ from punch.cli.usage import Parser, complain, show
 from punch.natcheck.report import NetcheckReport
 from punch.net.interfaces import local_addresses, source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
+from punch.net.srv import ServiceResolver
 from punch.net.udp import open_socket
 from punch.node.control.problems import proxy_variable
 from punch.node.netcheck import NetcheckRun
@@ -56,8 +57,10 @@ def _parser(root: Path, login: str) -> Parser:
     parser.add_argument(
         "--rendezvous",
         metavar="ADDRESS",
-        help="punch://host:port/PIN, as the rendezvous printed it [default: PUNCH_RENDEZVOUS of the "
-        "environment, else the one used last, else your own on this machine]",
+        action="append",
+        help="punch://host:port/PIN, as the rendezvous printed it; several of one service with "
+        "commas, or the option several times [default: PUNCH_RENDEZVOUS of the environment, else the "
+        "one used last, else your own on this machine]",
     )
     parser.add_argument(
         "--name", default=login, help="whose last used rendezvous that is [default: %(default)s]"
@@ -87,7 +90,8 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser(own_state_dir(os.environ), login).parse(arguments)
     try:
         state = StateDirectory(Path(options.state_dir))
-        rendezvous = choose_rendezvous(options.rendezvous, state, options.name, os.environ)
+        given = ",".join(options.rendezvous) if options.rendezvous else None
+        rendezvous = choose_rendezvous(given, state, options.name, os.environ)
     except StateError as problem:
         twistd.fail(PROGRAM, str(problem), reason="state", as_json=options.json)
     except NoRendezvous as problem:
@@ -114,6 +118,7 @@ def main(arguments: Sequence[str]) -> int:
         random=os.urandom,
         monotonic=time.monotonic,
         lifetime=options.lifetime,
+        look_up_service=ServiceResolver(reactor),
     )
     twistd.end_on_signals(reactor)
     if options.lifetime is not None and not options.json and sys.stderr is not None and sys.stderr.isatty():

@@ -91,12 +91,12 @@ class NoRendezvous(Exception):
 
 def choose_rendezvous(
     given: str | None, state: StateDirectory, name: str, environ: Mapping[str, str]
-) -> RendezvousAddress:
+) -> tuple[RendezvousAddress, ...]:
     """
-    Return the rendezvous to use: the one of the command line, of the environment variable PUNCH_RENDEZVOUS,
-    of the last run, or the one on this machine, in this order.
+    Return the addresses of the rendezvous to use: those of the command line, of the environment variable
+    PUNCH_RENDEZVOUS, of the last run, or the one on this machine, in this order.
 
-    :param given: the address on the command line, or None.
+    :param given: the address on the command line, several separated by commas, or None.
     :param name: the name of the identity whose last run counts.
     :raise NoRendezvous: there is none, or its address is wrong.
     """
@@ -117,6 +117,6 @@ def choose_rendezvous(
             "the address of one with --rendezvous punch://host:port/PIN.",
         )
     try:
-        return RendezvousAddress.parse(without_format(text))
+        return RendezvousAddress.parse_all(without_format(text))
     except RendezvousAddressError as error:
         raise NoRendezvous("bad-address", f"{source}: {error}") from error

@@ -42,6 +42,7 @@ from punch.lookup import UnknownPeer, find_peer
 from punch.names import without_format
 from punch.net.interfaces import source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
+from punch.net.srv import ServiceResolver
 from punch.node.causes import OtherCause, Reason
 from punch.node.control.problems import proxy_variable
 from punch.node.control.replacements import EXIT_STATUS, Replacements
@@ -116,13 +117,6 @@ class Options(BaseOptions):
             "or a name from the address book. [default: wait to be called]",
         ],
         [
-            "rendezvous",
-            None,
-            None,
-            "Address of the rendezvous, as it printed it: punch://host:port/PIN. [default: "
-            "PUNCH_RENDEZVOUS of the environment, else the one used last, else your own on this machine]",
-        ],
-        [
             "name",
             None,
             None,
@@ -170,6 +164,16 @@ class Options(BaseOptions):
             "Port of the page on 127.0.0.1; 0 is any that is free.",
         ],
     ]
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self["rendezvous"] = None
+
+    def opt_rendezvous(self, address: str) -> None:
+        """Address of the rendezvous, as it printed it: punch://host:port/PIN. May be given several \
+times, or with commas, if the rendezvous is several servers. [default: PUNCH_RENDEZVOUS of the environment, \
+else the one used last, else your own on this machine]"""
+        self["rendezvous"] = address if self["rendezvous"] is None else f"{self['rendezvous']},{address}"
 
     def postOptions(self) -> None:
         """Check what was given, and take the identity: what fails here needs no reactor and no log."""
@@ -313,6 +317,7 @@ class PeerService(Service):
             source=source_address,
             proxy=proxy_variable(os.environ),
             waiting=lambda: self._chat is not None and self._chat.calls.await_rendezvous,
+            look_up_service=ServiceResolver(reactor),
             relay=options.relay,
         )
         self.node.subscribe(self._event, lambda: self._chat is not None and self._chat.views.can_answer)
@@ -473,7 +478,7 @@ class PeerService(Service):
     def _event(self, event: Event) -> None:
         try:
             if isinstance(event, Registered):
-                self._state.remember_rendezvous(str(self._rendezvous))
+                self._state.remember_rendezvous(",".join(map(str, self._rendezvous)))
             if self._replacements.handle(event):
                 set_exit_status(EXIT_STATUS)
         except StateError as error:

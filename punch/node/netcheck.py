@@ -24,6 +24,7 @@ from punch.net.driver import Driver
 from punch.net.interfaces import select
 from punch.net.reactor import look_up
 from punch.net.socket_set import OpenSocket
+from punch.net.srv import LookUpService
 from punch.net.udp import DatagramSocket
 from punch.node.causes import ControlProblem
 from punch.node.control.client import ControlClient
@@ -65,7 +66,7 @@ class NetcheckRun:
         self,
         *,
         reactor: Any,
-        rendezvous: RendezvousAddress,
+        rendezvous: RendezvousAddress | Sequence[RendezvousAddress],
         addresses: Callable[[], list[str]],
         source: Callable[[str], str | None] | None = None,
         open_socket: OpenSocket,
@@ -74,6 +75,7 @@ class NetcheckRun:
         lifetime: float | None = None,
         roots: Sequence[x509.Certificate] | None = None,
         proxy: str | None = None,
+        look_up_service: LookUpService | None = None,
     ) -> None:
         """
         :param reactor: provides `IReactorTCP`, `IReactorUDP`, `IReactorTime` and name resolution.
@@ -84,7 +86,6 @@ class NetcheckRun:
         :param roots: the authorities for a rendezvous and relays without a pin; None for the platform's.
         """
         self._reactor = reactor
-        self._rendezvous = rendezvous
         self._addresses = addresses
         self._source = source
         self._open_socket = open_socket
@@ -104,6 +105,7 @@ class NetcheckRun:
             random=random,
             roots=roots,
             proxy=proxy,
+            look_up_service=look_up_service,
         )
         self._sockets: dict[Address, DatagramSocket] = {}
         self._transports: dict[Transport, bool | None] = dict.fromkeys(Transport)
@@ -167,7 +169,7 @@ class NetcheckRun:
     def _begin(self, examine: Callable[[list[str]], None]) -> None:
         """Look up all addresses of the rendezvous, then run the experiments."""
         self._begun = True
-        self._look_up(self._rendezvous.host, examine)
+        self._look_up(self._control.address.host, examine)
 
     def _look_up(self, host: str, then: Callable[[list[str]], None]) -> None:
         """Call `then` with the IP addresses of a host."""
@@ -244,14 +246,14 @@ class NetcheckRun:
         tried: Deferred[None] = Deferred()
         self._trials.append(tried)
         # An address was judged as it is; that of a NAT64, by which it may be reached, says nothing.
-        named = is_name(server.url.host or self._rendezvous.host)
+        named = is_name(server.url.host or self._control.address.host)
         reactor = VettedReactor(self._reactor, self._policy) if named else self._reactor
 
         def begin(addresses: list[str]) -> None:
             trial = RelayTrial(
                 server,
                 reactor=reactor,
-                name=self._rendezvous.host,
+                name=self._control.address.host,
                 addresses=addresses,
                 hosts=hosts,
                 open_socket=self._open_socket,
@@ -286,7 +288,7 @@ class NetcheckRun:
     def _report(self) -> NetcheckReport:
         core = self._core
         report = NetcheckReport(
-            str(self._rendezvous),
+            str(self._control.address),
             self._judged(core.ipv4),
             self._judged(core.ipv6),
             problem=self._problem,

@@ -31,6 +31,7 @@ from punch.link.services import Authorize
 from punch.natcheck.report import NetcheckReport
 from punch.net.interfaces import local_addresses
 from punch.net.socket_set import OpenSocket
+from punch.net.srv import LookUpService
 from punch.net.udp import open_socket as open_best_socket
 from punch.node.call import Call, CallState
 from punch.node.call_context import CallContext, SignalingChannel
@@ -129,7 +130,7 @@ class Node(Service):
         self,
         *,
         reactor: Any,
-        rendezvous: RendezvousAddress,
+        rendezvous: RendezvousAddress | Sequence[RendezvousAddress],
         accept: Accept,
         identity: Identity | None = None,
         name: str = "punch",
@@ -147,10 +148,10 @@ class Node(Service):
         control_endpoint: IStreamClientEndpoint | None = None,
         proxy: str | None = None,
         waiting: Callable[[], bool] = lambda: False,
+        look_up_service: LookUpService | None = None,
     ) -> None:
         self.identity = identity = Identity.generate() if identity is None else identity
         self._known = known = AddressBook(None) if known is None else known
-        self._rendezvous = rendezvous
         self._listeners: list[_Listener] = []
         self._waiters = Waiters(self.link, self._is_calling)
         self._clock = reactor
@@ -169,6 +170,7 @@ class Node(Service):
             endpoint=control_endpoint,
             proxy=proxy,
             waiting=lambda: monotonic() < self._expected_until or waiting(),
+            look_up_service=look_up_service,
         )
         self._calls = Calls()
         self.network_changes = NetworkChanges(self._calls, self._control)
@@ -182,7 +184,7 @@ class Node(Service):
             wall=wall,
             pacing=pacing,
             relay_policy=relay,
-            rendezvous=rendezvous.host,
+            rendezvous=self._control.address.host,
             roots=roots,
             source=self._source_for,
         )
@@ -322,7 +324,7 @@ class Node(Service):
         """Find out what the network does; takes some seconds."""
         run = NetcheckRun(
             reactor=self._clock,
-            rendezvous=self._rendezvous,
+            rendezvous=self._control.address,
             addresses=self._addresses,
             source=self._source,
             open_socket=self._open_socket,
@@ -368,7 +370,7 @@ class Node(Service):
         self._expected_until = float("-inf")
         self._network.welcomed(welcome, host)
         self._look_out()
-        self._tell(Registered(str(self._rendezvous)))
+        self._tell(Registered(str(self._control.address)))
         self._channel.connected()
         self._outgoing.registered()
         for call in list(self._calls.links.values()):

@@ -68,6 +68,7 @@ PURE = [
         f"punch.node.{name}"
         for name in (
             "causes",
+            "control.servers",
             "events",
             "path",
             "policy",

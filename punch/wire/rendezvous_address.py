@@ -2,13 +2,13 @@
 The address of a rendezvous: ``punch://host:port`` or ``punch://host:port/PIN``.
 
 With a pin, the service's key must have that hash; without one, its certificate must be issued by a
-certificate authority.
+certificate authority. A service of several processes has several addresses, separated by commas.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from ipaddress import ip_address
 
@@ -25,6 +25,8 @@ from punch.identity import (
 
 DEFAULT_PORT = 7001
 SCHEME = "punch"
+MAX_ADDRESSES = 8
+"""Addresses of one service that a user may give."""
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
@@ -50,6 +52,11 @@ class RendezvousAddress:
     host: str
     port: int = DEFAULT_PORT
     pin: bytes | None = None
+    has_services: bool = field(default=False, compare=False)
+    """
+    Whether the host is a name that was given without a port: DNS may name the hosts and ports of the service
+    (SRV records, RFC 2782). `host` and `port` are used if it names none.
+    """
 
     def __str__(self) -> str:
         pin = "" if self.pin is None else "/" + key_to_text(self.pin, PIN_VERSION)
@@ -57,9 +64,30 @@ class RendezvousAddress:
 
     @property
     def location(self) -> str:
-        """`host:port`, without the pin."""
+        """`host:port`, without the pin; only the host if no port was given with a name."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return host if self.has_services else f"{host}:{self.port}"
+
+    @classmethod
+    def parse_all(cls, text: str) -> tuple[RendezvousAddress, ...]:
+        """
+        Parse the addresses of one service, separated by commas. A pin in one of them holds for all.
+
+        :raise RendezvousAddressError: one is malformed, there are too many, or their pins differ.
+        """
+        found = list(dict.fromkeys(cls.parse(part) for part in text.split(",")))
+        if len(found) > MAX_ADDRESSES:
+            raise RendezvousAddressError(
+                f"There are {len(found)} rendezvous addresses; give at most {MAX_ADDRESSES}."
+            )
+        pins = {address.pin for address in found} - {None}
+        if len(pins) > 1:
+            raise RendezvousAddressError(
+                "The rendezvous addresses have different pins, so they are of different services; give "
+                "addresses of one service."
+            )
+        pin = next(iter(pins), None)
+        return tuple(dict.fromkeys(replace(address, pin=pin) for address in found))
 
     @classmethod
     def parse(cls, text: str) -> RendezvousAddress:
@@ -89,10 +117,10 @@ class RendezvousAddress:
         host_text, port = _split_port(location)
         host = _host(host_text)
         pin = _pin(pin_text) if slash and pin_text else None
-        return cls(host, port, pin)
+        return cls(host, port or DEFAULT_PORT, pin, has_services=port is None and _is_domain(host))
 
 
-def _split_port(location: str) -> tuple[str, int]:
+def _split_port(location: str) -> tuple[str, int | None]:
     if location.startswith("["):
         host, bracket, port_text = location[1:].partition("]")
         if not bracket:
@@ -101,13 +129,13 @@ def _split_port(location: str) -> tuple[str, int]:
             raise RendezvousAddressError(f"In brackets stands an IPv6 address, not {host[:60]!a}.")
         if port_text and not port_text.startswith(":"):
             raise RendezvousAddressError(f"After the ] comes a colon and a port, not {port_text[:20]!a}.")
-        return host, _port(port_text[1:]) if port_text else DEFAULT_PORT
+        return host, _port(port_text[1:]) if port_text else None
     if location.count(":") > 1:
         raise RendezvousAddressError(
             f"An IPv6 address stands in brackets, as in punch://[2001:db8::1]:7001, unlike {location[:60]!a}."
         )
     host, colon, port_text = location.partition(":")
-    return host, _port(port_text) if colon else DEFAULT_PORT
+    return host, _port(port_text) if colon else None
 
 
 def _port(text: str) -> int:
@@ -147,6 +175,11 @@ def _host(text: str) -> str:
             "as punch://host:port/PIN."
         )
     return name
+
+
+def _is_domain(host: str) -> bool:
+    """Whether a canonical host is a name with a dot: nobody publishes SRV records for localhost."""
+    return "." in host and ":" not in host and _NUMBER.fullmatch(host.rpartition(".")[2]) is None
 
 
 def _is_peer_id(name: str) -> bool:

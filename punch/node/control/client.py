@@ -1,37 +1,30 @@
 """
 The peer's side of the control channel: stay registered, carry control messages, notice a dead connection.
 
-`ClientService` reconnects. Its endpoint here is "connected" only when the rendezvous has said `welcome`:
-under TLS 1.3 a client's handshake completes before the server has refused its certificate, so the back-off is
-reset by a welcome and by nothing less.
+`ClientService` reconnects. Its endpoint (`attempt.py`) is "connected" only when a server has said `welcome`,
+so that the back-off is reset by a welcome and by nothing less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Protocol as TypingProtocol
 
 from cryptography import x509
 from twisted.application.internet import ClientService
-from twisted.internet import error
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.endpoints import wrapClientTLS
-from twisted.internet.interfaces import (
-    IProtocol,
-    IProtocolFactory,
-    IReactorTime,
-    IStreamClientEndpoint,
-)
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import Logger
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from punch.identity import Identity, RandomBytes
 from punch.net.driver import Timer
+from punch.net.srv import LookUpService
 from punch.node.causes import ControlProblem
-from punch.node.control.problems import problem_of_failure
+from punch.node.control.attempt import Attempt, RendezvousEndpoint
 from punch.node.control.protocol import ControlClientProtocol
+from punch.node.control.servers import Server, Servers
 from punch.node.control.tcp import tcp_endpoint
 from punch.node.control.tls import ControlConnectionCreator
 from punch.wire.control import (
@@ -71,14 +64,6 @@ each connection after the welcome is tried less and less often.
 _YOUNG = 2.0
 """The age in seconds up to which an attempt is not given up for another one."""
 
-_EXPECTED = (
-    error.ConnectError,
-    error.ConnectingCancelledError,
-    error.DNSLookupError,
-    CancelledError,
-    OSError,
-)
-
 
 class ControlHandler(TypingProtocol):
     """Is told what happens on the connection to the rendezvous."""
@@ -103,96 +88,6 @@ def backoff(attempt: int, random: RandomBytes, longest: float = _LAST_DELAY) -> 
     return delay * (0.5 + int.from_bytes(random(4), "big") / 2**32)
 
 
-def _failure(problem: ControlProblem) -> Failure:
-    return Failure(problem)  # type: ignore[no-untyped-call]
-
-
-class _Attempt:
-    """One connection attempt and the connection that it becomes, for `ClientService`."""
-
-    _log = Logger()
-
-    def __init__(
-        self, client: ControlClient, factory: IProtocolFactory, endpoint: IStreamClientEndpoint
-    ) -> None:
-        self._client = client
-        self._factory = factory
-        self._watched: IProtocol | None = None
-        self._protocol: ControlClientProtocol | None = None
-        self.result: Deferred[IProtocol] = Deferred(self._cancel)
-        self.began = client.clock.seconds()
-        self.welcomed_at: float | None = None
-        client.attempt = self
-        self._connecting = endpoint.connect(Factory.forProtocol(self._build))
-        self._connecting.addCallbacks(lambda _: None, self._unconnected)
-
-    def _build(self) -> ControlClientProtocol:
-        client = self._client
-        self._protocol = ControlClientProtocol(
-            client.address, client.register, client.creator, client.clock, self
-        )
-        return self._protocol
-
-    def _unconnected(self, failure: Failure) -> None:
-        if not isinstance(failure.value, _EXPECTED):
-            self._log.failure("Connecting to the rendezvous failed.", failure)
-        self.lost(problem_of_failure(self._client.address, failure, self._client.proxy))
-
-    @property
-    def reached(self) -> bool:
-        """Whether the TCP connection was made."""
-        return self._protocol is not None
-
-    def give_up(self) -> None:
-        """Cancel the attempt. Nothing happens once it was welcomed."""
-        if not self.result.called:
-            self._cancel(self.result)
-
-    def _cancel(self, result: Deferred[IProtocol]) -> None:
-        self._connecting.cancel()
-        if self._protocol is not None:
-            self._protocol.abort()
-
-    def welcomed(self, protocol: ControlClientProtocol, welcome: Welcome) -> None:
-        if self.result.called:
-            return
-        assert protocol.transport is not None
-        self.welcomed_at = self._client.clock.seconds()
-        self._watched = self._factory.buildProtocol(protocol.transport.getPeer())
-        assert self._watched is not None
-        self._watched.makeConnection(protocol.transport)
-        self.result.callback(self._watched)
-        self._client.connected(protocol, welcome)
-
-    def answered(self, pong: Pong) -> None:
-        self._client.answered(pong)
-
-    def received(self, reply: Reply) -> None:
-        self._client.received(reply)
-
-    def lost(self, problem: ControlProblem) -> None:
-        self._client.disconnected(problem)
-        if self._watched is not None:
-            self._watched.connectionLost(_failure(problem))
-        elif not self.result.called:
-            self.result.errback(problem)
-
-
-@implementer(IStreamClientEndpoint)
-class _WelcomeEndpoint:
-    """An endpoint whose connections count as made once the `welcome` has come."""
-
-    def __init__(self, client: ControlClient, endpoint: IStreamClientEndpoint) -> None:
-        self._client = client
-        self._endpoint = endpoint
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        return _Attempt(self._client, protocolFactory, self._endpoint).result
-
-    def __repr__(self) -> str:
-        return f"<rendezvous {self._client.address.location}>"
-
-
 class ControlClient:
     """
     Keeps one peer registered with one rendezvous.
@@ -206,7 +101,7 @@ class ControlClient:
         self,
         *,
         reactor: IReactorTime,
-        address: RendezvousAddress,
+        address: RendezvousAddress | Sequence[RendezvousAddress],
         identity: Identity,
         register: Register,
         handler: ControlHandler,
@@ -215,8 +110,11 @@ class ControlClient:
         endpoint: IStreamClientEndpoint | None = None,
         proxy: str | None = None,
         waiting: Callable[[], bool] = lambda: False,
+        look_up_service: LookUpService | None = None,
     ) -> None:
         """
+        :param address: of the rendezvous; several if it has several servers.
+        :param look_up_service: looks up the servers of addresses without a port; without it the name is used.
         :param reactor: connects TCP, resolves names, and is the clock of everything here.
         :param roots: see `ControlConnectionCreator`.
         :param proxy: the environment variable that names a proxy, which error texts mention; it is not used.
@@ -224,7 +122,9 @@ class ControlClient:
         often.
         :param endpoint: connects instead of the host and port of the address; TLS is added.
         """
-        self.address = address
+        addresses = [address] if isinstance(address, RendezvousAddress) else list(address)
+        self.address = addresses[0]
+        """The address of the server that was tried last; at first the first that was given."""
         self.register = register
         self.proxy = proxy
         self._waiting = waiting
@@ -242,12 +142,16 @@ class ControlClient:
         self._notice = Timer(reactor)
         self._at_once_until = self._hurry_until = 0.0
         self._needed = False
-        self.attempt: _Attempt | None = None
+        self.attempt: Attempt | None = None
         """The newest connection or attempt; None while the next one is waited for."""
-        tcp = endpoint or tcp_endpoint(reactor, address.host, address.port)
-        self.creator = ControlConnectionCreator(address, identity, roots)
+        self._servers = Servers(addresses, random)
+        self._look_up_service = look_up_service
+        self._endpoint = endpoint
+        self._creators = {
+            address: ControlConnectionCreator(address, identity, roots) for address in addresses
+        }
         self._service = ClientService(
-            _WelcomeEndpoint(self, wrapClientTLS(self.creator, tcp, clock=reactor)),
+            RendezvousEndpoint(self),
             Factory.forProtocol(Protocol),
             retryPolicy=self._retry_in,
             clock=reactor,
@@ -328,10 +232,30 @@ class ControlClient:
         self._protocol.send(request)
         return True
 
-    # What the attempts tell
+    # What the attempts ask and tell (AttemptOwner)
 
-    def connected(self, protocol: ControlClientProtocol, welcome: Welcome) -> None:
+    def ordered_servers(self) -> Deferred[list[Server]]:
+        """The servers in the order in which to try them, once their names are looked up."""
+        names, look_up = self._servers.names, self._look_up_service
+        if look_up is None or not names:
+            return succeed(self._servers.order())
+        looking_up = [look_up(name).addCallback(partial(self._servers.found, name)) for name in names]
+        return gatherResults(looking_up).addCallback(lambda _: self._servers.order())
+
+    def way_to(self, server: Server) -> tuple[IStreamClientEndpoint, ControlConnectionCreator]:
+        """How to connect to a server, and what checks its certificate."""
+        self.address = server.address
+        tcp = self._endpoint or tcp_endpoint(self.clock, server.address.host, server.address.port)
+        creator = self._creators[server.proves]
+        return wrapClientTLS(creator, tcp, clock=self.clock), creator
+
+    def server_failed(self, server: Server) -> None:
+        """A server could not be reached, or its connection is lost."""
+        self._servers.failed(server)
+
+    def connected(self, server: Server, protocol: ControlClientProtocol, welcome: Welcome) -> None:
         """An attempt was welcomed."""
+        self._servers.answered(server)
         self._protocol = protocol
         self._was_registered = True
         self._set_return_delay(welcome.retry)

@@ -157,24 +157,33 @@ class ChoiceTests(OptionsCase):
         self.assertIn("punch-rendezvous", self.sentence(rendezvous=None))
         state = StateDirectory(self.root)
         state.rendezvous.write_address("punch://192.0.2.4:1")
-        self.assertEqual(self.parse(rendezvous=None).rendezvous.host, "192.0.2.4")
+        self.assertEqual(self.parse(rendezvous=None).rendezvous[0].host, "192.0.2.4")
         state.peer(login_name(os.environ)).remember_rendezvous("punch://192.0.2.3:1")
-        self.assertEqual(self.parse(rendezvous=None).rendezvous.host, "192.0.2.3")
+        self.assertEqual(self.parse(rendezvous=None).rendezvous[0].host, "192.0.2.3")
         self.patch(os, "environ", {**os.environ, "PUNCH_RENDEZVOUS": "punch://192.0.2.2:1" + PIN})
         self.assertEqual(
-            self.parse(rendezvous=None).rendezvous, RendezvousAddress.parse("punch://192.0.2.2:1" + PIN)
+            self.parse(rendezvous=None).rendezvous, RendezvousAddress.parse_all("punch://192.0.2.2:1" + PIN)
         )
-        self.assertEqual(self.parse().rendezvous.host, "192.0.2.1")
+        self.assertEqual(self.parse().rendezvous[0].host, "192.0.2.1")
 
     def test_last_is_remembered_for_each_name(self) -> None:
         StateDirectory(self.root).peer("dave").remember_rendezvous("punch://192.0.2.3:1")
-        self.assertEqual(self.parse("--name", "dave", rendezvous=None).rendezvous.host, "192.0.2.3")
+        self.assertEqual(self.parse("--name", "dave", rendezvous=None).rendezvous[0].host, "192.0.2.3")
         self.sentence("--name", "erin", rendezvous=None)
+
+    def test_several_servers(self) -> None:
+        """The option several times, or with commas."""
+        for arguments in (
+            ("--rendezvous", "192.0.2.1", "--rendezvous", "192.0.2.2"),
+            ("--rendezvous", "192.0.2.1,192.0.2.2"),
+        ):
+            found = self.parse(*arguments, rendezvous=None).rendezvous
+            self.assertEqual([address.host for address in found], ["192.0.2.1", "192.0.2.2"])
 
     def test_a_mistake_names_its_source(self) -> None:
         self.patch(os, "environ", {**os.environ, "PUNCH_RENDEZVOUS": "ftp://x"})
         self.assertIn("PUNCH_RENDEZVOUS", self.sentence(rendezvous=None))
-        self.assertEqual(self.parse().rendezvous.host, "192.0.2.1")
+        self.assertEqual(self.parse().rendezvous[0].host, "192.0.2.1")
 
 
 class PluginTests(SynchronousTestCase):

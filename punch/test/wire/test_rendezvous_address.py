@@ -134,3 +134,36 @@ class RendezvousAddressTests(SynchronousTestCase):
         spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self.assertEqual(pin_of(key), sha256(spki).digest())
         self.assertEqual(len(PIN_TEXT), 56)
+
+    def test_several(self) -> None:
+        """A pin in one address holds for all; what is printed is read as the same."""
+        text = f"punch://a.example:7001/{PIN_TEXT}, 192.0.2.1,punch://a.example:7001"
+        first, second = RendezvousAddress.parse_all(text)
+        self.assertEqual(first, RendezvousAddress("a.example", 7001, PIN))
+        self.assertEqual(second, RendezvousAddress("192.0.2.1", 7001, PIN))
+        self.assertEqual(RendezvousAddress.parse_all(f"{first},{second}"), (first, second))
+
+    def test_several_refused(self) -> None:
+        """Too many, of different services, or malformed ones."""
+        other = key_to_text(bytes(32), 2)
+        for text, because in (
+            (",".join(f"192.0.2.{number}" for number in range(1, 10)), "at most 8"),
+            (f"a.example/{PIN_TEXT},b.example/{other}", "different pins"),
+            ("a.example,", "is empty"),
+        ):
+            problem = self.assertRaises(RendezvousAddressError, RendezvousAddress.parse_all, text)
+            self.assertIn(because, str(problem))
+
+    def test_services(self) -> None:
+        """DNS is asked for the servers of a domain that is given without a port."""
+        for text, asked in (
+            ("example.org", True),
+            (f"punch://example.org/{PIN_TEXT}", True),
+            ("example.org:7001", False),
+            ("192.0.2.1", False),
+            ("[2001:db8::1]", False),
+            ("localhost", False),
+        ):
+            address = RendezvousAddress.parse(text)
+            self.assertEqual(address.has_services, asked, text)
+            self.assertEqual(RendezvousAddress.parse(str(address)).has_services, asked, text)

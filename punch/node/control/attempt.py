@@ -1,0 +1,223 @@
+"""
+One attempt to register, for `ClientService`: it tries the servers of the rendezvous one after the other.
+
+An attempt has succeeded when a server has said `welcome`: under TLS 1.3 a client's handshake completes before
+the server has refused its certificate.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol as TypingProtocol
+
+from twisted.internet import error
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from punch.net.driver import Timer
+from punch.node.causes import ControlProblem, ProblemCode
+from punch.node.control.problems import problem_of_failure
+from punch.node.control.protocol import ControlClientProtocol
+from punch.node.control.servers import Server
+from punch.node.control.tls import ControlConnectionCreator
+from punch.wire.control import Pong, Register, Reply, Welcome
+from punch.wire.rendezvous_address import RendezvousAddress
+
+PATIENCE = 4.0
+"""Seconds that a server has for its welcome if there is another one to try."""
+
+_EXPECTED = (
+    error.ConnectError,
+    error.ConnectingCancelledError,
+    error.DNSLookupError,
+    CancelledError,
+    OSError,
+)
+
+
+class AttemptOwner(TypingProtocol):
+    """What an attempt needs of its `ControlClient`, and tells it."""
+
+    clock: IReactorTime
+    register: Register
+    proxy: str | None
+    address: RendezvousAddress
+    attempt: Attempt | None
+
+    def ordered_servers(self) -> Deferred[list[Server]]: ...
+
+    def way_to(self, server: Server) -> tuple[IStreamClientEndpoint, ControlConnectionCreator]: ...
+
+    def connected(self, server: Server, protocol: ControlClientProtocol, welcome: Welcome) -> None: ...
+
+    def server_failed(self, server: Server) -> None: ...
+
+    def answered(self, pong: Pong) -> None: ...
+
+    def received(self, reply: Reply) -> None: ...
+
+    def disconnected(self, problem: ControlProblem) -> None: ...
+
+
+def _failure(problem: ControlProblem) -> Failure:
+    return Failure(problem)  # type: ignore[no-untyped-call]
+
+
+class _Try:
+    """One connection to one server, and what becomes of it."""
+
+    _log = Logger()
+
+    def __init__(self, attempt: Attempt, client: AttemptOwner, server: Server) -> None:
+        self._attempt = attempt
+        self._client = client
+        self._server = server
+        self._protocol: ControlClientProtocol | None = None
+        self._over = False
+        endpoint, self._creator = client.way_to(server)
+        self._connecting = endpoint.connect(Factory.forProtocol(self._build))
+        self._connecting.addCallbacks(lambda _: None, self._unconnected)
+
+    def cancel(self) -> None:
+        self._connecting.cancel()
+        if self._protocol is not None:
+            self._protocol.abort()
+
+    def _build(self) -> ControlClientProtocol:
+        client = self._client
+        self._attempt.reached = True
+        self._protocol = ControlClientProtocol(
+            self._server.address, client.register, self._creator, client.clock, self
+        )
+        return self._protocol
+
+    def _unconnected(self, failure: Failure) -> None:
+        if not isinstance(failure.value, _EXPECTED):
+            self._log.failure("Connecting to the rendezvous failed.", failure)
+        self.lost(problem_of_failure(self._server.address, failure, self._client.proxy))
+
+    # ControlClientOwner
+
+    def welcomed(self, protocol: ControlClientProtocol, welcome: Welcome) -> None:
+        if not self._over:
+            self._attempt.welcomed(self._server, protocol, welcome)
+
+    def answered(self, pong: Pong) -> None:
+        self._client.answered(pong)
+
+    def received(self, reply: Reply) -> None:
+        self._client.received(reply)
+
+    def lost(self, problem: ControlProblem) -> None:
+        if not self._over:
+            self._over = True
+            self._client.server_failed(self._server)
+            self._attempt.lost(problem)
+
+
+class Attempt:
+    """
+    One attempt, and the connection that it becomes.
+
+    :ivar result: fires when a server has said `welcome`.
+    :ivar began: when the server that is being tried was begun with, in monotonic seconds.
+    :ivar welcomed_at: when the welcome came.
+    :ivar reached: whether a TCP connection was made.
+    """
+
+    def __init__(self, client: AttemptOwner, factory: IProtocolFactory) -> None:
+        self._client = client
+        self._factory = factory
+        self._watched: IProtocol | None = None
+        self._left: list[Server] = []
+        self._try: _Try | None = None
+        self._problems: list[ControlProblem] = []
+        self._patience = Timer(client.clock)
+        self._ended = False
+        self.result: Deferred[IProtocol] = Deferred(lambda _: self._give_up())
+        self.began = client.clock.seconds()
+        self.welcomed_at: float | None = None
+        self.reached = False
+        client.attempt = self
+        self._looking_up = client.ordered_servers()
+        self._looking_up.addCallback(self._begin)
+
+    def give_up(self) -> None:
+        """Cancel the attempt. Nothing happens once it was welcomed."""
+        if not self.result.called:
+            self._give_up()
+
+    def welcomed(self, server: Server, protocol: ControlClientProtocol, welcome: Welcome) -> None:
+        """A server has said `welcome`."""
+        if self.result.called:
+            return
+        self._patience.cancel()
+        assert protocol.transport is not None
+        self.welcomed_at = self._client.clock.seconds()
+        self._watched = self._factory.buildProtocol(protocol.transport.getPeer())
+        assert self._watched is not None
+        self._watched.makeConnection(protocol.transport)
+        self.result.callback(self._watched)
+        self._client.connected(server, protocol, welcome)
+
+    def lost(self, problem: ControlProblem) -> None:
+        """The server that was tried, or the connection, is lost."""
+        self._patience.cancel()
+        self._problems.append(problem)
+        if self._watched is not None:
+            self._client.disconnected(problem)
+            self._watched.connectionLost(_failure(problem))
+        elif self._left and not self._ended:
+            self._next()
+        elif not self.result.called:
+            # What only a person can solve counts if it is so at every server.
+            shown = next((each for each in self._problems if not each.fatal), problem)
+            self._client.disconnected(shown)
+            self.result.errback(shown)
+
+    def _begin(self, servers: list[Server]) -> None:
+        if self.result.called or self._ended:
+            return
+        self._left = servers
+        if not servers:
+            self.lost(ControlProblem(ProblemCode.NAME_UNKNOWN, self._client.address))
+        else:
+            self._next()
+
+    def _next(self) -> None:
+        server = self._left.pop(0)
+        self.began = self._client.clock.seconds()
+        if self._left:
+            self._patience.start(PATIENCE, self._lose_patience)
+        self._try = _Try(self, self._client, server)
+
+    def _lose_patience(self) -> None:
+        if self._try is not None:
+            self._try.cancel()
+
+    def _give_up(self) -> None:
+        self._ended = True
+        self._patience.cancel()
+        if self._try is None:
+            self._looking_up.cancel()
+            self.lost(ControlProblem(ProblemCode.UNREACHABLE, self._client.address))
+        else:
+            self._try.cancel()
+
+
+@implementer(IStreamClientEndpoint)
+class RendezvousEndpoint:
+    """An endpoint whose connections count as made once a server has said `welcome`."""
+
+    def __init__(self, client: AttemptOwner) -> None:
+        self._client = client
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Begin an attempt."""
+        return Attempt(self._client, protocolFactory).result
+
+    def __repr__(self) -> str:
+        return f"<rendezvous {self._client.address.location}>"

@@ -1,0 +1,191 @@
+"""Several servers of one rendezvous: their order, and how a peer goes from one to the other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import count
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.names import dns
+from twisted.names.error import DNSNameError
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.identity import Identity
+from punch.net.srv import TIMEOUT, ServiceResolver
+from punch.node.control.client import ControlClient
+from punch.node.control.servers import Server, Servers
+from punch.test.internet import Host, Internet
+from punch.test.internet.testcase import InternetTestCase
+from punch.test.node.control.test_tls import Watcher
+from punch.test.system import Rendezvous
+from punch.wire.control import Accept, Register, Welcome
+from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.service_records import ServiceRecord, in_order
+
+A, B, C = (RendezvousAddress(f"192.0.2.{number}") for number in (1, 2, 3))
+NAME = RendezvousAddress.parse("punch://example.org")
+
+
+def counter() -> object:
+    """A source of randomness that gives 0, 1, 2, …"""
+    numbers = count()
+    return lambda size: next(numbers).to_bytes(size, "big")
+
+
+class OrderTests(SynchronousTestCase):
+    def order(self, servers: Servers) -> list[str]:
+        return [server.address.host for server in servers.order()]
+
+    def test_as_given(self) -> None:
+        self.assertEqual(self.order(Servers([B, A, C], bytes)), [B.host, A.host, C.host])
+
+    def test_the_one_that_answered_last_comes_first(self) -> None:
+        servers = Servers([A, B, C], bytes)
+        servers.answered(Server(C, C))
+        self.assertEqual(self.order(servers), [C.host, A.host, B.host])
+
+    def test_one_that_failed_comes_last_until_it_answers(self) -> None:
+        servers = Servers([A, B], bytes)
+        servers.answered(Server(A, A))
+        servers.failed(Server(A, A))
+        self.assertEqual(self.order(servers), [B.host, A.host])
+        servers.answered(Server(A, A))
+        self.assertEqual(self.order(servers), [A.host, B.host])
+
+    def test_priority_then_weight(self) -> None:
+        """By RFC 2782: the lower priority first, and the heavier of one priority more often first."""
+        records = [
+            ServiceRecord(20, 0, "last", 1),
+            ServiceRecord(10, 1, "light", 1),
+            ServiceRecord(10, 9, "heavy", 1),
+        ]
+        random = counter()
+        orders = Counter(
+            tuple(record.host for record in in_order(records, random))  # type: ignore[arg-type]
+            for _ in range(1100)
+        )
+        self.assertEqual(set(orders), {("light", "heavy", "last"), ("heavy", "light", "last")})
+        self.assertGreater(orders["heavy", "light", "last"], 3 * orders["light", "heavy", "last"])
+
+    def test_records_stand_for_a_name(self) -> None:
+        servers = Servers([NAME], bytes)
+        self.assertEqual(servers.names, ["example.org"])
+        self.assertEqual(servers.order(), [Server(NAME, NAME)])
+        servers.found("example.org", [ServiceRecord(1, 0, "a.example.net", 443)])
+        (server,) = servers.order()
+        self.assertEqual((server.address.location, server.proves.host), ("a.example.net:443", "example.org"))
+        servers.found("example.org", None)
+        self.assertEqual(servers.order(), [server])
+
+    def test_no_such_service(self) -> None:
+        servers = Servers([NAME], bytes)
+        servers.found("example.org", [ServiceRecord(0, 0, "", 0)])
+        self.assertEqual(servers.order(), [])
+
+    def test_a_port_needs_no_look_up(self) -> None:
+        self.assertEqual(Servers([RendezvousAddress.parse("example.org:7001"), A], bytes).names, [])
+
+
+class StubDNS:
+    """Answers as it is told to, in place of the name servers of this machine."""
+
+    def __init__(self, answer: Deferred[object]) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    def lookupService(self, name: str, timeout: object) -> Deferred[object]:
+        """Answer."""
+        self.asked.append(name)
+        return self.answer
+
+
+class LookUpTests(InternetTestCase):
+    def look_up(self, answer: Deferred[object]) -> list[object]:
+        net = self.internet()
+        self.dns = StubDNS(answer)
+        found: list[object] = []
+        resolver = ServiceResolver(net.host("a").reactor, lambda: self.dns)  # type: ignore[arg-type,return-value]
+        resolver("example.org").addCallback(found.append)
+        net.advance(TIMEOUT + 0.1)
+        return found
+
+    def test_records(self) -> None:
+        payloads = [
+            dns.Record_SRV(10, 5, 7001, b"One.example.org"),
+            dns.Record_SRV(20, 0, 443, b"not/a/host"),
+            dns.Record_CNAME(b"other.example.org"),
+        ]
+        answers = [dns.RRHeader(b"example.org", payload.TYPE, payload=payload) for payload in payloads]
+        found = self.look_up(succeed((answers, [], [])))
+        self.assertEqual(found, [[ServiceRecord(10, 5, "one.example.org", 7001)]])
+        self.assertEqual(self.dns.asked, ["_punch._tcp.example.org"])
+
+    def test_no_such_name(self) -> None:
+        answer: Deferred[object] = Deferred()
+        answer.errback(DNSNameError())
+        self.assertEqual(self.look_up(answer), [()])
+
+    def test_silence(self) -> None:
+        self.assertEqual(self.look_up(Deferred()), [None])
+
+    def test_broken_network(self) -> None:
+        answer: Deferred[object] = Deferred()
+        answer.errback(OSError("No domain name servers available"))
+        self.assertEqual(self.look_up(answer), [None])
+
+
+class AnyHostWatcher(Watcher):
+    """Takes a welcome from any host."""
+
+    def control_welcome(self, welcome: Welcome, host: str) -> None:
+        self.welcomes.append(welcome)
+
+
+class FailoverTests(InternetTestCase):
+    """A client with two servers that have the same key."""
+
+    def setUp(self) -> None:
+        self.net: Internet = self.internet()
+        self.hosts = [self.net.host(f"server {number}", f"198.51.100.{number}") for number in (1, 2)]
+        self.one = Rendezvous(self.net, self.hosts[0], relay=False)
+        self.two = Rendezvous(self.net, self.hosts[1], relay=False, name="198.51.100.2")
+        self.watcher = AnyHostWatcher(self.net)
+
+    def client(self, *addresses: RendezvousAddress) -> ControlClient:
+        """A client that is started."""
+        machine: Host = self.net.host("client")
+        client = ControlClient(
+            reactor=machine.reactor,
+            address=addresses,
+            identity=Identity.generate(self.net.random_bytes("client key")),
+            register=Register("alice", Accept.ASK),
+            handler=self.watcher,
+            random=self.net.random_bytes("client"),
+        )
+        client.start()
+        self.addCleanup(client.stop)
+        return client
+
+    def test_moves_to_the_other_server(self) -> None:
+        client = self.client(self.one.address, self.two.address)
+        self.net.run_until(lambda: self.watcher.welcomes, 5.0, "a welcome")
+        self.assertEqual(client.address, self.one.address)
+        self.one.stop()
+        self.net.run_until(lambda: len(self.watcher.welcomes) == 2, 5.0, "another welcome")
+        self.assertEqual(client.address, self.two.address)
+
+    def test_passes_a_server_that_is_silent_or_refuses(self) -> None:
+        refused = RendezvousAddress("198.51.100.2", 9, self.two.address.pin)
+        silent = RendezvousAddress("203.0.113.99", 7001, self.two.address.pin)
+        client = self.client(refused, silent, self.two.address)
+        self.net.run_until(lambda: self.watcher.welcomes, 6.0, "a welcome")
+        self.assertEqual(client.address, self.two.address)
+        self.assertEqual(self.watcher.problems, [])
+
+    def test_a_wrong_pin_does_not_end_it_while_another_server_may_come_back(self) -> None:
+        wrong = RendezvousAddress("198.51.100.1", 7001, bytes(32))
+        refused = RendezvousAddress("198.51.100.2", 9, bytes(32))
+        self.client(wrong, refused)
+        self.net.advance(10.0)
+        self.assertGreater(len(self.watcher.problems), 1)
+        self.assertTrue(all(retry is not None for _, _, retry in self.watcher.problems))
