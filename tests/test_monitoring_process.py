@@ -36,9 +36,10 @@ def get(url: str) -> str:
 
 def test_metrics_and_health(running: Programs, tmp_path: Path) -> None:
     port = free_port()
-    service = running.rendezvous(*FREE, "--metrics", str(port))
+    service = running.rendezvous(*FREE, "--metrics", str(port), "--log-format", "json")
     address = listening(service)
-    client = Client(address, key_of(Identity.generate()), tmp_path)
+    alice = Identity.generate()
+    client = Client(address, key_of(alice), tmp_path)
     client.send(Register("alice", Accept.ASK))
     assert client.read()["type"] == "welcome"
     url = f"http://127.0.0.1:{port}"
@@ -68,3 +69,6 @@ def test_metrics_and_health(running: Programs, tmp_path: Path) -> None:
     log = (tmp_path / "state" / "rendezvous" / "rendezvous.log").read_text()
     assert "healthz" not in log
     assert "Traceback" not in log
+    (registered,) = [each for each in map(json.loads, log.splitlines()) if each.get("event") == "registered"]
+    assert registered["peer"] == alice.peer_id.short
+    assert str(alice.peer_id) not in log

@@ -9,7 +9,6 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
@@ -20,13 +19,12 @@ from typing import NoReturn
 
 from cryptography import x509
 from twisted.application.service import IService
-from twisted.logger import Logger
 
 from punch.cli import twistd
 from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import whole_number
+from punch.cli.rendezvous_announcer import PROGRAM, Announcer
 from punch.extras import install_command_here
-from punch.files import replace_private
 from punch.names import without_format
 from punch.net.interfaces import source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
@@ -40,17 +38,16 @@ from punch.rendezvous.config import (
 from punch.rendezvous.deny import DenyList, DenyListError
 from punch.rendezvous.deny import read as read_deny_list
 from punch.rendezvous.listen import EndpointError, check_kind
+from punch.rendezvous.monitoring.json_log import json_log
 from punch.rendezvous.monitoring.listener import MonitoringEndpoint, MonitoringEndpointError
 from punch.rendezvous.monitoring.service import MonitoredService
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
-from punch.rendezvous.service import RendezvousService, make_service
+from punch.rendezvous.service import make_service
 from punch.rendezvous.tls import CertificateProblem, load_certificate, names_of
 from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
 from punch.wire.address import canonical
 from punch.wire.control import MAX_REFLECTORS
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, RendezvousAddressError
-
-PROGRAM = "punch-rendezvous"
 
 _LIMITS = {
     "connections": "connections at the same time, in all",
@@ -76,8 +73,6 @@ _LIMITS = {
     "relay_lifetime": "seconds that a relayed address lives without a refresh",
 }
 """The limits that the command line can change, with what each of them counts."""
-
-_log = Logger()
 
 
 class Options(BaseOptions):
@@ -137,6 +132,14 @@ class Options(BaseOptions):
             "/metrics, and /healthz. [default: none]",
         ],
         ["log-addresses", None, "cut", "How the log names addresses: cut (to a /24 or /48) or full."],
+        [
+            "log-peers",
+            None,
+            None,
+            "How the log names peers: cut (the first 8 characters of the ID, and no name) or full. "
+            "[default: cut with --log-format json, else full]",
+        ],
+        ["log-format", None, "text", "The form of the log: text, or json (one object a line)."],
         [
             "deny",
             None,
@@ -233,8 +236,7 @@ the relay of this service, else beside it."""
             if find_spec("prometheus_client") is None:
                 command = install_command_here("metrics")
                 self._fail(f"--metrics needs the package prometheus_client; install it with {command}.")
-        if self["log-addresses"] not in ("cut", "full"):
-            self._fail(f"--log-addresses is cut or full, not {self['log-addresses'][:40]!a}.")
+        self._read_log_options()
         if self["deny"] is not None:
             # A daemon has another working directory.
             self["deny"] = os.path.abspath(self["deny"])
@@ -250,7 +252,14 @@ the relay of this service, else beside it."""
             self.state.prepare()
         except StateError as problem:
             self._fail(str(problem), "state")
-        twistd.use_own_files(self, self.state.directory, self.state.log_path, self._fail)
+        observer = None
+        if self["log-format"] == "json":
+            observer = partial(
+                json_log,
+                full_addresses=self["log-addresses"] == "full",
+                full_peers=self["log-peers"] == "full",
+            )
+        twistd.use_own_files(self, self.state.directory, self.state.log_path, self._fail, observer)
 
     @property
     def limits(self) -> RendezvousLimits:
@@ -259,6 +268,15 @@ the relay of this service, else beside it."""
 
     def _fail(self, sentence: str, reason: str = "usage") -> NoReturn:
         twistd.fail(PROGRAM, sentence, reason=reason, as_json=bool(self["json"]))
+
+    def _read_log_options(self) -> None:
+        if self["log-format"] not in ("text", "json"):
+            self._fail(f"--log-format is text or json, not {self['log-format'][:40]!a}.")
+        if self["log-peers"] is None:
+            self["log-peers"] = "cut" if self["log-format"] == "json" else "full"
+        for name in ("log-addresses", "log-peers"):
+            if self[name] not in ("cut", "full"):
+                self._fail(f"--{name} is cut or full, not {self[name][:40]!a}.")
 
     def _reflector(self, text: str) -> tuple[str | None, int]:
         host, colon, port = text.rpartition(":")
@@ -380,6 +398,7 @@ def makeService(options: Options) -> IService:
         turn=options.relay.turn,
         turn_secret=options.relay.secret,
         log_full_addresses=options["log-addresses"] == "full",
+        log_full_peers=options["log-peers"] == "full",
         deny=options.deny,
         limits=limits,
     )
@@ -416,95 +435,3 @@ def makeService(options: Options) -> IService:
     )
     reactor.addSystemEventTrigger("after", "shutdown", announcer.close)
     return monitored
-
-
-class Announcer:
-    """
-    Prints the events of the service, as text or JSON.
-
-    :param out: writes to stdout, as `error` does to stderr. Both are closed by `close`.
-    :param end: ends the process with an exit status.
-    :param host_given: whether the user has given the name by which peers find the service.
-    """
-
-    service: RendezvousService
-
-    def __init__(
-        self,
-        state: RendezvousState,
-        *,
-        out: twistd.OutputWriter,
-        error: twistd.OutputWriter,
-        end: Callable[[int], object],
-        as_json: bool,
-        host_given: bool,
-    ) -> None:
-        self._state = state
-        self._out = out
-        self._error = error
-        self._end = end
-        self._json = as_json
-        self._host_given = host_given
-        self._start = time.monotonic()
-
-    def __call__(self, event: str, **fields: object) -> None:
-        """Print one event of the service."""
-        if event == "listening":
-            self._leave_address(str(fields["address"]))
-        if self._json:
-            elapsed = round(time.monotonic() - self._start, 6)
-            self._out.event({"event": event, "time": elapsed, **fields})
-        else:
-            self._print(event, fields)
-        if event == "failed":
-            self._error.line(f"{PROGRAM}: {fields['text']}")
-            self._end(1)
-
-    def read_deny_list(self, path: Path) -> None:
-        """Read the deny list again. If it has an error, the previous list stays in use."""
-        try:
-            deny = read_deny_list(path)
-        except DenyListError as problem:
-            text = f"{problem} The list that was read before stays."
-            _log.error("{text}", text=text)
-            self("deny-list-failed", text=text)
-            self._error.line(f"{PROGRAM}: {text}")
-            return
-        ended = self.service.deny(deny)
-        _log.info("deny list read: {entries} entries, {ended} peers ended", entries=len(deny), ended=ended)
-        self("deny-list", entries=len(deny), ended=ended)
-
-    def close(self) -> None:
-        """Close the outputs after the last event."""
-        self._out.close()
-        self._error.close()
-
-    def _print(self, event: str, fields: dict[str, object]) -> None:
-        # Names were checked when they were received: they contain no control characters.
-        if event == "listening":
-            self._out.line("The rendezvous is ready. Peers find it at this address:")
-            self._out.line("")
-            self._out.line(f"    {fields['address']}")
-            self._out.line("")
-            if not self._host_given:
-                self._out.line("If they reach this machine by another name or address, give it with --host.")
-        elif event == "deny-list":
-            self._out.line(
-                f"The deny list was read again: {fields['entries']} entries, {fields['ended']} peers ended."
-            )
-        elif event == "registered":
-            self._out.line(f"{fields['name']} registered ({fields['peer']})")
-        elif event == "gone":
-            self._out.line(f"{str(fields['peer'])[:8]}… is gone ({fields['reason']})")
-
-    def _leave_address(self, address: str) -> None:
-        try:
-            # Peers of the same user on this machine find the service by this file.
-            self._state.write_address(str(self.service.local_address))
-            replace_private(self._state.directory / "public-address", address.encode() + b"\n")
-        except (StateError, OSError) as problem:
-            _log.error("The address can't be left in the state directory: {problem}", problem=str(problem))
-            self._error.line(
-                f"{PROGRAM}: The address can't be left in {self._state.directory}, so peers on this machine "
-                "need --rendezvous; make that directory writable and start again."
-            )

@@ -267,7 +267,10 @@ class _Log(LogFile):
 class _OwnLog:
     """The log of this process, for `twistd` to open under the name `punch.cli.twistd.own_log.open`."""
 
-    path: Path
+    path: Path | None = None
+    """The file; None stands for stdout."""
+    observer: Callable[[Any], ILogObserver] = staticmethod(textFileLogObserver)
+    """Makes the observer that writes to the file."""
     _file: Any = None
 
     def close(self) -> None:
@@ -278,18 +281,24 @@ class _OwnLog:
 
     def open(self) -> ILogObserver:
         """The observer `twistd` is to log to, until the process ends."""
+        if self.path is None:
+            return self.observer(sys.stdout)
         atexit.register(self.close)
         self._file = _Log(  # type: ignore[no-untyped-call]
             self.path.name, str(self.path.parent), LOG_BYTES, defaultMode=0o600, maxRotatedFiles=LOG_FILES
         )
-        return textFileLogObserver(self._file)
+        return self.observer(self._file)
 
 
 own_log = _OwnLog()
 
 
 def use_own_files(
-    options: usage.Options, directory: Path, log_path: Path, fail: Callable[[str], NoReturn]
+    options: usage.Options,
+    directory: Path,
+    log_path: Path,
+    fail: Callable[[str], NoReturn],
+    observer: Callable[[Any], ILogObserver] | None = None,
 ) -> None:
     """
     In `postOptions`: `twistd` logs to `log_path` and keeps its pid (as a daemon only) in `directory`, unless
@@ -298,6 +307,8 @@ def use_own_files(
 
     :param fail: is called with a sentence if a file that the user named can't be used: `twistd` would wait
         for the other end of a named pipe, or end with a traceback.
+    :param observer: makes the log's observer of a file; None lets `twistd` choose for a file that the user
+        named, and writes text otherwise.
     """
     parent = options.parent
     if parent is None or "logfile" not in parent:
@@ -310,11 +321,17 @@ def use_own_files(
             _check_given(option, parent[option], fail)
     if "pidfile" in parent and "pidfile" not in given:
         parent["pidfile"] = "" if parent.get("nodaemon") else str(directory / "twistd.pid")
-    if not given & {"logfile", "syslog", "logger"}:
+    own = not given & {"logfile", "syslog", "logger"}
+    if observer is not None:
+        if given & {"syslog", "logger"}:
+            fail("This form of the log goes to a file or to stdout, not to --syslog or --logger.")
+        own_log.observer = observer
+    if own:
         parent["logfile"] = str(log_path)
+    if own or observer is not None:
         # By name, as on the command line. It wins over `logfile`, whose rotation has no end.
         parent["logger"] = f"{__name__}.own_log.open"
-        own_log.path = log_path
+        own_log.path = None if parent["logfile"] in ("", "-") else Path(parent["logfile"]).absolute()
 
 
 def _check_given(option: str, name: str, fail: Callable[[str], NoReturn]) -> None:

@@ -212,6 +212,8 @@ class RendezvousConfig:
     """The secret shared with them; the service's own relay accepts credentials made with it as well."""
     log_full_addresses: bool = False
     """Whether the log has full addresses instead of /24s and /48s."""
+    log_full_peers: bool = True
+    """Whether the log has whole peer IDs and names instead of the first eight characters of IDs."""
     deny: DenyList = field(default_factory=DenyList)
     """The peers and networks that the operator refuses at the start."""
     limits: RendezvousLimits = field(default_factory=RendezvousLimits)

@@ -28,6 +28,8 @@ PERIOD = 60.0
 _KINDS = 512
 """Kinds of events that are counted separately."""
 _OTHERS = "others"
+_SHORT = 8
+"""Characters of a peer ID that are logged if not the whole ID is."""
 _RATE, _BURST = 20.0, 2000.0
 """Lines a second, and at once, of events that are not counted…"""
 _NETWORK_RATE, _NETWORK_BURST = 2.0, 200.0
@@ -92,6 +94,7 @@ class OperatorLog:
 
     :param totals: where the events are counted, also those that have no line.
     :param full_addresses: whether addresses are logged in full.
+    :param full_peers: whether peer IDs are logged in full, and names at all.
     """
 
     def __init__(
@@ -101,11 +104,13 @@ class OperatorLog:
         monotonic: Callable[[], float],
         totals: Totals | None = None,
         full_addresses: bool = False,
+        full_peers: bool = True,
         log: Logger | None = None,
     ) -> None:
         self._monotonic = monotonic
         self._totals = Totals() if totals is None else totals
         self._full = full_addresses
+        self._full_peers = full_peers
         self._log = log or Logger()
         self._repetitions = Repetitions()
         self._rate = TokenBuckets(_RATE, _BURST, 2)
@@ -114,10 +119,20 @@ class OperatorLog:
 
     # -- events --
 
+    def registered(self, peer: object, name: str) -> None:
+        """A peer is registered."""
+        if self._may_log("registered"):
+            self._write("registered", self._peer(peer) | ({"name": name} if self._full_peers else {}))
+
+    def gone(self, peer: object, reason: str) -> None:
+        """A peer is no longer registered."""
+        if self._may_log("gone"):
+            self._write("gone", self._peer(peer) | {"reason": reason})
+
     def registration_refused(self, host: str, peer: object, reason: str) -> None:
         """A peer that has proved its key was not registered."""
         self._totals.refused(f"registration-{reason}")
-        self._count("registration-refused", {"address": self._cut(host), "reason": reason}, {"peer": peer})
+        self._count("registration-refused", {"address": self._cut(host), "reason": reason}, self._peer(peer))
 
     def limit_hit(self, host: str, limit: str, peer: object = None) -> None:
         """
@@ -126,17 +141,17 @@ class OperatorLog:
         :param limit: the name of the limit, as in the command-line option if there is one.
         """
         self._totals.refused(limit)
-        self._count("limit-hit", {"limit": limit, "address": self._cut(host)}, {"peer": peer})
+        self._count("limit-hit", {"limit": limit, "address": self._cut(host)}, self._peer(peer))
 
     def denied(self, host: str, peer: object = None) -> None:
         """A peer or host that the operator refuses has connected."""
         self._totals.refused("denied")
-        self._count("denied", {"address": self._cut(host)}, {"peer": peer})
+        self._count("denied", {"address": self._cut(host)}, self._peer(peer))
 
     def allocation_made(self, host: str, user: str, relayed: str, transport: str) -> None:
         """An allocation relays from now on."""
         self._totals.allocations += 1
-        fields: Fields = {"relayed": relayed, "address": self._cut(host), "peer": user}
+        fields: Fields = {"relayed": relayed, "address": self._cut(host)} | self._peer(user)
         fields["transport"] = transport
         self._trace("allocation-made", host, fields)
 
@@ -144,16 +159,9 @@ class OperatorLog:
         self, host: str, user: str, relayed: str, *, seconds: float, to_peers: int, to_client: int
     ) -> None:
         """An allocation ended. Bytes to the client include the headers of TURN."""
-        fields: Fields = {"relayed": relayed, "address": self._cut(host), "peer": user}
+        fields: Fields = {"relayed": relayed, "address": self._cut(host)} | self._peer(user)
         fields |= {"seconds": round(seconds), "to_peers": to_peers, "to_client": to_client}
         self._trace("allocation-ended", host, fields)
-
-    def may_log(self, event: str) -> bool:
-        """Whether a line about a registration is to be written; if not, it is counted."""
-        if self._rate.allow("peers", self._monotonic()):
-            return True
-        self._count(f"{event}-not-logged", {}, {})
-        return False
 
     def close(self) -> None:
         """Log what was counted."""
@@ -162,12 +170,25 @@ class OperatorLog:
 
     # -- within --
 
+    def _may_log(self, event: str) -> bool:
+        """Whether a line about a registration is to be written; if not, it is counted."""
+        if self._rate.allow("peers", self._monotonic()):
+            return True
+        self._count(f"{event}-not-logged", {}, {})
+        return False
+
+    def _peer(self, peer: object) -> Fields:
+        """The field of a peer; empty if it is not known."""
+        if peer is None:
+            return {}
+        return {"peer": peer if self._full_peers else str(peer)[:_SHORT]}
+
     def _cut(self, host: str) -> str:
         return (host or "unknown") if self._full else network_of(host)
 
     def _count(self, event: str, kind: Fields, more: Fields) -> None:
         if self._repetitions.count((event, *kind.items()), self._monotonic()):
-            self._write(event, kind | {key: value for key, value in more.items() if value is not None})
+            self._write(event, kind | more)
         self._schedule()
 
     def _trace(self, event: str, host: str, fields: Fields) -> None:

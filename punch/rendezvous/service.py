@@ -133,6 +133,7 @@ class RendezvousService(Service):
             monotonic=monotonic,
             totals=self.totals,
             full_addresses=config.log_full_addresses,
+            full_peers=config.log_full_peers,
         )
         self._reflector = Reflector(
             limited=self._reflector_limited,
@@ -304,12 +305,10 @@ class RendezvousService(Service):
         while (output := self.registry.next_output()) is not None:
             if isinstance(output, PeerRegistered):
                 self.totals.registrations += 1
-                if self._operator_log.may_log("registered"):
-                    self._log.info("registered {peer} {name}", peer=output.peer.short, name=output.name)
+                self._operator_log.registered(output.peer, output.name)
                 self._report("registered", peer=str(output.peer), name=output.name)
             elif isinstance(output, Gone):
-                if self._operator_log.may_log("gone"):
-                    self._log.info("gone {peer} ({reason})", peer=output.peer.short, reason=output.reason)
+                self._operator_log.gone(output.peer, output.reason)
                 self._report("gone", peer=str(output.peer), reason=output.reason)
             elif isinstance(output, Displaced):
                 self._operator_log.limit_hit(output.address, output.limit, output.peer)
@@ -382,7 +381,7 @@ class RendezvousService(Service):
             _LOOPBACK.get(bound_host, bound_host), bound_port, self._shown_pin
         )
         self.health.started()
-        self._log.info("listening at {address}", address=str(self.address))
+        self._log.info("{event} at {address}", event="listening", address=str(self.address))
         self._report("listening", address=str(self.address))
 
     def _not_listening(self, failure: Failure) -> None:

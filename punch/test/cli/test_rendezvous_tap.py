@@ -27,7 +27,8 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.cli import twistd
-from punch.cli.rendezvous_tap import Announcer, Options, primary_address
+from punch.cli.rendezvous_announcer import Announcer
+from punch.cli.rendezvous_tap import Options, primary_address
 from punch.identity import Identity
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.tls import CertificateProblem, load_certificate, names_of
@@ -279,6 +280,24 @@ class FileTests(TapCase):
         self.assertEqual(parent["pidfile"], "")
         self.assertEqual(parent["logfile"], str(self.state / "rendezvous" / "rendezvous.log"))
         self.assertEqual(parent["logger"], "punch.cli.twistd.own_log.open")
+
+    def test_log_as_json(self) -> None:
+        """To the file of `--logfile`, to stdout, or to our own file; whole IDs only if asked for."""
+        self.addCleanup(setattr, twistd.own_log, "observer", twistd.own_log.observer)
+        self.addCleanup(setattr, twistd.own_log, "path", None)
+        own = self.state / "rendezvous" / "rendezvous.log"
+        for logfile, path in (("-", None), ("mine.log", Path("mine.log").absolute()), (None, own)):
+            parent = self.parent(*(() if logfile is None else ("--logfile", logfile)))
+            parent["logfile"] = logfile
+            options = self.parse("--log-format", "json", parent=parent)
+            self.assertEqual(parent["logger"], "punch.cli.twistd.own_log.open")
+            self.assertEqual(twistd.own_log.path, path)
+            self.assertEqual(options["log-peers"], "cut")
+        self.assertEqual(self.parse()["log-peers"], "full")
+        self.assertEqual(self.parse("--log-format", "json", "--log-peers", "full")["log-peers"], "full")
+        self.assertIn("--log-format", self.refused("--log-format", "xml"))
+        self.assertIn("--log-peers", self.refused("--log-peers", "some"))
+        self.assertIn("syslog", self.refused("--log-format", "json", parent=self.parent("--logger", "x")))
 
     def test_pid_of_a_daemon(self) -> None:
         parent = self.parent()
