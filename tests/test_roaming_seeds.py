@@ -1,5 +1,5 @@
 """
-What may happen in the middle of a transfer, on the simulated internet: each event under 25 seeds.
+What may happen in the middle of a transfer, on the simulated internet: each event under ten seeds.
 
 A seed draws both NATs, the delays, who sends, when it happens and on which side. `PUNCH_SEEDS=all` runs a
 hundred.
@@ -25,12 +25,12 @@ from punch.test.roaming import (
 from .seeds import seeds
 from .workers import Workers
 
-BATCH = 25
+BATCH = 10
 FIRSTS = seeds(BATCH, 100)[::BATCH]
 """The first seed of each batch."""
 HOURS = (both_dark_for_an_hour, slept_for_an_hour)
 HALF_DAYS = (both_dark_for_twelve_hours, slept_for_twelve_hours)
-FEW = seeds(2, 5)
+FEW = seeds(1, 5)
 """Seeds of half a day, which take several seconds each."""
 
 
