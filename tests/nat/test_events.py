@@ -96,7 +96,7 @@ SCENARIOS = {
     "interface swapped, towards it": Scenario(HOMES, _swap, reversed=True),
     "both ends moved": Scenario(HOMES, _swap_both),
     "direct path blackholed": Scenario(HOMES, _blackhole),
-    "idle for 40 s, mappings last 15 s": Scenario(("short", "short"), lambda scene: None, idle=40.0),
+    "idle for 20 s, mappings last 15 s": Scenario(("short", "short"), lambda scene: None, idle=20.0),
 }
 
 
