@@ -363,6 +363,35 @@ def test_searching(town: Town, name: str) -> None:
     assert visitor.complaints == []
 
 
+ENGLAND = "\U0001f3f4" + "".join(chr(0xE0000 + ord(letter)) for letter in "gbeng") + "\U000e007f"
+
+
+@pytest.mark.parametrize("name", BROWSERS)
+def test_cut_texts(town: Town, name: str) -> None:
+    """Lists show beginnings and parts of messages: nothing is cut in two that is drawn as one."""
+    visitor = town.visit(name, town.alice)
+    page = chat(town, visitor)
+    last, hit = page.locator(".person .last"), page.locator(".hit .quoted")
+    for number, one in enumerate((ENGLAND, "👩\u200d👩\u200d👧", "👍🏽", "e\u0301")):
+        half = len(one) // 2
+        word = f"needle{number}"
+        # One of them lies across each place where a text of these lengths could be cut.
+        says(town, f"{'a' * (119 - half)}{one}{word}{'b' * (260 - half)}{one}{'c' * 900}")
+        expect(last).to_have_text(re.compile(f"^a{{100,119}}({one})?…$"))
+        page.locator("#find").fill(word)
+        expect(hit).to_have_count(1)
+        shown = hit.inner_text()
+        assert word in shown
+        assert re.fullmatch(f"…a*{one}{word}b*({one})?…", shown), ascii(shown)
+        page.locator("#find").fill("")
+    # Words are marked as they are written, though small letters may be more in number.
+    says(town, "İİİİ then Straße, needle9")
+    page.locator("#find").fill("needle9")
+    expect(hit.locator("mark")).to_have_text("needle9")
+    expect(page.locator(".found .escape")).to_have_count(0)
+    assert visitor.complaints == []
+
+
 def test_too_many_tabs(town: Town) -> None:
     """One more page than there may be says so, and which to close, and opens when there is room."""
     visitor = town.visit("chromium", town.alice)

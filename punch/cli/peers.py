@@ -105,7 +105,7 @@ def _parser() -> Parser:
             help=f"where it is kept [default: {root}]".replace("%", "%%"),
         )
 
-    actions = parser.add_subparsers(dest="action", title="actions", metavar="", parser_class=Action)
+    actions = parser.add_subparsers(dest="action", title="actions", metavar="action", parser_class=Action)
     actions.add_parser("list", parents=[after], help="show all of it (also without any action)")
     name = actions.add_parser("name", parents=[after], help="give somebody a name, or take it away: -")
     name.add_argument("who", help="a name or an ID")

@@ -35,6 +35,7 @@ _WORDS: Sequence[tuple[str, str]] = (
     (r"argument (\S+): expected one argument", r"\1 needs a value"),
     (r"argument (\S+): ignored explicit argument .*", r"\1 takes no value"),
     (r"argument (\S+): invalid (.*) value: (.*)", r"\1 takes a \2, not \3"),
+    (r"argument (\S+): invalid choice: (.*) \(choose from .*", r"\2 is no \1"),
 )
 
 

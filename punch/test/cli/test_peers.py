@@ -108,7 +108,7 @@ class PeersTests(SynchronousTestCase):
             (["--dance"], "unknown option --dance"),
             (["list", "--dance"], "unknown option --dance"),
             (["name"], "the following arguments are required: who, newname"),
-            (["dance"], "invalid choice"),
+            (["dance"], "'dance' is no action"),
             (["grant", "bob"], "the following arguments are required: service"),
         ):
             out, err = io.StringIO(), io.StringIO()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from punch.identity import PeerID
+from punch.ui.text.sanitize import cut
 from punch.ui.text.sentences import (
     count,
     milliseconds,
@@ -51,7 +52,8 @@ def message_line(message: Answer, name: Callable[[PeerID], str], now: float, who
 
 
 def _shortened(text: str, newline: str = "\\n") -> str:
-    return printable(text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…", newline)
+    # It is cut last, since a part of a flag or of a pair of isolates is shown as escapes.
+    return cut(printable(text, newline), MAX_SHOWN)
 
 
 def lines(command: str, answer: Answer, name: Callable[[PeerID], str], now: float) -> Iterator[str]:

@@ -12,6 +12,7 @@ left out. Tags are kept where they make a flag (UTS #51, ED-14a).
 from __future__ import annotations
 
 import re
+import unicodedata
 
 #: Left out: directional marks (ALM, LRM, RLM).
 DROPPED = ((0x61C, 0x61C), (0x200E, 0x200F))
@@ -45,10 +46,20 @@ def _class(*ranges: tuple[int, int]) -> str:
 
 
 _FLAG = f"\\U{FLAG:08x}[{_class(LETTERS)}]{{2}}[{_class(LETTERS, DIGITS)}]{{1,4}}\\U{END:08x}"
+_FLAGS = re.compile(_FLAG)
 _ACTING = re.compile(f"({_FLAG})|[{_class(*DROPPED)}]|([{_class(*ESCAPED)}])")
 
 
 _ISOLATES = re.compile(f"[{_class(BEGIN_ISOLATE)}\\U{END_ISOLATE:08x}\n]")
+
+#: Characters that are drawn as one thing with the one before: the joiner, skin tones and tags. So are marks.
+_JOINER, _TONES, _TAGS = "\u200d", ("\U0001f3fb", "\U0001f3ff"), ("\U000e0020", "\U000e007f")
+
+#: Two of these are the flag of a country.
+_REGIONAL = ("\U0001f1e6", "\U0001f1ff")
+
+#: The most characters by which a text is cut earlier, so that nothing is cut that is drawn as one.
+_MAX_EARLIER = 32
 
 
 def sanitize(text: str) -> str:
@@ -83,3 +94,37 @@ def escaped(character: str) -> str:
     """A character as Python writes it in ASCII: `\\x1b`, `\\u202e`, `\\U000e0041`."""
     code = ord(character)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+
+
+def flags(text: str) -> list[tuple[int, int]]:
+    """Where in `text` flags are that are made of tags: the first index of each, and the one after it."""
+    return [found.span() for found in _FLAGS.finditer(text)]
+
+
+def cut(text: str, length: int) -> str:
+    """
+    `text`, or if it is longer than `length` characters its beginning and an ellipsis. What is drawn as one (a
+    flag, an emoji of several, a letter with its accents) is kept or left out as a whole.
+    """
+    if len(text) <= length:
+        return text
+    latest = length - 1
+    for end in range(latest, max(0, latest - _MAX_EARLIER), -1):
+        if not _is_drawn_as_one(text, end):
+            return text[:end] + "…"
+    return text[:latest] + "…"
+
+
+def _is_drawn_as_one(text: str, index: int) -> bool:
+    """Whether the characters before and at an index are drawn as one."""
+    before, character = text[index - 1], text[index]
+    if character == _JOINER or before == _JOINER or unicodedata.category(character)[0] == "M":
+        return True
+    if any(first <= character <= last for first, last in (_TONES, _TAGS)):
+        return True
+    if not _REGIONAL[0] <= character <= _REGIONAL[1]:
+        return False
+    flags_begin = index
+    while flags_begin and _REGIONAL[0] <= text[flags_begin - 1] <= _REGIONAL[1]:
+        flags_begin -= 1
+    return (index - flags_begin) % 2 == 1

@@ -29,7 +29,7 @@ from punch.node.events import (
 )
 from punch.node.path import Path
 from punch.ui.text.causes import event_sentence
-from punch.ui.text.sanitize import sanitize
+from punch.ui.text.sanitize import cut, flags, sanitize
 
 #: How much of a message is shown beside its state, in characters.
 SHORT_LENGTH = 60
@@ -55,18 +55,21 @@ def shown_name(name: str, peer: PeerID, alike: bool = False) -> str:
     :param alike: others have a name that looks the same: the beginning of the ID stands beside it.
     """
     # What reorders text is not dropped but spelled out: nobody has it in his name by accident.
-    seen = "".join(c for c in name if c in REORDERING or not is_ignorable(c))
-    name = " ".join(printable(seen).split())
+    # Tags are kept where they make a flag.
+    in_flags = {index for first, end in flags(name) for index in range(first, end)}
+    seen = "".join(
+        c for index, c in enumerate(name) if index in in_flags or c in REORDERING or not is_ignorable(c)
+    )
+    name = cut(" ".join(printable(seen).split()), MAX_NAME)
     if not name:
         return peer.short
-    name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
     return f"{name} ({peer.short})" if alike else name
 
 
 def shortened(text: str) -> str:
     """The beginning of a message on one line, sanitized."""
-    begin = printable(text[: SHORT_LENGTH + 1])
-    return begin if len(begin) <= SHORT_LENGTH else begin[: SHORT_LENGTH - 1] + "…"
+    # It is cut last, since a part of a flag or of a pair of isolates is shown as escapes.
+    return cut(printable(text), SHORT_LENGTH)
 
 
 def name_lines(texts: Iterable[str]) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 import punch
-from punch.ui.text.sanitize import sanitize
-from punch.ui.text.sentences import printable
+from punch.test.chat_network import peer_id
+from punch.ui.text.sanitize import cut, sanitize
+from punch.ui.text.sentences import SHORT_LENGTH, printable, shortened, shown_name
 
 ROOT = Path(punch.__file__).parent
 
@@ -73,6 +74,37 @@ class ShownTests(SynchronousTestCase):
                 elif category[0] in "LMNPS" or category == "Zs":
                     letters += character
             self.assertEqual(sanitize(letters), letters, hex(first))
+
+    def test_cut_texts(self) -> None:
+        """Nothing is cut that is drawn as one, and so no part of it is shown as escapes."""
+        for one in (
+            flag("gbeng"),
+            "👩\u200d👩\u200d👧",
+            "👍🏽",
+            "🇩🇪",
+            "🇫🇷🇩🇪",
+            "❤\ufe0f",
+            "1\ufe0f\u20e3",
+            "e\u0301\u0323",
+            "\u2067ab\u2069",
+        ):
+            for before in range(SHORT_LENGTH - 8, SHORT_LENGTH + 2):
+                shown = shortened("a" * before + one + "b" * 20)
+                self.assertLessEqual(len(shown), SHORT_LENGTH)
+                self.assertNotIn("\\", shown, ascii(one))
+                rest = shown.rstrip("…").lstrip("a").rstrip("b")
+                whole = ("", "🇫🇷", "a", "ab", printable(one))
+                self.assertIn(rest, whole, ascii(one))
+        self.assertEqual(cut("e" + "\u0301" * 100, 50), "e" + "\u0301" * 48 + "…", "too long to be honest")
+        self.assertEqual(cut("🇩🇪" * 3, 6), "🇩🇪" * 3)
+        self.assertEqual(cut("🇩🇪" * 3, 5), "🇩🇪" * 2 + "…")
+
+    def test_flags_in_names(self) -> None:
+        """Names are shown without what is not seen, and tags of a flag are."""
+        peer = peer_id(2)
+        self.assertEqual(shown_name(flag("gbeng") + " Bo\u200bb", peer), flag("gbeng") + " Bob")
+        self.assertEqual(shown_name("a" + flag("gbeng")[1:], peer), "a")
+        self.assertEqual(shown_name("a" * 36 + flag("gbeng"), peer), "a" * 36 + "…")
 
     def test_the_page_has_the_same_table(self) -> None:
         script = ROOT.parent / "tools" / "make_shown_js.py"

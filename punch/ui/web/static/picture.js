@@ -1,7 +1,7 @@
 // The picture of a call: the two sides, the paths that are checked, and the one that is used.
 
 import { h, replace, s } from "./dom.js";
-import { count, milliseconds, pathInWords } from "./text.js";
+import { count, milliseconds, pathInWords, shortened } from "./text.js";
 
 const TRYING = new Set(["frozen", "waiting", "in-progress"]);
 
@@ -128,14 +128,13 @@ function scene(person, me, name, registered, width) {
   }
   const through = way === "direct" || way === "relay";
   const short = (text) => (text && wide ? text : null);
-  const initials = name.length > 10 && !wide ? `${name.slice(0, 9)}…` : name.length > 24 ? `${name.slice(0, 23)}…` : name;
   drawn.push(
     node("rendezvous", centre, top, { label: "Rendezvous", side: true, absent: !registered, used: talking }),
     node("relay", centre, bottom, { label: "Relay", used: way === "relay", absent: found.relay === null && way !== "relay" }),
     node("nat", ours, middle, { label: "Your NAT", address: short(seenAs && hostOf(seenAs)), used: through, absent: way === "host" || (link && !seenAs && way === "direct") }),
     node("nat", theirs, middle, { label: "Their NAT", address: short(remoteNat && hostOf(remoteNat)), used: through, absent: way === "host" || (link && !remoteNat && way === "direct") }),
     node("person", you, middle, { label: "You", address: short(local && hostOf(local)), used: way !== null }),
-    node("person", them, middle, { label: initials, address: short(remote && hostOf(remote)), used: way !== null }),
+    node("person", them, middle, { label: shortened(name, wide ? 24 : 10), address: short(remote && hostOf(remote)), used: way !== null }),
   );
   return s(
     "svg",

@@ -4,7 +4,7 @@ import { CommandError } from "./connection.js";
 import { h, icon, iconButton, replace, unseen } from "./dom.js";
 import { onKeys } from "./keys.js";
 import { stateOf } from "./store.js";
-import { asId, isEnough, notAnId, plain, shortId, visible } from "./text.js";
+import { asId, cutBefore, isEnough, notAnId, plain, shortId, shortened, visible, withoutIsolates } from "./text.js";
 import { whenOf } from "./times.js";
 import { announce, arrange, avatar, nameElement } from "./widgets.js";
 
@@ -26,17 +26,20 @@ export function setTheme(theme) {
   dispatchEvent(new Event("themechange"));
 }
 
-/** A text with these words marked. */
-export function marked(text, words) {
-  const wanted = words.trim().toLowerCase();
-  const at = text.toLowerCase().indexOf(wanted);
-  if (!wanted || at < 0) return visible(text.slice(0, 300));
-  const start = Math.max(0, at - 40);
+/** A text with these words marked, or its beginning if it does not have them as they are written. */
+export function marked(said, words) {
+  // Before it is cut into pieces: isolates come in pairs.
+  const text = withoutIsolates(said);
+  const found = new RegExp(words.trim().replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), "iu").exec(text);
+  if (!found?.[0]) return visible(shortened(text, 300));
+  const at = cutBefore(text, found.index);
+  const end = found.index + found[0].length;
+  const start = cutBefore(text, Math.max(0, at - 40));
   const fragment = document.createDocumentFragment();
   fragment.append(
     visible((start ? "…" : "") + text.slice(start, at)),
-    h("mark", {}, visible(text.slice(at, at + wanted.length))),
-    visible(text.slice(at + wanted.length, at + 260)),
+    h("mark", {}, visible(text.slice(at, end))),
+    visible(shortened(text.slice(end), 260)),
   );
   return fragment;
 }
@@ -242,7 +245,7 @@ export class Side {
     const name = store.nameOf(person.peer);
     const state = stateOf(person);
     const last = person.last;
-    const preview = last ? plain((last.outgoing ? "You: " : "") + last.text.slice(0, 200), 120) : state.text;
+    const preview = last ? plain((last.outgoing ? "You: " : "") + shortened(last.text, 1000), 120) : state.text;
     const line = person.stage || person.link?.dark ? state.text : preview;
     const when = last ? whenOf(last.time) : "";
     const shown = JSON.stringify([name, state.kind, when, line, person.unread]);

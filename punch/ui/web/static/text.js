@@ -62,12 +62,22 @@ export function visible(text) {
   return fragment;
 }
 
+const DRAWN = new Intl.Segmenter();
+
+/** The largest place up to `index` where a text can be cut, so that nothing is cut that is drawn as one. */
+export function cutBefore(text, index) {
+  if (index >= text.length) return text.length;
+  const { index: begin } = DRAWN.segment(text).containing(index);
+  return index - begin < 32 ? begin : index;
+}
+
+/** A text, or its beginning with an ellipsis. */
+export const shortened = (text, limit) => (text.length <= limit ? text : `${text.slice(0, cutBefore(text, limit - 1))}…`);
+
 /** The same as one string, for titles and announcements. */
 export function plain(text, limit = Infinity) {
   const whole = pieces(text).map((piece) => (typeof piece === "string" ? piece : escape(piece.acting)));
-  const shown = whole.join("").replace(/\s+/g, " ").trim();
-  if (shown.length <= limit) return shown;
-  return `${[...shown.slice(0, 2 * limit)].slice(0, limit - 1).join("")}…`;
+  return shortened(whole.join("").replace(/\s+/g, " ").trim(), limit);
 }
 
 export const shortId = (id) => `${id.slice(0, 8)}…`;
