@@ -1,7 +1,7 @@
 """
 What Punch keeps between runs: keys, the address book, the rendezvous used last. All below one directory.
 
-    ROOT/rendezvous/       identity.key, certificate.pem, address, rendezvous.log
+    ROOT/rendezvous/       identity.key, certificate.pem, address, rendezvous.log, status.sock (while it runs)
     ROOT/peers/NAME/       identity.key, known.json (the address book), history.sqlite, display-name,
                            last-rendezvous, last-web-port, offers.json (which offers were taken),
                            peer.log, .lock

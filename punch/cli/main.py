@@ -30,7 +30,8 @@ Usage: punch COMMAND [options]
 
 Commands:
   demo         start a rendezvous and two peers on this machine, and let them chat
-  rendezvous   introduce peers to each other (the same as twistd -n punch-rendezvous)
+  rendezvous   introduce peers to each other (the same as twistd -n punch-rendezvous);
+               rendezvous status says how the one on this machine does
   chat [WHO]   chat in this terminal, and call WHO, a name or an ID (twistd -n punch-peer)
   web [WHO]    chat in a browser: prints the address to open (twistd -n punch-peer --web)
   peer         the same for scripts: wait, or call with --peer WHO; --json (twistd -n punch-peer)
@@ -68,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command in ("-V", "--version", "version"):
         show(f"Punch {__version__}")
         return 0
+    if command == "rendezvous" and rest[:1] == ["status"]:
+        from punch.cli.rendezvous_status import main as status
+
+        return status(rest[1:])
     if command in PLUGINS:
         return _plugin(command, PLUGINS[command], rest)
     if command in CHATS:

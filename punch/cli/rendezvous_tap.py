@@ -424,7 +424,9 @@ def makeService(options: Options) -> IService:
         twistd.fail(PROGRAM, str(problem), as_json=as_json)
     announcer.service = service
     try:
-        monitored = MonitoredService(service, options.metrics, reactor=reactor, report=announcer)
+        monitored = MonitoredService(
+            service, options.metrics, reactor=reactor, report=announcer, directory=state.directory
+        )
     except MonitoringEndpointError as problem:
         twistd.fail(PROGRAM, str(problem), as_json=as_json)
     deny = options["deny"]

@@ -1,7 +1,8 @@
 """
-The HTTP server for operators: `/healthz` and `/metrics`, read-only.
+The HTTP server for operators, read-only: `/healthz`, `/metrics`, and the status as a page and as JSON.
 
-It listens where `--metrics` says, by default on loopback only. On loopback the `Host` of a request must be an
+It listens where `--metrics` says, by default on loopback only, and without the metrics on a UNIX socket in
+the state directory. On loopback the `Host` of a request must be an
 IP address or `localhost`, so that no web page gets an answer by a name that resolves to 127.0.0.1 (DNS
 rebinding).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from importlib.resources import files
 from ipaddress import ip_address
 from typing import Protocol
 
@@ -20,9 +22,12 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 
 from punch.rendezvous.monitoring.health import HealthReport
+from punch.rendezvous.monitoring.page import STYLE, page
+from punch.rendezvous.monitoring.status import Status
 
 IDLE = 15.0
 """Seconds that an idle connection is kept."""
+STATUS_PATH = "/status.json"
 _JSON = "application/json"
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -30,7 +35,9 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "default-src 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
 }
 
 
@@ -55,6 +62,25 @@ def health_page(health: Callable[[], HealthReport]) -> Page:
         return json.dumps(report.as_json()).encode() + b"\n"
 
     return answer
+
+
+def status_pages(status: Callable[[], Status]) -> dict[bytes, Page]:
+    """The status page, its style, and the same as JSON, by their paths."""
+    style = (files("punch.rendezvous.monitoring") / "static" / "status.css").read_bytes()
+
+    def answer(request: Request) -> bytes:
+        request.setHeader("Content-Type", "text/html; charset=utf-8")
+        return page(status()).encode()
+
+    def answer_style(request: Request) -> bytes:
+        request.setHeader("Content-Type", "text/css; charset=utf-8")
+        return style
+
+    def answer_json(request: Request) -> bytes:
+        request.setHeader("Content-Type", _JSON)
+        return json.dumps(status().as_json()).encode() + b"\n"
+
+    return {b"/": answer, STYLE.encode(): answer_style, STATUS_PATH.encode(): answer_json}
 
 
 def metrics_page(read: Callable[[], None], resource: IResource) -> Page:
@@ -94,11 +120,11 @@ class _Pages(Resource):
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader("Allow", "GET, HEAD")
             return _plain(request, HTTPStatus.METHOD_NOT_ALLOWED, "Only GET.")
-        page = self._pages.get(request.path)
-        if page is None:
+        found = self._pages.get(request.path)
+        if found is None:
             names = ", ".join(path.decode("ascii") for path in self._pages)
             return _plain(request, HTTPStatus.NOT_FOUND, f"There is no such page. There are: {names}")
-        return page(request)
+        return found(request)
 
 
 class MonitoringSite(Site):

@@ -1,15 +1,19 @@
-"""Where operators read the figures: the endpoint of `--metrics`."""
+"""Where operators read the figures: the endpoint of `--metrics`, and a UNIX socket in the state directory."""
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.python.failure import Failure
@@ -18,6 +22,8 @@ from punch.rendezvous.listen import listening_failed, tcp_values
 
 OPTION = "--metrics"
 LOOPBACK = "127.0.0.1"
+SOCKET = "status.sock"
+"""The name of the UNIX socket in the state directory."""
 _KINDS = {"tcp", "tcp6", "unix", "systemd"}
 
 
@@ -65,41 +71,68 @@ class MonitoringEndpoint:
                 "tcp:9464:interface=127.0.0.1."
             ) from None
 
+    def server(self, reactor: object) -> IStreamServerEndpoint:
+        """
+        The endpoint on a reactor.
+
+        :raise MonitoringEndpointError: Twisted can't use it.
+        """
+        try:
+            return cast(IStreamServerEndpoint, serverFromString(reactor, self.description))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError) as problem:
+            # Twisted's parsers raise whatever their arguments make them raise.
+            raise MonitoringEndpointError(
+                f"{OPTION} {self.description[:200]!a} is no Twisted server endpoint "
+                f"({str(problem)[:200]}); write something like 9464 or tcp:9464:interface=127.0.0.1."
+            ) from problem
+
 
 def _is_port(text: str) -> bool:
     return re.fullmatch(r"[0-9]{1,5}", text) is not None and int(text) <= 65535
+
+
+def socket_endpoint(reactor: object, directory: Path) -> IStreamServerEndpoint:
+    """
+    The UNIX socket in a state directory, for the same user only.
+
+    A socket that a killed process has left is removed, because it can't be bound again. One that somebody
+    listens on stays, so that listening fails.
+    """
+    path = directory / SOCKET
+    try:
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            with socket.socket(socket.AF_UNIX) as tried:
+                tried.settimeout(1.0)
+                try:
+                    tried.connect(str(path))
+                except ConnectionRefusedError:
+                    path.unlink()
+    except OSError:
+        pass  # It is not there, or listening fails for the same reason, and says so.
+    return cast(IStreamServerEndpoint, UNIXServerEndpoint(reactor, os.fspath(path), mode=0o600))
 
 
 class MonitoringListener:
     """
     Listens on one endpoint.
 
-    :param failed: called with a reason and a sentence if it can't.
-    :raise MonitoringEndpointError: Twisted can't use the endpoint.
+    :param where: the name of the endpoint, if the error has no port.
+    :param failed: called with a reason and a sentence if it can't listen.
     """
 
     def __init__(
         self,
-        reactor: object,
-        endpoint: MonitoringEndpoint,
+        endpoint: IStreamServerEndpoint,
         factory: IProtocolFactory,
+        where: str,
         failed: Callable[[str, str], None],
     ) -> None:
+        self._endpoint = endpoint
         self._factory = factory
+        self._where = where
         self._failed = failed
         self._port: IListeningPort | None = None
         self._starting: Deferred[None] | None = None
-        try:
-            self._endpoint = cast(
-                IStreamServerEndpoint,
-                serverFromString(reactor, endpoint.description),
-            )
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OSError) as problem:
-            # Twisted's parsers raise whatever their arguments make them raise.
-            raise MonitoringEndpointError(
-                f"{OPTION} {endpoint.description[:200]!a} is no Twisted server endpoint "
-                f"({str(problem)[:200]}); write something like 9464 or tcp:9464:interface=127.0.0.1."
-            ) from problem
 
     @property
     def port(self) -> IListeningPort | None:
@@ -131,5 +164,5 @@ class MonitoringListener:
         if problem is CancelledError:
             return
         port = getattr(failure.value, "port", None)
-        where = f"TCP port {port} of {OPTION}" if isinstance(port, int) else f"the endpoint of {OPTION}"
+        where = f"TCP port {port} of {OPTION}" if isinstance(port, int) else self._where
         self._failed(*listening_failed(cast(Exception, failure.value), where, f"{OPTION} PORT"))

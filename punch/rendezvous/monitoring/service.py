@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.interfaces import IReactorUNIX
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
+from punch import __version__
 from punch.rendezvous.monitoring.figures import Figures
 from punch.rendezvous.monitoring.health import full_tables
-from punch.rendezvous.monitoring.http import MonitoringSite, Page, health_page, metrics_page
-from punch.rendezvous.monitoring.listener import MonitoringEndpoint, MonitoringListener
+from punch.rendezvous.monitoring.history import PERIOD, History
+from punch.rendezvous.monitoring.http import MonitoringSite, Page, health_page, metrics_page, status_pages
+from punch.rendezvous.monitoring.listener import (
+    OPTION,
+    MonitoringEndpoint,
+    MonitoringListener,
+    socket_endpoint,
+)
+from punch.rendezvous.monitoring.status import Status
 from punch.rendezvous.service import RendezvousService, ServiceReport
 
 
@@ -40,12 +52,15 @@ def figures_of(service: RendezvousService) -> Figures:
 
 class MonitoredService(Service):
     """
-    Starts and stops a rendezvous and the operator's listener, which listens until the rendezvous has stopped.
+    Starts and stops a rendezvous and the operator's listeners, which listen until the rendezvous has stopped.
 
     :param endpoint: where operators read the figures; None listens nowhere.
-    :param report: called with `failed` (reason, text) if the listener can't listen.
+    :param directory: where a UNIX socket is made for `punch rendezvous status`; None makes none.
+    :param report: called with `failed` (reason, text) if it can't listen on `endpoint`.
     :raise MonitoringEndpointError: Twisted can't use the endpoint.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -54,19 +69,36 @@ class MonitoredService(Service):
         *,
         reactor: Any,
         report: ServiceReport,
+        directory: Path | None = None,
     ) -> None:
         self.rendezvous = rendezvous
+        self._reactor = reactor
         self._report = report
         self._broken = False
+        self._begun = rendezvous.monotonic()
+        self._history = History(figures_of(rendezvous))
+        self._sampling = LoopingCall(self._sample)
+        self._sampling.clock = reactor
         rendezvous.health.checks.append(full_tables(lambda: figures_of(rendezvous)))
-        self._listener: MonitoringListener | None = None
+        pages = {b"/healthz": health_page(rendezvous.health.report), **status_pages(self.status)}
+        self._listeners: list[MonitoringListener] = []
         if endpoint is not None:
-            pages: dict[bytes, Page] = {
-                b"/healthz": health_page(rendezvous.health.report),
-                b"/metrics": self._metrics(),
-            }
-            site = MonitoringSite(pages, reactor, local=endpoint.local)
-            self._listener = MonitoringListener(reactor, endpoint, site, self._failed)
+            site = MonitoringSite(pages | {b"/metrics": self._metrics()}, reactor, local=endpoint.local)
+            where = f"the endpoint of {OPTION}"
+            server = endpoint.server(reactor)
+            self._listeners.append(MonitoringListener(server, site, where, self._failed))
+        has_unix = IReactorUNIX.providedBy(reactor)
+        if directory is not None and has_unix:
+            site = MonitoringSite(pages, reactor, local=True)
+            server = socket_endpoint(reactor, directory)
+            self._listeners.append(MonitoringListener(server, site, "the UNIX socket", self._no_socket))
+
+    def status(self) -> Status:
+        """What is told to operators now."""
+        rendezvous = self.rendezvous
+        uptime = rendezvous.monotonic() - self._begun
+        health = rendezvous.health.report()
+        return Status(__version__, uptime, health, figures_of(rendezvous), self._history)
 
     def privilegedStartService(self) -> None:
         """Listen while the process may still bind ports below 1024."""
@@ -78,27 +110,36 @@ class MonitoredService(Service):
         """Listen."""
         super().startService()
         if self._listen():
+            self._sampling.start(PERIOD, now=False)
             self.rendezvous.startService()
 
     def stopService(self) -> Deferred[None]:
-        """Stop the rendezvous, then the listener."""
+        """Stop the rendezvous, then the listeners."""
         super().stopService()
         return Deferred.fromCoroutine(self._stop())
 
     def _listen(self) -> bool:
-        """Start the listener. Return False if it has failed already: the process ends."""
-        if self._listener is not None:
-            self._listener.start()
+        """Start the listeners. Return False if one has failed already: the process ends."""
+        for listener in self._listeners:
+            listener.start()
         return not self._broken
 
     async def _stop(self) -> None:
+        if self._sampling.running:
+            self._sampling.stop()
         await self.rendezvous.stopService()
-        if self._listener is not None:
-            await self._listener.stop()
+        await gatherResults([listener.stop() for listener in self._listeners])
+
+    def _sample(self) -> None:
+        self._history.add(figures_of(self.rendezvous))
 
     def _failed(self, reason: str, text: str) -> None:
         self._broken = True
         self._report("failed", reason=reason, text=text)
+
+    def _no_socket(self, reason: str, text: str) -> None:
+        # The service works without; another process may use the same directory.
+        self._log.warn("There is no socket for punch rendezvous status: {text}", text=text)
 
     def _metrics(self) -> Page:
         # Only who asks for metrics needs the package.

@@ -42,11 +42,8 @@ class EndpointTests(SynchronousTestCase):
         self.assertIn("localhost", str(problem))
         problem = self.assertRaises(
             MonitoringEndpointError,
-            MonitoringListener,
+            MonitoringEndpoint("tcp:9464:colour=red", True).server,
             MemoryReactorClock(),
-            MonitoringEndpoint("tcp:9464:colour=red", True),
-            Factory(),
-            lambda reason, text: None,
         )
         self.assertIn("--metrics", str(problem))
 
@@ -61,8 +58,8 @@ class _PortInUse(MemoryReactorClock):
 class ListenerTests(SynchronousTestCase):
     def listener(self, reactor: MemoryReactorClock) -> tuple[MonitoringListener, list[tuple[str, str]]]:
         said: list[tuple[str, str]] = []
-        endpoint = MonitoringEndpoint.parse("9464")
-        made = MonitoringListener(reactor, endpoint, Factory(), lambda *words: said.append(words))
+        endpoint = MonitoringEndpoint.parse("9464").server(reactor)
+        made = MonitoringListener(endpoint, Factory(), "there", lambda *words: said.append(words))
         return made, said
 
     def test_listens_once(self) -> None:
