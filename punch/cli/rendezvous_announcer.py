@@ -10,8 +10,8 @@ from twisted.logger import Logger
 
 from punch.cli import twistd
 from punch.files import replace_private
-from punch.rendezvous.deny import DenyListError
 from punch.rendezvous.deny import read as read_deny_list
+from punch.rendezvous.list_file import ListFileError
 from punch.rendezvous.service import RendezvousService
 from punch.state import RendezvousState, StateError
 
@@ -66,7 +66,7 @@ class Announcer:
         """Read the deny list again. If it has an error, the previous list stays in use."""
         try:
             deny = read_deny_list(path)
-        except DenyListError as problem:
+        except ListFileError as problem:
             text = f"{problem} The list that was read before stays."
             _log.error("{text}", text=text)
             self("deny-list-failed", text=text)
@@ -75,6 +75,10 @@ class Announcer:
         ended = self.service.deny(deny)
         _log.info("deny list read: {entries} entries, {ended} peers ended", entries=len(deny), ended=ended)
         self("deny-list", entries=len(deny), ended=ended)
+
+    def complain(self, text: str) -> None:
+        """Write a sentence to stderr."""
+        self._error.line(f"{PROGRAM}: {text}")
 
     def close(self) -> None:
         """Close the outputs after the last event."""
@@ -90,9 +94,10 @@ class Announcer:
             self._out.line("")
             if not self._host_given:
                 self._out.line("If they reach this machine by another name or address, give it with --host.")
-        elif event == "deny-list":
+        elif event in ("deny-list", "members"):
+            what = "deny list" if event == "deny-list" else "list of members"
             self._out.line(
-                f"The deny list was read again: {fields['entries']} entries, {fields['ended']} peers ended."
+                f"The {what} was read again: {fields['entries']} entries, {fields['ended']} peers ended."
             )
         elif event == "registered":
             self._out.line(f"{fields['name']} registered ({fields['peer']})")

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from cryptography import x509
-from twisted.application.service import IService
+from twisted.application.service import IService, MultiService
 
-from punch.cli import twistd
+from punch.cli import member_options, twistd
+from punch.cli.member_options import MemberOptionError, MemberOptions, Members
 from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import whole_number
 from punch.cli.rendezvous_announcer import PROGRAM, Announcer
@@ -35,8 +36,9 @@ from punch.rendezvous.config import (
     RendezvousLimits,
     ServerCertificate,
 )
-from punch.rendezvous.deny import DenyList, DenyListError
+from punch.rendezvous.deny import DenyList
 from punch.rendezvous.deny import read as read_deny_list
+from punch.rendezvous.list_file import ListFileError
 from punch.rendezvous.listen import EndpointError, check_kind
 from punch.rendezvous.monitoring.json_log import json_log
 from punch.rendezvous.monitoring.listener import MonitoringEndpoint, MonitoringEndpointError
@@ -147,6 +149,7 @@ class Options(BaseOptions):
             "File with peer IDs and networks that are refused, one a line; read again on SIGHUP. "
             "[default: nobody is refused]",
         ],
+        *member_options.PARAMETERS,
         [
             "state-dir",
             None,
@@ -178,6 +181,7 @@ class Options(BaseOptions):
         self.relay = RelayOptions()
         self.deny = DenyList()
         self.metrics: MonitoringEndpoint | None = None
+        self.members = MemberOptions()
 
     def opt_control(self, endpoint: str) -> None:
         """Twisted server endpoint (a stream transport) for control connections, such as \
@@ -242,8 +246,12 @@ the relay of this service, else beside it."""
             self["deny"] = os.path.abspath(self["deny"])
             try:
                 self.deny = read_deny_list(Path(self["deny"]))
-            except DenyListError as problem:
+            except ListFileError as problem:
                 self._fail(str(problem), "deny-list")
+        try:
+            self.members = MemberOptions.read(self)
+        except MemberOptionError as problem:
+            self._fail(str(problem), problem.reason)
         root = self["state-dir"]
         if root == "":
             self._fail("--state-dir is empty; name a directory.")
@@ -375,6 +383,10 @@ def makeService(options: Options) -> IService:
         kept = state.certificate(identity, [options.host] if options.host else [], datetime.now(timezone.utc))
     except StateError as problem:
         twistd.fail(PROGRAM, str(problem), reason="state", as_json=as_json)
+    try:
+        members = Members(options.members, identity, state.directory)
+    except MemberOptionError as member_problem:
+        twistd.fail(PROGRAM, str(member_problem), reason=member_problem.reason, as_json=as_json)
     host, port = options.reflector
     config = RendezvousConfig(
         identity=identity,
@@ -419,6 +431,7 @@ def makeService(options: Options) -> IService:
             report=announcer,
             wall=time.time,
             cpu=time.thread_time,
+            membership=members.membership,
         )
     except EndpointError as problem:
         twistd.fail(PROGRAM, str(problem), as_json=as_json)
@@ -429,11 +442,24 @@ def makeService(options: Options) -> IService:
         )
     except MonitoringEndpointError as problem:
         twistd.fail(PROGRAM, str(problem), as_json=as_json)
+    reload: list[Callable[[], None]] = []
     deny = options["deny"]
+    if deny is not None:
+        reload.append(lambda: announcer.read_deny_list(Path(deny)))
+    if members.has_list:
+        reload.append(lambda: members.read_again(service, announcer, announcer.complain))
+
+    def read_again() -> None:
+        for read in reload:
+            read()
+
     twistd.end_on_signals(
         reactor,
-        None if deny is None else lambda: announcer.read_deny_list(Path(deny)),
+        read_again if reload else None,
         last_words="" if as_json else "The rendezvous has stopped.",
     )
     reactor.addSystemEventTrigger("after", "shutdown", announcer.close)
-    return monitored
+    process = MultiService()  # type: ignore[no-untyped-call]
+    monitored.setServiceParent(process)  # type: ignore[no-untyped-call]
+    members.watch(service).setServiceParent(process)  # type: ignore[no-untyped-call]
+    return process

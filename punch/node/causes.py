@@ -13,6 +13,7 @@ from enum import Enum
 from punch.ice.failure import CheckingFailure
 from punch.link.events import CloseCode
 from punch.wire.control import ErrorCode
+from punch.wire.invitation import AdmissionRefusal
 from punch.wire.rendezvous_address import RendezvousAddress
 
 
@@ -226,6 +227,8 @@ class ControlProblem(Exception):
     :ivar detail: the text of its error message; what was wrong with its message; the day in question, or the
         names, of its certificate.
     :ivar proxy: the environment variable that names a proxy, which is not used.
+    :ivar refusal: why it does not admit this peer, if that is the cause…
+    :ivar contact: …and whom to ask about it, in the operator's words; may be empty.
     """
 
     code: ProblemCode
@@ -233,10 +236,14 @@ class ControlProblem(Exception):
     error: ErrorCode | None = None
     detail: str = ""
     proxy: str | None = None
+    refusal: AdmissionRefusal | None = None
+    contact: str = ""
 
     @property
     def reason(self) -> str:
         """The code for programs."""
+        if self.refusal is not None:
+            return self.refusal.value
         if self.error is not None:
             return self.error.value
         return _PROBLEM_REASONS.get(self.code, Reason.RENDEZVOUS_UNREACHABLE).value
@@ -245,8 +252,13 @@ class ControlProblem(Exception):
     def fatal(self) -> bool:
         """Whether trying again cannot help until somebody changes something."""
         if self.error is not None:
-            return self.error in (ErrorCode.REPLACED, ErrorCode.VERSION)
+            return self.final
         return self.code in _PROBLEM_REASONS and self.code is not ProblemCode.BAD_MESSAGE
+
+    @property
+    def final(self) -> bool:
+        """Whether a peer must not return by itself, even if it was registered before."""
+        return self.error in (ErrorCode.REPLACED, ErrorCode.VERSION) or self.refusal is not None
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.code.value}"

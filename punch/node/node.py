@@ -83,7 +83,7 @@ from punch.wire.control import (
     Returned,
     Welcome,
 )
-from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.rendezvous_address import RendezvousAddress, invitation_in
 
 EXPECTED_TIME = 600.0
 """
@@ -163,7 +163,7 @@ class Node(Service):
             reactor=reactor,
             address=rendezvous,
             identity=identity,
-            register=Register(name, accept),
+            register=Register(name, accept, invitation_in(rendezvous)),
             handler=self,
             random=random,
             roots=roots,

@@ -33,6 +33,9 @@ from punch.wire.control import (
 )
 from punch.wire.turn_uri import RelayServer
 
+Admit = Callable[[Register, float], Error | None]
+"""Returns why a peer may not register; None if it may. The second argument is monotonic seconds."""
+
 LimitHit = Callable[[str, ErrorCode], None]
 """Called with the name of a limit and the code of the refusal."""
 
@@ -67,6 +70,7 @@ class ControlSession:
     :param address: the IP address that the peer is seen from.
     :param relays: returns the relays that a peer may use, with new credentials.
     :param probing: the reflector's second port, from which probes are sent.
+    :param admit: says whether the peer may register.
     :param limit_hit: called with the name of a limit that the peer has hit and the code of the refusal.
     :param now: monotonic seconds, as in all methods.
     :ivar state: the state of the session.
@@ -84,6 +88,7 @@ class ControlSession:
         now: float,
         probing: Probing,
         relays: Callable[[PeerID], tuple[RelayServer, ...]] = lambda _: (),
+        admit: Admit = lambda request, now: None,
         limit_hit: LimitHit = lambda limit, code: None,
     ) -> None:
         self.state = SessionState.UNREGISTERED
@@ -95,6 +100,7 @@ class ControlSession:
         self._limits = limits
         self._probing = probing
         self._relays = relays
+        self._admit = admit
         self._limit_hit = limit_hit
         self._deadline = now + limits.register_time
         self._lines: list[bytes] = []
@@ -182,6 +188,10 @@ class ControlSession:
     def _register(self, request: Register, now: float) -> None:
         if self.state is SessionState.REGISTERED:
             self.send(Error(ErrorCode.FORBIDDEN, "This connection is registered already."))
+            return
+        refused = self._admit(request, now)
+        if refused is not None:
+            self.close(refused)
             return
         try:
             self._registry.register(

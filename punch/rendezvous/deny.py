@@ -12,25 +12,17 @@ Pure except for `read`.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 
-from punch.files import read_regular
 from punch.identity import PeerID, PeerIDError
+from punch.rendezvous.list_file import ListFileError, entries, read_text
 from punch.wire.address import parsed
-
-MAX_BYTES = 16 * 1024 * 1024
-"""The largest size of the file."""
 
 _MAPPED = IPv6Network("::ffff:0:0/96")
 _ADDRESS = "0123456789abcdefABCDEF.:/%"
-
-
-class DenyListError(ValueError):
-    """A deny list cannot be used; `str()` is a sentence that names the place of the error."""
 
 
 @dataclass(frozen=True)
@@ -62,35 +54,22 @@ class DenyList:
 
         The keys of peer IDs are not checked, only their checksums.
 
-        :raise DenyListError: with the line and the column of the first error.
+        :raise ListFileError: with the line and the column of the first error.
         """
         peers: list[PeerID] = []
         networks: list[IPv4Network | IPv6Network] = []
-        for number, line in enumerate(text.split("\n"), 1):
-            if not line.isascii():
-                # Pasted addresses and IDs may contain invisible characters.
-                line = "".join(c for c in line if unicodedata.category(c) != "Cf")
-            content = line.partition("#")[0]
-            entry = content.strip()
-            if not entry:
-                continue
-            column = content.index(entry) + 1
+        for line, column, entry in entries(text):
             try:
-                words = entry.split()
-                if len(words) > 1:
-                    column += entry.index(words[1], len(words[0]))
-                    raise ValueError("there is one entry a line, and comments begin with #")
                 if set(entry) <= set(_ADDRESS) and (":" in entry or "." in entry):
                     networks.append(_network(entry))
                 else:
                     peers.append(PeerID.parse_unchecked(entry))
             except PeerIDError as problem:
                 why = str(problem).rstrip(".")
-                raise DenyListError(
-                    f"line {number}, column {column}: {entry[:80]!a} is no peer ID and no network ({why})"
-                ) from problem
+                sentence = f"{entry[:80]!a} is no peer ID and no network ({why})"
+                raise ListFileError.at(line, column, sentence) from problem
             except ValueError as problem:
-                raise DenyListError(f"line {number}, column {column}: {problem}") from problem
+                raise ListFileError.at(line, column, str(problem)) from problem
         return cls.of(peers, networks)
 
     def __len__(self) -> int:
@@ -137,17 +116,10 @@ def read(path: Path) -> DenyList:
     """
     Read a file.
 
-    :raise DenyListError: it cannot be read, or it has an error; the sentence names the file.
+    :raise ListFileError: it cannot be read, or it has an error; the sentence names the file.
     """
+    text = read_text(path, "The deny list")
     try:
-        data = read_regular(path, MAX_BYTES)
-    except OSError as problem:
-        raise DenyListError(f"The deny list {path} can't be read ({problem.strerror}).") from problem
-    try:
-        return DenyList.parse(data.decode())
-    except UnicodeDecodeError as problem:
-        line = data.count(b"\n", 0, problem.start) + 1
-        column = problem.start - (data.rfind(b"\n", 0, problem.start) + 1) + 1
-        raise DenyListError(f"The deny list {path}, line {line}, column {column}: not UTF-8.") from problem
-    except DenyListError as problem:
-        raise DenyListError(f"The deny list {path}, {problem}.") from problem
+        return DenyList.parse(text)
+    except ListFileError as problem:
+        raise ListFileError(f"The deny list {path}, {problem}.") from problem

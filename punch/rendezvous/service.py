@@ -8,7 +8,8 @@ It reports these events: `listening` (address), `registered` (peer, name), `gone
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from ipaddress import ip_address
 from typing import Any, Protocol, cast
@@ -36,6 +37,7 @@ from punch.rendezvous.control_protocol import ControlServerProtocol
 from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.listen import listen, listening_failed, parse_endpoints
+from punch.rendezvous.membership import Membership, MemberStoreError
 from punch.rendezvous.monitoring.figures import Totals
 from punch.rendezvous.monitoring.health import Health
 from punch.rendezvous.operator_log import OperatorLog
@@ -60,7 +62,7 @@ from punch.rendezvous.relay.relay import Relay
 from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, tls_route
 from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServer
-from punch.wire.control import Error, ErrorCode
+from punch.wire.control import Error, ErrorCode, Register
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
 
 _CLOSE_TIME = 1.0
@@ -102,6 +104,7 @@ class RendezvousService(Service):
         report: ServiceReport,
         wall: Callable[[], float] | None = None,
         cpu: Callable[[], float] = lambda: 0.0,
+        membership: Membership | None = None,
     ) -> None:
         """
         :param reactor: provides `IReactorTCP`, `IReactorUDP` and `IReactorTime`.
@@ -127,6 +130,8 @@ class RendezvousService(Service):
         self._shown_pin = pin_of(shown.chain[0].public_key())
         self._second = SecondReflector(config, reactor=reactor, random=random)
         self._deny = config.deny
+        self._membership = membership
+        self._wall = wall or monotonic
         self._reflector_logged = -1.0
         self._operator_log = OperatorLog(
             clock=reactor,
@@ -144,11 +149,10 @@ class RendezvousService(Service):
             self._reflector,
             reactor=reactor,
             monotonic=monotonic,
-            wall=wall or monotonic,
+            wall=self._wall,
             random=random,
             log=self._operator_log,
         )
-        self._relay.deny(config.deny)
         beneath_tls: dict[bytes | None, Route] = {CONTROL_ALPN: self._control_route}
         if self._relay.relay is not None:
             beneath_tls |= dict.fromkeys((TURN_ALPN, None), self._relay_route)
@@ -236,19 +240,40 @@ class RendezvousService(Service):
         :return: the number of peers whose connections were closed.
         """
         self._deny = deny
-        self._relay.deny(deny)
+        return self.end_refused()
+
+    def end_refused(self) -> int:
+        """
+        End the registrations, calls and allocations of peers that the deny list, the list of members or a
+        revocation refuses now.
+
+        :return: the number of peers whose connections were closed.
+        """
+        controls = [
+            (control, session)
+            for control in self._controls.values()
+            if (session := control.session) is not None and not session.closed
+        ]
+        refused: dict[PeerID, Error] = {}
+        if self._membership is not None:
+            with suppress(MemberStoreError):
+                refused = self._membership.refused(session.peer for _, session in controls)
+        self._relay.deny(self._deny, {*refused, *self._revoked()})
         ended = 0
-        for control in list(self._controls.values()):
-            session = control.session
-            if session is None or session.closed:
-                continue
-            error = self.denied(session.peer, session.address)
+        for control, session in controls:
+            error = self.denied(session.peer, session.address) or refused.get(session.peer)
             if error is not None:
                 session.close(error)
                 control.flush()
                 ended += 1
         self.happened()
         return ended
+
+    def _revoked(self) -> Collection[PeerID]:
+        if self._membership is not None:
+            with suppress(MemberStoreError):
+                return self._membership.revoked
+        return ()
 
     # -- ControlServerOwner --
 
@@ -267,6 +292,16 @@ class RendezvousService(Service):
     def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
         """A peer has proved its key on a new connection. Return the session for it."""
 
+        def admit(request: Register, now: float) -> Error | None:
+            if self._membership is None:
+                return None
+            refused = self._membership.admit(
+                peer, request.name, request.invitation, address, now, self._wall()
+            )
+            if refused is not None:
+                self._operator_log.denied(address, peer)
+            return refused
+
         def limit_hit(limit: str, code: ErrorCode) -> None:
             if limit == "registrations":
                 self._operator_log.registration_refused(address, peer, code.value)
@@ -284,6 +319,7 @@ class RendezvousService(Service):
             relays=self._relay.servers,
             probing=self._second,
             limits=self.config.limits,
+            admit=admit,
             limit_hit=limit_hit,
             now=self.monotonic(),
         )
@@ -338,6 +374,7 @@ class RendezvousService(Service):
         if self._begun:
             return
         self._begun = True
+        self._relay.deny(self._deny, self._revoked())
         try:
             self._udp_ports = self._open_reflector()
         except (OSError, CannotListenError) as problem:
@@ -473,6 +510,7 @@ def make_service(
     report: ServiceReport,
     wall: Callable[[], float] | None = None,
     cpu: Callable[[], float] = lambda: 0.0,
+    membership: Membership | None = None,
 ) -> RendezvousService:
     """
     The rendezvous service, not started.
@@ -485,9 +523,17 @@ def make_service(
         if no other program makes or checks them.
     :param cpu: processor seconds that this thread has used, by which connections that cost too much are
         slowed down. Without it only their lines are counted.
+    :param membership: who may register; None: anyone.
     :raise EndpointError: `config.control` is not usable.
     :raise ValueError: certificate and key do not belong together.
     """
     return RendezvousService(
-        config, reactor=reactor, monotonic=monotonic, random=random, report=report, wall=wall, cpu=cpu
+        config,
+        reactor=reactor,
+        monotonic=monotonic,
+        random=random,
+        report=report,
+        wall=wall,
+        cpu=cpu,
+        membership=membership,
     )

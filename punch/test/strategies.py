@@ -37,6 +37,7 @@ from punch.wire.control import (
     Welcome,
 )
 from punch.wire.fields import is_visible
+from punch.wire.invitation import AdmissionRefusal
 from punch.wire.probing import ProbeOutcome, Vantage
 from punch.wire.sealed import MAX_BODY, Envelope
 from punch.wire.turn_uri import (
@@ -120,7 +121,12 @@ relays = st.lists(relay_servers, max_size=MAX_RELAYS).map(tuple)
 
 #: Anything that a peer may send. (Built once: building strategies costs more than drawing from them.)
 REQUESTS: dict[type[Request], st.SearchStrategy[Request]] = {
-    Register: st.builds(Register, names, st.sampled_from(Accept)),
+    Register: st.builds(
+        Register,
+        names,
+        st.sampled_from(Accept),
+        st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=100),
+    ),
     Ping: st.just(Ping()),
     Establish: st.builds(
         lambda call, envelope, notify: Establish(call, envelope.to, envelope, notify),
@@ -157,7 +163,9 @@ REPLIES: dict[type[Reply], st.SearchStrategy[Reply]] = {
     Candidates: st.builds(Candidates, calls, peer_ids, envelopes),
     Ended: st.builds(Ended, calls, codes, sentences, sender=st.none() | peer_ids),
     Returned: st.builds(Returned, peer_ids),
-    Error: st.builds(Error, codes, sentences, st.none() | calls),
+    Error: st.builds(
+        Error, codes, sentences, st.none() | calls, st.none() | st.sampled_from(AdmissionRefusal), sentences
+    ),
 }
 replies: st.SearchStrategy[Reply] = st.one_of(*REPLIES.values())
 

@@ -23,6 +23,7 @@ from punch.identity import PeerID, RandomBytes
 from punch.wire import fields as read
 from punch.wire import strict_json
 from punch.wire.fields import FieldError, Reader, field, integer
+from punch.wire.invitation import AdmissionRefusal
 from punch.wire.probing import NONCE_SIZE, PROOF_SIZE, TRANSACTION_SIZE, ProbeOutcome, Vantage
 from punch.wire.sealed import Envelope
 from punch.wire.turn_uri import MAX_RELAYS, RelayServer
@@ -137,6 +138,14 @@ def _read_code(value: object) -> ErrorCode:
         return ErrorCode.OTHER
 
 
+def _read_refusal(value: object) -> AdmissionRefusal | None:
+    text = _read_word(value)
+    try:
+        return AdmissionRefusal(text)
+    except ValueError:
+        return None
+
+
 _Call = Annotated[str, Wire(_read_call)]
 _Peer = Annotated[PeerID, Wire(read.peer_id)]
 _Sender = Annotated[PeerID, Wire(read.peer_id, "from")]
@@ -201,10 +210,11 @@ def _message(
 @_message(REQUESTS, "register", versioned=True)
 @dataclass(frozen=True)
 class Register:
-    """The first message of a peer."""
+    """The first message of a peer. `invitation` is the token of an invitation to the service; empty: none."""
 
     name: _Name
     accept: Annotated[Accept, Wire(read.one_of(*Accept))]
+    invitation: Annotated[str, Wire(read.token)] = ""
 
 
 @_message(REQUESTS, "ping")
@@ -393,11 +403,18 @@ class Returned:
 @_message(REPLIES, "error")
 @dataclass(frozen=True)
 class Error:
-    """A message of the peer was not accepted; `call` is the introduction that is over for it, if any."""
+    """
+    A message of the peer was not accepted; `call` is the introduction that is over for it, if any.
+
+    `refusal` says, beside the code `DENIED`, why the service does not admit the peer, and `contact` whom to
+    ask, in the operator's words.
+    """
 
     code: _Code
     text: _Text
     call: Annotated[str | None, Wire(_read_call)] = None
+    refusal: Annotated[AdmissionRefusal | None, Wire(_read_refusal)] = None
+    contact: Annotated[str, Wire(read.sentence)] = ""
 
 
 Request = Register | Ping | Establish | Answer | Trickle | Reject | Cancel | RenewRelays | Probe

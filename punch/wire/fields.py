@@ -20,6 +20,7 @@ from punch.wire.address import canonical
 
 MAX_NAME = 64
 MAX_TEXT = 500
+MAX_TOKEN = 100
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Enum)
@@ -105,6 +106,14 @@ def sentence(value: object) -> str:
         raise FieldError(f"has more than {MAX_TEXT} characters")
     if not is_visible(text):
         raise FieldError("has a character that can't be shown")
+    return text
+
+
+def token(value: object) -> str:
+    """An opaque text of at most 100 visible ASCII characters."""
+    text = string(value)
+    if len(text) > MAX_TOKEN or not all("!" <= character <= "~" for character in text):
+        raise FieldError(f"must have at most {MAX_TOKEN} visible ASCII characters")
     return text
 
 

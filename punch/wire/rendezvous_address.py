@@ -1,5 +1,6 @@
 """
-The address of a rendezvous: ``punch://host:port`` or ``punch://host:port/PIN``.
+The address of a rendezvous: ``punch://host:port`` or ``punch://host:port/PIN``, where ``?token=TOKEN`` may
+follow, an invitation.
 
 With a pin, the service's key must have that hash; without one, its certificate must be issued by a
 certificate authority. A service of several processes has several addresses, separated by commas.
@@ -8,6 +9,7 @@ certificate authority. A service of several processes has several addresses, sep
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from ipaddress import ip_address
@@ -22,6 +24,7 @@ from punch.identity import (
     key_from_text,
     key_to_text,
 )
+from punch.wire.invitation import Invitation, InvitationError, service_tag
 
 DEFAULT_PORT = 7001
 SCHEME = "punch"
@@ -46,7 +49,8 @@ def pin_of(public_key: CertificatePublicKeyTypes) -> bytes:
 class RendezvousAddress:
     """
     `host` is an IP address in canonical text form, or a DNS name in lower case (A-labels). `pin` is what
-    `pin_of` returns, or None: a certificate authority issues the service's certificate.
+    `pin_of` returns, or None: a certificate authority issues the service's certificate. `invitation` is the
+    token that comes with the address, if any; it is no part of the text form, since it is secret.
     """
 
     host: str
@@ -57,10 +61,16 @@ class RendezvousAddress:
     Whether the host is a name that was given without a port: DNS may name the hosts and ports of the service
     (SRV records, RFC 2782). `host` and `port` are used if it names none.
     """
+    invitation: Invitation | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         pin = "" if self.pin is None else "/" + key_to_text(self.pin, PIN_VERSION)
         return f"{SCHEME}://{self.location}{pin}"
+
+    @property
+    def with_invitation(self) -> str:
+        """The text form with the invitation, for the one who is invited."""
+        return str(self) if self.invitation is None else f"{self}?token={self.invitation}"
 
     @property
     def location(self) -> str:
@@ -108,8 +118,9 @@ class RendezvousAddress:
                 raise RendezvousAddressError(
                     f"A rendezvous address begins with punch://, not with {scheme[:20]!a}."
                 )
+        rest, question, query = rest.partition("?")
         location, slash, pin_text = rest.partition("/")
-        for character, meaning in (("@", "user name"), ("?", "query"), ("#", "fragment")):
+        for character, meaning in (("@", "user name"), ("#", "fragment")):
             if character in rest:
                 raise RendezvousAddressError(
                     f"A rendezvous address has no {meaning} ({character}): it is punch://host:port/PIN."
@@ -117,7 +128,34 @@ class RendezvousAddress:
         host_text, port = _split_port(location)
         host = _host(host_text)
         pin = _pin(pin_text) if slash and pin_text else None
-        return cls(host, port or DEFAULT_PORT, pin, has_services=port is None and _is_domain(host))
+        invitation = _invitation(query, pin) if question else None
+        has_services = port is None and _is_domain(host)
+        return cls(host, port or DEFAULT_PORT, pin, has_services, invitation)
+
+
+def invitation_in(addresses: RendezvousAddress | Iterable[RendezvousAddress]) -> str:
+    """The token that came with the address of a service, or with one of them; empty if none did."""
+    found = [addresses] if isinstance(addresses, RendezvousAddress) else addresses
+    return next((str(address.invitation) for address in found if address.invitation is not None), "")
+
+
+def _invitation(query: str, pin: bytes | None) -> Invitation:
+    name, equals, token = query.partition("=")
+    if name.strip().lower() != "token" or not equals:
+        raise RendezvousAddressError(
+            "After the ? of a rendezvous address comes an invitation, as in "
+            f"punch://host:port/PIN?token=TOKEN, not {query[:20]!a}."
+        )
+    try:
+        invitation = Invitation.parse(token)
+    except InvitationError as error:
+        raise RendezvousAddressError(str(error)) from error
+    if pin is not None and invitation.service != service_tag(pin):
+        raise RendezvousAddressError(
+            "The invitation is for another rendezvous than the one that the address names: copy the whole "
+            "address again, or ask whoever invited you for a new one."
+        )
+    return invitation
 
 
 def _split_port(location: str) -> tuple[str, int | None]:

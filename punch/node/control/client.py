@@ -8,6 +8,7 @@ so that the back-off is reset by a welcome and by nothing less.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Protocol as TypingProtocol
 
@@ -28,7 +29,6 @@ from punch.node.control.servers import Server, Servers
 from punch.node.control.tcp import tcp_endpoint
 from punch.node.control.tls import ControlConnectionCreator
 from punch.wire.control import (
-    ErrorCode,
     Pong,
     Register,
     Reply,
@@ -93,8 +93,8 @@ class ControlClient:
     Keeps one peer registered with one rendezvous.
 
     A problem that only a person can solve ends it. Before the first registration that is any fatal
-    `ControlProblem`, later only `replaced` and another protocol version, because a running peer should
-    survive an hour behind a hotel's login page.
+    `ControlProblem`, later only those that are `final`, because a running peer should survive an hour behind
+    a hotel's login page.
     """
 
     def __init__(
@@ -258,6 +258,8 @@ class ControlClient:
         self._servers.answered(server)
         self._protocol = protocol
         self._was_registered = True
+        # The rendezvous remembers whom it has admitted, so that an invitation is sent once.
+        self.register = replace(self.register, invitation="")
         self._set_return_delay(welcome.retry)
         self._handler.control_welcome(welcome, protocol.host)
 
@@ -326,8 +328,7 @@ class ControlClient:
             self._look_again()
 
     def _tell(self, problem: ControlProblem, delay: float) -> None:
-        certain = problem.reason in (ErrorCode.REPLACED.value, ErrorCode.VERSION.value)
-        if problem.fatal and (certain or not self._was_registered):
+        if problem.fatal and (problem.final or not self._was_registered):
             self._stopped = True
             self._service.stopService()
             self._handler.control_lost(problem, None)

@@ -25,7 +25,9 @@ def problem_of_error(address: RendezvousAddress, reply: Error) -> ControlProblem
     """Return the problem for an error message after which the rendezvous closed the connection."""
     if reply.code is ErrorCode.BAD_CERTIFICATE:
         return ControlProblem(ProblemCode.OUR_CERTIFICATE, address)
-    return ControlProblem(ProblemCode.ERROR, address, reply.code, reply.text)
+    return ControlProblem(
+        ProblemCode.ERROR, address, reply.code, reply.text, refusal=reply.refusal, contact=reply.contact
+    )
 
 
 def problem_of_failure(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hmac
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -229,10 +229,11 @@ class RelayService:
                 to_client=event.to_client,
             )
 
-    def deny(self, deny: DenyList) -> None:
+    def deny(self, deny: DenyList, revoked: Collection[PeerID] = ()) -> None:
         """Refuse allocations to these peers and networks from now on, and end those that they have."""
         if self.relay is not None:
-            users = {user_of(secret, peer) for secret in self._settings.secrets for peer in deny.peers}
+            peers = deny.peers.union(revoked)
+            users = {user_of(secret, peer) for secret in self._settings.secrets for peer in peers}
             self.relay.deny(frozenset(users), deny.has_host)
 
     def stop(self) -> None:

@@ -9,7 +9,8 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import PeerID, PeerIDError
-from punch.rendezvous.deny import DenyList, DenyListError
+from punch.rendezvous.deny import DenyList
+from punch.rendezvous.list_file import ListFileError
 from punch.test.control_client import connect_control, key_of
 from punch.test.rendezvous.relay.test_service import RelayServiceCase
 from punch.test.rendezvous.test_registry import (
@@ -80,11 +81,11 @@ class FileTests(SynchronousTestCase):
             ("# 1\nexample.org", "line 2, column 1"),
             ("fe80::1%eth0", "line 1, column 1"),
         ):
-            problem = self.assertRaises(DenyListError, DenyList.parse, text)
+            problem = self.assertRaises(ListFileError, DenyList.parse, text)
             self.assertIn(f"{place}:", str(problem))
 
     def test_address_within_a_network(self) -> None:
-        problem = self.assertRaises(DenyListError, DenyList.parse, "192.0.2.9/24")
+        problem = self.assertRaises(ListFileError, DenyList.parse, "192.0.2.9/24")
         self.assertIn("write 192.0.2.0/24", str(problem))
 
 

@@ -12,6 +12,7 @@ from twisted.internet.protocol import DatagramProtocol
 from punch.identity import Identity
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits, ServerCertificate
 from punch.rendezvous.listen import EndpointError
+from punch.rendezvous.membership import Membership
 from punch.rendezvous.service import RendezvousService, make_service
 from punch.test.control_client import (
     ControlClient,
@@ -47,6 +48,7 @@ class RendezvousCase(InternetTestCase):
     """A service and hosts with a public address each."""
 
     limits = RendezvousLimits()
+    membership: Membership | None = None
 
     def setUp(self) -> None:
         self.net = self.internet(7)
@@ -73,6 +75,7 @@ class RendezvousCase(InternetTestCase):
             monotonic=self.net.monotonic,
             random=self.net.random_bytes("service"),
             report=lambda event, **fields: self.reports.append((event, fields)),
+            membership=self.membership,
         )
 
     def restart(self, **changes: Any) -> RendezvousService:

@@ -23,6 +23,7 @@ from punch.node.causes import (
 from punch.node.events import CallFailed, Disconnected, PathLost, Unregistered
 from punch.node.signaling import RING_TIME
 from punch.wire.control import ErrorCode
+from punch.wire.invitation import AdmissionRefusal
 from punch.wire.special_addresses import Scope, scope_of
 
 _SIMPLE = {
@@ -126,6 +127,24 @@ _ERRORS = {
     ErrorCode.RATE: "The rendezvous at {where} takes no more from this peer now ({detail}); it is tried "
     "again.",
 }
+_REFUSALS = {
+    AdmissionRefusal.NOT_INVITED: "The rendezvous at {where} is for invited peers; ask {contact} for an "
+    "invitation, and start once with its whole address (--rendezvous 'punch://…?token=…').",
+    AdmissionRefusal.INVITATION_USED: "The invitation to the rendezvous at {where} was used already; ask "
+    "{contact} for another one.",
+    AdmissionRefusal.INVITATION_EXPIRED: "The invitation to the rendezvous at {where} has expired; ask "
+    "{contact} for another one.",
+    AdmissionRefusal.INVITATION_UNKNOWN: "The rendezvous at {where} does not know this invitation; copy its "
+    "whole address again, or ask {contact} for another one.",
+    AdmissionRefusal.INVITATION_ELSEWHERE: "The invitation is for another rendezvous than that at {where}; "
+    "copy the whole address again that came with it, or ask {contact} for another one.",
+    AdmissionRefusal.NOT_LISTED: "The rendezvous at {where} is for the peers on its operator's list; send "
+    "{contact} your ID (punch id) to be put on it.",
+    AdmissionRefusal.REVOKED: "The operator of the rendezvous at {where} admits this peer no longer; ask "
+    "{contact} why.",
+    AdmissionRefusal.ID_REVOKED: "This ID was revoked by its owner, and the rendezvous at {where} refuses it "
+    "for ever; use another identity (--name), and tell your contacts its ID.",
+}
 _NO_CONNECTION = {
     ProblemCode.NAME_UNKNOWN,
     ProblemCode.REFUSED,
@@ -165,7 +184,10 @@ def cause_sentence(cause: Cause, peer: PeerID | None = None, name: str | None = 
 
 def problem_sentence(problem: ControlProblem) -> str:
     """Return why there is no connection to the rendezvous."""
-    if problem.error is None:
+    if problem.refusal is not None:
+        contact = problem.contact.rstrip(".") or "whoever runs it"
+        sentence, detail = _REFUSALS[problem.refusal].replace("{contact}", contact), ""
+    elif problem.error is None:
         sentence, detail = _PROBLEMS[problem.code], problem.detail
     else:
         code = problem.error.value

@@ -1,0 +1,52 @@
+"""Amounts in command lines: numbers of bytes, and times."""
+
+from __future__ import annotations
+
+import re
+
+_BYTES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+MAX_BYTES = 10**15
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+MAX_DAYS = 3660
+
+
+def number_of_bytes(text: str) -> int:
+    """
+    A number of bytes: 500M or 10G, in powers of ten.
+
+    :raise ValueError: with the rest of a sentence that begins with the option.
+    """
+    found = re.fullmatch(r"([0-9]{1,15})(?:\.([0-9]{1,9}))?([kMGT]?)B?", text.strip())
+    if found is None:
+        raise ValueError(f"takes a number of bytes, such as 500M or 10G, not {text[:40]!a}")
+    scale = _BYTES[found[3]]
+    fraction = found[2] or "0"
+    number = int(found[1]) * scale + int(fraction) * scale // 10 ** len(fraction)
+    if not 1 <= number <= MAX_BYTES:
+        raise ValueError(f"takes from 1 to {MAX_BYTES // 10**12}T bytes, not {text[:40]!a}")
+    return number
+
+
+def seconds(text: str) -> int:
+    """
+    A time in seconds: 30m, 12h, 7d or 4w.
+
+    :raise ValueError: with the rest of a sentence that begins with the option.
+    """
+    found = re.fullmatch(r"([0-9]{1,6})([mhdw])", text.strip())
+    if found is None:
+        raise ValueError(f"takes a time such as 30m, 12h, 7d or 4w, not {text[:40]!a}")
+    number = int(found[1]) * _SECONDS[found[2]]
+    if not 60 <= number <= MAX_DAYS * 86_400:
+        raise ValueError(f"takes from 1m to {MAX_DAYS}d, not {text[:40]!a}")
+    return number
+
+
+def format_bytes(number: int) -> str:
+    """A number of bytes with three digits: 1.50 GB."""
+    value, unit = float(number), "B"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if value < 999.5:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.3g} {unit}"

@@ -1,0 +1,179 @@
+"""The command-line options that say who may use the rendezvous, and what happens when that changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.logger import Logger
+
+from punch.identity import Identity
+from punch.rendezvous.list_file import ListFileError, read_text
+from punch.rendezvous.member_database import FILE_NAME, MemberDatabase
+from punch.rendezvous.membership import AdmitPolicy, Membership, MemberStoreError, parse_members
+from punch.rendezvous.service import RendezvousService, ServiceReport
+from punch.wire.fields import FieldError, sentence
+from punch.wire.invitation import service_tag
+from punch.wire.rendezvous_address import pin_of
+
+MAX_CONTACT = 200
+_LOOK = 1.0
+"""Seconds between two looks whether a command of the operator has changed the members."""
+
+_log = Logger()
+
+PARAMETERS = [
+    [
+        "admit",
+        None,
+        "open",
+        "Who may register: open (anyone), invited (see punch rendezvous invite) or listed (the peers of "
+        "--members).",
+    ],
+    [
+        "members",
+        None,
+        None,
+        "File with the peer IDs that may register, one a line; read again on SIGHUP. For --admit listed, and "
+        "besides invitations for --admit invited.",
+    ],
+    [
+        "contact",
+        None,
+        "",
+        "Whom to ask for an invitation, such as a name and a mail address: told to peers that are refused.",
+    ],
+]
+
+
+class MemberOptionError(ValueError):
+    """An option cannot be used; `str()` is a sentence for the user, `reason` a code."""
+
+    def __init__(self, sentence: str, reason: str = "usage") -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class MemberOptions:
+    """The values of the options."""
+
+    policy: AdmitPolicy = AdmitPolicy.OPEN
+    path: Path | None = None
+    """The file of `--members`."""
+    contact: str = ""
+
+    @classmethod
+    def read(cls, options: Mapping[str, Any]) -> MemberOptions:
+        """
+        Read and check the options.
+
+        :raise MemberOptionError: an option is wrong, or two exclude each other.
+        """
+        try:
+            policy = AdmitPolicy(options["admit"])
+        except ValueError:
+            raise MemberOptionError(
+                f"--admit is open, invited or listed, not {options['admit'][:40]!a}."
+            ) from None
+        name, contact = options["members"], options["contact"].strip()
+        if policy is AdmitPolicy.LISTED and name is None:
+            raise MemberOptionError("--admit listed needs --members, the file with the peer IDs.")
+        if policy is AdmitPolicy.OPEN and name is not None:
+            raise MemberOptionError("--members needs --admit listed or --admit invited.")
+        try:
+            sentence(contact)
+        except FieldError as problem:
+            raise MemberOptionError(f"--contact {problem}.") from problem
+        if len(contact) > MAX_CONTACT:
+            raise MemberOptionError(f"--contact has more than {MAX_CONTACT} characters.")
+        # A daemon has another working directory.
+        path = None if name is None else Path(os.path.abspath(name))
+        if path is not None:
+            try:
+                read_members(path)
+            except ListFileError as problem:
+                raise MemberOptionError(str(problem), "members") from problem
+        return cls(policy, path, contact)
+
+
+def read_members(path: Path) -> frozenset[Any]:
+    """
+    Read the file of `--members`.
+
+    :raise ListFileError: it cannot be read, or it has an error; the sentence names the file.
+    """
+    text = read_text(path, "The list of members")
+    try:
+        return parse_members(text)
+    except ListFileError as problem:
+        raise ListFileError(f"The list of members {path}, {problem}.") from problem
+
+
+class Members:
+    """
+    Who may use the service of this process.
+
+    :param directory: the state directory of the rendezvous.
+    :raise MemberOptionError: the members can't be read.
+    """
+
+    def __init__(self, options: MemberOptions, identity: Identity, directory: Path) -> None:
+        self._path = options.path
+        try:
+            self._database = MemberDatabase(directory / FILE_NAME)
+            # Only to see that it can be used: a daemon will be another process.
+            self._database.close()
+            listed = frozenset() if self._path is None else read_members(self._path)
+        except MemberStoreError as problem:
+            raise MemberOptionError(str(problem), "state") from problem
+        except ListFileError as problem:
+            raise MemberOptionError(str(problem), "members") from problem
+        self.membership = Membership(
+            options.policy,
+            self._database,
+            service=service_tag(pin_of(identity.private_key.public_key())),
+            listed=listed,
+            contact=options.contact,
+        )
+
+    @property
+    def has_list(self) -> bool:
+        """Whether there is a file to be read again."""
+        return self._path is not None
+
+    def watch(self, service: RendezvousService) -> TimerService:
+        """A service that ends the registrations of peers that a command has revoked, within a second."""
+
+        def look() -> None:
+            try:
+                changed = self._database.changed()
+            except MemberStoreError as problem:
+                _log.error("{problem}", problem=str(problem))
+                return
+            if changed:
+                service.end_refused()
+
+        return TimerService(_LOOK, look)  # type: ignore[no-untyped-call]
+
+    def read_again(
+        self, service: RendezvousService, report: ServiceReport, complain: Callable[[str], None]
+    ) -> None:
+        """Read the file of `--members` again. If it has an error, the previous list stays in use."""
+        assert self._path is not None
+        try:
+            listed = read_members(self._path)
+        except ListFileError as problem:
+            text = f"{problem} The list that was read before stays."
+            _log.error("{text}", text=text)
+            report("members-failed", text=text)
+            complain(text)
+            return
+        self.membership.listed = listed
+        ended = service.end_refused()
+        _log.info("members read: {entries} entries, {ended} peers ended", entries=len(listed), ended=ended)
+        report("members", entries=len(listed), ended=ended)

@@ -1,0 +1,245 @@
+"""
+The commands `punch rendezvous invite`, `peers` and `revoke`, for the operator of a rendezvous.
+
+They use the list of members in the state directory (`punch.rendezvous.member_database`), so they work whether
+the service runs or not; a running one looks every second whether it has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from punch.cli.amounts import format_bytes, number_of_bytes, seconds
+from punch.cli.usage import Parser, complain, show
+from punch.files import read_regular
+from punch.identity import PeerID, PeerIDError
+from punch.rendezvous.member_database import FILE_NAME, Member, MemberDatabase
+from punch.rendezvous.membership import MemberStoreError
+from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
+from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
+from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError, pin_of
+
+MAX_USES = 100_000
+
+
+class _Refused(Exception):
+    """It can't be done; `str()` is the sentence."""
+
+
+def main(command: str, arguments: Sequence[str]) -> int:
+    """
+    Run one of `COMMANDS`.
+
+    :return: the exit status.
+    """
+    program = f"punch rendezvous {command}"
+    options = _PARSERS[command](program).parse(arguments)
+    try:
+        state = StateDirectory(Path(options.state_dir)).rendezvous
+        if not (state.directory / "identity.key").exists():
+            raise _Refused(
+                f"No rendezvous has run with the state directory {options.state_dir}; start it first, or "
+                "name its directory with --state-dir."
+            )
+        database = MemberDatabase(state.directory / FILE_NAME)
+        try:
+            COMMANDS[command](state, database, options)
+        finally:
+            database.close()
+    except (StateError, MemberStoreError, PeerIDError, _Refused) as error:
+        if options.json:
+            show(json.dumps({"event": "failed", "reason": "state", "text": str(error)}))
+        complain(f"{program}: {error}")
+        return 1
+    return 0
+
+
+# -- invite --
+
+
+def _invite(state: RendezvousState, database: MemberDatabase, options: argparse.Namespace) -> None:
+    pin = pin_of(state.identity().private_key.public_key())
+    invitation = Invitation.new(service_tag(pin), os.urandom)
+    expires = time.time() + options.expires
+    database.invite(invitation, options.uses, expires, options.relay_quota)
+    address = _address(state, invitation)
+    until = datetime.fromtimestamp(expires, timezone.utc)
+    if options.json:
+        show(
+            json.dumps(
+                {
+                    "event": "invitation",
+                    "token": str(invitation),
+                    "address": address,
+                    "uses": options.uses,
+                    "expires": until.isoformat(timespec="seconds"),
+                    "relay_quota": options.relay_quota,
+                }
+            )
+        )
+        return
+    whom = "one peer" if options.uses == 1 else f"{options.uses} peers"
+    show(f"An invitation for {whom}, good until {until:%Y-%m-%d %H:%M} UTC:\n")
+    show(f"    {address or invitation}\n")
+    if address is None:
+        show("The service has not run yet, so its address is not known: add ?token=… to it.")
+    else:
+        show(f"Whoever gets it starts once with: punch chat --rendezvous '{address}'")
+
+
+def _address(state: RendezvousState, invitation: Invitation) -> str | None:
+    try:
+        line = read_regular(state.directory / "public-address", 4096).decode("ascii")
+        return replace(RendezvousAddress.parse(line), invitation=invitation).with_invitation
+    except (OSError, UnicodeDecodeError, RendezvousAddressError):
+        return None
+
+
+# -- peers --
+
+
+def _peers(state: RendezvousState, database: MemberDatabase, options: argparse.Namespace) -> None:
+    members = database.members()
+    if options.json:
+        show(json.dumps({"event": "members", "peers": [_fields(member) for member in members]}))
+        return
+    for member in members:
+        show(_line(member))
+    if not members:
+        show("Nobody has redeemed an invitation yet; punch rendezvous invite makes one.")
+
+
+def _fields(member: Member) -> dict[str, Any]:
+    since = None if member.since is None else _time(member.since).isoformat(timespec="seconds")
+    return {
+        "peer": str(member.peer),
+        "name": member.name,
+        "since": since,
+        "relay_quota": member.relay_quota,
+        "refusal": None if member.refusal is None else member.refusal.value,
+    }
+
+
+def _line(member: Member) -> str:
+    words = [str(member.peer), member.name]
+    if member.since is not None:
+        words.append(f"since {_time(member.since):%Y-%m-%d %H:%M} UTC")
+    if member.relay_quota is not None:
+        words.append(f"relay {format_bytes(member.relay_quota)} a day")
+    if member.refusal is not None:
+        by = "its owner" if member.refusal is AdmissionRefusal.ID_REVOKED else "the operator"
+        words.append(f"revoked by {by}")
+    return "  ".join(word for word in words if word)
+
+
+def _time(unix: float) -> datetime:
+    return datetime.fromtimestamp(unix, timezone.utc)
+
+
+# -- revoke --
+
+
+def _revoke(state: RendezvousState, database: MemberDatabase, options: argparse.Namespace) -> None:
+    peer = PeerID.parse(options.peer)
+    if not options.undo:
+        database.revoke(peer, AdmissionRefusal.REVOKED, time.time())
+        said = f"{peer.short}… is refused from now on; its connections end within a second."
+    elif database.restore(peer):
+        said = f"{peer.short}… is refused no longer."
+    elif database.revocation(peer) is AdmissionRefusal.ID_REVOKED:
+        raise _Refused(f"{peer.short}… was revoked by its owner, which can't be undone.")
+    else:
+        raise _Refused(f"{peer.short}… was not revoked.")
+    if options.json:
+        show(json.dumps({"event": "revoked", "peer": str(peer), "undone": bool(options.undo)}))
+    else:
+        show(said)
+
+
+Command = Callable[[RendezvousState, MemberDatabase, argparse.Namespace], None]
+
+COMMANDS: dict[str, Command] = {"invite": _invite, "peers": _peers, "revoke": _revoke}
+"""The commands, by name."""
+
+
+# -- their options --
+
+
+def _checked(read: Callable[[str], int]) -> Callable[[str], int]:
+    def checked(text: str) -> int:
+        try:
+            return read(text)
+        except ValueError as problem:
+            raise argparse.ArgumentTypeError(str(problem)) from problem
+
+    return checked
+
+
+def _uses(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= MAX_USES:
+        raise ValueError(f"takes a number from 1 to {MAX_USES}, not {text[:40]!a}")
+    return int(text)
+
+
+def _parser(program: str, description: str) -> Parser:
+    root = str(own_state_dir(os.environ))
+    parser = Parser(program, description=description)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, not lines")
+    parser.add_argument(
+        "--state-dir",
+        default=root,
+        metavar="DIR",
+        help=f"the state directory of the service [default: {root}]".replace("%", "%%"),
+    )
+    return parser
+
+
+def _invite_parser(program: str) -> Parser:
+    parser = _parser(
+        program,
+        "Make an invitation, for a rendezvous that runs with --admit invited, and print it within the "
+        "address to send. Whoever has it can use it.",
+    )
+    parser.add_argument(
+        "--uses", type=_checked(_uses), default=1, metavar="N", help="for how many peers [default: 1]"
+    )
+    parser.add_argument(
+        "--expires",
+        type=_checked(seconds),
+        default=7 * 86_400,
+        metavar="TIME",
+        help="how long it can be used for the first time: 30m, 12h, 7d, 4w [default: 7d]",
+    )
+    parser.add_argument(
+        "--relay-quota",
+        type=_checked(number_of_bytes),
+        metavar="BYTES",
+        help="what the relay carries for each of these peers in a day: 500M, 10G [default: no own limit]",
+    )
+    return parser
+
+
+def _peers_parser(program: str) -> Parser:
+    return _parser(program, "List the peers that have redeemed an invitation, and those that were revoked.")
+
+
+def _revoke_parser(program: str) -> Parser:
+    parser = _parser(program, "Refuse a peer from now on, whoever it is: a running service ends what it has.")
+    parser.add_argument("peer", metavar="ID")
+    parser.add_argument("--undo", action="store_true", help="refuse it no longer")
+    return parser
+
+
+_PARSERS: dict[str, Callable[[str], Parser]] = {
+    "invite": _invite_parser,
+    "peers": _peers_parser,
+    "revoke": _revoke_parser,
+}

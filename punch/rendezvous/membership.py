@@ -1,0 +1,210 @@
+"""
+Who may use the rendezvous: anyone, invited peers, or the peers of a list. Pure; what is kept is in a
+`MemberStore`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from enum import Enum
+from typing import Protocol
+
+from punch.identity import PeerID, PeerIDError
+from punch.net.rate_limits import SourceBuckets, source_of
+from punch.rendezvous.list_file import ListFileError, entries
+from punch.wire.control import Error, ErrorCode
+from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
+
+INVITATION_RATE = 0.5
+"""Invitations a second that come from one address for long…"""
+INVITATION_BURST = 60
+"""…and at once; beyond, they are not looked at."""
+_SOURCES = 10_000
+
+_TEXTS = {
+    AdmissionRefusal.NOT_INVITED: "This rendezvous is for invited peers.",
+    AdmissionRefusal.INVITATION_USED: "This invitation was used already.",
+    AdmissionRefusal.INVITATION_EXPIRED: "This invitation has expired.",
+    AdmissionRefusal.INVITATION_UNKNOWN: "This invitation is not known here.",
+    AdmissionRefusal.INVITATION_ELSEWHERE: "This invitation is for another rendezvous.",
+    AdmissionRefusal.NOT_LISTED: "This rendezvous is for the peers on a list of its operator.",
+    AdmissionRefusal.REVOKED: "The operator has revoked the admission of this peer ID.",
+    AdmissionRefusal.ID_REVOKED: "The owner of this peer ID has revoked it.",
+}
+
+
+class AdmitPolicy(str, Enum):
+    """Who may register."""
+
+    OPEN = "open"
+    """Anyone who can make a key."""
+    INVITED = "invited"
+    """Peers with an invitation, and those of the list if there is one."""
+    LISTED = "listed"
+    """The peers of the list."""
+
+
+class Redemption(Enum):
+    """What became of an invitation that a peer has sent."""
+
+    ACCEPTED = "accepted"
+    UNKNOWN = "unknown"
+    USED = "used"
+    EXPIRED = "expired"
+
+
+class MemberStoreError(Exception):
+    """Members can't be read or written; `str()` is a sentence for the operator."""
+
+
+class MemberStore(Protocol):
+    """
+    Who has redeemed which invitation, and who is refused for ever. All methods may raise `MemberStoreError`.
+    """
+
+    def is_member(self, peer: PeerID) -> bool:
+        """Whether a peer has redeemed an invitation."""
+
+    def redeem(self, invitation: Invitation, peer: PeerID, name: str, wall: float) -> Redemption:
+        """
+        Make a peer, which calls itself `name`, a member by an invitation. When this returns `ACCEPTED`, it is
+        kept, whatever happens to the process.
+
+        The secret is compared in constant time, and only who has it learns more than `UNKNOWN`.
+        """
+
+    def revocation(self, peer: PeerID) -> AdmissionRefusal | None:
+        """`REVOKED` or `ID_REVOKED` if that has happened to a peer."""
+
+    def revoked(self) -> Collection[PeerID]:
+        """All peers that are refused for ever."""
+
+
+_REDEMPTIONS = {
+    Redemption.UNKNOWN: AdmissionRefusal.INVITATION_UNKNOWN,
+    Redemption.USED: AdmissionRefusal.INVITATION_USED,
+    Redemption.EXPIRED: AdmissionRefusal.INVITATION_EXPIRED,
+}
+
+
+class Membership:
+    """
+    Decides whether a peer that has proved its key may register.
+
+    :ivar listed: the peers of the list.
+    """
+
+    def __init__(
+        self,
+        policy: AdmitPolicy,
+        store: MemberStore,
+        *,
+        service: bytes,
+        listed: frozenset[PeerID] = frozenset(),
+        contact: str = "",
+    ) -> None:
+        """
+        :param service: what invitations name this rendezvous by (`punch.wire.invitation.service_tag`).
+        :param contact: whom to ask for an invitation, as the operator says it.
+        """
+        self.listed = listed
+        self._policy = policy
+        self._store = store
+        self._service = service
+        self._contact = contact
+        self._attempts = SourceBuckets(INVITATION_RATE, INVITATION_BURST, _SOURCES)
+
+    def admit(
+        self, peer: PeerID, name: str, invitation: str, address: str, now: float, wall: float
+    ) -> Error | None:
+        """
+        A peer wants to register.
+
+        :param invitation: the token that it has sent; empty: none.
+        :param address: its IP address, by which tokens are counted.
+        :param now: monotonic seconds.
+        :param wall: Unix seconds, by which invitations expire.
+        :return: why it may not; None if it may.
+        """
+        try:
+            refusal = self._store.revocation(peer)
+            if refusal is None and not self._admitted(peer):
+                if self._policy is AdmitPolicy.LISTED:
+                    refusal = AdmissionRefusal.NOT_LISTED
+                elif not invitation:
+                    refusal = AdmissionRefusal.NOT_INVITED
+                else:
+                    return self._redeem(peer, name, invitation, address, now, wall)
+        except MemberStoreError:
+            # The peer tries again later: the operator has to make room on the disk, for example.
+            return Error(ErrorCode.TOO_MANY, "The list of members can't be used now.")
+        return None if refusal is None else self._error(refusal)
+
+    def refused(self, peers: Iterable[PeerID]) -> dict[PeerID, Error]:
+        """
+        Those of these registered peers that may not stay, after the list or the store has changed.
+
+        :raise MemberStoreError: the members can't be read.
+        """
+        revoked = self._store.revoked()
+        listed = self._policy is AdmitPolicy.LISTED
+        other = AdmissionRefusal.NOT_LISTED if listed else AdmissionRefusal.REVOKED
+        errors = {}
+        for peer in peers:
+            if peer in revoked:
+                errors[peer] = self._error(self._store.revocation(peer) or AdmissionRefusal.REVOKED)
+            elif not self._admitted(peer):
+                errors[peer] = self._error(other)
+        return errors
+
+    @property
+    def revoked(self) -> Collection[PeerID]:
+        """
+        The peers that are refused for ever.
+
+        :raise MemberStoreError: the members can't be read.
+        """
+        return self._store.revoked()
+
+    def _admitted(self, peer: PeerID) -> bool:
+        if self._policy is AdmitPolicy.OPEN or peer in self.listed:
+            return True
+        return self._policy is AdmitPolicy.INVITED and self._store.is_member(peer)
+
+    def _redeem(
+        self, peer: PeerID, name: str, token: str, address: str, now: float, wall: float
+    ) -> Error | None:
+        source = source_of(address)
+        if not self._attempts.allow(source, now):
+            return Error(ErrorCode.RATE, "Too many invitations came from your address.")
+        try:
+            invitation = Invitation.parse(token)
+        except InvitationError as problem:
+            return self._error(AdmissionRefusal.INVITATION_UNKNOWN, str(problem))
+        if invitation.service != self._service:
+            return self._error(AdmissionRefusal.INVITATION_ELSEWHERE)
+        outcome = self._store.redeem(invitation, peer, name, wall)
+        if outcome is Redemption.ACCEPTED:
+            return None
+        return self._error(_REDEMPTIONS[outcome])
+
+    def _error(self, refusal: AdmissionRefusal, text: str = "") -> Error:
+        return Error(ErrorCode.DENIED, text or _TEXTS[refusal], refusal=refusal, contact=self._contact)
+
+
+def parse_members(text: str) -> frozenset[PeerID]:
+    """
+    Read the text of a list of members: one peer ID a line.
+
+    The keys of peer IDs are not checked, only their checksums.
+
+    :raise ListFileError: with the line and the column of the first error.
+    """
+    peers = set()
+    for line, column, entry in entries(text):
+        try:
+            peers.add(PeerID.parse_unchecked(entry))
+        except PeerIDError as problem:
+            why = str(problem).rstrip(".")
+            raise ListFileError.at(line, column, f"{entry[:80]!a} is no peer ID ({why})") from problem
+    return frozenset(peers)
