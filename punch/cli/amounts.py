@@ -21,7 +21,7 @@ def number_of_bytes(text: str) -> int:
         raise ValueError(f"takes a number of bytes, such as 500M or 10G, not {text[:40]!a}")
     scale = _BYTES[found[3]]
     fraction = found[2] or "0"
-    number = int(found[1]) * scale + int(fraction) * scale // 10 ** len(fraction)
+    number = int(found[1]) * scale + int(fraction.ljust(12, "0")) * scale // 10**12
     if not 1 <= number <= MAX_BYTES:
         raise ValueError(f"takes from 1 to {MAX_BYTES // 10**12}T bytes, not {text[:40]!a}")
     return number

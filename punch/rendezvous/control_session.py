@@ -33,8 +33,8 @@ from punch.wire.control import (
 )
 from punch.wire.turn_uri import RelayServer
 
-Admit = Callable[[Register, float], Error | None]
-"""Returns why a peer may not register; None if it may. The second argument is monotonic seconds."""
+Admit = Callable[[Register], Error | None]
+"""Returns why a peer may not register; None if it may."""
 
 LimitHit = Callable[[str, ErrorCode], None]
 """Called with the name of a limit and the code of the refusal."""
@@ -88,7 +88,7 @@ class ControlSession:
         now: float,
         probing: Probing,
         relays: Callable[[PeerID], tuple[RelayServer, ...]] = lambda _: (),
-        admit: Admit = lambda request, now: None,
+        admit: Admit = lambda request: None,
         limit_hit: LimitHit = lambda limit, code: None,
     ) -> None:
         self.state = SessionState.UNREGISTERED
@@ -189,7 +189,7 @@ class ControlSession:
         if self.state is SessionState.REGISTERED:
             self.send(Error(ErrorCode.FORBIDDEN, "This connection is registered already."))
             return
-        refused = self._admit(request, now)
+        refused = self._admit(request)
         if refused is not None:
             self.close(refused)
             return

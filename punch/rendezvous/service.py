@@ -8,9 +8,9 @@ It reports these events: `listening` (address), `registered` (peer, name), `gone
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, Protocol, cast
 
@@ -32,12 +32,13 @@ from punch.net.driver import Driver
 from punch.net.fairness import SourceShares
 from punch.net.rate_limits import source_of
 from punch.net.server_udp import UDPPort, errno_of, open_ports
+from punch.rendezvous.access import AccessControl
 from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control_protocol import ControlServerProtocol
 from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.listen import listen, listening_failed, parse_endpoints
-from punch.rendezvous.membership import Membership, MemberStoreError
+from punch.rendezvous.membership import Membership
 from punch.rendezvous.monitoring.figures import Totals
 from punch.rendezvous.monitoring.health import Health
 from punch.rendezvous.operator_log import OperatorLog
@@ -62,7 +63,7 @@ from punch.rendezvous.relay.relay import Relay
 from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, tls_route
 from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServer
-from punch.wire.control import Error, ErrorCode, Register
+from punch.wire.control import Error, ErrorCode
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
 
 _CLOSE_TIME = 1.0
@@ -129,9 +130,6 @@ class RendezvousService(Service):
         shown = config.authority_certificate or config.certificate or self._own_certificate()
         self._shown_pin = pin_of(shown.chain[0].public_key())
         self._second = SecondReflector(config, reactor=reactor, random=random)
-        self._deny = config.deny
-        self._membership = membership
-        self._wall = wall or monotonic
         self._reflector_logged = -1.0
         self._operator_log = OperatorLog(
             clock=reactor,
@@ -139,6 +137,9 @@ class RendezvousService(Service):
             totals=self.totals,
             full_addresses=config.log_full_addresses,
             full_peers=config.log_full_peers,
+        )
+        self._access = AccessControl(
+            config.deny, membership, log=self._operator_log, monotonic=monotonic, wall=wall or monotonic
         )
         self._reflector = Reflector(
             limited=self._reflector_limited,
@@ -149,7 +150,7 @@ class RendezvousService(Service):
             self._reflector,
             reactor=reactor,
             monotonic=monotonic,
-            wall=self._wall,
+            wall=wall or monotonic,
             random=random,
             log=self._operator_log,
         )
@@ -228,7 +229,7 @@ class RendezvousService(Service):
             self.totals.refused("reflector-rate")
 
     def _relay_route(self, address: IAddress, established: Established) -> IProtocol:
-        if self._relay.relay is None or self._deny.has_host(str(getattr(address, "host", ""))):
+        if self._relay.relay is None or self._access.deny.has_host(str(getattr(address, "host", ""))):
             return RefusedConnection()
         return self._relay.relay.route(address, established)
 
@@ -239,7 +240,7 @@ class RendezvousService(Service):
 
         :return: the number of peers whose connections were closed.
         """
-        self._deny = deny
+        self._access.deny = deny
         return self.end_refused()
 
     def end_refused(self) -> int:
@@ -254,14 +255,11 @@ class RendezvousService(Service):
             for control in self._controls.values()
             if (session := control.session) is not None and not session.closed
         ]
-        refused: dict[PeerID, Error] = {}
-        if self._membership is not None:
-            with suppress(MemberStoreError):
-                refused = self._membership.refused(session.peer for _, session in controls)
-        self._relay.deny(self._deny, {*refused, *self._revoked()})
+        gone = self._access.no_longer_admitted(session.peer for _, session in controls)
+        self._relay.deny(self._access.deny, self._access.revoked.union(gone))
         ended = 0
         for control, session in controls:
-            error = self.denied(session.peer, session.address) or refused.get(session.peer)
+            error = self.denied(session.peer, session.address) or gone.get(session.peer)
             if error is not None:
                 session.close(error)
                 control.flush()
@@ -269,38 +267,14 @@ class RendezvousService(Service):
         self.happened()
         return ended
 
-    def _revoked(self) -> Collection[PeerID]:
-        if self._membership is not None:
-            with suppress(MemberStoreError):
-                return self._membership.revoked
-        return ()
-
     # -- ControlServerOwner --
 
     def denied(self, peer: PeerID, address: str) -> Error | None:
         """The error for a peer that the operator refuses; None for other peers."""
-        if self._deny.has_peer(peer):
-            self._operator_log.denied(address, peer)
-            return Error(ErrorCode.DENIED, "The operator of this rendezvous refuses this peer ID.")
-        if self._deny.has_host(address):
-            self._operator_log.denied(address, peer)
-            return Error(
-                ErrorCode.DENIED, f"The operator of this rendezvous refuses the network of {address}."
-            )
-        return None
+        return self._access.denied(peer, address)
 
     def opened(self, protocol: ControlServerProtocol, peer: PeerID, address: str) -> ControlSession:
         """A peer has proved its key on a new connection. Return the session for it."""
-
-        def admit(request: Register, now: float) -> Error | None:
-            if self._membership is None:
-                return None
-            refused = self._membership.admit(
-                peer, request.name, request.invitation, address, now, self._wall()
-            )
-            if refused is not None:
-                self._operator_log.denied(address, peer)
-            return refused
 
         def limit_hit(limit: str, code: ErrorCode) -> None:
             if limit == "registrations":
@@ -319,7 +293,7 @@ class RendezvousService(Service):
             relays=self._relay.servers,
             probing=self._second,
             limits=self.config.limits,
-            admit=admit,
+            admit=partial(self._access.not_admitted, peer, address),
             limit_hit=limit_hit,
             now=self.monotonic(),
         )
@@ -374,7 +348,7 @@ class RendezvousService(Service):
         if self._begun:
             return
         self._begun = True
-        self._relay.deny(self._deny, self._revoked())
+        self._relay.deny(self._access.deny, self._access.revoked)
         try:
             self._udp_ports = self._open_reflector()
         except (OSError, CannotListenError) as problem:
@@ -402,7 +376,7 @@ class RendezvousService(Service):
             self._reflector,
             relay=relay,
             monotonic=self.monotonic,
-            refuses=lambda host: self._deny.has_host(host),
+            refuses=lambda host: self._access.deny.has_host(host),
             answered=self.totals.reflector_answered,
         )
 

@@ -276,7 +276,8 @@ class ServiceTests(RendezvousCase):
         super().setUp()
         self.store = MemberDatabase(None)
         self.addCleanup(self.store.close)
-        self.membership = Membership(AdmitPolicy.INVITED, self.store, service=SERVICE, contact="ask Ann")
+        self.members = Membership(AdmitPolicy.INVITED, self.store, service=SERVICE, contact="ask Ann")
+        self.membership = self.members
         self.restart()
 
     def test_a_new_user(self) -> None:
@@ -297,10 +298,10 @@ class ServiceTests(RendezvousCase):
             self.assertEqual(client.last["type"], "welcome")
 
     def test_revoked_while_registered(self) -> None:
-        self.membership.listed = frozenset([self.alice.peer_id, self.bob.peer_id])
+        self.members.listed = frozenset([self.alice.peer_id, self.bob.peer_id])
         alice, bob = self.register(self.alice), self.register(self.bob)
         self.store.revoke(self.alice.peer_id, AdmissionRefusal.REVOKED, 0.0)
-        self.membership.listed = frozenset([self.alice.peer_id])
+        self.members.listed = frozenset([self.alice.peer_id])
         self.assertEqual(self.service.end_refused(), 2)
         self.net.advance(0.5)
         self.assertEqual((alice.last["refusal"], bob.last["refusal"]), ("revoked", "revoked"))

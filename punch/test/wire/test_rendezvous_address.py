@@ -12,7 +12,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import key_to_text
 from punch.test.strategies import IDENTITIES, SETTINGS, hosts, ports
-from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, RendezvousAddressError, pin_of
+from punch.wire.invitation import Invitation, service_tag
+from punch.wire.rendezvous_address import (
+    DEFAULT_PORT,
+    RendezvousAddress,
+    RendezvousAddressError,
+    invitation_in,
+    pin_of,
+)
 
 PIN = pin_of(IDENTITIES[0].private_key.public_key())
 PIN_TEXT = key_to_text(PIN, 2)
@@ -51,6 +58,20 @@ class RendezvousAddressTests(SynchronousTestCase):
         self.reads("127.0.0.1.:1", "127.0.0.1", 1)
         self.reads("192\u30020\u30022\u30021", "192.0.2.1")
         self.reads("0x7f.example", "0x7f.example")
+
+    def test_invitation(self) -> None:
+        """It comes with the address, and does not stay with it: it is secret."""
+        invitation = Invitation.new(service_tag(PIN), lambda size: bytes(size))
+        address = RendezvousAddress.parse(f"punch://example.org/{PIN_TEXT}?token={str(invitation).upper()}")
+        self.assertEqual(address.invitation, invitation)
+        self.assertNotIn("token", str(address))
+        self.assertNotIn(str(invitation), repr(address))
+        self.assertEqual(RendezvousAddress.parse(address.with_invitation).invitation, invitation)
+        self.assertEqual(invitation_in([RendezvousAddress("example.net"), address]), str(invitation))
+        other = Invitation.new(service_tag(bytes(32)), lambda size: bytes(size))
+        self.refused(f"example.org/{PIN_TEXT}?token={other}", "for another rendezvous")
+        self.refused(f"example.org?token={str(other)[:-1]}", "characters are missing")
+        self.refused("example.org?token", "an invitation")
 
     def test_printed(self) -> None:
         """The printed form is whole: scheme, port, brackets, pin."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
@@ -22,6 +24,7 @@ from punch.wire.control import (
     Welcome,
     encode,
 )
+from punch.wire.invitation import AdmissionRefusal
 from punch.wire.rendezvous_address import pin_of
 
 
@@ -239,6 +242,46 @@ class ClientTests(ControlTestCase):
         self.net.advance(600.0)
         ((_, problem, retry),) = self.watcher.problems
         self.assertEqual((problem.reason, retry), ("version", None))
+
+    def test_not_admitted(self) -> None:
+        """Nothing gets better by trying again, and the sentence says whom to ask, in the operator's words."""
+
+        def refuse(connection: ScriptedConnection, request: Request) -> None:
+            refusal = AdmissionRefusal.NOT_INVITED
+            connection.reply(Error(ErrorCode.DENIED, "No.", refusal=refusal, contact="Ann, ann@example.org."))
+            connection.close()
+
+        self.service.answer = refuse
+        self.start()
+        self.assert_refused("not-invited", "ask Ann, ann@example.org for an invitation")
+
+    def test_revoked(self) -> None:
+        """A running peer ends as well."""
+        self.registered()
+        self.service.last.reply(Error(ErrorCode.DENIED, "No.", refusal=AdmissionRefusal.REVOKED))
+        self.service.last.close()
+        self.net.advance(600.0)
+        ((_, problem, retry),) = self.watcher.problems
+        self.assertEqual((problem.reason, retry), ("revoked", None))
+        self.assertIn("whoever runs it", problem_sentence(problem))
+
+    def test_refused_for_a_reason_of_later_versions(self) -> None:
+        """An unknown word is ignored: the peer was denied."""
+        self.registered()
+        self.service.last.raw(b'{"type":"error","code":"denied","text":"No.","refusal":"bad-weather"}\n')
+        self.service.last.close()
+        self.net.run_until(lambda: self.watcher.problems, 5.0)
+        self.assertEqual(self.watcher.last.reason, "denied")
+        self.returns()
+
+    def test_an_invitation_is_sent_until_the_welcome(self) -> None:
+        client = self.start()
+        client.register = replace(client.register, invitation="token")
+        self.assert_registered()
+        self.service.last.close()
+        self.returns()
+        registrations = [request for request in self.service.requests if isinstance(request, Register)]
+        self.assertEqual([each.invitation for each in registrations], ["token", ""])
 
     def test_errors_that_pass(self) -> None:
         """Shutting down, too busy, or an own mistake: the client returns."""

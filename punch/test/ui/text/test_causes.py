@@ -19,6 +19,7 @@ from punch.node.causes import (
 from punch.node.events import CallFailed, PathLost, Unregistered
 from punch.ui.text.causes import cause_sentence, event_sentence, problem_sentence
 from punch.wire.control import ErrorCode
+from punch.wire.invitation import AdmissionRefusal
 from punch.wire.rendezvous_address import RendezvousAddress
 
 BOB = Identity.generate().peer_id
@@ -36,6 +37,10 @@ class CauseTests(SynchronousTestCase):
             *(NoPathFound(None, relay) for relay in (None, *RelayFailure)),
             *(ControlProblem(code, ADDRESS) for code in ProblemCode if code is not ProblemCode.ERROR),
             *(ControlProblem(ProblemCode.ERROR, ADDRESS, code) for code in ErrorCode),
+            *(
+                ControlProblem(ProblemCode.ERROR, ADDRESS, ErrorCode.DENIED, refusal=refusal)
+                for refusal in AdmissionRefusal
+            ),
         ]
         sentences = [cause_sentence(cause, BOB, "bob") for cause in causes]
         for sentence in sentences:

@@ -1,0 +1,85 @@
+"""The commands of the operator: invitations, members and revocations."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.cli.rendezvous_members import main
+from punch.rendezvous.member_database import FILE_NAME, MemberDatabase
+from punch.state import StateDirectory
+from punch.test.rendezvous.test_registry import ALICE
+from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
+from punch.wire.rendezvous_address import RendezvousAddress, pin_of
+
+
+class CommandTests(SynchronousTestCase):
+    """The commands on a state directory whose service does not run."""
+
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp())
+        self.state = StateDirectory(self.root).rendezvous
+
+    def run_command(self, command: str, *options: str) -> tuple[int, str, str]:
+        """The exit status, and what went to stdout and stderr."""
+        out, error = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+            try:
+                status = main(command, ["--state-dir", str(self.root), *options])
+            except SystemExit as end:
+                status = int(str(end.code))
+        return status, out.getvalue(), error.getvalue()
+
+    def test_without_a_rendezvous(self) -> None:
+        """A mistyped directory is not made."""
+        status, _, error = self.run_command("invite")
+        self.assertEqual(status, 1)
+        self.assertIn("No rendezvous has run", error)
+        self.assertFalse(self.root.exists())
+
+    def test_invite(self) -> None:
+        pin = pin_of(self.state.identity().private_key.public_key())
+        status, out, _ = self.run_command("invite", "--json", "--uses", "3", "--relay-quota", "10G")
+        made = json.loads(out)
+        self.assertEqual((status, made["uses"], made["relay_quota"]), (0, 3, 10**10))
+        self.assertIsNone(made["address"])
+        self.assertEqual(Invitation.parse(made["token"]).service, service_tag(pin))
+        address = RendezvousAddress("example.org", 7001, pin)
+        (self.state.directory / "public-address").write_text(f"{address}\n")
+        _, out, _ = self.run_command("invite")
+        self.assertIn(f"{address}?token=", out)
+
+    def test_revoke_and_undo(self) -> None:
+        self.state.identity()
+        self.assertEqual(self.run_command("revoke", str(ALICE))[0], 0)
+        self.assertIn("revoked by the operator", self.run_command("peers")[1])
+        self.assertEqual(self.run_command("revoke", "--undo", str(ALICE))[0], 0)
+        status, _, error = self.run_command("revoke", "--undo", str(ALICE))
+        self.assertEqual(status, 1)
+        self.assertIn("was not revoked", error)
+        database = MemberDatabase(self.state.directory / FILE_NAME)
+        database.revoke(ALICE, AdmissionRefusal.ID_REVOKED, 0.0)
+        database.close()
+        self.assertIn("can't be undone", self.run_command("revoke", "--undo", str(ALICE))[2])
+        self.assertIn("typo", self.run_command("revoke", str(ALICE)[:-1])[2])
+
+    def test_wrong_values(self) -> None:
+        self.state.identity()
+        for command, options, part in (
+            ("invite", ["--relay-quota", "0"], "--relay-quota"),
+            ("invite", ["--relay-quota=-1G"], "--relay-quota"),
+            ("invite", ["--relay-quota", "9999999T"], "--relay-quota"),
+            ("invite", ["--uses", "0"], "--uses"),
+            ("invite", ["--uses", "1000000"], "--uses"),
+            ("invite", ["--expires", "7"], "--expires"),
+            ("revoke", [], "ID"),
+            ("peers", ["x"], "unexpected argument"),
+        ):
+            status, out, error = self.run_command(command, *options)
+            self.assertEqual((status, out), (2, ""), options)
+            self.assertIn(part, error)
+            self.assertEqual(len(error.strip().splitlines()), 1, error)
