@@ -20,6 +20,7 @@ from punch.link.connection import APPLICATION_CODES
 from punch.rendezvous.config import RendezvousLimits
 from punch.wire import control, sealed, strict_json
 from punch.wire.candidate import Candidate
+from punch.wire.invitation import AdmissionRefusal
 from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
 from punch.wire.sealed import (
     AnswerBody,
@@ -154,6 +155,7 @@ def test_every_message_and_code_is_written_down() -> None:
                 assert f"`{entry.key}`" in row[0], (shape.type, entry.key)
     codes = {code.value for code in control.ErrorCode} - {control.ErrorCode.OTHER.value}
     assert set(first_cells(section("4.3"))) == codes
+    assert first_cells(section("4.4"))[1:] == [each.value for each in AdmissionRefusal]
 
 
 def test_every_label_is_written_down() -> None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
