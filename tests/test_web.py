@@ -7,8 +7,6 @@ import re
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from playwright.sync_api import expect
 
@@ -16,12 +14,9 @@ from . import axe
 from .browsers import Visitor, chromium_in, playing
 from .needs import need
 from .processes import PUNCH
-from .web_story import DIRECT, Album, Story, album, new_url, story
+from .web_story import DIRECT, Album, Story, album, story
 
 __all__ = ["album", "story"]
-
-#: What opening the page may load, in bytes.
-MAX_PAGE = 200_000
 
 
 def test_the_whole_story(story: Story, album: Album) -> None:
@@ -248,26 +243,6 @@ def test_every_other_page(story: Story, album: Album) -> None:
     assert not album.problems, "\n".join(album.problems)
     assert alice.complaints == []
     assert bob.complaints == []
-
-
-def test_what_the_page_loads(story: Story) -> None:
-    """Under 200 KB, from its own origin alone; and it says what it does without JavaScript's help."""
-    visitor = Visitor(story.alice.chromium, url := new_url(story))
-    visitor.page.locator("#my-id").wait_for()
-    visitor.page.wait_for_load_state("networkidle")
-    here = urlsplit(url).netloc
-    assert {urlsplit(request.url).netloc for request in visitor.requests} == {here}
-    assert {urlsplit(each).netloc for each in visitor.sockets} == {here}
-    total = sum(sum(size(request)) for request in visitor.requests)
-    assert 50_000 < total < MAX_PAGE, total
-    assert not [request.url for request in visitor.requests if request.failure]
-    assert visitor.complaints == []
-
-
-def size(request: Any) -> tuple[int, int]:
-    """Bytes of an answer: head and body."""
-    sizes = request.sizes()
-    return sizes["responseHeadersSize"], sizes["responseBodySize"]
 
 
 def test_three_commands_lead_to_a_chat(tmp_path: Path) -> None:

@@ -161,13 +161,6 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def new_url(story: Story) -> str:
-    """One more address of Alice's page."""
-    story.alice.peer.command("web", request=1)
-    url: str = story.alice.peer.wait("result")["url"]
-    return url
-
-
 def wait_until(page: Page, done: Callable[[], bool]) -> None:
     """Let the page go on until something has happened."""
     for _ in range(600):
