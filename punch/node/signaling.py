@@ -25,7 +25,17 @@ from punch.identity import Identity, PeerID, RandomBytes
 from punch.node.causes import Cause, IntroductionEnded, NoPathFound, SimpleCause
 from punch.node.offer_freshness import SeenEnvelopes
 from punch.wire.candidate import Candidate
-from punch.wire.control import Answer, Cancel, ErrorCode, Establish, Reject, Request, Trickle, new_call
+from punch.wire.control import (
+    RING_TIME,
+    Answer,
+    Cancel,
+    ErrorCode,
+    Establish,
+    Reject,
+    Request,
+    Trickle,
+    new_call,
+)
 from punch.wire.sealed import (
     MAX_CANDIDATES,
     AnswerBody,
@@ -41,8 +51,6 @@ from punch.wire.sealed import (
     seal_trickle,
 )
 
-RING_TIME = 60.0
-"""Seconds after which an unanswered offer expires."""
 INTRODUCED_TIME = 60.0
 """Seconds from the introduction within which the link must be proved."""
 MAX_TRICKLES = 64

@@ -34,6 +34,8 @@ MAX_LINE = 16384
 """The longest line in bytes, without its newline."""
 MAX_KEEPALIVE = 3600.0
 """The longest keepalive interval in seconds."""
+RING_TIME = 60.0
+"""Seconds after which an offer that was not answered has expired, for both peers."""
 MAX_REFLECTORS = 8
 """The most further addresses of its reflector that a service may name."""
 

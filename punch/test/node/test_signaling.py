@@ -9,7 +9,6 @@ from punch.node.offer_freshness import SeenEnvelopes
 from punch.node.policy import Decision, decide
 from punch.node.signaling import (
     INTRODUCED_TIME,
-    RING_TIME,
     CallEnded,
     Introduction,
     MoreCandidates,
@@ -18,7 +17,7 @@ from punch.node.signaling import (
 )
 from punch.test.call_pair import ALICE, BOB, CERTIFICATE, CallPair, candidate, changed, description, events
 from punch.test.strategies import IDENTITIES
-from punch.wire.control import Accept, Answer, Cancel, ErrorCode, Reject, Trickle
+from punch.wire.control import RING_TIME, Accept, Answer, Cancel, ErrorCode, Reject, Trickle
 from punch.wire.sealed import MAX_CANDIDATES
 
 

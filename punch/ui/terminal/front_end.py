@@ -76,7 +76,7 @@ class TerminalFrontEnd:
     The chat with a prompt: a `punch.ui.front_end.FrontEnd`, and the
     `punch.ui.terminal.prompt.PromptUser`.
 
-    :param bottom: the prompt.
+    :param prompt: reads lines below what is shown.
     :param history: the lines typed before.
     :param stop_process: stops it as Ctrl-Z does, and returns when it goes on.
     """
@@ -88,7 +88,7 @@ class TerminalFrontEnd:
         settings: Settings,
         context: FrontEndContext,
         chat: Chat,
-        bottom: PromptArea,
+        prompt: PromptArea,
         history: LineHistory,
         *,
         environ: Mapping[str, str] = os.environ,
@@ -104,7 +104,7 @@ class TerminalFrontEnd:
         self._text = TextRenderer(self.view, self.line, self, self._style, compact=True)
         self._chat = chat
         self._exit = self.view.exit
-        self._bottom = bottom
+        self._prompt = prompt
         self._typed_lines = history
         self._stop_process = stop_process
         self._interrupt = interrupt
@@ -119,7 +119,7 @@ class TerminalFrontEnd:
         self._before: PeerID | None = None
         self._timer: IDelayedCall | None = None
         self._status: Fragments = ()
-        self._prompt = ""
+        self._prompt_text = ""
         self.view.attach()
         self._update_names()
         self.changed()
@@ -129,12 +129,12 @@ class TerminalFrontEnd:
 
     def show(self, text: str) -> int:
         """Show one or more lines above the prompt. Returns their number."""
-        self._number, self._shown = self._bottom.show(text)
+        self._number, self._shown = self._prompt.show(text)
         return self._number
 
     def replace(self, text: str, key: object) -> int:
         """As `show`, but instead of the last line if that has the same key and took one row."""
-        self._number, self._shown = self._bottom.replace(text, key)
+        self._number, self._shown = self._prompt.replace(text, key)
         return self._number
 
     def written(self) -> Deferred[None]:
@@ -143,11 +143,11 @@ class TerminalFrontEnd:
 
     def give_back(self, text: str) -> None:
         """Put a typed line that had no effect into the line again."""
-        self._bottom.put_in_line(text)
+        self._prompt.put_in_line(text)
 
     def clear(self) -> None:
         """Clear the screen."""
-        self._bottom.clear()
+        self._prompt.clear()
 
     # -- what the view asks for (FrontEnd) --
 
@@ -219,7 +219,7 @@ class TerminalFrontEnd:
         """Notify the user, as the settings say, while the terminal does not have the focus."""
         told = sequence(self.view.settings.notice, text)
         if told:
-            self._bottom.notify(told)
+            self._prompt.notify(told)
 
     def _show_message(self, event: MessageAdded) -> Deferred[None] | None:
         message = event.message
@@ -229,7 +229,7 @@ class TerminalFrontEnd:
             return self._text.show_event(event)
         to = "" if message.peer == self.line.current else f" to {self.view.name_of(message.peer)}"
         line = self._text.message_line(message, f"you{to}")
-        self._number, self._shown = self._bottom.show(line, message.number)
+        self._number, self._shown = self._prompt.show(line, message.number)
         if message.state is not MessageState.SENT:
             self._show_state(message, alone=False)
         return None
@@ -237,12 +237,12 @@ class TerminalFrontEnd:
     def _show_state(self, message: ChatMessage, alone: bool) -> None:
         if message.state is MessageState.SENT:
             # It waits no more; the next state, a moment later, is worth showing.
-            self._bottom.put_beside(message.number, "", None)
+            self._prompt.put_beside(message.number, "", None)
             return
         text = answers.STATES[str(message.state)]
         good = message.state in (MessageState.DELIVERED, MessageState.READ)
         mark = self._style.good(text) if good else self._style.dim(text)
-        self._bottom.put_beside(
+        self._prompt.put_beside(
             message.number, f"  {mark}", f"{mark}: {shortened(message.text)}" if alone else None
         )
 
@@ -252,7 +252,7 @@ class TerminalFrontEnd:
             self._typed_lines.erase()
         else:
             self._typed_lines.forget_before(event.before)
-        self._bottom.set_history(list(self._typed_lines))
+        self._prompt.set_history(list(self._typed_lines))
 
     def _update_names(self) -> None:
         contacts = [
@@ -295,13 +295,13 @@ class TerminalFrontEnd:
     def changed(self) -> None:
         name = "" if self.line.current is None else self.view.name_of(self.line.current)
         prompt = f"{name[:MAX_PROMPT]}> "
-        if prompt != self._prompt:
-            self._prompt = prompt
-            self._bottom.set_prompt(prompt)
+        if prompt != self._prompt_text:
+            self._prompt_text = prompt
+            self._prompt.set_prompt(prompt)
         status = self._facts(name)
         if status != self._status:
             self._status = status
-            self._bottom.set_status(status)
+            self._prompt.set_status(status)
 
     def _facts(self, name: str) -> Fragments:
         facts: list[tuple[str, str]] = []
@@ -359,7 +359,7 @@ class TerminalFrontEnd:
             self._switched = 0
             self.show(
                 f"That was begun when the chat was with {self.view.name_of(self._before)}: "
-                f"press Enter again if it is for {self._prompt[:-2]}."
+                f"press Enter again if it is for {self._prompt_text[:-2]}."
             )
             self.give_back(text)
             return
@@ -385,7 +385,7 @@ class TerminalFrontEnd:
     def suspended(self) -> None:
         """Ctrl-Z."""
         self._stop_process()
-        self._bottom.refresh()
+        self._prompt.refresh()
 
     def lost(self, failure: Failure | None) -> None:
         """The terminal is gone."""

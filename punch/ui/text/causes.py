@@ -21,8 +21,7 @@ from punch.node.causes import (
     SimpleCause,
 )
 from punch.node.events import CallFailed, Disconnected, PathLost, Unregistered
-from punch.node.signaling import RING_TIME
-from punch.wire.control import ErrorCode
+from punch.wire.control import RING_TIME, ErrorCode
 from punch.wire.invitation import AdmissionRefusal
 from punch.wire.special_addresses import Scope, scope_of
 
