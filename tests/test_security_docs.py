@@ -17,7 +17,7 @@ from punch.link.events import LinkLimits
 from punch.link.quic import CONNECTION_WINDOW
 from punch.link.receive_limits import Sampler
 from punch.node import offer_freshness
-from punch.node.control import hosts, protocol
+from punch.node.control import core, hosts
 from punch.rendezvous import admission, connection_limiter
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.probing import PERIOD
@@ -89,7 +89,7 @@ SECURITY_NUMBERS = [
     f"at most {hosts.MAX_ADDRESSES} allowed addresses",
     f"at ports below {hosts.FIRST_PORT} are used only at " + "{}, {} and {}".format(*sorted(hosts.LOW_PORTS)),
     f"a sentence of {MAX_SENTENCE} characters",
-    f"{protocol.LINE_RATE:.0f} lines a second ({protocol.LINE_BURST:,} at once), more slowly",
+    f"{core.LINE_RATE:.0f} lines a second ({core.LINE_BURST:,} at once), more slowly",
     f"each message up to {MAX_TEXT // 1024} KiB",
     f"streams ({LinkLimits().streams} at once)",
     f"candidates ({MAX_SIGNALLED} a generation, {MAX_PAIRS} pairs)",

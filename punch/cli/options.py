@@ -16,6 +16,9 @@ from punch.names import without_format
 from punch.state import StateDirectory, StateError
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 
+PROXY_VARIABLES = "https_proxy", "http_proxy", "all_proxy", "socks_proxy"
+"""Variables of the environment that name proxies to other programs, in lower or upper case."""
+
 commands: dict[str, str] = {}
 """What the user calls a plugin by in this process, where that is not `twistd PLUGIN`."""
 
@@ -120,3 +123,9 @@ def choose_rendezvous(
         return RendezvousAddress.parse_all(without_format(text))
     except RendezvousAddressError as error:
         raise NoRendezvous("bad-address", f"{source}: {error}") from error
+
+
+def proxy_variable(environ: Mapping[str, str]) -> str | None:
+    """Return the variable of the environment that names a proxy, if there is one."""
+    names = (each for name in PROXY_VARIABLES for each in (name, name.upper()))
+    return next((name for name in names if environ.get(name, "").strip()), None)

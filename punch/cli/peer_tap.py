@@ -27,7 +27,7 @@ from punch.apps.chat.events import PageServed
 from punch.apps.chat.storage import ImmediateWorker, ThreadWorker, Worker
 from punch.apps.chat.store import Store
 from punch.cli.options import CommandOptions as BaseOptions
-from punch.cli.options import NoRendezvous, choose_rendezvous
+from punch.cli.options import NoRendezvous, choose_rendezvous, proxy_variable
 from punch.cli.twistd import (
     OutputWriter,
     before_sudden_death,
@@ -44,7 +44,6 @@ from punch.net.interfaces import source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.net.srv import ServiceResolver
 from punch.node.causes import OtherCause, Reason
-from punch.node.control.problems import proxy_variable
 from punch.node.control.replacements import EXIT_STATUS, Replacements
 from punch.node.events import (
     CallFailed,

@@ -82,7 +82,7 @@ class NetcheckRun:
         :param addresses: tells this machine's IP addresses.
         :param source: from which of them an IP address is reached; None: as the control connection.
         :param lifetime: seconds that measuring the lifetime of mappings may take; None leaves it out.
-        :param proxy: the variable of the environment that names a proxy (`problems.proxy_variable`).
+        :param proxy: the variable of the environment that names a proxy; only error texts use it.
         :param roots: the authorities for a rendezvous and relays without a pin; None for the platform's.
         """
         self._reactor = reactor

@@ -117,7 +117,7 @@ class Node(Service):
     :param pacing: ICE's Ta that we signal, in seconds.
     :param relay: whether links may be relayed.
     :param roots: certificate authorities for a rendezvous address without a pin; None: the platform's.
-    :param proxy: the variable of the environment that names a proxy (`problems.proxy_variable`).
+    :param proxy: the variable of the environment that names a proxy; only error texts use it.
     :param waiting: whether messages wait for the rendezvous, beside the calls that this node knows of.
     :param control_endpoint: another way to the rendezvous than TCP to its address, below TLS.
     :ivar identity: the key of this node.

@@ -68,6 +68,7 @@ PURE = [
         f"punch.node.{name}"
         for name in (
             "causes",
+            "control.core",
             "control.servers",
             "events",
             "path",

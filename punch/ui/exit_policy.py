@@ -55,7 +55,6 @@ class ExitPolicy:
     :ivar finished: the process ends now.
     :ivar leaving: the status with which it will end in a moment, when both sides are done; None: not yet.
     :ivar input_ended: stdin has ended.
-    :ivar ever_registered: the rendezvous has known this peer at some time.
     """
 
     def __init__(
@@ -74,7 +73,6 @@ class ExitPolicy:
         self.finished = False
         self.leaving: int | None = None
         self.input_ended = False
-        self.ever_registered = False
         self._chat = chat
         self._clock = clock
         self._finish = finish
@@ -120,7 +118,6 @@ class ExitPolicy:
             if not self._watched:
                 self._registration_timer = self._clock.callLater(REGISTRATION_TIMEOUT, self._not_registered)
         elif isinstance(event, Registered):
-            self.ever_registered = True
             self._stop_registration_timer()
         elif isinstance(event, PathLost):
             self._path_timers[event.peer] = self._clock.callLater(PATH_TIMEOUT, self._path_lost, event.peer)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
@@ -40,8 +40,10 @@ from punch.wire.control import ErrorCode
 if TYPE_CHECKING:
     from punch.link.link import Link
 
-#: Claimed names that are remembered of those who are neither connected nor in the address book.
-MAX_NAMES = 256
+T = TypeVar("T")
+
+#: Peers without a link or waiting messages of whom something is remembered: strangers may call by thousands.
+MAX_STRANGERS = 256
 
 
 class ChatLinksOwner(Protocol):
@@ -56,13 +58,18 @@ class ChatLinksOwner(Protocol):
 
 class ChatLinks:
     """
-    The state of all calls and links, which changes with the events of the node.
+    The state of all calls and links, for the chat and its views.
+
+    It changes with the events that the chat hands on, and does not ask the node: the chat delays the end of a
+    link until all that came over it is stored, and the node is ahead of what the views know by then.
 
     :ivar links: the links that are up, the newest last.
     :ivar calling: the peers that this side's user called, until the call has succeeded or failed.
+    :ivar unreachable: the peers that no call has reached since their last link ended, or at all.
     :ivar names: what peers call themselves, as far as they were met in this process.
     :ivar registration: what the node said last about the rendezvous; `Unregistered` without a reason before
         the first try.
+    :ivar was_registered: the rendezvous has known this side at some time.
     """
 
     def __init__(
@@ -75,8 +82,10 @@ class ChatLinks:
     ) -> None:
         self.links: dict[PeerID, Link] = {}
         self.calling: set[PeerID] = set()
+        self.unreachable: dict[PeerID, None] = {}
         self.names: dict[PeerID, str] = {}
         self.registration: Registered | Unregistered = Unregistered(OtherCause("", ""), None)
+        self.was_registered = False
         self._owner = owner
         self._node = node
         self._clock = clock
@@ -217,6 +226,7 @@ class ChatLinks:
             self.learn(peer, name)
         if isinstance(event, Registered):
             self.registration = event
+            self.was_registered = True
             self._redial.registered(self._clock.seconds())
         elif isinstance(event, Unregistered):
             self.registration = event
@@ -261,7 +271,7 @@ class ChatLinks:
             self._over(event.peer)
             self.links.pop(event.peer, None)
             self._status.pop(event.peer, None)
-            self._away(event.peer, event.reason)
+            self._unreached(event.peer, event.reason)
         elif isinstance(event, CallFailed):
             return self._failed(event)
         return True
@@ -270,12 +280,7 @@ class ChatLinks:
         """Remember what `peer` calls itself."""
         self.names.pop(peer, None)
         self.names[peer] = name
-        for old in list(self.names):
-            # Strangers who only tried to call must not add up.
-            if len(self.names) <= MAX_NAMES:
-                return
-            if old not in self.links and self._stages.get(old) is not Stage.RINGING:
-                del self.names[old]
+        _forget(self.names, lambda old: old in self.links or self._stages.get(old) is Stage.RINGING)
 
     def _under_way(self, peer: PeerID, stage: Stage) -> None:
         self._stages[peer] = stage
@@ -283,6 +288,7 @@ class ChatLinks:
     def _connected(self, event: Connected) -> None:
         peer = event.peer
         self._over(peer)
+        self.unreachable.pop(peer, None)
         self.links.pop(peer, None)
         self.links[peer] = event.link
         self._status[peer] = LinkStatus(event.path, self._wall())
@@ -302,7 +308,7 @@ class ChatLinks:
         self._over(peer)
         if peer in self.links:
             return not automatic
-        retry_in = self._away(peer, event.reason)
+        retry_in = self._unreached(peer, event.reason)
         if automatic:
             self._owner.tell(PeerUnreachable(peer, event, retry_in))
         return not automatic
@@ -313,7 +319,10 @@ class ChatLinks:
         self._automatic.discard(peer)
         self._stages.pop(peer, None)
 
-    def _away(self, peer: PeerID, reason: str) -> float | None:
+    def _unreached(self, peer: PeerID, reason: str) -> float | None:
+        self.unreachable.pop(peer, None)
+        self.unreachable[peer] = None
+        _forget(self.unreachable, self._owner.waits)
         if not self._owner.waits(peer):
             self._redial.done(peer)
             return None
@@ -322,6 +331,15 @@ class ChatLinks:
         if peer in self._hung_up:
             reason = ErrorCode.CANCELLED.value
         return self._redial.failed(peer, reason, now)
+
+
+def _forget(table: dict[PeerID, T], needed: Callable[[PeerID], bool]) -> None:
+    """Forget the oldest of more than `MAX_STRANGERS` peers, except those that are needed."""
+    for peer in list(table):
+        if len(table) <= MAX_STRANGERS:
+            return
+        if not needed(peer):
+            del table[peer]
 
 
 def _ignore_failed_call(failure: Failure) -> None:

@@ -7,11 +7,11 @@ the server has refused its certificate.
 
 from __future__ import annotations
 
-from typing import Protocol as TypingProtocol
+from typing import TYPE_CHECKING
 
 from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -19,12 +19,13 @@ from zope.interface import implementer
 
 from punch.net.driver import Timer
 from punch.node.causes import ControlProblem, ProblemCode
-from punch.node.control.problems import problem_of_failure
 from punch.node.control.protocol import ControlClientProtocol
 from punch.node.control.servers import Server
-from punch.node.control.tls import ControlConnectionCreator
-from punch.wire.control import Pong, Register, Reply, Welcome
+from punch.wire.control import Reply, Welcome
 from punch.wire.rendezvous_address import RendezvousAddress
+
+if TYPE_CHECKING:
+    from punch.node.control.client import ControlClient
 
 PATIENCE = 4.0
 """Seconds that a server has for its welcome if there is another one to try."""
@@ -38,28 +39,25 @@ _EXPECTED = (
 )
 
 
-class AttemptOwner(TypingProtocol):
-    """What an attempt needs of its `ControlClient`, and tells it."""
+def problem_of_failure(
+    address: RendezvousAddress, failure: Failure, proxy: str | None = None
+) -> ControlProblem:
+    """
+    Return the problem for a TCP connection that could not be made.
 
-    clock: IReactorTime
-    register: Register
-    proxy: str | None
-    address: RendezvousAddress
-    attempt: Attempt | None
-
-    def ordered_servers(self) -> Deferred[list[Server]]: ...
-
-    def way_to(self, server: Server) -> tuple[IStreamClientEndpoint, ControlConnectionCreator]: ...
-
-    def connected(self, server: Server, protocol: ControlClientProtocol, welcome: Welcome) -> None: ...
-
-    def server_failed(self, server: Server) -> None: ...
-
-    def answered(self, pong: Pong) -> None: ...
-
-    def received(self, reply: Reply) -> None: ...
-
-    def disconnected(self, problem: ControlProblem) -> None: ...
+    :param proxy: the variable of the environment that names a proxy, if there is one.
+    """
+    if isinstance(failure.value, ControlProblem):
+        return failure.value
+    if isinstance(failure.value, (error.DNSLookupError, ValueError)):
+        code = ProblemCode.NAME_UNKNOWN
+    elif isinstance(failure.value, error.ConnectionRefusedError):
+        code = ProblemCode.REFUSED
+    elif isinstance(failure.value, error.TimeoutError):
+        code = ProblemCode.TIMEOUT
+    else:
+        code = ProblemCode.UNREACHABLE
+    return ControlProblem(code, address, proxy=proxy)
 
 
 def _failure(problem: ControlProblem) -> Failure:
@@ -71,7 +69,7 @@ class _Try:
 
     _log = Logger()
 
-    def __init__(self, attempt: Attempt, client: AttemptOwner, server: Server) -> None:
+    def __init__(self, attempt: Attempt, client: ControlClient, server: Server) -> None:
         self._attempt = attempt
         self._client = client
         self._server = server
@@ -90,28 +88,22 @@ class _Try:
         client = self._client
         self._attempt.reached = True
         self._protocol = ControlClientProtocol(
-            self._server.address, client.register, self._creator, client.clock, self
+            self._server.address, client.register, self._creator, client.clock, self._received, self._lost
         )
         return self._protocol
 
     def _unconnected(self, failure: Failure) -> None:
         if not isinstance(failure.value, _EXPECTED):
             self._log.failure("Connecting to the rendezvous failed.", failure)
-        self.lost(problem_of_failure(self._server.address, failure, self._client.proxy))
+        self._lost(problem_of_failure(self._server.address, failure, self._client.proxy))
 
-    # ControlClientOwner
+    def _received(self, protocol: ControlClientProtocol, reply: Reply) -> None:
+        if not isinstance(reply, Welcome):
+            self._client.received(reply)
+        elif not self._over:
+            self._attempt.welcomed(self._server, protocol, reply)
 
-    def welcomed(self, protocol: ControlClientProtocol, welcome: Welcome) -> None:
-        if not self._over:
-            self._attempt.welcomed(self._server, protocol, welcome)
-
-    def answered(self, pong: Pong) -> None:
-        self._client.answered(pong)
-
-    def received(self, reply: Reply) -> None:
-        self._client.received(reply)
-
-    def lost(self, problem: ControlProblem) -> None:
+    def _lost(self, problem: ControlProblem) -> None:
         if not self._over:
             self._over = True
             self._client.server_failed(self._server)
@@ -128,7 +120,7 @@ class Attempt:
     :ivar reached: whether a TCP connection was made.
     """
 
-    def __init__(self, client: AttemptOwner, factory: IProtocolFactory) -> None:
+    def __init__(self, client: ControlClient, factory: IProtocolFactory) -> None:
         self._client = client
         self._factory = factory
         self._watched: IProtocol | None = None
@@ -212,7 +204,7 @@ class Attempt:
 class RendezvousEndpoint:
     """An endpoint whose connections count as made once a server has said `welcome`."""
 
-    def __init__(self, client: AttemptOwner) -> None:
+    def __init__(self, client: ControlClient) -> None:
         self._client = client
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:

@@ -232,7 +232,7 @@ class ControlClient:
         self._protocol.send(request)
         return True
 
-    # What the attempts ask and tell (AttemptOwner)
+    # What the attempts ask and tell
 
     def ordered_servers(self) -> Deferred[list[Server]]:
         """The servers in the order in which to try them, once their names are looked up."""
@@ -263,13 +263,11 @@ class ControlClient:
         self._set_return_delay(welcome.retry)
         self._handler.control_welcome(welcome, protocol.host)
 
-    def answered(self, pong: Pong) -> None:
-        """The rendezvous has answered a ping."""
-        self._set_return_delay(pong.retry)
-
     def received(self, reply: Reply) -> None:
         """A control message came."""
-        if not self._stopped:
+        if isinstance(reply, Pong):
+            self._set_return_delay(reply.retry)
+        elif not self._stopped:
             self._handler.control_reply(reply)
 
     def disconnected(self, problem: ControlProblem) -> None:

@@ -21,9 +21,7 @@ from punch.apps.chat.events import (
     MessageAdded,
     MessageChanged,
     PageServed,
-    PeerUnreachable,
 )
-from punch.identity import PeerID
 from punch.node.events import CallFailed, Connected, Disconnected, Ready
 from punch.ui.commands import COMMANDS, Answer, CommandContext, perform, why
 from punch.ui.front_end import FrontEndContext, Output, ProcessView, Settings
@@ -80,7 +78,6 @@ class JSONFrontEnd:
         self._first_call = settings.target
         self._something_failed = False
         self._asked = 0
-        self._away: set[PeerID] = set()
         self.view.attach()
 
     def emit(self, event: str, /, **fields: Any) -> None:
@@ -181,15 +178,11 @@ class JSONFrontEnd:
         if isinstance(event, Ready):
             self.view.call_target()
         elif isinstance(event, Connected):
-            self._away.discard(event.peer)
             if event.peer == self._first_call:
                 self._first_call = None
         elif isinstance(event, Disconnected):
-            self._away.add(event.peer)
             if self._exit.input_ended and self._chat.conversations.undelivered(event.peer):
                 self._something_failed = True
-        elif isinstance(event, PeerUnreachable):
-            self._away.add(event.peer)
         elif isinstance(event, CallFailed):
             self._call_failed(event)
         elif isinstance(event, PageServed):
@@ -223,8 +216,6 @@ class JSONFrontEnd:
         """Does nothing: there is nothing on the clock."""
 
     def _call_failed(self, event: CallFailed) -> None:
-        if event.peer is not None:
-            self._away.add(event.peer)
         self._something_failed = True
         if event.peer is not None and event.peer == self._first_call:
             self._exit.finish(1, event_sentence(event))
@@ -245,7 +236,8 @@ class JSONFrontEnd:
             chat.conversations.undelivered(peer) or chat.conversations.unhandled(peer) for peer in chat.links
         ):
             return
-        if (chat.registered or not self._exit.ever_registered) and self.view.sending.peers - self._away:
-            return  # They are called, or will be.
+        called = self.view.sending.peers - chat.calls.unreachable.keys()
+        if called and (chat.registered or not chat.calls.was_registered):
+            return
         # What waits for peers that are away is kept, but was not delivered.
         self._exit.leave(1 if self._something_failed or self.view.sending.undelivered else 0)

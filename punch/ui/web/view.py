@@ -24,8 +24,8 @@ from punch.node import events as peer_events
 from punch.ui.commands import CommandContext, perform
 from punch.ui.json.events import contact_fields, conversation_fields, render, status_fields
 from punch.ui.web.admission import BrowserAdmission
-from punch.ui.web.qr_code import qr_code
 from punch.ui.web.guard import Guarded
+from punch.ui.web.qr_code import qr_code
 from punch.ui.web.server import WebServer
 from punch.ui.web.socket import PageSocket
 

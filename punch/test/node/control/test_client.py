@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from twisted.internet import error
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
+from punch.node.causes import ProblemCode
+from punch.node.control.attempt import problem_of_failure
 from punch.node.control.client import ControlClient, backoff
-from punch.node.control.protocol import LINE_BURST, LINE_RATE, WELCOME_TIME
+from punch.node.control.core import LINE_BURST, LINE_RATE, WELCOME_TIME
 from punch.test.node.control.test_tls import ControlTestCase
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.ui.text.causes import problem_sentence
@@ -25,7 +29,7 @@ from punch.wire.control import (
     encode,
 )
 from punch.wire.invitation import AdmissionRefusal
-from punch.wire.rendezvous_address import pin_of
+from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
 
 class BackOffTests(SynchronousTestCase):
@@ -41,6 +45,24 @@ class BackOffTests(SynchronousTestCase):
         self.assertEqual(backoff(1, lambda size: bytes(size)), 0.5)
         self.assertEqual(backoff(1000, lambda size: bytes(size)), 15.0)
         self.assertEqual(backoff(1000, lambda size: bytes(size), 4.0), 2.0)
+
+
+class ProblemTests(SynchronousTestCase):
+    """Why the rendezvous can't be reached."""
+
+    def test_codes(self) -> None:
+        """Each failure has its code, and names the proxy."""
+        address = RendezvousAddress("rendezvous.example.org", 7001, None)
+        for each, code in (
+            (error.DNSLookupError(), ProblemCode.NAME_UNKNOWN),
+            (error.ConnectionRefusedError(), ProblemCode.REFUSED),
+            (error.TimeoutError(), ProblemCode.TIMEOUT),
+            (error.NoRouteError(), ProblemCode.UNREACHABLE),
+            (error.ConnectError(), ProblemCode.UNREACHABLE),
+        ):
+            problem = problem_of_failure(address, Failure(each), "HTTPS_PROXY")
+            self.assertEqual((problem.code, problem.proxy), (code, "HTTPS_PROXY"))
+            self.assertEqual((problem.reason, problem.fatal), ("rendezvous-unreachable", False))
 
 
 class ClientTests(ControlTestCase):

@@ -24,8 +24,8 @@ from punch.test.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.test.web_client import Browser, Socket
 from punch.ui.commands import COMMANDS
-from punch.ui.web.qr_code import qr_code
 from punch.ui.web.guard import Guarded
+from punch.ui.web.qr_code import qr_code
 from punch.ui.web.socket import PageSocket
 from punch.ui.web.view import RELOAD, WebView
 
