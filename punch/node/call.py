@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum
-from functools import partial
-from typing import Protocol
 
 from twisted.python.failure import Failure
 
@@ -29,6 +27,7 @@ from punch.link.proof import LinkCertificate
 from punch.net.driver import Driver, Timed
 from punch.node.call_context import CallContext
 from punch.node.causes import Cause, NoPathFound, RelayFailure, SimpleCause, cause_of_close
+from punch.node.events import Checking, Connected, Event, Introduced, PathChanged, PathLost
 from punch.node.ice_restart import IceRestarts, LinkTerms
 from punch.node.ice_transport import IceTransport, describe, new_agent
 from punch.node.path import DebouncedPath, Path
@@ -68,34 +67,6 @@ class CallState(Enum):
     """The call or its link is over."""
 
 
-class CallObserver(Protocol):
-    """Whoever is told what happens to calls. Nothing follows `call_ended`."""
-
-    def call_introduced(self, call: Call) -> None:
-        """Both sides know each other's candidates."""
-
-    def call_checking(self, call: Call, pairs: int) -> None:
-        """Connectivity checks began, of so many candidate pairs."""
-
-    def call_connected(self, call: Call) -> None:
-        """The link is proved and has a path."""
-
-    def call_path_changed(self, call: Call) -> None:
-        """The link moved to another path, or has a path again."""
-
-    def call_path_lost(self, call: Call) -> None:
-        """The link has had no path for `ice_restart.LOST_AFTER`."""
-
-    def call_silent(self, call: Call) -> None:
-        """The path does not answer at once."""
-
-    def call_disconnected(self, call: Call, disconnected: bool) -> None:
-        """The link has no path that answers, or has one again."""
-
-    def call_ended(self, call: Call, cause: Cause) -> None:
-        """The call or its link is over."""
-
-
 class Call:
     """
     One call with one peer, from the offer to the end of the link. Made with `outgoing` or `incoming`.
@@ -107,14 +78,13 @@ class Call:
     :ivar pair: the selected pair, or the last one; None until there is one.
     """
 
-    def __init__(self, signaling: Signaling, context: CallContext, observer: CallObserver) -> None:
+    def __init__(self, signaling: Signaling, context: CallContext) -> None:
         self.signaling = signaling
         self.transport: IceTransport | None = None
         self.restarts: IceRestarts | None = None
         self.link: Link | None = None
         self.pair: Pair | None = None
         self._context = context
-        self._observer = observer
         self._announced = False
         self._over = False
         self._certificate: LinkCertificate | None = None
@@ -123,10 +93,10 @@ class Call:
         self._gathered = False
         self._asker: Callable[[Call, bool], None] | None = None
         self._driver = Driver(context.clock, context.monotonic, self._step, self._timed)
-        self._debounced_path = DebouncedPath(partial(observer.call_path_changed, self))
+        self._debounced_path = DebouncedPath(self._tell_path)
 
     @classmethod
-    def outgoing(cls, peer: PeerID, context: CallContext, observer: CallObserver) -> Call:
+    def outgoing(cls, peer: PeerID, context: CallContext) -> Call:
         """
         Call `peer`: the offer is sent at once, with the candidates known now.
 
@@ -136,15 +106,15 @@ class Call:
         agent, description = new_agent(context, peer, controlling=True)
         description = replace(description, time=context.offer_times.next())
         signaling = Signaling.outgoing(context.identity, peer, description, random=context.random, now=now)
-        call = cls(signaling, context, observer)
+        call = cls(signaling, context)
         context.channel.add(signaling, call.changed)
         call._start_transport(agent, now)
         return call
 
     @classmethod
-    def incoming(cls, signaling: Signaling, context: CallContext, observer: CallObserver) -> Call:
+    def incoming(cls, signaling: Signaling, context: CallContext) -> Call:
         """Make a call of an offer that was received; it rings until `accept` or `reject`."""
-        call = cls(signaling, context, observer)
+        call = cls(signaling, context)
         context.channel.add(signaling, call.changed)
         call.changed()
         return call
@@ -211,7 +181,7 @@ class Call:
         self.changed()
 
     def withdraw(self) -> None:
-        """Give the call up without telling the observer, because another one takes its place."""
+        """Give the call up without telling the node, because another one takes its place."""
         if self._over:
             return
         self.signaling.reject(ErrorCode.REFUSED, SimpleCause.REPLACED)
@@ -330,12 +300,12 @@ class Call:
 
     def set_disconnected(self, disconnected: bool) -> None:
         """The link has no path that answers, or has one again."""
-        self._observer.call_disconnected(self, disconnected)
+        self._context.observer.call_disconnected(self, disconnected)
 
     def path_lost(self) -> None:
         """The link has had no path for a while."""
         self._debounced_path.lost()
-        self._observer.call_path_lost(self)
+        self._tell(PathLost(self.peer, self.name))
 
     def link_lost(self, text: str) -> None:
         """The link will never have a path again; `text` says why."""
@@ -389,14 +359,14 @@ class Call:
             self._gathered = True
         elif isinstance(event, ice.CheckingStarted):
             if not self._announced:
-                self._observer.call_checking(self, event.pairs)
+                self._tell(Checking(self.peer, event.pairs))
         elif isinstance(event, (ice.Selected, ice.Recovered)):
             self._use_pair(event.pair, now)
         elif isinstance(event, ice.ChecksUnanswered):
             if self.restarts is not None and self.transport is not None:
                 # Have relays ready in case the path is dead
                 self.transport.join_relays()
-                self._observer.call_silent(self)
+                self._context.observer.call_silent(self)
         elif isinstance(event, (ice.Disconnected, ice.ConsentLost)):
             if isinstance(event, ice.ConsentLost) and self.transport is not None:
                 self.transport.route = None
@@ -460,7 +430,7 @@ class Call:
         link.on_control = self._receive_frame
         link.when_proved().addCallbacks(self._link_proved, _ignore)
         link.when_closed().addCallbacks(self._link_closed, _ignore)
-        self._observer.call_introduced(self)
+        self._tell(Introduced(self.peer, self.name or ""))
         transport.set_remote(remote.ufrag, remote.password, remote.pacing, now)
         transport.add_remote(remote.candidates, remote.complete, now)
 
@@ -518,11 +488,18 @@ class Call:
         self.changed()
 
     def _announce(self) -> None:
-        path = self.path
-        if self.restarts is not None and path is not None and not self._announced:
+        path, link = self.path, self.link
+        if self.restarts is not None and path is not None and link is not None and not self._announced:
             self._announced = True
             self._debounced_path.announced(path)
-            self._observer.call_connected(self)
+            self._tell(Connected(self.peer, self.name or "", path, link))
+
+    def _tell_path(self) -> None:
+        if self.path is not None:
+            self._tell(PathChanged(self.peer, self.path))
+
+    def _tell(self, event: Event) -> None:
+        self._context.observer.call_event(self, event)
 
     def _answered(self, answered: bool) -> None:
         asker, self._asker = self._asker, None
@@ -544,7 +521,7 @@ class Call:
         self._close()
         if self.link is not None:
             self.link.fail(CloseCode.LOST, "The call is over.")
-        self._observer.call_ended(self, cause)
+        self._context.observer.call_ended(self, cause)
 
     def _close(self) -> None:
         self._over = True

@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IDelayedCall
 
 from punch.contacts import AddressBook
 from punch.identity import PeerID
-from punch.node.call import Call, CallObserver, CallState
+from punch.node.call import Call, CallState
 from punch.node.call_context import CallContext
 from punch.node.causes import Cause, ControlProblem, SimpleCause
 from punch.node.events import Event, IncomingCall
@@ -81,7 +81,6 @@ class OutgoingCalls:
     """
     Places calls of ours: at once, or as soon as there is a connection to the rendezvous.
 
-    :param observer: of the calls made here.
     :param failed: called with peer and cause when a call failed before there was a `Call`.
     :ivar final: why there will be no connection to the rendezvous any more; None while there may be one.
     """
@@ -90,12 +89,10 @@ class OutgoingCalls:
         self,
         context: CallContext,
         calls: Calls,
-        observer: CallObserver,
         failed: Callable[[PeerID, Cause], None],
     ) -> None:
         self._context = context
         self._calls = calls
-        self._observer = observer
         self._failed = failed
         self._queue: dict[PeerID, IDelayedCall] = {}
         self._problem: ControlProblem | None = None
@@ -157,7 +154,7 @@ class OutgoingCalls:
         if peer in self._calls.attempts:
             return
         try:
-            call = Call.outgoing(peer, self._context, self._observer)
+            call = Call.outgoing(peer, self._context)
         except SealError:
             self._failed(peer, SimpleCause.TAMPERED)
             return
@@ -173,7 +170,6 @@ class IncomingCalls:
     Receives calls of other peers: accepts them, asks the user, or rejects them.
 
     :param outgoing: calls of ours, which may cross with theirs.
-    :param observer: of the calls made here.
     :param accept: who may call besides known peers.
     :param known: peers that were called or accepted before, and blocked ones.
     :param offers: tells new offers from copies of old ones.
@@ -186,7 +182,6 @@ class IncomingCalls:
         context: CallContext,
         calls: Calls,
         outgoing: OutgoingCalls,
-        observer: CallObserver,
         accept: Accept,
         known: AddressBook,
         offers: OfferMemory,
@@ -196,7 +191,6 @@ class IncomingCalls:
         self._context = context
         self._calls = calls
         self._outgoing = outgoing
-        self._observer = observer
         self._accept = accept
         self._known = known
         self._offers = offers
@@ -255,7 +249,7 @@ class IncomingCalls:
         if verdict is not OfferVerdict.FRESH:
             self._turn_away(incoming, signaling, verdict)
             return
-        call = Call.incoming(signaling, self._context, self._observer)
+        call = Call.incoming(signaling, self._context)
         rang = before is not None and before.state is CallState.RINGING
         if before is not None:
             self._calls.withdraw(before)

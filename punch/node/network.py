@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from twisted.logger import Logger
@@ -20,29 +20,8 @@ from punch.wire.address import Address, Transmit
 from punch.wire.control import Welcome
 from punch.wire.turn_uri import RelayServer
 
-
-class NetworkOwner(Protocol):
-    """The node, which is told what happens to the network."""
-
-    def paths_in_use(self) -> Collection[Address]:
-        """Return the local addresses that the paths of links begin at, relayed ones included."""
-
-    def network_changed(self, bases: list[Address], gone: Collection[str]) -> None:
-        """
-        The addresses of this machine have changed.
-
-        :param bases: the local addresses of the sockets now.
-        :param gone: the addresses that are gone.
-        """
-
-    def network_back(self) -> None:
-        """A reflector answers again that had not answered."""
-
-    def woke(self) -> None:
-        """The machine has slept."""
-
-    def renew_relays(self) -> object:
-        """The credentials for the relays expire soon: ask the rendezvous for new ones."""
+if TYPE_CHECKING:
+    from punch.node.network_changes import NetworkChanges
 
 
 class Network:
@@ -61,7 +40,7 @@ class Network:
     def __init__(
         self,
         reactor: Any,
-        owner: NetworkOwner,
+        changes: NetworkChanges,
         *,
         addresses: Callable[[], list[str]],
         open_socket: OpenSocket,
@@ -75,11 +54,12 @@ class Network:
         source: Callable[[str], str | None],
     ) -> None:
         """
+        :param changes: is told when the network changes, and knows which paths are in use.
         :param rendezvous: its host, as the user gave it.
         :param source: from which of our addresses an IP address is reached, None if that is not known.
         """
         self.reflectors: list[Address] = []
-        self._owner = owner
+        self._changes = changes
         self._relay_policy = relay_policy
         self._running = False
         self._monotonic = monotonic
@@ -112,7 +92,7 @@ class Network:
             bases=lambda: self.sockets.bases,
             send=self.sockets.send,
             received=self.router.receive,
-            renew=owner.renew_relays,
+            renew=changes.renew_relays,
         )
         self._finder = ReflectorFinder(reactor, rendezvous, self._policy.allows, self._found)
         self._watch = NetworkMonitor(reactor, monotonic, wall, addresses, self._changed, self._woke)
@@ -186,7 +166,7 @@ class Network:
         """
         if self._monotonic() >= self._looked_up_at + FRESH:
             self._look_up_again()
-        in_use = self._owner.paths_in_use()
+        in_use = self._changes.paths_in_use()
         bases = self.sockets.refresh({self.relays.base_of(local) or local for local in in_use})
         gather = self._relay_policy is not RelayPolicy.ONLY
         self.reflexive_addresses.keep(bases, self.reflectors, gather=gather, anew=anew)
@@ -214,17 +194,17 @@ class Network:
 
     def _changed(self, gone: Collection[str]) -> None:
         self._look_up_again()
-        self._owner.network_changed(self.refresh(), gone)
+        self._changes.network_changed(self.refresh(), gone)
 
     def _back(self) -> None:
         self._look_up_again()
         self.refresh(anew=True)
-        self._owner.network_back()
+        self._changes.network_back()
 
     def _woke(self, seconds: float) -> None:
         self._look_up_again()
         self.refresh(anew=True)
-        self._owner.woke()
+        self._changes.woke()
         # Their lifetimes went on meanwhile.
         if self.relays.available:
-            self._owner.renew_relays()
+            self._changes.renew_relays()

@@ -18,11 +18,7 @@ Round-trip times of the slowest link that it has in addition, since the connecti
 
 
 class NetworkChanges:
-    """
-    Tells the calls and links of a node about changes, and checks the connection to the rendezvous.
-
-    This is the `NetworkOwner` of the node's `Network`.
-    """
+    """Tells the calls and links of a node about changes, and checks the connection to the rendezvous."""
 
     def __init__(self, calls: Calls, control: ControlClient) -> None:
         self._calls = calls

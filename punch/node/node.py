@@ -43,7 +43,6 @@ from punch.node.events import (
     CallFailed,
     Calling,
     CallUnanswerable,
-    Checking,
     Connected,
     Disconnected,
     Event,
@@ -191,6 +190,7 @@ class Node(Service):
         self._name = name
         self._channel = SignalingChannel(self._control.send, lambda: self._control.registered, monotonic)
         self._context = CallContext(
+            observer=self,
             identity=identity,
             name=lambda: self._name,
             clock=reactor,
@@ -202,12 +202,11 @@ class Node(Service):
             channel=self._channel,
             offer_times=OfferTimes(wall),
         )
-        self._outgoing = OutgoingCalls(self._context, self._calls, self, self._failed)
+        self._outgoing = OutgoingCalls(self._context, self._calls, self._failed)
         self._incoming = IncomingCalls(
             self._context,
             self._calls,
             self._outgoing,
-            self,
             accept,
             known,
             offers or OfferMemory(KeptOffers(milliseconds(wall())), random, lambda content: True),
@@ -403,36 +402,20 @@ class Node(Service):
 
     # What calls say (CallObserver)
 
-    def call_introduced(self, call: Call) -> None:
-        """Both sides know each other's candidates."""
-        if call.signaling.side is Side.CALLER:
-            self._remember(call.peer, call.name or "")
-        self._tell(Introduced(call.peer, call.name or ""))
-
-    def call_checking(self, call: Call, pairs: int) -> None:
-        """Checks began."""
-        self._tell(Checking(call.peer, pairs))
-
-    def call_connected(self, call: Call) -> None:
-        """A link is proved. It takes the place of an older one with the same peer."""
-        peer, link, path = call.peer, call.link, call.path
-        assert link is not None
-        assert path is not None
-        older = self._calls.connect(call)
-        self._replaced.pop(peer, None)
-        if older is not None:
-            older.hang_up(CloseCode.REPLACED, "A newer link with the same peer took over.")
-        self._tell(Connected(peer, call.name or "", path, link))
-
-    def call_path_changed(self, call: Call) -> None:
-        """The link moved."""
-        if call.path is not None and self._calls.links.get(call.peer) is call:
-            self._tell(PathChanged(call.peer, call.path))
-
-    def call_path_lost(self, call: Call) -> None:
-        """The link has no path, and waits for one."""
-        if self._calls.links.get(call.peer) is call:
-            self._tell(PathLost(call.peer, call.name))
+    def call_event(self, call: Call, event: Event) -> None:
+        """A call has reached a stage, or the path of its link has changed."""
+        peer = call.peer
+        if isinstance(event, Introduced) and call.signaling.side is Side.CALLER:
+            self._remember(peer, event.name)
+        elif isinstance(event, Connected):
+            # It takes the place of an older link with the same peer.
+            older = self._calls.connect(call)
+            self._replaced.pop(peer, None)
+            if older is not None:
+                older.hang_up(CloseCode.REPLACED, "A newer link with the same peer took over.")
+        elif isinstance(event, (PathChanged, PathLost)) and self._calls.links.get(peer) is not call:
+            return
+        self._tell(event)
 
     def call_silent(self, call: Call) -> None:
         """The path may be dead, and the network with it: then the rendezvous is needed soon."""

@@ -12,7 +12,7 @@ from punch.ui.web.server import WebServer
 from punch.ui.web.socket import JSON, PageSocket
 
 
-class EchoRoom:
+class EchoOwner:
     """A view whose only commands are `echo`, `fail`, `wait`, and `break`, which is a mistake."""
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ class ServerTestCase(InternetTestCase):
     def setUp(self) -> None:
         self.net = self.internet()
         self.machine = self.net.host("machine", "192.0.2.1")
-        self.room = EchoRoom()
+        self.owner = EchoOwner()
         clock = self.machine.reactor
         self.server = WebServer(
             clock,
             BrowserAdmission(self.net.random_bytes("tickets")),
-            lambda connection: PageSocket(connection, self.room, clock),
+            lambda connection: PageSocket(connection, self.owner, clock),
         )
         self.server.listen(8080)
         self.addCleanup(self.server.stop)

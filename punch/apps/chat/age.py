@@ -18,7 +18,7 @@ TRIAL = DAY
 """Seconds that the clock must go on after a jump."""
 
 
-class Believed(NamedTuple):
+class BelievedTime(NamedTuple):
     """
     Times in seconds since 1970.
 
@@ -29,7 +29,7 @@ class Believed(NamedTuple):
     now: float
     jumped: float | None = None
 
-    def look(self, wall: float) -> Believed:
+    def look(self, wall: float) -> BelievedTime:
         """
         Return what is believed when the clock shows `wall`.
 
@@ -40,4 +40,4 @@ class Believed(NamedTuple):
             if wall < self.jumped + TRIAL:
                 return self
             believed = self.jumped
-        return Believed(wall) if wall <= believed + JUMP else Believed(believed, wall)
+        return BelievedTime(wall) if wall <= believed + JUMP else BelievedTime(believed, wall)

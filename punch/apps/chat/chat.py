@@ -22,7 +22,6 @@ from punch.apps.chat.conversation import Conversation
 from punch.apps.chat.conversations import Conversations
 from punch.apps.chat.events import (
     ChatBroken,
-    Event,
     MessagesDelivered,
     NameChanged,
     NetcheckDone,
@@ -121,7 +120,7 @@ class Chat:
         self.conversations: Conversations
         self.storage = Storage(worker, self.views, self._timers, lambda: self.conversations.retry())
         self.conversations = Conversations(self.storage, self.views, wall, self._new_epoch, self)
-        self.calls = ChatLinks(self, node, clock, wall, lambda: random(1)[0] / 255)
+        self.calls = ChatLinks(self.views, node, clock, wall, lambda: random(1)[0] / 255, self.waits)
         self.contacts = Contacts(me, node, book, self.views, self.calls, self.conversations, self._timers)
         self.history = History(
             self.storage,
@@ -443,12 +442,6 @@ class Chat:
 
     def _new_epoch(self) -> bytes:
         return self._random(protocol.EPOCH)
-
-    # -- for `ChatLinks` (ChatLinksOwner) --
-
-    def tell(self, event: Event) -> object:
-        """Tell all views."""
-        return self.views.tell(event)
 
     def waits(self, peer: PeerID) -> bool:
         """Whether messages wait for `peer`, who is not blocked."""

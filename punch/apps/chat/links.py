@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
-from punch.apps.chat.events import Event, PeerUnreachable
+from punch.apps.chat.events import PeerUnreachable, Views
 from punch.apps.chat.model import LinkStatus, Stage
 from punch.apps.chat.redial import RedialSchedule
 from punch.identity import PeerID
@@ -46,23 +46,15 @@ T = TypeVar("T")
 MAX_STRANGERS = 256
 
 
-class ChatLinksOwner(Protocol):
-    """What is needed of the chat."""
-
-    def tell(self, event: Event) -> object:
-        """Tell all views."""
-
-    def waits(self, peer: PeerID) -> bool:
-        """Whether messages wait for `peer`, who is not blocked."""
-
-
 class ChatLinks:
     """
     The state of all calls and links, for the chat and its views.
 
     It changes with the events that the chat hands on, and does not ask the node: the chat delays the end of a
-    link until all that came over it is stored, and the node is ahead of what the views know by then.
+    link until all that came over it is stored, and meanwhile the node is ahead of what the views know.
 
+    :param chance: returns a random number from 0 to 1.
+    :param waits: returns whether messages wait for a peer, who is not blocked.
     :ivar links: the links that are up, the newest last.
     :ivar calling: the peers that this side's user called, until the call has succeeded or failed.
     :ivar unreachable: the peers that no call has reached since their last link ended, or at all.
@@ -74,11 +66,12 @@ class ChatLinks:
 
     def __init__(
         self,
-        owner: ChatLinksOwner,
+        views: Views,
         node: INode,
         clock: IReactorTime,
         wall: Callable[[], float],
         chance: Callable[[], float],
+        waits: Callable[[PeerID], bool],
     ) -> None:
         self.links: dict[PeerID, Link] = {}
         self.calling: set[PeerID] = set()
@@ -86,10 +79,11 @@ class ChatLinks:
         self.names: dict[PeerID, str] = {}
         self.registration: Registered | Unregistered = Unregistered(OtherCause("", ""), None)
         self.was_registered = False
-        self._owner = owner
+        self._views = views
         self._node = node
         self._clock = clock
         self._wall = wall
+        self._waits = waits
         self._status: dict[PeerID, LinkStatus] = {}
         self._stages: dict[PeerID, Stage] = {}
         self._redial: RedialSchedule[PeerID] = RedialSchedule(chance)
@@ -134,7 +128,7 @@ class ChatLinks:
         if peer in self._automatic:
             # It is being called already: now it is the user who waits for it.
             self._automatic.discard(peer)
-            self._owner.tell(Calling(peer))
+            self._views.tell(Calling(peer))
         self._hung_up.discard(peer)
         self._redial.called(peer)
         self._connect(peer)
@@ -146,7 +140,7 @@ class ChatLinks:
             del self._stages[peer]
 
     def hung_up(self, peer: PeerID) -> None:
-        """The user ends what there is with `peer`: it is not called again before he wants something of it."""
+        """The user ends the link or call with `peer`: it is not called again unless the user asks for it."""
         if peer in self.links or peer in self._stages:
             self._hung_up.add(peer)
 
@@ -172,7 +166,7 @@ class ChatLinks:
 
     def delivered(self, peer: PeerID) -> None:
         """A message got through."""
-        if self._owner.waits(peer):
+        if self._waits(peer):
             self._redial.progress(peer, self._clock.seconds())
         else:
             self._redial.done(peer)
@@ -189,7 +183,7 @@ class ChatLinks:
     def _call_again(self, peer: PeerID) -> None:
         if peer in self.links or peer in self._stages:
             self._redial.called(peer)
-        elif not self._owner.waits(peer):
+        elif not self._waits(peer):
             self._redial.done(peer)
         else:
             self._automatic.add(peer)
@@ -310,7 +304,7 @@ class ChatLinks:
             return not automatic
         retry_in = self._unreached(peer, event.reason)
         if automatic:
-            self._owner.tell(PeerUnreachable(peer, event, retry_in))
+            self._views.tell(PeerUnreachable(peer, event, retry_in))
         return not automatic
 
     def _over(self, peer: PeerID) -> None:
@@ -322,8 +316,8 @@ class ChatLinks:
     def _unreached(self, peer: PeerID, reason: str) -> float | None:
         self.unreachable.pop(peer, None)
         self.unreachable[peer] = None
-        _forget(self.unreachable, self._owner.waits)
-        if not self._owner.waits(peer):
+        _forget(self.unreachable, self._waits)
+        if not self._waits(peer):
             self._redial.done(peer)
             return None
         now = self._clock.seconds()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from punch.apps.chat.age import Believed
+from punch.apps.chat.age import BelievedTime
 from punch.apps.chat.database import Database
 from punch.apps.chat.model import ChatMessage, ClientID, MessageState
 from punch.apps.chat.protocol import MAX_KNOWN, Known, MessageReceived
@@ -380,7 +380,7 @@ class Store:
                 # The first call for this file: when its last message was written, it was at least that late.
                 [[newest]] = self._rows("SELECT max(time) FROM message")
                 now = wall if newest is None else float(newest)
-            believed = Believed(now, self._setting("jumped")).look(wall)
+            believed = BelievedTime(now, self._setting("jumped")).look(wall)
             self._set("believed", believed.now)
             self._set("jumped", believed.jumped)
         return believed.now

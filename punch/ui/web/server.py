@@ -22,7 +22,7 @@ from twisted.web.server import Request, Site
 from twisted.web.websocket import WebSocketProtocol, WebSocketResource
 
 from punch.ui.web.admission import BrowserAdmission
-from punch.ui.web.guard import Guarded, Guards
+from punch.ui.web.connections import PageConnection, PageConnections
 
 LOOPBACK = "127.0.0.1"
 
@@ -75,14 +75,14 @@ class WebServer:
         self,
         reactor: Any,
         admission: BrowserAdmission,
-        make_socket: Callable[[Guarded], WebSocketProtocol],
+        make_socket: Callable[[PageConnection], WebSocketProtocol],
     ) -> None:
         self._listening: IListeningPort | None = None
         self._reactor: IReactorTCP = reactor
         self.admission = admission
         self.files = _static_files()
         site = _Site(_Page(self, make_socket), reactor)
-        self.guards = Guards(site, reactor)
+        self.connections = PageConnections(site, reactor)
 
     def listen(self, port: int) -> None:
         """
@@ -91,7 +91,7 @@ class WebServer:
         :param port: 0 for any that is free.
         :raise CannotListenError: that port is taken.
         """
-        self._listening = self._reactor.listenTCP(port, self.guards, interface=LOOPBACK)  # type: ignore[arg-type]
+        self._listening = self._reactor.listenTCP(port, self.connections, interface=LOOPBACK)  # type: ignore[arg-type]
 
     @property
     def port(self) -> int:
@@ -117,7 +117,7 @@ class WebServer:
 
     def stop(self) -> Any:
         """Take no more connections and end those that are there; fires when the port is free."""
-        self.guards.drop_all()
+        self.connections.drop_all()
         return None if self._listening is None else self._listening.stopListening()
 
 
@@ -129,7 +129,7 @@ class _Request(Request):
             super().gotLength(length)
             return
         connection = self.channel.transport
-        assert isinstance(connection, Guarded)
+        assert isinstance(connection, PageConnection)
         super().gotLength(0)
         connection.drop()
 
@@ -152,7 +152,7 @@ class _Page(Resource):
 
     isLeaf = True
 
-    def __init__(self, server: WebServer, make_socket: Callable[[Guarded], WebSocketProtocol]) -> None:
+    def __init__(self, server: WebServer, make_socket: Callable[[PageConnection], WebSocketProtocol]) -> None:
         super().__init__()
         self._server = server
         self._files = server.files
@@ -235,7 +235,7 @@ class _Page(Resource):
         key = request.args.get(b"key", [b""])[0].decode("utf-8", "replace")
         if not admission.trusts(_cookie(request, self._server.cookie_name), key):
             return _plain(request, HTTPStatus.FORBIDDEN, "This browser was not let in.")
-        if not self._server.guards.has_room:
+        if not self._server.connections.has_room:
             # Before all else: a page asks for it without a WebSocket, to learn why it got none.
             return _plain(request, HTTPStatus.SERVICE_UNAVAILABLE, "There are too many pages open.")
         if request.method != b"GET" or (request.getHeader("upgrade") or "").lower() != "websocket":
@@ -254,12 +254,12 @@ class _Page(Resource):
 class _SocketFactory:
     """Makes the WebSocket's protocol, when the request has been found right."""
 
-    def __init__(self, make_socket: Callable[[Guarded], WebSocketProtocol]) -> None:
+    def __init__(self, make_socket: Callable[[PageConnection], WebSocketProtocol]) -> None:
         self._make_socket = make_socket
 
     def buildProtocol(self, request: Request) -> WebSocketProtocol:
         connection = request.channel.transport
-        assert isinstance(connection, Guarded)
+        assert isinstance(connection, PageConnection)
         connection.become_socket()
         return self._make_socket(connection)
 

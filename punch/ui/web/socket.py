@@ -15,13 +15,13 @@ from twisted.web.websocket import WebSocketTransport
 from punch.apps.chat import ChatError
 from punch.ui.commands import why
 from punch.ui.json.commands import error_fields, read, request_fields
-from punch.ui.web.guard import Guarded
+from punch.ui.web.connections import PageConnection
 from punch.wire import strict_json
 
 #: Commands of one page that are being done at a time.
 MAX_PENDING = 64
 
-#: Seconds between two questions whether the page is still there, of which one may stay without answer.
+#: Seconds between two pings. A page that has sent nothing since the last one is dropped.
 PING = 20.0
 
 #: The codes of RFC 6455, section 7.4.1, with which a connection is closed.
@@ -30,14 +30,14 @@ UNSUPPORTED, TOO_MUCH = 1003, 1009
 JSON = dict[str, Any]
 
 
-class Room(Protocol):
-    """Where pages come and go: the view of the chat."""
+class PageOwner(Protocol):
+    """The view of the chat, as its pages know it."""
 
     def joined(self, page: PageSocket) -> None:
-        """It is open."""
+        """The page is open."""
 
     def left(self, page: PageSocket) -> None:
-        """It is closed."""
+        """The page is closed."""
 
     def perform(self, name: object, fields: JSON) -> Deferred[JSON | None]:
         """Do a command. :raise ChatError: it can't be done."""
@@ -45,17 +45,18 @@ class Room(Protocol):
 
 class PageSocket:
     """
-    What a page says and hears.
+    The WebSocket of one page.
 
-    It begins with a snapshot: what happens before that is in there, and is not told.
+    It first sends a snapshot. Events before that are part of the snapshot, and are not sent.
     """
 
     _log = Logger()
 
-    def __init__(self, connection: Guarded, room: Room, clock: IReactorTime) -> None:
+    def __init__(self, connection: PageConnection, owner: PageOwner, clock: IReactorTime) -> None:
         self._connection = connection
-        self._room = room
+        self._owner = owner
         self._clock = clock
+        self._negotiating: WebSocketTransport | None = None
         self._transport: WebSocketTransport | None = None
         self._started = False
         self._pending = 0
@@ -65,17 +66,17 @@ class PageSocket:
     # -- out --
 
     def tell(self, event: JSON) -> None:
-        """An event happened."""
+        """Send an event, once the snapshot is sent."""
         if self._started:
             self._send(event)
 
     def start(self, snapshot: JSON) -> None:
-        """How things are at this moment; all that happens from now on is told."""
+        """Send the state of the chat as it is now. All events from now on are sent."""
         self._started = True
         self._send(snapshot)
 
     def close(self) -> None:
-        """Nothing more will be said."""
+        """Close the connection in good order."""
         if self._transport is not None:
             self._transport.loseConnection()
 
@@ -86,17 +87,17 @@ class PageSocket:
     # -- in (WebSocketProtocol) --
 
     def negotiationStarted(self, transport: WebSocketTransport) -> None:
-        """The connection is there, and nothing may be sent yet."""
-        self._next = transport
+        """The WebSocket's handshake begins; nothing may be sent before it is done."""
+        self._negotiating = transport
 
     def negotiationFinished(self) -> None:
-        """Now it may."""
-        self._transport = self._next
-        self._ask()
-        self._room.joined(self)
+        """The handshake is done."""
+        self._transport = self._negotiating
+        self._ping()
+        self._owner.joined(self)
 
     def textMessageReceived(self, message: str) -> None:
-        """A command."""
+        """Do a command of the page."""
         self._alive()
         fields: JSON = {}
         try:
@@ -107,15 +108,15 @@ class PageSocket:
             self._fail(fields, error)
             return
         self._pending += 1
-        done = maybeDeferred(self._room.perform, fields.get("command"), fields)
+        done = maybeDeferred(self._owner.perform, fields.get("command"), fields)
         done.addCallbacks(partial(self._answer, fields), partial(self._failed, fields))
 
     def bytesMessageReceived(self, data: bytes | bytearray) -> None:
-        """Commands are text."""
+        """Close the connection: commands are text."""
         self._close(UNSUPPORTED)
 
     def pongReceived(self, payload: bytes) -> None:
-        """It is still there."""
+        """The page is still there."""
         self._alive()
 
     def connectionLost(self, reason: Failure) -> None:
@@ -124,7 +125,7 @@ class PageSocket:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        self._room.left(self)
+        self._owner.left(self)
 
     # -- inside --
 
@@ -151,11 +152,11 @@ class PageSocket:
         self._heard = True
         self._connection.message_complete()
 
-    def _ask(self) -> None:
+    def _ping(self) -> None:
         if not self._heard:
             self._connection.drop()
             return
         self._heard = False
         if self._transport is not None:
             self._transport.ping()
-        self._timer = self._clock.callLater(PING, self._ask)
+        self._timer = self._clock.callLater(PING, self._ping)

@@ -24,7 +24,7 @@ from punch.node import events as peer_events
 from punch.ui.commands import CommandContext, perform
 from punch.ui.json.events import contact_fields, conversation_fields, render, status_fields
 from punch.ui.web.admission import BrowserAdmission
-from punch.ui.web.guard import Guarded
+from punch.ui.web.connections import PageConnection
 from punch.ui.web.qr_code import qr_code
 from punch.ui.web.server import WebServer
 from punch.ui.web.socket import PageSocket
@@ -101,7 +101,7 @@ class WebView:
             self._looking = None
         return self.server.stop()
 
-    def _page(self, connection: Guarded) -> PageSocket:
+    def _page(self, connection: PageConnection) -> PageSocket:
         return PageSocket(connection, self, self._clock)
 
     # -- what the chat tells (View) --
@@ -136,7 +136,7 @@ class WebView:
             peer = None
         self._erased["" if peer is None else str(peer)] = self._wall()
 
-    # -- what pages do (Room) --
+    # -- what pages do (PageOwner) --
 
     def joined(self, page: PageSocket) -> None:
         """A page was opened: send it a snapshot."""

@@ -13,7 +13,7 @@ from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from punch.test.web_client import Browser
 from punch.test.web_server import ServerTestCase
 from punch.ui.web.admission import MAX_BROWSERS, MAX_TICKETS, BrowserAdmission
-from punch.ui.web.guard import MAX_PLAIN, PLAIN_TIME
+from punch.ui.web.connections import MAX_PLAIN, PLAIN_TIME
 
 
 class AdmissionTests(ServerTestCase):
@@ -98,7 +98,7 @@ class AdmissionTests(ServerTestCase):
         self.page(browser)
         self.assertEqual(browser.get("/").status, 200)
         self.page(browser)
-        self.assertEqual(len(self.room.pages), 2)
+        self.assertEqual(len(self.owner.pages), 2)
 
     def test_a_stolen_cookie_is_not_enough(self) -> None:
         browser = self.enter()

@@ -6,7 +6,7 @@ import json
 
 from punch.test.web_server import ServerTestCase
 from punch.ui.json.commands import MAX_COMMAND, MAX_REQUEST
-from punch.ui.web.guard import MAX_SOCKETS, UNREAD_BYTES, UNREAD_TIME
+from punch.ui.web.connections import MAX_SOCKETS, UNREAD_BYTES, UNREAD_TIME
 from punch.ui.web.socket import MAX_PENDING, PING
 
 
@@ -138,9 +138,9 @@ class SocketTests(ServerTestCase):
         for number in range(MAX_PENDING + 10):
             page.say({"command": "wait", "request": number})
         self.net.advance(1.0)
-        self.assertEqual(len(self.room.waiting), MAX_PENDING)
+        self.assertEqual(len(self.owner.waiting), MAX_PENDING)
         self.assertEqual([event["reason"] for event in page.events[1:]], ["too-many"] * 10)
-        for waiting in self.room.waiting:
+        for waiting in self.owner.waiting:
             waiting.callback(None)
         self.net.advance(1.0)
         self.assertEqual(len(page.of("result")), MAX_PENDING)
@@ -151,9 +151,9 @@ class SocketTests(ServerTestCase):
         self.net.advance(0.5)
         page.connection.transport.abortConnection()  # type: ignore[union-attr]
         self.net.advance(0.5)
-        self.room.waiting[0].callback({"text": "late"})
+        self.owner.waiting[0].callback({"text": "late"})
         self.net.advance(0.5)
-        self.assertEqual(self.room.pages, [])
+        self.assertEqual(self.owner.pages, [])
 
     def test_a_thousand_sockets(self) -> None:
         """So many get in; the others are refused, and when some have left there is room again."""
@@ -167,18 +167,18 @@ class SocketTests(ServerTestCase):
         self.net.advance(0.5)
         self.assertEqual(taken[0].events[-1]["event"], "result")
         self.page(browser)
-        self.assertEqual(len(self.room.pages), MAX_SOCKETS)
+        self.assertEqual(len(self.owner.pages), MAX_SOCKETS)
 
     def test_a_browser_that_stops_reading(self) -> None:
         page, other = self.page(), self.page()
         page.connection.pause()
         told = 0
-        while len(self.room.pages) == 2 and told < 100:
-            for each in self.room.pages:
+        while len(self.owner.pages) == 2 and told < 100:
+            for each in self.owner.pages:
                 each.tell({"event": "message", "text": "x" * 200_000})
             told += 1
             self.net.advance(0.2)
-        self.assertEqual(len(self.room.pages), 1)
+        self.assertEqual(len(self.owner.pages), 1)
         self.assertLess(told * 200_000, UNREAD_BYTES + 2_000_000)
         self.net.advance(1.0)
         self.assertEqual(len(other.of("message")), told)
@@ -186,18 +186,18 @@ class SocketTests(ServerTestCase):
     def test_a_browser_that_leaves_a_little_unread(self) -> None:
         page = self.page()
         page.connection.pause()
-        for each in self.room.pages:
+        for each in self.owner.pages:
             each.tell({"event": "message", "text": "x" * 2_000_000})
         self.net.advance(UNREAD_TIME / 2)
-        self.assertEqual(len(self.room.pages), 1)
+        self.assertEqual(len(self.owner.pages), 1)
         self.net.advance(UNREAD_TIME)
-        self.assertEqual(self.room.pages, [])
+        self.assertEqual(self.owner.pages, [])
 
     def test_a_slow_browser_stays(self) -> None:
         page = self.page()
         for _ in range(10):
             page.connection.pause()
-            for each in self.room.pages:
+            for each in self.owner.pages:
                 each.tell({"event": "message", "text": "x" * 500_000})
             self.net.advance(UNREAD_TIME / 3)
             page.connection.transport.resumeProducing()  # type: ignore[union-attr]
@@ -210,13 +210,13 @@ class SocketTests(ServerTestCase):
         self.net.advance(10 * PING)
         self.assertIsNone(page.connection.lost)
         self.assertIsNotNone(dead.connection.lost)
-        self.assertEqual(len(self.room.pages), 1)
+        self.assertEqual(len(self.owner.pages), 1)
 
     def test_the_end_of_the_server(self) -> None:
         page = self.page()
         self.net.wait(self.server.stop(), 5.0, "the server stops")
         self.net.advance(0.5)
         self.assertIsNotNone(page.connection.lost)
-        self.assertEqual(self.room.pages, [])
-        self.assertIsInstance(self.server.guards.sockets, set)
-        self.assertEqual(self.server.guards.protocols, {})
+        self.assertEqual(self.owner.pages, [])
+        self.assertIsInstance(self.server.connections.sockets, set)
+        self.assertEqual(self.server.connections.protocols, {})

@@ -24,7 +24,7 @@ from punch.test.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous
 from punch.test.web_client import Browser, Socket
 from punch.ui.commands import COMMANDS
-from punch.ui.web.guard import Guarded
+from punch.ui.web.connections import PageConnection
 from punch.ui.web.qr_code import qr_code
 from punch.ui.web.socket import PageSocket
 from punch.ui.web.view import RELOAD, WebView
@@ -225,7 +225,7 @@ class DiskTests(SynchronousTestCase):
     def opened(self, view: WebView, exchange: Exchange) -> Iterator[list[dict[str, Any]]]:
         """A page, and what it is told: the first when the disk has answered."""
         paper = Paper()
-        page = PageSocket(cast(Guarded, StringTransport()), view, exchange.clock)
+        page = PageSocket(cast(PageConnection, StringTransport()), view, exchange.clock)
         page.negotiationStarted(cast(Any, paper))
         page.negotiationFinished()
         yield paper.said

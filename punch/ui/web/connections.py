@@ -1,9 +1,9 @@
 """
-Limits on connections to the server of the page, since every user of this machine can open some.
+The connections to the server of the page, and their limits: every user of this machine can open some.
 
-A connection is a plain one until its request has become a WebSocket. Plain ones live shortly and send little;
-when there are too many, the oldest goes, so that a stranger who opens them all does not lock the user out.
-WebSockets are only those of browsers that were let in, and are bounded for the sake of mistakes.
+A connection is a plain one until its request has become a WebSocket. Plain connections last a short time and
+send little. When there are too many, the oldest is closed, so that a stranger who opens many does not lock
+the user out. Only browsers that were admitted have WebSockets; their limits are against mistakes.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ MAX_SOCKETS = 32
 #: Bytes that a WebSocket may send before a message of its is complete.
 MAX_MESSAGE = 256 * 1024
 
-#: A browser that reads nothing for so many seconds, or leaves so many bytes unread, is dropped.
+#: Seconds without reading, and unread bytes, after which a WebSocket is dropped.
 UNREAD_TIME = 30.0
 UNREAD_BYTES = 8 * 1024 * 1024
 
 
 @implementer(IPushProducer)
-class Guarded(ProtocolWrapper):
+class PageConnection(ProtocolWrapper):
     """One connection, between its transport and the HTTP server."""
 
     _log = Logger()
 
-    factory: Guards
+    factory: PageConnections
     transport: Any
 
-    def __init__(self, factory: Guards, wrapped: IProtocol) -> None:
+    def __init__(self, factory: PageConnections, wrapped: IProtocol) -> None:
         super().__init__(factory, wrapped)
         self.is_socket = False
         self._received = 0
@@ -59,17 +59,17 @@ class Guarded(ProtocolWrapper):
         self.transport.abortConnection()
 
     def become_socket(self) -> None:
-        """The request was one for a WebSocket, and there is room."""
+        """The request was accepted as one for a WebSocket."""
         self.factory.take_socket(self)
         self.is_socket = True
         self._received = 0
         self._stop_timer()
-        # The HTTP server was the producer, to hold back answers. It has given its last one.
+        # Until now the HTTP server was the producer, to hold back its responses. It has written its last one.
         self.transport.unregisterProducer()
         self.transport.registerProducer(self, True)
 
     def message_complete(self) -> None:
-        """What was received until now has become something."""
+        """All that was received until now belongs to complete messages."""
         self._received = 0
 
     def dataReceived(self, data: bytes) -> None:
@@ -80,7 +80,7 @@ class Guarded(ProtocolWrapper):
         try:
             super().dataReceived(data)
         except Exception:
-            # A browser sends nothing that the WebSocket library chokes on: this is someone who tries.
+            # Only an attacker sends what the WebSocket library can't parse.
             self._log.failure("A connection to the page was dropped for what it sent.")
             self.drop()
 
@@ -96,10 +96,10 @@ class Guarded(ProtocolWrapper):
         self._stop_timer()
         super().connectionLost(reason)
 
-    # What the transport says of a WebSocket: whether the browser reads
+    # IPushProducer, to the transport of a WebSocket: whether the browser reads
 
     def pauseProducing(self) -> None:
-        """The browser does not keep up. It is said again at every write."""
+        """The browser does not read as fast as this side writes. Called again at every write."""
         if not self._congested:
             self._congested = True
             self._unread = 0
@@ -121,23 +121,24 @@ class Guarded(ProtocolWrapper):
             timer.cancel()
 
 
-class Guards(WrappingFactory[Guarded]):
+class PageConnections(WrappingFactory[PageConnection]):
     """
-    All connections to the page.
+    All connections to the server of the page.
 
-    :param site: makes the HTTP server's side of each.
+    :param site: makes the protocol of the HTTP server for each.
+    :ivar sockets: those that are WebSockets.
     """
 
-    protocol: Callable[..., Guarded] = Guarded
+    protocol: Callable[..., PageConnection] = PageConnection
     noisy = False
 
     def __init__(self, site: Factory[Any], clock: IReactorTime) -> None:
         super().__init__(site)
         self.clock = clock
-        self._plain: dict[Guarded, None] = {}
-        self.sockets: set[Guarded] = set()
+        self._plain: dict[PageConnection, None] = {}
+        self.sockets: set[PageConnection] = set()
 
-    def buildProtocol(self, address: IAddress | None) -> Guarded:
+    def buildProtocol(self, address: IAddress | None) -> PageConnection:
         connection = super().buildProtocol(address)
         self._plain[connection] = None
         return connection
@@ -151,10 +152,10 @@ class Guards(WrappingFactory[Guarded]):
 
     @property
     def has_room(self) -> bool:
-        """Whether one more WebSocket may be."""
+        """Whether one more WebSocket may be opened."""
         return len(self.sockets) < MAX_SOCKETS
 
-    def take_socket(self, connection: Guarded) -> None:
+    def take_socket(self, connection: PageConnection) -> None:
         """A plain connection has become a WebSocket."""
         self._plain.pop(connection, None)
         self.sockets.add(connection)
