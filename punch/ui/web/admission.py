@@ -1,15 +1,14 @@
 """
-Who may see the page: one-time tickets, and the browsers that came in with one.
+Which browsers may open the page: one-time tickets, and the browsers that were admitted by one.
 
-Another user of the same machine can connect to our port as well. What tells a browser of ours from a
-stranger's is a ticket, which stands in the address that is printed and admits once. The browser gets two
-secrets for it:
+Other users of the same machine can connect to the port as well. The address that is printed contains a
+ticket, which admits one browser. In exchange for it the browser gets two secrets:
 
-* a cookie, which no script can read and which no other site makes a browser send;
-* a key, which the page keeps in its origin's storage. Cookies go to every port of a host, so that a stranger
-  with a port of 127.0.0.1 could learn ours from a browser that is lured there; the storage is one port's.
+* a cookie, which no script can read, and which browsers do not send in requests that other sites begin;
+* a key, which the page keeps in the storage of its origin. Browsers send cookies to every port of a host, so
+  another user who listens on a port of 127.0.0.1 could get the cookie; the storage belongs to one port.
 
-Everything that matters needs both. Only hashes are kept, and compared: how long that takes tells nothing.
+The WebSocket needs both. Only hashes are kept and compared, so that the time of a comparison tells nothing.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from hashlib import sha256
 from hmac import compare_digest
 
 MAX_TICKETS = 8
-"""Tickets that wait to be used; a further one makes the oldest worthless."""
+"""Tickets that are not used yet, at most. The oldest is forgotten first."""
 
 MAX_BROWSERS = 64
-"""Browsers that are remembered; a further one makes the one forgotten that came first."""
+"""Browsers that are remembered, at most. The one that was admitted first is forgotten first."""
 
 SECRET_BYTES = 32
 
 
 @dataclass(frozen=True)
 class Browser:
-    """What a browser is given when it is let in."""
+    """The secrets that a browser gets when it is admitted."""
 
     cookie: str
     key: str
@@ -41,7 +40,7 @@ class BrowserAdmission:
     """
     Tickets and browsers of one process.
 
-    :param random: a source of that many random bytes.
+    :param random: returns so many random bytes.
     """
 
     def __init__(self, random: Callable[[int], bytes]) -> None:
@@ -50,7 +49,7 @@ class BrowserAdmission:
         self._browsers: dict[bytes, bytes] = {}
 
     def ticket(self) -> str:
-        """A new ticket, good for one browser."""
+        """Return a new ticket, which admits one browser."""
         ticket = self._secret()
         self._tickets[_hash(ticket)] = None
         while len(self._tickets) > MAX_TICKETS:
@@ -58,7 +57,7 @@ class BrowserAdmission:
         return ticket
 
     def admit(self, ticket: str) -> Browser | None:
-        """Let a browser in for a ticket, which is used up; None if it is none, or was used."""
+        """Admit a browser. Returns None if the ticket is wrong or was used before."""
         known = _hash(ticket)
         if known not in self._tickets:
             return None
@@ -70,11 +69,11 @@ class BrowserAdmission:
         return browser
 
     def knows(self, cookie: str) -> bool:
-        """Whether this is the cookie of a browser that was let in."""
+        """Whether this is the cookie of a browser that was admitted."""
         return _hash(cookie) in self._browsers
 
     def trusts(self, cookie: str, key: str) -> bool:
-        """Whether these are the cookie and the key of one browser that was let in."""
+        """Whether these are the cookie and the key of one browser that was admitted."""
         expected = self._browsers.get(_hash(cookie))
         return expected is not None and compare_digest(expected, _hash(key))
 

@@ -1,9 +1,10 @@
 """
-The HTTP server of the page: twisted.web on loopback, and who gets what from it.
+The HTTP server of the page: twisted.web on loopback.
 
-Every request must name this server's own address in `Host`: a name of somebody else's that resolves to
-127.0.0.1 (DNS rebinding) gets nothing. What changes or tells anything goes over the WebSocket, which only a
-page of this origin opens, in a browser that was let in. All answers forbid the page what it does not need.
+Every request must name this server's own address in `Host`, so that another site's name that resolves to
+127.0.0.1 (DNS rebinding) gets nothing. Everything about the chat goes over the WebSocket, which only a page
+of this origin can open, in a browser that was admitted. The headers of all responses forbid the page what it
+does not need.
 """
 
 from __future__ import annotations
@@ -52,11 +53,12 @@ _POLICY = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
-# No site of somebody else's has such an address: it is this machine, or one that leads here through a tunnel.
+# No site of somebody else has such an address: it is this machine's, or one that is forwarded here.
 _FORWARDED = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\]):\d{4,5}", re.ASCII)
 
-# A browser sends a strict cookie with what its own site began, not with a redirect that another site led to.
-_ONWARD = (
+# A browser sends a `SameSite=Strict` cookie with requests of its own site, but not with one that follows a
+# redirect after a link on another site. So the page itself begins the next request.
+_REDIRECT = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>Punch</title>'
     '<meta http-equiv="refresh" content="0; url={target}"></html>'
 )
@@ -66,9 +68,9 @@ class WebServer:
     """
     The page's server.
 
-    :param admission: who may come in.
+    :param admission: which browsers may open the page.
     :param make_socket: makes the protocol of a WebSocket.
-    :ivar files: the page, by file name.
+    :ivar files: the files of the page, by name.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class WebServer:
 
     def listen(self, port: int) -> None:
         """
-        Take connections, of this machine only.
+        Accept connections, from this machine only.
 
         :param port: 0 for any that is free.
         :raise CannotListenError: that port is taken.
@@ -95,7 +97,7 @@ class WebServer:
 
     @property
     def port(self) -> int:
-        """The port at which it listens."""
+        """The TCP port that it listens on."""
         assert self._listening is not None
         address = self._listening.getHost()
         assert isinstance(address, IPv4Address)
@@ -108,21 +110,21 @@ class WebServer:
 
     @property
     def cookie_name(self) -> str:
-        """Cookies go to all ports of a host, so that each has its own."""
+        """The name of the cookie, with the port in it: browsers send cookies to all ports of a host."""
         return f"punch-{self.port}"
 
     def new_url(self) -> str:
-        """An address that lets one browser in, once."""
+        """Return an address that admits one browser, once."""
         return f"http://{LOOPBACK}:{self.port}/?token={self.admission.ticket()}"
 
     def stop(self) -> Any:
-        """Take no more connections and end those that are there; fires when the port is free."""
+        """Close the port and all connections; the Deferred fires when the port is free."""
         self.connections.drop_all()
         return None if self._listening is None else self._listening.stopListening()
 
 
 class _Request(Request):
-    """A request without a body: everything that has one is refused before it is read."""
+    """A request without a body. One that announces a body is dropped with its connection, unread."""
 
     def gotLength(self, length: int | None) -> None:
         if length == 0:
@@ -172,7 +174,7 @@ class _Page(Resource):
             request.responseHeaders.removeHeader(name)
         host = request.getHeader("host") or ""
         if host not in self._server.hosts:
-            return _plain(request, HTTPStatus.MISDIRECTED_REQUEST, self._elsewhere(host))
+            return _plain(request, HTTPStatus.MISDIRECTED_REQUEST, self._wrong_host(host))
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
         request.setHeader("Content-Security-Policy", _POLICY.format(host=host))
@@ -181,7 +183,7 @@ class _Page(Resource):
             return _plain(request, HTTPStatus.METHOD_NOT_ALLOWED, "Only GET.")
         path = request.path
         if path == b"/":
-            return self._entrance(request)
+            return self._index(request)
         if path == b"/ws":
             return self._open_socket(request, host)
         name = path[1:].decode("ascii", "replace")
@@ -189,8 +191,8 @@ class _Page(Resource):
             return self._file(request, name)
         return _plain(request, HTTPStatus.NOT_FOUND, "There is no such page.")
 
-    def _elsewhere(self, host: str) -> str:
-        """What is said at another address: the way in, to somebody who has forwarded a port of his own."""
+    def _wrong_host(self, host: str) -> str:
+        """The text for a request to another `Host`; it helps users who have forwarded a port."""
         if not _FORWARDED.fullmatch(host):
             return "This address is not Punch's."
         port = self._server.port
@@ -202,14 +204,14 @@ class _Page(Resource):
             f"If port {port} is taken on your machine, start Punch with --web-port and one that is free.\n"
         )
 
-    def _entrance(self, request: Request) -> bytes:
+    def _index(self, request: Request) -> bytes:
         known = self._server.admission.knows(_cookie(request, self._server.cookie_name))
         if b"token" not in request.args:
             if known:
                 return self._file(request, "index.html")
             return self._file(request, "locked.html", HTTPStatus.FORBIDDEN)
         if request.method == b"HEAD" or request.getHeader("sec-purpose") or request.getHeader("purpose"):
-            # Somebody only looks ahead, and would use the ticket up.
+            # A preview or prefetch, which would use the ticket up.
             return _plain(request, HTTPStatus.SERVICE_UNAVAILABLE, "Open the page to see it.")
         tokens = request.args[b"token"]
         browser = self._server.admission.admit(tokens[0].decode("utf-8", "replace"))
@@ -217,16 +219,16 @@ class _Page(Resource):
             request.addCookie(
                 self._server.cookie_name, browser.cookie, path="/", httpOnly=True, sameSite="strict"
             )
-            return self._onward(request, f"/#key={browser.key}")
+            return self._redirect(request, f"/#key={browser.key}")
         if known:
-            # The printed address once more, in the browser that was let in by it.
-            return self._onward(request, "/")
+            # The user has opened the printed address again, in the browser that it has admitted.
+            return self._redirect(request, "/")
         return self._file(request, "locked.html", HTTPStatus.FORBIDDEN)
 
-    def _onward(self, request: Request, target: str) -> bytes:
+    def _redirect(self, request: Request, target: str) -> bytes:
         if request.getHeader("sec-fetch-site") == "cross-site":
             request.setHeader("Content-Type", _TYPES["html"])
-            return _ONWARD.format(target=target).encode()
+            return _REDIRECT.format(target=target).encode()
         request.setHeader("Location", target)
         return _plain(request, HTTPStatus.SEE_OTHER, "")
 
@@ -236,7 +238,7 @@ class _Page(Resource):
         if not admission.trusts(_cookie(request, self._server.cookie_name), key):
             return _plain(request, HTTPStatus.FORBIDDEN, "This browser was not let in.")
         if not self._server.connections.has_room:
-            # Before all else: a page asks for it without a WebSocket, to learn why it got none.
+            # Checked first: a page that got no WebSocket sends a plain request, to learn why.
             return _plain(request, HTTPStatus.SERVICE_UNAVAILABLE, "There are too many pages open.")
         if request.method != b"GET" or (request.getHeader("upgrade") or "").lower() != "websocket":
             return _plain(request, HTTPStatus.UPGRADE_REQUIRED, "Only WebSockets.")
@@ -252,7 +254,7 @@ class _Page(Resource):
 
 
 class _SocketFactory:
-    """Makes the WebSocket's protocol, when the request has been found right."""
+    """Makes the protocol of a WebSocket whose request was accepted."""
 
     def __init__(self, make_socket: Callable[[PageConnection], WebSocketProtocol]) -> None:
         self._make_socket = make_socket

@@ -1,7 +1,7 @@
 """
 The view of the chat in browsers: every open page gets all events, and its commands are done by the chat.
 
-A page begins with a snapshot and follows the events from there, so that one which was reloaded, or a second
+A page first gets a snapshot, and then the events that follow it. So a page that was reloaded, or a second
 one, shows the same.
 """
 
@@ -30,9 +30,10 @@ from punch.ui.web.server import WebServer
 from punch.ui.web.socket import PageSocket
 
 #: Seconds between two updates of the candidate pairs, while a page is open.
-LOOK = 0.25
+PAIRS_INTERVAL = 0.25
 
-#: Peers of whom is remembered when their history was erased; with more, all drafts go that are older.
+#: Peers for whom the time at which their history was erased is remembered. With more, pages erase all drafts
+#: that are older than the last of these times.
 MAX_ERASED = 1000
 
 #: Seconds that a question waits for a page that is being reloaded.
@@ -72,16 +73,16 @@ class WebView:
         self._context = CommandContext(chat, quit)
         self._pages: dict[PageSocket, None] = {}
         self._left_at: float | None = None
-        self._looking: IDelayedCall | None = None
+        self._pairs_timer: IDelayedCall | None = None
         self._watched: dict[PeerID, list[JSON]] = {}
         self._erased: dict[str, float] = {}
         self.server = WebServer(reactor, BrowserAdmission(random), self._page)
 
-    # -- what it runs in --
+    # -- start and stop --
 
     def start(self, port: int) -> str:
         """
-        Take browsers, and be a view of the chat.
+        Listen for browsers, and subscribe to the events of the chat.
 
         :param port: 0 for any that is free.
         :return: the address to open, once.
@@ -96,9 +97,9 @@ class WebView:
         """Close all pages; fires when the port is free."""
         self._chat.views.detach(self)
         self._chat.new_page = None
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+        if self._pairs_timer is not None:
+            self._pairs_timer.cancel()
+            self._pairs_timer = None
         return self.server.stop()
 
     def _page(self, connection: PageConnection) -> PageSocket:
@@ -114,7 +115,11 @@ class WebView:
         return self._left_at is not None and self._clock.seconds() - self._left_at < RELOAD
 
     def handle(self, event: chat_events.Event) -> Deferred[None] | None:
-        """Something happened. Messages are in the history: a page that is not open will see them later."""
+        """
+        Send the event to all open pages.
+
+        No page needs to be open: messages are in the history, and in the snapshots of later pages.
+        """
         if isinstance(event, _WATCHED):
             self._watched.setdefault(event.peer, [])
         event_fields = render(event, self._chat)
@@ -125,12 +130,12 @@ class WebView:
         self._tell_all(event_fields)
         peer = getattr(event, "peer", None)
         if peer in self._watched and isinstance(event, peer_events.Event):
-            # A stage and what it looks like are shown together.
-            self._look_at(peer)
+            # The page shows the stage of a call together with its candidate pairs.
+            self._update_pairs_of(peer)
         return None
 
     def _remember_erased(self, peer: PeerID | None) -> None:
-        """Remember it for pages that are not open now: they erase their drafts when they open."""
+        """Remember when a history was erased, so that pages which open later erase their drafts."""
         if peer is None or len(self._erased) >= MAX_ERASED:
             self._erased.clear()
             peer = None
@@ -141,7 +146,7 @@ class WebView:
     def joined(self, page: PageSocket) -> None:
         """A page was opened: send it a snapshot."""
         self._pages[page] = None
-        self._look_later()
+        self._update_pairs_later()
         Deferred.fromCoroutine(self._start(page)).addErrback(lambda failure: self._no_snapshot(failure, page))
 
     def left(self, page: PageSocket) -> None:
@@ -157,8 +162,8 @@ class WebView:
         chat = self._chat
         retention = await chat.history.retention()
         conversations = await chat.history.conversations()
-        # The rest is looked at in the moment of the store's last answer: so nothing is missing, and nothing
-        # that is told later is in the snapshot already.
+        # All that follows is read at once, after the store's last answer: the snapshot lacks nothing, and
+        # contains nothing of which an event is sent later.
         page.start(
             {
                 "event": "snapshot",
@@ -188,20 +193,20 @@ class WebView:
         for page in list(self._pages):
             page.tell(event)
 
-    # -- the live picture --
+    # -- candidate pairs --
 
-    def _look_later(self) -> None:
-        if self._looking is None:
-            self._looking = self._clock.callLater(LOOK, self._look)
+    def _update_pairs_later(self) -> None:
+        if self._pairs_timer is None:
+            self._pairs_timer = self._clock.callLater(PAIRS_INTERVAL, self._update_pairs)
 
-    def _look(self) -> None:
-        self._looking = None
+    def _update_pairs(self) -> None:
+        self._pairs_timer = None
         if self._pages:
             for peer in list(self._watched):
-                self._look_at(peer)
-            self._look_later()
+                self._update_pairs_of(peer)
+            self._update_pairs_later()
 
-    def _look_at(self, peer: PeerID) -> None:
+    def _update_pairs_of(self, peer: PeerID) -> None:
         pairs = [_pair_fields(pair) for pair in self._pairs(peer)]
         if pairs != self._watched[peer]:
             self._watched[peer] = pairs
