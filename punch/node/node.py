@@ -57,8 +57,7 @@ from punch.node.events import (
 )
 from punch.node.interfaces import INode
 from punch.node.netcheck import NetcheckRun
-from punch.node.network import Network
-from punch.node.network_changes import NetworkChanges
+from punch.node.network import Network, NetworkChanges
 from punch.node.offer_freshness import (
     KeptOffers,
     OfferMemory,
