@@ -26,7 +26,7 @@ from punch.test.link.test_limits import MOST_PACKETS
 from punch.turn.server import core as relay
 from punch.turn.server.allocations import UNPROVED_PART
 from punch.ui.web import admission as web
-from punch.ui.web import guard
+from punch.ui.web import connections
 from punch.ui.web.socket import MAX_PENDING
 from punch.wire.control import MAX_REFLECTORS
 from punch.wire.fields import MAX_TEXT as MAX_SENTENCE
@@ -121,11 +121,11 @@ SECURITY_NUMBERS = [
 WEB_NUMBERS = [
     f"({8 * web.SECRET_BYTES} bits",
     f"at most {web.MAX_TICKETS} wait",
-    f"{guard.MAX_PLAIN} plain connections",
-    f"for {guard.PLAIN_TIME:.0f} s and {guard.PLAIN_BYTES >> 10} KiB each",
-    f"{guard.MAX_SOCKETS} WebSockets",
-    f"{guard.MAX_MESSAGE >> 10} KiB a message, {MAX_PENDING} commands at a time",
-    f"nothing for {guard.UNREAD_TIME:.0f} s, or leaves {guard.UNREAD_BYTES >> 20} MiB unread",
+    f"{connections.MAX_PLAIN} plain connections",
+    f"for {connections.PLAIN_TIME:.0f} s and {connections.PLAIN_BYTES >> 10} KiB each",
+    f"{connections.MAX_SOCKETS} WebSockets",
+    f"{connections.MAX_MESSAGE >> 10} KiB a message, {MAX_PENDING} commands at a time",
+    f"nothing for {connections.UNREAD_TIME:.0f} s, or leaves {connections.UNREAD_BYTES >> 20} MiB unread",
 ]
 
 

@@ -14,8 +14,9 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -62,6 +63,8 @@ from punch.wire.control import Accept
 if TYPE_CHECKING:
     from punch.node.offer_freshness import OfferMemory
     from punch.ui.web.view import WebView
+
+E = TypeVar("E", bound=Enum)
 
 PROGRAM = "punch-peer"
 
@@ -185,18 +188,9 @@ else the one used last, else your own on this machine]"""
             self.state = StateDirectory(Path(self["state-dir"] or own_state_dir(os.environ)))
         except StateError as error:
             self.fail("state", str(error))
-        try:
-            self.accept = Accept(without_format(self["accept"]).strip().lower())
-        except ValueError:
-            self.fail("usage", f"--accept takes ask, known or anyone, not {self['accept']!a}.")
-        try:
-            self.relay = RelayPolicy(without_format(self["relay"]).strip().lower())
-        except ValueError:
-            self.fail("usage", f"--relay takes auto, never or only, not {self['relay']!a}.")
-        try:
-            self.notice = Notice(without_format(self["notify"]).strip().lower())
-        except ValueError:
-            self.fail("usage", f"--notify takes bell, osc9, osc777 or off, not {self['notify']!a}.")
+        self.accept = self._choice("accept", Accept)
+        self.relay = self._choice("relay", RelayPolicy)
+        self.notice = self._choice("notify", Notice)
         self.retention = self._retention()
         self.web_port = self._web_port()
         try:
@@ -219,6 +213,14 @@ else the one used last, else your own on this machine]"""
     def fail(self, reason: str, sentence: str) -> NoReturn:
         """End with a sentence on stderr, and as an event with `--json`."""
         fail(PROGRAM, sentence, reason=reason, as_json=bool(self["json"]))
+
+    def _choice(self, option: str, kind: type[E]) -> E:
+        """Return the member of `kind` that the user chose."""
+        try:
+            return kind(without_format(self[option]).strip().lower())
+        except ValueError:
+            *others, last = (member.value for member in kind)
+            self.fail("usage", f"--{option} takes {', '.join(others)} or {last}, not {self[option]!a}.")
 
     def _target(self) -> PeerID | None:
         if self["peer"] is None:
