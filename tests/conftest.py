@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
 
+from . import side_by_side
 from .places import Place
 from .processes import programs
 from .workers import Workers
@@ -35,6 +37,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="keep a picture of each state of the page there",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        config.pluginmanager.register(side_by_side.Turn())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: side_by_side.order(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> side_by_side.Scheduler:
+    return side_by_side.Scheduler(config, log)
 
 
 @pytest.fixture

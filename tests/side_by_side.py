@@ -1,0 +1,81 @@
+"""
+Which tests may run beside others, with `pytest -n 2`: those that mostly wait for processes of their own.
+
+Each worker takes file after file of them. All other tests then run in one worker, one after another, when
+the other workers have ended: they measure time, load all processors, or have browsers, whose pages load
+again when the addresses of the machine change.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Generator
+
+import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+
+FILES = (
+    "test_peer_process.py",
+    "test_terminal.py",
+    "test_restart_process.py",
+    "test_peer_refusals.py",
+    "test_turn_client_coturn.py",
+    "test_terminal_trouble.py",
+    "test_chat_kill.py",
+    "test_name_lookups.py",
+    "test_chat_disk.py",
+    "test_output.py",
+    "test_demo.py",
+    "test_relay_interop.py",
+    "test_netcheck_process.py",
+    "test_interrupts.py",
+    "test_reflector_interop.py",
+    "test_sdist.py",
+    "test_twins.py",
+    "test_warnings.py",
+    "test_state_processes.py",
+    "test_deny_process.py",
+    "test_readme.py",
+)
+"""Files of tests that may run beside others; first those that take longest."""
+
+_ALONE = len(FILES)
+
+
+def order(nodeid: str) -> int:
+    """Where a test comes: those that run alone are the last."""
+    name = nodeid.partition("::")[0].removeprefix("tests/")
+    return FILES.index(name) if name in FILES else len(FILES)
+
+
+def runs_alone(nodeid: str) -> bool:
+    """Whether no other test may run beside this one."""
+    return order(nodeid) == len(FILES)
+
+
+class Scheduler(LoadFileScheduling):  # type: ignore[misc]
+    """Gives the files to workers in the order of the tests; those that run alone all to the same one."""
+
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "alone" if runs_alone(nodeid) else super()._split_scope(nodeid)
+
+
+class Turn:
+    """A plugin of a worker: each test waits until it may run. One that runs alone has an exclusive lock."""
+
+    def __init__(self) -> None:
+        self._lock = open(__file__, "rb")  # noqa: SIM115
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Around the fixtures and the test."""
+        fcntl.flock(self._lock, fcntl.LOCK_EX if runs_alone(item.nodeid) else fcntl.LOCK_SH)
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
