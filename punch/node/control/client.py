@@ -292,6 +292,9 @@ class ControlClient:
         elif failed is not None and not failed.reached:
             longest = self._longest_delay()
         delay = 0.0 if soon else backoff(attempt, self._random, longest)
+        if failed is not None and not failed.reached:
+            # A host that is off lets an attempt take long, and may be back meanwhile.
+            delay = max(0.0, delay - (self.clock.seconds() - failed.began))
         problem = self._problem
         if problem is not None and not self._stopped:
             self._notice.start(0, self._tell, problem, delay)

@@ -465,6 +465,18 @@ class ClientTests(ControlTestCase):
         self.server.up()
         self.returns()
 
+    def test_a_host_that_is_off(self) -> None:
+        """It answers nothing, so each attempt lasts long; whatever waits is tried within 3 s of its return."""
+        self.registered()
+        for away in range(60, 102):
+            self.server.down()
+            self.net.advance(away)
+            self.server.up()
+            began = self.net.clock.seconds()
+            self.returns()
+            # The longest pause of a system between two SYNs is 3 s here.
+            self.assertLess(self.net.clock.seconds() - began, 3.5, away)
+
     def test_registers_as_it_was_told(self) -> None:
         """Name and policy, anew on every connection."""
         self.registered()
