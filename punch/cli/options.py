@@ -27,10 +27,14 @@ class CommandOptions(usage.Options):
     """
     Options of a plugin: a wrong command line gets one sentence instead of all that `twistd` knows to say.
 
+    What is not seen (Unicode Cf) in a value is ignored, unless it names a file.
+
     :cvar plugin: its name.
+    :cvar files: the options whose values name files.
     """
 
     plugin: str
+    files: frozenset[str] = frozenset()
 
     @property
     def command(self) -> str:
@@ -46,11 +50,28 @@ class CommandOptions(usage.Options):
         escape_output()
         given = list(sys.argv[1:] if options is None else options)
         try:
-            super().parseOptions(given)  # type: ignore[no-untyped-call]
+            super().parseOptions(self._seen(given))  # type: ignore[no-untyped-call]
         except usage.UsageError as problem:
             # What it would have set isn't set: the rest was not read.
             as_json = "--json" in given
             twistd.fail(self.plugin, wrong(str(problem), self.command), as_json=as_json)
+
+    def _seen(self, given: Sequence[str]) -> list[str]:
+        kept: list[str] = []
+        names_file = False
+        for word in given:
+            if names_file:
+                kept.append(word)
+                names_file = False
+                continue
+            option, equals, _ = without_format(word).partition("=")
+            # An option may be shortened.
+            if len(option) > 2 and any(f"--{name}".startswith(option) for name in self.files):
+                kept.append(option + equals + word.partition("=")[2])
+                names_file = not equals
+            else:
+                kept.append(without_format(word))
+        return kept
 
     def opt_help(self) -> NoReturn:
         """Display this help and exit."""

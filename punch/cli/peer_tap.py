@@ -40,7 +40,6 @@ from punch.cli.twistd import (
 )
 from punch.identity import PeerID
 from punch.lookup import UnknownPeer, find_peer
-from punch.names import without_format
 from punch.net.interfaces import source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.net.srv import ServiceResolver
@@ -85,6 +84,7 @@ class Options(BaseOptions):
     """What `twistd punch-peer` takes."""
 
     plugin = PROGRAM
+    files = frozenset(("state-dir",))
     longdesc = (
         "Waits for other peers to call, or with --peer calls one, connects directly through the NATs in "
         "between, and chats: every line of stdin is a message. Prints its own ID, which others call."
@@ -217,7 +217,7 @@ else the one used last, else your own on this machine]"""
     def _choice(self, option: str, kind: type[E]) -> E:
         """Return the member of `kind` that the user chose."""
         try:
-            return kind(without_format(self[option]).strip().lower())
+            return kind(self[option].strip().lower())
         except ValueError:
             *others, last = (member.value for member in kind)
             self.fail("usage", f"--{option} takes {', '.join(others)} or {last}, not {self[option]!a}.")

@@ -27,7 +27,6 @@ from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import whole_number
 from punch.cli.rendezvous_announcer import PROGRAM, Announcer
 from punch.extras import install_command_here
-from punch.names import without_format
 from punch.net.interfaces import source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
 from punch.rendezvous.config import (
@@ -82,6 +81,7 @@ class Options(BaseOptions):
     """The options of `twistd punch-rendezvous`."""
 
     plugin = PROGRAM
+    files = frozenset(("certificate", "key", "turn-secret-file", "deny", "state-dir"))
     longdesc = (
         "Introduces peers behind NATs to each other. Works without options: it makes its key on the first "
         "start and prints the address that peers use, with the pin of that key."
@@ -328,7 +328,7 @@ the relay of this service, else beside it."""
     def _read_host(self) -> None:
         if self["host"] is None:
             return
-        text = without_format(self["host"])
+        text = self["host"]
         with contextlib.suppress(ValueError):
             text = f"[{IPv6Address(text)}]"
         try:

@@ -41,6 +41,7 @@ def grant(book: AddressBook, peer: PeerID, service: str) -> bool:
         `unknown-peer`: the peer is not in the address book; `state`: the book can't be written.
     """
     _check_in_book(book, peer)
+    service = names.without_format(service)
     if not (service.isprintable() and service == service.strip() and 1 <= len(service.encode()) <= MAX_NAME):
         raise AddressBookError(
             "bad-service",
@@ -62,6 +63,7 @@ def revoke(book: AddressBook, peer: PeerID, service: str) -> bool:
     :raise AddressBookError: `not-granted`: it was not granted; `unknown-peer` and `state` as for `grant`.
     """
     _check_in_book(book, peer)
+    service = names.without_format(service)
     if not book.granted(peer, service):
         advice = "To keep a peer from opening it, block the peer." if service in OPEN_SERVICES else ""
         raise AddressBookError(

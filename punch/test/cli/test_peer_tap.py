@@ -65,6 +65,28 @@ class OptionsTests(OptionsCase):
         self.assertEqual(options.peer.name, "dave")
         self.assertEqual(options["json"], 1)
 
+    def test_what_is_not_seen_is_ignored(self) -> None:
+        """In every value and option that was pasted, but not in the name of a file."""
+        root = self.root / "a\u200bb"
+        for state in (["--state-dir", str(root)], [f"--sta\u200bte-dir={root}"], ["--state", str(root)]):
+            options = self.parse(
+                *state,
+                "--pe\u2060er",
+                f"\ufeff{BOB}\u200b",
+                "--accept=any\xadone",
+                "--retention",
+                "3\u200b0",
+                "--web-port",
+                "80\u200b80\u2060",
+                "--name",
+                "da\u200bve",
+                "--no-his\u200btory",
+            )
+            self.assertEqual((options.target, options.accept), (BOB, Accept.ANYONE))
+            self.assertEqual((options["retention"], options["web-port"]), ("30", "8080"))
+            self.assertEqual((options.peer.name, options["no-history"]), ("dave", 1))
+            self.assertTrue(options.peer.directory.is_relative_to(root), options.peer.directory)
+
     def test_refused(self) -> None:
         wrong = str(BOB)[:20] + ("a" if str(BOB)[20] != "a" else "b") + str(BOB)[21:]
         cases: list[tuple[list[str], str]] = [

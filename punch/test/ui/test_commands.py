@@ -172,6 +172,7 @@ class CommandTests(Case):
         self.assertTrue(told[0].endswith("  not known, may open echo/1"), told)
         self.assertEqual(self.do("revoke", peer=str(BOB), service="echo/1")["services"], [])
         self.assertEqual(self.refused("revoke", peer=str(BOB), service="echo/1"), "not-granted")
+        self.assertEqual(self.do("grant", peer=str(BOB), service="ec\u200bho/1")["services"], ["echo/1"])
         self.assertEqual(self.refused("grant", peer=str(EVE), service="echo/1"), "unknown-peer")
         self.assertEqual(self.refused("grant", peer=str(ME), service="echo/1"), "self")
         self.assertEqual(self.refused("grant", peer=str(BOB), service="chat/2"), "bad-service")

@@ -466,7 +466,7 @@ class ClientTests(ControlTestCase):
         self.returns()
 
     def test_a_host_that_is_off(self) -> None:
-        """It answers nothing, so each attempt lasts long; whatever waits is tried within 3 s of its return."""
+        """It answers nothing, so an attempt lasts long; what waits is tried within 3 s of its return."""
         self.registered()
         for away in range(60, 102):
             self.server.down()
