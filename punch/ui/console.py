@@ -125,7 +125,11 @@ class PlainConsole:
     ) -> None:
         self._reactor = reactor
         self._streams = StandardStreams(
-            reactor, streams, self._received, self._input_over, lambda: self.front_end.view.output_lost()
+            reactor,
+            streams,
+            self._received,
+            self._input_over,
+            lambda: self.front_end.view.output_lost(failed=streams.output_is_file),
         )
         self.front_end = make(self._streams)
         self._pasted: PastedLines | None = None

@@ -165,15 +165,19 @@ class ProcessView:
         self.chat.reject_unanswerable()
         self._front_end.check_done()
 
-    def output_lost(self) -> None:
-        """stdout was closed by its reader: there is no point in going on."""
+    def output_lost(self, *, failed: bool = False) -> None:
+        """
+        There is no point in going on.
+
+        :param failed: stdout can't be written; else its reader has closed it.
+        """
         waiting = self.sending.undelivered
-        if waiting:
-            self.exit.finish(
-                1, f"The output was closed before {count(waiting, 'message')} could be delivered."
-            )
-        else:
+        if not failed and not waiting:
             self.exit.finish(0)
+            return
+        what = "The output can't be written, as on a full disk" if failed else "The output was closed"
+        left = f" before {count(waiting, 'message')} could be delivered" if waiting else ""
+        self.exit.finish(1, f"{what}{left}.")
 
     def handle(self, event: Event) -> Deferred[None] | None:
         """Handle one event of the chat or its node."""

@@ -45,12 +45,19 @@ class InputKind(Enum):
 
 @dataclass(frozen=True)
 class StreamDescriptors:
-    """Descriptors of stdin and stdout, and what they are; `encoding` is that of stdout."""
+    """
+    Descriptors of stdin and stdout, and what they are.
+
+    :ivar output_is_file: a file, or a device that is no terminal: nobody closes it, so if it is lost, it
+        can't be written.
+    :ivar encoding: of stdout.
+    """
 
     stdin: int
     stdout: int
     input_kind: InputKind
     output_is_terminal: bool
+    output_is_file: bool = False
     encoding: str = "utf-8"
 
     @classmethod
@@ -67,7 +74,10 @@ class StreamDescriptors:
         else:
             kind = InputKind.STREAM
         encoding = getattr(sys.__stdout__, "encoding", None) or "utf-8"
-        return cls(stdin, stdout, kind, os.isatty(stdout), encoding)
+        terminal = os.isatty(stdout)
+        mode = os.fstat(stdout).st_mode
+        file = stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not terminal)
+        return cls(stdin, stdout, kind, terminal, file, encoding)
 
 
 def occupy_standard_descriptors() -> None:
@@ -146,7 +156,7 @@ class StandardStreams:
 
     :param on_input: is given the bytes that arrive on stdin.
     :param on_input_end: is called once, at the end of stdin.
-    :param on_output_lost: is called once, when nobody reads stdout any more.
+    :param on_output_lost: is called once, when nobody reads stdout any more, or it can't be written.
     """
 
     def __init__(
@@ -210,7 +220,7 @@ class StandardStreams:
             told()
 
     def output_lost(self) -> None:
-        """stdout was closed by its reader."""
+        """stdout was closed by its reader, or can't be written."""
         told, self._on_output_lost = self._on_output_lost, None
         self._writes.waiting = []
         if told is not None:

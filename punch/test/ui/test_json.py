@@ -495,6 +495,10 @@ class EndTests(JSONCase):
         self.front_end.view.output_lost()
         self.assertEqual(self.stage.ends, [(0, None)])
 
+    def test_output_that_cannot_be_written(self) -> None:
+        self.front_end.view.output_lost(failed=True)
+        self.assertEqual(self.stage.ends, [(1, "The output can't be written, as on a full disk.")])
+
     def test_output_lost_with_something_undelivered(self) -> None:
         self.connect()
         self.command("send", text="x")
