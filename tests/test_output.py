@@ -68,7 +68,7 @@ def test_an_output_that_takes_nothing(tmp_path: Path) -> None:
     """A full disk is a failure and gets a sentence; an output that is closed is what the user wanted."""
     wrong = [[PUNCH, "bogus"], [TWISTD, "-n", "punch-peer", "--bogus"]]
     programs = [[PUNCH, "demo"], [PUNCH, "peer", "--rendezvous", "punch://127.0.0.1:1"]]
-    for arguments in (COMMANDS[0], COMMANDS[-1], *programs, *wrong):
+    for arguments in (COMMANDS[0], COMMANDS[-1], [PUNCH, "peers", "name", "--help"], *programs, *wrong):
         for redirect in (">/dev/full", "2>/dev/full", ">&- 2>&-"):
             if arguments in programs and redirect != ">/dev/full":
                 continue

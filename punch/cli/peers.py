@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from punch import names
 from punch.apps.chat import ContactSummary
@@ -26,6 +26,9 @@ from punch.lookup import UnknownPeer, find_peer
 from punch.state import StateDirectory, StateError, own_state_dir
 from punch.ui.json.events import contact_fields
 from punch.ui.text.answers import contact_line
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class _Refused(Exception):
@@ -74,7 +77,14 @@ def _parser() -> Parser:
     )
 
     class Action(argparse.ArgumentParser):
-        """Its mistakes are told as the others."""
+        """Its mistakes and its help are told as the others."""
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.color = False
+
+        def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+            parser.print_text(self.format_help(), file)
 
         def error(self, message: str) -> NoReturn:
             parser.error(message)

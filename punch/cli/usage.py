@@ -110,10 +110,14 @@ class Parser(argparse.ArgumentParser):
 
     def print_help(self, file: SupportsWrite[str] | None = None) -> None:
         """Explain everything."""
+        self.print_text(self.format_help(), file)
+
+    def print_text(self, text: str, file: SupportsWrite[str] | None) -> None:
+        """Print on stdout, or into a file."""
         if file is None:
-            show(self.format_help().rstrip("\n"))
+            show(text.rstrip("\n"))
         else:
-            super().print_help(file)
+            file.write(text)
 
     def error(self, message: str) -> NoReturn:
         """End with a sentence."""
