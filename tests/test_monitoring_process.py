@@ -12,14 +12,21 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from prometheus_client.parser import text_string_to_metric_families
 
 from punch.identity import Identity
 from punch.test.control_client import key_of
-from punch.wire.control import Accept, Register
+from punch.wire.control import Accept, Ping, Register
+from punch.wire.rendezvous_address import RendezvousAddress
 from tests.ports import free_port
 from tests.processes import PUNCH, Programs, programs
 from tests.test_rendezvous_process import FREE, Client, listening
@@ -50,9 +57,6 @@ def status(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def test_status_command(running: Programs, tmp_path: Path) -> None:
     """Over the socket in the state directory, without --metrics; also after a process that was killed."""
     directory = tmp_path / "state"
-    nobody = status(directory)
-    assert nobody.returncode == 1
-    assert "No rendezvous runs with the state directory" in nobody.stderr
     service = running.rendezvous(*FREE)
     client = Client(listening(service), key_of(Identity.generate()), tmp_path)
     client.send(Register("alice", Accept.ASK))
@@ -65,8 +69,6 @@ def test_status_command(running: Programs, tmp_path: Path) -> None:
     service.kill()
     service.exit()
     assert path.exists()
-    assert status(directory).returncode == 1
-
     service = running.rendezvous(*FREE)
     listening(service)
     found = json.loads(status(directory, "--json").stdout)
@@ -122,3 +124,71 @@ def test_metrics_and_health(running: Programs, tmp_path: Path) -> None:
     (registered,) = [each for each in map(json.loads, log.splitlines()) if each.get("event") == "registered"]
     assert registered["peer"] == alice.peer_id.short
     assert str(alice.peer_id) not in log
+
+
+def issue(directory: Path, *, only_key: bool = False) -> bytes:
+    """Write a self-signed certificate for localhost and its key, or only another key; the certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(timezone.utc)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=90))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (directory / "key.pem").write_bytes(pem)
+    if not only_key:
+        (directory / "chain.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    return certificate.public_bytes(Encoding.DER)
+
+
+def test_certificate_is_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
+    """Another certificate for new connections; no connection ends, whether the files can be used or not."""
+    port = free_port()
+    first = issue(tmp_path)
+    files = ("--certificate", str(tmp_path / "chain.pem"), "--key", str(tmp_path / "key.pem"))
+    service = running.rendezvous(*FREE, *files, "--metrics", str(port))
+    found = RendezvousAddress.parse(service.wait("listening")["address"])
+    address = RendezvousAddress("127.0.0.1", found.port, None)
+    alice = Client(address, key_of(Identity.generate()), tmp_path)
+    alice.send(Register("alice", Accept.ASK))
+    assert alice.read()["type"] == "welcome"
+
+    def shown() -> bytes | None:
+        client = Client(address, key_of(Identity.generate()), tmp_path)
+        certificate = client.socket.getpeercert(binary_form=True)
+        client.close()
+        return certificate
+
+    assert shown() == first
+    second = issue(tmp_path)
+    os.kill(service.process.pid, signal.SIGHUP)
+    service.wait("certificate")
+    assert shown() == second
+    local = (tmp_path / "state" / "rendezvous" / "address").read_text()
+
+    issue(tmp_path, only_key=True)
+    os.kill(service.process.pid, signal.SIGHUP)
+    text = service.wait("certificate-failed")["text"]
+    assert "is not the key of the first certificate" in text
+    assert shown() == second
+    health = json.loads(get(f"http://127.0.0.1:{port}/healthz"))
+    assert (health["status"], health["reasons"]) == ("degraded", [text])
+
+    third = issue(tmp_path)
+    os.kill(service.process.pid, signal.SIGHUP)
+    service.wait("certificate")
+    assert shown() == third
+    assert json.loads(get(f"http://127.0.0.1:{port}/healthz"))["status"] == "ok"
+    # Peers on this machine check the key of the certificate, so their address changes with it.
+    assert (tmp_path / "state" / "rendezvous" / "address").read_text() != local
+    alice.send(Ping())
+    assert alice.read()["type"] == "pong"
+    assert text in service.stderr

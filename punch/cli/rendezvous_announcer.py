@@ -53,6 +53,9 @@ class Announcer:
         """Print one event of the service."""
         if event == "listening":
             self._leave_address(str(fields["address"]))
+        elif event == "certificate" and self.service.address is not None:
+            # Peers on this machine check the key of the certificate.
+            self._leave_address(str(self.service.address))
         if self._json:
             elapsed = round(time.monotonic() - self._start, 6)
             self._out.event({"event": event, "time": elapsed, **fields})
@@ -99,6 +102,8 @@ class Announcer:
             self._out.line(
                 f"The {what} was read again: {fields['entries']} entries, {fields['ended']} peers ended."
             )
+        elif event == "certificate":
+            self._out.line(f"The certificate was read again; it is good until {fields['until']}.")
         elif event == "registered":
             self._out.line(f"{fields['name']} registered ({fields['peer']})")
         elif event == "gone":

@@ -22,6 +22,7 @@ from cryptography import x509
 from twisted.application.service import IService, MultiService
 
 from punch.cli import member_options, twistd
+from punch.cli.certificate_files import CertificateFiles
 from punch.cli.member_options import MemberOptionError, MemberOptions, Members
 from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import whole_number
@@ -63,6 +64,7 @@ _LIMITS = {
     "calls_per_caller": "calls of one peer that ring",
     "calls_per_callee": "calls of strangers that ring at one peer; beyond, it is busy for them",
     "calls_per_source": "of these, those from one IPv4 address or IPv6 /64",
+    "stop_time": "seconds that introductions under way may take when the service stops",
     "message_rate": "messages a second that one peer may send for long",
     "message_burst": "messages that one peer may send at once",
     "relay_allocations": "relayed addresses in all",
@@ -116,7 +118,7 @@ class Options(BaseOptions):
             None,
             None,
             "PEM file with the certificate chain from an authority; peers then check the name instead of a "
-            "pin. [default: a certificate of its own key, with a pin]",
+            "pin. Read again on SIGHUP. [default: a certificate of its own key, with a pin]",
         ],
         ["key", None, None, "PEM file with the private key of --certificate."],
         ["relay", None, "on", "Whether to relay for peers that no direct path joins (TURN): on or off."],
@@ -342,11 +344,13 @@ the relay of this service, else beside it."""
             self.public_port = address.port
 
     def _read_certificate(self) -> None:
-        certificate, key = self["certificate"], self["key"]
-        if (certificate is None) != (key is None):
+        if (self["certificate"] is None) != (self["key"] is None):
             self._fail("--certificate and --key belong together; give both or neither.")
-        if certificate is None:
+        if self["certificate"] is None:
             return
+        # A daemon has another working directory.
+        certificate = self["certificate"] = os.path.abspath(self["certificate"])
+        key = self["key"] = os.path.abspath(self["key"])
         now = datetime.now(timezone.utc)
         try:
             self.certificate = load_certificate(Path(certificate), Path(key), self.host, now)
@@ -449,6 +453,19 @@ def makeService(options: Options) -> IService:
         reload.append(lambda: announcer.read_deny_list(Path(deny)))
     if members.has_list:
         reload.append(lambda: members.read_again(service, announcer, announcer.complain))
+    if options.certificate is not None:
+        files = CertificateFiles(
+            Path(options["certificate"]),
+            Path(options["key"]),
+            options.host,
+            options.certificate.chain[0],
+            service=service,
+            report=announcer,
+            complain=announcer.complain,
+            clock=partial(datetime.now, timezone.utc),
+        )
+        reload.append(files.read_again)
+        service.health.checks.append(files.check)
 
     def read_again() -> None:
         for read in reload:

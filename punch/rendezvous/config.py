@@ -91,6 +91,8 @@ class RendezvousLimits:
     """A call rings for this long."""
     answered_time: float = 60.0
     """Candidates are forwarded for this long after an answer."""
+    stop_time: float = 5.0
+    """Introductions that are under way may take this long when the service stops."""
     keepalive: float = 20.0
     """A peer that has sent nothing for this long sends a ping…"""
     silence: float = 50.0

@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -26,6 +27,7 @@ from twisted.internet.protocol import ServerFactory
 from zope.interface import implementer
 
 from punch.net.server_udp import NO_FAMILY, errno_of
+from punch.wire.rendezvous_address import DEFAULT_PORT
 
 BACKLOG = 511
 """Connections that the system queues; more than usual, so that a flood does not displace others."""
@@ -35,6 +37,10 @@ _TRIES = 16
 
 _TLS_KINDS = {"ssl", "tls", "txsni", "le", "lets"}
 _BALANCER = "haproxy:"
+
+
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""For each wildcard address, the one at which this machine reaches itself."""
 
 
 class EndpointError(ValueError):
@@ -300,3 +306,22 @@ async def _stopped(port: IListeningPort) -> None:
     stopping = port.stopListening()
     if stopping is not None:
         await stopping
+
+
+def bound_address(ports: Sequence[IListeningPort]) -> tuple[str, int]:
+    """The address listened on: a wildcard address if there is one, else the first TCP address."""
+    found: list[tuple[str, int]] = []
+    for each in ports:
+        address: IAddress = each.getHost()
+        host, port = getattr(address, "host", None), getattr(address, "port", None)
+        if isinstance(host, str) and isinstance(port, int):
+            found.append((_plain(host), port))
+    wildcards = sorted(each for each in found if each[0] in LOOPBACK)
+    return (wildcards or found or [("0.0.0.0", DEFAULT_PORT)])[0]
+
+
+def _plain(host: str) -> str:
+    try:
+        return str(ip_address(host.partition("%")[0]))
+    except ValueError:
+        return host

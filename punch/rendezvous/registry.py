@@ -52,6 +52,10 @@ __all__ = [
     "Registry",
 ]
 
+SETTLE_TIME = 3.0
+"""Seconds after an answer in which the peers exchange nearly all of their candidates."""
+SHUTDOWN_TEXT = "The rendezvous is shutting down; come back later."
+
 Introducing = Establish | Answer | Trickle | Reject | Cancel
 """The requests about an introduction."""
 
@@ -132,6 +136,7 @@ class Registry:
     def __init__(self, limits: RendezvousLimits) -> None:
         self.introductions_begun = 0
         self.introductions_answered = 0
+        self._stopping = False
         self._limits = limits
         self._peers: dict[PeerID, Registration] = {}
         self._introductions: dict[IntroductionKey, _Introduction] = {}
@@ -168,7 +173,20 @@ class Registry:
         """The next output; None if there is none."""
         return self._outputs.popleft() if self._outputs else None
 
+    def unfinished(self, now: float) -> set[PeerID]:
+        """
+        The peers of introductions that are under way: they ring, or candidates are likely to follow.
+        """
+        answered_after = now - SETTLE_TIME + self._limits.answered_time
+        cores = [each.core for each in self._introductions.values()]
+        under_way = [each for each in cores if each.answer is None or each.deadline > answered_after]
+        return {peer for each in under_way for peer in (each.caller, each.callee)}
+
     # -- inputs --
+
+    def stop(self) -> None:
+        """The service ends: refuse new registrations and calls from now on."""
+        self._stopping = True
 
     def allow_message(self, peer: PeerID, now: float) -> bool:
         """Whether this peer may send one more message now."""
@@ -182,6 +200,8 @@ class Registry:
 
         :raise IntroductionRefusal: there are too many registrations.
         """
+        if self._stopping:
+            raise IntroductionRefusal(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT)
         source = source_of(address)
         old = self._peers.get(peer)
         table = self._leave_place(peer)
@@ -278,6 +298,8 @@ class Registry:
     def _establish(self, caller: Registration, request: Establish, now: float) -> None:
         if request.to == caller.peer:
             raise IntroductionRefusal(ErrorCode.FORBIDDEN, "That is your own ID; call another peer.")
+        if self._stopping:
+            raise IntroductionRefusal(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT)
         callee = self._peers.get(request.to)
         if callee is None:
             if request.notify:

@@ -8,10 +8,10 @@ It reports these events: `listening` (address), `registered` (peer, name), `gone
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Set
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
-from ipaddress import ip_address
 from typing import Any, Protocol, cast
 
 from OpenSSL import SSL
@@ -37,7 +37,7 @@ from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control_protocol import ControlServerProtocol
 from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.deny import DenyList
-from punch.rendezvous.listen import listen, listening_failed, parse_endpoints
+from punch.rendezvous.listen import LOOPBACK, bound_address, listen, listening_failed, parse_endpoints
 from punch.rendezvous.membership import Membership
 from punch.rendezvous.monitoring.figures import Totals
 from punch.rendezvous.monitoring.health import Health
@@ -52,6 +52,7 @@ from punch.rendezvous.protocol_sniffer import (
 )
 from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.registry import (
+    SHUTDOWN_TEXT,
     Deliver,
     Disconnect,
     Displaced,
@@ -61,10 +62,11 @@ from punch.rendezvous.registry import (
 )
 from punch.rendezvous.relay.relay import Relay
 from punch.rendezvous.relay.service import RelayService
-from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, tls_route
+from punch.rendezvous.stopping import finish_introductions
+from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, ServerConnectionCreator, tls_route
 from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServer
 from punch.wire.control import Error, ErrorCode
-from punch.wire.rendezvous_address import DEFAULT_PORT, RendezvousAddress, pin_of
+from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
 _CLOSE_TIME = 1.0
 """Seconds that the peers have to read that the service ends."""
@@ -72,9 +74,6 @@ _CLOSE_TIME = 1.0
 # A pinned key needs no dates: these keep a wrong clock harmless.
 _NOT_BEFORE = datetime(2020, 1, 1, tzinfo=timezone.utc)
 _DAYS = 100 * 365
-
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""For each wildcard address, the one at which this machine reaches itself."""
 
 
 class ServiceReport(Protocol):
@@ -158,9 +157,10 @@ class RendezvousService(Service):
         if self._relay.relay is not None:
             beneath_tls |= dict.fromkeys((TURN_ALPN, None), self._relay_route)
         try:
-            routes = {TLS: tls_route(shown, beneath_tls, reactor)}
+            self._tls = ServerConnectionCreator(shown, frozenset(filter(None, beneath_tls)))
         except SSL.Error as problem:
             raise ValueError("The key is not the key of the certificate.") from problem
+        routes = {TLS: tls_route(self._tls, beneath_tls, reactor)}
         if self._relay.relay is not None:
             routes |= dict.fromkeys(STUN, self._relay_route)
         self._sniffer = ProtocolSnifferFactory(
@@ -211,7 +211,11 @@ class RendezvousService(Service):
         self._begin()
 
     def stopService(self) -> Deferred[None]:
-        """Tell the peers that the service ends, and close everything. This takes at most a second."""
+        """
+        Tell the peers that the service ends, finish the introductions that are under way, and close all.
+
+        This takes `RendezvousLimits.stop_time` and a second at most.
+        """
         super().stopService()  # type: ignore[no-untyped-call]
         self._begun = False
         return Deferred.fromCoroutine(self._stop())
@@ -232,6 +236,21 @@ class RendezvousService(Service):
         if self._relay.relay is None or self._access.deny.has_host(str(getattr(address, "host", ""))):
             return RefusedConnection()
         return self._relay.relay.route(address, established)
+
+    def use_certificate(self, certificate: ServerCertificate) -> None:
+        """
+        Show this certificate on connections that begin from now on, instead of the one before, which was an
+        authority's as well. Open connections are not touched.
+
+        :raise ValueError: certificate and key do not belong together. The certificate before stays in use.
+        """
+        try:
+            self._tls.use(certificate)
+        except SSL.Error as problem:
+            raise ValueError("The key is not the key of the certificate.") from problem
+        self._shown_pin = pin_of(certificate.chain[0].public_key())
+        if self.local_address is not None:
+            self.local_address = replace(self.local_address, pin=self._shown_pin)
 
     def deny(self, deny: DenyList) -> int:
         """
@@ -383,13 +402,13 @@ class RendezvousService(Service):
     def _listening(self, ports: list[IListeningPort]) -> None:
         self._ports = ports
         config = self.config
-        bound_host, bound_port = _bound(ports)
+        bound_host, bound_port = bound_address(ports)
         own = config.authority_certificate is None
-        host = config.host or (config.primary_address if bound_host in _LOOPBACK else bound_host)
+        host = config.host or (config.primary_address if bound_host in LOOPBACK else bound_host)
         self.address = RendezvousAddress(host, config.public_port or bound_port, self._pin if own else None)
         self._relay.listening(self.reflector_port, self.address.port, self._shown_pin if own else None)
         self.local_address = RendezvousAddress(
-            _LOOPBACK.get(bound_host, bound_host), bound_port, self._shown_pin
+            LOOPBACK.get(bound_host, bound_host), bound_port, self._shown_pin
         )
         self.health.started()
         self._log.info("{event} at {address}", event="listening", address=str(self.address))
@@ -434,45 +453,37 @@ class RendezvousService(Service):
         if self._starting is not None:
             self._starting.cancel()
             self._starting = None
-        closing = [maybeDeferred(cast(Callable[[], Any], port.stopListening)) for port in self._ports]
+        self._ports, ports = [], self._ports
+        self.address = self.local_address = None
+        closing = [maybeDeferred(cast(Callable[[], Any], port.stopListening)) for port in ports]
+        await finish_introductions(
+            self.registry,
+            self._end_sessions,
+            clock=self.clock,
+            monotonic=self.monotonic,
+            time=self.config.limits.stop_time,
+        )
         closing += [port.close() for port in self._udp_ports]
         closing += self._second.close()
-        self._ports, self._udp_ports = [], []
+        self._udp_ports = []
         self._relay.stop()
-        self.address = self.local_address = None
-        shutdown = Error(ErrorCode.SHUTDOWN, "The rendezvous is shutting down; come back later.")
-        for control in list(self._controls.values()):
-            if control.session is not None:
-                control.session.close(shutdown)
-                control.flush()
-        self.happened()
         await self._sniffer.emptied(_CLOSE_TIME)
         self._driver.stop()
         self._operator_log.close()
         await gatherResults(closing)
 
+    def _end_sessions(self, kept: Set[PeerID]) -> None:
+        """Tell all peers but those in `kept` that the service ends, and close their connections."""
+        for control in list(self._controls.values()):
+            session = control.session
+            if session is not None and not session.closed and session.peer not in kept:
+                session.close(Error(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT))
+                control.flush()
+        self.happened()
+
     def _own_certificate(self) -> ServerCertificate:
         identity = self.config.identity
         return ServerCertificate((identity.certificate(_NOT_BEFORE, _DAYS),), identity.private_key)
-
-
-def _bound(ports: Sequence[IListeningPort]) -> tuple[str, int]:
-    """The address listened on: a wildcard address if there is one, else the first TCP address."""
-    found: list[tuple[str, int]] = []
-    for each in ports:
-        address: IAddress = each.getHost()
-        host, port = getattr(address, "host", None), getattr(address, "port", None)
-        if isinstance(host, str) and isinstance(port, int):
-            found.append((_plain(host), port))
-    wildcards = sorted(each for each in found if each[0] in _LOOPBACK)
-    return (wildcards or found or [("0.0.0.0", DEFAULT_PORT)])[0]
-
-
-def _plain(host: str) -> str:
-    try:
-        return str(ip_address(host.partition("%")[0]))
-    except ValueError:
-        return host
 
 
 def make_service(

@@ -146,6 +146,17 @@ class ServerConnectionCreator:
 
     def __init__(self, certificate: ServerCertificate, protocols: frozenset[bytes]) -> None:
         self._protocols = protocols
+        self._context = self._context_for(certificate)
+
+    def use(self, certificate: ServerCertificate) -> None:
+        """
+        Show this certificate on connections that begin from now on. Open connections are not touched.
+
+        :raise SSL.Error: the key is not that of the certificate. The certificate before stays in use.
+        """
+        self._context = self._context_for(certificate)
+
+    def _context_for(self, certificate: ServerCertificate) -> SSL.Context:
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.set_options(SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
@@ -159,7 +170,7 @@ class ServerConnectionCreator:
         context.use_privatekey(certificate.key)  # type: ignore[arg-type]
         context.check_privatekey()
         context.set_alpn_select_callback(self._select)
-        self._context = context
+        return context
 
     def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """A connection; whether it asks for a client certificate is decided by ALPN."""
@@ -216,15 +227,14 @@ class _ProtocolByALPN(Protocol):
 
 
 def tls_route(
-    certificate: ServerCertificate, routes: Mapping[bytes | None, Route], clock: IReactorTime
+    creator: ServerConnectionCreator, routes: Mapping[bytes | None, Route], clock: IReactorTime
 ) -> Route:
     """
     The route for TLS.
 
+    :param creator: knows the certificate, and all ALPN names of `routes`.
     :param routes: by ALPN, called when the handshake is over; None stands for clients that send no ALPN.
-    :raise SSL.Error: the certificate and the key do not belong together.
     """
-    creator = ServerConnectionCreator(certificate, frozenset(name for name in routes if name is not None))
     factory = TLSMemoryBIOFactory(creator, False, Factory(), clock)
 
     def route(address: IAddress, established: Established) -> IProtocol:
