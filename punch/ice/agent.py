@@ -28,7 +28,7 @@ from punch.ice.budget import Budget, CallBudget
 from punch.ice.candidates import LocalCandidates, RemoteCandidates
 from punch.ice.check_client import CheckClient, CheckVerdict, Outcome
 from punch.ice.checklist import CheckList, PairStatus, take_snapshot
-from punch.ice.checks import Check, CheckServer, IceCredentials, IceRole
+from punch.ice.checks import UNAUTHENTICATED, Check, CheckServer, IceCredentials, IceRole
 from punch.ice.events import AgentState, Event
 from punch.ice.failure import FailureTimer, checking_failure
 from punch.ice.gathering import Gatherer
@@ -43,6 +43,7 @@ from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun import MAGIC_COOKIE, MAX_ATTRIBUTES, MessageClass, Method, STUNError, StunMessage, parse
 
 _COOKIE = MAGIC_COOKIE.to_bytes(4, "big")
+_BINDING_REQUEST = b"\x00\x01"
 _ENDED = (AgentState.FAILED, AgentState.CLOSED)
 
 
@@ -329,8 +330,10 @@ class Agent:
         """Process a datagram that came from `remote` to the socket bound to `local`."""
         if self._state in _ENDED or local not in self._locals:
             return
+        # A request may be a stranger's, and is decoded when it has been authenticated
+        only = UNAUTHENTICATED if data.startswith(_BINDING_REQUEST) else None
         try:
-            message = parse(data, most=MAX_ATTRIBUTES)
+            message = parse(data, most=MAX_ATTRIBUTES, only=only)
         except STUNError:
             return
         if message.method != Method.BINDING:

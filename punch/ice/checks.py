@@ -136,6 +136,10 @@ def _read_check(request: StunMessage, remote: Address, local: Address) -> Check:
     return Check(request.transaction_id, remote, local, username, priority, nomination)
 
 
+UNAUTHENTICATED = frozenset((Attribute.USERNAME,))
+"""The attributes that are decoded before a request is authenticated."""
+
+
 class CheckServer:
     """
     The server side of connectivity checks (RFC 8445, section 7.3).
@@ -163,7 +167,7 @@ class CheckServer:
     def is_check(self, data: bytes) -> bool:
         """Whether a datagram is a STUN request for this ICE session. It is not authenticated."""
         try:
-            request = parse(data, most=MAX_ATTRIBUTES)
+            request = parse(data, most=MAX_ATTRIBUTES, only=UNAUTHENTICATED)
         except STUNError:
             return False
         return request.message_class is MessageClass.REQUEST and self.is_for_us(request)
@@ -193,6 +197,7 @@ class CheckServer:
         An answer to a check of full size is as large as the request, so that it tests both directions. The
         newest one from an address that has not answered a check is kept for `take_held`.
 
+        :param request: of which only `UNAUTHENTICATED` need be decoded.
         :param size: the bytes of the request.
         :param role: our role.
         :return: the check, or None if the request was refused or is kept until `set_remote`; and the role to
@@ -208,6 +213,9 @@ class CheckServer:
         if refusal is not None:
             if len(refusal) <= size:
                 self._answer(refusal, remote, local, now)
+            return None, role
+        request = request.decoded()
+        if request.invalid():
             return None, role
         theirs = request.get(role.value)
         if theirs is not None:

@@ -254,6 +254,8 @@ class Transactions(Scheduler):
     def receive_datagram(self, data: bytes, remote: Address, local: Address, now: float) -> None:
         """Process a datagram that came to one of our sockets. Unexpected ones are ignored."""
         self.now = now
+        if (local, data[8:20]) not in self._expected:
+            return
         try:
             message = parse(data)
         except STUNError:

@@ -16,10 +16,13 @@ from punch.link.packet import destination_id, is_client_initial
 from punch.wire.address import Address
 from punch.wire.demux import DatagramKind, classify
 from punch.wire.stun import MAX_ATTRIBUTES, Attribute, MessageClass, STUNError, parse
+from punch.wire.turn import MAX_REQUEST
 
 if TYPE_CHECKING:
     from punch.net.udp import DatagramSocket
     from punch.node.reflexive_addresses import ReflexiveAddressCache
+
+_USERNAME = frozenset((Attribute.USERNAME,))
 
 Unwrap = Callable[[Sequence[bytes], Address, Address], Sequence[bytes]]
 
@@ -111,8 +114,10 @@ class Router:
                     call.receive_stun(data, remote, local)
                     return
             return
+        if len(data) > MAX_REQUEST:
+            return
         try:
-            request = parse(data, most=MAX_ATTRIBUTES)
+            request = parse(data, most=MAX_ATTRIBUTES, only=_USERNAME)
         except STUNError:
             return
         username = request.get(Attribute.USERNAME)

@@ -38,6 +38,7 @@ from punch.wire.stun import (
     parse,
     success,
 )
+from punch.wire.stun_attributes import CODECS
 
 RATE = 100.0
 """Answers a second to one IPv4 /24 or IPv6 /64, for long; wider IPv6 prefixes get more."""
@@ -60,6 +61,8 @@ _MAPPED4 = Struct(">HHHHI")
 _MAPPED6 = Struct(">HHHH")
 _XOR_MAPPED_ADDRESS = int(Attribute.XOR_MAPPED_ADDRESS)
 _PORT_MASK = MAGIC_COOKIE >> 16
+_KNOWN = frozenset(CODECS)
+"""Of each type the first attribute is decoded, and others, which have no meaning, are not."""
 _REFUSED = (Attribute.CHANGE_REQUEST, Attribute.RESPONSE_PORT, Attribute.PADDING)
 
 
@@ -149,7 +152,7 @@ class Reflector:
     def _answer(self, data: bytes, remote: Address, now: float, local: str | None) -> bytes | None:
         """The answer to a Binding request with attributes, or None if it is malformed."""
         try:
-            request = parse(data)
+            request = parse(data, only=_KNOWN)
         except STUNError:
             return None
         unknown = _not_supported(request)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
+from functools import partial
+from zlib import crc32
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,10 +14,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.ice.checklist import MAX_PAIRS
 from punch.ice.checks import MAX_EARLY, IceCredentials, IceRole, build_check
 from punch.ice.events import AgentState, Selected
+from punch.test.costs import calls_of
 from punch.test.ice_network import NAT, REFLECTOR, Host, IceNetwork
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun import (
+    FINGERPRINT_MASK,
     Attribute,
     MessageClass,
     Method,
@@ -94,6 +99,32 @@ class StrangerTests(SynchronousTestCase):
             f"x{ours}:{theirs}",
         ):
             self.silence(encode(self.it.request(username=name), self.it.ours.key))
+
+    def test_the_cost_of_a_message(self) -> None:
+        """Before it is authenticated, nothing but the USERNAME is decoded of a request."""
+        many = tuple((Attribute.ALTERNATE_SERVER, Address(f"2001:db8::{n:x}", 1)) for n in range(1, 56))
+        for name, key in ((None, b"x" * 24), ("other:name", self.it.ours.key)):
+            short, long = (encode(self.it.request(*more, username=name), key) for more in ((), many))
+            agent, (base,) = self.it.alice.agent, self.it.alice.bases
+            costs = [
+                calls_of(partial(agent.receive_datagram, data, STRANGER, base, 100.5))
+                for data in (short, long)
+            ]
+            self.assertLess(costs[1], costs[0] + 10)
+
+    def test_values_that_are_not_valid(self) -> None:
+        """A request with one is ignored, even if it is authenticated."""
+        unsigned = bytearray(encode(self.it.request((0x7FFF, b"")), fingerprint=False))
+        at = unsigned.index(b"\x7f\xff\0\0")
+        for kind, accepted in ((0x7FFF, False), (Attribute.CHANNEL_NUMBER, False), (0xFFFF, True)):
+            unsigned[at : at + 2] = kind.to_bytes(2, "big")
+            unsigned[2:4] = (len(unsigned) - 20 + 24).to_bytes(2, "big")
+            signed = bytes(unsigned) + b"\0\x08\0\x14" + hmac.digest(self.it.ours.key, unsigned, "sha1")
+            covered = signed[:2] + (len(signed) - 20 + 8).to_bytes(2, "big") + signed[4:]
+            data = covered + b"\x80\x28\0\x04" + (crc32(covered) ^ FINGERPRINT_MASK).to_bytes(4, "big")
+            answered = [parse(each.data).message_class for each in self.it.inject(data)]
+            expected = MessageClass.SUCCESS if accepted else MessageClass.ERROR
+            self.assertEqual(answered[:1], [] if kind == Attribute.CHANNEL_NUMBER else [expected])
 
     def test_no_fingerprint(self) -> None:
         self.silence(encode(self.it.request(), self.it.ours.key, fingerprint=False))

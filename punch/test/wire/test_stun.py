@@ -22,6 +22,7 @@ from punch.wire.stun import (
     STUNError,
     StunMessage,
     TooManyAttributesError,
+    Undecoded,
     encode,
     error,
     long_term_key,
@@ -318,6 +319,30 @@ class StrictnessTests(SynchronousTestCase):
         self.assertEqual(len(parse(raw_message(most), most=64).attributes), 64)
         for further in (raw_attribute(0xFFFE, b""), b"\xff" * 60_000):
             self.assertRaises(TooManyAttributesError, parse, raw_message(most + further), most=64)
+
+    def test_only_some(self) -> None:
+        """The first of each type that was asked for is decoded; the rest is when it is asked for."""
+        peers = [Address("192.0.2.1", number) for number in range(3)]
+        attributes = (
+            (Attribute.XOR_PEER_ADDRESS, peers[0]),
+            (Attribute.USERNAME, "first"),
+            (Attribute.USERNAME, "second"),
+            (0x7FFF, b"unknown"),
+            (Attribute.LIFETIME, 600),
+        )
+        data = encode(StunMessage(3, MessageClass.REQUEST, TRANSACTION, attributes), b"key")
+        message = parse(data, only=frozenset((Attribute.USERNAME, Attribute.NONCE)))
+        left = [kind for kind, value in message.attributes if isinstance(value, Undecoded)]
+        self.assertEqual(left, [Attribute.XOR_PEER_ADDRESS, Attribute.USERNAME, Attribute.LIFETIME])
+        self.assertEqual(message.get(Attribute.USERNAME), "first")
+        self.assertTrue(message.check_integrity(b"key"))
+        decoded = message.decoded()
+        self.assertEqual(decoded, parse(data))
+        self.assertTrue(decoded.check_integrity(b"key"))
+        wrong = raw_message(raw_attribute(Attribute.LIFETIME, b"") + raw_attribute(Attribute.USERNAME, b"x"))
+        self.assertEqual(
+            parse(wrong, only=frozenset((Attribute.USERNAME,))).decoded().invalid(), (Attribute.LIFETIME,)
+        )
 
     def test_leniently(self) -> None:
         """Values that are not lawful are told of; what makes the message none still does."""

@@ -241,10 +241,13 @@ class Login(NamedTuple):
 
 
 class AuthenticationRefused(NamedTuple):
-    """The answer to a request that is refused, and the key that protects it, if any."""
+    """A request is refused with an error response, which nothing protects."""
 
-    answer: StunMessage
-    key: bytes | None = None
+    code: int
+
+
+CREDENTIALS = frozenset((Attribute.USERNAME, Attribute.REALM, Attribute.NONCE, Attribute.EVEN_PORT))
+"""The attributes of a request that `Authenticator.check` reads the values of."""
 
 
 class Authenticator:
@@ -268,44 +271,45 @@ class Authenticator:
         self, request: StunMessage, client: FiveTuple, now: float, unix: float
     ) -> Login | AuthenticationRefused:
         """
-        Authenticate a request: return its sender, or the answer that refuses it.
+        Authenticate a request: return its sender, or why it is refused.
+
+        Of the request only `CREDENTIALS` need be decoded.
         """
         if not request.has_integrity():
-            return self.challenge(request, client, 401, unix)
+            return AuthenticationRefused(401)
         username, nonce = request.get(Attribute.USERNAME), request.get(Attribute.NONCE)
         if username is None or nonce is None or Attribute.REALM not in request:
-            return AuthenticationRefused(error(request, 400, ""))
+            return AuthenticationRefused(400)
         claim = None if isinstance(username, Invalid) else read_username(username)
         if claim is None or claim.expires <= unix:
-            return self.challenge(request, client, 401, unix)
+            return AuthenticationRefused(401)
         if isinstance(nonce, Invalid):
-            return self.challenge(request, client, 438, unix)
+            return AuthenticationRefused(438)
         own = self.nonces.is_for_address(nonce, client.remote, unix)
         if not own and not (
             _may_come_from_anywhere(request) and self.nonces.is_for_user(nonce, claim.user, unix)
         ):
-            return self.challenge(request, client, 438, unix)
+            return AuthenticationRefused(438)
         if own and not client.connection:
             self._metering.hold(client, now)
         elif not own and self._metering.by_user(claim.user, client, now) > 0.0:
             # With a nonce for its address, the request would be charged to the address.
-            return self.challenge(request, client, 438, unix)
+            return AuthenticationRefused(438)
         for secret in self._secrets:
             key = long_term_key(username, self._realm, password_of(secret, username))
             if request.check_integrity(key):
                 return Login(claim.user, key, claim.expires, own, own or client.connection != 0)
-        return self.challenge(request, client, 401, unix)
+        return AuthenticationRefused(401)
 
-    def challenge(
-        self, request: StunMessage, client: FiveTuple, code: int, unix: float
-    ) -> AuthenticationRefused:
+    def refusal(self, request: StunMessage, client: FiveTuple, code: int, unix: float) -> StunMessage:
         """
-        The answer with realm and nonce. It is short, because the source of the request may be forged.
+        The error response for an `AuthenticationRefused`; with realm and nonce, except for a 400. It is
+        short, because the source of the request may be forged.
         """
+        if code == 400:
+            return error(request, code, "")
         nonce = self.nonces.for_address(client.remote, unix)
-        return AuthenticationRefused(
-            error(request, code, "", (Attribute.REALM, self._realm), (Attribute.NONCE, nonce))
-        )
+        return error(request, code, "", (Attribute.REALM, self._realm), (Attribute.NONCE, nonce))
 
     def done(self, request: StunMessage, user: str) -> None:
         """Remember a request that has made or ended an allocation, so that no copy of it does so again."""

@@ -22,7 +22,7 @@ from punch.net.rate_limits import SourceBuckets, source_of
 from punch.net.token_bucket import admit
 from punch.turn.server.allocation import Allocation, FiveTuple, Flow, PortPool, RelayedPort
 from punch.turn.server.allocations import Allocations
-from punch.turn.server.authentication import Authenticator, Metering
+from punch.turn.server.authentication import CREDENTIALS, Authenticator, Login, Metering
 from punch.turn.server.destinations import Destinations
 from punch.turn.server.requests import REQUESTS, RequestHandler
 from punch.turn.server.settings import RelaySettings
@@ -36,7 +36,6 @@ from punch.wire.stun import (
     StunMessage,
     TooManyAttributesError,
     encode,
-    error,
     header,
     parse,
 )
@@ -60,6 +59,7 @@ _SEND_INDICATION = b"\x00\x16"
 _DATA = int(Attribute.DATA)
 _XOR_PEER_ADDRESS = int(Attribute.XOR_PEER_ADDRESS)
 _DONT_FRAGMENT = int(Attribute.DONT_FRAGMENT)
+_INDICATED = frozenset((_DATA, _XOR_PEER_ADDRESS))
 _LONGEST_INDICATED = 65_480
 """Bytes: a longer datagram does not fit into a Data indication."""
 _NO_CHANNELS: dict[bytes, Flow] = {}
@@ -250,47 +250,50 @@ class RelayCore:
                 wait = self._metering.by_address(client, now)
             elif self._metering.is_held(client, now):
                 return wait
-            answered = self._answer(data, client, now)
-            if answered is None:
-                return wait
-            answer, key, fingerprint = answered
-            encoded = encode(answer, key, fingerprint=fingerprint)
-            if key is not None or self._may_answer(client, len(data), len(encoded), now):
-                self._answers.append(ToClient(client, (encoded,)))
+            self._receive_request(data, client, now)
         return wait
 
-    def _answer(
-        self, data: bytes, client: FiveTuple, now: float
-    ) -> tuple[StunMessage, bytes | None, bool] | None:
-        """An answer to a request, the key to protect it with, and whether it has a FINGERPRINT."""
+    def _receive_request(self, data: bytes, client: FiveTuple, now: float) -> None:
+        """Answer one of the `REQUESTS`. Only what authenticates it is decoded before it is authenticated."""
         try:
             if len(data) > MAX_REQUEST:
                 raise TooManyAttributesError(f"{len(data)} bytes")
-            request = parse(data, lenient=True, most=MAX_ATTRIBUTES)
+            request = parse(data, lenient=True, most=MAX_ATTRIBUTES, only=CREDENTIALS)
         except TooManyAttributesError:
             # Nothing of it was verified, nor will be.
             unread = header(data)
-            return None if unread is None else (error(unread, 400, ""), None, False)
+            if unread is not None:
+                self._refuse(unread, 400, len(data), client, now)
+            return
         except STUNError:
-            return None
-        answer, key = self._requests.answer(request, client, now, now + self.epoch)
-        return answer, key, request.has_fingerprint
+            return
+        unix = now + self.epoch
+        login = self.authenticator.check(request, client, now, unix)
+        if isinstance(login, Login):
+            answer = self._requests.answer(request.decoded(), client, login, now, unix)
+            if isinstance(answer, StunMessage):
+                encoded = encode(answer, login.key, fingerprint=request.has_fingerprint)
+                self._answers.append(ToClient(client, (encoded,)))
+            else:
+                self._refuse(request, answer.code, len(data), client, now)
+        else:
+            self._refuse(request, login.code, len(data), client, now)
 
-    def _may_answer(self, client: FiveTuple, question: int, answer: int, now: float) -> bool:
+    def _refuse(self, request: StunMessage, code: int, size: int, client: FiveTuple, now: float) -> None:
         """
-        Whether an unauthenticated request is answered. Over UDP its source may be forged. Authenticated
-        clients are not affected by others in their network.
+        Send an unprotected error response, if the limits allow it: over UDP the source of the request may be
+        forged. Authenticated clients are not affected by others in their network.
         """
-        if client.connection:
-            return True
-        return answer <= AMPLIFICATION * question and self._unauthenticated.allow(
-            source_of(client.remote.host), now
-        )
+        if client.connection or self._unauthenticated.allow(source_of(client.remote.host), now):
+            answer = self.authenticator.refusal(request, client, code, now + self.epoch)
+            encoded = encode(answer, fingerprint=request.has_fingerprint)
+            if client.connection or len(encoded) <= AMPLIFICATION * size:
+                self._answers.append(ToClient(client, (encoded,)))
 
     def _send_indication(self, encoded: bytes, allocation: Allocation) -> None:
         """Handle a Send indication. Malformed ones are dropped silently (RFC 8656, section 11.2)."""
         try:
-            message = parse(encoded, most=MAX_ATTRIBUTES)
+            message = parse(encoded, most=MAX_ATTRIBUTES, only=_INDICATED)
         except STUNError:
             return
         peer: Address | None = None

@@ -44,8 +44,6 @@ REQUESTS = frozenset(
 """The first two bytes of all requests that are handled."""
 
 _UDP = 17
-Answer = tuple[StunMessage, bytes | None]
-"""An answer, and the key that protects it."""
 
 
 class RequestHandler:
@@ -71,44 +69,42 @@ class RequestHandler:
             Method.CHANNEL_BIND: self._channel_bind,
         }
 
-    def answer(self, request: StunMessage, client: FiveTuple, now: float, unix: float) -> Answer:
+    def answer(
+        self, request: StunMessage, client: FiveTuple, login: Login, now: float, unix: float
+    ) -> StunMessage | AuthenticationRefused:
         """
-        The answer to one of the `REQUESTS`, which was parsed leniently.
+        The answer to one of the `REQUESTS`, which was parsed leniently and authenticated. It is to be
+        protected with the key of the login.
         """
         method = self._methods[request.method]
-        login = self._authenticator.check(request, client, now, unix)
-        if isinstance(login, AuthenticationRefused):
-            return login.answer, login.key
         allocation = self._allocations.of(client, login.user)
         if allocation is not None and allocation.user.name != login.user:
-            return error(request, 441, "Wrong credentials"), login.key
+            return error(request, 441, "Wrong credentials")
         if self._authenticator.is_copy(request, login.user, allocation):
-            stale = self._authenticator.challenge(request, client, 438, unix)
-            return stale.answer, stale.key
+            return AuthenticationRefused(438)
         unknown = request.unknown_required()
         if Attribute.DONT_FRAGMENT in request:
             # The system fragments what is relayed, so DONT-FRAGMENT is not supported (RFC 8656, section 7.2).
             unknown += (int(Attribute.DONT_FRAGMENT),)
         if unknown:
-            refusal = error(request, 420, "Unknown attribute", (Attribute.UNKNOWN_ATTRIBUTES, unknown))
-            return refusal, login.key
+            return error(request, 420, "Unknown attribute", (Attribute.UNKNOWN_ATTRIBUTES, unknown))
         invalid = request.invalid()
         if invalid:
             if invalid == (Attribute.REQUESTED_ADDRESS_FAMILY,):
                 if request.method == Method.ALLOCATE:
-                    return error(request, 440, "No such address family"), login.key
+                    return error(request, 440, "No such address family")
                 if request.method == Method.REFRESH and allocation is not None:
-                    return error(request, 443, "The allocation is of another address family"), login.key
-            return error(request, 400, "An attribute has no lawful value"), login.key
+                    return error(request, 443, "The allocation is of another address family")
+            return error(request, 400, "An attribute has no lawful value")
         try:
             if allocation is not None and login.receives:
                 self._allocations.prove(allocation, now)
-            return method(request, client, login, now, unix), login.key
+            return method(request, client, login, now, unix)
         except AllocationRefusal as refused:
             if request.method == Method.ALLOCATE and refused.code in (403, 486, 508):
                 owner = AllocationOwner(login.user, client.remote, client.connection != 0)
                 self._allocations.events.append(AllocationRefused(owner, refused.code))
-            return error(request, refused.code, refused.reason), login.key
+            return error(request, refused.code, refused.reason)
 
     def _allocate(
         self, request: StunMessage, client: FiveTuple, login: Login, now: float, unix: float
