@@ -26,6 +26,8 @@ PACKAGES = {
     "firefox-esr": "firefox-esr",
     "npm": "npm",
     "tayga": "tayga",
+    "redis-server": "redis-server",
+    "redis-cli": "redis-tools",
 }
 
 

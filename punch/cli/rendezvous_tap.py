@@ -39,6 +39,8 @@ from punch.rendezvous.config import (
 )
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.deny import read as read_deny_list
+from punch.rendezvous.directory.options import RegistryError, open_directory, read_registry
+from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.list_file import ListFileError
 from punch.rendezvous.listen import EndpointError, check_kind
 from punch.rendezvous.monitoring.json_log import json_log
@@ -136,6 +138,14 @@ class Options(BaseOptions):
             "TCP port on 127.0.0.1, or Twisted server endpoint, for operators: Prometheus metrics at "
             "/metrics, and /healthz. [default: none]",
         ],
+        [
+            "registry",
+            None,
+            None,
+            "Redis by which several processes are one service: redis://host, rediss://user:password@host "
+            "(TLS), or redis+sentinel://host1,host2/NAME. [default: PUNCH_REGISTRY of the environment, else "
+            "this process is the whole service]",
+        ],
         ["log-addresses", None, "cut", "How the log names addresses: cut (to a /24 or /48) or full."],
         [
             "log-peers",
@@ -185,6 +195,7 @@ class Options(BaseOptions):
         self.deny = DenyList()
         self.metrics: MonitoringEndpoint | None = None
         self.members = MemberOptions()
+        self.registry: RedisAddress | None = None
 
     def opt_control(self, endpoint: str) -> None:
         """Twisted server endpoint (a stream transport) for control connections, such as \
@@ -244,6 +255,14 @@ the relay of this service, else beside it."""
                 command = install_command_here("metrics")
                 self._fail(f"--metrics needs the package prometheus_client; install it with {command}.")
         self._read_log_options()
+        given = self["registry"]
+        if given is None:
+            given = os.environ.get("PUNCH_REGISTRY") or None
+        if given is not None:
+            try:
+                self.registry = read_registry(given, lambda: install_command_here("redis"))
+            except RegistryError as problem:
+                self._fail(str(problem))
         if self["deny"] is not None:
             # A daemon has another working directory.
             self["deny"] = os.path.abspath(self["deny"])
@@ -437,6 +456,9 @@ def makeService(options: Options) -> IService:
             wall=time.time,
             cpu=time.thread_time,
             membership=members.membership,
+            directory=None
+            if options.registry is None
+            else open_directory(options.registry, identity, reactor),
         )
     except EndpointError as problem:
         twistd.fail(PROGRAM, str(problem), as_json=as_json)

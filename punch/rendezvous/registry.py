@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from punch.identity import PeerID
 from punch.net.deadlines import Deadlines
@@ -41,8 +42,10 @@ from punch.wire.control import (
 
 __all__ = [
     "Deliver",
+    "DeliverElsewhere",
     "Disconnect",
     "Displaced",
+    "Elsewhere",
     "Gone",
     "Introducing",
     "IntroductionRefusal",
@@ -55,6 +58,8 @@ __all__ = [
 SETTLE_TIME = 3.0
 """Seconds after an answer in which the peers exchange nearly all of their candidates."""
 SHUTDOWN_TEXT = "The rendezvous is shutting down; come back later."
+NOT_REGISTERED = "No peer of this ID is registered here now."
+_REPLACED = Error(ErrorCode.REPLACED, "A newer connection with the same identity replaced this one.")
 
 Introducing = Establish | Answer | Trickle | Reject | Cancel
 """The requests about an introduction."""
@@ -102,7 +107,16 @@ class Displaced:
     limit: str
 
 
-Output = Deliver | Disconnect | PeerRegistered | Gone | Displaced
+@dataclass(frozen=True)
+class DeliverElsewhere:
+    """Send `reply` to a peer that is registered at another process of the service."""
+
+    process: str
+    peer: PeerID
+    reply: Reply
+
+
+Output = Deliver | DeliverElsewhere | Disconnect | PeerRegistered | Gone | Displaced
 
 
 @dataclass
@@ -117,6 +131,30 @@ class Registration:
     source: Source
     calls: dict[IntroductionKey, None] = field(default_factory=dict)
     """The introductions that it takes part in, the oldest first."""
+    process: str | None = None
+    """The other process of the service at which it is registered; None for this one."""
+
+
+class Elsewhere(Protocol):
+    """The other processes of the service. An introduction belongs to the process of the called peer."""
+
+    def establish(self, caller: Registration, request: Establish, now: float) -> None:
+        """
+        A peer of this process calls one that is not registered here.
+
+        :raise IntroductionRefusal: the call is refused.
+        """
+
+    def request(self, peer: PeerID, request: Answer | Trickle | Reject | Cancel) -> bool:
+        """
+        Pass on what a peer of this process says about an introduction, if that belongs to another process.
+
+        :return: whether it does.
+        :raise IntroductionRefusal: the request is refused.
+        """
+
+    def lost(self, peer: PeerID) -> None:
+        """A peer is no longer registered at this process."""
 
 
 @dataclass(frozen=True)
@@ -133,12 +171,16 @@ class Registry:
     :ivar introductions_answered: those of them that it has accepted.
     """
 
-    def __init__(self, limits: RendezvousLimits) -> None:
+    def __init__(self, limits: RendezvousLimits, elsewhere: Elsewhere | None = None) -> None:
+        """:param elsewhere: the other processes of the service; None if there are none."""
         self.introductions_begun = 0
         self.introductions_answered = 0
         self._stopping = False
         self._limits = limits
+        self._elsewhere = elsewhere
         self._peers: dict[PeerID, Registration] = {}
+        self._away: dict[PeerID, Registration] = {}
+        """Callers that are registered at other processes, while their introductions last."""
         self._introductions: dict[IntroductionKey, _Introduction] = {}
         shares = Shares.growing(limits.registrations_per_address)
         reserve = limits.registrations // RESERVE
@@ -163,6 +205,11 @@ class Registry:
     def __len__(self) -> int:
         """The number of registered peers."""
         return len(self._peers)
+
+    @property
+    def peers(self) -> list[PeerID]:
+        """The registered peers."""
+        return list(self._peers)
 
     @property
     def introduction_count(self) -> int:
@@ -219,12 +266,7 @@ class Registry:
         self._peers[peer] = new
         if old is not None and old.connection != connection:
             new.calls = old.calls
-            self._outputs.append(
-                Disconnect(
-                    old.connection,
-                    Error(ErrorCode.REPLACED, "A newer connection with the same identity replaced this one."),
-                )
-            )
+            self._outputs.append(Disconnect(old.connection, _REPLACED))
         self._outputs.append(PeerRegistered(peer, name, old is not None))
         for caller in self._return_notices.returned(peer, now):
             self._deliver(caller, Returned(peer))
@@ -247,10 +289,15 @@ class Registry:
             raise IntroductionRefusal(ErrorCode.FORBIDDEN, "Register first.")
         if isinstance(request, Establish):
             self._establish(registration, request, now)
-            return
+        else:
+            self._continue(peer, request, now)
+
+    def _continue(self, peer: PeerID, request: Answer | Trickle | Reject | Cancel, now: float) -> None:
         key = introduction_key(request.call, peer, request.to)
         introduction = self._introductions.get(key)
         if introduction is None:
+            if self._elsewhere is not None and self._elsewhere.request(peer, request):
+                return
             if isinstance(request, Answer):
                 raise IntroductionRefusal(ErrorCode.CANCELLED, "This call is over already.")
             return  # The introduction ended while the request was on its way.
@@ -280,6 +327,70 @@ class Registry:
             return
         self._remove(registration, reason)
 
+    # -- other processes of the service --
+
+    def request_from(
+        self, process: str, peer: PeerID, name: str, address: str, request: Introducing, now: float
+    ) -> None:
+        """
+        Handle the request of a peer that is registered at another process.
+
+        :raise IntroductionRefusal: the request is refused, and nothing has changed.
+        """
+        caller = self._away.get(peer)
+        if caller is not None and caller.process != process:
+            self._leave(caller)
+            caller = None
+        if isinstance(request, Establish):
+            caller = caller or Registration(
+                peer, 0, name, Accept.ANYONE, address, source_of(address), process=process
+            )
+            self._away[peer] = caller
+            try:
+                self._establish(caller, request, now)
+            finally:
+                self._forget_if_idle(caller)
+        elif caller is not None:
+            self._continue(peer, request, now)
+
+    def lost_at(self, process: str, peer: PeerID) -> None:
+        """A peer is no longer registered at another process."""
+        caller = self._away.get(peer)
+        if caller is not None and caller.process == process:
+            self._leave(caller)
+
+    def process_lost(self, process: str) -> None:
+        """Another process is gone, with all peers that are registered there."""
+        for caller in [each for each in self._away.values() if each.process == process]:
+            self._leave(caller)
+
+    @property
+    def processes(self) -> set[str]:
+        """The other processes at which callers of introductions here are registered."""
+        return {caller.process for caller in self._away.values() if caller.process is not None}
+
+    def replaced(self, peer: PeerID) -> None:
+        """A newer registration of a peer is at another process."""
+        registration = self._peers.get(peer)
+        if registration is not None:
+            self._outputs.append(Disconnect(registration.connection, _REPLACED))
+            self._remove(registration, ErrorCode.REPLACED.value)
+
+    def absent(self, caller: PeerID, request: Establish, text: str, now: float) -> None:
+        """Tell a caller that the peer that it calls is registered at no process."""
+        registration = self._peers.get(caller)
+        if registration is None:
+            return
+        if request.notify:
+            self._return_notices.ask(caller, registration.source, request.to, now)
+        self.deliver(caller, Error(ErrorCode.NOT_REGISTERED, text, request.call))
+
+    def deliver(self, peer: PeerID, reply: Reply) -> None:
+        """Send a reply to a peer that is registered at this process."""
+        registration = self._peers.get(peer)
+        if registration is not None:
+            self._outputs.append(Deliver(registration.connection, reply))
+
     # -- time --
 
     def get_timer(self) -> float | None:
@@ -302,9 +413,12 @@ class Registry:
             raise IntroductionRefusal(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT)
         callee = self._peers.get(request.to)
         if callee is None:
-            if request.notify:
+            if caller.process is None and self._elsewhere is not None:
+                self._elsewhere.establish(caller, request, now)
+                return
+            if caller.process is None and request.notify:
                 self._return_notices.ask(caller.peer, caller.source, request.to, now)
-            raise IntroductionRefusal(ErrorCode.NOT_REGISTERED, "No peer of this ID is registered here now.")
+            raise IntroductionRefusal(ErrorCode.NOT_REGISTERED, NOT_REGISTERED)
         key = introduction_key(request.call, caller.peer, request.to)
         if key in self._introductions:
             raise IntroductionRefusal(ErrorCode.FORBIDDEN, "A call of this ID is going on already.")
@@ -361,15 +475,27 @@ class Registry:
         peer = registration.peer
         del self._peers[peer]
         self._leave_place(peer)
+        self._leave(registration)
+        if self._elsewhere is not None:
+            self._elsewhere.lost(peer)
+        self._outputs.append(Gone(peer, reason))
+
+    def _leave(self, registration: Registration) -> None:
+        """End all introductions of a peer that is gone."""
         for key in list(registration.calls):
             introduction = self._introductions[key]
-            introduction.machine.lost(peer)
+            introduction.machine.lost(registration.peer)
             self._sweep(key, introduction)
-        self._outputs.append(Gone(peer, reason))
+        self._forget_if_idle(registration)
+
+    def _forget_if_idle(self, caller: Registration) -> None:
+        if not caller.calls and self._away.get(caller.peer) is caller:
+            del self._away[caller.peer]
 
     def _displace(self, key: IntroductionKey) -> None:
         introduction = self._introductions[key]
-        caller = self._peers.get(introduction.core.caller)
+        peer = introduction.core.caller
+        caller = self._peers.get(peer) or self._away.get(peer)
         if caller is not None:
             self._outputs.append(Displaced(caller.peer, caller.address, "calls"))
         introduction.machine.displaced()
@@ -385,8 +511,14 @@ class Registry:
             registration = self._peers.get(peer)
             if registration is not None:
                 registration.calls.pop(key, None)
+        away = self._away.get(core.caller)
+        if away is not None:
+            away.calls.pop(key, None)
+            self._forget_if_idle(away)
 
     def _deliver(self, peer: PeerID, reply: Reply) -> None:
-        registration = self._peers.get(peer)
-        if registration is not None:
-            self._outputs.append(Deliver(registration.connection, reply))
+        away = self._away.get(peer)
+        if peer in self._peers or away is None:
+            self.deliver(peer, reply)
+        elif away.process is not None:
+            self._outputs.append(DeliverElsewhere(away.process, peer, reply))

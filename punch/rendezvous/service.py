@@ -8,7 +8,7 @@ It reports these events: `listening` (address), `registered` (peer, name), `gone
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
@@ -28,7 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from punch.identity import PeerID, RandomBytes
-from punch.net.driver import Driver
+from punch.net.driver import Driver, Timed
 from punch.net.fairness import SourceShares
 from punch.net.rate_limits import source_of
 from punch.net.server_udp import UDPPort, errno_of, open_ports
@@ -37,6 +37,9 @@ from punch.rendezvous.config import RendezvousConfig, ServerCertificate
 from punch.rendezvous.control_protocol import ControlServerProtocol
 from punch.rendezvous.control_session import ControlSession
 from punch.rendezvous.deny import DenyList
+from punch.rendezvous.directory.exchange import Exchange
+from punch.rendezvous.directory.interface import Directory
+from punch.rendezvous.directory.link import DirectoryLink
 from punch.rendezvous.listen import LOOPBACK, bound_address, listen, listening_failed, parse_endpoints
 from punch.rendezvous.membership import Membership
 from punch.rendezvous.monitoring.figures import Totals
@@ -54,6 +57,7 @@ from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.registry import (
     SHUTDOWN_TEXT,
     Deliver,
+    DeliverElsewhere,
     Disconnect,
     Displaced,
     Gone,
@@ -105,8 +109,10 @@ class RendezvousService(Service):
         wall: Callable[[], float] | None = None,
         cpu: Callable[[], float] = lambda: 0.0,
         membership: Membership | None = None,
+        directory: Directory | None = None,
     ) -> None:
         """
+        :param directory: which process a peer is at; None if this process is the whole service.
         :param reactor: provides `IReactorTCP`, `IReactorUDP` and `IReactorTime`.
         :raise EndpointError: `config.control` is not usable.
         :raise ValueError: certificate and key do not belong together.
@@ -118,9 +124,17 @@ class RendezvousService(Service):
         self.unread_bytes = config.limits.unread_bytes
         self.address: RendezvousAddress | None = None
         self.local_address: RendezvousAddress | None = None
-        self.registry = Registry(config.limits)
+        self._directory: DirectoryLink | None = None
+        if directory is None:
+            self.registry = Registry(config.limits)
+        else:
+            exchange = Exchange(config.limits)
+            self.registry = exchange.registry
+            self._directory = DirectoryLink(directory, exchange, monotonic, self.happened)
         self.reflector_port = 0
         self.health = Health()
+        if directory is not None:
+            self.health.checks.append(lambda: directory.problem)
         self.totals = Totals()
         self._reactor = reactor
         self._report = report
@@ -177,7 +191,7 @@ class RendezvousService(Service):
         self._controls: dict[int, ControlServerProtocol] = {}
         self._last_connection = 0
         # To send may end a connection, which may leave more to deliver.
-        self._driver = Driver(reactor, monotonic, self._deliver_all, lambda: (self.registry,))
+        self._driver = Driver(reactor, monotonic, self._deliver_all, self._cores)
         self._begun = False
         self._starting: Deferred[None] | None = None
         self._ports: list[IListeningPort] = []
@@ -329,6 +343,11 @@ class RendezvousService(Service):
         """Do what the registry asks for."""
         self._driver.run()
 
+    def _cores(self) -> Sequence[Timed]:
+        if self._directory is None:
+            return (self.registry,)
+        return (self.registry, self._directory.exchange)
+
     def _deliver_all(self, now: float) -> bool:
         touched: dict[int, ControlServerProtocol] = {}
         while (output := self.registry.next_output()) is not None:
@@ -341,11 +360,14 @@ class RendezvousService(Service):
                 self._report("gone", peer=str(output.peer), reason=output.reason)
             elif isinstance(output, Displaced):
                 self._operator_log.limit_hit(output.address, output.limit, output.peer)
-            else:
+            elif not isinstance(output, DeliverElsewhere):
                 self._pass_on(output, touched)
+            if self._directory is not None:
+                self._directory.note(output)
         for control in touched.values():
             control.flush()
-        return bool(touched)
+        passed_on = self._directory is not None and self._directory.pass_on()
+        return bool(touched) or passed_on
 
     def lost(self, session: ControlSession) -> None:
         """The connection of a session is gone."""
@@ -411,6 +433,8 @@ class RendezvousService(Service):
             LOOPBACK.get(bound_host, bound_host), bound_port, self._shown_pin
         )
         self.health.started()
+        if self._directory is not None:
+            self._directory.start()
         self._log.info("{event} at {address}", event="listening", address=str(self.address))
         self._report("listening", address=str(self.address))
 
@@ -467,6 +491,8 @@ class RendezvousService(Service):
         closing += self._second.close()
         self._udp_ports = []
         self._relay.stop()
+        if self._directory is not None:
+            closing.append(self._directory.stop())
         await self._sniffer.emptied(_CLOSE_TIME)
         self._driver.stop()
         self._operator_log.close()
@@ -496,6 +522,7 @@ def make_service(
     wall: Callable[[], float] | None = None,
     cpu: Callable[[], float] = lambda: 0.0,
     membership: Membership | None = None,
+    directory: Directory | None = None,
 ) -> RendezvousService:
     """
     The rendezvous service, not started.
@@ -509,6 +536,7 @@ def make_service(
     :param cpu: processor seconds that this thread has used, by which connections that cost too much are
         slowed down. Without it only their lines are counted.
     :param membership: who may register; None: anyone.
+    :param directory: which process of the service a peer is at; None if this process is the whole service.
     :raise EndpointError: `config.control` is not usable.
     :raise ValueError: certificate and key do not belong together.
     """
@@ -521,4 +549,5 @@ def make_service(
         wall=wall,
         cpu=cpu,
         membership=membership,
+        directory=directory,
     )

@@ -31,6 +31,7 @@ from punch.cli.rendezvous_announcer import Announcer
 from punch.cli.rendezvous_tap import Options, primary_address
 from punch.identity import Identity
 from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.directory.redis_address import RedisAddress
 from punch.rendezvous.tls import CertificateProblem, load_certificate, names_of
 from punch.state import StateDirectory
 from punch.test.no_reactor import no_reactor
@@ -142,6 +143,18 @@ class OptionTests(TapCase):
         self.assertTrue(endpoint.local)
         for text in ("", "x", "70000", "http://127.0.0.1:9464"):
             self.assertIn("--metrics", self.refused("--metrics", text))
+
+    def test_registry(self) -> None:
+        """On the command line or in the environment; a mistake is a sentence without the password."""
+        self.assertIsNone(self.parse().registry)
+        self.assertEqual(self.parse("--registry", "redis://h").registry, RedisAddress((("h", 6379),)))
+        for text in ("", "localhost", "http://:secret@h", "redis://:secret@", "redis+sentinel://h"):
+            sentence = self.refused("--registry", text)
+            self.assertIn("--registry", sentence)
+            self.assertIn("redis://host:6379/0", sentence)
+            self.assertNotIn("secret", sentence)
+        self.patch(os, "environ", {**os.environ, "PUNCH_REGISTRY": "redis://other"})
+        self.assertEqual(self.parse().registry, RedisAddress((("other", 6379),)))
 
     def test_alternate_addresses(self) -> None:
         """As they are, or as a 1:1 NAT shows them."""

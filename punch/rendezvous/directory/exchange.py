@@ -1,0 +1,261 @@
+"""
+Calls between peers of different processes of one service. Pure.
+
+An introduction belongs to the process of the called peer. This process keeps, for each caller that is
+registered here, to which process its call went, and passes on what the caller and that process say.
+
+    locating ──located──> forwarded ──ended──> over
+
+Locating takes as long as a question to the directory. What the caller says meanwhile waits, in order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from punch.identity import PeerID
+from punch.net.deadlines import Deadlines
+from punch.rendezvous.admission import IntroductionRefusal
+from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.directory.messages import (
+    Message,
+    PeerLost,
+    PeerReply,
+    PeerRequest,
+)
+from punch.rendezvous.registry import NOT_REGISTERED, Registration, Registry
+from punch.wire.control import (
+    Answer,
+    Answered,
+    Cancel,
+    Candidates,
+    Ended,
+    Error,
+    ErrorCode,
+    Establish,
+    Reject,
+    Reply,
+    Trickle,
+)
+
+CallKey = tuple[str, PeerID]
+"""A call ID and the caller, who chose it."""
+
+MAX_WAITING = 64
+"""Messages of a caller that wait until its call is located: as many as one side may trickle."""
+_PER_CALLER = 4
+"""One caller may have so many times its ringing calls that are not over."""
+_LATE = 5.0
+"""Seconds that the other process has to tell the end of a call, after its time."""
+GONE = "The other peer lost its connection to the rendezvous."
+
+
+@dataclass(frozen=True)
+class Locate:
+    """Ask the directory at which process the called peer is, then call `Exchange.located`."""
+
+    key: CallKey
+    peer: PeerID
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send a message to another process; call `Exchange.process_lost` if that is gone."""
+
+    process: str
+    message: Message
+
+
+Output = Locate | Send
+
+
+@dataclass
+class _Call:
+    caller: PeerID
+    name: str
+    address: str
+    establish: Establish
+    process: str | None = None
+    answered: bool = False
+    waiting: list[Trickle | Cancel] = field(default_factory=list)
+
+
+class Exchange:
+    """
+    The calls of peers of this process to peers of other processes. It makes the registry of this process.
+
+    All times are monotonic seconds.
+    """
+
+    def __init__(self, limits: RendezvousLimits) -> None:
+        self.registry = Registry(limits, self)
+        self._limits = limits
+        self._calls: dict[CallKey, _Call] = {}
+        self._of_caller: dict[PeerID, set[CallKey]] = {}
+        self._deadlines: Deadlines[CallKey] = Deadlines()
+        self._outputs: deque[Output] = deque()
+
+    def __len__(self) -> int:
+        """The number of calls to other processes that are not over."""
+        return len(self._calls)
+
+    @property
+    def processes(self) -> set[str]:
+        """The other processes that introductions of peers of this process depend on."""
+        own = {call.process for call in self._calls.values() if call.process is not None}
+        return own | self.registry.processes
+
+    def next_output(self) -> Output | None:
+        """The next output; None if there is none."""
+        return self._outputs.popleft() if self._outputs else None
+
+    # -- Elsewhere: what the peers of this process do --
+
+    def establish(self, caller: Registration, request: Establish, now: float) -> None:
+        """Locate the called peer."""
+        key = (request.call, caller.peer)
+        if key in self._calls:
+            raise IntroductionRefusal(ErrorCode.FORBIDDEN, "A call of this ID is going on already.")
+        own = self._of_caller.get(caller.peer, ())
+        if len(own) >= _PER_CALLER * self._limits.calls_per_caller:
+            raise IntroductionRefusal(
+                ErrorCode.TOO_MANY, "You have too many calls going on; end some of them first."
+            )
+        if len(self._calls) >= self._limits.introductions:
+            raise IntroductionRefusal(
+                ErrorCode.TOO_MANY, "Too many calls are going on here; try again later."
+            )
+        self._calls[key] = _Call(caller.peer, caller.name, caller.address, request)
+        self._of_caller.setdefault(caller.peer, set()).add(key)
+        self._deadlines.set(key, now + self._limits.ring_time + _LATE)
+        self._outputs.append(Locate(key, request.to))
+
+    def request(self, peer: PeerID, request: Answer | Trickle | Reject | Cancel) -> bool:
+        """Pass on what a caller says."""
+        key = (request.call, peer)
+        call = self._calls.get(key)
+        if call is None or call.establish.to != request.to:
+            return False
+        if not isinstance(request, (Trickle, Cancel)):
+            raise IntroductionRefusal(ErrorCode.FORBIDDEN, "Only the called peer answers or rejects a call.")
+        if call.process is not None:
+            self._pass_on(call, call.process, request)
+        elif len(call.waiting) < MAX_WAITING:
+            call.waiting.append(request)
+        if isinstance(request, Cancel):
+            self._forget(key)
+        return True
+
+    def lost(self, peer: PeerID) -> None:
+        """Tell the processes of its calls that a peer is gone."""
+        keys = self._of_caller.get(peer, set()).copy()
+        for process in {call.process for key in keys if (call := self._calls[key]).process is not None}:
+            if process is not None:
+                self._outputs.append(Send(process, PeerLost(peer)))
+        for key in keys:
+            self._forget(key)
+
+    # -- what the directory finds --
+
+    def located(self, key: CallKey, process: str | None, now: float, problem: str | None = None) -> None:
+        """
+        The directory has answered.
+
+        :param process: at which the called peer is; None if it is at none.
+        :param problem: a sentence for the caller if the directory can't be asked.
+        """
+        call = self._calls.get(key)
+        if call is None:
+            return
+        if process is None:
+            self._forget(key)
+            self.registry.absent(call.caller, call.establish, problem or NOT_REGISTERED, now)
+            return
+        call.process = process
+        self._pass_on(call, process, call.establish)
+        for request in call.waiting:
+            self._pass_on(call, process, request)
+        call.waiting.clear()
+
+    def process_lost(self, process: str, now: float) -> None:
+        """Another process is gone: end all introductions with its peers."""
+        for key, call in [each for each in self._calls.items() if each[1].process == process]:
+            self._forget(key)
+            if call.answered:
+                ended = Ended(key[0], ErrorCode.GONE, GONE, sender=call.establish.to)
+                self.registry.deliver(call.caller, ended)
+            else:
+                # It may not have got the call, and whom it had registered is registered nowhere now.
+                self.registry.absent(call.caller, call.establish, NOT_REGISTERED, now)
+        self.registry.process_lost(process)
+
+    # -- what other processes say --
+
+    def receive(self, process: str, message: PeerRequest | PeerReply | PeerLost, now: float) -> None:
+        """Handle a message of another process."""
+        if isinstance(message, PeerRequest):
+            try:
+                self.registry.request_from(
+                    process, message.peer, message.name, message.address, message.request, now
+                )
+            except IntroductionRefusal as refusal:
+                self.send(process, message.peer, Error(refusal.code, refusal.text, message.request.call))
+        elif isinstance(message, PeerLost):
+            self.registry.lost_at(process, message.peer)
+        else:
+            self._receive_reply(process, message, now)
+
+    def send(self, process: str, peer: PeerID, reply: Reply) -> None:
+        """Send a reply to a peer that is registered at another process."""
+        if isinstance(reply, (Answered, Candidates, Ended, Error)):
+            self._outputs.append(Send(process, PeerReply(peer, reply)))
+
+    # -- time --
+
+    def get_timer(self) -> float | None:
+        """When `handle_timer` is to be called; None if nothing is due."""
+        return self._deadlines.next()
+
+    def handle_timer(self, now: float) -> None:
+        """End the calls of which the other process has told no end in time."""
+        while (key := self._deadlines.pop(now)) is not None:
+            call = self._calls[key]
+            self._forget(key)
+            if not call.answered:
+                text = "Nobody answered the call."
+                ended = Ended(key[0], ErrorCode.TIMEOUT, text, sender=call.establish.to)
+                self.registry.deliver(call.caller, ended)
+
+    # -- within --
+
+    def _receive_reply(self, process: str, message: PeerReply, now: float) -> None:
+        reply = message.reply
+        key = (reply.call or "", message.peer)
+        call = self._calls.get(key)
+        if call is None or call.process != process:
+            return  # The call ended while the message was on its way.
+        callee = call.establish.to
+        if not isinstance(reply, Error) and reply.sender not in (callee, None):
+            return
+        if isinstance(reply, Answered):
+            call.answered = True
+            self._deadlines.set(key, now + self._limits.answered_time + _LATE)
+        elif isinstance(reply, (Ended, Error)):
+            self._forget(key)
+            if isinstance(reply, Error) and reply.code is ErrorCode.NOT_REGISTERED:
+                self.registry.absent(call.caller, call.establish, reply.text, now)
+                return
+        self.registry.deliver(call.caller, reply)
+
+    def _pass_on(self, call: _Call, process: str, request: Establish | Trickle | Cancel) -> None:
+        self._outputs.append(Send(process, PeerRequest(call.caller, call.name, call.address, request)))
+
+    def _forget(self, key: CallKey) -> None:
+        if self._calls.pop(key, None) is None:
+            return
+        self._deadlines.discard(key)
+        own = self._of_caller[key[1]]
+        own.discard(key)
+        if not own:
+            del self._of_caller[key[1]]

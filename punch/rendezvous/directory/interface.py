@@ -1,0 +1,63 @@
+"""What a process of a service asks the directory, and what it is told."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from punch.identity import PeerID
+from punch.rendezvous.directory.messages import PeerLost, PeerReply, PeerRequest
+
+
+class DirectoryUnavailable(Exception):
+    """The directory can't be asked now; `str()` says why."""
+
+
+class DirectoryUser(Protocol):
+    """Is told what other processes say and do."""
+
+    def local_peers(self) -> list[PeerID]:
+        """The peers that are registered at this process now."""
+
+    def depends_on(self) -> set[str]:
+        """The other processes whose end has to be noticed."""
+
+    def message_received(self, process: str, message: PeerRequest | PeerReply | PeerLost) -> None:
+        """Another process has sent a message."""
+
+    def peer_replaced(self, peer: PeerID) -> None:
+        """A peer of this process has a newer registration at another process."""
+
+    def process_lost(self, process: str) -> None:
+        """Another process is gone."""
+
+
+class Directory(Protocol):
+    """Which process of a service a peer is registered at. No method blocks, and none raises."""
+
+    def start(self, user: DirectoryUser) -> None:
+        """Begin, and tell `user` what happens from now on."""
+
+    def stop(self) -> Deferred[None]:
+        """End, and take this process and its peers out of the directory."""
+
+    def claim(self, peer: PeerID) -> None:
+        """A peer has registered at this process just now, which replaces its registrations at others."""
+
+    def release(self, peer: PeerID) -> None:
+        """A peer is no longer registered at this process."""
+
+    def locate(self, peer: PeerID) -> Deferred[str | None]:
+        """
+        Return the name of the other process at which a peer is; None if it is at none.
+
+        :raise DirectoryUnavailable: through the Deferred.
+        """
+
+    def send(self, process: str, message: PeerRequest | PeerReply | PeerLost) -> None:
+        """Send a message to another process, after those before it. `process_lost` follows if it is gone."""
+
+    @property
+    def problem(self) -> str | None:
+        """A sentence that says why the directory does not work now; None if it does."""

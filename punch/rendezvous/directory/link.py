@@ -1,0 +1,107 @@
+"""Joins the directory to the registry of this process: carries what one has to the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from punch.identity import PeerID
+from punch.rendezvous.directory.exchange import CallKey, Exchange, Locate
+from punch.rendezvous.directory.interface import Directory, DirectoryUnavailable
+from punch.rendezvous.directory.messages import PeerClaimed, PeerLost, PeerReply, PeerRequest
+from punch.rendezvous.registry import DeliverElsewhere, Gone, Output, PeerRegistered
+
+UNREACHABLE = (
+    "No peer of this ID is registered at this server, and the other servers of the rendezvous can't be asked "
+    "now; try again later."
+)
+
+
+class DirectoryLink:
+    """
+    The user of the directory, on behalf of the peers of this process (`DirectoryUser`).
+
+    :param happened: called when the registry or the exchange may have output.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        exchange: Exchange,
+        monotonic: Callable[[], float],
+        happened: Callable[[], None],
+    ) -> None:
+        self.directory = directory
+        self.exchange = exchange
+        self._monotonic = monotonic
+        self._happened = happened
+
+    def start(self) -> None:
+        """Join the other processes."""
+        self.directory.start(self)
+
+    def stop(self) -> Deferred[None]:
+        """Leave them."""
+        return self.directory.stop()
+
+    def note(self, output: Output) -> None:
+        """Take what the registry has for other processes."""
+        if isinstance(output, PeerRegistered):
+            self.directory.claim(output.peer)
+        elif isinstance(output, Gone):
+            self.directory.release(output.peer)
+        elif isinstance(output, DeliverElsewhere):
+            self.exchange.send(output.process, output.peer, output.reply)
+
+    def pass_on(self) -> bool:
+        """Give the directory what the exchange has for it. Returns whether there was anything."""
+        found = False
+        while (output := self.exchange.next_output()) is not None:
+            found = True
+            if isinstance(output, Locate):
+                locating = self.directory.locate(output.peer)
+                locating.addCallbacks(
+                    partial(self._located, output.key), partial(self._not_located, output.key)
+                )
+            elif not isinstance(output.message, PeerClaimed):
+                self.directory.send(output.process, output.message)
+        return found
+
+    # -- DirectoryUser --
+
+    def local_peers(self) -> list[PeerID]:
+        """The peers that are registered at this process now."""
+        return self.exchange.registry.peers
+
+    def depends_on(self) -> set[str]:
+        """The other processes whose end has to be noticed."""
+        return self.exchange.processes
+
+    def message_received(self, process: str, message: PeerRequest | PeerReply | PeerLost) -> None:
+        """Another process has sent a message."""
+        self.exchange.receive(process, message, self._monotonic())
+        self._happened()
+
+    def peer_replaced(self, peer: PeerID) -> None:
+        """A peer of this process has a newer registration at another process."""
+        self.exchange.registry.replaced(peer)
+        self._happened()
+
+    def process_lost(self, process: str) -> None:
+        """Another process is gone."""
+        self.exchange.process_lost(process, self._monotonic())
+        self._happened()
+
+    # -- within --
+
+    def _located(self, key: CallKey, process: str | None) -> None:
+        self.exchange.located(key, process, self._monotonic())
+        self._happened()
+
+    def _not_located(self, key: CallKey, failure: Failure) -> None:
+        failure.trap(DirectoryUnavailable)  # type: ignore[no-untyped-call]
+        self.exchange.located(key, None, self._monotonic(), UNREACHABLE)
+        self._happened()

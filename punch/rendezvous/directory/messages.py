@@ -1,0 +1,181 @@
+"""
+What the processes of one service tell each other, as bytes. Pure; docs/protocol.md describes it.
+
+A message is encrypted and authenticated with a key that derives from the service's own, since others may read
+and write the Redis that carries it. Each sender has a key of its own, and counts its messages: the number is
+the nonce, and a receiver takes a number only once. The receiver's name is authenticated, too.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from punch.identity import PeerID, PeerIDError, RandomBytes
+from punch.rendezvous.registry import Introducing
+from punch.wire import strict_json
+from punch.wire.address import canonical
+from punch.wire.control import (
+    MAX_LINE,
+    Answer,
+    Answered,
+    Cancel,
+    Candidates,
+    ControlError,
+    Ended,
+    Error,
+    Establish,
+    Reject,
+    Trickle,
+    decode_reply,
+    decode_request,
+    encode,
+)
+
+VERSION = 1
+NAME_SIZE = 16
+"""Bytes of the name of a process, which it chooses at random when it starts."""
+MAX_MESSAGE = 3 * MAX_LINE
+"""The most bytes of a message."""
+MAX_SENDERS = 1024
+"""Processes whose last number is remembered."""
+_HEADER = 1 + NAME_SIZE + 8
+
+CallReply = Answered | Candidates | Ended | Error
+"""What the process of a callee has for the caller."""
+
+
+class MessageError(ValueError):
+    """A message is malformed, was not made by a process of this service, or has been received before."""
+
+
+@dataclass(frozen=True)
+class PeerRequest:
+    """What a peer at the sending process asks for, about an introduction that belongs to the receiver."""
+
+    peer: PeerID
+    name: str
+    address: str
+    request: Introducing
+
+
+@dataclass(frozen=True)
+class PeerReply:
+    """What an introduction of the sending process has for a peer at the receiver."""
+
+    peer: PeerID
+    reply: CallReply
+
+
+@dataclass(frozen=True)
+class PeerLost:
+    """A peer is no longer registered at the sending process."""
+
+    peer: PeerID
+
+
+@dataclass(frozen=True)
+class PeerClaimed:
+    """A peer has registered at the sending process; `since` orders registrations, in microseconds."""
+
+    peer: PeerID
+    since: int
+
+
+Message = PeerRequest | PeerReply | PeerLost | PeerClaimed
+
+
+def derive(secret: bytes, label: str) -> bytes:
+    """Derive a key (32 bytes) for one purpose from the service's private key."""
+    return hmac.digest(secret, b"punch/1 directory " + label.encode(), "sha256")
+
+
+class Sealer:
+    """Makes the messages of one process, and reads those for it."""
+
+    def __init__(self, secret: bytes, random: RandomBytes) -> None:
+        """:param secret: the service's private key, as bytes."""
+        self._secret = derive(secret, "messages")
+        self._own = random(NAME_SIZE)
+        self.name = self._own.hex()
+        """The name of this process."""
+        self._key = self._key_of(self._own)
+        self._sent = 0
+        self._received: OrderedDict[bytes, int] = OrderedDict()
+
+    def seal(self, to: str, message: Message) -> bytes:
+        """Return the bytes of a message for the process of this name."""
+        self._sent += 1
+        number = self._sent.to_bytes(8, "big")
+        header = bytes([VERSION]) + self._own + number
+        text = strict_json.dumps(_to_json(message))
+        return header + self._key.encrypt(bytes(4) + number, text, header + bytes.fromhex(to))
+
+    def open(self, data: bytes) -> tuple[str, Message]:
+        """
+        Return the name of the sender and its message.
+
+        :raise MessageError: it is not from a process of this service, or not for this process now.
+        """
+        if not _HEADER < len(data) <= MAX_MESSAGE:
+            raise MessageError("its size is wrong")
+        header, sealed = data[:_HEADER], data[_HEADER:]
+        if header[0] != VERSION:
+            raise MessageError(f"its version is {header[0]}, not {VERSION}: all processes run one version")
+        sender, number = header[1 : 1 + NAME_SIZE], header[1 + NAME_SIZE :]
+        try:
+            text = self._key_of(sender).decrypt(bytes(4) + number, sealed, header + self._own)
+        except InvalidTag as error:
+            raise MessageError("it was made with another key, or for another process") from error
+        count = int.from_bytes(number, "big")
+        if count <= self._received.get(sender, 0):
+            raise MessageError("it was received before")
+        self._received[sender] = count
+        self._received.move_to_end(sender)
+        if len(self._received) > MAX_SENDERS:
+            self._received.popitem(last=False)
+        return sender.hex(), _from_json(text)
+
+    def _key_of(self, sender: bytes) -> ChaCha20Poly1305:
+        return ChaCha20Poly1305(hmac.digest(self._secret, sender, "sha256"))
+
+
+def _to_json(message: Message) -> dict[str, Any]:
+    value: dict[str, Any] = {"peer": str(message.peer)}
+    if isinstance(message, PeerRequest):
+        value |= {"type": "request", "name": message.name, "address": message.address}
+        value["line"] = encode(message.request).decode()
+    elif isinstance(message, PeerReply):
+        value |= {"type": "reply", "line": encode(message.reply).decode()}
+    elif isinstance(message, PeerLost):
+        value["type"] = "lost"
+    else:
+        value |= {"type": "claimed", "since": message.since}
+    return value
+
+
+def _from_json(text: bytes) -> Message:
+    try:
+        value = strict_json.loads(text)
+        peer, kind = PeerID.parse_unchecked(value["peer"]), value["type"]
+        if kind == "lost":
+            return PeerLost(peer)
+        if kind == "claimed":
+            return PeerClaimed(peer, int(value["since"]))
+        line = value["line"].encode()
+        if kind == "reply":
+            reply = decode_reply(line)
+            if isinstance(reply, (Answered, Candidates, Ended, Error)):
+                return PeerReply(peer, reply)
+        elif kind == "request":
+            request = decode_request(line)
+            if isinstance(request, (Establish, Answer, Trickle, Reject, Cancel)):
+                return PeerRequest(peer, value["name"], canonical(value["address"], 0).host, request)
+    except (ControlError, PeerIDError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise MessageError(f"it can't be read ({error}): all processes run one version") from error
+    raise MessageError(f"its kind is not known ({str(kind)[:20]}): all processes run one version")

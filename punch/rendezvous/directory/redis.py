@@ -1,0 +1,406 @@
+"""
+The directory in Redis.
+
+    punch:owner           which service uses this Redis: a hash of its key
+    punch:process:NAME    a process that lives; expires if it does not say so again
+    punch:peer:HASH       the process at which a peer is, and since when
+    punch:to:NAME         a channel: messages to a process
+
+An entry of a peer is only a hint: the process that it names knows whether the peer is there. So entries of a
+process that died do no harm, and expire later. Nothing here needs a wall clock: registrations are ordered by
+the clock of Redis, which each process estimates.
+
+**Why channels, and no streams.** Redis says at once how many processes got a message: none, if the process
+has died. Nothing is stored, so nothing old is delivered, nothing has to be trimmed, and a full disk does not
+matter. What is lost when the connection to Redis ends would be too late anyway: calls fail, and are placed
+again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from punch.identity import PeerID, RandomBytes
+from punch.rendezvous.directory.interface import DirectoryUnavailable, DirectoryUser
+from punch.rendezvous.directory.messages import (
+    Message,
+    MessageError,
+    PeerClaimed,
+    PeerLost,
+    PeerReply,
+    PeerRequest,
+    Sealer,
+    derive,
+)
+from punch.rendezvous.directory.redis_address import RedisAddress
+from punch.rendezvous.directory.redis_client import (
+    OLDEST,
+    RedisConnection,
+    RedisProblem,
+    primary_of,
+)
+
+BEAT = 1.0
+"""Seconds between two signs of life."""
+LIFE = 3
+"""Seconds for which one is good. Another process is taken for dead after two beats without one."""
+ENTRY_LIFE = 600
+"""Seconds for which the entry of a peer is kept without a refresh."""
+REFRESH = 200.0
+"""Seconds within which all entries are refreshed."""
+OWNER_LIFE = 10
+"""Seconds after which a Redis that a service has left may be used by another one."""
+MAX_CLOCK_ERROR = 60.0
+"""Seconds by which the wall clocks of this machine and of Redis may differ before the operator is told."""
+_CHUNK = 100
+"""Entries that are written at once after Redis was away or flushed…"""
+_PAUSE = 0.05
+"""…and seconds until the next ones."""
+_FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
+"""Mean seconds until Redis is tried again, times 0.5 to 1.5."""
+_LOG_PAUSE = 60.0
+"""Seconds between two lines of the log about messages that can't be read."""
+
+_RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
+"""The compare-and-delete of Redis' documentation (SET, patterns)."""
+
+
+@dataclass
+class _Entry:
+    """
+    A peer that is registered at this process.
+
+    :ivar since: when it registered, in monotonic seconds.
+    :ivar value: what this process has written for it.
+    """
+
+    since: float
+    value: bytes | None = None
+
+
+class RedisDirectory:
+    """
+    A `Directory` in Redis. It connects, and connects again, by itself.
+
+    :param secret: the service's private key.
+    :param monotonic: monotonic seconds.
+    :param wall: Unix seconds. Nothing but the check of the clock depends on it.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        address: RedisAddress,
+        *,
+        secret: bytes,
+        reactor: Any,
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+        random: RandomBytes,
+    ) -> None:
+        self._address = address
+        self._wall = wall
+        self._reactor = reactor
+        self._monotonic = monotonic
+        self._random = random
+        self._sealer = Sealer(secret, random)
+        self._owner = derive(secret, "owner").hex()[:32]
+        self._hash = derive(secret, "peers")
+        self._user: DirectoryUser | None = None
+        self._running: Deferred[None] | None = None
+        self._stopped = False
+        self._commands: RedisConnection | None = None
+        self._entries: OrderedDict[PeerID, _Entry] = OrderedDict()
+        """The one that is to be refreshed next is the first."""
+        self._pending: deque[PeerID] = deque()
+        self._syncing: Deferred[None] | None = None
+        self._missing: set[str] = set()
+        self._offset = 0.0
+        """Add it to monotonic seconds to get the time that Redis shows."""
+        self._clock_error = 0.0
+        self._failures = 0
+        self._reason: str | None = "it is being connected to"
+        self._unread_logged = -math.inf
+
+    @property
+    def name(self) -> str:
+        """The name of this process."""
+        return self._sealer.name
+
+    @property
+    def problem(self) -> str | None:
+        """A sentence that says why the directory does not work now; None if it does."""
+        redis = f"Redis at {self._address.location}"
+        if self._reason is not None:
+            return f"{redis}: {self._reason}. Only peers of this server can call each other."
+        if abs(self._clock_error) > MAX_CLOCK_ERROR:
+            return (
+                f"The clock of this machine and that of {redis} differ by {abs(self._clock_error):.0f} s: "
+                "set them right, since credentials for relays expire by these clocks."
+            )
+        return None
+
+    # -- Directory --
+
+    def start(self, user: DirectoryUser) -> None:
+        """Connect, and stay connected."""
+        self._user = user
+        self._running = Deferred.fromCoroutine(self._run())
+        self._running.addErrback(_ignore, CancelledError)
+        self._running.addErrback(lambda failure: self._log.failure("The directory has failed.", failure))
+
+    def stop(self) -> Deferred[None]:
+        """Disconnect. What this process has written expires, and its entries are no use to anyone before."""
+        self._stopped = True
+        if self._running is not None:
+            self._running.cancel()
+        return succeed(None)
+
+    def claim(self, peer: PeerID) -> None:
+        """A peer has registered here just now."""
+        entry = self._entries[peer] = _Entry(self._monotonic())
+        self._entries.move_to_end(peer)
+        if self._commands is not None:
+            self._in_background(self._write(self._commands, peer, entry))
+
+    def release(self, peer: PeerID) -> None:
+        """A peer is no longer registered here."""
+        entry = self._entries.pop(peer, None)
+        if entry is not None and entry.value is not None and self._commands is not None:
+            command = ("EVAL", _RELEASE, 1, self._key_of(peer), entry.value)
+            self._in_background(self._commands.ask(command))
+
+    def locate(self, peer: PeerID) -> Deferred[str | None]:
+        """Return the other process at which a peer is."""
+        return Deferred.fromCoroutine(self._locate(peer))
+
+    def send(self, process: str, message: PeerRequest | PeerReply | PeerLost) -> None:
+        """Send a message to another process."""
+        if self._commands is None:
+            self._process_lost(process)
+            return
+        self._in_background(self._send(self._commands, process, message))
+
+    # -- the connection --
+
+    async def _run(self) -> None:
+        while not self._stopped:
+            commands = RedisConnection(self._reactor, self._address)
+            subscriber = RedisConnection(self._reactor, self._address, self._received)
+            try:
+                await self._connect(commands, subscriber)
+                while True:
+                    await self._beat(commands, subscriber)
+                    await self._sleep(BEAT)
+            except RedisProblem as problem:
+                self._lost(str(problem))
+            except (TypeError, ValueError, LookupError) as error:
+                self._lost(f"it answers as Redis does not ({error})"[:150])
+            finally:
+                self._commands = None
+                if self._syncing is not None:
+                    self._syncing.cancel()
+                commands.abort()
+                subscriber.abort()
+            if self._stopped:
+                return
+            self._failures += 1
+            delay = min(_LAST_DELAY, _FIRST_DELAY * 2.0 ** min(self._failures - 1, 10))
+            await self._sleep(delay * (0.5 + int.from_bytes(self._random(4), "big") / 2**32))
+
+    async def _connect(self, commands: RedisConnection, subscriber: RedisConnection) -> None:
+        host, port = await primary_of(self._reactor, self._address)
+        await commands.connect(host, port)
+        version = await commands.version()
+        if version is not None and version < OLDEST:
+            found, oldest = (".".join(map(str, each)) for each in (version, OLDEST))
+            raise RedisProblem(f"its version is {found}, and {oldest} is the oldest that works; update it")
+        await subscriber.connect(host, port)
+        await subscriber.subscribe(f"punch:to:{self.name}")
+
+    async def _beat(self, commands: RedisConnection, subscriber: RedisConnection) -> None:
+        """Say that this process lives, and see which others do."""
+        process = f"punch:process:{self.name}"
+        others = sorted(self._user.depends_on()) if self._user is not None else []
+        asked_at = self._monotonic()
+        _, owner, lived, _, receivers, time, *alive = await commands.ask(
+            ("SET", "punch:owner", self._owner, "NX", "EX", OWNER_LIFE),
+            ("GET", "punch:owner"),
+            ("EXISTS", process),
+            ("SET", process, "1", "EX", LIFE),
+            ("PUBLISH", f"punch:to:{self.name}", b""),
+            ("TIME",),
+            *(("EXISTS", f"punch:process:{other}") for other in others),
+        )
+        if bytes(owner or b"") != self._owner.encode():
+            raise RedisProblem(
+                "a rendezvous with another key uses it; if both are one service, copy identity.key of that "
+                "one to the state directory of this one, else choose another database"
+            )
+        await commands.ask(("EXPIRE", "punch:owner", OWNER_LIFE))
+        if not receivers or not subscriber.open:
+            raise RedisProblem("it has closed the subscription")
+        answered_at = self._monotonic()
+        there = int(time[0]) + int(time[1]) / 1e6
+        self._offset = there - (asked_at + answered_at) / 2
+        self._clock_error = self._wall() - there
+        if self._commands is None:
+            self._found(commands)
+        elif not lived:
+            # It was flushed, or this process has slept: others may have its peers now.
+            self._write_all(commands)
+        else:
+            self._refresh_some(commands)
+        missing = {other for other, lives in zip(others, alive, strict=True) if not lives}
+        for other in missing & self._missing:
+            self._process_lost(other)
+        self._missing = missing
+
+    def _found(self, commands: RedisConnection) -> None:
+        self._log.info("Redis works: {address}", address=self._address.location)
+        self._commands = commands
+        self._reason, self._failures = None, 0
+        self._write_all(commands)
+
+    def _lost(self, reason: str) -> None:
+        if reason != self._reason:
+            self._log.warn(
+                "Redis at {address} does not work: {reason}", address=self._address.location, reason=reason
+            )
+        self._reason = reason
+
+    def _sleep(self, seconds: float) -> Deferred[None]:
+        waiting: Deferred[None] = Deferred(lambda _: call.cancel())
+        call = self._reactor.callLater(seconds, waiting.callback, None)
+        return waiting
+
+    # -- the entries --
+
+    def _write_all(self, commands: RedisConnection) -> None:
+        self._pending = deque(self._entries)
+        if self._syncing is None:
+            self._syncing = Deferred.fromCoroutine(self._write_pending(commands))
+            self._syncing.addErrback(_ignore, CancelledError)
+            self._syncing.addBoth(self._written)
+
+    def _written(self, _: object) -> None:
+        self._syncing = None
+
+    async def _write_pending(self, commands: RedisConnection) -> None:
+        while self._pending:
+            for _ in range(min(_CHUNK, len(self._pending))):
+                self._in_background(self._synchronize(commands, self._pending.popleft()))
+            await self._sleep(_PAUSE)
+
+    def _refresh_some(self, commands: RedisConnection) -> None:
+        for _ in range(math.ceil(len(self._entries) * BEAT / REFRESH)):
+            peer = next(iter(self._entries))
+            self._entries.move_to_end(peer)
+            self._in_background(self._synchronize(commands, peer))
+
+    async def _synchronize(self, commands: RedisConnection, peer: PeerID) -> None:
+        """Keep the entry of a peer, write it again if it is gone, or find out that another one is newer."""
+        key = self._key_of(peer)
+        (found,) = await commands.ask(("GET", key))
+        entry = self._entries.get(peer)
+        if entry is None:
+            return
+        if found is not None and found == entry.value:
+            await commands.ask(("EXPIRE", key, ENTRY_LIFE))
+            return
+        process, since = _read_entry(found)
+        if process not in (None, self.name) and since > self._time_of(entry):
+            (lives,) = await commands.ask(("EXISTS", f"punch:process:{process}"))
+            if lives:
+                if self._entries.get(peer) is entry and self._user is not None:
+                    self._user.peer_replaced(peer)
+                return
+        if self._entries.get(peer) is entry:
+            await self._write(commands, peer, entry)
+
+    async def _write(self, commands: RedisConnection, peer: PeerID, entry: _Entry) -> None:
+        key, since = self._key_of(peer), self._time_of(entry)
+        entry.value = f"{self.name} {since}".encode()
+        before, _ = await commands.ask(("GETSET", key, entry.value), ("EXPIRE", key, ENTRY_LIFE))
+        process, _ = _read_entry(before)
+        if process not in (None, self.name):
+            await self._send(commands, str(process), PeerClaimed(peer, since))
+
+    def _time_of(self, entry: _Entry) -> int:
+        """When a peer registered here, by the clock of Redis, in microseconds."""
+        if entry.value is not None:
+            return _read_entry(entry.value)[1]
+        return int((entry.since + self._offset) * 1e6)
+
+    async def _locate(self, peer: PeerID) -> str | None:
+        if self._commands is None:
+            raise DirectoryUnavailable(self.problem or "Redis is not connected.")
+        try:
+            (found,) = await self._commands.ask(("GET", self._key_of(peer)))
+        except RedisProblem as problem:
+            raise DirectoryUnavailable(str(problem)) from problem
+        process, _ = _read_entry(found)
+        return None if process == self.name else process
+
+    def _key_of(self, peer: PeerID) -> str:
+        return f"punch:peer:{derive(self._hash, str(peer)).hex()[:32]}"
+
+    # -- messages --
+
+    async def _send(self, commands: RedisConnection, process: str, message: Message) -> None:
+        try:
+            (receivers,) = await commands.ask(
+                ("PUBLISH", f"punch:to:{process}", self._sealer.seal(process, message))
+            )
+        except RedisProblem:
+            receivers = 0
+        if not receivers:
+            self._process_lost(process)
+
+    def _process_lost(self, process: str) -> None:
+        if self._user is not None:
+            self._user.process_lost(process)
+
+    def _received(self, data: bytes) -> None:
+        if not data or self._user is None:
+            return  # This process has sent it, to see that the subscription works.
+        try:
+            sender, message = self._sealer.open(data)
+        except MessageError as problem:
+            if self._monotonic() >= self._unread_logged + _LOG_PAUSE:
+                self._unread_logged = self._monotonic()
+                self._log.warn("A message came through Redis that is ignored: {why}", why=str(problem))
+            return
+        if not isinstance(message, PeerClaimed):
+            self._user.message_received(sender, message)
+            return
+        entry = self._entries.get(message.peer)
+        if entry is not None and self._time_of(entry) < message.since:
+            self._user.peer_replaced(message.peer)
+
+    def _in_background(self, work: Any) -> None:
+        """Do what may fail when Redis goes away; then everything is written anew once it is back."""
+        doing: Deferred[Any] = Deferred.fromCoroutine(work)
+        doing.addErrback(_ignore, RedisProblem)
+
+
+def _ignore(failure: Failure, kind: type[Exception]) -> None:
+    failure.trap(kind)  # type: ignore[no-untyped-call]
+
+
+def _read_entry(value: bytes | None) -> tuple[str | None, int]:
+    """The process and the time of an entry; None and 0 for none, or one that is none of ours."""
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else ""
+    process, _, since = text.partition(" ")
+    if len(process) != 32 or not since.isdigit() or any(each not in "0123456789abcdef" for each in process):
+        return None, 0
+    return process, int(since)

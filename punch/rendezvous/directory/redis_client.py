@@ -1,0 +1,240 @@
+"""
+Connections to Redis, by txredisapi's protocols.
+
+Only its protocols are used. Its connection functions and pools use the global reactor, and so do the delayed
+calls of its protocols, which get this reactor's `callLater` here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.python.failure import Failure
+
+from punch.rendezvous.directory.redis_address import RedisAddress
+
+REPLY_TIME = 3.0
+"""Seconds within which Redis has to answer, or its connection is closed."""
+CONNECT_TIME = 3.0
+"""Seconds for a TCP connection."""
+OLDEST = (5, 0)
+"""The oldest version of Redis that works."""
+
+_ADVICE = {
+    "WRONGPASS": "it refuses the user name or password; correct them in --registry",
+    "NOAUTH": "it wants a password; write it in --registry, as redis://:password@host",
+    "READONLY": "it is a read-only replica; give the address of the primary, or those of its Sentinels",
+    "MISCONF": "it refuses writes because it can't save to its disk; see its log, and the space on its disk",
+    "OOM": "it refuses writes because its memory is full; raise its maxmemory",
+    "NOPERM": "its user may not do what is needed; see docs/deployment.md for the commands",
+    "LOADING": "it is still loading its data",
+    "MASTERDOWN": "it has lost its primary",
+}
+
+
+class RedisProblem(Exception):
+    """Redis can't be used now; `str()` says why, in words that follow "Redis at …: "."""
+
+
+def problem_of(error: BaseException, tls: bool = False) -> RedisProblem:
+    """Return why Redis can't be used, for whatever a connection or command has failed with."""
+    if isinstance(error, FirstError) and error.subFailure.value is not None:
+        error = error.subFailure.value
+    if isinstance(error, RedisProblem):
+        return error
+    text = str(error) or type(error).__name__
+    if "without any password configured" in text:
+        return RedisProblem("it has no password, and --registry gives one; leave it out")
+    for code, advice in _ADVICE.items():
+        if code in text:
+            return RedisProblem(f"{advice} ({text[:100]})")
+    if tls:
+        return RedisProblem(
+            f"TLS has failed ({text[:100]}); if this port has no TLS, write redis:// in place of rediss://"
+        )
+    return RedisProblem(text[:150])
+
+
+class _Factory(Factory):
+    """What txredisapi's protocols ask of their factory."""
+
+    noisy = False
+    isLazy = False
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self.problem: str | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        """Make the protocol of a connection."""
+        protocol = self._make()
+        protocol.factory = self
+        return protocol
+
+    def stopTrying(self) -> None:
+        """The protocol is about to close its connection; it is not made again here anyway."""
+
+    def connectionError(self, why: str) -> None:
+        """AUTH or SELECT has failed."""
+        self.problem = why
+
+
+class RedisConnection:
+    """
+    One connection.
+
+    :param messages: called with each message of the channels that are subscribed to; None for a connection
+        that carries commands.
+    """
+
+    def __init__(
+        self, reactor: Any, address: RedisAddress, messages: Callable[[bytes], None] | None = None
+    ) -> None:
+        self._reactor = reactor
+        self._address = address
+        self._messages = messages
+        self._protocol: Any = None
+        self._lost = self._answered = False
+
+    @property
+    def open(self) -> bool:
+        """Whether the connection can be used."""
+        return self._protocol is not None and not self._lost
+
+    async def connect(self, host: str, port: int) -> None:
+        """:raise RedisProblem: it can't be made, or Redis refuses us."""
+        factory = _Factory(self._make)
+        try:
+            self._protocol = await _endpoint(self._reactor, host, port, self._address.tls).connect(factory)
+            ready: Deferred[None] = Deferred()
+            self._protocol.whenConnected().addCallback(lambda _: _fire(ready))
+            self._protocol.closed.addCallback(lambda reason: self._closed(reason, factory, ready))
+            ready.addTimeout(REPLY_TIME, self._reactor)
+            await ready
+        except Exception as error:  # connecting, TLS and the library fail in many ways, all reported alike
+            self.abort()
+            raise problem_of(error, self._address.tls) from error
+
+    async def ask(self, *commands: Sequence[str | bytes | int]) -> list[Any]:
+        """
+        Send commands, all at once, and return their answers.
+
+        :raise RedisProblem: one of them has failed.
+        """
+        try:
+            answers = [self._protocol.execute_command(*command) for command in commands]
+            found: list[Any] = await gatherResults(answers, consumeErrors=True)
+        except Exception as error:  # the library's errors have no common base beside Exception
+            raise problem_of(error, self._address.tls and not self._answered) from error
+        self._answered = True
+        return found
+
+    async def subscribe(self, channel: str) -> None:
+        """:raise RedisProblem: it has failed."""
+        try:
+            await self._protocol.subscribe(channel).addTimeout(REPLY_TIME, self._reactor)
+        except Exception as error:  # as above
+            raise problem_of(error) from error
+
+    async def version(self) -> tuple[int, ...] | None:
+        """The version of Redis; None if it does not tell."""
+        try:
+            (info,) = await self.ask(("INFO", "server"))
+        except RedisProblem as problem:
+            if "NOPERM" in str(problem) or "unknown command" in str(problem):
+                return None
+            raise
+        for line in bytes(info).decode("utf-8", "replace").splitlines():
+            key, _, value = line.partition(":")
+            if key == "redis_version":
+                return tuple(int(part) for part in value.split(".")[:2] if part.isdigit())
+        return None
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self.open:
+            self._protocol.transport.abortConnection()
+
+    def _closed(self, reason: BaseException, factory: _Factory, ready: Deferred[None]) -> None:
+        self._lost = True
+        if not ready.called:
+            ready.errback(Exception(factory.problem) if factory.problem else reason)
+
+    def _make(self) -> Any:
+        # The module can't be imported before there is a reactor, and only with --registry is it needed.
+        import txredisapi
+
+        messages, clock = self._messages, self._reactor
+        base: Any = txredisapi.RedisProtocol if messages is None else txredisapi.SubscriberProtocol
+
+        class _Protocol(base):  # type: ignore[misc]
+            callLater = clock.callLater
+
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options)
+                self.closed: Deferred[BaseException] = Deferred()
+
+            def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+                try:
+                    super().dataReceived(data, unpause)
+                except Exception:  # this is not Redis, and the library raises whatever comes
+                    self.transport.abortConnection()
+
+            def messageReceived(self, pattern: object, channel: object, message: bytes) -> None:
+                if messages is not None:
+                    messages(message)
+
+            def connectionLost(self, why: Failure) -> None:
+                super().connectionLost(why)
+                self.closed.callback(why.value or ConnectionError("The connection is lost"))
+
+        address = self._address
+        return _Protocol(
+            charset=None,
+            convertNumbers=False,
+            replyTimeout=REPLY_TIME,
+            username=address.username,
+            password=address.password,
+            dbid=address.database or None,
+        )
+
+
+def _fire(ready: Deferred[None]) -> None:
+    if not ready.called:
+        ready.callback(None)
+
+
+def _endpoint(reactor: Any, host: str, port: int, tls: bool) -> IStreamClientEndpoint:
+    endpoint: IStreamClientEndpoint = HostnameEndpoint(reactor, host, port, timeout=CONNECT_TIME)
+    return wrapClientTLS(optionsForClientTLS(host), endpoint, clock=reactor) if tls else endpoint
+
+
+async def primary_of(reactor: Any, address: RedisAddress) -> tuple[str, int]:
+    """
+    Return host and port of the primary, as the first Sentinel says that answers.
+
+    :raise RedisProblem: none does.
+    """
+    if address.name is None:
+        return address.hosts[0]
+    problem = RedisProblem("no Sentinel is given")
+    for host, port in address.hosts:
+        sentinel = RedisConnection(reactor, RedisAddress(((host, port),), tls=address.tls))
+        try:
+            await sentinel.connect(host, port)
+            (found,) = await sentinel.ask(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.name))
+        except RedisProblem as reason:
+            problem = reason
+            continue
+        finally:
+            sentinel.abort()
+        if found:
+            return bytes(found[0]).decode(), int(found[1])
+        problem = RedisProblem(f"Sentinel knows no primary of the name {address.name[:50]!a}")
+    raise problem

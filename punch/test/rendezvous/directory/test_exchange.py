@@ -1,0 +1,357 @@
+"""Calls between peers of different processes: the pure core, without Redis."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.identity import PeerID
+from punch.rendezvous.admission import IntroductionRefusal
+from punch.rendezvous.config import RendezvousLimits
+from punch.rendezvous.directory.exchange import MAX_WAITING, Exchange, Locate
+from punch.rendezvous.directory.messages import PeerClaimed
+from punch.rendezvous.registry import Deliver, DeliverElsewhere, Disconnect
+from punch.test.strategies import IDENTITIES, SETTINGS
+from punch.wire.control import (
+    Accept,
+    Answer,
+    Answered,
+    Cancel,
+    Candidates,
+    Ended,
+    Error,
+    ErrorCode,
+    Establish,
+    Incoming,
+    Reject,
+    Reply,
+    Trickle,
+)
+from punch.wire.sealed import Envelope
+
+ALICE, BOB, CAROL = (identity.peer_id for identity in IDENTITIES[:3])
+CALL = "00" * 16
+
+
+def envelope(to: PeerID, number: int = 0) -> Envelope:
+    return Envelope(to, b"body %d" % number, bytes(64))
+
+
+class Processes:
+    """
+    Several processes, with a directory that is always right about who claimed last.
+
+    :ivar got: what each peer was told, with the process that told it.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.now = 0.0
+        self.limits = RendezvousLimits()
+        self.exchanges = {name: Exchange(self.limits) for name in names}
+        self.where: dict[PeerID, str] = {}
+        self.got: list[tuple[str, int, Reply]] = []
+        self.held: deque[tuple[str, Locate]] = deque()
+        self.holding = False
+        self._connections = 0
+
+    def register(self, process: str, peer: PeerID) -> int:
+        """Register a peer; returns its connection."""
+        self._connections += 1
+        registry = self.exchanges[process].registry
+        registry.register(self._connections, peer, "name", Accept.ASK, "192.0.2.1", self.now)
+        self.where[peer] = process
+        self.run()
+        return self._connections
+
+    def request(self, process: str, peer: PeerID, connection: int, request: object) -> None:
+        """A peer sends a request."""
+        registry = self.exchanges[process].registry
+        registry.request(peer, connection, request, self.now)  # type: ignore[arg-type]
+        self.run()
+
+    def replies(self, connection: int) -> list[Reply]:
+        """What was sent on a connection."""
+        return [reply for _, each, reply in self.got if each == connection]
+
+    def kill(self, process: str) -> None:
+        """A process dies, and the others notice."""
+        del self.exchanges[process]
+        for exchange in self.exchanges.values():
+            exchange.process_lost(process, self.now)
+        self.run()
+
+    def release_held(self) -> None:
+        """Answer the questions to the directory that were held."""
+        self.holding = False
+        while self.held:
+            self._locate(*self.held.popleft())
+        self.run()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+        for exchange in self.exchanges.values():
+            exchange.registry.handle_timer(self.now)
+            exchange.handle_timer(self.now)
+        self.run()
+
+    def run(self) -> None:
+        """Carry everything to where it belongs."""
+        busy = True
+        while busy:
+            busy = False
+            for name, exchange in list(self.exchanges.items()):
+                while (output := exchange.registry.next_output()) is not None:
+                    busy = True
+                    if isinstance(output, Deliver):
+                        self.got.append((name, output.connection, output.reply))
+                    elif isinstance(output, Disconnect):
+                        self.got.append((name, output.connection, output.error))
+                    elif isinstance(output, DeliverElsewhere):
+                        exchange.send(output.process, output.peer, output.reply)
+                while (todo := exchange.next_output()) is not None:
+                    busy = True
+                    if isinstance(todo, Locate):
+                        if self.holding:
+                            self.held.append((name, todo))
+                        else:
+                            self._locate(name, todo)
+                    elif todo.process not in self.exchanges:
+                        exchange.process_lost(todo.process, self.now)
+                    else:
+                        assert not isinstance(todo.message, PeerClaimed)
+                        self.exchanges[todo.process].receive(name, todo.message, self.now)
+
+    def _locate(self, name: str, locate: Locate) -> None:
+        found = self.where.get(locate.peer)
+        if name in self.exchanges:
+            self.exchanges[name].located(locate.key, None if found == name else found, self.now)
+
+
+class ExchangeTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.net = Processes("one", "two")
+        self.alice = self.net.register("one", ALICE)
+        self.bob = self.net.register("two", BOB)
+
+    def call(self) -> None:
+        self.net.request("one", ALICE, self.alice, Establish(CALL, BOB, envelope(BOB)))
+
+    def assert_empty(self) -> None:
+        for exchange in self.net.exchanges.values():
+            self.assertEqual(len(exchange), 0)
+            self.assertEqual(exchange.registry.introduction_count, 0)
+            self.assertEqual(exchange.processes, set())
+            self.assertIsNone(exchange.get_timer())
+
+    def test_whole_introduction(self) -> None:
+        self.call()
+        self.net.request("two", BOB, self.bob, Answer(CALL, ALICE, envelope(ALICE)))
+        self.net.request("one", ALICE, self.alice, Trickle(CALL, BOB, envelope(BOB, 1)))
+        self.net.request("two", BOB, self.bob, Trickle(CALL, ALICE, envelope(ALICE, 1)))
+        self.net.request("two", BOB, self.bob, Cancel(CALL, ALICE))
+        self.assertEqual(
+            self.net.replies(self.bob),
+            [Incoming(CALL, ALICE, "name", envelope(BOB)), Candidates(CALL, ALICE, envelope(BOB, 1))],
+        )
+        answered, candidates, ended = self.net.replies(self.alice)
+        self.assertEqual(answered, Answered(CALL, BOB, envelope(ALICE)))
+        self.assertEqual(candidates, Candidates(CALL, BOB, envelope(ALICE, 1)))
+        self.assertIsInstance(ended, Ended)
+        self.assert_empty()
+
+    def test_candidates_wait_for_the_directory_in_order(self) -> None:
+        self.net.holding = True
+        self.call()
+        for number in range(MAX_WAITING + 5):
+            self.net.request("one", ALICE, self.alice, Trickle(CALL, BOB, envelope(BOB, number)))
+        self.assertEqual(self.net.replies(self.bob), [])
+        self.net.release_held()
+        incoming, *candidates = self.net.replies(self.bob)
+        self.assertIsInstance(incoming, Incoming)
+        expected = [Candidates(CALL, ALICE, envelope(BOB, number)) for number in range(MAX_WAITING)]
+        self.assertEqual(candidates, expected)
+
+    def test_cancelled_before_it_was_located(self) -> None:
+        self.net.holding = True
+        self.call()
+        self.net.request("one", ALICE, self.alice, Cancel(CALL, BOB))
+        self.net.release_held()
+        self.assertEqual(self.net.replies(self.bob), [])
+        self.assert_empty()
+
+    def test_refused(self) -> None:
+        self.call()
+        self.net.request("two", BOB, self.bob, Reject(CALL, ALICE, ErrorCode.REFUSED))
+        (ended,) = self.net.replies(self.alice)
+        self.assertEqual(ended, Ended(CALL, ErrorCode.REFUSED, "The called peer said no.", sender=BOB))
+        self.assert_empty()
+
+    def test_nobody_there(self) -> None:
+        self.net.request("one", ALICE, self.alice, Establish(CALL, CAROL, envelope(CAROL)))
+        (error,) = self.net.replies(self.alice)
+        self.assertIsInstance(error, Error)
+        self.assertEqual((error.code, error.call), (ErrorCode.NOT_REGISTERED, CALL))  # type: ignore[union-attr]
+        self.assert_empty()
+
+    def test_stale_entry(self) -> None:
+        """The process that the directory names denies it, and the caller is told so."""
+        self.net.where[CAROL] = "two"
+        self.net.request("one", ALICE, self.alice, Establish(CALL, CAROL, envelope(CAROL)))
+        (error,) = self.net.replies(self.alice)
+        self.assertEqual(error.code, ErrorCode.NOT_REGISTERED)  # type: ignore[union-attr]
+        self.assert_empty()
+
+    def test_circle_of_stale_entries(self) -> None:
+        """A process that does not have the peer asks no other one."""
+        self.net.where[CAROL] = "two"
+        self.net.exchanges["three"] = Exchange(self.net.limits)
+        self.net.request("one", ALICE, self.alice, Establish(CALL, CAROL, envelope(CAROL)))
+        self.net.where[CAROL] = "three"
+        self.net.run()
+        self.assert_empty()
+
+    def test_process_of_the_callee_dies(self) -> None:
+        self.call()
+        self.net.kill("two")
+        (error,) = self.net.replies(self.alice)
+        self.assertEqual(error.code, ErrorCode.NOT_REGISTERED)  # type: ignore[union-attr]
+        self.assert_empty()
+
+    def test_process_of_the_caller_dies(self) -> None:
+        self.call()
+        self.net.kill("one")
+        ended = self.net.replies(self.bob)[-1]
+        self.assertEqual(ended.code, ErrorCode.GONE)  # type: ignore[union-attr]
+        self.assert_empty()
+
+    def test_caller_leaves(self) -> None:
+        self.call()
+        self.net.exchanges["one"].registry.disconnected(ALICE, self.alice, "closed")
+        self.net.run()
+        ended = self.net.replies(self.bob)[-1]
+        self.assertEqual(ended.code, ErrorCode.GONE)  # type: ignore[union-attr]
+        self.assert_empty()
+
+    def test_callee_leaves(self) -> None:
+        self.call()
+        self.net.exchanges["two"].registry.disconnected(BOB, self.bob, "closed")
+        self.net.run()
+        self.assertEqual(self.net.replies(self.alice)[-1].code, ErrorCode.GONE)  # type: ignore[union-attr]
+        self.assert_empty()
+
+    def test_nobody_answers(self) -> None:
+        self.call()
+        self.net.advance(61.0)
+        self.assertEqual(self.net.replies(self.alice)[-1].code, ErrorCode.TIMEOUT)  # type: ignore[union-attr]
+        self.assert_empty()
+
+    def test_silent_process(self) -> None:
+        """A process that tells nothing more keeps no caller waiting for ever."""
+        self.call()
+        self.net.exchanges["two"] = Exchange(self.net.limits)
+        self.net.advance(66.0)
+        self.assertEqual(self.net.replies(self.alice)[-1].code, ErrorCode.TIMEOUT)  # type: ignore[union-attr]
+        self.assert_empty()
+
+    def test_other_process_speaks_for_nobody_elses_call(self) -> None:
+        self.call()
+        self.net.exchanges["three"] = Exchange(self.net.limits)
+        self.net.exchanges["three"].send("one", ALICE, Answered(CALL, BOB, envelope(ALICE)))
+        self.net.exchanges["two"].send("one", ALICE, Answered(CALL, CAROL, envelope(ALICE)))
+        self.net.run()
+        self.assertEqual(self.net.replies(self.alice), [])
+
+    def test_bounds(self) -> None:
+        """A caller has so many calls to other processes at once, and one of each ID."""
+        self.net.holding = True
+        self.call()
+        refusal = self.assertRaises(IntroductionRefusal, self.call)
+        self.assertEqual(refusal.code, ErrorCode.FORBIDDEN)
+        most = 4 * self.net.limits.calls_per_caller
+        for number in range(1, most):
+            request = Establish(f"{number:032x}", BOB, envelope(BOB))
+            self.net.request("one", ALICE, self.alice, request)
+        last = Establish("f" * 32, BOB, envelope(BOB))
+        refusal = self.assertRaises(IntroductionRefusal, self.net.request, "one", ALICE, self.alice, last)
+        self.assertEqual(refusal.code, ErrorCode.TOO_MANY)
+
+    def test_replaced(self) -> None:
+        self.net.exchanges["two"].registry.replaced(BOB)
+        self.net.run()
+        self.assertEqual(self.net.replies(self.bob)[-1].code, ErrorCode.REPLACED)  # type: ignore[union-attr]
+        self.assertNotIn(BOB, self.net.exchanges["two"].registry)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["register", "leave", "call", "answer", "trickle", "cancel", "reject", "kill", "wait"]
+        ),
+        st.integers(0, 2),
+        st.integers(0, 2),
+        st.integers(0, 2),
+    ),
+    max_size=40,
+)
+
+
+class ModelTests(SynchronousTestCase):
+    """Any order of events, against a model: who is registered where, and that nothing is left at the end."""
+
+    @SETTINGS
+    @given(STEPS)
+    def test_any_order(self, steps: list[tuple[str, int, int, int]]) -> None:
+        net = Processes("0", "1", "2")
+        peers = [ALICE, BOB, CAROL]
+        at: dict[PeerID, tuple[str, int]] = {}
+        for step, one, two, three in steps:
+            peer, other, process = peers[one], peers[two], str(three)
+            where, connection = at.get(peer, ("", 0))
+            call = f"{one:016x}{two:016x}"
+            if step == "register" and process in net.exchanges:
+                if where and where != process:
+                    net.exchanges[where].registry.replaced(peer)
+                at[peer] = process, net.register(process, peer)
+            elif step == "kill" and len(net.exchanges) > 1 and process in net.exchanges:
+                at = {each: place for each, place in at.items() if place[0] != process}
+                net.kill(process)
+            elif step == "wait":
+                net.advance(30.0)
+            elif where and step == "leave":
+                net.exchanges[where].registry.disconnected(peer, connection, "closed")
+                del at[peer]
+                net.run()
+            elif where and step in ("call", "answer", "trickle", "cancel", "reject"):
+                back = f"{two:016x}{one:016x}"
+                request = {
+                    "call": Establish(call, other, envelope(other)),
+                    "answer": Answer(back, other, envelope(other)),
+                    "trickle": Trickle(call, other, envelope(other)),
+                    "cancel": Cancel(call, other),
+                    "reject": Reject(back, other, ErrorCode.REFUSED),
+                }[step]
+                before = len(net.got)
+                refused = False
+                try:
+                    net.request(where, peer, connection, request)
+                except IntroductionRefusal:
+                    refused = True
+                    net.run()
+                if step == "call" and other not in at and not refused:
+                    told = [(each, reply) for _, each, reply in net.got[before:]]
+                    (answer,) = [reply for each, reply in told if each == connection]
+                    assert isinstance(answer, Error)
+                    self.assertEqual(answer.code, ErrorCode.NOT_REGISTERED)
+            for each, (place, _) in at.items():
+                self.assertIn(each, net.exchanges[place].registry)
+            total = sum(len(exchange.registry) for exchange in net.exchanges.values())
+            self.assertEqual(total, len(at))
+        net.advance(70.0)
+        net.advance(70.0)
+        for exchange in net.exchanges.values():
+            self.assertEqual((len(exchange), exchange.registry.introduction_count), (0, 0))
+            self.assertEqual(exchange.processes, set())

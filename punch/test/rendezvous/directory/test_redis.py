@@ -1,0 +1,282 @@
+"""The directory in Redis, on the simulated internet: processes that fail, a Redis that fails or is wrong."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+
+from punch.rendezvous.directory.interface import DirectoryUnavailable
+from punch.rendezvous.directory.messages import PeerLost
+from punch.test.directory_processes import REDIS, Process, run_seed
+from punch.test.internet.testcase import InternetTestCase
+from punch.test.simulated_redis import SimulatedRedis
+from punch.test.strategies import IDENTITIES
+from punch.test.system import EPOCH
+
+ALICE, BOB, CAROL = (identity.peer_id for identity in IDENTITIES[:3])
+
+
+class RedisTestCase(InternetTestCase):
+    def setUp(self) -> None:
+        self.net = self.internet()
+        self.redis = SimulatedRedis(self.net, self.net.host("redis", REDIS))
+        self.processes: list[Process] = []
+
+    def start(self, count: int = 1, **options: object) -> list[Process]:
+        """Start processes, and let them connect."""
+        for _ in range(count):
+            number = len(self.processes) + 1
+            self.processes.append(Process(self.net, number, **options))  # type: ignore[arg-type]
+        self.net.advance(1.5)
+        return self.processes
+
+    def tearDown(self) -> None:
+        """A directory that is stopped leaves nothing behind."""
+        for process in self.processes:
+            process.directory.stop()
+        self.net.advance(0.5)
+        self.assertEqual(self.redis.connections, [])
+        for process in self.processes:
+            self.assertEqual(process.host.reactor.getDelayedCalls(), [])
+
+
+class DirectoryTests(RedisTestCase):
+    def test_locate_and_send(self) -> None:
+        one, two = self.start(2)
+        two.register(BOB)
+        self.net.advance(0.5)
+        self.assertEqual(one.locate(BOB), two.name)
+        self.assertIsNone(two.locate(BOB), "it is here")
+        self.assertIsNone(one.locate(CAROL))
+        for peer in (ALICE, BOB, CAROL):
+            one.directory.send(two.name, PeerLost(peer))
+        self.net.advance(0.5)
+        self.assertEqual(two.messages, [(one.name, PeerLost(peer)) for peer in (ALICE, BOB, CAROL)])
+        two.leave(BOB)
+        self.net.advance(0.5)
+        self.assertIsNone(one.locate(BOB))
+        self.assertIsNone(one.directory.problem)
+
+    def test_newer_registration(self) -> None:
+        """The older process is told, and its release does not touch the newer entry."""
+        one, two, three = self.start(3)
+        one.register(ALICE)
+        self.net.advance(1.0)
+        two.register(ALICE)
+        self.net.advance(1.0)
+        self.assertEqual((one.replaced, two.replaced), ([ALICE], []))
+        self.assertEqual(three.locate(ALICE), two.name)
+        one.register(ALICE)
+        self.net.advance(1.0)
+        self.assertEqual((one.replaced, two.replaced), ([ALICE], [ALICE]))
+        self.assertEqual(three.locate(ALICE), one.name)
+
+    def test_dead_process(self) -> None:
+        """It is found out at the next message, or within 5 s where an introduction depends on it."""
+        one, two, three = self.start(3)
+        two.register(BOB)
+        self.net.advance(0.5)
+        one.needs.add(two.name)
+        two.directory.stop()
+        three.directory.send(two.name, PeerLost(ALICE))
+        self.net.advance(0.5)
+        self.assertEqual(three.gone, [two.name])
+        self.net.advance(4.5)
+        self.assertIn(two.name, one.gone)
+
+    def test_flushed(self) -> None:
+        one, two, three = self.start(3)
+        one.register(ALICE)
+        two.register(BOB)
+        one.needs.add(two.name)
+        self.net.advance(1.0)
+        self.redis.data.clear()
+        self.net.advance(3.0)
+        self.assertEqual((three.locate(ALICE), three.locate(BOB)), (one.name, two.name))
+        self.assertEqual((one.gone, one.replaced, two.replaced), ([], [], []))
+
+    def test_older_process_comes_back_after_a_flush(self) -> None:
+        """Whoever writes first: the newer registration counts."""
+        one, two, three = self.start(3)
+        one.register(ALICE)
+        self.net.advance(1.0)
+        two.register(ALICE)
+        # Its message is lost with the connections.
+        self.redis.stop()
+        self.net.advance(1.0)
+        self.redis.start()
+        self.net.advance(6.0)
+        self.assertEqual((one.replaced, two.replaced), ([ALICE], []))
+        self.assertEqual(three.locate(ALICE), two.name)
+
+    def test_redis_away_and_back(self) -> None:
+        """It says so meanwhile; peers that registered are found after at most 5 s, and nobody hurries."""
+        one, two = self.start(2)
+        self.redis.stop()
+        self.net.advance(1.5)
+        two.register(BOB)
+        assert one.directory.problem is not None
+        self.assertIn("Only peers of this server", one.directory.problem)
+        self.failureResultOf(one.directory.locate(BOB), DirectoryUnavailable)
+        one.directory.send(two.name, PeerLost(ALICE))
+        self.assertEqual(one.gone, [two.name])
+        self.net.advance(60.0)
+        before = self.redis.count
+        self.redis.start()
+        self.net.advance(5.0)
+        self.assertIsNone(one.directory.problem)
+        self.assertEqual(one.locate(BOB), two.name)
+        self.assertLess(self.redis.count - before, 150)
+
+    def test_entries_expire_and_are_refreshed(self) -> None:
+        """An entry lives for ten minutes, and is refreshed long before while its peer is registered."""
+        (one,) = self.start()
+        one.register(ALICE)
+        self.net.advance(1.0)
+        (key,) = [key for key in self.redis.data if key.startswith(b"punch:peer:")]
+        first = self.redis.data[key][1]
+        self.assertLess(abs(first - self.net.now - 600.0), 3.0)
+        self.net.advance(205.0)
+        self.assertGreater(self.redis.data[key][1], first + 100.0)
+
+    def test_peers_that_come_and_go_leave_nothing(self) -> None:
+        """Peers that come and go do not make the list of entries longer."""
+        (one,) = self.start()
+        for _ in range(200):
+            one.register(ALICE)
+            one.leave(ALICE)
+        one.register(ALICE)
+        self.net.advance(2.0)
+        before = self.redis.count
+        self.net.advance(10.0)
+        self.assertLess(self.redis.count - before, 100)
+
+
+class BadRedisTests(RedisTestCase):
+    def problem(self, *words: str) -> None:
+        """The only process says what is wrong, and is well when that is over."""
+        text = self.processes[0].directory.problem
+        assert text is not None
+        for word in words:
+            self.assertIn(word, text)
+        self.assertNotIn("secret", text)
+
+    def well(self) -> None:
+        self.net.advance(8.0)
+        self.assertIsNone(self.processes[0].directory.problem)
+
+    def test_wrong_password(self) -> None:
+        self.redis.password = "right"
+        self.start(url=f"redis://:secret@{REDIS}")
+        self.problem("refuses the user name or password", "--registry")
+        self.redis.password = "secret"
+        self.well()
+
+    def test_no_password(self) -> None:
+        self.redis.password = "right"
+        self.start()
+        self.problem("wants a password", "redis://:password@host")
+
+    def test_needless_password(self) -> None:
+        self.start(url=f"redis://:secret@{REDIS}")
+        self.problem("leave it out")
+
+    def test_tls_to_a_plain_port(self) -> None:
+        self.start(url=f"rediss://{REDIS}")
+        self.net.advance(5.0)
+        self.problem("TLS has failed", "redis:// in place of rediss://")
+
+    def test_read_only_replica(self) -> None:
+        self.redis.broken = "READONLY You can't write against a read only replica."
+        self.start()
+        self.problem("read-only replica", "primary")
+        self.redis.broken = None
+        self.well()
+
+    def test_disk_full(self) -> None:
+        self.start()
+        self.redis.broken = (
+            "MISCONF Redis is configured to save RDB snapshots, but it's unable to persist to disk."
+        )
+        self.net.advance(2.0)
+        self.problem("refuses writes", "space on its disk")
+        self.redis.broken = None
+        self.well()
+
+    def test_slow_by_five_seconds(self) -> None:
+        (one,) = self.start()
+        self.redis.delay = 5.0
+        asked: Deferred[str | None] = one.directory.locate(BOB)
+        self.net.advance(6.0)
+        self.failureResultOf(asked, DirectoryUnavailable)
+        self.problem("Not received Redis response in 3")
+        self.redis.delay = 0.0
+        self.well()
+
+    def test_another_services_keys(self) -> None:
+        """The first service is not disturbed; the other is told, and may begin when the first has gone."""
+        self.start()
+        self.start(key=b"another key")
+        self.processes.reverse()
+        self.problem("another key uses it", "identity.key")
+        self.assertIsNone(self.processes[1].directory.problem)
+        self.processes[1].directory.stop()
+        self.net.advance(8.0)
+        self.well()
+
+    def test_version_too_old(self) -> None:
+        self.redis.version = "4.0.9"
+        self.start()
+        self.problem("its version is 4.0, and 5.0 is the oldest that works")
+
+    def test_not_redis(self) -> None:
+        """Something else answers on that port."""
+        for answer in ("x", 7, ["x"], None, b"\xff"):
+            self.redis.run = lambda *_, answer=answer: answer  # type: ignore[method-assign]
+            if not self.processes:
+                self.start()
+            self.net.advance(8.0)
+            self.problem("Redis at")
+
+    def test_messages_of_strangers(self) -> None:
+        """Whoever can write to Redis makes nobody believe anything, and ends nothing."""
+        one, two = self.start(2)
+        channel = f"punch:to:{two.name}".encode()
+        one.directory.send(two.name, PeerLost(ALICE))
+        self.net.advance(0.5)
+        copies = [message for _, message in self.redis.published]
+        for message in (b"x", bytes(100), b"\xff" * 60_000, *copies):
+            self.redis.run(None, b"PUBLISH", [channel, message])
+        self.redis.run(None, b"SET", [b"punch:peer:" + b"0" * 32, b"nonsense"])
+        self.net.advance(0.5)
+        self.assertEqual(two.messages, [(one.name, PeerLost(ALICE))])
+        self.assertIsNone(two.directory.problem)
+
+    def test_malformed_entry(self) -> None:
+        one, two = self.start(2)
+        two.register(BOB)
+        self.net.advance(0.5)
+        (key,) = [key for key in self.redis.data if key.startswith(b"punch:peer:")]
+        for value in (b"", b"x", b"g" * 32 + b" 1", b"0" * 32 + b" x", b"\xff" * 40):
+            self.redis.data[key] = value, float("inf")
+            self.assertIsNone(one.locate(BOB))
+
+    def test_clock_an_hour_off(self) -> None:
+        """Registrations are ordered all the same, and the operator is told."""
+        self.start(2)
+        self.start(wall=lambda: EPOCH + self.net.now - 3600.0)
+        one, two, wrong = self.processes
+        wrong.register(ALICE)
+        self.net.advance(1.0)
+        one.register(ALICE)
+        self.net.advance(1.0)
+        self.assertEqual((one.replaced, wrong.replaced), ([], [ALICE]))
+        self.assertEqual(two.locate(ALICE), one.name)
+        assert wrong.directory.problem is not None
+        self.assertIn("differ by 3600 s", wrong.directory.problem)
+        self.assertIsNone(one.directory.problem)
+
+
+class SeedTests(InternetTestCase):
+    def test_seed(self) -> None:
+        """Processes and Redis fail at random; `tests/test_directory_seeds.py` has many runs."""
+        self.assertEqual(run_seed(self.internet(), 1, steps=25), [])

@@ -1,0 +1,154 @@
+"""Three rendezvous processes and a real Redis are one service."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from punch.identity import Identity
+from tests.needs import need
+from tests.ports import free_port
+from tests.processes import JSONProcess, Programs, programs
+
+FREE = (
+    *("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"),
+    *("--second-reflector-port", "none"),
+)
+PEER = ("--accept", "anyone", "--no-history")
+
+
+class Redis:
+    """Debian's redis-server on a port of 127.0.0.1."""
+
+    def __init__(self, directory: Path) -> None:
+        need("redis-server", "redis-cli")
+        self.port = free_port()
+        self._directory = directory
+        self.start()
+
+    def start(self) -> None:
+        """Start it, with nothing in it."""
+        with (self._directory / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""],
+                cwd=self._directory,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + 10.0
+        while self.ask("PING") != "PONG":
+            assert time.monotonic() < deadline, "Redis does not start"
+            time.sleep(0.05)
+
+    def ask(self, *command: str) -> str:
+        """The answer to a command."""
+        line = ["redis-cli", "-p", str(self.port), *command]
+        return subprocess.run(line, capture_output=True, text=True, check=False).stdout.strip()
+
+    def stop(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+
+
+class Service:
+    """Rendezvous processes with one key, and a Redis."""
+
+    def __init__(self, run: Programs, directory: Path, count: int) -> None:
+        self.redis = Redis(directory)
+        key = Identity.generate().to_pem()
+        self.processes: list[JSONProcess] = []
+        for number in range(count):
+            state = directory / f"service-{number}" / "rendezvous"
+            state.mkdir(parents=True, mode=0o700)
+            state.parent.chmod(0o700)
+            (state / "identity.key").touch(mode=0o600)
+            (state / "identity.key").write_bytes(key)
+            registry = f"redis://127.0.0.1:{self.redis.port}/3"
+            self.processes.append(run.rendezvous(*FREE, "--registry", registry, state=state.parent.name))
+        self.addresses = [str(process.wait("listening")["address"]) for process in self.processes]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Programs]:
+    with programs(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def service(run: Programs, tmp_path: Path) -> Iterator[Service]:
+    made = Service(run, tmp_path, 3)
+    try:
+        yield made
+    finally:
+        made.redis.stop()
+
+
+def peers(run: Programs, **addresses: str) -> dict[str, tuple[JSONProcess, str]]:
+    """Peers that are registered at these addresses, with their IDs."""
+    started = {
+        name: run.peer(name, *PEER, "--rendezvous", address, state=f"peer-{name}")
+        for name, address in addresses.items()
+    }
+    found = {name: (process, str(process.wait("ready")["id"])) for name, process in started.items()}
+    for process in started.values():
+        process.wait("registered")
+    return found
+
+
+def say(sender: JSONProcess, receiver: tuple[JSONProcess, str], text: str, seconds: float) -> None:
+    """A message arrives within so many seconds."""
+    sender.command("send", peer=receiver[1], text=text)
+    receiver[0].wait("message", seconds, lambda event: event["text"] == text)
+
+
+def test_one_service(run: Programs, service: Service) -> None:
+    """
+    Peers of different processes reach each other; when a process is killed, and when Redis is flushed,
+    stopped and started. A live link notices nothing.
+    """
+    one, two, three = service.addresses
+    all_peers = peers(run, alice=one, bob=f"{two},{three}", carol=one, dave=three, erin=one)
+    alice, bob, carol, dave, erin = all_peers.values()
+    say(alice[0], bob, "through Redis", 15.0)
+
+    # Its process is killed: bob is at the third within 10 s, and can be called; the link of before lives.
+    service.processes[1].kill(signal.SIGKILL)
+    bob[0].wait("registered", 10.0)
+    say(bob[0], alice, "on the old link", 5.0)
+    say(carol[0], bob, "to the other process", 10.0)
+
+    # Flushed: all processes write their peers again.
+    service.redis.ask("FLUSHALL")
+    say(dave[0], carol, "after a flush", 10.0)
+
+    # Away: peers of one process meet; those of others do after it is back.
+    service.redis.stop()
+    say(erin[0], alice, "without Redis", 10.0)
+    service.redis.start()
+    say(dave[0], erin, "Redis is back", 15.0)
+    say(bob[0], alice, "still on the old link", 5.0)
+    for name, (process, _) in all_peers.items():
+        lost = [event for event in process.settle() if event["event"] in ("disconnected", "path-lost")]
+        assert lost == [], name
+    for process in (service.processes[0], service.processes[2]):
+        assert process.process.poll() is None
+        assert process.stderr == ""
+
+
+def test_newer_registration_at_another_process(run: Programs, service: Service) -> None:
+    """The older one is told that it is replaced."""
+    found = peers(run, alice=service.addresses[0], bob=service.addresses[2])
+    (first, identity), (caller, _) = found.values()
+    state = run.directory / "peer-alice"
+    shutil.copytree(state, run.directory / "peer-again", ignore=shutil.ignore_patterns("*lock*"))
+    second = run.peer("alice", *PEER, "--rendezvous", service.addresses[1], state="peer-again")
+    second.wait("registered")
+    assert first.exit(10.0) == 3
+    say(caller, (second, identity), "to the newer one", 10.0)
