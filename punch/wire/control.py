@@ -9,15 +9,14 @@ The order of the fields is their order on the wire. `docs/protocol.md` describes
 Keys that a message does not declare are ignored.
 """
 
-from __future__ import annotations
-
+# Annotations are not postponed here: those of the messages are read when the classes are declared.
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields
 from dataclasses import field as dataclass_field
 from enum import Enum
-from typing import Annotated, Any, NamedTuple, TypeVar, cast, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 from punch.identity import PeerID, RandomBytes
 from punch.wire import fields as read
@@ -198,10 +197,9 @@ def _message(
     """A class decorator: the dataclass is the message `type_` in `shapes`."""
 
     def declare(cls: type[T]) -> type[T]:
-        hints = get_type_hints(cls, include_extras=True)
         entries = []
         for each in fields(cast(Any, cls)):
-            wire: Wire = hints[each.name].__metadata__[0]
+            wire: Wire = cast(Any, each.type).__metadata__[0]
             entries.append(MessageField(each.name, wire.key or each.name, wire.read, each.default))
         shapes[type_] = _SHAPES[cls] = MessageShape(cls, type_, tuple(entries), versioned)
         return cls
