@@ -64,9 +64,9 @@ class OfferVerdict(Enum):
 
     FRESH = "fresh"
     STALE = "stale"
-    """It may be a copy: ask the caller."""
+    """It may be a copy of an old offer: ask the caller."""
     REPEATED = "repeated"
-    """It is one, or as good as one."""
+    """It is a copy, or can't be told from one."""
 
 
 class KeptOffers:

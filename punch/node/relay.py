@@ -361,7 +361,7 @@ class _Stream(Protocol):
         self._late = Timer(clock)
         self._splitter = StreamSplitter()
         self.full = False
-        """Too much waits to be sent already: what is added now would only arrive late."""
+        """Whether so much waits to be sent that datagrams are dropped, since they would arrive late."""
 
     def connectionMade(self) -> None:
         transport = self.transport
@@ -403,7 +403,7 @@ class _Stream(Protocol):
             self._transport.write(b"".join(piece))
 
     def close(self) -> None:
-        """Close the connection when what was written has been sent, or after a second. No one is told."""
+        """Close the connection once all is sent, or after `CLOSE_TIME`, without telling its relay client."""
         self._relay = None
         if self.connected:
             self._transport.unregisterProducer()
@@ -419,7 +419,7 @@ class _Stream(Protocol):
         self.full = True
 
     def resumeProducing(self) -> None:
-        """They have been sent."""
+        """All that waited has been sent."""
         self.full = False
 
     def stopProducing(self) -> None:

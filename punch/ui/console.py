@@ -166,7 +166,7 @@ class PlainConsole:
         return done.addBoth(lambda _: self._streams.restore())
 
     def restore(self) -> None:
-        """Nothing was changed that outlives the process."""
+        """Does nothing: no mode was changed that would outlive the process."""
 
 
 class TerminalConsole:

@@ -154,17 +154,17 @@ class _VettedReceiver:
         self._left = MAX_ADDRESSES
 
     def resolutionBegan(self, resolutionInProgress: IHostResolution) -> None:
-        """It began."""
+        """The look-up has begun."""
         self._receiver.resolutionBegan(resolutionInProgress)
 
     def addressResolved(self, address: IAddress) -> None:
-        """One address is known."""
+        """Pass an address on, if it is allowed and not one too many."""
         if self._left and isinstance(address, (IPv4Address, IPv6Address)) and self._allows(address.host):
             self._left -= 1
             self._receiver.addressResolved(address)
 
     def resolutionComplete(self) -> None:
-        """That was all."""
+        """There are no more addresses."""
         self._receiver.resolutionComplete()
 
     def _allows(self, host: str) -> bool:
