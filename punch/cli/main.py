@@ -31,7 +31,7 @@ Usage: punch COMMAND [options]
 Commands:
   demo         start a rendezvous and two peers on this machine, and let them chat
   rendezvous   introduce peers to each other (the same as twistd -n punch-rendezvous);
-               for its operator: rendezvous status, invite, peers, revoke
+               for its operator: rendezvous status, invite, peers, usage, revoke
   chat [WHO]   chat in this terminal, and call WHO, a name or an ID (twistd -n punch-peer)
   web [WHO]    chat in a browser: prints the address to open (twistd -n punch-peer --web)
   peer         the same for scripts: wait, or call with --peer WHO; --json (twistd -n punch-peer)
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from punch.cli.rendezvous_status import main as status
 
         return status(rest[1:])
-    if command == "rendezvous" and rest and rest[0] in ("invite", "peers", "revoke"):
+    if command == "rendezvous" and rest and rest[0] in ("invite", "peers", "usage", "revoke"):
         from punch.cli.rendezvous_members import main as members
 
         return members(rest[0], rest[1:])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from typing import Any
 from twisted.application.internet import TimerService
 from twisted.logger import Logger
 
-from punch.identity import Identity
+from punch.cli.amounts import number_of_bytes
+from punch.identity import Identity, PeerID
 from punch.rendezvous.list_file import ListFileError, read_text
 from punch.rendezvous.member_database import FILE_NAME, MemberDatabase
 from punch.rendezvous.membership import AdmitPolicy, Membership, MemberStoreError, parse_members
 from punch.rendezvous.service import RendezvousService, ServiceReport
+from punch.turn.server.quotas import DAY
 from punch.wire.fields import FieldError, sentence
 from punch.wire.invitation import service_tag
 from punch.wire.rendezvous_address import pin_of
@@ -23,10 +27,21 @@ from punch.wire.rendezvous_address import pin_of
 MAX_CONTACT = 200
 _LOOK = 1.0
 """Seconds between two looks whether a command of the operator has changed the members."""
+_KEEP_EVERY = 30
+"""After so many looks, what the relay has carried is written. A process that is killed loses no more."""
 
 _log = Logger()
 
-PARAMETERS = [
+PARAMETERS: list[list[Any]] = [
+    ["relay-for", None, "all", "Whom to relay for: all, or invited (and those of --members)."],
+    [
+        "relay-quota",
+        None,
+        None,
+        "Bytes that are relayed for one peer in a day (UTC), such as 10G; an invitation can have another "
+        "number. [default: any number]",
+    ],
+    ["relay-quota-per-address", None, None, "The same for all peers at one IPv4 address or IPv6 /64."],
     [
         "admit",
         None,
@@ -66,6 +81,9 @@ class MemberOptions:
     path: Path | None = None
     """The file of `--members`."""
     contact: str = ""
+    relay_for_invited: bool = False
+    quota_per_peer: int | None = None
+    quota_per_address: int | None = None
 
     @classmethod
     def read(cls, options: Mapping[str, Any]) -> MemberOptions:
@@ -83,8 +101,11 @@ class MemberOptions:
         name, contact = options["members"], options["contact"].strip()
         if policy is AdmitPolicy.LISTED and name is None:
             raise MemberOptionError("--admit listed needs --members, the file with the peer IDs.")
-        if policy is AdmitPolicy.OPEN and name is not None:
-            raise MemberOptionError("--members needs --admit listed or --admit invited.")
+        if options["relay-for"] not in ("all", "invited"):
+            raise MemberOptionError(f"--relay-for is all or invited, not {options['relay-for'][:40]!a}.")
+        relay_for_invited = options["relay-for"] == "invited"
+        if policy is AdmitPolicy.OPEN and name is not None and not relay_for_invited:
+            raise MemberOptionError("--members needs --admit listed, --admit invited or --relay-for invited.")
         try:
             sentence(contact)
         except FieldError as problem:
@@ -98,7 +119,15 @@ class MemberOptions:
                 read_members(path)
             except ListFileError as problem:
                 raise MemberOptionError(str(problem), "members") from problem
-        return cls(policy, path, contact)
+        quotas = [_quota(options, option) for option in ("relay-quota", "relay-quota-per-address")]
+        return cls(policy, path, contact, relay_for_invited, *quotas)
+
+
+def _quota(options: Mapping[str, Any], option: str) -> int | None:
+    try:
+        return None if options[option] is None else number_of_bytes(options[option])
+    except ValueError as problem:
+        raise MemberOptionError(f"--{option} {problem}.") from problem
 
 
 def read_members(path: Path) -> frozenset[Any]:
@@ -112,6 +141,59 @@ def read_members(path: Path) -> frozenset[Any]:
         return parse_members(text)
     except ListFileError as problem:
         raise ListFileError(f"The list of members {path}, {problem}.") from problem
+
+
+class MemberWatch(TimerService):
+    """
+    Ends the registrations of peers that a command has revoked, within a second, and keeps what the relay has
+    carried.
+    """
+
+    def __init__(self, database: MemberDatabase, service: RendezvousService) -> None:
+        super().__init__(_LOOK, self._look)  # type: ignore[no-untyped-call]
+        self._database = database
+        self._service = service
+        self._kept: tuple[int, dict[PeerID, int]] = (0, {})
+        self._looks = 0
+
+    def startService(self) -> None:
+        """Take what an earlier process has counted today, and begin to look."""
+        unix = time.time()
+        with _logged():
+            usage = {peer: used for _, peer, used in self._database.usage(int(unix) // DAY)}
+            self._service.relay_service.restore_usage(unix, usage)
+        super().startService()  # type: ignore[no-untyped-call]
+
+    def stopService(self) -> Any:
+        """Keep what was counted."""
+        self._keep_usage()
+        return super().stopService()  # type: ignore[no-untyped-call]
+
+    def _look(self) -> None:
+        self._looks += 1
+        if self._looks % _KEEP_EVERY == 0:
+            self._keep_usage()
+        with _logged():
+            if self._database.changed():
+                self._service.end_refused()
+
+    def _keep_usage(self) -> None:
+        day, usage = self._service.relay_service.usage()
+        kept = self._kept[1] if day == self._kept[0] else {}
+        changed = {peer: used for peer, used in usage.items() if used != kept.get(peer)}
+        if changed:
+            with _logged():
+                self._database.count(day, changed)
+                self._kept = (day, usage)
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """What fails now is tried again."""
+    try:
+        yield
+    except MemberStoreError as problem:
+        _log.error("{problem}", problem=str(problem))
 
 
 class Members:
@@ -139,6 +221,7 @@ class Members:
             service=service_tag(pin_of(identity.private_key.public_key())),
             listed=listed,
             contact=options.contact,
+            relay_for_invited=options.relay_for_invited,
         )
 
     @property
@@ -146,19 +229,9 @@ class Members:
         """Whether there is a file to be read again."""
         return self._path is not None
 
-    def watch(self, service: RendezvousService) -> TimerService:
-        """A service that ends the registrations of peers that a command has revoked, within a second."""
-
-        def look() -> None:
-            try:
-                changed = self._database.changed()
-            except MemberStoreError as problem:
-                _log.error("{problem}", problem=str(problem))
-                return
-            if changed:
-                service.end_refused()
-
-        return TimerService(_LOOK, look)  # type: ignore[no-untyped-call]
+    def watch(self, service: RendezvousService) -> MemberWatch:
+        """What keeps the service and the kept members in step."""
+        return MemberWatch(self._database, service)
 
     def read_again(
         self, service: RendezvousService, report: ServiceReport, complain: Callable[[str], None]

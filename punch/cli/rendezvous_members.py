@@ -1,5 +1,5 @@
 """
-The commands `punch rendezvous invite`, `peers` and `revoke`, for the operator of a rendezvous.
+The commands `punch rendezvous invite`, `peers`, `usage` and `revoke`, for the operator of a rendezvous.
 
 They use the list of members in the state directory (`punch.rendezvous.member_database`), so they work whether
 the service runs or not; a running one looks every second whether it has changed.
@@ -21,9 +21,10 @@ from punch.cli.amounts import format_bytes, number_of_bytes, seconds
 from punch.cli.usage import Parser, complain, show
 from punch.files import read_regular
 from punch.identity import PeerID, PeerIDError
-from punch.rendezvous.member_database import FILE_NAME, Member, MemberDatabase
+from punch.rendezvous.member_database import FILE_NAME, USAGE_DAYS, Member, MemberDatabase
 from punch.rendezvous.membership import MemberStoreError
 from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
+from punch.turn.server.quotas import DAY
 from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError, pin_of
 
@@ -144,6 +145,26 @@ def _time(unix: float) -> datetime:
     return datetime.fromtimestamp(unix, timezone.utc)
 
 
+# -- usage --
+
+
+def _usage(state: RendezvousState, database: MemberDatabase, options: argparse.Namespace) -> None:
+    today = int(time.time()) // DAY
+    rows = database.usage(today - options.days + 1)
+    if options.json:
+        days = [{"day": _day(day), "peer": str(peer), "bytes": used} for day, peer, used in rows]
+        show(json.dumps({"event": "usage", "usage": days}))
+        return
+    for day, peer, used in rows:
+        show(f"{_day(day)}  {peer}  {format_bytes(used)}")
+    if not rows:
+        show("The relay has carried nothing in this time.")
+
+
+def _day(day: int) -> str:
+    return f"{_time(day * DAY):%Y-%m-%d}"
+
+
 # -- revoke --
 
 
@@ -166,7 +187,7 @@ def _revoke(state: RendezvousState, database: MemberDatabase, options: argparse.
 
 Command = Callable[[RendezvousState, MemberDatabase, argparse.Namespace], None]
 
-COMMANDS: dict[str, Command] = {"invite": _invite, "peers": _peers, "revoke": _revoke}
+COMMANDS: dict[str, Command] = {"invite": _invite, "peers": _peers, "revoke": _revoke, "usage": _usage}
 """The commands, by name."""
 
 
@@ -186,6 +207,12 @@ def _checked(read: Callable[[str], int]) -> Callable[[str], int]:
 def _uses(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9 or not 1 <= int(text) <= MAX_USES:
         raise ValueError(f"takes a number from 1 to {MAX_USES}, not {text[:40]!a}")
+    return int(text)
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 3 or not 1 <= int(text) <= USAGE_DAYS:
+        raise ValueError(f"takes a number from 1 to {USAGE_DAYS}, not {text[:40]!a}")
     return int(text)
 
 
@@ -231,6 +258,14 @@ def _peers_parser(program: str) -> Parser:
     return _parser(program, "List the peers that have redeemed an invitation, and those that were revoked.")
 
 
+def _usage_parser(program: str) -> Parser:
+    parser = _parser(program, "Show how much the relay has carried for each peer, a day of UTC a line.")
+    parser.add_argument(
+        "--days", type=_checked(_days), default=1, metavar="N", help="for the last N days [default: today]"
+    )
+    return parser
+
+
 def _revoke_parser(program: str) -> Parser:
     parser = _parser(program, "Refuse a peer from now on, whoever it is: a running service ends what it has.")
     parser.add_argument("peer", metavar="ID")
@@ -242,4 +277,5 @@ _PARSERS: dict[str, Callable[[str], Parser]] = {
     "invite": _invite_parser,
     "peers": _peers_parser,
     "revoke": _revoke_parser,
+    "usage": _usage_parser,
 }

@@ -134,16 +134,16 @@ class TokenBuckets:
 
 
 def admit(
-    datagrams: Sequence[bytes], buckets: tuple[TokenBucket, TokenBucket], now: float
+    datagrams: Sequence[bytes], buckets: tuple[TokenBucket, TokenBucket, TokenBucket], now: float
 ) -> tuple[Sequence[bytes], int]:
     """
-    Take a token for each byte of the datagrams, headers included, from both buckets.
+    Take a token for each byte of the datagrams, headers included, from all buckets.
 
-    :return: the datagrams, from the first on, for which both have enough tokens, and their bytes without
+    :return: the datagrams, from the first on, for which all have enough tokens, and their bytes without
         headers. The other datagrams are lost, as on any path that is full.
     """
-    one, other = buckets
-    room = min(one.available(now), other.available(now))
+    one, two, three = buckets
+    room = min(one.available(now), two.available(now), three.available(now))
     count = len(datagrams)
     size = sum(map(len, datagrams))
     while size + HEADERS * count > room:
@@ -151,5 +151,6 @@ def admit(
         size -= len(datagrams[count])
     spent = size + HEADERS * count
     one.spend(spent)
-    other.spend(spent)
+    two.spend(spent)
+    three.spend(spent)
     return (datagrams if count == len(datagrams) else datagrams[:count]), size

@@ -109,7 +109,9 @@ class RendezvousLimits:
     relay_rate: float = RelaySettings.rate
     """Bytes a second that are relayed for all peers together…"""
     relay_rate_per_peer: float = RelaySettings.rate_per_user
-    """…and for one peer. Datagrams beyond are dropped."""
+    """…for one peer…"""
+    relay_rate_per_address: float = RelaySettings.rate_per_address
+    """…and for all peers at one address. Datagrams beyond are dropped."""
     relay_lifetime: float = RelaySettings.lifetime
     """The longest lifetime of an allocation without a refresh."""
     relay_credentials_time: float = 1800.0
@@ -208,6 +210,10 @@ class RendezvousConfig:
     """The first and last UDP port of relayed addresses."""
     machine_addresses: Sequence[str] = ()
     """Addresses of this machine that others can reach, at most one of each family."""
+    relay_quota_per_peer: int | None = None
+    """Bytes that are relayed for one peer in a day; None: any number…"""
+    relay_quota_per_address: int | None = None
+    """…and for all peers at one address."""
     turn: Sequence[TurnURI] = ()
     """Other TURN servers that peers may use."""
     turn_secret: bytes | None = None

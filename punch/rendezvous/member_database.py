@@ -9,7 +9,7 @@ moment. The commands need no way to the service: `changed` tells it that another
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -25,6 +25,8 @@ FILE_NAME = "members.sqlite"
 
 _APPLICATION_ID = 0x50554D62  # "PUMb"
 _VERSION = 1
+USAGE_DAYS = 62
+"""Days for which usage is kept."""
 _BUSY_TIME = 2.0
 """Seconds that a process waits for the transaction of another one."""
 
@@ -44,6 +46,11 @@ _TABLES = (
     """
     CREATE TABLE revocations (
         peer BLOB PRIMARY KEY, refusal TEXT NOT NULL, time REAL NOT NULL, statement BLOB
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE usage (
+        day INTEGER NOT NULL, peer BLOB NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (day, peer)
     ) WITHOUT ROWID
     """,
 )
@@ -117,6 +124,11 @@ class MemberDatabase:
             )
         return Redemption.ACCEPTED
 
+    def relay_quota(self, peer: PeerID) -> int | None:
+        """The bytes a day of a member's own quota; None if it has none of its own."""
+        found = self._rows("SELECT relay_quota FROM members WHERE peer = ?", peer.key)
+        return found[0][0] if found else None
+
     def revocation(self, peer: PeerID) -> AdmissionRefusal | None:
         """`REVOKED` or `ID_REVOKED` if that has happened to a peer."""
         found = self._rows("SELECT refusal FROM revocations WHERE peer = ?", peer.key)
@@ -125,6 +137,22 @@ class MemberDatabase:
     def revoked(self) -> frozenset[PeerID]:
         """All peers that are refused for ever."""
         return frozenset(PeerID(key) for (key,) in self._rows("SELECT peer FROM revocations"))
+
+    # -- what the relay has carried --
+
+    def count(self, day: int, usage: Mapping[PeerID, int]) -> None:
+        """Keep how many bytes the relay has carried for each peer on a day (since 1970), for two months."""
+        with self._transaction():
+            self._run("DELETE FROM usage WHERE day <= ?", day - USAGE_DAYS)
+            for peer, used in usage.items():
+                self._run("INSERT OR REPLACE INTO usage VALUES (?, ?, ?)", day, peer.key, used)
+
+    def usage(self, first_day: int) -> list[tuple[int, PeerID, int]]:
+        """What was counted from a day on: day, peer and bytes, the latest day and the most bytes first."""
+        rows = self._rows(
+            "SELECT day, peer, bytes FROM usage WHERE day >= ? ORDER BY day DESC, bytes DESC", first_day
+        )
+        return [(day, PeerID(key), used) for day, key, used in rows]
 
     # -- for the operator --
 

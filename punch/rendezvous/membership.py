@@ -79,6 +79,9 @@ class MemberStore(Protocol):
     def revoked(self) -> Collection[PeerID]:
         """All peers that are refused for ever."""
 
+    def relay_quota(self, peer: PeerID) -> int | None:
+        """The bytes a day of a member's own quota; None if it has none of its own."""
+
 
 _REDEMPTIONS = {
     Redemption.UNKNOWN: AdmissionRefusal.INVITATION_UNKNOWN,
@@ -102,9 +105,12 @@ class Membership:
         service: bytes,
         listed: frozenset[PeerID] = frozenset(),
         contact: str = "",
+        relay_for_invited: bool = False,
     ) -> None:
         """
         :param service: what invitations name this rendezvous by (`punch.wire.invitation.service_tag`).
+        :param relay_for_invited: whether the relay is only for members and for peers of the list, where
+            others may register.
         :param contact: whom to ask for an invitation, as the operator says it.
         """
         self.listed = listed
@@ -112,6 +118,7 @@ class Membership:
         self._store = store
         self._service = service
         self._contact = contact
+        self._relay_for_invited = relay_for_invited
         self._attempts = SourceBuckets(INVITATION_RATE, INVITATION_BURST, _SOURCES)
 
     def admit(
@@ -128,7 +135,8 @@ class Membership:
         """
         try:
             refusal = self._store.revocation(peer)
-            if refusal is None and not self._admitted(peer):
+            wants_relay = self._relay_for_invited and invitation and not self._is_known(peer)
+            if refusal is None and (wants_relay or not self._admitted(peer)):
                 if self._policy is AdmitPolicy.LISTED:
                     refusal = AdmissionRefusal.NOT_LISTED
                 elif not invitation:
@@ -166,10 +174,27 @@ class Membership:
         """
         return self._store.revoked()
 
+    def may_relay(self, peer: PeerID) -> bool:
+        """Whether a registered peer may use the relay."""
+        try:
+            return not self._relay_for_invited or self._is_known(peer)
+        except MemberStoreError:
+            return False
+
+    def relay_quota(self, peer: PeerID) -> int | None:
+        """The bytes a day that the relay carries for a peer by its invitation; None: no limit of its own."""
+        try:
+            return self._store.relay_quota(peer)
+        except MemberStoreError:
+            return None
+
     def _admitted(self, peer: PeerID) -> bool:
-        if self._policy is AdmitPolicy.OPEN or peer in self.listed:
+        if self._policy is AdmitPolicy.OPEN:
             return True
-        return self._policy is AdmitPolicy.INVITED and self._store.is_member(peer)
+        return peer in self.listed if self._policy is AdmitPolicy.LISTED else self._is_known(peer)
+
+    def _is_known(self, peer: PeerID) -> bool:
+        return peer in self.listed or self._store.is_member(peer)
 
     def _redeem(
         self, peer: PeerID, name: str, token: str, address: str, now: float, wall: float

@@ -166,6 +166,7 @@ class RendezvousService(Service):
             wall=wall or monotonic,
             random=random,
             log=self._operator_log,
+            membership=membership,
         )
         beneath_tls: dict[bytes | None, Route] = {CONTROL_ALPN: self._control_route}
         if self._relay.relay is not None:
@@ -201,6 +202,11 @@ class RendezvousService(Service):
     def relay(self) -> Relay | None:
         """The TURN server; None if it is switched off."""
         return self._relay.relay
+
+    @property
+    def relay_service(self) -> RelayService:
+        """The relay with the credentials for it, and with what it has carried."""
+        return self._relay
 
     @property
     def open_connections(self) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hmac
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from punch.identity import PeerID, RandomBytes
 from punch.net.interfaces import source_address
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.deny import DenyList
+from punch.rendezvous.membership import Membership
 from punch.rendezvous.operator_log import OperatorLog
 from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.relay.relay import Relay
@@ -128,9 +129,11 @@ class RelayService:
         wall: Callable[[], float],
         random: RandomBytes,
         log: OperatorLog,
+        membership: Membership | None = None,
     ) -> None:
         limits = config.limits
         self._log = log
+        self._membership = membership
         self._peers: OrderedDict[str, PeerID] = OrderedDict()
         """The peers behind the names of users, of those that got credentials last."""
         # Derived from the key, so that credentials stay valid over a restart.
@@ -147,6 +150,9 @@ class RelayService:
             allocations_per_address=limits.relay_allocations_per_address,
             rate=limits.relay_rate,
             rate_per_user=limits.relay_rate_per_peer,
+            rate_per_address=limits.relay_rate_per_address,
+            quota_per_user=config.relay_quota_per_peer,
+            quota_per_address=config.relay_quota_per_address,
             lifetime=limits.relay_lifetime,
             nonce_time=limits.relay_nonce_time,
             requests_rate=limits.relay_requests_rate,
@@ -174,17 +180,55 @@ class RelayService:
                 idle_time=limits.relay_idle_time,
                 happened=self._happened,
             )
+            self.relay.core.allocations.quotas.own_limit = self._own_quota
 
     def servers(self, peer: PeerID) -> tuple[RelayServer, ...]:
         """The relays for a peer, with new credentials."""
+        if self._membership is not None and not self._membership.may_relay(peer):
+            return ()
         if self.relay is not None:
-            for secret in self._settings.secrets:
-                user = user_of(secret, peer)
-                self._peers[user] = peer
-                self._peers.move_to_end(user)
-            while len(self._peers) > _REMEMBERED:
-                self._peers.popitem(last=False)
+            self._remember(peer)
         return self._issuer.servers(peer)
+
+    def usage(self) -> tuple[int, dict[PeerID, int]]:
+        """
+        The bytes that the service's own relay has carried for each peer today.
+
+        :return: the day, as days since 1970, and the bytes. A peer with older credentials than this process,
+            which has not renewed them yet, is not there.
+        """
+        if self.relay is None:
+            return 0, {}
+        quotas = self.relay.core.allocations.quotas
+        usage: dict[PeerID, int] = {}
+        for user, used in quotas.usage.items():
+            peer = self._peers.get(user)
+            if peer is not None:
+                usage[peer] = usage.get(peer, 0) + used
+        return quotas.day, usage
+
+    def restore_usage(self, unix: float, usage: Mapping[PeerID, int]) -> None:
+        """Take what an earlier process has counted on the day of `unix`, which is today."""
+        if self.relay is not None:
+            quotas = self.relay.core.allocations.quotas
+            quotas.begin_day(unix)
+            for peer, used in usage.items():
+                self._remember(peer)
+                quotas.restore(user_of(self._secret, peer), used)
+
+    def _remember(self, peer: PeerID) -> None:
+        for secret in self._settings.secrets:
+            user = user_of(secret, peer)
+            self._peers[user] = peer
+            self._peers.move_to_end(user)
+            if self.relay is not None:
+                self.relay.core.allocations.quotas.update_limit(user)
+        while len(self._peers) > _REMEMBERED:
+            self._peers.popitem(last=False)
+
+    def _own_quota(self, user: str) -> int | None:
+        peer = self._peers.get(user)
+        return None if peer is None or self._membership is None else self._membership.relay_quota(peer)
 
     def listening(self, udp_port: int, tcp_port: int, pin: bytes | None) -> None:
         """

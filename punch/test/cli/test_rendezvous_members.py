@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import time
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -67,6 +68,17 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("can't be undone", self.run_command("revoke", "--undo", str(ALICE))[2])
         self.assertIn("typo", self.run_command("revoke", str(ALICE)[:-1])[2])
 
+    def test_usage(self) -> None:
+        self.state.identity()
+        self.assertIn("nothing", self.run_command("usage")[1])
+        today = int(time.time()) // 86_400
+        database = MemberDatabase(self.state.directory / FILE_NAME)
+        database.count(today - 1, {ALICE: 1_500_000})
+        database.close()
+        self.assertIn(f"{ALICE}  1.5 MB", self.run_command("usage", "--days", "3")[1])
+        (entry,) = json.loads(self.run_command("usage", "--json", "--days", "3")[1])["usage"]
+        self.assertEqual((entry["peer"], entry["bytes"]), (str(ALICE), 1_500_000))
+
     def test_wrong_values(self) -> None:
         self.state.identity()
         for command, options, part in (
@@ -77,6 +89,7 @@ class CommandTests(SynchronousTestCase):
             ("invite", ["--uses", "1000000"], "--uses"),
             ("invite", ["--expires", "7"], "--expires"),
             ("revoke", [], "ID"),
+            ("usage", ["--days", "0"], "--days"),
             ("peers", ["x"], "unexpected argument"),
         ):
             status, out, error = self.run_command(command, *options)

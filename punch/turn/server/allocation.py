@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from punch.net.rate_limits import Source
 from punch.net.token_bucket import TokenBucket
+from punch.turn.server.quotas import Meter
 from punch.wire.address import Address
 
 
@@ -56,6 +57,7 @@ class User:
 
     name: str
     bandwidth: TokenBucket
+    meter: Meter
     ports: int = 0
     """Allocations and reservations."""
 
@@ -120,6 +122,10 @@ class Allocation:
     sends: dict[Address, Flow] = field(default_factory=dict)
     """The data of Send indications of this turn, by peer."""
     to_client: Flow = field(init=False)
+    meters: tuple[Meter, ...] = ()
+    """What counts its bytes: those of its user and of its client's address. Empty until it relays."""
+    buckets: tuple[TokenBucket, TokenBucket, TokenBucket] = field(init=False)
+    """The bandwidth of all, of its user, and of its client's address, from when it relays."""
     made: float = 0.0
     """When it began to relay, in monotonic seconds."""
     bytes_to_peers: int = 0

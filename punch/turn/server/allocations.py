@@ -37,6 +37,7 @@ from punch.turn.server.allocation import (
     RelayEvent,
     User,
 )
+from punch.turn.server.quotas import Quotas
 from punch.turn.server.settings import RelaySettings
 from punch.wire.address import Address, parsed
 
@@ -88,6 +89,7 @@ class Allocations:
         """Events for the log; the caller takes them."""
         self.denied: frozenset[str] = frozenset()
         """Users whose requests for allocations are refused."""
+        self.quotas = Quotas(settings)
         self._settings = settings
         self._ports = ports
         self._random = random
@@ -152,6 +154,10 @@ class Allocations:
         token = None
         if user_name in self.denied:
             raise AllocationRefusal(403, "The operator refuses this peer")
+        if self.quotas.of_user(user_name).spent:
+            raise AllocationRefusal(486, "Relay quota of the day reached")
+        if receives and self.quotas.of_host(client.remote.host, now).spent:
+            raise AllocationRefusal(486, "Relay quota of the day reached at this address")
         if wanted.token is not None:
             reservation = self._take_reservation(wanted.token, user_name)
             user, place = reservation.user, reservation.place
@@ -235,6 +241,11 @@ class Allocations:
         allocation.port.close()
         self._release(allocation.user, 1, now)
 
+    def end_spent(self, allocation: Allocation, now: float) -> None:
+        """End an allocation whose user or address has used up its bytes of the day."""
+        self.events.append(LimitHit(allocation.client.remote.host, "relay-quota", allocation.user.name))
+        self.close(allocation, now)
+
     def schedule(self, allocation: Allocation) -> None:
         """Set the timer of an allocation whose deadlines have changed."""
         self._deadlines.set(allocation, allocation.next_end())
@@ -271,6 +282,9 @@ class Allocations:
     def _relays(self, allocation: Allocation, now: float) -> None:
         self.by_client[allocation.client] = allocation
         allocation.made = now
+        user, at_host = allocation.user, self.quotas.of_host(allocation.client.remote.host, now)
+        allocation.meters = (user.meter, at_host)
+        allocation.buckets = (self.bandwidth, user.bandwidth, at_host.bandwidth)
         self.events.append(AllocationMade(allocation.owner, allocation.relayed))
 
     def _expire(self, allocation: Allocation, now: float) -> None:
@@ -292,7 +306,8 @@ class Allocations:
             raise AllocationRefusal(486, "Allocation quota reached")
         if user is None:
             rate = settings.rate_per_user
-            user = self.users[name] = User(name, TokenBucket(rate, rate * settings.burst_time, now))
+            bandwidth = TokenBucket(rate, rate * settings.burst_time, now)
+            user = self.users[name] = User(name, bandwidth, self.quotas.of_user(name))
         user.ports += ports
         return user
 

@@ -195,7 +195,9 @@ class RelayCore:
         """Return and forget everything that is to be sent now."""
         to_clients, self._answers = self._answers, []
         to_peers: list[ToPeer] = []
-        flows, total = self._flows, self.allocations.bandwidth
+        flows = self._flows
+        spent: dict[Allocation, None] = {}
+        self.allocations.quotas.begin_day(now + self.epoch)
         # Datagrams for another allocation are appended to the queue meanwhile.
         while flows:
             flow = flows.popleft()
@@ -203,9 +205,13 @@ class RelayCore:
             waiting, flow.waiting = flow.waiting, []
             if allocation.sends:
                 allocation.sends.clear()
-            datagrams, size = admit(waiting, (total, allocation.user.bandwidth), now)
+            datagrams, size = admit(waiting, allocation.buckets, now)
             if not datagrams or allocation.port.allocation is not allocation:
                 continue
+            for meter in allocation.meters:
+                meter.used += size
+                if meter.used >= meter.limit:
+                    spent[allocation] = None
             if peer is None:
                 allocation.bytes_to_client += size
                 self.bytes_to_clients += size
@@ -219,6 +225,8 @@ class RelayCore:
                     to_peers.append(ToPeer(allocation.port, datagrams, peer))
             else:
                 self.receive_from_peers(inner, datagrams, allocation.relayed)
+        for allocation in spent:
+            self.allocations.end_spent(allocation, now)
         return to_clients, to_peers
 
     def disconnected(self, client: FiveTuple, now: float) -> None:
@@ -270,6 +278,7 @@ class RelayCore:
         unix = now + self.epoch
         login = self.authenticator.check(request, client, now, unix)
         if isinstance(login, Login):
+            self.allocations.quotas.begin_day(unix)
             answer = self._requests.answer(request.decoded(), client, login, now, unix)
             if isinstance(answer, StunMessage):
                 encoded = encode(answer, login.key, fingerprint=request.has_fingerprint)

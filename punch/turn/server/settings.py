@@ -41,6 +41,12 @@ class RelaySettings:
     """Of all users at one IPv4 address or IPv6 /64."""
     rate: float = 125_000_000.0
     rate_per_user: float = 12_500_000.0
+    rate_per_address: float = 125_000_000.0
+    """Of all users at one IPv4 address or IPv6 /64."""
+    quota_per_user: int | None = None
+    """Bytes in a day; None: no limit…"""
+    quota_per_address: int | None = None
+    """…and of all users at one address."""
     burst_time: float = 0.5
     """The size of token buckets, in seconds of their rate."""
     lifetime: float = 3600.0

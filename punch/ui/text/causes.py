@@ -71,10 +71,10 @@ _RANG_ENDED = {
 
 _RELAY = {
     RelayFailure.SWITCHED_OFF: "relays are switched off here (--relay never)",
-    RelayFailure.NOT_OFFERED: "the rendezvous has no relay to offer",
+    RelayFailure.NOT_OFFERED: "the rendezvous offers this peer no relay",
     RelayFailure.NO_PATH: "not even the relay led there",
     RelayFailure.FULL: "the relay has no room now",
-    RelayFailure.QUOTA: "this peer has used up what the relay grants it",
+    RelayFailure.QUOTA: "this peer has used up what the relay grants it for now",
     RelayFailure.CREDENTIALS: "the relay did not take the credentials that the rendezvous gave",
     RelayFailure.SILENT: "the relay does not answer",
     RelayFailure.UNREACHABLE: "the relay can't be reached from here",

@@ -73,10 +73,12 @@ class TokenBucketTests(SynchronousTestCase):
         """The first ones, as many as there is room for in the fullest."""
         data = [bytes(100 - HEADERS)] * 10
         wide, narrow = TokenBucket(1000, 1000, 0.0), TokenBucket(100, 500, 0.0)
-        self.assertEqual(admit(data, (wide, narrow), 0.0), (data[:5], 5 * (100 - HEADERS)))
-        self.assertEqual((wide.available(0.0), narrow.available(0.0)), (500, 0))
-        self.assertEqual(admit(data, (wide, narrow), 1.0), (data[:1], 100 - HEADERS))
-        self.assertEqual(admit(data, (wide, narrow), 1000.0), (data[:5], 5 * (100 - HEADERS)))
+        other = TokenBucket(1000, 1000, 0.0)
+        self.assertEqual(admit(data, (wide, narrow, other), 0.0), (data[:5], 5 * (100 - HEADERS)))
+        available = [bucket.available(0.0) for bucket in (wide, narrow, other)]
+        self.assertEqual(available, [500, 0, 500])
+        self.assertEqual(admit(data, (other, wide, narrow), 1.0), (data[:1], 100 - HEADERS))
+        self.assertEqual(admit(data, (narrow, wide, other), 1000.0), (data[:5], 5 * (100 - HEADERS)))
         self.assertEqual(narrow.full_at(1000.0), 1005.0)
 
     def test_time_that_stands_still(self) -> None:

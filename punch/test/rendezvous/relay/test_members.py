@@ -1,0 +1,80 @@
+"""The relay for members: whom it serves, and what it counts for them."""
+
+from __future__ import annotations
+
+from punch.rendezvous.member_database import MemberDatabase
+from punch.rendezvous.membership import AdmitPolicy, Membership
+from punch.test.rendezvous.relay.test_service import RelayServiceCase
+from punch.test.turn_server import UDP, code_of
+from punch.wire.control import Accept, Register
+from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
+from punch.wire.stun import Method
+from punch.wire.turn_uri import TurnTransport
+
+SERVICE_TAG = service_tag(bytes(32))
+FOR_EVER = 1e12
+
+
+class MemberTests(RelayServiceCase):
+    """An open rendezvous whose relay is for invited peers."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = MemberDatabase(None)
+        self.addCleanup(self.store.close)
+        self.members = Membership(AdmitPolicy.OPEN, self.store, service=SERVICE_TAG, relay_for_invited=True)
+        self.membership = self.members
+        self.restart()
+        self.invitation = Invitation.new(SERVICE_TAG, lambda size: bytes(size))
+        self.store.invite(self.invitation, 1, FOR_EVER, 1_000)
+
+    def redeem(self) -> None:
+        """Alice comes with the invitation."""
+        client = self.connect(self.alice)
+        client.send(Register("alice", Accept.ASK, str(self.invitation)))
+        self.net.advance(0.5)
+        self.assertTrue(client.last["relays"])
+        client.abort()
+
+    def test_for_invited(self) -> None:
+        """Others register, too, and are offered no relay."""
+        self.assertEqual(self.servers(self.bob), ())
+        self.redeem()
+        self.assertEqual(len(self.servers(self.alice)), 3)
+        self.members.listed = frozenset([self.bob.peer_id])
+        self.assertEqual(len(self.servers(self.bob)), 3)
+
+    def test_a_bad_invitation_is_not_ignored(self) -> None:
+        """Who comes for the relay learns why there is none."""
+        self.redeem()
+        client = self.connect(self.bob)
+        client.send(Register("bob", Accept.ASK, str(self.invitation)))
+        self.net.advance(0.5)
+        self.assertEqual(client.last["refusal"], AdmissionRefusal.INVITATION_USED.value)
+
+    def test_the_quota_of_the_invitation(self) -> None:
+        self.redeem()
+        client = self.client(TurnTransport.UDP)
+        client.allocate()
+        quotas = self.relay.core.allocations.quotas
+        meter = quotas.of_user(next(iter(self.relay.core.allocations.users)))
+        self.assertEqual(meter.limit, 1_000)
+        meter.used = 1_000
+        self.assertEqual(code_of(self.client(TurnTransport.TCP).ask(Method.ALLOCATE, UDP)), 486)
+        _, usage = self.service.relay_service.usage()
+        self.assertEqual(usage, {self.alice.peer_id: 1_000})
+
+    def test_usage_over_a_restart(self) -> None:
+        self.redeem()
+        self.restart()
+        self.service.relay_service.restore_usage(self.net.monotonic(), {self.alice.peer_id: 1_000})
+        self.assertEqual(code_of(self.client(TurnTransport.UDP).ask(Method.ALLOCATE, UDP)), 486)
+
+    def test_usage_is_kept(self) -> None:
+        alice, bob = self.alice.peer_id, self.bob.peer_id
+        self.store.count(100, {alice: 5})
+        self.store.count(101, {alice: 7, bob: 9})
+        self.store.count(101, {alice: 8})
+        self.assertEqual(self.store.usage(100), [(101, bob, 9), (101, alice, 8), (100, alice, 5)])
+        self.store.count(162, {bob: 1})
+        self.assertEqual(self.store.usage(0), [(162, bob, 1), (101, bob, 9), (101, alice, 8)])

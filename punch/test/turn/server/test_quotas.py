@@ -1,0 +1,134 @@
+"""How much the relay carries in a day, for a user and for the clients at an address."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from punch.net.token_bucket import HEADERS
+from punch.test.turn.server.test_data import CAROL, channel_data
+from punch.test.turn_server import ALICE, BOB, UDP, Client, TurnServer, code_of
+from punch.turn.server.allocation import LimitHit
+from punch.turn.server.quotas import DAY, MAX_METERS
+from punch.wire.address import Address
+from punch.wire.stun import Method
+
+KB = channel_data(bytes(1000))
+
+
+class QuotaCase(SynchronousTestCase):
+    """Clients that send through channels."""
+
+    def client(self, server: TurnServer, host: str, user: str) -> Client:
+        client = server.client(Address(host, 4000 + len(user)), user)
+        client.allocate()
+        client.bind(0x4000, CAROL)
+        return client
+
+    def passed(self, client: Client, kilobytes: int) -> int:
+        """How many of so many datagrams were relayed."""
+        client.send(*[KB] * kilobytes)
+        return len(client.relayed)
+
+    def limits(self, server: TurnServer) -> Sequence[LimitHit]:
+        return [event for event in server.core.allocations.events if isinstance(event, LimitHit)]
+
+
+class UserTests(QuotaCase):
+    """Bytes a day of one user."""
+
+    def test_used_up(self) -> None:
+        """The allocation ends, another one is refused with 486, and others are not affected."""
+        server = TurnServer(quota_per_user=10_000)
+        alice = self.client(server, ALICE.host, "alice")
+        bob = self.client(server, BOB.host, "bob")
+        self.assertEqual(self.passed(alice, 9), 9)
+        self.assertEqual(self.passed(alice, 1), 1)
+        self.assertEqual(self.limits(server), [LimitHit(ALICE.host, "relay-quota", "alice")])
+        self.assertEqual(self.passed(alice, 1), 0)
+        self.assertEqual(code_of(alice.ask(Method.ALLOCATE, UDP)), 486)
+        elsewhere = server.client(Address("192.0.2.77", 1), "alice")
+        self.assertEqual(code_of(elsewhere.ask(Method.ALLOCATE, UDP)), 486)
+        self.assertEqual(self.passed(bob, 5), 5)
+
+    def test_what_comes_from_peers_counts_too(self) -> None:
+        server = TurnServer(quota_per_user=10_000)
+        alice = server.client()
+        relayed = alice.allocate()
+        alice.bind(0x4000, BOB)
+        server.from_peer(relayed, *[bytes(1000)] * 10)
+        self.assertEqual(len(alice.collect()), 10)
+        self.assertEqual(code_of(alice.ask(Method.REFRESH)), 437)
+
+    def test_the_next_day(self) -> None:
+        server = TurnServer(quota_per_user=10_000)
+        alice = self.client(server, ALICE.host, "alice")
+        self.passed(alice, 10)
+        server.advance(DAY - server.unix % DAY + 1)
+        again = self.client(server, ALICE.host, "alice")
+        self.assertEqual(self.passed(again, 9), 9)
+        self.assertEqual(server.core.allocations.quotas.usage, {"alice": 9_000})
+
+    def test_a_limit_of_its_own(self) -> None:
+        """An own limit is larger or smaller than that of others, and may change."""
+        server = TurnServer(quota_per_user=10_000)
+        quotas = server.core.allocations.quotas
+        quotas.own_limit = lambda user: 2_000 if user == "alice" else None
+        alice = self.client(server, ALICE.host, "alice")
+        self.passed(alice, 2)
+        self.assertEqual(code_of(alice.ask(Method.ALLOCATE, UDP)), 486)
+        quotas.own_limit = lambda user: 5_000
+        quotas.update_limit("alice")
+        self.assertEqual(self.passed(self.client(server, ALICE.host, "alice"), 2), 2)
+
+    def test_over_a_restart(self) -> None:
+        server = TurnServer(quota_per_user=10_000)
+        quotas = server.core.allocations.quotas
+        quotas.begin_day(server.unix)
+        quotas.restore("alice", 9_000)
+        alice = self.client(server, ALICE.host, "alice")
+        self.assertEqual(self.passed(alice, 1), 1)
+        self.assertEqual(code_of(alice.ask(Method.ALLOCATE, UDP)), 486)
+
+    def test_no_limit(self) -> None:
+        server = TurnServer()
+        alice = self.client(server, ALICE.host, "alice")
+        self.assertEqual(self.passed(alice, 1000), 1000)
+        self.assertEqual(server.core.allocations.quotas.usage, {"alice": 1_000_000})
+
+    def test_bounded(self) -> None:
+        quotas = TurnServer().core.allocations.quotas
+        for number in range(MAX_METERS + 10):
+            quotas.of_user(str(number)).used = 1
+        self.assertEqual(len(quotas.usage), MAX_METERS)
+
+
+class AddressTests(QuotaCase):
+    """The same for all users at one address."""
+
+    def test_used_up_together(self) -> None:
+        """New identities get no more, at another address they do."""
+        server = TurnServer(quota_per_address=10_000)
+        alice = self.client(server, ALICE.host, "alice")
+        other = self.client(server, ALICE.host, "another")
+        elsewhere = self.client(server, BOB.host, "alice")
+        self.assertEqual((self.passed(alice, 5), self.passed(other, 5)), (5, 5))
+        third = server.client(Address(ALICE.host, 9), "third")
+        self.assertEqual(code_of(third.ask(Method.ALLOCATE, UDP)), 486)
+        # The other allocation at this address ends with the next datagram.
+        self.passed(alice, 1)
+        self.assertEqual(code_of(alice.ask(Method.REFRESH)), 437)
+        self.assertEqual(self.passed(elsewhere, 5), 5)
+
+    def test_rate(self) -> None:
+        server = TurnServer(rate_per_address=100_000.0, burst_time=1.0)
+        clients = [self.client(server, ALICE.host, name) for name in ("alice", "another")]
+        elsewhere = self.client(server, BOB.host, "bob")
+        passed = 0
+        for _ in range(10):
+            passed += sum(self.passed(client, 100) for client in clients)
+            server.advance(0.1)
+        # A burst of one second, and nine tenths of a second.
+        self.assertLess(abs(passed - 190_000 / (1000 + HEADERS)), 10)
+        self.assertEqual(self.passed(elsewhere, 90), 90)

@@ -1,0 +1,127 @@
+"""
+How many bytes the relay has carried today, for each user and for the clients at each address, and how many it
+may carry. Pure.
+
+A day is one of UTC. The data of a datagram counts when it is relayed, in either direction, without headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import TypeVar
+
+from punch.net.rate_limits import address_key
+from punch.net.token_bucket import TokenBucket
+from punch.turn.server.settings import RelaySettings
+
+M = TypeVar("M", bound="Meter")
+
+DAY = 86_400
+MAX_METERS = 50_000
+"""Users, and addresses, that are counted in a day. Beyond, those that were counted first begin anew."""
+
+
+class Meter:
+    """
+    The bytes of one user, or of all clients at one address.
+
+    :ivar limit: how many it may have in a day; infinity: any number.
+    """
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: float) -> None:
+        self.used = 0
+        self.limit = limit
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing more is relayed today."""
+        return self.used >= self.limit
+
+
+class HostMeter(Meter):
+    """
+    A meter of an address.
+
+    :ivar bandwidth: what its clients may have together.
+    """
+
+    __slots__ = ("bandwidth",)
+
+    def __init__(self, limit: float, bandwidth: TokenBucket) -> None:
+        super().__init__(limit)
+        self.bandwidth = bandwidth
+
+
+class Quotas:
+    """
+    The meters of today.
+
+    :ivar own_limit: returns the limit of a user that has one of its own, in bytes a day; None for the others.
+    """
+
+    def __init__(self, settings: RelaySettings) -> None:
+        self.own_limit: Callable[[str], int | None] = lambda user: None
+        self._settings = settings
+        self._day = 0
+        self._users: dict[str, Meter] = {}
+        self._addresses: dict[str, HostMeter] = {}
+
+    @property
+    def day(self) -> int:
+        """The day that is counted, as days since 1970."""
+        return self._day
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """The bytes of each user today."""
+        return {user: meter.used for user, meter in self._users.items() if meter.used}
+
+    def begin_day(self, unix: float) -> None:
+        """Begin anew if a day has begun. Meters that are in use stay in use."""
+        day = int(unix) // DAY
+        if day != self._day:
+            self._day = day
+            for meter in (*self._users.values(), *self._addresses.values()):
+                meter.used = 0
+
+    def restore(self, user: str, used: int) -> None:
+        """Take what an earlier process has counted today."""
+        self.of_user(user).used += used
+
+    def update_limit(self, name: str) -> None:
+        """The limit of a user may have changed."""
+        meter = self._users.get(name)
+        if meter is not None:
+            meter.limit = self._limit_of(name)
+
+    def of_user(self, name: str) -> Meter:
+        """The meter of a user."""
+        meter = self._users.get(name)
+        if meter is None:
+            meter = _kept(self._users, name, Meter(self._limit_of(name)))
+        return meter
+
+    def of_host(self, host: str, now: float) -> HostMeter:
+        """The meter of the clients at the address of `host`."""
+        key = address_key(host)
+        meter = self._addresses.get(key)
+        if meter is None:
+            rate, limit = self._settings.rate_per_address, self._settings.quota_per_address
+            bandwidth = TokenBucket(rate, rate * self._settings.burst_time, now)
+            meter = _kept(self._addresses, key, HostMeter(inf if limit is None else limit, bandwidth))
+        return meter
+
+    def _limit_of(self, user: str) -> float:
+        own = self.own_limit(user)
+        limit = self._settings.quota_per_user if own is None else own
+        return inf if limit is None else limit
+
+
+def _kept(meters: dict[str, M], key: str, meter: M) -> M:
+    if len(meters) >= MAX_METERS:
+        del meters[next(iter(meters))]
+    meters[key] = meter
+    return meter
