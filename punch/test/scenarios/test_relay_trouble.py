@@ -180,7 +180,7 @@ class FailureTests(RelayTestCase):
         """If the rendezvous offers no relay, the error says that one would have helped."""
         self.start(relay=False)
         text = self.refuse(*self.pair())
-        self.assertIn("the rendezvous has no relay to offer", text)
+        self.assertIn("the rendezvous offers this peer no relay", text)
         self.assertIn("another network", text)
 
     def test_full(self) -> None:

@@ -86,7 +86,7 @@ class CauseTests(SynchronousTestCase):
         self.assertEqual(len(set(found)), len(found))
         only = cause_sentence(NoPathFound(None, RelayFailure.NOT_OFFERED, relay_only=True), BOB)
         self.assertIn("--relay only leaves no way but a relay", only)
-        self.assertIn("(the rendezvous has no relay to offer)", only)
+        self.assertIn("(the rendezvous offers this peer no relay)", only)
 
     def test_other(self) -> None:
         """A cause outside of the node has its sentence already."""
