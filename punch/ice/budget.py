@@ -7,9 +7,9 @@ counts here: checks, answers to checks that seem to come from there, and what is
 packet counts for `WINDOW` seconds, over all calls and ICE restarts with that peer. When an address answers,
 the packets that were sent to it no longer count.
 
-Packets to another port of a host that has answered have a separate, larger limit: a peer that restarts has
-new ports at its NAT and at its relay, and the old ones no longer answer. Our own relays are such hosts, since
-they have answered us.
+Packets to ports of a relay that we use ourselves have a separate limit, for a minute. A peer that restarts
+has a new port there, and the old ones no longer answer; the relay passes on nothing that its client has not
+permitted.
 
 An honest peer needs few packets, because its addresses of at least one kind answer. So a part of the limit is
 reserved for checks and answers that an authenticated check triggers, and a part for later checks, so that two
@@ -37,12 +37,9 @@ MAX_PACKETS = 20
 """How many packets may be sent in `WINDOW`."""
 MAX_BYTES = 3000
 """How many bytes they may have, with IP and UDP headers."""
-NEAR_WINDOW = 60.0
-MAX_NEAR = 200
-MAX_NEAR_BYTES = 30_000
+RELAY_WINDOW = 60.0
 """
-The separate limits for other ports of hosts that have answered: seconds, packets and bytes. A call between
-two NATs with address-and-port-dependent mapping takes some fifty packets.
+Seconds for which a packet to a relay that we use ourselves counts. The limits are the same, but separate.
 """
 DIRECT = 8
 """How many checks may go to direct candidates that sent nothing."""
@@ -53,7 +50,10 @@ RELAYED = 7
 OF_ONE = {False: 4, True: 3}
 """How many of these may go to one address, direct (False) or relayed (True)."""
 OF_ONE_HEARD = 4
-"""How many triggered checks may go to one address, and how many answers."""
+"""
+How many triggered checks may go to one address, and how many answers; at a relay that we use, how many
+packets of any kind.
+"""
 RESERVED = 5
 """How many of `MAX_PACKETS` are reserved for relayed candidates."""
 LATER = 2
@@ -103,7 +103,7 @@ class Budget:
 
     def __init__(self) -> None:
         self._sent: deque[_Sent] = deque()
-        self._near: deque[_Sent] = deque()
+        self._to_our_relays: deque[_Sent] = deque()
         self._answered: dict[Address, float] = {}
 
     def allows(
@@ -119,22 +119,22 @@ class Budget:
         """
         Whether a datagram of `size` bytes may be sent to `address` now. If so, it is counted as sent.
 
-        :param relays: the hosts of our relays, which have answered us.
+        :param relays: the hosts of the relays that we use.
         :param relayed: the address is a relayed candidate of the peer.
         """
         self._forget(now)
         if address in self._answered:
             return True
         size += _HEADERS[address.is_ipv6]
-        if address.host in relays or any(each.host == address.host for each in self._answered):
-            near = self._near
-            if len(near) >= MAX_NEAR or sum(each.size for each in near) + size > MAX_NEAR_BYTES:
-                return False
-            near.append(_Sent(now, address, size, kind, False, relayed))
-            return True
-        sent = self._sent
+        sent = self._to_our_relays if address.host in relays else self._sent
         if sum(each.size for each in sent) + size > MAX_BYTES:
             return False
+        if sent is self._to_our_relays:
+            alike = sum(each.address == address and each.kind is kind for each in sent)
+            if len(sent) >= MAX_PACKETS or alike >= OF_ONE_HEARD:
+                return False
+            sent.append(_Sent(now, address, size, kind, False, True))
+            return True
         relayed = relayed or kind is PacketKind.RELAYED
         kept = 0 if relayed else max(0, RESERVED - sum(each.relayed for each in sent))
         if len(sent) + kept >= MAX_PACKETS:
@@ -151,19 +151,16 @@ class Budget:
         return True
 
     def answered(self, address: Address, now: float) -> None:
-        """
-        A check of ours was answered from there. Packets to its host now count towards the separate limit.
-        """
+        """A check of ours was answered from there: what was sent there no longer counts."""
         self._answered.pop(address, None)
         self._answered[address] = now
         if len(self._answered) > MAX_ANSWERED:
             del self._answered[next(iter(self._answered))]
-        host = address.host
-        if any(each.address.host == host for each in (*self._sent, *self._near)):
-            near = [*self._near, *(each for each in self._sent if each.address.host == host)]
-            near.sort(key=lambda each: each.time)
-            self._near = deque(each for each in near if each.address != address)
-            self._sent = deque(each for each in self._sent if each.address.host != host)
+        for sent in (self._sent, self._to_our_relays):
+            if any(each.address == address for each in sent):
+                kept = [each for each in sent if each.address != address]
+                sent.clear()
+                sent.extend(kept)
 
     def is_open(self, address: Address, now: float) -> bool:
         """Whether the address has answered, so that everything may be sent to it."""
@@ -172,7 +169,7 @@ class Budget:
     def is_idle(self, now: float) -> bool:
         """Whether nothing counts any more."""
         self._forget(now)
-        return not self._sent and not self._near and not self._answered
+        return not self._sent and not self._to_our_relays and not self._answered
 
     def _allows_heard(self, address: Address, kind: PacketKind) -> bool:
         """Whether an authenticated check from there may be answered or trigger a check."""
@@ -197,7 +194,7 @@ class Budget:
         return later < LATER and now >= checks[-1].time + GAP * 2**later
 
     def _forget(self, now: float) -> None:
-        for sent, window in ((self._sent, WINDOW), (self._near, NEAR_WINDOW)):
+        for sent, window in ((self._sent, WINDOW), (self._to_our_relays, RELAY_WINDOW)):
             while sent and now >= sent[0].time + window:
                 sent.popleft()
         while self._answered:

@@ -8,7 +8,7 @@ seeded randomness, as every part takes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from punch.apps.chat import Chat, MessageState
@@ -35,6 +35,7 @@ from punch.rendezvous.service import RendezvousService, make_service
 from punch.test.internet import Host, Internet
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.turn_uri import TurnURI
 
 E = TypeVar("E", bound=Event)
 
@@ -56,6 +57,8 @@ class Rendezvous:
         control: str | None = "tcp:7001",
         name: str = SERVICE,
         relay: bool = True,
+        turn: Sequence[str] = (),
+        turn_secret: bytes | None = None,
     ) -> None:
         self.net = net
         self.host = host
@@ -65,6 +68,8 @@ class Rendezvous:
         self._control = control
         self._name = name
         self._relay = relay
+        self._turn = tuple(TurnURI.parse(text) for text in turn)
+        self._turn_secret = turn_secret
         self._starts = 0
         self.service = self.start()
 
@@ -77,6 +82,8 @@ class Rendezvous:
             host=self._name,
             limits=self._limits,
             relay=self._relay,
+            turn=self._turn,
+            turn_secret=self._turn_secret,
         )
         self.service = make_service(
             config,

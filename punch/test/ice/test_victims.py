@@ -10,12 +10,10 @@ from punch.ice.budget import (
     GAP,
     MAX_ANSWERED,
     MAX_BYTES,
-    MAX_NEAR,
-    MAX_NEAR_BYTES,
     MAX_PACKETS,
     MAX_PEERS,
-    NEAR_WINDOW,
     OF_ONE_HEARD,
+    RELAY_WINDOW,
     RELAYED,
     RESERVED,
     UNLIKELY,
@@ -36,6 +34,7 @@ from punch.wire.address import Address
 from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.control import Answer, Candidates, Ended, ErrorCode, Incoming
 from punch.wire.sealed import Offer, TrickledCandidates, open_answer, seal_offer, seal_trickle
+from punch.wire.stun import Attribute, MessageClass, encode, parse, success
 
 UFRAG, PASSWORD = "eveUfrag", "e" * 24
 PORTS = range(7000, 7008)
@@ -128,46 +127,44 @@ class BudgetTests(SynchronousTestCase):
         self.assertTrue(budget.is_idle(100.0 + WINDOW))
 
     def test_other_ports_of_a_host_that_answered(self) -> None:
-        """A peer that starts again has other ports: those that it had before don't use up what it needs."""
+        """They count as any other address: others may be behind the same NAT as the peer."""
         budget = Budget()
-        old, relay, stranger = (Address(f"203.0.113.{number}", 1000) for number in (1, 2, 3))
-        budget.answered(relay, 0.0)
-        for port in range(MAX_PACKETS):
-            self.assertTrue(
-                budget.allows(Address(old.host, 3000 + port), 96, PacketKind.TRIGGERED, 1.0, relayed=True)
-            )
-        self.assertFalse(budget.allows(stranger, 96, PacketKind.TRIGGERED, 2.0))
-        new = relay._replace(port=2000)
-        for kind in PacketKind:
-            self.assertTrue(budget.allows(new, 96, kind, 2.0), kind)
-        self.assertFalse(budget.is_open(new, 2.0))
-        # Its old port gets an answer through at last: that host is no stranger's
-        budget.answered(old._replace(port=2000), 3.0)
-        self.assertTrue(budget.allows(stranger, 96, PacketKind.TRIGGERED, 4.0))
+        budget.answered(address(0), 0.0)
+        ports = [address(0)._replace(port=port) for port in range(2000, 2100)]
+        sent = [
+            budget.allows(port, 96, kind, 1.0, relayed=relayed)
+            for port in ports
+            for kind in PacketKind
+            for relayed in (False, True)
+        ]
+        self.assertEqual(sum(sent), MAX_PACKETS)
+        self.assertFalse(budget.allows(address(1), 96, PacketKind.TRIGGERED, 1.0))
+        self.assertTrue(budget.allows(address(0), 96, PacketKind.TRIGGERED, 1.0))
 
     def test_a_relay_of_ours(self) -> None:
-        """It has answered us: where both sides use the same, there is a path whatever was used up before."""
-        budget = Budget()
-        self.spend(budget, PacketKind.TRIGGERED, relayed=True)
+        """
+        Where both sides use the same relay, there is a path whatever was used up before: what is sent there
+        has limits of its own, in packets and in bytes, and for each of its ports.
+        """
         relay = Address("198.51.100.1", 2000)
-        self.assertFalse(budget.allows(relay, 96, PacketKind.RELAYED, 1.0))
-        self.assertTrue(budget.allows(relay, 96, PacketKind.RELAYED, 1.0, {relay.host}))
-
-    def test_bounds_of_other_ports(self) -> None:
-        """There is a limit for them as well, in packets and in bytes; strangers' part is not touched."""
-        for size, most in ((96, MAX_NEAR), (1172, MAX_NEAR_BYTES // 1200)):
+        relays = {relay.host}
+        for size, most in ((96, MAX_PACKETS), (1172, MAX_BYTES // 1200)):
             budget = Budget()
-            budget.answered(address(0), 0.0)
-            ports = [address(0)._replace(port=port) for port in range(2000, 2300)]
-            self.assertEqual(
-                sum(budget.allows(port, size, PacketKind.TRIGGERED, 1.0) for port in ports), most
-            )
-            self.assertFalse(budget.allows(ports[0], size, PacketKind.TRIGGERED, NEAR_WINDOW))
-            self.assertTrue(budget.allows(address(1), 96, PacketKind.DIRECT, NEAR_WINDOW))
-            budget.answered(ports[0], NEAR_WINDOW)
-            self.assertTrue(budget.allows(ports[1], size, PacketKind.TRIGGERED, NEAR_WINDOW))
-            self.assertFalse(budget.is_idle(NEAR_WINDOW))
-            self.assertTrue(budget.is_idle(3 * WINDOW))
+            self.spend(budget, PacketKind.TRIGGERED, relayed=True)
+            self.assertFalse(budget.allows(relay, size, PacketKind.RELAYED, 1.0))
+            ports = [relay._replace(port=port) for port in range(2000, 2300)]
+            sent = [budget.allows(port, size, PacketKind.RELAYED, 1.0, relays) for port in ports]
+            self.assertEqual(sum(sent), most)
+            later = 1.0 + RELAY_WINDOW
+            self.assertFalse(budget.allows(relay, size, PacketKind.TRIGGERED, later - 0.1, relays))
+            self.assertTrue(budget.allows(relay, size, PacketKind.TRIGGERED, later, relays))
+        one = Budget()
+        sent = [one.allows(relay, 96, PacketKind.RELAYED, 1.0, relays) for _ in range(MAX_PACKETS)]
+        self.assertEqual(sum(sent), OF_ONE_HEARD)
+        self.assertFalse(one.is_idle(RELAY_WINDOW))
+        one.answered(relay, 2.0)
+        self.assertTrue(one.is_open(relay, 2.0))
+        self.assertTrue(one.allows(relay, 1172, PacketKind.RELAYED, 2.0, relays))
 
     def test_bounds(self) -> None:
         """Of addresses that answer, and of peers."""
@@ -275,6 +272,34 @@ class VictimTests(MiddlemanTestCase):
             self.call(everything[number % 8 : 16], everything[16 + number % 8 :])
             self.net.advance(43.0)
             self.hang_up()
+        self.assert_little()
+
+    def test_ports_beside_one_that_answers(self) -> None:
+        """Eve is behind the same address as her victims, answers at one port, and calls again and again."""
+        shared = self.victims[0]
+        own = Address(shared.address, 6999)
+        socket = bind(shared, own.port)
+
+        def answer() -> None:
+            for data, source in socket.received:
+                request = parse(data)
+                if request.message_class is MessageClass.REQUEST:
+                    mapped = (Attribute.XOR_MAPPED_ADDRESS, Address(*source))
+                    socket.send(encode(success(request, mapped), PASSWORD.encode()), *source)
+            socket.received.clear()
+
+        answered = 0
+        for _ in range(8):
+            mine = Candidate(CandidateType.HOST, own, 2**31 - 1, "own")
+            self.call((mine, *self.candidates([shared])))
+            for _ in range(40):
+                answered += len(socket.received)
+                answer()
+                self.net.advance(0.1)
+            self.hang_up()
+            self.net.advance(60.0)
+        self.assertGreater(answered, 8)
+        self.seen = [seen for seen in self.seen if tuple(seen.destination) != tuple(own)]
         self.assert_little()
 
     def test_checks_with_a_false_source(self) -> None:
