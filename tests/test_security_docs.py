@@ -113,8 +113,8 @@ SECURITY_NUMBERS = [
     f"{WORDS[LIMITS.calls_per_source]} of one address and {WORDS[2 * LIMITS.calls_per_source]} of one /56",
     f"at most {LIMITS.answered_per_callee} calls are answered and have not become a link, "
     f"{LIMITS.answered_per_source} of one address",
-    f"at most {budget.MAX_PACKETS} packets and {budget.MAX_BYTES:,} bytes",
-    f"at most {budget.MAX_NEAR} packets and {budget.MAX_NEAR_BYTES:,} bytes in a minute",
+    f"at most {budget.MAX_PACKETS} packets and {budget.MAX_BYTES:,} bytes (with headers) in ten minutes",
+    f"at most {budget.MAX_PACKETS} packets and {budget.MAX_BYTES:,} bytes in a minute",
     f"counts for {budget.MAX_PEERS} peers",
 ]
 
@@ -144,7 +144,7 @@ def test_numbers_in_words() -> None:
     assert hosts.FORGET == LIMITS.relay_nonce_time == 3600
     assert hosts.UPDATE_TIME == 2 * 60
     assert budget.WINDOW == 10 * 60
-    assert budget.NEAR_WINDOW == 60
+    assert budget.RELAY_WINDOW == 60
     assert LIMITS.relay_credentials_time == 30 * 60
     assert LIMITS.handshakes_per_address * 2 == LIMITS.handshakes
     assert LIMITS.handshake_share == 0.5
