@@ -1,0 +1,169 @@
+"""The files in deploy/: what reads them takes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from punch.rendezvous.monitoring.figures import COUNTER, NUMBERS
+from tests.needs import need
+from tests.processes import TWISTD
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+UNITS = sorted(path.name for path in DEPLOY.glob("*.service"))
+
+METRICS = {
+    *(f"punch_{each.name}{'_total' if each.metadata['kind'] == COUNTER else ''}" for each in NUMBERS),
+    *("punch_refusals_total", "punch_limit", "punch_healthy", "punch_info"),
+    *("process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds"),
+    "up",
+}
+"""What Prometheus knows of a rendezvous; tests of the metrics check that it is so."""
+
+EXPRESSION_WORDS = {"by", "cause", "increase", "instance", "job", "limit", "min", "on", "rate", "sum"}
+
+
+def metrics_in(expression: str) -> set[str]:
+    """The names of metrics in a PromQL expression."""
+    bare = re.sub(r'"[^"]*"|\[[^]]*\]', "", expression)
+    return set(re.findall(r"[a-z_]{2,}", bare)) - EXPRESSION_WORDS
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, env=os.environ | environment
+    )
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.parametrize("name", UNITS)
+def test_units(name: str, tmp_path: Path) -> None:
+    unit = tmp_path / name
+    unit.write_text((DEPLOY / name).read_text().replace("/opt/punch/bin/twistd", TWISTD))
+    verified = run("systemd-analyze", "verify", str(unit))
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+    # In tenths: systemd says OK up to 4.9, and what nothing confines has 9.6.
+    secure = run("systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit))
+    assert secure.returncode == 0, secure.stdout
+
+
+def test_units_are_there() -> None:
+    assert {"punch-rendezvous.service", "punch-peer.service"} <= set(UNITS)
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
+def test_compose() -> None:
+    file = str(DEPLOY / "compose.yaml")
+    found = run("docker-compose", "-f", file, "config", PUNCH_HOST="rendezvous.example.org")
+    assert found.returncode == 0, found.stderr
+    assert "--host=rendezvous.example.org" in found.stdout
+    assert run("docker-compose", "-f", file, "config", PUNCH_HOST="").returncode != 0
+
+
+def test_what_the_container_copies_is_there() -> None:
+    text = (DEPLOY / "Containerfile").read_text()
+    for line in re.findall(r"^COPY (?!--)(.*)$", text, re.MULTILINE):
+        *sources, _target = line.split()
+        for source in sources:
+            assert (DEPLOY.parent / source).exists(), source
+    # What setup.py and setup.cfg read while the package is built.
+    assert {"README.md", "LICENSE", "LICENSE-UNICODE"} <= set(text.split())
+
+
+def test_coturn_takes_its_configuration(tmp_path: Path) -> None:
+    need("turnserver")
+    text = (DEPLOY / "turnserver.conf").read_text()
+    configuration = tmp_path / "turnserver.conf"
+    configuration.write_text(text + "static-auth-secret=secret\nrealm=turn.example.org\n")
+    assert "listening-port=3480" in text
+    with (tmp_path / "log").open("w+") as log:
+        server = subprocess.Popen(
+            [
+                *("turnserver", "-c", str(configuration), "-L", "127.0.0.1", "-p", "0", "--log-file=stdout"),
+                *("--pidfile", str(tmp_path / "pid"), "--userdb", str(tmp_path / "db")),
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=tmp_path,
+        )
+        try:
+            deadline = time.monotonic() + 20.0
+            while "IO method" not in (said := (tmp_path / "log").read_text()):
+                assert server.poll() is None, said
+                assert time.monotonic() < deadline, said
+                time.sleep(0.05)
+        finally:
+            server.kill()
+            server.wait()
+    assert "Bad configuration format" not in said
+    assert "Unknown" not in said
+
+
+def test_dashboard() -> None:
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels) >= 10
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        assert panel["title"]
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        for target in panel["targets"]:
+            expression = target["expr"].replace("$instance", "x")
+            assert expression.count("(") == expression.count(")")
+            assert metrics_in(expression), expression
+            assert metrics_in(expression) <= METRICS, expression
+    assert {each["name"] for each in dashboard["templating"]["list"]} == {"datasource", "instance"}
+
+
+def test_alerts() -> None:
+    text = (DEPLOY / "prometheus-alerts.yml").read_text()
+    expressions = re.findall(r"^ +expr: (.*)$", text, re.MULTILINE)
+    assert len(expressions) == text.count("- alert:") >= 4
+    for expression in expressions:
+        assert metrics_in(expression), expression
+        assert metrics_in(expression) <= METRICS, expression
+    assert "prometheus-alerts.yml" in (DEPLOY / "prometheus.yml").read_text()
+
+
+def test_renewed_certificates(tmp_path: Path) -> None:
+    """The hook of certbot copies both files for the service, and reloads it only if it uses them."""
+    lineage, state, commands = (tmp_path / name for name in ("lineage", "state", "commands"))
+    for directory in (lineage, state, commands):
+        directory.mkdir()
+    for name in ("fullchain", "privkey"):
+        (lineage / f"{name}.pem").write_text(f"new {name}")
+    default, log = tmp_path / "default", tmp_path / "log"
+    (commands / "systemctl").write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+    (commands / "systemctl").chmod(0o755)
+    environment = {
+        "PATH": f"{commands}:{os.environ['PATH']}",
+        "RENEWED_LINEAGE": str(lineage),
+        "PUNCH_STATE": str(state),
+        "PUNCH_DEFAULT": str(default),
+    }
+    for options, reloaded in (("", False), (f"OPTIONS=--certificate {state}/tls/fullchain.pem", True)):
+        default.write_text(options)
+        log.unlink(missing_ok=True)
+        done = run(str(DEPLOY / "renew-certificate"), **environment)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert ("reload punch-rendezvous" in log.read_text()) == reloaded
+        for name in ("fullchain", "privkey"):
+            copied = state / "tls" / f"{name}.pem"
+            assert copied.read_text() == f"new {name}"
+            assert copied.stat().st_mode & 0o777 == 0o600
+            assert copied.stat().st_uid == state.stat().st_uid
