@@ -14,6 +14,7 @@ import pytest
 
 from punch.rendezvous.monitoring.figures import COUNTER, NUMBERS
 from tests.needs import need
+from tests.ports import free_port
 from tests.processes import TWISTD
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -104,6 +105,28 @@ def test_coturn_takes_its_configuration(tmp_path: Path) -> None:
             server.wait()
     assert "Bad configuration format" not in said
     assert "Unknown" not in said
+
+
+def test_redis_takes_its_configuration(tmp_path: Path) -> None:
+    need("redis-server")
+    port = free_port()
+    with (tmp_path / "log").open("w+") as log:
+        server = subprocess.Popen(
+            ["redis-server", str(DEPLOY / "redis.conf"), "--port", str(port), "--dir", str(tmp_path)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            deadline = time.monotonic() + 20.0
+            while "Ready to accept connections" not in (said := (tmp_path / "log").read_text()):
+                assert server.poll() is None, said
+                assert time.monotonic() < deadline, said
+                time.sleep(0.05)
+        finally:
+            server.terminate()
+            server.wait()
+    # With an empty `save` nothing is written, not even at the end.
+    assert not list(tmp_path.glob("*.rdb"))
 
 
 def test_dashboard() -> None:
