@@ -91,6 +91,7 @@ class SimulatedRedis:
     """
     :ivar count: commands so far.
     :ivar delay: seconds that each answer takes.
+    :ivar primary: what it tells as a Sentinel; None if it knows no primary.
     :ivar broken: the error of every command that writes; None if they work.
     """
 
@@ -103,6 +104,7 @@ class SimulatedRedis:
         self.delay = 0.0
         self.clock_error = 0.0
         self.broken: str | None = None
+        self.primary: tuple[str, int] | None = None
         self.count = 0
         self.connections: list[_Connection] = []
         self.data: dict[bytes, tuple[bytes, float]] = {}
@@ -153,6 +155,7 @@ class SimulatedRedis:
             b"EXPIRE": self._expire,
             b"EVAL": self._eval,
             b"TIME": self._time,
+            b"SENTINEL": self._sentinel,
             b"PUBLISH": self._publish,
             b"SUBSCRIBE": lambda channel: self._subscribe(connection, channel),
         }
@@ -185,6 +188,10 @@ class SimulatedRedis:
             return 0
         del self.data[key]
         return 1
+
+    def _sentinel(self, command: bytes, name: bytes) -> list[bytes] | None:
+        assert (command, name) == (b"GET-MASTER-ADDR-BY-NAME", b"main")
+        return self.primary and [self.primary[0].encode(), b"%d" % self.primary[1]]
 
     def _time(self) -> list[bytes]:
         now = 1_700_000_000.0 + self.net.now + self.clock_error

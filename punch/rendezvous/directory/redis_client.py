@@ -12,6 +12,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import IAddress, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import optionsForClientTLS
@@ -42,8 +43,17 @@ class RedisProblem(Exception):
     """Redis can't be used now; `str()` says why, in words that follow "Redis at …: "."""
 
 
-def problem_of(error: BaseException, tls: bool = False) -> RedisProblem:
-    """Return why Redis can't be used, for whatever a connection or command has failed with."""
+class RedisRefusal(Exception):
+    """Redis has refused AUTH or SELECT."""
+
+
+def problem_of(error: BaseException, tls: bool = False, first: bool = False) -> RedisProblem:
+    """
+    Return why Redis can't be used, for whatever a connection or command has failed with.
+
+    :param tls: whether TLS is used.
+    :param first: whether nothing has been answered on this connection.
+    """
     if isinstance(error, FirstError) and error.subFailure.value is not None:
         error = error.subFailure.value
     if isinstance(error, RedisProblem):
@@ -54,9 +64,14 @@ def problem_of(error: BaseException, tls: bool = False) -> RedisProblem:
     for code, advice in _ADVICE.items():
         if code in text:
             return RedisProblem(f"{advice} ({text[:100]})")
-    if tls:
+    if tls and first:
         return RedisProblem(
-            f"TLS has failed ({text[:100]}); if this port has no TLS, write redis:// in place of rediss://"
+            f"TLS has failed ({text[:100]}); if this port has no TLS, write redis:// in place of rediss://, "
+            "and if its certificate is of an authority of your own, name that with SSL_CERT_FILE"
+        )
+    if first and (isinstance(error, (ConnectionDone, ConnectionLost)) or "Lost connection" in text):
+        return RedisProblem(
+            "it closes the connection at once; if this port wants TLS, write rediss:// in place of redis://"
         )
     return RedisProblem(text[:150])
 
@@ -119,7 +134,7 @@ class RedisConnection:
             await ready
         except Exception as error:  # connecting, TLS and the library fail in many ways, all reported alike
             self.abort()
-            raise problem_of(error, self._address.tls) from error
+            raise problem_of(error, self._address.tls, True) from error
 
     async def ask(self, *commands: Sequence[str | bytes | int]) -> list[Any]:
         """
@@ -131,7 +146,7 @@ class RedisConnection:
             answers = [self._protocol.execute_command(*command) for command in commands]
             found: list[Any] = await gatherResults(answers, consumeErrors=True)
         except Exception as error:  # the library's errors have no common base beside Exception
-            raise problem_of(error, self._address.tls and not self._answered) from error
+            raise problem_of(error, self._address.tls, not self._answered) from error
         self._answered = True
         return found
 
@@ -163,8 +178,12 @@ class RedisConnection:
 
     def _closed(self, reason: BaseException, factory: _Factory, ready: Deferred[None]) -> None:
         self._lost = True
-        if not ready.called:
-            ready.errback(Exception(factory.problem) if factory.problem else reason)
+        if ready.called:
+            return
+        if factory.problem is not None and "Lost connection" not in factory.problem:
+            ready.errback(RedisRefusal(factory.problem))
+        else:
+            ready.errback(reason)
 
     def _make(self) -> Any:
         # The module can't be imported before there is a reactor, and only with --registry is it needed.

@@ -83,6 +83,29 @@ class DirectoryTests(RedisTestCase):
         self.net.advance(4.5)
         self.assertIn(two.name, one.gone)
 
+    def test_cut_off_from_redis(self) -> None:
+        """Its peers are not found meanwhile, which callers learn within 6 s; all recovers in 10 s."""
+        one, two = self.start(2)
+        two.register(BOB)
+        self.net.advance(1.0)
+        self.net.drop = lambda packet: two.host.addresses[0] in (packet.source[0], packet.destination[0])
+        self.net.advance(0.5)
+        self.assertEqual(one.locate(BOB), two.name, "it is not known yet")
+        one.needs.add(two.name)
+        one.directory.send(two.name, PeerLost(ALICE))
+        self.net.advance(6.0)
+        self.assertIn(two.name, one.gone)
+        self.assertIsNotNone(two.directory.problem)
+        one.needs.clear()
+        self.net.drop = None
+        self.net.advance(10.0)
+        self.assertIsNone(two.directory.problem)
+        self.assertEqual(one.locate(BOB), two.name)
+        one.directory.send(two.name, PeerLost(CAROL))
+        self.net.advance(0.5)
+        self.assertEqual(two.messages, [(one.name, PeerLost(CAROL))])
+        self.redis.stop()  # It takes a connection of before for open.
+
     def test_flushed(self) -> None:
         one, two, three = self.start(3)
         one.register(ALICE)
@@ -151,6 +174,29 @@ class DirectoryTests(RedisTestCase):
         self.assertLess(self.redis.count - before, 100)
 
 
+class SentinelTests(RedisTestCase):
+    def test_fail_over(self) -> None:
+        """A Sentinel that is down is passed; when the primary changes, the processes follow."""
+        sentinel = SimulatedRedis(self.net, self.net.host("sentinel", "198.51.100.11"), 26379)
+        second = SimulatedRedis(self.net, self.net.host("second", "198.51.100.12"), 6380)
+        sentinel.primary = REDIS, 6379
+        one, two = self.start(2, url="redis+sentinel://198.51.100.9:9,198.51.100.11/main")
+        two.register(BOB)
+        self.net.advance(1.0)
+        self.assertEqual(one.locate(BOB), two.name)
+        self.redis.broken = "READONLY You can't write against a read only replica."
+        sentinel.primary = "198.51.100.12", 6380
+        self.net.advance(6.0)
+        self.assertIsNone(one.directory.problem)
+        self.assertEqual(one.locate(BOB), two.name)
+        self.assertEqual((len(second.connections), len(sentinel.connections)), (4, 0))
+
+    def test_unknown_name(self) -> None:
+        SimulatedRedis(self.net, self.net.host("sentinel", "198.51.100.11"), 26379)
+        (one,) = self.start(url="redis+sentinel://198.51.100.11/main")
+        self.assertIn("Sentinel knows no primary of the name 'main'", str(one.directory.problem))
+
+
 class BadRedisTests(RedisTestCase):
     def problem(self, *words: str) -> None:
         """The only process says what is wrong, and is well when that is over."""
@@ -184,6 +230,12 @@ class BadRedisTests(RedisTestCase):
         self.start(url=f"rediss://{REDIS}")
         self.net.advance(5.0)
         self.problem("TLS has failed", "redis:// in place of rediss://")
+
+    def test_plain_to_a_tls_port(self) -> None:
+        """Such a port closes the connection when it gets no TLS."""
+        self.redis.run = lambda connection, *_: connection.transport.abortConnection()  # type: ignore[method-assign,union-attr]
+        self.start()
+        self.problem("closes the connection at once", "rediss://")
 
     def test_read_only_replica(self) -> None:
         self.redis.broken = "READONLY You can't write against a read only replica."
