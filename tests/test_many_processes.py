@@ -129,9 +129,14 @@ def test_one_service(run: Programs, service: Service) -> None:
     say(dave[0], carol, "after a flush", 10.0)
 
     # Away: peers of one process meet; those of others do after it is back.
+    first = service.processes[0]
+    first.wait("registry")
     service.redis.stop()
+    problem = first.wait("registry-failed", 10.0)["text"]
+    assert "Only peers of this server can call each other" in problem
     say(erin[0], alice, "without Redis", 10.0)
     service.redis.start()
+    first.wait("registry", 10.0)
     say(dave[0], erin, "Redis is back", 15.0)
     say(bob[0], alice, "still on the old link", 5.0)
     for name, (process, _) in all_peers.items():
@@ -139,7 +144,7 @@ def test_one_service(run: Programs, service: Service) -> None:
         assert lost == [], name
     for process in (service.processes[0], service.processes[2]):
         assert process.process.poll() is None
-        assert process.stderr == ""
+        assert all("Redis at" in line for line in process.stderr.splitlines())
 
 
 def test_newer_registration_at_another_process(run: Programs, service: Service) -> None:

@@ -79,6 +79,14 @@ class Announcer:
         _log.info("deny list read: {entries} entries, {ended} peers ended", entries=len(deny), ended=ended)
         self("deny-list", entries=len(deny), ended=ended)
 
+    def registry(self, problem: str | None) -> None:
+        """Tell that the Redis of --registry works, or why it does not."""
+        if problem is None:
+            self("registry")
+        else:
+            self("registry-failed", text=problem)
+            self.complain(problem)
+
     def complain(self, text: str) -> None:
         """Write a sentence to stderr."""
         self._error.line(f"{PROGRAM}: {text}")
@@ -102,6 +110,8 @@ class Announcer:
             self._out.line(
                 f"The {what} was read again: {fields['entries']} entries, {fields['ended']} peers ended."
             )
+        elif event == "registry":
+            self._out.line("Redis works: peers of all processes of the service can call each other.")
         elif event == "certificate":
             self._out.line(f"The certificate was read again; it is good until {fields['until']}.")
         elif event == "registered":

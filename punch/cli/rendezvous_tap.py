@@ -459,9 +459,7 @@ def makeService(options: Options) -> IService:
             wall=time.time,
             cpu=time.thread_time,
             membership=members.membership,
-            directory=None
-            if options.registry is None
-            else open_directory(options.registry, identity, reactor),
+            directory=open_directory(options.registry, identity, reactor, announcer.registry),
         )
     except EndpointError as problem:
         twistd.fail(PROGRAM, str(problem), as_json=as_json)

@@ -34,6 +34,7 @@ class Process:
     ) -> None:
         self.net = net
         self.host = net.host(f"process {number}", f"198.51.100.{number}")
+        self.problems: list[str | None] = []
         self.directory = RedisDirectory(
             RedisAddress.parse(url),
             secret=key,
@@ -41,6 +42,7 @@ class Process:
             monotonic=self.host.monotonic,
             wall=wall or (lambda: EPOCH + net.now),
             random=net.random_bytes(f"process {name or number}"),
+            report=lambda problem: self.problems.append(problem),
         )
         self.peers: dict[PeerID, None] = {}
         self.needs: set[str] = set()

@@ -33,8 +33,16 @@ def read_registry(text: str, install_command: Callable[[], str]) -> RedisAddress
     return address
 
 
-def open_directory(address: RedisAddress, identity: Identity, reactor: Any) -> RedisDirectory:
-    """The directory of a process of the service with this key."""
+def open_directory(
+    address: RedisAddress | None, identity: Identity, reactor: Any, report: Callable[[str | None], None]
+) -> RedisDirectory | None:
+    """
+    Return the directory of a process of the service with this key; None if there is no address.
+
+    :param report: see `RedisDirectory`.
+    """
+    if address is None:
+        return None
     return RedisDirectory(
         address,
         secret=identity.private_key.private_bytes_raw(),
@@ -42,4 +50,5 @@ def open_directory(address: RedisAddress, identity: Identity, reactor: Any) -> R
         monotonic=time.monotonic,
         wall=time.time,
         random=os.urandom,
+        report=report,
     )

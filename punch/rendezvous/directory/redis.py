@@ -67,7 +67,7 @@ _PAUSE = 0.05
 _FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
 """Mean seconds until Redis is tried again, times 0.5 to 1.5."""
 _LOG_PAUSE = 60.0
-"""Seconds between two lines of the log about messages that can't be read."""
+"""Seconds between two lines of the log about messages that can't be read, and about reasons that change."""
 
 _RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
 """The compare-and-delete of Redis' documentation (SET, patterns)."""
@@ -92,6 +92,7 @@ class RedisDirectory:
 
     :param secret: the service's private key.
     :param monotonic: monotonic seconds.
+    :param report: called with `problem` when Redis begins to work, stops to, or has another reason not to.
     :param wall: Unix seconds. Nothing but the check of the clock depends on it.
     """
 
@@ -106,9 +107,11 @@ class RedisDirectory:
         monotonic: Callable[[], float],
         wall: Callable[[], float],
         random: RandomBytes,
+        report: Callable[[str | None], None] = lambda problem: None,
     ) -> None:
         self._address = address
         self._wall = wall
+        self._report = report
         self._reactor = reactor
         self._monotonic = monotonic
         self._random = random
@@ -129,6 +132,7 @@ class RedisDirectory:
         self._clock_error = 0.0
         self._failures = 0
         self._reason: str | None = "it is being connected to"
+        self._told, self._told_at = "", 0.0
         self._unread_logged = -math.inf
 
     @property
@@ -268,15 +272,20 @@ class RedisDirectory:
     def _found(self, commands: RedisConnection) -> None:
         self._log.info("Redis works: {address}", address=self._address.location)
         self._commands = commands
-        self._reason, self._failures = None, 0
+        self._reason, self._told, self._failures = None, "", 0
         self._write_all(commands)
+        self._report(None)
 
     def _lost(self, reason: str) -> None:
-        if reason != self._reason:
-            self._log.warn(
-                "Redis at {address} does not work: {reason}", address=self._address.location, reason=reason
-            )
         self._reason = reason
+        now = self._monotonic()
+        if reason == self._told or (self._failures and now < self._told_at + _LOG_PAUSE):
+            return
+        self._told, self._told_at = reason, now
+        self._log.warn(
+            "Redis at {address} does not work: {reason}", address=self._address.location, reason=reason
+        )
+        self._report(self.problem)
 
     def _sleep(self, seconds: float) -> Deferred[None]:
         waiting: Deferred[None] = Deferred(lambda _: call.cancel())

@@ -149,6 +149,9 @@ class DirectoryTests(RedisTestCase):
         self.assertIsNone(one.directory.problem)
         self.assertEqual(one.locate(BOB), two.name)
         self.assertLess(self.redis.count - before, 150)
+        texts = [problem and "Only peers of this server" in problem for problem in one.problems]
+        self.assertEqual((texts[0], texts[-1]), (None, None))
+        self.assertTrue(1 <= len(texts[1:-1]) <= 3 and all(texts[1:-1]), "each reason is told once")
 
     def test_entries_expire_and_are_refreshed(self) -> None:
         """An entry lives for ten minutes, and is refreshed long before while its peer is registered."""
@@ -233,7 +236,7 @@ class BadRedisTests(RedisTestCase):
 
     def test_plain_to_a_tls_port(self) -> None:
         """Such a port closes the connection when it gets no TLS."""
-        self.redis.run = lambda connection, *_: connection.transport.abortConnection()  # type: ignore[method-assign,union-attr]
+        self.redis.run = lambda connection, *_: connection.transport.abortConnection()  # type: ignore[method-assign]
         self.start()
         self.problem("closes the connection at once", "rediss://")
 
