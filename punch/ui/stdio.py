@@ -155,6 +155,9 @@ class StdioFrontEnd:
         """Several lines came at once in a terminal, or too many to be kept: then `data` is empty."""
         if self._exit.ending:
             return
+        if data and not data.endswith(b"\n"):
+            # The last line stands on the screen without its end.
+            self._output.write(b"\n")
         lines = clean_paste(self._decode(data).strip("\r\n")).split("\n")
         size = sum(map(len, [*self._paste, *lines]))
         if not data or size > MAX_PASTE:
@@ -197,7 +200,7 @@ class StdioFrontEnd:
         word = without_format(text).strip().lower()
         if self._paste_is_asked and word not in ("", *ANSWERS) and not text.startswith("/"):
             # It came too late to be seen as a part of the paste, or was typed below it.
-            self.paste_received(text.encode())
+            self.paste_received(f"{text}\n".encode())
         else:
             self.line.typed(text)
 

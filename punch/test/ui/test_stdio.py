@@ -565,6 +565,8 @@ class TerminalTests(StdioCase):
         wire.run()
         self.assertIn("2 lines not sent.", self.shown())
         self.assertEqual(wire.heard[1:], ["next"])
+        self.paste("one\ntwo")
+        self.assertTrue(self.shown().startswith("\n2 lines came at once"))
 
     def test_what_comes_late_belongs_to_the_paste(self) -> None:
         self.begin(target=BOB)
