@@ -1,6 +1,6 @@
 """
-Two or more chats in memory: real stores, streams and schedules; only calls and links are played by an
-`Exchange`.
+Two or more chats in memory: real stores, streams and schedules; a `ChatNetwork` stands for calls and
+links.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def peer_id(seed: int) -> PeerID:
     return Identity.generate(lambda count: bytes([seed]) * count).peer_id
 
 
-class Pipe(StringTransport):
+class StreamEnd(StringTransport):
     """One end of a stream."""
 
     aborted = False
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, of: MemoryStream) -> None:
         super().__init__()
-        self.line = line
+        self.of = of
 
     def abortConnection(self) -> None:
         self.aborted = True
@@ -56,18 +56,18 @@ class Pipe(StringTransport):
 
     def loseConnection(self) -> None:
         super().loseConnection()
-        self.line.exchange.later(self.line.close)
+        self.of.network.later(self.of.close)
 
 
-class Line:
-    """One stream between two chats: bytes cross when the exchange runs."""
+class MemoryStream:
+    """One stream between two chats: bytes cross when the network runs."""
 
-    def __init__(self, exchange: Exchange, near: IProtocol, far: IProtocol) -> None:
-        self.exchange = exchange
+    def __init__(self, network: ChatNetwork, near: IProtocol, far: IProtocol) -> None:
+        self.network = network
         self.ends = (near, far)
-        self.transports = (Pipe(self), Pipe(self))
+        self.transports = (StreamEnd(self), StreamEnd(self))
         self.open = True
-        exchange.lines.append(self)
+        network.streams.append(self)
         for end, transport in zip(self.ends, self.transports, strict=True):
             end.makeConnection(transport)
 
@@ -86,18 +86,18 @@ class Line:
         """It is over, for both; what was under way is lost."""
         if self.open:
             self.open = False
-            self.exchange.lines.remove(self)
+            self.network.streams.remove(self)
             for end in self.ends:
                 end.connectionLost(None)  # type: ignore[arg-type]
 
 
-class Connection:
+class LinkEnd:
     """One end of a link."""
 
     rtt = 0.01
 
-    def __init__(self, exchange: Exchange, local: Side, remote: Side, role: LinkRole) -> None:
-        self.exchange = exchange
+    def __init__(self, network: ChatNetwork, local: ChatPeer, remote: ChatPeer, role: LinkRole) -> None:
+        self.network = network
         self.local_side = local
         self.remote_side = remote
         self.remote = remote.id
@@ -109,7 +109,7 @@ class Connection:
         near = factory.buildProtocol(self.address)
         far = self.remote_side.stream(service, self.local_side.id)
         assert near is not None
-        Line(self.exchange, near, far)
+        MemoryStream(self.network, near, far)
         return succeed(near)
 
     @property
@@ -118,9 +118,9 @@ class Connection:
         return LinkAddress(self.remote, cast(Link, self))
 
 
-class Exchange:
+class ChatNetwork:
     """
-    Stands where the rendezvous and the links are.
+    Connects chats in place of a rendezvous and links.
 
     :ivar up: the sides that can be called.
     :ivar step: how time passes, in seconds.
@@ -131,8 +131,8 @@ class Exchange:
         self.clock = Clock()
         self.step = 0.25
         self.processes = 0
-        self.up: dict[PeerID, Side] = {}
-        self.lines: list[Line] = []
+        self.up: dict[PeerID, ChatPeer] = {}
+        self.streams: list[MemoryStream] = []
         self._soon: list[Callable[[], None]] = []
 
     def later(self, call: Callable[[], None]) -> None:
@@ -152,25 +152,25 @@ class Exchange:
             seconds -= self.step
 
     def _cross(self) -> bool:
-        moved = [line.run() for line in list(self.lines)]
+        moved = [stream.run() for stream in list(self.streams)]
         return any(moved)
 
-    def connect(self, caller: Side, callee: Side) -> None:
+    def connect(self, caller: ChatPeer, callee: ChatPeer) -> None:
         """A link comes up."""
         for near, far, role in ((caller, callee, LinkRole.CALLER), (callee, caller, LinkRole.CALLEE)):
-            near.links[far.id] = Connection(self, near, far, role)
+            near.links[far.id] = LinkEnd(self, near, far, role)
         for near, far in ((callee, caller), (caller, callee)):
             link = cast(Link, near.links[far.id])
             path = Path("host", Address("192.0.2.1", 4000), Address("192.0.2.2", 5000), "udp", 0.01)
-            near.happen(node_events.Connected(far.id, far.chat.name, path, link))
+            near.emit(node_events.Connected(far.id, far.chat.name, path, link))
 
-    def cut(self, one: Side, other: Side, reason: str = "lost") -> None:
+    def cut(self, one: ChatPeer, other: ChatPeer, reason: str = "lost") -> None:
         """The link ends, and what is under way is lost."""
-        for line in list(self.lines):
-            line.close()
+        for stream in list(self.streams):
+            stream.close()
         for near, far in ((one, other), (other, one)):
             if near.links.pop(far.id, None) is not None:
-                near.happen(node_events.Disconnected(far.id, OtherCause(reason, "The link ended.")))
+                near.emit(node_events.Disconnected(far.id, OtherCause(reason, "The link ended.")))
 
 
 class DiskInMemory(ImmediateWorker):
@@ -181,7 +181,7 @@ class DiskInMemory(ImmediateWorker):
 
 
 @implementer(INode)
-class Side:
+class ChatPeer:
     """
     One chat, the node that it believes to have, and a view that notes what it is told.
 
@@ -191,7 +191,7 @@ class Side:
 
     def __init__(
         self,
-        exchange: Exchange,
+        network: ChatNetwork,
         seed: int,
         name: str = "",
         *,
@@ -200,9 +200,9 @@ class Side:
         book: AddressBook | None = None,
         identity: PeerID | None = None,
     ) -> None:
-        self.exchange = exchange
+        self.network = network
         self.id = identity or peer_id(seed)
-        self.links: dict[PeerID, Connection] = {}
+        self.links: dict[PeerID, LinkEnd] = {}
         self.services: dict[str, IProtocolFactory] = {}
         self.asked: list[tuple[str, PeerID]] = []
         self.events: list[Event] = []
@@ -213,46 +213,49 @@ class Side:
         self.saved: list[str] = []
         self.killed = False
         self._attempts: set[PeerID] = set()
+        self._listeners: list[Callable[[node_events.Event], object]] = []
         self.store = store or Store(None)
         self.book = AddressBook(None) if book is None else book
         # No two processes draw the same epoch, not even of the same seed.
-        self._random = seed + (exchange.processes << 16)
-        exchange.processes += 1
+        self._random = seed + (network.processes << 16)
+        network.processes += 1
         self.chat = Chat(
             me=self.id,
             name=name or f"side-{seed}",
             node=self,
             book=self.book,
             worker=worker or DiskInMemory(self.store),
-            clock=exchange.clock,
-            wall=lambda: 1_000_000.0 + exchange.clock.seconds(),
+            clock=network.clock,
+            wall=lambda: 1_000_000.0 + network.clock.seconds(),
             random=self._bytes,
             save_name=self.saved.append,
         )
+        self.subscribe(self.chat.handle, lambda: self.chat.views.can_answer)
         self.chat.views.attach(self)
 
     def _bytes(self, count: int) -> bytes:
         self._random += 1
         return (self._random % (1 << 8 * count)).to_bytes(count, "big")
 
-    def start(self) -> Side:
+    def start(self) -> ChatPeer:
         """Load, and be there."""
         self.chat.start()
-        self.exchange.up[self.id] = self
-        self.happen(node_events.Registered("punch://rendezvous"))
+        self.network.up[self.id] = self
+        self.emit(node_events.Registered("punch://rendezvous"))
         return self
 
     def kill(self) -> None:
         """Its process ends, at once; the other sides find out."""
         for connection in list(self.links.values()):
-            self.exchange.cut(self, connection.remote_side)
-        self.exchange.up.pop(self.id, None)
+            self.network.cut(self, connection.remote_side)
+        self.network.up.pop(self.id, None)
         self.killed = True
         self.chat.stop()
 
-    def happen(self, event: node_events.Event) -> None:
-        """The node says something."""
-        self.chat.handle(event)
+    def emit(self, event: node_events.Event) -> None:
+        """Tell an event of the node to all who have subscribed."""
+        for listener in list(self._listeners):
+            listener(event)
 
     # INode
 
@@ -260,8 +263,8 @@ class Side:
         self.asked.append(("call", peer))
         if peer not in self._attempts:
             self._attempts.add(peer)
-            self.happen(node_events.Calling(peer))
-            self.exchange.later(lambda: self._called(peer))
+            self.emit(node_events.Calling(peer))
+            self.network.later(lambda: self._called(peer))
         return Deferred()
 
     def reject_unanswerable(self) -> None:
@@ -271,15 +274,15 @@ class Side:
         if self.killed:
             return
         self._attempts.discard(peer)
-        other = self.exchange.up.get(peer)
+        other = self.network.up.get(peer)
         if peer in self.links:
-            self.happen(node_events.AlreadyConnected(peer))
+            self.emit(node_events.AlreadyConnected(peer))
         elif other is None:
-            self.happen(node_events.CallFailed(peer, OtherCause("not-registered", "They are not there.")))
+            self.emit(node_events.CallFailed(peer, OtherCause("not-registered", "They are not there.")))
         elif other.book.blocked(self.id):
-            self.happen(node_events.CallFailed(peer, OtherCause("refused", "They said no.")))
+            self.emit(node_events.CallFailed(peer, OtherCause("refused", "They said no.")))
         else:
-            self.exchange.connect(self, other)
+            self.network.connect(self, other)
 
     def accept(self, peer: PeerID) -> None:
         self.asked.append(("accept", peer))
@@ -291,7 +294,7 @@ class Side:
         self.asked.append(("hangup", peer))
         if peer in self.links:
             other = self.links[peer].remote_side
-            self.exchange.later(lambda: self.exchange.cut(self, other, "bye"))
+            self.network.later(lambda: self.network.cut(self, other, "bye"))
 
     def serve(
         self, service: str, factory: IProtocolFactory, authorize: Authorize | None = None
@@ -310,7 +313,8 @@ class Side:
         listener: Callable[[node_events.Event], object],
         can_answer: Callable[[], bool] = lambda: False,
     ) -> Callable[[], None]:
-        raise NotImplementedError("the chat is told by `happen`")
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def stream(self, service: str, peer: PeerID) -> IProtocol:
         """What answers a stream that `peer` opens to a service."""
@@ -348,7 +352,7 @@ class Side:
         ]
         return [str(e.message.state) for e in changes if e.message.number == number]
 
-    def calls(self, to: Side) -> int:
+    def calls(self, to: ChatPeer) -> int:
         """How often it called."""
         return self.asked.count(("call", to.id))
 
@@ -368,34 +372,34 @@ class ChatTestCase(SynchronousTestCase):
     """Two sides; bob isn't there yet."""
 
     def setUp(self) -> None:
-        self.exchange = Exchange()
-        self.alice = Side(self.exchange, 1, "alice").start()
-        self.bob = Side(self.exchange, 2, "bob")
+        self.network = ChatNetwork()
+        self.alice = ChatPeer(self.network, 1, "alice").start()
+        self.bob = ChatPeer(self.network, 2, "bob")
 
     def run_for(self, seconds: float = 0.0) -> None:
         """Let things happen."""
-        self.exchange.run(seconds)
+        self.network.run(seconds)
 
     def connect(self) -> None:
         """A link with a chat on it."""
         self.bob.start()
-        self.exchange.connect(self.alice, self.bob)
+        self.network.connect(self.alice, self.bob)
         self.run_for()
 
     def cut(self) -> None:
         """The link is lost."""
-        self.exchange.cut(self.alice, self.bob)
+        self.network.cut(self.alice, self.bob)
 
-    def say(self, text: str, side: Side | None = None) -> ChatMessage:
+    def say(self, text: str, side: ChatPeer | None = None) -> ChatMessage:
         """Alice, or bob, says something; returned is what is on the disk then."""
         side = side or self.alice
         return result(side.chat.send((self.bob if side is self.alice else self.alice).id, text))
 
-    def restart(self, side: Side, seed: int, store: Store | None = None) -> Side:
+    def restart(self, side: ChatPeer, seed: int, store: Store | None = None) -> ChatPeer:
         """Its process is killed, and another one begins on the same disk, or on another one."""
         side.kill()
-        return Side(
-            self.exchange, seed, side.chat.name, store=store or side.store, book=side.book, identity=side.id
+        return ChatPeer(
+            self.network, seed, side.chat.name, store=store or side.store, book=side.book, identity=side.id
         )
 
     def assert_error(self, code: str, call: object, *arguments: object) -> str:

@@ -17,7 +17,7 @@ from punch.apps.chat import MAX_LIMIT, ChatError
 from punch.apps.chat.protocol import MessageReceived
 from punch.apps.chat.storage import ImmediateWorker
 from punch.apps.chat.store import Store
-from punch.test.chat_network import Exchange, Side, peer_id, result
+from punch.test.chat_network import ChatNetwork, ChatPeer, peer_id, result
 from punch.ui.commands import CommandContext, perform
 
 P = ParamSpec("P")
@@ -53,7 +53,7 @@ class ExportTests(SynchronousTestCase):
     def setUp(self) -> None:
         store = Store(None)
         self.worker = Beside(store)
-        side = Side(Exchange(), 1, store=store, worker=self.worker)
+        side = ChatPeer(ChatNetwork(), 1, store=store, worker=self.worker)
         self.store = store
         self.desk = CommandContext(side.chat, lambda: None)
         self.chat = side.chat

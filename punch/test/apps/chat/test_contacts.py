@@ -13,7 +13,7 @@ from punch.apps.chat.events import (
 )
 from punch.contacts import AddressBook
 from punch.node.events import IncomingCall
-from punch.test.chat_network import ChatTestCase, Side, peer_id, result
+from punch.test.chat_network import ChatPeer, ChatTestCase, peer_id, result
 
 
 class PeopleTests(ChatTestCase):
@@ -38,12 +38,12 @@ class PeopleTests(ChatTestCase):
         mallory, other = peer_id(9), peer_id(10)
         self.alice.chat.contacts.name(self.bob.id, "Bob")
         for claimed in ("B\u043eb", "b0b\u200b", "You", "he1p", "you, Bob", self.bob.id.short):
-            self.alice.happen(IncomingCall(mallory, claimed, known=False, decided=False))
+            self.alice.emit(IncomingCall(mallory, claimed, known=False, decided=False))
             self.assertTrue(self.alice.of(ContactChanged)[-1].contact.alike, ascii(claimed))
         self.assertFalse(self.alice.chat.contacts.get(self.bob.id).alike)
-        self.alice.happen(IncomingCall(mallory, "zoe", known=False, decided=False))
+        self.alice.emit(IncomingCall(mallory, "zoe", known=False, decided=False))
         self.assertFalse(self.alice.chat.contacts.get(mallory).alike)
-        self.alice.happen(IncomingCall(other, "z0e", known=False, decided=False))
+        self.alice.emit(IncomingCall(other, "z0e", known=False, decided=False))
         self.assertTrue(self.alice.chat.contacts.get(mallory).alike)
         self.alice.chat.contacts.name(mallory, "b0b")
         told = {event.contact.peer: event.contact.alike for event in self.alice.of(ContactChanged)}
@@ -56,8 +56,8 @@ class PeopleTests(ChatTestCase):
         """Somebody who calls himself by an ID is shown with his own, also before he is known."""
         eve, joe = peer_id(9), peer_id(10)
         for claimed in (str(joe), str(joe)[:30], "_".join(str(joe)[:30]), joe.short):
-            self.alice.happen(IncomingCall(joe, "joe", known=False, decided=False))
-            self.alice.happen(IncomingCall(eve, claimed, known=False, decided=False))
+            self.alice.emit(IncomingCall(joe, "joe", known=False, decided=False))
+            self.alice.emit(IncomingCall(eve, claimed, known=False, decided=False))
             contact = self.alice.chat.contacts.get(eve)
             self.assertEqual((contact.name, contact.claimed, contact.alike), (None, claimed, True))
             self.alice.chat.reject(eve)
@@ -82,7 +82,7 @@ class PeopleTests(ChatTestCase):
         self.assertEqual(self.bob.heard(), ["let me in"])
 
     def test_blocked_while_it_rings(self) -> None:
-        self.alice.happen(IncomingCall(peer_id(9), "eve", known=False))
+        self.alice.emit(IncomingCall(peer_id(9), "eve", known=False))
         self.alice.chat.contacts.block(peer_id(9))
         self.assertEqual((self.alice.asked, self.alice.chat.questions), ([("reject", peer_id(9))], []))
 
@@ -90,11 +90,11 @@ class PeopleTests(ChatTestCase):
         """`punch peers block` ends the link and the call, and is told."""
         path = Path(self.mktemp())
         self.alice.kill()
-        self.alice = Side(self.exchange, 11, "alice", book=AddressBook(path)).start()
+        self.alice = ChatPeer(self.network, 11, "alice", book=AddressBook(path)).start()
         self.connect()
         caller, bystander = peer_id(9), peer_id(10)
-        self.alice.happen(IncomingCall(caller, "eve", known=False, decided=False))
-        self.alice.happen(IncomingCall(bystander, "joe", known=False, decided=False))
+        self.alice.emit(IncomingCall(caller, "eve", known=False, decided=False))
+        self.alice.emit(IncomingCall(bystander, "joe", known=False, decided=False))
         self.run_for(BOOK_INTERVAL)
         other = AddressBook(path)
         other.block(self.bob.id)

@@ -46,7 +46,7 @@ class HistoryTests(ChatTestCase):
         self.run_for()
         self.cut()
         result(self.bob.chat.history.read(self.alice.id))
-        self.exchange.connect(self.bob, self.alice)
+        self.network.connect(self.bob, self.alice)
         self.run_for()
         self.assertEqual(self.alice.states(said.number)[-1], "read")
 
@@ -86,11 +86,11 @@ class HistoryTests(ChatTestCase):
         self.say("old")
         self.run_for()
         self.cut()
-        del self.exchange.up[self.bob.id]
+        del self.network.up[self.bob.id]
         self.say("waits")
         result(self.alice.chat.history.set_retention(1.0))
         self.assertEqual(self.alice.of(HistoryErased), [])
-        self.exchange.clock.pump([3600.0] * 26)
+        self.network.clock.pump([3600.0] * 26)
         self.assertEqual([m.text for m in result(self.alice.chat.history.messages(self.bob.id))], ["waits"])
         erased = self.alice.of(HistoryErased)[0]
         self.assertIsNone(erased.peer)

@@ -22,7 +22,7 @@ from punch.test.apps.chat.test_protocol import (
     knows,
     message,
 )
-from punch.test.chat_network import ChatTestCase, Connection, result
+from punch.test.chat_network import ChatTestCase, LinkEnd, result
 
 
 class HostileTests(ChatTestCase):
@@ -36,7 +36,7 @@ class HostileTests(ChatTestCase):
             (self.alice, self.bob, LinkRole.CALLEE),
             (self.bob, self.alice, LinkRole.CALLER),
         ):
-            side.links[other.id] = Connection(self.exchange, side, other, role)
+            side.links[other.id] = LinkEnd(self.network, side, other, role)
         self.link = cast(Link, self.alice.links[self.bob.id])
         self.transport = StringTransport()
         self.stream = self.alice.stream(STREAM_NAME, self.bob.id)
@@ -46,7 +46,7 @@ class HostileTests(ChatTestCase):
     def hear(self, data: bytes) -> None:
         """The other side says it."""
         self.stream.dataReceived(data)
-        self.exchange.clock.advance(0)
+        self.network.clock.advance(0)
 
     def broken(self, *words: str) -> None:
         """The stream is given up, not the link; and the views know why."""

@@ -19,7 +19,7 @@ from punch.node.events import (
     IncomingCall,
     PathLost,
 )
-from punch.test.chat_network import ChatTestCase, Connection, peer_id, result
+from punch.test.chat_network import ChatTestCase, LinkEnd, peer_id, result
 
 
 class CallTests(ChatTestCase):
@@ -82,30 +82,30 @@ class CallTests(ChatTestCase):
 
     def test_questions(self) -> None:
         eve = peer_id(9)
-        self.alice.happen(IncomingCall(eve, "eve", known=False))
+        self.alice.emit(IncomingCall(eve, "eve", known=False))
         self.assertEqual((self.alice.chat.questions, self.alice.chat.stage(eve)), ([eve], Stage.RINGING))
         self.assertEqual(self.alice.chat.contacts.get(eve).claimed, "eve")
         self.alice.chat.accept(str(eve).upper())
         self.assertEqual(self.alice.asked, [("accept", eve)])
         self.assert_error("no-call", self.alice.chat.accept, eve)
-        self.alice.happen(IncomingCall(eve, "eve", known=False))
+        self.alice.emit(IncomingCall(eve, "eve", known=False))
         self.alice.chat.reject(eve)
         self.assertEqual((self.alice.asked[-1], self.alice.chat.questions), (("reject", eve), []))
-        self.alice.happen(IncomingCall(eve, "eve", known=False))
-        self.alice.happen(CallFailed(eve, OtherCause("cancelled", "They gave up.")))
+        self.alice.emit(IncomingCall(eve, "eve", known=False))
+        self.alice.emit(CallFailed(eve, OtherCause("cancelled", "They gave up.")))
         self.assertEqual(self.alice.chat.questions, [])
 
     def test_nobody_to_ask(self) -> None:
         """The node has refused the call: it is no question any more."""
-        self.alice.happen(IncomingCall(peer_id(9), "eve", known=False))
-        self.alice.happen(CallUnanswerable(peer_id(9)))
+        self.alice.emit(IncomingCall(peer_id(9), "eve", known=False))
+        self.alice.emit(CallUnanswerable(peer_id(9)))
         self.assertEqual(self.alice.chat.questions, [])
         self.assertIsNone(self.alice.chat.stage(peer_id(9)))
         self.assertEqual(self.alice.of(CallUnanswerable), [CallUnanswerable(peer_id(9))])
 
     def test_a_link_without_its_chat(self) -> None:
         self.connect()
-        self.exchange.lines[0].close()
+        self.network.streams[0].close()
         self.run_for(1.0)
         self.assertFalse(self.alice.chat.conversations.streaming(self.bob.id))
         self.run_for(REOPEN_DELAY)
@@ -115,10 +115,10 @@ class CallTests(ChatTestCase):
     def test_a_link_whose_chat_is_yet_to_come(self) -> None:
         """The chat of the link before has ended; that of this one may take its time to arrive."""
         self.connect()
-        line, before = self.exchange.lines[0], self.bob.links[self.alice.id]
-        after = Connection(self.exchange, self.bob, self.alice, LinkRole.CALLEE)
+        line, before = self.network.streams[0], self.bob.links[self.alice.id]
+        after = LinkEnd(self.network, self.bob, self.alice, LinkRole.CALLEE)
         self.bob.links[self.alice.id] = after
-        self.bob.happen(replace(self.bob.of(Connected)[-1], link=cast(Link, after)))
+        self.bob.emit(replace(self.bob.of(Connected)[-1], link=cast(Link, after)))
         self.assertIsNot(before, after)
         line.close()
         self.run_for(REOPEN_DELAY + 1.0)
@@ -129,7 +129,7 @@ class CallTests(ChatTestCase):
         link = self.alice.chat.link_status(self.bob.id)
         assert link is not None
         self.assertEqual((link.path.kind, link.disconnected), ("host", False))
-        self.alice.happen(PathLost(self.bob.id, "bob"))
+        self.alice.emit(PathLost(self.bob.id, "bob"))
         status = self.alice.chat.status()
         self.assertEqual([link.disconnected for link in status.links.values()], [True])
         self.assertEqual((status.name, status.me), ("alice", self.alice.id))

@@ -17,7 +17,7 @@ from punch.apps.chat.events import (
 )
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
-from punch.test.chat_network import ChatTestCase, Side, result
+from punch.test.chat_network import ChatPeer, ChatTestCase, result
 
 
 class MessageTests(ChatTestCase):
@@ -75,7 +75,7 @@ class MessageTests(ChatTestCase):
             self.say(f"b{number}", self.bob)
             if number % 3 == 0:
                 self.cut()
-                self.exchange.connect(self.bob, self.alice)
+                self.network.connect(self.bob, self.alice)
             if number % 2:
                 self.run_for()
         self.run_for()
@@ -235,13 +235,13 @@ class MessageTests(ChatTestCase):
                     if random.random() < 0.4:
                         self.alice = self.restart(self.alice, 100 + step, random.choice(disks)).start()
                         if random.random() < 0.7:
-                            self.exchange.connect(*random.sample([self.alice, self.bob], 2))
+                            self.network.connect(*random.sample([self.alice, self.bob], 2))
                     if random.random() < 0.6:
                         said += 1
                         self.say(f"{disks.index(self.alice.store)} {said}")
                     for _ in range(random.randrange(4)):
                         # One step of what is under way: the next kill may come in the middle.
-                        for line in list(self.exchange.lines):
+                        for line in list(self.network.streams):
                             line.run()
                     if self.bob.answers and random.random() < 0.5:
                         self.bob.answers.pop(0).callback(None)
@@ -287,7 +287,7 @@ class MessageTests(ChatTestCase):
                 self.run_for()
                 store = disk if back else Store(None)
                 self.alice = self.restart(self.alice, 11, store).start()
-                self.exchange.connect(self.alice, self.bob)
+                self.network.connect(self.alice, self.bob)
                 self.bob.answers.pop().callback(None)
                 result(self.bob.chat.history.read(self.alice.id))
                 self.run_for()
@@ -328,7 +328,7 @@ class MessageTests(ChatTestCase):
         self.assertEqual(len(self.bob.heard()), MAX_UNHANDLED + 11)
 
     def test_a_second_view(self) -> None:
-        other = Side(self.exchange, 5)
+        other = ChatPeer(self.network, 5)
         self.alice.chat.views.attach(other)
         said = self.say("mine")
         self.assertEqual([e.message for e in other.of(MessageAdded)], [said])
@@ -374,7 +374,7 @@ class MessageTests(ChatTestCase):
         self.say("wait", self.alice)
         left: list[object] = []
         self.bob.chat.send(self.alice.id, "me too")
-        self.exchange.lines[0].open = False
+        self.network.streams[0].open = False
         self.alice.chat.leave().addCallback(left.append)
         self.run_for(LEAVE_TIMEOUT - 0.3)
         self.assertEqual(left, [])
@@ -387,5 +387,5 @@ class MessageTests(ChatTestCase):
         result(self.alice.chat.stop())
         result(self.alice.chat.stop())
         result(self.bob.chat.stop())
-        self.exchange.lines.clear()
-        self.assertEqual(self.exchange.clock.getDelayedCalls(), [])
+        self.network.streams.clear()
+        self.assertEqual(self.network.clock.getDelayedCalls(), [])

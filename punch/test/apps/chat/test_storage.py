@@ -14,14 +14,14 @@ from punch.apps.chat.events import (
 from punch.apps.chat.storage import RETRY
 from punch.apps.chat.store import Store
 from punch.node.events import Disconnected
-from punch.test.chat_network import ChatTestCase, Side, result
+from punch.test.chat_network import ChatPeer, ChatTestCase, result
 from punch.test.chat_torture import SlowDisk
 
 
 class LostStateTests(ChatTestCase):
     """A disk that forgot, or remembers an older time."""
 
-    def backup(self, side: Side) -> Store:
+    def backup(self, side: ChatPeer) -> Store:
         """What its disk holds now."""
         copy = Store(None)
         with copy.database.transaction():
@@ -163,12 +163,12 @@ class DiskTests(ChatTestCase):
 class SlowDiskTests(ChatTestCase):
     """What is counted while the disk takes its time."""
 
-    def slow(self) -> Side:
+    def slow(self) -> ChatPeer:
         """Alice's next process."""
-        self.exchange.step = 0.01
+        self.network.step = 0.01
         self.alice.kill()
-        worker = SlowDisk(self.exchange.clock, self.alice.store, Random(1))
-        return Side(self.exchange, 1, "alice", store=self.alice.store, worker=worker)
+        worker = SlowDisk(self.network.clock, self.alice.store, Random(1))
+        return ChatPeer(self.network, 1, "alice", store=self.alice.store, worker=worker)
 
     def test_said_before_all_is_loaded(self) -> None:
         self.say("one")
@@ -195,25 +195,25 @@ class SlowDiskTests(ChatTestCase):
     def test_what_came_is_told_before_the_end_of_the_link(self) -> None:
         side = self.slow().start()
         self.bob.start()
-        self.exchange.connect(self.bob, side)
+        self.network.connect(self.bob, side)
         self.run_for(1.0)
         self.bob.chat.send(side.id, "last words")
-        self.exchange.run()
-        self.exchange.cut(side, self.bob)
+        self.network.run()
+        self.network.cut(side, self.bob)
         self.run_for(1.0)
         kinds = [type(event) for event in side.events]
         self.assertLess(kinds.index(MessageAdded), kinds.index(Disconnected))
 
-    def lose_two_links(self, side: Side) -> None:
+    def lose_two_links(self, side: ChatPeer) -> None:
         """The disk is still busy with what one link brought when another one has come and gone."""
         self.bob.start()
-        self.exchange.connect(self.bob, side)
+        self.network.connect(self.bob, side)
         self.run_for(1.0)
         self.bob.chat.send(side.id, "last words")
-        self.exchange.run()
-        self.exchange.cut(side, self.bob)
-        self.exchange.connect(side, self.bob)
-        self.exchange.cut(side, self.bob)
+        self.network.run()
+        self.network.cut(side, self.bob)
+        self.network.connect(side, self.bob)
+        self.network.cut(side, self.bob)
 
     def test_a_link_that_ends_while_the_disk_works(self) -> None:
         """No chat can begin on it, and the next one has its chat."""
@@ -221,7 +221,7 @@ class SlowDiskTests(ChatTestCase):
         self.lose_two_links(side)
         self.run_for(1.0)
         self.assertEqual(len(side.of(Disconnected)), 2)
-        self.exchange.connect(side, self.bob)
+        self.network.connect(side, self.bob)
         said = result(self.bob.chat.send(side.id, "first words"))
         self.run_for(1.0)
         self.assertEqual(side.heard(), ["last words", "first words"])
@@ -239,12 +239,12 @@ class SlowDiskTests(ChatTestCase):
         """What a view has at the moment of a new stream gets its mark on that one."""
         side = self.slow().start()
         self.bob.start()
-        self.exchange.connect(self.bob, side)
+        self.network.connect(self.bob, side)
         self.run_for(1.0)
         side.slow = True
         said = result(self.bob.chat.send(side.id, "hi"))
         self.run_for(1.0)
-        self.exchange.connect(self.bob, side)
+        self.network.connect(self.bob, side)
         side.answers[0].callback(None)
         self.run_for(2.0)
         self.assertEqual(self.bob.states(said.number)[-1], "delivered")
@@ -262,7 +262,7 @@ class SlowDiskTests(ChatTestCase):
 
     def test_a_disk_that_cannot_be_read(self) -> None:
         self.say("x")
-        side = Side(self.exchange, 1, store=self.alice.store)
+        side = ChatPeer(self.network, 1, store=self.alice.store)
         side.store.close()
         started = side.chat.start()
         self.assertIsInstance(started, Deferred)

@@ -17,7 +17,7 @@ from punch.apps.chat.storage import RETRY
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
 from punch.node.events import Connected, Registered
-from punch.test.chat_network import Exchange, Side
+from punch.test.chat_network import ChatNetwork, ChatPeer
 from punch.test.chat_torture import SlowDisk
 from punch.test.internet import InternetTestCase, LinkSpec
 from punch.test.nat_pairs import nat
@@ -222,20 +222,20 @@ class DiskTests(SynchronousTestCase):
     """A page that is opened while the disk has its troubles."""
 
     @contextmanager
-    def opened(self, view: WebView, exchange: Exchange) -> Iterator[list[dict[str, Any]]]:
+    def opened(self, view: WebView, network: ChatNetwork) -> Iterator[list[dict[str, Any]]]:
         """A page, and what it is told: the first when the disk has answered."""
         paper = Paper()
-        page = PageSocket(cast(PageConnection, StringTransport()), view, exchange.clock)
+        page = PageSocket(cast(PageConnection, StringTransport()), view, network.clock)
         page.negotiationStarted(cast(Any, paper))
         page.negotiationFinished()
         yield paper.said
         page.connectionLost(Failure(ConnectionDone()))
 
-    def view(self, side: Side) -> WebView:
+    def view(self, side: ChatPeer) -> WebView:
         """Served to nobody but the test."""
         view = WebView(
             side.chat,
-            reactor=side.exchange.clock,
+            reactor=side.network.clock,
             pairs=lambda peer: [],
             quit=lambda: None,
             random=lambda count: bytes(count),
@@ -245,42 +245,44 @@ class DiskTests(SynchronousTestCase):
 
     def test_it_takes_nothing(self) -> None:
         """A page that comes later says so as well, until it is over."""
-        exchange = Exchange()
-        alice, bob = Side(exchange, 1, "alice").start(), Side(exchange, 2, "bob").start()
+        network = ChatNetwork()
+        alice, bob = ChatPeer(network, 1, "alice").start(), ChatPeer(network, 2, "bob").start()
         view = self.view(alice)
-        exchange.connect(bob, alice)
-        exchange.run()
-        with self.opened(view, exchange) as said:
+        network.connect(bob, alice)
+        network.run()
+        with self.opened(view, network) as said:
             self.assertIsNone(said[0]["history_failed"])
         alice.store.database.rows("PRAGMA query_only = ON")
         bob.chat.send(alice.id, "hi")
-        exchange.run()
-        with self.opened(view, exchange) as said:
+        network.run()
+        with self.opened(view, network) as said:
             self.assertIn("readonly", said[0]["history_failed"])
             alice.store.database.rows("PRAGMA query_only = OFF")
-            exchange.run(RETRY + 1.0)
+            network.run(RETRY + 1.0)
             self.assertIn({"event": "history-failed", "text": None}, said)
-        with self.opened(view, exchange) as said:
+        with self.opened(view, network) as said:
             self.assertIsNone(said[0]["history_failed"])
 
     def test_nothing_is_told_twice(self) -> None:
         """What the snapshot counts is not told after it as something new; what it doesn't count is."""
-        exchange = Exchange()
-        exchange.step = 0.01
-        bob = Side(exchange, 2, "bob").start()
+        network = ChatNetwork()
+        network.step = 0.01
+        bob = ChatPeer(network, 2, "bob").start()
         for delay in (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08):
             with self.subTest(delay=delay):
                 store = Store(None)
-                alice = Side(exchange, 1, "alice", worker=SlowDisk(exchange.clock, store, Random(1))).start()
-                exchange.connect(bob, alice)
-                exchange.run(1.0)
+                alice = ChatPeer(
+                    network, 1, "alice", worker=SlowDisk(network.clock, store, Random(1))
+                ).start()
+                network.connect(bob, alice)
+                network.run(1.0)
                 view = self.view(alice)
                 bob.chat.send(alice.id, "hi")
                 alice.chat.send(bob.id, "hello")
-                exchange.run()
-                exchange.clock.advance(delay)
-                with self.opened(view, exchange) as said:
-                    exchange.run(2.0)
+                network.run()
+                network.clock.advance(delay)
+                with self.opened(view, network) as said:
+                    network.run(2.0)
                     (snapshot, *later) = [e for e in said if e["event"] != "pairs"]
                     (chat,) = snapshot["conversations"]
                     told = [event["event"] for event in later]
