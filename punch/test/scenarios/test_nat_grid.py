@@ -28,7 +28,7 @@ from punch.test.nat_pairs import must_connect, must_connect_behind_one
 from punch.test.pages import replace_section, table
 
 NEARBY = ["EIM/EIF", "EIM/APDF", "APDM/APDF", OPEN, FIREWALL, CARRIER, NO_UDP]
-"""All other places, with three NATs; every NAT with every other is for `test_system_nats`."""
+"""All other places, with three NATs; every NAT with every other is for `tests/test_simulated_grid.py`."""
 VARIED = ["EIM/EIF", "EIM/APDF", "ADM/ADF", "APDM/EIF", "APDM/APDF"]
 """Each mapping and each filtering; pairs that are direct, by all sorts of candidates, and relayed ones."""
 

@@ -21,60 +21,10 @@ from punch.test.internet import (
     LinkSpec,
     Mapping,
 )
-from punch.test.nat_pairs import KINDS, PLACES, must_connect, nat
+from punch.test.nat_pairs import KINDS, PLACES, nat
 from punch.test.system import SERVICE, Peer, Rendezvous, connect
-from punch.wire.control import Accept
 
 LINK = LinkSpec(delay=0.02)
-
-
-class GridTests(InternetTestCase):
-    """Every pair of mapping and filtering on both sides against the table in `nat_pairs`."""
-
-    def test_every_pair_of_nats(self) -> None:
-        """Each caller calls every callee; the result of each pair is printed."""
-        net = self.internet()
-        rendezvous = Rendezvous(net, net.host("rendezvous", SERVICE))
-        sides: list[list[Peer]] = []
-        for side in (1, 2):
-            peers = []
-            for number, kind in enumerate(KINDS):
-                lan = net.lan(
-                    f"{side} {kind}",
-                    f"10.{side}.{number}.0/24",
-                    nat=nat(kind, f"203.0.{side}.{10 + number}"),
-                    link=LINK,
-                )
-                host = lan.host(f"{side}-{number}")
-                peers.append(Peer(net, host, rendezvous.address, accept=Accept.ANYONE, pacing=0.02).start())
-            sides.append(peers)
-        callers, callees = sides
-        net.advance(5.0)
-        for caller in callers:
-            for callee in callees:
-                caller.call(callee.id)
-        net.run_until(
-            lambda: all(len(peer.of(Connected)) + len(peer.of(CallFailed)) == len(KINDS) for peer in callers),
-            70.0,
-            "an end of every call",
-        )
-        net.advance(5.0)
-        expected = must_connect()
-        self.assertEqual(len(expected), len(KINDS) ** 2)
-        wrong = []
-        lines = ["", f"{'caller / callee':<15}" + "".join(f"{kind:<10}" for kind in KINDS)]
-        for caller, row in zip(callers, KINDS, strict=True):
-            line = f"{row:<15}"
-            for callee, column in zip(callees, KINDS, strict=True):
-                paths = [path_now(caller, callee), path_now(callee, caller)]
-                line += f"{paths[0] or 'no':<10}"
-                if [path not in ("", "relay") for path in paths] != [
-                    expected[row, column]
-                ] * 2 or "" in paths:
-                    wrong.append(f"{row} to {column}: {paths}")
-            lines.append(line)
-        sys.stdout.write("\n".join(lines) + "\n")
-        self.assertEqual(wrong, [])
 
 
 def path_now(peer: Peer, other: Peer) -> str:

@@ -1,4 +1,4 @@
-"""A few seeds of a chat in which everything goes wrong; `tests/` has hundreds."""
+"""A few seeds of a chat in which everything goes wrong; `tests/test_chat_torture.py` has 40 or 200."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ class SeedTests(SynchronousTestCase):
 
     def test_seeds(self) -> None:
         """Seeds whose troubles are killed processes on both sides, loss and partitions."""
-        for seed in (5, 6, 10):
+        for seed in (5, 10):
             outcome = run(seed)
             self.assertEqual(outcome.wrong, [], str(outcome))
