@@ -258,7 +258,12 @@ def test_long_words(town: Town, name: str) -> None:
         expect(page.locator(".message")).to_have_count(len(LONG))
         page.set_viewport_size({"width": PHONE["width"], "height": PHONE["height"]})
         state = page.locator(".chat-head .state-line > span:last-child")
-        assert state.evaluate("state => state.scrollWidth <= state.clientWidth")
+        assert state.evaluate(
+            """state => {
+                state.textContent = "Not reached: tried again, and 12 messages wait until then";
+                return state.scrollWidth <= state.clientWidth;
+            }"""
+        )
         page.get_by_role("button", name="More", exact=True).click()
         look("menu")
         page.get_by_role("menuitem", name="Show the ID", exact=True).click()

@@ -28,7 +28,7 @@ from punch.node.events import (
 from punch.node.path import Path as LinkPath
 from punch.test.front_ends import BOB, EVE, ME, NOW, Stage, Wire, connected, incoming
 from punch.ui.command_line import MAX_UNSEEN
-from punch.ui.terminal.escapes import Notice, sequence
+from punch.ui.terminal.escapes import Notice, Style, sequence
 from punch.ui.terminal.front_end import TerminalFrontEnd
 from punch.ui.terminal.line_history import LineHistory
 from punch.ui.terminal.prompt import Fragments
@@ -99,7 +99,7 @@ class Bottom:
 
 
 class TerminalCase(SynchronousTestCase):
-    def begin(self, target: PeerID | None = None, history: bool = True) -> None:
+    def begin(self, target: PeerID | None = None, history: bool = True, term: str = "dumb") -> None:
         self.stage = Stage(target, history)
         self.bottom = Bottom()
         self.stops = 0
@@ -111,7 +111,7 @@ class TerminalCase(SynchronousTestCase):
             self.stage.chat,
             self.bottom,
             LineHistory(self.path if history else None),
-            environ={"TERM": "dumb"},
+            environ={"TERM": term},
             stop_process=self.stop,
             interrupt=self.interrupt,
         )
@@ -297,6 +297,21 @@ class CallTests(TerminalCase):
         line = next(line for line in self.bottom.shown if line.startswith("Connected"))
         self.assertRegex(line, rf"^Connected to bob .* encrypted to {BOB.short} \(\d\d:\d\d\)$")
         self.assertEqual([instead for _, instead in self.bottom.replaced], [False, True, True, True])
+
+    def test_a_call_that_comes_in_has_a_time_and_a_short_id(self) -> None:
+        self.happen(incoming(EVE, "eve"))
+        line = next(line for line in self.bottom.shown if "is calling" in line)
+        self.assertRegex(line, rf"^eve is calling, ID {EVE.short} \(\d\d:\d\d\)$")
+
+    def test_each_person_has_a_colour(self) -> None:
+        self.begin(term="xterm")
+        colours = Style(True)
+        self.assertEqual(len({colours.person("x", bytes([first])) for first in range(256)}), 8)
+        for peer, name in ((BOB, "bob"), (EVE, "eve")):
+            wire = self.connect(peer, name)
+            wire.far.send("hello")
+            wire.run()
+            self.assertIn(f"{colours.person(f'{name}:', peer.key)} hello", self.bottom.shown[-1])
 
     def test_the_stages_of_somebody_elses_call(self) -> None:
         self.happen(Introduced(EVE, "eve"))
