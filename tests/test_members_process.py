@@ -65,6 +65,21 @@ def test_a_new_user(running: Programs, tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
+def test_the_owner_revokes_its_id(running: Programs, tmp_path: Path) -> None:
+    address = running.rendezvous(*FREE).wait("listening")["address"]
+    alice = running.peer("alice", "--rendezvous", address)
+    alice.wait("registered")
+    state = ("--state-dir", str(tmp_path / "state"), "--name", "alice")
+    hesitant = run([PUNCH, "identity", "revoke", *state], tmp_path)
+    assert hesitant.returncode == 2
+    assert "--yes" in hesitant.stderr.decode()
+    done = run([PUNCH, "identity", "revoke", "--yes", *state], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "refuses it for ever" in done.stdout.decode()
+    again = run(peer(tmp_path, "alice", "--rendezvous", address), tmp_path)
+    one_sentence(again, "revoked by its owner", "--name")
+
+
 def test_list_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
     def id_of(name: str) -> str:
         state = ("--state-dir", str(tmp_path / "state"))

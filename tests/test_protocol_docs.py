@@ -160,6 +160,7 @@ def test_every_message_and_code_is_written_down() -> None:
 
 def test_every_label_is_written_down() -> None:
     labels = {sealed.OFFER_LABEL, sealed.ANSWER_LABEL, sealed.CANDIDATE_LABEL, proof.PROOF_LABEL}
+    labels.add(control.REVOCATION_LABEL)
     assert set(re.findall(r"^\| `(punch/1 [a-z ]+)`", section("1"), re.M)) == {
         label.decode() for label in labels
     }

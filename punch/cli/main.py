@@ -37,6 +37,7 @@ Commands:
   peer         the same for scripts: wait, or call with --peer WHO; --json (twistd -n punch-peer)
   peers        the address book: list, name, block, unblock, grant, revoke, forget, add
   netcheck     say what this network does to links: NAT, UDP, relays
+  identity     identity revoke: have the rendezvous refuse your ID for ever
   id           print your peer ID, making a key if there is none yet
 
 punch COMMAND --help explains the options of a command.
@@ -87,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from punch.cli.peers import main as peers
 
         return peers(rest)
+    if command == "identity":
+        from punch.cli.identity import main as identity
+
+        return identity(rest)
     if command == "netcheck":
         from punch.cli.netcheck import main as netcheck
 

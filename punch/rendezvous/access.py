@@ -9,7 +9,7 @@ from punch.identity import PeerID
 from punch.rendezvous.deny import DenyList
 from punch.rendezvous.membership import Membership, MemberStoreError
 from punch.rendezvous.operator_log import OperatorLog
-from punch.wire.control import Error, ErrorCode, Register
+from punch.wire.control import Error, ErrorCode, Register, Revoke
 
 
 class AccessControl:
@@ -57,6 +57,12 @@ class AccessControl:
         if error is not None:
             self._log.denied(address, peer)
         return error
+
+    def revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
+        """Refuse a peer for ever whose owner asks for that. Return what it is told."""
+        if self._membership is None:
+            return Error(ErrorCode.FORBIDDEN, "This rendezvous keeps no revocations.")
+        return self._membership.revoke(peer, request, address, self._monotonic(), self._wall())
 
     def no_longer_admitted(self, peers: Iterable[PeerID]) -> dict[PeerID, Error]:
         """Those of the registered peers that may not stay. The deny list is not asked."""

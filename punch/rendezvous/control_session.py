@@ -26,6 +26,7 @@ from punch.wire.control import (
     Relays,
     RenewRelays,
     Reply,
+    Revoke,
     UnknownType,
     Welcome,
     decode_request,
@@ -71,6 +72,7 @@ class ControlSession:
     :param relays: returns the relays that a peer may use, with new credentials.
     :param probing: the reflector's second port, from which probes are sent.
     :param admit: says whether the peer may register.
+    :param revoke: takes the peer's revocation of its own ID, and returns the last line.
     :param limit_hit: called with the name of a limit that the peer has hit and the code of the refusal.
     :param now: monotonic seconds, as in all methods.
     :ivar state: the state of the session.
@@ -89,6 +91,7 @@ class ControlSession:
         probing: Probing,
         relays: Callable[[PeerID], tuple[RelayServer, ...]] = lambda _: (),
         admit: Admit = lambda request: None,
+        revoke: Callable[[Revoke], Error] = lambda request: Error(ErrorCode.FORBIDDEN, "Not here."),
         limit_hit: LimitHit = lambda limit, code: None,
     ) -> None:
         self.state = SessionState.UNREGISTERED
@@ -101,6 +104,7 @@ class ControlSession:
         self._probing = probing
         self._relays = relays
         self._admit = admit
+        self._revoke = revoke
         self._limit_hit = limit_hit
         self._deadline = now + limits.register_time
         self._lines: list[bytes] = []
@@ -133,10 +137,12 @@ class ControlSession:
         elif isinstance(request, Register):
             self._register(request, now)
         elif self.state is SessionState.UNREGISTERED:
-            call = None if isinstance(request, (RenewRelays, Probe)) else request.call
+            call = None if isinstance(request, (RenewRelays, Probe, Revoke)) else request.call
             self.send(Error(ErrorCode.FORBIDDEN, "Register first.", call))
         elif isinstance(request, RenewRelays):
             self.send(Relays(self._relays(self.peer)))
+        elif isinstance(request, Revoke):
+            self.close(self._revoke(request))
         elif isinstance(request, Probe):
             self.send(self._probing.probe(self.peer, request, now))
         else:

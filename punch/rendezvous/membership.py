@@ -12,13 +12,18 @@ from typing import Protocol
 from punch.identity import PeerID, PeerIDError
 from punch.net.rate_limits import SourceBuckets, source_of
 from punch.rendezvous.list_file import ListFileError, entries
-from punch.wire.control import Error, ErrorCode
+from punch.wire.control import Error, ErrorCode, Revoke
 from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
 
 INVITATION_RATE = 0.5
 """Invitations a second that come from one address for long…"""
 INVITATION_BURST = 60
 """…and at once; beyond, they are not looked at."""
+REVOCATION_RATE = 1 / 600
+"""Revocations a second that owners of IDs at one address may make for long, since IDs are free…"""
+REVOCATION_BURST = 5
+"""…and at once."""
+MAX_REVOCATIONS = 100_000
 _SOURCES = 10_000
 
 _TEXTS = {
@@ -79,6 +84,9 @@ class MemberStore(Protocol):
     def revoked(self) -> Collection[PeerID]:
         """All peers that are refused for ever."""
 
+    def revoke(self, peer: PeerID, refusal: AdmissionRefusal, wall: float, statement: bytes = b"") -> None:
+        """Refuse a peer for ever; `statement` is what its owner has signed."""
+
     def relay_quota(self, peer: PeerID) -> int | None:
         """The bytes a day of a member's own quota; None if it has none of its own."""
 
@@ -119,6 +127,7 @@ class Membership:
         self._service = service
         self._contact = contact
         self._relay_for_invited = relay_for_invited
+        self._revocations = SourceBuckets(REVOCATION_RATE, REVOCATION_BURST, _SOURCES)
         self._attempts = SourceBuckets(INVITATION_RATE, INVITATION_BURST, _SOURCES)
 
     def admit(
@@ -164,6 +173,23 @@ class Membership:
             elif not self._admitted(peer):
                 errors[peer] = self._error(other)
         return errors
+
+    def revoke(self, peer: PeerID, request: Revoke, address: str, now: float, wall: float) -> Error:
+        """
+        Refuse a peer for ever whose owner asks for that.
+
+        :return: what the peer is told.
+        """
+        if not request.is_by(peer):
+            return Error(ErrorCode.FORBIDDEN, "The signature of the revocation is wrong.")
+        try:
+            full = len(self._store.revoked()) >= MAX_REVOCATIONS
+            if full or not self._revocations.allow(source_of(address), now):
+                return Error(ErrorCode.RATE, "There were too many revocations; try again later.")
+            self._store.revoke(peer, AdmissionRefusal.ID_REVOKED, wall, request.signature)
+        except MemberStoreError:
+            return Error(ErrorCode.TOO_MANY, "The list of members can't be used now.")
+        return self._error(AdmissionRefusal.ID_REVOKED)
 
     @property
     def revoked(self) -> Collection[PeerID]:

@@ -69,7 +69,7 @@ from punch.rendezvous.relay.service import RelayService
 from punch.rendezvous.stopping import finish_introductions
 from punch.rendezvous.tls import CONTROL_ALPN, TURN_ALPN, ServerConnectionCreator, tls_route
 from punch.rendezvous.udp_server import DatagramRelay, SecondReflector, UDPServer
-from punch.wire.control import Error, ErrorCode
+from punch.wire.control import Error, ErrorCode, Revoke
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 
 _CLOSE_TIME = 1.0
@@ -333,9 +333,15 @@ class RendezvousService(Service):
             probing=self._second,
             limits=self.config.limits,
             admit=partial(self._access.not_admitted, peer, address),
+            revoke=partial(self._revoke, peer, address),
             limit_hit=limit_hit,
             now=self.monotonic(),
         )
+
+    def _revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
+        error = self._access.revoke(peer, address, request)
+        self._relay.deny(self._access.deny, self._access.revoked)
+        return error
 
     def line_came(self, session: ControlSession) -> float:
         """A session got a line. Return the seconds for which it should read no other."""

@@ -33,6 +33,7 @@ from punch.wire.control import (
     Reply,
     Request,
     Returned,
+    Revoke,
     Trickle,
     Welcome,
 )
@@ -140,6 +141,7 @@ REQUESTS: dict[type[Request], st.SearchStrategy[Request]] = {
     Cancel: st.builds(Cancel, calls, peer_ids),
     RenewRelays: st.just(RenewRelays()),
     Probe: st.builds(Probe, own_hosts, ports, st.sampled_from(Vantage), octets(12), octets(16), octets(16)),
+    Revoke: st.builds(Revoke, octets(64)),
 }
 requests: st.SearchStrategy[Request] = st.one_of(*REQUESTS.values())
 

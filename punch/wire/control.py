@@ -18,7 +18,7 @@ from dataclasses import field as dataclass_field
 from enum import Enum
 from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
-from punch.identity import PeerID, RandomBytes
+from punch.identity import Identity, PeerID, RandomBytes
 from punch.wire import fields as read
 from punch.wire import strict_json
 from punch.wire.fields import FieldError, Reader, field, integer
@@ -301,6 +301,26 @@ class Probe:
     proof: Annotated[bytes, Wire(read.binary(PROOF_SIZE, PROOF_SIZE))]
 
 
+REVOCATION_LABEL = b"punch/1 revocation"
+
+
+@_message(REQUESTS, "revoke")
+@dataclass(frozen=True)
+class Revoke:
+    """The owner of this peer ID asks the service to refuse it for ever, and has signed that."""
+
+    signature: Annotated[bytes, Wire(read.binary(64, 64))]
+
+    @classmethod
+    def by(cls, identity: Identity) -> "Revoke":
+        """The request of the owner of a key."""
+        return cls(identity.sign(REVOCATION_LABEL, identity.peer_id.key))
+
+    def is_by(self, peer: PeerID) -> bool:
+        """Whether the owner of `peer` has signed it."""
+        return peer.verify(REVOCATION_LABEL, peer.key, self.signature)
+
+
 @_message(REPLIES, "welcome", versioned=True)
 @dataclass(frozen=True)
 class Welcome:
@@ -417,7 +437,7 @@ class Error:
     contact: Annotated[str, Wire(read.sentence)] = ""
 
 
-Request = Register | Ping | Establish | Answer | Trickle | Reject | Cancel | RenewRelays | Probe
+Request = Register | Ping | Establish | Answer | Trickle | Reject | Cancel | RenewRelays | Probe | Revoke
 Reply = Welcome | Relays | Probed | Pong | Incoming | Answered | Candidates | Ended | Returned | Error
 Message = Request | Reply
 

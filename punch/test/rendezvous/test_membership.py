@@ -12,6 +12,7 @@ from punch.rendezvous.list_file import ListFileError
 from punch.rendezvous.member_database import MemberDatabase
 from punch.rendezvous.membership import (
     INVITATION_BURST,
+    REVOCATION_BURST,
     AdmitPolicy,
     Membership,
     MemberStoreError,
@@ -19,7 +20,7 @@ from punch.rendezvous.membership import (
 )
 from punch.test.rendezvous.test_registry import ALICE, BOB, CAROL
 from punch.test.rendezvous.test_service import RendezvousCase
-from punch.wire.control import Accept, Error, ErrorCode, Register
+from punch.wire.control import Accept, Error, ErrorCode, Register, Revoke
 from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError, service_tag
 
 DAY = 86400.0
@@ -296,6 +297,30 @@ class ServiceTests(RendezvousCase):
             client.send(Register("alice", Accept.ASK, invitation))
             self.net.advance(0.5)
             self.assertEqual(client.last["type"], "welcome")
+
+    def test_the_owner_revokes_its_id(self) -> None:
+        """The connection ends with the reason, and the ID can't register again, nor can a thief."""
+        self.members.listed = frozenset([self.alice.peer_id, self.bob.peer_id])
+        alice, bob = self.register(self.alice), self.register(self.bob)
+        bob.send(Revoke.by(self.alice))
+        self.net.advance(0.5)
+        self.assertEqual(bob.last["code"], "forbidden")
+        alice.send(Revoke.by(self.alice))
+        self.net.advance(0.5)
+        self.assertEqual(alice.last["refusal"], "id-revoked")
+        self.assertIsNotNone(alice.ended)
+        again = self.connect(self.alice)
+        again.send(Register("thief", Accept.ASK))
+        self.net.advance(0.5)
+        self.assertEqual(again.last["refusal"], "id-revoked")
+
+    def test_revocations_are_limited_by_source(self) -> None:
+        """Identities are free, so that their revocations could fill the disk."""
+        keys = [self.key(str(number)) for number in range(REVOCATION_BURST + 1)]
+        errors = [self.members.revoke(key.peer_id, Revoke.by(key), "192.0.2.9", 0.0, 0.0) for key in keys]
+        self.assertEqual({error.code for error in errors[:-1]}, {ErrorCode.DENIED})
+        self.assertEqual(errors[-1].code, ErrorCode.RATE)
+        self.assertEqual(len(self.store.revoked()), REVOCATION_BURST)
 
     def test_revoked_while_registered(self) -> None:
         self.members.listed = frozenset([self.alice.peer_id, self.bob.peer_id])

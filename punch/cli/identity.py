@@ -1,0 +1,155 @@
+"""
+The command `punch identity revoke`: have a rendezvous refuse this identity for ever, because its key was lost
+to somebody else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from punch.cli import twistd
+from punch.cli.options import NoRendezvous, choose_rendezvous
+from punch.cli.peer_tap import login_name
+from punch.cli.usage import Parser, complain, show
+from punch.identity import Identity
+from punch.net.driver import Timer
+from punch.net.reactor import install_resolver, use_monotonic_time
+from punch.node.causes import ControlProblem
+from punch.node.control.client import ControlClient
+from punch.state import StateDirectory, StateError, own_state_dir
+from punch.ui.text.causes import problem_sentence
+from punch.wire.control import Accept, Register, Reply, Revoke, Welcome
+from punch.wire.invitation import AdmissionRefusal
+from punch.wire.rendezvous_address import RendezvousAddress
+
+PROGRAM = "punch identity revoke"
+PATIENCE = 20.0
+"""Seconds for all of it."""
+
+
+class Revocation:
+    """
+    Registers, sends the revocation, and waits until the rendezvous refuses this identity for that reason.
+
+    :ivar done: whether it has.
+    :ivar problem: what it says instead; None: nothing in time.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        rendezvous: Sequence[RendezvousAddress],
+        identity: Identity,
+        ended: Any,
+        *,
+        random: Any = os.urandom,
+    ) -> None:
+        """:param ended: called when it is over."""
+        self.done = False
+        self.problem: ControlProblem | None = None
+        self._identity = identity
+        self._ended = ended
+        self._late = Timer(reactor)
+        self._client = ControlClient(
+            reactor=reactor,
+            address=rendezvous,
+            identity=identity,
+            register=Register("revoked", Accept.KNOWN),
+            handler=self,
+            random=random,
+        )
+
+    def start(self) -> None:
+        """Begin."""
+        self._late.start(PATIENCE, self._end)
+        self._client.start()
+
+    def control_welcome(self, welcome: Welcome, host: str) -> None:
+        """Registered: send the revocation."""
+        self._client.send(Revoke.by(self._identity))
+
+    def control_reply(self, reply: Reply) -> None:
+        """Nothing else is of interest."""
+
+    def control_lost(self, problem: ControlProblem, retry_in: float | None) -> None:
+        """The rendezvous has closed the connection: that is its answer, if it doesn't pass."""
+        self.problem = problem
+        if retry_in is None:
+            self.done = problem.refusal is AdmissionRefusal.ID_REVOKED
+            self._end()
+
+    def _end(self) -> None:
+        self._late.cancel()
+        self._client.stop().addBoth(lambda _: self._ended())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """
+    Run `punch identity`.
+
+    :return: the exit status.
+    """
+    words = list(arguments)
+    if words[:1] != ["revoke"]:
+        complain(
+            "punch identity: the only command is punch identity revoke; see punch identity revoke --help"
+        )
+        return 2
+    login, root = login_name(os.environ), str(own_state_dir(os.environ))
+    parser = Parser(
+        PROGRAM,
+        description="Have the rendezvous refuse this identity for ever, for example because its key was "
+        "stolen. This can't be undone, and each rendezvous has to be told. Your key and messages stay.",
+    )
+    parser.add_argument("--yes", action="store_true", help="needed, since this can't be undone")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--name", default=login, help=f"which identity [default: {login}]".replace("%", "%%"))
+    parser.add_argument("--rendezvous", metavar="ADDRESS", help="which one to tell [default: the last one]")
+    parser.add_argument(
+        "--state-dir", default=root, metavar="DIR", help=f"[default: {root}]".replace("%", "%%")
+    )
+    options = parser.parse(words[1:])
+    try:
+        state = StateDirectory(Path(options.state_dir))
+        peer = state.peer(options.name)
+        if not (peer.directory / "identity.key").exists():
+            raise StateError(f"There is no identity {options.name!a} in {options.state_dir}.")
+        identity = peer.identity()
+        rendezvous = choose_rendezvous(options.rendezvous, state, options.name, os.environ)
+    except StateError as problem:
+        twistd.fail(PROGRAM, str(problem), reason="state", as_json=options.json)
+    except NoRendezvous as problem:
+        twistd.fail(PROGRAM, str(problem), reason=problem.reason, as_json=options.json)
+    if not options.yes:
+        parser.error(f"{identity.peer_id.short} would be refused for ever: add --yes if you want that")
+    return _tell(rendezvous, identity, as_json=options.json)
+
+
+def _tell(rendezvous: Sequence[RendezvousAddress], identity: Identity, *, as_json: bool) -> int:
+    from twisted.internet import reactor
+
+    use_monotonic_time(reactor)
+    install_resolver(reactor)
+    revocation = Revocation(reactor, rendezvous, identity, lambda: twistd.end(reactor))
+    twistd.end_on_signals(reactor)
+    run: Any = reactor
+    run.callWhenRunning(revocation.start)
+    run.run()
+    sys.stdout.flush()
+    if not revocation.done:
+        problem = revocation.problem
+        text = "The rendezvous has not confirmed the revocation; it may be too old to know them."
+        if problem is not None:
+            text = problem_sentence(problem)
+        twistd.fail(PROGRAM, text, reason="timeout" if problem is None else problem.reason, as_json=as_json)
+    if as_json:
+        show(json.dumps({"event": "revoked", "peer": str(identity.peer_id)}))
+    else:
+        where = rendezvous[0].location
+        show(f"{identity.peer_id} is revoked: the rendezvous at {where} refuses it for ever.")
+    return 0
