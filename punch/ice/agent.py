@@ -38,6 +38,7 @@ from punch.ice.pairs import CandidatePair, Pair, PairState
 from punch.ice.selected_pair import SelectedPair
 from punch.ice.transactions import Purpose
 from punch.identity import RandomBytes
+from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.stun import MAGIC_COOKIE, MAX_ATTRIBUTES, MessageClass, Method, STUNError, StunMessage, parse
@@ -370,7 +371,7 @@ class Agent:
             times += [self._checker.get_timer(), self.path.get_timer(), self._pacer.get_timer()]
         if self._state is AgentState.CHECKING:
             times.append(self._failure_timer.get_timer())
-        return min((time for time in times if time is not None), default=None)
+        return earliest(times)
 
     def next_event(self) -> Event | None:
         """Remove and return the oldest event; None if there is none."""

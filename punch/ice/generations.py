@@ -28,6 +28,7 @@ from punch.ice.events import (
     Selected,
 )
 from punch.ice.pairs import Pair
+from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit
 
 SETTLE = 3.0
@@ -138,7 +139,7 @@ class Generations:
             times.append(self._old_until)
         if self.trial is not None and self.trial.path.working and self.trial.path.ready:
             times.append(self._settle_at)
-        return min((time for time in times if time is not None), default=None)
+        return earliest(times)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`."""

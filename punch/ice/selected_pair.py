@@ -14,6 +14,7 @@ from punch.ice.events import ChecksUnanswered, ConsentLost, Disconnected, Event,
 from punch.ice.nomination import Selector
 from punch.ice.pairs import CandidatePair, Impairment, Pair, PairState
 from punch.identity import RandomBytes
+from punch.net.deadlines import earliest
 from punch.wire.address import Address, Transmit
 
 KEEPALIVE = 15.0
@@ -220,7 +221,7 @@ class SelectedPair:
     def get_timer(self) -> float | None:
         """When to call `handle_timer`; None: not needed."""
         times = (self._selector.get_timer(), self._monitor.get_timer(), self._keepalive_at)
-        return min((time for time in times if time is not None), default=None)
+        return earliest(times)
 
     def _leave(self, now: float) -> None:
         """Select another pair than the impaired one, or try all pairs again if there is none."""

@@ -10,6 +10,7 @@ unproved connection may send 64 KiB in all.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -29,6 +30,7 @@ from punch.link.proof import (
 )
 from punch.link.quic import ALPN, QuicConnection, QuicError
 from punch.link.receive_limits import LimitExceeded
+from punch.net.deadlines import earliest
 
 APPLICATION_CODES: Final = 0x5000
 """The QUIC application error code of close code 0. QUIC itself defines no codes there."""
@@ -65,23 +67,6 @@ class Callbacks:
     """A connection ID came into use (True) or is no longer used (False)."""
 
 
-class _ConnectionEnding:
-    """Closes the connection if the library fails or the other side exceeds a limit."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, LimitExceeded):
-            self._connection.close(CloseCode.PROTOCOL, str(error))
-        elif isinstance(error, QuicError):
-            self._connection.close(CloseCode.INTERNAL, f"The QUIC library failed: {error}.")
-        return isinstance(error, (LimitExceeded, QuicError))
-
-
 class Connection:
     """
     A QUIC connection and its proof. It receives the library's events, and passes them to its stream
@@ -96,7 +81,6 @@ class Connection:
         self.streams: StreamMultiplexer | None = None
         self.over = False
         self._limits = limits
-        self._ending = _ConnectionEnding(self)
         self._began = self._heard = now
         self._handshake_at = now
         self._terms = terms
@@ -135,17 +119,31 @@ class Connection:
             if self._budget < 0:
                 self.close(CloseCode.REFUSED, "Too much was sent before the link proof.")
                 return
-        with self._ending:
+        try:
             self.quic.receive(datagrams, now)
-        with self._ending:
+        except (QuicError, LimitExceeded) as error:
+            self._failed(error)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        try:
             self.quic.deliver(self)
+        except (QuicError, LimitExceeded) as error:
+            self._failed(error)
+
+    def _failed(self, error: QuicError | LimitExceeded) -> None:
+        """Close the connection: the library failed, or the other side exceeded a limit."""
+        if isinstance(error, LimitExceeded):
+            self.close(CloseCode.PROTOCOL, str(error))
+        else:
+            self.close(CloseCode.INTERNAL, f"The QUIC library failed: {error}.")
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`, in monotonic seconds; None: not needed."""
-        times = [self.quic.get_timer()]
-        if not self.over:
-            times.append(self.deadline if self.streams is None else self.streams.get_timer())
-        return min((time for time in times if time is not None), default=None)
+        timer = self.quic.get_timer()
+        if self.over:
+            return timer
+        return earliest((timer, self.deadline if self.streams is None else self.streams.get_timer()))
 
     def handle_timer(self, now: float) -> None:
         """
@@ -154,9 +152,11 @@ class Connection:
         self._at(now)
         timer = self.quic.get_timer()
         if timer is not None and now >= timer:
-            with self._ending:
+            try:
                 self.quic.handle_timer(now)
                 self.quic.deliver(self)
+            except (QuicError, LimitExceeded) as error:
+                self._failed(error)
         if self.over:
             return
         if self.streams is not None:
@@ -168,14 +168,19 @@ class Connection:
         """Return the datagrams to send now."""
         self._at(now)
         out: list[bytes] = []
-        with self._ending:
-            if self.streams is not None and not self.over:
+        if self.streams is not None and not self.over:
+            try:
                 self.streams.collect_datagrams(now, out)
+            except (QuicError, LimitExceeded) as error:
+                self._failed(error)
+            else:
                 return out
-        last, self._last = self._last, []
-        out += last
-        with self._ending:
+        out += self._last
+        self._last.clear()
+        try:
             out += self.quic.datagrams_to_send(now)
+        except (QuicError, LimitExceeded) as error:
+            self._failed(error)
         if self.over and self.quic.get_timer() is None:
             self.quic.discard()
         return out
@@ -194,7 +199,7 @@ class Connection:
         are sent on the control stream before.
         """
         self.over = True
-        with self._ending:
+        with suppress(QuicError, LimitExceeded):
             if self.streams is not None:
                 self.streams.send_close(code, reason)
                 self.streams.collect_datagrams(self._now, self._last)

@@ -35,6 +35,7 @@ from punch.link.packet import destination_id, is_client_initial, is_long, is_ret
 from punch.link.proof import LinkCertificate
 from punch.link.quic import QuicBackend, QuicError
 from punch.link.quic_qh3 import Qh3Backend
+from punch.net.deadlines import earliest
 
 PINGS = 4
 """How many packets `LinkCore.ping` sends at once on a proved link."""
@@ -240,7 +241,7 @@ class LinkCore:
         if self.state is not LinkState.CLOSED:
             times.append(self._deadline)
             times += self._ping_at[:1]
-        return min((time for time in times if time is not None), default=None)
+        return earliest(times)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due at `now`."""

@@ -297,13 +297,13 @@ class Link:
     def _step(self, now: float) -> bool:
         """Deliver events and send."""
         self._deliver()
-        self._transmit()
+        self._transmit(now)
         # Sending makes room: producers that were paused go on, and what they write goes out in the next turn
         self._deliver()
         return False
 
-    def _transmit(self) -> None:
-        datagrams = self.core.datagrams_to_send(self._driver.now())
+    def _transmit(self, now: float) -> None:
+        datagrams = self.core.datagrams_to_send(now)
         if datagrams:
             self._send(datagrams)
 
@@ -416,7 +416,7 @@ class Link:
     def _link_closed(self, event: Closed) -> None:
         closed = self.closed = LinkClosed(event.code, event.reason, event.by_peer)
         # The other side is told first, because the callbacks take the path away
-        self._transmit()
+        self._transmit(self._driver.now())
         self._service_wait.cancel()
         self._check_idle()
         for stream in list(self._streams.values()):

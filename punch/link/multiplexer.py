@@ -242,7 +242,8 @@ class StreamMultiplexer:
         self._window.received(now, flight)
         self._ahead = self._window.ahead(flight)
         while True:
-            self._grant(now)
+            if self._busy:
+                self._grant(now)
             if self._control:
                 if not self._close_sent and quic.unsent(CONTROL_STREAM) > CONTROL_QUEUE:
                     self._control.clear()
@@ -250,12 +251,14 @@ class StreamMultiplexer:
                     return
                 quic.send(CONTROL_STREAM, bytes(self._control), False)
                 self._control.clear()
-            progress = self._feed_streams(flight)
+            progress = bool(self._busy) and self._feed_streams(flight)
             datagrams = quic.datagrams_to_send(now)
+            if not datagrams:
+                break
             out += datagrams
             flight = quic.flight()
             self._window.sent(flight.in_flight)
-            if not datagrams or not (progress and self._busy):
+            if not (progress and self._busy):
                 break
         if self._datagrams:
             self._feed_datagrams(out, now)

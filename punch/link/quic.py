@@ -213,11 +213,7 @@ class QuicConnection(ABC):
         :raise LimitExceeded: the other side sent more of something than it may (see `receive_limits.py`).
         """
         self._now = now
-        if self._discarded:
-            return
-        self._tell_failure()
-        with _LIBRARY_ERRORS:
-            self._take_in(datagrams, now)
+        self._drive(None, self._take_in, datagrams, now)
 
     @abstractmethod
     def _take_in(self, datagrams: Sequence[bytes], now: float) -> None: ...
@@ -242,13 +238,10 @@ class QuicConnection(ABC):
         :raise QuicError: the library failed.
         :raise LimitExceeded: it was more than the other side may send.
         """
-        if self._discarded:
-            return
-        self._tell_failure()
-        # A bulk transfer is one event a packet: pieces of a stream are handed on as one, also when streams
-        # take turns.
+        # A bulk transfer makes many events. Pieces of a stream are handed on as one, also when streams take
+        # turns.
         data: dict[int, list[bytes]] = {}
-        events = self._events()
+        events: Sequence[Any] = self._drive((), self._events)
         for event in events:
             kind = type(event)
             if kind is self._stream_data:
@@ -265,12 +258,11 @@ class QuicConnection(ABC):
         for stream_id, pieces in data.items():
             self._deliver_data(sink, stream_id, pieces, False)
 
-    def _events(self) -> list[Any]:
+    def _events(self) -> Sequence[Any]:
         events = []
         next_event = self.library.next_event
-        with _LIBRARY_ERRORS:
-            while (event := next_event()) is not None:
-                events.append(event)
+        while (event := next_event()) is not None:
+            events.append(event)
         return events
 
     def _deliver_data(self, sink: QuicSink, stream_id: int, pieces: list[bytes], last: bool) -> None:
@@ -308,20 +300,15 @@ class QuicConnection(ABC):
 
         :raise QuicError: the library failed.
         """
-        if self._discarded:
-            return []
-        self._tell_failure()
-        datagrams: list[bytes] = []
-        with _LIBRARY_ERRORS:
-            self._poll(now, datagrams)
+        datagrams: list[bytes] = self._drive([], self._poll, now)
         self._sent += len(datagrams)
         if self._sent >= self.key_update_after and self._try(self.library.request_key_update):
             self._sent = 0
         return datagrams
 
-    def _poll(self, now: float, datagrams: list[bytes]) -> None:
-        """Append what the library has to send."""
-        datagrams += [data for data, _ in self.library.datagrams_to_send(now)]
+    def _poll(self, now: float) -> list[bytes]:
+        """What the library has to send."""
+        return [data for data, _ in self.library.datagrams_to_send(now)]
 
     def get_timer(self) -> float | None:
         """When `handle_timer` wants to be called."""
@@ -337,11 +324,7 @@ class QuicConnection(ABC):
         :raise QuicError: the library failed.
         """
         self._now = now
-        if self._discarded:
-            return
-        self._tell_failure()
-        with _LIBRARY_ERRORS:
-            self.library.handle_timer(now)
+        self._drive(None, self.library.handle_timer, now)
 
     def open_stream(self) -> int:
         """
@@ -425,10 +408,23 @@ class QuicConnection(ABC):
         if self._failure is None:
             self._failure = failure
 
-    def _tell_failure(self) -> None:
+    def _drive(self, default: T, operation: Callable[..., T], *arguments: object) -> T:
+        """
+        What an operation returns that drives the library; `default` if the connection is discarded.
+
+        :raise QuicError: it failed, or an earlier call did.
+        """
+        if self._discarded:
+            return default
         if self._failure is not None and not self._failure_told:
             self._failure_told = True
             raise self._failure
+        try:
+            return operation(*arguments)
+        except (QuicError, LimitExceeded):
+            raise
+        except BaseException as error:
+            raise as_quic_error(error) from error
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection at once with an application's code."""

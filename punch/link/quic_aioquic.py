@@ -157,10 +157,9 @@ class AioquicConnection(QuicConnection):
                     self._limits.events(len(frames), now)
                     self._limits.frames(frames, now)
 
-    def _poll(self, now: float, datagrams: list[bytes]) -> None:
+    def _poll(self, now: float) -> list[bytes]:
         # A server has no path before the first datagram, for which the library is not prepared.
-        if self.library._network_paths:
-            super()._poll(now, datagrams)
+        return super()._poll(now) if self.library._network_paths else []
 
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
         super().send(stream_id, bytes(data), fin)

@@ -13,7 +13,7 @@ from punch.link.quic import LOGICAL_ADDRESS, Flight, LibraryBackend, QuicConnect
 from punch.link.receive_limits import ReceiveLimits, Sampler
 
 _ED25519: Final = 0x0807
-AT_ONCE: Final = 16
+AT_ONCE: Final = 64
 """Packets given to the library before their events are counted."""
 MANY_EVENTS: Final = 32
 """Events of a packet from which on each of the next packets is looked into."""
@@ -80,12 +80,13 @@ class Qh3Connection(QuicConnection):
         self._arrived(packets, report[5])
         return packets
 
-    def _poll(self, now: float, datagrams: list[bytes]) -> None:
+    def _poll(self, now: float) -> list[bytes]:
         # The library's own method parses each packet again for a log that nobody reads, which takes a third
         # of a sender's time; this is the rest of that method.
         core = self.library._core
+        datagrams: list[bytes] = []
         if core is None:
-            return
+            return datagrams
         poll = core.poll_transmit
         try:
             while (transmit := poll(now)) is not None:
@@ -97,6 +98,7 @@ class Qh3Connection(QuicConnection):
             # 9000, section 8.1). Of a datagram, qh3 counts the packet alone: a client that pads its Initial
             # behind the packet, as aioquic does, leaves no room for the rest of the server's flight. There
             # is room when the next datagram comes, and the library keeps all that it has to send.
+        return datagrams
 
     def _unsent(self, stream_id: int) -> int:
         size: int = self.library.get_send_buffer_size(stream_id)

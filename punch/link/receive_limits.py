@@ -14,7 +14,7 @@ for: qh3 then sends the same small frames a thousand times.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 from punch.identity import RandomBytes
@@ -36,12 +36,14 @@ class ReceiveAllowance:
 
     def earn(self, amount: float) -> None:
         """Allow `amount` more times, up to the burst."""
-        self._left = min(self.burst, self._left + amount)
+        left = self._left + amount
+        self._left = left if left < self.burst else self.burst
 
     def spend(self, now: float, amount: float = 1.0) -> bool:
         """Count `amount` times; returns False if fewer were left. The deficit is at most the burst."""
-        self._left = max(self.left(now) - amount, -self.burst)
-        return self._left >= 0
+        left = self.left(now) - amount
+        self._left = left if left > -self.burst else -self.burst
+        return left >= 0
 
     def left(self, now: float) -> float:
         """How many times are left."""
@@ -71,19 +73,19 @@ class Sampler:
         """Read each of the next packets, because the last ones caused many events."""
         self._closely = self.ONE_OF
 
-    def choose(self, count: int, now: float) -> Iterator[tuple[int, int]]:
+    def choose(self, count: int, now: float) -> Iterable[tuple[int, int]]:
         """The packets to read of the next `count`: (index, the number of packets that it stands for)."""
-        if self._closely or self._all.left(now) >= count:
+        few = self._all.spend(now, count)
+        if few or self._closely:
             self._closely = max(0, self._closely - count)
-            self._all.spend(now, count)
-            yield from ((index, 1) for index in range(count))
-            return
+            return [(index, 1) for index in range(count)]
+        chosen = []
         while self._skip < count:
-            index = self._skip
-            yield index, self.ONE_OF
+            chosen.append((self._skip, self.ONE_OF))
             # 1 to 511 further on, with equal probability, so that nobody can tell which packet is next
-            self._skip = index + 1 + int.from_bytes(self._random(8), "big") % (2 * self.ONE_OF - 1)
+            self._skip += 1 + int.from_bytes(self._random(8), "big") % (2 * self.ONE_OF - 1)
         self._skip -= count
+        return chosen
 
 
 MOST_GAPS: Final = 65_536

@@ -1,9 +1,12 @@
-"""Many deadlines, of which the next is wanted: a heap that does not grow with cancelled entries."""
+"""
+The earliest of a few times, and many deadlines, of which the next is wanted: a heap that does not grow with
+cancelled entries.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from itertools import count
 from typing import Generic, TypeVar
 
@@ -13,6 +16,15 @@ _SPARE = 64
 """
 Entries that nobody waits for any more are cleared away when there are more of them than of others and this.
 """
+
+
+def earliest(times: Iterable[float | None]) -> float | None:
+    """The earliest of several times; None stands for never."""
+    first = None
+    for time in times:
+        if time is not None and (first is None or time < first):
+            first = time
+    return first
 
 
 class Deadlines(Generic[K]):

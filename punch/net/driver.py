@@ -13,6 +13,8 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from punch.net.deadlines import earliest
+
 EARLY = 1e-6
 """
 Seconds that the reactor may call before the time that was asked for, through rounding. The core is then given
@@ -107,7 +109,9 @@ class Driver:
         Return the time for the cores. It is never before a time that they were given, which may have been
         that of a timer (`EARLY`).
         """
-        self._latest = max(self._latest, self._monotonic())
+        now = self._monotonic()
+        if now > self._latest:
+            self._latest = now
         return self._latest
 
     def run(self) -> None:
@@ -129,12 +133,8 @@ class Driver:
         self._stopped = True
         self._timer.cancel()
 
-    def _due(self) -> float | None:
-        times = [time for core in self._cores() if (time := core.get_timer()) is not None]
-        return min(times) if times else None
-
     def _schedule(self) -> None:
-        due = self._due_at = self._due()
+        due = self._due_at = earliest([core.get_timer() for core in self._cores()])
         if due is None:
             self._timer.cancel()
         elif not self._timer.running or due < self._timer_at:

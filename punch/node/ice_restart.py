@@ -22,6 +22,7 @@ from punch.identity import PeerID
 from punch.link.events import LinkError
 from punch.link.frames import ControlFrameType
 from punch.link.link import Link
+from punch.net.deadlines import earliest
 from punch.node.call_context import CallContext
 from punch.node.causes import IntroductionEnded
 from punch.node.ice_transport import IceTransport, new_agent
@@ -252,7 +253,7 @@ class IceRestarts:
             times.append(self._began_at + UNANSWERED)
         if self.disconnected is not None:
             times.append(self.disconnected.get_timer())
-        return min((time for time in times if time is not None), default=None)
+        return earliest(times)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due."""

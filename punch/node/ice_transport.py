@@ -18,6 +18,7 @@ from punch.ice.generations import Generations
 from punch.ice.pairs import Pair
 from punch.identity import PeerID
 from punch.link.link import Link
+from punch.net.deadlines import earliest
 from punch.node.call_context import CallContext
 from punch.node.path import Silence
 from punch.node.policy import RelayPolicy
@@ -366,7 +367,7 @@ class IceTransport:
             self._silence_deadline(),
             self._silence_check,
         )
-        return min((time for time in times if time is not None), default=None)
+        return earliest(times)
 
     def handle_timer(self, now: float) -> None:
         """

@@ -24,6 +24,7 @@ from enum import Enum
 from typing import Any
 
 from punch.identity import RandomBytes
+from punch.net.deadlines import earliest
 from punch.turn.client_events import (
     TROUBLES,
     Allocated,
@@ -251,7 +252,7 @@ class TurnClient:
             times = [self._requests.get_timer(), self._refresh_at, self._expires_at, self._keepalive_at]
             if self.relayed is not None:
                 times.append(self._peers.get_timer())
-            self._timer = min((time for time in times if time is not None), default=None)
+            self._timer = earliest(times)
         return self._timer
 
     def handle_timer(self, now: float) -> None:

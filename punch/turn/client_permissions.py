@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
+from punch.net.deadlines import earliest
 from punch.wire.address import Address
 from punch.wire.turn import FIRST_CHANNEL, LAST_CHANNEL
 
@@ -144,7 +145,7 @@ class ClientPermissions:
         times += [each.expires_at for each in self._permissions.values()]
         times += [each.renew_at for each in self._channels.values()]
         times += [each.expires_at for each in self._channels.values() if each.bound]
-        return min((time for time in times if time is not None), default=None)
+        return earliest(times)
 
     def due(self, now: float) -> tuple[list[Permission], list[Channel]]:
         """Return what has to be renewed now, and drop what has expired or was not used."""
