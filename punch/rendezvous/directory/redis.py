@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -64,6 +64,8 @@ _CHUNK = 100
 """Entries that are written at once after Redis was away or flushed…"""
 _PAUSE = 0.05
 """…and seconds until the next ones."""
+_IN_FLIGHT = 64
+"""Questions to Redis at once. Others wait, so that each is answered soon even if many come."""
 _FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
 """Mean seconds until Redis is tried again, times 0.5 to 1.5."""
 _LOG_PAUSE = 60.0
@@ -126,6 +128,7 @@ class RedisDirectory:
         """The one that is to be refreshed next is the first."""
         self._pending: deque[PeerID] = deque()
         self._syncing: Deferred[None] | None = None
+        self._turns = DeferredSemaphore(_IN_FLIGHT)
         self._missing: set[str] = set()
         self._offset = 0.0
         """Add it to monotonic seconds to get the time that Redis shows."""
@@ -181,7 +184,7 @@ class RedisDirectory:
         entry = self._entries.pop(peer, None)
         if entry is not None and entry.value is not None and self._commands is not None:
             command = ("EVAL", _RELEASE, 1, self._key_of(peer), entry.value)
-            self._in_background(self._commands.ask(command))
+            self._in_background(self._ask(self._commands, command))
 
     def locate(self, peer: PeerID) -> Deferred[str | None]:
         """Return the other process at which a peer is."""
@@ -319,16 +322,16 @@ class RedisDirectory:
     async def _synchronize(self, commands: RedisConnection, peer: PeerID) -> None:
         """Keep the entry of a peer, write it again if it is gone, or find out that another one is newer."""
         key = self._key_of(peer)
-        (found,) = await commands.ask(("GET", key))
+        (found,) = await self._ask(commands, ("GET", key))
         entry = self._entries.get(peer)
         if entry is None:
             return
         if found is not None and found == entry.value:
-            await commands.ask(("EXPIRE", key, ENTRY_LIFE))
+            await self._ask(commands, ("EXPIRE", key, ENTRY_LIFE))
             return
         process, since = _read_entry(found)
         if process not in (None, self.name) and since > self._time_of(entry):
-            (lives,) = await commands.ask(("EXISTS", f"punch:process:{process}"))
+            (lives,) = await self._ask(commands, ("EXISTS", f"punch:process:{process}"))
             if lives:
                 if self._entries.get(peer) is entry and self._user is not None:
                     self._user.peer_replaced(peer)
@@ -339,7 +342,7 @@ class RedisDirectory:
     async def _write(self, commands: RedisConnection, peer: PeerID, entry: _Entry) -> None:
         key, since = self._key_of(peer), self._time_of(entry)
         entry.value = f"{self.name} {since}".encode()
-        before, _ = await commands.ask(("GETSET", key, entry.value), ("EXPIRE", key, ENTRY_LIFE))
+        before, _ = await self._ask(commands, ("GETSET", key, entry.value), ("EXPIRE", key, ENTRY_LIFE))
         process, _ = _read_entry(before)
         if process not in (None, self.name):
             await self._send(commands, str(process), PeerClaimed(peer, since))
@@ -354,11 +357,18 @@ class RedisDirectory:
         if self._commands is None:
             raise DirectoryUnavailable(self.problem or "Redis is not connected.")
         try:
-            (found,) = await self._commands.ask(("GET", self._key_of(peer)))
+            (found,) = await self._ask(self._commands, ("GET", self._key_of(peer)))
         except RedisProblem as problem:
             raise DirectoryUnavailable(str(problem)) from problem
         process, _ = _read_entry(found)
         return None if process == self.name else process
+
+    async def _ask(self, commands: RedisConnection, *questions: Sequence[str | bytes | int]) -> list[Any]:
+        await self._turns.acquire()
+        try:
+            return await commands.ask(*questions)
+        finally:
+            self._turns.release()
 
     def _key_of(self, peer: PeerID) -> str:
         return f"punch:peer:{derive(self._hash, str(peer)).hex()[:32]}"
@@ -366,12 +376,16 @@ class RedisDirectory:
     # -- messages --
 
     async def _send(self, commands: RedisConnection, process: str, message: Message) -> None:
+        # Turns come in order, and so do the numbers of messages.
+        await self._turns.acquire()
         try:
             (receivers,) = await commands.ask(
                 ("PUBLISH", f"punch:to:{process}", self._sealer.seal(process, message))
             )
         except RedisProblem:
             receivers = 0
+        finally:
+            self._turns.release()
         if not receivers:
             self._process_lost(process)
 

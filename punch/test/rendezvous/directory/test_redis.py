@@ -56,6 +56,24 @@ class DirectoryTests(RedisTestCase):
         self.assertIsNone(one.locate(BOB))
         self.assertIsNone(one.directory.problem)
 
+    def test_many_at_once(self) -> None:
+        """Redis is asked so much at once that each answer comes soon, and messages stay in order."""
+        one, two = self.start(2)
+        self.redis.delay = 0.1
+        two.register(BOB)
+        self.net.advance(1.0)
+        before = self.redis.count
+        asked = [one.directory.locate(BOB) for _ in range(1000)]
+        for number in range(500):
+            one.directory.send(two.name, PeerLost((ALICE, BOB, CAROL)[number % 3]))
+        self.net.advance(0.05)
+        self.assertLess(self.redis.count - before, 70)
+        self.net.advance(10.0)
+        self.assertEqual({self.successResultOf(each) for each in asked}, {two.name})
+        expected = [(one.name, PeerLost((ALICE, BOB, CAROL)[number % 3])) for number in range(500)]
+        self.assertEqual(two.messages, expected)
+        self.assertIsNone(one.directory.problem)
+
     def test_newer_registration(self) -> None:
         """The older process is told, and its release does not touch the newer entry."""
         one, two, three = self.start(3)
