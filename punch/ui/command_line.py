@@ -228,22 +228,22 @@ class CommandLine:
 
     def _command(self, line: str) -> None:
         try:
-            order = slash.parse(line, self._chat, self.current, self.questions.caller, self.met)
-            if isinstance(order, slash.Help):
-                self._screen.show("\n".join(slash.help_lines(order.about)))
-            elif isinstance(order, slash.SelectPeer):
-                self.select(order.peer)
-                self._show_dim(f"What you type goes to {self._view.name_of(order.peer)} now")
-            elif isinstance(order, slash.WhoIs):
-                self._who_is(order.peer)
-            elif isinstance(order, slash.Clear):
+            typed = slash.parse(line, self._chat, self.current, self.questions.caller, self.met)
+            if isinstance(typed, slash.Help):
+                self._screen.show("\n".join(slash.help_lines(typed.about)))
+            elif isinstance(typed, slash.SelectPeer):
+                self.select(typed.peer)
+                self._show_dim(f"What you type goes to {self._view.name_of(typed.peer)} now")
+            elif isinstance(typed, slash.WhoIs):
+                self._who_is(typed.peer)
+            elif isinstance(typed, slash.Clear):
                 self._screen.clear()
-            elif order.name == "erase":
-                self._confirm_erase(order)
-            elif order.name == "quit":
+            elif typed.name == "erase":
+                self._confirm_erase(typed)
+            elif typed.name == "quit":
                 self.quit()
             else:
-                self._perform(order)
+                self._perform(typed)
         except ChatError as error:
             self._screen.show(str(error))
 
@@ -254,18 +254,18 @@ class CommandLine:
         )
         self._screen.show("\n".join(lines))
 
-    def _perform(self, order: slash.Order) -> None:
-        if order.name == "send":
+    def _perform(self, typed: slash.TypedCommand) -> None:
+        if typed.name == "send":
             # As other lines that are typed, and after those.
-            self.send_parts(self._chat.contacts.find(order.fields["peer"]), str(order.fields["text"]))
+            self.send_parts(self._chat.contacts.find(typed.fields["peer"]), str(typed.fields["text"]))
             return
-        if order.name == "netcheck":
+        if typed.name == "netcheck":
             self._show_dim("Testing the network takes some seconds")
-        perform(self._commands, order.name, order.fields).addCallbacks(
-            partial(self._done, order.name), self.refused
+        perform(self._commands, typed.name, typed.fields).addCallbacks(
+            partial(self._done, typed.name), self.refused
         )
-        if order.name == "call":
-            self.select(self._chat.contacts.find(order.fields["peer"]))
+        if typed.name == "call":
+            self.select(self._chat.contacts.find(typed.fields["peer"]))
 
     def _done(self, name: str, answer: Answer | None) -> None:
         if answer is not None and not self._exit.finished:
@@ -289,8 +289,8 @@ class CommandLine:
             lost = f"{unsent} End even so?"
         self.ask(Question(lambda: f"{lost} [y/n]", self._exit.leave, lambda: None))
 
-    def _confirm_erase(self, order: slash.Order) -> None:
-        peer = order.fields.get("peer")
+    def _confirm_erase(self, typed: slash.TypedCommand) -> None:
+        peer = typed.fields.get("peer")
         what = (
             "all messages of everybody"
             if peer is None
@@ -299,7 +299,7 @@ class CommandLine:
         self.ask(
             Question(
                 lambda: f"Erase {what} on this machine? [y/n]",
-                partial(self._perform, order),
+                partial(self._perform, typed),
                 lambda: self._show_dim("Nothing was erased."),
             )
         )

@@ -69,8 +69,8 @@ _SHOWN = {
 
 
 @dataclass(frozen=True)
-class Order:
-    """What was typed, as `punch.ui.commands.perform` takes it."""
+class TypedCommand:
+    """A typed command, with its fields as `punch.ui.commands.perform` takes them."""
 
     name: str
     fields: dict[str, Any]
@@ -104,15 +104,15 @@ class Clear:
 
 def parse(
     line: str, chat: Chat, current: PeerID | None, caller: PeerID | None, met: Iterable[PeerID] = ()
-) -> Order | Help | SelectPeer | WhoIs | Clear:
+) -> TypedCommand | Help | SelectPeer | WhoIs | Clear:
     """
-    What a typed command means.
+    Return what a typed command means.
 
     :param line: without its slash.
-    :param current: whom the chat is with.
-    :param caller: whose call waits for an answer, if there is one.
-    :param met: peers that were connected here, who can be named by what they call themselves.
-    :raise ChatError: it can't be understood; the sentence says what would be.
+    :param current: the peer that the user is chatting with.
+    :param caller: the peer whose call waits for an answer, if there is one.
+    :param met: peers that were connected in this process: the names that they gave themselves count, too.
+    :raise ChatError: it can't be understood; the sentence says what to type instead.
     """
     word, _, rest = line.strip().partition(" ")
     word, rest = without_format(word).lower(), rest.strip()
@@ -137,7 +137,7 @@ def parse(
     if command is None:
         raise ChatError("unknown-command", f"There is no command /{word[:20]}: /help shows what there is.")
     meant = caller if word in ("accept", "reject") and caller is not None else current
-    return Order(word, _fields(command, rest, chat, meant, _with(current, met)))
+    return TypedCommand(word, _fields(command, rest, chat, meant, _with(current, met)))
 
 
 def _with(current: PeerID | None, met: Iterable[PeerID]) -> list[PeerID]:
@@ -146,10 +146,12 @@ def _with(current: PeerID | None, met: Iterable[PeerID]) -> list[PeerID]:
 
 def find(chat: Chat, text: str, met: Iterable[PeerID] = ()) -> PeerID:
     """
-    Whom a person means: by a name of the address book, an ID, or what somebody who is here calls itself.
+    Return the peer that the user means.
 
-    :param met: peers that were connected here, and are found as well.
-    :raise ChatError: nobody, or several.
+    The text may be a name of the address book, an ID, or the own name of a peer with a link or call.
+
+    :param met: further peers whose own names count.
+    :raise ChatError: no peer is found, or several are.
     """
     try:
         return chat.contacts.find(text)

@@ -146,9 +146,9 @@ class CommandTests(Case):
                 FieldKind.FILE: "/tmp/file",
             }
             words = " ".join(fields[command.field(each).kind] for each in command.typed)
-            order = slash.parse(f"{name} {words}", self.chat, None, None)
-            assert isinstance(order, slash.Order)
-            self.assertEqual((order.name, set(order.fields)), (name, set(command.typed)))
+            typed = slash.parse(f"{name} {words}", self.chat, None, None)
+            assert isinstance(typed, slash.TypedCommand)
+            self.assertEqual((typed.name, set(typed.fields)), (name, set(command.typed)))
             self.assertTrue(any(name in line for line in slash.help_lines(name)))
 
     def test_names_are_good_wherever_ids_are(self) -> None:
@@ -164,9 +164,9 @@ class CommandTests(Case):
     def test_services_are_granted(self) -> None:
         """Typed or as JSON, and the views are told."""
         self.do("name", peer=str(BOB), name="bob")
-        order = slash.parse("grant echo/1", self.chat, BOB, None)
-        self.assertEqual(order, slash.Order("grant", {"peer": str(BOB), "service": "echo/1"}))
-        self.assertEqual(slash.parse(f"grant {BOB} echo/1", self.chat, None, None), order)
+        typed = slash.parse("grant echo/1", self.chat, BOB, None)
+        self.assertEqual(typed, slash.TypedCommand("grant", {"peer": str(BOB), "service": "echo/1"}))
+        self.assertEqual(slash.parse(f"grant {BOB} echo/1", self.chat, None, None), typed)
         self.assertEqual(self.do("grant", peer=str(BOB), service="echo/1")["services"], ["echo/1"])
         told = list(answers.lines("peers", self.do("peers"), lambda peer: "bob", 0.0))
         self.assertTrue(told[0].endswith("  not known, may open echo/1"), told)
@@ -241,9 +241,9 @@ class CommandTests(Case):
 
 class TypedTests(Case):
     def parse(self, line: str, caller: PeerID | None = None) -> tuple[str, dict[str, Any]]:
-        order = slash.parse(line, self.chat, BOB, caller)
-        assert isinstance(order, slash.Order)
-        return order.name, order.fields
+        typed = slash.parse(line, self.chat, BOB, caller)
+        assert isinstance(typed, slash.TypedCommand)
+        return typed.name, typed.fields
 
     def test_who_is_meant(self) -> None:
         self.do("name", peer=str(EVE), name="eve")
