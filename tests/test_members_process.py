@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from punch.state import StateDirectory
+
 from .consoles import peer, run
 from .places import one_sentence
 from .processes import PUNCH, Programs, programs
@@ -67,9 +69,8 @@ def test_a_new_user(running: Programs, tmp_path: Path) -> None:
 
 def test_the_owner_revokes_its_id(running: Programs, tmp_path: Path) -> None:
     address = running.rendezvous(*FREE).wait("listening")["address"]
-    alice = running.peer("alice", "--rendezvous", address)
-    alice.wait("registered")
-    state = ("--state-dir", str(tmp_path / "state"), "--name", "alice")
+    StateDirectory(tmp_path / "state").peer("alice").identity()
+    state = ("--state-dir", str(tmp_path / "state"), "--name", "alice", "--rendezvous", address)
     hesitant = run([PUNCH, "identity", "revoke", *state], tmp_path)
     assert hesitant.returncode == 2
     assert "--yes" in hesitant.stderr.decode()
@@ -82,8 +83,7 @@ def test_the_owner_revokes_its_id(running: Programs, tmp_path: Path) -> None:
 
 def test_list_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
     def id_of(name: str) -> str:
-        state = ("--state-dir", str(tmp_path / "state"))
-        return run([PUNCH, "id", "--name", name, *state], tmp_path).stdout.decode().strip()
+        return str(StateDirectory(tmp_path / "state").peer(name).identity().peer_id)
 
     path = tmp_path / "members"
     path.write_text(f"{id_of('alice')}\n")
@@ -116,4 +116,3 @@ def test_list_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
     read = service.wait("members")
     assert (read["entries"], read["ended"]) == (1, 1)
     assert alice.wait("failed")["reason"] == "not-listed"
-    running.peer("bob", "--rendezvous", address).wait("registered")
