@@ -95,7 +95,9 @@ def main(arguments: Sequence[str]) -> int:
     :return: the exit status.
     """
     words = list(arguments)
-    if words[:1] != ["revoke"]:
+    if words[:1] == ["revoke"]:
+        words.pop(0)
+    elif words[:1] not in (["-h"], ["--help"]):
         complain(
             "punch identity: the only command is punch identity revoke; see punch identity revoke --help"
         )
@@ -113,7 +115,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--state-dir", default=root, metavar="DIR", help=f"[default: {root}]".replace("%", "%%")
     )
-    options = parser.parse(words[1:])
+    options = parser.parse(words)
     try:
         state = StateDirectory(Path(options.state_dir))
         peer = state.peer(options.name)
