@@ -1,4 +1,8 @@
-"""The source distribution is complete: built as for a package index, unpacked elsewhere, tested there."""
+"""
+The distributions are complete: built as for a package index, unpacked elsewhere, tested there.
+
+The wheel is built from the source distribution.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,19 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
+
+import punch
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked distribution."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the source distribution and the wheel in `dist`."""
     directory = tmp_path_factory.mktemp("sdist")
     original = directory / "original"
     kept_out = shutil.ignore_patterns(
@@ -26,16 +33,32 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     shutil.copytree(ROOT, original, ignore=kept_out)
     subprocess.run(
-        [sys.executable, "-m", "build", "--sdist", "--outdir", str(directory / "dist"), str(original)],
+        [sys.executable, "-m", "build", "--outdir", str(directory / "dist"), str(original)],
         check=True,
         capture_output=True,
         timeout=300,
     )
-    (archive,) = (directory / "dist").iterdir()
+    return directory
+
+
+@pytest.fixture(scope="module")
+def source(built: Path) -> Path:
+    """The unpacked source distribution."""
+    (archive,) = (built / "dist").glob("*.tar.gz")
     with tarfile.open(archive) as tar:
-        tar.extractall(directory, filter="data")
-    (unpacked,) = directory.glob("txpunch-*")
+        tar.extractall(built, filter="data")
+    (unpacked,) = built.glob("txpunch-*")
     return unpacked
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path) -> Path:
+    """What the wheel puts into a directory of packages."""
+    (wheel,) = (built / "dist").glob("*.whl")
+    directory = built / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(directory)
+    return directory
 
 
 def python(source: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -85,3 +108,51 @@ def test_the_description_stands_alone(source: Path) -> None:
     targets = re.findall(r"\]\(([^)]*)\)", description)
     assert targets
     assert all(target.startswith("https://") for target in targets), targets
+
+
+def test_one_version(built: Path, source: Path, installed: Path) -> None:
+    """That of `punch.__version__`: in the names of the files, and in their metadata."""
+    version = punch.__version__
+    assert {path.name for path in (built / "dist").iterdir()} == {
+        f"txpunch-{version}.tar.gz",
+        f"txpunch-{version}-py3-none-any.whl",
+    }
+    for text in (source / "PKG-INFO", installed / f"txpunch-{version}.dist-info" / "METADATA"):
+        assert email.message_from_string(text.read_text("utf-8"))["Version"] == version
+    assert version not in (ROOT / "setup.cfg").read_text()
+
+
+def test_the_wheel(installed: Path) -> None:
+    """Plugin, pages, type marker and licences, and no file of another package."""
+    for name in (
+        "twisted/plugins/punch_dropin.py",
+        "punch/py.typed",
+        "punch/ui/web/static/index.html",
+        "punch/rendezvous/monitoring/static/status.css",
+    ):
+        assert (installed / name).is_file(), name
+    for path in (ROOT / "punch").rglob("static/*"):
+        assert (installed / path.relative_to(ROOT)).is_file(), path
+    assert not (installed / "twisted" / "__init__.py").exists()
+    assert not (installed / "twisted" / "plugins" / "__init__.py").exists()
+    (metadata,) = installed.glob("*.dist-info")
+    assert {path.name for path in metadata.rglob("LICENSE*")} == {"LICENSE", "LICENSE-UNICODE"}
+    assert "punch = punch.cli.main:main" in (metadata / "entry_points.txt").read_text()
+    assert {path.name for path in installed.iterdir()} == {"punch", "twisted", metadata.name}
+
+
+def test_the_wheel_runs(installed: Path) -> None:
+    """The command, and the plugins as `twistd` finds them."""
+    said = python(installed, "-m", "punch.cli.main", "--version")
+    assert said.stdout == f"Punch {punch.__version__}\n", said.stderr
+    program = """
+import twisted.plugins.punch_dropin as plugin
+from twisted.application.service import IServiceMaker
+from twisted.plugin import getPlugins
+print(plugin.__file__)
+print(sorted(each.tapname for each in getPlugins(IServiceMaker) if "punch" in each.tapname))
+"""
+    said = python(installed, "-c", program)
+    file, names = said.stdout.splitlines()
+    assert file.startswith(str(installed)), said.stderr
+    assert names == "['punch-peer', 'punch-rendezvous']"
