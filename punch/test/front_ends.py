@@ -87,14 +87,15 @@ class Screen:
 
 
 @implementer(INode)
-class Switchboard:
-    """Stands where the node is, and writes down what it is told."""
+class RecordingNode:
+    """A node that records what it is told to do; its events are those that tests `emit`."""
 
     def __init__(self) -> None:
         self.chat: Chat | None = None
         self.asked: list[tuple[str, PeerID]] = []
         self.services: dict[str, IProtocolFactory] = {}
         self.names: list[str] = []
+        self._listeners: list[tuple[Callable[[NodeEvent], object], Callable[[], bool]]] = []
 
     def connect(self, peer: PeerID) -> Deferred[Link]:
         self.asked.append(("call", peer))
@@ -102,9 +103,9 @@ class Switchboard:
 
     def reject_unanswerable(self) -> None:
         assert self.chat is not None
-        if not self.chat.views.can_answer:
+        if not any(can_answer() for _, can_answer in self._listeners):
             for peer in list(self.chat.questions):
-                self.chat.handle(CallUnanswerable(peer))
+                self.emit(CallUnanswerable(peer))
                 self.reject(peer)
 
     def accept(self, peer: PeerID) -> None:
@@ -131,7 +132,13 @@ class Switchboard:
     def subscribe(
         self, listener: Callable[[NodeEvent], object], can_answer: Callable[[], bool] = lambda: False
     ) -> Callable[[], None]:
-        raise NotImplementedError("the chat is told by its `handle`")
+        self._listeners.append((listener, can_answer))
+        return lambda: self._listeners.remove((listener, can_answer))
+
+    def emit(self, event: NodeEvent) -> None:
+        """Tell an event to all who have subscribed."""
+        for listener, _ in list(self._listeners):
+            listener(event)
 
     def rename(self, name: str) -> None:
         self.names.append(name)
@@ -140,13 +147,13 @@ class Switchboard:
         return succeed(NetcheckReport("rendezvous.example:7000"))
 
 
-class Far:
+class RemoteChat:
     """The other side of a link: a chat as real as ours, and a view that hears."""
 
     can_answer = True
 
     def __init__(self, me: PeerID, clock: Clock) -> None:
-        self.node = Switchboard()
+        self.node = RecordingNode()
         self.heard: list[str] = []
         self.marks: list[int] = []
         self.chat = make_chat(me, "bob", self.node, clock, seed=7)
@@ -179,7 +186,7 @@ class Disk(ImmediateWorker):
         return super().run(call, *arguments, **named)
 
 
-class Wire:
+class ChatLink:
     """
     A link to a peer whose side of the chat is real as well; bytes cross when `run` is called.
     """
@@ -189,7 +196,7 @@ class Wire:
 
     def __init__(self, remote: PeerID) -> None:
         self.remote = remote
-        self.far = Far(remote, Clock())
+        self.far = RemoteChat(remote, Clock())
         self.near: IProtocol | None = None
         self.near_transport = StringTransport()
         self.far_transport = StringTransport()
@@ -208,7 +215,7 @@ class Wire:
     def connect(self, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         near = self.near = factory.buildProtocol(LinkAddress(self.remote, cast(Link, self)))
         self.near_transport, self.far_transport = StringTransport(), StringTransport()
-        back = LinkAddress(ME, cast(Link, _Back()))
+        back = LinkAddress(ME, cast(Link, _RemoteLink()))
         far = self._far_protocol = self.far.node.services[service].buildProtocol(back)
         assert near is not None
         assert far is not None
@@ -231,7 +238,7 @@ class Wire:
                     sink.dataReceived(data)
 
 
-class _Back:
+class _RemoteLink:
     """The link as the other side has it."""
 
     remote = ME
@@ -240,7 +247,7 @@ class _Back:
 
 
 def make_chat(
-    me: PeerID, name: str, node: Switchboard, clock: Clock, seed: int = 5, worker: Worker | None = None
+    me: PeerID, name: str, node: RecordingNode, clock: Clock, seed: int = 5, worker: Worker | None = None
 ) -> Chat:
     """A chat that keeps everything in memory."""
     node.chat = chat = Chat(
@@ -253,16 +260,17 @@ def make_chat(
         wall=lambda: NOW + clock.seconds(),
         random=lambda count: bytes([seed]) * count,
     )
+    node.subscribe(chat.handle, lambda: chat.views.can_answer)
     return chat
 
 
-def connected(wire: Wire, name: str = "bob") -> Connected:
+def connected(chat_link: ChatLink, name: str = "bob") -> Connected:
     """The event of a link over `wire`."""
     return Connected(
-        wire.remote,
+        chat_link.remote,
         name,
         Path("host", Address("192.0.2.1", 4000), Address("192.0.2.2", 5000), "udp", 0.0004),
-        cast(Link, wire),
+        cast(Link, chat_link),
     )
 
 
@@ -271,13 +279,13 @@ def incoming(peer: PeerID, name: str = "eve", decided: bool = False) -> Incoming
     return IncomingCall(peer, name, known=False, decided=decided)
 
 
-class Stage:
+class FrontEndFixture:
     """A front end and all its edges."""
 
     def __init__(self, target: PeerID | None = None, history: bool = True) -> None:
         self.clock = Clock()
         self.screen = Screen()
-        self.node = Switchboard()
+        self.node = RecordingNode()
         self.disk = Disk(Store(None))
         self.chat = make_chat(ME, "alice", self.node, self.clock, worker=self.disk)
         self.ends: list[tuple[int, str | None]] = []
@@ -291,4 +299,4 @@ class Stage:
     def start(self) -> None:
         """As the service does."""
         self.chat.start()
-        self.chat.handle(Ready(ME))
+        self.node.emit(Ready(ME))

@@ -16,7 +16,7 @@ from punch.apps.chat.events import Event
 from punch.identity import PeerID
 from punch.names import is_reserved
 from punch.node.events import Registered
-from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
+from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, connected, incoming
 from punch.test.strategies import SETTINGS
 from punch.ui import slash
 from punch.ui.commands import (
@@ -49,10 +49,10 @@ class Person:
 
 class Case(SynchronousTestCase):
     def setUp(self) -> None:
-        self.stage = Stage()
-        self.stage.chat.views.attach(Person())
-        self.stage.start()
-        self.chat = self.stage.chat
+        self.fixture = FrontEndFixture()
+        self.fixture.chat.views.attach(Person())
+        self.fixture.start()
+        self.chat = self.fixture.chat
         self.quits = 0
         self.desk = CommandContext(self.chat, self.quit)
 
@@ -68,11 +68,11 @@ class Case(SynchronousTestCase):
         self.assertTrue(str(caught.exception).endswith("."), str(caught.exception))
         return str(caught.exception.code)
 
-    def connect(self, peer: PeerID = BOB, name: str = "bob") -> Wire:
-        wire = Wire(peer)
-        self.chat.handle(connected(wire, name))
-        wire.run()
-        return wire
+    def connect(self, peer: PeerID = BOB, name: str = "bob") -> ChatLink:
+        chat_link = ChatLink(peer)
+        self.chat.handle(connected(chat_link, name))
+        chat_link.run()
+        return chat_link
 
 
 class CommandTests(Case):
@@ -86,9 +86,9 @@ class CommandTests(Case):
         file = str(Path(self.mktemp()).absolute())
         self.chat.handle(incoming(EVE))
         self.chat.handle(Registered("punch://x:1"))
-        wire = self.connect()
-        wire.far.send("hello there")
-        wire.run()
+        chat_link = self.connect()
+        chat_link.far.send("hello there")
+        chat_link.run()
         self.chat.new_page = lambda: "http://127.0.0.1:1/"
         done: dict[str, dict[str, Any]] = {
             "accept": {"peer": str(EVE)},
@@ -154,7 +154,7 @@ class CommandTests(Case):
     def test_names_are_good_wherever_ids_are(self) -> None:
         self.do("name", peer=str(BOB), name="robert")
         self.do("call", peer="Robert")
-        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.assertEqual(self.fixture.node.asked, [("call", BOB)])
         self.assertEqual(self.refused("name", peer=str(EVE), name="ROBERT"), "name-taken")
         self.assertEqual(self.refused("name", peer=str(EVE), name="x" * 10_000), "bad-name")
         self.assertEqual(self.refused("name", peer=str(ME), name="me"), "self")
@@ -225,10 +225,10 @@ class CommandTests(Case):
         ),
     )
     def test_any_fields_are_done_or_refused(self, name: str, fields: dict[str, Any]) -> None:
-        stage = Stage()
-        stage.start()
+        fixture = FrontEndFixture()
+        fixture.start()
         try:
-            answer = result(perform(CommandContext(stage.chat, lambda: None), name, fields))
+            answer = result(perform(CommandContext(fixture.chat, lambda: None), name, fields))
         except ChatError as error:
             self.assertTrue(error.code)
         else:

@@ -23,7 +23,7 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.node.path import Path
-from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, incoming
+from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, connected, incoming
 from punch.ui.exit_policy import REGISTRATION_TIMEOUT
 from punch.ui.json.commands import MAX_COMMAND
 from punch.ui.json.front_end import JSONFrontEnd
@@ -35,23 +35,23 @@ Fields = dict[str, Any]
 
 class JSONCase(SynchronousTestCase):
     def begin(self, kind: InputKind = InputKind.STREAM, target: PeerID | None = None) -> None:
-        self.stage = Stage(target)
-        stage = self.stage
+        self.fixture = FrontEndFixture(target)
+        fixture = self.fixture
         self.front_end = JSONFrontEnd(
-            stage.settings, stage.context, stage.chat, stage.screen, kind, lambda: 1.25
+            fixture.settings, fixture.context, fixture.chat, fixture.screen, kind, lambda: 1.25
         )
-        self.stage.start()
+        self.fixture.start()
 
     def setUp(self) -> None:
         self.begin()
         self.events()
 
-    def happen(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """The node says something."""
-        self.stage.chat.handle(event)
+        self.fixture.node.emit(event)
 
     def everything(self) -> list[Fields]:
-        return [json.loads(line) for line in self.stage.screen.take().splitlines()]
+        return [json.loads(line) for line in self.fixture.screen.take().splitlines()]
 
     def events(self) -> list[Fields]:
         """All but what the address book learns on the way."""
@@ -64,12 +64,12 @@ class JSONCase(SynchronousTestCase):
     def command(self, command: str, **fields: Any) -> None:
         self.front_end.input_received(json.dumps({"command": command, **fields}).encode() + b"\n")
 
-    def connect(self, peer: PeerID = BOB) -> Wire:
-        wire = Wire(peer)
-        self.happen(connected(wire))
-        wire.run()
+    def connect(self, peer: PeerID = BOB) -> ChatLink:
+        chat_link = ChatLink(peer)
+        self.emit(connected(chat_link))
+        chat_link.run()
         self.events()
-        return wire
+        return chat_link
 
 
 LOST = f"The path to bob ({BOB.short}…) was lost; trying again, and what you send waits."
@@ -82,11 +82,13 @@ class EventTests(JSONCase):
 
     def test_nothing_is_read_before(self) -> None:
         """While the history is opened, commands wait where they are: in the pipe."""
-        stage = Stage()
-        JSONFrontEnd(stage.settings, stage.context, stage.chat, stage.screen, InputKind.STREAM, lambda: 1.25)
-        self.assertFalse(stage.screen.reading)
-        stage.start()
-        self.assertTrue(stage.screen.reading)
+        fixture = FrontEndFixture()
+        JSONFrontEnd(
+            fixture.settings, fixture.context, fixture.chat, fixture.screen, InputKind.STREAM, lambda: 1.25
+        )
+        self.assertFalse(fixture.screen.reading)
+        fixture.start()
+        self.assertTrue(fixture.screen.reading)
 
     def test_stages(self) -> None:
         there = {"path": "prflx", "local": "192.0.2.1:1", "remote": "[2001:db8::1]:2", "protocol": "udp"}
@@ -112,12 +114,12 @@ class EventTests(JSONCase):
             ),
         ]
         for event, fields in cases:
-            self.happen(event)
+            self.emit(event)
             self.assertEqual(self.event(), {"time": 1.25, **fields})
-        self.assertEqual(self.stage.ends, [])
+        self.assertEqual(self.fixture.ends, [])
 
     def test_connected_and_disconnected(self) -> None:
-        self.happen(connected(Wire(BOB)))
+        self.emit(connected(ChatLink(BOB)))
         self.assertEqual(
             self.event(),
             {
@@ -134,7 +136,7 @@ class EventTests(JSONCase):
         )
         self.command("send", text="x")
         self.events()
-        self.happen(Disconnected(BOB, OtherCause("lost", "Gone.")))
+        self.emit(Disconnected(BOB, OtherCause("lost", "Gone.")))
         event = self.event()
         self.assertEqual(
             (event["event"], event["reason"], event["text"], event["undelivered"]),
@@ -142,38 +144,38 @@ class EventTests(JSONCase):
         )
 
     def test_a_message_is_acknowledged_when_its_line_has_left(self) -> None:
-        wire = self.connect()
-        self.stage.screen.stalled = True
-        wire.far.send("grüß \x1b[31m")
-        wire.run()
-        self.assertEqual(wire.marks, [])
-        self.assertNotIn(b"\x1b", self.stage.screen.data)
+        chat_link = self.connect()
+        self.fixture.screen.stalled = True
+        chat_link.far.send("grüß \x1b[31m")
+        chat_link.run()
+        self.assertEqual(chat_link.marks, [])
+        self.assertNotIn(b"\x1b", self.fixture.screen.data)
         event = self.event()
         self.assertEqual(
             (event["event"], event["peer"], event["text"], event["id"]),
             ("message", str(BOB), "grüß \x1b[31m", 1),
         )
-        self.stage.screen.flush()
-        wire.run()
-        self.assertEqual(wire.marks, [1])
+        self.fixture.screen.flush()
+        chat_link.run()
+        self.assertEqual(chat_link.marks, [1])
 
     def test_a_call_waits_for_its_answer(self) -> None:
-        self.happen(incoming(EVE))
+        self.emit(incoming(EVE))
         event = self.event()
         self.assertEqual((event["event"], event["peer"], event["decided"]), ("call", str(EVE), False))
-        self.assertEqual(self.stage.node.asked, [])
+        self.assertEqual(self.fixture.node.asked, [])
         self.command("accept", peer=str(EVE).upper())
-        self.assertEqual(self.stage.node.asked, [("accept", EVE)])
+        self.assertEqual(self.fixture.node.asked, [("accept", EVE)])
         self.command("reject", peer=str(EVE))
         self.assertEqual(self.event()["reason"], "no-call")
 
     def test_a_call_is_rejected(self) -> None:
-        self.happen(incoming(EVE))
+        self.emit(incoming(EVE))
         self.command("reject", peer=str(EVE))
-        self.assertEqual(self.stage.node.asked, [("reject", EVE)])
+        self.assertEqual(self.fixture.node.asked, [("reject", EVE)])
 
     def test_a_decided_call_asks_nobody(self) -> None:
-        self.happen(incoming(EVE, decided=True))
+        self.emit(incoming(EVE, decided=True))
         self.events()
         self.command("accept", peer=str(EVE))
         self.assertEqual(self.event()["reason"], "no-call")
@@ -181,28 +183,28 @@ class EventTests(JSONCase):
     def test_a_call_without_anyone_to_ask_is_refused(self) -> None:
         self.begin(InputKind.NOTHING)
         self.events()
-        self.happen(incoming(EVE))
-        self.stage.node.reject_unanswerable()
+        self.emit(incoming(EVE))
+        self.fixture.node.reject_unanswerable()
         call, refused = self.events()
         self.assertEqual((call["event"], refused["event"]), ("call", "refused"))
         self.assertIn("--accept", refused["text"])
-        self.assertEqual(self.stage.node.asked, [("reject", EVE)])
+        self.assertEqual(self.fixture.node.asked, [("reject", EVE)])
 
 
 class CommandTests(JSONCase):
     def test_call(self) -> None:
         self.command("call", peer=str(BOB))
-        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.assertEqual(self.fixture.node.asked, [("call", BOB)])
 
     def test_send_and_delivered(self) -> None:
-        wire = self.connect()
+        chat_link = self.connect()
         self.command("send", text="one")
         self.command("send", text="two", id="my-2", peer=str(BOB))
         self.command("send", text="three", id=3)
         sent = [(event["event"], event["id"], event["peer"]) for event in self.events()]
         self.assertEqual(sent, [("sent", number, str(BOB)) for number in (1, "my-2", 3)])
-        wire.run()
-        self.assertEqual(wire.heard, ["one", "two", "three"])
+        chat_link.run()
+        self.assertEqual(chat_link.heard, ["one", "two", "three"])
         marks = [(event["event"], event["id"], event["peer"]) for event in self.events()]
         self.assertEqual(marks, [("delivered", number, str(BOB)) for number in (1, "my-2", 3)])
 
@@ -210,26 +212,26 @@ class CommandTests(JSONCase):
         self.command("send", text="later", peer=str(BOB), id="mine")
         waiting = self.event()
         self.assertEqual((waiting["event"], waiting["id"], waiting["number"]), ("waiting", "mine", 1))
-        wire = Wire(BOB)
-        self.happen(connected(wire))
-        wire.run()
-        self.assertEqual(wire.heard, ["later"])
-        wire.far.chat.history.read(ME)
-        wire.run()
+        chat_link = ChatLink(BOB)
+        self.emit(connected(chat_link))
+        chat_link.run()
+        self.assertEqual(chat_link.heard, ["later"])
+        chat_link.far.chat.history.read(ME)
+        chat_link.run()
         told = [(e["event"], e["id"]) for e in self.events() if e.get("number") == 1]
         self.assertEqual(told, [("sent", "mine"), ("delivered", "mine"), ("read", "mine")])
 
     def test_what_another_view_sends_is_told_in_full(self) -> None:
         self.connect()
-        self.stage.chat.send(BOB, "from a browser")
+        self.fixture.chat.send(BOB, "from a browser")
         added, sent = self.events()
         self.assertEqual((added["event"], added["text"], added["number"]), ("added", "from a browser", 1))
         self.assertEqual((sent["event"], sent["number"]), ("sent", 1))
 
     def test_requests_are_answered(self) -> None:
-        wire = self.connect()
-        wire.far.send("hello")
-        wire.run()
+        chat_link = self.connect()
+        chat_link.far.send("hello")
+        chat_link.run()
         self.events()
         self.command("history", peer=str(BOB), request="r1")
         result = self.event()
@@ -245,52 +247,52 @@ class CommandTests(JSONCase):
 
     def test_the_end_of_the_input_lets_a_waiting_message_try(self) -> None:
         """Its peer is called once; what came of that decides."""
-        self.happen(Registered("punch://x:1"))
+        self.emit(Registered("punch://x:1"))
         self.command("send", text="later", peer=str(BOB))
         self.front_end.input_over()
-        self.stage.clock.advance(1.0)
-        self.assertEqual((self.stage.node.asked, self.stage.ends), ([("call", BOB)], []))
-        self.happen(CallFailed(BOB, OtherCause("not-registered", "Not there.")))
-        self.assertEqual(self.stage.ends, [(1, None)])
+        self.fixture.clock.advance(1.0)
+        self.assertEqual((self.fixture.node.asked, self.fixture.ends), ([("call", BOB)], []))
+        self.emit(CallFailed(BOB, OtherCause("not-registered", "Not there.")))
+        self.assertEqual(self.fixture.ends, [(1, None)])
 
     def test_the_end_of_the_input_before_the_rendezvous_is_there(self) -> None:
         """The peer for whom a message waits is called all the same."""
         self.command("send", peer=str(BOB), text="hi")
         self.front_end.input_over()
-        self.assertEqual(self.stage.ends, [])
-        self.happen(Registered("punch://x:1"))
-        self.stage.clock.advance(0)
-        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.assertEqual(self.fixture.ends, [])
+        self.emit(Registered("punch://x:1"))
+        self.fixture.clock.advance(0)
+        self.assertEqual(self.fixture.node.asked, [("call", BOB)])
         self.assertEqual(self.connect().heard, ["hi"])
-        self.stage.clock.advance(2)
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.fixture.clock.advance(2)
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_the_end_of_the_input_without_a_rendezvous(self) -> None:
         self.command("send", peer=str(BOB), text="hi")
         self.front_end.input_over()
-        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.0))
-        self.assertEqual(self.stage.ends, [])
-        self.stage.clock.advance(REGISTRATION_TIMEOUT)
-        self.assertEqual([status for status, _ in self.stage.ends], [1])
+        self.emit(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.0))
+        self.assertEqual(self.fixture.ends, [])
+        self.fixture.clock.advance(REGISTRATION_TIMEOUT)
+        self.assertEqual([status for status, _ in self.fixture.ends], [1])
 
     def test_hangup_and_quit(self) -> None:
-        wire = self.connect()
+        chat_link = self.connect()
         self.command("hangup")
-        self.assertEqual(self.stage.node.asked, [("hangup", BOB)])
+        self.assertEqual(self.fixture.node.asked, [("hangup", BOB)])
         self.command("quit")
-        wire.run()
-        self.assertEqual(self.stage.ends, [(0, None)])
+        chat_link.run()
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_hangup_of_a_call(self) -> None:
         self.command("call", peer=str(BOB))
         self.command("hangup")
-        self.assertEqual(self.stage.node.asked[-1], ("hangup", BOB))
+        self.assertEqual(self.fixture.node.asked[-1], ("hangup", BOB))
 
     def test_commands_in_pieces(self) -> None:
         data = json.dumps({"command": "call", "peer": str(BOB)}).encode() + b"\r\n\n  \n"
         for position in range(len(data)):
             self.front_end.input_received(data[position : position + 1])
-        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.assertEqual(self.fixture.node.asked, [("call", BOB)])
         self.assertEqual(self.events(), [])
 
     def test_mistakes_are_answered_and_survived(self) -> None:
@@ -324,9 +326,9 @@ class CommandTests(JSONCase):
                 event = self.event()
                 self.assertEqual((event["event"], event["reason"]), ("error", reason))
                 self.assertTrue(event["text"].endswith("."), event["text"])
-        self.assertEqual((self.stage.ends, self.stage.node.asked), ([], []))
+        self.assertEqual((self.fixture.ends, self.fixture.node.asked), ([], []))
         self.command("call", peer=str(BOB))
-        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.assertEqual(self.fixture.node.asked, [("call", BOB)])
 
     def test_an_error_names_command_and_id(self) -> None:
         self.command("send", text="x", id="mine")
@@ -338,7 +340,7 @@ class CommandTests(JSONCase):
             self.front_end.input_received(b"x" * 50_000)
         self.assertEqual(self.event()["reason"], "too-long")
         self.front_end.input_received(b'\n{"command":"quit"}\n')
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_texts_that_cannot_travel(self) -> None:
         self.connect()
@@ -348,10 +350,10 @@ class CommandTests(JSONCase):
         self.assertEqual(self.event()["reason"], "malformed")
 
     def test_the_longest_text_with_all_bytes_escaped(self) -> None:
-        wire = self.connect()
+        chat_link = self.connect()
         self.command("send", text="\x01" * 16_384)
-        wire.run()
-        self.assertEqual(wire.heard, ["\x01" * 16_384])
+        chat_link.run()
+        self.assertEqual(chat_link.heard, ["\x01" * 16_384])
 
     def test_several_links_must_be_told_apart(self) -> None:
         self.connect()
@@ -363,144 +365,144 @@ class CommandTests(JSONCase):
         """The node asks the link; only its answer makes the call an error."""
         self.connect()
         self.command("call", peer=str(BOB))
-        self.assertEqual(self.stage.node.asked[-1], ("call", BOB))
+        self.assertEqual(self.fixture.node.asked[-1], ("call", BOB))
         self.assertEqual(self.events(), [])
         self.front_end.input_over()
-        self.assertEqual(self.stage.ends, [])
-        self.happen(AlreadyConnected(BOB))
+        self.assertEqual(self.fixture.ends, [])
+        self.emit(AlreadyConnected(BOB))
         event = self.event()
         self.assertEqual(
             (event["event"], event["reason"], event["command"], event["peer"]),
             ("error", "already-connected", "call", str(BOB)),
         )
-        self.stage.clock.advance(2.0)
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.fixture.clock.advance(2.0)
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_hanging_up_a_link_and_the_call_that_replaces_it(self) -> None:
         """Both are with one peer, so it need not be named."""
         self.connect()
         self.command("call", peer=str(BOB))
         self.command("hangup")
-        self.assertEqual(self.stage.node.asked[-1], ("hangup", BOB))
+        self.assertEqual(self.fixture.node.asked[-1], ("hangup", BOB))
 
 
 class EndTests(JSONCase):
     def test_end_of_input_waits_for_marks(self) -> None:
-        wire = self.connect()
+        chat_link = self.connect()
         self.command("send", text="x")
         self.front_end.input_over()
-        self.assertEqual(self.stage.ends, [])
-        wire.run()
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.fixture.ends, [])
+        chat_link.run()
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_end_of_input_does_not_wait_for_a_lost_path_for_ever(self) -> None:
         """After a minute the link is hung up, unless the path is back; nothing else that waits ends so."""
         self.connect()
         back = PathChanged(BOB, Path("host", Address("192.0.2.1", 1), Address("192.0.2.2", 2), "udp", 0.1))
-        self.happen(PathLost(BOB, "bob"))
-        self.stage.clock.advance(100.0)
-        self.happen(back)
+        self.emit(PathLost(BOB, "bob"))
+        self.fixture.clock.advance(100.0)
+        self.emit(back)
         self.command("send", text="x")
         self.front_end.input_over()
-        self.stage.clock.advance(100.0)
-        self.assertEqual(self.stage.node.asked, [])
-        self.happen(PathLost(BOB, "bob"))
-        self.stage.clock.advance(59.0)
-        self.assertEqual(self.stage.node.asked, [])
-        self.stage.clock.advance(2.0)
-        self.assertEqual(self.stage.node.asked, [("hangup", BOB)])
-        self.happen(Disconnected(BOB, OtherCause("bye", "Closed here.")))
-        self.assertEqual([status for status, _ in self.stage.ends], [1])
+        self.fixture.clock.advance(100.0)
+        self.assertEqual(self.fixture.node.asked, [])
+        self.emit(PathLost(BOB, "bob"))
+        self.fixture.clock.advance(59.0)
+        self.assertEqual(self.fixture.node.asked, [])
+        self.fixture.clock.advance(2.0)
+        self.assertEqual(self.fixture.node.asked, [("hangup", BOB)])
+        self.emit(Disconnected(BOB, OtherCause("bye", "Closed here.")))
+        self.assertEqual([status for status, _ in self.fixture.ends], [1])
 
     def test_the_last_command_needs_no_newline(self) -> None:
         self.front_end.input_received(b'{"command":"dance"}')
         self.front_end.input_over()
         self.assertEqual(self.event()["reason"], "unknown-command")
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_end_of_input_waits_for_calls(self) -> None:
         self.command("call", peer=str(BOB))
         self.front_end.input_over()
-        self.assertEqual(self.stage.ends, [])
-        self.happen(CallFailed(BOB, OtherCause("not-registered", "Not there.")))
-        self.assertEqual(self.stage.ends, [(1, None)])
+        self.assertEqual(self.fixture.ends, [])
+        self.emit(CallFailed(BOB, OtherCause("not-registered", "Not there.")))
+        self.assertEqual(self.fixture.ends, [(1, None)])
 
     def test_end_of_input_with_a_link_that_dies(self) -> None:
         self.connect()
         self.command("send", text="x")
         self.front_end.input_over()
-        self.happen(Disconnected(BOB, OtherCause("lost", "Gone.")))
-        self.assertEqual(self.stage.ends, [(1, None)])
+        self.emit(Disconnected(BOB, OtherCause("lost", "Gone.")))
+        self.assertEqual(self.fixture.ends, [(1, None)])
 
     def test_a_service_goes_on(self) -> None:
         self.begin(InputKind.NOTHING)
         self.front_end.input_over()
-        self.happen(Registered("punch://x:1"))
-        self.assertEqual(self.stage.ends, [])
+        self.emit(Registered("punch://x:1"))
+        self.assertEqual(self.fixture.ends, [])
 
     def test_the_call_of_the_command_line_must_succeed(self) -> None:
         self.begin(target=BOB)
-        self.assertEqual(self.stage.node.asked, [("call", BOB)])
-        self.happen(CallFailed(BOB, OtherCause("not-registered", "Not there.")))
-        self.assertEqual(self.stage.ends, [(1, "Not there.")])
+        self.assertEqual(self.fixture.node.asked, [("call", BOB)])
+        self.emit(CallFailed(BOB, OtherCause("not-registered", "Not there.")))
+        self.assertEqual(self.fixture.ends, [(1, "Not there.")])
 
     def test_a_call_that_once_succeeded_may_fail_later(self) -> None:
         self.begin(target=BOB)
         self.connect()
-        self.happen(Disconnected(BOB, OtherCause("bye", "Left.")))
+        self.emit(Disconnected(BOB, OtherCause("bye", "Left.")))
         self.command("call", peer=str(BOB))
-        self.happen(CallFailed(BOB, OtherCause("not-registered", "Not there.")))
-        self.assertEqual(self.stage.ends, [])
+        self.emit(CallFailed(BOB, OtherCause("not-registered", "Not there.")))
+        self.assertEqual(self.fixture.ends, [])
 
     def test_a_node_that_cannot_go_on(self) -> None:
-        self.happen(Unregistered(OtherCause("bad-pin", "Wrong key."), None))
+        self.emit(Unregistered(OtherCause("bad-pin", "Wrong key."), None))
         self.assertEqual(self.event()["retry_in"], None)
-        self.happen(CallFailed(None, OtherCause("bad-pin", "Wrong key.")))
+        self.emit(CallFailed(None, OtherCause("bad-pin", "Wrong key.")))
         self.assertEqual(self.event()["reason"], "bad-pin")
-        self.assertEqual(self.stage.ends, [(1, "Wrong key.")])
+        self.assertEqual(self.fixture.ends, [(1, "Wrong key.")])
 
     def test_patience_with_a_rendezvous_never_reached(self) -> None:
-        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 1.0))
-        self.stage.clock.advance(REGISTRATION_TIMEOUT - 1)
-        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "Still none."), 1.0))
-        self.assertEqual(self.stage.ends, [])
+        self.emit(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 1.0))
+        self.fixture.clock.advance(REGISTRATION_TIMEOUT - 1)
+        self.emit(Unregistered(OtherCause("rendezvous-unreachable", "Still none."), 1.0))
+        self.assertEqual(self.fixture.ends, [])
         self.events()
-        self.stage.clock.advance(1)
-        self.assertEqual(self.stage.ends, [(1, "Still none.")])
+        self.fixture.clock.advance(1)
+        self.assertEqual(self.fixture.ends, [(1, "Still none.")])
         event = self.event()
         self.assertEqual((event["event"], event["reason"]), ("failed", "rendezvous-unreachable"))
 
     def test_a_page_is_patient(self) -> None:
-        self.stage.chat.new_page = lambda: "http://127.0.0.1:1/"
-        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "It can't be reached."), 1.0))
-        self.stage.clock.advance(10 * REGISTRATION_TIMEOUT)
-        self.assertEqual(self.stage.ends, [])
+        self.fixture.chat.new_page = lambda: "http://127.0.0.1:1/"
+        self.emit(Unregistered(OtherCause("rendezvous-unreachable", "It can't be reached."), 1.0))
+        self.fixture.clock.advance(10 * REGISTRATION_TIMEOUT)
+        self.assertEqual(self.fixture.ends, [])
 
     def test_patience_ends_with_registration(self) -> None:
-        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 1.0))
-        self.happen(Registered("punch://x:1"))
-        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "Lost."), 1.0))
-        self.stage.clock.advance(10 * REGISTRATION_TIMEOUT)
-        self.stage.chat.stop()
-        self.assertEqual((self.stage.ends, self.stage.clock.getDelayedCalls()), ([], []))
+        self.emit(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 1.0))
+        self.emit(Registered("punch://x:1"))
+        self.emit(Unregistered(OtherCause("rendezvous-unreachable", "Lost."), 1.0))
+        self.fixture.clock.advance(10 * REGISTRATION_TIMEOUT)
+        self.fixture.chat.stop()
+        self.assertEqual((self.fixture.ends, self.fixture.clock.getDelayedCalls()), ([], []))
 
     def test_stopping_leaves_no_timer(self) -> None:
-        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 1.0))
-        self.happen(PathLost(BOB, "bob"))
+        self.emit(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 1.0))
+        self.emit(PathLost(BOB, "bob"))
         self.front_end.view.exit.stop()
-        self.stage.chat.stop()
-        self.assertEqual(self.stage.clock.getDelayedCalls(), [])
+        self.fixture.chat.stop()
+        self.assertEqual(self.fixture.clock.getDelayedCalls(), [])
 
     def test_output_without_a_reader(self) -> None:
         self.front_end.view.output_lost()
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_output_that_cannot_be_written(self) -> None:
         self.front_end.view.output_lost(failed=True)
-        self.assertEqual(self.stage.ends, [(1, "The output can't be written, as on a full disk.")])
+        self.assertEqual(self.fixture.ends, [(1, "The output can't be written, as on a full disk.")])
 
     def test_output_lost_with_something_undelivered(self) -> None:
         self.connect()
         self.command("send", text="x")
         self.front_end.view.output_lost()
-        self.assertEqual(self.stage.ends[0][0], 1)
+        self.assertEqual(self.fixture.ends[0][0], 1)

@@ -23,7 +23,7 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.node.path import Path
-from punch.test.front_ends import BOB, EVE, ME, Stage, Wire, connected, identity, incoming
+from punch.test.front_ends import BOB, EVE, ME, ChatLink, FrontEndFixture, connected, identity, incoming
 from punch.ui.exit_policy import REGISTRATION_TIMEOUT
 from punch.ui.front_end import MAX_PENDING
 from punch.ui.send_queue import split_text
@@ -43,50 +43,50 @@ class StdioCase(SynchronousTestCase):
     def begin(
         self, target: PeerID | None = None, kind: InputKind | None = None, history: bool = True
     ) -> None:
-        self.stage = Stage(target, history)
-        stage = self.stage
+        self.fixture = FrontEndFixture(target, history)
+        fixture = self.fixture
         self.front_end = StdioFrontEnd(
-            stage.settings,
-            stage.context,
-            stage.chat,
-            stage.screen,
+            fixture.settings,
+            fixture.context,
+            fixture.chat,
+            fixture.screen,
             kind or self.kind,
             terminal=self.terminal,
             environ=self.environ,
         )
-        self.stage.start()
+        self.fixture.start()
 
-    def happen(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         """The node says something."""
-        self.stage.chat.handle(event)
+        self.fixture.node.emit(event)
 
     def shown(self) -> str:
-        return self.stage.screen.take()
+        return self.fixture.screen.take()
 
     def type(self, text: str) -> None:
         self.front_end.input_received(text.encode())
 
-    def connect(self, peer: PeerID = BOB, name: str = "bob") -> Wire:
-        wire = Wire(peer)
-        self.happen(connected(wire, name))
-        wire.run()
-        return wire
+    def connect(self, peer: PeerID = BOB, name: str = "bob") -> ChatLink:
+        chat_link = ChatLink(peer)
+        self.emit(connected(chat_link, name))
+        chat_link.run()
+        return chat_link
 
 
 class PipeTests(StdioCase):
     def test_stages_are_shown(self) -> None:
         self.begin(target=BOB)
-        self.happen(Registered("punch://192.0.2.7:7001/abc"))
-        self.happen(Calling(BOB))
-        self.happen(Introduced(BOB, "bob"))
-        self.happen(Checking(BOB, 4))
+        self.emit(Registered("punch://192.0.2.7:7001/abc"))
+        self.emit(Calling(BOB))
+        self.emit(Introduced(BOB, "bob"))
+        self.emit(Checking(BOB, 4))
         self.connect()
-        self.happen(
+        self.emit(
             PathChanged(BOB, Path("prflx", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
         )
-        self.happen(PathLost(BOB, "bob"))
+        self.emit(PathLost(BOB, "bob"))
         shown = self.shown()
-        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.assertEqual(self.fixture.node.asked, [("call", BOB)])
         for part in (
             f"Your ID: {ME}",
             "Registered at punch://192.0.2.7:7001/abc",
@@ -104,57 +104,57 @@ class PipeTests(StdioCase):
 
     def test_a_call_is_told_when_it_goes_out(self) -> None:
         self.begin(target=BOB)
-        self.happen(Calling(BOB))
+        self.emit(Calling(BOB))
         self.assertNotIn("Calling", self.shown())
-        self.happen(Registered("punch://x:1"))
+        self.emit(Registered("punch://x:1"))
         self.assertRegex(self.shown(), r"Registered.*\nCalling")
 
     def test_a_line_is_delivered_and_the_process_done(self) -> None:
         self.begin(target=BOB)
         self.type("hi\n")
         self.front_end.input_over()
-        self.assertEqual(self.stage.ends, [])
-        wire = self.connect()
-        self.assertEqual(wire.heard, ["hi"])
+        self.assertEqual(self.fixture.ends, [])
+        chat_link = self.connect()
+        self.assertEqual(chat_link.heard, ["hi"])
         self.assertIn("✓ delivered: hi\n", self.shown())
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_nothing_to_say_is_done_once_connected(self) -> None:
         self.begin(target=BOB, kind=InputKind.NOTHING)
         self.front_end.input_over()
-        self.assertEqual(self.stage.ends, [])
+        self.assertEqual(self.fixture.ends, [])
         self.connect()
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_what_the_disk_refuses_is_tried_again(self) -> None:
         """In order, and the process does not end before."""
         self.begin(target=BOB)
-        wire = self.connect()
-        self.stage.disk.full = True
+        chat_link = self.connect()
+        self.fixture.disk.full = True
         self.type("one\ntwo\n")
         self.assertIn("is tried again: The history can't be used: the disk is full.", self.shown())
-        self.stage.clock.advance(3.0)
+        self.fixture.clock.advance(3.0)
         self.type("three\n")
         self.front_end.input_over()
-        self.stage.clock.advance(8.0)
-        self.assertEqual((wire.heard, self.stage.ends, self.shown()), ([], [], ""))
-        self.stage.disk.full = False
-        self.stage.clock.advance(2.0)
-        wire.run()
-        self.assertEqual(wire.heard, ["one", "two", "three"])
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.fixture.clock.advance(8.0)
+        self.assertEqual((chat_link.heard, self.fixture.ends, self.shown()), ([], [], ""))
+        self.fixture.disk.full = False
+        self.fixture.clock.advance(2.0)
+        chat_link.run()
+        self.assertEqual(chat_link.heard, ["one", "two", "three"])
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_a_disk_that_stays_full(self) -> None:
         self.begin(target=BOB)
         self.connect()
-        self.stage.disk.full = True
+        self.fixture.disk.full = True
         self.type("only \x1b[31mline\n")
         self.front_end.input_over()
         for _ in range(29):
-            self.stage.clock.advance(1.0)
-        self.assertEqual(self.stage.ends, [])
-        self.stage.clock.advance(2.0)
-        [(status, sentence)] = self.stage.ends
+            self.fixture.clock.advance(1.0)
+        self.assertEqual(self.fixture.ends, [])
+        self.fixture.clock.advance(2.0)
+        [(status, sentence)] = self.fixture.ends
         self.assertEqual(status, 1)
         self.assertEqual(
             sentence,
@@ -166,18 +166,18 @@ class PipeTests(StdioCase):
         """Whatever ends the process, what was typed and not stored is named."""
         self.begin(target=BOB)
         self.connect()
-        self.stage.disk.full = True
+        self.fixture.disk.full = True
         self.type("first\nsecond\n")
-        self.happen(Disconnected(BOB, OtherCause("bye", "Bob hung up.")))
-        [(status, sentence)] = self.stage.ends
+        self.emit(Disconnected(BOB, OtherCause("bye", "Bob hung up.")))
+        [(status, sentence)] = self.fixture.ends
         self.assertEqual(status, 1)
         self.assertRegex(str(sentence), 'Bob hung up.* 2 lines, the first of them "first", were not stored')
 
     def test_a_line_that_can_never_be_sent(self) -> None:
         self.begin(target=BOB)
-        self.stage.chat.contacts.block(BOB)
+        self.fixture.chat.contacts.block(BOB)
         self.type("a\nb\n")
-        [(status, sentence)] = self.stage.ends
+        [(status, sentence)] = self.fixture.ends
         self.assertEqual(status, 1)
         self.assertRegex(str(sentence), 'The line "a" was not sent: You have blocked')
 
@@ -186,60 +186,60 @@ class PipeTests(StdioCase):
         self.type("one\r\n\n/quit\nlast")
         self.front_end.input_over()
         self.assertEqual(self.connect().heard, ["one", "", "/quit", "last"])
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_bytes_in_any_pieces(self) -> None:
         self.begin(target=BOB)
-        wire = self.connect()
+        chat_link = self.connect()
         for byte in "grüße\nworld\n".encode():
             self.front_end.input_received(bytes([byte]))
-        wire.run()
-        self.assertEqual(wire.heard, ["grüße", "world"])
+        chat_link.run()
+        self.assertEqual(chat_link.heard, ["grüße", "world"])
 
     def test_what_is_not_utf_8_is_replaced_and_said_once(self) -> None:
         self.begin(target=BOB)
-        wire = self.connect()
+        chat_link = self.connect()
         self.front_end.input_received(b"a\xffb\n\xfe\n")
-        wire.run()
-        self.assertEqual(wire.heard, ["a\ufffdb", "\ufffd"])
+        chat_link.run()
+        self.assertEqual(chat_link.heard, ["a\ufffdb", "\ufffd"])
         self.assertEqual(self.shown().count("not all UTF-8"), 1)
 
     def test_long_lines_go_in_parts(self) -> None:
         self.begin(target=BOB)
-        wire = self.connect()
+        chat_link = self.connect()
         line = "é" * 20_000 + "x" * 10
         self.type(line + "\nshort\n" + "y" * MAX_TEXT + "\n")
-        wire.run()
-        self.assertEqual("".join(wire.heard[:3]), line)
-        self.assertEqual(wire.heard[3:], ["short", "y" * MAX_TEXT])
+        chat_link.run()
+        self.assertEqual("".join(chat_link.heard[:3]), line)
+        self.assertEqual(chat_link.heard[3:], ["short", "y" * MAX_TEXT])
         self.assertEqual(self.shown().count("several messages"), 1)
 
     def test_invalid_bytes_grow_and_still_fit(self) -> None:
         self.begin(target=BOB)
-        wire = self.connect()
+        chat_link = self.connect()
         self.front_end.input_received(b"\xff" * MAX_TEXT + b"\n")
-        wire.run()
-        self.assertEqual("".join(wire.heard), "\ufffd" * MAX_TEXT)
+        chat_link.run()
+        self.assertEqual("".join(chat_link.heard), "\ufffd" * MAX_TEXT)
 
     def test_stdin_is_not_read_faster_than_it_is_delivered(self) -> None:
         self.begin(target=BOB)
         line = "x" * 1000 + "\n"
-        while self.stage.screen.reading:
+        while self.fixture.screen.reading:
             self.type(line)
         self.assertLess(self.front_end.pending_size(), 2 * MAX_PENDING)
         self.connect()
-        self.assertTrue(self.stage.screen.reading)
+        self.assertTrue(self.fixture.screen.reading)
 
     def test_a_waiting_peer_keeps_lines_for_whoever_comes(self) -> None:
         self.begin()
         self.type("kept\n")
         self.front_end.input_over()
-        wire = self.connect()
-        self.assertEqual(wire.heard, ["kept"])
-        self.assertEqual(self.stage.ends, [])
-        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
+        chat_link = self.connect()
+        self.assertEqual(chat_link.heard, ["kept"])
+        self.assertEqual(self.fixture.ends, [])
+        self.emit(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         self.assertIn("Bob left.", self.shown())
-        self.assertEqual(self.stage.ends, [])
+        self.assertEqual(self.fixture.ends, [])
 
     def test_words_go_to_the_newest_link(self) -> None:
         self.begin()
@@ -251,36 +251,36 @@ class PipeTests(StdioCase):
 
     def test_messages_are_shown_harmless_and_then_acknowledged(self) -> None:
         self.begin()
-        wire = self.connect(name="b\x1b[2Job\u202e")
-        self.stage.screen.stalled = True
-        wire.far.send("red \x1b[31m\nYour ID: fake\ttab 👩\u200d💻")
-        wire.run()
-        self.assertEqual(wire.marks, [])
+        chat_link = self.connect(name="b\x1b[2Job\u202e")
+        self.fixture.screen.stalled = True
+        chat_link.far.send("red \x1b[31m\nYour ID: fake\ttab 👩\u200d💻")
+        chat_link.run()
+        self.assertEqual(chat_link.marks, [])
         shown = self.shown()
         self.assertIn("b\\x1b[2Job\\u202e: red \\x1b[31m\n    Your ID: fake\ttab 👩\u200d💻\n", shown)
         self.assertNotIn("\x1b", shown)
-        self.stage.screen.flush()
-        wire.run()
-        self.assertEqual(wire.marks, [1])
+        self.fixture.screen.flush()
+        chat_link.run()
+        self.assertEqual(chat_link.marks, [1])
 
     def test_nobody_speaks_in_our_name(self) -> None:
         """Lines of ours begin with "you"; those of somebody who calls himself so don't."""
         for number, name in enumerate(("you", "You to Bob", "YOU:")):
             stranger = identity(40 + number).peer_id
             self.begin()
-            wire = self.connect(stranger, name=name)
-            wire.far.send("I agree")
-            wire.run()
+            chat_link = self.connect(stranger, name=name)
+            chat_link.far.send("I agree")
+            chat_link.run()
             self.assertIn(f"{name} ({stranger.short}): I agree\n", self.shown())
 
     def test_a_stranger_is_refused_with_a_sentence(self) -> None:
         self.begin()
-        self.happen(incoming(EVE))
-        self.stage.node.reject_unanswerable()
+        self.emit(incoming(EVE))
+        self.fixture.node.reject_unanswerable()
         shown = self.shown()
         self.assertIn(f"eve is calling, ID {EVE}", shown)
         self.assertIn("--accept", shown)
-        self.assertEqual(self.stage.node.asked, [("reject", EVE)])
+        self.assertEqual(self.fixture.node.asked, [("reject", EVE)])
 
     def test_failures_end_with_their_sentence(self) -> None:
         cases = [
@@ -289,118 +289,118 @@ class PipeTests(StdioCase):
         ]
         for event in cases:
             self.begin(target=BOB)
-            self.happen(event)
-            self.assertEqual(self.stage.ends, [(1, "Not there.")])
+            self.emit(event)
+            self.assertEqual(self.fixture.ends, [(1, "Not there.")])
 
     def test_a_lost_link_is_a_failure(self) -> None:
         self.begin(target=BOB)
         self.connect()
         self.type("under way\n")
-        self.happen(Disconnected(BOB, OtherCause("lost", "It was lost.")))
+        self.emit(Disconnected(BOB, OtherCause("lost", "It was lost.")))
         kept = "1 message not delivered: kept here, and sent when both are there next"
-        self.assertEqual(self.stage.ends, [(1, f"It was lost. {kept}.")])
+        self.assertEqual(self.fixture.ends, [(1, f"It was lost. {kept}.")])
 
     def test_hung_up_before_all_was_said(self) -> None:
         self.begin(target=BOB)
         self.connect()
         self.type("under way\n")
-        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
+        self.emit(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         kept = "1 message not delivered: kept here, and sent when both are there next"
-        self.assertEqual(self.stage.ends, [(1, f"Bob left. ({kept})")])
+        self.assertEqual(self.fixture.ends, [(1, f"Bob left. ({kept})")])
         self.begin(target=BOB, history=False)
         self.connect()
         self.type("under way\n")
-        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
-        self.assertEqual(self.stage.ends, [(1, "Bob left. (1 message not delivered)")])
+        self.emit(Disconnected(BOB, OtherCause("bye", "Bob left.")))
+        self.assertEqual(self.fixture.ends, [(1, "Bob left. (1 message not delivered)")])
         self.begin(target=BOB)
         self.connect()
-        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
-        self.assertEqual(self.stage.ends, [(1, "Bob left. (the input had not ended)")])
+        self.emit(Disconnected(BOB, OtherCause("bye", "Bob left.")))
+        self.assertEqual(self.fixture.ends, [(1, "Bob left. (the input had not ended)")])
 
     def test_patience_with_a_rendezvous_never_reached(self) -> None:
         self.begin()
         for _ in range(3):
-            self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
+            self.emit(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
         self.assertEqual(self.shown().count("No answer. Trying again in 4 s."), 1)
-        self.stage.clock.advance(REGISTRATION_TIMEOUT)
-        self.assertEqual(self.stage.ends, [(1, "No answer.")])
+        self.fixture.clock.advance(REGISTRATION_TIMEOUT)
+        self.assertEqual(self.fixture.ends, [(1, "No answer.")])
 
     def test_patience_counts_from_the_start(self) -> None:
         """Whenever the first failure comes, or if none does: a name server may keep silent."""
         for failed_after in (REGISTRATION_TIMEOUT - 1, None):
             self.begin()
             if failed_after is not None:
-                self.stage.clock.advance(failed_after)
-                self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
-                self.stage.clock.advance(REGISTRATION_TIMEOUT - failed_after)
-                self.assertEqual(self.stage.ends, [(1, "No answer.")])
+                self.fixture.clock.advance(failed_after)
+                self.emit(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
+                self.fixture.clock.advance(REGISTRATION_TIMEOUT - failed_after)
+                self.assertEqual(self.fixture.ends, [(1, "No answer.")])
             else:
-                self.stage.clock.advance(REGISTRATION_TIMEOUT)
-                ((status, sentence),) = self.stage.ends
+                self.fixture.clock.advance(REGISTRATION_TIMEOUT)
+                ((status, sentence),) = self.fixture.ends
                 self.assertEqual(status, 1)
                 self.assertIn("has not answered within 10 seconds; check its address", sentence)
 
     def test_a_link_outlives_the_rendezvous(self) -> None:
         self.begin()
-        wire = self.connect()
-        self.happen(CallFailed(None, OtherCause("replaced", "Another process took over.")))
-        self.assertEqual(self.stage.ends, [])
+        chat_link = self.connect()
+        self.emit(CallFailed(None, OtherCause("replaced", "Another process took over.")))
+        self.assertEqual(self.fixture.ends, [])
         self.type("still here\n")
-        wire.run()
-        self.assertEqual(wire.heard, ["still here"])
+        chat_link.run()
+        self.assertEqual(chat_link.heard, ["still here"])
 
     def test_the_last_link_of_a_peer_that_cannot_register_again(self) -> None:
         self.begin()
         self.connect()
-        self.happen(CallFailed(None, OtherCause("replaced", "Another process took over.")))
-        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
-        self.assertEqual(self.stage.ends, [(1, "Another process took over.")])
+        self.emit(CallFailed(None, OtherCause("replaced", "Another process took over.")))
+        self.emit(Disconnected(BOB, OtherCause("bye", "Bob left.")))
+        self.assertEqual(self.fixture.ends, [(1, "Another process took over.")])
 
     def test_what_the_other_side_still_says_is_heard(self) -> None:
         """Both have one line and leave: neither is lost, whoever is first."""
         self.begin(target=BOB)
         self.type("mine\n")
         self.front_end.input_over()
-        self.stage.screen.stalled = True
-        wire = Wire(BOB)
-        wire.far.send("theirs")
-        self.happen(connected(wire))
-        wire.run()
-        self.assertEqual((wire.heard, wire.marks, self.stage.ends), (["mine"], [], []))
-        self.stage.screen.flush()
-        wire.run()
-        self.assertEqual((wire.marks, self.stage.ends), ([1], [(0, None)]))
+        self.fixture.screen.stalled = True
+        chat_link = ChatLink(BOB)
+        chat_link.far.send("theirs")
+        self.emit(connected(chat_link))
+        chat_link.run()
+        self.assertEqual((chat_link.heard, chat_link.marks, self.fixture.ends), (["mine"], [], []))
+        self.fixture.screen.flush()
+        chat_link.run()
+        self.assertEqual((chat_link.marks, self.fixture.ends), ([1], [(0, None)]))
 
     def test_a_peer_that_chats_nonsense(self) -> None:
         self.begin(target=BOB)
-        wire = self.connect()
-        assert wire.near is not None
-        wire.near.dataReceived(b"\x02\x00\x00")
-        self.assertTrue(wire.near_transport.disconnecting)
-        wire.near.connectionLost(Failure(ConnectionAborted()))
-        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        chat_link = self.connect()
+        assert chat_link.near is not None
+        chat_link.near.dataReceived(b"\x02\x00\x00")
+        self.assertTrue(chat_link.near_transport.disconnecting)
+        chat_link.near.connectionLost(Failure(ConnectionAborted()))
+        self.assertEqual(self.fixture.node.asked, [("call", BOB)])
 
     def test_a_chat_that_ends_before_its_link(self) -> None:
         self.begin(target=BOB)
-        wire = self.connect()
-        near = wire.near
+        chat_link = self.connect()
+        near = chat_link.near
         assert near is not None
         near.connectionLost(Failure(ConnectionDone()))
-        self.stage.clock.advance(REOPEN_DELAY)
-        self.assertIsNot(wire.near, near)
-        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.fixture.clock.advance(REOPEN_DELAY)
+        self.assertIsNot(chat_link.near, near)
+        self.assertEqual(self.fixture.node.asked, [("call", BOB)])
 
     def test_another_peer_does_not_end_a_call(self) -> None:
         self.begin(target=BOB)
-        self.happen(CallFailed(EVE, OtherCause("cancelled", "Eve gave up.")))
+        self.emit(CallFailed(EVE, OtherCause("cancelled", "Eve gave up.")))
         self.assertIn("Eve gave up.", self.shown())
-        self.assertEqual(self.stage.ends, [])
+        self.assertEqual(self.fixture.ends, [])
 
     def test_output_without_a_reader(self) -> None:
         self.begin(target=BOB)
         self.connect()
         self.front_end.view.output_lost()
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_a_replaced_link_carries_on(self) -> None:
         self.begin()
@@ -420,50 +420,50 @@ class TerminalTests(StdioCase):
     def test_a_stranger_is_let_in_or_not(self) -> None:
         for answer, done in (("y", "accept"), ("no", "reject"), ("YES", "accept")):
             self.begin()
-            self.happen(incoming(EVE, "eve\x07"))
+            self.emit(incoming(EVE, "eve\x07"))
             shown = self.shown()
             self.assertIn(f"Let eve\\x07 ({EVE}) connect? [y/n]", shown)
             self.type("what?\n")
             self.assertIn("type y", self.shown())
             self.type(answer + "\n")
-            self.assertEqual(self.stage.node.asked, [(done, EVE)])
+            self.assertEqual(self.fixture.node.asked, [(done, EVE)])
 
     def test_questions_come_one_at_a_time(self) -> None:
         self.begin()
-        self.happen(incoming(EVE, "eve"))
-        self.happen(incoming(BOB, "bob"))
+        self.emit(incoming(EVE, "eve"))
+        self.emit(incoming(BOB, "bob"))
         self.assertEqual(self.shown().count("[y/n]"), 1)
-        self.happen(CallFailed(EVE, OtherCause("cancelled", "Eve gave up.")))
+        self.emit(CallFailed(EVE, OtherCause("cancelled", "Eve gave up.")))
         self.assertIn("Let bob", self.shown())
         self.type("y\n")
-        self.assertEqual(self.stage.node.asked, [("accept", BOB)])
+        self.assertEqual(self.fixture.node.asked, [("accept", BOB)])
 
     def test_commands(self) -> None:
         self.begin(target=BOB)
-        wire = self.connect()
+        chat_link = self.connect()
         self.shown()
         self.type("/id\n/help\n/dance\n//shrug\n   \n")
-        wire.run()
+        chat_link.run()
         shown = self.shown()
         self.assertIn(f"Your ID: {ME}", shown)
         self.assertIn(f"bob: {BOB}, directly, on the same network, round trip 12 ms", shown)
         self.assertIn("/quit", shown)
         self.assertIn("no command /dance", shown)
-        self.assertEqual(wire.heard, ["/shrug"])
+        self.assertEqual(chat_link.heard, ["/shrug"])
         self.type("/quit\n")
-        wire.run()
-        self.assertEqual(self.stage.ends, [(0, None)])
+        chat_link.run()
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_quit_does_not_wait_long_for_the_other_side(self) -> None:
         self.begin(target=BOB)
         self.connect()
         self.type("/quit\nignored\n")
-        self.stage.clock.advance(LEAVE_TIMEOUT - 0.1)
-        self.assertEqual(self.stage.ends, [])
-        self.stage.clock.advance(0.1)
-        self.assertEqual(self.stage.ends, [(0, None)])
-        self.stage.chat.stop()
-        self.assertEqual(self.stage.clock.getDelayedCalls(), [])
+        self.fixture.clock.advance(LEAVE_TIMEOUT - 0.1)
+        self.assertEqual(self.fixture.ends, [])
+        self.fixture.clock.advance(0.1)
+        self.assertEqual(self.fixture.ends, [(0, None)])
+        self.fixture.chat.stop()
+        self.assertEqual(self.fixture.clock.getDelayedCalls(), [])
 
     def test_nobody_to_talk_to(self) -> None:
         self.begin()
@@ -479,37 +479,37 @@ class TerminalTests(StdioCase):
     def test_ctrl_d(self) -> None:
         self.begin()
         self.front_end.input_over()
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_the_other_side_leaves(self) -> None:
         self.begin(target=BOB)
         self.connect()
-        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
+        self.emit(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         self.assertIn("Bob left.", self.shown())
-        self.assertEqual(self.stage.ends, [])
+        self.assertEqual(self.fixture.ends, [])
 
     def test_what_is_typed_while_the_other_side_is_away_waits_for_it(self) -> None:
         self.begin(target=BOB)
-        self.happen(CallFailed(BOB, OtherCause("not-registered", "Bob is not there.")))
+        self.emit(CallFailed(BOB, OtherCause("not-registered", "Bob is not there.")))
         self.assertIn("Bob is not there.", self.shown())
         self.type("later\n")
-        self.assertEqual(self.stage.ends, [])
+        self.assertEqual(self.fixture.ends, [])
         self.assertEqual(self.connect().heard, ["later"])
 
     def test_who_refuses_is_not_called_again(self) -> None:
         """That is told, also if it was away before."""
         self.begin(target=BOB)
-        self.happen(Registered("punch://x:1"))
-        self.happen(CallFailed(BOB, OtherCause("not-registered", "Bob is not there.")))
+        self.emit(Registered("punch://x:1"))
+        self.emit(CallFailed(BOB, OtherCause("not-registered", "Bob is not there.")))
         self.type("later\n")
-        self.stage.clock.advance(0)
+        self.fixture.clock.advance(0)
         for _ in range(2):
-            self.happen(CallFailed(BOB, OtherCause("not-registered", "Bob is not there.")))
+            self.emit(CallFailed(BOB, OtherCause("not-registered", "Bob is not there.")))
         self.assertEqual(self.shown().count("what you type waits here, and they are called again."), 1)
         for _ in range(2):
-            self.stage.clock.advance(30)
-            self.happen(CallFailed(BOB, OtherCause("refused", "Bob refused the call.")))
-        self.assertEqual(self.stage.node.asked.count(("call", BOB)), 3)
+            self.fixture.clock.advance(30)
+            self.emit(CallFailed(BOB, OtherCause("refused", "Bob refused the call.")))
+        self.assertEqual(self.fixture.node.asked.count(("call", BOB)), 3)
         shown = self.shown()
         self.assertEqual(
             shown.count("what you type waits here until one of you calls. Bob refused the call."), 1
@@ -518,9 +518,9 @@ class TerminalTests(StdioCase):
 
     def test_patience_is_the_users_own(self) -> None:
         self.begin()
-        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
-        self.stage.clock.advance(10 * REGISTRATION_TIMEOUT)
-        self.assertEqual(self.stage.ends, [])
+        self.emit(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
+        self.fixture.clock.advance(10 * REGISTRATION_TIMEOUT)
+        self.assertEqual(self.fixture.ends, [])
 
     def test_words_go_on_to_whom_they_went(self) -> None:
         """Somebody else who connects must not get a line that is being typed; one word changes that."""
@@ -536,7 +536,7 @@ class TerminalTests(StdioCase):
     def test_who_comes_after_the_other_one_left_is_talked_to(self) -> None:
         self.begin()
         self.connect()
-        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
+        self.emit(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         eve = self.connect(EVE, "eve")
         self.assertIn("goes to eve now", self.shown())
         self.type("hi\n")
@@ -548,29 +548,29 @@ class TerminalTests(StdioCase):
 
     def test_a_paste_is_sent_when_the_user_says_so(self) -> None:
         self.begin(target=BOB)
-        wire = self.connect()
+        chat_link = self.connect()
         self.shown()
         self.paste("one\n\n  two\r\n\x1bthree\n")
         self.assertEqual(
             self.shown(), "4 lines came at once, as in a paste. Send them to bob as one message? [y/n]\n"
         )
-        wire.run()
-        self.assertEqual(wire.heard, [])
+        chat_link.run()
+        self.assertEqual(chat_link.heard, [])
         self.type("y\n")
-        wire.run()
-        self.assertEqual(wire.heard, ["one\n\n  two\nthree"])
+        chat_link.run()
+        self.assertEqual(chat_link.heard, ["one\n\n  two\nthree"])
         self.paste("one\ntwo\n")
         self.type("n\n")
         self.type("next\n")
-        wire.run()
+        chat_link.run()
         self.assertIn("2 lines not sent.", self.shown())
-        self.assertEqual(wire.heard[1:], ["next"])
+        self.assertEqual(chat_link.heard[1:], ["next"])
         self.paste("one\ntwo")
         self.assertTrue(self.shown().startswith("\n2 lines came at once"))
 
     def test_what_comes_late_belongs_to_the_paste(self) -> None:
         self.begin(target=BOB)
-        wire = self.connect()
+        chat_link = self.connect()
         self.paste("one\ntwo\n")
         self.shown()
         self.type("three\n")
@@ -578,23 +578,23 @@ class TerminalTests(StdioCase):
         self.paste("four\nfive\n")
         self.assertIn("5 lines came at once", self.shown())
         self.type("y\n")
-        wire.run()
-        self.assertEqual(wire.heard, ["one\ntwo\nthree\nfour\nfive"])
+        chat_link.run()
+        self.assertEqual(chat_link.heard, ["one\ntwo\nthree\nfour\nfive"])
 
     def test_a_paste_answers_no_question(self) -> None:
         self.begin(target=BOB)
-        wire = self.connect()
-        self.happen(incoming(EVE, "eve"))
+        chat_link = self.connect()
+        self.emit(incoming(EVE, "eve"))
         self.shown()
         self.paste("y\nn\n")
         self.assertRegex(self.shown(), r"(?s)2 lines came at once: .*asked next.*Let eve .*\[y/n\]")
-        self.assertEqual(self.stage.node.asked, [("call", BOB)])
+        self.assertEqual(self.fixture.node.asked, [("call", BOB)])
         self.type("n\n")
-        self.assertEqual(self.stage.node.asked, [("call", BOB), ("reject", EVE)])
+        self.assertEqual(self.fixture.node.asked, [("call", BOB), ("reject", EVE)])
         self.assertIn("2 lines came at once, as in a paste.", self.shown())
         self.type("y\n")
-        wire.run()
-        self.assertEqual(wire.heard, ["y\nn"])
+        chat_link.run()
+        self.assertEqual(chat_link.heard, ["y\nn"])
 
     def test_a_paste_that_is_too_long(self) -> None:
         self.begin(target=BOB)
@@ -621,24 +621,24 @@ class TerminalTests(StdioCase):
                 self.front_end.input_over()
             else:
                 self.type(f"{end}\n")
-            self.stage.clock.advance(LEAVE_TIMEOUT)
+            self.fixture.clock.advance(LEAVE_TIMEOUT)
             last = 'The paste of 2 lines, the first of them "one", was not sent.'
-            self.assertEqual(self.stage.ends, [(0, None) if end else (1, last)])
+            self.assertEqual(self.fixture.ends, [(0, None) if end else (1, last)])
 
     def test_the_hint_is_the_first_line(self) -> None:
-        self.stage = Stage()
-        stage = self.stage
+        self.fixture = FrontEndFixture()
+        fixture = self.fixture
         self.front_end = StdioFrontEnd(
-            stage.settings,
-            stage.context,
-            stage.chat,
-            stage.screen,
+            fixture.settings,
+            fixture.context,
+            fixture.chat,
+            fixture.screen,
             InputKind.TERMINAL,
             terminal=True,
             environ={},
             hint="Install more.",
         )
-        self.stage.start()
+        self.fixture.start()
         self.assertEqual(self.shown().splitlines()[0], "Install more.")
 
 

@@ -26,7 +26,7 @@ from punch.node.events import (
     Unregistered,
 )
 from punch.node.path import Path as LinkPath
-from punch.test.front_ends import BOB, EVE, ME, NOW, Stage, Wire, connected, incoming
+from punch.test.front_ends import BOB, EVE, ME, NOW, ChatLink, FrontEndFixture, connected, incoming
 from punch.ui.command_line import MAX_UNSEEN
 from punch.ui.terminal.escapes import Notice, Style, sequence
 from punch.ui.terminal.front_end import TerminalFrontEnd
@@ -100,22 +100,22 @@ class Bottom:
 
 class TerminalCase(SynchronousTestCase):
     def begin(self, target: PeerID | None = None, history: bool = True, term: str = "dumb") -> None:
-        self.stage = Stage(target, history)
+        self.fixture = FrontEndFixture(target, history)
         self.bottom = Bottom()
         self.stops = 0
         self.interrupts = 0
         self.path = Path(self.mktemp())
         self.front_end = TerminalFrontEnd(
-            self.stage.settings,
-            self.stage.context,
-            self.stage.chat,
+            self.fixture.settings,
+            self.fixture.context,
+            self.fixture.chat,
             self.bottom,
             LineHistory(self.path if history else None),
             environ={"TERM": term},
             stop_process=self.stop,
             interrupt=self.interrupt,
         )
-        self.stage.start()
+        self.fixture.start()
 
     def setUp(self) -> None:
         self.begin()
@@ -126,29 +126,29 @@ class TerminalCase(SynchronousTestCase):
     def interrupt(self) -> None:
         self.interrupts += 1
 
-    def happen(self, event: Event) -> None:
-        self.stage.chat.handle(event)
+    def emit(self, event: Event) -> None:
+        self.fixture.node.emit(event)
 
     def type(self, text: str, seen: int | None = None) -> None:
         """A line that was begun just now, or when so much had been seen."""
         self.front_end.entered(text, len(self.bottom.shown) if seen is None else seen)
 
-    def connect(self, peer: PeerID = BOB, name: str = "bob") -> Wire:
-        wire = Wire(peer)
-        self.happen(connected(wire, name))
-        wire.run()
-        return wire
+    def connect(self, peer: PeerID = BOB, name: str = "bob") -> ChatLink:
+        chat_link = ChatLink(peer)
+        self.emit(connected(chat_link, name))
+        chat_link.run()
+        return chat_link
 
 
 class SayingTests(TerminalCase):
     def test_a_message_and_its_marks(self) -> None:
-        wire = self.connect()
+        chat_link = self.connect()
         self.type("hello")
         self.assertRegex(self.bottom.shown[-1], r"^\d\d:\d\d you: hello$")
         self.assertEqual(self.bottom.keys[-1], 1)
-        wire.run()
-        wire.far.chat.history.read(ME)
-        wire.run()
+        chat_link.run()
+        chat_link.far.chat.history.read(ME)
+        chat_link.run()
         self.assertEqual(self.bottom.marks, [(1, "✓ delivered", "✓ delivered: hello"), (1, "✓✓ read", None)])
 
     def test_to_somebody_who_is_away(self) -> None:
@@ -156,8 +156,8 @@ class SayingTests(TerminalCase):
         self.type("later")
         self.assertEqual(self.bottom.marks, [(1, "· waiting", None)])
         self.assertIn("is away · 1 waiting", self.bottom.status)
-        wire = self.connect()
-        self.assertEqual(wire.heard, ["later"])
+        chat_link = self.connect()
+        self.assertEqual(chat_link.heard, ["later"])
         self.assertEqual(self.bottom.marks[1][:2], (1, ""))
         self.assertEqual(self.bottom.marks[2][:2], (1, "✓ delivered"))
 
@@ -168,22 +168,22 @@ class SayingTests(TerminalCase):
 
     def test_what_the_disk_refuses(self) -> None:
         """It is held, in order, whether it was typed as a line or with a command, and quitting asks."""
-        wire = self.connect()
-        self.stage.disk.full = True
+        chat_link = self.connect()
+        self.fixture.disk.full = True
         for line in ("one", "/msg bob two", "three"):
             self.type(line)
         self.type("/quit")
         self.assertIn('3 lines, the first of them "one", were not stored', self.bottom.take())
         self.type("n")
-        self.assertEqual((wire.heard, self.stage.ends), ([], []))
-        self.stage.disk.full = False
-        self.stage.clock.advance(2.0)
-        wire.run()
-        self.assertEqual(wire.heard, ["one", "two", "three"])
+        self.assertEqual((chat_link.heard, self.fixture.ends), ([], []))
+        self.fixture.disk.full = False
+        self.fixture.clock.advance(2.0)
+        chat_link.run()
+        self.assertEqual(chat_link.heard, ["one", "two", "three"])
 
     def test_a_line_begun_for_somebody_else_is_not_sent(self) -> None:
         self.connect()
-        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
+        self.emit(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         begun = len(self.bottom.shown)
         eve = self.connect(EVE, "eve")
         self.assertEqual(self.bottom.prompt, "eve> ")
@@ -196,26 +196,26 @@ class SayingTests(TerminalCase):
 
     def test_what_a_browser_sends_is_shown_as_well(self) -> None:
         self.connect()
-        self.stage.chat.send(EVE, "from a browser")
+        self.fixture.chat.send(EVE, "from a browser")
         self.assertRegex(self.bottom.shown[-1], rf"^\d\d:\d\d you to {EVE.short}: from a browser$")
 
     def test_a_message_is_acknowledged_when_the_terminal_has_it(self) -> None:
-        wire = self.connect()
+        chat_link = self.connect()
         self.bottom.stalled = True
-        wire.far.send("hello")
-        wire.run()
+        chat_link.far.send("hello")
+        chat_link.run()
         self.assertRegex(self.bottom.shown[-1], r"^\d\d:\d\d bob: hello$")
-        self.assertEqual(wire.marks, [])
+        self.assertEqual(chat_link.marks, [])
         self.bottom.waiting.pop().callback(None)
-        wire.run()
-        self.assertEqual(wire.marks, [1])
+        chat_link.run()
+        self.assertEqual(chat_link.marks, [1])
 
     def test_read_is_what_somebody_saw(self) -> None:
         """Not what came after the last key that was pressed."""
-        wire = self.connect()
+        chat_link = self.connect()
         for text in ("one", "two"):
-            wire.far.send(text)
-        wire.run()
+            chat_link.far.send(text)
+        chat_link.run()
         self.front_end.noticed(len(self.bottom.shown) - 1)
         unread = [message.state for message in self.history()]
         self.assertEqual([str(state) for state in unread], ["read", "unread"])
@@ -224,11 +224,11 @@ class SayingTests(TerminalCase):
 
     def test_days_without_anybody_at_the_keyboard(self) -> None:
         """What is noted of messages that nobody has seen does not grow with them, and is never too much."""
-        wire = self.connect()
+        chat_link = self.connect()
         begin = len(self.bottom.shown)
         for number in range(500):
-            wire.far.send(f"message {number}")
-        wire.run()
+            chat_link.far.send(f"message {number}")
+        chat_link.run()
         self.front_end.noticed(begin + 250)
         states = [str(message.state) for message in self.history(500)]
         self.assertEqual(states.index("unread"), states.count("read"))
@@ -239,11 +239,11 @@ class SayingTests(TerminalCase):
 
     def test_few_notes_of_many_unseen_messages(self) -> None:
         """Each note marks messages as read once, so 500 messages are marked in at most `MAX_UNSEEN` steps."""
-        wire = self.connect()
+        chat_link = self.connect()
         begin = len(self.bottom.shown)
         for number in range(500):
-            wire.far.send(f"message {number}")
-        wire.run()
+            chat_link.far.send(f"message {number}")
+        chat_link.run()
         steps = set()
         for shown in range(begin, len(self.bottom.shown) + 1):
             self.front_end.noticed(shown)
@@ -253,18 +253,18 @@ class SayingTests(TerminalCase):
 
     def unread(self) -> int:
         """How many messages of the other side nobody has seen."""
-        (overview,) = self.successResultOf(self.stage.disk.run(Store.overviews, BOB))
+        (overview,) = self.successResultOf(self.fixture.disk.run(Store.overviews, BOB))
         return overview.unread
 
     def history(self, limit: int = 50) -> list[ChatMessage]:
         found: list[ChatMessage] = []
-        self.stage.chat.history.messages(BOB, limit=limit).addCallback(found.extend)
+        self.fixture.chat.history.messages(BOB, limit=limit).addCallback(found.extend)
         return found
 
     def test_nothing_of_a_peer_acts_on_the_terminal(self) -> None:
-        wire = self.connect(name="b\x1b[2Job\u202e" + "x" * 10_000)
-        wire.far.send("\x1b[31mred\x07\n\u2066Your ID: fake")
-        wire.run()
+        chat_link = self.connect(name="b\x1b[2Job\u202e" + "x" * 10_000)
+        chat_link.far.send("\x1b[31mred\x07\n\u2066Your ID: fake")
+        chat_link.run()
         self.type("/peers")
         self.type("/status")
         self.type("/history")
@@ -282,9 +282,9 @@ class CallTests(TerminalCase):
     """What is told of calls, and to somebody who looks elsewhere."""
 
     def test_the_stages_are_one_line(self) -> None:
-        self.happen(Registered("punch://x:1"))
+        self.emit(Registered("punch://x:1"))
         for event in (Calling(BOB), Introduced(BOB, "bob"), Checking(BOB, 4)):
-            self.happen(event)
+            self.emit(event)
         self.assertEqual(
             self.bottom.shown[-3:],
             [
@@ -299,7 +299,7 @@ class CallTests(TerminalCase):
         self.assertEqual([instead for _, instead in self.bottom.replaced], [False, True, True, True])
 
     def test_a_call_that_comes_in_has_a_time_and_a_short_id(self) -> None:
-        self.happen(incoming(EVE, "eve"))
+        self.emit(incoming(EVE, "eve"))
         line = next(line for line in self.bottom.shown if "is calling" in line)
         self.assertRegex(line, rf"^eve is calling, ID {EVE.short} \(\d\d:\d\d\)$")
 
@@ -308,25 +308,25 @@ class CallTests(TerminalCase):
         colours = Style(True)
         self.assertEqual(len({colours.person("x", bytes([first])) for first in range(256)}), 8)
         for peer, name in ((BOB, "bob"), (EVE, "eve")):
-            wire = self.connect(peer, name)
-            wire.far.send("hello")
-            wire.run()
+            chat_link = self.connect(peer, name)
+            chat_link.far.send("hello")
+            chat_link.run()
             self.assertIn(f"{colours.person(f'{name}:', peer.key)} hello", self.bottom.shown[-1])
 
     def test_the_stages_of_somebody_elses_call(self) -> None:
-        self.happen(Introduced(EVE, "eve"))
-        self.happen(Checking(EVE, 2))
+        self.emit(Introduced(EVE, "eve"))
+        self.emit(Checking(EVE, 2))
         self.assertRegex(self.bottom.shown[-1], "^eve: checking 2 pairs$")
 
     def test_notices(self) -> None:
-        wire = self.connect(name="b\x1b]9;ob")
+        chat_link = self.connect(name="b\x1b]9;ob")
         for text in ("one", "two"):
-            wire.far.send(text)
-            wire.run()
+            chat_link.far.send(text)
+            chat_link.run()
         self.assertEqual(self.bottom.notices, ["\a", "\a"])
-        self.happen(incoming(EVE, decided=True))
+        self.emit(incoming(EVE, decided=True))
         self.assertEqual(len(self.bottom.notices), 2)
-        self.happen(incoming(EVE))
+        self.emit(incoming(EVE))
         self.assertEqual(len(self.bottom.notices), 3)
 
     def test_who_somebody_is(self) -> None:
@@ -356,34 +356,34 @@ class NoticeTests(SynchronousTestCase):
 
 class QuestionTests(TerminalCase):
     def test_an_answer(self) -> None:
-        self.happen(incoming(EVE))
+        self.emit(incoming(EVE))
         self.assertIn(f"Let eve ({EVE}) connect? [y/n]", self.bottom.take())
         self.assertIn("a question waits: y or n", self.bottom.status)
         self.type("y")
-        self.assertEqual(self.stage.node.asked, [("accept", EVE)])
+        self.assertEqual(self.fixture.node.asked, [("accept", EVE)])
         self.assertNotIn("question", self.bottom.status)
 
     def test_commands_answer_as_well(self) -> None:
-        self.happen(incoming(EVE))
+        self.emit(incoming(EVE))
         self.type("/reject")
-        self.assertEqual(self.stage.node.asked, [("reject", EVE)])
+        self.assertEqual(self.fixture.node.asked, [("reject", EVE)])
         self.assertIsNone(self.front_end.line.questions.open)
 
     def test_a_line_begun_before_the_question_is_no_answer(self) -> None:
-        wire = self.connect()
+        chat_link = self.connect()
         begun = len(self.bottom.shown)
-        self.happen(incoming(EVE))
+        self.emit(incoming(EVE))
         self.type("y", seen=begun)
         self.type("is that you?")
-        wire.run()
-        self.assertEqual((wire.heard, self.stage.node.asked), (["y", "is that you?"], []))
+        chat_link.run()
+        self.assertEqual((chat_link.heard, self.fixture.node.asked), (["y", "is that you?"], []))
         self.type("y")
-        self.assertEqual(self.stage.node.asked, [("accept", EVE)])
+        self.assertEqual(self.fixture.node.asked, [("accept", EVE)])
 
     def test_another_view_answers(self) -> None:
-        self.happen(incoming(EVE))
-        self.stage.chat.accept(EVE)
-        self.happen(Introduced(EVE, "eve"))
+        self.emit(incoming(EVE))
+        self.fixture.chat.accept(EVE)
+        self.emit(Introduced(EVE, "eve"))
         self.assertIsNone(self.front_end.line.questions.open)
 
     def test_erasing_is_asked_about(self) -> None:
@@ -411,34 +411,34 @@ class QuestionTests(TerminalCase):
             give_up()
             self.assertIn("1 message not delivered, and nothing is kept", self.bottom.take())
             self.type("n")
-            self.assertEqual(self.stage.ends, [])
+            self.assertEqual(self.fixture.ends, [])
         self.type("/quit")
         self.type("y")
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
 
 class StatusTests(TerminalCase):
     def test_the_path(self) -> None:
-        self.happen(Registered("punch://x:1"))
+        self.emit(Registered("punch://x:1"))
         self.assertEqual((self.bottom.prompt, self.bottom.status), ("> ", "waiting for a call"))
         self.connect()
         self.assertEqual(self.bottom.prompt, "bob> ")
         self.assertEqual(self.bottom.status, "bob directly, on the same network, 12 ms")
-        self.happen(PathLost(BOB, "bob"))
+        self.emit(PathLost(BOB, "bob"))
         self.assertEqual(self.bottom.status, "bob: path lost, looking for another")
-        self.happen(
+        self.emit(
             PathChanged(BOB, LinkPath("relay", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
         )
         self.assertEqual(self.bottom.status, "bob through a relay, 12 ms")
-        self.happen(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
+        self.emit(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
         self.assertEqual(self.bottom.status, "bob through a relay, 12 ms · rendezvous not reached")
-        self.happen(Disconnected(BOB, OtherCause("bye", "Bob left.")))
+        self.emit(Disconnected(BOB, OtherCause("bye", "Bob left.")))
         self.assertTrue(self.bottom.status.startswith("bob is away"))
 
     def test_the_round_trip_is_looked_at(self) -> None:
-        wire = self.connect()
-        wire.rtt = 0.25
-        self.stage.clock.advance(2.0)
+        chat_link = self.connect()
+        chat_link.rtt = 0.25
+        self.fixture.clock.advance(2.0)
         self.assertIn("250 ms", self.bottom.status)
 
     def test_others(self) -> None:
@@ -448,20 +448,20 @@ class StatusTests(TerminalCase):
 
     def test_a_call_because_of_what_waits(self) -> None:
         """Nobody is away while it rings at theirs."""
-        self.happen(Registered("punch://x:1"))
+        self.emit(Registered("punch://x:1"))
         self.type(f"/to {BOB}")
         self.type("later")
-        self.stage.clock.advance(5.0)
-        self.assertIn(("call", BOB), self.stage.node.asked)
-        self.happen(Calling(BOB))
-        self.stage.clock.advance(2.0)
+        self.fixture.clock.advance(5.0)
+        self.assertIn(("call", BOB), self.fixture.node.asked)
+        self.emit(Calling(BOB))
+        self.fixture.clock.advance(2.0)
         self.assertRegex(self.bottom.status, r"^calling \S+ · 1 waiting$")
-        self.happen(CallFailed(BOB, OtherCause("not-registered", "They are not there.")))
+        self.emit(CallFailed(BOB, OtherCause("not-registered", "They are not there.")))
         self.assertRegex(self.bottom.status, r"^\S+ is away · 1 waiting$")
 
     def test_a_call_that_waits_for_an_answer(self) -> None:
         self.type(f"/to {BOB}")
-        self.happen(incoming(BOB, "bob"))
+        self.emit(incoming(BOB, "bob"))
         self.assertEqual(self.bottom.status, "a question waits: y or n · bob is calling · registering")
 
     def test_a_long_name_leaves_room(self) -> None:
@@ -473,16 +473,18 @@ class StatusTests(TerminalCase):
 class HistoryTests(TerminalCase):
     def reopen(self) -> tuple[TerminalFrontEnd, Bottom]:
         """Another terminal on the same chat, as after a restart."""
-        chat, bottom = self.stage.chat, Bottom()
+        chat, bottom = self.fixture.chat, Bottom()
         chat.views.detach(self.front_end.view)
-        stage = self.stage
-        later = TerminalFrontEnd(stage.settings, stage.context, chat, bottom, LineHistory(None), environ={})
+        fixture = self.fixture
+        later = TerminalFrontEnd(
+            fixture.settings, fixture.context, chat, bottom, LineHistory(None), environ={}
+        )
         later.view.handle(Ready(ME))
         return later, bottom
 
     def test_earlier_messages_are_shown_when_a_chat_is_opened(self) -> None:
         for number in range(20):
-            self.stage.chat.send(BOB, f"message {number}")
+            self.fixture.chat.send(BOB, f"message {number}")
         later, bottom = self.reopen()
         later.entered(f"/to {BOB}", len(bottom.shown))
         shown = bottom.take()
@@ -490,12 +492,12 @@ class HistoryTests(TerminalCase):
         self.assertIn("· waiting", shown)
 
     def test_unread_messages_are_told_of_and_shown(self) -> None:
-        wire = self.connect()
+        chat_link = self.connect()
         for number in range(10):
-            wire.far.send(f"message {number}")
-        wire.run()
+            chat_link.far.send(f"message {number}")
+        chat_link.run()
         later, bottom = self.reopen()
-        chat = self.stage.chat
+        chat = self.fixture.chat
         self.assertIn("10 messages from bob not read yet: /to bob shows them", bottom.take())
         self.assertIn("10 unread from bob", bottom.status)
         later.entered("/to bob", len(bottom.shown))
@@ -523,22 +525,22 @@ class LifeTests(TerminalCase):
         for peer, name in ((BOB, "bob"), (EVE, "eve")):
             self.connect(peer, name)
             self.type(f"/hangup {name}")
-            self.happen(Disconnected(peer, OtherCause("bye", f"{name} left.")))
-        self.stage.node.asked.clear()
+            self.emit(Disconnected(peer, OtherCause("bye", f"{name} left.")))
+        self.fixture.node.asked.clear()
         self.type("/call eve")
         self.type("/call Bob")
-        self.assertEqual(self.stage.node.asked, [("call", EVE), ("call", BOB)])
+        self.assertEqual(self.fixture.node.asked, [("call", EVE), ("call", BOB)])
         self.assertEqual(self.front_end.names, ("bob", "eve"))
 
     def test_the_other_side_comes_and_goes(self) -> None:
         self.begin(target=BOB)
-        self.happen(CallFailed(BOB, OtherCause("not-registered", "Bob is not there.")))
+        self.emit(CallFailed(BOB, OtherCause("not-registered", "Bob is not there.")))
         self.type("one")
-        wire = self.connect()
-        self.assertEqual(wire.heard, ["one"])
-        self.happen(Disconnected(BOB, OtherCause("lost", "It was lost.")))
+        chat_link = self.connect()
+        self.assertEqual(chat_link.heard, ["one"])
+        self.emit(Disconnected(BOB, OtherCause("lost", "It was lost.")))
         self.type("two")
-        self.assertEqual(self.stage.ends, [])
+        self.assertEqual(self.fixture.ends, [])
         self.assertEqual(self.connect().heard, ["one", "two"][1:])
 
     def test_keys_that_are_not_text(self) -> None:
@@ -546,15 +548,15 @@ class LifeTests(TerminalCase):
         self.front_end.interrupted()
         self.assertEqual((self.stops, self.bottom.refreshed, self.interrupts), (1, 1, 1))
         self.front_end.ended()
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_a_terminal_that_is_gone(self) -> None:
         self.front_end.lost(None)
-        self.assertEqual(self.stage.ends, [(0, None)])
+        self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_nothing_is_left_on_the_clock(self) -> None:
         self.connect()
-        self.stage.clock.advance(1.0)
+        self.fixture.clock.advance(1.0)
         self.front_end.view.exit.stop()
-        self.stage.chat.stop()
-        self.assertEqual(self.stage.clock.getDelayedCalls(), [])
+        self.fixture.chat.stop()
+        self.assertEqual(self.fixture.clock.getDelayedCalls(), [])
