@@ -20,7 +20,7 @@ import pytest
 from punch.identity import Identity, PeerID
 from punch.test.control_client import key_of
 from punch.test.internet import Internet
-from punch.test.rendezvous_flood import SIXTY, Scene
+from punch.test.rendezvous_flood import SIXTY, FloodedRendezvous
 from punch.wire.control import (
     Accept,
     Answer,
@@ -49,13 +49,13 @@ def test_simulated_peers() -> None:
     """Each of them, each within a second of simulated time."""
     net = Internet(0)
     net.announce = False
-    scene = Scene(net, SIXTY, period=0.1)
-    scene.flood.start(2)
+    flooded = FloodedRendezvous(net, SIXTY, period=0.1)
+    flooded.flood.start(2)
     for number in range(PEERS):
-        scene.come(f"198.51.{101 + number}.1")
-    scene.restart()
-    scene.check()
-    scene.stop()
+        flooded.come(f"198.51.{101 + number}.1")
+    flooded.restart()
+    flooded.check()
+    flooded.stop()
 
 
 LIMITS = {

@@ -166,7 +166,7 @@ class Flood:
         self.net.clock.callLater(self.period, self._turn, number + 1)
 
 
-class Scene:
+class FloodedRendezvous:
     """
     A rendezvous, a flood, Bob who is called by everybody, and honest peers that come one after the other.
 

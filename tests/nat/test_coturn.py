@@ -17,7 +17,7 @@ from tests.needs import need_namespaces
 from tests.processes import Programs
 
 from .grid import path_now, start_peer, start_rendezvous
-from .test_events import Scenario, Scene, judge, link, places, play
+from .test_events import ConnectedPair, Scenario, assert_continued, link, places, transfer_during
 from .world import REFLECTOR_PORT, World, route_by_core
 
 SIDES = ("fully-drop", "masq-drop")
@@ -34,14 +34,14 @@ table inet deaf {{
 
 
 @dataclass
-class Stage:
+class CoturnWorld:
     """A world with a rendezvous to come, and two coturns that do not run yet."""
 
     world: World
     programs: Programs
     coturns: tuple[Coturn, Coturn]
 
-    def play(
+    def transfer_during(
         self, options: list[str], event: Callable[[], None], *turn: tuple[Coturn, TurnTransport]
     ) -> None:
         """A relayed transfer, with `event` in the middle."""
@@ -54,15 +54,15 @@ class Stage:
         alice, bob = (start_peer(self.programs, place, address) for place in (left, right))
         for peer in (alice, bob):
             peer.wait("registered", 60.0)
-        scene = Scene(self.world, 1, left, right, alice, bob)
-        link(scene)
+        pair = ConnectedPair(self.world, 1, left, right, alice, bob)
+        link(pair)
         assert path_now(alice, bob) == "relay"
-        judge(play(scene, Scenario(SIDES, lambda _: event())))
+        assert_continued(transfer_during(pair, Scenario(SIDES, lambda _: event())))
         assert path_now(alice, bob) == "relay"
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+def coturn_world(tmp_path: Path) -> Iterator[CoturnWorld]:
     """One for each test."""
     need_namespaces()
     programs = Programs(tmp_path)
@@ -76,7 +76,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
                 directory = tmp_path / name
                 directory.mkdir()
                 coturns.append(Coturn(directory, address, 3478, 5349, prefix=host.prefix))
-            yield Stage(world, programs, (coturns[0], coturns[1]))
+            yield CoturnWorld(world, programs, (coturns[0], coturns[1]))
         finally:
             programs.close()
             for coturn in coturns:
@@ -84,21 +84,21 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 @pytest.mark.parametrize("how", [TurnTransport.UDP, TurnTransport.TCP])
-def test_another_coturn_takes_over(stage: Stage, how: TurnTransport) -> None:
+def test_another_coturn_takes_over(coturn_world: CoturnWorld, how: TurnTransport) -> None:
     """There is no other relay: the rendezvous hands out two coturns instead of its own."""
-    one, two = stage.coturns
+    one, two = coturn_world.coturns
     one.start()
 
     def kill() -> None:
         two.start()
         one.kill()
 
-    stage.play(["--relay", "off"], kill, (one, how), (two, how))
+    coturn_world.transfer_during(["--relay", "off"], kill, (one, how), (two, how))
 
 
-def test_our_own_takes_over(stage: Stage) -> None:
+def test_our_own_takes_over(coturn_world: CoturnWorld) -> None:
     """coturn is used over UDP, where our own can't be reached; then our own has to do, over TCP."""
-    stage.world.service.nft(DEAF)
-    one, _ = stage.coturns
+    coturn_world.world.service.nft(DEAF)
+    one, _ = coturn_world.coturns
     one.start()
-    stage.play([], one.kill, (one, TurnTransport.UDP))
+    coturn_world.transfer_during([], one.kill, (one, TurnTransport.UDP))

@@ -34,7 +34,7 @@ AFTER = 9.0
 
 
 @dataclass
-class Scene:
+class ConnectedPair:
     """A pair of peers in a world, and the places they are in."""
 
     world: World
@@ -57,30 +57,30 @@ class Scenario:
     """
 
     sides: tuple[str, str]
-    event: Callable[[Scene], None]
+    event: Callable[[ConnectedPair], None]
     reversed: bool = False
     idle: float = 0.0
 
 
-def _flush(scene: Scene) -> None:
-    flush(scene.left)
+def _flush(pair: ConnectedPair) -> None:
+    flush(pair.left)
 
 
-def _renumber(scene: Scene) -> None:
-    renumber(scene.world, scene.left)
+def _renumber(pair: ConnectedPair) -> None:
+    renumber(pair.world, pair.left)
 
 
-def _swap(scene: Scene) -> None:
-    swap(scene.world, scene.left, 200 + scene.number)
+def _swap(pair: ConnectedPair) -> None:
+    swap(pair.world, pair.left, 200 + pair.number)
 
 
-def _swap_both(scene: Scene) -> None:
-    for place in (scene.left, scene.right):
-        swap(scene.world, place, 200 + scene.number)
+def _swap_both(pair: ConnectedPair) -> None:
+    for place in (pair.left, pair.right):
+        swap(pair.world, place, 200 + pair.number)
 
 
-def _blackhole(scene: Scene) -> None:
-    blackhole(scene.left, scene.right)
+def _blackhole(pair: ConnectedPair) -> None:
+    blackhole(pair.left, pair.right)
 
 
 HOMES = ("masq-drop", "masq-drop")
@@ -96,12 +96,12 @@ SCENARIOS = {
     "interface swapped, towards it": Scenario(HOMES, _swap, reversed=True),
     "both ends moved": Scenario(HOMES, _swap_both),
     "direct path blackholed": Scenario(HOMES, _blackhole),
-    "idle for 20 s, mappings last 15 s": Scenario(("short", "short"), lambda scene: None, idle=20.0),
+    "idle for 20 s, mappings last 15 s": Scenario(("short", "short"), lambda pair: None, idle=20.0),
 }
 
 
 @dataclass(frozen=True)
-class Story:
+class TransferResult:
     """How a transfer went: the longest pause after the event, and what else was told."""
 
     pause: float
@@ -112,42 +112,42 @@ class Story:
 _connecting = threading.Lock()
 
 
-def link(scene: Scene) -> None:
+def link(pair: ConnectedPair) -> None:
     """Connect the two peers."""
     with _connecting:
-        _, outcome = connect(scene.alice, scene.bob)
+        _, outcome = connect(pair.alice, pair.bob)
     assert outcome.seconds is not None, outcome.problem
 
 
-def play(scene: Scene, scenario: Scenario) -> Story:
+def transfer_during(pair: ConnectedPair, scenario: Scenario) -> TransferResult:
     """A transfer during which it happens."""
-    sender, receiver = (scene.bob, scene.alice) if scenario.reversed else (scene.alice, scene.bob)
-    with Transfer(sender, receiver, seed=scene.number) as transfer:
+    sender, receiver = (pair.bob, pair.alice) if scenario.reversed else (pair.alice, pair.bob)
+    with Transfer(sender, receiver, seed=pair.number) as transfer:
         time.sleep(BEFORE)
         moment = time.monotonic()
-        scenario.event(scene)
+        scenario.event(pair)
         time.sleep(AFTER)
         transfer.finish(30.0)
     paths = [path for _, path in transfer.paths]
-    return Story(transfer.pause(moment), paths, transfer.broken)
+    return TransferResult(transfer.pause(moment), paths, transfer.broken)
 
 
-def link_and_play(scene: Scene, scenario: Scenario) -> Story:
+def run_scenario(pair: ConnectedPair, scenario: Scenario) -> TransferResult:
     """Connect, and then a transfer."""
-    link(scene)
+    link(pair)
     time.sleep(scenario.idle)
-    return play(scene, scenario)
+    return transfer_during(pair, scenario)
 
 
-def judge(story: Story) -> None:
+def assert_continued(result: TransferResult) -> None:
     """It went on in time, over the same link."""
-    print(f"longest pause {story.pause:.2f} s, paths {story.paths}")
-    assert story.broken == []
-    assert story.pause < LIMIT
+    print(f"longest pause {result.pause:.2f} s, paths {result.paths}")
+    assert result.broken == []
+    assert result.pause < LIMIT
 
 
 @pytest.fixture(scope="module")
-def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Story]]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[TransferResult]]]:
     """All scenarios side by side in one world, each with places and peers of its own."""
     need_namespaces()
     need("conntrack")
@@ -155,17 +155,15 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Futu
     with World() as world:
         try:
             _, address = start_rendezvous(programs, world)
-            scenes: dict[str, Scene] = {}
+            pairs: dict[str, ConnectedPair] = {}
             for number, (name, scenario) in enumerate(SCENARIOS.items(), 1):
                 left, right = places(world, f"s{number}", number, scenario.sides)
                 peers = [start_peer(programs, place, address) for place in (left, right)]
                 for peer in peers:
                     peer.wait("registered", 60.0)
-                scenes[name] = Scene(world, number, left, right, peers[0], peers[1])
-            with ThreadPoolExecutor(len(scenes)) as pool:
-                yield {
-                    name: pool.submit(link_and_play, scene, SCENARIOS[name]) for name, scene in scenes.items()
-                }
+                pairs[name] = ConnectedPair(world, number, left, right, peers[0], peers[1])
+            with ThreadPoolExecutor(len(pairs)) as pool:
+                yield {name: pool.submit(run_scenario, pair, SCENARIOS[name]) for name, pair in pairs.items()}
         finally:
             programs.close()
 
@@ -183,9 +181,9 @@ def places(world: World, label: str, number: int, sides: tuple[str, str]) -> tup
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_transfer_goes_on(stories: dict[str, Future[Story]], name: str) -> None:
+def test_transfer_goes_on(results: dict[str, Future[TransferResult]], name: str) -> None:
     """Within 5 s, intact, over the same link."""
-    judge(stories[name].result())
+    assert_continued(results[name].result())
 
 
 def test_relay_killed(tmp_path: Path) -> None:
@@ -200,16 +198,16 @@ def test_relay_killed(tmp_path: Path) -> None:
             alice, bob = (start_peer(programs, place, address) for place in (left, right))
             for peer in (alice, bob):
                 peer.wait("registered", 60.0)
-            scene = Scene(world, 1, left, right, alice, bob)
-            link(scene)
+            pair = ConnectedPair(world, 1, left, right, alice, bob)
+            link(pair)
             assert path_now(alice, bob) == "relay"
 
-            def kill(scene: Scene) -> None:
+            def kill(pair: ConnectedPair) -> None:
                 rendezvous.kill()
                 rendezvous.process.wait()
                 start_rendezvous(programs, world)
 
             scenario = Scenario(("fully-drop", "masq-drop"), kill)
-            judge(play(scene, scenario))
+            assert_continued(transfer_during(pair, scenario))
         finally:
             programs.close()

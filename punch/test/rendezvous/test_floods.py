@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from punch.test.internet import InternetTestCase
-from punch.test.rendezvous_flood import SIXTY, Scene
+from punch.test.rendezvous_flood import SIXTY, FloodedRendezvous
 
 
 class FloodTests(InternetTestCase):
@@ -11,9 +11,9 @@ class FloodTests(InternetTestCase):
 
     def test_honest_peers(self) -> None:
         """A peer registers, calls, is called and gets another path for its link, each within a second."""
-        scene = Scene(self.internet(), SIXTY, period=0.05)
-        scene.flood.start(1)
-        scene.come("198.51.101.1")
-        scene.restart()
-        scene.check()
-        scene.stop()
+        flooded = FloodedRendezvous(self.internet(), SIXTY, period=0.05)
+        flooded.flood.start(1)
+        flooded.come("198.51.101.1")
+        flooded.restart()
+        flooded.check()
+        flooded.stop()
