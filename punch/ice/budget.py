@@ -47,8 +47,13 @@ UNLIKELY = 3
 """How many of these may go to candidates that are probably unreachable."""
 RELAYED = 7
 """How many checks may go to relayed candidates, which work wherever both sides reach a relay."""
-OF_ONE = {False: 4, True: 3}
-"""How many of these may go to one address, direct (False) or relayed (True)."""
+OF_ONE = 4
+"""How many of the checks of direct candidates may go to one address."""
+OF_ONE_RELAYED = 3
+"""
+How many of the checks of relayed candidates may go to one address from addresses of our own, and how many
+through our relays: where one of these ways is closed, the checks on it do not use up those on the other.
+"""
 OF_ONE_HEARD = 4
 """
 How many triggered checks may go to one address, and how many answers; at a relay that we use, how many
@@ -76,13 +81,16 @@ class PacketKind(Enum):
     DIRECT = "direct"
     """Another check of an address that sent nothing."""
     RELAYED = "relayed"
-    """A check of a relayed candidate."""
+    """A check of a relayed candidate from an address of our own."""
+    RELAYED_TWICE = "relayed twice"
+    """A check of a relayed candidate through our relay."""
     ANSWER = "answer"
     """An answer to a check that came from there."""
     TRIGGERED = "triggered"
     """A triggered check. When it is answered, later packets do not count."""
 
 
+_RELAYED = (PacketKind.RELAYED, PacketKind.RELAYED_TWICE)
 _SHARES = {PacketKind.ANSWER: MAX_PACKETS - 1, PacketKind.TRIGGERED: MAX_PACKETS}
 """
 How many packets of all kinds may have been sent before one of this kind. Checks have limits of their own.
@@ -135,7 +143,7 @@ class Budget:
                 return False
             sent.append(_Sent(now, address, size, kind, False, True))
             return True
-        relayed = relayed or kind is PacketKind.RELAYED
+        relayed = relayed or kind in _RELAYED
         kept = 0 if relayed else max(0, RESERVED - sum(each.relayed for each in sent))
         if len(sent) + kept >= MAX_PACKETS:
             return False
@@ -179,11 +187,12 @@ class Budget:
 
     def _allows_check(self, address: Address, kind: PacketKind) -> bool:
         sent = [each for each in self._sent if not each.later and each.kind not in _SHARES]
-        if sum(each.address == address for each in sent) >= OF_ONE[kind is PacketKind.RELAYED]:
-            return False
         kinds = [each.kind for each in sent]
-        if kind is PacketKind.RELAYED:
-            return kinds.count(kind) < RELAYED
+        there = [each.kind for each in sent if each.address == address]
+        if kind in _RELAYED:
+            return there.count(kind) < OF_ONE_RELAYED and sum(map(kinds.count, _RELAYED)) < RELAYED
+        if len(there) >= OF_ONE:
+            return False
         if kind is PacketKind.UNLIKELY and kinds.count(kind) >= UNLIKELY:
             return False
         return kinds.count(PacketKind.DIRECT) + kinds.count(PacketKind.UNLIKELY) < DIRECT
@@ -241,7 +250,8 @@ class CallBudget:
         if pair.received_check is not None:
             kind = PacketKind.TRIGGERED
         elif pair.remote.type is CandidateType.RELAY:
-            kind = PacketKind.RELAYED
+            twice = pair.local.type is CandidateType.RELAY
+            kind = PacketKind.RELAYED_TWICE if twice else PacketKind.RELAYED
         else:
             kind = PacketKind.UNLIKELY if self.is_unlikely(pair) else PacketKind.DIRECT
         return self._may_send(pair.remote.address, request, kind, now)

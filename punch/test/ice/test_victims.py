@@ -13,6 +13,7 @@ from punch.ice.budget import (
     MAX_PACKETS,
     MAX_PEERS,
     OF_ONE_HEARD,
+    OF_ONE_RELAYED,
     RELAY_WINDOW,
     RELAYED,
     RESERVED,
@@ -81,6 +82,18 @@ class BudgetTests(SynchronousTestCase):
             self.assertEqual(self.spend(budget, PacketKind.DIRECT, 300.0), direct)
             left -= direct
             self.assertEqual(self.spend(budget, PacketKind.RELAYED, 300.0), left)
+
+    def test_both_ways_to_a_relayed_address(self) -> None:
+        """Where our own addresses don't reach the peer's relay, checks through our relay still go there."""
+        budget = Budget()
+        sent = [
+            sum(budget.allows(address(1), 100, kind, 0.0) for _ in range(RELAYED))
+            for kind in (PacketKind.RELAYED, PacketKind.RELAYED_TWICE)
+        ]
+        self.assertEqual(sent, [OF_ONE_RELAYED, OF_ONE_RELAYED])
+        left = self.spend(budget, PacketKind.RELAYED, 0.0)
+        self.assertEqual(left, RELAYED - 2 * OF_ONE_RELAYED)
+        self.assertEqual(self.spend(budget, PacketKind.RELAYED_TWICE, 0.0), 0)
 
     def test_relayed_candidates_have_a_part(self) -> None:
         """Whatever went to direct ones, in one call or in several."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from punch.node.events import Disconnected, PathChanged
+from punch.node.events import Disconnected, PathChanged, Registered
 from punch.node.policy import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Lan, LinkSpec, Packet, Seen
 from punch.test.nat_pairs import nat
 from punch.test.relayed import EASY, RelayTestCase
 from punch.test.scenarios.test_nats import path_now
-from punch.test.system import SERVICE, Peer, connect
+from punch.test.system import SERVICE, Peer, Rendezvous, connect
 
 
 class ConnectTests(RelayTestCase):
@@ -70,6 +70,45 @@ class ConnectTests(RelayTestCase):
             alice.chat.send(bob.id, text)
         self.net.run_until(lambda: len(alice.delivered) == 100, 30.0)
         self.assertEqual(bob.texts(), [text] * 100)
+
+
+class TwoRelaysTests(RelayTestCase):
+    """Each side reaches another relay."""
+
+    RELAYS = ("198.51.100.2", "198.51.100.3")
+
+    def test_heavy_loss(self) -> None:
+        """
+        Of the packets of either side, 30 % get lost, so that half of all checks get no answer, and those to
+        the peer's relay, which only the peer's side reaches, get none. Calls find the path all the same.
+        """
+        self.link = LinkSpec(delay=0.03, loss=1 - 0.7**0.5)
+        for seed in range(1, 7):
+            self.net = self.internet(seed)
+            self.homes = 0
+            for number, relay in enumerate(self.RELAYS):
+                host = self.net.host(f"relay-{number}", relay)
+                Rendezvous(self.net, host, name=relay, turn_secret=b"shared")
+            self.rendezvous = Rendezvous(
+                self.net,
+                self.net.host("rendezvous", SERVICE),
+                relay=False,
+                turn=[f"turn:{relay}:3478" for relay in self.RELAYS],
+                turn_secret=b"shared",
+            )
+            closed = {("203.0.113.1", self.RELAYS[1]), ("203.0.113.2", self.RELAYS[0])}
+            self.net.drop = lambda packet: (packet.source[0], packet.destination[0]) in closed  # noqa: B023
+            alice, bob = peers = [
+                Peer(self.net, self.home(name), self.rendezvous.address).start() for name in ("alice", "bob")
+            ]
+            for peer in peers:
+                peer.wait_for(Registered, 60.0)
+            self.net.advance(5.0)
+            here, _ = connect(alice, bob)
+            relays = [
+                relay.relayed.host for peer in peers for relay in peer.node.status.relays if relay.relayed
+            ]
+            self.assertEqual((here.path.kind, sorted(set(relays))), ("relay", list(self.RELAYS)), seed)
 
 
 class PolicyTests(RelayTestCase):
