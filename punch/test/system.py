@@ -99,7 +99,7 @@ class Rendezvous:
 
     def stop(self) -> None:
         """Stop it in good order."""
-        self.net.wait(self.service.stopService(), 5.0, "the rendezvous stops")
+        self.net.wait(self.service.stopService(), self._limits.stop_time + 5.0, "the rendezvous stops")
 
     @property
     def address(self) -> RendezvousAddress:
