@@ -21,6 +21,7 @@ from punch.node.events import (
     Registered,
     Unregistered,
 )
+from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import NAT, Filtering, Host, Internet, InternetTestCase, LinkSpec, Seen
 from punch.test.system import SERVICE, Peer, Rendezvous, connect, introduce
 from punch.ui.text.causes import event_sentence
@@ -33,10 +34,11 @@ class SystemTestCase(InternetTestCase):
     """A test with a rendezvous, and peers behind NATs of their own."""
 
     link = LinkSpec(delay=D / 2)
+    limits = RendezvousLimits()
 
     def setUp(self) -> None:
         self.net: Internet = self.internet()
-        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
+        self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE), self.limits)
         self.homes = 0
         self.peers: list[Peer] = []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.apps.chat.redial import (
@@ -11,6 +13,7 @@ from punch.apps.chat.redial import (
     RedialSchedule,
 )
 from punch.node.events import PeerReturned, Registered
+from punch.rendezvous.config import RendezvousLimits
 from punch.test.scenarios.test_calls import SystemTestCase
 from punch.test.system import Peer, introduce
 from punch.wire.control import Accept
@@ -46,7 +49,9 @@ class RedialTests(SynchronousTestCase):
 
 
 class ReturnTests(SystemTestCase):
-    """The rendezvous is unreachable for half a minute."""
+    """The rendezvous is unreachable for half a minute. It ends without finishing introductions."""
+
+    limits = replace(RendezvousLimits(), stop_time=0.001)
 
     def pair(self) -> tuple[Peer, Peer]:
         """Two peers that know each other."""
