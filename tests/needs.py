@@ -28,6 +28,7 @@ PACKAGES = {
     "tayga": "tayga",
     "redis-server": "redis-server",
     "redis-cli": "redis-tools",
+    "systemd-analyze": "systemd",
 }
 
 

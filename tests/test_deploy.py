@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -43,9 +42,9 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 @pytest.mark.parametrize("name", UNITS)
 def test_units(name: str, tmp_path: Path) -> None:
+    need("systemd-analyze")
     unit = tmp_path / name
     unit.write_text((DEPLOY / name).read_text().replace("/opt/punch/bin/twistd", TWISTD))
     verified = run("systemd-analyze", "verify", str(unit))
@@ -59,8 +58,8 @@ def test_units_are_there() -> None:
     assert {"punch-rendezvous.service", "punch-peer.service"} <= set(UNITS)
 
 
-@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose")
 def test_compose() -> None:
+    need("docker-compose")
     file = str(DEPLOY / "compose.yaml")
     found = run("docker-compose", "-f", file, "config", PUNCH_HOST="rendezvous.example.org")
     assert found.returncode == 0, found.stderr
