@@ -284,23 +284,23 @@ class Agent:
             self._worked_at = None
             self.path.measured(rtt)
 
-    def heard(self, now: float) -> None:
+    def link_received(self, now: float) -> None:
         """The link receives datagrams on the selected pair."""
         if self._state is AgentState.CONNECTED:
             self._worked_at = None
-            self.path.heard(now)
+            self.path.link_received(now)
 
-    def pass_over(self, since: float, now: float) -> bool:
+    def leave_blocked_pair(self, since: float, now: float) -> bool:
         """
-        Select another pair, since the link has received nothing on this one for long, though checks on it are
-        answered: one that was sent after the time `since`.
+        Select another pair than this one, on which data of the link stays unanswered while checks are
+        answered. If no check that was sent after the time `since` is answered, the pair is probed instead.
 
-        :return: whether the pair is impaired now.
+        :return: whether the pair is now taken for blocked.
         """
         if self._state is not AgentState.CONNECTED:
             return False
         self._worked_at = None
-        return self.path.pass_over(since, now)
+        return self.path.leave_blocked_pair(since, now)
 
     def bases_lost(self, bases: Collection[Address], now: float) -> None:
         """The machine no longer has these local addresses; they may return."""

@@ -77,7 +77,7 @@ class SelectedPair:
 
     @property
     def ready(self) -> bool:
-        """Whether the size that the selected pair carries is known, or the controlling peer finds it out."""
+        """Whether it is known which size the selected pair carries, or the peer is to find that out."""
         return not self._checklist.controlling or self._selector.nominated
 
     @property
@@ -146,12 +146,12 @@ class SelectedPair:
         if self._monitor.too_small(pair, since, now):
             self._leave(now)
 
-    def pass_over(self, since: float, now: float) -> bool:
+    def leave_blocked_pair(self, since: float, now: float) -> bool:
         """
-        Select another pair, since the link has received nothing on this one for long, though checks on it are
-        answered. If none that was sent after the time `since` is answered, the pair is probed instead.
+        Select another pair than this one, on which data of the link stays unanswered while checks are
+        answered. If no check that was sent after the time `since` is answered, the pair is probed instead.
 
-        :return: whether the pair is impaired now.
+        :return: whether the pair is now taken for blocked.
         """
         selected = self._selector.selected
         if selected is None or selected.impaired:
@@ -163,7 +163,7 @@ class SelectedPair:
         self._leave(now)
         return True
 
-    def heard(self, now: float) -> None:
+    def link_received(self, now: float) -> None:
         """The link receives datagrams on the selected pair."""
         selected = self._selector.selected
         if selected is not None and selected.impairment is Impairment.BLOCKED:

@@ -54,9 +54,9 @@ class CallState(Enum):
     """What a call has come to."""
 
     CALLING = "calling"
-    """Our offer is not answered yet."""
+    """Our offer is not answered yet. After `RING_TIME`, `Signaling.handle_timer` ends the call."""
     RINGING = "ringing"
-    """The peer's offer waits for `Call.accept` or `Call.reject`."""
+    """The peer's offer waits for `Call.accept` or `Call.reject`, for `RING_TIME` as well."""
     CHECKING = "checking"
     """The call was accepted; its link is not proved, or has no path, yet."""
     CONNECTED = "connected"

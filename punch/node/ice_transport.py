@@ -1,9 +1,9 @@
 """
 The ICE transport of one call: its ICE agents (RFC 8445), joined with the sockets and relays of the node.
 
-The link's datagrams take the selected pair. What comes back shows whether that pair still works: if the
-link's datagrams get no answer, or none come any more, the agent checks the pair; if the link hears nothing
-though the agent does (`punch.node.path.Silence`), another pair is selected.
+The link's datagrams take the selected pair. What the link receives shows whether that pair still works: if
+it receives nothing, the agent checks the pair (`PROBE_AFTER`). If the pair answers checks, but the link's
+data stays unanswered (`punch.node.path.UnansweredData`), another pair is selected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from punch.identity import PeerID
 from punch.link.link import Link
 from punch.net.deadlines import earliest
 from punch.node.call_context import CallContext
-from punch.node.path import Silence
+from punch.node.path import UnansweredData
 from punch.node.policy import RelayPolicy
 from punch.node.relay import RelayClient
 from punch.node.router import Routed
@@ -30,7 +30,7 @@ from punch.wire.candidate import Candidate, CandidateType
 
 STABLE = 20.0
 """Seconds of a direct path after which the call gives its relays back."""
-SILENCE = 0.5
+PROBE_AFTER = 0.5
 """Seconds without a datagram, after one was sent or received, until the path is checked once."""
 SLOW = 1.5
 """The same in round-trip times, if that is longer."""
@@ -134,8 +134,8 @@ class IceTransport:
         self._routed = routed
         self._changed = changed
         self._budget = context.budgets.of(peer, context.monotonic())
-        self._silence = Silence()
-        self._passed_over = False
+        self._unanswered_data = UnansweredData()
+        self._left_blocked = False
         self._large = False
         self._large_at = -LARGE_GAP
         self._link: Link | None = None
@@ -147,7 +147,7 @@ class IceTransport:
         self._joined = False
         self._release_at: float | None = None
         self._unanswered_since: float | None = None
-        self._silence_check: float | None = None
+        self._probe_at: float | None = None
         self._hinted_at = -HINT_GAP
 
     # Candidates
@@ -269,10 +269,10 @@ class IceTransport:
         """Authentic datagrams of the link have come from `remote` to `local`."""
         now = self._context.monotonic()
         if self.route == (local, remote):
-            self._silence.end()
-            if self._passed_over:
-                self._passed_over = False
-                self.generations.use.heard(now)
+            self._unanswered_data.end()
+            if self._left_blocked:
+                self._left_blocked = False
+                self.generations.use.link_received(now)
             # More is expected from now on: a side that only receives would not notice otherwise that its
             # path died
             self._expect_answer(now)
@@ -285,7 +285,7 @@ class IceTransport:
 
     def link_proved(self, link: Link) -> None:
         """The handshake of the link is over: from now on, its measurements tell about the path."""
-        self._silence.prove()
+        self._unanswered_data.prove()
         self._handshake.clear()
         self._link = link
         self._lost_some()
@@ -310,7 +310,7 @@ class IceTransport:
         if handshake:
             # Twice: they are few, and the loss of one delays the handshake by half a second or more
             sockets.send(handshake, remote, local)
-        if not self._silence.proved:
+        if not self._unanswered_data.proved:
             self._handshake = [*self._handshake, *handshake][-MAX_HELD:]
         else:
             self._large = self._large or len(datagrams[0]) >= LARGE
@@ -318,7 +318,7 @@ class IceTransport:
                 self._large, self._large_at = False, now
                 self.generations.use.check_size(now)
                 self._changed()
-        self._silence.sent(now)
+        self._unanswered_data.sent(now)
         if self._unanswered_since is None:
             self._expect_answer(now)
 
@@ -336,7 +336,7 @@ class IceTransport:
         moved, self.route = self.route != route, route
         if moved:
             self._unanswered_since = None
-            self._silence.end()
+            self._unanswered_data.end()
             again, self._handshake = self._handshake, []
             self.send(again)
         return moved
@@ -364,28 +364,29 @@ class IceTransport:
         times = (
             self.generations.get_timer(),
             self._release_at,
-            self._silence_deadline(),
-            self._silence_check,
+            self._leave_deadline(),
+            self._probe_at,
         )
         return earliest(times)
 
     def handle_timer(self, now: float) -> None:
         """
-        Check or leave a path on which the link hears nothing; give relays back when a direct path has lasted.
+        Check or leave a path on which the link receives nothing; give relays back when a direct path has
+        lasted.
         """
         self.generations.handle_timer(now)
-        if self._silence_check is not None and now >= self._silence_check:
-            self._check_silence(now)
-        deadline = self._silence_deadline()
+        if self._probe_at is not None and now >= self._probe_at:
+            self._probe_if_unanswered(now)
+        deadline = self._leave_deadline()
         if deadline is not None and now >= deadline:
-            enough_at = self._silence.enough_at
+            enough_at = self._unanswered_data.enough_at
             if enough_at is None or not self.generations.working:
-                self._silence.end()
-            elif self.generations.use.pass_over(enough_at, now):
-                self._passed_over = True
-                self._silence.end()
+                self._unanswered_data.end()
+            elif self.generations.use.leave_blocked_pair(enough_at, now):
+                self._left_blocked = True
+                self._unanswered_data.end()
             else:
-                self._silence.postpone(now)
+                self._unanswered_data.postpone(now)
         if self._release_at is not None and now >= self._release_at:
             if self.generations.trial is None:
                 self._release_relays()
@@ -394,7 +395,7 @@ class IceTransport:
 
     def close(self) -> None:
         """Close the agents and give the relays back."""
-        self.route = self._silence_check = None
+        self.route = self._probe_at = None
         self.generations.close(self._context.monotonic())
         self._relays.leave(self)
 
@@ -412,27 +413,27 @@ class IceTransport:
         self._losses = 0 if self._link is None else self._link.losses
         return self._losses > before
 
-    def _silence_deadline(self) -> float | None:
-        """Return when the path is left because the link hears nothing on it."""
-        return None if self.route is None else self._silence.deadline(self._rtt())
+    def _leave_deadline(self) -> float | None:
+        """Return when the path is left because the link's data is unanswered."""
+        return None if self.route is None else self._unanswered_data.deadline(self._rtt())
 
     def _expect_answer(self, since: float) -> None:
         """Check the path if nothing is received soon."""
         self._unanswered_since = since
-        if self._silence_check is None:
-            # Not moved with each datagram: it is early then, and is set again
-            self._silence_check = since + SILENCE
+        if self._probe_at is None:
+            # Not set again with each datagram: `_probe_if_unanswered` sets it again if it was too early
+            self._probe_at = since + PROBE_AFTER
             self._changed()
 
-    def _check_silence(self, now: float) -> None:
-        since, self._silence_check = self._unanswered_since, None
+    def _probe_if_unanswered(self, now: float) -> None:
+        since, self._probe_at = self._unanswered_since, None
         if since is None or self.route is None:
             return
         if self._link is not None and self._link.rtt is not None:
             self.generations.use.measured(self._link.rtt)
-        due = since + max(SILENCE, SLOW * (self._rtt() or 0.0))
+        due = since + max(PROBE_AFTER, SLOW * (self._rtt() or 0.0))
         if now < due:
-            self._silence_check = due
+            self._probe_at = due
             return
         self._unanswered_since = None
         self.generations.use.probe(now)

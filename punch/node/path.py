@@ -1,6 +1,6 @@
 """
-The path of a link: its value for applications, when it is left because the link hears nothing on it, and
-which changes of it are announced.
+The path of a link: its value for applications, when it is left because data of the link stays unanswered
+(`UnansweredData`), and which changes of it are announced.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ class Path:
     rtt: float = field(compare=False)
 
 
-class Silence:
+class UnansweredData:
     """
-    Counts what the link has sent on the current path since it last received something there.
+    Counts what the link has sent on the current path since it last received something there. `IceTransport`
+    leaves the path at `deadline`.
 
-    Something on the way may let connectivity checks through and nothing else, so that a path that answers
-    checks is of no use to the link. QUIC repeats what is not acknowledged: a link with data under way keeps
-    sending, while one that only acknowledges sends once.
+    A firewall may let connectivity checks through and nothing else. QUIC repeats what is not acknowledged,
+    so a link with data in flight keeps sending, while one that only acknowledges sends once.
 
     :ivar proved: the handshake of the link is over.
-    :ivar enough_at: when so much had been sent that the path is left if it answers a later check, in
-        monotonic seconds; None: too little was sent.
+    :ivar enough_at: when enough bursts had been sent (`LINK_BURSTS`; one during the handshake), in monotonic
+        seconds; None: fewer were sent. The path is left only if it answers a check that was sent later.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Silence:
         self._bursts, self._postponed = 0, 0.0
 
     def postpone(self, now: float) -> None:
-        """Whether the path answers checks is not known yet: decide a little later."""
+        """It is not known yet whether the path answers checks: decide `POSTPONED` seconds later."""
         self._postponed = now + POSTPONED
 
     def deadline(self, rtt: float | None) -> float | None:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from punch.identity import Identity
 from punch.rendezvous.deny import DenyList
 from punch.turn.server.settings import RelaySettings
+from punch.wire.control import RING_TIME
 from punch.wire.rendezvous_address import DEFAULT_PORT
 from punch.wire.turn_uri import TurnURI
 
@@ -87,8 +88,8 @@ class RendezvousLimits:
     """…and those that wait for one peer."""
     return_notice_time: float = 3600.0
     """After this long without another call they are not told."""
-    ring_time: float = 60.0
-    """A call rings for this long."""
+    ring_time: float = RING_TIME
+    """A call rings for this long; then the introduction ends. Both peers end the call by themselves, too."""
     answered_time: float = 60.0
     """Candidates are forwarded for this long after an answer."""
     stop_time: float = 5.0

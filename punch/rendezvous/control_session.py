@@ -15,6 +15,7 @@ from punch.identity import PeerID
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry import Introducing, IntroductionRefusal, Registry
 from punch.wire.control import (
+    MAX_LINE,
     ControlError,
     Error,
     ErrorCode,
@@ -149,8 +150,8 @@ class ControlSession:
             self._introduce(request, now)
 
     def receive_long_line(self) -> None:
-        """A line came that is longer than any message may be."""
-        self.close(Error(ErrorCode.TOO_LONG, "A line has more than 16384 bytes."))
+        """A line came that is longer than `MAX_LINE`: close the connection."""
+        self.close(Error(ErrorCode.TOO_LONG, f"A line has more than {MAX_LINE} bytes."))
 
     def send(self, reply: Reply) -> None:
         """Queue one line for this peer."""

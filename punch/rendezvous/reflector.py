@@ -7,7 +7,8 @@ The source address of a request may be forged, so the reflector must not be usef
   SOFTWARE, no MAPPED-ADDRESS, no OTHER-ADDRESS. No answer is ever longer than three times its question.
 - Only well-formed Binding requests are answered. Noise, responses, indications, other methods, and requests
   without the magic cookie (RFC 3489) are ignored.
-- Token buckets limit the answers: one for each IPv4 /24, and for each IPv6 /64, /56 and /48.
+- Token buckets limit the answers to `RATE` a second and `BURST` at once: one for each IPv4 /24 and IPv6 /64,
+  for each /56 with twice as many, and for each /48 with four times as many.
 - An answer goes to the source of the request, from the address where the request arrived. RFC 5780's
   CHANGE-REQUEST, RESPONSE-PORT and PADDING would let strangers choose another destination or a larger answer.
   They are answered with 420 (Unknown Attribute), as RFC 8489, section 6.3.1 asks of a server that does not
@@ -74,8 +75,8 @@ class Reflector:
     """
     Makes the answers. Pure: no socket, no clock.
 
-    :param buckets: the buckets of IPv4 /24s and IPv6 /64s; keys are opaque numbers. A /56 and a /48 have the
-        same multiples of them as of every other limit.
+    :param buckets: the buckets of IPv4 /24s and IPv6 /64s; keys are opaque numbers. Those of a /56 have
+        `SITE_GROWTH` times their rate and burst, those of a /48 `NETWORK_GROWTH` times.
     :param limited: called with a host whose prefix has exceeded its rate.
     :param prove: makes the proofs with which peers ask for probes; None if there are no probes.
     """

@@ -30,7 +30,7 @@ from punch.wire.turn_uri import MAX_RELAYS, RelayServer
 VERSION = 1
 """The version of this protocol."""
 MAX_LINE = 16384
-"""The longest line in bytes, without its newline."""
+"""The longest line in bytes, without its newline; whoever receives a longer one closes the connection."""
 MAX_KEEPALIVE = 3600.0
 """The longest keepalive interval in seconds."""
 RING_TIME = 60.0

@@ -371,6 +371,7 @@ class Conversation:
         self._views.tell(MessageAdded(message, again)).addCallback(delivered)
 
     def _check_delivered(self) -> None:
+        """Store and acknowledge the messages that all views have, up to the first that they don't have."""
         delivered: dict[bytes, int] = {}
         while self._deliveries and self._deliveries[0].done:
             delivery = self._deliveries.popleft()
@@ -386,6 +387,7 @@ class Conversation:
         self._owner.conversation_moved(self, 0)
 
     def _acknowledge(self) -> None:
+        """Send an ack for all messages that were delivered to the views."""
         known = None if self._remote_epoch is None else self._known.get(self._remote_epoch)
         if known is not None and known.delivered and (core := self._core) is not None:
             core.acknowledge(known.delivered)

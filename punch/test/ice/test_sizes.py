@@ -1,4 +1,4 @@
-"""Pairs that carry checks and not the largest datagrams, and paths on which the link hears nothing."""
+"""Pairs that carry checks and not the largest datagrams, and paths on which only checks are answered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from punch.node.path import (
     HANDSHAKE_WAIT,
     LINK_BURSTS,
     LINK_WAIT,
-    Silence,
+    UnansweredData,
 )
 from punch.test.ice_network import NAT, Host, IceNetwork
 from punch.wire.address import FULL_SIZE, Address
@@ -198,26 +198,26 @@ class SizeTests(SynchronousTestCase):
         self.assertEqual(answers.count(bytes(12)), 1)
 
     def test_silence(self) -> None:
-        """A handshake is given up sooner than a link; acknowledgements are no sign of anything."""
-        silence = Silence()
-        self.assertIsNone(silence.deadline(None))
-        silence.sent(1.0)
-        self.assertEqual(silence.deadline(None), 1.0 + HANDSHAKE_WAIT)
-        self.assertEqual(silence.deadline(1.0), 5.0)
-        silence.end()
-        self.assertIsNone(silence.deadline(None))
-        silence.prove()
+        """A path is left sooner during the handshake than later, and never because of one burst of a link."""
+        data = UnansweredData()
+        self.assertIsNone(data.deadline(None))
+        data.sent(1.0)
+        self.assertEqual(data.deadline(None), 1.0 + HANDSHAKE_WAIT)
+        self.assertEqual(data.deadline(1.0), 5.0)
+        data.end()
+        self.assertIsNone(data.deadline(None))
+        data.prove()
         for number in range(LINK_BURSTS):
-            self.assertIsNone(silence.deadline(None))
-            silence.sent(2.0 + number)
-            silence.sent(2.01 + number)
-        self.assertEqual(silence.deadline(0.1), 2.0 + LINK_WAIT)
-        self.assertEqual(silence.enough_at, 2.0 + LINK_BURSTS - 1)
-        silence.postpone(9.0)
-        self.assertGreater(silence.deadline(0.1) or 0.0, 9.0)
+            self.assertIsNone(data.deadline(None))
+            data.sent(2.0 + number)
+            data.sent(2.01 + number)
+        self.assertEqual(data.deadline(0.1), 2.0 + LINK_WAIT)
+        self.assertEqual(data.enough_at, 2.0 + LINK_BURSTS - 1)
+        data.postpone(9.0)
+        self.assertGreater(data.deadline(0.1) or 0.0, 9.0)
 
-    def test_silent_and_dead(self) -> None:
-        """Where checks are not answered either, nothing is passed over: probing finds out what works."""
+    def test_no_checks_answered_either(self) -> None:
+        """If checks are not answered either, the pair is not left as blocked: probing finds what works."""
         network = IceNetwork()
         one, other = self.two(network)
         network.pair(one, other, gather=False)
@@ -225,16 +225,16 @@ class SizeTests(SynchronousTestCase):
         path, since = self.hosts(one), network.now
         network.blocked = lambda source, target: True
         network.run(0.2)
-        self.assertFalse(one.agent.pass_over(since, network.now))
+        self.assertFalse(one.agent.leave_blocked_pair(since, network.now))
         self.assertEqual(self.hosts(one), path)
         network.run(1.0)
-        self.assertFalse(one.agent.pass_over(since, network.now))
+        self.assertFalse(one.agent.leave_blocked_pair(since, network.now))
         self.assertTrue(one.agent.path.working)
         network.run(1.0)
         self.assertFalse(one.agent.path.working)
 
-    def test_blocked_and_dead(self) -> None:
-        """When the last usable pair dies, one that was passed over is used again, without a word."""
+    def test_blocked_pair_is_used_again(self) -> None:
+        """When the last usable pair fails, a blocked one is selected again, without `Disconnected`."""
         network = IceNetwork()
         network.blocked = lambda source, target: source.host[3] != target.host[3]
         one, other = self.two(network)
@@ -243,7 +243,7 @@ class SizeTests(SynchronousTestCase):
         first, since = self.hosts(one), network.now
         one.agent.probe(since)
         network.run(0.2)
-        self.assertTrue(one.agent.pass_over(since, network.now))
+        self.assertTrue(one.agent.leave_blocked_pair(since, network.now))
         network.run(1.0)
         dead, before = self.hosts(one)[0], one.of(Disconnected)
         self.assertNotEqual(dead, first[0])
@@ -255,7 +255,7 @@ class SizeTests(SynchronousTestCase):
         self.assertEqual(one.of(Disconnected), before)
 
     def test_upper_bounds(self) -> None:
-        """What answers to repeated checks measured too long does not delay the discovery of a dead path."""
+        """A round-trip time that repeated checks measured too long does not delay the end of a dead path."""
         network = IceNetwork()
         one, other = network.host("one", "10.0.0.1"), network.host("other", "10.0.0.2", controlling=False)
         network.blocked = lambda source, target: network.now < 3.0
@@ -267,8 +267,8 @@ class SizeTests(SynchronousTestCase):
         network.run(1.6)
         self.assertFalse(one.agent.path.working)
 
-    def test_passed_over(self) -> None:
-        """What the link hears nothing on makes room for another, and has its turn when that is no better."""
+    def test_blocked_pairs_in_turn(self) -> None:
+        """Another pair is selected instead of a blocked one, and the first again when all were blocked."""
         network = IceNetwork()
         one, other = self.two(network)
         network.pair(one, other, gather=False)
@@ -279,7 +279,7 @@ class SizeTests(SynchronousTestCase):
             since = network.now
             one.agent.probe(since)
             network.run(0.1)
-            self.assertTrue(one.agent.pass_over(since, network.now))
+            self.assertTrue(one.agent.leave_blocked_pair(since, network.now))
             network.run(0.4)
             self.assertTrue(one.agent.path.working)
             self.assertEqual(self.hosts(other), self.hosts(one)[::-1])

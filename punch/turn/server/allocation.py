@@ -95,8 +95,9 @@ class Allocation:
     """
     The allocation of one client.
 
-    `channels` and `numbers` hold the open channels, whose binding and permission are both valid: a look-up
-    there is all that relaying a datagram takes.
+    `channels` and `numbers` hold the open channels, whose binding and permission are both valid
+    (`update_channels`): `RelayCore` needs no other check to relay a datagram. Without a channel, it looks the
+    host up in `permissions`.
     """
 
     client: FiveTuple
@@ -114,6 +115,7 @@ class Allocation:
     token: bytes | None = None
     """The RESERVATION-TOKEN that came with it."""
     permissions: dict[str, float] = field(default_factory=dict)
+    """Hosts that datagrams may be exchanged with, and when each permission expires."""
     inside: frozenset[str] = frozenset()
     """Hosts with permissions that are the relay's own: only relayed ports may be reached there."""
     bindings: dict[bytes, Binding] = field(default_factory=dict)
@@ -139,7 +141,7 @@ class Allocation:
         """The family of the relayed address."""
         return self.relayed.is_ipv6
 
-    def arrange(self) -> None:
+    def update_channels(self) -> None:
         """Update `channels` and `numbers` from the bindings and permissions."""
         self.channels = {
             number: self.channels.get(number) or Flow(self, binding.peer)
@@ -152,7 +154,7 @@ class Allocation:
         """Remove permissions and bindings that have expired."""
         self.permissions = {host: end for host, end in self.permissions.items() if end > now}
         self.bindings = {number: each for number, each in self.bindings.items() if each.expires > now}
-        self.arrange()
+        self.update_channels()
 
     @property
     def owner(self) -> AllocationOwner:

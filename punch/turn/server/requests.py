@@ -257,7 +257,7 @@ class RequestHandler:
     def _permit(self, allocation: Allocation, peers: list[Address], now: float) -> None:
         for peer in peers:
             allocation.permissions[peer.host] = now + PERMISSION_TIME
-        allocation.arrange()
+        allocation.update_channels()
         self._allocations.schedule(allocation)
 
 
