@@ -127,7 +127,7 @@ def test_a_full_disk(arguments: str) -> None:
     assert done.stderr == "punch: The output can't be written: No space left on device.\n"
 
 
-def test_the_last_words(place: Place) -> None:
+def test_the_final_line(place: Place) -> None:
     """After ^C a person reads one sentence, and nothing else."""
     state = ["--state-dir", str(place.directory / "mine")]
     quiet = ["--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"]

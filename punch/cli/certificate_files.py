@@ -23,7 +23,7 @@ class CertificateFiles:
     :param host: the name by which peers find the service, which the certificate must be for.
     :param first: the certificate that the service has started with.
     :param report: called with the events `certificate` (until) and `certificate-failed` (text).
-    :param complain: called with a sentence for the operator.
+    :param warn: called with a sentence for the operator.
     :param clock: returns the time as an aware datetime.
     """
 
@@ -38,7 +38,7 @@ class CertificateFiles:
         *,
         service: RendezvousService,
         report: ServiceReport,
-        complain: Callable[[str], None],
+        warn: Callable[[str], None],
         clock: Callable[[], datetime],
     ) -> None:
         self._certificate = certificate
@@ -47,7 +47,7 @@ class CertificateFiles:
         self._ends = first.not_valid_after_utc
         self._service = service
         self._report = report
-        self._complain = complain
+        self._warn = warn
         self._clock = clock
         self._problem: str | None = None
 
@@ -60,7 +60,7 @@ class CertificateFiles:
             text = self._problem = f"{problem} The certificate that was read before stays in use."
             self._log.error("{text}", text=text)
             self._report("certificate-failed", text=text)
-            self._complain(text)
+            self._warn(text)
             return
         self._problem = None
         self._ends = found.chain[0].not_valid_after_utc

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from punch.cli.usage import Parser, complain
+from punch.cli.usage import Parser, write_stderr
 from punch.ui.terminal.escapes import Style
 from punch.ui.text.sentences import (
     count,
@@ -37,7 +37,7 @@ from punch.ui.text.sentences import (
 STEP = 30.0
 
 #: Seconds that a process has to end by itself.
-GOODBYE = 3.0
+END_TIME = 3.0
 
 Event = dict[str, Any]
 
@@ -47,11 +47,11 @@ class DemoError(Exception):
 
 
 class OutputLost(Exception):
-    """Nothing can be shown any more; `str()` is a sentence, or empty: who read the output has enough."""
+    """The output can't be written; `str()` is a sentence, or empty if its reader has closed it."""
 
 
 class ProgramEnded(BaseException):
-    """A signal asks to end. It is nobody's error, so nothing catches it on the way to the cleaning up."""
+    """A signal asks to end. No `Exception`, so that nothing catches it before the programs are ended."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -66,17 +66,17 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-#: What the programs run: `guarded`, in this same Punch.
-_GUARDED = "from punch.cli.demo import guarded; guarded()"
+#: What the programs run: `run_until_parent_ends`, in this same Punch.
+_PROGRAM_CODE = "from punch.cli.demo import run_until_parent_ends; run_until_parent_ends()"
 
 
-def guarded() -> None:
+def run_until_parent_ends() -> None:
     """
-    The `punch` command in a process that ends with the one that started it, even if that is killed: it then
-    holds the other end of the pipe no more whose descriptor is the first argument.
+    Run the `punch` command until the process that started this one ends, even if that is killed: then the
+    other end of a pipe is closed. The descriptor of our end is the first argument.
     """
     pipe = int(sys.argv.pop(1))
-    threading.Thread(target=_end_after, args=(pipe,), name="guard", daemon=True).start()
+    threading.Thread(target=_end_after, args=(pipe,), name="parent watch", daemon=True).start()
     from punch.cli.main import main as punch
 
     sys.exit(punch())
@@ -89,7 +89,7 @@ def _end_after(pipe: int) -> None:
 
 def _command(pipe: int) -> list[str]:
     if os.name == "posix":
-        return [sys.executable, "-c", _GUARDED, str(pipe)]
+        return [sys.executable, "-c", _PROGRAM_CODE, str(pipe)]
     return [sys.executable, "-m", "punch"]  # Windows passes no descriptors on
 
 
@@ -102,7 +102,7 @@ class Program:
         self.name = name
         self._events = events
         self._stderr = directory / f"{name}.stderr"
-        pipe, self._guard = os.pipe()
+        pipe, self._pipe = os.pipe()
         # Its own session: what is typed at the terminal, interrupts too, is for the demonstration.
         with self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
@@ -135,13 +135,13 @@ class Program:
         self._events.put((self.name, {"event": "ended", "status": self._process.returncode}))
 
     def command(self, command: str, **fields: Any) -> None:
-        """Tell it what to do. One that has ended hears nothing; its end is in the queue."""
+        """Send it a command. If it has ended, nothing is sent; `ended` is in the queue of events."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")
             self._process.stdin.flush()
 
-    def last_words(self) -> str:
+    def last_error_line(self) -> str:
         """The last line that it wrote to stderr."""
         lines = self._stderr.read_text("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else ""
@@ -158,7 +158,7 @@ class Program:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        os.close(self._guard)
+        os.close(self._pipe)
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):  # what was written last may find nobody
             self._process.stdin.close()
@@ -181,7 +181,7 @@ class Demo:
         self._ids: dict[str, str] = {}
         self._urls: dict[str, str] = {}
         self._starting = False
-        self._patient = False
+        self._ignores_failures = False
         self._signal: int | None = None
 
     # -- the parts --
@@ -203,7 +203,7 @@ class Demo:
 
     def stop(self) -> None:
         """End all programs."""
-        until = time.monotonic() + GOODBYE
+        until = time.monotonic() + END_TIME
         programs = list(self._programs.values())
         for program in programs:
             program.terminate()
@@ -235,9 +235,9 @@ class Demo:
         with contextlib.suppress(queue.Empty):
             name, event = self._events.get(timeout=timeout)
             if event["event"] == "ended":
-                words = self._programs[name].last_words() or f"exit status {event['status']}"
+                words = self._programs[name].last_error_line() or f"exit status {event['status']}"
                 raise DemoError(f"The program {name} ended too early: {printable(words)}")
-            if event["event"] in ("failed", "error") and not self._patient:
+            if event["event"] in ("failed", "error") and not self._ignores_failures:
                 raise DemoError(f"The program {name} failed: {printable(event['text'])}")
             if event["event"] == "web":
                 self._urls[name] = event["url"]
@@ -256,10 +256,10 @@ class Demo:
             raise OutputLost("" if isinstance(error, BrokenPipeError) else reason) from error
 
     def step(self, text: str) -> None:
-        """What happens now."""
+        """Print what happens now."""
         self.say(f"{self._style.good('•')} {text}")
 
-    # -- the story --
+    # -- the steps --
 
     def _start_all(self, *peers: tuple[str, ...]) -> None:
         """A rendezvous and two peers, each with its name and options."""
@@ -297,7 +297,7 @@ class Demo:
             self.say(f"    {self._style.bold(name.title() + ':')} {self._urls[name]}")
         self.step("Let one of them call the other. Ctrl-C ends the demonstration")
         # What fails from now on, one of the two has seen.
-        self._patient = True
+        self._ignores_failures = True
         while True:
             self._pump(3600.0)
             for unread in self._unread.values():
@@ -404,7 +404,7 @@ def main(arguments: Sequence[str]) -> int:
             signal.signal(number, signal.SIG_IGN)
         demo.stop()
         if options.keep:
-            complain(f"Logs and keys are in {directory}")
+            write_stderr(f"Logs and keys are in {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
         if died_of is not None:
@@ -424,10 +424,10 @@ def _tell(demo: Demo, web: bool) -> int:
         else:
             demo.step("That was all; in a terminal you could chat on")
     except DemoError as error:
-        complain(f"punch demo: {error}")
+        write_stderr(f"punch demo: {error}")
         return 1
     except OutputLost as lost:
         if str(lost):
-            complain(f"punch demo: {lost}")
+            write_stderr(f"punch demo: {lost}")
         return 1
     return 0

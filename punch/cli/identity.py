@@ -15,7 +15,7 @@ from typing import Any
 from punch.cli import twistd
 from punch.cli.options import NoRendezvous, choose_rendezvous
 from punch.cli.peer_tap import login_name
-from punch.cli.usage import Parser, complain, show
+from punch.cli.usage import Parser, show, write_stderr
 from punch.identity import Identity
 from punch.net.driver import Timer
 from punch.net.reactor import install_resolver, use_monotonic_time
@@ -28,7 +28,7 @@ from punch.wire.invitation import AdmissionRefusal
 from punch.wire.rendezvous_address import RendezvousAddress
 
 PROGRAM = "punch identity revoke"
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds for all of it."""
 
 
@@ -66,7 +66,7 @@ class Revocation:
 
     def start(self) -> None:
         """Begin."""
-        self._late.start(PATIENCE, self._end)
+        self._late.start(TIMEOUT, self._end)
         self._client.start()
 
     def control_welcome(self, welcome: Welcome, host: str) -> None:
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     if words[:1] == ["revoke"]:
         words.pop(0)
     elif words[:1] not in (["-h"], ["--help"]):
-        complain(
+        write_stderr(
             "punch identity: the only command is punch identity revoke; see punch identity revoke --help"
         )
         return 2

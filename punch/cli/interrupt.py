@@ -11,8 +11,8 @@ import sys
 import threading
 
 
-def quiet_interrupt() -> None:
-    """Until something else handles SIGINT, the process just dies of it."""
+def end_quietly_on_interrupt() -> None:
+    """Until something else handles SIGINT, it ends the process without a traceback."""
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -27,4 +27,4 @@ def _program() -> str:
 
 
 if _program() in ("punch", "twistd"):
-    quiet_interrupt()
+    end_quietly_on_interrupt()

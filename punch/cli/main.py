@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from punch import __version__
-from punch.cli.interrupt import quiet_interrupt
+from punch.cli.interrupt import end_quietly_on_interrupt
 from punch.cli.usage import (
     Parser,
-    complain,
     escape_output,
     show,
+    write_stderr,
 )
 
 USAGE = f"""\
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     :return: the exit status.
     """
     if arguments is None:
-        quiet_interrupt()
+        end_quietly_on_interrupt()
     escape_output()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from punch.cli.demo import main as demo
 
         return demo(rest)
-    complain(f"punch: there is no command {command!a}; punch --help lists them.")
+    write_stderr(f"punch: there is no command {command!a}; punch --help lists them.")
     return 2
 
 
@@ -154,7 +154,7 @@ def _id(rest: Sequence[str]) -> int:
     try:
         show(str(StateDirectory(Path(options.state_dir)).peer(options.name).identity().peer_id))
     except StateError as error:
-        complain(f"punch id: {error}")
+        write_stderr(f"punch id: {error}")
         return 1
     return 0
 

@@ -234,7 +234,7 @@ class Members:
         return MemberWatch(self._database, service)
 
     def read_again(
-        self, service: RendezvousService, report: ServiceReport, complain: Callable[[str], None]
+        self, service: RendezvousService, report: ServiceReport, warn: Callable[[str], None]
     ) -> None:
         """Read the file of `--members` again. If it has an error, the previous list stays in use."""
         assert self._path is not None
@@ -244,7 +244,7 @@ class Members:
             text = f"{problem} The list that was read before stays."
             _log.error("{text}", text=text)
             report("members-failed", text=text)
-            complain(text)
+            warn(text)
             return
         self.membership.listed = listed
         ended = service.end_refused()

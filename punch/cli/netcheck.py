@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from punch.cli import twistd
 from punch.cli.options import NoRendezvous, choose_rendezvous, proxy_variable
 from punch.cli.peer_tap import login_name
-from punch.cli.usage import Parser, complain, show
+from punch.cli.usage import Parser, show, write_stderr
 from punch.natcheck.report import NetcheckReport
 from punch.net.interfaces import local_addresses, source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     twistd.end_on_signals(reactor)
     if options.lifetime is not None and not options.json and sys.stderr is not None and sys.stderr.isatty():
-        complain(f"This takes up to {options.lifetime + 5:.0f} seconds.")
+        write_stderr(f"This takes up to {options.lifetime + 5:.0f} seconds.")
     reactor.callWhenRunning(lambda: run.start().addBoth(finish))
     reactor.run()
     if not ended:
@@ -133,5 +133,5 @@ def main(arguments: Sequence[str]) -> int:
     written = json.dumps(netcheck_fields(result), separators=(",", ":")) if options.json else text(result)
     show(written, f"{PROGRAM}: The report can't be written")
     if result.problem is not None and options.json:
-        complain(f"{PROGRAM}: {problem_of(result)}")
+        write_stderr(f"{PROGRAM}: {problem_of(result)}")
     return 0 if result.problem is None else 1

@@ -11,7 +11,7 @@ from twisted.python import usage
 
 from punch import __version__
 from punch.cli import twistd
-from punch.cli.usage import escape_output, show, wrong
+from punch.cli.usage import escape_output, show, usage_error_text
 from punch.names import without_format
 from punch.state import StateDirectory, StateError
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
@@ -54,7 +54,7 @@ class CommandOptions(usage.Options):
         except usage.UsageError as problem:
             # What it would have set isn't set: the rest was not read.
             as_json = "--json" in given
-            twistd.fail(self.plugin, wrong(str(problem), self.command), as_json=as_json)
+            twistd.fail(self.plugin, usage_error_text(str(problem), self.command), as_json=as_json)
 
     def _seen(self, given: Sequence[str]) -> list[str]:
         kept: list[str] = []

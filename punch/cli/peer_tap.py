@@ -31,10 +31,10 @@ from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import NoRendezvous, choose_rendezvous, proxy_variable
 from punch.cli.twistd import (
     OutputWriter,
-    before_sudden_death,
     end,
     end_on_signals,
     fail,
+    on_second_signal,
     set_exit_status,
     use_own_files,
 )
@@ -369,7 +369,7 @@ class PeerService(Service):
             ),
             chat,
         )
-        before_sudden_death(console.restore)
+        on_second_signal(console.restore)
         if options["web"] and not self._open_web(chat, console):
             return
         chat.start().addCallbacks(self._started, self._cannot_start)
@@ -504,5 +504,5 @@ def makeService(options: Options) -> IService:
     install_resolver(reactor)
     service = PeerService(options, reactor)
     words = "" if options["json"] else "The peer has stopped."
-    end_on_signals(reactor, last_words=words)
+    end_on_signals(reactor, final_line=words)
     return service

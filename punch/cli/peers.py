@@ -19,7 +19,7 @@ from punch import names
 from punch.apps.chat import ContactSummary
 from punch.apps.chat.contacts import grant, revoke
 from punch.cli.peer_tap import login_name
-from punch.cli.usage import Parser, complain, show
+from punch.cli.usage import Parser, show, write_stderr
 from punch.contacts import AddressBook, AddressBookError
 from punch.identity import PeerID, PeerIDError
 from punch.lookup import UnknownPeer, find_peer
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         reason = getattr(error, "code", None) or getattr(error, "reason", None) or "state"
         if options.json:
             show(json.dumps({"event": "failed", "reason": reason, "text": str(error)}))
-        complain(f"punch peers: {error}")
+        write_stderr(f"punch peers: {error}")
         return 1
     if options.json:
         show(json.dumps({"event": "peers", "peers": [contact_fields(contact) for contact in changed]}))

@@ -85,9 +85,9 @@ class Announcer:
             self("registry")
         else:
             self("registry-failed", text=problem)
-            self.complain(problem)
+            self.write_stderr(problem)
 
-    def complain(self, text: str) -> None:
+    def write_stderr(self, text: str) -> None:
         """Write a sentence to stderr."""
         self._error.line(f"{PROGRAM}: {text}")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from punch.cli.amounts import format_bytes, number_of_bytes, seconds
-from punch.cli.usage import Parser, complain, show
+from punch.cli.usage import Parser, show, write_stderr
 from punch.files import read_regular
 from punch.identity import PeerID, PeerIDError
 from punch.rendezvous.member_database import FILE_NAME, USAGE_DAYS, Member, MemberDatabase
@@ -58,7 +58,7 @@ def main(command: str, arguments: Sequence[str]) -> int:
     except (StateError, MemberStoreError, PeerIDError, _Refused) as error:
         if options.json:
             show(json.dumps({"event": "failed", "reason": "state", "text": str(error)}))
-        complain(f"{program}: {error}")
+        write_stderr(f"{program}: {error}")
         return 1
     return 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from punch.cli.usage import Parser, complain, show
+from punch.cli.usage import Parser, show, write_stderr
 from punch.rendezvous.monitoring.health import HealthStatus
 from punch.rendezvous.monitoring.http import STATUS_PATH
 from punch.rendezvous.monitoring.listener import SOCKET
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     except _Unreachable as problem:
         if options.json:
             show(json.dumps({"event": "failed", "time": 0.0, "reason": "unreachable", "text": str(problem)}))
-        complain(f"{PROGRAM}: {problem}")
+        write_stderr(f"{PROGRAM}: {problem}")
         return 1
     show(text)
     return 0 if HealthStatus(found["status"]).serves else 1

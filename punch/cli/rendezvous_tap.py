@@ -475,7 +475,7 @@ def makeService(options: Options) -> IService:
     if deny is not None:
         reload.append(lambda: announcer.read_deny_list(Path(deny)))
     if members.has_list:
-        reload.append(lambda: members.read_again(service, announcer, announcer.complain))
+        reload.append(lambda: members.read_again(service, announcer, announcer.write_stderr))
     if options.certificate is not None:
         files = CertificateFiles(
             Path(options["certificate"]),
@@ -484,7 +484,7 @@ def makeService(options: Options) -> IService:
             options.certificate.chain[0],
             service=service,
             report=announcer,
-            complain=announcer.complain,
+            warn=announcer.write_stderr,
             clock=partial(datetime.now, timezone.utc),
         )
         reload.append(files.read_again)
@@ -497,7 +497,7 @@ def makeService(options: Options) -> IService:
     twistd.end_on_signals(
         reactor,
         read_again if reload else None,
-        last_words="" if as_json else "The rendezvous has stopped.",
+        final_line="" if as_json else "The rendezvous has stopped.",
     )
     reactor.addSystemEventTrigger("after", "shutdown", announcer.close)
     process = MultiService()  # type: ignore[no-untyped-call]

@@ -26,7 +26,7 @@ from twisted.logger import ILogObserver, textFileLogObserver
 from twisted.python import usage
 from twisted.python.logfile import LogFile
 
-from punch.cli.interrupt import quiet_interrupt
+from punch.cli.interrupt import end_quietly_on_interrupt
 from punch.files import check_regular, unusable
 
 LOG_BYTES = 1_000_000
@@ -46,19 +46,19 @@ class Reactor(Protocol):
 # -- the end of the process --
 
 
-class _Ending:
-    """How this process is to end, once the reactor has."""
+class _ProcessExit:
+    """How this process is to end when the reactor has stopped: with a status, or by a signal."""
 
     def __init__(self) -> None:
         self.status = 0
         self.signal: int | None = None
-        self.last_words = ""
-        self._hooked = False
+        self.final_line = ""
+        self._registered = False
 
-    def hook(self) -> None:
-        """Run at interpreter exit: `twistd` has no other place where a status is not lost."""
-        if not self._hooked:
-            self._hooked = True
+    def register(self) -> None:
+        """Have `finish` called at interpreter exit: anywhere else, `twistd` would replace the status."""
+        if not self._registered:
+            self._registered = True
             atexit.register(self.finish)
 
     def finish(self) -> None:
@@ -69,22 +69,22 @@ class _Ending:
                 with contextlib.suppress(OSError, ValueError):
                     stream.flush()
         if self.signal is not None:
-            if self.last_words and os.isatty(2):
+            if self.final_line and os.isatty(2):
                 # The terminal has just shown ^C.
-                text = "\n" * (self.signal == signal.SIGINT) + self.last_words + "\n"
+                text = "\n" * (self.signal == signal.SIGINT) + self.final_line + "\n"
                 _write_at_once(2, text.encode("ascii", "backslashreplace"))
-            _die_of(self.signal)
+            _end_by_signal(self.signal)
         os._exit(self.status)
 
 
-_ending = _Ending()
+_process_exit = _ProcessExit()
 
 
 def set_exit_status(status: int) -> None:
     """The process ends with `status` (1 to 255) when the reactor has stopped. The first one set stays."""
-    _ending.hook()
-    if _ending.status == 0:
-        _ending.status = status
+    _process_exit.register()
+    if _process_exit.status == 0:
+        _process_exit.status = status
 
 
 def end(reactor: Reactor, status: int = 0) -> None:
@@ -116,34 +116,34 @@ _END_SIGNALS = tuple(
 )
 
 
-_last_acts: list[Callable[[], None]] = []
+_second_signal_calls: list[Callable[[], None]] = []
 
 
-def before_sudden_death(act: Callable[[], None]) -> None:
+def on_second_signal(act: Callable[[], None]) -> None:
     """Have `act` called when a second signal ends the process at once. It must not wait for anything."""
-    _last_acts.append(act)
+    _second_signal_calls.append(act)
 
 
 def end_on_signals(
-    reactor: Any, on_hangup: Callable[[], None] | None = None, *, last_words: str = ""
+    reactor: Any, on_hangup: Callable[[], None] | None = None, *, final_line: str = ""
 ) -> None:
     """
-    SIGINT, SIGTERM and SIGHUP stop the reactor as soon as it runs; the process then dies of that signal, as
+    SIGINT, SIGTERM and SIGHUP stop the reactor as soon as it runs; the process then ends by that signal, as
     its parent expects. A second one ends it at once. Called from the main thread, before the reactor runs.
 
     :param reactor: provides `IReactorCore` and `IReactorFromThreads`.
     :param on_hangup: what SIGHUP does instead, in the reactor's thread.
-    :param last_words: a sentence for the person at the terminal, when all is over.
+    :param final_line: a sentence that is printed in a terminal just before the process ends.
     """
-    _ending.hook()
-    _ending.last_words = last_words
+    _process_exit.register()
+    _process_exit.final_line = final_line
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if _ending.signal is not None:
-            for act in _last_acts:
+        if _process_exit.signal is not None:
+            for act in _second_signal_calls:
                 act()
-            _die_of(number)
-        _ending.signal = number
+            _end_by_signal(number)
+        _process_exit.signal = number
         reactor.callFromThread(_stop, reactor)
 
     def hang_up(_number: int, _frame: FrameType | None) -> None:
@@ -164,7 +164,7 @@ def end_on_signals(
     reactor.callWhenRunning(install)
 
 
-def _die_of(number: int) -> None:
+def _end_by_signal(number: int) -> None:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
@@ -313,8 +313,8 @@ def use_own_files(
     parent = options.parent
     if parent is None or "logfile" not in parent:
         return
-    quiet_interrupt()
-    _ending.hook()
+    end_quietly_on_interrupt()
+    _process_exit.register()
     given = _given(parent)
     for option in {"logfile", "pidfile"} & given:
         if parent[option] not in ("", "-"):

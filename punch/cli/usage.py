@@ -50,7 +50,7 @@ def escape_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def complain(text: str) -> None:
+def write_stderr(text: str) -> None:
     """Write a line to stderr, if there is one that takes it."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
@@ -73,7 +73,7 @@ def show(text: str, problem: str = "punch: The output can't be written") -> None
             raise SystemExit(f"{problem}: {error.strerror}.") from error
 
 
-def wrong(problem: str, command: str) -> str:
+def usage_error_text(problem: str, command: str) -> str:
     """
     The sentence for a problem with a command line.
 
@@ -121,8 +121,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with a sentence."""
-        text = wrong(message, self.prog)
+        text = usage_error_text(message, self.prog)
         if self._json:
             show(json.dumps({"event": "failed", "time": 0.0, "reason": "usage", "text": text}))
-        complain(f"{self.prog}: {text}")
+        write_stderr(f"{self.prog}: {text}")
         raise SystemExit(2)

@@ -113,7 +113,7 @@ class CheckList:
                 busy.add(pair.foundation)
                 pair.state = PairState.WAITING
 
-    def revive(self) -> None:
+    def retry_failed(self) -> None:
         """Check the failed pairs again, but not those whose consent was lost."""
         for pair in self._pairs.values():
             if pair.state is PairState.FAILED and not pair.revoked:

@@ -85,7 +85,7 @@ class Pacer:
         pair = nominated or checklist.next_pair(self._due, self._unlikely)
         if pair is None:
             return False
-        rto = max(RTO, self.interval * checklist.pending(self._rivals(pair)))
+        rto = max(RTO, self.interval * checklist.pending(self._counts_towards_rto(pair)))
         self._checker.start(pair, now, rto, selector.nomination if nominated is not None else None)
         self._next_at = now + self.interval
         return True
@@ -100,7 +100,7 @@ class Pacer:
             times.append(max(nominate_at, self._next_at))
         return min(times, default=None)
 
-    def _rivals(self, pair: CandidatePair) -> Callable[[CandidatePair], bool]:
+    def _counts_towards_rto(self, pair: CandidatePair) -> Callable[[CandidatePair], bool]:
         """
         Tells which pairs count towards the RTO of this one (RFC 8445, section 14.3, allows other formulas).
         Unlikely pairs do not delay others: with two machines full of containers, a lost check through the

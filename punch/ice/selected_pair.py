@@ -234,7 +234,7 @@ class SelectedPair:
         self.choose(now)
         selected = self._selector.selected
         if selected is not None and selected.impaired:
-            self._checklist.revive()
+            self._checklist.retry_failed()
             self._events.append(Disconnected(self._to_pair(selected)))
 
     def _report_loss(self, pair: Pair) -> bool:

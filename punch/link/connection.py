@@ -188,10 +188,10 @@ class Connection:
     def close(self, code: CloseCode, reason: str) -> None:
         """Close the connection from our side, if it is open."""
         if not self.over:
-            self.shut(code, reason)
+            self.close_quic(code, reason)
             self._callbacks.ended(self, code, reason, False)
 
-    def shut(self, code: CloseCode, reason: str) -> None:
+    def close_quic(self, code: CloseCode, reason: str) -> None:
         """
         Close the QUIC connection without calling `Callbacks.ended`.
 

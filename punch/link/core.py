@@ -56,7 +56,7 @@ class LinkState(Enum):
 
 
 @dataclass(frozen=True)
-class _Ending:
+class _CloseReason:
     code: CloseCode
     reason: str
     by_peer: bool = False
@@ -114,7 +114,7 @@ class LinkCore:
         self._pings = 0
         self._ping_at: list[float] = []
         self.state = LinkState.WAITING
-        self._ending: _Ending | None = None
+        self._close_reason: _CloseReason | None = None
 
     def start(self, now: float) -> None:
         """
@@ -139,18 +139,18 @@ class LinkCore:
         follows when it has answered, or after one second. Data that is queued on streams is discarded.
         """
         self._now = now
-        ending = _Ending(code, clip_reason(reason))
+        close_reason = _CloseReason(code, clip_reason(reason))
         if self.state is LinkState.WAITING:
-            self._finish(ending)
+            self._finish(close_reason)
         elif self.state is LinkState.OPEN:
-            self.state, self._ending = LinkState.CLOSING, ending
-            self._require_streams().send_close(ending.code, ending.reason)
+            self.state, self._close_reason = LinkState.CLOSING, close_reason
+            self._require_streams().send_close(close_reason.code, close_reason.reason)
             self._deadline = now + self.limits.close_seconds
 
     def fail(self, code: CloseCode, reason: str, now: float) -> None:
         """End the link at once, for example because no path is left."""
         self._now = now
-        self._finish(_Ending(code, clip_reason(reason)))
+        self._finish(_CloseReason(code, clip_reason(reason)))
 
     def ping(self, now: float) -> None:
         """
@@ -255,7 +255,7 @@ class LinkCore:
             self._deadline = self._extended_deadline(now)
             if self._deadline is not None:
                 return
-            self._finish(_Ending(CloseCode.TIMEOUT, "The other side did not prove itself in time."))
+            self._finish(_CloseReason(CloseCode.TIMEOUT, "The other side did not prove itself in time."))
 
     def _extended_deadline(self, now: float) -> float | None:
         """
@@ -410,7 +410,7 @@ class LinkCore:
         )
         for other in self._connections:
             if other is not connection and not other.over:
-                other.shut(CloseCode.REFUSED, "Another connection proved itself first.")
+                other.close_quic(CloseCode.REFUSED, "Another connection proved itself first.")
         if self.state is LinkState.WAITING:
             self.state = LinkState.OPEN
             self._emit(Proved(self.remote))
@@ -418,21 +418,21 @@ class LinkCore:
 
     def _ended(self, connection: Connection, code: CloseCode, reason: str, by_peer: bool) -> None:
         if connection is self._link or self.role is LinkRole.CALLER:
-            self._finish(_Ending(code, clip_reason(reason), by_peer))
+            self._finish(_CloseReason(code, clip_reason(reason), by_peer))
 
     def _answered(self, connection: Connection) -> None:
         if connection is self._link:
             self._emit(PingAnswered())
 
-    def _finish(self, ending: _Ending) -> None:
+    def _finish(self, close_reason: _CloseReason) -> None:
         if self.state is LinkState.CLOSED:
             return
-        if self._ending is not None:
+        if self._close_reason is not None:
             # Whatever ends a link that is closing, most often the answer, the reason is the one that we gave
-            ending = self._ending
-        self._emit(Closed(ending.code, ending.reason, ending.by_peer))
+            close_reason = self._close_reason
+        self._emit(Closed(close_reason.code, close_reason.reason, close_reason.by_peer))
         self.state = LinkState.CLOSED
         self._deadline = None
         for connection in self._connections:
             if not connection.over:
-                connection.shut(ending.code, ending.reason)
+                connection.close_quic(close_reason.code, close_reason.reason)

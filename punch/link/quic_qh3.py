@@ -76,7 +76,7 @@ class Qh3Connection(QuicConnection):
         packets: int = report[2]
         self.library._drain_core()
         if report[5] > MANY_EVENTS * len(datagrams):
-            self._sampler.look_closely()
+            self._sampler.read_each_next()
         self._arrived(packets, report[5])
         return packets
 

@@ -67,17 +67,17 @@ class Sampler:
         self._random = random
         self._all = ReceiveAllowance(512, 200)
         self._skip = 0
-        self._closely = 0
+        self._read_each = 0
 
-    def look_closely(self) -> None:
+    def read_each_next(self) -> None:
         """Read each of the next packets, because the last ones caused many events."""
-        self._closely = self.ONE_OF
+        self._read_each = self.ONE_OF
 
     def choose(self, count: int, now: float) -> Iterable[tuple[int, int]]:
         """The packets to read of the next `count`: (index, the number of packets that it stands for)."""
         few = self._all.spend(now, count)
-        if few or self._closely:
-            self._closely = max(0, self._closely - count)
+        if few or self._read_each:
+            self._read_each = max(0, self._read_each - count)
             return [(index, 1) for index in range(count)]
         chosen = []
         while self._skip < count:

@@ -41,7 +41,7 @@ def encode_name(name: str) -> bytes:
     return bytes([len(data)]) + data
 
 
-class SendQueue:
+class SendBuffer:
     """The sending direction: bytes wait here until credit and the QUIC library's queue have room."""
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ class Stream:
         self.stream_id = stream_id
         self.local = local
         self.opened_at = now
-        self.out = SendQueue()
+        self.out = SendBuffer()
         self.window = window
         self.name: str | None = None
         self.accepted = not local

@@ -94,18 +94,18 @@ def usable_addresses(interfaces: Sequence[Interface], include_loopback: bool | N
 
 
 def select(
-    addresses: Sequence[str] | Iterator[str], limit: int = LIMIT, ways_out: Collection[str] = ()
+    addresses: Sequence[str] | Iterator[str], limit: int = LIMIT, preferred: Collection[str] = ()
 ) -> list[str]:
     """
     Return the addresses to open sockets at, in order of preference.
 
-    Those of `ways_out` come first. Then global IPv6 and IPv4 alternate, IPv6 first (RFC 8421, section 4).
+    Those of `preferred` come first. Then global IPv6 and IPv4 alternate, IPv6 first (RFC 8421, section 4).
     Addresses of private IPv4 networks that end in .1, which the bridges of containers and virtual machines
     have, come late, and IPv4 link-local addresses last. Wildcard, multicast and IPv6 link-local addresses are
     dropped, and loopback addresses if there are others.
 
-    :param limit: how many addresses to return at most, unless `ways_out` has more.
-    :param ways_out: the addresses from which this machine reaches the rendezvous, as far as that is known.
+    :param limit: how many addresses to return at most, unless `preferred` has more.
+    :param preferred: the addresses from which this machine reaches the rendezvous, as far as that is known.
     :raise ValueError: one of them is no IP address.
     """
     usable = [host for host in dict.fromkeys(_plain(address) for address in addresses) if _is_usable(host)]
@@ -113,7 +113,7 @@ def select(
         usable = [host for host in usable if not _is_loopback(host)]
     subnets: dict[bytes, int] = {}
     families: dict[bool, list[str]] = {True: [], False: []}
-    first = [host for host in dict.fromkeys(map(_plain, ways_out)) if host in usable]
+    first = [host for host in dict.fromkeys(map(_plain, preferred)) if host in usable]
     for host in sorted(usable, key=lambda host: (host not in first, *_rank(host))):
         ip = ip_address(host)
         if isinstance(ip, IPv6Address):

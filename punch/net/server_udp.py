@@ -53,7 +53,7 @@ _ORIGINS = 1024
 
 class UDPPort(Protocol):
     """
-    A UDP port that a `Server` answers at.
+    A UDP port that a `DatagramServer` answers at.
 
     :ivar host: the address that it is bound to.
     """
@@ -68,13 +68,13 @@ class UDPPort(Protocol):
         """Stop listening."""
 
 
-class Server(Protocol):
+class DatagramServer(Protocol):
     """Takes the datagrams of a port. Its methods raise nothing."""
 
     def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
         """Take datagrams that `remote` sent to `local`, an address of this host."""
 
-    def turn_over(self) -> None:
+    def turn_ended(self) -> None:
         """All datagrams of this turn of the reactor have been handed over."""
 
 
@@ -87,7 +87,7 @@ class PacketInfoPort:
     :raise OSError: the address or its family does not exist here, or the port is in use.
     """
 
-    def __init__(self, reactor: IReactorFDSet, host: str, port: int, server: Server) -> None:
+    def __init__(self, reactor: IReactorFDSet, host: str, port: int, server: DatagramServer) -> None:
         self.host = host
         self._reactor = reactor
         self._server = server
@@ -145,7 +145,7 @@ class PacketInfoPort:
         server = self._server
         for (remote, information), datagrams in waiting.items():
             server.received(datagrams, Address._make(remote), self._local(information), self)
-        server.turn_over()
+        server.turn_ended()
 
     def send(self, datagrams: Sequence[bytes], remote: Address, local: Address) -> None:
         """Send datagrams from `local`, an address of this host."""
@@ -206,7 +206,7 @@ class PlainPort:
     :raise CannotListenError: the address does not exist here, or the port is in use.
     """
 
-    def __init__(self, reactor: IReactorUDP, host: str, port: int, server: Server) -> None:
+    def __init__(self, reactor: IReactorUDP, host: str, port: int, server: DatagramServer) -> None:
         self.host = host
         self._protocol = _PlainProtocol(self, server)
         self._listening = reactor.listenUDP(port, self._protocol, interface=host, maxPacketSize=MAX_UDP)
@@ -227,7 +227,7 @@ class PlainPort:
 class _PlainProtocol(DatagramProtocol):
     noisy = False
 
-    def __init__(self, port: PlainPort, server: Server) -> None:
+    def __init__(self, port: PlainPort, server: DatagramServer) -> None:
         self._port = port
         self._server = server
         self._local = Address("", 0)
@@ -239,10 +239,10 @@ class _PlainProtocol(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
         self._server.received((datagram,), Address(*addr[:2]), self._local, self._port)
-        self._server.turn_over()
+        self._server.turn_ended()
 
 
-def open_ports(reactor: IReactorUDP, host: str | None, port: int, server: Server) -> list[UDPPort]:
+def open_ports(reactor: IReactorUDP, host: str | None, port: int, server: DatagramServer) -> list[UDPPort]:
     """
     Listen on `port` of `host`, or of all addresses of both families as far as they exist here.
 
@@ -280,7 +280,7 @@ def open_ports(reactor: IReactorUDP, host: str | None, port: int, server: Server
     raise AssertionError("the last attempt returns or raises")
 
 
-def _open_plain(reactor: IReactorUDP, port: int, server: Server) -> list[UDPPort]:
+def _open_plain(reactor: IReactorUDP, port: int, server: DatagramServer) -> list[UDPPort]:
     opened: list[UDPPort] = []
     try:
         opened.append(PlainPort(reactor, "::", port, server))

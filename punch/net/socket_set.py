@@ -31,20 +31,20 @@ class SocketSet:
         addresses: Callable[[], list[str]],
         receive: Receiver,
         relay: Callable[[Sequence[bytes], Address, Address], bool],
-        ways_out: Callable[[], Collection[str]] = tuple,
+        preferred: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """
         :param open_socket: opens a socket at an IP address and a port (0: any).
         :param addresses: returns the IP addresses of this machine.
         :param receive: takes what the sockets receive.
         :param relay: sends datagrams from a relayed address; returns False if there is no such address.
-        :param ways_out: returns the local addresses from which the rendezvous is reached, if known.
+        :param preferred: returns the local addresses from which the rendezvous is reached, if known.
         """
         self._relay = relay
         self._reactor = reactor
         self._open_socket = open_socket
         self._addresses = addresses
-        self._ways_out = ways_out
+        self._preferred = preferred
         self._receive = receive
         self._hosts: list[str] = []
         self._sockets: dict[Address, DatagramSocket] = {}
@@ -64,7 +64,7 @@ class SocketSet:
         :return: the local addresses that can be used now, in order of preference. Those that cannot be bound
             are left out.
         """
-        hosts = self._hosts = select(self._addresses(), ways_out=self._ways_out())
+        hosts = self._hosts = select(self._addresses(), preferred=self._preferred())
         for base in [base for base in self._sockets if base.host not in hosts and base not in in_use]:
             self._sockets.pop(base).close()
         by_host = {base.host: base for base in self._sockets}

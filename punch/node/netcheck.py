@@ -205,7 +205,7 @@ class NetcheckRun:
         sources = [self._control.local_host]
         if self._source is not None:
             sources += map(self._source, services)
-        return select(self._addresses(), ways_out=[host for host in sources if host is not None])
+        return select(self._addresses(), preferred=[host for host in sources if host is not None])
 
     def _examine(self, services: list[str], hosts: list[str], port: int, second: int) -> None:
         self._core.handle_timer(self._monotonic())

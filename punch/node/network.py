@@ -135,7 +135,7 @@ class Network:
             addresses,
             self.router.receive_from_socket,
             lambda *leaving: self.relays.send(*leaving),
-            lambda: self._ways_out(),
+            lambda: self._source_addresses(),
         )
         self.relays = RelayPool(
             reactor,
@@ -170,9 +170,9 @@ class Network:
         self.relays.stop()
         self.sockets.close()
 
-    def look_out(self, wanted: bool, relays: bool) -> None:
+    def watch_for_return(self, wanted: bool, relays: bool) -> None:
         """
-        Find out soon when the network is back, because a link has no path; or no longer (`wanted` is False).
+        Ask reflectors often whether the network is back, since a link has no path (`wanted`), or stop that.
 
         :param relays: ask for relays too, which may be gone for other reasons.
         """
@@ -236,7 +236,7 @@ class Network:
     def _send(self, transmit: Transmit) -> None:
         self.sockets.send([transmit.data], transmit.remote, transmit.local)
 
-    def _ways_out(self) -> list[str]:
+    def _source_addresses(self) -> list[str]:
         """Return the addresses from which the rendezvous is reached, that of the control channel first."""
         remotes = dict.fromkeys([*self._remotes, *(reflector.host for reflector in self.reflectors)])
         sources = (self._source(remote) for remote in remotes)

@@ -367,7 +367,7 @@ class Node(Service):
         """The node is registered: place the calls that waited, and look for paths."""
         self._expected_until = float("-inf")
         self._network.welcomed(welcome, host)
-        self._look_out()
+        self._watch_for_return()
         self._tell(Registered(str(self._control.address)))
         self._channel.connected()
         self._outgoing.registered()
@@ -383,7 +383,7 @@ class Node(Service):
             self._expected_until = self._context.monotonic() + EXPECTED_TIME
         self._tell(Unregistered(problem, retry_in))
         self._outgoing.unregistered(problem)
-        self._look_out()
+        self._watch_for_return()
         if retry_in is None:
             self._tell(CallFailed(None, problem))
             self._outgoing.give_up(problem)
@@ -427,13 +427,13 @@ class Node(Service):
             self.network_changes.check_control()
         else:
             self._disconnected.discard(call)
-        self._look_out()
+        self._watch_for_return()
 
     def call_ended(self, call: Call, cause: Cause) -> None:
         """A call or a link is over."""
         calls, peer = self._calls, call.peer
         self._disconnected.discard(call)
-        self._look_out()
+        self._watch_for_return()
         if calls.links.get(peer) is call:
             del calls.links[peer]
             over = Disconnected(peer, cause, call.name)
@@ -504,11 +504,11 @@ class Node(Service):
             # The call goes on without it.
             self._log.warn("{peer} could not be remembered: {error}", peer=peer, error=error)
 
-    def _look_out(self) -> None:
+    def _watch_for_return(self) -> None:
         """
         While a link has no path, ask reflectors, the rendezvous and relays often. Relays are asked only
         if the node is registered: otherwise they are asked as soon as it is.
         """
         wanted = bool(self._disconnected)
-        self._network.look_out(wanted, wanted and self._control.registered)
+        self._network.watch_for_return(wanted, wanted and self._control.registered)
         self._control.need(wanted)

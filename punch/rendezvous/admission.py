@@ -112,7 +112,7 @@ class IntroductionRefusal(Exception):
         self.text = text
 
 
-class _Callee:
+class _CalleePlaces:
     """The places at one called peer."""
 
     def __init__(self, limits: RendezvousLimits) -> None:
@@ -179,7 +179,7 @@ class _Callee:
 
 
 @dataclass
-class _Entry:
+class _Admitted:
     caller: PeerID
     callee: PeerID
     source: Source
@@ -196,13 +196,13 @@ class IntroductionAdmission:
     def __init__(self, limits: RendezvousLimits, end: Callable[[IntroductionKey], None]) -> None:
         self._limits = limits
         self._end = end
-        self._entries: dict[IntroductionKey, _Entry] = {}
+        self._entries: dict[IntroductionKey, _Admitted] = {}
         self._callers = Counters(limits.calls_per_caller, limits.introductions)
         shares = Shares.growing(limits.introductions_per_address)
         reserve = limits.introductions // RESERVE
         self._strangers: _Table = SourceTable(limits.introductions - reserve, shares)
         self._acquainted: _Table | None = SourceTable(reserve, shares) if reserve else None
-        self._callees: dict[PeerID, _Callee] = {}
+        self._callees: dict[PeerID, _CalleePlaces] = {}
         remembered = 2 * limits.registrations
         self._pairs = EarlierSources[bytes](remembered, Shares.growing(-(-remembered // 16)))
         self._source_rate = SourceBuckets(limits.source_rate, limits.source_burst, remembered)
@@ -233,7 +233,7 @@ class IntroductionAdmission:
         except NoRoom as problem:
             text = f"Too many calls are going on {problem.scope.value}; try again later."
             raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
-        places = self._callees.get(callee) or _Callee(self._limits)
+        places = self._callees.get(callee) or _CalleePlaces(self._limits)
         at_callee, second_ended = self._ring(places, source, acquainted)
         if not self._allow(callee, source, acquainted, now):
             raise IntroductionRefusal(
@@ -243,7 +243,7 @@ class IntroductionAdmission:
             if ended in self._entries:
                 self._end(ended)
         self._callees[callee] = places
-        self._entries[key] = _Entry(caller, callee, source)
+        self._entries[key] = _Admitted(caller, callee, source)
         self._callers.enter(caller)
         in_all.enter(source, key)
         places.ring(at_callee, source, key)
@@ -277,13 +277,13 @@ class IntroductionAdmission:
         if places.empty:
             del self._callees[entry.callee]
 
-    def _stop_ringing(self, key: IntroductionKey, entry: _Entry) -> None:
+    def _stop_ringing(self, key: IntroductionKey, entry: _Admitted) -> None:
         entry.ringing = False
         self._callers.leave(entry.caller)
         self._callees[entry.callee].stop_ringing(key)
 
     def _ring(
-        self, places: _Callee, source: Source, acquainted: bool
+        self, places: _CalleePlaces, source: Source, acquainted: bool
     ) -> tuple[_Table, IntroductionKey | None]:
         """
         A table with a place at the called peer, and the call that has to end for it.

@@ -53,8 +53,8 @@ class ControlServerOwner(Protocol):
     def line_came(self, session: ControlSession) -> float:
         """A session got a line. Return the seconds for which it should read no other."""
 
-    def happened(self) -> None:
-        """The registry may have something to deliver."""
+    def registry_changed(self) -> None:
+        """A session has changed the registry, which may have something to deliver."""
 
     def lost(self, session: ControlSession) -> None:
         """The connection of a session is gone."""
@@ -136,7 +136,7 @@ class ControlServerProtocol(LineReceiver):
         if self._session is not None:
             self._session.connection_lost()
             self._owner.lost(self._session)
-            self._owner.happened()
+            self._owner.registry_changed()
 
     @property
     def session(self) -> ControlSession | None:
@@ -172,7 +172,7 @@ class ControlServerProtocol(LineReceiver):
             self._write(b"".join(lines))
         if self._session.closed:
             self._close()
-            self._owner.happened()
+            self._owner.registry_changed()
         return False
 
     def _stop_reading(self) -> None:
@@ -189,7 +189,7 @@ class ControlServerProtocol(LineReceiver):
 
     def _after(self) -> None:
         self.flush()
-        self._owner.happened()
+        self._owner.registry_changed()
 
     def _write(self, data: bytes) -> None:
         assert self.transport is not None

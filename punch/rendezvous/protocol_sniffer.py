@@ -162,7 +162,7 @@ class ProtocolSniffer(protocol.Protocol):
         if self._inner is None:
             self._choose()
         else:
-            self._hand_on()
+            self._pass_on()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell the factory and the chosen protocol."""
@@ -210,7 +210,7 @@ class ProtocolSniffer(protocol.Protocol):
             self._hello_waits = True
             self._factory.hello(self, random_of(self._unread[:length]))
 
-    def _hand_on(self) -> None:
+    def _pass_on(self) -> None:
         """Pass on what has come in slices, until the connection exceeds its share."""
         assert self._inner is not None
         while self._unread and not self._held.running and not self._over:
@@ -231,7 +231,7 @@ class ProtocolSniffer(protocol.Protocol):
 
     def _released(self) -> None:
         assert self._reading is not None
-        self._hand_on()
+        self._pass_on()
         if not self._held.running and not self._over:
             self._reading.release()
 
@@ -276,7 +276,7 @@ class ProtocolSnifferFactory(ServerFactory):
         self._use_of_all = FairShares(limits.cpu_share, limits.cpu_burst, 1)
         self._open: dict[int, ProtocolSniffer] = {}
         self._driver = Driver(clock, monotonic, self._step, lambda: (self.limiter, self._queue))
-        self._emptied: list[Deferred[None]] = []
+        self._empty_waiters: list[Deferred[None]] = []
 
     def buildProtocol(self, addr: IAddress | None) -> ProtocolSniffer | None:
         """A protocol for a connection, or None to have it closed at once."""
@@ -354,7 +354,7 @@ class ProtocolSnifferFactory(ServerFactory):
 
     # -- shutting down --
 
-    def emptied(self, grace: float) -> Deferred[None]:
+    def close_connections(self, grace: float) -> Deferred[None]:
         """
         Close connections that have not finished their handshake at once, and all others after `grace`
         seconds.
@@ -365,7 +365,7 @@ class ProtocolSnifferFactory(ServerFactory):
             if self.limiter.is_waiting(number):
                 sniffer.abort()
         done: Deferred[None] = Deferred()
-        self._emptied.append(done)
+        self._empty_waiters.append(done)
         late = Timer(self.clock)
         late.start(grace, self._abort_all)
         done.addCallback(lambda _: late.cancel())
@@ -379,7 +379,7 @@ class ProtocolSnifferFactory(ServerFactory):
     def _check_empty(self) -> None:
         if not self._open:
             self._driver.run()
-            waiting, self._emptied = self._emptied, []
+            waiting, self._empty_waiters = self._empty_waiters, []
             for each in waiting:
                 each.callback(None)
 

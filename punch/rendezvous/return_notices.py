@@ -18,7 +18,7 @@ _SHARE = 8
 """One address has at most one in so many of the places at one callee."""
 
 
-class _Callee:
+class _CallersOf:
     """The callers that wait for one peer."""
 
     def __init__(self, places: int) -> None:
@@ -41,7 +41,7 @@ class ReturnNotices:
         self._table: SourceTable[_Notice] = SourceTable(
             limits.return_notices, Shares.growing(limits.return_notices_per_address)
         )
-        self._callees: dict[PeerID, _Callee] = {}
+        self._callees: dict[PeerID, _CallersOf] = {}
         self._ends: dict[_Notice, float] = {}
         """When each notice is forgotten, the earliest first."""
 
@@ -58,7 +58,7 @@ class ReturnNotices:
         self._forget_old(now)
         notice = (callee, caller)
         self._forget(notice)
-        at_callee = self._callees.get(callee) or _Callee(self._per_callee)
+        at_callee = self._callees.get(callee) or _CallersOf(self._per_callee)
         leaving = set()
         for table in (self._table, at_callee.table):
             try:

@@ -130,7 +130,7 @@ class RendezvousService(Service):
         else:
             exchange = Exchange(config.limits)
             self.registry = exchange.registry
-            self._directory = DirectoryLink(directory, exchange, monotonic, self.happened)
+            self._directory = DirectoryLink(directory, exchange, monotonic, self.registry_changed)
         self.reflector_port = 0
         self.health = Health()
         if directory is not None:
@@ -303,7 +303,7 @@ class RendezvousService(Service):
                 session.close(error)
                 control.flush()
                 ended += 1
-        self.happened()
+        self.registry_changed()
         return ended
 
     # -- ControlServerOwner --
@@ -351,7 +351,7 @@ class RendezvousService(Service):
             self._operator_log.limit_hit(session.address, "lines", session.peer)
         return wait
 
-    def happened(self) -> None:
+    def registry_changed(self) -> None:
         """Do what the registry asks for."""
         self._driver.run()
 
@@ -505,7 +505,7 @@ class RendezvousService(Service):
         self._relay.stop()
         if self._directory is not None:
             closing.append(self._directory.stop())
-        await self._sniffer.emptied(_CLOSE_TIME)
+        await self._sniffer.close_connections(_CLOSE_TIME)
         self._driver.stop()
         self._operator_log.close()
         await gatherResults(closing)
@@ -517,7 +517,7 @@ class RendezvousService(Service):
             if session is not None and not session.closed and session.peer not in kept:
                 session.close(Error(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT))
                 control.flush()
-        self.happened()
+        self.registry_changed()
 
     def _own_certificate(self) -> ServerCertificate:
         identity = self.config.identity

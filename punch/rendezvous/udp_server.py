@@ -18,7 +18,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from punch.identity import PeerID, RandomBytes
-from punch.net.server_udp import Server, UDPPort, open_ports
+from punch.net.server_udp import DatagramServer, UDPPort, open_ports
 from punch.rendezvous.config import RendezvousConfig
 from punch.rendezvous.probing import Prober, ProbeSend, Vantages
 from punch.rendezvous.reflector import Reflector
@@ -93,7 +93,7 @@ class UDPServer:
             port.send(answers, remote, local)
             self._answered(len(answers))
 
-    def turn_over(self) -> None:
+    def turn_ended(self) -> None:
         """Send what the relay has queued. Called at the end of each turn of the reactor."""
         if self._relay is not None:
             try:
@@ -141,7 +141,7 @@ class SecondReflector:
         self._second: list[UDPPort] = []
         self._own: list[UDPPort] = []
 
-    def listen(self, first: Sequence[UDPPort], server: Server) -> None:
+    def listen(self, first: Sequence[UDPPort], server: DatagramServer) -> None:
         """
         Listen on the ports and addresses of the configuration.
 
@@ -184,17 +184,17 @@ class SecondReflector:
         self.prober.vantages = Vantages()
         return [port.close() for port in own]
 
-    def _open(self, host: str | None, port: int, server: Server) -> list[UDPPort]:
+    def _open(self, host: str | None, port: int, server: DatagramServer) -> list[UDPPort]:
         opened = open_ports(self._reactor, host, port, server)
         self._own += opened
         return opened
 
-    def _check_own(self, host: str, server: Server) -> None:
+    def _check_own(self, host: str, server: DatagramServer) -> None:
         """Check that an address is one of this machine's; the wildcard port serves it already."""
         for port in open_ports(self._reactor, host, 0, server):
             port.close()
 
-    def _open_second(self, first: int, server: Server) -> list[UDPPort]:
+    def _open_second(self, first: int, server: DatagramServer) -> list[UDPPort]:
         host, wanted = self._config.reflector_host, self._config.second_reflector_port
         if wanted is not None:
             return self._open(host, wanted, server)

@@ -32,7 +32,7 @@ from punch.ui.text.sentences import count, name_lines
 MAX_UNSEEN = 64
 
 #: How many peers that were connected here can be named by what they call themselves: the latest.
-MAX_MET = 256
+MAX_CONNECTED_PEERS = 256
 
 #: The answers to a question.
 ANSWERS = ("y", "yes", "n", "no")
@@ -69,7 +69,7 @@ class CommandLine:
 
     :ivar current: the peer to which lines go.
     :ivar chosen: whether the user has chosen it.
-    :ivar met: the peers that were connected here, the latest last.
+    :ivar connected_peers: the peers that were connected here, the latest last.
     :ivar questions: what the user is asked.
     """
 
@@ -78,7 +78,7 @@ class CommandLine:
     def __init__(self, view: ProcessView, screen: TextScreen, style: Style) -> None:
         self.current = view.settings.target
         self.chosen = self.current is not None
-        self.met: dict[PeerID, None] = {}
+        self.connected_peers: dict[PeerID, None] = {}
         self.questions = Questions(screen.show)
         self._view = view
         self._screen = screen
@@ -150,12 +150,12 @@ class CommandLine:
         self._screen.changed()
         self._screen.selected(before, peer, chosen)
 
-    def meet(self, peer: PeerID) -> None:
-        """A peer is connected here: its own name for itself will do in commands."""
-        self.met.pop(peer, None)
-        self.met[peer] = None
-        if len(self.met) > MAX_MET:
-            del self.met[next(iter(self.met))]
+    def add_connected(self, peer: PeerID) -> None:
+        """A peer was connected in this process: commands also find it by the name that it gave itself."""
+        self.connected_peers.pop(peer, None)
+        self.connected_peers[peer] = None
+        if len(self.connected_peers) > MAX_CONNECTED_PEERS:
+            del self.connected_peers[next(iter(self.connected_peers))]
 
     def tell_once(self, text: str) -> None:
         """Show a sentence that was not shown before."""
@@ -228,7 +228,7 @@ class CommandLine:
 
     def _command(self, line: str) -> None:
         try:
-            typed = slash.parse(line, self._chat, self.current, self.questions.caller, self.met)
+            typed = slash.parse(line, self._chat, self.current, self.questions.caller, self.connected_peers)
             if isinstance(typed, slash.Help):
                 self._screen.show("\n".join(slash.help_lines(typed.about)))
             elif isinstance(typed, slash.SelectPeer):

@@ -185,7 +185,7 @@ class TextRenderer:
         peer, name = event.peer, self._view.name_of(event.peer)
         self._shown_away.pop(peer, None)
         self._called.pop(peer, None)
-        self._line.meet(peer)
+        self._line.add_connected(peer)
         text = describe(event, name, peer.short if self._compact else None)
         self._screen.replace(self._timed(self._style.good(text)), ("call", peer))
         if not self._view.watched:

@@ -154,7 +154,7 @@ class ChatLinks:
     @property
     def await_rendezvous(self) -> bool:
         """Whether messages wait for a call, and that for the rendezvous."""
-        return self.rendezvous is None and self._redial.eager
+        return self.rendezvous is None and self._redial.has_calls
 
     def waiting(self, peer: PeerID) -> None:
         """A message waits for `peer`."""

@@ -81,8 +81,8 @@ class RedialSchedule(Generic[P]):
         return peer in self._wants
 
     @property
-    def eager(self) -> bool:
-        """Whether a peer is to be called as soon as this side is registered."""
+    def has_calls(self) -> bool:
+        """Whether a peer is to be called, now or later, and is not being called already."""
         return any(wanted.at is not None and not wanted.busy for wanted in self._wants.values())
 
     def want(self, peer: P, now: float, linked: bool = False) -> None:

@@ -27,7 +27,7 @@ from punch.wire.rendezvous_address import RendezvousAddress
 if TYPE_CHECKING:
     from punch.node.control.client import ControlClient
 
-PATIENCE = 4.0
+WELCOME_TIME = 4.0
 """Seconds that a server has for its welcome if there is another one to try."""
 
 _EXPECTED = (
@@ -75,7 +75,7 @@ class _Try:
         self._server = server
         self._protocol: ControlClientProtocol | None = None
         self._over = False
-        endpoint, self._creator = client.way_to(server)
+        endpoint, self._creator = client.endpoint_for(server)
         self._connecting = endpoint.connect(Factory.forProtocol(self._build))
         self._connecting.addCallbacks(lambda _: None, self._unconnected)
 
@@ -127,7 +127,7 @@ class Attempt:
         self._left: list[Server] = []
         self._try: _Try | None = None
         self._problems: list[ControlProblem] = []
-        self._patience = Timer(client.clock)
+        self._welcome_timer = Timer(client.clock)
         self._ended = False
         self.result: Deferred[IProtocol] = Deferred(lambda _: self._give_up())
         self.began = client.clock.seconds()
@@ -146,7 +146,7 @@ class Attempt:
         """A server has said `welcome`."""
         if self.result.called:
             return
-        self._patience.cancel()
+        self._welcome_timer.cancel()
         assert protocol.transport is not None
         self.welcomed_at = self._client.clock.seconds()
         self._watched = self._factory.buildProtocol(protocol.transport.getPeer())
@@ -157,7 +157,7 @@ class Attempt:
 
     def lost(self, problem: ControlProblem) -> None:
         """The server that was tried, or the connection, is lost."""
-        self._patience.cancel()
+        self._welcome_timer.cancel()
         self._problems.append(problem)
         if self._watched is not None:
             self._client.disconnected(problem)
@@ -183,16 +183,16 @@ class Attempt:
         server = self._left.pop(0)
         self.began = self._client.clock.seconds()
         if self._left:
-            self._patience.start(PATIENCE, self._lose_patience)
+            self._welcome_timer.start(WELCOME_TIME, self._welcome_timed_out)
         self._try = _Try(self, self._client, server)
 
-    def _lose_patience(self) -> None:
+    def _welcome_timed_out(self) -> None:
         if self._try is not None:
             self._try.cancel()
 
     def _give_up(self) -> None:
         self._ended = True
-        self._patience.cancel()
+        self._welcome_timer.cancel()
         if self._try is None:
             self._looking_up.cancel()
             self.lost(ControlProblem(ProblemCode.UNREACHABLE, self._client.address))

@@ -242,7 +242,7 @@ class ControlClient:
         looking_up = [look_up(name).addCallback(partial(self._servers.found, name)) for name in names]
         return gatherResults(looking_up).addCallback(lambda _: self._servers.order())
 
-    def way_to(self, server: Server) -> tuple[IStreamClientEndpoint, ControlConnectionCreator]:
+    def endpoint_for(self, server: Server) -> tuple[IStreamClientEndpoint, ControlConnectionCreator]:
         """How to connect to a server, and what checks its certificate."""
         self.address = server.address
         tcp = self._endpoint or tcp_endpoint(self.clock, server.address.host, server.address.port)

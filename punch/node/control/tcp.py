@@ -42,7 +42,7 @@ from punch.wire.address import parsed
 DISCOVERY_NAME = "ipv4only.arpa"
 DISCOVERY_TIME = 1.0
 """Seconds that the discovery may take while a connection waits for it."""
-PATIENCE = 0.4
+NAT64_DELAY = 0.4
 """Seconds after which a connection that has not been made is tried through a NAT64 too."""
 
 AFTER = 0.5
@@ -112,7 +112,7 @@ class IPv4Endpoint:
 
     How an IPv4 address fails on an IPv6 network depends on what the machine has of IPv4: no route, a route to
     169.254/16 that ends in "no route to host", no source address, a firewall that refuses, or silence of its
-    own translator (464XLAT). So after every error but a refusal by the host, and after `PATIENCE` seconds
+    own translator (464XLAT). So after every error but a refusal by the host, and after `NAT64_DELAY` seconds
     without an answer, the NAT64 is discovered. The first connection counts.
 
     :param reactor: connects TCP and resolves names.
@@ -135,7 +135,7 @@ class IPv4Endpoint:
         direct = self._connect_to(TCP4ClientEndpoint, self._host, factory)
         doubt: Deferred[None] = Deferred()
         late = Timer(self._reactor)
-        late.start(PATIENCE, doubt.callback, None)
+        late.start(NAT64_DELAY, doubt.callback, None)
 
         def failed(failure: Failure) -> Failure:
             if late.running:

@@ -76,9 +76,9 @@ _RELEASE = "if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',K
 
 
 @dataclass
-class _Entry:
+class _LocalPeer:
     """
-    A peer that is registered at this process.
+    The registration of a peer at this process.
 
     :ivar since: when it registered, in monotonic seconds.
     :ivar value: what this process has written for it.
@@ -124,7 +124,7 @@ class RedisDirectory:
         self._running: Deferred[None] | None = None
         self._stopped = False
         self._commands: RedisConnection | None = None
-        self._entries: OrderedDict[PeerID, _Entry] = OrderedDict()
+        self._entries: OrderedDict[PeerID, _LocalPeer] = OrderedDict()
         """The one that is to be refreshed next is the first."""
         self._pending: deque[PeerID] = deque()
         self._syncing: Deferred[None] | None = None
@@ -174,7 +174,7 @@ class RedisDirectory:
 
     def claim(self, peer: PeerID) -> None:
         """A peer has registered here just now."""
-        entry = self._entries[peer] = _Entry(self._monotonic())
+        entry = self._entries[peer] = _LocalPeer(self._monotonic())
         self._entries.move_to_end(peer)
         if self._commands is not None:
             self._in_background(self._write(self._commands, peer, entry))
@@ -339,7 +339,7 @@ class RedisDirectory:
         if self._entries.get(peer) is entry:
             await self._write(commands, peer, entry)
 
-    async def _write(self, commands: RedisConnection, peer: PeerID, entry: _Entry) -> None:
+    async def _write(self, commands: RedisConnection, peer: PeerID, entry: _LocalPeer) -> None:
         key, since = self._key_of(peer), self._time_of(entry)
         entry.value = f"{self.name} {since}".encode()
         before, _ = await self._ask(commands, ("GETSET", key, entry.value), ("EXPIRE", key, ENTRY_LIFE))
@@ -347,7 +347,7 @@ class RedisDirectory:
         if process not in (None, self.name):
             await self._send(commands, str(process), PeerClaimed(peer, since))
 
-    def _time_of(self, entry: _Entry) -> int:
+    def _time_of(self, entry: _LocalPeer) -> int:
         """When a peer registered here, by the clock of Redis, in microseconds."""
         if entry.value is not None:
             return _read_entry(entry.value)[1]

@@ -39,7 +39,7 @@ CURVES = (
 )
 
 
-class History:
+class FiguresHistory:
     """
     Samples of the figures, the oldest first.
 

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from punch import __version__
 from punch.rendezvous.monitoring.figures import Figures
 from punch.rendezvous.monitoring.health import full_tables
-from punch.rendezvous.monitoring.history import PERIOD, History
+from punch.rendezvous.monitoring.history import PERIOD, FiguresHistory
 from punch.rendezvous.monitoring.http import MonitoringSite, Page, health_page, metrics_page, status_pages
 from punch.rendezvous.monitoring.listener import (
     OPTION,
@@ -76,7 +76,7 @@ class MonitoredService(Service):
         self._report = report
         self._broken = False
         self._begun = rendezvous.monotonic()
-        self._history = History(figures_of(rendezvous))
+        self._history = FiguresHistory(figures_of(rendezvous))
         self._sampling = LoopingCall(self._sample)
         self._sampling.clock = reactor
         rendezvous.health.checks.append(full_tables(lambda: figures_of(rendezvous)))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from punch.rendezvous.monitoring.figures import Figures
 from punch.rendezvous.monitoring.health import HealthReport
-from punch.rendezvous.monitoring.history import History
+from punch.rendezvous.monitoring.history import FiguresHistory
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Status:
     uptime: float
     health: HealthReport
     figures: Figures
-    history: History
+    history: FiguresHistory
 
     def as_json(self) -> dict[str, object]:
         """The status as JSON values."""

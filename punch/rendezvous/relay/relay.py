@@ -133,7 +133,7 @@ class RelayStream(protocol.Protocol):
             if self._full or self._written + len(message) > TURN_BYTES:
                 continue
             if not self._written:
-                self._reset = self._relay.clock.callLater(0, self._turn_over)
+                self._reset = self._relay.clock.callLater(0, self._turn_ended)
             self._written += len(message)
             batch.append(message)
         if batch:
@@ -171,7 +171,7 @@ class RelayStream(protocol.Protocol):
         self._held = None
         cast(IPushProducer, self.transport).resumeProducing()
 
-    def _turn_over(self) -> None:
+    def _turn_ended(self) -> None:
         self._written = 0
 
     def _check_later(self) -> None:

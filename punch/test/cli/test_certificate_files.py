@@ -28,7 +28,7 @@ class CertificateFilesTests(TapCase):
             first,
             service=cast(RendezvousService, self),
             report=lambda event, **fields: self.reports.append((event, fields)),
-            complain=self.complaints.append,
+            warn=self.complaints.append,
             clock=lambda: self.now,
         )
 

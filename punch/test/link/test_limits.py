@@ -216,7 +216,7 @@ class LimitsTests(SynchronousTestCase):
         list(sampler.choose(512, 0.0))
         list(sampler.choose(512, 0.0))
         self.assertLess(len(list(sampler.choose(200, 0.0))), 3)
-        sampler.look_closely()
+        sampler.read_each_next()
         self.assertEqual(len(list(sampler.choose(200, 0.0))), 200)
 
     def test_sampler(self) -> None:

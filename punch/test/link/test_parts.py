@@ -19,7 +19,7 @@ from punch.link.frames import (
     encode_credit,
     encode_frame,
 )
-from punch.link.stream import ReceiveWindow, SendAllowance, SendQueue, WindowBudget, encode_name
+from punch.link.stream import ReceiveWindow, SendAllowance, SendBuffer, WindowBudget, encode_name
 
 
 class FrameTests(SynchronousTestCase):
@@ -135,7 +135,7 @@ class OutgoingTests(SynchronousTestCase):
     @given(st.lists(st.binary(max_size=100), max_size=20), st.lists(st.integers(1, 60), min_size=1))
     @settings(derandomize=True, deadline=None, max_examples=60)
     def test_takes_what_was_put(self, chunks: list[bytes], rooms: list[int]) -> None:
-        out = SendQueue()
+        out = SendBuffer()
         for chunk in filter(None, chunks):
             out.put(chunk)
         taken, turn = b"", 0

@@ -36,13 +36,15 @@ class SelectTests(SynchronousTestCase):
         others = [f"10.{number}.0.2" for number in range(30)] + [
             f"2001:db8:{number + 10}::2" for number in range(30)
         ]
-        for way_out in ("192.168.1.2", "172.17.0.1", "fd00::7", "169.254.1.1", "2001:db8:7::2"):
-            chosen = select([*others, way_out], ways_out=[way_out])
-            self.assertEqual((chosen[0], len(chosen)), (way_out, LIMIT))
-        both = select([*others, "192.168.1.2", "fd00::7"], ways_out=["192.168.1.2", "fd00::7", "192.168.1.2"])
+        for source in ("192.168.1.2", "172.17.0.1", "fd00::7", "169.254.1.1", "2001:db8:7::2"):
+            chosen = select([*others, source], preferred=[source])
+            self.assertEqual((chosen[0], len(chosen)), (source, LIMIT))
+        both = select(
+            [*others, "192.168.1.2", "fd00::7"], preferred=["192.168.1.2", "fd00::7", "192.168.1.2"]
+        )
         self.assertEqual((both[:2], len(both)), (["192.168.1.2", "fd00::7"], LIMIT))
-        self.assertEqual(select(others, 1, ways_out=others[:3]), others[:3])
-        self.assertEqual(select(["10.0.0.1"], ways_out=["127.0.0.1", "192.0.2.9"]), ["10.0.0.1"])
+        self.assertEqual(select(others, 1, preferred=others[:3]), others[:3])
+        self.assertEqual(select(["10.0.0.1"], preferred=["127.0.0.1", "192.0.2.9"]), ["10.0.0.1"])
 
     def test_nothing_is_dropped_before_the_way_out_is_known(self) -> None:
         """The machine tells all of its addresses."""

@@ -72,7 +72,7 @@ class Deaf:
     def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
         raise AssertionError("nothing was sent")
 
-    def turn_over(self) -> None:
+    def turn_ended(self) -> None:
         raise AssertionError("nothing was sent")
 
 

@@ -325,7 +325,7 @@ class ServerTests(SynchronousTestCase):
     def receive(self, *datagrams: bytes, remote: Address = ALICE) -> None:
         """These came in one turn."""
         self.server.received(datagrams, remote, HERE, self.port)
-        self.server.turn_over()
+        self.server.turn_ended()
 
     def logged(self) -> list[LogEvent]:
         """What the server logged."""

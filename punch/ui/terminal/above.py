@@ -163,7 +163,7 @@ class Above:
             self._output.cursor_up(rows_above(least, column, self.columns) - line)
         self._app.renderer.erase()
 
-    def mind_size(self) -> None:
+    def erase_if_resized(self) -> None:
         """Erase the prompt if it was drawn for another size. Called before it is drawn."""
         size = self._output.get_size()
         if size != self._size:

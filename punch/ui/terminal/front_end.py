@@ -257,7 +257,7 @@ class TerminalFrontEnd:
     def _update_names(self) -> None:
         contacts = [
             *self._chat.contacts.all(),
-            *map(self._chat.contacts.get, {**self.line.met, **self._chat.links}),
+            *map(self._chat.contacts.get, {**self.line.connected_peers, **self._chat.links}),
         ]
         names = {contact.name or contact.claimed or str(contact.peer) for contact in contacts}
         self.names = tuple(sorted((name for name in names if printable(name) == name), key=str.lower))

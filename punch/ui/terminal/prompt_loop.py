@@ -164,7 +164,7 @@ class PromptLoop:
         if waiting:
             # Before the prompt is drawn for the first time.
             self._do_posted()
-        toolkit.watch(self._app, self._notice, self._above.mind_size)
+        toolkit.watch(self._app, self._notice, self._above.erase_if_resized)
         self._app.create_background_task(self._watch_size())
 
     def _broken(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -261,7 +261,7 @@ class PromptLoop:
         """The other thread has had a line."""
         self._entered -= 1
         if self._entered < MAX_ENTERED:
-            self._input.go_on()
+            self._input.release()
 
     def enter(self) -> None:
         text = self._buffer.text

@@ -145,16 +145,16 @@ class Keyboard(Vt100Input):
             loop.add_reader(self._descriptor, self._ready)
 
     def hold(self) -> None:
-        """Read no more for now."""
+        """Stop reading until `release`."""
         if not self._held:
             self._held = True
             self._listen()
 
-    def go_on(self) -> None:
-        """Read on."""
+    def release(self) -> None:
+        """Read again after `hold`."""
         if self._held:
             self._held = False
-            # What is there by now was typed bit by bit.
+            # What waits by now was typed over some time, and is no paste.
             self._late = True
             self._listen()
 

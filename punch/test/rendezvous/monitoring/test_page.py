@@ -11,7 +11,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.monitoring.health import HealthReport, HealthStatus
-from punch.rendezvous.monitoring.history import CURVES, PERIOD, SAMPLES, History
+from punch.rendezvous.monitoring.history import CURVES, PERIOD, SAMPLES, FiguresHistory
 from punch.rendezvous.monitoring.http import MonitoringSite, status_pages
 from punch.rendezvous.monitoring.page import page
 from punch.rendezvous.monitoring.status import Status, amount, count, duration
@@ -20,7 +20,7 @@ from punch.test.rendezvous.monitoring.test_figures import figures
 
 class HistoryTests(SynchronousTestCase):
     def test_states_and_sums(self) -> None:
-        history = History(figures(introductions_begun=100))
+        history = FiguresHistory(figures(introductions_begun=100))
         history.add(figures(peers=5, introductions_begun=103, relayed_bytes_to_peers=10))
         history.add(
             replace(
@@ -42,7 +42,7 @@ class HistoryTests(SynchronousTestCase):
 
     def test_a_day(self) -> None:
         self.assertEqual(PERIOD * SAMPLES, 24 * 3600)
-        history = History(figures())
+        history = FiguresHistory(figures())
         for number in range(2 * SAMPLES):
             history.add(figures(peers=number))
         self.assertEqual(history.curve("peers"), list(range(SAMPLES, 2 * SAMPLES)))
@@ -70,7 +70,7 @@ class _Parser(HTMLParser):
 
 class PageTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.history = History(figures())
+        self.history = FiguresHistory(figures())
         self.health = HealthReport(HealthStatus.DEGRADED, ("The disk of <redis> is full.",))
 
     def status(self, **refusals: int) -> Status:
