@@ -45,6 +45,13 @@ class _Connection(Protocol):
                 self._answer(command)
 
     def _next(self) -> list[bytes] | None:
+        if self._buffer[:1] not in b"*":
+            # A line is an inline command, for people who type; a TLS handshake may have line feeds too.
+            line, found, rest = self._buffer.partition(b"\n")
+            if not found:
+                return None
+            self._buffer = rest
+            return [line]
         head, found, rest = self._buffer.partition(b"\r\n")
         if not found:
             return None
@@ -160,7 +167,7 @@ class SimulatedRedis:
             b"SUBSCRIBE": lambda channel: self._subscribe(connection, channel),
         }
         if name not in commands:
-            raise RedisError(f"ERR unknown command '{name.decode()}'")
+            raise RedisError(f"ERR unknown command '{name.decode(errors='replace')}'")
         return commands[name](*arguments)
 
     def _set(self, key: bytes, value: bytes, *options: bytes) -> str | None:
