@@ -14,7 +14,7 @@ from twisted.application.internet import TimerService
 from twisted.logger import Logger
 
 from punch.cli.amounts import number_of_bytes
-from punch.identity import Identity, PeerID
+from punch.identity import Identity
 from punch.rendezvous.list_file import ListFileError, read_text
 from punch.rendezvous.member_database import FILE_NAME, MemberDatabase
 from punch.rendezvous.membership import AdmitPolicy, Membership, MemberStoreError, parse_members
@@ -27,8 +27,8 @@ from punch.wire.rendezvous_address import pin_of
 MAX_CONTACT = 200
 _LOOK = 1.0
 """Seconds between two looks whether a command of the operator has changed the members."""
-_KEEP_EVERY = 30
-"""After so many looks, what the relay has carried is written. A process that is killed loses no more."""
+_STORE_EVERY = 30
+"""After so many looks, what the relay has carried is stored. A process that is killed loses no more."""
 
 _log = Logger()
 
@@ -145,7 +145,7 @@ def read_members(path: Path) -> frozenset[Any]:
 
 class MemberWatch(TimerService):
     """
-    Ends the registrations of peers that a command has revoked, within a second, and keeps what the relay has
+    Ends the registrations of peers that a command has revoked, within a second, and stores what the relay has
     carried.
     """
 
@@ -153,11 +153,10 @@ class MemberWatch(TimerService):
         super().__init__(_LOOK, self._look)  # type: ignore[no-untyped-call]
         self._database = database
         self._service = service
-        self._kept: tuple[int, dict[PeerID, int]] = (0, {})
         self._looks = 0
 
     def startService(self) -> None:
-        """Take what an earlier process has counted today, and begin to look."""
+        """Take what was stored today, and begin to look."""
         unix = time.time()
         with _logged():
             usage = {peer: used for _, peer, used in self._database.usage(int(unix) // DAY)}
@@ -165,26 +164,21 @@ class MemberWatch(TimerService):
         super().startService()  # type: ignore[no-untyped-call]
 
     def stopService(self) -> Any:
-        """Keep what was counted."""
-        self._keep_usage()
+        """Store what was counted."""
+        self._store_usage()
         return super().stopService()  # type: ignore[no-untyped-call]
 
     def _look(self) -> None:
         self._looks += 1
-        if self._looks % _KEEP_EVERY == 0:
-            self._keep_usage()
+        if self._looks % _STORE_EVERY == 0:
+            self._store_usage()
         with _logged():
             if self._database.changed():
                 self._service.end_refused()
 
-    def _keep_usage(self) -> None:
-        day, usage = self._service.relay_service.usage()
-        kept = self._kept[1] if day == self._kept[0] else {}
-        changed = {peer: used for peer, used in usage.items() if used != kept.get(peer)}
-        if changed:
-            with _logged():
-                self._database.count(day, changed)
-                self._kept = (day, usage)
+    def _store_usage(self) -> None:
+        with _logged():
+            self._service.relay_service.store_usage(self._database.add_usage)
 
 
 @contextmanager

@@ -27,6 +27,8 @@ _APPLICATION_ID = 0x50554D62  # "PUMb"
 _VERSION = 1
 USAGE_DAYS = 62
 """Days for which usage is kept."""
+MAX_PEERS_A_DAY = 50_000
+"""Peers whose usage is kept for a day."""
 _BUSY_TIME = 2.0
 """Seconds that a process waits for the transaction of another one."""
 
@@ -140,12 +142,23 @@ class MemberDatabase:
 
     # -- what the relay has carried --
 
-    def count(self, day: int, usage: Mapping[PeerID, int]) -> None:
-        """Keep how many bytes the relay has carried for each peer on a day (since 1970), for two months."""
+    def add_usage(self, day: int, usage: Mapping[PeerID, int]) -> None:
+        """
+        Add the bytes that a relay has carried for each peer on a day (since 1970). They are kept for
+        `USAGE_DAYS`.
+
+        New identities cost nothing, so of a day there are at most `MAX_PEERS_A_DAY`; others are left out.
+        """
         with self._transaction():
             self._run("DELETE FROM usage WHERE day <= ?", day - USAGE_DAYS)
-            for peer, used in usage.items():
-                self._run("INSERT OR REPLACE INTO usage VALUES (?, ?, ?)", day, peer.key, used)
+            ((peers,),) = self._rows("SELECT count(*) FROM usage WHERE day = ?", day)
+            for peer, more in usage.items():
+                changed = self._run(
+                    "UPDATE usage SET bytes = bytes + ? WHERE day = ? AND peer = ?", more, day, peer.key
+                )
+                if not changed.rowcount and peers < MAX_PEERS_A_DAY:
+                    self._run("INSERT INTO usage VALUES (?, ?, ?)", day, peer.key, more)
+                    peers += 1
 
     def usage(self, first_day: int) -> list[tuple[int, PeerID, int]]:
         """What was counted from a day on: day, peer and bytes, the latest day and the most bytes first."""

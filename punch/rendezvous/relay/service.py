@@ -25,6 +25,7 @@ from punch.rendezvous.relay.relay import Relay
 from punch.turn.server.allocation import AllocationMade, AllocationRefused, LimitHit, RelayEvent
 from punch.turn.server.authentication import Nonces, issue, user_of
 from punch.turn.server.destinations import Destinations
+from punch.turn.server.quotas import Meter
 from punch.turn.server.settings import RelaySettings
 from punch.wire.address import canonical
 from punch.wire.turn_uri import (
@@ -190,25 +191,31 @@ class RelayService:
             self._remember(peer)
         return self._issuer.servers(peer)
 
-    def usage(self) -> tuple[int, dict[PeerID, int]]:
+    def store_usage(self, store: Callable[[int, Mapping[PeerID, int]], object]) -> None:
         """
-        The bytes that the service's own relay has carried for each peer today.
+        Store how many bytes the service's own relay has carried for each peer today, since the last time.
 
-        :return: the day, as days since 1970, and the bytes. A peer with older credentials than this process,
-            which has not renewed them yet, is not there.
+        :param store: called with the day, as days since 1970, and the bytes, if there are any. A peer with
+            older credentials than this process is among them once it has renewed them. If it raises an
+            exception, these bytes are stored the next time.
         """
         if self.relay is None:
-            return 0, {}
+            return
         quotas = self.relay.core.allocations.quotas
         usage: dict[PeerID, int] = {}
-        for user, used in quotas.usage.items():
+        stored: list[Meter] = []
+        for user, meter in quotas.not_stored.items():
             peer = self._peers.get(user)
             if peer is not None:
-                usage[peer] = usage.get(peer, 0) + used
-        return quotas.day, usage
+                usage[peer] = usage.get(peer, 0) + meter.used - meter.stored
+                stored.append(meter)
+        if usage:
+            store(quotas.day, usage)
+        for meter in stored:
+            meter.stored = meter.used
 
     def restore_usage(self, unix: float, usage: Mapping[PeerID, int]) -> None:
-        """Take what an earlier process has counted on the day of `unix`, which is today."""
+        """Take what was stored on the day of `unix`, which is today."""
         if self.relay is not None:
             quotas = self.relay.core.allocations.quotas
             quotas.begin_day(unix)

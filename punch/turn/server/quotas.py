@@ -26,13 +26,15 @@ class Meter:
     """
     The bytes of one user, or of all clients at one address.
 
+    :ivar used: how many it has had today.
+    :ivar stored: how many of these the operator's file contains already.
     :ivar limit: how many it may have in a day; infinity: any number.
     """
 
-    __slots__ = ("limit", "used")
+    __slots__ = ("limit", "stored", "used")
 
     def __init__(self, limit: float) -> None:
-        self.used = 0
+        self.used = self.stored = 0
         self.limit = limit
 
     @property
@@ -75,9 +77,9 @@ class Quotas:
         return self._day
 
     @property
-    def usage(self) -> dict[str, int]:
-        """The bytes of each user today."""
-        return {user: meter.used for user, meter in self._users.items() if meter.used}
+    def not_stored(self) -> dict[str, Meter]:
+        """The meters of the users that have more bytes than are stored, by the names of the users."""
+        return {user: meter for user, meter in self._users.items() if meter.used > meter.stored}
 
     def begin_day(self, unix: float) -> None:
         """Begin anew if a day has begun. Meters that are in use stay in use."""
@@ -85,11 +87,13 @@ class Quotas:
         if day != self._day:
             self._day = day
             for meter in (*self._users.values(), *self._addresses.values()):
-                meter.used = 0
+                meter.used = meter.stored = 0
 
     def restore(self, user: str, used: int) -> None:
-        """Take what an earlier process has counted today."""
-        self.of_user(user).used += used
+        """Take what was stored today, by an earlier process for example."""
+        meter = self.of_user(user)
+        meter.used += used
+        meter.stored += used
 
     def update_limit(self, name: str) -> None:
         """The limit of a user may have changed."""

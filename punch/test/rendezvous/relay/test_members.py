@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from punch.rendezvous.member_database import MemberDatabase
-from punch.rendezvous.membership import AdmitPolicy, Membership
+from collections.abc import Mapping
+from pathlib import Path
+
+from punch.identity import PeerID
+from punch.rendezvous.member_database import MAX_PEERS_A_DAY, MemberDatabase
+from punch.rendezvous.membership import AdmitPolicy, Membership, MemberStoreError
 from punch.test.rendezvous.relay.test_service import RelayServiceCase
 from punch.test.turn_server import UDP, code_of
+from punch.turn.server.quotas import DAY
 from punch.wire.control import Accept, Register
 from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
 from punch.wire.stun import Method
@@ -27,6 +32,11 @@ class MemberTests(RelayServiceCase):
         self.restart()
         self.invitation = Invitation.new(SERVICE_TAG, lambda size: bytes(size))
         self.store.invite(self.invitation, 1, FOR_EVER, 1_000)
+
+    @property
+    def usage(self) -> dict[PeerID, int]:
+        """The bytes of each peer that are stored."""
+        return {peer: used for _, peer, used in self.store.usage(0)}
 
     def redeem(self) -> None:
         """Alice comes with the invitation."""
@@ -61,20 +71,64 @@ class MemberTests(RelayServiceCase):
         self.assertEqual(meter.limit, 1_000)
         meter.used = 1_000
         self.assertEqual(code_of(self.client(TurnTransport.TCP).ask(Method.ALLOCATE, UDP)), 486)
-        _, usage = self.service.relay_service.usage()
-        self.assertEqual(usage, {self.alice.peer_id: 1_000})
+        self.service.relay_service.store_usage(self.store.add_usage)
+        self.assertEqual(self.usage, {self.alice.peer_id: 1_000})
 
     def test_usage_over_a_restart(self) -> None:
         self.redeem()
         self.restart()
         self.service.relay_service.restore_usage(self.net.monotonic(), {self.alice.peer_id: 1_000})
         self.assertEqual(code_of(self.client(TurnTransport.UDP).ask(Method.ALLOCATE, UDP)), 486)
+        self.service.relay_service.store_usage(self.store.add_usage)
+        self.assertEqual(self.usage, {}, "it is stored already")
+
+    def test_each_byte_is_stored_once(self) -> None:
+        self.redeem()
+        self.client(TurnTransport.UDP).allocate()
+        quotas = self.relay.core.allocations.quotas
+        meter = quotas.of_user(next(iter(self.relay.core.allocations.users)))
+        relay, alice = self.service.relay_service, self.alice.peer_id
+        meter.used = 10
+
+        def fail(day: int, usage: Mapping[PeerID, int]) -> None:
+            raise MemberStoreError("The disk is full.")
+
+        self.assertRaises(MemberStoreError, relay.store_usage, fail)
+        for used in (10, 10, 25):
+            meter.used = used
+            relay.store_usage(self.store.add_usage)
+            self.assertEqual(self.usage, {alice: used})
+        quotas.begin_day(self.net.monotonic() + DAY)
+        relay.store_usage(self.store.add_usage)
+        self.assertEqual(self.usage, {alice: 25}, "nothing was relayed on the new day")
 
     def test_usage_is_kept(self) -> None:
         alice, bob = self.alice.peer_id, self.bob.peer_id
-        self.store.count(100, {alice: 5})
-        self.store.count(101, {alice: 7, bob: 9})
-        self.store.count(101, {alice: 8})
+        self.store.add_usage(100, {alice: 5})
+        self.store.add_usage(101, {alice: 7, bob: 9})
+        self.store.add_usage(101, {alice: 1})
         self.assertEqual(self.store.usage(100), [(101, bob, 9), (101, alice, 8), (100, alice, 5)])
-        self.store.count(162, {bob: 1})
+        self.store.add_usage(162, {bob: 1})
         self.assertEqual(self.store.usage(0), [(162, bob, 1), (101, bob, 9), (101, alice, 8)])
+
+    def test_usage_of_two_processes(self) -> None:
+        """Processes with one state directory add up."""
+        path = Path(self.mktemp()) / "members.sqlite"
+        one, two = MemberDatabase(path), MemberDatabase(path)
+        self.addCleanup(one.close)
+        self.addCleanup(two.close)
+        alice, bob = self.alice.peer_id, self.bob.peer_id
+        one.add_usage(100, {alice: 5})
+        two.add_usage(100, {alice: 7, bob: 1})
+        one.add_usage(100, {alice: 2})
+        self.assertEqual(one.usage(100), [(100, alice, 14), (100, bob, 1)])
+
+    def test_usage_is_bounded(self) -> None:
+        """New identities do not fill the disk; those that are known are counted further."""
+        peers = [PeerID(number.to_bytes(32, "big")) for number in range(MAX_PEERS_A_DAY + 2)]
+        self.store.add_usage(100, dict.fromkeys(peers[:-1], 1))
+        self.store.add_usage(100, {peers[0]: 2, peers[-1]: 1})
+        usage = self.store.usage(100)
+        self.assertEqual((len(usage), usage[0]), (MAX_PEERS_A_DAY, (100, peers[0], 3)))
+        self.store.add_usage(101, {peers[-1]: 1})
+        self.assertEqual(self.store.usage(101), [(101, peers[-1], 1)])

@@ -68,7 +68,7 @@ class UserTests(QuotaCase):
         server.advance(DAY - server.unix % DAY + 1)
         again = self.client(server, ALICE.host, "alice")
         self.assertEqual(self.passed(again, 9), 9)
-        self.assertEqual(server.core.allocations.quotas.usage, {"alice": 9_000})
+        self.assertEqual(server.core.allocations.quotas.of_user("alice").used, 9_000)
 
     def test_a_limit_of_its_own(self) -> None:
         """An own limit is larger or smaller than that of others, and may change."""
@@ -95,13 +95,13 @@ class UserTests(QuotaCase):
         server = TurnServer()
         alice = self.client(server, ALICE.host, "alice")
         self.assertEqual(self.passed(alice, 1000), 1000)
-        self.assertEqual(server.core.allocations.quotas.usage, {"alice": 1_000_000})
+        self.assertEqual(server.core.allocations.quotas.of_user("alice").used, 1_000_000)
 
     def test_bounded(self) -> None:
         quotas = TurnServer().core.allocations.quotas
         for number in range(MAX_METERS + 10):
             quotas.of_user(str(number)).used = 1
-        self.assertEqual(len(quotas.usage), MAX_METERS)
+        self.assertEqual(len(quotas.not_stored), MAX_METERS)
 
 
 class AddressTests(QuotaCase):
