@@ -19,6 +19,7 @@ again.
 from __future__ import annotations
 
 import math
+import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -320,7 +321,7 @@ class RedisDirectory:
             self._in_background(self._synchronize(commands, peer))
 
     async def _synchronize(self, commands: RedisConnection, peer: PeerID) -> None:
-        """Keep the entry of a peer, write it again if it is gone, or find out that another one is newer."""
+        """Keep the entry of a peer, or write it again if it is gone or another one stands there."""
         key = self._key_of(peer)
         (found,) = await self._ask(commands, ("GET", key))
         entry = self._entries.get(peer)
@@ -329,17 +330,13 @@ class RedisDirectory:
         if found is not None and found == entry.value:
             await self._ask(commands, ("EXPIRE", key, ENTRY_LIFE))
             return
-        process, since = _read_entry(found)
-        if process not in (None, self.name) and since > self._time_of(entry):
-            (lives,) = await self._ask(commands, ("EXISTS", f"punch:process:{process}"))
-            if lives:
-                if self._entries.get(peer) is entry and self._user is not None:
-                    self._user.peer_replaced(peer)
-                return
-        if self._entries.get(peer) is entry:
-            await self._write(commands, peer, entry)
+        await self._write(commands, peer, entry)
 
     async def _write(self, commands: RedisConnection, peer: PeerID, entry: _LocalPeer) -> None:
+        """
+        Write the entry of a peer, and tell the process that stood there. Only that process can say that its
+        registration is newer, since others may write to Redis.
+        """
         key, since = self._key_of(peer), self._time_of(entry)
         entry.value = f"{self.name} {since}".encode()
         before, _ = await self._ask(commands, ("GETSET", key, entry.value), ("EXPIRE", key, ENTRY_LIFE))
@@ -407,8 +404,13 @@ class RedisDirectory:
             self._user.message_received(sender, message)
             return
         entry = self._entries.get(message.peer)
-        if entry is not None and self._time_of(entry) < message.since:
+        if entry is None:
+            return
+        if self._time_of(entry) < message.since:
             self._user.peer_replaced(message.peer)
+        elif self._time_of(entry) > message.since and self._commands is not None:
+            # The sender has an older registration, and has written over the entry.
+            self._in_background(self._write(self._commands, message.peer, entry))
 
     def _in_background(self, work: Any) -> None:
         """Do what may fail when Redis goes away; then everything is written anew once it is back."""
@@ -423,7 +425,7 @@ def _ignore(failure: Failure, kind: type[Exception]) -> None:
 def _read_entry(value: bytes | None) -> tuple[str | None, int]:
     """The process and the time of an entry; None and 0 for none, or one that is none of ours."""
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else ""
-    process, _, since = text.partition(" ")
-    if len(process) != 32 or not since.isdigit() or any(each not in "0123456789abcdef" for each in process):
+    if re.fullmatch("[0-9a-f]{32} [0-9]{1,18}", text) is None:
         return None, 0
+    process, since = text.split()
     return process, int(since)

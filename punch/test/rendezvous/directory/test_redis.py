@@ -329,9 +329,22 @@ class BadRedisTests(RedisTestCase):
         two.register(BOB)
         self.net.advance(0.5)
         (key,) = [key for key in self.redis.data if key.startswith(b"punch:peer:")]
-        for value in (b"", b"x", b"g" * 32 + b" 1", b"0" * 32 + b" x", b"\xff" * 40):
+        huge = b"0" * 32 + b" " + b"9" * 5000
+        for value in (b"", b"x", b"g" * 32 + b" 1", b"0" * 32 + b" x", b"\xff" * 40, huge):
             self.redis.data[key] = value, float("inf")
             self.assertIsNone(one.locate(BOB))
+
+    def test_forged_entry(self) -> None:
+        """An entry that names another process replaces no registration, even if that process lives."""
+        one, two, three = self.start(3)
+        two.register(BOB)
+        self.net.advance(0.5)
+        (key,) = [key for key in self.redis.data if key.startswith(b"punch:peer:")]
+        self.redis.data[key] = f"{one.name} {10**18}".encode(), float("inf")
+        self.redis.data.pop(f"punch:process:{two.name}".encode())  # So it looks at all of its entries.
+        self.net.advance(3.0)
+        self.assertEqual(two.replaced, [])
+        self.assertEqual(three.locate(BOB), two.name)
 
     def test_clock_an_hour_off(self) -> None:
         """Registrations are ordered all the same, and the operator is told."""
