@@ -54,7 +54,7 @@ class CommandOptions(usage.Options):
         except usage.UsageError as problem:
             # What it would have set isn't set: the rest was not read.
             as_json = "--json" in given
-            twistd.fail(self.plugin, usage_error_text(str(problem), self.command), as_json=as_json)
+            twistd.fail(self.command, usage_error_text(str(problem), self.command), as_json=as_json)
 
     def _seen(self, given: Sequence[str]) -> list[str]:
         kept: list[str] = []

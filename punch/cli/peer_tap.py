@@ -65,8 +65,6 @@ if TYPE_CHECKING:
 
 E = TypeVar("E", bound=Enum)
 
-PROGRAM = "punch-peer"
-
 _started = time.monotonic()
 
 
@@ -83,7 +81,7 @@ def login_name(environ: Mapping[str, str]) -> str:
 class Options(BaseOptions):
     """What `twistd punch-peer` takes."""
 
-    plugin = PROGRAM
+    plugin = "punch-peer"
     files = frozenset(("state-dir",))
     longdesc = (
         "Waits for other peers to call, or with --peer calls one, connects directly through the NATs in "
@@ -212,7 +210,7 @@ else the one used last, else your own on this machine]"""
 
     def fail(self, reason: str, sentence: str) -> NoReturn:
         """End with a sentence on stderr, and as an event with `--json`."""
-        fail(PROGRAM, sentence, reason=reason, as_json=bool(self["json"]))
+        fail(self.command, sentence, reason=reason, as_json=bool(self["json"]))
 
     def _choice(self, option: str, kind: type[E]) -> E:
         """Return the member of `kind` that the user chose."""

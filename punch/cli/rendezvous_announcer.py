@@ -15,8 +15,6 @@ from punch.rendezvous.list_file import ListFileError
 from punch.rendezvous.service import RendezvousService
 from punch.state import RendezvousState, StateError
 
-PROGRAM = "punch-rendezvous"
-
 _log = Logger()
 
 
@@ -24,6 +22,7 @@ class Announcer:
     """
     Prints the events of the service, as text or JSON.
 
+    :param command: what the user calls this program by.
     :param out: writes to stdout, as `error` does to stderr. Both are closed by `close`.
     :param end: ends the process with an exit status.
     :param host_given: whether the user has given the name by which peers find the service.
@@ -35,6 +34,7 @@ class Announcer:
         self,
         state: RendezvousState,
         *,
+        command: str,
         out: twistd.OutputWriter,
         error: twistd.OutputWriter,
         end: Callable[[int], object],
@@ -42,6 +42,7 @@ class Announcer:
         host_given: bool,
     ) -> None:
         self._state = state
+        self._command = command
         self._out = out
         self._error = error
         self._end = end
@@ -62,7 +63,7 @@ class Announcer:
         else:
             self._print(event, fields)
         if event == "failed":
-            self._error.line(f"{PROGRAM}: {fields['text']}")
+            self.write_stderr(str(fields["text"]))
             self._end(1)
 
     def read_deny_list(self, path: Path) -> None:
@@ -73,7 +74,7 @@ class Announcer:
             text = f"{problem} The list that was read before stays."
             _log.error("{text}", text=text)
             self("deny-list-failed", text=text)
-            self._error.line(f"{PROGRAM}: {text}")
+            self.write_stderr(text)
             return
         ended = self.service.deny(deny)
         _log.info("deny list read: {entries} entries, {ended} peers ended", entries=len(deny), ended=ended)
@@ -89,7 +90,7 @@ class Announcer:
 
     def write_stderr(self, text: str) -> None:
         """Write a sentence to stderr."""
-        self._error.line(f"{PROGRAM}: {text}")
+        self._error.line(f"{self._command}: {text}")
 
     def close(self) -> None:
         """Close the outputs after the last event."""
@@ -126,7 +127,7 @@ class Announcer:
             replace_private(self._state.directory / "public-address", address.encode() + b"\n")
         except (StateError, OSError) as problem:
             _log.error("The address can't be left in the state directory: {problem}", problem=str(problem))
-            self._error.line(
-                f"{PROGRAM}: The address can't be left in {self._state.directory}, so peers on this machine "
-                "need --rendezvous; make that directory writable and start again."
+            self.write_stderr(
+                f"The address can't be left in {self._state.directory}, so peers on this machine need "
+                "--rendezvous; make that directory writable and start again."
             )

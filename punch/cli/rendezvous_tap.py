@@ -26,7 +26,7 @@ from punch.cli.certificate_files import CertificateFiles
 from punch.cli.member_options import MemberOptionError, MemberOptions, Members
 from punch.cli.options import CommandOptions as BaseOptions
 from punch.cli.options import whole_number
-from punch.cli.rendezvous_announcer import PROGRAM, Announcer
+from punch.cli.rendezvous_announcer import Announcer
 from punch.extras import install_command_here
 from punch.net.interfaces import source_address
 from punch.net.reactor import install_resolver, use_monotonic_time
@@ -47,7 +47,7 @@ from punch.rendezvous.monitoring.json_log import json_log
 from punch.rendezvous.monitoring.listener import MonitoringEndpoint, MonitoringEndpointError
 from punch.rendezvous.monitoring.service import MonitoredService
 from punch.rendezvous.relay.options import RelayOptionError, RelayOptions
-from punch.rendezvous.service import make_service
+from punch.rendezvous.service import RendezvousService
 from punch.rendezvous.tls import CertificateProblem, load_certificate, names_of
 from punch.state import RendezvousState, StateDirectory, StateError, own_state_dir
 from punch.wire.address import canonical
@@ -85,7 +85,7 @@ _LIMITS = {
 class Options(BaseOptions):
     """The options of `twistd punch-rendezvous`."""
 
-    plugin = PROGRAM
+    plugin = "punch-rendezvous"
     files = frozenset(("certificate", "key", "turn-secret-file", "deny", "state-dir"))
     longdesc = (
         "Introduces peers behind NATs to each other. Works without options: it makes its key on the first "
@@ -298,7 +298,7 @@ the relay of this service, else beside it."""
         return replace(RendezvousLimits(), **{name: self[name.replace("_", "-")] for name in _LIMITS})
 
     def _fail(self, sentence: str, reason: str = "usage") -> NoReturn:
-        twistd.fail(PROGRAM, sentence, reason=reason, as_json=bool(self["json"]))
+        twistd.fail(self.command, sentence, reason=reason, as_json=bool(self["json"]))
 
     def _read_log_options(self) -> None:
         if self["log-format"] not in ("text", "json"):
@@ -407,11 +407,11 @@ def makeService(options: Options) -> IService:
         identity = state.identity()
         kept = state.certificate(identity, [options.host] if options.host else [], datetime.now(timezone.utc))
     except StateError as problem:
-        twistd.fail(PROGRAM, str(problem), reason="state", as_json=as_json)
+        twistd.fail(options.command, str(problem), reason="state", as_json=as_json)
     try:
         members = Members(options.members, identity, state.directory)
     except MemberOptionError as member_problem:
-        twistd.fail(PROGRAM, str(member_problem), reason=member_problem.reason, as_json=as_json)
+        twistd.fail(options.command, str(member_problem), reason=member_problem.reason, as_json=as_json)
     host, port = options.reflector
     config = RendezvousConfig(
         identity=identity,
@@ -443,6 +443,7 @@ def makeService(options: Options) -> IService:
     )
     announcer = Announcer(
         state,
+        command=options.command,
         out=twistd.OutputWriter(1),
         error=twistd.OutputWriter(2),
         end=partial(twistd.end, reactor),
@@ -450,7 +451,7 @@ def makeService(options: Options) -> IService:
         host_given=options["host"] is not None,
     )
     try:
-        service = make_service(
+        service = RendezvousService(
             config,
             reactor=reactor,
             monotonic=time.monotonic,
@@ -462,14 +463,14 @@ def makeService(options: Options) -> IService:
             directory=open_directory(options.registry, identity, reactor, announcer.registry),
         )
     except EndpointError as problem:
-        twistd.fail(PROGRAM, str(problem), as_json=as_json)
+        twistd.fail(options.command, str(problem), as_json=as_json)
     announcer.service = service
     try:
         monitored = MonitoredService(
             service, options.metrics, reactor=reactor, report=announcer, directory=state.directory
         )
     except MonitoringEndpointError as problem:
-        twistd.fail(PROGRAM, str(problem), as_json=as_json)
+        twistd.fail(options.command, str(problem), as_json=as_json)
     reload: list[Callable[[], None]] = []
     deny = options["deny"]
     if deny is not None:

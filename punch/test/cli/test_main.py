@@ -95,7 +95,7 @@ class CommandTests(SynchronousTestCase):
                 main.main([command, "--dance"])
             self.assertEqual(
                 ended.exception.code,
-                f"punch-{command}: unknown option --dance; see punch {command} --help",
+                f"punch {command}: unknown option --dance; see punch {command} --help",
             )
 
     def test_netcheck_options(self) -> None:

@@ -13,6 +13,7 @@ from twisted.plugin import getPlugins
 from twisted.scripts import twistd
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.cli.options import commands
 from punch.cli.peer_tap import Options, login_name
 from punch.identity import PeerID
 from punch.node.policy import RelayPolicy
@@ -138,8 +139,16 @@ class OptionsTests(OptionsCase):
             with self.assertRaises(SystemExit) as ended:
                 self.parse(*arguments)
             self.assertEqual(
-                ended.exception.code, f"punch-peer: {sentence}; see twistd punch-peer --help", arguments
+                ended.exception.code,
+                f"twistd punch-peer: {sentence}; see twistd punch-peer --help",
+                arguments,
             )
+
+    def test_sentences_begin_with_the_command_of_the_user(self) -> None:
+        """As `punch chat`, and not as the plugin that it runs."""
+        commands["punch-peer"] = "punch chat"
+        self.addCleanup(commands.clear)
+        self.assertTrue(self.sentence("--accept", "all").startswith("punch chat: --accept takes"))
 
     def test_the_help_names_the_command(self) -> None:
         options: Any = Options

@@ -87,7 +87,7 @@ class TapCase(SynchronousTestCase):
         """The sentence with which a command line is refused."""
         ended = self.assertRaises(SystemExit, self.parse, *arguments, parent=parent)
         sentence = str(ended.code)
-        self.assertTrue(sentence.startswith("punch-rendezvous: "), sentence)
+        self.assertTrue(sentence.startswith("twistd punch-rendezvous: "), sentence)
         self.assertNotIn("\n", sentence)
         return sentence
 
@@ -203,7 +203,7 @@ class OptionTests(TapCase):
             (["--host"], "--host needs a value"),
             (["7001"], "unexpected argument 7001"),
         ):
-            sentence = f"punch-rendezvous: {problem}; see twistd punch-rendezvous --help"
+            sentence = f"twistd punch-rendezvous: {problem}; see twistd punch-rendezvous --help"
             self.assertEqual(self.refused(*arguments), sentence)
 
     def test_state_directory_that_cannot_be_written(self) -> None:
@@ -458,6 +458,7 @@ class AnnouncerTests(TapCase):
         out, error, statuses = Output(), Output(), list[int]()
         announcer = Announcer(
             StateDirectory(self.state).rendezvous,
+            command="punch rendezvous",
             out=out.writer,
             error=error.writer,
             end=statuses.append,
@@ -494,7 +495,7 @@ class AnnouncerTests(TapCase):
     def test_failure_ends_with_a_sentence_and_a_status(self) -> None:
         for as_json in (False, True):
             _, error, statuses = self.announce(as_json=as_json, event="failed", reason="r", text="Do that.")
-            self.assertEqual(error, "punch-rendezvous: Do that.\n")
+            self.assertEqual(error, "punch rendezvous: Do that.\n")
             self.assertEqual(statuses, [1])
 
     def test_key_is_made_once(self) -> None:
