@@ -175,7 +175,7 @@ class AlternateAddress:
 
 @dataclass(frozen=True)
 class RendezvousConfig:
-    """The arguments of `make_service`."""
+    """How a `RendezvousService` is set up."""
 
     identity: Identity
     """The service's own key, whose hash is the pin."""

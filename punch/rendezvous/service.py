@@ -112,8 +112,16 @@ class RendezvousService(Service):
         directory: Directory | None = None,
     ) -> None:
         """
-        :param directory: which process a peer is at; None if this process is the whole service.
         :param reactor: provides `IReactorTCP`, `IReactorUDP` and `IReactorTime`.
+        :param monotonic: monotonic seconds.
+        :param random: the source of all randomness but that of TLS.
+        :param report: called with the events `listening`, `registered`, `gone` and `failed`.
+        :param wall: Unix seconds, which credentials for relays expire by. None takes `monotonic`, which
+            suffices if no other program makes or checks them.
+        :param cpu: processor seconds that this thread has used, by which connections that cost too much are
+            slowed down. Without it only their lines are counted.
+        :param membership: who may register; None: anyone.
+        :param directory: which process of the service a peer is at; None if this one is the whole service.
         :raise EndpointError: `config.control` is not usable.
         :raise ValueError: certificate and key do not belong together.
         """
@@ -522,44 +530,3 @@ class RendezvousService(Service):
     def _own_certificate(self) -> ServerCertificate:
         identity = self.config.identity
         return ServerCertificate((identity.certificate(_NOT_BEFORE, _DAYS),), identity.private_key)
-
-
-def make_service(
-    config: RendezvousConfig,
-    *,
-    reactor: Any,
-    monotonic: Callable[[], float],
-    random: RandomBytes,
-    report: ServiceReport,
-    wall: Callable[[], float] | None = None,
-    cpu: Callable[[], float] = lambda: 0.0,
-    membership: Membership | None = None,
-    directory: Directory | None = None,
-) -> RendezvousService:
-    """
-    The rendezvous service, not started.
-
-    :param reactor: provides `IReactorTCP`, `IReactorUDP` and `IReactorTime`.
-    :param monotonic: monotonic seconds.
-    :param random: the source of all randomness but that of TLS.
-    :param report: called with the events `listening`, `registered`, `gone` and `failed`.
-    :param wall: Unix seconds, which credentials for relays expire by. None takes `monotonic`, which suffices
-        if no other program makes or checks them.
-    :param cpu: processor seconds that this thread has used, by which connections that cost too much are
-        slowed down. Without it only their lines are counted.
-    :param membership: who may register; None: anyone.
-    :param directory: which process of the service a peer is at; None if this process is the whole service.
-    :raise EndpointError: `config.control` is not usable.
-    :raise ValueError: certificate and key do not belong together.
-    """
-    return RendezvousService(
-        config,
-        reactor=reactor,
-        monotonic=monotonic,
-        random=random,
-        report=report,
-        wall=wall,
-        cpu=cpu,
-        membership=membership,
-        directory=directory,
-    )

@@ -11,7 +11,7 @@ from punch.natcheck.report import NetcheckReport
 from punch.net.udp import open_portable
 from punch.node.netcheck import NetcheckRun
 from punch.rendezvous.config import AlternateAddress, RendezvousConfig
-from punch.rendezvous.service import RendezvousService, make_service
+from punch.rendezvous.service import RendezvousService
 from punch.test.internet import Host, Internet
 from punch.wire.rendezvous_address import RendezvousAddress
 
@@ -51,7 +51,7 @@ class NetcheckNetwork:
             relay=relay,
             machine_addresses=(SERVICE, SERVICE6),
         )
-        self.service: RendezvousService = make_service(
+        self.service = RendezvousService(
             config,
             reactor=self.host.reactor,
             monotonic=net.monotonic,

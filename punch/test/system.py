@@ -31,7 +31,7 @@ from punch.node.node import Node
 from punch.node.offer_freshness import OfferMemory
 from punch.node.policy import RelayPolicy
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits
-from punch.rendezvous.service import RendezvousService, make_service
+from punch.rendezvous.service import RendezvousService
 from punch.test.internet import Host, Internet
 from punch.wire.control import Accept
 from punch.wire.rendezvous_address import RendezvousAddress
@@ -85,7 +85,7 @@ class Rendezvous:
             turn=self._turn,
             turn_secret=self._turn_secret,
         )
-        self.service = make_service(
+        self.service = RendezvousService(
             config,
             reactor=self.host.reactor,
             monotonic=self.net.monotonic,

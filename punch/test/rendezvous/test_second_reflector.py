@@ -8,7 +8,7 @@ from twisted.internet.protocol import DatagramProtocol
 
 from punch.identity import Identity
 from punch.rendezvous.config import AlternateAddress, RendezvousConfig
-from punch.rendezvous.service import RendezvousService, make_service
+from punch.rendezvous.service import RendezvousService
 from punch.test.internet import InternetTestCase
 
 SERVICE, SECOND = "198.51.100.1", "198.51.100.2"
@@ -28,7 +28,7 @@ class SecondReflectorTests(InternetTestCase):
             relay=False,
             **changes,
         )
-        service = make_service(
+        service = RendezvousService(
             config,
             reactor=self.host.reactor,
             monotonic=self.net.monotonic,

@@ -13,7 +13,7 @@ from punch.identity import Identity
 from punch.rendezvous.config import RendezvousConfig, RendezvousLimits, ServerCertificate
 from punch.rendezvous.listen import EndpointError
 from punch.rendezvous.membership import Membership
-from punch.rendezvous.service import RendezvousService, make_service
+from punch.rendezvous.service import RendezvousService
 from punch.test.control_client import (
     ControlClient,
     connect_control,
@@ -69,7 +69,7 @@ class RendezvousCase(InternetTestCase):
         config = RendezvousConfig(
             identity=self.identity, control="tcp:7001", host=SERVICE, limits=self.limits
         )
-        return make_service(
+        return RendezvousService(
             replace(config, **changes),
             reactor=self.host.reactor,
             monotonic=self.net.monotonic,

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.config import RendezvousConfig
-from punch.rendezvous.service import make_service
+from punch.rendezvous.service import RendezvousService
 from punch.test.internet import Packet, Seen
 from punch.test.rendezvous.relay.test_service import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
@@ -305,7 +305,7 @@ class TwoServicesCase(RelayServiceCase):
         config = RendezvousConfig(
             identity=self.key("other rendezvous"), control="tcp:7001", host=OTHER_SERVICE, turn_secret=secret
         )
-        self.other = make_service(
+        self.other = RendezvousService(
             config,
             reactor=self.other_host.reactor,
             monotonic=self.net.monotonic,
