@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import punch
+import twisted
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,11 +62,32 @@ def installed(built: Path) -> Path:
     return directory
 
 
-def python(source: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def dependencies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages of this environment, but Punch: an installed one would hide the plugins of another."""
+    directory = tmp_path_factory.mktemp("dependencies")
+    packages = Path(twisted.__file__).parent.parent
+
+    def link(folder: str, *but: str) -> None:
+        (directory / folder).mkdir(exist_ok=True)
+        for each in (packages / folder).iterdir():
+            if not each.name.startswith(but):
+                (directory / folder / each.name).symlink_to(each)
+
+    link(".", "punch", "txpunch", "__editable__", "twisted")
+    link("twisted", "plugins")
+    link("twisted/plugins", "punch_dropin", "dropin.cache", "__pycache__")
+    return directory
+
+
+def python(source: Path, *arguments: str, more: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run Python with the packages in `source`; with `more`, which has others, without those installed."""
+    command = [sys.executable, *arguments] if more is None else [sys.executable, "-S", *arguments]
+    path = os.pathsep.join(str(each) for each in (source, more) if each is not None)
     return subprocess.run(
-        [sys.executable, *arguments],
+        command,
         cwd=source,
-        env=os.environ | {"PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -141,9 +163,9 @@ def test_the_wheel(installed: Path) -> None:
     assert {path.name for path in installed.iterdir()} == {"punch", "twisted", metadata.name}
 
 
-def test_the_wheel_runs(installed: Path) -> None:
+def test_the_wheel_runs(installed: Path, dependencies: Path) -> None:
     """The command, and the plugins as `twistd` finds them."""
-    said = python(installed, "-m", "punch.cli.main", "--version")
+    said = python(installed, "-m", "punch.cli.main", "--version", more=dependencies)
     assert said.stdout == f"Punch {punch.__version__}\n", said.stderr
     program = """
 import twisted.plugins.punch_dropin as plugin
@@ -152,7 +174,7 @@ from twisted.plugin import getPlugins
 print(plugin.__file__)
 print(sorted(each.tapname for each in getPlugins(IServiceMaker) if "punch" in each.tapname))
 """
-    said = python(installed, "-c", program)
+    said = python(installed, "-c", program, more=dependencies)
     file, names = said.stdout.splitlines()
     assert file.startswith(str(installed)), said.stderr
     assert names == "['punch-peer', 'punch-rendezvous']"

@@ -136,8 +136,9 @@ def test_the_whole_story(story: Story, album: Album) -> None:
 
     assert not album.problems, "\n".join(album.problems)
     assert alice.complaints == []
-    # Bob's page tried to reach a peer that had ended.
-    assert [each for each in bob.complaints if "ERR_CONNECTION_REFUSED" not in each] == []
+    # Bob's page tried to reach a peer that had ended, and perhaps the next one, which did not know it yet.
+    expected = re.compile(r"ERR_CONNECTION_REFUSED|/ws\?key=.* response code: 403$")
+    assert [each for each in bob.complaints if not expected.search(each)] == []
 
 
 def test_every_other_page(story: Story, album: Album) -> None:
