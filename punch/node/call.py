@@ -305,7 +305,9 @@ class Call:
     def path_lost(self) -> None:
         """The link has had no path for a while."""
         self._debounced_path.lost()
-        self._tell(PathLost(self.peer, self.name))
+        failure = self._context.network.relays.failure
+        refused = failure if failure in (RelayFailure.QUOTA, RelayFailure.FULL) else None
+        self._tell(PathLost(self.peer, self.name, refused))
 
     def link_lost(self, text: str) -> None:
         """The link will never have a path again; `text` says why."""

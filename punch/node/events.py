@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from punch.identity import PeerID
-from punch.node.causes import Cause
+from punch.node.causes import Cause, RelayFailure
 from punch.node.path import Path
 
 if TYPE_CHECKING:
@@ -134,10 +134,12 @@ class PathLost(Event):
     The link has no path now. It is kept, and `PathChanged` says when there is one again.
 
     :ivar name: the peer's own choice, if it is known, here and in the events below.
+    :ivar relay: why the relay gives no address, if it says so; that may be why the path was lost.
     """
 
     peer: PeerID
     name: str | None = None
+    relay: RelayFailure | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import gc
 
 from twisted.internet.protocol import DatagramProtocol, Factory, Protocol
 
-from punch.node.events import CallFailed, Connected, Disconnected
+from punch.node.events import CallFailed, Connected, Disconnected, PathChanged, PathLost
 from punch.node.policy import RelayPolicy
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.internet import Packet
@@ -192,6 +192,27 @@ class FailureTests(RelayTestCase):
         dave = self.peer(self.home("dave", EASY))
         connect(carol, dave)
         self.assertIn("no room", self.refuse(alice, bob))
+
+    def test_a_quota_that_is_used_up(self) -> None:
+        """A link that loses its path with the allocation says why, and goes on when there is one again."""
+        self.start()
+        alice, bob = self.pair()
+        connect(alice, bob)
+        link = alice.link_to(bob)
+        assert self.rendezvous.service.relay is not None
+        allocations = self.rendezvous.service.relay.core.allocations
+        users = list(allocations.users)
+        for limit in (0, None):
+            allocations.quotas.own_limit = lambda user: limit  # noqa: B023
+            for user in users:
+                allocations.quotas.update_limit(user)
+            if limit == 0:
+                for peer in (alice, bob):
+                    text = event_sentence(peer.wait_for(PathLost, 30.0))
+                    self.assertIn("used up what the relay grants", text)
+        self.net.run_until(lambda: alice.of(PathChanged) and bob.of(PathChanged), 120.0, "a path")
+        self.chat(alice, bob)
+        self.assertIs(alice.link_to(bob), link)
 
 
 class RestartTests(RelayTestCase):

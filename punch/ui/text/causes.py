@@ -47,7 +47,7 @@ _SIMPLE = {
     SimpleCause.REPLACED_LAST_TIME: "Another process with this same identity replaced this one when it ran "
     "last; stop one of the two, or give one another --name or --state-dir.",
 }
-_PATH_LOST = "The path to {who} was lost; trying again, and what you send waits."
+_PATH_LOST = "The path to {who} was lost{why}; trying again, and what you send waits."
 
 _ENDED = {
     ErrorCode.NOT_REGISTERED: "{who} is not registered with the rendezvous now; "
@@ -155,7 +155,8 @@ _NO_CONNECTION = {
 def event_sentence(event: CallFailed | Disconnected | PathLost | Unregistered) -> str:
     """Return the sentence for an event that says why something ended."""
     if isinstance(event, PathLost):
-        return _PATH_LOST.replace("{who}", _who(event.peer, event.name))
+        why = "" if event.relay is None else f", and {_RELAY[event.relay]}"
+        return _PATH_LOST.replace("{why}", why).replace("{who}", _who(event.peer, event.name))
     if isinstance(event, Unregistered):
         return cause_sentence(event.cause)
     return cause_sentence(event.cause, event.peer, event.name)

@@ -57,6 +57,13 @@ class CauseTests(SynchronousTestCase):
         )
         self.assertIn(f"{BOB.short}… hung up", cause_sentence(SimpleCause.CLOSED_BY_PEER, BOB))
 
+    def test_path_lost_because_of_the_relay(self) -> None:
+        self.assertEqual(
+            event_sentence(PathLost(BOB, "bob", RelayFailure.QUOTA)),
+            f"The path to bob ({BOB.short}…) was lost, and this peer has used up what the relay grants it "
+            "for now; trying again, and what you send waits.",
+        )
+
     def test_each_side_is_told_its_own_part(self) -> None:
         """Caller and callee are told different sentences when nobody answered."""
         for rang, words in (
