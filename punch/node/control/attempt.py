@@ -194,7 +194,7 @@ class Attempt:
         self._ended = True
         self._welcome_timer.cancel()
         if self._try is None:
-            self._looking_up.cancel()
+            # The look-up goes on: the next attempt may need what it finds.
             self.lost(ControlProblem(ProblemCode.UNREACHABLE, self._client.address))
         else:
             self._try.cancel()

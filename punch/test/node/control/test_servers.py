@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import count
 
 from twisted.internet.defer import Deferred, succeed
@@ -11,7 +14,7 @@ from twisted.names.error import DNSNameError
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.identity import Identity
-from punch.net.srv import TIMEOUT, ServiceResolver
+from punch.net.srv import TIMEOUT, LookUpService, ServiceResolver
 from punch.node.control.client import ControlClient
 from punch.node.control.servers import Server, Servers
 from punch.test.internet import Host, Internet
@@ -151,7 +154,9 @@ class FailoverTests(InternetTestCase):
         self.two = Rendezvous(self.net, self.hosts[1], relay=False, name="198.51.100.2")
         self.watcher = AnyHostWatcher(self.net)
 
-    def client(self, *addresses: RendezvousAddress) -> ControlClient:
+    def client(
+        self, *addresses: RendezvousAddress, look_up_service: LookUpService | None = None
+    ) -> ControlClient:
         """A client that is started."""
         machine: Host = self.net.host("client")
         client = ControlClient(
@@ -161,6 +166,7 @@ class FailoverTests(InternetTestCase):
             register=Register("alice", Accept.ASK),
             handler=self.watcher,
             random=self.net.random_bytes("client"),
+            look_up_service=look_up_service,
         )
         client.start()
         self.addCleanup(client.stop)
@@ -173,6 +179,32 @@ class FailoverTests(InternetTestCase):
         self.one.stop()
         self.net.run_until(lambda: len(self.watcher.welcomes) == 2, 5.0, "another welcome")
         self.assertEqual(client.address, self.two.address)
+
+    def test_servers_that_are_looked_up(self) -> None:
+        """The records lead to the server; its pin is that of the address which was given."""
+        records = [ServiceRecord(10, 0, "198.51.100.1", self.one.address.port)]
+        name = replace(NAME, pin=self.one.address.pin)
+        client = self.client(name, look_up_service=lambda domain: succeed(records))
+        self.net.run_until(lambda: self.watcher.welcomes, 5.0, "a welcome")
+        self.assertEqual(client.address, self.one.address)
+
+    def test_stopped_during_a_look_up(self) -> None:
+        """It ends at once, with no error left over."""
+        answers: list[Deferred[Sequence[ServiceRecord] | None]] = []
+
+        def look_up(domain: str) -> Deferred[Sequence[ServiceRecord] | None]:
+            answers.append(Deferred())
+            return answers[-1]
+
+        client = self.client(NAME, look_up_service=look_up)
+        self.net.advance(1.0)
+        self.net.wait(client.stop(), 1.0)
+        del client
+        gc.collect()  # Failures that nobody takes are told when they are collected
+        self.assertEqual(self.flushLoggedErrors(), [])
+        answers[0].callback(())
+        self.net.advance(5.0)
+        self.assertEqual(self.watcher.welcomes, [])
 
     def test_passes_a_server_that_is_silent_or_refuses(self) -> None:
         refused = RendezvousAddress("198.51.100.2", 9, self.two.address.pin)
