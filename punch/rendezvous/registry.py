@@ -156,6 +156,9 @@ class Elsewhere(Protocol):
     def lost(self, peer: PeerID) -> None:
         """A peer is no longer registered at this process."""
 
+    def unfinished(self, now: float) -> set[PeerID]:
+        """The peers of this process whose calls to others are under way, as in `Registry.unfinished`."""
+
 
 @dataclass(frozen=True)
 class _Introduction:
@@ -222,12 +225,14 @@ class Registry:
 
     def unfinished(self, now: float) -> set[PeerID]:
         """
-        The peers of introductions that are under way: they ring, or candidates are likely to follow.
+        The peers of this process whose introductions are under way: they ring, or candidates are likely to
+        follow.
         """
         answered_after = now - SETTLE_TIME + self._limits.answered_time
         cores = [each.core for each in self._introductions.values()]
         under_way = [each for each in cores if each.answer is None or each.deadline > answered_after]
-        return {peer for each in under_way for peer in (each.caller, each.callee)}
+        peers = {peer for each in under_way for peer in (each.caller, each.callee)}
+        return peers if self._elsewhere is None else peers | self._elsewhere.unfinished(now)
 
     # -- inputs --
 

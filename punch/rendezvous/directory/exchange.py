@@ -24,7 +24,7 @@ from punch.rendezvous.directory.messages import (
     PeerReply,
     PeerRequest,
 )
-from punch.rendezvous.registry import NOT_REGISTERED, Registration, Registry
+from punch.rendezvous.registry import NOT_REGISTERED, SETTLE_TIME, Registration, Registry
 from punch.wire.control import (
     Answer,
     Answered,
@@ -77,7 +77,7 @@ class _Call:
     address: str
     establish: Establish
     process: str | None = None
-    answered: bool = False
+    answered_at: float | None = None
     waiting: list[Trickle | Cancel] = field(default_factory=list)
 
 
@@ -156,6 +156,14 @@ class Exchange:
         for key in keys:
             self._forget(key)
 
+    def unfinished(self, now: float) -> set[PeerID]:
+        """The callers whose calls ring, or were answered a moment ago."""
+        return {
+            call.caller
+            for call in self._calls.values()
+            if call.answered_at is None or now < call.answered_at + SETTLE_TIME
+        }
+
     # -- what the directory finds --
 
     def located(self, key: CallKey, process: str | None, now: float, problem: str | None = None) -> None:
@@ -182,7 +190,7 @@ class Exchange:
         """Another process is gone: end all introductions with its peers."""
         for key, call in [each for each in self._calls.items() if each[1].process == process]:
             self._forget(key)
-            if call.answered:
+            if call.answered_at is not None:
                 ended = Ended(key[0], ErrorCode.GONE, GONE, sender=call.establish.to)
                 self.registry.deliver(call.caller, ended)
             else:
@@ -222,7 +230,7 @@ class Exchange:
         while (key := self._deadlines.pop(now)) is not None:
             call = self._calls[key]
             self._forget(key)
-            if not call.answered:
+            if call.answered_at is None:
                 text = "Nobody answered the call."
                 ended = Ended(key[0], ErrorCode.TIMEOUT, text, sender=call.establish.to)
                 self.registry.deliver(call.caller, ended)
@@ -239,7 +247,7 @@ class Exchange:
         if not isinstance(reply, Error) and reply.sender not in (callee, None):
             return
         if isinstance(reply, Answered):
-            call.answered = True
+            call.answered_at = now
             self._deadlines.set(key, now + self._limits.answered_time + _LATE)
         elif isinstance(reply, (Ended, Error)):
             self._forget(key)

@@ -13,7 +13,7 @@ from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.directory.exchange import MAX_WAITING, Exchange, Locate
 from punch.rendezvous.directory.messages import PeerClaimed
-from punch.rendezvous.registry import Deliver, DeliverElsewhere, Disconnect
+from punch.rendezvous.registry import SETTLE_TIME, Deliver, DeliverElsewhere, Disconnect
 from punch.test.strategies import IDENTITIES, SETTINGS
 from punch.wire.control import (
     Accept,
@@ -162,6 +162,23 @@ class ExchangeTests(SynchronousTestCase):
         self.assertEqual(candidates, Candidates(CALL, BOB, envelope(ALICE, 1)))
         self.assertIsInstance(ended, Ended)
         self.assert_empty()
+
+    def test_a_process_that_stops_waits_for_calls_to_others(self) -> None:
+        """The caller's process, and that of the called peer, until the candidates have passed."""
+
+        def unfinished(process: str) -> bool:
+            registry = self.net.exchanges[process].registry
+            return (ALICE if process == "one" else BOB) in registry.unfinished(self.net.now)
+
+        self.assertFalse(unfinished("one") or unfinished("two"))
+        self.call()
+        self.net.advance(10.0)
+        self.assertTrue(unfinished("one") and unfinished("two"))
+        self.net.request("two", BOB, self.bob, Answer(CALL, ALICE, envelope(ALICE)))
+        self.net.advance(SETTLE_TIME - 0.5)
+        self.assertTrue(unfinished("one") and unfinished("two"))
+        self.net.advance(1.0)
+        self.assertFalse(unfinished("one") or unfinished("two"))
 
     def test_candidates_wait_for_the_directory_in_order(self) -> None:
         self.net.holding = True
