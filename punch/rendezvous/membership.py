@@ -183,8 +183,8 @@ class Membership:
         if not request.is_by(peer):
             return Error(ErrorCode.FORBIDDEN, "The signature of the revocation is wrong.")
         try:
-            full = len(self._store.revoked()) >= MAX_REVOCATIONS
-            if full or not self._revocations.allow(source_of(address), now):
+            allowed = self._revocations.allow(source_of(address), now)
+            if not allowed or len(self._store.revoked()) >= MAX_REVOCATIONS:
                 return Error(ErrorCode.RATE, "There were too many revocations; try again later.")
             self._store.revoke(peer, AdmissionRefusal.ID_REVOKED, wall, request.signature)
         except MemberStoreError:
