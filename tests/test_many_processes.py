@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -60,8 +61,9 @@ class Redis:
 class Service:
     """Rendezvous processes with one key, and a Redis."""
 
-    def __init__(self, run: Programs, directory: Path, count: int) -> None:
-        self.redis = Redis(directory)
+    def __init__(self, run: Programs, redis: Redis, count: int, login: str = "") -> None:
+        self.redis = redis
+        directory = run.directory
         key = Identity.generate().to_pem()
         self.processes: list[JSONProcess] = []
         for number in range(count):
@@ -70,7 +72,7 @@ class Service:
             state.parent.chmod(0o700)
             (state / "identity.key").touch(mode=0o600)
             (state / "identity.key").write_bytes(key)
-            registry = f"redis://127.0.0.1:{self.redis.port}/3"
+            registry = f"redis://{login}127.0.0.1:{self.redis.port}/3"
             self.processes.append(run.rendezvous(*FREE, "--registry", registry, state=state.parent.name))
         self.addresses = [str(process.wait("listening")["address"]) for process in self.processes]
 
@@ -82,12 +84,17 @@ def run(tmp_path: Path) -> Iterator[Programs]:
 
 
 @pytest.fixture
-def service(run: Programs, tmp_path: Path) -> Iterator[Service]:
-    made = Service(run, tmp_path, 3)
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    made = Redis(tmp_path)
     try:
         yield made
     finally:
-        made.redis.stop()
+        made.stop()
+
+
+@pytest.fixture
+def service(run: Programs, redis: Redis) -> Service:
+    return Service(run, redis, 3)
 
 
 def peers(run: Programs, **addresses: str) -> dict[str, tuple[JSONProcess, str]]:
@@ -145,6 +152,30 @@ def test_one_service(run: Programs, service: Service) -> None:
     for process in (service.processes[0], service.processes[2]):
         assert process.process.poll() is None
         assert all("Redis at" in line for line in process.stderr.splitlines())
+
+
+def test_the_documented_permissions(run: Programs, redis: Redis) -> None:
+    """The commands, keys and channels of docs/deployment.md are all that a user of Redis needs."""
+    text = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text()
+    sentence = text[text.index("A process needs the commands") :].partition(". ")[0]
+    commands = [f"+{name.lower()}" for name in re.findall("[A-Z]{3,}", sentence)]
+    names = re.findall("`(.*?)`", sentence)
+    assert names == ["punch:*", "punch:to:*"]
+    allowed = [f"~{names[0]}", f"&{names[1]}", *commands]
+    assert redis.ask("ACL", "SETUSER", "ann", "reset", "on", ">secret", *allowed) == "OK"
+    service = Service(run, redis, 1, "ann:secret@")
+    service.processes[0].wait("registry")
+    ((process, _),) = peers(run, alice=service.addresses[0]).values()
+    keys = ["redis-cli", "-p", str(redis.port), "-n", "3", "KEYS", "punch:peer:*"]
+    for here in (True, False):
+        deadline = time.monotonic() + 5.0
+        while bool(subprocess.run(keys, capture_output=True, check=True).stdout.strip()) != here:
+            assert time.monotonic() < deadline, f"the entry of the peer is {'not there' if here else 'left'}"
+            time.sleep(0.05)
+        if here:
+            process.kill(signal.SIGTERM)
+    assert redis.ask("ACL", "LOG") == ""
+    assert service.processes[0].stderr == ""
 
 
 def test_newer_registration_at_another_process(run: Programs, service: Service) -> None:
