@@ -55,14 +55,26 @@ class AccessControl:
             peer, request.name, request.invitation, address, self._monotonic(), self._wall()
         )
         if error is not None:
-            self._log.denied(address, peer)
+            self._refused(error, "invitations", peer, address)
         return error
 
     def revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
         """Refuse a peer for ever whose owner asks for that. Return what it is told."""
         if self._membership is None:
             return Error(ErrorCode.FORBIDDEN, "This rendezvous keeps no revocations.")
-        return self._membership.revoke(peer, request, address, self._monotonic(), self._wall())
+        error = self._membership.revoke(peer, request, address, self._monotonic(), self._wall())
+        if error.code in (ErrorCode.RATE, ErrorCode.TOO_MANY):
+            self._refused(error, "revocations", peer, address)
+        return error
+
+    def _refused(self, error: Error, limit: str, peer: PeerID, address: str) -> None:
+        problem = None if self._membership is None else self._membership.problem
+        if problem is not None:
+            self._log.members_unusable(problem)
+        elif error.code is ErrorCode.RATE:
+            self._log.limit_hit(address, limit, peer)
+        else:
+            self._log.denied(address, peer)
 
     def no_longer_admitted(self, peers: Iterable[PeerID]) -> dict[PeerID, Error]:
         """Those of the registered peers that may not stay. The deny list is not asked."""

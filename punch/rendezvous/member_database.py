@@ -107,24 +107,33 @@ class MemberDatabase:
 
     def redeem(self, invitation: Invitation, peer: PeerID, name: str, wall: float) -> Redemption:
         """Make a peer a member by an invitation."""
+        outcome, _ = self._look_up(invitation, wall)
+        if outcome is not Redemption.ACCEPTED:
+            # Who has nothing valid keeps no other process waiting for a transaction.
+            return outcome
         with self._transaction():
-            found = self._rows(
-                "SELECT digest, uses, used, expires, relay_quota FROM invitations WHERE number = ?",
-                invitation.number,
-            )
-            digest, uses, used, expires, quota = found[0] if found else (bytes(32), 0, 0, 0.0, None)
-            if not compare_digest(digest, invitation.digest):
-                return Redemption.UNKNOWN
-            if wall >= expires:
-                return Redemption.EXPIRED
-            if used >= uses:
-                return Redemption.USED
+            outcome, quota = self._look_up(invitation, wall)
+            if outcome is not Redemption.ACCEPTED:
+                return outcome
             self._run("UPDATE invitations SET used = used + 1 WHERE number = ?", invitation.number)
             self._run(
                 "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)",
                 *(peer.key, name, invitation.number, wall, quota),
             )
         return Redemption.ACCEPTED
+
+    def _look_up(self, invitation: Invitation, wall: float) -> tuple[Redemption, int | None]:
+        """Whether an invitation can be redeemed now, and the quota that comes with it."""
+        found = self._rows(
+            "SELECT digest, uses, used, expires, relay_quota FROM invitations WHERE number = ?",
+            invitation.number,
+        )
+        digest, uses, used, expires, quota = found[0] if found else (bytes(32), 0, 0, 0.0, None)
+        if not compare_digest(digest, invitation.digest):
+            return Redemption.UNKNOWN, None
+        if wall >= expires:
+            return Redemption.EXPIRED, None
+        return (Redemption.USED if used >= uses else Redemption.ACCEPTED), quota
 
     def relay_quota(self, peer: PeerID) -> int | None:
         """The bytes a day of a member's own quota; None if it has none of its own."""
@@ -139,6 +148,10 @@ class MemberDatabase:
     def revoked(self) -> frozenset[PeerID]:
         """All peers that are refused for ever."""
         return frozenset(PeerID(key) for (key,) in self._rows("SELECT peer FROM revocations"))
+
+    def count_revoked(self) -> int:
+        """How many there are."""
+        return int(self._rows("SELECT count(*) FROM revocations")[0][0])
 
     # -- what the relay has carried --
 

@@ -16,9 +16,9 @@ from punch.wire.control import Error, ErrorCode, Revoke
 from punch.wire.invitation import AdmissionRefusal, Invitation, InvitationError
 
 INVITATION_RATE = 0.5
-"""Invitations a second that come from one address for long…"""
+"""Wrong invitations a second from one address that are told what is wrong, for long…"""
 INVITATION_BURST = 60
-"""…and at once; beyond, they are not looked at."""
+"""…and at once. Right ones are not counted, so that nobody's guesses keep a neighbour out."""
 REVOCATION_RATE = 1 / 600
 """Revocations a second that owners of IDs at one address may make for long, since IDs are free…"""
 REVOCATION_BURST = 5
@@ -84,6 +84,9 @@ class MemberStore(Protocol):
     def revoked(self) -> Collection[PeerID]:
         """All peers that are refused for ever."""
 
+    def count_revoked(self) -> int:
+        """How many there are."""
+
     def revoke(self, peer: PeerID, refusal: AdmissionRefusal, wall: float, statement: bytes = b"") -> None:
         """Refuse a peer for ever; `statement` is what its owner has signed."""
 
@@ -103,6 +106,7 @@ class Membership:
     Decides whether a peer that has proved its key may register.
 
     :ivar listed: the peers of the list.
+    :ivar problem: a sentence for the operator if the last call could not use the store; None if it could.
     """
 
     def __init__(
@@ -122,6 +126,7 @@ class Membership:
         :param contact: whom to ask for an invitation, as the operator says it.
         """
         self.listed = listed
+        self.problem: str | None = None
         self._policy = policy
         self._store = store
         self._service = service
@@ -142,19 +147,25 @@ class Membership:
         :param wall: Unix seconds, by which invitations expire.
         :return: why it may not; None if it may.
         """
+        self.problem = None
         try:
-            refusal = self._store.revocation(peer)
-            wants_relay = self._relay_for_invited and invitation and not self._is_known(peer)
-            if refusal is None and (wants_relay or not self._admitted(peer)):
-                if self._policy is AdmitPolicy.LISTED:
-                    refusal = AdmissionRefusal.NOT_LISTED
-                elif not invitation:
-                    refusal = AdmissionRefusal.NOT_INVITED
-                else:
-                    return self._redeem(peer, name, invitation, address, now, wall)
-        except MemberStoreError:
-            # The peer tries again later: the operator has to make room on the disk, for example.
-            return Error(ErrorCode.TOO_MANY, "The list of members can't be used now.")
+            return self._admit(peer, name, invitation, address, now, wall)
+        except MemberStoreError as problem:
+            return self._unusable(problem)
+
+    def _admit(
+        self, peer: PeerID, name: str, invitation: str, address: str, now: float, wall: float
+    ) -> Error | None:
+        """:raise MemberStoreError: the members can't be read or written."""
+        refusal = self._store.revocation(peer)
+        wants_relay = self._relay_for_invited and invitation and not self._is_known(peer)
+        if refusal is None and (wants_relay or not self._admitted(peer)):
+            if self._policy is AdmitPolicy.LISTED:
+                refusal = AdmissionRefusal.NOT_LISTED
+            elif not invitation:
+                refusal = AdmissionRefusal.NOT_INVITED
+            else:
+                return self._redeem(peer, name, invitation, address, now, wall)
         return None if refusal is None else self._error(refusal)
 
     def refused(self, peers: Iterable[PeerID]) -> dict[PeerID, Error]:
@@ -180,15 +191,16 @@ class Membership:
 
         :return: what the peer is told.
         """
+        self.problem = None
         if not request.is_by(peer):
             return Error(ErrorCode.FORBIDDEN, "The signature of the revocation is wrong.")
         try:
             allowed = self._revocations.allow(source_of(address), now)
-            if not allowed or len(self._store.revoked()) >= MAX_REVOCATIONS:
+            if not allowed or self._store.count_revoked() >= MAX_REVOCATIONS:
                 return Error(ErrorCode.RATE, "There were too many revocations; try again later.")
             self._store.revoke(peer, AdmissionRefusal.ID_REVOKED, wall, request.signature)
-        except MemberStoreError:
-            return Error(ErrorCode.TOO_MANY, "The list of members can't be used now.")
+        except MemberStoreError as problem:
+            return self._unusable(problem)
         return self._error(AdmissionRefusal.ID_REVOKED)
 
     @property
@@ -225,9 +237,6 @@ class Membership:
     def _redeem(
         self, peer: PeerID, name: str, token: str, address: str, now: float, wall: float
     ) -> Error | None:
-        source = source_of(address)
-        if not self._attempts.allow(source, now):
-            return Error(ErrorCode.RATE, "Too many invitations came from your address.")
         try:
             invitation = Invitation.parse(token)
         except InvitationError as problem:
@@ -237,7 +246,14 @@ class Membership:
         outcome = self._store.redeem(invitation, peer, name, wall)
         if outcome is Redemption.ACCEPTED:
             return None
+        if not self._attempts.allow(source_of(address), now):
+            return Error(ErrorCode.RATE, "Too many wrong invitations came from your address.")
         return self._error(_REDEMPTIONS[outcome])
+
+    def _unusable(self, problem: MemberStoreError) -> Error:
+        # The peer tries again later: the operator has to make room on the disk, for example.
+        self.problem = str(problem)
+        return Error(ErrorCode.TOO_MANY, "The list of members can't be used now.")
 
     def _error(self, refusal: AdmissionRefusal, text: str = "") -> Error:
         return Error(ErrorCode.DENIED, text or _TEXTS[refusal], refusal=refusal, contact=self._contact)

@@ -148,6 +148,11 @@ class OperatorLog:
         self._totals.refused("denied")
         self._count("denied", {"address": self._cut(host)}, self._peer(peer))
 
+    def members_unusable(self, problem: str) -> None:
+        """A peer was refused because the list of members can't be used; `problem` is a sentence."""
+        self._totals.refused("members-unusable")
+        self._count("members-unusable", {"problem": problem}, {})
+
     def allocation_made(self, host: str, user: str, relayed: str, transport: str) -> None:
         """An allocation relays from now on."""
         self._totals.allocations += 1

@@ -302,7 +302,9 @@ class RendezvousService(Service):
             for control in self._controls.values()
             if (session := control.session) is not None and not session.closed
         ]
-        gone = self._access.no_longer_admitted(session.peer for _, session in controls)
+        # Those that have left may have credentials for the relay.
+        known = {session.peer for _, session in controls}.union(self._relay.peers)
+        gone = self._access.no_longer_admitted(known)
         self._relay.deny(self._access.deny, self._access.revoked.union(gone))
         ended = 0
         for control, session in controls:
@@ -348,7 +350,8 @@ class RendezvousService(Service):
 
     def _revoke(self, peer: PeerID, address: str, request: Revoke) -> Error:
         error = self._access.revoke(peer, address, request)
-        self._relay.deny(self._access.deny, self._access.revoked)
+        if error.code is ErrorCode.DENIED:
+            self._relay.deny_also(peer)
         return error
 
     def line_came(self, session: ControlSession) -> float:

@@ -383,21 +383,28 @@ class Relay:
         """
         Refuse allocations to these users from now on, and end theirs and those of clients at refused hosts.
         """
-        now = self._monotonic()
-        allocations = self.core.allocations
-        allocations.denied = users
-        for allocation in allocations.all():
-            remote = allocation.client.remote
-            if allocation.user.name in users or has_host(remote.host):
-                allocations.close(allocation, now)
-                stream = self._streams.get(allocation.client.connection)
-                if stream is not None:
-                    stream.abort()
+        self.core.allocations.denied = users
+        self._end(users, has_host)
         # Connections without an allocation too, because the host is checked only when a connection comes.
         for stream in list(self._streams.values()):
             if has_host(stream.host):
                 stream.abort()
         self._driver.run()
+
+    def deny_also(self, users: frozenset[str]) -> None:
+        """Refuse allocations to these users, too, and end those that they have."""
+        self.core.allocations.denied |= users
+        self._end(users, lambda host: False)
+        self._driver.run()
+
+    def _end(self, users: frozenset[str], has_host: Callable[[str], bool]) -> None:
+        now, allocations = self._monotonic(), self.core.allocations
+        for allocation in allocations.all():
+            if allocation.user.name in users or has_host(allocation.client.remote.host):
+                allocations.close(allocation, now)
+                stream = self._streams.get(allocation.client.connection)
+                if stream is not None:
+                    stream.abort()
 
     def stop(self) -> None:
         """End all allocations and all connections that had one."""

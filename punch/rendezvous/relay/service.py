@@ -223,6 +223,11 @@ class RelayService:
                 self._remember(peer)
                 quotas.restore(user_of(self._secret, peer), used)
 
+    @property
+    def peers(self) -> Collection[PeerID]:
+        """The peers that got credentials last."""
+        return self._peers.values()
+
     def _remember(self, peer: PeerID) -> None:
         for secret in self._settings.secrets:
             user = user_of(secret, peer)
@@ -286,6 +291,11 @@ class RelayService:
             peers = deny.peers.union(revoked)
             users = {user_of(secret, peer) for secret in self._settings.secrets for peer in peers}
             self.relay.deny(frozenset(users), deny.has_host)
+
+    def deny_also(self, peer: PeerID) -> None:
+        """Refuse allocations to one more peer, and end those that it has."""
+        if self.relay is not None:
+            self.relay.deny_also(frozenset(user_of(secret, peer) for secret in self._settings.secrets))
 
     def stop(self) -> None:
         """End all allocations."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.identity import PeerID
 from punch.rendezvous.list_file import ListFileError
 from punch.rendezvous.member_database import MemberDatabase
 from punch.rendezvous.membership import (
@@ -141,6 +142,18 @@ class InvitedTests(MembershipCase):
         # A member from there comes in as before.
         self.assertIsNone(self.admit(BOB))
 
+    def test_guesses_keep_no_neighbour_out(self) -> None:
+        """Whoever has an invitation comes in, however many guesses come from the same address."""
+        self.store.invite(token(), 1, WALL + DAY, None)
+        for number in range(2 * INVITATION_BURST):
+            self.assertIsNotNone(self.admit(ALICE, token(2 + number % 250)))
+        self.assertIsNone(self.admit(BOB, token()))
+        # Nor does one that keeps showing an invitation that was used.
+        self.store.invite(token(200), 1, WALL + DAY, None)
+        for _ in range(2 * INVITATION_BURST):
+            self.assertIsNotNone(self.admit(ALICE, token()))
+        self.assertIsNone(self.admit(CAROL, token(200)))
+
     def test_a_list_besides(self) -> None:
         self.membership.listed = frozenset([CAROL])
         self.assertIsNone(self.admit(CAROL))
@@ -270,6 +283,22 @@ class DatabaseTests(SynchronousTestCase):
                 self.path.unlink()
 
 
+class _CountedReads(MemberDatabase):
+    """
+    A database that counts how often all revocations are read, of which there may be 100,000.
+
+    :ivar reads: how often they were.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.reads = 0
+        super().__init__(path)
+
+    def revoked(self) -> frozenset[PeerID]:
+        self.reads += 1
+        return super().revoked()
+
+
 class ServiceTests(RendezvousCase):
     """What a service does with it."""
 
@@ -321,6 +350,26 @@ class ServiceTests(RendezvousCase):
         self.assertEqual({error.code for error in errors[:-1]}, {ErrorCode.DENIED})
         self.assertEqual(errors[-1].code, ErrorCode.RATE)
         self.assertEqual(len(self.store.revoked()), REVOCATION_BURST)
+
+    def test_a_refused_revocation_reads_no_list(self) -> None:
+        """However many were revoked before, a stranger's message is refused without reading them."""
+        store = _CountedReads(None)
+        self.addCleanup(store.close)
+        self.members = self.membership = Membership(AdmitPolicy.OPEN, store, service=SERVICE)
+        self.restart()
+        before = store.reads
+        for _ in range(3):
+            alice = self.register(self.alice)
+            alice.send(Revoke.by(self.bob))
+            self.net.advance(0.5)
+            self.assertEqual(alice.last["code"], "forbidden")
+        for number in range(REVOCATION_BURST + 3):
+            key = self.key(f"revoked {number}")
+            client = self.register(key)
+            client.send(Revoke.by(key))
+            self.net.advance(0.5)
+        self.assertEqual(client.last["code"], "rate")
+        self.assertEqual(store.reads, before)
 
     def test_revoked_while_registered(self) -> None:
         self.members.listed = frozenset([self.alice.peer_id, self.bob.peer_id])

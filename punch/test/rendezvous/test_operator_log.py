@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -10,12 +12,18 @@ from twisted.logger import ILogObserver, Logger, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from punch.rendezvous.access import AccessControl
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.deny import DenyList
+from punch.rendezvous.member_database import MemberDatabase
+from punch.rendezvous.membership import INVITATION_BURST, REVOCATION_BURST, AdmitPolicy, Membership
 from punch.rendezvous.operator_log import OperatorLog, Repetitions
 from punch.test.rendezvous.relay.test_service import Datagrams, RelayServiceCase
+from punch.test.strategies import IDENTITIES
 from punch.test.turn_server import code_of
 from punch.wire.address import Address
+from punch.wire.control import Accept, Register, Revoke
+from punch.wire.invitation import Invitation
 from punch.wire.stun import Attribute, Method
 from punch.wire.turn_uri import TurnTransport
 
@@ -114,6 +122,39 @@ class LineTests(SynchronousTestCase):
     def test_nothing_is_a_format(self) -> None:
         self.make().registration_refused("192.0.2.1", "{secret}", "{log_time}")
         self.assertIn("reason={log_time}", self.collector.events[0]["line"])
+
+    def test_members(self) -> None:
+        """The limits of invitations and revocations are named, and so is a list that can't be used."""
+        path = Path(self.mktemp()) / "members.sqlite"
+        store = MemberDatabase(path)
+        self.addCleanup(store.close)
+        membership = Membership(AdmitPolicy.INVITED, store, service=bytes(4))
+        access = AccessControl(
+            DenyList(), membership, log=self.make(), monotonic=lambda: 0.0, wall=lambda: 0.0
+        )
+        peers = [identity.peer_id for identity in IDENTITIES]
+        host = "192.0.2.1"
+
+        def guess(number: int) -> None:
+            token = Invitation.new(bytes(4), lambda size: bytes([number]) * size)
+            self.assertIsNotNone(access.not_admitted(peers[0], host, Register("x", Accept.ASK, str(token))))
+
+        for number in range(INVITATION_BURST):
+            guess(number)
+        self.assertEqual(self.collector.of("limit-hit"), [])
+        guess(99)
+        for identity in (IDENTITIES * 3)[: REVOCATION_BURST + 1]:
+            access.revoke(identity.peer_id, host, Revoke.by(identity))
+        hits = [(each["limit"], each["address"]) for each in self.collector.of("limit-hit")]
+        self.assertEqual(hits, [("invitations", "192.0.2.0/24"), ("revocations", "192.0.2.0/24")])
+        self.assertEqual(len(self.collector.of("denied")), 1)
+        with sqlite3.connect(path) as connection:
+            connection.execute("DROP TABLE revocations")
+        connection.close()
+        guess(1)
+        access.revoke(peers[0], "192.0.2.200", Revoke.by(IDENTITIES[0]))
+        [unusable] = self.collector.of("members-unusable")
+        self.assertIn("no such table", unusable["line"])
 
 
 class ServiceTests(RelayServiceCase):

@@ -11,7 +11,8 @@ from punch.rendezvous.membership import AdmitPolicy, Membership, MemberStoreErro
 from punch.test.rendezvous.relay.test_service import RelayServiceCase
 from punch.test.turn_server import UDP, code_of
 from punch.turn.server.quotas import DAY
-from punch.wire.control import Accept, Register
+from punch.wire.address import Address
+from punch.wire.control import Accept, Register, Revoke
 from punch.wire.invitation import AdmissionRefusal, Invitation, service_tag
 from punch.wire.stun import Method
 from punch.wire.turn_uri import TurnTransport
@@ -53,6 +54,31 @@ class MemberTests(RelayServiceCase):
         self.assertEqual(len(self.servers(self.alice)), 3)
         self.members.listed = frozenset([self.bob.peer_id])
         self.assertEqual(len(self.servers(self.bob)), 3)
+
+    def test_who_is_no_longer_listed_relays_no_more(self) -> None:
+        """Though it has left and has good credentials, and whatever is refused afterwards."""
+        alice, bob = self.alice.peer_id, self.bob.peer_id
+        self.members = Membership(
+            AdmitPolicy.LISTED, self.store, service=SERVICE_TAG, listed=frozenset([alice, bob])
+        )
+        self.membership = self.members
+        self.restart()
+        client = self.client(TurnTransport.UDP)
+        client.allocate()
+        client.bind(Address("203.0.113.2", 4000))
+        self.members.listed = frozenset([bob])
+        self.service.end_refused()
+        self.assertEqual(self.relay.core.allocations.all(), [])
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
+        other = self.register(self.bob)
+        other.send(Revoke.by(self.alice))
+        self.net.advance(0.5)
+        self.assertEqual(other.last["code"], "forbidden")
+        self.service.end_refused()
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 403)
+        self.members.listed = frozenset([alice, bob])
+        self.service.end_refused()
+        self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 0)
 
     def test_a_bad_invitation_is_not_ignored(self) -> None:
         """Who comes for the relay learns why there is none."""
