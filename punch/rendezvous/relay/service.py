@@ -271,7 +271,7 @@ class RelayService:
             if event.code == DENIED:
                 self._log.denied(host, peer)
             else:
-                self._log.limit_hit(host, _LIMITS[event.code], peer)
+                self._log.limit_hit(host, event.limit or _LIMITS[event.code], peer)
         elif isinstance(event, AllocationMade):
             transport = "stream" if owner.is_stream else "udp"
             self._log.allocation_made(host, peer, str(event.relayed), transport)

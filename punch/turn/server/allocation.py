@@ -24,12 +24,17 @@ class FiveTuple(NamedTuple):
 
 
 class AllocationRefusal(Exception):
-    """A request is refused with an error code of RFC 8489 or 8656, and a reason for a person."""
+    """
+    A request is refused with an error code of RFC 8489 or 8656, and a reason for a person.
 
-    def __init__(self, code: int, reason: str) -> None:
+    :ivar limit: the limit that was hit, for the log, if the code does not tell it.
+    """
+
+    def __init__(self, code: int, reason: str, limit: str = "") -> None:
         super().__init__(code, reason)
         self.code = code
         self.reason = reason
+        self.limit = limit
 
 
 class RelayedPort(Protocol):
@@ -125,7 +130,7 @@ class Allocation:
     """The data of Send indications of this turn, by peer."""
     to_client: Flow = field(init=False)
     meters: tuple[Meter, ...] = ()
-    """What counts its bytes: those of its user and of its client's address. Empty until it relays."""
+    """What counts its bytes: for its user, its client's address and networks. Empty until it relays."""
     buckets: tuple[TokenBucket, TokenBucket, TokenBucket] = field(init=False)
     """The bandwidth of all, of its user, and of its client's address, from when it relays."""
     made: float = 0.0
@@ -199,10 +204,11 @@ class AllocationEnded:
 
 @dataclass(frozen=True)
 class AllocationRefused:
-    """An allocation was refused with this error code."""
+    """An allocation was refused with this error code, for this limit if the code does not tell it."""
 
     owner: AllocationOwner
     code: int
+    limit: str = ""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ from punch.wire.address import Address, parsed
 
 RESERVATION_TIME = 30.0
 """Seconds that a reserved port waits for its RESERVATION-TOKEN (RFC 8656, section 7.2)."""
+QUOTA = "relay-quota"
+"""The limit of the bytes of a day, for the log."""
 UNPROVED_PART = 8
 """The number of unproved allocations is at most the limit of all allocations divided by this."""
 _PORT_TRIES = 512
@@ -155,9 +157,9 @@ class Allocations:
         if user_name in self.denied:
             raise AllocationRefusal(403, "The operator refuses this peer")
         if self.quotas.of_user(user_name).spent:
-            raise AllocationRefusal(486, "Relay quota of the day reached")
-        if receives and self.quotas.of_host(client.remote.host, now).spent:
-            raise AllocationRefusal(486, "Relay quota of the day reached at this address")
+            raise AllocationRefusal(486, "Relay quota of the day reached", QUOTA)
+        if self.quotas.spent_at(client.remote.host):
+            raise AllocationRefusal(486, "Relay quota of the day reached at this address", QUOTA)
         if wanted.token is not None:
             reservation = self._take_reservation(wanted.token, user_name)
             user, place = reservation.user, reservation.place
@@ -208,11 +210,14 @@ class Allocations:
         """
         if allocation.place is not None:
             return
+        host = allocation.client.remote.host
         try:
-            place = self._take_place(source_of(allocation.client.remote.host), [], now)
+            if allocation.user.meter.spent or self.quotas.spent_at(host):
+                raise AllocationRefusal(486, "Relay quota of the day reached", QUOTA)
+            place = self._take_place(source_of(host), [], now)
         except AllocationRefusal as full:
             self.close(allocation, now)
-            self.events.append(AllocationRefused(allocation.owner, full.code))
+            self.events.append(AllocationRefused(allocation.owner, full.code, full.limit))
             raise AllocationRefusal(437, full.reason) from full
         self._forget_unproved(allocation)
         allocation.place = place
@@ -243,7 +248,7 @@ class Allocations:
 
     def end_spent(self, allocation: Allocation, now: float) -> None:
         """End an allocation whose user or address has used up its bytes of the day."""
-        self.events.append(LimitHit(allocation.client.remote.host, "relay-quota", allocation.user.name))
+        self.events.append(LimitHit(allocation.client.remote.host, QUOTA, allocation.user.name))
         self.close(allocation, now)
 
     def schedule(self, allocation: Allocation) -> None:
@@ -282,8 +287,9 @@ class Allocations:
     def _relays(self, allocation: Allocation, now: float) -> None:
         self.by_client[allocation.client] = allocation
         allocation.made = now
-        user, at_host = allocation.user, self.quotas.of_host(allocation.client.remote.host, now)
-        allocation.meters = (user.meter, at_host)
+        host = allocation.client.remote.host
+        user, at_host = allocation.user, self.quotas.of_host(host, now)
+        allocation.meters = (user.meter, at_host, *self.quotas.of_networks(host))
         allocation.buckets = (self.bandwidth, user.bandwidth, at_host.bandwidth)
         self.events.append(AllocationMade(allocation.owner, allocation.relayed))
 

@@ -3,23 +3,29 @@ How many bytes the relay has carried today, for each user and for the clients at
 may carry. Pure.
 
 A day is one of UTC. The data of a datagram counts when it is relayed, in either direction, without headers.
+Of an IPv6 address the /64 counts. Its /56 may have twice as much as a /64, and its /48 or an IPv4 /24 four
+times as much, so that one machine with many addresses has no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from math import inf
 from typing import TypeVar
 
-from punch.net.rate_limits import address_key
+from punch.net.rate_limits import Shares, address_key, source_of, width
 from punch.net.token_bucket import TokenBucket
 from punch.turn.server.settings import RelaySettings
 
+K = TypeVar("K", bound=Hashable)
 M = TypeVar("M", bound="Meter")
 
 DAY = 86_400
 MAX_METERS = 50_000
-"""Users, and addresses, that are counted in a day. Beyond, those that were counted first begin anew."""
+"""
+Users, and addresses and networks of each width, that are counted in a day. Beyond, those that were counted
+first begin anew.
+"""
 
 
 class Meter:
@@ -70,6 +76,10 @@ class Quotas:
         self._day = 0
         self._users: dict[str, Meter] = {}
         self._addresses: dict[str, HostMeter] = {}
+        each = settings.quota_per_address
+        self._shares = None if each is None else Shares.growing(each)
+        # Networks of each width in a table of their own: whoever has all addresses of one can't fill it.
+        self._networks: dict[int, dict[Hashable, Meter]] = {1: {}, 2: {}}
 
     @property
     def day(self) -> int:
@@ -81,12 +91,18 @@ class Quotas:
         """The meters of the users that have more bytes than are stored, by the names of the users."""
         return {user: meter for user, meter in self._users.items() if meter.used > meter.stored}
 
+    @property
+    def hosts(self) -> int:
+        """How many addresses are counted."""
+        return len(self._addresses)
+
     def begin_day(self, unix: float) -> None:
         """Begin anew if a day has begun. Meters that are in use stay in use."""
         day = int(unix) // DAY
         if day != self._day:
             self._day = day
-            for meter in (*self._users.values(), *self._addresses.values()):
+            networks = (meter for meters in self._networks.values() for meter in meters.values())
+            for meter in (*self._users.values(), *self._addresses.values(), *networks):
                 meter.used = meter.stored = 0
 
     def restore(self, user: str, used: int) -> None:
@@ -118,13 +134,29 @@ class Quotas:
             meter = _kept(self._addresses, key, HostMeter(inf if limit is None else limit, bandwidth))
         return meter
 
+    def of_networks(self, host: str) -> tuple[Meter, ...]:
+        """The meters of the networks that `host` is in; empty if addresses have no limit."""
+        if self._shares is None:
+            return ()
+        found = []
+        for prefix in source_of(host)[:-1]:
+            meters = self._networks[width(prefix)]
+            found.append(meters.get(prefix) or _kept(meters, prefix, Meter(self._shares.of(prefix))))
+        return tuple(found)
+
+    def spent_at(self, host: str) -> bool:
+        """Whether the address of `host` or a network that it is in has used up its bytes. Counts nothing."""
+        at_host = self._addresses.get(address_key(host))
+        around = (self._networks[width(prefix)].get(prefix) for prefix in source_of(host)[:-1])
+        return any(meter is not None and meter.spent for meter in (at_host, *around))
+
     def _limit_of(self, user: str) -> float:
         own = self.own_limit(user)
         limit = self._settings.quota_per_user if own is None else own
         return inf if limit is None else limit
 
 
-def _kept(meters: dict[str, M], key: str, meter: M) -> M:
+def _kept(meters: dict[K, M], key: K, meter: M) -> M:
     if len(meters) >= MAX_METERS:
         del meters[next(iter(meters))]
     meters[key] = meter

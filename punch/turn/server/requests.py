@@ -103,7 +103,7 @@ class RequestHandler:
         except AllocationRefusal as refused:
             if request.method == Method.ALLOCATE and refused.code in (403, 486, 508):
                 owner = AllocationOwner(login.user, client.remote, client.connection != 0)
-                self._allocations.events.append(AllocationRefused(owner, refused.code))
+                self._allocations.events.append(AllocationRefused(owner, refused.code, refused.limit))
             return error(request, refused.code, refused.reason)
 
     def _allocate(

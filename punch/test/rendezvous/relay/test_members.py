@@ -97,6 +97,7 @@ class MemberTests(RelayServiceCase):
         self.assertEqual(meter.limit, 1_000)
         meter.used = 1_000
         self.assertEqual(code_of(self.client(TurnTransport.TCP).ask(Method.ALLOCATE, UDP)), 486)
+        self.assertEqual(self.service.totals.refusals["relay-quota"], 1)
         self.service.relay_service.store_usage(self.store.add_usage)
         self.assertEqual(self.usage, {self.alice.peer_id: 1_000})
 

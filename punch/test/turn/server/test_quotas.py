@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.net.token_bucket import HEADERS
 from punch.test.turn.server.test_data import CAROL, channel_data
 from punch.test.turn_server import ALICE, BOB, UDP, Client, TurnServer, code_of
-from punch.turn.server.allocation import LimitHit
+from punch.turn.server.allocation import AllocationRefused, LimitHit
 from punch.turn.server.quotas import DAY, MAX_METERS
 from punch.wire.address import Address
 from punch.wire.stun import Method
@@ -120,6 +120,65 @@ class AddressTests(QuotaCase):
         self.passed(alice, 1)
         self.assertEqual(code_of(alice.ask(Method.REFRESH)), 437)
         self.assertEqual(self.passed(elsewhere, 5), 5)
+
+    def test_who_comes_back_gets_no_more(self) -> None:
+        """Neither with the nonce that came with the credentials, nor with an allocation made before."""
+        server = TurnServer(quota_per_address=10_000)
+        alice = self.client(server, ALICE.host, "alice")
+        waiting = server.client(Address(ALICE.host, 1000), "waiting")
+        waiting.nonce, own_nonce = waiting.handed_out, waiting.nonce
+        waiting.allocate()
+        waiting.nonce = own_nonce
+        self.assertEqual(self.passed(alice, 10), 10)
+        server.core.allocations.events.clear()
+        self.assertEqual(code_of(waiting.bind(0x4000, CAROL)), 437)
+        self.assertEqual(self.passed(waiting, 5), 0)
+        for number in range(5):
+            again = server.client(Address(ALICE.host, 5000 + number), f"user {number}")
+            again.nonce, own_nonce = again.handed_out, again.nonce
+            self.assertEqual(code_of(again.ask(Method.ALLOCATE, UDP)), 486)
+            again.nonce = own_nonce
+            again.bind(0x4000, CAROL)
+            self.assertEqual(self.passed(again, 5), 0)
+        refused = [each for each in server.core.allocations.events if isinstance(each, AllocationRefused)]
+        self.assertEqual([(each.code, each.limit) for each in refused], [(486, "relay-quota")] * 6)
+
+    def test_forged_addresses_use_no_meters(self) -> None:
+        """An address is counted once its client has proved that it receives there."""
+        server = TurnServer(quota_per_address=10_000)
+        for number in range(20):
+            client = server.client(Address(f"203.0.113.{number}", 5000), f"user {number}")
+            client.nonce = client.handed_out
+            client.allocate()
+        alice = self.client(server, ALICE.host, "alice")
+        self.assertEqual(len(alice.server.core.allocations.by_client), 1)
+        self.assertEqual(server.core.allocations.quotas.hosts, 1)
+
+    def carried(self, server: TurnServer, hosts: Sequence[str]) -> int:
+        """The kilobytes that are relayed for clients at these hosts, which each want five."""
+        total = 0
+        for number, host in enumerate(hosts):
+            client = server.client(Address(host, 4000), f"{host} {number}")
+            if code_of(client.ask(Method.ALLOCATE, UDP)) == 0:
+                client.bind(0x4000, CAROL)
+                total += self.passed(client, 5)
+        return total
+
+    def test_networks(self) -> None:
+        """A machine with many addresses has a few times as much as one with one."""
+        for hosts, expected in (
+            ([f"2001:db8:7:1::{number:x}" for number in range(1, 30)], 10),
+            ([f"2001:db8:7:{number:x}::1" for number in range(30)], 20),
+            ([f"2001:db8:7:{number:x}00::1" for number in range(30)], 40),
+            ([f"203.0.113.{number}" for number in range(30)], 40),
+            ([f"2001:db8:{number:x}::1" for number in range(30)], 150),
+            ([f"203.0.{number}.1" for number in range(30)], 150),
+        ):
+            server = TurnServer(quota_per_address=10_000)
+            self.assertEqual(self.carried(server, hosts), expected, hosts[1])
+            server.advance(DAY)
+            self.assertEqual(self.carried(server, hosts[:1]), 5)
+        self.assertEqual(self.carried(TurnServer(), [f"203.0.113.{number}" for number in range(30)]), 150)
 
     def test_rate(self) -> None:
         server = TurnServer(rate_per_address=100_000.0, burst_time=1.0)
