@@ -5,6 +5,9 @@ It listens where `--metrics` says, by default on loopback only, and without the 
 the state directory. On loopback the `Host` of a request must be an
 IP address or `localhost`, so that no web page gets an answer by a name that resolves to 127.0.0.1 (DNS
 rebinding).
+
+Every user of the machine can connect to a port on loopback. So there are few connections at a time: beyond,
+the oldest is closed, since an answer takes a moment. No request has a body.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from importlib.resources import files
 from ipaddress import ip_address
-from typing import Protocol
+from typing import Any, Protocol, cast
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
@@ -27,6 +31,8 @@ from punch.rendezvous.monitoring.status import Status
 
 IDLE = 15.0
 """Seconds that an idle connection is kept."""
+MAX_CONNECTIONS = 64
+"""Connections at a time."""
 STATUS_PATH = "/status.json"
 _JSON = "application/json"
 _HEADERS = {
@@ -127,6 +133,51 @@ class _Pages(Resource):
         return found(request)
 
 
+class _Request(Request):
+    """A request without a body. One that announces a body is dropped with its connection, unread."""
+
+    def gotLength(self, length: int | None) -> None:
+        # A long body would be written to a file before the request is answered.
+        super().gotLength(0)
+        if length != 0:
+            cast(Any, self.channel.transport).abortConnection()
+
+
+class MonitoringConnections(WrappingFactory[ProtocolWrapper]):
+    """
+    All connections to a site, `MAX_CONNECTIONS` at most.
+
+    :param site: makes the protocol of the HTTP server for each.
+    """
+
+    protocol: Callable[..., ProtocolWrapper] = ProtocolWrapper
+    noisy = False
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self._open: dict[ProtocolWrapper, None] = {}
+        """The oldest first."""
+
+    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper:
+        """A protocol for one connection."""
+        connection = super().buildProtocol(addr)
+        self._open[connection] = None
+        return connection
+
+    def registerProtocol(self, p: ProtocolWrapper) -> None:
+        """A connection is open; the oldest may have to leave for it."""
+        super().registerProtocol(p)
+        while len(self._open) > MAX_CONNECTIONS:
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            cast(Any, oldest.transport).abortConnection()
+
+    def unregisterProtocol(self, p: ProtocolWrapper) -> None:
+        """A connection is closed."""
+        super().unregisterProtocol(p)
+        self._open.pop(p, None)
+
+
 class MonitoringSite(Site):
     """
     The pages as a site without an access log.
@@ -139,7 +190,7 @@ class MonitoringSite(Site):
     noisy = False
 
     def __init__(self, pages: Mapping[bytes, Page], reactor: IReactorTime, *, local: bool) -> None:
-        super().__init__(_Pages(pages, local=local), timeout=IDLE, reactor=reactor)
+        super().__init__(_Pages(pages, local=local), requestFactory=_Request, timeout=IDLE, reactor=reactor)
 
     def log(self, request: HTTPRequest) -> None:
         """Write nothing."""

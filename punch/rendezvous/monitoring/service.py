@@ -17,7 +17,14 @@ from punch import __version__
 from punch.rendezvous.monitoring.figures import Figures
 from punch.rendezvous.monitoring.health import full_tables
 from punch.rendezvous.monitoring.history import PERIOD, FiguresHistory
-from punch.rendezvous.monitoring.http import MonitoringSite, Page, health_page, metrics_page, status_pages
+from punch.rendezvous.monitoring.http import (
+    MonitoringConnections,
+    MonitoringSite,
+    Page,
+    health_page,
+    metrics_page,
+    status_pages,
+)
 from punch.rendezvous.monitoring.listener import (
     OPTION,
     MonitoringEndpoint,
@@ -86,12 +93,17 @@ class MonitoredService(Service):
             site = MonitoringSite(pages | {b"/metrics": self._metrics()}, reactor, local=endpoint.local)
             where = f"the endpoint of {OPTION}"
             server = endpoint.server(reactor)
-            self._listeners.append(MonitoringListener(server, site, where, self._failed))
+            self._listeners.append(
+                MonitoringListener(server, MonitoringConnections(site), where, self._failed)
+            )
         has_unix = IReactorUNIX.providedBy(reactor)
         if directory is not None and has_unix:
             site = MonitoringSite(pages, reactor, local=True)
             server = socket_endpoint(reactor, directory)
-            self._listeners.append(MonitoringListener(server, site, "the UNIX socket", self._no_socket))
+            connections = MonitoringConnections(site)
+            self._listeners.append(
+                MonitoringListener(server, connections, "the UNIX socket", self._no_socket)
+            )
 
     def status(self) -> Status:
         """What is told to operators now."""

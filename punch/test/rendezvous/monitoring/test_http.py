@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.rendezvous.monitoring.health import Health
-from punch.rendezvous.monitoring.http import MonitoringSite, health_page
+from punch.rendezvous.monitoring.http import (
+    MAX_CONNECTIONS,
+    MonitoringConnections,
+    MonitoringSite,
+    health_page,
+)
 from punch.rendezvous.monitoring.listener import (
     MonitoringEndpoint,
     MonitoringEndpointError,
@@ -121,6 +127,38 @@ class SiteTests(SynchronousTestCase):
         self.assertEqual(self.ask("GET /")[0], 404)
         self.assertEqual(self.ask("DELETE /healthz")[0], 405)
         self.assertEqual(self.ask("POST /healthz")[0], 405)
+
+    def test_no_request_has_a_body(self) -> None:
+        """It is not waited for, nor kept in memory or in a file."""
+        for field in ("Content-Length: 100000000", "Transfer-Encoding: chunked"):
+            site = MonitoringSite({b"/healthz": health_page(self.health.report)}, Clock(), local=True)
+            transport = StringTransport()
+            channel = site.buildProtocol(None)
+            channel.makeConnection(transport)
+            channel.dataReceived(f"POST /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n{field}\r\n\r\n".encode())
+            self.assertTrue(transport.disconnected, field)
+
+    def test_many_connections(self) -> None:
+        """Whoever opens many closes their own oldest, and keeps nobody from an answer."""
+        site = MonitoringSite({b"/healthz": health_page(self.health.report)}, Clock(), local=True)
+        connections = MonitoringConnections(site)
+        transports = []
+        for _ in range(2 * MAX_CONNECTIONS):
+            transport = StringTransport()
+            connections.buildProtocol(None).makeConnection(transport)
+            transports.append(transport)
+        closed = [each.disconnected for each in transports]
+        self.assertEqual(closed, [True] * MAX_CONNECTIONS + [False] * MAX_CONNECTIONS)
+        asking = connections.buildProtocol(None)
+        answer = StringTransport()
+        asking.makeConnection(answer)
+        asking.dataReceived(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        self.assertTrue(answer.value().startswith(b"HTTP/1.1 200 "))
+        asking.connectionLost(Failure(ConnectionDone()))
+        more = [StringTransport() for _ in range(2)]
+        for transport in more:
+            connections.buildProtocol(None).makeConnection(transport)
+        self.assertEqual(sum(each.disconnected for each in transports), MAX_CONNECTIONS + 2)
 
     def test_names_that_lead_to_loopback(self) -> None:
         """A page whose own name resolves to 127.0.0.1 reads nothing."""
