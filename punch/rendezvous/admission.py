@@ -224,12 +224,12 @@ class IntroductionAdmission:
             raise IntroductionRefusal(
                 ErrorCode.TOO_MANY, "You have too many calls going on; end some of them first."
             )
-        acquainted = pair_key(caller, callee) in self._pairs
+        acquainted = self.acquainted(caller, callee)
         going = [self._strangers]
         if acquainted and self._acquainted is not None:
             going.insert(0, self._acquainted)
         try:
-            in_all, first_ended = _room(going, source)
+            in_all, first_ended = room_in(going, source)
         except NoRoom as problem:
             text = f"Too many calls are going on {problem.scope.value}; try again later."
             raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
@@ -248,13 +248,21 @@ class IntroductionAdmission:
         in_all.enter(source, key)
         places.ring(at_callee, source, key)
 
+    def acquainted(self, one: PeerID, other: PeerID) -> bool:
+        """Whether one of two peers has answered a call of the other."""
+        return pair_key(one, other) in self._pairs
+
+    def remember(self, source: Source, caller: PeerID, callee: PeerID) -> None:
+        """A peer has answered a call, which came from `source`."""
+        self._pairs.add(source, pair_key(caller, callee))
+
     def answered(self, key: IntroductionKey) -> None:
         """The called peer has answered: the peers are acquainted, and the call no longer rings."""
         entry = self._entries[key]
         if not entry.ringing:
             return
         self._stop_ringing(key, entry)
-        self._pairs.add(entry.source, pair_key(entry.caller, entry.callee))
+        self.remember(entry.source, entry.caller, entry.callee)
         places = self._callees[entry.callee]
         ended = places.displaced(entry.source)
         if ended is not None:
@@ -293,12 +301,12 @@ class IntroductionAdmission:
         places.fill()
         tables = [places.acquainted, places.strangers] if acquainted else [places.strangers]
         try:
-            return _room(tables, source)
+            return room_in(tables, source)
         except NoRoom as problem:
             full = problem
         if full.scope is not SourceScope.ADDRESS and len(places.strangers) == places.strangers.capacity:
             try:
-                return _room([places.undecided], source)
+                return room_in([places.undecided], source)
             except NoRoom as problem:
                 full = problem
         where = "" if full.scope is SourceScope.TABLE else f" {full.scope.value}"
@@ -318,7 +326,7 @@ class IntroductionAdmission:
         )
 
 
-def _room(tables: Sequence[_Table], source: Source) -> tuple[_Table, IntroductionKey | None]:
+def room_in(tables: Sequence[SourceTable[K]], source: Source) -> tuple[SourceTable[K], K | None]:
     """
     The first table with room for an entry of `source`, and the entry that has to leave it first.
 

@@ -23,6 +23,8 @@ from punch.wire.sealed import Envelope
 
 Deliver = Callable[[PeerID, Reply], None]
 
+DISPLACED = "Your network has more calls waiting than others, who call now; try again later."
+
 IntroductionKey = tuple[str, PeerID, PeerID]
 """The call ID and both peers, the smaller first, so that either peer finds the introduction."""
 
@@ -141,8 +143,7 @@ def _finish(inputs: IntroductionInputs, core: IntroductionData) -> None:
 @_ringing.upon(IntroductionInputs.displaced).to(_over)
 def _stop_ringing(inputs: IntroductionInputs, core: IntroductionData) -> None:
     core.over = True
-    text = "Your network has more calls waiting than others, who call now; try again later."
-    core.tell_end(core.caller, ErrorCode.BUSY, text)
+    core.tell_end(core.caller, ErrorCode.BUSY, DISPLACED)
     core.tell_end(core.callee, ErrorCode.CANCELLED, "The rendezvous ended the call to make room for others.")
 
 

@@ -44,11 +44,11 @@ __all__ = [
     "Deliver",
     "DeliverElsewhere",
     "Disconnect",
-    "Displaced",
     "Elsewhere",
     "Gone",
     "Introducing",
     "IntroductionRefusal",
+    "LimitHit",
     "Output",
     "PeerRegistered",
     "Registration",
@@ -99,8 +99,11 @@ class Gone:
 
 
 @dataclass(frozen=True)
-class Displaced:
-    """A registration or a call of this peer ended to make room for one of another source."""
+class LimitHit:
+    """
+    A registration or a call of this peer ended to make room for one of another source, or its call from
+    another process was refused.
+    """
 
     peer: PeerID
     address: str
@@ -116,7 +119,7 @@ class DeliverElsewhere:
     reply: Reply
 
 
-Output = Deliver | DeliverElsewhere | Disconnect | PeerRegistered | Gone | Displaced
+Output = Deliver | DeliverElsewhere | Disconnect | PeerRegistered | Gone | LimitHit
 
 
 @dataclass
@@ -170,6 +173,7 @@ class Registry:
     """
     The registrations and introductions of one rendezvous. All times are monotonic seconds.
 
+    :ivar admission: which introductions may begin.
     :ivar introductions_begun: introductions that were delivered to the called peer, since the start.
     :ivar introductions_answered: those of them that it has accepted.
     """
@@ -192,7 +196,7 @@ class Registry:
         if reserve:
             self._places.append(SourceTable(reserve, Shares.growing(-(-shares.address // RESERVE))))
         self._seen = EarlierSources[PeerID](2 * limits.registrations, Shares.growing(2 * shares.address))
-        self._admission = IntroductionAdmission(limits, self._displace)
+        self.admission = IntroductionAdmission(limits, self._displace)
         self._return_notices = ReturnNotices(limits)
         self._deadlines: Deadlines[IntroductionKey] = Deadlines()
         self._outputs: deque[Output] = deque()
@@ -316,7 +320,7 @@ class Registry:
         elif isinstance(request, Answer):
             self.introductions_answered += introduction.core.answer is None
             introduction.machine.answered(request.answer, now + self._limits.answered_time)
-            self._admission.answered(key)
+            self.admission.answered(key)
             self._deadlines.set(key, introduction.core.deadline)
         else:
             text = (
@@ -390,6 +394,10 @@ class Registry:
             self._return_notices.ask(caller, registration.source, request.to, now)
         self.deliver(caller, Error(ErrorCode.NOT_REGISTERED, text, request.call))
 
+    def limit_hit(self, peer: PeerID, address: str, limit: str) -> None:
+        """A limit has ended or refused something of a peer. `address` is where the peer was seen."""
+        self._outputs.append(LimitHit(peer, address, limit))
+
     def deliver(self, peer: PeerID, reply: Reply) -> None:
         """Send a reply to a peer that is registered at this process."""
         registration = self._peers.get(peer)
@@ -427,7 +435,7 @@ class Registry:
         key = introduction_key(request.call, caller.peer, request.to)
         if key in self._introductions:
             raise IntroductionRefusal(ErrorCode.FORBIDDEN, "A call of this ID is going on already.")
-        self._admission.admit(key, caller.peer, callee.peer, caller.source, now)
+        self.admission.admit(key, caller.peer, callee.peer, caller.source, now)
         core = IntroductionData(
             request.call,
             caller.peer,
@@ -462,7 +470,7 @@ class Registry:
             if displaced is not None:
                 text = "Your network has more peers here than others, who come now; try again later."
                 registration = self._peers[displaced]
-                self._outputs.append(Displaced(displaced, registration.address, "registrations"))
+                self.limit_hit(displaced, registration.address, "registrations")
                 self._outputs.append(Disconnect(registration.connection, Error(ErrorCode.TOO_MANY, text)))
                 self._remove(registration, ErrorCode.TOO_MANY.value)
             table.enter(source, peer)
@@ -502,7 +510,7 @@ class Registry:
         peer = introduction.core.caller
         caller = self._peers.get(peer) or self._away.get(peer)
         if caller is not None:
-            self._outputs.append(Displaced(caller.peer, caller.address, "calls"))
+            self.limit_hit(caller.peer, caller.address, "calls")
         introduction.machine.displaced()
         self._sweep(key, introduction)
 
@@ -511,7 +519,7 @@ class Registry:
         if not core.over or self._introductions.pop(key, None) is None:
             return
         self._deadlines.discard(key)
-        self._admission.leave(key)
+        self.admission.leave(key)
         for peer in (core.caller, core.callee):
             registration = self._peers.get(peer)
             if registration is not None:

@@ -59,8 +59,8 @@ from punch.rendezvous.registry import (
     Deliver,
     DeliverElsewhere,
     Disconnect,
-    Displaced,
     Gone,
+    LimitHit,
     PeerRegistered,
     Registry,
 )
@@ -381,7 +381,7 @@ class RendezvousService(Service):
             elif isinstance(output, Gone):
                 self._operator_log.gone(output.peer, output.reason)
                 self._report("gone", peer=str(output.peer), reason=output.reason)
-            elif isinstance(output, Displaced):
+            elif isinstance(output, LimitHit):
                 self._operator_log.limit_hit(output.address, output.limit, output.peer)
             elif not isinstance(output, DeliverElsewhere):
                 self._pass_on(output, touched)

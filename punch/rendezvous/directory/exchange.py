@@ -6,7 +6,13 @@ registered here, to which process its call went, and passes on what the caller a
 
     locating ──located──> forwarded ──ended──> over
 
-Locating takes as long as a question to the directory. What the caller says meanwhile waits, in order.
+Locating takes as long as a question to the directory. What the caller says meanwhile waits, in order. A call
+that the caller ends meanwhile keeps its place until the directory has answered, so that no source can have
+more questions waiting than places.
+
+The places for these calls are shared between the sources of the callers (`SourceTable`), as those of
+introductions are at the process of the called peer, which counts a caller for its source, too. Some are kept
+for callers whom the called peer has answered before.
 """
 
 from __future__ import annotations
@@ -16,7 +22,8 @@ from dataclasses import dataclass, field
 
 from punch.identity import PeerID
 from punch.net.deadlines import Deadlines
-from punch.rendezvous.admission import IntroductionRefusal
+from punch.net.rate_limits import NoRoom, Shares, SourceTable, source_of
+from punch.rendezvous.admission import RESERVE, IntroductionRefusal, room_in
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.directory.messages import (
     Message,
@@ -24,6 +31,7 @@ from punch.rendezvous.directory.messages import (
     PeerReply,
     PeerRequest,
 )
+from punch.rendezvous.introduction import DISPLACED
 from punch.rendezvous.registry import NOT_REGISTERED, SETTLE_TIME, Registration, Registry
 from punch.wire.control import (
     Answer,
@@ -78,6 +86,8 @@ class _Call:
     establish: Establish
     process: str | None = None
     answered_at: float | None = None
+    ended: bool = False
+    """The caller has ended it or is gone, and it is not located yet."""
     waiting: list[Trickle | Cancel] = field(default_factory=list)
 
 
@@ -92,6 +102,12 @@ class Exchange:
         self.registry = Registry(limits, self)
         self._limits = limits
         self._calls: dict[CallKey, _Call] = {}
+        shares = Shares.growing(limits.introductions_per_address)
+        reserve = limits.introductions // RESERVE
+        self._places = [SourceTable[CallKey](limits.introductions - reserve, shares)]
+        """The places of all calls, and those reserved for acquainted peers."""
+        if reserve:
+            self._places.append(SourceTable(reserve, shares))
         self._of_caller: dict[PeerID, set[CallKey]] = {}
         self._deadlines: Deadlines[CallKey] = Deadlines()
         self._outputs: deque[Output] = deque()
@@ -122,10 +138,15 @@ class Exchange:
             raise IntroductionRefusal(
                 ErrorCode.TOO_MANY, "You have too many calls going on; end some of them first."
             )
-        if len(self._calls) >= self._limits.introductions:
-            raise IntroductionRefusal(
-                ErrorCode.TOO_MANY, "Too many calls are going on here; try again later."
-            )
+        acquainted = self.registry.admission.acquainted(caller.peer, request.to)
+        try:
+            table, displaced = room_in(self._places[::-1] if acquainted else self._places[:1], caller.source)
+        except NoRoom as problem:
+            text = f"Too many calls are going on {problem.scope.value}; try again later."
+            raise IntroductionRefusal(ErrorCode.TOO_MANY, text) from problem
+        if displaced is not None:
+            self._displace(displaced)
+        table.enter(caller.source, key)
         self._calls[key] = _Call(caller.peer, caller.name, caller.address, request)
         self._of_caller.setdefault(caller.peer, set()).add(key)
         self._deadlines.set(key, now + self._limits.ring_time + _LATE)
@@ -135,7 +156,7 @@ class Exchange:
         """Pass on what a caller says."""
         key = (request.call, peer)
         call = self._calls.get(key)
-        if call is None or call.establish.to != request.to:
+        if call is None or call.ended or call.establish.to != request.to:
             return False
         if not isinstance(request, (Trickle, Cancel)):
             raise IntroductionRefusal(ErrorCode.FORBIDDEN, "Only the called peer answers or rejects a call.")
@@ -144,7 +165,7 @@ class Exchange:
         elif len(call.waiting) < MAX_WAITING:
             call.waiting.append(request)
         if isinstance(request, Cancel):
-            self._forget(key)
+            self._end(key)
         return True
 
     def lost(self, peer: PeerID) -> None:
@@ -154,14 +175,14 @@ class Exchange:
             if process is not None:
                 self._outputs.append(Send(process, PeerLost(peer)))
         for key in keys:
-            self._forget(key)
+            self._end(key)
 
     def unfinished(self, now: float) -> set[PeerID]:
         """The callers whose calls ring, or were answered a moment ago."""
         return {
             call.caller
             for call in self._calls.values()
-            if call.answered_at is None or now < call.answered_at + SETTLE_TIME
+            if not call.ended and (call.answered_at is None or now < call.answered_at + SETTLE_TIME)
         }
 
     # -- what the directory finds --
@@ -175,6 +196,9 @@ class Exchange:
         """
         call = self._calls.get(key)
         if call is None:
+            return
+        if call.ended:
+            self._forget(key)
             return
         if process is None:
             self._forget(key)
@@ -208,6 +232,8 @@ class Exchange:
                     process, message.peer, message.name, message.address, message.request, now
                 )
             except IntroductionRefusal as refusal:
+                if refusal.code in (ErrorCode.TOO_MANY, ErrorCode.BUSY):
+                    self.registry.limit_hit(message.peer, message.address, "calls")
                 self.send(process, message.peer, Error(refusal.code, refusal.text, message.request.call))
         elif isinstance(message, PeerLost):
             self.registry.lost_at(process, message.peer)
@@ -230,7 +256,7 @@ class Exchange:
         while (key := self._deadlines.pop(now)) is not None:
             call = self._calls[key]
             self._forget(key)
-            if call.answered_at is None:
+            if call.answered_at is None and not call.ended:
                 text = "Nobody answered the call."
                 ended = Ended(key[0], ErrorCode.TIMEOUT, text, sender=call.establish.to)
                 self.registry.deliver(call.caller, ended)
@@ -247,6 +273,8 @@ class Exchange:
         if not isinstance(reply, Error) and reply.sender not in (callee, None):
             return
         if isinstance(reply, Answered):
+            if call.answered_at is None:
+                self.registry.admission.remember(source_of(call.address), call.caller, callee)
             call.answered_at = now
             self._deadlines.set(key, now + self._limits.answered_time + _LATE)
         elif isinstance(reply, (Ended, Error)):
@@ -256,12 +284,35 @@ class Exchange:
                 return
         self.registry.deliver(call.caller, reply)
 
+    def _displace(self, key: CallKey) -> None:
+        """End a call to make room for one of another source."""
+        call = self._calls[key]
+        callee = call.establish.to
+        self.registry.limit_hit(call.caller, call.address, "calls")
+        if call.process is not None:
+            self._pass_on(call, call.process, Cancel(key[0], callee))
+        self._forget(key)
+        if call.ended:
+            return
+        code = ErrorCode.BUSY if call.answered_at is None else ErrorCode.CANCELLED
+        self.registry.deliver(call.caller, Ended(key[0], code, DISPLACED, sender=callee))
+
     def _pass_on(self, call: _Call, process: str, request: Establish | Trickle | Cancel) -> None:
         self._outputs.append(Send(process, PeerRequest(call.caller, call.name, call.address, request)))
+
+    def _end(self, key: CallKey) -> None:
+        call = self._calls[key]
+        if call.process is not None:
+            self._forget(key)
+            return
+        call.ended = True
+        call.waiting.clear()
 
     def _forget(self, key: CallKey) -> None:
         if self._calls.pop(key, None) is None:
             return
+        for table in self._places:
+            table.leave(key)
         self._deadlines.discard(key)
         own = self._of_caller[key[1]]
         own.discard(key)

@@ -67,6 +67,8 @@ _PAUSE = 0.05
 """…and seconds until the next ones."""
 _IN_FLIGHT = 64
 """Questions to Redis at once. Others wait, so that each is answered soon even if many come."""
+_MOST_WAITING = 4096
+"""Questions and messages that wait for their turn; beyond, calls fail and messages are lost."""
 _FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
 """Mean seconds until Redis is tried again, times 0.5 to 1.5."""
 _LOG_PAUSE = 60.0
@@ -137,7 +139,7 @@ class RedisDirectory:
         self._failures = 0
         self._reason: str | None = "it is being connected to"
         self._told, self._told_at = "", 0.0
-        self._unread_logged = -math.inf
+        self._unread_logged = self._overload_logged = -math.inf
 
     @property
     def name(self) -> str:
@@ -193,8 +195,10 @@ class RedisDirectory:
 
     def send(self, process: str, message: PeerRequest | PeerReply | PeerLost) -> None:
         """Send a message to another process."""
-        if self._commands is None:
+        if self._commands is None or not self._commands.open:
             self._process_lost(process)
+            return
+        if self._is_overloaded():
             return
         self._in_background(self._send(self._commands, process, message))
 
@@ -351,8 +355,10 @@ class RedisDirectory:
         return int((entry.since + self._offset) * 1e6)
 
     async def _locate(self, peer: PeerID) -> str | None:
-        if self._commands is None:
+        if self._commands is None or not self._commands.open:
             raise DirectoryUnavailable(self.problem or "Redis is not connected.")
+        if self._is_overloaded():
+            raise DirectoryUnavailable("Redis answers more slowly than calls come.")
         try:
             (found,) = await self._ask(self._commands, ("GET", self._key_of(peer)))
         except RedisProblem as problem:
@@ -360,12 +366,32 @@ class RedisDirectory:
         process, _ = _read_entry(found)
         return None if process == self.name else process
 
+    def _is_overloaded(self) -> bool:
+        """Whether so much waits for Redis that nothing may be added; the log tells it once a minute."""
+        if len(self._turns.waiting) < _MOST_WAITING:
+            return False
+        now = self._monotonic()
+        if now >= self._overload_logged + _LOG_PAUSE:
+            self._overload_logged = now
+            self._log.warn("Redis answers more slowly than calls come: some of them fail.")
+        return True
+
     async def _ask(self, commands: RedisConnection, *questions: Sequence[str | bytes | int]) -> list[Any]:
-        await self._turns.acquire()
+        try:
+            await self._turns.acquire()
+        except CancelledError as error:
+            raise RedisProblem("its connection is lost") from error
         try:
             return await commands.ask(*questions)
         finally:
-            self._turns.release()
+            self._next_turn(commands)
+
+    def _next_turn(self, commands: RedisConnection) -> None:
+        if not commands.open:
+            # All that wait fail now, and not each within the failure of the one before it.
+            for each in list(self._turns.waiting):
+                each.cancel()
+        self._turns.release()
 
     def _key_of(self, peer: PeerID) -> str:
         return f"punch:peer:{derive(self._hash, str(peer)).hex()[:32]}"
@@ -374,7 +400,11 @@ class RedisDirectory:
 
     async def _send(self, commands: RedisConnection, process: str, message: Message) -> None:
         # Turns come in order, and so do the numbers of messages.
-        await self._turns.acquire()
+        try:
+            await self._turns.acquire()
+        except CancelledError:
+            self._process_lost(process)
+            return
         try:
             (receivers,) = await commands.ask(
                 ("PUBLISH", f"punch:to:{process}", self._sealer.seal(process, message))
@@ -382,7 +412,7 @@ class RedisDirectory:
         except RedisProblem:
             receivers = 0
         finally:
-            self._turns.release()
+            self._next_turn(commands)
         if not receivers:
             self._process_lost(process)
 

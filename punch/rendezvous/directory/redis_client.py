@@ -210,8 +210,9 @@ class RedisConnection:
                     messages(message)
 
             def connectionLost(self, why: Failure) -> None:
-                super().connectionLost(why)
+                # First, so that what waits for answers finds the connection closed.
                 self.closed.callback(why.value or ConnectionError("The connection is lost"))
+                super().connectionLost(why)
 
         address = self._address
         return _Protocol(

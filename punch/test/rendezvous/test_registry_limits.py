@@ -11,9 +11,9 @@ from punch.net.rate_limits import address_key
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry import (
     Disconnect,
-    Displaced,
     Gone,
     IntroductionRefusal,
+    LimitHit,
     PeerRegistered,
     Registry,
 )
@@ -65,7 +65,7 @@ class LimitTests(RegistryCase):
         self.outputs()
         self.join(KEYS[6].peer_id, 6, "198.51.100.9")
         displaced, told, gone, come = self.outputs()
-        self.assertEqual(displaced, Displaced(KEYS[5].peer_id, "2001:db8::1", "registrations"))
+        self.assertEqual(displaced, LimitHit(KEYS[5].peer_id, "2001:db8::1", "registrations"))
         assert isinstance(told, Disconnect)
         self.assertEqual((told.connection, told.error.code), (5, ErrorCode.TOO_MANY))
         self.assertEqual(gone, Gone(KEYS[5].peer_id, "too-many"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.directory.exchange import MAX_WAITING, Exchange, Locate
 from punch.rendezvous.directory.messages import PeerClaimed
-from punch.rendezvous.registry import SETTLE_TIME, Deliver, DeliverElsewhere, Disconnect
+from punch.rendezvous.registry import SETTLE_TIME, Deliver, DeliverElsewhere, Disconnect, LimitHit
 from punch.test.strategies import IDENTITIES, SETTINGS
 from punch.wire.control import (
     Accept,
@@ -45,11 +47,13 @@ class Processes:
     Several processes, with a directory that is always right about who claimed last.
 
     :ivar got: what each peer was told, with the process that told it.
+    :ivar hits: the limits that were hit, with the process.
     """
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, limits: RendezvousLimits | None = None) -> None:
         self.now = 0.0
-        self.limits = RendezvousLimits()
+        self.limits = limits or RendezvousLimits()
+        self.hits: list[tuple[str, LimitHit]] = []
         self.exchanges = {name: Exchange(self.limits) for name in names}
         self.where: dict[PeerID, str] = {}
         self.got: list[tuple[str, int, Reply]] = []
@@ -57,11 +61,11 @@ class Processes:
         self.holding = False
         self._connections = 0
 
-    def register(self, process: str, peer: PeerID) -> int:
+    def register(self, process: str, peer: PeerID, address: str = "192.0.2.1") -> int:
         """Register a peer; returns its connection."""
         self._connections += 1
         registry = self.exchanges[process].registry
-        registry.register(self._connections, peer, "name", Accept.ASK, "192.0.2.1", self.now)
+        registry.register(self._connections, peer, "name", Accept.ASK, address, self.now)
         self.where[peer] = process
         self.run()
         return self._connections
@@ -112,6 +116,8 @@ class Processes:
                         self.got.append((name, output.connection, output.error))
                     elif isinstance(output, DeliverElsewhere):
                         exchange.send(output.process, output.peer, output.reply)
+                    elif isinstance(output, LimitHit):
+                        self.hits.append((name, output))
                 while (todo := exchange.next_output()) is not None:
                     busy = True
                     if isinstance(todo, Locate):
@@ -301,6 +307,120 @@ class ExchangeTests(SynchronousTestCase):
         self.net.run()
         self.assertEqual(self.net.replies(self.bob)[-1].code, ErrorCode.REPLACED)  # type: ignore[union-attr]
         self.assertNotIn(BOB, self.net.exchanges["two"].registry)
+
+
+class FairnessTests(SynchronousTestCase):
+    """What the callers of one source can take from others."""
+
+    def calls(self, net: Processes, process: str, caller: PeerID, connection: int, number: int) -> None:
+        """Call Bob so often."""
+        for each in range(number):
+            request = Establish(f"{each:032x}", BOB, envelope(BOB))
+            net.request(process, caller, connection, request)
+
+    def test_one_source_does_not_fill_the_table(self) -> None:
+        """The newest of its calls makes room for a caller elsewhere, and its caller is told."""
+        limits = replace(RendezvousLimits(), introductions=16, introductions_per_address=16)
+        net = Processes("one", "two", limits=limits)
+        bob = net.register("two", BOB)
+        alice, carol = net.register("one", ALICE), net.register("one", CAROL, "198.51.100.7")
+        net.holding = True
+        self.calls(net, "one", ALICE, alice, 14)
+        refusal = self.assertRaises(IntroductionRefusal, self.call_late, net, alice)
+        self.assertEqual(refusal.code, ErrorCode.TOO_MANY)
+        net.request("one", CAROL, carol, Establish(CALL, BOB, envelope(BOB)))
+        (told,) = net.replies(alice)
+        assert isinstance(told, Ended)
+        self.assertEqual((told.call, told.code, told.sender), (f"{13:032x}", ErrorCode.BUSY, BOB))
+        self.assertEqual(net.hits, [("one", LimitHit(ALICE, "192.0.2.1", "calls"))])
+        net.release_held()
+        self.assertIn(Incoming(CALL, CAROL, "name", envelope(BOB)), net.replies(bob))
+
+    def call_late(self, net: Processes, alice: int) -> None:
+        net.request("one", ALICE, alice, Establish("e" * 32, BOB, envelope(BOB)))
+
+    def test_places_are_kept_for_who_was_answered_before(self) -> None:
+        """Though strangers at more addresses than there are places have all others."""
+        limits = replace(RendezvousLimits(), introductions=8, introductions_per_address=8)
+        net = Processes("one", "two", limits=limits)
+        bob, carol = net.register("two", BOB), net.register("one", CAROL, "198.51.100.7")
+        net.request("one", CAROL, carol, Establish(CALL, BOB, envelope(BOB)))
+        net.request("two", BOB, bob, Answer(CALL, CAROL, envelope(CAROL)))
+        net.request("one", CAROL, carol, Cancel(CALL, BOB))
+        net.holding = True
+        for number in range(10):
+            connection = net.register("one", ALICE, f"10.{number}.0.1")
+            with contextlib.suppress(IntroductionRefusal):
+                call = f"{number:032x}"
+                net.request("one", ALICE, connection, Establish(call, BOB, envelope(BOB)))
+        self.assertEqual(len(net.exchanges["one"]), 7)
+        net.request("one", CAROL, carol, Establish("11" * 16, BOB, envelope(BOB)))
+        self.assertEqual(len(net.exchanges["one"]), 8)
+        self.assertEqual(net.hits, [])
+
+    def test_ended_calls_ask_no_more_than_others(self) -> None:
+        """A caller that ends its calls at once, or comes back, has no more questions waiting."""
+        limits = replace(RendezvousLimits(), introductions=64, introductions_per_address=8)
+        net = Processes("one", "two", limits=limits)
+        net.register("two", BOB)
+        net.holding = True
+        alice = net.register("one", ALICE)
+        refused = 0
+        for number in range(20):
+            call = f"{number:032x}"
+            try:
+                net.request("one", ALICE, alice, Establish(call, BOB, envelope(BOB)))
+                net.request("one", ALICE, alice, Cancel(call, BOB))
+            except IntroductionRefusal as refusal:
+                self.assertEqual(refusal.code, ErrorCode.TOO_MANY)
+                refused += 1
+                net.exchanges["one"].registry.disconnected(ALICE, alice, "closed")
+                alice = net.register("one", ALICE)
+        self.assertEqual((len(net.held), refused), (8, 12))
+        self.assertEqual(net.exchanges["one"].registry.unfinished(net.now), set())
+        self.assertEqual(net.replies(alice), [])
+        net.release_held()
+        self.assertEqual(net.replies(alice), [])
+        self.assertEqual(len(net.exchanges["one"]), 0)
+        net.request("one", ALICE, alice, Establish(CALL, BOB, envelope(BOB)))
+        self.assertEqual(net.exchanges["two"].registry.introduction_count, 1)
+
+    def test_the_other_process_learns_who_made_room(self) -> None:
+        limits = replace(RendezvousLimits(), introductions=2, introductions_per_address=2)
+        net = Processes("one", "two", "three", limits=limits)
+        dave, eve = (identity.peer_id for identity in IDENTITIES[3:5])
+        bob, at_three = net.register("two", BOB), net.register("three", dave)
+        alice, carol = net.register("one", ALICE), net.register("one", CAROL, "198.51.100.7")
+        for call, callee in ((CALL, BOB), ("11" * 16, dave)):
+            net.request("one", ALICE, alice, Establish(call, callee, envelope(callee)))
+        net.request("three", dave, at_three, Answer("11" * 16, ALICE, envelope(ALICE)))
+        net.request("one", CAROL, carol, Establish("22" * 16, BOB, envelope(BOB)))
+        ended = net.replies(at_three)[-1]
+        assert isinstance(ended, Ended)
+        self.assertEqual((ended.call, ended.code), ("11" * 16, ErrorCode.CANCELLED))
+        self.assertEqual(net.exchanges["three"].registry.introduction_count, 0)
+        self.assertEqual(net.replies(alice)[-1].code, ErrorCode.CANCELLED)  # type: ignore[union-attr]
+        self.assertEqual(len(net.replies(bob)), 2)
+        # A place that is free again is used.
+        net.request("one", CAROL, carol, Cancel("22" * 16, BOB))
+        net.request("one", ALICE, alice, Establish("33" * 16, eve, envelope(eve)))
+        self.assertEqual(net.replies(alice)[-1].code, ErrorCode.NOT_REGISTERED)  # type: ignore[union-attr]
+
+    def test_a_source_is_one_at_all_processes(self) -> None:
+        """Of its calls so many ring as from one process, the others are logged, and nobody else is muted."""
+        net = Processes("one", "two", "three")
+        bob = net.register("two", BOB)
+        crowd = [identity.peer_id for identity in IDENTITIES[3:7]]
+        for number, peer in enumerate(crowd):
+            process = "one" if number % 2 else "three"
+            self.calls(net, process, peer, net.register(process, peer), 3)
+        ringing = [reply for reply in net.replies(bob) if isinstance(reply, Incoming)]
+        self.assertEqual(len(ringing), net.limits.calls_per_source)
+        self.assertEqual({(where, hit.address) for where, hit in net.hits}, {("two", "192.0.2.1")})
+        self.assertEqual(len(net.hits), 12 - len(ringing))
+        carol = net.register("one", CAROL, "198.51.100.7")
+        self.calls(net, "one", CAROL, carol, 1)
+        self.assertEqual(net.replies(bob)[-1].sender, CAROL)  # type: ignore[union-attr]
 
 
 STEPS = st.lists(

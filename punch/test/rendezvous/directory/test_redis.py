@@ -74,6 +74,25 @@ class DirectoryTests(RedisTestCase):
         self.assertEqual(two.messages, expected)
         self.assertIsNone(one.directory.problem)
 
+    def test_more_than_redis_answers(self) -> None:
+        """What waits is bounded: calls fail, messages are lost, and all works again afterwards."""
+        one, two = self.start(2)
+        two.register(BOB)
+        self.net.advance(0.5)
+        self.redis.delay = 0.5
+        for _ in range(6_000):
+            one.directory.send(two.name, PeerLost(ALICE))
+        self.failureResultOf(one.directory.locate(BOB), DirectoryUnavailable)
+        self.redis.stop()
+        self.net.advance(1.0)
+        # It is told once for each message that waited.
+        self.assertLess(len(one.gone), 5_000)
+        self.redis.delay = 0.0
+        self.redis.start()
+        self.net.advance(5.0)
+        self.assertEqual(one.locate(BOB), two.name)
+        self.assertIsNone(one.directory.problem)
+
     def test_newer_registration(self) -> None:
         """The older process is told, and its release does not touch the newer entry."""
         one, two, three = self.start(3)
