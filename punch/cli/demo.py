@@ -184,10 +184,10 @@ class Demo:
         self._ignores_failures = False
         self._signal: int | None = None
 
-    # -- the parts --
+    # -- the programs --
 
     def receive_signal(self, number: int, _frame: FrameType | None) -> None:
-        """End now; or, so that no program is forgotten, when the one that is being started has been."""
+        """Raise `ProgramEnded`; while a program is being started, `start` does it, to have it ended too."""
         self._signal = number
         if not self._starting:
             raise ProgramEnded(number)
@@ -296,7 +296,7 @@ class Demo:
         for name in ("alice", "bob"):
             self.say(f"    {self._style.bold(name.title() + ':')} {self._urls[name]}")
         self.step("Let one of them call the other. Ctrl-C ends the demonstration")
-        # What fails from now on, one of the two has seen.
+        # From now on, the pages show what fails.
         self._ignores_failures = True
         while True:
             self._pump(3600.0)

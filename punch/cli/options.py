@@ -52,7 +52,7 @@ class CommandOptions(usage.Options):
         try:
             super().parseOptions(self._seen(given))  # type: ignore[no-untyped-call]
         except usage.UsageError as problem:
-            # What it would have set isn't set: the rest was not read.
+            # Not `self["json"]`: options after the wrong one were not read.
             as_json = "--json" in given
             twistd.fail(self.command, usage_error_text(str(problem), self.command), as_json=as_json)
 
@@ -84,7 +84,7 @@ class CommandOptions(usage.Options):
         raise SystemExit(0)
 
     def parseArgs(self, *arguments: str) -> None:
-        """There are options only."""
+        """Refuse arguments that are no options."""
         if arguments:
             raise usage.UsageError(f"unexpected argument {arguments[0]}")
 

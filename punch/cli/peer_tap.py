@@ -272,7 +272,7 @@ class Retention:
 
 
 class PeerService(Service):
-    """A peer with its chat and front end, from start to last words."""
+    """A peer with its chat and front end, from the start of the process to its end."""
 
     _log = Logger()
 
@@ -444,7 +444,7 @@ class PeerService(Service):
         self._event(CallFailed(None, OtherCause(Reason.STATE.value, failure.getErrorMessage())))
 
     def stopService(self) -> Deferred[Any]:
-        """Give the terminal back, tell the other sides goodbye, let the last output out."""
+        """Restore the terminal, close the links in good order, then wait until all output is written."""
         super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._end())
 
@@ -467,7 +467,7 @@ class PeerService(Service):
                 self._log.failure("the end was not in good order")
         self._lock.release()
         if self._sentence is None and console is not None:
-            # A signal ends the process as well: it dies of that.
+            # If a signal ends the process, the sentence is printed, too; the signal is its exit status
             self._sentence = console.front_end.view.exit.unsent()
         if self._sentence is not None:
             stderr = OutputWriter(2)

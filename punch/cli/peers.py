@@ -77,7 +77,7 @@ def _parser() -> Parser:
     )
 
     class Action(argparse.ArgumentParser):
-        """Its mistakes and its help are told as the others."""
+        """The parser of one action, which prints errors and help as `parser` does."""
 
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)

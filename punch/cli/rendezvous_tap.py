@@ -219,8 +219,8 @@ may be given once for each address family."""
         self["relay-address"].append(address)
 
     def opt_relay_allow(self, network: str) -> None:
-        """Network, such as 10.0.0.0/8, that may be relayed to although it is private, for laboratories; may \
-be given several times."""
+        """Network, such as 10.0.0.0/8, that may be relayed to although it is private, for tests; may be \
+given several times."""
         self["relay-allow"].append(network)
 
     def opt_turn(self, server: str) -> None:

@@ -26,7 +26,7 @@ from typing import Literal
 from punch.ice import events
 from punch.ice.budget import Budget, CallBudget
 from punch.ice.candidates import LocalCandidates, RemoteCandidates
-from punch.ice.check_client import CheckClient, CheckVerdict, Outcome
+from punch.ice.check_client import CheckClient, CheckOutcome, CheckVerdict
 from punch.ice.checklist import CheckList, PairStatus, take_snapshot
 from punch.ice.checks import UNAUTHENTICATED, Check, CheckServer, IceCredentials, IceRole
 from punch.ice.events import AgentState, Event
@@ -418,7 +418,7 @@ class Agent:
 
     # Answers of the peer (RFC 8445, section 7.2.5)
 
-    def _take_outcome(self, outcome: Outcome, now: float) -> None:
+    def _take_outcome(self, outcome: CheckOutcome, now: float) -> None:
         pair, transaction = outcome.pair, outcome.transaction
         if pair.revoked or self._checklist.get(pair.base, pair.remote.address) is not pair:
             return
@@ -437,7 +437,7 @@ class Agent:
             if held is not None:
                 self._receive_request(*held, pair.remote.address, pair.base, now)
 
-    def _take_role_conflict(self, outcome: Outcome, now: float) -> None:
+    def _take_role_conflict(self, outcome: CheckOutcome, now: float) -> None:
         pair, transaction = outcome.pair, outcome.transaction
         ours = transaction.controlling == self.controlling
         if ours and not self._take_role(self._checker.role.other, now, refused=True):

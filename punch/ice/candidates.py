@@ -80,7 +80,7 @@ def may_relay(relayed: Address, remote: Address) -> bool:
     """
     Whether a check from a relayed address to `remote` is useful, because the relay may reach it.
 
-    A relay with an address of a private network, as in a laboratory, may reach other private addresses.
+    A relay with an address of a private network, as in a test network, may reach other private addresses.
     """
     if relayed.is_ipv6 != remote.is_ipv6 or relayed == remote or not usable(remote):
         return False

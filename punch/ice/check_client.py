@@ -59,7 +59,7 @@ class TimedOut:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CheckOutcome:
     """The end of a transaction. `mapped` is our address as the peer sees it, if it succeeded."""
 
     pair: CandidatePair
@@ -171,7 +171,9 @@ class CheckClient:
         pair.transaction = pair.size_check = None
         pair.superseded.clear()
 
-    def receive(self, answer: StunMessage, remote: Address, local: Address, now: float) -> Outcome | None:
+    def receive(
+        self, answer: StunMessage, remote: Address, local: Address, now: float
+    ) -> CheckOutcome | None:
         """
         Process an answer; returns None if it is unknown, not authentic, or changes nothing.
         """
@@ -199,7 +201,7 @@ class CheckClient:
                 self._finish(pair)
         elif transaction.purpose is not Purpose.CHECK and verdict is CheckVerdict.FAILED:
             return None
-        return Outcome(pair, transaction, verdict, mapped)
+        return CheckOutcome(pair, transaction, verdict, mapped)
 
     def expire(self, now: float) -> list[TimedOut]:
         """Retransmit what is due; returns the checks that failed without an answer."""

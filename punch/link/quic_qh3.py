@@ -45,7 +45,7 @@ class Qh3Connection(QuicConnection):
         return binding
 
     def _take_in(self, datagrams: Sequence[bytes], now: float) -> None:
-        # An empty datagram is skipped: it says nothing, and the library has to be told none.
+        # Empty datagrams contain no packet, and the library must not be given any.
         waiting = [data for data in datagrams if data]
         reader = self._reader
         if reader is None:

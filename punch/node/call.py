@@ -51,7 +51,7 @@ ANSWER_TIME = 3.0
 
 
 class CallState(Enum):
-    """What a call has come to."""
+    """The state of a call, or of the link that it has become."""
 
     CALLING = "calling"
     """Our offer is not answered yet. After `RING_TIME`, `Signaling.handle_timer` ends the call."""
@@ -131,7 +131,7 @@ class Call:
 
     @property
     def state(self) -> CallState:
-        """What the call has come to."""
+        """The state of the call or its link."""
         if self._over:
             return CallState.CLOSED
         if self._announced:

@@ -25,7 +25,7 @@ MAX_QUEUED = 32
 QUEUE_TIME = 12.0
 """Seconds that a call waits for the rendezvous."""
 MAX_RINGING = 8
-"""Incoming calls that wait for the user at once; further callers hear `busy`."""
+"""Incoming calls that wait for the user at once; further callers get `busy`."""
 MAX_STRANGERS = 32
 """
 Calls of unknown peers under way at once where anyone is accepted, so that known peers still get through.

@@ -245,7 +245,7 @@ class NetcheckRun:
     def _try_relay(self, server: RelayServer, services: list[str], hosts: list[str]) -> None:
         tried: Deferred[None] = Deferred()
         self._trials.append(tried)
-        # An address was judged as it is; that of a NAT64, by which it may be reached, says nothing.
+        # An IP address has been checked already. The NAT64 address by which it may be reached is not.
         named = is_name(server.url.host or self._control.address.host)
         reactor = VettedReactor(self._reactor, self._policy) if named else self._reactor
 

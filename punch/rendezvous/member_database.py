@@ -202,7 +202,7 @@ class MemberDatabase:
         :param statement: what its owner has signed; empty: the operator does it.
         """
         with self._transaction():
-            # The owner's word is final.
+            # A revocation by the owner is never replaced.
             self._run(
                 "INSERT OR REPLACE INTO revocations SELECT ?, ?, ?, ? WHERE NOT EXISTS "
                 "(SELECT 1 FROM revocations WHERE peer = ? AND refusal = ?)",

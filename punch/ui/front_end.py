@@ -98,7 +98,7 @@ class FrontEnd(Protocol):
         """End the process if nothing is left to do."""
 
     def stopped(self) -> None:
-        """The process or its service ends: leave nothing on the clock."""
+        """The process or its service ends: cancel all timers."""
 
 
 class ProcessView:

@@ -123,7 +123,7 @@ class StdioFrontEnd:
         self._text.show_held(error)
 
     def stopped(self) -> None:
-        """Does nothing: there is nothing on the clock."""
+        """Does nothing: there are no timers."""
 
     # -- what is typed --
 

@@ -119,7 +119,7 @@ class Malformed(ControlError):
 T = TypeVar("T")
 
 
-class Wire(NamedTuple):
+class FieldSpec(NamedTuple):
     """How a field is read, and its key if that is not the field's name."""
 
     read: Reader[Any]
@@ -147,19 +147,19 @@ def _read_refusal(value: object) -> AdmissionRefusal | None:
         return None
 
 
-_Call = Annotated[str, Wire(_read_call)]
-_Peer = Annotated[PeerID, Wire(read.peer_id)]
-_Sender = Annotated[PeerID, Wire(read.peer_id, "from")]
-_Name = Annotated[str, Wire(read.name)]
-_Text = Annotated[str, Wire(read.sentence)]
-_Code = Annotated[ErrorCode, Wire(_read_code)]
-_Sealed = Annotated[Envelope, Wire(Envelope.from_json)]
-_IP = Annotated[str, Wire(read.ip)]
-_Port = Annotated[int, Wire(integer(1, 65535))]
-_PortOrZero = Annotated[int, Wire(integer(0, 65535))]
-_Seconds = Annotated[int, Wire(integer(0, 2**31 - 1))]
-_Relays = Annotated[tuple[RelayServer, ...], Wire(read.sequence(RelayServer.from_json, MAX_RELAYS))]
-_Transaction = Annotated[bytes, Wire(read.binary(TRANSACTION_SIZE, TRANSACTION_SIZE))]
+_Call = Annotated[str, FieldSpec(_read_call)]
+_Peer = Annotated[PeerID, FieldSpec(read.peer_id)]
+_Sender = Annotated[PeerID, FieldSpec(read.peer_id, "from")]
+_Name = Annotated[str, FieldSpec(read.name)]
+_Text = Annotated[str, FieldSpec(read.sentence)]
+_Code = Annotated[ErrorCode, FieldSpec(_read_code)]
+_Sealed = Annotated[Envelope, FieldSpec(Envelope.from_json)]
+_IP = Annotated[str, FieldSpec(read.ip)]
+_Port = Annotated[int, FieldSpec(integer(1, 65535))]
+_PortOrZero = Annotated[int, FieldSpec(integer(0, 65535))]
+_Seconds = Annotated[int, FieldSpec(integer(0, 2**31 - 1))]
+_Relays = Annotated[tuple[RelayServer, ...], FieldSpec(read.sequence(RelayServer.from_json, MAX_RELAYS))]
+_Transaction = Annotated[bytes, FieldSpec(read.binary(TRANSACTION_SIZE, TRANSACTION_SIZE))]
 
 
 # -- the messages --
@@ -199,8 +199,8 @@ def _message(
     def declare(cls: type[T]) -> type[T]:
         entries = []
         for each in fields(cast(Any, cls)):
-            wire: Wire = cast(Any, each.type).__metadata__[0]
-            entries.append(MessageField(each.name, wire.key or each.name, wire.read, each.default))
+            spec: FieldSpec = cast(Any, each.type).__metadata__[0]
+            entries.append(MessageField(each.name, spec.key or each.name, spec.read, each.default))
         shapes[type_] = _SHAPES[cls] = MessageShape(cls, type_, tuple(entries), versioned)
         return cls
 
@@ -213,8 +213,8 @@ class Register:
     """The first message of a peer. `invitation` is the token of an invitation to the service; empty: none."""
 
     name: _Name
-    accept: Annotated[Accept, Wire(read.one_of(*Accept))]
-    invitation: Annotated[str, Wire(read.token)] = ""
+    accept: Annotated[Accept, FieldSpec(read.one_of(*Accept))]
+    invitation: Annotated[str, FieldSpec(read.token)] = ""
 
 
 @_message(REQUESTS, "ping")
@@ -234,7 +234,7 @@ class Establish:
     call: _Call
     to: _Peer
     offer: _Sealed
-    notify: Annotated[bool, Wire(read.boolean)] = False
+    notify: Annotated[bool, FieldSpec(read.boolean)] = False
 
 
 @_message(REQUESTS, "answer")
@@ -264,7 +264,7 @@ class Reject:
 
     call: _Call
     to: _Peer
-    code: Annotated[ErrorCode, Wire(read.one_of(ErrorCode.REFUSED, ErrorCode.BUSY))]
+    code: Annotated[ErrorCode, FieldSpec(read.one_of(ErrorCode.REFUSED, ErrorCode.BUSY))]
 
 
 @_message(REQUESTS, "cancel")
@@ -295,10 +295,10 @@ class Probe:
 
     address: _IP
     port: _Port
-    vantage: Annotated[Vantage, Wire(read.one_of(*Vantage), "from")]
+    vantage: Annotated[Vantage, FieldSpec(read.one_of(*Vantage), "from")]
     transaction: _Transaction
-    nonce: Annotated[bytes, Wire(read.binary(NONCE_SIZE, NONCE_SIZE))]
-    proof: Annotated[bytes, Wire(read.binary(PROOF_SIZE, PROOF_SIZE))]
+    nonce: Annotated[bytes, FieldSpec(read.binary(NONCE_SIZE, NONCE_SIZE))]
+    proof: Annotated[bytes, FieldSpec(read.binary(PROOF_SIZE, PROOF_SIZE))]
 
 
 REVOCATION_LABEL = b"punch/1 revocation"
@@ -309,7 +309,7 @@ REVOCATION_LABEL = b"punch/1 revocation"
 class Revoke:
     """The owner of this peer ID asks the service to refuse it for ever, and has signed that."""
 
-    signature: Annotated[bytes, Wire(read.binary(64, 64))]
+    signature: Annotated[bytes, FieldSpec(read.binary(64, 64))]
 
     @classmethod
     def by(cls, identity: Identity) -> "Revoke":
@@ -334,12 +334,12 @@ class Welcome:
     id: _Peer
     address: _IP
     reflector: _PortOrZero
-    keepalive: Annotated[float, Wire(read.number(0.1, MAX_KEEPALIVE))]
+    keepalive: Annotated[float, FieldSpec(read.number(0.1, MAX_KEEPALIVE))]
     relays: _Relays = ()
     """The relays that the peer may use; empty if there are none."""
     second_reflector: _PortOrZero = 0
     """The UDP port of a second reflector on the same host, for RFC 5780's tests; 0 if there is none."""
-    reflector_addresses: Annotated[tuple[str, ...], Wire(read.sequence(read.ip, MAX_REFLECTORS))] = ()
+    reflector_addresses: Annotated[tuple[str, ...], FieldSpec(read.sequence(read.ip, MAX_REFLECTORS))] = ()
     """Further IP addresses of the service with the same ports."""
     retry: _Seconds = 0
     """The mean seconds between attempts to reconnect, so that the service can handle all; 0 if few."""
@@ -359,7 +359,7 @@ class Probed:
     """The answer to `Probe`."""
 
     transaction: _Transaction
-    outcome: Annotated[ProbeOutcome, Wire(read.one_of(*ProbeOutcome))]
+    outcome: Annotated[ProbeOutcome, FieldSpec(read.one_of(*ProbeOutcome))]
 
 
 @_message(REPLIES, "pong")
@@ -407,7 +407,9 @@ class Ended:
     """The introduction ended before there was a link."""
 
     call: _Call
-    sender: Annotated[PeerID | None, Wire(read.peer_id, "from")] = dataclass_field(default=None, kw_only=True)
+    sender: Annotated[PeerID | None, FieldSpec(read.peer_id, "from")] = dataclass_field(
+        default=None, kw_only=True
+    )
     code: _Code
     text: _Text
 
@@ -432,9 +434,9 @@ class Error:
 
     code: _Code
     text: _Text
-    call: Annotated[str | None, Wire(_read_call)] = None
-    refusal: Annotated[AdmissionRefusal | None, Wire(_read_refusal)] = None
-    contact: Annotated[str, Wire(read.sentence)] = ""
+    call: Annotated[str | None, FieldSpec(_read_call)] = None
+    refusal: Annotated[AdmissionRefusal | None, FieldSpec(_read_refusal)] = None
+    contact: Annotated[str, FieldSpec(read.sentence)] = ""
 
 
 Request = Register | Ping | Establish | Answer | Trickle | Reject | Cancel | RenewRelays | Probe | Revoke

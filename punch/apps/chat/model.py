@@ -31,15 +31,15 @@ class MessageState(str, Enum):
     """How far a message has come. Ours go from WAITING to READ; the other side's are UNREAD, then READ."""
 
     WAITING = "waiting"
-    """It is kept here, and goes when the peer is there."""
+    """It is stored, and is sent when there is a link to the peer."""
     SENT = "sent"
-    """It was given to a live stream. If that ends before the peer has it, the message waits again."""
+    """It was written to a stream. If that ends before the peer has acknowledged it, it is WAITING again."""
     DELIVERED = "delivered"
-    """The other side's application has it."""
+    """The peer's application has acknowledged it."""
     READ = "read"
-    """A person, there or here, has seen it."""
+    """The user has read it: the peer's user a message of ours, this side's user one of the peer's."""
     UNREAD = "unread"
-    """The other side's, and nobody has seen it here."""
+    """It is the peer's, and this side's user has not read it."""
 
     def __str__(self) -> str:
         return self.value

@@ -27,7 +27,7 @@ from punch.wire.rendezvous_address import RendezvousAddress
 if TYPE_CHECKING:
     from punch.node.control.client import ControlClient
 
-WELCOME_TIME = 4.0
+NEXT_SERVER_AFTER = 4.0
 """Seconds that a server has for its welcome if there is another one to try."""
 
 _EXPECTED = (
@@ -183,7 +183,7 @@ class Attempt:
         server = self._left.pop(0)
         self.began = self._client.clock.seconds()
         if self._left:
-            self._welcome_timer.start(WELCOME_TIME, self._welcome_timed_out)
+            self._welcome_timer.start(NEXT_SERVER_AFTER, self._welcome_timed_out)
         self._try = _Try(self, self._client, server)
 
     def _welcome_timed_out(self) -> None:

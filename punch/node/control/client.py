@@ -39,7 +39,7 @@ from punch.wire.rendezvous_address import RendezvousAddress
 
 _FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
 _CLOSE_TIME = 0.5
-_HURRY = 30.0
+_NO_BACKOFF_TIME = 30.0
 """Seconds for which the delay between two attempts does not grow, because a link may need the rendezvous."""
 _NEEDED_DELAY = 1.6
 """
@@ -140,7 +140,7 @@ class ControlClient:
         self._return_delay = _RETURN_DELAY
         self._return_until = 0.0
         self._notice = Timer(reactor)
-        self._at_once_until = self._hurry_until = 0.0
+        self._at_once_until = self._no_backoff_until = 0.0
         self._needed = False
         self.attempt: Attempt | None = None
         """The newest connection or attempt; None while the next one is waited for."""
@@ -193,24 +193,24 @@ class ControlClient:
             stopped.addCallback(lambda _: late.cancel())
         return stopped
 
-    def check(self, patience: float, gone: Collection[str] = ()) -> None:
+    def check(self, timeout: float, gone: Collection[str] = ()) -> None:
         """
         Check the connection, because the network may have changed, or connect at once.
 
-        :param patience: seconds within which something has to be received on the connection.
+        :param timeout: seconds within which something has to be received on the connection.
         :param gone: addresses that this machine has lost: a connection from one of these is dead.
         """
         if self._stopped or not self._service.running:
             return
-        self._at_once_until = self.clock.seconds() + patience + 1.0
-        self._hurry_until = self.clock.seconds() + _HURRY
+        self._at_once_until = self.clock.seconds() + timeout + 1.0
+        self._no_backoff_until = self.clock.seconds() + _NO_BACKOFF_TIME
         protocol = self._protocol
         if protocol is None:
             self._connect_now()
         elif protocol.local_host in gone:
             protocol.lose()
         else:
-            protocol.check(patience)
+            protocol.check(timeout)
 
     def need(self, needed: bool) -> None:
         """Say whether a link waits for the rendezvous."""
@@ -287,7 +287,7 @@ class ControlClient:
             self._short_registrations = self._short_registrations + 1 if short else 0
             attempt = max(1, self._short_registrations)
         longest = _LAST_DELAY
-        if self.clock.seconds() < self._hurry_until:
+        if self.clock.seconds() < self._no_backoff_until:
             longest = _FIRST_DELAY
         elif failed is not None and not failed.reached:
             longest = self._longest_delay()

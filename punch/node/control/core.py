@@ -32,7 +32,7 @@ WELCOME_TIME = 15.0
 LINE_RATE = 200.0
 """Lines of the rendezvous that are read each second…"""
 LINE_BURST = 1000
-"""…and at once after a while of silence."""
+"""…and at once after a pause."""
 _HOLD_TIME = 0.1
 """Seconds for which nothing is read from a rendezvous that sends more."""
 _SHORTEST_KEEPALIVE, _LONGEST_KEEPALIVE = 1.0, 120.0
@@ -78,10 +78,10 @@ class ControlCore:
         """Send a message to the rendezvous."""
         self._unsent.append(encode(request) + b"\n")
 
-    def check(self, patience: float, now: float) -> None:
-        """Ping; the connection is lost if nothing is received within `patience` seconds."""
+    def check(self, timeout: float, now: float) -> None:
+        """Ping; the connection is lost if nothing is received within `timeout` seconds."""
         if self._welcome is not None and self.problem is None:
-            self._ping(now + patience)
+            self._ping(now + timeout)
 
     def silent(self) -> None:
         """The connection is known to be dead."""

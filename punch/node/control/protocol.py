@@ -104,9 +104,9 @@ class ControlClientProtocol(Protocol):
         self._core.send(request)
         self._write(self._driver.now())
 
-    def check(self, patience: float) -> None:
+    def check(self, timeout: float) -> None:
         """Ping; the connection is lost if nothing is received within so many seconds."""
-        self._core.check(patience, self._driver.now())
+        self._core.check(timeout, self._driver.now())
         self._driver.run()
 
     def lose(self) -> None:

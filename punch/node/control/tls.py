@@ -30,7 +30,7 @@ from punch.wire.rendezvous_address import RendezvousAddress, pin_of
 ALPN = b"punch/1"
 RELAY_ALPN = b"stun.turn"
 
-# Our certificate only carries the key: with dates that no clock can miss, a wrong clock does no harm.
+# Our certificate only carries the key. It is valid for so long that a wrong clock does no harm.
 _NOT_BEFORE = datetime(2020, 1, 1, tzinfo=timezone.utc)
 _DAYS = 100 * 365
 
@@ -99,7 +99,7 @@ class _ConnectionCreator:
     def _check_authority(
         self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int
     ) -> bool:
-        # Those of authorities are OpenSSL's business as long as it is content with them.
+        # Certificates of authorities that OpenSSL accepts need no check of ours.
         parsed = None if ok and depth > 0 else _parsed(certificate)
         if parsed is not None and error == _EXPIRED:
             self._refuse(connection, ProblemCode.EXPIRED, f"{parsed.not_valid_after_utc:%Y-%m-%d}")
@@ -145,7 +145,7 @@ class ControlConnectionCreator(_ConnectionCreator):
 
 
 class RelayConnectionCreator(_ConnectionCreator):
-    """Makes the TLS side of connections to a TURN server (ALPN of RFC 7443), to which we are nobody."""
+    """Makes the TLS side of connections to a TURN server (ALPN of RFC 7443); we show no certificate."""
 
     def __init__(
         self, host: str, port: int, pin: bytes | None, roots: Sequence[x509.Certificate] | None = None
@@ -161,7 +161,7 @@ class RelayConnectionCreator(_ConnectionCreator):
 
 
 def _parsed(certificate: X509) -> x509.Certificate | None:
-    """None for a certificate that OpenSSL takes and this parser refuses: strangers can make such."""
+    """The parsed certificate; None if this parser refuses what OpenSSL accepts, as strangers can cause."""
     try:
         return certificate.to_cryptography()
     except Exception:  # an exception in the callback would end as an error of ours
@@ -169,7 +169,7 @@ def _parsed(certificate: X509) -> x509.Certificate | None:
 
 
 def _pin(certificate: X509) -> bytes | None:
-    """The pin of a certificate's key; None if there is no telling."""
+    """The pin of a certificate's key; None if the key can't be read."""
     parsed = _parsed(certificate)
     try:
         return None if parsed is None else pin_of(parsed.public_key())

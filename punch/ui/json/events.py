@@ -1,4 +1,4 @@
-"""Events of node and chat as JSON objects (docs/json.md): what `--json` prints and a browser hears."""
+"""Events of node and chat as JSON objects (docs/json.md): what `--json` prints and a page receives."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def render(event: chat_events.Event, chat: Chat) -> JSON | None:
     """
     The object for an event, without its `time`.
 
-    :param chat: what the event came from; it knows names and how much waits.
-    :return: None if the event is nobody's business.
+    :param chat: the chat that the event is of.
+    :return: None if there is no object for this kind of event.
     """
     renderer = _RENDERERS.get(type(event))
     return None if renderer is None else renderer(event, chat)
@@ -56,7 +56,7 @@ def message_fields(message: ChatMessage) -> JSON:
 
 
 def contact_fields(contact: ContactSummary) -> JSON:
-    """Somebody, as a line of the address book. `name` is the peer's own choice, `petname` ours."""
+    """A peer as an entry of the address book. `name` is the peer's own choice, `petname` ours."""
     return {
         "peer": str(contact.peer),
         "petname": contact.name,

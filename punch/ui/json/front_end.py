@@ -162,7 +162,7 @@ class JSONFrontEnd:
     # -- events --
 
     def show_event(self, event: Event) -> Deferred[None] | None:
-        """Write what the event is to a script."""
+        """Write the JSON object of an event, if it has one."""
         if isinstance(event, MessageAdded) and event.message.outgoing:
             self._show_outgoing(event.message)
             return None
@@ -213,7 +213,7 @@ class JSONFrontEnd:
         return None
 
     def stopped(self) -> None:
-        """Does nothing: there is nothing on the clock."""
+        """Does nothing: there are no timers."""
 
     def _call_failed(self, event: CallFailed) -> None:
         self._something_failed = True
@@ -226,7 +226,7 @@ class JSONFrontEnd:
         return self.view.sending.size_for(self._chat.links)
 
     def check_done(self) -> None:
-        """After the last command: end when every call has come to something and all was delivered."""
+        """After the last command: end when every call has succeeded or failed and all was delivered."""
         if self._exit.ending or not self._exit.input_ended:
             return
         chat = self._chat

@@ -198,7 +198,7 @@ class TerminalFrontEnd:
             self._exit.leave()
 
     def stopped(self) -> None:
-        """Leave nothing on the clock."""
+        """Cancel the timer."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
@@ -236,7 +236,7 @@ class TerminalFrontEnd:
 
     def _show_state(self, message: ChatMessage, alone: bool) -> None:
         if message.state is MessageState.SENT:
-            # It waits no more; the next state, a moment later, is worth showing.
+            # Remove "waiting". "Sent" is not shown, since "delivered" mostly follows at once.
             self._prompt.put_beside(message.number, "", None)
             return
         text = answers.STATES[str(message.state)]

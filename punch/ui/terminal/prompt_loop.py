@@ -123,7 +123,7 @@ class PromptLoop:
                 self._posted.popleft()
         self._above.end()
 
-    # -- life --
+    # -- start and end --
 
     async def run(self) -> None:
         """Run the prompt until `leave`, or until the terminal is gone (EOFError)."""

@@ -26,7 +26,7 @@ MAX_SHOWN = 500
 
 
 def clock(when: float, now: float) -> str:
-    """A time of the wall clock, as short as it can be understood."""
+    """A local time, with the date if it is not today's, and with the year if it is not this one."""
     then, today = time.localtime(when), time.localtime(now)
     if then[:3] == today[:3]:
         return time.strftime("%H:%M", then)

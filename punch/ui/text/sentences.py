@@ -73,7 +73,7 @@ def shortened(text: str) -> str:
 
 
 def name_lines(texts: Iterable[str]) -> str:
-    """The beginning of a sentence about lines, of which it names the first; the verb is there."""
+    """The subject and "was" or "were" of a sentence about lines; only the first line is quoted."""
     first, *others = texts
     if not others:
         return f'The line "{shortened(first)}" was'
@@ -81,7 +81,7 @@ def name_lines(texts: Iterable[str]) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """A round-trip time, as exact as it is interesting."""
+    """A round-trip time, with one decimal below 10 ms."""
     value = seconds * 1000
     return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"
 
