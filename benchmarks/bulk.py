@@ -33,7 +33,7 @@ TIMEOUT = 180
 
 
 @dataclass(frozen=True)
-class Transport:
+class BulkTransport:
     """One line of the table. `size` is chosen so that a round takes a few seconds."""
 
     key: str
@@ -43,11 +43,11 @@ class Transport:
 
 
 TRANSPORTS = [
-    Transport("punch", "Punch link (qh3, batched sockets)", 512 * MIB),
-    Transport("punch-portable", "Punch link (qh3, portable sockets)", 128 * MIB),
-    Transport("tls", "Twisted TCP + TLS 1.3", 1024 * MIB),
-    Transport("aioquic", "aioquic, its asyncio driver", 16 * MIB, "aioquic"),
-    Transport("aiortc", "aiortc data channel", 8 * MIB, "aiortc"),
+    BulkTransport("punch", "Punch link (qh3, batched sockets)", 512 * MIB),
+    BulkTransport("punch-portable", "Punch link (qh3, portable sockets)", 128 * MIB),
+    BulkTransport("tls", "Twisted TCP + TLS 1.3", 1024 * MIB),
+    BulkTransport("aioquic", "aioquic, its asyncio driver", 16 * MIB, "aioquic"),
+    BulkTransport("aiortc", "aiortc data channel", 8 * MIB, "aiortc"),
 ]
 
 
@@ -59,7 +59,7 @@ class Sample:
     cpu_per_gib: float
 
 
-def start_end(transport: Transport, role: str) -> subprocess.Popen[str]:
+def start_end(transport: BulkTransport, role: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(ENDS), transport.key, role, str(transport.size)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -79,7 +79,7 @@ def pass_signal(source: subprocess.Popen[str], target: subprocess.Popen[str]) ->
     target.stdin.flush()
 
 
-def measure(transport: Transport) -> Sample:
+def measure(transport: BulkTransport) -> Sample:
     receiver, sender = start_end(transport, "receive"), start_end(transport, "send")
     try:
         if transport.key == "aiortc":

@@ -218,7 +218,7 @@ async def aioquic_end(sending: bool, size: int) -> None:
 
     done = asyncio.Event()
 
-    class Receiver(QuicConnectionProtocol):
+    class AioquicReceiver(QuicConnectionProtocol):
         left = size
         meter: Meter | None = None
 
@@ -237,7 +237,7 @@ async def aioquic_end(sending: bool, size: int) -> None:
         made = LinkCertificate.generate()
         configuration = QuicConfiguration(is_client=False, alpn_protocols=["bulk"])
         configuration.certificate, configuration.private_key = made.certificate, made.private_key
-        server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=Receiver)
+        server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=AioquicReceiver)
         assert server._transport is not None
         say(signal={"port": server._transport.get_extra_info("sockname")[1]})
         await done.wait()

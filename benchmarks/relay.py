@@ -151,7 +151,7 @@ def coturn(directory: Path, cores: set[int]) -> contextlib.AbstractContextManage
     return running("coturn", command, port, cores)
 
 
-class Client:
+class AllocationClient:
     """One allocation, from a socket and an address of its own."""
 
     def __init__(self, server: Server, number: int) -> None:
@@ -259,7 +259,7 @@ def relay(server: Server, seconds: float, *, to_peer: bool, together: bool) -> R
         peer.bind((HOST, 0))
         clients = []
         for number in range(CLIENTS):
-            client = Client(server, number)
+            client = AllocationClient(server, number)
             stack.callback(client.close)
             client.bind(0x4000, Address(*peer.getsockname()))
             clients.append(client)
@@ -329,7 +329,7 @@ def memory(server: Server) -> float:
         for number in range(ALLOCATIONS + 50):
             if number == 50:
                 before = server.memory
-            client = Client(server, number)
+            client = AllocationClient(server, number)
             stack.callback(client.close)
             client.bind(0x4000, Address(HOST, 9))
         return (server.memory - before) / ALLOCATIONS

@@ -37,9 +37,9 @@ ZOOMED = {"width": 295, "height": 200}
 FLAT = {"width": 360, "height": 120}
 
 #: Milliseconds that something may take on a slow machine.
-PATIENCE = 30_000.0
+TIMEOUT = 30_000.0
 
-expect.set_options(timeout=PATIENCE)
+expect.set_options(timeout=TIMEOUT)
 
 
 class Visitor:
@@ -58,7 +58,7 @@ class Visitor:
             locale="en-GB",
             timezone_id="Europe/Berlin",
         )
-        self.context.set_default_timeout(PATIENCE)
+        self.context.set_default_timeout(TIMEOUT)
         if self.browser_name == "chromium":
             self.context.grant_permissions(["clipboard-read", "clipboard-write"])
         self.requests: list[Request] = []
@@ -132,11 +132,11 @@ class Visitor:
         """A message that is shown."""
         return self.page.locator(".message", has=self.page.locator(".body", has_text=text)).last
 
-    def sees(self, text: str | re.Pattern[str], timeout: float = PATIENCE) -> None:
+    def sees(self, text: str | re.Pattern[str], timeout: float = TIMEOUT) -> None:
         """A text stands on the page, now or soon."""
         self.page.get_by_text(text).filter(visible=True).first.wait_for(timeout=timeout)
 
-    def mark(self, text: str, state: str, timeout: float = PATIENCE) -> None:
+    def mark(self, text: str, state: str, timeout: float = TIMEOUT) -> None:
         """A message of ours has come so far."""
         self.page.locator(f'.message.ours[data-state="{state}"]', has_text=text).last.wait_for(
             timeout=timeout

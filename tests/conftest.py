@@ -10,7 +10,7 @@ import pytest
 from xdist.remote import Producer
 
 from . import side_by_side
-from .places import Place
+from .local_peers import LocalPeers
 from .processes import programs
 from .workers import Workers
 
@@ -54,9 +54,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> side_by
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def local(tmp_path: Path) -> Iterator[LocalPeers]:
     with programs(tmp_path) as running:
-        yield Place(running)
+        yield LocalPeers(running)
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,20 @@
-"""Two homes, each behind a kernel NAT of its own, and a rendezvous between them."""
+"""Two hosts, each behind a kernel NAT of its own, and a rendezvous on the public network."""
 
 from __future__ import annotations
 
-from .netns import Lab
+from .netns import Namespaces
 from .processes import JSONProcess, Programs
 from .test_namespaces import SERVICE, two_homes
 
 
 class Homes:
-    """Where two people's stories take place: the hosts, and a rendezvous that is running."""
+    """The hosts, the router of Alice's, and the rendezvous, which runs."""
 
-    def __init__(self, lab: Lab, running: Programs) -> None:
+    def __init__(self, namespaces: Namespaces, running: Programs) -> None:
         self.running = running
         self.directory = running.directory
-        self.service, self.home_of_alice, self.home_of_bob, _ = two_homes(lab)
-        (self.router,) = [host for host in lab.hosts if host.name.endswith("nat-a")]
+        self.service, self.home_of_alice, self.home_of_bob, _ = two_homes(namespaces)
+        (self.router,) = [host for host in namespaces.hosts if host.name.endswith("nat-a")]
         self.rendezvous = self.serve()
         self.address: str = self.rendezvous.wait("listening")["address"]
 

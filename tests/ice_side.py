@@ -29,14 +29,14 @@ from punch.wire.stun import MessageClass, parse
 DATAGRAMS = 1000
 INTERVAL = 0.042
 """Seconds between two datagrams: 42 s for all, so that consent is asked for several times."""
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds in which the other side's last datagrams come: it may take longer for its own."""
 LINGER = 2.0
 
 Description = dict[str, Any]
 
 
-class Ours(asyncio.DatagramProtocol):
+class PunchAgent(asyncio.DatagramProtocol):
     """Our agent with the sockets of an asyncio program."""
 
     def __init__(self, controlling: bool, tiebreaker: int | None) -> None:
@@ -131,14 +131,14 @@ class Ours(asyncio.DatagramProtocol):
 
 
 class _Receiver(asyncio.DatagramProtocol):
-    def __init__(self, side: Ours, base: Address) -> None:
+    def __init__(self, side: PunchAgent, base: Address) -> None:
         self._side, self._base = side, base
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         self._side.receive(data, Address(*addr[:2]), self._base)
 
 
-class Theirs:
+class AioiceAgent:
     """aioice, used as its documentation says."""
 
     def __init__(self, controlling: bool, tiebreaker: int | None) -> None:
@@ -185,14 +185,14 @@ class Theirs:
         return outcome
 
 
-async def session(side: Ours | Theirs, peer: asyncio.Future[Description]) -> Description:
+async def session(side: PunchAgent | AioiceAgent, peer: asyncio.Future[Description]) -> Description:
     """From the peer's description to the outcome."""
     await side.connect(await peer)
     for number in range(DATAGRAMS):
         # 0x80 and above is no STUN message (RFC 7983)
         await side.send(b"\x80" + number.to_bytes(4, "big"))
         await asyncio.sleep(INTERVAL)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while len(side.received) < DATAGRAMS and time.monotonic() < deadline:
         await asyncio.sleep(INTERVAL)
     await asyncio.sleep(LINGER)
@@ -206,7 +206,7 @@ async def main(engine: str, arguments: list[str]) -> None:
     for argument in arguments:
         role, _, tiebreaker = argument.partition(":")
         chosen = int(tiebreaker) if tiebreaker else None
-        side = (Ours if engine == "ours" else Theirs)(role == "1", chosen)
+        side = (PunchAgent if engine == "ours" else AioiceAgent)(role == "1", chosen)
         print(json.dumps(await side.describe()), flush=True)
         peer: asyncio.Future[Description] = loop.create_future()
         running.append((peer, asyncio.create_task(session(side, peer))))

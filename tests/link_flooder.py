@@ -204,7 +204,7 @@ class FloodingBackend(Qh3Backend):
         return FloodingConnection(quic, events, configuration, kept, (QuicConnectionError, ValueError))
 
 
-class Attacker:
+class LinkFlooder:
     """Floods one victim with one kind after the other."""
 
     def __init__(
@@ -324,7 +324,7 @@ def main(reactor: Any) -> None:
     rendezvous, victim, seconds, rate, *kinds = sys.argv[1:]
     use_monotonic_time(reactor)
     punch.link.core.Qh3Backend = FloodingBackend  # type: ignore[attr-defined]
-    attacker = Attacker(
+    attacker = LinkFlooder(
         reactor, RendezvousAddress.parse(rendezvous), PeerID.parse(victim), float(seconds), float(rate), kinds
     )
     reactor.callWhenRunning(attacker.start)

@@ -1,7 +1,7 @@
 """
 Networks of real kernels: namespaces joined by Ethernet, with nftables NATs.
 
-A `Lab` owns everything it makes and removes all of it at the end, also after a failure.
+A `Namespaces` owns everything it makes and removes all of it at the end, also after a failure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
-_labs = itertools.count()
+_numbers = itertools.count()
 
 
 def run(*arguments: str, text: str | None = None) -> str:
@@ -34,7 +34,7 @@ def remove(namespace: str) -> None:
 
 
 def remove_orphans() -> None:
-    """Remove what labs of processes left behind that were killed before they could."""
+    """Remove the namespaces of processes that were killed before they could remove them."""
     for line in run("ip", "netns", "list").splitlines():
         match = re.match(r"punch(\d+)-", line)
         if match is not None and not os.path.exists(f"/proc/{match[1]}"):
@@ -76,16 +76,16 @@ class Host:
             self.run("sysctl", "-qw", setting)
 
 
-class Lab:
-    """A set of namespaces, named after this process so that labs run side by side."""
+class Namespaces:
+    """Network namespaces, named after this process so that several tests can run side by side."""
 
     def __init__(self) -> None:
         remove_orphans()
-        self._tag = f"punch{os.getpid()}-{next(_labs)}"
+        self._tag = f"punch{os.getpid()}-{next(_numbers)}"
         self._interfaces = itertools.count()
         self.hosts: list[Host] = []
 
-    def __enter__(self) -> Lab:
+    def __enter__(self) -> Namespaces:
         return self
 
     def __exit__(

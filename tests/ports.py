@@ -13,7 +13,7 @@ from .needs import has_ipv6
 
 GIVEN = range(20_000, 32_000)
 """Below those that Linux gives by itself to whoever asks for any: nobody gets one of these by chance."""
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds for a program to open its ports."""
 
 _LISTENS = {"tcp": "0A", "udp": "07"}
@@ -37,7 +37,7 @@ def free_port() -> int:
 
 def wait_until_open(process: subprocess.Popen[bytes], *ports: tuple[str, int]) -> None:
     """Until these ports ("udp" or "tcp" and a number) are open where a process that was just started is."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not all(_is_open(process.pid, protocol, port) for protocol, port in ports):
         assert process.poll() is None, f"{process.args!r} ended"
         assert time.monotonic() < deadline, f"{process.args!r} does not listen at {ports}"

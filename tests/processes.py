@@ -30,9 +30,9 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def comes_to_rest(pid: int, most: float, patience: float = 10.0) -> bool:
+def comes_to_rest(pid: int, most: float, timeout: float = 10.0) -> bool:
     """Whether a process uses at most so many seconds in one, as soon as it has done what there is to do."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         before = cpu_seconds(pid)
         time.sleep(1.0)

@@ -32,7 +32,7 @@ from punch.wire.address import Address
 from punch.wire.turn_uri import RelayServer
 
 QUIC_LIKE = b"\x41"
-PATIENCE = 3.0
+ECHO_TIMEOUT = 3.0
 """Seconds in which the last datagram comes back, or doesn't."""
 
 
@@ -41,7 +41,7 @@ def tell(event: str, **fields: object) -> None:
     print(json.dumps({"event": event, **fields}), flush=True)
 
 
-class Side:
+class PoolUser:
     """One pool, its socket, and its only user."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Side:
         self.name = name
         self.received = 0
         self.relay: RelayClient | None = None
-        self.peer: Side | None = None
+        self.peer: PoolUser | None = None
         self.echoes = False
         self.sockets = SocketSet(
             reactor,
@@ -92,7 +92,7 @@ class Side:
         tell("done", who=self.name)
 
     def send(self, datagrams: Sequence[bytes]) -> None:
-        """To the other side's relayed address."""
+        """To the other user's relayed address."""
         assert self.relay is not None
         assert self.peer is not None
         assert self.peer.relay is not None
@@ -112,35 +112,35 @@ class Commands(LineOnlyReceiver):
 
     delimiter = b"\n"
 
-    def __init__(self, reactor: Any, sides: Sequence[Side]) -> None:
+    def __init__(self, reactor: Any, users: Sequence[PoolUser]) -> None:
         self._reactor = reactor
-        self._sides = sides
+        self._users = users
 
     def lineReceived(self, line: bytes) -> None:
         """One command."""
         words = line.decode().split()
-        first = self._sides[0]
+        first = self._users[0]
         if words[0] == "send":
             count = int(words[1])
             first.received = 0
             for number in range(count):
                 data = QUIC_LIKE + number.to_bytes(4, "big") + bytes(1195)
                 self._reactor.callLater(0.005 * number, first.send, [data])
-            self._tell_when_back(count, time.monotonic() + 0.005 * count + PATIENCE)
+            self._tell_when_back(count, time.monotonic() + 0.005 * count + ECHO_TIMEOUT)
         elif words[0] == "probe":
-            for side in self._sides:
-                side.pool.leave(side)
-                side.pool.join(side)
+            for user in self._users:
+                user.pool.leave(user)
+                user.pool.join(user)
         elif words[0] == "why":
             tell("why", failure=None if first.pool.failure is None else first.pool.failure.value)
         elif words[0] == "leave":
-            for side in self._sides:
-                side.pool.leave(side)
-                side.pool.stop()
+            for user in self._users:
+                user.pool.leave(user)
+                user.pool.stop()
             tell("left")
 
     def _tell_when_back(self, count: int, deadline: float) -> None:
-        received = self._sides[0].received
+        received = self._users[0].received
         if received >= count or time.monotonic() > deadline:
             tell("echoed", count=received, of=count)
         else:
@@ -160,13 +160,13 @@ def main(reactor: Any) -> None:
     given = parser.parse_args()
     servers = [RelayServer.from_json(value) for value in json.loads(given.servers)]
     roots = [x509.load_pem_x509_certificate(Path(path).read_bytes()) for path in given.root]
-    sides = [Side(reactor, "one", servers, roots), Side(reactor, "two", servers, roots)]
-    sides[0].peer, sides[1].peer = sides[1], sides[0]
-    sides[1].echoes = True
-    protocol: Protocol = Commands(reactor, sides)
+    users = [PoolUser(reactor, "one", servers, roots), PoolUser(reactor, "two", servers, roots)]
+    users[0].peer, users[1].peer = users[1], users[0]
+    users[1].echoes = True
+    protocol: Protocol = Commands(reactor, users)
     StandardIO(protocol)
-    for side in sides:
-        side.pool.join(side)
+    for user in users:
+        user.pool.join(user)
     reactor.run()
 
 

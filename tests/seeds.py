@@ -1,7 +1,7 @@
 """
 How many seeds the tests on the simulated internet run: some of them, or all.
 
-    PUNCH_SEEDS=all pytest tests/test_roaming_seeds.py tests/test_chat_torture.py \\
+    PUNCH_SEEDS=all pytest tests/test_roaming_seeds.py tests/test_chat_faults.py \\
         tests/test_simulated_grid.py tests/test_directory_seeds.py
 """
 

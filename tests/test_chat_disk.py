@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.consoles import peer
+from tests.local_peers import LocalPeers
 from tests.needs import missing
-from tests.places import Place
 from tests.processes import JSONProcess, Programs, programs
 
 RENDEZVOUS = (
@@ -35,15 +35,15 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system of its own."""
     if os.geteuid() != 0:
         missing("mounting a small disk needs root")
-    place = tmp_path / "disk"
-    place.mkdir()
+    mounted = tmp_path / "disk"
+    mounted.mkdir()
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(place)], check=True, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(mounted)], check=True, capture_output=True
     )
     try:
-        yield place
+        yield mounted
     finally:
-        subprocess.run(["umount", "-l", str(place)], check=True, capture_output=True)
+        subprocess.run(["umount", "-l", str(mounted)], check=True, capture_output=True)
 
 
 def pair(run: Programs) -> tuple[JSONProcess, JSONProcess, str]:
@@ -99,14 +99,14 @@ def test_full(run: Programs, disk: Path) -> None:
     assert texts == ["fits", "for alice ", "room again"]
 
 
-def test_locked(place: Place) -> None:
+def test_locked(local: LocalPeers) -> None:
     """Another program holds the lock of the history for longer than SQLite waits: it is sent all the same."""
-    bob, identity = place.bob()
-    assert place.call(identity, b"first\n").returncode == 0
-    history = place.directory / "state" / "peers" / "alice" / "history.sqlite"
+    bob, identity = local.bob()
+    assert local.call(identity, b"first\n").returncode == 0
+    history = local.directory / "state" / "peers" / "alice" / "history.sqlite"
     with subprocess.Popen(
-        peer(place.directory, "alice", "--peer", identity),
-        cwd=place.directory,
+        peer(local.directory, "alice", "--peer", identity),
+        cwd=local.directory,
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     ) as alice:

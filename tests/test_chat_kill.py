@@ -23,7 +23,7 @@ PARTS = 10
 LONG = 90.0
 
 
-class Person:
+class ScriptedPeer:
     """
     A script with a state directory, and process after process on it.
 
@@ -104,14 +104,14 @@ def test_every_message_once_and_in_order(tmp_path: Path) -> None:
     random = Random(1)
     with programs(tmp_path) as run:
         address = run.rendezvous(*RENDEZVOUS).wait("listening")
-        alice = Person(run, "alice", address["address"])
-        bob = Person(run, "bob", address["address"])
-        people = (alice, bob)
+        alice = ScriptedPeer(run, "alice", address["address"])
+        bob = ScriptedPeer(run, "bob", address["address"])
+        peers = (alice, bob)
         alice.other, bob.other = bob.id, alice.id
         step = COUNT // PARTS
         for part in range(PARTS):
-            for person in people:
-                person.say(part * step + 1, (part + 1) * step)
+            for peer in peers:
+                peer.say(part * step + 1, (part + 1) * step)
             # In the middle of it, on one side or both
             enough = part * step + random.randrange(step)
             end = time.monotonic() + LONG
@@ -126,11 +126,11 @@ def test_every_message_once_and_in_order(tmp_path: Path) -> None:
                 assert done >= part * step, "what was told to be safe is lost"
                 victim.say(done + 1, (part + 1) * step)
         end = time.monotonic() + LONG
-        while any(person.waiting() for person in people) and time.monotonic() < end:
+        while any(peer.waiting() for peer in peers) and time.monotonic() < end:
             time.sleep(0.2)
-        for person, other in ((alice, bob), (bob, alice)):
-            texts = [f"{person.name} {number}" for number in range(1, COUNT + 1)]
-            sent = [message for message in person.kept() if message["outgoing"]]
+        for peer, other in ((alice, bob), (bob, alice)):
+            texts = [f"{peer.name} {number}" for number in range(1, COUNT + 1)]
+            sent = [message for message in peer.kept() if message["outgoing"]]
             assert [message["text"] for message in sent] == texts
             assert {message["state"] for message in sent} == {"delivered"}
             assert [message["text"] for message in other.kept() if not message["outgoing"]] == texts
@@ -138,4 +138,4 @@ def test_every_message_once_and_in_order(tmp_path: Path) -> None:
             assert len(fresh) == len(set(fresh))
             assert {text for text, _ in other.heard} == set(texts)
             # A mark that was stored when the process was killed was told by the next one.
-            assert person.marked == {text.replace(" ", "-") for text in texts}
+            assert peer.marked == {text.replace(" ", "-") for text in texts}

@@ -19,7 +19,7 @@ from .processes import PUNCH, TWISTD, JSONProcess, Programs, programs
 YEAR = 365 * 86400
 STEPS = (-3600, 3600, -1, 1, -YEAR, YEAR)
 """Seconds; they cancel out."""
-PATIENCE = 25.0
+TIMEOUT = 25.0
 """Seconds that something may take that the programs do by themselves, on a slow machine."""
 
 
@@ -60,22 +60,22 @@ class Machine:
     def call(self) -> None:
         """Alice calls, and it rings."""
         self.alice.command("call", peer=self.ids[self.bob])
-        event = self.bob.wait(("call", "connected"), PATIENCE)
+        event = self.bob.wait(("call", "connected"), TIMEOUT)
         assert event["event"] == "call"
 
     def answer(self) -> None:
         """Bob lets her in."""
         self.bob.command("accept", peer=self.ids[self.alice])
         for peer in self.ids:
-            peer.wait("connected", PATIENCE)
+            peer.wait("connected", TIMEOUT)
 
     def end_call(self) -> None:
         """As if they had never met."""
         self.alice.command("hangup", peer=self.ids[self.bob])
         for here, there in ((self.alice, self.bob), (self.bob, self.alice)):
-            here.wait("disconnected", PATIENCE)
+            here.wait("disconnected", TIMEOUT)
             here.command("forget", peer=self.ids[there], request=1)
-            here.wait("result", PATIENCE)
+            here.wait("result", TIMEOUT)
 
 
 @pytest.fixture
@@ -112,14 +112,14 @@ def test_waiting_for_the_rendezvous(machine: Machine) -> None:
         begin = time.monotonic()
         machine.rendezvous = machine.serve()
         for peer in machine.ids:
-            peer.wait("registered", PATIENCE + retries[peer])
-        event = machine.bob.wait("message", PATIENCE)
+            peer.wait("registered", TIMEOUT + retries[peer])
+        event = machine.bob.wait("message", TIMEOUT)
         assert event["text"] == f"waits {number}"
-        machine.alice.wait("delivered", PATIENCE)
+        machine.alice.wait("delivered", TIMEOUT)
         machine.alice.command("hangup", peer=machine.ids[machine.bob])
         for peer in machine.ids:
             peer.wait("disconnected")
-        assert time.monotonic() - begin < PATIENCE + max(retries.values())
+        assert time.monotonic() - begin < TIMEOUT + max(retries.values())
 
 
 def test_data_pending(machine: Machine) -> None:
@@ -132,8 +132,8 @@ def test_data_pending(machine: Machine) -> None:
         machine.clock.set(step)
         time.sleep(0.2)
         machine.bob.kill(signal.SIGCONT)
-        assert machine.bob.wait("message", PATIENCE)["text"] == f"pending {number}"
-        machine.alice.wait("delivered", PATIENCE)
+        assert machine.bob.wait("message", TIMEOUT)["text"] == f"pending {number}"
+        machine.alice.wait("delivered", TIMEOUT)
     # The dates are those of the wall clock, and the order is that in which it was said.
     machine.alice.command("history", peer=machine.ids[machine.bob], request=2)
     answer = machine.alice.wait("result", where=lambda event: event.get("request") == 2)

@@ -13,7 +13,7 @@ from punch.identity import Identity
 from punch.test.control_client import key_of
 from punch.wire.control import Accept, Ping, Register
 from tests.processes import Programs, programs
-from tests.test_rendezvous_process import FREE, Client, listening, register, run
+from tests.test_rendezvous_process import FREE, ControlConnection, listening, register, run
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
     service = running.rendezvous(*FREE, "--deny", str(path))
     address = listening(service)
     alice = Identity.generate()
-    client = Client(address, key_of(alice), tmp_path)
+    client = ControlConnection(address, key_of(alice), tmp_path)
     client.send(Register("alice", Accept.ASK))
     assert client.read()["type"] == "welcome"
 
@@ -38,7 +38,7 @@ def test_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
     read = service.wait("deny-list")
     assert (read["entries"], read["ended"]) == (1, 1)
     assert client.read()["code"] == "denied"
-    again = Client(address, key_of(alice), tmp_path)
+    again = ControlConnection(address, key_of(alice), tmp_path)
     assert again.read()["code"] == "denied"
 
     # A typo, a file that is gone, one that is none: the list stays.
@@ -52,7 +52,7 @@ def test_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
     os.mkfifo(path)
     os.kill(service.process.pid, signal.SIGHUP)
     assert "named pipe" in service.wait("deny-list-failed")["text"]
-    assert Client(address, key_of(alice), tmp_path).read()["code"] == "denied"
+    assert ControlConnection(address, key_of(alice), tmp_path).read()["code"] == "denied"
     assert service.stderr.count("\n") == 3
     log = (tmp_path / "state" / "rendezvous" / "rendezvous.log").read_text()
     assert "column 3" in log
@@ -67,7 +67,7 @@ def test_read_again_on_sighup(running: Programs, tmp_path: Path) -> None:
     path.write_text("")
     os.kill(service.process.pid, signal.SIGHUP)
     assert service.wait("deny-list")["entries"] == 0
-    back = Client(address, key_of(alice), tmp_path)
+    back = ControlConnection(address, key_of(alice), tmp_path)
     back.send(Register("alice", Accept.ASK), Ping())
     assert back.read()["type"] == "welcome"
     os.kill(service.process.pid, signal.SIGTERM)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .places import Place
+from .local_peers import LocalPeers
 
 DOCS = Path(__file__).parent.parent / "docs"
 ECHO = DOCS / "examples" / "echo.py"
@@ -18,8 +18,8 @@ def test_the_page_has_the_program() -> None:
     assert sum(bool(line.strip()) for line in program.splitlines()) <= 40
 
 
-def test_echo(place: Place) -> None:
-    command = [sys.executable, str(ECHO), place.address]
+def test_echo(local: LocalPeers) -> None:
+    command = [sys.executable, str(ECHO), local.address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None

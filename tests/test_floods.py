@@ -38,10 +38,10 @@ from punch.wire.sealed import Envelope
 from tests.needs import missing
 from tests.processes import JSONProcess, Programs, programs
 from tests.test_rendezvous_abuse import client_hello, in_background
-from tests.test_rendezvous_process import Client, listening
+from tests.test_rendezvous_process import ControlConnection, listening
 
 PEERS = 20
-PATIENCE = 20.0
+TIMEOUT = 20.0
 """Seconds; how long things take on a machine that does nothing else is printed."""
 
 
@@ -80,14 +80,14 @@ def envelope(to: PeerID) -> Envelope:
     return Envelope(to, bytes(304), bytes(64))
 
 
-class Honest:
+class RegisteredPeer:
     """A registered peer that answers those whom it knows, and lets eight others ring."""
 
     def __init__(self, address: RendezvousAddress, directory: Path, source: str) -> None:
         self.identity = Identity.generate()
         self.known: set[PeerID] = set()
-        self._client = Client(address, key_of(self.identity), directory, source)
-        self._client.socket.settimeout(PATIENCE)
+        self._client = ControlConnection(address, key_of(self.identity), directory, source)
+        self._client.socket.settimeout(TIMEOUT)
         self._client.send(Register("honest", Accept.ASK))
         welcome = self._client.read()
         assert welcome["type"] == "welcome", welcome
@@ -103,7 +103,7 @@ class Honest:
         call = new_call()
         self._send(Establish(call, callee, envelope(callee)))
         with self._changed:
-            assert self._changed.wait_for(lambda: call in self._said, PATIENCE)
+            assert self._changed.wait_for(lambda: call in self._said, TIMEOUT)
         assert self._said[call]["type"] == "answered", self._said[call]
         self._send(Cancel(call, callee))
 
@@ -143,7 +143,7 @@ class Attacker:
 
     def __init__(self, address: RendezvousAddress, directory: Path, source: str) -> None:
         self._address, self._directory, self._source = address, directory, source
-        self._client: Client | None = None
+        self._client: ControlConnection | None = None
         self._copies: list[socket.socket] = []
         self.identity = Identity.generate()
         self.refused = 0
@@ -151,7 +151,7 @@ class Attacker:
     def connect(self) -> None:
         """Register, again if it has to be."""
         with contextlib.suppress(OSError, AssertionError):
-            client = Client(self._address, key_of(self.identity), self._directory, self._source)
+            client = ControlConnection(self._address, key_of(self.identity), self._directory, self._source)
             client.socket.settimeout(5.0)
             client.send(Register("flood", Accept.ANYONE))
             if client.read()["type"] == "welcome":
@@ -199,7 +199,7 @@ def test_peers_at_a_process(service: JSONProcess, tmp_path: Path) -> None:
     address = listening(service)
     sources = [f"127.0.1.{number}" for number in range(1, 31)] + [f"127.9.{number}.1" for number in range(30)]
     attackers = [Attacker(address, tmp_path, source) for source in sources]
-    bob = Honest(address, tmp_path, "127.0.200.1")
+    bob = RegisteredPeer(address, tmp_path, "127.0.200.1")
     hello = client_hello()
 
     # Before the time of the attack begins: this takes long where a handshake does.
@@ -219,11 +219,11 @@ def test_peers_at_a_process(service: JSONProcess, tmp_path: Path) -> None:
     with in_background(attack):
         began = time.monotonic()
         while not sum(attacker.refused for attacker in attackers) > 50:
-            assert time.monotonic() < began + PATIENCE, "the flood is none"
+            assert time.monotonic() < began + TIMEOUT, "the flood is none"
             time.sleep(0.1)
         for number in range(PEERS):
             marks = [time.monotonic()]
-            alice = Honest(address, tmp_path, f"127.0.{210 + number}.1")
+            alice = RegisteredPeer(address, tmp_path, f"127.0.{210 + number}.1")
             alice.known.add(bob.identity.peer_id)
             bob.known.add(alice.identity.peer_id)
             marks.append(time.monotonic())

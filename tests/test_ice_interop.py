@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from .needs import need_namespaces
-from .netns import Host, Lab
+from .netns import Host, Namespaces
 
 LEAST, MOST = 0, 2**64 - 1
 
@@ -44,11 +44,11 @@ SESSIONS = {
 def outcomes() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """What came of each session: on our side, on theirs."""
     need_namespaces()
-    with Lab() as lab:
-        switch = lab.switch("switch")
-        here, there = lab.host("ours"), lab.host("aioice")
-        lab.plug(here, switch, "eth0", "10.77.0.1/24", "fd77::1/64")
-        lab.plug(there, switch, "eth0", "10.77.0.2/24", "fd77::2/64")
+    with Namespaces() as namespaces:
+        switch = namespaces.switch("switch")
+        here, there = namespaces.host("ours"), namespaces.host("aioice")
+        namespaces.plug(here, switch, "eth0", "10.77.0.1/24", "fd77::1/64")
+        namespaces.plug(there, switch, "eth0", "10.77.0.2/24", "fd77::2/64")
         sessions = SESSIONS.values()
         ours = _start(here, "ours", [session.ours for session in sessions])
         theirs = _start(there, "aioice", [session.theirs for session in sessions])

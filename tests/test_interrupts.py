@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.consoles import terminal
-from tests.places import Place
+from tests.local_peers import LocalPeers
 from tests.processes import PUNCH, TWISTD
 
 #: After how many imports; every command makes more.
@@ -67,7 +67,7 @@ def interrupted(arguments: list[str], directory: Path, later: int) -> tuple[int,
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_while_it_loads(tmp_path: Path, name: str) -> None:
-    """Whatever it imports at that moment."""
+    """An interrupt ends a program without a traceback while it imports modules."""
     state = ["--state-dir", str(tmp_path / "state")] if name != "punch demo" else []
     for later in LATER:
         assert interrupted([*COMMANDS[name], *state], tmp_path, later) == (-signal.SIGINT, b""), later
@@ -77,7 +77,7 @@ def test_while_it_loads(tmp_path: Path, name: str) -> None:
     "arguments", ["--help", "--version", "id --help", "peer --help", "rendezvous --version"]
 )
 def test_nobody_reads_the_help(arguments: str) -> None:
-    """As with `| head`: that is no failure, and no traceback."""
+    """A reader that closes its end, as `| head` does, causes no error and no traceback."""
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
@@ -127,15 +127,15 @@ def test_a_full_disk(arguments: str) -> None:
     assert done.stderr == "punch: The output can't be written: No space left on device.\n"
 
 
-def test_the_final_line(place: Place) -> None:
+def test_the_final_line(local: LocalPeers) -> None:
     """After ^C a person reads one sentence, and nothing else."""
-    state = ["--state-dir", str(place.directory / "mine")]
+    state = ["--state-dir", str(local.directory / "mine")]
     quiet = ["--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"]
     for command, shown, sentence in (
         ([PUNCH, "rendezvous", *quiet, *state], r"with --host\.\n", "The rendezvous has stopped."),
-        ([PUNCH, "peer", "--rendezvous", place.address, *state], "Waiting.*\n", "The peer has stopped."),
+        ([PUNCH, "peer", "--rendezvous", local.address, *state], "Waiting.*\n", "The peer has stopped."),
     ):
-        with terminal(command, place.directory, extra={"TERM": "dumb"}) as program:
+        with terminal(command, local.directory, extra={"TERM": "dumb"}) as program:
             program.wait(shown)
             program.type("\x03")
             assert program.exit() == -signal.SIGINT

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from .needs import need_namespaces
-from .netns import Lab
+from .netns import Namespaces
 from .processes import JSONProcess, Programs, cpu_seconds, programs
 
 FLOODER = str(Path(__file__).with_name("link_flooder.py"))
@@ -107,9 +107,9 @@ def running(tmp_path: Path) -> Iterator[Programs]:
 
 def test_every_kind_of_frame(running: Programs) -> None:
     need_namespaces()
-    with Lab() as lab:
+    with Namespaces() as namespaces:
         # Its only network is the loopback interface, so that nothing leaves this machine.
-        prefix = lab.host("flood").prefix
+        prefix = namespaces.host("flood").prefix
         rendezvous = running.rendezvous("--host", "127.0.0.1", state="state-service", prefix=prefix)
         address = rendezvous.wait("listening")["address"]
         options = ("--rendezvous", address, "--accept", "anyone")

@@ -58,7 +58,7 @@ class Redis:
         self._process.wait()
 
 
-class Service:
+class RendezvousProcesses:
     """Rendezvous processes with one key, and a Redis."""
 
     def __init__(self, run: Programs, redis: Redis, count: int, login: str = "") -> None:
@@ -93,8 +93,8 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def service(run: Programs, redis: Redis) -> Service:
-    return Service(run, redis, 3)
+def service(run: Programs, redis: Redis) -> RendezvousProcesses:
+    return RendezvousProcesses(run, redis, 3)
 
 
 def peers(run: Programs, **addresses: str) -> dict[str, tuple[JSONProcess, str]]:
@@ -115,7 +115,7 @@ def say(sender: JSONProcess, receiver: tuple[JSONProcess, str], text: str, secon
     receiver[0].wait("message", seconds, lambda event: event["text"] == text)
 
 
-def test_one_service(run: Programs, service: Service) -> None:
+def test_one_service(run: Programs, service: RendezvousProcesses) -> None:
     """
     Peers of different processes reach each other; when a process is killed, and when Redis is flushed,
     stopped and started. A live link notices nothing.
@@ -163,7 +163,7 @@ def test_the_documented_permissions(run: Programs, redis: Redis) -> None:
     assert names == ["punch:*", "punch:to:*"]
     allowed = [f"~{names[0]}", f"&{names[1]}", *commands]
     assert redis.ask("ACL", "SETUSER", "ann", "reset", "on", ">secret", *allowed) == "OK"
-    service = Service(run, redis, 1, "ann:secret@")
+    service = RendezvousProcesses(run, redis, 1, "ann:secret@")
     service.processes[0].wait("registry")
     ((process, _),) = peers(run, alice=service.addresses[0]).values()
     keys = ["redis-cli", "-p", str(redis.port), "-n", "3", "KEYS", "punch:peer:*"]
@@ -178,7 +178,7 @@ def test_the_documented_permissions(run: Programs, redis: Redis) -> None:
     assert service.processes[0].stderr == ""
 
 
-def test_newer_registration_at_another_process(run: Programs, service: Service) -> None:
+def test_newer_registration_at_another_process(run: Programs, service: RendezvousProcesses) -> None:
     """The older one is told that it is replaced."""
     found = peers(run, alice=service.addresses[0], bob=service.addresses[2])
     (first, identity), (caller, _) = found.values()

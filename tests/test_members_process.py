@@ -14,7 +14,7 @@ import pytest
 from punch.state import StateDirectory
 
 from .consoles import peer, run
-from .places import one_sentence
+from .local_peers import one_sentence
 from .processes import PUNCH, Programs, programs
 
 FREE = (

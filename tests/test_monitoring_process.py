@@ -29,7 +29,7 @@ from punch.wire.control import Accept, Ping, Register
 from punch.wire.rendezvous_address import RendezvousAddress
 from tests.ports import free_port
 from tests.processes import PUNCH, Programs, programs
-from tests.test_rendezvous_process import FREE, Client, listening
+from tests.test_rendezvous_process import FREE, ControlConnection, listening
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_status_command(running: Programs, tmp_path: Path) -> None:
     """Over the socket in the state directory, without --metrics; also after a process that was killed."""
     directory = tmp_path / "state"
     service = running.rendezvous(*FREE)
-    client = Client(listening(service), key_of(Identity.generate()), tmp_path)
+    client = ControlConnection(listening(service), key_of(Identity.generate()), tmp_path)
     client.send(Register("alice", Accept.ASK))
     assert client.read()["type"] == "welcome"
     path = directory / "rendezvous" / "status.sock"
@@ -86,7 +86,7 @@ def test_metrics_and_health(running: Programs, tmp_path: Path) -> None:
     service = running.rendezvous(*FREE, "--metrics", str(port), "--log-format", "json")
     address = listening(service)
     alice = Identity.generate()
-    client = Client(address, key_of(alice), tmp_path)
+    client = ControlConnection(address, key_of(alice), tmp_path)
     client.send(Register("alice", Accept.ASK))
     assert client.read()["type"] == "welcome"
     url = f"http://127.0.0.1:{port}"
@@ -157,12 +157,12 @@ def test_certificate_is_read_again_on_sighup(running: Programs, tmp_path: Path) 
     service = running.rendezvous(*FREE, *files, "--metrics", str(port))
     found = RendezvousAddress.parse(service.wait("listening")["address"])
     address = RendezvousAddress("127.0.0.1", found.port, None)
-    alice = Client(address, key_of(Identity.generate()), tmp_path)
+    alice = ControlConnection(address, key_of(Identity.generate()), tmp_path)
     alice.send(Register("alice", Accept.ASK))
     assert alice.read()["type"] == "welcome"
 
     def shown() -> bytes | None:
-        client = Client(address, key_of(Identity.generate()), tmp_path)
+        client = ControlConnection(address, key_of(Identity.generate()), tmp_path)
         certificate = client.socket.getpeercert(binary_form=True)
         client.close()
         return certificate

@@ -13,7 +13,7 @@ import pytest
 from .consoles import peer as console_peer
 from .consoles import terminal
 from .needs import need_namespaces
-from .netns import Lab
+from .netns import Namespaces
 from .processes import PUNCH, JSONProcess, Programs, programs
 
 ADDRESS = "punch://rendezvous.example:7001/wzpekjwf5ih6byzm2vvnuwuofwsmdlmyfczishzucqfjgzgpsgaibfac"
@@ -21,13 +21,13 @@ SOON = 5.0
 """Seconds that an end may take on a slow machine; 1.5 is what is promised, and a look-up takes 20."""
 
 
-class Place:
+class UnansweredLookups:
     """A host whose name server takes questions and answers none."""
 
-    def __init__(self, lab: Lab, running: Programs) -> None:
+    def __init__(self, namespaces: Namespaces, running: Programs) -> None:
         self.running = running
         self.directory = running.directory
-        self.host = lab.host("silent")
+        self.host = namespaces.host("silent")
         self.host.nft("table inet f { chain i { type filter hook input priority 0; udp dport 53 drop; }; }")
         configuration = self.directory / "resolv.conf"
         configuration.write_text("nameserver 127.0.0.1\n")
@@ -39,16 +39,16 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def lookups(tmp_path: Path) -> Iterator[UnansweredLookups]:
     need_namespaces()
-    with Lab() as lab, programs(tmp_path) as running:
-        yield Place(lab, running)
+    with Namespaces() as namespaces, programs(tmp_path) as running:
+        yield UnansweredLookups(namespaces, running)
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "quit", "end of input"])
-def test_the_end_waits_for_no_look_up(place: Place, how: str) -> None:
-    """While a look-up is under way."""
-    peer = place.peer()
+def test_the_end_waits_for_no_look_up(lookups: UnansweredLookups, how: str) -> None:
+    """A process can end while a look-up is under way."""
+    peer = lookups.peer()
     peer.wait("ready")
     time.sleep(0.5)
     begin = time.monotonic()
@@ -67,11 +67,13 @@ def test_the_end_waits_for_no_look_up(place: Place, how: str) -> None:
 
 
 @pytest.mark.parametrize("editor", [True, False])
-def test_the_end_of_a_persons_input_waits_for_no_look_up(place: Place, editor: bool) -> None:
+def test_the_end_of_a_persons_input_waits_for_no_look_up(lookups: UnansweredLookups, editor: bool) -> None:
     """Ctrl-D, with a line editor and without."""
-    arguments = [*place.prefix, *console_peer(place.directory, "alice", "--rendezvous", ADDRESS)]
+    arguments = [*lookups.prefix, *console_peer(lookups.directory, "alice", "--rendezvous", ADDRESS)]
     extra = {"TERM": "xterm" if editor else "dumb"}
-    with terminal([shutil.which(arguments[0]) or "", *arguments[1:]], place.directory, extra=extra) as alice:
+    with terminal(
+        [shutil.which(arguments[0]) or "", *arguments[1:]], lookups.directory, extra=extra
+    ) as alice:
         alice.wait("Your ID")
         if editor:
             alice.wait_for_editor()
@@ -82,9 +84,9 @@ def test_the_end_of_a_persons_input_waits_for_no_look_up(place: Place, editor: b
         assert time.monotonic() - begin < SOON, alice.text
 
 
-def test_patience_counts_from_the_start(place: Place) -> None:
+def test_patience_counts_from_the_start(lookups: UnansweredLookups) -> None:
     """A peer that nobody watches ends ten seconds after its start, with a sentence, and at once."""
-    peer = place.peer()
+    peer = lookups.peer()
     ready = peer.wait("ready")
     failed = peer.wait("failed")
     begin = time.monotonic()
@@ -99,11 +101,11 @@ def test_patience_counts_from_the_start(place: Place) -> None:
     assert "no name server answers" in first["text"]
 
 
-def test_netcheck(place: Place) -> None:
+def test_netcheck(lookups: UnansweredLookups) -> None:
     """It says what the trouble is, and ends."""
-    process = place.running.start(
-        [PUNCH, "netcheck", "--json", "--rendezvous", ADDRESS, "--state-dir", str(place.directory / "n")],
-        prefix=place.prefix,
+    process = lookups.running.start(
+        [PUNCH, "netcheck", "--json", "--rendezvous", ADDRESS, "--state-dir", str(lookups.directory / "n")],
+        prefix=lookups.prefix,
     )
     assert process.exit(40.0) == 1
     assert "no name server answers" in process.stderr

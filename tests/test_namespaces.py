@@ -18,7 +18,7 @@ import pytest
 from punch.identity import PeerID
 
 from .needs import need, need_namespaces
-from .netns import Capture, Host, Lab
+from .netns import Capture, Host, Namespaces
 from .processes import Event, JSONProcess, Programs, programs
 
 SERVICE = "198.51.100.1"
@@ -26,10 +26,10 @@ SECOND = "198.51.100.2"
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
+def namespaces() -> Iterator[Namespaces]:
     need_namespaces()
-    with Lab() as lab:
-        yield lab
+    with Namespaces() as namespaces:
+        yield namespaces
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def running(tmp_path: Path) -> Iterator[Programs]:
         yield running
 
 
-class Meeting:
+class RendezvousAndPeers:
     """A rendezvous on the public side and two peers of which one calls the other."""
 
     def __init__(self, running: Programs, service: Host, alice: Host, bob: Host, host: str = SERVICE) -> None:
@@ -73,15 +73,15 @@ class Meeting:
         sender.wait("delivered")
 
 
-def two_homes(lab: Lab) -> tuple[Host, Host, Host, list[Host]]:
+def two_homes(namespaces: Namespaces) -> tuple[Host, Host, Host, list[Host]]:
     """The service, alice and bob, each peer in a home of its own; and every switch, for captures."""
-    public, lan_a, lan_b = lab.switch("public"), lab.switch("lan-a"), lab.switch("lan-b")
-    service, alice, bob = lab.host("service"), lab.host("alice"), lab.host("bob")
-    lab.plug(service, public, "eth0", f"{SERVICE}/24", f"{SECOND}/24")
-    lab.nat("nat-a", public, "198.51.100.11/24", lan_a, "10.1.0.1/24")
-    lab.nat("nat-b", public, "198.51.100.12/24", lan_b, "10.2.0.1/24")
-    lab.plug(alice, lan_a, "eth0", "10.1.0.2/24")
-    lab.plug(bob, lan_b, "eth0", "10.2.0.2/24")
+    public, lan_a, lan_b = namespaces.switch("public"), namespaces.switch("lan-a"), namespaces.switch("lan-b")
+    service, alice, bob = namespaces.host("service"), namespaces.host("alice"), namespaces.host("bob")
+    namespaces.plug(service, public, "eth0", f"{SERVICE}/24", f"{SECOND}/24")
+    namespaces.nat("nat-a", public, "198.51.100.11/24", lan_a, "10.1.0.1/24")
+    namespaces.nat("nat-b", public, "198.51.100.12/24", lan_b, "10.2.0.1/24")
+    namespaces.plug(alice, lan_a, "eth0", "10.1.0.2/24")
+    namespaces.plug(bob, lan_b, "eth0", "10.2.0.2/24")
     alice.route("10.1.0.1")
     bob.route("10.2.0.1")
     return service, alice, bob, [public, lan_a, lan_b]
@@ -144,11 +144,11 @@ def written(host: str, port: int) -> list[bytes]:
     ]
 
 
-def test_two_masquerading_nats(lab: Lab, running: Programs, tmp_path: Path) -> None:
+def test_two_masquerading_nats(namespaces: Namespaces, running: Programs, tmp_path: Path) -> None:
     need("tcpdump")
-    service, alice, bob, switches = two_homes(lab)
+    service, alice, bob, switches = two_homes(namespaces)
     captures = [Capture(switch, "any", str(tmp_path / f"{i}.pcap")) for i, switch in enumerate(switches)]
-    meeting = Meeting(running, service, alice, bob)
+    meeting = RendezvousAndPeers(running, service, alice, bob)
     at_alice, at_bob = meeting.call("srflx", "prflx")
     assert address_of(at_alice["remote"])[0] == "198.51.100.12"
     assert address_of(at_bob["remote"])[0] == "198.51.100.11"
@@ -202,10 +202,10 @@ connection.sendall(sys.stdin.buffer.read())
 """
 
 
-def test_the_search_finds_plaintext(lab: Lab, tmp_path: Path) -> None:
+def test_the_search_finds_plaintext(namespaces: Namespaces, tmp_path: Path) -> None:
     """The control run of the test above: the same captures and search, and a program that hides nothing."""
     need("tcpdump")
-    service, alice, _, switches = two_homes(lab)
+    service, alice, _, switches = two_homes(namespaces)
     captures = [Capture(switch, "any", str(tmp_path / f"{i}.pcap")) for i, switch in enumerate(switches)]
     message, key = secrets.token_bytes(32), secrets.token_bytes(32)
     sent = b"|".join([*forms(message), *forms(key), str(PeerID(key)).encode()])
@@ -225,67 +225,67 @@ def test_the_search_finds_plaintext(lab: Lab, tmp_path: Path) -> None:
     assert found_in(taken, wanted) == wanted
 
 
-def test_one_nat_uses_the_lan(lab: Lab, running: Programs) -> None:
-    public, lan = lab.switch("public"), lab.switch("lan")
-    service, alice, bob = lab.host("service"), lab.host("alice"), lab.host("bob")
-    lab.plug(service, public, "eth0", f"{SERVICE}/24")
-    lab.nat("nat", public, "198.51.100.11/24", lan, "10.1.0.1/24")
+def test_one_nat_uses_the_lan(namespaces: Namespaces, running: Programs) -> None:
+    public, lan = namespaces.switch("public"), namespaces.switch("lan")
+    service, alice, bob = namespaces.host("service"), namespaces.host("alice"), namespaces.host("bob")
+    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
+    namespaces.nat("nat", public, "198.51.100.11/24", lan, "10.1.0.1/24")
     for host, address in ((alice, "10.1.0.2"), (bob, "10.1.0.3")):
-        lab.plug(host, lan, "eth0", f"{address}/24")
+        namespaces.plug(host, lan, "eth0", f"{address}/24")
         host.route("10.1.0.1")
-    meeting = Meeting(running, service, alice, bob)
+    meeting = RendezvousAndPeers(running, service, alice, bob)
     at_alice, at_bob = meeting.call("host")
     assert address_of(at_alice["local"])[0] == address_of(at_bob["remote"])[0] == "10.1.0.2"
     assert address_of(at_alice["remote"])[0] == address_of(at_bob["local"])[0] == "10.1.0.3"
     meeting.say(meeting.alice, meeting.bob, meeting.ids()[1], "over the LAN")
 
 
-def test_hosts_with_two_addresses_on_one_network(lab: Lab, running: Programs) -> None:
+def test_hosts_with_two_addresses_on_one_network(namespaces: Namespaces, running: Programs) -> None:
     """Every socket answers from the address that was asked, the service's second one included."""
-    service, alice, bob, _ = two_homes(lab)
+    service, alice, bob, _ = two_homes(namespaces)
     alice.run("ip", "address", "add", "10.1.0.3/24", "dev", "eth0")
     bob.run("ip", "address", "add", "10.2.0.3/24", "dev", "eth0")
-    meeting = Meeting(running, service, alice, bob, host=SECOND)
+    meeting = RendezvousAndPeers(running, service, alice, bob, host=SECOND)
     meeting.call("srflx", "prflx")
     meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "from the second address")
 
 
-def test_two_addresses_on_a_lan(lab: Lab, running: Programs) -> None:
-    public = lab.switch("public")
-    service, alice, bob = lab.host("service"), lab.host("alice"), lab.host("bob")
-    lab.plug(service, public, "eth0", f"{SERVICE}/24")
-    lab.plug(alice, public, "eth0", "198.51.100.21/24", "198.51.100.22/24", "2001:db8::21/64")
-    lab.plug(bob, public, "eth0", "198.51.100.31/24", "198.51.100.32/24", "2001:db8::31/64")
-    meeting = Meeting(running, service, alice, bob)
+def test_two_addresses_on_a_lan(namespaces: Namespaces, running: Programs) -> None:
+    public = namespaces.switch("public")
+    service, alice, bob = namespaces.host("service"), namespaces.host("alice"), namespaces.host("bob")
+    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
+    namespaces.plug(alice, public, "eth0", "198.51.100.21/24", "198.51.100.22/24", "2001:db8::21/64")
+    namespaces.plug(bob, public, "eth0", "198.51.100.31/24", "198.51.100.32/24", "2001:db8::31/64")
+    meeting = RendezvousAndPeers(running, service, alice, bob)
     meeting.call("host")
     meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "hello")
 
 
-def test_nothing_but_link_local_addresses(lab: Lab, running: Programs) -> None:
+def test_nothing_but_link_local_addresses(namespaces: Namespaces, running: Programs) -> None:
     """A cable on which machines have given themselves addresses (RFC 3927)."""
-    cable = lab.switch("cable")
-    service, alice, bob = lab.host("service"), lab.host("alice"), lab.host("bob")
+    cable = namespaces.switch("cable")
+    service, alice, bob = namespaces.host("service"), namespaces.host("alice"), namespaces.host("bob")
     for host, address in ((service, "169.254.7.1"), (alice, "169.254.7.2"), (bob, "169.254.99.3")):
-        lab.plug(host, cable, "eth0", f"{address}/16")
-    meeting = Meeting(running, service, alice, bob, host="169.254.7.1")
+        namespaces.plug(host, cable, "eth0", f"{address}/16")
+    meeting = RendezvousAndPeers(running, service, alice, bob, host="169.254.7.1")
     at_alice, at_bob = meeting.call("host")
     assert address_of(at_alice["local"])[0] == address_of(at_bob["remote"])[0] == "169.254.7.2"
     meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "over the cable")
 
 
-def test_the_way_out_is_the_last_of_many_interfaces(lab: Lab, running: Programs) -> None:
+def test_the_way_out_is_the_last_of_many_interfaces(namespaces: Namespaces, running: Programs) -> None:
     """Ten networks without a router come before it, by name and by address."""
-    service, alice, bob, _ = two_homes(lab)
+    service, alice, bob, _ = two_homes(namespaces)
     for host in (alice, bob):
-        nobody = lab.switch(f"nobody-{'alice' if host is alice else 'bob'}")
+        nobody = namespaces.switch(f"nobody-{'alice' if host is alice else 'bob'}")
         for number in range(10):
-            lab.plug(host, nobody, f"cut{number}", f"10.0.{number}.2/24")
+            namespaces.plug(host, nobody, f"cut{number}", f"10.0.{number}.2/24")
         host.run("ip", "address", "flush", "dev", "eth0")
     alice.run("ip", "address", "add", "10.1.0.2/24", "dev", "eth0")
     bob.run("ip", "address", "add", "10.2.0.2/24", "dev", "eth0")
     alice.route("10.1.0.1")
     bob.route("10.2.0.1")
-    meeting = Meeting(running, service, alice, bob)
+    meeting = RendezvousAndPeers(running, service, alice, bob)
     at_alice, _ = meeting.call("srflx", "prflx")
     assert address_of(at_alice["remote"])[0] == "198.51.100.12"
     meeting.say(meeting.bob, meeting.alice, meeting.ids()[0], "by the way out")

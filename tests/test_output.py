@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .consoles import environment
-from .places import Place
+from .local_peers import LocalPeers
 from .processes import PUNCH, TWISTD
 
 LATIN = {"PYTHONIOENCODING": "iso-8859-1:strict"}
@@ -87,14 +87,14 @@ def test_an_output_that_takes_nothing(tmp_path: Path) -> None:
                 assert (done.returncode, done.stderr) == (0, b""), done
 
 
-def test_programs_that_run(place: Place) -> None:
+def test_programs_that_run(local: LocalPeers) -> None:
     """A chat, its log, and who calls whom, in a locale of ASCII."""
-    bob, identity = place.bob()
+    bob, identity = local.bob()
     bob.command("rename", name="Ольга")
     bob.wait("renamed")
     line = "Привет".encode()
     done = subprocess.run(
-        place.peer("alice", "--peer", identity),
+        local.peer("alice", "--peer", identity),
         input=line + b"\n",
         env=environment(**ASCII),
         capture_output=True,

@@ -15,16 +15,16 @@ from typing import IO
 import pytest
 
 from .consoles import environment, peer, run, terminal
-from .places import Place
+from .local_peers import LocalPeers
 from .processes import PUNCH, TWISTD, Event, JSONProcess, ProcessFailed, comes_to_rest
 from .tmux import screen
 
 # -- through pipes --
 
 
-def test_echo_hi(place: Place) -> None:
-    bob, identity = place.bob()
-    done = place.call(identity, b"hi\n")
+def test_echo_hi(local: LocalPeers) -> None:
+    bob, identity = local.bob()
+    done = local.call(identity, b"hi\n")
     assert done.returncode == 0, done
     assert bob.wait("message")["text"] == "hi"
     assert bob.wait("disconnected")["reason"] == "bye"
@@ -46,9 +46,9 @@ def test_echo_hi(place: Place) -> None:
     assert "\x1b" not in shown
 
 
-def test_what_comes_in_any_form(place: Place) -> None:
-    bob, identity = place.bob()
-    file = place.directory / "lines"
+def test_what_comes_in_any_form(local: LocalPeers) -> None:
+    bob, identity = local.bob()
+    file = local.directory / "lines"
     file.write_bytes(b"from a file\nand no newline at the end")
     cases = [
         (f"< {file}", ["from a file", "and no newline at the end"]),
@@ -58,7 +58,7 @@ def test_what_comes_in_any_form(place: Place) -> None:
         ("< <(printf 'a\\nb\\n'; sleep 3; echo c)", ["a", "b", "c"]),
     ]
     for redirect, texts in cases:
-        done = place.call(identity, None, redirect=redirect)
+        done = local.call(identity, None, redirect=redirect)
         assert done.returncode == 0, (redirect, done)
         assert done.stderr == b"", (redirect, done)
         for text in texts:
@@ -66,13 +66,13 @@ def test_what_comes_in_any_form(place: Place) -> None:
         bob.wait("disconnected")
 
 
-def test_much_of_it(place: Place) -> None:
+def test_much_of_it(local: LocalPeers) -> None:
     """More than any buffer holds, in order, each line once; a line longer than a message in parts."""
-    bob, identity = place.bob()
+    bob, identity = local.bob()
     lines = [f"{number} {'x' * 700}" for number in range(2000)]
-    file = place.directory / "much"
+    file = local.directory / "much"
     file.write_text("\n".join([*lines, "y" * 100_000]) + "\n")
-    done = place.call(identity, None, redirect=f"< {file}")
+    done = local.call(identity, None, redirect=f"< {file}")
     assert done.returncode == 0, done.stderr
     got = [event["text"] for event in iter_messages(bob, len(lines) + 7)]
     assert got[: len(lines)] == lines
@@ -85,17 +85,17 @@ def iter_messages(process: JSONProcess, count: int) -> Iterator[Event]:
         yield process.wait("message")
 
 
-def test_output_without_a_reader(place: Place) -> None:
-    _bob, identity = place.bob()
+def test_output_without_a_reader(local: LocalPeers) -> None:
+    _bob, identity = local.bob()
     for redirect in ("| head -1", ">&-", "> /dev/null", "> /dev/full"):
         begin = time.monotonic()
-        done = place.call(identity, None, redirect=f"{redirect} < <(echo hi; sleep 4)")
+        done = local.call(identity, None, redirect=f"{redirect} < <(echo hi; sleep 4)")
         assert "Traceback" not in (done.stdout + done.stderr).decode(), done
         assert time.monotonic() - begin < 20
         assert b"Error" not in done.stderr, done
 
 
-def test_a_waiting_peer_is_a_service(place: Place) -> None:
+def test_a_waiting_peer_is_a_service(local: LocalPeers) -> None:
     """Without anything on stdin it waits, takes no time, and lets in whom it may."""
     for number, redirect in enumerate(("< /dev/null", "<&-", "< /etc/hostname")):
         name = f"service{number}"
@@ -105,9 +105,9 @@ def test_a_waiting_peer_is_a_service(place: Place) -> None:
                 "-c",
                 f'exec "$@" {redirect}',
                 "bash",
-                *peer(place.directory, name, "--accept", "anyone"),
+                *peer(local.directory, name, "--accept", "anyone"),
             ],
-            cwd=place.directory,
+            cwd=local.directory,
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -116,7 +116,7 @@ def test_a_waiting_peer_is_a_service(place: Place) -> None:
             assert service.stdout is not None
             wait_for_line(service.stdout, b"Registered")
             assert comes_to_rest(service.pid, 0.3)
-            done = place.call(place.id_of(name), b"hello\n")
+            done = local.call(local.id_of(name), b"hello\n")
             assert done.returncode == 0, done
             service.send_signal(signal.SIGTERM)
             out, err = service.communicate(timeout=10)
@@ -136,13 +136,13 @@ def wait_for_line(output: IO[bytes], part: bytes) -> None:
     raise AssertionError(f"ended without {part!r}")
 
 
-def test_delivered_means_shown(place: Place) -> None:
-    """As long as nobody reads what the other side prints, there is no mark."""
+def test_delivered_means_shown(local: LocalPeers) -> None:
+    """A message is not marked as delivered while nobody reads the output of the other side."""
     reader, writer = os.pipe()
     name = "slow"
     slow = subprocess.Popen(
-        peer(place.directory, name, "--json", "--accept", "anyone"),
-        cwd=place.directory,
+        peer(local.directory, name, "--json", "--accept", "anyone"),
+        cwd=local.directory,
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=writer,
@@ -152,7 +152,7 @@ def test_delivered_means_shown(place: Place) -> None:
     try:
         output = os.fdopen(reader, "rb")
         wait_for_line(output, b'"registered"')
-        alice = place.running.peer("alice", "--peer", place.id_of(name))
+        alice = local.running.peer("alice", "--peer", local.id_of(name))
         alice.wait("connected")
         for number in range(12):
             alice.command("send", text="z" * 16_000, id=number)
@@ -175,10 +175,10 @@ def drain(process: JSONProcess) -> list[Event]:
     return process.events
 
 
-def test_both_call_at_once(place: Place) -> None:
+def test_both_call_at_once(local: LocalPeers) -> None:
     """One link; and what each has to say arrives, although both leave as soon as it has."""
     for _ in range(3):
-        both = {name: place.running.peer(name) for name in ("alice", "bob")}
+        both = {name: local.running.peer(name) for name in ("alice", "bob")}
         ids = {name: process.wait("ready")["id"] for name, process in both.items()}
         for process in both.values():
             process.wait("registered")
@@ -207,11 +207,11 @@ def test_both_call_at_once(place: Place) -> None:
 # -- in a terminal --
 
 
-def test_two_terminals(place: Place) -> None:
-    with screen(peer(place.directory, "bob"), place.directory) as bob:
+def test_two_terminals(local: LocalPeers) -> None:
+    with screen(peer(local.directory, "bob"), local.directory) as bob:
         identity = bob.wait(r"Your ID: (\w{56})")[1]
         bob.wait("Waiting for a call")
-        with screen(peer(place.directory, "alice", "--peer", identity), place.directory) as alice:
+        with screen(peer(local.directory, "alice", "--peer", identity), local.directory) as alice:
             bob.wait(r"Let alice \(\w{56}\) connect\? \[y/n\]")
             bob.line("y")
             alice.wait("Connected to bob")
@@ -233,12 +233,12 @@ def test_two_terminals(place: Place) -> None:
         assert bob.exit() == 0
 
 
-def test_without_the_line_editor_there_are_plain_lines_and_a_hint(place: Place) -> None:
-    without = place.directory / "without"
+def test_without_the_line_editor_there_are_plain_lines_and_a_hint(local: LocalPeers) -> None:
+    without = local.directory / "without"
     without.mkdir()
     (without / "sitecustomize.py").write_text("import sys\nsys.modules['prompt_toolkit'] = None\n")
-    arguments = peer(place.directory, "bob")
-    with terminal(arguments, place.directory, extra={"PYTHONPATH": str(without)}) as bob:
+    arguments = peer(local.directory, "bob")
+    with terminal(arguments, local.directory, extra={"PYTHONPATH": str(without)}) as bob:
         bob.wait(r"\AFor line editing, .*: (?:\S+ -m )?pip install 'txpunch\[terminal\]'\nYour ID: ")
         bob.wait("Waiting for a call")
         bob.type("/status\n")
@@ -247,9 +247,9 @@ def test_without_the_line_editor_there_are_plain_lines_and_a_hint(place: Place) 
         assert bob.exit() == 0
 
 
-def test_a_terminal_that_can_do_nothing_has_plain_lines(place: Place) -> None:
+def test_a_terminal_that_can_do_nothing_has_plain_lines(local: LocalPeers) -> None:
     """The terminal's own line mode, and every command."""
-    with terminal(peer(place.directory, "bob"), place.directory, extra={"TERM": "dumb"}) as bob:
+    with terminal(peer(local.directory, "bob"), local.directory, extra={"TERM": "dumb"}) as bob:
         bob.wait("Waiting for a call")
         assert "\x1b" not in bob.output
         modes = bob.modes()
@@ -261,11 +261,11 @@ def test_a_terminal_that_can_do_nothing_has_plain_lines(place: Place) -> None:
 
 
 @pytest.mark.parametrize("rest", ["", " and a half"])
-def test_a_paste_in_a_terminal_without_a_line_editor(place: Place, rest: str) -> None:
+def test_a_paste_in_a_terminal_without_a_line_editor(local: LocalPeers, rest: str) -> None:
     """Several lines that come at once go as one message, and not before somebody says so."""
-    bob, identity = place.bob()
-    options = peer(place.directory, "alice", "--peer", identity)
-    with terminal(options, place.directory, extra={"TERM": "dumb"}) as alice:
+    bob, identity = local.bob()
+    options = peer(local.directory, "alice", "--peer", identity)
+    with terminal(options, local.directory, extra={"TERM": "dumb"}) as alice:
         alice.wait("Connected to bob")
         alice.type("typed\n")
         alice.wait("delivered: typed")
@@ -288,13 +288,13 @@ def test_a_paste_in_a_terminal_without_a_line_editor(place: Place, rest: str) ->
     assert heard == ["typed", "first\nsecond line" + ("\n" + rest if rest else ""), "last"]
 
 
-def test_a_stranger_is_refused(place: Place) -> None:
-    with terminal(peer(place.directory, "bob"), place.directory) as bob:
+def test_a_stranger_is_refused(local: LocalPeers) -> None:
+    with terminal(peer(local.directory, "bob"), local.directory) as bob:
         identity = bob.wait(r"Your ID: (\w{56})")[1]
         bob.wait("Waiting for a call")
         alice = subprocess.Popen(
-            peer(place.directory, "alice", "--peer", identity),
-            cwd=place.directory,
+            peer(local.directory, "alice", "--peer", identity),
+            cwd=local.directory,
             env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -309,9 +309,9 @@ def test_a_stranger_is_refused(place: Place) -> None:
         assert bob.exit() == 0
 
 
-def test_the_terminal_is_given_back(place: Place) -> None:
+def test_the_terminal_is_given_back(local: LocalPeers) -> None:
     for end in ("\x03", "\x04", "/quit\n", "TERM"):
-        with terminal(peer(place.directory, "bob"), place.directory) as bob:
+        with terminal(peer(local.directory, "bob"), local.directory) as bob:
             before = bob.modes()
             bob.wait("Waiting for a call")
             bob.wait_for_editor()
@@ -325,7 +325,7 @@ def test_the_terminal_is_given_back(place: Place) -> None:
             assert bob.modes() == before
 
 
-def test_colour_is_for_terminals_that_want_it(place: Place) -> None:
+def test_colour_is_for_terminals_that_want_it(local: LocalPeers) -> None:
     cases: list[tuple[dict[str, str], bool]] = [
         ({}, True),
         ({"NO_COLOR": "1"}, False),
@@ -333,7 +333,7 @@ def test_colour_is_for_terminals_that_want_it(place: Place) -> None:
         ({"TERM": ""}, False),
     ]
     for extra, coloured in cases:
-        with terminal(peer(place.directory, "bob"), place.directory, extra=extra) as bob:
+        with terminal(peer(local.directory, "bob"), local.directory, extra=extra) as bob:
             bob.wait("Waiting for a call")
             assert ("\x1b[2m" in bob.output) is coloured
             if "TERM" in extra:
@@ -369,39 +369,39 @@ def interrupt_until_it_ends(process: JSONProcess) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_signals_at_every_stage(place: Place, name: str) -> None:
+def test_signals_at_every_stage(local: LocalPeers, name: str) -> None:
     number = getattr(signal, name)
-    bob, identity = place.bob("--accept", "ask")
+    bob, identity = local.bob("--accept", "ask")
 
     def ends_well(process: JSONProcess) -> None:
         process.process.send_signal(number)
         assert process.exit(10) == -number
         assert process.stderr == ""
 
-    nobody = place.stranger("nobody")
+    nobody = local.stranger("nobody")
     for delay in (0.05, 0.2, 0.4):
-        starting = place.running.peer("alice", "--peer", nobody)
+        starting = local.running.peer("alice", "--peer", nobody)
         time.sleep(delay)
         if name == "SIGINT" and not handles_signals(starting):
             interrupt_until_it_ends(starting)
         else:
             ends_well(starting)
-    handling = place.running.peer("alice", "--peer", nobody)
+    handling = local.running.peer("alice", "--peer", nobody)
     while not handles_signals(handling):
         time.sleep(0.001)
     ends_well(handling)
-    ready = place.running.peer("alice")
+    ready = local.running.peer("alice")
     ready.wait("ready")
     ends_well(ready)
-    registered = place.running.peer("alice")
+    registered = local.running.peer("alice")
     registered.wait("registered")
     ends_well(registered)
-    ringing = place.running.peer("alice", "--peer", identity)
+    ringing = local.running.peer("alice", "--peer", identity)
     bob.wait("call")
     ends_well(ringing)
     bob.wait("failed", where=lambda event: event["reason"] == "cancelled")
     for stage in ("introduced", "checking", "connected"):
-        going = place.running.peer("alice", "--peer", identity)
+        going = local.running.peer("alice", "--peer", identity)
         bob.command("accept", peer=bob.wait("call", where=lambda event: not event["known"])["peer"]) if (
             stage == "introduced"
         ) else None
@@ -411,8 +411,8 @@ def test_signals_at_every_stage(place: Place, name: str) -> None:
             assert bob.wait("disconnected")["reason"] == "bye"
 
 
-def test_nohup(place: Place) -> None:
-    bob = run_under("nohup", place, "bob")
+def test_nohup(local: LocalPeers) -> None:
+    bob = run_under("nohup", local, "bob")
     try:
         assert bob.stdout is not None
         wait_for_line(bob.stdout, b"Registered")
@@ -424,10 +424,10 @@ def test_nohup(place: Place) -> None:
         bob.wait()
 
 
-def run_under(program: str, place: Place, name: str) -> subprocess.Popen[bytes]:
+def run_under(program: str, local: LocalPeers, name: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [program, *peer(place.directory, name)],
-        cwd=place.directory,
+        [program, *peer(local.directory, name)],
+        cwd=local.directory,
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -438,35 +438,35 @@ def run_under(program: str, place: Place, name: str) -> subprocess.Popen[bytes]:
 # -- what else a process is --
 
 
-def test_nothing_but_the_chat_in_the_directory_and_on_stdout(place: Place) -> None:
+def test_nothing_but_the_chat_in_the_directory_and_on_stdout(local: LocalPeers) -> None:
     """No twistd.pid, no twistd.log, no log lines: those are in the state directory, or where wanted."""
-    _bob, identity = place.bob()
-    before = {path.name for path in place.directory.iterdir()}
-    done = place.call(identity, b"x\n")
+    _bob, identity = local.bob()
+    before = {path.name for path in local.directory.iterdir()}
+    done = local.call(identity, b"x\n")
     assert b"[-]" not in done.stdout
     assert b"twistd" not in done.stdout
-    assert {path.name for path in place.directory.iterdir()} == before
-    assert "Main loop terminated" in (place.directory / "state/peers/alice/peer.log").read_text()
+    assert {path.name for path in local.directory.iterdir()} == before
+    assert "Main loop terminated" in (local.directory / "state/peers/alice/peer.log").read_text()
     wanted = run(
         [
-            *(TWISTD, "-n", "--logfile", "-", "punch-peer", "--state-dir", str(place.directory / "state")),
+            *(TWISTD, "-n", "--logfile", "-", "punch-peer", "--state-dir", str(local.directory / "state")),
             *("--name", "alice", "--peer", identity),
         ],
-        place.directory,
+        local.directory,
         b"x\n",
     )
     assert b"Main loop terminated" in wanted.stdout
 
 
-def test_stdin_of_the_shell_stays_as_it_was(place: Place) -> None:
+def test_stdin_of_the_shell_stays_as_it_was(local: LocalPeers) -> None:
     """Non-blocking mode belongs to the open file, which others have too."""
-    _bob, identity = place.bob()
+    _bob, identity = local.bob()
     reader, writer = os.pipe()
     os.write(writer, b"hi\n")
     os.close(writer)
     done = subprocess.run(
-        peer(place.directory, "alice", "--peer", identity),
-        cwd=place.directory,
+        peer(local.directory, "alice", "--peer", identity),
+        cwd=local.directory,
         env=environment(),
         stdin=reader,
         capture_output=True,
@@ -478,10 +478,10 @@ def test_stdin_of_the_shell_stays_as_it_was(place: Place) -> None:
     os.close(reader)
 
 
-def test_json_through_a_pipe(place: Place) -> None:
-    bob, identity = place.bob()
+def test_json_through_a_pipe(local: LocalPeers) -> None:
+    bob, identity = local.bob()
     commands = f'{{"command":"call","peer":"{identity}"}}\nnonsense\n'.encode()
-    done = run(peer(place.directory, "alice", "--json"), place.directory, commands)
+    done = run(peer(local.directory, "alice", "--json"), local.directory, commands)
     assert done.returncode == 0, done
     assert done.stderr == b""
     assert b'"event":"error"' in done.stdout
@@ -499,9 +499,9 @@ def test_console_script() -> None:
     assert "dance" in wrong.stderr
 
 
-def test_punch_peer_is_the_plugin(place: Place) -> None:
-    bob, identity = place.bob()
-    options = ["--state-dir", str(place.directory / "state"), "--name", "alice", "--peer", identity]
-    done = run([PUNCH, "peer", *options], place.directory, b"short\n")
+def test_punch_peer_is_the_plugin(local: LocalPeers) -> None:
+    bob, identity = local.bob()
+    options = ["--state-dir", str(local.directory / "state"), "--name", "alice", "--peer", identity]
+    done = run([PUNCH, "peer", *options], local.directory, b"short\n")
     assert done.returncode == 0, done
     assert bob.wait("message")["text"] == "short"

@@ -6,50 +6,50 @@ import os
 from pathlib import Path
 
 from .consoles import peer, run, terminal
-from .places import Place, one_sentence
+from .local_peers import LocalPeers, one_sentence
 from .processes import TWISTD
 
 
-def test_bad_ids(place: Place) -> None:
-    bob, identity = place.bob()
+def test_bad_ids(local: LocalPeers) -> None:
+    bob, identity = local.bob()
     typo = identity[:10] + ("a" if identity[10] != "a" else "b") + identity[11:]
-    one_sentence(place.call(typo, b"x\n"), "typo")
-    one_sentence(place.call(identity[:-1], b"x\n"), "typo")
-    one_sentence(place.call(place.id_of("alice"), b"x\n"), "own ID")
-    one_sentence(place.call(place.id_of("nobody"), b"x\n"), "not registered")
+    one_sentence(local.call(typo, b"x\n"), "typo")
+    one_sentence(local.call(identity[:-1], b"x\n"), "typo")
+    one_sentence(local.call(local.id_of("alice"), b"x\n"), "own ID")
+    one_sentence(local.call(local.id_of("nobody"), b"x\n"), "not registered")
     spaced = "-".join(identity[i : i + 8].upper() for i in range(0, 56, 8))
-    assert place.call(spaced, b"typed by hand\n").returncode == 0
+    assert local.call(spaced, b"typed by hand\n").returncode == 0
     assert bob.wait("message")["text"] == "typed by hand"
 
 
-def test_bad_rendezvous(place: Place) -> None:
-    _bob, identity = place.bob()
-    wrong_pin = place.address.rpartition("/")[0] + "/" + "x" * 56
+def test_bad_rendezvous(local: LocalPeers) -> None:
+    _bob, identity = local.bob()
+    wrong_pin = local.address.rpartition("/")[0] + "/" + "x" * 56
     for address, part in [
         ("http://example.org", "punch://"),
         (wrong_pin, "typo"),
         ("punch://127.0.0.1:99999", "port"),
         ("", "empty"),
     ]:
-        one_sentence(place.call(identity, b"x\n", "--rendezvous", address), part)
-    done = place.call(
-        identity, b"x\n", "--rendezvous", "punch://127.0.0.1:1/" + place.address.rpartition("/")[2]
+        one_sentence(local.call(identity, b"x\n", "--rendezvous", address), part)
+    done = local.call(
+        identity, b"x\n", "--rendezvous", "punch://127.0.0.1:1/" + local.address.rpartition("/")[2]
     )
     assert done.returncode == 1
     assert "127.0.0.1:1" in done.stderr.decode()
     one_sentence(done)
 
 
-def test_another_key_than_the_pin_says(place: Place, tmp_path: Path) -> None:
-    other = place.running.rendezvous(
+def test_another_key_than_the_pin_says(local: LocalPeers, tmp_path: Path) -> None:
+    other = local.running.rendezvous(
         *("--control", "tcp:0:interface=127.0.0.1"), *("--reflector-port", "127.0.0.1:0"), state="other"
     )
     pin = other.wait("listening")["address"].rpartition("/")[2]
-    wrong = ("--rendezvous", place.address.rpartition("/")[0] + "/" + pin)
-    one_sentence(place.call(place.id_of("nobody"), b"x\n", *wrong), "key")
-    one_sentence(run(peer(place.directory, "waiting", *wrong), tmp_path), "key")
+    wrong = ("--rendezvous", local.address.rpartition("/")[0] + "/" + pin)
+    one_sentence(local.call(local.id_of("nobody"), b"x\n", *wrong), "key")
+    one_sentence(run(peer(local.directory, "waiting", *wrong), tmp_path), "key")
     # Nobody waits for what can't become better
-    hasty = place.running.peer("hasty", *wrong)
+    hasty = local.running.peer("hasty", *wrong)
     ready = hasty.wait("ready")
     assert hasty.wait("failed")["time"] - ready["time"] < 8
 
@@ -58,36 +58,36 @@ def test_no_rendezvous_at_all(tmp_path: Path) -> None:
     one_sentence(run(peer(tmp_path, "alice"), tmp_path), "--rendezvous", "punch-rendezvous")
 
 
-def test_where_the_rendezvous_comes_from(place: Place) -> None:
+def test_where_the_rendezvous_comes_from(local: LocalPeers) -> None:
     """From the command line, the environment, the last run, the same machine: the first that there is."""
 
     def registered_at(*options: str, **extra: str) -> str:
-        with terminal(peer(place.directory, "carol", *options), place.directory, extra=extra) as carol:
+        with terminal(peer(local.directory, "carol", *options), local.directory, extra=extra) as carol:
             address = carol.wait(r"Registered at (\S+)")[1]
             carol.type("/quit\n")
             assert carol.exit() == 0
             return address
 
-    other = place.running.rendezvous(
+    other = local.running.rendezvous(
         *("--control", "tcp:0:interface=127.0.0.1"),
         *("--reflector-port", "127.0.0.1:0"),
         *("--host", "127.0.0.1"),
         state="other",
     ).wait("listening")["address"]
-    assert registered_at() == place.address
+    assert registered_at() == local.address
     assert registered_at(PUNCH_RENDEZVOUS=other) == other
     assert registered_at() == other
-    assert registered_at("--rendezvous", place.address, PUNCH_RENDEZVOUS=other) == place.address
-    assert registered_at() == place.address
+    assert registered_at("--rendezvous", local.address, PUNCH_RENDEZVOUS=other) == local.address
+    assert registered_at() == local.address
 
 
-def test_one_identity_one_process(place: Place) -> None:
-    bob, _identity = place.bob()
-    again = run(peer(place.directory, "bob"), place.directory)
+def test_one_identity_one_process(local: LocalPeers) -> None:
+    bob, _identity = local.bob()
+    again = run(peer(local.directory, "bob"), local.directory)
     one_sentence(again, "already runs", "--name")
     bob.command("quit")
     assert bob.exit() == 0
-    again_json = run(peer(place.directory, "bob", "--json", "--peer", "zzz"), place.directory)
+    again_json = run(peer(local.directory, "bob", "--json", "--peer", "zzz"), local.directory)
     assert b'"event": "failed"' in again_json.stdout or b'"event":"failed"' in again_json.stdout
     one_sentence(again_json)
 

@@ -45,7 +45,7 @@ UDP = (Attribute.REQUESTED_TRANSPORT, 17)
 
 
 @dataclass(frozen=True)
-class Service:
+class RunningRendezvous:
     """A running rendezvous."""
 
     process: JSONProcess
@@ -54,7 +54,7 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRendezvous]:
     """A rendezvous that relays to loopback."""
     directory: Path = tmp_path_factory.mktemp("relay")
     secret = directory / "secret"
@@ -66,7 +66,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             *("--turn-secret-file", str(secret), "--relay-allow", "127.0.0.0/8", "--relay-allow", "::1/128"),
         )
         address = RendezvousAddress.parse(process.wait("listening")["address"])
-        yield Service(process, udp, address.port)
+        yield RunningRendezvous(process, udp, address.port)
         assert process.process.poll() is None, process.stderr
         assert "Traceback" not in process.stderr
 
@@ -80,7 +80,7 @@ def credentials(user: str = "tests", expires: float = 3600.0) -> tuple[str, str]
 class TestLoadClient:
     """turnutils_uclient; Send indications, as its channels leave the range of RFC 8656."""
 
-    def run(self, service: Service, *options: str) -> str:
+    def run(self, service: RunningRendezvous, *options: str) -> str:
         need("turnutils_uclient")
         port = service.tcp if "-t" in options else service.udp
         command = ["turnutils_uclient", *options, "-W", SECRET, "-u", "load", "-p", str(port), HOST]
@@ -90,7 +90,7 @@ class TestLoadClient:
         return output
 
     @pytest.mark.parametrize("transport", [(), ("-t",)], ids=["udp", "tcp"])
-    def test_twice_in_a_row(self, service: Service, transport: tuple[str, ...]) -> None:
+    def test_twice_in_a_row(self, service: RunningRendezvous, transport: tuple[str, ...]) -> None:
         """Nothing is lost, and five-tuples are free again the moment they are given back."""
         for _ in range(2):
             output = self.run(service, "-s", "-y", *transport, "-m", "4", "-n", "50", "-z", "5", "-l", "500")
@@ -102,7 +102,7 @@ class TestLoadClient:
             assert "error" not in output.lower(), output
 
     @pytest.mark.parametrize("transport", [(), ("-t",)], ids=["udp", "tcp"])
-    def test_twice_at_the_same_time(self, service: Service, transport: tuple[str, ...]) -> None:
+    def test_twice_at_the_same_time(self, service: RunningRendezvous, transport: tuple[str, ...]) -> None:
         """Two of them do not get in each other's way."""
         options = ("-s", "-y", *transport, "-m", "2", "-n", "50", "-z", "5", "-l", "500")
         with ThreadPoolExecutor(2) as pool:
@@ -110,13 +110,13 @@ class TestLoadClient:
                 assert "Total lost packets 0 " in output
                 assert "error" not in output.lower(), output
 
-    def test_without_rtcp(self, service: Service) -> None:
-        """Without EVEN-PORT and RESERVATION-TOKEN."""
+    def test_without_rtcp(self, service: RunningRendezvous) -> None:
+        """turnutils_uclient works without EVEN-PORT and RESERVATION-TOKEN."""
         output = self.run(service, "-s", "-y", "-c", "-n", "20")
         assert "Total lost packets 0 " in output
 
-    def test_with_its_peer(self, service: Service) -> None:
-        """To an address that is no relayed one."""
+    def test_with_its_peer(self, service: RunningRendezvous) -> None:
+        """Data reaches an address that is not a relayed one."""
         need("turnutils_peer")
         port = free_port()
         peer = subprocess.Popen(
@@ -133,7 +133,7 @@ class TestLoadClient:
             peer.wait()
 
 
-class Receiver(asyncio.DatagramProtocol):
+class AioiceReceiver(asyncio.DatagramProtocol):
     """What aioice hands over."""
 
     def __init__(self) -> None:
@@ -144,16 +144,16 @@ class Receiver(asyncio.DatagramProtocol):
 
 
 @pytest.mark.parametrize("transport", ["udp", "tcp", "tls"])
-def test_aioice(service: Service, transport: str) -> None:
+def test_aioice(service: RunningRendezvous, transport: str) -> None:
     """It allocates, and talks through the relay with a socket and with another allocation of its own."""
 
-    async def open_client() -> tuple[Any, Receiver]:
+    async def open_client() -> tuple[Any, AioiceReceiver]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         username, password = credentials("aioice")
         endpoint, receiver = await create_turn_endpoint(
-            Receiver,
+            AioiceReceiver,
             (HOST, service.udp if transport == "udp" else service.tcp),
             username,
             password,
@@ -166,7 +166,7 @@ def test_aioice(service: Service, transport: str) -> None:
         loop = asyncio.get_running_loop()
         alice, alice_received = await open_client()
         bob, bob_received = await open_client()
-        peer_transport, peer = await loop.create_datagram_endpoint(Receiver, (HOST, 0))
+        peer_transport, peer = await loop.create_datagram_endpoint(AioiceReceiver, (HOST, 0))
         own = peer_transport.get_extra_info("sockname")
         relayed = alice.get_extra_info("sockname")
         alice.sendto(b"to a socket", own)
@@ -190,11 +190,11 @@ def test_aioice(service: Service, transport: str) -> None:
     asyncio.run(talk())
 
 
-class Client:
+class FiveTupleClient:
     """One five-tuple, by hand."""
 
     def __init__(
-        self, service: Service, *, tcp: bool = False, user: str = "by hand", host: str = HOST
+        self, service: RunningRendezvous, *, tcp: bool = False, user: str = "by hand", host: str = HOST
     ) -> None:
         self.username, self.password = credentials(user)
         self.realm = self.nonce = ""
@@ -205,7 +205,7 @@ class Client:
         self.socket.connect((host, service.tcp if tcp else service.udp))
         self._messages: list[bytes] = []
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> FiveTupleClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -269,9 +269,9 @@ def code_of(message: StunMessage) -> int:
 class TestWhatCoturnGetsWrong:
     """coturn 4.6.1 does each of these differently."""
 
-    def test_after_the_integrity(self, service: Service) -> None:
+    def test_after_the_integrity(self, service: RunningRendezvous) -> None:
         """An appended, unsigned LIFETIME of 0 deletes nothing."""
-        with Client(service) as client:
+        with FiveTupleClient(service) as client:
             client.allocate()
             request = client.request(Method.REFRESH)
             longer = request + bytes.fromhex("000d000400000000")
@@ -279,9 +279,9 @@ class TestWhatCoturnGetsWrong:
             assert answer.get(Attribute.LIFETIME) == 600
             assert code_of(client.ask(Method.REFRESH)) == 0
 
-    def test_overrun(self, service: Service) -> None:
+    def test_overrun(self, service: RunningRendezvous) -> None:
         """An attribute that overruns its message gets no success."""
-        with Client(service) as client:
+        with FiveTupleClient(service) as client:
             request = bytearray(client.request(Method.ALLOCATE, UDP))
             request[22:24] = (4000).to_bytes(2, "big")
             client.socket.send(bytes(request))
@@ -291,8 +291,8 @@ class TestWhatCoturnGetsWrong:
             client.socket.settimeout(TIMEOUT)
             assert code_of(client.ask(Method.REFRESH)) == 437
 
-    def test_without_an_allocation(self, service: Service) -> None:
-        with Client(service) as client:
+    def test_without_an_allocation(self, service: RunningRendezvous) -> None:
+        with FiveTupleClient(service) as client:
             peer = (Attribute.XOR_PEER_ADDRESS, Address("203.0.113.1", 1))
             channel = (Attribute.CHANNEL_NUMBER, 0x4000)
             assert code_of(client.ask(Method.REFRESH)) == 437
@@ -301,23 +301,26 @@ class TestWhatCoturnGetsWrong:
             assert code_of(client.ask(Method.CHANNEL_BIND, channel, peer)) == 437
 
     @pytest.mark.parametrize("transport", [0, 1, 6, 132])
-    def test_other_transports(self, service: Service, transport: int) -> None:
-        with Client(service) as client:
+    def test_other_transports(self, service: RunningRendezvous, transport: int) -> None:
+        with FiveTupleClient(service) as client:
             assert code_of(client.ask(Method.ALLOCATE, (Attribute.REQUESTED_TRANSPORT, transport))) == 442
 
-    def test_invented_reservation(self, service: Service) -> None:
-        with Client(service) as client:
+    def test_invented_reservation(self, service: RunningRendezvous) -> None:
+        with FiveTupleClient(service) as client:
             assert (
                 code_of(client.ask(Method.ALLOCATE, UDP, (Attribute.RESERVATION_TOKEN, b"invented"))) == 508
             )
 
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
-def test_bursts(service: Service, tcp: bool) -> None:
+def test_bursts(service: RunningRendezvous, tcp: bool) -> None:
     """Datagrams of all sizes, many in one system call, arrive whole and in order, both ways."""
     sizes = [1000] * 30 + [200] + [1] * 5 + [1200] * 10 + [7]
     data = [bytes([number]) * size for number, size in enumerate(sizes)]
-    with Client(service, tcp=tcp) as client, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+    with (
+        FiveTupleClient(service, tcp=tcp) as client,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
+    ):
         peer.bind((HOST, 0))
         peer.settimeout(TIMEOUT)
         relayed = client.allocate()
@@ -342,10 +345,10 @@ def test_bursts(service: Service, tcp: bool) -> None:
         assert code_of(client.ask(Method.REFRESH, (Attribute.LIFETIME, 0))) == 0
 
 
-def test_ipv6(service: Service) -> None:
+def test_ipv6(service: RunningRendezvous) -> None:
     """A client that arrives over IPv6 is relayed over what it asks for."""
     try:
-        client = Client(service, host="::1")
+        client = FiveTupleClient(service, host="::1")
     except OSError:
         missing("this machine has no IPv6 loopback address")
     with client, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as peer:
@@ -365,7 +368,7 @@ def test_ipv6(service: Service) -> None:
         assert message.data == b"and back"
 
 
-def test_descriptors(service: Service) -> None:
+def test_descriptors(service: RunningRendezvous) -> None:
     """A hundred allocations come and go, and leave no descriptor behind."""
     directory = Path(f"/proc/{service.process.process.pid}/fd")
     if not directory.exists():
@@ -379,7 +382,7 @@ def test_descriptors(service: Service) -> None:
     while before != (now := opened()):
         before = now
         time.sleep(0.2)
-    clients = [Client(service, user=f"many {number % 4}") for number in range(100)]
+    clients = [FiveTupleClient(service, user=f"many {number % 4}") for number in range(100)]
     for client in clients:
         client.allocate()
     assert opened() >= before + 100
@@ -406,15 +409,19 @@ def test_descriptors_are_shared(tmp_path: Path) -> None:
             ]
         )
         tcp = RendezvousAddress.parse(process.wait("listening")["address"]).port
-        service = Service(process, udp, tcp)
+        service = RunningRendezvous(process, udp, tcp)
         with contextlib.ExitStack() as opened:
             codes = [
-                code_of(opened.enter_context(Client(service, user=f"user {n % 5}")).ask(Method.ALLOCATE, UDP))
+                code_of(
+                    opened.enter_context(FiveTupleClient(service, user=f"user {n % 5}")).ask(
+                        Method.ALLOCATE, UDP
+                    )
+                )
                 for n in range(310)
             ]
             assert codes[0] == 0
             assert set(codes) == {0, 508}
             assert codes.count(0) < 100
-            with Client(service, tcp=True) as late:
+            with FiveTupleClient(service, tcp=True) as late:
                 assert code_of(late.ask(Method.REFRESH)) == 437
         assert "Traceback" not in process.stderr

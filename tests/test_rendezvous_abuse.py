@@ -19,7 +19,7 @@ from punch.test.control_client import key_of
 from punch.wire.control import Accept, Ping, Register, encode
 from punch.wire.rendezvous_address import RendezvousAddress
 from tests.processes import JSONProcess, Programs, cpu_seconds, programs
-from tests.test_rendezvous_process import Client, listening, register
+from tests.test_rendezvous_process import ControlConnection, listening, register
 
 CONTROL = ("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "0")
 
@@ -106,7 +106,7 @@ def flood(
     """Send, over one connection after the other."""
     while not over.is_set():
         with contextlib.suppress(OSError, AssertionError):
-            client = Client(address, key_of(Identity.generate()), directory)
+            client = ControlConnection(address, key_of(Identity.generate()), directory)
             try:
                 client.socket.settimeout(1.0)
                 client.send(Register("x", Accept.ASK))

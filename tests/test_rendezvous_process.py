@@ -45,7 +45,7 @@ def running(tmp_path: Path) -> Iterator[Programs]:
         yield all_programs
 
 
-class Client:
+class ControlConnection:
     """A control connection over a real socket."""
 
     def __init__(
@@ -91,12 +91,14 @@ class Client:
         self.socket.close()
 
 
-def register(address: RendezvousAddress, directory: Path, seconds: float, source: str = "") -> Client:
+def register(
+    address: RendezvousAddress, directory: Path, seconds: float, source: str = ""
+) -> ControlConnection:
     """A client that is registered within so many seconds; like a peer, it tries again when it is put off."""
     deadline = time.monotonic() + seconds
     while True:
         try:
-            client = Client(address, key_of(Identity.generate()), directory, source)
+            client = ControlConnection(address, key_of(Identity.generate()), directory, source)
             client.send(Register("x", Accept.ASK))
             assert client.read()["type"] == "welcome"
             assert time.monotonic() < deadline
@@ -131,7 +133,7 @@ def test_registered_and_gone(running: Programs, tmp_path: Path) -> None:
     address = listening(service)
     assert address.host == "127.0.0.1"
     alice = Identity.generate()
-    client = Client(address, key_of(alice), tmp_path)
+    client = ControlConnection(address, key_of(alice), tmp_path)
     client.send(Register("Alice", Accept.ASK), Ping())
     welcome = client.read()
     assert (welcome["type"], welcome["id"], welcome["address"]) == (
@@ -161,7 +163,7 @@ def test_no_flags_listens_on_both_families(running: Programs, tmp_path: Path) ->
     address = listening(service)
     assert address.port == 7001
     for host in ["127.0.0.1", *(["::1"] if has_ipv6() else [])]:
-        client = Client(RendezvousAddress(host, 7001), key_of(Identity.generate()), tmp_path)
+        client = ControlConnection(RendezvousAddress(host, 7001), key_of(Identity.generate()), tmp_path)
         client.send(Register("x", Accept.ASK))
         welcome = client.read()
         assert (welcome["address"], welcome["reflector"]) == (host, 3478)
@@ -188,12 +190,14 @@ def test_behind_a_balancer(running: Programs, tmp_path: Path) -> None:
         for source in (f"203.0.{number}.1", f"203.0.{number}.2"):
             header = b"PROXY TCP4 %b 127.0.0.1 4000 7001\r\n" % source.encode()
             key = key_of(Identity.generate())
-            client = Client(RendezvousAddress(host, port), key, tmp_path, header=header)
+            client = ControlConnection(RendezvousAddress(host, port), key, tmp_path, header=header)
             clients.append(client)
             client.send(Register("x", Accept.ASK))
             line = client.read()
             assert (line["type"], line["address"]) == ("welcome", source)
-    late = Client(RendezvousAddress("127.0.0.1", port), key_of(Identity.generate()), tmp_path, header=header)
+    late = ControlConnection(
+        RendezvousAddress("127.0.0.1", port), key_of(Identity.generate()), tmp_path, header=header
+    )
     line = late.read()
     assert line["code"] == "too-many"
     assert "--connections-per-address" in line["text"]
@@ -223,7 +227,7 @@ def test_signals_end_it_cleanly(running: Programs, tmp_path: Path, number: int, 
         if stage == "half-open":
             stack.enter_context(socket.create_connection((address.host, address.port)))
         elif stage == "registered":
-            client = Client(address, key_of(Identity.generate()), tmp_path)
+            client = ControlConnection(address, key_of(Identity.generate()), tmp_path)
             stack.callback(client.close)
             client.send(Register("x", Accept.ASK))
             client.read()
@@ -358,7 +362,7 @@ def test_stdout_that_nobody_reads(running: Programs, tmp_path: Path, how: str) -
             time.sleep(0.05)
         address = RendezvousAddress.parse(left.read_text().strip())
         for _ in range(5):
-            client = Client(address, key_of(Identity.generate()), tmp_path)
+            client = ControlConnection(address, key_of(Identity.generate()), tmp_path)
             client.send(Register("x" * 64, Accept.ASK))
             assert client.read()["type"] == "welcome"
             client.close()
@@ -383,7 +387,7 @@ def memory(pid: int) -> int:
 def test_clients_that_show_no_usable_certificate(running: Programs, tmp_path: Path) -> None:
     address = listening(running.rendezvous(*FREE))
     for key in (None, key_of_another_kind()):
-        client = Client(address, key, tmp_path)
+        client = ControlConnection(address, key, tmp_path)
         error = client.read()
         assert (error["type"], error["code"]) == ("error", "bad-certificate")
         assert "Ed25519" in error["text"]
@@ -394,7 +398,7 @@ def test_clients_that_show_no_usable_certificate(running: Programs, tmp_path: Pa
 def test_nothing_is_resumed(running: Programs, tmp_path: Path) -> None:
     """A resumed TLS session would say less about who is there."""
     address = listening(running.rendezvous(*FREE))
-    first = Client(address, key_of(Identity.generate()), tmp_path)
+    first = ControlConnection(address, key_of(Identity.generate()), tmp_path)
     first.send(Register("x", Accept.ASK))
     first.read()
     plain = socket.create_connection((address.host, address.port), 10)

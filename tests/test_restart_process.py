@@ -15,11 +15,11 @@ from tests.ports import free_port
 from tests.processes import JSONProcess, Programs, programs
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 70.0
+TIMEOUT = 70.0
 """Seconds for a call to end in one way or the other: ringing alone may last 60."""
 
 
-class Introduction:
+class RestartedRendezvous:
     """A rendezvous that can be killed and comes back at the same port, and two registered peers."""
 
     def __init__(self, running: Programs, accept: str) -> None:
@@ -53,7 +53,7 @@ class Introduction:
 
     def end(self) -> str:
         """How the call ended for Alice, with a sentence if it failed."""
-        event = self.alice.wait(("connected", "failed"), PATIENCE)
+        event = self.alice.wait(("connected", "failed"), TIMEOUT)
         if event["event"] == "failed":
             assert event["peer"] == self.ids[self.bob]
             assert event["text"].endswith(".")
@@ -75,33 +75,33 @@ def running(tmp_path: Path) -> Iterator[Programs]:
 def registered_again(peer: JSONProcess) -> None:
     """It has lost the rendezvous and found it."""
     if sum(event["event"] == "registered" for event in peer.events) < 2:
-        peer.wait("registered", PATIENCE)
+        peer.wait("registered", TIMEOUT)
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.1])
 def test_at_any_moment(running: Programs, delay: float) -> None:
     """The call ends in a link or in a sentence; the next one in a link."""
-    scene = Introduction(running, "anyone")
-    scene.call()
+    scenario = RestartedRendezvous(running, "anyone")
+    scenario.call()
     time.sleep(delay)
-    scene.restart()
-    if scene.end() == "failed":
+    scenario.restart()
+    if scenario.end() == "failed":
         # Alice is back, or her next call waits until she is
-        registered_again(scene.bob)
-        scene.call()
-        assert scene.end() == "connected"
-    scene.talk()
+        registered_again(scenario.bob)
+        scenario.call()
+        assert scenario.end() == "connected"
+    scenario.talk()
 
 
 def test_away_for_long(running: Programs) -> None:
     """A message waits for half a minute, and for a few seconds more when the rendezvous is back."""
-    scene = Introduction(running, "anyone")
-    scene.alice.command("send", peer=scene.ids[scene.bob], text="first")
-    scene.restart(away=30.0)
+    scenario = RestartedRendezvous(running, "anyone")
+    scenario.alice.command("send", peer=scenario.ids[scenario.bob], text="first")
+    scenario.restart(away=30.0)
     back = time.monotonic()
-    assert scene.bob.wait("message", PATIENCE)["text"] == "first"
+    assert scenario.bob.wait("message", TIMEOUT)["text"] == "first"
     print(f"the message is there {time.monotonic() - back:.1f} s after the return")
-    for peer in scene.ids:
+    for peer in scenario.ids:
         registered_again(peer)
     # 4.2 s on a quiet machine, when both have had bad luck. It was up to half a minute.
     assert time.monotonic() - back < 12.0
@@ -109,17 +109,17 @@ def test_away_for_long(running: Programs) -> None:
 
 def test_while_it_rings(running: Programs) -> None:
     """Bob says yes to a call that the new process knows nothing of: both hear that, and can call again."""
-    scene = Introduction(running, "ask")
-    scene.call()
-    scene.bob.wait("call")
-    scene.restart()
-    for peer in scene.ids:
+    scenario = RestartedRendezvous(running, "ask")
+    scenario.call()
+    scenario.bob.wait("call")
+    scenario.restart()
+    for peer in scenario.ids:
         registered_again(peer)
-    scene.bob.command("accept", peer=scene.ids[scene.alice])
-    if scene.end() == "failed":
-        scene.call()
-        assert scene.end() == "connected"
-    scene.talk()
+    scenario.bob.command("accept", peer=scenario.ids[scenario.alice])
+    if scenario.end() == "failed":
+        scenario.call()
+        assert scenario.end() == "connected"
+    scenario.talk()
 
 
 def test_a_recorded_offer(running: Programs) -> None:

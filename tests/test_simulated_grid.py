@@ -12,7 +12,7 @@ from itertools import product
 
 import pytest
 
-from punch.test.grid import BAD, CALM, PLACES, Outcome, Pair, Results, run_grid, run_shared
+from punch.test.grid import BAD, CALM, PLACES, CallOutcome, Pair, Results, run_grid, run_shared
 from punch.test.grid import SEEDS as ALL_SEEDS
 from punch.test.internet import LinkSpec, Ports
 from punch.test.nat_pairs import HAIRPINS, KINDS
@@ -31,7 +31,7 @@ CONDITIONS = pytest.mark.parametrize(
 )
 
 
-def part(run: Run, link: LinkSpec, case: tuple[Ports, int]) -> dict[Pair, list[Outcome]]:
+def part(run: Run, link: LinkSpec, case: tuple[Ports, int]) -> dict[Pair, list[CallOutcome]]:
     """One simulated internet's calls."""
     ports, seed = case
     return run(seeds=[seed], link=link, ports=[ports]).outcomes
@@ -59,11 +59,11 @@ def check(results: Results, count: int, worst: float, median: float) -> None:
 
 @CONDITIONS
 def test_every_pair_connects(workers: Workers, link: LinkSpec, worst: float, median: float) -> None:
-    """Of places, left and right."""
+    """Each pair of places connects, within the times that are given."""
     check(whole(workers, run_grid, link), len(PLACES) ** 2, worst, median)
 
 
 @CONDITIONS
 def test_homes_behind_one_nat_connect(workers: Workers, link: LinkSpec, worst: float, median: float) -> None:
-    """Of each kind, with each way of hairpinning."""
+    """Two homes behind one NAT connect, for each kind of NAT and each way of hairpinning."""
     check(whole(workers, run_shared, link), len(KINDS) * len(HAIRPINS), worst, median)

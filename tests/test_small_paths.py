@@ -12,7 +12,7 @@ import pytest
 
 from . import without_segmentation
 from .needs import need_namespaces
-from .netns import Host, Lab
+from .netns import Host, Namespaces
 from .processes import Programs, programs
 
 SERVICE = "198.51.100.1"
@@ -22,10 +22,10 @@ MTU_IPV6 = 1280
 
 
 @pytest.fixture
-def lab() -> Iterator[Lab]:
+def namespaces() -> Iterator[Namespaces]:
     need_namespaces()
-    with Lab() as lab:
-        yield lab
+    with Namespaces() as namespaces:
+        yield namespaces
 
 
 @pytest.fixture
@@ -34,17 +34,17 @@ def running(tmp_path: Path) -> Iterator[Programs]:
         yield running
 
 
-def small_line(lab: Lab) -> tuple[Host, Host, Host]:
+def small_line(namespaces: Namespaces) -> tuple[Host, Host, Host]:
     """The service and alice, who are public, and bob behind a tunnel between two routers."""
-    public, home = lab.switch("public"), lab.switch("home")
-    service, alice, bob = lab.host("service"), lab.host("alice"), lab.host("bob")
-    lab.plug(service, public, "eth0", f"{SERVICE}/24")
-    lab.plug(alice, public, "eth0", "198.51.100.10/24")
-    far, near = lab.host("far"), lab.host("near")
-    lab.plug(far, public, "wan", "198.51.100.20/24")
-    lab.join(far, "tunnel", near, "tunnel")
-    lab.plug(near, home, "lan", "192.168.5.1/24")
-    lab.plug(bob, home, "eth0", "192.168.5.2/24")
+    public, home = namespaces.switch("public"), namespaces.switch("home")
+    service, alice, bob = namespaces.host("service"), namespaces.host("alice"), namespaces.host("bob")
+    namespaces.plug(service, public, "eth0", f"{SERVICE}/24")
+    namespaces.plug(alice, public, "eth0", "198.51.100.10/24")
+    far, near = namespaces.host("far"), namespaces.host("near")
+    namespaces.plug(far, public, "wan", "198.51.100.20/24")
+    namespaces.join(far, "tunnel", near, "tunnel")
+    namespaces.plug(near, home, "lan", "192.168.5.1/24")
+    namespaces.plug(bob, home, "eth0", "192.168.5.2/24")
     far.run("ip", "address", "add", "10.9.0.1/30", "dev", "tunnel")
     near.run("ip", "address", "add", "10.9.0.2/30", "dev", "tunnel")
     near.route("10.9.0.1")
@@ -68,17 +68,17 @@ def small_line(lab: Lab) -> tuple[Host, Host, Host]:
     return service, alice, bob
 
 
-def smallest_ipv6_line(lab: Lab, *, direct: bool) -> tuple[Host, Host, Host]:
+def smallest_ipv6_line(namespaces: Namespaces, *, direct: bool) -> tuple[Host, Host, Host]:
     """The same with IPv6 only; the two peers reach each other directly, or only the service."""
-    public, home = lab.switch("public"), lab.switch("home")
-    service, alice, bob = lab.host("service"), lab.host("alice"), lab.host("bob")
-    far, near = lab.host("far"), lab.host("near")
-    lab.plug(service, public, "eth0", f"{SERVICE_IPV6}/64")
-    lab.plug(alice, public, "eth0", "2001:db8:1::10/64")
-    lab.plug(far, public, "wan", "2001:db8:1::20/64")
-    lab.join(far, "tunnel", near, "tunnel")
-    lab.plug(near, home, "lan", "2001:db8:2::1/64")
-    lab.plug(bob, home, "eth0", "2001:db8:2::2/64")
+    public, home = namespaces.switch("public"), namespaces.switch("home")
+    service, alice, bob = namespaces.host("service"), namespaces.host("alice"), namespaces.host("bob")
+    far, near = namespaces.host("far"), namespaces.host("near")
+    namespaces.plug(service, public, "eth0", f"{SERVICE_IPV6}/64")
+    namespaces.plug(alice, public, "eth0", "2001:db8:1::10/64")
+    namespaces.plug(far, public, "wan", "2001:db8:1::20/64")
+    namespaces.join(far, "tunnel", near, "tunnel")
+    namespaces.plug(near, home, "lan", "2001:db8:2::1/64")
+    namespaces.plug(bob, home, "eth0", "2001:db8:2::2/64")
     far.run("ip", "address", "add", "2001:db8:9::1/64", "dev", "tunnel", "nodad")
     near.run("ip", "address", "add", "2001:db8:9::2/64", "dev", "tunnel", "nodad")
     for router in (far, near):
@@ -109,14 +109,14 @@ def smallest_ipv6_line(lab: Lab, *, direct: bool) -> tuple[Host, Host, Host]:
 
 def call(running: Programs, hosts: Sequence[Host], host: str, calling: str, kind: str) -> str:
     """A call in which a long message arrives; the kind of its path."""
-    service, *places = hosts
+    service, *sites = hosts
     rendezvous = running.rendezvous("--host", host, prefix=service.prefix)
     address = rendezvous.wait("listening")["address"]
     wrapper: Sequence[str] = without_segmentation.COMMAND if kind == "portable" else ()
     peers = {}
-    for name, place in zip(("alice", "bob"), places, strict=True):
+    for name, site in zip(("alice", "bob"), sites, strict=True):
         options = ["--rendezvous", address, "--accept", "anyone"]
-        peers[name] = running.peer(name, *options, state=name, prefix=[*place.prefix, *wrapper])
+        peers[name] = running.peer(name, *options, state=name, prefix=[*site.prefix, *wrapper])
     for peer in peers.values():
         peer.wait("registered")
     caller = peers.pop(calling)
@@ -132,13 +132,13 @@ def call(running: Programs, hosts: Sequence[Host], host: str, calling: str, kind
 
 @pytest.mark.parametrize("calling", ["alice", "bob"])
 @pytest.mark.parametrize("kind", ["batched", "portable"])
-def test_a_call(lab: Lab, running: Programs, kind: str, calling: str) -> None:
-    call(running, small_line(lab), SERVICE, calling, kind)
+def test_a_call(namespaces: Namespaces, running: Programs, kind: str, calling: str) -> None:
+    call(running, small_line(namespaces), SERVICE, calling, kind)
 
 
 @pytest.mark.parametrize("path", ["host", "relay"])
 @pytest.mark.parametrize("kind", ["batched", "portable"])
-def test_the_smallest_line_of_ipv6(lab: Lab, running: Programs, kind: str, path: str) -> None:
+def test_the_smallest_line_of_ipv6(namespaces: Namespaces, running: Programs, kind: str, path: str) -> None:
     """Datagrams of the link, and those that a relay forwards, fit into 1,280 bytes."""
-    hosts = smallest_ipv6_line(lab, direct=path == "host")
+    hosts = smallest_ipv6_line(namespaces, direct=path == "host")
     assert call(running, hosts, SERVICE_IPV6, "bob", kind) == path

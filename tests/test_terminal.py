@@ -1,4 +1,4 @@
-"""The chat in real terminals, which tmux draws: read and typed as people do."""
+"""The chat in real terminals, which tmux draws: read from the screen and typed as keys."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 
 from .consoles import peer, terminal
 from .homes import Homes
+from .local_peers import LocalPeers
 from .needs import need_namespaces
-from .netns import Lab
-from .places import Place
+from .netns import Namespaces
 from .processes import PUNCH, programs
 from .tmux import Screen, screen
 
@@ -26,11 +26,11 @@ def identity(shown: Screen) -> str:
     return shown.wait(r"Your ID: (\w{56})")[1]
 
 
-class Story(Homes):
-    """Two people with a terminal each."""
+class TerminalPair(Homes):
+    """Two users with a terminal each."""
 
     def peer(self, name: str, *options: str) -> list[str]:
-        """The command line of one who lives in the home of that name."""
+        """The command line of the peer of this name, run on its host."""
         host = {"alice": self.home_of_alice, "bob": self.home_of_bob}[name]
         directory = self.directory / f"of-{name}"
         directory.mkdir(exist_ok=True)
@@ -38,21 +38,21 @@ class Story(Homes):
 
 
 @pytest.fixture
-def story(tmp_path: Path) -> Iterator[Story]:
+def pair(tmp_path: Path) -> Iterator[TerminalPair]:
     need_namespaces()
-    with Lab() as lab, programs(tmp_path) as running:
-        yield Story(lab, running)
+    with Namespaces() as namespaces, programs(tmp_path) as running:
+        yield TerminalPair(namespaces, running)
 
 
-def test_the_story_of_two_people(story: Story, tmp_path: Path) -> None:
+def test_a_chat_from_name_to_return(pair: TerminalPair, tmp_path: Path) -> None:
     """
     Name, call, accept, chat both ways, the path changes, the rendezvous restarts, the peer is away and comes
     back, hang up; and no line that is being typed is lost or broken.
     """
     size = (100, 30)
-    with screen(story.peer("alice"), tmp_path, size) as alice:
+    with screen(pair.peer("alice"), tmp_path, size) as alice:
         alice.wait("Waiting for a call")
-        with screen(story.peer("bob"), tmp_path, size) as bob:
+        with screen(pair.peer("bob"), tmp_path, size) as bob:
             bob.wait("Waiting for a call")
             # A name that is one's own for somebody, before anything else is known of him
             alice.line(f"/name {identity(bob)} robert")
@@ -73,7 +73,7 @@ def test_the_story_of_two_people(story: Story, tmp_path: Path) -> None:
 
             # The path changes under a line that is being typed
             bob.type("half a li")
-            story.block_direct_paths()
+            pair.block_direct_paths()
             alice.line("are you still there?")
             bob.wait("^[0-9:]{5} alice: are you still there\\?$", timeout=60)
             bob.wait("^The path to alice changed: through a relay")
@@ -84,10 +84,10 @@ def test_the_story_of_two_people(story: Story, tmp_path: Path) -> None:
 
             # The rendezvous, which is also the relay, restarts
             bob.type("still ty")
-            story.rendezvous.kill(signal.SIGKILL)
-            story.rendezvous.process.wait()
-            story.rendezvous = story.serve()
-            story.rendezvous.wait("listening")
+            pair.rendezvous.kill(signal.SIGKILL)
+            pair.rendezvous.process.wait()
+            pair.rendezvous = pair.serve()
+            pair.rendezvous.wait("listening")
             alice.line("and now?")
             bob.wait("^[0-9:]{5} alice: and now\\?$", timeout=90)
             bob.wait(r"^alice> still ty\n.+\Z")
@@ -104,9 +104,9 @@ def test_the_story_of_two_people(story: Story, tmp_path: Path) -> None:
         alice.wait("robert is away · 1 waiting")
         alice.press("C-d")
         assert alice.exit() == 0
-    with screen(story.peer("bob"), tmp_path, size) as bob:
+    with screen(pair.peer("bob"), tmp_path, size) as bob:
         bob.wait("Waiting for a call")
-        with screen(story.peer("alice", "--peer", "robert"), tmp_path, size) as alice:
+        with screen(pair.peer("alice", "--peer", "robert"), tmp_path, size) as alice:
             alice.wait("you: one for later")
             alice.line("two for later")
             bob.wait("^[0-9:]{5} alice: one for later\n(.+\n)*[0-9:]{5} alice: two for later$", timeout=60)
@@ -123,9 +123,9 @@ def test_the_story_of_two_people(story: Story, tmp_path: Path) -> None:
                 assert one.exit() == 0
 
 
-def test_typing_while_messages_arrive_loses_and_breaks_nothing(place: Place) -> None:
-    with screen(place.peer("bob"), place.directory) as bob:
-        alice = place.running.peer("alice")
+def test_typing_while_messages_arrive_loses_and_breaks_nothing(local: LocalPeers) -> None:
+    with screen(local.peer("bob"), local.directory) as bob:
+        alice = local.running.peer("alice")
         alice.wait("registered")
         alice.command("call", peer=identity(bob))
         bob.wait(r"\[y/n\]")
@@ -152,10 +152,10 @@ def test_typing_while_messages_arrive_loses_and_breaks_nothing(place: Place) -> 
             bob.wait_for_all(rf"^[0-9:]{{5}} you: {re.escape(text.rstrip())}( *  ✓.*)?$", 1)
 
 
-def test_a_call_comes_in_while_something_else_is_typed(place: Place) -> None:
+def test_a_call_comes_in_while_something_else_is_typed(local: LocalPeers) -> None:
     """A line that was begun before the question is no answer to it."""
-    with screen(place.peer("bob"), place.directory) as bob:
-        alice, eve = place.running.peer("alice"), place.running.peer("eve")
+    with screen(local.peer("bob"), local.directory) as bob:
+        alice, eve = local.running.peer("alice"), local.running.peer("eve")
         for one in (alice, eve):
             one.wait("registered")
         alice.command("call", peer=identity(bob))
@@ -174,9 +174,9 @@ def test_a_call_comes_in_while_something_else_is_typed(place: Place) -> None:
         assert eve.wait("failed")["reason"] == "refused"
 
 
-def test_what_a_peer_sends_cannot_act_on_the_terminal(place: Place) -> None:
-    with screen(place.peer("bob", "--accept", "anyone"), place.directory) as bob:
-        alice = place.running.peer("alice")
+def test_what_a_peer_sends_cannot_act_on_the_terminal(local: LocalPeers) -> None:
+    with screen(local.peer("bob", "--accept", "anyone"), local.directory) as bob:
+        alice = local.running.peer("alice")
         alice.wait("registered")
         alice.command("rename", name="ev\u202eil")
         alice.command("call", peer=identity(bob))
@@ -190,9 +190,9 @@ def test_what_a_peer_sends_cannot_act_on_the_terminal(place: Place) -> None:
         bob.wait("^Your ID")
 
 
-def test_long_pastes(place: Place) -> None:
-    with screen(place.peer("bob"), place.directory) as bob:
-        alice = place.running.peer("alice")
+def test_long_pastes(local: LocalPeers) -> None:
+    with screen(local.peer("bob"), local.directory) as bob:
+        alice = local.running.peer("alice")
         alice.wait("registered")
         alice.command("call", peer=identity(bob))
         bob.wait(r"\[y/n\]")
@@ -216,10 +216,10 @@ def test_long_pastes(place: Place) -> None:
         assert alice.wait("message")["text"] == "and on"
 
 
-def test_marks_of_text_whose_width_is_disputed(place: Place) -> None:
+def test_marks_of_text_whose_width_is_disputed(local: LocalPeers) -> None:
     """The terminal wraps what the tables call one row: the mark must not go up into the wrapped line."""
-    with screen(place.peer("bob"), place.directory, size=(40, 30)) as bob:
-        alice = place.running.peer("alice")
+    with screen(local.peer("bob"), local.directory, size=(40, 30)) as bob:
+        alice = local.running.peer("alice")
         alice.wait("registered")
         alice.command("call", peer=identity(bob))
         bob.wait(r"\[y/n\]")
@@ -242,11 +242,11 @@ def test_marks_of_text_whose_width_is_disputed(place: Place) -> None:
         assert "Connected" in bob.text
 
 
-def test_a_paste_of_several_lines_without_marks(place: Place) -> None:
+def test_a_paste_of_several_lines_without_marks(local: LocalPeers) -> None:
     """It stands in the line as one message, and is sent when somebody says so."""
-    with screen(place.peer("bob"), place.directory) as bob:
+    with screen(local.peer("bob"), local.directory) as bob:
         bob.wait("Waiting for a call")
-        bob.line(f"/to {place.stranger('carol')}")
+        bob.line(f"/to {local.stranger('carol')}")
         bob.wait("What you type goes to")
         bob.paste("first line\nsecond line\nthird\n", marked=False)
         bob.wait("Several lines came at once")
@@ -258,12 +258,12 @@ def test_a_paste_of_several_lines_without_marks(place: Place) -> None:
         bob.wait("you: first line\n    second line\n    third")
 
 
-def test_a_bell_while_nobody_looks(place: Place) -> None:
+def test_a_bell_while_nobody_looks(local: LocalPeers) -> None:
     """A terminal that reports its focus is asked to, and rings when it has lost it."""
-    with terminal(place.peer("bob", "--accept", "anyone"), place.directory) as bob:
+    with terminal(local.peer("bob", "--accept", "anyone"), local.directory) as bob:
         bob.wait("Waiting for a call")
         bob.wait_for_editor()
-        alice = place.running.peer("alice")
+        alice = local.running.peer("alice")
         alice.wait("registered")
         alice.command("call", peer=bob.wait(r"Your ID: (\w{56})")[1])
         alice.wait("connected")
@@ -284,11 +284,11 @@ def test_a_bell_while_nobody_looks(place: Place) -> None:
         assert "\x1b[?1004l" in bob.output
 
 
-def test_keys(place: Place) -> None:
+def test_keys(local: LocalPeers) -> None:
     """Editing, history over a restart, completion of commands and names."""
-    with screen(place.peer("bob"), place.directory) as bob:
+    with screen(local.peer("bob"), local.directory) as bob:
         bob.wait("Waiting for a call")
-        bob.line("/name " + place.stranger("carol") + " carol")
+        bob.line("/name " + local.stranger("carol") + " carol")
         bob.wait("^carol ")
         bob.type("/hel")
         bob.press("Tab")
@@ -313,7 +313,7 @@ def test_keys(place: Place) -> None:
         bob.wait("^carol>$")
         bob.line("/quit")
         assert bob.exit() == 0
-    with screen(place.peer("bob"), place.directory) as bob:
+    with screen(local.peer("bob"), local.directory) as bob:
         bob.wait("Waiting for a call")
         bob.press("Up", "Up")
         bob.wait("^> hello world$")
@@ -331,14 +331,14 @@ def test_keys(place: Place) -> None:
         bob.wait("^1 message erased")
         bob.press("C-d")
         assert bob.exit() == 0
-    kept = b"".join(path.read_bytes() for path in place.directory.rglob("*") if path.is_file())
+    kept = b"".join(path.read_bytes() for path in local.directory.rglob("*") if path.is_file())
     assert b"hello world" not in kept
 
 
-def test_nothing_is_kept_without_a_history(place: Place) -> None:
-    with screen(place.peer("bob", "--no-history"), place.directory) as bob:
+def test_nothing_is_kept_without_a_history(local: LocalPeers) -> None:
+    with screen(local.peer("bob", "--no-history"), local.directory) as bob:
         bob.wait("Waiting for a call")
-        bob.line(f"/to {place.stranger('carol')}")
+        bob.line(f"/to {local.stranger('carol')}")
         bob.line("a secret word")
         bob.wait("^[0-9:]{5} you: a secret word  · waiting$")
         bob.line("/quit")
@@ -348,9 +348,9 @@ def test_nothing_is_kept_without_a_history(place: Place) -> None:
         bob.wait("(?s)end even so.*end even so")
         bob.line("y")
         assert bob.exit() == 0
-    kept = b"".join(path.read_bytes() for path in place.directory.rglob("*") if path.is_file())
+    kept = b"".join(path.read_bytes() for path in local.directory.rglob("*") if path.is_file())
     assert b"a secret word" not in kept
-    mine = {path.name for path in (place.directory / "state/peers/bob").iterdir()}
+    mine = {path.name for path in (local.directory / "state/peers/bob").iterdir()}
     assert mine == {
         "identity.key",
         "last-rendezvous",
@@ -362,8 +362,8 @@ def test_nothing_is_kept_without_a_history(place: Place) -> None:
     }
 
 
-def test_the_terminal_is_resized(place: Place) -> None:
-    with screen(place.peer("bob"), place.directory, (120, 30)) as bob:
+def test_the_terminal_is_resized(local: LocalPeers) -> None:
+    with screen(local.peer("bob"), local.directory, (120, 30)) as bob:
         bob.wait("Waiting for a call")
         bob.type("a line that is longer than the narrow terminal will be, by far")
         bob.wait("^> a line .* by far$")
@@ -384,10 +384,10 @@ def test_the_terminal_is_resized(place: Place) -> None:
         bob.wait_for_all("> a line", 1)
 
 
-def test_the_address_book_is_changed_beside_a_running_peer(place: Place) -> None:
-    carol = place.stranger("carol")
-    shell = [PUNCH, "peers", "--name", "bob", "--state-dir", str(place.directory / "state")]
-    with screen(place.peer("bob"), place.directory) as bob:
+def test_the_address_book_is_changed_beside_a_running_peer(local: LocalPeers) -> None:
+    carol = local.stranger("carol")
+    shell = [PUNCH, "peers", "--name", "bob", "--state-dir", str(local.directory / "state")]
+    with screen(local.peer("bob"), local.directory) as bob:
         bob.wait("Waiting for a call")
         subprocess.run([*shell, "add", carol, "carol"], check=True, capture_output=True)
         bob.line("/to carol")

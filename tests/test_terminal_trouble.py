@@ -13,18 +13,18 @@ import time
 import pytest
 
 from .consoles import environment, peer, terminal
+from .local_peers import LocalPeers
 from .needs import need_namespaces
-from .places import Place
 from .tmux import screen
 
 MODES = re.compile(r"(?<![-\w])(icanon|echo|isig|ixon|icrnl|opost)\b")
 
 
 @pytest.mark.parametrize("end", ["C-c", "C-d", "/quit", "TERM", "HUP"])
-def test_the_terminal_is_given_back(place: Place, end: str) -> None:
-    """Whatever ends the chat, the shell has its terminal as it was."""
-    with screen(["bash", "--norc", "--noprofile", "-i"], place.directory, extra={"PS1": "$ "}) as shell:
-        shell.line(" ".join(place.peer("bob")))
+def test_the_terminal_is_given_back(local: LocalPeers, end: str) -> None:
+    """However the chat ends, the terminal has its modes back."""
+    with screen(["bash", "--norc", "--noprofile", "-i"], local.directory, extra={"PS1": "$ "}) as shell:
+        shell.line(" ".join(local.peer("bob")))
         shell.wait("Waiting for a call")
         if end != "/quit":
             shell.type("half")
@@ -35,7 +35,7 @@ def test_the_terminal_is_given_back(place: Place, end: str) -> None:
             shell.line(end)
         else:
             subprocess.run(
-                ["pkill", f"-{end}", "-f", f"state-dir {place.directory}/state --name bob"], check=True
+                ["pkill", f"-{end}", "-f", f"state-dir {local.directory}/state --name bob"], check=True
             )
         shell.wait(r"\$\Z")
         shell.line("echo status $?; stty -a; echo done")
@@ -47,9 +47,9 @@ def test_the_terminal_is_given_back(place: Place, end: str) -> None:
         shell.line("exit")
 
 
-def test_stopped_and_continued(place: Place) -> None:
-    with screen(["bash", "--norc", "--noprofile", "-i"], place.directory, extra={"PS1": "$ "}) as shell:
-        shell.line(" ".join(place.peer("bob")))
+def test_stopped_and_continued(local: LocalPeers) -> None:
+    with screen(["bash", "--norc", "--noprofile", "-i"], local.directory, extra={"PS1": "$ "}) as shell:
+        shell.line(" ".join(local.peer("bob")))
         shell.wait("Waiting for a call")
         shell.type("half")
         shell.wait("^> half$")
@@ -67,12 +67,12 @@ def test_stopped_and_continued(place: Place) -> None:
         shell.wait(r"\$\Z")
 
 
-def test_a_terminal_that_holds_its_output_holds_nobody(place: Place) -> None:
+def test_a_terminal_that_holds_its_output_holds_nobody(local: LocalPeers) -> None:
     """Nobody reads what it shows: no mark comes for it, but calls are answered, and a signal ends it."""
-    with terminal(place.peer("bob", "--accept", "anyone"), place.directory) as bob:
+    with terminal(local.peer("bob", "--accept", "anyone"), local.directory) as bob:
         bob_id = bob.wait(r"Your ID: (\w{56})")[1]
         bob.wait("Waiting for a call")
-        alice, carol = place.running.peer("alice"), place.running.peer("carol")
+        alice, carol = local.running.peer("alice"), local.running.peer("carol")
         for one in (alice, carol):
             one.wait("registered")
         alice.command("call", peer=bob_id)
@@ -91,16 +91,16 @@ def test_a_terminal_that_holds_its_output_holds_nobody(place: Place) -> None:
         assert bob.status == -signal.SIGTERM
 
 
-def test_a_disk_that_is_full_loses_nothing(place: Place) -> None:
-    """What can't be kept is held, and tried again; when there is room, it goes."""
+def test_a_disk_that_is_full_loses_nothing(local: LocalPeers) -> None:
+    """While the disk is full, messages are held and tried again; when there is room, they are sent."""
     need_namespaces()
-    small = place.directory / "small"
+    small = local.directory / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=True)
     try:
-        with screen(peer(small, "bob", "--rendezvous", place.address), place.directory) as bob:
+        with screen(peer(small, "bob", "--rendezvous", local.address), local.directory) as bob:
             bob.wait("Waiting for a call")
-            bob.line(f"/to {place.stranger('carol')}")
+            bob.line(f"/to {local.stranger('carol')}")
             bob.line("before")
             bob.wait("^[0-9:]{5} you: before  · waiting$")
             filling = small / "filling"
@@ -121,9 +121,9 @@ def test_a_disk_that_is_full_loses_nothing(place: Place) -> None:
 
 
 @pytest.mark.parametrize("kind", ["damaged", "newer", "directory"])
-def test_a_history_that_cannot_be_used(place: Place, kind: str) -> None:
+def test_a_history_that_cannot_be_used(local: LocalPeers, kind: str) -> None:
     """One sentence, and the file stays as it was; with --no-history it is not touched."""
-    mine = place.directory / "state/peers/bob"
+    mine = local.directory / "state/peers/bob"
     mine.mkdir(parents=True)
     path = mine / "history.sqlite"
     if kind == "damaged":
@@ -135,14 +135,14 @@ def test_a_history_that_cannot_be_used(place: Place, kind: str) -> None:
         path.mkdir()
     before = path.read_bytes() if path.is_file() else b""
     done = subprocess.run(
-        place.peer("bob"), cwd=place.directory, env=environment(), capture_output=True, text=True, timeout=30
+        local.peer("bob"), cwd=local.directory, env=environment(), capture_output=True, text=True, timeout=30
     )
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.strip().endswith(".")
     assert str(path) in done.stderr
     assert (path.read_bytes() if path.is_file() else b"") == before
-    with screen(place.peer("bob", "--no-history"), place.directory) as bob:
+    with screen(local.peer("bob", "--no-history"), local.directory) as bob:
         bob.wait("Waiting for a call")
         bob.line("/quit")
         assert bob.exit() == 0

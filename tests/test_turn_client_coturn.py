@@ -132,7 +132,7 @@ def test_tcp_where_udp_gets_no_answer(coturn: Coturn, pools: Any) -> None:
 
 
 def test_udp_first(coturn: Coturn, pools: Any) -> None:
-    """Where UDP works, nothing else is used."""
+    """If UDP works, no other transport is used."""
     both = pools(*(coturn.server(transport) for transport in TurnTransport))
     found = both.wait("found", 2)
     assert {event["source"] for event in found} == {str(coturn.server(TurnTransport.UDP).url)}

@@ -32,7 +32,7 @@ from tests.turn_probe import (
     XOR_MAPPED_ADDRESS,
     XOR_PEER_ADDRESS,
     XOR_RELAYED_ADDRESS,
-    Probe,
+    TurnProbe,
     peer,
 )
 
@@ -41,7 +41,7 @@ SECRET = "north of the probe"
 CAROL = peer("127.0.0.1", 9999)
 CHANNEL = (CHANNEL_NUMBER, b"\x40\x00\0\0")
 
-Open = Callable[..., Probe]
+Open = Callable[..., TurnProbe]
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +66,10 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 @pytest.fixture
 def probe(port: int, request: pytest.FixtureRequest) -> Iterator[Open]:
     """Makes probes: logged in, and allocated unless told otherwise."""
-    opened: list[Probe] = []
+    opened: list[TurnProbe] = []
 
-    def make(*, allocate: bool = True, user: str | None = None) -> Probe:
-        made = Probe(HOST, port, SECRET, user or f"{request.node.name}")
+    def make(*, allocate: bool = True, user: str | None = None) -> TurnProbe:
+        made = TurnProbe(HOST, port, SECRET, user or f"{request.node.name}")
         opened.append(made)
         made.login()
         if allocate:
@@ -193,7 +193,7 @@ def test_mismatch(probe: Open) -> None:
 def test_somebody_elses(probe: Open, port: int) -> None:
     """441: credentials of another user at the five-tuple of an allocation."""
     client = probe()
-    other = Probe(HOST, port, SECRET, "somebody else")
+    other = TurnProbe(HOST, port, SECRET, "somebody else")
     client.username, client.password, own = (
         other.username,
         other.password,

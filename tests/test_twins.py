@@ -9,32 +9,32 @@ from pathlib import Path
 
 from punch.node.control.replacements import EXIT_STATUS
 
-from .places import Place
+from .local_peers import LocalPeers
 from .processes import JSONProcess
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
 
-def twin(place: Place, copy: str) -> JSONProcess:
+def twin(local: LocalPeers, copy: str) -> JSONProcess:
     """Start one copy."""
-    return place.running.peer("alice", "--accept", "anyone", "--rendezvous", place.address, state=copy)
+    return local.running.peer("alice", "--accept", "anyone", "--rendezvous", local.address, state=copy)
 
 
-def test_twins(place: Place) -> None:
+def test_twins(local: LocalPeers) -> None:
     """The one that was replaced ends with a status of its own, waits when it starts again, and says why."""
-    bob, _ = place.bob()
-    one = twin(place, "one")
+    bob, _ = local.bob()
+    one = twin(local, "one")
     identity = one.wait("ready")["id"]
     one.wait("registered")
-    shutil.copytree(place.directory / "one", place.directory / "two")
-    two = twin(place, "two")
+    shutil.copytree(local.directory / "one", local.directory / "two")
+    two = twin(local, "two")
     assert two.wait("ready")["id"] == identity
     two.wait("registered")
     assert one.wait("failed")["reason"] == "replaced"
     assert one.exit() == EXIT_STATUS == 3
     assert "replaced this one" in one.stderr
     # It comes back at once, as from a supervisor that does not care for the status.
-    one = twin(place, "one")
+    one = twin(local, "one")
     told = one.wait(("unregistered", "ready"))
     assert (told["event"], told["reason"], told["retry_in"]) == ("unregistered", "replaced", 5.0)
     assert "stop one of the two" in told["text"]
@@ -50,7 +50,7 @@ def test_twins(place: Place) -> None:
     # A signal ends the pause as well.
     one.close()
     two.close()
-    two = twin(place, "one")
+    two = twin(local, "one")
     two.wait("unregistered")
     begin = time.monotonic()
     two.process.terminate()

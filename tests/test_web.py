@@ -14,14 +14,14 @@ from . import axe
 from .browsers import Visitor, chromium_in, playing
 from .needs import need
 from .processes import PUNCH
-from .web_story import DIRECT, Album, Story, album, story
+from .web_pair import DIRECT, BrowserPair, PageInspector, inspector, pair
 
-__all__ = ["album", "story"]
+__all__ = ["inspector", "pair"]
 
 
-def test_the_whole_story(story: Story, album: Album) -> None:
-    """From a name to hanging up, and everything that may happen to a chat in between."""
-    alice, bob = story.alice.visitor, story.bob.visitor
+def test_every_state_of_a_chat(pair: BrowserPair, inspector: PageInspector) -> None:
+    """One run from the first name to the hang-up, with everything that may happen to a chat in between."""
+    alice, bob = pair.alice.visitor, pair.bob.visitor
     bob_id = bob.id
     alice.sees("Can be called")
     bob.sees("Can be called")
@@ -31,7 +31,7 @@ def test_the_whole_story(story: Story, album: Album) -> None:
     bob.name("Bob")
     expect(alice.page.locator(".me")).to_contain_text("Alice")
     expect(alice.page.locator(".notice")).to_have_count(0, timeout=10_000)
-    album.look("1-welcome", alice)
+    inspector.look("1-welcome", alice)
 
     # A call, with the keyboard alone; the other side sees who it is
     alice.call(bob_id)
@@ -40,10 +40,10 @@ def test_the_whole_story(story: Story, album: Album) -> None:
     expect(card.locator(".id")).to_have_text(re.sub(r"(.{4})(?=.)", r"\1 ", alice.id))
     alice.page.go_back()
     alice.sees("Calling")
-    expect(alice.page.locator(".scene")).to_be_visible()
+    expect(alice.page.locator(".diagram")).to_be_visible()
     expect(bob.page.locator(".notice")).to_have_count(0, timeout=10_000)
-    album.look("2-calling", alice)
-    album.look("3-ringing", bob)
+    inspector.look("2-calling", alice)
+    inspector.look("3-ringing", bob)
 
     # Accepted: the live picture, up to the path that is taken
     bob.page.keyboard.press("Alt+y")
@@ -53,13 +53,13 @@ def test_the_whole_story(story: Story, album: Album) -> None:
     expect(bob.page.locator(".picture .words")).to_contain_text("Direct, through the NATs")
     expect(alice.page.locator("h1.name")).to_have_text("Bob")
     expect(alice.page.locator("#way")).to_have_class("taken")
-    expect(alice.page.locator(".scene .node.n-nat.used")).to_have_count(2)
+    expect(alice.page.locator(".diagram .node.n-nat.used")).to_have_count(2)
     how = alice.page.get_by_role("button", name="How you are connected", exact=True)
-    expect(alice.page.locator(".scene")).to_be_hidden()
+    expect(alice.page.locator(".diagram")).to_be_hidden()
     how.click()
     alice.page.locator(".picture summary").click()
     expect(alice.page.locator(".pairs tr.selected")).to_contain_text("taken")
-    album.look("4-connected", alice)
+    inspector.look("4-connected", alice)
     alice.page.locator(".picture summary").click()
     how.click()
 
@@ -71,20 +71,20 @@ def test_the_whole_story(story: Story, album: Album) -> None:
     bob.mark("That line is us", "read")
     alice.say("Straight through both NATs.\nThe rendezvous only introduced us.")
     alice.mark("only introduced us", "read")
-    album.look("5-chat", alice)
+    inspector.look("5-chat", alice)
 
     # The path changes, and nothing is lost
-    story.block_direct_paths()
+    pair.block_direct_paths()
     alice.say("Now I pull the plug on the direct path.")
     alice.sees("The path changed. Through a relay")
     alice.mark("pull the plug", "read")
-    expect(alice.page.locator(".scene .node.n-relay.used")).to_have_count(1)
+    expect(alice.page.locator(".diagram .node.n-relay.used")).to_have_count(1)
     bob.say("I noticed nothing but the picture.")
     alice.sees("noticed nothing")
     how.click()
-    album.look("6-path-changed", alice)
+    inspector.look("6-path-changed", alice)
     how.click()
-    story.unblock()
+    pair.unblock()
 
     # Reload: everything is there again
     alice.page.reload()
@@ -93,58 +93,58 @@ def test_the_whole_story(story: Story, album: Album) -> None:
     expect(bodies.last).to_have_text("I noticed nothing but the picture.")
     expect(bodies.filter(has_text="pull the plug")).to_have_text("Now I pull the plug on the direct path.")
     expect(alice.page.locator(".chat-head")).to_contain_text(re.compile("Relayed|Direct"))
-    album.look("7-reloaded", alice)
+    inspector.look("7-reloaded", alice)
 
     # The rendezvous restarts: the chat does not need it
-    story.rendezvous.close()
+    pair.rendezvous.close()
     alice.sees("The rendezvous is not reached")
     alice.say("The rendezvous is gone, and we still talk.")
     alice.mark("we still talk", "read")
-    album.look("8-no-rendezvous", alice)
+    inspector.look("8-no-rendezvous", alice)
     alice.go("#/you")
     alice.sees("Nobody can call you right now.")
     assert axe.violations(alice.page) == []
     alice.page.go_back()
-    story.rendezvous = story.serve()
+    pair.rendezvous = pair.serve()
     alice.sees("Can be called", timeout=60_000)
     bob.sees("Can be called", timeout=60_000)
 
     # The other side goes away; what is written waits, also for its return
-    story.bob.leave()
+    pair.bob.leave()
     alice.sees("Not connected")
     expect(bob.page.locator(".banner")).to_contain_text("Punch does not answer")
     alice.say("You are away. This waits on my disk.")
     alice.mark("waits on my disk", "waiting")
     expect(alice.page.locator(".person .last")).to_contain_text("You: You are away.")
-    album.look("9-away", alice)
-    story.bob.come_back()
+    inspector.look("9-away", alice)
+    pair.bob.come_back()
     bob.sees("You are away. This waits on my disk.", timeout=90_000)
     alice.mark("waits on my disk", "delivered")
     expect(bob.page.locator(".badge")).to_have_text("1 unread")
-    album.look("10-unread", bob)
+    inspector.look("10-unread", bob)
     bob.page.locator(".person").click()
     alice.mark("waits on my disk", "read")
     bob.say("Back, and here it is.")
     alice.sees("Back, and here it is.")
-    album.look("11-back", alice)
+    inspector.look("11-back", alice)
 
     # The end
     alice.page.get_by_role("button", name=re.compile("^Hang up: ")).click()
     alice.sees("Not connected")
     bob.sees("Not connected")
-    album.look("12-hung-up", alice)
+    inspector.look("12-hung-up", alice)
 
-    assert not album.problems, "\n".join(album.problems)
+    assert not inspector.problems, "\n".join(inspector.problems)
     assert alice.complaints == []
     # Bob's page tried to reach a peer that had ended, and perhaps the next one, which did not know it yet.
     expected = re.compile(r"ERR_CONNECTION_REFUSED|/ws\?key=.* response code: 403$")
     assert [each for each in bob.complaints if not expected.search(each)] == []
 
 
-def test_every_other_page(story: Story, album: Album) -> None:
+def test_every_other_page(pair: BrowserPair, inspector: PageInspector) -> None:
     """Search, the network check, settings, dialogs and menus, in both sizes and themes, without a mouse."""
-    story.connect()
-    alice, bob = story.alice.visitor, story.bob.visitor
+    pair.connect()
+    alice, bob = pair.alice.visitor, pair.bob.visitor
     page = alice.page
     for number in range(3):
         alice.say(f"Message {number} about the weather in Łódź")
@@ -155,7 +155,7 @@ def test_every_other_page(story: Story, album: Album) -> None:
     expect(page.locator("#find")).to_be_focused()
     page.keyboard.type("weather")
     expect(page.locator(".hit")).to_have_count(3)
-    album.look("20-search", alice)
+    inspector.look("20-search", alice)
     page.keyboard.press("Control+k")
     page.keyboard.press("ArrowDown")
     expect(page.locator(".hit").first).to_be_focused()
@@ -168,11 +168,11 @@ def test_every_other_page(story: Story, album: Album) -> None:
     alice.go("#/network")
     alice.sees("Checked at")
     alice.sees("Ways to the rendezvous")
-    album.look("21-network", alice)
+    inspector.look("21-network", alice)
 
     alice.go("#/settings")
     expect(page.locator(".list li")).to_have_count(1)
-    album.look("22-settings", alice)
+    inspector.look("22-settings", alice)
     page.get_by_role("button", name="Dark", exact=True).click()
     expect(page.locator("body")).to_have_css("background-color", "rgb(16, 20, 18)")
     page.get_by_role("button", name="System", exact=True).click()
@@ -180,13 +180,13 @@ def test_every_other_page(story: Story, album: Album) -> None:
     page.get_by_role("button", name=re.compile("^Name ")).click()
     expect(page.get_by_role("dialog").get_by_label("Name", exact=True)).to_be_focused()
     page.keyboard.type("Robert")
-    album.look("23-name", alice)
+    inspector.look("23-name", alice)
     page.keyboard.press("Enter")
     expect(page.locator(".person .name")).to_have_text("Robert")
     expect(page.locator("dialog")).to_have_count(0)
     page.get_by_label("Keep messages", exact=True).select_option(label="For 30 days")
     expect(page.locator("dialog")).to_contain_text("This can’t be undone")
-    album.look("24-confirm", alice)
+    inspector.look("24-confirm", alice)
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_have_count(0)
     expect(page.get_by_label("Keep messages", exact=True)).to_have_value("null")
@@ -199,7 +199,7 @@ def test_every_other_page(story: Story, album: Album) -> None:
 
     page.keyboard.press("Control+/")
     expect(page.locator("dialog kbd").first).to_be_visible()
-    album.look("25-keyboard", alice)
+    inspector.look("25-keyboard", alice)
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_have_count(0)
     page.keyboard.press("Alt+ArrowDown")
@@ -208,7 +208,7 @@ def test_every_other_page(story: Story, album: Album) -> None:
     more.focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("menuitem").first).to_be_focused()
-    album.look("26-menu", alice)
+    inspector.look("26-menu", alice)
     page.keyboard.press("Escape")
     expect(more).to_be_focused()
 
@@ -239,9 +239,9 @@ def test_every_other_page(story: Story, album: Album) -> None:
     page.get_by_role("menuitem", name="Block", exact=True).click()
     page.get_by_role("button", name="Block", exact=True).click()
     alice.sees("Blocked: nothing can be sent.")
-    album.look("27-blocked", alice)
+    inspector.look("27-blocked", alice)
     bob.sees("Not connected")
-    assert not album.problems, "\n".join(album.problems)
+    assert not inspector.problems, "\n".join(inspector.problems)
     assert alice.complaints == []
     assert bob.complaints == []
 

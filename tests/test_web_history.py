@@ -9,18 +9,18 @@ from playwright.sync_api import expect
 
 from . import axe
 from .browsers import DESKTOP, PHONE
-from .web_pages import Town, built, town
-from .web_story import wait_until
+from .web_pages import LinkedPages, linked, linked_pages
+from .web_pair import wait_until
 
-__all__ = ["built", "town"]
+__all__ = ["linked", "linked_pages"]
 
 
-def test_a_long_history(town: Town) -> None:
+def test_a_long_history(linked: LinkedPages) -> None:
     """Scrolling back loads more and stays where it was; a hit of long ago is shown among its neighbours."""
-    visitor = town.visit("chromium", town.alice)
+    visitor = linked.visit("chromium", linked.alice)
     page = visitor.page
     for number in range(130):
-        town.bob.peer.command("send", peer=town.alice.id, text=f"Message {number:03}")
+        linked.bob.peer.command("send", peer=linked.alice.id, text=f"Message {number:03}")
     bodies = page.locator(".message .body")
     expect(page.locator(".badge")).to_have_text("130 unread", timeout=30_000)
     expect(page).to_have_title(re.compile(r"^\(130\)"))
@@ -47,7 +47,7 @@ def test_a_long_history(town: Town) -> None:
     assert alike == [f"Message {number:03}" for number in range(130)]
     in_view = page.get_by_text("Message 000")
     expect(in_view).to_be_in_viewport()
-    town.bob.peer.command("send", peer=town.alice.id, text="While you read the past")
+    linked.bob.peer.command("send", peer=linked.alice.id, text="While you read the past")
     expect(bodies.last).to_have_text("While you read the past")
     expect(in_view).to_be_in_viewport()
     expect(page.locator(".badge")).to_have_text("1 unread")
@@ -74,12 +74,12 @@ def test_a_long_history(town: Town) -> None:
     assert visitor.complaints == []
 
 
-def test_a_click_while_messages_come(town: Town) -> None:
-    """What is drawn anew between press and release of the button does not lose the click."""
-    page = town.visit("chromium", town.alice).page
+def test_a_click_while_messages_come(linked: LinkedPages) -> None:
+    """A click counts even if its button is drawn anew between press and release."""
+    page = linked.visit("chromium", linked.alice).page
     page.locator("a.person").hover()
     page.mouse.down()
-    town.bob.peer.command("send", peer=town.alice.id, text="In between")
+    linked.bob.peer.command("send", peer=linked.alice.id, text="In between")
     expect(page.locator(".badge")).to_have_text("1 unread")
     page.mouse.up()
     expect(page.locator("h1.name")).to_have_text("bob")
@@ -87,31 +87,31 @@ def test_a_click_while_messages_come(town: Town) -> None:
     expect(page.locator(".badge")).to_have_count(0)
 
 
-def test_old_messages_go(town: Town) -> None:
-    """What was never read and has become too old is not counted any more; what is newer is."""
-    visitor = town.visit("chromium", town.alice)
+def test_old_messages_go(linked: LinkedPages) -> None:
+    """Unread messages that were erased for their age are no longer counted, and newer ones are."""
+    visitor = linked.visit("chromium", linked.alice)
     page = visitor.page
     for text in ("old", "older"):
-        town.bob.peer.command("send", peer=town.alice.id, text=text)
+        linked.bob.peer.command("send", peer=linked.alice.id, text=text)
     expect(page.locator(".badge")).to_have_text("2 unread")
     page.wait_for_timeout(6000)
     before = time.monotonic()
-    town.bob.peer.command("send", peer=town.alice.id, text="new")
+    linked.bob.peer.command("send", peer=linked.alice.id, text="new")
     expect(page.locator(".badge")).to_have_text("3 unread")
     # All that came up to three seconds before the new one goes, however long that took to come.
-    town.alice.ask("retention", days=(time.monotonic() - before + 3) / 86400)
+    linked.alice.ask("retention", days=(time.monotonic() - before + 3) / 86400)
     try:
         expect(page.locator(".badge")).to_have_text("1 unread")
         expect(page).to_have_title(re.compile(r"^\(1\)"))
     finally:
-        town.alice.ask("retention", days=None)
+        linked.alice.ask("retention", days=None)
     assert visitor.complaints == []
 
 
-def test_the_end_stays_in_view(town: Town) -> None:
-    """Who looks at the newest messages still does in a window of another size, whatever the picture does."""
-    alice = town.visit("chromium", town.alice)
-    alice.go(f"#/chat/{town.bob.id}")
+def test_the_end_stays_in_view(linked: LinkedPages) -> None:
+    """The newest messages stay in view when the window changes its size or the picture its height."""
+    alice = linked.visit("chromium", linked.alice)
+    alice.go(f"#/chat/{linked.bob.id}")
     page = alice.page
     for number in range(12):
         alice.say(f"Message {number} is so long that it takes several lines in the window of a telephone")
@@ -119,11 +119,11 @@ def test_the_end_stays_in_view(town: Town) -> None:
     last = alice.message("Message 11")
     expect(last).to_be_in_viewport(ratio=1)
     page.get_by_role("button", name="How you are connected", exact=True).click()
-    expect(page.locator(".scene")).to_be_visible()
+    expect(page.locator(".diagram")).to_be_visible()
     page.wait_for_timeout(250)
     expect(last).to_be_in_viewport(ratio=1)
     for size in (PHONE, DESKTOP, PHONE):
         alice.show(size, "light")
         page.wait_for_timeout(250)
-        expect(page.locator(".scene")).to_be_visible()
+        expect(page.locator(".diagram")).to_be_visible()
         expect(last).to_be_in_viewport(ratio=1)

@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
 from .browsers import Visitor
-from .web_pages import BROWSERS, Resident, Town, built, town
+from .web_pages import BROWSERS, LinkedPages, PagePeer, linked, linked_pages
 
-__all__ = ["built", "town"]
+__all__ = ["linked", "linked_pages"]
 
 #: Keys of a composition, as browsers tell of them: while it lasts, and (Safari) after its end.
 COMPOSING: list[dict[str, Any]] = [
@@ -32,18 +32,18 @@ def press(page: Page, selector: str, key: str, **more: Any) -> bool:
     return free
 
 
-def chat(town: Town, name: str) -> Visitor:
+def chat(linked: LinkedPages, name: str) -> Visitor:
     """Alice at her chat with Bob."""
-    visitor = town.visit(name, town.alice)
-    visitor.go(f"#/chat/{town.bob.id}")
+    visitor = linked.visit(name, linked.alice)
+    visitor.go(f"#/chat/{linked.bob.id}")
     expect(visitor.page.locator("#write")).to_be_focused()
     return visitor
 
 
 @pytest.mark.parametrize("name", BROWSERS)
-def test_a_key_of_a_composition_is_not_ours(town: Town, name: str) -> None:
+def test_a_key_of_a_composition_is_not_ours(linked: LinkedPages, name: str) -> None:
     """Enter that chooses a word sends and calls nothing, and Escape that takes it back leaves nothing."""
-    visitor = chat(town, name)
+    visitor = chat(linked, name)
     page = visitor.page
     here = page.url
     page.locator("#write").fill("やま")
@@ -88,9 +88,9 @@ def test_a_key_of_a_composition_is_not_ours(town: Town, name: str) -> None:
     assert visitor.complaints == []
 
 
-def test_a_real_composition(town: Town) -> None:
+def test_a_real_composition(linked: LinkedPages) -> None:
     """Chromium's own input method: a word is composed, and the keys that end it are not ours."""
-    visitor = chat(town, "chromium")
+    visitor = chat(linked, "chromium")
     page = visitor.page
     devtools = page.context.new_cdp_session(page)
     for selector in ("#write", "#find"):
@@ -109,12 +109,12 @@ def test_a_real_composition(town: Town) -> None:
 
 
 @pytest.mark.parametrize("name", BROWSERS)
-def test_a_character_that_alt_makes(town: Town, name: str) -> None:
+def test_a_character_that_alt_makes(linked: LinkedPages, name: str) -> None:
     """Option and AltGr make letters: those do nothing else, and neither does Alt in a field."""
-    visitor = chat(town, name)
+    visitor = chat(linked, name)
     page = visitor.page
     page.locator("#write").fill("dzie")
-    shown = page.locator(".scene").is_visible()
+    shown = page.locator(".diagram").is_visible()
     for selector in ("#write", "#find", "#main"):
         for key, code, more in (
             ("ń", "KeyN", {}),
@@ -130,9 +130,9 @@ def test_a_character_that_alt_makes(town: Town, name: str) -> None:
             assert press(page, selector, key, code=f"Key{key.upper()}", altKey=True), (selector, key)
     # In a text, Option and an arrow move by a paragraph.
     assert press(page, "#write", "ArrowDown", altKey=True)
-    assert page.locator(".scene").is_visible() == shown
+    assert page.locator(".diagram").is_visible() == shown
     assert not press(page, "#main", "p", code="KeyP", altKey=True)
-    assert page.locator(".scene").is_visible() != shown
+    assert page.locator(".diagram").is_visible() != shown
     press(page, "#main", "P", code="KeyP", altKey=True)
     assert visitor.complaints == []
 
@@ -146,9 +146,9 @@ def drafts(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("name", BROWSERS)
-def test_a_draft_is_kept(town: Town, name: str) -> None:
+def test_a_draft_is_kept(linked: LinkedPages, name: str) -> None:
     """Over another chat, Back and a reload; until it is sent, or the history is erased."""
-    visitor = chat(town, name)
+    visitor = chat(linked, name)
     page = visitor.page
     box = page.locator("#write")
     text = "Not <b>said</b> yet: 山 \n\n and a second line"
@@ -158,9 +158,9 @@ def test_a_draft_is_kept(town: Town, name: str) -> None:
     visitor.go("#/settings")
     page.go_back()
     expect(box).to_have_value(text)
-    visitor.go(f"#/chat/{town.alice.id[:-1]}b")
+    visitor.go(f"#/chat/{linked.alice.id[:-1]}b")
     expect(box).to_have_value("")
-    visitor.go(f"#/chat/{town.bob.id}")
+    visitor.go(f"#/chat/{linked.bob.id}")
     expect(box).to_have_value(text)
 
     # Another tab has it, and shows what becomes of it.
@@ -179,17 +179,17 @@ def test_a_draft_is_kept(town: Town, name: str) -> None:
     expect(box).to_have_value("")
 
     # Erased with the history: before one's eyes, and while no page is open.
-    for options in ({"peer": town.bob.id}, {"all": True}):
+    for options in ({"peer": linked.bob.id}, {"all": True}):
         box.fill("To be erased")
         assert drafts(page)
-        town.alice.ask("erase", **options)
+        linked.alice.ask("erase", **options)
         expect(box).to_have_value("")
         assert drafts(page) == []
         box.fill("To be erased later")
         page.goto("about:blank")
         other.goto("about:blank")
-        town.alice.ask("erase", **options)
-        page.goto(f"{town.alice.origin}/#/chat/{town.bob.id}")
+        linked.alice.ask("erase", **options)
+        page.goto(f"{linked.alice.origin}/#/chat/{linked.bob.id}")
         expect(page.locator("h1.name")).to_have_text("bob")
         expect(box).to_have_value("")
         assert drafts(page) == []
@@ -199,10 +199,10 @@ def test_a_draft_is_kept(town: Town, name: str) -> None:
     assert visitor.complaints == []
 
 
-def test_a_restart_of_punch(town: Town) -> None:
+def test_a_restart_of_punch(linked: LinkedPages) -> None:
     """The page says what to do, and has the draft again; without a history, no draft is kept either."""
-    carol = Resident(town.running, "carol", town.address)
-    visitor = town.visit("chromium", carol)
+    carol = PagePeer(linked.running, "carol", linked.address)
+    visitor = linked.visit("chromium", carol)
     page = visitor.page
     box = page.locator("#write")
 
@@ -220,9 +220,9 @@ def test_a_restart_of_punch(town: Town) -> None:
         another.locator(".me").wait_for()
         another.close()
         page.locator(".me").wait_for()
-        visitor.go(f"#/chat/{town.bob.id}")
+        visitor.go(f"#/chat/{linked.bob.id}")
 
-    visitor.go(f"#/chat/{town.bob.id}")
+    visitor.go(f"#/chat/{linked.bob.id}")
     box.fill("When you are back")
     restart()
     expect(box).to_have_value("When you are back")
@@ -238,9 +238,9 @@ def test_a_restart_of_punch(town: Town) -> None:
     carol.peer.close()
 
 
-def test_what_is_said_while_the_page_goes(town: Town) -> None:
+def test_what_is_said_while_the_page_goes(linked: LinkedPages) -> None:
     """A message whose answer no page has heard is neither lost nor offered again when it was taken."""
-    visitor = town.visit("chromium", town.alice)
+    visitor = linked.visit("chromium", linked.alice)
     page = visitor.tab()
     reaches_punch = [False]
 
@@ -259,19 +259,19 @@ def test_what_is_said_while_the_page_goes(town: Town) -> None:
         server.on_message(to_page)
 
     page.route_web_socket(re.compile("/ws"), between)
-    page.goto(f"{town.alice.origin}/#/chat/{town.bob.id}")
+    page.goto(f"{linked.alice.origin}/#/chat/{linked.bob.id}")
     box = page.locator("#write")
     box.fill("On its way")
     box.press("Enter")
     expect(box).to_have_value("")
     page.reload()
     expect(box).to_have_value("On its way")
-    assert town.alice.ask("history", peer=town.bob.id)["messages"] == []
+    assert linked.alice.ask("history", peer=linked.bob.id)["messages"] == []
 
     reaches_punch[0] = True
     box.press("Enter")
     expect(box).to_have_value("")
-    town.alice.peer.wait("delivered")
+    linked.alice.peer.wait("delivered")
     page.reload()
     expect(page.locator(".message .body")).to_have_text("On its way")
     expect(box).to_have_value("")

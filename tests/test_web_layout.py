@@ -6,18 +6,18 @@ import pytest
 from playwright.sync_api import expect
 
 from .browsers import layout_problems
-from .web_pages import BROWSERS, Town, built, town
+from .web_pages import BROWSERS, LinkedPages, linked, linked_pages
 
-__all__ = ["built", "town"]
+__all__ = ["linked", "linked_pages"]
 
 
 @pytest.mark.parametrize("name", BROWSERS)
-def test_the_document_is_as_high_as_the_window(town: Town, name: str) -> None:
+def test_the_document_is_as_high_as_the_window(linked: LinkedPages, name: str) -> None:
     """With 60 messages, on every page, with the picture and its table, a dialog, a menu and a banner."""
-    alice, bob = town.alice, town.bob
+    alice, bob = linked.alice, linked.bob
     for number in range(60):
         alice.ask("send", peer=bob.id, text=f"Message {number}: " + "word " * (number % 40))
-    visitor = town.visit(name, alice)
+    visitor = linked.visit(name, alice)
     page = visitor.page
     problems: list[str] = []
 
@@ -42,7 +42,7 @@ def test_the_document_is_as_high_as_the_window(town: Town, name: str) -> None:
     page.keyboard.press("Escape")
     page.locator("#write").fill("A long draft. " * 200)
     look()
-    stranger = town.browser(name).new_context().new_page()
+    stranger = linked.browser(name).new_context().new_page()
     stranger.goto(alice.origin)
     problems += layout_problems(stranger)
     assert problems == []

@@ -11,18 +11,18 @@ from playwright.sync_api import Page, Route, expect
 
 from . import axe
 from .browsers import Visitor
-from .web_pages import Town, built, town
-from .web_story import wait_until
+from .web_pages import LinkedPages, linked, linked_pages
+from .web_pair import wait_until
 
-__all__ = ["built", "town"]
+__all__ = ["linked", "linked_pages"]
 
 #: What opening the page may load, in bytes.
 MAX_PAGE = 200_000
 
 
-def test_what_the_page_loads(town: Town) -> None:
+def test_what_the_page_loads(linked: LinkedPages) -> None:
     """Under 200 KB, from its own origin alone; and it says what it does without JavaScript's help."""
-    visitor = Visitor(town.browser("chromium"), url := town.alice.new_url())
+    visitor = Visitor(linked.browser("chromium"), url := linked.alice.new_url())
     visitor.page.locator("#my-id").wait_for()
     visitor.page.wait_for_load_state("networkidle")
     here = urlsplit(url).netloc
@@ -40,14 +40,14 @@ def size(request: Any) -> tuple[int, int]:
     return sizes["responseHeadersSize"], sizes["responseBodySize"]
 
 
-def test_tabs_and_strangers(town: Town) -> None:
+def test_tabs_and_strangers(linked: LinkedPages) -> None:
     """A second tab shows the same; whoever has no key sees nothing; a new address lets another browser in."""
-    used = town.alice.new_url()
-    alice = Visitor(town.browser("chromium"), used)
-    alice.go(f"#/chat/{town.bob.id}")
+    used = linked.alice.new_url()
+    alice = Visitor(linked.browser("chromium"), used)
+    alice.go(f"#/chat/{linked.bob.id}")
     first = alice.page
     second = alice.tab()
-    second.goto(f"{town.alice.origin}/#/chat/{town.bob.id}")
+    second.goto(f"{linked.alice.origin}/#/chat/{linked.bob.id}")
     alice.say("From one tab")
     expect(second.locator(".message .body").last).to_have_text("From one tab")
     second.locator("#write").fill("From the other")
@@ -56,15 +56,15 @@ def test_tabs_and_strangers(town: Town) -> None:
     second.goto(used)
     expect(second.locator(".me")).to_contain_text("alice")
 
-    stranger = town.browser("chromium").new_context().new_page()
-    for url in (used, town.alice.origin):
+    stranger = linked.browser("chromium").new_context().new_page()
+    for url in (used, linked.alice.origin):
         answer = stranger.goto(url)
         assert answer is not None
         assert answer.status == 403
         expect(stranger.locator("h1")).to_have_text("This browser has no key")
         assert axe.violations(stranger) == []
 
-    second.goto(f"{town.alice.origin}/#/settings")
+    second.goto(f"{linked.alice.origin}/#/settings")
     second.get_by_role("button", name="Make an address", exact=True).click()
     expect(second.locator(".mono[role=status]")).to_contain_text("token=")
     stranger.goto(second.locator(".mono[role=status]").inner_text())
@@ -73,10 +73,10 @@ def test_tabs_and_strangers(town: Town) -> None:
     assert "key" not in stranger.url
 
     # The cookie alone does not open the WebSocket.
-    thief = town.browser("chromium").new_context()
+    thief = linked.browser("chromium").new_context()
     thief.add_cookies([dict(each) for each in first.context.cookies()])  # type: ignore[misc]
     page = thief.new_page()
-    page.goto(town.alice.origin)
+    page.goto(linked.alice.origin)
     expect(page.locator("h1")).to_have_text("This browser has no key")
     expect(page.locator("#app")).to_be_hidden()
 
@@ -96,13 +96,13 @@ def drop(page: Page, part: str, times: float) -> list[str]:
     return dropped
 
 
-def test_a_page_that_does_not_come_whole(town: Town) -> None:
+def test_a_page_that_does_not_come_whole(linked: LinkedPages) -> None:
     """Chromium drops what it is fetching when the network changes; the page loads again by itself."""
-    visitor = town.visit("chromium", town.alice)
+    visitor = linked.visit("chromium", linked.alice)
     for part in ("main.js", "store.js", "frame.css"):
         page = visitor.tab()
         dropped = drop(page, part, 2)
-        page.goto(town.alice.origin)
+        page.goto(linked.alice.origin)
         expect(page.locator("#app")).to_have_css("display", "grid")
         expect(page.locator(".me")).to_contain_text("alice")
         assert len(dropped) == 2, part
@@ -113,11 +113,11 @@ def test_a_page_that_does_not_come_whole(town: Town) -> None:
         expect(page.get_by_text("did not come whole")).to_be_hidden()
 
 
-def test_when_nothing_comes(town: Town) -> None:
-    """Not even what would load it again: the page says so."""
-    page = town.visit("chromium", town.alice).tab()
+def test_when_nothing_comes(linked: LinkedPages) -> None:
+    """If not even the script that reloads the page is loaded, the page says so."""
+    page = linked.visit("chromium", linked.alice).tab()
     page.route(re.compile(r"\.js$"), lambda route: route.abort("connectionfailed"))
-    page.goto(town.alice.origin)
+    page.goto(linked.alice.origin)
     text = page.get_by_text("This page did not come whole. Load it again.")
     expect(text).to_be_visible()
     page.unroute(re.compile(r"\.js$"))
@@ -126,14 +126,14 @@ def test_when_nothing_comes(town: Town) -> None:
     expect(text).to_be_hidden()
 
 
-def test_a_part_that_never_comes(town: Town) -> None:
+def test_a_part_that_never_comes(linked: LinkedPages) -> None:
     """Something in the browser blocks it: the page is not loaded again for ever."""
-    page = town.visit("chromium", town.alice).tab()
+    page = linked.visit("chromium", linked.alice).tab()
     page.clock.install()
     drop(page, "store.js", math.inf)
     loads: list[str] = []
     page.on("load", lambda loaded: loads.append(loaded.url))
-    page.goto(town.alice.origin)
+    page.goto(linked.alice.origin)
 
     def time_passes() -> int:
         page.clock.run_for(15_000)

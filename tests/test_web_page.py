@@ -11,32 +11,32 @@ import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
 from .browsers import DESKTOP, PHONE, ZOOMED, Visitor, layout_problems
-from .web_pages import BROWSERS, Town, built, town
+from .web_pages import BROWSERS, LinkedPages, linked, linked_pages
 
-__all__ = ["built", "town"]
+__all__ = ["linked", "linked_pages"]
 
 
-def says(town: Town, text: str) -> None:
+def says(linked: LinkedPages, text: str) -> None:
     """Bob says something to Alice, and it has come."""
-    town.bob.ask("send", peer=town.alice.id, text=text)
-    town.alice.peer.wait("message", where=lambda event: event["text"] == text)
+    linked.bob.ask("send", peer=linked.alice.id, text=text)
+    linked.alice.peer.wait("message", where=lambda event: event["text"] == text)
 
 
-def chat(town: Town, visitor: Visitor) -> Page:
+def chat(linked: LinkedPages, visitor: Visitor) -> Page:
     """A person's page at the chat with Bob."""
-    visitor.go(f"#/chat/{town.bob.id}")
+    visitor.go(f"#/chat/{linked.bob.id}")
     expect(visitor.page.locator("h1.name")).to_have_text("bob")
     return visitor.page
 
 
 @pytest.mark.parametrize("name", BROWSERS)
-def test_days_pass(town: Town, name: str) -> None:
+def test_days_pass(linked: LinkedPages, name: str) -> None:
     """Today is yesterday past midnight, has its year in another one, and is today in a clock set back."""
-    says(town, "Good morning")
-    visitor = town.visit(name, town.alice)
+    says(linked, "Good morning")
+    visitor = linked.visit(name, linked.alice)
     page = visitor.tab()
     page.clock.install()
-    page.goto(f"{town.alice.origin}/#/chat/{town.bob.id}")
+    page.goto(f"{linked.alice.origin}/#/chat/{linked.bob.id}")
     day, when = page.locator(".day"), page.locator(".person .when")
     written = page.locator(".message time").get_attribute("datetime")
     assert written is not None
@@ -58,13 +58,13 @@ def test_days_pass(town: Town, name: str) -> None:
     assert visitor.complaints == []
 
 
-def test_another_time_zone(town: Town) -> None:
+def test_another_time_zone(linked: LinkedPages) -> None:
     """Times are those of the place where the machine is now."""
-    says(town, "What time is it there?")
-    page = town.browser("chromium").new_context(locale="en-GB").new_page()
+    says(linked, "What time is it there?")
+    page = linked.browser("chromium").new_context(locale="en-GB").new_page()
     devtools = page.context.new_cdp_session(page)
     devtools.send("Emulation.setTimezoneOverride", {"timezoneId": "UTC"})
-    page.goto(town.alice.new_url())
+    page.goto(linked.alice.new_url())
     page.locator(".person").click()
     shown = page.locator(".message time")
     written = shown.get_attribute("datetime")
@@ -76,20 +76,20 @@ def test_another_time_zone(town: Town) -> None:
 
 
 @pytest.mark.parametrize("name", BROWSERS)
-def test_groups_and_order(town: Town, name: str) -> None:
+def test_groups_and_order(linked: LinkedPages, name: str) -> None:
     """Several messages of one person have one time; what happened after them stands after them."""
     for number in range(3):
-        says(town, f"Message {number}")
-    town.alice.ask("send", peer=town.bob.id, text="Mine")
-    town.alice.peer.wait("delivered")
-    visitor = town.visit(name, town.alice)
+        says(linked, f"Message {number}")
+    linked.alice.ask("send", peer=linked.bob.id, text="Mine")
+    linked.alice.peer.wait("delivered")
+    visitor = linked.visit(name, linked.alice)
     page = visitor.page
     # Before any of the messages is here
     visitor.go("#/settings")
-    town.alice.ask("hangup", peer=town.bob.id)
-    town.alice.peer.wait("disconnected")
-    town.connect()
-    chat(town, visitor)
+    linked.alice.ask("hangup", peer=linked.bob.id)
+    linked.alice.peer.wait("disconnected")
+    linked.connect()
+    chat(linked, visitor)
     expect(page.locator(".message .body")).to_have_count(4)
     expect(page.locator(".message time").filter(visible=True)).to_have_count(2)
     order = page.locator(".message .body, .note:not(.new)").all_inner_texts()
@@ -106,9 +106,9 @@ def test_groups_and_order(town: Town, name: str) -> None:
         assert box["height"] < 48, size
         toggle = page.get_by_role("button", name="How you are connected", exact=True)
         toggle.click()
-        expect(page.locator(".scene")).to_be_visible()
+        expect(page.locator(".diagram")).to_be_visible()
         toggle.click()
-        expect(page.locator(".scene")).to_be_hidden()
+        expect(page.locator(".diagram")).to_be_hidden()
         assert figure.is_visible()
     assert visitor.complaints == []
 
@@ -145,12 +145,12 @@ LINKS: list[tuple[str, list[tuple[str, str]]]] = [
 
 
 @pytest.mark.parametrize("name", BROWSERS)
-def test_links(town: Town, name: str) -> None:
+def test_links(linked: LinkedPages, name: str) -> None:
     """Only addresses of the web become links, they lead where they seem to, and tell nobody where from."""
     for text, _ in LINKS:
-        says(town, text)
-    visitor = town.visit(name, town.alice)
-    page = chat(town, visitor)
+        says(linked, text)
+    visitor = linked.visit(name, linked.alice)
+    page = chat(linked, visitor)
     bodies = page.locator(".message .body")
     expect(bodies).to_have_count(len(LINKS))
     found: list[list[list[str]]] = bodies.evaluate_all(
@@ -203,10 +203,10 @@ LONG = [
 
 
 @pytest.mark.parametrize("name", BROWSERS)
-def test_long_words(town: Town, name: str) -> None:
+def test_long_words(linked: LinkedPages, name: str) -> None:
     """IDs, addresses, names of 64 wide letters and URLs stay in their places, on a phone and enlarged."""
     for text in LONG:
-        says(town, text)
+        says(linked, text)
     address = "[2001:0db8:85a3:1111:2222:8a2e:0370:7334]:65535"
 
     def between(socket: WebSocketRoute) -> None:
@@ -234,11 +234,11 @@ def test_long_words(town: Town, name: str) -> None:
 
         server.on_message(to_page)
 
-    visitor = town.visit(name, town.alice)
+    visitor = linked.visit(name, linked.alice)
     page = visitor.tab()
     page.route_web_socket(re.compile("/ws"), between)
-    town.alice.ask("name", peer=town.bob.id, name=WIDE)
-    town.alice.ask("rename", name=WIDE)
+    linked.alice.ask("name", peer=linked.bob.id, name=WIDE)
+    linked.alice.ask("rename", name=WIDE)
     problems: list[str] = []
 
     def look(what: str) -> None:
@@ -247,14 +247,14 @@ def test_long_words(town: Town, name: str) -> None:
             problems.extend(f"{what}, {size['width']} px: {each}" for each in overflowing(page))
 
     try:
-        page.goto(f"{town.alice.origin}/#/network")
+        page.goto(f"{linked.alice.origin}/#/network")
         expect(page.get_by_text("Checked at")).to_be_visible()
         look("network")
-        for where in ("you", "settings", f"chat/{town.bob.id}", ""):
+        for where in ("you", "settings", f"chat/{linked.bob.id}", ""):
             page.evaluate("where => (location.hash = `#/${where}`)", where)
             page.wait_for_timeout(100)
             look(where)
-        page.evaluate("where => (location.hash = `#/chat/${where}`)", town.bob.id)
+        page.evaluate("where => (location.hash = `#/chat/${where}`)", linked.bob.id)
         expect(page.locator(".message")).to_have_count(len(LONG))
         page.set_viewport_size({"width": PHONE["width"], "height": PHONE["height"]})
         state = page.locator(".chat-head .state-line > span:last-child")
@@ -276,17 +276,17 @@ def test_long_words(town: Town, name: str) -> None:
         expect(page.locator(".hit")).to_have_count(1)
         look("hits")
     finally:
-        town.alice.ask("name", peer=town.bob.id, name="bob")
-        town.alice.ask("rename", name="alice")
+        linked.alice.ask("name", peer=linked.bob.id, name="bob")
+        linked.alice.ask("rename", name="alice")
     assert problems == []
 
 
-def test_few_colours(town: Town) -> None:
+def test_few_colours(linked: LinkedPages) -> None:
     """In forced colours, what is chosen, who says what and how somebody is can be told apart."""
-    says(town, "Theirs")
-    town.alice.ask("send", peer=town.bob.id, text="Ours")
-    visitor = town.visit("chromium", town.alice)
-    page = chat(town, visitor)
+    says(linked, "Theirs")
+    linked.alice.ask("send", peer=linked.bob.id, text="Ours")
+    visitor = linked.visit("chromium", linked.alice)
+    page = chat(linked, visitor)
     expect(page.locator(".message")).to_have_count(2)
     page.emulate_media(forced_colors="active")
     looks = """elements => elements.map(each => {
@@ -327,11 +327,11 @@ def test_few_colours(town: Town) -> None:
 
 
 @pytest.mark.parametrize("name", BROWSERS)
-def test_searching(town: Town, name: str) -> None:
+def test_searching(linked: LinkedPages, name: str) -> None:
     """One letter that means a word finds it; what is pasted is called what it is."""
     for text in ("山に登る", "ひらがな", "한국어", "an ordinary x"):
-        says(town, text)
-    visitor = town.visit(name, town.alice)
+        says(linked, text)
+    visitor = linked.visit(name, linked.alice)
     page = visitor.page
     find = page.locator("#find")
     for letter in ("山", "登", "ひ", "국"):
@@ -349,10 +349,10 @@ def test_searching(town: Town, name: str) -> None:
             "punch://rendezvous.example:7001/rifj3epgvfkankcnrgydwwxych7f43mxvd5q2jpovu3nz7grs54xurqc",
             "rendezvous",
         ),
-        (town.bob.url, "page of Punch"),
+        (linked.bob.url, "page of Punch"),
         ("somebody@example.com", "e-mail"),
-        (town.bob.id[:-1], "this has 55"),
-        (town.bob.id + "a", "this has 57"),
+        (linked.bob.id[:-1], "this has 55"),
+        (linked.bob.id + "a", "this has 57"),
     ):
         find.fill(pasted)
         expect(problem).to_contain_text(said)
@@ -372,16 +372,16 @@ ENGLAND = "\U0001f3f4" + "".join(chr(0xE0000 + ord(letter)) for letter in "gbeng
 
 
 @pytest.mark.parametrize("name", BROWSERS)
-def test_cut_texts(town: Town, name: str) -> None:
+def test_cut_texts(linked: LinkedPages, name: str) -> None:
     """Lists show beginnings and parts of messages: nothing is cut in two that is drawn as one."""
-    visitor = town.visit(name, town.alice)
-    page = chat(town, visitor)
+    visitor = linked.visit(name, linked.alice)
+    page = chat(linked, visitor)
     last, hit = page.locator(".person .last"), page.locator(".hit .quoted")
     for number, one in enumerate((ENGLAND, "👩\u200d👩\u200d👧", "👍🏽", "e\u0301")):
         half = len(one) // 2
         word = f"needle{number}"
         # One of them lies across each place where a text of these lengths could be cut.
-        says(town, f"{'a' * (119 - half)}{one}{word}{'b' * (260 - half)}{one}{'c' * 900}")
+        says(linked, f"{'a' * (119 - half)}{one}{word}{'b' * (260 - half)}{one}{'c' * 900}")
         expect(last).to_have_text(re.compile(f"^a{{100,119}}({one})?…$"))
         page.locator("#find").fill(word)
         expect(hit).to_have_count(1)
@@ -390,17 +390,17 @@ def test_cut_texts(town: Town, name: str) -> None:
         assert re.fullmatch(f"…a*{one}{word}b*({one})?…", shown), ascii(shown)
         page.locator("#find").fill("")
     # Words are marked as they are written, though small letters may be more in number.
-    says(town, "İİİİ then Straße, needle9")
+    says(linked, "İİİİ then Straße, needle9")
     page.locator("#find").fill("needle9")
     expect(hit.locator("mark")).to_have_text("needle9")
     expect(page.locator(".found .escape")).to_have_count(0)
     assert visitor.complaints == []
 
 
-def test_too_many_tabs(town: Town) -> None:
+def test_too_many_tabs(linked: LinkedPages) -> None:
     """One more page than there may be says so, and which to close, and opens when there is room."""
-    visitor = town.visit("chromium", town.alice)
-    first = chat(town, visitor)
+    visitor = linked.visit("chromium", linked.alice)
+    first = chat(linked, visitor)
     first.evaluate(
         """async () => {
             const url = `ws://${location.host}/ws?key=${localStorage.getItem("punch-key")}`;
@@ -409,7 +409,7 @@ def test_too_many_tabs(town: Town) -> None:
         }"""
     )
     one_more = visitor.tab()
-    one_more.goto(town.alice.origin)
+    one_more.goto(linked.alice.origin)
     expect(one_more.locator("h1").filter(visible=True)).to_have_text("There are too many pages")
     expect(one_more.locator("main.card")).to_contain_text("bob · Punch")
     assert layout_problems(one_more) == []
@@ -421,25 +421,25 @@ def test_too_many_tabs(town: Town) -> None:
 
 
 @pytest.mark.parametrize("name", BROWSERS)
-def test_tabs_speak_with_one_voice(town: Town, name: str) -> None:
+def test_tabs_speak_with_one_voice(linked: LinkedPages, name: str) -> None:
     """What one tab shows, no other announces; what none shows is announced once."""
-    visitor = town.visit(name, town.alice)
+    visitor = linked.visit(name, linked.alice)
     tabs = [visitor.page, visitor.tab()]
-    tabs[1].goto(f"{town.alice.origin}/#/settings")
+    tabs[1].goto(f"{linked.alice.origin}/#/settings")
     expect(tabs[1].get_by_role("heading", name="Settings", exact=True)).to_be_visible()
     visitor.page.bring_to_front()
-    chat(town, visitor)
+    chat(linked, visitor)
 
     def announced() -> list[str]:
         return [tab.locator("#announce").inner_text() for tab in tabs]
 
-    says(town, "Seen at once")
+    says(linked, "Seen at once")
     for tab in tabs:
         expect(tab.locator(".person .last")).to_have_text("Seen at once")
     expect(tabs[1].locator(".badge")).to_have_count(0)
     assert announced() == ["", ""]
     visitor.go("#/settings")
-    says(town, "Seen by nobody")
+    says(linked, "Seen by nobody")
     for tab in tabs:
         expect(tab.locator(".badge")).to_have_text("1 unread")
     assert sorted(announced()) == ["", "New message from bob"]

@@ -13,22 +13,22 @@ from punch.identity import Identity
 
 from . import axe
 from .browsers import DESKTOP
-from .web_story import Story, origin, story, wait_until
+from .web_pair import BrowserPair, origin, pair, wait_until
 
-__all__ = ["story"]
+__all__ = ["pair"]
 
 
-def test_what_a_stranger_says(story: Story) -> None:
+def test_what_a_stranger_says(pair: BrowserPair) -> None:
     """Markup, controls and overrides from the other side are shown, not done; long texts stay in the box."""
-    story.connect()
-    alice, bob = story.alice.visitor, story.bob.visitor
+    pair.connect()
+    alice, bob = pair.alice.visitor, pair.bob.visitor
     alice_id = alice.id
     page = alice.page
     page.locator(".person").click()
 
     def bob_says(text: str) -> None:
-        story.bob.peer.command("send", peer=alice_id, text=text)
-        story.bob.peer.wait("delivered")
+        pair.bob.peer.command("send", peer=alice_id, text=text)
+        pair.bob.peer.wait("delivered")
 
     page.evaluate("window.harmed = false")
     markup = '<img src=x onerror="window.harmed=true"><script>window.harmed=true</script>&lt;b&gt;'
@@ -69,28 +69,28 @@ def test_what_a_stranger_says(story: Story) -> None:
     expect(bob.page.locator(".message:not(.ours)")).to_have_count(4)
 
     # A name is anybody's choice, too.
-    story.bob.peer.command("rename", name="<b>\u202eecilA" + "x" * 40)
-    story.bob.peer.wait(("renamed", "result", "error"))
+    pair.bob.peer.command("rename", name="<b>\u202eecilA" + "x" * 40)
+    pair.bob.peer.wait(("renamed", "result", "error"))
     assert page.evaluate("document.querySelectorAll('b').length") == 0
 
     # It does not make him one whom Alice has named herself, nor her.
     robin = str(Identity.generate(os.urandom).peer_id)
-    story.alice.peer.command("name", peer=robin, name="Robin")
-    story.alice.peer.command("name", peer=bob.id, name=None)
+    pair.alice.peer.command("name", peer=robin, name="Robin")
+    pair.alice.peer.command("name", peer=bob.id, name=None)
     for name in ("ROBIN", "You"):
-        story.bob.peer.command("rename", name=name)
+        pair.bob.peer.command("rename", name=name)
         expect(page.locator("h1.name")).to_have_text(f"{name} ({bob.id[:8]}…)")
-    story.bob.peer.command("rename", name="Bob")
+    pair.bob.peer.command("rename", name="Bob")
     expect(page.locator("h1.name")).to_have_text("Bob")
     assert alice.complaints == []
 
 
-def test_a_connection_that_breaks(story: Story) -> None:
-    """What was typed meanwhile is not lost, and the page comes back by itself."""
-    story.connect()
-    alice, page = story.alice.visitor, story.alice.page
-    port = urlsplit(story.alice.url).port
-    story.alice.host.nft(
+def test_a_connection_that_breaks(pair: BrowserPair) -> None:
+    """What is typed while the connection is broken is not lost, and the page connects again by itself."""
+    pair.connect()
+    alice, page = pair.alice.visitor, pair.alice.page
+    port = urlsplit(pair.alice.url).port
+    pair.alice.host.nft(
         f"""
         table inet cut {{
             chain input {{
@@ -107,15 +107,15 @@ def test_a_connection_that_breaks(story: Story) -> None:
     expect(box).to_have_value("Into the void")
     expect(page.get_by_role("button", name="Send", exact=True)).to_be_disabled()
     assert axe.violations(page) == []
-    story.alice.host.run("nft", "delete", "table", "inet", "cut")
+    pair.alice.host.run("nft", "delete", "table", "inet", "cut")
     expect(page.locator(".banner")).to_have_count(0, timeout=20_000)
     box.press("Enter")
     alice.mark("Into the void", "read")
-    story.bob.visitor.sees("Into the void")
+    pair.bob.visitor.sees("Into the void")
     assert page.locator(".message").count() == 1
 
     # Only the answer is lost: the message was taken, and is not to be said twice.
-    story.alice.host.nft(
+    pair.alice.host.nft(
         f"""
         table inet cut {{
             chain input {{
@@ -127,17 +127,17 @@ def test_a_connection_that_breaks(story: Story) -> None:
     )
     box.fill("Once and no more")
     box.press("Enter")
-    story.bob.visitor.sees("Once and no more")
-    story.alice.host.run("nft", "delete", "table", "inet", "cut")
+    pair.bob.visitor.sees("Once and no more")
+    pair.alice.host.run("nft", "delete", "table", "inet", "cut")
     alice.mark("Once and no more", "read")
     expect(box).to_have_value("")
     assert page.locator(".message").count() == 2
 
 
-def test_what_nobody_has_seen_is_not_called_read(story: Story) -> None:
+def test_what_nobody_has_seen_is_not_called_read(pair: BrowserPair) -> None:
     """A message that comes between the look at the page and what the page says of it."""
-    story.connect()
-    alice, bob = story.alice, story.bob
+    pair.connect()
+    alice, bob = pair.alice, pair.bob
     alice_id, bob_id = alice.visitor.id, bob.visitor.id
     page = alice.visitor.tab()
     held: list[str] = []

@@ -34,7 +34,7 @@ def test_results_in_order(workers: Workers) -> None:
 
 
 def test_one_raises(workers: Workers) -> None:
-    """For which case it was is said, and where; the others are as good as before."""
+    """The exception names the case and has its traceback; the other cases are done."""
     with pytest.raises(AssertionError, match=r"5: ArithmeticError\('odd'\)") as raised:
         workers.run(half, [2, 4, 5, 6])
     cause = raised.value.__cause__
@@ -52,7 +52,7 @@ def test_one_dies(workers: Workers) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_they_end_with_who_started_them(number: int) -> None:
-    """As soon as the pipe that all of them write to has an end, none is left."""
+    """The workers end when the process that started them does."""
     code = (
         "from tests.test_workers import say_and_wait; from tests.workers import Workers\n"
         "workers = Workers()\n"

@@ -40,7 +40,7 @@ def peer(host: str, port: int, *, family: int = 1) -> tuple[int, bytes]:
 
 
 @dataclass
-class Answer:
+class TurnAnswer:
     """
     A response.
 
@@ -58,7 +58,7 @@ class Answer:
         return int(struct.unpack(">H", self.attributes[XOR_RELAYED_ADDRESS][2:4])[0]) ^ 0x2112
 
 
-class Probe:
+class TurnProbe:
     """One five-tuple over UDP, which does what it is told."""
 
     def __init__(self, host: str, port: int, secret: str, user: str) -> None:
@@ -114,14 +114,14 @@ class Probe:
         added = [(kinds[name], value) for name, value in login.items() if value is not None]
         return self.message(method, attributes + added, key=self.key)
 
-    def ask(self, method: int, *attributes: tuple[int, bytes], **instead: bytes | None) -> Answer:
+    def ask(self, method: int, *attributes: tuple[int, bytes], **instead: bytes | None) -> TurnAnswer:
         """The answer to a request with credentials."""
         return self.exchange(self.signed(method, list(attributes), **instead))
 
-    def exchange(self, request: bytes, patience: float = 5.0) -> Answer:
+    def exchange(self, request: bytes, timeout: float = 5.0) -> TurnAnswer:
         """The answer to a message."""
         self.socket.send(request)
-        end = time.monotonic() + patience
+        end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0:
             self.socket.settimeout(left)
             try:
@@ -130,9 +130,9 @@ class Probe:
                 break
             if data[8:20] == request[8:20]:
                 return self.read(data)
-        return Answer(-1)
+        return TurnAnswer(-1)
 
-    def read(self, data: bytes) -> Answer:
+    def read(self, data: bytes) -> TurnAnswer:
         """A response as values."""
         assert data[4:8] == COOKIE
         assert struct.unpack(">H", data[2:4])[0] == len(data) - 20
@@ -149,4 +149,4 @@ class Probe:
             position += 4 + size + -size % 4
         is_error = struct.unpack(">H", data[:2])[0] & 0x0110 == 0x0110
         code = found[ERROR_CODE][2] * 100 + found[ERROR_CODE][3] if is_error else 0
-        return Answer(code, found, signed)
+        return TurnAnswer(code, found, signed)

@@ -1,8 +1,8 @@
 """
-Two people on one machine, with their pages open in a browser of each kind: what needs no NATs between them.
+Two linked peers on one machine, whose pages are opened in both kinds of browsers, for tests without NATs.
 
-The programs and the browsers are started once for all tests of a module, so that each test takes moments: it
-begins with pages of its own, and with a chat that nobody has said anything in.
+The programs and the browsers are started once for all tests of a module. Each test opens pages of its own and
+begins with an empty chat.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .processes import JSONProcess, Programs, programs
 BROWSERS = ["chromium", "firefox"]
 
 
-class Resident:
-    """One of the two: a peer that serves a page, and its ID."""
+class PagePeer:
+    """A peer that serves a page."""
 
     def __init__(self, running: Programs, name: str, address: str, *options: str) -> None:
         self.running = running
@@ -41,7 +41,7 @@ class Resident:
         )
 
     def ask(self, command: str, **fields: Any) -> dict[str, Any]:
-        """Give a command; what it results in."""
+        """Send a command, and return its result."""
         self.peer.command(command, request=command, **fields)
         answer = self.peer.wait(("result", "error"), where=lambda event: event.get("request") == command)
         assert answer["event"] == "result", answer
@@ -57,8 +57,8 @@ class Resident:
         return self.url.partition("?")[0].rstrip("/")
 
 
-class Town:
-    """Alice and Bob, linked, and the browsers."""
+class LinkedPages:
+    """The linked peers Alice and Bob, and the browsers."""
 
     def __init__(self, running: Programs, playwright: Playwright) -> None:
         self.running = running
@@ -75,8 +75,8 @@ class Town:
             state="state-service",
         )
         self.address: str = rendezvous.wait("listening")["address"]
-        self.alice = Resident(running, "alice", self.address)
-        self.bob = Resident(running, "bob", self.address, "--accept", "anyone")
+        self.alice = PagePeer(running, "alice", self.address)
+        self.bob = PagePeer(running, "bob", self.address, "--accept", "anyone")
         self.bob.peer.wait("registered")
         self.connect()
 
@@ -93,8 +93,8 @@ class Town:
             self._browsers[name] = launch(self.playwright, [], self.directory)
         return self._browsers[name]
 
-    def visit(self, name: str, who: Resident, size: dict[str, int] = DESKTOP) -> Visitor:
-        """A person of its own at a browser, let in to somebody's page."""
+    def visit(self, name: str, who: PagePeer, size: dict[str, int] = DESKTOP) -> Visitor:
+        """A new visitor with a page of this peer."""
         visitor = Visitor(self.browser(name), who.new_url(), size)
         visitor.page.locator(".me").wait_for()
         return visitor
@@ -114,16 +114,16 @@ class Town:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
-    """The town as a module's tests share it."""
-    directory: Path = tmp_path_factory.mktemp("town")
+def linked_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LinkedPages]:
+    """Peers and browsers that all tests of a module share."""
+    directory: Path = tmp_path_factory.mktemp("linked")
     with ExitStack() as stack:
         running = stack.enter_context(programs(directory))
-        yield Town(running, stack.enter_context(playing()))
+        yield LinkedPages(running, stack.enter_context(playing()))
 
 
 @pytest.fixture
-def town(built: Town) -> Iterator[Town]:
-    """The town, tidied up afterwards."""
-    yield built
-    built.tidy()
+def linked(linked_pages: LinkedPages) -> Iterator[LinkedPages]:
+    """The module's peers and browsers; afterwards, all pages are closed and all messages erased."""
+    yield linked_pages
+    linked_pages.tidy()

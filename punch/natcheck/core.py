@@ -56,7 +56,7 @@ OVERHEAD = SETTLING + PROBE_TRIES * (PROBE_WAIT + 0.3)
 
 
 @dataclass(frozen=True)
-class Places:
+class ReflectorAddresses:
     """The addresses of the reflectors of one address family; None for those that do not exist."""
 
     first: Address
@@ -65,7 +65,7 @@ class Places:
     fourth: Address | None = None
 
     @classmethod
-    def of(cls, hosts: Sequence[str], port: int, second: int) -> Places:
+    def of(cls, hosts: Sequence[str], port: int, second: int) -> ReflectorAddresses:
         """
         :param hosts: the service's addresses, of one family; the first is the main one.
         :param port: the reflector's port.
@@ -82,7 +82,7 @@ class Places:
 
 
 async def examine(
-    transactions: Transactions, places: Places, hosts: Sequence[str], lifetime: float | None
+    transactions: Transactions, reflectors: ReflectorAddresses, hosts: Sequence[str], lifetime: float | None
 ) -> FamilyReport:
     """
     Run all experiments for one address family.
@@ -90,15 +90,15 @@ async def examine(
     :param hosts: our own addresses of this family, in order of preference.
     :param lifetime: seconds that measuring the lifetime of mappings may take; None leaves it out.
     """
-    home = await _find_home(transactions, places.first, hosts)
+    home = await _find_home(transactions, reflectors.first, hosts)
     if home is None:
         return FamilyReport(local_addresses=tuple(hosts))
     host = home.local.host
     translated = home.mapped != home.local
-    mapping = transactions.spawn(_see_elsewhere(transactions, home, places))
-    filtering = transactions.spawn(_probe(transactions, host, places))
-    others = transactions.spawn(_open_more(transactions, host, places.first)) if translated else None
-    crossing = transactions.spawn(_cross(transactions, host, places.first)) if translated else None
+    mapping = transactions.spawn(_see_elsewhere(transactions, home, reflectors))
+    filtering = transactions.spawn(_probe(transactions, host, reflectors))
+    others = transactions.spawn(_open_more(transactions, host, reflectors.first)) if translated else None
+    crossing = transactions.spawn(_cross(transactions, host, reflectors.first)) if translated else None
     second, third, fourth = await mapping
     port, address = await filtering
     # Silence is a result only if an answer could have been sent
@@ -116,12 +116,12 @@ async def examine(
         hairpinning = None if crossed is None else hairpinning_of(crossed, mappings, filterings)
     lived = None
     if lifetime is not None and (translated or address is not True):
-        lived = await measure_lifetime(transactions, host, places.first, lifetime)
-    rtts = [rtt for remote, rtt in transactions.rtts if remote == places.first]
+        lived = await measure_lifetime(transactions, host, reflectors.first, lifetime)
+    rtts = [rtt for remote, rtt in transactions.rtts if remote == reflectors.first]
     return FamilyReport(
         udp=True,
         local_addresses=(host, *(each for each in hosts if each != host)),
-        near=places.first.host in hosts or is_local(places.first.host) or is_local(home.mapped.host),
+        near=reflectors.first.host in hosts or is_local(reflectors.first.host) or is_local(home.mapped.host),
         public_addresses=tuple(dict.fromkeys(each.host for each in mapped if each is not None)),
         translated=translated,
         mapping=mappings if translated else frozenset(),
@@ -206,28 +206,30 @@ async def _find_home(
 
 
 async def _see_elsewhere(
-    transactions: Transactions, home: ObservedAddress, places: Places
+    transactions: Transactions, home: ObservedAddress, reflectors: ReflectorAddresses
 ) -> tuple[Address | None, Address | None, Address | None]:
     """The addresses that the other reflectors see the same socket at."""
     asked = [
-        None if place is None else transactions.spawn(transactions.ask(home.local, place))
-        for place in (places.second, places.third, places.fourth)
+        None if reflector is None else transactions.spawn(transactions.ask(home.local, reflector))
+        for reflector in (reflectors.second, reflectors.third, reflectors.fourth)
     ]
     seen = [None if each is None else await each for each in asked]
     second, third, fourth = (None if each is None else each.mapped for each in seen)
     return second, third, fourth
 
 
-async def _probe(transactions: Transactions, host: str, places: Places) -> tuple[bool | None, bool | None]:
+async def _probe(
+    transactions: Transactions, host: str, reflectors: ReflectorAddresses
+) -> tuple[bool | None, bool | None]:
     """Whether datagrams from the other port and from another address arrive."""
     port = (
-        transactions.spawn(_gets_in(transactions, host, places.first, Vantage.PORT))
-        if places.second
+        transactions.spawn(_gets_in(transactions, host, reflectors.first, Vantage.PORT))
+        if reflectors.second
         else None
     )
     address = (
-        transactions.spawn(_gets_in(transactions, host, places.first, Vantage.ADDRESS))
-        if places.fourth
+        transactions.spawn(_gets_in(transactions, host, reflectors.first, Vantage.ADDRESS))
+        if reflectors.fourth
         else None
     )
     return None if port is None else await port, None if address is None else await address
@@ -317,9 +319,9 @@ class Netcheck:
             there = [each for each in services if (":" in each) == ipv6]
             here = [each for each in hosts if (":" in each) == ipv6]
             if there:
-                places = Places.of(there, port, second_port)
+                reflectors = ReflectorAddresses.of(there, port, second_port)
                 self._reports[ipv6] = self._transactions.spawn(
-                    examine(self._transactions, places, here, lifetime)
+                    examine(self._transactions, reflectors, here, lifetime)
                 )
 
     @property

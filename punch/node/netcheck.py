@@ -36,7 +36,7 @@ from punch.node.control.hosts import (
 )
 from punch.node.relay import DatagramRelayClient, RelayClient, StreamRelayClient, relay_endpoint
 from punch.node.relay_pool import MAX_DATAGRAM_TRIES
-from punch.turn.client_events import Trouble
+from punch.turn.client_events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
 from punch.wire.probing import ProbeOutcome
@@ -370,7 +370,7 @@ class RelayTrial:
         """The relay works."""
         self._end(True)
 
-    def relay_failed(self, relay: RelayClient, trouble: Trouble, text: str) -> None:
+    def relay_failed(self, relay: RelayClient, problem: AllocationProblem, text: str) -> None:
         """One attempt has failed; another may succeed."""
         if relay in self._trying:
             self._trying.remove(relay)

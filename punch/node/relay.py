@@ -34,8 +34,8 @@ from punch.turn.client import ClientState, TurnClient
 from punch.turn.client_events import (
     Allocated,
     AllocationFailed,
+    AllocationProblem,
     RelayCredentials,
-    Trouble,
 )
 from punch.wire.address import Address
 from punch.wire.turn import FramingError, StreamSplitter
@@ -59,7 +59,7 @@ class RelayClientOwner(TypingProtocol):
 
     def relay_allocated(self, relay: RelayClient) -> None: ...
 
-    def relay_failed(self, relay: RelayClient, trouble: Trouble, text: str) -> None: ...
+    def relay_failed(self, relay: RelayClient, problem: AllocationProblem, text: str) -> None: ...
 
 
 class RelayClient(ABC):
@@ -202,7 +202,7 @@ class RelayClient(ABC):
             self._relayed = event.relayed
             self._owner.relay_allocated(self)
         elif isinstance(event, AllocationFailed):
-            self._owner.relay_failed(self, event.trouble, event.text)
+            self._owner.relay_failed(self, event.problem, event.text)
         elif event is not None:
             # The relay refused a permission: the peer's candidate is wrong, or the relay allows too little.
             self._log.info("{source} does not relay to {peer}", source=self.source, peer=str(event.peer))
@@ -334,7 +334,7 @@ class StreamRelayClient(RelayClient):
         if self._client.state is ClientState.NEW:
             # Nothing has been requested over the connection.
             self._client.close(self._monotonic())
-            self._owner.relay_failed(self, Trouble.DISCONNECTED, "")
+            self._owner.relay_failed(self, AllocationProblem.DISCONNECTED, "")
         else:
             self._client.disconnected()
             self._driver.run()

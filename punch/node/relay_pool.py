@@ -31,7 +31,7 @@ from punch.node.relay import (
     relay_endpoint,
 )
 from punch.node.relay_addresses import RelayAddresses
-from punch.turn.client_events import Trouble
+from punch.turn.client_events import AllocationProblem
 from punch.wire.address import Address, canonical
 from punch.wire.fields import clean
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
@@ -62,12 +62,12 @@ _FULL_DELAY = 60.0
 """Seconds until a relay that had no capacity is asked again."""
 
 _FAILURES = {
-    Trouble.CAPACITY: RelayFailure.FULL,
-    Trouble.QUOTA: RelayFailure.QUOTA,
-    Trouble.UNAUTHORIZED: RelayFailure.CREDENTIALS,
-    Trouble.WRONG_CREDENTIALS: RelayFailure.CREDENTIALS,
-    Trouble.TIMEOUT: RelayFailure.SILENT,
-    Trouble.DISCONNECTED: RelayFailure.UNREACHABLE,
+    AllocationProblem.CAPACITY: RelayFailure.FULL,
+    AllocationProblem.QUOTA: RelayFailure.QUOTA,
+    AllocationProblem.UNAUTHORIZED: RelayFailure.CREDENTIALS,
+    AllocationProblem.WRONG_CREDENTIALS: RelayFailure.CREDENTIALS,
+    AllocationProblem.TIMEOUT: RelayFailure.SILENT,
+    AllocationProblem.DISCONNECTED: RelayFailure.UNREACHABLE,
 }
 """What is told of several failures: the first of these that is among them."""
 
@@ -132,7 +132,7 @@ class RelayPool:
         self._relays: dict[Address, RelayClient] = {}
         self._closing: list[RelayClient] = []
         self._flows: dict[tuple[Address, Address], DatagramRelayClient] = {}
-        self._troubles: dict[TurnURI, Trouble] = {}
+        self._problems: dict[TurnURI, AllocationProblem] = {}
         self._full_until: dict[TurnURI, float] = {}
         self._streams_due = Timer(reactor)
         self._check_timer = Timer(reactor)
@@ -157,7 +157,7 @@ class RelayPool:
         self._updated = now
         self._expires = {server.url: now + server.lifetime for server in servers}
         # Forget relays that are no longer named.
-        self._troubles = {url: each for url, each in self._troubles.items() if url in self._expires}
+        self._problems = {url: each for url, each in self._problems.items() if url in self._expires}
         self._full_until = {url: until for url, until in self._full_until.items() if url in self._expires}
         self._renewal.cancel()
         if servers:
@@ -246,9 +246,9 @@ class RelayPool:
     @property
     def failure(self) -> RelayFailure | None:
         """Why there is no relayed address; None if there is one, or if no request has failed."""
-        if self._relays or not self._troubles:
+        if self._relays or not self._problems:
             return None
-        failures = (failure for trouble, failure in _FAILURES.items() if trouble in self._troubles.values())
+        failures = (failure for problem, failure in _FAILURES.items() if problem in self._problems.values())
         return next(failures, RelayFailure.REFUSED)
 
     def stop(self) -> None:
@@ -284,7 +284,7 @@ class RelayPool:
             return
         self._attempts.remove(relay)
         self._relays[relay.local] = relay
-        self._troubles.pop(relay.server.url, None)
+        self._problems.pop(relay.server.url, None)
         self._delay, self._failing_since = _FIRST_DELAY, None
         # One relay of a kind is enough, and one over UDP makes those over streams unnecessary.
         for other in list(self._attempts):
@@ -301,21 +301,21 @@ class RelayPool:
             self._close_all()
         self._finish()
 
-    def relay_failed(self, relay: RelayClient, trouble: Trouble, text: str) -> None:
+    def relay_failed(self, relay: RelayClient, problem: AllocationProblem, text: str) -> None:
         """A relay has refused an allocation, or has ended it."""
         self._log.info(
-            "no relay by {source}: {trouble} {text}",
+            "no relay by {source}: {problem} {text}",
             source=relay.source,
-            trouble=trouble.value,
+            problem=problem.value,
             text=clean(text, _LOGGED),
         )
         url = relay.server.url
-        self._troubles[url] = trouble
+        self._problems[url] = problem
         # The relay may have another address now.
         self._addresses.look_up(url)
-        if trouble in (Trouble.QUOTA, Trouble.CAPACITY):
+        if problem in (AllocationProblem.QUOTA, AllocationProblem.CAPACITY):
             self._full_until[url] = self._monotonic() + _FULL_DELAY
-        elif trouble is Trouble.UNAUTHORIZED and self._monotonic() > self._updated + _UNRESPONSIVE:
+        elif problem is AllocationProblem.UNAUTHORIZED and self._monotonic() > self._updated + _UNRESPONSIVE:
             # The credentials may have expired early, if the wall clock of the relay was set.
             self._renew()
         self._forget_flow(relay)

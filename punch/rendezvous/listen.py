@@ -91,9 +91,9 @@ def _parse(reactor: object, description: str, ipv6_ports: Set[int]) -> ControlEn
     behind_balancer = inner != description
     try:
         server = cast(IStreamServerEndpoint, serverFromString(reactor, inner))  # type: ignore[no-untyped-call]
-        everywhere = _port_everywhere(inner)
-        if everywhere is not None and everywhere[0] not in ipv6_ports:
-            server = _Everywhere(cast(IReactorTCP, reactor), *everywhere)
+        wildcard = _wildcard_port(inner)
+        if wildcard is not None and wildcard[0] not in ipv6_ports:
+            server = _WildcardEndpoint(cast(IReactorTCP, reactor), *wildcard)
         if behind_balancer:
             from twisted.protocols.haproxy import proxyEndpoint
 
@@ -115,7 +115,7 @@ def _without_balancer(description: str) -> str:
     return description
 
 
-def _port_everywhere(description: str) -> tuple[int, int] | None:
+def _wildcard_port(description: str) -> tuple[int, int] | None:
     """Port and backlog of a `tcp:` endpoint that names no interface; None for any other endpoint."""
     values = tcp_values(description)
     if not values or values.get("interface"):
@@ -158,7 +158,7 @@ def tcp_values(description: str) -> dict[str, str]:
 
 
 @implementer(IStreamServerEndpoint)
-class _Everywhere:
+class _WildcardEndpoint:
     """One TCP port on all addresses of both families."""
 
     def __init__(self, reactor: IReactorTCP, port: int, backlog: int) -> None:
@@ -170,7 +170,7 @@ class _Everywhere:
         """Listen. The result stands for the ports of both families."""
         try:
             factory = cast(ServerFactory, protocolFactory)
-            ports = listen_everywhere(self._reactor, self._port, factory, self._backlog)
+            ports = listen_on_all_addresses(self._reactor, self._port, factory, self._backlog)
             return succeed(_Ports(ports, self._shown(ports[-1].getHost())))
         except CannotListenError:
             return fail()
@@ -203,7 +203,7 @@ class _Ports:
         return self._address
 
 
-def listen_everywhere(
+def listen_on_all_addresses(
     reactor: IReactorTCP, port: int, factory: ServerFactory, backlog: int = BACKLOG
 ) -> list[IListeningPort]:
     """
@@ -280,7 +280,7 @@ def listen(
     """
     if not endpoints:
         try:
-            return succeed(listen_everywhere(reactor, port, factory))
+            return succeed(listen_on_all_addresses(reactor, port, factory))
         except CannotListenError:
             return fail()
     return Deferred.fromCoroutine(_listen_all(endpoints, factory, behind_balancer))

@@ -42,15 +42,15 @@ from punch.wire.control import (
 
 __all__ = [
     "Deliver",
-    "DeliverElsewhere",
+    "DeliverToProcess",
     "Disconnect",
-    "Elsewhere",
-    "Gone",
     "Introducing",
     "IntroductionRefusal",
     "LimitHit",
+    "OtherProcesses",
     "Output",
     "PeerRegistered",
+    "PeerUnregistered",
     "Registration",
     "Registry",
 ]
@@ -91,7 +91,7 @@ class PeerRegistered:
 
 
 @dataclass(frozen=True)
-class Gone:
+class PeerUnregistered:
     """A peer is no longer registered."""
 
     peer: PeerID
@@ -111,7 +111,7 @@ class LimitHit:
 
 
 @dataclass(frozen=True)
-class DeliverElsewhere:
+class DeliverToProcess:
     """Send `reply` to a peer that is registered at another process of the service."""
 
     process: str
@@ -119,7 +119,7 @@ class DeliverElsewhere:
     reply: Reply
 
 
-Output = Deliver | DeliverElsewhere | Disconnect | PeerRegistered | Gone | LimitHit
+Output = Deliver | DeliverToProcess | Disconnect | PeerRegistered | PeerUnregistered | LimitHit
 
 
 @dataclass
@@ -138,7 +138,7 @@ class Registration:
     """The other process of the service at which it is registered; None for this one."""
 
 
-class Elsewhere(Protocol):
+class OtherProcesses(Protocol):
     """The other processes of the service. An introduction belongs to the process of the called peer."""
 
     def establish(self, caller: Registration, request: Establish, now: float) -> None:
@@ -178,13 +178,13 @@ class Registry:
     :ivar introductions_answered: those of them that it has accepted.
     """
 
-    def __init__(self, limits: RendezvousLimits, elsewhere: Elsewhere | None = None) -> None:
-        """:param elsewhere: the other processes of the service; None if there are none."""
+    def __init__(self, limits: RendezvousLimits, others: OtherProcesses | None = None) -> None:
+        """:param others: the other processes of the service; None if there are none."""
         self.introductions_begun = 0
         self.introductions_answered = 0
         self._stopping = False
         self._limits = limits
-        self._elsewhere = elsewhere
+        self._others = others
         self._peers: dict[PeerID, Registration] = {}
         self._away: dict[PeerID, Registration] = {}
         """Callers that are registered at other processes, while their introductions last."""
@@ -236,7 +236,7 @@ class Registry:
         cores = [each.core for each in self._introductions.values()]
         under_way = [each for each in cores if each.answer is None or each.deadline > answered_after]
         peers = {peer for each in under_way for peer in (each.caller, each.callee)}
-        return peers if self._elsewhere is None else peers | self._elsewhere.unfinished(now)
+        return peers if self._others is None else peers | self._others.unfinished(now)
 
     # -- inputs --
 
@@ -305,7 +305,7 @@ class Registry:
         key = introduction_key(request.call, peer, request.to)
         introduction = self._introductions.get(key)
         if introduction is None:
-            if self._elsewhere is not None and self._elsewhere.request(peer, request):
+            if self._others is not None and self._others.request(peer, request):
                 return
             if isinstance(request, Answer):
                 raise IntroductionRefusal(ErrorCode.CANCELLED, "This call is over already.")
@@ -426,8 +426,8 @@ class Registry:
             raise IntroductionRefusal(ErrorCode.SHUTDOWN, SHUTDOWN_TEXT)
         callee = self._peers.get(request.to)
         if callee is None:
-            if caller.process is None and self._elsewhere is not None:
-                self._elsewhere.establish(caller, request, now)
+            if caller.process is None and self._others is not None:
+                self._others.establish(caller, request, now)
                 return
             if caller.process is None and request.notify:
                 self._return_notices.ask(caller.peer, caller.source, request.to, now)
@@ -489,9 +489,9 @@ class Registry:
         del self._peers[peer]
         self._leave_place(peer)
         self._leave(registration)
-        if self._elsewhere is not None:
-            self._elsewhere.lost(peer)
-        self._outputs.append(Gone(peer, reason))
+        if self._others is not None:
+            self._others.lost(peer)
+        self._outputs.append(PeerUnregistered(peer, reason))
 
     def _leave(self, registration: Registration) -> None:
         """End all introductions of a peer that is gone."""
@@ -534,4 +534,4 @@ class Registry:
         if peer in self._peers or away is None:
             self.deliver(peer, reply)
         elif away.process is not None:
-            self._outputs.append(DeliverElsewhere(away.process, peer, reply))
+            self._outputs.append(DeliverToProcess(away.process, peer, reply))

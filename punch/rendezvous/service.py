@@ -57,11 +57,11 @@ from punch.rendezvous.reflector import Reflector
 from punch.rendezvous.registry import (
     SHUTDOWN_TEXT,
     Deliver,
-    DeliverElsewhere,
+    DeliverToProcess,
     Disconnect,
-    Gone,
     LimitHit,
     PeerRegistered,
+    PeerUnregistered,
     Registry,
 )
 from punch.rendezvous.relay.relay import Relay
@@ -378,12 +378,12 @@ class RendezvousService(Service):
                 self.totals.registrations += 1
                 self._operator_log.registered(output.peer, output.name)
                 self._report("registered", peer=str(output.peer), name=output.name)
-            elif isinstance(output, Gone):
+            elif isinstance(output, PeerUnregistered):
                 self._operator_log.gone(output.peer, output.reason)
                 self._report("gone", peer=str(output.peer), reason=output.reason)
             elif isinstance(output, LimitHit):
                 self._operator_log.limit_hit(output.address, output.limit, output.peer)
-            elif not isinstance(output, DeliverElsewhere):
+            elif not isinstance(output, DeliverToProcess):
                 self._pass_on(output, touched)
             if self._directory is not None:
                 self._directory.note(output)

@@ -60,7 +60,7 @@ class ClientCreator:
 
 
 @implementer(IHandshakeListener)
-class ControlClient(Protocol):
+class RecordingControlClient(Protocol):
     """Notes all lines it gets, and how it ended."""
 
     def __init__(self) -> None:
@@ -172,13 +172,13 @@ def connect_control(
     alpn: list[bytes] | None = None,
     maximum: int = SSL.TLS1_3_VERSION,
     header: bytes = b"",
-) -> ControlClient:
+) -> RecordingControlClient:
     """
     Connect a client with TLS; it has no transport before time has passed.
 
     :param header: what is sent before TLS begins, as load balancers do.
     """
-    client = ControlClient()
+    client = RecordingControlClient()
     creator = ClientCreator(key, [b"punch/1"] if alpn is None else alpn, maximum)
     plain = _HeaderEndpoint(HostnameEndpoint(reactor, host, port), header)
     endpoint = wrapClientTLS(creator, plain, clock=reactor)
@@ -186,14 +186,14 @@ def connect_control(
     return client
 
 
-def connect_raw(reactor: Any, host: str, port: int) -> ControlClient:
+def connect_raw(reactor: Any, host: str, port: int) -> RecordingControlClient:
     """Connect a client without TLS."""
-    client = ControlClient()
+    client = RecordingControlClient()
     _connect(HostnameEndpoint(reactor, host, port), client)
     return client
 
 
-def _connect(endpoint: Any, client: ControlClient) -> None:
+def _connect(endpoint: Any, client: RecordingControlClient) -> None:
     def failed(failure: Failure) -> None:
         client.ended = failure
 

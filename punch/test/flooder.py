@@ -15,7 +15,7 @@ from punch.link.packet import CONNECTION_ID_LENGTH, HeaderProtection, PacketKey,
 from punch.link.proof import LinkCertificate, SecretsLog
 from punch.link.quic import ALPN, LOGICAL_ADDRESS
 from punch.link.quic_qh3 import Qh3Connection
-from punch.test.link_pair import CoreNode, Pipe, Rogue, RogueCallee, RogueCaller
+from punch.test.link_pair import CoreEnd, Pipe, Rogue, RogueCallee, RogueCaller
 
 ROOM = 1150
 """Bytes of frames in a packet."""
@@ -69,7 +69,7 @@ class Flooder:
     :param is_caller: its role.
     """
 
-    def __init__(self, victim: CoreNode, certificate: LinkCertificate, is_caller: bool) -> None:
+    def __init__(self, victim: CoreEnd, certificate: LinkCertificate, is_caller: bool) -> None:
         self.victim = victim
         self._secrets = KeptSecrets()
         rogue = self._caller() if is_caller else self._callee(certificate)

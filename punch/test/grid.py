@@ -40,7 +40,7 @@ behind a stateful firewall; behind a home's NAT behind a carrier's; where no UDP
 """
 
 SEEDS = (1, 2, 3, 4, 5)
-PATIENCE = 15.0
+CALL_TIMEOUT = 15.0
 """Seconds after which a call has failed."""
 SETTLED = 5.0
 """Seconds after `connected` at which the best path must have been found."""
@@ -66,7 +66,7 @@ def must_be_direct(one: str, other: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CallOutcome:
     """
     One call.
 
@@ -95,7 +95,7 @@ class Results:
     columns: Sequence[str] = ()
     direct: Callable[[str, str], bool] = must_be_direct
     corner: str = "caller ↓, callee →"
-    outcomes: dict[Pair, list[Outcome]] = field(default_factory=dict)
+    outcomes: dict[Pair, list[CallOutcome]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.columns = self.columns or self.names
@@ -165,7 +165,7 @@ class Results:
         return f"{mark} {max(seconds):.2f}"
 
 
-class World:
+class GridInternet:
     """One simulated internet with a rendezvous, and calls side by side."""
 
     def __init__(self, seed: int, link: LinkSpec) -> None:
@@ -183,12 +183,12 @@ class World:
             peer.wait_for(Registered, 60.0)
         self.net.advance(5.0)
 
-    def call(self, peers: Sequence[tuple[Peer, Peer]]) -> list[Outcome]:
+    def call(self, peers: Sequence[tuple[Peer, Peer]]) -> list[CallOutcome]:
         """Call between all of these pairs at once; what became of each."""
         start = self.net.now
         for caller, callee in peers:
             caller.call(callee.id)
-        deadline = start + PATIENCE
+        deadline = start + CALL_TIMEOUT
         while self.net.now < deadline and not all(
             _ended(caller, callee.id, start) for caller, callee in peers
         ):
@@ -199,13 +199,13 @@ class World:
             connected = _time_of(caller, callee.id, start, Connected)
             paths = [_path(caller, callee.id, start), _path(callee, caller.id, start)]
             path = "" if "" in paths else "relay" if "relay" in paths else paths[0]
-            outcomes.append(Outcome(None if connected is None else connected - start, path))
+            outcomes.append(CallOutcome(None if connected is None else connected - start, path))
             caller.node.hangup(callee.id)
         self.net.advance(1.0)
         return outcomes
 
 
-class Sides(World):
+class TwoSidedGrid(GridInternet):
     """A peer in each place, left and right."""
 
     def __init__(self, seed: int, names: Sequence[str], link: LinkSpec, ports: Ports) -> None:
@@ -252,7 +252,7 @@ class Sides(World):
                 results.outcomes.setdefault((self._names[here], self._names[there]), []).append(outcome)
 
 
-class Shared(World):
+class SharedNATGrid(GridInternet):
     """Two homes behind one NAT of each kind, with each way of hairpinning."""
 
     def __init__(self, seed: int, kinds: Sequence[str], link: LinkSpec, ports: Ports) -> None:
@@ -329,7 +329,7 @@ def run_grid(
     results = Results(names, link)
     for allocation in ports:
         for seed in seeds:
-            Sides(seed, names, link, allocation).run(results)
+            TwoSidedGrid(seed, names, link, allocation).run(results)
     return results
 
 
@@ -347,7 +347,7 @@ def run_shared(
     )
     for allocation in ports:
         for seed in seeds:
-            Shared(seed, kinds, link, allocation).run(results)
+            SharedNATGrid(seed, kinds, link, allocation).run(results)
     return results
 
 

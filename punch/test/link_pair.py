@@ -77,7 +77,7 @@ class KeepingBackend:
         return connection
 
 
-class Node(ABC):
+class PipeEnd(ABC):
     """Whatever takes datagrams and gives some, in virtual time."""
 
     @abstractmethod
@@ -93,7 +93,7 @@ class Node(ABC):
     def timer(self, now: float) -> None: ...
 
 
-class CoreNode(Node):
+class CoreEnd(PipeEnd):
     """A `LinkCore`, its events, and an application that reads everything unless it is told not to."""
 
     def __init__(self, core: LinkCore) -> None:
@@ -144,7 +144,7 @@ class CoreNode(Node):
         return bool(self.of(Proved))
 
 
-class Rogue(Node):
+class Rogue(PipeEnd):
     """A bare QUIC connection that keeps none of the link's rules but those it is told to keep."""
 
     def __init__(self, quic: QuicConnection) -> None:
@@ -259,7 +259,7 @@ class RogueCaller(Rogue):
 class Pipe:
     """Joins two nodes. `now` is the virtual time; everything takes `DELAY` to arrive, or is lost."""
 
-    def __init__(self, left: Node, right: Node) -> None:
+    def __init__(self, left: PipeEnd, right: PipeEnd) -> None:
         self.now = 0.0
         self.nodes = (left, right)
         self.in_flight: list[tuple[float, int, list[bytes]]] = []
@@ -310,7 +310,7 @@ class LinkTestCase(SynchronousTestCase):
         self.random = Random(1)
         self.certificate = LinkCertificate.generate(self.random.randbytes)
 
-    def make_caller(self, **changes: Any) -> CoreNode:
+    def make_caller(self, **changes: Any) -> CoreEnd:
         settings: dict[str, Any] = {
             "role": LinkRole.CALLER,
             "identity": CALLER,
@@ -321,9 +321,9 @@ class LinkTestCase(SynchronousTestCase):
             "backend": self.backend,
             "now": 0.0,
         }
-        return CoreNode(LinkCore(**{**settings, **changes}))
+        return CoreEnd(LinkCore(**{**settings, **changes}))
 
-    def make_callee(self, **changes: Any) -> CoreNode:
+    def make_callee(self, **changes: Any) -> CoreEnd:
         settings: dict[str, Any] = {
             "role": LinkRole.CALLEE,
             "identity": CALLEE,
@@ -334,9 +334,9 @@ class LinkTestCase(SynchronousTestCase):
             "backend": self.backend,
             "now": 0.0,
         }
-        return CoreNode(LinkCore(**{**settings, **changes}))
+        return CoreEnd(LinkCore(**{**settings, **changes}))
 
-    def connect(self, limits: LinkLimits | None = None) -> tuple[CoreNode, CoreNode, Pipe]:
+    def connect(self, limits: LinkLimits | None = None) -> tuple[CoreEnd, CoreEnd, Pipe]:
         """Caller and callee, proved to each other."""
         caller, callee = self.make_caller(limits=limits), self.make_callee(limits=limits)
         pipe = Pipe(caller, callee)
@@ -345,7 +345,7 @@ class LinkTestCase(SynchronousTestCase):
         self.assertTrue(pipe.run(2.0, lambda: caller.proved and callee.proved))
         return caller, callee, pipe
 
-    def rogue(self, callee: CoreNode, prove: bool = False) -> tuple[RogueCaller, Pipe]:
+    def rogue(self, callee: CoreEnd, prove: bool = False) -> tuple[RogueCaller, Pipe]:
         """
         A rogue caller with a finished handshake; with `prove`, one that has also proved to be the caller.
         """

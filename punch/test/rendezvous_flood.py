@@ -17,7 +17,7 @@ from punch.node.events import (
     Registered,
 )
 from punch.rendezvous.config import RendezvousLimits
-from punch.test.control_client import ControlClient, connect_control, connect_raw, key_of
+from punch.test.control_client import RecordingControlClient, connect_control, connect_raw, key_of
 from punch.test.internet import NAT, Filtering, Host, Internet, LinkSpec, Packet
 from punch.test.system import SERVICE, Peer, Rendezvous, introduce
 from punch.wire.control import Accept, Establish, Ping, Register, new_call
@@ -55,7 +55,7 @@ class Attacker:
         self._flood = flood
         self._host = host
         self._random = flood.random
-        self._clients: dict[PeerID, ControlClient] = {}
+        self._clients: dict[PeerID, RecordingControlClient] = {}
         self._identities: list[Identity] = []
 
     @property
@@ -82,7 +82,7 @@ class Attacker:
         self._clients[identity.peer_id] = client
         self._host.reactor.callLater(5 * DELAY, self._register, client)
 
-    def _register(self, client: ControlClient) -> None:
+    def _register(self, client: RecordingControlClient) -> None:
         if client.transport is not None and client.ended is None:
             client.send(Register("flood", Accept.ANYONE))
 
@@ -91,7 +91,7 @@ class Attacker:
         client = connect_raw(self._host.reactor, SERVICE, PORT)
         self._host.reactor.callLater(3 * DELAY, self._begin, client)
 
-    def _begin(self, client: ControlClient) -> None:
+    def _begin(self, client: RecordingControlClient) -> None:
         if client.transport is not None and client.ended is None:
             client.transport.write(
                 b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + self._random.randbytes(50)

@@ -42,7 +42,7 @@ STALL = 5.0
 """Seconds in which a transfer goes on after anything."""
 
 
-class Transfer(Protocol):
+class TransferProtocol(Protocol):
     """Sends chunks for a while, and notes what comes."""
 
     def __init__(self, net: Internet, random: Random, chunks: int, expected: int) -> None:
@@ -80,7 +80,7 @@ class Transfer(Protocol):
 
 
 @dataclass
-class Outcome:
+class TransferOutcome:
     """How a transfer went. `stall`: seconds from the event to the next bytes, on the slower side."""
 
     seed: int
@@ -108,7 +108,7 @@ class Scenario:
         self.peers = [self._peer(name, kind) for name, kind in zip(("alice", "bob"), self.kinds, strict=True)]
         for peer in self.peers:
             peer.wait_for(Registered, 10.0)
-        self.transfers: list[Transfer] = []
+        self.transfers: list[TransferProtocol] = []
 
     def lan(self, kind: str) -> Lan:
         """Another network behind a NAT of a kind."""
@@ -131,17 +131,17 @@ class Scenario:
         peer.node.serve(STREAM, self._service, anyone)
         return peer.start()
 
-    def _transfer(self) -> Transfer:
+    def _transfer(self) -> TransferProtocol:
         random = Random(f"data {self.net.seed} {len(self.transfers)}")
         # Those who only listen have to notice, too
         here, there = DIRECTIONS[self.net.seed // len(EVENTS) % len(DIRECTIONS)]
         if self.transfers:
             here, there = there, here
-        transfer = Transfer(self.net, random, here, there)
+        transfer = TransferProtocol(self.net, random, here, there)
         self.transfers.append(transfer)
         return transfer
 
-    def run(self, event: Callable[[Scenario], None] | None = None) -> Outcome:
+    def run(self, event: Callable[[Scenario], None] | None = None) -> TransferOutcome:
         """Connect, begin to transfer, let something happen (else what the seed says), and see."""
         alice, bob = self.peers
         connect(alice, bob)
@@ -149,7 +149,7 @@ class Scenario:
         links[0].connect(STREAM, self._service).addErrback(lambda _: None)
         self.net.advance(self.random.uniform(2.0, 5.0))
         event = event or EVENTS[self.net.seed % len(EVENTS)]
-        outcome = Outcome(self.net.seed, " - ".join(self.kinds), event.__name__)
+        outcome = TransferOutcome(self.net.seed, " - ".join(self.kinds), event.__name__)
         event(self)
         back = self.net.now
         self.net.advance(STALL)
@@ -165,7 +165,7 @@ class Scenario:
         self._judge(outcome, links)
         return outcome
 
-    def _judge(self, outcome: Outcome, links: tuple[Link, Link]) -> None:
+    def _judge(self, outcome: TransferOutcome, links: tuple[Link, Link]) -> None:
         alice, bob = self.peers
         one, other = self.transfers
         if outcome.stall > STALL:
@@ -323,7 +323,7 @@ def _to_service(packet: Packet) -> bool:
     return SERVICE in (packet.source[0], packet.destination[0])
 
 
-def run(seed: int, event: Callable[[Scenario], None] | None = None) -> Outcome:
+def run(seed: int, event: Callable[[Scenario], None] | None = None) -> TransferOutcome:
     """One scenario, from beginning to end."""
     with capturedLogs() as logged:
         scenario = Scenario(seed)

@@ -84,7 +84,7 @@ class NameTests(BookTestCase):
             self.book.forget(BOB)
 
     def test_alike_never_automatically(self) -> None:
-        """Who claims a name that looks like one that is taken gets none, and no invisible name at all."""
+        """A peer gets no petname by itself if its name looks like one that is taken, or is invisible."""
         self.book.add(BOB, "alice")
         for claimed in (
             "alice",
@@ -117,7 +117,7 @@ class NameTests(BookTestCase):
         self.assertEqual((self.book.name_of(EVE), self.book.find("Ev\xade")), ("eve", EVE))
 
     def test_mixed_scripts_never_automatically(self) -> None:
-        """Who comes first with somebody's look-alike does not get it either."""
+        """A peer gets no petname by itself if its name mixes scripts, even if it comes first."""
         self.book.add(EVE, "\u0430lice")
         self.assertIsNone(self.book.name_of(EVE))
         self.book.add(BOB, "\u041e\u043b\u044c\u0433\u0430")
@@ -249,7 +249,7 @@ class FileTests(BookTestCase):
         self.assertEqual(json.loads(self.path.read_bytes())["version"], 2)
 
     def test_the_first_version(self) -> None:
-        """Who was known is known, by the name that it had, if that is free and can be one."""
+        """Peers of the first file format stay known, with their names if these are free and usable."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         names = {ALICE: "Bob", BOB: "bob", EVE: ""}
         peers = {str(peer): {"name": name} for peer, name in names.items()}
@@ -349,7 +349,7 @@ class FileTests(BookTestCase):
         self.assertIn(BOB, self.book)
 
     def test_written_later(self) -> None:
-        """What a full disk did not take still holds when others change the file, and is written later."""
+        """A change that could not be written stays in effect when others change the file."""
         other = AddressBook(self.path)
 
         def full(*_: object) -> None:
@@ -427,7 +427,7 @@ class TwoProcessesTests(BookTestCase):
         self.assertIn(BOB, AddressBook(self.path))
 
     def test_nothing_waits_in_a_reactor(self) -> None:
-        """What is changed while another process changes something holds at once, and is written after it."""
+        """A change while another process holds the lock takes effect at once, and is written later."""
         self.book.add(ALICE, "Alice")
         other = AddressBook(self.path)
         descriptor = self.lock()
@@ -448,7 +448,7 @@ class TwoProcessesTests(BookTestCase):
         self.assertTrue(found.blocked(EVE))
 
     def test_the_end_while_another_process_changes_something(self) -> None:
-        """Who ends waits for it: what was changed is not lost."""
+        """A process that ends waits for the lock, so that its changes are written."""
         self.book.add(ALICE, "Alice")
         descriptor = self.lock()
         self.book.block(EVE)

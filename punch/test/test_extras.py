@@ -21,7 +21,7 @@ class InstallTests(SynchronousTestCase):
             self.assertEqual(install_command("chat", prefix, f"{prefix}/bin/python"), command)
 
     def test_from_a_checkout(self) -> None:
-        """What is on no index is named by the place it came from, where the package is installed anew."""
+        """A package that is on no index is named by the place that it was installed from."""
         for prefix, command in (
             ("/home/a/.local/share/pipx/venvs/txpunch", "pipx install --force '/home/a/my punch[chat]'"),
             ("/home/a/.local/share/uv/tools/txpunch", "uv tool install '/home/a/my punch[chat]'"),

@@ -133,7 +133,7 @@ class PeerIDTests(SynchronousTestCase):
         self.assertIn(because, message, text)
 
     def test_order_is_that_of_the_bytes(self) -> None:
-        """Who wins when both call at once is decided by it."""
+        """IDs are ordered as their bytes; this decides who is the caller when both call at once."""
         peers = [known.peer_id for known in IDENTITIES]
         self.assertEqual([peer.key for peer in sorted(peers)], sorted(peer.key for peer in peers))
 
@@ -205,7 +205,7 @@ class PointTests(SynchronousTestCase):
         self.assertRaises(PeerIDError, PeerID.parse, key_to_text(key, 1))
 
     def test_size(self) -> None:
-        """Only 32 bytes are a point."""
+        """A key has exactly 32 bytes."""
         self.assertRaises(ValueError, montgomery_u, bytes(33))
 
 
@@ -406,7 +406,7 @@ class KeyFileTests(SynchronousTestCase):
         self.assertFalse((self.directory / "nowhere").exists())
 
     def test_without_hard_links(self) -> None:
-        """On a file system without hard links the key is made all the same."""
+        """On a file system without hard links, the key is still made."""
 
         def no_links(*_: object, **__: object) -> None:
             raise PermissionError(1, "Operation not permitted")

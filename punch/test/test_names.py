@@ -60,7 +60,7 @@ class AlikeTests(SynchronousTestCase):
             self.assertFalse(names.alike(one, other), f"{one!a} {other!a}")
 
     def test_ascii_is_as_the_rest(self) -> None:
-        """What is quick for ASCII is what the table says."""
+        """The quick comparison of ASCII names agrees with the table."""
         for code in range(33, 127):
             character = chr(code)
             self.assertEqual(
@@ -72,7 +72,7 @@ class AlikeTests(SynchronousTestCase):
             )
 
     def test_any_mark_over_latin_letters(self) -> None:
-        """Of whatever script, it does not make another name."""
+        """A mark over a Latin letter, of any script, does not make a name look different."""
         marks = [c for c in map(chr, range(0x20000)) if unicodedata.category(c)[0] == "M"]
         self.assertGreater(len(marks), 2000)
         for mark in marks[::16]:

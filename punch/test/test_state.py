@@ -115,7 +115,7 @@ class PeerStateTests(StateTestCase):
         self.assertFalse(self.root.exists())
 
     def test_bad_key_file(self) -> None:
-        """What is wrong with a key file is said in its own words."""
+        """The error names what is wrong with a key file."""
         peer = self.state.peer("alice")
         peer.identity()
         (peer.directory / "identity.key").chmod(0o644)
@@ -205,7 +205,7 @@ class RendezvousStateTests(StateTestCase):
         self.assert_private()
 
     def test_certificate_is_remade(self) -> None:
-        """For other hosts, another key, near its end, before its beginning, and when it is damaged."""
+        """A certificate is made anew for other hosts or another key, if damaged, or if not valid for long."""
         service = self.state.rendezvous
         first = service.certificate(IDENTITIES[0], ["a.example"], NOW)
         path = service.directory / "certificate.pem"

@@ -113,9 +113,9 @@ class TurnServer:
             self.core.handle_timer(self.now)
         self.now = end
 
-    def client(self, remote: Address = ALICE, user: str = "alice", **options: Any) -> Client:
+    def client(self, remote: Address = ALICE, user: str = "alice", **options: Any) -> FiveTupleClient:
         """A client with good credentials."""
-        return Client(self, remote, user, **options)
+        return FiveTupleClient(self, remote, user, **options)
 
     def from_peer(self, relayed: Address, *datagrams: bytes, peer: Address = BOB) -> None:
         """Datagrams come at a relayed address."""
@@ -124,7 +124,7 @@ class TurnServer:
             self.core.receive_from_peers(allocation, datagrams, peer)
 
 
-class Client:
+class FiveTupleClient:
     """One five-tuple."""
 
     def __init__(

@@ -23,7 +23,7 @@ from wsproto.events import Request as Handshake
 from punch.test.internet import Host, Internet
 
 
-class Connection(Protocol):
+class HTTPConnection(Protocol):
     """One TCP connection to the page's port. :ivar received: what came. :ivar lost: why it ended."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Connection(Protocol):
         self.transport.pauseProducing()  # type: ignore[union-attr]
 
 
-class Answer:
+class HTTPResponse:
     """What a request was answered. :ivar headers: with names in lower case; cookies apart."""
 
     def __init__(self, raw: bytes) -> None:
@@ -64,10 +64,10 @@ class Answer:
                 self.headers[name.lower()] = value
 
 
-class Socket:
+class WebSocketClient:
     """One WebSocket. :ivar events: what was told. :ivar refused: the status, if it was refused."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: HTTPConnection) -> None:
         self.connection = connection
         self.events: list[dict[str, Any]] = []
         self.refused: int | None = None
@@ -117,7 +117,7 @@ class Socket:
         return [event for event in self.events if event["event"] == name]
 
 
-class Browser:
+class SimulatedBrowser:
     """A browser on the same machine. :ivar cookie: what it sends. :ivar key: what its page keeps."""
 
     def __init__(self, net: Internet, host: Host, port: int) -> None:
@@ -132,17 +132,17 @@ class Browser:
         """The server's host and port."""
         return f"127.0.0.1:{self.port}"
 
-    def connect(self) -> Connection:
+    def connect(self) -> HTTPConnection:
         """Only a TCP connection."""
         endpoint = TCP4ClientEndpoint(self.host.reactor, "127.0.0.1", self.port)
-        connected = endpoint.connect(Factory.forProtocol(Connection))
+        connected = endpoint.connect(Factory.forProtocol(HTTPConnection))
         made = self.net.wait(connected, 5.0, "a connection to the page")
-        assert isinstance(made, Connection)
+        assert isinstance(made, HTTPConnection)
         return made
 
     def get(
         self, target: str, *, host: str | None = None, method: str = "GET", body: bytes = b"", **headers: str
-    ) -> Answer:
+    ) -> HTTPResponse:
         """One request."""
         connection = self.connect()
         lines = [f"{method} {target} HTTP/1.1", f"Host: {host or self.authority}", "Connection: close"]
@@ -151,9 +151,9 @@ class Browser:
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         connection.write("\r\n".join([*lines, "", ""]).encode() + body)
         self.net.run_until(lambda: connection.lost is not None, 40.0, "an answer")
-        return Answer(bytes(connection.received))
+        return HTTPResponse(bytes(connection.received))
 
-    def enter(self, url: str) -> Answer:
+    def enter(self, url: str) -> HTTPResponse:
         """Open a printed address, and keep what it gives."""
         answer = self.get(url.partition(self.authority)[2])
         if answer.cookies:
@@ -168,9 +168,9 @@ class Browser:
         host: str | None = None,
         key: str | None = None,
         cookie: str | None = None,
-    ) -> Socket:
+    ) -> WebSocketClient:
         """Ask for a WebSocket; see whether it is `open`, or was `refused`."""
-        socket = Socket(self.connect())
+        socket = WebSocketClient(self.connect())
         given = self.cookie if cookie is None else cookie
         headers = [(b"Cookie", given.encode())] if given else []
         if origin is not None:

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from punch.apps.chat import ChatError
 from punch.test.internet import InternetTestCase
-from punch.test.web_client import Browser, Socket
+from punch.test.web_client import SimulatedBrowser, WebSocketClient
 from punch.ui.web.admission import BrowserAdmission
 from punch.ui.web.server import WebServer
 from punch.ui.web.socket import JSON, PageSocket
@@ -52,15 +52,15 @@ class ServerTestCase(InternetTestCase):
         )
         self.server.listen(8080)
         self.addCleanup(self.server.stop)
-        self.browser = Browser(self.net, self.machine, 8080)
+        self.browser = SimulatedBrowser(self.net, self.machine, 8080)
 
-    def enter(self) -> Browser:
+    def enter(self) -> SimulatedBrowser:
         """A browser that was let in."""
-        browser = Browser(self.net, self.machine, 8080)
+        browser = SimulatedBrowser(self.net, self.machine, 8080)
         self.assertEqual(browser.enter(self.server.new_url()).status, 303)
         return browser
 
-    def page(self, browser: Browser | None = None) -> Socket:
+    def page(self, browser: SimulatedBrowser | None = None) -> WebSocketClient:
         """An open page."""
         socket = (browser or self.enter()).socket()
         self.assertTrue(socket.open, socket.refused)

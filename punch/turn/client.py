@@ -26,14 +26,14 @@ from typing import Any
 from punch.identity import RandomBytes
 from punch.net.deadlines import earliest
 from punch.turn.client_events import (
-    TROUBLES,
+    PROBLEM_OF_CODE,
     Allocated,
     AllocationDenied,
     AllocationFailed,
+    AllocationProblem,
     Data,
     Event,
     RelayCredentials,
-    Trouble,
 )
 from punch.turn.client_permissions import (
     TRY_AGAIN_AFTER,
@@ -79,7 +79,7 @@ _IPV6 = 2
 _UNAUTHORIZED, _MISMATCH, _FAMILY, _WRONG_CREDENTIALS = 401, 437, 440, 441
 
 
-class _About(Enum):
+class _Subject(Enum):
     """What a request is about, where it concerns no single peer."""
 
     ALLOCATION = "allocation"
@@ -182,9 +182,9 @@ class TurnClient:
     def check_size(self, now: float) -> None:
         """Ask whether the largest datagrams reach the server: `full_at` is set when it answers."""
         if self.state is ClientState.ALLOCATED:
-            self._requests.drop(_About.SIZE)
+            self._requests.drop(_Subject.SIZE)
             self._requests.start(
-                Method.REFRESH, (), _About.SIZE, now, PROBE_SENDS, FULL_SIZE + CHANNEL_DATA_HEADER
+                Method.REFRESH, (), _Subject.SIZE, now, PROBE_SENDS, FULL_SIZE + CHANNEL_DATA_HEADER
             )
 
     def close(self, now: float) -> None:
@@ -193,7 +193,7 @@ class TurnClient:
             self._forget()
             # An Allocate request may still be on its way: its allocation is deleted too.
             self._requests.start(
-                Method.REFRESH, ((Attribute.LIFETIME, 0),), _About.RETURN, now, sends=PROBE_SENDS
+                Method.REFRESH, ((Attribute.LIFETIME, 0),), _Subject.RETURN, now, sends=PROBE_SENDS
             )
             self.state = ClientState.CLOSING
         elif self.state is ClientState.NEW:
@@ -201,7 +201,7 @@ class TurnClient:
 
     def disconnected(self) -> None:
         """The stream that carried the messages has ended."""
-        self._fail(Trouble.DISCONNECTED, "")
+        self._fail(AllocationProblem.DISCONNECTED, "")
 
     # Input and output
 
@@ -266,7 +266,7 @@ class TurnClient:
             return
         if self._expires_at is not None and now >= self._expires_at:
             # Most likely the machine has slept.
-            self._fail(Trouble.MISMATCH, "")
+            self._fail(AllocationProblem.MISMATCH, "")
             return
         if self._refresh_at is not None and now >= self._refresh_at:
             self._refresh(now)
@@ -288,23 +288,23 @@ class TurnClient:
 
     def _ask_for_allocation(self, now: float, *attributes: tuple[int, Any]) -> None:
         attributes = ((Attribute.REQUESTED_TRANSPORT, _UDP), *attributes)
-        self._requests.start(Method.ALLOCATE, attributes, _About.ALLOCATION, now)
+        self._requests.start(Method.ALLOCATE, attributes, _Subject.ALLOCATION, now)
 
     def _refresh(self, now: float, sends: int = 5) -> None:
         self._refresh_at = None
-        self._requests.drop(_About.ALLOCATION)
-        self._requests.start(Method.REFRESH, (), _About.ALLOCATION, now, sends)
+        self._requests.drop(_Subject.ALLOCATION)
+        self._requests.start(Method.REFRESH, (), _Subject.ALLOCATION, now, sends)
 
     def _take_answer(self, answer: ClientResponse, now: float) -> None:
         about, code = answer.request.about, answer.code
-        if about is _About.RETURN:
+        if about is _Subject.RETURN:
             self._end()
-        elif about is _About.SIZE:
+        elif about is _Subject.SIZE:
             # A server that refuses PADDING has received it too.
             self.full_at = now
             if code == SUCCESS:
                 self._take_lifetime(answer.message, now)
-        elif about is _About.ALLOCATION:
+        elif about is _Subject.ALLOCATION:
             if answer.request.method is Method.ALLOCATE:
                 self._take_allocation(answer, now)
             elif code == SUCCESS:
@@ -337,7 +337,7 @@ class TurnClient:
             return
         relayed = message.get(Attribute.XOR_RELAYED_ADDRESS)
         if not isinstance(relayed, Address) or relayed.port == 0:
-            self._fail(Trouble.REFUSED, "no relayed address")
+            self._fail(AllocationProblem.REFUSED, "no relayed address")
             return
         self.relayed = relayed
         self._peers = ClientPermissions(relayed.host)
@@ -360,7 +360,7 @@ class TurnClient:
         lifetime = message.get(Attribute.LIFETIME)
         lifetime = min(float(lifetime), MAX_LIFETIME) if isinstance(lifetime, int) else 600.0
         if lifetime <= 0:
-            self._fail(Trouble.MISMATCH, "")
+            self._fail(AllocationProblem.MISMATCH, "")
             return 0.0
         self._refresh_at = now + (lifetime - 60 if lifetime > 120 else lifetime / 2)
         self._expires_at = now + lifetime
@@ -370,21 +370,21 @@ class TurnClient:
 
     def _unanswered(self, request: ClientRequest, now: float) -> None:
         about = request.about
-        if about is _About.RETURN:
+        if about is _Subject.RETURN:
             self._end()
-        elif about is _About.ALLOCATION:
-            self._fail(Trouble.TIMEOUT, "")
+        elif about is _Subject.ALLOCATION:
+            self._fail(AllocationProblem.TIMEOUT, "")
         elif isinstance(about, (Permission, Channel)) and self.relayed is not None:
             # Either this request was lost or the server is gone: the probe will tell.
             about.renew_at = now + TRY_AGAIN_AFTER
             self.probe(now)
 
     def _fail_by(self, code: int, text: str) -> None:
-        self._fail(TROUBLES.get(code, Trouble.REFUSED), text or str(code))
+        self._fail(PROBLEM_OF_CODE.get(code, AllocationProblem.REFUSED), text or str(code))
 
-    def _fail(self, trouble: Trouble, text: str) -> None:
+    def _fail(self, problem: AllocationProblem, text: str) -> None:
         if self.state in (ClientState.ALLOCATING, ClientState.ALLOCATED):
-            self._events.append(AllocationFailed(trouble, text))
+            self._events.append(AllocationFailed(problem, text))
         self._end()
 
     def _end(self) -> None:

@@ -22,7 +22,7 @@ class RelayCredentials:
     nonce: str = ""
 
 
-class Trouble(str, Enum):
+class AllocationProblem(str, Enum):
     """Why an allocation failed or ended; in brackets the error code of RFC 8656, section 18."""
 
     TIMEOUT = "timeout"
@@ -45,14 +45,14 @@ class Trouble(str, Enum):
     """The server refused for another reason."""
 
 
-TROUBLES = {
-    401: Trouble.UNAUTHORIZED,
-    437: Trouble.MISMATCH,
-    440: Trouble.UNSUPPORTED,
-    441: Trouble.WRONG_CREDENTIALS,
-    442: Trouble.UNSUPPORTED,
-    486: Trouble.QUOTA,
-    508: Trouble.CAPACITY,
+PROBLEM_OF_CODE = {
+    401: AllocationProblem.UNAUTHORIZED,
+    437: AllocationProblem.MISMATCH,
+    440: AllocationProblem.UNSUPPORTED,
+    441: AllocationProblem.WRONG_CREDENTIALS,
+    442: AllocationProblem.UNSUPPORTED,
+    486: AllocationProblem.QUOTA,
+    508: AllocationProblem.CAPACITY,
 }
 
 
@@ -79,7 +79,7 @@ class AllocationDenied:
 class AllocationFailed:
     """The allocation was refused or has ended. `text` is the server's reason phrase, or empty."""
 
-    trouble: Trouble
+    problem: AllocationProblem
     text: str = ""
 
 

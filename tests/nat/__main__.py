@@ -11,11 +11,11 @@ from pathlib import Path
 
 from punch.test.pages import replace_section
 
-from .grid import Outcome, Pair, all_pairs, run_grid
+from .grid import CallOutcome, Pair, all_pairs, run_grid
+from .kernel_network import LinkConditions
 from .profiles import PROFILES
 from .report import failures, markdown, pair_row, profiles_table
 from .table import expected
-from .world import LinkConditions
 
 LIMIT = 2.0
 """Seconds within which every pair connects where there is neither delay nor loss."""
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("the page shows all pairs")
     conditions = LinkConditions(given.delay / 1000, given.loss / 100)
 
-    def tell(pair: Pair, number: int, outcome: Outcome) -> None:
+    def tell(pair: Pair, number: int, outcome: CallOutcome) -> None:
         problem = f" {outcome.problem}" if outcome.problem else ""
         print(
             f"run {number + 1}: {', '.join(pair_row(pair, [outcome]))}{problem}", file=sys.stderr, flush=True

@@ -1,4 +1,4 @@
-"""Calls of the real programs between pairs of places, several side by side, and what came of each."""
+"""Calls of the real programs between pairs of sites, several side by side, and what came of each."""
 
 from __future__ import annotations
 
@@ -14,12 +14,22 @@ from typing import Any
 from tests import without_segmentation
 from tests.processes import Event, JSONProcess, ProcessFailed, Programs
 
+from .kernel_network import (
+    CONTROL_PORT,
+    LEFT,
+    REFLECTOR_PORT,
+    RIGHT,
+    SERVICE4,
+    SERVICE6,
+    KernelNetwork,
+    LinkConditions,
+    Site,
+)
 from .profiles import PROFILES, build
-from .world import CONTROL_PORT, LEFT, REFLECTOR_PORT, RIGHT, SERVICE4, SERVICE6, LinkConditions, Place, World
 
 Pair = tuple[str, str]
 
-PATIENCE = 12.0
+CALL_TIMEOUT = 12.0
 """Seconds after which a call has failed."""
 SETTLED = 5.0
 """Seconds after `connected` at which the best path must have been found."""
@@ -37,7 +47,7 @@ def all_pairs(names: Iterable[str] = PROFILES) -> list[Pair]:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CallOutcome:
     """
     One call.
 
@@ -65,7 +75,7 @@ class Results:
     conditions: LinkConditions
     runs: int
     pairs: list[Pair]
-    outcomes: dict[Pair, list[Outcome]] = field(default_factory=dict)
+    outcomes: dict[Pair, list[CallOutcome]] = field(default_factory=dict)
 
     def seconds(self) -> list[float]:
         """All times to connect."""
@@ -86,36 +96,38 @@ class Results:
 
 
 class Grid:
-    """A world with a rendezvous and a peer in every place that the pairs need."""
+    """A network with a rendezvous and a peer at every site that the pairs need."""
 
-    def __init__(self, programs: Programs, world: World, pairs: Sequence[Pair], options: Sequence[str] = ()):
-        self.world = world
+    def __init__(
+        self, programs: Programs, network: KernelNetwork, pairs: Sequence[Pair], options: Sequence[str] = ()
+    ):
+        self.network = network
         self.pairs = list(pairs)
         names = [name for name in PROFILES if any(name in pair for pair in pairs)]
-        self.places = build(world, names)
-        world.start()
+        self.sites = build(network, names)
+        network.start()
         self._programs = programs
         self._options = list(options)
-        self.rendezvous, self.address = start_rendezvous(programs, world)
+        self.rendezvous, self.address = start_rendezvous(programs, network)
         self._peers: dict[str, JSONProcess] = {}
         self._connecting = threading.Semaphore(CONNECTING)
         needed = {name for one, other in pairs for name in ((one, LEFT), (other, RIGHT))}
-        starting = [place for key, place in self.places.items() if key in needed]
+        starting = [site for key, site in self.sites.items() if key in needed]
         for first in range(0, len(starting), 4):
             batch = starting[first : first + 4]
-            for place in batch:
-                self._peers[place.name] = start_peer(programs, place, self.address, self._options)
-            for place in batch:
-                self._peers[place.name].wait("registered", 60.0)
+            for site in batch:
+                self._peers[site.name] = start_peer(programs, site, self.address, self._options)
+            for site in batch:
+                self._peers[site.name].wait("registered", 60.0)
 
-    def run(self, runs: int, tell: Callable[[Pair, int, Outcome], None] = lambda *_: None) -> Results:
+    def run(self, runs: int, tell: Callable[[Pair, int, CallOutcome], None] = lambda *_: None) -> Results:
         """Call every pair so many times; `tell` is called with each outcome, from any thread."""
-        results = Results(self.world.conditions, runs, self.pairs, {pair: [] for pair in self.pairs})
+        results = Results(self.network.conditions, runs, self.pairs, {pair: [] for pair in self.pairs})
         for number in range(runs):
             self._run(number, results, tell)
         return results
 
-    def _run(self, number: int, results: Results, tell: Callable[[Pair, int, Outcome], None]) -> None:
+    def _run(self, number: int, results: Results, tell: Callable[[Pair, int, CallOutcome], None]) -> None:
         left = list(self.pairs)
         busy: set[str] = set()
         changed = threading.Condition()
@@ -149,7 +161,7 @@ class Grid:
             raise problems[0]
 
     def _next(self, left: Sequence[Pair], busy: set[str]) -> Pair | None:
-        """A pair whose places and routers nobody uses; first those whose places have most to do."""
+        """A pair whose sites and routers nobody uses; first those whose sites have most to do."""
         work: dict[str, int] = {}
         for pair in left:
             for name in self._needs(pair):
@@ -157,20 +169,20 @@ class Grid:
         free = [pair for pair in left if not self._needs(pair) & busy]
         return max(free, key=lambda pair: max(work[name] for name in self._needs(pair)), default=None)
 
-    def _sides(self, pair: Pair) -> tuple[Place, Place]:
-        return self.places[pair[0], LEFT], self.places[pair[1], RIGHT]
+    def _sides(self, pair: Pair) -> tuple[Site, Site]:
+        return self.sites[pair[0], LEFT], self.sites[pair[1], RIGHT]
 
     def _needs(self, pair: Pair) -> set[str]:
         """What no other call may use at the same time: both hosts and all routers before them."""
-        hosts = [host.name for place in self._sides(pair) for host in (place.host, *place.routers)]
+        hosts = [host.name for site in self._sides(pair) for host in (site.host, *site.routers)]
         return set(hosts)
 
-    def _call(self, pair: Pair, number: int) -> Outcome:
-        places = self._sides(pair)
-        caller, callee = (self._peers[place.name] for place in (places if number % 2 == 0 else places[::-1]))
+    def _call(self, pair: Pair, number: int) -> CallOutcome:
+        sites = self._sides(pair)
+        caller, callee = (self._peers[site.name] for site in (sites if number % 2 == 0 else sites[::-1]))
         with self._connecting:
-            for place in places:
-                place.forget()
+            for site in sites:
+                site.forget()
             _, outcome = connect(caller, callee)
         if outcome.seconds is None:
             hang_up(caller, callee)
@@ -179,37 +191,37 @@ class Grid:
         settled = tuple(path_settled(one, other) for one, other in ((caller, callee), (callee, caller)))
         hang_up(caller, callee)
         problem = "the link was lost" if "" in settled else ""
-        return Outcome(outcome.seconds, outcome.first, settled, problem)
+        return CallOutcome(outcome.seconds, outcome.first, settled, problem)
 
 
 def start_rendezvous(
-    programs: Programs, world: World, options: Sequence[str] = ()
+    programs: Programs, network: KernelNetwork, options: Sequence[str] = ()
 ) -> tuple[JSONProcess, str]:
-    """The rendezvous of a world, and its address."""
+    """The rendezvous of a network, and its address."""
     rendezvous = programs.rendezvous(
         *("--host", SERVICE4, "--reflector-port", str(REFLECTOR_PORT)),
         *("--control", f"tcp:{CONTROL_PORT}"),  # both families
         *options,
         state="state-rendezvous",
-        prefix=world.service.prefix,
+        prefix=network.service.prefix,
     )
     return rendezvous, str(rendezvous.wait("listening", 60.0)["address"])
 
 
-def start_peer(programs: Programs, place: Place, address: str, options: Sequence[str] = ()) -> JSONProcess:
+def start_peer(programs: Programs, site: Site, address: str, options: Sequence[str] = ()) -> JSONProcess:
     """
-    A peer in a place, that lets everybody in.
+    A peer at a site, which accepts all calls.
 
     Peers on the left have batched sockets, those on the right portable ones, as on a kernel without
     UDP_SEGMENT: so each pair of NATs sees both kinds.
     """
-    if place.sees6:
+    if site.sees6:
         address = address.replace(SERVICE4, f"[{SERVICE6}]")
     return programs.peer(
-        place.name,
+        site.name,
         *("--rendezvous", address, "--accept", "anyone", *options),
-        state=f"state-{place.name}",
-        prefix=[*place.host.prefix, *(without_segmentation.COMMAND if place.side == RIGHT else [])],
+        state=f"state-{site.name}",
+        prefix=[*site.host.prefix, *(without_segmentation.COMMAND if site.side == RIGHT else [])],
     )
 
 
@@ -218,36 +230,36 @@ def peer_id(process: JSONProcess) -> str:
     return str(process.events[0]["id"])
 
 
-def connect(caller: JSONProcess, callee: JSONProcess) -> tuple[float, Outcome]:
+def connect(caller: JSONProcess, callee: JSONProcess) -> tuple[float, CallOutcome]:
     """Call, and wait for both sides; also when the call was made, by our clock."""
     here, there = peer_id(caller), peer_id(callee)
     for process in (caller, callee):
         process.settle()
     started = time.monotonic()
     caller.command("call", peer=there)
-    calling = caller.wait("calling", PATIENCE, lambda event: event["peer"] == there)
+    calling = caller.wait("calling", CALL_TIMEOUT, lambda event: event["peer"] == there)
     ended = None
     try:
-        ended = caller.wait(("connected", "failed"), PATIENCE, lambda event: event.get("peer") == there)
+        ended = caller.wait(("connected", "failed"), CALL_TIMEOUT, lambda event: event.get("peer") == there)
         if ended["event"] == "failed":
-            return started, Outcome(None, problem=f"{ended['reason']}: {ended['text']}")
+            return started, CallOutcome(None, problem=f"{ended['reason']}: {ended['text']}")
         seconds = float(ended["time"] - calling["time"])
-        other = callee.wait("connected", PATIENCE, lambda event: event["peer"] == here)
+        other = callee.wait("connected", CALL_TIMEOUT, lambda event: event["peer"] == here)
     except ProcessFailed as problem:
         if caller.process.poll() is not None or callee.process.poll() is not None:
             raise
-        return started, Outcome(None, problem=str(problem).partition("\n")[0])
-    return started, Outcome(seconds, (ended["path"], other["path"]))
+        return started, CallOutcome(None, problem=str(problem).partition("\n")[0])
+    return started, CallOutcome(seconds, (ended["path"], other["path"]))
 
 
 def hang_up(caller: JSONProcess, callee: JSONProcess) -> None:
     """End the link or the call between two peers, and wait until both sides know."""
-    if not any(_talking(one, other) for one, other in ((caller, callee), (callee, caller))):
+    if not any(_linked_or_calling(one, other) for one, other in ((caller, callee), (callee, caller))):
         return
     caller.command("hangup", peer=peer_id(callee))
     deadline = time.monotonic() + 5.0
     while time.monotonic() < deadline:
-        if not any(_talking(one, other) for one, other in ((caller, callee), (callee, caller))):
+        if not any(_linked_or_calling(one, other) for one, other in ((caller, callee), (callee, caller))):
             return
         time.sleep(0.02)
 
@@ -257,7 +269,7 @@ def _about(process: JSONProcess, other: JSONProcess) -> list[Event]:
     return [event for event in process.settle() if event.get("peer") == there]
 
 
-def _talking(process: JSONProcess, other: JSONProcess) -> bool:
+def _linked_or_calling(process: JSONProcess, other: JSONProcess) -> bool:
     """Whether a process has a link or a call to the other, by its own events."""
     last = [
         event["event"]
@@ -298,12 +310,12 @@ def run_grid(
     runs: int = 1,
     conditions: LinkConditions | None = None,
     options: Sequence[str] = (),
-    tell: Callable[[Pair, int, Outcome], None] = lambda *_: None,
+    tell: Callable[[Pair, int, CallOutcome], None] = lambda *_: None,
 ) -> Results:
-    """Build a world, run the pairs in it, and remove everything again."""
+    """Build a network, run the pairs in it, and remove everything again."""
     programs = Programs(directory)
-    with World(conditions) as world:
+    with KernelNetwork(conditions) as network:
         try:
-            return Grid(programs, world, pairs, options).run(runs, tell)
+            return Grid(programs, network, pairs, options).run(runs, tell)
         finally:
             programs.close()

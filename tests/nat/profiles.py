@@ -1,4 +1,4 @@
-"""The places that peers may be in: each profile builds one on the left and one on the right."""
+"""The sites that peers may be at: each profile builds one on the left and one on the right."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from tests.netns import Host
 
-from .world import (
+from .kernel_network import (
     LEFT,
     MARK,
     RIGHT,
-    Place,
-    World,
+    KernelNetwork,
+    Site,
     cone_nat,
     forward_rules,
     input_rules,
@@ -21,13 +21,13 @@ from .world import (
     source_nat,
 )
 
-Builder = Callable[[World, str, int], list[Place]]
-"""Makes the places on both sides: given the world, the profile's name and a number that no other has."""
+Builder = Callable[[KernelNetwork, str, int], list[Site]]
+"""Makes the sites on both sides: given the network, the profile's name and a number that no other has."""
 
 
-def _router(world: World, name: str, rules: Sequence[str]) -> Host:
+def _router(network: KernelNetwork, name: str, rules: Sequence[str]) -> Host:
     """A host that forwards; its outer interface will be `wan`, the inner one `lan`."""
-    router = world.lab.host(name)
+    router = network.namespaces.host(name)
     router.sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
     router.nft(MARK)
     for each in rules:
@@ -35,16 +35,16 @@ def _router(world: World, name: str, rules: Sequence[str]) -> Host:
     return router
 
 
-def _cable(world: World, router: Host, host: Host, gateway: str, address: str) -> None:
+def _cable(network: KernelNetwork, router: Host, host: Host, gateway: str, address: str) -> None:
     """Straight from a router's `lan` port to a host."""
-    world.lab.join(router, "lan", host, "eth0")
+    network.namespaces.join(router, "lan", host, "eth0")
     router.run("ip", "address", "add", f"{gateway}/24", "dev", "lan")
     host.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
     host.route(gateway)
 
 
 def home_router(
-    world: World,
+    network: KernelNetwork,
     name: str,
     *,
     nat: Callable[[str], str] = lambda public: source_nat(),
@@ -52,14 +52,14 @@ def home_router(
     forward: Sequence[str] = (),
 ) -> Host:
     """A router with a public address on its access link, by default with plain masquerading."""
-    public = world.public4()
-    router = _router(world, name, [nat(public), input_rules(unsolicited), forward_rules(*forward)])
-    world.access(router, "wan", f"{public}/24")
+    public = network.public4()
+    router = _router(network, name, [nat(public), input_rules(unsolicited), forward_rules(*forward)])
+    network.access(router, "wan", f"{public}/24")
     return router
 
 
 def _home(
-    world: World,
+    network: KernelNetwork,
     profile: str,
     number: int,
     side: int,
@@ -68,17 +68,17 @@ def _home(
     unsolicited: str = "drop",
     forward: Sequence[str] = (),
     subnet: str | None = None,
-) -> Place:
+) -> Site:
     """A router with a public address and one host behind it, by default behind plain masquerading."""
-    router = home_router(world, f"{profile}-{side}r", nat=nat, unsolicited=unsolicited, forward=forward)
-    host = world.lab.host(f"{profile}-{side}")
+    router = home_router(network, f"{profile}-{side}r", nat=nat, unsolicited=unsolicited, forward=forward)
+    host = network.namespaces.host(f"{profile}-{side}")
     subnet = subnet or f"10.{number}.{side}"
-    _cable(world, router, host, f"{subnet}.1", f"{subnet}.2")
-    return Place(profile, side, host, (router, "wan"), [router])
+    _cable(network, router, host, f"{subnet}.1", f"{subnet}.2")
+    return Site(profile, side, host, (router, "wan"), [router])
 
 
 def homes(
-    world: World,
+    network: KernelNetwork,
     profile: str,
     number: int,
     *,
@@ -86,115 +86,115 @@ def homes(
     unsolicited: str = "drop",
     forward: Sequence[str] = (),
     subnet: str | None = None,
-) -> list[Place]:
+) -> list[Site]:
     """One NAT on each side."""
     options: dict[str, Any] = {"unsolicited": unsolicited, "forward": forward, "subnet": subnet}
     return [
-        _home(world, profile, number, side, nat=lambda public: source_nat(how), **options)
+        _home(network, profile, number, side, nat=lambda public: source_nat(how), **options)
         for side in (LEFT, RIGHT)
     ]
 
 
-def cone(world: World, profile: str, number: int) -> list[Place]:
+def cone(network: KernelNetwork, profile: str, number: int) -> list[Site]:
     """Endpoint-independent mapping and filtering, with hairpinning."""
     return [
-        _home(world, profile, number, side, nat=lambda public: cone_nat(public, ["wan", "lan"]))
+        _home(network, profile, number, side, nat=lambda public: cone_nat(public, ["wan", "lan"]))
         for side in (LEFT, RIGHT)
     ]
 
 
-def short(world: World, profile: str, number: int) -> list[Place]:
+def short(network: KernelNetwork, profile: str, number: int) -> list[Site]:
     """Mappings that are forgotten after 15 s."""
-    places = homes(world, profile, number)
-    for place in places:
-        place.routers[0].sysctl(
+    sites = homes(network, profile, number)
+    for site in sites:
+        site.routers[0].sysctl(
             "net.netfilter.nf_conntrack_udp_timeout=15", "net.netfilter.nf_conntrack_udp_timeout_stream=15"
         )
-    return places
+    return sites
 
 
-def carrier(world: World, profile: str, number: int, *, hairpin: bool) -> list[Place]:
+def carrier(network: KernelNetwork, profile: str, number: int, *, hairpin: bool) -> list[Site]:
     """Both homes behind one more NAT, of their carrier."""
-    public = world.public4()
+    public = network.public4()
     nat = cone_nat(public, ["lan"]) if hairpin else source_nat()
-    middle = _router(world, f"{profile}-cgn", [nat, input_rules("drop"), forward_rules()])
-    world.lab.plug(middle, world.public, "wan", f"{public}/24")
+    middle = _router(network, f"{profile}-cgn", [nat, input_rules("drop"), forward_rules()])
+    network.namespaces.plug(middle, network.public, "wan", f"{public}/24")
     route_by_core(middle, [public])
-    inside = world.lab.switch(f"{profile}-net")
-    world.lab.plug(middle, inside, "lan", "100.64.0.1/24")
-    places = []
+    inside = network.namespaces.switch(f"{profile}-net")
+    network.namespaces.plug(middle, inside, "lan", "100.64.0.1/24")
+    sites = []
     for side in (LEFT, RIGHT):
-        router = _router(world, f"{profile}-{side}r", [source_nat(), input_rules("drop"), forward_rules()])
-        world.access(router, "wan", f"100.64.0.1{side}/24", outside=inside)
+        router = _router(network, f"{profile}-{side}r", [source_nat(), input_rules("drop"), forward_rules()])
+        network.access(router, "wan", f"100.64.0.1{side}/24", outside=inside)
         router.route("100.64.0.1")
-        host = world.lab.host(f"{profile}-{side}")
-        _cable(world, router, host, f"10.{number}.{side}.1", f"10.{number}.{side}.2")
-        places.append(Place(profile, side, host, (router, "wan"), [router, middle]))
-    return places
+        host = network.namespaces.host(f"{profile}-{side}")
+        _cable(network, router, host, f"10.{number}.{side}.1", f"10.{number}.{side}.2")
+        sites.append(Site(profile, side, host, (router, "wan"), [router, middle]))
+    return sites
 
 
-def open_internet(world: World, profile: str, number: int) -> list[Place]:
+def open_internet(network: KernelNetwork, profile: str, number: int) -> list[Site]:
     """A public address of each family and no filter."""
-    places = []
+    sites = []
     for side in (LEFT, RIGHT):
-        host = world.lab.host(f"{profile}-{side}")
-        world.access(host, "eth0", f"{world.public4()}/24", f"{world.public6()}/64")
-        places.append(Place(profile, side, host, (host, "eth0")))
-    return places
+        host = network.namespaces.host(f"{profile}-{side}")
+        network.access(host, "eth0", f"{network.public4()}/24", f"{network.public6()}/64")
+        sites.append(Site(profile, side, host, (host, "eth0")))
+    return sites
 
 
-def ipv6(world: World, profile: str, number: int, *, ipv4: bool) -> list[Place]:
+def ipv6(network: KernelNetwork, profile: str, number: int, *, ipv4: bool) -> list[Site]:
     """Public IPv6 behind a stateful firewall; the IPv4 that comes with it has the strictest of NATs."""
-    places = []
+    sites = []
     for side in (LEFT, RIGHT):
-        public4 = world.public4()
-        public6 = world.public6()
+        public4 = network.public4()
+        public6 = network.public6()
         prefix = f"2001:db8:{number:x}:{side}"
         nat = [source_nat("masquerade fully-random")] if ipv4 else []
-        router = _router(world, f"{profile}-{side}r", [*nat, input_rules("drop"), forward_rules()])
+        router = _router(network, f"{profile}-{side}r", [*nat, input_rules("drop"), forward_rules()])
         addresses = [f"{public4}/24"] if ipv4 else []
-        world.access(router, "wan", *addresses, f"{public6}/64")
-        world.route6(f"{prefix}::/64", public6)
-        host = world.lab.host(f"{profile}-{side}")
+        network.access(router, "wan", *addresses, f"{public6}/64")
+        network.route6(f"{prefix}::/64", public6)
+        host = network.namespaces.host(f"{profile}-{side}")
         if ipv4:
-            _cable(world, router, host, f"10.{number}.{side}.1", f"10.{number}.{side}.2")
+            _cable(network, router, host, f"10.{number}.{side}.1", f"10.{number}.{side}.2")
         else:
-            world.lab.join(router, "lan", host, "eth0")
+            network.namespaces.join(router, "lan", host, "eth0")
         router.run("ip", "address", "add", f"{prefix}::1/64", "dev", "lan", "nodad")
         host.run("ip", "address", "add", f"{prefix}::2/64", "dev", "eth0", "nodad")
         host.route(f"{prefix}::1")
-        places.append(Place(profile, side, host, (router, "wan"), [router], sees6=not ipv4))
-    return places
+        sites.append(Site(profile, side, host, (router, "wan"), [router], sees6=not ipv4))
+    return sites
 
 
-def many_interfaces(world: World, profile: str, number: int) -> list[Place]:
+def many_interfaces(network: KernelNetwork, profile: str, number: int) -> list[Site]:
     """Bridges of containers and a VPN that leads nowhere, with the same addresses on both sides."""
-    places = homes(world, profile, number)
-    for place in places:
+    sites = homes(network, profile, number)
+    for site in sites:
         bridges = ["docker0", *(f"br-{index:012x}" for index in range(8))]
         for index, name in enumerate(bridges):
-            place.host.run("ip", "link", "add", name, "type", "bridge")
-            place.host.run("ip", "address", "add", f"172.{17 + index}.0.1/16", "dev", name)
-            place.host.run("ip", "link", "set", name, "up")
-        place.host.run("ip", "tuntap", "add", "dev", "wg0", "mode", "tun")
-        place.host.run("ip", "address", "add", "10.99.0.2/24", "dev", "wg0")
-        place.host.run("ip", "link", "set", "wg0", "up")
-    return places
+            site.host.run("ip", "link", "add", name, "type", "bridge")
+            site.host.run("ip", "address", "add", f"172.{17 + index}.0.1/16", "dev", name)
+            site.host.run("ip", "link", "set", name, "up")
+        site.host.run("ip", "tuntap", "add", "dev", "wg0", "mode", "tun")
+        site.host.run("ip", "address", "add", "10.99.0.2/24", "dev", "wg0")
+        site.host.run("ip", "link", "set", "wg0", "up")
+    return sites
 
 
-def same_lan(world: World, profile: str, number: int) -> list[Place]:
+def same_lan(network: KernelNetwork, profile: str, number: int) -> list[Site]:
     """Both hosts behind one router, on one LAN."""
-    router = _router(world, f"{profile}-r", [source_nat(), input_rules("drop"), forward_rules()])
-    world.access(router, "wan", f"{world.public4()}/24")
-    lan = world.lab.switch(f"{profile}-lan")
-    world.lab.plug(router, lan, "lan", f"10.{number}.0.1/24")
-    places = []
+    router = _router(network, f"{profile}-r", [source_nat(), input_rules("drop"), forward_rules()])
+    network.access(router, "wan", f"{network.public4()}/24")
+    lan = network.namespaces.switch(f"{profile}-lan")
+    network.namespaces.plug(router, lan, "lan", f"10.{number}.0.1/24")
+    sites = []
     for side in (LEFT, RIGHT):
-        host = world.lab.host(f"{profile}-{side}")
-        world.lab.plug(host, lan, "eth0", f"10.{number}.0.{1 + side}/24")
+        host = network.namespaces.host(f"{profile}-{side}")
+        network.namespaces.plug(host, lan, "eth0", f"10.{number}.0.{1 + side}/24")
         host.route(f"10.{number}.0.1")
-        places.append(Place(profile, side, host, (router, "wan"), [router]))
-    return places
+        sites.append(Site(profile, side, host, (router, "wan"), [router]))
+    return sites
 
 
 NO_UDP = 'iifname "lan" meta l4proto udp drop'
@@ -249,11 +249,11 @@ ABOUT = {
 }
 
 
-def build(world: World, names: Sequence[str]) -> dict[tuple[str, int], Place]:
-    """The places of the profiles, by name and side."""
+def build(network: KernelNetwork, names: Sequence[str]) -> dict[tuple[str, int], Site]:
+    """The sites of the profiles, by name and side."""
     numbers = {name: number for number, name in enumerate(PROFILES, 1)}
     return {
-        (place.profile, place.side): place
+        (site.profile, site.side): site
         for name in names
-        for place in PROFILES[name](world, name, numbers[name])
+        for site in PROFILES[name](network, name, numbers[name])
     }

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from punch.test.pages import table
 
-from .grid import SETTLED, Outcome, Pair, Results
+from .grid import SETTLED, CallOutcome, Pair, Results
 from .profiles import ABOUT
 from .table import DIRECT, RACE, RELAY, expected
 
@@ -59,7 +59,7 @@ def _in_one(texts: Sequence[str]) -> str:
     return ", ".join(f"{count} × {text}" for text, count in counted.items())
 
 
-def _time(outcomes: Sequence[Outcome]) -> tuple[str, str]:
+def _time(outcomes: Sequence[CallOutcome]) -> tuple[str, str]:
     """Median and worst time to connect."""
     seconds = [outcome.seconds for outcome in outcomes if outcome.seconds is not None]
     if not seconds:
@@ -79,7 +79,7 @@ def summary(results: Results) -> str:
     )
 
 
-def pair_row(pair: Pair, outcomes: Sequence[Outcome]) -> list[str]:
+def pair_row(pair: Pair, outcomes: Sequence[CallOutcome]) -> list[str]:
     """One pair as a row of the table."""
     median, worst = _time(outcomes)
     first = _in_one([path_of(outcome.first) for outcome in outcomes] or ["missing"])
@@ -94,7 +94,7 @@ def pair_table(results: Results) -> str:
     return table([*head, f"{SETTLED:g} s later"], rows)
 
 
-def _mark(outcomes: Sequence[Outcome]) -> str:
+def _mark(outcomes: Sequence[CallOutcome]) -> str:
     """A cell of the matrix."""
     if not outcomes or any(outcome.seconds is None for outcome in outcomes):
         return "no"

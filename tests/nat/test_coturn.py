@@ -1,5 +1,5 @@
 """
-A coturn that is killed (SIGKILL) while it relays a transfer between two places that need a relay. The
+A coturn that is killed (SIGKILL) while it relays a transfer between two sites that need a relay. The
 transfer goes on over another coturn, or over our own relay, as in `test_events`.
 """
 
@@ -17,13 +17,13 @@ from tests.needs import need_namespaces
 from tests.processes import Programs
 
 from .grid import path_now, start_peer, start_rendezvous
-from .test_events import ConnectedPair, Scenario, assert_continued, link, places, transfer_during
-from .world import REFLECTOR_PORT, World, route_by_core
+from .kernel_network import REFLECTOR_PORT, KernelNetwork, route_by_core
+from .test_events import ConnectedPair, Scenario, assert_continued, link, sites, transfer_during
 
 SIDES = ("fully-drop", "masq-drop")
 
-DEAF = f"""
-table inet deaf {{
+NO_UDP = f"""
+table inet no_udp {{
     chain input {{
         type filter hook input priority 0;
         udp dport {REFLECTOR_PORT} drop
@@ -34,10 +34,10 @@ table inet deaf {{
 
 
 @dataclass
-class CoturnWorld:
-    """A world with a rendezvous to come, and two coturns that do not run yet."""
+class CoturnNetwork:
+    """A network with a rendezvous to come, and two coturns that do not run yet."""
 
-    world: World
+    network: KernelNetwork
     programs: Programs
     coturns: tuple[Coturn, Coturn]
 
@@ -49,12 +49,12 @@ class CoturnWorld:
         secret.write_text(SECRET + "\n")
         servers = [word for each, how in turn for word in ("--turn", str(each.server(how).url))]
         options = [*options, "--turn-secret-file", str(secret), *servers]
-        _, address = start_rendezvous(self.programs, self.world, options)
-        left, right = places(self.world, "turn", 1, SIDES)
-        alice, bob = (start_peer(self.programs, place, address) for place in (left, right))
+        _, address = start_rendezvous(self.programs, self.network, options)
+        left, right = sites(self.network, "turn", 1, SIDES)
+        alice, bob = (start_peer(self.programs, site, address) for site in (left, right))
         for peer in (alice, bob):
             peer.wait("registered", 60.0)
-        pair = ConnectedPair(self.world, 1, left, right, alice, bob)
+        pair = ConnectedPair(self.network, 1, left, right, alice, bob)
         link(pair)
         assert path_now(alice, bob) == "relay"
         assert_continued(transfer_during(pair, Scenario(SIDES, lambda _: event())))
@@ -62,21 +62,21 @@ class CoturnWorld:
 
 
 @pytest.fixture
-def coturn_world(tmp_path: Path) -> Iterator[CoturnWorld]:
+def coturn_network(tmp_path: Path) -> Iterator[CoturnNetwork]:
     """One for each test."""
     need_namespaces()
     programs = Programs(tmp_path)
-    with World() as world:
+    with KernelNetwork() as network:
         coturns: list[Coturn] = []
         try:
             for name in ("turn-one", "turn-two"):
-                host, address = world.lab.host(name), world.public4()
-                world.lab.plug(host, world.public, "eth0", f"{address}/24")
+                host, address = network.namespaces.host(name), network.public4()
+                network.namespaces.plug(host, network.public, "eth0", f"{address}/24")
                 route_by_core(host, [address])
                 directory = tmp_path / name
                 directory.mkdir()
                 coturns.append(Coturn(directory, address, 3478, 5349, prefix=host.prefix))
-            yield CoturnWorld(world, programs, (coturns[0], coturns[1]))
+            yield CoturnNetwork(network, programs, (coturns[0], coturns[1]))
         finally:
             programs.close()
             for coturn in coturns:
@@ -84,21 +84,21 @@ def coturn_world(tmp_path: Path) -> Iterator[CoturnWorld]:
 
 
 @pytest.mark.parametrize("how", [TurnTransport.UDP, TurnTransport.TCP])
-def test_another_coturn_takes_over(coturn_world: CoturnWorld, how: TurnTransport) -> None:
+def test_another_coturn_takes_over(coturn_network: CoturnNetwork, how: TurnTransport) -> None:
     """There is no other relay: the rendezvous hands out two coturns instead of its own."""
-    one, two = coturn_world.coturns
+    one, two = coturn_network.coturns
     one.start()
 
     def kill() -> None:
         two.start()
         one.kill()
 
-    coturn_world.transfer_during(["--relay", "off"], kill, (one, how), (two, how))
+    coturn_network.transfer_during(["--relay", "off"], kill, (one, how), (two, how))
 
 
-def test_our_own_takes_over(coturn_world: CoturnWorld) -> None:
+def test_our_own_takes_over(coturn_network: CoturnNetwork) -> None:
     """coturn is used over UDP, where our own can't be reached; then our own has to do, over TCP."""
-    coturn_world.world.service.nft(DEAF)
-    one, _ = coturn_world.coturns
+    coturn_network.network.service.nft(NO_UDP)
+    one, _ = coturn_network.coturns
     one.start()
-    coturn_world.transfer_during([], one.kill, (one, TurnTransport.UDP))
+    coturn_network.transfer_during([], one.kill, (one, TurnTransport.UDP))

@@ -21,9 +21,9 @@ from tests.processes import JSONProcess, Programs
 
 from .events import blackhole, flush, renumber, swap
 from .grid import connect, path_now, start_peer, start_rendezvous
+from .kernel_network import LEFT, RIGHT, KernelNetwork, Site
 from .profiles import PROFILES
-from .transfer import Transfer
-from .world import LEFT, RIGHT, Place, World
+from .transfer import MessageTransfer
 
 LIMIT = 5.0
 """Seconds within which a transfer goes on."""
@@ -35,12 +35,12 @@ AFTER = 9.0
 
 @dataclass
 class ConnectedPair:
-    """A pair of peers in a world, and the places they are in."""
+    """A pair of peers in a network, and the sites they are at."""
 
-    world: World
+    network: KernelNetwork
     number: int
-    left: Place
-    right: Place
+    left: Site
+    right: Site
     alice: JSONProcess
     bob: JSONProcess
 
@@ -67,16 +67,16 @@ def _flush(pair: ConnectedPair) -> None:
 
 
 def _renumber(pair: ConnectedPair) -> None:
-    renumber(pair.world, pair.left)
+    renumber(pair.network, pair.left)
 
 
 def _swap(pair: ConnectedPair) -> None:
-    swap(pair.world, pair.left, 200 + pair.number)
+    swap(pair.network, pair.left, 200 + pair.number)
 
 
 def _swap_both(pair: ConnectedPair) -> None:
-    for place in (pair.left, pair.right):
-        swap(pair.world, place, 200 + pair.number)
+    for site in (pair.left, pair.right):
+        swap(pair.network, site, 200 + pair.number)
 
 
 def _blackhole(pair: ConnectedPair) -> None:
@@ -122,7 +122,7 @@ def link(pair: ConnectedPair) -> None:
 def transfer_during(pair: ConnectedPair, scenario: Scenario) -> TransferResult:
     """A transfer during which it happens."""
     sender, receiver = (pair.bob, pair.alice) if scenario.reversed else (pair.alice, pair.bob)
-    with Transfer(sender, receiver, seed=pair.number) as transfer:
+    with MessageTransfer(sender, receiver, seed=pair.number) as transfer:
         time.sleep(BEFORE)
         moment = time.monotonic()
         scenario.event(pair)
@@ -148,35 +148,37 @@ def assert_continued(result: TransferResult) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[TransferResult]]]:
-    """All scenarios side by side in one world, each with places and peers of its own."""
+    """All scenarios side by side in one network, each with sites and peers of its own."""
     need_namespaces()
     need("conntrack")
     programs = Programs(tmp_path_factory.mktemp("events"))
-    with World() as world:
+    with KernelNetwork() as network:
         try:
-            _, address = start_rendezvous(programs, world)
+            _, address = start_rendezvous(programs, network)
             pairs: dict[str, ConnectedPair] = {}
             for number, (name, scenario) in enumerate(SCENARIOS.items(), 1):
-                left, right = places(world, f"s{number}", number, scenario.sides)
-                peers = [start_peer(programs, place, address) for place in (left, right)]
+                left, right = sites(network, f"s{number}", number, scenario.sides)
+                peers = [start_peer(programs, site, address) for site in (left, right)]
                 for peer in peers:
                     peer.wait("registered", 60.0)
-                pairs[name] = ConnectedPair(world, number, left, right, peers[0], peers[1])
+                pairs[name] = ConnectedPair(network, number, left, right, peers[0], peers[1])
             with ThreadPoolExecutor(len(pairs)) as pool:
                 yield {name: pool.submit(run_scenario, pair, SCENARIOS[name]) for name, pair in pairs.items()}
         finally:
             programs.close()
 
 
-def places(world: World, label: str, number: int, sides: tuple[str, str]) -> tuple[Place, Place]:
-    """New places of two profiles, one on the left and one on the right."""
+def sites(network: KernelNetwork, label: str, number: int, sides: tuple[str, str]) -> tuple[Site, Site]:
+    """New sites of two profiles, one on the left and one on the right."""
     if sides[0] == sides[1]:
-        left, right = PROFILES[sides[0]](world, label, number)
+        left, right = PROFILES[sides[0]](network, label, number)
         return left, right
-    found = [PROFILES[name](world, f"{label}{name}", number + 100 * side) for side, name in enumerate(sides)]
+    found = [
+        PROFILES[name](network, f"{label}{name}", number + 100 * side) for side, name in enumerate(sides)
+    ]
     return (
-        next(place for place in found[0] if place.side == LEFT),
-        next(place for place in found[1] if place.side == RIGHT),
+        next(site for site in found[0] if site.side == LEFT),
+        next(site for site in found[1] if site.side == RIGHT),
     )
 
 
@@ -191,21 +193,21 @@ def test_relay_killed(tmp_path: Path) -> None:
     need_namespaces()
     need("conntrack")
     programs = Programs(tmp_path)
-    with World() as world:
+    with KernelNetwork() as network:
         try:
-            rendezvous, address = start_rendezvous(programs, world)
-            left, right = places(world, "relayed", 1, ("fully-drop", "masq-drop"))
-            alice, bob = (start_peer(programs, place, address) for place in (left, right))
+            rendezvous, address = start_rendezvous(programs, network)
+            left, right = sites(network, "relayed", 1, ("fully-drop", "masq-drop"))
+            alice, bob = (start_peer(programs, site, address) for site in (left, right))
             for peer in (alice, bob):
                 peer.wait("registered", 60.0)
-            pair = ConnectedPair(world, 1, left, right, alice, bob)
+            pair = ConnectedPair(network, 1, left, right, alice, bob)
             link(pair)
             assert path_now(alice, bob) == "relay"
 
             def kill(pair: ConnectedPair) -> None:
                 rendezvous.kill()
                 rendezvous.process.wait()
-                start_rendezvous(programs, world)
+                start_rendezvous(programs, network)
 
             scenario = Scenario(("fully-drop", "masq-drop"), kill)
             assert_continued(transfer_during(pair, scenario))

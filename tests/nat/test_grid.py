@@ -16,11 +16,11 @@ import pytest
 from tests.needs import need, need_namespaces
 
 from .__main__ import LIMIT, parse_pairs
-from .grid import Outcome, Pair, all_pairs, run_grid
+from .grid import CallOutcome, Pair, all_pairs, run_grid
+from .kernel_network import LinkConditions
 from .profiles import ABOUT, PROFILES
 from .report import failures, markdown, path_of
 from .table import expected
-from .world import LinkConditions
 
 # Each profile at least once with itself and once with a peer that it must be direct to, or can't be;
 # none in so many that the others wait for it.
@@ -47,7 +47,7 @@ def run(directory: Path, text: str, conditions: LinkConditions, runs: int) -> No
     need_namespaces()
     need("conntrack")
 
-    def tell(pair: Pair, number: int, outcome: Outcome) -> None:
+    def tell(pair: Pair, number: int, outcome: CallOutcome) -> None:
         seconds = "–" if outcome.seconds is None else f"{outcome.seconds:.2f} s"
         print(f"{' to '.join(pair)}: {seconds}, {path_of(outcome.settled)} {outcome.problem}", flush=True)
 

@@ -8,8 +8,8 @@ import sys
 
 from tests.needs import need_namespaces
 
+from .kernel_network import LEFT, RIGHT, KernelNetwork, LinkConditions
 from .profiles import build
-from .world import LEFT, RIGHT, LinkConditions, World
 
 ECHO = """
 import socket
@@ -49,12 +49,12 @@ ATTEMPTS = 3
 
 
 def echoes(conditions: LinkConditions, count: int) -> list[float]:
-    """The round trips of so many datagrams from one open place to another, those that came back."""
+    """The round trips of so many datagrams from one open site to another, those that came back."""
     need_namespaces()
-    with World(conditions) as world:
-        places = build(world, ["open"])
-        world.start()
-        left, right = places["open", LEFT], places["open", RIGHT]
+    with KernelNetwork(conditions) as network:
+        sites = build(network, ["open"])
+        network.start()
+        left, right = sites["open", LEFT], sites["open", RIGHT]
         echo = subprocess.Popen([*right.host.prefix, sys.executable, "-c", ECHO], stdout=subprocess.PIPE)
         try:
             assert echo.stdout is not None
@@ -85,11 +85,11 @@ def test_delay() -> None:
 
 
 def test_loss() -> None:
-    """Of what crosses four links that lose a fifth, 41 % comes back."""
+    """Of round trips over four links that each lose a fifth, 41 % are complete."""
     times = echoes(LinkConditions(loss=0.2), 1000)
     assert 330 < len(times) < 490
 
 
 def test_no_delay_and_no_loss() -> None:
-    """Nothing is lost, and it takes no time."""
+    """Without delay and loss, all datagrams arrive, within milliseconds."""
     assert round_trips(LinkConditions(), 0.01)[100] < 0.01

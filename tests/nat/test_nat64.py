@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.needs import missing, need, need_namespaces
-from tests.netns import Host, Lab
+from tests.netns import Host, Namespaces
 from tests.processes import PUNCH, JSONProcess, Programs, programs
 
-from .world import source_nat
+from .kernel_network import source_nat
 
 ROOT = Path(__file__).parents[2]
 SERVICE, BOB, PUBLIC = "198.51.100.1", "198.51.100.20", "198.51.100.5"
@@ -48,19 +48,21 @@ LEFT_OF_IPV4 = {
 """What a host on such a network may have besides: for each a list of commands."""
 
 
-class Place:
+class NAT64Network:
     """The networks, the rendezvous, and a host behind the NAT64."""
 
-    def __init__(self, lab: Lab, running: Programs) -> None:
+    def __init__(self, namespaces: Namespaces, running: Programs) -> None:
         self._running = running
         self._directory = running.directory
-        public, lan = lab.switch("public"), lab.switch("lan")
-        self.service, self.bob, self.router, self.alice = map(lab.host, ("service", "bob", "router", "alice"))
-        lab.plug(self.service, public, "eth0", f"{SERVICE}/24")
-        lab.plug(self.bob, public, "eth0", f"{BOB}/24")
-        lab.plug(self.router, public, "wan", f"{PUBLIC}/24")
-        lab.plug(self.router, lan, "lan", f"{ROUTER}/64")
-        lab.plug(self.alice, lan, "lan", f"{ALICE}/64")
+        public, lan = namespaces.switch("public"), namespaces.switch("lan")
+        self.service, self.bob, self.router, self.alice = map(
+            namespaces.host, ("service", "bob", "router", "alice")
+        )
+        namespaces.plug(self.service, public, "eth0", f"{SERVICE}/24")
+        namespaces.plug(self.bob, public, "eth0", f"{BOB}/24")
+        namespaces.plug(self.router, public, "wan", f"{PUBLIC}/24")
+        namespaces.plug(self.router, lan, "lan", f"{ROUTER}/64")
+        namespaces.plug(self.alice, lan, "lan", f"{ALICE}/64")
         self.alice.run("ip", "-6", "route", "add", "default", "via", ROUTER)
         self._translate(self.router)
         configuration = self._directory / "resolv.conf"
@@ -120,19 +122,19 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
+def network(tmp_path: Path) -> Iterator[NAT64Network]:
     """One for each test."""
     need_namespaces()
     need("tayga")
     if not os.path.exists("/dev/net/tun"):
         missing("this kernel or container has no /dev/net/tun, which tayga needs")
-    with Lab() as lab, programs(tmp_path) as running:
-        yield Place(lab, running)
+    with Namespaces() as namespaces, programs(tmp_path) as running:
+        yield NAT64Network(namespaces, running)
 
 
-def test_a_call(place: Place) -> None:
+def test_a_call(network: NAT64Network) -> None:
     """It registers at an address that was written down, and its link goes over the relay."""
-    alice, bob = place.peer("alice"), place.peer("bob")
+    alice, bob = network.peer("alice"), network.peer("bob")
     alice_id, bob_id = (str(peer.wait("ready")["id"]) for peer in (alice, bob))
     for peer in (alice, bob):
         peer.wait("registered", 60.0)
@@ -144,20 +146,20 @@ def test_a_call(place: Place) -> None:
 
 
 @pytest.mark.parametrize("left", LEFT_OF_IPV4)
-def test_whatever_is_left_of_ipv4(place: Place, left: str) -> None:
+def test_whatever_is_left_of_ipv4(network: NAT64Network, left: str) -> None:
     """The host has no way to the IPv4 internet, but not every system says so at once."""
     for command in LEFT_OF_IPV4[left]:
-        place.alice.run(*command)
-    alice = place.peer("alice")
+        network.alice.run(*command)
+    alice = network.peer("alice")
     begin = float(alice.wait("ready")["time"])
     took = float(alice.wait("registered", 60.0)["time"]) - begin
     print(f"{left}: registered after {took:.1f} s")
     assert not [event for event in alice.events if event["event"] == "unregistered"]
 
 
-def test_netcheck(place: Place) -> None:
+def test_netcheck(network: NAT64Network) -> None:
     """It says what kind of network this is, and that the relay works."""
-    report, text = (place.netcheck(*options) for options in (["--json"], []))
+    report, text = (network.netcheck(*options) for options in (["--json"], []))
     assert "NAT64" in text
     told = json.loads(report)
     assert told["ipv6"]["public_addresses"] == [PUBLIC]

@@ -14,8 +14,17 @@ import pytest
 from tests.needs import need_namespaces
 from tests.processes import PUNCH, Programs
 
+from .kernel_network import (
+    CONTROL_PORT,
+    LEFT,
+    REFLECTOR_PORT,
+    SERVICE4,
+    SERVICE4_SECOND,
+    SERVICE6,
+    KernelNetwork,
+    Site,
+)
 from .profiles import PROFILES, build
-from .world import CONTROL_PORT, LEFT, REFLECTOR_PORT, SERVICE4, SERVICE4_SECOND, SERVICE6, Place, World
 
 AT_ONCE = 4
 
@@ -83,48 +92,48 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     need_namespaces()
     directory = tmp_path_factory.mktemp("netcheck")
     programs = Programs(directory)
-    with World() as world:
-        places = {name: place for (name, side), place in build(world, list(PROFILES)).items() if side == LEFT}
-        world.start()
+    with KernelNetwork() as network:
+        sites = {name: site for (name, side), site in build(network, list(PROFILES)).items() if side == LEFT}
+        network.start()
         six = SERVICE6.replace(":", "\\:")
         # It has a second address and port.
         rendezvous = programs.rendezvous(
             *("--host", SERVICE4, "--reflector-port", str(REFLECTOR_PORT)),
             *("--control", f"tcp:{CONTROL_PORT}", "--control", f"tcp:{CONTROL_PORT}:interface={six}"),
             *("--alternate-address", SERVICE4_SECOND, "--alternate-address", SERVICE6),
-            prefix=world.service.prefix,
+            prefix=network.service.prefix,
         )
         try:
             address = str(rendezvous.wait("listening", 60.0)["address"])
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 running = {
                     name: pool.submit(
-                        *(netcheck, places[name], address, directory),
+                        *(netcheck, sites[name], address, directory),
                         *(("--lifetime", "30") if name == LIFETIME_OF else ()),
                     )
-                    for name in sorted(places, key=lambda name: name != LIFETIME_OF)
+                    for name in sorted(sites, key=lambda name: name != LIFETIME_OF)
                 }
                 return {name: report.result() for name, report in running.items()}
         finally:
             programs.close()
 
 
-def netcheck(place: Place, address: str, directory: Path, *options: str) -> dict[str, Any]:
-    """Run it in a place."""
-    if place.sees6:
+def netcheck(site: Site, address: str, directory: Path, *options: str) -> dict[str, Any]:
+    """Run it at a site."""
+    if site.sees6:
         address = address.replace(SERVICE4, f"[{SERVICE6}]")
-    state = ("--state-dir", str(directory / f"state-{place.name}"))
+    state = ("--state-dir", str(directory / f"state-{site.name}"))
     done = subprocess.run(
-        [*place.host.prefix, PUNCH, "netcheck", "--json", "--rendezvous", address, *state, *options],
+        [*site.host.prefix, PUNCH, "netcheck", "--json", "--rendezvous", address, *state, *options],
         env={key: value for key, value in os.environ.items() if not key.startswith("PUNCH_")},
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
-    assert done.returncode == 0, (place.name, done.stdout, done.stderr)
+    assert done.returncode == 0, (site.name, done.stdout, done.stderr)
     report: dict[str, Any] = json.loads(done.stdout)
-    print(place.name, done.stdout)
+    print(site.name, done.stdout)
     return report
 
 

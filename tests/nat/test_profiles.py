@@ -10,8 +10,8 @@ import time
 from tests.needs import need_namespaces
 
 from .events import public_address
+from .kernel_network import LEFT, RIGHT, SERVICE4, KernelNetwork, Site
 from .profiles import build
-from .world import LEFT, RIGHT, SERVICE4, Place, World
 
 PORT = 4000
 
@@ -35,7 +35,7 @@ here.sendto(sys.argv[4].encode(), (sys.argv[1], int(sys.argv[2])))
 """
 
 
-def heard(listener: Place, count: int, senders: list[tuple[Place, int, str]]) -> list[str]:
+def heard(listener: Site, count: int, senders: list[tuple[Site, int, str]]) -> list[str]:
     """What a host hears at its mapped port when others, each from a port of its own, send it a word."""
     command = [*listener.host.prefix, sys.executable, "-c", LISTEN, SERVICE4, str(PORT)]
     listening = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -43,8 +43,8 @@ def heard(listener: Place, count: int, senders: list[tuple[Place, int, str]]) ->
         assert listening.stdout is not None
         assert listening.stdout.readline() == "up\n"
         target = public_address(listener)
-        for place, port, word in senders:
-            place.host.run(sys.executable, "-c", SEND, target, str(PORT), str(port), word)
+        for site, port, word in senders:
+            site.host.run(sys.executable, "-c", SEND, target, str(PORT), str(port), word)
         return [listening.stdout.readline().strip() for _ in range(count)]
     finally:
         listening.kill()
@@ -54,37 +54,37 @@ def heard(listener: Place, count: int, senders: list[tuple[Place, int, str]]) ->
 def test_a_cone_leaves_the_source_of_what_comes_in() -> None:
     """A peer sees where a check really comes from; a relay must not look like the own NAT."""
     need_namespaces()
-    with World() as world:
-        places = build(world, ["cone", "open"])
-        world.start()
-        stranger = places["open", RIGHT]
-        words = heard(places["cone", LEFT], 1, [(stranger, 5000, "hello")])
+    with KernelNetwork() as network:
+        sites = build(network, ["cone", "open"])
+        network.start()
+        stranger = sites["open", RIGHT]
+        words = heard(sites["cone", LEFT], 1, [(stranger, 5000, "hello")])
         assert words == [f"hello from {public_address(stranger)}:5000"]
 
 
 def test_hairpinning_shows_the_public_address() -> None:
     """What a host sends to its own public address comes back from there (RFC 4787, REQ-9)."""
     need_namespaces()
-    with World() as world:
-        places = build(world, ["cone"])
-        world.start()
-        place = places["cone", LEFT]
-        words = heard(place, 1, [(place, 5000, "hello")])
-        assert words == [f"hello from {public_address(place)}:5000"]
+    with KernelNetwork() as network:
+        sites = build(network, ["cone"])
+        network.start()
+        site = sites["cone", LEFT]
+        words = heard(site, 1, [(site, 5000, "hello")])
+        assert words == [f"hello from {public_address(site)}:5000"]
 
 
 def test_a_mapping_lives_while_it_is_used() -> None:
     """Also by a flow that is older than it: a peer says something to its rendezvous every now and then."""
     need_namespaces()
-    with World() as world:
-        places = build(world, ["cone"])
-        world.start()
-        place = places["cone", LEFT]
-        place.host.run(sys.executable, "-c", SEND, SERVICE4, "3478", str(PORT), "first")
+    with KernelNetwork() as network:
+        sites = build(network, ["cone"])
+        network.start()
+        site = sites["cone", LEFT]
+        site.host.run(sys.executable, "-c", SEND, SERVICE4, "3478", str(PORT), "first")
         time.sleep(3.0)
         began = time.monotonic()
-        place.host.run(sys.executable, "-c", SEND, SERVICE4, "3478", str(PORT), "again")
-        shown = json.loads(place.routers[0].run("nft", "-j", "list", "map", "ip", "nat", "owner"))
+        site.host.run(sys.executable, "-c", SEND, SERVICE4, "3478", str(PORT), "again")
+        shown = json.loads(site.routers[0].run("nft", "-j", "list", "map", "ip", "nat", "owner"))
         ((element, inside),) = next(each["map"]["elem"] for each in shown["nftables"] if "map" in each)
         assert (element["elem"]["val"], inside["concat"][1]) == (PORT, PORT)
         # Seconds, rounded down: the first packet alone would have left three fewer

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from .grid import Outcome, Pair, Results
+from .grid import CallOutcome, Pair, Results
+from .kernel_network import LinkConditions
 from .report import failures, matrix
 from .table import expected
-from .world import LinkConditions
 
 DIRECT: Pair = ("masq-drop", "masq-drop")
 RELAYED: Pair = ("random-drop", "random-drop")
 RACE: Pair = ("masq-drop", "masq-accept")
 
-GOOD = Outcome(0.1, ("relay", "relay"), ("srflx", "srflx"))
-RELAY = Outcome(0.1, ("relay", "relay"), ("relay", "relay"))
+GOOD = CallOutcome(0.1, ("relay", "relay"), ("srflx", "srflx"))
+RELAY = CallOutcome(0.1, ("relay", "relay"), ("relay", "relay"))
 
 
-def results(pair: Pair, *outcomes: Outcome, runs: int | None = None) -> Results:
+def results(pair: Pair, *outcomes: CallOutcome, runs: int | None = None) -> Results:
     """A run of one pair."""
     return Results(LinkConditions(), runs or len(outcomes), [pair], {pair: list(outcomes)})
 
@@ -29,16 +29,19 @@ def test_what_is_as_it_must_be() -> None:
 
 def test_no_link() -> None:
     """The call failed, or its link was lost."""
-    assert failures(results(DIRECT, GOOD, Outcome(None, problem="unreachable"))) == [
+    assert failures(results(DIRECT, GOOD, CallOutcome(None, problem="unreachable"))) == [
         "masq-drop to masq-drop, run 2: no link (unreachable)"
     ]
-    lost = Outcome(0.1, ("srflx", "srflx"), ("srflx", ""), "the link was lost")
+    lost = CallOutcome(0.1, ("srflx", "srflx"), ("srflx", ""), "the link was lost")
     assert failures(results(RACE, lost)) == ["masq-drop to masq-accept, run 1: the link was lost"]
 
 
 def test_on_the_relay() -> None:
     """One side is enough."""
-    sides = Outcome(0.1, ("prflx", "relay"), ("prflx", "relay")), Outcome(0.1, ("relay",), ("relay", "srflx"))
+    sides = (
+        CallOutcome(0.1, ("prflx", "relay"), ("prflx", "relay")),
+        CallOutcome(0.1, ("relay",), ("relay", "srflx")),
+    )
     sentence = "on the relay 5 s later, but a direct path exists"
     assert failures(results(DIRECT, *sides)) == [
         f"masq-drop to masq-drop, run 1: {sentence}",
@@ -48,8 +51,8 @@ def test_on_the_relay() -> None:
 
 
 def test_too_slow() -> None:
-    """Where there is a limit."""
-    slow = Outcome(2.5, ("srflx", "srflx"), ("srflx", "srflx"))
+    """A pair that is slower than the limit is a failure."""
+    slow = CallOutcome(2.5, ("srflx", "srflx"), ("srflx", "srflx"))
     assert failures(results(DIRECT, slow)) == []
     assert failures(results(DIRECT, slow), 2.0) == [
         "masq-drop to masq-drop, run 1: 2.50 s to connect, more than 2 s"

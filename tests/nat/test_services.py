@@ -11,8 +11,8 @@ from tests.needs import need_namespaces
 from tests.processes import JSONProcess, Programs
 
 from .grid import start_rendezvous
+from .kernel_network import KernelNetwork, LinkConditions, Site
 from .profiles import PROFILES
-from .world import LinkConditions, Place, World
 
 NODE = Path(__file__).with_name("service_node.py")
 ECHO = Path(__file__).parents[2] / "docs" / "examples" / "echo.py"
@@ -21,9 +21,9 @@ DELAY = 0.05
 """Seconds on each access link, each way: a round trip between the peers takes four times as long."""
 
 
-def start_node(programs: Programs, place: Place, *arguments: str) -> JSONProcess:
-    """A node in a place."""
-    return programs.start([sys.executable, str(NODE), *arguments], prefix=place.host.prefix)
+def start_node(programs: Programs, site: Site, *arguments: str) -> JSONProcess:
+    """A node at a site."""
+    return programs.start([sys.executable, str(NODE), *arguments], prefix=site.host.prefix)
 
 
 def command(process: JSONProcess, line: str) -> None:
@@ -37,11 +37,11 @@ def test_two_services(tmp_path: Path) -> None:
     """Both are used at once, refusals take one round trip, and the link ends when nothing uses it."""
     need_namespaces()
     programs = Programs(tmp_path)
-    with World(LinkConditions(DELAY)) as world:
+    with KernelNetwork(LinkConditions(DELAY)) as network:
         try:
-            left, right = PROFILES["masq-drop"](world, "masq-drop", 1)
-            world.start()
-            _, address = start_rendezvous(programs, world)
+            left, right = PROFILES["masq-drop"](network, "masq-drop", 1)
+            network.start()
+            _, address = start_rendezvous(programs, network)
             bob = start_node(programs, right, address)
             peer = bob.wait("registered", 60.0)["id"]
             alice = start_node(programs, left, address, peer)

@@ -25,7 +25,7 @@ _TURN = 0.01
 _LETTERS = string.ascii_letters + string.digits
 
 
-class Transfer:
+class MessageTransfer:
     """
     Sends messages from one peer to another, in a thread, until it is stopped.
 
@@ -53,7 +53,7 @@ class Transfer:
         self._problem: BaseException | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
 
-    def __enter__(self) -> Transfer:
+    def __enter__(self) -> MessageTransfer:
         self._thread.start()
         return self
 

@@ -37,8 +37,8 @@ _FRAME = 65536
 def open_tap(namespace: str, interface: str) -> int:
     """A descriptor for an existing TAP device in a named network namespace."""
     libc = ctypes.CDLL(None, use_errno=True)
-    with open(f"/run/netns/{namespace}") as place:
-        if libc.setns(place.fileno(), CLONE_NEWNET) != 0:
+    with open(f"/run/netns/{namespace}") as file:
+        if libc.setns(file.fileno(), CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), f"network namespace {namespace}")
     tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH", interface.encode(), IFF_TAP | IFF_NO_PI))

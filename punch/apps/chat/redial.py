@@ -48,7 +48,7 @@ _FINAL = {ErrorCode.REFUSED.value, ErrorCode.CANCELLED.value, Reason.SELF.value,
 
 
 @dataclass
-class _Want:
+class _Scheduled:
     since: float
     at: float | None
     """When to call; None: not by itself."""
@@ -69,7 +69,7 @@ class RedialSchedule(Generic[P]):
 
     def __init__(self, chance: Callable[[], float]) -> None:
         self._chance = chance
-        self._wants: dict[P, _Want] = {}
+        self._scheduled: dict[P, _Scheduled] = {}
         self._registered = False
         self._was_away = False
         self._return_until = float("-inf")
@@ -78,29 +78,29 @@ class RedialSchedule(Generic[P]):
         """Until then nobody else is called."""
 
     def __contains__(self, peer: P) -> bool:
-        return peer in self._wants
+        return peer in self._scheduled
 
     @property
     def has_calls(self) -> bool:
         """Whether a peer is to be called, now or later, and is not being called already."""
-        return any(wanted.at is not None and not wanted.busy for wanted in self._wants.values())
+        return any(wanted.at is not None and not wanted.busy for wanted in self._scheduled.values())
 
     def want(self, peer: P, now: float, linked: bool = False) -> None:
         """A message waits for this peer: call it at once, unless it was called a short time ago."""
-        wanted = self._wants.get(peer)
+        wanted = self._scheduled.get(peer)
         if wanted is None:
-            self._wants[peer] = _Want(now, now, busy=linked)
+            self._scheduled[peer] = _Scheduled(now, now, busy=linked)
         elif wanted.at is not None and not wanted.rang:
             wanted.at = min(wanted.at, now + wanted.wait)
 
     def done(self, peer: P) -> None:
         """No message waits for this peer any more."""
-        self._wants.pop(peer, None)
+        self._scheduled.pop(peer, None)
         self._under_way.discard(peer)
 
     def progress(self, peer: P, now: float) -> None:
         """A message was delivered: the next failure counts as the first."""
-        wanted = self._wants.get(peer)
+        wanted = self._scheduled.get(peer)
         if wanted is not None:
             wanted.since = now
             wanted.wait = FIRST
@@ -111,7 +111,7 @@ class RedialSchedule(Generic[P]):
         self._registered = True
         if self._was_away:
             self._return_until = now + RETURN_TIME
-        for wanted in self._wants.values():
+        for wanted in self._scheduled.values():
             if wanted.at is not None:
                 wanted.at = now
                 if self._was_away:
@@ -126,7 +126,7 @@ class RedialSchedule(Generic[P]):
     def called(self, peer: P) -> None:
         """The peer is called, or there is a link: nothing is due before `failed`."""
         self._under_way.discard(peer)
-        wanted = self._wants.get(peer)
+        wanted = self._scheduled.get(peer)
         if wanted is not None:
             wanted.busy = True
 
@@ -137,7 +137,7 @@ class RedialSchedule(Generic[P]):
         :return: after how many seconds it is called again; None: not by itself.
         """
         self._under_way.discard(peer)
-        wanted = self._wants.get(peer)
+        wanted = self._scheduled.get(peer)
         if wanted is None:
             return None
         wanted.busy = False
@@ -159,7 +159,7 @@ class RedialSchedule(Generic[P]):
 
         A rendezvous that says so again and again causes one call a second.
         """
-        wanted = self._wants.get(peer)
+        wanted = self._scheduled.get(peer)
         if wanted is None or wanted.busy or wanted.at is None:
             return
         wanted.at = min(wanted.at, max(now, wanted.tried + RETURN))
@@ -173,7 +173,7 @@ class RedialSchedule(Generic[P]):
         if not ready:
             return None
         peer, _, _ = min(ready, key=lambda entry: entry[1:])
-        self._wants[peer].busy = True
+        self._scheduled[peer].busy = True
         self._under_way.add(peer)
         self._pause = now + PACE
         return peer
@@ -189,8 +189,8 @@ class RedialSchedule(Generic[P]):
     def _may_call(self) -> bool:
         return self._registered and len(self._under_way) < MAX_CALLS
 
-    def _idle(self) -> Iterator[tuple[P, _Want, float]]:
+    def _idle(self) -> Iterator[tuple[P, _Scheduled, float]]:
         """The peers that are to be called at some time, and when."""
-        for peer, wanted in self._wants.items():
+        for peer, wanted in self._scheduled.items():
             if not wanted.busy and wanted.at is not None:
                 yield peer, wanted, wanted.at

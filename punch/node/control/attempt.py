@@ -64,7 +64,7 @@ def _failure(problem: ControlProblem) -> Failure:
     return Failure(problem)  # type: ignore[no-untyped-call]
 
 
-class _Try:
+class _ServerAttempt:
     """One connection to one server, and what becomes of it."""
 
     _log = Logger()
@@ -125,7 +125,7 @@ class Attempt:
         self._factory = factory
         self._watched: IProtocol | None = None
         self._left: list[Server] = []
-        self._try: _Try | None = None
+        self._current: _ServerAttempt | None = None
         self._problems: list[ControlProblem] = []
         self._welcome_timer = Timer(client.clock)
         self._ended = False
@@ -184,20 +184,20 @@ class Attempt:
         self.began = self._client.clock.seconds()
         if self._left:
             self._welcome_timer.start(NEXT_SERVER_AFTER, self._welcome_timed_out)
-        self._try = _Try(self, self._client, server)
+        self._current = _ServerAttempt(self, self._client, server)
 
     def _welcome_timed_out(self) -> None:
-        if self._try is not None:
-            self._try.cancel()
+        if self._current is not None:
+            self._current.cancel()
 
     def _give_up(self) -> None:
         self._ended = True
         self._welcome_timer.cancel()
-        if self._try is None:
+        if self._current is None:
             # The look-up goes on: the next attempt may need what it finds.
             self.lost(ControlProblem(ProblemCode.UNREACHABLE, self._client.address))
         else:
-            self._try.cancel()
+            self._current.cancel()
 
 
 @implementer(IStreamClientEndpoint)

@@ -126,7 +126,7 @@ class Exchange:
         """The next output; None if there is none."""
         return self._outputs.popleft() if self._outputs else None
 
-    # -- Elsewhere: what the peers of this process do --
+    # -- OtherProcesses: what the peers of this process do --
 
     def establish(self, caller: Registration, request: Establish, now: float) -> None:
         """Locate the called peer."""

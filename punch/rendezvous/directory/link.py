@@ -12,7 +12,7 @@ from punch.identity import PeerID
 from punch.rendezvous.directory.exchange import CallKey, Exchange, Locate
 from punch.rendezvous.directory.interface import Directory, DirectoryUnavailable
 from punch.rendezvous.directory.messages import PeerClaimed, PeerLost, PeerReply, PeerRequest
-from punch.rendezvous.registry import DeliverElsewhere, Gone, Output, PeerRegistered
+from punch.rendezvous.registry import DeliverToProcess, Output, PeerRegistered, PeerUnregistered
 
 UNREACHABLE = (
     "No peer of this ID is registered at this server, and the other servers of the rendezvous can't be asked "
@@ -51,9 +51,9 @@ class DirectoryLink:
         """Take what the registry has for other processes."""
         if isinstance(output, PeerRegistered):
             self.directory.claim(output.peer)
-        elif isinstance(output, Gone):
+        elif isinstance(output, PeerUnregistered):
             self.directory.release(output.peer)
-        elif isinstance(output, DeliverElsewhere):
+        elif isinstance(output, DeliverToProcess):
             self.exchange.send(output.process, output.peer, output.reply)
 
     def pass_on(self) -> bool:

@@ -67,7 +67,7 @@ class OptionsTests(OptionsCase):
         self.assertEqual(options["json"], 1)
 
     def test_what_is_not_seen_is_ignored(self) -> None:
-        """In every value and option that was pasted, but not in the name of a file."""
+        """Invisible characters are ignored in options and values that are no names of files."""
         root = self.root / "a\u200bb"
         for state in (["--state-dir", str(root)], [f"--sta\u200bte-dir={root}"], ["--state", str(root)]):
             options = self.parse(

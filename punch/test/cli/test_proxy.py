@@ -11,7 +11,7 @@ class ProxyTests(SynchronousTestCase):
     """Proxies are not used, which has to be known where only they lead out."""
 
     def test_variables(self) -> None:
-        """What names a proxy, however it is written; empty ones name none."""
+        """The variables that name a proxy are found in either case; empty ones name none."""
         for name in (
             "HTTPS_PROXY",
             "https_proxy",

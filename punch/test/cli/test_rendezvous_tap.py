@@ -145,7 +145,7 @@ class OptionTests(TapCase):
             self.assertIn("--metrics", self.refused("--metrics", text))
 
     def test_registry(self) -> None:
-        """On the command line or in the environment; a mistake is a sentence without the password."""
+        """The registry is an option or a variable; an error does not contain the password."""
         self.assertIsNone(self.parse().registry)
         self.assertEqual(self.parse("--registry", "redis://h").registry, RedisAddress((("h", 6379),)))
         for text in ("", "localhost", "http://:secret@h", "redis://:secret@", "redis+sentinel://h"):
@@ -157,7 +157,7 @@ class OptionTests(TapCase):
         self.assertEqual(self.parse().registry, RedisAddress((("other", 6379),)))
 
     def test_alternate_addresses(self) -> None:
-        """As they are, or as a 1:1 NAT shows them."""
+        """Alternate addresses are this machine's, or what a 1:1 NAT shows them as."""
         options = self.parse(
             *("--alternate-address", "192.0.2.2", "--alternate-address", "2001:DB8::0:2"),
             *("--alternate-address", "203.0.113.9/10.0.0.9"),
@@ -295,7 +295,7 @@ class FileTests(TapCase):
         self.assertEqual(parent["logger"], "punch.cli.twistd.own_log.open")
 
     def test_log_as_json(self) -> None:
-        """To the file of `--logfile`, to stdout, or to our own file; whole IDs only if asked for."""
+        """JSON goes to the file of `--logfile`, to stdout, or to our own file; whole IDs only if asked."""
         self.addCleanup(setattr, twistd.own_log, "observer", twistd.own_log.observer)
         self.addCleanup(setattr, twistd.own_log, "path", None)
         own = self.state / "rendezvous" / "rendezvous.log"
@@ -414,7 +414,7 @@ class ConsoleTests(SynchronousTestCase):
         self.assertTrue(console.broken)
 
 
-class Reactor:
+class StoppableReactor:
     """Just enough of one to be ended."""
 
     def __init__(self) -> None:
@@ -431,12 +431,12 @@ class EndTests(SynchronousTestCase):
     """How a program stops its reactor."""
 
     def test_the_reactor_stops_when_it_runs(self) -> None:
-        reactor = Reactor()
+        reactor = StoppableReactor()
         twistd.end(reactor)
         self.assertEqual(reactor.stops, 1)
 
 
-class Output:
+class PipeOutput:
     """A pipe in the place of stdout or stderr."""
 
     def __init__(self) -> None:
@@ -455,7 +455,7 @@ class AnnouncerTests(TapCase):
 
     def announce(self, *, as_json: bool, event: str, **fields: object) -> tuple[str, str, list[int]]:
         """What came out of stdout and stderr, and the exit statuses with which the process was to end."""
-        out, error, statuses = Output(), Output(), list[int]()
+        out, error, statuses = PipeOutput(), PipeOutput(), list[int]()
         announcer = Announcer(
             StateDirectory(self.state).rendezvous,
             command="punch rendezvous",

@@ -298,7 +298,7 @@ class LatencyTests(SynchronousTestCase):
         self.assertAlmostEqual(bob.when() - answered, 3 * DELAY)
 
     def test_paths_that_are_slower_than_the_rto(self) -> None:
-        """What is sent again meanwhile does not start the checks anew, and every answer counts."""
+        """On a path slower than the RTO, retransmissions start no new checks, and every answer counts."""
         network = IceNetwork(delay=1.0)
         alice, bob = network.host("alice", "192.0.2.1"), network.host("bob", "192.0.2.2", controlling=False)
         network.pair(alice, bob)

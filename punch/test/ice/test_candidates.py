@@ -160,7 +160,7 @@ class LocalTests(SynchronousTestCase):
         self.assertFalse(may_relay(Address("2001:db8::1", 5), Address("fd00::1", 5)))
 
     def test_a_base_that_is_gone(self) -> None:
-        """With all that was seen of it."""
+        """When a base is removed, its reflexive candidates are removed too."""
         self.local.add_reflexive(BASE, Address("203.0.113.1", 40000))
         self.local.remove(BASE)
         self.assertEqual(self.local.signalled, [])

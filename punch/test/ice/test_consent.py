@@ -100,7 +100,7 @@ class ConsentTests(SynchronousTestCase):
         self.assertAlmostEqual(self.alice.path.rtt or 0, 0.4, places=2)
 
     def test_the_other_end_of_a_dead_path_gets_no_answer(self) -> None:
-        """Or it would go on sending for ever."""
+        """A side that has lost consent answers no checks, or the other would use the path for ever."""
         self.network.blocked = lambda source, target: source.host == "192.0.2.2"
         self.network.run(EXPIRY + 7)
         request = next(t.data for _, t in reversed(self.bob.sent) if parse(t.data).message_class == 0)

@@ -33,7 +33,7 @@ class TwoPathsTests(SynchronousTestCase):
         self.network.blocked = lambda source, target: source.is_ipv6 == self.first.is_ipv6
 
     def test_probe(self) -> None:
-        """Whoever finds data unanswered asks, and leaves within two seconds; the other side follows."""
+        """The side whose data is unanswered probes the pair and leaves it within two seconds."""
         self.block()
         cut = self.network.now
         self.alice.agent.probe(self.network.now)
@@ -75,7 +75,7 @@ class TwoPathsTests(SynchronousTestCase):
         self.assertEqual(self.alice.path.local_base, self.first)
 
     def test_an_address_that_is_gone(self) -> None:
-        """Then nothing needs to be asked."""
+        """A pair whose local address is gone is left without probing."""
         self.block()
         self.alice.agent.bases_lost([self.first], self.network.now)
         self.network.run(0.1)

@@ -113,7 +113,7 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual(alice.agent.datagrams_to_send(network.now), [])
 
     def test_an_ended_session_starts_no_more(self) -> None:
-        """Whatever comes after the end changes the state no more, but for closing a failed session."""
+        """An ended session starts no checks, and only `close` changes its state."""
         network = IceNetwork()
         alice, bob = network.host("alice", "192.0.2.1"), network.host("bob", "192.0.2.2", controlling=False)
         alice.agent.close(network.now)

@@ -172,7 +172,7 @@ class HoldTests(SynchronousTestCase):
         return alice, bob
 
     def test_routers_that_take_what_comes(self) -> None:
-        """On either side, or on both."""
+        """Routers that take unsolicited datagrams themselves do no harm, on one side or both."""
         for known in (True, False):
             for takers in ([], ["alice"], ["bob"], ["alice", "bob"]):
                 alice, bob = self.call(known, *takers)

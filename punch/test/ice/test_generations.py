@@ -100,7 +100,7 @@ class GenerationsTests(SynchronousTestCase):
         self.assertIs(first.state, AgentState.CLOSED)
 
     def test_a_worse_path_has_to_wait(self) -> None:
-        """While the old one works, a relay is not taken for a moment."""
+        """While the path in use works, the new session does not replace it by a relayed one at once."""
         first = self.generations.use
         agent = self.restart(relayed=True)
         self.network.run(SETTLE - 0.2)
@@ -110,7 +110,7 @@ class GenerationsTests(SynchronousTestCase):
         self.assertIs(self.generations.use, agent)
 
     def test_the_choice_of_the_other_side_is_waited_for(self) -> None:
-        """What works for us first may not be what the controlling side wants."""
+        """The first pair that works is used only when the controlling side has nominated it."""
         first = self.generations.use
         agent = self.restart(controlling=False)
         waited = False
@@ -124,7 +124,7 @@ class GenerationsTests(SynchronousTestCase):
         self.assertTrue(agent.path.nominated)
 
     def test_but_not_if_the_old_one_is_in_doubt(self) -> None:
-        """Then anything is better."""
+        """If the path in use is in doubt, the new session is used with any path."""
         self.generations.use.bases_lost([self.alice.bases[0]], self.network.now)
         agent = self.restart(relayed=True)
         self.assertFalse(self.generations.working)
@@ -160,7 +160,7 @@ class GenerationsTests(SynchronousTestCase):
         self.generations.give_up(self.network.now)
 
     def test_doubt_and_loss(self) -> None:
-        """What the session in use says decides whether there is a path."""
+        """Whether there is a path depends on the session in use, not on the one on trial."""
         self.network.blocked = lambda source, target: True
         self.generations.use.probe(self.network.now)
         self.network.run(2.0)
@@ -181,7 +181,7 @@ class GenerationsTests(SynchronousTestCase):
         self.assertTrue(self.generations.working)
 
     def test_close(self) -> None:
-        """Nothing goes on."""
+        """After `close`, nothing is sent."""
         agent = self.restart()
         self.generations.close(self.network.now)
         self.assertIs(agent.state, AgentState.CLOSED)

@@ -101,7 +101,7 @@ class StrangerTests(SynchronousTestCase):
             self.silence(encode(self.it.request(username=name), self.it.ours.key))
 
     def test_the_cost_of_a_message(self) -> None:
-        """Before it is authenticated, nothing but the USERNAME is decoded of a request."""
+        """Before a request is authenticated, only its USERNAME is decoded."""
         many = tuple((Attribute.ALTERNATE_SERVER, Address(f"2001:db8::{n:x}", 1)) for n in range(1, 56))
         for name, key in ((None, b"x" * 24), ("other:name", self.it.ours.key)):
             short, long = (encode(self.it.request(*more, username=name), key) for more in ((), many))
@@ -251,7 +251,7 @@ class PeerTests(SynchronousTestCase):
         self.assertEqual(self.code(drop=Attribute.PRIORITY), (400, True))
 
     def test_no_role(self) -> None:
-        """Then there is no conflict (RFC 8445, section 7.3.1.1)."""
+        """A check without a role attribute causes no role conflict (RFC 8445, section 7.3.1.1)."""
         self.assertEqual(self.code(drop=Attribute.ICE_CONTROLLED), (0, True))
 
     def test_answers_from_elsewhere_fail_the_pair(self) -> None:
@@ -324,7 +324,7 @@ class PeerTests(SynchronousTestCase):
         self.assertLessEqual(len(agent.pairs), MAX_PAIRS)
 
     def test_a_victim_listed_two_hundred_times(self) -> None:
-        """What a stranger's address gets from us, relays included, is a trickle that ends."""
+        """A victim's address that is listed 200 times gets few packets, relays included, and then none."""
         network = IceNetwork()
         alice = network.host("alice", "192.0.2.1")
         alice.agent.set_remote(self.it.theirs, 0.05, network.now)

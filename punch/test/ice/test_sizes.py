@@ -135,7 +135,7 @@ class SizeTests(SynchronousTestCase):
         self.assertTrue(one.agent.path.working)
 
     def test_a_path_that_shrinks(self) -> None:
-        """Whoever sends large datagrams finds out, on either side; who is idle sends none."""
+        """A side that sends large datagrams notices that a path shrinks; an idle side does not check."""
         for asking in (0, 1):
             network = IceNetwork()
             hosts = self.two(network)
@@ -178,7 +178,7 @@ class SizeTests(SynchronousTestCase):
         self.assertEqual(self.full(one) + self.full(other), [])
 
     def test_answered_later(self) -> None:
-        """Who could not answer a check of full size yet does it when the address has answered a check."""
+        """A check of full size is answered later if its sender had not yet answered a check."""
         network = IceNetwork(budgets=True)
         one, other = network.host("one", "10.0.0.1"), network.host("other", "10.0.0.2", controlling=False)
         network.pair(one, other, gather=False)

@@ -84,7 +84,7 @@ class BudgetTests(SynchronousTestCase):
             self.assertEqual(self.spend(budget, PacketKind.RELAYED, 300.0), left)
 
     def test_both_ways_to_a_relayed_address(self) -> None:
-        """Where our own addresses don't reach the peer's relay, checks through our relay still go there."""
+        """At one relayed address, checks from our addresses and through our relay have separate limits."""
         budget = Budget()
         sent = [
             sum(budget.allows(address(1), 100, kind, 0.0) for _ in range(RELAYED))
@@ -96,7 +96,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.spend(budget, PacketKind.RELAYED_TWICE, 0.0), 0)
 
     def test_relayed_candidates_have_a_part(self) -> None:
-        """Whatever went to direct ones, in one call or in several."""
+        """Relayed candidates are checked however many checks went to direct ones, in one call or several."""
         budget = Budget()
         for now in range(0, 590, 10):
             for kind in (PacketKind.UNLIKELY, PacketKind.DIRECT, PacketKind.ANSWER, PacketKind.TRIGGERED):
@@ -115,7 +115,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertFalse(Budget().allows(Address("2001:db8::1", 1), MAX_BYTES - 47, PacketKind.DIRECT, 0.0))
 
     def test_later(self) -> None:
-        """What is left of checks is spread over time, so that there is hope after a bad start."""
+        """Further checks are spread over time, in case the first ones were lost."""
         budget = Budget()
         self.spend(budget, PacketKind.DIRECT)
         times = [
@@ -127,7 +127,7 @@ class BudgetTests(SynchronousTestCase):
         )
 
     def test_who_answers_costs_nothing(self) -> None:
-        """What it had got is given back, and what follows is free, until it has been silent for long."""
+        """Packets to an address that answers no longer count, until it has been silent for long."""
         budget = Budget()
         for now in range(100):
             self.assertTrue(budget.allows(address(1), 1200, PacketKind.TRIGGERED, float(now)))
@@ -180,7 +180,7 @@ class BudgetTests(SynchronousTestCase):
         self.assertTrue(one.allows(relay, 1172, PacketKind.RELAYED, 2.0, relays))
 
     def test_bounds(self) -> None:
-        """Of addresses that answer, and of peers."""
+        """The numbers of remembered addresses and of peers are bounded."""
         budget = Budget()
         for number in range(3 * MAX_ANSWERED):
             budget.answered(address(number), 0.0)

@@ -26,7 +26,7 @@ from punch.test.internet.clock import Clock
 from punch.test.internet.packet import is_ipv6
 from punch.test.internet.resolver import Resolver
 from punch.test.internet.transports import SimulatedConnector, SimulatedPort
-from punch.test.internet.udp import UDPPort
+from punch.test.internet.udp import SimulatedUDPPort
 
 if TYPE_CHECKING:
     from punch.test.internet.host import Host
@@ -153,7 +153,7 @@ class HostReactor(Clock):
     def listenUDP(
         self, port: int, protocol: AbstractDatagramProtocol, interface: str = "", maxPacketSize: int = 8192
     ) -> IListeningPort:
-        listening = UDPPort(self.host, port, protocol, interface, maxPacketSize)
+        listening = SimulatedUDPPort(self.host, port, protocol, interface, maxPacketSize)
         listening.startListening()
         return listening
 

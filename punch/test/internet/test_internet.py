@@ -47,7 +47,7 @@ class ClockTests(SynchronousTestCase):
         return self.calls
 
     def test_order(self) -> None:
-        """By time; at one time, in the order of the calls to `callLater`."""
+        """Calls are made in the order of their times, and for equal times in the order of `callLater`."""
         for delay, name in ((2, "c"), (1, "a"), (1, "b"), (3, "d")):
             self.later(delay, name)
         self.assertEqual(self.run_for(2), ["a", "b", "c"])
@@ -119,7 +119,7 @@ class ClockTests(SynchronousTestCase):
         self.assertEqual(self.run_for(20), ["c", "a", "b"])
 
     def test_a_wall_clock_that_is_set(self) -> None:
-        """Nothing that waits depends on it."""
+        """A wall clock that is set does not affect delayed calls."""
         for seconds in (1, -1, 3600, -3600, 365 * 86400, -365 * 86400):
             self.later(10, "a")
             self.run_for(5)

@@ -307,7 +307,7 @@ class OtherTests(NATTestCase):
             NAT(PUBLIC).renumber("203.0.113.2")
 
     def test_firewall(self) -> None:
-        """Without translation: endpoints stay, the filter is the same as a NAT's."""
+        """A firewall filters like a NAT and does not translate."""
         inside, outside, stranger = ("2001:db8:1::2", 5000), ("2001:db8::1", 1), ("2001:db8::2", 1)
         firewall = Firewall(Filtering.APDF, timeout=30.0)
         self.assertIsNone(firewall.inbound(udp(outside, inside), 0.0))

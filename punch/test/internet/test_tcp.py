@@ -102,7 +102,7 @@ class Listener(Collector):
 
 
 @implementer(IHalfCloseableProtocol)
-class Asker(Collector):
+class HalfClosingClient(Collector):
     """Says what it has to say, closes its side, and listens."""
 
     ended = ""
@@ -312,13 +312,13 @@ class CloseTests(TCPTestCase):
         self.assert_no_sockets(self.client)
 
     def test_half_close(self) -> None:
-        server, client = self.both(HalfCloser, Asker)
+        server, client = self.both(HalfCloser, HalfClosingClient)
         client.tcp.write(b"abc")
         client.tcp.loseWriteConnection()
         self.net.advance(1)
         self.assertEqual((server.received, client.received), (b"abc", b"cba"))
         assert isinstance(server, HalfCloser)
-        assert isinstance(client, Asker)
+        assert isinstance(client, HalfClosingClient)
         self.assertEqual((server.ended, client.ended), ("r", "wr"))
         self.assert_lost(server, ConnectionDone)
         self.assert_lost(client, ConnectionDone)
@@ -342,7 +342,7 @@ class CloseTests(TCPTestCase):
         self.assert_lost(client, ConnectionLost)
 
     def test_gone_for_good(self) -> None:
-        """As Linux does, the kernel retransmits for a quarter of an hour or so."""
+        """The simulated TCP retransmits for about a quarter of an hour, as Linux does."""
         _, client = self.both()
         self.server.crash()
         client.tcp.write(b"anybody there?")

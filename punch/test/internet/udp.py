@@ -40,7 +40,7 @@ def _is_address(host: str) -> bool:
 
 
 @implementer(IListeningPort, IUDPTransport)
-class UDPPort:
+class SimulatedUDPPort:
     """
     A UDP socket. Unlike Twisted's own, it lets exceptions of `datagramReceived` through: a test fails there.
 

@@ -18,13 +18,13 @@ from punch.link.frames import (
 )
 from punch.link.quic import QuicStreamLimit
 from punch.link.stream import encode_name
-from punch.test.link_pair import AioquicMixin, CoreNode, LinkTestCase, Pipe, RogueCallee
+from punch.test.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe, RogueCallee
 
 
 class AbuseTests(LinkTestCase):
     """A caller that has proved who it is, and then breaks the rules; and a callee that does."""
 
-    def assert_ended(self, callee: CoreNode, words: str) -> None:
+    def assert_ended(self, callee: CoreEnd, words: str) -> None:
         assert callee.closed is not None
         self.assertEqual((callee.closed.code, callee.closed.by_peer), (CloseCode.PROTOCOL, False))
         self.assertIn(words, callee.closed.reason)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.link.events import StreamData
 from punch.link.packet import destination_id, is_client_initial, is_long, is_retry
 from punch.link.quic_qh3 import Qh3Backend
-from punch.test.link_pair import AioquicMixin, CoreNode, LinkTestCase, Pipe, RogueCaller
+from punch.test.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe, RogueCaller
 
 SIZES = [0, 1, 2, 5, 6, 7, 8, 9, 16, 20, 21, 22, 25, 40, 63, 64, 100, 1199, 1200, 1201, 1500, 9000, 65507]
 FIRST_BYTES = [0x00, 0x01, 0x16, 0x3F, 0x40, 0x4F, 0x7F, 0x80, 0xBF, 0xC0, 0xC3, 0xD0, 0xE0, 0xF0, 0xFF]
@@ -59,7 +59,7 @@ class GarbageTests(LinkTestCase):
                 made += [header, header + bytes([length]) + self.random.randbytes(1250)]
         return made
 
-    def assert_alive(self, caller: CoreNode, callee: CoreNode, pipe: Pipe) -> None:
+    def assert_alive(self, caller: CoreEnd, callee: CoreEnd, pipe: Pipe) -> None:
         for here, there in ((caller, callee), (callee, caller)):
             stream_id = here.core.open_stream("x")
             here.core.send(stream_id, b"still there")
@@ -78,7 +78,7 @@ class GarbageTests(LinkTestCase):
         self.assert_alive(caller, callee, pipe)
 
     def test_garbage_that_is_addressed_right(self) -> None:
-        """With connection IDs that somebody on the path has seen."""
+        """Garbage with connection IDs that an observer of the path has seen changes nothing."""
         caller, callee, pipe = self.connect()
         pipe.run(1.0)
         for node in (caller, callee):
@@ -154,7 +154,7 @@ class GarbageTests(LinkTestCase):
         self.assert_alive(caller, callee, pipe)
 
     def test_we_answer_no_version_negotiation(self) -> None:
-        """Nothing goes back to who speaks another version: an answer would tell that somebody listens."""
+        """A packet of another version gets no answer, which would show that somebody listens."""
         callee = self.make_callee()
         data = bytearray(RogueCaller(self.backend.client(0.0)).send(0.0)[0])
         data[1:5] = b"\x0a\x0a\x0a\x0a"
@@ -162,7 +162,7 @@ class GarbageTests(LinkTestCase):
         self.assertEqual(callee.core.datagrams_to_send(0.0), [])
 
     def test_retry(self) -> None:
-        """Even one with a good integrity tag (who sees the Initial can compute it) changes nothing."""
+        """A Retry changes nothing, even with a good integrity tag, which any observer can compute."""
         from qh3.quic.packet import get_retry_integrity_tag
 
         caller, callee = self.make_caller(), self.make_callee()

@@ -114,7 +114,7 @@ class ResumptionTests(LinkTestCase):
         self.assertIsNotNone(rogue.refused)
 
     def test_resumed_connection_is_closed(self) -> None:
-        """Even over a library that does resume, with a good proof on the resumed connection."""
+        """A resumed connection is closed even if the library resumes it and the proof on it is good."""
         tickets = Tickets()
         self.obtain_ticket(tickets)
         callee = self.make_callee(backend=tickets)

@@ -27,7 +27,7 @@ from punch.link.receive_limits import (
 )
 from punch.link.stream import encode_name
 from punch.test.flooder import CALLEE_FLOODS, FLOODS, Flooder, PacketWriter, integer, packed
-from punch.test.link_pair import AioquicMixin, CoreNode, LinkTestCase, Pipe
+from punch.test.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe
 
 STREAM_OPEN = b"\x0a\x04\x02" + encode_name("x")
 MOST_PACKETS = 1200
@@ -386,7 +386,7 @@ class MemoryTests(LinkTestCase):
     """What is left of a link."""
 
     def test_a_link_that_is_over_keeps_nothing(self) -> None:
-        """What the library stored is free at once, and not when Python looks for garbage."""
+        """When a link is over, what the library stored is freed at once, not at a garbage collection."""
         backend = _Watching(self.backend)
         caller, callee = self.make_caller(backend=backend), self.make_callee(backend=backend)
         pipe = Pipe(caller, callee)
@@ -441,7 +441,7 @@ class AntiAmplificationTests(LinkTestCase):
         caller.take()
         assert caller.closed is not None
         self.assertEqual(caller.closed.code, CloseCode.INTERNAL)
-        good, callee = self.make_caller(), CoreNode(self.make_callee(backend=Broken()).core)
+        good, callee = self.make_caller(), CoreEnd(self.make_callee(backend=Broken()).core)
         good.core.start(0.0)
         callee.core.start(0.0)
         pipe = Pipe(good, callee)

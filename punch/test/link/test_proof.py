@@ -29,7 +29,7 @@ from punch.test.link_pair import (
     OFFER,
     STRANGER,
     AioquicMixin,
-    CoreNode,
+    CoreEnd,
     KeepingBackend,
     LinkTestCase,
     Pipe,
@@ -125,11 +125,11 @@ class CertificateTests(SynchronousTestCase):
 class ProofTests(LinkTestCase):
     """Proofs on live connections."""
 
-    def assert_unmoved(self, callee: CoreNode) -> None:
+    def assert_unmoved(self, callee: CoreEnd) -> None:
         """The callee accepted nobody, and its application heard nothing."""
         self.assertEqual(callee.events, [])
 
-    def assert_refused(self, rogue: Rogue, callee: CoreNode, pipe: Pipe, code: CloseCode) -> None:
+    def assert_refused(self, rogue: Rogue, callee: CoreEnd, pipe: Pipe, code: CloseCode) -> None:
         pipe.run(2.0, lambda: rogue.refused is not None)
         self.assertIsNotNone(rogue.refused)
         assert rogue.refused is not None
@@ -210,7 +210,7 @@ class ProofTests(LinkTestCase):
         self.attack(proof)
 
     def test_passed_on_by_somebody_with_the_callees_key(self) -> None:
-        """Who holds the callee's certificate can be the caller's other side, and is still not the caller."""
+        """The holder of the callee's key can receive a call, but can't pass the caller's proof on."""
         caller = self.make_caller()
         middle = RogueCallee(self.backend, self.certificate)
         pipe = Pipe(caller, middle)

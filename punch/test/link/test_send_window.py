@@ -12,7 +12,7 @@ from punch.link.send_window import LEAST, QUEUE, SendWindow
 HUGE = 1 << 24
 
 
-class Path:
+class SimulatedPath:
     """
     Datagrams of one size that wait in a queue without end, and their acknowledgements.
 
@@ -65,13 +65,13 @@ class Path:
 
 class SendWindowTests(SynchronousTestCase):
     def test_the_queue_of_a_slow_line_stays_short(self) -> None:
-        path = Path(8000.0, 0.06)
+        path = SimulatedPath(8000.0, 0.06)
         path.run(10.0)
         self.assertLess(path.run(60.0), 1.0)
         self.assertGreater(path.sent, 0.95 * 70 * 8000)
 
     def test_a_long_queue_of_a_fast_line(self) -> None:
-        path = Path(1e6, 0.04)
+        path = SimulatedPath(1e6, 0.04)
         path.run(10.0)
         before = path.sent
         self.assertLess(path.run(10.0), 0.04 + 2 * QUEUE)
@@ -79,13 +79,13 @@ class SendWindowTests(SynchronousTestCase):
 
     def test_a_path_without_a_queue_is_left_to_the_congestion_controller(self) -> None:
         for delay in (0.0005, 0.04, 0.6):
-            path = Path(1e6, delay, window=int(1e6 * delay) + 30_000)
+            path = SimulatedPath(1e6, delay, window=int(1e6 * delay) + 30_000)
             path.run(5.0)
             self.assertIsNone(path.window.limit, delay)
 
     def test_a_longer_path(self) -> None:
         """It is no queue that makes round trips longer now: the limit ends."""
-        path = Path(1e6, 0.04, window=1_000_000)
+        path = SimulatedPath(1e6, 0.04, window=1_000_000)
         path.run(3.0)
         path.cwnd, path.delay = 200_000, 0.8
         path.run(30.0)
@@ -94,8 +94,8 @@ class SendWindowTests(SynchronousTestCase):
         self.assertGreater(path.sent - before, 0.7 * 10 * 200_000 / 0.8)
 
     def test_a_queue_of_others(self) -> None:
-        """To send less does not make it shorter, so a link goes on."""
-        path = Path(100_000.0, 0.04, window=200_000)
+        """If other traffic fills the queue, the link does not send less, which would not help."""
+        path = SimulatedPath(100_000.0, 0.04, window=200_000)
         path.run(3.0)
         path.others = 1.0
         path.run(15.0)
@@ -104,7 +104,7 @@ class SendWindowTests(SynchronousTestCase):
         self.assertGreater(path.sent - before, 0.6 * 20 * 100_000)
 
     def test_a_faster_path(self) -> None:
-        path = Path(8000.0, 0.06)
+        path = SimulatedPath(8000.0, 0.06)
         path.run(10.0)
         self.assertIsNotNone(path.window.limit)
         path.rate, path.delay, path.cwnd = 1e6, 0.02, 60_000

@@ -17,7 +17,7 @@ from punch.link.events import (
     StreamReset,
     StreamSendable,
 )
-from punch.test.link_pair import AioquicMixin, CoreNode, KeepingBackend, LinkTestCase, Pipe
+from punch.test.link_pair import AioquicMixin, CoreEnd, KeepingBackend, LinkTestCase, Pipe
 
 MIB = 1024 * 1024
 
@@ -146,7 +146,7 @@ class StreamTests(LinkTestCase):
         self.assertGreaterEqual(len(callee.of(StreamOpened)), 99)
 
     def test_keys_are_updated(self) -> None:
-        """As they must be after some gigabytes, here after 60 packets; some of them lost."""
+        """Keys are updated as after some gigabytes, here after 60 packets, some of which are lost."""
         self.backend = keeping = KeepingBackend(self.backend)
         caller, callee, pipe = self.connect()
         pipe.run(0.5)
@@ -329,7 +329,7 @@ class AioquicDatagramTests(AioquicMixin, DatagramTests):
 class CloseTests(LinkTestCase):
     """Every end has a code and a reason, and arrives."""
 
-    def assert_closed(self, node: CoreNode, code: CloseCode, reason: str, by_peer: bool) -> None:
+    def assert_closed(self, node: CoreEnd, code: CloseCode, reason: str, by_peer: bool) -> None:
         assert node.closed is not None
         self.assertEqual((node.closed.code, node.closed.reason), (code, reason))
         self.assertEqual(node.closed.by_peer, by_peer)

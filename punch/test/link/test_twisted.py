@@ -24,7 +24,7 @@ from punch.test.link_pair import CALLEE, CALLER, AioquicMixin, LinkTestCase, ope
 MIB = 1024 * 1024
 
 
-class Recorder(Protocol):
+class RecordingProtocol(Protocol):
     """Remembers what happens to it."""
 
     transport: StreamTransport
@@ -45,7 +45,7 @@ class Recorder(Protocol):
         self.reason = reason
 
 
-def only(protocol: Recorder) -> Factory:
+def only(protocol: RecordingProtocol) -> Factory:
     """Builds this protocol."""
     return Factory.forProtocol(lambda: protocol)
 
@@ -58,7 +58,7 @@ class NoProtocol(Factory):
 
 
 @implementer(IHalfCloseableProtocol)
-class HalfCloser(Recorder):
+class HalfCloser(RecordingProtocol):
     def readConnectionLost(self) -> None:
         self.calls.append("read lost")
 
@@ -112,8 +112,8 @@ class TwistedTests(LinkTestCase):
             for index, core in enumerate((self.make_caller().core, self.make_callee().core))
         )
         self.links = (self.caller, self.callee)
-        self.accepted: list[Recorder] = []
-        self.services.serve("echo/1", self.accept(Recorder))
+        self.accepted: list[RecordingProtocol] = []
+        self.services.serve("echo/1", self.accept(RecordingProtocol))
 
     def wire(self, index: int) -> Callable[[Sequence[bytes]], None]:
         def send(datagrams: Sequence[bytes]) -> None:
@@ -123,8 +123,8 @@ class TwistedTests(LinkTestCase):
 
         return send
 
-    def accept(self, kind: Callable[[], Recorder]) -> Factory:
-        def build() -> Recorder:
+    def accept(self, kind: Callable[[], RecordingProtocol]) -> Factory:
+        def build() -> RecordingProtocol:
             self.accepted.append(kind())
             return self.accepted[-1]
 
@@ -140,9 +140,9 @@ class TwistedTests(LinkTestCase):
         self.successResultOf(self.caller.when_proved())
         self.successResultOf(self.callee.when_proved())
 
-    def open(self, protocol: Recorder | None = None) -> tuple[Recorder, Recorder]:
+    def open(self, protocol: RecordingProtocol | None = None) -> tuple[RecordingProtocol, RecordingProtocol]:
         """A stream between two recorders."""
-        near = Recorder() if protocol is None else protocol
+        near = RecordingProtocol() if protocol is None else protocol
         open_stream(self.caller, "echo/1", near)
         self.advance(0.05)
         return near, self.accepted[-1]
@@ -165,7 +165,7 @@ class TwistedTests(LinkTestCase):
         waiting = self.caller.when_proved()
         self.assertNoResult(waiting)
         with self.assertRaises(LinkError):
-            open_stream(self.caller, "echo/1", Recorder())
+            open_stream(self.caller, "echo/1", RecordingProtocol())
         self.secure()
         self.successResultOf(waiting)
         self.assertTrue(self.caller.proved)
@@ -201,7 +201,7 @@ class TwistedTests(LinkTestCase):
 
         self.services.serve("lines/1", Factory.forProtocol(Lines))
         self.secure()
-        near = Recorder()
+        near = RecordingProtocol()
         open_stream(self.caller, "lines/1", near).write(b"one\r\ntwo\r\nquit\r\nnever\r\n")
         self.advance(0.1)
         self.assertEqual(lines, [b"one", b"two", b"quit"])
@@ -261,7 +261,7 @@ class TwistedTests(LinkTestCase):
 
     def test_unknown_name_is_reset(self) -> None:
         self.secure()
-        near = Recorder()
+        near = RecordingProtocol()
         open_stream(self.caller, "nobody/1", near)
         self.advance(0.1)
         self.assertEqual(near.calls, ["made"])
@@ -273,7 +273,7 @@ class TwistedTests(LinkTestCase):
 
     def test_refused_services(self) -> None:
         """Each refusal has its own code, and comes within a round trip."""
-        self.services.serve("private/1", self.accept(Recorder), lambda peer: peer != CALLER.peer_id)
+        self.services.serve("private/1", self.accept(RecordingProtocol), lambda peer: peer != CALLER.peer_id)
         self.services.serve("closed/1", NoProtocol())
         self.secure()
         self.advance(SERVICE_WAIT)
@@ -282,7 +282,7 @@ class TwistedTests(LinkTestCase):
             ("private/1", RefusalCode.NOT_ALLOWED),
             ("closed/1", RefusalCode.NOT_ALLOWED),
         ):
-            near = Recorder()
+            near = RecordingProtocol()
             opening = self.caller.connect(name, only(near))
             near.transport.write(b"early")
             self.advance(2 * self.delay + 0.002)
@@ -298,9 +298,9 @@ class TwistedTests(LinkTestCase):
         """A service that says nothing is known to have accepted one round trip later."""
         self.secure()
         for link in self.links:
-            near = Recorder()
+            near = RecordingProtocol()
             if link is self.callee:
-                self.services.serve("echo/2", self.accept(Recorder))
+                self.services.serve("echo/2", self.accept(RecordingProtocol))
             opening = self.caller.connect("echo/1", only(near))
             near.transport.write(b"at once")
             self.advance(self.delay + 0.002)
@@ -311,20 +311,20 @@ class TwistedTests(LinkTestCase):
 
     def test_early_streams_wait_for_their_service(self) -> None:
         self.secure()
-        near = Recorder()
+        near = RecordingProtocol()
         opening = self.caller.connect("late/1", only(near))
         near.transport.write(b"x" * 2 * INITIAL_CREDIT)
         self.advance(0.2)
         self.assertNoResult(opening)
-        stop = self.services.serve("late/1", self.accept(Recorder))
+        stop = self.services.serve("late/1", self.accept(RecordingProtocol))
         self.advance(0.1)
         self.assertIs(self.successResultOf(opening), near)
         self.assertEqual(len(self.accepted[-1].data), 2 * INITIAL_CREDIT)
         with self.assertRaises(ValueError):
-            self.services.serve("late/1", self.accept(Recorder))
+            self.services.serve("late/1", self.accept(RecordingProtocol))
         stop()
         self.advance(0.5)
-        again = self.caller.connect("late/1", Factory.forProtocol(Recorder))
+        again = self.caller.connect("late/1", Factory.forProtocol(RecordingProtocol))
         self.advance(0.05)
         self.failureResultOf(again, ServiceRefused)
         near.transport.write(b"goes on")
@@ -333,14 +333,14 @@ class TwistedTests(LinkTestCase):
 
     def test_opening_ends_otherwise(self) -> None:
         """The opener gives up, the link is over, or the factory has nothing to connect."""
-        self.failureResultOf(self.caller.connect("echo/1", Factory.forProtocol(Recorder)), LinkError)
+        self.failureResultOf(self.caller.connect("echo/1", Factory.forProtocol(RecordingProtocol)), LinkError)
         self.secure()
-        cancelled = self.caller.connect("late/1", Factory.forProtocol(Recorder))
+        cancelled = self.caller.connect("late/1", Factory.forProtocol(RecordingProtocol))
         cancelled.cancel()
         self.advance(0.01)
         self.failureResultOf(cancelled)
         self.failureResultOf(self.caller.connect("echo/1", NoProtocol()), LinkError)
-        cut = self.caller.connect("late/1", Factory.forProtocol(Recorder))
+        cut = self.caller.connect("late/1", Factory.forProtocol(RecordingProtocol))
         self.advance(0.05)
         self.callee.close()
         self.advance(0.1)
@@ -406,28 +406,28 @@ class TwistedTests(LinkTestCase):
         self.assertIs(self.successResultOf(self.caller.answers(3.0)), False)
 
     def test_exceptions_end_only_their_stream(self) -> None:
-        class Faulty(Recorder):
+        class FailsOnData(RecordingProtocol):
             def dataReceived(self, data: bytes) -> None:
                 raise ZeroDivisionError("a fault of the application")
 
-        class Unborn(Recorder):
+        class FailsWhenMade(RecordingProtocol):
             def connectionMade(self) -> None:
                 raise ZeroDivisionError("a fault of the application")
 
-        def refuse() -> Recorder:
+        def refuse() -> RecordingProtocol:
             raise ZeroDivisionError("a fault of the application")
 
         def refuse_anything() -> None:
             raise ZeroDivisionError("a fault of the application")
 
-        self.services.serve("faulty/1", self.accept(Faulty))
-        self.services.serve("unborn/1", self.accept(Unborn))
+        self.services.serve("fails-on-data/1", self.accept(FailsOnData))
+        self.services.serve("fails-when-made/1", self.accept(FailsWhenMade))
         self.services.serve("refuse/1", Factory.forProtocol(refuse))
         self.callee.on_datagram = lambda data: refuse_anything()
         self.callee.on_control = lambda frame_type, payload: refuse_anything()
         self.secure()
-        ended = [Recorder() for _ in range(3)]
-        for name, near in zip(("faulty/1", "unborn/1", "refuse/1"), ended, strict=True):
+        ended = [RecordingProtocol() for _ in range(3)]
+        for name, near in zip(("fails-on-data/1", "fails-when-made/1", "refuse/1"), ended, strict=True):
             open_stream(self.caller, name, near).write(b"x")
         self.caller.send_datagram(b"x")
         self.caller.send_control(ControlFrameType.CANDIDATES, b"x")
@@ -474,14 +474,14 @@ class TwistedTests(LinkTestCase):
         self.assertEqual(len(far.data), self.bulk)
 
     def test_pause_within_data_received(self) -> None:
-        class Pauser(Recorder):
+        class Pauser(RecordingProtocol):
             def dataReceived(self, data: bytes) -> None:
                 super().dataReceived(data)
                 self.transport.pauseProducing()
 
         self.services.serve("pauser/1", self.accept(Pauser))
         self.secure()
-        transport = open_stream(self.caller, "pauser/1", Recorder())
+        transport = open_stream(self.caller, "pauser/1", RecordingProtocol())
         transport.write(b"one")
         self.advance(0.05)
         transport.write(b"two")
@@ -514,7 +514,7 @@ class TwistedTests(LinkTestCase):
         self.assertEqual(late.calls, ["stop"])
 
     def test_lose_connection_while_the_other_side_sends(self) -> None:
-        """What still comes is used up, so that both can end."""
+        """After `loseConnection`, data of the other side counts as read, so that both directions end."""
         self.secure()
         near, far = self.open()
         far.transport.write(bytes(200_000))

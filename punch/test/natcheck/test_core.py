@@ -89,7 +89,7 @@ class FilteringTests(SynchronousTestCase):
             self.assertEqual(filtering_of(port, address), possible)
 
     def test_never_nothing(self) -> None:
-        """Whatever is observed, something is possible."""
+        """For every observation, at least one behaviour is possible."""
         answers = (True, False, None)
         for port, address in product(answers, answers):
             self.assertTrue(filtering_of(port, address))
@@ -195,7 +195,7 @@ class HostileTests(SynchronousTestCase):
         self.assertIsNone(self.core.ipv6)
 
     def test_answers_from_elsewhere(self) -> None:
-        """Only who was asked may answer."""
+        """An answer that does not come from the address asked is ignored."""
         [request] = self.core.datagrams_to_send(self.now)
         answer = encode(success(parse(request.data), (Attribute.XOR_MAPPED_ADDRESS, A)), fingerprint=False)
         for remote, local in (
@@ -375,7 +375,7 @@ class WordTests(SynchronousTestCase):
         self.assertEqual(set(value["ipv6"]), set(value["ipv4"]))
 
     def test_not_certain(self) -> None:
-        """What may be otherwise is called probable, and why is said."""
+        """A conclusion that is not certain is called probable, with the reason."""
         family = replace(HOME, mapping=frozenset({EIM, ADM}), hairpinning=Hairpinning.UNKNOWN)
         report = NetcheckReport(PUNCH, family, transports=ALL_WAYS)
         said = self.said(report)
@@ -389,7 +389,7 @@ class WordTests(SynchronousTestCase):
         self.assertEqual((report.direct, report.certain), (Direct.MOST, False))
 
     def test_mapping_unknown(self) -> None:
-        """With nothing known of the mapping, nothing follows; what would help is said."""
+        """If the mapping is unknown, nothing is concluded, and the report says what would help."""
         family = replace(HOME, mapping=ANY_MAPPING, filtering=ANY_FILTERING, ports=PortAssignment.RANDOM)
         report = NetcheckReport(PUNCH, family, transports=ALL_WAYS)
         said = self.said(report)
@@ -456,7 +456,7 @@ class WordTests(SynchronousTestCase):
         self.assertEqual((report.udp, report.direct), (None, Direct.UNKNOWN))
 
     def test_silence_without_a_rendezvous(self) -> None:
-        """Where nobody need have been there to answer, silence says nothing about UDP."""
+        """If there may be no reflector, a missing answer says nothing about UDP."""
         silent = FamilyReport(udp=None, local_addresses=("10.0.0.2",))
         report = NetcheckReport(PUNCH, silent, FamilyReport(), problem=PROBLEM)
         self.assertEqual((report.udp, report.direct, report.certain), (None, Direct.UNKNOWN, False))

@@ -61,7 +61,7 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(self.happened, [[], ["192.0.2.1", "192.0.2.2"]])
 
     def test_sleep_that_monotonic_time_does_not_count(self) -> None:
-        """As on Linux."""
+        """Sleep is noticed if the monotonic clock does not count it, as on Linux."""
         self.ahead = 3600.0
         self.clock.advance(INTERVAL)
         self.assertEqual(self.happened, [3600.0])
@@ -90,7 +90,7 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(self.happened, [])
 
     def test_stop(self) -> None:
-        """Nothing is left on the clock."""
+        """After `stop`, there is no delayed call."""
         self.watch.stop()
         self.watch.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -33,7 +33,7 @@ class TokenBucketTests(SynchronousTestCase):
         self.assertEqual([buckets.allow("a", 7.0) for _ in range(7)], [True] * 5 + [False] * 2)
 
     def test_rate(self) -> None:
-        """After that, as much as flows in."""
+        """When the burst is used up, a key gets as much as is refilled."""
         buckets = TokenBuckets(10, 5, 100)
         for _ in range(5):
             buckets.allow("a", 0.0)
@@ -126,7 +126,7 @@ class TokenBucketTests(SynchronousTestCase):
     )
     @PROPERTIES
     def test_never_more(self, rate: float, burst: int, questions: list[tuple[str, float]]) -> None:
-        """In any time, no key gets more than the burst and what flowed in."""
+        """No key gets more in any time than the burst and what was refilled in that time."""
         buckets = TokenBuckets(rate, burst, 2)
         single = TokenBuckets(rate, burst, 100)
         now = 0.0
@@ -157,7 +157,7 @@ class CounterTests(SynchronousTestCase):
         self.assertTrue(counters.enter("c"))
 
     def test_leave(self) -> None:
-        """What has left makes room, and keys without anything are not kept."""
+        """An entry that has left makes room, and keys without entries are not kept."""
         counters = Counters(1, 10)
         for _ in range(3):
             self.assertTrue(counters.enter("a"))
@@ -314,7 +314,7 @@ class SourceTableTests(SynchronousTestCase):
         self.assertIs(caught.exception.scope, SourceScope.TABLE)
 
     def test_singles_are_not_replaced(self) -> None:
-        """When every source has one place, who comes first has it."""
+        """When every source has one place, no newer source replaces an older one."""
         table = SourceTable[int](8, Shares(2, 3, 4))
         self.fill(table, [f"198.51.{number}.1" for number in range(60)])
         self.assertEqual([key for key in range(100) if key in table], list(range(1, 9)))
@@ -415,7 +415,7 @@ class SourceBucketTests(SynchronousTestCase):
         self.assertEqual(self.allowed(buckets, [f"2001:db8:0:{number << 8:x}::" for number in range(99)]), 10)
 
     def test_refused_costs_nothing(self) -> None:
-        """What one bucket lacks is taken from none."""
+        """If one bucket lacks tokens, none are taken from the others."""
         buckets = SourceBuckets(1, 5, 1000)
         self.allowed(buckets, ["192.0.2.1"] * 1000)
         self.assertEqual(self.allowed(buckets, ["192.0.2.2"] * 5), 5)

@@ -34,7 +34,7 @@ class Reactor(Clock):
 
 
 @implementer(IResolutionReceiver)
-class Receiver:
+class AddressReceiver:
     """Who wants to know an address; `answers` has one entry when the look-up is over."""
 
     def __init__(self) -> None:
@@ -66,8 +66,10 @@ class ResolverTests(SynchronousTestCase):
             raise self.answer
         return self.answer
 
-    def look_up(self, name: str = "punch.example", types: Sequence[type[IAddress]] | None = None) -> Receiver:
-        receiver = Receiver()
+    def look_up(
+        self, name: str = "punch.example", types: Sequence[type[IAddress]] | None = None
+    ) -> AddressReceiver:
+        receiver = AddressReceiver()
         self.resolution = self.resolver.resolveHostName(receiver, name, 7001, types)
         return receiver
 
@@ -100,7 +102,7 @@ class ResolverTests(SynchronousTestCase):
             self.assertEqual(self.asked.pop(), ("punch.example", family))
 
     def test_a_name_that_is_not_known(self) -> None:
-        """Whatever the system raises."""
+        """Whatever exception the system raises, the name counts as not known."""
         for problem in (socket.gaierror(-2, "not known"), UnicodeError("label too long"), OSError("no")):
             self.answer = problem
             receiver = self.look_up()

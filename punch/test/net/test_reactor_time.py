@@ -35,7 +35,7 @@ class MonotonicTests(SynchronousTestCase):
         self.assertLess(abs(one - other), 60.0)
 
     def test_what_waited_before(self) -> None:
-        """As long as it had to wait, it has to, whatever the two clocks say."""
+        """Calls that were scheduled before keep their delays, whatever the two clocks show."""
         for wall in (0.0, time.time()):
             called: list[str] = []
             reactor = self.reactor(wall)

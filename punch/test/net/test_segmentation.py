@@ -104,7 +104,7 @@ class SendTests(SynchronousTestCase):
             self.assertEqual(sender.segments, goes_on)
 
     def test_full(self) -> None:
-        """What there is no room for is lost, as on any path."""
+        """Datagrams that find no room in the kernel are lost, as on any path."""
         sock = FakeSocket(full=True)
         self.send(sock)
         self.assertEqual(sock.sent, [])
@@ -131,7 +131,7 @@ class SegmentationTests(SynchronousTestCase):
         self.assertEqual(sum(not segmentation.use() for _ in range(1000)), Segmentation.FIRST_PAUSE)
 
     def test_a_destination_that_is_forbidden(self) -> None:
-        """Where they can't go singly either, it is not segmentation that is refused."""
+        """If datagrams can't be sent singly to a destination either, segmentation is not switched off."""
         segmentation = Segmentation(True)
         segmentation.refused(errno.EPERM, False)
         self.assertTrue(segmentation.use())

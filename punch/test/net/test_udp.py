@@ -117,7 +117,7 @@ class PortableTests(InternetTestCase):
         self.assertEqual(inbox.batches, [])
 
     def test_closed_by_the_receiver(self) -> None:
-        """Who closes the socket on the first batch gets no second."""
+        """A receiver that closes the socket in a call gets no other call."""
         batches: list[Sequence[bytes]] = []
 
         def receive(datagrams: Sequence[bytes], remote: Address, socket: Any) -> None:

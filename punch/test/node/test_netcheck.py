@@ -176,7 +176,7 @@ class LittleHelpTests(InternetTestCase):
         self.assertEqual((family.mapping, family.filtering), (ANY_MAPPING, ANY_FILTERING))
 
     def test_a_service_that_is_off(self) -> None:
-        """Nothing answers at all: there is a report all the same."""
+        """If nothing answers at all, there still is a report."""
         net = self.internet()
         network = NetcheckNetwork(net)
         network.host.detach(net.public)
@@ -271,7 +271,7 @@ class PlaceTests(InternetTestCase):
             self.assertEqual(family.public_addresses, (f"203.0.{number}.1",))
 
     def test_udp_blocked(self) -> None:
-        """Only the control channel gets through, and the relay over it."""
+        """If UDP is blocked, the control channel and the relay over TCP work."""
         network = NetcheckNetwork(self.net, alternates=(), relay=True)
         lan = self.net.lan("office", "10.0.0.0/24", nat=NAT("203.0.113.1", block_udp=True))
         report = network.run(lan.host("alice"))
@@ -305,7 +305,7 @@ class PlaceTests(InternetTestCase):
         self.assertEqual((transports[Transport.TURN_TCP], transports[Transport.TURN_TLS]), (True, True))
 
     def test_a_rendezvous_next_door(self) -> None:
-        """On the own machine, or in a private network: what holds there is no promise for the internet."""
+        """What holds for a rendezvous on this machine or in a private network may not hold elsewhere."""
         network = NetcheckNetwork(self.net)
         report = self.net.wait(network.begin(network.host), 30.0, "a report")
         self.assertTrue(ipv4(report).near)
@@ -327,7 +327,7 @@ class PlaceTests(InternetTestCase):
         self.assertEqual(family.mapping, {Mapping.ENDPOINT_INDEPENDENT})
 
     def test_latency(self) -> None:
-        """To the reflector and over the control channel, in seconds."""
+        """The round-trip times to the reflector and over the control channel are in seconds."""
         network = NetcheckNetwork(self.net)
         link = LinkSpec(delay=0.03)
         lan = self.net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1"), link=link)
@@ -344,7 +344,7 @@ class PlaceTests(InternetTestCase):
         self.assertEqual(network.reports, ["listening", "registered", "gone", "registered", "gone"])
 
     def test_service_gone(self) -> None:
-        """Without the control channel there are no probes; UDP is tried all the same."""
+        """Without the control channel there are no probes, but UDP is examined."""
         network = NetcheckNetwork(self.net, alternates=())
         address = network.address
         elsewhere = RendezvousAddress(address.host, 7999, address.pin)
@@ -379,7 +379,7 @@ class LifetimeTests(InternetTestCase):
             self.assertLess(net.now - began, budget + 10.0)
 
     def test_longer_than_there_is_time(self) -> None:
-        """Then only the least is known."""
+        """If a mapping lives longer than there is time, only a lower bound is reported."""
         net = self.internet()
         network = NetcheckNetwork(net, alternates=())
         host = net.lan("home", "10.0.0.0/24", nat=NAT("203.0.113.1", timeout=300.0)).host("alice")

@@ -143,7 +143,7 @@ class UserTests(MiddlemanTestCase):
         self.assertIsNone(self.alice.node.link(carol.id))
 
     def test_hang_up_from_within_events(self) -> None:
-        """At each event of a call."""
+        """A call can be hung up within the handler of each of its events."""
         for kind in (IncomingCall, Introduced, Connected):
             carol = self.peer(f"carol-{kind.__name__}", Accept.ANYONE).register()
 

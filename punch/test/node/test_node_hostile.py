@@ -68,7 +68,7 @@ class DishonestRendezvousTests(MiddlemanTestCase):
         self.assertEqual(self.bob.of(IncomingCall) + self.bob.of(CallFailed), [])
 
     def test_offer_in_anothers_name(self) -> None:
-        """Who sealed and signed it is who calls, whatever the service says."""
+        """The caller is the peer that sealed and signed the offer, whatever the service says."""
         carol = self.peer("carol")
         introduce(carol, self.bob)
         self.on(Incoming, lambda to, reply: [(to, replace(reply, sender=carol.id))])
@@ -152,7 +152,7 @@ class DishonestRendezvousTests(MiddlemanTestCase):
         self.assertIsInstance(self.call(5.0), Connected)
 
     def test_changed_candidates(self) -> None:
-        """What was trickled and changed ends the call, on the side that sees it."""
+        """A trickled message that was changed ends the call, on the side that receives it."""
         self.on(Candidates, lambda to, reply: [(to, replace(reply, envelope=changed(reply.envelope)))])
         self.alice.call(self.bob.id)
         outcome = self.alice.wait_for_end(130.0)

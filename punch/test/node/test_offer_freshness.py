@@ -93,7 +93,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertIs(callee.takes(WALL + 0.001), OfferVerdict.FRESH)
 
     def test_window(self) -> None:
-        """What is far from our own clock may have been held back for long."""
+        """An offer whose time is far from our clock is challenged, as it may have been held back."""
         for away in (WINDOW + 1.0, 3600.0, 365 * 86400.0):
             for sign in (1, -1):
                 self.assertIs(Callee().takes(WALL + sign * away), OfferVerdict.STALE)
@@ -101,7 +101,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertIs(Callee().takes(WALL - WINDOW + 1.0), OfferVerdict.FRESH)
 
     def test_challenge(self) -> None:
-        """Who answers a challenge is taken whatever the clocks say: once, in time, and only who was asked."""
+        """The answer to a challenge is taken whatever the clocks say: once, in time, from the peer asked."""
         callee = Callee()
         for time in (0.0, WALL - 1e6, WALL + 1e9, None, MAX_TIME / 1000):
             challenge = callee.memory.challenge(ALICE, callee.now)
@@ -159,7 +159,7 @@ class MemoryTests(SynchronousTestCase):
         self.assertIs(Callee(None, new=True).takes(WALL - 1.0), OfferVerdict.FRESH)
 
     def test_read_only(self) -> None:
-        """What can't be remembered is taken only with a challenge, which no later process takes."""
+        """With a state that can't be written, offers are taken only with a challenge of this process."""
         callee = Callee()
         callee.writable = False
         self.assertIs(callee.takes(WALL), OfferVerdict.STALE)
@@ -358,7 +358,7 @@ class ReplayTests(MiddlemanTestCase):
             self.net.advance(1.0)
 
     def test_candidates_go_along_with_the_second_offer(self) -> None:
-        """What was trickled in the first try is told in the second one."""
+        """Candidates that were trickled after the first offer are in the second one."""
         carol = self.another(self.peer("carol"), ahead=7200.0)
         introduce(carol, self.bob)
         carol.register()

@@ -35,7 +35,7 @@ class DebouncedPathTests(SynchronousTestCase):
         self.assertIsNone(self.path.get_timer())
 
     def test_several_at_once(self) -> None:
-        """Only the last is announced, unless it is the one before; further ones do not delay it."""
+        """Of several changes within `HOLD`, the last is announced, unless it is the path before."""
         self.path.changed(path(2), 10.0)
         self.path.changed(path(3), 10.0 + HOLD / 2)
         self.assertEqual(self.path.get_timer(), 10.0 + HOLD)

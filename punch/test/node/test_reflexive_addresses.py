@@ -68,7 +68,7 @@ class KeeperTests(SynchronousTestCase):
         self.assertEqual(self.cache.mappings(), [(BASE, MAPPED)])
 
     def test_asking_for_it_keeps_it(self) -> None:
-        """Without asking the reflector once more."""
+        """When the addresses are wanted again, the mappings are kept, and no request is sent."""
         self.cache.keep([BASE], [REFLECTOR])
         self.run_for(100.0)
         self.cache.keep([BASE], [REFLECTOR])
@@ -77,7 +77,7 @@ class KeeperTests(SynchronousTestCase):
         self.assertEqual(self.cache.mappings(), [(BASE, MAPPED)])
 
     def test_anew(self) -> None:
-        """What may be wrong is forgotten."""
+        """With `anew`, mappings that may be wrong are forgotten."""
         self.cache.keep([BASE], [REFLECTOR])
         self.run_for(1.0)
         self.cache.keep([BASE], [REFLECTOR], anew=True)
@@ -86,7 +86,7 @@ class KeeperTests(SynchronousTestCase):
         self.assertEqual(self.cache.mappings(), [(BASE, MAPPED)])
 
     def test_nobody_needs_to_know(self) -> None:
-        """Then nobody is asked."""
+        """If no peer needs to know the mappings, the reflector is not asked."""
         self.cache.keep([BASE], [REFLECTOR], gather=False)
         self.cache.keep([], [REFLECTOR])
         self.cache.keep([BASE], [])
@@ -121,7 +121,7 @@ class KeeperTests(SynchronousTestCase):
         self.assertEqual(self.run_for(60.0), 0)
 
     def test_answers_of_others(self) -> None:
-        """Only the reflector that was asked counts."""
+        """An answer that does not come from the reflector that was asked is ignored."""
         self.cache.keep([BASE], [REFLECTOR], gather=False)
         self.cache.listen(True)
         (question,) = self.sent

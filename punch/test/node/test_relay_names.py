@@ -18,7 +18,7 @@ from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 NAME = "relay.example"
 
 
-class User:
+class RecordingRelayUser:
     """A session that keeps what it is told."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class MovingRelayTests(TwoServicesCase):
     def setUp(self) -> None:
         super().setUp()
         self.net.dns[NAME] = [SERVICE]
-        self.user = User()
+        self.user = RecordingRelayUser()
         self.asked_for_credentials = 0
         pools: list[RelayPool] = []
 

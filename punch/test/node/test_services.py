@@ -54,7 +54,7 @@ class Counter(Protocol):
         self.transport.write(b"%d\n" % self.count)
 
 
-class Client(Protocol):
+class RecordingProtocol(Protocol):
     transport: StreamTransport
 
     def __init__(self) -> None:
@@ -122,17 +122,17 @@ class ServiceTests(NodeTestCase):
         assert rtt is not None
         clients = []
         for service in ("echo/1", "counter/1"):
-            opened = link.connect(service, Factory.forProtocol(Client))
-            clients.append(cast(Client, self.net.wait(opened, 1.1 * rtt + 0.001, service)))
+            opened = link.connect(service, Factory.forProtocol(RecordingProtocol))
+            clients.append(cast(RecordingProtocol, self.net.wait(opened, 1.1 * rtt + 0.001, service)))
         self.books["bob"].grant(self.alice.identity.peer_id, "other/1")
         for name, code in (("nobody/1", RefusalCode.NO_SERVICE), ("private/1", RefusalCode.NOT_ALLOWED)):
-            refused = link.connect(name, Factory.forProtocol(Client))
+            refused = link.connect(name, Factory.forProtocol(RecordingProtocol))
             self.net.advance(1.1 * rtt + 0.001)
             self.assertIs(self.failureResultOf(refused, ServiceRefused).value.code, code)
         self.books["bob"].grant(self.alice.identity.peer_id, "private/1")
-        granted = link.connect("private/1", Factory.forProtocol(Client))
+        granted = link.connect("private/1", Factory.forProtocol(RecordingProtocol))
         cast(
-            Client, self.net.wait(granted, 1.1 * rtt + 0.001, "a granted service")
+            RecordingProtocol, self.net.wait(granted, 1.1 * rtt + 0.001, "a granted service")
         ).transport.loseConnection()
         for client in clients:
             client.transport.write(b"hello")

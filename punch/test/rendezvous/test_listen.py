@@ -14,7 +14,7 @@ from twisted.internet.protocol import DatagramProtocol, ServerFactory
 from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.server_udp import UDPPort, open_ports
-from punch.rendezvous.listen import listen_everywhere
+from punch.rendezvous.listen import listen_on_all_addresses
 from punch.wire.address import Address
 
 Kind = Literal["TCP", "UDP"]
@@ -66,7 +66,7 @@ class Reactor:
         return Port(self, kind, host, port)
 
 
-class Deaf:
+class UnusedServer:
     """A server that nobody asks."""
 
     def received(self, datagrams: Sequence[bytes], remote: Address, local: Address, port: UDPPort) -> None:
@@ -86,8 +86,8 @@ class FamilyTests(SynchronousTestCase):
 
     def open(self, port: int, refusals: dict[tuple[str, int], int]) -> tuple[Reactor, Reactor]:
         tcp, udp = Reactor(refusals), Reactor(refusals)
-        listen_everywhere(self.as_any(tcp), port, ServerFactory())
-        open_ports(self.as_any(udp), None, port, Deaf())
+        listen_on_all_addresses(self.as_any(tcp), port, ServerFactory())
+        open_ports(self.as_any(udp), None, port, UnusedServer())
         return tcp, udp
 
     def refused(self, port: int, refusals: dict[tuple[str, int], int]) -> None:
@@ -95,10 +95,12 @@ class FamilyTests(SynchronousTestCase):
             reactor = Reactor(refusals)
             if kind == "TCP":
                 self.assertRaises(
-                    CannotListenError, listen_everywhere, self.as_any(reactor), port, ServerFactory()
+                    CannotListenError, listen_on_all_addresses, self.as_any(reactor), port, ServerFactory()
                 )
             else:
-                self.assertRaises(CannotListenError, open_ports, self.as_any(reactor), None, port, Deaf())
+                self.assertRaises(
+                    CannotListenError, open_ports, self.as_any(reactor), None, port, UnusedServer()
+                )
 
     def as_any(self, reactor: Reactor) -> Any:
         return reactor
@@ -134,7 +136,7 @@ class FamilyTests(SynchronousTestCase):
 
     def test_one_address(self) -> None:
         reactor = Reactor({})
-        [port] = open_ports(self.as_any(reactor), "192.0.2.1", 3478, Deaf())
+        [port] = open_ports(self.as_any(reactor), "192.0.2.1", 3478, UnusedServer())
         self.assertEqual((port.port, self.hosts(reactor)), (3478, ["192.0.2.1"]))
         port.close()
         self.assertEqual(reactor.listening, [])

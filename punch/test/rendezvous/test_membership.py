@@ -123,7 +123,7 @@ class InvitedTests(MembershipCase):
         self.assert_refused(AdmissionRefusal.INVITATION_ELSEWHERE, self.admit(ALICE, other))
 
     def test_a_wrong_secret_tells_nothing(self) -> None:
-        """Whoever knows only the number learns neither that it exists nor that it was used."""
+        """With only the number of an invitation, nobody learns whether it exists or was used."""
         real = token()
         self.store.invite(real, 1, WALL + DAY, None)
         self.assertIsNone(self.admit(ALICE, real))

@@ -174,7 +174,7 @@ class ServiceTests(RelayServiceCase):
         self.addCleanup(globalLogPublisher.removeObserver, self.collector)
 
     def test_relayed_port_and_bytes(self) -> None:
-        """So that a complaint that names a port and a time leads to a peer, which can be denied."""
+        """The log relates a relayed port and a time to a peer, which can then be denied."""
         client = self.client(TurnTransport.UDP)
         peer = Datagrams(self.office, self.office.addresses[0])
         relayed = client.allocate()

@@ -76,7 +76,7 @@ class ProberTests(SynchronousTestCase):
         self.assertEqual(asked, (ProbeOutcome.REFUSED, None))
 
     def test_what_is_sent(self) -> None:
-        """From each vantage: an answer with the transaction ID that was asked for, and little more."""
+        """From each vantage, an answer with the requested transaction ID is sent, and little more."""
         for remote, local, vantage, origin, second in (
             (MAPPED, OWN, Vantage.SAME, OWN, False),
             (MAPPED, OWN, Vantage.PORT, OWN, True),
@@ -103,7 +103,7 @@ class ProberTests(SynchronousTestCase):
         self.assertEqual((len(data), [len(each or b"") for each in answers]), (40, [52, 64]))
 
     def test_no_such_vantage(self) -> None:
-        """What the service does not have, it says it has not."""
+        """A probe from a vantage that the service does not have is refused as such."""
         proof6 = self.reflect(MAPPED6, OWN6)
         self.assertEqual(self.ask(proof6, Vantage.ADDRESS, MAPPED6), (ProbeOutcome.UNAVAILABLE, None))
         proof = self.reflect(local=OTHER)
@@ -121,7 +121,7 @@ class ProberTests(SynchronousTestCase):
         self.assert_refused(*self.ask(proof, mapped=MAPPED._replace(host="203.0.113.8")))
 
     def test_spoofed_sources(self) -> None:
-        """Who writes a victim's address as his own never sees the proof; guesses are refused."""
+        """A peer that forges a victim's address never sees the proof, and guessed proofs are refused."""
         self.reflect(VICTIM)
         for guess in (bytes(16), b"\xff" * 16, self.reflect()):
             self.assert_refused(*self.ask(guess, mapped=VICTIM))

@@ -46,7 +46,7 @@ class Inside(Protocol):
         self.lost = True
 
 
-class Transport(StringTransportWithDisconnection):
+class ClosingTransport(StringTransportWithDisconnection):
     """A transport that tells at once that it was closed."""
 
     aborted = False
@@ -253,16 +253,16 @@ class ProtocolSnifferTests(SynchronousTestCase):
         """Use the processor."""
         self.cpu += seconds
 
-    def connect(self, host: str = "192.0.2.1") -> tuple[ProtocolSniffer, Transport]:
+    def connect(self, host: str = "192.0.2.1") -> tuple[ProtocolSniffer, ClosingTransport]:
         address = (IPv6Address if ":" in host else IPv4Address)("TCP", host, 40000)
         sniffer = self.factory.buildProtocol(address)
         assert sniffer is not None
-        transport = Transport(peerAddress=address)
+        transport = ClosingTransport(peerAddress=address)
         transport.protocol = sniffer
         sniffer.makeConnection(transport)
         return sniffer, transport
 
-    def greet(self, host: str = "192.0.2.1") -> tuple[ProtocolSniffer, Transport]:
+    def greet(self, host: str = "192.0.2.1") -> tuple[ProtocolSniffer, ClosingTransport]:
         """Connect, and send a new ClientHello."""
         sniffer, transport = self.connect(host)
         self.hellos += 1
@@ -434,7 +434,7 @@ class ProtocolSnifferTests(SynchronousTestCase):
         for index in range(6):
             sniffer = factory.buildProtocol(IPv4Address("TCP", "10.0.0.1", 1))
             assert isinstance(sniffer, ProtocolSniffer)
-            transport = Transport(peerAddress=IPv4Address("TCP", "10.0.0.1", 1))
+            transport = ClosingTransport(peerAddress=IPv4Address("TCP", "10.0.0.1", 1))
             transport.protocol = sniffer
             sniffer.makeConnection(transport)
             transport.peerAddr = IPv4Address("TCP", f"192.0.2.{index % 3}", 2)

@@ -332,7 +332,7 @@ class ServerTests(SynchronousTestCase):
         return [event for event in self.events if "udp_server" in event.get("log_namespace", "")]
 
     def test_answers(self) -> None:
-        """To the very address it was asked from, from the very address it was asked at."""
+        """An answer goes to the source of the request, from the address at which it arrived."""
         self.receive(PLAIN, b"noise", PLAIN)
         self.assertEqual(len(self.port.sent), 2)
         for data, remote, local in self.port.sent:
@@ -371,7 +371,7 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual(len(self.port.sent), 1)
 
     def test_nothing_is_logged(self) -> None:
-        """Neither questions nor noise leave a line."""
+        """No line is logged for requests or for datagrams that are no requests."""
         for data in (PLAIN, b"", bytes(65507), question((0x7777, b"")), b"\x16\x03\x01"):
             self.receive(data)
         self.assertEqual(self.logged(), [])

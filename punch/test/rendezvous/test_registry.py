@@ -13,11 +13,11 @@ from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry import (
     Deliver,
     Disconnect,
-    Gone,
     Introducing,
     IntroductionRefusal,
     Output,
     PeerRegistered,
+    PeerUnregistered,
     Registry,
 )
 from punch.wire.control import (
@@ -115,7 +115,9 @@ class RegistrationTests(RegistryCase):
         self.assertIn(ALICE, self.registry)
         self.registry.disconnected(ALICE, 1, "closed")
         self.assertNotIn(ALICE, self.registry)
-        self.assertEqual(self.outputs(), [PeerRegistered(ALICE, "name 1", False), Gone(ALICE, "closed")])
+        self.assertEqual(
+            self.outputs(), [PeerRegistered(ALICE, "name 1", False), PeerUnregistered(ALICE, "closed")]
+        )
 
     def test_newer_replaces_older_without_a_gap(self) -> None:
         self.join(ALICE, 1)

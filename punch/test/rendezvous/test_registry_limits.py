@@ -11,10 +11,10 @@ from punch.net.rate_limits import address_key
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.registry import (
     Disconnect,
-    Gone,
     IntroductionRefusal,
     LimitHit,
     PeerRegistered,
+    PeerUnregistered,
     Registry,
 )
 from punch.test.rendezvous.test_registry import (
@@ -68,7 +68,7 @@ class LimitTests(RegistryCase):
         self.assertEqual(displaced, LimitHit(KEYS[5].peer_id, "2001:db8::1", "registrations"))
         assert isinstance(told, Disconnect)
         self.assertEqual((told.connection, told.error.code), (5, ErrorCode.TOO_MANY))
-        self.assertEqual(gone, Gone(KEYS[5].peer_id, "too-many"))
+        self.assertEqual(gone, PeerUnregistered(KEYS[5].peer_id, "too-many"))
         self.assertEqual(come, PeerRegistered(KEYS[6].peer_id, "name 6", False))
         self.assertEqual(len(self.registry), 6)
         # Those that are left have as few as who comes now.

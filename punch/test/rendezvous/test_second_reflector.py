@@ -67,7 +67,7 @@ class SecondReflectorTests(InternetTestCase):
         self.assertEqual(self.bound(), [3478])
 
     def test_taken(self) -> None:
-        """By itself it does without; what was asked for must be had."""
+        """If the default second port is taken, there is none; one that was asked for must be free."""
         self.take(3479)
         service = self.start()
         self.assertEqual([event for event, _ in self.reports], ["listening"])

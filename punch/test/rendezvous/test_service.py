@@ -15,7 +15,7 @@ from punch.rendezvous.listen import EndpointError
 from punch.rendezvous.membership import Membership
 from punch.rendezvous.service import RendezvousService
 from punch.test.control_client import (
-    ControlClient,
+    RecordingControlClient,
     connect_control,
     connect_raw,
     key_of,
@@ -85,14 +85,18 @@ class RendezvousCase(InternetTestCase):
         self.net.run_until(lambda: self.service.address is not None, 1.0)
         return self.service
 
-    def connect(self, identity: Identity | None, host: Host | None = None, **more: Any) -> ControlClient:
+    def connect(
+        self, identity: Identity | None, host: Host | None = None, **more: Any
+    ) -> RecordingControlClient:
         """Connect, and let the handshake finish."""
         key = None if identity is None else key_of(identity)
         client = connect_control((host or self.home).reactor, SERVICE, 7001, key, **more)
         self.net.advance(0.5)
         return client
 
-    def register(self, identity: Identity, host: Host | None = None, name: str = "x") -> ControlClient:
+    def register(
+        self, identity: Identity, host: Host | None = None, name: str = "x"
+    ) -> RecordingControlClient:
         """Connect and register."""
         client = self.connect(identity, host)
         client.send(Register(name, Accept.ASK))
@@ -334,7 +338,7 @@ class BalancerTests(RendezvousCase):
         super().setUp()
         self.restart(control="haproxy:tcp:7001")
 
-    def come(self, name: str, header: bytes) -> ControlClient:
+    def come(self, name: str, header: bytes) -> RecordingControlClient:
         """Through the balancer, at `home`."""
         key = key_of(self.key(name))
         client = connect_control(self.home.reactor, SERVICE, 7001, key, header=header)

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from punch.rendezvous.config import ServerCertificate
 from punch.rendezvous.stopping import finish_introductions
-from punch.test.control_client import ControlClient, connect_raw, key_of_another_kind
+from punch.test.control_client import RecordingControlClient, connect_raw, key_of_another_kind
 from punch.test.rendezvous.test_registry import CALL, envelope
 from punch.test.rendezvous.test_service import SERVICE, RendezvousCase
 from punch.wire.control import Accept, Answer, Cancel, Establish, Ping, Register, Trickle
@@ -31,7 +31,7 @@ class StoppingTests(RendezvousCase):
             self.callee.send(Answer(CALL, self.alice.peer_id, envelope(self.alice.peer_id)))
             self.net.advance(0.2)
 
-    def assert_told(self, *clients: ControlClient) -> None:
+    def assert_told(self, *clients: RecordingControlClient) -> None:
         for client in clients:
             self.assertEqual(client.last["code"], "shutdown")
             self.assertIsNotNone(client.ended)
@@ -83,7 +83,7 @@ class StoppingTests(RendezvousCase):
         self.net.wait(stopped, 5.0)
 
     def test_nobody_can_delay_it_further(self) -> None:
-        """Whoever lets calls ring, or answers, delays the end by `stop_time` at most."""
+        """Ringing or answered calls delay the end by `stop_time` at most."""
         self.call(answer=False)
         stopped = self.service.stopService()
         self.net.advance(4.8)

@@ -17,7 +17,7 @@ from punch.test.grid import (
     OPEN,
     PLACES,
     SEEDS,
-    Outcome,
+    CallOutcome,
     Results,
     must_be_direct,
     run_grid,
@@ -53,7 +53,7 @@ class GridTests(InternetTestCase):
         self.assertLess(results.worst, 2.0)
 
     def test_behind_one_nat(self) -> None:
-        """With each way of hairpinning."""
+        """Homes behind one NAT connect, for each way of hairpinning."""
         self.check(run_shared(["EIM/APDF", "APDM/EIF"], seeds=SEEDS[:1]))
 
     def test_delay_and_loss(self) -> None:
@@ -63,7 +63,7 @@ class GridTests(InternetTestCase):
         self.assertLess(results.median, 0.8)
 
     def test_the_tables_have_every_combination(self) -> None:
-        """Of mapping and filtering on both sides, and of a shared NAT with hairpinning."""
+        """The tables have all pairs of mapping and filtering, and all shared NATs with each hairpinning."""
         kinds = {f"{mapping.name}/{filtering.name}" for mapping in Mapping for filtering in Filtering}
         self.assertEqual(set(must_connect()), set(product(kinds, kinds)))
         hairpins = {hairpin.name.lower() for hairpin in Hairpin}
@@ -74,9 +74,9 @@ class GridTests(InternetTestCase):
 class ReportTests(SynchronousTestCase):
     """The faults that a grid reports."""
 
-    def results(self, outcome: Outcome, one: str = "EIM/EIF", other: str = "EIM/APDF") -> Results:
+    def results(self, outcome: CallOutcome, one: str = "EIM/EIF", other: str = "EIM/APDF") -> Results:
         """A grid of one pair, once in each direction and with itself."""
-        good = Outcome(0.1, "srflx")
+        good = CallOutcome(0.1, "srflx")
         names = [one, other]
         outcomes = {(a, b): [good] for a in names for b in names}
         outcomes[one, other] = [outcome]
@@ -84,22 +84,22 @@ class ReportTests(SynchronousTestCase):
 
     def test_relay_where_a_direct_path_exists(self) -> None:
         """A pair that the table calls direct must not be on the relay."""
-        found = self.results(Outcome(0.1, "relay")).failures()
+        found = self.results(CallOutcome(0.1, "relay")).failures()
         self.assertEqual(
             found, ["EIM/EIF to EIM/APDF, try 1: on the relay after 5 s, but a direct path exists"]
         )
-        self.assertEqual(self.results(Outcome(0.1, "relay"), "EIM/APDF", "APDM/APDF").failures(), [])
+        self.assertEqual(self.results(CallOutcome(0.1, "relay"), "EIM/APDF", "APDM/APDF").failures(), [])
 
     def test_no_link(self) -> None:
         """A call that failed, and one whose link has ended."""
-        self.assertEqual(self.results(Outcome(None)).failures(), ["EIM/EIF to EIM/APDF, try 1: no link"])
+        self.assertEqual(self.results(CallOutcome(None)).failures(), ["EIM/EIF to EIM/APDF, try 1: no link"])
         self.assertEqual(
-            self.results(Outcome(0.2, "")).failures(), ["EIM/EIF to EIM/APDF, try 1: the link was lost"]
+            self.results(CallOutcome(0.2, "")).failures(), ["EIM/EIF to EIM/APDF, try 1: the link was lost"]
         )
 
     def test_missing_pair(self) -> None:
         """A pair without a result is reported."""
-        results = self.results(Outcome(0.1, "srflx"))
+        results = self.results(CallOutcome(0.1, "srflx"))
         del results.outcomes["EIM/APDF", "EIM/EIF"]
         self.assertEqual(results.failures(), ["EIM/APDF to EIM/EIF: missing"])
 
@@ -112,10 +112,10 @@ class ReportTests(SynchronousTestCase):
 
     def test_matrix(self) -> None:
         """A cell says the path and the worst time."""
-        results = self.results(Outcome(0.25, "relay"))
-        results.outcomes["EIM/EIF", "EIM/APDF"].append(Outcome(1.5, "srflx"))
+        results = self.results(CallOutcome(0.25, "relay"))
+        results.outcomes["EIM/EIF", "EIM/APDF"].append(CallOutcome(1.5, "srflx"))
         self.assertIn("| R1 1.50 |", results.matrix())
-        results.outcomes["EIM/EIF", "EIM/APDF"].append(Outcome(None))
+        results.outcomes["EIM/EIF", "EIM/APDF"].append(CallOutcome(None))
         self.assertIn("| 1 × no |", results.matrix())
 
 

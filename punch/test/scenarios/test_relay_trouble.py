@@ -153,13 +153,13 @@ class HostileTests(RelayTestCase):
         alice = self.peer(self.home("alice", block_udp=True))
         bob = self.peer(self.home("bob", EASY))
 
-        class Nonsense(Protocol):
+        class SSHBanner(Protocol):
             def connectionMade(self) -> None:
                 assert self.transport is not None
                 self.transport.write(b"SSH-2.0-OpenSSH_9.2p1\r\n" * 10)
 
         elsewhere = self.net.host("elsewhere", "198.51.100.50", link=self.link)
-        elsewhere.reactor.listenTCP(443, Factory.forProtocol(Nonsense))
+        elsewhere.reactor.listenTCP(443, Factory.forProtocol(SSHBanner))
         bad = tuple(
             RelayServer(TurnURI("198.51.100.50", 443, transport), "user", "password", "realm", "nonce", 600.0)
             for transport in (TurnTransport.TCP, TurnTransport.TLS)

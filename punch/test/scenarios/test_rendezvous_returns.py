@@ -75,7 +75,7 @@ class ReturnTests(SystemTestCase):
         self.assertLessEqual(times[0] - since, SOON, peer.name)
 
     def test_in_the_middle_of_an_introduction(self) -> None:
-        """At whatever moment of a call it restarts, both sides register soon, and the message arrives."""
+        """If it restarts at any moment of a call, both sides register soon, and the message arrives."""
         late = 0
         for moment in (0.05, 0.08, 0.11, 0.14):
             alice, bob = self.pair()

@@ -327,7 +327,7 @@ class OtherSideTests(RoamingTestCase):
         self.conversation()
 
     def test_many_restarts(self) -> None:
-        """At most thirty restarts a minute are followed."""
+        """At most 30 restarts a minute that the other side begins are followed."""
         for generation in range(1, 101):
             self.links[0].send_control(ControlFrameType.RESTART, self.restart(generation))
         self.links[0].on_control = None

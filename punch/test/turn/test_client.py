@@ -9,8 +9,8 @@ from punch.turn.client import ClientState
 from punch.turn.client_events import (
     Allocated,
     AllocationFailed,
+    AllocationProblem,
     RelayCredentials,
-    Trouble,
 )
 from punch.wire.address import Address
 from punch.wire.stun import (
@@ -84,18 +84,24 @@ class AllocationTests(SynchronousTestCase):
     def test_distinct_outcomes(self) -> None:
         """Every code that RFC 8656 knows has its own end."""
         outcomes = {
-            401: Trouble.UNAUTHORIZED, 437: Trouble.MISMATCH, 441: Trouble.WRONG_CREDENTIALS,
-            442: Trouble.UNSUPPORTED, 486: Trouble.QUOTA, 508: Trouble.CAPACITY, 403: Trouble.REFUSED,
-            500: Trouble.REFUSED, 300: Trouble.REFUSED,
-        }  # fmt: skip
-        for code, trouble in outcomes.items():
+            401: AllocationProblem.UNAUTHORIZED,
+            437: AllocationProblem.MISMATCH,
+            441: AllocationProblem.WRONG_CREDENTIALS,
+            442: AllocationProblem.UNSUPPORTED,
+            486: AllocationProblem.QUOTA,
+            508: AllocationProblem.CAPACITY,
+            403: AllocationProblem.REFUSED,
+            500: AllocationProblem.REFUSED,
+            300: AllocationProblem.REFUSED,
+        }
+        for code, problem in outcomes.items():
             server = ScriptedServer()
             server.client.allocate(server.now)
             for _ in range(3):
                 for request in server.requests():
                     if request.method == Method.ALLOCATE:
                         server.refuse(request, code)
-            self.assertEqual(server.events(), [AllocationFailed(trouble, "no")], code)
+            self.assertEqual(server.events(), [AllocationFailed(problem, "no")], code)
             self.assertEqual(server.client.state, ClientState.OVER)
             self.assertIsNone(server.client.get_timer())
 
@@ -117,7 +123,7 @@ class AllocationTests(SynchronousTestCase):
         (again,) = server.requests()
         self.assertEqual(again.get(Attribute.REQUESTED_ADDRESS_FAMILY), 2)
         server.refuse(again, 440)
-        self.assertEqual(server.events(), [AllocationFailed(Trouble.UNSUPPORTED, "no")])
+        self.assertEqual(server.events(), [AllocationFailed(AllocationProblem.UNSUPPORTED, "no")])
 
     def test_silence(self) -> None:
         """Asked five times over UDP, once over a stream."""
@@ -130,7 +136,7 @@ class AllocationTests(SynchronousTestCase):
                 server.client.handle_timer(timer)
                 asked += len(server.requests())
             self.assertEqual(asked, count)
-            self.assertEqual(server.events(), [AllocationFailed(Trouble.TIMEOUT)])
+            self.assertEqual(server.events(), [AllocationFailed(AllocationProblem.TIMEOUT)])
             self.assertLess(server.now, 1012.0)
 
     def test_forged_and_damaged_answers(self) -> None:
@@ -162,10 +168,10 @@ class AllocationTests(SynchronousTestCase):
             server.give(success(server.requests()[0], *attributes))
             (failed,) = server.events()
             assert isinstance(failed, AllocationFailed)
-            self.assertEqual(failed.trouble, Trouble.REFUSED)
+            self.assertEqual(failed.problem, AllocationProblem.REFUSED)
 
     def test_renewed_before_it_expires(self) -> None:
-        """For as long as it is wanted, whatever lifetime the server gives."""
+        """An allocation is refreshed for as long as it is wanted, whatever lifetime the server gives."""
         for lifetime in (20, 600, 100_000):
             server = ScriptedServer()
             server.lifetime = lifetime
@@ -179,11 +185,11 @@ class AllocationTests(SynchronousTestCase):
             self.assertEqual(last, start)
 
     def test_gone_while_asleep(self) -> None:
-        """After a night of darkness the client knows without asking."""
+        """After an allocation has expired during sleep, the client knows that without a request."""
         server = ScriptedServer().allocated()
         server.now += 12 * 3600
         server.client.handle_timer(server.now)
-        self.assertEqual(server.events(), [AllocationFailed(Trouble.MISMATCH)])
+        self.assertEqual(server.events(), [AllocationFailed(AllocationProblem.MISMATCH)])
         self.assertEqual(server.requests(), [])
 
     def test_probe(self) -> None:
@@ -191,18 +197,18 @@ class AllocationTests(SynchronousTestCase):
         server = ScriptedServer().allocated()
         server.client.probe(server.now)
         server.refuse(server.requests()[0], 437)
-        self.assertEqual(server.events(), [AllocationFailed(Trouble.MISMATCH, "no")])
+        self.assertEqual(server.events(), [AllocationFailed(AllocationProblem.MISMATCH, "no")])
         server = ScriptedServer().allocated()
         server.client.probe(server.now)
         start = server.now
         while server.client.state is not ClientState.OVER:
             server.now = server.client.get_timer() or 0.0
             server.client.handle_timer(server.now)
-        self.assertEqual(server.events(), [AllocationFailed(Trouble.TIMEOUT)])
+        self.assertEqual(server.events(), [AllocationFailed(AllocationProblem.TIMEOUT)])
         self.assertLess(server.now - start, 6.0)
 
     def test_new_credentials(self) -> None:
-        """Where the server takes the old ones no longer, the new ones are tried."""
+        """If the server no longer accepts the old credentials, the new ones are used."""
         server = ScriptedServer().allocated()
         server.client.probe(server.now)
         (request,) = server.requests()
@@ -259,8 +265,8 @@ class AllocationTests(SynchronousTestCase):
         self.assertEqual(early.requests()[-1].get(Attribute.LIFETIME), 0)
 
     def test_a_broken_stream(self) -> None:
-        """Whatever was under way, it is over."""
+        """If the stream breaks, the allocation and all requests have ended."""
         server = ScriptedServer(reliable=True).allocated()
         server.client.disconnected()
-        self.assertEqual(server.events(), [AllocationFailed(Trouble.DISCONNECTED)])
+        self.assertEqual(server.events(), [AllocationFailed(AllocationProblem.DISCONNECTED)])
         self.assertEqual(server.client.state, ClientState.OVER)

@@ -11,8 +11,8 @@ from punch.turn.client import ClientState
 from punch.turn.client_events import (
     AllocationDenied,
     AllocationFailed,
+    AllocationProblem,
     Data,
-    Trouble,
 )
 from punch.wire.address import Address
 from punch.wire.stun import (
@@ -46,7 +46,7 @@ class DataTests(SynchronousTestCase):
         self.assertEqual([request.method for request in server.requests()], [Method.SEND])
 
     def test_a_lost_request_for_a_permission(self) -> None:
-        """What was sent in the meantime is sent again, the newest of it."""
+        """Data that was sent while a permission was requested is sent again, the newest of it."""
         server = ScriptedServer().allocated()
         for number in range(9):
             server.client.send(CHECK + bytes([number]) * 4, PEER, server.now)
@@ -80,7 +80,7 @@ class DataTests(SynchronousTestCase):
         self.assertEqual(requests[0].get(Attribute.CHANNEL_NUMBER), number + 1)
 
     def test_a_channel_that_is_refused(self) -> None:
-        """Then indications carry on, and it is asked for again only a minute later."""
+        """If a channel is refused, indications are used, and it is requested again after a minute."""
         server = ScriptedServer().allocated()
         server.client.send(QUIC, PEER, server.now)
         for request in server.requests():
@@ -94,7 +94,7 @@ class DataTests(SynchronousTestCase):
             self.assertEqual([request.method for request in server.requests()], [Method.SEND])
 
     def test_data_indications(self) -> None:
-        """Before a channel is bound, and from addresses that checks come from."""
+        """Data indications are taken before a channel is bound, and from addresses that sent checks."""
         server = ScriptedServer().allocated()
         server.client.permit(PEER, server.now)
         attributes = ((Attribute.XOR_PEER_ADDRESS, OTHER), (Attribute.DATA, b"hello"))
@@ -102,7 +102,7 @@ class DataTests(SynchronousTestCase):
         self.assertEqual(server.give(message, None), Data(b"hello", OTHER))
 
     def test_strangers(self) -> None:
-        """From unpermitted addresses, unknown or unlawful channels, cut short: nothing is relayed."""
+        """Data from unpermitted addresses, of unknown or invalid channels, or truncated, is dropped."""
         server = ScriptedServer().allocated()
         server.client.send(QUIC, PEER, server.now)
         for attributes in (
@@ -188,7 +188,7 @@ class DataTests(SynchronousTestCase):
         while server.client.state is ClientState.ALLOCATED:
             server.now = server.client.get_timer() or 0.0
             server.client.handle_timer(server.now)
-        self.assertEqual(server.events(), [AllocationFailed(Trouble.TIMEOUT)])
+        self.assertEqual(server.events(), [AllocationFailed(AllocationProblem.TIMEOUT)])
         self.assertLess(server.now - start, 20.0)
 
     def test_a_restarted_server_is_noticed(self) -> None:
@@ -196,7 +196,7 @@ class DataTests(SynchronousTestCase):
         server = ScriptedServer().allocated()
         server.client.send(QUIC, PEER, server.now)
         server.refuse(server.requests()[1], 437)
-        self.assertEqual(server.events(), [AllocationFailed(Trouble.MISMATCH, "no")])
+        self.assertEqual(server.events(), [AllocationFailed(AllocationProblem.MISMATCH, "no")])
         server.client.send(QUIC, PEER, server.now)
         self.assertEqual(server.sent(), [])
 
@@ -207,7 +207,7 @@ class DataTests(SynchronousTestCase):
         self.assertEqual(ScriptedServer(reliable=True).allocated().run(40.0), [])
 
     def test_padding(self) -> None:
-        """On a stream, everything is a multiple of four bytes."""
+        """On a stream, ChannelData is padded to a multiple of four bytes."""
         server = ScriptedServer(reliable=True).allocated()
         server.client.send(QUIC, PEER, server.now)
         for request in server.requests():
@@ -217,7 +217,7 @@ class DataTests(SynchronousTestCase):
         self.assertEqual([len(data) % 4 for data in server.sent()], [0] * 8)
 
     def test_whose_datagram(self) -> None:
-        """At one port there may be a reflector too: its answers are not the relay's."""
+        """Answers of a reflector at the relay's port are not taken for the relay's."""
         client = ScriptedServer().client
         for message_class in MessageClass:
             self.assertFalse(client.owns(encode(StunMessage(Method.BINDING, message_class, bytes(12)))))

@@ -38,7 +38,7 @@ def result(done: Deferred[Answer | None]) -> Any:
     return results[0]
 
 
-class Person:
+class AnsweringView:
     """A view that somebody looks at."""
 
     can_answer = True
@@ -50,21 +50,21 @@ class Person:
 class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.fixture = FrontEndFixture()
-        self.fixture.chat.views.attach(Person())
+        self.fixture.chat.views.attach(AnsweringView())
         self.fixture.start()
         self.chat = self.fixture.chat
         self.quits = 0
-        self.desk = CommandContext(self.chat, self.quit)
+        self.context = CommandContext(self.chat, self.quit)
 
     def quit(self) -> None:
         self.quits += 1
 
     def do(self, name: str, /, **fields: Any) -> Any:
-        return result(perform(self.desk, name, fields))
+        return result(perform(self.context, name, fields))
 
     def refused(self, name: object, /, **fields: Any) -> str:
         with self.assertRaises(ChatError) as caught:
-            result(perform(self.desk, name, fields))
+            result(perform(self.context, name, fields))
         self.assertTrue(str(caught.exception).endswith("."), str(caught.exception))
         return str(caught.exception.code)
 
@@ -77,7 +77,7 @@ class Case(SynchronousTestCase):
 
 class CommandTests(Case):
     def test_nobody_is_called_like_a_command(self) -> None:
-        """Not automatically: what is typed would mean two things."""
+        """All words of the interface are reserved: no peer gets one as its petname by itself."""
         words = {*COMMANDS, *slash.SHORT, *slash.VIEW, *slash.HISTORY} - {"?"}
         self.assertEqual({word for word in words if not is_reserved(word)}, set())
 

@@ -26,7 +26,7 @@ T = TypeVar("T")
 BOB = peer_id(2)
 
 
-class Beside(ImmediateWorker):
+class ThreadStandIn(ImmediateWorker):
     """
     Stands for the store's thread.
 
@@ -52,7 +52,7 @@ class Beside(ImmediateWorker):
 class ExportTests(SynchronousTestCase):
     def setUp(self) -> None:
         store = Store(None)
-        self.worker = Beside(store)
+        self.worker = ThreadStandIn(store)
         side = ChatPeer(ChatNetwork(), 1, store=store, worker=self.worker)
         self.store = store
         self.desk = CommandContext(side.chat, lambda: None)
@@ -118,7 +118,7 @@ class ExportTests(SynchronousTestCase):
         self.assertEqual(self.path.read_bytes(), b"")
 
     def test_without_hard_links(self) -> None:
-        """On a file system without them it is written all the same, and still overwrites nothing."""
+        """On a file system without hard links, the export is written, and still replaces no file."""
 
         def no_links(*_: object, **__: object) -> None:
             raise PermissionError(errno.EPERM, "Operation not permitted")

@@ -127,7 +127,7 @@ class PipeTests(StdioCase):
         self.assertEqual(self.fixture.ends, [(0, None)])
 
     def test_what_the_disk_refuses_is_tried_again(self) -> None:
-        """In order, and the process does not end before."""
+        """Messages that could not be stored are tried again in order, and the process waits for them."""
         self.begin(target=BOB)
         chat_link = self.connect()
         self.fixture.disk.full = True
@@ -612,7 +612,7 @@ class TerminalTests(StdioCase):
         self.assertEqual(self.connect().heard, [])
 
     def test_a_paste_and_the_end(self) -> None:
-        """Whoever says /quit was asked; after Ctrl-D nobody can be."""
+        """At /quit the user is asked about a paste; after Ctrl-D nobody can be asked."""
         for end in ("/quit", None):
             self.begin(target=BOB)
             self.connect()

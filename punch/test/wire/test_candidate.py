@@ -51,7 +51,7 @@ class CandidateTests(SynchronousTestCase):
             self.assertRaises(ValueError, Candidate.parse, text + half)
 
     def test_extensions(self) -> None:
-        """What others add is ignored."""
+        """Extensions of other implementations are ignored."""
         for extension in (" generation 0", " generation 0 ufrag AbCd network-cost 999", " tcptype active"):
             self.assertEqual(Candidate.parse(HOST + extension), Candidate.parse(HOST))
         self.assertRaises(ValueError, Candidate.parse, HOST + " generation")

@@ -233,7 +233,7 @@ class RefusedTests(SynchronousTestCase):
             self.field(REGISTER, "version", wrong, "must be")
 
     def test_names(self) -> None:
-        """Nothing that could move a cursor or hide a letter gets into anybody's terminal."""
+        """Names contain no character that moves a cursor or is invisible."""
         for name in BAD_NAMES:
             self.assertRaises(Malformed, decode_request, line({**REGISTER, "name": name}))
             message = str(self.assertRaises(ValueError, check_name, name))
@@ -431,7 +431,7 @@ class WritingTests(SynchronousTestCase):
         self.assertEqual(len(message.text), 500)
 
     def test_too_long(self) -> None:
-        """What the other side would refuse isn't sent."""
+        """A message that is longer than a line may be is not encoded."""
         envelope = Envelope(BOB, bytes(MAX_LINE), bytes(64))
         self.assertRaises(ValueError, encode, Establish(CALL, BOB, envelope))
 

@@ -231,7 +231,7 @@ class RefusedTests(SynchronousTestCase):
             self.offer_refused(replace(envelope, sig=bytes(sig)), "signature")
 
     def test_redirected(self) -> None:
-        """To another recipient, with or without the name changed."""
+        """An envelope that is sent to another recipient can't be opened, with or without its name changed."""
         envelope = seal_offer(ALICE, BOB.peer_id, OFFER)
         self.offer_refused(envelope, "meant for another peer", me=EVE)
         self.offer_refused(replace(envelope, to=EVE.peer_id), "signature", me=EVE)
@@ -277,7 +277,7 @@ class RefusedTests(SynchronousTestCase):
         self.assertRaises(SealError, seal_answer, BOB, ALICE.peer_id, bytes(31), DIGEST, ANSWER)
 
     def test_weak_recipient(self) -> None:
-        """Nor an offer to an ID that is no key."""
+        """An offer can't be sealed to an ID that is no usable key."""
         self.assertRaises(SealError, seal_offer, ALICE, PeerID(bytes(32)), OFFER)
 
     def test_nonsense_inside(self) -> None:

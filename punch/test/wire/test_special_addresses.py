@@ -155,7 +155,7 @@ class PolicyTests(SynchronousTestCase):
         self.assertEqual(self.policy("10.0.0.9").take(servers, 0.0), (*servers[:3], servers[4]))
 
     def test_ports(self) -> None:
-        """Of other hosts, those that relays are commonly at; of its own, any."""
+        """Relays of other hosts may have common ports only; those of the rendezvous itself, any."""
         policy = self.policy("198.51.100.1")
         for port in (1, 22, 25, 143, 445, 465, 587, 993, 1023):
             named = [server(None, port), server("8.8.8.8", port), server("relay.example.org", port)]

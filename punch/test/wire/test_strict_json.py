@@ -139,7 +139,7 @@ class StrictJSONTests(SynchronousTestCase):
             self.assertRaises(JSONError, loads, data)
 
     def test_cannot_be_written(self) -> None:
-        """What would be refused is not written."""
+        """Values that would be refused when read can't be written."""
         for value in (float("nan"), float("inf"), {1, 2}, b"bytes", object()):
             self.assertRaises(JSONError, dumps, value)
         loop: list[object] = []

@@ -212,7 +212,7 @@ class StrictnessTests(SynchronousTestCase):
                 self.refused(vector[:size])
 
     def test_truncated_with_a_fitting_header(self) -> None:
-        """Nor is one whose length was made to fit, if it was cut inside an attribute."""
+        """A message cut inside an attribute is refused even if its length was adjusted."""
         for vector in VECTORS:
             boundaries = set()
             position = HEADER_SIZE
@@ -227,7 +227,7 @@ class StrictnessTests(SynchronousTestCase):
                     self.refused(cut)
 
     def test_more_than_the_message(self) -> None:
-        """Nor is a message with something after it."""
+        """A message with bytes after it is refused."""
         for vector in VECTORS:
             for size in (1, 3, 4, 1000):
                 self.refused(vector + bytes(size))
@@ -249,7 +249,7 @@ class StrictnessTests(SynchronousTestCase):
             self.refused(plain[:position] + bytes([plain[position] ^ 1]) + plain[position + 1 :])
 
     def test_length_not_a_multiple_of_four(self) -> None:
-        """Even if that many bytes follow."""
+        """A length that is no multiple of four is refused, even if that many bytes follow."""
         for size in (1, 2, 3, 5):
             data = raw_message()
             self.refused(data[:2] + struct.pack(">H", size) + data[4:] + bytes(size))
@@ -276,7 +276,7 @@ class StrictnessTests(SynchronousTestCase):
             self.refused(raw_message(raw_attribute(Attribute.FINGERPRINT, bytes(size))))
 
     def test_fingerprint_last(self) -> None:
-        """Nothing follows it, not even when it is right for what is before it."""
+        """A FINGERPRINT must be the last attribute, even if it is right for what is before it."""
         data = raw_fingerprint(raw_message())
         after = data[:2] + struct.pack(">H", 16) + data[4:] + raw_attribute(0x8022, b"more")
         self.refused(after)
@@ -314,7 +314,7 @@ class StrictnessTests(SynchronousTestCase):
         self.assertEqual(message.attributes, ((0xFFFE, b""),) * count)
 
     def test_no_more_than_wanted(self) -> None:
-        """What stands behind is not looked at, be it what it may."""
+        """A message with more attributes than asked for is refused, and the others are not looked at."""
         most = raw_attribute(0xFFFE, b"") * 64
         self.assertEqual(len(parse(raw_message(most), most=64).attributes), 64)
         for further in (raw_attribute(0xFFFE, b""), b"\xff" * 60_000):
@@ -367,7 +367,7 @@ class AttributeOrderTests(SynchronousTestCase):
         self.assertEqual(list(message.get_all(Attribute.PRIORITY)), [1, 2])
 
     def test_absent(self) -> None:
-        """What isn't there is None."""
+        """`get` returns None for attributes that are absent."""
         self.assertIsNone(parse(raw_message()).get(Attribute.PRIORITY))
         self.assertNotIn(Attribute.PRIORITY, parse(raw_message()))
 
@@ -379,12 +379,12 @@ class AttributeOrderTests(SynchronousTestCase):
         self.assertEqual(parse(SAMPLE_REQUEST).unknown_required(), ())
 
     def test_padding_is_ignored(self) -> None:
-        """Whatever its bytes are, and it is no part of the value."""
+        """Padding may have any bytes, and is no part of the value."""
         message = parse(raw_message(raw_attribute(Attribute.USERNAME, b"abcde", padding=b"\xff")))
         self.assertEqual(message.get(Attribute.USERNAME), "abcde")
 
     def test_after_integrity(self) -> None:
-        """Nothing that follows MESSAGE-INTEGRITY is believed, but FINGERPRINT."""
+        """Attributes after MESSAGE-INTEGRITY are ignored, except FINGERPRINT."""
         protected = encode(request((Attribute.PRIORITY, 1)), b"key", fingerprint=False)
         injected = protected + raw_attribute(Attribute.USE_CANDIDATE, b"") + raw_attribute(0x7777, b"")
         message = parse(raw_fingerprint(injected))
@@ -394,7 +394,7 @@ class AttributeOrderTests(SynchronousTestCase):
         self.assertTrue(message.check_integrity(b"key"))
 
     def test_after_integrity_malformed(self) -> None:
-        """What is ignored need not make sense, but its length must."""
+        """Values of ignored attributes may be invalid, but their lengths must be right."""
         protected = encode(request(), b"key", fingerprint=False)
         ignored = raw_attribute(Attribute.PRIORITY, b"too long for it")
         self.assertTrue(parse(raw_message(protected[20:] + ignored)).has_integrity())

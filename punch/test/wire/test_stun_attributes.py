@@ -251,20 +251,20 @@ class ValueTests(SynchronousTestCase):
             self.unwritable(kind, False, None, b"")
 
     def test_username(self) -> None:
-        """At most 508 bytes of UTF-8."""
+        """A USERNAME has at most 508 bytes of UTF-8."""
         self.assertEqual(self.read(Attribute.USERNAME, "é".encode() * 254), "é" * 254)
         self.refused(Attribute.USERNAME, b"x" * 509, "é".encode() * 255, b"\xff", b"\xc3", b"\xed\xa0\x80")
         self.unwritable(Attribute.USERNAME, "x" * 509, "é" * 255, "\ud800", None)
 
     def test_short_texts(self) -> None:
-        """At most 127 characters, whatever their size in bytes."""
+        """REALM, NONCE and SOFTWARE have at most 127 characters, whatever their size in bytes."""
         for kind in (Attribute.REALM, Attribute.NONCE, Attribute.SOFTWARE):
             self.assertEqual(self.read(kind, "😀".encode() * 127), "😀" * 127)
             self.refused(kind, b"x" * 128, b"x" * 764, b"\xc0\x80", "é".encode()[:1])
             self.unwritable(kind, "x" * 128, "\udfff", 5)
 
     def test_domain(self) -> None:
-        """At most 255 bytes."""
+        """An ALTERNATE-DOMAIN has at most 255 bytes."""
         self.assertEqual(self.read(Attribute.ALTERNATE_DOMAIN, b"x" * 255), "x" * 255)
         self.refused(Attribute.ALTERNATE_DOMAIN, b"x" * 256)
 

@@ -25,7 +25,7 @@ BINDING = encode(StunMessage(Method.BINDING, MessageClass.REQUEST, bytes(12)))
 
 class ChannelDataTests(SynchronousTestCase):
     def test_round_trip(self) -> None:
-        """With and without padding, all remainders."""
+        """ChannelData is written and read with and without padding, for all remainders."""
         for size in (0, 1, 2, 3, 4, 1200):
             data = bytes(range(256)) * 5
             for padded in (False, True):

@@ -84,7 +84,7 @@ class URLTests(SynchronousTestCase):
 
 class MessageTests(SynchronousTestCase):
     def test_round_trips(self) -> None:
-        """In `welcome` and in the answer to a request for new ones."""
+        """Relays are written and read in `welcome` and in the answer to a request for new credentials."""
         peer = Identity.generate(lambda size: bytes(size)).peer_id
         for reply in (
             Welcome(peer, "192.0.2.1", 3478, 20.0, relays=(OWN, OTHER)),

@@ -65,7 +65,7 @@ class Reservation:
     expires: float
 
 
-class Wanted(NamedTuple):
+class AllocateRequest(NamedTuple):
     """What an Allocate request asks for."""
 
     ipv6: bool = False
@@ -139,7 +139,7 @@ class Allocations:
         user_name: str,
         key: bytes,
         transaction: bytes,
-        wanted: Wanted,
+        wanted: AllocateRequest,
         expires: float,
         now: float,
         *,
@@ -385,7 +385,7 @@ class Allocations:
             del self.users[user.name]
 
     def _open_port(
-        self, host: str, user: User, second_place: Place | None, wanted: Wanted, now: float
+        self, host: str, user: User, second_place: Place | None, wanted: AllocateRequest, now: float
     ) -> tuple[Address, RelayedPort, bytes | None]:
         """
         Open a port, and a second one if it is to be reserved.

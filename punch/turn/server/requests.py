@@ -17,7 +17,7 @@ from punch.turn.server.allocation import (
     Binding,
     FiveTuple,
 )
-from punch.turn.server.allocations import Allocations, Wanted
+from punch.turn.server.allocations import AllocateRequest, Allocations
 from punch.turn.server.authentication import AuthenticationRefused, Authenticator, Login
 from punch.turn.server.destinations import Destinations
 from punch.turn.server.settings import DEFAULT_LIFETIME, RelaySettings
@@ -261,7 +261,7 @@ class RequestHandler:
         self._allocations.schedule(allocation)
 
 
-def _wanted(request: StunMessage) -> Wanted:
+def _wanted(request: StunMessage) -> AllocateRequest:
     """
     The port that an Allocate request asks for.
 
@@ -275,4 +275,4 @@ def _wanted(request: StunMessage) -> Wanted:
         raise AllocationRefusal(400, "A reservation token stands for all else")
     if additional is not None and (additional != IPV6 or family is not None or even):
         raise AllocationRefusal(400, "Attributes that don't go together")
-    return Wanted(family == IPV6, even is not None, bool(even), token)
+    return AllocateRequest(family == IPV6, even is not None, bool(even), token)

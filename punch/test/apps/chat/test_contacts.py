@@ -34,7 +34,7 @@ class PeopleTests(ChatTestCase):
         self.assert_error("bad-peer-id", self.alice.chat.contacts.find, "bob")
 
     def test_alike(self) -> None:
-        """Who is called like somebody else is told from them; and both are, if we named them."""
+        """Peers whose names look alike are marked as such, and both of them if this side named them."""
         mallory, other = peer_id(9), peer_id(10)
         self.alice.chat.contacts.name(self.bob.id, "Bob")
         for claimed in ("B\u043eb", "b0b\u200b", "You", "he1p", "you, Bob", self.bob.id.short):

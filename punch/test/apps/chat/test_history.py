@@ -68,7 +68,7 @@ class HistoryTests(ChatTestCase):
         self.assertEqual(result(self.alice.chat.history.export(after=second[-1].number)), [])
 
     def test_erase(self) -> None:
-        """What waits is never sent, and the numbers go on."""
+        """Erased messages that waited are never sent, and ids continue."""
         self.say("secret")
         self.assertEqual(result(self.alice.chat.history.erase(self.bob.id)), 1)
         self.assertEqual(self.alice.of(HistoryErased), [HistoryErased(self.bob.id)])

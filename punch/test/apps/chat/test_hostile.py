@@ -118,7 +118,7 @@ class HostileTests(ChatTestCase):
         self.assertEqual(self.alice.store.record(self.bob.id, b"x" * 8).epoch, renewed)
 
     def test_names(self) -> None:
-        """What a stranger calls himself is cut, and changes no petname."""
+        """A long name of a stranger is cut, and changes no petname."""
         self.alice.chat.contacts.name(self.bob.id, "bob")
         self.hear(hello() + frame(6, b"n" * 10_000) + frame(6, "\u202eevil".encode()))
         contact = self.alice.chat.contacts.get("bob")
@@ -127,7 +127,7 @@ class HostileTests(ChatTestCase):
         self.assertEqual([len(e.contact.claimed) for e in self.alice.of(ContactChanged)][-2:], [64, 5])
 
     def test_many_names(self) -> None:
-        """Who changes his name all the time is no work for the views: they hear the last one, in a moment."""
+        """If a peer changes its name all the time, views are told only the last, after a moment."""
         self.hear(hello(THEIRS))
         for number in range(2000):
             self.hear(frame(6, f"name {number}".encode()))

@@ -67,7 +67,7 @@ class CallTests(ChatTestCase):
         self.assertEqual(len(self.alice.of(CallFailed)), 1)
 
     def test_hung_up_is_hung_up(self) -> None:
-        """Even if something waits, until the user wants something again."""
+        """After a hang-up, a peer is not called by itself, even if messages wait, until the user acts."""
         self.connect()
         self.bob.slow = True
         self.say("not had")

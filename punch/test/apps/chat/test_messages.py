@@ -86,7 +86,7 @@ class MessageTests(ChatTestCase):
         )
 
     def test_a_link_that_ends_under_way(self) -> None:
-        """What was sent waits again, and says so."""
+        """When the link ends, sent messages wait again, and the views are told."""
         self.connect()
         said = self.say("under way")
         self.cut()
@@ -208,7 +208,7 @@ class MessageTests(ChatTestCase):
         self.assertEqual(self.bob.store.undelivered_here(), [])
 
     def test_back_to_a_backup_of_an_earlier_state(self) -> None:
-        """What has the id of another message is no repetition."""
+        """A message with the id of another one is not taken for a repetition."""
         self.connect()
         self.say("before")
         self.run_for()

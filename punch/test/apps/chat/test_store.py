@@ -107,7 +107,7 @@ class KeepingTests(StoreTestCase):
         )
 
     def test_ever_more_epochs(self) -> None:
-        """Who has a new one all the time makes nothing grow, and makes nobody else's be forgotten."""
+        """A peer with ever new epochs makes no table grow, and no epoch of another peer is forgotten."""
         self.store.record(EVE, OURS)
         self.store.receive(EVE, THEIRS, [MessageReceived(1, "eve")], 1.0)
         epochs = [b"epoch%3d" % number for number in range(3 * MAX_KNOWN)]
@@ -311,7 +311,7 @@ class ErasingTests(StoreTestCase):
         self.assertEqual(self.store.believed(1_000_000.0 + 365 * DAY), 1_000_000.0)
 
     def test_a_machine_that_is_used_once_a_week(self) -> None:
-        """What is too old is erased all the same, a week later."""
+        """On a machine that is used once a week, old messages are erased a week later."""
         times = [1_000_000.0 + week * 7 * DAY for week in range(4)]
         self.assertEqual([self.store.believed(time) for time in times], [times[0], *times[:3]])
 
@@ -488,7 +488,7 @@ class FileTests(StoreTestCase):
         self.assertEqual(self.say("yes").id, 1)
 
     def test_in_memory(self) -> None:
-        """Without a path nothing is written anywhere."""
+        """Without a path, no file is written."""
         before = set(os.listdir())
         store = Store(None)
         store.add(BOB, OURS, "hi", 1.0)

@@ -90,7 +90,7 @@ class ThreadWorkerTests(SynchronousTestCase):
         self.assertLessEqual(self.loop.turns, 2)
 
     def test_not_even_undoing_works(self) -> None:
-        """Whoever asked is told, and the thread goes on: else all who ask later would wait for ever."""
+        """If not even a rollback works, the call fails, and the thread goes on with the next one."""
         refused = ["COMMIT", "ROLLBACK"]
 
         def authorize(action: int, what: str | None, *_: object) -> int:
@@ -117,7 +117,7 @@ class ThreadWorkerTests(SynchronousTestCase):
         self.assertIs(bad.type, UnicodeEncodeError)
 
     def test_a_full_disk(self) -> None:
-        """Nothing that failed is told to be safe; afterwards it works again."""
+        """A call that failed is not reported as stored; when there is room again, calls succeed."""
         self.loop.run(self.add("before"))
         self.loop.run(self.worker.run(lambda store: store.database.rows("PRAGMA query_only = ON")))
         (failure,) = self.loop.run(self.add("no"))

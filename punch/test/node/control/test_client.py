@@ -36,7 +36,7 @@ class BackOffTests(SynchronousTestCase):
     """How long a client waits."""
 
     def test_back_off(self) -> None:
-        """From about a second to about half a minute, spread by a factor of three."""
+        """The delay grows from about 1 to about 30 s, times a random factor from 0.5 to 1.5."""
         for attempt in (1, 2, 10, 1000):
             low = backoff(attempt, lambda size: b"\0" * size)
             high = backoff(attempt, lambda size: b"\xff" * size)
@@ -227,7 +227,7 @@ class ClientTests(ControlTestCase):
         self.assertEqual(self.watcher.problems, [])
 
     def test_service_that_does_not_read(self) -> None:
-        """Nothing that it says is read while it reads no answers: what waits to be sent is bounded."""
+        """The client reads nothing from a service that does not read, so that its answers do not pile up."""
         self.service.keepalive = 120.0
         client = self.registered()
         answer = Cancel("0" * 32, self.identity.peer_id)
@@ -257,7 +257,7 @@ class ClientTests(ControlTestCase):
         self.assertEqual(len(self.service.connections), 1)
 
     def test_another_version(self) -> None:
-        """Nothing gets better by trying again."""
+        """With another version, the client does not try again."""
         self.registered()
         self.service.last.reply(Error(ErrorCode.VERSION, "No."))
         self.service.last.close()
@@ -266,7 +266,7 @@ class ClientTests(ControlTestCase):
         self.assertEqual((problem.reason, retry), ("version", None))
 
     def test_not_admitted(self) -> None:
-        """Nothing gets better by trying again, and the sentence says whom to ask, in the operator's words."""
+        """A peer that is not admitted does not try again; the error contains the operator's contact."""
 
         def refuse(connection: ScriptedConnection, request: Request) -> None:
             refusal = AdmissionRefusal.NOT_INVITED
@@ -362,7 +362,7 @@ class ClientTests(ControlTestCase):
         self.assertEqual(self.watcher.problems, [])
 
     def test_message_before_the_welcome(self) -> None:
-        """Nothing counts before it."""
+        """A message before the welcome ends the connection, and is not passed on."""
 
         def early(connection: ScriptedConnection, request: Request) -> None:
             connection.reply(Ended("0" * 32, ErrorCode.GONE, "Gone."))
@@ -380,7 +380,7 @@ class ClientTests(ControlTestCase):
         self.assertEqual(len(self.watcher.welcomes), 1)
 
     def test_stop(self) -> None:
-        """At any moment, and twice: it is over at once, or half a second later if the service is dead."""
+        """The client can be stopped at any moment, and twice; within half a second if the service is dead."""
         for seconds in (0.0, 0.05, 0.11, 0.16, 0.21, 5.0):
             client = self.start()
             self.net.advance(seconds)
@@ -415,7 +415,7 @@ class ClientTests(ControlTestCase):
         self.assertTrue(client.registered)
 
     def test_checked_and_dead(self) -> None:
-        """Without one, the connection is lost, and the next one begins at once."""
+        """If a check gets no answer, the connection is lost, and the next attempt begins at once."""
         client = self.registered()
         self.server.down()
         start = self.net.now
@@ -425,7 +425,7 @@ class ClientTests(ControlTestCase):
         self.assertEqual(self.watcher.problems[-1][2], 0.0)
 
     def test_checked_without_the_address_it_came_from(self) -> None:
-        """Nothing has to be waited for then."""
+        """If the connection's local address is gone, the check does not wait for an answer."""
         client = self.registered()
         start = self.net.now
         client.check(1.0, ["192.0.2.200"])

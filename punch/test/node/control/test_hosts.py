@@ -26,7 +26,7 @@ from punch.rendezvous.udp_server import UDPServer
 from punch.test.internet import Host, Internet, InternetTestCase
 from punch.test.scripted_service import ScriptedConnection, ScriptedService
 from punch.test.system import Peer
-from punch.turn.client_events import Trouble
+from punch.turn.client_events import AllocationProblem
 from punch.wire.address import Address
 from punch.wire.control import Register, Relays, RenewRelays, Request, Welcome
 from punch.wire.fields import is_visible
@@ -56,7 +56,7 @@ MAPPED = ("::ffff:127.0.0.1", "::ffff:192.168.7.7")
 """Other ways to write some of these."""
 
 
-class Trap:
+class ForbiddenHosts:
     """
     Listens at port `PORT` of the peer's own machine and of a host that has every other address.
 
@@ -66,7 +66,7 @@ class Trap:
     def __init__(self, net: Internet, machine: Host) -> None:
         self.reached: set[tuple[str, str]] = set()
         elsewhere = [host for host in FORBIDDEN if host not in ("127.0.0.1", "::1")]
-        self.host = net.host("trap", *elsewhere, GLOBAL, GLOBAL6)
+        self.host = net.host("forbidden", *elsewhere, GLOBAL, GLOBAL6)
         for host, addresses in ((self.host, self.host.addresses), (machine, ["127.0.0.1", "::1"])):
             for address in addresses:
                 host.reactor.listenUDP(PORT, _Datagrams(self, address), address)
@@ -79,17 +79,17 @@ class Trap:
 
 
 class _Datagrams(DatagramProtocol):
-    def __init__(self, trap: Trap, address: str) -> None:
-        self._trap, self._address = trap, address
+    def __init__(self, forbidden: ForbiddenHosts, address: str) -> None:
+        self._forbidden, self._address = forbidden, address
 
     def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
-        self._trap.reached.add(("udp", self._address))
+        self._forbidden.reached.add(("udp", self._address))
 
 
-def _connections(trap: Trap, address: str) -> Factory:
+def _connections(forbidden: ForbiddenHosts, address: str) -> Factory:
     class Connection(Protocol):
         def connectionMade(self) -> None:
-            trap.reached.add(("tcp", address))
+            forbidden.reached.add(("tcp", address))
 
     return Factory.forProtocol(Connection)
 
@@ -111,26 +111,26 @@ class _User:
     """Wants a relay."""
 
     def relay_found(self, relay: RelayClient) -> None:
-        raise AssertionError("a trap relays nothing")
+        raise AssertionError("a forbidden host relays nothing")
 
     def relay_lost(self, local: Address) -> None:
-        raise AssertionError("a trap relays nothing")
+        raise AssertionError("a forbidden host relays nothing")
 
     def relays_done(self) -> None:
         pass
 
 
 def _ignored(*arrived: object) -> None:
-    """What the traps answer: nothing."""
+    """The sockets of `ForbiddenHosts` answer nothing."""
 
 
 class HostPolicyTestCase(InternetTestCase):
-    """One machine with both address families, and the traps."""
+    """One machine with both address families, and the hosts that it must not reach."""
 
     def setUp(self) -> None:
         self.net: Internet = self.internet()
         self.machine = self.net.host("peer", "203.0.113.1", "2001:db8:1::1")
-        self.trap = Trap(self.net, self.machine)
+        self.forbidden = ForbiddenHosts(self.net, self.machine)
 
 
 class PoolTests(HostPolicyTestCase):
@@ -172,14 +172,14 @@ class PoolTests(HostPolicyTestCase):
         for other in self.pools:
             other.stop()
         self.net.advance(1.0)
-        self.trap.taken()
+        self.forbidden.taken()
         self.pools.append(pool)
         taken = policy.take(servers(host, [transport]), self.net.now)
         assert taken is not None
         pool.update(taken, SERVICE)
         pool.join(_User())
         self.net.advance(1.0)
-        return self.trap.taken()
+        return self.forbidden.taken()
 
     def test_relays(self) -> None:
         """Over UDP, TCP and TLS, by address and by name."""
@@ -211,7 +211,7 @@ class PoolTests(HostPolicyTestCase):
             random=self.net.random_bytes("relay"),
         )
         with capturedLogs() as events:
-            pool.relay_failed(relay, Trouble.REFUSED, "\x1b[2J\nroot logged in\u202e" + "x" * 700)
+            pool.relay_failed(relay, AllocationProblem.REFUSED, "\x1b[2J\nroot logged in\u202e" + "x" * 700)
         (text,) = [
             formatEvent(event)
             for event in events
@@ -241,7 +241,7 @@ class PoolTests(HostPolicyTestCase):
                 self.net.dns[NAME] = [address]
                 self.pools[-1].network_changed()
                 self.net.advance(FRESH + 35.0)
-                reached = self.trap.taken() - {(kind, GLOBAL)}
+                reached = self.forbidden.taken() - {(kind, GLOBAL)}
                 expected = {(kind, GLOBAL6)} if address == GLOBAL6 else set()
                 self.assertEqual(reached, expected, (address, transport))
 
@@ -253,7 +253,7 @@ class PoolTests(HostPolicyTestCase):
         self.net.dns["ipv4only.arpa"] = [prefix + "c000:aa", prefix + "c000:ab"]
         behind = self.net.host("behind", prefix + "c0a8:707", prefix + "7f00:1", prefix + "cb00:7107")
         for address in behind.addresses:
-            behind.reactor.listenUDP(PORT, _Datagrams(self.trap, address), address)
+            behind.reactor.listenUDP(PORT, _Datagrams(self.forbidden, address), address)
         for host, expected in {
             "192.168.7.7": set(),
             "127.0.0.1": set(),
@@ -302,7 +302,7 @@ class NetcheckTests(HostPolicyTestCase):
         )
         self.net.wait(run.start(), 60.0, "a report")
         self.net.advance(1.0)
-        return self.trap.taken()
+        return self.forbidden.taken()
 
     def test_reflectors(self) -> None:
         """Further addresses of the reflector."""
@@ -314,7 +314,7 @@ class NetcheckTests(HostPolicyTestCase):
             self.assertEqual(self.reached(), {("udp", GLOBAL6)}, address)
 
     def test_relays(self) -> None:
-        """By address, and by names with such addresses."""
+        """Relays at forbidden addresses are not used, nor relays at names that have such addresses."""
         for transport in TurnTransport:
             kind = "udp" if transport is TurnTransport.UDP else "tcp"
             self.relays = tuple(
@@ -356,7 +356,7 @@ class NodeTests(HostPolicyTestCase):
         self.net.advance(1.0)
         peer.call(self.bob)
         self.net.advance(1.0)
-        self.assertEqual(self.trap.taken(), {("udp", GLOBAL), ("tcp", GLOBAL)})
+        self.assertEqual(self.forbidden.taken(), {("udp", GLOBAL), ("tcp", GLOBAL)})
         for number, address in enumerate((*FORBIDDEN, GLOBAL6)):
             name = f"host{number}.example.org"
             self.net.dns[name] = [address]
@@ -364,7 +364,7 @@ class NodeTests(HostPolicyTestCase):
             self.service.last.reply(Relays(tuple(server for each in named for server in each)))
             self.net.advance(1.0)
             expected = {("udp", GLOBAL6), ("tcp", GLOBAL6)} if address == GLOBAL6 else set()
-            self.assertEqual(self.trap.taken() - {("udp", GLOBAL), ("tcp", GLOBAL)}, expected, address)
+            self.assertEqual(self.forbidden.taken() - {("udp", GLOBAL), ("tcp", GLOBAL)}, expected, address)
         peer.stop()
 
     def test_log(self) -> None:
@@ -386,5 +386,5 @@ class NodeTests(HostPolicyTestCase):
             peer = Peer(self.net, self.machine, self.address, salt=address).register()
             self.net.advance(1.0)
             expected = {("udp", GLOBAL6)} if address == GLOBAL6 else set()
-            self.assertEqual(self.trap.taken(), expected, address)
+            self.assertEqual(self.forbidden.taken(), expected, address)
             peer.stop()

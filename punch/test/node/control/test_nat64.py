@@ -96,7 +96,7 @@ class ConnectionTests(InternetTestCase):
         self.assertEqual({seen.destination[0] for seen in asked}, {"198.51.100.1", "203.0.113.9"})
 
     def test_given_up(self) -> None:
-        """Nothing is left on the clock."""
+        """A connection that is cancelled leaves no delayed call."""
         self.client = self.net.host("left", "192.0.0.1", "2001:db8:6::3")
         self.net.drop = lambda packet: True
         for seconds in (0.2, 1.0, 2.2, 4.0):
@@ -114,7 +114,7 @@ class ConnectionTests(InternetTestCase):
         self.assertEqual(self.connect(), ["NoRouteError"])
 
     def test_directly(self) -> None:
-        """Where IPv4 works, nobody is asked."""
+        """If IPv4 works, no NAT64 is looked for."""
         self.client = self.net.host("both", "203.0.113.9", "2001:db8:6::3")
         self.net.dns[DISCOVERY_NAME] = ["64:ff9b::c000:aa"]
         self.assertEqual(self.connect(), ["198.51.100.1"])

@@ -65,7 +65,7 @@ class ReplacementsTests(SynchronousTestCase):
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_registration_that_lasts(self) -> None:
-        """After it, all is forgotten; one that was lost in between does not count."""
+        """A registration that lasts resets the count of replacements; one that is lost early does not."""
         self.state().remember_replacements(5)
         process = self.process(self.state())
         self.clock.advance(pause_after(5))
@@ -79,7 +79,7 @@ class ReplacementsTests(SynchronousTestCase):
         self.assertEqual(self.state().replacements, 0)
 
     def test_a_person_does_not_wait(self) -> None:
-        """But is told."""
+        """If a person is at the terminal, the process does not wait, but says that it was replaced."""
         self.state().remember_replacements(5)
         self.process(self.state(), waits=False)
         self.assertEqual((len(self.told), self.started), (1, [0.0]))

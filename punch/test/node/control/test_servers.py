@@ -56,7 +56,7 @@ class OrderTests(SynchronousTestCase):
         self.assertEqual(self.order(servers), [A.host, B.host])
 
     def test_priority_then_weight(self) -> None:
-        """By RFC 2782: the lower priority first, and the heavier of one priority more often first."""
+        """SRV records are ordered by RFC 2782: by priority, then at random by weight."""
         records = [
             ServiceRecord(20, 0, "last", 1),
             ServiceRecord(10, 1, "light", 1),

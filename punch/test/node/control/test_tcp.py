@@ -26,7 +26,7 @@ from punch.test.system import SERVICE
 
 
 @implementer(IStreamClientEndpoint)
-class Network:
+class ManualEndpoint:
     """An endpoint whose connections are decided by hand."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Network:
 class StaggeredTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.network = Network()
+        self.network = ManualEndpoint()
         endpoint = StaggeredEndpoint(self.network, self.clock)
         self.result = endpoint.connect(Factory.forProtocol(Protocol))
 
@@ -55,7 +55,7 @@ class StaggeredTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_at_once(self) -> None:
-        """Then it was the only one."""
+        """If the first connection is made at once, no other is begun."""
         self.connected(0)
         self.assertEqual(len(self.network.tries), 1)
 
@@ -71,7 +71,7 @@ class StaggeredTests(SynchronousTestCase):
         self.connected(0)
 
     def test_refused(self) -> None:
-        """Who refuses one refuses all."""
+        """If one connection is refused, all are given up: it is the same host."""
         self.clock.advance(AFTER)
         self.network.tries[1].errback(ConnectionRefusedError())
         self.failureResultOf(self.result, ConnectionRefusedError)
@@ -80,7 +80,7 @@ class StaggeredTests(SynchronousTestCase):
         self.assertEqual(len(self.network.tries), 2)
 
     def test_cancelled(self) -> None:
-        """So are all of them."""
+        """If the result is cancelled, all connections are."""
         self.clock.advance(AFTER)
         self.result.cancel()
         self.failureResultOf(self.result, CancelledError)
@@ -111,7 +111,7 @@ class EndpointTests(InternetTestCase):
             protocol.transport.loseConnection()
 
     def test_waiting_wakes_nobody(self) -> None:
-        """Where nobody answers an address, the process sleeps until the next connection is begun."""
+        """While an address does not answer, the process wakes up only for the next connection."""
         net = self.internet()
         client = net.host("client", "198.51.100.2")
         net.drop = lambda packet: True

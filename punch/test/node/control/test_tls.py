@@ -131,14 +131,14 @@ class PinTests(ControlTestCase):
         self.assert_registered()
 
     def test_wrong_pin(self) -> None:
-        """Nothing is said to a server with another key: not even who we are."""
+        """If the pin is wrong, nothing is sent to the server, not even our certificate."""
         service = ScriptedService.with_key(self.server, self.key)
         self.client(pin=bytes(32))
         self.assert_refused("bad-pin", "wrong pin", "current address")
         self.assertEqual((service.requests, service.last.peer), ([], None))
 
     def test_pin_of_another_certificate_in_the_chain(self) -> None:
-        """Whoever shows the pinned certificate behind its own does not get by."""
+        """A server that only appends the pinned certificate to its chain is refused."""
         other = Identity.generate(self.net.random_bytes("attacker"))
         now = Authority().now
         shown = self.key.certificate(now)
@@ -166,7 +166,7 @@ class PinTests(ControlTestCase):
         self.assertEqual(service.requests, [])
 
     def test_tls_1_2(self) -> None:
-        """Nothing older than TLS 1.3 is spoken."""
+        """A server that has only TLS 1.2 is refused."""
         tls = ServerTLS(
             self.key.certificate(Authority().now), self.key.private_key, highest=SSL.TLS1_2_VERSION
         )
@@ -212,7 +212,7 @@ class AuthorityTests(ControlTestCase):
         self.client(host=host, roots=[self.authority.certificate])
 
     def test_certificates_that_cannot_be_read(self) -> None:
-        """From nobody who is trusted, and no error of ours."""
+        """A certificate that cannot be parsed is not trusted, and causes no exception."""
         for key, certificate in keys_with_unreadable_certificates(Identity.generate()):
             service = self.serve((certificate, key))
             self.connect()
@@ -228,7 +228,7 @@ class AuthorityTests(ControlTestCase):
         self.assert_registered()
 
     def test_wildcard(self) -> None:
-        """As service-identity reads them."""
+        """Wildcards in certificates match as in service-identity."""
         self.net.dns["eu.meet.example"] = [SERVICE]
         self.serve(self.authority.issue("*.meet.example"))
         self.connect("eu.meet.example")
@@ -280,7 +280,7 @@ class AuthorityTests(ControlTestCase):
         self.assert_refused("certificate", "nobody this machine trusts", "pin")
 
     def test_the_platforms_authorities(self) -> None:
-        """Without roots of ours, those of the machine count, and the test's is none of them."""
+        """Without roots of ours, the machine's are used, and the test's authority is not among them."""
         self.serve(self.authority.issue(NAME))
         self.client(host=NAME)
         self.assert_refused("certificate", "nobody this machine trusts")

@@ -15,7 +15,7 @@ from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.directory.exchange import MAX_WAITING, Exchange, Locate
 from punch.rendezvous.directory.messages import PeerClaimed
-from punch.rendezvous.registry import SETTLE_TIME, Deliver, DeliverElsewhere, Disconnect, LimitHit
+from punch.rendezvous.registry import SETTLE_TIME, Deliver, DeliverToProcess, Disconnect, LimitHit
 from punch.test.strategies import IDENTITIES, SETTINGS
 from punch.wire.control import (
     Accept,
@@ -114,7 +114,7 @@ class Processes:
                         self.got.append((name, output.connection, output.reply))
                     elif isinstance(output, Disconnect):
                         self.got.append((name, output.connection, output.error))
-                    elif isinstance(output, DeliverElsewhere):
+                    elif isinstance(output, DeliverToProcess):
                         exchange.send(output.process, output.peer, output.reply)
                     elif isinstance(output, LimitHit):
                         self.hits.append((name, output))

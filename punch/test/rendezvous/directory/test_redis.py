@@ -155,7 +155,7 @@ class DirectoryTests(RedisTestCase):
         self.assertEqual((one.gone, one.replaced, two.replaced), ([], [], []))
 
     def test_older_process_comes_back_after_a_flush(self) -> None:
-        """Whoever writes first: the newer registration counts."""
+        """The newer registration counts, whichever process writes first."""
         one, two, three = self.start(3)
         one.register(ALICE)
         self.net.advance(1.0)
@@ -330,7 +330,7 @@ class BadRedisTests(RedisTestCase):
             self.problem("Redis at")
 
     def test_messages_of_strangers(self) -> None:
-        """Whoever can write to Redis makes nobody believe anything, and ends nothing."""
+        """Messages that others write to Redis are not believed, and end nothing."""
         one, two = self.start(2)
         channel = f"punch:to:{two.name}".encode()
         one.directory.send(two.name, PeerLost(ALICE))

@@ -116,7 +116,7 @@ class LineTests(SynchronousTestCase):
         self.assertIn("ValueError: 203.0.113.0/24 is wrong", line["traceback"])
 
     def test_one_line_each(self) -> None:
-        """Nothing that a stranger sends breaks a line, or is taken for a format."""
+        """Text of strangers breaks no line and is not taken for a format string."""
         log = self.operator_log(peers=True)
         log.registered(ID, 'x"\n{"event": "forged"}')
         log.registration_refused("203.0.113.77", "{log_time}", "\u2028\ud800")

@@ -71,7 +71,7 @@ class MetricsTests(RendezvousCase):
         self.assertEqual(series(), before)
 
     def test_names_follow_the_rules_of_prometheus(self) -> None:
-        """As `promtool check metrics` has it: help for each, and `_total` for counters alone."""
+        """Names follow `promtool check metrics`: help for each, and `_total` only for counters."""
         found = self.scrape()
         self.assertGreater(len(found), 14)
         for name, family in found.items():

@@ -81,7 +81,7 @@ class MemberTests(RelayServiceCase):
         self.assertEqual(code_of(client.ask(Method.ALLOCATE, UDP)), 0)
 
     def test_a_bad_invitation_is_not_ignored(self) -> None:
-        """Who comes for the relay learns why there is none."""
+        """A peer that asks for relays with a bad invitation is told why it gets none."""
         self.redeem()
         client = self.connect(self.bob)
         client.send(Register("bob", Accept.ASK, str(self.invitation)))

@@ -56,7 +56,7 @@ class Datagrams(DatagramProtocol):
         self.transport.write(data, remote)
 
 
-class Stream(Protocol):
+class StreamClient(Protocol):
     """A connection that keeps the messages that come."""
 
     def __init__(self) -> None:
@@ -183,10 +183,10 @@ class RelayServiceCase(RendezvousCase):
 
     def stream(
         self, transport: TurnTransport, port: int, alpn: list[bytes] | None = None, host: Host | None = None
-    ) -> Stream:
+    ) -> StreamClient:
         """A connection to the relay."""
         reactor = (host or self.home).reactor
-        stream = Stream()
+        stream = StreamClient()
         endpoint: Any = HostnameEndpoint(reactor, SERVICE, port)
         if transport is TurnTransport.TLS:
             endpoint = wrapClientTLS(ClientCreator(None, alpn), endpoint, clock=reactor)
@@ -194,7 +194,7 @@ class RelayServiceCase(RendezvousCase):
         self.net.advance(0.5)
         return stream
 
-    def writer(self, stream: Stream) -> Callable[[bytes], None]:
+    def writer(self, stream: StreamClient) -> Callable[[bytes], None]:
         """How to send on it."""
         assert stream.transport is not None
         return stream.transport.write
@@ -230,7 +230,7 @@ class TransportTests(RelayServiceCase):
         self.exchange(self.client(TurnTransport.TCP))
 
     def test_tls(self) -> None:
-        """Without a client certificate, and without a protocol."""
+        """TLS to the relay needs no client certificate and no ALPN."""
         self.exchange(self.client(TurnTransport.TLS))
 
     def test_tls_with_its_protocol(self) -> None:
@@ -252,7 +252,7 @@ class StreamTests(RelayServiceCase):
     """Connections that are wrong, slow or gone."""
 
     def test_no_stun(self) -> None:
-        """What is neither STUN nor ChannelData ends the connection."""
+        """Bytes that are neither STUN nor ChannelData end the connection."""
         for data in (
             b"\x00\x01\x00\x03" + bytes(20),
             b"\x00\x01\x00\x00" + bytes(20),

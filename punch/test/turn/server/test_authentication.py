@@ -39,7 +39,7 @@ class CredentialTests(SynchronousTestCase):
     """coturn's `use-auth-secret`."""
 
     def test_form(self) -> None:
-        """As its documentation writes it down."""
+        """Credentials have the form that coturn's documentation describes."""
         credentials = issue(b"north", "alice", 1_700_000_000.9)
         self.assertEqual(credentials.username, "1700000000:alice")
         expected = b64encode(digest(b"north", b"1700000000:alice", sha1)).decode()
@@ -202,7 +202,7 @@ class ReplayTests(SynchronousTestCase):
         self.assertEqual(len(self.server.core.allocations), 0)
 
     def test_deleting_again(self) -> None:
-        """What deleted an allocation does not delete the next one."""
+        """A copy of the request that deleted an allocation does not delete the next one."""
         self.alice.allocate()
         delete = self.alice.request(Method.REFRESH, (Attribute.LIFETIME, 0))
         self.alice.send(delete)

@@ -64,7 +64,7 @@ class UnauthenticatedTests(SynchronousTestCase):
             self.assertLess(self.calls(self.request(Method.ALLOCATE, *attributes), 400), bare + 10)
 
     def test_beyond_the_limit(self) -> None:
-        """When its network has used up its answers, none is made."""
+        """When the network of a source has used up its limit, no answer is made."""
         data = self.request(Method.ALLOCATE)
         receive, now = self.server.core.receive, self.server.now
         first = calls_of(lambda: receive([data], ALICE, HERE, now))

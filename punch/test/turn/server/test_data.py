@@ -50,7 +50,7 @@ class ChannelTests(DataCase):
         self.assertEqual(messages, [(0x4000, b"one"), (0x4000, b""), (0x4000, b"three")])
 
     def test_padding(self) -> None:
-        """In a datagram, what follows the length is ignored; on a stream it must be there."""
+        """On UDP, bytes after the length are ignored; on a stream, the padding must be there."""
         self.alice.send(encode_channel_data(0x4000, b"one", padded=True))
         self.assertEqual(self.alice.relayed, [(b"one", BOB)])
         stream = self.server.client(Address(ALICE.host, 5), connection=7)
@@ -68,7 +68,7 @@ class ChannelTests(DataCase):
             self.assertEqual(self.alice.relayed, [])
 
     def test_other_channels(self) -> None:
-        """Not bound, or out of range."""
+        """Data for channels that are not bound or out of range is dropped."""
         for number in (0x4001, 0x4FFF, 0x5000, 0x7FFF):
             self.alice.send(channel_data(b"data", number))
             self.assertEqual(self.alice.relayed, [])
@@ -104,7 +104,7 @@ class ChannelTests(DataCase):
         self.assertEqual(len(self.alice.collect()), 1)
 
     def test_end_of_the_channel(self) -> None:
-        """Then there are Data indications, as long as there is a permission."""
+        """When a channel has ended, data comes in Data indications while there is a permission."""
         self.alice.ask(Method.REFRESH, (Attribute.LIFETIME, 3600))
         self.server.advance(290)
         self.alice.permit(BOB)
@@ -118,7 +118,7 @@ class ChannelTests(DataCase):
         self.assertEqual(message.method, Method.DATA)
 
     def test_end_of_the_allocation(self) -> None:
-        """What was on its way is dropped."""
+        """When the allocation ends, data that was queued is dropped."""
         self.server.core.receive([channel_data(b"data")], ALICE, HERE, self.server.now)
         self.server.from_peer(self.relayed, b"data")
         answers = self.alice.send(self.alice.request(Method.REFRESH, (Attribute.LIFETIME, 0)))
@@ -142,7 +142,7 @@ class IndicationTests(DataCase):
         self.alice.permit(BOB)
 
     def test_to_peer(self) -> None:
-        """To any port of a permitted address."""
+        """A Send indication reaches any port of a permitted address."""
         elsewhere = Address(BOB.host, 9)
         self.assertEqual(self.alice.indicate(BOB, b"one"), [])
         self.assertEqual(self.alice.relayed, [(b"one", BOB)])
@@ -152,7 +152,7 @@ class IndicationTests(DataCase):
         self.assertEqual(self.alice.relayed, [])
 
     def test_from_peer(self) -> None:
-        """From any port of a permitted address, and nobody else."""
+        """Datagrams from any port of a permitted address become Data indications, and no others."""
         elsewhere = Address(BOB.host, 9)
         self.server.from_peer(self.relayed, b"one", peer=elsewhere)
         self.server.from_peer(self.relayed, b"two", peer=CAROL)
@@ -181,7 +181,7 @@ class IndicationTests(DataCase):
         self.assertEqual([len(data) for data in self.alice.collect()], [65_531])
 
     def test_what_is_dropped(self) -> None:
-        """What demands something that we do not do, and what has no data."""
+        """Send indications with DONT-FRAGMENT or an unknown required attribute are dropped."""
         self.alice.indicate(BOB, b"one", (Attribute.DONT_FRAGMENT, True))
         self.assertEqual(self.alice.relayed, [])
         self.alice.indicate(BOB, b"one", (0x7001, b""))
@@ -216,7 +216,7 @@ class RelayToRelayTests(DataCase):
         self.assertEqual(bob.relayed, [])
 
     def test_only_with_permission(self) -> None:
-        """As from anywhere else."""
+        """Between relayed addresses, permissions are needed as for other addresses."""
         bob = self.server.client(BOB, "bob")
         self.alice.bind(0x4000, bob.allocate())
         self.server.core.receive([channel_data(b"hello")], ALICE, HERE, self.server.now)

@@ -71,7 +71,7 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(checked, 35)
 
     def test_what_is_globally_reachable(self) -> None:
-        """Only protocols' own addresses among it are refused, where no peer can be."""
+        """Of globally reachable addresses, only those of protocols are refused, where no peer can be."""
         refused = {
             str(row.block)
             for row in rows()
@@ -122,7 +122,7 @@ class TableTests(SynchronousTestCase):
     @settings(derandomize=True, deadline=None, max_examples=50)
     @given(st.ip_addresses(v=4))
     def test_a_disguise_opens_nothing(self, host: IPv4Address) -> None:
-        """What is refused plainly is refused in any form."""
+        """An address that is refused in its plain form is refused in any form."""
         if self.destinations.refuses(str(host)):
             for disguise in disguises(host):
                 self.assertTrue(self.destinations.refuses(disguise), disguise)
@@ -171,7 +171,7 @@ class BehindANATTests(RelayServiceCase):
     """A 1:1 NAT in front of the machine, as in most clouds."""
 
     def test_public_addresses(self) -> None:
-        """Neither the one of `--host`, nor either half of `--alternate-address`, nor `--relay-address`."""
+        """The addresses of `--host`, both of `--alternate-address`, and of `--relay-address` are refused."""
         self.restart(
             host="192.0.2.10",
             relay_addresses=("192.0.2.11",),

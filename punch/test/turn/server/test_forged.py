@@ -14,7 +14,7 @@ from punch.rendezvous.service import RendezvousService
 from punch.test.internet import Packet, Seen
 from punch.test.rendezvous.relay.test_service import Datagrams, RelayServiceCase, TURNClient
 from punch.test.rendezvous.test_service import SERVICE
-from punch.test.turn_server import ALICE, BOB, HERE, SECRET, UDP, Client, TurnServer, code_of
+from punch.test.turn_server import ALICE, BOB, HERE, SECRET, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocation import AllocationOwner, AllocationRefused
 from punch.turn.server.authentication import issue
 from punch.wire.address import Address
@@ -44,17 +44,17 @@ class ForgerCase(SynchronousTestCase):
         self.server = TurnServer()
         self.mallory = self.server.client(BOB, "mallory")
 
-    def forged(self, remote: Address = VICTIM, user: str = "mallory") -> Client:
+    def forged(self, remote: Address = VICTIM, user: str = "mallory") -> FiveTupleClient:
         """Datagrams that seem to come from `remote`; with what is known without receiving there."""
         client = self.server.client(remote, user)
         client.nonce = client.handed_out
         return client
 
-    def victim(self) -> Client:
+    def victim(self) -> FiveTupleClient:
         """An honest client, at the address that Mallory forges."""
         return self.forged(user="victim")
 
-    def prove(self, client: Client) -> None:
+    def prove(self, client: FiveTupleClient) -> None:
         """Allocate as Punch's clients do, and use the nonce that comes with the answer."""
         answer = client.ask(Method.ALLOCATE, UDP)
         client.nonce = str(answer.get(Attribute.NONCE))
@@ -64,7 +64,7 @@ class ProofTests(ForgerCase):
     """An allocation relays when its client has proved that it receives."""
 
     def test_no_round_trip_more(self) -> None:
-        """With the nonce of the Allocate answer the very next request is served, and what follows at once."""
+        """With the nonce of the Allocate response, the next request is served without another round trip."""
         client = self.forged()
         self.prove(client)
         permission = client.request(Method.CREATE_PERMISSION, (Attribute.XOR_PEER_ADDRESS, CAROL))
@@ -116,7 +116,7 @@ class ProofTests(ForgerCase):
         self.assertEqual(len(self.server.core.allocations), 0)
 
     def test_nothing_passes_before(self) -> None:
-        """Neither to the client nor from it."""
+        """Before the address is proved, nothing is relayed to the client or from it."""
         client = self.forged()
         relayed = client.allocate()
         client.permit(CAROL)
@@ -130,7 +130,7 @@ class ProofTests(ForgerCase):
         self.assertEqual(client.collect(), [])
 
     def test_answers_are_no_longer_than_questions(self) -> None:
-        """To whoever the source belongs to."""
+        """No answer is longer than the request, as its source may be forged."""
         client = self.forged()
         for method, attributes in (
             (Method.ALLOCATE, (UDP,)),
@@ -164,7 +164,7 @@ class ProofTests(ForgerCase):
         self.assertEqual(len(self.server.core.allocations), 0)
 
     def test_other_clients(self) -> None:
-        """Whoever asks without a nonce first, as RFC 8656 has it, has proved it with the first success."""
+        """A client that first asks without a nonce, as in RFC 8656, has proved its address by then."""
         client = self.server.client()
         relayed = client.allocate()
         client.permit(BOB)
@@ -185,7 +185,7 @@ class RoomTests(ForgerCase):
         self.assertEqual(code_of(victim.permit(CAROL)), 0)
 
     def test_they_are_few(self) -> None:
-        """And those of the user with the most make room."""
+        """There are few unproved allocations; those of the user with the most are replaced first."""
         self.server = TurnServer(allocations=80)
         for number in range(9):
             self.forged(Address("192.0.2.1", number + 1)).allocate()
@@ -264,7 +264,7 @@ class RingTests(ForgerCase):
         self.assertEqual(code_of(second.ask(Method.ALLOCATE, UDP, token)), 0)
 
     def test_bounds_of_turn(self) -> None:
-        """What is compared with before anybody looks closer leaves out none."""
+        """The bounds of the quick comparison include all TURN messages."""
         for kind in range(0x0200):
             message = kind.to_bytes(2, "big") + b"\xff\xff" + MAGIC_COOKIE.to_bytes(4, "big") + bytes(12)
             for data in (message, message + b"\xff" * 16):
@@ -273,7 +273,7 @@ class RingTests(ForgerCase):
                     self.assertTrue(TURN_BEGIN <= data < TURN_END)
 
     def test_turn_is_not_relayed(self) -> None:
-        """Neither the requests by which a relayed address would be a client, nor what is answered to them."""
+        """TURN requests by which a relayed address would be a client are not relayed, nor their answers."""
         client = self.server.client(ALICE)
         relayed = client.allocate()
         client.permit(CAROL)

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.net.rate_limits import NETWORK_GROWTH
 from punch.rendezvous.config import RendezvousLimits
 from punch.test.rendezvous.relay.test_service import RelayServiceCase, TURNClient
-from punch.test.turn_server import ALICE, BOB, UDP, Client, TurnServer, code_of
+from punch.test.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocation import LimitHit
 from punch.wire.address import Address
 from punch.wire.stun import (
@@ -30,7 +30,7 @@ class MeteringTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.server = TurnServer(requests_rate=RATE, requests_burst=BURST, channels=128)
 
-    def permissions(self, client: Client, count: int) -> int:
+    def permissions(self, client: FiveTupleClient, count: int) -> int:
         """Ask for this many permissions at once; how many requests were answered."""
         permission = (Attribute.XOR_PEER_ADDRESS, BOB)
         requests = [client.request(Method.CREATE_PERMISSION, permission) for _ in range(count)]
@@ -82,7 +82,7 @@ class MeteringTests(SynchronousTestCase):
         self.assertEqual(self.permissions(elsewhere, 20), 20)
 
     def test_relayed_meanwhile(self) -> None:
-        """What is held is the requests, not what is relayed."""
+        """If too many requests are sent, only requests wait, not data."""
         client = self.server.client()
         client.allocate()
         client.permit(BOB)
@@ -91,7 +91,7 @@ class MeteringTests(SynchronousTestCase):
         self.assertEqual(client.relayed, [(b"data", BOB)])
 
     def test_forged(self) -> None:
-        """Who does not receive at an address uses nothing up there."""
+        """Requests from a forged address use nothing of the limit of that address."""
         victim = self.server.client()
         victim.allocate()
         forger = self.server.client(ALICE, "mallory")
@@ -137,7 +137,7 @@ class StreamTests(RelayServiceCase):
     limits = replace(RendezvousLimits(), relay_requests_rate=RATE, relay_requests_burst=BURST)
 
     def test_slowed_down(self) -> None:
-        """What is too much is read later, and nothing of it is lost."""
+        """On a stream, requests beyond the limit are read later, and none is lost."""
         for transport in (TurnTransport.TCP, TurnTransport.TLS):
             client = self.client(transport)
             client.allocate()
@@ -167,7 +167,7 @@ class OrdinaryTests(SynchronousTestCase):
     """What ordinary clients ask for is far from the limits."""
 
     def test_storm(self) -> None:
-        """At one address, 10 clients that each restart links to 20 peers at once."""
+        """Ten clients at one address can restart their links to 20 peers each at once."""
         server = TurnServer(permissions=256)
         for number in range(10):
             client = server.client(Address(ALICE.host, 40000 + number), str(number))

@@ -52,8 +52,8 @@ class DestinationTests(SynchronousTestCase):
     def test_own(self) -> None:
         self.refused("198.51.100.1", "2001:db8::1", "2001:0db8:0:0::1")
 
-    def test_laboratories(self) -> None:
-        """What is allowed is allowed in every form."""
+    def test_networks_for_tests(self) -> None:
+        """An address of an allowed network is allowed in every form."""
         self.destinations = Destinations(
             [ip_network("127.0.0.0/8"), ip_network("fd00::/8")], is_own=lambda host: True
         )

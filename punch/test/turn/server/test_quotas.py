@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from punch.net.token_bucket import HEADERS
 from punch.test.turn.server.test_data import CAROL, channel_data
-from punch.test.turn_server import ALICE, BOB, UDP, Client, TurnServer, code_of
+from punch.test.turn_server import ALICE, BOB, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocation import AllocationRefused, LimitHit
 from punch.turn.server.quotas import DAY, MAX_METERS
 from punch.wire.address import Address
@@ -20,13 +20,13 @@ KB = channel_data(bytes(1000))
 class QuotaCase(SynchronousTestCase):
     """Clients that send through channels."""
 
-    def client(self, server: TurnServer, host: str, user: str) -> Client:
+    def client(self, server: TurnServer, host: str, user: str) -> FiveTupleClient:
         client = server.client(Address(host, 4000 + len(user)), user)
         client.allocate()
         client.bind(0x4000, CAROL)
         return client
 
-    def passed(self, client: Client, kilobytes: int) -> int:
+    def passed(self, client: FiveTupleClient, kilobytes: int) -> int:
         """How many of so many datagrams were relayed."""
         client.send(*[KB] * kilobytes)
         return len(client.relayed)

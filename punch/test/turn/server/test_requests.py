@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from punch.test.turn_server import ALICE, BOB, HERE, HERE6, UDP, Client, TurnServer, code_of
+from punch.test.turn_server import ALICE, BOB, HERE, HERE6, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocation import LimitHit
 from punch.wire.address import Address
 from punch.wire.stun import (
@@ -29,7 +29,7 @@ class RequestCase(SynchronousTestCase):
         self.server = TurnServer()
         self.alice = self.server.client()
 
-    def lab_with(self, **settings: Any) -> Client:
+    def server_with(self, **settings: Any) -> FiveTupleClient:
         """Another server, with other settings; its client."""
         self.server = TurnServer(**settings)
         self.alice = self.server.client()
@@ -45,7 +45,7 @@ class AllocateTests(RequestCase):
     """Section 7."""
 
     def test_success(self) -> None:
-        """Where peers reach the client, how the server sees it, and for how long."""
+        """The answer has the relayed address, the mapped address, and the lifetime."""
         answer = self.alice.ask(Method.ALLOCATE, UDP)
         relayed = relayed_in(answer)
         self.assertEqual(relayed.host, HERE.host)
@@ -64,7 +64,7 @@ class AllocateTests(RequestCase):
 
     def test_ports_that_others_have(self) -> None:
         """The next free one, as long as there is one."""
-        self.lab_with(ports=(50000, 50003))
+        self.server_with(ports=(50000, 50003))
         self.server.ports.taken = {50001, 50002}
         ports = {self.server.client(Address("203.0.113.9", n)).allocate().port for n in (1, 2)}
         self.assertEqual(ports, {50000, 50003})
@@ -101,7 +101,7 @@ class AllocateTests(RequestCase):
         self.assertEqual(self.server.ports.open_ports, {})
 
     def test_lifetime(self) -> None:
-        """From ten minutes to an hour."""
+        """Lifetimes are at least ten minutes and at most an hour."""
         for number, (asked, granted) in enumerate(((1, 600), (0, 600), (1000, 1000), (2**32 - 1, 3600))):
             client = self.server.client(Address(ALICE.host, number))
             answer = client.ask(Method.ALLOCATE, UDP, (Attribute.LIFETIME, asked))
@@ -121,7 +121,7 @@ class AllocateTests(RequestCase):
         self.assertEqual(self.alice.allocate(family).host, HERE6.host)
         six = self.server.client(Address("2001:db8::a", 5), local=HERE6)
         self.assertEqual(six.allocate().host, HERE.host)
-        self.lab_with(machine=())
+        self.server_with(machine=())
         self.refused(440, self.alice.ask(Method.ALLOCATE, UDP, family))
         # Whoever asks for both gets one.
         answer = self.alice.ask(Method.ALLOCATE, UDP, (Attribute.ADDITIONAL_ADDRESS_FAMILY, IPV6))
@@ -132,14 +132,14 @@ class AllocateTests(RequestCase):
 
     def test_behind_a_nat(self) -> None:
         """`--relay-address`: peers see the outside, the socket is inside."""
-        self.lab_with(shown=("192.0.2.99",), machine=("10.0.0.5",))
+        self.server_with(shown=("192.0.2.99",), machine=("10.0.0.5",))
         client = self.server.client(local=Address("10.0.0.5", 3478))
         relayed = client.allocate()
         self.assertEqual(relayed.host, "192.0.2.99")
         self.assertEqual(list(self.server.ports.open_ports), [Address("10.0.0.5", relayed.port)])
 
     def test_local_clients(self) -> None:
-        """Whoever comes over loopback is relayed where others can reach it."""
+        """A client that comes over loopback gets a relayed address that others can reach."""
         client = self.server.client(Address("127.0.0.1", 5), local=Address("127.0.0.1", 3478))
         self.assertEqual(client.allocate().host, HERE.host)
 
@@ -197,7 +197,7 @@ class AllocateTests(RequestCase):
         self.assertEqual(answer.get(Attribute.UNKNOWN_ATTRIBUTES), (0x7001, Attribute.DONT_FRAGMENT))
 
     def test_fingerprint(self) -> None:
-        """Whoever sends one gets one."""
+        """An answer has a FINGERPRINT if the request has one."""
         login = parse(self.alice.request(Method.ALLOCATE, UDP))
         (answer,) = self.alice.send(encode(login, self.alice.key))
         self.assertTrue(parse(answer).has_fingerprint)
@@ -208,7 +208,7 @@ class QuotaTests(RequestCase):
 
     def test_per_peer(self) -> None:
         """486, and only for this peer."""
-        self.lab_with(allocations_per_user=2)
+        self.server_with(allocations_per_user=2)
         for port in (1, 2):
             self.server.client(Address(ALICE.host, port)).allocate()
         self.refused(486, self.alice.ask(Method.ALLOCATE, UDP))
@@ -218,12 +218,12 @@ class QuotaTests(RequestCase):
 
     def test_reservations_count(self) -> None:
         """A reserved port is one that nobody else can have."""
-        self.lab_with(allocations_per_user=1)
+        self.server_with(allocations_per_user=1)
         self.refused(486, self.alice.ask(Method.ALLOCATE, UDP, (Attribute.EVEN_PORT, True)))
 
     def test_per_address(self) -> None:
         """486: who makes himself many identities has no more; a reservation counts for who asked for it."""
-        self.lab_with(allocations_per_address=3)
+        self.server_with(allocations_per_address=3)
         even = (Attribute.EVEN_PORT, True)
         answer = self.server.client(Address(ALICE.host, 1), "one").ask(Method.ALLOCATE, UDP, even)
         self.server.client(Address(ALICE.host, 2), "two").allocate()
@@ -245,14 +245,14 @@ class QuotaTests(RequestCase):
 
     def test_in_all(self) -> None:
         """508, where no other source has two more."""
-        self.lab_with(allocations=3)
+        self.server_with(allocations=3)
         for number in range(3):
             self.server.client(Address(f"203.0.{number}.9", 1), f"user{number}").allocate()
         self.refused(508, self.alice.ask(Method.ALLOCATE, UDP))
 
     def test_making_room_is_told(self) -> None:
         """The operator learns whose allocation made room."""
-        self.lab_with(allocations=3)
+        self.server_with(allocations=3)
         for number in range(3):
             self.server.client(Address(ALICE.host, number + 1), f"user{number}").allocate()
         self.server.client(Address("192.0.2.1", 1), "other").allocate()
@@ -260,7 +260,7 @@ class QuotaTests(RequestCase):
         self.assertEqual(hits, [LimitHit(ALICE.host, "relay-allocations", "user2")])
 
     def test_a_client_that_never_refreshes(self) -> None:
-        """After its lifetime nothing of it is left."""
+        """After its lifetime, nothing of an allocation is left."""
         self.alice.allocate()
         self.alice.permit(BOB)
         self.alice.bind(0x4000, BOB)
@@ -411,16 +411,16 @@ class PermissionTests(RequestCase):
                 (answer,) = client.send(signed)
                 self.assertIn(code_of(parse(answer)), (403, 443))
 
-    def test_laboratories(self) -> None:
+    def test_networks_for_tests(self) -> None:
         """`--relay-allow`."""
-        self.lab_with(allow=[ip_network("10.0.0.0/8")])
+        self.server_with(allow=[ip_network("10.0.0.0/8")])
         self.alice.allocate()
         self.assertEqual(code_of(self.alice.permit(Address("10.1.2.3", 5))), 0)
         self.refused(403, self.alice.permit(Address("192.168.1.2", 5)))
 
     def test_too_many(self) -> None:
         """508."""
-        self.lab_with(permissions=3)
+        self.server_with(permissions=3)
         self.alice.allocate()
         for number in range(3):
             self.alice.permit(Address(f"203.0.113.{number}", 1))
@@ -431,8 +431,8 @@ class PermissionTests(RequestCase):
         self.assertEqual(code_of(self.alice.bind(0x4000, Address("203.0.113.77", 1))), 0)
 
     def test_thousands_in_one_request(self) -> None:
-        """To look at an address costs system calls: too many are refused before the first of them, unread."""
-        self.lab_with(permissions=16)
+        """Too many peer addresses are refused before any is checked, as each check costs system calls."""
+        self.server_with(permissions=16)
         self.alice.allocate()
         looked_at: list[str] = []
         self.server.own_addresses = looked_at.append
@@ -474,7 +474,7 @@ class ChannelTests(RequestCase):
 
     def test_too_many(self) -> None:
         """508."""
-        self.lab_with(channels=2)
+        self.server_with(channels=2)
         self.alice.allocate()
         for number in (0, 1):
             self.alice.bind(0x4000 + number, Address(BOB.host, number + 1))

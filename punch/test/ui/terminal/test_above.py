@@ -83,7 +83,7 @@ class AboveTests(SynchronousTestCase):
         self.assertEqual(self.mark("  ✓"), "alone\r\n")
 
     def test_a_line_instead_of_another(self) -> None:
-        """What stands there must surely be one row; what comes may be longer, and is not replaced again."""
+        """A line can be replaced if it surely takes one row; a longer one is not replaced again."""
         self.assertEqual(self.show("Calling bob", instead=True), "Calling bob\r\n")
         self.assertEqual(
             self.show("Calling bob: introduced", instead=True), f"{UP}\r\x1b[2KCalling bob: introduced\r\n"
@@ -149,7 +149,7 @@ class WidthTests(SynchronousTestCase):
             self.assertLessEqual(sum(map(narrowest, text)), max(least, 1) if least > 2 else 4, ascii(text))
 
     def test_bounds_of_every_character(self) -> None:
-        """What prompt_toolkit's table says of a character lies between them."""
+        """The width that prompt_toolkit assumes is between our bounds for each character."""
         for code in (*range(32, 127), *range(0xA0, 0x3100), *range(0x1F000, 0x1FB00)):
             character = chr(code)
             width = get_cwidth(character)

@@ -35,7 +35,7 @@ from punch.ui.terminal.prompt import Fragments
 from punch.wire.address import Address
 
 
-class Bottom:
+class RecordingPrompt:
     """Stands where the prompt is, and notes what it is told."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class Bottom:
 class TerminalCase(SynchronousTestCase):
     def begin(self, target: PeerID | None = None, history: bool = True, term: str = "dumb") -> None:
         self.fixture = FrontEndFixture(target, history)
-        self.bottom = Bottom()
+        self.prompt = RecordingPrompt()
         self.stops = 0
         self.interrupts = 0
         self.path = Path(self.mktemp())
@@ -109,7 +109,7 @@ class TerminalCase(SynchronousTestCase):
             self.fixture.settings,
             self.fixture.context,
             self.fixture.chat,
-            self.bottom,
+            self.prompt,
             LineHistory(self.path if history else None),
             environ={"TERM": term},
             stop_process=self.stop,
@@ -131,7 +131,7 @@ class TerminalCase(SynchronousTestCase):
 
     def type(self, text: str, seen: int | None = None) -> None:
         """A line that was begun just now, or when so much had been seen."""
-        self.front_end.entered(text, len(self.bottom.shown) if seen is None else seen)
+        self.front_end.entered(text, len(self.prompt.shown) if seen is None else seen)
 
     def connect(self, peer: PeerID = BOB, name: str = "bob") -> ChatLink:
         chat_link = ChatLink(peer)
@@ -144,27 +144,27 @@ class SayingTests(TerminalCase):
     def test_a_message_and_its_marks(self) -> None:
         chat_link = self.connect()
         self.type("hello")
-        self.assertRegex(self.bottom.shown[-1], r"^\d\d:\d\d you: hello$")
-        self.assertEqual(self.bottom.keys[-1], 1)
+        self.assertRegex(self.prompt.shown[-1], r"^\d\d:\d\d you: hello$")
+        self.assertEqual(self.prompt.keys[-1], 1)
         chat_link.run()
         chat_link.far.chat.history.read(ME)
         chat_link.run()
-        self.assertEqual(self.bottom.marks, [(1, "✓ delivered", "✓ delivered: hello"), (1, "✓✓ read", None)])
+        self.assertEqual(self.prompt.marks, [(1, "✓ delivered", "✓ delivered: hello"), (1, "✓✓ read", None)])
 
     def test_to_somebody_who_is_away(self) -> None:
         self.type(f"/to {BOB}")
         self.type("later")
-        self.assertEqual(self.bottom.marks, [(1, "· waiting", None)])
-        self.assertIn("is away · 1 waiting", self.bottom.status)
+        self.assertEqual(self.prompt.marks, [(1, "· waiting", None)])
+        self.assertIn("is away · 1 waiting", self.prompt.status)
         chat_link = self.connect()
         self.assertEqual(chat_link.heard, ["later"])
-        self.assertEqual(self.bottom.marks[1][:2], (1, ""))
-        self.assertEqual(self.bottom.marks[2][:2], (1, "✓ delivered"))
+        self.assertEqual(self.prompt.marks[1][:2], (1, ""))
+        self.assertEqual(self.prompt.marks[2][:2], (1, "✓ delivered"))
 
     def test_nobody_to_talk_to_gives_the_line_back(self) -> None:
         self.type("hello?")
-        self.assertIn("Nobody is connected yet", self.bottom.take())
-        self.assertEqual(self.bottom.given_back, ["hello?"])
+        self.assertIn("Nobody is connected yet", self.prompt.take())
+        self.assertEqual(self.prompt.given_back, ["hello?"])
 
     def test_what_the_disk_refuses(self) -> None:
         """It is held, in order, whether it was typed as a line or with a command, and quitting asks."""
@@ -173,7 +173,7 @@ class SayingTests(TerminalCase):
         for line in ("one", "/msg bob two", "three"):
             self.type(line)
         self.type("/quit")
-        self.assertIn('3 lines, the first of them "one", were not stored', self.bottom.take())
+        self.assertIn('3 lines, the first of them "one", were not stored', self.prompt.take())
         self.type("n")
         self.assertEqual((chat_link.heard, self.fixture.ends), ([], []))
         self.fixture.disk.full = False
@@ -184,12 +184,12 @@ class SayingTests(TerminalCase):
     def test_a_line_begun_for_somebody_else_is_not_sent(self) -> None:
         self.connect()
         self.emit(Disconnected(BOB, OtherCause("bye", "Bob left.")))
-        begun = len(self.bottom.shown)
+        begun = len(self.prompt.shown)
         eve = self.connect(EVE, "eve")
-        self.assertEqual(self.bottom.prompt, "eve> ")
+        self.assertEqual(self.prompt.prompt, "eve> ")
         self.type("for bob only", seen=begun)
-        self.assertIn("That was begun when the chat was with bob", self.bottom.take())
-        self.assertEqual(self.bottom.given_back, ["for bob only"])
+        self.assertIn("That was begun when the chat was with bob", self.prompt.take())
+        self.assertEqual(self.prompt.given_back, ["for bob only"])
         self.type("for bob only")
         eve.run()
         self.assertEqual(eve.heard, ["for bob only"])
@@ -197,35 +197,35 @@ class SayingTests(TerminalCase):
     def test_what_a_browser_sends_is_shown_as_well(self) -> None:
         self.connect()
         self.fixture.chat.send(EVE, "from a browser")
-        self.assertRegex(self.bottom.shown[-1], rf"^\d\d:\d\d you to {EVE.short}: from a browser$")
+        self.assertRegex(self.prompt.shown[-1], rf"^\d\d:\d\d you to {EVE.short}: from a browser$")
 
     def test_a_message_is_acknowledged_when_the_terminal_has_it(self) -> None:
         chat_link = self.connect()
-        self.bottom.stalled = True
+        self.prompt.stalled = True
         chat_link.far.send("hello")
         chat_link.run()
-        self.assertRegex(self.bottom.shown[-1], r"^\d\d:\d\d bob: hello$")
+        self.assertRegex(self.prompt.shown[-1], r"^\d\d:\d\d bob: hello$")
         self.assertEqual(chat_link.marks, [])
-        self.bottom.waiting.pop().callback(None)
+        self.prompt.waiting.pop().callback(None)
         chat_link.run()
         self.assertEqual(chat_link.marks, [1])
 
     def test_read_is_what_somebody_saw(self) -> None:
-        """Not what came after the last key that was pressed."""
+        """A message that came after the last key press is not marked as read."""
         chat_link = self.connect()
         for text in ("one", "two"):
             chat_link.far.send(text)
         chat_link.run()
-        self.front_end.noticed(len(self.bottom.shown) - 1)
+        self.front_end.noticed(len(self.prompt.shown) - 1)
         unread = [message.state for message in self.history()]
         self.assertEqual([str(state) for state in unread], ["read", "unread"])
-        self.front_end.noticed(len(self.bottom.shown))
+        self.front_end.noticed(len(self.prompt.shown))
         self.assertEqual({str(message.state) for message in self.history()}, {"read"})
 
     def test_days_without_anybody_at_the_keyboard(self) -> None:
-        """What is noted of messages that nobody has seen does not grow with them, and is never too much."""
+        """What is kept for unread messages does not grow with their number."""
         chat_link = self.connect()
-        begin = len(self.bottom.shown)
+        begin = len(self.prompt.shown)
         for number in range(500):
             chat_link.far.send(f"message {number}")
         chat_link.run()
@@ -234,18 +234,18 @@ class SayingTests(TerminalCase):
         self.assertEqual(states.index("unread"), states.count("read"))
         self.assertLessEqual(states.count("read"), 250)
         self.assertGreater(states.count("read"), 0)
-        self.front_end.noticed(len(self.bottom.shown))
+        self.front_end.noticed(len(self.prompt.shown))
         self.assertEqual({str(message.state) for message in self.history(500)}, {"read"})
 
     def test_few_notes_of_many_unseen_messages(self) -> None:
         """Each note marks messages as read once, so 500 messages are marked in at most `MAX_UNSEEN` steps."""
         chat_link = self.connect()
-        begin = len(self.bottom.shown)
+        begin = len(self.prompt.shown)
         for number in range(500):
             chat_link.far.send(f"message {number}")
         chat_link.run()
         steps = set()
-        for shown in range(begin, len(self.bottom.shown) + 1):
+        for shown in range(begin, len(self.prompt.shown) + 1):
             self.front_end.noticed(shown)
             steps.add(self.unread())
         self.assertEqual(min(steps), 0)
@@ -268,14 +268,14 @@ class SayingTests(TerminalCase):
         self.type("/peers")
         self.type("/status")
         self.type("/history")
-        told = "\n".join([*self.bottom.shown, self.bottom.status, self.bottom.prompt, *self.front_end.names])
+        told = "\n".join([*self.prompt.shown, self.prompt.status, self.prompt.prompt, *self.front_end.names])
         self.assertNotRegex(told, "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-        self.assertLess(max(map(len, self.bottom.shown[:3])), 500)
+        self.assertLess(max(map(len, self.prompt.shown[:3])), 500)
 
     def test_who_calls_himself_like_a_friend_is_told_apart(self) -> None:
         self.type(f"/name {BOB} bob")
         self.connect(EVE, "bob")
-        self.assertIn(f"Connected to bob ({EVE.short}", self.bottom.take())
+        self.assertIn(f"Connected to bob ({EVE.short}", self.prompt.take())
 
 
 class CallTests(TerminalCase):
@@ -286,7 +286,7 @@ class CallTests(TerminalCase):
         for event in (Calling(BOB), Introduced(BOB, "bob"), Checking(BOB, 4)):
             self.emit(event)
         self.assertEqual(
-            self.bottom.shown[-3:],
+            self.prompt.shown[-3:],
             [
                 f"Calling {BOB.short}",
                 f"Calling {BOB.short}: introduced",
@@ -294,13 +294,13 @@ class CallTests(TerminalCase):
             ],
         )
         self.connect()
-        line = next(line for line in self.bottom.shown if line.startswith("Connected"))
+        line = next(line for line in self.prompt.shown if line.startswith("Connected"))
         self.assertRegex(line, rf"^Connected to bob .* encrypted to {BOB.short} \(\d\d:\d\d\)$")
-        self.assertEqual([instead for _, instead in self.bottom.replaced], [False, True, True, True])
+        self.assertEqual([instead for _, instead in self.prompt.replaced], [False, True, True, True])
 
     def test_a_call_that_comes_in_has_a_time_and_a_short_id(self) -> None:
         self.emit(incoming(EVE, "eve"))
-        line = next(line for line in self.bottom.shown if "is calling" in line)
+        line = next(line for line in self.prompt.shown if "is calling" in line)
         self.assertRegex(line, rf"^eve is calling, ID {EVE.short} \(\d\d:\d\d\)$")
 
     def test_each_person_has_a_colour(self) -> None:
@@ -311,34 +311,34 @@ class CallTests(TerminalCase):
             chat_link = self.connect(peer, name)
             chat_link.far.send("hello")
             chat_link.run()
-            self.assertIn(f"{colours.person(f'{name}:', peer.key)} hello", self.bottom.shown[-1])
+            self.assertIn(f"{colours.person(f'{name}:', peer.key)} hello", self.prompt.shown[-1])
 
     def test_the_stages_of_somebody_elses_call(self) -> None:
         self.emit(Introduced(EVE, "eve"))
         self.emit(Checking(EVE, 2))
-        self.assertRegex(self.bottom.shown[-1], "^eve: checking 2 pairs$")
+        self.assertRegex(self.prompt.shown[-1], "^eve: checking 2 pairs$")
 
     def test_notices(self) -> None:
         chat_link = self.connect(name="b\x1b]9;ob")
         for text in ("one", "two"):
             chat_link.far.send(text)
             chat_link.run()
-        self.assertEqual(self.bottom.notices, ["\a", "\a"])
+        self.assertEqual(self.prompt.notices, ["\a", "\a"])
         self.emit(incoming(EVE, decided=True))
-        self.assertEqual(len(self.bottom.notices), 2)
+        self.assertEqual(len(self.prompt.notices), 2)
         self.emit(incoming(EVE))
-        self.assertEqual(len(self.bottom.notices), 3)
+        self.assertEqual(len(self.prompt.notices), 3)
 
     def test_who_somebody_is(self) -> None:
         self.type("/whois")
-        self.assertIn("Say whom you mean", self.bottom.take())
+        self.assertIn("Say whom you mean", self.prompt.take())
         self.connect()
         self.type("/whois")
-        self.assertRegex(self.bottom.take(), rf"(?s)bob +{BOB}  not known.*Connected directly")
+        self.assertRegex(self.prompt.take(), rf"(?s)bob +{BOB}  not known.*Connected directly")
         self.type(f"/whois {EVE}")
-        self.assertRegex(self.bottom.take(), rf"(?s){EVE}.*Not connected")
+        self.assertRegex(self.prompt.take(), rf"(?s){EVE}.*Not connected")
         self.type("/clear")
-        self.assertEqual(self.bottom.cleared, 1)
+        self.assertEqual(self.prompt.cleared, 1)
 
 
 class NoticeTests(SynchronousTestCase):
@@ -357,11 +357,11 @@ class NoticeTests(SynchronousTestCase):
 class QuestionTests(TerminalCase):
     def test_an_answer(self) -> None:
         self.emit(incoming(EVE))
-        self.assertIn(f"Let eve ({EVE}) connect? [y/n]", self.bottom.take())
-        self.assertIn("a question waits: y or n", self.bottom.status)
+        self.assertIn(f"Let eve ({EVE}) connect? [y/n]", self.prompt.take())
+        self.assertIn("a question waits: y or n", self.prompt.status)
         self.type("y")
         self.assertEqual(self.fixture.node.asked, [("accept", EVE)])
-        self.assertNotIn("question", self.bottom.status)
+        self.assertNotIn("question", self.prompt.status)
 
     def test_commands_answer_as_well(self) -> None:
         self.emit(incoming(EVE))
@@ -371,7 +371,7 @@ class QuestionTests(TerminalCase):
 
     def test_a_line_begun_before_the_question_is_no_answer(self) -> None:
         chat_link = self.connect()
-        begun = len(self.bottom.shown)
+        begun = len(self.prompt.shown)
         self.emit(incoming(EVE))
         self.type("y", seen=begun)
         self.type("is that you?")
@@ -390,16 +390,16 @@ class QuestionTests(TerminalCase):
         self.connect()
         self.type("a secret")
         self.type("/erase")
-        self.assertIn("Something is missing", self.bottom.take())
+        self.assertIn("Something is missing", self.prompt.take())
         self.type("/erase all")
-        self.assertIn("Erase all messages of everybody", self.bottom.take())
+        self.assertIn("Erase all messages of everybody", self.prompt.take())
         self.type("n")
-        self.assertEqual(self.bottom.shown[-1], "Nothing was erased.")
+        self.assertEqual(self.prompt.shown[-1], "Nothing was erased.")
         self.assertIn(b"a secret", self.path.read_bytes())
         self.type("/history erase all")
         self.type("y")
-        self.assertIn("1 message erased", self.bottom.take())
-        self.assertEqual(self.bottom.lines, [])
+        self.assertIn("1 message erased", self.prompt.take())
+        self.assertEqual(self.prompt.lines, [])
         self.assertFalse(self.path.exists())
 
     def test_quitting_without_a_history_asks_about_what_would_be_lost(self) -> None:
@@ -409,7 +409,7 @@ class QuestionTests(TerminalCase):
         self.assertFalse(self.path.exists())
         for give_up in (lambda: self.type("/quit"), self.front_end.ended):
             give_up()
-            self.assertIn("1 message not delivered, and nothing is kept", self.bottom.take())
+            self.assertIn("1 message not delivered, and nothing is kept", self.prompt.take())
             self.type("n")
             self.assertEqual(self.fixture.ends, [])
         self.type("/quit")
@@ -420,31 +420,31 @@ class QuestionTests(TerminalCase):
 class StatusTests(TerminalCase):
     def test_the_path(self) -> None:
         self.emit(Registered("punch://x:1"))
-        self.assertEqual((self.bottom.prompt, self.bottom.status), ("> ", "waiting for a call"))
+        self.assertEqual((self.prompt.prompt, self.prompt.status), ("> ", "waiting for a call"))
         self.connect()
-        self.assertEqual(self.bottom.prompt, "bob> ")
-        self.assertEqual(self.bottom.status, "bob directly, on the same network, 12 ms")
+        self.assertEqual(self.prompt.prompt, "bob> ")
+        self.assertEqual(self.prompt.status, "bob directly, on the same network, 12 ms")
         self.emit(PathLost(BOB, "bob"))
-        self.assertEqual(self.bottom.status, "bob: path lost, looking for another")
+        self.assertEqual(self.prompt.status, "bob: path lost, looking for another")
         self.emit(
             PathChanged(BOB, LinkPath("relay", Address("192.0.2.1", 1), Address("192.0.2.9", 2), "udp", 0.02))
         )
-        self.assertEqual(self.bottom.status, "bob through a relay, 12 ms")
+        self.assertEqual(self.prompt.status, "bob through a relay, 12 ms")
         self.emit(Unregistered(OtherCause("rendezvous-unreachable", "No answer."), 4.2))
-        self.assertEqual(self.bottom.status, "bob through a relay, 12 ms · rendezvous not reached")
+        self.assertEqual(self.prompt.status, "bob through a relay, 12 ms · rendezvous not reached")
         self.emit(Disconnected(BOB, OtherCause("bye", "Bob left.")))
-        self.assertTrue(self.bottom.status.startswith("bob is away"))
+        self.assertTrue(self.prompt.status.startswith("bob is away"))
 
     def test_the_round_trip_is_looked_at(self) -> None:
         chat_link = self.connect()
         chat_link.rtt = 0.25
         self.fixture.clock.advance(2.0)
-        self.assertIn("250 ms", self.bottom.status)
+        self.assertIn("250 ms", self.prompt.status)
 
     def test_others(self) -> None:
         self.connect()
         self.connect(EVE, "eve")
-        self.assertIn("eve is connected", self.bottom.status)
+        self.assertIn("eve is connected", self.prompt.status)
 
     def test_a_call_because_of_what_waits(self) -> None:
         """Nobody is away while it rings at theirs."""
@@ -455,39 +455,39 @@ class StatusTests(TerminalCase):
         self.assertIn(("call", BOB), self.fixture.node.asked)
         self.emit(Calling(BOB))
         self.fixture.clock.advance(2.0)
-        self.assertRegex(self.bottom.status, r"^calling \S+ · 1 waiting$")
+        self.assertRegex(self.prompt.status, r"^calling \S+ · 1 waiting$")
         self.emit(CallFailed(BOB, OtherCause("not-registered", "They are not there.")))
-        self.assertRegex(self.bottom.status, r"^\S+ is away · 1 waiting$")
+        self.assertRegex(self.prompt.status, r"^\S+ is away · 1 waiting$")
 
     def test_a_call_that_waits_for_an_answer(self) -> None:
         self.type(f"/to {BOB}")
         self.emit(incoming(BOB, "bob"))
-        self.assertEqual(self.bottom.status, "a question waits: y or n · bob is calling · registering")
+        self.assertEqual(self.prompt.status, "a question waits: y or n · bob is calling · registering")
 
     def test_a_long_name_leaves_room(self) -> None:
         self.connect(name="x" * 10_000)
-        self.assertLess(len(self.bottom.prompt), 30)
-        self.assertLess(len(self.bottom.status), 200)
+        self.assertLess(len(self.prompt.prompt), 30)
+        self.assertLess(len(self.prompt.status), 200)
 
 
 class HistoryTests(TerminalCase):
-    def reopen(self) -> tuple[TerminalFrontEnd, Bottom]:
+    def reopen(self) -> tuple[TerminalFrontEnd, RecordingPrompt]:
         """Another terminal on the same chat, as after a restart."""
-        chat, bottom = self.fixture.chat, Bottom()
+        chat, prompt = self.fixture.chat, RecordingPrompt()
         chat.views.detach(self.front_end.view)
         fixture = self.fixture
         later = TerminalFrontEnd(
-            fixture.settings, fixture.context, chat, bottom, LineHistory(None), environ={}
+            fixture.settings, fixture.context, chat, prompt, LineHistory(None), environ={}
         )
         later.view.handle(Ready(ME))
-        return later, bottom
+        return later, prompt
 
     def test_earlier_messages_are_shown_when_a_chat_is_opened(self) -> None:
         for number in range(20):
             self.fixture.chat.send(BOB, f"message {number}")
-        later, bottom = self.reopen()
-        later.entered(f"/to {BOB}", len(bottom.shown))
-        shown = bottom.take()
+        later, prompt = self.reopen()
+        later.entered(f"/to {BOB}", len(prompt.shown))
+        shown = prompt.take()
         self.assertEqual(re.findall(r"message \d+", shown), [f"message {number}" for number in range(14, 20)])
         self.assertIn("· waiting", shown)
 
@@ -496,20 +496,20 @@ class HistoryTests(TerminalCase):
         for number in range(10):
             chat_link.far.send(f"message {number}")
         chat_link.run()
-        later, bottom = self.reopen()
+        later, prompt = self.reopen()
         chat = self.fixture.chat
-        self.assertIn("10 messages from bob not read yet: /to bob shows them", bottom.take())
-        self.assertIn("10 unread from bob", bottom.status)
-        later.entered("/to bob", len(bottom.shown))
-        shown = bottom.take()
+        self.assertIn("10 messages from bob not read yet: /to bob shows them", prompt.take())
+        self.assertIn("10 unread from bob", prompt.status)
+        later.entered("/to bob", len(prompt.shown))
+        shown = prompt.take()
         self.assertEqual(len(re.findall(r"message \d+  \(new\)", shown)), 10)
-        later.entered("thanks", len(bottom.shown))
+        later.entered("thanks", len(prompt.shown))
         states: list[str] = []
         chat.history.messages(BOB).addCallback(
             lambda found: states.extend(str(m.state) for m in found if not m.outgoing)
         )
         self.assertEqual(set(states), {"read"})
-        self.assertNotIn("unread", bottom.status)
+        self.assertNotIn("unread", prompt.status)
 
     def test_typed_lines_are_kept(self) -> None:
         self.connect()
@@ -546,7 +546,7 @@ class LifeTests(TerminalCase):
     def test_keys_that_are_not_text(self) -> None:
         self.front_end.suspended()
         self.front_end.interrupted()
-        self.assertEqual((self.stops, self.bottom.refreshed, self.interrupts), (1, 1, 1))
+        self.assertEqual((self.stops, self.prompt.refreshed, self.interrupts), (1, 1, 1))
         self.front_end.ended()
         self.assertEqual(self.fixture.ends, [(0, None)])
 

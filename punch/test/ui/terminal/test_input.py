@@ -217,7 +217,7 @@ class PastedLinesTests(SynchronousTestCase):
         self.assertEqual((self.typed, self.pasted), ([], [b"one\ntwo\n"]))
 
     def test_empty_lines_are_no_paste(self) -> None:
-        """As of an Enter key that is held down."""
+        """Empty lines that come at once, as from an Enter key that is held down, are no paste."""
         self.lines.add(b"one\n")
         self.lines.add(b"\n")
         self.lines.add(b"  \n")

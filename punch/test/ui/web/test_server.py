@@ -10,7 +10,7 @@ from twisted.internet.error import ConnectError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 
-from punch.test.web_client import Browser
+from punch.test.web_client import SimulatedBrowser
 from punch.test.web_server import ServerTestCase
 from punch.ui.web.admission import MAX_BROWSERS, MAX_TICKETS, BrowserAdmission
 from punch.ui.web.connections import MAX_PLAIN, PLAIN_TIME
@@ -38,7 +38,7 @@ class AdmissionTests(ServerTestCase):
     def test_a_used_token(self) -> None:
         url = self.server.new_url()
         self.assertEqual(self.browser.enter(url).status, 303)
-        stranger = Browser(self.net, self.machine, 8080)
+        stranger = SimulatedBrowser(self.net, self.machine, 8080)
         answer = stranger.enter(url)
         self.assertEqual((answer.status, answer.cookies), (403, []))
         self.assertIn(b"no key", answer.body)
@@ -102,7 +102,7 @@ class AdmissionTests(ServerTestCase):
 
     def test_a_stolen_cookie_is_not_enough(self) -> None:
         browser = self.enter()
-        thief = Browser(self.net, self.machine, 8080)
+        thief = SimulatedBrowser(self.net, self.machine, 8080)
         thief.cookie = browser.cookie
         self.assertEqual(thief.socket().refused, 403)
         self.assertEqual(thief.socket(key="a" * 43).refused, 403)
@@ -197,7 +197,7 @@ class StrangerTests(ServerTestCase):
             self.assertNotIn("server", answer.headers)
 
     def test_the_page_needs_nobody_else(self) -> None:
-        """Nothing in it names another host, and it has no script or style of its own in the markup."""
+        """The page names no other host, and has no script or style in its markup."""
         browser = self.enter()
         total = 0
         for name in ("", *re.findall(r'(?:src|href)="([\w.]+)"', browser.get("/").body.decode())):

@@ -38,7 +38,7 @@ class SocketTests(ServerTestCase):
         )
 
     def test_what_an_answer_repeats(self) -> None:
-        """As on stdin: the message's name, and so much of the request as is one."""
+        """An answer repeats the client's id of a message and the start of `request`, as on stdin."""
         page = self.page()
         page.say({"command": "fail", "request": "r" * 200, "id": "mine"})
         page.say({"command": "echo", "request": True, "text": "hello"})
@@ -58,7 +58,7 @@ class SocketTests(ServerTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_garbage(self) -> None:
-        """What is no command is told so; the connection stays."""
+        """Text that is no command gets an error, and the connection stays."""
         page = self.page()
         garbage = [
             "",
@@ -156,7 +156,7 @@ class SocketTests(ServerTestCase):
         self.assertEqual(self.owner.pages, [])
 
     def test_a_thousand_sockets(self) -> None:
-        """So many get in; the others are refused, and when some have left there is room again."""
+        """A limited number of WebSockets is open at once; when some are closed, others can be opened."""
         browser = self.enter()
         sockets = [browser.socket() for _ in range(1000)]
         taken = [socket for socket in sockets if socket.open]

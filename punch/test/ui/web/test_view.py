@@ -17,12 +17,12 @@ from punch.apps.chat.storage import RETRY
 from punch.apps.chat.store import Store
 from punch.identity import PeerID
 from punch.node.events import Connected, Registered
+from punch.test.chat_faults import SlowDisk
 from punch.test.chat_network import ChatNetwork, ChatPeer
-from punch.test.chat_torture import SlowDisk
 from punch.test.internet import InternetTestCase, LinkSpec
 from punch.test.nat_pairs import nat
 from punch.test.system import SERVICE, Peer, Rendezvous
-from punch.test.web_client import Browser, Socket
+from punch.test.web_client import SimulatedBrowser, WebSocketClient
 from punch.ui.commands import COMMANDS
 from punch.ui.web.connections import PageConnection
 from punch.ui.web.qr_code import qr_code
@@ -62,15 +62,15 @@ class ViewTestCase(InternetTestCase):
         peer.wait_for(Registered, 5.0)
         return peer, view
 
-    def page(self, peer: Peer, view: WebView) -> Socket:
+    def page(self, peer: Peer, view: WebView) -> WebSocketClient:
         """An open page."""
-        browser = Browser(self.net, peer.host, 8080)
+        browser = SimulatedBrowser(self.net, peer.host, 8080)
         browser.enter(view.server.new_url())
         socket = browser.socket()
         self.net.run_until(lambda: bool(socket.of("snapshot")), 5.0, "a snapshot")
         return socket
 
-    def ask(self, page: Socket, command: str, **fields: Any) -> dict[str, Any]:
+    def ask(self, page: WebSocketClient, command: str, **fields: Any) -> dict[str, Any]:
         """Give a command and wait for what comes of it."""
         number = len(page.events)
         page.say({"command": command, "request": number, **fields})
@@ -83,7 +83,9 @@ class ViewTestCase(InternetTestCase):
         self.net.run_until(answered, 30.0, f"an answer to {command}")
         return answers[0]
 
-    def wait(self, page: Socket, event: str, count: int = 1, timeout: float = 20.0) -> dict[str, Any]:
+    def wait(
+        self, page: WebSocketClient, event: str, count: int = 1, timeout: float = 20.0
+    ) -> dict[str, Any]:
         """Until a page has heard so many events of a name; the last of them."""
         self.net.run_until(lambda: len(page.of(event)) >= count, timeout, event)
         return page.of(event)[count - 1]
@@ -161,7 +163,7 @@ class TalkTests(ViewTestCase):
         self.assertEqual(self.wait(one, "added")["text"], "Later")
 
     def test_every_command_is_there(self) -> None:
-        """What the table has, a page can do; what a command lacks is said, and nothing breaks."""
+        """A page can send every command; one without its fields gets an error, and the connection stays."""
         page = self.page(self.alice, self.alice_view)
         for command in COMMANDS:
             answer = self.ask(page, command)
@@ -172,7 +174,7 @@ class TalkTests(ViewTestCase):
     def test_a_new_address(self) -> None:
         page = self.page(self.alice, self.alice_view)
         url = self.ask(page, "web")["url"]
-        other = Browser(self.net, self.alice.host, 8080)
+        other = SimulatedBrowser(self.net, self.alice.host, 8080)
         self.assertEqual(other.enter(url).status, 303)
         self.assertTrue(other.socket().open)
 
@@ -188,7 +190,7 @@ class TalkTests(ViewTestCase):
         self.assertFalse(self.bob_view.can_answer)
 
     def test_the_code_is_the_id(self) -> None:
-        """As large as the ID makes it, and drawn as it is: each dark module once."""
+        """The QR code has the size for the ID, and each dark module is drawn once."""
         code = qr_code(PeerID(self.alice.id.key))
         size = code["size"]
         drawn: set[tuple[int, int]] = set()
@@ -205,7 +207,7 @@ class TalkTests(ViewTestCase):
         self.assertNotEqual(code, qr_code(self.bob.id))
 
 
-class Paper:
+class RecordingWebSocket:
     """A WebSocket's transport that keeps what is said on it."""
 
     def __init__(self) -> None:
@@ -224,11 +226,11 @@ class DiskTests(SynchronousTestCase):
     @contextmanager
     def opened(self, view: WebView, network: ChatNetwork) -> Iterator[list[dict[str, Any]]]:
         """A page, and what it is told: the first when the disk has answered."""
-        paper = Paper()
+        websocket = RecordingWebSocket()
         page = PageSocket(cast(PageConnection, StringTransport()), view, network.clock)
-        page.negotiationStarted(cast(Any, paper))
+        page.negotiationStarted(cast(Any, websocket))
         page.negotiationFinished()
-        yield paper.said
+        yield websocket.said
         page.connectionLost(Failure(ConnectionDone()))
 
     def view(self, side: ChatPeer) -> WebView:
@@ -264,7 +266,7 @@ class DiskTests(SynchronousTestCase):
             self.assertIsNone(said[0]["history_failed"])
 
     def test_nothing_is_told_twice(self) -> None:
-        """What the snapshot counts is not told after it as something new; what it doesn't count is."""
+        """Messages that the snapshot counts are not sent again after it, and all others are."""
         network = ChatNetwork()
         network.step = 0.01
         bob = ChatPeer(network, 2, "bob").start()

@@ -80,7 +80,7 @@ function node(kind, x, y, { label, address, used, absent, side }) {
   );
 }
 
-function scene(person, me, name, registered, width) {
+function diagram(person, me, name, registered, width) {
   const wide = width >= 560;
   const height = wide ? 238 : 214;
   const middle = wide ? 104 : 100;
@@ -106,10 +106,10 @@ function scene(person, me, name, registered, width) {
 
   const drawn = [];
   const signal = (from) => `M${from} ${middle}Q${from} ${top + 6} ${centre} ${top}`;
-  const talking = ["calling", "introduced", "ringing"].includes(stage);
+  const signaling = ["calling", "introduced", "ringing"].includes(stage);
   drawn.push(s("path", { d: straight, class: "wire" }));
-  if (registered) drawn.push(s("path", { d: signal(ours), class: `signal${talking ? " talking" : ""}` }));
-  if (stage && stage !== "calling") drawn.push(s("path", { d: signal(theirs), class: `signal${talking ? " talking" : ""}` }));
+  if (registered) drawn.push(s("path", { d: signal(ours), class: `signal${signaling ? " signaling" : ""}` }));
+  if (stage && stage !== "calling") drawn.push(s("path", { d: signal(theirs), class: `signal${signaling ? " signaling" : ""}` }));
   for (const [way, state] of Object.entries(found)) {
     if (state && state !== "taken") {
       // While there is a link, other pairs are checked in the background.
@@ -119,7 +119,7 @@ function scene(person, me, name, registered, width) {
   }
   const way = taken ?? (link ? { host: "host", relay: "relay" }[link.path] ?? "direct" : null);
   if (way) {
-    drawn.push(s("path", { d: ways[way], class: `taken${link.dark ? " dark" : ""}`, id: "way" }));
+    drawn.push(s("path", { d: ways[way], class: `taken${link.dark ? " disconnected" : ""}`, id: "way" }));
     if (!link.dark) {
       drawn.push(
         s("circle", { r: 5.500, class: "pulse" }, s("animateMotion", { dur: "2.6s", repeatCount: "indefinite", path: ways[way] })),
@@ -129,7 +129,7 @@ function scene(person, me, name, registered, width) {
   const through = way === "direct" || way === "relay";
   const short = (text) => (text && wide ? text : null);
   drawn.push(
-    node("rendezvous", centre, top, { label: "Rendezvous", side: true, absent: !registered, used: talking }),
+    node("rendezvous", centre, top, { label: "Rendezvous", side: true, absent: !registered, used: signaling }),
     node("relay", centre, bottom, { label: "Relay", used: way === "relay", absent: found.relay === null && way !== "relay" }),
     node("nat", ours, middle, { label: "Your NAT", address: short(seenAs && hostOf(seenAs)), used: through, absent: way === "host" || (link && !seenAs && way === "direct") }),
     node("nat", theirs, middle, { label: "Their NAT", address: short(remoteNat && hostOf(remoteNat)), used: through, absent: way === "host" || (link && !remoteNat && way === "direct") }),
@@ -138,7 +138,7 @@ function scene(person, me, name, registered, width) {
   );
   return s(
     "svg",
-    { class: "scene", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `How you are connected: ${caption(person, name)}` },
+    { class: "diagram", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `How you are connected: ${caption(person, name)}` },
     drawn,
   );
 }
@@ -146,7 +146,7 @@ function scene(person, me, name, registered, width) {
 /** A figure that shows the call with one peer as it is now. */
 export class Picture {
   constructor() {
-    this.scene = h("div");
+    this.diagram = h("div");
     this.words = h("span", { class: "words" });
     this.summary = h("summary");
     this.rows = h("tbody");
@@ -165,7 +165,7 @@ export class Picture {
         ),
       ),
     );
-    this.element = h("figure", { class: "picture", id: "picture" }, this.scene, h("figcaption", {}, this.words, this.details));
+    this.element = h("figure", { class: "picture", id: "picture" }, this.diagram, h("figcaption", {}, this.words, this.details));
     this.element.style.margin = "0";
     this.width = 0;
     this.drawn = "";
@@ -181,12 +181,12 @@ export class Picture {
   /** The sentence alone, in one line. */
   fold(folded) {
     this.element.classList.toggle("folded", folded);
-    this.scene.hidden = folded;
+    this.diagram.hidden = folded;
     this.showDetails();
   }
 
   showDetails() {
-    this.details.hidden = this.scene.hidden || !this.rows.firstChild;
+    this.details.hidden = this.diagram.hidden || !this.rows.firstChild;
   }
 
   show(person, me, name, registered) {
@@ -197,7 +197,7 @@ export class Picture {
     const state = JSON.stringify([person.pairs.map(({ rtt, ...pair }) => pair), path, dark, person.stage, name, registered, width]);
     if (state !== this.drawn) {
       this.drawn = state;
-      replace(this.scene, scene(person, me, name, registered, width));
+      replace(this.diagram, diagram(person, me, name, registered, width));
       this.summary.textContent = `Show ${count(person.pairs.length, "pair")} of addresses`;
       replace(
         this.rows,

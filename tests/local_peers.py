@@ -8,8 +8,8 @@ from .consoles import peer, run
 from .processes import PUNCH, JSONProcess, Programs
 
 
-class Place:
-    """A rendezvous of one user, and who wants to talk."""
+class LocalPeers:
+    """A running rendezvous, and the command lines of peers of the same user, which find it by themselves."""
 
     def __init__(self, running: Programs) -> None:
         self.running = running
@@ -33,7 +33,7 @@ class Place:
         return bob, identity
 
     def stranger(self, name: str) -> str:
-        """The ID of somebody who isn't there."""
+        """The ID of a peer that does not run."""
         process = self.running.peer(name)
         found: str = process.wait("ready")["id"]
         process.command("quit")
@@ -49,7 +49,7 @@ class Place:
     def call(
         self, who: str, text: bytes | None, *options: str, redirect: str | None = None
     ) -> subprocess.CompletedProcess[bytes]:
-        """Alice calls, with that on her stdin, and ends."""
+        """Run Alice's peer, which calls `who` with `text` on its stdin, until it ends."""
         arguments = peer(self.directory, "alice", "--peer", who, *options)
         return run(arguments, self.directory, text, redirect=redirect)
 

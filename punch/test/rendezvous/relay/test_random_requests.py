@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.test.internet import Packet, Seen
 from punch.test.rendezvous.relay.test_service import RelayServiceCase
 from punch.test.rendezvous.test_service import SERVICE
-from punch.test.turn_server import BOB, UDP, Client, TurnServer, code_of
+from punch.test.turn_server import BOB, UDP, FiveTupleClient, TurnServer, code_of
 from punch.turn.server.allocations import Allocations
 from punch.wire.address import Address
 from punch.wire.stun import (
@@ -41,7 +41,7 @@ steps = st.lists(
 )
 
 
-class Storm:
+class RelayUsers:
     """Three users at two addresses, with three five-tuples at each; the descriptors run out now and then."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Storm:
         """The relay's."""
         return self.server.core.allocations
 
-    def client(self, user: int, number: int) -> Client:
+    def client(self, user: int, number: int) -> FiveTupleClient:
         """A user at one of the five-tuples."""
         return self.server.client(Address(f"203.0.113.{1 + number % 2}", 1000 + number), f"user{user}")
 
@@ -96,12 +96,12 @@ class Storm:
             self.server.advance(15.0 + 100 * user + 40 * number)
 
 
-class StormTests(SynchronousTestCase):
+class RandomRequestTests(SynchronousTestCase):
     """Random requests."""
 
-    def check(self, storm: Storm) -> None:
+    def check(self, relay: RelayUsers) -> None:
         """What is counted is what there is, and within its bounds."""
-        table, open_ports = storm.table, storm.server.ports.open_ports
+        table, open_ports = relay.table, relay.server.ports.open_ports
         unproved = list(table.unproved.values())
         live = [*table.by_client.values(), *unproved]
         reserved = list(table.reservations.values())
@@ -129,19 +129,19 @@ class StormTests(SynchronousTestCase):
 
     @settings(derandomize=True, deadline=None, max_examples=50)
     @given(steps)
-    def test_books(self, storm_of: list[Step]) -> None:
+    def test_counts(self, chosen: list[Step]) -> None:
         """After every step; and when all have gone, nothing is left."""
-        storm = Storm()
-        for step in storm_of:
-            storm.do(step)
-            self.check(storm)
-        storm.server.advance(4000.0)
-        self.assertEqual((len(storm.table), storm.server.ports.open_ports, storm.table.users), (0, {}, {}))
-        self.assertEqual(len(storm.table.places), 0)
-        self.assertIsNone(storm.server.core.get_timer())
+        relay = RelayUsers()
+        for step in chosen:
+            relay.do(step)
+            self.check(relay)
+        relay.server.advance(4000.0)
+        self.assertEqual((len(relay.table), relay.server.ports.open_ports, relay.table.users), (0, {}, {}))
+        self.assertEqual(len(relay.table.places), 0)
+        self.assertIsNone(relay.server.core.get_timer())
 
     def test_ten_thousand_requests(self) -> None:
-        """Of one peer, from ten thousand of its ports: a few allocations, and no more state for the rest."""
+        """Requests from 10,000 ports of one peer make a few allocations, and no state for the others."""
         server = TurnServer(requests_burst=10_000)
         codes: Counter[int] = Counter()
         client = server.client()

@@ -1,10 +1,11 @@
 """
-Two people talk while everything goes wrong, drawn by seed: loss, partitions, a rendezvous that restarts, NATs
-that forget, processes that are stopped or killed at the worst moments and come back.
-`python -m punch.test.chat_torture SEED…` runs some and prints a line for each.
+Two peers chat while faults happen that a seed chooses: loss, partitions, restarts of the rendezvous, NATs
+that lose their mappings, processes that are stopped, or killed in the middle of a call to the disk, and start
+again.
+`python -m punch.test.chat_faults SEED…` runs some and prints a line for each.
 
-What must hold in the end: both disks tell the same story, each message that was safe on its sender's disk is
-in it once and in order, and each was shown.
+In the end, both disks must have the same messages: each that was stored by its sender, once and in order. And
+each must have been shown.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MESSAGES = 25
-"""That each side says."""
+"""How many each side sends."""
 TIME = 120.0
-"""Seconds in which they are said and in which things go wrong."""
-CALM = 400.0
-"""Seconds after that in which all must have come to its end."""
-TROUBLES = 7
+"""Seconds in which they are sent and in which the faults happen."""
+SETTLE_TIME = 400.0
+"""Seconds after that within which all messages must be delivered."""
+FAULTS = 7
 
 
 class SlowDisk:
     """
-    The worker of a machine whose disk takes its time; it dies with its process, between any two steps of a
-    call: before it was made, or when its result was not told yet.
+    The worker of a machine whose disk is slow. Its process can be ended between any two steps of a call:
+    before the call was made, or before its result was reported.
     """
 
     def __init__(self, clock: IReactorTime, store: Store, random: Random) -> None:
@@ -58,10 +59,10 @@ class SlowDisk:
         self._end: Callable[[], None] | None = None
 
     def end_process(self, steps: int, end: Callable[[], None] | None) -> None:
-        """Call `end` so many steps from now, in the middle of a call: that is when it hurts; None: don't."""
+        """Call `end` so many steps from now, in the middle of a call, and make no more calls; None: don't."""
         self._steps, self._end = steps, end
 
-    def _dies(self) -> bool:
+    def _ends_process(self) -> bool:
         self._steps -= 1
         if self._end is None or self._steps > 0:
             return False
@@ -79,7 +80,7 @@ class SlowDisk:
         return done
 
     def _make(self) -> None:
-        if self._dies():
+        if self._ends_process():
             return
         done, call = self._calls.popleft()
         try:
@@ -89,7 +90,7 @@ class SlowDisk:
         self._clock.callLater(self._random.uniform(0.0, 0.01), self._tell, done, result)
 
     def _tell(self, done: Deferred[Any], result: Any) -> None:
-        if self._dies():
+        if self._ends_process():
             return
         self._busy = bool(self._calls)
         if self._busy:
@@ -103,15 +104,15 @@ class SlowDisk:
         return succeed(None) if not self._busy else self.run(Store.retention).addCallback(lambda _: None)
 
 
-class Person:
+class ChatSide:
     """
-    Somebody with a disk, and now and then a process.
+    One side of the chat: a disk, and at most one process.
 
-    :ivar safe: what was said and is safe on the disk, as the process was told.
-    :ivar shown: what processes showed, and whether they flagged it as perhaps a repetition.
+    :ivar safe: the messages that the chat has reported as stored.
+    :ivar shown: the messages that processes showed, and whether with `again`.
     """
 
-    def __init__(self, scenario: Torture, name: str, host: Host) -> None:
+    def __init__(self, scenario: FaultScenario, name: str, host: Host) -> None:
         self.net = scenario.net
         self.scenario = scenario
         self.name = name
@@ -125,7 +126,7 @@ class Person:
         self.said = 0
         self.safe: list[str] = []
         self.shown: list[tuple[str, bool]] = []
-        self.other: Person
+        self.other: ChatSide
 
     @property
     def id(self) -> PeerID:
@@ -133,7 +134,7 @@ class Person:
         return self.identity.peer_id
 
     def start(self) -> None:
-        """A new process on the old disk."""
+        """Start a process on the disk, unless one runs."""
         if self.peer is None:
             self.starts += 1
             self.disk = SlowDisk(self.host.reactor, self.store, self.random)
@@ -165,7 +166,7 @@ class Person:
             self.host.kill()
 
     def say(self) -> None:
-        """The next message; nobody can type when there is no process."""
+        """Send the next message, if there is a process."""
         if self.peer is not None:
             self.said += 1
             text = f"{self.name} {self.said}" + "!" * self.random.choice((0, 0, 0, 3000))
@@ -182,9 +183,9 @@ class Person:
         self.shown.append((event.message.text, event.again))
         if self.random.random() < 0.7:
             return None
-        had: Deferred[None] = Deferred()
-        self.host.reactor.callLater(self.random.uniform(0.0, 0.2), had.callback, None)
-        return had
+        shown: Deferred[None] = Deferred()
+        self.host.reactor.callLater(self.random.uniform(0.0, 0.2), shown.callback, None)
+        return shown
 
     def kept(self, outgoing: bool) -> list[ChatMessage]:
         """What is on its disk."""
@@ -192,8 +193,8 @@ class Person:
 
 
 @dataclass
-class Outcome:
-    """How it went."""
+class ChatOutcome:
+    """The result of one seed; `wrong` says what should not have happened."""
 
     seed: int
     what: str
@@ -204,8 +205,8 @@ class Outcome:
         return f"{self.seed:5} {self.what:90} {self.messages:3} messages  {'; '.join(self.wrong) or 'well'}"
 
 
-class Torture:
-    """Two homes with a rendezvous between, and what befalls them."""
+class FaultScenario:
+    """Two homes, a rendezvous, and faults at times that the seed chooses."""
 
     def __init__(self, seed: int) -> None:
         self.net = Internet(seed)
@@ -213,12 +214,12 @@ class Torture:
         self.random = Random(f"torture {self.net.seed}")
         self.rendezvous = Rendezvous(self.net, self.net.host("rendezvous", SERVICE))
         self.loss = self.random.choice((0.0, 0.02, 0.1))
-        self.people = [self._person(number, name) for number, name in enumerate(("alice", "bob"), 1)]
-        for one, other in (self.people, self.people[::-1]):
+        self.sides = [self._side(number, name) for number, name in enumerate(("alice", "bob"), 1)]
+        for one, other in (self.sides, self.sides[::-1]):
             one.other = other
             one.book.add(other.id, other.name)
 
-    def _person(self, number: int, name: str) -> Person:
+    def _side(self, number: int, name: str) -> ChatSide:
         mapping, filtering = self.random.choice(KINDS).split("/")
         nat = NAT(
             public=f"203.0.113.{number}",
@@ -228,150 +229,150 @@ class Torture:
         )
         link = LinkSpec(delay=self.random.uniform(0.002, 0.05), loss=self.loss, jitter=0.005)
         lan = self.net.lan(f"home {name}", f"10.0.{number}.0/24", nat=nat, link=link)
-        return Person(self, name, lan.host(name))
+        return ChatSide(self, name, lan.host(name))
 
-    def run(self) -> Outcome:
-        """From the first word to the judgement."""
+    def run(self) -> ChatOutcome:
+        """Run the chat and the faults, then check the result."""
         plan: list[tuple[float, Callable[[], None]]] = []
-        for person in self.people:
-            person.start()
+        for side in self.sides:
+            side.start()
             for _ in range(MESSAGES):
-                plan.append((self.random.uniform(1.0, TIME), person.say))
+                plan.append((self.random.uniform(1.0, TIME), side.say))
         kinds = []
-        for _ in range(TROUBLES):
-            trouble = self.random.choice(TROUBLE)
-            # Near a message: that is when it hurts.
+        for _ in range(FAULTS):
+            fault = self.random.choice(FAULT_KINDS)
+            # Near a message, since something is under way then
             when = self.random.choice(plan)[0] + self.random.choice((0.0, 0.03, 0.1, 0.3, 2.0))
-            person = self.random.choice(self.people)
-            plan += trouble(self, person, when, self.random.expovariate(1 / 12.0))
-            kinds.append(trouble.__name__)
+            side = self.random.choice(self.sides)
+            plan += fault(self, side, when, self.random.expovariate(1 / 12.0))
+            kinds.append(fault.__name__)
         start = self.net.now
         for when, action in sorted(plan, key=lambda item: item[0]):
             if start + when > self.net.now:
                 self.net.advance(start + when - self.net.now)
             action()
-        for person in self.people:
-            person.host.up()
-            person.start()
+        for side in self.sides:
+            side.host.up()
+            side.start()
         self.net.drop = None
-        end = self.net.now + CALM
+        end = self.net.now + SETTLE_TIME
         while self.net.now < end and not self._settled():
             self.net.advance(1.0)
-        outcome = Outcome(self.net.seed, f"loss {self.loss:.0%}, " + ", ".join(kinds))
-        for person in self.people:
-            self._judge(person, outcome)
-        for person in self.people:
-            person.stop()
+        outcome = ChatOutcome(self.net.seed, f"loss {self.loss:.0%}, " + ", ".join(kinds))
+        for side in self.sides:
+            self._check(side, outcome)
+        for side in self.sides:
+            side.stop()
         self.rendezvous.stop()
         return outcome
 
     def _settled(self) -> bool:
         return all(
-            person.peer is not None
-            and not person.peer.chat.conversations.undelivered()
-            and not person.peer.chat.conversations.unhandled(person.other.id)
-            and not person.store.waiting()
-            for person in self.people
+            side.peer is not None
+            and not side.peer.chat.conversations.undelivered()
+            and not side.peer.chat.conversations.unhandled(side.other.id)
+            and not side.store.waiting()
+            for side in self.sides
         )
 
-    def _judge(self, person: Person, outcome: Outcome) -> None:
-        sent, heard = person.kept(outgoing=True), person.other.kept(outgoing=False)
+    def _check(self, side: ChatSide, outcome: ChatOutcome) -> None:
+        sent, heard = side.kept(outgoing=True), side.other.kept(outgoing=False)
         outcome.messages += len(heard)
         texts = [message.text for message in sent]
         if [message.text for message in heard] != texts:
-            outcome.wrong.append(f"{person.name} said {len(sent)}, {person.other.name} has {len(heard)}")
+            outcome.wrong.append(f"{side.name} said {len(sent)}, {side.other.name} has {len(heard)}")
         if len(set(texts)) != len(texts) or sorted(texts, key=_number) != texts:
-            outcome.wrong.append(f"{person.name}'s own words are out of order")
-        if not set(person.safe) <= set(texts):
-            outcome.wrong.append(f"{person.name} lost what was safe")
+            outcome.wrong.append(f"{side.name}'s own words are out of order")
+        if not set(side.safe) <= set(texts):
+            outcome.wrong.append(f"{side.name} lost what was safe")
         if any(message.state is not MessageState.DELIVERED for message in sent):
-            outcome.wrong.append(f"not all of {person.name} is marked as delivered")
-        shown = [text for text, again in person.other.shown if not again]
+            outcome.wrong.append(f"not all of {side.name} is marked as delivered")
+        shown = [text for text, again in side.other.shown if not again]
         if len(set(shown)) != len(shown):
-            outcome.wrong.append(f"{person.other.name} was shown something twice, and not told so")
-        if {text for text, _ in person.other.shown} != set(texts):
-            outcome.wrong.append(f"{person.other.name} was not shown all")
+            outcome.wrong.append(f"{side.other.name} was shown something twice, and not told so")
+        if {text for text, _ in side.other.shown} != set(texts):
+            outcome.wrong.append(f"{side.other.name} was not shown all")
 
 
 def _number(text: str) -> int:
     return int(text.rstrip("!").split()[1])
 
 
-# What may happen: plans of when and what
+# The faults: each returns when to do what
 
 Plan = list[tuple[float, Callable[[], None]]]
 
 
-def killed(scene: Torture, person: Person, when: float, length: float) -> Plan:
-    return [(when, person.kill), (when + length, person.start)]
+def killed(scenario: FaultScenario, side: ChatSide, when: float, length: float) -> Plan:
+    return [(when, side.kill), (when + length, side.start)]
 
 
-def killed_at_once_again(scene: Torture, person: Person, when: float, length: float) -> Plan:
+def killed_at_once_again(scenario: FaultScenario, side: ChatSide, when: float, length: float) -> Plan:
     soon = when + 0.5 + length / 10
-    return [(when, person.kill), (when + 0.2, person.start), (soon, person.kill), (soon + 1.0, person.start)]
+    return [(when, side.kill), (when + 0.2, side.start), (soon, side.kill), (soon + 1.0, side.start)]
 
 
-def killed_while_the_disk_works(scene: Torture, person: Person, when: float, length: float) -> Plan:
+def killed_while_the_disk_works(scenario: FaultScenario, side: ChatSide, when: float, length: float) -> Plan:
     def arm() -> None:
-        if person.peer is not None:
-            person.disk.end_process(scene.random.randint(1, 8), person.kill)
+        if side.peer is not None:
+            side.disk.end_process(scenario.random.randint(1, 8), side.kill)
 
-    return [(when - 0.1, arm), (when + length, person.kill), (when + length + 0.5, person.start)]
+    return [(when - 0.1, arm), (when + length, side.kill), (when + length + 0.5, side.start)]
 
 
-def both_killed(scene: Torture, person: Person, when: float, length: float) -> Plan:
-    other = person.other
+def both_killed(scenario: FaultScenario, side: ChatSide, when: float, length: float) -> Plan:
+    other = side.other
     return [
-        (when, person.kill),
+        (when, side.kill),
         (when + 0.01, other.kill),
-        (when + length, person.start),
+        (when + length, side.start),
         (when + length * 1.5, other.start),
     ]
 
 
-def stopped(scene: Torture, person: Person, when: float, length: float) -> Plan:
-    return [(when, person.stop), (when + length, person.start)]
+def stopped(scenario: FaultScenario, side: ChatSide, when: float, length: float) -> Plan:
+    return [(when, side.stop), (when + length, side.start)]
 
 
-def partition(scene: Torture, person: Person, when: float, length: float) -> Plan:
-    return [(when, person.host.down), (when + length, person.host.up)]
+def partition(scenario: FaultScenario, side: ChatSide, when: float, length: float) -> Plan:
+    return [(when, side.host.down), (when + length, side.host.up)]
 
 
-def rendezvous_restarts(scene: Torture, person: Person, when: float, length: float) -> Plan:
+def rendezvous_restarts(scenario: FaultScenario, side: ChatSide, when: float, length: float) -> Plan:
     def restart() -> None:
-        scene.rendezvous.stop()
-        scene.rendezvous.start()
+        scenario.rendezvous.stop()
+        scenario.rendezvous.start()
 
     return [(when, restart)]
 
 
-def nat_forgets(scene: Torture, person: Person, when: float, length: float) -> Plan:
-    lan = scene.net.lans[f"home {person.name}"]
+def nat_forgets(scenario: FaultScenario, side: ChatSide, when: float, length: float) -> Plan:
+    lan = scenario.net.lans[f"home {side.name}"]
     assert lan.nat is not None
     return [(when, lan.nat.forget)]
 
 
-def heavy_loss(scene: Torture, person: Person, when: float, length: float) -> Plan:
-    random = Random(f"loss {scene.net.seed} {when}")
+def heavy_loss(scenario: FaultScenario, side: ChatSide, when: float, length: float) -> Plan:
+    random = Random(f"loss {scenario.net.seed} {when}")
 
     def begin() -> None:
-        scene.net.drop = lambda packet: packet.protocol == "udp" and random.random() < 0.5
+        scenario.net.drop = lambda packet: packet.protocol == "udp" and random.random() < 0.5
 
     def end() -> None:
-        scene.net.drop = None
+        scenario.net.drop = None
 
     return [(when, begin), (when + length, end)]
 
 
-def hung_up(scene: Torture, person: Person, when: float, length: float) -> Plan:
+def hung_up(scenario: FaultScenario, side: ChatSide, when: float, length: float) -> Plan:
     def hang_up() -> None:
-        if person.peer is not None and person.other.id in person.peer.chat.links:
-            person.peer.node.hangup(person.other.id)
+        if side.peer is not None and side.other.id in side.peer.chat.links:
+            side.peer.node.hangup(side.other.id)
 
     return [(when, hang_up)]
 
 
-TROUBLE: list[Callable[[Torture, Person, float, float], Plan]] = [
+FAULT_KINDS: list[Callable[[FaultScenario, ChatSide, float, float], Plan]] = [
     killed,
     killed_while_the_disk_works,
     killed_while_the_disk_works,
@@ -387,9 +388,9 @@ TROUBLE: list[Callable[[Torture, Person, float, float], Plan]] = [
 ]
 
 
-def run(seed: int) -> Outcome:
-    """One story, from beginning to end."""
-    return Torture(seed).run()
+def run(seed: int) -> ChatOutcome:
+    """Run one seed."""
+    return FaultScenario(seed).run()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """
-Two places of each profile around one public network, with a rendezvous on it.
+Two sites of each profile around one public network, with a rendezvous on it.
 
-A place is a host with a peer, and whatever stands between it and the public network. For each profile there
-is one place on the left and one on the right; a pair of profiles is a call from the left place of one to the
-right place of the other. All places are up at once, so that calls can run side by side; each place takes part
+A site is a host with a peer, and whatever stands between it and the public network. For each profile there
+is one site on the left and one on the right; a pair of profiles is a call from the left site of one to the
+right site of the other. All sites are up at once, so that calls can run side by side; each site takes part
 in one call at a time, and before a call `forget` clears what its routers know of earlier ones.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from tests.netns import Host, Lab
+from tests.netns import Host, Namespaces
 
 SERVICE4 = "198.51.100.1"
 SERVICE4_SECOND = "198.51.100.2"
@@ -43,7 +43,7 @@ class LinkConditions:
 
 
 @dataclass
-class Place:
+class Site:
     """
     Where a peer is.
 
@@ -72,7 +72,7 @@ class Place:
             )
 
 
-# What the rendezvous's own flows are marked with: `Place.forget` leaves them alone.
+# What the rendezvous's own flows are marked with: `Site.forget` leaves them alone.
 MARK = f"""
 table inet marks {{
     chain pre {{
@@ -84,27 +84,27 @@ table inet marks {{
 """
 
 
-class World:
-    """The public network with the rendezvous's host, and places around it; removed when it is left."""
+class KernelNetwork:
+    """The public network with the rendezvous's host, and sites around it; removed when it is left."""
 
     def __init__(self, conditions: LinkConditions | None = None) -> None:
         self.conditions = conditions or LinkConditions()
-        self.lab = Lab()
+        self.namespaces = Namespaces()
         self._cables: list[str] = []
         self._wire: subprocess.Popen[bytes] | None = None
         self._next_public = 10
         self._ports = 0
-        self.public = self.lab.switch("public")
+        self.public = self.namespaces.switch("public")
         # The public network's router is the switch itself; for IPv4 it knows of nothing else, and drops.
         self.public.sysctl("net.ipv6.conf.all.forwarding=1", "net.ipv4.ip_forward=0")
         self.public.run("ip", "address", "add", f"{CORE4}/24", "dev", "br0")
         self.public.run("ip", "address", "add", f"{CORE6}/64", "dev", "br0", "nodad")
-        self.service = self.lab.host("service")
+        self.service = self.namespaces.host("service")
         addresses = (f"{SERVICE4}/24", f"{SERVICE4_SECOND}/24", f"{SERVICE6}/64")
-        self.lab.plug(self.service, self.public, "eth0", *addresses)
+        self.namespaces.plug(self.service, self.public, "eth0", *addresses)
         route_by_core(self.service, addresses)
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> KernelNetwork:
         return self
 
     def __exit__(
@@ -113,7 +113,7 @@ class World:
         if self._wire is not None:
             self._wire.kill()
             self._wire.wait()
-        self.lab.__exit__(kind, error, trace)
+        self.namespaces.__exit__(kind, error, trace)
 
     # -- building --
 
@@ -127,7 +127,7 @@ class World:
         return f"2001:db8::{self._next_public}"
 
     def access(self, host: Host, interface: str, *addresses: str, outside: Host | None = None) -> None:
-        """An access link with the conditions of the world, to the public network or the one `outside`."""
+        """An access link with the conditions of the network, to the public network or the one `outside`."""
         outside = outside or self.public
         if self.conditions.delay:
             self._ports += 1
@@ -141,7 +141,7 @@ class World:
             host.run("ip", "link", "set", interface, "up")
             self._cables.append(f"{host.name}/{interface}:{outside.name}/{far}")
         else:
-            self.lab.plug(host, outside, interface, *addresses)
+            self.namespaces.plug(host, outside, interface, *addresses)
         if outside is self.public:
             route_by_core(host, addresses)
         if self.conditions.loss:

@@ -1,5 +1,5 @@
 """
-A chat in which everything goes wrong, on the simulated internet, under 40 seeds.
+A chat while faults happen, on the simulated internet, under 40 seeds.
 
 `PUNCH_SEEDS=all` runs two hundred.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from punch.test.chat_torture import run
+from punch.test.chat_faults import run
 
 from .seeds import seeds
 from .workers import Workers

@@ -1,4 +1,4 @@
-"""Two people with a browser each, behind two kernel NATs, and who looks at their pages from all sides."""
+"""Two users with a browser each, behind two kernel NATs, and checks of how their pages look."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import axe
 from .browsers import DESKTOP, PHONE, Visitor, chromium_in, layout_problems, open_pages, playing
 from .homes import Homes
 from .needs import need, need_namespaces
-from .netns import Host, Lab
+from .netns import Host, Namespaces
 from .processes import JSONProcess, Programs, programs
 
 SIZES = (DESKTOP, PHONE)
@@ -28,29 +28,29 @@ CONNECTED = re.compile(r"^Connected\. ")
 DIRECT = re.compile(r"^(Connected|The path changed)\. Direct")
 
 
-class Person:
-    """Somebody with a peer and a browser."""
+class BrowserUser:
+    """A user with a peer and a browser."""
 
-    def __init__(self, story: Story, name: str, host: Host) -> None:
-        self._story = story
+    def __init__(self, pair: BrowserPair, name: str, host: Host) -> None:
+        self._pair = pair
         self._name = name
         self.host = host
         self.peer = self.start()
         self.url: str = self.peer.wait("web")["url"]
         # Chromium drops what it is fetching when addresses come.
         host.settle()
-        self.chromium = chromium_in(story.playwright, host.prefix, story.directory)
+        self.chromium = chromium_in(pair.playwright, host.prefix, pair.directory)
         self.visitor = Visitor(self.chromium, self.url)
         self.page = self.visitor.page
 
     def start(self, *options: str) -> JSONProcess:
         """Start the peer, anew with the same identity after `leave`."""
-        return self._story.running.peer(
+        return self._pair.running.peer(
             self._name,
             "--web",
             *options,
             "--rendezvous",
-            self._story.address,
+            self._pair.address,
             state=f"state-{self._name}",
             prefix=self.host.prefix,
         )
@@ -66,14 +66,14 @@ class Person:
         self.page.goto(self.peer.wait("web")["url"])
 
 
-class Story(Homes):
-    """Two people with a browser each."""
+class BrowserPair(Homes):
+    """Two users with a browser each."""
 
-    def __init__(self, lab: Lab, running: Programs, playwright: Playwright) -> None:
-        super().__init__(lab, running)
+    def __init__(self, namespaces: Namespaces, running: Programs, playwright: Playwright) -> None:
+        super().__init__(namespaces, running)
         self.playwright = playwright
-        self.alice = Person(self, "alice", self.home_of_alice)
-        self.bob = Person(self, "bob", self.home_of_bob)
+        self.alice = BrowserUser(self, "alice", self.home_of_alice)
+        self.bob = BrowserUser(self, "bob", self.home_of_bob)
 
     def connect(self) -> None:
         """
@@ -94,7 +94,7 @@ class Story(Homes):
 
     def said(self) -> list[str]:
         """What everybody has said so far: the pages, and the processes."""
-        pages = [person.visitor.said() for person in (self.alice, self.bob)]
+        pages = [user.visitor.said() for user in (self.alice, self.bob)]
         return pages + [each.said() for each in (self.alice.peer, self.bob.peer, self.rendezvous)]
 
     def layout_problems(self) -> list[str]:
@@ -104,20 +104,20 @@ class Story(Homes):
 
 
 @pytest.fixture
-def story(tmp_path: Path) -> Iterator[Story]:
+def pair(tmp_path: Path) -> Iterator[BrowserPair]:
     need_namespaces()
     need("chromium")
-    with Lab() as lab, programs(tmp_path) as running, playing() as playwright:
-        told = Story(lab, running, playwright)
-        yield told
-        assert told.layout_problems() == []
+    with Namespaces() as namespaces, programs(tmp_path) as running, playing() as playwright:
+        made = BrowserPair(namespaces, running, playwright)
+        yield made
+        assert made.layout_problems() == []
 
 
-class Album:
+class PageInspector:
     """
-    Looks at a page in both sizes and both themes: takes its picture, and checks what holds for every state.
+    Shows a page in both sizes and both themes, takes screenshots, and checks accessibility and layout.
 
-    :param directory: where pictures are kept; None if nobody wants them.
+    :param directory: where screenshots are kept; None: nowhere.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -148,11 +148,11 @@ class Album:
 
 
 @pytest.fixture
-def album(request: pytest.FixtureRequest) -> Album:
+def inspector(request: pytest.FixtureRequest) -> PageInspector:
     chosen = request.config.getoption("--screenshots")
     if chosen is not None:
         Path(chosen).mkdir(parents=True, exist_ok=True)
-    return Album(None if chosen is None else Path(chosen))
+    return PageInspector(None if chosen is None else Path(chosen))
 
 
 def origin(url: str) -> str:
