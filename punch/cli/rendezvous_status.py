@@ -7,6 +7,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ from punch.rendezvous.monitoring.health import HealthStatus
 from punch.rendezvous.monitoring.http import STATUS_PATH
 from punch.rendezvous.monitoring.listener import SOCKET
 from punch.rendezvous.monitoring.status import amount, count, duration
-from punch.state import StateDirectory, own_state_dir
+from punch.state import StateDirectory, StateError, own_state_dir
 
 PROGRAM = "punch rendezvous status"
 _TIMEOUT = 5.0
@@ -79,9 +80,14 @@ def main(arguments: Sequence[str]) -> int:
 def _ask(url: str | None, state_dir: Path) -> dict[str, Any]:
     """:raise _Unreachable: the service can't be asked."""
     if url is None:
-        path = StateDirectory(state_dir).rendezvous.directory / SOCKET
-        if not path.exists():
-            raise _not_running(state_dir)
+        try:
+            path = StateDirectory(state_dir).rendezvous.directory / SOCKET
+        except StateError as problem:
+            raise _Unreachable(str(problem)) from problem
+        # What else is wrong, such as a directory of another user, shows when it is connected to.
+        with suppress(OSError):
+            if not path.exists():
+                raise _not_running(state_dir)
         connection: http.client.HTTPConnection = _SocketConnection(path)
         where = str(path)
     else:

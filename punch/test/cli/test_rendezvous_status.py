@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import tempfile
+from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -25,6 +28,28 @@ class UnreachableTests(SynchronousTestCase):
         status, out, error = self.ask("--state-dir", self.mktemp())
         self.assertEqual((status, out), (1, ""))
         self.assertIn("No rendezvous runs with the state directory", error)
+
+    def test_a_directory_that_cannot_be_read(self) -> None:
+        # The path of a socket has little room.
+        directory = Path(tempfile.mkdtemp())
+        self.addCleanup(directory.rmdir)
+        directory.chmod(0)
+        if os.geteuid() == 0:
+            # Nothing is imported as that user.
+            self.ask("--state-dir", self.mktemp())
+            os.seteuid(65534)
+            self.addCleanup(os.seteuid, 0)
+        status, out, error = self.ask("--state-dir", str(directory))
+        self.assertEqual((status, out), (1, ""))
+        self.assertIn("belongs to another user; ask as that user, or as root", error)
+
+    def test_a_directory_that_cannot_be(self) -> None:
+        names = {"~nobody-of-this-name/x": "there is no such user", "x" * 300: "does not answer"}
+        for name, words in names.items():
+            status, out, error = self.ask("--state-dir", name)
+            self.assertEqual((status, out), (1, ""))
+            self.assertIn(words, error)
+            self.assertEqual(error.count("\n"), 1)
 
     def test_json(self) -> None:
         status, out, error = self.ask("--json", "--state-dir", self.mktemp())
