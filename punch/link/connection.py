@@ -28,7 +28,7 @@ from punch.link.proof import (
     check_proof_version,
     make_proof,
 )
-from punch.link.quic import ALPN, QuicConnection, QuicError
+from punch.link.quic import ALPN, QuicConnection, QuicError, QuicStreamLimit
 from punch.link.receive_limits import LimitExceeded
 from punch.net.deadlines import earliest
 
@@ -246,7 +246,12 @@ class Connection:
             self.close(CloseCode.PROOF, str(error))
             return
         proof = make_proof(terms.identity, terms.remote, terms.offer_digest, terms.answer_digest, binding)
-        self.quic.send(self.quic.open_stream(), proof, False)
+        try:
+            stream_id = self.quic.open_stream()
+        except QuicStreamLimit:
+            self.close(CloseCode.PROTOCOL, "The other side allows no streams.")
+            return
+        self.quic.send(stream_id, proof, False)
         self._begin()
 
     def _take_proof(self, data: bytes, fin: bool) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from qh3.quic import tls_bridge
+from qh3.quic.packet import push_quic_transport_parameters
+
 from punch.link.events import (
     INITIAL_CREDIT,
     CloseCode,
@@ -17,6 +22,7 @@ from punch.link.frames import (
     encode_frame,
 )
 from punch.link.quic import QuicStreamLimit
+from punch.link.quic_qh3 import Qh3Backend
 from punch.link.stream import encode_name
 from punch.test.link_pair import AioquicMixin, CoreEnd, LinkTestCase, Pipe, RogueCallee
 
@@ -176,6 +182,24 @@ class AbuseTests(LinkTestCase):
         rogue.quic.send(0, encode_frame(ControlFrameType.ACCEPTED) * 2, False)
         self.assertTrue(pipe.run(1.0, lambda: caller.closed is not None))
         self.assert_ended(caller, "ACCEPTED is out of place")
+
+    def test_a_callee_that_allows_no_streams(self) -> None:
+        """So the caller can't prove itself: nothing is raised, and the link ends at once."""
+
+        def without_streams(buffer: Any, parameters: Any) -> None:
+            if parameters.original_destination_connection_id is not None:
+                parameters.initial_max_streams_bidi = 0
+            push_quic_transport_parameters(buffer, parameters)
+
+        self.patch(tls_bridge, "push_quic_transport_parameters", without_streams)
+        caller = self.make_caller()
+        pipe = Pipe(caller, RogueCallee(Qh3Backend(), self.certificate))
+        caller.core.start(0.0)
+        if not pipe.run(1.0, lambda: caller.closed is not None):
+            # aioquic lets the stream wait, and the deadline of the proof ends it.
+            self.assertEqual(self.backend.name, "aioquic")
+            return
+        self.assert_ended(caller, "allows no streams")
 
     def test_control_frames_of_the_layer_above(self) -> None:
         caller, callee, pipe = self.connect()
