@@ -135,6 +135,7 @@ def link_end(sending: bool, size: int, *, portable: bool = False) -> None:
                 offer_digest=digest,
                 answer_digest=digest,
                 certificate_sha256=bytes.fromhex(signal["certificate"]),
+                clock=time.monotonic,
                 now=time.monotonic(),
             )
         else:
@@ -146,6 +147,7 @@ def link_end(sending: bool, size: int, *, portable: bool = False) -> None:
                 offer_digest=digest,
                 answer_digest=digest,
                 certificate=certificate,
+                clock=time.monotonic,
                 now=time.monotonic(),
             )
         link = Link(

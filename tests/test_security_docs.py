@@ -14,7 +14,7 @@ from punch.ice import budget
 from punch.ice.candidates import MAX_SIGNALLED
 from punch.ice.checklist import MAX_PAIRS
 from punch.link.events import LinkLimits
-from punch.link.quic import CONNECTION_WINDOW
+from punch.link.quic import CONNECTION_WINDOW, MAX_RECEIVED
 from punch.link.receive_limits import Sampler
 from punch.node import offer_freshness
 from punch.node.control import core, hosts
@@ -97,6 +97,8 @@ SECURITY_NUMBERS = [
     f"less than {BOUND / 1e6:.0f} MB of memory",
     f"Up to {CONNECTION_WINDOW >> 20} MiB",
     f"one of {Sampler.ONE_OF} at random",
+    f"{2 * Sampler.ONE_OF - 1} packets",
+    f"Datagrams of more than {MAX_RECEIVED:,} bytes",
     f"for {PERIOD / 60:.0f} to {2 * PERIOD / 60:.0f} minutes",
     f"{LIMITS.probe_rate:.0f} a second, and {LIMITS.probe_burst:.0f} at once",
     f"one for {WORDS[UNPROVED_PART]} that the relay may have",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -34,7 +34,7 @@ from punch.link.multiplexer import StreamMultiplexer
 from punch.link.packet import destination_id, is_client_initial, is_long, is_retry
 from punch.link.proof import LinkCertificate
 from punch.link.quic import QuicBackend, QuicError
-from punch.link.quic_qh3 import Qh3Backend
+from punch.link.quic_qh3 import Qh3Backend, stopped
 from punch.net.deadlines import earliest
 
 PINGS = 4
@@ -72,6 +72,7 @@ class LinkCore:
     :param answer_digest: SHA-256 of the sealed answer, 32 bytes.
     :param certificate: the callee's certificate, whose hash is in its answer; made if None. Callee only.
     :param certificate_sha256: the hash of the callee's certificate, 32 bytes. Caller only.
+    :param clock: returns seconds, by which it is measured how long the QUIC library takes for packets.
     :ivar state: the state of the link.
     """
 
@@ -88,6 +89,7 @@ class LinkCore:
         backend: QuicBackend | None = None,
         random: RandomBytes = os.urandom,
         limits: LinkLimits | None = None,
+        clock: Callable[[], float] = stopped,
         now: float,
     ) -> None:
         if role is LinkRole.CALLEE and certificate is None:
@@ -100,7 +102,7 @@ class LinkCore:
         self.offer_digest = offer_digest
         self.certificate = certificate
         self.limits = LinkLimits() if limits is None else limits
-        self._backend: QuicBackend = Qh3Backend() if backend is None else backend
+        self._backend: QuicBackend = Qh3Backend(clock=clock) if backend is None else backend
         self._terms = Terms(role, identity, remote, offer_digest, answer_digest, certificate_sha256)
         self._callbacks = Callbacks(self._proved, self._ended, self._answered, self._connection_id)
         self._connections: list[Connection] = []

@@ -31,6 +31,11 @@ T = TypeVar("T")
 
 ALPN: Final = "punch-link/1"
 DATAGRAM_SIZE: Final = FULL_SIZE
+MAX_RECEIVED: Final = 1472
+"""
+Bytes of the largest datagram that is taken: what one packet of an Ethernet carries. A peer may send larger
+ones in fragments, of which each has tens of thousands of frames.
+"""
 IDLE_TIMEOUT: Final = 7 * 86400.0
 CONNECTION_WINDOW: Final = 24 * 1024 * 1024
 """
@@ -207,16 +212,18 @@ class QuicConnection(ABC):
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
         """
-        Process datagrams of any content; what is not for this connection is ignored.
+        Process datagrams of any content; what is not for this connection is ignored, and so is what is empty
+        or larger than `MAX_RECEIVED`.
 
         :raise QuicError: something in them was too much for the library.
         :raise LimitExceeded: the other side sent more of something than it may (see `receive_limits.py`).
         """
         self._now = now
-        self._drive(None, self._take_in, datagrams, now)
+        usable = [data for data in datagrams if 0 < len(data) <= MAX_RECEIVED]
+        self._drive(None, self._take_in, usable, now)
 
     @abstractmethod
-    def _take_in(self, datagrams: Sequence[bytes], now: float) -> None: ...
+    def _take_in(self, datagrams: list[bytes], now: float) -> None: ...
 
     def _arrived(self, packets: int, events: int) -> None:
         """

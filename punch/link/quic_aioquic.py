@@ -5,7 +5,6 @@ second opinion.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from punch.link.packet import Frame, QuicFrameType
@@ -147,7 +146,7 @@ class AioquicConnection(QuicConnection):
         log = configuration.quic_logger
         self._trace = log.trace if isinstance(log, FrameLog) else FrameTrace()
 
-    def _take_in(self, datagrams: Sequence[bytes], now: float) -> None:
+    def _take_in(self, datagrams: list[bytes], now: float) -> None:
         for data in datagrams:
             self.library.receive_datagram(data, LOGICAL_ADDRESS, now)
             packets = self._trace.take()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 from punch.identity import RandomBytes
@@ -17,12 +17,27 @@ AT_ONCE: Final = 64
 """Packets given to the library before their events are counted."""
 MANY_EVENTS: Final = 32
 """Events of a packet from which on each of the next packets is looked into."""
+SLOW: Final = 0.001
+"""
+Seconds for a packet, on average, from which on each of the next packets is looked into. A packet of a bulk
+transfer takes some microseconds; frames of which the library compares each with all before take ever longer.
+"""
 _BLOCKED: Final = "packet builder capacity exhausted"
 """What qh3 says when what it wants to send first doesn't fit into what it may send."""
 
 
+def stopped() -> float:
+    """The clock of those who don't measure how long the library takes."""
+    return 0.0
+
+
 class Qh3Connection(QuicConnection):
-    """A connection of qh3."""
+    """
+    A connection of qh3.
+
+    :param random: chooses which packets are read.
+    :param clock: returns seconds, to measure how long the library takes.
+    """
 
     def __init__(
         self,
@@ -32,8 +47,10 @@ class Qh3Connection(QuicConnection):
         secrets: SecretsLog,
         refusals: tuple[type[Exception], ...],
         random: RandomBytes = os.urandom,
+        clock: Callable[[], float] = stopped,
     ) -> None:
         super().__init__(quic, events, configuration, secrets, refusals, ReceiveLimits())
+        self._clock = clock
         self._sampler = Sampler(random)
         self._reader: PacketReader | None = None
 
@@ -44,38 +61,39 @@ class Qh3Connection(QuicConnection):
             self._reader = PacketReader(secret)
         return binding
 
-    def _take_in(self, datagrams: Sequence[bytes], now: float) -> None:
-        # Empty datagrams contain no packet, and the library must not be given any.
-        waiting = [data for data in datagrams if data]
+    def _take_in(self, datagrams: list[bytes], now: float) -> None:
         reader = self._reader
         if reader is None:
-            self.library.receive_many_datagrams(waiting, LOGICAL_ADDRESS, now)
+            self.library.receive_many_datagrams(datagrams, LOGICAL_ADDRESS, now)
             return
+        for at in range(0, len(datagrams), AT_ONCE):
+            self._take_some(reader, datagrams[at : at + AT_ONCE], now)
+
+    def _take_some(self, reader: PacketReader, datagrams: list[bytes], now: float) -> None:
         start = 0
-        for index, weight in self._sampler.choose(len(waiting), now):
-            self._feed_some(waiting, start, index, now)
+        for index, weight in self._sampler.choose(len(datagrams), now):
+            if start < index:
+                self._feed(datagrams[start:index], now)
             start = index + 1
-            payload = reader.read(waiting[index])
-            if self._feed([waiting[index]], now):
+            payload = reader.read(datagrams[index])
+            if self._feed([datagrams[index]], now):
                 if payload is None:
                     self._limits.unreadable(now)
                 else:
                     self._limits.frames(read_frames(payload), now, weight)
-        self._feed_some(waiting, start, len(waiting), now)
-
-    def _feed_some(self, datagrams: list[bytes], start: int, end: int, now: float) -> None:
-        for at in range(start, end, AT_ONCE):
-            self._feed(datagrams[at : min(end, at + AT_ONCE)], now)
+        if start < len(datagrams):
+            self._feed(datagrams[start:], now)
 
     def _feed(self, datagrams: list[bytes], now: float) -> int:
         """
         What the library's own `receive_many_datagrams` does after the handshake, which keeps to itself how
         many packets were authentic and new, and how many events they made.
         """
+        began, count = self._clock(), len(datagrams)
         report = self.library._core.receive_many_datagrams(datagrams, LOGICAL_ADDRESS, now)
         packets: int = report[2]
         self.library._drain_core()
-        if report[5] > MANY_EVENTS * len(datagrams):
+        if report[5] > MANY_EVENTS * count or self._clock() - began > SLOW * count:
             self._sampler.read_each_next()
         self._arrived(packets, report[5])
         return packets
@@ -132,13 +150,14 @@ class Qh3Backend(LibraryBackend):
     """
     qh3.
 
-    :param random: chooses which packets are read.
+    :param random, clock: see `Qh3Connection`.
     """
 
     name = "qh3"
 
-    def __init__(self, random: RandomBytes = os.urandom) -> None:
+    def __init__(self, random: RandomBytes = os.urandom, clock: Callable[[], float] = stopped) -> None:
         self._random = random
+        self._clock = clock
 
     def _library(self) -> Any:
         from qh3.quic import connection
@@ -150,7 +169,7 @@ class Qh3Backend(LibraryBackend):
         from qh3.quic.connection import QuicConnectionError
 
         refusals = (QuicConnectionError, ValueError)
-        return Qh3Connection(quic, events, configuration, secrets, refusals, self._random)
+        return Qh3Connection(quic, events, configuration, secrets, refusals, self._random, self._clock)
 
     def _load_certificate(self, configuration: Any, certificate: LinkCertificate) -> None:
         configuration.load_cert_chain(certificate.certificate_pem(), certificate.private_key_pem())

@@ -416,6 +416,7 @@ class Call:
             certificate=self._certificate,
             certificate_sha256=event.certificate_sha256,
             random=context.random,
+            clock=context.monotonic,
             now=now,
         )
         digest = event.certificate_sha256 if self._certificate is None else self._certificate.sha256

@@ -18,7 +18,8 @@ from punch.link.packet import (
     QuicFrameType,
     read_frames,
 )
-from punch.link.quic import QuicConnection, QuicError
+from punch.link.quic import MAX_RECEIVED, QuicConnection, QuicError
+from punch.link.quic_qh3 import AT_ONCE, SLOW, Qh3Backend
 from punch.link.receive_limits import (
     LimitExceeded,
     ReceiveAllowance,
@@ -103,6 +104,50 @@ class FloodTests(LinkTestCase):
             victim.send(flooder.now)
         assert victim.closed is not None
         self.assertRegex(victim.closed.reason, "changes its keys too often|too many PATH_CHALLENGE")
+
+    def test_datagrams_in_fragments(self) -> None:
+        """Of 64 kB, each would have tens of thousands of frames: they are dropped, and the link goes on."""
+        victim = self.make_callee()
+        flooder = Flooder(victim, self.certificate, True)
+        frame = b"\x31\x01x"
+        most = MAX_RECEIVED - len(flooder.writer.packet(frame + b"\0")) + 1
+        for padding, arrived in ((most, 1), (most + 1, 1), (60_000, 1), (60, 2)):
+            flooder.send([frame + bytes(padding)])
+            self.assertEqual(len(victim.of(Datagram)), arrived, padding)
+        self.assertIsNone(victim.closed)
+
+
+class SlowFloodTests(LinkTestCase):
+    """Frames that take the library ever longer are looked for, also behind many packets of another kind."""
+
+    def flood(self, seconds: float) -> int:
+        """
+        After how many packets a flood has ended the link; 256 if it has not.
+
+        :param seconds: how long the library seems to take for a packet.
+        """
+        self.time = self.step = 0.0
+        # The random numbers make the next packet that is read as distant as it can be.
+        backend = Qh3Backend(lambda size: (509).to_bytes(size, "big"), self.clock)
+        victim = self.make_callee(backend=backend)
+        flooder = Flooder(victim, self.certificate, True)
+        for _ in range(1152 // AT_ONCE):
+            flooder.send([bytes(4)] * AT_ONCE)
+        self.step = seconds * AT_ONCE
+        before = flooder.sent
+        payloads = packed(FLOODS["PATH_CHALLENGE"])
+        while victim.closed is None and flooder.sent < before + 256:
+            flooder.send(next(payloads) for _ in range(AT_ONCE))
+        return flooder.sent - before
+
+    def clock(self) -> float:
+        """Each call of the library takes as long as `AT_ONCE` packets."""
+        self.time += self.step
+        return self.time
+
+    def test_slow_packets_are_read(self) -> None:
+        self.assertEqual(self.flood(1.1 * SLOW), 2 * AT_ONCE)
+        self.assertEqual(self.flood(0.9 * SLOW), 256)
 
 
 class AioquicFloodTests(AioquicMixin, FloodTests):
