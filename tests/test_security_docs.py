@@ -31,6 +31,8 @@ from punch.ui.web.socket import MAX_PENDING
 from punch.wire.control import MAX_REFLECTORS
 from punch.wire.fields import MAX_TEXT as MAX_SENTENCE
 from punch.wire.sealed import PADDING
+from punch.wire.service_records import MAX_RECORDS
+from punch.wire.special_addresses import FIRST_PORT, LOW_PORTS
 from punch.wire.turn_uri import MAX_RELAYS
 from tests.test_link_memory import BOUND
 
@@ -87,7 +89,8 @@ SECURITY_NUMBERS = [
     f"and {hosts.MAX_UPDATES} times in two minutes",
     f"up to {MAX_REFLECTORS} reflectors",
     f"at most {hosts.MAX_ADDRESSES} allowed addresses",
-    f"at ports below {hosts.FIRST_PORT} are used only at " + "{}, {} and {}".format(*sorted(hosts.LOW_PORTS)),
+    f"at ports below {FIRST_PORT} are used only at " + "{}, {} and {}".format(*sorted(LOW_PORTS)),
+    f"up to {MAX_RECORDS} hosts and ports",
     f"a sentence of {MAX_SENTENCE} characters",
     f"{core.LINE_RATE:.0f} lines a second ({core.LINE_BURST:,} at once), more slowly",
     f"each message up to {MAX_TEXT // 1024} KiB",

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.abstract import isIPAddress
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IResolver
 from twisted.python.failure import Failure
 
 from punch.net.driver import Timer
 from punch.wire.rendezvous_address import RendezvousAddress, RendezvousAddressError
 from punch.wire.service_records import SERVICE, ServiceRecord
+from punch.wire.special_addresses import usable_port
 
 TIMEOUT = 3.0
 """Seconds after which a look-up has failed; the name itself is then connected to."""
@@ -41,7 +43,10 @@ class ServiceResolver:
         self._resolver: IResolver | None = None
 
     def __call__(self, domain: str) -> Deferred[Sequence[ServiceRecord] | None]:
-        """Look the records of a domain up; there are none if the name has none."""
+        """
+        Look the records of a domain up; there are none if the name has none. Those with IP addresses for
+        names, or with ports that others may not name (`usable_port`), are left out.
+        """
         done: Deferred[Sequence[ServiceRecord] | None] = Deferred()
         late = Timer(self._reactor)
 
@@ -60,12 +65,17 @@ class ServiceResolver:
             end(_records(answer[0]))
 
         late.start(TIMEOUT, end, None)
-        if self._resolver is None:
-            self._resolver = self._make()
-        asked = self._resolver.lookupService(f"{SERVICE}.{domain}", _TIMEOUTS)
+        # It may fail at once, as for a malformed /etc/resolv.conf, or without descriptors.
+        asked = maybeDeferred(self._ask, f"{SERVICE}.{domain}")
         asked.addCallback(answered)
         asked.addErrback(failed)
         return done
+
+    def _ask(self, name: str) -> Deferred[Any]:
+        if self._resolver is None:
+            self._resolver = self._make()
+        asked: Deferred[Any] = self._resolver.lookupService(name, _TIMEOUTS)
+        return asked
 
     def _system_resolver(self) -> IResolver:
         # Twisted's DNS is only loaded for those who need it.
@@ -83,9 +93,15 @@ def _records(answers: Sequence[Any]) -> list[ServiceRecord]:
         payload = answer.payload
         if isinstance(payload, Record_SRV):
             host = payload.target.name.decode("ascii", "replace").removesuffix(".")
-            try:
-                host = RendezvousAddress.parse(f"{host}:1").host if host else ""
-            except RendezvousAddressError:
-                continue
-            found.append(ServiceRecord(payload.priority, payload.weight, host, payload.port))
+            if not host or (_is_name(host) and usable_port(payload.port)):
+                found.append(ServiceRecord(payload.priority, payload.weight, host.lower(), payload.port))
     return found
+
+
+def _is_name(target: str) -> bool:
+    """Whether the target of a record is the name of a host, and no IP address."""
+    try:
+        host = RendezvousAddress.parse(f"{target}:1").host
+    except RendezvousAddressError:
+        return False
+    return ":" not in host and not isIPAddress(host)

@@ -32,7 +32,6 @@ from punch.node.control.hosts import (
     HostPolicy,
     VettedReactor,
     is_name,
-    usable_port,
 )
 from punch.node.relay import DatagramRelayClient, RelayClient, StreamRelayClient, relay_endpoint
 from punch.node.relay_pool import MAX_DATAGRAM_TRIES
@@ -41,6 +40,7 @@ from punch.wire.address import Address, canonical
 from punch.wire.control import Accept, Probed, Register, Relays, RenewRelays, Reply, Welcome
 from punch.wire.probing import ProbeOutcome
 from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.special_addresses import usable_port
 from punch.wire.turn_uri import RelayServer, TurnTransport
 
 USUAL_REFLECTOR = 3478

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Final
 from typing import Protocol as TypingProtocol
 
 from cryptography import x509
@@ -24,6 +25,7 @@ from punch.net.driver import Timer
 from punch.net.srv import LookUpService
 from punch.node.causes import ControlProblem
 from punch.node.control.attempt import Attempt, RendezvousEndpoint
+from punch.node.control.hosts import HostPolicy, VettedReactor
 from punch.node.control.protocol import ControlClientProtocol
 from punch.node.control.servers import Server, Servers
 from punch.node.control.tcp import tcp_endpoint
@@ -36,6 +38,7 @@ from punch.wire.control import (
     Welcome,
 )
 from punch.wire.rendezvous_address import RendezvousAddress
+from punch.wire.special_addresses import Scope
 
 _FIRST_DELAY, _LAST_DELAY, _FACTOR = 1.0, 30.0, 1.6
 _CLOSE_TIME = 0.5
@@ -60,6 +63,11 @@ _SHORT = 10.0
 """
 Seconds that a registration has to last for the delay to start from the beginning: a rendezvous that closes
 each connection after the welcome is tried less and less often.
+"""
+_OF_DNS: Final = HostPolicy(Scope.PRIVATE)
+"""
+Where a server may be that SRV records name: neither in this machine nor at a link-local address. Private
+addresses are allowed, since organizations have a rendezvous of their own there.
 """
 _YOUNG = 2.0
 """The age in seconds up to which an attempt is not given up for another one."""
@@ -245,7 +253,9 @@ class ControlClient:
     def endpoint_for(self, server: Server) -> tuple[IStreamClientEndpoint, ControlConnectionCreator]:
         """How to connect to a server, and what checks its certificate."""
         self.address = server.address
-        tcp = self._endpoint or tcp_endpoint(self.clock, server.address.host, server.address.port)
+        named_by_dns = server.address.host != server.proves.host
+        reactor = VettedReactor(self.clock, _OF_DNS) if named_by_dns else self.clock
+        tcp = self._endpoint or tcp_endpoint(reactor, server.address.host, server.address.port)
         creator = self._creators[server.proves]
         return wrapClientTLS(creator, tcp, clock=self.clock), creator
 

@@ -35,7 +35,7 @@ from zope.interface import implementer
 
 from punch.net.reactor import look_up
 from punch.wire.address import canonical
-from punch.wire.special_addresses import Scope, scope_of
+from punch.wire.special_addresses import Scope, scope_of, usable_port
 from punch.wire.turn_uri import RelayServer
 
 MAX_HOSTS = 16
@@ -48,26 +48,21 @@ UPDATE_TIME = 120.0
 """…in so many seconds."""
 MAX_ADDRESSES = 8
 """How many addresses of one name are used."""
-LOW_PORTS = frozenset({53, 80, 443})
-"""Ports below 1024 that relays at other hosts may have."""
-FIRST_PORT = 1024
-"""The first of all other ports."""
 FRESH = 300.0
 """Seconds after which a name that is used is looked up again."""
 KEPT = 3600.0
 """Seconds for which addresses are used when the name can't be looked up any more."""
 
 
-def usable_port(port: int) -> bool:
-    """Whether a relay at a host other than the rendezvous may have this port."""
-    return port >= FIRST_PORT or port in LOW_PORTS
-
-
 class HostPolicy:
-    """Which hosts one rendezvous may name. Only global addresses, until it was reached."""
+    """
+    Which hosts one rendezvous may name.
 
-    def __init__(self) -> None:
-        self._scope = Scope.GLOBAL
+    :param scope: addresses of this scope are allowed besides global ones, until it was reached.
+    """
+
+    def __init__(self, scope: Scope = Scope.GLOBAL) -> None:
+        self._scope = scope
         self._hosts: dict[str, float] = {}
         self._updates: deque[float] = deque(maxlen=MAX_UPDATES)
 

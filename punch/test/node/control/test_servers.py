@@ -9,6 +9,8 @@ from dataclasses import replace
 from itertools import count
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IAddress, IResolver
+from twisted.internet.protocol import Factory
 from twisted.names import dns
 from twisted.names.error import DNSNameError
 from twisted.trial.unittest import SynchronousTestCase
@@ -123,6 +125,32 @@ class LookUpTests(InternetTestCase):
         self.assertEqual(found, [[ServiceRecord(10, 5, "one.example.org", 7001)]])
         self.assertEqual(self.dns.asked, ["_punch._tcp.example.org"])
 
+    def test_what_others_may_not_name(self) -> None:
+        """IP addresses for names, and the ports of other protocols; a target of "." is kept."""
+        payloads = [
+            *(dns.Record_SRV(1, 0, 7001, host) for host in (b"127.0.0.1", b"[::1]", b"10", b"0x7f.1")),
+            *(dns.Record_SRV(1, 0, port, b"a.example.org") for port in (0, 22, 25, 443, 1023, 1024)),
+            dns.Record_SRV(2, 0, 0, b""),
+        ]
+        answers = [dns.RRHeader(b"example.org", payload.TYPE, payload=payload) for payload in payloads]
+        (found,) = self.look_up(succeed((answers, [], [])))
+        assert isinstance(found, list)
+        self.assertEqual(
+            [(record.host, record.port) for record in found],
+            [("a.example.org", 443), ("a.example.org", 1024), ("", 0)],
+        )
+
+    def test_what_the_library_raises_at_once(self) -> None:
+        """As for a malformed /etc/resolv.conf, or without descriptors."""
+
+        def broken() -> IResolver:
+            raise IndexError("nameserver")
+
+        net = self.internet()
+        found: list[object] = []
+        ServiceResolver(net.host("a").reactor, broken)("example.org").addCallback(found.append)
+        self.assertEqual(found, [None])
+
     def test_no_such_name(self) -> None:
         answer: Deferred[object] = Deferred()
         answer.errback(DNSNameError())
@@ -159,6 +187,7 @@ class FailoverTests(InternetTestCase):
     ) -> ControlClient:
         """A client that is started."""
         machine: Host = self.net.host("client")
+        self.machine = machine
         client = ControlClient(
             reactor=machine.reactor,
             address=addresses,
@@ -221,3 +250,23 @@ class FailoverTests(InternetTestCase):
         self.net.advance(10.0)
         self.assertGreater(len(self.watcher.problems), 1)
         self.assertTrue(all(retry is not None for _, _, retry in self.watcher.problems))
+
+    def test_records_that_name_this_machine(self) -> None:
+        """The names in records may not lead to loopback or link-local addresses."""
+        self.net.dns["server.example.org"] = ["127.0.0.1", "169.254.1.1", "198.51.100.2"]
+        records = [ServiceRecord(1, 0, "server.example.org", 7001), ServiceRecord(2, 0, "localhost", 7001)]
+        name = replace(NAME, pin=self.two.address.pin)
+        client = self.client(name, look_up_service=lambda domain: succeed(records))
+        reached: list[object] = []
+
+        class Listener(Factory):
+            def buildProtocol(self, addr: IAddress | None) -> None:
+                reached.append(addr)
+
+        for own in ("127.0.0.1", "::1"):
+            self.machine.reactor.listenTCP(7001, Listener(), interface=own)
+        self.net.run_until(lambda: self.watcher.welcomes, 5.0, "a welcome")
+        self.assertEqual(client.address, RendezvousAddress("server.example.org", 7001, name.pin))
+        self.two.stop()
+        self.net.advance(20.0)
+        self.assertEqual(reached, [])
