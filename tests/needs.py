@@ -29,6 +29,7 @@ PACKAGES = {
     "redis-server": "redis-server",
     "redis-cli": "redis-tools",
     "systemd-analyze": "systemd",
+    "promtool": "prometheus",
 }
 
 

@@ -7,25 +7,17 @@ import os
 import re
 import subprocess
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
-from punch.rendezvous.monitoring.figures import COUNTER, NUMBERS
 from tests.needs import need
 from tests.ports import free_port
-from tests.processes import TWISTD
+from tests.processes import TWISTD, programs
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 UNITS = sorted(path.name for path in DEPLOY.glob("*.service"))
-
-METRICS = {
-    *(f"punch_{each.name}{'_total' if each.metadata['kind'] == COUNTER else ''}" for each in NUMBERS),
-    *("punch_refusals_total", "punch_limit", "punch_healthy", "punch_info"),
-    *("process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds", "process_max_fds"),
-    "up",
-}
-"""What Prometheus knows of a rendezvous; tests of the metrics check that it is so."""
 
 EXPRESSION_WORDS = {"by", "cause", "increase", "instance", "job", "limit", "min", "on", "rate", "sum"}
 
@@ -128,11 +120,49 @@ def test_redis_takes_its_configuration(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.rdb"))
 
 
-def test_dashboard() -> None:
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What Prometheus reads of a rendezvous that has refused something."""
+    port = free_port()
+    with programs(tmp_path_factory.mktemp("metrics")) as running:
+        service = running.rendezvous(
+            *("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"),
+            *("--host", "127.0.0.1", "--connections-per-address", "1", "--metrics", str(port)),
+        )
+        address = service.wait("listening")["address"]
+        for name in ("alice", "bob"):
+            running.peer(name, "--rendezvous", address).wait(("registered", "failed", "rendezvous-lost"))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            text: str = answer.read().decode()
+    return text
+
+
+def names_of(metrics: str) -> set[str]:
+    """The names that expressions may use; `up` is from Prometheus itself."""
+    return {"up", *re.findall(r"^([a-z_]+)[{ ]", metrics, re.MULTILINE)}
+
+
+def promtool(*arguments: str, stdin: str = "") -> str:
+    """What Prometheus' own checks say; they find nothing wrong."""
+    need("promtool")
+    done = subprocess.run(
+        ["promtool", *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_metrics_are_as_prometheus_wants_them(metrics: str) -> None:
+    assert 'punch_refusals_total{cause="connections-per-address"} ' in metrics
+    assert promtool("check", "metrics", stdin=metrics) == ""
+
+
+def test_dashboard(metrics: str, tmp_path: Path) -> None:
     dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels) >= 10
     taken: set[tuple[int, int]] = set()
+    expressions = []
     for panel in panels:
         assert panel["title"]
         place = panel["gridPos"]
@@ -146,20 +176,31 @@ def test_dashboard() -> None:
         taken |= cells
         for target in panel["targets"]:
             expression = target["expr"].replace("$instance", "x")
-            assert expression.count("(") == expression.count(")")
             assert metrics_in(expression), expression
-            assert metrics_in(expression) <= METRICS, expression
+            assert metrics_in(expression) <= names_of(metrics), expression
+            expressions.append(expression)
     assert {each["name"] for each in dashboard["templating"]["list"]} == {"datasource", "instance"}
+    # Prometheus reads rules as YAML, so also as JSON.
+    rules = [{"record": f"panel:{number}", "expr": text} for number, text in enumerate(expressions)]
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"{len(rules)} rules found" in promtool("check", "rules", str(file))
 
 
-def test_alerts() -> None:
+def test_alerts(metrics: str) -> None:
     text = (DEPLOY / "prometheus-alerts.yml").read_text()
     expressions = re.findall(r"^ +expr: (.*)$", text, re.MULTILINE)
     assert len(expressions) == text.count("- alert:") >= 4
     for expression in expressions:
         assert metrics_in(expression), expression
-        assert metrics_in(expression) <= METRICS, expression
-    assert "prometheus-alerts.yml" in (DEPLOY / "prometheus.yml").read_text()
+        assert metrics_in(expression) <= names_of(metrics), expression
+    # Each limit and cause that an alert asks for is one of the service's.
+    for label in re.findall(r'(?:limit|cause)="[^"]*"', text):
+        assert label in metrics
+    assert "SUCCESS: 1 rule files found" in promtool("check", "config", str(DEPLOY / "prometheus.yml"))
+    assert f"{len(expressions)} rules found" in promtool(
+        "check", "rules", str(DEPLOY / "prometheus-alerts.yml")
+    )
 
 
 def test_renewed_certificates(tmp_path: Path) -> None:
