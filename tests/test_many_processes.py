@@ -154,6 +154,22 @@ def test_one_service(run: Programs, service: RendezvousProcesses) -> None:
         assert all("Redis at" in line for line in process.stderr.splitlines())
 
 
+def test_a_waiting_message_leaves_when_its_receiver_is_back_elsewhere(
+    run: Programs, service: RendezvousProcesses
+) -> None:
+    """The caller's process is told by the one that the peer comes back to."""
+    one, two, three = service.addresses
+    found = peers(run, alice=one, bob=two)
+    (alice, _), (bob, identity) = found.values()
+    bob.close()
+    alice.command("send", peer=identity, text="when you are back")
+    for _ in range(2):
+        alice.wait("away")  # It calls again after 5 s, and then after 8 s.
+    again = run.peer("bob", *PEER, "--rendezvous", three, state="peer-bob")
+    again.wait("registered")
+    again.wait("message", 4.0, lambda event: event["text"] == "when you are back")
+
+
 def test_the_documented_permissions(run: Programs, redis: Redis) -> None:
     """The commands, keys and channels of docs/deployment.md are all that a user of Redis needs."""
     text = (Path(__file__).parent.parent / "docs" / "deployment.md").read_text()

@@ -277,8 +277,7 @@ class Registry:
             new.calls = old.calls
             self._outputs.append(Disconnect(old.connection, _REPLACED))
         self._outputs.append(PeerRegistered(peer, name, old is not None))
-        for caller in self._return_notices.returned(peer, now):
-            self._deliver(caller, Returned(peer))
+        self.returned(peer, now)
 
     def resume(self, peer: PeerID) -> None:
         """Send again, after `welcome`, what the replaced connection may not have got."""
@@ -385,14 +384,27 @@ class Registry:
             self._outputs.append(Disconnect(registration.connection, _REPLACED))
             self._remove(registration, ErrorCode.REPLACED.value)
 
-    def absent(self, caller: PeerID, request: Establish, text: str, now: float) -> None:
-        """Tell a caller that the peer that it calls is registered at no process."""
+    def absent(self, caller: PeerID, request: Establish, text: str, now: float) -> bool:
+        """
+        Tell a caller that the peer that it calls is registered at no process.
+
+        :return: whether it is to be told when that peer is back (`returned`).
+        """
         registration = self._peers.get(caller)
         if registration is None:
-            return
-        if request.notify:
-            self._return_notices.ask(caller, registration.source, request.to, now)
+            return False
         self.deliver(caller, Error(ErrorCode.NOT_REGISTERED, text, request.call))
+        return request.notify and self._return_notices.ask(caller, registration.source, request.to, now)
+
+    def returned(self, peer: PeerID, now: float) -> None:
+        """A peer is registered now, here or at another process: tell the callers who wait for it."""
+        for caller in self._return_notices.returned(peer, now):
+            self.deliver(caller, Returned(peer))
+
+    @property
+    def awaited_peers(self) -> list[PeerID]:
+        """The peers that callers of this process wait for."""
+        return self._return_notices.callees
 
     def limit_hit(self, peer: PeerID, address: str, limit: str) -> None:
         """A limit has ended or refused something of a peer. `address` is where the peer was seen."""

@@ -49,6 +49,11 @@ class ReturnNotices:
         """The number of notices."""
         return len(self._ends)
 
+    @property
+    def callees(self) -> list[PeerID]:
+        """The peers that callers wait for."""
+        return list(self._callees)
+
     def ask(self, caller: PeerID, source: Source, callee: PeerID, now: float) -> bool:
         """
         Tell `caller`, which called from `source`, when `callee` registers within the next hour.

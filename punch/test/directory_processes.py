@@ -49,6 +49,8 @@ class Process:
         self.messages: list[tuple[str, object]] = []
         self.replaced: list[PeerID] = []
         self.gone: list[str] = []
+        self.awaited: list[PeerID] = []
+        self.returned: list[PeerID] = []
         self.directory.start(self)
 
     @property
@@ -62,6 +64,10 @@ class Process:
     def leave(self, peer: PeerID) -> None:
         del self.peers[peer]
         self.directory.release(peer)
+
+    def await_return(self, peer: PeerID) -> None:
+        self.awaited.append(peer)
+        self.directory.await_return(peer)
 
     def locate(self, peer: PeerID) -> str | None:
         """Ask, and wait for the answer."""
@@ -81,6 +87,14 @@ class Process:
     def peer_replaced(self, peer: PeerID) -> None:
         self.replaced.append(peer)
         self.leave(peer)
+
+    def peer_returned(self, peer: PeerID) -> None:
+        self.returned.append(peer)
+        if peer in self.awaited:
+            self.awaited.remove(peer)
+
+    def awaited_peers(self) -> list[PeerID]:
+        return self.awaited
 
     def process_lost(self, process: str) -> None:
         self.gone.append(process)

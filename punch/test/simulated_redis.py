@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from punch.test.internet import Host, Internet
 
 _RELEASE = b"if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
-_WRITES = {b"SET", b"GETSET", b"EXPIRE", b"EVAL"}
+_WRITES = {b"SET", b"GETSET", b"EXPIRE", b"EVAL", b"SADD", b"DEL"}
 
 
 class RedisError(Exception):
@@ -158,6 +158,9 @@ class SimulatedRedis:
             b"GET": self.get,
             b"SET": self._set,
             b"GETSET": self._getset,
+            b"DEL": lambda key: int(self.data.pop(key, None) is not None),
+            b"SADD": self._sadd,
+            b"SMEMBERS": lambda key: sorted(filter(None, (self.get(key) or b"").split(b" "))),
             b"EXISTS": lambda key: int(self.get(key) is not None),
             b"EXPIRE": self._expire,
             b"EVAL": self._eval,
@@ -181,6 +184,11 @@ class SimulatedRedis:
         before = self.get(key)
         self._set(key, value)
         return before
+
+    def _sadd(self, key: bytes, member: bytes) -> int:
+        members = set(filter(None, (self.get(key) or b"").split(b" ")))
+        self._set(key, b" ".join(sorted({*members, member})))
+        return int(member not in members)
 
     def _expire(self, key: bytes, life: bytes) -> int:
         value = self.get(key)

@@ -26,7 +26,6 @@ from punch.net.rate_limits import NoRoom, Shares, SourceTable, source_of
 from punch.rendezvous.admission import RESERVE, IntroductionRefusal, room_in
 from punch.rendezvous.config import RendezvousLimits
 from punch.rendezvous.directory.messages import (
-    Message,
     PeerLost,
     PeerReply,
     PeerRequest,
@@ -72,10 +71,17 @@ class Send:
     """Send a message to another process; call `Exchange.process_lost` if that is gone."""
 
     process: str
-    message: Message
+    message: PeerRequest | PeerReply | PeerLost
 
 
-Output = Locate | Send
+@dataclass(frozen=True)
+class AwaitReturn:
+    """Ask the directory to tell when a peer is back, then call `Registry.returned`."""
+
+    peer: PeerID
+
+
+Output = Locate | Send | AwaitReturn
 
 
 @dataclass
@@ -202,7 +208,7 @@ class Exchange:
             return
         if process is None:
             self._forget(key)
-            self.registry.absent(call.caller, call.establish, problem or NOT_REGISTERED, now)
+            self._absent(call, problem or NOT_REGISTERED, now)
             return
         call.process = process
         self._pass_on(call, process, call.establish)
@@ -219,7 +225,7 @@ class Exchange:
                 self.registry.deliver(call.caller, ended)
             else:
                 # It may not have got the call, and whom it had registered is registered nowhere now.
-                self.registry.absent(call.caller, call.establish, NOT_REGISTERED, now)
+                self._absent(call, NOT_REGISTERED, now)
         self.registry.process_lost(process)
 
     # -- what other processes say --
@@ -280,9 +286,14 @@ class Exchange:
         elif isinstance(reply, (Ended, Error)):
             self._forget(key)
             if isinstance(reply, Error) and reply.code is ErrorCode.NOT_REGISTERED:
-                self.registry.absent(call.caller, call.establish, reply.text, now)
+                self._absent(call, reply.text, now)
                 return
         self.registry.deliver(call.caller, reply)
+
+    def _absent(self, call: _Call, text: str, now: float) -> None:
+        """Tell a caller that the called peer is registered at no process."""
+        if self.registry.absent(call.caller, call.establish, text, now):
+            self._outputs.append(AwaitReturn(call.establish.to))
 
     def _displace(self, key: CallKey) -> None:
         """End a call to make room for one of another source."""

@@ -29,6 +29,12 @@ class DirectoryUser(Protocol):
     def peer_replaced(self, peer: PeerID) -> None:
         """A peer of this process has a newer registration at another process."""
 
+    def peer_returned(self, peer: PeerID) -> None:
+        """A peer that this process waits for is registered at another one."""
+
+    def awaited_peers(self) -> list[PeerID]:
+        """The peers that this process waits for."""
+
     def process_lost(self, process: str) -> None:
         """Another process is gone."""
 
@@ -54,6 +60,9 @@ class Directory(Protocol):
 
         :raise DirectoryUnavailable: through the Deferred.
         """
+
+    def await_return(self, peer: PeerID) -> None:
+        """Call `peer_returned` once if a peer registers at another process within the next hour."""
 
     def send(self, process: str, message: PeerRequest | PeerReply | PeerLost) -> None:
         """Send a message to another process, after those before it. `process_lost` follows if it is gone."""

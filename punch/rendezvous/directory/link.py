@@ -9,9 +9,9 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from punch.identity import PeerID
-from punch.rendezvous.directory.exchange import CallKey, Exchange, Locate
+from punch.rendezvous.directory.exchange import AwaitReturn, CallKey, Exchange, Locate
 from punch.rendezvous.directory.interface import Directory, DirectoryUnavailable
-from punch.rendezvous.directory.messages import PeerClaimed, PeerLost, PeerReply, PeerRequest
+from punch.rendezvous.directory.messages import PeerLost, PeerReply, PeerRequest
 from punch.rendezvous.registry import DeliverToProcess, Output, PeerRegistered, PeerUnregistered
 
 UNREACHABLE = (
@@ -66,7 +66,9 @@ class DirectoryLink:
                 locating.addCallbacks(
                     partial(self._located, output.key), partial(self._not_located, output.key)
                 )
-            elif not isinstance(output.message, PeerClaimed):
+            elif isinstance(output, AwaitReturn):
+                self.directory.await_return(output.peer)
+            else:
                 self.directory.send(output.process, output.message)
         return found
 
@@ -89,6 +91,15 @@ class DirectoryLink:
         """A peer of this process has a newer registration at another process."""
         self.exchange.registry.replaced(peer)
         self._happened()
+
+    def peer_returned(self, peer: PeerID) -> None:
+        """A peer that callers here wait for is registered at another process."""
+        self.exchange.registry.returned(peer, self._monotonic())
+        self._happened()
+
+    def awaited_peers(self) -> list[PeerID]:
+        """The peers that callers here wait for."""
+        return self.exchange.registry.awaited_peers
 
     def process_lost(self, process: str) -> None:
         """Another process is gone."""

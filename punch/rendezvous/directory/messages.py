@@ -87,7 +87,28 @@ class PeerClaimed:
     since: int
 
 
-Message = PeerRequest | PeerReply | PeerLost | PeerClaimed
+@dataclass(frozen=True)
+class PeerReturned:
+    """A peer that the receiver waits for is registered at the sending process."""
+
+    peer: PeerID
+
+
+@dataclass(frozen=True)
+class PeerAwaited:
+    """The sending process waits for a peer, which may be at the receiver by now."""
+
+    peer: PeerID
+
+
+Message = PeerRequest | PeerReply | PeerLost | PeerClaimed | PeerReturned | PeerAwaited
+
+_ABOUT_A_PEER: dict[str, type[PeerLost | PeerReturned | PeerAwaited]] = {
+    "lost": PeerLost,
+    "returned": PeerReturned,
+    "awaited": PeerAwaited,
+}
+"""The messages that have nothing but a peer."""
 
 
 def derive(secret: bytes, label: str) -> bytes:
@@ -152,10 +173,10 @@ def _to_json(message: Message) -> dict[str, Any]:
         value["line"] = encode(message.request).decode()
     elif isinstance(message, PeerReply):
         value |= {"type": "reply", "line": encode(message.reply).decode()}
-    elif isinstance(message, PeerLost):
-        value["type"] = "lost"
-    else:
+    elif isinstance(message, PeerClaimed):
         value |= {"type": "claimed", "since": message.since}
+    else:
+        value["type"] = next(kind for kind, each in _ABOUT_A_PEER.items() if isinstance(message, each))
     return value
 
 
@@ -163,8 +184,8 @@ def _from_json(text: bytes) -> Message:
     try:
         value = strict_json.loads(text)
         peer, kind = PeerID.parse_unchecked(value["peer"]), value["type"]
-        if kind == "lost":
-            return PeerLost(peer)
+        if kind in _ABOUT_A_PEER:
+            return _ABOUT_A_PEER[kind](peer)
         if kind == "claimed":
             return PeerClaimed(peer, int(value["since"]))
         line = value["line"].encode()

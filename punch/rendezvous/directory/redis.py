@@ -4,6 +4,7 @@ The directory in Redis.
     punch:owner           which service uses this Redis: a hash of its key
     punch:process:NAME    a process that lives; expires if it does not say so again
     punch:peer:HASH       the process at which a peer is, and since when
+    punch:await:HASH      the processes that want to be told when a peer is back
     punch:to:NAME         a channel: messages to a process
 
 An entry of a peer is only a hint: the process that it names knows whether the peer is there. So entries of a
@@ -21,11 +22,12 @@ from __future__ import annotations
 import math
 import re
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -34,10 +36,12 @@ from punch.rendezvous.directory.interface import DirectoryUnavailable, Directory
 from punch.rendezvous.directory.messages import (
     Message,
     MessageError,
+    PeerAwaited,
     PeerClaimed,
     PeerLost,
     PeerReply,
     PeerRequest,
+    PeerReturned,
     Sealer,
     derive,
 )
@@ -48,6 +52,7 @@ from punch.rendezvous.directory.redis_client import (
     RedisProblem,
     primary_of,
 )
+from punch.rendezvous.directory.turns import Turns
 
 BEAT = 1.0
 """Seconds between two signs of life."""
@@ -57,6 +62,8 @@ ENTRY_LIFE = 600
 """Seconds for which the entry of a peer is kept without a refresh."""
 REFRESH = 200.0
 """Seconds within which all entries are refreshed."""
+AWAIT_LIFE = 3600
+"""Seconds for which a process is told that a peer is back."""
 OWNER_LIFE = 10
 """Seconds after which a Redis that a service has left may be used by another one."""
 MAX_CLOCK_ERROR = 60.0
@@ -65,10 +72,6 @@ _CHUNK = 100
 """Entries that are written at once after Redis was away or flushed…"""
 _PAUSE = 0.05
 """…and seconds until the next ones."""
-_IN_FLIGHT = 64
-"""Questions to Redis at once. Others wait, so that each is answered soon even if many come."""
-_MOST_WAITING = 4096
-"""Questions and messages that wait for their turn; beyond, calls fail and messages are lost."""
 _FIRST_DELAY, _LAST_DELAY = 0.25, 2.0
 """Mean seconds until Redis is tried again, times 0.5 to 1.5."""
 _LOG_PAUSE = 60.0
@@ -129,9 +132,9 @@ class RedisDirectory:
         self._commands: RedisConnection | None = None
         self._entries: OrderedDict[PeerID, _LocalPeer] = OrderedDict()
         """The one that is to be refreshed next is the first."""
-        self._pending: deque[PeerID] = deque()
+        self._pending: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self._syncing: Deferred[None] | None = None
-        self._turns = DeferredSemaphore(_IN_FLIGHT)
+        self._turns = Turns(monotonic)
         self._missing: set[str] = set()
         self._offset = 0.0
         """Add it to monotonic seconds to get the time that Redis shows."""
@@ -139,7 +142,7 @@ class RedisDirectory:
         self._failures = 0
         self._reason: str | None = "it is being connected to"
         self._told, self._told_at = "", 0.0
-        self._unread_logged = self._overload_logged = -math.inf
+        self._unread_logged = -math.inf
 
     @property
     def name(self) -> str:
@@ -187,18 +190,23 @@ class RedisDirectory:
         entry = self._entries.pop(peer, None)
         if entry is not None and entry.value is not None and self._commands is not None:
             command = ("EVAL", _RELEASE, 1, self._key_of(peer), entry.value)
-            self._in_background(self._ask(self._commands, command))
+            self._in_background(self._turns.ask(self._commands, command))
 
     def locate(self, peer: PeerID) -> Deferred[str | None]:
         """Return the other process at which a peer is."""
         return Deferred.fromCoroutine(self._locate(peer))
+
+    def await_return(self, peer: PeerID) -> None:
+        """Tell this process when a peer has registered at another one."""
+        if self._commands is not None and not self._turns.is_overloaded():
+            self._in_background(self._await_return(self._commands, peer))
 
     def send(self, process: str, message: PeerRequest | PeerReply | PeerLost) -> None:
         """Send a message to another process."""
         if self._commands is None or not self._commands.open:
             self._process_lost(process)
             return
-        if self._is_overloaded():
+        if self._turns.is_overloaded():
             return
         self._in_background(self._send(self._commands, process, message))
 
@@ -303,19 +311,21 @@ class RedisDirectory:
     # -- the entries --
 
     def _write_all(self, commands: RedisConnection) -> None:
-        self._pending = deque(self._entries)
+        awaited = [] if self._user is None else self._user.awaited_peers()
+        self._pending = deque(partial(self._synchronize, commands, peer) for peer in self._entries)
+        self._pending.extend(partial(self._await_return, commands, peer) for peer in awaited)
         if self._syncing is None:
-            self._syncing = Deferred.fromCoroutine(self._write_pending(commands))
+            self._syncing = Deferred.fromCoroutine(self._write_pending())
             self._syncing.addErrback(_ignore, CancelledError)
             self._syncing.addBoth(self._written)
 
     def _written(self, _: object) -> None:
         self._syncing = None
 
-    async def _write_pending(self, commands: RedisConnection) -> None:
+    async def _write_pending(self) -> None:
         while self._pending:
             for _ in range(min(_CHUNK, len(self._pending))):
-                self._in_background(self._synchronize(commands, self._pending.popleft()))
+                self._in_background(self._pending.popleft()())
             await self._sleep(_PAUSE)
 
     def _refresh_some(self, commands: RedisConnection) -> None:
@@ -327,12 +337,12 @@ class RedisDirectory:
     async def _synchronize(self, commands: RedisConnection, peer: PeerID) -> None:
         """Keep the entry of a peer, or write it again if it is gone or another one stands there."""
         key = self._key_of(peer)
-        (found,) = await self._ask(commands, ("GET", key))
+        (found,) = await self._turns.ask(commands, ("GET", key))
         entry = self._entries.get(peer)
         if entry is None:
             return
         if found is not None and found == entry.value:
-            await self._ask(commands, ("EXPIRE", key, ENTRY_LIFE))
+            await self._turns.ask(commands, ("EXPIRE", key, ENTRY_LIFE))
             return
         await self._write(commands, peer, entry)
 
@@ -343,10 +353,33 @@ class RedisDirectory:
         """
         key, since = self._key_of(peer), self._time_of(entry)
         entry.value = f"{self.name} {since}".encode()
-        before, _ = await self._ask(commands, ("GETSET", key, entry.value), ("EXPIRE", key, ENTRY_LIFE))
+        before, _, waiting = await self._turns.ask(
+            commands,
+            ("GETSET", key, entry.value),
+            ("EXPIRE", key, ENTRY_LIFE),
+            ("SMEMBERS", self._key_of(peer, "await")),
+        )
         process, _ = _read_entry(before)
         if process not in (None, self.name):
             await self._send(commands, str(process), PeerClaimed(peer, since))
+        if waiting:
+            await self._turns.ask(commands, ("DEL", self._key_of(peer, "await")))
+        for name in map(_read_name, waiting):
+            if name not in (None, self.name):
+                await self._send(commands, str(name), PeerReturned(peer))
+
+    async def _await_return(self, commands: RedisConnection, peer: PeerID) -> None:
+        key = self._key_of(peer, "await")
+        _, _, found = await self._turns.ask(
+            commands,
+            ("SADD", key, self.name),
+            ("EXPIRE", key, AWAIT_LIFE),
+            ("GET", self._key_of(peer)),
+        )
+        # It may have registered meanwhile, which only the process that the entry names can say.
+        process, _ = _read_entry(found)
+        if process not in (None, self.name):
+            await self._send(commands, str(process), PeerAwaited(peer))
 
     def _time_of(self, entry: _LocalPeer) -> int:
         """When a peer registered here, by the clock of Redis, in microseconds."""
@@ -357,62 +390,29 @@ class RedisDirectory:
     async def _locate(self, peer: PeerID) -> str | None:
         if self._commands is None or not self._commands.open:
             raise DirectoryUnavailable(self.problem or "Redis is not connected.")
-        if self._is_overloaded():
+        if self._turns.is_overloaded():
             raise DirectoryUnavailable("Redis answers more slowly than calls come.")
         try:
-            (found,) = await self._ask(self._commands, ("GET", self._key_of(peer)))
+            (found,) = await self._turns.ask(self._commands, ("GET", self._key_of(peer)))
         except RedisProblem as problem:
             raise DirectoryUnavailable(str(problem)) from problem
         process, _ = _read_entry(found)
         return None if process == self.name else process
 
-    def _is_overloaded(self) -> bool:
-        """Whether so much waits for Redis that nothing may be added; the log tells it once a minute."""
-        if len(self._turns.waiting) < _MOST_WAITING:
-            return False
-        now = self._monotonic()
-        if now >= self._overload_logged + _LOG_PAUSE:
-            self._overload_logged = now
-            self._log.warn("Redis answers more slowly than calls come: some of them fail.")
-        return True
-
-    async def _ask(self, commands: RedisConnection, *questions: Sequence[str | bytes | int]) -> list[Any]:
-        try:
-            await self._turns.acquire()
-        except CancelledError as error:
-            raise RedisProblem("its connection is lost") from error
-        try:
-            return await commands.ask(*questions)
-        finally:
-            self._next_turn(commands)
-
-    def _next_turn(self, commands: RedisConnection) -> None:
-        if not commands.open:
-            # All that wait fail now, and not each within the failure of the one before it.
-            for each in list(self._turns.waiting):
-                each.cancel()
-        self._turns.release()
-
-    def _key_of(self, peer: PeerID) -> str:
-        return f"punch:peer:{derive(self._hash, str(peer)).hex()[:32]}"
+    def _key_of(self, peer: PeerID, kind: str = "peer") -> str:
+        return f"punch:{kind}:{derive(self._hash, str(peer)).hex()[:32]}"
 
     # -- messages --
 
     async def _send(self, commands: RedisConnection, process: str, message: Message) -> None:
-        # Turns come in order, and so do the numbers of messages.
+        # A message gets its number when its turn has come.
+        def publish() -> list[tuple[str, str, bytes]]:
+            return [("PUBLISH", f"punch:to:{process}", self._sealer.seal(process, message))]
+
         try:
-            await self._turns.acquire()
-        except CancelledError:
-            self._process_lost(process)
-            return
-        try:
-            (receivers,) = await commands.ask(
-                ("PUBLISH", f"punch:to:{process}", self._sealer.seal(process, message))
-            )
+            (receivers,) = await self._turns.ask_for(commands, publish)
         except RedisProblem:
             receivers = 0
-        finally:
-            self._next_turn(commands)
         if not receivers:
             self._process_lost(process)
 
@@ -430,11 +430,22 @@ class RedisDirectory:
                 self._unread_logged = self._monotonic()
                 self._log.warn("A message came through Redis that is ignored: {why}", why=str(problem))
             return
-        if not isinstance(message, PeerClaimed):
-            self._user.message_received(sender, message)
-            return
         entry = self._entries.get(message.peer)
-        if entry is None:
+        if isinstance(message, PeerReturned):
+            self._user.peer_returned(message.peer)
+        elif not isinstance(message, (PeerAwaited, PeerClaimed)):
+            self._user.message_received(sender, message)
+        elif entry is None:
+            return
+        elif isinstance(message, PeerAwaited):
+            if self._commands is not None:
+                self._in_background(self._send(self._commands, sender, PeerReturned(message.peer)))
+        else:
+            self._claimed(message, entry)
+
+    def _claimed(self, message: PeerClaimed, entry: _LocalPeer) -> None:
+        """A peer of this process has registered at another one, too."""
+        if self._user is None:
             return
         if self._time_of(entry) < message.since:
             self._user.peer_replaced(message.peer)
@@ -450,6 +461,12 @@ class RedisDirectory:
 
 def _ignore(failure: Failure, kind: type[Exception]) -> None:
     failure.trap(kind)  # type: ignore[no-untyped-call]
+
+
+def _read_name(value: object) -> str | None:
+    """The name of a process, None for anything else."""
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else ""
+    return text if re.fullmatch("[0-9a-f]{32}", text) is not None else None
 
 
 def _read_entry(value: bytes | None) -> tuple[str | None, int]:

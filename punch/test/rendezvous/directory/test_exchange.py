@@ -13,8 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from punch.identity import PeerID
 from punch.rendezvous.admission import IntroductionRefusal
 from punch.rendezvous.config import RendezvousLimits
-from punch.rendezvous.directory.exchange import MAX_WAITING, Exchange, Locate
-from punch.rendezvous.directory.messages import PeerClaimed
+from punch.rendezvous.directory.exchange import MAX_WAITING, AwaitReturn, Exchange, Locate
 from punch.rendezvous.registry import SETTLE_TIME, Deliver, DeliverToProcess, Disconnect, LimitHit
 from punch.test.strategies import IDENTITIES, SETTINGS
 from punch.wire.control import (
@@ -30,6 +29,7 @@ from punch.wire.control import (
     Incoming,
     Reject,
     Reply,
+    Returned,
     Trickle,
 )
 from punch.wire.sealed import Envelope
@@ -59,6 +59,8 @@ class Processes:
         self.got: list[tuple[str, int, Reply]] = []
         self.held: deque[tuple[str, Locate]] = deque()
         self.holding = False
+        self.awaiting: list[tuple[str, PeerID]] = []
+        """The processes that want to be told when a peer is back."""
         self._connections = 0
 
     def register(self, process: str, peer: PeerID, address: str = "192.0.2.1") -> int:
@@ -67,6 +69,10 @@ class Processes:
         registry = self.exchanges[process].registry
         registry.register(self._connections, peer, "name", Accept.ASK, address, self.now)
         self.where[peer] = process
+        self.run()
+        for name, _ in [each for each in self.awaiting if each[1] == peer]:
+            self.exchanges[name].registry.returned(peer, self.now)
+        self.awaiting = [each for each in self.awaiting if each[1] != peer]
         self.run()
         return self._connections
 
@@ -125,10 +131,11 @@ class Processes:
                             self.held.append((name, todo))
                         else:
                             self._locate(name, todo)
+                    elif isinstance(todo, AwaitReturn):
+                        self.awaiting.append((name, todo.peer))
                     elif todo.process not in self.exchanges:
                         exchange.process_lost(todo.process, self.now)
                     else:
-                        assert not isinstance(todo.message, PeerClaimed)
                         self.exchanges[todo.process].receive(name, todo.message, self.now)
 
     def _locate(self, name: str, locate: Locate) -> None:
@@ -219,6 +226,25 @@ class ExchangeTests(SynchronousTestCase):
         self.assertIsInstance(error, Error)
         self.assertEqual((error.code, error.call), (ErrorCode.NOT_REGISTERED, CALL))  # type: ignore[union-attr]
         self.assert_empty()
+
+    def test_told_when_the_called_peer_is_back_at_another_process(self) -> None:
+        """Once, and only who asked to be told; whatever it was that told that the peer is away."""
+        del self.net.where[BOB]
+        carol = self.net.register("one", CAROL, "192.0.2.3")
+        for caller, connection, notify in ((ALICE, self.alice, True), (CAROL, carol, False)):
+            self.net.request("one", caller, connection, Establish(CALL, BOB, envelope(BOB), notify=notify))
+        self.assertEqual(self.net.awaiting, [("one", BOB)])
+        self.net.register("two", BOB)
+        self.net.register("two", BOB)
+        self.assertEqual(self.net.replies(self.alice)[1:], [Returned(BOB)])
+        self.assertEqual(len(self.net.replies(carol)), 1)
+        # The directory had a stale entry, and the process that it named has gone.
+        self.net.kill("two")
+        self.net.exchanges["three"] = Exchange(self.net.limits)
+        self.net.request("one", ALICE, self.alice, Establish(CALL, BOB, envelope(BOB), notify=True))
+        self.assertEqual(self.net.awaiting, [("one", BOB)])
+        self.net.register("three", BOB)
+        self.assertEqual(self.net.replies(self.alice)[3:], [Returned(BOB)])
 
     def test_stale_entry(self) -> None:
         """The process that the directory names denies it, and the caller is told so."""

@@ -154,6 +154,56 @@ class DirectoryTests(RedisTestCase):
         self.assertEqual((three.locate(ALICE), three.locate(BOB)), (one.name, two.name))
         self.assertEqual((one.gone, one.replaced, two.replaced), ([], [], []))
 
+    def test_return_of_an_awaited_peer(self) -> None:
+        """Every process that waits is told once, by the process at which the peer registers."""
+        one, two, three = self.start(3)
+        for process in (one, two):
+            process.await_return(BOB)
+            process.await_return(CAROL)
+        self.net.advance(0.5)
+        three.register(BOB)
+        self.net.advance(0.5)
+        three.leave(BOB)
+        three.register(BOB)
+        self.net.advance(0.5)
+        self.assertEqual((one.returned, two.returned, three.returned), ([BOB], [BOB], []))
+        # It waits for it itself, too: that needs no message.
+        two.register(CAROL)
+        self.net.advance(0.5)
+        self.assertEqual((one.returned, two.returned), ([BOB, CAROL], [BOB]))
+        self.assertEqual([key for key in self.redis.data if b"await" in key], [])
+
+    def test_return_while_redis_is_away(self) -> None:
+        """Flushed or away when the peer registers: it is told afterwards."""
+        one, two = self.start(2)
+        one.await_return(BOB)
+        self.net.advance(0.5)
+        self.redis.stop()
+        self.net.advance(1.0)
+        one.await_return(CAROL)
+        two.register(BOB)
+        two.register(CAROL)
+        self.redis.start()
+        self.net.advance(6.0)
+        self.assertEqual(sorted(one.returned), sorted([BOB, CAROL]))
+
+    def test_returned_before_it_was_awaited(self) -> None:
+        """It has registered between the answer that it is away and the wish to be told."""
+        one, two, three = self.start(3)
+        two.register(BOB)
+        self.net.advance(0.5)
+        one.await_return(BOB)
+        # A stale entry: nobody is told that this peer is back.
+        three.register(CAROL)
+        self.net.advance(0.5)
+        before = dict(self.redis.data)
+        three.leave(CAROL)
+        self.net.advance(0.5)
+        self.redis.data.update((key, each) for key, each in before.items() if b"peer" in key)
+        one.await_return(CAROL)
+        self.net.advance(0.5)
+        self.assertEqual(one.returned, [BOB])
+
     def test_older_process_comes_back_after_a_flush(self) -> None:
         """The newer registration counts, whichever process writes first."""
         one, two, three = self.start(3)
