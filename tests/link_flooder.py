@@ -26,9 +26,9 @@ from punch.contacts import AddressBook
 from punch.identity import Identity, PeerID
 from punch.link.link import Link
 from punch.link.packet import CONNECTION_ID_LENGTH, PacketReader, QuicFrameType
-from punch.link.proof import SecretsLog
-from punch.link.quic import QuicSink
-from punch.link.quic_qh3 import Qh3Backend, Qh3Connection
+from punch.link.proof import LinkCertificate
+from punch.link.quic import QuicConnection, QuicSink
+from punch.link.quic_qh3 import Qh3Backend
 from punch.link.stream import encode_name
 from punch.net.reactor import use_monotonic_time
 from punch.node.events import (
@@ -117,11 +117,16 @@ def find_close(payload: bytes) -> str | None:
         return None
 
 
-class FloodingConnection(Qh3Connection):
-    """A connection of qh3 that sends forged packets of its own from some time on."""
+class FloodingConnection(QuicConnection):
+    """
+    A connection that keeps its secrets, and sends forged packets of its own from some time on.
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    :param plain: the connection that it takes the place of.
+    """
+
+    def __init__(self, plain: QuicConnection) -> None:
+        self._kept = plain.configuration.secrets_log_file = KeptSecrets()
+        super().__init__(plain.adapter)
         self.ended: str | None = None
         self.sent = 0
         self._told = False
@@ -135,16 +140,15 @@ class FloodingConnection(Qh3Connection):
 
     def binding(self) -> bytes:
         flooding.append(self)
-        secret = self._secrets.receiving(self.configuration.is_client)
+        secret = self._kept.receiving(self.configuration.is_client)
         assert secret is not None
         self._replies = PacketReader(secret)
         return super().binding()
 
     def flood(self, payloads: Iterator[bytes], rate: float, now: float) -> None:
         """From now on, packets with these payloads, so many in a second, are all that is sent."""
-        assert isinstance(self._secrets, KeptSecrets)
         is_client = self.configuration.is_client
-        secret = self._secrets.kept["CLIENT_TRAFFIC_SECRET_0" if is_client else "SERVER_TRAFFIC_SECRET_0"]
+        secret = self._kept.kept["CLIENT_TRAFFIC_SECRET_0" if is_client else "SERVER_TRAFFIC_SECRET_0"]
         self._writer = PacketWriter(secret, self._remote_id)
         self._payloads, self._rate, self._began, self._latest = payloads, rate, now, now
 
@@ -193,15 +197,15 @@ flooding: list[FloodingConnection] = []
 
 
 class FloodingBackend(Qh3Backend):
-    """qh3, with connections of the kind above that keep their secrets."""
+    """qh3, with connections of the kind above."""
 
-    def _connection(self, quic: Any, configuration: Any, secrets: SecretsLog) -> FloodingConnection:
-        from qh3.quic import events
-        from qh3.quic.connection import QuicConnectionError
+    def client(self, now: float) -> FloodingConnection:
+        return FloodingConnection(super().client(now))
 
-        kept = KeptSecrets()
-        configuration.secrets_log_file = kept
-        return FloodingConnection(quic, events, configuration, kept, (QuicConnectionError, ValueError))
+    def server(
+        self, certificate: LinkCertificate, original_destination_connection_id: bytes
+    ) -> FloodingConnection:
+        return FloodingConnection(super().server(certificate, original_destination_connection_id))
 
 
 class LinkFlooder:

@@ -1,6 +1,6 @@
 """
 QUIC connections (RFC 9000) of either library: what the rest of a link uses, over aioquic's API, which qh3
-follows. `quic_qh3.py` and `quic_aioquic.py` have what differs.
+follows. The adapters in `quic_qh3.py` and `quic_aioquic.py` have what differs.
 
 What a link relies on, and neither library's documentation says:
 
@@ -19,12 +19,12 @@ from __future__ import annotations
 import itertools
 import logging
 import ssl
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.receive_limits import PING_EVERY, LimitExceeded, ReceiveLimits
+from punch.link.receive_limits import LimitExceeded, ReceiveLimits
 from punch.wire.address import FULL_SIZE
 
 T = TypeVar("T")
@@ -55,7 +55,6 @@ Packets sent under one key, half of what RFC 9001, section 6.6, allows with AES-
 Neither library counts.
 """
 LOGICAL_ADDRESS: Final = ("192.0.2.1", 443)
-VERSION_1: Final = 1
 
 # Without a handler, what the libraries log would go to stderr, in the middle of a chat.
 logging.getLogger("quic").addHandler(logging.NullHandler())
@@ -124,24 +123,64 @@ def as_quic_error(error: BaseException) -> QuicError:
     return QuicError(f"{type(error).__name__}: {error}")
 
 
-class _LibraryErrors:
-    """
-    Makes a `QuicError` of whatever a library raises. `contextlib.contextmanager` would take as long as the
-    processing of a packet.
-    """
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None and not isinstance(error, (QuicError, LimitExceeded)):
-            raise as_quic_error(error) from error
-
-
-_LIBRARY_ERRORS: Final = _LibraryErrors()
+@contextmanager
+def library_errors() -> Iterator[None]:
+    """Raise what a library raises as a `QuicError`. This takes too long to be done for each packet."""
+    try:
+        yield
+    except BaseException as error:
+        raise as_quic_error(error) from error
 
 
 _NO_FLIGHT = Flight(0, 0, 0, None)
+
+
+class QuicAdapter(Protocol):
+    """
+    One connection of a library, and how that library is asked what the two are asked in different ways. The
+    library's objects are `Any`, since one class can't be typed against both.
+
+    :ivar library: the library's own connection.
+    :ivar events: the library's module of events.
+    :ivar refusals: what the library raises if a connection, or that direction of a stream, is over.
+    :ivar limits: counts what `receive` processes.
+    """
+
+    library: Any
+    events: Any
+    refusals: tuple[type[Exception], ...]
+    limits: ReceiveLimits
+
+    def receive(self, datagrams: list[bytes], now: float) -> None:
+        """
+        Process datagrams.
+
+        :raise LimitExceeded: the other side sent more of something than it may.
+        """
+
+    def count_frames(self, secret: bytes) -> None:
+        """Count the frames of packets from now on. `secret` is the traffic secret of the other side."""
+
+    def datagrams_to_send(self, now: float) -> list[bytes]:
+        """Return what the library has to send."""
+
+    def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
+        """Queue bytes on a stream."""
+
+    def unsent(self, stream_id: int) -> int:
+        """Return how many bytes of a stream have not been sent for the first time."""
+
+    def flight(self) -> Flight:
+        """Return what is in flight."""
+
+    def peer_certificate(self) -> bytes | None:
+        """Return the other side's certificate (DER), None before the handshake."""
+
+    def rtt(self) -> float | None:
+        """Return the smoothed round-trip time in seconds, once known."""
+
+    def losses(self) -> int:
+        """Return a number that grows with each packet declared lost and each probe timeout."""
 
 
 class _Discarded:
@@ -151,32 +190,25 @@ class _Discarded:
         return None
 
 
-class QuicConnection(ABC):
+class QuicConnection:
     """
     One QUIC connection, sans I/O. `now` is in monotonic seconds. What is asked of a connection or stream that
     is over has no effect.
 
-    The library's objects are `Any` here, since one class can't be typed against both libraries.
-
+    :param adapter: a new connection of a library, whose settings are `common_settings` and its own.
     :ivar connection_id: the first of our own connection IDs.
-    :ivar library: the library's own connection.
     :ivar configuration: the library's settings for it.
     """
 
     key_update_after = KEY_UPDATE_AFTER
 
-    def __init__(
-        self,
-        quic: Any,
-        events: Any,
-        configuration: Any,
-        secrets: SecretsLog,
-        refusals: tuple[type[Exception], ...],
-        limits: ReceiveLimits,
-    ) -> None:
-        self.library = quic
-        self.configuration = configuration
-        self._secrets = secrets
+    def __init__(self, adapter: QuicAdapter) -> None:
+        library, events = adapter.library, adapter.events
+        self.adapter = adapter
+        self.configuration = library.configuration
+        self.connection_id: bytes = library.host_cid
+        self._secrets: SecretsLog = self.configuration.secrets_log_file
+        self._limits = adapter.limits
         self._stream_data = events.StreamDataReceived
         self._handlers = {
             events.HandshakeCompleted: self._handshake,
@@ -188,17 +220,12 @@ class QuicConnection(ABC):
             events.ConnectionIdRetired: lambda event, sink: sink.on_connection_id(event.connection_id, False),
             events.ConnectionTerminated: self._terminated,
         }
-        self._limits = limits
-        self._now = 0.0
         self._uids = itertools.count(1)
         self._probes: set[int] = set()
-        self._since_probe = 0
         self._sent = 0
-        self._refusals = refusals
         self._failure: QuicError | None = None
         self._failure_told = False
         self._discarded = False
-        self.connection_id: bytes = quic.host_cid
 
     def discard(self) -> None:
         """Free all that the library keeps: the connection is over, and nothing more is asked of it."""
@@ -207,8 +234,8 @@ class QuicConnection(ABC):
         # Not left to Python's garbage collector: it counts objects, and what the library keeps is few, but up
         # to 24 MiB large. qh3's object refers to itself.
         self._discarded = True
-        vars(self.library).clear()
-        self.library = _Discarded()
+        vars(self.adapter.library).clear()
+        self.adapter.library = _Discarded()
 
     def receive(self, datagrams: Sequence[bytes], now: float) -> None:
         """
@@ -218,25 +245,13 @@ class QuicConnection(ABC):
         :raise QuicError: something in them was too much for the library.
         :raise LimitExceeded: the other side sent more of something than it may (see `receive_limits.py`).
         """
-        self._now = now
-        usable = [data for data in datagrams if 0 < len(data) <= MAX_RECEIVED]
-        self._drive(None, self._take_in, usable, now)
-
-    @abstractmethod
-    def _take_in(self, datagrams: list[bytes], now: float) -> None: ...
-
-    def _arrived(self, packets: int, events: int) -> None:
-        """
-        So many packets came, authentic and new, and made so many events. Now and then one of ours asks for an
-        acknowledgement: without one, the libraries forget nothing of what they sent, and they don't ask when
-        they send acknowledgements alone.
-        """
-        self._limits.packets(packets, self._now)
-        self._limits.events(events, self._now)
-        self._since_probe += packets
-        if self._since_probe >= PING_EVERY:
-            self._since_probe = 0
-            self._probes.add(self._ping())
+        self._drive(
+            None, self.adapter.receive, [data for data in datagrams if 0 < len(data) <= MAX_RECEIVED], now
+        )
+        if self._limits.wants_ping():
+            # Without an acknowledgement, the libraries forget nothing of what they sent, and they don't ask
+            # for one when they send acknowledgements alone.
+            self._probes.add(self.ping())
 
     def deliver(self, sink: QuicSink) -> None:
         """
@@ -267,7 +282,7 @@ class QuicConnection(ABC):
 
     def _events(self) -> Sequence[Any]:
         events = []
-        next_event = self.library.next_event
+        next_event = self.adapter.library.next_event
         while (event := next_event()) is not None:
             events.append(event)
         return events
@@ -307,21 +322,17 @@ class QuicConnection(ABC):
 
         :raise QuicError: the library failed.
         """
-        datagrams: list[bytes] = self._drive([], self._poll, now)
+        datagrams: list[bytes] = self._drive([], self.adapter.datagrams_to_send, now)
         self._sent += len(datagrams)
-        if self._sent >= self.key_update_after and self._try(self.library.request_key_update):
+        if self._sent >= self.key_update_after and self._try(self.adapter.library.request_key_update):
             self._sent = 0
         return datagrams
-
-    def _poll(self, now: float) -> list[bytes]:
-        """What the library has to send."""
-        return [data for data, _ in self.library.datagrams_to_send(now)]
 
     def get_timer(self) -> float | None:
         """When `handle_timer` wants to be called."""
         if self._discarded:
             return None
-        timer = self._ask(None, self.library.get_timer)
+        timer = self._ask(None, self.adapter.library.get_timer)
         return 0.0 if self._failure is not None and not self._failure_told else timer
 
     def handle_timer(self, now: float) -> None:
@@ -330,8 +341,7 @@ class QuicConnection(ABC):
 
         :raise QuicError: the library failed.
         """
-        self._now = now
-        self._drive(None, self.library.handle_timer, now)
+        self._drive(None, self.adapter.library.handle_timer, now)
 
     def open_stream(self) -> int:
         """
@@ -339,85 +349,65 @@ class QuicConnection(ABC):
 
         :raise QuicStreamLimit: the other side allows no more at once, or the library refuses.
         """
-        stream_id: int | None = self._ask(None, self.library.get_next_available_stream_id)
-        if stream_id is None or not self._try(self.library.send_stream_data, stream_id, b"", False):
+        stream_id: int | None = self._ask(None, self.adapter.library.get_next_available_stream_id)
+        if stream_id is None or not self._try(self.adapter.library.send_stream_data, stream_id, b"", False):
             raise QuicStreamLimit("no more streams can be opened now")
         return stream_id
 
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
         """Queue bytes on a stream."""
         self._limits.sent(len(data))
-        self._try(self.library.send_stream_data, stream_id, data, fin)
+        self._try(self.adapter.send, stream_id, data, fin)
 
     def unsent(self, stream_id: int) -> int:
         """Return how many bytes of a stream have not been sent for the first time."""
-        return self._ask(0, self._unsent, stream_id)
-
-    @abstractmethod
-    def _unsent(self, stream_id: int) -> int: ...
+        return self._ask(0, self.adapter.unsent, stream_id)
 
     def flight(self) -> Flight:
         """Return what is in flight: nothing, and a window of 0, once the connection is over."""
-        return self._ask(_NO_FLIGHT, self._flight)
-
-    @abstractmethod
-    def _flight(self) -> Flight: ...
+        return self._ask(_NO_FLIGHT, self.adapter.flight)
 
     def reset(self, stream_id: int, code: int) -> None:
         """Reset a stream in both directions. Nothing happens if it is over already."""
-        self._try(self.library.reset_stream, stream_id, code)
-        self._try(self.library.stop_stream, stream_id, code)
+        self._try(self.adapter.library.reset_stream, stream_id, code)
+        self._try(self.adapter.library.stop_stream, stream_id, code)
 
     def send_datagram(self, data: bytes) -> None:
         """Queue an unreliable message."""
         self._limits.sent(len(data))
-        self._try(self.library.send_datagram_frame, data)
+        self._try(self.adapter.library.send_datagram_frame, data)
 
-    def ping(self) -> None:
-        """Send a PING frame, which the other side has to acknowledge."""
-        self._ping()
-
-    def _ping(self) -> int:
+    def ping(self) -> int:
+        """Send a PING frame, which the other side has to acknowledge, and return its number."""
         uid = next(self._uids)
-        self._try(self.library.send_ping, uid)
+        self._try(self.adapter.library.send_ping, uid)
         return uid
 
     def _try(self, operation: Callable[..., object], *arguments: object) -> bool:
-        """
-        Ask something of the library, which refuses it if the connection, or that direction of a stream, is
-        over. False if it did, or failed, which the next call tells.
-        """
-        if self._discarded:
-            return False
-        try:
-            operation(*arguments)
-        except self._refusals:
-            return False
-        except BaseException as error:
-            self._keep(error)
-            return False
-        return True
+        """Ask something of the library; False if it refuses or fails."""
+        refused = object()
+        return self._ask(refused, operation, *arguments) is not refused
 
     def _ask(self, default: T, operation: Callable[..., T], *arguments: object) -> T:
-        """What an operation of the library returns; `default` if it refuses or fails."""
+        """
+        Return what an operation of the library returns; `default` if it refuses, because the connection or
+        stream is over, or fails, which the next `_drive` tells.
+        """
         if self._discarded:
             return default
         try:
             return operation(*arguments)
-        except self._refusals:
+        except self.adapter.refusals:
             return default
         except BaseException as error:
-            self._keep(error)
+            failure = as_quic_error(error)
+            if self._failure is None:
+                self._failure = failure
             return default
-
-    def _keep(self, error: BaseException) -> None:
-        failure = as_quic_error(error)
-        if self._failure is None:
-            self._failure = failure
 
     def _drive(self, default: T, operation: Callable[..., T], *arguments: object) -> T:
         """
-        What an operation returns that drives the library; `default` if the connection is discarded.
+        Return what an operation returns that drives the library; `default` if the connection is discarded.
 
         :raise QuicError: it failed, or an earlier call did.
         """
@@ -435,19 +425,24 @@ class QuicConnection(ABC):
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection at once with an application's code."""
-        self._try(self.library.close, code, None, reason)
+        self._try(self.adapter.library.close, code, None, reason)
 
     def peer_certificate(self) -> bytes | None:
         """Return the other side's certificate (DER), None before the handshake."""
-        return self._ask(None, self._peer_certificate)
-
-    @abstractmethod
-    def _peer_certificate(self) -> bytes | None: ...
+        return self._ask(None, self.adapter.peer_certificate)
 
     def binding(self) -> bytes:
-        """Return `B` of the link proof, once, after the handshake."""
+        """
+        Return `B` of the link proof, once, after the handshake.
+
+        :raise ProofError: the handshake has not provided the secrets.
+        """
         self.configuration.secrets_log_file = None
-        return self._secrets.binding()
+        secret = self._secrets.receiving(self.configuration.is_client)
+        binding = self._secrets.binding()
+        if secret is not None:
+            self.adapter.count_frames(secret)
+        return binding
 
     def erase_secrets(self) -> None:
         """Forget the secrets of the binding."""
@@ -457,18 +452,12 @@ class QuicConnection(ABC):
     @property
     def rtt(self) -> float | None:
         """The smoothed round-trip time in seconds, once known."""
-        return self._ask(None, self._smoothed_rtt)
-
-    @abstractmethod
-    def _smoothed_rtt(self) -> float | None: ...
+        return self._ask(None, self.adapter.rtt)
 
     @property
     def losses(self) -> int:
         """Grows when packets are declared lost, or when nothing is acknowledged for a probe timeout."""
-        return self._ask(0, self._losses)
-
-    @abstractmethod
-    def _losses(self) -> int: ...
+        return self._ask(0, self.adapter.losses)
 
 
 class QuicBackend(Protocol):
@@ -493,7 +482,7 @@ class QuicBackend(Protocol):
         """
 
 
-def common_settings(is_client: bool, secrets: SecretsLog) -> dict[str, Any]:
+def common_settings(is_client: bool) -> dict[str, Any]:
     """The settings of a connection that both libraries know by the same names."""
     return {
         "alpn_protocols": [ALPN],
@@ -504,47 +493,7 @@ def common_settings(is_client: bool, secrets: SecretsLog) -> dict[str, Any]:
         "max_stream_data": STREAM_WINDOW,
         "max_datagram_size": DATAGRAM_SIZE,
         "max_datagram_frame_size": MAX_DATAGRAM_FRAME,
-        "secrets_log_file": secrets,
-        "supported_versions": [VERSION_1],
+        "secrets_log_file": SecretsLog(),
+        "supported_versions": [1],
+        "verify_mode": ssl.CERT_NONE if is_client else None,
     }
-
-
-class LibraryBackend(ABC):
-    """Makes connections of either library (`QuicBackend`)."""
-
-    def client(self, now: float) -> QuicConnection:
-        secrets = SecretsLog()
-        with _LIBRARY_ERRORS:
-            configuration = self.configuration(True, secrets)
-            configuration.verify_mode = ssl.CERT_NONE
-            quic = self._library().QuicConnection(configuration=configuration)
-            quic.connect(LOGICAL_ADDRESS, now)
-        return self._connection(quic, configuration, secrets)
-
-    def server(
-        self, certificate: LinkCertificate, original_destination_connection_id: bytes
-    ) -> QuicConnection:
-        secrets = SecretsLog()
-        with _LIBRARY_ERRORS:
-            configuration = self.configuration(False, secrets)
-            self._load_certificate(configuration, certificate)
-            # Without ticket handler and fetcher, the library can neither issue tickets nor accept one
-            quic = self._library().QuicConnection(
-                configuration=configuration,
-                original_destination_connection_id=original_destination_connection_id,
-            )
-        return self._connection(quic, configuration, secrets)
-
-    @abstractmethod
-    def configuration(self, is_client: bool, secrets: SecretsLog) -> Any:
-        """The library's configuration of a connection."""
-
-    @abstractmethod
-    def _library(self) -> Any:
-        """The library's module that has `QuicConnection`, imported when it is needed."""
-
-    @abstractmethod
-    def _connection(self, quic: Any, configuration: Any, secrets: SecretsLog) -> QuicConnection: ...
-
-    @abstractmethod
-    def _load_certificate(self, configuration: Any, certificate: LinkCertificate) -> None: ...

@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from punch.link.packet import Frame, QuicFrameType
-from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic import LOGICAL_ADDRESS, Flight, LibraryBackend, QuicConnection, common_settings
+from punch.link.proof import LinkCertificate
+from punch.link.quic import LOGICAL_ADDRESS, Flight, QuicConnection, common_settings, library_errors
 from punch.link.receive_limits import ReceiveLimits
 
 MOST_GAPS: Final = 4096
@@ -127,89 +127,103 @@ class FrameLog:
         return
 
 
-class AioquicConnection(QuicConnection):
+class AioquicAdapter:
     """
-    A connection of aioquic. What this link needs and aioquic doesn't offer is read from its private parts
-    here.
+    A connection of aioquic (`QuicAdapter`). What this link needs and aioquic doesn't offer is read from its
+    private parts here.
+
+    :param library: aioquic's connection, of which the logger is a `FrameLog`.
     """
 
-    def __init__(
-        self,
-        quic: Any,
-        events: Any,
-        configuration: Any,
-        secrets: SecretsLog,
-        refusals: tuple[type[Exception], ...],
-    ) -> None:
-        limits = ReceiveLimits(MOST_GAPS, joins=True)
-        super().__init__(quic, events, configuration, secrets, refusals, limits)
-        log = configuration.quic_logger
-        self._trace = log.trace if isinstance(log, FrameLog) else FrameTrace()
+    refusals: tuple[type[Exception], ...] = (RuntimeError, ValueError)
 
-    def _take_in(self, datagrams: list[bytes], now: float) -> None:
+    def __init__(self, library: Any) -> None:
+        from aioquic.quic import events
+
+        self.library = library
+        self.events: Any = events
+        self.limits = ReceiveLimits(MOST_GAPS, joins=True)
+        self._trace: FrameTrace = library.configuration.quic_logger.trace
+
+    def receive(self, datagrams: list[bytes], now: float) -> None:
         for data in datagrams:
             self.library.receive_datagram(data, LOGICAL_ADDRESS, now)
             packets = self._trace.take()
             if packets:
-                self._arrived(len(packets), 0)
+                self.limits.packets(len(packets), now)
                 for frames in packets:
-                    self._limits.events(len(frames), now)
-                    self._limits.frames(frames, now)
+                    self.limits.events(len(frames), now)
+                    self.limits.frames(frames, now)
 
-    def _poll(self, now: float) -> list[bytes]:
+    def count_frames(self, secret: bytes) -> None:
+        """Do nothing: the library tells of all frames."""
+
+    def datagrams_to_send(self, now: float) -> list[bytes]:
         # A server has no path before the first datagram, for which the library is not prepared.
-        return super()._poll(now) if self.library._network_paths else []
+        if not self.library._network_paths:
+            return []
+        return [data for data, _ in self.library.datagrams_to_send(now)]
 
     def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
-        super().send(stream_id, bytes(data), fin)
+        self.library.send_stream_data(stream_id, bytes(data), fin)
 
-    def _unsent(self, stream_id: int) -> int:
+    def unsent(self, stream_id: int) -> int:
         stream = self.library._streams.get(stream_id)
         return 0 if stream is None else sum(len(pending) for pending in stream.sender._pending)
 
-    def _flight(self) -> Flight:
+    def flight(self) -> Flight:
         loss = self.library._loss
-        unsent = sum(map(self._unsent, self.library._streams))
+        unsent = sum(map(self.unsent, self.library._streams))
         rtt = float(loss._rtt_latest) if loss._rtt_initialized else None
         return Flight(loss.bytes_in_flight, loss.congestion_window, unsent, rtt)
 
-    def _peer_certificate(self) -> bytes | None:
+    def peer_certificate(self) -> bytes | None:
         from cryptography.hazmat.primitives.serialization import Encoding
 
         certificate = self.library.tls._peer_certificate
         return None if certificate is None else bytes(certificate.public_bytes(Encoding.DER))
 
-    def _losses(self) -> int:
+    def losses(self) -> int:
         return self._trace.lost + int(self.library._loss._pto_count)
 
-    def _smoothed_rtt(self) -> float | None:
+    def rtt(self) -> float | None:
         loss = self.library._loss
         return float(loss._rtt_smoothed) if loss._rtt_initialized else None
 
 
-class AioquicBackend(LibraryBackend):
-    """aioquic."""
+class AioquicBackend:
+    """aioquic (`QuicBackend`)."""
 
     name = "aioquic"
 
-    def _library(self) -> Any:
-        from aioquic.quic import connection
+    def client(self, now: float) -> QuicConnection:
+        with library_errors():
+            from aioquic.quic.connection import QuicConnection as Library
 
-        return connection
+            library = Library(configuration=self._configuration(True))
+            library.connect(LOGICAL_ADDRESS, now)
+            return QuicConnection(AioquicAdapter(library))
 
-    def _connection(self, quic: Any, configuration: Any, secrets: SecretsLog) -> QuicConnection:
-        from aioquic.quic import events
+    def server(
+        self, certificate: LinkCertificate, original_destination_connection_id: bytes
+    ) -> QuicConnection:
+        with library_errors():
+            from aioquic.quic.connection import QuicConnection as Library
 
-        return AioquicConnection(quic, events, configuration, secrets, (RuntimeError, ValueError))
+            configuration = self._configuration(False)
+            configuration.certificate = certificate.certificate
+            configuration.private_key = certificate.private_key
+            # Without ticket handler and fetcher, the library can neither issue tickets nor accept one.
+            library = Library(
+                configuration=configuration,
+                original_destination_connection_id=original_destination_connection_id,
+            )
+            return QuicConnection(AioquicAdapter(library))
 
-    def _load_certificate(self, configuration: Any, certificate: LinkCertificate) -> None:
-        configuration.certificate = certificate.certificate
-        configuration.private_key = certificate.private_key
-
-    def configuration(self, is_client: bool, secrets: SecretsLog) -> Any:
+    def _configuration(self, is_client: bool) -> Any:
         from aioquic.quic.configuration import QuicConfiguration
 
-        # The library uses nothing of a logger but what FrameLog has
+        # The library uses nothing of a logger but what FrameLog has.
         logger: Any = FrameLog()
-        settings = common_settings(is_client, secrets)
+        settings = common_settings(is_client)
         return QuicConfiguration(**settings, congestion_control_algorithm="cubic", quic_logger=logger)

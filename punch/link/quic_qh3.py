@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from punch.identity import RandomBytes
 from punch.link.packet import PacketReader, read_frames
-from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic import LOGICAL_ADDRESS, Flight, LibraryBackend, QuicConnection, common_settings
+from punch.link.proof import LinkCertificate
+from punch.link.quic import LOGICAL_ADDRESS, Flight, QuicConnection, common_settings, library_errors
 from punch.link.receive_limits import ReceiveLimits, Sampler
 
 _ED25519: Final = 0x0807
@@ -31,37 +31,33 @@ def stopped() -> float:
     return 0.0
 
 
-class Qh3Connection(QuicConnection):
+class Qh3Adapter:
     """
-    A connection of qh3.
+    A connection of qh3 (`QuicAdapter`).
 
+    :param library: qh3's connection.
     :param random: chooses which packets are read.
     :param clock: returns seconds, to measure how long the library takes.
     """
 
     def __init__(
-        self,
-        quic: Any,
-        events: Any,
-        configuration: Any,
-        secrets: SecretsLog,
-        refusals: tuple[type[Exception], ...],
-        random: RandomBytes = os.urandom,
-        clock: Callable[[], float] = stopped,
+        self, library: Any, random: RandomBytes = os.urandom, clock: Callable[[], float] = stopped
     ) -> None:
-        super().__init__(quic, events, configuration, secrets, refusals, ReceiveLimits())
+        from qh3.quic import events
+        from qh3.quic.connection import QuicConnectionError
+
+        self.library = library
+        self.events: Any = events
+        self.refusals: tuple[type[Exception], ...] = (QuicConnectionError, ValueError)
+        self.limits = ReceiveLimits()
         self._clock = clock
         self._sampler = Sampler(random)
         self._reader: PacketReader | None = None
 
-    def binding(self) -> bytes:
-        secret = self._secrets.receiving(self.configuration.is_client)
-        binding = super().binding()
-        if secret is not None:
-            self._reader = PacketReader(secret)
-        return binding
+    def count_frames(self, secret: bytes) -> None:
+        self._reader = PacketReader(secret)
 
-    def _take_in(self, datagrams: list[bytes], now: float) -> None:
+    def receive(self, datagrams: list[bytes], now: float) -> None:
         reader = self._reader
         if reader is None:
             self.library.receive_many_datagrams(datagrams, LOGICAL_ADDRESS, now)
@@ -78,9 +74,9 @@ class Qh3Connection(QuicConnection):
             payload = reader.read(datagrams[index])
             if self._feed([datagrams[index]], now):
                 if payload is None:
-                    self._limits.unreadable(now)
+                    self.limits.unreadable(now)
                 else:
-                    self._limits.frames(read_frames(payload), now, weight)
+                    self.limits.frames(read_frames(payload), now, weight)
         if start < len(datagrams):
             self._feed(datagrams[start:], now)
 
@@ -95,10 +91,11 @@ class Qh3Connection(QuicConnection):
         self.library._drain_core()
         if report[5] > MANY_EVENTS * count or self._clock() - began > SLOW * count:
             self._sampler.read_each_next()
-        self._arrived(packets, report[5])
+        self.limits.packets(packets, now)
+        self.limits.events(report[5], now)
         return packets
 
-    def _poll(self, now: float) -> list[bytes]:
+    def datagrams_to_send(self, now: float) -> list[bytes]:
         # The library's own method parses each packet again for a log that nobody reads, which takes a third
         # of a sender's time; this is the rest of that method.
         core = self.library._core
@@ -118,11 +115,14 @@ class Qh3Connection(QuicConnection):
             # is room when the next datagram comes, and the library keeps all that it has to send.
         return datagrams
 
-    def _unsent(self, stream_id: int) -> int:
+    def send(self, stream_id: int, data: bytes | memoryview, fin: bool) -> None:
+        self.library.send_stream_data(stream_id, data, fin)
+
+    def unsent(self, stream_id: int) -> int:
         size: int = self.library.get_send_buffer_size(stream_id)
         return size
 
-    def _flight(self) -> Flight:
+    def flight(self) -> Flight:
         # As the smoothed round-trip time below.
         core = self.library._core
         if core is None:
@@ -130,27 +130,27 @@ class Qh3Connection(QuicConnection):
         unsent = core.get_send_buffer_size(None)
         return Flight(core.bytes_in_flight, core.congestion_window, unsent, core.latest_rtt)
 
-    def _peer_certificate(self) -> bytes | None:
+    def peer_certificate(self) -> bytes | None:
         certificate = self.library.get_peercert()
         return None if certificate is None else bytes(certificate.public_bytes())
 
-    def _smoothed_rtt(self) -> float | None:
+    def rtt(self) -> float | None:
         # Not public in qh3 2.x, whose version is pinned below 3: the estimate of its recovery, which leaves
         # out the other side's delay before acknowledging, as a measurement from outside could not.
         core = self.library._core
         rtt: float | None = None if core is None else core.smoothed_rtt
         return rtt
 
-    def _losses(self) -> int:
+    def losses(self) -> int:
         core = self.library._core
         return 0 if core is None else int(core.loss_total + core.pto_total)
 
 
-class Qh3Backend(LibraryBackend):
+class Qh3Backend:
     """
-    qh3.
+    qh3 (`QuicBackend`).
 
-    :param random, clock: see `Qh3Connection`.
+    :param random, clock: see `Qh3Adapter`.
     """
 
     name = "qh3"
@@ -159,25 +159,34 @@ class Qh3Backend(LibraryBackend):
         self._random = random
         self._clock = clock
 
-    def _library(self) -> Any:
-        from qh3.quic import connection
+    def client(self, now: float) -> QuicConnection:
+        with library_errors():
+            from qh3.quic.connection import QuicConnection as Library
 
-        return connection
+            library = Library(configuration=self.configuration(True))
+            library.connect(LOGICAL_ADDRESS, now)
+            return QuicConnection(Qh3Adapter(library, self._random, self._clock))
 
-    def _connection(self, quic: Any, configuration: Any, secrets: SecretsLog) -> QuicConnection:
-        from qh3.quic import events
-        from qh3.quic.connection import QuicConnectionError
+    def server(
+        self, certificate: LinkCertificate, original_destination_connection_id: bytes
+    ) -> QuicConnection:
+        with library_errors():
+            from qh3.quic.connection import QuicConnection as Library
 
-        refusals = (QuicConnectionError, ValueError)
-        return Qh3Connection(quic, events, configuration, secrets, refusals, self._random, self._clock)
+            configuration = self.configuration(False)
+            configuration.load_cert_chain(certificate.certificate_pem(), certificate.private_key_pem())
+            # Without ticket handler and fetcher, the library can neither issue tickets nor accept one.
+            library = Library(
+                configuration=configuration,
+                original_destination_connection_id=original_destination_connection_id,
+            )
+            return QuicConnection(Qh3Adapter(library, self._random, self._clock))
 
-    def _load_certificate(self, configuration: Any, certificate: LinkCertificate) -> None:
-        configuration.load_cert_chain(certificate.certificate_pem(), certificate.private_key_pem())
-
-    def configuration(self, is_client: bool, secrets: SecretsLog) -> Any:
+    def configuration(self, is_client: bool) -> Any:
+        """Return qh3's configuration of a connection."""
         from qh3.quic.configuration import QuicConfiguration
 
-        configuration = QuicConfiguration(**common_settings(is_client, secrets), probe_datagram_size=False)
+        configuration = QuicConfiguration(**common_settings(is_client), probe_datagram_size=False)
         if is_client:
             configuration.signature_algorithms = [_ED25519]
         return configuration

@@ -181,11 +181,13 @@ class ReceiveLimits:
         self._over: dict[int, None] = {}
         self._waiting = 0
         self._unanswered = 0
+        self._since_ping = 0
 
     def packets(self, count: int, now: float) -> None:
         """Count authentic and new packets."""
         if not self._packets.spend(now, count):
             raise LimitExceeded("The other side sent many packets that brought nothing.")
+        self._since_ping += count
         self._unanswered += count
         if self._unanswered > UNANSWERED_PACKETS:
             raise LimitExceeded("The other side acknowledges nothing.")
@@ -288,6 +290,13 @@ class ReceiveLimits:
         self._packets.earn(max(1, size / 500))
         self._acks.earn(max(1, size / 500))
         self._control.earn(size / 2048)
+
+    def wants_ping(self) -> bool:
+        """Return whether a ping is due, of which the acknowledgement is `answered`; once each time."""
+        due = self._since_ping >= PING_EVERY
+        if due:
+            self._since_ping = 0
+        return due
 
     def answered(self) -> None:
         """One of our pings was acknowledged."""

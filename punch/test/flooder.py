@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from random import Random
 
-from qh3.quic import events
 from qh3.quic.configuration import QuicConfiguration
 from qh3.quic.connection import QuicConnection as Library
 
 from punch.link.packet import CONNECTION_ID_LENGTH, HeaderProtection, PacketKey, suites_for
 from punch.link.proof import LinkCertificate, SecretsLog
-from punch.link.quic import ALPN, LOGICAL_ADDRESS
-from punch.link.quic_qh3 import Qh3Connection
+from punch.link.quic import ALPN, LOGICAL_ADDRESS, QuicConnection
+from punch.link.quic_qh3 import Qh3Adapter
 from punch.test.link_pair import CoreEnd, Pipe, Rogue, RogueCallee, RogueCaller
 
 ROOM = 1150
@@ -103,10 +102,10 @@ class Flooder:
         configuration.signature_algorithms = [0x0807]
         quic = Library(configuration=configuration)
         quic.connect(LOGICAL_ADDRESS, 0.0)
-        return RogueCaller(Qh3Connection(quic, events, configuration, self._secrets, (ValueError,)))
+        return RogueCaller(QuicConnection(Qh3Adapter(quic)))
 
     def _callee(self, certificate: LinkCertificate) -> Rogue:
-        return RogueCallee(_Server(self._configuration(False), self._secrets), certificate)
+        return RogueCallee(_Server(self._configuration(False)), certificate)
 
     def send(self, payloads: Iterable[bytes]) -> None:
         """Send packets that arrive at once; the victim's answers are ignored."""
@@ -137,23 +136,22 @@ class _Server:
 
     name = "qh3"
 
-    def __init__(self, configuration: QuicConfiguration, secrets: SecretsLog) -> None:
+    def __init__(self, configuration: QuicConfiguration) -> None:
         self._configuration = configuration
-        self._secrets = secrets
 
-    def client(self, now: float) -> Qh3Connection:
+    def client(self, now: float) -> QuicConnection:
         raise NotImplementedError
 
     def server(
         self, certificate: LinkCertificate, original_destination_connection_id: bytes
-    ) -> Qh3Connection:
+    ) -> QuicConnection:
         if not self._configuration.certificate:
             self._configuration.load_cert_chain(certificate.certificate_pem(), certificate.private_key_pem())
         quic = Library(
             configuration=self._configuration,
             original_destination_connection_id=original_destination_connection_id,
         )
-        return Qh3Connection(quic, events, self._configuration, self._secrets, (ValueError,))
+        return QuicConnection(Qh3Adapter(quic))
 
 
 def integer(value: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from punch.link.events import CloseCode, LinkLimits, StreamData
-from punch.link.proof import LinkCertificate, SecretsLog
+from punch.link.proof import LinkCertificate
 from punch.link.quic import QuicBackend
 from punch.link.stream import encode_name
 from punch.test.link_pair import AioquicMixin, LinkTestCase, Pipe, RogueCallee, RogueCaller
@@ -173,35 +173,28 @@ class Tickets(QuicBackend):
         self.resume = False
 
     def client(self, now: float, resume: bool = False) -> Any:
-        from qh3.quic import events
         from qh3.quic.connection import QuicConnection as Library
-        from qh3.quic.connection import QuicConnectionError
 
-        from punch.link.quic import LOGICAL_ADDRESS
-        from punch.link.quic_qh3 import Qh3Connection
+        from punch.link.quic import LOGICAL_ADDRESS, QuicConnection
+        from punch.link.quic_qh3 import Qh3Adapter
 
-        secrets = SecretsLog()
-        configuration = self.plain.configuration(True, secrets)
-        configuration.verify_mode = 0
-        configuration.signature_algorithms = [0x0807]
+        configuration = self.plain.configuration(True)
         if resume or self.resume:
             configuration.session_ticket = self.of_client[0]
         quic = Library(configuration=configuration, session_ticket_handler=self.of_client.append)
         quic.connect(LOGICAL_ADDRESS, now)
-        return Qh3Connection(quic, events, configuration, secrets, (ValueError, QuicConnectionError))
+        return QuicConnection(Qh3Adapter(quic))
 
     def server(self, certificate: LinkCertificate, original_destination_connection_id: bytes) -> Any:
-        from qh3.quic import events
         from qh3.quic.connection import QuicConnection as Library
-        from qh3.quic.connection import QuicConnectionError
 
-        from punch.link.quic_qh3 import Qh3Connection
+        from punch.link.quic import QuicConnection
+        from punch.link.quic_qh3 import Qh3Adapter
 
         def keep(ticket: Any) -> None:
             self.of_server[ticket.ticket] = ticket
 
-        secrets = SecretsLog()
-        configuration = self.plain.configuration(False, secrets)
+        configuration = self.plain.configuration(False)
         configuration.load_cert_chain(certificate.certificate_pem(), certificate.private_key_pem())
         quic = Library(
             configuration=configuration,
@@ -209,4 +202,4 @@ class Tickets(QuicBackend):
             session_ticket_handler=keep,
             session_ticket_fetcher=lambda label: self.of_server.pop(label, None),
         )
-        return Qh3Connection(quic, events, configuration, secrets, (ValueError, QuicConnectionError))
+        return QuicConnection(Qh3Adapter(quic))

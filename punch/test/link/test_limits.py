@@ -332,8 +332,7 @@ class _Failing:
         return self._broken(self._inner.server(certificate, original_destination_connection_id))
 
     def _broken(self, connection: Any) -> QuicConnection:
-        library = connection.library
-        connection.library = _FailingLibrary(library, self)
+        connection.adapter.library = _FailingLibrary(connection.adapter.library, self)
         broken: QuicConnection = connection
         return broken
 
@@ -422,7 +421,7 @@ class _Watching:
         return self._watched(self._inner.server(certificate, original_destination_connection_id))
 
     def _watched(self, connection: Any) -> QuicConnection:
-        self.connections.append(weakref.ref(connection.library))
+        self.connections.append(weakref.ref(connection.adapter.library))
         watched: QuicConnection = connection
         return watched
 
