@@ -155,7 +155,13 @@ class Agent:
         self._pair_up(self._locals.add_host(base))
 
     def add_relayed(
-        self, relayed: Address, mapped: Address | None, source: str, *, streamed: bool = False
+        self,
+        relayed: Address,
+        mapped: Address | None,
+        source: str,
+        *,
+        streamed: bool = False,
+        host: str | None = None,
     ) -> None:
         """
         Add the relayed candidate of an allocation. `relayed` is a local address from now on: datagrams that
@@ -164,8 +170,9 @@ class Agent:
         :param mapped: our address as the relay sees it; None if the peer must not learn it.
         :param source: identifies the relay and how it is reached.
         :param streamed: the relay is reached over TCP or TLS, which gives the candidate the lowest priority.
+        :param host: the IP address at which the relay has answered us.
         """
-        self._pair_up(self._locals.add_relayed(relayed, mapped, source, streamed))
+        self._pair_up(self._locals.add_relayed(relayed, mapped, source, streamed, host))
         self.path.publish()
 
     def _pair_up(self, candidate: Candidate | None) -> None:

@@ -7,6 +7,10 @@ counts here: checks, answers to checks that seem to come from there, and what is
 packet counts for `WINDOW` seconds, over all calls and ICE restarts with that peer. When an address answers,
 the packets that were sent to it no longer count.
 
+A relay sees the checks that it passes on. So if it works together with a peer that we accepted, it can answer
+them in the name of any address. An answer that came through a relay therefore opens only the way through this
+relay (`Way`). An answer to one of our own sockets opens all ways to the address.
+
 Packets to ports of a relay that we use ourselves have a separate limit, for a minute. A peer that restarts
 has a new port there, and the old ones no longer answer; the relay passes on nothing that its client has not
 permitted.
@@ -73,6 +77,18 @@ MAX_PEERS = 256
 _HEADERS = {False: 28, True: 48}
 
 
+class Way(NamedTuple):
+    """Where packets go, and through which relay."""
+
+    remote: Address
+    through: Address | None = None
+    """The relayed address that they are sent from; None: one of our own sockets, whichever."""
+
+    def opens(self, other: Way) -> bool:
+        """Whether packets may be sent the other way if a check that was sent this way was answered."""
+        return self == other or (self.through is None and self.remote == other.remote)
+
+
 class PacketKind(Enum):
     """Why a packet is sent."""
 
@@ -99,7 +115,7 @@ How many packets of all kinds may have been sent before one of this kind. Checks
 
 class _Sent(NamedTuple):
     time: float
-    address: Address
+    way: Way
     size: int
     kind: PacketKind
     later: bool
@@ -112,11 +128,11 @@ class Budget:
     def __init__(self) -> None:
         self._sent: deque[_Sent] = deque()
         self._to_our_relays: deque[_Sent] = deque()
-        self._answered: dict[Address, float] = {}
+        self._answered: dict[Way, float] = {}
 
     def allows(
         self,
-        address: Address,
+        way: Way,
         size: int,
         kind: PacketKind,
         now: float,
@@ -125,23 +141,24 @@ class Budget:
         relayed: bool = False,
     ) -> bool:
         """
-        Whether a datagram of `size` bytes may be sent to `address` now. If so, it is counted as sent.
+        Whether a datagram of `size` bytes may be sent this way now. If so, it is counted as sent.
 
         :param relays: the hosts of the relays that we use.
         :param relayed: the address is a relayed candidate of the peer.
         """
         self._forget(now)
-        if address in self._answered:
+        if self.is_open(way, now):
             return True
+        address = way.remote
         size += _HEADERS[address.is_ipv6]
         sent = self._to_our_relays if address.host in relays else self._sent
         if sum(each.size for each in sent) + size > MAX_BYTES:
             return False
         if sent is self._to_our_relays:
-            alike = sum(each.address == address and each.kind is kind for each in sent)
+            alike = sum(each.way.remote == address and each.kind is kind for each in sent)
             if len(sent) >= MAX_PACKETS or alike >= OF_ONE_HEARD:
                 return False
-            sent.append(_Sent(now, address, size, kind, False, True))
+            sent.append(_Sent(now, way, size, kind, False, True))
             return True
         relayed = relayed or kind in _RELAYED
         kept = 0 if relayed else max(0, RESERVED - sum(each.relayed for each in sent))
@@ -155,24 +172,25 @@ class Budget:
             later = kind is not PacketKind.UNLIKELY and self._allows_later(now)
             if not later:
                 return False
-        sent.append(_Sent(now, address, size, kind, later, relayed))
+        sent.append(_Sent(now, way, size, kind, later, relayed))
         return True
 
-    def answered(self, address: Address, now: float) -> None:
-        """A check of ours was answered from there: what was sent there no longer counts."""
-        self._answered.pop(address, None)
-        self._answered[address] = now
+    def answered(self, way: Way, now: float) -> None:
+        """A check that was sent this way was answered: what was sent on ways that this opens is forgotten."""
+        self._answered.pop(way, None)
+        self._answered[way] = now
         if len(self._answered) > MAX_ANSWERED:
             del self._answered[next(iter(self._answered))]
         for sent in (self._sent, self._to_our_relays):
-            if any(each.address == address for each in sent):
-                kept = [each for each in sent if each.address != address]
+            if any(way.opens(each.way) for each in sent):
+                kept = [each for each in sent if not way.opens(each.way)]
                 sent.clear()
                 sent.extend(kept)
 
-    def is_open(self, address: Address, now: float) -> bool:
-        """Whether the address has answered, so that everything may be sent to it."""
-        return now < self._answered.get(address, -WINDOW) + WINDOW
+    def is_open(self, way: Way, now: float) -> bool:
+        """Whether a check was answered that opens this way, so that everything may be sent this way."""
+        newest = max(self._answered.get(each, -WINDOW) for each in (way, Way(way.remote)))
+        return now < newest + WINDOW
 
     def is_idle(self, now: float) -> bool:
         """Whether nothing counts any more."""
@@ -182,13 +200,13 @@ class Budget:
     def _allows_heard(self, address: Address, kind: PacketKind) -> bool:
         """Whether an authenticated check from there may be answered or trigger a check."""
         sent = self._sent
-        alike = sum(each.address == address and each.kind is kind for each in sent)
+        alike = sum(each.way.remote == address and each.kind is kind for each in sent)
         return len(sent) < _SHARES[kind] and alike < OF_ONE_HEARD
 
     def _allows_check(self, address: Address, kind: PacketKind) -> bool:
         sent = [each for each in self._sent if not each.later and each.kind not in _SHARES]
         kinds = [each.kind for each in sent]
-        there = [each.kind for each in sent if each.address == address]
+        there = [each.kind for each in sent if each.way.remote == address]
         if kind in _RELAYED:
             return there.count(kind) < OF_ONE_RELAYED and sum(map(kinds.count, _RELAYED)) < RELAYED
         if len(there) >= OF_ONE:
@@ -254,28 +272,37 @@ class CallBudget:
             kind = PacketKind.RELAYED_TWICE if twice else PacketKind.RELAYED
         else:
             kind = PacketKind.UNLIKELY if self.is_unlikely(pair) else PacketKind.DIRECT
-        return self._may_send(pair.remote.address, request, kind, now)
+        return self._may_send(pair.remote.address, pair.base, request, kind, now)
 
-    def may_answer(self, remote: Address, answer: bytes, now: float) -> bool:
-        """Whether a check that came from `remote` may be answered."""
-        return self._may_send(remote, answer, PacketKind.ANSWER, now)
+    def may_answer(self, remote: Address, local: Address, answer: bytes, now: float) -> bool:
+        """Whether a check that came from `remote` to `local` may be answered."""
+        return self._may_send(remote, local, answer, PacketKind.ANSWER, now)
 
-    def may_be_large(self, remote: Address, now: float) -> bool:
-        """Whether full-size checks from `remote` may be answered, because it has answered a check of ours."""
-        return self._budget is None or self._budget.is_open(remote, now)
+    def may_be_large(self, remote: Address, local: Address, now: float) -> bool:
+        """
+        Whether full-size checks from `remote` to `local` may be answered, because a check of ours was
+        answered.
+        """
+        return self._budget is None or self._budget.is_open(self._way(remote, local), now)
 
-    def answered(self, remote: Address, now: float) -> None:
-        """A check of ours was answered from there."""
+    def answered(self, remote: Address, local: Address, now: float) -> None:
+        """A check that was sent from `local` to `remote` was answered."""
         if self._budget is not None:
-            self._budget.answered(remote, now)
+            self._budget.answered(self._way(remote, local), now)
 
     def is_unlikely(self, pair: CandidatePair) -> bool:
         """Whether this pair is checked after all others, because it probably fails."""
         return is_unlikely(pair.base, pair.remote, self._locals, self._remotes)
 
-    def _may_send(self, remote: Address, data: bytes, kind: PacketKind, now: float) -> bool:
+    def _may_send(self, remote: Address, local: Address, data: bytes, kind: PacketKind, now: float) -> bool:
         if self._budget is None:
             return True
         candidate = self._remotes.get(remote)
         relayed = candidate is not None and candidate.type is CandidateType.RELAY
-        return self._budget.allows(remote, len(data), kind, now, self._locals.relay_hosts, relayed=relayed)
+        way = self._way(remote, local)
+        return self._budget.allows(way, len(data), kind, now, self._locals.relay_hosts, relayed=relayed)
+
+    def _way(self, remote: Address, local: Address) -> Way:
+        base = self._locals.base(local)
+        direct = base is not None and base.type is not CandidateType.RELAY
+        return Way(remote, None if direct else local)

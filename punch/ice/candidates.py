@@ -107,6 +107,7 @@ class LocalCandidates:
         self._bases: dict[Address, _Base] = {}
         self._reflexive: dict[tuple[Address, Address], Candidate] = {}
         self._foundations: dict[tuple[CandidateType, str, str], str] = {}
+        self._relay_hosts: dict[Address, str] = {}
 
     @property
     def bases(self) -> list[Candidate]:
@@ -129,8 +130,8 @@ class LocalCandidates:
 
     @property
     def relay_hosts(self) -> set[str]:
-        """The hosts of our relays."""
-        return {known.address.host for known in self.bases if known.type is CandidateType.RELAY}
+        """The hosts of our relays: those that have answered us, whatever they say where they relay."""
+        return set(self._relay_hosts.values())
 
     def seen_as(self, base: Address) -> Address | None:
         """The newest reflexive address of `base`; None if there is none."""
@@ -166,7 +167,12 @@ class LocalCandidates:
         return candidate
 
     def add_relayed(
-        self, relayed: Address, mapped: Address | None, server: str, streamed: bool = False
+        self,
+        relayed: Address,
+        mapped: Address | None,
+        server: str,
+        streamed: bool = False,
+        host: str | None = None,
     ) -> Candidate | None:
         """
         Add the relayed candidate of an allocation; returns None if it is known already or unusable.
@@ -174,9 +180,12 @@ class LocalCandidates:
         :param mapped: our address as the relay sees it, which is signalled to the peer; None: it is not.
         :param server: identifies the relay and how it is reached; part of the foundation.
         :param streamed: the relay is reached over TCP or TLS.
+        :param host: the IP address at which the relay has answered us.
         """
         if relayed in self._bases or not usable(relayed):
             return None
+        if host is not None:
+            self._relay_hosts[relayed] = host
         preference = self._free_preference(relayed.host) - (STREAM_PREFERENCE + 1 if streamed else 0)
         candidate = Candidate(
             CandidateType.RELAY,
@@ -192,6 +201,7 @@ class LocalCandidates:
     def remove(self, base: Address) -> None:
         """Remove a base and its reflexive candidates."""
         self._bases.pop(base, None)
+        self._relay_hosts.pop(base, None)
         for known in [known for known in self._reflexive if known[0] == base]:
             del self._reflexive[known]
 

@@ -188,7 +188,7 @@ class CheckClient:
             return None
         self._drop(transaction, pair)
         if symmetric:
-            self._budget.answered(remote, now)
+            self._budget.answered(remote, local, now)
         verdict, mapped = self._judge(answer, transaction, remote, local)
         if transaction.purpose is Purpose.SIZE:
             # An error also shows that the request arrived

@@ -204,7 +204,7 @@ class CheckServer:
             take.
         """
         padded = Attribute.PADDING in request
-        if padded and not self._budget.may_be_large(remote, now):
+        if padded and not self._budget.may_be_large(remote, local, now):
             addresses = local, remote
             if addresses in self._held or len(self._held) < MAX_EARLY:
                 self._held[addresses] = request, size
@@ -248,7 +248,7 @@ class CheckServer:
         return output
 
     def _answer(self, answer: bytes, remote: Address, local: Address, now: float) -> None:
-        if self._budget.may_answer(remote, answer, now):
+        if self._budget.may_answer(remote, local, answer, now):
             self._output.append(Transmit(answer, remote, local))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from punch.ice import events as ice
 from punch.ice.agent import Agent
+from punch.ice.budget import Way
 from punch.ice.candidates import may_relay
 from punch.ice.checks import IceCredentials
 from punch.ice.generations import Generations
@@ -99,7 +100,7 @@ def _add_relay(agent: Agent, relay: RelayClient, context: CallContext) -> None:
     if relay.base is not None and relay.mapped is not None and not hidden:
         agent.add_reflexive(relay.base, relay.mapped, relay.source)
     mapped = None if hidden else relay.mapped
-    agent.add_relayed(relay.local, mapped, relay.source, streamed=relay.base is None)
+    agent.add_relayed(relay.local, mapped, relay.source, streamed=relay.base is None, host=relay.host)
 
 
 def _servers(context: CallContext) -> tuple[list[Address], bool]:
@@ -301,7 +302,7 @@ class IceTransport:
             return
         local, remote = self.route
         now = self._context.monotonic()
-        if not self._budget.is_open(remote, now):
+        if not self._is_open(local, remote, now):
             self._held = [*self._held, *datagrams][-MAX_HELD:]
             return
         sockets = self._context.network.sockets
@@ -349,7 +350,7 @@ class IceTransport:
 
     def flush(self, now: float) -> None:
         """Send what the agents have to send, and datagrams of the link whose address has answered by now."""
-        if self._held and self.route is not None and self._budget.is_open(self.route[1], now):
+        if self._held and self.route is not None and self._is_open(*self.route, now):
             held, self._held = self._held, []
             self.send(held)
         for transmit in self.generations.datagrams_to_send(now):
@@ -406,6 +407,11 @@ class IceTransport:
             return rtt
         pair = self.generations.selected
         return None if pair is None else pair.rtt
+
+    def _is_open(self, local: Address, remote: Address, now: float) -> bool:
+        """Return whether a check between these addresses was answered, so that data may be sent."""
+        relayed = local in self._relayed
+        return self._budget.is_open(Way(remote, local if relayed else None), now)
 
     def _lost_some(self) -> bool:
         """Return whether the link has lost something since the last call."""

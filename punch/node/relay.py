@@ -12,6 +12,7 @@ from typing import Any, cast
 from typing import Protocol as TypingProtocol
 
 from cryptography import x509
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import (
@@ -37,7 +38,7 @@ from punch.turn.client_events import (
     AllocationProblem,
     RelayCredentials,
 )
-from punch.wire.address import Address
+from punch.wire.address import Address, canonical
 from punch.wire.turn import FramingError, StreamSplitter
 from punch.wire.turn_uri import RelayServer, TurnTransport
 
@@ -104,6 +105,11 @@ class RelayClient(ABC):
         if self._relayed is None:
             raise RuntimeError("nothing is allocated yet")
         return self._relayed
+
+    @property
+    @abstractmethod
+    def host(self) -> str | None:
+        """The IP address at which the relay answers; None if there is no connection."""
 
     @property
     def over(self) -> bool:
@@ -247,6 +253,10 @@ class DatagramRelayClient(RelayClient):
         self.address = address
         self._send = send
 
+    @property
+    def host(self) -> str:
+        return self.address.host
+
     def start(self) -> None:
         """Request the allocation."""
         self._start()
@@ -289,6 +299,10 @@ class StreamRelayClient(RelayClient):
         self._endpoint = endpoint
         self._connecting: Deferred[IProtocol] | None = None
         self._stream: _Stream | None = None
+
+    @property
+    def host(self) -> str | None:
+        return None if self._stream is None else self._stream.host
 
     def start(self) -> None:
         """Connect, then request the allocation."""
@@ -387,6 +401,12 @@ class _Stream(Protocol):
         if relay is not None:
             relay.disconnected()
 
+    @property
+    def host(self) -> str:
+        """The IP address that the connection goes to."""
+        peer = self._transport.getPeer()
+        return canonical(peer.host, peer.port).host
+
     def write(self, messages: list[bytes]) -> None:
         """Send messages until the transport pauses its producer."""
         piece: list[bytes] = []
@@ -431,6 +451,8 @@ class _Transport(TypingProtocol):
     """What is used of a TCP or TLS transport."""
 
     def write(self, data: bytes) -> None: ...
+
+    def getPeer(self) -> IPv4Address | IPv6Address: ...
 
     def loseConnection(self) -> None: ...
 

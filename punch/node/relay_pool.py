@@ -282,6 +282,11 @@ class RelayPool:
             # It was closed while its answer was on the way.
             self._close(relay)
             return
+        if relay.local in self._bases():
+            # What it says came from others would seem to have come to our own socket
+            self.relay_failed(relay, AllocationProblem.REFUSED, "the relayed address is our own")
+            self._close(relay)
+            return
         self._attempts.remove(relay)
         self._relays[relay.local] = relay
         self._problems.pop(relay.server.url, None)

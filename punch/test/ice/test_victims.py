@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from twisted.trial.unittest import SynchronousTestCase
 
+from punch.ice.agent import Agent
 from punch.ice.budget import (
     DIRECT,
     GAP,
@@ -22,6 +25,7 @@ from punch.ice.budget import (
     Budget,
     Budgets,
     PacketKind,
+    Way,
 )
 from punch.ice.checks import IceCredentials, IceRole, build_check
 from punch.identity import Identity, PeerID
@@ -31,7 +35,7 @@ from punch.test.internet import Host, Seen
 from punch.test.internet.recorder import bind
 from punch.test.middleman import MiddlemanTestCase
 from punch.test.system import introduce
-from punch.wire.address import Address
+from punch.wire.address import Address, Transmit
 from punch.wire.candidate import Candidate, CandidateType
 from punch.wire.control import Answer, Candidates, Ended, ErrorCode, Incoming
 from punch.wire.sealed import Offer, TrickledCandidates, open_answer, seal_offer, seal_trickle
@@ -46,6 +50,11 @@ def address(number: int) -> Address:
     return Address(f"203.0.113.{number % 250 + 1}", 1000 + number)
 
 
+def way(number: int) -> Way:
+    """From our own sockets to one of many addresses."""
+    return Way(address(number))
+
+
 class BudgetTests(SynchronousTestCase):
     """The account of one peer."""
 
@@ -53,7 +62,7 @@ class BudgetTests(SynchronousTestCase):
         self, budget: Budget, kind: PacketKind, now: float = 0.0, size: int = 100, *, relayed: bool = False
     ) -> int:
         """How many of many packets may leave, each for another address."""
-        return sum(budget.allows(address(number), size, kind, now, relayed=relayed) for number in range(50))
+        return sum(budget.allows(way(number), size, kind, now, relayed=relayed) for number in range(50))
 
     def test_each_kind_has_a_share(self) -> None:
         """Checks of addresses that nobody heard of don't use up what answers and triggered checks need."""
@@ -74,8 +83,8 @@ class BudgetTests(SynchronousTestCase):
             budget = Budget()
             kinds = (PacketKind.TRIGGERED, PacketKind.ANSWER)
             for kind in kinds * 20:
-                budget.allows(address(1), 100, kind, 0.0, relayed=relayed)
-            sent = [budget.allows(address(1), 100, kind, 300.0, relayed=relayed) for kind in kinds]
+                budget.allows(way(1), 100, kind, 0.0, relayed=relayed)
+            sent = [budget.allows(way(1), 100, kind, 300.0, relayed=relayed) for kind in kinds]
             self.assertEqual(sent, [False, False])
             left = MAX_PACKETS - 2 * OF_ONE_HEARD
             direct = min(DIRECT, left if relayed else left - RESERVED)
@@ -87,7 +96,7 @@ class BudgetTests(SynchronousTestCase):
         """At one relayed address, checks from our addresses and through our relay have separate limits."""
         budget = Budget()
         sent = [
-            sum(budget.allows(address(1), 100, kind, 0.0) for _ in range(RELAYED))
+            sum(budget.allows(way(1), 100, kind, 0.0) for _ in range(RELAYED))
             for kind in (PacketKind.RELAYED, PacketKind.RELAYED_TWICE)
         ]
         self.assertEqual(sent, [OF_ONE_RELAYED, OF_ONE_RELAYED])
@@ -111,16 +120,16 @@ class BudgetTests(SynchronousTestCase):
         self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, size=516), 1)
         self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, size=1), 0)
         six = Budget()
-        self.assertTrue(six.allows(Address("2001:db8::1", 1), MAX_BYTES - 48, PacketKind.DIRECT, 0.0))
-        self.assertFalse(Budget().allows(Address("2001:db8::1", 1), MAX_BYTES - 47, PacketKind.DIRECT, 0.0))
+        self.assertTrue(six.allows(Way(Address("2001:db8::1", 1)), MAX_BYTES - 48, PacketKind.DIRECT, 0.0))
+        self.assertFalse(
+            Budget().allows(Way(Address("2001:db8::1", 1)), MAX_BYTES - 47, PacketKind.DIRECT, 0.0)
+        )
 
     def test_later(self) -> None:
         """Further checks are spread over time, in case the first ones were lost."""
         budget = Budget()
         self.spend(budget, PacketKind.DIRECT)
-        times = [
-            now for now in range(1, 600) if budget.allows(address(0), 100, PacketKind.DIRECT, float(now))
-        ]
+        times = [now for now in range(1, 600) if budget.allows(way(0), 100, PacketKind.DIRECT, float(now))]
         self.assertEqual(times, [15, 45])
         self.assertEqual(
             self.spend(budget, PacketKind.TRIGGERED, 599.0), MAX_PACKETS - RESERVED - DIRECT - len(times)
@@ -130,20 +139,34 @@ class BudgetTests(SynchronousTestCase):
         """Packets to an address that answers no longer count, until it has been silent for long."""
         budget = Budget()
         for now in range(100):
-            self.assertTrue(budget.allows(address(1), 1200, PacketKind.TRIGGERED, float(now)))
-            self.assertEqual(budget.is_open(address(1), now), now > 0)
-            budget.answered(address(1), float(now))
+            self.assertTrue(budget.allows(way(1), 1200, PacketKind.TRIGGERED, float(now)))
+            self.assertEqual(budget.is_open(way(1), now), now > 0)
+            budget.answered(way(1), float(now))
         self.assertEqual(self.spend(budget, PacketKind.DIRECT, 100.0), DIRECT + 1)
-        self.assertTrue(budget.is_open(address(1), 99.0 + WINDOW - 0.1))
-        self.assertFalse(budget.is_open(address(1), 99.0 + WINDOW))
+        self.assertTrue(budget.is_open(way(1), 99.0 + WINDOW - 0.1))
+        self.assertFalse(budget.is_open(way(1), 99.0 + WINDOW))
         self.assertFalse(budget.is_idle(99.0))
         self.assertTrue(budget.is_idle(100.0 + WINDOW))
+
+    def test_which_ways_an_answer_opens(self) -> None:
+        """Through a relay: this one. To a socket of ours: all, and what was sent before counts no more."""
+        relays = Address("198.51.100.1", 50000), Address("198.51.100.2", 50000)
+        ways = [way(1), *(Way(address(1), relay) for relay in relays)]
+        for number, answered in enumerate(ways):
+            budget = Budget()
+            for each in ways:
+                self.assertTrue(budget.allows(each, 900, PacketKind.TRIGGERED, 0.0))
+            self.assertFalse(budget.allows(way(2), 900, PacketKind.TRIGGERED, 0.0))
+            budget.answered(answered, 1.0)
+            opened = [budget.is_open(each, 2.0) for each in ways]
+            self.assertEqual(opened, [True] * 3 if number == 0 else [each == answered for each in ways])
+            self.assertEqual(self.spend(budget, PacketKind.TRIGGERED, 2.0, size=900), 4 if number == 0 else 1)
 
     def test_other_ports_of_a_host_that_answered(self) -> None:
         """They count as any other address: others may be behind the same NAT as the peer."""
         budget = Budget()
-        budget.answered(address(0), 0.0)
-        ports = [address(0)._replace(port=port) for port in range(2000, 2100)]
+        budget.answered(way(0), 0.0)
+        ports = [Way(address(0)._replace(port=port)) for port in range(2000, 2100)]
         sent = [
             budget.allows(port, 96, kind, 1.0, relayed=relayed)
             for port in ports
@@ -151,21 +174,21 @@ class BudgetTests(SynchronousTestCase):
             for relayed in (False, True)
         ]
         self.assertEqual(sum(sent), MAX_PACKETS)
-        self.assertFalse(budget.allows(address(1), 96, PacketKind.TRIGGERED, 1.0))
-        self.assertTrue(budget.allows(address(0), 96, PacketKind.TRIGGERED, 1.0))
+        self.assertFalse(budget.allows(way(1), 96, PacketKind.TRIGGERED, 1.0))
+        self.assertTrue(budget.allows(way(0), 96, PacketKind.TRIGGERED, 1.0))
 
     def test_a_relay_of_ours(self) -> None:
         """
         Where both sides use the same relay, there is a path whatever was used up before: what is sent there
         has limits of its own, in packets and in bytes, and for each of its ports.
         """
-        relay = Address("198.51.100.1", 2000)
-        relays = {relay.host}
+        relay = Way(Address("198.51.100.1", 2000))
+        relays = {relay.remote.host}
         for size, most in ((96, MAX_PACKETS), (1172, MAX_BYTES // 1200)):
             budget = Budget()
             self.spend(budget, PacketKind.TRIGGERED, relayed=True)
             self.assertFalse(budget.allows(relay, size, PacketKind.RELAYED, 1.0))
-            ports = [relay._replace(port=port) for port in range(2000, 2300)]
+            ports = [Way(relay.remote._replace(port=port)) for port in range(2000, 2300)]
             sent = [budget.allows(port, size, PacketKind.RELAYED, 1.0, relays) for port in ports]
             self.assertEqual(sum(sent), most)
             later = 1.0 + RELAY_WINDOW
@@ -183,14 +206,14 @@ class BudgetTests(SynchronousTestCase):
         """The numbers of remembered addresses and of peers are bounded."""
         budget = Budget()
         for number in range(3 * MAX_ANSWERED):
-            budget.answered(address(number), 0.0)
-        answered = [budget.is_open(address(number), 1.0) for number in range(3 * MAX_ANSWERED)]
+            budget.answered(way(number), 0.0)
+        answered = [budget.is_open(way(number), 1.0) for number in range(3 * MAX_ANSWERED)]
         self.assertEqual(answered, [False] * 2 * MAX_ANSWERED + [True] * MAX_ANSWERED)
         budgets = Budgets()
         peers = [PeerID(number.to_bytes(32, "big")) for number in range(MAX_PEERS + 1)]
         accounts = [budgets.of(peer, 0.0) for peer in peers[:MAX_PEERS]]
         for account in (*accounts[:9], *accounts[10:]):
-            account.answered(address(0), 0.0)
+            account.answered(way(0), 0.0)
         del account, accounts[9]
         budgets.of(peers[MAX_PEERS], 1.0)
         del peers[9]
@@ -202,11 +225,11 @@ class BudgetTests(SynchronousTestCase):
         budgets = Budgets()
         peers = [PeerID(number.to_bytes(32, "big")) for number in range(2 * MAX_PEERS)]
         link = budgets.of(peers[0], 0.0)
-        link.answered(address(0), 0.0)
+        link.answered(way(0), 0.0)
         for peer in peers[1:]:
-            budgets.of(peer, 1.0).answered(address(0), 1.0)
+            budgets.of(peer, 1.0).answered(way(0), 1.0)
         self.assertIs(budgets.of(peers[0], 2.0), link)
-        self.assertTrue(budgets.of(peers[0], 2.0).is_open(address(0), 2.0))
+        self.assertTrue(budgets.of(peers[0], 2.0).is_open(way(0), 2.0))
 
 
 class VictimTests(MiddlemanTestCase):
@@ -344,6 +367,118 @@ class VictimTests(MiddlemanTestCase):
         introduce(self.bob, self.alice)
         self.alice.call(self.bob.id)
         self.alice.wait_for(Connected, 5.0)
+
+
+class LyingRelayTests(SynchronousTestCase):
+    """
+    A relay works together with Eve: what is sent through it never leaves it, and it answers all checks, since
+    it sees them and Eve knows the password.
+    """
+
+    OURS = Address("192.0.2.1", 5000), Address("2001:db8:1::1", 5000)
+    RELAYED = Address("198.51.100.1", 50000), Address("2001:db8:2::1", 50000)
+    HONEST = Address("198.51.100.2", 50000)
+    VICTIMS = "203.0.113.66", "203.0.113.67", "2001:db8:3::66"
+
+    def setUp(self) -> None:
+        self.budget = Budget()
+        self.random = Random(1)
+        self.now = 0.0
+        self.sent: list[Transmit] = []
+        self.answered = 0
+
+    def agent(self, *, steady: bool = False) -> Agent:
+        """An agent of ours for a call or restart."""
+        agent = Agent(
+            controlling=False,
+            credentials=IceCredentials.generate(self.random.randbytes),
+            random=self.random.randbytes,
+            steady=steady,
+            budget=self.budget,
+        )
+        for base in self.OURS:
+            agent.add_local_address(base)
+        for relayed in self.RELAYED:
+            agent.add_relayed(relayed, None, "lying relay", host=relayed.host)
+        agent.add_relayed(self.HONEST, None, "honest relay", host=self.HONEST.host)
+        agent.set_remote(IceCredentials(UFRAG, PASSWORD), 0.05, self.now)
+        return agent
+
+    def run_until(self, agent: Agent, end: float) -> None:
+        """The relay answers all that comes to it, and asks in the name of all victims."""
+        while self.now < end:
+            for transmit in agent.datagrams_to_send(self.now):
+                message = parse(transmit.data)
+                if transmit.local not in self.RELAYED:
+                    self.sent.append(transmit)
+                elif message.message_class is MessageClass.REQUEST:
+                    mapped = (Attribute.XOR_MAPPED_ADDRESS, transmit.local)
+                    answer = encode(success(message, mapped), PASSWORD.encode())
+                    self.answered += 1
+                    agent.receive_datagram(answer, transmit.remote, transmit.local, self.now)
+                    # It sends the same from other addresses, as if the victim had answered
+                    for local in (*self.OURS, self.HONEST):
+                        if local.is_ipv6 == transmit.remote.is_ipv6:
+                            agent.receive_datagram(answer, transmit.remote, local, self.now)
+            while agent.next_event() is not None:
+                pass
+            self.now += 0.2
+
+    def ask(self, agent: Agent, size: int) -> None:
+        """Checks that seem to come from the victims, to all of our addresses."""
+        eves = IceCredentials(UFRAG, PASSWORD)
+        for local in (*self.RELAYED, *self.OURS, self.HONEST):
+            for host in self.VICTIMS:
+                victim = Address(host, PORTS[0])
+                if victim.is_ipv6 == local.is_ipv6:
+                    transaction_id = self.random.randbytes(12)
+                    check = build_check(
+                        transaction_id, eves, agent.credentials, IceRole.CONTROLLING, 7, 2**24, size=size
+                    )
+                    agent.receive_datagram(check, victim, local, self.now)
+
+    def test_its_answers_open_no_other_way(self) -> None:
+        """Ten minutes of calls and restarts: nearly nothing goes to victims but through this relay."""
+        kinds = (CandidateType.HOST, CandidateType.SRFLX, CandidateType.RELAY)
+        for call in range(10):
+            agent = self.agent(steady=bool(call % 2))
+            for number, host in enumerate(self.VICTIMS * 2):
+                kind = kinds[(number + call) % 3]
+                related = None if kind is CandidateType.HOST else Address("0.0.0.0", 9)
+                victim = Address(host, PORTS[number % 2])
+                agent.add_remote_candidate(
+                    Candidate(kind, victim, 2**31 - 1 - number, str(number), related=related), self.now
+                )
+            for number in range(4):
+                self.ask(agent, size=1200 if number % 2 else 0)
+                self.run_until(agent, self.now + 13.0)
+        self.assertLess(self.now, WINDOW)
+        self.assertGreater(self.answered, 50)
+        self.assertGreater(len(self.sent), 0)
+        self.assertLessEqual(len(self.sent), MAX_PACKETS)
+        size = sum(len(each.data) + (48 if each.remote.is_ipv6 else 28) for each in self.sent)
+        self.assertLessEqual(size, MAX_BYTES)
+        relayed, victim = self.RELAYED[0], Address(self.VICTIMS[0], PORTS[0])
+        self.assertTrue(self.budget.is_open(Way(victim, relayed), self.now))
+        for through in (None, self.HONEST):
+            self.assertFalse(self.budget.is_open(Way(victim, through), self.now))
+
+    def test_where_it_says_that_it_relays(self) -> None:
+        """
+        A relay may say that its relayed addresses are at a victim's host. They do not count as ports of a
+        relay, which have a limit for each minute.
+        """
+        victim = Address(self.VICTIMS[0], 50000)
+        for call in range(9):
+            agent = self.agent()
+            agent.add_relayed(victim, None, "lying relay", host=self.RELAYED[0].host)
+            for port in PORTS:
+                named = victim._replace(port=port)
+                kind, related = CandidateType.RELAY, Address("0.0.0.0", 9)
+                agent.add_remote_candidate(Candidate(kind, named, 1000, "1", related=related), self.now)
+            self.run_until(agent, self.now + RELAY_WINDOW + call)
+        self.assertGreater(len(self.sent), 0)
+        self.assertLessEqual(len(self.sent), MAX_PACKETS)
 
 
 class HonestTests(SynchronousTestCase):

@@ -14,7 +14,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from punch.identity import Identity
 from punch.net.server_udp import PlainPort
 from punch.net.socket_set import SocketSet
-from punch.net.udp import open_portable
+from punch.net.udp import DatagramSocket, open_portable
 from punch.node.causes import RelayFailure
 from punch.node.control.hosts import FRESH, HostPolicy
 from punch.node.netcheck import NetcheckRun
@@ -31,6 +31,7 @@ from punch.wire.address import Address
 from punch.wire.control import Register, Relays, RenewRelays, Request, Welcome
 from punch.wire.fields import is_visible
 from punch.wire.rendezvous_address import RendezvousAddress, pin_of
+from punch.wire.stun import Attribute, encode, long_term_key, parse, success
 from punch.wire.turn_uri import RelayServer, TurnTransport, TurnURI
 
 SERVICE, SERVICE6 = "198.51.100.1", "2001:db8::1"
@@ -86,6 +87,19 @@ class _Datagrams(DatagramProtocol):
         self._forbidden.reached.add(("udp", self._address))
 
 
+class _Allocating(DatagramProtocol):
+    """A relay whose allocations have one relayed address."""
+
+    def __init__(self, relayed: Address) -> None:
+        self._relayed = relayed
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        request = parse(datagram)
+        answer = success(request, (Attribute.XOR_RELAYED_ADDRESS, self._relayed), (Attribute.LIFETIME, 600))
+        assert self.transport is not None
+        self.transport.write(encode(answer, long_term_key("user", "realm", "secret")), addr)
+
+
 def _connections(forbidden: ForbiddenHosts, address: str) -> Factory:
     class Connection(Protocol):
         def connectionMade(self) -> None:
@@ -111,17 +125,13 @@ class _User:
     """Wants a relay."""
 
     def relay_found(self, relay: RelayClient) -> None:
-        raise AssertionError("a forbidden host relays nothing")
+        pass
 
     def relay_lost(self, local: Address) -> None:
         raise AssertionError("a forbidden host relays nothing")
 
     def relays_done(self) -> None:
         pass
-
-
-def _ignored(*arrived: object) -> None:
-    """The sockets of `ForbiddenHosts` answer nothing."""
 
 
 class HostPolicyTestCase(InternetTestCase):
@@ -142,7 +152,7 @@ class PoolTests(HostPolicyTestCase):
             self.machine.reactor,
             open_portable,
             lambda: self.machine.addresses,
-            _ignored,
+            self.receive,
             lambda *leaving: False,
         )
         self.sockets.refresh()
@@ -152,6 +162,10 @@ class PoolTests(HostPolicyTestCase):
         for pool in self.pools:
             pool.stop()
         self.sockets.close()
+
+    def receive(self, datagrams: Sequence[bytes], remote: Address, socket: DatagramSocket) -> None:
+        """Hand what came to the newest pool."""
+        self.pools[-1].receive(datagrams, remote, socket.local)
 
     def reached(self, host: str, transport: TurnTransport) -> set[tuple[str, str]]:
         """Where the machine connects when a rendezvous names this one relay, and a call wants it."""
@@ -223,6 +237,22 @@ class PoolTests(HostPolicyTestCase):
         self.assertIs(pool.failure, RelayFailure.REFUSED)
         pool.update(servers(GLOBAL6, [TurnTransport.UDP]), SERVICE)
         self.assertIsNone(pool.failure)
+
+    def test_a_relay_that_gives_us_our_own_address(self) -> None:
+        """
+        It is not used: what it says came from anyone would seem to have come to our own socket. A relay that
+        gives us an address of its own is.
+        """
+        host = self.net.host("relay", "203.0.113.9")
+        base = next(base for base in self.sockets.bases if not base.is_ipv6)
+        for relayed in (Address("203.0.113.9", 50000), base):
+            port = host.reactor.listenUDP(PORT, _Allocating(relayed))
+            self.reached("203.0.113.9", TurnTransport.UDP)
+            port.stopListening()
+            pool = self.pools[-1]
+            used = [relay.local for relay in pool.current]
+            self.assertEqual(used, [] if relayed == base else [relayed])
+            self.assertIs(pool.failure, RelayFailure.REFUSED if relayed == base else None)
 
     def test_among_others(self) -> None:
         """A name that has allowed addresses and others: only the allowed ones are used."""
