@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ import pytest
 from punch.identity import Identity
 from tests.needs import need
 from tests.ports import free_port
-from tests.processes import JSONProcess, Programs, programs
+from tests.processes import PUNCH, JSONProcess, Programs, programs
 
 FREE = (
     *("--control", "tcp:0:interface=127.0.0.1", "--reflector-port", "127.0.0.1:0"),
@@ -61,7 +64,9 @@ class Redis:
 class RendezvousProcesses:
     """Rendezvous processes with one key, and a Redis."""
 
-    def __init__(self, run: Programs, redis: Redis, count: int, login: str = "") -> None:
+    def __init__(
+        self, run: Programs, redis: Redis, count: int, login: str = "", options: Sequence[str] = ()
+    ) -> None:
         self.redis = redis
         directory = run.directory
         key = Identity.generate().to_pem()
@@ -73,7 +78,8 @@ class RendezvousProcesses:
             (state / "identity.key").touch(mode=0o600)
             (state / "identity.key").write_bytes(key)
             registry = f"redis://{login}127.0.0.1:{self.redis.port}/3"
-            self.processes.append(run.rendezvous(*FREE, "--registry", registry, state=state.parent.name))
+            given = (*FREE, *options, "--registry", registry)
+            self.processes.append(run.rendezvous(*given, state=state.parent.name))
         self.addresses = [str(process.wait("listening")["address"]) for process in self.processes]
 
 
@@ -192,6 +198,46 @@ def test_the_documented_permissions(run: Programs, redis: Redis) -> None:
             process.kill(signal.SIGTERM)
     assert redis.ask("ACL", "LOG") == ""
     assert service.processes[0].stderr == ""
+
+
+def test_members_of_all_processes(run: Programs, redis: Redis) -> None:
+    """What an operator and peers do at one process counts at all: invitations, redemptions, revocations."""
+    service = RendezvousProcesses(run, redis, 3, options=("--admit", "invited"))
+
+    def operator(number: int, command: str, *options: str) -> dict[str, object]:
+        directory = str(run.directory / f"service-{number}")
+        line = [PUNCH, "rendezvous", command, "--json", "--state-dir", directory, *options]
+        found: dict[str, object] = json.loads(subprocess.run(line, capture_output=True, check=True).stdout)
+        return found
+
+    def wait_for(records: int) -> None:
+        """Until all processes have so many records."""
+        deadline = time.monotonic() + 15.0
+        for number in range(3):
+            path = run.directory / f"service-{number}" / "rendezvous" / "members.sqlite"
+            with closing(sqlite3.connect(path)) as database:
+                while database.execute("SELECT count(*) FROM journal").fetchone() != (records,):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+
+    made = operator(0, "invite", "--uses", "2")
+    wait_for(1)
+    addresses = [f"{address}?token={made['token']}" for address in service.addresses]
+    found = peers(run, alice=addresses[1], bob=addresses[2])
+    (alice, identity), _ = found.values()
+    wait_for(3)
+    late = run.peer("late", *PEER, "--rendezvous", addresses[0], state="peer-late")
+    assert late.wait("failed")["reason"] == "invitation-used"
+    members = [[each["peer"] for each in operator(number, "peers")["peers"]] for number in range(3)]  # type: ignore[attr-defined]
+    assert members == [[peer for _, peer in found.values()]] * 3
+    operator(2, "revoke", identity)
+    assert alice.wait("failed", 10.0)["reason"] == "revoked"
+    state = ("--state-dir", str(run.directory / "peer-bob"), "--name", "bob")
+    owner = [PUNCH, "identity", "revoke", "--yes", *state, "--rendezvous", service.addresses[0]]
+    subprocess.run(owner, check=True, capture_output=True)
+    wait_for(5)
+    again = run.peer("bob", *PEER, "--rendezvous", service.addresses[2], state="peer-bob")
+    assert again.wait("failed")["reason"] == "id-revoked"
 
 
 def test_newer_registration_at_another_process(run: Programs, service: RendezvousProcesses) -> None:

@@ -15,6 +15,7 @@ from twisted.logger import Logger
 
 from punch.cli.amounts import number_of_bytes
 from punch.identity import Identity
+from punch.rendezvous.directory.shared_members import SharedMembers
 from punch.rendezvous.list_file import ListFileError, read_text
 from punch.rendezvous.member_database import FILE_NAME, MemberDatabase
 from punch.rendezvous.membership import AdmitPolicy, Membership, MemberStoreError, parse_members
@@ -226,6 +227,11 @@ class Members:
     def watch(self, service: RendezvousService) -> MemberWatch:
         """What keeps the service and the kept members in step."""
         return MemberWatch(self._database, service)
+
+    def shared(self, identity: Identity) -> SharedMembers:
+        """What keeps the members in step with those of the service's other processes."""
+        secret = identity.private_key.private_bytes_raw()
+        return SharedMembers(self._database, secret=secret, random=os.urandom)
 
     def read_again(
         self, service: RendezvousService, report: ServiceReport, warn: Callable[[str], None]

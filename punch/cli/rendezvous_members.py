@@ -173,7 +173,7 @@ def _revoke(state: RendezvousState, database: MemberDatabase, options: argparse.
     if not options.undo:
         database.revoke(peer, AdmissionRefusal.REVOKED, time.time())
         said = f"{peer.short}… is refused from now on; its connections end within a second."
-    elif database.restore(peer):
+    elif database.restore(peer, time.time()):
         said = f"{peer.short}… is refused no longer."
     elif database.revocation(peer) is AdmissionRefusal.ID_REVOKED:
         raise _Refused(f"{peer.short}… was revoked by its owner, which can't be undone.")

@@ -450,6 +450,7 @@ def makeService(options: Options) -> IService:
         as_json=as_json,
         host_given=options["host"] is not None,
     )
+    shared = [members.shared(identity)]
     try:
         service = RendezvousService(
             config,
@@ -460,7 +461,7 @@ def makeService(options: Options) -> IService:
             wall=time.time,
             cpu=time.thread_time,
             membership=members.membership,
-            directory=open_directory(options.registry, identity, reactor, announcer.registry),
+            directory=open_directory(options.registry, identity, reactor, announcer.registry, shared),
         )
     except EndpointError as problem:
         twistd.fail(options.command, str(problem), as_json=as_json)

@@ -2,6 +2,9 @@
 Invitations, members and revocations of a rendezvous in an SQLite file, which the service and the commands of
 the operator (`punch rendezvous invite`, …) use at the same time.
 
+What changes is also kept as records in a journal (`punch.rendezvous.member_records`), which processes with
+other state directories exchange.
+
 A transaction is on the disk when a method returns (`synchronous = FULL`), so a process may be killed at any
 moment. The commands need no way to the service: `changed` tells it that another process has written.
 """
@@ -9,22 +12,31 @@ moment. The commands need no way to the service: `changed` tells it that another
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
 from typing import Any
 
 from punch.files import check_regular, create_private, make_private_directory, sqlite_files, unusable
 from punch.identity import PeerID
+from punch.rendezvous.member_records import (
+    InvitationMade,
+    InvitationRedeemed,
+    PeerRevoked,
+    Record,
+    RevocationUndone,
+    encode,
+)
 from punch.rendezvous.membership import MemberStoreError, Redemption
 from punch.wire.invitation import AdmissionRefusal, Invitation
 
 FILE_NAME = "members.sqlite"
 
 _APPLICATION_ID = 0x50554D62  # "PUMb"
-_VERSION = 1
+_VERSION = 2
 USAGE_DAYS = 62
 """Days for which usage is kept."""
 MAX_PEERS_A_DAY = 50_000
@@ -56,6 +68,14 @@ _TABLES = (
     ) WITHOUT ROWID
     """,
 )
+"""Version 1. In `revocations`, the refusal is empty if the operator has taken the revocation back."""
+_JOURNAL = (
+    "CREATE TABLE journal (number INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB UNIQUE, record BLOB)",
+    "CREATE INDEX members_of_invitation ON members (invitation, since, peer)",
+    "CREATE VIEW revoked AS SELECT * FROM revocations WHERE refusal != ''",
+)
+"""What version 2 has in addition."""
+_NOTE = "INSERT OR IGNORE INTO journal (digest, record) VALUES (?, ?)"
 
 
 @dataclass(frozen=True)
@@ -86,6 +106,7 @@ class MemberDatabase:
         self._path = path
         self._where = "in memory" if path is None else str(path)
         self._open: sqlite3.Connection | None = None
+        self._added = False
         self._data_version = self._pragma("data_version")
 
     def close(self) -> None:
@@ -95,9 +116,10 @@ class MemberDatabase:
             self._open = None
 
     def changed(self) -> bool:
-        """Whether another process has written since the last call."""
+        """Whether records of another process were added since the last call, here or in the file."""
         before, self._data_version = self._data_version, self._pragma("data_version")
-        return before != self._data_version
+        added, self._added = self._added, False
+        return added or before != self._data_version
 
     # -- MemberStore --
 
@@ -107,33 +129,27 @@ class MemberDatabase:
 
     def redeem(self, invitation: Invitation, peer: PeerID, name: str, wall: float) -> Redemption:
         """Make a peer a member by an invitation."""
-        outcome, _ = self._look_up(invitation, wall)
+        outcome = self._look_up(invitation, wall)
         if outcome is not Redemption.ACCEPTED:
             # Who has nothing valid keeps no other process waiting for a transaction.
             return outcome
         with self._transaction():
-            outcome, quota = self._look_up(invitation, wall)
-            if outcome is not Redemption.ACCEPTED:
-                return outcome
-            self._run("UPDATE invitations SET used = used + 1 WHERE number = ?", invitation.number)
-            self._run(
-                "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)",
-                *(peer.key, name, invitation.number, wall, quota),
-            )
-        return Redemption.ACCEPTED
+            outcome = self._look_up(invitation, wall)
+            if outcome is Redemption.ACCEPTED:
+                self._add(InvitationRedeemed(invitation.number, peer, name, wall))
+        return outcome
 
-    def _look_up(self, invitation: Invitation, wall: float) -> tuple[Redemption, int | None]:
-        """Whether an invitation can be redeemed now, and the quota that comes with it."""
+    def _look_up(self, invitation: Invitation, wall: float) -> Redemption:
+        """Whether an invitation can be redeemed now."""
         found = self._rows(
-            "SELECT digest, uses, used, expires, relay_quota FROM invitations WHERE number = ?",
-            invitation.number,
+            "SELECT digest, uses, used, expires FROM invitations WHERE number = ?", invitation.number
         )
-        digest, uses, used, expires, quota = found[0] if found else (bytes(32), 0, 0, 0.0, None)
+        digest, uses, used, expires = found[0] if found else (bytes(32), 0, 0, 0.0)
         if not compare_digest(digest, invitation.digest):
-            return Redemption.UNKNOWN, None
+            return Redemption.UNKNOWN
         if wall >= expires:
-            return Redemption.EXPIRED, None
-        return (Redemption.USED if used >= uses else Redemption.ACCEPTED), quota
+            return Redemption.EXPIRED
+        return Redemption.USED if used >= uses else Redemption.ACCEPTED
 
     def relay_quota(self, peer: PeerID) -> int | None:
         """The bytes a day of a member's own quota; None if it has none of its own."""
@@ -142,16 +158,16 @@ class MemberDatabase:
 
     def revocation(self, peer: PeerID) -> AdmissionRefusal | None:
         """`REVOKED` or `ID_REVOKED` if that has happened to a peer."""
-        found = self._rows("SELECT refusal FROM revocations WHERE peer = ?", peer.key)
+        found = self._rows("SELECT refusal FROM revoked WHERE peer = ?", peer.key)
         return AdmissionRefusal(found[0][0]) if found else None
 
     def revoked(self) -> frozenset[PeerID]:
         """All peers that are refused for ever."""
-        return frozenset(PeerID(key) for (key,) in self._rows("SELECT peer FROM revocations"))
+        return frozenset(PeerID(key) for (key,) in self._rows("SELECT peer FROM revoked"))
 
     def count_revoked(self) -> int:
         """How many there are."""
-        return int(self._rows("SELECT count(*) FROM revocations")[0][0])
+        return int(self._rows("SELECT count(*) FROM revoked")[0][0])
 
     # -- what the relay has carried --
 
@@ -190,10 +206,7 @@ class MemberDatabase:
         :param relay_quota: see `Member`.
         """
         with self._transaction():
-            self._run(
-                "INSERT INTO invitations (number, digest, uses, expires, relay_quota) VALUES (?, ?, ?, ?, ?)",
-                *(invitation.number, invitation.digest, uses, expires, relay_quota),
-            )
+            self._add(InvitationMade(invitation.number, invitation.digest, uses, expires, relay_quota))
 
     def revoke(self, peer: PeerID, refusal: AdmissionRefusal, wall: float, statement: bytes = b"") -> None:
         """
@@ -202,35 +215,34 @@ class MemberDatabase:
         :param statement: what its owner has signed; empty: the operator does it.
         """
         with self._transaction():
-            # A revocation by the owner is never replaced.
-            self._run(
-                "INSERT OR REPLACE INTO revocations SELECT ?, ?, ?, ? WHERE NOT EXISTS "
-                "(SELECT 1 FROM revocations WHERE peer = ? AND refusal = ?)",
-                *(peer.key, refusal.value, wall, statement or None, peer.key),
-                AdmissionRefusal.ID_REVOKED.value,
-            )
+            if self.revocation(peer) not in (refusal, AdmissionRefusal.ID_REVOKED):
+                self._add(PeerRevoked(peer, refusal, self._later(peer, wall), statement))
 
-    def restore(self, peer: PeerID) -> bool:
+    def restore(self, peer: PeerID, wall: float) -> bool:
         """
         Take back what the operator has revoked.
 
         :return: whether there was something; not what the owner has revoked.
         """
         with self._transaction():
-            done = self._run(
-                "DELETE FROM revocations WHERE peer = ? AND refusal = ?",
-                *(peer.key, AdmissionRefusal.REVOKED.value),
-            )
-        return done.rowcount > 0
+            if self.revocation(peer) is not AdmissionRefusal.REVOKED:
+                return False
+            self._add(RevocationUndone(peer, self._later(peer, wall)))
+        return True
+
+    def _later(self, peer: PeerID, wall: float) -> float:
+        """Unix seconds that are later than what is known about a peer, whatever the clocks say."""
+        found = self._rows("SELECT time FROM revocations WHERE peer = ?", peer.key)
+        return max(wall, found[0][0] + 0.001) if found else wall
 
     def members(self) -> list[Member]:
         """All members and all revoked peers, the oldest members first."""
         rows = self._rows(
             """
             SELECT m.peer, m.name, m.since AS since, m.relay_quota, r.refusal
-              FROM members m LEFT JOIN revocations r ON m.peer = r.peer
+              FROM members m LEFT JOIN revoked r ON m.peer = r.peer
             UNION ALL
-            SELECT r.peer, '', NULL, NULL, r.refusal FROM revocations r
+            SELECT r.peer, '', NULL, NULL, r.refusal FROM revoked r
               WHERE r.peer NOT IN (SELECT peer FROM members)
             """
         )
@@ -239,6 +251,81 @@ class MemberDatabase:
             Member(PeerID(key), name, since, quota, refusal and AdmissionRefusal(refusal))
             for key, name, since, quota, refusal in rows
         ]
+
+    # -- records --
+
+    def records_after(self, number: int, most: int) -> list[tuple[int, bytes]]:
+        """The records of the journal after the one with this number, the oldest first, with their numbers."""
+        return self._rows("SELECT number, record FROM journal WHERE number > ? LIMIT ?", number, most)
+
+    def add_records(self, records: Iterable[Record]) -> None:
+        """Add records of other processes. Those that are there already change nothing."""
+        with self._transaction():
+            for record in records:
+                self._added |= self._add(record)
+
+    def _add(self, record: Record) -> bool:
+        """
+        Add a record to the journal, and change the tables.
+
+        :return: whether it is new.
+        """
+        if not self._note(record):
+            return False
+        if isinstance(record, InvitationMade):
+            self._run(
+                "INSERT OR IGNORE INTO invitations (number, digest, uses, used, expires, relay_quota) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                *(record.number, record.digest, record.uses, record.used, record.expires),
+                record.relay_quota,
+            )
+        elif isinstance(record, InvitationRedeemed):
+            self._redeemed(record)
+        elif isinstance(record, PeerRevoked):
+            self._revocation_changed(record.peer, record.refusal.value, record.time, record.statement)
+        else:
+            self._revocation_changed(record.peer, "", record.time, b"")
+        return True
+
+    def _note(self, record: Record) -> bool:
+        return self._run(_NOTE, *_noted(record)).rowcount > 0
+
+    def _redeemed(self, record: InvitationRedeemed) -> None:
+        found = self._rows("SELECT uses, used, relay_quota FROM invitations WHERE number = ?", record.number)
+        if not found:
+            return
+        ((uses, used, quota),) = found
+        ((invitation, since),) = self._rows(
+            "SELECT invitation, since FROM members WHERE peer = ?", record.peer.key
+        ) or [(None, None)]
+        if invitation == record.number:
+            # At two processes at once.
+            earlier = min(since, record.since)
+            self._run("UPDATE members SET since = ? WHERE peer = ?", earlier, record.peer.key)
+            return
+        self._run("UPDATE invitations SET used = used + 1 WHERE number = ?", record.number)
+        if since is not None and since >= record.since:
+            return
+        self._run(
+            "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?)",
+            *(record.peer.key, record.name, record.number, record.since, quota),
+        )
+        if used >= uses:
+            self._run(
+                "DELETE FROM members WHERE peer = (SELECT peer FROM members WHERE invitation = ? "
+                "ORDER BY since DESC, peer DESC LIMIT 1)",
+                record.number,
+            )
+
+    def _revocation_changed(self, peer: PeerID, refusal: str, time: float, statement: bytes) -> None:
+        owner = AdmissionRefusal.ID_REVOKED.value
+        found = self._rows("SELECT refusal, time FROM revocations WHERE peer = ?", peer.key)
+        if found and refusal != owner and (found[0][0] == owner or found[0][1] >= time):
+            return
+        self._run(
+            "INSERT OR REPLACE INTO revocations VALUES (?, ?, ?, ?)",
+            *(peer.key, refusal, time, statement or None),
+        )
 
     # -- within --
 
@@ -293,10 +380,16 @@ class MemberDatabase:
         one("PRAGMA synchronous = FULL")
         one("BEGIN IMMEDIATE")
         # Another process may have made the tables meanwhile.
+        (version,) = one("PRAGMA user_version").fetchone()
         if not one("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             for table in _TABLES:
                 one(table)
             one(f"PRAGMA application_id = {_APPLICATION_ID}")
+        if version < _VERSION:
+            for statement in _JOURNAL:
+                one(statement)
+            for record in _records_of_version_1(connection):
+                one(_NOTE, _noted(record))
             one(f"PRAGMA user_version = {_VERSION}")
         one("COMMIT")
 
@@ -333,3 +426,24 @@ class MemberDatabase:
 
     def _pragma(self, name: str) -> int:
         return int(self._rows(f"PRAGMA {name}")[0][0])
+
+
+def _noted(record: Record) -> tuple[bytes, bytes]:
+    data = encode(record)
+    return sha256(data).digest(), data
+
+
+def _records_of_version_1(connection: sqlite3.Connection) -> Iterator[Record]:
+    """The records of what a file without a journal contains."""
+    invitations = connection.execute(
+        "SELECT number, digest, uses, expires, relay_quota, used - "
+        "(SELECT count(*) FROM members WHERE invitation = number) FROM invitations"
+    )
+    for number, digest, uses, expires, quota, used in invitations.fetchall():
+        yield InvitationMade(number, digest, uses, expires, quota, max(0, used))
+    members = connection.execute("SELECT invitation, peer, name, since FROM members ORDER BY since, peer")
+    for number, peer, name, since in members.fetchall():
+        yield InvitationRedeemed(number, PeerID(peer), name, since)
+    revocations = connection.execute("SELECT peer, refusal, time, statement FROM revocations")
+    for peer, refusal, time, statement in revocations.fetchall():
+        yield PeerRevoked(PeerID(peer), AdmissionRefusal(refusal), time, statement or b"")

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from punch.test.internet import Host, Internet
 
 _RELEASE = b"if redis.call('get',KEYS[1])==ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end"
-_WRITES = {b"SET", b"GETSET", b"EXPIRE", b"EVAL", b"SADD", b"DEL"}
+_WRITES = {b"SET", b"GETSET", b"EXPIRE", b"EVAL", b"SADD", b"DEL", b"RPUSH"}
 
 
 class RedisError(Exception):
@@ -161,6 +161,9 @@ class SimulatedRedis:
             b"DEL": lambda key: int(self.data.pop(key, None) is not None),
             b"SADD": self._sadd,
             b"SMEMBERS": lambda key: sorted(filter(None, (self.get(key) or b"").split(b" "))),
+            b"RPUSH": self._rpush,
+            b"LINDEX": lambda key, index: next(iter(self._range(key, int(index), int(index))), None),
+            b"LRANGE": lambda key, first, last: self._range(key, int(first), int(last)),
             b"EXISTS": lambda key: int(self.get(key) is not None),
             b"EXPIRE": self._expire,
             b"EVAL": self._eval,
@@ -184,6 +187,19 @@ class SimulatedRedis:
         before = self.get(key)
         self._set(key, value)
         return before
+
+    def _rpush(self, key: bytes, *values: bytes) -> int:
+        entries = [*self._range(key, 0, 10**9), *values]
+        self._set(key, b" ".join(each.hex().encode() for each in entries))
+        return len(entries)
+
+    def _range(self, key: bytes, first: int, last: int) -> list[bytes]:
+        entries = (self.get(key) or b"").split()
+        try:
+            return [bytes.fromhex(each.decode()) for each in entries[first : last + 1]]
+        except ValueError:
+            text = "WRONGTYPE Operation against a key holding the wrong kind of value"
+            raise RedisError(text) from None
 
     def _sadd(self, key: bytes, member: bytes) -> int:
         members = set(filter(None, (self.get(key) or b"").split(b" ")))

@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred
 
 from punch.identity import PeerID
 from punch.rendezvous.directory.messages import PeerLost, PeerReply, PeerRequest
+from punch.rendezvous.directory.shared import Shared
 
 
 class DirectoryUnavailable(Exception):
@@ -47,6 +48,9 @@ class Directory(Protocol):
 
     def stop(self) -> Deferred[None]:
         """End, and take this process and its peers out of the directory."""
+
+    def share(self, part: Shared) -> None:
+        """Keep something in step with the other processes, beside what this interface is for."""
 
     def claim(self, peer: PeerID) -> None:
         """A peer has registered at this process just now, which replaces its registrations at others."""

@@ -52,6 +52,7 @@ from punch.rendezvous.directory.redis_client import (
     RedisProblem,
     primary_of,
 )
+from punch.rendezvous.directory.shared import Shared, SharedParts
 from punch.rendezvous.directory.turns import Turns
 
 BEAT = 1.0
@@ -135,6 +136,7 @@ class RedisDirectory:
         self._pending: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self._syncing: Deferred[None] | None = None
         self._turns = Turns(monotonic)
+        self._shared = SharedParts(monotonic)
         self._missing: set[str] = set()
         self._offset = 0.0
         """Add it to monotonic seconds to get the time that Redis shows."""
@@ -160,7 +162,7 @@ class RedisDirectory:
                 f"The clock of this machine and that of {redis} differ by {abs(self._clock_error):.0f} s: "
                 "set them right, since credentials for relays expire by these clocks."
             )
-        return None
+        return None if self._shared.problem is None else f"{redis}: {self._shared.problem}."
 
     # -- Directory --
 
@@ -177,6 +179,10 @@ class RedisDirectory:
         if self._running is not None:
             self._running.cancel()
         return succeed(None)
+
+    def share(self, part: Shared) -> None:
+        """Keep something else in step with the other processes, too."""
+        self._shared.add(part)
 
     def claim(self, peer: PeerID) -> None:
         """A peer has registered here just now."""
@@ -227,6 +233,7 @@ class RedisDirectory:
                 self._lost(f"it answers as Redis does not ({error})"[:150])
             finally:
                 self._commands = None
+                self._shared.stop()
                 if self._syncing is not None:
                     self._syncing.cancel()
                 commands.abort()
@@ -284,6 +291,7 @@ class RedisDirectory:
         for other in missing & self._missing:
             self._process_lost(other)
         self._missing = missing
+        self._shared.synchronize(partial(self._turns.ask, commands), self._monotonic() + self._offset)
 
     def _found(self, commands: RedisConnection) -> None:
         self._log.info("Redis works: {address}", address=self._address.location)

@@ -166,13 +166,13 @@ class InvitedTests(MembershipCase):
         self.assert_refused(AdmissionRefusal.REVOKED, self.admit(ALICE, token()))
         refused = self.membership.refused([ALICE])
         self.assert_refused(AdmissionRefusal.REVOKED, refused[ALICE])
-        self.assertTrue(self.store.restore(ALICE))
+        self.assertTrue(self.store.restore(ALICE, self.wall))
         self.assertIsNone(self.admit(ALICE))
 
     def test_the_owner_s_word_is_final(self) -> None:
         self.store.revoke(ALICE, AdmissionRefusal.ID_REVOKED, WALL, b"signed")
         self.store.revoke(ALICE, AdmissionRefusal.REVOKED, WALL)
-        self.assertFalse(self.store.restore(ALICE))
+        self.assertFalse(self.store.restore(ALICE, self.wall))
         self.assert_refused(AdmissionRefusal.ID_REVOKED, self.admit(ALICE))
 
 

@@ -13,10 +13,12 @@ from punch.rendezvous.directory.messages import (
     MAX_MESSAGE,
     Message,
     MessageError,
+    PeerAwaited,
     PeerClaimed,
     PeerLost,
     PeerReply,
     PeerRequest,
+    PeerReturned,
     Sealer,
 )
 from punch.test.strategies import IDENTITIES, SETTINGS
@@ -29,6 +31,8 @@ MESSAGES: list[Message] = [
     PeerReply(PEER, Ended(CALL, ErrorCode.GONE, "It is gone.", sender=OTHER)),
     PeerLost(PEER),
     PeerClaimed(PEER, 1_700_000_000_000_000),
+    PeerReturned(PEER),
+    PeerAwaited(PEER),
 ]
 
 

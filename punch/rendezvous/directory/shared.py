@@ -1,0 +1,134 @@
+"""What the processes of a service keep in step through Redis, beside the directory itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from punch.identity import RandomBytes
+from punch.rendezvous.directory.messages import derive
+from punch.rendezvous.directory.redis_client import RedisProblem
+
+_LOG_PAUSE = 60.0
+"""Seconds between two lines of the log about one part."""
+_NONCE_SIZE = 12
+
+
+class Ask(Protocol):
+    """Send commands to Redis, all at once, and return their answers."""
+
+    def __call__(self, *commands: Sequence[str | bytes | int]) -> Coroutine[Any, Any, list[Any]]:
+        """:raise RedisProblem: one of them has failed."""
+
+
+class Shared(Protocol):
+    """Something that processes keep in step."""
+
+    what: str
+    """What it is, for messages to the operator."""
+
+    async def synchronize(self, ask: Ask, now: float) -> None:
+        """
+        Give the other processes what is new here, and take what is new there. Called about once a second, not
+        again before it has ended.
+
+        :param now: seconds by the clock of Redis.
+        :raise RedisProblem: Redis does not work. It is called again when it does.
+        """
+
+
+class SharedParts:
+    """
+    All that is kept in step.
+
+    :param monotonic: monotonic seconds.
+    """
+
+    _log = Logger()
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._parts: list[Shared] = []
+        self._running: dict[int, Deferred[None]] = {}
+        self._problems: dict[int, str] = {}
+        self._logged: dict[int, float] = {}
+
+    def add(self, part: Shared) -> None:
+        """Keep one more in step."""
+        self._parts.append(part)
+
+    @property
+    def problem(self) -> str | None:
+        """What is not in step and why, in words that follow "Redis at …: "; None if all is."""
+        return next(iter(self._problems.values()), None)
+
+    def synchronize(self, ask: Ask, now: float) -> None:
+        """Redis works now: bring all parts in step that are not at it already."""
+        for number, part in enumerate(self._parts):
+            if number not in self._running:
+                running = Deferred.fromCoroutine(part.synchronize(ask, now))
+                self._running[number] = running
+                running.addCallback(self._done, number)
+                running.addErrback(self._failed, number)
+                running.addBoth(self._ended, number)
+
+    def stop(self) -> None:
+        """End what is under way."""
+        for running in list(self._running.values()):
+            running.cancel()
+
+    def _done(self, _: None, number: int) -> None:
+        self._problems.pop(number, None)
+
+    def _failed(self, failure: Failure, number: int) -> None:
+        if failure.check(CancelledError):  # type: ignore[no-untyped-call]
+            return
+        part, now = self._parts[number], self._monotonic()
+        due = now >= self._logged.get(number, -math.inf) + _LOG_PAUSE
+        if due:
+            self._logged[number] = now
+        if failure.check(RedisProblem):  # type: ignore[no-untyped-call]
+            self._problems[number] = f"{failure.value}; {part.what} are not in step"
+            if due:
+                self._log.warn("Redis: {problem}.", problem=self._problems[number])
+            return
+        self._problems[number] = f"{part.what} are not in step ({type(failure.value).__name__})"
+        if due:
+            self._log.failure("What processes share is not in step.", failure)
+
+    def _ended(self, _: None, number: int) -> None:
+        self._running.pop(number, None)
+
+
+class ValueSealer:
+    """
+    Encrypts and authenticates what processes keep in Redis for each other.
+
+    :param secret: the service's private key.
+    :param label: what the values are for; a value with another label is refused.
+    """
+
+    def __init__(self, secret: bytes, label: str, random: RandomBytes) -> None:
+        self._key = ChaCha20Poly1305(derive(secret, f"value {label}"))
+        self._random = random
+
+    def seal(self, data: bytes) -> bytes:
+        """Return the bytes to keep in Redis."""
+        nonce = self._random(_NONCE_SIZE)
+        return nonce + self._key.encrypt(nonce, data, b"")
+
+    def open(self, value: bytes) -> bytes | None:
+        """What was sealed; None if it was not made by a process of this service."""
+        if len(value) < _NONCE_SIZE:
+            return None
+        try:
+            return self._key.decrypt(value[:_NONCE_SIZE], value[_NONCE_SIZE:], b"")
+        except InvalidTag:
+            return None

@@ -1,0 +1,115 @@
+"""
+Keeps the members of processes with different state directories in step.
+
+Each process has all records in its own database (`punch.rendezvous.member_records`), which is what it decides
+by; Redis has them in a list, to which each process adds its own. A process reads the list from where it read
+last. When the list is another one, since Redis was flushed for example, it reads it from the beginning, and
+adds what is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Protocol
+
+from twisted.logger import Logger
+
+from punch.identity import RandomBytes
+from punch.rendezvous.directory.shared import Ask, ValueSealer
+from punch.rendezvous.member_records import Record, RecordError, decode
+from punch.rendezvous.membership import MemberStoreError
+
+KEY = "punch:members"
+_BATCH = 100
+"""Records that are read or written at once…"""
+_BATCHES = 20
+"""…and how often that is done in a second."""
+
+
+class RecordStore(Protocol):
+    """Keeps records. All methods may raise `MemberStoreError`."""
+
+    def records_after(self, number: int, most: int) -> list[tuple[int, bytes]]:
+        """The records after the one with this number, the oldest first, with their numbers."""
+
+    def add_records(self, records: Iterable[Record]) -> None:
+        """Add records of other processes. Those that are there already change nothing."""
+
+
+class SharedMembers:
+    """
+    The records of one process.
+
+    :param secret: the service's private key.
+    """
+
+    what = "invitations, members and revocations"
+    _log = Logger()
+
+    def __init__(self, store: RecordStore, *, secret: bytes, random: RandomBytes) -> None:
+        self._store = store
+        self._sealer = ValueSealer(secret, "members", random)
+        self._first: bytes | None = None
+        """The first entry of the list, by which it is told apart from others."""
+        self._read = 0
+        """So many of its entries are read…"""
+        self._written = 0
+        """…and the records up to this number are in it."""
+        self._there: set[bytes] = set()
+        """The digests of the records in it."""
+        self._told: str | None = None
+
+    async def synchronize(self, ask: Ask, now: float) -> None:
+        """Read what others have written, and then write what is only here."""
+        for _ in range(_BATCHES):
+            first, entries = await ask(
+                ("LINDEX", KEY, 0), ("LRANGE", KEY, self._read, self._read + _BATCH - 1)
+            )
+            if first != self._first:
+                self._first, self._read, self._written = first, 0, 0
+                self._there.clear()
+                continue
+            try:
+                self._take(entries)
+                if len(entries) == _BATCH:
+                    continue
+                own = self._store.records_after(self._written, _BATCH)
+            except MemberStoreError as problem:
+                self._tell(str(problem))
+                return
+            self._told = None
+            if not own:
+                return
+            digests = [sha256(record).digest() for _, record in own]
+            new = [
+                self._sealer.seal(record)
+                for (_, record), digest in zip(own, digests, strict=True)
+                if digest not in self._there
+            ]
+            if new:
+                await ask(("RPUSH", KEY, *new))
+            self._written = own[-1][0]
+
+    def _take(self, entries: list[bytes]) -> None:
+        """:raise MemberStoreError: they can't be stored, and will be read again."""
+        records, digests = [], set()
+        for entry in entries:
+            data = self._sealer.open(entry)
+            if data is None:
+                self._tell("A member's record in Redis is not of this service.")
+                continue
+            digests.add(sha256(data).digest())
+            try:
+                records.append(decode(data))
+            except RecordError as problem:
+                self._tell(f"A member's record is ignored: {problem}; all processes run one version.")
+        if records:
+            self._store.add_records(records)
+        self._there |= digests
+        self._read += len(entries)
+
+    def _tell(self, text: str) -> None:
+        if text != self._told:
+            self._told = text
+            self._log.error("{text}", text=text)
